@@ -1,0 +1,148 @@
+//! The identifiers of the system: one type each, so that an event's id cannot be passed where an organization's is meant.
+//!
+//! All are UUIDs in the hyphenated lower-case text form, in JSON, in Avro (plain `string`) and as Kafka keys; in PostgreSQL they are `uuid`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use uuid::Uuid;
+
+/// The text is no hyphenated UUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a UUID of the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
+pub struct InvalidId;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// Takes a UUID as this kind of id.
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// The UUID itself, for binding to SQL.
+            pub const fn as_uuid(&self) -> Uuid {
+                self.0
+            }
+
+            /// A new id that sorts by the time of its making (UUIDv7).
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                // `Uuid::parse_str` also takes braces, URNs and bare hex: one spelling per id keeps keys and logs comparable.
+                if text.len() != 36 {
+                    return Err(InvalidId);
+                }
+                Uuid::try_parse(text).map(Self).map_err(|_| InvalidId)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut text = [0_u8; uuid::fmt::Hyphenated::LENGTH];
+                serializer.serialize_str(self.0.hyphenated().encode_lower(&mut text))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl de::Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a hyphenated UUID")
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Text)
+            }
+        }
+    };
+}
+
+id!(
+    /// An organization: the tenant, and the key of every record on the log.
+    OrgId
+);
+id!(
+    /// One event. UUIDv7 when made at ingest, UUIDv5 of its place on the log for a native record that names none.
+    EventId
+);
+id!(
+    /// An API key (its public id, not the secret).
+    KeyId
+);
+id!(
+    /// A webhook endpoint.
+    EndpointId
+);
+id!(
+    /// One delivery: an event's way to one endpoint, over all its attempts.
+    DeliveryId
+);
+
+impl EventId {
+    /// The id of a native record that names none: the same on every reading, because it is made from the record's place
+    /// and append time alone (milliseconds since the Unix epoch).
+    pub fn of_place(topic: &str, partition: i32, offset: i64, timestamp_ms: i64) -> Self {
+        let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, crate::topics::EVENTS.as_bytes());
+        Self(Uuid::new_v5(&namespace, format!("{topic}/{partition}/{offset}/{timestamp_ms}").as_bytes()))
+    }
+}
+
+impl DeliveryId {
+    /// The delivery of `event` to `endpoint`, the same whoever computes it, so that scheduling it twice is scheduling it once.
+    pub fn of(endpoint: EndpointId, event: EventId) -> Self {
+        Self(Uuid::new_v5(&endpoint.as_uuid(), event.as_uuid().as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_hyphenated_form_is_an_id() {
+        let id = "0192f0c1-2345-7abc-8def-0123456789ab";
+        assert_eq!(id.parse::<OrgId>().unwrap().to_string(), id);
+        assert_eq!(id.to_uppercase().parse::<OrgId>().unwrap().to_string(), id);
+        for bad in ["", "0192f0c123457abc8def0123456789ab", "{0192f0c1-2345-7abc-8def-0123456789ab}", "0192f0c1-2345-7abc-8def-0123456789ag"] {
+            assert_eq!(bad.parse::<OrgId>(), Err(InvalidId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_place_always_gives_the_same_event_id_and_another_place_another() {
+        let one = EventId::of_place("triggers.events.v1", 3, 42, 1_700_000_000_000);
+        assert_eq!(one, EventId::of_place("triggers.events.v1", 3, 42, 1_700_000_000_000));
+        assert_ne!(one, EventId::of_place("triggers.events.v1", 3, 43, 1_700_000_000_000));
+        assert_eq!(one.as_uuid().get_version_num(), 5);
+    }
+}

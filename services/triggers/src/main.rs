@@ -1,0 +1,2 @@
+//! The `triggers` binary.
+fn main() {}
