@@ -5,5 +5,6 @@
 
 pub mod headers;
 pub mod ids;
+pub mod postgres;
 pub mod records;
 pub mod topics;

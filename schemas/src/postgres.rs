@@ -1,0 +1,21 @@
+//! The SQL migrations, embedded, in their order. What they mean is said in their own comments; running them is `platform`'s business.
+
+/// One migration.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// Grows by one; never reused.
+    pub version: i64,
+    /// What it makes.
+    pub name: &'static str,
+    /// The statements; run in one transaction.
+    pub sql: &'static str,
+}
+
+/// All migrations ever, oldest first. A landed one is never changed.
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "positions", sql: include_str!("../postgres/0001_positions.sql") },
+    Migration { version: 2, name: "tenancy", sql: include_str!("../postgres/0002_tenancy.sql") },
+    Migration { version: 3, name: "view", sql: include_str!("../postgres/0003_view.sql") },
+    Migration { version: 4, name: "dispatcher", sql: include_str!("../postgres/0004_dispatcher.sql") },
+    Migration { version: 5, name: "contracts", sql: include_str!("../postgres/0005_contracts.sql") },
+];
