@@ -133,7 +133,9 @@ mod tests {
         let id = "0192f0c1-2345-7abc-8def-0123456789ab";
         assert_eq!(id.parse::<OrgId>().unwrap().to_string(), id);
         assert_eq!(id.to_uppercase().parse::<OrgId>().unwrap().to_string(), id);
-        for bad in ["", "0192f0c123457abc8def0123456789ab", "{0192f0c1-2345-7abc-8def-0123456789ab}", "0192f0c1-2345-7abc-8def-0123456789ag"] {
+        for bad in
+            ["", "0192f0c123457abc8def0123456789ab", "{0192f0c1-2345-7abc-8def-0123456789ab}", "0192f0c1-2345-7abc-8def-0123456789ag"]
+        {
             assert_eq!(bad.parse::<OrgId>(), Err(InvalidId), "{bad}");
         }
     }

@@ -3,8 +3,14 @@
 //!
 //! What does not live here: anything that does I/O. This crate knows neither tokio nor rdkafka nor axum; it turns bytes into checked values and back.
 
+pub mod cloudevents;
+pub mod codec;
+pub mod dedup;
+pub mod event_json;
 pub mod headers;
 pub mod ids;
+pub mod native;
+pub mod position;
 pub mod postgres;
 pub mod records;
 pub mod topics;
