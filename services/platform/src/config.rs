@@ -1,1 +1,159 @@
-//! config (being written).
+//! Knobs of the plumbing as command-line flags, each also an environment variable, checked at start.
+//!
+//! Knobs of a slice live in the slice; the binary puts all of them together.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::kafka::KafkaConfig;
+use crate::kafka::topics::Replication;
+use crate::postgres::PostgresConfig;
+
+/// A value that cannot be, with the place.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{knob}: {reason}")]
+pub struct InvalidConfig {
+    /// Flag or variable.
+    pub knob: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// How to reach Kafka.
+#[derive(Args, Clone)]
+pub struct KafkaArgs {
+    /// Brokers to begin with, host:port, comma-separated
+    #[arg(long, env = "KAFKA_BROKERS", default_value = "127.0.0.1:9092", value_name = "HOST:PORT,…")]
+    pub kafka_brokers: String,
+    /// A librdkafka property for every client, NAME=VALUE; may be given more than once (variable: separated by ;)
+    #[arg(long = "kafka", env = "KAFKA_PROPERTIES", value_name = "NAME=VALUE", value_delimiter = ';', hide_env_values = true)]
+    pub kafka_properties: Vec<String>,
+    /// Put before every topic and group name, for a shared cluster
+    #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
+    pub topic_prefix: String,
+    /// Name of this instance: a restart within the session timeout then keeps its partitions
+    #[arg(long, env = "INSTANCE_NAME")]
+    pub instance_name: Option<String>,
+    /// Partitions of the keyed topics when they are made
+    #[arg(long, env = "TOPIC_PARTITIONS", default_value_t = schemas::topics::DEFAULT_PARTITIONS)]
+    pub topic_partitions: i32,
+    /// Replicas of each topic: 3 in production
+    #[arg(long, env = "TOPIC_REPLICATION_FACTOR", default_value_t = 1)]
+    pub topic_replication_factor: i32,
+    /// Replicas that must have a record before it counts: 2 in production
+    #[arg(long, env = "TOPIC_MIN_INSYNC_REPLICAS", default_value_t = 1)]
+    pub topic_min_insync_replicas: i32,
+}
+
+impl KafkaArgs {
+    /// Checks the values and makes the configuration.
+    ///
+    /// # Errors
+    /// Names the first value that cannot be.
+    pub fn config(&self) -> Result<KafkaConfig, InvalidConfig> {
+        let invalid = |knob, reason: &str| Err(InvalidConfig { knob, reason: reason.to_owned() });
+        if self.kafka_brokers.trim().is_empty() {
+            return invalid("KAFKA_BROKERS", "no broker is named");
+        }
+        if !self.topic_prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')) || self.topic_prefix.len() > 100 {
+            return invalid("TOPIC_PREFIX", "at most 100 letters, digits, dots and hyphens");
+        }
+        if self.topic_partitions < 1 || self.topic_partitions > 1000 {
+            return invalid("TOPIC_PARTITIONS", "from 1 to 1000");
+        }
+        if self.topic_replication_factor < 1 || self.topic_min_insync_replicas < 1 {
+            return invalid("TOPIC_REPLICATION_FACTOR", "replicas and in-sync replicas are at least 1");
+        }
+        if self.topic_min_insync_replicas > self.topic_replication_factor {
+            return invalid("TOPIC_MIN_INSYNC_REPLICAS", "more than TOPIC_REPLICATION_FACTOR: nothing could ever be written");
+        }
+        let mut config = KafkaConfig::new(self.kafka_brokers.trim(), &self.topic_prefix);
+        config.instance.clone_from(&self.instance_name);
+        for property in self.kafka_properties.iter().filter(|property| !property.trim().is_empty()) {
+            match property.split_once('=') {
+                Some((name, value)) if !name.trim().is_empty() => {
+                    config.properties.push((name.trim().to_owned(), value.to_owned()));
+                }
+                // The text is not repeated: it may be half a password.
+                _ => return invalid("--kafka", "each property is NAME=VALUE"),
+            }
+        }
+        Ok(config)
+    }
+
+    /// How topics are replicated.
+    pub fn replication(&self) -> Replication {
+        Replication { factor: self.topic_replication_factor, min_in_sync: self.topic_min_insync_replicas }
+    }
+}
+
+/// How to reach PostgreSQL.
+#[derive(Args, Clone)]
+pub struct PostgresArgs {
+    /// postgres://user:password@host:port/database
+    #[arg(long, env = "DATABASE_URL", default_value = "postgres://triggers@127.0.0.1:5432/triggers", hide_env_values = true)]
+    pub database_url: String,
+    /// Connections at most, per process
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 16)]
+    pub database_max_connections: u32,
+    /// How long a request waits for a connection, milliseconds
+    #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT_MS", default_value_t = 2000)]
+    pub database_acquire_timeout_ms: u64,
+}
+
+impl PostgresArgs {
+    /// Checks the values and makes the configuration.
+    ///
+    /// # Errors
+    /// Names the first value that cannot be.
+    pub fn config(&self) -> Result<PostgresConfig, InvalidConfig> {
+        let invalid = |knob, reason: &str| Err(InvalidConfig { knob, reason: reason.to_owned() });
+        if !self.database_url.starts_with("postgres://") && !self.database_url.starts_with("postgresql://") {
+            return invalid("DATABASE_URL", "must begin with postgres://");
+        }
+        // The projector, the retries, the listener and the pollers each hold one.
+        if !(5..=1000).contains(&self.database_max_connections) {
+            return invalid("DATABASE_MAX_CONNECTIONS", "from 5 to 1000");
+        }
+        if !(10..=60_000).contains(&self.database_acquire_timeout_ms) {
+            return invalid("DATABASE_ACQUIRE_TIMEOUT_MS", "from 10 to 60000");
+        }
+        let mut config = PostgresConfig::new(&self.database_url);
+        config.max_connections = self.database_max_connections;
+        config.acquire_timeout = Duration::from_millis(self.database_acquire_timeout_ms);
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        kafka: KafkaArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<KafkaConfig, InvalidConfig> {
+        <Cli as clap::Parser>::parse_from(std::iter::once(&"triggers").chain(arguments)).kafka.config()
+    }
+
+    #[test]
+    fn properties_pass_through_and_their_values_are_not_printed() {
+        let config = parse(&["--kafka", "security.protocol=SASL_SSL", "--kafka", "sasl.password=a=b"]).unwrap();
+        assert_eq!(config.properties[1], ("sasl.password".to_owned(), "a=b".to_owned()));
+        let printed = format!("{config:?}");
+        assert!(printed.contains("sasl.password") && !printed.contains("a=b"), "{printed}");
+    }
+
+    #[test]
+    fn contradictions_are_refused_by_name() {
+        let refused = |arguments: &[&str]| parse(arguments).unwrap_err().knob;
+        assert_eq!(refused(&["--kafka", "no-equals-sign"]), "--kafka");
+        assert_eq!(refused(&["--topic-prefix", "a_b"]), "TOPIC_PREFIX");
+        assert_eq!(refused(&["--topic-min-insync-replicas", "2"]), "TOPIC_MIN_INSYNC_REPLICAS");
+        assert_eq!(refused(&["--topic-partitions", "0"]), "TOPIC_PARTITIONS");
+    }
+}

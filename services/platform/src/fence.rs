@@ -1,1 +1,161 @@
-//! fence (being written).
+//! Positions in PostgreSQL, with the fence that makes a consumer's writes effectively-once.
+//!
+//! A consumer claims its partitions (which raises their epochs), and every transaction it commits moves the positions under that epoch, by
+//! compare-and-set, together with the rows. A writer that was overtaken matches no row and so writes nothing. What the rows are is the
+//! consumer's business; reading Kafka is [`crate::kafka`]'s.
+
+mod watch;
+
+use std::sync::Arc;
+
+use sqlx::postgres::{PgConnection, PgPool};
+
+pub use watch::PositionWatch;
+
+/// The right to write one partition, until somebody claims it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Full topic name.
+    pub topic: Arc<str>,
+    /// Partition of that topic.
+    pub partition: i32,
+    /// Grows with every claim.
+    pub epoch: i64,
+    /// Grows when an operator accepts that the topic was recreated or truncated.
+    pub log_epoch: i32,
+    /// Where reading begins.
+    pub next_offset: i64,
+}
+
+/// One position to move.
+#[derive(Debug, Clone, Copy)]
+pub struct Advance<'a> {
+    /// Full topic name.
+    pub topic: &'a str,
+    /// Partition of that topic.
+    pub partition: i32,
+    /// Epoch of the claim that this is done under.
+    pub epoch: i64,
+    /// Where the position must stand now.
+    pub expected: i64,
+    /// Where it stands afterwards.
+    pub next: i64,
+    /// Append time of the last record before `next`, milliseconds since the Unix epoch; `None` leaves it.
+    pub record_time_ms: Option<i64>,
+}
+
+/// How a position stands when its move is in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It was moved: what went with it was committed.
+    Committed,
+    /// It was not moved: do it again.
+    Open,
+    /// Somebody else claimed it: stop.
+    Lost,
+}
+
+/// Claims partitions of one topic for `consumer`: (partition, where to begin when it was never read). Waits for an open transaction of the
+/// claim before, so that what is read back is final.
+///
+/// # Errors
+/// As PostgreSQL has them; nothing is claimed then.
+pub async fn claim(pool: &PgPool, consumer: &str, topic: &Arc<str>, partitions: &[(i32, i64)]) -> Result<Vec<Claim>, sqlx::Error> {
+    // Sorted, so that two instances that claim at once cannot deadlock.
+    let mut sorted = partitions.to_vec();
+    sorted.sort_unstable();
+    let (ids, begins): (Vec<i32>, Vec<i64>) = sorted.into_iter().unzip();
+    let rows: Vec<(i32, i64, i32, i64)> = sqlx::query_as(
+        "INSERT INTO consumer_positions AS p (consumer, topic, partition, next_offset)
+         SELECT $1, $2, partition, begin_offset FROM UNNEST($3::integer[], $4::bigint[]) AS t (partition, begin_offset) ORDER BY partition
+         ON CONFLICT (consumer, topic, partition) DO UPDATE SET epoch = p.epoch + 1, updated_at = now()
+         RETURNING partition, epoch, log_epoch, next_offset",
+    )
+    .bind(consumer)
+    .bind(topic.as_ref())
+    .bind(ids)
+    .bind(begins)
+    .fetch_all(pool)
+    .await?;
+    let claim = |(partition, epoch, log_epoch, next_offset)| Claim { topic: topic.clone(), partition, epoch, log_epoch, next_offset };
+    Ok(rows.into_iter().map(claim).collect())
+}
+
+/// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so roll back and ask
+/// [`standing`].
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn advance(connection: &mut PgConnection, consumer: &str, moves: &[Advance<'_>]) -> Result<Vec<bool>, sqlx::Error> {
+    let columns = Columns::of(moves);
+    let moved: Vec<(String, i32)> = sqlx::query_as(
+        "UPDATE consumer_positions AS p
+         SET next_offset = t.next_offset, updated_at = now(),
+             record_time = COALESCE(to_timestamp(t.record_ms::double precision / 1000), p.record_time)
+         FROM UNNEST($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+              AS t (topic, partition, epoch, expected, next_offset, record_ms)
+         WHERE p.consumer = $1 AND p.topic = t.topic AND p.partition = t.partition AND p.epoch = t.epoch AND p.next_offset = t.expected
+         RETURNING p.topic, p.partition",
+    )
+    .bind(consumer)
+    .bind(columns.topics)
+    .bind(columns.partitions)
+    .bind(columns.epochs)
+    .bind(columns.expected)
+    .bind(columns.next)
+    .bind(columns.record_times)
+    .fetch_all(connection)
+    .await?;
+    Ok(moves.iter().map(|m| moved.iter().any(|(topic, partition)| topic == m.topic && *partition == m.partition)).collect())
+}
+
+/// How each position stands, after an [`advance`] that did not match or a commit whose outcome is unknown; in the order of `moves`.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance<'_>]) -> Result<Vec<Standing>, sqlx::Error> {
+    let columns = Columns::of(moves);
+    let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(
+        "SELECT p.topic, p.partition, p.epoch, p.next_offset
+         FROM consumer_positions p JOIN UNNEST($2::text[], $3::integer[]) AS t (topic, partition) USING (topic, partition)
+         WHERE p.consumer = $1",
+    )
+    .bind(consumer)
+    .bind(columns.topics)
+    .bind(columns.partitions)
+    .fetch_all(pool)
+    .await?;
+    let standing_of = |m: &Advance<'_>| {
+        let row = rows.iter().find(|(topic, partition, ..)| topic == m.topic && *partition == m.partition);
+        match row {
+            Some((.., epoch, next)) if *epoch == m.epoch && *next == m.next => Standing::Committed,
+            Some((.., epoch, next)) if *epoch == m.epoch && *next == m.expected => Standing::Open,
+            // Another epoch, no row, or an offset that nobody of this epoch wrote: not ours to write.
+            _ => Standing::Lost,
+        }
+    };
+    Ok(moves.iter().map(standing_of).collect())
+}
+
+/// Moves as one array per column, the shape that `UNNEST` takes.
+struct Columns {
+    topics: Vec<String>,
+    partitions: Vec<i32>,
+    epochs: Vec<i64>,
+    expected: Vec<i64>,
+    next: Vec<i64>,
+    record_times: Vec<Option<i64>>,
+}
+
+impl Columns {
+    fn of(moves: &[Advance<'_>]) -> Self {
+        Self {
+            topics: moves.iter().map(|m| m.topic.to_owned()).collect(),
+            partitions: moves.iter().map(|m| m.partition).collect(),
+            epochs: moves.iter().map(|m| m.epoch).collect(),
+            expected: moves.iter().map(|m| m.expected).collect(),
+            next: moves.iter().map(|m| m.next).collect(),
+            record_times: moves.iter().map(|m| m.record_time_ms).collect(),
+        }
+    }
+}

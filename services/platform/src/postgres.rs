@@ -1,1 +1,101 @@
-//! postgres (being written).
+//! PostgreSQL: connecting, migrating, and telling what an error asks of us. Statements live in the slices that own the tables.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+/// How to reach the database.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database`; options as libpq knows them.
+    pub url: String,
+    /// Bound of the pool.
+    pub max_connections: u32,
+    /// How long a caller waits for a connection before it is told that the database is out of reach.
+    pub acquire_timeout: Duration,
+    /// Bound of one statement, set on each connection; nothing here runs long.
+    pub statement_timeout: Duration,
+}
+
+impl std::fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("PostgresConfig").field("max_connections", &self.max_connections).finish_non_exhaustive()
+    }
+}
+
+impl PostgresConfig {
+    /// Defaults: 16 connections, 2 s to get one, 30 s for a statement.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Makes the pool. It connects when first used, so that what can work without the database starts without it.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
+    let options = PgConnectOptions::from_str(&config.url)?
+        .application_name("triggers")
+        .options([("statement_timeout", config.statement_timeout.as_millis().to_string())]);
+    Ok(PgPoolOptions::new().max_connections(config.max_connections).acquire_timeout(config.acquire_timeout).connect_lazy_with(options))
+}
+
+/// Brings the schema to this binary's version. Several instances may do so at once: they take turns.
+///
+/// # Errors
+/// When the database is out of reach, or was migrated by a newer version.
+pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    let migrations = schemas::postgres::MIGRATIONS
+        .iter()
+        .map(|m| {
+            let sql = sqlx::SqlStr::from_static(m.sql);
+            Migration::new(m.version, Cow::Borrowed(m.name), MigrationType::Simple, sql, false)
+        })
+        .collect::<Vec<_>>();
+    Migrator::with_migrations(migrations).run(pool).await
+}
+
+/// What an error asks of the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SqlEffect {
+    /// The data is at fault (SQLSTATE classes 22 and 23): doing it again changes nothing; part of the batch may do.
+    Data,
+    /// A conflict with another transaction (40001, 40P01): do it again at once.
+    Retry,
+    /// The server is out of reach, starting, stopping or full: wait, then do it again. A commit may have happened.
+    Unavailable,
+    /// A fault of ours, or of the installation.
+    Fatal,
+}
+
+/// Tells what `error` asks of the caller.
+pub fn effect(error: &sqlx::Error) -> SqlEffect {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
+            SqlEffect::Unavailable
+        }
+        // A connection that breaks in the middle of a message looks like nonsense on the wire.
+        sqlx::Error::Protocol(_) => SqlEffect::Unavailable,
+        sqlx::Error::Database(database) => match database.code().as_deref() {
+            Some("40001" | "40P01") => SqlEffect::Retry,
+            Some(code) => match code.get(..2) {
+                Some("22" | "23") => SqlEffect::Data,
+                // Connection, resources, intervention of an operator (restart, statement timeout), system error.
+                Some("08" | "53" | "57" | "58") => SqlEffect::Unavailable,
+                _ => SqlEffect::Fatal,
+            },
+            None => SqlEffect::Fatal,
+        },
+        _ => SqlEffect::Fatal,
+    }
+}

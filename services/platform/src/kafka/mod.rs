@@ -1,1 +1,109 @@
-//! kafka (being written).
+//! Kafka: the configuration every client is made from, the producer, the fenced consumer, and the topics of the manifest.
+//!
+//! What a record means lives in `schemas`; what is done with it lives in the slices.
+
+pub mod consumer;
+pub mod partition;
+pub mod producer;
+pub mod topics;
+
+use std::fmt;
+use std::sync::Arc;
+
+use rdkafka::ClientConfig;
+use rdkafka::message::{Headers, Message};
+use schemas::topics::TopicNames;
+
+/// How to reach the cluster. One value per process; every client is made from it.
+#[derive(Clone)]
+pub struct KafkaConfig {
+    /// `host:port[,host:port…]`.
+    pub brokers: String,
+    /// Any librdkafka property, passed through to every client after our own.
+    pub properties: Vec<(String, String)>,
+    /// Topic and group names of this deployment.
+    pub topics: TopicNames,
+    /// Name of this instance, for static group membership; none: dynamic.
+    pub instance: Option<String>,
+}
+
+impl KafkaConfig {
+    /// Plain configuration: `brokers`, names behind `prefix`, nothing else.
+    pub fn new(brokers: impl Into<String>, prefix: &str) -> Self {
+        Self { brokers: brokers.into(), properties: Vec::new(), topics: TopicNames::with_prefix(prefix), instance: None }
+    }
+
+    /// What every client begins with. `role` tells clients apart in the broker's log.
+    pub fn client(&self, role: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("client.id", format!("triggers-{role}"));
+        // A broker that comes back is found within a second; the default waits up to ten.
+        config.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+        config.set("socket.nagle.disable", "true");
+        // The version of every broker since Kafka 0.10 is asked, never guessed.
+        config.set("allow.auto.create.topics", "false");
+        config
+    }
+
+    /// Lays the passed-through properties over `config`: they have the last word.
+    pub(crate) fn overlay(&self, config: &mut ClientConfig) {
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+    }
+}
+
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be passwords or key files: names are enough to see what was set.
+        let names: Vec<&str> = self.properties.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("KafkaConfig")
+            .field("brokers", &self.brokers)
+            .field("properties", &names)
+            .field("topics", &self.topics)
+            .field("instance", &self.instance)
+            .finish()
+    }
+}
+
+/// One record as read, owned.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Full topic name.
+    pub topic: Arc<str>,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Append time, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// Key, if there is one.
+    pub key: Option<Vec<u8>>,
+    /// Value; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Headers in their order; a header without a value has an empty one.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Record {
+    /// Bytes it holds on to, for bounds.
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers
+    }
+
+    fn copy_of(message: &rdkafka::message::BorrowedMessage<'_>, topic: &Arc<str>) -> Self {
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
+        });
+        Self {
+            topic: topic.clone(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The fenced consumer: reads the partitions that the group gives to this instance, each from its position in PostgreSQL, under a claim.
+//!
+//! Two clients on two threads. The *group* client subscribes to one topic. For every partition `i` it is given, a second, *following* client
+//! reads partition `i` of further topics, so that one instance owns everything of an organization. Both hand what they read to the owner
+//! through one bounded channel, in which a claim always stands before the first record read under it and a revocation after the last.
+//! Kafka's committed offsets are written as a hint for lag tools and never read.
+//!
+//! What is done with the records, and moving the positions ([`crate::fence::advance`]), is the owner's business.
+
+mod follow;
+mod group;
+mod log_ends;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use sqlx::postgres::PgPool;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+pub use self::log_ends::LogEnds;
+use super::{KafkaConfig, Record};
+use crate::fence::Claim;
+
+/// Most records that are handed over at once.
+const CHUNK_RECORDS: usize = 500;
+/// Chunks that wait in the channel; with librdkafka's own queue this bounds what is read ahead.
+const CHANNEL_CHUNKS: usize = 4;
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+const COMMIT_HINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Knobs of a fenced consumer.
+#[derive(Debug, Clone)]
+pub struct ConsumerSettings {
+    /// Name in `consumer_positions`.
+    pub consumer: String,
+    /// Kafka's group id.
+    pub group: String,
+    /// The topic whose partitions the group shares out.
+    pub topic: String,
+    /// Topics that are read at the same partitions.
+    pub followed: Vec<String>,
+    /// How long a silent member keeps its partitions.
+    pub session_timeout: Duration,
+}
+
+impl ConsumerSettings {
+    /// Settings with the default session timeout of 10 s and nothing followed.
+    pub fn new(consumer: &str, group: &str, topic: &str) -> Self {
+        Self {
+            consumer: consumer.to_owned(),
+            group: group.to_owned(),
+            topic: topic.to_owned(),
+            followed: Vec::new(),
+            session_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the consumer tells its owner, in order.
+#[derive(Debug)]
+pub enum Inflow {
+    /// These partitions, of all topics, are now read under these claims.
+    Assigned(Vec<Claim>),
+    /// These partitions of every topic now belong to somebody else. What is not committed is theirs to read again.
+    Revoked(Vec<i32>),
+    /// Records, in offset order within each partition.
+    Records(Vec<Record>),
+    /// The stored position is outside of the log (topic recreated or truncated). The partition is not read until an operator mends it.
+    Stopped {
+        /// Topic.
+        topic: Arc<str>,
+        /// Partition.
+        partition: i32,
+        /// What does not fit, with figures.
+        reason: String,
+    },
+    /// The consumer ended and must be started anew.
+    Failed(String),
+}
+
+/// Where the threads meet the owner.
+#[derive(Clone)]
+struct Outlet {
+    inflow: mpsc::Sender<Inflow>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Outlet {
+    /// Hands `message` over, waiting while the owner is busy. `false`: the owner is gone, or the consumer is being stopped.
+    fn send(&self, message: Inflow) -> bool {
+        let mut message = message;
+        loop {
+            if self.is_stopping() {
+                return false;
+            }
+            // Not `blocking_send`: a full channel must not outlive a stop.
+            match self.inflow.try_send(message) {
+                Ok(()) => return true,
+                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                Err(mpsc::error::TrySendError::Full(back)) => {
+                    message = back;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed) || self.inflow.is_closed()
+    }
+}
+
+/// A running fenced consumer.
+pub struct FencedConsumer {
+    client: Arc<BaseConsumer<group::GroupContext>>,
+    topic: String,
+    log_ends: LogEnds,
+    stopping: Arc<AtomicBool>,
+    ended: Vec<oneshot::Receiver<()>>,
+    last_hint: std::sync::Mutex<Option<Instant>>,
+}
+
+impl FencedConsumer {
+    /// Starts both threads. Must be called within a runtime: claims are made on it.
+    ///
+    /// # Errors
+    /// When a configured property does not exist or contradicts another, or no thread can be had.
+    pub fn start(kafka: &KafkaConfig, pool: PgPool, settings: ConsumerSettings) -> Result<(Self, mpsc::Receiver<Inflow>), KafkaError> {
+        let (inflow, receiver) = mpsc::channel(CHANNEL_CHUNKS);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let log_ends = LogEnds::default();
+        let outlet = Outlet { inflow, stopping: stopping.clone() };
+        let (follower, followed_end) = follow::start(kafka, &settings, outlet.clone(), log_ends.clone())?;
+        let (client, group_end) = group::start(kafka, pool, &settings, outlet, follower, log_ends.clone())?;
+        let consumer = Self {
+            client,
+            topic: settings.topic,
+            log_ends,
+            stopping,
+            ended: vec![group_end, followed_end],
+            last_hint: std::sync::Mutex::new(None),
+        };
+        Ok((consumer, receiver))
+    }
+
+    /// Where the partitions that are read end, as the brokers last said.
+    pub fn log_ends(&self) -> &LogEnds {
+        &self.log_ends
+    }
+
+    /// Copies positions of the subscribed topic to Kafka for lag tools, at most once a second; calls in between are dropped.
+    pub fn commit_hint(&self, positions: impl Iterator<Item = (i32, i64)>) {
+        let mut last = self.last_hint.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.is_some_and(|at| at.elapsed() < COMMIT_HINT_INTERVAL) {
+            return;
+        }
+        *last = Some(Instant::now());
+        drop(last);
+        let mut offsets = TopicPartitionList::new();
+        for (partition, next_offset) in positions {
+            if let Err(error) = offsets.add_partition_offset(&self.topic, partition, Offset::Offset(next_offset)) {
+                warn!(%error, "A position does not fit into a commit.");
+            }
+        }
+        // Fails while rebalancing; the next hint mends it.
+        if let Err(error) = self.client.commit(&offsets, CommitMode::Async) {
+            tracing::debug!(%error, "The commit hint was refused.");
+        }
+    }
+
+    /// Leaves the group and ends the threads, waiting at most `deadline`. Drop the receiver first or keep draining it.
+    pub async fn stop(self, deadline: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
+        drop(self.client);
+        for ended in self.ended {
+            if tokio::time::timeout(deadline, ended).await.is_err() {
+                warn!("A consumer thread did not end in time and is left behind.");
+            }
+        }
+    }
+}
+
+/// What both clients have in common.
+fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> rdkafka::ClientConfig {
+    let mut config = kafka.client(role);
+    config
+        .set("group.id", &settings.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // A position outside of the log is an operator's decision, never a silent jump.
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("statistics.interval.ms", "1000")
+        // Read-ahead in librdkafka: enough for a catch-up at full speed, small enough to bound memory. When it is full the next fetch
+        // waits only 10 ms; the default second shows as stalls.
+        .set("queued.min.messages", "20000")
+        .set("queued.max.messages.kbytes", "32768")
+        .set("fetch.queue.backoff.ms", "10")
+        // The broker answers as soon as there is one byte: what is visible late costs more than a few more fetches.
+        .set("fetch.wait.max.ms", "500")
+        .set("fetch.min.bytes", "1")
+        .set("fetch.error.backoff.ms", "100");
+    config
+}
+
+/// Polls once and then takes what is there, up to a chunk. `None` when there was nothing.
+fn poll_chunk<C: rdkafka::consumer::ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic_of: &mut impl FnMut(&str) -> Arc<str>,
+) -> Result<Option<Vec<Record>>, KafkaError> {
+    use rdkafka::message::Message;
+    let mut records = Vec::new();
+    let mut timeout = POLL_TIMEOUT;
+    while records.len() < CHUNK_RECORDS {
+        match client.poll(timeout) {
+            None => break,
+            Some(Ok(message)) => {
+                let topic = topic_of(message.topic());
+                records.push(Record::copy_of(&message, &topic));
+            }
+            // What was read before the error is still good; the error comes again or was passing.
+            Some(Err(error)) if records.is_empty() => return Err(error),
+            Some(Err(error)) => {
+                warn!(%error, "Reading met an error.");
+                break;
+            }
+        }
+        timeout = Duration::ZERO;
+    }
+    Ok(if records.is_empty() { None } else { Some(records) })
+}

@@ -1,0 +1,236 @@
+//! The group client: its thread, and what happens when the group gives or takes partitions.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use sqlx::postgres::PgPool;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::follow::Follower;
+use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, poll_chunk};
+use crate::fence::{self, Claim};
+
+const WATERMARK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a claim waits for PostgreSQL: well below `max.poll.interval.ms`, after which the group would take the partitions back.
+const CLAIM_DEADLINE: Duration = Duration::from_secs(240);
+const CLAIM_RETRY: Duration = Duration::from_millis(250);
+
+/// Callbacks of the group client. They run on its thread, inside `poll`.
+pub(super) struct GroupContext {
+    pool: PgPool,
+    runtime: Handle,
+    settings: ConsumerSettings,
+    outlet: Outlet,
+    follower: Follower,
+    log_ends: LogEnds,
+}
+
+impl ClientContext for GroupContext {
+    fn stats(&self, statistics: Statistics) {
+        self.log_ends.learn(&statistics);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, client: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let ids: Vec<i32> = partitions.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect();
+        match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(client, &ids),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => self.revoke(client, &ids),
+            other => error!(error = ?other, "The group could not be rebalanced."),
+        }
+    }
+}
+
+impl GroupContext {
+    fn assign(&self, client: &BaseConsumer<Self>, partitions: &[i32]) {
+        let Some(mut claims) = self.claim_all(client, partitions) else {
+            // Nothing is read; the group is told so, or the rebalance would never end.
+            self.incremental(client.incremental_assign(&TopicPartitionList::new()));
+            return;
+        };
+        info!(consumer = self.settings.consumer, ?partitions, "Partitions were assigned and claimed.");
+        claims.retain(|(claim, outside)| match outside {
+            None => true,
+            Some(reason) => {
+                error!(topic = %claim.topic, partition = claim.partition, reason, "The stored position is outside of the log.");
+                let (topic, reason) = (claim.topic.clone(), reason.clone());
+                let _told = self.outlet.send(Inflow::Stopped { topic, partition: claim.partition, reason });
+                false
+            }
+        });
+        let claims: Vec<Claim> = claims.into_iter().map(|(claim, _)| claim).collect();
+        let (own, followed): (Vec<Claim>, Vec<Claim>) = claims.iter().cloned().partition(|claim| *claim.topic == self.settings.topic);
+        // The claims stand in the channel before the first record that is read under them.
+        let own = if self.outlet.send(Inflow::Assigned(claims)) { own } else { Vec::new() };
+        self.follower.assign(followed);
+        match offsets(&own) {
+            Ok(list) => self.incremental(client.incremental_assign(&list)),
+            Err(error) => self.fail(&format!("the assignment was refused: {error}")),
+        }
+    }
+
+    fn revoke(&self, client: &BaseConsumer<Self>, ids: &[i32]) {
+        info!(consumer = self.settings.consumer, partitions = ?ids, "Partitions were revoked.");
+        // Only what is assigned: a partition that was stopped at its claim never was, and naming it would refuse the whole list.
+        let mut gone = TopicPartitionList::new();
+        if let Ok(assigned) = client.assignment() {
+            for element in assigned.elements().iter().filter(|element| ids.contains(&element.partition())) {
+                gone.add_partition(element.topic(), element.partition());
+            }
+        }
+        self.incremental(client.incremental_unassign(&gone));
+        // Returns when the following client hands over nothing more of them: the revocation stands behind their last record.
+        self.follower.unassign(ids.to_vec());
+        self.log_ends.forget(ids);
+        let _told = self.outlet.send(Inflow::Revoked(ids.to_vec()));
+    }
+
+    /// Claims the partitions in every topic; with each claim, why its position is outside of the log, if it is. Waits for PostgreSQL and
+    /// Kafka; `None` when stopping or when they did not come in time.
+    fn claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Option<Vec<(Claim, Option<String>)>> {
+        let started = Instant::now();
+        loop {
+            match self.try_claim_all(client, partitions) {
+                Ok(claims) => return Some(claims),
+                Err(error) => warn!(consumer = self.settings.consumer, error, "Claiming partitions failed; trying again."),
+            }
+            if self.outlet.is_stopping() {
+                return None;
+            }
+            if started.elapsed() > CLAIM_DEADLINE {
+                self.fail("partitions could not be claimed in time");
+                return None;
+            }
+            std::thread::sleep(CLAIM_RETRY);
+        }
+    }
+
+    fn try_claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Result<Vec<(Claim, Option<String>)>, String> {
+        let mut all = Vec::new();
+        for topic in std::iter::once(&self.settings.topic).chain(&self.settings.followed) {
+            let mut begins = Vec::new();
+            let mut bounds = Vec::new();
+            for partition in partitions {
+                let (low, high) = client.fetch_watermarks(topic, *partition, WATERMARK_TIMEOUT).map_err(|e| format!("{topic}: {e}"))?;
+                begins.push((*partition, low));
+                bounds.push((*partition, low, high));
+            }
+            let claims = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, &Arc::from(topic.as_str()), &begins));
+            for claim in claims.map_err(|e| e.to_string())? {
+                let outside = bounds.iter().find(|(partition, ..)| *partition == claim.partition).and_then(|(_, low, high)| {
+                    let next = claim.next_offset;
+                    (next < *low || next > *high).then(|| format!("the position is {next}, the log reaches from {low} to {high}"))
+                });
+                all.push((claim, outside));
+            }
+        }
+        Ok(all)
+    }
+
+    fn incremental(&self, outcome: Result<(), KafkaError>) {
+        if let Err(error) = outcome {
+            self.fail(&format!("the group refused the change: {error}"));
+        }
+    }
+
+    fn fail(&self, reason: &str) {
+        error!(consumer = self.settings.consumer, reason, "The consumer fails.");
+        let _told = self.outlet.send(Inflow::Failed(reason.to_owned()));
+    }
+}
+
+/// Claims as a list of offsets to begin at.
+pub(super) fn offsets(claims: &[Claim]) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(claims.len());
+    for claim in claims {
+        list.add_partition_offset(&claim.topic, claim.partition, Offset::Offset(claim.next_offset))?;
+    }
+    Ok(list)
+}
+
+/// Makes the client and its thread; the receiver resolves when the thread has ended.
+pub(super) fn start(
+    kafka: &KafkaConfig,
+    pool: PgPool,
+    settings: &ConsumerSettings,
+    outlet: Outlet,
+    follower: Follower,
+    log_ends: LogEnds,
+) -> Result<(Arc<BaseConsumer<GroupContext>>, oneshot::Receiver<()>), KafkaError> {
+    let mut config = base_config(kafka, settings, &settings.consumer);
+    config
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
+        .set("heartbeat.interval.ms", (settings.session_timeout.as_millis() / 5).max(200).to_string());
+    if let Some(instance) = &kafka.instance {
+        config.set("group.instance.id", format!("{}-{instance}", settings.consumer));
+    }
+    kafka.overlay(&mut config);
+    let context = GroupContext {
+        pool,
+        runtime: Handle::current(),
+        settings: settings.clone(),
+        outlet: outlet.clone(),
+        follower,
+        log_ends,
+    };
+    let client: Arc<BaseConsumer<GroupContext>> = Arc::new(config.create_with_context(context)?);
+    client.subscribe(&[&settings.topic])?;
+    let (ended, end) = oneshot::channel();
+    let polled = client.clone();
+    let topic: Arc<str> = Arc::from(settings.topic.as_str());
+    let run = move || {
+        read(&polled, &outlet, &topic);
+        // Leaving the group happens here, before the end is told, so that the next instance need not wait for the session to time out.
+        drop(polled);
+        let _nobody_waits = ended.send(());
+    };
+    std::thread::Builder::new()
+        .name(format!("{}-group", settings.consumer))
+        .spawn(run)
+        .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+    Ok((client, end))
+}
+
+fn read(client: &BaseConsumer<GroupContext>, outlet: &Outlet, topic: &Arc<str>) {
+    while !outlet.is_stopping() {
+        match poll_chunk(client, &mut |_| topic.clone()) {
+            Ok(None) => {}
+            Ok(Some(records)) => {
+                let _told = outlet.send(Inflow::Records(records));
+            }
+            Err(KafkaError::MessageConsumptionFatal(code)) => {
+                let _told = outlet.send(Inflow::Failed(code.to_string()));
+                return;
+            }
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                report_truncated(client, outlet, topic);
+            }
+            // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
+            Err(error) => warn!(%error, topic = %topic, "Reading met an error; it goes on by itself."),
+        }
+    }
+}
+
+/// The log lost records that were not read yet: finds the partitions and stops them. librdkafka's error does not say which they are.
+fn report_truncated(client: &BaseConsumer<GroupContext>, outlet: &Outlet, topic: &Arc<str>) {
+    let Ok(positions) = client.position() else { return };
+    for element in positions.elements() {
+        let (partition, Offset::Offset(next)) = (element.partition(), element.offset()) else { continue };
+        let Ok((low, high)) = client.fetch_watermarks(topic, partition, WATERMARK_TIMEOUT) else { continue };
+        if next < low || next > high {
+            let reason = format!("the position is {next}, the log reaches from {low} to {high}");
+            error!(%topic, partition, reason, "The log was truncated before it was read.");
+            let _told = outlet.send(Inflow::Stopped { topic: topic.clone(), partition, reason });
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The producer: idempotent, `acks=all`, bounded, and answering only with the delivery report.
+//!
+//! A record whose outcome is unknown is never produced again from here; whether the caller's client may retry is the caller's business.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{error, info, warn};
+
+use super::{KafkaConfig, partition};
+
+/// Knobs of the producer.
+#[derive(Debug, Clone)]
+pub struct ProducerSettings {
+    /// How long a batch waits for company, milliseconds.
+    pub linger_ms: u32,
+    /// From `publish` to the delivery report or [`PublishError::Unknown`].
+    pub delivery_timeout: Duration,
+    /// Records in flight in all; above it `publish` answers [`PublishError::Busy`].
+    pub max_in_flight: usize,
+    /// Records in flight per partition, so that a partition without a leader cannot take all places.
+    pub max_in_flight_per_partition: usize,
+}
+
+impl Default for ProducerSettings {
+    fn default() -> Self {
+        Self { linger_ms: 2, delivery_timeout: Duration::from_secs(5), max_in_flight: 20_000, max_in_flight_per_partition: 10_000 }
+    }
+}
+
+/// A record to append. The partition follows from the key.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// Full topic name.
+    pub topic: &'a str,
+    /// The organization's id as text, or a dead letter's original key.
+    pub key: Option<&'a [u8]>,
+    /// Value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Headers in their order.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// Where a record was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// The broker's append time, milliseconds since the Unix epoch; `None` when the broker did not say.
+    pub timestamp_ms: Option<i64>,
+}
+
+/// Why a record was not, or may not have been, appended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// A bound is reached. Nothing was sent; try again shortly.
+    #[error("too many records are in flight")]
+    Busy,
+    /// No answer in time. The record may have been stored.
+    #[error("Kafka did not answer in time: {0}")]
+    Unknown(String),
+    /// The broker refuses this record for good (too large, not allowed).
+    #[error("Kafka refused the record: {0}")]
+    Rejected(String),
+    /// Nothing was stored; try again later.
+    #[error("Kafka did not take the record: {0}")]
+    Failed(String),
+}
+
+/// Appends records. Cloning shares it.
+#[derive(Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: KafkaConfig,
+    settings: ProducerSettings,
+    /// Replaced after a fatal error: a fatal idempotent producer never works again.
+    current: RwLock<Arc<FutureProducer>>,
+    in_flight: Arc<Semaphore>,
+    partitions: Mutex<HashMap<String, TopicBounds>>,
+}
+
+/// Bounds per partition of one topic; made when the topic is first written.
+struct TopicBounds {
+    partitions: Vec<Arc<Semaphore>>,
+}
+
+impl Producer {
+    /// Makes the producer. It connects in the background: a cluster that is down shows when publishing.
+    ///
+    /// # Errors
+    /// When a configured property does not exist or contradicts another.
+    pub fn new(config: &KafkaConfig, settings: ProducerSettings) -> Result<Self, KafkaError> {
+        let current = create(config, &settings)?;
+        let in_flight = Arc::new(Semaphore::new(settings.max_in_flight));
+        let shared = Shared {
+            config: config.clone(),
+            settings,
+            current: RwLock::new(Arc::new(current)),
+            in_flight,
+            partitions: Mutex::new(HashMap::new()),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Learns how many partitions `topic` has, so that its records are bounded per partition too, and warms the connection: the first
+    /// record otherwise pays for both. Blocks on the network, so it runs on a blocking thread; call it at start and when partitions were added.
+    ///
+    /// # Errors
+    /// When the cluster does not answer within `deadline`, or has no such topic.
+    pub async fn warm(&self, topic: &str, deadline: Duration) -> Result<i32, PublishError> {
+        let (producer, name) = (self.producer(), topic.to_owned());
+        let failed = |error: String| PublishError::Failed(error);
+        let count = tokio::task::spawn_blocking(move || {
+            let metadata = producer.client().fetch_metadata(Some(&name), deadline).map_err(|e| e.to_string())?;
+            let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+            if count == 0 { Err(format!("topic {name} does not exist")) } else { Ok(count) }
+        })
+        .await
+        .map_err(|e| failed(e.to_string()))?
+        .map_err(failed)?;
+        let bound = self.shared.settings.max_in_flight_per_partition;
+        let mut topics = self.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let bounds = topics.entry(topic.to_owned()).or_insert_with(|| TopicBounds { partitions: Vec::new() });
+        // Grown, never replaced: permits that are out belong to the semaphores that gave them.
+        bounds.partitions.resize_with(count.max(bounds.partitions.len()), || Arc::new(Semaphore::new(bound)));
+        Ok(i32::try_from(count).unwrap_or(i32::MAX))
+    }
+
+    /// Appends the record and waits for the delivery report. Dropping the future does not take the record back.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; each kind says whether the record may have been stored.
+    pub async fn publish(&self, record: Outgoing<'_>) -> Result<Appended, PublishError> {
+        let _places = self.take_places(&record)?;
+        let producer = self.producer();
+        let report = enqueue(&producer, &record).map_err(|error| self.classify(&producer, &error))?;
+        match report.await {
+            Ok(Ok(delivery)) => Ok(Appended {
+                partition: delivery.partition,
+                offset: delivery.offset,
+                timestamp_ms: delivery.timestamp.to_millis(),
+            }),
+            Ok(Err((error, _message))) => Err(self.classify(&producer, &error)),
+            Err(_canceled) => Err(PublishError::Unknown("the producer was closed".to_owned())),
+        }
+    }
+
+    /// Waits until everything in flight has its report, at most `deadline`. Blocking work, done on a blocking thread.
+    pub async fn flush(&self, deadline: Duration) {
+        let producer = self.producer();
+        let flushed = tokio::task::spawn_blocking(move || producer.flush(deadline)).await;
+        match flushed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "Records were still in flight when the producer was flushed."),
+            Err(error) => warn!(%error, "Flushing the producer failed."),
+        }
+    }
+
+    fn producer(&self) -> Arc<FutureProducer> {
+        self.shared.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a place in all and, where the partition is known, one of the partition; given back when dropped.
+    fn take_places(&self, record: &Outgoing<'_>) -> Result<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>), PublishError> {
+        let place = self.shared.in_flight.clone().try_acquire_owned().map_err(|_| PublishError::Busy)?;
+        let semaphore = record.key.and_then(|key| {
+            let topics = self.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+            let bounds = &topics.get(record.topic)?.partitions;
+            let index = partition::of_key(key, i32::try_from(bounds.len()).ok()?);
+            bounds.get(usize::try_from(index).ok()?).cloned()
+        });
+        let partition_place = match semaphore {
+            Some(semaphore) => Some(semaphore.try_acquire_owned().map_err(|_| PublishError::Busy)?),
+            None => None,
+        };
+        Ok((place, partition_place))
+    }
+
+    fn classify(&self, producer: &Arc<FutureProducer>, error: &KafkaError) -> PublishError {
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::Fatal) || producer.client().fatal_error().is_some() {
+            self.replace(producer);
+        }
+        let text = error.to_string();
+        match code {
+            Some(RDKafkaErrorCode::QueueFull) => PublishError::Busy,
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::InvalidMessage
+                | RDKafkaErrorCode::PolicyViolation,
+            ) => PublishError::Rejected(text),
+            // Refused before it was ever queued.
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition) => {
+                PublishError::Failed(text)
+            }
+            // Timed out, purged, fatal: it may be on the log.
+            _ => PublishError::Unknown(text),
+        }
+    }
+
+    /// Puts a new producer in the place of one that failed for good; who comes second finds it done.
+    fn replace(&self, failed: &Arc<FutureProducer>) {
+        let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current, failed) {
+            return;
+        }
+        let reason = failed.client().fatal_error().map(|(code, text)| format!("{code}: {text}"));
+        error!(reason, "The producer failed for good; a new one takes its place.");
+        match create(&self.shared.config, &self.shared.settings) {
+            Ok(producer) => {
+                *current = Arc::new(producer);
+                info!("The new producer is in place.");
+            }
+            Err(error) => error!(%error, "The new producer could not be made; the next failure tries again."),
+        }
+    }
+}
+
+fn create(config: &KafkaConfig, settings: &ProducerSettings) -> Result<FutureProducer, KafkaError> {
+    let mut client = config.client("producer");
+    client
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", settings.linger_ms.to_string())
+        .set("message.timeout.ms", settings.delivery_timeout.as_millis().to_string())
+        .set("queue.buffering.max.messages", settings.max_in_flight.to_string())
+        // The largest event is 256 KiB of payload; an ack or an attempt is far smaller.
+        .set("message.max.bytes", "2000000")
+        .set("sticky.partitioning.linger.ms", "0");
+    config.overlay(&mut client);
+    client.create()
+}
+
+fn enqueue(producer: &FutureProducer, record: &Outgoing<'_>) -> Result<DeliveryFuture, KafkaError> {
+    let mut message = FutureRecord::<[u8], [u8]>::to(record.topic);
+    if let Some(key) = record.key {
+        message = message.key(key);
+    }
+    if let Some(value) = record.value {
+        message = message.payload(value);
+    }
+    if !record.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        message = message
+            .headers(record.headers.iter().fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(*value) })));
+    }
+    // Not `send`: on a full queue that one sleeps 100 ms at a time on the request's path.
+    producer.send_result(message).map_err(|(error, _record)| error)
+}

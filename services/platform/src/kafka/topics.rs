@@ -1,0 +1,250 @@
+//! The manifest of topics held against a cluster: what differs, and mending it. Never shrinks anything, never deletes.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use schemas::topics::TopicSpec;
+
+use super::KafkaConfig;
+
+/// How topics are replicated; a topic with fewer replicas is a difference that no one can mend in place.
+#[derive(Debug, Clone, Copy)]
+pub struct Replication {
+    /// Copies of each partition: 3 in production, 1 on one broker.
+    pub factor: i32,
+    /// Copies that must have a record before it counts: 2 in production, 1 on one broker.
+    pub min_in_sync: i32,
+}
+
+/// One difference between manifest and cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// The topic is not there.
+    Missing(TopicSpec),
+    /// It has too few partitions. Adding them moves keys: an organization's later records go elsewhere.
+    TooFewPartitions {
+        /// Topic.
+        topic: String,
+        /// How many it has.
+        has: i32,
+        /// How many it must have.
+        wants: i32,
+    },
+    /// A setting differs.
+    Setting {
+        /// Topic.
+        topic: String,
+        /// Property name.
+        name: String,
+        /// What the cluster has.
+        has: String,
+        /// What the manifest wants.
+        wants: String,
+    },
+    /// The topic has fewer replicas than configured. Only a reassignment by Kafka's own tools mends it.
+    TooFewReplicas {
+        /// Topic.
+        topic: String,
+        /// How many it has.
+        has: i32,
+        /// How many it must have.
+        wants: i32,
+    },
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing(spec) => write!(f, "{}: missing; will be made with {} partitions", spec.name, spec.partitions),
+            Self::TooFewPartitions { topic, has, wants } => {
+                write!(f, "{topic}: {has} partitions, {wants} wanted; adding partitions moves keys, so order across the change is lost")
+            }
+            Self::Setting { topic, name, has, wants } => write!(f, "{topic}: {name} is {has}, must be {wants}"),
+            Self::TooFewReplicas { topic, has, wants } => {
+                write!(f, "{topic}: {has} replicas, {wants} configured; mend it with kafka-reassign-partitions")
+            }
+        }
+    }
+}
+
+/// Why topics could not be compared or mended.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicsError {
+    /// The cluster did not answer or refused the call.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The cluster refused one topic's change.
+    #[error("{topic}: {reason}")]
+    Refused {
+        /// Which.
+        topic: String,
+        /// The broker's reason.
+        reason: String,
+    },
+    /// The work was cut off.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
+}
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What differs between `manifest` and the cluster, in the manifest's order.
+///
+/// # Errors
+/// When the cluster does not answer.
+pub async fn plan(config: &KafkaConfig, manifest: &[TopicSpec], replication: Replication) -> Result<Vec<Difference>, TopicsError> {
+    let admin = admin(config)?;
+    let existing = existing(admin, manifest).await?;
+    let mut differences = Vec::new();
+    let mut present = Vec::new();
+    for spec in manifest {
+        match existing.iter().find(|topic| topic.name == spec.name) {
+            None => differences.push(Difference::Missing(spec.clone())),
+            Some(topic) => {
+                if topic.partitions < spec.partitions {
+                    differences.push(Difference::TooFewPartitions {
+                        topic: spec.name.clone(),
+                        has: topic.partitions,
+                        wants: spec.partitions,
+                    });
+                }
+                if topic.replicas < replication.factor {
+                    differences.push(Difference::TooFewReplicas { topic: spec.name.clone(), has: topic.replicas, wants: replication.factor });
+                }
+                present.push(spec);
+            }
+        }
+    }
+    differences.extend(settings_that_differ(config, &present, replication).await?);
+    Ok(differences)
+}
+
+/// Mends what can be mended. Topics made meanwhile by another instance are taken as they are.
+///
+/// # Errors
+/// At the first refusal; what was mended before stays.
+pub async fn apply(config: &KafkaConfig, differences: &[Difference], replication: Replication) -> Result<(), TopicsError> {
+    let admin = admin(config)?;
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+    let min_in_sync = replication.min_in_sync.to_string();
+    let missing: Vec<&TopicSpec> = differences.iter().filter_map(|d| if let Difference::Missing(spec) = d { Some(spec) } else { None }).collect();
+    let new_topics: Vec<NewTopic<'_>> = missing
+        .iter()
+        .map(|spec| {
+            let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(replication.factor));
+            let topic = topic.set("min.insync.replicas", &min_in_sync);
+            spec.config.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
+        })
+        .collect();
+    if !new_topics.is_empty() {
+        for result in admin.create_topics(&new_topics, &options).await? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => return Err(TopicsError::Refused { topic, reason: code.to_string() }),
+            }
+        }
+    }
+    for difference in differences {
+        if let Difference::TooFewPartitions { topic, wants, .. } = difference {
+            let count = usize::try_from(*wants).unwrap_or(1);
+            refusal(admin.create_partitions(&[NewPartitions::new(topic, count)], &options).await?)?;
+        }
+    }
+    alter_settings(&admin, differences, &options).await
+}
+
+/// Sets a topic's settings all at once: the broker replaces a topic's overrides as a whole, so the ones that do not differ are given again.
+async fn alter_settings(
+    admin: &AdminClient<DefaultClientContext>,
+    differences: &[Difference],
+    options: &AdminOptions,
+) -> Result<(), TopicsError> {
+    let mut topics: Vec<&str> =
+        differences.iter().filter_map(|d| if let Difference::Setting { topic, .. } = d { Some(topic.as_str()) } else { None }).collect();
+    topics.dedup();
+    for topic in topics {
+        let resource = ResourceSpecifier::Topic(topic);
+        let mut kept: Vec<(String, String)> = Vec::new();
+        for described in admin.describe_configs([&resource], options).await? {
+            let described = described.map_err(|code| TopicsError::Refused { topic: topic.to_owned(), reason: code.to_string() })?;
+            let own = described.entries.into_iter().filter(|entry| matches!(entry.source, rdkafka::admin::ConfigSource::DynamicTopic));
+            kept.extend(own.filter_map(|entry| Some((entry.name, entry.value?))));
+        }
+        for difference in differences {
+            if let Difference::Setting { topic: of, name, wants, .. } = difference
+                && of == topic
+            {
+                kept.retain(|(known, _)| known != name);
+                kept.push((name.clone(), wants.clone()));
+            }
+        }
+        let alter = kept.iter().fold(AlterConfig::new(resource), |alter, (name, value)| alter.set(name, value));
+        for result in admin.alter_configs([&alter], options).await? {
+            result.map_err(|(_, code)| TopicsError::Refused { topic: topic.to_owned(), reason: code.to_string() })?;
+        }
+    }
+    Ok(())
+}
+
+struct Existing {
+    name: String,
+    partitions: i32,
+    replicas: i32,
+}
+
+fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
+    let mut client = config.client("admin");
+    config.overlay(&mut client);
+    client.create()
+}
+
+async fn existing(admin: AdminClient<DefaultClientContext>, manifest: &[TopicSpec]) -> Result<Vec<Existing>, TopicsError> {
+    let names: Vec<String> = manifest.iter().map(|spec| spec.name.clone()).collect();
+    let fetched = tokio::task::spawn_blocking(move || {
+        let metadata = admin.inner().fetch_metadata(None, TIMEOUT)?;
+        let wanted = metadata.topics().iter().filter(|topic| names.iter().any(|name| name == topic.name()) && !topic.partitions().is_empty());
+        let existing = wanted.map(|topic| Existing {
+            name: topic.name().to_owned(),
+            partitions: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
+            replicas: topic.partitions().iter().map(|p| i32::try_from(p.replicas().len()).unwrap_or(i32::MAX)).min().unwrap_or(0),
+        });
+        Ok::<_, KafkaError>(existing.collect())
+    });
+    Ok(fetched.await.map_err(|e| TopicsError::Interrupted(e.to_string()))??)
+}
+
+async fn settings_that_differ(
+    config: &KafkaConfig,
+    specs: &[&TopicSpec],
+    replication: Replication,
+) -> Result<Vec<Difference>, TopicsError> {
+    if specs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let admin = admin(config)?;
+    let resources: Vec<ResourceSpecifier<'_>> = specs.iter().map(|spec| ResourceSpecifier::Topic(&spec.name)).collect();
+    let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+    let described = admin.describe_configs(&resources, &options).await?;
+    let mut differences = Vec::new();
+    for (spec, described) in specs.iter().zip(described) {
+        let refused = |code: RDKafkaErrorCode| TopicsError::Refused { topic: spec.name.clone(), reason: code.to_string() };
+        let described = described.map_err(refused)?;
+        let min_in_sync = ("min.insync.replicas", replication.min_in_sync.to_string());
+        for (name, wants) in spec.config.iter().chain([&min_in_sync]) {
+            let has = described.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
+            if has != *wants {
+                let (topic, name) = (spec.name.clone(), (*name).to_owned());
+                differences.push(Difference::Setting { topic, name, has, wants: wants.clone() });
+            }
+        }
+    }
+    Ok(differences)
+}
+
+fn refusal(results: Vec<Result<String, (String, RDKafkaErrorCode)>>) -> Result<(), TopicsError> {
+    results.into_iter().try_for_each(|result| {
+        result.map(drop).map_err(|(topic, code)| TopicsError::Refused { topic, reason: code.to_string() })
+    })
+}
