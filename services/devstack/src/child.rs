@@ -1,0 +1,223 @@
+//! One child process: spawned so that it dies with this one, awaited from any runtime, signalled.
+//!
+//! Knows nothing of Kafka or PostgreSQL.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{LazyLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::watch;
+
+use crate::Error;
+use crate::tools::User;
+
+/// How often a condition on a process is looked at.
+const POLL: Duration = Duration::from_millis(20);
+/// How long a process of an earlier run may take to die by itself.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(3);
+/// When a process of an earlier run that was killed is given up on.
+const LEFTOVER_DEADLINE: Duration = Duration::from_secs(15);
+
+type Request = (Command, mpsc::SyncSender<io::Result<std::process::Child>>);
+
+/// The one thread that spawns. The death signal of a child follows the thread that made it, not the process,
+/// so that thread must live as long as the process does.
+static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
+    let (requests, inbox) = mpsc::channel::<Request>();
+    let serve = move || {
+        for (mut command, reply) in inbox {
+            // Nobody listens any more only if the caller's thread is gone; then the child's pipes close as well.
+            drop(reply.send(command.spawn()));
+        }
+    };
+    thread::Builder::new().name("devstack-spawner".into()).spawn(serve)?;
+    Ok(requests)
+});
+
+/// What to run, as whom, and how it dies.
+pub(crate) struct Launch<'a> {
+    pub(crate) setpriv: &'a Path,
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) folder: &'a Path,
+    /// Whom to become; `None` stays who we are.
+    pub(crate) user: Option<&'a User>,
+    /// The signal it gets when this process dies: `KILL`, `QUIT`.
+    pub(crate) death_signal: &'static str,
+    /// Takes standard output and standard error.
+    pub(crate) output: &'a Path,
+}
+
+impl Launch<'_> {
+    /// Spawns it in a process group of its own, so that a terminal's Ctrl-C reaches us alone and we stop it in order.
+    pub(crate) fn spawn(&self) -> Result<Child, Error> {
+        // The words of the run before stay readable, and the two files together stay bounded by two runs.
+        drop(fs::rename(self.output, self.output.with_extension("previous")));
+        let output = File::create(self.output).map_err(Error::io(format!("write {}", self.output.display())))?;
+        let errors = output.try_clone().map_err(Error::io("share a log file"))?;
+        let mut command = Command::new(self.setpriv);
+        // setpriv sets the death signal after it has changed the user; the kernel would forget it the other way round.
+        command.arg("--pdeathsig").arg(self.death_signal);
+        if let Some(user) = self.user {
+            command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid)).arg("--clear-groups");
+            command.env("HOME", self.folder);
+        }
+        command.arg("--").arg(&self.program).args(&self.args);
+        command.current_dir(self.folder).process_group(0);
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        for (name, _) in std::env::vars_os() {
+            if is_server_variable(&name) {
+                command.env_remove(&name);
+            }
+        }
+        let name = self.program.display();
+        Child::spawn(command).map_err(Error::io(format!("start {name}")))
+    }
+}
+
+/// Variables of a client's or another server's settings must not reach our servers.
+fn is_server_variable(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("PG") || name.starts_with("KAFKA_") || name == "CLASSPATH"
+}
+
+/// A running or ended child.
+pub(crate) struct Child {
+    pid: Pid,
+    exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Child {
+    fn spawn(command: Command) -> io::Result<Self> {
+        let spawner = SPAWNER.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+        let (reply, answer) = mpsc::sync_channel(1);
+        spawner.send((command, reply)).map_err(io::Error::other)?;
+        let mut child = answer.recv().map_err(io::Error::other)??;
+        let pid = Pid::from_child(&child);
+        let (ended, exit) = watch::channel(None);
+        // One thread per child rather than tokio's reaper: the child outlives the runtime that asked for it.
+        let wait = move || {
+            if let Ok(status) = child.wait() {
+                ended.send_replace(Some(status));
+            }
+        };
+        thread::Builder::new().name("devstack-waiter".into()).spawn(wait)?;
+        Ok(Self { pid, exit })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    pub(crate) fn exited(&self) -> Option<ExitStatus> {
+        *self.exit.borrow()
+    }
+
+    /// Waits until it has ended. `None` if its end could not be observed.
+    pub(crate) async fn wait(&self) -> Option<ExitStatus> {
+        let mut exit = self.exit.clone();
+        exit.wait_for(Option::is_some).await.ok().and_then(|status| *status)
+    }
+
+    /// Sends a signal to the process alone; an ended one is left in peace.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if self.exited().is_none() {
+            // The only error left is that it has just ended.
+            let _ = kill_process(self.pid, signal);
+        }
+    }
+
+    /// Sends a signal to the process and to its children. PostgreSQL's backends have process groups of their own.
+    pub(crate) fn signal_family(&self, signal: Signal) {
+        let children = children_of(self.pid());
+        self.signal(signal);
+        for pid in children {
+            send(pid, signal);
+        }
+    }
+
+    /// Asks it to end with `signal`, and kills it and its children after `grace`.
+    pub(crate) async fn stop(&self, signal: Signal, grace: Duration) {
+        self.signal(signal);
+        // A stopped process handles no signal until it goes on.
+        self.signal_family(Signal::CONT);
+        if tokio::time::timeout(grace, self.wait()).await.is_err() {
+            self.signal_family(Signal::KILL);
+            self.wait().await;
+        }
+    }
+
+    /// Sends `signal`, waits without a runtime, and kills it and its children at the deadline. For use in `Drop`.
+    pub(crate) fn end_blocking(&self, signal: Signal, deadline: Duration) {
+        self.signal(signal);
+        self.signal_family(Signal::CONT);
+        let until = Instant::now() + deadline;
+        while self.exited().is_none() && Instant::now() < until {
+            thread::sleep(POLL);
+        }
+        self.signal_family(Signal::KILL);
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // The only error left is that it has just ended.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn all_pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name stands in parentheses and may hold anything; the parent is the second field after it.
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        after_name.split_whitespace().nth(1).and_then(|field| field.parse().ok()) == Some(parent)
+    };
+    all_pids().into_iter().filter(is_child).collect()
+}
+
+/// The processes called `name` whose working directory is `folder`.
+fn working_in(folder: &Path, name: &str) -> Vec<u32> {
+    let works_here = |pid: &u32| {
+        let cwd: Option<PathBuf> = fs::read_link(format!("/proc/{pid}/cwd")).ok();
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        cwd.as_deref() == Some(folder) && comm.trim_end() == name
+    };
+    all_pids().into_iter().filter(works_here).collect()
+}
+
+/// Waits for the servers of an earlier run on `folder`, and kills what does not die by itself.
+///
+/// Only to be called by the holder of the data folder's lock: then whoever still works there has lost its parent.
+pub(crate) async fn end_leftovers(folder: &Path, name: &str) -> Result<(), Error> {
+    let folder = folder.canonicalize().map_err(Error::io(format!("find {}", folder.display())))?;
+    let start = Instant::now();
+    let mut said = false;
+    loop {
+        let left = working_in(&folder, name);
+        let Some(&pid) = left.first() else { return Ok(()) };
+        if start.elapsed() > LEFTOVER_DEADLINE {
+            return Err(Error::Leftover { pid, path: folder });
+        }
+        if start.elapsed() > LEFTOVER_GRACE {
+            if !said {
+                tracing::warn!(pid, folder = %folder.display(), "killing a {name} process of an earlier run");
+                said = true;
+            }
+            left.iter().for_each(|&pid| send(pid, Signal::KILL));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,85 @@
+//! Small file operations with the path in the error: write privately, give away, tell the end of a log.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown};
+use std::path::Path;
+
+use crate::Error;
+use crate::tools::User;
+
+/// How much of a log's end is shown in an error, in bytes.
+const TAIL_BYTES: u64 = 1200;
+
+pub(crate) fn create_dir(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(Error::io(format!("create the folder {}", path.display())))
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
+    let permissions = Permissions::from_mode(mode);
+    fs::set_permissions(path, permissions).map_err(Error::io(format!("set the mode of {}", path.display())))
+}
+
+pub(crate) fn write(path: &Path, content: &str, mode: u32) -> Result<(), Error> {
+    let attempt = || {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(path)?;
+        file.write_all(content.as_bytes())
+    };
+    attempt().map_err(Error::io(format!("write {}", path.display())))
+}
+
+/// Writes beside `path` and renames, so that a reader or a crash sees the old or the new content.
+pub(crate) fn replace(path: &Path, content: &str, mode: u32) -> Result<(), Error> {
+    let next = path.with_extension("next");
+    write(&next, content, mode)?;
+    fs::rename(&next, path).map_err(Error::io(format!("replace {}", path.display())))
+}
+
+/// Removes a folder with all it holds; a missing one is fine.
+pub(crate) fn remove_dir(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()))(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a folder and all it holds the property of `user`; nothing to do if the folder already is.
+pub(crate) fn give_to(path: &Path, user: Option<&User>) -> Result<(), Error> {
+    let Some(user) = user else { return Ok(()) };
+    let owner = fs::symlink_metadata(path).map_err(Error::io(format!("look at {}", path.display())))?.uid();
+    if owner == user.uid { Ok(()) } else { give_all(path, user) }
+}
+
+fn give_all(path: &Path, user: &User) -> Result<(), Error> {
+    let failed = || Error::io(format!("give {} to the user {}", path.display(), user.name));
+    if fs::symlink_metadata(path).map_err(failed())?.is_dir() {
+        for entry in fs::read_dir(path).map_err(failed())? {
+            give_all(&entry.map_err(failed())?.path(), user)?;
+        }
+    }
+    // The folder last: an interrupted walk is then taken up again.
+    lchown(path, Some(user.uid), Some(user.gid)).map_err(failed())
+}
+
+/// The end of a log on one line, with the log's path.
+pub(crate) fn tail(paths: &[&Path]) -> String {
+    let mut parts = Vec::new();
+    for path in paths {
+        let text = read_end(path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        if !lines.is_empty() {
+            let last = &lines[lines.len().saturating_sub(6)..];
+            parts.push(format!("{} ({})", last.join(" | "), path.display()));
+        }
+    }
+    if parts.is_empty() { "none".into() } else { parts.join("; ") }
+}
+
+fn read_end(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,263 @@
+//! Apache Kafka as one node, broker and controller in one: its settings, formatting, command line and readiness.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::child::{Child, Launch};
+use crate::jars::{self, Jars};
+use crate::options::{Durability, Heap};
+use crate::tools::{self, Java, User};
+use crate::{Error, files};
+
+/// How long formatting may take.
+const FORMAT_DEADLINE: Duration = Duration::from_secs(60);
+/// How long one call of the ready check may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the port is tried before Kafka listens.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Warnings and errors, in at most three files of 8 MB.
+const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="error">
+  <Appenders>
+    <RollingFile name="file" fileName="logs/kafka.log" filePattern="logs/kafka.%i.log">
+      <PatternLayout pattern="%d{ISO8601} %p %c{1}: %m%n"/>
+      <SizeBasedTriggeringPolicy size="8 MB"/>
+      <DefaultRolloverStrategy max="2"/>
+    </RollingFile>
+  </Appenders>
+  <Loggers>
+    <Root level="warn"><AppenderRef ref="file"/></Root>
+  </Loggers>
+</Configuration>
+"#;
+
+/// One Kafka node: everything that is the same at each of its starts.
+pub(crate) struct Kafka {
+    setpriv: PathBuf,
+    java: Java,
+    user: Option<User>,
+    folder: PathBuf,
+    class_path: String,
+    cluster_id: String,
+    port: u16,
+    controller_port: u16,
+    durability: Durability,
+    heap: Heap,
+    address: String,
+}
+
+/// What `Kafka::prepare` needs to know.
+pub(crate) struct Settings<'a> {
+    pub(crate) folder: PathBuf,
+    pub(crate) user: Option<&'a User>,
+    pub(crate) cluster_id: &'a str,
+    pub(crate) port: u16,
+    pub(crate) controller_port: u16,
+    pub(crate) durability: Durability,
+    pub(crate) heap: Heap,
+}
+
+impl Kafka {
+    /// Writes the settings and formats the storage unless it is formatted.
+    pub(crate) async fn prepare(settings: Settings<'_>, jars: &Jars) -> Result<Self, Error> {
+        let java = tools::java()?;
+        if let Some(closed) = tools::barrier(&java.path, settings.user) {
+            let sentence = format!("Java is in {}, which the user that Kafka runs as cannot enter", closed.display());
+            return Err(Error::UnusableTool(sentence));
+        }
+        let names: Vec<String> = jars.names.iter().map(|name| format!("jars/{name}")).collect();
+        let kafka = Self {
+            setpriv: tools::setpriv()?,
+            java,
+            user: settings.user.cloned(),
+            folder: settings.folder,
+            // Relative to the working directory, so that it reads the same wherever the data folder is.
+            class_path: names.join(":"),
+            cluster_id: settings.cluster_id.to_owned(),
+            port: settings.port,
+            controller_port: settings.controller_port,
+            durability: settings.durability,
+            heap: settings.heap,
+            address: format!("127.0.0.1:{}", settings.port),
+        };
+        kafka.write_files(jars)?;
+        kafka.format().await?;
+        Ok(kafka)
+    }
+
+    fn write_files(&self, jars: &Jars) -> Result<(), Error> {
+        let user = self.user.as_ref();
+        files::create_dir(&self.folder)?;
+        files::set_mode(&self.folder, 0o755)?;
+        // Native libraries are unpacked into `tmp` and stay there when Kafka is killed.
+        files::remove_dir(&self.folder.join("tmp"))?;
+        for name in ["data", "logs", "tmp"] {
+            let folder = self.folder.join(name);
+            files::create_dir(&folder)?;
+            files::give_to(&folder, user)?;
+        }
+        let reachable = tools::barrier(&jars.folder.join("jars.list"), user).is_none();
+        jars::provide(jars, &self.folder.join("jars"), reachable)?;
+        files::write(&self.folder.join("log4j2.xml"), LOG4J, 0o644)?;
+        files::write(&self.folder.join("server.properties"), &self.properties(), 0o644)
+    }
+
+    fn properties(&self) -> String {
+        let (port, controller_port) = (self.port, self.controller_port);
+        // Every partition maps two index files of the given size, and tests make thousands of partitions. Each size
+        // holds the index of a whole segment.
+        let (segment, index) = match self.durability {
+            Durability::Full => (256 * 1024 * 1024, 1024 * 1024),
+            Durability::Test => (64 * 1024 * 1024, 256 * 1024),
+        };
+        format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller_port}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             controller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             log.dirs={}\n\
+             log.segment.bytes={segment}\n\
+             log.index.size.max.bytes={index}\n\
+             {FIXED}",
+            self.folder.join("data").display(),
+        )
+    }
+
+    async fn format(&self) -> Result<(), Error> {
+        let done = self.folder.join("formatted");
+        if done.exists() {
+            return files::give_to(&self.folder.join("data"), self.user.as_ref());
+        }
+        tracing::info!("formatting Kafka's storage");
+        let log = self.folder.join("format.out");
+        let args = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", "server.properties", "-t"];
+        let args = args.iter().copied().chain([self.cluster_id.as_str()]);
+        let child = self.java(&["-Xmx128m", "-XX:TieredStopAtLevel=1"], args, &log).spawn()?;
+        let Ok(status) = tokio::time::timeout(FORMAT_DEADLINE, child.wait()).await else {
+            child.signal_family(crate::Signal::KILL);
+            let seconds = FORMAT_DEADLINE.as_secs();
+            return Err(Error::NotReady { server: "Kafka's formatter", seconds, log: files::tail(&[&log]) });
+        };
+        if !status.is_some_and(|status| status.success()) {
+            let status = status.map_or_else(|| "unknown status".into(), |status| status.to_string());
+            return Err(Error::Exited { server: "Kafka's formatter", status, log: files::tail(&[&log]) });
+        }
+        files::write(&done, &self.cluster_id, 0o644)
+    }
+
+    fn java<'a>(&'a self, tuning: &[&str], args: impl Iterator<Item = &'a str>, output: &'a Path) -> Launch<'a> {
+        let fixed = [
+            "-XX:+UseSerialGC",
+            "-XX:-UsePerfData",
+            "-XX:ErrorFile=logs/crash-%p.log",
+            "-Djava.io.tmpdir=tmp",
+            "-Dlog4j2.configurationFile=log4j2.xml",
+            "-Xlog:disable",
+            "-Xlog:all=warning:stderr:uptime,level,tags",
+            "-cp",
+            &self.class_path,
+        ];
+        let all = tuning.iter().copied().chain(fixed).map(OsString::from).chain(args.map(OsString::from));
+        Launch {
+            setpriv: &self.setpriv,
+            program: self.java.path.clone(),
+            args: all.collect(),
+            folder: &self.folder,
+            user: self.user.as_ref(),
+            death_signal: "KILL",
+            output,
+        }
+    }
+
+    pub(crate) fn spawn(&self) -> Result<Child, Error> {
+        let tuning: &[&str] = match self.heap {
+            Heap::Full => &["-Xms256m", "-Xmx1g"],
+            Heap::Test => &["-Xms128m", "-Xmx384m", "-XX:TieredStopAtLevel=1"],
+        };
+        let args = ["kafka.Kafka", "server.properties"].into_iter();
+        self.java(tuning, args, &self.folder.join("kafka.out")).spawn()
+    }
+
+    /// Waits until the broker answers, not only listens: its metadata names it, and it tells its settings.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        while tokio::net::TcpStream::connect(&self.address).await.is_err() {
+            tokio::time::sleep(POLL).await;
+        }
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.address).set("client.id", "devstack");
+        config.set("reconnect.backoff.ms", "10").set("reconnect.backoff.max.ms", "50");
+        config.set_log_level(RDKafkaLogLevel::Emerg);
+        let admin: Arc<AdminClient<DefaultClientContext>> = Arc::new(config.create()?);
+        while !is_registered(Arc::clone(&admin)).await {
+            tokio::time::sleep(POLL).await;
+        }
+        let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
+        while admin.describe_configs(&[ResourceSpecifier::Broker(1)], &options).await.is_err() {
+            tokio::time::sleep(POLL).await;
+        }
+        // Closing a client waits for its threads.
+        drop(tokio::task::spawn_blocking(move || drop(admin)).await);
+        Ok(())
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn last_words(&self) -> String {
+        files::tail(&[&self.folder.join("kafka.out"), &self.folder.join("logs/kafka.log")])
+    }
+}
+
+async fn is_registered(admin: Arc<AdminClient<DefaultClientContext>>) -> bool {
+    let ask = move || admin.inner().fetch_metadata(None, CALL_TIMEOUT).is_ok_and(|seen| !seen.brokers().is_empty());
+    tokio::task::spawn_blocking(ask).await.unwrap_or(false)
+}
+
+/// Settings that are the same everywhere: one copy of each internal topic, quick to start, quick to see a dead member.
+/// The cleaner's default buffer of 128 MB does not fit a small heap.
+const FIXED: &str = "\
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=3
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=3
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=3
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+group.consumer.min.session.timeout.ms=1000
+group.consumer.session.timeout.ms=6000
+group.consumer.min.heartbeat.interval.ms=100
+group.consumer.heartbeat.interval.ms=500
+broker.session.timeout.ms=6000
+broker.heartbeat.interval.ms=1000
+num.network.threads=2
+num.io.threads=4
+num.replica.fetchers=1
+num.recovery.threads.per.data.dir=2
+log.cleaner.threads=1
+log.cleaner.dedupe.buffer.size=4194304
+";

@@ -1,0 +1,71 @@
+//! What a stack is started with.
+
+use std::path::PathBuf;
+
+/// Where the servers keep their data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// This folder, made if missing, kept at the end and opened again at the next start.
+    Folder(PathBuf),
+    /// A folder under the system's temporary one, removed when the stack ends, however it ends.
+    Ephemeral,
+}
+
+/// What survives a power cut. A killed process loses nothing in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// PostgreSQL syncs each commit to the disk.
+    Full,
+    /// PostgreSQL never syncs: quick, and worth nothing after a power cut.
+    Test,
+}
+
+/// How much memory Kafka's JVM may take, and how it is tuned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heap {
+    /// 1 GiB, G1, all compilers.
+    Full,
+    /// 384 MiB, serial collector, quick compiler only: for a fast start on a small machine.
+    Test,
+}
+
+/// What to start, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the data is kept.
+    pub data: Data,
+    /// Whether to start Kafka.
+    pub kafka: bool,
+    /// Whether to start PostgreSQL.
+    pub postgres: bool,
+    /// Kafka's port on 127.0.0.1; 0 takes a free one.
+    pub kafka_port: u16,
+    /// PostgreSQL's port on 127.0.0.1; 0 takes a free one.
+    pub postgres_port: u16,
+    /// What survives a power cut.
+    pub durability: Durability,
+    /// Memory of Kafka's JVM.
+    pub heap: Heap,
+}
+
+impl Options {
+    /// Both servers on free ports, in a temporary folder, tuned for a quick start.
+    #[must_use]
+    pub fn test() -> Self {
+        Self { data: Data::Ephemeral, durability: Durability::Test, heap: Heap::Test, ..Self::persistent(PathBuf::new()) }
+    }
+
+    /// Both servers on free ports, with full durability, on a folder that is kept.
+    #[must_use]
+    pub fn persistent(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            data: Data::Folder(folder.into()),
+            kafka: true,
+            postgres: true,
+            kafka_port: 0,
+            postgres_port: 0,
+            durability: Durability::Full,
+            heap: Heap::Full,
+        }
+    }
+}

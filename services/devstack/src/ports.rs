@@ -1,0 +1,53 @@
+//! Ports on 127.0.0.1: choosing free ones and saying which one is taken.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+
+use crate::Error;
+
+/// The lowest port that is handed out.
+const LOWEST: u16 = 20_000;
+/// Attempts to find a free port before the system is asked for any.
+const ATTEMPTS: u32 = 200;
+
+/// A port that was free a moment ago, below the range that the system gives to outgoing connections.
+///
+/// Inside that range a client that keeps trying a stopped server's port can be given this very port as its own and
+/// end up connected to itself, after which the server cannot come back.
+pub(crate) fn free() -> Result<u16, Error> {
+    let end = first_outgoing_port().max(LOWEST + 1000);
+    for _ in 0..ATTEMPTS {
+        let random = uuid::Uuid::new_v4().as_u128() % u128::from(end - LOWEST);
+        let port = LOWEST + u16::try_from(random).unwrap_or(0);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    let any = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    any.map(|address| address.port()).map_err(Error::io("find a free port on 127.0.0.1"))
+}
+
+/// `wanted`, or a free port if it is 0.
+pub(crate) fn choose(server: &'static str, wanted: u16) -> Result<u16, Error> {
+    if wanted == 0 {
+        return free();
+    }
+    ensure_free(server, wanted)?;
+    Ok(wanted)
+}
+
+/// Refuses a port that somebody listens on.
+pub(crate) fn ensure_free(server: &'static str, port: u16) -> Result<(), Error> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Error::PortInUse { server, port }),
+        Err(error) => Err(Error::io(format!("bind 127.0.0.1:{port} for {server}"))(error)),
+    }
+}
+
+fn first_outgoing_port() -> u16 {
+    fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok())
+        .unwrap_or(32_768)
+}

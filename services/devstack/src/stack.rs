@@ -1,0 +1,261 @@
+//! Both servers on one data folder: started together, stopped in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::datadir::DataDir;
+use crate::kafka::{Kafka, Settings};
+use crate::options::{Data, Options};
+use crate::postgres::Postgres;
+use crate::server::{Program, Server};
+use crate::tools::{self, User};
+use crate::{Error, jars, ports};
+
+/// A running Kafka and PostgreSQL, or one of them. Dropping it kills them; `stop` ends them in order.
+///
+/// They die with this process, however it ends. One that ends by itself is started again, a bounded number of times.
+pub struct Stack {
+    kafka: Option<Arc<Server>>,
+    postgres: Option<Arc<Server>>,
+    supervisors: Vec<JoinHandle<()>>,
+    folder: DataDir,
+    ephemeral: bool,
+}
+
+impl Stack {
+    /// Starts what `options` ask for and returns when all of it answers.
+    ///
+    /// Must be called within a tokio runtime, which also watches the servers: without it they run on unwatched.
+    ///
+    /// # Errors
+    /// One sentence for a person: a missing tool, a folder in use or of another version, a port in use, a full disk,
+    /// or a server that did not come up.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        let begun = Instant::now();
+        let user = tools::server_user()?;
+        // Before anything is made: whoever lacks a tool is told at once.
+        tools::setpriv()?;
+        let (data, owner) = (options.data.clone(), user.clone());
+        let mut folder = blocking(move || DataDir::open(&data, owner.as_ref())).await?;
+        let (kafka, postgres) =
+            tokio::try_join!(start_kafka(&options, &folder, user.as_ref()), start_postgres(&options, &folder, user.as_ref()),)?;
+        let major = postgres.as_ref().and_then(|server| match &server.program {
+            Program::Postgres(postgres) => Some(postgres.major()),
+            Program::Kafka(_) => None,
+        });
+        folder.note(kafka.as_ref().map(|_| jars::kafka_version().to_owned()), major)?;
+        let supervisors = [&kafka, &postgres].into_iter().flatten().map(|server| tokio::spawn(Arc::clone(server).supervise())).collect();
+        let mut stack = Self { kafka, postgres, supervisors, folder, ephemeral: options.data == Data::Ephemeral };
+        let holder = stack.describe();
+        stack.folder.describe(&holder)?;
+        tracing::debug!(seconds = begun.elapsed().as_secs_f32(), "the stack is up");
+        Ok(stack)
+    }
+
+    fn describe(&self) -> String {
+        let kafka = self.kafka.as_ref().map(|_| format!(", Kafka on {}", self.kafka_brokers()));
+        let postgres = self.postgres.as_ref().and_then(|server| match &server.program {
+            Program::Postgres(postgres) => Some(format!(", PostgreSQL on 127.0.0.1:{}", postgres.port())),
+            Program::Kafka(_) => None,
+        });
+        format!("process {}{}{}", std::process::id(), kafka.unwrap_or_default(), postgres.unwrap_or_default())
+    }
+
+    /// `host:port` of Kafka, as librdkafka's `bootstrap.servers` takes it; empty if this stack has no Kafka.
+    #[must_use]
+    pub fn kafka_brokers(&self) -> &str {
+        match self.kafka.as_ref().map(|server| &server.program) {
+            Some(Program::Kafka(kafka)) => kafka.address(),
+            _ => "",
+        }
+    }
+
+    /// The URL of the database `triggers`, with its password; empty if this stack has no PostgreSQL.
+    /// The role may create databases.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        match self.postgres.as_ref().map(|server| &server.program) {
+            Some(Program::Postgres(postgres)) => postgres.main_url(),
+            _ => String::new(),
+        }
+    }
+
+    /// The folder with the data and the servers' logs.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.folder.root()
+    }
+
+    /// Kafka's process id while it runs.
+    #[must_use]
+    pub fn kafka_pid(&self) -> Option<u32> {
+        self.kafka.as_ref()?.pid()
+    }
+
+    /// The process id of PostgreSQL's first process while it runs.
+    #[must_use]
+    pub fn postgres_pid(&self) -> Option<u32> {
+        self.postgres.as_ref()?.pid()
+    }
+
+    /// Ends Kafka in order; it stays down until `kafka_start`.
+    ///
+    /// # Errors
+    /// When this stack has no Kafka.
+    pub async fn kafka_stop(&self) -> Result<(), Error> {
+        our_kafka(self)?.stop().await;
+        Ok(())
+    }
+
+    /// Kills Kafka as a crash would; it stays down until `kafka_start`.
+    ///
+    /// # Errors
+    /// When this stack has no Kafka.
+    pub async fn kafka_kill(&self) -> Result<(), Error> {
+        our_kafka(self)?.kill().await;
+        Ok(())
+    }
+
+    /// Starts Kafka on its port and data, and returns when it answers.
+    ///
+    /// # Errors
+    /// When it does not come up, or this stack has no Kafka.
+    pub async fn kafka_start(&self) -> Result<(), Error> {
+        our_kafka(self)?.start().await
+    }
+
+    /// Sends Kafka a signal, such as `STOP` and `CONT` to let it hang. If it dies of it, it is started again.
+    ///
+    /// # Errors
+    /// When this stack has no Kafka.
+    pub fn kafka_signal(&self, signal: Signal) -> Result<(), Error> {
+        our_kafka(self)?.signal(signal);
+        Ok(())
+    }
+
+    /// Ends PostgreSQL in order; it stays down until `postgres_start`.
+    ///
+    /// # Errors
+    /// When this stack has no PostgreSQL.
+    pub async fn postgres_stop(&self) -> Result<(), Error> {
+        our_postgres(self)?.stop().await;
+        Ok(())
+    }
+
+    /// Kills PostgreSQL and its backends as a crash would; it stays down until `postgres_start`.
+    ///
+    /// # Errors
+    /// When this stack has no PostgreSQL.
+    pub async fn postgres_kill(&self) -> Result<(), Error> {
+        our_postgres(self)?.kill().await;
+        Ok(())
+    }
+
+    /// Starts PostgreSQL on its port and data, and returns when it answers.
+    ///
+    /// # Errors
+    /// When it does not come up, or this stack has no PostgreSQL.
+    pub async fn postgres_start(&self) -> Result<(), Error> {
+        our_postgres(self)?.start().await
+    }
+
+    /// Sends PostgreSQL a signal; `STOP`, `CONT` and `KILL` reach its backends too. If it dies of it, it is started
+    /// again.
+    ///
+    /// # Errors
+    /// When this stack has no PostgreSQL.
+    pub fn postgres_signal(&self, signal: Signal) -> Result<(), Error> {
+        our_postgres(self)?.signal(signal);
+        Ok(())
+    }
+
+    /// Waits until a server ended by itself too often to be started again, and tells which and why. Never ends
+    /// otherwise.
+    pub async fn failed(&self) -> String {
+        let given_up = async |server: &Option<Arc<Server>>| match server {
+            Some(server) => server.failed().await,
+            None => std::future::pending().await,
+        };
+        tokio::select! {
+            reason = given_up(&self.kafka) => reason,
+            reason = given_up(&self.postgres) => reason,
+        }
+    }
+
+    /// Ends Kafka, then PostgreSQL, each within 20 s, and removes a temporary folder.
+    pub async fn stop(self) {
+        // Nobody will read what a temporary server would write at its end: `Drop` kills it.
+        if !self.ephemeral {
+            for server in [&self.kafka, &self.postgres].into_iter().flatten() {
+                server.stop().await;
+            }
+        }
+        // Waits for threads and removes files; the runtime goes on meanwhile.
+        drop(spawn_blocking(move || drop(self)).await);
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.supervisors.iter().for_each(JoinHandle::abort);
+        for server in [&self.kafka, &self.postgres].into_iter().flatten() {
+            server.abort_blocking();
+        }
+        if let Err(error) = self.folder.close() {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+fn our_kafka(stack: &Stack) -> Result<&Server, Error> {
+    stack.kafka.as_deref().ok_or(Error::NotOurs("Kafka"))
+}
+
+fn our_postgres(stack: &Stack) -> Result<&Server, Error> {
+    stack.postgres.as_deref().ok_or(Error::NotOurs("PostgreSQL"))
+}
+
+async fn start_kafka(options: &Options, folder: &DataDir, user: Option<&User>) -> Result<Option<Arc<Server>>, Error> {
+    if !options.kafka {
+        return Ok(None);
+    }
+    folder.check_kafka(jars::kafka_version())?;
+    let jars = jars::ensure().await?;
+    let settings = Settings {
+        folder: folder.server("kafka"),
+        user,
+        cluster_id: &folder.record().cluster_id,
+        port: ports::choose("Kafka", options.kafka_port)?,
+        controller_port: ports::free()?,
+        durability: options.durability,
+        heap: options.heap,
+    };
+    let kafka = Kafka::prepare(settings, &jars).await?;
+    start(Program::Kafka(kafka)).await
+}
+
+async fn start_postgres(options: &Options, folder: &DataDir, user: Option<&User>) -> Result<Option<Arc<Server>>, Error> {
+    if !options.postgres {
+        return Ok(None);
+    }
+    let wanted = folder.record().postgres_major;
+    let binaries = blocking(move || tools::postgres(wanted)).await?;
+    folder.check_postgres(binaries.major)?;
+    let port = ports::choose("PostgreSQL", options.postgres_port)?;
+    let postgres = Postgres::prepare(binaries, folder.server("postgres"), user, port, options.durability).await?;
+    start(Program::Postgres(postgres)).await
+}
+
+async fn start(program: Program) -> Result<Option<Arc<Server>>, Error> {
+    let server = Server::new(program);
+    server.start().await?;
+    Ok(Some(Arc::new(server)))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(|error| Error::io("run a blocking step")(std::io::Error::other(error)))?
+}
