@@ -1,1 +1,85 @@
-//! ingest
+//! Accepting events over HTTP: check, recognize repeats, append to the log, answer.
+//!
+//! Lives here: the accept routes, what makes a request an event ([`admit`]), and what ingest knows of repeats ([`repeats`]). A success code
+//! is sent only after Kafka's delivery report. Does not live here: who the caller is (`tenancy`), what a valid event is (`schemas`), how
+//! records are appended (`platform::kafka`), and which of two duplicates is the original: that is decided by the materializer alone, and
+//! what is answered here is what is known of it so far.
+
+mod accept;
+mod admit;
+mod metrics;
+mod repeats;
+mod reply;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::routing::post;
+use platform::kafka::producer::Producer;
+use platform::seal::SealingKey;
+use platform::written::RecentWrites;
+use sqlx::postgres::PgPool;
+use tenancy::Authenticator;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use repeats::Repeats;
+
+/// What the accept routes work with.
+#[derive(Clone)]
+pub struct IngestState {
+    authenticator: Authenticator,
+    producer: Producer,
+    topic: Arc<str>,
+    sealing: SealingKey,
+    written: RecentWrites,
+    repeats: Repeats,
+}
+
+impl FromRef<IngestState> for Authenticator {
+    fn from_ref(state: &IngestState) -> Self {
+        state.authenticator.clone()
+    }
+}
+
+impl IngestState {
+    /// Puts the parts together. Must be called within a runtime: looking up repeats runs on it.
+    ///
+    /// `topic` is the full name of the events topic, `written` what the inbox of this instance reads for read-your-writes.
+    pub fn new(
+        authenticator: Authenticator,
+        producer: Producer,
+        topic: &str,
+        sealing: SealingKey,
+        written: RecentWrites,
+        pool: PgPool,
+    ) -> Self {
+        Self { authenticator, producer, topic: Arc::from(topic), sealing, written, repeats: Repeats::start(pool) }
+    }
+
+    /// Connects to the topic before the first request does, and learns its partitions; tries until that succeeds or `shutdown`.
+    pub async fn warm(&self, shutdown: CancellationToken) {
+        const ATTEMPT: Duration = Duration::from_secs(5);
+        const PAUSE: Duration = Duration::from_millis(500);
+        loop {
+            match self.producer.warm(&self.topic, ATTEMPT).await {
+                Ok(partitions) => {
+                    info!(topic = %self.topic, partitions, "The events topic is reached.");
+                    return;
+                }
+                Err(error) => warn!(topic = %self.topic, %error, "The events topic is not reached yet."),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+}
+
+/// The routes, relative to a mount.
+pub fn routes(state: IngestState) -> Router {
+    Router::new().route("/events", post(accept::accept)).with_state(state)
+}

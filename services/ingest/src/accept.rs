@@ -1,0 +1,138 @@
+//! `POST /events`: the handler, and appending one event.
+
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use platform::http::{Body, Problem, RequestContext};
+use platform::kafka::producer::{Outgoing, PublishError};
+use schemas::position::Place;
+use schemas::records::{Dedup, DedupKind, Event};
+use schemas::{codec, headers};
+use tenancy::{Caller, Right};
+use tracing::{debug, error, warn};
+
+use crate::IngestState;
+use crate::admit::{self, Admitted};
+use crate::metrics::METRICS;
+use crate::repeats::{Known, Place as RepeatPlace};
+use crate::reply::Accepted;
+
+pub(crate) async fn accept(
+    State(state): State<IngestState>,
+    context: RequestContext,
+    caller: Caller,
+    request_headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let outcome = try_accept(&state, &context, &caller, &request_headers, &body).await;
+    outcome.unwrap_or_else(|problem| {
+        METRICS.refused.with_label_values(&[problem.error_code()]).inc();
+        problem.into_response()
+    })
+}
+
+async fn try_accept(
+    state: &IngestState,
+    context: &RequestContext,
+    caller: &Caller,
+    request_headers: &HeaderMap,
+    body: &Body,
+) -> Result<Response, Problem> {
+    caller.require(Right::Produce)?;
+    if !admit::is_readable(request_headers) {
+        return Err(Problem::unsupported_media_type("send application/json, or a CloudEvent as application/cloudevents+json or with ce-* headers"));
+    }
+    let traceparent = context.traceparent.as_deref().map(str::to_owned);
+    let admitted = admit::admit(caller, request_headers, body.content_type.as_deref(), &body.bytes, traceparent)?;
+    let Some(dedup) = admitted.event.dedup.clone() else {
+        let accepted = append(state, context, caller, admitted).await?;
+        return Ok(accepted.into_response(context.dialect));
+    };
+    accept_named(state, context, caller, admitted, &dedup).await
+}
+
+/// Accepts an event whose repeats can be recognized: answers what is known, else appends it and remembers.
+async fn accept_named(
+    state: &IngestState,
+    context: &RequestContext,
+    caller: &Caller,
+    admitted: Admitted,
+    dedup: &Dedup,
+) -> Result<Response, Problem> {
+    match state.repeats.find(&admitted.event, dedup).await {
+        RepeatPlace::Taken(Known { accepted, body_hash }) => {
+            if dedup.kind == DedupKind::IdempotencyKey && body_hash != dedup.body_hash {
+                let detail = "this Idempotency-Key was used within the last 24 hours with another body";
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail));
+            }
+            METRICS.repeats.with_label_values(&[dedup.kind.as_str()]).inc();
+            Ok(accepted.into_repeat(dedup.kind, context.dialect))
+        }
+        RepeatPlace::Free(reservation) => {
+            // A failure drops the reservation: nothing is left that could stand in the way of the client's retry.
+            let accepted = append(state, context, caller, admitted).await?;
+            reservation.fill(accepted.clone());
+            Ok(accepted.into_response(context.dialect))
+        }
+    }
+}
+
+/// Appends the event and answers with its place, once the log has it.
+async fn append(state: &IngestState, context: &RequestContext, caller: &Caller, admitted: Admitted) -> Result<Accepted, Problem> {
+    let Event { org_id, event_id, .. } = admitted.event;
+    let value = codec::encode_event(&admitted.event).map_err(|error| {
+        error!(request_id = %context.request_id, %error, "An admitted event could not be encoded.");
+        Problem::internal()
+    })?;
+    let mut key = [0_u8; uuid::fmt::Hyphenated::LENGTH];
+    let mut key_id = [0_u8; uuid::fmt::Hyphenated::LENGTH];
+    let key = org_id.as_uuid().hyphenated().encode_lower(&mut key).as_bytes();
+    let key_id = caller.key_id.as_uuid().hyphenated().encode_lower(&mut key_id).as_bytes();
+    let mut record_headers = vec![
+        (headers::CONTENT_TYPE, headers::CONTENT_TYPE_AVRO.as_bytes()),
+        (headers::REQUEST_ID, context.request_id.as_bytes()),
+        (headers::KEY_ID, key_id),
+    ];
+    if let Some(traceparent) = context.traceparent.as_deref() {
+        record_headers.push((headers::TRACEPARENT, traceparent.as_bytes()));
+    }
+    let begun = Instant::now();
+    let outgoing = Outgoing { topic: &state.topic, key: Some(key), value: Some(&value), headers: &record_headers };
+    let outcome = state.producer.publish(outgoing).await;
+    METRICS.append_seconds.observe(begun.elapsed().as_secs_f64());
+    let appended = outcome.map_err(|error| refusal(context, &error))?;
+    state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
+    METRICS.accepted.inc();
+    debug!(request_id = %context.request_id, %event_id, partition = appended.partition, offset = appended.offset, "Accepted an event.");
+    // Epoch 0: ingest does not know in which log epoch it writes, only that it is the newest.
+    let place = Place { log_epoch: 0, partition: appended.partition, offset: appended.offset };
+    let position = state.sealing.seal_token("position", org_id.as_uuid().as_bytes(), &place.to_bytes());
+    Ok(Accepted {
+        event_id,
+        event_type: admitted.event.event_type,
+        accepted_at_ms: appended.timestamp_ms,
+        position: Some(position),
+    })
+}
+
+/// How a failed append is told: what the client may assume of the event, and when to come again.
+fn refusal(context: &RequestContext, error: &PublishError) -> Problem {
+    match error {
+        PublishError::Busy => Problem::unavailable("too many events are in flight; the event was not stored", 1),
+        PublishError::Rejected(reason) => {
+            error!(request_id = %context.request_id, reason, "Kafka refused a valid event.");
+            Problem::internal()
+        }
+        PublishError::Failed(reason) => {
+            warn!(request_id = %context.request_id, reason, "Kafka did not take an event.");
+            Problem::unavailable("the log does not take events at the moment; the event was not stored", 2)
+        }
+        PublishError::Unknown(reason) => {
+            warn!(request_id = %context.request_id, reason, "Kafka did not confirm an event.");
+            let detail = "the log did not answer in time; the event may have been stored: repeat the request with the same Idempotency-Key";
+            Problem::unavailable(detail, 2)
+        }
+    }
+}
