@@ -1,0 +1,46 @@
+//! A topic for one bare run, with the product's shape, deleted afterwards.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+
+const BUDGET: Duration = Duration::from_secs(10);
+
+/// The topic.
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Topic {
+    /// Makes a topic with a name of its own and as many partitions as the product's log.
+    pub async fn make(brokers: &str) -> anyhow::Result<Self> {
+        let name = format!("loadtests.bare.{}", uuid::Uuid::now_v7());
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", brokers).create().context("making a Kafka client")?;
+        let topic = NewTopic::new(&name, schemas::topics::DEFAULT_PARTITIONS, TopicReplication::Fixed(1))
+            .set("message.timestamp.type", "LogAppendTime")
+            // Should the deletion never come, the bytes still go.
+            .set("retention.ms", "3600000");
+        check(admin.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(BUDGET))).await, "making the topic")?;
+        Ok(Self { name, admin })
+    }
+
+    /// Deletes it.
+    pub async fn delete(self) -> anyhow::Result<()> {
+        check(self.admin.delete_topics(&[&self.name], &AdminOptions::new().operation_timeout(Some(BUDGET))).await, "deleting the topic")
+    }
+}
+
+fn check(result: rdkafka::error::KafkaResult<Vec<rdkafka::admin::TopicResult>>, doing: &'static str) -> anyhow::Result<()> {
+    for topic in result.context(doing)? {
+        if let Err((name, code)) = topic {
+            bail!("{doing} {name}: {code}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Reads organizations' inboxes over HTTP: where each ends before a run, and everything in it after one.
+//!
+//! What does not live here: comparing what was read with what was accepted (verify).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::control::Control;
+use crate::organizations::Organization;
+use crate::recorder::Accepted;
+use crate::verify::{Findings, Shown, compare};
+
+/// Inboxes are read by this many tasks at once.
+const READERS: usize = 4;
+/// Wait before asking again for events that are not there yet.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where an inbox ended.
+pub type Cursor = String;
+
+#[derive(Deserialize)]
+struct Page {
+    events: Vec<Event>,
+    resume_cursor: Cursor,
+    has_more: bool,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    event_id: Uuid,
+    #[serde(with = "time::serde::rfc3339")]
+    timestamp: OffsetDateTime,
+}
+
+async fn page(control: &Control, key: &str, query: &str) -> anyhow::Result<Page> {
+    let path = format!("/v1/inbox?{query}");
+    let (status, body) = control.get(&path, key).await?;
+    if status != 200 {
+        bail!("GET {path} answered {status}: {}", String::from_utf8_lossy(&body));
+    }
+    serde_json::from_slice(&body).with_context(|| format!("GET {path}: unexpected reply"))
+}
+
+/// A cursor at the end of each organization's inbox, in their order.
+pub async fn ends(control: &Control, organizations: &[Organization]) -> anyhow::Result<Vec<Cursor>> {
+    let organizations: Arc<[Organization]> = organizations.into();
+    let mut ends = vec![Cursor::new(); organizations.len()];
+    let found = for_each(organizations.len(), {
+        let control = control.clone();
+        move |index| {
+            let (control, organizations) = (control.clone(), Arc::clone(&organizations));
+            async move {
+                let Some(organization) = organizations.get(index) else { bail!("no organization {index}") };
+                // The resume cursor of a descending page is the ascending cursor at its start.
+                Ok(page(&control, &organization.key, "order=desc&limit=1&include_acknowledged=true").await?.resume_cursor)
+            }
+        }
+    })
+    .await?;
+    for (index, cursor) in found {
+        if let Some(end) = ends.get_mut(index) {
+            *end = cursor;
+        }
+    }
+    Ok(ends)
+}
+
+/// What each organization has to show for a run.
+pub struct Expected {
+    /// The organizations.
+    pub organizations: Vec<Organization>,
+    /// Where each inbox ended before the run.
+    pub from: Vec<Cursor>,
+    /// What each organization was told is accepted.
+    pub accepted: Vec<Vec<Accepted>>,
+}
+
+/// Reads every inbox from where it ended before the run and compares. Events may take until `deadline` to appear.
+pub async fn check(control: &Control, expected: Expected, deadline: Instant) -> anyhow::Result<Findings> {
+    let count = expected.organizations.len();
+    let expected = Arc::new(expected);
+    let control = control.clone();
+    let found = for_each(count, move |index| {
+        let (control, expected) = (control.clone(), Arc::clone(&expected));
+        async move {
+            let (Some(organization), Some(from), Some(accepted)) =
+                (expected.organizations.get(index), expected.from.get(index), expected.accepted.get(index))
+            else {
+                bail!("no organization {index}")
+            };
+            let shown = read(&control, &organization.key, from.clone(), accepted, deadline).await?;
+            Ok(compare(accepted, &shown))
+        }
+    })
+    .await?;
+    let mut all = Findings::default();
+    for (_, findings) in found {
+        all.add(&findings);
+    }
+    Ok(all)
+}
+
+/// Everything behind `cursor`, until all of `accepted` was shown and there is no more, or `deadline`.
+async fn read(control: &Control, key: &str, mut cursor: Cursor, accepted: &[Accepted], deadline: Instant) -> anyhow::Result<Vec<Shown>> {
+    let mut open: HashSet<Uuid> = accepted.iter().map(|event| event.id).collect();
+    let mut shown = Vec::with_capacity(accepted.len());
+    loop {
+        let page = page(control, key, &format!("limit=1000&include_acknowledged=true&cursor={cursor}")).await?;
+        for event in &page.events {
+            open.remove(&event.event_id);
+            let accepted_ms = i64::try_from(event.timestamp.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+            shown.push(Shown { id: event.event_id, accepted_ms });
+        }
+        cursor = page.resume_cursor;
+        if !page.has_more {
+            if open.is_empty() || Instant::now() >= deadline {
+                return Ok(shown);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Runs `work` for every index below `count`, some at once; results come with their index.
+async fn for_each<T, W, F>(count: usize, work: W) -> anyhow::Result<Vec<(usize, T)>>
+where
+    T: Send + 'static,
+    W: Fn(usize) -> F + Clone + Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + Send,
+{
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut readers = JoinSet::new();
+    for _ in 0..READERS {
+        let (next, work) = (Arc::clone(&next), work.clone());
+        readers.spawn(async move {
+            let mut done = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Relaxed);
+                if index >= count {
+                    return anyhow::Ok(done);
+                }
+                done.push((index, work(index).await?));
+            }
+        });
+    }
+    let mut all = Vec::with_capacity(count);
+    while let Some(done) = readers.join_next().await {
+        all.extend(done.context("a reader of inboxes failed")??);
+    }
+    Ok(all)
+}
