@@ -45,6 +45,13 @@ impl KafkaConfig {
         config
     }
 
+    /// A client for looking at the cluster, complete: metadata, watermarks, administration.
+    pub fn admin_client(&self, role: &str) -> ClientConfig {
+        let mut config = self.client(role);
+        self.overlay(&mut config);
+        config
+    }
+
     /// Lays the passed-through properties over `config`: they have the last word.
     pub(crate) fn overlay(&self, config: &mut ClientConfig) {
         for (name, value) in &self.properties {

@@ -195,9 +195,7 @@ struct Existing {
 }
 
 fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
-    let mut client = config.client("admin");
-    config.overlay(&mut client);
-    client.create()
+    config.admin_client("admin").create()
 }
 
 async fn existing(admin: AdminClient<DefaultClientContext>, manifest: &[TopicSpec]) -> Result<Vec<Existing>, TopicsError> {

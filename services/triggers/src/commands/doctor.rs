@@ -1,0 +1,135 @@
+//! `triggers doctor`: checks what a system needs, one line per check, and says what to do about each that fails.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use platform::config::{KafkaArgs, PostgresArgs};
+use platform::kafka::{KafkaConfig, topics};
+use platform::postgres;
+
+use super::print;
+use crate::client::TargetArgs;
+
+/// Oldest PostgreSQL that is supported.
+const MIN_POSTGRES: i32 = 14;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Flags of `triggers doctor`.
+#[derive(Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    postgres: PostgresArgs,
+}
+
+/// Counts failures while it prints.
+#[derive(Default)]
+struct Findings {
+    failures: usize,
+}
+
+impl Findings {
+    fn good(&self, what: &str, how: impl Display) -> Result<()> {
+        print::line(&format!("ok    {what}: {how}"))
+    }
+
+    fn bad(&mut self, what: &str, why: impl Display, mend: &str) -> Result<()> {
+        self.failures += 1;
+        print::line(&format!("FAIL  {what}: {why}\n      {mend}"))
+    }
+}
+
+/// Runs it.
+pub async fn run(args: DoctorArgs) -> Result<()> {
+    let mut findings = Findings::default();
+    check_tools(&mut findings).await?;
+    let mut kafka = args.kafka.config()?;
+    let mut postgres = args.postgres.config()?;
+    match args.target.dev_json() {
+        Ok(dev) => {
+            findings.good("local system", format!("dev.json names {}", dev.base_url))?;
+            check_api(&mut findings, &dev.base_url).await?;
+            if std::env::var_os("KAFKA_BROKERS").is_none() {
+                kafka.brokers = dev.kafka_brokers;
+            }
+            if std::env::var_os("DATABASE_URL").is_none() {
+                postgres.url = dev.database_url;
+            }
+        }
+        Err(_) => findings.good("local system", "none runs here; checking what flags and variables name")?,
+    }
+    check_topics(&mut findings, &args.kafka, &kafka).await?;
+    check_database(&mut findings, &postgres).await?;
+    match findings.failures {
+        0 => Ok(()),
+        1 => bail!("1 check failed"),
+        failures => bail!("{failures} checks failed"),
+    }
+}
+
+/// The tools that `triggers up` needs; a system on an existing Kafka and PostgreSQL needs none of them.
+async fn check_tools(findings: &mut Findings) -> Result<()> {
+    for tool in devstack::check_tools().await {
+        match tool.problem {
+            None => findings.good(tool.name, tool.found)?,
+            Some(problem) => findings.bad(tool.name, problem, "Needed by `triggers up` only; `make tools` installs it.")?,
+        }
+    }
+    Ok(())
+}
+
+async fn check_api(findings: &mut Findings, base_url: &str) -> Result<()> {
+    let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+    match client.get(format!("{base_url}/health/ready")).send().await {
+        Ok(response) if response.status().is_success() => findings.good("API", "ready"),
+        Ok(response) => {
+            let why = format!("not ready (HTTP {})", response.status().as_u16());
+            findings.bad("API", why, &format!("See which part: curl {base_url}/health/detailed, and the log for the reason."))
+        }
+        Err(error) => findings.bad("API", error.without_url(), "Start it: triggers up"),
+    }
+}
+
+async fn check_topics(findings: &mut Findings, args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
+    match topics::plan(kafka, &kafka.topics.manifest(args.topic_partitions), args.replication()).await {
+        Ok(differences) if differences.is_empty() => findings.good("Kafka", format!("{} answers, the topics are as they must be", kafka.brokers)),
+        Ok(differences) => {
+            for difference in differences {
+                findings.bad("topics", difference, "Run: triggers topics apply")?;
+            }
+            Ok(())
+        }
+        Err(error) => findings.bad("Kafka", format!("{}: {error}", kafka.brokers), "Start it, or name the right one with KAFKA_BROKERS."),
+    }
+}
+
+async fn check_database(findings: &mut Findings, config: &postgres::PostgresConfig) -> Result<()> {
+    let pool = match postgres::connect(config) {
+        Ok(pool) => pool,
+        Err(error) => return findings.bad("PostgreSQL", error, "DATABASE_URL is postgres://user:password@host:port/database."),
+    };
+    let version: Result<i32, sqlx::Error> =
+        sqlx::query_scalar("SELECT current_setting('server_version_num')::integer / 10000").fetch_one(&pool).await;
+    match version {
+        Ok(major) if major < MIN_POSTGRES => {
+            findings.bad("PostgreSQL", format!("version {major}"), &format!("Version {MIN_POSTGRES} or newer is needed."))?;
+        }
+        Ok(major) => findings.good("PostgreSQL", format!("version {major} answers"))?,
+        Err(error) => return findings.bad("PostgreSQL", error, "Start it, or name the right one with DATABASE_URL."),
+    }
+    let newest = schemas::postgres::MIGRATIONS.last().map_or(0, |migration| migration.version);
+    let applied: Result<Option<i64>, sqlx::Error> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(&pool).await;
+    match applied {
+        Ok(Some(version)) if version == newest => findings.good("schema", format!("version {version}")),
+        Ok(Some(version)) if version > newest => {
+            findings.bad("schema", format!("version {version}, this binary knows {newest}"), "Use the newer binary.")
+        }
+        Ok(version) => findings.bad("schema", format!("version {} of {newest}", version.unwrap_or(0)), "Run: triggers migrate"),
+        Err(_) => findings.bad("schema", "none", "Run: triggers migrate"),
+    }
+}

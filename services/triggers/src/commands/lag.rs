@@ -1,0 +1,130 @@
+//! `triggers lag`: how far each consumer is behind the log, in records and in seconds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use platform::config::{KafkaArgs, PostgresArgs};
+use platform::kafka::KafkaConfig;
+use platform::postgres;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::print;
+use crate::client::TargetArgs;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Flags of `triggers lag`.
+#[derive(Args)]
+pub struct LagArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    postgres: PostgresArgs,
+    /// A line per partition
+    #[arg(long)]
+    partitions: bool,
+}
+
+/// One consumer's place in one partition.
+struct Place {
+    consumer: String,
+    topic: String,
+    partition: i32,
+    next_offset: i64,
+    record_time: Option<OffsetDateTime>,
+}
+
+/// Runs it.
+pub async fn run(args: LagArgs) -> Result<()> {
+    let (kafka, url) = find(&args)?;
+    let mut config = args.postgres.config()?;
+    config.url = url;
+    let pool = postgres::connect(&config).context("DATABASE_URL")?;
+    let rows: Vec<(String, String, i32, i64, Option<OffsetDateTime>)> = sqlx::query_as(
+        "SELECT consumer, topic, partition, next_offset, record_time FROM consumer_positions ORDER BY consumer, topic, partition",
+    )
+    .fetch_all(&pool)
+    .await
+    .context("the positions could not be read")?;
+    let place = |(consumer, topic, partition, next_offset, record_time)| Place { consumer, topic, partition, next_offset, record_time };
+    let places: Vec<Place> = rows.into_iter().map(place).collect();
+    let ends = log_ends(kafka, &places).await?;
+    let now = OffsetDateTime::now_utc();
+    let lines: Vec<Value> = if args.partitions { by_partition(&places, &ends, now) } else { by_topic(&places, &ends, now) };
+    let mut columns = vec![("CONSUMER", "/consumer"), ("TOPIC", "/topic")];
+    if args.partitions {
+        columns.extend([("PARTITION", "/partition"), ("NEXT", "/next_offset"), ("END", "/log_end")]);
+    }
+    columns.extend([("RECORDS", "/lag_records"), ("SECONDS", "/lag_seconds")]);
+    print::table(&lines, &columns)
+}
+
+/// The local system's Kafka and PostgreSQL when one runs here and nothing else is named.
+fn find(args: &LagArgs) -> Result<(KafkaConfig, String)> {
+    let mut kafka = args.kafka.config()?;
+    let mut url = args.postgres.database_url.clone();
+    if let Ok(dev) = args.target.dev_json() {
+        if std::env::var_os("KAFKA_BROKERS").is_none() {
+            kafka.brokers = dev.kafka_brokers;
+        }
+        if std::env::var_os("DATABASE_URL").is_none() {
+            url = dev.database_url;
+        }
+    }
+    Ok((kafka, url))
+}
+
+async fn log_ends(kafka: KafkaConfig, places: &[Place]) -> Result<BTreeMap<(String, i32), i64>> {
+    let wanted: Vec<(String, i32)> = places.iter().map(|place| (place.topic.clone(), place.partition)).collect();
+    let read = tokio::task::spawn_blocking(move || {
+        let client: BaseConsumer = kafka.admin_client("lag").create()?;
+        let mut ends = BTreeMap::new();
+        for (topic, partition) in wanted {
+            if ends.contains_key(&(topic.clone(), partition)) {
+                continue;
+            }
+            let (_, high) = client.fetch_watermarks(&topic, partition, TIMEOUT)?;
+            ends.insert((topic, partition), high);
+        }
+        Ok::<_, rdkafka::error::KafkaError>(ends)
+    });
+    read.await?.context("Kafka did not answer")
+}
+
+/// Records behind, and for how long the oldest of them has waited at most: since the last record that was applied.
+fn lag(place: &Place, ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> (i64, Option<f64>) {
+    let end = ends.get(&(place.topic.clone(), place.partition)).copied().unwrap_or(place.next_offset);
+    let records = (end - place.next_offset).max(0);
+    let seconds = if records == 0 { Some(0.0) } else { place.record_time.map(|time| (now - time).as_seconds_f64().max(0.0)) };
+    (records, seconds)
+}
+
+fn by_partition(places: &[Place], ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> Vec<Value> {
+    let line = |place: &Place| {
+        let (records, seconds) = lag(place, ends, now);
+        let end = ends.get(&(place.topic.clone(), place.partition));
+        json!({"consumer": place.consumer, "topic": place.topic, "partition": place.partition, "next_offset": place.next_offset,
+               "log_end": end, "lag_records": records, "lag_seconds": seconds})
+    };
+    places.iter().map(line).collect()
+}
+
+fn by_topic(places: &[Place], ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> Vec<Value> {
+    let mut sums: BTreeMap<(&str, &str), (i64, Option<f64>)> = BTreeMap::new();
+    for place in places {
+        let (records, seconds) = lag(place, ends, now);
+        let sum = sums.entry((&place.consumer, &place.topic)).or_default();
+        sum.0 += records;
+        sum.1 = seconds.into_iter().chain(sum.1).reduce(f64::max);
+    }
+    let line = |((consumer, topic), (records, seconds)): (&(&str, &str), &(i64, Option<f64>))| {
+        json!({"consumer": consumer, "topic": topic, "lag_records": records, "lag_seconds": seconds})
+    };
+    sums.iter().map(line).collect()
+}

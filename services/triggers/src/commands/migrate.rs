@@ -1,0 +1,22 @@
+//! `triggers migrate`: brings the database to this version's schema. Safe to run again, and from several places at once.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use platform::config::PostgresArgs;
+use platform::postgres;
+
+use super::print;
+
+/// Flags of `triggers migrate`.
+#[derive(Args)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    postgres: PostgresArgs,
+}
+
+/// Runs it.
+pub async fn run(args: MigrateArgs) -> Result<()> {
+    let pool = postgres::connect(&args.postgres.config()?).context("DATABASE_URL")?;
+    postgres::migrate(&pool).await.context("the database could not be migrated")?;
+    print::line("the database has this version's schema")
+}

@@ -1,0 +1,64 @@
+//! `triggers topics`: what differs between the cluster's topics and the manifest, and mending it.
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use platform::config::KafkaArgs;
+use platform::kafka::topics::{self, Difference};
+
+use super::print;
+
+/// Flags of `triggers topics`.
+#[derive(Args)]
+pub struct TopicsArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Show what differs; ends with 1 when something does
+    Plan {
+        #[command(flatten)]
+        kafka: KafkaArgs,
+    },
+    /// Make and mend; never shrinks, never deletes
+    Apply {
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        /// Also add partitions, although that moves keys: order across the change is lost
+        #[arg(long)]
+        add_partitions: bool,
+    },
+}
+
+/// Runs it.
+pub async fn run(args: TopicsArgs) -> Result<()> {
+    match args.action {
+        Action::Plan { kafka } => {
+            let differences = differences(&kafka).await?;
+            differences.iter().try_for_each(|difference| print::line(&difference.to_string()))?;
+            if differences.is_empty() { print::line("the topics are as the manifest wants them") } else { bail!("{} differences", differences.len()) }
+        }
+        Action::Apply { kafka, add_partitions } => apply(&kafka, add_partitions).await,
+    }
+}
+
+async fn differences(kafka: &KafkaArgs) -> Result<Vec<Difference>> {
+    let config = kafka.config()?;
+    Ok(topics::plan(&config, &config.topics.manifest(kafka.topic_partitions), kafka.replication()).await?)
+}
+
+async fn apply(kafka: &KafkaArgs, add_partitions: bool) -> Result<()> {
+    let (held, mended): (Vec<Difference>, Vec<Difference>) = differences(kafka).await?.into_iter().partition(|difference| match difference {
+        Difference::TooFewPartitions { .. } => !add_partitions,
+        Difference::TooFewReplicas { .. } => true,
+        Difference::Missing(_) | Difference::Setting { .. } => false,
+    });
+    topics::apply(&kafka.config()?, &mended, kafka.replication()).await?;
+    mended.iter().try_for_each(|difference| print::line(&format!("mended: {difference}")))?;
+    if mended.is_empty() && held.is_empty() {
+        return print::line("the topics are as the manifest wants them");
+    }
+    held.iter().try_for_each(|difference| print::line(&format!("left: {difference}")))?;
+    if held.is_empty() { Ok(()) } else { bail!("{} differences were left; see above", held.len()) }
+}

@@ -1,0 +1,62 @@
+//! Role `dispatcher`: delivers webhooks; serves health and metrics only.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use dispatcher::DispatcherConfig;
+use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::lifecycle::{self, Supervisor};
+use platform::seal::SealingKey;
+use platform::telemetry::logs;
+use tokio_util::sync::CancellationToken;
+
+use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, serve_running};
+
+/// Flags of `triggers dispatcher`.
+#[derive(Args)]
+pub struct DispatcherArgs {
+    /// Where health and metrics are served
+    #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
+    metrics_listen: SocketAddr,
+    #[command(flatten)]
+    shared: SharedArgs,
+    #[command(flatten)]
+    sealing: SealingArgs,
+}
+
+/// Runs the role in a process of its own.
+pub async fn main(args: DispatcherArgs) -> Result<()> {
+    logs::init("dispatcher", args.shared.process.log_format);
+    let listener = bind(args.metrics_listen).await?;
+    let shutdown = lifecycle::shutdown_on_signals();
+    let connections = Connections::from_args(&args.shared)?;
+    check_topics(&args.shared.kafka, &connections.kafka).await?;
+    let mut supervisor = Supervisor::new();
+    serve_running(&mut supervisor, listener, "dispatcher", connections.health.clone(), &shutdown);
+    start(&mut supervisor, connections, Delivery { sealing: args.sealing.load()? }, &shutdown)?;
+    supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await
+}
+
+/// What delivering needs beyond the connections.
+pub struct Delivery {
+    sealing: SealingKey,
+}
+
+impl Delivery {
+    /// For `triggers up`: receivers on this machine may be reached.
+    pub fn local(sealing: SealingKey) -> Self {
+        Self { sealing }
+    }
+}
+
+/// Starts the dispatcher under `supervisor`.
+pub fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery, shutdown: &CancellationToken) -> Result<()> {
+    let Connections { kafka, pool, health } = connections;
+    let producer = Producer::new(&kafka, ProducerSettings::default()).context("the Kafka producer could not be made")?;
+    let shutdown = shutdown.clone();
+    supervisor.spawn("dispatcher", async move {
+        dispatcher::run(DispatcherConfig::default(), pool, producer, kafka, delivery.sealing, health, shutdown).await.map_err(Into::into)
+    });
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Role `ingest`: the HTTP API, the routes of all slices on one server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use clap::Args;
+use ingest::IngestState;
+use materializer::inbox::InboxState;
+use platform::http::{MountOptions, ServerLimits};
+use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::lifecycle::{self, Supervisor};
+use platform::seal::SealingKey;
+use platform::telemetry::logs;
+use platform::written::RecentWrites;
+use tenancy::{Tenancy, TenancyConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, service_info};
+
+/// Flags of `triggers ingest`.
+#[derive(Args)]
+pub struct IngestArgs {
+    /// Where the API listens
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    listen: SocketAddr,
+    /// Bearer token of the operator's routes; without it they are closed
+    #[arg(long, env = "OPERATOR_TOKEN", hide_env_values = true)]
+    operator_token: Option<String>,
+    /// Development keys, KEY[=ORGANIZATION NAME], comma-separated; refused unless everything listens on loopback
+    #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
+    dev_api_keys: Option<String>,
+    /// Let anybody make an organization
+    #[arg(long, env = "OPEN_SIGNUP", default_value_t = false, action = clap::ArgAction::Set)]
+    open_signup: bool,
+    #[command(flatten)]
+    shared: SharedArgs,
+    #[command(flatten)]
+    sealing: SealingArgs,
+    #[command(flatten)]
+    tuning: TuningArgs,
+}
+
+/// Knobs of the accept path.
+#[derive(Args, Clone)]
+pub struct TuningArgs {
+    /// Events in flight to Kafka at most; beyond it 503
+    #[arg(long, env = "MAX_CONCURRENT_EVENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_concurrent_events: u32,
+    /// Of these, at most so many for one partition
+    #[arg(long, env = "MAX_CONCURRENT_EVENTS_PER_PARTITION", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_concurrent_events_per_partition: u32,
+    /// How long an event waits for Kafka's confirmation, milliseconds
+    #[arg(long, env = "ACCEPT_TIMEOUT_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    accept_timeout_ms: u64,
+    /// How long a batch to Kafka waits for company, milliseconds
+    #[arg(long, env = "KAFKA_LINGER_MS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    kafka_linger_ms: u32,
+}
+
+impl TuningArgs {
+    fn producer(&self) -> ProducerSettings {
+        ProducerSettings {
+            linger_ms: self.kafka_linger_ms,
+            delivery_timeout: Duration::from_millis(self.accept_timeout_ms),
+            max_in_flight: self.max_concurrent_events as usize,
+            max_in_flight_per_partition: self.max_concurrent_events_per_partition as usize,
+        }
+    }
+}
+
+/// Everything that the API is made from.
+pub struct Api {
+    pub connections: Connections,
+    pub sealing: SealingKey,
+    pub operator_token: Option<String>,
+    pub dev_api_keys: Option<String>,
+    pub open_signup: bool,
+    pub tuning: TuningArgs,
+}
+
+/// Runs the role in a process of its own.
+pub async fn main(args: IngestArgs) -> Result<()> {
+    logs::init("ingest", args.shared.process.log_format);
+    let listener = bind(args.listen).await?;
+    let shutdown = lifecycle::shutdown_on_signals();
+    let connections = Connections::from_args(&args.shared)?;
+    check_topics(&args.shared.kafka, &connections.kafka).await?;
+    let deadline = args.shared.process.shutdown_deadline();
+    let api = Api {
+        connections,
+        sealing: args.sealing.load()?,
+        operator_token: args.operator_token,
+        dev_api_keys: args.dev_api_keys,
+        open_signup: args.open_signup,
+        tuning: args.tuning,
+    };
+    let mut supervisor = Supervisor::new();
+    api.start(&mut supervisor, listener, &shutdown).await?;
+    supervisor.run(shutdown, deadline).await
+}
+
+impl Api {
+    /// Serves on `listener` under `supervisor`. Answers the first development organization's id, if there are development keys.
+    pub async fn start(self, supervisor: &mut Supervisor, listener: TcpListener, shutdown: &CancellationToken) -> Result<Option<String>> {
+        let Connections { kafka, pool, health } = self.connections;
+        let config = TenancyConfig::new(self.operator_token, self.open_signup);
+        let on_loopback = listener.local_addr()?.ip().is_loopback();
+        let tenancy = Tenancy::start(pool.clone(), config, shutdown.clone());
+        let organization = match &self.dev_api_keys {
+            Some(keys) => tenancy.apply_dev_keys(keys, on_loopback).await.context("DEV_API_KEYS")?,
+            None => None,
+        };
+        let authenticator = tenancy.authenticator();
+        let producer = Producer::new(&kafka, self.tuning.producer()).context("the Kafka producer could not be made")?;
+        let written = RecentWrites::default();
+        let ingest = IngestState::new(
+            authenticator.clone(),
+            producer.clone(),
+            &kafka.topics.events,
+            self.sealing.clone(),
+            written.clone(),
+            pool.clone(),
+        );
+        let inbox = InboxState::new(authenticator.clone(), pool.clone(), producer.clone(), kafka.topics.clone(), self.sealing.clone(), written);
+        let endpoints = dispatcher::routes(authenticator, pool, self.sealing);
+        let api = Router::new()
+            .merge(ingest::routes(ingest.clone()))
+            .merge(materializer::inbox::routes(inbox))
+            .merge(endpoints)
+            .merge(tenancy::routes(tenancy));
+        let router = platform::http::mount(api, MountOptions::default()).merge(platform::http::running_routes(service_info("ingest"), health));
+        supervisor.spawn("warm", {
+            let shutdown = shutdown.clone();
+            async move {
+                ingest.warm(shutdown.clone()).await;
+                shutdown.cancelled().await;
+                Ok(())
+            }
+        });
+        let server = platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone());
+        supervisor.spawn("http", async move {
+            let outcome = server.await;
+            // Whoever was answered has a delivery report; this is for those who hung up before theirs came.
+            producer.flush(Duration::from_secs(5)).await;
+            Ok(outcome?)
+        });
+        Ok(organization.map(|id| id.to_string()))
+    }
+}

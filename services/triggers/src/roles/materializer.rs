@@ -1,0 +1,48 @@
+//! Role `materializer`: builds the inbox from the log; serves health and metrics only.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use materializer::projector::{self, ProjectorConfig};
+use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::lifecycle::{self, Supervisor};
+use platform::telemetry::logs;
+use tokio_util::sync::CancellationToken;
+
+use super::{Connections, SharedArgs, bind, check_topics, serve_running};
+
+/// Flags of `triggers materializer`.
+#[derive(Args)]
+pub struct MaterializerArgs {
+    /// Where health and metrics are served
+    #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9091", value_name = "HOST:PORT")]
+    metrics_listen: SocketAddr,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+/// Runs the role in a process of its own.
+pub async fn main(args: MaterializerArgs) -> Result<()> {
+    logs::init("materializer", args.shared.process.log_format);
+    let listener = bind(args.metrics_listen).await?;
+    let shutdown = lifecycle::shutdown_on_signals();
+    let connections = Connections::from_args(&args.shared)?;
+    check_topics(&args.shared.kafka, &connections.kafka).await?;
+    let mut supervisor = Supervisor::new();
+    serve_running(&mut supervisor, listener, "materializer", connections.health.clone(), &shutdown);
+    start(&mut supervisor, connections, &shutdown)?;
+    supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await
+}
+
+/// Starts the projector under `supervisor`.
+pub fn start(supervisor: &mut Supervisor, connections: Connections, shutdown: &CancellationToken) -> Result<()> {
+    let Connections { kafka, pool, health } = connections;
+    // Writes dead letters only.
+    let producer = Producer::new(&kafka, ProducerSettings::default()).context("the Kafka producer could not be made")?;
+    let shutdown = shutdown.clone();
+    supervisor.spawn("materializer", async move {
+        projector::run(ProjectorConfig::default(), pool, producer, kafka, health, shutdown).await.map_err(Into::into)
+    });
+    Ok(())
+}

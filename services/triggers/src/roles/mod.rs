@@ -1,0 +1,139 @@
+//! The three roles, and what they have in common: shared flags, the connections, the health page, the end.
+//!
+//! Each role's own file puts one slice (or, for `ingest`, the routes of all) together from flags. `up` calls the same functions.
+
+pub mod dispatcher;
+pub mod ingest;
+pub mod materializer;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use clap::Args;
+use platform::config::{KafkaArgs, PostgresArgs};
+use platform::health::Health;
+use platform::http::{ServerLimits, ServiceInfo};
+use platform::kafka::{KafkaConfig, topics};
+use platform::lifecycle::Supervisor;
+use platform::postgres;
+use platform::seal::SealingKey;
+use platform::telemetry::logs::LogFormat;
+use sqlx::postgres::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Flags that every role has.
+#[derive(Args, Clone)]
+pub struct SharedArgs {
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    #[command(flatten)]
+    pub postgres: PostgresArgs,
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// Flags of a long-running process, whatever it is connected to.
+#[derive(Args, Clone)]
+pub struct ProcessArgs {
+    /// auto: JSON lines, but readable text on a terminal
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
+    pub log_format: LogFormat,
+    /// How long open work may take after a signal to end, milliseconds
+    #[arg(long, env = "SHUTDOWN_DEADLINE_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=300_000))]
+    pub shutdown_deadline_ms: u64,
+}
+
+impl ProcessArgs {
+    pub fn shutdown_deadline(&self) -> Duration {
+        Duration::from_millis(self.shutdown_deadline_ms)
+    }
+}
+
+/// Where the sealing key comes from. Without it nothing starts: secrets could neither be written nor read.
+#[derive(Args, Clone)]
+#[group(required = true, multiple = false)]
+pub struct SealingArgs {
+    /// Base64 of 32 random bytes, the same on every instance (make one: openssl rand -base64 32)
+    #[arg(long, env = "SEALING_KEY", hide_env_values = true)]
+    sealing_key: Option<String>,
+    /// A file that holds it; made when absent
+    #[arg(long, env = "SEALING_KEY_FILE", value_name = "FILE")]
+    sealing_key_file: Option<PathBuf>,
+}
+
+impl SealingArgs {
+    fn load(&self) -> Result<SealingKey> {
+        match (&self.sealing_key, &self.sealing_key_file) {
+            (Some(text), _) => Ok(SealingKey::from_base64(text)?),
+            (None, Some(path)) => Ok(SealingKey::load_or_create(path)?),
+            (None, None) => anyhow::bail!("SEALING_KEY or SEALING_KEY_FILE must be set"),
+        }
+    }
+}
+
+/// What every role is made from.
+#[derive(Clone)]
+pub struct Connections {
+    pub kafka: KafkaConfig,
+    pub pool: PgPool,
+    pub health: Health,
+}
+
+impl Connections {
+    fn from_args(args: &SharedArgs) -> Result<Self> {
+        let kafka = args.kafka.config()?;
+        let pool = postgres::connect(&args.postgres.config()?).context("DATABASE_URL")?;
+        Ok(Self { kafka, pool, health: Health::new() })
+    }
+}
+
+/// Refuses to start on a cluster whose topics contradict the manifest; a cluster that does not answer is no contradiction.
+async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
+    let manifest = kafka.topics.manifest(args.topic_partitions);
+    let differences = match topics::plan(kafka, &manifest, args.replication()).await {
+        Ok(differences) => differences,
+        Err(error) => {
+            tracing::warn!(%error, "The topics could not be checked; Kafka may not be up yet.");
+            return Ok(());
+        }
+    };
+    let fatal = differences.iter().find(|difference| match difference {
+        topics::Difference::TooFewReplicas { .. } => true,
+        topics::Difference::Setting { name, .. } => name == "message.timestamp.type",
+        _ => false,
+    });
+    if let Some(difference) = fatal {
+        anyhow::bail!("{difference}");
+    }
+    for difference in &differences {
+        tracing::warn!(%difference, "A topic differs from the manifest; run: triggers topics apply");
+    }
+    Ok(())
+}
+
+/// Serves health and metrics, which is all that a consumer serves over HTTP.
+fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str, health: Health, shutdown: &CancellationToken) {
+    let router = Router::new().merge(platform::http::running_routes(service_info(role), health));
+    let server = platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone());
+    supervisor.spawn("http", async move { Ok(server.await?) });
+}
+
+/// What `/status` tells of this process.
+pub fn service_info(role: &'static str) -> ServiceInfo {
+    ServiceInfo::new("triggers", role, env!("CARGO_PKG_VERSION"))
+}
+
+/// Binds, with one clear sentence when it cannot.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            anyhow::bail!("port {} on {} is in use by another program; choose another one", address.port(), address.ip())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
+    }
+}

@@ -1,0 +1,35 @@
+//! What `up` prints when everything runs: where it is, and lines to copy.
+
+use super::files::DevJson;
+
+/// The text. The lines are the README's, with this system's URL and key.
+pub fn text(dev: &DevJson, folder: &str) -> String {
+    let DevJson { base_url, api_key, organization_id, kafka_brokers, .. } = dev;
+    format!(
+        "
+Triggers is up.
+
+  base URL      {base_url}
+  API key       {api_key}
+  organization  {organization_id}
+  Kafka         {kafka_brokers}
+  all of it     {folder}/dev.json
+
+Send an event, read the inbox, acknowledge:
+
+  curl -s {base_url}/v1/events -H 'Authorization: Bearer {api_key}' \\
+    -H 'Content-Type: application/json' -d '{{\"event_type\": \"order.created\", \"payload\": {{\"id\": 7}}}}'
+
+  curl -s {base_url}/v1/inbox -H 'Authorization: Bearer {api_key}'
+
+  curl -s -X POST {base_url}/v1/events/EVENT_ID/ack -H 'Authorization: Bearer {api_key}'
+
+Receive webhooks (the secret to verify them with is in the answer):
+
+  curl -s {base_url}/v1/endpoints -H 'Authorization: Bearer {api_key}' \\
+    -H 'Content-Type: application/json' -d '{{\"url\": \"http://127.0.0.1:9000/hook\", \"event_types\": [\"order.*\"]}}'
+
+Ctrl-C ends everything; the data stays for the next start.
+"
+    )
+}

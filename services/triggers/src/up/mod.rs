@@ -1,0 +1,174 @@
+//! `triggers up`: a real Kafka, a real PostgreSQL and all roles in one process, for development on one machine.
+//!
+//! Everything listens on 127.0.0.1 alone. Starting and ending the two servers is `devstack`'s business; what a role is made of is `roles`'.
+
+mod banner;
+pub mod files;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use devstack::{Data, Options, Stack};
+use platform::health::Health;
+use platform::kafka::{KafkaConfig, topics};
+use platform::lifecycle::{self, Supervisor};
+use platform::postgres::{self, PostgresConfig};
+use platform::seal::SealingKey;
+use platform::telemetry::logs;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::roles::{self, Connections, ProcessArgs};
+use files::DevJson;
+
+/// Flags of `triggers up`.
+#[derive(Args)]
+pub struct UpArgs {
+    /// Port of the HTTP API on 127.0.0.1
+    #[arg(long, env = "TRIGGERS_PORT", default_value_t = 8080)]
+    port: u16,
+    /// Where data, keys and dev.json are kept
+    #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = ".triggers")]
+    data_dir: PathBuf,
+    /// Keep nothing: data in a temporary folder, removed at the end
+    #[arg(long, conflicts_with = "data_dir")]
+    ephemeral: bool,
+    /// Use this Kafka instead of starting one
+    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
+    kafka_brokers: Option<String>,
+    /// Use this PostgreSQL instead of starting one
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// Development keys, KEY[=ORGANIZATION NAME], comma-separated; one is made when none is given
+    #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
+    dev_api_keys: Option<String>,
+    #[command(flatten)]
+    process: ProcessArgs,
+    #[command(flatten)]
+    tuning: roles::ingest::TuningArgs,
+}
+
+/// Runs until a signal or until something that was started is lost.
+pub async fn run(args: UpArgs) -> Result<()> {
+    logs::init("up", args.process.log_format);
+    // First, because it costs nothing and is what most often fails.
+    let listener = roles::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;
+    let shutdown = lifecycle::shutdown_on_signals();
+    let stack = tokio::select! {
+        stack = start_stack(&args) => stack?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let folder = stack.data_dir().to_owned();
+    let outcome = serve(&args, listener, &stack, &folder, shutdown).await;
+    DevJson::remove(&folder);
+    stack.stop().await;
+    outcome
+}
+
+async fn start_stack(args: &UpArgs) -> Result<Stack> {
+    let mut options = Options::persistent(&args.data_dir);
+    if args.ephemeral {
+        options.data = Data::Ephemeral;
+    }
+    options.kafka = args.kafka_brokers.is_none();
+    options.postgres = args.database_url.is_none();
+    if options.kafka || options.postgres {
+        info!("Starting Kafka and PostgreSQL; a first start fetches and prepares both and takes longer.");
+    }
+    Ok(Stack::start(options).await?)
+}
+
+async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, folder: &Path, shutdown: CancellationToken) -> Result<()> {
+    let brokers = args.kafka_brokers.clone().unwrap_or_else(|| stack.kafka_brokers().to_owned());
+    let database_url = args.database_url.clone().unwrap_or_else(|| stack.database_url());
+    let kafka = KafkaConfig::new(&brokers, "");
+    let pool = postgres::connect(&PostgresConfig::new(&database_url)).context("DATABASE_URL")?;
+    postgres::migrate(&pool).await.context("the database could not be migrated")?;
+    make_topics(&kafka).await?;
+
+    let sealing = SealingKey::load_or_create(&folder.join("sealing.key"))?;
+    let operator_token = files::secret(folder, "operator.token", || format!("op_{}", uuid::Uuid::new_v4().simple()))?;
+    let dev_keys = match &args.dev_api_keys {
+        Some(keys) => keys.clone(),
+        None => files::secret(folder, "dev.key", new_dev_key)?,
+    };
+    let connections = Connections { kafka, pool, health: Health::new() };
+    let mut supervisor = Supervisor::new();
+    let base_url = format!("http://{}", listener.local_addr()?);
+    let api = roles::ingest::Api {
+        connections: connections.clone(),
+        sealing: sealing.clone(),
+        operator_token: Some(operator_token.clone()),
+        dev_api_keys: Some(dev_keys.clone()),
+        open_signup: true,
+        tuning: args.tuning.clone(),
+    };
+    let organization_id = api.start(&mut supervisor, listener, &shutdown).await?;
+    roles::materializer::start(&mut supervisor, connections.clone(), &shutdown)?;
+    roles::dispatcher::start(&mut supervisor, connections.clone(), roles::dispatcher::Delivery::local(sealing), &shutdown)?;
+
+    let dev = DevJson {
+        metrics_urls: vec![format!("{base_url}/metrics")],
+        base_url,
+        api_key: first_key(&dev_keys),
+        organization_id,
+        operator_token,
+        kafka_brokers: brokers,
+        database_url,
+        pids: pids(stack),
+    };
+    dev.write(folder)?;
+    wait_until_ready(&connections.health, &shutdown).await;
+    if !shutdown.is_cancelled() {
+        println!("{}", banner::text(&dev, &folder.display().to_string()));
+    }
+    let running = supervisor.run(shutdown.clone(), args.process.shutdown_deadline());
+    tokio::select! {
+        outcome = running => outcome,
+        reason = stack.failed() => anyhow::bail!("{reason}"),
+    }
+}
+
+/// Makes and mends the topics, as one broker can have them.
+async fn make_topics(kafka: &KafkaConfig) -> Result<()> {
+    let replication = topics::Replication { factor: 1, min_in_sync: 1 };
+    let manifest = kafka.topics.manifest(schemas::topics::DEFAULT_PARTITIONS);
+    let differences = topics::plan(kafka, &manifest, replication).await.context("the topics could not be read")?;
+    topics::apply(kafka, &differences, replication).await.context("the topics could not be made")
+}
+
+/// All parts up, or a minute gone: what is printed should be true, but a slow part is no reason to say nothing.
+async fn wait_until_ready(health: &Health, shutdown: &CancellationToken) {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let ready = async {
+        while !health.is_ready() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        outcome = tokio::time::timeout(PATIENCE, ready) => {
+            if outcome.is_err() {
+                tracing::warn!("Not every part is ready yet; /health/detailed tells which.");
+            }
+        }
+    }
+}
+
+fn new_dev_key() -> String {
+    tenancy::key::generate(tenancy::key::Environment::Test).reveal().to_owned()
+}
+
+/// The first of `KEY[=NAME],…`.
+fn first_key(keys: &str) -> String {
+    let first = keys.split(',').next().unwrap_or_default();
+    first.split('=').next().unwrap_or_default().trim().to_owned()
+}
+
+fn pids(stack: &Stack) -> std::collections::BTreeMap<String, u32> {
+    let known = [("triggers", Some(std::process::id())), ("kafka", stack.kafka_pid()), ("postgres", stack.postgres_pid())];
+    known.into_iter().filter_map(|(name, pid)| Some((name.to_owned(), pid?))).collect()
+}
