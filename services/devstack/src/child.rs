@@ -136,6 +136,9 @@ impl Child {
 
     /// Sends a signal to the process and to its children. PostgreSQL's backends have process groups of their own.
     pub(crate) fn signal_family(&self, signal: Signal) {
+        if self.exited().is_some() {
+            return;
+        }
         let children = children_of(self.pid());
         self.signal(signal);
         for pid in children {
@@ -162,6 +165,13 @@ impl Child {
         while self.exited().is_none() && Instant::now() < until {
             thread::sleep(POLL);
         }
+        self.signal_family(Signal::KILL);
+    }
+}
+
+impl Drop for Child {
+    /// Nothing outlives its owner, such as a start that is given up half-way.
+    fn drop(&mut self) {
         self.signal_family(Signal::KILL);
     }
 }

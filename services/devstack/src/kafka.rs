@@ -67,8 +67,7 @@ pub(crate) struct Settings<'a> {
 
 impl Kafka {
     /// Writes the settings and formats the storage unless it is formatted.
-    pub(crate) async fn prepare(settings: Settings<'_>, jars: &Jars) -> Result<Self, Error> {
-        let java = tools::java()?;
+    pub(crate) async fn prepare(settings: Settings<'_>, java: Java, jars: &Jars) -> Result<Self, Error> {
         if let Some(closed) = tools::barrier(&java.path, settings.user) {
             let sentence = format!("Java is in {}, which the user that Kafka runs as cannot enter", closed.display());
             return Err(Error::UnusableTool(sentence));

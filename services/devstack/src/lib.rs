@@ -32,5 +32,7 @@ pub use stack::Stack;
 /// # Errors
 /// When Java or Maven is missing, or Maven could not fetch.
 pub async fn fetch() -> Result<std::path::PathBuf, Error> {
+    // Maven without Java would fail with words of its own.
+    tools::java()?;
     Ok(jars::ensure().await?.folder)
 }

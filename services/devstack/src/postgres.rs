@@ -117,9 +117,8 @@ impl Postgres {
         ];
         match self.durability {
             Durability::Full => settings.push("shared_buffers=256MB".to_owned()),
-            Durability::Test => {
-                settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB"].map(str::to_owned))
-            }
+            // Commits are still written, only not synced: `synchronous_commit=off` would lose some when tests kill the server.
+            Durability::Test => settings.extend(["fsync=off", "shared_buffers=64MB"].map(str::to_owned)),
         }
         let mut args: Vec<OsString> = vec!["-D".into(), self.data().into()];
         args.extend(settings.into_iter().flat_map(|setting| ["-c".into(), setting.into()]));

@@ -110,9 +110,13 @@ impl Server {
     /// Starts it and returns when it answers; nothing to do if it runs.
     pub(crate) async fn start(&self) -> Result<(), Error> {
         let mut wanted = self.wanted.lock().await;
-        if self.running().is_none() {
-            self.launch().await?;
+        match self.running() {
+            Some(_) if *wanted => return Ok(()),
+            // Left by a start that was given up before it answered.
+            Some(child) => child.stop(Signal::KILL, STOP_GRACE).await,
+            None => {}
         }
+        self.launch().await?;
         *wanted = true;
         Ok(())
     }

@@ -224,6 +224,7 @@ async fn start_kafka(options: &Options, folder: &DataDir, user: Option<&User>) -
         return Ok(None);
     }
     folder.check_kafka(jars::kafka_version())?;
+    let java = blocking(tools::java).await?;
     let jars = jars::ensure().await?;
     let settings = Settings {
         folder: folder.server("kafka"),
@@ -234,7 +235,7 @@ async fn start_kafka(options: &Options, folder: &DataDir, user: Option<&User>) -
         durability: options.durability,
         heap: options.heap,
     };
-    let kafka = Kafka::prepare(settings, &jars).await?;
+    let kafka = Kafka::prepare(settings, java, &jars).await?;
     start(Program::Kafka(kafka)).await
 }
 

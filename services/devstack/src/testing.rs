@@ -38,7 +38,6 @@ pub struct Shared {
 ///
 /// # Panics
 /// When it cannot be started: no test could go on.
-#[allow(clippy::panic, reason = "a test cannot go on without its servers")]
 pub async fn shared() -> &'static Shared {
     let start = || async {
         match start_shared().await {
@@ -98,7 +97,6 @@ impl Shared {
     ///
     /// # Panics
     /// When PostgreSQL refuses to make it.
-    #[allow(clippy::panic, reason = "a test cannot go on without its database")]
     pub async fn database(&self) -> TestDatabase {
         let name = format!("test_{}", short_id());
         let (admin_url, wanted) = (self.database_url.clone(), name.clone());
@@ -146,7 +144,6 @@ impl Drop for TestDatabase {
 ///
 /// # Panics
 /// At the deadline, with `what`: say what was waited for.
-#[allow(clippy::panic, reason = "a test fails by panicking")]
 pub async fn eventually<T, F, Fut>(deadline: Duration, what: &str, mut condition: F) -> T
 where
     F: FnMut() -> Fut,

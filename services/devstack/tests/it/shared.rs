@@ -1,0 +1,46 @@
+//! The stack that tests share.
+
+use devstack::testing;
+use sqlx::{Connection as _, PgConnection};
+
+use crate::traffic;
+
+#[tokio::test]
+async fn a_record_makes_the_round_trip() {
+    let shared = testing::shared().await;
+    let topic = format!("{}events", shared.topic_prefix());
+    traffic::create_topic(shared.brokers(), &topic).await;
+    traffic::produce(shared.brokers(), &topic, "hello").await;
+    assert_eq!(traffic::consume(shared.brokers(), &topic).await, "hello");
+}
+
+#[tokio::test]
+async fn each_test_has_a_database_of_its_own_that_is_dropped_with_it() {
+    let shared = testing::shared().await;
+    let (one, two) = (shared.database().await, shared.database().await);
+    traffic::insert_row(&one.url, "one").await;
+    traffic::insert_row(&two.url, "two").await;
+    assert_eq!(traffic::read_rows(&one.url).await, ["one"]);
+    assert_eq!(traffic::read_rows(&two.url).await, ["two"]);
+
+    // A connection left open does not keep it.
+    let _open = PgConnection::connect(&one.url).await.unwrap();
+    let url = one.url.clone();
+    drop(one);
+    let error = PgConnection::connect(&url).await.unwrap_err();
+    assert!(error.to_string().contains("does not exist"), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused() {
+    let database = testing::shared().await.database().await;
+    let wrong = database.url.replacen("triggers:", "triggers:x", 1);
+    let error = PgConnection::connect(&wrong).await.unwrap_err();
+    assert!(error.to_string().contains("password authentication failed"), "{error}");
+}
+
+#[tokio::test]
+async fn prefixes_differ() {
+    let shared = testing::shared().await;
+    assert_ne!(shared.topic_prefix(), shared.topic_prefix());
+}

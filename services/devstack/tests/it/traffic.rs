@@ -1,0 +1,57 @@
+//! Helpers: a topic, a record written and read, a table with rows.
+
+use std::time::Duration;
+
+use devstack::testing::eventually;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use sqlx::{Connection as _, PgConnection};
+
+/// How long a broker that was just started may take for one call.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn config(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("message.timeout.ms", "30000");
+    config
+}
+
+pub async fn create_topic(brokers: &str, topic: &str) {
+    let admin: AdminClient<DefaultClientContext> = config(brokers).create().unwrap();
+    let topic = NewTopic::new(topic, 3, TopicReplication::Fixed(1));
+    let made = admin.create_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    made.into_iter().for_each(|result| drop(result.unwrap()));
+}
+
+pub async fn produce(brokers: &str, topic: &str, payload: &str) {
+    let producer: FutureProducer = config(brokers).set("acks", "all").create().unwrap();
+    let record = FutureRecord::to(topic).partition(0).key("k").payload(payload);
+    producer.send(record, DEADLINE).await.unwrap();
+}
+
+/// The first payload of partition 0.
+pub async fn consume(brokers: &str, topic: &str) -> String {
+    let consumer: BaseConsumer = config(brokers).set("group.id", "none").create().unwrap();
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+    consumer.assign(&partitions).unwrap();
+    eventually(DEADLINE, "a record is read", || async {
+        let message = consumer.poll(Duration::from_millis(20))?.ok()?;
+        Some(String::from_utf8(message.payload()?.to_vec()).unwrap())
+    })
+    .await
+}
+
+pub async fn insert_row(url: &str, value: &str) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::query("CREATE TABLE IF NOT EXISTS kept (value text)").execute(&mut connection).await.unwrap();
+    sqlx::query("INSERT INTO kept VALUES ($1)").bind(value).execute(&mut connection).await.unwrap();
+}
+
+pub async fn read_rows(url: &str) -> Vec<String> {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    sqlx::query_scalar("SELECT value FROM kept ORDER BY value").fetch_all(&mut connection).await.unwrap()
+}
