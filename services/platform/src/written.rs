@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 /// How long a write is remembered. A view that is further behind than this is behind for everybody.
 const REMEMBERED: Duration = Duration::from_secs(10);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const SHARDS: usize = 16;
 /// Bound of each shard; above it expired entries are dropped, and then the write goes unremembered.
 const SHARD_ENTRIES: usize = 8192;
@@ -22,7 +23,12 @@ pub struct RecentWrites {
     hasher: RandomState,
 }
 
-type Shard = HashMap<Uuid, Vec<Write>>;
+#[derive(Default)]
+struct Shard {
+    writes: HashMap<Uuid, Vec<Write>>,
+    /// When expired entries were last looked for: a full shard must not be searched at every write.
+    swept: Option<Instant>,
+}
 
 #[derive(Clone, Copy)]
 struct Write {
@@ -33,7 +39,7 @@ struct Write {
 
 impl Default for RecentWrites {
     fn default() -> Self {
-        Self { shards: Arc::new(std::array::from_fn(|_| Mutex::new(HashMap::new()))), hasher: RandomState::new() }
+        Self { shards: Arc::new(std::array::from_fn(|_| Mutex::new(Shard::default()))), hasher: RandomState::new() }
     }
 }
 
@@ -41,14 +47,11 @@ impl RecentWrites {
     /// Remembers that the organization's record was appended at `offset` of `partition`.
     pub fn note(&self, organization: Uuid, partition: i32, offset: i64, now: Instant) {
         let mut shard = self.shard(organization);
-        if shard.len() >= SHARD_ENTRIES && !shard.contains_key(&organization) {
-            shard.retain(|_, writes| writes.iter().any(|write| write.is_recent(now)));
-            if shard.len() >= SHARD_ENTRIES {
-                return;
-            }
+        if shard.writes.len() >= SHARD_ENTRIES && !shard.writes.contains_key(&organization) && !shard.make_room(now) {
+            return;
         }
         // One entry, or two after partitions were added: the expired ones go as new ones come.
-        let writes = shard.entry(organization).or_default();
+        let writes = shard.writes.entry(organization).or_default();
         match writes.iter_mut().find(|write| write.partition == partition) {
             Some(write) => {
                 write.next_offset = write.next_offset.max(offset + 1);
@@ -64,13 +67,24 @@ impl RecentWrites {
     /// What the view must have reached to show the organization's recent writes: (partition, next offset).
     pub fn last(&self, organization: Uuid, now: Instant) -> Vec<(i32, i64)> {
         let shard = self.shard(organization);
-        let writes = shard.get(&organization).map(Vec::as_slice).unwrap_or_default();
+        let writes = shard.writes.get(&organization).map(Vec::as_slice).unwrap_or_default();
         writes.iter().filter(|write| write.is_recent(now)).map(|write| (write.partition, write.next_offset)).collect()
     }
 
     fn shard(&self, organization: Uuid) -> MutexGuard<'_, Shard> {
         let index = usize::try_from(self.hasher.hash_one(organization) % SHARDS as u64).unwrap_or(0);
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shard {
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.swept.is_some_and(|at| now.saturating_duration_since(at) < SWEEP_INTERVAL) {
+            return false;
+        }
+        self.swept = Some(now);
+        self.writes.retain(|_, writes| writes.iter().any(|write| write.is_recent(now)));
+        self.writes.len() < SHARD_ENTRIES
     }
 }
 
@@ -102,7 +116,7 @@ mod tests {
         for n in 0..(SHARD_ENTRIES * SHARDS * 2) as u128 {
             writes.note(Uuid::from_u128(n), 0, 0, now);
         }
-        let kept: usize = writes.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        let kept: usize = writes.shards.iter().map(|shard| shard.lock().unwrap().writes.len()).sum();
         assert!(kept <= SHARD_ENTRIES * SHARDS);
     }
 }

@@ -1,0 +1,205 @@
+//! The producer, the topics and the fenced consumer, on a real Kafka and a real PostgreSQL.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use platform::fence::{self, Advance, Claim};
+use platform::kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
+use platform::kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
+use platform::kafka::topics::{self, Replication};
+use platform::kafka::{KafkaConfig, Record};
+use sqlx::postgres::PgPool;
+use tokio::sync::mpsc;
+
+use crate::database;
+
+const ONE: Replication = Replication { factor: 1, min_in_sync: 1 };
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn cluster(partitions: i32) -> KafkaConfig {
+    let shared = devstack::testing::shared().await;
+    let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
+    let manifest = kafka.topics.manifest(partitions);
+    let differences = topics::plan(&kafka, &manifest, ONE).await.unwrap();
+    topics::apply(&kafka, &differences, ONE).await.unwrap();
+    kafka
+}
+
+async fn publish(producer: &Producer, topic: &str, key: &str, value: &str) -> platform::kafka::producer::Appended {
+    let record = Outgoing { topic, key: Some(key.as_bytes()), value: Some(value.as_bytes()), headers: &[("h", b"1")] };
+    producer.publish(record).await.unwrap()
+}
+
+fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<Inflow>) {
+    let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &kafka.topics.events);
+    settings.followed = vec![kafka.topics.acks.clone()];
+    settings.session_timeout = Duration::from_secs(2);
+    FencedConsumer::start(kafka, pool.clone(), settings).unwrap()
+}
+
+/// What an owner keeps: claims, and the records read under them.
+#[derive(Default)]
+struct Owner {
+    claims: BTreeMap<(String, i32), Claim>,
+    records: Vec<Record>,
+}
+
+impl Owner {
+    async fn take(&mut self, inflow: &mut mpsc::Receiver<Inflow>) {
+        match tokio::time::timeout(PATIENCE, inflow.recv()).await.expect("the consumer says nothing").expect("the consumer ended") {
+            Inflow::Assigned(claims) => {
+                self.claims.extend(claims.into_iter().map(|claim| ((claim.topic.to_string(), claim.partition), claim)));
+            }
+            Inflow::Revoked(partitions) => self.claims.retain(|(_, partition), _| !partitions.contains(partition)),
+            Inflow::Records(records) => {
+                for record in &records {
+                    let claim = self.claims.get(&(record.topic.to_string(), record.partition));
+                    assert!(claim.is_some(), "a record of {}[{}] came without a claim", record.topic, record.partition);
+                }
+                self.records.extend(records);
+            }
+            Inflow::Stopped { reason, .. } | Inflow::Failed(reason) => panic!("{reason}"),
+        }
+    }
+
+    fn values(&self, topic: &str) -> Vec<String> {
+        let of_topic = self.records.iter().filter(|record| *record.topic == *topic);
+        of_topic.map(|record| String::from_utf8(record.value.clone().unwrap_or_default()).unwrap()).collect()
+    }
+
+    /// Commits everything read so far.
+    async fn commit(&self, pool: &PgPool) {
+        let mut transaction = pool.begin().await.unwrap();
+        for ((topic, partition), claim) in &self.claims {
+            let read = self.records.iter().filter(|record| *record.topic == **topic && record.partition == *partition);
+            let Some(next) = read.map(|record| record.offset + 1).max() else { continue };
+            let step = Advance { topic, partition: *partition, epoch: claim.epoch, expected: claim.next_offset, next, record_time_ms: None };
+            assert_eq!(fence::advance(&mut transaction, "test", &[step]).await.unwrap(), vec![true]);
+        }
+        transaction.commit().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_every_topic_from_the_stored_positions_and_the_next_owner_goes_on_where_they_stand() {
+    let (database, pool) = database().await;
+    let kafka = cluster(3).await;
+    let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
+    for n in 0..20 {
+        publish(&producer, &kafka.topics.events, &format!("key-{n}"), &format!("event-{n}")).await;
+        publish(&producer, &kafka.topics.acks, &format!("key-{n}"), &format!("ack-{n}")).await;
+    }
+    let (consumer, mut inflow) = start(&kafka, &pool);
+    let mut owner = Owner::default();
+    while owner.records.len() < 40 {
+        owner.take(&mut inflow).await;
+    }
+    assert_eq!(owner.claims.len(), 6, "three partitions of two topics");
+    assert_eq!((owner.values(&kafka.topics.events).len(), owner.values(&kafka.topics.acks).len()), (20, 20));
+    assert!(owner.records.iter().all(|record| record.headers == vec![("h".to_owned(), b"1".to_vec())]));
+    owner.commit(&pool).await;
+    drop(inflow);
+    consumer.stop(PATIENCE).await;
+
+    publish(&producer, &kafka.topics.events, "key-0", "later").await;
+    let (consumer, mut inflow) = start(&kafka, &pool);
+    let mut next_owner = Owner::default();
+    while next_owner.records.is_empty() {
+        next_owner.take(&mut inflow).await;
+    }
+    assert_eq!(next_owner.values(&kafka.topics.events), vec!["later"], "what was committed is not read again");
+    drop(inflow);
+    consumer.stop(PATIENCE).await;
+    drop((pool, database));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_member_takes_half_of_the_partitions_and_the_first_one_loses_its_right_to_write_them() {
+    let (database, pool) = database().await;
+    let kafka = cluster(4).await;
+    let (first, mut first_inflow) = start(&kafka, &pool);
+    let mut one = Owner::default();
+    while one.claims.len() < 8 {
+        one.take(&mut first_inflow).await;
+    }
+    let before = one.claims.clone();
+    let (second, mut second_inflow) = start(&kafka, &pool);
+    let mut other = Owner::default();
+    let both = async {
+        while other.claims.len() < 4 || one.claims.len() > 4 {
+            tokio::select! {
+                () = one.take(&mut first_inflow) => {}
+                () = other.take(&mut second_inflow) => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, both).await.expect("the group does not settle");
+    assert!(one.claims.keys().all(|place| !other.claims.contains_key(place)), "nobody owns what another one owns");
+    for (place, claim) in &other.claims {
+        let stale = Advance { topic: &place.0, partition: place.1, epoch: before[place].epoch, expected: claim.next_offset, next: 1, record_time_ms: None };
+        let mut transaction = pool.begin().await.unwrap();
+        assert_eq!(fence::advance(&mut transaction, "test", &[stale]).await.unwrap(), vec![false]);
+    }
+    drop((first_inflow, second_inflow));
+    first.stop(PATIENCE).await;
+    second.stop(PATIENCE).await;
+    drop((pool, database));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_position_outside_of_the_log_stops_its_partition_and_no_other() {
+    let (database, pool) = database().await;
+    let kafka = cluster(2).await;
+    let topic = kafka.topics.events.clone();
+    sqlx::query("INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('test', $1, 0, 1000)")
+        .bind(&topic)
+        .execute(&pool)
+        .await
+        .unwrap();
+    let (consumer, mut inflow) = start(&kafka, &pool);
+    let mut stopped = None;
+    let mut assigned = Vec::new();
+    while stopped.is_none() || assigned.is_empty() {
+        match tokio::time::timeout(PATIENCE, inflow.recv()).await.unwrap().unwrap() {
+            Inflow::Stopped { topic, partition, reason } => stopped = Some((topic.to_string(), partition, reason)),
+            Inflow::Assigned(claims) => assigned = claims,
+            other => panic!("{other:?}"),
+        }
+    }
+    let (stopped_topic, partition, reason) = stopped.unwrap();
+    assert_eq!((stopped_topic, partition), (topic.clone(), 0));
+    assert!(reason.contains("1000"), "{reason}");
+    assert!(assigned.iter().any(|claim| *claim.topic == *topic && claim.partition == 1));
+    assert!(!assigned.iter().any(|claim| *claim.topic == *topic && claim.partition == 0));
+    drop(inflow);
+    consumer.stop(PATIENCE).await;
+    drop((pool, database));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_lacks_something_is_planned_and_mended_once() {
+    let kafka = cluster(2).await;
+    let manifest = kafka.topics.manifest(2);
+    assert_eq!(topics::plan(&kafka, &manifest, ONE).await.unwrap(), vec![], "what was applied differs no more");
+    let wider = kafka.topics.manifest(4);
+    let differences = topics::plan(&kafka, &wider, ONE).await.unwrap();
+    assert_eq!(differences.len(), 3, "{differences:?}");
+    topics::apply(&kafka, &differences, ONE).await.unwrap();
+    assert_eq!(topics::plan(&kafka, &wider, ONE).await.unwrap(), vec![]);
+    assert_eq!(topics::plan(&kafka, &manifest, ONE).await.unwrap(), vec![], "more partitions than wanted are no difference");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_bound_is_told_at_once_and_a_missing_topic_as_not_stored() {
+    let kafka = cluster(1).await;
+    let settings = ProducerSettings { max_in_flight: 1, delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
+    let producer = Producer::new(&kafka, settings).unwrap();
+    let record = Outgoing { topic: &kafka.topics.events, key: Some(b"k"), value: Some(b"v"), headers: &[] };
+    let (one, other) = tokio::join!(producer.publish(record), producer.publish(record));
+    assert!(one.is_ok(), "{one:?}");
+    assert!(matches!(other, Err(PublishError::Busy)), "{other:?}");
+    let nowhere = Outgoing { topic: "there.is.no.such.topic", ..record };
+    let outcome = producer.publish(nowhere).await;
+    assert!(matches!(outcome, Err(PublishError::Failed(_) | PublishError::Unknown(_))), "{outcome:?}");
+    assert!(producer.publish(record).await.is_ok(), "a failure leaves no place taken");
+}

@@ -1,0 +1,102 @@
+//! Positions and their fence, on a real PostgreSQL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use platform::fence::{self, Advance, PositionWatch, Standing};
+use platform::postgres;
+use sqlx::postgres::PgPool;
+
+use crate::database;
+
+const TOPIC: &str = "events";
+
+fn step(epoch: i64, expected: i64, next: i64) -> Advance<'static> {
+    Advance { topic: TOPIC, partition: 0, epoch, expected, next, record_time_ms: Some(1_700_000_000_000) }
+}
+
+async fn advance(pool: &PgPool, step: Advance<'_>) -> bool {
+    let mut transaction = pool.begin().await.unwrap();
+    let moved = fence::advance(&mut transaction, "test", &[step]).await.unwrap();
+    transaction.commit().await.unwrap();
+    moved[0]
+}
+
+async fn claim(pool: &PgPool) -> fence::Claim {
+    fence::claim(pool, "test", &Arc::from(TOPIC), &[(0, 5)]).await.unwrap().remove(0)
+}
+
+#[tokio::test]
+async fn a_claim_begins_where_the_last_one_ended_and_shuts_the_last_one_out() {
+    let (database, pool) = database().await;
+    let first = claim(&pool).await;
+    assert_eq!((first.epoch, first.next_offset), (1, 5), "never read: from where the log begins");
+    assert!(advance(&pool, step(first.epoch, 5, 8)).await);
+
+    let second = claim(&pool).await;
+    assert_eq!((second.epoch, second.next_offset), (2, 8));
+    assert!(!advance(&pool, step(first.epoch, 8, 9)).await, "the overtaken writer must match no row");
+    assert!(advance(&pool, step(second.epoch, 8, 9)).await);
+    drop((pool, database));
+}
+
+#[tokio::test]
+async fn standing_tells_a_commit_that_happened_from_one_that_did_not_and_from_a_lost_claim() {
+    let (database, pool) = database().await;
+    let claimed = claim(&pool).await;
+    let flush = step(claimed.epoch, 5, 8);
+    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Open]);
+    assert!(advance(&pool, flush).await);
+    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Committed]);
+    claim(&pool).await;
+    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Lost]);
+    drop((pool, database));
+}
+
+#[tokio::test]
+async fn a_claim_waits_for_the_open_transaction_of_the_one_before() {
+    let (database, pool) = database().await;
+    let first = claim(&pool).await;
+    let mut zombie = pool.begin().await.unwrap();
+    assert_eq!(fence::advance(&mut zombie, "test", &[step(first.epoch, 5, 8)]).await.unwrap(), vec![true]);
+    let claiming = tokio::spawn({
+        let pool = pool.clone();
+        async move { claim(&pool).await }
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    devstack::testing::eventually(Duration::from_secs(10), "the claim waits for a lock", || async {
+        let count: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+        (count > 0).then_some(())
+    })
+    .await;
+    zombie.commit().await.unwrap();
+    assert_eq!(claiming.await.unwrap().next_offset, 8, "what the open transaction wrote must be seen");
+    drop((pool, database));
+}
+
+#[tokio::test]
+async fn a_watch_sees_a_position_soon_after_its_commit_and_gives_up_at_its_deadline() {
+    let (database, pool) = database().await;
+    let claimed = claim(&pool).await;
+    let watch = PositionWatch::new(pool.clone(), "test");
+    assert!(watch.reached(TOPIC, 0, 5, Duration::from_secs(10)).await);
+    assert!(!watch.reached(TOPIC, 0, 6, Duration::from_millis(50)).await);
+    let waiting = tokio::spawn({
+        let watch = watch.clone();
+        async move { watch.reached(TOPIC, 0, 8, Duration::from_secs(10)).await }
+    });
+    assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
+    assert!(waiting.await.unwrap());
+    drop((pool, database));
+}
+
+#[tokio::test]
+async fn migrating_twice_at_once_is_migrating_once() {
+    let database = devstack::testing::shared().await.database().await;
+    let pool = postgres::connect(&postgres::PostgresConfig::new(&database.url)).unwrap();
+    let (one, other) = tokio::join!(postgres::migrate(&pool), postgres::migrate(&pool));
+    one.unwrap();
+    other.unwrap();
+    postgres::migrate(&pool).await.unwrap();
+    drop((pool, database));
+}

@@ -1,0 +1,16 @@
+//! Integration tests of the plumbing, on a real Kafka and a real PostgreSQL.
+
+mod consumer;
+mod fence;
+
+use devstack::testing::TestDatabase;
+use platform::postgres::{self, PostgresConfig};
+use sqlx::postgres::PgPool;
+
+/// A fresh, migrated database; keep it until the pool is dropped.
+async fn database() -> (TestDatabase, PgPool) {
+    let database = devstack::testing::shared().await.database().await;
+    let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
+    postgres::migrate(&pool).await.unwrap();
+    (database, pool)
+}
