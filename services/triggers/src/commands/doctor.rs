@@ -13,7 +13,7 @@ use super::print;
 use crate::client::TargetArgs;
 
 /// Oldest PostgreSQL that is supported.
-const MIN_POSTGRES: i32 = 14;
+const MIN_POSTGRES: i32 = 15;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Flags of `triggers doctor`.
@@ -74,10 +74,11 @@ pub async fn run(args: DoctorArgs) -> Result<()> {
 
 /// The tools that `triggers up` needs; a system on an existing Kafka and PostgreSQL needs none of them.
 async fn check_tools(findings: &mut Findings) -> Result<()> {
-    for tool in devstack::check_tools().await {
-        match tool.problem {
-            None => findings.good(tool.name, tool.found)?,
-            Some(problem) => findings.bad(tool.name, problem, "Needed by `triggers up` only; `make tools` installs it.")?,
+    // Runs each tool once, which blocks.
+    for check in tokio::task::spawn_blocking(devstack::tools::check_all).await? {
+        match check.found {
+            Ok(found) => findings.good(check.tool, found)?,
+            Err(error) => findings.bad(check.tool, error, "Needed by `triggers up` only; `make tools` installs it.")?,
         }
     }
     Ok(())
