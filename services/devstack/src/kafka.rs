@@ -234,6 +234,7 @@ async fn is_registered(admin: Arc<AdminClient<DefaultClientContext>>) -> bool {
 }
 
 /// Settings that are the same everywhere: one copy of each internal topic, quick to start, quick to see a dead member.
+/// A killed broker may register again only when its session of before has run out, so that is kept short.
 /// The cleaner's default buffer of 128 MB does not fit a small heap.
 const FIXED: &str = "\
 offsets.topic.replication.factor=1
@@ -251,8 +252,8 @@ group.consumer.min.session.timeout.ms=1000
 group.consumer.session.timeout.ms=6000
 group.consumer.min.heartbeat.interval.ms=100
 group.consumer.heartbeat.interval.ms=500
-broker.session.timeout.ms=6000
-broker.heartbeat.interval.ms=1000
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=300
 num.network.threads=2
 num.io.threads=4
 num.replica.fetchers=1

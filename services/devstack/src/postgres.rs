@@ -103,7 +103,9 @@ impl Postgres {
         }
     }
 
+    /// The caller has made sure that no process of an earlier run works on the data.
     pub(crate) fn spawn(&self) -> Result<Child, Error> {
+        self.remove_stale_pid_file()?;
         let mut settings = vec![
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={}", self.port),
@@ -124,6 +126,16 @@ impl Postgres {
         args.extend(settings.into_iter().flat_map(|setting| ["-c".into(), setting.into()]));
         // QUIT: PostgreSQL's own immediate shutdown, which takes its backends along.
         self.launch("postgres", args, "QUIT", &self.log()).spawn()
+    }
+
+    /// A killed server leaves its pid file, and PostgreSQL refuses to start while that number lives on: as a dead process
+    /// that nobody has collected, or as another one after the machine was started again.
+    fn remove_stale_pid_file(&self) -> Result<(), Error> {
+        let path = self.data().join("postmaster.pid");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()))(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until it answers a query, and makes the first database.

@@ -102,3 +102,31 @@ async fn dropping_a_stack_ends_its_servers_and_removes_its_folder() {
     crate::command::gone(&[(pid, "postgres".into())]).await;
     assert!(!folder.exists());
 }
+
+#[tokio::test]
+async fn a_pid_file_that_names_a_living_stranger_does_not_keep_postgres_down() {
+    let stack = Stack::start(Options { kafka: false, ..Options::test() }).await.unwrap();
+    stack.postgres_kill().await.unwrap();
+    let path = stack.data_dir().join("postgres/data/postmaster.pid");
+    let file = std::fs::read_to_string(&path).unwrap();
+    // A process of the same user that is not PostgreSQL: what a number used again looks like.
+    let mut stranger = sleeper_of_the_owner(&path);
+    let (_, rest) = file.split_once('\n').unwrap();
+    std::fs::write(&path, format!("{}\n{rest}", stranger.id())).unwrap();
+    stack.postgres_start().await.unwrap();
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    stack.stop().await;
+}
+
+fn sleeper_of_the_owner(path: &std::path::Path) -> std::process::Child {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let owner = std::fs::metadata(path).unwrap();
+    let mut command = std::process::Command::new("sleep");
+    command.arg("60");
+    if rustix::process::geteuid().is_root() {
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    command.spawn().unwrap()
+}
