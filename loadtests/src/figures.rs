@@ -43,6 +43,8 @@ pub struct Figures {
     pub inbox: Option<Findings>,
     /// Events in the inboxes that answers without success explain: bound for `inbox.unexpected`. None where others send too.
     pub allowed_unexpected: Option<u64>,
+    /// What could not be measured or counted, and why.
+    pub troubles: Vec<String>,
 }
 
 /// A load in words and numbers.
@@ -104,6 +106,7 @@ impl Figures {
             visibility: None,
             inbox: None,
             allowed_unexpected: None,
+            troubles: Vec::new(),
         }
     }
 
@@ -142,6 +145,12 @@ impl Figures {
                 passed: inbox.sound(self.allowed_unexpected),
             });
         }
+        checks.extend(self.troubles.iter().map(|trouble| Check {
+            name: "everything was measured and counted",
+            bar: "without trouble".to_owned(),
+            found: trouble.clone(),
+            passed: false,
+        }));
         checks
     }
 }

@@ -23,6 +23,11 @@ const READERS: usize = 4;
 /// Wait before asking again for events that are not there yet.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Wait before asking a busy system again.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// How long a system may be busy before a run.
+const BUSY_BUDGET: Duration = Duration::from_secs(30);
+
 /// Where an inbox ended.
 pub type Cursor = String;
 
@@ -40,18 +45,23 @@ struct Event {
     timestamp: OffsetDateTime,
 }
 
-async fn page(control: &Control, key: &str, query: &str) -> anyhow::Result<Page> {
+/// One page; a system that is busy is asked again until `deadline`.
+async fn page(control: &Control, key: &str, query: &str, deadline: Instant) -> anyhow::Result<Page> {
     let path = format!("/v1/inbox?{query}");
-    let (status, body) = control.get(&path, key).await?;
-    if status != 200 {
-        bail!("GET {path} answered {status}: {}", String::from_utf8_lossy(&body));
+    loop {
+        let (status, body) = control.get(&path, key).await?;
+        match status {
+            200 => return serde_json::from_slice(&body).with_context(|| format!("GET {path}: unexpected reply")),
+            503 if Instant::now() < deadline => tokio::time::sleep(BUSY_PAUSE).await,
+            _ => bail!("GET {path} answered {status}: {}", String::from_utf8_lossy(&body)),
+        }
     }
-    serde_json::from_slice(&body).with_context(|| format!("GET {path}: unexpected reply"))
 }
 
 /// A cursor at the end of each organization's inbox, in their order.
 pub async fn ends(control: &Control, organizations: &[Organization]) -> anyhow::Result<Vec<Cursor>> {
     let organizations: Arc<[Organization]> = organizations.into();
+    let deadline = Instant::now() + BUSY_BUDGET;
     let mut ends = vec![Cursor::new(); organizations.len()];
     let found = for_each(organizations.len(), {
         let control = control.clone();
@@ -60,7 +70,7 @@ pub async fn ends(control: &Control, organizations: &[Organization]) -> anyhow::
             async move {
                 let Some(organization) = organizations.get(index) else { bail!("no organization {index}") };
                 // The resume cursor of a descending page is the ascending cursor at its start.
-                Ok(page(&control, &organization.key, "order=desc&limit=1&include_acknowledged=true").await?.resume_cursor)
+                Ok(page(&control, &organization.key, "order=desc&limit=1&include_acknowledged=true", deadline).await?.resume_cursor)
             }
         }
     })
@@ -113,7 +123,7 @@ async fn read(control: &Control, key: &str, mut cursor: Cursor, accepted: &[Acce
     let mut open: HashSet<Uuid> = accepted.iter().map(|event| event.id).collect();
     let mut shown = Vec::with_capacity(accepted.len());
     loop {
-        let page = page(control, key, &format!("limit=1000&include_acknowledged=true&cursor={cursor}")).await?;
+        let page = page(control, key, &format!("limit=1000&include_acknowledged=true&cursor={cursor}"), deadline).await?;
         for event in &page.events {
             open.remove(&event.event_id);
             let accepted_ms = i64::try_from(event.timestamp.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);

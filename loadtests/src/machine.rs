@@ -60,7 +60,7 @@ fn git(arguments: &[&str]) -> Option<String> {
 
 /// The command line, without the folder of the binary and without secrets.
 fn shown_command(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    const SECRETS: [&str; 2] = ["--key", "--operator-token"];
+    const SECRETS: [&str; 3] = ["--key", "--operator-token", "--database-url"];
     let mut shown = vec!["loadtests".to_owned()];
     let mut hide_next = false;
     for argument in arguments.skip(1) {

@@ -124,9 +124,8 @@ fn publish(folder: &Path, report: &report::Report) -> Result<bool, Failure> {
 
 /// The system that the command line names, and how it is run against.
 fn system(arguments: SystemArgs, load: &Load, name: String, thresholds: Thresholds) -> Result<(Target, product::Options), Failure> {
-    let one_key = arguments.key.is_some();
-    let target = Target::find(arguments.url, arguments.key, arguments.operator_token, &arguments.data_dir, arguments.allow_remote)?;
-    if one_key && load.organizations > 1 {
+    let target = Target::find(&arguments)?;
+    if target.key.is_some() && load.organizations > 1 {
         eprintln!("one key: everything is sent for its organization");
     }
     Ok((target, product::Options { name, thresholds, settle: arguments.settle, components: arguments.pids }))

@@ -52,7 +52,7 @@ pub async fn ensure(target: &Target, control: &Control, count: usize) -> Result<
         return Ok(Organizations { list: vec![Organization { id, key: key.clone() }], exclusive: false });
     }
     let Some(token) = &target.operator_token else {
-        return Err(Failure::Usage("making organizations takes the operator token; without it give --key".to_owned()));
+        return Err(Failure::Usage("give --key, or --operator-token to make organizations with".to_owned()));
     };
     let path = target.data_dir.join("loadtests-organizations.json");
     let mut known = recall(&path, &target.address.url());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use tokio::sync::mpsc;
 
 use crate::control::Control;
@@ -52,14 +53,20 @@ pub async fn run(target: &Target, mut load: Load, options: &Options) -> Result<R
 
     let mut figures = Figures::of(&load, &session);
     if let Some(visibility) = visibility {
-        let seen = visibility.await.map_err(|error| anyhow::anyhow!("watching the view failed: {error}"))?;
-        figures.visibility = Some(seen?);
+        match visibility.await.context("watching the view").flatten() {
+            Ok(seen) => figures.visibility = Some(seen),
+            Err(error) => figures.troubles.push(format!("{error:#}")),
+        }
     }
     eprintln!("counting what was stored");
     figures.allowed_unexpected = organizations.exclusive.then(|| session.recorder.maybe_stored());
     let accepted = session.recorder.into_accepted(organizations.list.len());
     let expected = Expected { organizations: organizations.list, from, accepted };
-    figures.inbox = Some(inbox::check(&control, expected, Instant::now() + options.settle).await?);
+    // A trouble here is a result: the figures of a long run are not thrown away for it.
+    match inbox::check(&control, expected, Instant::now() + options.settle).await {
+        Ok(findings) => figures.inbox = Some(findings),
+        Err(error) => figures.troubles.push(format!("{error:#}")),
+    }
 
     let checks = figures.judge(&options.thresholds);
     let passed = checks.iter().all(|check| check.passed);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Deserialize;
 
+use crate::cli::SystemArgs;
 use crate::error::Failure;
 
 /// An address for plain HTTP.
@@ -84,37 +85,32 @@ pub struct Target {
 }
 
 impl Target {
-    /// The system at `url` with `key`, or else the one that `dev.json` names.
-    pub fn find(
-        url: Option<String>,
-        key: Option<String>,
-        operator_token: Option<String>,
-        data_dir: &Path,
-        allow_remote: bool,
-    ) -> Result<Self, Failure> {
-        let data_dir = data_dir.to_owned();
-        if let Some(url) = url {
-            let address = Address::parse(&url, allow_remote)?;
-            if key.is_none() && operator_token.is_none() {
-                return Err(Failure::Usage("--url needs --key, or --operator-token to make organizations with".to_owned()));
-            }
-            return Ok(Self { address, key, operator_token, database_url: None, kafka_brokers: None, data_dir });
-        }
-        let dev = DevFile::read(&data_dir)?.unwrap_or_default();
-        let url = dev.base_url.ok_or_else(|| {
-            Failure::Usage(format!(
+    /// The system that `arguments` name, or else the one that `dev.json` in the data folder names.
+    pub fn find(arguments: &SystemArgs) -> Result<Self, Failure> {
+        // A system named by hand is not the one in the data folder.
+        let dev = match arguments.url {
+            Some(_) => DevFile::default(),
+            None => DevFile::read(&arguments.data_dir)?.unwrap_or_default(),
+        };
+        let Some(url) = arguments.url.clone().or(dev.base_url) else {
+            let path = arguments.data_dir.join("dev.json");
+            return Err(Failure::Usage(format!(
                 "no running system found: {} names none; start one with `make up`, or give --url",
-                data_dir.join("dev.json").display()
-            ))
-        })?;
-        Ok(Self {
-            address: Address::parse(&url, allow_remote)?,
-            key,
-            operator_token: operator_token.or(dev.operator_token),
-            database_url: dev.database_url,
+                path.display()
+            )));
+        };
+        let target = Self {
+            address: Address::parse(&url, arguments.allow_remote)?,
+            key: arguments.key.clone(),
+            operator_token: arguments.operator_token.clone().or(dev.operator_token),
+            database_url: arguments.database_url.clone().or(dev.database_url),
             kafka_brokers: dev.kafka_brokers,
-            data_dir,
-        })
+            data_dir: arguments.data_dir.clone(),
+        };
+        if target.key.is_none() && target.operator_token.is_none() {
+            return Err(Failure::Usage("give --key, or --operator-token to make organizations with".to_owned()));
+        }
+        Ok(target)
     }
 }
 
@@ -128,6 +124,8 @@ pub fn port_of(text: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
 
     #[test]
     fn only_this_machine_is_put_under_load_unless_allowed() {
@@ -154,7 +152,9 @@ mod tests {
         assert!(DevFile::read(folder.path()).unwrap().is_none());
         let text = r#"{"base_url":"http://127.0.0.1:8080","api_key":"k","operator_token":"t","metrics_urls":["x"],"kafka_brokers":"127.0.0.1:9092"}"#;
         std::fs::write(folder.path().join("dev.json"), text).unwrap();
-        let target = Target::find(None, None, None, folder.path(), false).unwrap();
+        let data_dir = folder.path().to_str().unwrap();
+        let Command::Run(arguments) = Cli::try_parse_from(["loadtests", "run", "--data-dir", data_dir]).unwrap().command else { panic!() };
+        let target = Target::find(&arguments.system).unwrap();
         assert_eq!(target.address.port, 8080);
         assert_eq!(target.operator_token.as_deref(), Some("t"));
         assert_eq!(target.kafka_brokers.as_deref(), Some("127.0.0.1:9092"));

@@ -26,14 +26,18 @@ impl Topic {
             .set("message.timestamp.type", "LogAppendTime")
             // Should the deletion never come, the bytes still go.
             .set("retention.ms", "3600000");
-        check(admin.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(BUDGET))).await, "making the topic")?;
+        check(admin.create_topics([&topic], &options()).await, "making the topic")?;
         Ok(Self { name, admin })
     }
 
     /// Deletes it.
     pub async fn delete(self) -> anyhow::Result<()> {
-        check(self.admin.delete_topics(&[&self.name], &AdminOptions::new().operation_timeout(Some(BUDGET))).await, "deleting the topic")
+        check(self.admin.delete_topics(&[&self.name], &options()).await, "deleting the topic")
     }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(BUDGET)).operation_timeout(Some(BUDGET))
 }
 
 fn check(result: rdkafka::error::KafkaResult<Vec<rdkafka::admin::TopicResult>>, doing: &'static str) -> anyhow::Result<()> {
