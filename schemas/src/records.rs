@@ -27,6 +27,7 @@ pub struct Event {
     /// Events with the same key keep their order on ordered endpoints.
     pub ordering_key: Option<String>,
     /// At most 32 pairs of at most 255 characters each.
+    #[serde(default)]
     pub metadata: BTreeMap<String, String>,
     /// Set when the producer named a way to recognize a repeat.
     pub dedup: Option<Dedup>,
