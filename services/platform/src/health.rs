@@ -1,1 +1,144 @@
-//! health (being written).
+//! Which parts a process depends on, and whether each of them works.
+//!
+//! Parts report themselves; nothing here asks anybody. How it is told over HTTP is in `http`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use prometheus::{Gauge, GaugeVec};
+
+use crate::telemetry::metrics;
+
+static UP: LazyLock<GaugeVec> = LazyLock::new(|| {
+    metrics::gauge_vec("triggers_health_component_up", "1 while a part that this process depends on works.", &["component"])
+});
+
+/// The health of a process. Clones share it.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    components: Mutex<BTreeMap<String, Component>>,
+    draining: AtomicBool,
+}
+
+impl Health {
+    /// Without components: ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The component of that name, down ("starting") until it reports otherwise. A second call returns the same one.
+    pub fn component(&self, name: &str) -> Component {
+        self.lock().entry(name.to_owned()).or_insert_with(|| Component::starting(name)).clone()
+    }
+
+    /// Whether every component is up and no shutdown has begun.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining() && self.lock().values().all(Component::is_up)
+    }
+
+    /// From now on not ready, whatever the components say: nobody should send new work.
+    pub fn set_draining(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a shutdown has begun.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// Each component by name, and whether it is up.
+    pub fn components(&self) -> Vec<(String, bool)> {
+        self.lock().iter().map(|(name, component)| (name.clone(), component.is_up())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Component>> {
+        self.0.components.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One part that a process depends on. Clones share its state.
+#[derive(Clone)]
+pub struct Component(Arc<State>);
+
+struct State {
+    name: String,
+    up: AtomicBool,
+    /// Why it is down; a change of it is worth a line in the log.
+    reason: Mutex<String>,
+    gauge: Gauge,
+}
+
+impl Component {
+    fn starting(name: &str) -> Self {
+        let gauge = UP.with_label_values(&[name]);
+        gauge.set(0.0);
+        Self(Arc::new(State { name: name.to_owned(), up: AtomicBool::new(false), reason: Mutex::new("starting".to_owned()), gauge }))
+    }
+
+    /// It works. Cheap when it did before.
+    pub fn up(&self) {
+        if self.is_up() {
+            return;
+        }
+        let mut reason = self.reason();
+        if !self.0.up.swap(true, Ordering::Relaxed) {
+            reason.clear();
+            self.0.gauge.set(1.0);
+            tracing::info!(component = %self.0.name, "Component is up.");
+        }
+    }
+
+    /// It does not work. `reason` goes to the log, when it is another one than before, and nowhere else.
+    pub fn down(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        let mut known = self.reason();
+        if self.0.up.swap(false, Ordering::Relaxed) || *known != reason {
+            self.0.gauge.set(0.0);
+            tracing::warn!(component = %self.0.name, reason, "Component is down.");
+            *known = reason;
+        }
+    }
+
+    /// What it said last.
+    pub fn is_up(&self) -> bool {
+        self.0.up.load(Ordering::Relaxed)
+    }
+
+    fn reason(&self) -> MutexGuard<'_, String> {
+        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ready_when_all_its_components_are_up() {
+        let health = Health::new();
+        assert!(health.is_ready());
+        let (kafka, postgres) = (health.component("kafka"), health.component("postgres"));
+        assert!(!health.is_ready());
+        kafka.up();
+        assert!(!health.is_ready());
+        postgres.up();
+        assert!(health.is_ready());
+        health.component("kafka").down("gone");
+        assert!(!health.is_ready());
+        assert_eq!(health.components(), [("kafka".to_owned(), false), ("postgres".to_owned(), true)]);
+        kafka.up();
+        assert!(health.is_ready());
+    }
+
+    #[test]
+    fn a_draining_process_is_not_ready_although_its_components_are_up() {
+        let health = Health::new();
+        health.component("kafka").up();
+        health.set_draining();
+        assert!(!health.is_ready());
+    }
+}

@@ -1,0 +1,230 @@
+//! Errors as clients see them: `application/problem+json`.
+//!
+//! A handler makes a [`Problem`] and returns it. Its body is written by the edge layer, which alone knows the request id, the path and the
+//! dialect of the mount.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+
+use super::context::{Dialect, RequestContext};
+
+/// One field that is to blame, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// Name or path of the field as the client wrote it.
+    pub field: String,
+    /// What is wrong with it, as a part of a sentence.
+    pub reason: String,
+}
+
+/// An error on its way to a client. Nothing in it may tell of internals: the log does that, under the same request id.
+#[derive(Debug, Clone)]
+pub struct Problem(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    status: Status,
+    error_code: &'static str,
+    detail: Cow<'static, str>,
+    details: Vec<FieldError>,
+    fields: Vec<(&'static str, serde_json::Value)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// `Invalid` is 400 or 422, which is the mount's to decide.
+#[derive(Debug, Clone, Copy)]
+enum Status {
+    Invalid,
+    Fixed(StatusCode),
+}
+
+impl Problem {
+    fn with_status(status: Status, error_code: &'static str, detail: Cow<'static, str>) -> Self {
+        Self(Box::new(Inner { status, error_code, detail, details: Vec::new(), fields: Vec::new(), headers: Vec::new() }))
+    }
+
+    /// The request is invalid: 400, or 422 on `/api`.
+    pub fn invalid(error_code: &'static str, detail: impl Into<String>) -> Self {
+        Self::with_status(Status::Invalid, error_code, Cow::Owned(detail.into()))
+    }
+
+    /// Any other error. `error_code` is stable and lower_snake.
+    pub fn new(status: StatusCode, error_code: &'static str, detail: impl Into<String>) -> Self {
+        Self::with_status(Status::Fixed(status), error_code, Cow::Owned(detail.into()))
+    }
+
+    /// 404: absent, another organization's or malformed, which nobody can tell apart.
+    pub fn not_found() -> Self {
+        Self::with_status(Status::Fixed(StatusCode::NOT_FOUND), "not_found", Cow::Borrowed("there is nothing here"))
+    }
+
+    /// 401, with `WWW-Authenticate: Bearer`.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    }
+
+    /// 403: the key is known, and may not do this.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// 413.
+    pub fn payload_too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
+    }
+
+    /// 415.
+    pub fn unsupported_media_type(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+    }
+
+    /// 503 with `Retry-After` of at least one second.
+    pub fn unavailable(detail: impl Into<String>, retry_after_seconds: u32) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).with_retry_after(retry_after_seconds)
+    }
+
+    /// 429 with `Retry-After` of at least one second.
+    pub fn too_many_requests(detail: impl Into<String>, retry_after_seconds: u32) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).with_retry_after(retry_after_seconds)
+    }
+
+    /// 500. What happened goes to the log, never to the client.
+    pub fn internal() -> Self {
+        let detail = "something went wrong on our side; the request id names it in our logs";
+        Self::with_status(Status::Fixed(StatusCode::INTERNAL_SERVER_ERROR), "internal_error", Cow::Borrowed(detail))
+    }
+
+    /// The problem for a bare status, such as a framework's own refusal.
+    pub(super) fn from_status(status: StatusCode) -> Self {
+        let (code, detail) = match status {
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+                return Self::invalid("invalid_request", "the request is not readable");
+            }
+            StatusCode::NOT_FOUND => ("route_not_found", "there is no such route"),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                ("method_not_allowed", "this route does not know this method; the Allow header lists those it knows")
+            }
+            StatusCode::REQUEST_TIMEOUT => ("request_timeout", "the request did not arrive in time"),
+            StatusCode::PAYLOAD_TOO_LARGE => return Self::payload_too_large("the request is too large"),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => return Self::unsupported_media_type("this content type is not read here"),
+            StatusCode::MISDIRECTED_REQUEST => {
+                ("misdirected_request", "this server answers on loopback only to a Host of localhost, 127.0.0.1 or [::1]")
+            }
+            status if status.is_server_error() => {
+                let mut problem = Self::internal();
+                problem.0.status = Status::Fixed(status);
+                return problem;
+            }
+            _ => ("refused", "the request was refused"),
+        };
+        Self::with_status(Status::Fixed(status), code, Cow::Borrowed(detail))
+    }
+
+    fn with_retry_after(self, seconds: u32) -> Self {
+        self.with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+    }
+
+    /// Names the fields that are to blame.
+    #[must_use]
+    pub fn with_details(mut self, details: Vec<FieldError>) -> Self {
+        self.0.details = details;
+        self
+    }
+
+    /// Adds a top-level member, such as `event_id` on a 409. A value that cannot be written as JSON becomes null.
+    #[must_use]
+    pub fn with_field(mut self, name: &'static str, value: impl Serialize) -> Self {
+        self.0.fields.push((name, serde_json::to_value(value).unwrap_or_default()));
+        self
+    }
+
+    /// Adds a response header.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
+    /// The stable code.
+    pub fn error_code(&self) -> &'static str {
+        self.0.error_code
+    }
+
+    /// The text for people.
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// The status on a mount of this dialect.
+    pub fn status(&self, dialect: Dialect) -> StatusCode {
+        match self.0.status {
+            Status::Invalid => dialect.invalid_status(),
+            Status::Fixed(status) => status,
+        }
+    }
+
+    /// The complete response. `instance` is the path that was asked for.
+    pub(super) fn render(&self, context: &RequestContext, instance: &str) -> Response {
+        let status = self.status(context.dialect);
+        let rendered = Rendered { problem: &self.0, status, instance, request_id: &context.request_id };
+        let body = serde_json::to_vec(&rendered).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        self.add_headers(&mut response);
+        response
+    }
+
+    fn add_headers(&self, response: &mut Response) {
+        for (name, value) in &self.0.headers {
+            response.headers_mut().insert(name.clone(), value.clone());
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    /// An empty body with the problem beside it, for the edge layer to write.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status(Dialect::Canonical);
+        self.add_headers(&mut response);
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+struct Rendered<'a> {
+    problem: &'a Inner,
+    status: StatusCode,
+    instance: &'a str,
+    request_id: &'a str,
+}
+
+impl Serialize for Rendered<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("type", &format_args!("urn:triggers:problem:{}", self.problem.error_code))?;
+        map.serialize_entry("title", self.status.canonical_reason().unwrap_or("Error"))?;
+        map.serialize_entry("status", &self.status.as_u16())?;
+        map.serialize_entry("detail", &self.problem.detail)?;
+        map.serialize_entry("instance", self.instance)?;
+        map.serialize_entry("error_code", self.problem.error_code)?;
+        // Two more names for the same text: clients of older trigger APIs read one or the other.
+        map.serialize_entry("message", &self.problem.detail)?;
+        map.serialize_entry("error", &self.problem.detail)?;
+        map.serialize_entry("request_id", self.request_id)?;
+        if !self.problem.details.is_empty() {
+            map.serialize_entry("details", &self.problem.details)?;
+        }
+        for (name, value) in &self.problem.fields {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,122 @@
+//! Query strings, read strictly: what is given twice or out of range is invalid, and unknown names are ignored.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, Query};
+use http::Uri;
+use http::request::Parts;
+
+use super::problem::{FieldError, Problem};
+
+/// The parameters of a request, decoded, in their order.
+#[derive(Debug, Clone, Default)]
+pub struct QueryParams(Vec<(String, String)>);
+
+impl QueryParams {
+    /// Decodes the query of `uri`.
+    ///
+    /// # Errors
+    /// The invalid code when it is not readable.
+    pub fn of(uri: &Uri) -> Result<Self, Problem> {
+        match Query::<Vec<(String, String)>>::try_from_uri(uri) {
+            Ok(Query(pairs)) => Ok(Self(pairs)),
+            Err(_) => Err(Problem::invalid("invalid_request", "the query string is not readable")),
+        }
+    }
+
+    /// The value of a parameter that may be given once.
+    ///
+    /// # Errors
+    /// The invalid code when it is given twice.
+    pub fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
+        let mut values = self.all(name);
+        match (values.next(), values.next()) {
+            (_, Some(_)) => Err(Self::invalid(name, "is given more than once")),
+            (value, None) => Ok(value),
+        }
+    }
+
+    /// All values of a parameter that may be repeated.
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter as a number or the like, within `range`.
+    ///
+    /// # Errors
+    /// The invalid code when it is unreadable, out of range or given twice.
+    pub fn parse_in_range<T>(&self, name: &str, range: RangeInclusive<T>) -> Result<Option<T>, Problem>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        match text.parse() {
+            Ok(value) if range.contains(&value) => Ok(Some(value)),
+            _ => Err(Self::invalid(name, format!("must be from {} to {}", range.start(), range.end()))),
+        }
+    }
+
+    /// `true` or `false`; a name without a value means `true`.
+    ///
+    /// # Errors
+    /// The invalid code for anything else, or when it is given twice.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
+        match self.one(name)? {
+            None => Ok(None),
+            Some("true" | "1" | "") => Ok(Some(true)),
+            Some("false" | "0") => Ok(Some(false)),
+            Some(_) => Err(Self::invalid(name, "must be true or false")),
+        }
+    }
+
+    /// The problem that blames a parameter. `reason` continues a sentence that begins with its name.
+    pub fn invalid(name: &str, reason: impl Into<String>) -> Problem {
+        let reason = reason.into();
+        Problem::invalid("invalid_request", format!("{name} {reason}")).with_details(vec![FieldError { field: name.to_owned(), reason }])
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for QueryParams {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::of(&parts.uri)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(query: &str) -> QueryParams {
+        QueryParams::of(&format!("/inbox?{query}").parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn values_are_decoded_and_unknown_names_ignored() {
+        let params = params("event_type=a%2Fb&x=1&event_type=c+d&limit=7");
+        assert_eq!(params.all("event_type").collect::<Vec<_>>(), ["a/b", "c d"]);
+        assert_eq!(params.parse_in_range("limit", 1..=1000).unwrap(), Some(7));
+        assert_eq!(params.one("cursor").unwrap(), None);
+    }
+
+    #[test]
+    fn twice_given_unreadable_and_out_of_range_are_invalid() {
+        assert!(params("limit=1&limit=1").one("limit").is_err());
+        for limit in ["0", "1001", "-1", "1.5", "", "x", "99999999999999999999"] {
+            assert!(params(&format!("limit={limit}")).parse_in_range("limit", 1_u32..=1000).is_err(), "{limit}");
+        }
+    }
+
+    #[test]
+    fn flags_are_true_or_false() {
+        let params = params("a=true&b=0&c&d=yes");
+        assert_eq!(params.flag("a").unwrap(), Some(true));
+        assert_eq!(params.flag("b").unwrap(), Some(false));
+        assert_eq!(params.flag("c").unwrap(), Some(true));
+        assert!(params.flag("d").is_err());
+        assert_eq!(params.flag("e").unwrap(), None);
+    }
+}

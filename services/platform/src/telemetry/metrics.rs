@@ -1,0 +1,122 @@
+//! Making metrics on the default registry, and rendering them.
+//!
+//! A crate keeps its metrics in one `static METRICS: LazyLock<Metrics>`. Names are `triggers_<part>_<thing>_<unit|total>`; no label carries
+//! an organization. Finding a child by label takes a lock, so hot paths keep the child.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use prometheus::core::Collector;
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, TextEncoder};
+
+use super::process;
+
+type Known = HashMap<String, Box<dyn Any + Send>>;
+
+/// What was made so far, by name, so that asking again returns the same metric and not an unregistered twin.
+static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+
+/// A counter of whole things.
+pub fn counter(name: &str, help: &str) -> IntCounter {
+    make(name, |name| IntCounter::new(name, help))
+}
+
+/// Counters told apart by labels.
+pub fn counter_vec(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    make(name, |name| IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+/// A value that goes up and down.
+pub fn gauge(name: &str, help: &str) -> Gauge {
+    make(name, |name| Gauge::new(name, help))
+}
+
+/// Values told apart by labels.
+pub fn gauge_vec(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    make(name, |name| GaugeVec::new(Opts::new(name, help), labels))
+}
+
+/// A distribution, with the upper bounds of its buckets, ascending.
+pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    make(name, |name| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+}
+
+/// Distributions told apart by labels.
+pub fn histogram_vec(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    make(name, |name| HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+}
+
+/// All metrics in Prometheus' text format, those of the process included.
+pub fn render() -> String {
+    let mut text = String::with_capacity(16 * 1024);
+    if let Err(error) = TextEncoder::new().encode_utf8(&prometheus::gather(), &mut text) {
+        tracing::error!(%error, "Metrics could not be rendered.");
+    }
+    process::render_into(&mut text);
+    text
+}
+
+/// The metric of that name, made and registered when there is none of its kind yet.
+fn make<M, F>(name: &str, build: F) -> M
+where
+    M: Collector + Clone + 'static,
+    F: Fn(&str) -> prometheus::Result<M>,
+{
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(metric) = known.get(name).and_then(|known| known.downcast_ref::<M>()) {
+        return metric.clone();
+    }
+    let metric = built(name, build);
+    match prometheus::register(Box::new(metric.clone())) {
+        Ok(()) => {
+            known.insert(name.to_owned(), Box::new(metric.clone()));
+        }
+        // It works all the same, only nobody gets to see it.
+        Err(error) => tracing::error!(name, %error, "A metric could not be registered."),
+    }
+    metric
+}
+
+/// Names, labels and buckets are constants of this code. A bad one is a mistake that the first test to touch it shows, so there is no
+/// error to pass on; and no metric to return either.
+#[allow(clippy::panic)]
+fn built<M, F>(name: &str, build: F) -> M
+where
+    F: Fn(&str) -> prometheus::Result<M>,
+{
+    build(name).unwrap_or_else(|error| panic!("metric {name} is declared wrongly: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asking_twice_returns_the_same_metric() {
+        let first = counter("triggers_test_twice_total", "Test.");
+        let second = counter("triggers_test_twice_total", "Test.");
+        first.inc();
+        second.inc();
+        assert_eq!(first.get(), 2);
+        assert!(render().contains("triggers_test_twice_total 2\n"));
+    }
+
+    #[test]
+    fn a_name_taken_by_another_kind_still_returns_a_working_metric() {
+        let _counter = counter("triggers_test_kind", "Test.");
+        let gauge = gauge("triggers_test_kind", "Test.");
+        gauge.set(1.5);
+        assert!((gauge.get() - 1.5).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn labels_and_buckets_are_rendered() {
+        counter_vec("triggers_test_labelled_total", "Test.", &["kind"]).with_label_values(&["a"]).inc();
+        histogram("triggers_test_seconds", "Test.", &[0.1, 1.0]).observe(0.5);
+        let text = render();
+        assert!(text.contains("triggers_test_labelled_total{kind=\"a\"} 1\n"), "{text}");
+        assert!(text.contains("triggers_test_seconds_bucket{le=\"0.1\"} 0\n"), "{text}");
+        assert!(text.contains("triggers_test_seconds_bucket{le=\"1\"} 1\n"), "{text}");
+    }
+}
