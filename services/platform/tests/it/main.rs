@@ -2,6 +2,8 @@
 
 mod consumer;
 mod fence;
+mod http;
+mod lifecycle;
 
 use devstack::testing::TestDatabase;
 use platform::postgres::{self, PostgresConfig};
