@@ -1,0 +1,181 @@
+//! Development keys: keys of any form from configuration, admin and unlimited, for a system that only its own machine can reach.
+
+use schemas::ids::OrgId;
+use sqlx::postgres::{PgConnection, PgPool};
+
+use crate::grant::Grant;
+use crate::key::{self, KeyHash};
+use crate::keys::{self, KeyToStore};
+use crate::organizations;
+use crate::role::Role;
+use crate::tier::Tier;
+
+/// The organization of a key that names none.
+pub const DEFAULT_ORGANIZATION: &str = "Development";
+const LONGEST_KEY_BYTES: usize = 255;
+const MAX_DEV_KEYS: usize = 100;
+/// Only one process at a time makes organizations that are absent. Any number that nobody else locks.
+const ADVISORY_LOCK: i64 = 0x7472_6967_6465_7601;
+
+/// One entry of the configuration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DevKey {
+    key: String,
+    organization: String,
+}
+
+impl DevKey {
+    /// What the authenticator knows it by.
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(&self.key)
+    }
+}
+
+impl std::fmt::Debug for DevKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DevKey").field("organization", &self.organization).finish_non_exhaustive()
+    }
+}
+
+/// Why development keys are refused. Fatal at start.
+#[derive(Debug, thiserror::Error)]
+pub enum DevKeysError {
+    /// Somebody else's machine could use them.
+    #[error("development keys are refused unless everything listens on loopback")]
+    NotOnLoopback,
+    /// The list cannot be read. Names the entry by its place: its text is a secret.
+    #[error("entry {place} of the development keys: {reason}; the form is KEY[=ORGANIZATION NAME][,...]")]
+    Malformed {
+        /// Counted from 1.
+        place: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// They could not be stored.
+    #[error("the development keys could not be stored: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Reads `KEY[=ORGANIZATION NAME][,…]`. Blank means none.
+///
+/// # Errors
+/// When there are keys and not everything listens on loopback, or when an entry cannot be read.
+pub fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevKey>, DevKeysError> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    if !everything_on_loopback {
+        return Err(DevKeysError::NotOnLoopback);
+    }
+    let mut parsed: Vec<DevKey> = Vec::new();
+    for (index, entry) in text.split(',').enumerate() {
+        let malformed = |reason| DevKeysError::Malformed { place: index + 1, reason };
+        let (key, organization) = entry.split_once('=').unwrap_or((entry, DEFAULT_ORGANIZATION));
+        let (key, organization) = (key.trim(), organization.trim());
+        if key.is_empty() || key.len() > LONGEST_KEY_BYTES || !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(malformed("a key has 1 to 255 visible ASCII characters"));
+        }
+        if organization.is_empty() || organization.chars().count() > 255 || organization.chars().any(char::is_control) {
+            return Err(malformed("an organization name has 1 to 255 characters"));
+        }
+        if parsed.iter().any(|other| other.key == key) {
+            return Err(malformed("the key is listed twice"));
+        }
+        if parsed.len() == MAX_DEV_KEYS {
+            return Err(malformed("too many keys"));
+        }
+        parsed.push(DevKey { key: key.to_owned(), organization: organization.to_owned() });
+    }
+    Ok(parsed)
+}
+
+/// Makes the keys and those of their organizations that are absent; changes nothing that is already so. Answers the organization of each.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgId>, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
+    let mut organizations = Vec::with_capacity(dev_keys.len());
+    for dev_key in dev_keys {
+        let org_id = match organizations::find_by_name(&mut transaction, &dev_key.organization).await? {
+            Some(id) => id,
+            None => organizations::insert(&mut transaction, &dev_key.organization, Tier::Free, Some(0), None).await?.id,
+        };
+        apply_one(&mut transaction, org_id, dev_key).await?;
+        organizations.push(org_id);
+    }
+    transaction.commit().await?;
+    Ok(organizations)
+}
+
+/// A key that is there already is moved or made valid again as the configuration says, if it came from a configuration.
+async fn apply_one(conn: &mut PgConnection, org_id: OrgId, dev_key: &DevKey) -> Result<(), sqlx::Error> {
+    let hash = dev_key.hash();
+    let there = sqlx::query_scalar::<_, bool>(
+        "UPDATE api_keys SET org_id = $2, revoked_at = NULL
+         WHERE hash = $1 AND environment = 'development' AND (org_id <> $2 OR revoked_at IS NOT NULL)
+         RETURNING true",
+    )
+    .bind(hash.as_bytes().as_slice())
+    .bind(org_id.as_uuid())
+    .fetch_optional(&mut *conn)
+    .await?
+    .is_some();
+    if there || is_stored(conn, &hash).await? {
+        return Ok(());
+    }
+    let grant = Grant { role: Role::Admin, event_types: None, rate_limit_per_minute: Some(0), expires_at: None };
+    let prefix = key::prefix(&dev_key.key);
+    let to_store =
+        KeyToStore { name: "development key", environment: keys::DEVELOPMENT, prefix: &prefix, hash, grant: &grant, content_dedup: false };
+    keys::insert(conn, org_id, &to_store).await?;
+    Ok(())
+}
+
+async fn is_stored(conn: &mut PgConnection, hash: &KeyHash) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM api_keys WHERE hash = $1)").bind(hash.as_bytes().as_slice()).fetch_one(conn).await
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pairs(text: &str) -> Vec<(String, String)> {
+        parse(text, true).unwrap().into_iter().map(|dev_key| (dev_key.key, dev_key.organization)).collect()
+    }
+
+    #[test]
+    fn entries_are_keys_with_or_without_an_organization() {
+        let expected = [("a", "Development"), ("b-1", "Shop & Co"), ("c", "x=y")].map(|(key, name)| (key.to_owned(), name.to_owned()));
+        assert_eq!(pairs("a, b-1=Shop & Co ,c=x=y"), expected);
+        assert_eq!(pairs(" "), []);
+    }
+
+    #[test]
+    fn they_are_refused_where_others_could_use_them() {
+        assert!(matches!(parse("a", false), Err(DevKeysError::NotOnLoopback)));
+        assert_eq!(parse("", false).unwrap(), []);
+    }
+
+    #[test]
+    fn a_bad_entry_is_named_by_its_place_and_not_by_its_text() {
+        for bad in ["a,", "a,=x", "a,s3cret=", "a,s3 cret", "a,a", "a,s3cret\u{e9}"] {
+            let error = parse(bad, true).unwrap_err().to_string();
+            assert!(error.contains("entry 2") && !error.contains("s3"), "{bad}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_can_be_sent_in_a_header_and_stored(text in ".{0,60}") {
+            for dev_key in parse(&text, true).unwrap_or_default() {
+                prop_assert!(http::HeaderValue::from_str(&dev_key.key).is_ok());
+                prop_assert!(!dev_key.organization.is_empty() && !dev_key.organization.contains('\0'));
+                prop_assert!(!format!("{dev_key:?}").contains("key:"));
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Stored keys: the statements. Which key may make which lives in `grant`; the cache in front of the look-up, in `auth` and `watch`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use schemas::ids::{KeyId, OrgId};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{FromRow, Row};
+use time::OffsetDateTime;
+
+use crate::cache::Cached;
+use crate::caller::Caller;
+use crate::grant::Grant;
+use crate::key::KeyHash;
+use crate::role::Role;
+
+/// Keys of one organization at most, revoked and expired ones not counted.
+pub const MAX_KEYS: i64 = 1_000;
+
+/// The environment of a key that comes from configuration.
+pub const DEVELOPMENT: &str = "development";
+
+/// A valid key as the authenticator needs it.
+#[derive(Debug)]
+pub struct FoundKey {
+    /// Its public id.
+    pub key_id: KeyId,
+    /// Whether it comes from configuration and counts only where that lists it.
+    pub is_development: bool,
+    hash: KeyHash,
+    org_id: OrgId,
+    role: Role,
+    event_types: Option<Vec<String>>,
+    content_dedup: bool,
+    expires_at: Option<OffsetDateTime>,
+}
+
+impl FoundKey {
+    /// As the cache keeps it, read at `now`.
+    pub fn into_cached(self, now: Instant) -> Cached {
+        let caller = Caller {
+            org_id: self.org_id,
+            key_id: self.key_id,
+            role: self.role,
+            event_types: self.event_types.map(Arc::from),
+            content_dedup: self.content_dedup,
+        };
+        Cached { caller, expires_at: self.expires_at, checked_at: now }
+    }
+}
+
+impl FromRow<'_, PgRow> for FoundKey {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let hash = KeyHash::from_stored(row.try_get("hash")?).ok_or_else(|| sqlx::Error::Decode("a key's hash has not 32 bytes".into()))?;
+        Ok(Self {
+            key_id: KeyId::from_uuid(row.try_get("id")?),
+            is_development: row.try_get::<&str, _>("environment")? == DEVELOPMENT,
+            hash,
+            org_id: OrgId::from_uuid(row.try_get("org_id")?),
+            role: role(row)?,
+            event_types: row.try_get("event_types")?,
+            content_dedup: row.try_get("content_dedup")?,
+            expires_at: row.try_get("expires_at")?,
+        })
+    }
+}
+
+/// A key as its organization sees it.
+#[derive(Debug, Clone)]
+pub struct StoredKey {
+    /// Its public id.
+    pub id: KeyId,
+    /// What people call it.
+    pub name: String,
+    /// Its first characters.
+    pub prefix: String,
+    /// live, test or development.
+    pub environment: String,
+    /// What it may do.
+    pub grant: Grant,
+    /// Whether equal events sent with it are one.
+    pub content_dedup: bool,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// When it was revoked.
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+impl FromRow<'_, PgRow> for StoredKey {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let limit: Option<i32> = row.try_get("rate_limit_per_minute")?;
+        Ok(Self {
+            id: KeyId::from_uuid(row.try_get("id")?),
+            name: row.try_get("name")?,
+            prefix: row.try_get("prefix")?,
+            environment: row.try_get("environment")?,
+            grant: Grant {
+                role: role(row)?,
+                event_types: row.try_get("event_types")?,
+                // Never negative: the table checks it.
+                rate_limit_per_minute: limit.map(i32::unsigned_abs),
+                expires_at: row.try_get("expires_at")?,
+            },
+            content_dedup: row.try_get("content_dedup")?,
+            created_at: row.try_get("created_at")?,
+            revoked_at: row.try_get("revoked_at")?,
+        })
+    }
+}
+
+fn role(row: &PgRow) -> Result<Role, sqlx::Error> {
+    let name: &str = row.try_get("role")?;
+    Role::named(name).ok_or_else(|| sqlx::Error::Decode(format!("unknown role {name}").into()))
+}
+
+/// What the version counter says: it grows with every change that can take a right away.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT version FROM tenancy_version").fetch_one(pool).await
+}
+
+/// The valid key of that hash. The index narrows it down by the prefix, which is no secret; the rest is compared in constant time.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<Option<FoundKey>, sqlx::Error> {
+    let rows: Vec<FoundKey> = sqlx::query_as(
+        "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at
+         FROM api_keys k JOIN organizations o ON o.id = k.org_id
+         WHERE k.prefix = $1 AND k.revoked_at IS NULL AND o.status = 'active'",
+    )
+    .bind(prefix)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().find(|row| row.hash == *hash))
+}
+
+/// Those of `ids` that are still valid.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn find_by_ids(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<FoundKey>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at
+         FROM api_keys k JOIN organizations o ON o.id = k.org_id
+         WHERE k.id = ANY($1) AND k.revoked_at IS NULL AND o.status = 'active'",
+    )
+    .bind(ids.iter().map(KeyId::as_uuid).collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await
+}
+
+/// A key to be stored.
+#[derive(Debug)]
+pub struct KeyToStore<'a> {
+    /// What people call it.
+    pub name: &'a str,
+    /// live, test or development.
+    pub environment: &'a str,
+    /// Its first characters.
+    pub prefix: &'a str,
+    /// SHA-256 of it.
+    pub hash: KeyHash,
+    /// What it may do.
+    pub grant: &'a Grant,
+    /// Whether equal events sent with it are one.
+    pub content_dedup: bool,
+}
+
+/// Stores a key of an active organization. `None` when there is no such organization.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn insert(conn: &mut PgConnection, org_id: OrgId, key: &KeyToStore<'_>) -> Result<Option<StoredKey>, sqlx::Error> {
+    sqlx::query_as(
+        "INSERT INTO api_keys (id, org_id, name, role, environment, prefix, hash, event_types, rate_limit_per_minute, content_dedup, expires_at)
+         SELECT $1, o.id, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM organizations o WHERE o.id = $2 AND o.status = 'active' FOR SHARE
+         RETURNING id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup, created_at, revoked_at",
+    )
+    .bind(KeyId::generate().as_uuid())
+    .bind(org_id.as_uuid())
+    .bind(key.name)
+    .bind(key.grant.role.name())
+    .bind(key.environment)
+    .bind(key.prefix)
+    .bind(key.hash.as_bytes().as_slice())
+    .bind(key.grant.event_types.as_deref())
+    .bind(key.grant.rate_limit_per_minute.map(u32::cast_signed))
+    .bind(key.content_dedup)
+    .bind(key.grant.expires_at)
+    .fetch_optional(conn)
+    .await
+}
+
+/// How many keys of the organization are neither revoked nor expired.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn count(conn: &mut PgConnection, org_id: OrgId) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM api_keys WHERE org_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
+    )
+    .bind(org_id.as_uuid())
+    .fetch_one(conn)
+    .await
+}
+
+/// One valid key of the organization, as it stands now. Locked against revocation until the transaction ends.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn find_stored(conn: &mut PgConnection, org_id: OrgId, key_id: KeyId) -> Result<Option<StoredKey>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup, created_at, revoked_at
+         FROM api_keys WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL FOR SHARE",
+    )
+    .bind(org_id.as_uuid())
+    .bind(key_id.as_uuid())
+    .fetch_optional(conn)
+    .await
+}
+
+/// The organization's keys: those in force first, then the newest; not more than [`MAX_KEYS`].
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup, created_at, revoked_at
+         FROM api_keys WHERE org_id = $1 ORDER BY revoked_at IS NOT NULL, created_at DESC, id LIMIT $2",
+    )
+    .bind(org_id.as_uuid())
+    .bind(MAX_KEYS)
+    .fetch_all(pool)
+    .await
+}
+
+/// Revokes a key of the organization; again changes nothing. False: it has no such key.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn revoke(pool: &PgPool, org_id: OrgId, key_id: KeyId) -> Result<bool, sqlx::Error> {
+    let found: Option<bool> = sqlx::query_scalar(
+        "WITH revoked AS (UPDATE api_keys SET revoked_at = now() WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL RETURNING id)
+         SELECT true FROM api_keys WHERE org_id = $1 AND id = $2",
+    )
+    .bind(org_id.as_uuid())
+    .bind(key_id.as_uuid())
+    .fetch_optional(pool)
+    .await?;
+    Ok(found.is_some())
+}

@@ -1,0 +1,109 @@
+//! Stored organizations: the statements.
+
+use schemas::ids::OrgId;
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{FromRow, Row};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::tier::Tier;
+
+/// An organization.
+#[derive(Debug, Clone)]
+pub struct Organization {
+    /// Its id, and the key of its records on the log.
+    pub id: OrgId,
+    /// What people call it; not unique.
+    pub name: String,
+    /// Its tier.
+    pub tier: Tier,
+    /// Requests per minute in force for all of it: its own limit or its tier's; 0: unlimited.
+    pub rate_limit_per_minute: u32,
+    /// As given when it was made.
+    pub webhook_url: Option<String>,
+    /// active, erasing or erased.
+    pub status: String,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+}
+
+impl FromRow<'_, PgRow> for Organization {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let name: &str = row.try_get("tier")?;
+        let tier = Tier::named(name).ok_or_else(|| sqlx::Error::Decode(format!("unknown tier {name}").into()))?;
+        let limit: Option<i32> = row.try_get("rate_limit_per_minute")?;
+        Ok(Self {
+            id: OrgId::from_uuid(row.try_get("id")?),
+            name: row.try_get("name")?,
+            tier,
+            // Never negative: the table checks it.
+            rate_limit_per_minute: limit.map_or(tier.per_minute(), i32::unsigned_abs),
+            webhook_url: row.try_get("webhook_url")?,
+            status: row.try_get("status")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+/// Makes an organization. `rate_limit_per_minute`: `None` for the tier's, 0 for none.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn insert(
+    conn: &mut PgConnection,
+    name: &str,
+    tier: Tier,
+    rate_limit_per_minute: Option<u32>,
+    webhook_url: Option<&str>,
+) -> Result<Organization, sqlx::Error> {
+    sqlx::query_as(
+        "INSERT INTO organizations (id, name, tier, rate_limit_per_minute, webhook_url) VALUES ($1, $2, $3, $4, $5)
+         RETURNING id, name, tier, rate_limit_per_minute, webhook_url, status, created_at",
+    )
+    .bind(OrgId::generate().as_uuid())
+    .bind(name)
+    .bind(tier.name())
+    .bind(rate_limit_per_minute.map(u32::cast_signed))
+    .bind(webhook_url)
+    .fetch_one(conn)
+    .await
+}
+
+/// The organization of that id, whatever its status.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization>, sqlx::Error> {
+    sqlx::query_as("SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at FROM organizations WHERE id = $1")
+        .bind(id.as_uuid())
+        .fetch_optional(pool)
+        .await
+}
+
+/// The oldest active organization of that name.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn find_by_name(conn: &mut PgConnection, name: &str) -> Result<Option<OrgId>, sqlx::Error> {
+    let id: Option<Uuid> =
+        sqlx::query_scalar("SELECT id FROM organizations WHERE name = $1 AND status = 'active' ORDER BY created_at, id LIMIT 1")
+            .bind(name)
+            .fetch_optional(conn)
+            .await?;
+    Ok(id.map(OrgId::from_uuid))
+}
+
+/// A page of organizations in the order of their ids, which is that of their making, beginning after `after`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn list(pool: &PgPool, after: Option<OrgId>, limit: i64) -> Result<Vec<Organization>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at FROM organizations
+         WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2",
+    )
+    .bind(after.map(|id| id.as_uuid()))
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}

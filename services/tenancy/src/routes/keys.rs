@@ -1,0 +1,187 @@
+//! The routes for keys: the operator's and an organization's own.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use http::StatusCode;
+use platform::http::{JsonBody, Problem};
+use schemas::ids::{KeyId, OrgId};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnection;
+use time::OffsetDateTime;
+
+use super::reply::{KeyReply, Timestamp, created_secret};
+use super::{check_name, forbidden, invalid, path_id};
+use crate::Tenancy;
+use crate::caller::Caller;
+use crate::grant::Grant;
+use crate::key::{self, Environment, KeyHash};
+use crate::keys::{self, KeyToStore, MAX_KEYS, StoredKey};
+use crate::operator::Operator;
+use crate::organizations;
+use crate::refusal::{Refusal, database_problem};
+use crate::role::{Right, Role};
+use crate::tier::{self, Tier};
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WantedKey {
+    name: String,
+    role: Role,
+    event_types: Option<Vec<String>>,
+    rate_limit_per_minute: Option<u32>,
+    #[serde(default)]
+    content_dedup: bool,
+    #[serde(default)]
+    environment: Environment,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    expires_at: Option<OffsetDateTime>,
+}
+
+impl WantedKey {
+    /// An admin key without any restriction.
+    pub(super) fn admin(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            role: Role::Admin,
+            event_types: None,
+            rate_limit_per_minute: None,
+            content_dedup: false,
+            environment: Environment::default(),
+            expires_at: None,
+        }
+    }
+
+    fn grant(&self) -> Result<Grant, Problem> {
+        check_name("name", &self.name)?;
+        let grant = Grant {
+            role: self.role,
+            event_types: self.event_types.clone(),
+            rate_limit_per_minute: self.rate_limit_per_minute,
+            expires_at: self.expires_at,
+        };
+        grant.check(OffsetDateTime::now_utc()).map_err(invalid)?;
+        Ok(grant)
+    }
+}
+
+/// A key that was just made, with the text that is shown once.
+pub(super) struct Issued {
+    pub(super) stored: StoredKey,
+    pub(super) text: key::NewKey,
+}
+
+/// Makes and stores a key. Who may make it was decided before.
+pub(super) async fn issue(conn: &mut PgConnection, org_id: OrgId, wanted: &WantedKey) -> Result<Issued, Problem> {
+    let grant = wanted.grant()?;
+    let there = keys::count(conn, org_id).await.map_err(|error| database_problem(&error))?;
+    if there >= MAX_KEYS {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "too_many_keys",
+            format!("an organization has at most {MAX_KEYS} keys; revoke one"),
+        ));
+    }
+    let text = key::generate(wanted.environment);
+    let to_store = KeyToStore {
+        name: &wanted.name,
+        environment: wanted.environment.name(),
+        prefix: &key::prefix(text.reveal()),
+        hash: KeyHash::of(text.reveal()),
+        grant: &grant,
+        content_dedup: wanted.content_dedup,
+    };
+    let stored = keys::insert(conn, org_id, &to_store).await.map_err(|error| database_problem(&error))?;
+    stored.map(|stored| Issued { stored, text }).ok_or_else(Problem::not_found)
+}
+
+pub(super) async fn create_for_operator(
+    _: Operator,
+    State(tenancy): State<Tenancy>,
+    path: Result<Path<String>, PathRejection>,
+    JsonBody(wanted): JsonBody<WantedKey>,
+) -> Result<Response, Problem> {
+    let org_id: OrgId = path_id(path)?;
+    let mut conn = tenancy.pool.acquire().await.map_err(|error| database_problem(&error))?;
+    let issued = issue(&mut conn, org_id, &wanted).await?;
+    Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))
+}
+
+pub(super) async fn create(
+    caller: Caller,
+    State(tenancy): State<Tenancy>,
+    JsonBody(wanted): JsonBody<WantedKey>,
+) -> Result<Response, Problem> {
+    caller.require(Right::Manage)?;
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    // As it stands now, not as it was cached: a key revoked a moment ago makes no successor.
+    let maker = keys::find_stored(&mut transaction, caller.org_id, caller.key_id)
+        .await
+        .map_err(|error| database_problem(&error))?
+        .ok_or(Refusal::Unknown)?;
+    maker.grant.may_make(&wanted.grant()?).map_err(forbidden)?;
+    let issued = issue(&mut transaction, caller.org_id, &wanted).await?;
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
+    Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct KeyList {
+    keys: Vec<KeyReply>,
+}
+
+pub(super) async fn list(caller: Caller, State(tenancy): State<Tenancy>) -> Result<Json<KeyList>, Problem> {
+    caller.require(Right::Manage)?;
+    let found = keys::list(&tenancy.pool, caller.org_id).await.map_err(|error| database_problem(&error))?;
+    Ok(Json(KeyList { keys: found.into_iter().map(KeyReply::from).collect() }))
+}
+
+pub(super) async fn revoke(
+    caller: Caller,
+    State(tenancy): State<Tenancy>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    caller.require(Right::Manage)?;
+    let key_id: KeyId = path_id(path)?;
+    if !keys::revoke(&tenancy.pool, caller.org_id, key_id).await.map_err(|error| database_problem(&error))? {
+        return Err(Problem::not_found());
+    }
+    // Every instance hears of it; this one need not wait for that.
+    tenancy.authenticator.cache().forget_key(key_id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct OwnKey {
+    organization_id: OrgId,
+    organization_name: String,
+    tier: Tier,
+    /// The limit in force for this key; 0: unlimited.
+    rate_limit_per_minute: u32,
+    webhook_url: Option<String>,
+    role: Role,
+    key_id: KeyId,
+    prefix: String,
+    created_at: Timestamp,
+}
+
+pub(super) async fn show_own(caller: Caller, State(tenancy): State<Tenancy>) -> Result<Json<OwnKey>, Problem> {
+    let found = async {
+        let organization = organizations::find(&tenancy.pool, caller.org_id).await?;
+        let mut conn = tenancy.pool.acquire().await?;
+        let stored = keys::find_stored(&mut conn, caller.org_id, caller.key_id).await?;
+        Ok(organization.zip(stored))
+    };
+    let (organization, stored) = found.await.map_err(|error: sqlx::Error| database_problem(&error))?.ok_or(Refusal::Unknown)?;
+    Ok(Json(OwnKey {
+        organization_id: organization.id,
+        organization_name: organization.name,
+        tier: organization.tier,
+        rate_limit_per_minute: tier::limit_of_key(organization.rate_limit_per_minute, stored.grant.rate_limit_per_minute),
+        webhook_url: organization.webhook_url,
+        role: stored.grant.role,
+        key_id: stored.id,
+        prefix: stored.prefix,
+        created_at: Timestamp(stored.created_at),
+    }))
+}

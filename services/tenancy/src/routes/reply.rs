@@ -1,0 +1,118 @@
+//! How organizations and keys look in JSON.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use schemas::ids::{KeyId, OrgId};
+use serde::{Serialize, Serializer};
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use time::{OffsetDateTime, UtcOffset};
+
+use crate::keys::StoredKey;
+use crate::organizations::Organization;
+use crate::role::Role;
+use crate::tier::Tier;
+
+const RFC3339_MILLISECONDS: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// A time, UTC, with milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Timestamp(pub OffsetDateTime);
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = self.0.to_offset(UtcOffset::UTC).format(&RFC3339_MILLISECONDS).map_err(serde::ser::Error::custom)?;
+        serializer.serialize_str(&text)
+    }
+}
+
+/// An organization, as the operator sees it.
+#[derive(Debug, Serialize)]
+pub struct OrganizationReply {
+    id: OrgId,
+    name: String,
+    tier: Tier,
+    rate_limit_per_minute: u32,
+    webhook_url: Option<String>,
+    status: String,
+    created_at: Timestamp,
+}
+
+impl From<Organization> for OrganizationReply {
+    fn from(organization: Organization) -> Self {
+        Self {
+            id: organization.id,
+            name: organization.name,
+            tier: organization.tier,
+            rate_limit_per_minute: organization.rate_limit_per_minute,
+            webhook_url: organization.webhook_url,
+            status: organization.status,
+            created_at: Timestamp(organization.created_at),
+        }
+    }
+}
+
+/// A key, as its organization sees it; the key itself only where it was just made.
+#[derive(Debug, Serialize)]
+pub struct KeyReply {
+    id: KeyId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    name: String,
+    role: Role,
+    prefix: String,
+    environment: String,
+    event_types: Option<Vec<String>>,
+    /// Null: the organization's.
+    rate_limit_per_minute: Option<u32>,
+    content_dedup: bool,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+}
+
+impl KeyReply {
+    /// With the key itself, which nobody will see again.
+    pub fn revealing(stored: StoredKey, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..Self::from(stored) }
+    }
+}
+
+impl From<StoredKey> for KeyReply {
+    fn from(stored: StoredKey) -> Self {
+        Self {
+            id: stored.id,
+            key: None,
+            name: stored.name,
+            role: stored.grant.role,
+            prefix: stored.prefix,
+            environment: stored.environment,
+            event_types: stored.grant.event_types,
+            rate_limit_per_minute: stored.grant.rate_limit_per_minute,
+            content_dedup: stored.content_dedup,
+            created_at: Timestamp(stored.created_at),
+            expires_at: stored.grant.expires_at.map(Timestamp),
+            revoked_at: stored.revoked_at.map(Timestamp),
+        }
+    }
+}
+
+/// 201 with a key inside, which no cache may keep.
+pub fn created_secret(body: impl Serialize) -> Response {
+    (StatusCode::CREATED, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        let time = Timestamp(datetime!(2026-11-21 10:00:00.1234 +01:00));
+        assert_eq!(serde_json::to_string(&time).unwrap(), "\"2026-11-21T09:00:00.123Z\"");
+    }
+}

@@ -1,0 +1,76 @@
+//! Self sign-up: an organization and its first key for whoever asks. Off unless configuration turns it on.
+
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, header};
+use platform::http::{JsonBody, Problem};
+use schemas::ids::{KeyId, OrgId};
+use serde::{Deserialize, Serialize};
+
+use super::check_name;
+use super::keys::{WantedKey, issue};
+use super::reply::{Timestamp, created_secret};
+use crate::Tenancy;
+use crate::organizations;
+use crate::refusal::database_problem;
+use crate::tier::{self, Tier};
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Signup {
+    #[serde(alias = "org_name")]
+    organization_name: String,
+    #[serde(default)]
+    tier: Tier,
+}
+
+#[derive(Debug, Serialize)]
+struct SignedUp<'a> {
+    api_key: &'a str,
+    key_id: KeyId,
+    organization_id: OrgId,
+    organization_name: String,
+    tier: Tier,
+    rate_limit_per_minute: u32,
+    created_at: Timestamp,
+    warning: &'static str,
+}
+
+/// Whatever is wrong with the body, this is said first.
+fn check_open(tenancy: &Tenancy, headers: &HeaderMap) -> Result<(), Problem> {
+    if !tenancy.open_signup {
+        return Err(Problem::forbidden("sign-up is switched off; ask the operator for a key"));
+    }
+    // A page in somebody's browser can send other content types to loopback unasked, but not this one.
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Problem::unsupported_media_type("send application/json"));
+    }
+    Ok(())
+}
+
+pub(super) async fn generate(
+    State(tenancy): State<Tenancy>,
+    headers: HeaderMap,
+    signup: Result<JsonBody<Signup>, Problem>,
+) -> Result<Response, Problem> {
+    check_open(&tenancy, &headers)?;
+    let JsonBody(signup) = signup?;
+    check_name("organization_name", &signup.organization_name)?;
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let organization = organizations::insert(&mut transaction, &signup.organization_name, signup.tier, None, None)
+        .await
+        .map_err(|error| database_problem(&error))?;
+    let issued = issue(&mut transaction, organization.id, &WantedKey::admin("first key")).await?;
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
+    Ok(created_secret(SignedUp {
+        api_key: issued.text.reveal(),
+        key_id: issued.stored.id,
+        organization_id: organization.id,
+        organization_name: organization.name,
+        tier: organization.tier,
+        rate_limit_per_minute: tier::limit_of_key(organization.rate_limit_per_minute, issued.stored.grant.rate_limit_per_minute),
+        created_at: Timestamp(organization.created_at),
+        warning: "keep the key now: it is not shown again",
+    }))
+}
