@@ -1,5 +1,24 @@
-//! stub
-use crate::records::{Ack, DeliveryAttempt, Event};
+//! From one Kafka record, whoever wrote it, to what it says: an event, acknowledgements, a delivery attempt; or to the reason why it says
+//! nothing, for the dead letter. The same bytes at the same place give the same answer, on every reading and in every reader.
+//!
+//! What comes out holds by all limits and holds nothing PostgreSQL would refuse. Whether the organization exists is not known here.
+
+mod acks;
+mod attempts;
+mod encoding;
+
+use std::borrow::Cow;
+
+pub use acks::{MAX_ACKS_PER_RECORD, read_acks};
+pub use attempts::{MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, read_attempt};
+use encoding::{Encoding, encoding_of};
+
+use crate::codec::{self, DecodeError};
+use crate::event_json::limits::check;
+use crate::event_json::{self, Invalid, MAX_BODY_BYTES, NewEvent};
+use crate::ids::{EventId, OrgId};
+use crate::records::{Dedup, Event};
+use crate::{cloudevents, headers};
 
 /// One record as it was read from the log of events, whoever wrote it.
 #[derive(Debug, Clone, Copy)]
@@ -24,21 +43,127 @@ pub struct NativeRecord<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Unreadable {
-    /// Stable, `lower_snake`.
+    /// Stable, `lower_snake`: `null_value`, `bad_key`, `value_too_large`, `payload_too_large`, `malformed`, `invalid_event`, `invalid_ack`,
+    /// `invalid_attempt`, `bad_avro`, `unknown_schema` or `organization_mismatch`.
     pub class: &'static str,
-    /// One sentence.
+    /// One sentence, at most about a kilobyte.
     pub message: String,
 }
 
-/// x
-pub fn read_event(_record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
-    Err(Unreadable { class: "x", message: String::new() })
+impl Unreadable {
+    fn new(class: &'static str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        // It travels in a header; foreign keys and names may be in it.
+        message.truncate(message.floor_char_boundary(1024));
+        Self { class, message }
+    }
 }
-/// x
-pub fn read_acks(_key: Option<&[u8]>, _value: Option<&[u8]>, _headers: &[(String, Vec<u8>)]) -> Result<Vec<Ack>, Unreadable> {
-    Err(Unreadable { class: "x", message: String::new() })
+
+impl From<DecodeError> for Unreadable {
+    fn from(error: DecodeError) -> Self {
+        let class = if matches!(error, DecodeError::UnknownSchema { .. }) { "unknown_schema" } else { "bad_avro" };
+        Self::new(class, error.to_string())
+    }
 }
-/// x
-pub fn read_attempt(_key: Option<&[u8]>, _value: Option<&[u8]>) -> Result<DeliveryAttempt, Unreadable> {
-    Err(Unreadable { class: "x", message: String::new() })
+
+impl From<Invalid> for Unreadable {
+    fn from(error: Invalid) -> Self {
+        let class = match &error {
+            Invalid::Malformed { .. } => "malformed",
+            Invalid::Fields(_) => "invalid_event",
+            Invalid::PayloadTooLarge { .. } => "payload_too_large",
+        };
+        Self::new(class, error.to_string())
+    }
 }
+
+/// Reads one record of `triggers.events.v1`: Avro, JSON or a CloudEvent.
+///
+/// # Errors
+/// [`Unreadable`]; never panics, whatever the record.
+pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
+    let value = value_of(record.value)?;
+    let org_id = organization_of(record.key)?;
+    let new = match encoding_of(value, record.headers) {
+        Encoding::Avro => return read_avro(org_id, value),
+        Encoding::Json => event_json::parse(value)?,
+        Encoding::CloudEvent => cloudevents::structured(value)?,
+        Encoding::BinaryCloudEvent => read_binary(value, record.headers)?,
+    };
+    let event_id = EventId::of_place(record.topic, record.partition, record.offset, record.timestamp_ms);
+    let dedup = new.dedup_id.as_deref().map(|id| Dedup::dedup_id(id, value));
+    Ok(new.into_event(org_id, event_id, dedup, traceparent_of(record.headers)))
+}
+
+fn read_avro(org_id: OrgId, value: &[u8]) -> Result<Event, Unreadable> {
+    let mut event = codec::decode_event(value)?;
+    same_organization(org_id, event.org_id)?;
+    check(&event)?;
+    // A trace context that is none decides nothing: a new trace begins.
+    event.traceparent = event.traceparent.filter(|text| is_traceparent(text));
+    Ok(event)
+}
+
+fn read_binary(value: &[u8], headers: &[(String, Vec<u8>)]) -> Result<NewEvent, Unreadable> {
+    let mut attributes = Vec::new();
+    for (name, value) in headers {
+        let lower = name.to_ascii_lowercase();
+        if let Some(attribute) = lower.strip_prefix("ce_") {
+            let text = std::str::from_utf8(value).map_err(|_| Unreadable::new("malformed", format!("the header {lower} is not UTF-8")))?;
+            attributes.push((attribute.to_owned(), text));
+        }
+    }
+    let content_type = header(headers, headers::CONTENT_TYPE).map(String::from_utf8_lossy);
+    Ok(cloudevents::binary(attributes.iter().map(|(name, value)| (name.as_str(), *value)), content_type.as_deref(), value)?)
+}
+
+/// The value, if there is one of a size that a producer may send.
+fn value_of(value: Option<&[u8]>) -> Result<&[u8], Unreadable> {
+    let value = value.ok_or_else(|| Unreadable::new("null_value", "the record has no value"))?;
+    // Avro adds a few hundred bytes to what JSON says in more: one limit fits all encodings.
+    if value.len() > MAX_BODY_BYTES {
+        let message = format!("the value has {} bytes, at most {MAX_BODY_BYTES} are allowed", value.len());
+        return Err(Unreadable::new("value_too_large", message));
+    }
+    Ok(value)
+}
+
+fn organization_of(key: Option<&[u8]>) -> Result<OrgId, Unreadable> {
+    key.and_then(|key| std::str::from_utf8(key).ok())
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Unreadable::new("bad_key", "the key is not an organization id, a hyphenated UUID"))
+}
+
+fn same_organization(key: OrgId, value: OrgId) -> Result<(), Unreadable> {
+    if key == value {
+        return Ok(());
+    }
+    Err(Unreadable::new("organization_mismatch", format!("the key names the organization {key}, the value {value}")))
+}
+
+/// The last header of that name, whatever its case: a later one replaces an earlier one.
+fn header<'a>(headers: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
+    headers.iter().rev().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+}
+
+fn traceparent_of(headers: &[(String, Vec<u8>)]) -> Option<String> {
+    let text = String::from_utf8_lossy(header(headers, headers::TRACEPARENT)?);
+    is_traceparent(&text).then(|| Cow::into_owned(text))
+}
+
+/// Whether the text has the form of a W3C `traceparent`; a later version may go on after a dash.
+fn is_traceparent(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let dashes = [2, 35, 52];
+    bytes.len() >= 55
+        && bytes.len() <= 255
+        && bytes.get(55).is_none_or(|byte| *byte == b'-')
+        && bytes.iter().take(55).enumerate().all(|(at, byte)| match dashes.contains(&at) {
+            true => *byte == b'-',
+            false => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+        && bytes.iter().skip(55).all(u8::is_ascii_graphic)
+}
+
+#[cfg(test)]
+mod tests;

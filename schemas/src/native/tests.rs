@@ -1,0 +1,254 @@
+//! What holds of records from anywhere.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::codec::{encode_ack, encode_attempt, encode_event};
+use crate::dedup::sha256_hex;
+use crate::records::{Ack, DedupKind, DeliveryAttempt, DeliveryOutcome};
+
+const ORG: &str = "0192f0c1-2345-7abc-8def-0123456789ab";
+const OTHER: &str = "0192f0c1-2345-7abc-8def-0123456789ac";
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+fn read(value: &[u8], pairs: &[(&str, &str)]) -> Result<Event, Unreadable> {
+    read_event(&NativeRecord {
+        topic: "triggers.events.v1",
+        partition: 3,
+        offset: 42,
+        timestamp_ms: 1_700_000_000_000,
+        key: Some(ORG.as_bytes()),
+        value: Some(value),
+        headers: &headers(pairs),
+    })
+}
+
+fn class(result: Result<Event, Unreadable>) -> &'static str {
+    result.unwrap_err().class
+}
+
+fn event() -> Event {
+    Event {
+        org_id: ORG.parse().unwrap(),
+        event_id: OTHER.parse().unwrap(),
+        event_type: "a".to_owned(),
+        payload: "{}".to_owned(),
+        occurred_at: Some(0),
+        source: Some("s".to_owned()),
+        ordering_key: Some("o".to_owned()),
+        metadata: BTreeMap::from([("k".to_owned(), String::new())]),
+        dedup: Some(Dedup::idempotency_key("k", b"")),
+        traceparent: Some(TRACE.to_owned()),
+    }
+}
+
+#[test]
+fn a_json_record_takes_its_organization_and_id_from_its_place() {
+    let value = br#"{"type": "a", "data": {"x" : 1}, "dedup_id": "d"}"#;
+    let read = read(value, &[("content-type", "application/json"), ("TraceParent", TRACE)]).unwrap();
+    assert_eq!(read.org_id.to_string(), ORG);
+    assert_eq!(read.event_id, EventId::of_place("triggers.events.v1", 3, 42, 1_700_000_000_000));
+    assert_eq!(read.payload, r#"{"x" : 1}"#);
+    assert_eq!(read.traceparent.as_deref(), Some(TRACE));
+    let dedup = read.dedup.unwrap();
+    assert_eq!((dedup.kind, dedup.key.as_str(), dedup.window_seconds), (DedupKind::DedupId, "d", 86_400));
+    assert_eq!(dedup.body_hash, sha256_hex(&[value]));
+}
+
+#[test]
+fn the_encoding_is_told_by_headers_and_else_by_the_first_bytes() {
+    let avro = encode_event(&event()).unwrap();
+    let json = br#"{"type": "a", "data": 1}"#;
+    let cloud = br#" {"specversion": "1.0", "id": "1", "source": "s", "type": "a", "data": 1}"#;
+    let binary = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "s"), ("ce_type", "a")];
+    for value in [&avro[..], json, cloud] {
+        assert_eq!(read(value, &[]).unwrap().event_type, "a");
+        assert_eq!(read(value, &[("content-type", "application/octet-stream")]).unwrap().event_type, "a");
+        assert_eq!(read(value, &[("content-type", "")]).unwrap().event_type, "a");
+    }
+    assert_eq!(read(cloud, &[]).unwrap().dedup.unwrap().key, "s 1");
+    assert_eq!(read(cloud, &[("Content-Type", "Application/CloudEvents+JSON; charset=utf-8")]).unwrap().dedup.unwrap().key, "s 1");
+    assert_eq!(read(cloud, &[("content-type", "application/json")]).unwrap().dedup, None);
+    assert_eq!(class(read(json, &[("content-type", "application/cloudevents+json")])), "invalid_event");
+    assert_eq!(class(read(json, &[("content-type", "application/avro")])), "bad_avro");
+    assert_eq!(class(read(&avro, &[("content-type", "application/json")])), "malformed");
+    let event = read(json, &[&binary[..], &[("content-type", "application/json")]].concat()).unwrap();
+    assert_eq!((event.payload.as_str(), event.dedup.unwrap().key.as_str()), (r#"{"type": "a", "data": 1}"#, "s 1"));
+    assert_eq!(
+        read(&avro, &[&binary[..], &[("content-type", "application/avro")]].concat()).unwrap().payload.len(),
+        avro.len().div_ceil(3) * 4 + 2
+    );
+}
+
+#[test]
+fn an_avro_record_is_the_event_it_says_when_it_keeps_all_limits() {
+    let whole = event();
+    assert_eq!(read(&encode_event(&whole).unwrap(), &[]).unwrap(), whole);
+    let system = Event { event_type: "triggers.endpoint.disabled".to_owned(), ..event() };
+    assert_eq!(read(&encode_event(&system).unwrap(), &[]).unwrap(), system);
+    let untraced = Event { traceparent: Some("none\0".to_owned()), ..event() };
+    assert_eq!(read(&encode_event(&untraced).unwrap(), &[]).unwrap().traceparent, None);
+}
+
+#[test]
+fn an_avro_record_that_breaks_a_limit_is_refused() {
+    let nul = || Some("\0".to_owned());
+    let dedup = || Dedup::dedup_id("d", b"");
+    let broken = [
+        ("invalid_event", Event { event_type: String::new(), ..event() }),
+        ("invalid_event", Event { event_type: "a\0".to_owned(), ..event() }),
+        ("invalid_event", Event { event_type: "x".repeat(256), ..event() }),
+        ("invalid_event", Event { payload: String::new(), ..event() }),
+        ("invalid_event", Event { payload: "{".to_owned(), ..event() }),
+        ("invalid_event", Event { payload: "\"\0\"".to_owned(), ..event() }),
+        ("invalid_event", Event { payload: r#""\ud800""#.to_owned(), ..event() }),
+        ("invalid_event", Event { payload: "[".repeat(65) + &"]".repeat(65), ..event() }),
+        ("payload_too_large", Event { payload: format!("\"{}\"", "x".repeat(256 * 1024)), ..event() }),
+        ("value_too_large", Event { payload: format!("\"{}\"", "x".repeat(512 * 1024)), ..event() }),
+        ("invalid_event", Event { occurred_at: Some(i64::MAX), ..event() }),
+        ("invalid_event", Event { occurred_at: Some(i64::MIN), ..event() }),
+        ("invalid_event", Event { source: nul(), ..event() }),
+        ("invalid_event", Event { ordering_key: nul(), ..event() }),
+        ("invalid_event", Event { ordering_key: Some(String::new()), ..event() }),
+        ("invalid_event", Event { metadata: BTreeMap::from([("k".to_owned(), "\0".to_owned())]), ..event() }),
+        ("invalid_event", Event { metadata: (0..33).map(|i| (i.to_string(), String::new())).collect(), ..event() }),
+        ("invalid_event", Event { dedup: Some(Dedup { key: "\0".to_owned(), ..dedup() }), ..event() }),
+        ("invalid_event", Event { dedup: Some(Dedup { window_seconds: i64::MAX, ..dedup() }), ..event() }),
+        ("invalid_event", Event { dedup: Some(Dedup { window_seconds: 0, ..dedup() }), ..event() }),
+        ("invalid_event", Event { dedup: Some(Dedup { body_hash: "\0".repeat(64), ..dedup() }), ..event() }),
+        ("organization_mismatch", Event { org_id: OTHER.parse().unwrap(), ..event() }),
+    ];
+    for (expected, event) in broken {
+        assert_eq!(class(read(&encode_event(&event).unwrap(), &[])), expected, "{:.200}", format!("{event:?}"));
+    }
+}
+
+#[test]
+fn a_record_without_value_or_organization_is_refused_with_its_reason() {
+    let json = br#"{"type": "a", "data": 1}"#;
+    let record =
+        NativeRecord { topic: "t", partition: 0, offset: 0, timestamp_ms: 0, key: Some(ORG.as_bytes()), value: Some(json), headers: &[] };
+    assert_eq!(class(read_event(&NativeRecord { value: None, ..record })), "null_value");
+    for key in [None, Some(&b""[..]), Some(b"shop"), Some(&[0xFF; 36]), Some(b"0192f0c123457abc8def0123456789ab")] {
+        assert_eq!(class(read_event(&NativeRecord { key, ..record })), "bad_key");
+    }
+    assert_eq!(class(read(b"", &[])), "malformed");
+    assert_eq!(class(read(br#"{"type": "a", "data": 1, "timestamp": "?"}"#, &[])), "invalid_event");
+    assert_eq!(class(read(br#"{"type": "triggers.x", "data": 1}"#, &[])), "invalid_event");
+    assert_eq!(
+        class(read(&encode_ack(&Ack { org_id: ORG.parse().unwrap(), event_id: OTHER.parse().unwrap() }).unwrap(), &[])),
+        "unknown_schema"
+    );
+    let long = format!(
+        r#"{{"type": "a", "data": 1, "metadata": {{{}}}}}"#,
+        (0..32).map(|i| format!(r#""{i}{}": 1"#, "k".repeat(200))).collect::<Vec<_>>().join(",")
+    );
+    assert!(read(long.as_bytes(), &[]).unwrap_err().message.len() <= 1024);
+}
+
+#[test]
+fn only_a_well_formed_traceparent_is_kept() {
+    let value = br#"{"type": "a", "data": 1}"#;
+    let later = format!("01{}-more", &TRACE[2..]);
+    for good in [TRACE, &later] {
+        assert_eq!(read(value, &[("traceparent", good)]).unwrap().traceparent.as_deref(), Some(good));
+    }
+    for bad in ["", "x", &TRACE[1..], &TRACE.to_uppercase(), &format!("{TRACE}0"), &format!("{TRACE}-\0"), &TRACE.replace('-', "_")] {
+        assert_eq!(read(value, &[("traceparent", bad)]).unwrap().traceparent, None, "{bad}");
+    }
+}
+
+#[test]
+fn acks_are_read_from_avro_and_json() {
+    let key = Some(ORG.as_bytes());
+    let ack = Ack { org_id: ORG.parse().unwrap(), event_id: OTHER.parse().unwrap() };
+    assert_eq!(read_acks(key, Some(&encode_ack(&ack).unwrap()), &[]).unwrap(), [ack.clone()]);
+    let one = format!(r#"{{"event_id": "{OTHER}", "event_ids": null, "x": 1}}"#);
+    assert_eq!(read_acks(key, Some(one.as_bytes()), &headers(&[("content-type", "application/json")])).unwrap(), [ack.clone()]);
+    let many = |count: usize| format!(r#"{{"event_ids": [{}]}}"#, vec![format!("\"{OTHER}\""); count].join(","));
+    assert_eq!(read_acks(key, Some(many(1000).as_bytes()), &[]).unwrap(), vec![ack.clone(); 1000]);
+
+    let class = |value: &[u8]| read_acks(key, Some(value), &[]).unwrap_err().class;
+    let both = format!(r#"{{"event_id": "{OTHER}", "event_ids": ["{OTHER}"]}}"#);
+    for bad in ["{}", r#"{"event_ids": []}"#, r#"{"event_ids": [1]}"#, r#"{"event_id": "x"}"#, r#"{"event_ids": "x"}"#, &both, &many(1001)]
+    {
+        assert_eq!(class(bad.as_bytes()), "invalid_ack", "{bad:.80}");
+    }
+    assert_eq!(class(b"["), "malformed");
+    assert_eq!(class(&encode_event(&event()).unwrap()), "unknown_schema");
+    assert_eq!(class(&encode_ack(&Ack { org_id: OTHER.parse().unwrap(), ..ack }).unwrap()), "organization_mismatch");
+    assert_eq!(read_acks(key, None, &[]).unwrap_err().class, "null_value");
+    assert_eq!(read_acks(None, Some(one.as_bytes()), &[]).unwrap_err().class, "bad_key");
+}
+
+fn attempt() -> DeliveryAttempt {
+    DeliveryAttempt {
+        org_id: ORG.parse().unwrap(),
+        event_id: OTHER.parse().unwrap(),
+        endpoint_id: OTHER.parse().unwrap(),
+        delivery_id: OTHER.parse().unwrap(),
+        event_type: "a".to_owned(),
+        attempt: 0,
+        outcome: DeliveryOutcome::Cancelled,
+        started_at: 0,
+        latency_ms: 0,
+        status_code: None,
+        error: None,
+        response_excerpt: None,
+        next_attempt_at: None,
+    }
+}
+
+#[test]
+fn an_attempt_is_read_when_it_can_be_stored() {
+    let read = |attempt: &DeliveryAttempt| read_attempt(Some(ORG.as_bytes()), Some(&encode_attempt(attempt).unwrap()));
+    assert_eq!(read(&attempt()).unwrap(), attempt());
+    for bad in [
+        DeliveryAttempt { event_type: "\0".to_owned(), ..attempt() },
+        DeliveryAttempt { attempt: -1, ..attempt() },
+        DeliveryAttempt { latency_ms: -1, ..attempt() },
+        DeliveryAttempt { started_at: i64::MAX, ..attempt() },
+        DeliveryAttempt { next_attempt_at: Some(i64::MIN), ..attempt() },
+    ] {
+        assert_eq!(read(&bad).unwrap_err().class, "invalid_attempt");
+    }
+    assert_eq!(read(&DeliveryAttempt { org_id: OTHER.parse().unwrap(), ..attempt() }).unwrap_err().class, "organization_mismatch");
+    assert_eq!(read_attempt(Some(ORG.as_bytes()), Some(b"{}")).unwrap_err().class, "bad_avro");
+    let answered = DeliveryAttempt { error: Some("a\0b".to_owned()), response_excerpt: Some("\u{e4}".repeat(3000)), ..attempt() };
+    let stored = read(&answered).unwrap();
+    assert_eq!(stored.error.as_deref(), Some("a\u{fffd}b"));
+    assert_eq!(stored.response_excerpt.unwrap().len(), 4096);
+}
+
+proptest! {
+    #[test]
+    fn no_record_makes_a_reader_panic(
+        value in prop::collection::vec(any::<u8>(), 0..200),
+        key in prop::collection::vec(any::<u8>(), 0..40),
+        names in prop::collection::vec("content-type|ce_specversion|ce_id|ce_\\PC{0,3}|traceparent", 0..5),
+    ) {
+        let headers: Vec<_> = names.into_iter().map(|name| (name, value.clone())).collect();
+        for key in [key.as_slice(), ORG.as_bytes()] {
+            let record = NativeRecord { topic: "t", partition: 0, offset: 0, timestamp_ms: 0, key: Some(key), value: Some(&value), headers: &headers };
+            drop(read_event(&record));
+            drop(read_acks(Some(key), Some(&value), &headers));
+            drop(read_attempt(Some(key), Some(&value)));
+        }
+    }
+
+    #[test]
+    fn a_damaged_avro_event_is_read_within_the_limits_or_refused(byte in any::<prop::sample::Index>(), to in any::<u8>()) {
+        let mut value = encode_event(&event()).unwrap();
+        let at = byte.index(value.len());
+        value[at] = to;
+        if let Ok(event) = read(&value, &[]) {
+            prop_assert_eq!(check(&event), Ok(()));
+        }
+    }
+}
