@@ -1,1 +1,4 @@
 //! materializer
+
+mod acks;
+pub mod inbox;

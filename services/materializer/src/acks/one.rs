@@ -1,0 +1,62 @@
+//! Acknowledging one event: `DELETE` answers without a body, `POST` with one. Once more answers the same.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use platform::http::{Problem, RequestContext};
+use schemas::ids::EventId;
+use serde::Serialize;
+use tenancy::Caller;
+
+use super::acknowledge::{Acknowledged, acknowledge};
+use crate::inbox::InboxState;
+use crate::inbox::event::EventPath;
+use crate::inbox::timestamp::Timestamp;
+
+#[derive(Serialize)]
+struct Body {
+    id: EventId,
+    event_id: EventId,
+    status: &'static str,
+    acknowledged_at: Option<Timestamp>,
+    success: bool,
+}
+
+impl From<Acknowledged> for Body {
+    fn from(event: Acknowledged) -> Self {
+        Self { id: event.event_id, event_id: event.event_id, status: "acknowledged", acknowledged_at: event.at, success: true }
+    }
+}
+
+/// 204; 202 when the view does not show it yet; 404.
+pub(crate) async fn delete(
+    State(state): State<InboxState>,
+    caller: Caller,
+    context: RequestContext,
+    EventPath(id): EventPath,
+) -> Result<Response, Problem> {
+    let (event, is_shown) = run(&state, &caller, &context, id).await?;
+    if is_shown {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok((StatusCode::ACCEPTED, Json(Body::from(event))).into_response())
+}
+
+/// 200; 202 when the view does not show it yet; 404.
+pub(super) async fn ack(
+    State(state): State<InboxState>,
+    caller: Caller,
+    context: RequestContext,
+    EventPath(id): EventPath,
+) -> Result<Response, Problem> {
+    let (event, is_shown) = run(&state, &caller, &context, id).await?;
+    let status = if is_shown { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(Body::from(event))).into_response())
+}
+
+async fn run(state: &InboxState, caller: &Caller, context: &RequestContext, id: EventId) -> Result<(Acknowledged, bool), Problem> {
+    let outcome = acknowledge(state, caller, context, &[id]).await?;
+    let event = outcome.acknowledged.get(&id).copied().ok_or_else(Problem::not_found)?;
+    Ok((event, outcome.is_shown))
+}

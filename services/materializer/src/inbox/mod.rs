@@ -1,0 +1,36 @@
+//! The inbox over HTTP: pages, single events and their status, read from the view; and the state that the acknowledgements share.
+//!
+//! What a page is, is computed by pure parts (`cursor`, `merge`, `request`); `query`, `seek` and `event` hold the SQL; `freshness` and
+//! `arrivals` know when the view has got further. Writing the view is the projector's business, acknowledging that of `acks`.
+
+mod arrivals;
+mod cursor;
+pub(crate) mod event;
+mod freshness;
+mod item;
+mod list;
+mod merge;
+mod position;
+mod query;
+mod request;
+mod seek;
+pub(crate) mod state;
+mod status;
+pub(crate) mod timestamp;
+
+use axum::Router;
+use axum::routing::get;
+
+pub use state::InboxState;
+
+/// The routes of the inbox and of the acknowledgements, relative to a mount.
+pub fn routes(state: InboxState) -> Router {
+    Router::new()
+        .route("/inbox", get(list::list))
+        // One router entry per path: reading and acknowledging share theirs.
+        .route("/inbox/{id}", get(event::event).delete(crate::acks::delete))
+        .route("/events/{id}", get(event::event).delete(crate::acks::delete))
+        .route("/events/{id}/status", get(status::status))
+        .merge(crate::acks::routes())
+        .with_state(state)
+}

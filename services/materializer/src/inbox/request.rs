@@ -1,0 +1,269 @@
+//! What a reader asks of the inbox: the query parameters of `GET /inbox`, checked. Pure. Reading is the business of `query` and `list`.
+
+use std::time::Duration;
+
+use platform::http::{Problem, QueryParams};
+use platform::seal::SealingKey;
+use schemas::ids::OrgId;
+use schemas::position::Place;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::cursor::{Cursor, Order};
+use super::position;
+
+const MAX_LIMIT: usize = 1000;
+const MAX_WAIT_SECONDS: u64 = 30;
+const MAX_TYPE_CHARACTERS: usize = 255;
+/// Bound of each repeatable parameter.
+const MAX_REPEATS: usize = 100;
+
+/// What holds for a parameter that is absent.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// Events on a page.
+    pub limit: usize,
+    /// Direction.
+    pub order: Order,
+}
+
+/// How an event's deliveries stand, all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryStatus {
+    /// None has ended, or there is none.
+    Pending,
+    /// One waits for its next attempt.
+    Retrying,
+    /// All succeeded.
+    Delivered,
+    /// One failed for good.
+    Failed,
+}
+
+/// Which events are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// One of these types; `None`: any.
+    pub event_types: Option<Vec<String>>,
+    /// In this state.
+    pub status: Option<DeliveryStatus>,
+    /// Accepted at or after.
+    pub since: Option<OffsetDateTime>,
+    /// Accepted before.
+    pub until: Option<OffsetDateTime>,
+    /// Acknowledged ones too.
+    pub include_acknowledged: bool,
+}
+
+impl Filter {
+    /// Whether an event that does not pass now never will. Then a reading that has come to the end need not come back to it.
+    pub const fn is_final(&self) -> bool {
+        self.status.is_none() && self.until.is_none()
+    }
+
+    /// Leaves only what a key with these event types may see.
+    pub fn restrict(&mut self, allowed: Option<&[String]>) {
+        let Some(allowed) = allowed else { return };
+        match &mut self.event_types {
+            Some(wanted) => wanted.retain(|name| allowed.contains(name)),
+            None => self.event_types = Some(allowed.to_vec()),
+        }
+    }
+
+    /// Whether nothing can pass.
+    pub fn is_empty(&self) -> bool {
+        self.event_types.as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
+/// A read of the inbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Events on a page, 1 to 1,000.
+    pub limit: usize,
+    /// Direction; the cursor's when there is one.
+    pub order: Order,
+    /// Where to go on, as it was sent and as it reads.
+    pub cursor: Option<(String, Cursor)>,
+    /// Which events.
+    pub filter: Filter,
+    /// What the view must have reached first.
+    pub min_positions: Vec<Place>,
+    /// How long to wait for a first event, at most 30 s.
+    pub wait: Duration,
+}
+
+impl ListRequest {
+    /// Reads the parameters; unknown ones are ignored.
+    ///
+    /// # Errors
+    /// The invalid code, naming the first parameter at fault. A cursor or position of another organization is one.
+    pub fn parse(given: &QueryParams, defaults: Defaults, key: &SealingKey, organization: OrgId) -> Result<Self, Problem> {
+        let wanted_order = given.one("order")?.map(parse_order).transpose()?;
+        let cursor = match given.one("cursor")? {
+            None => None,
+            Some(token) => Some((token.to_owned(), parse_cursor(token, wanted_order, key, organization)?)),
+        };
+        let order = cursor.as_ref().map(|(_, cursor)| cursor.order()).or(wanted_order).unwrap_or(defaults.order);
+        let filter = Filter {
+            event_types: parse_event_types(repeated(given, "event_type")?)?,
+            status: given.one("status")?.map(parse_status).transpose()?,
+            since: given.one("since")?.map(|text| parse_time("since", text)).transpose()?,
+            until: given.one("until")?.map(|text| parse_time("until", text)).transpose()?,
+            include_acknowledged: given.flag("include_acknowledged")?.unwrap_or(false),
+        };
+        let min_positions = repeated(given, "min_position")?.into_iter().map(|token| {
+            position::open(key, organization, token)
+                .ok_or_else(|| QueryParams::invalid("min_position", "is not a position that this organization was given"))
+        });
+        Ok(Self {
+            limit: given.parse_in_range("limit", 1..=MAX_LIMIT)?.unwrap_or(defaults.limit),
+            order,
+            cursor,
+            filter,
+            min_positions: min_positions.collect::<Result<_, _>>()?,
+            wait: Duration::from_secs(given.parse_in_range("wait", 0..=MAX_WAIT_SECONDS)?.unwrap_or(0)),
+        })
+    }
+}
+
+fn parse_cursor(token: &str, wanted: Option<Order>, key: &SealingKey, organization: OrgId) -> Result<Cursor, Problem> {
+    let unreadable = |_| QueryParams::invalid("cursor", "is not a cursor that this organization was given");
+    let cursor = Cursor::open(key, organization, token).map_err(unreadable)?;
+    // Without an explicit order the cursor says which: /api reads newest first, and its resume cursor goes up.
+    if wanted.is_some_and(|order| order != cursor.order()) {
+        return Err(QueryParams::invalid("cursor", "goes in the other order"));
+    }
+    Ok(cursor)
+}
+
+fn repeated<'a>(given: &'a QueryParams, name: &str) -> Result<Vec<&'a str>, Problem> {
+    let values: Vec<&str> = given.all(name).take(MAX_REPEATS + 1).collect();
+    if values.len() > MAX_REPEATS { Err(QueryParams::invalid(name, "is given more than 100 times")) } else { Ok(values) }
+}
+
+fn parse_order(text: &str) -> Result<Order, Problem> {
+    match text {
+        "asc" => Ok(Order::Ascending),
+        "desc" => Ok(Order::Descending),
+        _ => Err(QueryParams::invalid("order", "must be asc or desc")),
+    }
+}
+
+fn parse_status(text: &str) -> Result<DeliveryStatus, Problem> {
+    match text {
+        "pending" => Ok(DeliveryStatus::Pending),
+        "retrying" => Ok(DeliveryStatus::Retrying),
+        "delivered" => Ok(DeliveryStatus::Delivered),
+        "failed" => Ok(DeliveryStatus::Failed),
+        _ => Err(QueryParams::invalid("status", "must be pending, retrying, delivered or failed")),
+    }
+}
+
+fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, Problem> {
+    let unreadable = |_| QueryParams::invalid(name, "must be a time of RFC 3339, such as 2026-11-21T09:00:00Z");
+    OffsetDateTime::parse(text, &Rfc3339).map_err(unreadable)
+}
+
+fn parse_event_types(names: Vec<&str>) -> Result<Option<Vec<String>>, Problem> {
+    let is_sound = |name: &&str| (1..=MAX_TYPE_CHARACTERS).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    if !names.iter().all(is_sound) {
+        return Err(QueryParams::invalid("event_type", "must be 1 to 255 characters without control characters"));
+    }
+    Ok(if names.is_empty() { None } else { Some(names.into_iter().map(str::to_owned).collect()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::super::cursor::Marks;
+    use super::*;
+
+    const DEFAULTS: Defaults = Defaults { limit: 50, order: Order::Ascending };
+
+    fn key() -> SealingKey {
+        SealingKey::from_bytes([3; 32])
+    }
+
+    fn parse_for(organization: OrgId, query: &str) -> Result<ListRequest, Problem> {
+        let params = QueryParams::of(&format!("/inbox?{query}").parse().unwrap()).unwrap();
+        ListRequest::parse(&params, DEFAULTS, &key(), organization)
+    }
+
+    fn parse(query: &str) -> Result<ListRequest, Problem> {
+        parse_for(OrgId::generate(), query)
+    }
+
+    #[test]
+    fn what_is_absent_takes_the_mounts_defaults() {
+        let request = parse("unknown=x").unwrap();
+        assert_eq!((request.limit, request.order, request.wait), (50, Order::Ascending, Duration::ZERO));
+        assert_eq!(request.filter, Filter::default());
+    }
+
+    #[test]
+    fn every_parameter_is_read() {
+        let query = "limit=1000&order=desc&event_type=a&event_type=b&status=failed&since=2026-11-21T09:00:00%2B01:00\
+                     &until=2026-11-22T00:00:00Z&include_acknowledged=true&wait=30";
+        let request = parse(query).unwrap();
+        assert_eq!((request.limit, request.order, request.wait), (1000, Order::Descending, Duration::from_secs(30)));
+        let filter = request.filter;
+        assert_eq!(filter.event_types, Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(filter.since, Some(datetime!(2026-11-21 8:00 UTC)));
+        assert_eq!(filter.until, Some(datetime!(2026-11-22 0:00 UTC)));
+        assert!(filter.status == Some(DeliveryStatus::Failed) && filter.include_acknowledged);
+    }
+
+    #[test]
+    fn what_is_out_of_range_or_unreadable_is_named() {
+        let bad = [
+            "limit=0",
+            "limit=1001",
+            "limit=-1",
+            "limit=",
+            "limit=99999999999999999999999",
+            "limit=5&limit=5",
+            "wait=31",
+            "wait=1.5",
+            "order=ASC",
+            "status=done",
+            "since=yesterday",
+            "until=2026-11-21",
+            "include_acknowledged=yes",
+            "event_type=",
+            "event_type=a%00",
+            "cursor=",
+            "cursor=abc",
+            "min_position=abc",
+        ];
+        for query in bad {
+            let (field, problem) = (query.split('=').next().unwrap(), parse(query).unwrap_err());
+            assert!(problem.detail().starts_with(field), "{query}: {}", problem.detail());
+        }
+        assert!(parse(&format!("event_type={}", "x".repeat(256))).is_err());
+        assert!(parse(&"event_type=a&".repeat(101)).is_err());
+    }
+
+    #[test]
+    fn a_cursor_brings_its_order_and_refuses_the_other() {
+        let org = OrgId::generate();
+        let down = Cursor::start(Order::Descending, &Marks::new()).seal(&key(), org);
+        assert_eq!(parse_for(org, &format!("cursor={down}")).unwrap().order, Order::Descending);
+        assert_eq!(parse_for(org, &format!("cursor={down}&order=asc")).unwrap_err().detail(), "cursor goes in the other order");
+        assert!(parse(&format!("cursor={down}")).is_err(), "a cursor of another organization");
+    }
+
+    #[test]
+    fn a_restricted_key_sees_what_it_asks_for_only_where_it_may() {
+        let allowed = ["a".to_owned(), "b".to_owned()];
+        let mut all = Filter::default();
+        all.restrict(Some(&allowed));
+        assert_eq!(all.event_types.as_deref(), Some(&allowed[..]));
+        let mut other = Filter { event_types: Some(vec!["c".to_owned()]), ..Filter::default() };
+        other.restrict(None);
+        assert!(!other.is_empty());
+        other.restrict(Some(&allowed));
+        assert!(other.is_empty());
+    }
+}

@@ -1,0 +1,112 @@
+//! What the inbox routes and the acknowledgements work with.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+use platform::fence::PositionWatch;
+use platform::http::Problem;
+use platform::kafka::producer::Producer;
+use platform::postgres::SqlEffect;
+use platform::seal::SealingKey;
+use platform::written::RecentWrites;
+use schemas::topics::TopicNames;
+use sqlx::postgres::PgPool;
+use tenancy::Authenticator;
+use tokio_util::sync::CancellationToken;
+
+use super::arrivals::Arrivals;
+use super::freshness::Freshness;
+
+/// The parts, shared by all requests. Cloning is cheap.
+#[derive(Clone)]
+pub struct InboxState {
+    authenticator: Authenticator,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// What outlives a request.
+pub(crate) struct Inbox {
+    pub(crate) pool: PgPool,
+    pub(crate) producer: Producer,
+    pub(crate) acks_topic: String,
+    pub(crate) sealing: SealingKey,
+    pub(crate) watch: PositionWatch,
+    pub(crate) freshness: Freshness,
+    pub(crate) arrivals: Arrivals,
+}
+
+impl FromRef<InboxState> for Authenticator {
+    fn from_ref(state: &InboxState) -> Self {
+        state.authenticator.clone()
+    }
+}
+
+impl InboxState {
+    /// Puts the parts together. `written` is what the accept routes of this instance note down, for read-your-writes.
+    pub fn new(
+        authenticator: Authenticator,
+        pool: PgPool,
+        producer: Producer,
+        topics: TopicNames,
+        sealing: SealingKey,
+        written: RecentWrites,
+    ) -> Self {
+        let consumer = &topics.group_materializer;
+        let watch = PositionWatch::new(pool.clone(), consumer);
+        let inbox = Inbox {
+            freshness: Freshness::new(pool.clone(), consumer, &topics.events, written, watch.clone()),
+            arrivals: Arrivals::new(pool.clone(), consumer, &topics.events),
+            pool,
+            producer,
+            acks_topic: topics.acks,
+            sealing,
+            watch,
+        };
+        Self { authenticator, inbox: Arc::new(inbox), shutdown: CancellationToken::new() }
+    }
+
+    /// Long polls answer at once when `shutdown` is cancelled; otherwise they hold a stop up for as long as they wait.
+    #[must_use]
+    pub fn until(mut self, shutdown: CancellationToken) -> Self {
+        self.shutdown = shutdown;
+        self
+    }
+}
+
+/// The view could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// PostgreSQL says why.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// It says nothing within the budget: a server that hangs refuses no connection.
+    #[error("PostgreSQL did not answer in time")]
+    TimedOut,
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        let is_passing = match &error {
+            ReadError::TimedOut => true,
+            ReadError::Sql(error) => matches!(platform::postgres::effect(error), SqlEffect::Unavailable | SqlEffect::Retry),
+        };
+        if is_passing {
+            tracing::warn!(%error, "The view cannot be read.");
+            return Self::unavailable("the inbox cannot be read at the moment; nothing is lost, try again", 2);
+        }
+        tracing::error!(%error, "Reading the view failed.");
+        Self::internal()
+    }
+}
+
+impl Inbox {
+    /// Runs `reading` within the budget of a request, whatever becomes of the database.
+    pub(crate) async fn within_budget<T>(&self, reading: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, ReadError> {
+        const BUDGET: std::time::Duration = std::time::Duration::from_secs(5);
+        match tokio::time::timeout(BUDGET, reading).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(ReadError::TimedOut),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `GET /events/{id}/status`: how an event's deliveries stand, each and all together.
+
+use axum::Json;
+use axum::extract::State;
+use platform::http::Problem;
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use serde::Serialize;
+use sqlx::postgres::{PgPool, PgRow};
+use sqlx::{FromRow, Row};
+use tenancy::Caller;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::event::{EventPath, find};
+use super::state::InboxState;
+use super::timestamp::Timestamp;
+
+/// Far above the endpoints that one event can match.
+const MAX_DELIVERIES: i64 = 1_000;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Body {
+    event_id: EventId,
+    status: String,
+    attempts: i32,
+    /// Attempts after the first one of each delivery.
+    retry_attempts: i32,
+    last_retry_at: Option<Timestamp>,
+    next_retry_at: Option<Timestamp>,
+    /// When the last delivery failed for good.
+    failed_at: Option<Timestamp>,
+    acknowledged_at: Option<Timestamp>,
+    deliveries: Vec<Delivery>,
+}
+
+#[derive(Debug, Serialize)]
+struct Delivery {
+    delivery_id: DeliveryId,
+    event_id: EventId,
+    endpoint_id: EndpointId,
+    event_type: String,
+    status: String,
+    attempts: i32,
+    next_attempt_at: Option<Timestamp>,
+    last_status_code: Option<i32>,
+    last_error: Option<String>,
+    created_at: Timestamp,
+    #[serde(skip)]
+    last_started_at: Timestamp,
+}
+
+impl FromRow<'_, PgRow> for Delivery {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let id = |column| row.try_get::<Uuid, _>(column);
+        let time = |column| row.try_get::<OffsetDateTime, _>(column).map(Timestamp);
+        Ok(Self {
+            delivery_id: DeliveryId::from_uuid(id("delivery_id")?),
+            event_id: EventId::from_uuid(id("event_id")?),
+            endpoint_id: EndpointId::from_uuid(id("endpoint_id")?),
+            event_type: row.try_get("event_type")?,
+            status: row.try_get("status")?,
+            attempts: row.try_get("attempts")?,
+            next_attempt_at: row.try_get::<Option<OffsetDateTime>, _>("next_attempt_at")?.map(Timestamp),
+            last_status_code: row.try_get("last_status_code")?,
+            last_error: row.try_get("last_error")?,
+            created_at: time("created_at")?,
+            last_started_at: time("last_started_at")?,
+        })
+    }
+}
+
+pub(super) async fn status(State(state): State<InboxState>, caller: Caller, EventPath(id): EventPath) -> Result<Json<Body>, Problem> {
+    let event = find(&state, &caller, id).await?;
+    let event_id = EventId::from_uuid(event.event_id);
+    let deliveries = state.inbox.within_budget(read(&state.inbox.pool, caller.org_id, event_id)).await?;
+    Ok(Json(Body {
+        event_id,
+        status: event.delivery_status,
+        attempts: event.attempts,
+        acknowledged_at: event.acknowledged_at.map(Timestamp),
+        retry_attempts: deliveries.iter().map(|delivery| (delivery.attempts - 1).max(0)).sum(),
+        last_retry_at: latest(&deliveries, |delivery| delivery.attempts > 1),
+        next_retry_at: deliveries.iter().filter(|d| d.status == "retrying").filter_map(|d| d.next_attempt_at).min(),
+        failed_at: latest(&deliveries, |delivery| delivery.status == "failed"),
+        deliveries,
+    }))
+}
+
+fn latest(deliveries: &[Delivery], counts: impl Fn(&Delivery) -> bool) -> Option<Timestamp> {
+    deliveries.iter().filter(|delivery| counts(delivery)).map(|delivery| delivery.last_started_at).max()
+}
+
+async fn read(pool: &PgPool, organization: OrgId, event: EventId) -> Result<Vec<Delivery>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT delivery_id, event_id, endpoint_id, event_type, status, attempts, next_attempt_at, last_status_code, last_error, created_at,
+                last_started_at
+         FROM view.deliveries WHERE org_id = $1 AND event_id = $2 ORDER BY created_at, delivery_id LIMIT $3",
+    )
+    .bind(organization.as_uuid())
+    .bind(event.as_uuid())
+    .bind(MAX_DELIVERIES)
+    .fetch_all(pool)
+    .await
+}
