@@ -11,6 +11,7 @@
 //! | `data_base64`, binary data | payload: a JSON string of the base64 text |
 //! | `subject`, `datacontenttype`, `dataschema`, all extensions | metadata |
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine;
@@ -74,7 +75,7 @@ pub fn batch(body: &[u8]) -> Result<Vec<Result<NewEvent, Invalid>>, Invalid> {
 }
 
 /// Reads a CloudEvent in binary mode. `attributes` are names without `ce-` or `ce_`, in lower case, with their values as text (HTTP's
-/// percent-encoding already undone). Data that `content_type` calls JSON, or that has no content type, is kept verbatim and no data is
+/// percent-encoding undone with [`percent_decoded`]). Data that `content_type` calls JSON, or that has no content type, is kept verbatim and no data is
 /// `null`; `text/*` becomes a JSON string; anything else a JSON string of its base64 text.
 ///
 /// # Errors
@@ -97,6 +98,26 @@ pub fn binary<'a>(
     let payload = binary_payload(content_type, body, &mut faults)?;
     payload_size(&payload)?;
     given.event(payload, faults)
+}
+
+/// The text of a `ce-` header of an HTTP request, where CloudEvents ask for percent-encoding; Kafka's headers have none. `None` when what
+/// comes out is not UTF-8. A percent sign without two hex digits stays as it is.
+pub fn percent_decoded(value: &str) -> Option<Cow<'_, str>> {
+    if !value.contains('%') {
+        return Some(Cow::Borrowed(value));
+    }
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let escaped = after.split_first_chunk::<2>().filter(|_| byte == b'%').and_then(|(digits, after)| {
+            let [high, low] = digits.map(|digit| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok()));
+            Some((high? << 4 | low?, after))
+        });
+        let (decoded, after) = escaped.unwrap_or((byte, after));
+        bytes.push(decoded);
+        rest = after;
+    }
+    String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
 fn binary_payload(content_type: Option<&str>, body: &[u8], faults: &mut Faults) -> Result<String, Invalid> {

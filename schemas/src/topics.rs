@@ -92,3 +92,71 @@ pub struct TopicSpec {
     /// Topic configuration that must hold, as (name, value).
     pub config: Vec<(&'static str, String)>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers;
+
+    const ASYNCAPI: &str = include_str!("../asyncapi.yaml");
+
+    /// The part of the document from the line `key:` at this indentation to the next line that is not deeper. Begins with the line break, as what is found in it does.
+    fn section<'a>(text: &'a str, indent: usize, key: &str) -> &'a str {
+        let head = format!("\n{}{key}:\n", " ".repeat(indent));
+        let begin = text.find(&head).unwrap_or_else(|| panic!("{key} is missing")) + head.len() - 1;
+        let rest = &text[begin..];
+        let deeper = |line: &str| line.trim().is_empty() || line.starts_with(&" ".repeat(indent + 1));
+        let length = rest.split_inclusive('\n').take_while(|line| deeper(line)).map(str::len).sum();
+        &rest[..length]
+    }
+
+    #[test]
+    fn the_asyncapi_document_names_the_topics_as_the_manifest_makes_them() {
+        let channels = section(ASYNCAPI, 0, "channels");
+        let named: Vec<&str> = channels.lines().filter_map(|line| line.trim().strip_prefix("address: ")).collect();
+        let manifest = TopicNames::with_prefix("").manifest(DEFAULT_PARTITIONS);
+        assert_eq!(named, manifest.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>());
+        for (topic, channel) in manifest.iter().zip(["events", "acks", "deliveries", "deadLetters"]) {
+            let channel = section(channels, 2, channel);
+            assert!(channel.contains(&format!("address: {}\n", topic.name)), "{}", topic.name);
+            let kafka = section(channel, 6, "kafka");
+            assert!(kafka.contains(&format!("partitions: {}\n", topic.partitions)), "{}", topic.name);
+            let configuration = section(kafka, 8, "topicConfiguration");
+            let documented = configuration.lines().filter(|line| line.starts_with("          ")).count();
+            for (name, value) in &topic.config {
+                let value = if *name == "cleanup.policy" { format!("[{value}]") } else { value.clone() };
+                assert!(configuration.contains(&format!("{name}: {value}\n")), "{}: {name}", topic.name);
+            }
+            assert_eq!(documented, topic.config.len(), "{}", topic.name);
+        }
+    }
+
+    #[test]
+    fn the_asyncapi_document_names_every_header_and_schema() {
+        for name in [
+            headers::CONTENT_TYPE,
+            headers::TRACEPARENT,
+            headers::TRACESTATE,
+            headers::REQUEST_ID,
+            headers::KEY_ID,
+            headers::DLQ_TOPIC,
+            headers::DLQ_PARTITION,
+            headers::DLQ_OFFSET,
+            headers::DLQ_TIMESTAMP,
+            headers::DLQ_GROUP,
+            headers::DLQ_ERROR_CLASS,
+            headers::DLQ_ERROR_MESSAGE,
+            headers::DLQ_FIRST_SEEN,
+        ] {
+            assert!(ASYNCAPI.contains(&format!("        {name}: ")), "{name}");
+        }
+        for text in
+            [headers::CONTENT_TYPE_AVRO, headers::CONTENT_TYPE_JSON, headers::CONTENT_TYPE_CLOUDEVENT, GROUP_MATERIALIZER, GROUP_DISPATCHER]
+        {
+            assert!(ASYNCAPI.contains(text), "{text}");
+        }
+        for schema in ["event.v1", "ack.v1", "delivery_attempt.v1"] {
+            assert!(ASYNCAPI.contains(&format!("$ref: ./avro/{schema}.avsc\n")), "{schema}");
+        }
+    }
+}

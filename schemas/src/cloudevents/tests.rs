@@ -126,6 +126,21 @@ fn a_long_source_and_id_are_hashed() {
 }
 
 #[test]
+fn percent_encoding_is_undone_and_other_percent_signs_stay() {
+    for (value, text) in [
+        ("a", Some("a")),
+        ("Euro%20%E2%82%AC", Some("Euro \u{20ac}")),
+        ("%", Some("%")),
+        ("%4", Some("%4")),
+        ("%zz%41", Some("%zzA")),
+        ("%+1", Some("%+1")),
+        ("%FF", None),
+    ] {
+        assert_eq!(percent_decoded(value).as_deref(), text, "{value}");
+    }
+}
+
+#[test]
 fn a_batch_answers_item_by_item() {
     let body = [b"[".as_slice(), &with(""), b", {}, 1]"].concat();
     let results = batch(&body).unwrap();

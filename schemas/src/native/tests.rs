@@ -168,9 +168,9 @@ fn only_a_well_formed_traceparent_is_kept() {
 fn acks_are_read_from_avro_and_json() {
     let key = Some(ORG.as_bytes());
     let ack = Ack { org_id: ORG.parse().unwrap(), event_id: OTHER.parse().unwrap() };
-    assert_eq!(read_acks(key, Some(&encode_ack(&ack).unwrap()), &[]).unwrap(), [ack.clone()]);
+    assert_eq!(read_acks(key, Some(&encode_ack(&ack).unwrap()), &[]).unwrap(), vec![ack.clone()]);
     let one = format!(r#"{{"event_id": "{OTHER}", "event_ids": null, "x": 1}}"#);
-    assert_eq!(read_acks(key, Some(one.as_bytes()), &headers(&[("content-type", "application/json")])).unwrap(), [ack.clone()]);
+    assert_eq!(read_acks(key, Some(one.as_bytes()), &headers(&[("content-type", "application/json")])).unwrap(), vec![ack.clone()]);
     let many = |count: usize| format!(r#"{{"event_ids": [{}]}}"#, vec![format!("\"{OTHER}\""); count].join(","));
     assert_eq!(read_acks(key, Some(many(1000).as_bytes()), &[]).unwrap(), vec![ack.clone(); 1000]);
 
