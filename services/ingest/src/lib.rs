@@ -17,13 +17,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::post;
+use platform::health::Component;
 use platform::kafka::producer::Producer;
 use platform::seal::SealingKey;
 use platform::written::RecentWrites;
 use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use repeats::Repeats;
 
@@ -59,21 +59,27 @@ impl IngestState {
         Self { authenticator, producer, topic: Arc::from(topic), sealing, written, repeats: Repeats::start(pool) }
     }
 
-    /// Connects to the topic before the first request does, and learns its partitions; tries until that succeeds or `shutdown`.
-    pub async fn warm(&self, shutdown: CancellationToken) {
-        const ATTEMPT: Duration = Duration::from_secs(5);
-        const PAUSE: Duration = Duration::from_millis(500);
+    /// Keeps in touch with the events topic until `shutdown`: connects before the first request does, learns added partitions, and tells
+    /// `kafka` whether events can be accepted.
+    pub async fn keep_in_touch(&self, kafka: Component, shutdown: CancellationToken) {
+        const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+        const WHILE_DOWN: Duration = Duration::from_millis(250);
+        const WHILE_UP: Duration = Duration::from_secs(5);
         loop {
-            match self.producer.warm(&self.topic, ATTEMPT).await {
-                Ok(partitions) => {
-                    info!(topic = %self.topic, partitions, "The events topic is reached.");
-                    return;
+            let outcome = self.producer.warm(&self.topic, ANSWER_WITHIN).await;
+            let pause = match outcome {
+                Ok(_partitions) => {
+                    kafka.up();
+                    WHILE_UP
                 }
-                Err(error) => warn!(topic = %self.topic, %error, "The events topic is not reached yet."),
-            }
+                Err(error) => {
+                    kafka.down(error.to_string());
+                    WHILE_DOWN
+                }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(PAUSE) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -80,7 +80,7 @@ async fn serve(pool: PgPool, mut queue: mpsc::Receiver<Question>) {
             Ok(found) => {
                 for (question, known) in batch.drain(..).zip(found) {
                     // Nobody left to tell is fine.
-                    let _ = question.answer.send(known);
+                    drop(question.answer.send(known));
                 }
             }
             Err(error) => {

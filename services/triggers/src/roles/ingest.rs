@@ -8,12 +8,14 @@ use axum::Router;
 use clap::Args;
 use ingest::IngestState;
 use materializer::inbox::InboxState;
+use platform::health::Component;
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::lifecycle::{self, Supervisor};
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
 use platform::written::RecentWrites;
+use sqlx::postgres::PgPool;
 use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -125,21 +127,22 @@ impl Api {
             pool.clone(),
         );
         let inbox = InboxState::new(authenticator.clone(), pool.clone(), producer.clone(), kafka.topics.clone(), self.sealing.clone(), written);
+        let probed = pool.clone();
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing);
         let api = Router::new()
             .merge(ingest::routes(ingest.clone()))
             .merge(materializer::inbox::routes(inbox))
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
-        let router = platform::http::mount(api, MountOptions::default()).merge(platform::http::running_routes(service_info("ingest"), health));
-        supervisor.spawn("warm", {
-            let shutdown = shutdown.clone();
-            async move {
-                ingest.warm(shutdown.clone()).await;
-                shutdown.cancelled().await;
-                Ok(())
-            }
+        let router = platform::http::mount(api, MountOptions::default()).merge(platform::http::running_routes(service_info("ingest"), health.clone()));
+        let kafka_health = health.component("kafka");
+        let in_touch = shutdown.clone();
+        supervisor.spawn("kafka probe", async move {
+            ingest.keep_in_touch(kafka_health, in_touch).await;
+            Ok(())
         });
+        // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching this process.
+        supervisor.spawn("postgres probe", probe_postgres(probed, health.auxiliary("postgres"), shutdown.clone()));
         let server = platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone());
         supervisor.spawn("http", async move {
             let outcome = server.await;
@@ -148,5 +151,20 @@ impl Api {
             Ok(outcome?)
         });
         Ok(organization.map(|id| id.to_string()))
+    }
+}
+
+/// Tells `postgres` every two seconds whether the database answers.
+async fn probe_postgres(pool: PgPool, postgres: Component, shutdown: CancellationToken) -> Result<()> {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    loop {
+        match sqlx::query("SELECT 1").execute(&pool).await {
+            Ok(_) => postgres.up(),
+            Err(error) => postgres.down(error.to_string()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
     }
 }
