@@ -174,7 +174,8 @@ mod tests {
             for dev_key in parse(&text, true).unwrap_or_default() {
                 prop_assert!(http::HeaderValue::from_str(&dev_key.key).is_ok());
                 prop_assert!(!dev_key.organization.is_empty() && !dev_key.organization.contains('\0'));
-                prop_assert!(!format!("{dev_key:?}").contains("key:"));
+                let printed = format!("{dev_key:?}");
+                prop_assert!(!printed.contains("key:"));
             }
         }
     }

@@ -1,0 +1,64 @@
+//! Development keys: from configuration, again at each start, and only where the configuration lists them.
+
+use reqwest::StatusCode;
+
+use crate::instance::{Instance, database};
+
+#[tokio::test]
+async fn development_keys_are_made_once_and_count_only_where_they_are_configured() {
+    let (_database, pool) = database().await;
+    let here = Instance::start(pool.clone()).await;
+    let elsewhere = Instance::start(pool.clone()).await;
+    assert_eq!(here.probe("dev").await, StatusCode::UNAUTHORIZED);
+
+    let first = here.tenancy.apply_dev_keys("dev=Shop,other-key", true).await.unwrap().unwrap();
+    for _ in 0..2 {
+        assert_eq!(here.tenancy.apply_dev_keys("dev=Shop,other-key", true).await.unwrap(), Some(first));
+    }
+    let (organizations, keys): (i64, i64) =
+        sqlx::query_as("SELECT (SELECT count(*) FROM organizations), (SELECT count(*) FROM api_keys)").fetch_one(&pool).await.unwrap();
+    assert_eq!((organizations, keys), (2, 2));
+
+    let own = here.get("/keys", "dev").await;
+    assert_eq!(own.text("organization_id"), first.to_string());
+    assert_eq!((own.text("organization_name").as_str(), own.text("role").as_str()), ("Shop", "admin"));
+    assert_eq!(own.body["rate_limit_per_minute"], 0);
+    assert!(own.text("prefix").starts_with("dev_"));
+    assert_eq!(here.get("/keys", "other-key").await.text("organization_name"), "Development");
+    assert_eq!(elsewhere.probe("dev").await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_development_key_of_the_usual_form_counts_only_where_it_is_configured_as_well() {
+    let (_database, pool) = database().await;
+    let here = Instance::start(pool.clone()).await;
+    let elsewhere = Instance::start(pool).await;
+    let key = tenancy::key::generate(tenancy::key::Environment::Test);
+    here.tenancy.apply_dev_keys(key.reveal(), true).await.unwrap();
+    assert_eq!(here.probe(key.reveal()).await, StatusCode::OK);
+    assert_eq!(elsewhere.probe(key.reveal()).await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_next_start_makes_a_revoked_development_key_valid_again_and_moves_it() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool.clone()).await;
+    instance.tenancy.apply_dev_keys("dev=Shop", true).await.unwrap();
+    let key_id = instance.get("/keys", "dev").await.text("key_id");
+    assert_eq!(instance.delete(&format!("/keys/{key_id}"), "dev").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(instance.probe("dev").await, StatusCode::UNAUTHORIZED);
+
+    let restarted = Instance::start(pool).await;
+    restarted.tenancy.apply_dev_keys("dev=Other shop", true).await.unwrap();
+    let own = restarted.get("/keys", "dev").await;
+    assert_eq!((own.text("organization_name"), own.text("key_id")), ("Other shop".to_owned(), key_id));
+}
+
+#[tokio::test]
+async fn they_are_refused_when_others_could_use_them() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool).await;
+    let error = instance.tenancy.apply_dev_keys("dev", false).await.unwrap_err();
+    assert!(matches!(error, tenancy::DevKeysError::NotOnLoopback));
+    assert_eq!(instance.probe("dev").await, StatusCode::UNAUTHORIZED);
+}

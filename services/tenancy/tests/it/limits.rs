@@ -1,0 +1,46 @@
+//! Bad keys are counted, good ones never notice; keys are bounded in number.
+
+use http::header;
+use reqwest::StatusCode;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::instance::{Instance, database};
+
+#[tokio::test]
+async fn after_30_bad_keys_a_minute_the_next_get_429_and_good_keys_never_notice() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool).await;
+    let (organization, cached) = instance.organization_with_key("produce").await;
+    let not_cached = instance.key(&organization, "produce").await.text("key");
+    assert_eq!(instance.probe(&cached).await, StatusCode::OK);
+    for _ in 0..15 {
+        assert_eq!(instance.probe("noise").await, StatusCode::UNAUTHORIZED);
+        assert_eq!(instance.probe(tenancy::key::generate(Default::default()).reveal()).await, StatusCode::UNAUTHORIZED);
+    }
+    let refused = instance.get("/probe", "noise").await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let wait: u32 = refused.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+    assert_eq!(instance.get("/organizations", "a wrong operator token").await.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(instance.probe(&cached).await, StatusCode::OK);
+    assert_eq!(instance.probe(&not_cached).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_organization_has_a_bounded_number_of_keys() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool.clone()).await;
+    let (organization, key) = instance.organization_with_key("admin").await;
+    let fill = "INSERT INTO api_keys (id, org_id, name, role, environment, prefix, hash)
+                SELECT gen_random_uuid(), $1, 'filler', 'produce', 'live', 'zap_live_00000000', sha256(n::text::bytea) FROM generate_series(1, 999) n";
+    sqlx::query(fill).bind(organization.parse::<Uuid>().unwrap()).execute(&pool).await.unwrap();
+    let refused = instance.post("/keys", &key, json!({"name": "one more", "role": "produce"})).await;
+    assert_eq!((refused.status, refused.text("error_code").as_str()), (StatusCode::CONFLICT, "too_many_keys"));
+    sqlx::query("UPDATE api_keys SET revoked_at = now() WHERE name = 'filler'").execute(&pool).await.unwrap();
+    assert_eq!(instance.post("/keys", &key, json!({"name": "one more", "role": "produce"})).await.status, StatusCode::CREATED);
+    let listed = instance.get("/keys/list", &key).await;
+    let keys = listed.body["keys"].as_array().unwrap();
+    assert_eq!(keys.len(), 1_000);
+    assert!(keys[0]["revoked_at"].is_null() && keys[1]["revoked_at"].is_null() && !keys[2]["revoked_at"].is_null(), "those in force first");
+}

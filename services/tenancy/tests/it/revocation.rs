@@ -1,0 +1,100 @@
+//! A revoked key is dead everywhere within a second, however it was revoked and whatever the listener is worth.
+
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+use uuid::Uuid;
+
+use crate::instance::{Instance, SOON, database, pool, until_probe};
+use crate::proxy::Proxy;
+
+/// The contract's bound.
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// Two instances that both have the key of the same organization in their cache, and the id of that key.
+struct Pair {
+    one: Instance,
+    other: Instance,
+    admin: String,
+    key: String,
+    key_id: String,
+}
+
+async fn pair(one: Instance, other: Instance) -> Pair {
+    let (organization, admin) = one.organization_with_key("admin").await;
+    let made = one.key(&organization, "produce").await;
+    let (key, key_id) = (made.text("key"), made.text("id"));
+    for instance in [&one, &other] {
+        assert_eq!(instance.probe(&key).await, StatusCode::OK);
+    }
+    Pair { one, other, admin, key, key_id }
+}
+
+impl Pair {
+    async fn revoke(&self) -> Instant {
+        let revoked = self.one.delete(&format!("/keys/{}", self.key_id), &self.admin).await;
+        assert_eq!(revoked.status, StatusCode::NO_CONTENT);
+        Instant::now()
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_by_another_instance_within_a_second() {
+    let (_database, pool) = database().await;
+    let pair = pair(Instance::start(pool.clone()).await, Instance::start(pool).await).await;
+    let revoked = pair.revoke().await;
+    assert_eq!(pair.one.probe(&pair.key).await, StatusCode::UNAUTHORIZED, "at once where it was revoked");
+    until_probe(&pair.other, &pair.key, StatusCode::UNAUTHORIZED, WITHIN).await;
+    assert!(revoked.elapsed() < WITHIN);
+}
+
+#[tokio::test]
+async fn a_key_or_an_organization_that_is_switched_off_by_hand_is_refused_as_well() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool.clone()).await;
+    let (organization, first) = instance.organization_with_key("admin").await;
+    let made = instance.key(&organization, "produce").await;
+    let (second, second_id): (_, Uuid) = (made.text("key"), made.text("id").parse().unwrap());
+    assert_eq!((instance.probe(&first).await, instance.probe(&second).await), (StatusCode::OK, StatusCode::OK));
+
+    sqlx::query("UPDATE api_keys SET revoked_at = now() WHERE id = $1").bind(second_id).execute(&pool).await.unwrap();
+    until_probe(&instance, &second, StatusCode::UNAUTHORIZED, WITHIN).await;
+    assert_eq!(instance.probe(&first).await, StatusCode::OK, "the other key lives");
+
+    let organization: Uuid = organization.parse().unwrap();
+    sqlx::query("UPDATE organizations SET status = 'erasing' WHERE id = $1").bind(organization).execute(&pool).await.unwrap();
+    until_probe(&instance, &first, StatusCode::UNAUTHORIZED, WITHIN).await;
+}
+
+#[tokio::test]
+async fn a_revocation_counts_though_the_listeners_connection_has_silently_died() {
+    let (database, near) = database().await;
+    let proxy = Proxy::start(&database.url).await;
+    let pair = pair(Instance::start(near).await, Instance::start(pool(&proxy.url(&database.url))).await).await;
+    proxy.mute_listeners();
+    pair.revoke().await;
+    // A poll each second, and the time of a poll.
+    until_probe(&pair.other, &pair.key, StatusCode::UNAUTHORIZED, 2 * WITHIN).await;
+}
+
+#[tokio::test]
+async fn a_revocation_missed_during_an_outage_counts_when_it_is_over() {
+    let (database, near) = database().await;
+    let proxy = Proxy::start(&database.url).await;
+    let pair = pair(Instance::start(near).await, Instance::start(pool(&proxy.url(&database.url))).await).await;
+    proxy.cut();
+    pair.revoke().await;
+    assert_eq!(pair.other.probe(&pair.key).await, StatusCode::OK, "cached, and nobody to ask");
+    proxy.pass();
+    until_probe(&pair.other, &pair.key, StatusCode::UNAUTHORIZED, SOON).await;
+    assert_eq!(pair.other.probe(&pair.admin).await, StatusCode::OK, "the other key lives");
+}
+
+#[tokio::test]
+async fn an_expired_key_is_refused_though_it_is_cached() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool.clone()).await;
+    let (_, key) = instance.organization_with_key("produce").await;
+    sqlx::query("UPDATE api_keys SET expires_at = now() + interval '1 second'").execute(&pool).await.unwrap();
+    until_probe(&instance, &key, StatusCode::UNAUTHORIZED, SOON).await;
+}
