@@ -1,0 +1,70 @@
+//! The body of a webhook request: the same bytes for every attempt of an event. Signing them is `sign`'s business.
+
+use schemas::ids::EventId;
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+const RFC3339_MILLISECONDS: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// Writes the body. `payload` is JSON text and goes in byte for byte: parsing and writing it again could change numbers, order and escapes.
+pub fn request_body(event_id: EventId, event_type: &str, accepted_at_ms: i64, payload: &str) -> Vec<u8> {
+    let event_type = serde_json::Value::from(event_type).to_string();
+    let timestamp = timestamp(accepted_at_ms);
+    format!(
+        r#"{{"type":{event_type},"timestamp":"{timestamp}","data":{payload},"event_id":"{event_id}","event_type":{event_type},"id":"{event_id}"}}"#
+    )
+    .into_bytes()
+}
+
+/// RFC 3339 in UTC with milliseconds. A time outside of the calendar, which no broker writes, becomes the epoch.
+fn timestamp(milliseconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        .format(&RFC3339_MILLISECONDS)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Body<'a> {
+        r#type: String,
+        timestamp: String,
+        #[serde(borrow)]
+        data: &'a RawValue,
+        event_id: String,
+        event_type: String,
+        id: String,
+    }
+
+    fn id() -> EventId {
+        "0192f0c1-2345-7abc-8def-0123456789ab".parse().unwrap()
+    }
+
+    #[test]
+    fn the_payload_stays_as_it_was_sent() {
+        let payload = "{ \"b\": 1.0,\n \"a\":\"\\u00e9\", \"a\": 12345678901234567890 }";
+        let body = request_body(id(), "order.created", 1_700_000_000_007, payload);
+        let body: Body<'_> = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body.data.get(), payload);
+        assert_eq!(body.timestamp, "2023-11-14T22:13:20.007Z");
+        assert_eq!((body.event_id.as_str(), body.id.as_str()), (id().to_string().as_str(), id().to_string().as_str()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_event_type_is_escaped(event_type in "\\PC{1,30}") {
+            let bytes = request_body(id(), &event_type, 0, "null");
+            let body: Body<'_> = serde_json::from_slice(&bytes).unwrap();
+            prop_assert_eq!(&body.r#type, &event_type);
+            prop_assert_eq!(&body.event_type, &event_type);
+        }
+    }
+}

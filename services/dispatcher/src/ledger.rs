@@ -1,0 +1,201 @@
+//! The ledger of one partition under one assignment: which records are done, in any order, and up to where everything is.
+//!
+//! Pure. What a part is (a delivery) and what happens beyond the bounds is decided by `intake`.
+
+use std::collections::VecDeque;
+
+/// Records between the frontier and the last one read, beyond which a new one is spilled at once.
+pub const MAX_RECORDS: usize = 10_000;
+/// Bytes of the records that are open, beyond which a new one is spilled at once.
+pub const MAX_BYTES: usize = 32 * 1024 * 1024;
+
+/// What became of a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// It counted.
+    Counted,
+    /// It belongs to an earlier assignment of the partition and means nothing now.
+    Stale,
+    /// That record has no open part: a mistake in the program, reported rather than believed.
+    Unknown,
+}
+
+/// A record that does not lie behind the last one: reading went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("offset {offset} was read after {last}")]
+pub struct OutOfOrder {
+    /// The offset that came.
+    pub offset: i64,
+    /// The last one before.
+    pub last: i64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    offset: i64,
+    timestamp_ms: i64,
+    open_parts: usize,
+    bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger {
+    generation: u64,
+    /// From the first record with an open part to the last one read.
+    entries: VecDeque<Entry>,
+    /// One past the last record read.
+    next: i64,
+    open_bytes: usize,
+    /// Append time of the last record before the frontier.
+    frontier_time_ms: Option<i64>,
+}
+
+impl Ledger {
+    /// An empty ledger that begins at `position`. `generation` tells this assignment from earlier ones.
+    pub fn new(generation: u64, position: i64) -> Self {
+        Self { generation, entries: VecDeque::new(), next: position, open_bytes: 0, frontier_time_ms: None }
+    }
+
+    /// Which assignment this is.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether a new record lies beyond the bounds.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_RECORDS || self.open_bytes >= MAX_BYTES
+    }
+
+    /// Records between the frontier and the last one read.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Enters a record with so many open parts (none: it is done). Gaps between offsets are normal.
+    ///
+    /// # Errors
+    /// When it does not lie behind the last one.
+    pub fn enter(&mut self, offset: i64, timestamp_ms: i64, parts: usize, bytes: usize) -> Result<(), OutOfOrder> {
+        if offset < self.next {
+            return Err(OutOfOrder { offset, last: self.next - 1 });
+        }
+        self.next = offset + 1;
+        let bytes = if parts == 0 { 0 } else { bytes };
+        self.open_bytes += bytes;
+        self.entries.push_back(Entry { offset, timestamp_ms, open_parts: parts, bytes });
+        self.shrink();
+        Ok(())
+    }
+
+    /// Completes one part of the record at `offset`.
+    pub fn complete(&mut self, generation: u64, offset: i64) -> Completion {
+        if generation != self.generation {
+            return Completion::Stale;
+        }
+        let Ok(index) = self.entries.binary_search_by_key(&offset, |entry| entry.offset) else { return Completion::Unknown };
+        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.open_parts > 0) else { return Completion::Unknown };
+        entry.open_parts -= 1;
+        if entry.open_parts == 0 {
+            self.open_bytes -= std::mem::take(&mut entry.bytes);
+            self.shrink();
+        }
+        Completion::Counted
+    }
+
+    /// One past the last record of the prefix in which everything is done: what may be committed.
+    pub fn frontier(&self) -> i64 {
+        self.entries.front().map_or(self.next, |entry| entry.offset)
+    }
+
+    /// Append time of the last record before the frontier, milliseconds since the Unix epoch; `None` before the first.
+    pub fn frontier_time_ms(&self) -> Option<i64> {
+        self.frontier_time_ms
+    }
+
+    fn shrink(&mut self) {
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.open_parts == 0) {
+            self.frontier_time_ms = Some(entry.timestamp_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_frontier_waits_for_the_oldest_open_part() {
+        let mut ledger = Ledger::new(1, 10);
+        assert_eq!((ledger.frontier(), ledger.frontier_time_ms()), (10, None));
+        for (offset, parts) in [(10, 2), (11, 1), (13, 0), (14, 1)] {
+            ledger.enter(offset, offset * 100, parts, 5).unwrap();
+        }
+        assert_eq!(ledger.complete(1, 11), Completion::Counted);
+        assert_eq!(ledger.complete(1, 10), Completion::Counted);
+        assert_eq!(ledger.frontier(), 10);
+        assert_eq!(ledger.complete(1, 10), Completion::Counted);
+        assert_eq!((ledger.frontier(), ledger.frontier_time_ms(), ledger.len()), (14, Some(1300), 1));
+        assert_eq!(ledger.complete(1, 14), Completion::Counted);
+        assert_eq!((ledger.frontier(), ledger.len()), (15, 0));
+    }
+
+    #[test]
+    fn completions_of_an_earlier_assignment_or_of_nothing_do_not_count() {
+        let mut ledger = Ledger::new(2, 0);
+        ledger.enter(0, 0, 1, 1).unwrap();
+        assert_eq!(ledger.complete(1, 0), Completion::Stale);
+        assert_eq!(ledger.complete(2, 1), Completion::Unknown);
+        assert_eq!(ledger.frontier(), 0);
+        assert_eq!(ledger.complete(2, 0), Completion::Counted);
+        assert_eq!(ledger.complete(2, 0), Completion::Unknown);
+        assert_eq!(ledger.enter(0, 0, 1, 1), Err(OutOfOrder { offset: 0, last: 0 }));
+    }
+
+    #[test]
+    fn both_bounds_make_it_full_and_completing_makes_room() {
+        let mut ledger = Ledger::new(1, 0);
+        ledger.enter(0, 0, 1, MAX_BYTES).unwrap();
+        assert!(ledger.is_full());
+        ledger.complete(1, 0);
+        assert!(!ledger.is_full());
+        for offset in 1..=10_000 {
+            assert!(!ledger.is_full(), "{offset}");
+            ledger.enter(offset, 0, 1, 1).unwrap();
+        }
+        assert!(ledger.is_full());
+        ledger.complete(1, 1);
+        assert!(!ledger.is_full());
+    }
+
+    proptest! {
+        #[test]
+        fn the_frontier_is_the_first_open_record_whatever_the_order(
+            records in prop::collection::vec((1_i64..4, 0_usize..3), 1..40),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 0..120),
+        ) {
+            let mut ledger = Ledger::new(1, 0);
+            let mut model: Vec<(i64, usize)> = Vec::new();
+            let mut offset = 0;
+            for (gap, parts) in records {
+                offset += gap;
+                ledger.enter(offset, offset, parts, 1).unwrap();
+                model.push((offset, parts));
+            }
+            for index in order {
+                let (offset, parts) = index.get_mut(&mut model);
+                let counted = ledger.complete(1, *offset) == Completion::Counted;
+                prop_assert_eq!(counted, *parts > 0);
+                *parts = parts.saturating_sub(1);
+                let first_open = model.iter().find(|(_, parts)| *parts > 0).map(|(offset, _)| *offset);
+                prop_assert_eq!(ledger.frontier(), first_open.unwrap_or(offset_after(&model)));
+            }
+        }
+    }
+
+    fn offset_after(model: &[(i64, usize)]) -> i64 {
+        model.last().unwrap().0 + 1
+    }
+}

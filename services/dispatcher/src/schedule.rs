@@ -1,0 +1,137 @@
+//! When a delivery is tried again: delays, jitter, what the receiver asked for, and when it is over.
+//!
+//! Pure: the random part and the clock are passed in. Rows and leases live in `rows`.
+
+use std::time::Duration;
+
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use time::{OffsetDateTime, PrimitiveDateTime};
+
+/// Delays after the first, second, … failed attempt when an endpoint names none, seconds: five attempts in all.
+pub const DEFAULT_DELAYS_SECONDS: [u32; 4] = [30, 120, 600, 3600];
+/// `Retry-After` lengthens a delay at most to this.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
+/// A delay varies by this share up and down, so that what failed together does not come back together.
+const JITTER: f64 = 0.2;
+
+const HTTP_DATE: &[BorrowedFormatItem<'_>] =
+    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
+
+/// What came of an attempt, as far as the schedule is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status; `None` when there was no answer.
+    pub status: Option<u16>,
+    /// What `Retry-After` asked for.
+    pub retry_after: Option<Duration>,
+}
+
+/// What follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It was taken: done.
+    Delivered,
+    /// Try again after this delay.
+    RetryIn(Duration),
+    /// No attempt is left.
+    Exhausted,
+    /// The receiver is gone for good (410): disable the endpoint, try no more.
+    Gone,
+}
+
+/// Decides what follows the attempt number `attempt` (1 is the first). `jitter` is random, from -1 to 1.
+pub fn after(delays_seconds: &[u32], attempt: u32, answer: Answer, jitter: f64) -> Next {
+    match answer.status {
+        Some(200..=299) => return Next::Delivered,
+        Some(410) => return Next::Gone,
+        // Redirects too: following one would send signed events to an address that nobody configured.
+        _ => {}
+    }
+    let Some(delay) = (attempt as usize).checked_sub(1).and_then(|index| delays_seconds.get(index)) else {
+        return Next::Exhausted;
+    };
+    let factor = 1.0 + JITTER * jitter.clamp(-1.0, 1.0);
+    let delay = Duration::from_secs_f64(f64::from(*delay) * factor);
+    let asked = answer.retry_after.map_or(Duration::ZERO, |asked| asked.min(RETRY_AFTER_LIMIT));
+    Next::RetryIn(delay.max(asked))
+}
+
+/// Reads a `Retry-After` header: seconds, or an HTTP date, which is compared with `now`. Anything else asks for nothing.
+pub fn retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Too many digits mean a very long time: the limit applies later.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
+    }
+    let date = PrimitiveDateTime::parse(value, &HTTP_DATE).ok()?.assume_utc();
+    Some((date - now).try_into().unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn status(status: u16) -> Answer {
+        Answer { status: Some(status), retry_after: None }
+    }
+
+    #[test]
+    fn the_default_schedule_is_five_attempts() {
+        let seconds = |attempt| match after(&DEFAULT_DELAYS_SECONDS, attempt, status(500), 0.0) {
+            Next::RetryIn(delay) => Some(delay.as_secs()),
+            _ => None,
+        };
+        assert_eq!((1..=6).map(seconds).collect::<Vec<_>>(), [Some(30), Some(120), Some(600), Some(3600), None, None]);
+        assert_eq!(after(&[], 1, status(500), 0.0), Next::Exhausted);
+    }
+
+    #[test]
+    fn only_2xx_delivers_and_only_410_ends_at_once() {
+        for code in [200, 201, 204, 299] {
+            assert_eq!(after(&[1], 1, status(code), 0.0), Next::Delivered, "{code}");
+        }
+        for code in [100, 199, 301, 302, 307, 400, 401, 404, 429, 500, 503] {
+            assert_eq!(after(&[1], 1, status(code), 0.0), Next::RetryIn(Duration::from_secs(1)), "{code}");
+        }
+        assert_eq!(after(&[1], 1, status(410), 0.0), Next::Gone);
+        assert_eq!(after(&[1], 1, Answer { status: None, retry_after: None }, 0.0), Next::RetryIn(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn retry_after_lengthens_a_delay_up_to_an_hour_and_never_shortens_it() {
+        let asked = |seconds| Answer { status: Some(429), retry_after: Some(Duration::from_secs(seconds)) };
+        assert_eq!(after(&[30], 1, asked(90), 0.0), Next::RetryIn(Duration::from_secs(90)));
+        assert_eq!(after(&[30], 1, asked(1), 0.0), Next::RetryIn(Duration::from_secs(30)));
+        assert_eq!(after(&[30], 1, asked(86_400), 0.0), Next::RetryIn(Duration::from_secs(3600)));
+        assert_eq!(after(&[7200], 1, asked(86_400), 0.0), Next::RetryIn(Duration::from_secs(7200)));
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let now = time::macros::datetime!(1994-11-06 08:49:00 UTC);
+        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(37)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:48:37 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("99999999999999999999999", now), Some(Duration::from_secs(u64::from(u32::MAX))));
+        for nonsense in ["", "-1", "soon", "1.5", "Sun, 06 Nov"] {
+            assert_eq!(retry_after(nonsense, now), None, "{nonsense}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn jitter_stays_within_a_fifth(delay in 1_u32..100_000, jitter in -2.0_f64..2.0) {
+            let Next::RetryIn(got) = after(&[delay], 1, status(500), jitter) else { panic!("an attempt is left") };
+            let wanted = f64::from(delay);
+            prop_assert!(got.as_secs_f64() >= wanted * 0.8 - 1e-6 && got.as_secs_f64() <= wanted * 1.2 + 1e-6);
+        }
+
+        #[test]
+        fn no_header_value_panics(value in "\\PC{0,40}") {
+            let _read = retry_after(&value, OffsetDateTime::UNIX_EPOCH);
+        }
+    }
+}
