@@ -1,1 +1,42 @@
-//! dispatcher
+//! Webhooks: matches events to endpoints, delivers them signed, retries, and reports every attempt to the log.
+//!
+//! Lives here: endpoints and their routes ([`routes`]), the pass over the log ([`run`]) and the schedule of what it did not finish. The pure
+//! core is `matching`, `ledger`, `intake`, `queues`, `schedule`, `sign`, `body` and `egress`; around it lie `directory` (endpoints from the
+//! database), `attempt` and `resolver` (HTTP), `flight` (an attempt with its report), `rows` and `commit` (SQL), `verdicts` and `retries`.
+//!
+//! Does not live here: the inbox and what it shows of deliveries (`materializer`, which reads the reports), who may call (`tenancy`).
+
+mod attempt;
+mod body;
+mod commit;
+mod config;
+mod delivery;
+mod directory;
+mod egress;
+mod endpoints;
+mod flight;
+mod intake;
+mod ledger;
+mod matching;
+mod metrics;
+mod pass;
+mod queues;
+mod reading;
+mod resolver;
+mod retries;
+mod rows;
+mod run;
+mod schedule;
+mod sign;
+mod slots;
+mod verdicts;
+
+pub use attempt::ClientError;
+pub use commit::CommitError;
+pub use config::{DispatcherConfig, WebhookArgs};
+pub use egress::EgressPolicy;
+pub use endpoints::routes;
+pub use run::{DispatchError, run};
+
+/// Name under which positions are kept, and of the health component.
+pub const CONSUMER: &str = "dispatcher";

@@ -1,0 +1,158 @@
+//! Knobs of the dispatcher: flags of the binary, each also an environment variable, checked at start.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use clap::Args;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use platform::config::InvalidConfig;
+
+use crate::egress::EgressPolicy;
+
+const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
+
+/// Webhook delivery.
+#[derive(Args, Clone, Debug)]
+pub struct WebhookArgs {
+    /// Send no webhooks: the dispatcher's position stays where it is, and delivery goes on from there when this is taken away
+    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY")]
+    pub disable_webhook_delivery: bool,
+    /// Networks that webhooks may reach although they are not public, such as 10.1.0.0/16; comma-separated
+    #[arg(long, env = "WEBHOOK_ALLOWED_NETWORKS", value_name = "CIDR,…", value_delimiter = ',')]
+    pub webhook_allowed_networks: Vec<String>,
+    /// Take endpoints with plain http URLs
+    #[arg(long, env = "WEBHOOK_ALLOW_HTTP")]
+    pub webhook_allow_http: bool,
+    /// First attempts made at once
+    #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT", default_value_t = 1000)]
+    pub webhook_max_in_flight: usize,
+    /// Retries made at once
+    #[arg(long, env = "WEBHOOK_MAX_RETRIES_IN_FLIGHT", default_value_t = 500)]
+    pub webhook_max_retries_in_flight: usize,
+    /// Attempts made at once per endpoint that does not say so itself
+    #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT_PER_ENDPOINT", default_value_t = 16)]
+    pub webhook_max_in_flight_per_endpoint: usize,
+}
+
+impl WebhookArgs {
+    /// Checks the values and makes the configuration.
+    ///
+    /// # Errors
+    /// Names the first value that cannot be.
+    pub fn config(&self) -> Result<DispatcherConfig, InvalidConfig> {
+        let invalid = |knob, reason: String| InvalidConfig { knob, reason };
+        let in_range = |knob, value: usize, most: usize| {
+            if (1..=most).contains(&value) { Ok(value) } else { Err(invalid(knob, format!("from 1 to {most}"))) }
+        };
+        let mut allowed_networks: Vec<IpNet> = Vec::new();
+        for text in self.webhook_allowed_networks.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+            let network =
+                text.parse().map_err(|_| invalid("WEBHOOK_ALLOWED_NETWORKS", format!("{text} is no network like 10.1.0.0/16")))?;
+            allowed_networks.push(network);
+        }
+        Ok(DispatcherConfig {
+            delivers: !self.disable_webhook_delivery,
+            egress: EgressPolicy { allowed_networks, allow_http: self.webhook_allow_http },
+            max_in_flight: in_range("WEBHOOK_MAX_IN_FLIGHT", self.webhook_max_in_flight, 20_000)?,
+            max_retries_in_flight: in_range("WEBHOOK_MAX_RETRIES_IN_FLIGHT", self.webhook_max_retries_in_flight, 20_000)?,
+            max_in_flight_per_endpoint: in_range("WEBHOOK_MAX_IN_FLIGHT_PER_ENDPOINT", self.webhook_max_in_flight_per_endpoint, 1000)?,
+            ..DispatcherConfig::default()
+        })
+    }
+}
+
+/// What the dispatcher is run with.
+#[derive(Debug, Clone)]
+pub struct DispatcherConfig {
+    /// Whether anything is sent at all.
+    pub delivers: bool,
+    /// Which addresses may be reached.
+    pub egress: EgressPolicy,
+    /// First attempts made at once.
+    pub max_in_flight: usize,
+    /// Retries made at once.
+    pub max_retries_in_flight: usize,
+    /// Attempts made at once per endpoint that does not say so itself.
+    pub max_in_flight_per_endpoint: usize,
+    /// First attempts that wait per endpoint.
+    pub queue_capacity: usize,
+    /// What is not finished so long after it was read goes to the schedule.
+    pub spill_after: Duration,
+    /// How long what is finished may wait for its position's commit.
+    pub commit_interval: Duration,
+    /// How long attempts under way are waited for at the end.
+    pub drain: Duration,
+    /// How long a silent instance keeps its partitions.
+    pub session_timeout: Duration,
+}
+
+impl Default for DispatcherConfig {
+    /// The defaults of the flags: only public addresses, only https.
+    fn default() -> Self {
+        Self {
+            delivers: true,
+            egress: EgressPolicy::default(),
+            max_in_flight: 1000,
+            max_retries_in_flight: 500,
+            max_in_flight_per_endpoint: 16,
+            queue_capacity: 1000,
+            spill_after: Duration::from_secs(1),
+            commit_interval: Duration::from_millis(100),
+            drain: Duration::from_secs(10),
+            session_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl DispatcherConfig {
+    /// For `triggers up` and tests: receivers on this machine may be reached, by plain http.
+    #[must_use]
+    pub fn on_this_machine(mut self) -> Self {
+        let loopback = [IpNet::V4(LOOPBACK_V4), IpNet::V6(LOOPBACK_V6)];
+        self.egress.allowed_networks.extend(loopback);
+        self.egress.allow_http = true;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::egress::Reach;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        webhooks: WebhookArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<DispatcherConfig, InvalidConfig> {
+        <Cli as clap::Parser>::parse_from(std::iter::once(&"triggers").chain(arguments)).webhooks.config()
+    }
+
+    #[test]
+    fn without_flags_only_public_addresses_are_reached() {
+        let config = parse(&[]).unwrap();
+        assert!(config.delivers && !config.egress.allow_http && config.egress.allowed_networks.is_empty());
+    }
+
+    #[test]
+    fn networks_are_listed_and_nonsense_is_refused_by_name() {
+        let config = parse(&["--webhook-allowed-networks", "10.1.0.0/16, fd00::/8", "--webhook-allow-http"]).unwrap();
+        let reach = |address: &str| config.egress.reach(address.parse::<IpAddr>().unwrap());
+        assert_eq!([reach("10.1.2.3"), reach("10.2.0.1"), reach("fd00::1")], [Reach::Listed, Reach::Refused, Reach::Listed]);
+        assert_eq!(parse(&["--webhook-allowed-networks", "10.1.0.0"]).unwrap_err().knob, "WEBHOOK_ALLOWED_NETWORKS");
+        assert_eq!(parse(&["--webhook-max-in-flight", "0"]).unwrap_err().knob, "WEBHOOK_MAX_IN_FLIGHT");
+    }
+
+    #[test]
+    fn this_machine_is_all_of_loopback_and_nothing_else() {
+        let config = DispatcherConfig::default().on_this_machine();
+        let reach = |address: &str| config.egress.reach(address.parse::<IpAddr>().unwrap());
+        assert_eq!([reach("127.0.0.1"), reach("127.9.9.9"), reach("::1")], [Reach::Listed; 3]);
+        assert_eq!([reach("10.0.0.1"), reach("169.254.169.254"), reach("::2")], [Reach::Refused; 3]);
+    }
+}

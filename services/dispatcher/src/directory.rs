@@ -1,0 +1,101 @@
+//! Endpoints as the dispatcher knows them: reads the version, takes in what changed since, keeps the secrets opened. Which endpoints match
+//! is decided in `matching`.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use platform::seal::SealingKey;
+use reqwest::Url;
+use sqlx::postgres::PgPool;
+use tokio::sync::Mutex;
+use tracing::{error, info};
+
+use crate::endpoints::store::Stored;
+use crate::endpoints::{input, secrets, store};
+use crate::matching::{Change, Endpoint, Snapshot};
+
+/// Keeps the picture of all endpoints. Cloning shares it.
+#[derive(Clone)]
+pub struct Directory {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: PgPool,
+    sealing: SealingKey,
+    default_max_in_flight: usize,
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// One reads changes at a time; who waited finds them taken in.
+    reading: Mutex<()>,
+}
+
+impl Directory {
+    /// Knows nothing yet.
+    pub fn new(pool: PgPool, sealing: SealingKey, default_max_in_flight: usize) -> Self {
+        let snapshot = RwLock::new(Arc::new(Snapshot::default()));
+        Self { inner: Arc::new(Inner { pool, sealing, default_max_in_flight, snapshot, reading: Mutex::new(()) }) }
+    }
+
+    /// The endpoints with every change that was committed before this call.
+    ///
+    /// # Errors
+    /// As PostgreSQL has them.
+    pub async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
+        let inner = &*self.inner;
+        // Read before the rows: what changes in between is read, and read again next time.
+        let version = store::version(&inner.pool).await?;
+        let known = self.known();
+        if version <= known.version() {
+            return Ok(known);
+        }
+        let _reading = inner.reading.lock().await;
+        let known = self.known();
+        if version <= known.version() {
+            return Ok(known);
+        }
+        let changed = store::changed_since(&inner.pool, known.version()).await?;
+        let changes = changed.into_iter().map(|stored| self.change(stored)).collect::<Vec<_>>();
+        info!(version, changes = changes.len(), "Endpoints were read.");
+        let mut next = (*known).clone();
+        next.apply(changes, version);
+        let next = Arc::new(next);
+        *inner.snapshot.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
+        Ok(next)
+    }
+
+    fn known(&self) -> Arc<Snapshot> {
+        self.inner.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, stored: Stored) -> Change {
+        if stored.deleted_at.is_some() {
+            return Change::Removed(stored.id);
+        }
+        let id = stored.id;
+        match self.open(stored) {
+            Some(endpoint) => Change::Put(Box::new(endpoint)),
+            None => {
+                error!(endpoint_id = %id, "An endpoint's secrets cannot be opened with this sealing key; it is sent nothing.");
+                Change::Unusable(id)
+            }
+        }
+    }
+
+    fn open(&self, stored: Stored) -> Option<Endpoint> {
+        let sealing = &self.inner.sealing;
+        let secret = secrets::open_secret(sealing, stored.id, &stored.sealed_secret?)?;
+        let headers = secrets::open_headers(sealing, stored.id, stored.sealed_headers.as_deref())?;
+        Some(Endpoint {
+            id: stored.id,
+            org_id: stored.org_id,
+            url: Url::parse(&stored.url).ok()?,
+            event_types: stored.event_types,
+            secrets: vec![secret],
+            headers: headers.iter().filter_map(|(name, value)| input::header(name, value).ok()).collect(),
+            max_in_flight: stored.max_in_flight.and_then(|most| usize::try_from(most).ok()).unwrap_or(self.inner.default_max_in_flight),
+            timeout: Duration::from_secs(u64::try_from(stored.timeout_seconds).ok()?),
+            retry_delays_seconds: stored.retry_schedule.iter().filter_map(|delay| u32::try_from(*delay).ok()).collect(),
+            enabled: stored.enabled,
+        })
+    }
+}

@@ -1,0 +1,313 @@
+//! What a client may write into an endpoint, checked field by field. Pure; storing it is `store`'s business.
+
+use http::{HeaderName, HeaderValue};
+use platform::http::FieldError;
+use serde_json::{Map, Value};
+
+use crate::egress::EgressPolicy;
+use crate::schedule::DEFAULT_DELAYS_SECONDS;
+
+/// Bound of one request when the endpoint does not say, seconds.
+pub const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
+/// Largest bound of one request, seconds.
+pub const MAX_TIMEOUT_SECONDS: u32 = 30;
+const MAX_PATTERNS: usize = 100;
+const MAX_PATTERN_CHARACTERS: usize = 255;
+const MAX_DESCRIPTION_CHARACTERS: usize = 1000;
+const MAX_IN_FLIGHT: u32 = 1000;
+const MAX_RETRIES: usize = 20;
+const MAX_DELAY_SECONDS: u32 = 86_400;
+const MAX_HEADERS: usize = 20;
+const MAX_HEADER_BYTES: usize = 4096;
+
+/// Headers that are ours, describe the body, or belong to the connection. Prefixes end with a hyphen.
+const REFUSED_HEADERS: &[&str] = &[
+    "host",
+    "content-",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "webhook-",
+    "user-agent",
+    "traceparent",
+];
+
+/// Header names and values, as they are stored sealed.
+pub type Headers = Vec<(String, String)>;
+
+/// Fields that were given, each checked. `null` stands for the default.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Patch {
+    /// Normalized.
+    pub url: Option<String>,
+    /// Patterns; empty: all types.
+    pub event_types: Option<Vec<String>>,
+    /// For people.
+    pub description: Option<Option<String>>,
+    /// Sent along.
+    pub headers: Option<Headers>,
+    /// `None`: the dispatcher's default.
+    pub max_in_flight: Option<Option<u32>>,
+    /// 1 to 30.
+    pub timeout_seconds: Option<u32>,
+    /// Delays before the retries.
+    pub retry_schedule: Option<Vec<u32>>,
+    /// Whether it is sent anything.
+    pub enabled: Option<bool>,
+}
+
+impl Patch {
+    /// Reads the fields of a JSON object. Unknown ones are ignored; known ones that have no effect yet are refused, so that nobody relies
+    /// on them.
+    ///
+    /// # Errors
+    /// Every field at fault.
+    pub fn read(object: &Map<String, Value>, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
+        let mut fields = Fields { object, faults: Vec::new() };
+        let patch = Self {
+            url: fields.take("url", |value| url(value, policy)),
+            event_types: fields.take_or("event_types", Vec::new, event_types),
+            description: fields.take_or("description", || None, |value| description(value).map(Some)),
+            headers: fields.take_or("headers", Vec::new, headers),
+            max_in_flight: fields.take_or("max_in_flight", || None, |value| number(value, 1, MAX_IN_FLIGHT).map(Some)),
+            timeout_seconds: fields.take_or("timeout_seconds", || DEFAULT_TIMEOUT_SECONDS, |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
+            retry_schedule: fields.take_or("retry_schedule", || DEFAULT_DELAYS_SECONDS.to_vec(), retry_schedule),
+            enabled: fields.take_or("enabled", || true, flag),
+        };
+        for name in ["ordered", "ack_on_success"] {
+            fields.refuse_unless(name, |value| value == &Value::Bool(false));
+        }
+        for name in ["filter", "rate_limit_per_second"] {
+            fields.refuse_unless(name, |_| false);
+        }
+        if fields.faults.is_empty() { Ok(patch) } else { Err(fields.faults) }
+    }
+}
+
+/// Reads fields and collects what is wrong with them.
+struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    faults: Vec<FieldError>,
+}
+
+impl Fields<'_> {
+    fn take<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
+        match read(self.object.get(name)?) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.faults.push(FieldError { field: name.to_owned(), reason });
+                None
+            }
+        }
+    }
+
+    fn take_or<T>(&mut self, name: &str, default: impl FnOnce() -> T, read: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
+        if self.object.get(name).is_some_and(Value::is_null) { Some(default()) } else { self.take(name, read) }
+    }
+
+    fn refuse_unless(&mut self, name: &str, harmless: impl FnOnce(&Value) -> bool) {
+        if self.object.get(name).is_some_and(|value| !value.is_null() && !harmless(value)) {
+            self.faults.push(FieldError { field: name.to_owned(), reason: "is not supported yet".to_owned() });
+        }
+    }
+}
+
+/// Reads the URL of an endpoint.
+///
+/// # Errors
+/// The reason it is none.
+pub fn url(value: &Value, policy: &EgressPolicy) -> Result<String, String> {
+    let text = value.as_str().ok_or("must be a text")?;
+    policy.check_url(text).map(Into::into).map_err(|problem| problem.to_string())
+}
+
+fn event_types(value: &Value) -> Result<Vec<String>, String> {
+    let list = value.as_array().ok_or("must be a list of texts")?;
+    if list.len() > MAX_PATTERNS {
+        return Err(format!("must name at most {MAX_PATTERNS} types"));
+    }
+    list.iter().map(pattern).collect()
+}
+
+fn pattern(value: &Value) -> Result<String, String> {
+    let text = value.as_str().ok_or("must be a list of texts")?;
+    let characters = text.chars().count();
+    if !(1..=MAX_PATTERN_CHARACTERS).contains(&characters) || text.trim() != text || text.chars().any(char::is_control) {
+        return Err("each must have 1 to 255 characters, no control character, and no blank at either end".to_owned());
+    }
+    if text == "*" {
+        return Err("leave the list empty for all types".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn description(value: &Value) -> Result<String, String> {
+    let text = value.as_str().ok_or("must be a text")?;
+    if text.chars().count() > MAX_DESCRIPTION_CHARACTERS || text.contains('\0') {
+        return Err(format!("must have at most {MAX_DESCRIPTION_CHARACTERS} characters"));
+    }
+    Ok(text.to_owned())
+}
+
+fn number(value: &Value, least: u32, most: u32) -> Result<u32, String> {
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("must be a whole number from {least} to {most}"))
+}
+
+fn flag(value: &Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "must be true or false".to_owned())
+}
+
+fn retry_schedule(value: &Value) -> Result<Vec<u32>, String> {
+    let list = value.as_array().ok_or("must be a list of delays in seconds")?;
+    if list.len() > MAX_RETRIES {
+        return Err(format!("must have at most {MAX_RETRIES} delays"));
+    }
+    list.iter().map(|delay| number(delay, 1, MAX_DELAY_SECONDS).map_err(|reason| format!("each {reason}"))).collect()
+}
+
+fn headers(value: &Value) -> Result<Headers, String> {
+    let object = value.as_object().ok_or("must be an object of texts")?;
+    if object.len() > MAX_HEADERS {
+        return Err(format!("must have at most {MAX_HEADERS} entries"));
+    }
+    let mut headers = Headers::with_capacity(object.len());
+    for (name, value) in object {
+        let value = value.as_str().ok_or("must be an object of texts")?;
+        let (name, _) = header(name, value)?;
+        if headers.iter().any(|(known, _)| known == name.as_str()) {
+            return Err(format!("names {name} twice"));
+        }
+        headers.push((name.as_str().to_owned(), value.to_owned()));
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MAX_HEADER_BYTES {
+        return Err(format!("must have at most {MAX_HEADER_BYTES} bytes in all"));
+    }
+    Ok(headers)
+}
+
+/// Reads one header of an endpoint's own. The value, which may be a secret, is never in the reason.
+///
+/// # Errors
+/// The reason it is refused.
+pub fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "has a name that is no header name".to_owned())?;
+    let refused = |rule: &&&str| if rule.ends_with('-') { parsed.as_str().starts_with(**rule) } else { parsed.as_str() == **rule };
+    if REFUSED_HEADERS.iter().find(refused).is_some() {
+        return Err(format!("must not set {parsed}"));
+    }
+    let visible = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && value.trim() == value;
+    if !visible {
+        return Err(format!("has a value of {parsed} with control characters, blanks at an end, or characters beyond ASCII"));
+    }
+    let mut value = HeaderValue::from_str(value).map_err(|_| format!("has an unreadable value of {parsed}"))?;
+    value.set_sensitive(true);
+    Ok((parsed, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy() -> EgressPolicy {
+        EgressPolicy::default()
+    }
+
+    fn read(value: &Value) -> Result<Patch, Vec<FieldError>> {
+        Patch::read(value.as_object().unwrap(), &policy())
+    }
+
+    fn blamed(value: &Value) -> Vec<String> {
+        read(value).unwrap_err().into_iter().map(|fault| fault.field).collect()
+    }
+
+    #[test]
+    fn what_is_given_is_read_and_the_rest_stays_open() {
+        let patch = read(&json!({
+            "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d", "headers": {"X-Token": "t 1"},
+            "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [], "enabled": false, "ordered": false, "unknown": 1,
+        }));
+        let wanted = Patch {
+            url: Some("https://example.com/hook".to_owned()),
+            event_types: Some(vec!["order.*".to_owned()]),
+            description: Some(Some("d".to_owned())),
+            headers: Some(vec![("x-token".to_owned(), "t 1".to_owned())]),
+            max_in_flight: Some(Some(3)),
+            timeout_seconds: Some(30),
+            retry_schedule: Some(Vec::new()),
+            enabled: Some(false),
+        };
+        assert_eq!(patch.unwrap(), wanted);
+        assert_eq!(read(&json!({})).unwrap(), Patch::default());
+        let defaults = read(&json!({"timeout_seconds": null, "retry_schedule": null, "description": null})).unwrap();
+        assert_eq!((defaults.timeout_seconds, defaults.description), (Some(10), Some(None)));
+        assert_eq!(defaults.retry_schedule, Some(vec![30, 120, 600, 3600]));
+    }
+
+    #[test]
+    fn what_has_no_effect_yet_is_refused_by_name() {
+        for (name, value) in
+            [("ordered", json!(true)), ("ack_on_success", json!(true)), ("filter", json!({})), ("rate_limit_per_second", json!(5))]
+        {
+            let faults = read(&json!({ name: value })).unwrap_err();
+            assert_eq!((faults[0].field.as_str(), faults[0].reason.as_str()), (name, "is not supported yet"));
+        }
+    }
+
+    #[test]
+    fn every_field_at_fault_is_named() {
+        let all = json!({
+            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "max_in_flight": 0, "timeout_seconds": 31,
+            "retry_schedule": [0], "enabled": "yes",
+        });
+        let fields = ["url", "event_types", "description", "headers", "max_in_flight", "timeout_seconds", "retry_schedule", "enabled"];
+        assert_eq!(blamed(&all), fields);
+        assert_eq!(blamed(&json!({"url": null})), ["url"]);
+        assert_eq!(blamed(&json!({"event_types": ["*"]})), ["event_types"]);
+        assert_eq!(blamed(&json!({"timeout_seconds": 1.5})), ["timeout_seconds"]);
+        assert_eq!(blamed(&json!({"retry_schedule": vec![1; 21]})), ["retry_schedule"]);
+    }
+
+    #[test]
+    fn headers_that_are_ours_or_the_connections_are_refused() {
+        for name in [
+            "Host",
+            "Content-Type",
+            "content-length",
+            "Transfer-Encoding",
+            "Connection",
+            "Keep-Alive",
+            "Proxy-Authorization",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "Webhook-Id",
+            "webhook-anything",
+            "User-Agent",
+            "Traceparent",
+            "bad name",
+            "",
+            "x\n",
+        ] {
+            assert!(header(name, "v").is_err(), "{name}");
+        }
+        for value in ["a\r\nb: c", "a\nb", "\0", "\u{e9}", "\u{7f}", " a"] {
+            assert!(header("x-a", value).is_err(), "{value:?}");
+        }
+        for name in ["Authorization", "X-Api-Key", "Cookie", "Test", "Hosting"] {
+            assert!(header(name, "v").is_ok(), "{name}");
+        }
+        assert_eq!(blamed(&json!({"headers": {"X-A": "1", "x-a": "2"}})), ["headers"]);
+        assert_eq!(blamed(&json!({"headers": {"x-a": "v".repeat(4096)}})), ["headers"]);
+        let reason = read(&json!({"headers": {"x-a": "hush\u{1}"}})).unwrap_err().remove(0).reason;
+        assert!(!reason.contains("hush"), "{reason}");
+    }
+}

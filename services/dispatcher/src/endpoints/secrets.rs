@@ -1,0 +1,59 @@
+//! What is secret of an endpoint, sealed and opened under its id: the signing secret and the headers.
+
+use platform::seal::SealingKey;
+use schemas::ids::EndpointId;
+
+use super::input::Headers;
+use crate::sign::Secret;
+
+const SECRET: &str = "endpoint-secret";
+const HEADERS: &str = "endpoint-headers";
+
+/// Seals a signing secret.
+pub fn seal_secret(key: &SealingKey, id: EndpointId, secret: &Secret) -> Vec<u8> {
+    key.seal(SECRET, id.as_uuid().as_bytes(), secret.as_bytes())
+}
+
+/// Opens a signing secret; `None` when it was sealed by another key.
+pub fn open_secret(key: &SealingKey, id: EndpointId, sealed: &[u8]) -> Option<Secret> {
+    Secret::from_bytes(&key.open(SECRET, id.as_uuid().as_bytes(), sealed)?)
+}
+
+/// Seals headers; none at all need no sealing.
+pub fn seal_headers(key: &SealingKey, id: EndpointId, headers: &Headers) -> Option<Vec<u8>> {
+    if headers.is_empty() {
+        return None;
+    }
+    let plain = serde_json::Value::from_iter(headers.iter().cloned()).to_string();
+    Some(key.seal(HEADERS, id.as_uuid().as_bytes(), plain.as_bytes()))
+}
+
+/// Opens headers; `None` when they were sealed by another key.
+pub fn open_headers(key: &SealingKey, id: EndpointId, sealed: Option<&[u8]>) -> Option<Headers> {
+    let Some(sealed) = sealed else { return Some(Headers::new()) };
+    let plain = key.open(HEADERS, id.as_uuid().as_bytes(), sealed)?;
+    let headers: std::collections::BTreeMap<String, String> = serde_json::from_slice(&plain).ok()?;
+    Some(headers.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_open_only_under_their_endpoint_and_key() {
+        let (key, id) = (SealingKey::from_bytes([1; 32]), EndpointId::generate());
+        let secret = Secret::generate();
+        let sealed = seal_secret(&key, id, &secret);
+        assert_eq!(open_secret(&key, id, &sealed).unwrap().to_text(), secret.to_text());
+        assert!(open_secret(&key, EndpointId::generate(), &sealed).is_none());
+        assert!(open_secret(&SealingKey::from_bytes([2; 32]), id, &sealed).is_none());
+
+        let headers = vec![("authorization".to_owned(), "Bearer x".to_owned()), ("x-a".to_owned(), "1".to_owned())];
+        let sealed = seal_headers(&key, id, &headers).unwrap();
+        assert!(!String::from_utf8_lossy(&sealed).contains("Bearer"));
+        assert_eq!(open_headers(&key, id, Some(&sealed)), Some(headers));
+        assert_eq!(open_headers(&key, EndpointId::generate(), Some(&sealed)), None);
+        assert_eq!((seal_headers(&key, id, &Headers::new()), open_headers(&key, id, None)), (None, Some(Headers::new())));
+    }
+}

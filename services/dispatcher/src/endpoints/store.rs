@@ -1,0 +1,282 @@
+//! Endpoints in the database. Every change raises `endpoints_version` in its transaction, which lets every dispatcher see it before the next
+//! record it matches; secrets and headers are sealed before they get here.
+
+use schemas::ids::{EndpointId, OrgId};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{FromRow, Row};
+use time::OffsetDateTime;
+
+/// Endpoints that an organization may have.
+pub const MAX_ENDPOINTS: i64 = 100;
+
+/// An endpoint's row.
+#[derive(Clone)]
+pub struct Stored {
+    /// Its id.
+    pub id: EndpointId,
+    /// Whose it is.
+    pub org_id: OrgId,
+    /// Where requests go.
+    pub url: String,
+    /// Patterns.
+    pub event_types: Vec<String>,
+    /// For people.
+    pub description: Option<String>,
+    /// See [`super::secrets`].
+    pub sealed_headers: Option<Vec<u8>>,
+    /// See [`super::secrets`]; `None` once it is deleted.
+    pub sealed_secret: Option<Vec<u8>>,
+    /// `None`: the dispatcher's default.
+    pub max_in_flight: Option<i32>,
+    /// Bound of one request.
+    pub timeout_seconds: i32,
+    /// Delays before the retries, seconds.
+    pub retry_schedule: Vec<i32>,
+    /// Whether it is sent anything.
+    pub enabled: bool,
+    /// `requested` or `gone` while it is not.
+    pub disabled_reason: Option<String>,
+    /// The one that older clients set by its URL alone.
+    pub is_default: bool,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// When it was last changed.
+    pub updated_at: OffsetDateTime,
+    /// When it was deleted.
+    pub deleted_at: Option<OffsetDateTime>,
+}
+
+impl FromRow<'_, PgRow> for Stored {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: EndpointId::from_uuid(row.try_get("id")?),
+            org_id: OrgId::from_uuid(row.try_get("org_id")?),
+            url: row.try_get("url")?,
+            event_types: row.try_get("event_types")?,
+            description: row.try_get("description")?,
+            sealed_headers: row.try_get("sealed_headers")?,
+            sealed_secret: row.try_get("sealed_secret")?,
+            max_in_flight: row.try_get("max_in_flight")?,
+            timeout_seconds: row.try_get("timeout_seconds")?,
+            retry_schedule: row.try_get("retry_schedule")?,
+            enabled: row.try_get("enabled")?,
+            disabled_reason: row.try_get("disabled_reason")?,
+            is_default: row.try_get("is_default")?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+            deleted_at: row.try_get("deleted_at")?,
+        })
+    }
+}
+
+/// Why an endpoint was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The organization has as many as it may have.
+    #[error("an organization has at most {MAX_ENDPOINTS} endpoints")]
+    TooMany,
+    /// As PostgreSQL has it.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+}
+
+/// Begins a change: the version is raised, and later changes wait for this one's end.
+async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let (version,): (i64,) =
+        sqlx::query_as("UPDATE endpoints_version SET version = version + 1 RETURNING version").fetch_one(connection).await?;
+    Ok(version)
+}
+
+/// Makes an endpoint and answers its row as stored.
+///
+/// # Errors
+/// [`StoreError::TooMany`], or as PostgreSQL has them; nothing is stored then.
+pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
+    let mut transaction = pool.begin().await?;
+    let version = raise_version(&mut transaction).await?;
+    // Changes take turns, so this count holds until the commit.
+    let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM endpoints WHERE org_id = $1 AND deleted_at IS NULL")
+        .bind(new.org_id.as_uuid())
+        .fetch_one(&mut *transaction)
+        .await?;
+    if count >= MAX_ENDPOINTS {
+        return Err(StoreError::TooMany);
+    }
+    let stored = sqlx::query_as(
+        "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight, timeout_seconds,
+                                retry_schedule, enabled, disabled_reason, is_default, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING *",
+    )
+    .bind(new.id.as_uuid())
+    .bind(new.org_id.as_uuid())
+    .bind(&new.url)
+    .bind(&new.event_types)
+    .bind(&new.description)
+    .bind(&new.sealed_headers)
+    .bind(&new.sealed_secret)
+    .bind(new.max_in_flight)
+    .bind(new.timeout_seconds)
+    .bind(&new.retry_schedule)
+    .bind(new.enabled)
+    .bind(&new.disabled_reason)
+    .bind(new.is_default)
+    .bind(version)
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(stored)
+}
+
+/// The organization's endpoints, oldest first.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sqlx::Error> {
+    sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND deleted_at IS NULL ORDER BY created_at, id LIMIT $2")
+        .bind(org_id.as_uuid())
+        .bind(MAX_ENDPOINTS)
+        .fetch_all(pool)
+        .await
+}
+
+/// One endpoint of the organization.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<Stored>, sqlx::Error> {
+    sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL")
+        .bind(org_id.as_uuid())
+        .bind(id.as_uuid())
+        .fetch_optional(pool)
+        .await
+}
+
+/// The organization's default endpoint, if it has one.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, sqlx::Error> {
+    sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND is_default AND deleted_at IS NULL")
+        .bind(org_id.as_uuid())
+        .fetch_optional(pool)
+        .await
+}
+
+/// Changes an endpoint: `change` gets the row as it is, alone with it, and alters it. `None`: there is none. Enabling releases its held rows.
+///
+/// # Errors
+/// As PostgreSQL has them; nothing is changed then.
+pub async fn update(
+    pool: &PgPool,
+    org_id: OrgId,
+    id: EndpointId,
+    change: impl FnOnce(&mut Stored) + Send,
+) -> Result<Option<Stored>, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let version = raise_version(&mut transaction).await?;
+    let found: Option<Stored> = sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL FOR UPDATE")
+        .bind(org_id.as_uuid())
+        .bind(id.as_uuid())
+        .fetch_optional(&mut *transaction)
+        .await?;
+    // Dropping the transaction takes the version back.
+    let Some(mut endpoint) = found else { return Ok(None) };
+    change(&mut endpoint);
+    let stored = sqlx::query_as(
+        "UPDATE endpoints
+         SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6, timeout_seconds = $7,
+             retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11, updated_at = now()
+         WHERE id = $1 RETURNING *",
+    )
+    .bind(id.as_uuid())
+    .bind(&endpoint.url)
+    .bind(&endpoint.event_types)
+    .bind(&endpoint.description)
+    .bind(&endpoint.sealed_headers)
+    .bind(endpoint.max_in_flight)
+    .bind(endpoint.timeout_seconds)
+    .bind(&endpoint.retry_schedule)
+    .bind(endpoint.enabled)
+    .bind(&endpoint.disabled_reason)
+    .bind(version)
+    .fetch_one(&mut *transaction)
+    .await?;
+    if endpoint.enabled {
+        sqlx::query("UPDATE delivery_schedule SET state = 'pending', due_at = now() WHERE endpoint_id = $1 AND state = 'held'")
+            .bind(id.as_uuid())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(Some(stored))
+}
+
+/// Deletes an endpoint and forgets its secrets. Its waiting rows become due, so that the retries cancel them and say so on the log; a row
+/// under a lease is left to its attempt. `false`: there is none.
+///
+/// # Errors
+/// As PostgreSQL has them; nothing is deleted then.
+pub async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let version = raise_version(&mut transaction).await?;
+    let deleted = sqlx::query(
+        "UPDATE endpoints
+         SET deleted_at = now(), updated_at = now(), version = $3, sealed_secret = NULL, sealed_headers = NULL, description = NULL
+         WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL",
+    )
+    .bind(org_id.as_uuid())
+    .bind(id.as_uuid())
+    .bind(version)
+    .execute(&mut *transaction)
+    .await?;
+    if deleted.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "UPDATE delivery_schedule SET state = 'pending', due_at = now()
+         WHERE endpoint_id = $1 AND (state = 'held' OR state = 'pending' AND lease_id IS NULL)",
+    )
+    .bind(id.as_uuid())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Disables an endpoint that answered 410. One that is disabled or deleted already stays as it is.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let version = raise_version(&mut transaction).await?;
+    let disabled = sqlx::query(
+        "UPDATE endpoints SET enabled = false, disabled_reason = 'gone', updated_at = now(), version = $2
+         WHERE id = $1 AND enabled AND deleted_at IS NULL",
+    )
+    .bind(id.as_uuid())
+    .bind(version)
+    .execute(&mut *transaction)
+    .await?;
+    if disabled.rows_affected() > 0 {
+        transaction.commit().await?;
+    }
+    Ok(())
+}
+
+/// The version now.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    let (version,): (i64,) = sqlx::query_as("SELECT version FROM endpoints_version").fetch_one(pool).await?;
+    Ok(version)
+}
+
+/// Endpoints, deleted ones too, that changed after `version`.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn changed_since(pool: &PgPool, version: i64) -> Result<Vec<Stored>, sqlx::Error> {
+    sqlx::query_as("SELECT * FROM endpoints WHERE version > $1").bind(version).fetch_all(pool).await
+}

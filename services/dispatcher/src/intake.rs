@@ -1,0 +1,364 @@
+//! The desk between the log and the requests: which deliveries are open, in which state, what must be spilled, and what the next
+//! transaction holds. Everything that decides whether something can be lost or sent twice is here.
+//!
+//! Pure: takes `now`, does nothing itself. Reading, sending and committing live in `run`, `flight` and `commit`.
+
+mod lane;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use platform::fence::Claim;
+use schemas::ids::{DeliveryId, EndpointId};
+use uuid::Uuid;
+
+use crate::delivery::{Accepted, Delivery, Landing, Outcome, RowState};
+use crate::queues::EndpointQueues;
+use crate::rows::{NewRow, Settlement};
+
+use lane::Lane;
+
+/// A record as the desk takes it in.
+#[derive(Debug)]
+pub struct Read {
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Append time, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// The event and where it goes; `None` for a record that nobody receives.
+    pub matched: Option<Matched>,
+}
+
+/// An event with its endpoints.
+#[derive(Debug)]
+pub struct Matched {
+    /// The event.
+    pub event: Arc<Accepted>,
+    /// Where it goes.
+    pub endpoints: Vec<EndpointId>,
+    /// Whether it must be known first that it is no duplicate.
+    pub keyed: bool,
+}
+
+/// A delivery whose event may be a duplicate.
+#[derive(Debug, Clone)]
+pub struct Undecided {
+    /// To be handed back to [`Intake::decide`].
+    pub ticket: u64,
+    /// The event in question.
+    pub event: Arc<Accepted>,
+}
+
+/// Moves one partition's position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// Partition.
+    pub partition: i32,
+    /// Epoch of the claim.
+    pub epoch: i64,
+    /// Where the position stands.
+    pub expected: i64,
+    /// Where it stands afterwards.
+    pub next: i64,
+    /// Append time of the last record before `next`.
+    pub record_time_ms: Option<i64>,
+}
+
+/// What one transaction holds. All of it or nothing.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Positions.
+    pub moves: Vec<Move>,
+    /// Deliveries that leave the desk for the schedule. A position passes a record only with or after its rows.
+    pub rows: Vec<NewRow>,
+    /// Outcomes of attempts whose rows were scheduled while they were made.
+    pub settlements: Vec<Settlement>,
+}
+
+impl Plan {
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.moves.is_empty() && self.rows.is_empty() && self.settlements.is_empty()
+    }
+
+    /// Takes a partition out: it belongs to somebody else, who will read its records again.
+    pub fn forget(&mut self, partition: i32) {
+        self.moves.retain(|one| one.partition != partition);
+        self.rows.retain(|row| row.delivery.event.partition != partition);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for the view to say whether its event is a duplicate.
+    Undecided,
+    /// Waits for its turn.
+    Waiting,
+    /// An attempt is being made.
+    Flying,
+    /// An attempt is being made, and a row with this lease is in the schedule or in the next transaction.
+    Leased(Uuid),
+}
+
+#[derive(Debug)]
+struct Open {
+    delivery: Delivery,
+    generation: u64,
+    phase: Phase,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Intake {
+    lanes: HashMap<i32, Lane>,
+    open: HashMap<u64, Open>,
+    /// Tickets in the order of reading; what is no longer open is skipped.
+    aging: VecDeque<(Instant, u64)>,
+    queues: EndpointQueues,
+    rows: Vec<NewRow>,
+    settlements: Vec<Settlement>,
+    /// How long an attempt that is under way at its spilling keeps others away from its row.
+    lease: Duration,
+    last_ticket: u64,
+    last_generation: u64,
+}
+
+impl Intake {
+    /// An empty desk.
+    pub fn new(queue_capacity: usize, lease: Duration) -> Self {
+        Self {
+            lanes: HashMap::new(),
+            open: HashMap::new(),
+            aging: VecDeque::new(),
+            queues: EndpointQueues::new(queue_capacity),
+            rows: Vec::new(),
+            settlements: Vec::new(),
+            lease,
+            last_ticket: 0,
+            last_generation: 0,
+        }
+    }
+
+    /// Begins a partition. `scheduled` are the deliveries of records from the position on that already have rows: they are not begun again.
+    pub fn assign(&mut self, claim: &Claim, scheduled: HashSet<DeliveryId>) {
+        self.drop_lane(claim.partition);
+        self.last_generation += 1;
+        self.lanes.insert(claim.partition, Lane::new(self.last_generation, claim, scheduled));
+    }
+
+    /// Whether records of this partition are taken, and from which log.
+    pub fn log_epoch(&self, partition: i32) -> Option<i32> {
+        self.lanes.get(&partition).map(|lane| lane.log_epoch)
+    }
+
+    /// Partitions with the position committed last and the append time of the last record that is done, milliseconds since the Unix epoch.
+    pub fn positions(&self) -> impl Iterator<Item = (i32, i64, Option<i64>)> {
+        self.lanes.iter().map(|(partition, lane)| (*partition, lane.committed, lane.ledger.frontier_time_ms()))
+    }
+
+    /// Takes a record in. What must be decided first comes back; what does not fit goes to the schedule.
+    pub fn enter(&mut self, read: Read, now: Instant) -> Vec<Undecided> {
+        let mut undecided = Vec::new();
+        let Some(lane) = self.lanes.get_mut(&read.partition) else { return undecided };
+        let generation = lane.ledger.generation();
+        let beyond = lane.ledger.is_full();
+        let Some(matched) = read.matched else {
+            lane.enter(read.offset, read.timestamp_ms, 0, 0);
+            return undecided;
+        };
+        let event = matched.event;
+        let deliveries: Vec<Delivery> = matched.endpoints.into_iter().map(|endpoint| Delivery::new(endpoint, event.clone())).collect();
+        let deliveries: Vec<Delivery> = deliveries.into_iter().filter(|delivery| !lane.scheduled.remove(&delivery.id)).collect();
+        if !lane.enter(read.offset, read.timestamp_ms, deliveries.len(), event.size()) {
+            return undecided;
+        }
+        for delivery in deliveries {
+            if beyond {
+                let state = if matched.keyed { RowState::AwaitingVerdict } else { RowState::Pending };
+                self.spill(delivery, generation, state);
+                continue;
+            }
+            self.last_ticket += 1;
+            let ticket = self.last_ticket;
+            self.aging.push_back((now, ticket));
+            self.open.insert(ticket, Open { delivery, generation, phase: Phase::Undecided });
+            if matched.keyed {
+                undecided.push(Undecided { ticket, event: event.clone() });
+            } else {
+                self.decide(ticket, true);
+            }
+        }
+        undecided
+    }
+
+    /// The view has spoken: `deliver`, or the event is a duplicate or gone.
+    pub fn decide(&mut self, ticket: u64, deliver: bool) {
+        let Some(open) = self.open.get_mut(&ticket).filter(|open| open.phase == Phase::Undecided) else { return };
+        if deliver && self.queues.push(open.delivery.endpoint_id, ticket) {
+            open.phase = Phase::Waiting;
+            return;
+        }
+        let Some(open) = self.open.remove(&ticket) else { return };
+        if deliver {
+            self.spill(open.delivery, open.generation, RowState::Pending);
+        } else {
+            self.complete(&open.delivery, open.generation);
+        }
+    }
+
+    /// The next delivery to attempt, with the slot that `slot` gave for it.
+    pub fn start<S>(&mut self, slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, Delivery, S)> {
+        let (ticket, slot) = self.queues.next(slot)?;
+        let open = self.open.get_mut(&ticket)?;
+        open.phase = Phase::Flying;
+        Some((ticket, open.delivery.clone(), slot))
+    }
+
+    /// The endpoint of a delivery that was about to be attempted is deleted or disabled: nothing is sent. Its row lets the retries decide,
+    /// which know the difference.
+    pub fn ground(&mut self, ticket: u64) {
+        if let Some(open) = self.open.remove(&ticket) {
+            self.spill(open.delivery, open.generation, RowState::Pending);
+        }
+    }
+
+    /// An attempt has ended.
+    pub fn landed(&mut self, ticket: u64, landing: Landing) {
+        let Some(open) = self.open.remove(&ticket) else { return };
+        match (open.phase, landing) {
+            (Phase::Leased(lease), landing) => {
+                self.settlements.push(Settlement { delivery_id: open.delivery.id, lease, outcome: landing.outcome(1) });
+            }
+            (_, Landing::Delivered | Landing::Failed) => {
+                self.complete(&open.delivery, open.generation);
+            }
+            (_, landing) => {
+                let Outcome::Again { attempts, after } = landing.outcome(1) else { return };
+                let row = NewRow { delivery: open.delivery, state: RowState::Pending, attempts, due_after: after, lease: None };
+                self.push_row(row, open.generation);
+            }
+        }
+    }
+
+    /// Spills what was read before `limit` and is not finished.
+    pub fn age(&mut self, limit: Instant) {
+        while let Some((_, ticket)) = self.aging.pop_front_if(|(read_at, _)| *read_at <= limit) {
+            self.spill_ticket(ticket);
+        }
+    }
+
+    /// Spills everything that is open in a partition, or in all. Attempts under way go on, under leases.
+    pub fn spill_all(&mut self, partition: Option<i32>) {
+        let concerned = |open: &Open| partition.is_none_or(|partition| open.delivery.event.partition == partition);
+        let mut tickets: Vec<u64> = self.open.iter().filter(|(_, open)| concerned(open)).map(|(ticket, _)| *ticket).collect();
+        tickets.sort_unstable();
+        for ticket in tickets {
+            self.spill_ticket(ticket);
+        }
+    }
+
+    /// Ends a partition: nothing more is committed of it. What was not committed belongs to whoever claims it.
+    pub fn drop_lane(&mut self, partition: i32) {
+        let Some(lane) = self.lanes.remove(&partition) else { return };
+        let generation = lane.ledger.generation();
+        self.rows.retain(|row| row.delivery.event.partition != partition);
+        let gone: Vec<u64> = self.open.iter().filter(|(_, open)| open.generation == generation).map(|(ticket, _)| *ticket).collect();
+        for ticket in gone {
+            let Some(open) = self.open.get(&ticket) else { continue };
+            match open.phase {
+                Phase::Waiting => self.queues.remove(open.delivery.endpoint_id, ticket),
+                // Its row is not the partition's any more, so its outcome still counts.
+                Phase::Leased(_) => continue,
+                Phase::Undecided | Phase::Flying => {}
+            }
+            self.open.remove(&ticket);
+        }
+    }
+
+    /// What the next transaction holds. Until [`Self::committed`] no second plan may be asked for.
+    pub fn plan(&mut self) -> Plan {
+        let rows = std::mem::take(&mut self.rows);
+        let with_rows: HashSet<i32> = rows.iter().map(|row| row.delivery.event.partition).collect();
+        let next_move = |(partition, lane): (&i32, &Lane)| {
+            // Rows are fenced even where the position cannot move yet: a writer that was overtaken schedules nothing.
+            lane.next_move(*partition).or_else(|| with_rows.contains(partition).then(|| lane.stay(*partition)))
+        };
+        let moves = self.lanes.iter().filter_map(next_move).collect();
+        Plan { moves, rows, settlements: std::mem::take(&mut self.settlements) }
+    }
+
+    /// These positions were committed.
+    pub fn committed(&mut self, moves: &[Move]) {
+        for one in moves {
+            if let Some(lane) = self.lanes.get_mut(&one.partition).filter(|lane| lane.epoch == one.epoch) {
+                lane.committed = one.next;
+            }
+        }
+    }
+
+    /// Whether a transaction would hold anything.
+    pub fn has_progress(&self) -> bool {
+        !self.rows.is_empty()
+            || !self.settlements.is_empty()
+            || self.lanes.iter().any(|(partition, lane)| lane.next_move(*partition).is_some())
+    }
+
+    /// Rows that wait for the next transaction.
+    pub fn rows_waiting(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Deliveries that wait for their turn.
+    pub fn queue_depth(&self) -> usize {
+        self.queues.depth()
+    }
+
+    /// Records that are read and not committed, over all partitions.
+    pub fn uncommitted(&self) -> usize {
+        self.lanes.values().map(|lane| lane.ledger.len()).sum()
+    }
+
+    fn spill_ticket(&mut self, ticket: u64) {
+        let Some(open) = self.open.get_mut(&ticket) else { return };
+        match open.phase {
+            Phase::Leased(_) => {}
+            Phase::Flying => {
+                let lease = Uuid::new_v4();
+                open.phase = Phase::Leased(lease);
+                let delivery = open.delivery.clone();
+                let generation = open.generation;
+                let row = NewRow { delivery, state: RowState::Pending, attempts: 0, due_after: self.lease, lease: Some(lease) };
+                self.push_row(row, generation);
+            }
+            phase @ (Phase::Undecided | Phase::Waiting) => {
+                let Some(open) = self.open.remove(&ticket) else { return };
+                self.queues.remove(open.delivery.endpoint_id, ticket);
+                let state = if phase == Phase::Undecided { RowState::AwaitingVerdict } else { RowState::Pending };
+                self.spill(open.delivery, open.generation, state);
+            }
+        }
+    }
+
+    fn spill(&mut self, delivery: Delivery, generation: u64, state: RowState) {
+        self.push_row(NewRow { delivery, state, attempts: 0, due_after: Duration::ZERO, lease: None }, generation);
+    }
+
+    /// The row goes into the next transaction, so in the ledger its part is done: the position moves with it or after it, never before.
+    fn push_row(&mut self, row: NewRow, generation: u64) {
+        let counted = self.complete(&row.delivery, generation);
+        // A row of an earlier assignment is not ours to write: whoever has the partition now reads the record again.
+        if counted {
+            self.rows.push(row);
+        }
+    }
+
+    fn complete(&mut self, delivery: &Delivery, generation: u64) -> bool {
+        self.lanes.get_mut(&delivery.event.partition).is_some_and(|lane| lane.complete(generation, delivery.event.offset))
+    }
+}
+
+#[cfg(test)]
+mod tests;

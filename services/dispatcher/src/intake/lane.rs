@@ -1,0 +1,61 @@
+//! One partition at the desk, under one assignment.
+
+use std::collections::HashSet;
+
+use platform::fence::Claim;
+use schemas::ids::DeliveryId;
+use tracing::error;
+
+use super::Move;
+use crate::ledger::{Completion, Ledger};
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) epoch: i64,
+    pub(super) log_epoch: i32,
+    pub(super) ledger: Ledger,
+    /// What the position is in the database.
+    pub(super) committed: i64,
+    /// Deliveries ahead of the position that were scheduled before this assignment.
+    pub(super) scheduled: HashSet<DeliveryId>,
+}
+
+impl Lane {
+    pub(super) fn new(generation: u64, claim: &Claim, scheduled: HashSet<DeliveryId>) -> Self {
+        let ledger = Ledger::new(generation, claim.next_offset);
+        Self { epoch: claim.epoch, log_epoch: claim.log_epoch, ledger, committed: claim.next_offset, scheduled }
+    }
+
+    /// `false`: the record was read before, and is done or under way.
+    pub(super) fn enter(&mut self, offset: i64, timestamp_ms: i64, parts: usize, bytes: usize) -> bool {
+        match self.ledger.enter(offset, timestamp_ms, parts, bytes) {
+            Ok(()) => true,
+            Err(out_of_order) => {
+                error!(%out_of_order, "A record came out of order and was left out.");
+                false
+            }
+        }
+    }
+
+    pub(super) fn complete(&mut self, generation: u64, offset: i64) -> bool {
+        match self.ledger.complete(generation, offset) {
+            Completion::Counted => true,
+            Completion::Stale => false,
+            Completion::Unknown => {
+                error!(offset, "A record was completed that is not open.");
+                false
+            }
+        }
+    }
+
+    pub(super) fn next_move(&self, partition: i32) -> Option<Move> {
+        let next = self.ledger.frontier();
+        let record_time_ms = self.ledger.frontier_time_ms();
+        (next > self.committed).then_some(Move { partition, epoch: self.epoch, expected: self.committed, next, record_time_ms })
+    }
+
+    /// A move that goes nowhere and yet holds only under this epoch.
+    pub(super) fn stay(&self, partition: i32) -> Move {
+        Move { partition, epoch: self.epoch, expected: self.committed, next: self.committed, record_time_ms: None }
+    }
+}

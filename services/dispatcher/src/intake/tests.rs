@@ -1,0 +1,325 @@
+//! What may be committed, spilled and started, and when.
+
+use proptest::prelude::*;
+use schemas::ids::{EventId, OrgId};
+
+use super::*;
+
+const SPILL_AFTER: Duration = Duration::from_secs(1);
+
+struct Desk {
+    intake: Intake,
+    begun: Instant,
+    endpoints: Vec<EndpointId>,
+}
+
+impl Desk {
+    fn new(queue_capacity: usize) -> Self {
+        let mut desk = Self {
+            intake: Intake::new(queue_capacity, Duration::from_secs(55)),
+            begun: Instant::now(),
+            endpoints: (0..3).map(|_| EndpointId::generate()).collect(),
+        };
+        desk.intake.assign(&claim(1, 0), HashSet::new());
+        desk
+    }
+
+    /// A record of partition 0 at `offset` for the endpoints named by their numbers, read at second `at`.
+    fn enter(&mut self, offset: i64, endpoints: &[usize], keyed: bool, at: u64) -> (Arc<Accepted>, Vec<Undecided>) {
+        let event = event(offset);
+        let endpoints: Vec<EndpointId> = endpoints.iter().map(|index| self.endpoints[*index]).collect();
+        let matched = (!endpoints.is_empty()).then(|| Matched { event: event.clone(), endpoints, keyed });
+        let read = Read { partition: 0, offset, timestamp_ms: offset * 10, matched };
+        let undecided = self.intake.enter(read, self.begun + Duration::from_secs(at));
+        (event, undecided)
+    }
+
+    fn start(&mut self) -> (u64, Delivery) {
+        let (ticket, delivery, ()) = self.intake.start(|_| Some(())).unwrap();
+        (ticket, delivery)
+    }
+
+    /// Everything read up to second `at` is old now.
+    fn age(&mut self, at: u64) {
+        self.intake.age(self.begun + Duration::from_secs(at));
+    }
+
+    /// Takes the plan and commits it; answers its rows and where the position then stands, if it moved.
+    fn commit(&mut self) -> (Vec<NewRow>, Vec<Settlement>, Option<i64>) {
+        let plan = self.intake.plan();
+        self.intake.committed(&plan.moves);
+        let moved = plan.moves.first().filter(|one| one.next > one.expected).map(|one| one.next);
+        (plan.rows, plan.settlements, moved)
+    }
+}
+
+fn claim(epoch: i64, next_offset: i64) -> Claim {
+    Claim { topic: Arc::from("events"), partition: 0, epoch, log_epoch: 1, next_offset }
+}
+
+fn event(offset: i64) -> Arc<Accepted> {
+    Arc::new(Accepted {
+        org_id: OrgId::generate(),
+        event_id: EventId::generate(),
+        event_type: "a".to_owned(),
+        accepted_at_ms: 0,
+        payload: "{}".to_owned(),
+        traceparent: None,
+        log_epoch: 1,
+        partition: 0,
+        offset,
+    })
+}
+
+#[test]
+fn records_for_nobody_only_move_the_position() {
+    let mut desk = Desk::new(10);
+    assert!(!desk.intake.has_progress());
+    desk.enter(0, &[], false, 0);
+    desk.enter(5, &[], false, 0);
+    assert_eq!(desk.commit(), (vec![], vec![], Some(6)));
+    assert!(!desk.intake.has_progress());
+}
+
+#[test]
+fn the_position_waits_for_what_is_delivered() {
+    let mut desk = Desk::new(10);
+    desk.enter(0, &[0, 1], false, 0);
+    desk.enter(1, &[], false, 0);
+    let (first, _) = desk.start();
+    let (second, _) = desk.start();
+    desk.intake.landed(first, Landing::Delivered);
+    assert_eq!(desk.commit().2, None);
+    desk.intake.landed(second, Landing::Delivered);
+    assert_eq!(desk.commit(), (vec![], vec![], Some(2)));
+}
+
+#[test]
+fn a_failed_attempt_becomes_a_row_in_the_transaction_that_passes_it() {
+    let mut desk = Desk::new(10);
+    let (event, _) = desk.enter(0, &[0], false, 0);
+    let (ticket, delivery) = desk.start();
+    assert_eq!(delivery, Delivery::new(desk.endpoints[0], event));
+    desk.intake.landed(ticket, Landing::Retry { after: Duration::from_secs(30) });
+    let row = NewRow { delivery, state: RowState::Pending, attempts: 1, due_after: Duration::from_secs(30), lease: None };
+    assert_eq!(desk.commit(), (vec![row], vec![], Some(1)));
+}
+
+#[test]
+fn an_exhausted_delivery_needs_no_row_and_an_unreported_one_is_made_again() {
+    let mut desk = Desk::new(10);
+    desk.enter(0, &[0], false, 0);
+    desk.enter(1, &[1], false, 0);
+    let ((first, _), (second, _)) = (desk.start(), desk.start());
+    desk.intake.landed(first, Landing::Failed);
+    desk.intake.landed(second, Landing::Unreported);
+    let (rows, _, moved) = desk.commit();
+    assert_eq!((rows.len(), rows[0].attempts, moved), (1, 0, Some(2)));
+}
+
+#[test]
+fn what_hangs_is_spilled_under_a_lease_and_its_outcome_settles_the_row() {
+    let mut desk = Desk::new(10);
+    desk.enter(0, &[0], false, 0);
+    desk.enter(1, &[1], false, 5);
+    let (hanging, delivery) = desk.start();
+    desk.age(0);
+    let (rows, settlements, moved) = desk.commit();
+    let lease = rows[0].lease.unwrap();
+    assert_eq!((rows.len(), &rows[0].delivery, rows[0].due_after, rows[0].attempts), (1, &delivery, Duration::from_secs(55), 0));
+    assert_eq!((settlements, moved), (vec![], Some(1)));
+    desk.intake.landed(hanging, Landing::Delivered);
+    let outcome = Outcome::Ended { state: RowState::Delivered, attempts: 1 };
+    assert_eq!(desk.commit(), (vec![], vec![Settlement { delivery_id: delivery.id, lease, outcome }], None));
+}
+
+#[test]
+fn what_waits_too_long_or_meets_a_full_queue_is_spilled_due_at_once() {
+    let mut desk = Desk::new(1);
+    desk.enter(0, &[0], false, 0);
+    desk.enter(1, &[0], false, 0);
+    let (rows, _, moved) = desk.commit();
+    assert_eq!((rows.len(), rows[0].delivery.event.offset, rows[0].due_after, rows[0].lease, moved), (1, 1, Duration::ZERO, None, None));
+    desk.age(0);
+    let (rows, _, moved) = desk.commit();
+    assert_eq!((rows.len(), rows[0].delivery.event.offset, moved), (1, 0, Some(2)));
+    assert!(desk.intake.start(|_| Some(())).is_none());
+}
+
+#[test]
+fn a_keyed_event_waits_for_its_verdict_and_a_duplicate_is_dropped() {
+    let mut desk = Desk::new(10);
+    let (_, original) = desk.enter(0, &[0], true, 0);
+    let (_, duplicate) = desk.enter(1, &[0], true, 0);
+    let (_, open) = desk.enter(2, &[0], true, 0);
+    assert!(desk.intake.start(|_| Some(())).is_none());
+    desk.intake.decide(original[0].ticket, true);
+    desk.intake.decide(duplicate[0].ticket, false);
+    let (ticket, delivery) = desk.start();
+    assert_eq!(delivery.event.offset, 0);
+    desk.intake.landed(ticket, Landing::Delivered);
+    desk.age(0);
+    let (rows, _, moved) = desk.commit();
+    assert_eq!((rows.len(), rows[0].state, rows[0].delivery.event.offset, moved), (1, RowState::AwaitingVerdict, 2, Some(3)));
+    // The verdict comes too late: the schedule has it now.
+    desk.intake.decide(open[0].ticket, true);
+    assert!(desk.intake.start(|_| Some(())).is_none());
+}
+
+#[test]
+fn what_was_scheduled_in_an_earlier_life_is_not_begun_again() {
+    let mut desk = Desk::new(10);
+    let (event, _) = desk.enter(0, &[0, 1], false, 0);
+    let scheduled = HashSet::from([DeliveryId::of(desk.endpoints[0], event.event_id)]);
+    desk.intake.assign(&claim(2, 0), scheduled);
+    let matched = Matched { event: event.clone(), endpoints: desk.endpoints[..2].to_vec(), keyed: false };
+    desk.intake.enter(Read { partition: 0, offset: 0, timestamp_ms: 0, matched: Some(matched) }, desk.begun);
+    assert_eq!(desk.start().1.endpoint_id, desk.endpoints[1]);
+    assert!(desk.intake.start(|_| Some(())).is_none());
+}
+
+#[test]
+fn nothing_of_an_earlier_assignment_is_committed() {
+    let mut desk = Desk::new(10);
+    desk.enter(0, &[0], false, 0);
+    desk.enter(1, &[1], false, 0);
+    let (flying, _) = desk.start();
+    desk.intake.assign(&claim(2, 0), HashSet::new());
+    desk.intake.landed(flying, Landing::Retry { after: Duration::ZERO });
+    assert!(!desk.intake.has_progress() && desk.intake.start(|_| Some(())).is_none());
+    desk.intake.drop_lane(0);
+    assert!(desk.enter(0, &[0], false, 0).1.is_empty() && desk.intake.queue_depth() == 0);
+}
+
+#[test]
+fn letting_go_schedules_everything_and_attempts_still_count() {
+    let mut desk = Desk::new(10);
+    desk.enter(0, &[0], false, 0);
+    desk.enter(1, &[0], false, 0);
+    desk.enter(2, &[1], true, 0);
+    let (flying, _) = desk.start();
+    desk.intake.spill_all(None);
+    let (rows, _, moved) = desk.commit();
+    let states: Vec<_> = rows.iter().map(|row| (row.delivery.event.offset, row.state, row.lease.is_some())).collect();
+    assert_eq!(states, [(0, RowState::Pending, true), (1, RowState::Pending, false), (2, RowState::AwaitingVerdict, false)]);
+    assert_eq!(moved, Some(3));
+    desk.intake.drop_lane(0);
+    desk.intake.landed(flying, Landing::Delivered);
+    assert_eq!(desk.commit().1.len(), 1);
+}
+
+#[test]
+fn a_row_is_fenced_even_where_the_position_cannot_move() {
+    let mut desk = Desk::new(1);
+    desk.enter(0, &[0], false, 0);
+    desk.enter(1, &[0], false, 0);
+    let plan = desk.intake.plan();
+    assert_eq!(plan.moves, [Move { partition: 0, epoch: 1, expected: 0, next: 0, record_time_ms: None }]);
+    assert_eq!(plan.rows.len(), 1);
+}
+
+#[test]
+fn beyond_the_window_new_records_are_spilled_at_once() {
+    let mut desk = Desk::new(100_000);
+    let records = i64::try_from(crate::ledger::MAX_RECORDS).unwrap();
+    for offset in 0..records {
+        desk.enter(offset, &[0], false, 0);
+    }
+    assert_eq!(desk.intake.rows_waiting(), 0);
+    desk.enter(records, &[0], false, 0);
+    assert_eq!(desk.intake.rows_waiting(), 1);
+}
+
+/// What a random history may do.
+#[derive(Debug, Clone)]
+enum Step {
+    Enter { endpoints: Vec<usize>, keyed: bool },
+    Start,
+    Land { index: usize, landing: usize },
+    Decide { index: usize, deliver: bool },
+    Age,
+    Commit,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => (prop::sample::subsequence(vec![0, 1, 2], 0..=3), any::<bool>()).prop_map(|(endpoints, keyed)| Step::Enter { endpoints, keyed }),
+        3 => Just(Step::Start),
+        3 => (0_usize..8, 0_usize..4).prop_map(|(index, landing)| Step::Land { index, landing }),
+        2 => (0_usize..8, any::<bool>()).prop_map(|(index, deliver)| Step::Decide { index, deliver }),
+        1 => Just(Step::Age),
+        2 => Just(Step::Commit),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+proptest! {
+    /// The one property that everything rests on: a position passes a record only when each of its deliveries is done or has its row in the
+    /// same or an earlier transaction; and no delivery is done and scheduled, or scheduled twice.
+    #[test]
+    fn a_position_never_passes_a_delivery_that_is_neither_done_nor_scheduled(steps in steps()) {
+        let mut desk = Desk::new(2);
+        let landings = [Landing::Delivered, Landing::Failed, Landing::Retry { after: Duration::ZERO }, Landing::Unreported];
+        let (mut offset, mut second) = (0, 0);
+        let mut entered: Vec<(i64, DeliveryId)> = Vec::new();
+        let mut undecided: Vec<(u64, DeliveryId)> = Vec::new();
+        let mut flying: Vec<(u64, DeliveryId)> = Vec::new();
+        let mut done: HashSet<DeliveryId> = HashSet::new();
+        let mut scheduled: HashSet<DeliveryId> = HashSet::new();
+        for step in steps.into_iter().chain([Step::Age, Step::Commit]) {
+            match step {
+                Step::Enter { endpoints, keyed } => {
+                    let (event, open) = desk.enter(offset, &endpoints, keyed, second);
+                    let ids: Vec<DeliveryId> = endpoints.iter().map(|index| DeliveryId::of(desk.endpoints[*index], event.event_id)).collect();
+                    entered.extend(ids.iter().map(|id| (offset, *id)));
+                    undecided.extend(open.iter().map(|one| one.ticket).zip(ids));
+                    offset += 1;
+                }
+                Step::Start => {
+                    if let Some((ticket, delivery, ())) = desk.intake.start(|_| Some(())) {
+                        prop_assert!(!scheduled.contains(&delivery.id) && !done.contains(&delivery.id));
+                        flying.push((ticket, delivery.id));
+                    }
+                }
+                Step::Land { index, landing } => {
+                    if !flying.is_empty() {
+                        let (ticket, id) = flying.remove(index % flying.len());
+                        let leased = matches!(desk.intake.open.get(&ticket).map(|open| open.phase), Some(Phase::Leased(_)));
+                        desk.intake.landed(ticket, landings[landing]);
+                        if !leased && landing < 2 {
+                            done.insert(id);
+                        }
+                    }
+                }
+                Step::Decide { index, deliver } => {
+                    if !undecided.is_empty() {
+                        let (ticket, id) = undecided.remove(index % undecided.len());
+                        let open = desk.intake.open.contains_key(&ticket);
+                        desk.intake.decide(ticket, deliver);
+                        if open && !deliver {
+                            done.insert(id);
+                        }
+                    }
+                }
+                Step::Age => {
+                    desk.age(second);
+                    second += SPILL_AFTER.as_secs();
+                }
+                Step::Commit => {
+                    let (rows, _, moved) = desk.commit();
+                    for row in rows {
+                        prop_assert!(scheduled.insert(row.delivery.id) && !done.contains(&row.delivery.id));
+                    }
+                    if let Some(next) = moved {
+                        for (_, id) in entered.iter().filter(|(offset, _)| *offset < next) {
+                            prop_assert!(done.contains(id) || scheduled.contains(id));
+                        }
+                    }
+                }
+            }
+        }
+        // Everything was old at the end, so everything is done or scheduled and the position has passed it.
+        prop_assert_eq!(desk.intake.positions().next().map(|(_, position, _)| position), Some(offset));
+        prop_assert_eq!(desk.intake.uncommitted(), 0);
+    }
+}

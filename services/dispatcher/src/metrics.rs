@@ -1,0 +1,59 @@
+//! What the dispatcher measures. No label carries an organization or an endpoint.
+
+use std::sync::LazyLock;
+
+use platform::telemetry::metrics;
+use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec};
+
+pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
+    attempts: metrics::counter_vec(
+        "triggers_dispatcher_attempts_total",
+        "Webhook attempts, by how the delivery stands after them.",
+        &["outcome"],
+    ),
+    attempt_seconds: metrics::histogram(
+        "triggers_dispatcher_attempt_seconds",
+        "From a request's begin to the end of its answer, failures included.",
+        &[0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
+    ),
+    first_attempt_seconds: metrics::histogram(
+        "triggers_dispatcher_first_attempt_seconds",
+        "From an event's acceptance to the end of its first attempt, for attempts straight from the log.",
+        &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
+    ),
+    in_flight: metrics::gauge("triggers_dispatcher_in_flight_attempts", "Attempts being made."),
+    queue_depth: metrics::gauge("triggers_dispatcher_queue_depth", "First attempts that wait for their turn."),
+    uncommitted: metrics::gauge("triggers_dispatcher_uncommitted_records", "Records read ahead of the committed positions."),
+    spilled: metrics::counter("triggers_dispatcher_spilled_total", "Deliveries handed from the pass over the log to the schedule."),
+    schedule_depth: metrics::gauge("triggers_dispatcher_schedule_rows", "Unfinished rows of the schedule; 10000 stands for more."),
+    records: metrics::counter_vec("triggers_dispatcher_records_total", "Records read from the log, by what they were.", &["kind"]),
+    unreported: metrics::counter(
+        "triggers_dispatcher_unreported_total",
+        "Attempts that the log could not be told of and that are made again.",
+    ),
+    lag_records: metrics::gauge_vec(
+        "triggers_dispatcher_lag_records",
+        "Records between the committed position and the log's end.",
+        &["partition"],
+    ),
+    lag_seconds: metrics::gauge_vec(
+        "triggers_dispatcher_lag_seconds",
+        "Age of the last record committed, while there are later ones; else 0.",
+        &["partition"],
+    ),
+});
+
+pub(crate) struct Metrics {
+    pub(crate) attempts: IntCounterVec,
+    pub(crate) attempt_seconds: Histogram,
+    pub(crate) first_attempt_seconds: Histogram,
+    pub(crate) in_flight: Gauge,
+    pub(crate) queue_depth: Gauge,
+    pub(crate) uncommitted: Gauge,
+    pub(crate) spilled: IntCounter,
+    pub(crate) schedule_depth: Gauge,
+    pub(crate) records: IntCounterVec,
+    pub(crate) unreported: IntCounter,
+    pub(crate) lag_records: GaugeVec,
+    pub(crate) lag_seconds: GaugeVec,
+}

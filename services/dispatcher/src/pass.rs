@@ -1,0 +1,430 @@
+//! The pass over the log: takes records in, starts first attempts, and commits. One task; every decision is `intake`'s.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use platform::fence::{Claim, PositionWatch};
+use platform::health::Component;
+use platform::kafka::Record;
+use platform::kafka::consumer::{FencedConsumer, Inflow};
+use schemas::ids::EndpointId;
+use sqlx::postgres::PgPool;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, warn};
+
+use crate::commit::{self, CommitError, Committed};
+use crate::config::DispatcherConfig;
+use crate::delivery::{Delivery, Landing};
+use crate::directory::Directory;
+use crate::endpoints::input::MAX_TIMEOUT_SECONDS;
+use crate::flight::{self, Pilot};
+use crate::intake::{Intake, Undecided};
+use crate::matching::{Endpoint, Snapshot, Standing};
+use crate::metrics::METRICS;
+use crate::run::DispatchError;
+use crate::slots::{Slot, Slots};
+use crate::verdicts::Decision;
+use crate::{CONSUMER, reading, rows, verdicts};
+
+/// Rows that wait, from which on a commit does not wait for its interval.
+const COMMIT_ROWS: usize = 500;
+/// Rows that wait, from which on no record is taken in.
+const MAX_ROWS_WAITING: usize = 5000;
+const TICK: Duration = Duration::from_millis(50);
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+const DATABASE_RETRY: Duration = Duration::from_millis(200);
+/// A partition that somebody else claimed is given up by the group soon; if not, a new consumer claims it again.
+const LOST_FOR: Duration = Duration::from_secs(3);
+/// How long the last commits may take when the database does not answer.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
+
+/// What the pass and the retries share. Cloning shares the parts.
+#[derive(Clone)]
+pub struct Parts {
+    /// The database.
+    pub pool: PgPool,
+    /// Full name of the events topic.
+    pub topic: Arc<str>,
+    /// Endpoints.
+    pub directory: Directory,
+    /// Makes attempts.
+    pub pilot: Pilot,
+    /// Bounds attempts per endpoint.
+    pub slots: Slots,
+    /// Where the view stands.
+    pub view: PositionWatch,
+    /// Tells the retries that there are new rows.
+    pub scheduled: Arc<Notify>,
+}
+
+/// Why a pass ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// As asked.
+    Shutdown,
+    /// The consumer must be started anew.
+    Restart(String),
+}
+
+/// See the module.
+pub struct Pass {
+    config: DispatcherConfig,
+    parts: Parts,
+    component: Component,
+    intake: Intake,
+    flights: JoinSet<Landing>,
+    tickets: HashMap<Id, u64>,
+    deciding: JoinSet<Vec<Decision>>,
+    committing: Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
+    last_commit: Instant,
+    /// Partitions outside of their log, with the reason: until an operator mends them, this instance is not well.
+    stopped: BTreeMap<i32, String>,
+    lost: HashMap<i32, Instant>,
+    last_gauges: Instant,
+    hinted: Vec<(i32, i64)>,
+}
+
+impl Pass {
+    /// A pass that has read nothing yet.
+    pub fn new(config: DispatcherConfig, parts: Parts, component: Component) -> Self {
+        let lease = flight::lease(Duration::from_secs(u64::from(MAX_TIMEOUT_SECONDS)));
+        Self {
+            intake: Intake::new(config.queue_capacity, lease),
+            config,
+            parts,
+            component,
+            flights: JoinSet::new(),
+            tickets: HashMap::new(),
+            deciding: JoinSet::new(),
+            committing: None,
+            last_commit: Instant::now(),
+            stopped: BTreeMap::new(),
+            lost: HashMap::new(),
+            last_gauges: Instant::now(),
+            hinted: Vec::new(),
+        }
+    }
+
+    /// Works until `shutdown` or until the consumer fails.
+    ///
+    /// # Errors
+    /// What trying again does not mend.
+    pub async fn run(
+        &mut self,
+        consumer: &FencedConsumer,
+        mut inflow: mpsc::Receiver<Inflow>,
+        shutdown: &CancellationToken,
+    ) -> Result<Ended, DispatchError> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.component.up();
+        loop {
+            let mut fresh = None;
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(Ended::Shutdown),
+                Some(landed) = self.flights.join_next_with_id() => self.land(landed),
+                Some(decided) = self.deciding.join_next() => self.decide(decided),
+                outcome = finished(&mut self.committing) => self.committed(outcome?)?,
+                message = inflow.recv(), if self.intake.rows_waiting() < MAX_ROWS_WAITING => {
+                    let Some(message) = message else { return Ok(Ended::Restart("the consumer ended".to_owned())) };
+                    if let Inflow::Failed(reason) = message {
+                        return Ok(Ended::Restart(reason));
+                    }
+                    fresh = self.take(message, shutdown).await?;
+                }
+                _ = tick.tick() => self.tick(consumer),
+            }
+            while let Some(landed) = self.flights.try_join_next_with_id() {
+                self.land(landed);
+            }
+            self.start_attempts(fresh).await;
+            self.commit_if_due();
+            if self.lost.values().any(|since| since.elapsed() > LOST_FOR) {
+                return Ok(Ended::Restart("partitions were claimed by somebody else and not given up by the group".to_owned()));
+            }
+        }
+    }
+
+    /// Puts everything that is open into the schedule and commits, while the partitions are still claimed. Attempts go on under leases.
+    ///
+    /// # Errors
+    /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered again.
+    pub async fn let_go(&mut self) -> Result<(), DispatchError> {
+        self.intake.spill_all(None);
+        self.commit_in_time().await
+    }
+
+    /// Waits for the attempts that are under way, within bounds, and writes down how they ended.
+    ///
+    /// # Errors
+    /// As [`Self::let_go`].
+    pub async fn drain(&mut self) -> Result<(), DispatchError> {
+        let until = tokio::time::Instant::now() + self.config.drain;
+        while let Ok(Some(landed)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
+            self.land(landed);
+        }
+        if !self.flights.is_empty() {
+            warn!(attempts = self.flights.len(), "Attempts were still under way at the end; they are made again when their leases end.");
+        }
+        self.commit_in_time().await
+    }
+
+    async fn commit_in_time(&mut self) -> Result<(), DispatchError> {
+        match tokio::time::timeout(LAST_COMMIT, self.commit_all()).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                warn!("The last commit was not done in time; what it held is delivered again.");
+                Ok(())
+            }
+        }
+    }
+
+    /// Commits everything there is, also what came up while an earlier commit ran.
+    async fn commit_all(&mut self) -> Result<(), DispatchError> {
+        loop {
+            if self.committing.is_some() {
+                let outcome = finished(&mut self.committing).await?;
+                self.committed(outcome)?;
+            }
+            if !self.intake.has_progress() {
+                return Ok(());
+            }
+            self.begin_commit();
+        }
+    }
+
+    /// Takes a message of the consumer. Answers the endpoints if it had to read them.
+    async fn take(&mut self, message: Inflow, shutdown: &CancellationToken) -> Result<Option<Arc<Snapshot>>, DispatchError> {
+        match message {
+            Inflow::Assigned(claims) => self.assign(claims, shutdown).await,
+            Inflow::Revoked(partitions) => self.revoke(&partitions).await?,
+            Inflow::Stopped { partition, reason, .. } => {
+                self.component.down(format!("partition {partition}: {reason}"));
+                self.revoke(&[partition]).await?;
+                self.stopped.insert(partition, reason);
+            }
+            Inflow::Records(records) => return Ok(self.enter(&records, shutdown).await),
+            Inflow::Failed(_) => {}
+        }
+        Ok(None)
+    }
+
+    async fn assign(&mut self, claims: Vec<Claim>, shutdown: &CancellationToken) {
+        for claim in claims {
+            let (partition, log_epoch, from) = (claim.partition, claim.log_epoch, claim.next_offset);
+            let pool = self.parts.pool.clone();
+            let read = || rows::scheduled_from(&pool, partition, log_epoch, from);
+            let Some(scheduled) = self.patiently(read, shutdown).await else { return };
+            self.intake.assign(&claim, scheduled);
+            self.lost.remove(&partition);
+            self.stopped.remove(&partition);
+        }
+    }
+
+    /// The group takes partitions away. What is open goes to the schedule, if nobody has claimed them yet; otherwise it is theirs.
+    async fn revoke(&mut self, partitions: &[i32]) -> Result<(), DispatchError> {
+        for partition in partitions {
+            self.intake.spill_all(Some(*partition));
+        }
+        self.commit_in_time().await?;
+        for partition in partitions {
+            self.intake.drop_lane(*partition);
+            self.lost.remove(partition);
+            self.stopped.remove(partition);
+            let label = partition.to_string();
+            // A partition without a gauge yet is as well.
+            let _removed = (METRICS.lag_records.remove_label_values(&[&label]), METRICS.lag_seconds.remove_label_values(&[&label]));
+        }
+        Ok(())
+    }
+
+    /// Takes records in, matched against endpoints that are read after the records were. `None`: the end came first.
+    async fn enter(&mut self, records: &[Record], shutdown: &CancellationToken) -> Option<Arc<Snapshot>> {
+        let directory = self.parts.directory.clone();
+        let snapshot = self.patiently(|| directory.current(), shutdown).await?;
+        let now = Instant::now();
+        let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
+        for record in records {
+            let Some(log_epoch) = self.intake.log_epoch(record.partition) else { continue };
+            let (read, kind) = reading::read(record, log_epoch, &snapshot);
+            METRICS.records.with_label_values(&[kind.as_str()]).inc();
+            undecided.entry(record.partition).or_default().extend(self.intake.enter(read, now));
+        }
+        for (partition, undecided) in undecided {
+            self.ask_view(partition, undecided);
+        }
+        Some(snapshot)
+    }
+
+    fn ask_view(&mut self, partition: i32, undecided: Vec<Undecided>) {
+        let Some(last) = undecided.iter().map(|one| one.event.offset).max() else { return };
+        let (pool, view, topic) = (self.parts.pool.clone(), self.parts.view.clone(), self.parts.topic.clone());
+        let deadline = self.config.spill_after;
+        self.deciding.spawn(async move { verdicts::decide(&pool, &view, &topic, (partition, last), &undecided, deadline).await });
+    }
+
+    /// Repeats a reading of the database until it succeeds. `None`: the end came first.
+    async fn patiently<T, F>(&self, mut read: impl FnMut() -> F, shutdown: &CancellationToken) -> Option<T>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
+        loop {
+            match read().await {
+                Ok(value) => {
+                    self.feel_well();
+                    return Some(value);
+                }
+                Err(error) => self.component.down(format!("the database: {error}")),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = tokio::time::sleep(DATABASE_RETRY) => {}
+            }
+        }
+    }
+
+    /// Up, unless a partition is stopped.
+    fn feel_well(&self) {
+        if self.stopped.is_empty() {
+            self.component.up();
+        }
+    }
+
+    fn land(&mut self, landed: Result<(Id, Landing), JoinError>) {
+        let (id, landing) = match landed {
+            Ok(landed) => landed,
+            Err(error) => {
+                error!(%error, "An attempt panicked; it is made again.");
+                (error.id(), Landing::Unreported)
+            }
+        };
+        if let Some(ticket) = self.tickets.remove(&id) {
+            self.intake.landed(ticket, landing);
+        }
+    }
+
+    fn decide(&mut self, decided: Result<Vec<Decision>, JoinError>) {
+        match decided {
+            Ok(decisions) => decisions.into_iter().for_each(|(ticket, deliver)| self.intake.decide(ticket, deliver)),
+            // What it was to decide grows old and goes to the schedule.
+            Err(error) => error!(%error, "Reading verdicts panicked."),
+        }
+    }
+
+    /// Starts what has a slot. The version of the endpoints is read again, unless it was just now: nothing is sent to an endpoint after the
+    /// answer that says it was deleted.
+    async fn start_attempts(&mut self, fresh: Option<Arc<Snapshot>>) {
+        if self.intake.queue_depth() == 0 || self.flights.len() >= self.config.max_in_flight {
+            return;
+        }
+        let snapshot = match fresh {
+            Some(snapshot) => snapshot,
+            None => match self.parts.directory.current().await {
+                Ok(snapshot) => snapshot,
+                // The next tick tries again; what waits too long goes to the schedule.
+                Err(error) => return self.component.down(format!("the database: {error}")),
+            },
+        };
+        self.feel_well();
+        let slots = self.parts.slots.clone();
+        // An endpoint that is gone or disabled needs no slot: its deliveries leave the queue at once.
+        let slot = |id: EndpointId| match snapshot.standing(id) {
+            Standing::Enabled(endpoint) => slots.take(id, endpoint.max_in_flight).map(|slot| Some((endpoint.clone(), slot))),
+            Standing::Disabled | Standing::Gone => Some(None),
+        };
+        while self.flights.len() < self.config.max_in_flight
+            && let Some((ticket, delivery, granted)) = self.intake.start(slot)
+        {
+            match granted {
+                Some((endpoint, slot)) => self.start(ticket, endpoint, delivery, slot),
+                None => self.intake.ground(ticket),
+            }
+        }
+    }
+
+    fn start(&mut self, ticket: u64, endpoint: Arc<Endpoint>, delivery: Delivery, slot: Slot) {
+        let pilot = self.parts.pilot.clone();
+        let flight = self.flights.spawn(async move {
+            let landing = pilot.fly(&endpoint, &delivery, 1, slot).await;
+            let age_ms = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000 - i128::from(delivery.event.accepted_at_ms);
+            METRICS.first_attempt_seconds.observe(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)).as_secs_f64());
+            landing
+        });
+        self.tickets.insert(flight.id(), ticket);
+    }
+
+    fn commit_if_due(&mut self) {
+        let due = self.last_commit.elapsed() >= self.config.commit_interval || self.intake.rows_waiting() >= COMMIT_ROWS;
+        if due && self.committing.is_none() && self.intake.has_progress() {
+            self.begin_commit();
+        }
+    }
+
+    fn begin_commit(&mut self) {
+        let (pool, topic) = (self.parts.pool.clone(), self.parts.topic.clone());
+        let plan = self.intake.plan();
+        METRICS.spilled.inc_by(plan.rows.len() as u64);
+        self.committing = Some(AbortOnDropHandle::new(tokio::spawn(async move { commit::commit(&pool, CONSUMER, &topic, plan).await })));
+    }
+
+    fn committed(&mut self, outcome: Result<Committed, CommitError>) -> Result<(), DispatchError> {
+        let committed = outcome?;
+        self.last_commit = Instant::now();
+        self.intake.committed(&committed.moved);
+        for partition in committed.lost {
+            warn!(partition, "The partition was claimed by somebody else.");
+            self.intake.drop_lane(partition);
+            self.lost.insert(partition, Instant::now());
+        }
+        if committed.rows > 0 {
+            self.parts.scheduled.notify_one();
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, consumer: &FencedConsumer) {
+        if let Some(limit) = Instant::now().checked_sub(self.config.spill_after) {
+            self.intake.age(limit);
+        }
+        if self.last_gauges.elapsed() < GAUGES_EVERY {
+            return;
+        }
+        self.last_gauges = Instant::now();
+        METRICS.queue_depth.set(self.intake.queue_depth() as f64);
+        METRICS.uncommitted.set(self.intake.uncommitted() as f64);
+        let now_ms = OffsetDateTime::now_utc().unix_timestamp() * 1000;
+        for (partition, next, time_ms) in self.intake.positions() {
+            let lag = consumer.log_ends().of(&self.parts.topic, partition).map_or(0, |end| (end - next).max(0));
+            let age_ms = time_ms.filter(|_| lag > 0).map_or(0, |time_ms| (now_ms - time_ms).max(0));
+            let label = partition.to_string();
+            METRICS.lag_records.with_label_values(&[&label]).set(lag as f64);
+            METRICS.lag_seconds.with_label_values(&[&label]).set(age_ms as f64 / 1000.0);
+        }
+        let mut positions: Vec<(i32, i64)> = self.intake.positions().map(|(partition, next, _)| (partition, next)).collect();
+        positions.sort_unstable();
+        if positions != self.hinted {
+            consumer.commit_hint(positions.iter().copied());
+            self.hinted = positions;
+        }
+    }
+}
+
+/// Waits for the commit under way; for ever when there is none.
+async fn finished(
+    committing: &mut Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
+) -> Result<Result<Committed, CommitError>, JoinError> {
+    match committing {
+        Some(commit) => {
+            let outcome = commit.await;
+            *committing = None;
+            outcome
+        }
+        None => std::future::pending().await,
+    }
+}

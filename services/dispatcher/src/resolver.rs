@@ -1,0 +1,55 @@
+//! DNS for webhook requests: names are resolved by the system and the answer is filtered by the egress policy. The client connects to what
+//! is returned here and to nothing else, so a name cannot point elsewhere between the check and the connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
+
+use crate::egress::{EgressPolicy, Reach};
+
+/// Look-ups at once. Each holds a thread of the runtime's blocking pool for as long as the system's resolver takes.
+const MAX_LOOKUPS: usize = 128;
+
+/// Every address of a name is one that must not be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("the address is private, local or reserved and not allowed")]
+pub struct AddressRefused;
+
+/// The name has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("the host name could not be resolved")]
+pub struct NameUnknown;
+
+/// Resolves and filters.
+pub struct GuardedResolver {
+    policy: Arc<EgressPolicy>,
+    lookups: Arc<Semaphore>,
+}
+
+impl GuardedResolver {
+    /// A resolver that answers only what `policy` lets through.
+    pub fn new(policy: Arc<EgressPolicy>) -> Self {
+        Self { policy, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+    }
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (policy, lookups) = (self.policy.clone(), self.lookups.clone());
+        Box::pin(async move {
+            let _place = lookups.acquire_owned().await?;
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|_| NameUnknown)?.collect();
+            if found.is_empty() {
+                return Err(NameUnknown.into());
+            }
+            let allowed: Vec<SocketAddr> = found.into_iter().filter(|address| policy.reach(address.ip()) != Reach::Refused).collect();
+            if allowed.is_empty() {
+                return Err(AddressRefused.into());
+            }
+            let addresses: Addrs = Box::new(allowed.into_iter());
+            Ok(addresses)
+        })
+    }
+}
