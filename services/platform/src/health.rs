@@ -32,11 +32,25 @@ impl Health {
 
     /// The component of that name, down ("starting") until it reports otherwise. A second call returns the same one.
     pub fn component(&self, name: &str) -> Component {
-        self.lock().entry(name.to_owned()).or_insert_with(|| Component::starting(name)).clone()
+        self.named(name, true)
     }
 
-    /// Whether every component is up and no shutdown has begun.
+    /// Like [`Health::component`], for a part without which the process still does its main work: shown, but not counted for readiness.
+    pub fn auxiliary(&self, name: &str) -> Component {
+        self.named(name, false)
+    }
+
+    fn named(&self, name: &str, required: bool) -> Component {
+        self.lock().entry(name.to_owned()).or_insert_with(|| Component::starting(name, required)).clone()
+    }
+
+    /// Whether every component is up, apart from auxiliary ones, and no shutdown has begun.
     pub fn is_ready(&self) -> bool {
+        !self.is_draining() && self.lock().values().all(|component| component.is_up() || !component.0.required)
+    }
+
+    /// Whether every component is up, auxiliary ones included, and no shutdown has begun.
+    pub fn is_whole(&self) -> bool {
         !self.is_draining() && self.lock().values().all(Component::is_up)
     }
 
@@ -66,6 +80,7 @@ pub struct Component(Arc<State>);
 
 struct State {
     name: String,
+    required: bool,
     up: AtomicBool,
     /// Why it is down; a change of it is worth a line in the log.
     reason: Mutex<String>,
@@ -73,10 +88,11 @@ struct State {
 }
 
 impl Component {
-    fn starting(name: &str) -> Self {
+    fn starting(name: &str, required: bool) -> Self {
         let gauge = UP.with_label_values(&[name]);
         gauge.set(0.0);
-        Self(Arc::new(State { name: name.to_owned(), up: AtomicBool::new(false), reason: Mutex::new("starting".to_owned()), gauge }))
+        let reason = Mutex::new("starting".to_owned());
+        Self(Arc::new(State { name: name.to_owned(), required, up: AtomicBool::new(false), reason, gauge }))
     }
 
     /// It works. Cheap when it did before.
@@ -132,6 +148,16 @@ mod tests {
         assert_eq!(health.components(), [("kafka".to_owned(), false), ("postgres".to_owned(), true)]);
         kafka.up();
         assert!(health.is_ready());
+    }
+
+    #[test]
+    fn an_auxiliary_component_is_shown_but_not_counted_for_readiness() {
+        let health = Health::new();
+        let postgres = health.auxiliary("postgres");
+        assert!(health.is_ready() && !health.is_whole());
+        assert_eq!(health.components(), [("postgres".to_owned(), false)]);
+        postgres.up();
+        assert!(health.is_whole());
     }
 
     #[test]

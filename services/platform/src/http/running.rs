@@ -46,9 +46,9 @@ pub fn probe_routes(info: ServiceInfo, health: Health) -> Router {
     }
     for mount in ["", "/v1", "/api"] {
         routes = routes
-            .route(&format!("{mount}/health"), get(ready))
+            .route(&format!("{mount}/health"), get(whole))
+            .route(&format!("{mount}/health/detailed"), get(whole))
             .route(&format!("{mount}/health/ready"), get(ready))
-            .route(&format!("{mount}/health/detailed"), get(ready))
             .route(&format!("{mount}/health/live"), get(live));
     }
     with_edge(routes.with_state(health), MountOptions::default())
@@ -74,15 +74,27 @@ async fn live() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// Which parts are up. Why one is down stands in the log and is not for strangers.
+/// Whether work may be sent here: 503 while a part is down that the main work needs.
 async fn ready(State(health): State<Health>) -> Response {
-    let checks: serde_json::Map<String, Value> =
-        health.components().into_iter().map(|(name, up)| (name, json!({ "status": if up { "up" } else { "down" } }))).collect();
-    let (code, status) = match (health.is_ready(), health.is_draining()) {
-        (true, _) => (StatusCode::OK, "ok"),
-        (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "down"),
+    report(&health, health.is_ready())
+}
+
+/// Whether all is well: 503 while any part is down.
+async fn whole(State(health): State<Health>) -> Response {
+    report(&health, health.is_whole())
+}
+
+/// Which parts are up. Why one is down stands in the log and is not for strangers.
+fn report(health: &Health, good: bool) -> Response {
+    let check = |(name, up)| (name, json!({ "status": if up { "up" } else { "down" } }));
+    let checks: serde_json::Map<String, Value> = health.components().into_iter().map(check).collect();
+    let status = match (health.is_draining(), health.is_ready(), health.is_whole()) {
+        (true, ..) => "draining",
+        (false, false, _) => "down",
+        (false, true, false) => "degraded",
+        (false, true, true) => "ok",
     };
+    let code = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "status": status, "checks": checks }))).into_response()
 }
 

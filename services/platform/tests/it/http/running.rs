@@ -44,6 +44,18 @@ async fn readiness_follows_the_components_and_never_tells_why() {
 }
 
 #[tokio::test]
+async fn an_auxiliary_part_that_is_down_shows_in_health_but_leaves_the_process_ready() {
+    let health = Health::new();
+    health.component("kafka").up();
+    health.auxiliary("postgres").down("gone");
+    let server = start(&health).await;
+    let (ready, whole) = (server.get("/health/ready").await, server.get("/health").await);
+    assert_eq!((ready.status, whole.status), (200, 503));
+    let expected = json!({ "status": "degraded", "checks": { "kafka": { "status": "up" }, "postgres": { "status": "down" } } });
+    assert_eq!((ready.json(), whole.json()), (expected.clone(), expected));
+}
+
+#[tokio::test]
 async fn a_draining_process_is_not_ready_but_lives() {
     let health = Health::new();
     health.component("kafka").up();
