@@ -40,10 +40,12 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Starts logging for the process, panics included. `role` stands in every JSON line. The filter is `RUST_LOG`, else `info` with
+/// Starts logging for the process, panics included. `role` stands in every JSON line. The filter is `RUST_LOG`, else (also when that is unreadable) `info` with
 /// librdkafka at `warn`. Where logging was started before, as by another test, that stays.
 pub fn init(role: &str, format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    // Empty is what a compose file makes of an unset variable; taken literally it would silence warnings.
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.trim().is_empty());
+    let filter = wanted.and_then(|wanted| EnvFilter::try_new(wanted).ok()).unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let human = match format {
         LogFormat::Human => true,
@@ -67,7 +69,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(target: "panic", place, reason, thread = thread.name().unwrap_or_default(), "Panicked.");
 }
 
-/// Writes an event as one JSON object: time, level, role, target and message first, then its fields.
+/// Writes an event as one JSON object: time, level, role, target and message first, then its fields. Fields of spans are left out: nothing
+/// here opens spans, and an event that concerns a request carries its `request_id`.
 struct JsonLines {
     role: String,
 }

@@ -4,6 +4,7 @@ mod bodies;
 mod problems;
 mod running;
 mod server;
+mod slow;
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -1,5 +1,7 @@
 //! Problems, mounts, request ids, methods, panics, metrics.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::routing::{get, post};
 use http::StatusCode;
@@ -7,7 +9,7 @@ use platform::http::{Dialect, FieldError, PeerAddr, Problem, QueryParams, Reques
 use serde_json::json;
 use uuid::Uuid;
 
-use super::Server;
+use super::{Server, head, within};
 
 fn api() -> Router {
     Router::new()
@@ -194,4 +196,19 @@ async fn requests_are_counted_by_template_and_never_by_path() {
     assert!(text.contains("triggers_http_request_duration_seconds_count{route=\"/v1/counted/{id}\"} 3\n"), "{text}");
     assert!(text.contains("route=\"unmatched\""), "{text}");
     assert!(!text.contains("secret-"), "{text}");
+}
+
+#[tokio::test]
+async fn a_request_whose_client_leaves_is_counted_too() {
+    let server = Server::start(Router::new().route("/abandoned", get(std::future::pending::<()>))).await;
+    let mut client = server.client().await;
+    client.send(&head("GET /v1/abandoned", &[], 0)).await;
+    drop(client);
+    let counted = "triggers_http_requests_total{method=\"GET\",route=\"/v1/abandoned\",status=\"cancelled\"} 1\n";
+    within("the count", async {
+        while !platform::telemetry::metrics::render().contains(counted) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
