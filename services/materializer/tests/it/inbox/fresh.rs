@@ -1,0 +1,138 @@
+//! Read-your-writes, `min_position` and long polls.
+
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use schemas::position::Place;
+
+use super::harness::{Bench, Row, ids, row};
+
+/// Lets a request begin to wait before what it waits for happens. What is asserted holds however long this takes.
+const A_MOMENT: Duration = Duration::from_millis(150);
+
+async fn show_in_a_moment(bench: &Bench, rows: &[Row]) {
+    tokio::time::sleep(A_MOMENT).await;
+    bench.show(bench.alpha, rows).await;
+}
+
+#[tokio::test]
+async fn a_read_waits_for_what_its_instance_accepted_a_moment_ago() {
+    let bench = Bench::start().await;
+    bench.show(bench.alpha, &[row(4, 0)]).await;
+    let accepted = row(4, 17);
+    bench.written.note(bench.alpha.as_uuid(), 4, 17, Instant::now());
+    let ((), page) = tokio::join!(show_in_a_moment(&bench, std::slice::from_ref(&accepted)), bench.page("/v1/inbox"));
+    assert_eq!(ids(&page).last(), Some(&accepted.id));
+    let other = bench.ask(Method::GET, "/v1/inbox", "beta", "").await;
+    assert!(other.took < Duration::from_secs(1), "another organization does not wait");
+}
+
+#[tokio::test]
+async fn one_event_is_waited_for_when_its_instance_accepted_it_a_moment_ago() {
+    let bench = Bench::start().await;
+    let accepted = row(4, 17);
+    let path = format!("/v1/events/{}", accepted.id);
+    bench.written.note(bench.alpha.as_uuid(), 4, 17, Instant::now());
+    let ((), answer) = tokio::join!(show_in_a_moment(&bench, std::slice::from_ref(&accepted)), bench.get(&path));
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_view_that_stays_behind_is_read_as_it_is_after_a_second() {
+    let bench = Bench::start().await;
+    bench.show(bench.alpha, &[row(4, 0)]).await;
+    bench.written.note(bench.alpha.as_uuid(), 4, 17, Instant::now());
+    let answer = bench.get("/v1/inbox").await;
+    assert_eq!(ids(&answer.json()).len(), 1);
+    assert!((Duration::from_millis(900)..Duration::from_secs(3)).contains(&answer.took), "{:?}", answer.took);
+}
+
+#[tokio::test]
+async fn positions_given_by_a_client_are_waited_for_unless_they_are_of_another_log_epoch() {
+    let bench = Bench::start().await;
+    bench.show(bench.alpha, &[row(2, 3), row(5, 3)]).await;
+    let token = |log_epoch, partition, offset| {
+        let place = Place { log_epoch, partition, offset };
+        bench.sealing.seal_token("position", bench.alpha.as_uuid().as_bytes(), &place.to_bytes())
+    };
+    // As ingest makes them: in epoch 0, which stands for the newest.
+    for log_epoch in [0, 1] {
+        let offset = 20 + i64::from(log_epoch);
+        let path = format!("/v1/inbox?limit=100&min_position={}&min_position={}", token(log_epoch, 2, offset), token(log_epoch, 5, offset));
+        let before = ids(&bench.page("/v1/inbox").await).len();
+        let both = [row(2, offset), row(5, offset)];
+        let ((), page) = tokio::join!(show_in_a_moment(&bench, &both), bench.page(&path));
+        assert_eq!(ids(&page).len(), before + 2, "epoch {log_epoch}");
+    }
+    let of_an_older_log = bench.get(&format!("/v1/inbox?min_position={}", token(7, 2, 1_000))).await;
+    assert_eq!(of_an_older_log.status, StatusCode::OK);
+    assert!(of_an_older_log.took < Duration::from_millis(900), "{:?}", of_an_older_log.took);
+}
+
+#[tokio::test]
+async fn a_long_poll_answers_as_soon_as_there_is_one_event_of_its_organization() {
+    let bench = Bench::start().await;
+    bench.show(bench.alpha, &[row(0, 0)]).await;
+    let cursor = bench.page("/v1/inbox").await["resume_cursor"].as_str().unwrap().to_owned();
+    let path = format!("/v1/inbox?wait=30&cursor={cursor}");
+    let arrivals = async {
+        tokio::time::sleep(A_MOMENT).await;
+        // Not for us, then not of our type, then ours on a partition that nobody knew.
+        bench.show(bench.beta, &[row(0, 1)]).await;
+        bench.show(bench.alpha, &[Row { event_type: "b".to_owned(), ..row(0, 2) }]).await;
+        tokio::time::sleep(A_MOMENT).await;
+        bench.show(bench.alpha, &[row(9, 40)]).await;
+        Instant::now()
+    };
+    let narrow = format!("{path}&event_type=a");
+    let (arrived, answer) = tokio::join!(arrivals, async { (bench.page(&narrow).await, Instant::now()) });
+    let (page, answered) = answer;
+    assert_eq!(ids(&page).len(), 1);
+    assert!(answered >= arrived && answered - arrived < Duration::from_secs(2), "{:?}", answered - arrived);
+    let at_once = bench.get(&path).await;
+    assert_eq!(ids(&at_once.json()).len(), 2);
+    assert!(at_once.took < Duration::from_secs(2), "what is there is not waited for: {:?}", at_once.took);
+}
+
+#[tokio::test]
+async fn a_long_poll_by_status_notices_that_a_status_changed() {
+    let bench = Bench::start().await;
+    bench.show(bench.alpha, &[row(0, 0)]).await;
+    let change = async {
+        tokio::time::sleep(A_MOMENT).await;
+        sqlx::query("UPDATE view.events SET delivery_status = 'failed'").execute(&bench.pool).await.unwrap();
+    };
+    let ((), answer) = tokio::join!(change, bench.get("/v1/inbox?wait=20&status=failed"));
+    assert_eq!(ids(&answer.json()).len(), 1);
+    assert!(answer.took < Duration::from_secs(5), "{:?}", answer.took);
+}
+
+#[tokio::test]
+async fn a_long_poll_ends_empty_when_its_time_is_over_or_the_process_stops() {
+    let bench = Bench::start().await;
+    let answer = bench.get("/v1/inbox?wait=1").await;
+    assert_eq!((answer.status, ids(&answer.json()).len()), (StatusCode::OK, 0));
+    assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&answer.took), "{:?}", answer.took);
+    let stop = async {
+        tokio::time::sleep(A_MOMENT).await;
+        bench.shutdown.cancel();
+    };
+    let ((), answer) = tokio::join!(stop, bench.get("/v1/inbox?wait=30"));
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.took < Duration::from_secs(5), "{:?}", answer.took);
+}
+
+#[tokio::test]
+async fn a_hundred_long_polls_are_all_woken_by_one_arrival_each() {
+    let bench = Bench::start().await;
+    bench.show(bench.alpha, &[row(0, 0)]).await;
+    let cursor = bench.page("/v1/inbox").await["resume_cursor"].as_str().unwrap().to_owned();
+    let path = format!("/v1/inbox?wait=30&cursor={cursor}");
+    let all = futures_util::future::join_all((0..100).map(|_| bench.get(&path)));
+    let one = [row(0, 1)];
+    let (answers, ()) = tokio::join!(all, show_in_a_moment(&bench, &one));
+    for answer in answers {
+        assert_eq!(ids(&answer.json()).len(), 1, "{}", answer.text);
+        assert!(answer.took < Duration::from_secs(10), "{:?}", answer.took);
+    }
+}

@@ -1,0 +1,220 @@
+//! Helpers: a mounted inbox with two organizations, rows in its view, and requests to it.
+
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use devstack::testing::TestDatabase;
+use http::{HeaderMap, Method, Request, StatusCode};
+use materializer::inbox::{self, InboxState};
+use platform::http::MountOptions;
+use platform::kafka::KafkaConfig;
+use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::postgres::{self, PostgresConfig};
+use platform::seal::SealingKey;
+use platform::written::RecentWrites;
+use schemas::ids::{EventId, OrgId};
+use schemas::topics::TopicNames;
+use serde_json::Value;
+use sqlx::postgres::PgPool;
+use tenancy::{Tenancy, TenancyConfig};
+use time::OffsetDateTime;
+use time::macros::datetime;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+/// When the first event of most tests is accepted.
+pub const START: OffsetDateTime = datetime!(2026-11-21 9:00 UTC);
+
+/// An inbox, mounted, with the organization "Alpha" (key "alpha") and "Beta" (key "beta").
+pub struct Bench {
+    pub router: Router,
+    pub pool: PgPool,
+    /// The pool that the inbox itself reads with.
+    pub view: PgPool,
+    pub kafka: KafkaConfig,
+    pub sealing: SealingKey,
+    pub written: RecentWrites,
+    pub shutdown: CancellationToken,
+    pub alpha: OrgId,
+    pub beta: OrgId,
+    _end: CancelOnDrop,
+    _database: TestDatabase,
+}
+
+/// The tenancy's watch must not outlive the test.
+struct CancelOnDrop(CancellationToken);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl Bench {
+    pub async fn start() -> Self {
+        Self::start_with(|url| PostgresConfig::new(url)).await
+    }
+
+    /// With a pool of its own for the inbox.
+    pub async fn start_with(inbox_pool: impl FnOnce(&str) -> PostgresConfig) -> Self {
+        let shared = devstack::testing::shared().await;
+        let database = shared.database().await;
+        let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
+        postgres::migrate(&pool).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), shutdown.clone());
+        tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
+        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
+        let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
+        let (sealing, written) = (SealingKey::from_bytes([5; 32]), RecentWrites::default());
+        let view = postgres::connect(&inbox_pool(&database.url)).unwrap();
+        let state =
+            InboxState::new(tenancy.authenticator(), view.clone(), producer, kafka.topics.clone(), sealing.clone(), written.clone());
+        let api = inbox::routes(state.until(shutdown.clone())).merge(tenancy::routes(tenancy));
+        Self {
+            router: platform::http::mount(api, MountOptions::default()),
+            alpha: organization(&pool, "Alpha").await,
+            beta: organization(&pool, "Beta").await,
+            pool,
+            view,
+            kafka,
+            sealing,
+            written,
+            _end: CancelOnDrop(shutdown.clone()),
+            shutdown,
+            _database: database,
+        }
+    }
+
+    pub fn topics(&self) -> &TopicNames {
+        &self.kafka.topics
+    }
+
+    pub async fn ask(&self, method: Method, path: &str, key: &str, body: &str) -> Answer {
+        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let begun = Instant::now();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, text, took: begun.elapsed() }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, "alpha", "").await
+    }
+
+    /// A page that must be one.
+    pub async fn page(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+        answer.json()
+    }
+
+    /// A key of Alpha that sees only these event types.
+    pub async fn restricted_key(&self, event_types: &[&str]) -> String {
+        let body = serde_json::json!({"name": "narrow", "role": "consume", "event_types": event_types, "environment": "test"});
+        let answer = self.ask(Method::POST, "/v1/keys", "alpha", &body.to_string()).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+        answer.json()["key"].as_str().unwrap().to_owned()
+    }
+
+    /// Puts events into the view, and moves its positions past them, in one transaction as the projector does.
+    pub async fn show(&self, organization: OrgId, rows: &[Row]) {
+        let mut transaction = self.pool.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
+                                      acknowledged_at, delivery_status)
+             SELECT $1, * FROM UNNEST($2::uuid[], $3::integer[], $4::integer[], $5::bigint[], $6::timestamptz[], $7::text[], $8::json[],
+                                      $9::timestamptz[], $10::text[])",
+        )
+        .bind(organization.as_uuid())
+        .bind(rows.iter().map(|row| row.id.as_uuid()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.log_epoch).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.partition).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.offset).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.accepted_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.event_type.clone()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.payload.clone()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.acknowledged_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.delivery_status).collect::<Vec<_>>())
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+        sqlx::query(
+            "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset)
+             SELECT $1, $2, p, max(e), max(o) + 1 FROM UNNEST($3::integer[], $4::integer[], $5::bigint[]) AS t (p, e, o) GROUP BY p
+             ON CONFLICT (consumer, topic, partition) DO UPDATE
+             SET log_epoch = excluded.log_epoch, next_offset = greatest(consumer_positions.next_offset, excluded.next_offset)",
+        )
+        .bind(&self.topics().group_materializer)
+        .bind(&self.topics().events)
+        .bind(rows.iter().map(|row| row.partition).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.log_epoch).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.offset).collect::<Vec<_>>())
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+        transaction.commit().await.unwrap();
+    }
+}
+
+async fn organization(pool: &PgPool, name: &str) -> OrgId {
+    let id: Uuid = sqlx::query_scalar("SELECT id FROM organizations WHERE name = $1").bind(name).fetch_one(pool).await.unwrap();
+    OrgId::from_uuid(id)
+}
+
+/// One row of `view.events`.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub id: EventId,
+    pub log_epoch: i32,
+    pub partition: i32,
+    pub offset: i64,
+    pub accepted_at: OffsetDateTime,
+    pub event_type: String,
+    pub payload: Value,
+    pub acknowledged_at: Option<OffsetDateTime>,
+    pub delivery_status: &'static str,
+}
+
+/// An open event of type "a", accepted `offset` seconds after [`START`].
+pub fn row(partition: i32, offset: i64) -> Row {
+    Row {
+        id: EventId::generate(),
+        log_epoch: 1,
+        partition,
+        offset,
+        accepted_at: START + time::Duration::seconds(offset),
+        event_type: "a".to_owned(),
+        payload: Value::from(offset),
+        acknowledged_at: None,
+        delivery_status: "pending",
+    }
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+    pub took: std::time::Duration,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+}
+
+/// The ids on a page, in order.
+pub fn ids(page: &Value) -> Vec<EventId> {
+    page["events"].as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+/// A string member.
+pub fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_else(|| panic!("{name} of {value}"))
+}
