@@ -42,7 +42,9 @@ async fn try_accept(
 ) -> Result<Response, Problem> {
     caller.require(Right::Produce)?;
     if !admit::is_readable(request_headers) {
-        return Err(Problem::unsupported_media_type("send application/json, or a CloudEvent as application/cloudevents+json or with ce-* headers"));
+        return Err(Problem::unsupported_media_type(
+            "send application/json, or a CloudEvent as application/cloudevents+json or with ce-* headers",
+        ));
     }
     let traceparent = context.traceparent.as_deref().map(str::to_owned);
     let admitted = admit::admit(caller, request_headers, body.content_type.as_deref(), &body.bytes, traceparent)?;
@@ -109,12 +111,7 @@ async fn append(state: &IngestState, context: &RequestContext, caller: &Caller, 
     // Epoch 0: ingest does not know in which log epoch it writes, only that it is the newest.
     let place = Place { log_epoch: 0, partition: appended.partition, offset: appended.offset };
     let position = state.sealing.seal_token("position", org_id.as_uuid().as_bytes(), &place.to_bytes());
-    Ok(Accepted {
-        event_id,
-        event_type: admitted.event.event_type,
-        accepted_at_ms: appended.timestamp_ms,
-        position: Some(position),
-    })
+    Ok(Accepted { event_id, event_type: admitted.event.event_type, accepted_at_ms: appended.timestamp_ms, position: Some(position) })
 }
 
 /// How a failed append is told: what the client may assume of the event, and when to come again.

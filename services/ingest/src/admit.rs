@@ -2,6 +2,8 @@
 //!
 //! Pure: no I/O. A value that passed has another type, so that nothing unchecked can reach the log.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, header};
 use platform::http::{FieldError, Problem};
 use schemas::cloudevents;
@@ -40,10 +42,12 @@ pub(crate) fn admit(
 fn read(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Result<NewEvent, Invalid> {
     let media_type = content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     if headers.contains_key("ce-specversion") {
-        let attributes = headers.iter().filter_map(|(name, value)| {
-            // A value that is not text cannot be an attribute; the required ones are then found missing.
-            Some((name.as_str().strip_prefix("ce-")?, value.to_str().ok()?))
-        });
+        // A value that is not text, or is badly escaped, cannot be an attribute; a required one is then found missing.
+        let values: Vec<(&str, Cow<'_, str>)> = headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str().strip_prefix("ce-")?, cloudevents::percent_decoded(value.to_str().ok()?)?)))
+            .collect();
+        let attributes = values.iter().map(|(name, value)| (*name, value.as_ref()));
         return cloudevents::binary(attributes, content_type, body);
     }
     match media_type.as_deref() {

@@ -1,0 +1,46 @@
+//! What the materializer counts. No label carries an organization.
+
+use std::sync::LazyLock;
+
+use platform::telemetry::metrics;
+use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec};
+
+pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
+    lag_records: metrics::gauge_vec("triggers_materializer_lag_records", "Records on the log that the view does not show yet.", &["topic"]),
+    lag_seconds: metrics::gauge_vec(
+        "triggers_materializer_lag_seconds",
+        "Age of what the view shows last, while it is behind.",
+        &["topic"],
+    ),
+    rows: metrics::counter_vec("triggers_materializer_rows_total", "Rows written, by kind.", &["kind"]),
+    duplicates: metrics::counter("triggers_materializer_duplicates_total", "Events that were found to be duplicates."),
+    dead_letters: metrics::counter_vec(
+        "triggers_materializer_dead_letters_total",
+        "Records that became dead letters, by class.",
+        &["class"],
+    ),
+    skipped: metrics::counter("triggers_materializer_skipped_total", "Records of erased organizations that were passed over."),
+    fenced: metrics::counter("triggers_materializer_fenced_total", "Partitions given up because somebody else had claimed them."),
+    flush_records: metrics::histogram(
+        "triggers_materializer_flush_records",
+        "Records in one transaction.",
+        &[1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0],
+    ),
+    flush_seconds: metrics::histogram(
+        "triggers_materializer_flush_seconds",
+        "From taking a batch to its commit.",
+        &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0],
+    ),
+});
+
+pub(crate) struct Metrics {
+    pub(crate) lag_records: GaugeVec,
+    pub(crate) lag_seconds: GaugeVec,
+    pub(crate) rows: IntCounterVec,
+    pub(crate) duplicates: IntCounter,
+    pub(crate) dead_letters: IntCounterVec,
+    pub(crate) skipped: IntCounter,
+    pub(crate) fenced: IntCounter,
+    pub(crate) flush_records: Histogram,
+    pub(crate) flush_seconds: Histogram,
+}

@@ -1,0 +1,145 @@
+//! Delivery attempts into the view: each attempt, each delivery as its last attempt left it, and the event's status over all its deliveries.
+//!
+//! A delivery's row does not need its event. Where the event is not there yet, a mark in `view.pending_effects` has its status computed when
+//! it appears.
+
+use std::collections::BTreeMap;
+
+use platform::kafka::Record;
+use schemas::records::DeliveryAttempt;
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use crate::metrics::METRICS;
+
+/// One attempt and its place.
+pub(super) struct Row<'a> {
+    pub(super) record: &'a Record,
+    pub(super) attempt: &'a DeliveryAttempt,
+}
+
+/// Applies the attempts of a batch.
+pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+    insert_attempts(connection, rows).await?;
+    upsert_deliveries(connection, rows).await?;
+    let mut events: Vec<(Uuid, Uuid)> = rows.iter().map(|row| (row.attempt.org_id.as_uuid(), row.attempt.event_id.as_uuid())).collect();
+    events.sort_unstable();
+    events.dedup();
+    let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = events.into_iter().unzip();
+    mark_absent(connection, rows).await?;
+    aggregate(connection, &orgs, &ids).await?;
+    METRICS.rows.with_label_values(&["attempt"]).inc_by(rows.len() as u64);
+    Ok(())
+}
+
+/// Computes the status of events that appeared after attempts to deliver them.
+pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
+    let taken: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "DELETE FROM view.pending_effects p USING UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)
+         WHERE p.org_id = t.org_id AND p.event_id = t.event_id AND p.effect = 'attempt'
+         RETURNING p.org_id, p.event_id",
+    )
+    .bind(orgs)
+    .bind(ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = taken.into_iter().unzip();
+    aggregate(connection, &orgs, &ids).await
+}
+
+async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+    let attempts = || rows.iter().map(|row| row.attempt);
+    sqlx::query(
+        "INSERT INTO view.delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code, error, response_excerpt)
+         SELECT org_id, delivery_id, attempt, outcome, 'epoch'::timestamptz + started_us * interval '1 microsecond', latency_ms, status_code, error, excerpt
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::bigint[], $7::integer[], $8::text[], $9::text[])
+              AS t (org_id, delivery_id, attempt, outcome, started_us, latency_ms, status_code, error, excerpt)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(attempts().map(|a| a.org_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(attempts().map(|a| a.delivery_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(attempts().map(|a| a.attempt).collect::<Vec<i32>>())
+    .bind(attempts().map(|a| a.outcome.as_str()).collect::<Vec<&str>>())
+    .bind(attempts().map(|a| a.started_at).collect::<Vec<i64>>())
+    .bind(attempts().map(|a| a.latency_ms).collect::<Vec<i64>>())
+    .bind(attempts().map(|a| a.status_code).collect::<Vec<Option<i32>>>())
+    .bind(attempts().map(|a| a.error.as_deref()).collect::<Vec<Option<&str>>>())
+    .bind(attempts().map(|a| a.response_excerpt.as_deref()).collect::<Vec<Option<&str>>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+    // The last one of each delivery in the batch; the order of the log is the order of what happened.
+    let last: BTreeMap<(Uuid, Uuid), &DeliveryAttempt> =
+        rows.iter().map(|row| ((row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid()), row.attempt)).collect();
+    let attempts = || last.values();
+    sqlx::query(
+        "INSERT INTO view.deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
+                                           last_status_code, last_error, next_attempt_at, created_at)
+         SELECT org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, 'epoch'::timestamptz + started_us * interval '1 microsecond',
+                status_code, error, 'epoch'::timestamptz + next_us * interval '1 microsecond', 'epoch'::timestamptz + started_us * interval '1 microsecond'
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::integer[], $8::bigint[], $9::integer[], $10::text[], $11::bigint[])
+              AS t (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, started_us, status_code, error, next_us)
+         ON CONFLICT (org_id, delivery_id) DO UPDATE
+            SET status = EXCLUDED.status, attempts = EXCLUDED.attempts, last_started_at = EXCLUDED.last_started_at,
+                last_status_code = EXCLUDED.last_status_code, last_error = EXCLUDED.last_error, next_attempt_at = EXCLUDED.next_attempt_at
+            WHERE EXCLUDED.attempts >= d.attempts",
+    )
+    .bind(attempts().map(|a| a.org_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(attempts().map(|a| a.delivery_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(attempts().map(|a| a.event_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(attempts().map(|a| a.endpoint_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(attempts().map(|a| a.event_type.as_str()).collect::<Vec<&str>>())
+    .bind(attempts().map(|a| a.outcome.as_str()).collect::<Vec<&str>>())
+    .bind(attempts().map(|a| a.attempt).collect::<Vec<i32>>())
+    .bind(attempts().map(|a| a.started_at).collect::<Vec<i64>>())
+    .bind(attempts().map(|a| a.status_code).collect::<Vec<Option<i32>>>())
+    .bind(attempts().map(|a| a.error.as_deref()).collect::<Vec<Option<&str>>>())
+    .bind(attempts().map(|a| a.next_attempt_at).collect::<Vec<Option<i64>>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn mark_absent(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO view.pending_effects (org_id, event_id, effect, log_partition, log_offset, appended_at)
+         SELECT org_id, event_id, 'attempt', log_partition, log_offset, 'epoch'::timestamptz + appended_ms * interval '1 millisecond'
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::bigint[], $5::bigint[]) AS t (org_id, event_id, log_partition, log_offset, appended_ms)
+         WHERE NOT EXISTS (SELECT FROM view.events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(rows.iter().map(|row| row.attempt.org_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(rows.iter().map(|row| row.attempt.event_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(rows.iter().map(|row| row.record.partition).collect::<Vec<i32>>())
+    .bind(rows.iter().map(|row| row.record.offset).collect::<Vec<i64>>())
+    .bind(rows.iter().map(|row| row.record.timestamp_ms).collect::<Vec<i64>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The event's status over its deliveries: failed for good before retrying before pending before delivered; cancelled ones do not count.
+async fn aggregate(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE view.events e SET delivery_status = s.status, attempts = s.attempts
+         FROM (SELECT d.org_id, d.event_id, sum(d.attempts)::integer AS attempts,
+                      CASE WHEN bool_or(d.status = 'failed') THEN 'failed'
+                           WHEN bool_or(d.status = 'retrying') THEN 'retrying'
+                           WHEN bool_or(d.status = 'delivered') THEN 'delivered'
+                           ELSE 'pending' END AS status
+               FROM view.deliveries d JOIN (SELECT DISTINCT * FROM UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)) asked USING (org_id, event_id)
+               GROUP BY d.org_id, d.event_id) s
+         WHERE e.org_id = s.org_id AND e.event_id = s.event_id AND (e.delivery_status, e.attempts) IS DISTINCT FROM (s.status, s.attempts)",
+    )
+    .bind(orgs)
+    .bind(ids)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

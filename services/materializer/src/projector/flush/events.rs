@@ -1,0 +1,83 @@
+//! Events into `view.events`: one statement for a whole batch, one array per column.
+
+use std::collections::BTreeMap;
+
+use platform::kafka::Record;
+use schemas::ids::EventId;
+use schemas::records::{DedupKind, Event};
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use crate::metrics::METRICS;
+
+/// One event and its place.
+pub(super) struct Row<'a> {
+    pub(super) event: &'a Event,
+    pub(super) log_epoch: i32,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) accepted_at_ms: i64,
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn new(record: &Record, event: &'a Event, log_epoch: i32) -> Self {
+        Self { event, log_epoch, partition: record.partition, offset: record.offset, accepted_at_ms: record.timestamp_ms }
+    }
+}
+
+/// Inserts the rows that are no duplicates. A row whose id is there already is left as it is: the lower place came first.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+    duplicates: &BTreeMap<usize, EventId>,
+) -> Result<(), sqlx::Error> {
+    let mut originals: Vec<&Row<'_>> =
+        rows.iter().enumerate().filter(|(index, _)| !duplicates.contains_key(index)).map(|(_, row)| row).collect();
+    // By key: two writers at once (only possible while partitions change hands) then meet in the same order and cannot deadlock. Stable, so
+    // that of two rows with one id the lower offset stays first; the other would make PostgreSQL refuse the statement.
+    originals.sort_by_key(|row| (row.event.org_id, row.event.event_id));
+    originals.dedup_by_key(|row| (row.event.org_id, row.event.event_id));
+    let column = |f: fn(&Row<'_>) -> Uuid| originals.iter().map(|row| f(row)).collect::<Vec<Uuid>>();
+    let texts = |f: fn(&Event) -> Option<&str>| originals.iter().map(|row| f(row.event)).collect::<Vec<Option<&str>>>();
+    let metadata: Vec<Option<String>> = originals.iter().map(|row| metadata_json(row.event)).collect();
+    let written = sqlx::query(
+        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at,
+                                  source, ordering_key, metadata, dedup_id)
+         SELECT org_id, event_id, log_epoch, log_partition, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond',
+                event_type, payload::json, 'epoch'::timestamptz + occurred_us * interval '1 microsecond', source, ordering_key, metadata::json, dedup_id
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[],
+                     $10::text[], $11::text[], $12::text[], $13::text[])
+              AS t (org_id, event_id, log_epoch, log_partition, log_offset, accepted_ms, event_type, payload, occurred_us,
+                    source, ordering_key, metadata, dedup_id)
+         ON CONFLICT (org_id, event_id) DO NOTHING",
+    )
+    .bind(column(|row| row.event.org_id.as_uuid()))
+    .bind(column(|row| row.event.event_id.as_uuid()))
+    .bind(originals.iter().map(|row| row.log_epoch).collect::<Vec<i32>>())
+    .bind(originals.iter().map(|row| row.partition).collect::<Vec<i32>>())
+    .bind(originals.iter().map(|row| row.offset).collect::<Vec<i64>>())
+    .bind(originals.iter().map(|row| row.accepted_at_ms).collect::<Vec<i64>>())
+    .bind(texts(|event| Some(&event.event_type)))
+    .bind(texts(|event| Some(&event.payload)))
+    .bind(originals.iter().map(|row| row.event.occurred_at).collect::<Vec<Option<i64>>>())
+    .bind(texts(|event| event.source.as_deref()))
+    .bind(texts(|event| event.ordering_key.as_deref()))
+    .bind(metadata)
+    .bind(texts(dedup_id))
+    .execute(connection)
+    .await?;
+    METRICS.rows.with_label_values(&["event"]).inc_by(written.rows_affected());
+    Ok(())
+}
+
+fn metadata_json(event: &Event) -> Option<String> {
+    if event.metadata.is_empty() {
+        return None;
+    }
+    // Strings to strings: there is nothing in it that could fail.
+    serde_json::to_string(&event.metadata).ok()
+}
+
+fn dedup_id(event: &Event) -> Option<&str> {
+    event.dedup.as_ref().filter(|dedup| dedup.kind == DedupKind::DedupId).map(|dedup| dedup.key.as_str())
+}

@@ -1,0 +1,122 @@
+//! Dedup keys and verdicts: reads what holds the keys of a batch, has `duplicates` decide, and stores the decision.
+
+use std::collections::BTreeMap;
+
+use schemas::ids::EventId;
+use schemas::records::{DedupKind, Event};
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use super::Failure;
+use super::events::Row;
+use crate::metrics::METRICS;
+use crate::projector::duplicates::{self, Decision, Holder, Key};
+
+/// Index of each row that is a duplicate, and its original. Costs nothing where no event names a key.
+pub(super) async fn settle(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<BTreeMap<usize, EventId>, Failure> {
+    let keys: Vec<Key> = duplicates::keys(rows.iter().map(|row| row.event)).into_iter().collect();
+    if keys.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let known = holders(connection, &keys).await?;
+    let timed: Vec<(&Event, i64)> = rows.iter().map(|row| (row.event, row.accepted_at_ms)).collect();
+    let decision = duplicates::decide(&timed, &known);
+    store_holders(connection, &decision).await?;
+    store_verdicts(connection, rows, &decision).await?;
+    Ok(decision.duplicates)
+}
+
+/// What holds the keys now. Locked: a second writer of the same organization (only possible after partitions were added) must wait.
+async fn holders(connection: &mut PgConnection, keys: &[Key]) -> Result<BTreeMap<Key, Holder>, sqlx::Error> {
+    let (orgs, kinds, names) = columns(keys.iter());
+    let rows: Vec<(i64, Uuid, String, i64, i64)> = sqlx::query_as(
+        "SELECT asked.ordinal, held.event_id, held.body_hash,
+                (extract(epoch FROM held.accepted_at) * 1000)::bigint, (extract(epoch FROM held.expires_at) * 1000)::bigint
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (org_id, kind, key, ordinal)
+         JOIN dedup_keys held USING (org_id, kind, key)
+         ORDER BY held.org_id, held.kind, held.key
+         FOR UPDATE OF held",
+    )
+    .bind(orgs)
+    .bind(kinds)
+    .bind(names)
+    .fetch_all(connection)
+    .await?;
+    let mut known = BTreeMap::new();
+    for (ordinal, event_id, body_hash, accepted_at_ms, expires_at_ms) in rows {
+        let key = usize::try_from(ordinal - 1).ok().and_then(|index| keys.get(index));
+        if let Some(key) = key {
+            known.insert(key.clone(), Holder { event_id: EventId::from_uuid(event_id), body_hash, accepted_at_ms, expires_at_ms });
+        }
+    }
+    Ok(known)
+}
+
+async fn store_holders(connection: &mut PgConnection, decision: &Decision) -> Result<(), Failure> {
+    let (orgs, kinds, names) = columns(decision.holders.keys());
+    if orgs.is_empty() {
+        return Ok(());
+    }
+    let holders = || decision.holders.values();
+    let stored = sqlx::query(
+        "INSERT INTO dedup_keys AS held (org_id, kind, key, event_id, body_hash, accepted_at, expires_at)
+         SELECT org_id, kind, key, event_id, body_hash,
+                'epoch'::timestamptz + accepted_ms * interval '1 millisecond', 'epoch'::timestamptz + expires_ms * interval '1 millisecond'
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::bigint[], $7::bigint[])
+              AS t (org_id, kind, key, event_id, body_hash, accepted_ms, expires_ms)
+         ON CONFLICT (org_id, kind, key) DO UPDATE
+            SET event_id = EXCLUDED.event_id, body_hash = EXCLUDED.body_hash, accepted_at = EXCLUDED.accepted_at, expires_at = EXCLUDED.expires_at
+            WHERE held.expires_at <= EXCLUDED.accepted_at",
+    )
+    .bind(&orgs)
+    .bind(kinds)
+    .bind(names)
+    .bind(holders().map(|holder| holder.event_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(holders().map(|holder| holder.body_hash.as_str()).collect::<Vec<&str>>())
+    .bind(holders().map(|holder| holder.accepted_at_ms).collect::<Vec<i64>>())
+    .bind(holders().map(|holder| holder.expires_at_ms).collect::<Vec<i64>>())
+    .execute(connection)
+    .await?;
+    if stored.rows_affected() < orgs.len() as u64 {
+        // Another partition's writer took a key between our look and our write: the decision no longer holds.
+        return Err(Failure::Raced);
+    }
+    Ok(())
+}
+
+async fn store_verdicts(connection: &mut PgConnection, rows: &[Row<'_>], decision: &Decision) -> Result<(), sqlx::Error> {
+    if decision.duplicates.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<(&Row<'_>, Uuid)> =
+        decision.duplicates.iter().filter_map(|(index, original)| Some((rows.get(*index)?, original.as_uuid()))).collect();
+    sqlx::query(
+        "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
+         SELECT org_id, event_id, original_id, log_epoch, log_partition, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond'
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::integer[], $6::bigint[], $7::bigint[])
+              AS t (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_ms)
+         ON CONFLICT (org_id, event_id) DO NOTHING",
+    )
+    .bind(found.iter().map(|(row, _)| row.event.org_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(found.iter().map(|(row, _)| row.event.event_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(found.iter().map(|(_, original)| *original).collect::<Vec<Uuid>>())
+    .bind(found.iter().map(|(row, _)| row.log_epoch).collect::<Vec<i32>>())
+    .bind(found.iter().map(|(row, _)| row.partition).collect::<Vec<i32>>())
+    .bind(found.iter().map(|(row, _)| row.offset).collect::<Vec<i64>>())
+    .bind(found.iter().map(|(row, _)| row.accepted_at_ms).collect::<Vec<i64>>())
+    .execute(connection)
+    .await?;
+    METRICS.duplicates.inc_by(found.len() as u64);
+    Ok(())
+}
+
+/// Keys as one array per column, in the order given.
+fn columns<'a>(keys: impl Iterator<Item = &'a Key>) -> (Vec<Uuid>, Vec<&'static str>, Vec<&'a str>) {
+    let mut columns = (Vec::new(), Vec::new(), Vec::new());
+    for (org, kind, key) in keys {
+        columns.0.push(org.as_uuid());
+        columns.1.push(DedupKind::as_str(*kind));
+        columns.2.push(key.as_str());
+    }
+    columns
+}

@@ -1,0 +1,283 @@
+//! One batch into the tables: one transaction over all its partitions, and what is done when it does not go through.
+//!
+//! Each error names its effect: a conflict is tried again, an absent database is waited for, a row that PostgreSQL refuses is found by
+//! halving and becomes a dead letter, a lost claim is left to its new owner, and anything else ends the projector.
+
+mod acks;
+mod attempts;
+mod events;
+mod keys;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use platform::fence::{self, Advance, Standing};
+use platform::health::Component;
+use platform::kafka::producer::Producer;
+use platform::postgres::{SqlEffect, effect};
+use schemas::ids::OrgId;
+use schemas::native::Unreadable;
+use schemas::topics::TopicNames;
+use sqlx::postgres::{PgConnection, PgPool};
+use tracing::{debug, info, warn};
+
+use super::batch::{Batch, Hold, Place};
+use super::decode::{Content, Item, decode};
+use super::organizations::{self, Organizations};
+use super::{CONSUMER, Error, dead_letters};
+use crate::metrics::METRICS;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Class of the dead letter that a refused row becomes.
+const REFUSED: &str = "refused_by_database";
+
+/// Writes batches.
+pub(crate) struct Flusher {
+    pool: PgPool,
+    producer: Producer,
+    topics: TopicNames,
+    organizations: Organizations,
+    component: Component,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Places that were written, and how they stand now.
+    pub(crate) written: Vec<(Place, Hold)>,
+    /// Places that somebody else has claimed, with the epoch that was lost.
+    pub(crate) lost: Vec<(Place, i64)>,
+}
+
+/// What became of one transaction.
+enum Attempted {
+    Committed,
+    /// These places are somebody else's; nothing was written.
+    Lost(Vec<Place>),
+    /// PostgreSQL refuses some row; nothing was written.
+    Refused(sqlx::Error),
+}
+
+/// Why one transaction did not go through.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    #[error("another writer took a dedup key meanwhile")]
+    Raced,
+}
+
+impl Flusher {
+    pub(crate) fn new(pool: PgPool, producer: Producer, topics: TopicNames, component: Component) -> Self {
+        Self { pool, producer, topics, organizations: Organizations::default(), component }
+    }
+
+    /// Writes the batch, whole, but for places that are lost. Waits for what passes by itself.
+    pub(crate) async fn flush(&self, batch: Batch) -> Result<Outcome, Error> {
+        let begun = Instant::now();
+        METRICS.flush_records.observe(batch.records.len() as f64);
+        let mut holds = batch.holds;
+        let mut outcome = Outcome::default();
+        let mut items: Vec<Item> = batch.records.into_iter().map(|record| decode(record, &self.topics)).collect();
+        self.judge_organizations(&mut items).await?;
+        for item in &items {
+            if let Content::Dead(reason) = &item.content {
+                dead_letters::write(&self.producer, &self.topics, &item.record, reason).await;
+            }
+        }
+        let mut parts = VecDeque::from([items]);
+        while let Some(mut part) = parts.pop_front() {
+            part.retain(|item| holds.contains_key(&place_of(item)));
+            if part.is_empty() {
+                continue;
+            }
+            match self.write(&part, &holds).await? {
+                Attempted::Committed => note_written(&part, &mut holds),
+                Attempted::Lost(places) => {
+                    for place in places {
+                        METRICS.fenced.inc();
+                        outcome.lost.extend(holds.remove(&place).map(|hold| (place, hold.epoch)));
+                    }
+                    parts.push_front(part);
+                }
+                Attempted::Refused(error) => self.halve(part, &error, &mut parts).await,
+            }
+        }
+        outcome.written = holds.into_iter().collect();
+        METRICS.flush_seconds.observe(begun.elapsed().as_secs_f64());
+        Ok(outcome)
+    }
+
+    /// Turns records of organizations that do not exist into dead letters, and passes over those of erased ones.
+    async fn judge_organizations(&self, items: &mut [Item]) -> Result<(), Error> {
+        let wanted: BTreeSet<OrgId> = items.iter().filter_map(org_of).collect();
+        let standings = self.until_answered(|| self.organizations.standings(&self.pool, wanted.clone())).await?;
+        for item in items {
+            let Some(org) = org_of(item) else { continue };
+            match standings.get(&org) {
+                Some(organizations::Standing::Active) => {}
+                Some(organizations::Standing::Erased) => {
+                    METRICS.skipped.inc();
+                    item.content = Content::Skipped;
+                }
+                Some(organizations::Standing::Unknown) | None => {
+                    let message = format!("there is no organization {org}");
+                    item.content = Content::Dead(Unreadable { class: "unknown_organization", message });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries to write `part` in one transaction until its fate is known.
+    async fn write(&self, part: &[Item], holds: &BTreeMap<Place, Hold>) -> Result<Attempted, Error> {
+        let moves = moves_of(part, holds);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.transaction(part, holds, &moves).await {
+                Ok(true) => {
+                    self.component.up();
+                    return Ok(Attempted::Committed);
+                }
+                Ok(false) => info!("A position was not where it was left; looking who moved it."),
+                Err(Failure::Raced) => debug!("Another writer took a dedup key meanwhile; deciding again."),
+                Err(Failure::Sql(error)) => match effect(&error) {
+                    SqlEffect::Data => return Ok(Attempted::Refused(error)),
+                    SqlEffect::Fatal => return Err(Error::View(error)),
+                    SqlEffect::Retry => debug!(%error, "A transaction met another one; trying again."),
+                    SqlEffect::Unavailable => {
+                        self.component.down(format!("PostgreSQL: {error}"));
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                },
+            }
+            // Whether it was committed may be unknown: the positions know.
+            let standings = self.until_answered(|| fence::standing(&self.pool, CONSUMER, &moves)).await?;
+            if standings.contains(&Standing::Committed) {
+                // One transaction: where one position was moved, all rows were written.
+                return Ok(Attempted::Committed);
+            }
+            let lost = moves.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Lost);
+            let lost: Vec<Place> = lost.map(|(step, _)| (std::sync::Arc::from(step.topic), step.partition)).collect();
+            if !lost.is_empty() {
+                return Ok(Attempted::Lost(lost));
+            }
+        }
+    }
+
+    /// `false`: a position did not match, and nothing was written.
+    async fn transaction(&self, part: &[Item], holds: &BTreeMap<Place, Hold>, moves: &[Advance<'_>]) -> Result<bool, Failure> {
+        let mut transaction = self.pool.begin().await?;
+        // First, because it is the fence: from here on nobody else can claim these places before this transaction ends.
+        let moved = fence::advance(&mut transaction, CONSUMER, moves).await?;
+        if moved.contains(&false) {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+        apply(&mut transaction, part, holds).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Splits a part that holds a refused row; a part of one row becomes a dead letter, and only its position is left to move.
+    async fn halve(&self, mut part: Vec<Item>, error: &sqlx::Error, parts: &mut VecDeque<Vec<Item>>) {
+        if part.len() > 1 {
+            warn!(records = part.len(), %error, "PostgreSQL refuses a row of a batch; halving it.");
+            let second = part.split_off(part.len() / 2);
+            parts.push_front(second);
+        } else if let Some(item) = part.first_mut() {
+            let reason = Unreadable { class: REFUSED, message: error.to_string() };
+            dead_letters::write(&self.producer, &self.topics, &item.record, &reason).await;
+            item.content = Content::Dead(reason);
+        }
+        parts.push_front(part);
+    }
+
+    /// Asks until PostgreSQL answers.
+    async fn until_answered<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if effect(&error) == SqlEffect::Fatal || effect(&error) == SqlEffect::Data => return Err(Error::View(error)),
+                Err(error) => self.component.down(format!("PostgreSQL: {error}")),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Events before acks and attempts: an effect in the same batch finds its event.
+async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Place, Hold>) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let mut acknowledged = Vec::new();
+    let mut attempted = Vec::new();
+    for item in part {
+        let log_epoch = holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch);
+        match &item.content {
+            Content::Event(event) => rows.push(events::Row::new(&item.record, event, log_epoch)),
+            Content::Acks(acks) => acknowledged.extend(acks.iter().zip(0_i32..).map(|(ack, nth)| acks::Row::new(&item.record, ack, nth))),
+            Content::Attempt(attempt) => attempted.push(attempts::Row { record: &item.record, attempt }),
+            Content::Dead(_) | Content::Skipped => {}
+        }
+    }
+    if !rows.is_empty() {
+        let duplicates = keys::settle(connection, &rows).await?;
+        events::insert(connection, &rows, &duplicates).await?;
+        acks::apply_waiting(connection, &rows).await?;
+    }
+    if !acknowledged.is_empty() {
+        acks::apply(connection, &acknowledged).await?;
+    }
+    if !attempted.is_empty() {
+        attempts::apply(connection, &attempted).await?;
+    }
+    Ok(())
+}
+
+fn place_of(item: &Item) -> Place {
+    (item.record.topic.clone(), item.record.partition)
+}
+
+fn org_of(item: &Item) -> Option<OrgId> {
+    match &item.content {
+        Content::Event(event) => Some(event.org_id),
+        // An ack or attempt of an unknown organization meets no event and waits its time out; a dead letter would tell nobody anything.
+        Content::Acks(_) | Content::Attempt(_) | Content::Dead(_) | Content::Skipped => None,
+    }
+}
+
+/// How far `part` moves each of its places.
+fn moves_of<'a>(part: &'a [Item], holds: &BTreeMap<Place, Hold>) -> Vec<Advance<'a>> {
+    let mut moves: BTreeMap<(&'a str, i32), Advance<'a>> = BTreeMap::new();
+    for item in part {
+        let Some(hold) = holds.get(&place_of(item)) else { continue };
+        let (topic, partition): (&'a str, i32) = (&item.record.topic, item.record.partition);
+        let step = moves.entry((topic, partition)).or_insert(Advance {
+            topic,
+            partition,
+            epoch: hold.epoch,
+            expected: hold.committed,
+            next: hold.committed,
+            record_time_ms: None,
+        });
+        step.next = item.record.offset + 1;
+        step.record_time_ms = Some(item.record.timestamp_ms);
+    }
+    moves.into_values().collect()
+}
+
+fn note_written(part: &[Item], holds: &mut BTreeMap<Place, Hold>) {
+    for item in part {
+        if let Some(hold) = holds.get_mut(&place_of(item)) {
+            hold.committed = item.record.offset + 1;
+            hold.record_time_ms = Some(item.record.timestamp_ms);
+        }
+    }
+}
