@@ -68,7 +68,9 @@ impl TargetArgs {
         let base_url = match (&self.url, &dev) {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
             (None, Ok(dev)) => dev.base_url.clone(),
-            (None, Err(error)) => bail!("no system is named by --url or TRIGGERS_URL, and none runs here ({error:#}); start one with: triggers up"),
+            (None, Err(error)) => {
+                bail!("no system is named by --url or TRIGGERS_URL, and none runs here ({error:#}); start one with: triggers up")
+            }
         };
         // A key of the local system is not sent to another one.
         let local = dev.ok().filter(|dev| dev.base_url == base_url);

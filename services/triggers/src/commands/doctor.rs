@@ -98,7 +98,9 @@ async fn check_api(findings: &mut Findings, base_url: &str) -> Result<()> {
 
 async fn check_topics(findings: &mut Findings, args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
     match topics::plan(kafka, &kafka.topics.manifest(args.topic_partitions), args.replication()).await {
-        Ok(differences) if differences.is_empty() => findings.good("Kafka", format!("{} answers, the topics are as they must be", kafka.brokers)),
+        Ok(differences) if differences.is_empty() => {
+            findings.good("Kafka", format!("{} answers, the topics are as they must be", kafka.brokers))
+        }
         Ok(differences) => {
             for difference in differences {
                 findings.bad("topics", difference, "Run: triggers topics apply")?;
@@ -124,7 +126,8 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
         Err(error) => return findings.bad("PostgreSQL", error, "Start it, or name the right one with DATABASE_URL."),
     }
     let newest = schemas::postgres::MIGRATIONS.last().map_or(0, |migration| migration.version);
-    let applied: Result<Option<i64>, sqlx::Error> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(&pool).await;
+    let applied: Result<Option<i64>, sqlx::Error> =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(&pool).await;
     match applied {
         Ok(Some(version)) if version == newest => findings.good("schema", format!("version {version}")),
         Ok(Some(version)) if version > newest => {

@@ -41,7 +41,10 @@ pub async fn run(client: &Client, args: InboxArgs) -> Result<()> {
         return print::json(&page);
     }
     let events = page.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    print::table(events, &[("ID", "/event_id"), ("TYPE", "/event_type"), ("TIME", "/timestamp"), ("STATUS", "/status"), ("PAYLOAD", "/payload")])?;
+    print::table(
+        events,
+        &[("ID", "/event_id"), ("TYPE", "/event_type"), ("TIME", "/timestamp"), ("STATUS", "/status"), ("PAYLOAD", "/payload")],
+    )?;
     match page.get("next_cursor").and_then(Value::as_str) {
         Some(cursor) => {
             eprintln!("more: triggers inbox --cursor {cursor}");

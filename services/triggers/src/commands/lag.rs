@@ -123,8 +123,6 @@ fn by_topic(places: &[Place], ends: &BTreeMap<(String, i32), i64>, now: OffsetDa
         sum.0 += records;
         sum.1 = seconds.into_iter().chain(sum.1).reduce(f64::max);
     }
-    let line = |((consumer, topic), (records, seconds)): (&(&str, &str), &(i64, Option<f64>))| {
-        json!({"consumer": consumer, "topic": topic, "lag_records": records, "lag_seconds": seconds})
-    };
+    let line = |((consumer, topic), (records, seconds)): (&(&str, &str), &(i64, Option<f64>))| json!({"consumer": consumer, "topic": topic, "lag_records": records, "lag_seconds": seconds});
     sums.iter().map(line).collect()
 }

@@ -85,7 +85,7 @@ async fn send_lines(client: &Client, file: &PathBuf, concurrency: u16, quiet: bo
         progress.inc(body.len() as u64 + 1);
         count(&tally, number, outcome)
     });
-    let mut outcomes = outcomes.buffer_unordered(usize::from(concurrency));
+    let mut outcomes = Box::pin(outcomes.buffer_unordered(usize::from(concurrency)));
     let mut failed = Ok(());
     while let Some(outcome) = outcomes.next().await {
         progress.set_message(format!("{} accepted", tally.accepted.load(Ordering::Relaxed)));
@@ -159,7 +159,8 @@ async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
     let mut pause = Duration::from_millis(100);
     let mut last = String::new();
     for attempt in 1..=MAX_TRIES {
-        let mut request = client.request(As::Key, Method::POST, "/v1/events")?.header("content-type", "application/json").body(body.to_vec());
+        let mut request =
+            client.request(As::Key, Method::POST, "/v1/events")?.header("content-type", "application/json").body(body.to_vec());
         if !named {
             request = request.header("idempotency-key", &key);
         }

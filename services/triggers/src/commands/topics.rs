@@ -37,7 +37,11 @@ pub async fn run(args: TopicsArgs) -> Result<()> {
         Action::Plan { kafka } => {
             let differences = differences(&kafka).await?;
             differences.iter().try_for_each(|difference| print::line(&difference.to_string()))?;
-            if differences.is_empty() { print::line("the topics are as the manifest wants them") } else { bail!("{} differences", differences.len()) }
+            if differences.is_empty() {
+                print::line("the topics are as the manifest wants them")
+            } else {
+                bail!("{} differences", differences.len())
+            }
         }
         Action::Apply { kafka, add_partitions } => apply(&kafka, add_partitions).await,
     }
@@ -49,11 +53,12 @@ async fn differences(kafka: &KafkaArgs) -> Result<Vec<Difference>> {
 }
 
 async fn apply(kafka: &KafkaArgs, add_partitions: bool) -> Result<()> {
-    let (held, mended): (Vec<Difference>, Vec<Difference>) = differences(kafka).await?.into_iter().partition(|difference| match difference {
-        Difference::TooFewPartitions { .. } => !add_partitions,
-        Difference::TooFewReplicas { .. } => true,
-        Difference::Missing(_) | Difference::Setting { .. } => false,
-    });
+    let (held, mended): (Vec<Difference>, Vec<Difference>) =
+        differences(kafka).await?.into_iter().partition(|difference| match difference {
+            Difference::TooFewPartitions { .. } => !add_partitions,
+            Difference::TooFewReplicas { .. } => true,
+            Difference::Missing(_) | Difference::Setting { .. } => false,
+        });
     topics::apply(&kafka.config()?, &mended, kafka.replication()).await?;
     mended.iter().try_for_each(|difference| print::line(&format!("mended: {difference}")))?;
     if mended.is_empty() && held.is_empty() {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dispatcher::DispatcherConfig;
+use dispatcher::{DispatcherConfig, WebhookArgs};
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::lifecycle::{self, Supervisor};
 use platform::seal::SealingKey;
@@ -23,6 +23,8 @@ pub struct DispatcherArgs {
     shared: SharedArgs,
     #[command(flatten)]
     sealing: SealingArgs,
+    #[command(flatten)]
+    webhooks: WebhookArgs,
 }
 
 /// Runs the role in a process of its own.
@@ -30,23 +32,25 @@ pub async fn main(args: DispatcherArgs) -> Result<()> {
     logs::init("dispatcher", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
     let shutdown = lifecycle::shutdown_on_signals();
+    let delivery = Delivery { sealing: args.sealing.load()?, config: args.webhooks.config()? };
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
     let mut supervisor = Supervisor::new();
     serve_running(&mut supervisor, listener, "dispatcher", connections.health.clone(), &shutdown);
-    start(&mut supervisor, connections, Delivery { sealing: args.sealing.load()? }, &shutdown)?;
+    start(&mut supervisor, connections, delivery, &shutdown)?;
     supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await
 }
 
 /// What delivering needs beyond the connections.
 pub struct Delivery {
     sealing: SealingKey,
+    config: DispatcherConfig,
 }
 
 impl Delivery {
     /// For `triggers up`: receivers on this machine may be reached.
     pub fn local(sealing: SealingKey) -> Self {
-        Self { sealing }
+        Self { sealing, config: DispatcherConfig::default().on_this_machine() }
     }
 }
 
@@ -56,7 +60,7 @@ pub fn start(supervisor: &mut Supervisor, connections: Connections, delivery: De
     let producer = Producer::new(&kafka, ProducerSettings::default()).context("the Kafka producer could not be made")?;
     let shutdown = shutdown.clone();
     supervisor.spawn("dispatcher", async move {
-        dispatcher::run(DispatcherConfig::default(), pool, producer, kafka, delivery.sealing, health, shutdown).await.map_err(Into::into)
+        dispatcher::run(delivery.config, pool, producer, kafka, delivery.sealing, health, shutdown).await.map_err(Into::into)
     });
     Ok(())
 }

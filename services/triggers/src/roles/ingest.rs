@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use clap::Args;
+use dispatcher::{EgressPolicy, WebhookArgs};
 use ingest::IngestState;
 use materializer::inbox::InboxState;
 use platform::health::Component;
@@ -43,6 +44,8 @@ pub struct IngestArgs {
     sealing: SealingArgs,
     #[command(flatten)]
     tuning: TuningArgs,
+    #[command(flatten)]
+    webhooks: WebhookArgs,
 }
 
 /// Knobs of the accept path.
@@ -81,6 +84,8 @@ pub struct Api {
     pub dev_api_keys: Option<String>,
     pub open_signup: bool,
     pub tuning: TuningArgs,
+    /// Which URLs an endpoint may have.
+    pub egress: EgressPolicy,
 }
 
 /// Runs the role in a process of its own.
@@ -98,6 +103,7 @@ pub async fn main(args: IngestArgs) -> Result<()> {
         dev_api_keys: args.dev_api_keys,
         open_signup: args.open_signup,
         tuning: args.tuning,
+        egress: args.webhooks.config()?.egress,
     };
     let mut supervisor = Supervisor::new();
     api.start(&mut supervisor, listener, &shutdown).await?;
@@ -126,15 +132,17 @@ impl Api {
             written.clone(),
             pool.clone(),
         );
-        let inbox = InboxState::new(authenticator.clone(), pool.clone(), producer.clone(), kafka.topics.clone(), self.sealing.clone(), written);
+        let inbox =
+            InboxState::new(authenticator.clone(), pool.clone(), producer.clone(), kafka.topics.clone(), self.sealing.clone(), written);
         let probed = pool.clone();
-        let endpoints = dispatcher::routes(authenticator, pool, self.sealing);
+        let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
         let api = Router::new()
             .merge(ingest::routes(ingest.clone()))
             .merge(materializer::inbox::routes(inbox))
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
-        let router = platform::http::mount(api, MountOptions::default()).merge(platform::http::running_routes(service_info("ingest"), health.clone()));
+        let router = platform::http::mount(api, MountOptions::default())
+            .merge(platform::http::running_routes(service_info("ingest"), health.clone()));
         let kafka_health = health.component("kafka");
         let in_touch = shutdown.clone();
         supervisor.spawn("kafka probe", async move {

@@ -41,7 +41,9 @@ impl DevJson {
         // A draft of an earlier start may have other permissions.
         drop(fs::remove_file(&draft));
         let text = serde_json::to_string_pretty(self)?;
-        write_private(&draft, text.as_bytes()).and_then(|()| fs::rename(&draft, &path)).with_context(|| format!("cannot write {}", path.display()))
+        write_private(&draft, text.as_bytes())
+            .and_then(|()| fs::rename(&draft, &path))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Reads it from `folder`.

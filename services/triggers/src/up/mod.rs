@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use devstack::{Data, Options, Stack};
+use dispatcher::DispatcherConfig;
 use platform::health::Health;
 use platform::kafka::{KafkaConfig, topics};
 use platform::lifecycle::{self, Supervisor};
@@ -105,6 +106,7 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
         dev_api_keys: Some(dev_keys.clone()),
         open_signup: true,
         tuning: args.tuning.clone(),
+        egress: DispatcherConfig::default().on_this_machine().egress,
     };
     let organization_id = api.start(&mut supervisor, listener, &shutdown).await?;
     roles::materializer::start(&mut supervisor, connections.clone(), &shutdown)?;
@@ -114,7 +116,7 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
         metrics_urls: vec![format!("{base_url}/metrics")],
         base_url,
         api_key: first_key(&dev_keys),
-        organization_id,
+        organization_id: organization_id.context("DEV_API_KEYS names no key")?,
         operator_token,
         kafka_brokers: brokers,
         database_url,

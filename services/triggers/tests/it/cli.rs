@@ -1,0 +1,137 @@
+//! The command line: each command against a running system, its exit codes, and its one sentence when it fails.
+
+use std::time::Duration;
+
+use devstack::testing::eventually;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::process::triggers;
+use crate::system::{System, finish};
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2_and_help_with_0_and_a_system_that_is_not_there_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong: [&[&str]; 5] = [&[], &["frobnicate"], &["send"], &["key", "create"], &["up", "--port", "nine"]];
+    for args in wrong {
+        let finished = finish(triggers(folder.path()), args).await.expect(2);
+        assert!(finished.log.contains("Usage:"), "{}", finished.log);
+    }
+    for args in [&["--help"][..], &["send", "--help"], &["--version"]] {
+        assert!(!finish(triggers(folder.path()), args).await.expect(0).output.is_empty());
+    }
+    let finished = finish(triggers(folder.path()), &["inbox"]).await.expect(1);
+    assert!(finished.log.starts_with("triggers: ") && finished.log.lines().count() == 1, "{}", finished.log);
+    let finished = finish(triggers(folder.path()), &["inbox", "--url", "http://127.0.0.1:1", "--key", "k"]).await.expect(1);
+    assert!(finished.log.contains("is it running?") && finished.log.lines().count() == 1, "{}", finished.log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_does_on_a_running_system_what_it_says() {
+    let system = System::shared().await;
+    let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
+    let api = organizations_and_keys(&system, &api).await;
+    let id = events(&system, &api).await;
+    acks(&system, &api, &id).await;
+    endpoints(&system, &api).await;
+    operations(&system).await;
+}
+
+/// Answers a client of an organization that was made from the command line.
+async fn organizations_and_keys(system: &System, api: &Api) -> Api {
+    let made = system.run_as(api, &["org", "create", "Acme", "--tier", "enterprise"]).await.expect(0).json();
+    let id = made[0]["id"].as_str().unwrap();
+    let listed = system.run_as(api, &["org", "list"]).await.expect(0).json();
+    assert!(listed.iter().any(|org| org["id"] == id && org["name"] == "Acme" && org["tier"] == "enterprise"), "{listed:?}");
+    assert_eq!(system.run_as(api, &["org", "show", id]).await.expect(0).json()[0]["name"], "Acme");
+    system.run_as(api, &["org", "create", "Acme", "--tier", "golden"]).await.expect(1);
+
+    let key = system.run_as(api, &["key", "create", "boss", "--role", "manage", "--org", id]).await.expect(0).json();
+    let acme = Api::new(&api.base_url, key[0]["key"].as_str().unwrap()).await;
+    assert_eq!(acme.org_id, id);
+    let second = system.run_as(&acme, &["key", "create", "second", "--role", "produce"]).await.expect(0).json();
+    let second = acme.with_key(second[0]["key"].as_str().unwrap());
+    let listed = system.run_as(&acme, &["key", "list"]).await.expect(0);
+    assert!(!listed.output.contains(&acme.key) && !listed.output.contains(&second.key), "no key is shown twice");
+    let keys = listed.json();
+    let key_id = keys.iter().find(|key| key["name"] == "second").unwrap()["id"].as_str().unwrap();
+
+    system.run_as(&second, &["send", "first", "--dedup-id", "only"]).await.expect(0);
+    system.run_as(&acme, &["key", "revoke", key_id]).await.expect(0);
+    eventually(Duration::from_secs(1), "the revoked key is refused", || async {
+        let reply = second.post("/v1/events", &json!({"event_type": "late", "payload": 1})).await;
+        (reply.status == 401).then_some(())
+    })
+    .await;
+    let refused = system.run_as(&second, &["send", "late"]).await.expect(1);
+    assert!(refused.log.contains("401") && !refused.log.contains(&second.key), "{}", refused.log);
+    system.run_as(&acme, &["key", "revoke", key_id]).await.expect(1);
+    acme
+}
+
+/// Answers the id of the one event that stays in the inbox.
+async fn events(system: &System, api: &Api) -> String {
+    let sent = system.run_as(api, &["send", "order.created", r#"{"id": 1}"#]).await.expect(0).json();
+    assert_eq!(sent[0]["status"], "accepted");
+    let id = sent[0]["event_id"].as_str().unwrap().to_owned();
+    let repeated = system.run_as(api, &["send", "first", "--dedup-id", "only"]).await.expect(1);
+    assert!(repeated.log.contains("409"), "{}", repeated.log);
+    system.run_as(api, &["send", "order.created", "{"]).await.expect(1);
+
+    let listed = system.run_as(api, &["inbox", "--event-type", "order.created"]).await.expect(0).json();
+    assert_eq!((listed.len(), &listed[0]["event_id"], &listed[0]["payload"]), (1, &json!(id), &json!({"id": 1})));
+    let page = system.run_as(api, &["inbox", "--json", "--limit", "1"]).await.expect(0).json();
+    assert_eq!((&page[0]["has_more"], &page[0]["events"][0]["event_type"]), (&json!(true), &json!("first")));
+    let tailed = system.run_as(api, &["tail", "--from-start", "--count", "2"]).await.expect(0).json();
+    let types: Vec<&Value> = tailed.iter().map(|event| &event["event_type"]).collect();
+    assert_eq!(types, ["first", "order.created"]);
+    id
+}
+
+async fn acks(system: &System, api: &Api, id: &str) {
+    let done = system.run_as(api, &["ack", id]).await.expect(0);
+    assert_eq!(done.output.trim(), "1 acknowledged");
+    system.run_as(api, &["ack", id]).await.expect(0);
+    let stranger = uuid::Uuid::new_v4().to_string();
+    system.run_as(api, &["ack", &stranger]).await.expect(1);
+    assert_eq!(system.run_as(api, &["inbox"]).await.expect(0).json().len(), 1);
+    system.run_as(api, &["ack", "--all"]).await.expect(0);
+    assert!(system.run_as(api, &["inbox"]).await.expect(0).output.is_empty());
+    assert_eq!(system.run_as(api, &["inbox", "--all"]).await.expect(0).json().len(), 2);
+}
+
+async fn endpoints(system: &System, api: &Api) {
+    let create = ["endpoint", "create", "https://example.com/hook", "--event-type", "order.*", "--description", "orders"];
+    let made = system.run_as(api, &create).await.expect(0).json();
+    assert!(made[0]["secret"].as_str().unwrap().starts_with("whsec_"));
+    let id = made[0]["id"].as_str().unwrap();
+    let listed = system.run_as(api, &["endpoint", "list"]).await.expect(0).json();
+    assert_eq!((listed.len(), &listed[0]["id"], &listed[0]["url"]), (1, &json!(id), &json!("https://example.com/hook")));
+    assert!(listed[0]["secret"].is_null(), "the secret is shown once");
+    system.run_as(api, &["endpoint", "delete", id]).await.expect(0);
+    assert!(system.run_as(api, &["endpoint", "list"]).await.expect(0).output.is_empty());
+    system.run_as(api, &["endpoint", "show", id]).await.expect(1);
+    system.run_as(api, &["endpoint", "create", "ftp://example.com/"]).await.expect(1);
+}
+
+async fn operations(system: &System) {
+    eventually(Duration::from_secs(10), "nothing lags", || async {
+        let lag = system.run(&["lag"]).await.expect(0).json();
+        let events = lag.iter().find(|line| line["topic"] == system.topic(schemas::topics::EVENTS))?;
+        (events["lag_records"] == 0).then_some(())
+    })
+    .await;
+    let planned = system.run(&["topics", "plan"]).await.expect(0);
+    assert_eq!(planned.output.lines().count(), 1, "{}", planned.output);
+    let mut command = system.command();
+    command.env("TOPIC_PREFIX", format!("{}other.", system.topic_prefix));
+    let planned = finish(command, &["topics", "plan"]).await.expect(1);
+    assert_eq!(planned.output.matches("missing").count(), 4, "{}", planned.output);
+
+    let healthy = system.run(&["doctor"]).await.expect(0);
+    assert!(healthy.output.lines().all(|line| line.starts_with("ok ")), "{}", healthy.output);
+    let mut command = system.command();
+    command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
+    let ill = finish(command, &["doctor"]).await.expect(1);
+    assert!(ill.output.contains("FAIL  PostgreSQL") && ill.output.contains("DATABASE_URL"), "{}", ill.output);
+}

@@ -1,0 +1,222 @@
+//! A `triggers` process as a child of the test: its output, its port, its end, and the processes below it.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use devstack::Signal;
+use devstack::testing::eventually;
+use rustix::process::{Pid, kill_process};
+use tokio::process::{Child, ChildStdin, Command};
+
+/// How long a start may take on a busy machine; `up` starts a JVM and makes a database.
+const START: Duration = Duration::from_secs(90);
+/// How long an end may take: the roles' deadline, then Kafka's and PostgreSQL's.
+pub const END: Duration = Duration::from_secs(60);
+
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// The binary's knobs, which must not come from the environment of whoever runs the tests.
+const KNOBS: [&str; 20] = [
+    "ACCEPT_TIMEOUT_MS",
+    "DATABASE_URL",
+    "DEV_API_KEYS",
+    "INSTANCE_NAME",
+    "KAFKA_BROKERS",
+    "KAFKA_PROPERTIES",
+    "LISTEN",
+    "LOG_FORMAT",
+    "METRICS_LISTEN",
+    "OPEN_SIGNUP",
+    "OPERATOR_TOKEN",
+    "RUST_LOG",
+    "SEALING_KEY",
+    "SEALING_KEY_FILE",
+    "TOPIC_PARTITIONS",
+    "TOPIC_PREFIX",
+    "TRIGGERS_API_KEY",
+    "TRIGGERS_DATA_DIR",
+    "TRIGGERS_PORT",
+    "TRIGGERS_URL",
+];
+
+/// The binary under test, started in `folder`.
+pub fn triggers(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_triggers"));
+    for name in KNOBS {
+        command.env_remove(name);
+    }
+    command.current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// A running process. Dropping it kills it and waits until what it started is gone too.
+pub struct Process {
+    name: String,
+    child: Child,
+    pid: u32,
+    output: PathBuf,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` with its two outputs in files of `folder`: a pipe that nobody empties would stop it.
+    pub fn start(mut command: Command, folder: &Path, name: &str) -> Self {
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let output = folder.join(format!("{name}-{number}.out"));
+        let log = folder.join(format!("{name}-{number}.log"));
+        command.stdout(File::create(&output).unwrap()).stderr(File::create(&log).unwrap());
+        let child = command.spawn().unwrap();
+        let pid = child.id().unwrap();
+        Self { name: name.to_owned(), child, pid, output, log }
+    }
+
+    pub fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("started with a pipe")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        // Not yet collected, so the id is still its own.
+        kill_process(Pid::from_raw(i32::try_from(self.pid).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        match tokio::time::timeout(END, self.child.wait()).await {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!("{} did not end within {END:?}", self.name),
+        }
+    }
+
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.output).unwrap()
+    }
+
+    /// What it wrote to standard error.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until `text` was printed.
+    pub async fn printed(&self, text: &str) {
+        eventually(START, &format!("{} prints {text:?}", self.name), || async {
+            self.assert_runs();
+            self.output().contains(text).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits for the port that it listens on. With port 0 only the kernel knows it.
+    pub async fn port(&self) -> u16 {
+        eventually(START, &format!("{} listens", self.name), || async {
+            self.assert_runs();
+            listening_port(self.pid)
+        })
+        .await
+    }
+
+    /// Waits until it says that it is ready, and answers its base URL.
+    pub async fn ready(&self) -> String {
+        let base_url = format!("http://127.0.0.1:{}", self.port().await);
+        let url = format!("{base_url}/health/ready");
+        let http = crate::api::http();
+        eventually(START, &format!("{} is ready", self.name), || async {
+            self.assert_runs();
+            http.get(&url).send().await.ok()?.status().is_success().then_some(())
+        })
+        .await;
+        base_url
+    }
+
+    /// All processes below it, each with its name.
+    pub fn family(&self) -> Vec<(u32, String)> {
+        family(self.pid)
+    }
+
+    fn assert_runs(&self) {
+        let runs = status(self.pid).is_some_and(|(_, state, _)| state != 'Z');
+        assert!(runs, "{} ended by itself:\n{}", self.name, tail(&self.log()));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the end of {}'s log:\n{}", self.name, tail(&fs::read_to_string(&self.log).unwrap_or_default()));
+        }
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let below = self.family();
+        drop(self.child.start_kill());
+        let begun = Instant::now();
+        let left = |child: &mut Child| matches!(child.try_wait(), Ok(None)) || below.iter().any(is_alive);
+        // The folder below them is removed next.
+        while left(&mut self.child) && begun.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Waits until none of the processes runs; one that is dead and not yet collected by its parent does not run.
+pub async fn gone(processes: &[(u32, String)]) {
+    eventually(Duration::from_secs(10), "no process is left", || async { (!processes.iter().any(is_alive)).then_some(()) }).await;
+}
+
+fn is_alive((pid, name): &(u32, String)) -> bool {
+    status(*pid).is_some_and(|(comm, state, _)| comm == *name && state != 'Z')
+}
+
+fn family(root: u32) -> Vec<(u32, String)> {
+    let all: Vec<(u32, String, u32)> = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_string_lossy().parse().ok()?;
+            let (comm, _, parent) = status(pid)?;
+            Some((pid, comm, parent))
+        })
+        .collect();
+    let mut found = Vec::new();
+    let mut parents = vec![root];
+    while let Some(above) = parents.pop() {
+        for (pid, comm, _) in all.iter().filter(|(_, _, parent)| *parent == above) {
+            found.push((*pid, comm.clone()));
+            parents.push(*pid);
+        }
+    }
+    found
+}
+
+/// Name, state and parent of a process.
+fn status(pid: u32) -> Option<(String, char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, rest) = stat.rsplit_once(')')?;
+    let comm = head.split_once('(')?.1.to_owned();
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((comm, state, fields.next()?.parse().ok()?))
+}
+
+/// The port of the process's listening socket.
+fn listening_port(pid: u32) -> Option<u16> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    let sockets: HashSet<String> =
+        links.filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect();
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listens = fields.get(3) == Some(&"0A") && sockets.contains(*fields.get(9)?);
+        let (_, port) = fields.get(1)?.split_once(':')?;
+        listens.then(|| u16::from_str_radix(port, 16).ok())?
+    })
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}

@@ -1,0 +1,173 @@
+//! `triggers up`: everything on one machine, its refusals, its end, and what is left after it was killed.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use devstack::Signal;
+use devstack::testing::eventually;
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::api::{self, Api, ids};
+use crate::process::{Process, gone, triggers};
+use crate::receiver::Receiver;
+use crate::system::{Finished, finish};
+
+/// A place for a data folder, which the servers of a run as root must be able to pass.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        Self(folder)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    /// `triggers up` on a free port, ready.
+    async fn up(&self) -> (Process, Value) {
+        let mut command = triggers(self.0.path());
+        command.args(["up", "--port", "0", "--data-dir"]).arg(self.data());
+        let up = Process::start(command, self.0.path(), "up");
+        up.printed("Triggers is up").await;
+        let text = std::fs::read_to_string(self.data().join("dev.json")).unwrap();
+        (up, serde_json::from_str(&text).unwrap())
+    }
+
+    /// `triggers up` that is expected to be refused.
+    async fn refused(&self, port: u16, data: &Path) -> String {
+        let (port, data) = (port.to_string(), data.to_str().unwrap());
+        let finished = finish(triggers(self.0.path()), &["up", "--port", &port, "--data-dir", data]).await.expect(1);
+        the_sentence(&finished)
+    }
+}
+
+/// The one sentence for a person; the rest of standard error is log lines.
+fn the_sentence(finished: &Finished) -> String {
+    let lines: Vec<&str> = finished.log.lines().filter(|line| !line.starts_with('{')).collect();
+    assert_eq!(lines.len(), 1, "{}", finished.log);
+    lines[0].strip_prefix("triggers: ").unwrap().to_owned()
+}
+
+async fn client(dev: &Value) -> Api {
+    Api::new(dev["base_url"].as_str().unwrap(), dev["api_key"].as_str().unwrap()).await
+}
+
+/// Java and PostgreSQL below `up`.
+fn servers(up: &Process) -> Vec<(u32, String)> {
+    let family = up.family();
+    let named = |name: &str| family.iter().filter(|(_, comm)| comm == name).count();
+    assert!(named("java") == 1 && named("postgres") > 3, "{family:?}");
+    family
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn up_takes_an_event_to_inbox_and_webhook_and_refuses_a_second_one_and_ends_in_order() {
+    let place = Place::new();
+    let (mut up, dev) = place.up().await;
+    let api = client(&dev).await;
+    assert_eq!(dev["organization_id"], api.org_id);
+    assert_that_dev_json_is_true(&place, &dev).await;
+    an_event_goes_to_inbox_and_webhook_and_an_ack_takes_it_out(&api).await;
+
+    let port = dev["base_url"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    let refusal = place.refused(0, &place.data()).await;
+    assert!(refusal.contains("in use by process"), "{refusal}");
+    let other = place.0.path().join("other");
+    let refusal = place.refused(port, &other).await;
+    assert!(refusal.contains(&format!("port {port}")) && refusal.contains("in use"), "{refusal}");
+    assert!(!other.exists(), "a refused start leaves nothing behind");
+    api.accept("still.there", &json!({})).await;
+
+    let family = servers(&up);
+    up.signal(Signal::INT);
+    assert_eq!(up.ended().await.code(), Some(0), "{}", up.log());
+    gone(&family).await;
+    assert!(!place.data().join("dev.json").exists(), "nothing points at a system that is gone");
+}
+
+async fn assert_that_dev_json_is_true(place: &Place, dev: &Value) {
+    let mode = std::fs::metadata(place.data().join("dev.json")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    for metrics in dev["metrics_urls"].as_array().unwrap() {
+        let text = api::http().get(metrics.as_str().unwrap()).send().await.unwrap().text().await.unwrap();
+        assert!(text.contains("triggers_"), "{text}");
+    }
+    let operator = api::http().get(format!("{}/v1/organizations", dev["base_url"].as_str().unwrap()));
+    let answer = operator.bearer_auth(dev["operator_token"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    crate::log::read_all(dev["kafka_brokers"].as_str().unwrap(), "triggers.events.v1").await;
+    let url = dev["database_url"].as_str().unwrap();
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(url).await.unwrap();
+    let organizations: i64 = sqlx::query_scalar("SELECT count(*) FROM contract.organizations").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(organizations, 1);
+}
+
+async fn an_event_goes_to_inbox_and_webhook_and_an_ack_takes_it_out(api: &Api) {
+    let mut receiver = Receiver::start().await;
+    let wanted = json!({"url": receiver.url, "event_types": ["order.*"]});
+    let endpoint = api.post("/v1/endpoints", &wanted).await.expect(201).json();
+    let id = api.accept("order.created", &json!({"id": 7, "total": "12.50"})).await;
+    let accepted = Instant::now();
+    let event = api.shown(&id, Duration::from_secs(10)).await;
+    assert!(accepted.elapsed() < Duration::from_secs(1), "in the inbox after {:?}", accepted.elapsed());
+    assert_eq!(event["payload"], json!({"id": 7, "total": "12.50"}));
+
+    let received = tokio::time::timeout(Duration::from_secs(10), receiver.inbox.recv()).await.unwrap().unwrap();
+    let verifier = standardwebhooks::Webhook::new(endpoint["secret"].as_str().unwrap()).unwrap();
+    verifier.verify(&received.body, &received.headers).unwrap();
+    verifier.verify(b"{}", &received.headers).unwrap_err();
+    assert_eq!(received.headers["webhook-id"], id.as_str());
+    let body: Value = serde_json::from_slice(&received.body).unwrap();
+    assert_eq!((&body["event_id"], &body["type"], &body["data"]), (&json!(id), &json!("order.created"), &event["payload"]));
+    eventually(Duration::from_secs(10), "the delivery is recorded", || async {
+        let status = api.get(&format!("/v1/events/{id}/status")).await.expect(200).json();
+        (status["status"] == "delivered").then_some(())
+    })
+    .await;
+
+    api.post(&format!("/v1/events/{id}/ack"), &json!({})).await.expect(200);
+    assert!(api.inbox(50).await.is_empty(), "the next read does not list it");
+    let event = api.get(&format!("/v1/events/{id}")).await.expect(200).json();
+    assert!(event["acknowledged_at"].is_string(), "{event}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_up_leaves_no_server_and_the_next_start_shows_each_accepted_event_once() {
+    const EVENTS: usize = 1000;
+    let place = Place::new();
+    let (mut up, dev) = place.up().await;
+    let api = client(&dev).await;
+    let family = servers(&up);
+    let posts = stream::iter(0..EVENTS).map(|n| {
+        let api = api.clone();
+        async move { api.accept("order.created", &json!({"n": n})).await }
+    });
+    let accepted: Vec<String> = posts.buffer_unordered(50).collect().await;
+    up.signal(Signal::KILL);
+    up.ended().await;
+    let accepted: BTreeSet<String> = accepted.into_iter().collect();
+    assert_eq!(accepted.len(), EVENTS);
+    gone(&family).await;
+
+    let (mut up, dev) = place.up().await;
+    let api = client(&dev).await;
+    eventually(Duration::from_secs(30), "the inbox has as many events as were accepted", || async {
+        let page = api.get("/v1/inbox?limit=1").await.expect(200).json();
+        (page["pagination"]["total_undelivered"].as_u64()? >= EVENTS as u64).then_some(())
+    })
+    .await;
+    let shown = ids(&api.inbox(300).await);
+    assert_eq!(shown.len(), EVENTS, "each once");
+    assert_eq!(shown.into_iter().collect::<BTreeSet<_>>(), accepted);
+    let family = servers(&up);
+    up.signal(Signal::TERM);
+    assert_eq!(up.ended().await.code(), Some(0), "{}", up.log());
+    gone(&family).await;
+}
