@@ -52,7 +52,7 @@ impl InboxState {
         sealing: SealingKey,
         written: RecentWrites,
     ) -> Self {
-        let consumer = &topics.group_materializer;
+        let consumer = crate::projector::CONSUMER;
         let watch = PositionWatch::new(pool.clone(), consumer);
         let inbox = Inbox {
             freshness: Freshness::new(pool.clone(), consumer, &topics.events, written, watch.clone()),

@@ -80,7 +80,7 @@ async fn reading_needs_a_key_with_the_right_to() {
 #[tokio::test]
 async fn without_a_database_reads_answer_503_within_their_budget() {
     // The keys' database is there, the view's is not: nothing listens on port 1.
-    let bench = Bench::start_with(|_| PostgresConfig::new("postgres://nobody@127.0.0.1:1/none")).await;
+    let bench = Bench::start_with(|_| PostgresConfig::new("postgres://nobody@127.0.0.1:1/none"), None).await;
     let id = row(0, 0).id;
     for (method, path) in [
         (Method::GET, "/v1/inbox?wait=5".to_owned()),

@@ -12,7 +12,7 @@ const EVENTS: i64 = 60_000;
 /// A bench whose inbox reads over one connection, so that its counters can be flushed, and an inbox of 60,000 events of which 1 in 10 is
 /// acknowledged and 20 have failed.
 async fn long_inbox() -> Bench {
-    let bench = Bench::start_with(|url| PostgresConfig { max_connections: 1, ..PostgresConfig::new(url) }).await;
+    let bench = Bench::start_with(|url| PostgresConfig { max_connections: 1, ..PostgresConfig::new(url) }, None).await;
     sqlx::query(
         "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, acknowledged_at,
                                   delivery_status)

@@ -54,11 +54,11 @@ impl Drop for CancelOnDrop {
 
 impl Bench {
     pub async fn start() -> Self {
-        Self::start_with(|url| PostgresConfig::new(url)).await
+        Self::start_with(|url| PostgresConfig::new(url), None).await
     }
 
-    /// With a pool of its own for the inbox.
-    pub async fn start_with(inbox_pool: impl FnOnce(&str) -> PostgresConfig) -> Self {
+    /// With a pool of its own for the inbox, and other brokers than the shared ones.
+    pub async fn start_with(inbox_pool: impl FnOnce(&str) -> PostgresConfig, brokers: Option<&str>) -> Self {
         let shared = devstack::testing::shared().await;
         let database = shared.database().await;
         let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
@@ -66,8 +66,9 @@ impl Bench {
         let shutdown = CancellationToken::new();
         let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), shutdown.clone());
         tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
-        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
-        let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
+        let kafka = KafkaConfig::new(brokers.unwrap_or(shared.brokers()), &shared.topic_prefix());
+        let settings = ProducerSettings { delivery_timeout: std::time::Duration::from_secs(3), ..ProducerSettings::default() };
+        let producer = Producer::new(&kafka, settings).unwrap();
         let (sealing, written) = (SealingKey::from_bytes([5; 32]), RecentWrites::default());
         let view = postgres::connect(&inbox_pool(&database.url)).unwrap();
         let state =
@@ -150,7 +151,7 @@ impl Bench {
              ON CONFLICT (consumer, topic, partition) DO UPDATE
              SET log_epoch = excluded.log_epoch, next_offset = greatest(consumer_positions.next_offset, excluded.next_offset)",
         )
-        .bind(&self.topics().group_materializer)
+        .bind(materializer::projector::CONSUMER)
         .bind(&self.topics().events)
         .bind(rows.iter().map(|row| row.partition).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.log_epoch).collect::<Vec<_>>())

@@ -1,0 +1,4 @@
+//! Acknowledging, on a real Kafka and a real PostgreSQL.
+
+mod log;
+mod routes;
