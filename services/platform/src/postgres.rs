@@ -30,12 +30,7 @@ impl std::fmt::Debug for PostgresConfig {
 impl PostgresConfig {
     /// Defaults: 16 connections, 2 s to get one, 30 s for a statement.
     pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            max_connections: 16,
-            acquire_timeout: Duration::from_secs(2),
-            statement_timeout: Duration::from_secs(30),
-        }
+        Self { url: url.into(), max_connections: 16, acquire_timeout: Duration::from_secs(2), statement_timeout: Duration::from_secs(30) }
     }
 }
 

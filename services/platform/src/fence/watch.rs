@@ -108,11 +108,10 @@ async fn poll(weak: std::sync::Weak<Shared>) {
 }
 
 async fn read(shared: &Shared) -> Result<Positions, sqlx::Error> {
-    let rows: Vec<(String, i32, i64)> =
-        sqlx::query_as("SELECT topic, partition, next_offset FROM consumer_positions WHERE consumer = $1")
-            .bind(&shared.consumer)
-            .fetch_all(&shared.pool)
-            .await?;
+    let rows: Vec<(String, i32, i64)> = sqlx::query_as("SELECT topic, partition, next_offset FROM consumer_positions WHERE consumer = $1")
+        .bind(&shared.consumer)
+        .fetch_all(&shared.pool)
+        .await?;
     let mut positions = Positions::new();
     for (topic, partition, next_offset) in rows {
         positions.entry(topic).or_default().insert(partition, next_offset);

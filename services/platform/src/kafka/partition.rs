@@ -45,8 +45,13 @@ mod tests {
     #[test]
     fn agrees_with_the_hashes_that_kafka_publishes_in_its_own_tests() {
         // Values of Kafka's `UtilsTest.testMurmur2`.
-        let known: [(&[u8], i32); 5] =
-            [(b"21", -973_932_308), (b"foobar", -790_332_482), (b"a-little-bit-long-string", -985_981_536), (b"abc", 479_470_107), (b"", 275_646_681)];
+        let known: [(&[u8], i32); 5] = [
+            (b"21", -973_932_308),
+            (b"foobar", -790_332_482),
+            (b"a-little-bit-long-string", -985_981_536),
+            (b"abc", 479_470_107),
+            (b"", 275_646_681),
+        ];
         for (data, hash) in known {
             assert_eq!(murmur2(data), u32::from_ne_bytes(hash.to_ne_bytes()), "{}", String::from_utf8_lossy(data));
         }

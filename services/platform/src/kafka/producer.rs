@@ -145,11 +145,9 @@ impl Producer {
         let producer = self.producer();
         let report = enqueue(&producer, &record).map_err(|error| self.classify(&producer, &error))?;
         match report.await {
-            Ok(Ok(delivery)) => Ok(Appended {
-                partition: delivery.partition,
-                offset: delivery.offset,
-                timestamp_ms: delivery.timestamp.to_millis(),
-            }),
+            Ok(Ok(delivery)) => {
+                Ok(Appended { partition: delivery.partition, offset: delivery.offset, timestamp_ms: delivery.timestamp.to_millis() })
+            }
             Ok(Err((error, _message))) => Err(self.classify(&producer, &error)),
             Err(_canceled) => Err(PublishError::Unknown("the producer was closed".to_owned())),
         }

@@ -111,7 +111,11 @@ pub async fn plan(config: &KafkaConfig, manifest: &[TopicSpec], replication: Rep
                     });
                 }
                 if topic.replicas < replication.factor {
-                    differences.push(Difference::TooFewReplicas { topic: spec.name.clone(), has: topic.replicas, wants: replication.factor });
+                    differences.push(Difference::TooFewReplicas {
+                        topic: spec.name.clone(),
+                        has: topic.replicas,
+                        wants: replication.factor,
+                    });
                 }
                 present.push(spec);
             }
@@ -129,7 +133,8 @@ pub async fn apply(config: &KafkaConfig, differences: &[Difference], replication
     let admin = admin(config)?;
     let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
     let min_in_sync = replication.min_in_sync.to_string();
-    let missing: Vec<&TopicSpec> = differences.iter().filter_map(|d| if let Difference::Missing(spec) = d { Some(spec) } else { None }).collect();
+    let missing: Vec<&TopicSpec> =
+        differences.iter().filter_map(|d| if let Difference::Missing(spec) = d { Some(spec) } else { None }).collect();
     let new_topics: Vec<NewTopic<'_>> = missing
         .iter()
         .map(|spec| {
@@ -202,7 +207,8 @@ async fn existing(admin: AdminClient<DefaultClientContext>, manifest: &[TopicSpe
     let names: Vec<String> = manifest.iter().map(|spec| spec.name.clone()).collect();
     let fetched = tokio::task::spawn_blocking(move || {
         let metadata = admin.inner().fetch_metadata(None, TIMEOUT)?;
-        let wanted = metadata.topics().iter().filter(|topic| names.iter().any(|name| name == topic.name()) && !topic.partitions().is_empty());
+        let wanted =
+            metadata.topics().iter().filter(|topic| names.iter().any(|name| name == topic.name()) && !topic.partitions().is_empty());
         let existing = wanted.map(|topic| Existing {
             name: topic.name().to_owned(),
             partitions: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
@@ -242,7 +248,7 @@ async fn settings_that_differ(
 }
 
 fn refusal(results: Vec<Result<String, (String, RDKafkaErrorCode)>>) -> Result<(), TopicsError> {
-    results.into_iter().try_for_each(|result| {
-        result.map(drop).map_err(|(topic, code)| TopicsError::Refused { topic, reason: code.to_string() })
-    })
+    results
+        .into_iter()
+        .try_for_each(|result| result.map(drop).map_err(|(topic, code)| TopicsError::Refused { topic, reason: code.to_string() }))
 }

@@ -73,7 +73,8 @@ impl Owner {
         for ((topic, partition), claim) in &self.claims {
             let read = self.records.iter().filter(|record| *record.topic == **topic && record.partition == *partition);
             let Some(next) = read.map(|record| record.offset + 1).max() else { continue };
-            let step = Advance { topic, partition: *partition, epoch: claim.epoch, expected: claim.next_offset, next, record_time_ms: None };
+            let step =
+                Advance { topic, partition: *partition, epoch: claim.epoch, expected: claim.next_offset, next, record_time_ms: None };
             assert_eq!(fence::advance(&mut transaction, "test", &[step]).await.unwrap(), vec![true]);
         }
         transaction.commit().await.unwrap();
@@ -136,7 +137,14 @@ async fn a_second_member_takes_half_of_the_partitions_and_the_first_one_loses_it
     tokio::time::timeout(PATIENCE, both).await.expect("the group does not settle");
     assert!(one.claims.keys().all(|place| !other.claims.contains_key(place)), "nobody owns what another one owns");
     for (place, claim) in &other.claims {
-        let stale = Advance { topic: &place.0, partition: place.1, epoch: before[place].epoch, expected: claim.next_offset, next: 1, record_time_ms: None };
+        let stale = Advance {
+            topic: &place.0,
+            partition: place.1,
+            epoch: before[place].epoch,
+            expected: claim.next_offset,
+            next: 1,
+            record_time_ms: None,
+        };
         let mut transaction = pool.begin().await.unwrap();
         assert_eq!(fence::advance(&mut transaction, "test", &[stale]).await.unwrap(), vec![false]);
     }

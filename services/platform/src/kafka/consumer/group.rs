@@ -175,14 +175,7 @@ pub(super) fn start(
         config.set("group.instance.id", format!("{}-{instance}", settings.consumer));
     }
     kafka.overlay(&mut config);
-    let context = GroupContext {
-        pool,
-        runtime: Handle::current(),
-        settings: settings.clone(),
-        outlet: outlet.clone(),
-        follower,
-        log_ends,
-    };
+    let context = GroupContext { pool, runtime: Handle::current(), settings: settings.clone(), outlet: outlet.clone(), follower, log_ends };
     let client: Arc<BaseConsumer<GroupContext>> = Arc::new(config.create_with_context(context)?);
     client.subscribe(&[&settings.topic])?;
     let (ended, end) = oneshot::channel();
