@@ -94,13 +94,15 @@ impl KeyCache {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Stores what was read, unless a change was heard of since `before`: then the next request reads again.
-    pub fn store(&self, hash: KeyHash, cached: Arc<Cached>, before: Generation) {
+    /// Stores what was read, unless a change was heard of since `before`: then it is to be read again. Answers whether it is stored.
+    pub fn store(&self, hash: KeyHash, cached: Arc<Cached>, before: Generation) -> bool {
         self.known.insert(hash, cached);
         // Looked at after storing: whoever raises it after this forgets the entry itself.
-        if self.generation() != before {
+        let is_true = self.generation() == before;
+        if !is_true {
             self.known.invalidate(&hash);
         }
+        is_true
     }
 
     /// Remembers for a short time that this is no key.
@@ -174,9 +176,9 @@ mod tests {
         let (hash, entry) = (KeyHash::of("a"), cached(Instant::now()));
         let before = cache.generation();
         cache.forget_key(entry.caller.key_id);
-        cache.store(hash, Arc::clone(&entry), before);
+        assert!(!cache.store(hash, Arc::clone(&entry), before));
         assert!(cache.get(&hash).is_none());
-        cache.store(hash, entry, cache.generation());
+        assert!(cache.store(hash, entry, cache.generation()));
         assert!(cache.get(&hash).is_some());
     }
 

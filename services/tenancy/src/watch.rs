@@ -156,7 +156,10 @@ impl Watch {
                 keys::find_by_ids(self.authenticator.pool(), &ids).await?.into_iter().map(|key| (key.key_id, key)).collect();
             for (hash, key_id) in entries {
                 match found.remove(key_id) {
-                    Some(key) => cache.store(*hash, Arc::new(key.into_cached(read_at)), before),
+                    // If a route revoked a key meanwhile, it is not stored but read again when it is used.
+                    Some(key) => {
+                        cache.store(*hash, Arc::new(key.into_cached(read_at)), before);
+                    }
                     None => cache.forget(hash),
                 }
             }

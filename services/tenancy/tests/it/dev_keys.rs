@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 
 use crate::instance::{Instance, database};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn development_keys_are_made_once_and_count_only_where_they_are_configured() {
     let (_database, pool) = database().await;
     let here = Instance::start(pool.clone()).await;
@@ -28,7 +28,7 @@ async fn development_keys_are_made_once_and_count_only_where_they_are_configured
     assert_eq!(elsewhere.probe("dev").await, StatusCode::UNAUTHORIZED);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_development_key_of_the_usual_form_counts_only_where_it_is_configured_as_well() {
     let (_database, pool) = database().await;
     let here = Instance::start(pool.clone()).await;
@@ -39,7 +39,7 @@ async fn a_development_key_of_the_usual_form_counts_only_where_it_is_configured_
     assert_eq!(elsewhere.probe(key.reveal()).await, StatusCode::UNAUTHORIZED);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_start_makes_a_revoked_development_key_valid_again_and_moves_it() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
@@ -54,7 +54,7 @@ async fn the_next_start_makes_a_revoked_development_key_valid_again_and_moves_it
     assert_eq!((own.text("organization_name"), own.text("key_id")), ("Other shop".to_owned(), key_id));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn they_are_refused_when_others_could_use_them() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::instance::{Instance, database};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_30_bad_keys_a_minute_the_next_get_429_and_good_keys_never_notice() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
@@ -27,7 +27,7 @@ async fn after_30_bad_keys_a_minute_the_next_get_429_and_good_keys_never_notice(
     assert_eq!(instance.probe(&not_cached).await, StatusCode::OK);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_organization_has_a_bounded_number_of_keys() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;

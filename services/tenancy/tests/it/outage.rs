@@ -1,12 +1,15 @@
 //! With PostgreSQL out of reach, who is known goes on, and who is not is told to come back.
 
+use std::time::Duration;
+
 use http::header;
 use reqwest::StatusCode;
+use tenancy::{CacheSettings, TenancyConfig};
 
 use crate::instance::{Instance, SOON, database, pool, until_probe};
 use crate::proxy::Proxy;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cached_key_serves_and_an_unknown_one_gets_503_until_postgres_is_back() {
     let (database, near) = database().await;
     let proxy = Proxy::start(&database.url).await;
@@ -32,7 +35,7 @@ async fn a_cached_key_serves_and_an_unknown_one_gets_503_until_postgres_is_back(
     until_probe(&instance, no_key.reveal(), StatusCode::UNAUTHORIZED, SOON).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_starts_without_postgres_works_once_it_is_there() {
     let (database, near) = database().await;
     let (_, key) = Instance::start(near).await.organization_with_key("produce").await;
@@ -42,4 +45,35 @@ async fn an_instance_that_starts_without_postgres_works_once_it_is_there() {
     assert_eq!(instance.probe(&key).await, StatusCode::SERVICE_UNAVAILABLE);
     proxy.pass();
     until_probe(&instance, &key, StatusCode::OK, SOON).await;
+}
+
+fn config(cache: CacheSettings) -> TenancyConfig {
+    let mut config = TenancyConfig::new(None, false);
+    config.auth.cache = cache;
+    config
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cached_key_serves_for_a_bounded_time_only() {
+    let (database, near) = database().await;
+    let (_, key) = Instance::start(near).await.organization_with_key("produce").await;
+    let proxy = Proxy::start(&database.url).await;
+    let cache = CacheSettings { serve_for: Duration::from_secs(3), ..CacheSettings::default() };
+    let instance = Instance::start_with(pool(&proxy.url(&database.url)), config(cache)).await;
+    assert_eq!(instance.probe(&key).await, StatusCode::OK);
+    proxy.cut();
+    assert_eq!(instance.probe(&key).await, StatusCode::OK);
+    until_probe(&instance, &key, StatusCode::SERVICE_UNAVAILABLE, SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cached_key_is_read_again_though_nothing_was_heard_of_it() {
+    let (_database, pool) = database().await;
+    let cache = CacheSettings { fresh_for: Duration::from_millis(100), ..CacheSettings::default() };
+    let (_, key) = Instance::start(pool.clone()).await.organization_with_key("produce").await;
+    let instance = Instance::start_with(pool.clone(), config(cache)).await;
+    assert_eq!(instance.probe(&key).await, StatusCode::OK);
+    sqlx::query("ALTER TABLE api_keys DISABLE TRIGGER api_keys_changed").execute(&pool).await.unwrap();
+    sqlx::query("UPDATE api_keys SET revoked_at = now()").execute(&pool).await.unwrap();
+    until_probe(&instance, &key, StatusCode::UNAUTHORIZED, SOON).await;
 }

@@ -38,7 +38,7 @@ impl Pair {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_key_is_refused_by_another_instance_within_a_second() {
     let (_database, pool) = database().await;
     let pair = pair(Instance::start(pool.clone()).await, Instance::start(pool).await).await;
@@ -48,7 +48,7 @@ async fn a_revoked_key_is_refused_by_another_instance_within_a_second() {
     assert!(revoked.elapsed() < WITHIN);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_or_an_organization_that_is_switched_off_by_hand_is_refused_as_well() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
@@ -66,7 +66,7 @@ async fn a_key_or_an_organization_that_is_switched_off_by_hand_is_refused_as_wel
     until_probe(&instance, &first, StatusCode::UNAUTHORIZED, WITHIN).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_counts_though_the_listeners_connection_has_silently_died() {
     let (database, near) = database().await;
     let proxy = Proxy::start(&database.url).await;
@@ -77,7 +77,7 @@ async fn a_revocation_counts_though_the_listeners_connection_has_silently_died()
     until_probe(&pair.other, &pair.key, StatusCode::UNAUTHORIZED, 2 * WITHIN).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_missed_during_an_outage_counts_when_it_is_over() {
     let (database, near) = database().await;
     let proxy = Proxy::start(&database.url).await;
@@ -90,7 +90,7 @@ async fn a_revocation_missed_during_an_outage_counts_when_it_is_over() {
     assert_eq!(pair.other.probe(&pair.admin).await, StatusCode::OK, "the other key lives");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_key_is_refused_though_it_is_cached() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::instance::{Answer, Instance, OPERATOR_TOKEN, database, send};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_operator_makes_an_organization_and_a_key_and_the_key_works() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
@@ -33,7 +33,7 @@ async fn the_operator_makes_an_organization_and_a_key_and_the_key_works() {
     assert_eq!(by_other_header.body, own.body);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_makes_lists_and_revokes_keys_of_its_organization() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
@@ -63,7 +63,7 @@ async fn a_key_makes_lists_and_revokes_keys_of_its_organization() {
     assert!(stored.iter().all(|(row,)| !String::from_utf8_lossy(row).contains(&reader)), "the key itself is nowhere");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roles_are_enforced() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
@@ -82,7 +82,7 @@ async fn roles_are_enforced() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_makes_no_key_with_more_rights_than_its_own() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
@@ -104,7 +104,7 @@ async fn a_key_makes_no_key_with_more_rights_than_its_own() {
     assert_eq!(instance.post("/keys", &maker, less).await.status, StatusCode::CREATED);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_an_unknown_and_a_malformed_id_look_the_same() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
@@ -133,7 +133,7 @@ fn assert_not_found(answer: &Answer, id: &str) {
     assert_eq!(body, expected, "{id}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_key_or_token_nothing_is_open() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
@@ -164,7 +164,7 @@ async fn without_a_key_or_token_nothing_is_open() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn organizations_are_listed_in_pages_without_a_gap_or_a_repeat() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
@@ -190,7 +190,7 @@ async fn organizations_are_listed_in_pages_without_a_gap_or_a_repeat() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_body_is_refused_and_the_field_named() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;

@@ -6,7 +6,7 @@ use tenancy::TenancyConfig;
 
 use crate::instance::{Instance, database, send};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_up_is_off_by_default() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
@@ -16,7 +16,7 @@ async fn sign_up_is_off_by_default() {
     assert_eq!(made, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_up_makes_an_organization_and_an_admin_key() {
     let (_database, pool) = database().await;
     let instance = Instance::start_with(pool, TenancyConfig::new(None, true)).await;
@@ -32,7 +32,7 @@ async fn sign_up_makes_an_organization_and_an_admin_key() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_up_insists_on_a_content_type_that_a_page_cannot_send_unasked() {
     let (_database, pool) = database().await;
     let instance = Instance::start_with(pool, TenancyConfig::new(None, true)).await;
