@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::log::{apply, create_topics, written};
+use super::log::{PATIENCE, accept, accept_and_show, create_topics, project, written};
 use crate::inbox::harness::{Answer, Bench, Row, START, ids, row, text};
 
 /// The single-event routes.
@@ -39,12 +39,10 @@ async fn ack_many(bench: &Bench, key: &str, event_ids: &[String]) -> Answer {
 async fn each_route_acknowledges_once_and_answers_the_same_again() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
-    let _applied = apply(&bench);
-    let rows: Vec<Row> = (0..9).map(|offset| row(0, offset)).collect();
-    bench.show(bench.alpha, &rows).await;
-    let count = routes(rows[0].id).len();
-    for index in 0..count {
-        let id = rows[index].id;
+    let projecting = project(&bench);
+    let accepted = accept_and_show(&bench, 9).await;
+    let count = routes(accepted[0]).len();
+    for (index, id) in accepted.iter().copied().enumerate().take(count) {
         let (method, path) = routes(id)[index].clone();
         let first = ack(&bench, method.clone(), &path).await;
         let again = ack(&bench, method.clone(), &path).await;
@@ -61,7 +59,7 @@ async fn each_route_acknowledges_once_and_answers_the_same_again() {
         assert!(!ids(&bench.page("/v1/inbox").await).contains(&id), "the next read must not list it");
         assert!(!bench.page(&format!("/v1/events/{id}")).await["acknowledged_at"].is_null(), "but it is still there");
     }
-    assert_eq!(ids(&bench.page("/v1/inbox").await), [rows[8].id]);
+    assert_eq!(ids(&bench.page("/v1/inbox").await), [accepted[8]]);
     let on_the_log = written(&bench).await;
     assert_eq!(on_the_log.len(), count, "one record for each event, however often it was acknowledged");
     let record = &on_the_log[0];
@@ -69,6 +67,7 @@ async fn each_route_acknowledges_once_and_answers_the_same_again() {
     assert_eq!(record.headers["content-type"], "application/avro");
     assert!(record.headers.contains_key("x-request-id") && record.headers.contains_key("triggers-key-id"));
     assert!(on_the_log.iter().all(|record| record.ack.0 == bench.alpha));
+    projecting.stop().await;
 }
 
 #[tokio::test]
@@ -100,9 +99,8 @@ async fn what_is_not_the_callers_answers_404_and_leaves_no_trace() {
 async fn many_are_acknowledged_with_one_result_per_distinct_id_in_order() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
-    let _applied = apply(&bench);
-    let rows: Vec<Row> = (0..600).map(|offset| row(0, offset)).collect();
-    bench.show(bench.alpha, &rows).await;
+    let projecting = project(&bench);
+    let accepted = accept_and_show(&bench, 600).await;
     let duplicate = EventId::generate();
     sqlx::query(
         "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
@@ -110,14 +108,14 @@ async fn many_are_acknowledged_with_one_result_per_distinct_id_in_order() {
     )
     .bind(bench.alpha.as_uuid())
     .bind(duplicate.as_uuid())
-    .bind(rows[0].id.as_uuid())
+    .bind(accepted[0].as_uuid())
     .bind(START)
     .execute(&bench.pool)
     .await
     .unwrap();
     let unknown = EventId::generate().to_string();
     let mut named: Vec<String> = vec![unknown.clone(), duplicate.to_string(), "none".to_owned()];
-    named.extend(rows[..500].iter().map(|row| row.id.to_string()));
+    named.extend(accepted[..500].iter().map(EventId::to_string));
     let distinct = named.len();
     named.extend(named[..10].to_vec());
     let answer = ack_many(&bench, "alpha", &named).await;
@@ -131,12 +129,13 @@ async fn many_are_acknowledged_with_one_result_per_distinct_id_in_order() {
         assert_eq!(text(result, "status"), wanted, "{result}");
     }
     let open = bench.page("/v1/inbox?limit=1000").await;
-    assert_eq!(ids(&open), rows[500..].iter().map(|row| row.id).collect::<Vec<_>>());
+    assert_eq!(ids(&open), accepted[500..]);
     let again = ack_many(&bench, "alpha", &named).await;
     assert_eq!(again.text, answer.text);
     let on_the_log = written(&bench).await;
     assert_eq!(on_the_log.iter().map(|record| record.ack.1).collect::<HashSet<_>>().len(), 500);
     assert_eq!(on_the_log.len(), 500, "the duplicate's original is acknowledged once");
+    projecting.stop().await;
 }
 
 #[tokio::test]
@@ -156,39 +155,42 @@ async fn a_request_to_acknowledge_many_that_is_not_sound_has_the_mounts_invalid_
 async fn an_ack_that_the_view_does_not_show_in_time_is_202_and_stays() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
-    let event = row(0, 0);
-    bench.show(bench.alpha, std::slice::from_ref(&event)).await;
-    let answer = ack(&bench, Method::POST, &format!("/v1/events/{}/ack", event.id)).await;
+    let projecting = project(&bench);
+    let id = accept_and_show(&bench, 1).await[0];
+    projecting.stop().await;
+    let answer = ack(&bench, Method::POST, &format!("/v1/events/{id}/ack")).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
     assert_eq!((text(&answer.json(), "status"), &answer.json()["success"]), ("acknowledged", &Value::Bool(true)));
     assert!(answer.took < Duration::from_secs(6), "{:?}", answer.took);
-    assert_eq!(ack(&bench, Method::DELETE, &format!("/v1/events/{}", event.id)).await.status, StatusCode::ACCEPTED);
-    let many = ack_many(&bench, "alpha", &[event.id.to_string()]).await;
+    assert_eq!(ack(&bench, Method::DELETE, &format!("/v1/events/{id}")).await.status, StatusCode::ACCEPTED);
+    let many = ack_many(&bench, "alpha", &[id.to_string()]).await;
     assert_eq!((many.status, &many.json()["acknowledged"]), (StatusCode::ACCEPTED, &1.into()));
     // The view catches up: the first ack counts, and the answer is as the first one would have been.
-    let _applied = apply(&bench);
-    let shown = devstack::testing::eventually(Duration::from_secs(20), "the view shows the ack", || async {
-        let answer = ack(&bench, Method::POST, &format!("/v1/events/{}/ack", event.id)).await;
+    let projecting = project(&bench);
+    let shown = devstack::testing::eventually(PATIENCE, "the view shows the ack", || async {
+        let answer = ack(&bench, Method::POST, &format!("/v1/events/{id}/ack")).await;
         (answer.status == StatusCode::OK).then_some(answer)
     })
     .await;
     assert_eq!(text(&shown.json(), "acknowledged_at"), text(&answer.json(), "acknowledged_at"));
+    projecting.stop().await;
 }
 
 #[tokio::test]
 async fn an_event_accepted_a_moment_ago_is_waited_for_before_it_is_acknowledged() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
-    let _applied = apply(&bench);
-    let event = row(1, 5);
-    bench.written.note(bench.alpha.as_uuid(), 1, 5, std::time::Instant::now());
-    let path = format!("/v1/events/{}", event.id);
-    let shown = async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        bench.show(bench.alpha, std::slice::from_ref(&event)).await;
-    };
-    let (answer, ()) = tokio::join!(ack(&bench, Method::DELETE, &path), shown);
-    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.text);
+    let projecting = project(&bench);
+    accept_and_show(&bench, 1).await;
+    ack(&bench, Method::DELETE, &format!("/v1/events/{}", ids(&bench.page("/v1/inbox").await)[0])).await;
+    for _ in 0..20 {
+        let (id, appended) = accept(&bench, 1).await[0];
+        bench.written.note(bench.alpha.as_uuid(), appended.partition, appended.offset, std::time::Instant::now());
+        let answer = ack(&bench, Method::DELETE, &format!("/v1/events/{id}")).await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.text);
+        assert_eq!(ids(&bench.page("/v1/inbox").await), []);
+    }
+    projecting.stop().await;
 }
 
 #[tokio::test]
