@@ -53,3 +53,22 @@ impl Resolve for GuardedResolver {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn resolve(policy: EgressPolicy) -> Result<Vec<SocketAddr>, String> {
+        let name = "localhost".parse().unwrap();
+        let outcome = GuardedResolver::new(Arc::new(policy)).resolve(name).await;
+        outcome.map(Iterator::collect).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_refused_address_has_none() {
+        assert_eq!(resolve(EgressPolicy::default()).await, Err(AddressRefused.to_string()));
+        let listed = EgressPolicy { allowed_networks: vec!["127.0.0.0/8".parse().unwrap()], allow_http: true };
+        let found = resolve(listed).await.unwrap();
+        assert!(!found.is_empty() && found.iter().all(|address| address.is_ipv4()), "{found:?}");
+    }
+}

@@ -1,0 +1,138 @@
+//! First attempts, straight from the log.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use schemas::records::{DeliveryOutcome, Event};
+use serde_json::{Value, json};
+use standardwebhooks::Webhook;
+
+use crate::receiver::{Manner, Receiver};
+use crate::system::{KEY, OTHER_KEY, System};
+
+#[tokio::test]
+async fn an_event_on_the_log_reaches_the_endpoint_and_its_signature_verifies() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(204)).await;
+    let endpoint = system.endpoint(&receiver, json!({"event_types": ["order.*"], "headers": {"X-Token": "t"}})).await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let event = Event {
+        payload: "{\"b\": 1.0,\n \"a\": \"\\u00e9\", \"a\": 12345678901234567890}".to_owned(),
+        traceparent: Some(trace.to_owned()),
+        ..system.event("order.created")
+    };
+    system.publish(&system.event("invoice.paid")).await;
+    let appended = system.publish(&event).await;
+
+    let received = receiver.wait_for(1).await.remove(0);
+    let verifier = Webhook::new(endpoint["secret"].as_str().unwrap()).unwrap();
+    verifier.verify(&received.body, &received.headers).unwrap();
+    let id = event.event_id.to_string();
+    assert_eq!(received.header("webhook-id"), id);
+    assert_eq!(received.header("x-token"), "t");
+    assert_eq!(received.header("traceparent"), trace);
+    assert_eq!(received.header("user-agent"), concat!("Triggers/", env!("CARGO_PKG_VERSION")));
+    assert_eq!(received.header("content-type"), "application/json");
+    let body = std::str::from_utf8(&received.body).unwrap();
+    assert!(body.contains(&format!("\"data\":{},", event.payload)), "{body}");
+    let json = received.json();
+    assert_eq!((&json["event_id"], &json["id"]), (&Value::from(id.clone()), &Value::from(id)));
+    assert_eq!((&json["type"], &json["event_type"]), (&Value::from("order.created"), &Value::from("order.created")));
+
+    let report = system.wait_for_reports(event.event_id, 1).await.remove(0);
+    assert_eq!((report.outcome, report.attempt, report.status_code), (DeliveryOutcome::Delivered, 1, Some(204)));
+    assert_eq!(report.endpoint_id.to_string(), endpoint["id"]);
+    // Loopback is an address that the operator listed: nothing of its answers is kept.
+    assert_eq!((report.error, report.response_excerpt, report.next_attempt_at), (None, None, None));
+    system.wait_until_passed(&appended).await;
+    assert_eq!(system.schedule().await, []);
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_hanging_endpoint_delays_no_other() {
+    let system = System::start().await;
+    let (hanging, fine) = (Receiver::start(Manner::Hang).await, Receiver::start(Manner::Status(200)).await);
+    system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 2})).await;
+    system.endpoint(&fine, json!({})).await;
+    // So that starting up is not measured.
+    system.publish_many(1).await;
+    fine.wait_for(1).await;
+
+    let begun = Instant::now();
+    let ids = system.publish_many(200).await;
+    let last = system.publish(&system.event("last")).await;
+    fine.wait_for_ids(&ids).await;
+    system.wait_until_passed(&last).await;
+    // Not even the position waits for it: what hangs is in the schedule.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(hanging.received().len(), 2);
+    let rows = system.schedule().await;
+    assert_eq!(rows.len(), 202);
+    assert_eq!(rows.iter().filter(|(state, attempts, leased)| state == "pending" && *attempts == 0 && *leased).count(), 2);
+    assert!(fine.counts().values().all(|count| *count == 1));
+}
+
+#[tokio::test]
+async fn a_new_endpoint_sees_every_event_accepted_after_its_answer() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    // The dispatcher is at work, and knows the endpoints of before.
+    system.endpoint(&receiver, json!({"url": receiver.url_of("first")})).await;
+    system.publish_many(1).await;
+    receiver.wait_for(1).await;
+    for round in 0..20 {
+        let path = format!("round-{round}");
+        system.endpoint(&receiver, json!({"url": receiver.url_of(&path), "event_types": [path.clone()]})).await;
+        let event = system.event(&path);
+        let appended = system.publish(&event).await;
+        system.wait_until_passed(&appended).await;
+        let seen = receiver.received().iter().filter(|request| request.path == format!("/{path}")).count();
+        assert_eq!(seen, 1, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_an_endpoint_after_the_answer_that_it_is_deleted_or_disabled() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    for (round, disable) in [(0, false), (1, true), (2, false), (3, true)] {
+        let path = format!("round-{round}");
+        let endpoint = system.endpoint(&receiver, json!({"url": receiver.url_of(&path)})).await;
+        system.publish_many(1).await;
+        receiver.wait_for(round + 1).await;
+        if disable {
+            system.change_endpoint(&endpoint["id"], json!({"enabled": false})).await;
+        } else {
+            let path = format!("/endpoints/{}", endpoint["id"].as_str().unwrap());
+            assert_eq!(system.call(Method::DELETE, &path, KEY, None).await.status, StatusCode::NO_CONTENT);
+        }
+        let appended = system.publish(&system.event("after")).await;
+        system.wait_until_passed(&appended).await;
+        assert_eq!(receiver.received().len(), round + 1);
+    }
+    assert_eq!(system.schedule().await, []);
+}
+
+#[tokio::test]
+async fn events_go_to_their_own_organizations_endpoints_only_and_what_cannot_be_read_is_passed() {
+    let system = System::start().await;
+    let (ours, theirs) = (Receiver::start(Manner::Status(200)).await, Receiver::start(Manner::Status(200)).await);
+    system.endpoint(&ours, json!({})).await;
+    let answer = system.call(Method::POST, "/endpoints", OTHER_KEY, Some(json!({"url": theirs.url()}))).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    let org = system.org.to_string();
+    for (key, value) in [(org.as_bytes(), b"garbage".as_slice()), (b"nobody", b"{}"), (org.as_bytes(), b"\xc3\x01 garbage")] {
+        let record =
+            platform::kafka::producer::Outgoing { topic: &system.kafka.topics.events, key: Some(key), value: Some(value), headers: &[] };
+        system.producer.publish(record).await.unwrap();
+    }
+    let unknown = Event { org_id: schemas::ids::OrgId::generate(), ..system.event("a") };
+    let passed = system.publish(&unknown).await;
+    let event = system.event("a");
+    let appended = system.publish(&event).await;
+    ours.wait_for_ids(&[event.event_id.to_string()]).await;
+    system.wait_until_passed(&appended).await;
+    system.wait_until_passed(&passed).await;
+    assert_eq!((ours.received().len(), theirs.received().len()), (1, 0));
+}

@@ -1,0 +1,143 @@
+//! The routes of endpoints. No Kafka is needed for any of this.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::system::{KEY, OTHER_KEY, System};
+
+async fn version(system: &System) -> i64 {
+    let (version,): (i64,) = sqlx::query_as("SELECT version FROM endpoints_version").fetch_one(&system.pool).await.unwrap();
+    version
+}
+
+#[tokio::test]
+async fn an_endpoint_is_made_shown_changed_and_deleted_and_each_change_raises_the_version() {
+    let system = System::without_dispatcher().await;
+    let body = json!({"url": "https://example.com/a#b", "event_types": ["order.*"], "description": "d", "timeout_seconds": 5});
+    let made = system.call(Method::POST, "/endpoints", KEY, Some(body)).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    assert!(made.body["secret"].as_str().unwrap().starts_with("whsec_"));
+    let path = format!("/endpoints/{}", made.body["id"].as_str().unwrap());
+    assert_eq!(version(&system).await, 1);
+
+    let shown = system.call(Method::GET, &path, KEY, None).await;
+    let mut wanted = made.body.clone();
+    wanted.as_object_mut().unwrap().remove("secret");
+    assert_eq!((shown.status, &shown.body), (StatusCode::OK, &wanted));
+    assert_eq!(shown.body["url"], "https://example.com/a");
+    assert_eq!((&shown.body["retry_schedule"], &shown.body["status"]), (&json!([30, 120, 600, 3600]), &json!("enabled")));
+    assert_eq!(system.call(Method::GET, "/endpoints", KEY, None).await.body, json!({"endpoints": [wanted]}));
+
+    let changed = system.call(Method::PATCH, &path, KEY, Some(json!({"enabled": false, "retry_schedule": [1]}))).await;
+    assert_eq!((&changed.body["status"], &changed.body["disabled_reason"]), (&json!("disabled"), &json!("requested")));
+    assert_eq!((&changed.body["retry_schedule"], &changed.body["timeout_seconds"]), (&json!([1]), &json!(5)));
+    assert_eq!(version(&system).await, 2);
+
+    assert_eq!(system.call(Method::DELETE, &path, KEY, None).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(version(&system).await, 3);
+    for (method, body) in [(Method::GET, None), (Method::DELETE, None), (Method::PATCH, Some(json!({})))] {
+        assert_eq!(system.call(method, &path, KEY, body).await.status, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(version(&system).await, 3);
+    assert_eq!(system.call(Method::GET, "/endpoints", KEY, None).await.body, json!({"endpoints": []}));
+}
+
+#[tokio::test]
+async fn another_organizations_endpoint_an_unknown_and_a_malformed_id_are_not_there() {
+    let system = System::without_dispatcher().await;
+    let made = system.call(Method::POST, "/endpoints", OTHER_KEY, Some(json!({"url": "https://example.com/"}))).await;
+    let theirs = made.body["id"].as_str().unwrap().to_owned();
+    let mut bodies = Vec::new();
+    for id in [theirs.as_str(), "0192f0c1-2345-7abc-8def-0123456789ab", "nonsense", "%00"] {
+        for (method, body) in [(Method::GET, None), (Method::PATCH, Some(json!({"enabled": false}))), (Method::DELETE, None)] {
+            let mut answer = system.call(method, &format!("/endpoints/{id}"), KEY, body).await;
+            assert_eq!(answer.status, StatusCode::NOT_FOUND, "{id}");
+            for varying in ["instance", "request_id"] {
+                answer.body.as_object_mut().unwrap().remove(varying);
+            }
+            bodies.push(answer.body);
+        }
+    }
+    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "they can be told apart");
+    assert_eq!(system.call(Method::GET, "/endpoints", KEY, None).await.body, json!({"endpoints": []}));
+    let still = system.call(Method::GET, &format!("/endpoints/{theirs}"), OTHER_KEY, None).await;
+    assert_eq!((still.status, &still.body["enabled"]), (StatusCode::OK, &json!(true)));
+}
+
+#[tokio::test]
+async fn what_is_invalid_or_without_effect_is_refused_with_its_field() {
+    let system = System::without_dispatcher().await;
+    let url = "https://example.com/";
+    for (body, field) in [
+        (json!({}), "url"),
+        (json!({"url": "ftp://example.com/"}), "url"),
+        (json!({"url": url, "ordered": true}), "ordered"),
+        (json!({"url": url, "filter": {"a": 1}}), "filter"),
+        (json!({"url": url, "rate_limit_per_second": 1}), "rate_limit_per_second"),
+        (json!({"url": url, "ack_on_success": true}), "ack_on_success"),
+        (json!({"url": url, "headers": {"Host": "x"}}), "headers"),
+        (json!({"url": url, "timeout_seconds": 0}), "timeout_seconds"),
+    ] {
+        let answer = system.call(Method::POST, "/endpoints", KEY, Some(body)).await;
+        assert_eq!((answer.status, &answer.body["details"][0]["field"]), (StatusCode::BAD_REQUEST, &json!(field)));
+        assert_eq!(answer.body["error_code"], "invalid_endpoint");
+    }
+    assert_eq!(system.call(Method::POST, "/endpoints", KEY, Some(json!([]))).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(version(&system).await, 0);
+}
+
+#[tokio::test]
+async fn only_an_unrestricted_key_that_manages_may_write_endpoints() {
+    let system = System::without_dispatcher().await;
+    let key = async |more: Value| {
+        let mut body = json!({"name": "k", "environment": "test"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = system.call(Method::POST, "/keys", KEY, Some(body)).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+        answer.body["key"].as_str().unwrap().to_owned()
+    };
+    let body = || Some(json!({"url": "https://example.com/", "webhook_url": "https://example.com/"}));
+    let consumer = key(json!({"role": "consume"})).await;
+    let restricted = key(json!({"role": "manage", "event_types": ["a"]})).await;
+    for key in [&consumer, &restricted] {
+        for path in ["/endpoints", "/webhook/config"] {
+            assert_eq!(system.call(Method::POST, path, key, body()).await.status, StatusCode::FORBIDDEN);
+        }
+    }
+    assert_eq!(system.call(Method::GET, "/endpoints", &consumer, None).await.status, StatusCode::FORBIDDEN);
+    let manager = key(json!({"role": "manage"})).await;
+    assert_eq!(system.call(Method::POST, "/endpoints", &manager, body()).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn older_clients_set_one_url_and_move_it() {
+    let system = System::without_dispatcher().await;
+    let set = |url: &str| system.call(Method::POST, "/webhook/config", KEY, Some(json!({"webhook_url": url})));
+    let made = set("https://example.com/one").await;
+    assert_eq!(
+        (made.status, &made.body["success"], &made.body["webhook_url"]),
+        (StatusCode::OK, &json!(true), &json!("https://example.com/one"))
+    );
+    assert!(made.body["secret"].is_string());
+    assert_eq!(made.body["organization_id"], json!(system.org));
+    let moved = set("https://example.com/two").await;
+    assert_eq!((&moved.body["endpoint_id"], &moved.body["webhook_url"]), (&made.body["endpoint_id"], &json!("https://example.com/two")));
+    assert!(moved.body.get("secret").is_none());
+    let refused = set("http://10.0.0.1/").await;
+    assert_eq!((refused.status, &refused.body["details"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("webhook_url")));
+    let list = system.call(Method::GET, "/endpoints", KEY, None).await.body;
+    assert_eq!(list["endpoints"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_organization_has_a_bounded_number_of_endpoints() {
+    let system = System::without_dispatcher().await;
+    let make = || system.call(Method::POST, "/endpoints", KEY, Some(json!({"url": "https://example.com/"})));
+    let answers = futures_util::future::join_all((0..105).map(|_| make())).await;
+    let made = answers.iter().filter(|answer| answer.status == StatusCode::CREATED).count();
+    assert_eq!(made, 100);
+    let refused = answers.iter().find(|answer| answer.status != StatusCode::CREATED).unwrap();
+    assert_eq!((refused.status, &refused.body["error_code"]), (StatusCode::CONFLICT, &json!("too_many_endpoints")));
+    let list = system.call(Method::GET, "/endpoints", KEY, None).await.body;
+    assert_eq!(list["endpoints"].as_array().unwrap().len(), 100);
+}

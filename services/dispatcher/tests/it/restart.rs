@@ -1,0 +1,195 @@
+//! Ends and beginnings: a crash, a shutdown, two instances.
+
+use std::time::Duration;
+
+use devstack::testing::eventually;
+use serde_json::json;
+
+use crate::receiver::{Manner, Receiver};
+use crate::system::{PATIENCE, System, config};
+
+#[tokio::test]
+async fn after_a_crash_nothing_is_lost_and_what_was_scheduled_stays() {
+    let mut system = System::start().await;
+    let hanging = Receiver::start(Manner::Hang).await;
+    let failing = Receiver::start(Manner::Status(500)).await;
+    let fine = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 4})).await;
+    system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
+    system.endpoint(&fine, json!({})).await;
+    let before = system.publish_many(50).await;
+    fine.wait_for_ids(&before).await;
+    system.wait_for_schedule("what hangs and what failed is scheduled", |rows| rows.len() == 100).await;
+    let between = system.publish_many(50).await;
+    // In the middle of these.
+    fine.wait_for(60).await;
+    system.crash().await;
+    let after = system.publish_many(50).await;
+    system.start_dispatcher(config());
+
+    let all: Vec<String> = [before.clone(), between, after].concat();
+    fine.wait_for_ids(&all).await;
+    failing.wait_for_ids(&all).await;
+    system.wait_for_schedule("everything that is not delivered is scheduled", |rows| rows.len() == 300).await;
+    // Not begun again: they were in the schedule, and their retry is an hour away.
+    let counts = failing.counts();
+    assert!(before.iter().all(|id| counts[id] == 1));
+    // Leases of the crashed instance end by themselves; here the clock is helped along.
+    hanging.change(Manner::Status(200));
+    failing.change(Manner::Status(200));
+    system.make_all_due().await;
+    hanging.wait_for_ids(&all).await;
+    eventually(PATIENCE, "every retry is made", || async { failing.counts().values().all(|count| *count >= 2).then_some(()) }).await;
+    // Those that hang at the new instance go on hanging until their time is up; nothing else is left.
+    system.wait_for_schedule("only what hangs is left", |rows| rows.len() <= 4).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_attempts_under_way_and_nothing_is_sent_twice() {
+    let mut system = System::start().await;
+    let slow = Receiver::start(Manner::Slow(Duration::from_millis(400))).await;
+    system.endpoint(&slow, json!({"max_in_flight": 5})).await;
+    let mut ids = system.publish_many(40).await;
+    slow.wait_for(3).await;
+    system.shut_down().await;
+    ids.extend(system.publish_many(5).await);
+    system.start_dispatcher(config());
+    slow.wait_for_ids(&ids).await;
+    system.wait_for_schedule("all is delivered", |rows| rows.is_empty()).await;
+    assert_eq!(slow.received().len(), ids.len());
+}
+
+#[tokio::test]
+async fn a_second_instance_takes_partitions_over_and_gives_them_back_without_a_loss() {
+    let mut system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let mut ids = system.publish_many(20).await;
+    receiver.wait_for_ids(&ids).await;
+    let claimed_again = async |system: &System, ids: &mut Vec<String>, than: i64| {
+        while system.epoch().await <= than {
+            ids.extend(system.publish_many(5).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let epoch = system.epoch().await;
+    system.start_dispatcher(config());
+    claimed_again(&system, &mut ids, epoch).await;
+    receiver.wait_for_ids(&ids).await;
+    let epoch = system.epoch().await;
+    system.shut_down().await;
+    claimed_again(&system, &mut ids, epoch).await;
+    ids.extend(system.publish_many(20).await);
+    receiver.wait_for_ids(&ids).await;
+    assert_eq!(receiver.counts().len(), ids.len());
+}
+
+#[tokio::test]
+async fn what_was_scheduled_or_finished_ahead_of_the_position_is_not_begun_again() {
+    let mut patient = config();
+    // The position is held by one attempt under way; nothing grows old.
+    patient.spill_after = Duration::from_secs(60);
+    let mut system = System::start_with(patient).await;
+    let hanging = Receiver::start(Manner::Hang).await;
+    let failing = Receiver::start(Manner::Status(500)).await;
+    let mended = Receiver::start(Manner::Turns(vec![500, 200])).await;
+    system.endpoint(&hanging, json!({"event_types": ["hang"], "timeout_seconds": 30})).await;
+    system.endpoint(&failing, json!({"event_types": ["fail"], "retry_schedule": [3600]})).await;
+    system.endpoint(&mended, json!({"event_types": ["mend"], "retry_schedule": [1]})).await;
+    let held = system.publish(&system.event("hang")).await;
+    system.publish(&system.event("fail")).await;
+    let last = system.publish(&system.event("mend")).await;
+    system
+        .wait_for_schedule("one is scheduled and one finished", |rows| {
+            let is = |wanted: &str| rows.iter().any(|(state, ..)| state == wanted);
+            rows.len() == 2 && is("pending") && is("delivered")
+        })
+        .await;
+    // Neither is swept while the position has not passed them.
+    let position: (i64,) = sqlx::query_as("SELECT next_offset FROM consumer_positions WHERE consumer = 'dispatcher' AND partition = $1")
+        .bind(held.partition)
+        .fetch_one(&system.pool)
+        .await
+        .unwrap();
+    assert_eq!(position.0, held.offset);
+    system.crash().await;
+    hanging.change(Manner::Status(200));
+    system.start_dispatcher(config());
+    system.wait_until_passed(&last).await;
+    system.wait_for_schedule("the finished one is swept", |rows| rows == [("pending".to_owned(), 1, false)]).await;
+    assert_eq!((hanging.received().len(), failing.received().len(), mended.received().len()), (2, 1, 2));
+}
+
+#[tokio::test]
+async fn an_instance_that_was_overtaken_commits_nothing_until_it_has_claimed_again() {
+    let system = System::start().await;
+    let failing = Receiver::start(Manner::Status(500)).await;
+    system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
+    let first = system.publish(&system.event("a")).await;
+    system.wait_until_passed(&first).await;
+    let epoch = system.overtake().await;
+    let second = system.publish(&system.event("a")).await;
+    failing.wait_for(2).await;
+    system.wait_until_passed(&second).await;
+    assert!(system.epoch().await > epoch);
+    // Once when it was overtaken, which it could not know, and once when it had claimed again.
+    assert_eq!((failing.received().len(), system.schedule().await.len()), (3, 2));
+}
+
+#[tokio::test]
+async fn a_position_outside_of_the_log_turns_readiness_red_and_nothing_is_skipped() {
+    let mut system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let appended = system.publish(&system.event("a")).await;
+    system.wait_until_passed(&appended).await;
+    system.shut_down().await;
+    let moved = "UPDATE consumer_positions SET next_offset = next_offset + 1000 WHERE consumer = 'dispatcher'";
+    sqlx::query(moved).execute(&system.pool).await.unwrap();
+    let health = system.start_dispatcher(config());
+    let epoch = system.epoch().await;
+    eventually(PATIENCE, "the partitions are claimed", || async { (system.epoch().await > epoch).then_some(()) }).await;
+    system.publish(&system.event("a")).await;
+    eventually(PATIENCE, "readiness turns red", || async { (!health.is_ready()).then_some(()) }).await;
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_database_that_breaks_connections_costs_time_and_no_event() {
+    let system = System::start().await;
+    let (receiver, failing) = (Receiver::start(Manner::Status(200)).await, Receiver::start(Manner::Status(500)).await);
+    system.endpoint(&receiver, json!({})).await;
+    system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
+    let mut ids = system.publish_many(10).await;
+    receiver.wait_for_ids(&ids).await;
+    let publishing = async {
+        let mut ids = Vec::new();
+        for _ in 0..30 {
+            ids.extend(system.publish_many(5).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        ids
+    };
+    let (more, ()) = tokio::join!(publishing, system.break_database(Duration::from_secs(2)));
+    ids.extend(more);
+    let last = system.publish(&system.event("last")).await;
+    receiver.wait_for_ids(&ids).await;
+    failing.wait_for_ids(&ids).await;
+    system.wait_until_passed(&last).await;
+    system.wait_for_schedule("every failed attempt is scheduled once", |rows| rows.len() == ids.len() + 1).await;
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_is_switched_off_sends_nothing_and_loses_nothing() {
+    let mut off = config();
+    off.delivers = false;
+    let mut system = System::start_with(off).await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let ids = system.publish_many(5).await;
+    let (positions,): (i64,) = sqlx::query_as("SELECT count(*) FROM consumer_positions").fetch_one(&system.pool).await.unwrap();
+    assert_eq!((positions, receiver.received().len()), (0, 0));
+    system.shut_down().await;
+    system.start_dispatcher(config());
+    receiver.wait_for_ids(&ids).await;
+}

@@ -1,0 +1,333 @@
+//! A dispatcher with what it needs around it: database, topics, routes, and a reader of its reports.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use devstack::testing::{TestDatabase, eventually};
+use dispatcher::{DispatchError, DispatcherConfig};
+use platform::health::Health;
+use platform::http::{MountOptions, ServerLimits};
+use platform::kafka::KafkaConfig;
+use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
+use platform::kafka::topics::{self, Replication};
+use platform::postgres::{self, PostgresConfig};
+use platform::seal::SealingKey;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use reqwest::{Client, Method, StatusCode};
+use schemas::codec;
+use schemas::ids::{EventId, OrgId};
+use schemas::records::{Dedup, DedupKind, DeliveryAttempt, Event};
+use serde_json::{Value, json};
+use sqlx::postgres::PgPool;
+use sqlx::{Connection, PgConnection};
+use tenancy::{Tenancy, TenancyConfig};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::receiver::Receiver;
+
+pub const KEY: &str = "key-of-shop";
+pub const OTHER_KEY: &str = "key-of-others";
+pub const PATIENCE: Duration = Duration::from_secs(30);
+const PARTITIONS: i32 = 2;
+
+/// What tests share.
+pub struct System {
+    pub pool: PgPool,
+    pub kafka: KafkaConfig,
+    pub producer: Producer,
+    pub org: OrgId,
+    pub sealing: SealingKey,
+    base_url: String,
+    client: Client,
+    attempts: Arc<Mutex<Vec<DeliveryAttempt>>>,
+    running: Vec<Running>,
+    _stop: DropGuard,
+    database: TestDatabase,
+}
+
+/// One dispatcher.
+struct Running {
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), DispatchError>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An answer of the API.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
+}
+
+pub fn config() -> DispatcherConfig {
+    let mut config = DispatcherConfig::default().on_this_machine();
+    config.session_timeout = Duration::from_secs(6);
+    config
+}
+
+impl System {
+    /// Everything but a dispatcher.
+    pub async fn without_dispatcher() -> Self {
+        let shared = devstack::testing::shared().await;
+        let database = shared.database().await;
+        let mut postgres = PostgresConfig::new(&database.url);
+        postgres.max_connections = 8;
+        let pool = postgres::connect(&postgres).unwrap();
+        postgres::migrate(&pool).await.unwrap();
+        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
+        let one = Replication { factor: 1, min_in_sync: 1 };
+        let differences = topics::plan(&kafka, &kafka.topics.manifest(PARTITIONS), one).await.unwrap();
+        topics::apply(&kafka, &differences, one).await.unwrap();
+        let stop = CancellationToken::new();
+        let sealing = SealingKey::from_bytes([3; 32]);
+        let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), stop.clone());
+        let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
+        let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), config().egress);
+        let router = platform::http::mount(routes.merge(tenancy::routes(tenancy)), MountOptions::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+        drop(tokio::spawn(platform::http::serve(listener, router, ServerLimits::default(), stop.clone())));
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let attempts = Arc::new(Mutex::new(Vec::new()));
+        read_attempts(&kafka, attempts.clone(), stop.clone());
+        Self {
+            producer: Producer::new(&kafka, ProducerSettings::default()).unwrap(),
+            pool,
+            kafka,
+            org,
+            sealing,
+            base_url,
+            client: Client::new(),
+            attempts,
+            running: Vec::new(),
+            _stop: stop.drop_guard(),
+            database,
+        }
+    }
+
+    pub async fn start() -> Self {
+        Self::start_with(config()).await
+    }
+
+    pub async fn start_with(config: DispatcherConfig) -> Self {
+        let mut system = Self::without_dispatcher().await;
+        system.start_dispatcher(config);
+        system
+    }
+
+    pub fn start_dispatcher(&mut self, config: DispatcherConfig) -> Health {
+        let health = Health::new();
+        let shutdown = CancellationToken::new();
+        let (pool, producer, kafka, sealing) = (self.pool.clone(), self.producer.clone(), self.kafka.clone(), self.sealing.clone());
+        let task = tokio::spawn(dispatcher::run(config, pool, producer, kafka, sealing, health.clone(), shutdown.clone()));
+        self.running.push(Running { shutdown, task });
+        health
+    }
+
+    /// Ends the last dispatcher in order.
+    pub async fn shut_down(&mut self) {
+        let mut running = self.running.pop().unwrap();
+        running.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, &mut running.task).await.expect("the dispatcher does not end").unwrap().unwrap();
+    }
+
+    /// Ends the last dispatcher as a crash would: nothing of it goes on, nothing is written down.
+    pub async fn crash(&mut self) {
+        let mut running = self.running.pop().unwrap();
+        running.task.abort();
+        assert!((&mut running.task).await.unwrap_err().is_cancelled());
+    }
+
+    pub async fn call(&self, method: Method, path: &str, key: &str, body: Option<Value>) -> Answer {
+        let mut request = self.client.request(method, format!("{}{path}", self.base_url)).bearer_auth(key);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        Answer { status, body: if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() } }
+    }
+
+    /// Makes an endpoint for a receiver; `more` are further fields. Answers the reply.
+    pub async fn endpoint(&self, receiver: &Receiver, more: Value) -> Value {
+        let mut body = json!({"url": receiver.url()});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = self.call(Method::POST, "/endpoints", KEY, Some(body)).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+        answer.body
+    }
+
+    pub async fn change_endpoint(&self, id: &Value, body: Value) {
+        let answer = self.call(Method::PATCH, &format!("/endpoints/{}", id.as_str().unwrap()), KEY, Some(body)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    }
+
+    pub fn event(&self, event_type: &str) -> Event {
+        Event {
+            org_id: self.org,
+            event_id: EventId::generate(),
+            event_type: event_type.to_owned(),
+            payload: r#"{"n": 1.0}"#.to_owned(),
+            occurred_at: None,
+            source: None,
+            ordering_key: None,
+            metadata: BTreeMap::new(),
+            dedup: None,
+            traceparent: None,
+        }
+    }
+
+    pub fn keyed_event(&self, key: &str) -> Event {
+        let dedup = Dedup { kind: DedupKind::DedupId, key: key.to_owned(), window_seconds: 60, body_hash: "0".repeat(64) };
+        Event { dedup: Some(dedup), ..self.event("keyed") }
+    }
+
+    /// Writes an event to the log.
+    pub async fn publish(&self, event: &Event) -> Appended {
+        let (key, value) = (event.org_id.to_string(), codec::encode_event(event).unwrap());
+        let headers: [(&str, &[u8]); 1] = [("content-type", b"application/avro")];
+        let record = Outgoing { topic: &self.kafka.topics.events, key: Some(key.as_bytes()), value: Some(&value), headers: &headers };
+        self.producer.publish(record).await.unwrap()
+    }
+
+    /// Writes so many plain events and answers their ids.
+    pub async fn publish_many(&self, count: usize) -> Vec<String> {
+        let events: Vec<Event> = (0..count).map(|_| self.event("many")).collect();
+        futures_util::future::join_all(events.iter().map(|event| self.publish(event))).await;
+        events.iter().map(|event| event.event_id.to_string()).collect()
+    }
+
+    /// The reports of an event so far, in their order.
+    pub fn reports_of(&self, event: EventId) -> Vec<DeliveryAttempt> {
+        self.attempts.lock().unwrap().iter().filter(|attempt| attempt.event_id == event).cloned().collect()
+    }
+
+    pub async fn wait_for_reports(&self, event: EventId, count: usize) -> Vec<DeliveryAttempt> {
+        let what = format!("{count} reports on the deliveries topic");
+        eventually(PATIENCE, &what, || async { Some(self.reports_of(event)).filter(|reports| reports.len() >= count) }).await
+    }
+
+    /// Waits until the position has passed everything that is on the log now.
+    pub async fn wait_until_passed(&self, appended: &Appended) {
+        eventually(PATIENCE, "the position passes the record", || async {
+            let sql = "SELECT next_offset FROM consumer_positions WHERE consumer = 'dispatcher' AND partition = $1";
+            let next: Option<(i64,)> = sqlx::query_as(sql).bind(appended.partition).fetch_optional(&self.pool).await.unwrap();
+            next.filter(|(next,)| *next > appended.offset)
+        })
+        .await;
+    }
+
+    /// Rows of the schedule as (state, attempts, has a lease).
+    pub async fn schedule(&self) -> Vec<(String, i32, bool)> {
+        sqlx::query_as("SELECT state, attempts, lease_id IS NOT NULL FROM delivery_schedule ORDER BY delivery_id")
+            .fetch_all(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    pub async fn wait_for_schedule(&self, what: &str, wanted: impl Fn(&[(String, i32, bool)]) -> bool) {
+        eventually(PATIENCE, what, || async {
+            let rows = self.schedule().await;
+            wanted(&rows).then_some(())
+        })
+        .await;
+    }
+
+    /// Takes the dispatcher's partitions away as another instance would, and answers the highest epoch then.
+    pub async fn overtake(&self) -> i64 {
+        let sql = "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = 'dispatcher' RETURNING epoch";
+        let epochs: Vec<(i64,)> = sqlx::query_as(sql).fetch_all(&self.pool).await.unwrap();
+        epochs.into_iter().map(|(epoch,)| epoch).max().unwrap()
+    }
+
+    /// The highest epoch of the dispatcher's partitions: grows with every claim.
+    pub async fn epoch(&self) -> i64 {
+        let sql = "SELECT COALESCE(max(epoch), 0) FROM consumer_positions WHERE consumer = 'dispatcher'";
+        let (epoch,): (i64,) = sqlx::query_as(sql).fetch_one(&self.pool).await.unwrap();
+        epoch
+    }
+
+    /// Breaks every connection to the database, again and again, for a while.
+    pub async fn break_database(&self, during: Duration) {
+        let (server, _) = self.database.url.rsplit_once('/').unwrap();
+        let name = self.database.url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned();
+        let mut connection = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
+        let until = Instant::now() + during;
+        while Instant::now() < until {
+            sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1")
+                .bind(&name)
+                .execute(&mut connection)
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// As if all leases and delays were over.
+    pub async fn make_all_due(&self) {
+        sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE state = 'pending'").execute(&self.pool).await.unwrap();
+    }
+
+    /// Shows an event in the view, as the materializer would.
+    pub async fn show(&self, event: &Event, appended: &Appended, acknowledged: bool) {
+        sqlx::query(
+            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
+                                      acknowledged_at)
+             VALUES ($1, $2, 1, $3, $4, now(), $5, $6::json, CASE WHEN $7 THEN now() END)",
+        )
+        .bind(event.org_id.as_uuid())
+        .bind(event.event_id.as_uuid())
+        .bind(appended.partition)
+        .bind(appended.offset)
+        .bind(&event.event_type)
+        .bind(&event.payload)
+        .bind(acknowledged)
+        .execute(&self.pool)
+        .await
+        .unwrap();
+    }
+
+    /// Moves the materializer's position behind a record.
+    pub async fn pass_view(&self, appended: &Appended) {
+        sqlx::query(
+            "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, $3)
+             ON CONFLICT (consumer, topic, partition) DO UPDATE SET next_offset = EXCLUDED.next_offset",
+        )
+        .bind(&self.kafka.topics.events)
+        .bind(appended.partition)
+        .bind(appended.offset + 1)
+        .execute(&self.pool)
+        .await
+        .unwrap();
+    }
+}
+
+/// Collects what appears on the deliveries topic.
+fn read_attempts(kafka: &KafkaConfig, attempts: Arc<Mutex<Vec<DeliveryAttempt>>>, stop: CancellationToken) {
+    let mut client = kafka.client("test");
+    client.set("group.id", "unused").set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = client.create().unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(&kafka.topics.deliveries, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    std::thread::spawn(move || {
+        while !stop.is_cancelled() {
+            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+                let attempt = codec::decode_attempt(message.payload().unwrap()).unwrap();
+                assert_eq!(message.key().unwrap(), attempt.org_id.to_string().as_bytes());
+                attempts.lock().unwrap().push(attempt);
+            }
+        }
+    });
+}
