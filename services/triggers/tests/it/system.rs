@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use devstack::testing::{self, TestDatabase};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::PgPool;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -135,8 +135,8 @@ impl System {
         Process::start(command, self.folder(), "send")
     }
 
-    pub async fn connect(&self) -> PgConnection {
-        PgConnection::connect(&self.database_url).await.unwrap()
+    pub async fn database(&self) -> PgPool {
+        PgPool::connect(&self.database_url).await.unwrap()
     }
 }
 
