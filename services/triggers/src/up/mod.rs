@@ -34,8 +34,8 @@ pub struct UpArgs {
     /// Where data, keys and dev.json are kept
     #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = ".triggers")]
     data_dir: PathBuf,
-    /// Keep nothing: data in a temporary folder, removed at the end
-    #[arg(long, conflicts_with = "data_dir")]
+    /// Keep nothing: data in a temporary folder, removed at the end; --data-dir is then not looked at
+    #[arg(long)]
     ephemeral: bool,
     /// Use this Kafka instead of starting one
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
