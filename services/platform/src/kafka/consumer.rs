@@ -31,6 +31,7 @@ const CHUNK_RECORDS: usize = 500;
 /// Chunks that wait in the channel; with librdkafka's own queue this bounds what is read ahead.
 const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 const COMMIT_HINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Knobs of a fenced consumer.
@@ -181,6 +182,21 @@ impl FencedConsumer {
             if tokio::time::timeout(deadline, ended).await.is_err() {
                 warn!("A consumer thread did not end in time and is left behind.");
             }
+        }
+    }
+}
+
+/// Says that reading meets errors, but not ten times a second while brokers are away.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    fn about(&mut self, error: &KafkaError) {
+        if self.last.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            self.last = Some(Instant::now());
+            warn!(%error, "Reading met an error; it goes on by itself.");
         }
     }
 }

@@ -36,6 +36,8 @@ pub async fn main(args: DispatcherArgs) -> Result<()> {
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
     let mut supervisor = Supervisor::new();
+    // Known before the first question is answered: a role that has reached nothing yet is not ready.
+    drop(connections.health.component(dispatcher::CONSUMER));
     serve_running(&mut supervisor, listener, "dispatcher", connections.health.clone(), &shutdown);
     start(&mut supervisor, connections, delivery, &shutdown)?;
     supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await

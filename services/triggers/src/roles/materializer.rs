@@ -30,6 +30,8 @@ pub async fn main(args: MaterializerArgs) -> Result<()> {
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
     let mut supervisor = Supervisor::new();
+    // Known before the first question is answered: a role that has reached nothing yet is not ready.
+    drop(connections.health.component(projector::CONSUMER));
     serve_running(&mut supervisor, listener, "materializer", connections.health.clone(), &shutdown);
     start(&mut supervisor, connections, &shutdown)?;
     supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await

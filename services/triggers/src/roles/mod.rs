@@ -130,7 +130,11 @@ pub fn service_info(role: &'static str) -> ServiceInfo {
 /// Binds, with one clear sentence when it cannot.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     match TcpListener::bind(address).await {
-        Ok(listener) => Ok(listener),
+        Ok(listener) => {
+            // Port 0 takes a free one: this line tells which.
+            tracing::info!(address = %listener.local_addr()?, "Listening.");
+            Ok(listener)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             anyhow::bail!("port {} on {} is in use by another program; choose another one", address.port(), address.ip())
         }

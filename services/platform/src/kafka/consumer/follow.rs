@@ -11,7 +11,7 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
-use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, group, poll_chunk};
+use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, group, poll_chunk};
 use crate::fence::Claim;
 
 /// The group client's hold on the following one.
@@ -87,6 +87,7 @@ pub(super) fn start(
 
 fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, outlet: &Outlet, topics: &[Arc<str>]) {
     let mut topic_of = |name: &str| topics.iter().find(|topic| ***topic == *name).cloned().unwrap_or_else(|| Arc::from(name));
+    let mut complaints = Complaints::default();
     while !outlet.is_stopping() {
         while let Ok(order) = orders.try_recv() {
             if let Err(error) = obey(client, order, topics) {
@@ -104,7 +105,7 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, outlet
                 let _told = outlet.send(Inflow::Failed(code.to_string()));
                 return;
             }
-            Err(error) => warn!(%error, "Reading met an error; it goes on by itself."),
+            Err(error) => complaints.about(&error),
         }
     }
 }

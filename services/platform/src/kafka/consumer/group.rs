@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::follow::Follower;
-use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, poll_chunk};
+use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, poll_chunk};
 use crate::fence::{self, Claim};
 
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -195,6 +195,7 @@ pub(super) fn start(
 }
 
 fn read(client: &BaseConsumer<GroupContext>, outlet: &Outlet, topic: &Arc<str>) {
+    let mut complaints = Complaints::default();
     while !outlet.is_stopping() {
         match poll_chunk(client, &mut |_| topic.clone()) {
             Ok(None) => {}
@@ -209,7 +210,7 @@ fn read(client: &BaseConsumer<GroupContext>, outlet: &Outlet, topic: &Arc<str>) 
                 report_truncated(client, outlet, topic);
             }
             // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
-            Err(error) => warn!(%error, topic = %topic, "Reading met an error; it goes on by itself."),
+            Err(error) => complaints.about(&error),
         }
     }
 }
