@@ -209,7 +209,24 @@ async fn look_out(shared: Arc<Shared>) {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::postgres::PgPoolOptions;
+
     use super::*;
+
+    #[tokio::test]
+    async fn so_many_may_wait_and_no_more_until_one_leaves() {
+        // Nothing listens there, and nothing needs to.
+        let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
+        let arrivals = Arrivals::new(pool, "materializer", "events");
+        let organization = OrgId::generate();
+        let mut waiters: Vec<Waiter> = (0..MAX_WAITING).filter_map(|_| arrivals.wait_for(organization)).collect();
+        assert_eq!(waiters.len(), MAX_WAITING);
+        assert!(arrivals.wait_for(organization).is_none());
+        waiters.pop();
+        waiters.push(arrivals.wait_for(organization).unwrap());
+        drop(waiters);
+        assert!(arrivals.shared.waiting().organizations.is_empty(), "nothing is kept of those who left");
+    }
 
     #[test]
     fn a_partition_has_moved_from_where_it_was_seen_last() {

@@ -31,9 +31,10 @@ impl Freshness {
 
     /// Waits at most 1 s. Answers whether there was anything to wait for, which is when a second look may show more than a first one did.
     pub(crate) async fn catch_up(&self, organization: OrgId, min_positions: &[Place]) -> bool {
-        let mut goals = self.written.last(organization.as_uuid(), std::time::Instant::now());
-        goals.extend(self.of_this_epoch(min_positions).await);
         let until = Instant::now() + CATCH_UP;
+        let mut goals = self.written.last(organization.as_uuid(), std::time::Instant::now());
+        // A database that hangs must not hold us up here either.
+        goals.extend(tokio::time::timeout_at(until, self.of_this_epoch(min_positions)).await.unwrap_or_default());
         for (partition, next_offset) in &goals {
             // One after the other under one deadline: the slowest decides anyway.
             let left = until.saturating_duration_since(Instant::now());
