@@ -133,7 +133,8 @@ impl Api {
             pool.clone(),
         );
         let inbox =
-            InboxState::new(authenticator.clone(), pool.clone(), producer.clone(), kafka.topics.clone(), self.sealing.clone(), written);
+            InboxState::new(authenticator.clone(), pool.clone(), producer.clone(), kafka.topics.clone(), self.sealing.clone(), written)
+                .until(shutdown.clone());
         let probed = pool.clone();
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
         let api = Router::new()
