@@ -143,11 +143,13 @@ impl Collector {
         }
     }
 
-    /// Gives a claim up that was lost, unless there is a newer one.
-    pub(crate) fn lost(&mut self, place: &Place, epoch: i64) {
-        if self.holds.get(place).is_some_and(|hold| hold.epoch == epoch) {
+    /// Gives a claim up that was lost. `false`: it was given up before, or there is a newer one.
+    pub(crate) fn lost(&mut self, place: &Place, epoch: i64) -> bool {
+        let held = self.holds.get(place).is_some_and(|hold| hold.epoch == epoch);
+        if held {
             self.stop(&place.0, place.1);
         }
+        held
     }
 
     /// Every place that is held, and how it stands.
@@ -219,7 +221,7 @@ mod tests {
         written.committed = 1;
         collector.assign(vec![claim("events", 0, 2, 0)]);
         collector.committed(&place, &written);
-        collector.lost(&place, 1);
+        assert!(!collector.lost(&place, 1));
         assert_eq!(collector.holds().next().unwrap().1.committed, 0);
     }
 

@@ -14,7 +14,7 @@ mod organizations;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
@@ -73,6 +73,8 @@ pub enum Error {
 
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
+/// How long Kafka may take to say that a lost place is somebody else's: longer than a heartbeat, which is when a member learns of it.
+const LOST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs until `shutdown`. `producer` writes dead letters only.
 ///
@@ -103,6 +105,7 @@ pub async fn run(
             consumer,
             flushing: None,
             stopped: BTreeMap::new(),
+            lost: BTreeMap::new(),
         };
         let ended = run.collect_and_flush(inflow, &shutdown).await;
         run.consumer.stop(config.shutdown_deadline).await;
@@ -138,6 +141,8 @@ struct Run {
     flushing: Option<AbortOnDropHandle<Result<Outcome, Error>>>,
     /// Partitions whose position is outside of the log, and why: readiness stays red while there is one.
     stopped: BTreeMap<Place, String>,
+    /// Places that were claimed by somebody else although Kafka gives them to this instance, and since when.
+    lost: BTreeMap<Place, Instant>,
 }
 
 impl Run {
@@ -163,7 +168,12 @@ impl Run {
                     },
                     None => return Ok(End::Failed("the consumer ended".to_owned())),
                 },
-                _ = lag_ticks.tick() => lag::report(&self.collector, self.consumer.log_ends()),
+                _ = lag_ticks.tick() => {
+                    lag::report(&self.collector, self.consumer.log_ends());
+                    if let Some(reason) = self.to_claim_again() {
+                        return Ok(End::Failed(reason));
+                    }
+                }
             }
         }
     }
@@ -173,12 +183,14 @@ impl Run {
         match message {
             Inflow::Assigned(claims) => {
                 self.stopped.retain(|place, _| !claims.iter().any(|claim| *claim.topic == *place.0 && claim.partition == place.1));
+                self.lost.retain(|place, _| !claims.iter().any(|claim| *claim.topic == *place.0 && claim.partition == place.1));
                 self.collector.assign(claims);
                 self.tell_health();
             }
             Inflow::Revoked(partitions) => {
                 self.collector.revoke(&partitions);
                 self.stopped.retain(|place, _| !partitions.contains(&place.1));
+                self.lost.retain(|place, _| !partitions.contains(&place.1));
                 self.tell_health();
             }
             Inflow::Records(records) => {
@@ -203,6 +215,13 @@ impl Run {
         }
     }
 
+    /// A reason to begin anew: a place was lost, and Kafka has not taken it away since, so nobody reads it. A new life of the consumer
+    /// claims again what Kafka gives it.
+    fn to_claim_again(&self) -> Option<String> {
+        let ((topic, partition), _) = self.lost.iter().find(|(_, since)| since.elapsed() >= LOST_PATIENCE)?;
+        Some(format!("{topic}[{partition}] was claimed by somebody else, and Kafka still gives it to this instance"))
+    }
+
     /// Events and acks go first; deliveries have transactions of their own when there is nothing else.
     fn start_flush(&mut self) {
         if self.flushing.is_none()
@@ -216,7 +235,9 @@ impl Run {
     fn settle(&mut self, outcome: Outcome) {
         for (place, epoch) in &outcome.lost {
             info!(topic = %place.0, partition = place.1, "Somebody else has claimed a partition; it is left to them.");
-            self.collector.lost(place, *epoch);
+            if self.collector.lost(place, *epoch) {
+                self.lost.insert(place.clone(), Instant::now());
+            }
         }
         for (place, hold) in &outcome.written {
             self.collector.committed(place, hold);
