@@ -42,7 +42,7 @@ pub struct ProjectorConfig {
     pub max_flush_bytes: usize,
     /// How long a silent instance keeps its partitions.
     pub session_timeout: Duration,
-    /// How long the running transaction may take after a shutdown began.
+    /// How long ending may take after a shutdown began: half for the running transaction, half for leaving the group.
     pub shutdown_deadline: Duration,
 }
 
@@ -108,7 +108,7 @@ pub async fn run(
             lost: BTreeMap::new(),
         };
         let ended = run.collect_and_flush(inflow, &shutdown).await;
-        run.consumer.stop(config.shutdown_deadline).await;
+        leave(run.consumer, config.shutdown_deadline / 2).await;
         match ended? {
             End::Shutdown => return Ok(()),
             End::Failed(reason) => {
@@ -250,7 +250,7 @@ impl Run {
     /// What is collected but not yet being written is left: the next owner reads it again.
     async fn finish_running_flush(&mut self) -> Result<(), Error> {
         let Some(mut flushing) = self.flushing.take() else { return Ok(()) };
-        match tokio::time::timeout(self.config.shutdown_deadline, &mut flushing).await {
+        match tokio::time::timeout(self.config.shutdown_deadline / 2, &mut flushing).await {
             Ok(outcome) => outcome.map_err(|error| Error::Interrupted(error.to_string()))?.map(drop),
             Err(_) => {
                 warn!("The running flush did not end in time and is abandoned; what it wrote is rolled back.");
@@ -258,6 +258,13 @@ impl Run {
                 Ok(())
             }
         }
+    }
+}
+
+/// Leaves the group, within `deadline` over all threads.
+async fn leave(consumer: FencedConsumer, deadline: Duration) {
+    if tokio::time::timeout(deadline, consumer.stop(deadline)).await.is_err() {
+        warn!("The consumer did not leave the group in time.");
     }
 }
 
