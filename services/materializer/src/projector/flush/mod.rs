@@ -136,10 +136,8 @@ impl Flusher {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.transaction(part, holds, &moves).await {
-                Ok(true) => {
-                    self.component.up();
-                    return Ok(Attempted::Committed);
-                }
+                // Health is told when the batch is settled, by who knows of stopped partitions too.
+                Ok(true) => return Ok(Attempted::Committed),
                 Ok(false) => info!("A position was not where it was left; looking who moved it."),
                 Err(Failure::Raced) => debug!("Another writer took a dedup key meanwhile; deciding again."),
                 Err(Failure::Sql(error)) => match effect(&error) {
