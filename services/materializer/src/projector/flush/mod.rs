@@ -101,7 +101,7 @@ impl Flusher {
                     }
                     parts.push_front(part);
                 }
-                Attempted::Refused(error) => self.halve(part, &error, &mut parts).await,
+                Attempted::Refused(error) => self.halve(part, error, &mut parts).await?,
             }
         }
         outcome.written = holds.into_iter().collect();
@@ -180,17 +180,22 @@ impl Flusher {
     }
 
     /// Splits a part that holds a refused row; a part of one row becomes a dead letter, and only its position is left to move.
-    async fn halve(&self, mut part: Vec<Item>, error: &sqlx::Error, parts: &mut VecDeque<Vec<Item>>) {
+    async fn halve(&self, mut part: Vec<Item>, error: sqlx::Error, parts: &mut VecDeque<Vec<Item>>) -> Result<(), Error> {
         if part.len() > 1 {
             warn!(records = part.len(), %error, "PostgreSQL refuses a row of a batch; halving it.");
             let second = part.split_off(part.len() / 2);
             parts.push_front(second);
         } else if let Some(item) = part.first_mut() {
+            if matches!(item.content, Content::Dead(_) | Content::Skipped) {
+                // Nothing but the position is left of it: it is the position that PostgreSQL refuses, and will again.
+                return Err(Error::View(error));
+            }
             let reason = Unreadable { class: REFUSED, message: error.to_string() };
             dead_letters::write(&self.producer, &self.topics, &item.record, &reason).await;
             item.content = Content::Dead(reason);
         }
         parts.push_front(part);
+        Ok(())
     }
 
     /// Asks until PostgreSQL answers.
