@@ -109,7 +109,7 @@ impl Flusher {
         Ok(outcome)
     }
 
-    /// Turns records of organizations that do not exist into dead letters, and passes over those of erased ones.
+    /// Turns events of organizations that do not exist into dead letters, and passes over all records of erased ones.
     async fn judge_organizations(&self, items: &mut [Item]) -> Result<(), Error> {
         let wanted: BTreeSet<OrgId> = items.iter().filter_map(org_of).collect();
         let standings = self.until_answered(|| self.organizations.standings(&self.pool, wanted.clone())).await?;
@@ -121,6 +121,8 @@ impl Flusher {
                     METRICS.skipped.inc();
                     item.content = Content::Skipped;
                 }
+                // An ack or attempt of an unknown organization meets no event and waits its time out; a dead letter would tell nobody anything.
+                Some(organizations::Standing::Unknown) | None if !matches!(item.content, Content::Event(_)) => {}
                 Some(organizations::Standing::Unknown) | None => {
                     let message = format!("there is no organization {org}");
                     item.content = Content::Dead(Unreadable { class: "unknown_organization", message });
@@ -251,8 +253,10 @@ fn place_of(item: &Item) -> Place {
 fn org_of(item: &Item) -> Option<OrgId> {
     match &item.content {
         Content::Event(event) => Some(event.org_id),
-        // An ack or attempt of an unknown organization meets no event and waits its time out; a dead letter would tell nobody anything.
-        Content::Acks(_) | Content::Attempt(_) | Content::Dead(_) | Content::Skipped => None,
+        // All of one record have the organization that is its key.
+        Content::Acks(acks) => acks.first().map(|ack| ack.org_id),
+        Content::Attempt(attempt) => Some(attempt.org_id),
+        Content::Dead(_) | Content::Skipped => None,
     }
 }
 
