@@ -1,7 +1,8 @@
-//! Which organizations there are, as far as records ask: known ones are remembered, unknown ones are asked for each time.
+//! Which organizations there are, as far as records ask: active ones are remembered for seconds, all others are asked for each time.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
@@ -9,6 +10,8 @@ use uuid::Uuid;
 
 /// Known ones that are remembered; beyond it the memory begins anew.
 const REMEMBERED: usize = 100_000;
+/// How long an organization that is erased may be taken for an active one.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// How an organization stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,14 +20,15 @@ pub(crate) enum Standing {
     Active,
     /// Its records are passed over.
     Erased,
-    /// Its records are dead letters.
+    /// Its events are dead letters.
     Unknown,
 }
 
-/// Asks `contract.organizations`, and remembers the active ones.
+/// Asks `contract.organizations`, and remembers the active ones for [`FRESH`].
 #[derive(Debug, Default)]
 pub(crate) struct Organizations {
-    active: Mutex<HashSet<OrgId>>,
+    /// When each of them was asked for.
+    active: Mutex<HashMap<OrgId, Instant>>,
 }
 
 impl Organizations {
@@ -33,12 +37,15 @@ impl Organizations {
         let mut standings = BTreeMap::new();
         {
             let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-            standings.extend(wanted.iter().filter(|org| active.contains(org)).map(|org| (*org, Standing::Active)));
+            let is_fresh = |org: &&OrgId| active.get(org).is_some_and(|asked| asked.elapsed() < FRESH);
+            standings.extend(wanted.iter().filter(is_fresh).map(|org| (*org, Standing::Active)));
         }
         let missing: Vec<Uuid> = wanted.iter().filter(|org| !standings.contains_key(org)).map(OrgId::as_uuid).collect();
         if missing.is_empty() {
             return Ok(standings);
         }
+        // Before the question: an answer is never older than it is taken for.
+        let asked = Instant::now();
         let rows: Vec<(Uuid, String)> =
             sqlx::query_as("SELECT id, status FROM contract.organizations WHERE id = ANY($1)").bind(&missing).fetch_all(pool).await?;
         standings.extend(missing.into_iter().map(|id| (OrgId::from_uuid(id), Standing::Unknown)));
@@ -49,7 +56,7 @@ impl Organizations {
                 if active.len() >= REMEMBERED {
                     active.clear();
                 }
-                active.insert(org);
+                active.insert(org, asked);
                 standings.insert(org, Standing::Active);
             } else {
                 standings.insert(org, Standing::Erased);
