@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use platform::health::Component;
 use platform::kafka::Record;
 use platform::kafka::producer::{Outgoing, Producer, PublishError};
 use schemas::headers;
@@ -16,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Writes one, trying until Kafka has it: the partition does not go past a record that would be lost.
-pub(crate) async fn write(producer: &Producer, topics: &TopicNames, record: &Record, reason: &Unreadable) {
+pub(crate) async fn write(producer: &Producer, topics: &TopicNames, component: &Component, record: &Record, reason: &Unreadable) {
     let place = [record.partition.to_string(), record.offset.to_string(), record.timestamp_ms.to_string(), now_ms().to_string()];
     let mut all: Vec<(&str, &[u8])> = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
     all.extend([
@@ -29,7 +30,10 @@ pub(crate) async fn write(producer: &Producer, topics: &TopicNames, record: &Rec
         (headers::DLQ_ERROR_MESSAGE, reason.message.as_bytes()),
         (headers::DLQ_FIRST_SEEN, place[3].as_bytes()),
     ]);
-    let outgoing = Outgoing { topic: &topics.dead_letters, key: record.key.as_deref(), value: record.value.as_deref(), headers: &all };
+    let whole = Outgoing { topic: &topics.dead_letters, key: record.key.as_deref(), value: record.value.as_deref(), headers: &all };
+    // Ours alone, for a record that is too large even for the dead letters: the log itself still has it, at that place.
+    let place_only = Outgoing { topic: &topics.dead_letters, key: None, value: None, headers: &all[record.headers.len()..] };
+    let mut outgoing = whole;
     let mut pause = FIRST_PAUSE;
     loop {
         match producer.publish(outgoing).await {
@@ -39,10 +43,10 @@ pub(crate) async fn write(producer: &Producer, topics: &TopicNames, record: &Rec
                 return;
             }
             Err(PublishError::Rejected(why)) => {
-                // Too large even for the dead letters: an operator must know, and the partition must not stop for ever.
-                error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "A dead letter was refused by Kafka; only its place is kept, in this line.");
-                METRICS.dead_letters.with_label_values(&["refused"]).inc();
-                return;
+                // Never passed over: what else is refused (a missing right) an operator mends, and the record must still be there then.
+                error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "Kafka refuses a dead letter; trying with its place alone.");
+                component.down(format!("dead letters are refused: {why}"));
+                outgoing = place_only;
             }
             Err(error) => warn!(%error, "A dead letter could not be written; trying again."),
         }

@@ -83,7 +83,7 @@ impl Flusher {
         self.judge_organizations(&mut items).await?;
         for item in &items {
             if let Content::Dead(reason) = &item.content {
-                dead_letters::write(&self.producer, &self.topics, &item.record, reason).await;
+                dead_letters::write(&self.producer, &self.topics, &self.component, &item.record, reason).await;
             }
         }
         let mut parts = VecDeque::from([items]);
@@ -193,7 +193,7 @@ impl Flusher {
                 return Err(Error::View(error));
             }
             let reason = Unreadable { class: REFUSED, message: error.to_string() };
-            dead_letters::write(&self.producer, &self.topics, &item.record, &reason).await;
+            dead_letters::write(&self.producer, &self.topics, &self.component, &item.record, &reason).await;
             item.content = Content::Dead(reason);
         }
         parts.push_front(part);
