@@ -60,7 +60,14 @@ impl Lane {
         self.bytes = self.records.iter().map(Record::size).sum();
     }
 
-    fn take(&mut self, count: usize) -> Vec<Record> {
+    /// At least one, however large.
+    fn take(&mut self, max_records: usize, max_bytes: usize) -> Vec<Record> {
+        let mut bytes = 0;
+        let fits = |record: &&Record| {
+            bytes += record.size();
+            bytes <= max_bytes
+        };
+        let count = self.records.iter().take(max_records).take_while(fits).count().max(1);
         let taken: Vec<Record> = self.records.drain(..count.min(self.records.len())).collect();
         self.bytes -= taken.iter().map(Record::size).sum::<usize>();
         taken
@@ -117,9 +124,9 @@ impl Collector {
     }
 
     /// What to write next: events and acks, else deliveries; `None` when nothing is collected.
-    pub(crate) fn take_batch(&mut self, max_records: usize) -> Option<Batch> {
+    pub(crate) fn take_batch(&mut self, max_records: usize, max_bytes: usize) -> Option<Batch> {
         let lane = if self.first.records.is_empty() { &mut self.second } else { &mut self.first };
-        let records = lane.take(max_records);
+        let records = lane.take(max_records, max_bytes);
         if records.is_empty() {
             return None;
         }
@@ -185,8 +192,8 @@ mod tests {
         let read =
             vec![record("events", 0, 4), record("events", 0, 5), record("events", 0, 5), record("events", 1, 9), record("events", 0, 7)];
         collector.collect(read, is_delivery);
-        assert_eq!(offsets(&collector.take_batch(100).unwrap()), vec![5, 7]);
-        assert!(collector.take_batch(100).is_none());
+        assert_eq!(offsets(&collector.take_batch(100, 1000).unwrap()), vec![5, 7]);
+        assert!(collector.take_batch(100, 1000).is_none());
     }
 
     #[test]
@@ -195,10 +202,10 @@ mod tests {
         collector.assign(vec![claim("events", 0, 1, 0), claim("acks", 0, 1, 0), claim("events", 1, 1, 0)]);
         collector.collect(vec![record("events", 0, 0), record("acks", 0, 0), record("events", 1, 0)], is_delivery);
         collector.revoke(&[0]);
-        assert_eq!(offsets(&collector.take_batch(100).unwrap()), vec![0], "only partition 1 is left");
+        assert_eq!(offsets(&collector.take_batch(100, 1000).unwrap()), vec![0], "only partition 1 is left");
         collector.assign(vec![claim("events", 0, 3, 0)]);
         collector.collect(vec![record("events", 0, 0)], is_delivery);
-        let batch = collector.take_batch(100).unwrap();
+        let batch = collector.take_batch(100, 1000).unwrap();
         assert_eq!(batch.holds.values().next().unwrap().epoch, 3);
     }
 
@@ -207,8 +214,8 @@ mod tests {
         let mut collector = Collector::default();
         collector.assign(vec![claim("events", 0, 1, 0), claim("deliveries", 0, 1, 0)]);
         collector.collect(vec![record("deliveries", 0, 0), record("events", 0, 0)], is_delivery);
-        assert_eq!(&*collector.take_batch(100).unwrap().records[0].topic, "events");
-        assert_eq!(&*collector.take_batch(100).unwrap().records[0].topic, "deliveries");
+        assert_eq!(&*collector.take_batch(100, 1000).unwrap().records[0].topic, "events");
+        assert_eq!(&*collector.take_batch(100, 1000).unwrap().records[0].topic, "deliveries");
     }
 
     #[test]
@@ -216,13 +223,24 @@ mod tests {
         let mut collector = Collector::default();
         collector.assign(vec![claim("events", 0, 1, 0)]);
         collector.collect(vec![record("events", 0, 0)], is_delivery);
-        let batch = collector.take_batch(100).unwrap();
+        let batch = collector.take_batch(100, 1000).unwrap();
         let (place, mut written) = batch.holds.into_iter().next().unwrap();
         written.committed = 1;
         collector.assign(vec![claim("events", 0, 2, 0)]);
         collector.committed(&place, &written);
         assert!(!collector.lost(&place, 1));
         assert_eq!(collector.holds().next().unwrap().1.committed, 0);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_records_and_by_bytes_but_never_empty() {
+        let mut collector = Collector::default();
+        collector.assign(vec![claim("events", 0, 1, 0)]);
+        collector.collect((0..6).map(|offset| record("events", 0, offset)).collect(), is_delivery);
+        assert_eq!(offsets(&collector.take_batch(2, 1000).unwrap()), vec![0, 1]);
+        assert_eq!(offsets(&collector.take_batch(100, 25).unwrap()), vec![2, 3]);
+        assert_eq!(offsets(&collector.take_batch(100, 1).unwrap()), vec![4]);
+        assert_eq!(offsets(&collector.take_batch(100, 1000).unwrap()), vec![5]);
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Run {
     /// Events and acks go first; deliveries have transactions of their own when there is nothing else.
     fn start_flush(&mut self) {
         if self.flushing.is_none()
-            && let Some(batch) = self.collector.take_batch(self.config.max_flush_records)
+            && let Some(batch) = self.collector.take_batch(self.config.max_flush_records, self.config.max_flush_bytes)
         {
             let flusher = self.flusher.clone();
             self.flushing = Some(AbortOnDropHandle::new(tokio::spawn(async move { flusher.flush(batch).await })));
