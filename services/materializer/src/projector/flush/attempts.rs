@@ -74,9 +74,15 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
 }
 
 async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
-    // The last one of each delivery in the batch; the order of the log is the order of what happened.
-    let last: BTreeMap<(Uuid, Uuid), &DeliveryAttempt> =
-        rows.iter().map(|row| ((row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid()), row.attempt)).collect();
+    // As the statement decides against what is stored: the highest attempt of each delivery counts, and of equal ones the later on the log.
+    // A record that was appended twice may come after its successors.
+    let mut last: BTreeMap<(Uuid, Uuid), &DeliveryAttempt> = BTreeMap::new();
+    for row in rows {
+        let kept = last.entry((row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid())).or_insert(row.attempt);
+        if row.attempt.attempt >= kept.attempt {
+            *kept = row.attempt;
+        }
+    }
     let attempts = || last.values();
     sqlx::query(
         "INSERT INTO view.deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
