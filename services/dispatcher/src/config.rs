@@ -99,7 +99,8 @@ impl Default for DispatcherConfig {
             queue_capacity: 1000,
             spill_after: Duration::from_secs(1),
             commit_interval: Duration::from_millis(100),
-            drain: Duration::from_secs(10),
+            // Below the deadline that a process gives its parts by default.
+            drain: Duration::from_secs(8),
             session_timeout: Duration::from_secs(10),
         }
     }

@@ -278,6 +278,12 @@ impl Intake {
         }
     }
 
+    /// Ends all partitions.
+    pub fn drop_all(&mut self) {
+        let partitions: Vec<i32> = self.lanes.keys().copied().collect();
+        partitions.into_iter().for_each(|partition| self.drop_lane(partition));
+    }
+
     /// What the next transaction holds. Until [`Self::committed`] no second plan may be asked for.
     pub fn plan(&mut self) -> Plan {
         let rows = std::mem::take(&mut self.rows);

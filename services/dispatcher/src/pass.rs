@@ -111,7 +111,7 @@ impl Pass {
         }
     }
 
-    /// Works until `shutdown` or until the consumer fails.
+    /// Works until `shutdown` or until the consumer fails. Attempts of an earlier consumer's time go on and count.
     ///
     /// # Errors
     /// What trying again does not mend.
@@ -123,6 +123,8 @@ impl Pass {
     ) -> Result<Ended, DispatchError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.lost.clear();
+        self.stopped.clear();
         self.component.up();
         loop {
             let mut fresh = None;
@@ -151,13 +153,16 @@ impl Pass {
         }
     }
 
-    /// Puts everything that is open into the schedule and commits, while the partitions are still claimed. Attempts go on under leases.
+    /// Puts everything that is open into the schedule, commits while the partitions are still claimed, and is done with them. Attempts go on
+    /// under leases.
     ///
     /// # Errors
     /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered again.
     pub async fn let_go(&mut self) -> Result<(), DispatchError> {
         self.intake.spill_all(None);
-        self.commit_in_time().await
+        self.commit_in_time().await?;
+        self.intake.drop_all();
+        Ok(())
     }
 
     /// Waits for the attempts that are under way, within bounds, and writes down how they ended.

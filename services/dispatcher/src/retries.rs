@@ -153,10 +153,11 @@ impl Retries {
             }
         }
         let taken = rows::take(&self.parts.pool, &wanted).await?;
-        let full = wanted.iter().any(|(id, rows, _)| taken.iter().filter(|row| row.delivery.endpoint_id == *id).count() == *rows);
-        self.more |= full;
+        let of = |id: EndpointId| taken.iter().filter(|row| row.delivery.endpoint_id == id).count();
+        self.more |= wanted.iter().any(|(id, rows, _)| of(*id) == *rows);
+        let has_taken = !taken.is_empty();
         self.begin(taken, slots).await;
-        Ok(full && left > 0)
+        Ok(self.more && has_taken && self.flights.len() < self.most)
     }
 
     /// Begins what was taken. Endpoints are read once more: between the first reading and now they may have been deleted.

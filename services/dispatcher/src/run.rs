@@ -94,23 +94,23 @@ async fn deliver(
 ) -> Result<(), DispatchError> {
     let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_dispatcher, &kafka.topics.events);
     settings.session_timeout = config.session_timeout;
+    let mut pass = Pass::new(config.clone(), parts.clone(), component.clone());
     while !shutdown.is_cancelled() {
         let (consumer, inflow) = FencedConsumer::start(kafka, parts.pool.clone(), settings.clone())?;
-        let mut pass = Pass::new(config.clone(), parts.clone(), component.clone());
-        let ended = pass.run(&consumer, inflow, shutdown).await;
+        let ended = pass.run(&consumer, inflow, shutdown).await?;
         // What is open goes to the schedule while the partitions are still ours; only then are they given up.
-        let let_go = if ended.is_ok() { pass.let_go().await } else { Ok(()) };
-        consumer.stop(CONSUMER_STOP).await;
-        let ended = ended?;
-        let_go?;
-        pass.drain().await?;
+        pass.let_go().await?;
         if let Ended::Restart(reason) = ended {
             component.down(reason);
+            consumer.stop(CONSUMER_STOP).await;
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = tokio::time::sleep(RESTART_DELAY) => {}
             }
+        } else {
+            let (drained, ()) = tokio::join!(pass.drain(), consumer.stop(CONSUMER_STOP));
+            return drained;
         }
     }
-    Ok(())
+    pass.drain().await
 }

@@ -60,6 +60,33 @@ async fn a_shutdown_waits_for_attempts_under_way_and_nothing_is_sent_twice() {
 }
 
 #[tokio::test]
+async fn a_shutdown_leaves_what_hangs_under_a_lease_and_what_waits_in_the_schedule() {
+    let mut hasty = config();
+    hasty.spill_after = Duration::from_secs(60);
+    hasty.drain = Duration::from_millis(100);
+    let mut system = System::start_with(hasty).await;
+    let hanging = Receiver::start(Manner::Hang).await;
+    system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 1})).await;
+    let ids = system.publish_many(3).await;
+    hanging.wait_for(1).await;
+    let last = system.publish(&system.event("last")).await;
+    system.shut_down().await;
+    // Passed, so that another instance begins none of them; what was read is in the schedule.
+    let rows = system.schedule().await;
+    assert_eq!(rows.iter().filter(|(.., leased)| *leased).count(), 1);
+    hanging.change(Manner::Status(200));
+    system.start_dispatcher(config());
+    system.wait_until_passed(&last).await;
+    system.wait_for_schedule("only the lease is left", |rows| matches!(rows, [(_, 0, true)])).await;
+    assert_eq!(hanging.received().len(), 4);
+    let leased = hanging.received()[0].header("webhook-id").to_owned();
+    assert!(ids.contains(&leased) && hanging.counts()[&leased] == 1);
+    system.make_all_due().await;
+    system.wait_for_schedule("all is delivered", |rows| rows.is_empty()).await;
+    assert_eq!((hanging.counts()[&leased], hanging.received().len()), (2, 5));
+}
+
+#[tokio::test]
 async fn a_second_instance_takes_partitions_over_and_gives_them_back_without_a_loss() {
     let mut system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
