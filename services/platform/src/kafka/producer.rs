@@ -3,13 +3,13 @@
 //! A record whose outcome is unknown is never produced again from here; whether the caller's client may retry is the caller's business.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tracing::{error, info, warn};
 
 use super::{KafkaConfig, partition};
@@ -51,7 +51,7 @@ pub struct Outgoing<'a> {
 pub struct Appended {
     /// Partition.
     pub partition: i32,
-    /// Offset.
+    /// Offset; negative when Kafka did not say, which happens to a batch that it was sent twice.
     pub offset: i64,
     /// The broker's append time, milliseconds since the Unix epoch; `None` when the broker did not say.
     pub timestamp_ms: Option<i64>,
@@ -85,8 +85,9 @@ struct Shared {
     settings: ProducerSettings,
     /// Replaced after a fatal error: a fatal idempotent producer never works again.
     current: RwLock<Arc<FutureProducer>>,
-    in_flight: Arc<Semaphore>,
-    partitions: Mutex<HashMap<String, TopicBounds>>,
+    in_flight: Semaphore,
+    /// Read at every record, written when partitions are learned.
+    partitions: RwLock<HashMap<String, TopicBounds>>,
 }
 
 /// Bounds per partition of one topic; made when the topic is first written.
@@ -101,13 +102,13 @@ impl Producer {
     /// When a configured property does not exist or contradicts another.
     pub fn new(config: &KafkaConfig, settings: ProducerSettings) -> Result<Self, KafkaError> {
         let current = create(config, &settings)?;
-        let in_flight = Arc::new(Semaphore::new(settings.max_in_flight));
+        let in_flight = Semaphore::new(settings.max_in_flight);
         let shared = Shared {
             config: config.clone(),
             settings,
             current: RwLock::new(Arc::new(current)),
             in_flight,
-            partitions: Mutex::new(HashMap::new()),
+            partitions: RwLock::new(HashMap::new()),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -129,11 +130,16 @@ impl Producer {
         .map_err(|e| failed(e.to_string()))?
         .map_err(failed)?;
         let bound = self.shared.settings.max_in_flight_per_partition;
-        let mut topics = self.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut topics = self.shared.partitions.write().unwrap_or_else(PoisonError::into_inner);
         let bounds = topics.entry(topic.to_owned()).or_insert_with(|| TopicBounds { partitions: Vec::new() });
         // Grown, never replaced: permits that are out belong to the semaphores that gave them.
         bounds.partitions.resize_with(count.max(bounds.partitions.len()), || Arc::new(Semaphore::new(bound)));
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
+    }
+
+    /// From `publish` to its answer, at most.
+    pub fn delivery_timeout(&self) -> Duration {
+        self.shared.settings.delivery_timeout
     }
 
     /// Appends the record and waits for the delivery report. Dropping the future does not take the record back.
@@ -142,8 +148,7 @@ impl Producer {
     /// See [`PublishError`]; each kind says whether the record may have been stored.
     pub async fn publish(&self, record: Outgoing<'_>) -> Result<Appended, PublishError> {
         let _places = self.take_places(&record)?;
-        let producer = self.producer();
-        let report = enqueue(&producer, &record).map_err(|error| self.classify(&producer, &error))?;
+        let (producer, report) = self.enqueue(&record)?;
         match report.await {
             Ok(Ok(delivery)) => {
                 Ok(Appended { partition: delivery.partition, offset: delivery.offset, timestamp_ms: delivery.timestamp.to_millis() })
@@ -169,10 +174,10 @@ impl Producer {
     }
 
     /// Takes a place in all and, where the partition is known, one of the partition; given back when dropped.
-    fn take_places(&self, record: &Outgoing<'_>) -> Result<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>), PublishError> {
-        let place = self.shared.in_flight.clone().try_acquire_owned().map_err(|_| PublishError::Busy)?;
+    fn take_places(&self, record: &Outgoing<'_>) -> Result<(SemaphorePermit<'_>, Option<OwnedSemaphorePermit>), PublishError> {
+        let place = self.shared.in_flight.try_acquire().map_err(|_| PublishError::Busy)?;
         let semaphore = record.key.and_then(|key| {
-            let topics = self.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+            let topics = self.shared.partitions.read().unwrap_or_else(PoisonError::into_inner);
             let bounds = &topics.get(record.topic)?.partitions;
             let index = partition::of_key(key, i32::try_from(bounds.len()).ok()?);
             bounds.get(usize::try_from(index).ok()?).cloned()
@@ -184,6 +189,27 @@ impl Producer {
         Ok((place, partition_place))
     }
 
+    /// Hands the record to the producer. What fails here was never queued, so it is not on the log; where the producer has failed for good,
+    /// the record may therefore go to its successor.
+    fn enqueue(&self, record: &Outgoing<'_>) -> Result<(Arc<FutureProducer>, DeliveryFuture), PublishError> {
+        let not_queued = |error: KafkaError| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => PublishError::Busy,
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::Rejected(error.to_string()),
+            _ => PublishError::Failed(error.to_string()),
+        };
+        let producer = self.producer();
+        match enqueue(&producer, record) {
+            Ok(report) => Ok((producer, report)),
+            Err(_) if producer.client().fatal_error().is_some() => {
+                self.replace(&producer);
+                let producer = self.producer();
+                let report = enqueue(&producer, record).map_err(not_queued)?;
+                Ok((producer, report))
+            }
+            Err(error) => Err(not_queued(error)),
+        }
+    }
+
     fn classify(&self, producer: &Arc<FutureProducer>, error: &KafkaError) -> PublishError {
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::Fatal) || producer.client().fatal_error().is_some() {
@@ -191,7 +217,6 @@ impl Producer {
         }
         let text = error.to_string();
         match code {
-            Some(RDKafkaErrorCode::QueueFull) => PublishError::Busy,
             Some(
                 RDKafkaErrorCode::MessageSizeTooLarge
                 | RDKafkaErrorCode::TopicAuthorizationFailed
