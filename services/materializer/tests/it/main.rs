@@ -3,3 +3,4 @@
 
 mod acks;
 mod inbox;
+mod projector;

@@ -1,0 +1,10 @@
+//! The projector, on a real Kafka and a real PostgreSQL: what each kind of record becomes, and that it becomes so exactly once.
+
+mod acks;
+mod dead_letters;
+mod deliveries;
+mod duplicates;
+mod events;
+mod harness;
+mod outage;
+mod ownership;

@@ -1,0 +1,92 @@
+//! Acknowledgements, in any order.
+
+use schemas::records::Dedup;
+
+use super::harness::{Bench, JSON, event, keyed, time_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_hides_the_event_as_of_its_append_time_and_a_second_one_changes_nothing() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let (acked, open) = (event(org), event(org));
+    bench.event(&acked).await;
+    bench.event(&open).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    let first = bench.ack(org, acked.event_id).await;
+    bench.passed().await;
+    assert_eq!(bench.row(org, acked.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)));
+    bench.ack(org, acked.event_id).await;
+    bench.passed().await;
+    assert_eq!(bench.row(org, acked.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)), "the first one stays");
+    assert_eq!(bench.row(org, open.event_id).await.unwrap().acknowledged_at, None);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_that_are_read_before_their_event_are_applied_when_it_appears_the_first_one_wins() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let (late, later) = (event(org), event(org));
+    let projecting = bench.project();
+    let first = bench.ack(org, late.event_id).await;
+    bench.ack(org, late.event_id).await;
+    let both = format!(r#"{{"event_ids": ["{}", "{}"]}}"#, late.event_id, later.event_id);
+    let both = bench.append(&bench.topics().acks, Some(org.to_string().as_bytes()), Some(both.as_bytes()), JSON).await;
+    bench.passed().await;
+    assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 4);
+    bench.event(&late).await;
+    bench.event(&later).await;
+    bench.passed().await;
+    assert_eq!(bench.row(org, late.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)));
+    assert_eq!(bench.row(org, later.event_id).await.unwrap().acknowledged_at, Some(time_of(&both)));
+    assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 0, "nothing waits any more");
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_of_another_organizations_event_does_nothing_before_it_and_after_it() {
+    let bench = Bench::start().await;
+    let (owner, foreign) = (bench.organization(0).await, bench.organization(0).await);
+    let (theirs, later) = (event(owner), event(owner));
+    bench.event(&theirs).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    bench.ack(foreign, theirs.event_id).await;
+    bench.ack(foreign, later.event_id).await;
+    bench.passed().await;
+    bench.event(&later).await;
+    bench.passed().await;
+    for id in [theirs.event_id, later.event_id] {
+        assert_eq!(bench.row(owner, id).await.unwrap().acknowledged_at, None);
+        assert_eq!(bench.row(foreign, id).await, None);
+    }
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_id_of_a_duplicate_acknowledges_its_original_before_and_after_it_is_known() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+
+    let pair = |key: &str| (keyed(org, Dedup::dedup_id(key, b"")), keyed(org, Dedup::dedup_id(key, b"")));
+    let (original, duplicate) = pair("after");
+    bench.event(&original).await;
+    bench.event(&duplicate).await;
+    bench.passed().await;
+    let ack = bench.ack(org, duplicate.event_id).await;
+    bench.passed().await;
+    assert_eq!(bench.row(org, original.event_id).await.unwrap().acknowledged_at, Some(time_of(&ack)));
+
+    let (original, duplicate) = pair("before");
+    let ack = bench.ack(org, duplicate.event_id).await;
+    bench.event(&original).await;
+    bench.passed().await;
+    assert_eq!(bench.row(org, original.event_id).await.unwrap().acknowledged_at, None);
+    bench.event(&duplicate).await;
+    bench.passed().await;
+    assert_eq!(bench.row(org, original.event_id).await.unwrap().acknowledged_at, Some(time_of(&ack)));
+    assert_eq!(bench.row(org, duplicate.event_id).await, None);
+    projecting.stop().await;
+}

@@ -1,0 +1,170 @@
+//! Records that nobody can take, and those that are passed over.
+
+use std::time::Duration;
+
+use devstack::testing::eventually;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use schemas::ids::{EndpointId, EventId, OrgId};
+use schemas::records::{DeliveryOutcome, Event};
+
+use super::deliveries::attempt;
+use super::harness::{Bench, JSON, PATIENCE, event, stranger};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_taken_becomes_a_dead_letter_and_the_next_record_is_served() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let (events, acks) = (bench.topics().events.clone(), bench.topics().acks.clone());
+    let (key, unknown) = (org.to_string().into_bytes(), stranger(0).to_string().into_bytes());
+    let garbage: &[u8] = &[0xC3, 0x01, 0xFF, 0x00, 0x80];
+    let json = br#"{"type": "a", "data": 1}"#;
+
+    let (before, after) = (event(org), event(org));
+    bench.event(&before).await;
+    let first = bench.append(&events, Some(&key), Some(garbage), &[("x", b"\xFF\x00")]).await;
+    let second = bench.append(&events, Some(&key), None, &[]).await;
+    let third = bench.append(&events, Some(&unknown), Some(json), JSON).await;
+    let fourth = bench.append(&acks, Some(&key), Some(b"{}"), JSON).await;
+    bench.event(&after).await;
+    bench.ack(org, after.event_id).await;
+
+    let projecting = bench.project();
+    bench.passed().await;
+    assert!(bench.row(org, before.event_id).await.is_some());
+    assert!(bench.row(org, after.event_id).await.unwrap().acknowledged_at.is_some(), "the next ack was served too");
+    assert_eq!(bench.in_log_order().await.len(), 2);
+
+    let letters = bench.dead_letters().await;
+    let expected = [
+        (&events, &first, "bad_avro", &key, Some(garbage)),
+        (&events, &second, "null_value", &key, None),
+        (&events, &third, "unknown_organization", &unknown, Some(&json[..])),
+        (&acks, &fourth, "invalid_ack", &key, Some(&b"{}"[..])),
+    ];
+    assert_eq!(letters.len(), expected.len(), "{letters:?}");
+    for (topic, appended, class, key, value) in expected {
+        let place = (topic.clone(), appended.partition, appended.offset);
+        let letter = letters.iter().find(|letter| letter.place() == place).unwrap();
+        assert_eq!(letter.header("triggers-dlq-error-class"), class);
+        assert!(!letter.header("triggers-dlq-error-message").is_empty());
+        assert_eq!(letter.header("triggers-dlq-timestamp"), appended.timestamp_ms.unwrap().to_string());
+        assert_eq!(letter.header("triggers-dlq-group"), bench.topics().group_materializer);
+        assert_eq!(letter.key.as_deref(), Some(&key[..]));
+        assert_eq!(letter.value.as_deref(), value, "the bytes are untouched");
+        assert_eq!(letter.headers.get("x").map(Vec::as_slice), (class == "bad_avro").then_some(&b"\xFF\x00"[..]), "so are the headers");
+    }
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_too_large_for_the_dead_letters_leaves_its_place_there() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let events = &bench.topics().events;
+    // Small on the wire, but not when it is read.
+    let compressing: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &bench.kafka.brokers)
+        .set("compression.type", "gzip")
+        .set("message.max.bytes", "10000000")
+        .create()
+        .unwrap();
+    let (key, value) = (org.to_string(), vec![b' '; 4_000_000]);
+    let record = FutureRecord::to(events).partition(0).key(&key).payload(&value);
+    let appended = compressing.send(record, PATIENCE).await.unwrap();
+    bench.note(events, 0, appended.offset);
+    let after = event(org);
+    bench.event(&after).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    assert!(bench.row(org, after.event_id).await.is_some());
+    let letters = bench.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].place(), (events.clone(), 0, appended.offset));
+    assert_eq!(letters[0].header("triggers-dlq-error-class"), "value_too_large");
+    assert_eq!(letters[0].value, None);
+    projecting.is_ready(true).await;
+    projecting.stop().await;
+}
+
+async fn erase(bench: &Bench, org: OrgId) {
+    sqlx::query("UPDATE organizations SET status = 'erased' WHERE id = $1").bind(org.as_uuid()).execute(&bench.pool).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_an_erased_organization_are_passed_over_without_a_trace() {
+    let bench = Bench::start().await;
+    let (erased, other) = (bench.organization(0).await, bench.organization(0).await);
+    erase(&bench, erased).await;
+    let gone = event(erased);
+    bench.event(&gone).await;
+    bench.ack(erased, gone.event_id).await;
+    bench.attempt(&attempt(erased, gone.event_id, EndpointId::generate(), 1, DeliveryOutcome::Delivered)).await;
+    let after = event(other);
+    bench.event(&after).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    assert!(bench.row(other, after.event_id).await.is_some());
+    assert_eq!(bench.in_log_order().await.len(), 1);
+    for trace in
+        ["SELECT count(*) FROM view.deliveries", "SELECT count(*) FROM view.delivery_attempts", "SELECT count(*) FROM view.pending_effects"]
+    {
+        assert_eq!(bench.count(trace).await, 0, "{trace}");
+    }
+    assert!(bench.dead_letters().await.is_empty());
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_is_erased_meanwhile_is_passed_over_within_seconds() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    bench.event(&event(org)).await;
+    bench.passed().await;
+    assert_eq!(bench.in_log_order().await.len(), 1);
+    erase(&bench, org).await;
+    eventually(Duration::from_secs(20), "an event of the erased organization is passed over", || async {
+        let late = event(org);
+        bench.event(&late).await;
+        bench.passed().await;
+        bench.row(org, late.event_id).await.is_none().then_some(())
+    })
+    .await;
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_postgres_refuses_is_found_and_all_others_are_written() {
+    let bench = Bench::start().await;
+    let orgs = [bench.organization(0).await, bench.organization(1).await];
+    sqlx::raw_sql("ALTER TABLE view.events ADD CONSTRAINT no_poison CHECK (event_type <> 'poison')").execute(&bench.pool).await.unwrap();
+    bench.watch_writes().await;
+    let mut ids = bench.flow(&orgs, 150).await;
+    let poison = Event { event_type: "poison".to_owned(), ..event(orgs[1]) };
+    let refused = bench.event(&poison).await;
+    ids.extend(bench.flow(&orgs, 149).await);
+    let projecting = bench.project();
+    bench.passed().await;
+    bench.assert_each_once(ids).await;
+    let letters = bench.dead_letters().await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0].header("triggers-dlq-error-class"), "refused_by_database");
+    assert!(letters[0].header("triggers-dlq-error-message").contains("no_poison"));
+    assert_eq!(letters[0].place(), (bench.topics().events.clone(), 1, refused.offset));
+    assert_eq!(letters[0].value, Some(schemas::codec::encode_event(&poison).unwrap()));
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_of_an_event_that_never_comes_does_not_hold_anything_up() {
+    let bench = Bench::start().await;
+    let org = bench.organization(2).await;
+    bench.attempt(&attempt(org, EventId::generate(), EndpointId::generate(), 1, DeliveryOutcome::Failed)).await;
+    let projecting = bench.project();
+    bench.flow(&[org], 3).await;
+    bench.passed().await;
+    assert_eq!(bench.in_log_order().await.len(), 3);
+    assert!(bench.dead_letters().await.is_empty());
+    projecting.stop().await;
+}

@@ -1,0 +1,132 @@
+//! Webhook attempts: each of them, each delivery as the last one left it, and the event's status over all deliveries.
+
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use schemas::records::{DeliveryAttempt, DeliveryOutcome};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::harness::{Bench, event};
+
+const STARTED_AT: i64 = 1_790_000_000_000_000;
+
+pub fn attempt(org: OrgId, event: EventId, endpoint: EndpointId, attempt: i32, outcome: DeliveryOutcome) -> DeliveryAttempt {
+    let started_at = STARTED_AT + i64::from(attempt) * 1_000_000;
+    DeliveryAttempt {
+        org_id: org,
+        event_id: event,
+        endpoint_id: endpoint,
+        delivery_id: DeliveryId::of(endpoint, event),
+        event_type: "a".to_owned(),
+        attempt,
+        outcome,
+        started_at,
+        latency_ms: 12,
+        status_code: Some(if outcome == DeliveryOutcome::Delivered { 204 } else { 503 }),
+        error: (outcome != DeliveryOutcome::Delivered).then(|| "answered 503".to_owned()),
+        response_excerpt: Some("busy".to_owned()),
+        next_attempt_at: (outcome == DeliveryOutcome::Retrying).then_some(started_at + 5_000_000),
+    }
+}
+
+async fn status(bench: &Bench, org: OrgId, id: EventId) -> (String, i32) {
+    let row = bench.row(org, id).await.unwrap();
+    (row.delivery_status, row.attempts)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_events_status_is_the_worst_of_its_deliveries_and_cancelled_ones_do_not_count() {
+    use DeliveryOutcome::{Cancelled, Delivered, Failed, Retrying};
+    let cases: [(&[&[DeliveryOutcome]], (&str, i32)); 7] = [
+        (&[&[Delivered]], ("delivered", 1)),
+        (&[&[Delivered], &[Retrying]], ("retrying", 2)),
+        (&[&[Retrying, Delivered], &[Delivered]], ("delivered", 3)),
+        (&[&[Delivered], &[Retrying], &[Retrying, Failed]], ("failed", 4)),
+        (&[&[Delivered], &[Cancelled]], ("delivered", 2)),
+        (&[&[Cancelled]], ("pending", 1)),
+        (&[&[Retrying, Retrying, Delivered]], ("delivered", 3)),
+    ];
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    // Events first, attempts first, and both in whatever batches they meet.
+    for events_first in [true, false] {
+        let events = cases.map(|_| event(org));
+        if events_first {
+            for event in &events {
+                bench.event(event).await;
+            }
+            bench.passed().await;
+        }
+        for (event, (deliveries, _)) in events.iter().zip(cases) {
+            for outcomes in deliveries {
+                let endpoint = EndpointId::generate();
+                for (outcome, number) in outcomes.iter().zip(1..) {
+                    bench.attempt(&attempt(org, event.event_id, endpoint, number, *outcome)).await;
+                }
+            }
+        }
+        bench.passed().await;
+        if !events_first {
+            assert!(bench.count("SELECT count(*) FROM view.pending_effects").await > 0);
+            for event in &events {
+                bench.event(event).await;
+            }
+            bench.passed().await;
+        }
+        for (event, (deliveries, (expected, attempts))) in events.iter().zip(cases) {
+            assert_eq!(status(&bench, org, event.event_id).await, (expected.to_owned(), attempts), "{deliveries:?}, {events_first}");
+        }
+    }
+    assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 0);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_as_its_last_attempt_left_it_and_every_attempt_is_kept_once() {
+    let bench = Bench::start().await;
+    let org = bench.organization(1).await;
+    let (of, endpoint) = (event(org), EndpointId::generate());
+    bench.event(&of).await;
+    let attempts = [
+        attempt(org, of.event_id, endpoint, 1, DeliveryOutcome::Retrying),
+        attempt(org, of.event_id, endpoint, 2, DeliveryOutcome::Retrying),
+        attempt(org, of.event_id, endpoint, 3, DeliveryOutcome::Delivered),
+    ];
+    bench.attempt(&attempts[0]).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    assert_eq!(delivery(&bench).await, ("retrying".to_owned(), 1, Some(503), Some("answered 503".to_owned()), Some(at(&attempts[0], 5))));
+    projecting.stop().await;
+    // One batch, with a record that was appended twice after its successors.
+    bench.attempt(&attempts[1]).await;
+    bench.attempt(&attempts[2]).await;
+    bench.attempt(&attempts[0]).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    assert_eq!(delivery(&bench).await, ("delivered".to_owned(), 3, Some(204), None, None));
+    bench.attempt(&attempts[1]).await;
+    bench.passed().await;
+    assert_eq!(delivery(&bench).await, ("delivered".to_owned(), 3, Some(204), None, None));
+    assert_eq!(status(&bench, org, of.event_id).await, ("delivered".to_owned(), 3));
+    let kept: Vec<(Uuid, i32, String, i64, Option<String>)> =
+        sqlx::query_as("SELECT delivery_id, attempt, outcome, latency_ms, response_excerpt FROM view.delivery_attempts ORDER BY attempt")
+            .fetch_all(&bench.pool)
+            .await
+            .unwrap();
+    let expected = attempts.map(|a| (a.delivery_id.as_uuid(), a.attempt, a.outcome.as_str().to_owned(), 12, Some("busy".to_owned())));
+    assert_eq!(kept, expected);
+    projecting.stop().await;
+}
+
+type Delivery = (String, i32, Option<i32>, Option<String>, Option<OffsetDateTime>);
+
+async fn delivery(bench: &Bench) -> Delivery {
+    sqlx::query_as("SELECT status, attempts, last_status_code, last_error, next_attempt_at FROM view.deliveries")
+        .fetch_one(&bench.pool)
+        .await
+        .unwrap()
+}
+
+fn at(attempt: &DeliveryAttempt, seconds_later: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(attempt.started_at) * 1000).unwrap() + time::Duration::seconds(seconds_later)
+}

@@ -1,0 +1,85 @@
+//! One row per key and window, and a verdict for every other event.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use devstack::testing::eventually;
+use schemas::ids::EventId;
+use schemas::records::Dedup;
+use uuid::Uuid;
+
+use super::harness::{Bench, PATIENCE, keyed};
+
+async fn verdicts(bench: &Bench) -> Vec<(EventId, EventId)> {
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as("SELECT event_id, original_id FROM verdicts ORDER BY log_partition, log_offset")
+        .fetch_all(&bench.pool)
+        .await
+        .unwrap();
+    rows.into_iter().map(|(event, original)| (EventId::from_uuid(event), EventId::from_uuid(original))).collect()
+}
+
+async fn rows(bench: &Bench) -> Vec<EventId> {
+    bench.in_log_order().await.into_iter().map(|(.., id)| id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_one_dedup_id_are_one_row_and_verdicts_in_one_batch_and_across_batches() {
+    let bench = Bench::start().await;
+    let (org, other) = (bench.organization(0).await, bench.organization(0).await);
+    let original = keyed(org, Dedup::dedup_id("d", b"one"));
+    let in_batch = keyed(org, Dedup::dedup_id("d", b"other body, same id"));
+    let foreign = keyed(other, Dedup::dedup_id("d", b"one"));
+    let namespace = keyed(org, Dedup::idempotency_key("d", b"one"));
+    for event in [&original, &in_batch, &foreign, &namespace] {
+        bench.event(event).await;
+    }
+    let projecting = bench.project();
+    bench.passed().await;
+    let later = keyed(org, Dedup::dedup_id("d", b"one"));
+    bench.event(&later).await;
+    let (json, _) = bench.json_event(org, r#"{"type": "a", "data": 1, "dedup_id": "d"}"#).await;
+    bench.passed().await;
+    assert_eq!(rows(&bench).await, [original.event_id, foreign.event_id, namespace.event_id]);
+    let first = original.event_id;
+    assert_eq!(verdicts(&bench).await, [(in_batch.event_id, first), (later.event_id, first), (json, first)]);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twins_of_an_idempotency_key_are_one_row_when_their_bodies_agree_and_two_when_not() {
+    let bench = Bench::start().await;
+    let org = bench.organization(1).await;
+    let original = keyed(org, Dedup::idempotency_key("k", b"one"));
+    let repeat = keyed(org, Dedup::idempotency_key("k", b"one"));
+    let twin = keyed(org, Dedup::idempotency_key("k", b"two"));
+    for event in [&original, &repeat, &twin] {
+        bench.event(event).await;
+    }
+    let projecting = bench.project();
+    bench.passed().await;
+    assert_eq!(rows(&bench).await, [original.event_id, twin.event_id]);
+    assert_eq!(verdicts(&bench).await, [(repeat.event_id, original.event_id)]);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_after_the_window_is_a_new_event_and_the_next_original() {
+    let bench = Bench::start().await;
+    let org = bench.organization(2).await;
+    let short = || keyed(org, Dedup { window_seconds: 2, ..Dedup::dedup_id("d", b"one") });
+    let projecting = bench.project();
+    let (original, repeat, renewed, its_repeat) = (short(), short(), short(), short());
+    let first = bench.event(&original).await;
+    bench.event(&repeat).await;
+    let ends_ms = first.timestamp_ms.unwrap() + 2000;
+    eventually(PATIENCE, "the window ends", || async {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        (now > Duration::from_millis(u64::try_from(ends_ms).unwrap())).then_some(())
+    })
+    .await;
+    bench.event(&renewed).await;
+    bench.event(&its_repeat).await;
+    bench.passed().await;
+    assert_eq!(rows(&bench).await, [original.event_id, renewed.event_id]);
+    assert_eq!(verdicts(&bench).await, [(repeat.event_id, original.event_id), (its_repeat.event_id, renewed.event_id)]);
+    projecting.stop().await;
+}

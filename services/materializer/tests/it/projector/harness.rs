@@ -1,0 +1,340 @@
+//! Helpers: a log and a database of one test, records on the log, and the projector that reads them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use devstack::testing::{TestDatabase, eventually};
+use materializer::projector::{self, CONSUMER, ProjectorConfig};
+use platform::health::Health;
+use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
+use platform::kafka::topics::{self, Replication};
+use platform::kafka::{KafkaConfig, partition};
+use platform::postgres::{self, PostgresConfig};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Headers as _;
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use schemas::codec::{encode_ack, encode_attempt, encode_event};
+use schemas::ids::{EventId, OrgId};
+use schemas::records::{Ack, Dedup, DeliveryAttempt, Event};
+use schemas::topics::TopicNames;
+use sqlx::postgres::PgPool;
+use time::OffsetDateTime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub const PARTITIONS: i32 = 3;
+/// Generous: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const AVRO: &[(&str, &[u8])] = &[("content-type", b"application/avro")];
+pub const JSON: &[(&str, &[u8])] = &[("content-type", b"application/json")];
+
+/// The log and the database of one test. Clones share them.
+#[derive(Clone)]
+pub struct Bench {
+    pub pool: PgPool,
+    pub kafka: KafkaConfig,
+    producer: Producer,
+    /// Where the log ends, as far as this test wrote it.
+    ends: Arc<Mutex<BTreeMap<(String, i32), i64>>>,
+    _database: Option<Arc<TestDatabase>>,
+}
+
+impl Bench {
+    /// On the shared stack.
+    pub async fn start() -> Self {
+        let database = devstack::testing::shared().await.database().await;
+        Self::on(&database.url.clone(), Some(database)).await
+    }
+
+    /// On a database of the test's own.
+    pub async fn on(url: &str, database: Option<TestDatabase>) -> Self {
+        let shared = devstack::testing::shared().await;
+        let pool = postgres::connect(&PostgresConfig::new(url)).unwrap();
+        postgres::migrate(&pool).await.unwrap();
+        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
+        let replication = Replication { factor: 1, min_in_sync: 1 };
+        let differences = topics::plan(&kafka, &kafka.topics.manifest(PARTITIONS), replication).await.unwrap();
+        topics::apply(&kafka, &differences, replication).await.unwrap();
+        let settings = ProducerSettings { delivery_timeout: Duration::from_secs(30), ..ProducerSettings::default() };
+        let producer = Producer::new(&kafka, settings).unwrap();
+        Self { pool, kafka, producer, ends: Arc::default(), _database: database.map(Arc::new) }
+    }
+
+    pub fn topics(&self) -> &TopicNames {
+        &self.kafka.topics
+    }
+
+    /// An organization whose records go to this partition.
+    pub async fn organization(&self, of_partition: i32) -> OrgId {
+        let org = stranger(of_partition);
+        sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'One')").bind(org.as_uuid()).execute(&self.pool).await.unwrap();
+        org
+    }
+
+    /// Appends a record, whatever it is.
+    pub async fn append(&self, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, &[u8])]) -> Appended {
+        let appended = self.producer.publish(Outgoing { topic, key, value, headers }).await.unwrap();
+        self.note(topic, appended.partition, appended.offset);
+        appended
+    }
+
+    /// Waiting for the projector waits for this record too.
+    pub fn note(&self, topic: &str, partition: i32, offset: i64) {
+        let mut ends = self.ends.lock().unwrap();
+        let end = ends.entry((topic.to_owned(), partition)).or_default();
+        *end = (*end).max(offset + 1);
+    }
+
+    pub async fn event(&self, event: &Event) -> Appended {
+        let value = encode_event(event).unwrap();
+        self.append(&self.topics().events, Some(event.org_id.to_string().as_bytes()), Some(&value), AVRO).await
+    }
+
+    /// An event as a native producer writes it; answers its id too.
+    pub async fn json_event(&self, org: OrgId, value: &str) -> (EventId, Appended) {
+        let topic = &self.topics().events;
+        let appended = self.append(topic, Some(org.to_string().as_bytes()), Some(value.as_bytes()), JSON).await;
+        (EventId::of_place(topic, appended.partition, appended.offset, appended.timestamp_ms.unwrap()), appended)
+    }
+
+    pub async fn ack(&self, org: OrgId, event_id: EventId) -> Appended {
+        let value = encode_ack(&Ack { org_id: org, event_id }).unwrap();
+        self.append(&self.topics().acks, Some(org.to_string().as_bytes()), Some(&value), AVRO).await
+    }
+
+    pub async fn attempt(&self, attempt: &DeliveryAttempt) -> Appended {
+        let value = encode_attempt(attempt).unwrap();
+        self.append(&self.topics().deliveries, Some(attempt.org_id.to_string().as_bytes()), Some(&value), AVRO).await
+    }
+
+    /// Appends `count` events of `orgs` in turn, some dozens at a time, and answers their ids.
+    pub async fn flow(&self, orgs: &[OrgId], count: usize) -> Vec<EventId> {
+        let events: Vec<Event> = orgs.iter().cycle().take(count).map(|org| event(*org)).collect();
+        for some in events.chunks(50) {
+            futures_util::future::join_all(some.iter().map(|event| self.event(event))).await;
+        }
+        events.into_iter().map(|event| event.event_id).collect()
+    }
+
+    /// The same beside the test.
+    pub fn flowing(&self, orgs: &[OrgId], count: usize) -> JoinHandle<Vec<EventId>> {
+        let (bench, orgs) = (self.clone(), orgs.to_vec());
+        tokio::spawn(async move { bench.flow(&orgs, count).await })
+    }
+
+    /// Where the projector stands; `None` before it claimed the partition.
+    pub async fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        sqlx::query_scalar("SELECT next_offset FROM consumer_positions WHERE consumer = $1 AND topic = $2 AND partition = $3")
+            .bind(CONSUMER)
+            .bind(topic)
+            .bind(partition)
+            .fetch_optional(&self.pool)
+            .await
+            .ok()
+            .flatten()
+    }
+
+    /// Waits until everything that the test appended is passed.
+    pub async fn passed(&self) {
+        let ends = self.ends.lock().unwrap().clone();
+        for ((topic, partition), end) in ends {
+            let what = format!("{topic}[{partition}] is passed up to {end}");
+            let position =
+                eventually(PATIENCE, &what, || async { self.position(&topic, partition).await.filter(|position| *position >= end) }).await;
+            assert_eq!(position, end, "{topic}[{partition}] is not passed further than it reaches");
+        }
+    }
+
+    /// Waits until at least this many events are shown.
+    pub async fn shown(&self, count: i64) {
+        let what = format!("{count} events are shown");
+        eventually(PATIENCE, &what, || async { (self.count("SELECT count(*) FROM view.events").await >= count).then_some(()) }).await;
+    }
+
+    /// A number, or -1 while the database is out of reach.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap_or(-1)
+    }
+
+    pub async fn row(&self, org: OrgId, id: EventId) -> Option<Row> {
+        sqlx::query_as(
+            "SELECT acknowledged_at, delivery_status, attempts, accepted_at FROM view.events WHERE org_id = $1 AND event_id = $2",
+        )
+        .bind(org.as_uuid())
+        .bind(id.as_uuid())
+        .fetch_optional(&self.pool)
+        .await
+        .unwrap()
+        .map(|(acknowledged_at, delivery_status, attempts, accepted_at)| Row {
+            acknowledged_at,
+            delivery_status,
+            attempts,
+            accepted_at,
+        })
+    }
+
+    /// Rows of the view in the order of the log: partition, offset, id.
+    pub async fn in_log_order(&self) -> Vec<(i32, i64, EventId)> {
+        let rows: Vec<(i32, i64, Uuid)> =
+            sqlx::query_as("SELECT log_partition, log_offset, event_id FROM view.events ORDER BY log_partition, log_epoch, log_offset")
+                .fetch_all(&self.pool)
+                .await
+                .unwrap();
+        rows.into_iter().map(|(partition, offset, id)| (partition, offset, EventId::from_uuid(id))).collect()
+    }
+
+    /// Has the database keep a line for each row that is offered to `view.events` by a transaction that commits, also where the row is
+    /// there already, and for each position that is moved: doing something twice shows, although it changes nothing.
+    pub async fn watch_writes(&self) {
+        let statements = "
+            CREATE TABLE public.offered (event_id uuid NOT NULL);
+            CREATE FUNCTION public.note_offered() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO public.offered VALUES (NEW.event_id); RETURN NEW; END $$;
+            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW EXECUTE FUNCTION public.note_offered();
+            CREATE TABLE public.moved (at bigserial, topic text, partition integer, epoch bigint, from_offset bigint, to_offset bigint);
+            CREATE FUNCTION public.note_moved() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO public.moved (topic, partition, epoch, from_offset, to_offset)
+                         VALUES (NEW.topic, NEW.partition, NEW.epoch, OLD.next_offset, NEW.next_offset); RETURN NEW; END $$;
+            CREATE TRIGGER note_moved BEFORE UPDATE ON consumer_positions FOR EACH ROW
+                WHEN (OLD.next_offset <> NEW.next_offset) EXECUTE FUNCTION public.note_moved();";
+        sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
+    }
+
+    /// Holds that exactly these events are shown, and that each was written exactly once.
+    pub async fn assert_each_once(&self, mut ids: Vec<EventId>) {
+        let mut shown: Vec<EventId> = self.in_log_order().await.into_iter().map(|(.., id)| id).collect();
+        shown.sort();
+        ids.sort();
+        assert_eq!(shown.len(), ids.len(), "rows");
+        assert!(shown == ids, "the rows are those of the log");
+        let offered = self.count("SELECT count(*) FROM public.offered").await;
+        assert_eq!(offered, i64::try_from(ids.len()).unwrap(), "each was written once");
+    }
+
+    /// Everything on the topic of dead letters.
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
+        let (brokers, topic) = (self.kafka.brokers.clone(), self.topics().dead_letters.clone());
+        tokio::task::spawn_blocking(move || read_all(&brokers, &topic)).await.unwrap()
+    }
+
+    pub fn project(&self) -> Projecting {
+        self.project_as(ProjectorConfig::default())
+    }
+
+    pub fn project_as(&self, config: ProjectorConfig) -> Projecting {
+        let (stop, health) = (CancellationToken::new(), Health::new());
+        let running = projector::run(config, self.pool.clone(), self.producer.clone(), self.kafka.clone(), health.clone(), stop.clone());
+        // From now on, not from when the task first runs: without components a process is ready.
+        let _component = health.component(CONSUMER);
+        Projecting { ended: tokio::spawn(running), health, stop }
+    }
+}
+
+/// An id whose records go to this partition, and that no organization has.
+pub fn stranger(of_partition: i32) -> OrgId {
+    let goes_there = |org: &OrgId| partition::of_key(org.to_string().as_bytes(), PARTITIONS) == of_partition;
+    std::iter::repeat_with(OrgId::generate).find(goes_there).unwrap()
+}
+
+/// What the tests ask of a row.
+#[derive(Debug, PartialEq)]
+pub struct Row {
+    pub acknowledged_at: Option<OffsetDateTime>,
+    pub delivery_status: String,
+    pub attempts: i32,
+    pub accepted_at: OffsetDateTime,
+}
+
+/// A running projector.
+pub struct Projecting {
+    stop: CancellationToken,
+    health: Health,
+    ended: JoinHandle<Result<(), projector::Error>>,
+}
+
+impl Projecting {
+    /// Ends it; answers how long that took.
+    pub async fn stop(self) -> Duration {
+        let begun = Instant::now();
+        self.stop.cancel();
+        self.ended.await.unwrap().unwrap();
+        begun.elapsed()
+    }
+
+    /// Waits until health says so.
+    pub async fn is_ready(&self, ready: bool) {
+        let what = format!("readiness is {ready}");
+        eventually(PATIENCE, &what, || async { (self.health.is_ready() == ready).then_some(()) }).await;
+    }
+}
+
+pub fn event(org: OrgId) -> Event {
+    Event {
+        org_id: org,
+        event_id: EventId::generate(),
+        event_type: "a".to_owned(),
+        payload: "{}".to_owned(),
+        occurred_at: None,
+        source: None,
+        ordering_key: None,
+        metadata: BTreeMap::new(),
+        dedup: None,
+        traceparent: None,
+    }
+}
+
+pub fn keyed(org: OrgId, dedup: Dedup) -> Event {
+    Event { dedup: Some(dedup), ..event(org) }
+}
+
+/// An append time as the database has it.
+pub fn time_of(appended: &Appended) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(appended.timestamp_ms.unwrap()) * 1_000_000).unwrap()
+}
+
+/// A dead letter as it stands on the log.
+#[derive(Debug)]
+pub struct DeadLetter {
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: BTreeMap<String, Vec<u8>>,
+}
+
+impl DeadLetter {
+    pub fn header(&self, name: &str) -> &str {
+        std::str::from_utf8(&self.headers[name]).unwrap()
+    }
+
+    /// Topic, partition and offset of the record.
+    pub fn place(&self) -> (String, i32, i64) {
+        let number = |name| self.header(name).parse::<i64>().unwrap();
+        let partition = i32::try_from(number("triggers-dlq-partition")).unwrap();
+        (self.header("triggers-dlq-topic").to_owned(), partition, number("triggers-dlq-offset"))
+    }
+}
+
+fn read_all(brokers: &str, topic: &str) -> Vec<DeadLetter> {
+    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", "none").create().unwrap();
+    let mut partitions = TopicPartitionList::new();
+    let mut ends = 0;
+    for partition in 0..3 {
+        partitions.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        ends += consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap().1;
+    }
+    consumer.assign(&partitions).unwrap();
+    let mut letters = Vec::new();
+    while i64::try_from(letters.len()).unwrap() < ends {
+        let Some(message) = consumer.poll(PATIENCE) else { panic!("{} of {ends} dead letters were read", letters.len()) };
+        let message = message.unwrap();
+        let headers = message.headers().unwrap().iter();
+        letters.push(DeadLetter {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect(),
+        });
+    }
+    letters
+}

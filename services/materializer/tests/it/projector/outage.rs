@@ -1,0 +1,59 @@
+//! PostgreSQL goes away and comes back.
+
+use std::time::Duration;
+
+use devstack::{Options, Stack};
+use materializer::projector::ProjectorConfig;
+
+use super::harness::Bench;
+
+async fn own_postgres() -> Stack {
+    Stack::start(Options { kafka: false, ..Options::test() }).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_may_be_killed_while_records_flow_and_each_event_is_written_exactly_once() {
+    let stack = own_postgres().await;
+    let bench = Bench::on(&stack.database_url(), None).await;
+    bench.watch_writes().await;
+    let orgs = [bench.organization(0).await, bench.organization(1).await];
+    let projecting = bench.project();
+    projecting.is_ready(true).await;
+    let flow = bench.flowing(&orgs, 4000);
+    for shown in [300, 1000] {
+        bench.shown(shown).await;
+        stack.postgres_kill().await.unwrap();
+        projecting.is_ready(false).await;
+        stack.postgres_start().await.unwrap();
+        projecting.is_ready(true).await;
+    }
+    let ids = flow.await.unwrap();
+    bench.passed().await;
+    bench.assert_each_once(ids).await;
+    projecting.stop().await;
+    bench.pool.close().await;
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_ends_in_time_while_postgres_is_gone() {
+    let stack = own_postgres().await;
+    let bench = Bench::on(&stack.database_url(), None).await;
+    let org = bench.organization(0).await;
+    let deadline = Duration::from_secs(4);
+    let projecting = bench.project_as(ProjectorConfig { shutdown_deadline: deadline, ..ProjectorConfig::default() });
+    bench.flow(&[org], 10).await;
+    bench.passed().await;
+    stack.postgres_kill().await.unwrap();
+    bench.flow(&[org], 10).await;
+    projecting.is_ready(false).await;
+    // A second beyond, for a machine that is busy.
+    assert!(projecting.stop().await < deadline + Duration::from_secs(1));
+    stack.postgres_start().await.unwrap();
+    let again = bench.project();
+    bench.passed().await;
+    assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 20);
+    again.stop().await;
+    bench.pool.close().await;
+    stack.stop().await;
+}

@@ -1,0 +1,87 @@
+//! One writer per partition, whoever comes, goes or stays too long.
+
+use devstack::testing::eventually;
+use materializer::projector::CONSUMER;
+
+use super::harness::{Bench, PATIENCE};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_come_and_go_write_each_event_exactly_once() {
+    let bench = Bench::start().await;
+    bench.watch_writes().await;
+    let mut orgs = Vec::new();
+    for number in 0..12 {
+        orgs.push(bench.organization(number % 3).await);
+    }
+    let first = bench.project();
+    let flow = bench.flowing(&orgs, 5000);
+    bench.shown(500).await;
+    let second = bench.project();
+    second.is_ready(true).await;
+    bench.shown(1500).await;
+    first.stop().await;
+    bench.shown(2500).await;
+    let third = bench.project();
+    third.is_ready(true).await;
+    let ids = flow.await.unwrap();
+    bench.passed().await;
+    bench.assert_each_once(ids).await;
+    second.stop().await;
+    third.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still_gives_it() {
+    let bench = Bench::start().await;
+    bench.watch_writes().await;
+    let (lost, kept) = (bench.organization(0).await, bench.organization(1).await);
+    let projecting = bench.project();
+    let flow = bench.flowing(&[lost, kept], 4000);
+    bench.shown(500).await;
+    let topic = bench.topics().events.clone();
+    // What another instance's claim does.
+    let (stolen_epoch, stolen_at): (i64, i64) = sqlx::query_as(
+        "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1 AND topic = $2 AND partition = 0 RETURNING epoch, next_offset",
+    )
+    .bind(CONSUMER)
+    .bind(&topic)
+    .fetch_one(&bench.pool)
+    .await
+    .unwrap();
+    eventually(PATIENCE, "the other partition goes on", || async { (bench.position(&topic, 1).await? > stolen_at + 500).then_some(()) })
+        .await;
+    let ids = flow.await.unwrap();
+    bench.passed().await;
+    bench.assert_each_once(ids).await;
+    let moves: Vec<(i64, i64, i64)> =
+        sqlx::query_as("SELECT epoch, from_offset, to_offset FROM public.moved WHERE topic = $1 AND partition = 0 ORDER BY at")
+            .bind(&topic)
+            .fetch_all(&bench.pool)
+            .await
+            .unwrap();
+    assert!(moves.iter().all(|(epoch, ..)| *epoch != stolen_epoch), "nobody wrote under a claim that nobody made: {moves:?}");
+    assert!(moves.iter().all(|(epoch, _, to)| *epoch > stolen_epoch || *to <= stolen_at), "nothing was written after the theft: {moves:?}");
+    assert!(moves.iter().any(|(epoch, from, _)| *epoch > stolen_epoch && *from == stolen_at), "it went on where it was lost: {moves:?}");
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_whose_place_was_claimed_by_somebody_else_are_claimed_again_too() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let ids = bench.flow(&[org], 3).await;
+    bench.ack(org, ids[0]).await;
+    bench.passed().await;
+    sqlx::query("UPDATE consumer_positions SET epoch = epoch + 1 WHERE topic = $1")
+        .bind(&bench.topics().acks)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    for id in &ids {
+        bench.ack(org, *id).await;
+    }
+    bench.passed().await;
+    assert_eq!(bench.count("SELECT count(*) FROM view.events WHERE acknowledged_at IS NULL").await, 0);
+    projecting.stop().await;
+}
