@@ -13,6 +13,8 @@ use super::Key;
 use crate::metrics::METRICS;
 
 const DEADLINE: Duration = Duration::from_millis(20);
+/// How long the view is given for a batch: a server that hangs must not hang the queue for longer than its outage.
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(1);
 /// Questions that wait; one more goes unasked.
 const QUEUE: usize = 4096;
 /// Questions in one statement.
@@ -76,15 +78,19 @@ async fn serve(pool: PgPool, mut queue: mpsc::Receiver<Question>) {
         if batch.is_empty() {
             continue;
         }
-        match ask(&pool, &batch).await {
-            Ok(found) => {
+        match tokio::time::timeout(STATEMENT_DEADLINE, ask(&pool, &batch)).await {
+            Ok(Ok(found)) => {
                 for (question, known) in batch.drain(..).zip(found) {
                     // Nobody left to tell is fine.
                     drop(question.answer.send(known));
                 }
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 debug!(%error, "Repeats could not be looked up.");
+                batch.clear();
+            }
+            Err(_) => {
+                debug!("Repeats were not looked up in time.");
                 batch.clear();
             }
         }
