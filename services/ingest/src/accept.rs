@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode};
-use platform::http::{Body, Problem, RequestContext};
-use platform::kafka::producer::{Outgoing, PublishError};
+use http::StatusCode;
+use platform::http::{BodyLimits, EVENT_BODY_BYTES, Problem, RequestContext};
+use platform::kafka::producer::{Appended, Outgoing, PublishError};
+use schemas::ids::OrgId;
 use schemas::position::Place;
 use schemas::records::{Dedup, DedupKind, Event};
 use schemas::{codec, headers};
@@ -14,40 +15,26 @@ use tenancy::{Caller, Right};
 use tracing::{debug, error, warn};
 
 use crate::IngestState;
-use crate::admit::{self, Admitted};
+use crate::admit::{self, Admitted, Form};
 use crate::metrics::METRICS;
 use crate::repeats::{Known, Place as RepeatPlace};
 use crate::reply::Accepted;
 
-pub(crate) async fn accept(
-    State(state): State<IngestState>,
-    context: RequestContext,
-    caller: Caller,
-    request_headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let outcome = try_accept(&state, &context, &caller, &request_headers, &body).await;
+pub(crate) async fn accept(State(state): State<IngestState>, context: RequestContext, caller: Caller, request: Request) -> Response {
+    let outcome = try_accept(&state, &context, &caller, request).await;
     outcome.unwrap_or_else(|problem| {
         METRICS.refused.with_label_values(&[problem.error_code()]).inc();
         problem.into_response()
     })
 }
 
-async fn try_accept(
-    state: &IngestState,
-    context: &RequestContext,
-    caller: &Caller,
-    request_headers: &HeaderMap,
-    body: &Body,
-) -> Result<Response, Problem> {
+/// Takes the request whole: its headers are read where they are, and nothing is read of a body that will not be taken.
+async fn try_accept(state: &IngestState, context: &RequestContext, caller: &Caller, request: Request) -> Result<Response, Problem> {
     caller.require(Right::Produce)?;
-    if !admit::is_readable(request_headers) {
-        return Err(Problem::unsupported_media_type(
-            "send application/json, or a CloudEvent as application/cloudevents+json or with ce-* headers",
-        ));
-    }
-    let traceparent = context.traceparent.as_deref().map(str::to_owned);
-    let admitted = admit::admit(caller, request_headers, body.content_type.as_deref(), &body.bytes, traceparent)?;
+    let (parts, body) = request.into_parts();
+    let form = Form::of(&parts.headers)?;
+    let body = platform::http::read(&parts.headers, body, BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions)).await?;
+    let admitted = admit::admit(caller, &parts.headers, &form, &body, context.traceparent.clone())?;
     let Some(dedup) = admitted.event.dedup.clone() else {
         let accepted = append(state, context, caller, admitted).await?;
         return Ok(accepted.into_response(context.dialect));
@@ -63,7 +50,7 @@ async fn accept_named(
     admitted: Admitted,
     dedup: &Dedup,
 ) -> Result<Response, Problem> {
-    match state.repeats.find(&admitted.event, dedup).await {
+    match state.repeats.find(&admitted.event, dedup).await? {
         RepeatPlace::Taken(Known { accepted, body_hash }) => {
             if dedup.kind == DedupKind::IdempotencyKey && body_hash != dedup.body_hash {
                 let detail = "this Idempotency-Key was used within the last 24 hours with another body";
@@ -73,10 +60,17 @@ async fn accept_named(
             Ok(accepted.into_repeat(dedup.kind, context.dialect))
         }
         RepeatPlace::Free(reservation) => {
-            // A failure drops the reservation: nothing is left that could stand in the way of the client's retry.
-            let accepted = append(state, context, caller, admitted).await?;
-            reservation.fill(accepted.clone());
-            Ok(accepted.into_response(context.dialect))
+            // A client that leaves now drops the reservation, a failure gives it up: nothing stays in the way of a retry.
+            match append(state, context, caller, admitted).await {
+                Ok(accepted) => {
+                    reservation.fill(accepted.clone());
+                    Ok(accepted.into_response(context.dialect))
+                }
+                Err(problem) => {
+                    reservation.fail(problem.clone());
+                    Err(problem)
+                }
+            }
         }
     }
 }
@@ -105,13 +99,22 @@ async fn append(state: &IngestState, context: &RequestContext, caller: &Caller, 
     let outcome = state.producer.publish(outgoing).await;
     METRICS.append_seconds.observe(begun.elapsed().as_secs_f64());
     let appended = outcome.map_err(|error| refusal(context, &error))?;
-    state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
     METRICS.accepted.inc();
     debug!(request_id = %context.request_id, %event_id, partition = appended.partition, offset = appended.offset, "Accepted an event.");
+    let position = position(state, org_id, &appended);
+    Ok(Accepted { event_id, event_type: admitted.event.event_type, accepted_at_ms: appended.timestamp_ms, position })
+}
+
+/// The sealed place, which is also noted for read-your-writes. `None` when Kafka did not say: it knows a batch that it was sent twice, but
+/// not where it is.
+fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<String> {
+    if appended.offset < 0 {
+        return None;
+    }
+    state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
     // Epoch 0: ingest does not know in which log epoch it writes, only that it is the newest.
     let place = Place { log_epoch: 0, partition: appended.partition, offset: appended.offset };
-    let position = state.sealing.seal_token("position", org_id.as_uuid().as_bytes(), &place.to_bytes());
-    Ok(Accepted { event_id, event_type: admitted.event.event_type, accepted_at_ms: appended.timestamp_ms, position: Some(position) })
+    Some(state.sealing.seal_token("position", org_id.as_uuid().as_bytes(), &place.to_bytes()))
 }
 
 /// How a failed append is told: what the client may assume of the event, and when to come again.

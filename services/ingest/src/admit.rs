@@ -4,11 +4,11 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use platform::http::{FieldError, Problem};
 use schemas::cloudevents;
 use schemas::event_json::{self, Invalid, NewEvent};
-use schemas::ids::{EventId, OrgId};
+use schemas::ids::EventId;
 use schemas::records::{Dedup, Event};
 use tenancy::Caller;
 
@@ -21,50 +21,79 @@ pub(crate) struct Admitted {
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const MAX_KEY_CHARACTERS: usize = 255;
 
+/// How a single event may be written in a request.
+pub(crate) enum Form<'a> {
+    /// Our own JSON.
+    Json,
+    /// A CloudEvent in JSON.
+    Structured,
+    /// A CloudEvent whose attributes are headers; its data may be of any content type.
+    Binary { content_type: Option<&'a str> },
+}
+
+const CLOUDEVENTS: &str = "application/cloudevents";
+
+impl<'a> Form<'a> {
+    /// Tells the forms apart as CloudEvents' HTTP binding has it: a content type of theirs decides, and only without one the headers do.
+    ///
+    /// # Errors
+    /// 415 for a content type that is not read.
+    pub(crate) fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
+        let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str).transpose().map_err(|_| unsupported())?;
+        let media_type = content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
+        let is = |known: &str| media_type.is_some_and(|given| given.eq_ignore_ascii_case(known));
+        let is_of_cloudevents = media_type
+            .and_then(|given| given.get(..CLOUDEVENTS.len()))
+            .is_some_and(|beginning| beginning.eq_ignore_ascii_case(CLOUDEVENTS));
+        if is("application/cloudevents+json") {
+            Ok(Self::Structured)
+        } else if !is_of_cloudevents && headers.contains_key("ce-specversion") {
+            Ok(Self::Binary { content_type })
+        } else if media_type.is_none() || is("application/json") {
+            Ok(Self::Json)
+        } else {
+            Err(unsupported())
+        }
+    }
+}
+
+fn unsupported() -> Problem {
+    Problem::unsupported_media_type("send application/json, or a CloudEvent as application/cloudevents+json or with ce-* headers")
+}
+
 /// Checks the request and makes the event with a new id.
 pub(crate) fn admit(
     caller: &Caller,
     headers: &HeaderMap,
-    content_type: Option<&str>,
+    form: &Form<'_>,
     body: &[u8],
     traceparent: Option<String>,
 ) -> Result<Admitted, Problem> {
-    let mut new = read(headers, content_type, body).map_err(refusal)?;
+    let read = match form {
+        Form::Json => event_json::parse(body),
+        Form::Structured => cloudevents::structured(body),
+        Form::Binary { content_type } => binary(headers, *content_type, body),
+    };
+    let mut new = read.map_err(refusal)?;
     if !caller.may_see(&new.event_type) {
         return Err(Problem::forbidden("this key is restricted to other event types"));
     }
     let dedup = name_repeat(caller.content_dedup, idempotency_key(headers)?, &mut new, body);
-    let org_id: OrgId = caller.org_id;
-    Ok(Admitted { event: new.into_event(org_id, EventId::generate(), dedup, traceparent) })
+    Ok(Admitted { event: new.into_event(caller.org_id, EventId::generate(), dedup, traceparent) })
 }
 
-/// Tells the three forms of a single event apart: binary CloudEvent by its headers, structured by its content type, else plain JSON.
-fn read(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Result<NewEvent, Invalid> {
-    let media_type = content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    if headers.contains_key("ce-specversion") {
-        // A value that is not text, or is badly escaped, cannot be an attribute; a required one is then found missing.
-        let values: Vec<(&str, Cow<'_, str>)> = headers
-            .iter()
-            .filter_map(|(name, value)| Some((name.as_str().strip_prefix("ce-")?, cloudevents::percent_decoded(value.to_str().ok()?)?)))
-            .collect();
-        let attributes = values.iter().map(|(name, value)| (*name, value.as_ref()));
-        return cloudevents::binary(attributes, content_type, body);
+fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Result<NewEvent, Invalid> {
+    let mut attributes: Vec<(&str, Cow<'_, str>)> = Vec::new();
+    for (header, value) in headers {
+        let Some(name) = header.as_str().strip_prefix("ce-") else { continue };
+        // Not passed over: nothing of an event is lost without a word.
+        let Some(text) = value.to_str().ok().and_then(cloudevents::percent_decoded) else {
+            let reason = "must be ASCII, and anything else percent-encoded UTF-8".to_owned();
+            return Err(Invalid::Fields(vec![event_json::FieldError { field: header.as_str().to_owned(), reason }]));
+        };
+        attributes.push((name, text));
     }
-    match media_type.as_deref() {
-        Some("application/cloudevents+json") => cloudevents::structured(body),
-        _ => event_json::parse(body),
-    }
-}
-
-/// Whether a body of this content type is read at all; a binary CloudEvent's data may be of any.
-pub(crate) fn is_readable(headers: &HeaderMap) -> bool {
-    if headers.contains_key("ce-specversion") {
-        return true;
-    }
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
-    let Ok(value) = value.to_str() else { return false };
-    let media_type = value.split(';').next().unwrap_or_default().trim();
-    ["application/json", "application/cloudevents+json"].iter().any(|known| media_type.eq_ignore_ascii_case(known))
+    cloudevents::binary(attributes.iter().map(|(name, value)| (*name, value.as_ref())), content_type, body)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

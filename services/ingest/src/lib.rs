@@ -27,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use repeats::Repeats;
 
+/// How much longer than Kafka is given to answer a twin waits for the first: the producer looks for timed-out records once a second.
+const TWIN_SLACK: Duration = Duration::from_secs(2);
+
 /// What the accept routes work with.
 #[derive(Clone)]
 pub struct IngestState {
@@ -56,7 +59,8 @@ impl IngestState {
         written: RecentWrites,
         pool: PgPool,
     ) -> Self {
-        Self { authenticator, producer, topic: Arc::from(topic), sealing, written, repeats: Repeats::start(pool) }
+        let repeats = Repeats::start(pool, producer.delivery_timeout() + TWIN_SLACK);
+        Self { authenticator, producer, topic: Arc::from(topic), sealing, written, repeats }
     }
 
     /// Keeps in touch with the events topic until `shutdown`: connects before the first request does, learns added partitions, and tells
