@@ -1,0 +1,194 @@
+//! The bench: topics and a database of one test, instances of ingest on ports of their own, and reading the log back.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use devstack::testing::TestDatabase;
+use http::{HeaderMap, StatusCode};
+use ingest::IngestState;
+use platform::http::{MountOptions, ServerLimits};
+use platform::kafka::KafkaConfig;
+use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::kafka::topics::{self, Replication};
+use platform::postgres::{self, PostgresConfig};
+use platform::seal::SealingKey;
+use platform::written::RecentWrites;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Headers as _;
+use rdkafka::{ClientConfig, Message as _, Offset, Timestamp, TopicPartitionList};
+use reqwest::{Client, RequestBuilder};
+use schemas::ids::OrgId;
+use schemas::records::Event;
+use serde_json::{Value, json};
+use sqlx::postgres::PgPool;
+use tenancy::{Tenancy, TenancyConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub const PARTITIONS: i32 = 3;
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A key of the bench's organization that may do everything.
+pub const KEY: &str = "the-key-of-these-tests";
+const SEALING: [u8; 32] = [7; 32];
+
+pub struct Bench {
+    pub pool: PgPool,
+    pub kafka: KafkaConfig,
+    pub org: OrgId,
+    tenancy: Tenancy,
+    _shutdown: DropGuard,
+    // Dropped last: nobody may be connected any more.
+    _database: TestDatabase,
+}
+
+impl Bench {
+    pub async fn start() -> Self {
+        // Fails when another test was first.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let shared = devstack::testing::shared().await;
+        let database = shared.database().await;
+        let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
+        postgres::migrate(&pool).await.unwrap();
+        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
+        let replication = Replication { factor: 1, min_in_sync: 1 };
+        let manifest: Vec<_> = kafka.topics.manifest(PARTITIONS).into_iter().filter(|topic| topic.name == kafka.topics.events).collect();
+        let differences = topics::plan(&kafka, &manifest, replication).await.unwrap();
+        topics::apply(&kafka, &differences, replication).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), shutdown.clone());
+        let org = tenancy.apply_dev_keys(KEY, true).await.unwrap().unwrap();
+        Self { pool, kafka, org, tenancy, _shutdown: shutdown.drop_guard(), _database: database }
+    }
+
+    /// An instance on the bench's log and database.
+    pub async fn instance(&self) -> Instance {
+        self.instance_with(Producer::new(&self.kafka, ProducerSettings::default()).unwrap(), self.pool.clone()).await
+    }
+
+    /// An instance that appends with `producer` and looks repeats up in `pool`. Keys are always read from the bench's database.
+    pub async fn instance_with(&self, producer: Producer, pool: PgPool) -> Instance {
+        let (sealing, written) = (SealingKey::from_bytes(SEALING), RecentWrites::default());
+        let state =
+            IngestState::new(self.tenancy.authenticator(), producer, &self.kafka.topics.events, sealing.clone(), written.clone(), pool);
+        let router = platform::http::mount(ingest::routes(state).merge(tenancy::routes(self.tenancy.clone())), MountOptions::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone()));
+        Instance { url, client: Client::new(), sealing, written, _shutdown: shutdown.drop_guard() }
+    }
+
+    /// All records on the log of events up to now.
+    pub async fn log(&self) -> Vec<OnLog> {
+        let (brokers, topic) = (self.kafka.brokers.clone(), self.kafka.topics.events.clone());
+        tokio::task::spawn_blocking(move || read(&brokers, &topic)).await.unwrap()
+    }
+}
+
+/// An event as it stands on the log.
+#[derive(Debug)]
+pub struct OnLog {
+    pub partition: i32,
+    pub offset: i64,
+    pub append_time_ms: i64,
+    pub key: String,
+    pub headers: HashMap<String, String>,
+    pub event: Event,
+}
+
+fn read(brokers: &str, topic: &str) -> Vec<OnLog> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "none").set("fetch.wait.max.ms", "10");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut partitions = TopicPartitionList::new();
+    let mut ends = 0;
+    for partition in 0..PARTITIONS {
+        partitions.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        ends += consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap().1;
+    }
+    consumer.assign(&partitions).unwrap();
+    let mut records = Vec::new();
+    while i64::try_from(records.len()).unwrap() < ends {
+        let message = consumer.poll(PATIENCE).unwrap_or_else(|| panic!("{} of {ends} records were read", records.len())).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let Timestamp::LogAppendTime(append_time_ms) = message.timestamp() else { panic!("{:?}", message.timestamp()) };
+        records.push(OnLog {
+            partition: message.partition(),
+            offset: message.offset(),
+            append_time_ms,
+            key: text(message.key().unwrap()),
+            headers: message.headers().unwrap().iter().map(|h| (h.key.to_owned(), text(h.value.unwrap()))).collect(),
+            event: schemas::codec::decode_event(message.payload().unwrap()).unwrap(),
+        });
+    }
+    records
+}
+
+/// One instance of ingest.
+pub struct Instance {
+    url: String,
+    client: Client,
+    pub sealing: SealingKey,
+    pub written: RecentWrites,
+    _shutdown: DropGuard,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn text(&self, field: &str) -> &str {
+        self.body[field].as_str().unwrap_or_else(|| panic!("no text {field} in {}", self.body))
+    }
+
+    /// Fails the test with the whole answer unless it has this status.
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        self
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+impl Instance {
+    /// A request to post, without a key.
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.url))
+    }
+
+    /// A request to accept a body of JSON text.
+    pub fn event(&self, body: impl Into<String>) -> RequestBuilder {
+        self.post("/v1/events").bearer_auth(KEY).header("content-type", "application/json").body(body.into())
+    }
+
+    pub async fn accept(&self, body: &Value) -> Answer {
+        send(self.event(body.to_string())).await
+    }
+
+    /// Accepts an event under an `Idempotency-Key`.
+    pub async fn accept_as(&self, key: &str, body: &Value) -> Answer {
+        send(self.event(body.to_string()).header("idempotency-key", key)).await
+    }
+
+    /// Makes a key of the bench's organization.
+    pub async fn key(&self, mut wanted: Value) -> String {
+        wanted["name"] = json!("a key");
+        wanted["environment"] = json!("test");
+        send(self.post("/v1/keys").bearer_auth(KEY).json(&wanted)).await.expect(201).text("key").to_owned()
+    }
+}
+
+pub async fn send(request: RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let bytes = response.bytes().await.unwrap();
+    let body = serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{status}: {error}: {bytes:?}"));
+    Answer { status, headers, body }
+}

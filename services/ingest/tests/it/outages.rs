@@ -1,0 +1,146 @@
+//! Kafka that fails, hangs or is not there: what is told, how soon, and that nothing stays in the way of a retry.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use platform::kafka::KafkaConfig;
+use platform::kafka::producer::{Producer, ProducerSettings};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::bench::{Answer, Bench, Instance, PARTITIONS};
+
+const BUDGET: Duration = Duration::from_secs(2);
+/// The producer looks for records past their time once a second; the rest is a busy machine's.
+const SLACK: Duration = Duration::from_secs(3);
+
+type Mock = MockCluster<'static, DefaultProducerContext>;
+
+fn settings() -> ProducerSettings {
+    ProducerSettings { delivery_timeout: BUDGET, ..ProducerSettings::default() }
+}
+
+/// An instance that appends to a cluster whose broker errs on demand.
+async fn on_mock(bench: &Bench) -> (Mock, Instance) {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(&bench.kafka.topics.events, PARTITIONS, 1).unwrap();
+    let kafka = KafkaConfig { brokers: mock.bootstrap_servers(), ..bench.kafka.clone() };
+    let producer = Producer::new(&kafka, settings()).unwrap();
+    let instance = bench.instance_with(producer, bench.pool.clone()).await;
+    // The producer is connected: what follows is not about that.
+    instance.accept(&event()).await.expect(201);
+    (mock, instance)
+}
+
+/// An instance whose Kafka is not there.
+async fn on_nothing(bench: &Bench, settings: ProducerSettings) -> Instance {
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let kafka = KafkaConfig::new(address.to_string(), "");
+    bench.instance_with(Producer::new(&kafka, settings).unwrap(), bench.pool.clone()).await
+}
+
+fn event() -> Value {
+    json!({"type": "a", "data": 1})
+}
+
+fn may_be_stored(answer: &Answer) -> bool {
+    let text = answer.text("detail");
+    assert_ne!(text.contains("may have been stored"), text.contains("was not stored"), "{text}");
+    text.contains("may have been stored")
+}
+
+fn retry_after(answer: &Answer) -> u32 {
+    answer.header("retry-after").expect("Retry-After").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_append_leaves_nothing_that_blocks_the_retry() {
+    let bench = Bench::start().await;
+    let (mock, instance) = on_mock(&bench).await;
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
+    let failed = instance.accept_as("k", &event()).await.expect(500);
+    assert!(!failed.text("detail").to_lowercase().contains("policy"), "no internals: {failed:?}");
+    let retried = instance.accept_as("k", &event()).await.expect(201);
+    assert_eq!(retried.header("idempotency-replayed"), None);
+    let again = instance.accept_as("k", &event()).await.expect(201);
+    assert_eq!((again.header("idempotency-replayed"), again.text("event_id")), (Some("true"), retried.text("event_id")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_gone_is_503_within_the_budget_and_the_retry_succeeds_when_it_is_back() {
+    let bench = Bench::start().await;
+    let (mock, instance) = on_mock(&bench).await;
+    mock.broker_down(-1).unwrap();
+    let begun = Instant::now();
+    let failed = instance.accept_as("k", &event()).await.expect(503);
+    assert!(begun.elapsed() < BUDGET + SLACK, "{:?}", begun.elapsed());
+    assert!(may_be_stored(&failed) && failed.text("detail").contains("Idempotency-Key"), "{failed:?}");
+    assert!(retry_after(&failed) >= 1);
+    assert_eq!(failed.header("content-type"), Some("application/problem+json"));
+    mock.broker_up(-1).unwrap();
+    devstack::testing::eventually(Duration::from_secs(30), "the retry succeeds", || async {
+        let retried = instance.accept_as("k", &event()).await;
+        (retried.status == 201 && retried.header("idempotency-replayed").is_none()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kafka_that_was_never_there_is_503_within_the_budget() {
+    let bench = Bench::start().await;
+    let instance = on_nothing(&bench, settings()).await;
+    let begun = Instant::now();
+    let failed = instance.accept(&event()).await.expect(503);
+    assert!(begun.elapsed() < BUDGET + SLACK, "{:?}", begun.elapsed());
+    assert!(may_be_stored(&failed) && retry_after(&failed) >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twins_of_an_append_that_fails_are_told_with_it_and_not_one_after_the_other() {
+    let bench = Bench::start().await;
+    let instance = Arc::new(on_nothing(&bench, settings()).await);
+    let begun = Instant::now();
+    let mut twins = JoinSet::new();
+    for _ in 0..10 {
+        let instance = instance.clone();
+        twins.spawn(async move { instance.accept_as("k", &event()).await.expect(503) });
+    }
+    for answer in twins.join_all().await {
+        assert!(may_be_stored(&answer) && retry_after(&answer) >= 1);
+    }
+    assert!(begun.elapsed() < BUDGET + SLACK, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_bound_is_503_at_once_and_nothing_was_stored() {
+    let bench = Bench::start().await;
+    let long = Duration::from_secs(8);
+    let instance = on_nothing(&bench, ProducerSettings { max_in_flight: 1, delivery_timeout: long, ..ProducerSettings::default() }).await;
+    let begun = Instant::now();
+    let timed = async || {
+        let answer = instance.accept(&event()).await.expect(503);
+        (begun.elapsed(), answer)
+    };
+    let (one, other) = tokio::join!(timed(), timed());
+    let (busy, waited) = if one.0 < other.0 { (one, other) } else { (other, one) };
+    assert!(busy.0 < long / 2, "{:?}", busy.0);
+    assert!(!may_be_stored(&busy.1) && retry_after(&busy.1) >= 1, "{:?}", busy.1);
+    assert!(may_be_stored(&waited.1), "{:?}", waited.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_while_its_record_is_in_flight_blocks_no_retry() {
+    let bench = Bench::start().await;
+    let (mock, instance) = on_mock(&bench).await;
+    mock.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
+    let left = tokio::time::timeout(Duration::from_millis(300), instance.accept_as("k", &event())).await;
+    assert!(left.is_err(), "the record was to be in flight still: {left:?}");
+    mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
+    let begun = Instant::now();
+    instance.accept_as("k", &event()).await.expect(201);
+    assert!(begun.elapsed() < BUDGET, "{:?}", begun.elapsed());
+}

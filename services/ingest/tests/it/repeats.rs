@@ -1,0 +1,183 @@
+//! Repeats: recognized by what names them, on this instance and in the view.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::postgres::{self, PostgresConfig};
+use schemas::records::Event;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::bench::{Bench, KEY, send};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dedup_id_is_taken_once_and_its_repeat_names_the_original() {
+    let bench = Bench::start().await;
+    let instance = bench.instance().await;
+    let first = instance.accept(&json!({"type": "a", "data": 1, "dedup_id": "d"})).await.expect(201);
+    for path in ["/v1/events", "/api/events"] {
+        let repeat = send(instance.post(path).bearer_auth(KEY).json(&json!({"type": "b", "data": 2, "dedup_id": "d"}))).await.expect(409);
+        assert_eq!((repeat.text("error_code"), repeat.text("event_id")), ("duplicate_event", first.text("event_id")));
+    }
+    // Namespaces of their own: the same text in the header is another name.
+    instance.accept_as("d", &json!({"type": "a", "data": 1, "dedup_id": "d"})).await.expect(201);
+    assert_eq!(bench.log().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idempotency_key_replays_the_answer_across_mounts_and_refuses_another_body() {
+    let bench = Bench::start().await;
+    let instance = bench.instance().await;
+    let body = json!({"type": "a", "data": 1});
+    let first = instance.accept_as("k", &body).await.expect(201);
+    assert_eq!(first.header("idempotency-replayed"), None);
+    for (path, status) in [("/v1/events", 201), ("/events", 201), ("/api/events", 202)] {
+        let request = instance.post(path).bearer_auth(KEY).header("idempotency-key", "k").json(&body);
+        let repeat = send(request).await.expect(status);
+        assert_eq!(repeat.header("idempotency-replayed"), Some("true"), "{path}");
+        assert_eq!(repeat.body, first.body, "{path}");
+    }
+    let other = instance.accept_as("k", &json!({"type": "a", "data": 2})).await.expect(422);
+    assert_eq!(other.text("error_code"), "idempotency_key_reused");
+    assert_eq!(bench.log().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_successes_are_remembered() {
+    let bench = Bench::start().await;
+    let instance = bench.instance().await;
+    instance.accept_as("k", &json!({"type": "", "data": 1})).await.expect(400);
+    let accepted = instance.accept_as("k", &json!({"type": "a", "data": 1})).await.expect(201);
+    assert_eq!(accepted.header("idempotency-replayed"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn equal_content_is_one_event_for_keys_that_ask_for_it() {
+    let bench = Bench::start().await;
+    let instance = bench.instance().await;
+    let key = instance.key(json!({"role": "produce", "content_dedup": true})).await;
+    let post = async |path: &str, data: u32| send(instance.post(path).bearer_auth(&key).json(&json!({"type": "a", "data": data}))).await;
+    let first = post("/v1/events", 1).await.expect(201);
+    for path in ["/v1/events", "/api/events"] {
+        let repeat = post(path, 1).await.expect(200);
+        assert_eq!((repeat.text("event_id"), &repeat.body["duplicate"]), (first.text("event_id"), &json!(true)));
+    }
+    post("/v1/events", 2).await.expect(201);
+    // Keys that do not ask for it send as often as they like.
+    instance.accept(&json!({"type": "a", "data": 1})).await.expect(201);
+    assert_eq!(bench.log().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_twins_at_once_are_one_record_and_one_id() {
+    let bench = Bench::start().await;
+    let instance = Arc::new(bench.instance().await);
+    let mut twins = JoinSet::new();
+    for _ in 0..50 {
+        let instance = instance.clone();
+        twins.spawn(async move { instance.accept_as("k", &json!({"type": "a", "data": 1})).await.expect(201) });
+    }
+    let answers = twins.join_all().await;
+    let ids: HashSet<&str> = answers.iter().map(|answer| answer.text("event_id")).collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    assert_eq!(answers.iter().filter(|answer| answer.header("idempotency-replayed").is_none()).count(), 1);
+    assert_eq!(bench.log().await.len(), 1);
+}
+
+/// What the materializer would have noted of the event.
+async fn decide(bench: &Bench, event: &Event, expires: &str) {
+    let dedup = event.dedup.as_ref().unwrap();
+    let statement = "INSERT INTO dedup_keys (org_id, kind, key, event_id, body_hash, accepted_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, now(), now() + $6::text::interval)";
+    let query = sqlx::query(statement).bind(event.org_id.as_uuid()).bind(dedup.kind.as_str()).bind(&dedup.key);
+    query.bind(event.event_id.as_uuid()).bind(&dedup.body_hash).bind(expires).execute(&bench.pool).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_repeats_are_found_in_the_view() {
+    let bench = Bench::start().await;
+    let before = bench.instance().await;
+    let body = json!({"type": "a", "data": 1, "dedup_id": "d"});
+    let named = before.accept(&body).await.expect(201);
+    let keyed = before.accept_as("k", &body).await.expect(201);
+    for record in bench.log().await {
+        decide(&bench, &record.event, "1 hour").await;
+    }
+    drop(before);
+
+    // A look-up may be late on a busy machine, and then an event is rightly accepted; a fresh instance looks again.
+    let recognized = async {
+        for _ in 0..20 {
+            let after = bench.instance().await;
+            let (repeat, replay) = (after.accept(&body).await, after.accept_as("k", &body).await);
+            let other = after.accept_as("k", &json!({"type": "a", "data": 2})).await;
+            if repeat.status == 409 && replay.header("idempotency-replayed").is_some() && other.status == 422 {
+                return Some((repeat, replay, other));
+            }
+        }
+        None
+    };
+    let (repeat, replay, other) = recognized.await.expect("recognized by one of twenty instances");
+    assert_eq!(repeat.text("event_id"), named.text("event_id"));
+    assert_eq!(replay.expect(201).text("event_id"), keyed.text("event_id"));
+    assert_eq!(other.text("error_code"), "idempotency_key_reused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_past_its_window_is_free_again() {
+    let bench = Bench::start().await;
+    let before = bench.instance().await;
+    let body = json!({"type": "a", "data": 1});
+    let first = before.accept_as("k", &body).await.expect(201);
+    decide(&bench, &bench.log().await[0].event, "-1 second").await;
+    let again = bench.instance().await.accept_as("k", &body).await.expect(201);
+    assert_ne!(again.text("event_id"), first.text("event_id"));
+    assert_eq!(bench.log().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_view_said_is_not_believed_past_the_keys_window() {
+    let bench = Bench::start().await;
+    let key = bench.instance().await.key(json!({"role": "produce", "content_dedup": true})).await;
+    let body = json!({"type": "a", "data": 1});
+    let post = async |instance: &crate::bench::Instance| send(instance.post("/v1/events").bearer_auth(&key).json(&body)).await;
+    post(&bench.instance().await).await.expect(201);
+    decide(&bench, &bench.log().await[0].event, "1 hour").await;
+    // A fresh instance that knows of the repeat from the view alone.
+    let mut recognized = None;
+    for _ in 0..20 {
+        let instance = bench.instance().await;
+        if post(&instance).await.status == 200 {
+            recognized = Some(instance);
+            break;
+        }
+    }
+    let instance = recognized.expect("recognized by one of twenty instances");
+    sqlx::query("UPDATE dedup_keys SET expires_at = now() - interval '1 second'").execute(&bench.pool).await.unwrap();
+    post(&instance).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_answer_from_the_view_events_are_accepted_anyway() {
+    let bench = Bench::start().await;
+    // One server that refuses, and one that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for address in [silent.local_addr().unwrap(), refusing] {
+        let pool = postgres::connect(&PostgresConfig::new(format!("postgres://nobody@{address}/nothing"))).unwrap();
+        let producer = Producer::new(&bench.kafka, ProducerSettings::default()).unwrap();
+        let instance = bench.instance_with(producer, pool).await;
+        // The first one also pays for the producer's connection.
+        instance.accept(&json!({"type": "a", "data": 1})).await.expect(201);
+        let begun = Instant::now();
+        let body = json!({"type": "a", "data": 1, "dedup_id": address.to_string()});
+        instance.accept(&body).await.expect(201);
+        // Far below every deadline of the database, far above what a busy machine needs.
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        instance.accept(&body).await.expect(409);
+    }
+    assert_eq!(bench.log().await.len(), 4);
+}
