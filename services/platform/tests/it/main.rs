@@ -5,6 +5,7 @@ mod consumer;
 mod fence;
 mod http;
 mod lifecycle;
+mod producer;
 
 use devstack::testing::TestDatabase;
 use platform::postgres::{self, PostgresConfig};
