@@ -28,6 +28,9 @@ pub fn attempt(org: OrgId, event: EventId, endpoint: EndpointId, attempt: i32, o
     }
 }
 
+/// Outcomes of the attempts of each delivery of one event, and what the event then shows: status and attempts.
+type Case = (&'static [&'static [DeliveryOutcome]], (&'static str, i32));
+
 async fn status(bench: &Bench, org: OrgId, id: EventId) -> (String, i32) {
     let row = bench.row(org, id).await.unwrap();
     (row.delivery_status, row.attempts)
@@ -36,7 +39,7 @@ async fn status(bench: &Bench, org: OrgId, id: EventId) -> (String, i32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_events_status_is_the_worst_of_its_deliveries_and_cancelled_ones_do_not_count() {
     use DeliveryOutcome::{Cancelled, Delivered, Failed, Retrying};
-    let cases: [(&[&[DeliveryOutcome]], (&str, i32)); 7] = [
+    let cases: [Case; 7] = [
         (&[&[Delivered]], ("delivered", 1)),
         (&[&[Delivered], &[Retrying]], ("retrying", 2)),
         (&[&[Retrying, Delivered], &[Delivered]], ("delivered", 3)),
