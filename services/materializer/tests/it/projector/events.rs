@@ -79,5 +79,6 @@ async fn a_record_that_was_appended_twice_is_one_row_at_its_first_place() {
     bench.event(&once).await;
     bench.passed().await;
     assert_eq!(bench.in_log_order().await, [(0, first.offset, once.event_id), (0, between.offset, other.event_id)]);
+    assert!(bench.dead_letters().await.is_empty(), "a repeat is nothing that PostgreSQL refuses");
     projecting.stop().await;
 }
