@@ -1,5 +1,8 @@
 //! The pass over the log: takes records in, starts first attempts, and commits. One task; every decision is `intake`'s.
 
+mod commits;
+mod gauges;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
-use crate::commit::{self, CommitError, Committed};
+use crate::commit::{CommitError, Committed};
 use crate::config::DispatcherConfig;
 use crate::delivery::{Delivery, Landing};
 use crate::directory::Directory;
@@ -30,19 +33,14 @@ use crate::metrics::METRICS;
 use crate::run::DispatchError;
 use crate::slots::{Slot, Slots};
 use crate::verdicts::Decision;
-use crate::{CONSUMER, reading, rows, verdicts};
+use crate::{reading, rows, verdicts};
 
-/// Rows that wait, from which on a commit does not wait for its interval.
-const COMMIT_ROWS: usize = 500;
 /// Rows that wait, from which on no record is taken in.
 const MAX_ROWS_WAITING: usize = 5000;
 const TICK: Duration = Duration::from_millis(50);
-const GAUGES_EVERY: Duration = Duration::from_secs(1);
 const DATABASE_RETRY: Duration = Duration::from_millis(200);
 /// A partition that somebody else claimed is given up by the group soon; if not, a new consumer claims it again.
 const LOST_FOR: Duration = Duration::from_secs(3);
-/// How long the last commits may take when the database does not answer.
-const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 /// What the pass and the retries share. Cloning shares the parts.
 #[derive(Clone)]
@@ -132,7 +130,7 @@ impl Pass {
                 () = shutdown.cancelled() => return Ok(Ended::Shutdown),
                 Some(landed) = self.flights.join_next_with_id() => self.land(landed),
                 Some(decided) = self.deciding.join_next() => self.decide(decided),
-                outcome = finished(&mut self.committing) => self.committed(outcome?)?,
+                outcome = commits::finished(&mut self.committing) => self.committed(outcome?)?,
                 message = inflow.recv(), if self.intake.rows_waiting() < MAX_ROWS_WAITING => {
                     let Some(message) = message else { return Ok(Ended::Restart("the consumer ended".to_owned())) };
                     if let Inflow::Failed(reason) = message {
@@ -140,29 +138,21 @@ impl Pass {
                     }
                     fresh = self.take(message, shutdown).await?;
                 }
-                _ = tick.tick() => self.tick(consumer),
+                _ = tick.tick() => {}
             }
             while let Some(landed) = self.flights.try_join_next_with_id() {
                 self.land(landed);
             }
+            if let Some(limit) = Instant::now().checked_sub(self.config.spill_after) {
+                self.intake.age(limit);
+            }
+            self.show(consumer);
             self.start_attempts(fresh).await;
             self.commit_if_due();
             if self.lost.values().any(|since| since.elapsed() > LOST_FOR) {
                 return Ok(Ended::Restart("partitions were claimed by somebody else and not given up by the group".to_owned()));
             }
         }
-    }
-
-    /// Puts everything that is open into the schedule, commits while the partitions are still claimed, and is done with them. Attempts go on
-    /// under leases.
-    ///
-    /// # Errors
-    /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered again.
-    pub async fn let_go(&mut self) -> Result<(), DispatchError> {
-        self.intake.spill_all(None);
-        self.commit_in_time().await?;
-        self.intake.drop_all();
-        Ok(())
     }
 
     /// Waits for the attempts that are under way, within bounds, and writes down how they ended.
@@ -178,30 +168,6 @@ impl Pass {
             warn!(attempts = self.flights.len(), "Attempts were still under way at the end; they are made again when their leases end.");
         }
         self.commit_in_time().await
-    }
-
-    async fn commit_in_time(&mut self) -> Result<(), DispatchError> {
-        match tokio::time::timeout(LAST_COMMIT, self.commit_all()).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                warn!("The last commit was not done in time; what it held is delivered again.");
-                Ok(())
-            }
-        }
-    }
-
-    /// Commits everything there is, also what came up while an earlier commit ran.
-    async fn commit_all(&mut self) -> Result<(), DispatchError> {
-        loop {
-            if self.committing.is_some() {
-                let outcome = finished(&mut self.committing).await?;
-                self.committed(outcome)?;
-            }
-            if !self.intake.has_progress() {
-                return Ok(());
-            }
-            self.begin_commit();
-        }
     }
 
     /// Takes a message of the consumer. Answers the endpoints if it had to read them.
@@ -362,74 +328,5 @@ impl Pass {
             landing
         });
         self.tickets.insert(flight.id(), ticket);
-    }
-
-    fn commit_if_due(&mut self) {
-        let due = self.last_commit.elapsed() >= self.config.commit_interval || self.intake.rows_waiting() >= COMMIT_ROWS;
-        if due && self.committing.is_none() && self.intake.has_progress() {
-            self.begin_commit();
-        }
-    }
-
-    fn begin_commit(&mut self) {
-        let (pool, topic) = (self.parts.pool.clone(), self.parts.topic.clone());
-        let plan = self.intake.plan();
-        METRICS.spilled.inc_by(plan.rows.len() as u64);
-        self.committing = Some(AbortOnDropHandle::new(tokio::spawn(async move { commit::commit(&pool, CONSUMER, &topic, plan).await })));
-    }
-
-    fn committed(&mut self, outcome: Result<Committed, CommitError>) -> Result<(), DispatchError> {
-        let committed = outcome?;
-        self.last_commit = Instant::now();
-        self.intake.committed(&committed.moved);
-        for partition in committed.lost {
-            warn!(partition, "The partition was claimed by somebody else.");
-            self.intake.drop_lane(partition);
-            self.lost.insert(partition, Instant::now());
-        }
-        if committed.rows > 0 {
-            self.parts.scheduled.notify_one();
-        }
-        Ok(())
-    }
-
-    fn tick(&mut self, consumer: &FencedConsumer) {
-        if let Some(limit) = Instant::now().checked_sub(self.config.spill_after) {
-            self.intake.age(limit);
-        }
-        if self.last_gauges.elapsed() < GAUGES_EVERY {
-            return;
-        }
-        self.last_gauges = Instant::now();
-        METRICS.queue_depth.set(self.intake.queue_depth() as f64);
-        METRICS.uncommitted.set(self.intake.uncommitted() as f64);
-        let now_ms = OffsetDateTime::now_utc().unix_timestamp() * 1000;
-        for (partition, next, time_ms) in self.intake.positions() {
-            let lag = consumer.log_ends().of(&self.parts.topic, partition).map_or(0, |end| (end - next).max(0));
-            let age_ms = time_ms.filter(|_| lag > 0).map_or(0, |time_ms| (now_ms - time_ms).max(0));
-            let label = partition.to_string();
-            METRICS.lag_records.with_label_values(&[&label]).set(lag as f64);
-            METRICS.lag_seconds.with_label_values(&[&label]).set(age_ms as f64 / 1000.0);
-        }
-        let mut positions: Vec<(i32, i64)> = self.intake.positions().map(|(partition, next, _)| (partition, next)).collect();
-        positions.sort_unstable();
-        if positions != self.hinted {
-            consumer.commit_hint(positions.iter().copied());
-            self.hinted = positions;
-        }
-    }
-}
-
-/// Waits for the commit under way; for ever when there is none.
-async fn finished(
-    committing: &mut Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
-) -> Result<Result<Committed, CommitError>, JoinError> {
-    match committing {
-        Some(commit) => {
-            let outcome = commit.await;
-            *committing = None;
-            outcome
-        }
-        None => std::future::pending().await,
     }
 }

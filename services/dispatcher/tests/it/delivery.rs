@@ -47,6 +47,12 @@ async fn an_event_on_the_log_reaches_the_endpoint_and_its_signature_verifies() {
     system.wait_until_passed(&appended).await;
     assert_eq!(system.schedule().await, []);
     assert_eq!(receiver.received().len(), 1);
+    let metrics = platform::telemetry::metrics::render();
+    for name in
+        ["attempts_total{outcome=\"delivered\"}", "attempt_seconds_count", "first_attempt_seconds_count", "records_total{kind=\"matched\"}"]
+    {
+        assert!(metrics.contains(&format!("triggers_dispatcher_{name} ")), "{name}");
+    }
 }
 
 #[tokio::test]

@@ -13,8 +13,7 @@ use crate::system::{KEY, System};
 #[tokio::test]
 async fn an_address_that_is_not_listed_is_not_reached_whatever_is_stored() {
     // The routes of this system take loopback; its dispatcher was not told so.
-    let mut config = DispatcherConfig::default();
-    config.session_timeout = Duration::from_secs(6);
+    let config = DispatcherConfig { session_timeout: Duration::from_secs(6), ..DispatcherConfig::default() };
     let system = System::start_with(config).await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     let port = receiver.port();
