@@ -196,6 +196,8 @@ impl Pass {
             self.lost.remove(&partition);
             self.stopped.remove(&partition);
         }
+        // Not before: until the group and the database have answered, nothing is delivered.
+        self.feel_well();
     }
 
     /// The group takes partitions away. What is open goes to the schedule, if nobody has claimed them yet; otherwise it is theirs.
