@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence::PositionWatch;
+use platform::fence::{self, PositionWatch};
 use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
@@ -95,7 +95,7 @@ async fn deliver(
     let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_dispatcher, &kafka.topics.events);
     settings.session_timeout = config.session_timeout;
     let mut pass = Pass::new(config.clone(), parts.clone(), component.clone());
-    while !shutdown.is_cancelled() {
+    while fence::reachable(&parts.pool, shutdown, |reason| component.down(reason)).await {
         let (consumer, inflow) = FencedConsumer::start(kafka, parts.pool.clone(), settings.clone())?;
         let ended = pass.run(&consumer, inflow, shutdown).await?;
         // What is open goes to the schedule while the partitions are still ours; only then are they given up.

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use platform::http::{BodyLimits, EVENT_BODY_BYTES, Problem, RequestContext};
 use platform::kafka::producer::{Appended, Outgoing, PublishError};
+use platform::telemetry::throttle::Throttle;
 use schemas::ids::OrgId;
 use schemas::position::Place;
 use schemas::records::{Dedup, DedupKind, Event};
@@ -117,6 +118,9 @@ fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<S
     Some(state.sealing.seal_token("position", org_id.as_uuid().as_bytes(), &place.to_bytes()))
 }
 
+/// Without Kafka every event fails alike: a few lines a second tell it.
+static OUTAGE_LINES: Throttle = Throttle::new(5);
+
 /// How a failed append is told: what the client may assume of the event, and when to come again.
 fn refusal(context: &RequestContext, error: &PublishError) -> Problem {
     match error {
@@ -126,11 +130,15 @@ fn refusal(context: &RequestContext, error: &PublishError) -> Problem {
             Problem::internal()
         }
         PublishError::Failed(reason) => {
-            warn!(request_id = %context.request_id, reason, "Kafka did not take an event.");
+            if let Some(held_back) = OUTAGE_LINES.admit() {
+                warn!(held_back, request_id = %context.request_id, reason, "Kafka did not take an event.");
+            }
             Problem::unavailable("the log does not take events at the moment; the event was not stored", 2)
         }
         PublishError::Unknown(reason) => {
-            warn!(request_id = %context.request_id, reason, "Kafka did not confirm an event.");
+            if let Some(held_back) = OUTAGE_LINES.admit() {
+                warn!(held_back, request_id = %context.request_id, reason, "Kafka did not confirm an event.");
+            }
             let detail = "the log did not answer in time; the event may have been stored: repeat the request with the same Idempotency-Key";
             Problem::unavailable(detail, 2)
         }

@@ -79,6 +79,13 @@ impl KafkaArgs {
                 _ => return invalid("--kafka", "each property is NAME=VALUE"),
             }
         }
+        // Each alone, so that the one to blame can be named; its value stays unsaid, here and in what librdkafka would print later.
+        for (name, value) in &config.properties {
+            if rdkafka::ClientConfig::new().set(name, value).create_native_config().is_err() {
+                let reason = format!("librdkafka does not know the property {name}, or not with this value");
+                return Err(InvalidConfig { knob: "--kafka", reason });
+            }
+        }
         Ok(config)
     }
 
@@ -152,6 +159,8 @@ mod tests {
     fn contradictions_are_refused_by_name() {
         let refused = |arguments: &[&str]| parse(arguments).unwrap_err().knob;
         assert_eq!(refused(&["--kafka", "no-equals-sign"]), "--kafka");
+        let typo = parse(&["--kafka", "sasl.pasword=s3cret"]).unwrap_err().to_string();
+        assert!(typo.contains("sasl.pasword") && !typo.contains("s3cret"), "{typo}");
         assert_eq!(refused(&["--topic-prefix", "a_b"]), "TOPIC_PREFIX");
         assert_eq!(refused(&["--topic-min-insync-replicas", "2"]), "TOPIC_MIN_INSYNC_REPLICAS");
         assert_eq!(refused(&["--topic-partitions", "0"]), "TOPIC_PARTITIONS");

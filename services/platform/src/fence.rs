@@ -7,8 +7,10 @@
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
 
 pub use watch::PositionWatch;
 
@@ -53,6 +55,22 @@ pub enum Standing {
     Open,
     /// Somebody else claimed it: stop.
     Lost,
+}
+
+/// Waits until the positions can be read, telling `trouble` why not; `false` when `shutdown` came first. To be called before joining a group:
+/// a member that cannot claim holds its partitions back from those who could.
+pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble: impl FnMut(String)) -> bool {
+    const PAUSE: Duration = Duration::from_millis(500);
+    loop {
+        match sqlx::query("SELECT FROM consumer_positions LIMIT 1").execute(pool).await {
+            Ok(_) => return true,
+            Err(error) => trouble(format!("PostgreSQL: {error}")),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return false,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
 }
 
 /// Claims partitions of one topic for `consumer`: (partition, where to begin when it was never read). Waits for an open transaction of the

@@ -61,9 +61,28 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One sentence: the causes, joined.
-            eprintln!("triggers: {error:#}");
+            eprintln!("triggers: {}", sentence(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The error and its causes as one sentence; many an error repeats its cause's words, which are then not said twice.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said {
+        said if said.is_empty() => cause,
+        said if said.contains(&cause) => said,
+        said => format!("{said}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_said_already_is_not_said_again() {
+        let error = anyhow::anyhow!("no such file").context("cannot read x: no such file").context("DATABASE_URL");
+        assert_eq!(sentence(&error), "DATABASE_URL: cannot read x: no such file");
     }
 }

@@ -161,8 +161,10 @@ fn parse_status(text: &str) -> Result<DeliveryStatus, Problem> {
 }
 
 fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, Problem> {
-    let unreadable = |_| QueryParams::invalid(name, "must be a time of RFC 3339, such as 2026-11-21T09:00:00Z");
-    OffsetDateTime::parse(text, &Rfc3339).map_err(unreadable)
+    let unreadable = || QueryParams::invalid(name, "must be a time of RFC 3339, such as 2026-11-21T09:00:00Z");
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| unreadable())?;
+    // In UTC it may lie beyond the years that the database's type can be read back from.
+    time.checked_to_offset(time::UtcOffset::UTC).ok_or_else(unreadable)
 }
 
 fn parse_event_types(names: Vec<&str>) -> Result<Option<Vec<String>>, Problem> {

@@ -8,6 +8,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::context::RequestContext;
 use crate::telemetry::metrics;
+use crate::telemetry::throttle::Throttle;
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     requests: metrics::counter_vec(
@@ -22,6 +23,9 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0],
     ),
 });
+
+/// Lines about slow requests, of the whole process.
+static SLOW_LINES: Throttle = Throttle::new(20);
 
 struct Metrics {
     requests: IntCounterVec,
@@ -82,12 +86,16 @@ impl RouteMetrics {
         self.duration.observe(duration.as_secs_f64());
         let (request_id, method, route, status) = (&*context.request_id, self.method, &*self.route, status.as_u16());
         let duration_ms = duration.as_micros() as f64 / 1000.0;
-        if duration > slow.error {
-            tracing::error!(request_id, method, route, status, duration_ms, "Answered a request far too slowly.");
-        } else if duration > slow.warn {
-            tracing::warn!(request_id, method, route, status, duration_ms, "Answered a request slowly.");
-        } else {
+        if duration <= slow.warn {
             tracing::debug!(request_id, method, route, status, duration_ms, "Answered a request.");
+            return;
+        }
+        // Under overload every request is slow; the histogram counts them all.
+        let Some(held_back) = SLOW_LINES.admit() else { return };
+        if duration > slow.error {
+            tracing::error!(request_id, method, route, status, duration_ms, held_back, "Answered a request far too slowly.");
+        } else {
+            tracing::warn!(request_id, method, route, status, duration_ms, held_back, "Answered a request slowly.");
         }
     }
 

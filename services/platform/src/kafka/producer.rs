@@ -149,12 +149,14 @@ impl Producer {
     pub async fn publish(&self, record: Outgoing<'_>) -> Result<Appended, PublishError> {
         let _places = self.take_places(&record)?;
         let (producer, report) = self.enqueue(&record)?;
-        match report.await {
-            Ok(Ok(delivery)) => {
+        // librdkafka looks for timed-out records once a second only; the budget is kept here.
+        match tokio::time::timeout(self.shared.settings.delivery_timeout, report).await {
+            Ok(Ok(Ok(delivery))) => {
                 Ok(Appended { partition: delivery.partition, offset: delivery.offset, timestamp_ms: delivery.timestamp.to_millis() })
             }
-            Ok(Err((error, _message))) => Err(self.classify(&producer, &error)),
-            Err(_canceled) => Err(PublishError::Unknown("the producer was closed".to_owned())),
+            Ok(Ok(Err((error, _message)))) => Err(self.classify(&producer, &error)),
+            Ok(Err(_canceled)) => Err(PublishError::Unknown("the producer was closed".to_owned())),
+            Err(_elapsed) => Err(PublishError::Unknown("no delivery report within the budget".to_owned())),
         }
     }
 

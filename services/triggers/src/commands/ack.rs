@@ -5,7 +5,7 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::print;
+use super::{page, print};
 use crate::client::{As, Client};
 
 /// As many as one request takes.
@@ -45,10 +45,9 @@ async fn inbox_ids(client: &Client) -> Result<Vec<String>> {
     loop {
         let mut query = vec![("limit", CHUNK.to_string())];
         query.extend(cursor.map(|cursor| ("cursor", cursor)));
-        let page: Value = client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(&query)).await?;
-        let events = page.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        ids.extend(events.iter().filter_map(|event| event.get("event_id")?.as_str().map(str::to_owned)));
-        cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
+        let page = page::fetch(client, &query).await?;
+        ids.extend(page.read()?.into_iter().map(|event| event.event_id));
+        cursor = page.next_cursor;
         if cursor.is_none() {
             return Ok(ids);
         }

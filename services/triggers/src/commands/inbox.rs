@@ -1,12 +1,13 @@
 //! `triggers inbox`: one page of the inbox.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Result;
 use clap::Args;
-use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::print;
-use crate::client::{As, Client};
+use super::{page, print};
+use crate::client::Client;
 
 /// Flags of `triggers inbox`.
 #[derive(Args)]
@@ -23,7 +24,7 @@ pub struct InboxArgs {
     /// Also what is acknowledged
     #[arg(long)]
     all: bool,
-    /// The whole answer as JSON
+    /// Each event's JSON on a line, as when nobody watches
     #[arg(long)]
     json: bool,
 }
@@ -36,20 +37,16 @@ pub async fn run(client: &Client, args: InboxArgs) -> Result<()> {
     if args.all {
         query.push(("include_acknowledged", "true".to_owned()));
     }
-    let page: Value = client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(&query)).await?;
-    if args.json {
-        return print::json(&page);
+    let page = page::fetch(client, &query).await?;
+    if args.json || !std::io::stdout().is_terminal() {
+        page.events.iter().try_for_each(|event| print::line(event.get()))?;
+    } else {
+        let cells = |event: page::Event| json!({"id": event.event_id, "type": event.event_type, "time": event.timestamp, "status": event.status, "payload": event.payload.get()});
+        let rows: Vec<Value> = page.read()?.into_iter().map(cells).collect();
+        print::table(&rows, &[("ID", "/id"), ("TYPE", "/type"), ("TIME", "/time"), ("STATUS", "/status"), ("PAYLOAD", "/payload")])?;
     }
-    let events = page.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    print::table(
-        events,
-        &[("ID", "/event_id"), ("TYPE", "/event_type"), ("TIME", "/timestamp"), ("STATUS", "/status"), ("PAYLOAD", "/payload")],
-    )?;
-    match page.get("next_cursor").and_then(Value::as_str) {
-        Some(cursor) => {
-            eprintln!("more: triggers inbox --cursor {cursor}");
-            Ok(())
-        }
-        None => Ok(()),
+    if let Some(cursor) = page.next_cursor {
+        eprintln!("more: triggers inbox --cursor {cursor}");
     }
+    Ok(())
 }

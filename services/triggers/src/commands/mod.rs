@@ -9,6 +9,7 @@ mod key;
 mod lag;
 mod migrate;
 mod org;
+mod page;
 mod print;
 mod send;
 mod tail;

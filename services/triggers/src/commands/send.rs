@@ -12,7 +12,9 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::print;
@@ -53,14 +55,21 @@ pub async fn run(client: &Client, args: SendArgs) -> Result<()> {
     match args.file {
         Some(file) => send_lines(client, &file, args.concurrency, args.quiet).await,
         None => {
-            let payload: Value = serde_json::from_str(&args.payload).context("the payload is not JSON")?;
-            let mut body = json!({"event_type": args.event_type, "payload": payload});
-            if let Some(id) = args.dedup_id {
-                body["dedup_id"] = json!(id);
-            }
+            // Not through a `Value`: the payload goes out byte for byte.
+            let payload: &RawValue = serde_json::from_str(&args.payload).context("the payload is not JSON")?;
+            let body = OneEvent { event_type: args.event_type.as_deref(), payload, dedup_id: args.dedup_id.as_deref() };
             print::json(&client.fetch(client.request(As::Key, Method::POST, "/v1/events")?.json(&body)).await?)
         }
     }
+}
+
+/// The body of one event.
+#[derive(Serialize)]
+struct OneEvent<'a> {
+    event_type: Option<&'a str>,
+    payload: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dedup_id: Option<&'a str>,
 }
 
 /// What became of the lines.

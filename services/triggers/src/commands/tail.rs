@@ -2,11 +2,9 @@
 
 use anyhow::Result;
 use clap::Args;
-use reqwest::Method;
-use serde_json::Value;
 
-use super::print;
-use crate::client::{As, Client};
+use super::{page, print};
+use crate::client::Client;
 
 /// Flags of `triggers tail`.
 #[derive(Args)]
@@ -30,20 +28,16 @@ pub async fn run(client: &Client, args: TailArgs) -> Result<()> {
         let mut query: Vec<(&str, String)> = vec![("limit", left.min(1000).to_string()), ("wait", "30".to_owned())];
         query.extend(cursor.clone().map(|cursor| ("cursor", cursor)));
         query.extend(args.event_types.iter().map(|kind| ("event_type", kind.clone())));
-        let page: Value = client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(&query)).await?;
-        let events = page.get("events").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        for event in events {
-            print::line(&event.to_string())?;
-        }
-        left = left.saturating_sub(events.len() as u64);
-        cursor = page.get("resume_cursor").and_then(Value::as_str).map(str::to_owned).or(cursor);
+        let page = page::fetch(client, &query).await?;
+        page.events.iter().try_for_each(|event| print::line(event.get()))?;
+        left = left.saturating_sub(page.events.len() as u64);
+        cursor = page.resume_cursor.or(cursor);
     }
     Ok(())
 }
 
 /// The cursor behind everything that is there now: a descending read's first page fixes it.
 async fn end(client: &Client) -> Result<String> {
-    let query = [("limit", "1"), ("order", "desc"), ("include_acknowledged", "true")];
-    let page: Value = client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(&query)).await?;
-    page.get("resume_cursor").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| anyhow::anyhow!("the answer has no resume_cursor"))
+    let query = [("limit", "1"), ("order", "desc"), ("include_acknowledged", "true")].map(|(name, value)| (name, value.to_owned()));
+    page::fetch(client, &query).await?.resume_cursor.ok_or_else(|| anyhow::anyhow!("the answer has no resume_cursor"))
 }

@@ -85,7 +85,9 @@ async fn start_stack(args: &UpArgs) -> Result<Stack> {
 async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, folder: &Path, shutdown: CancellationToken) -> Result<()> {
     let brokers = args.kafka_brokers.clone().unwrap_or_else(|| stack.kafka_brokers().to_owned());
     let database_url = args.database_url.clone().unwrap_or_else(|| stack.database_url());
-    let kafka = KafkaConfig::new(&brokers, "");
+    let mut kafka = KafkaConfig::new(&brokers, "");
+    // On a Kafka of its own this process is always the same member: after a kill its partitions need not wait for the dead one's session.
+    kafka.instance = args.kafka_brokers.is_none().then(|| "up".to_owned());
     let pool = postgres::connect(&PostgresConfig::new(&database_url)).context("DATABASE_URL")?;
     postgres::migrate(&pool).await.context("the database could not be migrated")?;
     make_topics(&kafka).await?;

@@ -40,11 +40,12 @@ pub(super) async fn insert(
     let column = |f: fn(&Row<'_>) -> Uuid| originals.iter().map(|row| f(row)).collect::<Vec<Uuid>>();
     let texts = |f: fn(&Event) -> Option<&str>| originals.iter().map(|row| f(row.event)).collect::<Vec<Option<&str>>>();
     let metadata: Vec<Option<String>> = originals.iter().map(|row| metadata_json(row.event)).collect();
+    // Seconds and microseconds apart: an interval is multiplied as a double, which cannot hold all microseconds of the year 9999.
     let written = sqlx::query(
         "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at,
                                   source, ordering_key, metadata, dedup_id)
          SELECT org_id, event_id, log_epoch, log_partition, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond',
-                event_type, payload::json, 'epoch'::timestamptz + occurred_us * interval '1 microsecond', source, ordering_key, metadata::json, dedup_id
+                event_type, payload::json, 'epoch'::timestamptz + occurred_us / 1000000 * interval '1 second' + occurred_us % 1000000 * interval '1 microsecond', source, ordering_key, metadata::json, dedup_id
          FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[],
                      $10::text[], $11::text[], $12::text[], $13::text[])
               AS t (org_id, event_id, log_epoch, log_partition, log_offset, accepted_ms, event_type, payload, occurred_us,

@@ -19,8 +19,8 @@ use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, 
 use crate::fence::{self, Claim};
 
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a claim waits for PostgreSQL: well below `max.poll.interval.ms`, after which the group would take the partitions back.
-const CLAIM_DEADLINE: Duration = Duration::from_secs(240);
+/// How long a claim waits for PostgreSQL. Beyond it this instance leaves the group: another one may reach the database.
+const CLAIM_DEADLINE: Duration = Duration::from_secs(20);
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
 
 /// Callbacks of the group client. They run on its thread, inside `poll`.
