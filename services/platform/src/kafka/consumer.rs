@@ -28,6 +28,8 @@ use crate::fence::Claim;
 
 /// Most records that are handed over at once.
 const CHUNK_RECORDS: usize = 500;
+/// A chunk takes no further record beyond this, so that large records do not multiply with the chunks that wait.
+const CHUNK_BYTES: usize = 1024 * 1024;
 /// Chunks that wait in the channel; with librdkafka's own queue this bounds what is read ahead.
 const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
@@ -232,12 +234,15 @@ fn poll_chunk<C: rdkafka::consumer::ConsumerContext>(
     use rdkafka::message::Message;
     let mut records = Vec::new();
     let mut timeout = POLL_TIMEOUT;
-    while records.len() < CHUNK_RECORDS {
+    let mut bytes = 0;
+    while records.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES {
         match client.poll(timeout) {
             None => break,
             Some(Ok(message)) => {
                 let topic = topic_of(message.topic());
-                records.push(Record::copy_of(&message, &topic));
+                let record = Record::copy_of(&message, &topic);
+                bytes += record.size();
+                records.push(record);
             }
             // What was read before the error is still good; the error comes again or was passing.
             Some(Err(error)) if records.is_empty() => return Err(error),
