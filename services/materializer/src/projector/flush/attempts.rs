@@ -54,7 +54,7 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
     let attempts = || rows.iter().map(|row| row.attempt);
     sqlx::query(
         "INSERT INTO view.delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code, error, response_excerpt)
-         SELECT org_id, delivery_id, attempt, outcome, 'epoch'::timestamptz + started_us * interval '1 microsecond', latency_ms, status_code, error, excerpt
+         SELECT org_id, delivery_id, attempt, outcome, 'epoch'::timestamptz + started_us / 1000000 * interval '1 second' + started_us % 1000000 * interval '1 microsecond', latency_ms, status_code, error, excerpt
          FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::bigint[], $7::integer[], $8::text[], $9::text[])
               AS t (org_id, delivery_id, attempt, outcome, started_us, latency_ms, status_code, error, excerpt)
          ON CONFLICT DO NOTHING",
@@ -75,22 +75,25 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
 
 async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     // As the statement decides against what is stored: the highest attempt of each delivery counts, and of equal ones the later on the log.
-    // A record that was appended twice may come after its successors.
-    let mut last: BTreeMap<(Uuid, Uuid), &DeliveryAttempt> = BTreeMap::new();
+    // Each with when the first one that was read began: what stands in the row afterwards must not depend on how records were batched.
+    let mut last: BTreeMap<(Uuid, Uuid), (&DeliveryAttempt, i64)> = BTreeMap::new();
     for row in rows {
-        let kept = last.entry((row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid())).or_insert(row.attempt);
+        let key = (row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid());
+        let (kept, _) = last.entry(key).or_insert((row.attempt, row.attempt.started_at));
+        // A record that was appended twice may come after its successors.
         if row.attempt.attempt >= kept.attempt {
             *kept = row.attempt;
         }
     }
-    let attempts = || last.values();
+    let attempts = || last.values().map(|(attempt, _)| *attempt);
     sqlx::query(
         "INSERT INTO view.deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
                                            last_status_code, last_error, next_attempt_at, created_at)
-         SELECT org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, 'epoch'::timestamptz + started_us * interval '1 microsecond',
-                status_code, error, 'epoch'::timestamptz + next_us * interval '1 microsecond', 'epoch'::timestamptz + started_us * interval '1 microsecond'
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::integer[], $8::bigint[], $9::integer[], $10::text[], $11::bigint[])
-              AS t (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, started_us, status_code, error, next_us)
+         SELECT org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, 'epoch'::timestamptz + started_us / 1000000 * interval '1 second' + started_us % 1000000 * interval '1 microsecond',
+                status_code, error, 'epoch'::timestamptz + next_us / 1000000 * interval '1 second' + next_us % 1000000 * interval '1 microsecond', 'epoch'::timestamptz + created_us / 1000000 * interval '1 second' + created_us % 1000000 * interval '1 microsecond'
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::integer[], $8::bigint[], $9::integer[], $10::text[], $11::bigint[],
+                     $12::bigint[])
+              AS t (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, started_us, status_code, error, next_us, created_us)
          ON CONFLICT (org_id, delivery_id) DO UPDATE
             SET status = EXCLUDED.status, attempts = EXCLUDED.attempts, last_started_at = EXCLUDED.last_started_at,
                 last_status_code = EXCLUDED.last_status_code, last_error = EXCLUDED.last_error, next_attempt_at = EXCLUDED.next_attempt_at
@@ -107,6 +110,7 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     .bind(attempts().map(|a| a.status_code).collect::<Vec<Option<i32>>>())
     .bind(attempts().map(|a| a.error.as_deref()).collect::<Vec<Option<&str>>>())
     .bind(attempts().map(|a| a.next_attempt_at).collect::<Vec<Option<i64>>>())
+    .bind(last.values().map(|(_, first_started_at)| *first_started_at).collect::<Vec<i64>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -133,3 +133,34 @@ async fn delivery(bench: &Bench) -> Delivery {
 fn at(attempt: &DeliveryAttempt, seconds_later: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(attempt.started_at) * 1000).unwrap() + time::Duration::seconds(seconds_later)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_does_not_depend_on_how_its_attempts_were_batched() {
+    use DeliveryOutcome::{Delivered, Retrying};
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let (apart, together) = (EndpointId::generate(), EndpointId::generate());
+    let id = EventId::generate();
+    let attempts = |endpoint| [(1, Retrying), (2, Retrying), (3, Delivered)].map(|(n, outcome)| attempt(org, id, endpoint, n, outcome));
+    let projecting = bench.project();
+    for attempt in attempts(apart) {
+        bench.attempt(&attempt).await;
+        bench.passed().await;
+    }
+    projecting.stop().await;
+    for attempt in attempts(together) {
+        bench.attempt(&attempt).await;
+    }
+    let projecting = bench.project();
+    bench.passed().await;
+    // All of a row but its names, as one text.
+    let rows: Vec<(String, OffsetDateTime)> =
+        sqlx::query_as("SELECT (to_jsonb(d) - 'delivery_id' - 'endpoint_id')::text, created_at FROM view.deliveries d")
+            .fetch_all(&bench.pool)
+            .await
+            .unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0], rows[1]);
+    assert_eq!(rows[0].1.unix_timestamp(), STARTED_AT / 1_000_000 + 1, "made when the first attempt began");
+    projecting.stop().await;
+}
