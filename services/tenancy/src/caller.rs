@@ -64,6 +64,33 @@ where
     }
 }
 
+/// The key as it was presented: for a handler that waited, to ask again whether it still counts.
+pub struct Presented {
+    key: Box<str>,
+    from: IpAddr,
+}
+
+impl Presented {
+    /// Asks again.
+    ///
+    /// # Errors
+    /// What the caller would be answered if the request came now.
+    pub async fn still_counts(&self, authenticator: &Authenticator) -> Result<(), Problem> {
+        authenticator.authenticate(&self.key, self.from).await?;
+        Ok(())
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Presented {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let from = client_address(parts, state).await;
+        let key = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
+        Ok(Self { key: Box::from(key), from })
+    }
+}
+
 /// The address that bad keys are counted for.
 pub async fn client_address<S: Sync>(parts: &mut Parts, state: &S) -> IpAddr {
     let Ok(PeerAddr(peer)) = PeerAddr::from_request_parts(parts, state).await;

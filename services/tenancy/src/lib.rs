@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use auth::{AuthSettings, Authenticator};
 pub use cache::CacheSettings;
-pub use caller::Caller;
+pub use caller::{Caller, Presented};
 pub use dev_keys::DevKeysError;
 pub use operator::{Operator, OperatorToken};
 pub use refusal::Refusal;

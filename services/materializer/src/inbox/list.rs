@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRef as _, State};
 use axum::response::{IntoResponse, Response};
 use platform::http::{DeliberateWait, Dialect, Problem, QueryParams, RequestContext};
 use schemas::ids::OrgId;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
-use tenancy::{Caller, Right};
+use tenancy::{Authenticator, Caller, Presented, Right};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -59,6 +59,7 @@ struct Page {
 pub(super) async fn list(
     State(state): State<InboxState>,
     caller: Caller,
+    presented: Presented,
     context: RequestContext,
     params: QueryParams,
 ) -> Result<Response, Problem> {
@@ -70,6 +71,10 @@ pub(super) async fn list(
     let begun = Instant::now();
     let page = read_or_wait(&state, organization, &request).await?;
     let waited = if request.wait.is_zero() { Duration::ZERO } else { begun.elapsed() };
+    if !waited.is_zero() {
+        // A key that was revoked meanwhile gets nothing of what came after.
+        presented.still_counts(&Authenticator::from_ref(&state)).await?;
+    }
     // Counted last: what is waited for changes the count.
     let open = match request.cursor {
         Some(_) => None,

@@ -137,3 +137,18 @@ async fn a_hundred_long_polls_are_all_woken_by_one_arrival_each() {
         assert!(answer.took < Duration::from_secs(10), "{:?}", answer.took);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_poll_tells_nothing_to_a_key_that_was_revoked_while_it_waited() {
+    let bench = Bench::start().await;
+    let revoke_then_show = async {
+        tokio::time::sleep(A_MOMENT).await;
+        sqlx::query("UPDATE api_keys SET revoked_at = now()").execute(&bench.pool).await.unwrap();
+        // Seen by this instance: from here on a new request is refused.
+        let refused = || async { (bench.get("/v1/inbox").await.status == StatusCode::UNAUTHORIZED).then_some(()) };
+        devstack::testing::eventually(Duration::from_secs(10), "the key is refused", refused).await;
+        bench.show(bench.alpha, &[row(0, 0)]).await;
+    };
+    let ((), answer) = tokio::join!(revoke_then_show, bench.get("/v1/inbox?wait=20"));
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{}", answer.text);
+}

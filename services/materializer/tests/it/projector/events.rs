@@ -82,3 +82,21 @@ async fn a_record_that_was_appended_twice_is_one_row_at_its_first_place() {
     assert!(bench.dead_letters().await.is_empty(), "a repeat is nothing that PostgreSQL refuses");
     projecting.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_at_either_end_of_the_calendar_are_stored_to_the_microsecond_and_can_be_read_back() {
+    use schemas::event_json::{MAX_TIME_MICROS, MIN_TIME_MICROS};
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let ends = [MIN_TIME_MICROS, -1, MAX_TIME_MICROS - 1, MAX_TIME_MICROS];
+    for occurred_at in ends {
+        bench.event(&Event { occurred_at: Some(occurred_at), ..event(org) }).await;
+    }
+    let projecting = bench.project();
+    bench.passed().await;
+    let stored: Vec<(time::OffsetDateTime,)> =
+        sqlx::query_as("SELECT occurred_at FROM view.events ORDER BY log_offset").fetch_all(&bench.pool).await.unwrap();
+    let micros: Vec<i128> = stored.iter().map(|(time,)| time.unix_timestamp_nanos() / 1000).collect();
+    assert_eq!(micros, ends.map(i128::from));
+    projecting.stop().await;
+}
