@@ -20,6 +20,8 @@ pub(crate) struct Hold {
     pub(crate) committed: i64,
     /// Append time of the last record before `committed`, milliseconds since the Unix epoch.
     pub(crate) record_time_ms: Option<i64>,
+    /// Append time of the first record that is collected and not written, so near as is known; same unit.
+    pub(crate) waiting_since_ms: Option<i64>,
     /// First offset that is not collected yet.
     collected: i64,
 }
@@ -83,6 +85,7 @@ impl Collector {
                 log_epoch: claim.log_epoch,
                 committed: claim.next_offset,
                 record_time_ms: None,
+                waiting_since_ms: None,
                 collected: claim.next_offset,
             };
             self.stop(&claim.topic, claim.partition);
@@ -114,6 +117,7 @@ impl Collector {
                 continue;
             }
             hold.collected = record.offset + 1;
+            hold.waiting_since_ms.get_or_insert(record.timestamp_ms);
             if is_delivery(&record.topic) { self.second.push(record) } else { self.first.push(record) }
         }
     }
@@ -147,6 +151,8 @@ impl Collector {
         {
             hold.committed = written.committed;
             hold.record_time_ms = written.record_time_ms;
+            // Of what was collected meanwhile the first is no older than the last one written.
+            hold.waiting_since_ms = written.record_time_ms.filter(|_| hold.collected > hold.committed);
         }
     }
 

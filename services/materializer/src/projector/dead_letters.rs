@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt as _;
 use platform::health::Component;
 use platform::kafka::Record;
 use platform::kafka::producer::{Outgoing, Producer, PublishError};
@@ -15,6 +16,19 @@ use crate::metrics::METRICS;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// One at a time, a producer of garbage would hold everybody else up for a round trip to Kafka per record.
+const AT_ONCE: usize = 64;
+
+/// Writes all of them, some at once, as [`write`] does; their order on the topic says nothing.
+pub(crate) async fn write_all<'a>(
+    producer: &Producer,
+    topics: &TopicNames,
+    component: &Component,
+    letters: impl Iterator<Item = (&'a Record, &'a Unreadable)>,
+) {
+    let written = |(record, reason)| write(producer, topics, component, record, reason);
+    futures_util::stream::iter(letters).for_each_concurrent(AT_ONCE, written).await;
+}
 
 /// Writes one, trying until Kafka has it: the partition does not go past a record that would be lost.
 pub(crate) async fn write(producer: &Producer, topics: &TopicNames, component: &Component, record: &Record, reason: &Unreadable) {
@@ -33,22 +47,21 @@ pub(crate) async fn write(producer: &Producer, topics: &TopicNames, component: &
     let whole = Outgoing { topic: &topics.dead_letters, key: record.key.as_deref(), value: record.value.as_deref(), headers: &all };
     // Ours alone, for a record that is too large even for the dead letters: the log itself still has it, at that place.
     let place_only = Outgoing { topic: &topics.dead_letters, key: None, value: None, headers: &all[record.headers.len()..] };
-    let mut outgoing = whole;
     let mut pause = FIRST_PAUSE;
     loop {
-        match producer.publish(outgoing).await {
+        let mut outcome = producer.publish(whole).await;
+        if let Err(PublishError::Rejected(why)) = outcome {
+            error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "Kafka refuses a dead letter; trying with its place alone.");
+            outcome = producer.publish(place_only).await;
+        }
+        match outcome {
             Ok(_) => {
                 METRICS.dead_letters.with_label_values(&[reason.class]).inc();
                 warn!(topic = %record.topic, partition = record.partition, offset = record.offset, class = reason.class, reason = reason.message, "A record became a dead letter.");
                 return;
             }
-            Err(PublishError::Rejected(why)) => {
-                // Never passed over: what else is refused (a missing right) an operator mends, and the record must still be there then.
-                error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "Kafka refuses a dead letter; trying with its place alone.");
-                component.down(format!("dead letters are refused: {why}"));
-                outgoing = place_only;
-            }
-            Err(error) => warn!(%error, "A dead letter could not be written; trying again."),
+            // Never passed over, not even when refused (a missing right): an operator mends that, and then all of the record is written.
+            Err(error) => component.down(format!("dead letters cannot be written: {error}")),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

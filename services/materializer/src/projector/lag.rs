@@ -4,27 +4,117 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use platform::kafka::consumer::LogEnds;
+use schemas::topics::TopicNames;
 
-use super::batch::Collector;
+use super::batch::{Collector, Hold, Place};
 use crate::metrics::METRICS;
 
-/// Sets the gauges from the partitions that are held.
-pub(crate) fn report(collector: &Collector, ends: &LogEnds) {
+/// Sets the gauges from the partitions that are held. A topic of which nothing is held has no lag here: others report it.
+pub(crate) fn report(collector: &Collector, ends: &LogEnds, names: &TopicNames) {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok()).unwrap_or(0);
-    let mut topics: BTreeMap<&str, (i64, f64)> = BTreeMap::new();
-    for ((topic, partition), hold) in collector.holds() {
-        let records = ends.of(topic, *partition).map_or(0, |end| (end - hold.committed).max(0));
-        // The oldest record that is not applied is younger than the last one that is.
-        let seconds = match hold.record_time_ms {
+    let lags = by_topic(collector.holds(), |topic, partition| ends.of(topic, partition), now_ms);
+    for topic in [&names.events, &names.acks, &names.deliveries] {
+        let lag = lags.get(topic.as_str()).copied().unwrap_or_default();
+        METRICS.lag_records.with_label_values(&[topic]).set(lag.records as f64);
+        METRICS.lag_seconds.with_label_values(&[topic]).set(lag.seconds);
+    }
+}
+
+/// Over all partitions of a topic: the sum of records, the oldest of seconds.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+struct Lag {
+    records: i64,
+    seconds: f64,
+}
+
+fn by_topic<'a>(
+    holds: impl Iterator<Item = (&'a Place, &'a Hold)>,
+    end_of: impl Fn(&str, i32) -> Option<i64>,
+    now_ms: i64,
+) -> BTreeMap<&'a str, Lag> {
+    let mut topics: BTreeMap<&str, Lag> = BTreeMap::new();
+    for ((topic, partition), hold) in holds {
+        let records = end_of(topic, *partition).map_or(0, |end| (end - hold.committed).max(0));
+        // What waits is collected but for a moment. The last record that was written is only the second best measure: after a quiet hour
+        // it would tell of an hour's lag.
+        let seconds = match hold.waiting_since_ms.or(hold.record_time_ms) {
             Some(time) if records > 0 => (now_ms - time).max(0) as f64 / 1000.0,
             _ => 0.0,
         };
-        let sum = topics.entry(topic).or_default();
-        sum.0 += records;
-        sum.1 = sum.1.max(seconds);
+        let lag = topics.entry(topic).or_default();
+        lag.records += records;
+        lag.seconds = lag.seconds.max(seconds);
     }
-    for (topic, (records, seconds)) in topics {
-        METRICS.lag_records.with_label_values(&[topic]).set(records as f64);
-        METRICS.lag_seconds.with_label_values(&[topic]).set(seconds);
+    topics
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use platform::fence::Claim;
+    use platform::kafka::Record;
+
+    use super::*;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    fn claim(partition: i32, next_offset: i64) -> Claim {
+        Claim { topic: Arc::from("events"), partition, epoch: 1, log_epoch: 1, next_offset }
+    }
+
+    fn record(partition: i32, offset: i64, timestamp_ms: i64) -> Record {
+        Record { topic: Arc::from("events"), partition, offset, timestamp_ms, key: None, value: None, headers: Vec::new() }
+    }
+
+    /// Writes all that is collected.
+    fn write(collector: &mut Collector) {
+        let batch = collector.take_batch(100, 1000).unwrap();
+        for (place, mut hold) in batch.holds {
+            let last = batch.records.iter().rfind(|record| record.partition == place.1).unwrap();
+            hold.committed = last.offset + 1;
+            hold.record_time_ms = Some(last.timestamp_ms);
+            collector.committed(&place, &hold);
+        }
+    }
+
+    fn lag(collector: &Collector, ends: [i64; 2], now_ms: i64) -> Lag {
+        let end_of = |_: &str, partition: i32| usize::try_from(partition).ok().and_then(|partition| ends.get(partition)).copied();
+        by_topic(collector.holds(), end_of, now_ms).get("events").copied().unwrap_or_default()
+    }
+
+    #[test]
+    fn lag_is_the_sum_of_records_and_the_age_of_the_oldest_that_waits() {
+        let mut collector = Collector::default();
+        assert_eq!(lag(&collector, [9, 9], 0), Lag::default(), "nothing held");
+        collector.assign(vec![claim(0, 5), claim(1, 0)]);
+        collector.collect(vec![record(0, 5, 1_000), record(0, 6, 2_000), record(1, 0, 4_000)], |_| false);
+        assert_eq!(lag(&collector, [8, 1], 11_000), Lag { records: 4, seconds: 10.0 });
+        write(&mut collector);
+        assert_eq!(lag(&collector, [7, 1], 11_000), Lag::default());
+    }
+
+    #[test]
+    fn a_record_after_a_quiet_hour_is_no_hour_of_lag() {
+        let mut collector = Collector::default();
+        collector.assign(vec![claim(0, 0)]);
+        collector.collect(vec![record(0, 0, 0)], |_| false);
+        write(&mut collector);
+        collector.collect(vec![record(0, 1, HOUR_MS)], |_| false);
+        assert_eq!(lag(&collector, [2, 0], HOUR_MS + 5), Lag { records: 1, seconds: 0.005 });
+    }
+
+    #[test]
+    fn what_is_collected_while_a_batch_is_written_waits_since_then() {
+        let mut collector = Collector::default();
+        collector.assign(vec![claim(0, 0)]);
+        collector.collect(vec![record(0, 0, 1_000)], |_| false);
+        let batch = collector.take_batch(100, 1000).unwrap();
+        collector.collect(vec![record(0, 1, 1_500)], |_| false);
+        let (place, mut hold) = batch.holds.into_iter().next().unwrap();
+        hold.committed = 1;
+        hold.record_time_ms = Some(1_000);
+        collector.committed(&place, &hold);
+        assert_eq!(lag(&collector, [2, 0], 3_000), Lag { records: 1, seconds: 2.0 });
     }
 }

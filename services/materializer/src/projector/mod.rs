@@ -16,10 +16,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use platform::fence;
 use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
 use platform::kafka::producer::Producer;
+use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -90,15 +92,14 @@ pub async fn run(
 ) -> Result<(), Error> {
     let component = health.component(CONSUMER);
     let flusher = Arc::new(Flusher::new(pool.clone(), producer, kafka.topics.clone(), component.clone()));
-    while !shutdown.is_cancelled() {
+    while fence::reachable(&pool, &shutdown, |reason| component.down(reason)).await {
         let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_materializer, &kafka.topics.events);
         settings.followed = vec![kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
         settings.session_timeout = config.session_timeout;
         let (consumer, inflow) = FencedConsumer::start(&kafka, pool.clone(), settings)?;
         let mut run = Run {
             config: config.clone(),
-            deliveries: kafka.topics.deliveries.clone(),
-            events: kafka.topics.events.clone(),
+            topics: kafka.topics.clone(),
             collector: Collector::default(),
             flusher: flusher.clone(),
             component: component.clone(),
@@ -132,8 +133,7 @@ enum End {
 /// One life of the consumer.
 struct Run {
     config: ProjectorConfig,
-    deliveries: String,
-    events: String,
+    topics: TopicNames,
     collector: Collector,
     flusher: Arc<Flusher>,
     component: Component,
@@ -169,7 +169,7 @@ impl Run {
                     None => return Ok(End::Failed("the consumer ended".to_owned())),
                 },
                 _ = lag_ticks.tick() => {
-                    lag::report(&self.collector, self.consumer.log_ends());
+                    lag::report(&self.collector, self.consumer.log_ends(), &self.topics);
                     if let Some(reason) = self.to_claim_again() {
                         return Ok(End::Failed(reason));
                     }
@@ -194,7 +194,7 @@ impl Run {
                 self.tell_health();
             }
             Inflow::Records(records) => {
-                let deliveries = &self.deliveries;
+                let deliveries = &self.topics.deliveries;
                 self.collector.collect(records, |topic| topic == deliveries);
             }
             Inflow::Stopped { topic, partition, reason } => {
@@ -243,7 +243,7 @@ impl Run {
             self.collector.committed(place, hold);
         }
         self.tell_health();
-        let of_events = self.collector.holds().filter(|((topic, _), _)| **topic == *self.events);
+        let of_events = self.collector.holds().filter(|((topic, _), _)| **topic == *self.topics.events);
         self.consumer.commit_hint(of_events.map(|((_, partition), hold)| (*partition, hold.committed)));
     }
 

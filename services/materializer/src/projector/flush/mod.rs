@@ -81,11 +81,11 @@ impl Flusher {
         let mut outcome = Outcome::default();
         let mut items: Vec<Item> = batch.records.into_iter().map(|record| decode(record, &self.topics)).collect();
         self.judge_organizations(&mut items).await?;
-        for item in &items {
-            if let Content::Dead(reason) = &item.content {
-                dead_letters::write(&self.producer, &self.topics, &self.component, &item.record, reason).await;
-            }
-        }
+        let dead = items.iter().filter_map(|item| match &item.content {
+            Content::Dead(reason) => Some((&item.record, reason)),
+            _ => None,
+        });
+        dead_letters::write_all(&self.producer, &self.topics, &self.component, dead).await;
         let mut parts = VecDeque::from([items]);
         while let Some(mut part) = parts.pop_front() {
             part.retain(|item| holds.contains_key(&place_of(item)));

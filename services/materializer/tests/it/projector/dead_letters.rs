@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
+use platform::kafka::topics::{self, Replication};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{DeliveryOutcome, Event};
 
 use super::deliveries::attempt;
-use super::harness::{Bench, JSON, PATIENCE, event, stranger};
+use super::harness::{Bench, JSON, PARTITIONS, PATIENCE, event, stranger};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_taken_becomes_a_dead_letter_and_the_next_record_is_served() {
@@ -166,5 +167,47 @@ async fn an_attempt_of_an_event_that_never_comes_does_not_hold_anything_up() {
     bench.passed().await;
     assert_eq!(bench.in_log_order().await.len(), 3);
     assert!(bench.dead_letters().await.is_empty());
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_whose_dead_letter_cannot_be_written_is_not_passed_until_it_can() {
+    let mut bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    // A topic that is not there yet.
+    bench.kafka.topics.dead_letters.push_str(".later");
+    let projecting = bench.project();
+    projecting.is_ready(true).await;
+    let garbage = bench.append(&bench.topics().events, Some(org.to_string().as_bytes()), Some(b"garbage"), &[]).await;
+    bench.event(&event(org)).await;
+    projecting.is_ready(false).await;
+    assert_eq!(bench.position(&bench.topics().events, 0).await, Some(garbage.offset));
+    let one = Replication { factor: 1, min_in_sync: 1 };
+    let differences = topics::plan(&bench.kafka, &bench.topics().manifest(PARTITIONS), one).await.unwrap();
+    topics::apply(&bench.kafka, &differences, one).await.unwrap();
+    bench.passed().await;
+    let letters = bench.dead_letters().await;
+    assert_eq!((letters.len(), letters[0].value.as_deref()), (1, Some(&b"garbage"[..])));
+    projecting.is_ready(true).await;
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn much_garbage_is_one_dead_letter_each_and_the_next_record_is_served() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let (events, key) = (bench.topics().events.clone(), org.to_string().into_bytes());
+    let garbage: Vec<Vec<u8>> = (0..2000).map(|n| format!("garbage {n}").into_bytes()).collect();
+    for some in garbage.chunks(100) {
+        futures_util::future::join_all(some.iter().map(|value| bench.append(&events, Some(&key), Some(value), &[]))).await;
+    }
+    bench.event(&event(org)).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    let mut values: Vec<Vec<u8>> = bench.dead_letters().await.into_iter().filter_map(|letter| letter.value).collect();
+    values.sort_unstable();
+    let mut expected = garbage;
+    expected.sort_unstable();
+    assert!(values == expected, "{} dead letters", values.len());
     projecting.stop().await;
 }

@@ -264,6 +264,11 @@ impl Projecting {
         begun.elapsed()
     }
 
+    /// What health says now.
+    pub fn ready(&self) -> bool {
+        self.health.is_ready()
+    }
+
     /// Waits until health says so.
     pub async fn is_ready(&self, ready: bool) {
         let what = format!("readiness is {ready}");

@@ -3,7 +3,7 @@
 use devstack::testing::eventually;
 use materializer::projector::CONSUMER;
 
-use super::harness::{Bench, PATIENCE};
+use super::harness::{Bench, PATIENCE, event};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_come_and_go_write_each_event_exactly_once() {
@@ -48,8 +48,6 @@ async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still
     .fetch_one(&bench.pool)
     .await
     .unwrap();
-    eventually(PATIENCE, "the other partition goes on", || async { (bench.position(&topic, 1).await? > stolen_at + 500).then_some(()) })
-        .await;
     let ids = flow.await.unwrap();
     bench.passed().await;
     bench.assert_each_once(ids).await;
@@ -83,5 +81,50 @@ async fn acks_whose_place_was_claimed_by_somebody_else_are_claimed_again_too() {
     }
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events WHERE acknowledged_at IS NULL").await, 0);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_lost_in_one_partition_is_written_in_the_others_at_once() {
+    let bench = Bench::start().await;
+    let (lost, kept) = (bench.organization(0).await, bench.organization(1).await);
+    let projecting = bench.project();
+    bench.flow(&[lost, kept], 2).await;
+    bench.passed().await;
+    let topic = bench.topics().events.clone();
+    let steal = "UPDATE consumer_positions SET epoch = epoch + 1 WHERE topic = $1 AND partition = 0 RETURNING epoch";
+    let stolen: i64 = sqlx::query_scalar(steal).bind(&topic).fetch_one(&bench.pool).await.unwrap();
+    bench.flow(&[lost, kept], 20).await;
+    // At one moment each: the other partition is through before the lost one is claimed again.
+    let look = "SELECT max(epoch) FILTER (WHERE partition = 0), max(next_offset) FILTER (WHERE partition = 1) FROM consumer_positions WHERE topic = $1";
+    let epoch = eventually(PATIENCE, "the other partition goes on", || async {
+        let (epoch, other): (i64, i64) = sqlx::query_as(look).bind(&topic).fetch_one(&bench.pool).await.unwrap();
+        (other == 11).then_some(epoch)
+    })
+    .await;
+    assert_eq!(epoch, stolen, "it did not wait for the lost one");
+    bench.passed().await;
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_outside_of_the_log_stops_its_partition_and_readiness_stays_red_while_others_go_on() {
+    let bench = Bench::start().await;
+    let (stopped, other) = (bench.organization(0).await, bench.organization(1).await);
+    let first = bench.project();
+    bench.flow(&[stopped, other], 2).await;
+    bench.passed().await;
+    first.stop().await;
+    let misplace = "UPDATE consumer_positions SET next_offset = 1000 WHERE topic = $1 AND partition = 0";
+    sqlx::query(misplace).bind(&bench.topics().events).execute(&bench.pool).await.unwrap();
+    bench.flow(&[stopped], 1).await;
+    let projecting = bench.project();
+    for shown in 3..30 {
+        let at = bench.event(&event(other)).await;
+        bench.shown(shown).await;
+        assert!(!projecting.ready(), "what is written elsewhere does not make it whole");
+        assert_eq!(at.partition, 1);
+    }
+    assert_eq!(bench.position(&bench.topics().events, 0).await, Some(1000));
     projecting.stop().await;
 }
