@@ -18,7 +18,7 @@ up: tools ## build and start everything on this machine; ARGS='--port 8080 --dat
 	@exec $(PROFILE_DIR)/triggers up $(ARGS)
 
 test: tools ## all tests, against a real Kafka and a real PostgreSQL
-	cargo build --profile ci --locked -p devstack
+	cargo test --profile ci --locked --workspace --no-run
 	target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
 
 lint: tools ## formatting and clippy, warnings denied
