@@ -251,7 +251,7 @@ pub struct Row {
 /// A running projector.
 pub struct Projecting {
     stop: CancellationToken,
-    health: Health,
+    pub health: Health,
     ended: JoinHandle<Result<(), projector::Error>>,
 }
 
@@ -262,11 +262,6 @@ impl Projecting {
         self.stop.cancel();
         self.ended.await.unwrap().unwrap();
         begun.elapsed()
-    }
-
-    /// What health says now.
-    pub fn ready(&self) -> bool {
-        self.health.is_ready()
     }
 
     /// Waits until health says so.
