@@ -16,7 +16,8 @@ pub fn run(target: &TargetArgs, EnvArgs {}: EnvArgs) -> Result<()> {
     print::line(&format!("export TRIGGERS_URL={}", quoted(&dev.base_url)))?;
     print::line(&format!("export TRIGGERS_API_KEY={}", quoted(&dev.api_key)))?;
     print::line(&format!("export TRIGGERS_ORGANIZATION={}", quoted(&dev.organization_id)))?;
-    print::line(&format!("export KAFKA_BROKERS={}", quoted(&dev.kafka_brokers)))
+    // Not `KAFKA_BROKERS`: from the same shell the next `triggers up` would take it for a Kafka that it should use instead of its own.
+    print::line(&format!("export TRIGGERS_KAFKA={}", quoted(&dev.kafka_brokers)))
 }
 
 /// As one word of a POSIX shell, whatever is in it.

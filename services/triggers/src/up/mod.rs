@@ -76,6 +76,12 @@ async fn start_stack(args: &UpArgs) -> Result<Stack> {
     }
     options.kafka = args.kafka_brokers.is_none();
     options.postgres = args.database_url.is_none();
+    if let Some(brokers) = &args.kafka_brokers {
+        info!(brokers, "Using the Kafka that KAFKA_BROKERS names; none is started.");
+    }
+    if args.database_url.is_some() {
+        info!("Using the PostgreSQL that DATABASE_URL names; none is started.");
+    }
     if options.kafka || options.postgres {
         info!("Starting Kafka and PostgreSQL; a first start fetches and prepares both and takes longer.");
     }
@@ -140,7 +146,8 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
 async fn make_topics(kafka: &KafkaConfig) -> Result<()> {
     let replication = topics::Replication { factor: 1, min_in_sync: 1 };
     let manifest = kafka.topics.manifest(schemas::topics::DEFAULT_PARTITIONS);
-    let differences = topics::plan(kafka, &manifest, replication).await.context("the topics could not be read")?;
+    let differences =
+        topics::plan(kafka, &manifest, replication).await.with_context(|| format!("the topics of {} could not be read", kafka.brokers))?;
     topics::apply(kafka, &differences, replication).await.context("the topics could not be made")
 }
 
