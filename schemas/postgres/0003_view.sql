@@ -66,7 +66,7 @@ CREATE TABLE view.delivery_attempts (
     PRIMARY KEY (org_id, delivery_id, attempt, outcome)
 );
 
--- Acks and attempts that were read before their event. They are applied when the event's id appears.
+-- Acks that were read before their event, and marks of attempts that were. They are applied when the event's id appears.
 CREATE TABLE view.pending_effects (
     org_id        uuid        NOT NULL,
     event_id      uuid        NOT NULL,
@@ -77,8 +77,6 @@ CREATE TABLE view.pending_effects (
     -- Place within the record: a JSON ack may name many events.
     item          integer     NOT NULL DEFAULT 0,
     appended_at   timestamptz NOT NULL,
-    -- The attempt, as JSON; null for an ack.
-    body          json,
     PRIMARY KEY (org_id, event_id, effect, log_partition, log_offset, item)
 );
 CREATE INDEX pending_effects_age ON view.pending_effects (appended_at);

@@ -20,6 +20,10 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         &["class"],
     ),
     skipped: metrics::counter("triggers_materializer_skipped_total", "Records of erased organizations that were passed over."),
+    effects_dropped: metrics::counter(
+        "triggers_materializer_effects_dropped_total",
+        "Acks and attempts dropped because their event never came.",
+    ),
     fenced: metrics::counter("triggers_materializer_fenced_total", "Partitions given up because somebody else had claimed them."),
     flush_records: metrics::histogram(
         "triggers_materializer_flush_records",
@@ -40,6 +44,7 @@ pub(crate) struct Metrics {
     pub(crate) duplicates: IntCounter,
     pub(crate) dead_letters: IntCounterVec,
     pub(crate) skipped: IntCounter,
+    pub(crate) effects_dropped: IntCounter,
     pub(crate) fenced: IntCounter,
     pub(crate) flush_records: Histogram,
     pub(crate) flush_seconds: Histogram,

@@ -11,6 +11,7 @@ mod duplicates;
 mod flush;
 mod lag;
 mod organizations;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub struct ProjectorConfig {
     pub max_flush_bytes: usize,
     /// How long a silent instance keeps its partitions.
     pub session_timeout: Duration,
+    /// How often what nothing will ask for again is taken away.
+    pub sweep_interval: Duration,
     /// How long ending may take after a shutdown began: half for the running transaction, half for leaving the group.
     pub shutdown_deadline: Duration,
 }
@@ -54,6 +57,7 @@ impl Default for ProjectorConfig {
             max_flush_records: 1000,
             max_flush_bytes: 8 * 1024 * 1024,
             session_timeout: Duration::from_secs(10),
+            sweep_interval: Duration::from_secs(60),
             shutdown_deadline: Duration::from_secs(10),
         }
     }
@@ -92,6 +96,8 @@ pub async fn run(
 ) -> Result<(), Error> {
     let component = health.component(CONSUMER);
     let flusher = Arc::new(Flusher::new(pool.clone(), producer, kafka.topics.clone(), component.clone()));
+    // Ends with this function, however that ends.
+    let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweep::run(pool.clone(), config.sweep_interval, shutdown.clone())));
     while fence::reachable(&pool, &shutdown, |reason| component.down(reason)).await {
         let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_materializer, &kafka.topics.events);
         settings.followed = vec![kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];

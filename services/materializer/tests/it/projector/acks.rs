@@ -1,8 +1,11 @@
 //! Acknowledgements, in any order.
 
+use std::time::Duration;
+
+use materializer::projector::ProjectorConfig;
 use schemas::records::Dedup;
 
-use super::harness::{Bench, JSON, event, keyed, time_of};
+use super::harness::{Bench, JSON, PATIENCE, event, keyed, time_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ack_hides_the_event_as_of_its_append_time_and_a_second_one_changes_nothing() {
@@ -88,5 +91,38 @@ async fn the_id_of_a_duplicate_acknowledges_its_original_before_and_after_it_is_
     bench.passed().await;
     assert_eq!(bench.row(org, original.event_id).await.unwrap().acknowledged_at, Some(time_of(&ack)));
     assert_eq!(bench.row(org, duplicate.event_id).await, None);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn effects_and_keys_that_nothing_will_ask_for_again_are_swept_and_no_others() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    for age in ["8 days", "10 days"] {
+        sqlx::query(
+            "INSERT INTO view.pending_effects (org_id, event_id, effect, log_partition, log_offset, appended_at)
+             VALUES ($1, gen_random_uuid(), 'ack', 0, 0, now() - $2::interval)",
+        )
+        .bind(org.as_uuid())
+        .bind(age)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+        sqlx::query(
+            "INSERT INTO dedup_keys (org_id, kind, key, event_id, body_hash, accepted_at, expires_at)
+             VALUES ($1, 'dedup_id', $2, gen_random_uuid(), '', now() - interval '20 days', now() - $2::interval + interval '1 day')",
+        )
+        .bind(org.as_uuid())
+        .bind(age)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    }
+    let projecting = bench.project_as(ProjectorConfig { sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
+    let left = "SELECT (SELECT count(*) FROM view.pending_effects) + (SELECT count(*) FROM dedup_keys)";
+    let swept = || async { (bench.count(left).await == 2).then_some(()) };
+    devstack::testing::eventually(PATIENCE, "the old ones are swept", swept).await;
+    let kept = "SELECT count(*) FROM view.pending_effects, dedup_keys WHERE appended_at > now() - interval '9 days' AND key = '8 days'";
+    assert_eq!(bench.count(kept).await, 1);
     projecting.stop().await;
 }
