@@ -209,5 +209,7 @@ async fn a_full_bound_is_told_at_once_and_a_missing_topic_as_not_stored() {
     let nowhere = Outgoing { topic: "there.is.no.such.topic", ..record };
     let outcome = producer.publish(nowhere).await;
     assert!(matches!(outcome, Err(PublishError::Failed(_) | PublishError::Unknown(_))), "{outcome:?}");
-    assert!(producer.publish(record).await.is_ok(), "a failure leaves no place taken");
+    // librdkafka lets go of a record that timed out at its next look, within about a second.
+    let published = || async { producer.publish(record).await.ok() };
+    devstack::testing::eventually(PATIENCE, "a failure leaves no place taken", published).await;
 }

@@ -24,7 +24,7 @@ pub struct InboxArgs {
     /// Also what is acknowledged
     #[arg(long)]
     all: bool,
-    /// Each event's JSON on a line, as when nobody watches
+    /// The whole answer as JSON; without it, and when nobody watches, each event's JSON on a line
     #[arg(long)]
     json: bool,
 }
@@ -37,8 +37,11 @@ pub async fn run(client: &Client, args: InboxArgs) -> Result<()> {
     if args.all {
         query.push(("include_acknowledged", "true".to_owned()));
     }
+    if args.json {
+        return print::line(page::fetch_text(client, &query).await?.get());
+    }
     let page = page::fetch(client, &query).await?;
-    if args.json || !std::io::stdout().is_terminal() {
+    if !std::io::stdout().is_terminal() {
         page.events.iter().try_for_each(|event| print::line(event.get()))?;
     } else {
         let cells = |event: page::Event| json!({"id": event.event_id, "type": event.event_type, "time": event.timestamp, "status": event.status, "payload": event.payload.get()});

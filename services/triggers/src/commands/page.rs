@@ -33,6 +33,11 @@ pub async fn fetch(client: &Client, query: &[(&str, String)]) -> Result<Page> {
     client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(query)).await
 }
 
+/// Reads one page as the text it came as.
+pub async fn fetch_text(client: &Client, query: &[(&str, String)]) -> Result<Box<RawValue>> {
+    client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(query)).await
+}
+
 impl Page {
     /// The events, read as far as people look at them.
     pub fn read(&self) -> Result<Vec<Event>> {
