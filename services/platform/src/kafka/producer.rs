@@ -260,7 +260,9 @@ fn create(config: &KafkaConfig, settings: &ProducerSettings) -> Result<FuturePro
         .set("partitioner", "murmur2_random")
         .set("linger.ms", settings.linger_ms.to_string())
         .set("message.timeout.ms", settings.delivery_timeout.as_millis().to_string())
-        .set("queue.buffering.max.messages", settings.max_in_flight.to_string())
+        // Twice our own bound, which is the one that answers: librdkafka counts a record until a moment after its report was delivered, and
+        // one that timed out for up to a second longer.
+        .set("queue.buffering.max.messages", settings.max_in_flight.saturating_mul(2).to_string())
         // The largest event is 256 KiB of payload; an ack or an attempt is far smaller.
         .set("message.max.bytes", "2000000")
         .set("sticky.partitioning.linger.ms", "0");
