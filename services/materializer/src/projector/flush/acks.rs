@@ -57,12 +57,8 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     Ok(())
 }
 
-/// Applies what waited for these events, if anything waits at all.
+/// Applies what waited for these events.
 pub(super) async fn apply_waiting(connection: &mut PgConnection, rows: &[events::Row<'_>]) -> Result<(), sqlx::Error> {
-    let anything: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM view.pending_effects)").fetch_one(&mut *connection).await?;
-    if !anything {
-        return Ok(());
-    }
     let orgs: Vec<Uuid> = rows.iter().map(|row| row.event.org_id.as_uuid()).collect();
     let ids: Vec<Uuid> = rows.iter().map(|row| row.event.event_id.as_uuid()).collect();
     // An ack may have named a duplicate before it was known to be one: the duplicate's id appears in this batch too.

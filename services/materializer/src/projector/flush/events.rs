@@ -25,12 +25,13 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Inserts the rows that are no duplicates. A row whose id is there already is left as it is: the lower place came first.
+/// Inserts the rows that are no duplicates. A row whose id is there already is left as it is: the lower place came first. Answers whether
+/// anything at all waits for an event to appear, which saves asking.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
     duplicates: &BTreeMap<usize, EventId>,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let mut originals: Vec<&Row<'_>> =
         rows.iter().enumerate().filter(|(index, _)| !duplicates.contains_key(index)).map(|(_, row)| row).collect();
     // By key: two writers at once (only possible while partitions change hands) then meet in the same order and cannot deadlock. Stable, so
@@ -41,8 +42,8 @@ pub(super) async fn insert(
     let texts = |f: fn(&Event) -> Option<&str>| originals.iter().map(|row| f(row.event)).collect::<Vec<Option<&str>>>();
     let metadata: Vec<Option<String>> = originals.iter().map(|row| metadata_json(row.event)).collect();
     // Seconds and microseconds apart: an interval is multiplied as a double, which cannot hold all microseconds of the year 9999.
-    let written = sqlx::query(
-        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at,
+    let (written, effects_wait): (i64, bool) = sqlx::query_as(
+        "WITH written AS (INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at,
                                   source, ordering_key, metadata, dedup_id)
          SELECT org_id, event_id, log_epoch, log_partition, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond',
                 event_type, payload::json, 'epoch'::timestamptz + occurred_us / 1000000 * interval '1 second' + occurred_us % 1000000 * interval '1 microsecond', source, ordering_key, metadata::json, dedup_id
@@ -50,7 +51,8 @@ pub(super) async fn insert(
                      $10::text[], $11::text[], $12::text[], $13::text[])
               AS t (org_id, event_id, log_epoch, log_partition, log_offset, accepted_ms, event_type, payload, occurred_us,
                     source, ordering_key, metadata, dedup_id)
-         ON CONFLICT (org_id, event_id) DO NOTHING",
+         ON CONFLICT (org_id, event_id) DO NOTHING RETURNING 1)
+         SELECT (SELECT count(*) FROM written), EXISTS (SELECT FROM view.pending_effects)",
     )
     .bind(column(|row| row.event.org_id.as_uuid()))
     .bind(column(|row| row.event.event_id.as_uuid()))
@@ -65,10 +67,10 @@ pub(super) async fn insert(
     .bind(texts(|event| event.ordering_key.as_deref()))
     .bind(metadata)
     .bind(texts(dedup_id))
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    METRICS.rows.with_label_values(&["event"]).inc_by(written.rows_affected());
-    Ok(())
+    METRICS.rows.with_label_values(&["event"]).inc_by(u64::try_from(written).unwrap_or(0));
+    Ok(effects_wait)
 }
 
 fn metadata_json(event: &Event) -> Option<String> {

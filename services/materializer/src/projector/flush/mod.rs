@@ -234,8 +234,9 @@ async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Pl
     }
     if !rows.is_empty() {
         let duplicates = keys::settle(connection, &rows).await?;
-        events::insert(connection, &rows, &duplicates).await?;
-        acks::apply_waiting(connection, &rows).await?;
+        if events::insert(connection, &rows, &duplicates).await? {
+            acks::apply_waiting(connection, &rows).await?;
+        }
     }
     if !acknowledged.is_empty() {
         acks::apply(connection, &acknowledged).await?;
