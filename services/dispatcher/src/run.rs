@@ -93,6 +93,8 @@ async fn deliver(
     shutdown: &CancellationToken,
 ) -> Result<(), DispatchError> {
     let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_dispatcher, &kafka.topics.events);
+    // A webhook takes longer than this anyway, and fewer rounds leave more of the machine to everything else.
+    settings.fetch_wait = Duration::from_millis(10);
     settings.session_timeout = config.session_timeout;
     let mut pass = Pass::new(config.clone(), parts.clone(), component.clone());
     while fence::reachable(&parts.pool, shutdown, |reason| component.down(reason)).await {

@@ -49,10 +49,13 @@ pub struct ConsumerSettings {
     pub followed: Vec<String>,
     /// How long a silent member keeps its partitions.
     pub session_timeout: Duration,
+    /// How long the broker gathers records before it answers a fetch. Shorter is sooner, and costs the broker, this process and the owner a
+    /// round for every few records: answering each at once took a fifth of the broker's processor time at 10,000 records a second.
+    pub fetch_wait: Duration,
 }
 
 impl ConsumerSettings {
-    /// Settings with the default session timeout of 10 s and nothing followed.
+    /// Settings with the default session timeout of 10 s, fetches of 5 ms and nothing followed.
     pub fn new(consumer: &str, group: &str, topic: &str) -> Self {
         Self {
             consumer: consumer.to_owned(),
@@ -60,6 +63,7 @@ impl ConsumerSettings {
             topic: topic.to_owned(),
             followed: Vec::new(),
             session_timeout: Duration::from_secs(10),
+            fetch_wait: Duration::from_millis(5),
         }
     }
 }
@@ -219,14 +223,15 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
         .set("queued.min.messages", "20000")
         .set("queued.max.messages.kbytes", "32768")
         .set("fetch.queue.backoff.ms", "10")
-        // The broker answers as soon as there is one byte: what is visible late costs more than a few more fetches.
-        .set("fetch.wait.max.ms", "500")
-        .set("fetch.min.bytes", "1")
+        // The broker gathers for a few milliseconds, unless there is a good chunk already.
+        .set("fetch.wait.max.ms", settings.fetch_wait.as_millis().to_string())
+        .set("fetch.min.bytes", "100000")
         .set("fetch.error.backoff.ms", "100");
     config
 }
 
-/// Polls once and then takes what is there, up to a chunk. `None` when there was nothing.
+/// Polls once and then takes what is there, up to a chunk. `None` when there was nothing. A rebalance is served inside of `poll`, and a poll
+/// without a time-out ends with it: so no record that was taken before a revocation is handed over after the next claim.
 fn poll_chunk<C: rdkafka::consumer::ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,
