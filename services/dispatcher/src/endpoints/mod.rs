@@ -8,17 +8,17 @@ pub mod store;
 
 use std::sync::Arc;
 
-use axum::extract::{FromRef, Path, State};
+use axum::extract::{FromRef, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderValue, StatusCode, header};
-use platform::http::{FieldError, JsonBody, Problem};
+use platform::http::{FieldError, JsonBody, JsonObject, PathId, Problem};
 use platform::postgres::{SqlEffect, effect};
 use platform::seal::SealingKey;
 use schemas::ids::{EndpointId, OrgId};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use tenancy::{Authenticator, Caller, Right};
 use time::OffsetDateTime;
@@ -57,7 +57,7 @@ pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, p
 async fn create(
     State(state): State<EndpointsState>,
     caller: Caller,
-    JsonBody(body): JsonBody<Map<String, Value>>,
+    JsonBody(JsonObject(body)): JsonBody<JsonObject>,
 ) -> Result<Response, Problem> {
     may_write(&caller)?;
     let patch = Patch::read(&body, &state.policy).map_err(invalid)?;
@@ -78,28 +78,27 @@ async fn list(State(state): State<EndpointsState>, caller: Caller) -> Result<Jso
     Ok(Json(json!({ "endpoints": endpoints })))
 }
 
-async fn show(State(state): State<EndpointsState>, caller: Caller, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+async fn show(State(state): State<EndpointsState>, caller: Caller, PathId(id): PathId<EndpointId>) -> Result<Json<Value>, Problem> {
     caller.require(Right::Manage)?;
-    let endpoint = store::get(&state.pool, caller.org_id, endpoint_id(&id)?).await.map_err(failed)?;
+    let endpoint = store::get(&state.pool, caller.org_id, id).await.map_err(failed)?;
     endpoint.map(|endpoint| Json(shown(&endpoint, None))).ok_or_else(Problem::not_found)
 }
 
 async fn update(
     State(state): State<EndpointsState>,
     caller: Caller,
-    Path(id): Path<String>,
-    JsonBody(body): JsonBody<Map<String, Value>>,
+    PathId(id): PathId<EndpointId>,
+    JsonBody(JsonObject(body)): JsonBody<JsonObject>,
 ) -> Result<Json<Value>, Problem> {
     may_write(&caller)?;
-    let id = endpoint_id(&id)?;
     let patch = Patch::read(&body, &state.policy).map_err(invalid)?;
     let stored = store::update(&state.pool, caller.org_id, id, |endpoint| apply(endpoint, patch, &state.sealing)).await.map_err(failed)?;
     stored.map(|endpoint| Json(shown(&endpoint, None))).ok_or_else(Problem::not_found)
 }
 
-async fn remove(State(state): State<EndpointsState>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+async fn remove(State(state): State<EndpointsState>, caller: Caller, PathId(id): PathId<EndpointId>) -> Result<StatusCode, Problem> {
     may_write(&caller)?;
-    let deleted = store::delete(&state.pool, caller.org_id, endpoint_id(&id)?).await.map_err(failed)?;
+    let deleted = store::delete(&state.pool, caller.org_id, id).await.map_err(failed)?;
     if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found()) }
 }
 
@@ -241,10 +240,6 @@ fn shown(endpoint: &Stored, secret: Option<&Secret>) -> Value {
 fn timestamp(time: OffsetDateTime) -> String {
     let milliseconds = time.replace_millisecond(time.millisecond()).unwrap_or(time);
     milliseconds.format(&Rfc3339).unwrap_or_default()
-}
-
-fn endpoint_id(text: &str) -> Result<EndpointId, Problem> {
-    text.parse().map_err(|_| Problem::not_found())
 }
 
 fn invalid(details: Vec<FieldError>) -> Problem {

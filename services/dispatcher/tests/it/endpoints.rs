@@ -48,7 +48,7 @@ async fn another_organizations_endpoint_an_unknown_and_a_malformed_id_are_not_th
     let made = system.call(Method::POST, "/endpoints", OTHER_KEY, Some(json!({"url": "https://example.com/"}))).await;
     let theirs = made.body["id"].as_str().unwrap().to_owned();
     let mut bodies = Vec::new();
-    for id in [theirs.as_str(), "0192f0c1-2345-7abc-8def-0123456789ab", "nonsense", "%00"] {
+    for id in [theirs.as_str(), "0192f0c1-2345-7abc-8def-0123456789ab", "nonsense", "%00", "%ff"] {
         for (method, body) in [(Method::GET, None), (Method::PATCH, Some(json!({"enabled": false}))), (Method::DELETE, None)] {
             let mut answer = system.call(method, &format!("/endpoints/{id}"), KEY, body).await;
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{id}");

@@ -4,14 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use platform::http::{Problem, RequestContext};
+use platform::http::{PathId, Problem, RequestContext};
 use schemas::ids::EventId;
 use serde::Serialize;
 use tenancy::Caller;
 
 use super::acknowledge::{Acknowledged, acknowledge};
 use crate::inbox::InboxState;
-use crate::inbox::event::EventPath;
 use crate::inbox::timestamp::Timestamp;
 
 #[derive(Serialize)]
@@ -34,7 +33,7 @@ pub(crate) async fn delete(
     State(state): State<InboxState>,
     caller: Caller,
     context: RequestContext,
-    EventPath(id): EventPath,
+    PathId(id): PathId<EventId>,
 ) -> Result<Response, Problem> {
     let (event, is_shown) = run(&state, &caller, &context, id).await?;
     if is_shown {
@@ -48,7 +47,7 @@ pub(super) async fn ack(
     State(state): State<InboxState>,
     caller: Caller,
     context: RequestContext,
-    EventPath(id): EventPath,
+    PathId(id): PathId<EventId>,
 ) -> Result<Response, Problem> {
     let (event, is_shown) = run(&state, &caller, &context, id).await?;
     let status = if is_shown { StatusCode::OK } else { StatusCode::ACCEPTED };

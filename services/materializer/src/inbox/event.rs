@@ -1,9 +1,8 @@
 //! `GET /events/{id}`: one event, acknowledged or not. An id that turned out to be a duplicate answers with the original.
 
 use axum::Json;
-use axum::extract::{FromRequestParts, Path, State};
-use http::request::Parts;
-use platform::http::Problem;
+use axum::extract::State;
+use platform::http::{PathId, Problem};
 use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgPool;
 use tenancy::{Caller, Right};
@@ -11,19 +10,7 @@ use tenancy::{Caller, Right};
 use super::item::{EventRow, Item, event_columns};
 use super::state::InboxState;
 
-/// The id in a path. One that is none answers as an unknown one does: 404.
-pub(crate) struct EventPath(pub(crate) EventId);
-
-impl<S: Send + Sync> FromRequestParts<S> for EventPath {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| Problem::not_found())?;
-        id.parse().map(Self).map_err(|_| Problem::not_found())
-    }
-}
-
-pub(super) async fn event(State(state): State<InboxState>, caller: Caller, EventPath(id): EventPath) -> Result<Json<Item>, Problem> {
+pub(super) async fn event(State(state): State<InboxState>, caller: Caller, PathId(id): PathId<EventId>) -> Result<Json<Item>, Problem> {
     let row = find(&state, &caller, id).await?;
     Ok(Json(Item::new(row, &state.inbox.sealing, caller.org_id).asked_for_as(id)))
 }

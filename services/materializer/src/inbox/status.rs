@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use platform::http::Problem;
+use platform::http::{PathId, Problem};
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use serde::Serialize;
 use sqlx::postgres::{PgPool, PgRow};
@@ -11,7 +11,7 @@ use tenancy::Caller;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::event::{EventPath, find};
+use super::event::find;
 use super::state::InboxState;
 use super::timestamp::Timestamp;
 
@@ -69,7 +69,7 @@ impl FromRow<'_, PgRow> for Delivery {
     }
 }
 
-pub(super) async fn status(State(state): State<InboxState>, caller: Caller, EventPath(id): EventPath) -> Result<Json<Body>, Problem> {
+pub(super) async fn status(State(state): State<InboxState>, caller: Caller, PathId(id): PathId<EventId>) -> Result<Json<Body>, Problem> {
     let event = find(&state, &caller, id).await?;
     let event_id = EventId::from_uuid(event.event_id);
     let deliveries = state.inbox.within_budget(read(&state.inbox.pool, caller.org_id, event_id)).await?;

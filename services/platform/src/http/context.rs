@@ -93,7 +93,7 @@ fn sane_id(value: &HeaderValue) -> Option<&str> {
     if sane { value.to_str().ok() } else { None }
 }
 
-fn made_id() -> Arc<str> {
+pub(super) fn made_id() -> Arc<str> {
     // From the thread's generator: asking the kernel for every request would cost more than the rest of the layer.
     let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
     Arc::from(&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))

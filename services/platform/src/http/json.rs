@@ -3,8 +3,10 @@
 //! Where bytes must be kept verbatim, as in an event's payload, the handler takes the plain body and parses it itself.
 
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::error::Category;
+use serde_json::{Map, Value};
 
 use super::body::{Body, EVENT_BODY_BYTES};
 use super::problem::{FieldError, Problem};
@@ -31,6 +33,35 @@ impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> OptionalFromRequest<S> fo
     async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
         let body = <Body<LIMIT> as FromRequest<S>>::from_request(request, state).await?;
         if body.bytes.is_empty() { Ok(None) } else { parse(&body).map(Some) }
+    }
+}
+
+/// A JSON object whose fields are read one by one. A field that is given twice is refused: which of the two was meant nobody knows.
+#[derive(Debug, Clone)]
+pub struct JsonObject(pub Map<String, Value>);
+
+impl<'de> Deserialize<'de> for JsonObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = JsonObject;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<JsonObject, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    if fields.contains_key(&name) {
+                        return Err(A::Error::custom(format!("field `{name}` is given twice")));
+                    }
+                    fields.insert(name, value);
+                }
+                Ok(JsonObject(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
     }
 }
 
@@ -91,6 +122,13 @@ mod tests {
         for other in ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonl", "json"] {
             assert!(!is_json(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_field_given_twice_is_refused() {
+        assert!(serde_json::from_str::<JsonObject>(r#"{"url": "a", "enabled": true}"#).is_ok());
+        let error = serde_json::from_str::<JsonObject>(r#"{"url": "a", "url": "b"}"#).unwrap_err();
+        assert!(error.to_string().contains("`url` is given twice"), "{error}");
     }
 
     #[test]

@@ -116,6 +116,8 @@ impl Problem {
             StatusCode::MISDIRECTED_REQUEST => {
                 ("misdirected_request", "this server answers on loopback only to a Host of localhost, 127.0.0.1 or [::1]")
             }
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("headers_too_large", "the request line and headers are too large"),
+            StatusCode::URI_TOO_LONG => ("uri_too_long", "the request line is too long"),
             status if status.is_server_error() => {
                 let mut problem = Self::internal();
                 problem.0.status = Status::Fixed(status);
@@ -172,13 +174,16 @@ impl Problem {
     /// The complete response. `instance` is the path that was asked for.
     pub(super) fn render(&self, context: &RequestContext, instance: &str) -> Response {
         let status = self.status(context.dialect);
-        let rendered = Rendered { problem: &self.0, status, instance, request_id: &context.request_id };
-        let body = serde_json::to_vec(&rendered).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        let mut response = Response::new(Body::from(self.body(status, instance, &context.request_id)));
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         self.add_headers(&mut response);
         response
+    }
+
+    /// The body alone.
+    pub(super) fn body(&self, status: StatusCode, instance: &str, request_id: &str) -> Vec<u8> {
+        serde_json::to_vec(&Rendered { problem: &self.0, status, instance, request_id }).unwrap_or_default()
     }
 
     fn add_headers(&self, response: &mut Response) {

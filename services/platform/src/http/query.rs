@@ -7,6 +7,7 @@ use std::str::FromStr;
 use axum::extract::{FromRequestParts, Query};
 use http::Uri;
 use http::request::Parts;
+use percent_encoding::percent_decode_str;
 
 use super::problem::{FieldError, Problem};
 
@@ -18,8 +19,12 @@ impl QueryParams {
     /// Decodes the query of `uri`.
     ///
     /// # Errors
-    /// The invalid code when it is not readable.
+    /// The invalid code when it is not readable, or not text: the decoder would put replacement characters there, and answer a question that
+    /// nobody asked.
     pub fn of(uri: &Uri) -> Result<Self, Problem> {
+        if percent_decode_str(uri.query().unwrap_or_default()).decode_utf8().is_err() {
+            return Err(Problem::invalid("invalid_request", "the query string is not UTF-8"));
+        }
         match Query::<Vec<(String, String)>>::try_from_uri(uri) {
             Ok(Query(pairs)) => Ok(Self(pairs)),
             Err(_) => Err(Problem::invalid("invalid_request", "the query string is not readable")),
@@ -108,6 +113,14 @@ mod tests {
         for limit in ["0", "1001", "-1", "1.5", "", "x", "99999999999999999999"] {
             assert!(params(&format!("limit={limit}")).parse_in_range("limit", 1_u32..=1000).is_err(), "{limit}");
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_invalid() {
+        for query in ["event_type=%ff", "%c3%28=1", "a=b&event_type=%ed%a0%80"] {
+            assert!(QueryParams::of(&format!("/inbox?{query}").parse().unwrap()).is_err(), "{query}");
+        }
+        assert_eq!(params("event_type=%C3%BC").one("event_type").unwrap(), Some("\u{fc}"));
     }
 
     #[test]

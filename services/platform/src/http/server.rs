@@ -27,7 +27,7 @@ use super::connection::{Due, Pace, PacedBody, PacedStream};
 use super::context::PeerAddr;
 use super::mount::MountOptions;
 use super::problem::Problem;
-use super::{edge, host};
+use super::{edge, host, refusal};
 use crate::telemetry::metrics;
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
@@ -44,7 +44,6 @@ struct Metrics {
 
 /// hyper reads no head larger than its buffer, and bodies in pieces of it.
 const BUFFER_BYTES: usize = 64 * 1024;
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -155,7 +154,7 @@ fn is_the_clients(error: &io::Error) -> bool {
 /// Says that there are too many connections, as far as the socket takes it at once.
 fn refuse(stream: TcpStream) {
     METRICS.refused.inc();
-    let written = stream.into_std().and_then(|mut stream| stream.write_all(REFUSAL));
+    let written = stream.into_std().and_then(|mut stream| stream.write_all(&refusal::too_many_connections()));
     if let Err(error) = written {
         tracing::debug!(%error, "A refused connection was gone before it was told.");
     }

@@ -1,18 +1,17 @@
 //! The routes for keys: the operator's and an organization's own.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use platform::http::{JsonBody, Problem};
+use platform::http::{JsonBody, PathId, Problem};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 use super::reply::{KeyReply, Timestamp, created_secret};
-use super::{check_name, forbidden, invalid, path_id};
+use super::{check_name, forbidden, invalid};
 use crate::Tenancy;
 use crate::caller::Caller;
 use crate::grant::Grant;
@@ -98,10 +97,9 @@ pub(super) async fn issue(conn: &mut PgConnection, org_id: OrgId, wanted: &Wante
 pub(super) async fn create_for_operator(
     _: Operator,
     State(tenancy): State<Tenancy>,
-    path: Result<Path<String>, PathRejection>,
+    PathId(org_id): PathId<OrgId>,
     JsonBody(wanted): JsonBody<WantedKey>,
 ) -> Result<Response, Problem> {
-    let org_id: OrgId = path_id(path)?;
     let mut conn = tenancy.pool.acquire().await.map_err(|error| database_problem(&error))?;
     let issued = issue(&mut conn, org_id, &wanted).await?;
     Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))
@@ -136,13 +134,8 @@ pub(super) async fn list(caller: Caller, State(tenancy): State<Tenancy>) -> Resu
     Ok(Json(KeyList { keys: found.into_iter().map(KeyReply::from).collect() }))
 }
 
-pub(super) async fn revoke(
-    caller: Caller,
-    State(tenancy): State<Tenancy>,
-    path: Result<Path<String>, PathRejection>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn revoke(caller: Caller, State(tenancy): State<Tenancy>, PathId(key_id): PathId<KeyId>) -> Result<StatusCode, Problem> {
     caller.require(Right::Manage)?;
-    let key_id: KeyId = path_id(path)?;
     if !keys::revoke(&tenancy.pool, caller.org_id, key_id).await.map_err(|error| database_problem(&error))? {
         return Err(Problem::not_found());
     }

@@ -5,11 +5,8 @@ mod organizations;
 mod reply;
 mod signup;
 
-use std::str::FromStr;
-
 use axum::Router;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRef, Path};
+use axum::extract::FromRef;
 use axum::routing::{delete, get, post};
 use platform::http::{FieldError, Problem};
 
@@ -41,11 +38,6 @@ impl FromRef<Tenancy> for OperatorToken {
     fn from_ref(tenancy: &Tenancy) -> Self {
         tenancy.operator_token.clone()
     }
-}
-
-/// The id in a path. A malformed one is answered like an unknown one.
-fn path_id<T: FromStr>(path: Result<Path<String>, PathRejection>) -> Result<T, Problem> {
-    path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(Problem::not_found)
 }
 
 fn check_name(field: &'static str, name: &str) -> Result<(), Problem> {

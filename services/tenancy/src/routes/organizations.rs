@@ -1,16 +1,15 @@
 //! The operator's routes for organizations.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::IntoResponse;
 use http::{StatusCode, Uri};
-use platform::http::{JsonBody, Problem, QueryParams};
+use platform::http::{JsonBody, PathId, Problem, QueryParams};
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
 
 use super::reply::OrganizationReply;
-use super::{check_name, invalid, path_id};
+use super::{check_name, invalid};
 use crate::Tenancy;
 use crate::grant::Fault;
 use crate::operator::Operator;
@@ -67,9 +66,8 @@ pub(super) async fn create(
 pub(super) async fn show(
     _: Operator,
     State(tenancy): State<Tenancy>,
-    path: Result<Path<String>, PathRejection>,
+    PathId(id): PathId<OrgId>,
 ) -> Result<Json<OrganizationReply>, Problem> {
-    let id: OrgId = path_id(path)?;
     let found = organizations::find(&tenancy.pool, id).await.map_err(|error| database_problem(&error))?;
     found.map(|organization| Json(organization.into())).ok_or_else(Problem::not_found)
 }

@@ -141,9 +141,21 @@ async fn a_client_that_does_not_read_its_answer_is_dropped() {
 async fn headers_over_the_limit_are_refused() {
     let (server, _held) = start(ServerLimits::default()).await;
     let large = format!("x-large: {}", "x".repeat(40 * 1024));
-    assert_eq!(server.ask("GET /v1/things", &[&large], b"").await.status, 431);
+    server.ask("GET /v1/things", &[&large], b"").await.problem(431, "headers_too_large");
     let fitting = format!("x-large: {}", "x".repeat(30 * 1024));
     assert_eq!(server.ask("GET /v1/things", &[&fitting], b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_refused_with_a_problem() {
+    let (server, _held) = start(ServerLimits::default()).await;
+    for nonsense in
+        ["nonsense\r\n\r\n", "GET /v1/things HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n", "GET /v1/things HTTP/9.9\r\n\r\n"]
+    {
+        let mut client = server.client().await;
+        client.send(nonsense.as_bytes()).await;
+        client.answer().await.problem(400, "invalid_request");
+    }
 }
 
 #[tokio::test]
@@ -171,7 +183,8 @@ async fn connections_beyond_the_bound_are_refused_and_accepted_again_later() {
         assert_eq!(client.answer().await.status, 200);
     }
     let refused = server.client().await.answer().await;
-    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
+    assert_eq!(refused.header("retry-after"), "1");
+    refused.problem(503, "too_many_connections");
     drop(first);
     within("room for a connection", async {
         while server.get("/v1/things").await.status != 200 {
