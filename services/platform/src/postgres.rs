@@ -63,7 +63,7 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
 /// What an error asks of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SqlEffect {
-    /// The data is at fault (SQLSTATE classes 22 and 23): doing it again changes nothing; part of the batch may do.
+    /// The data is at fault (SQLSTATE classes 22, 23 and 54: value, constraint, limit of an index row and the like): doing it again changes nothing; part of the batch may do.
     Data,
     /// A conflict with another transaction (40001, 40P01): do it again at once.
     Retry,
@@ -84,7 +84,7 @@ pub fn effect(error: &sqlx::Error) -> SqlEffect {
         sqlx::Error::Database(database) => match database.code().as_deref() {
             Some("40001" | "40P01") => SqlEffect::Retry,
             Some(code) => match code.get(..2) {
-                Some("22" | "23") => SqlEffect::Data,
+                Some("22" | "23" | "54") => SqlEffect::Data,
                 // Connection, resources, intervention of an operator (restart, statement timeout), system error.
                 Some("08" | "53" | "57" | "58") => SqlEffect::Unavailable,
                 _ => SqlEffect::Fatal,
