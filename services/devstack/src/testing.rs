@@ -1,7 +1,10 @@
 //! What tests need on top of a stack: one shared by a whole run, a database and a topic prefix per test, and waiting
-//! for a condition.
+//! for a condition. Below it: reading a topic, and the processes of a stack that must end with it.
 //!
 //! Under `devstack exec` all test processes share one stack; without it each process starts its own at first use.
+
+pub mod processes;
+mod topic;
 
 use std::future::Future;
 use std::sync::mpsc;
@@ -13,6 +16,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{OnceCell, oneshot};
 use uuid::Uuid;
 
+pub use self::topic::read_topic;
 use crate::{Options, Stack, postgres};
 
 /// Set by `devstack exec`: `host:port` of the shared Kafka.

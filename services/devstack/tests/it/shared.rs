@@ -1,6 +1,7 @@
 //! The stack that tests share.
 
 use devstack::testing;
+use rdkafka::Message as _;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::traffic;
@@ -12,6 +13,27 @@ async fn a_record_makes_the_round_trip() {
     traffic::create_topic(shared.brokers(), &topic).await;
     traffic::produce(shared.brokers(), &topic, "hello").await;
     assert_eq!(traffic::consume(shared.brokers(), &topic).await, "hello");
+}
+
+#[tokio::test]
+async fn a_topic_is_read_to_its_end() {
+    let shared = testing::shared().await;
+    let topic = format!("{}events", shared.topic_prefix());
+    traffic::create_topic(shared.brokers(), &topic).await;
+    assert!(testing::read_topic(shared.brokers(), &topic).await.is_empty());
+    for payload in ["one", "two"] {
+        traffic::produce(shared.brokers(), &topic, payload).await;
+    }
+    let records = testing::read_topic(shared.brokers(), &topic).await;
+    let payloads: Vec<_> = records.iter().map(|record| record.payload().unwrap()).collect();
+    assert_eq!(payloads, [b"one", b"two"]);
+}
+
+#[tokio::test]
+#[should_panic(expected = "cannot read")]
+async fn a_topic_that_is_not_there_does_not_pass_for_an_empty_one() {
+    let shared = testing::shared().await;
+    testing::read_topic(shared.brokers(), &format!("{}events", shared.topic_prefix())).await;
 }
 
 #[tokio::test]
