@@ -1,13 +1,11 @@
-//! The binary `devstack` as a child of the test, and a look at the processes below it.
+//! The binary `devstack` as a child of the test.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use devstack::Signal;
-use devstack::testing::eventually;
+use devstack::testing::processes;
 use rustix::process::{Pid, kill_process};
 
 /// `devstack run`, ready.
@@ -44,46 +42,10 @@ impl Running {
 
     /// Java, PostgreSQL's first process and its backends, each with its name.
     pub fn servers(&self) -> Vec<(u32, String)> {
-        let servers = family(self.child.id());
+        let servers = processes::descendants(self.child.id());
         let named = |name: &str| servers.iter().filter(|(_, comm)| comm == name).count();
         assert_eq!(named("java"), 1, "{servers:?}");
         assert!(named("postgres") > 3, "{servers:?}");
         servers.into_iter().filter(|(_, comm)| comm == "java" || comm == "postgres").collect()
     }
-}
-
-/// All descendants of a process.
-fn family(root: u32) -> Vec<(u32, String)> {
-    let mut found = Vec::new();
-    let mut parents = vec![root];
-    while let Some(parent) = parents.pop() {
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-            let Some((comm, _, ppid)) = status(pid) else { continue };
-            if ppid == parent {
-                found.push((pid, comm));
-                parents.push(pid);
-            }
-        }
-    }
-    found
-}
-
-/// Name, state and parent of a process.
-fn status(pid: u32) -> Option<(String, char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (head, rest) = stat.rsplit_once(')')?;
-    let comm = head.split_once('(')?.1.to_owned();
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((comm, state, fields.next()?.parse().ok()?))
-}
-
-/// Waits until none of the processes runs; one that is dead and not yet collected by its parent does not run.
-pub async fn gone(processes: &[(u32, String)]) {
-    let alive = |(pid, comm): &&(u32, String)| status(*pid).is_some_and(|(name, state, _)| name == *comm && state != 'Z');
-    eventually(Duration::from_secs(10), "no server is left", || async {
-        if processes.iter().any(|process| alive(&process)) { None } else { Some(()) }
-    })
-    .await;
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use devstack::Signal;
 use devstack::testing::eventually;
+use devstack::testing::processes::gone;
 
-use crate::command::{Running, gone};
+use crate::command::Running;
 use crate::traffic;
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
+use devstack::testing::processes::gone;
 use devstack::{Options, Signal, Stack};
 
 use crate::traffic;
@@ -99,7 +100,7 @@ async fn dropping_a_stack_ends_its_servers_and_removes_its_folder() {
     let stack = Stack::start(Options { kafka: false, ..Options::test() }).await.unwrap();
     let (pid, folder) = (stack.postgres_pid().unwrap(), stack.data_dir().to_path_buf());
     drop(stack);
-    crate::command::gone(&[(pid, "postgres".into())]).await;
+    gone(&[(pid, "postgres".into())]).await;
     assert!(!folder.exists());
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use devstack::Signal;
-use devstack::testing::eventually;
+use devstack::testing::{eventually, processes};
 use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -134,12 +134,11 @@ impl Process {
 
     /// All processes below it, each with its name.
     pub fn family(&self) -> Vec<(u32, String)> {
-        family(self.pid)
+        processes::descendants(self.pid)
     }
 
     fn assert_runs(&self) {
-        let runs = status(self.pid).is_some_and(|(_, state, _)| state != 'Z');
-        assert!(runs, "{} ended by itself:\n{}", self.name, tail(&self.log()));
+        assert!(processes::running(self.pid).is_some(), "{} ended by itself:\n{}", self.name, tail(&self.log()));
     }
 }
 
@@ -154,52 +153,12 @@ impl Drop for Process {
         let below = self.family();
         drop(self.child.start_kill());
         let begun = Instant::now();
-        let left = |child: &mut Child| matches!(child.try_wait(), Ok(None)) || below.iter().any(is_alive);
+        let left = |child: &mut Child| matches!(child.try_wait(), Ok(None)) || processes::any_left(&below);
         // The folder below them is removed next.
         while left(&mut self.child) && begun.elapsed() < Duration::from_secs(10) {
             thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-/// Waits until none of the processes runs; one that is dead and not yet collected by its parent does not run.
-pub async fn gone(processes: &[(u32, String)]) {
-    eventually(Duration::from_secs(10), "no process is left", || async { (!processes.iter().any(is_alive)).then_some(()) }).await;
-}
-
-fn is_alive((pid, name): &(u32, String)) -> bool {
-    status(*pid).is_some_and(|(comm, state, _)| comm == *name && state != 'Z')
-}
-
-fn family(root: u32) -> Vec<(u32, String)> {
-    let all: Vec<(u32, String, u32)> = fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_string_lossy().parse().ok()?;
-            let (comm, _, parent) = status(pid)?;
-            Some((pid, comm, parent))
-        })
-        .collect();
-    let mut found = Vec::new();
-    let mut parents = vec![root];
-    while let Some(above) = parents.pop() {
-        for (pid, comm, _) in all.iter().filter(|(_, _, parent)| *parent == above) {
-            found.push((*pid, comm.clone()));
-            parents.push(*pid);
-        }
-    }
-    found
-}
-
-/// Name, state and parent of a process.
-fn status(pid: u32) -> Option<(String, char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (head, rest) = stat.rsplit_once(')')?;
-    let comm = head.split_once('(')?.1.to_owned();
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((comm, state, fields.next()?.parse().ok()?))
 }
 
 /// The port of the process's listening socket.

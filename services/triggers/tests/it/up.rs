@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use devstack::Signal;
-use devstack::testing::eventually;
+use devstack::testing::processes::gone;
+use devstack::testing::{eventually, read_topic};
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api::{self, Api, ids};
-use crate::process::{Process, gone, triggers};
+use crate::process::{Process, triggers};
 use crate::receiver::Receiver;
 use crate::system::{Finished, finish};
 
@@ -102,7 +103,7 @@ async fn assert_that_dev_json_is_true(place: &Place, dev: &Value) {
     let operator = api::http().get(format!("{}/v1/organizations", dev["base_url"].as_str().unwrap()));
     let answer = operator.bearer_auth(dev["operator_token"].as_str().unwrap()).send().await.unwrap();
     assert_eq!(answer.status(), 200);
-    crate::log::read_all(dev["kafka_brokers"].as_str().unwrap(), "triggers.events.v1").await;
+    read_topic(dev["kafka_brokers"].as_str().unwrap(), "triggers.events.v1").await;
     let url = dev["database_url"].as_str().unwrap();
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(url).await.unwrap();
     let organizations: i64 = sqlx::query_scalar("SELECT count(*) FROM contract.organizations").fetch_one(&mut connection).await.unwrap();
