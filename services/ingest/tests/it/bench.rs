@@ -1,9 +1,8 @@
 //! The bench: topics and a database of one test, instances of ingest on ports of their own, and reading the log back.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use devstack::testing::TestDatabase;
+use devstack::testing::{TestDatabase, read_topic};
 use http::{HeaderMap, StatusCode};
 use ingest::IngestState;
 use platform::http::{MountOptions, ServerLimits};
@@ -13,9 +12,8 @@ use platform::kafka::topics::{self, Replication};
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
 use platform::written::RecentWrites;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::Headers as _;
-use rdkafka::{ClientConfig, Message as _, Offset, Timestamp, TopicPartitionList};
+use rdkafka::message::{Headers as _, OwnedMessage};
+use rdkafka::{Message as _, Timestamp};
 use reqwest::{Client, RequestBuilder};
 use schemas::ids::OrgId;
 use schemas::records::Event;
@@ -26,7 +24,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub const PARTITIONS: i32 = 3;
-pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A key of the bench's organization that may do everything.
 pub const KEY: &str = "the-key-of-these-tests";
 const SEALING: [u8; 32] = [7; 32];
@@ -80,8 +77,7 @@ impl Bench {
 
     /// All records on the log of events up to now.
     pub async fn log(&self) -> Vec<OnLog> {
-        let (brokers, topic) = (self.kafka.brokers.clone(), self.kafka.topics.events.clone());
-        tokio::task::spawn_blocking(move || read(&brokers, &topic)).await.unwrap()
+        read_topic(&self.kafka.brokers, &self.kafka.topics.events).await.iter().map(OnLog::of).collect()
     }
 }
 
@@ -96,32 +92,19 @@ pub struct OnLog {
     pub event: Event,
 }
 
-fn read(brokers: &str, topic: &str) -> Vec<OnLog> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", "none").set("fetch.wait.max.ms", "10");
-    let consumer: BaseConsumer = config.create().unwrap();
-    let mut partitions = TopicPartitionList::new();
-    let mut ends = 0;
-    for partition in 0..PARTITIONS {
-        partitions.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-        ends += consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap().1;
-    }
-    consumer.assign(&partitions).unwrap();
-    let mut records = Vec::new();
-    while i64::try_from(records.len()).unwrap() < ends {
-        let message = consumer.poll(PATIENCE).unwrap_or_else(|| panic!("{} of {ends} records were read", records.len())).unwrap();
+impl OnLog {
+    fn of(record: &OwnedMessage) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let Timestamp::LogAppendTime(append_time_ms) = message.timestamp() else { panic!("{:?}", message.timestamp()) };
-        records.push(OnLog {
-            partition: message.partition(),
-            offset: message.offset(),
+        let Timestamp::LogAppendTime(append_time_ms) = record.timestamp() else { panic!("{:?}", record.timestamp()) };
+        Self {
+            partition: record.partition(),
+            offset: record.offset(),
             append_time_ms,
-            key: text(message.key().unwrap()),
-            headers: message.headers().unwrap().iter().map(|h| (h.key.to_owned(), text(h.value.unwrap()))).collect(),
-            event: schemas::codec::decode_event(message.payload().unwrap()).unwrap(),
-        });
+            key: text(record.key().unwrap()),
+            headers: record.headers().unwrap().iter().map(|header| (header.key.to_owned(), text(header.value.unwrap()))).collect(),
+            event: schemas::codec::decode_event(record.payload().unwrap()).unwrap(),
+        }
     }
-    records
 }
 
 /// One instance of ingest.

@@ -1,11 +1,10 @@
-//! The log as a native producer or consumer uses it, with nothing of ours in between.
+//! The log as a native producer uses it, with nothing of ours in between.
 
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::ClientConfig;
 use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 /// How long the broker may take for one call.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -29,29 +28,6 @@ impl Writer {
         let delivery = self.0.send(record, DEADLINE).await.map_err(|(error, _)| error).unwrap();
         (delivery.partition, delivery.offset)
     }
-}
-
-/// Everything that is in `topic` now.
-pub async fn read_all(brokers: &str, topic: &str) -> Vec<OwnedMessage> {
-    let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
-    tokio::task::spawn_blocking(move || {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set("group.id", "none").set("enable.auto.commit", "false");
-        let consumer: BaseConsumer = config.create().unwrap();
-        let metadata = consumer.fetch_metadata(Some(&topic), DEADLINE).unwrap();
-        let mut partitions = TopicPartitionList::new();
-        let mut left = 0;
-        for partition in metadata.topics()[0].partitions() {
-            let (low, high) = consumer.fetch_watermarks(&topic, partition.id(), DEADLINE).unwrap();
-            left += high - low;
-            partitions.add_partition_offset(&topic, partition.id(), Offset::Beginning).unwrap();
-        }
-        consumer.assign(&partitions).unwrap();
-        let next = |_| consumer.poll(DEADLINE).expect("there is another record").unwrap().detach();
-        (0..left).map(next).collect()
-    })
-    .await
-    .unwrap()
 }
 
 /// The value of a header, as text.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use devstack::testing::eventually;
+use devstack::testing::{eventually, read_topic};
 use rdkafka::message::Message as _;
 use schemas::{headers, topics};
 use serde_json::{Value, json};
 
-use crate::log::{Writer, header, read_all};
+use crate::log::{Writer, header};
 use crate::system::System;
 
 /// A busy machine shares its processors among many tests.
@@ -78,7 +78,7 @@ async fn what_nobody_can_read_is_a_dead_letter_with_its_reason_and_the_next_reco
     assert_eq!((inbox.len(), &inbox[0]["event_type"]), (1, &json!("good")));
 
     let letters = eventually(PATIENCE, "both others are dead letters", || async {
-        let mut letters = read_all(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await;
+        let mut letters = read_topic(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await;
         letters.sort_by_key(|letter| header(letter, headers::DLQ_OFFSET).map(str::to_owned));
         (letters.len() >= 2).then_some(letters)
     })

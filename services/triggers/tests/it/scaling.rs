@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use devstack::Signal;
-use devstack::testing::eventually;
+use devstack::testing::{eventually, read_topic};
 use rdkafka::message::{Message as _, OwnedMessage};
 use serde_json::json;
 use sqlx::PgPool;
@@ -12,7 +12,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
 
 use crate::api::{Api, ids};
-use crate::log::read_all;
 use crate::process::Process;
 use crate::system::System;
 
@@ -114,7 +113,7 @@ async fn pages_are_the_log(log: &[(String, String)], api: &Api, count: u64) {
 
 /// Organization and id of every event on the log; those of one organization in their order.
 async fn log(system: &System) -> Vec<(String, String)> {
-    let records = read_all(&system.brokers, &system.topic(schemas::topics::EVENTS)).await;
+    let records = read_topic(&system.brokers, &system.topic(schemas::topics::EVENTS)).await;
     let event = |record: &OwnedMessage| schemas::codec::decode_event(record.payload().unwrap()).unwrap();
     records.iter().map(event).map(|event| (event.org_id.to_string(), event.event_id.to_string())).collect()
 }
