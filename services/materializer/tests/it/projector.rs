@@ -5,6 +5,6 @@ mod dead_letters;
 mod deliveries;
 mod duplicates;
 mod events;
-mod harness;
+pub mod harness;
 mod outage;
 mod ownership;

@@ -1,25 +1,21 @@
 //! Helpers: the topics of a bench, events and acks on its log, and the projector that shows them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
-use devstack::testing::eventually;
+use devstack::testing::{eventually, read_topic};
 use http::StatusCode;
-use materializer::projector::{self, ProjectorConfig};
-use platform::health::Health;
+use materializer::projector::ProjectorConfig;
 use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
 use platform::kafka::topics::{self, Replication};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::Headers as _;
-use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use rdkafka::Message as _;
+use rdkafka::message::{Headers as _, OwnedMessage};
 use schemas::ids::{EventId, OrgId};
-use schemas::records::Event;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::inbox::harness::Bench;
+use crate::projector::harness::{Projecting, event};
 
-pub const PARTITIONS: i32 = 3;
+const PARTITIONS: i32 = 3;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An ack as it stands on the log.
@@ -28,6 +24,15 @@ pub struct Written {
     pub key: String,
     pub headers: HashMap<String, String>,
     pub ack: (OrgId, EventId),
+}
+
+impl Written {
+    fn of(record: &OwnedMessage) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let ack = schemas::codec::decode_ack(record.payload().unwrap()).unwrap();
+        let headers = record.headers().unwrap().iter().map(|header| (header.key.to_owned(), text(header.value.unwrap())));
+        Self { key: text(record.key().unwrap()), headers: headers.collect(), ack: (ack.org_id, ack.event_id) }
+    }
 }
 
 pub async fn create_topics(bench: &Bench) {
@@ -42,18 +47,7 @@ pub async fn accept(bench: &Bench, count: usize) -> Vec<(EventId, Appended)> {
     let key = bench.alpha.to_string();
     let mut accepted = Vec::with_capacity(count);
     for _ in 0..count {
-        let event = Event {
-            org_id: bench.alpha,
-            event_id: EventId::generate(),
-            event_type: "a".to_owned(),
-            payload: "{}".to_owned(),
-            occurred_at: None,
-            source: None,
-            ordering_key: None,
-            metadata: BTreeMap::new(),
-            dedup: None,
-            traceparent: None,
-        };
+        let event = event(bench.alpha);
         let value = schemas::codec::encode_event(&event).unwrap();
         let headers: &[(&str, &[u8])] = &[("content-type", b"application/avro")];
         let record = Outgoing { topic: &bench.topics().events, key: Some(key.as_bytes()), value: Some(&value), headers };
@@ -70,52 +64,13 @@ pub async fn accept_and_show(bench: &Bench, count: usize) -> Vec<EventId> {
     ids
 }
 
-/// A running projector.
-pub struct Projecting {
-    stop: CancellationToken,
-    ended: JoinHandle<Result<(), projector::Error>>,
-}
-
 /// Runs the projector on the bench's log and view.
 pub fn project(bench: &Bench) -> Projecting {
-    let stop = CancellationToken::new();
     let producer = Producer::new(&bench.kafka, ProducerSettings::default()).unwrap();
-    let running =
-        projector::run(ProjectorConfig::default(), bench.pool.clone(), producer, bench.kafka.clone(), Health::new(), stop.clone());
-    Projecting { ended: tokio::spawn(running), stop }
-}
-
-impl Projecting {
-    pub async fn stop(self) {
-        self.stop.cancel();
-        self.ended.await.unwrap().unwrap();
-    }
+    Projecting::start(ProjectorConfig::default(), bench.pool.clone(), producer, bench.kafka.clone())
 }
 
 /// All acks on the log up to now.
 pub async fn written(bench: &Bench) -> Vec<Written> {
-    let (config, topic) = (bench.kafka.clone(), bench.topics().acks.clone());
-    tokio::task::spawn_blocking(move || read(&config.brokers, &topic)).await.unwrap()
-}
-
-fn read(brokers: &str, topic: &str) -> Vec<Written> {
-    let consumer: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", "none").set("fetch.wait.max.ms", "10").create().unwrap();
-    let mut partitions = TopicPartitionList::new();
-    let mut ends = 0;
-    for partition in 0..PARTITIONS {
-        partitions.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-        ends += consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap().1;
-    }
-    consumer.assign(&partitions).unwrap();
-    let mut written = Vec::new();
-    while i64::try_from(written.len()).unwrap() < ends {
-        let Some(message) = consumer.poll(PATIENCE) else { panic!("{} of {ends} acks were read", written.len()) };
-        let message = message.unwrap();
-        let ack = schemas::codec::decode_ack(message.payload().unwrap()).unwrap();
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let headers = message.headers().unwrap().iter().map(|header| (header.key.to_owned(), text(header.value.unwrap())));
-        written.push(Written { key: text(message.key().unwrap()), headers: headers.collect(), ack: (ack.org_id, ack.event_id) });
-    }
-    written
+    read_topic(&bench.kafka.brokers, &bench.topics().acks).await.iter().map(Written::of).collect()
 }

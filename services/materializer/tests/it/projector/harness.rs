@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use devstack::testing::{TestDatabase, eventually};
+use devstack::testing::{TestDatabase, eventually, read_topic};
 use materializer::projector::{self, CONSUMER, ProjectorConfig};
 use platform::health::Health;
 use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
 use platform::kafka::topics::{self, Replication};
 use platform::kafka::{KafkaConfig, partition};
 use platform::postgres::{self, PostgresConfig};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::Headers as _;
-use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use rdkafka::Message as _;
+use rdkafka::message::{Headers as _, OwnedMessage};
 use schemas::codec::{encode_ack, encode_attempt, encode_event};
 use schemas::ids::{EventId, OrgId};
 use schemas::records::{Ack, Dedup, DeliveryAttempt, Event};
@@ -216,8 +215,7 @@ impl Bench {
 
     /// Everything on the topic of dead letters.
     pub async fn dead_letters(&self) -> Vec<DeadLetter> {
-        let (brokers, topic) = (self.kafka.brokers.clone(), self.topics().dead_letters.clone());
-        tokio::task::spawn_blocking(move || read_all(&brokers, &topic)).await.unwrap()
+        read_topic(&self.kafka.brokers, &self.topics().dead_letters).await.iter().map(DeadLetter::of).collect()
     }
 
     pub fn project(&self) -> Projecting {
@@ -225,11 +223,7 @@ impl Bench {
     }
 
     pub fn project_as(&self, config: ProjectorConfig) -> Projecting {
-        let (stop, health) = (CancellationToken::new(), Health::new());
-        let running = projector::run(config, self.pool.clone(), self.producer.clone(), self.kafka.clone(), health.clone(), stop.clone());
-        // From now on, not from when the task first runs: without components a process is ready.
-        let _component = health.component(CONSUMER);
-        Projecting { ended: tokio::spawn(running), health, stop }
+        Projecting::start(config, self.pool.clone(), self.producer.clone(), self.kafka.clone())
     }
 }
 
@@ -256,6 +250,14 @@ pub struct Projecting {
 }
 
 impl Projecting {
+    pub fn start(config: ProjectorConfig, pool: PgPool, producer: Producer, kafka: KafkaConfig) -> Self {
+        let (stop, health) = (CancellationToken::new(), Health::new());
+        let running = projector::run(config, pool, producer, kafka, health.clone(), stop.clone());
+        // From now on, not from when the task first runs: without components a process is ready.
+        let _component = health.component(CONSUMER);
+        Self { ended: tokio::spawn(running), health, stop }
+    }
+
     /// Ends it; answers how long that took.
     pub async fn stop(self) -> Duration {
         let begun = Instant::now();
@@ -304,6 +306,15 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    fn of(record: &OwnedMessage) -> Self {
+        let headers = record.headers().unwrap().iter();
+        Self {
+            key: record.key().map(<[u8]>::to_vec),
+            value: record.payload().map(<[u8]>::to_vec),
+            headers: headers.map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect(),
+        }
+    }
+
     pub fn header(&self, name: &str) -> &str {
         std::str::from_utf8(&self.headers[name]).unwrap()
     }
@@ -314,27 +325,4 @@ impl DeadLetter {
         let partition = i32::try_from(number("triggers-dlq-partition")).unwrap();
         (self.header("triggers-dlq-topic").to_owned(), partition, number("triggers-dlq-offset"))
     }
-}
-
-fn read_all(brokers: &str, topic: &str) -> Vec<DeadLetter> {
-    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", "none").create().unwrap();
-    let mut partitions = TopicPartitionList::new();
-    let mut ends = 0;
-    for partition in 0..3 {
-        partitions.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-        ends += consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap().1;
-    }
-    consumer.assign(&partitions).unwrap();
-    let mut letters = Vec::new();
-    while i64::try_from(letters.len()).unwrap() < ends {
-        let Some(message) = consumer.poll(PATIENCE) else { panic!("{} of {ends} dead letters were read", letters.len()) };
-        let message = message.unwrap();
-        let headers = message.headers().unwrap().iter();
-        letters.push(DeadLetter {
-            key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().map(<[u8]>::to_vec),
-            headers: headers.map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect(),
-        });
-    }
-    letters
 }
