@@ -223,7 +223,7 @@ mod tests {
     use crate::schedule::Schedule;
     use clap::CommandFactory;
 
-    fn run_args(line: &str) -> RunArgs {
+    pub(super) fn run_args(line: &str) -> RunArgs {
         match Cli::try_parse_from(line.split(' ')).unwrap().command {
             Command::Run(arguments) => arguments,
             _ => panic!("not a run"),

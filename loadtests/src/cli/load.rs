@@ -155,15 +155,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command, RunArgs};
-    use clap::Parser;
-
-    fn run_args(line: &str) -> RunArgs {
-        match Cli::try_parse_from(line.split(' ')).unwrap().command {
-            Command::Run(arguments) => arguments,
-            _ => panic!("not a run"),
-        }
-    }
+    use crate::cli::tests::run_args;
 
     #[test]
     fn what_would_not_end_or_not_fit_is_wrong_usage() {
