@@ -80,7 +80,6 @@ where
 
 /// Names, labels and buckets are constants of this code. A bad one is a mistake that the first test to touch it shows, so there is no
 /// error to pass on; and no metric to return either.
-#[allow(clippy::panic)]
 fn built<M, F>(name: &str, build: F) -> M
 where
     F: Fn(&str) -> prometheus::Result<M>,
