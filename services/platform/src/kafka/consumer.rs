@@ -10,12 +10,13 @@
 mod follow;
 mod group;
 mod log_ends;
+mod truncation;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::postgres::PgPool;
@@ -207,6 +208,17 @@ impl Complaints {
     }
 }
 
+/// Runs `read` on a thread of its own; what comes back resolves when it has ended.
+fn on_thread(name: String, read: impl FnOnce() + Send + 'static) -> Result<oneshot::Receiver<()>, KafkaError> {
+    let (ended, end) = oneshot::channel();
+    let run = move || {
+        read();
+        let _nobody_waits = ended.send(());
+    };
+    std::thread::Builder::new().name(name).spawn(run).map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+    Ok(end)
+}
+
 /// What both clients have in common.
 fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> rdkafka::ClientConfig {
     let mut config = kafka.client(role);
@@ -230,12 +242,13 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
     config
 }
 
-/// Polls once and then takes what is there, up to a chunk. `None` when there was nothing. A rebalance is served inside of `poll`, and a poll
-/// without a time-out ends with it: so no record that was taken before a revocation is handed over after the next claim.
-fn poll_chunk<C: rdkafka::consumer::ConsumerContext>(
+/// Polls once and then takes what is there, up to a chunk; with what it met at its end, which no later poll says again. A rebalance is served
+/// inside of `poll`, and a poll without a time-out ends with it: so no record that was taken before a revocation is handed over after the
+/// next claim.
+fn poll_chunk<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,
-) -> Result<Option<Vec<Record>>, KafkaError> {
+) -> (Vec<Record>, Option<KafkaError>) {
     use rdkafka::message::Message;
     let mut records = Vec::new();
     let mut timeout = POLL_TIMEOUT;
@@ -249,14 +262,33 @@ fn poll_chunk<C: rdkafka::consumer::ConsumerContext>(
                 bytes += record.size();
                 records.push(record);
             }
-            // What was read before the error is still good; the error comes again or was passing.
-            Some(Err(error)) if records.is_empty() => return Err(error),
-            Some(Err(error)) => {
-                warn!(%error, "Reading met an error.");
-                break;
-            }
+            Some(Err(error)) => return (records, Some(error)),
         }
         timeout = Duration::ZERO;
     }
-    Ok(if records.is_empty() { None } else { Some(records) })
+    (records, None)
+}
+
+/// Polls once and hands over what there is. `false`: the client is of no use any more, which the owner was told.
+fn hand_over<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic_of: &mut impl FnMut(&str) -> Arc<str>,
+    outlet: &Outlet,
+    complaints: &mut Complaints,
+) -> bool {
+    let (records, error) = poll_chunk(client, topic_of);
+    if !records.is_empty() {
+        let _told = outlet.send(Inflow::Records(records));
+    }
+    match error {
+        None => {}
+        Some(KafkaError::MessageConsumptionFatal(code)) => {
+            let _told = outlet.send(Inflow::Failed(code.to_string()));
+            return false;
+        }
+        Some(error) if truncation::is_truncation(&error) => truncation::report(client, outlet),
+        // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
+        Some(error) => complaints.about(&error),
+    }
+    true
 }

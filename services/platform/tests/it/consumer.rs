@@ -8,6 +8,9 @@ use platform::kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
 use platform::kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
 use platform::kafka::topics::{self, Replication};
 use platform::kafka::{KafkaConfig, Record};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::{Offset, TopicPartitionList};
+use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
 use tokio::sync::mpsc;
 
@@ -179,6 +182,49 @@ async fn a_stored_position_outside_of_the_log_stops_its_partition_and_no_other()
     assert!(reason.contains("1000"), "{reason}");
     assert!(assigned.iter().any(|claim| *claim.topic == *topic && claim.partition == 1));
     assert!(!assigned.iter().any(|claim| *claim.topic == *topic && claim.partition == 0));
+    drop(inflow);
+    consumer.stop(PATIENCE).await;
+    drop((pool, database));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscribed_topic_truncated_before_it_was_read_stops_its_partition() {
+    truncated_before_it_was_read(|topics| topics.events.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_followed_topic_truncated_before_it_was_read_stops_its_partition() {
+    truncated_before_it_was_read(|topics| topics.acks.clone()).await;
+}
+
+/// An owner that does not take what is read, more records than are read ahead, and then a log that begins after them.
+async fn truncated_before_it_was_read(which: fn(&TopicNames) -> String) {
+    const RECORDS: usize = 30_000;
+    let (database, pool) = database().await;
+    let kafka = cluster(1).await;
+    let topic = which(&kafka.topics);
+    let (consumer, mut inflow) = start(&kafka, &pool);
+    Owner::default().take(&mut inflow).await;
+    let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
+    let value = "v".repeat(200);
+    for _ in 0..RECORDS / 5000 {
+        futures_util::future::join_all((0..5000).map(|_| publish(&producer, &topic, "k", &value))).await;
+    }
+    let admin: AdminClient<_> = kafka.client("test").create().unwrap();
+    let mut to_the_end = TopicPartitionList::new();
+    to_the_end.add_partition_offset(&topic, 0, Offset::End).unwrap();
+    admin.delete_records(&to_the_end, &AdminOptions::new()).await.unwrap();
+
+    let mut read = 0;
+    let (stopped, reason) = loop {
+        match tokio::time::timeout(PATIENCE, inflow.recv()).await.expect("the consumer says nothing").expect("the consumer ended") {
+            Inflow::Records(records) => read += records.len(),
+            Inflow::Stopped { topic, partition: 0, reason } => break (topic, reason),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(*stopped, *topic);
+    assert!(read < RECORDS && reason.contains(&read.to_string()), "{read} were read, {reason}");
     drop(inflow);
     consumer.stop(PATIENCE).await;
     drop((pool, database));

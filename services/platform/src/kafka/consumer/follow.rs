@@ -11,7 +11,7 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
-use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, group, poll_chunk};
+use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, group, hand_over, on_thread};
 use crate::fence::Claim;
 
 /// The group client's hold on the following one.
@@ -62,10 +62,9 @@ pub(super) fn start(
     log_ends: LogEnds,
 ) -> Result<(Follower, oneshot::Receiver<()>), KafkaError> {
     let (commands, orders) = channel();
-    let (ended, end) = oneshot::channel();
     if settings.followed.is_empty() {
-        let _nobody_waits = ended.send(());
-        return Ok((Follower(commands), end));
+        // Its sender is gone: whoever waits for the end has it at once.
+        return Ok((Follower(commands), oneshot::channel().1));
     }
     // Group-less in effect: it never subscribes and never commits. librdkafka wants a name for any assignment, and this one needs no
     // right beyond those of the group client.
@@ -73,16 +72,11 @@ pub(super) fn start(
     kafka.overlay(&mut config);
     let client: BaseConsumer<FollowContext> = config.create_with_context(FollowContext { log_ends })?;
     let topics: Vec<Arc<str>> = settings.followed.iter().map(|topic| Arc::from(topic.as_str())).collect();
-    let run = move || {
+    let ended = on_thread(format!("{}-follow", settings.consumer), move || {
         read(&client, &orders, &outlet, &topics);
         drop(client);
-        let _nobody_waits = ended.send(());
-    };
-    std::thread::Builder::new()
-        .name(format!("{}-follow", settings.consumer))
-        .spawn(run)
-        .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    Ok((Follower(commands), end))
+    })?;
+    Ok((Follower(commands), ended))
 }
 
 fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, outlet: &Outlet, topics: &[Arc<str>]) {
@@ -96,16 +90,8 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, outlet
                 return;
             }
         }
-        match poll_chunk(client, &mut topic_of) {
-            Ok(None) => {}
-            Ok(Some(records)) => {
-                let _told = outlet.send(Inflow::Records(records));
-            }
-            Err(KafkaError::MessageConsumptionFatal(code)) => {
-                let _told = outlet.send(Inflow::Failed(code.to_string()));
-                return;
-            }
-            Err(error) => complaints.about(&error),
+        if !hand_over(client, &mut topic_of, outlet, &mut complaints) {
+            return;
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::follow::Follower;
-use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, poll_chunk};
+use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, hand_over, on_thread, truncation};
 use crate::fence::{self, Claim};
 
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,10 +126,10 @@ impl GroupContext {
             }
             let claims = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, &Arc::from(topic.as_str()), &begins));
             for claim in claims.map_err(|e| e.to_string())? {
-                let outside = bounds.iter().find(|(partition, ..)| *partition == claim.partition).and_then(|(_, low, high)| {
-                    let next = claim.next_offset;
-                    (next < *low || next > *high).then(|| format!("the position is {next}, the log reaches from {low} to {high}"))
-                });
+                let outside = bounds
+                    .iter()
+                    .find(|(partition, ..)| *partition == claim.partition)
+                    .and_then(|(_, low, high)| truncation::outside(claim.next_offset, *low, *high));
                 all.push((claim, outside));
             }
         }
@@ -178,53 +178,17 @@ pub(super) fn start(
     let context = GroupContext { pool, runtime: Handle::current(), settings: settings.clone(), outlet: outlet.clone(), follower, log_ends };
     let client: Arc<BaseConsumer<GroupContext>> = Arc::new(config.create_with_context(context)?);
     client.subscribe(&[&settings.topic])?;
-    let (ended, end) = oneshot::channel();
     let polled = client.clone();
     let topic: Arc<str> = Arc::from(settings.topic.as_str());
-    let run = move || {
+    let ended = on_thread(format!("{}-group", settings.consumer), move || {
         read(&polled, &outlet, &topic);
         // Leaving the group happens here, before the end is told, so that the next instance need not wait for the session to time out.
         drop(polled);
-        let _nobody_waits = ended.send(());
-    };
-    std::thread::Builder::new()
-        .name(format!("{}-group", settings.consumer))
-        .spawn(run)
-        .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-    Ok((client, end))
+    })?;
+    Ok((client, ended))
 }
 
 fn read(client: &BaseConsumer<GroupContext>, outlet: &Outlet, topic: &Arc<str>) {
     let mut complaints = Complaints::default();
-    while !outlet.is_stopping() {
-        match poll_chunk(client, &mut |_| topic.clone()) {
-            Ok(None) => {}
-            Ok(Some(records)) => {
-                let _told = outlet.send(Inflow::Records(records));
-            }
-            Err(KafkaError::MessageConsumptionFatal(code)) => {
-                let _told = outlet.send(Inflow::Failed(code.to_string()));
-                return;
-            }
-            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
-                report_truncated(client, outlet, topic);
-            }
-            // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
-            Err(error) => complaints.about(&error),
-        }
-    }
-}
-
-/// The log lost records that were not read yet: finds the partitions and stops them. librdkafka's error does not say which they are.
-fn report_truncated(client: &BaseConsumer<GroupContext>, outlet: &Outlet, topic: &Arc<str>) {
-    let Ok(positions) = client.position() else { return };
-    for element in positions.elements() {
-        let (partition, Offset::Offset(next)) = (element.partition(), element.offset()) else { continue };
-        let Ok((low, high)) = client.fetch_watermarks(topic, partition, WATERMARK_TIMEOUT) else { continue };
-        if next < low || next > high {
-            let reason = format!("the position is {next}, the log reaches from {low} to {high}");
-            error!(%topic, partition, reason, "The log was truncated before it was read.");
-            let _told = outlet.send(Inflow::Stopped { topic: topic.clone(), partition, reason });
-        }
-    }
+    while !outlet.is_stopping() && hand_over(client, &mut |_| topic.clone(), outlet, &mut complaints) {}
 }
