@@ -11,7 +11,7 @@ use platform::seal::SealingKey;
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, serve_running};
+use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, probe_postgres, serve_running};
 
 /// Flags of `triggers dispatcher`.
 #[derive(Args)]
@@ -38,6 +38,9 @@ pub async fn main(args: DispatcherArgs) -> Result<()> {
     let mut supervisor = Supervisor::new();
     // Known before the first question is answered: a role that has reached nothing yet is not ready.
     drop(connections.health.component(dispatcher::CONSUMER));
+    // A consumer without records asks the database for nothing, and would look well while it is lost.
+    let postgres = connections.health.component("postgres");
+    supervisor.spawn("postgres probe", probe_postgres(connections.pool.clone(), postgres, shutdown.clone()));
     serve_running(&mut supervisor, listener, "dispatcher", connections.health.clone(), &shutdown);
     start(&mut supervisor, connections, delivery, &shutdown)?;
     supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await

@@ -9,19 +9,17 @@ use clap::Args;
 use dispatcher::{EgressPolicy, WebhookArgs};
 use ingest::IngestState;
 use materializer::inbox::InboxState;
-use platform::health::Component;
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::lifecycle::{self, Supervisor};
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
 use platform::written::RecentWrites;
-use sqlx::postgres::PgPool;
 use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, service_info};
+use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, probe_postgres, service_info};
 
 /// Flags of `triggers ingest`.
 #[derive(Args)]
@@ -160,20 +158,5 @@ impl Api {
             Ok(outcome?)
         });
         Ok(organization.map(|id| id.to_string()))
-    }
-}
-
-/// Tells `postgres` every two seconds whether the database answers.
-async fn probe_postgres(pool: PgPool, postgres: Component, shutdown: CancellationToken) -> Result<()> {
-    const INTERVAL: Duration = Duration::from_secs(2);
-    loop {
-        match sqlx::query("SELECT 1").execute(&pool).await {
-            Ok(_) => postgres.up(),
-            Err(error) => postgres.down(error.to_string()),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(INTERVAL) => {}
-        }
     }
 }

@@ -10,7 +10,7 @@ use platform::lifecycle::{self, Supervisor};
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SharedArgs, bind, check_topics, serve_running};
+use super::{Connections, SharedArgs, bind, check_topics, probe_postgres, serve_running};
 
 /// Flags of `triggers materializer`.
 #[derive(Args)]
@@ -32,6 +32,9 @@ pub async fn main(args: MaterializerArgs) -> Result<()> {
     let mut supervisor = Supervisor::new();
     // Known before the first question is answered: a role that has reached nothing yet is not ready.
     drop(connections.health.component(projector::CONSUMER));
+    // A consumer without records asks the database for nothing, and would look well while it is lost.
+    let postgres = connections.health.component("postgres");
+    supervisor.spawn("postgres probe", probe_postgres(connections.pool.clone(), postgres, shutdown.clone()));
     serve_running(&mut supervisor, listener, "materializer", connections.health.clone(), &shutdown);
     start(&mut supervisor, connections, &shutdown)?;
     supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await

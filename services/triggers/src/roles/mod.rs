@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use clap::Args;
 use platform::config::{KafkaArgs, PostgresArgs};
-use platform::health::Health;
+use platform::health::{Component, Health};
 use platform::http::{ServerLimits, ServiceInfo};
 use platform::kafka::{KafkaConfig, topics};
 use platform::lifecycle::Supervisor;
@@ -113,6 +113,21 @@ async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
         tracing::warn!(%difference, "A topic differs from the manifest; run: triggers topics apply");
     }
     Ok(())
+}
+
+/// Tells `postgres` every two seconds whether the database answers.
+async fn probe_postgres(pool: PgPool, postgres: Component, shutdown: CancellationToken) -> Result<()> {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    loop {
+        match sqlx::query("SELECT 1").execute(&pool).await {
+            Ok(_) => postgres.up(),
+            Err(error) => postgres.down(error.to_string()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
 }
 
 /// Serves health and metrics, which is all that a consumer serves over HTTP.
