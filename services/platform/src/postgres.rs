@@ -45,6 +45,17 @@ pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
     Ok(PgPoolOptions::new().max_connections(config.max_connections).acquire_timeout(config.acquire_timeout).connect_lazy_with(options))
 }
 
+/// Which database a pool is for, for messages: never the user or the password.
+pub fn place(pool: &PgPool) -> String {
+    let options = pool.connect_options();
+    format!(
+        "the database {} at {}:{} (DATABASE_URL)",
+        options.get_database().unwrap_or("of the user's name"),
+        options.get_host(),
+        options.get_port()
+    )
+}
+
 /// Brings the schema to this binary's version. Several instances may do so at once: they take turns.
 ///
 /// # Errors

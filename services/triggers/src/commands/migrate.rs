@@ -17,6 +17,6 @@ pub struct MigrateArgs {
 /// Runs it.
 pub async fn run(args: MigrateArgs) -> Result<()> {
     let pool = postgres::connect(&args.postgres.config()?).context("DATABASE_URL")?;
-    postgres::migrate(&pool).await.context("the database could not be migrated")?;
+    postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;
     print::line("the database has this version's schema")
 }

@@ -29,8 +29,6 @@ pub struct DevJson {
     pub database_url: String,
     /// Where each role's metrics are.
     pub metrics_urls: Vec<String>,
-    /// Process ids by component, for load tests that attribute CPU and memory.
-    pub pids: std::collections::BTreeMap<String, u32>,
 }
 
 impl DevJson {

@@ -95,7 +95,7 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
     // On a Kafka of its own this process is always the same member: after a kill its partitions need not wait for the dead one's session.
     kafka.instance = args.kafka_brokers.is_none().then(|| "up".to_owned());
     let pool = postgres::connect(&PostgresConfig::new(&database_url)).context("DATABASE_URL")?;
-    postgres::migrate(&pool).await.context("the database could not be migrated")?;
+    postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;
     make_topics(&kafka).await?;
 
     let sealing = SealingKey::load_or_create(&folder.join("sealing.key"))?;
@@ -128,7 +128,6 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
         operator_token,
         kafka_brokers: brokers,
         database_url,
-        pids: pids(stack),
     };
     dev.write(folder)?;
     wait_until_ready(&connections.health, &shutdown).await;
@@ -177,9 +176,4 @@ fn new_dev_key() -> String {
 fn first_key(keys: &str) -> String {
     let first = keys.split(',').next().unwrap_or_default();
     first.split('=').next().unwrap_or_default().trim().to_owned()
-}
-
-fn pids(stack: &Stack) -> std::collections::BTreeMap<String, u32> {
-    let known = [("triggers", Some(std::process::id())), ("kafka", stack.kafka_pid()), ("postgres", stack.postgres_pid())];
-    known.into_iter().filter_map(|(name, pid)| Some((name.to_owned(), pid?))).collect()
 }
