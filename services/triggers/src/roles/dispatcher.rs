@@ -17,7 +17,7 @@ use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, probe_post
 #[derive(Args)]
 pub struct DispatcherArgs {
     /// Where health and metrics are served
-    #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
+    #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9094", value_name = "HOST:PORT")]
     metrics_listen: SocketAddr,
     #[command(flatten)]
     shared: SharedArgs,
