@@ -61,11 +61,52 @@ impl std::fmt::Display for Difference {
             Self::TooFewPartitions { topic, has, wants } => {
                 write!(f, "{topic}: {has} partitions, {wants} wanted; adding partitions moves keys, so order across the change is lost")
             }
-            Self::Setting { topic, name, has, wants } => write!(f, "{topic}: {name} is {has}, must be {wants}"),
+            Self::Setting { topic, name, has, wants } => {
+                let bound = match Bound::of(name) {
+                    Bound::AtLeast => "at least ",
+                    Bound::AtMost => "at most ",
+                    Bound::Exactly => "",
+                };
+                write!(f, "{topic}: {name} is {has}, must be {bound}{wants}")
+            }
             Self::TooFewReplicas { topic, has, wants } => {
                 write!(f, "{topic}: {has} replicas, {wants} configured; mend it with kafka-reassign-partitions")
             }
         }
+    }
+}
+
+/// How a setting's wanted value is meant. A cluster may keep more than the manifest asks for: mending that would shrink what it keeps.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast,
+    AtMost,
+    Exactly,
+}
+
+impl Bound {
+    fn of(setting: &str) -> Self {
+        match setting {
+            "retention.ms" | "max.message.bytes" | "min.insync.replicas" => Self::AtLeast,
+            "segment.ms" => Self::AtMost,
+            _ => Self::Exactly,
+        }
+    }
+}
+
+/// Whether a setting that is `has` is as the manifest `wants` it.
+fn holds(setting: &str, has: &str, wants: &str) -> bool {
+    // To Kafka, -1 is a retention without end.
+    if has == wants || (setting == "retention.ms" && has == "-1") {
+        return true;
+    }
+    let (Ok(has), Ok(wants)) = (has.parse::<i64>(), wants.parse::<i64>()) else {
+        return false;
+    };
+    match Bound::of(setting) {
+        Bound::AtLeast => has >= wants,
+        Bound::AtMost => has <= wants,
+        Bound::Exactly => false,
     }
 }
 
@@ -238,7 +279,7 @@ async fn settings_that_differ(
         let min_in_sync = ("min.insync.replicas", replication.min_in_sync.to_string());
         for (name, wants) in spec.config.iter().chain([&min_in_sync]) {
             let has = described.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-            if has != *wants {
+            if !holds(name, &has, wants) {
                 let (topic, name) = (spec.name.clone(), (*name).to_owned());
                 differences.push(Difference::Setting { topic, name, has, wants: wants.clone() });
             }
