@@ -6,6 +6,7 @@ mod fence;
 mod http;
 mod lifecycle;
 mod producer;
+mod topics;
 
 use devstack::testing::TestDatabase;
 use platform::postgres::{self, PostgresConfig};
