@@ -47,6 +47,9 @@ pub fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (Read, Kind
 struct Unreadable;
 
 fn matched(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Option<Matched>, Unreadable> {
+    if record.is_marker {
+        return Ok(None);
+    }
     let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
     let org_id: OrgId = key.and_then(|key| key.parse().ok()).ok_or(Unreadable)?;
     // Most organizations have no endpoint: their records are not even decoded.

@@ -23,12 +23,15 @@ pub(crate) enum Content {
     Attempt(Box<DeliveryAttempt>),
     /// Nobody can read it; the partition goes on.
     Dead(Unreadable),
-    /// To be passed over: its organization is erased.
+    /// To be passed over: its organization is erased, or it is no record but a marker.
     Skipped,
 }
 
 /// Reads `record` by the rules of the topic it is from.
 pub(crate) fn decode(record: Record, topics: &TopicNames) -> Item {
+    if record.is_marker {
+        return Item { record, content: Content::Skipped };
+    }
     let (key, value) = (record.key.as_deref(), record.value.as_deref());
     let content = if *record.topic == *topics.acks {
         native::read_acks(key, value, &record.headers).map(Content::Acks)

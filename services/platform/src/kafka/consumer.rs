@@ -10,10 +10,11 @@
 mod follow;
 mod group;
 mod log_ends;
+mod markers;
 mod truncation;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 pub use self::log_ends::LogEnds;
+use self::markers::Markers;
 use super::{KafkaConfig, Record};
 use crate::fence::Claim;
 
@@ -125,7 +127,8 @@ impl Outlet {
 
 /// A running fenced consumer.
 pub struct FencedConsumer {
-    client: Arc<BaseConsumer<group::GroupContext>>,
+    /// The thread owns it: who drops it leaves the group, with callbacks that block, which no thread of the runtime may do.
+    client: Weak<BaseConsumer<group::GroupContext>>,
     topic: String,
     log_ends: LogEnds,
     stopping: Arc<AtomicBool>,
@@ -176,7 +179,8 @@ impl FencedConsumer {
             }
         }
         // Fails while rebalancing; the next hint mends it.
-        if let Err(error) = self.client.commit(&offsets, CommitMode::Async) {
+        let Some(client) = self.client.upgrade() else { return };
+        if let Err(error) = client.commit(&offsets, CommitMode::Async) {
             tracing::debug!(%error, "The commit hint was refused.");
         }
     }
@@ -184,7 +188,6 @@ impl FencedConsumer {
     /// Leaves the group and ends the threads, waiting at most `deadline`. Drop the receiver first or keep draining it.
     pub async fn stop(self, deadline: Duration) {
         self.stopping.store(true, Ordering::Relaxed);
-        drop(self.client);
         for ended in self.ended {
             if tokio::time::timeout(deadline, ended).await.is_err() {
                 warn!("A consumer thread did not end in time and is left behind.");
@@ -269,15 +272,26 @@ fn poll_chunk<C: ConsumerContext>(
     (records, None)
 }
 
+/// What a reading thread remembers between two chunks.
+#[derive(Default)]
+struct ReadState {
+    markers: Markers,
+    complaints: Complaints,
+}
+
 /// Polls once and hands over what there is. `false`: the client is of no use any more, which the owner was told.
 fn hand_over<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,
     outlet: &Outlet,
-    complaints: &mut Complaints,
+    state: &mut ReadState,
 ) -> bool {
-    let (records, error) = poll_chunk(client, topic_of);
+    let (mut records, error) = poll_chunk(client, topic_of);
+    if records.is_empty() && error.is_none() {
+        records = state.markers.find(client);
+    }
     if !records.is_empty() {
+        state.markers.note(&records);
         let _told = outlet.send(Inflow::Records(records));
     }
     match error {
@@ -288,7 +302,7 @@ fn hand_over<C: ConsumerContext>(
         }
         Some(error) if truncation::is_truncation(&error) => truncation::report(client, outlet),
         // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
-        Some(error) => complaints.about(&error),
+        Some(error) => state.complaints.about(&error),
     }
     true
 }

@@ -9,6 +9,7 @@ pub mod topics;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
 use rdkafka::message::{Headers, Message};
@@ -90,6 +91,9 @@ pub struct Record {
     pub value: Option<Vec<u8>>,
     /// Headers in their order; a header without a value has an empty one.
     pub headers: Vec<(String, Vec<u8>)>,
+    /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or what was aborted. It
+    /// says that the position may move behind it, and has the time at which it was found.
+    pub is_marker: bool,
 }
 
 impl Record {
@@ -111,6 +115,12 @@ impl Record {
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
             headers,
+            is_marker: false,
         }
+    }
+
+    fn marker(topic: Arc<str>, partition: i32, offset: i64) -> Self {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok());
+        Self { topic, partition, offset, timestamp_ms: now_ms.unwrap_or(0), key: None, value: None, headers: Vec::new(), is_marker: true }
     }
 }

@@ -9,6 +9,7 @@ use platform::kafka::producer::{Outgoing, Producer, ProducerSettings, PublishErr
 use platform::kafka::topics::{self, Replication};
 use platform::kafka::{KafkaConfig, Record};
 use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
@@ -225,6 +226,45 @@ async fn truncated_before_it_was_read(which: fn(&TopicNames) -> String) {
     };
     assert_eq!(*stopped, *topic);
     assert!(read < RECORDS && reason.contains(&read.to_string()), "{read} were read, {reason}");
+    drop(inflow);
+    consumer.stop(PATIENCE).await;
+    drop((pool, database));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_transaction_is_passed_also_where_it_is_the_last_of_the_log() {
+    let (database, pool) = database().await;
+    let kafka = cluster(1).await;
+    let (events, acks) = (kafka.topics.events.clone(), kafka.topics.acks.clone());
+    let (consumer, mut inflow) = start(&kafka, &pool);
+    let mut owner = Owner::default();
+    owner.take(&mut inflow).await;
+    let events_written = events.clone();
+    tokio::task::spawn_blocking({
+        let config = kafka.client("test");
+        move || {
+            let mut config = config;
+            let producer: BaseProducer = config.set("transactional.id", &events_written).create().unwrap();
+            producer.init_transactions(PATIENCE).unwrap();
+            for (topic, commit) in [(&events_written, true), (&acks, false)] {
+                producer.begin_transaction().unwrap();
+                producer.send(BaseRecord::to(topic).key("k").payload("v")).map_err(|(error, _)| error).unwrap();
+                producer.flush(PATIENCE).unwrap();
+                if commit { producer.commit_transaction(PATIENCE).unwrap() } else { producer.abort_transaction(PATIENCE).unwrap() }
+            }
+        }
+    })
+    .await
+    .unwrap();
+    // In the one a record and the end of its transaction, in the other an aborted record and the end of that.
+    while owner.records.len() < 3 {
+        owner.take(&mut inflow).await;
+    }
+    let of = |topic: &str| -> Vec<(i64, bool)> {
+        let of_topic = owner.records.iter().filter(|record| *record.topic == *topic);
+        of_topic.map(|record| (record.offset, record.is_marker)).collect()
+    };
+    assert_eq!((of(&events), of(&kafka.topics.acks)), (vec![(0, false), (1, true)], vec![(1, true)]));
     drop(inflow);
     consumer.stop(PATIENCE).await;
     drop((pool, database));

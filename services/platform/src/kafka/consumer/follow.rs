@@ -11,7 +11,7 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
-use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, group, hand_over, on_thread};
+use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, ReadState, base_config, group, hand_over, on_thread};
 use crate::fence::Claim;
 
 /// The group client's hold on the following one.
@@ -81,7 +81,7 @@ pub(super) fn start(
 
 fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, outlet: &Outlet, topics: &[Arc<str>]) {
     let mut topic_of = |name: &str| topics.iter().find(|topic| ***topic == *name).cloned().unwrap_or_else(|| Arc::from(name));
-    let mut complaints = Complaints::default();
+    let mut state = ReadState::default();
     while !outlet.is_stopping() {
         while let Ok(order) = orders.try_recv() {
             if let Err(error) = obey(client, order, topics) {
@@ -90,7 +90,7 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, outlet
                 return;
             }
         }
-        if !hand_over(client, &mut topic_of, outlet, &mut complaints) {
+        if !hand_over(client, &mut topic_of, outlet, &mut state) {
             return;
         }
     }

@@ -1,6 +1,6 @@
 //! The group client: its thread, and what happens when the group gives or takes partitions.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::follow::Follower;
-use super::{Complaints, ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, base_config, hand_over, on_thread, truncation};
+use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, ReadState, base_config, hand_over, on_thread, truncation};
 use crate::fence::{self, Claim};
 
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -165,7 +165,7 @@ pub(super) fn start(
     outlet: Outlet,
     follower: Follower,
     log_ends: LogEnds,
-) -> Result<(Arc<BaseConsumer<GroupContext>>, oneshot::Receiver<()>), KafkaError> {
+) -> Result<(Weak<BaseConsumer<GroupContext>>, oneshot::Receiver<()>), KafkaError> {
     let mut config = base_config(kafka, settings, &settings.consumer);
     config
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -176,19 +176,24 @@ pub(super) fn start(
     }
     kafka.overlay(&mut config);
     let context = GroupContext { pool, runtime: Handle::current(), settings: settings.clone(), outlet: outlet.clone(), follower, log_ends };
-    let client: Arc<BaseConsumer<GroupContext>> = Arc::new(config.create_with_context(context)?);
-    client.subscribe(&[&settings.topic])?;
-    let polled = client.clone();
+    let polled: Arc<BaseConsumer<GroupContext>> = Arc::new(config.create_with_context(context)?);
+    polled.subscribe(&[&settings.topic])?;
+    let client = Arc::downgrade(&polled);
     let topic: Arc<str> = Arc::from(settings.topic.as_str());
     let ended = on_thread(format!("{}-group", settings.consumer), move || {
         read(&polled, &outlet, &topic);
-        // Leaving the group happens here, before the end is told, so that the next instance need not wait for the session to time out.
-        drop(polled);
+        // Leaving the group happens here, before the end is told, so that the next instance need not wait for the session to time out. A
+        // commit that has hold of the client at this moment is waited for: it must not be the one that closes it.
+        let mut polled = polled;
+        while let Err(shared) = Arc::try_unwrap(polled) {
+            polled = shared;
+            std::thread::sleep(Duration::from_millis(1));
+        }
     })?;
     Ok((client, ended))
 }
 
 fn read(client: &BaseConsumer<GroupContext>, outlet: &Outlet, topic: &Arc<str>) {
-    let mut complaints = Complaints::default();
-    while !outlet.is_stopping() && hand_over(client, &mut |_| topic.clone(), outlet, &mut complaints) {}
+    let mut state = ReadState::default();
+    while !outlet.is_stopping() && hand_over(client, &mut |_| topic.clone(), outlet, &mut state) {}
 }
