@@ -17,13 +17,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::post;
-use platform::health::Component;
 use platform::kafka::producer::Producer;
 use platform::seal::SealingKey;
 use platform::written::RecentWrites;
 use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
-use tokio_util::sync::CancellationToken;
 
 use repeats::Repeats;
 
@@ -61,31 +59,6 @@ impl IngestState {
     ) -> Self {
         let repeats = Repeats::start(pool, producer.delivery_timeout() + TWIN_SLACK);
         Self { authenticator, producer, topic: Arc::from(topic), sealing, written, repeats }
-    }
-
-    /// Keeps in touch with the events topic until `shutdown`: connects before the first request does, learns added partitions, and tells
-    /// `kafka` whether events can be accepted.
-    pub async fn keep_in_touch(&self, kafka: Component, shutdown: CancellationToken) {
-        const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-        const WHILE_DOWN: Duration = Duration::from_millis(250);
-        const WHILE_UP: Duration = Duration::from_secs(5);
-        loop {
-            let outcome = self.producer.warm(&self.topic, ANSWER_WITHIN).await;
-            let pause = match outcome {
-                Ok(_partitions) => {
-                    kafka.up();
-                    WHILE_UP
-                }
-                Err(error) => {
-                    kafka.down(error.to_string());
-                    WHILE_DOWN
-                }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
     }
 }
 

@@ -10,9 +10,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{KafkaConfig, partition};
+use crate::health::Component;
 
 /// Knobs of the producer.
 #[derive(Debug, Clone)]
@@ -135,6 +137,34 @@ impl Producer {
         // Grown, never replaced: permits that are out belong to the semaphores that gave them.
         bounds.partitions.resize_with(count.max(bounds.partitions.len()), || Arc::new(Semaphore::new(bound)));
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
+    }
+
+    /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added partitions (each topic that is
+    /// written much belongs here, or its leaderless partition may take all places), and tells `kafka` whether they answer.
+    pub async fn keep_in_touch(&self, topics: &[String], kafka: Component, shutdown: CancellationToken) {
+        const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+        const WHILE_DOWN: Duration = Duration::from_millis(250);
+        const WHILE_UP: Duration = Duration::from_secs(5);
+        loop {
+            let mut outcome = Ok(0);
+            for topic in topics {
+                outcome = outcome.and(self.warm(topic, ANSWER_WITHIN).await);
+            }
+            let pause = match outcome {
+                Ok(_partitions) => {
+                    kafka.up();
+                    WHILE_UP
+                }
+                Err(error) => {
+                    kafka.down(error.to_string());
+                    WHILE_DOWN
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
     }
 
     /// From `publish` to its answer, at most.

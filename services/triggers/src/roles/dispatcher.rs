@@ -11,7 +11,7 @@ use platform::seal::SealingKey;
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, probe_postgres, serve_running};
+use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, probe_postgres, serve_running};
 
 /// Flags of `triggers dispatcher`.
 #[derive(Args)]
@@ -63,6 +63,7 @@ impl Delivery {
 pub fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery, shutdown: &CancellationToken) -> Result<()> {
     let Connections { kafka, pool, health } = connections;
     let producer = Producer::new(&kafka, ProducerSettings::default()).context("the Kafka producer could not be made")?;
+    keep_in_touch(supervisor, &producer, vec![kafka.topics.deliveries.clone()], &health, shutdown);
     let shutdown = shutdown.clone();
     supervisor.spawn("dispatcher", async move {
         dispatcher::run(delivery.config, pool, producer, kafka, delivery.sealing, health, shutdown).await.map_err(Into::into)

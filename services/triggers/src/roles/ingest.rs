@@ -19,7 +19,7 @@ use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, probe_postgres, service_info};
+use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, probe_postgres, service_info};
 
 /// Flags of `triggers ingest`.
 #[derive(Args)]
@@ -136,18 +136,13 @@ impl Api {
         let probed = pool.clone();
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
         let api = Router::new()
-            .merge(ingest::routes(ingest.clone()))
+            .merge(ingest::routes(ingest))
             .merge(materializer::inbox::routes(inbox))
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
         let router = platform::http::mount(api, MountOptions::default())
             .merge(platform::http::running_routes(service_info("ingest"), health.clone()));
-        let kafka_health = health.component("kafka");
-        let in_touch = shutdown.clone();
-        supervisor.spawn("kafka probe", async move {
-            ingest.keep_in_touch(kafka_health, in_touch).await;
-            Ok(())
-        });
+        keep_in_touch(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks], &health, shutdown);
         // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching this process.
         supervisor.spawn("postgres probe", probe_postgres(probed, health.auxiliary("postgres"), shutdown.clone()));
         let server = platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone());

@@ -10,7 +10,7 @@ use platform::lifecycle::{self, Supervisor};
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SharedArgs, bind, check_topics, probe_postgres, serve_running};
+use super::{Connections, SharedArgs, bind, check_topics, keep_in_touch, probe_postgres, serve_running};
 
 /// Flags of `triggers materializer`.
 #[derive(Args)]
@@ -45,6 +45,7 @@ pub fn start(supervisor: &mut Supervisor, connections: Connections, shutdown: &C
     let Connections { kafka, pool, health } = connections;
     // Writes dead letters only.
     let producer = Producer::new(&kafka, ProducerSettings::default()).context("the Kafka producer could not be made")?;
+    keep_in_touch(supervisor, &producer, vec![kafka.topics.dead_letters.clone()], &health, shutdown);
     let shutdown = shutdown.clone();
     supervisor.spawn("materializer", async move {
         projector::run(ProjectorConfig::default(), pool, producer, kafka, health, shutdown).await.map_err(Into::into)

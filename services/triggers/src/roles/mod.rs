@@ -16,6 +16,7 @@ use clap::Args;
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::health::{Component, Health};
 use platform::http::{ServerLimits, ServiceInfo};
+use platform::kafka::producer::Producer;
 use platform::kafka::{KafkaConfig, topics};
 use platform::lifecycle::Supervisor;
 use platform::postgres;
@@ -129,6 +130,15 @@ async fn probe_postgres(pool: PgPool, postgres: Component, shutdown: Cancellatio
         }
     }
 }
+/// Tells `kafka` whether the topics that `producer` writes answer.
+fn keep_in_touch(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>, health: &Health, shutdown: &CancellationToken) {
+    let (producer, kafka, shutdown) = (producer.clone(), health.component("kafka"), shutdown.clone());
+    supervisor.spawn("kafka probe", async move {
+        producer.keep_in_touch(&topics, kafka, shutdown).await;
+        Ok(())
+    });
+}
+
 
 /// Serves health and metrics, which is all that a consumer serves over HTTP.
 fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str, health: Health, shutdown: &CancellationToken) {
