@@ -78,7 +78,7 @@ pub enum SqlEffect {
     Data,
     /// A conflict with another transaction (40001, 40P01): do it again at once.
     Retry,
-    /// The server is out of reach, starting, stopping or full: wait, then do it again. A commit may have happened.
+    /// The server is out of reach, starting, stopping, full or read-only: wait, then do it again. A commit may have happened.
     Unavailable,
     /// A fault of ours, or of the installation.
     Fatal,
@@ -94,6 +94,8 @@ pub fn effect(error: &sqlx::Error) -> SqlEffect {
         sqlx::Error::Protocol(_) => SqlEffect::Unavailable,
         sqlx::Error::Database(database) => match database.code().as_deref() {
             Some("40001" | "40P01") => SqlEffect::Retry,
+            // Read-only, as the old primary is after a fail-over, or a lock that did not come in time.
+            Some("25006" | "55P03") => SqlEffect::Unavailable,
             Some(code) => match code.get(..2) {
                 Some("22" | "23" | "54") => SqlEffect::Data,
                 // Connection, resources, intervention of an operator (restart, statement timeout), system error.
