@@ -23,7 +23,7 @@ pub enum Durability {
 /// How much memory Kafka's JVM may take, and how it is tuned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heap {
-    /// 1 GiB, G1, all compilers.
+    /// 1 GiB, serial collector, all compilers.
     Full,
     /// 384 MiB, serial collector, quick compiler only: for a fast start on a small machine.
     Test,
