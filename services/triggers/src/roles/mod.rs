@@ -102,6 +102,12 @@ async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
             return Ok(());
         }
     };
+    judge_topics(&differences)
+}
+
+/// Refuses topics that contradict the manifest, and warns of every other difference. Mends nothing: on a Kafka that was given only the
+/// operator does.
+pub fn judge_topics(differences: &[topics::Difference]) -> Result<()> {
     let fatal = differences.iter().find(|difference| match difference {
         topics::Difference::TooFewReplicas { .. } => true,
         topics::Difference::Setting { name, .. } => name == "message.timestamp.type",
@@ -110,7 +116,7 @@ async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
     if let Some(difference) = fatal {
         anyhow::bail!("{difference}");
     }
-    for difference in &differences {
+    for difference in differences {
         tracing::warn!(%difference, "A topic differs from the manifest; run: triggers topics apply");
     }
     Ok(())

@@ -14,7 +14,8 @@ use clap::Args;
 use devstack::{Data, Options, Stack};
 use dispatcher::DispatcherConfig;
 use platform::health::Health;
-use platform::kafka::{KafkaConfig, topics};
+use platform::kafka::KafkaConfig;
+use platform::kafka::topics::{self, Difference};
 use platform::lifecycle::{self, Supervisor};
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
@@ -96,7 +97,7 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
     kafka.instance = args.kafka_brokers.is_none().then(|| "up".to_owned());
     let pool = postgres::connect(&PostgresConfig::new(&database_url)).context("DATABASE_URL")?;
     postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;
-    make_topics(&kafka).await?;
+    make_topics(&kafka, args.kafka_brokers.is_none()).await?;
 
     let sealing = SealingKey::load_or_create(&folder.join("sealing.key"))?;
     let operator_token = files::secret(folder, "operator.token", || format!("op_{}", uuid::Uuid::new_v4().simple()))?;
@@ -141,13 +142,16 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
     }
 }
 
-/// Makes and mends the topics, as one broker can have them.
-async fn make_topics(kafka: &KafkaConfig) -> Result<()> {
+/// Makes the topics, as one broker can have them. Those that exist are mended only on a Kafka of our `own`.
+async fn make_topics(kafka: &KafkaConfig, own: bool) -> Result<()> {
     let replication = topics::Replication { factor: 1, min_in_sync: 1 };
     let manifest = kafka.topics.manifest(schemas::topics::DEFAULT_PARTITIONS);
     let differences =
         topics::plan(kafka, &manifest, replication).await.with_context(|| format!("the topics of {} could not be read", kafka.brokers))?;
-    topics::apply(kafka, &differences, replication).await.context("the topics could not be made")
+    let (made, left): (Vec<Difference>, Vec<Difference>) =
+        differences.into_iter().partition(|difference| own || matches!(difference, Difference::Missing(_)));
+    roles::judge_topics(&left)?;
+    topics::apply(kafka, &made, replication).await.context("the topics could not be made")
 }
 
 /// All parts up, or a minute gone: what is printed should be true, but a slow part is no reason to say nothing.

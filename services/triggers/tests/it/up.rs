@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use devstack::Signal;
 use devstack::testing::processes::gone;
-use devstack::testing::{eventually, read_topic};
+use devstack::testing::{self, eventually, read_topic};
+use devstack::{Options, Stack};
 use futures_util::{StreamExt as _, stream};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -171,4 +175,36 @@ async fn a_killed_up_leaves_no_server_and_the_next_start_shows_each_accepted_eve
     up.signal(Signal::TERM);
     assert_eq!(up.ended().await.code(), Some(0), "{}", up.log());
     gone(&family).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn up_on_a_given_kafka_makes_what_is_missing_and_changes_nothing_else() {
+    let stack = Stack::start(Options { postgres: false, ..Options::test() }).await.unwrap();
+    let database = testing::shared().await.database().await;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", stack.kafka_brokers()).create().unwrap();
+    let short = NewTopic::new("triggers.events.v1", 2, TopicReplication::Fixed(1));
+    let short = short.set("message.timestamp.type", "LogAppendTime").set("retention.ms", "3600000");
+    admin.create_topics(&[short], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+
+    let place = Place::new();
+    let mut command = triggers(place.0.path());
+    command.env("KAFKA_BROKERS", stack.kafka_brokers()).env("DATABASE_URL", &database.url);
+    command.args(["up", "--port", "0", "--data-dir"]).arg(place.data());
+    let mut up = Process::start(command, place.0.path(), "up");
+    up.printed("Triggers is up").await;
+    let log = up.log();
+    for left in ["2 partitions, 12 wanted", "retention.ms is 3600000, must be at least 604800000"] {
+        assert!(log.contains(&format!("triggers.events.v1: {left}")), "{left}: {log}");
+    }
+    assert!(log.contains("run: triggers topics apply"), "{log}");
+
+    let events = ResourceSpecifier::Topic("triggers.events.v1");
+    let described = admin.describe_configs([&events], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+    assert_eq!(described.get("retention.ms").unwrap().value.as_deref(), Some("3600000"));
+    let partitions =
+        |topic: &str| admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap().topics()[0].partitions().len();
+    assert_eq!((partitions("triggers.events.v1"), partitions("triggers.acks.v1")), (2, 12));
+    up.signal(Signal::TERM);
+    assert_eq!(up.ended().await.code(), Some(0), "{}", up.log());
+    stack.stop().await;
 }
