@@ -12,7 +12,7 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{Method, StatusCode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -164,7 +164,7 @@ enum Outcome {
 async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
     let key = uuid::Uuid::new_v4().to_string();
     // With a `dedup_id` the event has a name already; an Idempotency-Key would take precedence over it.
-    let named = contains(body, b"\"dedup_id\"");
+    let named = has_dedup_id(body);
     let mut pause = Duration::from_millis(100);
     let mut last = String::new();
     for attempt in 1..=MAX_TRIES {
@@ -194,8 +194,15 @@ async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
     bail!("the system does not take events: {last}")
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+/// The part of a line that decides how it may be repeated.
+#[derive(Deserialize)]
+struct Named {
+    dedup_id: Option<String>,
+}
+
+/// Whether the body itself, not its payload, names the event. What cannot be read is refused by the system in any case.
+fn has_dedup_id(body: &[u8]) -> bool {
+    serde_json::from_slice::<Named>(body).is_ok_and(|line| line.dedup_id.is_some())
 }
 
 fn detail(status: StatusCode, body: &[u8]) -> String {
@@ -216,4 +223,22 @@ fn count(tally: &Tally, number: u64, outcome: Result<Outcome>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_dedup_id_of_the_event_itself_names_it() {
+        assert!(has_dedup_id(br#"{"event_type": "a", "payload": {}, "dedup_id": "x"}"#));
+        for unnamed in [
+            r#"{"event_type": "a", "payload": {"dedup_id": "x"}}"#,
+            r#"{"event_type": "a", "payload": "\"dedup_id\"", "dedup_id": null}"#,
+            r#"{"event_type": "dedup_id", "payload": 1}"#,
+            r#"{"dedup_id": "x""#,
+        ] {
+            assert!(!has_dedup_id(unnamed.as_bytes()), "{unnamed}");
+        }
+    }
 }
