@@ -26,8 +26,11 @@ pub struct KafkaArgs {
     /// Brokers to begin with, host:port, comma-separated
     #[arg(long, env = "KAFKA_BROKERS", default_value = "127.0.0.1:9092", value_name = "HOST:PORT,…")]
     pub kafka_brokers: String,
-    /// A librdkafka property for every client, NAME=VALUE; may be given more than once (variable: separated by ;)
-    #[arg(long = "kafka", env = "KAFKA_PROPERTIES", value_name = "NAME=VALUE", value_delimiter = ';', hide_env_values = true)]
+    /// A librdkafka property for every client; may be given more than once, and then replaces the whole list of --kafka-properties
+    #[arg(long = "kafka", value_name = "NAME=VALUE")]
+    pub kafka_property: Vec<String>,
+    /// The same as one list, separated by ; (a value that has a ; itself is given with --kafka)
+    #[arg(long, env = "KAFKA_PROPERTIES", value_name = "NAME=VALUE;…", value_delimiter = ';', hide_env_values = true)]
     pub kafka_properties: Vec<String>,
     /// Put before every topic and group name, for a shared cluster
     #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
@@ -70,7 +73,8 @@ impl KafkaArgs {
         }
         let mut config = KafkaConfig::new(self.kafka_brokers.trim(), &self.topic_prefix);
         config.instance.clone_from(&self.instance_name);
-        for property in self.kafka_properties.iter().filter(|property| !property.trim().is_empty()) {
+        let given = if self.kafka_property.is_empty() { &self.kafka_properties } else { &self.kafka_property };
+        for property in given.iter().filter(|property| !property.trim().is_empty()) {
             match property.split_once('=') {
                 Some((name, value)) if !name.trim().is_empty() => {
                     config.properties.push((name.trim().to_owned(), value.to_owned()));
@@ -155,6 +159,16 @@ mod tests {
         assert_eq!(config.properties[1], ("client.rack".to_owned(), "a=b".to_owned()));
         let printed = format!("{config:?}");
         assert!(printed.contains("client.rack") && !printed.contains("a=b"), "{printed}");
+    }
+
+    #[test]
+    fn only_the_list_is_split_and_the_single_properties_replace_it() {
+        let property = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let list = ["--kafka-properties", "linger.ms=7;client.rack=a"];
+        assert_eq!(parse(&list).unwrap().properties, [property("linger.ms", "7"), property("client.rack", "a")]);
+        let single = ["--kafka", "sasl.password=a;b=c"];
+        assert_eq!(parse(&single).unwrap().properties, [property("sasl.password", "a;b=c")]);
+        assert_eq!(parse(&[list, single].concat()).unwrap().properties, [property("sasl.password", "a;b=c")]);
     }
 
     #[test]
