@@ -10,6 +10,9 @@ use crate::kafka::KafkaConfig;
 use crate::kafka::topics::Replication;
 use crate::postgres::PostgresConfig;
 
+const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
+const DEFAULT_DATABASE_URL: &str = "postgres://triggers@127.0.0.1:5432/triggers";
+
 /// A value that cannot be, with the place.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{knob}: {reason}")]
@@ -23,9 +26,10 @@ pub struct InvalidConfig {
 /// How to reach Kafka.
 #[derive(Args, Clone)]
 pub struct KafkaArgs {
-    /// Brokers to begin with, host:port, comma-separated
-    #[arg(long, env = "KAFKA_BROKERS", default_value = "127.0.0.1:9092", value_name = "HOST:PORT,…")]
-    pub kafka_brokers: String,
+    /// Brokers to begin with, host:port, comma-separated [default: 127.0.0.1:9092]
+    // Without a default of clap's, so that a command can tell whether they were named.
+    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
+    pub kafka_brokers: Option<String>,
     /// A librdkafka property for every client; may be given more than once, and then replaces the whole list of --kafka-properties
     #[arg(long = "kafka", value_name = "NAME=VALUE")]
     pub kafka_property: Vec<String>,
@@ -56,7 +60,8 @@ impl KafkaArgs {
     /// Names the first value that cannot be.
     pub fn config(&self) -> Result<KafkaConfig, InvalidConfig> {
         let invalid = |knob, reason: &str| Err(InvalidConfig { knob, reason: reason.to_owned() });
-        if self.kafka_brokers.trim().is_empty() {
+        let brokers = self.kafka_brokers.as_deref().unwrap_or(DEFAULT_BROKERS).trim();
+        if brokers.is_empty() {
             return invalid("KAFKA_BROKERS", "no broker is named");
         }
         if !self.topic_prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')) || self.topic_prefix.len() > 100 {
@@ -71,7 +76,7 @@ impl KafkaArgs {
         if self.topic_min_insync_replicas > self.topic_replication_factor {
             return invalid("TOPIC_MIN_INSYNC_REPLICAS", "more than TOPIC_REPLICATION_FACTOR: nothing could ever be written");
         }
-        let mut config = KafkaConfig::new(self.kafka_brokers.trim(), &self.topic_prefix);
+        let mut config = KafkaConfig::new(brokers, &self.topic_prefix);
         config.instance.clone_from(&self.instance_name);
         let given = if self.kafka_property.is_empty() { &self.kafka_properties } else { &self.kafka_property };
         for property in given.iter().filter(|property| !property.trim().is_empty()) {
@@ -104,9 +109,9 @@ impl KafkaArgs {
 /// How to reach PostgreSQL.
 #[derive(Args, Clone)]
 pub struct PostgresArgs {
-    /// postgres://user:password@host:port/database
-    #[arg(long, env = "DATABASE_URL", default_value = "postgres://triggers@127.0.0.1:5432/triggers", hide_env_values = true)]
-    pub database_url: String,
+    /// postgres://user:password@host:port/database [default: postgres://triggers@127.0.0.1:5432/triggers]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
     /// Connections at most, per process
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 16)]
     pub database_max_connections: u32,
@@ -122,7 +127,8 @@ impl PostgresArgs {
     /// Names the first value that cannot be.
     pub fn config(&self) -> Result<PostgresConfig, InvalidConfig> {
         let invalid = |knob, reason: &str| Err(InvalidConfig { knob, reason: reason.to_owned() });
-        if !self.database_url.starts_with("postgres://") && !self.database_url.starts_with("postgresql://") {
+        let url = self.database_url.as_deref().unwrap_or(DEFAULT_DATABASE_URL);
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return invalid("DATABASE_URL", "must begin with postgres://");
         }
         // The projector, the retries, the listener and the pollers each hold one.
@@ -132,7 +138,7 @@ impl PostgresArgs {
         if !(10..=60_000).contains(&self.database_acquire_timeout_ms) {
             return invalid("DATABASE_ACQUIRE_TIMEOUT_MS", "from 10 to 60000");
         }
-        let mut config = PostgresConfig::new(&self.database_url);
+        let mut config = PostgresConfig::new(url);
         config.max_connections = self.database_max_connections;
         config.acquire_timeout = Duration::from_millis(self.database_acquire_timeout_ms);
         Ok(config)

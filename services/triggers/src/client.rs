@@ -1,6 +1,5 @@
 //! Talking to a running system as any client would: finding it, sending requests, and turning its problems into sentences.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +8,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::local::LocalArgs;
 use crate::up::files::DevJson;
 
 const TIMEOUT: Duration = Duration::from_secs(45);
@@ -25,9 +25,8 @@ pub struct TargetArgs {
     /// Token for the operator's commands; default likewise
     #[arg(long, env = "OPERATOR_TOKEN", hide_env_values = true, global = true)]
     operator_token: Option<String>,
-    /// Data folder of `triggers up`
-    #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = ".triggers", global = true)]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    local: LocalArgs,
 }
 
 /// With which of the two secrets a request is made.
@@ -59,7 +58,7 @@ struct Problem {
 impl TargetArgs {
     /// What `triggers up` wrote, if it runs here.
     pub fn dev_json(&self) -> Result<DevJson> {
-        DevJson::read(&self.data_dir)
+        self.local.dev_json()
     }
 
     /// Finds the system: by flag or variable, else by what `triggers up` wrote.

@@ -6,6 +6,7 @@
 
 mod client;
 mod commands;
+mod local;
 mod roles;
 mod up;
 

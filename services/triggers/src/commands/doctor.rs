@@ -10,7 +10,7 @@ use platform::kafka::{KafkaConfig, topics};
 use platform::postgres;
 
 use super::print;
-use crate::client::TargetArgs;
+use crate::local::LocalArgs;
 
 /// Oldest PostgreSQL that is supported.
 const MIN_POSTGRES: i32 = 15;
@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Args)]
 pub struct DoctorArgs {
     #[command(flatten)]
-    target: TargetArgs,
+    local: LocalArgs,
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
@@ -48,18 +48,12 @@ impl Findings {
 pub async fn run(args: DoctorArgs) -> Result<()> {
     let mut findings = Findings::default();
     check_tools(&mut findings).await?;
-    let mut kafka = args.kafka.config()?;
-    let mut postgres = args.postgres.config()?;
-    match args.target.dev_json() {
+    let kafka = args.local.kafka(&args.kafka)?;
+    let postgres = args.local.postgres(&args.postgres)?;
+    match args.local.dev_json() {
         Ok(dev) => {
             findings.good("local system", format!("dev.json names {}", dev.base_url))?;
             check_api(&mut findings, &dev.base_url).await?;
-            if std::env::var_os("KAFKA_BROKERS").is_none() {
-                kafka.brokers = dev.kafka_brokers;
-            }
-            if std::env::var_os("DATABASE_URL").is_none() {
-                postgres.url = dev.database_url;
-            }
         }
         Err(_) => findings.good("local system", "none runs here; checking what flags and variables name")?,
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::print;
-use crate::client::TargetArgs;
+use crate::local::LocalArgs;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Args)]
 pub struct LagArgs {
     #[command(flatten)]
-    target: TargetArgs,
+    local: LocalArgs,
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
@@ -42,10 +42,8 @@ struct Place {
 
 /// Runs it.
 pub async fn run(args: LagArgs) -> Result<()> {
-    let (kafka, url) = find(&args)?;
-    let mut config = args.postgres.config()?;
-    config.url = url;
-    let pool = postgres::connect(&config).context("DATABASE_URL")?;
+    let kafka = args.local.kafka(&args.kafka)?;
+    let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
     let rows: Vec<(String, String, i32, i64, Option<OffsetDateTime>)> = sqlx::query_as(
         "SELECT consumer, topic, partition, next_offset, record_time FROM consumer_positions ORDER BY consumer, topic, partition",
     )
@@ -63,21 +61,6 @@ pub async fn run(args: LagArgs) -> Result<()> {
     }
     columns.extend([("RECORDS", "/lag_records"), ("SECONDS", "/lag_seconds")]);
     print::table(&lines, &columns)
-}
-
-/// The local system's Kafka and PostgreSQL when one runs here and nothing else is named.
-fn find(args: &LagArgs) -> Result<(KafkaConfig, String)> {
-    let mut kafka = args.kafka.config()?;
-    let mut url = args.postgres.database_url.clone();
-    if let Ok(dev) = args.target.dev_json() {
-        if std::env::var_os("KAFKA_BROKERS").is_none() {
-            kafka.brokers = dev.kafka_brokers;
-        }
-        if std::env::var_os("DATABASE_URL").is_none() {
-            url = dev.database_url;
-        }
-    }
-    Ok((kafka, url))
 }
 
 async fn log_ends(kafka: KafkaConfig, places: &[Place]) -> Result<BTreeMap<(String, i32), i64>> {

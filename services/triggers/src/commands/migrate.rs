@@ -6,17 +6,20 @@ use platform::config::PostgresArgs;
 use platform::postgres;
 
 use super::print;
+use crate::local::LocalArgs;
 
 /// Flags of `triggers migrate`.
 #[derive(Args)]
 pub struct MigrateArgs {
+    #[command(flatten)]
+    local: LocalArgs,
     #[command(flatten)]
     postgres: PostgresArgs,
 }
 
 /// Runs it.
 pub async fn run(args: MigrateArgs) -> Result<()> {
-    let pool = postgres::connect(&args.postgres.config()?).context("DATABASE_URL")?;
+    let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
     postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;
     print::line("the database has this version's schema")
 }

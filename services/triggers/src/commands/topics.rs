@@ -3,15 +3,19 @@
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use platform::config::KafkaArgs;
+use platform::kafka::KafkaConfig;
 use platform::kafka::topics::{self, Difference};
 
 use super::print;
+use crate::local::LocalArgs;
 
 /// Flags of `triggers topics`.
 #[derive(Args)]
 pub struct TopicsArgs {
     #[command(subcommand)]
     action: Action,
+    #[command(flatten)]
+    local: LocalArgs,
 }
 
 #[derive(Subcommand)]
@@ -35,7 +39,7 @@ enum Action {
 pub async fn run(args: TopicsArgs) -> Result<()> {
     match args.action {
         Action::Plan { kafka } => {
-            let differences = differences(&kafka).await?;
+            let differences = differences(&args.local.kafka(&kafka)?, &kafka).await?;
             differences.iter().try_for_each(|difference| print::line(&difference.to_string()))?;
             if differences.is_empty() {
                 print::line("the topics are as the manifest wants them")
@@ -43,23 +47,22 @@ pub async fn run(args: TopicsArgs) -> Result<()> {
                 bail!("{} differences", differences.len())
             }
         }
-        Action::Apply { kafka, add_partitions } => apply(&kafka, add_partitions).await,
+        Action::Apply { kafka, add_partitions } => apply(&args.local.kafka(&kafka)?, &kafka, add_partitions).await,
     }
 }
 
-async fn differences(kafka: &KafkaArgs) -> Result<Vec<Difference>> {
-    let config = kafka.config()?;
-    Ok(topics::plan(&config, &config.topics.manifest(kafka.topic_partitions), kafka.replication()).await?)
+async fn differences(config: &KafkaConfig, args: &KafkaArgs) -> Result<Vec<Difference>> {
+    Ok(topics::plan(config, &config.topics.manifest(args.topic_partitions), args.replication()).await?)
 }
 
-async fn apply(kafka: &KafkaArgs, add_partitions: bool) -> Result<()> {
+async fn apply(config: &KafkaConfig, args: &KafkaArgs, add_partitions: bool) -> Result<()> {
     let (held, mended): (Vec<Difference>, Vec<Difference>) =
-        differences(kafka).await?.into_iter().partition(|difference| match difference {
+        differences(config, args).await?.into_iter().partition(|difference| match difference {
             Difference::TooFewPartitions { .. } => !add_partitions,
             Difference::TooFewReplicas { .. } => true,
             Difference::Missing(_) | Difference::Setting { .. } => false,
         });
-    topics::apply(&kafka.config()?, &mended, kafka.replication()).await?;
+    topics::apply(config, &mended, args.replication()).await?;
     mended.iter().try_for_each(|difference| print::line(&format!("mended: {difference}")))?;
     if mended.is_empty() && held.is_empty() {
         return print::line("the topics are as the manifest wants them");

@@ -1,5 +1,6 @@
 //! The command line: each command against a running system, its exit codes, and its one sentence when it fails.
 
+use std::path::Path;
 use std::time::Duration;
 
 use devstack::testing::eventually;
@@ -134,4 +135,41 @@ async fn operations(system: &System) {
     command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
     let ill = finish(command, &["doctor"]).await.expect(1);
     assert!(ill.output.contains("FAIL  PostgreSQL") && ill.output.contains("DATABASE_URL"), "{}", ill.output);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_commands_go_where_a_flag_says_else_where_dev_json_says() {
+    let system = System::shared().await;
+    let nowhere = "127.0.0.1:1";
+    let nobody = "postgres://nobody@127.0.0.1:1/nothing";
+    let dev_json = |folder: &Path, brokers: &str, database_url: &str| {
+        let dev = json!({"base_url": "http://127.0.0.1:1", "api_key": "k", "organization_id": "o", "operator_token": "t",
+                         "kafka_brokers": brokers, "database_url": database_url, "metrics_urls": []});
+        std::fs::write(folder.join("dev.json"), dev.to_string()).unwrap();
+    };
+    let run = |folder: &Path, args: &[&str]| {
+        let mut command = system.command();
+        command.env_remove("KAFKA_BROKERS").env_remove("DATABASE_URL").env("TRIGGERS_DATA_DIR", folder);
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        async move { finish(command, &args.iter().map(String::as_str).collect::<Vec<_>>()).await }
+    };
+
+    let local = tempfile::tempdir().unwrap();
+    dev_json(local.path(), &system.brokers, &system.database_url);
+    for args in [&["topics", "plan"][..], &["topics", "apply"], &["migrate"], &["lag"]] {
+        run(local.path(), args).await.expect(0);
+    }
+    let elsewhere = tempfile::tempdir().unwrap();
+    dev_json(elsewhere.path(), nowhere, nobody);
+    let (brokers, database_url) = (["--kafka-brokers", &system.brokers], ["--database-url", &system.database_url]);
+    run(elsewhere.path(), &[&["topics", "plan"][..], &brokers].concat()).await.expect(0);
+    run(elsewhere.path(), &[&["migrate"][..], &database_url].concat()).await.expect(0);
+    run(elsewhere.path(), &[&["lag"][..], &brokers, &database_url].concat()).await.expect(0);
+    let checked = run(elsewhere.path(), &[&["doctor"][..], &brokers, &database_url].concat()).await.expect(1).output;
+    assert_eq!(checked.matches("FAIL").count(), 1, "the API of dev.json alone is away: {checked}");
+    assert!(checked.contains("FAIL  API") && checked.contains(&format!("{} answers", system.brokers)), "{checked}");
+
+    std::fs::write(elsewhere.path().join("dev.json"), "{").unwrap();
+    let refused = run(elsewhere.path(), &["topics", "plan"]).await.expect(1);
+    assert!(refused.log.contains("dev.json does not hold"), "{}", refused.log);
 }
