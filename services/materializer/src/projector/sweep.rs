@@ -1,28 +1,67 @@
-//! Taking away what nothing will ask for again: effects whose event never came, and dedup keys past their window. In small batches, so that
-//! no statement holds anybody up.
+//! What time does to rows: taking away what nothing will ask for again (effects whose event never came, dedup keys past their window), and
+//! applying effects that missed their event. In small batches, so that no statement holds anybody up.
 
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+use uuid::Uuid;
 
+use super::flush::missed;
 use crate::metrics::METRICS;
 
 /// Rows that one statement takes away at most; a full batch is followed by the next one at once.
 const BATCH: u64 = 1000;
+/// Who acknowledged an event sees it until then, in the rare case that the two missed each other.
+const LONGEST_MISS: Duration = Duration::from_secs(2);
+/// Of up to 1000 effects each. Acks of events that nobody has wait for days, in any number: a pass looks at some of them, the next one goes
+/// on from there.
+const LOOKS_PER_PASS: usize = 10;
 
-/// Sweeps every `interval` until `shutdown`. Several instances may: they take different rows.
+/// Sweeps every `interval` until `shutdown`, and looks for effects that missed their event more often. Several instances may: what one has
+/// done is not there any more for the others.
 pub(crate) async fn run(pool: PgPool, interval: Duration, shutdown: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(interval) => {}
-        }
+    tokio::join!(take_away(&pool, interval, &shutdown), apply_missed(&pool, interval.min(LONGEST_MISS), &shutdown));
+}
+
+async fn take_away(pool: &PgPool, interval: Duration, shutdown: &CancellationToken) {
+    while slept(interval, shutdown).await {
         // What fails now is still there at the next round.
-        if let Err(error) = sweep(&pool, &shutdown).await {
+        if let Err(error) = sweep(pool, shutdown).await {
             debug!(%error, "Sweeping was cut short.");
         }
+    }
+}
+
+async fn apply_missed(pool: &PgPool, interval: Duration, shutdown: &CancellationToken) {
+    let mut after = BEGIN;
+    while slept(interval, shutdown).await {
+        for _ in 0..LOOKS_PER_PASS {
+            match missed::apply(pool, after).await {
+                Ok(Some(last)) => after = last,
+                Ok(None) => {
+                    after = BEGIN;
+                    break;
+                }
+                // From the same place again.
+                Err(error) => {
+                    debug!(%error, "Looking for effects that missed their event was cut short.");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Before all names.
+const BEGIN: missed::Named = (Uuid::nil(), Uuid::nil());
+
+/// `false` when it is time to end.
+async fn slept(pause: Duration, shutdown: &CancellationToken) -> bool {
+    tokio::select! {
+        () = shutdown.cancelled() => false,
+        () = tokio::time::sleep(pause) => true,
     }
 }
 

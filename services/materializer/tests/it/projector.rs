@@ -6,5 +6,6 @@ mod deliveries;
 mod duplicates;
 mod events;
 pub mod harness;
+mod missed;
 mod outage;
 mod ownership;

@@ -7,7 +7,6 @@ use schemas::records::Ack;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::events;
 use crate::metrics::METRICS;
 
 /// One acknowledged event.
@@ -57,11 +56,9 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     Ok(())
 }
 
-/// Applies what waited for these events.
-pub(super) async fn apply_waiting(connection: &mut PgConnection, rows: &[events::Row<'_>]) -> Result<(), sqlx::Error> {
-    let orgs: Vec<Uuid> = rows.iter().map(|row| row.event.org_id.as_uuid()).collect();
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.event.event_id.as_uuid()).collect();
-    // An ack may have named a duplicate before it was known to be one: the duplicate's id appears in this batch too.
+/// Applies what waited for these ids; what they stand for must be there.
+pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
+    // An ack may have named a duplicate before it was known to be one: the duplicate's id is among these too.
     sqlx::query(
         "WITH arrived AS (
              SELECT t.org_id, t.event_id AS named, COALESCE(v.original_id, t.event_id) AS event_id
@@ -75,9 +72,9 @@ pub(super) async fn apply_waiting(connection: &mut PgConnection, rows: &[events:
          FROM (SELECT org_id, event_id, min(appended_at) AS appended_at FROM taken GROUP BY org_id, event_id) first
          WHERE e.org_id = first.org_id AND e.event_id = first.event_id AND e.acknowledged_at IS NULL",
     )
-    .bind(&orgs)
-    .bind(&ids)
+    .bind(orgs)
+    .bind(ids)
     .execute(&mut *connection)
     .await?;
-    super::attempts::apply_waiting(connection, &orgs, &ids).await
+    super::attempts::apply_waiting(connection, orgs, ids).await
 }

@@ -136,6 +136,16 @@ async fn mark_absent(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<
 
 /// The event's status over its deliveries: failed for good before retrying before pending before delivered; cancelled ones do not count.
 async fn aggregate(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
+    // A statement of its own, so that the sum is taken after who held the lock before has committed. Else what was summed up before that
+    // commit would be written over what came after it.
+    sqlx::query(
+        "SELECT FROM view.events WHERE (org_id, event_id) IN (SELECT * FROM UNNEST($1::uuid[], $2::uuid[]))
+         ORDER BY org_id, event_id FOR NO KEY UPDATE",
+    )
+    .bind(orgs)
+    .bind(ids)
+    .execute(&mut *connection)
+    .await?;
     sqlx::query(
         "UPDATE view.events e SET delivery_status = s.status, attempts = s.attempts
          FROM (SELECT d.org_id, d.event_id, sum(d.attempts)::integer AS attempts,

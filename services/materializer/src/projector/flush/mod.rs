@@ -7,6 +7,7 @@ mod acks;
 mod attempts;
 mod events;
 mod keys;
+pub(super) mod missed;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use schemas::native::Unreadable;
 use schemas::topics::TopicNames;
 use sqlx::postgres::{PgConnection, PgPool};
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use super::batch::{Batch, Hold, Place};
 use super::decode::{Content, Item, decode};
@@ -235,7 +237,9 @@ async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Pl
     if !rows.is_empty() {
         let duplicates = keys::settle(connection, &rows).await?;
         if events::insert(connection, &rows, &duplicates).await? {
-            acks::apply_waiting(connection, &rows).await?;
+            let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) =
+                rows.iter().map(|row| (row.event.org_id.as_uuid(), row.event.event_id.as_uuid())).unzip();
+            acks::apply_waiting(connection, &orgs, &ids).await?;
         }
     }
     if !acknowledged.is_empty() {
