@@ -1,4 +1,4 @@
-//! `triggers lag`: how far each consumer is behind the log, in records and in seconds.
+//! `triggers lag`: how far each consumer is behind the log, in records, and for how many seconds at most.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -59,7 +59,7 @@ pub async fn run(args: LagArgs) -> Result<()> {
     if args.partitions {
         columns.extend([("PARTITION", "/partition"), ("NEXT", "/next_offset"), ("END", "/log_end")]);
     }
-    columns.extend([("RECORDS", "/lag_records"), ("SECONDS", "/lag_seconds")]);
+    columns.extend([("RECORDS", "/lag_records"), ("SECONDS AT MOST", "/lag_seconds_at_most")]);
     print::table(&lines, &columns)
 }
 
@@ -80,7 +80,8 @@ async fn log_ends(kafka: KafkaConfig, places: &[Place]) -> Result<BTreeMap<(Stri
     read.await?.context("Kafka did not answer")
 }
 
-/// Records behind, and for how long the oldest of them has waited at most: since the last record that was applied.
+/// Records behind, and an upper bound of the seconds that the oldest of them has waited: since the last record that was passed. After a
+/// quiet hour the next record counts as an hour late until it is passed. None: no record was ever passed.
 fn lag(place: &Place, ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> (i64, Option<f64>) {
     let end = ends.get(&(place.topic.clone(), place.partition)).copied().unwrap_or(place.next_offset);
     let records = (end - place.next_offset).max(0);
@@ -93,7 +94,7 @@ fn by_partition(places: &[Place], ends: &BTreeMap<(String, i32), i64>, now: Offs
         let (records, seconds) = lag(place, ends, now);
         let end = ends.get(&(place.topic.clone(), place.partition));
         json!({"consumer": place.consumer, "topic": place.topic, "partition": place.partition, "next_offset": place.next_offset,
-               "log_end": end, "lag_records": records, "lag_seconds": seconds})
+               "log_end": end, "lag_records": records, "lag_seconds_at_most": seconds})
     };
     places.iter().map(line).collect()
 }
@@ -102,10 +103,35 @@ fn by_topic(places: &[Place], ends: &BTreeMap<(String, i32), i64>, now: OffsetDa
     let mut sums: BTreeMap<(&str, &str), (i64, Option<f64>)> = BTreeMap::new();
     for place in places {
         let (records, seconds) = lag(place, ends, now);
-        let sum = sums.entry((&place.consumer, &place.topic)).or_default();
+        let sum = sums.entry((&place.consumer, &place.topic)).or_insert((0, Some(0.0)));
         sum.0 += records;
-        sum.1 = seconds.into_iter().chain(sum.1).reduce(f64::max);
+        // Without one partition's bound there is none for the topic.
+        sum.1 = sum.1.zip(seconds).map(|(most, more)| most.max(more));
     }
-    let line = |((consumer, topic), (records, seconds)): (&(&str, &str), &(i64, Option<f64>))| json!({"consumer": consumer, "topic": topic, "lag_records": records, "lag_seconds": seconds});
+    let line = |((consumer, topic), (records, seconds)): (&(&str, &str), &(i64, Option<f64>))| json!({"consumer": consumer, "topic": topic, "lag_records": records, "lag_seconds_at_most": seconds});
     sums.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(partition: i32, next_offset: i64, seconds_ago: Option<i64>) -> Place {
+        let record_time = seconds_ago.map(|seconds| OffsetDateTime::UNIX_EPOCH - time::Duration::seconds(seconds));
+        Place { consumer: "c".to_owned(), topic: "t".to_owned(), partition, next_offset, record_time }
+    }
+
+    #[test]
+    fn a_topics_lag_is_the_sum_of_records_and_a_bound_that_holds_for_each_partition() {
+        let ends = (0..3).map(|partition| (("t".to_owned(), partition), 10)).collect();
+        let of_topic = |places: &[Place]| {
+            let line = by_topic(places, &ends, OffsetDateTime::UNIX_EPOCH).remove(0);
+            (line["lag_records"].as_i64().unwrap(), line["lag_seconds_at_most"].as_f64())
+        };
+        let (read, behind) = (place(0, 10, Some(3600)), place(1, 7, Some(60)));
+        assert_eq!(of_topic(&[place(0, 10, None)]), (0, Some(0.0)));
+        assert_eq!(of_topic(&[read, behind]), (3, Some(60.0)));
+        let (never_read, behind) = (place(0, 0, None), place(1, 7, Some(60)));
+        assert_eq!(of_topic(&[never_read, behind]), (13, None));
+    }
 }
