@@ -73,30 +73,36 @@ impl SealingKey {
         Ok(Self::from_bytes(bytes.try_into().map_err(|_| malformed())?))
     }
 
+    /// Reads the key file. A role that only opens what others sealed must never make a key: with one of its own it would open nothing.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read, when others may read it, or when it holds no key.
+    pub fn load(path: &Path) -> Result<Self, SealingKeyError> {
+        let shown = path.display().to_string();
+        let failed = |source| SealingKeyError::Io { path: shown.clone(), source };
+        let text = fs::read_to_string(path).map_err(failed)?;
+        let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(SealingKeyError::Exposed { path: shown, mode });
+        }
+        Self::parse(&text, &shown)
+    }
+
     /// Reads the key file, or makes it (mode 0600) when there is none.
     ///
     /// # Errors
     /// When it can neither be read nor made, when others may read it, or when it holds no key.
     pub fn load_or_create(path: &Path) -> Result<Self, SealingKeyError> {
-        let shown = path.display().to_string();
-        let failed = |source| SealingKeyError::Io { path: shown.clone(), source };
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
-                if mode & 0o077 != 0 {
-                    return Err(SealingKeyError::Exposed { path: shown, mode });
-                }
-                Self::parse(&text, &shown)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let bytes: [u8; KEY_BYTES] = rand::random();
-                // `create_new`: two starts at once must not each believe in a key of its own.
-                let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-                file.write_all(STANDARD.encode(bytes).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-                Ok(Self::from_bytes(bytes))
-            }
-            Err(error) => Err(failed(error)),
+        match Self::load(path) {
+            Err(SealingKeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            loaded => return loaded,
         }
+        let failed = |source| SealingKeyError::Io { path: path.display().to_string(), source };
+        let bytes: [u8; KEY_BYTES] = rand::random();
+        // `create_new`: two starts at once must not each believe in a key of its own.
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        file.write_all(STANDARD.encode(bytes).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        Ok(Self::from_bytes(bytes))
     }
 
     /// Seals `plain`. It opens only with the same `purpose` (what kind of value) and `context` (whose it is).
@@ -156,13 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_is_made_once_and_refused_when_others_may_read_it() {
+    fn a_key_file_is_made_once_and_only_when_asked_and_refused_when_others_may_read_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sealing.key");
+        let absent = SealingKey::load(&path);
+        assert!(matches!(&absent, Err(SealingKeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound), "{absent:?}");
+        assert!(!path.exists());
         let first = SealingKey::load_or_create(&path).unwrap();
         let again = SealingKey::load_or_create(&path).unwrap();
         let sealed = first.seal("secret", b"", b"x");
         assert_eq!(again.open("secret", b"", &sealed).as_deref(), Some(&b"x"[..]));
+        assert_eq!(SealingKey::load(&path).unwrap().open("secret", b"", &sealed).as_deref(), Some(&b"x"[..]));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(SealingKey::load_or_create(&path), Err(SealingKeyError::Exposed { mode: 0o644, .. })));
     }
