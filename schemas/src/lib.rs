@@ -14,3 +14,4 @@ pub mod position;
 pub mod postgres;
 pub mod records;
 pub mod topics;
+pub mod trace;

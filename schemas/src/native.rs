@@ -18,6 +18,7 @@ use crate::event_json::limits::check;
 use crate::event_json::{self, Invalid, MAX_BODY_BYTES, NewEvent};
 use crate::ids::{EventId, OrgId};
 use crate::records::{Dedup, Event};
+use crate::trace::is_traceparent;
 use crate::{cloudevents, headers};
 
 /// One record as it was read from the log of events, whoever wrote it.
@@ -149,20 +150,6 @@ fn header<'a>(headers: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> 
 fn traceparent_of(headers: &[(String, Vec<u8>)]) -> Option<String> {
     let text = String::from_utf8_lossy(header(headers, headers::TRACEPARENT)?);
     is_traceparent(&text).then(|| Cow::into_owned(text))
-}
-
-/// Whether the text has the form of a W3C `traceparent`; a later version may go on after a dash.
-fn is_traceparent(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let dashes = [2, 35, 52];
-    bytes.len() >= 55
-        && bytes.len() <= 255
-        && bytes.get(55).is_none_or(|byte| *byte == b'-')
-        && bytes.iter().take(55).enumerate().all(|(at, byte)| match dashes.contains(&at) {
-            true => *byte == b'-',
-            false => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-        })
-        && bytes.iter().skip(55).all(u8::is_ascii_graphic)
 }
 
 #[cfg(test)]

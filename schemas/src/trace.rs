@@ -1,0 +1,58 @@
+//! W3C trace context as it travels through headers: which texts are passed on. Whose header it is, and what is done without one, is not
+//! known here.
+
+const MAX_TRACEPARENT_BYTES: usize = 256;
+
+/// Whether the text is a `traceparent`: `<2 hex>-<32 hex>-<16 hex>-<2 hex>`, ids not all zero, at most 256 bytes. A version after 00 may go on
+/// behind a further dash, which is kept.
+pub fn is_traceparent(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let Some((known, later)) = bytes.split_at_checked(55) else { return false };
+    let dashes = [2, 35, 52];
+    let shaped = known.iter().enumerate().all(|(at, byte)| match dashes.contains(&at) {
+        true => *byte == b'-',
+        false => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    });
+    let is_some_id = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
+    let may_go_on = !text.starts_with("00") && later.starts_with(b"-") && later.iter().all(u8::is_ascii_graphic);
+    shaped
+        && !text.starts_with("ff")
+        && is_some_id(&known[3..35])
+        && is_some_id(&known[36..52])
+        && (later.is_empty() || may_go_on)
+        && bytes.len() <= MAX_TRACEPARENT_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_traceparent_has_the_form_of_its_version_and_ids_that_are_some() {
+        let later = |version: &str, more: &str| format!("{version}{}{more}", &TRACE[2..]);
+        let longest = later("01", &format!("-{}", "x".repeat(MAX_TRACEPARENT_BYTES - 56)));
+        for good in [TRACE, &later("01", ""), &later("01", "-"), &later("fe", "-more"), &longest] {
+            assert!(is_traceparent(good), "{good}");
+        }
+        let bad = [
+            String::new(),
+            TRACE[1..].to_owned(),
+            TRACE.to_uppercase(),
+            TRACE.replace('-', "_"),
+            format!("{TRACE}0"),
+            later("00", "-more"),
+            later("01", "more"),
+            later("01", "-\0"),
+            later("ff", ""),
+            format!("{longest}x"),
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01".to_owned(),
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01".to_owned(),
+            "\u{e9}".repeat(40),
+        ];
+        for bad in bad {
+            assert!(!is_traceparent(&bad), "{bad}");
+        }
+    }
+}
