@@ -12,7 +12,7 @@ use tracing::{error, info};
 
 use crate::endpoints::store::Stored;
 use crate::endpoints::{input, secrets, store};
-use crate::matching::{Change, Endpoint, Snapshot};
+use crate::matching::{Change, Endpoint, Snapshot, Subscription};
 
 /// Keeps the picture of all endpoints. Cloning shares it.
 #[derive(Clone)]
@@ -63,22 +63,23 @@ impl Directory {
         Ok(next)
     }
 
-    fn known(&self) -> Arc<Snapshot> {
+    /// The endpoints as they were read last.
+    pub fn known(&self) -> Arc<Snapshot> {
         self.inner.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn change(&self, stored: Stored) -> Change {
-        if stored.deleted_at.is_some() {
-            return Change::Removed(stored.id);
-        }
+    fn change(&self, mut stored: Stored) -> Change {
         let id = stored.id;
-        match self.open(stored) {
-            Some(endpoint) => Change::Put(Box::new(endpoint)),
-            None => {
-                error!(endpoint_id = %id, "An endpoint's secrets cannot be opened with this sealing key; it is sent nothing.");
-                Change::Unusable(id)
-            }
+        if stored.deleted_at.is_some() {
+            return Change::Removed(id);
         }
+        let event_types = std::mem::take(&mut stored.event_types);
+        let subscription = Subscription { id, org_id: stored.org_id, event_types, enabled: stored.enabled };
+        let endpoint = self.open(stored).map(Box::new);
+        if endpoint.is_none() {
+            error!(endpoint_id = %id, "An endpoint's secrets cannot be opened with this sealing key; what is for it is kept and not sent.");
+        }
+        Change::Put(subscription, endpoint)
     }
 
     fn open(&self, stored: Stored) -> Option<Endpoint> {
@@ -87,15 +88,12 @@ impl Directory {
         let headers = secrets::open_headers(sealing, stored.id, stored.sealed_headers.as_deref())?;
         Some(Endpoint {
             id: stored.id,
-            org_id: stored.org_id,
             url: Url::parse(&stored.url).ok()?,
-            event_types: stored.event_types,
             secrets: vec![secret],
             headers: headers.iter().filter_map(|(name, value)| input::header(name, value).ok()).collect(),
             max_in_flight: stored.max_in_flight.and_then(|most| usize::try_from(most).ok()).unwrap_or(self.inner.default_max_in_flight),
             timeout: Duration::from_secs(u64::try_from(stored.timeout_seconds).ok()?),
             retry_delays_seconds: stored.retry_schedule.iter().filter_map(|delay| u32::try_from(*delay).ok()).collect(),
-            enabled: stored.enabled,
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure. Reading the changes from the database is `directory`'s business.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,26 @@ use schemas::ids::{EndpointId, OrgId};
 
 use crate::sign::Secret;
 
-/// An endpoint as the dispatcher uses it.
+/// Which events an endpoint is for: known of every endpoint, also of one that cannot be sent to.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// The endpoint's id.
+    pub id: EndpointId,
+    /// Whose it is.
+    pub org_id: OrgId,
+    /// See [`matches`].
+    pub event_types: Vec<String>,
+    /// A disabled endpoint matches nothing and its rows are held.
+    pub enabled: bool,
+}
+
+/// An endpoint as requests need it.
 #[derive(Clone)]
 pub struct Endpoint {
     /// Its id.
     pub id: EndpointId,
-    /// Whose it is.
-    pub org_id: OrgId,
     /// Where requests go.
     pub url: Url,
-    /// See [`matches`].
-    pub event_types: Vec<String>,
     /// Every one signs.
     pub secrets: Vec<Secret>,
     /// Sent along with each request.
@@ -34,28 +43,20 @@ pub struct Endpoint {
     pub timeout: Duration,
     /// Delays before the retries.
     pub retry_delays_seconds: Vec<u32>,
-    /// A disabled endpoint matches nothing and its rows are held.
-    pub enabled: bool,
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // URL and headers may carry credentials.
-        f.debug_struct("Endpoint")
-            .field("id", &self.id)
-            .field("org_id", &self.org_id)
-            .field("enabled", &self.enabled)
-            .finish_non_exhaustive()
+        f.debug_struct("Endpoint").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 /// One endpoint as a newer version of the table has it.
 #[derive(Debug)]
 pub enum Change {
-    /// It is new, or was changed.
-    Put(Box<Endpoint>),
-    /// It is there and cannot be used: its secrets do not open.
-    Unusable(EndpointId),
+    /// It is new, or was changed. `None`: it cannot be used, since its secrets do not open.
+    Put(Subscription, Option<Box<Endpoint>>),
     /// It was deleted.
     Removed(EndpointId),
 }
@@ -65,8 +66,8 @@ pub enum Change {
 pub enum Standing<'a> {
     /// It may be sent to.
     Enabled(&'a Arc<Endpoint>),
-    /// It is there, and is sent nothing for now.
-    Disabled,
+    /// It is there and is sent nothing for now: it is disabled, or cannot be used. What is for it is kept.
+    Withheld,
     /// It was deleted.
     Gone,
 }
@@ -76,8 +77,10 @@ pub enum Standing<'a> {
 pub struct Snapshot {
     version: i64,
     /// `None`: it is there and cannot be used.
-    by_id: HashMap<EndpointId, Option<Arc<Endpoint>>>,
-    by_org: HashMap<OrgId, Vec<Arc<Endpoint>>>,
+    by_id: HashMap<EndpointId, (Arc<Subscription>, Option<Arc<Endpoint>>)>,
+    by_org: HashMap<OrgId, Vec<Arc<Subscription>>>,
+    /// Enabled, and cannot be used.
+    unusable: BTreeSet<EndpointId>,
 }
 
 impl Snapshot {
@@ -89,31 +92,31 @@ impl Snapshot {
     /// Takes changes in, which bring it to `version`.
     pub fn apply(&mut self, changes: Vec<Change>, version: i64) {
         for change in changes {
-            let id = match &change {
-                Change::Put(endpoint) => endpoint.id,
-                Change::Unusable(id) | Change::Removed(id) => *id,
-            };
-            if let Some(Some(old)) = self.by_id.remove(&id)
-                && let Some(of_org) = self.by_org.get_mut(&old.org_id)
-            {
-                of_org.retain(|endpoint| endpoint.id != id);
-                if of_org.is_empty() {
-                    self.by_org.remove(&old.org_id);
-                }
-            }
             match change {
-                Change::Put(endpoint) => {
-                    let endpoint = Arc::new(*endpoint);
-                    self.by_org.entry(endpoint.org_id).or_default().push(endpoint.clone());
-                    self.by_id.insert(id, Some(endpoint));
+                Change::Put(subscription, endpoint) => {
+                    self.remove(subscription.id);
+                    if subscription.enabled && endpoint.is_none() {
+                        self.unusable.insert(subscription.id);
+                    }
+                    let subscription = Arc::new(subscription);
+                    self.by_org.entry(subscription.org_id).or_default().push(subscription.clone());
+                    self.by_id.insert(subscription.id, (subscription, endpoint.map(Arc::from)));
                 }
-                Change::Unusable(id) => {
-                    self.by_id.insert(id, None);
-                }
-                Change::Removed(_) => {}
+                Change::Removed(id) => self.remove(id),
             }
         }
         self.version = version;
+    }
+
+    fn remove(&mut self, id: EndpointId) {
+        self.unusable.remove(&id);
+        let Some((old, _)) = self.by_id.remove(&id) else { return };
+        if let Some(of_org) = self.by_org.get_mut(&old.org_id) {
+            of_org.retain(|subscription| subscription.id != id);
+            if of_org.is_empty() {
+                self.by_org.remove(&old.org_id);
+            }
+        }
     }
 
     /// Whether the organization has any endpoint.
@@ -121,17 +124,24 @@ impl Snapshot {
         self.by_org.contains_key(&org_id)
     }
 
-    /// The endpoints that an event of this organization and type goes to. An organization nobody knows has none.
-    pub fn matching<'a>(&'a self, org_id: OrgId, event_type: &'a str) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+    /// The endpoints that an event of this organization and type goes to, also those that cannot be used: what is for them is not to be
+    /// lost. An organization nobody knows has none.
+    pub fn matching<'a>(&'a self, org_id: OrgId, event_type: &'a str) -> impl Iterator<Item = EndpointId> + 'a {
         let of_org = self.by_org.get(&org_id).map_or(&[][..], Vec::as_slice);
-        of_org.iter().filter(move |endpoint| endpoint.enabled && matches(&endpoint.event_types, event_type))
+        let is_for = move |one: &&Arc<Subscription>| one.enabled && matches(&one.event_types, event_type);
+        of_org.iter().filter(is_for).map(|subscription| subscription.id)
+    }
+
+    /// Endpoints that should be sent to and cannot be used.
+    pub fn unusable(&self) -> &BTreeSet<EndpointId> {
+        &self.unusable
     }
 
     /// How an endpoint stands.
     pub fn standing(&self, id: EndpointId) -> Standing<'_> {
         match self.by_id.get(&id) {
-            Some(Some(endpoint)) if endpoint.enabled => Standing::Enabled(endpoint),
-            Some(_) => Standing::Disabled,
+            Some((subscription, Some(endpoint))) if subscription.enabled => Standing::Enabled(endpoint),
+            Some(_) => Standing::Withheld,
             None => Standing::Gone,
         }
     }
@@ -154,23 +164,25 @@ mod tests {
         patterns.iter().map(|pattern| (*pattern).to_owned()).collect()
     }
 
-    fn endpoint(id: EndpointId, org_id: OrgId, event_types: &[&str]) -> Endpoint {
-        Endpoint {
-            id,
-            org_id,
+    fn subscription(id: EndpointId, org_id: OrgId, event_types: &[&str]) -> Subscription {
+        Subscription { id, org_id, event_types: list(event_types), enabled: true }
+    }
+
+    fn put(subscription: Subscription) -> Change {
+        let endpoint = Endpoint {
+            id: subscription.id,
             url: Url::parse("https://example.com/").unwrap(),
-            event_types: list(event_types),
             secrets: Vec::new(),
             headers: Vec::new(),
             max_in_flight: 1,
             timeout: Duration::from_secs(1),
             retry_delays_seconds: Vec::new(),
-            enabled: true,
-        }
+        };
+        Change::Put(subscription, Some(Box::new(endpoint)))
     }
 
     fn ids(snapshot: &Snapshot, org_id: OrgId, event_type: &str) -> Vec<EndpointId> {
-        snapshot.matching(org_id, event_type).map(|endpoint| endpoint.id).collect()
+        snapshot.matching(org_id, event_type).collect()
     }
 
     #[test]
@@ -197,21 +209,34 @@ mod tests {
         let (org, other) = (OrgId::generate(), OrgId::generate());
         let (one, two, theirs) = (EndpointId::generate(), EndpointId::generate(), EndpointId::generate());
         let mut snapshot = Snapshot::default();
-        let put = |endpoint| Change::Put(Box::new(endpoint));
-        snapshot.apply(vec![put(endpoint(one, org, &[])), put(endpoint(two, org, &["a.*"])), put(endpoint(theirs, other, &[]))], 3);
+        snapshot
+            .apply(vec![put(subscription(one, org, &[])), put(subscription(two, org, &["a.*"])), put(subscription(theirs, other, &[]))], 3);
         assert_eq!(ids(&snapshot, org, "a.b"), [one, two]);
         assert_eq!(ids(&snapshot, org, "b"), [one]);
         assert_eq!(ids(&snapshot, OrgId::generate(), "a.b"), []);
 
-        let disabled = Endpoint { enabled: false, ..endpoint(one, org, &[]) };
+        let disabled = Subscription { enabled: false, ..subscription(one, org, &[]) };
         snapshot.apply(vec![put(disabled), Change::Removed(theirs), Change::Removed(EndpointId::generate())], 4);
         assert_eq!(ids(&snapshot, org, "a.b"), [two]);
         assert_eq!(ids(&snapshot, other, "a.b"), []);
-        assert!(matches!(snapshot.standing(one), Standing::Disabled) && matches!(snapshot.standing(theirs), Standing::Gone));
-        snapshot.apply(vec![Change::Unusable(two)], 5);
-        assert!(matches!(snapshot.standing(two), Standing::Disabled) && ids(&snapshot, org, "a.b").is_empty());
-        snapshot.apply(vec![put(endpoint(two, org, &[]))], 4);
-        assert!(matches!(snapshot.standing(two), Standing::Enabled(_)));
+        assert!(matches!(snapshot.standing(one), Standing::Withheld) && matches!(snapshot.standing(theirs), Standing::Gone));
         assert_eq!(snapshot.version(), 4);
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_used_still_matches_and_is_named_while_it_is_enabled() {
+        let (org, id) = (OrgId::generate(), EndpointId::generate());
+        let mut snapshot = Snapshot::default();
+        let unusable = |enabled| Change::Put(Subscription { enabled, ..subscription(id, org, &["a"]) }, None);
+        snapshot.apply(vec![unusable(true)], 1);
+        assert!(snapshot.knows(org) && matches!(snapshot.standing(id), Standing::Withheld));
+        assert_eq!((ids(&snapshot, org, "a"), ids(&snapshot, org, "b")), (vec![id], vec![]));
+        assert_eq!(snapshot.unusable(), &BTreeSet::from([id]));
+        snapshot.apply(vec![unusable(false)], 2);
+        assert!(ids(&snapshot, org, "a").is_empty() && snapshot.unusable().is_empty());
+        snapshot.apply(vec![unusable(true), put(subscription(id, org, &[]))], 3);
+        assert!(matches!(snapshot.standing(id), Standing::Enabled(_)) && snapshot.unusable().is_empty());
+        snapshot.apply(vec![unusable(true), Change::Removed(id)], 4);
+        assert!(!snapshot.knows(org) && snapshot.unusable().is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 mod commits;
 mod gauges;
+mod wellness;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -85,6 +86,7 @@ pub struct Pass {
     stopped: BTreeMap<i32, String>,
     lost: HashMap<i32, Instant>,
     last_gauges: Instant,
+    last_examined: Instant,
     hinted: Vec<(i32, i64)>,
 }
 
@@ -105,6 +107,7 @@ impl Pass {
             stopped: BTreeMap::new(),
             lost: HashMap::new(),
             last_gauges: Instant::now(),
+            last_examined: Instant::now(),
             hinted: Vec::new(),
         }
     }
@@ -123,7 +126,7 @@ impl Pass {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.lost.clear();
         self.stopped.clear();
-        self.component.up();
+        self.feel_well();
         loop {
             let mut fresh = None;
             tokio::select! {
@@ -147,6 +150,7 @@ impl Pass {
                 self.intake.age(limit);
             }
             self.show(consumer);
+            self.examine().await;
             self.start_attempts(fresh).await;
             self.commit_if_due();
             if self.lost.values().any(|since| since.elapsed() > LOST_FOR) {
@@ -196,8 +200,9 @@ impl Pass {
             self.lost.remove(&partition);
             self.stopped.remove(&partition);
         }
-        // Not before: until the group and the database have answered, nothing is delivered.
-        self.feel_well();
+        // Now rather than with the first record: a sealing key that opens nothing shows at once.
+        let directory = self.parts.directory.clone();
+        let _known = self.patiently(|| directory.current(), shutdown).await;
     }
 
     /// The group takes partitions away. What is open goes to the schedule, if nobody has claimed them yet; otherwise it is theirs.
@@ -262,13 +267,6 @@ impl Pass {
         }
     }
 
-    /// Up, unless a partition is stopped.
-    fn feel_well(&self) {
-        if self.stopped.is_empty() {
-            self.component.up();
-        }
-    }
-
     fn land(&mut self, landed: Result<(Id, Landing), JoinError>) {
         let (id, landing) = match landed {
             Ok(landed) => landed,
@@ -306,10 +304,10 @@ impl Pass {
         };
         self.feel_well();
         let slots = self.parts.slots.clone();
-        // An endpoint that is gone or disabled needs no slot: its deliveries leave the queue at once.
+        // An endpoint that is gone or withheld needs no slot: its deliveries leave the queue at once.
         let slot = |id: EndpointId| match snapshot.standing(id) {
             Standing::Enabled(endpoint) => slots.take(id, endpoint.max_in_flight).map(|slot| Some((endpoint.clone(), slot))),
-            Standing::Disabled | Standing::Gone => Some(None),
+            Standing::Withheld | Standing::Gone => Some(None),
         };
         while self.flights.len() < self.config.max_in_flight
             && let Some((ticket, delivery, granted)) = self.intake.start(slot)

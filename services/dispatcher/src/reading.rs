@@ -66,7 +66,7 @@ fn matched(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Optio
         headers: &record.headers,
     };
     let event = native::read_event(&native).map_err(|_| Unreadable)?;
-    let endpoints: Vec<_> = snapshot.matching(event.org_id, &event.event_type).map(|endpoint| endpoint.id).collect();
+    let endpoints: Vec<_> = snapshot.matching(event.org_id, &event.event_type).collect();
     if endpoints.is_empty() {
         return Ok(None);
     }

@@ -143,7 +143,7 @@ impl Retries {
                     slots.insert(*id, granted);
                     (rows, flight::lease(endpoint.timeout))
                 }
-                Standing::Disabled | Standing::Gone => (rows, CANCEL_LEASE),
+                Standing::Withheld | Standing::Gone => (rows, CANCEL_LEASE),
             };
             left -= rows;
             if rows == 0 {
@@ -281,7 +281,7 @@ fn decide(row: &Taken, snapshot: &Snapshot) -> Step {
     match snapshot.standing(row.delivery.endpoint_id) {
         Standing::Gone => Step::Cancel("the endpoint was deleted"),
         _ if row.acknowledged => Step::Cancel("the event was acknowledged"),
-        Standing::Disabled => Step::Hold,
+        Standing::Withheld => Step::Hold,
         Standing::Enabled(_) => Step::Attempt,
     }
 }

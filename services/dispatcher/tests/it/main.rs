@@ -8,4 +8,5 @@ mod keyed;
 mod receiver;
 mod restart;
 mod retrying;
+mod sealing;
 mod system;

@@ -32,7 +32,7 @@ pub async fn main(args: DispatcherArgs) -> Result<()> {
     logs::init("dispatcher", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
     let shutdown = lifecycle::shutdown_on_signals();
-    let delivery = Delivery { sealing: args.sealing.load()?, config: args.webhooks.config()? };
+    let delivery = Delivery { sealing: args.sealing.load_existing()?, config: args.webhooks.config()? };
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
     let mut supervisor = Supervisor::new();
@@ -69,4 +69,28 @@ pub fn start(supervisor: &mut Supervisor, connections: Connections, delivery: De
         dispatcher::run(delivery.config, pool, producer, kafka, delivery.sealing, health, shutdown).await.map_err(Into::into)
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        sealing: SealingArgs,
+    }
+
+    #[test]
+    fn this_role_reads_a_sealing_key_file_and_makes_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sealing.key");
+        let cli = Cli::parse_from(["triggers".as_ref(), "--sealing-key-file".as_ref(), path.as_os_str()]);
+        let error = format!("{:#}", cli.sealing.load_existing().unwrap_err());
+        assert!(error.contains("triggers ingest") && error.contains("sealing.key") && !path.exists(), "{error}");
+        SealingKey::load_or_create(&path).unwrap();
+        cli.sealing.load_existing().unwrap();
+    }
 }

@@ -61,7 +61,7 @@ pub struct SealingArgs {
     /// Base64 of 32 random bytes, the same on every instance (make one: openssl rand -base64 32)
     #[arg(long, env = "SEALING_KEY", hide_env_values = true)]
     sealing_key: Option<String>,
-    /// A file that holds it; made when absent
+    /// A file that holds it; `ingest` makes it when absent, `dispatcher` does not
     #[arg(long, env = "SEALING_KEY_FILE", value_name = "FILE")]
     sealing_key_file: Option<PathBuf>,
 }
@@ -72,6 +72,14 @@ impl SealingArgs {
             (Some(text), _) => Ok(SealingKey::from_base64(text)?),
             (None, Some(path)) => Ok(SealingKey::load_or_create(path)?),
             (None, None) => anyhow::bail!("SEALING_KEY or SEALING_KEY_FILE must be set"),
+        }
+    }
+
+    /// For a role that only opens: a key of its own making would open nothing.
+    fn load_existing(&self) -> Result<SealingKey> {
+        match &self.sealing_key_file {
+            Some(path) => SealingKey::load(path).context("this role makes no sealing key: copy the file that `triggers ingest` made"),
+            None => self.load(),
         }
     }
 }
@@ -122,6 +130,15 @@ pub fn judge_topics(differences: &[topics::Difference]) -> Result<()> {
     Ok(())
 }
 
+/// Tells `kafka` whether the topics that `producer` writes answer.
+fn keep_in_touch(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>, health: &Health, shutdown: &CancellationToken) {
+    let (producer, kafka, shutdown) = (producer.clone(), health.component("kafka"), shutdown.clone());
+    supervisor.spawn("kafka probe", async move {
+        producer.keep_in_touch(&topics, kafka, shutdown).await;
+        Ok(())
+    });
+}
+
 /// Tells `postgres` every two seconds whether the database answers.
 async fn probe_postgres(pool: PgPool, postgres: Component, shutdown: CancellationToken) -> Result<()> {
     const INTERVAL: Duration = Duration::from_secs(2);
@@ -136,15 +153,6 @@ async fn probe_postgres(pool: PgPool, postgres: Component, shutdown: Cancellatio
         }
     }
 }
-/// Tells `kafka` whether the topics that `producer` writes answer.
-fn keep_in_touch(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>, health: &Health, shutdown: &CancellationToken) {
-    let (producer, kafka, shutdown) = (producer.clone(), health.component("kafka"), shutdown.clone());
-    supervisor.spawn("kafka probe", async move {
-        producer.keep_in_touch(&topics, kafka, shutdown).await;
-        Ok(())
-    });
-}
-
 
 /// Serves health and metrics, which is all that a consumer serves over HTTP.
 fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str, health: Health, shutdown: &CancellationToken) {
