@@ -107,7 +107,8 @@ struct Configuration {
     webhook_url: Value,
 }
 
-/// For clients of older trigger APIs, which know one URL per organization: makes the default endpoint, or moves it.
+/// For clients of older trigger APIs, which know one URL per organization: makes the default endpoint, or moves it. They know no way to enable
+/// one, so setting the URL does.
 async fn configure(
     State(state): State<EndpointsState>,
     caller: Caller,
@@ -118,8 +119,9 @@ async fn configure(
         .map_err(|reason| invalid(vec![FieldError { field: "webhook_url".to_owned(), reason }]))?;
     let moved = match store::default_of(&state.pool, caller.org_id).await.map_err(failed)? {
         Some(default) => {
-            let url = url.clone();
-            store::update(&state.pool, caller.org_id, default.id, move |endpoint| endpoint.url = url).await.map_err(failed)?
+            let patch = Patch { url: Some(url.clone()), enabled: Some(true), ..Patch::default() };
+            let change = |endpoint: &mut Stored| apply(endpoint, patch, &state.sealing);
+            store::update(&state.pool, caller.org_id, default.id, change).await.map_err(failed)?
         }
         None => None,
     };

@@ -110,7 +110,7 @@ async fn only_an_unrestricted_key_that_manages_may_write_endpoints() {
 }
 
 #[tokio::test]
-async fn older_clients_set_one_url_and_move_it() {
+async fn older_clients_set_one_url_and_move_it_and_that_enables_it() {
     let system = System::without_dispatcher().await;
     let set = |url: &str| system.call(Method::POST, "/webhook/config", KEY, Some(json!({"webhook_url": url})));
     let made = set("https://example.com/one").await;
@@ -123,6 +123,12 @@ async fn older_clients_set_one_url_and_move_it() {
     let moved = set("https://example.com/two").await;
     assert_eq!((&moved.body["endpoint_id"], &moved.body["webhook_url"]), (&made.body["endpoint_id"], &json!("https://example.com/two")));
     assert!(moved.body.get("secret").is_none());
+    // The answer says that events are delivered, so they are: also where the endpoint was disabled.
+    let path = format!("/endpoints/{}", made.body["endpoint_id"].as_str().unwrap());
+    system.change_endpoint(&made.body["endpoint_id"], json!({"enabled": false})).await;
+    set("https://example.com/two").await;
+    let shown = system.call(Method::GET, &path, KEY, None).await.body;
+    assert_eq!((&shown["enabled"], &shown["disabled_reason"]), (&json!(true), &Value::Null));
     let refused = set("http://10.0.0.1/").await;
     assert_eq!((refused.status, &refused.body["details"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("webhook_url")));
     let list = system.call(Method::GET, "/endpoints", KEY, None).await.body;
