@@ -18,8 +18,8 @@ const RETRY: Duration = Duration::from_millis(200);
 pub struct Committed {
     /// Positions that were moved.
     pub moved: Vec<Move>,
-    /// Partitions that somebody else has claimed; nothing of them was committed.
-    pub lost: Vec<i32>,
+    /// Partitions that were claimed anew, with the epoch that lost them; nothing of them was committed.
+    pub lost: Vec<(i32, i64)>,
     /// Rows that were written or were there.
     pub rows: usize,
 }
@@ -51,9 +51,9 @@ pub async fn commit(pool: &PgPool, consumer: &str, topic: &str, mut plan: Plan) 
         // then the rows are written again, which finds them there.
         let has_moved = |(one, standing): (&Move, &Standing)| one.next > one.expected && *standing == Standing::Committed;
         let was_committed = plan.moves.iter().zip(&standings).any(has_moved);
-        let lost: Vec<i32> =
-            plan.moves.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Lost).map(|(one, _)| one.partition).collect();
-        for partition in &lost {
+        let is_lost = |(_, standing): &(&Move, &Standing)| **standing == Standing::Lost;
+        let lost: Vec<(i32, i64)> = plan.moves.iter().zip(&standings).filter(is_lost).map(|(one, _)| (one.partition, one.epoch)).collect();
+        for (partition, _) in &lost {
             plan.forget(*partition);
         }
         committed.lost.extend(lost);

@@ -217,8 +217,8 @@ impl Intake {
         Some((ticket, open.delivery.clone(), slot))
     }
 
-    /// The endpoint of a delivery that was about to be attempted is deleted or disabled: nothing is sent. Its row lets the retries decide,
-    /// which know the difference.
+    /// The endpoint of a delivery that was about to be attempted is deleted, disabled or unusable: nothing is sent. Its row lets the retries
+    /// decide, which know the difference.
     pub fn ground(&mut self, ticket: u64) {
         if let Some(open) = self.open.remove(&ticket) {
             self.spill(open.delivery, open.generation, RowState::Pending);
@@ -276,6 +276,15 @@ impl Intake {
             }
             self.open.remove(&ticket);
         }
+    }
+
+    /// Ends a partition that was lost under this epoch. `false`: it was claimed again since, and that goes on.
+    pub fn lose(&mut self, partition: i32, epoch: i64) -> bool {
+        let is_lost = self.lanes.get(&partition).is_some_and(|lane| lane.epoch == epoch);
+        if is_lost {
+            self.drop_lane(partition);
+        }
+        is_lost
     }
 
     /// Ends all partitions.

@@ -192,6 +192,17 @@ fn nothing_of_an_earlier_assignment_is_committed() {
 }
 
 #[test]
+fn the_late_loss_of_an_earlier_claim_leaves_the_newer_one_alone() {
+    let mut desk = Desk::new(10);
+    desk.intake.assign(&claim(2, 0), HashSet::new());
+    assert!(!desk.intake.lose(0, 1) && !desk.intake.lose(1, 2));
+    desk.enter(0, &[], false, 0);
+    assert_eq!(desk.commit().2, Some(1));
+    assert!(desk.intake.lose(0, 2) && !desk.intake.lose(0, 2));
+    assert_eq!(desk.intake.log_epoch(0), None);
+}
+
+#[test]
 fn letting_go_schedules_everything_and_attempts_still_count() {
     let mut desk = Desk::new(10);
     desk.enter(0, &[0], false, 0);

@@ -72,10 +72,11 @@ impl Pass {
         let committed = outcome?;
         self.last_commit = Instant::now();
         self.intake.committed(&committed.moved);
-        for partition in committed.lost {
-            warn!(partition, "The partition was claimed by somebody else.");
-            self.intake.drop_lane(partition);
-            self.lost.insert(partition, Instant::now());
+        for (partition, epoch) in committed.lost {
+            if self.intake.lose(partition, epoch) {
+                warn!(partition, "The partition was claimed by somebody else.");
+                self.lost.insert(partition, Instant::now());
+            }
         }
         if committed.rows > 0 {
             self.parts.scheduled.notify_one();
