@@ -2,6 +2,7 @@
 //! known here.
 
 const MAX_TRACEPARENT_BYTES: usize = 256;
+const MAX_TRACESTATE_BYTES: usize = 512;
 
 /// Whether the text is a `traceparent`: `<2 hex>-<32 hex>-<16 hex>-<2 hex>`, ids not all zero, at most 256 bytes. A version after 00 may go on
 /// behind a further dash, which is kept.
@@ -21,6 +22,11 @@ pub fn is_traceparent(text: &str) -> bool {
         && is_some_id(&known[36..52])
         && (later.is_empty() || may_go_on)
         && bytes.len() <= MAX_TRACEPARENT_BYTES
+}
+
+/// Whether the text may be passed on as `tracestate`: 1 to 512 bytes of printable ASCII. What vendors write in it is theirs to read.
+pub fn is_tracestate(text: &str) -> bool {
+    (1..=MAX_TRACESTATE_BYTES).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 #[cfg(test)]
@@ -53,6 +59,16 @@ mod tests {
         ];
         for bad in bad {
             assert!(!is_traceparent(&bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tracestate_is_printable_and_bounded() {
+        for good in ["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", "a=1, b=2", &"x".repeat(512)] {
+            assert!(is_tracestate(good), "{good}");
+        }
+        for bad in ["", "a=\t", "a=\0", "a=\u{e9}", &"x".repeat(513)] {
+            assert!(!is_tracestate(bad), "{bad}");
         }
     }
 }

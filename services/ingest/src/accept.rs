@@ -95,6 +95,9 @@ async fn append(state: &IngestState, context: &RequestContext, caller: &Caller, 
     if let Some(traceparent) = context.traceparent.as_deref() {
         record_headers.push((headers::TRACEPARENT, traceparent.as_bytes()));
     }
+    if let Some(tracestate) = context.tracestate.as_deref() {
+        record_headers.push((headers::TRACESTATE, tracestate.as_bytes()));
+    }
     let begun = Instant::now();
     let outgoing = Outgoing { topic: &state.topic, key: Some(key), value: Some(&value), headers: &record_headers };
     let outcome = state.producer.publish(outgoing).await;

@@ -19,7 +19,8 @@ async fn success_is_told_once_the_record_is_on_the_log_with_all_that_was_sent() 
         "event_type": "order.created", "payload": {"id": 7}, "dedup_id": "ord-7", "timestamp": "2026-11-21T09:00:00Z",
         "source": "shop", "ordering_key": "customer-9", "metadata": {"k": "v"}, "unknown": 1,
     });
-    let request = instance.event(body.to_string()).header("x-request-id", "req-1").header("traceparent", TRACEPARENT);
+    let request = instance.event(body.to_string()).header("x-request-id", "req-1");
+    let request = request.header("traceparent", TRACEPARENT).header("tracestate", "a=1, b=2");
     let answer = send(request).await.expect(201);
 
     let log = bench.log().await;
@@ -33,12 +34,24 @@ async fn success_is_told_once_the_record_is_on_the_log_with_all_that_was_sent() 
     assert_eq!(event.metadata.get("k").map(String::as_str), Some("v"));
     assert_eq!(event.dedup.as_ref().map(|dedup| (dedup.kind.as_str(), dedup.key.as_str())), Some(("dedup_id", "ord-7")));
     assert_eq!(event.traceparent.as_deref(), Some(TRACEPARENT));
-    for (name, value) in [("content-type", "application/avro"), ("x-request-id", "req-1"), ("traceparent", TRACEPARENT)] {
+    let expected =
+        [("content-type", "application/avro"), ("x-request-id", "req-1"), ("traceparent", TRACEPARENT), ("tracestate", "a=1, b=2")];
+    for (name, value) in expected {
         assert_eq!(record.headers.get(name).map(String::as_str), Some(value), "{name}");
     }
     let key_id: String = sqlx::query_scalar("SELECT id::text FROM api_keys").fetch_one(&bench.pool).await.unwrap();
     assert_eq!(record.headers.get("triggers-key-id"), Some(&key_id));
-    assert_eq!(record.headers.len(), 4);
+    assert_eq!(record.headers.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_state_without_a_trace_is_not_kept() {
+    let bench = Bench::start().await;
+    let instance = bench.instance().await;
+    let body = json!({"type": "a", "data": 1}).to_string();
+    send(instance.event(body).header("traceparent", "none").header("tracestate", "a=1")).await.expect(201);
+    let names: Vec<String> = bench.log().await[0].headers.keys().filter(|name| name.starts_with("trace")).cloned().collect();
+    assert!(names.is_empty(), "{names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

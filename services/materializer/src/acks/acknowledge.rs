@@ -77,6 +77,9 @@ async fn publish(inbox: &Inbox, caller: &Caller, context: &RequestContext, open:
     if let Some(traceparent) = &context.traceparent {
         record_headers.push((headers::TRACEPARENT, traceparent.as_bytes()));
     }
+    if let Some(tracestate) = &context.tracestate {
+        record_headers.push((headers::TRACESTATE, tracestate.as_bytes()));
+    }
     let (key, record_headers) = (key.as_bytes(), record_headers.as_slice());
     let append = |event_id: EventId| async move {
         let value = codec::encode_ack(&Ack { org_id: caller.org_id, event_id }).map_err(|error| {

@@ -8,8 +8,8 @@ use std::time::Instant;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
-use schemas::headers::TRACEPARENT;
-use schemas::trace::is_traceparent;
+use schemas::headers::{TRACEPARENT, TRACESTATE};
+use schemas::trace::{is_traceparent, is_tracestate};
 use uuid::Uuid;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -50,6 +50,8 @@ pub struct RequestContext {
     pub request_id: Arc<str>,
     /// W3C trace context as the client sent it, when its shape is right.
     pub traceparent: Option<String>,
+    /// What vendors add to `traceparent`, as the client sent it; never without one. Printable ASCII, at most 512 bytes.
+    pub tracestate: Option<String>,
     /// Of the mount that was asked.
     pub dialect: Dialect,
     /// When the headers had been read.
@@ -58,13 +60,11 @@ pub struct RequestContext {
 
 impl RequestContext {
     pub(super) fn new(headers: &HeaderMap, uri: &Uri) -> Self {
+        let traceparent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).filter(|text| is_traceparent(text));
         Self {
             request_id: given_id(headers).map_or_else(made_id, Arc::from),
-            traceparent: headers
-                .get(TRACEPARENT)
-                .and_then(|value| value.to_str().ok())
-                .filter(|text| is_traceparent(text))
-                .map(str::to_owned),
+            traceparent: traceparent.map(str::to_owned),
+            tracestate: traceparent.and_then(|_| given_tracestate(headers)),
             dialect: Dialect::of(uri.path()),
             received: Instant::now(),
         }
@@ -92,6 +92,12 @@ fn given_id(headers: &HeaderMap) -> Option<&str> {
 fn sane_id(value: &HeaderValue) -> Option<&str> {
     let sane = (1..=LONGEST_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
     if sane { value.to_str().ok() } else { None }
+}
+
+/// A list that may be spread over several headers.
+fn given_tracestate(headers: &HeaderMap) -> Option<String> {
+    let parts: Option<Vec<&str>> = headers.get_all(TRACESTATE).iter().map(|value| value.to_str().ok()).collect();
+    parts.map(|parts| parts.join(",")).filter(|text| is_tracestate(text))
 }
 
 pub(super) fn made_id() -> Arc<str> {
@@ -151,13 +157,20 @@ mod tests {
 
     #[test]
     fn trace_contexts_of_another_shape_are_not_passed_on() {
-        let trace_of = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(TRACEPARENT, HeaderValue::from_static(value));
-            RequestContext::new(&headers, &Uri::from_static("/")).traceparent
-        };
         let sane = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(trace_of(sane).as_deref(), Some(sane));
-        assert_eq!(trace_of("00-00000000000000000000000000000000-00f067aa0ba902b7-01"), None);
+        let of_nothing = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
+        let trace_of = |parent: &'static str, states: &[&'static [u8]]| {
+            let mut headers = HeaderMap::from_iter([(HeaderName::from_static(TRACEPARENT), HeaderValue::from_static(parent))]);
+            for state in states {
+                headers.append(TRACESTATE, HeaderValue::from_bytes(state).unwrap());
+            }
+            let context = RequestContext::new(&headers, &Uri::from_static("/"));
+            (context.traceparent, context.tracestate)
+        };
+        let kept = |parent: &str, state: Option<&str>| (Some(parent.to_owned()), state.map(str::to_owned));
+        assert_eq!(trace_of(sane, &[]), kept(sane, None));
+        assert_eq!(trace_of(sane, &[b"a=1", b"b=2"]), kept(sane, Some("a=1,b=2")));
+        assert_eq!(trace_of(sane, &[b"a=\xe9"]), kept(sane, None));
+        assert_eq!(trace_of(of_nothing, &[b"a=1"]), (None, None));
     }
 }
