@@ -1,7 +1,7 @@
 //! DNS for webhook requests: names are resolved by the system and the answer is filtered by the egress policy. The client connects to what
 //! is returned here and to nothing else, so a name cannot point elsewhere between the check and the connection.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -39,8 +39,14 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (policy, lookups) = (self.policy.clone(), self.lookups.clone());
         Box::pin(async move {
-            let _place = lookups.acquire_owned().await?;
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|_| NameUnknown)?.collect();
+            let place = lookups.acquire_owned().await?;
+            // The place goes with the thread: one that a request no longer waits for still asks a dead name server.
+            let look_up = move || {
+                let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>);
+                drop(place);
+                found
+            };
+            let found = tokio::task::spawn_blocking(look_up).await?.map_err(|_| NameUnknown)?;
             if found.is_empty() {
                 return Err(NameUnknown.into());
             }
