@@ -71,6 +71,21 @@ async fn each_route_acknowledges_once_and_answers_the_same_again() {
 }
 
 #[tokio::test]
+async fn the_trace_of_the_request_stands_on_the_record() {
+    let bench = Bench::start().await;
+    create_topics(&bench).await;
+    let shown = row(0, 0);
+    bench.show(bench.alpha, std::slice::from_ref(&shown)).await;
+    let trace = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), ("tracestate", "a=1")];
+    // Nobody shows it: it is on the log all the same.
+    bench.ask_with(Method::POST, &format!("/v1/ack/{}", shown.id), "alpha", "", &trace).await;
+    let record = &written(&bench).await[0];
+    for (name, value) in trace {
+        assert_eq!(record.headers.get(name).map(String::as_str), Some(value), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_the_callers_answers_404_and_leaves_no_trace() {
     let bench = Bench::start().await;
     create_topics(&bench).await;

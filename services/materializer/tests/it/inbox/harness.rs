@@ -94,7 +94,13 @@ impl Bench {
     }
 
     pub async fn ask(&self, method: Method, path: &str, key: &str, body: &str) -> Answer {
+        self.ask_with(method, path, key, body, &[]).await
+    }
+
+    /// With further headers.
+    pub async fn ask_with(&self, method: Method, path: &str, key: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
         let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Body::from(body.to_owned())).unwrap();
         let begun = Instant::now();
         let response = self.router.clone().oneshot(request).await.unwrap();
