@@ -3,16 +3,10 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use platform::http::{Dialect, Problem};
+use platform::http::{Dialect, Problem, Timestamp};
 use schemas::ids::EventId;
 use schemas::records::DedupKind;
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-
-/// UTC with milliseconds: the log's clock has no finer ones.
-const TIMESTAMP: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// What is told of an accepted event, the first time and at every repeat.
 #[derive(Debug, Clone)]
@@ -33,7 +27,7 @@ struct Body<'a> {
     event_type: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
-    timestamp: Option<String>,
+    timestamp: Option<Timestamp>,
     position: Option<&'a str>,
     message: &'static str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -48,7 +42,7 @@ impl Accepted {
             status: "accepted",
             event_type: &self.event_type,
             kind: &self.event_type,
-            timestamp: self.accepted_at_ms.and_then(rfc3339),
+            timestamp: self.accepted_at_ms.and_then(Timestamp::from_millis),
             position: self.position.as_deref(),
             message,
             duplicate,
@@ -83,22 +77,5 @@ impl Accepted {
             }
             DedupKind::Content => (StatusCode::OK, self.body("this content was accepted a moment ago", true)).into_response(),
         }
-    }
-}
-
-fn rfc3339(milliseconds: i64) -> Option<String> {
-    let nanoseconds = i128::from(milliseconds) * 1_000_000;
-    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?.format(TIMESTAMP).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timestamps_are_utc_with_milliseconds() {
-        assert_eq!(rfc3339(1_700_000_000_000).as_deref(), Some("2023-11-14T22:13:20.000Z"));
-        assert_eq!(rfc3339(1_700_000_000_007).as_deref(), Some("2023-11-14T22:13:20.007Z"));
-        assert_eq!(rfc3339(i64::MAX), None);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use platform::http::{Problem, RequestContext};
+use platform::http::{Problem, RequestContext, Timestamp};
 use platform::kafka::producer::{Appended, Outgoing, PublishError};
 use schemas::ids::{EventId, OrgId};
 use schemas::records::Ack;
@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use super::target;
 use crate::inbox::InboxState;
 use crate::inbox::state::Inbox;
-use crate::inbox::timestamp::Timestamp;
 
 /// How long the view may take to show an ack before the answer is 202.
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);

@@ -4,14 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use platform::http::{PathId, Problem, RequestContext};
+use platform::http::{PathId, Problem, RequestContext, Timestamp};
 use schemas::ids::EventId;
 use serde::Serialize;
 use tenancy::Caller;
 
 use super::acknowledge::{Acknowledged, acknowledge};
 use crate::inbox::InboxState;
-use crate::inbox::timestamp::Timestamp;
 
 #[derive(Serialize)]
 struct Body {

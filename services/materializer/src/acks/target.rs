@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use platform::http::Problem;
+use platform::http::{Problem, Timestamp};
 use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgPool;
 use tenancy::Caller;
@@ -10,7 +10,6 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::inbox::state::Inbox;
-use crate::inbox::timestamp::Timestamp;
 
 /// The event behind an id: itself, or the original of a duplicate.
 #[derive(Debug, Clone, Copy)]

@@ -1,5 +1,6 @@
 //! One event of the inbox: how it comes out of the view and how a reply shows it. Which events are read is the business of `query`.
 
+use platform::http::Timestamp;
 use platform::seal::SealingKey;
 use schemas::ids::{EventId, OrgId};
 use schemas::position::Place;
@@ -13,7 +14,6 @@ use uuid::Uuid;
 
 use super::cursor::Mark;
 use super::position;
-use super::timestamp::Timestamp;
 
 /// A row of `view.events`, without its organization.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRef as _, State};
 use axum::response::{IntoResponse, Response};
-use platform::http::{DeliberateWait, Dialect, Problem, QueryParams, RequestContext};
+use platform::http::{DeliberateWait, Dialect, Problem, QueryParams, RequestContext, Timestamp};
 use schemas::ids::OrgId;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
@@ -20,7 +20,6 @@ use super::query::{self, COUNTED_EXACTLY, Extent, Slice};
 use super::request::{Defaults, ListRequest};
 use super::seek;
 use super::state::{InboxState, ReadError};
-use super::timestamp::Timestamp;
 
 /// How often a read by status looks again while it waits: a status changes without anything arriving.
 const STATUS_RECHECK: Duration = Duration::from_millis(500);

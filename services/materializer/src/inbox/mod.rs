@@ -16,7 +16,6 @@ mod request;
 mod seek;
 pub(crate) mod state;
 mod status;
-pub(crate) mod timestamp;
 
 use axum::Router;
 use axum::routing::get;

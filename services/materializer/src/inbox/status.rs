@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use platform::http::{PathId, Problem};
+use platform::http::{PathId, Problem, Timestamp};
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use serde::Serialize;
 use sqlx::postgres::{PgPool, PgRow};
@@ -13,7 +13,6 @@ use uuid::Uuid;
 
 use super::event::find;
 use super::state::InboxState;
-use super::timestamp::Timestamp;
 
 /// Far above the endpoints that one event can match.
 const MAX_DELIVERIES: i64 = 1_000;

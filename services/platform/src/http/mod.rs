@@ -16,6 +16,7 @@ mod query;
 mod refusal;
 mod running;
 mod server;
+mod timestamp;
 
 pub use body::{BATCH_BODY_BYTES, Body, BodyLimits, BodyReadTimeout, EVENT_BODY_BYTES, read};
 pub use context::{Dialect, PeerAddr, RequestContext};
@@ -27,3 +28,4 @@ pub use problem::{FieldError, Problem};
 pub use query::QueryParams;
 pub use running::{ServiceInfo, metrics_route, probe_routes, routes as running_routes};
 pub use server::{ServerLimits, serve};
+pub use timestamp::Timestamp;

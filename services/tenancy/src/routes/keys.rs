@@ -4,13 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use platform::http::{JsonBody, PathId, Problem};
+use platform::http::{JsonBody, PathId, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::reply::{KeyReply, Timestamp, created_secret};
+use super::reply::{KeyReply, created_secret};
 use super::{check_name, forbidden, invalid};
 use crate::Tenancy;
 use crate::caller::Caller;

@@ -3,30 +3,14 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use platform::http::Timestamp;
 use schemas::ids::{KeyId, OrgId};
-use serde::{Serialize, Serializer};
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-use time::{OffsetDateTime, UtcOffset};
+use serde::Serialize;
 
 use crate::keys::StoredKey;
 use crate::organizations::Organization;
 use crate::role::Role;
 use crate::tier::Tier;
-
-const RFC3339_MILLISECONDS: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-
-/// A time, UTC, with milliseconds.
-#[derive(Debug, Clone, Copy)]
-pub struct Timestamp(pub OffsetDateTime);
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = self.0.to_offset(UtcOffset::UTC).format(&RFC3339_MILLISECONDS).map_err(serde::ser::Error::custom)?;
-        serializer.serialize_str(&text)
-    }
-}
 
 /// An organization, as the operator sees it.
 #[derive(Debug, Serialize)]
@@ -102,17 +86,4 @@ impl From<StoredKey> for KeyReply {
 /// 201 with a key inside, which no cache may keep.
 pub fn created_secret(body: impl Serialize) -> Response {
     (StatusCode::CREATED, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use time::macros::datetime;
-
-    use super::*;
-
-    #[test]
-    fn times_are_utc_with_milliseconds() {
-        let time = Timestamp(datetime!(2026-11-21 10:00:00.1234 +01:00));
-        assert_eq!(serde_json::to_string(&time).unwrap(), "\"2026-11-21T09:00:00.123Z\"");
-    }
 }

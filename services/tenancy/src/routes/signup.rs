@@ -3,13 +3,13 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, header};
-use platform::http::{JsonBody, Problem};
+use platform::http::{JsonBody, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 
 use super::check_name;
 use super::keys::{WantedKey, issue};
-use super::reply::{Timestamp, created_secret};
+use super::reply::created_secret;
 use crate::Tenancy;
 use crate::organizations;
 use crate::refusal::database_problem;
