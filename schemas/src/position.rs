@@ -13,6 +13,9 @@ pub struct Place {
     pub offset: i64,
 }
 
+/// Purpose of the tokens that hold the byte form: a token sealed for another purpose does not open as a position.
+pub const TOKEN_PURPOSE: &str = "position";
+
 /// First byte of the form below. Another form gets another number.
 const VERSION: u8 = 1;
 

@@ -14,6 +14,9 @@ pub const GROUP_MATERIALIZER: &str = "triggers.materializer";
 /// Consumer group of the dispatcher.
 pub const GROUP_DISPATCHER: &str = "triggers.dispatcher";
 
+/// Name under which the materializer keeps its positions: what it has passed is visible in the view. The dispatcher and the inbox wait for it.
+pub const MATERIALIZER: &str = "materializer";
+
 /// Default partition count of the three keyed topics. They must be equal: partition `i` of acks and deliveries belongs to the
 /// instance that owns partition `i` of events.
 pub const DEFAULT_PARTITIONS: i32 = 12;

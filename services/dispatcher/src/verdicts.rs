@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::intake::Undecided;
 
 /// Name under which the materializer keeps its positions.
-pub const MATERIALIZER: &str = "materializer";
+pub use schemas::topics::MATERIALIZER;
 
 /// A decision: the ticket, and whether its event is delivered.
 pub type Decision = (u64, bool);

@@ -9,7 +9,7 @@ use platform::http::{BodyLimits, EVENT_BODY_BYTES, Problem, RequestContext};
 use platform::kafka::producer::{Appended, Outgoing, PublishError};
 use platform::telemetry::throttle::Throttle;
 use schemas::ids::OrgId;
-use schemas::position::Place;
+use schemas::position::{Place, TOKEN_PURPOSE};
 use schemas::records::{Dedup, DedupKind, Event};
 use schemas::{codec, headers};
 use tenancy::{Caller, Right};
@@ -118,7 +118,7 @@ fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<S
     state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
     // Epoch 0: ingest does not know in which log epoch it writes, only that it is the newest.
     let place = Place { log_epoch: 0, partition: appended.partition, offset: appended.offset };
-    Some(state.sealing.seal_token("position", org_id.as_uuid().as_bytes(), &place.to_bytes()))
+    Some(state.sealing.seal_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &place.to_bytes()))
 }
 
 /// Without Kafka every event fails alike: a few lines a second tell it.

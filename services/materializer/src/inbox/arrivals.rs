@@ -217,7 +217,7 @@ mod tests {
     async fn so_many_may_wait_and_no_more_until_one_leaves() {
         // Nothing listens there, and nothing needs to.
         let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
-        let arrivals = Arrivals::new(pool, "materializer", "events");
+        let arrivals = Arrivals::new(pool, crate::projector::CONSUMER, "events");
         let organization = OrgId::generate();
         let mut waiters: Vec<Waiter> = (0..MAX_WAITING).filter_map(|_| arrivals.wait_for(organization)).collect();
         assert_eq!(waiters.len(), MAX_WAITING);

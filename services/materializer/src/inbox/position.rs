@@ -2,17 +2,14 @@
 
 use platform::seal::SealingKey;
 use schemas::ids::OrgId;
-use schemas::position::Place;
-
-/// Purpose of the sealed token; ingest's must be the same.
-const PURPOSE: &str = "position";
+use schemas::position::{Place, TOKEN_PURPOSE};
 
 /// The token of `place`.
 pub fn seal(key: &SealingKey, organization: OrgId, place: Place) -> String {
-    key.seal_token(PURPOSE, organization.as_uuid().as_bytes(), &place.to_bytes())
+    key.seal_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &place.to_bytes())
 }
 
 /// Reads a client's token; `None` when it is none of this organization.
 pub fn open(key: &SealingKey, organization: OrgId, token: &str) -> Option<Place> {
-    Place::from_bytes(&key.open_token(PURPOSE, organization.as_uuid().as_bytes(), token)?)
+    Place::from_bytes(&key.open_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), token)?)
 }
