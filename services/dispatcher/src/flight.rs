@@ -1,28 +1,22 @@
 //! An attempt from its begin to its report: send, decide what follows, tell the log. Used for first attempts and retries alike; what the
-//! landing means for ledger and rows is theirs.
+//! landing means for ledger and rows is theirs, whether attempts may begin is asked of `reporting`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use platform::kafka::producer::{Outgoing, Producer, PublishError};
-use schemas::codec;
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
-use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::attempt::{Attempted, WebhookClient};
 use crate::delivery::{Delivery, Landing};
 use crate::endpoints;
 use crate::matching::Endpoint;
 use crate::metrics::METRICS;
+use crate::reporting::Reporter;
 use crate::schedule::{self, Next};
 use crate::slots::Slot;
 
-/// How long an attempt's report is tried, from the attempt's end. A lease covers it.
-const REPORT_BUDGET: Duration = Duration::from_secs(15);
-const REPORT_RETRY: Duration = Duration::from_millis(200);
 /// What a lease has beyond the request's timeout: the report, and room for a slow database.
 const LEASE_MARGIN: Duration = Duration::from_secs(25);
 
@@ -35,15 +29,14 @@ pub fn lease(timeout: Duration) -> Duration {
 #[derive(Clone)]
 pub struct Pilot {
     client: WebhookClient,
-    producer: Producer,
-    topic: Arc<str>,
+    reporter: Reporter,
     pool: PgPool,
 }
 
 impl Pilot {
-    /// Reports go to `topic`.
-    pub fn new(client: WebhookClient, producer: Producer, topic: &str, pool: PgPool) -> Self {
-        Self { client, producer, topic: Arc::from(topic), pool }
+    /// Attempts are made with `client` and told to `reporter`.
+    pub fn new(client: WebhookClient, reporter: Reporter, pool: PgPool) -> Self {
+        Self { client, reporter, pool }
     }
 
     /// Makes attempt number `attempt`. The slot is given back when the request has ended, before the report.
@@ -63,7 +56,7 @@ impl Pilot {
         };
         METRICS.attempts.with_label_values(&[outcome.as_str()]).inc();
         let record = record(delivery, attempt, outcome, &attempted, landing);
-        if self.report(&record).await {
+        if self.reporter.report(&record).await {
             landing
         } else {
             METRICS.unreported.inc();
@@ -89,7 +82,7 @@ impl Pilot {
             response_excerpt: None,
             next_attempt_at: None,
         };
-        self.report(&record).await
+        self.reporter.report(&record).await
     }
 
     /// The endpoint answered 410. Failing to write that down only means that it is asked, and answers, again.
@@ -97,35 +90,6 @@ impl Pilot {
         match endpoints::store::disable_gone(&self.pool, endpoint.id).await {
             Ok(()) => info!(endpoint_id = %endpoint.id, "The endpoint answered 410 and was disabled."),
             Err(error) => warn!(endpoint_id = %endpoint.id, %error, "The endpoint answered 410 and could not be disabled yet."),
-        }
-    }
-
-    /// Appends the record; the same one twice is one attempt in the view, so an unknown outcome is tried again too.
-    async fn report(&self, record: &DeliveryAttempt) -> bool {
-        let value = match codec::encode_attempt(record) {
-            Ok(value) => value,
-            Err(error) => {
-                error!(%error, delivery_id = %record.delivery_id, "An attempt could not be encoded and goes unreported.");
-                return true;
-            }
-        };
-        let key = record.org_id.to_string();
-        let headers = [(schemas::headers::CONTENT_TYPE, schemas::headers::CONTENT_TYPE_AVRO.as_bytes())];
-        let outgoing = Outgoing { topic: &self.topic, key: Some(key.as_bytes()), value: Some(&value), headers: &headers };
-        let until = Instant::now() + REPORT_BUDGET;
-        loop {
-            match self.producer.publish(outgoing).await {
-                Ok(_) => return true,
-                Err(PublishError::Rejected(reason)) => {
-                    error!(reason, delivery_id = %record.delivery_id, "Kafka refuses an attempt's record for good; it goes unreported.");
-                    return true;
-                }
-                Err(error) if Instant::now() + REPORT_RETRY >= until => {
-                    warn!(%error, delivery_id = %record.delivery_id, "An attempt could not be reported in time; it is made again.");
-                    return false;
-                }
-                Err(_) => tokio::time::sleep(REPORT_RETRY).await,
-            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Lives here: endpoints and their routes ([`routes`]), the pass over the log ([`run`]) and the schedule of what it did not finish. The pure
 //! core is `matching`, `ledger`, `intake`, `queues`, `schedule`, `sign`, `body` and `egress`; around it lie `directory` (endpoints from the
-//! database), `attempt` and `resolver` (HTTP), `flight` (an attempt with its report), `rows` and `commit` (SQL), `verdicts` and `retries`.
+//! database), `attempt` and `resolver` (HTTP), `flight` and `reporting` (an attempt and its report), `rows` and `commit` (SQL), `verdicts` and `retries`.
 //!
 //! Does not live here: the inbox and what it shows of deliveries (`materializer`, which reads the reports), who may call (`tenancy`).
 
@@ -22,6 +22,7 @@ mod metrics;
 mod pass;
 mod queues;
 mod reading;
+mod reporting;
 mod resolver;
 mod retries;
 mod rows;

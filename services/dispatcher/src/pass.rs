@@ -31,6 +31,7 @@ use crate::flight::{self, Pilot};
 use crate::intake::{Intake, Undecided};
 use crate::matching::{Endpoint, Snapshot, Standing};
 use crate::metrics::METRICS;
+use crate::reporting::Reporter;
 use crate::run::DispatchError;
 use crate::slots::{Slot, Slots};
 use crate::verdicts::Decision;
@@ -54,6 +55,8 @@ pub struct Parts {
     pub directory: Directory,
     /// Makes attempts.
     pub pilot: Pilot,
+    /// Knows whether attempts may begin.
+    pub reporter: Reporter,
     /// Bounds attempts per endpoint.
     pub slots: Slots,
     /// Where the view stands.
@@ -288,10 +291,10 @@ impl Pass {
         }
     }
 
-    /// Starts what has a slot. The version of the endpoints is read again, unless it was just now: nothing is sent to an endpoint after the
+    /// Starts what has a slot, while attempts can be reported. The version of the endpoints is read again, unless it was just now: nothing is sent to an endpoint after the
     /// answer that says it was deleted.
     async fn start_attempts(&mut self, fresh: Option<Arc<Snapshot>>) {
-        if self.intake.queue_depth() == 0 || self.flights.len() >= self.config.max_in_flight {
+        if self.intake.queue_depth() == 0 || self.flights.len() >= self.config.max_in_flight || !self.parts.reporter.is_heard() {
             return;
         }
         let snapshot = match fresh {

@@ -9,6 +9,7 @@ use schemas::ids::{DeliveryId, EndpointId};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 use uuid::Uuid;
 
@@ -47,6 +48,8 @@ pub struct Retries {
     turn: usize,
     /// There was more due than could be taken.
     more: bool,
+    /// Finds out when attempts can be reported again.
+    probing: Option<AbortOnDropHandle<()>>,
 }
 
 impl Retries {
@@ -61,6 +64,7 @@ impl Retries {
             settlements: Vec::new(),
             turn: 0,
             more: false,
+            probing: None,
         }
     }
 }
@@ -116,13 +120,23 @@ impl Retries {
             due.iter().map(|(_, seconds)| seconds.max(0.0)).filter(|seconds| *seconds > 0.0).fold(LOOK_EVERY.as_secs_f64(), f64::min);
         let due: Vec<EndpointId> = due.into_iter().filter(|(_, seconds)| *seconds <= 0.0).map(|(id, _)| id).collect();
         let mut wait = Duration::from_secs_f64(wait);
-        if !due.is_empty() && self.take(&due).await? {
+        if self.may_begin() && !due.is_empty() && self.take(&due).await? {
             wait = Duration::ZERO;
         }
         if rows::sweep(&pool, CONSUMER, &self.parts.topic).await? {
             wait = Duration::ZERO;
         }
         Ok(wait)
+    }
+
+    /// Whether attempts can be reported. If not, one task finds out when they can, for the pass too.
+    fn may_begin(&mut self) -> bool {
+        let reporter = self.parts.reporter.clone();
+        let is_heard = reporter.is_heard();
+        if !is_heard && self.probing.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+            self.probing = Some(AbortOnDropHandle::new(tokio::spawn(async move { reporter.probe().await })));
+        }
+        is_heard
     }
 
     /// Takes due rows of these endpoints and begins their attempts. `true`: there may be more to take at once.

@@ -21,6 +21,7 @@ use crate::config::DispatcherConfig;
 use crate::directory::Directory;
 use crate::flight::Pilot;
 use crate::pass::{Ended, Parts, Pass};
+use crate::reporting::Reporter;
 use crate::retries::Retries;
 use crate::slots::Slots;
 use crate::verdicts::MATERIALIZER;
@@ -67,11 +68,13 @@ pub async fn run(
         return Ok(());
     }
     let client = WebhookClient::new(Arc::new(config.egress.clone()))?;
+    let reporter = Reporter::new(producer, &kafka.topics.deliveries);
     let parts = Parts {
         pool: pool.clone(),
         topic: Arc::from(kafka.topics.events.as_str()),
         directory: Directory::new(pool.clone(), sealing, config.max_in_flight_per_endpoint),
-        pilot: Pilot::new(client, producer, &kafka.topics.deliveries, pool.clone()),
+        pilot: Pilot::new(client, reporter.clone(), pool.clone()),
+        reporter,
         slots: Slots::default(),
         view: PositionWatch::new(pool.clone(), MATERIALIZER),
         scheduled: Arc::new(Notify::new()),

@@ -31,10 +31,13 @@ impl Pass {
         }
     }
 
-    /// What stays as it is until an operator mends it.
+    /// What keeps webhooks from being sent although records and database are there.
     fn ailment(&self) -> Option<String> {
         if let Some((partition, reason)) = self.stopped.first_key_value() {
             return Some(format!("partition {partition}: {reason}"));
+        }
+        if !self.parts.reporter.is_heard() {
+            return Some("attempts cannot be reported to Kafka, so none begins".to_owned());
         }
         let known = self.parts.directory.known();
         let first = known.unusable().first()?;

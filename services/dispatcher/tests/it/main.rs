@@ -6,6 +6,7 @@ mod endpoints;
 mod guard;
 mod keyed;
 mod receiver;
+mod reporting;
 mod restart;
 mod retrying;
 mod sealing;
