@@ -4,6 +4,7 @@
 //! Pure: takes `now`, does nothing itself. Reading, sending and committing live in `run`, `flight` and `commit`.
 
 mod lane;
+mod spilled;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::queues::EndpointQueues;
 use crate::rows::{NewRow, Settlement};
 
 use lane::Lane;
+use spilled::Spilled;
 
 /// A record as the desk takes it in.
 #[derive(Debug)]
@@ -118,7 +120,7 @@ pub struct Intake {
     /// Tickets in the order of reading; what is no longer open is skipped.
     aging: VecDeque<(Instant, u64)>,
     queues: EndpointQueues,
-    rows: Vec<NewRow>,
+    rows: Spilled,
     settlements: Vec<Settlement>,
     /// How long an attempt that is under way at its spilling keeps others away from its row.
     lease: Duration,
@@ -134,7 +136,7 @@ impl Intake {
             open: HashMap::new(),
             aging: VecDeque::new(),
             queues: EndpointQueues::new(queue_capacity),
-            rows: Vec::new(),
+            rows: Spilled::default(),
             settlements: Vec::new(),
             lease,
             last_ticket: 0,
@@ -264,7 +266,7 @@ impl Intake {
     pub fn drop_lane(&mut self, partition: i32) {
         let Some(lane) = self.lanes.remove(&partition) else { return };
         let generation = lane.ledger.generation();
-        self.rows.retain(|row| row.delivery.event.partition != partition);
+        self.rows.forget(partition);
         let gone: Vec<u64> = self.open.iter().filter(|(_, open)| open.generation == generation).map(|(ticket, _)| *ticket).collect();
         for ticket in gone {
             let Some(open) = self.open.get(&ticket) else { continue };
@@ -293,16 +295,22 @@ impl Intake {
         partitions.into_iter().for_each(|partition| self.drop_lane(partition));
     }
 
-    /// What the next transaction holds. Until [`Self::committed`] no second plan may be asked for.
-    pub fn plan(&mut self) -> Plan {
-        let rows = std::mem::take(&mut self.rows);
+    /// What the next transaction holds, with rows of at most so many bytes. Until [`Self::committed`] no second plan may be asked for.
+    pub fn plan(&mut self, max_bytes: usize) -> Plan {
+        let rows = self.rows.take(max_bytes);
+        // For the rows that are left, everything of theirs waits too: the position, and the outcome of an attempt under their lease.
+        let (left, leases_left) = (self.rows.first_offsets(), self.rows.leases());
+        let (later, settlements) =
+            std::mem::take(&mut self.settlements).into_iter().partition(|settlement| leases_left.contains(&settlement.lease));
+        self.settlements = later;
         let with_rows: HashSet<i32> = rows.iter().map(|row| row.delivery.event.partition).collect();
         let next_move = |(partition, lane): (&i32, &Lane)| {
             // Rows are fenced even where the position cannot move yet: a writer that was overtaken schedules nothing.
-            lane.next_move(*partition).or_else(|| with_rows.contains(partition).then(|| lane.stay(*partition)))
+            lane.next_move(*partition, left.get(partition).copied())
+                .or_else(|| with_rows.contains(partition).then(|| lane.stay(*partition)))
         };
         let moves = self.lanes.iter().filter_map(next_move).collect();
-        Plan { moves, rows, settlements: std::mem::take(&mut self.settlements) }
+        Plan { moves, rows, settlements }
     }
 
     /// These positions were committed.
@@ -316,14 +324,19 @@ impl Intake {
 
     /// Whether a transaction would hold anything.
     pub fn has_progress(&self) -> bool {
-        !self.rows.is_empty()
+        self.rows.len() > 0
             || !self.settlements.is_empty()
-            || self.lanes.iter().any(|(partition, lane)| lane.next_move(*partition).is_some())
+            || self.lanes.iter().any(|(partition, lane)| lane.next_move(*partition, None).is_some())
     }
 
     /// Rows that wait for the next transaction.
     pub fn rows_waiting(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Their bytes, about.
+    pub fn row_bytes_waiting(&self) -> usize {
+        self.rows.bytes()
     }
 
     /// Deliveries that wait for their turn.

@@ -39,6 +39,8 @@ use crate::{reading, rows, verdicts};
 
 /// Rows that wait, from which on no record is taken in.
 const MAX_ROWS_WAITING: usize = 5000;
+/// Bytes of rows that wait, from which on no record is taken in.
+const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(50);
 const DATABASE_RETRY: Duration = Duration::from_millis(200);
 /// A partition that somebody else claimed is given up by the group soon; if not, a new consumer claims it again.
@@ -137,7 +139,7 @@ impl Pass {
                 Some(landed) = self.flights.join_next_with_id() => self.land(landed),
                 Some(decided) = self.deciding.join_next() => self.decide(decided),
                 outcome = commits::finished(&mut self.committing) => self.committed(outcome?)?,
-                message = inflow.recv(), if self.intake.rows_waiting() < MAX_ROWS_WAITING => {
+                message = inflow.recv(), if self.has_room() => {
                     let Some(message) = message else { return Ok(Ended::Restart("the consumer ended".to_owned())) };
                     if let Inflow::Failed(reason) = message {
                         return Ok(Ended::Restart(reason));
@@ -175,6 +177,10 @@ impl Pass {
             warn!(attempts = self.flights.len(), "Attempts were still under way at the end; they are made again when their leases end.");
         }
         self.commit_in_time().await
+    }
+
+    fn has_room(&self) -> bool {
+        self.intake.rows_waiting() < MAX_ROWS_WAITING && self.intake.row_bytes_waiting() < MAX_ROW_BYTES_WAITING
     }
 
     /// Takes a message of the consumer. Answers the endpoints if it had to read them.

@@ -37,6 +37,13 @@ pub struct NewRow {
     pub lease: Option<Uuid>,
 }
 
+impl NewRow {
+    /// Bytes that it adds to a statement, about.
+    pub fn size(&self) -> usize {
+        self.delivery.event.size() + 128
+    }
+}
+
 /// The outcome of an attempt that was made under a lease. It counts only while the lease is the row's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settlement {

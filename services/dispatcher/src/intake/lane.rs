@@ -48,9 +48,12 @@ impl Lane {
         }
     }
 
-    pub(super) fn next_move(&self, partition: i32) -> Option<Move> {
-        let next = self.ledger.frontier();
-        let record_time_ms = self.ledger.frontier_time_ms();
+    /// As far as everything is done, but not past `limit`, the first record with a row that is not in the same transaction.
+    pub(super) fn next_move(&self, partition: i32, limit: Option<i64>) -> Option<Move> {
+        let frontier = self.ledger.frontier();
+        let next = limit.map_or(frontier, |limit| limit.min(frontier));
+        // What lies before a limit is not in the ledger any more, nor its time.
+        let record_time_ms = self.ledger.frontier_time_ms().filter(|_| next == frontier);
         (next > self.committed).then_some(Move { partition, epoch: self.epoch, expected: self.committed, next, record_time_ms })
     }
 

@@ -11,6 +11,8 @@ struct Desk {
     intake: Intake,
     begun: Instant,
     endpoints: Vec<EndpointId>,
+    /// Of rows in one plan.
+    max_bytes: usize,
 }
 
 impl Desk {
@@ -19,6 +21,7 @@ impl Desk {
             intake: Intake::new(queue_capacity, Duration::from_secs(55)),
             begun: Instant::now(),
             endpoints: (0..3).map(|_| EndpointId::generate()).collect(),
+            max_bytes: usize::MAX,
         };
         desk.intake.assign(&claim(1, 0), HashSet::new());
         desk
@@ -46,7 +49,7 @@ impl Desk {
 
     /// Takes the plan and commits it; answers its rows and where the position then stands, if it moved.
     fn commit(&mut self) -> (Vec<NewRow>, Vec<Settlement>, Option<i64>) {
-        let plan = self.intake.plan();
+        let plan = self.intake.plan(self.max_bytes);
         self.intake.committed(&plan.moves);
         let moved = plan.moves.first().filter(|one| one.next > one.expected).map(|one| one.next);
         (plan.rows, plan.settlements, moved)
@@ -224,9 +227,37 @@ fn a_row_is_fenced_even_where_the_position_cannot_move() {
     let mut desk = Desk::new(1);
     desk.enter(0, &[0], false, 0);
     desk.enter(1, &[0], false, 0);
-    let plan = desk.intake.plan();
+    let plan = desk.intake.plan(usize::MAX);
     assert_eq!(plan.moves, [Move { partition: 0, epoch: 1, expected: 0, next: 0, record_time_ms: None }]);
     assert_eq!(plan.rows.len(), 1);
+}
+
+#[test]
+fn rows_that_do_not_fit_into_a_transaction_hold_the_position_and_their_outcomes_back() {
+    let mut desk = Desk::new(10);
+    for offset in 0..3 {
+        desk.enter(offset, &[0], false, 0);
+    }
+    let flights: Vec<(u64, Delivery)> = (0..3).map(|_| desk.start()).collect();
+    desk.age(0);
+    desk.max_bytes = desk.intake.row_bytes_waiting() - 1;
+    desk.intake.landed(flights[0].0, Landing::Delivered);
+    desk.intake.landed(flights[2].0, Landing::Delivered);
+    let settled = |settlements: &[Settlement]| settlements.iter().map(|one| one.delivery_id).collect::<Vec<_>>();
+    let plan = desk.intake.plan(desk.max_bytes);
+    assert_eq!(plan.moves, [Move { partition: 0, epoch: 1, expected: 0, next: 2, record_time_ms: None }]);
+    assert_eq!((plan.rows.len(), settled(&plan.settlements)), (2, vec![flights[0].1.id]));
+    desk.intake.committed(&plan.moves);
+    assert!(desk.intake.has_progress());
+    let (rows, settlements, moved) = desk.commit();
+    assert_eq!((rows.len(), settled(&settlements), moved), (1, vec![flights[2].1.id], Some(3)));
+    assert!(!desk.intake.has_progress() && desk.intake.row_bytes_waiting() == 0);
+
+    // One row is taken however large it is.
+    desk.max_bytes = 0;
+    desk.enter(3, &[0, 1], false, 0);
+    desk.age(0);
+    assert_eq!((desk.commit().0.len(), desk.commit().2), (1, Some(4)));
 }
 
 #[test]
@@ -270,6 +301,8 @@ proptest! {
     #[test]
     fn a_position_never_passes_a_delivery_that_is_neither_done_nor_scheduled(steps in steps()) {
         let mut desk = Desk::new(2);
+        // Two rows a transaction.
+        desk.max_bytes = 600;
         let landings = [Landing::Delivered, Landing::Failed, Landing::Retry { after: Duration::ZERO }, Landing::Unreported];
         let (mut offset, mut second) = (0, 0);
         let mut entered: Vec<(i64, DeliveryId)> = Vec::new();
@@ -277,7 +310,7 @@ proptest! {
         let mut flying: Vec<(u64, DeliveryId)> = Vec::new();
         let mut done: HashSet<DeliveryId> = HashSet::new();
         let mut scheduled: HashSet<DeliveryId> = HashSet::new();
-        for step in steps.into_iter().chain([Step::Age, Step::Commit]) {
+        for step in steps.into_iter().chain([Step::Age]).chain(std::iter::repeat_n(Step::Commit, 400)) {
             match step {
                 Step::Enter { endpoints, keyed } => {
                     let (event, open) = desk.enter(offset, &endpoints, keyed, second);
@@ -317,10 +350,12 @@ proptest! {
                     second += SPILL_AFTER.as_secs();
                 }
                 Step::Commit => {
-                    let (rows, _, moved) = desk.commit();
+                    let (rows, settlements, moved) = desk.commit();
+                    prop_assert!(rows.len() <= 2);
                     for row in rows {
                         prop_assert!(scheduled.insert(row.delivery.id) && !done.contains(&row.delivery.id));
                     }
+                    prop_assert!(settlements.iter().all(|one| scheduled.contains(&one.delivery_id)));
                     if let Some(next) = moved {
                         for (_, id) in entered.iter().filter(|(offset, _)| *offset < next) {
                             prop_assert!(done.contains(id) || scheduled.contains(id));

@@ -14,6 +14,8 @@ use crate::run::DispatchError;
 
 /// Rows that wait, from which on a commit does not wait for its interval.
 const COMMIT_ROWS: usize = 500;
+/// Bytes of rows in one transaction: a statement is built, sent and parsed as a whole.
+const MAX_PLAN_BYTES: usize = 16 * 1024 * 1024;
 /// How long the last commits may take when the database does not answer.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
@@ -63,7 +65,7 @@ impl Pass {
 
     fn begin_commit(&mut self) {
         let (pool, topic) = (self.parts.pool.clone(), self.parts.topic.clone());
-        let plan = self.intake.plan();
+        let plan = self.intake.plan(MAX_PLAN_BYTES);
         METRICS.spilled.inc_by(plan.rows.len() as u64);
         self.committing = Some(AbortOnDropHandle::new(tokio::spawn(async move { commit::commit(&pool, CONSUMER, &topic, plan).await })));
     }
