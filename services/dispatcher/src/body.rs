@@ -1,29 +1,18 @@
 //! The body of a webhook request: the same bytes for every attempt of an event. Signing them is `sign`'s business.
 
+use platform::http::Timestamp;
 use schemas::ids::EventId;
 use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-
-const RFC3339_MILLISECONDS: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// Writes the body. `payload` is JSON text and goes in byte for byte: parsing and writing it again could change numbers, order and escapes.
 pub fn request_body(event_id: EventId, event_type: &str, accepted_at_ms: i64, payload: &str) -> Vec<u8> {
     let event_type = serde_json::Value::from(event_type).to_string();
-    let timestamp = timestamp(accepted_at_ms);
+    // No broker writes a time outside of the calendar; it would become the epoch.
+    let timestamp = Timestamp::from_millis(accepted_at_ms).unwrap_or(Timestamp(OffsetDateTime::UNIX_EPOCH));
     format!(
         r#"{{"type":{event_type},"timestamp":"{timestamp}","data":{payload},"event_id":"{event_id}","event_type":{event_type},"id":"{event_id}"}}"#
     )
     .into_bytes()
-}
-
-/// RFC 3339 in UTC with milliseconds. A time outside of the calendar, which no broker writes, becomes the epoch.
-fn timestamp(milliseconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000)
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-        .format(&RFC3339_MILLISECONDS)
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

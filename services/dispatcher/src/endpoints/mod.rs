@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderValue, StatusCode, header};
-use platform::http::{FieldError, JsonBody, JsonObject, PathId, Problem};
+use platform::http::{FieldError, JsonBody, JsonObject, PathId, Problem, Timestamp};
 use platform::postgres::{SqlEffect, effect};
 use platform::seal::SealingKey;
 use schemas::ids::{EndpointId, OrgId};
@@ -22,7 +22,6 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use tenancy::{Authenticator, Caller, Right};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tracing::{error, warn};
 
 use crate::egress::EgressPolicy;
@@ -138,7 +137,7 @@ async fn configure(
         "organization_id": endpoint.org_id,
         "webhook_url": endpoint.url,
         "endpoint_id": endpoint.id,
-        "updated_at": timestamp(endpoint.updated_at),
+        "updated_at": Timestamp(endpoint.updated_at),
         "message": "events are delivered to this URL",
     });
     if let Some(secret) = secret {
@@ -230,18 +229,13 @@ fn shown(endpoint: &Stored, secret: Option<&Secret>) -> Value {
         "enabled": endpoint.enabled,
         "status": if endpoint.enabled { "enabled" } else { "disabled" },
         "disabled_reason": endpoint.disabled_reason,
-        "created_at": timestamp(endpoint.created_at),
-        "updated_at": timestamp(endpoint.updated_at),
+        "created_at": Timestamp(endpoint.created_at),
+        "updated_at": Timestamp(endpoint.updated_at),
     });
     if let Some(secret) = secret {
         value["secret"] = Value::from(secret.to_text());
     }
     value
-}
-
-fn timestamp(time: OffsetDateTime) -> String {
-    let milliseconds = time.replace_millisecond(time.millisecond()).unwrap_or(time);
-    milliseconds.format(&Rfc3339).unwrap_or_default()
 }
 
 fn invalid(details: Vec<FieldError>) -> Problem {

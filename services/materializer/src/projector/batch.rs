@@ -180,7 +180,16 @@ mod tests {
     }
 
     fn record(topic: &str, partition: i32, offset: i64) -> Record {
-        Record { topic: Arc::from(topic), partition, offset, timestamp_ms: 0, key: None, value: Some(vec![0; 10]), headers: Vec::new(), is_marker: false }
+        Record {
+            topic: Arc::from(topic),
+            partition,
+            offset,
+            timestamp_ms: 0,
+            key: None,
+            value: Some(vec![0; 10]),
+            headers: Vec::new(),
+            is_marker: false,
+        }
     }
 
     fn offsets(batch: &Batch) -> Vec<i64> {

@@ -64,7 +64,16 @@ mod tests {
     }
 
     fn record(partition: i32, offset: i64, timestamp_ms: i64) -> Record {
-        Record { topic: Arc::from("events"), partition, offset, timestamp_ms, key: None, value: None, headers: Vec::new(), is_marker: false }
+        Record {
+            topic: Arc::from("events"),
+            partition,
+            offset,
+            timestamp_ms,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            is_marker: false,
+        }
     }
 
     /// Writes all that is collected.

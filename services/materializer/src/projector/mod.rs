@@ -34,7 +34,7 @@ use batch::{Collector, Place};
 use flush::{Flusher, Outcome};
 
 /// Name of this consumer in `consumer_positions`: what it has passed is visible in the view.
-pub const CONSUMER: &str = "materializer";
+pub const CONSUMER: &str = schemas::topics::MATERIALIZER;
 
 /// Knobs of the projector.
 #[derive(Debug, Clone)]

@@ -6,11 +6,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::harness::{Bench, PATIENCE, event};
 
-#[test]
-fn positions_are_kept_under_the_name_by_which_others_wait_for_them() {
-    assert_eq!(CONSUMER, schemas::topics::MATERIALIZER);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_come_and_go_write_each_event_exactly_once() {
     let bench = Bench::start().await;
