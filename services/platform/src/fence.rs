@@ -99,6 +99,23 @@ pub async fn claim(pool: &PgPool, consumer: &str, topic: &Arc<str>, partitions: 
     Ok(rows.into_iter().map(claim).collect())
 }
 
+/// Append time of the last record before a position, milliseconds since the Unix epoch; `None` while nothing was passed.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn record_time_ms(pool: &PgPool, consumer: &str, topic: &str, partition: i32) -> Result<Option<i64>, sqlx::Error> {
+    let found: Option<(Option<i64>,)> = sqlx::query_as(
+        "SELECT (extract(epoch FROM record_time) * 1000)::bigint FROM consumer_positions
+         WHERE consumer = $1 AND topic = $2 AND partition = $3",
+    )
+    .bind(consumer)
+    .bind(topic)
+    .bind(partition)
+    .fetch_optional(pool)
+    .await?;
+    Ok(found.and_then(|(time_ms,)| time_ms))
+}
+
 /// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so roll back and ask
 /// [`standing`].
 ///

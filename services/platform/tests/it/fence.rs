@@ -31,7 +31,10 @@ async fn a_claim_begins_where_the_last_one_ended_and_shuts_the_last_one_out() {
     let (database, pool) = database().await;
     let first = claim(&pool).await;
     assert_eq!((first.epoch, first.next_offset), (1, 5), "never read: from where the log begins");
+    let record_time_ms = async || fence::record_time_ms(&pool, "test", TOPIC, 0).await.unwrap();
+    assert_eq!(record_time_ms().await, None);
     assert!(advance(&pool, step(first.epoch, 5, 8)).await);
+    assert_eq!(record_time_ms().await, Some(1_700_000_000_000));
 
     let second = claim(&pool).await;
     assert_eq!((second.epoch, second.next_offset), (2, 8));
