@@ -54,6 +54,28 @@ pub struct Undecided {
     pub event: Arc<Accepted>,
 }
 
+/// What was before an assignment of a partition.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Deliveries of records from the position on that already have rows: they are not begun again.
+    pub scheduled: HashSet<DeliveryId>,
+    /// Append time of the last record before the position, milliseconds since the Unix epoch.
+    pub record_time_ms: Option<i64>,
+}
+
+/// Where a partition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Partition.
+    pub partition: i32,
+    /// The position committed last.
+    pub next: i64,
+    /// Append time of the first record that was read and is not done, milliseconds since the Unix epoch.
+    pub open_since_ms: Option<i64>,
+    /// Append time of the last record before which everything is done, milliseconds since the Unix epoch.
+    pub last_done_ms: Option<i64>,
+}
+
 /// Moves one partition's position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Move {
@@ -144,11 +166,11 @@ impl Intake {
         }
     }
 
-    /// Begins a partition. `scheduled` are the deliveries of records from the position on that already have rows: they are not begun again.
-    pub fn assign(&mut self, claim: &Claim, scheduled: HashSet<DeliveryId>) {
+    /// Begins a partition.
+    pub fn assign(&mut self, claim: &Claim, before: Before) {
         self.drop_lane(claim.partition);
         self.last_generation += 1;
-        self.lanes.insert(claim.partition, Lane::new(self.last_generation, claim, scheduled));
+        self.lanes.insert(claim.partition, Lane::new(self.last_generation, claim, before));
     }
 
     /// Whether records of this partition are taken, and from which log.
@@ -156,9 +178,9 @@ impl Intake {
         self.lanes.get(&partition).map(|lane| lane.log_epoch)
     }
 
-    /// Partitions with the position committed last and the append time of the last record that is done, milliseconds since the Unix epoch.
-    pub fn positions(&self) -> impl Iterator<Item = (i32, i64, Option<i64>)> {
-        self.lanes.iter().map(|(partition, lane)| (*partition, lane.committed, lane.ledger.frontier_time_ms()))
+    /// Where the partitions stand.
+    pub fn positions(&self) -> impl Iterator<Item = Position> {
+        self.lanes.iter().map(|(partition, lane)| lane.position(*partition))
     }
 
     /// Takes a record in. What must be decided first comes back; what does not fit goes to the schedule.

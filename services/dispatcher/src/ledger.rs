@@ -113,6 +113,11 @@ impl Ledger {
         self.frontier_time_ms
     }
 
+    /// Append time of the first record that is not done, milliseconds since the Unix epoch; `None` while nothing is open.
+    pub fn open_since_ms(&self) -> Option<i64> {
+        self.entries.front().map(|entry| entry.timestamp_ms)
+    }
+
     fn shrink(&mut self) {
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.open_parts == 0) {
             self.frontier_time_ms = Some(entry.timestamp_ms);
@@ -135,11 +140,12 @@ mod tests {
         }
         assert_eq!(ledger.complete(1, 11), Completion::Counted);
         assert_eq!(ledger.complete(1, 10), Completion::Counted);
-        assert_eq!(ledger.frontier(), 10);
+        assert_eq!((ledger.frontier(), ledger.open_since_ms()), (10, Some(1000)));
         assert_eq!(ledger.complete(1, 10), Completion::Counted);
         assert_eq!((ledger.frontier(), ledger.frontier_time_ms(), ledger.len()), (14, Some(1300), 1));
+        assert_eq!(ledger.open_since_ms(), Some(1400));
         assert_eq!(ledger.complete(1, 14), Completion::Counted);
-        assert_eq!((ledger.frontier(), ledger.len()), (15, 0));
+        assert_eq!((ledger.frontier(), ledger.len(), ledger.open_since_ms()), (15, 0, None));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
     lag_seconds: metrics::gauge_vec(
         "triggers_dispatcher_lag_seconds",
-        "Age of the last record committed, while there are later ones; else 0.",
+        "Age of the first record that is not done; of the last one done while later ones are not read yet; 0 at the end.",
         &["partition"],
     ),
 });

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::fence::{Claim, PositionWatch};
+use platform::fence::{self, Claim, PositionWatch};
 use platform::health::Component;
 use platform::kafka::Record;
 use platform::kafka::consumer::{FencedConsumer, Inflow};
@@ -22,13 +22,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
+use crate::CONSUMER;
 use crate::commit::{CommitError, Committed};
 use crate::config::DispatcherConfig;
 use crate::delivery::{Delivery, Landing};
 use crate::directory::Directory;
 use crate::endpoints::input::MAX_TIMEOUT_SECONDS;
 use crate::flight::{self, Pilot};
-use crate::intake::{Intake, Undecided};
+use crate::intake::{Before, Intake, Undecided};
 use crate::matching::{Endpoint, Snapshot, Standing};
 use crate::metrics::METRICS;
 use crate::reporting::Reporter;
@@ -201,13 +202,16 @@ impl Pass {
 
     async fn assign(&mut self, claims: Vec<Claim>, shutdown: &CancellationToken) {
         for claim in claims {
-            let (partition, log_epoch, from) = (claim.partition, claim.log_epoch, claim.next_offset);
-            let pool = self.parts.pool.clone();
-            let read = || rows::scheduled_from(&pool, partition, log_epoch, from);
-            let Some(scheduled) = self.patiently(read, shutdown).await else { return };
-            self.intake.assign(&claim, scheduled);
-            self.lost.remove(&partition);
-            self.stopped.remove(&partition);
+            let (pool, claim) = (self.parts.pool.clone(), &claim);
+            let read = || async {
+                let scheduled = rows::scheduled_from(&pool, claim.partition, claim.log_epoch, claim.next_offset).await?;
+                let record_time_ms = fence::record_time_ms(&pool, CONSUMER, &claim.topic, claim.partition).await?;
+                Ok(Before { scheduled, record_time_ms })
+            };
+            let Some(before) = self.patiently(read, shutdown).await else { return };
+            self.intake.assign(claim, before);
+            self.lost.remove(&claim.partition);
+            self.stopped.remove(&claim.partition);
         }
         // Now rather than with the first record: a sealing key that opens nothing shows at once.
         let directory = self.parts.directory.clone();

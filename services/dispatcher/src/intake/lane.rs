@@ -6,7 +6,7 @@ use platform::fence::Claim;
 use schemas::ids::DeliveryId;
 use tracing::error;
 
-use super::Move;
+use super::{Before, Move, Position};
 use crate::ledger::{Completion, Ledger};
 
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(super) struct Lane {
     pub(super) epoch: i64,
     pub(super) log_epoch: i32,
     pub(super) ledger: Ledger,
+    /// Append time of the last record before this assignment, if it is known.
+    record_time_ms: Option<i64>,
     /// What the position is in the database.
     pub(super) committed: i64,
     /// Deliveries ahead of the position that were scheduled before this assignment.
@@ -21,9 +23,15 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(generation: u64, claim: &Claim, scheduled: HashSet<DeliveryId>) -> Self {
+    pub(super) fn new(generation: u64, claim: &Claim, before: Before) -> Self {
         let ledger = Ledger::new(generation, claim.next_offset);
-        Self { epoch: claim.epoch, log_epoch: claim.log_epoch, ledger, committed: claim.next_offset, scheduled }
+        let Before { scheduled, record_time_ms } = before;
+        Self { epoch: claim.epoch, log_epoch: claim.log_epoch, ledger, record_time_ms, committed: claim.next_offset, scheduled }
+    }
+
+    pub(super) fn position(&self, partition: i32) -> Position {
+        let last_done_ms = self.ledger.frontier_time_ms().or(self.record_time_ms);
+        Position { partition, next: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
     }
 
     /// `false`: the record was read before, and is done or under way.

@@ -23,7 +23,7 @@ impl Desk {
             endpoints: (0..3).map(|_| EndpointId::generate()).collect(),
             max_bytes: usize::MAX,
         };
-        desk.intake.assign(&claim(1, 0), HashSet::new());
+        desk.intake.assign(&claim(1, 0), Before::default());
         desk
     }
 
@@ -174,7 +174,7 @@ fn what_was_scheduled_in_an_earlier_life_is_not_begun_again() {
     let mut desk = Desk::new(10);
     let (event, _) = desk.enter(0, &[0, 1], false, 0);
     let scheduled = HashSet::from([DeliveryId::of(desk.endpoints[0], event.event_id)]);
-    desk.intake.assign(&claim(2, 0), scheduled);
+    desk.intake.assign(&claim(2, 0), Before { scheduled, record_time_ms: None });
     let matched = Matched { event: event.clone(), endpoints: desk.endpoints[..2].to_vec(), keyed: false };
     desk.intake.enter(Read { partition: 0, offset: 0, timestamp_ms: 0, matched: Some(matched) }, desk.begun);
     assert_eq!(desk.start().1.endpoint_id, desk.endpoints[1]);
@@ -187,7 +187,7 @@ fn nothing_of_an_earlier_assignment_is_committed() {
     desk.enter(0, &[0], false, 0);
     desk.enter(1, &[1], false, 0);
     let (flying, _) = desk.start();
-    desk.intake.assign(&claim(2, 0), HashSet::new());
+    desk.intake.assign(&claim(2, 0), Before::default());
     desk.intake.landed(flying, Landing::Retry { after: Duration::ZERO });
     assert!(!desk.intake.has_progress() && desk.intake.start(|_| Some(())).is_none());
     desk.intake.drop_lane(0);
@@ -195,9 +195,21 @@ fn nothing_of_an_earlier_assignment_is_committed() {
 }
 
 #[test]
+fn a_position_tells_since_when_something_is_open_and_remembers_what_was_before() {
+    let mut desk = Desk::new(10);
+    desk.intake.assign(&claim(2, 5), Before { scheduled: HashSet::new(), record_time_ms: Some(7) });
+    let position = |desk: &Desk| desk.intake.positions().next().unwrap();
+    assert_eq!(position(&desk), Position { partition: 0, next: 5, open_since_ms: None, last_done_ms: Some(7) });
+    desk.enter(5, &[], false, 0);
+    desk.enter(6, &[0], false, 0);
+    desk.commit();
+    assert_eq!(position(&desk), Position { partition: 0, next: 6, open_since_ms: Some(60), last_done_ms: Some(50) });
+}
+
+#[test]
 fn the_late_loss_of_an_earlier_claim_leaves_the_newer_one_alone() {
     let mut desk = Desk::new(10);
-    desk.intake.assign(&claim(2, 0), HashSet::new());
+    desk.intake.assign(&claim(2, 0), Before::default());
     assert!(!desk.intake.lose(0, 1) && !desk.intake.lose(1, 2));
     desk.enter(0, &[], false, 0);
     assert_eq!(desk.commit().2, Some(1));
@@ -365,7 +377,7 @@ proptest! {
             }
         }
         // Everything was old at the end, so everything is done or scheduled and the position has passed it.
-        prop_assert_eq!(desk.intake.positions().next().map(|(_, position, _)| position), Some(offset));
+        prop_assert_eq!(desk.intake.positions().next().map(|position| position.next), Some(offset));
         prop_assert_eq!(desk.intake.uncommitted(), 0);
     }
 }
