@@ -78,7 +78,9 @@ impl SealingArgs {
     /// For a role that only opens: a key of its own making would open nothing.
     fn load_existing(&self) -> Result<SealingKey> {
         match &self.sealing_key_file {
-            Some(path) => SealingKey::load(path).context("this role makes no sealing key: copy the file that `triggers ingest` made"),
+            Some(path) => {
+                SealingKey::load(path).context("SEALING_KEY_FILE (this role makes none: it takes the one that `triggers ingest` made)")
+            }
             None => self.load(),
         }
     }
