@@ -301,8 +301,8 @@ impl Pass {
         }
     }
 
-    /// Starts what has a slot, while attempts can be reported. The version of the endpoints is read again, unless it was just now: nothing is sent to an endpoint after the
-    /// answer that says it was deleted.
+    /// Starts what has a slot, while attempts can be reported. The version of the endpoints is read again, unless it was just now: nothing is
+    /// sent to an endpoint after the answer that says it was deleted.
     async fn start_attempts(&mut self, fresh: Option<Arc<Snapshot>>) {
         if self.intake.queue_depth() == 0 || self.flights.len() >= self.config.max_in_flight || !self.parts.reporter.is_heard() {
             return;
