@@ -46,17 +46,12 @@ pub(super) async fn ack(
     JsonBody(request): JsonBody<Request>,
 ) -> Result<Response, Problem> {
     let named = distinct(request.named()?);
-    // What is no id is as unknown as an id that nobody has.
-    let ids: Vec<Option<EventId>> = named.iter().map(|text| text.parse().ok()).collect();
-    let known: Vec<EventId> = distinct(ids.iter().flatten().copied());
+    let known: Vec<EventId> = named.iter().filter_map(|(_, id)| *id).collect();
     let outcome = acknowledge(&state, &caller, &context, &known).await?;
-    let is_acknowledged = |id: &Option<EventId>| id.is_some_and(|id| outcome.acknowledged.contains_key(&id));
-    let entry = |(event_id, id): (String, &Option<EventId>)| Entry {
-        event_id,
-        status: if is_acknowledged(id) { "acknowledged" } else { "not_found" },
-    };
-    let acknowledged = ids.iter().filter(|id| is_acknowledged(id)).count();
-    let results: Vec<Entry> = named.into_iter().zip(&ids).map(entry).collect();
+    let is_acknowledged = |id: Option<EventId>| id.is_some_and(|id| outcome.acknowledged.contains_key(&id));
+    let acknowledged = named.iter().filter(|(_, id)| is_acknowledged(*id)).count();
+    let entry = |(event_id, id)| Entry { event_id, status: if is_acknowledged(id) { "acknowledged" } else { "not_found" } };
+    let results: Vec<Entry> = named.into_iter().map(entry).collect();
     let status = if outcome.is_shown { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(Body { acknowledged, failed: results.len() - acknowledged, results })).into_response())
 }
@@ -79,10 +74,12 @@ fn invalid(field: &str, reason: &str) -> Problem {
     Problem::invalid("invalid_request", format!("{field}: {reason}")).with_details(details)
 }
 
-/// Each once, in the order in which they come first.
-fn distinct<T: Clone + Eq + std::hash::Hash>(all: impl IntoIterator<Item = T>) -> Vec<T> {
+/// Each once, however it is spelled, in the order in which they come first. What is no id is as unknown as an id that nobody has.
+fn distinct(named: Vec<String>) -> Vec<(String, Option<EventId>)> {
     let mut seen = HashSet::new();
-    all.into_iter().filter(|one| seen.insert(one.clone())).collect()
+    let read = named.into_iter().map(|text| (text.parse::<EventId>().ok(), text));
+    let first = read.filter(|(id, text)| seen.insert(id.map_or_else(|| text.clone(), |id| id.to_string())));
+    first.map(|(id, text)| (text, id)).collect()
 }
 
 #[cfg(test)]
@@ -111,6 +108,8 @@ mod tests {
 
     #[test]
     fn what_is_named_twice_counts_once_and_keeps_its_place() {
-        assert_eq!(distinct(["b", "a", "b", "c", "a"]), ["b", "a", "c"]);
+        let id = "0192f0c1-2345-7abc-8def-0123456789ab";
+        let named = ["b", id, "b", &id.to_uppercase(), "a"].map(str::to_owned).to_vec();
+        assert_eq!(distinct(named), [("b".to_owned(), None), (id.to_owned(), id.parse().ok()), ("a".to_owned(), None)]);
     }
 }
