@@ -16,13 +16,13 @@ const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
 #[derive(Args, Clone, Debug)]
 pub struct WebhookArgs {
     /// Send no webhooks: the dispatcher's position stays where it is, and delivery goes on from there when this is taken away
-    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY")]
+    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = clap::builder::FalseyValueParser::new())]
     pub disable_webhook_delivery: bool,
     /// Networks that webhooks may reach although they are not public, such as 10.1.0.0/16; comma-separated
     #[arg(long, env = "WEBHOOK_ALLOWED_NETWORKS", value_name = "CIDR,…", value_delimiter = ',')]
     pub webhook_allowed_networks: Vec<String>,
     /// Take endpoints with plain http URLs
-    #[arg(long, env = "WEBHOOK_ALLOW_HTTP")]
+    #[arg(long, env = "WEBHOOK_ALLOW_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
     pub webhook_allow_http: bool,
     /// First attempts made at once
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT", default_value_t = 1000)]

@@ -34,7 +34,7 @@ pub struct IngestArgs {
     #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
     dev_api_keys: Option<String>,
     /// Let anybody make an organization
-    #[arg(long, env = "OPEN_SIGNUP", default_value_t = false, action = clap::ArgAction::Set)]
+    #[arg(long, env = "OPEN_SIGNUP", value_parser = clap::builder::FalseyValueParser::new())]
     open_signup: bool,
     #[command(flatten)]
     shared: SharedArgs,
