@@ -78,14 +78,17 @@ impl KafkaArgs {
         }
         let mut config = KafkaConfig::new(brokers, &self.topic_prefix);
         config.instance.clone_from(&self.instance_name);
-        let given = if self.kafka_property.is_empty() { &self.kafka_properties } else { &self.kafka_property };
+        let (knob, given) = match self.kafka_property.as_slice() {
+            [] => ("KAFKA_PROPERTIES", &self.kafka_properties),
+            _ => ("--kafka", &self.kafka_property),
+        };
         for property in given.iter().filter(|property| !property.trim().is_empty()) {
             match property.split_once('=') {
                 Some((name, value)) if !name.trim().is_empty() => {
                     config.properties.push((name.trim().to_owned(), value.to_owned()));
                 }
                 // The text is not repeated: it may be half a password.
-                _ => return invalid("--kafka", "each property is NAME=VALUE"),
+                _ => return invalid(knob, "each property is NAME=VALUE"),
             }
         }
         // Each alone, so that the one to blame can be named; its value stays unsaid, here and in what librdkafka would print later.
@@ -94,7 +97,7 @@ impl KafkaArgs {
                 let reason = format!(
                     "librdkafka does not know the property {name}, or not with this value; TLS and SASL need a build with the feature kafka-tls"
                 );
-                return Err(InvalidConfig { knob: "--kafka", reason });
+                return Err(InvalidConfig { knob, reason });
             }
         }
         Ok(config)

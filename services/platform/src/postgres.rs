@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -43,6 +44,25 @@ pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
         .application_name("triggers")
         .options([("statement_timeout", config.statement_timeout.as_millis().to_string())]);
     Ok(PgPoolOptions::new().max_connections(config.max_connections).acquire_timeout(config.acquire_timeout).connect_lazy_with(options))
+}
+
+/// Connects once, to have the reason when that fails: a pool only says that it had no connection in time.
+///
+/// # Errors
+/// Why not, in a sentence that names the place and never the password.
+pub async fn reach(pool: &PgPool) -> Result<(), String> {
+    let connected = tokio::time::timeout(pool.options().get_acquire_timeout(), PgConnection::connect_with(&pool.connect_options())).await;
+    let reason = match connected {
+        Ok(Ok(connection)) => {
+            // Whether it says goodbye does not matter.
+            let _closed = connection.close().await;
+            return Ok(());
+        }
+        Ok(Err(sqlx::Error::Database(error))) => error.message().to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    Err(format!("{}: {reason}", place(pool)))
 }
 
 /// Which database a pool is for, for messages: never the user or the password.

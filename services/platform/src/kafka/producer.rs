@@ -142,9 +142,9 @@ impl Producer {
     /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added partitions (each topic that is
     /// written much belongs here, or its leaderless partition may take all places), and tells `kafka` whether they answer.
     pub async fn keep_in_touch(&self, topics: &[String], kafka: Component, shutdown: CancellationToken) {
-        const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+        const ANSWER_WITHIN: Duration = Duration::from_secs(3);
         const WHILE_DOWN: Duration = Duration::from_millis(250);
-        const WHILE_UP: Duration = Duration::from_secs(5);
+        const WHILE_UP: Duration = Duration::from_secs(2);
         loop {
             let mut outcome = Ok(0);
             for topic in topics {

@@ -110,6 +110,9 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
         Ok(pool) => pool,
         Err(error) => return findings.bad("PostgreSQL", error, "DATABASE_URL is postgres://user:password@host:port/database."),
     };
+    if let Err(why) = postgres::reach(&pool).await {
+        return findings.bad("PostgreSQL", why, "Start it, mend what is said, or name the right one with DATABASE_URL.");
+    }
     let version: Result<i32, sqlx::Error> =
         sqlx::query_scalar("SELECT current_setting('server_version_num')::integer / 10000").fetch_one(&pool).await;
     match version {

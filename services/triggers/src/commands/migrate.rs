@@ -20,6 +20,7 @@ pub struct MigrateArgs {
 /// Runs it.
 pub async fn run(args: MigrateArgs) -> Result<()> {
     let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
+    postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
     postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;
     print::line("the database has this version's schema")
 }
