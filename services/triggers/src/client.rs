@@ -47,6 +47,15 @@ pub struct Client {
     operator_token: Option<String>,
 }
 
+/// An answer that is no success. Its text is what a person needs of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Refused {
+    /// Its status.
+    pub status: StatusCode,
+    text: String,
+}
+
 /// The part of a problem that a person needs.
 #[derive(Deserialize)]
 struct Problem {
@@ -112,8 +121,11 @@ impl Client {
             return Ok((status, body));
         }
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => bail!("{} (HTTP {}, request {})", problem.detail, status.as_u16(), problem.request_id),
-            Err(_) => bail!("HTTP {}", status.as_u16()),
+            Ok(problem) => {
+                let text = format!("{} (HTTP {}, request {})", problem.detail, status.as_u16(), problem.request_id);
+                Err(Refused { status, text }.into())
+            }
+            Err(_) => Err(Refused { status, text: format!("HTTP {}", status.as_u16()) }.into()),
         }
     }
 }

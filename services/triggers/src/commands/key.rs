@@ -62,7 +62,17 @@ pub async fn run(client: &Client, args: KeyArgs) -> Result<()> {
         Action::List => {
             let answer: Value = client.fetch(client.request(As::Key, Method::GET, "/v1/keys/list")?).await?;
             let rows = answer.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            print::table(rows, &[("ID", "/id"), ("NAME", "/name"), ("ROLE", "/role"), ("PREFIX", "/prefix"), ("CREATED", "/created_at")])
+            print::table(
+                rows,
+                &[
+                    ("ID", "/id"),
+                    ("NAME", "/name"),
+                    ("ROLE", "/role"),
+                    ("PREFIX", "/prefix"),
+                    ("CREATED", "/created_at"),
+                    ("REVOKED", "/revoked_at"),
+                ],
+            )
         }
         Action::Show => print::json(&client.fetch(client.request(As::Key, Method::GET, "/v1/keys")?).await?),
         Action::Revoke { id } => {

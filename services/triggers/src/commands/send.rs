@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::print;
-use crate::client::{As, Client};
+use crate::client::{As, Client, Refused};
 
 /// Longest line that is read; the system takes no larger body.
 const MAX_LINE_BYTES: usize = 512 * 1024;
@@ -39,8 +39,11 @@ pub struct SendArgs {
     /// Repeats with the same id within 24 hours are refused
     #[arg(long)]
     dedup_id: Option<String>,
+    /// A repeat with the same key within 24 hours is answered as the first one was; made up when not given
+    #[arg(long, value_name = "KEY", conflicts_with = "dedup_id")]
+    idempotency_key: Option<String>,
     /// Send the lines of this file instead; - is standard input
-    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["event_type", "dedup_id"])]
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["event_type", "dedup_id", "idempotency_key"])]
     file: Option<PathBuf>,
     /// Requests at once; 1 keeps the order of the lines
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -58,7 +61,18 @@ pub async fn run(client: &Client, args: SendArgs) -> Result<()> {
             // Not through a `Value`: the payload goes out byte for byte.
             let payload: &RawValue = serde_json::from_str(&args.payload).context("the payload is not JSON")?;
             let body = OneEvent { event_type: args.event_type.as_deref(), payload, dedup_id: args.dedup_id.as_deref() };
-            print::json(&client.fetch(client.request(As::Key, Method::POST, "/v1/events")?.json(&body)).await?)
+            // One request, so that its answer is the answer. The key makes the API's own advice true of this command, too.
+            let key = args.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            let mut request = client.request(As::Key, Method::POST, "/v1/events")?.json(&body);
+            if args.dedup_id.is_none() {
+                request = request.header("idempotency-key", &key);
+            }
+            match client.fetch(request).await {
+                Ok(answer) => print::json(&answer),
+                Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.status.is_client_error()) => Err(error),
+                Err(error) if args.dedup_id.is_some() => Err(error.context("not confirmed; send it again with the same --dedup-id")),
+                Err(error) => Err(error.context(format!("not confirmed; send it again with --idempotency-key {key}"))),
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 use super::files::DevJson;
 
 /// The text. The lines are the README's, with this system's URL and key.
-pub fn text(dev: &DevJson, folder: &str) -> String {
+pub fn text(dev: &DevJson, folder: &str, ephemeral: bool) -> String {
     let DevJson { base_url, api_key, organization_id, kafka_brokers, .. } = dev;
+    let data = if ephemeral { "the data goes with it" } else { "the data stays for the next start" };
     format!(
         "
 Triggers is up.
@@ -29,7 +30,7 @@ Receive webhooks (the secret to verify them with is in the answer):
   curl -s {base_url}/v1/endpoints -H 'Authorization: Bearer {api_key}' \\
     -H 'Content-Type: application/json' -d '{{\"url\": \"http://127.0.0.1:9000/hook\", \"event_types\": [\"order.*\"]}}'
 
-Ctrl-C ends everything; the data stays for the next start.
+Ctrl-C ends everything; {data}.
 "
     )
 }

@@ -133,7 +133,7 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
     dev.write(folder)?;
     wait_until_ready(&connections.health, &shutdown).await;
     if !shutdown.is_cancelled() {
-        println!("{}", banner::text(&dev, &folder.display().to_string()));
+        println!("{}", banner::text(&dev, &folder.display().to_string(), args.ephemeral));
     }
     let running = supervisor.run(shutdown.clone(), args.process.shutdown_deadline());
     tokio::select! {
