@@ -18,6 +18,18 @@ pub const CONTENT_TYPE_JSON: &str = "application/json";
 /// `content-type` of a structured CloudEvent.
 pub const CONTENT_TYPE_CLOUDEVENT: &str = "application/cloudevents+json";
 
+/// Topic that a record stood on before it was written again from its dead letter. With the next three it names the first place of the record,
+/// from which the event id of a native record is made; they come all four or not at all, and decide nothing else.
+pub const ORIGIN_TOPIC: &str = "triggers-origin-topic";
+/// Partition of the first place, decimal.
+pub const ORIGIN_PARTITION: &str = "triggers-origin-partition";
+/// Offset of the first place, decimal.
+pub const ORIGIN_OFFSET: &str = "triggers-origin-offset";
+/// Append time at the first place, milliseconds since the Unix epoch, decimal.
+pub const ORIGIN_TIMESTAMP: &str = "triggers-origin-timestamp";
+
+/// How the name of every header begins that tells of a dead letter. None of them survives when it is written again.
+pub const DLQ_PREFIX: &str = "triggers-dlq-";
 /// Topic a dead letter came from.
 pub const DLQ_TOPIC: &str = "triggers-dlq-topic";
 /// Partition a dead letter came from, decimal.

@@ -6,12 +6,14 @@
 mod acks;
 mod attempts;
 mod encoding;
+mod origin;
 
 use std::borrow::Cow;
 
 pub use acks::{MAX_ACKS_PER_RECORD, read_acks};
 pub use attempts::{MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, read_attempt};
 use encoding::{Encoding, encoding_of};
+pub use origin::Origin;
 
 use crate::codec::{self, DecodeError};
 use crate::event_json::limits::check;
@@ -45,7 +47,7 @@ pub struct NativeRecord<'a> {
 #[error("{message}")]
 pub struct Unreadable {
     /// Stable, `lower_snake`: `null_value`, `bad_key`, `value_too_large`, `payload_too_large`, `malformed`, `invalid_event`, `invalid_ack`,
-    /// `invalid_attempt`, `bad_avro`, `unknown_schema` or `organization_mismatch`.
+    /// `invalid_attempt`, `bad_avro`, `unknown_schema`, `organization_mismatch` or `bad_origin`.
     pub class: &'static str,
     /// One sentence, at most about a kilobyte.
     pub message: String,
@@ -78,6 +80,18 @@ impl From<Invalid> for Unreadable {
     }
 }
 
+impl NativeRecord<'_> {
+    /// Whether another record may have the same event id: this one was written again, or its producer chose the id. Ids made at ingest and ids
+    /// made of the record's own place come once.
+    pub fn may_repeat_an_id(&self) -> bool {
+        let names_its_id = || {
+            self.value.is_some_and(|value| value.starts_with(&codec::MARKER) && encoding_of(value, self.headers) == Encoding::Avro)
+                && header(self.headers, headers::KEY_ID).is_none()
+        };
+        header(self.headers, headers::ORIGIN_TOPIC).is_some() || names_its_id()
+    }
+}
+
 /// Reads one record of `triggers.events.v1`: Avro, JSON or a CloudEvent.
 ///
 /// # Errors
@@ -85,13 +99,16 @@ impl From<Invalid> for Unreadable {
 pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
     let value = value_of(record.value)?;
     let org_id = organization_of(record.key)?;
+    let origin = Origin::of_headers(record.headers)?;
     let new = match encoding_of(value, record.headers) {
         Encoding::Avro => return read_avro(org_id, value),
         Encoding::Json => event_json::parse(value)?,
         Encoding::CloudEvent => cloudevents::structured(value)?,
         Encoding::BinaryCloudEvent => read_binary(value, record.headers)?,
     };
-    let event_id = EventId::of_place(record.topic, record.partition, record.offset, record.timestamp_ms);
+    // Whoever forges an origin reaches no event but those under the record's own key.
+    let event_id = origin
+        .map_or_else(|| EventId::of_place(record.topic, record.partition, record.offset, record.timestamp_ms), |origin| origin.event_id());
     let dedup = new.dedup_id.as_deref().map(|id| Dedup::dedup_id(id, value));
     Ok(new.into_event(org_id, event_id, dedup, traceparent_of(record.headers)))
 }

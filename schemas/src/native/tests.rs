@@ -152,6 +152,43 @@ fn a_record_without_value_or_organization_is_refused_with_its_reason() {
     assert!(read(long.as_bytes(), &[]).unwrap_err().message.len() <= 1024);
 }
 
+const ORIGIN: [(&str, &str); 4] = [
+    ("triggers-origin-topic", "triggers.events.v1"),
+    ("triggers-origin-partition", "5"),
+    ("triggers-origin-offset", "7"),
+    ("triggers-origin-timestamp", "1600000000000"),
+];
+
+#[test]
+fn a_record_that_was_written_again_has_the_id_of_its_first_place() {
+    let json = br#"{"type": "a", "data": 1}"#;
+    let read_there = read(json, &ORIGIN).unwrap();
+    assert_eq!(read_there.event_id, EventId::of_place("triggers.events.v1", 5, 7, 1_600_000_000_000));
+    // Of every version to come: these ids are in inboxes and at receivers.
+    assert_eq!(read_there.event_id.to_string(), "0ba6bb14-c039-53a4-bcfe-27c66e195960");
+    assert_ne!(read_there.event_id, read(json, &[]).unwrap().event_id);
+    let avro = read(&encode_event(&event()).unwrap(), &ORIGIN).unwrap();
+    assert_eq!(avro.event_id, event().event_id, "an id that the producer chose stays");
+    assert_eq!(class(read(json, &ORIGIN[..3])), "bad_origin");
+    assert_eq!(class(read(&encode_event(&event()).unwrap(), &[ORIGIN[0]])), "bad_origin");
+}
+
+#[test]
+fn an_id_may_repeat_when_a_producer_chose_it_or_the_record_was_written_again() {
+    let may_repeat = |value: &[u8], pairs: &[(&str, &str)]| {
+        let headers = headers(pairs);
+        let record =
+            NativeRecord { topic: "t", partition: 0, offset: 0, timestamp_ms: 0, key: None, value: Some(value), headers: &headers };
+        record.may_repeat_an_id()
+    };
+    let (avro, json) = (encode_event(&event()).unwrap(), br#"{"type": "a", "data": 1}"#);
+    assert!(may_repeat(&avro, &[]) && may_repeat(&avro, &[("content-type", "application/avro")]));
+    assert!(!may_repeat(&avro, &[("triggers-key-id", OTHER)]));
+    assert!(!may_repeat(json, &[]) && !may_repeat(json, &[("triggers-key-id", OTHER)]));
+    assert!(!may_repeat(&avro, &[("ce_specversion", "1.0")]), "the data of a CloudEvent, whatever it begins with");
+    assert!(may_repeat(json, &ORIGIN) && may_repeat(&avro, &[ORIGIN[0], ("triggers-key-id", OTHER)]));
+}
+
 #[test]
 fn only_a_well_formed_traceparent_is_kept() {
     let value = br#"{"type": "a", "data": 1}"#;
@@ -233,7 +270,7 @@ proptest! {
     fn no_record_makes_a_reader_panic(
         value in prop::collection::vec(any::<u8>(), 0..200),
         key in prop::collection::vec(any::<u8>(), 0..40),
-        names in prop::collection::vec("content-type|ce_specversion|ce_id|ce_\\PC{0,3}|traceparent", 0..5),
+        names in prop::collection::vec("content-type|ce_specversion|ce_id|ce_\\PC{0,3}|traceparent|triggers-origin-(topic|offset)", 0..5),
     ) {
         let headers: Vec<_> = names.into_iter().map(|name| (name, value.clone())).collect();
         for key in [key.as_slice(), ORG.as_bytes()] {
