@@ -8,3 +8,4 @@ mod acks;
 pub mod inbox;
 mod metrics;
 pub mod projector;
+mod rejected;

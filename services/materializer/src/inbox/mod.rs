@@ -1,4 +1,4 @@
-//! The inbox over HTTP: pages, single events and their status, read from the view; and the state that the acknowledgements share.
+//! The inbox over HTTP: pages, single events and their status, read from the view; and the state that the acknowledgements and the rejected records share.
 //!
 //! What a page is, is computed by pure parts (`cursor`, `merge`, `request`); `query`, `seek` and `event` hold the SQL; `freshness` and
 //! `arrivals` know when the view has got further. Writing the view is the projector's business, acknowledging that of `acks`.
@@ -10,7 +10,7 @@ mod freshness;
 mod item;
 mod list;
 mod merge;
-mod position;
+pub(crate) mod position;
 mod query;
 mod request;
 mod seek;
@@ -22,7 +22,7 @@ use axum::routing::get;
 
 pub use state::InboxState;
 
-/// The routes of the inbox and of the acknowledgements, relative to a mount.
+/// The routes of the inbox, of the acknowledgements and of the rejected records, relative to a mount.
 pub fn routes(state: InboxState) -> Router {
     Router::new()
         .route("/inbox", get(list::list))
@@ -31,5 +31,6 @@ pub fn routes(state: InboxState) -> Router {
         .route("/events/{id}", get(event::event).delete(crate::acks::delete))
         .route("/events/{id}/status", get(status::status))
         .merge(crate::acks::routes())
+        .merge(crate::rejected::routes())
         .with_state(state)
 }

@@ -1,4 +1,4 @@
-//! What the inbox routes and the acknowledgements work with.
+//! What the routes of the inbox, of the acknowledgements and of the rejected records work with.
 
 use std::sync::Arc;
 
@@ -29,6 +29,7 @@ pub struct InboxState {
 pub(crate) struct Inbox {
     pub(crate) pool: PgPool,
     pub(crate) producer: Producer,
+    pub(crate) events_topic: String,
     pub(crate) acks_topic: String,
     pub(crate) sealing: SealingKey,
     pub(crate) watch: PositionWatch,
@@ -59,6 +60,7 @@ impl InboxState {
             arrivals: Arrivals::new(pool.clone(), consumer, &topics.events),
             pool,
             producer,
+            events_topic: topics.events,
             acks_topic: topics.acks,
             sealing,
             watch,

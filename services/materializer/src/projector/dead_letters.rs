@@ -8,7 +8,7 @@ use platform::health::Component;
 use platform::kafka::Record;
 use platform::kafka::producer::{Outgoing, Producer, PublishError};
 use schemas::headers;
-use schemas::native::Unreadable;
+use schemas::native::{Origin, Unreadable};
 use schemas::topics::TopicNames;
 use tracing::{error, warn};
 
@@ -46,7 +46,11 @@ pub(crate) async fn write(producer: &Producer, topics: &TopicNames, component: &
     ]);
     let whole = Outgoing { topic: &topics.dead_letters, key: record.key.as_deref(), value: record.value.as_deref(), headers: &all };
     // Ours alone, for a record that is too large even for the dead letters: the log itself still has it, at that place.
-    let place_only = Outgoing { topic: &topics.dead_letters, key: None, value: None, headers: &all[record.headers.len()..] };
+    // With the first place of one that was written again before: it is the same letter still.
+    let first_place = Origin::of_headers(&record.headers).ok().flatten().map(|origin| origin.to_headers());
+    let mut ours = all[record.headers.len()..].to_vec();
+    ours.extend(first_place.iter().flatten().map(|(name, value)| (*name, value.as_bytes())));
+    let place_only = Outgoing { topic: &topics.dead_letters, key: None, value: None, headers: &ours };
     let mut pause = FIRST_PAUSE;
     loop {
         let mut outcome = producer.publish(whole).await;

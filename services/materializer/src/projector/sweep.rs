@@ -1,5 +1,6 @@
-//! What time does to rows: taking away what nothing will ask for again (effects whose event never came, dedup keys past their window), and
-//! applying effects that missed their event. In small batches, so that no statement holds anybody up.
+//! What time does to rows: taking away what nothing will ask for again (effects whose event never came, dedup keys past
+//! their window, rejected records of a month ago), and applying effects that missed their event. In small batches, so that no statement holds
+//! anybody up.
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use uuid::Uuid;
 
 use super::flush::missed;
 use crate::metrics::METRICS;
+use crate::rejected::rows as rejected;
 
 /// Rows that one statement takes away at most; a full batch is followed by the next one at once.
 const BATCH: u64 = 1000;
@@ -83,7 +85,8 @@ async fn sweep(pool: &PgPool, shutdown: &CancellationToken) -> Result<(), sqlx::
                  SELECT ctid FROM dedup_keys WHERE expires_at < now() - interval '8 days' LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
         let keys = keys.execute(pool).await?.rows_affected();
-        if dropped < BATCH && keys < BATCH {
+        let rejected = rejected::sweep(pool).await?;
+        if dropped < BATCH && keys < BATCH && rejected < BATCH {
             return Ok(());
         }
     }

@@ -4,3 +4,4 @@
 mod acks;
 mod inbox;
 mod projector;
+mod rejected;

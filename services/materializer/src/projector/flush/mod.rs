@@ -28,11 +28,10 @@ use super::decode::{Content, Item, decode};
 use super::organizations::{self, Organizations};
 use super::{CONSUMER, Error, dead_letters};
 use crate::metrics::METRICS;
+use crate::rejected::rows as rejected;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Class of the dead letter that a refused row becomes.
-const REFUSED: &str = "refused_by_database";
 
 /// Writes batches.
 pub(crate) struct Flusher {
@@ -178,7 +177,7 @@ impl Flusher {
             transaction.rollback().await?;
             return Ok(false);
         }
-        apply(&mut transaction, part, holds).await?;
+        apply(&mut transaction, part, holds, &self.topics).await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -190,13 +189,20 @@ impl Flusher {
             let second = part.split_off(part.len() / 2);
             parts.push_front(second);
         } else if let Some(item) = part.first_mut() {
-            if matches!(item.content, Content::Dead(_) | Content::Skipped) {
+            match item.content {
                 // Nothing but the position is left of it: it is the position that PostgreSQL refuses, and will again.
-                return Err(Error::View(error));
+                Content::Skipped => return Err(Error::View(error)),
+                // The dead letter is on the log; what the tenant would see of it is left out.
+                Content::Dead(_) => {
+                    warn!(%error, "PostgreSQL refuses the row of a rejected record; its tenant will not see it.");
+                    item.content = Content::Skipped;
+                }
+                Content::Event(_) | Content::Acks(_) | Content::Attempt(_) => {
+                    let reason = Unreadable { class: rejected::REFUSED_BY_DATABASE, message: error.to_string() };
+                    dead_letters::write(&self.producer, &self.topics, &self.component, &item.record, &reason).await;
+                    item.content = Content::Dead(reason);
+                }
             }
-            let reason = Unreadable { class: REFUSED, message: error.to_string() };
-            dead_letters::write(&self.producer, &self.topics, &self.component, &item.record, &reason).await;
-            item.content = Content::Dead(reason);
         }
         parts.push_front(part);
         Ok(())
@@ -221,17 +227,19 @@ impl Flusher {
 }
 
 /// Events before acks and attempts: an effect in the same batch finds its event.
-async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Place, Hold>) -> Result<(), Failure> {
+async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Place, Hold>, topics: &TopicNames) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut acknowledged = Vec::new();
     let mut attempted = Vec::new();
+    let mut refused = Vec::new();
     for item in part {
         let log_epoch = holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch);
         match &item.content {
             Content::Event(event) => rows.push(events::Row::new(&item.record, event, log_epoch)),
             Content::Acks(acks) => acknowledged.extend(acks.iter().zip(0_i32..).map(|(ack, nth)| acks::Row::new(&item.record, ack, nth))),
             Content::Attempt(attempt) => attempted.push(attempts::Row { record: &item.record, attempt }),
-            Content::Dead(_) | Content::Skipped => {}
+            Content::Dead(reason) => refused.extend(rejected::Row::of(&item.record, reason, log_epoch, topics)),
+            Content::Skipped => {}
         }
     }
     if !rows.is_empty() {
@@ -248,6 +256,7 @@ async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Pl
     if !attempted.is_empty() {
         attempts::apply(connection, &attempted).await?;
     }
+    rejected::insert(connection, &refused).await?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
+use materializer::projector::ProjectorConfig;
 use platform::kafka::topics::{self, Replication};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -209,5 +210,72 @@ async fn much_garbage_is_one_dead_letter_each_and_the_next_record_is_served() {
     let mut expected = garbage;
     expected.sort_unstable();
     assert!(values == expected, "{} dead letters", values.len());
+    projecting.stop().await;
+}
+
+/// Rows of `view.rejected`: organization, topic, partition, offset, class and message, in the order of their offsets.
+async fn rejected(bench: &Bench) -> Vec<(OrgId, String, i32, i64, String, String)> {
+    let rows: Vec<(uuid::Uuid, String, i32, i64, String, String)> = sqlx::query_as(
+        "SELECT org_id, log_topic, log_partition, log_offset, error_class, message FROM view.rejected ORDER BY log_topic, log_offset",
+    )
+    .fetch_all(&bench.pool)
+    .await
+    .unwrap();
+    rows.into_iter()
+        .map(|(org, topic, partition, offset, class, message)| (OrgId::from_uuid(org), topic, partition, offset, class, message))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_told_of_the_dead_letters_under_its_key_once_however_often_they_are_read() {
+    let bench = Bench::start().await;
+    let (org, erased) = (bench.organization(0).await, bench.organization(0).await);
+    erase(&bench, erased).await;
+    let (events, acks, deliveries) = (bench.topics().events.clone(), bench.topics().acks.clone(), bench.topics().deliveries.clone());
+    let key = org.to_string().into_bytes();
+    // What the message repeats of a record need not be storable.
+    let named = [("ce_specversion", &b"1.0"[..]), ("ce_id", b"\xFF")];
+    let first = bench.append(&events, Some(&key), Some(b"1"), &named).await;
+    let second = bench.append(&events, Some(&key), Some(b"garbage"), &[]).await;
+    let third = bench.append(&acks, Some(&key), Some(b"{}"), JSON).await;
+    for key in [stranger(0).to_string().into_bytes(), erased.to_string().into_bytes(), b"shop".to_vec()] {
+        bench.append(&events, Some(&key), Some(b"garbage"), &[]).await;
+    }
+    bench.append(&deliveries, Some(&key), Some(b"garbage"), &[]).await;
+    let after = event(org);
+    bench.event(&after).await;
+
+    let projecting = bench.project();
+    bench.passed().await;
+    projecting.stop().await;
+    let told = rejected(&bench).await;
+    let places: Vec<_> =
+        told.iter().map(|(org, topic, partition, offset, class, _)| (*org, topic, *partition, *offset, class.as_str())).collect();
+    let wanted = [(&acks, &third, "invalid_ack"), (&events, &first, "malformed"), (&events, &second, "malformed")];
+    assert_eq!(places, wanted.map(|(topic, appended, class)| (org, topic, appended.partition, appended.offset, class)));
+    assert!(told.iter().all(|(.., message)| !message.is_empty()));
+
+    sqlx::query("UPDATE consumer_positions SET next_offset = 0").execute(&bench.pool).await.unwrap();
+    let projecting = bench.project();
+    bench.passed().await;
+    assert_eq!(rejected(&bench).await, told);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_records_are_taken_away_after_thirty_days() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    sqlx::query(
+        "INSERT INTO view.rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
+         SELECT $1, 't', 0, 1, day, now() - day * interval '1 day', 'c', 'm' FROM generate_series(28, 33) day",
+    )
+    .bind(org.as_uuid())
+    .execute(&bench.pool)
+    .await
+    .unwrap();
+    let config = ProjectorConfig { sweep_interval: Duration::from_millis(50), ..ProjectorConfig::default() };
+    let projecting = bench.project_as(config);
+    eventually(PATIENCE, "the old ones are gone", || async { (rejected(&bench).await.len() == 2).then_some(()) }).await;
     projecting.stop().await;
 }
