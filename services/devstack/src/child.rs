@@ -49,6 +49,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) folder: &'a Path,
     /// Whom to become; `None` stays who we are.
     pub(crate) user: Option<&'a User>,
+    /// All that its environment holds; `None`: this process's, without what is meant for other servers.
+    pub(crate) environment: Option<&'a [(String, String)]>,
     /// The signal it gets when this process dies: `KILL`, `QUIT`.
     pub(crate) death_signal: &'static str,
     /// Takes standard output and standard error.
@@ -72,9 +74,11 @@ impl Launch<'_> {
         command.arg("--").arg(&self.program).args(&self.args);
         command.current_dir(self.folder).process_group(0);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
-        for (name, _) in std::env::vars_os() {
-            if is_server_variable(&name) {
-                command.env_remove(&name);
+        if let Some(environment) = self.environment {
+            command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+        } else {
+            for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_server_variable(name)) {
+                command.env_remove(name);
             }
         }
         let name = self.program.display();

@@ -191,7 +191,8 @@ fn is_unlocked(folder: &Path) -> bool {
 /// Starts a shell that removes the folder once our end of its input is closed, which happens however we end.
 fn spawn_reaper(folder: &Path) -> Result<ChildStdin, Error> {
     // The servers die at the same moment and may still write for an instant: hence the second round.
-    let script = r#"cat >/dev/null; for wait in 0.2 2; do sleep $wait; rm -rf -- "$0"; done"#;
+    // A small disk that is mounted below would keep its folder.
+    let script = r#"cat >/dev/null; for wait in 0.2 2; do sleep $wait; umount -l "$0"/*/data 2>/dev/null; rm -rf -- "$0"; done"#;
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(script).arg(folder).current_dir("/").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,4 +1,5 @@
-//! Apache Kafka as one node, broker and controller in one: its settings, formatting, command line and readiness.
+//! One node of Apache Kafka, broker and controller in one: its settings, formatting, command line and readiness. It may be alone or one of
+//! several.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -47,11 +48,21 @@ pub(crate) struct Kafka {
     folder: PathBuf,
     class_path: String,
     cluster_id: String,
+    id: i32,
     port: u16,
-    controller_port: u16,
+    voters: Vec<Voter>,
     durability: Durability,
     heap: Heap,
     address: String,
+}
+
+/// One member of the controller quorum: every node is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Voter {
+    /// Node id, from 1.
+    pub(crate) id: i32,
+    /// Its controller's port on 127.0.0.1.
+    pub(crate) port: u16,
 }
 
 /// What `Kafka::prepare` needs to know.
@@ -59,8 +70,11 @@ pub(crate) struct Settings<'a> {
     pub(crate) folder: PathBuf,
     pub(crate) user: Option<&'a User>,
     pub(crate) cluster_id: &'a str,
+    /// Which of the voters it is.
+    pub(crate) id: i32,
     pub(crate) port: u16,
-    pub(crate) controller_port: u16,
+    /// All nodes of the cluster, this one among them.
+    pub(crate) voters: Vec<Voter>,
     pub(crate) durability: Durability,
     pub(crate) heap: Heap,
 }
@@ -81,8 +95,9 @@ impl Kafka {
             // Relative to the working directory, so that it reads the same wherever the data folder is.
             class_path: names.join(":"),
             cluster_id: settings.cluster_id.to_owned(),
+            id: settings.id,
             port: settings.port,
-            controller_port: settings.controller_port,
+            voters: settings.voters,
             durability: settings.durability,
             heap: settings.heap,
             address: format!("127.0.0.1:{}", settings.port),
@@ -110,7 +125,13 @@ impl Kafka {
     }
 
     fn properties(&self) -> String {
-        let (port, controller_port) = (self.port, self.controller_port);
+        let (port, id) = (self.port, self.id);
+        let controller_port = self.voters.iter().find(|voter| voter.id == id).map_or(0, |voter| voter.port);
+        let voters: Vec<String> = self.voters.iter().map(|voter| format!("{}@127.0.0.1:{}", voter.id, voter.port)).collect();
+        let voters = voters.join(",");
+        // Three copies, of which two must have a record before it counts, as in production; as many as there are on fewer nodes.
+        let copies = self.voters.len().min(3);
+        let in_sync = copies.div_ceil(2);
         // Every partition maps two index files of the given size, and tests make thousands of partitions. Each size
         // holds the index of a whole segment.
         let (segment, index) = match self.durability {
@@ -119,8 +140,8 @@ impl Kafka {
         };
         format!(
             "process.roles=broker,controller\n\
-             node.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller_port}\n\
+             node.id={id}\n\
+             controller.quorum.voters={voters}\n\
              listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
              advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
              controller.listener.names=CONTROLLER\n\
@@ -129,6 +150,13 @@ impl Kafka {
              log.dirs={}\n\
              log.segment.bytes={segment}\n\
              log.index.size.max.bytes={index}\n\
+             default.replication.factor={copies}\n\
+             min.insync.replicas={in_sync}\n\
+             offsets.topic.replication.factor={copies}\n\
+             transaction.state.log.replication.factor={copies}\n\
+             transaction.state.log.min.isr={in_sync}\n\
+             share.coordinator.state.topic.replication.factor={copies}\n\
+             share.coordinator.state.topic.min.isr={in_sync}\n\
              {FIXED}",
             self.folder.join("data").display(),
         )
@@ -175,6 +203,7 @@ impl Kafka {
             args: all.collect(),
             folder: &self.folder,
             user: self.user.as_ref(),
+            environment: None,
             death_signal: "KILL",
             output,
         }
@@ -189,7 +218,8 @@ impl Kafka {
         self.java(tuning, args, &self.folder.join("kafka.out")).spawn()
     }
 
-    /// Waits until the broker answers, not only listens: its metadata names it, and it tells its settings.
+    /// Waits until the broker answers, not only listens: its metadata names it, and it tells its settings. Of several nodes none is ready
+    /// before most of them run.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         while tokio::net::TcpStream::connect(&self.address).await.is_err() {
             tokio::time::sleep(POLL).await;
@@ -199,11 +229,11 @@ impl Kafka {
         config.set("reconnect.backoff.ms", "10").set("reconnect.backoff.max.ms", "50");
         config.set_log_level(RDKafkaLogLevel::Emerg);
         let admin: Arc<AdminClient<DefaultClientContext>> = Arc::new(config.create()?);
-        while !is_registered(Arc::clone(&admin)).await {
+        while !is_registered(Arc::clone(&admin), self.id).await {
             tokio::time::sleep(POLL).await;
         }
         let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
-        while admin.describe_configs(&[ResourceSpecifier::Broker(1)], &options).await.is_err() {
+        while admin.describe_configs(&[ResourceSpecifier::Broker(self.id)], &options).await.is_err() {
             tokio::time::sleep(POLL).await;
         }
         // Closing a client waits for its threads.
@@ -223,27 +253,38 @@ impl Kafka {
         &self.folder
     }
 
+    /// Whom this node last took for the leader of the controllers, and in which term, as it wrote it down.
+    pub(crate) fn believed_leader(&self) -> Option<(i64, i32)> {
+        let path = self.folder.join("data/__cluster_metadata-0/quorum-state");
+        leader_in(&std::fs::read_to_string(path).ok()?)
+    }
+
     pub(crate) fn last_words(&self) -> String {
         files::tail(&[&self.folder.join("kafka.out"), &self.folder.join("logs/kafka.log")])
     }
 }
 
-async fn is_registered(admin: Arc<AdminClient<DefaultClientContext>>) -> bool {
-    let ask = move || admin.inner().fetch_metadata(None, CALL_TIMEOUT).is_ok_and(|seen| !seen.brokers().is_empty());
+async fn is_registered(admin: Arc<AdminClient<DefaultClientContext>>, id: i32) -> bool {
+    let ask = move || {
+        let seen = admin.inner().fetch_metadata(None, CALL_TIMEOUT);
+        seen.is_ok_and(|seen| seen.brokers().iter().any(|broker| broker.id() == id))
+    };
     tokio::task::spawn_blocking(ask).await.unwrap_or(false)
 }
 
-/// Settings that are the same everywhere: one copy of each internal topic, quick to start, quick to see a dead member.
+/// Term and leader in the text of a `quorum-state` file; none while an election is open.
+fn leader_in(text: &str) -> Option<(i64, i32)> {
+    let state: serde_json::Value = serde_json::from_str(text).ok()?;
+    let leader = i32::try_from(state.get("leaderId")?.as_i64()?).ok()?;
+    (leader > 0).then_some((state.get("leaderEpoch")?.as_i64()?, leader))
+}
+
+/// Settings that are the same everywhere: quick to start, quick to see a dead member.
 /// A killed broker may register again only when its session of before has run out, so that is kept short.
 /// The cleaner's default buffer of 128 MB does not fit a small heap.
 const FIXED: &str = "\
-offsets.topic.replication.factor=1
 offsets.topic.num.partitions=3
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=3
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=3
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
@@ -261,3 +302,16 @@ num.recovery.threads.per.data.dir=2
 log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=4194304
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leader_is_read_with_its_term_and_an_open_election_has_none() {
+        let state = |leader: i32| format!(r#"{{"leaderId":{leader},"leaderEpoch":7,"votedId":-1,"data_version":1}}"#);
+        assert_eq!(leader_in(&state(2)), Some((7, 2)));
+        assert_eq!(leader_in(&state(-1)), None);
+        assert_eq!(leader_in("half a fi"), None);
+    }
+}

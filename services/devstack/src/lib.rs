@@ -1,5 +1,8 @@
-//! A real Apache Kafka (one node, broker and controller in one) and a real PostgreSQL as child processes of this one:
+//! A real Apache Kafka (nodes that are broker and controller in one) and a real PostgreSQL as child processes of this one:
 //! for `triggers up`, for tests and for load tests.
+//!
+//! `Stack` is one Kafka and one PostgreSQL; `Cluster` is several Kafka nodes, for those who want to see what happens when some are lost;
+//! `Process` is any other program that must not outlive this one.
 //!
 //! What lives here: finding the tools, fetching the broker's jars, the data folder and its lock, starting, watching,
 //! restarting and stopping the two servers, and what tests need on top (`testing`).
@@ -9,7 +12,9 @@
 //! of this machine may talk to it: it is meant for development and tests.
 
 mod child;
+mod cluster;
 mod datadir;
+mod disk;
 mod error;
 mod files;
 mod jars;
@@ -17,15 +22,28 @@ mod kafka;
 mod options;
 mod ports;
 mod postgres;
+mod process;
 mod server;
 mod stack;
 pub mod testing;
 pub mod tools;
 
+pub use cluster::{Cluster, ClusterOptions};
 pub use error::Error;
 pub use options::{Data, Durability, Heap, Options};
+pub use process::{Process, Program};
 pub use rustix::process::Signal;
+pub use server::Server;
 pub use stack::Stack;
+
+/// A port on 127.0.0.1 that was free a moment ago and that the system gives to no outgoing connection, so that a server which is started
+/// again finds it free again.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16, Error> {
+    ports::free()
+}
 
 /// Fetches the broker's jars into the cache unless they are there, and returns the folder that holds them.
 ///

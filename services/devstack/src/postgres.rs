@@ -98,6 +98,7 @@ impl Postgres {
             args,
             folder: &self.folder,
             user: self.user.as_ref(),
+            environment: None,
             death_signal,
             output,
         }

@@ -26,7 +26,7 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// How long `Drop` waits for a killed server.
 const DROP_DEADLINE: Duration = Duration::from_secs(3);
 
-/// The two servers, and what differs between them.
+/// The two kinds of server, and what differs between them.
 pub(crate) enum Program {
     Kafka(Kafka),
     Postgres(Postgres),
@@ -93,8 +93,8 @@ impl Program {
     }
 }
 
-/// A server that is kept running until it is stopped.
-pub(crate) struct Server {
+/// A server, to be ended and started again on its port and data. In a `Stack` it is started again when it ends by itself.
+pub struct Server {
     pub(crate) program: Program,
     /// Whether it is to run. Held over a whole start or stop, so that these do not overlap.
     wanted: Mutex<bool>,
@@ -108,7 +108,10 @@ impl Server {
     }
 
     /// Starts it and returns when it answers; nothing to do if it runs.
-    pub(crate) async fn start(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start(&self) -> Result<(), Error> {
         let mut wanted = self.wanted.lock().await;
         match self.running() {
             Some(_) if *wanted => return Ok(()),
@@ -153,12 +156,18 @@ impl Server {
     }
 
     /// Ends it in order, and kills it if it takes too long. It stays down until `start`.
-    pub(crate) async fn stop(&self) {
+    pub async fn stop(&self) {
         self.stop_with(self.program.stop_signal()).await;
     }
 
-    /// Kills it as a crash would. It stays down until `start`.
-    pub(crate) async fn kill(&self) {
+    /// Ends it at once by its own means: PostgreSQL's immediate shutdown, which recovers at the next start; Kafka has none and is killed.
+    /// It stays down until `start`.
+    pub async fn stop_at_once(&self) {
+        self.stop_with(self.program.abort_signal()).await;
+    }
+
+    /// Kills it, and its children, as a crash would. It stays down until `start`.
+    pub async fn kill(&self) {
         self.stop_with(Signal::KILL).await;
     }
 
@@ -173,7 +182,7 @@ impl Server {
     }
 
     /// Sends a signal. `STOP`, `CONT` and `KILL` reach its children too: a halted server answers nobody.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let Some(child) = self.running() else { return };
         if [Signal::STOP, Signal::CONT, Signal::KILL].contains(&signal) {
             child.signal_family(signal);
@@ -182,7 +191,9 @@ impl Server {
         }
     }
 
-    pub(crate) fn pid(&self) -> Option<u32> {
+    /// Its process id while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
         self.running().map(|child| child.pid())
     }
 

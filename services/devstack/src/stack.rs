@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::datadir::DataDir;
-use crate::kafka::{Kafka, Settings};
+use crate::kafka::{Kafka, Settings, Voter};
 use crate::options::{Data, Options};
 use crate::postgres::Postgres;
 use crate::server::{Program, Server};
@@ -230,8 +230,9 @@ async fn start_kafka(options: &Options, folder: &DataDir, user: Option<&User>) -
         folder: folder.server("kafka"),
         user,
         cluster_id: &folder.record().cluster_id,
+        id: 1,
         port: ports::choose("Kafka", options.kafka_port)?,
-        controller_port: ports::free()?,
+        voters: vec![Voter { id: 1, port: ports::free()? }],
         durability: options.durability,
         heap: options.heap,
     };
@@ -239,7 +240,7 @@ async fn start_kafka(options: &Options, folder: &DataDir, user: Option<&User>) -
     start(Program::Kafka(kafka)).await
 }
 
-async fn start_postgres(options: &Options, folder: &DataDir, user: Option<&User>) -> Result<Option<Arc<Server>>, Error> {
+pub(crate) async fn start_postgres(options: &Options, folder: &DataDir, user: Option<&User>) -> Result<Option<Arc<Server>>, Error> {
     if !options.postgres {
         return Ok(None);
     }
@@ -257,6 +258,6 @@ async fn start(program: Program) -> Result<Option<Arc<Server>>, Error> {
     Ok(Some(Arc::new(server)))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     spawn_blocking(work).await.map_err(|error| Error::io("run a blocking step")(std::io::Error::other(error)))?
 }

@@ -36,6 +36,7 @@ pub fn check_all() -> Vec<Check> {
 }
 
 /// A Java runtime that is new enough.
+#[derive(Clone)]
 pub(crate) struct Java {
     pub(crate) path: PathBuf,
     /// As Java prints it, such as `17.0.15`.

@@ -1,6 +1,7 @@
 //! The stack on real servers: round trips, restarts, refusals, and the death of its parent.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
+mod cluster;
 mod command;
 mod parent;
 mod refusals;

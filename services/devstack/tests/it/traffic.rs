@@ -6,6 +6,7 @@ use devstack::testing::eventually;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use sqlx::{Connection as _, PgConnection};
@@ -20,16 +21,27 @@ fn config(brokers: &str) -> ClientConfig {
 }
 
 pub async fn create_topic(brokers: &str, topic: &str) {
+    create_replicated_topic(brokers, topic, 1).await;
+}
+
+pub async fn create_replicated_topic(brokers: &str, topic: &str, copies: i32) {
     let admin: AdminClient<DefaultClientContext> = config(brokers).create().unwrap();
-    let topic = NewTopic::new(topic, 3, TopicReplication::Fixed(1));
+    let topic = NewTopic::new(topic, 3, TopicReplication::Fixed(copies));
     let made = admin.create_topics(&[topic], &AdminOptions::new()).await.unwrap();
     made.into_iter().for_each(|result| drop(result.unwrap()));
 }
 
 pub async fn produce(brokers: &str, topic: &str, payload: &str) {
-    let producer: FutureProducer = config(brokers).set("acks", "all").create().unwrap();
+    try_produce(brokers, topic, payload, DEADLINE).await.unwrap();
+}
+
+/// Whether all replicas that must have the record took it in time.
+pub async fn try_produce(brokers: &str, topic: &str, payload: &str, deadline: Duration) -> Result<(), KafkaError> {
+    let mut config = config(brokers);
+    config.set("acks", "all").set("message.timeout.ms", deadline.as_millis().to_string());
+    let producer: FutureProducer = config.create().unwrap();
     let record = FutureRecord::to(topic).partition(0).key("k").payload(payload);
-    producer.send(record, DEADLINE).await.unwrap();
+    producer.send(record, deadline).await.map(drop).map_err(|(error, _)| error)
 }
 
 /// The first payload of partition 0.
