@@ -4,8 +4,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PROFILE_DIR := target/release
 ARGS ?=
 SCENARIO ?= smoke
+RECORDS ?= 10000000
+SEED ?=
 
-.PHONY: help tools up test lint load ci
+.PHONY: help tools up test lint load fuzz ci
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -28,6 +30,9 @@ lint: tools ## formatting and clippy, warnings denied
 load: tools ## load test against what `make up` started; SCENARIO=smoke|full, ARGS for more
 	cargo build --release --locked -p loadtests
 	$(PROFILE_DIR)/loadtests run --scenario $(SCENARIO) $(ARGS)
+
+fuzz: ## ten million arbitrary and mutated records through each decoder; RECORDS, SEED for others
+	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked -p schemas -p platform -p tenancy -p materializer -p dispatcher decoder -- --nocapture
 
 ci: ## what continuous integration runs
 	.ci/run

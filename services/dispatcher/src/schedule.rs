@@ -121,6 +121,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_retry_after_decoder_stands_any_text() {
+        let golden = ["120", " 0 ", "Sun, 06 Nov 1994 08:49:37 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"].map(|text| text.as_bytes().to_vec());
+        let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 4, large: 64 * 1024 };
+        let now = time::macros::datetime!(1994-11-06 08:49:00 UTC);
+        fuzz::drive("Retry-After", &samples, |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return Ok(fuzz::Verdict::Refused) };
+            let asked = retry_after(text, now);
+            // Whatever was asked for: a delay that can be waited for.
+            let Next::RetryIn(delay) = after(&[30], 1, Answer { status: Some(503), retry_after: asked }, 0.0) else {
+                return Err("no attempt is left".to_owned());
+            };
+            if !(Duration::from_secs(30)..=RETRY_AFTER_LIMIT).contains(&delay) {
+                return Err(format!("the delay is {delay:?}"));
+            }
+            Ok(if asked.is_some() { fuzz::Verdict::Read } else { fuzz::Verdict::Refused })
+        });
+    }
+
     proptest! {
         #[test]
         fn jitter_stays_within_a_fifth(delay in 1_u32..100_000, jitter in -2.0_f64..2.0) {

@@ -6,6 +6,7 @@
 // clippy.toml lifts these for tests, but not for the helpers around them.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod decoders;
 mod dev_keys;
 mod instance;
 mod limits;
