@@ -107,6 +107,20 @@ pub fn drive(name: &str, samples: &Samples<'_>, decode: impl Fn(&[u8]) -> Result
     assert!(seen.read > 0 || plan.records < 1000, "{name}: nothing was read");
 }
 
+/// The first `count` records that [`drive`] would give a decoder of that name: to be brought in by another way.
+///
+/// # Panics
+/// When the environment cannot be read.
+pub fn records(name: &str, samples: &Samples<'_>, count: u64) -> Vec<Vec<u8>> {
+    let stream = plan().seed ^ hash(name);
+    let one = |number| {
+        let mut bytes = Vec::new();
+        record::make(&mut Rng::of(stream, number), samples, &mut bytes);
+        bytes
+    };
+    (0..count).map(one).collect()
+}
+
 fn timed(decode: &impl Fn(&[u8]) -> Result<Verdict, String>, bytes: &[u8]) -> (Duration, Result<Verdict, String>) {
     let begun = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| decode(bytes)));

@@ -21,7 +21,7 @@ use crate::samples::{self, ID, ORG, TRACE};
 type Header = (String, Vec<u8>);
 
 /// All classes of refusals that [`Unreadable`] documents.
-const CLASSES: [&str; 11] = [
+const CLASSES: [&str; 12] = [
     "null_value",
     "bad_key",
     "value_too_large",
@@ -33,6 +33,7 @@ const CLASSES: [&str; 11] = [
     "bad_avro",
     "unknown_schema",
     "organization_mismatch",
+    "bad_origin",
 ];
 
 fn hold(holds: bool, sentence: &str) -> Result<(), String> {
@@ -187,11 +188,14 @@ fn native_golden(values: &[(&str, Vec<Vec<u8>>)]) -> Vec<Vec<u8>> {
 #[test]
 fn native_events() {
     let binary = "ce_specversion: 1.0\nCE_ID: 1\nce_source: /shop\nce_type: a\ncontent-type: application/json";
+    let origin = "triggers-origin-topic: triggers.events.v1\ntriggers-origin-partition: 3\ntriggers-origin-offset: 42\n\
+                  triggers-origin-timestamp: 1700000000000";
     let golden = native_golden(&[
         ("content-type: application/avro", samples::avro_events()),
         (&format!("content-type: application/json\ntraceparent: {TRACE}"), samples::events()),
         ("content-type: application/cloudevents+json; charset=utf-8", samples::structured()),
         (binary, samples::texts(&["{\"a\": 1}", ""])),
+        (origin, samples::texts(&["{\"type\": \"a\", \"data\": 1}"])),
     ]);
     drive("native event", &samples::json(&golden), |bytes| {
         let (key, headers, value) = native(bytes);

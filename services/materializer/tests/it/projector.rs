@@ -6,6 +6,7 @@ mod deliveries;
 mod duplicates;
 mod events;
 pub mod harness;
+mod hostile;
 mod missed;
 mod outage;
 mod ownership;
