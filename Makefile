@@ -7,7 +7,7 @@ SCENARIO ?= smoke
 RECORDS ?= 10000000
 SEED ?=
 
-.PHONY: help tools up test lint load fuzz ci
+.PHONY: help tools up test lint load fuzz faults sabotage ci
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -19,9 +19,10 @@ up: tools ## build and start everything on this machine; ARGS='--port 8080 --dat
 	@cargo build --release --locked -p triggers
 	@exec $(PROFILE_DIR)/triggers up $(ARGS)
 
-test: tools ## all tests, against a real Kafka and a real PostgreSQL
+test: tools ## all tests, against a real Kafka and a real PostgreSQL, and the short form of the faults; ARGS='FILTER' runs only some tests
 	cargo test --profile ci --locked --workspace --no-run
 	target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
+	$(if $(ARGS),,target/ci/loadtests faults --short --work target/faults-short)
 
 lint: tools ## formatting and clippy, warnings denied
 	cargo fmt --all --check
@@ -33,6 +34,14 @@ load: tools ## load test against what `make up` started; SCENARIO=smoke|full, AR
 
 fuzz: ## ten million arbitrary and mutated records through each decoder; RECORDS, SEED for others
 	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked -p schemas -p platform -p tenancy -p materializer -p dispatcher decoder -- --nocapture
+
+# Built with the tests' features, or half of the graph would be built again.
+faults: tools ## each fault alone under load, on three brokers; ARGS='--seed 7 --count 20' adds a random sequence, --resume goes on
+	cargo test --profile ci --locked --workspace --no-run
+	target/ci/loadtests faults $(ARGS)
+
+sabotage: tools ## shows that the faults notice what is broken on purpose; ARGS=fence for one patch
+	loadtests/sabotage/run $(ARGS)
 
 ci: ## what continuous integration runs
 	.ci/run

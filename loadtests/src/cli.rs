@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub use self::load::LoadArgs;
-use self::load::duration;
+pub use self::load::duration;
+use crate::faults::FaultArgs;
 use crate::pair::Compared;
 use crate::sample::Component;
 use crate::scenario::{Scenario, Thresholds};
@@ -32,6 +33,8 @@ pub enum Command {
     Bare(BareCommand),
     /// Product and bare loop in turns, and the ratio of their medians.
     Pair(PairArgs),
+    /// Break parts of a system of its own under load, and count what it kept.
+    Faults(FaultArgs),
     /// The process of a bare loop; started by `bare` and `pair`.
     #[command(hide = true)]
     BareServer(BareServerArgs),

@@ -1,8 +1,9 @@
-//! Measures Triggers under load: an open-model generator, the count of what was stored, and bare loops to compare with.
+//! Measures Triggers under load: an open-model generator, the count of what was stored, and bare loops to compare with; and breaks its
+//! parts under load to see that nothing is lost (faults).
 //!
 //! One run is: requests at fixed times (schedule, request, client, generator), what they came to (recorder, session, figures), how long
 //! events took to be visible (visible), whether each is in the inbox once (inbox, verify), and a report. What does not live here: anything
-//! the product needs to run; this binary knows it by its HTTP contract, one SQL view and Kafka.
+//! the product needs to run; this binary knows it by its HTTP contract, two SQL views, the stored positions and Kafka.
 //!
 //! Exit codes: 0 all bars reached, 1 a bar missed or a failure, 2 wrong usage.
 
@@ -11,6 +12,7 @@ mod cli;
 mod client;
 mod control;
 mod error;
+mod faults;
 mod figures;
 mod generator;
 mod inbox;
@@ -60,6 +62,7 @@ fn execute(command: Command) -> Result<bool, Failure> {
     // The load has threads of its own; this runtime watches it.
     let threads = match &command {
         Command::BareServer(arguments) => arguments.threads,
+        Command::Faults(_) => 2,
         _ => 1,
     };
     let runtime =
@@ -74,6 +77,7 @@ fn execute(command: Command) -> Result<bool, Failure> {
             }
             Command::Pair(arguments) => run_pair(arguments).await,
             Command::BareServer(arguments) => serve_bare(arguments).await,
+            Command::Faults(arguments) => faults::run(arguments).await,
         }
     })
 }

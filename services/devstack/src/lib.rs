@@ -36,6 +36,12 @@ pub use rustix::process::Signal;
 pub use server::Server;
 pub use stack::Stack;
 
+/// The Kafka release that is started.
+#[must_use]
+pub fn kafka_version() -> &'static str {
+    jars::kafka_version()
+}
+
 /// A port on 127.0.0.1 that was free a moment ago and that the system gives to no outgoing connection, so that a server which is started
 /// again finds it free again.
 ///

@@ -1,0 +1,117 @@
+//! The fault suite: the real system under load on all routes, one fault after the other, and after each a full account of what was accepted,
+//! acknowledged and delivered.
+//!
+//! A run is a plan (plan) of faults (fault), each done in a round of its own (round) on one running system (system, fleet, receiver) under load
+//! (load) whose outcomes are noted (ledger) and compared (check) with what the API (view), the log (log) and the positions (positions, audit)
+//! say. What is left is taking a run up again (state) and telling of it (publish).
+
+mod args;
+mod audit;
+mod check;
+mod client;
+mod fault;
+mod fleet;
+mod ledger;
+mod load;
+mod log;
+mod plan;
+mod positions;
+mod publish;
+mod rebuilt;
+mod receiver;
+mod round;
+mod state;
+mod system;
+mod view;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+
+pub use self::args::FaultArgs;
+use self::plan::Planned;
+use self::publish::Report;
+use self::state::{State, Step, Verdict};
+use self::system::System;
+use crate::error::Failure;
+
+/// Runs the suite; tells whether everything held and nothing is left to run.
+pub async fn run(args: FaultArgs) -> Result<bool, Failure> {
+    if args.list {
+        fault::all().iter().for_each(|fault| println!("{:20} {}", fault.id, fault.does));
+        return Ok(true);
+    }
+    // The client is built without a provider of its own choice; a second call in one process is harmless.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let steps = args.steps()?;
+    let folder = args.folder()?;
+    let mut state = State::open(&folder, &args.plan_text(), args.resume)?;
+    if !args.resume {
+        remove_logs(&folder)?;
+    }
+    let left: Vec<(usize, &Planned)> = steps.iter().enumerate().filter(|(number, _)| !state.has(*number)).collect();
+    println!("{} faults, {} of them done already, seed {}, logs in {}", steps.len(), steps.len() - left.len(), args.seed, folder.display());
+    let begun = Instant::now();
+    let before = state.seconds;
+    if !left.is_empty() {
+        let system = System::start(args.shape(&folder)?).await.context("starting the system")?;
+        println!("the system is up after {:.0} s", begun.elapsed().as_secs_f64());
+        let mut system = Some(system);
+        for (number, planned) in left {
+            if begun.elapsed() + args.longest_round() > args.budget {
+                println!("the time of this run is used up: go on with --resume");
+                break;
+            }
+            let verdict = one(&mut system, &args, number, planned).await;
+            let step = Step { number, fault: planned.fault.id.to_owned(), verdict };
+            publish::line(&step, steps.len());
+            state.seconds = before + begun.elapsed().as_secs_f64();
+            state.note(&folder, step)?;
+        }
+        if let Some(system) = system {
+            system.stop().await;
+        }
+    }
+    let report = Report::new(&args, &steps, state);
+    publish::write(&folder, args.markdown.as_deref(), &report)?;
+    Ok(report.passed)
+}
+
+/// Logs of another run would be taken for this one's.
+fn remove_logs(folder: &Path) -> anyhow::Result<()> {
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log" || extension == "previous");
+    let entries = std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    for path in entries.flatten().map(|entry| entry.path()).filter(is_log) {
+        std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs one step. A system that broke on the way is replaced: what it is in says nothing about the next fault.
+async fn one(slot: &mut Option<System>, args: &FaultArgs, number: usize, planned: &Planned) -> Verdict {
+    if slot.is_none() {
+        let started = match args.folder().and_then(|folder| args.shape(&folder)) {
+            Ok(shape) => System::start(shape).await,
+            Err(error) => Err(anyhow::Error::msg(error.to_string())),
+        };
+        match started {
+            Ok(system) => *slot = Some(system),
+            Err(error) => return Verdict::Broken(format!("the system did not start: {error:#}")),
+        }
+    }
+    let Some(system) = slot.as_ref() else { return Verdict::Broken("there is no system".to_owned()) };
+    if let Some(reason) = planned.fault.not_here(system) {
+        return Verdict::NotRun(reason.0);
+    }
+    let name = format!("r{number}");
+    match round::run(system, &planned.fault, args.pace(), &name, planned.pick).await {
+        Ok(outcomes) => Verdict::Run(Box::new(outcomes)),
+        Err(error) => {
+            if let Some(system) = slot.take() {
+                system.stop().await;
+            }
+            Verdict::Broken(format!("{error:#}"))
+        }
+    }
+}

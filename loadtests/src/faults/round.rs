@@ -1,0 +1,288 @@
+//! One round: new organizations, load, a fault in the middle of it, recovery, quiet, and then everything is compared.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::audit;
+use super::check::{Violation, delivered, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified};
+use super::fault::{Fault, Struck, Times};
+use super::ledger::{Counts, Ledger, Outcome, Sent, Shown};
+use super::load::{Ground, Load, Tenant};
+use super::positions::{Ends, behind};
+use super::rebuilt;
+use super::system::System;
+use super::view;
+
+const POLL: Duration = Duration::from_millis(100);
+/// More of one rule say nothing new.
+const EXAMPLES: usize = 20;
+
+/// How a round goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Events a second.
+    pub rate: u32,
+    /// Load before the fault.
+    pub calm: Duration,
+    /// Load after it.
+    pub after: Duration,
+    /// How long recovering, and settling, may take each.
+    pub settle: Duration,
+    /// How long faults last.
+    pub times: Times,
+}
+
+/// What came of a round.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Outcomes {
+    /// Requests by outcome.
+    pub counts: Counts,
+    /// Events in the inboxes.
+    pub shown: usize,
+    /// Confirmed acknowledgements.
+    pub acknowledged: usize,
+    /// Webhooks that were answered with success.
+    pub delivered: usize,
+    /// Of these, repeated ones.
+    pub repeated: usize,
+    /// How long the fault lasted, seconds.
+    pub lasted_seconds: f64,
+    /// From its end until everything accepted before was visible and every consumer had passed what was on the log then, seconds.
+    pub recovery_seconds: Option<f64>,
+    /// What must not be.
+    pub violations: Vec<Violation>,
+}
+
+/// Runs a round. `name` begins all its tags and names.
+pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u64) -> anyhow::Result<Outcomes> {
+    system.receiver.forget();
+    let tenants = Arc::new(system.tenants(name).await.context("making organizations")?);
+    let begin = system.ends().await?;
+    let claims = audit::claims(&system.pool, "dispatcher").await?;
+    let ground = Arc::new(Ground {
+        api: Arc::clone(&system.api),
+        brokers: system.cluster.kafka_brokers().to_owned(),
+        topics: system.topics.clone(),
+        tenants: Arc::clone(&tenants),
+        ledger: Arc::default(),
+        receiver: Arc::clone(&system.receiver),
+        rate: pace.rate,
+        prefix: name.to_owned(),
+    });
+    let mut load = Load::start(&ground)?;
+    tokio::time::sleep(pace.calm).await;
+    let struck = fault.strike(system, &tenants, pace.times, pick).await;
+    let mut recovery = Err("the fault could not be done".to_owned());
+    if let Ok(struck) = &struck {
+        recovery = recovered(system, &ground.ledger, struck.undone, pace.settle).await;
+        tokio::time::sleep(pace.after).await;
+    }
+    load.stop_sending().await;
+    let struck = struck?;
+    let mut outcomes = Outcomes {
+        counts: ground.ledger.counts(),
+        lasted_seconds: struck.undone.duration_since(struck.began).as_secs_f64(),
+        ..Outcomes::default()
+    };
+    match recovery {
+        Ok(seconds) => outcomes.recovery_seconds = Some(seconds),
+        Err(reason) => outcomes.violations.push(Violation::new("not-recovered", reason)),
+    }
+    let ends = settled(system, pace.settle, &mut outcomes).await?;
+    let round = Round { system, fault, ground: &ground, struck: &struck, settle: pace.settle };
+    round.compare(begin, ends, claims, load, &mut outcomes).await?;
+    Ok(outcomes)
+}
+
+/// Waits until what was accepted before `since` is visible to the tails, and all consumers have passed the log's ends as they are first
+/// told after it; answers how long that took.
+async fn recovered(system: &System, ledger: &Ledger, since: Instant, patience: Duration) -> Result<f64, String> {
+    let tags = ledger.accepted_tags();
+    let mut ends = None;
+    let mut missing = None;
+    while since.elapsed() < patience {
+        if ends.is_none() {
+            ends = system.ends().await.ok();
+        }
+        missing = ends.is_none().then(|| "Kafka does not tell where its log ends".to_owned());
+        if missing.is_none() {
+            missing = unseen(ledger, &tags);
+        }
+        if let (None, Some(ends)) = (&missing, &ends) {
+            missing = behind(&system.pool, &system.topics, ends).await.unwrap_or_else(|error| Some(format!("PostgreSQL: {error}")));
+        }
+        if missing.is_none() {
+            return Ok(since.elapsed().as_secs_f64());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Err(format!("within {} s: {}", patience.as_secs(), missing.unwrap_or_default()))
+}
+
+/// An accepted event that no tail has shown yet.
+fn unseen(ledger: &Ledger, tags: &[(usize, String)]) -> Option<String> {
+    let mut seen: HashMap<usize, std::collections::HashSet<String>> = HashMap::new();
+    for (tenant, _) in tags {
+        seen.entry(*tenant).or_insert_with(|| ledger.seen(*tenant).into_iter().map(|shown| shown.tag).collect());
+    }
+    let missing = tags.iter().find(|(tenant, tag)| seen.get(tenant).is_some_and(|seen| !seen.contains(tag)));
+    missing.map(|(_, tag)| format!("{tag} was accepted and is not shown"))
+}
+
+/// Waits until nothing is behind, with nobody writing; answers where the log ends.
+async fn settled(system: &System, patience: Duration, outcomes: &mut Outcomes) -> anyhow::Result<Ends> {
+    let begun = Instant::now();
+    loop {
+        let ends = system.ends().await;
+        let state = match &ends {
+            Ok(ends) => behind(&system.pool, &system.topics, ends).await.unwrap_or_else(|error| Some(format!("PostgreSQL: {error}"))),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        match (ends, state) {
+            (Ok(ends), None) => return Ok(ends),
+            (ends, Some(state)) if begun.elapsed() > patience => {
+                outcomes.violations.push(Violation::new("not-settled", format!("within {} s: {state}", patience.as_secs())));
+                return ends;
+            }
+            _ => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// What the comparison needs.
+struct Round<'a> {
+    system: &'a System,
+    fault: &'a Fault,
+    ground: &'a Ground,
+    struck: &'a Struck,
+    settle: Duration,
+}
+
+impl Round<'_> {
+    async fn compare(&self, begin: Ends, ends: Ends, claims: i64, load: Load, outcomes: &mut Outcomes) -> anyhow::Result<()> {
+        let Self { system, ground, struck, .. } = self;
+        let mut found = Vec::new();
+        let deadline = Instant::now() + self.settle;
+        let mut inboxes = Vec::new();
+        for tenant in ground.tenants.iter() {
+            inboxes.push(view::inbox(&system.api, &tenant.key, deadline).await.context("reading an inbox")?);
+        }
+        self.until_delivered(&inboxes).await;
+        self.until_followed(&inboxes).await;
+        load.stop_reading().await;
+        // What the readers acknowledged last is on the log by now, and is passed soon.
+        let ends = if self.acknowledged_since(&ends).await { settled(system, self.settle, outcomes).await? } else { ends };
+        let log = system.read_log(Some(begin), ends).await.context("reading the log")?;
+        let verdicts = view::verdicts(&system.pool).await?;
+        let lost_leases = audit::claims(&system.pool, "dispatcher").await? > claims;
+        let repeats = self.fault.repeats(struck.began, lost_leases);
+        let (sent, acks) = (ground.ledger.sent(), ground.ledger.acks());
+        for (number, tenant) in ground.tenants.iter().enumerate() {
+            let rows = view::inbox(&system.api, &tenant.key, Instant::now() + self.settle).await.context("reading an inbox")?;
+            let of_tenant: Vec<&Sent> = sent.iter().filter(|sent| sent.tenant == number).collect();
+            let own_acks = acks.iter().filter(|((of, _), _)| *of == number).map(|((_, id), ack)| (*id, *ack)).collect();
+            let receipts = system.receiver.receipts(&tenant.endpoints);
+            let (wrong, repeated) = delivered(&tenant.endpoints, &rows, &receipts, repeats);
+            found.extend(wrong);
+            found.extend(stored(tenant.org, &of_tenant, &own_acks, &rows, &verdicts));
+            found.extend(in_order(&of_tenant, &rows));
+            found.extend(tail_missed_nothing(tenant.org, &ground.ledger.seen(number), &rows));
+            found.extend(equals_the_log(tenant.org, &log.events, &log.acked, &verdicts, &rows));
+            found.extend(verdicts_are_justified(tenant.org, &log.events, &verdicts));
+            found.extend(rebuilt::equals_a_rebuild(tenant.org));
+            found.extend(self.resolves(tenant, &of_tenant, &rows).await?);
+            outcomes.shown += rows.len();
+            outcomes.repeated += repeated;
+            outcomes.delivered += receipts.iter().filter(|receipt| receipt.answered).count();
+        }
+        outcomes.acknowledged = acks.values().filter(|ack| **ack == super::ledger::Ack::Confirmed).count();
+        found.extend(log.unreadable.into_iter().map(|told| Violation::new("unreadable", told)));
+        found.extend(ground.ledger.complaints().into_iter().map(|told| Violation::new("wrong-answer", told)));
+        found.extend(struck.wrong.iter().map(|told| Violation::new("fault", told)));
+        found.extend(self.accepted_in_silence(&sent));
+        found.extend(audit::offences(&system.pool).await?);
+        found.extend(system.fleet.ended_alone().into_iter().map(|name| Violation::new("ended-alone", format!("{name} ended by itself"))));
+        keep_examples(found, outcomes);
+        Ok(())
+    }
+
+    /// Waits for the webhooks of all that is listed; what does not come is found by the comparison.
+    async fn until_delivered(&self, inboxes: &[Vec<Shown>]) {
+        let begun = Instant::now();
+        let all_came = || {
+            self.ground.tenants.iter().zip(inboxes).all(|(tenant, rows)| {
+                tenant.endpoints.iter().all(|endpoint| rows.iter().all(|row| self.system.receiver.has_answered(endpoint, row.id)))
+            })
+        };
+        while !all_came() && begun.elapsed() < self.settle {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until the tails have shown what is listed.
+    async fn until_followed(&self, inboxes: &[Vec<Shown>]) {
+        let begun = Instant::now();
+        let all_seen = || inboxes.iter().enumerate().all(|(number, rows)| self.ground.ledger.seen(number).len() >= rows.len());
+        while !all_seen() && begun.elapsed() < self.settle {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn acknowledged_since(&self, ends: &Ends) -> bool {
+        self.system.ends().await.map_or(true, |now| now != *ends)
+    }
+
+    /// An id that was given out and is not listed is answered with the original.
+    async fn resolves(&self, tenant: &Tenant, sent: &[&Sent], rows: &[Shown]) -> anyhow::Result<Vec<Violation>> {
+        let by_tag: HashMap<&str, Uuid> = rows.iter().map(|row| (row.tag.as_str(), row.id)).collect();
+        let mut found = Vec::new();
+        for request in sent {
+            let Outcome::Accepted { id: Some(id), .. } = request.outcome else { continue };
+            let Some(listed) = by_tag.get(request.tag.as_str()).filter(|listed| **listed != id) else { continue };
+            let answered = view::resolved(&self.system.api, &tenant.key, id).await?;
+            if answered != Some(*listed) {
+                let answered = answered.map_or_else(|| "nothing".to_owned(), |id| id.to_string());
+                found.push(Violation::new(
+                    "unresolved",
+                    format!("{id} was given out for {}, {listed} is listed, and the id answers {answered}", request.tag),
+                ));
+            }
+        }
+        Ok(found)
+    }
+
+    /// A success code that was given while it could not be: for a request that began and ended in the silence, and wrote something.
+    fn accepted_in_silence(&self, sent: &[Sent]) -> Vec<Violation> {
+        let Some((from, to)) = self.struck.silence else { return Vec::new() };
+        let wrote = |sent: &&Sent| matches!(sent.outcome, Outcome::Accepted { replayed: false, .. });
+        let mut before = std::collections::HashSet::new();
+        let mut found = Vec::new();
+        for sent in sent.iter().filter(wrote) {
+            // A repeat of what was accepted before may be answered from memory.
+            if before.insert(&sent.tag) && sent.begun >= from && sent.ended <= to {
+                found.push(Violation::new("accepted-in-silence", format!("{} was accepted while too few brokers were up", sent.tag)));
+            }
+        }
+        found
+    }
+}
+
+/// Keeps the first of each rule, and says how many there were.
+fn keep_examples(found: Vec<Violation>, outcomes: &mut Outcomes) {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for violation in found {
+        let count = counts.entry(violation.rule.clone()).or_default();
+        *count += 1;
+        if *count <= EXAMPLES {
+            outcomes.violations.push(violation);
+        }
+    }
+    for (rule, count) in counts.into_iter().filter(|(_, count)| *count > EXAMPLES) {
+        outcomes.violations.push(Violation::new(&rule, format!("and {} more", count - EXAMPLES)));
+    }
+}
