@@ -18,5 +18,6 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, name: "view", sql: include_str!("../postgres/0003_view.sql") },
     Migration { version: 4, name: "dispatcher", sql: include_str!("../postgres/0004_dispatcher.sql") },
     Migration { version: 5, name: "contracts", sql: include_str!("../postgres/0005_contracts.sql") },
+    Migration { version: 6, name: "partitions", sql: include_str!("../postgres/0006_partitions.sql") },
     Migration { version: 7, name: "rejected", sql: include_str!("../postgres/0007_rejected.sql") },
 ];

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use platform::telemetry::metrics;
-use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec};
+use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec};
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     lag_records: metrics::gauge_vec("triggers_materializer_lag_records", "Records on the log that the view does not show yet.", &["topic"]),
@@ -20,6 +20,16 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         &["class"],
     ),
     skipped: metrics::counter("triggers_materializer_skipped_total", "Records of erased organizations that were passed over."),
+    too_old: metrics::counter("triggers_materializer_too_old_total", "Records older than the view's retention that were passed over."),
+    events_expired: metrics::counter_vec(
+        "triggers_materializer_events_expired_total",
+        "Events dropped because their retention was over, by whether they had been acknowledged.",
+        &["state"],
+    ),
+    events_expiring: metrics::gauge(
+        "triggers_materializer_unacknowledged_expiring",
+        "Unacknowledged events that will be dropped within two days, counted up to 10000.",
+    ),
     effects_dropped: metrics::counter(
         "triggers_materializer_effects_dropped_total",
         "Acks and attempts dropped because their event never came.",
@@ -44,6 +54,9 @@ pub(crate) struct Metrics {
     pub(crate) duplicates: IntCounter,
     pub(crate) dead_letters: IntCounterVec,
     pub(crate) skipped: IntCounter,
+    pub(crate) too_old: IntCounter,
+    pub(crate) events_expired: IntCounterVec,
+    pub(crate) events_expiring: Gauge,
     pub(crate) effects_dropped: IntCounter,
     pub(crate) fenced: IntCounter,
     pub(crate) flush_records: Histogram,

@@ -46,6 +46,12 @@ pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
     Ok(PgPoolOptions::new().max_connections(config.max_connections).acquire_timeout(config.acquire_timeout).connect_lazy_with(options))
 }
 
+/// A second pool to the same server, of the same size, whose connections carry these settings of PostgreSQL.
+pub fn with_settings(pool: &PgPool, settings: &'static [(&'static str, &'static str)]) -> PgPool {
+    let options = PgConnectOptions::clone(&pool.connect_options()).options(settings.iter().copied());
+    pool.options().clone().connect_lazy_with(options)
+}
+
 /// Connects once, to have the reason when that fails: a pool only says that it had no connection in time.
 ///
 /// # Errors

@@ -108,6 +108,27 @@ impl Cursor {
         }
     }
 
+    /// Goes past what was dropped (its newest place by partition), but never past what is still there (its oldest place by partition); `true`
+    /// when some of it had not been read. A descending reading meets the end of what there is anyway.
+    pub fn skip(&mut self, dropped: &Marks, oldest: &Marks) -> bool {
+        let Self::Ascending(marks) = self else { return false };
+        let mut missed = false;
+        for (partition, gone) in dropped {
+            if marks.get(partition).is_some_and(|reached| reached >= gone) {
+                continue;
+            }
+            missed = true;
+            // The broker's clock may have stepped back, so that what is kept lies before what was dropped.
+            let before_oldest = oldest.get(partition).map(|mark| Mark { offset: (mark.offset - 1).max(0), ..*mark });
+            let target = before_oldest.map_or(*gone, |kept| kept.min(*gone));
+            if oldest.get(partition).is_none_or(|kept| target < *kept) {
+                let known = marks.entry(*partition).or_insert(target);
+                *known = target.max(*known);
+            }
+        }
+        missed
+    }
+
     /// The cursor that continues with what arrives later: a descending reading's is the ascending one at its start.
     pub fn resume(&self) -> Self {
         match self {
@@ -319,6 +340,24 @@ mod tests {
         assert_eq!(cursor.range(3), Some(Range::After(Some(HIGH))));
         assert_eq!(cursor.range(4), Some(Range::After(None)));
         assert_eq!(cursor.resume(), cursor);
+    }
+
+    #[test]
+    fn a_cursor_goes_past_what_was_dropped_and_tells_whether_it_missed_some() {
+        let at = |offset| Mark { log_epoch: 1, offset };
+        let dropped = Marks::from([(3, at(50))]);
+        let skipped = |reached: Option<i64>, oldest: Option<i64>| {
+            let mut cursor = Cursor::Ascending(reached.map(|offset| (3, at(offset))).into_iter().collect());
+            let missed = cursor.skip(&dropped, &oldest.map(|offset| (3, at(offset))).into_iter().collect());
+            (missed, cursor.range(3))
+        };
+        assert_eq!(skipped(None, Some(60)), (true, Some(Range::After(Some(at(50))))));
+        assert_eq!(skipped(Some(49), None), (true, Some(Range::After(Some(at(50))))));
+        assert_eq!(skipped(Some(50), Some(60)), (false, Some(Range::After(Some(at(50))))));
+        assert_eq!(skipped(Some(10), Some(40)), (true, Some(Range::After(Some(at(39))))), "what is still there is not skipped");
+        assert_eq!(skipped(None, Some(0)), (true, Some(Range::After(None))));
+        let mut descending = Cursor::start(Order::Descending, &Marks::from([(3, at(60))]));
+        assert!(!descending.skip(&dropped, &Marks::new()));
     }
 
     #[test]

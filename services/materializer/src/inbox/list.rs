@@ -32,6 +32,8 @@ struct Body {
     has_more: bool,
     /// When the oldest event that can still be read was accepted.
     oldest_available: Option<Timestamp>,
+    /// Events behind the cursor were dropped before they were read: their retention was over. The page begins at the oldest.
+    gap: bool,
     pagination: Pagination,
 }
 
@@ -53,6 +55,7 @@ struct Page {
     has_more: bool,
     cursor: Cursor,
     oldest_at: Option<OffsetDateTime>,
+    gap: bool,
 }
 
 pub(super) async fn list(
@@ -99,6 +102,7 @@ fn body(state: &InboxState, organization: OrgId, request: ListRequest, page: Pag
         resume_cursor: page.cursor.resume().seal(key, organization),
         has_more: page.has_more,
         oldest_available: page.oldest_at.map(Timestamp),
+        gap: page.gap,
         pagination: Pagination {
             limit: request.limit,
             cursor: request.cursor.map(|(token, _)| token),
@@ -149,11 +153,12 @@ async fn count_open(state: &InboxState, organization: OrgId, event_types: Option
 
 async fn read_page(connection: &mut PgConnection, organization: OrgId, request: &ListRequest) -> Result<Page, sqlx::Error> {
     // Read before the rows: whatever lies at or before these heads and is not on the page was not wanted.
-    let extents = query::extents(connection, organization).await?;
-    let heads = query::heads(&extents);
+    let holdings = query::holdings(connection, organization).await?;
+    let heads = holdings.heads();
     let mut cursor = request.cursor.as_ref().map_or_else(|| Cursor::start(request.order, &heads), |(_, cursor)| cursor.clone());
-    let mut sources = Vec::with_capacity(extents.len());
-    for extent in extents.iter().filter(|_| !request.filter.is_empty()) {
+    let gap = cursor.skip(&holdings.dropped, &holdings.oldest()) && request.cursor.is_some();
+    let mut sources = Vec::with_capacity(holdings.extents.len());
+    for extent in holdings.extents.iter().filter(|_| !request.filter.is_empty()) {
         if let Some(range) = cursor.range(extent.partition) {
             sources.push(read_partition(connection, organization, request, extent, range).await?);
         }
@@ -172,7 +177,8 @@ async fn read_page(connection: &mut PgConnection, organization: OrgId, request: 
         rows: merged.rows.into_iter().map(|(_, row)| row).collect(),
         has_more: merged.has_more,
         cursor,
-        oldest_at: extents.iter().map(|extent| extent.oldest_at).min(),
+        gap,
+        oldest_at: holdings.extents.iter().map(|extent| extent.oldest_at).min(),
     })
 }
 
@@ -188,6 +194,6 @@ async fn read_partition(
         return Ok(Source { partition: extent.partition, rows: Vec::new(), more: false });
     }
     let window = seek::window(connection, organization, extent, &request.filter).await?;
-    let slice = Slice { organization, partition: extent.partition, range, window, filter: &request.filter, limit: request.limit };
+    let slice = Slice { organization, extent, range, window, filter: &request.filter, limit: request.limit };
     query::rows(connection, &slice).await
 }

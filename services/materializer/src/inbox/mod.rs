@@ -20,7 +20,7 @@ mod status;
 use axum::Router;
 use axum::routing::get;
 
-pub use state::InboxState;
+pub use state::{InboxState, READ_SETTINGS};
 
 /// The routes of the inbox, of the acknowledgements and of the rejected records, relative to a mount.
 pub fn routes(state: InboxState) -> Router {

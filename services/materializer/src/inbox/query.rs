@@ -27,21 +27,41 @@ pub struct Extent {
     pub partition: i32,
     /// When its oldest event was accepted.
     pub oldest_at: OffsetDateTime,
+    /// Its oldest event.
+    pub oldest: Mark,
     /// Its newest event.
     pub newest: Mark,
 }
 
-/// The newest event of each partition.
-pub fn heads(extents: &[Extent]) -> Marks {
-    extents.iter().map(|extent| (extent.partition, extent.newest)).collect()
+/// What the view holds of an organization, and what it held before its retention was over.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    /// Partitions with events; normally one.
+    pub extents: Vec<Extent>,
+    /// The newest event of each partition that was dropped.
+    pub dropped: Marks,
 }
 
-/// The partitions that the organization has events in; normally one. PostgreSQL knows no skip scan: the recursion is one.
+impl Holdings {
+    /// The oldest event of each partition that is still there.
+    pub fn oldest(&self) -> Marks {
+        self.extents.iter().map(|extent| (extent.partition, extent.oldest)).collect()
+    }
+
+    /// The newest event of each partition, also where it was dropped.
+    pub fn heads(&self) -> Marks {
+        let mut heads = self.dropped.clone();
+        heads.extend(self.extents.iter().map(|extent| (extent.partition, extent.newest)));
+        heads
+    }
+}
+
+/// What there is of the organization. PostgreSQL knows no skip scan: the recursion is one.
 ///
 /// # Errors
 /// As PostgreSQL has them.
-pub async fn extents(connection: &mut PgConnection, organization: OrgId) -> Result<Vec<Extent>, sqlx::Error> {
-    let rows: Vec<(i32, OffsetDateTime, i32, i64)> = sqlx::query_as(
+pub async fn holdings(connection: &mut PgConnection, organization: OrgId) -> Result<Holdings, sqlx::Error> {
+    let rows: Vec<(i32, i32, i64, Option<OffsetDateTime>, Option<i32>, Option<i64>)> = sqlx::query_as(
         "WITH RECURSIVE partitions AS (
              (SELECT log_partition FROM view.events WHERE org_id = $1 ORDER BY log_partition LIMIT 1)
              UNION ALL
@@ -49,19 +69,30 @@ pub async fn extents(connection: &mut PgConnection, organization: OrgId) -> Resu
                      ORDER BY e.log_partition LIMIT 1)
              FROM partitions p WHERE p.log_partition IS NOT NULL
          )
-         SELECT p.log_partition, oldest.accepted_at, newest.log_epoch, newest.log_offset
+         SELECT p.log_partition, newest.log_epoch, newest.log_offset, oldest.accepted_at, oldest.log_epoch, oldest.log_offset
          FROM partitions p
-         CROSS JOIN LATERAL (SELECT e.accepted_at FROM view.events e WHERE e.org_id = $1 AND e.log_partition = p.log_partition
+         CROSS JOIN LATERAL (SELECT e.accepted_at, e.log_epoch, e.log_offset FROM view.events e WHERE e.org_id = $1 AND e.log_partition = p.log_partition
                              ORDER BY e.log_epoch, e.log_offset LIMIT 1) AS oldest
          CROSS JOIN LATERAL (SELECT e.log_epoch, e.log_offset FROM view.events e WHERE e.org_id = $1 AND e.log_partition = p.log_partition
                              ORDER BY e.log_epoch DESC, e.log_offset DESC LIMIT 1) AS newest
-         WHERE p.log_partition IS NOT NULL",
+         WHERE p.log_partition IS NOT NULL
+         UNION ALL
+         SELECT log_partition, log_epoch, log_offset, NULL, NULL, NULL FROM view_dropped WHERE org_id = $1",
     )
     .bind(organization.as_uuid())
     .fetch_all(connection)
     .await?;
-    let extent = |(partition, oldest_at, log_epoch, offset)| Extent { partition, oldest_at, newest: Mark { log_epoch, offset } };
-    Ok(rows.into_iter().map(extent).collect())
+    let mut holdings = Holdings::default();
+    for (partition, log_epoch, offset, oldest_at, oldest_epoch, oldest_offset) in rows {
+        let newest = Mark { log_epoch, offset };
+        match (oldest_at, oldest_epoch, oldest_offset) {
+            (Some(oldest_at), Some(log_epoch), Some(offset)) => {
+                holdings.extents.push(Extent { partition, oldest_at, oldest: Mark { log_epoch, offset }, newest });
+            }
+            _ => drop(holdings.dropped.insert(partition, newest)),
+        }
+    }
+    Ok(holdings)
 }
 
 /// What to read of one partition.
@@ -69,8 +100,8 @@ pub async fn extents(connection: &mut PgConnection, organization: OrgId) -> Resu
 pub struct Slice<'a> {
     /// Whose.
     pub organization: OrgId,
-    /// Which partition.
-    pub partition: i32,
+    /// Which partition, and what is in it.
+    pub extent: &'a Extent,
     /// Where to begin, and in which direction to go.
     pub range: Range,
     /// The part of the partition that the wanted times lie in.
@@ -86,58 +117,77 @@ pub struct Slice<'a> {
 /// # Errors
 /// As PostgreSQL has them.
 pub async fn rows(connection: &mut PgConnection, slice: &Slice<'_>) -> Result<Source<EventRow>, sqlx::Error> {
-    let mut statement = select(slice);
-    let mut stream = statement.build().fetch(connection);
-    let mut source = Source { partition: slice.partition, rows: Vec::new(), more: false };
+    let mut source = Source { partition: slice.extent.partition, rows: Vec::new(), more: false };
     let mut bytes = 0;
-    while let Some(row) = stream.try_next().await? {
-        // One row more than asked for was selected, to see whether there is one.
-        if source.rows.len() == slice.limit || bytes >= PAGE_BYTES {
-            source.more = true;
-            break;
+    for log_epoch in slice.log_epochs() {
+        let mut statement = select(slice, log_epoch, slice.limit - source.rows.len());
+        let mut stream = statement.build().fetch(&mut *connection);
+        while let Some(row) = stream.try_next().await? {
+            // One row more than asked for was selected, to see whether there is one.
+            if source.rows.len() == slice.limit || bytes >= PAGE_BYTES {
+                source.more = true;
+                return Ok(source);
+            }
+            let row = EventRow::from_row(&row)?;
+            bytes += row.payload_bytes();
+            source.rows.push((row.accepted_at, row));
         }
-        let row = EventRow::from_row(&row)?;
-        bytes += row.payload_bytes();
-        source.rows.push((row.accepted_at, row));
     }
     Ok(source)
 }
 
-/// Conditions are written out only where they are asked for: the partial indexes are used only when the text itself implies them.
-fn select(slice: &Slice<'_>) -> QueryBuilder<Postgres> {
+impl Slice<'_> {
+    /// The log epochs to read, in the order of the reading; nearly always one.
+    fn log_epochs(&self) -> Vec<i32> {
+        let (oldest, newest) = (self.extent.oldest.log_epoch, self.extent.newest.log_epoch);
+        match self.range {
+            Range::After(mark) => (mark.map_or(oldest, |mark| mark.log_epoch.max(oldest))..=newest).collect(),
+            Range::Before(mark) | Range::UpTo(mark) => (oldest..=mark.log_epoch.min(newest)).rev().collect(),
+        }
+    }
+}
+
+/// One statement per log epoch: the planner takes a comparison of both columns for one of the first alone, and so expects no rows at all and
+/// picks any index. Conditions are written out only where they are asked for: the partial indexes are used only when the text itself
+/// implies them.
+fn select(slice: &Slice<'_>, log_epoch: i32, limit: usize) -> QueryBuilder<Postgres> {
     let mut statement = QueryBuilder::new(concat!("SELECT ", event_columns!(), " FROM view.events WHERE org_id = "));
-    statement.push_bind(slice.organization.as_uuid()).push(" AND log_partition = ").push_bind(slice.partition);
+    statement.push_bind(slice.organization.as_uuid()).push(" AND log_partition = ").push_bind(slice.extent.partition);
+    statement.push(" AND log_epoch = ").push_bind(log_epoch);
+    let mut bound = |comparison: &'static str, mark: Mark| {
+        if mark.log_epoch == log_epoch {
+            statement.push(" AND log_offset ").push(comparison).push(" ").push_bind(mark.offset);
+        } else if (comparison.starts_with('>') && mark.log_epoch > log_epoch) || (comparison.starts_with('<') && mark.log_epoch < log_epoch)
+        {
+            statement.push(" AND false");
+        }
+    };
     let direction = match slice.range {
         Range::After(mark) => {
             if let Some(mark) = mark {
-                push_bound(&mut statement, ">", mark);
+                bound(">", mark);
             }
             ""
         }
         Range::Before(mark) => {
-            push_bound(&mut statement, "<", mark);
+            bound("<", mark);
             " DESC"
         }
         Range::UpTo(mark) => {
-            push_bound(&mut statement, "<=", mark);
+            bound("<=", mark);
             " DESC"
         }
     };
     if let Some(floor) = slice.window.floor {
-        push_bound(&mut statement, ">=", floor);
+        bound(">=", floor);
     }
     if let Some(ceiling) = slice.window.ceiling {
-        push_bound(&mut statement, "<", ceiling);
+        bound("<", ceiling);
     }
     push_filter(&mut statement, slice.filter);
-    statement.push(" ORDER BY log_epoch").push(direction).push(", log_offset").push(direction).push(" LIMIT ");
-    statement.push_bind(i64::try_from(slice.limit).unwrap_or(i64::MAX).saturating_add(1));
+    statement.push(" ORDER BY log_offset").push(direction).push(" LIMIT ");
+    statement.push_bind(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
     statement
-}
-
-fn push_bound(statement: &mut QueryBuilder<Postgres>, comparison: &'static str, mark: Mark) {
-    statement.push(" AND (log_epoch, log_offset) ").push(comparison).push(" (").push_bind(mark.log_epoch);
-    statement.push(", ").push_bind(mark.offset).push(")");
 }
 
 fn push_filter(statement: &mut QueryBuilder<Postgres>, filter: &Filter) {

@@ -17,6 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::arrivals::Arrivals;
 use super::freshness::Freshness;
 
+/// What the connections of [`InboxState`] are to be set to. A page comes out of an index in its order. The planner would rather sort what it
+/// takes for a few rows, in a part of the view that has grown since it was last looked at; and where nothing but a sort is left, that must
+/// not make it compile the statement.
+pub const READ_SETTINGS: &[(&str, &str)] = &[("enable_sort", "off"), ("jit", "off")];
+
 /// The parts, shared by all requests. Cloning is cheap.
 #[derive(Clone)]
 pub struct InboxState {
@@ -44,7 +49,7 @@ impl FromRef<InboxState> for Authenticator {
 }
 
 impl InboxState {
-    /// Puts the parts together. `written` is what the accept routes of this instance note down, for read-your-writes.
+    /// Puts the parts together. `pool` has the [`READ_SETTINGS`]; `written` is what the accept routes of this instance note down, for read-your-writes.
     pub fn new(
         authenticator: Authenticator,
         pool: PgPool,

@@ -9,8 +9,11 @@ mod dead_letters;
 mod decode;
 mod duplicates;
 mod flush;
+mod generation;
 mod lag;
 mod organizations;
+mod parts;
+mod retention;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -47,6 +50,10 @@ pub struct ProjectorConfig {
     pub session_timeout: Duration,
     /// How often what nothing will ask for again is taken away.
     pub sweep_interval: Duration,
+    /// For how many days the view keeps an event at least, acknowledged or not; 1 to [`MAX_RETENTION_DAYS`].
+    pub retention_days: u32,
+    /// How often the view's parts are looked after: made ahead, and dropped after their time.
+    pub retention_interval: Duration,
     /// How long ending may take after a shutdown began: half for the running transaction, half for leaving the group.
     pub shutdown_deadline: Duration,
 }
@@ -58,6 +65,8 @@ impl Default for ProjectorConfig {
             max_flush_bytes: 8 * 1024 * 1024,
             session_timeout: Duration::from_secs(10),
             sweep_interval: Duration::from_secs(60),
+            retention_days: 30,
+            retention_interval: Duration::from_secs(600),
             shutdown_deadline: Duration::from_secs(10),
         }
     }
@@ -77,6 +86,9 @@ pub enum Error {
     Interrupted(String),
 }
 
+/// Ten years: beyond it, what keeps the events is no inbox.
+pub const MAX_RETENTION_DAYS: u32 = 3650;
+
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
 /// How long Kafka may take to say that a lost place is somebody else's: longer than a heartbeat, which is when a member learns of it.
@@ -95,8 +107,10 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let component = health.component(CONSUMER);
-    let flusher = Arc::new(Flusher::new(pool.clone(), producer, kafka.topics.clone(), component.clone()));
-    // Ends with this function, however that ends.
+    let flusher = Arc::new(Flusher::new(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
+    // Both end with this function, however that ends.
+    let retaining = retention::run(pool.clone(), config.retention_days, config.retention_interval, shutdown.clone());
+    let _retaining = AbortOnDropHandle::new(tokio::spawn(retaining));
     let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweep::run(pool.clone(), config.sweep_interval, shutdown.clone())));
     while fence::reachable(&pool, &shutdown, |reason| component.down(reason)).await {
         let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_materializer, &kafka.topics.events);

@@ -60,33 +60,55 @@ async fn apply_missed(pool: &PgPool, interval: Duration, shutdown: &Cancellation
 const BEGIN: missed::Named = (Uuid::nil(), Uuid::nil());
 
 /// `false` when it is time to end.
-async fn slept(pause: Duration, shutdown: &CancellationToken) -> bool {
+pub(super) async fn slept(pause: Duration, shutdown: &CancellationToken) -> bool {
     tokio::select! {
         () = shutdown.cancelled() => false,
         () = tokio::time::sleep(pause) => true,
     }
 }
 
+/// Takes away one batch of each kind after the other until nothing is left of any.
 async fn sweep(pool: &PgPool, shutdown: &CancellationToken) -> Result<(), sqlx::Error> {
     while !shutdown.is_cancelled() {
         // Acks and deliveries are kept on the log for 9 days: an event that was not read by then never comes.
-        let dropped = sqlx::query(
+        let effects = sqlx::query(
             "DELETE FROM view.pending_effects WHERE ctid IN (
                  SELECT ctid FROM view.pending_effects WHERE appended_at < now() - interval '9 days' LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
-        let dropped = dropped.execute(pool).await?.rows_affected();
-        if dropped > 0 {
-            METRICS.effects_dropped.inc_by(dropped);
-            warn!(dropped, "Acks or attempts were dropped: their events never came.");
+        let effects = effects.execute(pool).await?.rows_affected();
+        if effects > 0 {
+            METRICS.effects_dropped.inc_by(effects);
+            warn!(dropped = effects, "Acks or attempts were dropped: their events never came.");
         }
         // Long past its window by the clock, because the view may be behind it: a repeat that is still on the log must find its key.
         let keys = sqlx::query(
             "DELETE FROM dedup_keys WHERE ctid IN (
                  SELECT ctid FROM dedup_keys WHERE expires_at < now() - interval '8 days' LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
+<<<<<<< HEAD
         let keys = keys.execute(pool).await?.rows_affected();
         let rejected = rejected::sweep(pool).await?;
         if dropped < BATCH && keys < BATCH && rejected < BATCH {
+=======
+        // What was decided of records below the floor is never asked for again: no reading of the log takes them.
+        let places = sqlx::query(
+            "DELETE FROM event_places WHERE ctid IN (
+                 SELECT ctid FROM event_places WHERE accepted_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+        );
+        let verdicts = sqlx::query(
+            "DELETE FROM verdicts WHERE ctid IN (
+                 SELECT ctid FROM verdicts WHERE accepted_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+        );
+        let deliveries = sqlx::query(
+            "DELETE FROM view.deliveries WHERE ctid IN (
+                 SELECT ctid FROM view.deliveries WHERE last_started_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+        );
+        let mut most = effects;
+        for query in [keys, places, verdicts, deliveries] {
+            most = most.max(query.execute(pool).await?.rows_affected());
+        }
+        if most < BATCH {
+>>>>>>> a00f4ac (Keep the view in parts by time)
             return Ok(());
         }
     }

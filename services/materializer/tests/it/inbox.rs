@@ -4,6 +4,7 @@ mod access;
 mod cost;
 mod filters;
 mod fresh;
+mod gap;
 pub mod harness;
 mod paging;
 mod single;

@@ -10,3 +10,4 @@ mod hostile;
 mod missed;
 mod outage;
 mod ownership;
+mod retention;

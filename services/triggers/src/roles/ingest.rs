@@ -8,10 +8,11 @@ use axum::Router;
 use clap::Args;
 use dispatcher::{EgressPolicy, WebhookArgs};
 use ingest::IngestState;
-use materializer::inbox::InboxState;
+use materializer::inbox::{InboxState, READ_SETTINGS};
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::lifecycle::{self, Supervisor};
+use platform::postgres;
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
 use platform::written::RecentWrites;
@@ -130,9 +131,9 @@ impl Api {
             written.clone(),
             pool.clone(),
         );
-        let inbox =
-            InboxState::new(authenticator.clone(), pool.clone(), producer.clone(), kafka.topics.clone(), self.sealing.clone(), written)
-                .until(shutdown.clone());
+        let reading = postgres::with_settings(&pool, READ_SETTINGS);
+        let inbox = InboxState::new(authenticator.clone(), reading, producer.clone(), kafka.topics.clone(), self.sealing.clone(), written)
+            .until(shutdown.clone());
         let probed = pool.clone();
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
         let api = Router::new()

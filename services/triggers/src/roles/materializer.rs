@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use materializer::projector::{self, ProjectorConfig};
+use materializer::projector::{self, MAX_RETENTION_DAYS, ProjectorConfig};
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::lifecycle::{self, Supervisor};
 use platform::telemetry::logs;
@@ -19,7 +19,25 @@ pub struct MaterializerArgs {
     #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9091", value_name = "HOST:PORT")]
     metrics_listen: SocketAddr,
     #[command(flatten)]
+    view: ViewArgs,
+    #[command(flatten)]
     shared: SharedArgs,
+}
+
+/// What the view keeps.
+#[derive(Args)]
+pub struct ViewArgs {
+    /// For how many days an event stays in the inbox at least, acknowledged or not
+    #[arg(long, env = "VIEW_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RETENTION_DAYS)))]
+    view_retention_days: u32,
+}
+
+impl ViewArgs {
+    /// The projector's knobs.
+    pub fn projector(&self) -> ProjectorConfig {
+        ProjectorConfig { retention_days: self.view_retention_days, ..ProjectorConfig::default() }
+    }
 }
 
 /// Runs the role in a process of its own.
@@ -36,19 +54,18 @@ pub async fn main(args: MaterializerArgs) -> Result<()> {
     let postgres = connections.health.component("postgres");
     supervisor.spawn("postgres probe", probe_postgres(connections.pool.clone(), postgres, shutdown.clone()));
     serve_running(&mut supervisor, listener, "materializer", connections.health.clone(), &shutdown);
-    start(&mut supervisor, connections, &shutdown)?;
+    start(&mut supervisor, connections, args.view.projector(), &shutdown)?;
     supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await
 }
 
 /// Starts the projector under `supervisor`.
-pub fn start(supervisor: &mut Supervisor, connections: Connections, shutdown: &CancellationToken) -> Result<()> {
+pub fn start(supervisor: &mut Supervisor, connections: Connections, config: ProjectorConfig, shutdown: &CancellationToken) -> Result<()> {
     let Connections { kafka, pool, health } = connections;
     // Writes dead letters only.
     let producer = Producer::new(&kafka, ProducerSettings::default()).context("the Kafka producer could not be made")?;
     keep_in_touch(supervisor, &producer, vec![kafka.topics.dead_letters.clone()], &health, shutdown);
     let shutdown = shutdown.clone();
-    supervisor.spawn("materializer", async move {
-        projector::run(ProjectorConfig::default(), pool, producer, kafka, health, shutdown).await.map_err(Into::into)
-    });
+    supervisor
+        .spawn("materializer", async move { projector::run(config, pool, producer, kafka, health, shutdown).await.map_err(Into::into) });
     Ok(())
 }

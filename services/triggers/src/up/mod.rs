@@ -51,6 +51,8 @@ pub struct UpArgs {
     process: ProcessArgs,
     #[command(flatten)]
     tuning: roles::ingest::TuningArgs,
+    #[command(flatten)]
+    view: roles::materializer::ViewArgs,
 }
 
 /// Runs until a signal or until something that was started is lost.
@@ -118,7 +120,7 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
         egress: DispatcherConfig::default().on_this_machine().egress,
     };
     let organization_id = api.start(&mut supervisor, listener, &shutdown).await?;
-    roles::materializer::start(&mut supervisor, connections.clone(), &shutdown)?;
+    roles::materializer::start(&mut supervisor, connections.clone(), args.view.projector(), &shutdown)?;
     roles::dispatcher::start(&mut supervisor, connections.clone(), roles::dispatcher::Delivery::local(sealing), &shutdown)?;
 
     let dev = DevJson {

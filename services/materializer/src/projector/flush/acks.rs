@@ -35,12 +35,12 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
                   AS t (org_id, event_id, log_partition, log_offset, item, appended_ms)
              LEFT JOIN verdicts v USING (org_id, event_id)
          ), waiting AS (
-             INSERT INTO view.pending_effects (org_id, event_id, effect, log_partition, log_offset, item, appended_at)
+             INSERT INTO pending_effects (org_id, event_id, effect, log_partition, log_offset, item, appended_at)
              SELECT org_id, event_id, 'ack', log_partition, log_offset, item, appended_at FROM asked
-             WHERE NOT EXISTS (SELECT FROM view.events e WHERE e.org_id = asked.org_id AND e.event_id = asked.event_id)
+             WHERE NOT EXISTS (SELECT FROM events e WHERE e.org_id = asked.org_id AND e.event_id = asked.event_id)
              ON CONFLICT DO NOTHING
          )
-         UPDATE view.events e SET acknowledged_at = first.appended_at
+         UPDATE events e SET acknowledged_at = first.appended_at
          FROM (SELECT org_id, event_id, min(appended_at) AS appended_at FROM asked GROUP BY org_id, event_id) first
          WHERE e.org_id = first.org_id AND e.event_id = first.event_id AND e.acknowledged_at IS NULL",
     )
@@ -64,11 +64,11 @@ pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], 
              SELECT t.org_id, t.event_id AS named, COALESCE(v.original_id, t.event_id) AS event_id
              FROM UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id) LEFT JOIN verdicts v USING (org_id, event_id)
          ), taken AS (
-             DELETE FROM view.pending_effects p USING arrived a
+             DELETE FROM pending_effects p USING arrived a
              WHERE p.org_id = a.org_id AND p.event_id = a.named AND p.effect = 'ack'
              RETURNING a.org_id, a.event_id, p.appended_at
          )
-         UPDATE view.events e SET acknowledged_at = first.appended_at
+         UPDATE events e SET acknowledged_at = first.appended_at
          FROM (SELECT org_id, event_id, min(appended_at) AS appended_at FROM taken GROUP BY org_id, event_id) first
          WHERE e.org_id = first.org_id AND e.event_id = first.event_id AND e.acknowledged_at IS NULL",
     )

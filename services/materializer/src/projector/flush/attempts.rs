@@ -35,7 +35,7 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
 /// Computes the status of events that appeared after attempts to deliver them.
 pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
     let taken: Vec<(Uuid, Uuid)> = sqlx::query_as(
-        "DELETE FROM view.pending_effects p USING UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)
+        "DELETE FROM pending_effects p USING UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)
          WHERE p.org_id = t.org_id AND p.event_id = t.event_id AND p.effect = 'attempt'
          RETURNING p.org_id, p.event_id",
     )
@@ -53,10 +53,13 @@ pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], 
 async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     let attempts = || rows.iter().map(|row| row.attempt);
     sqlx::query(
-        "INSERT INTO view.delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code, error, response_excerpt)
-         SELECT org_id, delivery_id, attempt, outcome, 'epoch'::timestamptz + started_us / 1000000 * interval '1 second' + started_us % 1000000 * interval '1 microsecond', latency_ms, status_code, error, excerpt
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::bigint[], $7::integer[], $8::text[], $9::text[])
-              AS t (org_id, delivery_id, attempt, outcome, started_us, latency_ms, status_code, error, excerpt)
+        "INSERT INTO delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code, error, response_excerpt,
+                                        appended_at)
+         SELECT org_id, delivery_id, attempt, outcome, 'epoch'::timestamptz + started_us / 1000000 * interval '1 second' + started_us % 1000000 * interval '1 microsecond', latency_ms, status_code, error, excerpt,
+                'epoch'::timestamptz + appended_ms * interval '1 millisecond'
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::bigint[], $7::integer[], $8::text[], $9::text[],
+                     $10::bigint[])
+              AS t (org_id, delivery_id, attempt, outcome, started_us, latency_ms, status_code, error, excerpt, appended_ms)
          ON CONFLICT DO NOTHING",
     )
     .bind(attempts().map(|a| a.org_id.as_uuid()).collect::<Vec<Uuid>>())
@@ -68,6 +71,7 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
     .bind(attempts().map(|a| a.status_code).collect::<Vec<Option<i32>>>())
     .bind(attempts().map(|a| a.error.as_deref()).collect::<Vec<Option<&str>>>())
     .bind(attempts().map(|a| a.response_excerpt.as_deref()).collect::<Vec<Option<&str>>>())
+    .bind(rows.iter().map(|row| row.record.timestamp_ms).collect::<Vec<i64>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -87,7 +91,7 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     }
     let attempts = || last.values().map(|(attempt, _)| *attempt);
     sqlx::query(
-        "INSERT INTO view.deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
+        "INSERT INTO deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
                                            last_status_code, last_error, next_attempt_at, created_at)
          SELECT org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, 'epoch'::timestamptz + started_us / 1000000 * interval '1 second' + started_us % 1000000 * interval '1 microsecond',
                 status_code, error, 'epoch'::timestamptz + next_us / 1000000 * interval '1 second' + next_us % 1000000 * interval '1 microsecond', 'epoch'::timestamptz + created_us / 1000000 * interval '1 second' + created_us % 1000000 * interval '1 microsecond'
@@ -118,10 +122,10 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
 
 async fn mark_absent(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO view.pending_effects (org_id, event_id, effect, log_partition, log_offset, appended_at)
+        "INSERT INTO pending_effects (org_id, event_id, effect, log_partition, log_offset, appended_at)
          SELECT org_id, event_id, 'attempt', log_partition, log_offset, 'epoch'::timestamptz + appended_ms * interval '1 millisecond'
          FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::bigint[], $5::bigint[]) AS t (org_id, event_id, log_partition, log_offset, appended_ms)
-         WHERE NOT EXISTS (SELECT FROM view.events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id)
+         WHERE NOT EXISTS (SELECT FROM events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id)
          ON CONFLICT DO NOTHING",
     )
     .bind(rows.iter().map(|row| row.attempt.org_id.as_uuid()).collect::<Vec<Uuid>>())
@@ -139,7 +143,7 @@ async fn aggregate(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -
     // A statement of its own, so that the sum is taken after who held the lock before has committed. Else what was summed up before that
     // commit would be written over what came after it.
     sqlx::query(
-        "SELECT FROM view.events WHERE (org_id, event_id) IN (SELECT * FROM UNNEST($1::uuid[], $2::uuid[]))
+        "SELECT FROM events WHERE (org_id, event_id) IN (SELECT * FROM UNNEST($1::uuid[], $2::uuid[]))
          ORDER BY org_id, event_id FOR NO KEY UPDATE",
     )
     .bind(orgs)
@@ -147,13 +151,13 @@ async fn aggregate(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -
     .execute(&mut *connection)
     .await?;
     sqlx::query(
-        "UPDATE view.events e SET delivery_status = s.status, attempts = s.attempts
+        "UPDATE events e SET delivery_status = s.status, attempts = s.attempts
          FROM (SELECT d.org_id, d.event_id, sum(d.attempts)::integer AS attempts,
                       CASE WHEN bool_or(d.status = 'failed') THEN 'failed'
                            WHEN bool_or(d.status = 'retrying') THEN 'retrying'
                            WHEN bool_or(d.status = 'delivered') THEN 'delivered'
                            ELSE 'pending' END AS status
-               FROM view.deliveries d JOIN (SELECT DISTINCT * FROM UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)) asked USING (org_id, event_id)
+               FROM deliveries d JOIN (SELECT DISTINCT * FROM UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)) asked USING (org_id, event_id)
                GROUP BY d.org_id, d.event_id) s
          WHERE e.org_id = s.org_id AND e.event_id = s.event_id AND (e.delivery_status, e.attempts) IS DISTINCT FROM (s.status, s.attempts)",
     )

@@ -1,4 +1,5 @@
-//! Events into `view.events`: one statement for a whole batch, one array per column.
+//! Events into the view: one statement for a whole batch, one array per column. Which of two records with one id is the event lives in
+//! `places`.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use schemas::records::{DedupKind, Event};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
+use super::{Decisions, places};
 use crate::metrics::METRICS;
 
 /// One event and its place.
@@ -25,25 +27,40 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Inserts the rows that are no duplicates. A row whose id is there already is left as it is: the lower place came first. Answers whether
-/// anything at all waits for an event to appear, which saves asking.
+/// Inserts the rows that are no duplicates. A row whose id is there already is left as it is, and so is one whose id belongs to another
+/// place. Answers whether anything at all waits for an event to appear, which saves asking.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
     duplicates: &BTreeMap<usize, EventId>,
+    decisions: Decisions,
 ) -> Result<bool, sqlx::Error> {
-    let mut originals: Vec<&Row<'_>> =
+    let mut offered: Vec<&Row<'_>> =
         rows.iter().enumerate().filter(|(index, _)| !duplicates.contains_key(index)).map(|(_, row)| row).collect();
     // By key: two writers at once (only possible while partitions change hands) then meet in the same order and cannot deadlock. Stable, so
-    // that of two rows with one id the lower offset stays first; the other would make PostgreSQL refuse the statement.
-    originals.sort_by_key(|row| (row.event.org_id, row.event.event_id));
+    // that of two rows with one id the first that was read stays first; the other would make PostgreSQL refuse the statement.
+    offered.sort_by_key(|row| (row.event.org_id, row.event.event_id));
+    if decisions == Decisions::Take {
+        places::claim(connection, &offered).await?;
+    }
+    let mut originals = offered.clone();
     originals.dedup_by_key(|row| (row.event.org_id, row.event.event_id));
+    let (written, effects_wait) = insert_originals(connection, &originals).await?;
+    METRICS.rows.with_label_values(&["event"]).inc_by(u64::try_from(written).unwrap_or(0));
+    if decisions == Decisions::Take && usize::try_from(written).is_ok_and(|written| written < offered.len()) {
+        places::note_twins(connection, &offered).await?;
+    }
+    Ok(effects_wait)
+}
+
+/// How many were not there before, and whether any effect waits.
+async fn insert_originals(connection: &mut PgConnection, originals: &[&Row<'_>]) -> Result<(i64, bool), sqlx::Error> {
     let column = |f: fn(&Row<'_>) -> Uuid| originals.iter().map(|row| f(row)).collect::<Vec<Uuid>>();
     let texts = |f: fn(&Event) -> Option<&str>| originals.iter().map(|row| f(row.event)).collect::<Vec<Option<&str>>>();
     let metadata: Vec<Option<String>> = originals.iter().map(|row| metadata_json(row.event)).collect();
     // Seconds and microseconds apart: an interval is multiplied as a double, which cannot hold all microseconds of the year 9999.
-    let (written, effects_wait): (i64, bool) = sqlx::query_as(
-        "WITH written AS (INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at,
+    sqlx::query_as(
+        "WITH written AS (INSERT INTO events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at,
                                   source, ordering_key, metadata, dedup_id)
          SELECT org_id, event_id, log_epoch, log_partition, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond',
                 event_type, payload::json, 'epoch'::timestamptz + occurred_us / 1000000 * interval '1 second' + occurred_us % 1000000 * interval '1 microsecond', source, ordering_key, metadata::json, dedup_id
@@ -51,8 +68,10 @@ pub(super) async fn insert(
                      $10::text[], $11::text[], $12::text[], $13::text[])
               AS t (org_id, event_id, log_epoch, log_partition, log_offset, accepted_ms, event_type, payload, occurred_us,
                     source, ordering_key, metadata, dedup_id)
-         ON CONFLICT (org_id, event_id) DO NOTHING RETURNING 1)
-         SELECT (SELECT count(*) FROM written), EXISTS (SELECT FROM view.pending_effects)",
+         WHERE NOT EXISTS (SELECT FROM event_places p WHERE p.org_id = t.org_id AND p.event_id = t.event_id
+                           AND (p.log_epoch, p.log_partition, p.log_offset) <> (t.log_epoch, t.log_partition, t.log_offset))
+         ON CONFLICT DO NOTHING RETURNING 1)
+         SELECT (SELECT count(*) FROM written), EXISTS (SELECT FROM pending_effects)",
     )
     .bind(column(|row| row.event.org_id.as_uuid()))
     .bind(column(|row| row.event.event_id.as_uuid()))
@@ -68,9 +87,7 @@ pub(super) async fn insert(
     .bind(metadata)
     .bind(texts(dedup_id))
     .fetch_one(connection)
-    .await?;
-    METRICS.rows.with_label_values(&["event"]).inc_by(u64::try_from(written).unwrap_or(0));
-    Ok(effects_wait)
+    .await
 }
 
 fn metadata_json(event: &Event) -> Option<String> {

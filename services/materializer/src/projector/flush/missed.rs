@@ -10,6 +10,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::acks;
+use crate::projector::generation::Generation;
 
 /// An organization, and an id that an effect names.
 pub(in crate::projector) type Named = (Uuid, Uuid);
@@ -34,7 +35,7 @@ pub(in crate::projector) async fn apply(pool: &PgPool, after: Named) -> Result<O
     found.dedup();
     if !found.is_empty() {
         let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = found.into_iter().unzip();
-        let mut transaction = pool.begin().await?;
+        let mut transaction = pool.begin_with(Generation::Live.begin()).await?;
         acks::apply_waiting(&mut transaction, &orgs, &ids).await?;
         transaction.commit().await?;
     }

@@ -8,6 +8,7 @@ mod attempts;
 mod events;
 mod keys;
 pub(super) mod missed;
+mod places;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -25,7 +26,9 @@ use uuid::Uuid;
 
 use super::batch::{Batch, Hold, Place};
 use super::decode::{Content, Item, decode};
+use super::generation::Generation;
 use super::organizations::{self, Organizations};
+use super::parts::{self, Parts};
 use super::{CONSUMER, Error, dead_letters};
 use crate::metrics::METRICS;
 use crate::rejected::rows as rejected;
@@ -33,9 +36,17 @@ use crate::rejected::rows as rejected;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Whether a record is read for the first time. Which of two is the original is decided once and never again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decisions {
+    /// It is: what is decided is stored.
+    Take,
+}
+
 /// Writes batches.
 pub(crate) struct Flusher {
     pool: PgPool,
+    parts: Parts,
     producer: Producer,
     topics: TopicNames,
     organizations: Organizations,
@@ -56,6 +67,8 @@ enum Attempted {
     Committed,
     /// These places are somebody else's; nothing was written.
     Lost(Vec<Place>),
+    /// A part of the view was dropped meanwhile; nothing was written.
+    NoRoom,
     /// PostgreSQL refuses some row; nothing was written.
     Refused(sqlx::Error),
 }
@@ -70,8 +83,9 @@ enum Failure {
 }
 
 impl Flusher {
-    pub(crate) fn new(pool: PgPool, producer: Producer, topics: TopicNames, component: Component) -> Self {
-        Self { pool, producer, topics, organizations: Organizations::default(), component }
+    pub(crate) fn new(pool: PgPool, producer: Producer, topics: TopicNames, component: Component, retention_days: u32) -> Self {
+        let parts = Parts::new(pool.clone(), Generation::Live, retention_days);
+        Self { pool, parts, producer, topics, organizations: Organizations::default(), component }
     }
 
     /// Writes the batch, whole, but for places that are lost. Waits for what passes by itself.
@@ -93,6 +107,7 @@ impl Flusher {
             if part.is_empty() {
                 continue;
             }
+            self.make_room(&mut part).await?;
             match self.write(&part, &holds).await? {
                 Attempted::Committed => note_written(&part, &mut holds),
                 Attempted::Lost(places) => {
@@ -100,6 +115,10 @@ impl Flusher {
                         METRICS.fenced.inc();
                         outcome.lost.extend(holds.remove(&place).map(|hold| (place, hold.epoch)));
                     }
+                    parts.push_front(part);
+                }
+                Attempted::NoRoom => {
+                    self.parts.forget();
                     parts.push_front(part);
                 }
                 Attempted::Refused(error) => self.halve(part, error, &mut parts).await?,
@@ -133,6 +152,17 @@ impl Flusher {
         Ok(())
     }
 
+    /// Makes room for what is kept by time, and passes over what is past its time.
+    async fn make_room(&self, part: &mut [Item]) -> Result<(), Error> {
+        let times: Vec<i64> = part.iter().filter(|item| is_kept_by_time(&item.content)).map(|item| item.record.timestamp_ms).collect();
+        let floor_ms = self.until_answered(|| self.parts.make_room(times.iter().copied())).await?;
+        for item in part.iter_mut().filter(|item| is_kept_by_time(&item.content) && item.record.timestamp_ms < floor_ms) {
+            METRICS.too_old.inc();
+            item.content = Content::Skipped;
+        }
+        Ok(())
+    }
+
     /// Tries to write `part` in one transaction until its fate is known.
     async fn write(&self, part: &[Item], holds: &BTreeMap<Place, Hold>) -> Result<Attempted, Error> {
         let moves = moves_of(part, holds);
@@ -143,6 +173,7 @@ impl Flusher {
                 Ok(true) => return Ok(Attempted::Committed),
                 Ok(false) => info!("A position was not where it was left; looking who moved it."),
                 Err(Failure::Raced) => debug!("Another writer took a dedup key meanwhile; deciding again."),
+                Err(Failure::Sql(error)) if parts::is_missing(&error) => return Ok(Attempted::NoRoom),
                 Err(Failure::Sql(error)) => match effect(&error) {
                     SqlEffect::Data => return Ok(Attempted::Refused(error)),
                     SqlEffect::Fatal => return Err(Error::View(error)),
@@ -170,7 +201,7 @@ impl Flusher {
 
     /// `false`: a position did not match, and nothing was written.
     async fn transaction(&self, part: &[Item], holds: &BTreeMap<Place, Hold>, moves: &[Advance<'_>]) -> Result<bool, Failure> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.pool.begin_with(Generation::Live.begin()).await?;
         // First, because it is the fence: from here on nobody else can claim these places before this transaction ends.
         let moved = fence::advance(&mut transaction, CONSUMER, moves).await?;
         if moved.contains(&false) {
@@ -244,7 +275,7 @@ async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Pl
     }
     if !rows.is_empty() {
         let duplicates = keys::settle(connection, &rows).await?;
-        if events::insert(connection, &rows, &duplicates).await? {
+        if events::insert(connection, &rows, &duplicates, Decisions::Take).await? {
             let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) =
                 rows.iter().map(|row| (row.event.org_id.as_uuid(), row.event.event_id.as_uuid())).unzip();
             acks::apply_waiting(connection, &orgs, &ids).await?;
@@ -258,6 +289,11 @@ async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Pl
     }
     rejected::insert(connection, &refused).await?;
     Ok(())
+}
+
+/// Events and attempts lie in the part of their append time; an ack changes a row that is there.
+const fn is_kept_by_time(content: &Content) -> bool {
+    matches!(content, Content::Event(_) | Content::Attempt(_))
 }
 
 fn place_of(item: &Item) -> Place {

@@ -36,8 +36,8 @@ async fn long_inbox() -> Bench {
 async fn touched(bench: &Bench) -> i64 {
     sqlx::query("SELECT pg_stat_force_next_flush()").execute(&bench.view).await.unwrap();
     sqlx::query_scalar(
-        "SELECT (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relid = 'view.events'::regclass)::bigint
-              + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relid = 'view.events'::regclass)::bigint",
+        "SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relid IN (SELECT relid FROM pg_partition_tree('view.events')))::bigint
+              + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relid IN (SELECT relid FROM pg_partition_tree('view.events')))::bigint",
     )
     .fetch_one(&bench.pool)
     .await

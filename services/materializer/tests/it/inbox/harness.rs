@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use devstack::testing::TestDatabase;
 use http::{HeaderMap, Method, Request, StatusCode};
-use materializer::inbox::{self, InboxState};
+use materializer::inbox::{self, InboxState, READ_SETTINGS};
 use platform::http::MountOptions;
 use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Producer, ProducerSettings};
@@ -63,6 +63,8 @@ impl Bench {
         let database = shared.database().await;
         let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
         postgres::migrate(&pool).await.unwrap();
+        // Rows of tests begin there.
+        sqlx::query("SELECT view_make_room('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
         let shutdown = CancellationToken::new();
         let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), shutdown.clone());
         tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
@@ -70,7 +72,7 @@ impl Bench {
         let settings = ProducerSettings { delivery_timeout: std::time::Duration::from_secs(3), ..ProducerSettings::default() };
         let producer = Producer::new(&kafka, settings).unwrap();
         let (sealing, written) = (SealingKey::from_bytes([5; 32]), RecentWrites::default());
-        let view = postgres::connect(&inbox_pool(&database.url)).unwrap();
+        let view = postgres::with_settings(&postgres::connect(&inbox_pool(&database.url)).unwrap(), READ_SETTINGS);
         let state =
             InboxState::new(tenancy.authenticator(), view.clone(), producer, kafka.topics.clone(), sealing.clone(), written.clone());
         let api = inbox::routes(state.until(shutdown.clone())).merge(tenancy::routes(tenancy));

@@ -1,0 +1,25 @@
+//! Which generation of the view is written. Each lives in a PostgreSQL schema of its own, and a transaction says at its begin into which it
+//! writes; the statements name their tables without one.
+
+/// A generation of the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// What the inbox reads.
+    Live,
+}
+
+impl Generation {
+    /// Name of its schema.
+    pub(crate) const fn schema(self) -> &'static str {
+        match self {
+            Self::Live => "view",
+        }
+    }
+
+    /// Begins a transaction that writes into it. Local to the transaction, so that a connection never carries it on.
+    pub(crate) const fn begin(self) -> &'static str {
+        match self {
+            Self::Live => "BEGIN; SET LOCAL search_path TO view, public",
+        }
+    }
+}
