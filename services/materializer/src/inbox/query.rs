@@ -61,7 +61,9 @@ impl Holdings {
 /// # Errors
 /// As PostgreSQL has them.
 pub async fn holdings(connection: &mut PgConnection, organization: OrgId) -> Result<Holdings, sqlx::Error> {
-    let rows: Vec<(i32, i32, i64, Option<OffsetDateTime>, Option<i32>, Option<i64>)> = sqlx::query_as(
+    // Partition and newest place; when the oldest was accepted and its place, where it is still there.
+    type HeldRow = (i32, i32, i64, Option<OffsetDateTime>, Option<i32>, Option<i64>);
+    let rows: Vec<HeldRow> = sqlx::query_as(
         "WITH RECURSIVE partitions AS (
              (SELECT log_partition FROM view.events WHERE org_id = $1 ORDER BY log_partition LIMIT 1)
              UNION ALL
