@@ -85,11 +85,6 @@ async fn sweep(pool: &PgPool, shutdown: &CancellationToken) -> Result<(), sqlx::
             "DELETE FROM dedup_keys WHERE ctid IN (
                  SELECT ctid FROM dedup_keys WHERE expires_at < now() - interval '8 days' LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
-<<<<<<< HEAD
-        let keys = keys.execute(pool).await?.rows_affected();
-        let rejected = rejected::sweep(pool).await?;
-        if dropped < BATCH && keys < BATCH && rejected < BATCH {
-=======
         // What was decided of records below the floor is never asked for again: no reading of the log takes them.
         let places = sqlx::query(
             "DELETE FROM event_places WHERE ctid IN (
@@ -103,12 +98,11 @@ async fn sweep(pool: &PgPool, shutdown: &CancellationToken) -> Result<(), sqlx::
             "DELETE FROM view.deliveries WHERE ctid IN (
                  SELECT ctid FROM view.deliveries WHERE last_started_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
-        let mut most = effects;
+        let mut most = effects.max(rejected::sweep(pool).await?);
         for query in [keys, places, verdicts, deliveries] {
             most = most.max(query.execute(pool).await?.rows_affected());
         }
         if most < BATCH {
->>>>>>> a00f4ac (Keep the view in parts by time)
             return Ok(());
         }
     }

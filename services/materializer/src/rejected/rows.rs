@@ -47,7 +47,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO view.rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
+        "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
          SELECT t.org_id, log_topic, log_partition, log_epoch, log_offset, 'epoch'::timestamptz + appended_ms * interval '1 millisecond',
                 error_class, message
          FROM UNNEST($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[], $8::text[])
