@@ -20,4 +20,5 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "contracts", sql: include_str!("../postgres/0005_contracts.sql") },
     Migration { version: 6, name: "partitions", sql: include_str!("../postgres/0006_partitions.sql") },
     Migration { version: 7, name: "rejected", sql: include_str!("../postgres/0007_rejected.sql") },
+    Migration { version: 9, name: "rebuild", sql: include_str!("../postgres/0009_rebuild.sql") },
 ];

@@ -6,6 +6,8 @@
 pub(crate) enum Generation {
     /// What the inbox reads.
     Live,
+    /// What a rebuild makes beside it.
+    Next,
 }
 
 impl Generation {
@@ -13,6 +15,7 @@ impl Generation {
     pub(crate) const fn schema(self) -> &'static str {
         match self {
             Self::Live => "view",
+            Self::Next => "view_next",
         }
     }
 
@@ -20,6 +23,7 @@ impl Generation {
     pub(crate) const fn begin(self) -> &'static str {
         match self {
             Self::Live => "BEGIN; SET LOCAL search_path TO view, public",
+            Self::Next => "BEGIN; SET LOCAL search_path TO view_next, public",
         }
     }
 }

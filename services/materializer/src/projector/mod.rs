@@ -4,17 +4,17 @@
 //! Lives here: what a record becomes in the view, which of two duplicates is the original, and dead letters. Does not live here: reading
 //! Kafka and the fence (`platform`), what a record says (`schemas`), and reading the view (`crate::inbox`).
 
-mod batch;
+pub(crate) mod batch;
 mod dead_letters;
 mod decode;
 mod duplicates;
-mod flush;
-mod generation;
+pub(crate) mod flush;
+pub(crate) mod generation;
 mod lag;
 mod organizations;
 mod parts;
 mod retention;
-mod sweep;
+pub(crate) mod sweep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let component = health.component(CONSUMER);
-    let flusher = Arc::new(Flusher::new(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
+    let flusher = Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
     // Both end with this function, however that ends.
     let retaining = retention::run(pool.clone(), config.retention_days, config.retention_interval, shutdown.clone());
     let _retaining = AbortOnDropHandle::new(tokio::spawn(retaining));

@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::flush::missed;
+use super::generation::Generation;
 use crate::metrics::METRICS;
 use crate::rejected::rows as rejected;
 
@@ -40,7 +41,7 @@ async fn apply_missed(pool: &PgPool, interval: Duration, shutdown: &Cancellation
     let mut after = BEGIN;
     while slept(interval, shutdown).await {
         for _ in 0..LOOKS_PER_PASS {
-            match missed::apply(pool, after).await {
+            match missed::apply(pool, Generation::Live, after).await {
                 Ok(Some(last)) => after = last,
                 Ok(None) => {
                     after = BEGIN;
@@ -57,7 +58,7 @@ async fn apply_missed(pool: &PgPool, interval: Duration, shutdown: &Cancellation
 }
 
 /// Before all names.
-const BEGIN: missed::Named = (Uuid::nil(), Uuid::nil());
+pub(crate) const BEGIN: missed::Named = (Uuid::nil(), Uuid::nil());
 
 /// `false` when it is time to end.
 pub(super) async fn slept(pause: Duration, shutdown: &CancellationToken) -> bool {

@@ -4,4 +4,5 @@
 mod acks;
 mod inbox;
 mod projector;
+mod rebuild;
 mod rejected;

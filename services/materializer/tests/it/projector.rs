@@ -2,7 +2,7 @@
 
 mod acks;
 mod dead_letters;
-mod deliveries;
+pub mod deliveries;
 mod duplicates;
 mod events;
 pub mod harness;
@@ -10,4 +10,4 @@ mod hostile;
 mod missed;
 mod outage;
 mod ownership;
-mod retention;
+pub mod retention;

@@ -5,6 +5,7 @@
 pub mod consumer;
 pub mod partition;
 pub mod producer;
+pub mod range;
 pub mod topics;
 
 use std::fmt;

@@ -14,6 +14,7 @@ mod print;
 mod send;
 mod tail;
 mod topics;
+mod view;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -41,6 +42,8 @@ pub enum Command {
     Lag(lag::LagArgs),
     /// Compare the topics with the manifest, or mend them
     Topics(topics::TopicsArgs),
+    /// Build the inbox view again from the log, or read a part of the log into it once more
+    View(view::ViewCommandArgs),
     /// Bring the database to this version's schema
     Migrate(migrate::MigrateArgs),
     /// Check tools, Kafka, PostgreSQL, topics and versions, and say what to do
@@ -70,6 +73,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Ack(Targeted { target, args }) => ack::run(&target.client()?, args).await,
         Command::Lag(args) => lag::run(args).await,
         Command::Topics(args) => topics::run(args).await,
+        Command::View(args) => view::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Env(Targeted { target, args }) => env::run(&target, args),

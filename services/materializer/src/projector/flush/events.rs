@@ -9,7 +9,7 @@ use schemas::records::{DedupKind, Event};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::{Decisions, places};
+use super::{Reading, places};
 use crate::metrics::METRICS;
 
 /// One event and its place.
@@ -33,21 +33,22 @@ pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
     duplicates: &BTreeMap<usize, EventId>,
-    decisions: Decisions,
+    reading: &Reading,
 ) -> Result<bool, sqlx::Error> {
     let mut offered: Vec<&Row<'_>> =
         rows.iter().enumerate().filter(|(index, _)| !duplicates.contains_key(index)).map(|(_, row)| row).collect();
     // By key: two writers at once (only possible while partitions change hands) then meet in the same order and cannot deadlock. Stable, so
     // that of two rows with one id the first that was read stays first; the other would make PostgreSQL refuse the statement.
     offered.sort_by_key(|row| (row.event.org_id, row.event.event_id));
-    if decisions == Decisions::Take {
+    let is_first = matches!(reading, Reading::First(_));
+    if is_first {
         places::claim(connection, &offered).await?;
     }
     let mut originals = offered.clone();
     originals.dedup_by_key(|row| (row.event.org_id, row.event.event_id));
     let (written, effects_wait) = insert_originals(connection, &originals).await?;
     METRICS.rows.with_label_values(&["event"]).inc_by(u64::try_from(written).unwrap_or(0));
-    if decisions == Decisions::Take && usize::try_from(written).is_ok_and(|written| written < offered.len()) {
+    if is_first && usize::try_from(written).is_ok_and(|written| written < offered.len()) {
         places::note_twins(connection, &offered).await?;
     }
     Ok(effects_wait)

@@ -7,23 +7,52 @@ use schemas::records::{DedupKind, Event};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::Failure;
 use super::events::Row;
+use super::{Failure, Reading};
 use crate::metrics::METRICS;
 use crate::projector::duplicates::{self, Decision, Holder, Key};
 
-/// Index of each row that is a duplicate, and its original. Costs nothing where no event names a key.
-pub(super) async fn settle(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<BTreeMap<usize, EventId>, Failure> {
-    let keys: Vec<Key> = duplicates::keys(rows.iter().map(|row| row.event)).into_iter().collect();
-    if keys.is_empty() {
+/// Index of each row that is a duplicate, and its original. Costs nothing where no event names a key. What was decided before stays so; on a
+/// first reading the rest is decided.
+pub(super) async fn settle(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+    reading: &Reading,
+) -> Result<BTreeMap<usize, EventId>, Failure> {
+    let keyed: Vec<usize> = rows.iter().enumerate().filter(|(_, row)| row.event.dedup.is_some()).map(|(index, _)| index).collect();
+    if keyed.is_empty() {
         return Ok(BTreeMap::new());
     }
+    let mut duplicates = verdicts(connection, rows, &keyed).await?;
+    if matches!(reading, Reading::Again) {
+        return Ok(duplicates);
+    }
+    let open: Vec<usize> = keyed.into_iter().filter(|index| !duplicates.contains_key(index)).collect();
+    let timed: Vec<(&Event, i64)> = open.iter().filter_map(|index| rows.get(*index)).map(|row| (row.event, row.accepted_at_ms)).collect();
+    let keys: Vec<Key> = duplicates::keys(timed.iter().map(|(event, _)| *event)).into_iter().collect();
     let known = holders(connection, &keys).await?;
-    let timed: Vec<(&Event, i64)> = rows.iter().map(|row| (row.event, row.accepted_at_ms)).collect();
     let decision = duplicates::decide(&timed, &known);
     store_holders(connection, &decision).await?;
-    store_verdicts(connection, rows, &decision).await?;
-    Ok(decision.duplicates)
+    let decided: BTreeMap<usize, EventId> =
+        decision.duplicates.into_iter().filter_map(|(nth, original)| Some((*open.get(nth)?, original))).collect();
+    store_verdicts(connection, rows, &decided).await?;
+    duplicates.extend(decided);
+    Ok(duplicates)
+}
+
+/// What was decided of these rows before.
+async fn verdicts(connection: &mut PgConnection, rows: &[Row<'_>], keyed: &[usize]) -> Result<BTreeMap<usize, EventId>, sqlx::Error> {
+    let asked = || keyed.iter().filter_map(|index| rows.get(*index)).map(|row| row.event);
+    let found: Vec<(i64, Uuid)> = sqlx::query_as(
+        "SELECT asked.ordinal, v.original_id FROM UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS asked (org_id, event_id, ordinal)
+         JOIN verdicts v USING (org_id, event_id)",
+    )
+    .bind(asked().map(|event| event.org_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(asked().map(|event| event.event_id.as_uuid()).collect::<Vec<Uuid>>())
+    .fetch_all(connection)
+    .await?;
+    let duplicate = |(ordinal, original)| Some((*keyed.get(usize::try_from(ordinal - 1).ok()?)?, EventId::from_uuid(original)));
+    Ok(found.into_iter().filter_map(duplicate).collect())
 }
 
 /// What holds the keys now. Locked: a second writer of the same organization (only possible after partitions were added) must wait.
@@ -84,12 +113,12 @@ async fn store_holders(connection: &mut PgConnection, decision: &Decision) -> Re
     Ok(())
 }
 
-async fn store_verdicts(connection: &mut PgConnection, rows: &[Row<'_>], decision: &Decision) -> Result<(), sqlx::Error> {
-    if decision.duplicates.is_empty() {
+async fn store_verdicts(connection: &mut PgConnection, rows: &[Row<'_>], decided: &BTreeMap<usize, EventId>) -> Result<(), sqlx::Error> {
+    if decided.is_empty() {
         return Ok(());
     }
     let found: Vec<(&Row<'_>, Uuid)> =
-        decision.duplicates.iter().filter_map(|(index, original)| Some((rows.get(*index)?, original.as_uuid()))).collect();
+        decided.iter().filter_map(|(index, original)| Some((rows.get(*index)?, original.as_uuid()))).collect();
     sqlx::query(
         "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
          SELECT org_id, event_id, original_id, log_epoch, log_partition, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond'

@@ -13,31 +13,31 @@ use super::acks;
 use crate::projector::generation::Generation;
 
 /// An organization, and an id that an effect names.
-pub(in crate::projector) type Named = (Uuid, Uuid);
+pub(crate) type Named = (Uuid, Uuid);
 
 /// Looks at up to 1000 effects that wait, in the order of their names, from behind `after`, and applies those whose event is there, by its
 /// own id or by that of a duplicate. Answers where to go on; `None` at the end.
-pub(in crate::projector) async fn apply(pool: &PgPool, after: Named) -> Result<Option<Named>, sqlx::Error> {
+pub(crate) async fn apply(pool: &PgPool, generation: Generation, after: Named) -> Result<Option<Named>, sqlx::Error> {
+    let mut transaction = pool.begin_with(generation.begin()).await?;
     // All effects of one name are applied at once, so a name that is cut off by the limit needs no second look.
     let looked_at: Vec<(Uuid, Uuid, bool)> = sqlx::query_as(
         "SELECT p.org_id, p.event_id, e.event_id IS NOT NULL
-         FROM (SELECT org_id, event_id FROM view.pending_effects WHERE (org_id, event_id) > ($1, $2)
+         FROM (SELECT org_id, event_id FROM pending_effects WHERE (org_id, event_id) > ($1, $2)
                ORDER BY org_id, event_id LIMIT 1000) p
          LEFT JOIN verdicts v USING (org_id, event_id)
-         LEFT JOIN view.events e ON e.org_id = p.org_id AND e.event_id = COALESCE(v.original_id, p.event_id)
+         LEFT JOIN events e ON e.org_id = p.org_id AND e.event_id = COALESCE(v.original_id, p.event_id)
          ORDER BY p.org_id, p.event_id",
     )
     .bind(after.0)
     .bind(after.1)
-    .fetch_all(pool)
+    .fetch_all(&mut *transaction)
     .await?;
     let mut found: Vec<Named> = looked_at.iter().filter(|(.., is_there)| *is_there).map(|(org, id, _)| (*org, *id)).collect();
     found.dedup();
     if !found.is_empty() {
         let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = found.into_iter().unzip();
-        let mut transaction = pool.begin_with(Generation::Live.begin()).await?;
         acks::apply_waiting(&mut transaction, &orgs, &ids).await?;
-        transaction.commit().await?;
     }
+    transaction.commit().await?;
     Ok(looked_at.last().map(|(org, id, _)| (*org, *id)))
 }

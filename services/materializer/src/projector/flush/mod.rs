@@ -7,7 +7,7 @@ mod acks;
 mod attempts;
 mod events;
 mod keys;
-pub(super) mod missed;
+pub(crate) mod missed;
 mod places;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,18 +36,23 @@ use crate::rejected::rows as rejected;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Whether a record is read for the first time. Which of two is the original is decided once and never again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decisions {
-    /// It is: what is decided is stored.
-    Take,
+/// Whether records are read for the first time.
+#[derive(Clone)]
+pub(crate) enum Reading {
+    /// They are: which of two is the original is decided, and what nobody can read becomes a dead letter.
+    First(Producer),
+    /// They were before (a rebuild, a replay): decisions are read and none is taken, and no dead letter is written again.
+    Again,
 }
 
 /// Writes batches.
 pub(crate) struct Flusher {
     pool: PgPool,
+    /// Whose positions move with them.
+    consumer: &'static str,
+    generation: Generation,
+    reading: Reading,
     parts: Parts,
-    producer: Producer,
     topics: TopicNames,
     organizations: Organizations,
     component: Component,
@@ -83,9 +88,32 @@ enum Failure {
 }
 
 impl Flusher {
-    pub(crate) fn new(pool: PgPool, producer: Producer, topics: TopicNames, component: Component, retention_days: u32) -> Self {
-        let parts = Parts::new(pool.clone(), Generation::Live, retention_days);
-        Self { pool, parts, producer, topics, organizations: Organizations::default(), component }
+    /// The one that writes what the inbox reads.
+    pub(crate) fn live(pool: PgPool, producer: Producer, topics: TopicNames, component: Component, retention_days: u32) -> Self {
+        Self::new(pool, (CONSUMER, Generation::Live), Reading::First(producer), topics, component, retention_days)
+    }
+
+    /// One that writes into `generation` what was read before, and moves the positions of `consumer`.
+    pub(crate) fn again(
+        pool: PgPool,
+        (consumer, generation): (&'static str, Generation),
+        topics: TopicNames,
+        component: Component,
+        retention_days: u32,
+    ) -> Self {
+        Self::new(pool, (consumer, generation), Reading::Again, topics, component, retention_days)
+    }
+
+    fn new(
+        pool: PgPool,
+        (consumer, generation): (&'static str, Generation),
+        reading: Reading,
+        topics: TopicNames,
+        component: Component,
+        retention_days: u32,
+    ) -> Self {
+        let parts = Parts::new(pool.clone(), generation, retention_days);
+        Self { pool, consumer, generation, reading, parts, topics, organizations: Organizations::default(), component }
     }
 
     /// Writes the batch, whole, but for places that are lost. Waits for what passes by itself.
@@ -100,7 +128,9 @@ impl Flusher {
             Content::Dead(reason) => Some((&item.record, reason)),
             _ => None,
         });
-        dead_letters::write_all(&self.producer, &self.topics, &self.component, dead).await;
+        if let Reading::First(producer) = &self.reading {
+            dead_letters::write_all(producer, &self.topics, &self.component, dead).await;
+        }
         let mut parts = VecDeque::from([items]);
         while let Some(mut part) = parts.pop_front() {
             part.retain(|item| holds.contains_key(&place_of(item)));
@@ -186,7 +216,7 @@ impl Flusher {
                 },
             }
             // Whether it was committed may be unknown: the positions know.
-            let standings = self.until_answered(|| fence::standing(&self.pool, CONSUMER, &moves)).await?;
+            let standings = self.until_answered(|| fence::standing(&self.pool, self.consumer, &moves)).await?;
             if standings.contains(&Standing::Committed) {
                 // One transaction: where one position was moved, all rows were written.
                 return Ok(Attempted::Committed);
@@ -201,14 +231,14 @@ impl Flusher {
 
     /// `false`: a position did not match, and nothing was written.
     async fn transaction(&self, part: &[Item], holds: &BTreeMap<Place, Hold>, moves: &[Advance<'_>]) -> Result<bool, Failure> {
-        let mut transaction = self.pool.begin_with(Generation::Live.begin()).await?;
+        let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
         // First, because it is the fence: from here on nobody else can claim these places before this transaction ends.
-        let moved = fence::advance(&mut transaction, CONSUMER, moves).await?;
+        let moved = fence::advance(&mut transaction, self.consumer, moves).await?;
         if moved.contains(&false) {
             transaction.rollback().await?;
             return Ok(false);
         }
-        apply(&mut transaction, part, holds, &self.topics).await?;
+        apply(&mut transaction, part, holds, &self.topics, &self.reading).await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -230,7 +260,9 @@ impl Flusher {
                 }
                 Content::Event(_) | Content::Acks(_) | Content::Attempt(_) => {
                     let reason = Unreadable { class: rejected::REFUSED_BY_DATABASE, message: error.to_string() };
-                    dead_letters::write(&self.producer, &self.topics, &self.component, &item.record, &reason).await;
+                    if let Reading::First(producer) = &self.reading {
+                        dead_letters::write(producer, &self.topics, &self.component, &item.record, &reason).await;
+                    }
                     item.content = Content::Dead(reason);
                 }
             }
@@ -258,7 +290,13 @@ impl Flusher {
 }
 
 /// Events before acks and attempts: an effect in the same batch finds its event.
-async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Place, Hold>, topics: &TopicNames) -> Result<(), Failure> {
+async fn apply(
+    connection: &mut PgConnection,
+    part: &[Item],
+    holds: &BTreeMap<Place, Hold>,
+    topics: &TopicNames,
+    reading: &Reading,
+) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut acknowledged = Vec::new();
     let mut attempted = Vec::new();
@@ -274,8 +312,8 @@ async fn apply(connection: &mut PgConnection, part: &[Item], holds: &BTreeMap<Pl
         }
     }
     if !rows.is_empty() {
-        let duplicates = keys::settle(connection, &rows).await?;
-        if events::insert(connection, &rows, &duplicates, Decisions::Take).await? {
+        let duplicates = keys::settle(connection, &rows, reading).await?;
+        if events::insert(connection, &rows, &duplicates, reading).await? {
             let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) =
                 rows.iter().map(|row| (row.event.org_id.as_uuid(), row.event.event_id.as_uuid())).unzip();
             acks::apply_waiting(connection, &orgs, &ids).await?;

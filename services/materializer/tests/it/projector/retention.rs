@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::harness::{Bench, PATIENCE, event};
 
 /// Appends an event to a partition of the test's choice, as a producer with another partitioner does.
-async fn append_to(bench: &Bench, partition: i32, event: &Event) {
+pub async fn append_to(bench: &Bench, partition: i32, event: &Event) {
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
     let record = FutureRecord::to(&bench.topics().events).partition(partition).key(&key).payload(&value);

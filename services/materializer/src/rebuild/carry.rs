@@ -1,0 +1,205 @@
+//! What a rebuild copies from the live view, because the log no longer tells of it or is not to be asked: events before the reading begins, and
+//! what happened to events before the acks and deliveries that are still on the log begin. And where the reading begins.
+
+use std::collections::BTreeMap;
+
+use platform::kafka::KafkaConfig;
+use platform::kafka::range::{self, Span};
+use sqlx::postgres::{PgConnection, PgPool};
+use time::OffsetDateTime;
+
+use super::{REBUILD, RebuildError, switch};
+
+/// Where a place is read from.
+#[derive(Debug, Clone)]
+struct Begin {
+    topic: String,
+    partition: i32,
+    log_epoch: i32,
+    offset: i64,
+    /// Append time of the first record that is read, milliseconds since the Unix epoch; what happened before it is carried. `None`: everything
+    /// that ever was is read.
+    first_ms: Option<i64>,
+}
+
+/// Copies, and notes down where the reading begins, in one transaction. Answers how many rows were copied.
+pub(super) async fn begin(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>) -> Result<u64, RebuildError> {
+    let begins = begins(pool, kafka, from).await?;
+    let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0").await?;
+    let topics = &kafka.topics;
+    let of = |topic: &str| begins.iter().filter(|begin| begin.topic == topic).collect::<Vec<_>>();
+    let (events, acks, deliveries) = (of(&topics.events), of(&topics.acks), of(&topics.deliveries));
+    let mut carried = carry_events(&mut transaction, &events).await?;
+    carry_acks(&mut transaction, &acks, &events).await?;
+    carried += carry_attempts(&mut transaction, &deliveries).await?;
+    carry_waiting(&mut transaction, &acks, "ack").await?;
+    carry_waiting(&mut transaction, &deliveries, "attempt").await?;
+    carried += carry_rejected(&mut transaction, &begins).await?;
+    note_positions(&mut transaction, &begins).await?;
+    transaction.commit().await?;
+    Ok(carried)
+}
+
+async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>) -> Result<Vec<Begin>, RebuildError> {
+    let live = switch::live_places(pool).await?;
+    let mut begins = Vec::new();
+    for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
+        let bounds: BTreeMap<i32, (i64, i64)> =
+            range::bounds(kafka, topic).await?.into_iter().map(|(partition, low, high)| (partition, (low, high))).collect();
+        let asked = match from {
+            Some(from) => range::offsets_at(kafka, topic, bounds.keys().copied().collect(), milliseconds(from)).await?,
+            None => Default::default(),
+        };
+        for place in live.iter().filter(|place| *place.topic == **topic) {
+            let Some((low, high)) = bounds.get(&place.partition).copied() else {
+                return Err(RebuildError::Unsuitable(format!("{topic} has no partition {} any more", place.partition)));
+            };
+            if place.next_offset < low || place.next_offset > high {
+                let message = format!("the position of {topic}[{}] is outside of the log; see: triggers positions list", place.partition);
+                return Err(RebuildError::Unsuitable(message));
+            }
+            let offset = asked.get(&place.partition).copied().unwrap_or(low).clamp(low, place.next_offset);
+            begins.push(Begin { topic: topic.clone(), partition: place.partition, log_epoch: place.log_epoch, offset, first_ms: None });
+        }
+    }
+    note_first_times(kafka, &mut begins).await?;
+    Ok(begins)
+}
+
+/// Reads one record of each place that does not begin with the first ever.
+async fn note_first_times(kafka: &KafkaConfig, begins: &mut [Begin]) -> Result<(), RebuildError> {
+    let mut first: BTreeMap<(String, i32), i64> = BTreeMap::new();
+    let ends = |begin: &Begin| (begin.topic.clone(), begin.partition);
+    let mut spans = Vec::new();
+    for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
+        for (partition, _, high) in range::bounds(kafka, topic).await? {
+            if let Some(begin) = begins.iter().find(|begin| begin.topic == *topic && begin.partition == partition && begin.offset < high) {
+                spans.push(Span { topic: topic.as_str().into(), partition, from: begin.offset, to: begin.offset + 1 });
+            }
+        }
+    }
+    let mut inflow = range::read(kafka, spans)?;
+    while let Some(records) = inflow.recv().await {
+        for record in records? {
+            first.insert((record.topic.to_string(), record.partition), record.timestamp_ms);
+        }
+    }
+    for begin in begins {
+        // A log that begins at 0 in its first epoch tells everything. Without a record to go by, everything may be older.
+        let is_whole = begin.offset == 0 && begin.log_epoch <= 1;
+        begin.first_ms = (!is_whole).then(|| first.get(&ends(begin)).copied().unwrap_or(MAX_MS));
+    }
+    Ok(())
+}
+
+/// Later than every record: the year 9999.
+const MAX_MS: i64 = 253_402_300_799_000;
+
+async fn carry_events(connection: &mut PgConnection, begins: &[&Begin]) -> Result<u64, sqlx::Error> {
+    let (partitions, epochs, offsets) = places(begins);
+    let done = sqlx::query(
+        "INSERT INTO view_next.events SELECT e.* FROM view.events e
+         LEFT JOIN UNNEST($1::integer[], $2::integer[], $3::bigint[]) AS b (log_partition, log_epoch, log_offset) USING (log_partition)
+         WHERE b.log_partition IS NULL OR (e.log_epoch, e.log_offset) < (b.log_epoch, b.log_offset)",
+    );
+    Ok(done.bind(partitions).bind(epochs).bind(offsets).execute(connection).await?.rows_affected())
+}
+
+/// An event that is read again, and whose ack is not: the ack waits for it.
+async fn carry_acks(connection: &mut PgConnection, acks: &[&Begin], events: &[&Begin]) -> Result<(), sqlx::Error> {
+    let late: Vec<&&Begin> = acks.iter().filter(|begin| begin.first_ms.is_some()).collect();
+    let begins: BTreeMap<i32, &&Begin> = events.iter().map(|begin| (begin.partition, begin)).collect();
+    let event_begin =
+        |of: fn(&Begin) -> i64| late.iter().map(|ack| begins.get(&ack.partition).map_or(0, |begin| of(begin))).collect::<Vec<i64>>();
+    sqlx::query(
+        "INSERT INTO view_next.pending_effects (org_id, event_id, effect, log_partition, log_offset, item, appended_at)
+         SELECT e.org_id, e.event_id, 'ack', e.log_partition, -1, 0, e.acknowledged_at FROM view.events e
+         JOIN UNNEST($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[]) AS b (log_partition, first_ms, log_epoch, log_offset) USING (log_partition)
+         WHERE e.acknowledged_at < 'epoch'::timestamptz + b.first_ms * interval '1 millisecond'
+               AND (e.log_epoch, e.log_offset) >= (b.log_epoch, b.log_offset)",
+    )
+    .bind(late.iter().map(|begin| begin.partition).collect::<Vec<i32>>())
+    .bind(late.iter().map(|begin| begin.first_ms.unwrap_or(MAX_MS)).collect::<Vec<i64>>())
+    .bind(event_begin(|begin| i64::from(begin.log_epoch)))
+    .bind(event_begin(|begin| begin.offset))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Deliveries say not in which partition they were reported: those from before the last of the partitions begins are carried, which repeats
+/// what some of the records tell, and changes nothing.
+async fn carry_attempts(connection: &mut PgConnection, begins: &[&Begin]) -> Result<u64, sqlx::Error> {
+    let Some(before_ms) = begins.iter().filter_map(|begin| begin.first_ms).max() else { return Ok(0) };
+    let attempts = sqlx::query(
+        "INSERT INTO view_next.delivery_attempts SELECT * FROM view.delivery_attempts
+         WHERE appended_at < 'epoch'::timestamptz + $1 * interval '1 millisecond'",
+    );
+    let attempts = attempts.bind(before_ms).execute(&mut *connection).await?.rows_affected();
+    let deliveries = sqlx::query(
+        "INSERT INTO view_next.deliveries SELECT d.* FROM view.deliveries d
+         WHERE EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
+    );
+    Ok(attempts + deliveries.execute(connection).await?.rows_affected())
+}
+
+async fn carry_waiting(connection: &mut PgConnection, begins: &[&Begin], effect: &str) -> Result<(), sqlx::Error> {
+    let (partitions, _, offsets) = places(begins);
+    sqlx::query(
+        "INSERT INTO view_next.pending_effects SELECT p.* FROM view.pending_effects p
+         JOIN UNNEST($1::integer[], $2::bigint[]) AS b (log_partition, begin_offset) USING (log_partition)
+         WHERE p.effect = $3 AND p.log_offset < b.begin_offset ON CONFLICT DO NOTHING",
+    )
+    .bind(partitions)
+    .bind(offsets)
+    .bind(effect)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn carry_rejected(connection: &mut PgConnection, begins: &[Begin]) -> Result<u64, sqlx::Error> {
+    let all: Vec<&Begin> = begins.iter().collect();
+    let (partitions, epochs, offsets) = places(&all);
+    let done = sqlx::query(
+        "INSERT INTO view_next.rejected SELECT r.* FROM view.rejected r
+         LEFT JOIN UNNEST($1::text[], $2::integer[], $3::integer[], $4::bigint[]) AS b (log_topic, log_partition, log_epoch, log_offset)
+              USING (log_topic, log_partition)
+         WHERE b.log_topic IS NULL OR (r.log_epoch, r.log_offset) < (b.log_epoch, b.log_offset)",
+    );
+    let topics: Vec<&str> = begins.iter().map(|begin| begin.topic.as_str()).collect();
+    Ok(done.bind(topics).bind(partitions).bind(epochs).bind(offsets).execute(connection).await?.rows_affected())
+}
+
+async fn note_positions(connection: &mut PgConnection, begins: &[Begin]) -> Result<(), sqlx::Error> {
+    let all: Vec<&Begin> = begins.iter().collect();
+    let (partitions, epochs, offsets) = places(&all);
+    sqlx::query(
+        "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset)
+         SELECT $1, * FROM UNNEST($2::text[], $3::integer[], $4::integer[], $5::bigint[])",
+    )
+    .bind(REBUILD)
+    .bind(begins.iter().map(|begin| begin.topic.as_str()).collect::<Vec<&str>>())
+    .bind(partitions)
+    .bind(epochs)
+    .bind(offsets)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Partitions, log epochs and offsets, as one array each.
+fn places(begins: &[&Begin]) -> (Vec<i32>, Vec<i32>, Vec<i64>) {
+    let mut columns = (Vec::new(), Vec::new(), Vec::new());
+    for begin in begins {
+        columns.0.push(begin.partition);
+        columns.1.push(begin.log_epoch);
+        columns.2.push(begin.offset);
+    }
+    columns
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn milliseconds(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}

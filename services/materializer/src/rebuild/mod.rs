@@ -1,0 +1,171 @@
+//! Reading the log again: a rebuild of the view beside the one that is read, and a replay into it.
+//!
+//! Both write through the projector's own flush, with positions of their own, and take no decision: verdicts and the places of ids are read.
+//! Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what the log no longer tells (`carry`), whether two
+//! generations are equal (`compare`) and the moment one takes the other's place (`switch`). Reading Kafka is `platform`'s.
+
+mod carry;
+mod compare;
+mod course;
+mod replay;
+mod switch;
+
+use std::time::Duration;
+
+use platform::health::Health;
+use platform::kafka::KafkaConfig;
+use platform::kafka::range::RangeError;
+use rdkafka::error::KafkaError;
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{Connection as _, Row as _};
+use time::OffsetDateTime;
+
+pub use compare::Difference;
+pub use course::Progress;
+pub use replay::{Replayed, replay};
+
+use crate::projector::generation::Generation;
+use course::Course;
+
+/// Name of a rebuild in `consumer_positions`.
+const REBUILD: &str = "materializer-rebuild";
+/// As long as more than so many records are left, the live view goes on meanwhile.
+const NEAR: i64 = 2_000;
+/// Rounds of catching up before the live view is held whatever is left.
+const ROUNDS: usize = 20;
+
+/// What to rebuild, and when to be content.
+#[derive(Debug, Clone)]
+pub struct RebuildConfig {
+    /// Events accepted before it are copied from the live view; `None`: from where the log begins.
+    pub from: Option<OffsetDateTime>,
+    /// As the materializers have it, days.
+    pub retention_days: u32,
+    /// Take the rebuilt view although it differs: the live one was wrong.
+    pub accept_differences: bool,
+    /// Throw away what an interrupted rebuild has made, instead of going on with it.
+    pub restart: bool,
+    /// Compare, and leave the live view as it is.
+    pub dry_run: bool,
+}
+
+/// What a rebuild did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Records that were read in this run.
+    pub records: u64,
+    /// Rows that were copied, because the log no longer tells of them (or was not to be asked).
+    pub carried: u64,
+    /// For how long the live view was held still: nothing was lost meanwhile, but nothing new was shown either.
+    pub held: Duration,
+    /// What differs, by organization; empty when the two were equal.
+    pub differences: Vec<Difference>,
+    /// Whether the rebuilt view is now the live one.
+    pub switched: bool,
+}
+
+/// Why reading the log again ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Somebody else does it at the moment.
+    #[error("another rebuild or replay is running")]
+    Busy,
+    /// The materializer has positions of its own in a log that has changed since.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// The log could not be read.
+    #[error("the log could not be read: {0}")]
+    Log(#[from] RangeError),
+    /// Kafka did not answer.
+    #[error("Kafka did not answer: {0}")]
+    Kafka(#[from] KafkaError),
+    /// PostgreSQL refused.
+    #[error("PostgreSQL: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// The view could not be written.
+    #[error(transparent)]
+    View(#[from] crate::projector::Error),
+}
+
+/// Builds the next generation of the view from the log, compares it with the live one at exactly its positions, and puts it in its place.
+/// Interrupted, it goes on where it was when it is run again. The live view is read and written all the while, but for the last moment.
+///
+/// # Errors
+/// See [`RebuildError`]; the live view is as it was then.
+pub async fn rebuild(
+    pool: PgPool,
+    kafka: KafkaConfig,
+    config: RebuildConfig,
+    progress: impl Fn(Progress) + Send + Sync,
+) -> Result<Rebuilt, RebuildError> {
+    let _alone = Alone::begin(&pool).await?;
+    let resumed = begin(&pool, config.restart).await?;
+    let mut course =
+        Course::new(pool.clone(), kafka.clone(), (REBUILD, Generation::Next), config.retention_days, Health::new().component(REBUILD));
+    let carried = if resumed { 0 } else { carry::begin(&pool, &kafka, config.from).await? };
+    let mut records = 0;
+    for _ in 0..ROUNDS {
+        let goals = switch::live_positions(&pool).await?;
+        let left = course.left(&goals).await?;
+        if left <= NEAR {
+            break;
+        }
+        records += course.run_to(&goals, &progress).await?;
+    }
+    let switch = switch::Switch { pool: &pool, accept_differences: config.accept_differences, dry_run: config.dry_run };
+    let outcome = switch.run(&mut course, &progress).await?;
+    Ok(Rebuilt {
+        records: records + outcome.records,
+        carried,
+        held: outcome.held,
+        differences: outcome.differences,
+        switched: outcome.switched,
+    })
+}
+
+/// Takes away what an unfinished rebuild has left.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn abandon(pool: &PgPool) -> Result<(), RebuildError> {
+    let _alone = Alone::begin(pool).await?;
+    drop_generation(pool, "DROP SCHEMA IF EXISTS view_next CASCADE").await?;
+    Ok(())
+}
+
+/// `true`: there was one that goes on.
+async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
+    let exists: bool = sqlx::query_scalar("SELECT to_regnamespace('view_next') IS NOT NULL").fetch_one(pool).await?;
+    // Carried over is what the positions begin behind; without them it was cut off while it copied.
+    let has_positions: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM consumer_positions WHERE consumer = $1)").bind(REBUILD).fetch_one(pool).await?;
+    if exists && has_positions && !restart {
+        return Ok(true);
+    }
+    if exists {
+        drop_generation(pool, "DROP SCHEMA IF EXISTS view_next CASCADE").await?;
+    }
+    let mut transaction = pool.begin().await?;
+    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
+    sqlx::query("SELECT view_begin_next()").execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(false)
+}
+
+async fn drop_generation(pool: &PgPool, statement: &'static str) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0").await?;
+    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
+    sqlx::query(statement).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+/// The right to be the only one that reads the log again, as long as its connection lasts.
+struct Alone(#[expect(dead_code, reason = "holds the lock until it is closed")] PgConnection);
+
+impl Alone {
+    async fn begin(pool: &PgPool) -> Result<Self, RebuildError> {
+        let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+        let row = sqlx::query("SELECT pg_try_advisory_lock(hashtext('triggers view rebuild'))").fetch_one(&mut connection).await?;
+        if row.try_get(0)? { Ok(Self(connection)) } else { Err(RebuildError::Busy) }
+    }
+}

@@ -1,0 +1,156 @@
+//! The moment in which the next generation takes the live one's place: with the live positions held still, it is brought to exactly them,
+//! compared, and given the name. Every materializer's claims are overtaken by it, so that each begins anew and finds the new tables.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnection, PgPool};
+use tokio::time::timeout;
+
+use super::compare::{Difference, compare};
+use super::course::{Course, Goals, Progress};
+use super::{REBUILD, RebuildError};
+use crate::projector::flush::missed;
+use crate::projector::generation::Generation;
+use crate::projector::sweep::BEGIN;
+
+/// How long the live view may be held while what is left is read. It goes on after that, and the rebuild can be run again.
+const LONGEST_HOLD: Duration = Duration::from_secs(120);
+
+/// A position of the live view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LivePlace {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) log_epoch: i32,
+    pub(super) next_offset: i64,
+}
+
+pub(super) struct Switch<'a> {
+    pub(super) pool: &'a PgPool,
+    pub(super) accept_differences: bool,
+    pub(super) dry_run: bool,
+}
+
+pub(super) struct Switched {
+    pub(super) records: u64,
+    pub(super) held: Duration,
+    pub(super) differences: Vec<Difference>,
+    pub(super) switched: bool,
+}
+
+impl Switch<'_> {
+    pub(super) async fn run(&self, course: &mut Course, progress: &(impl Fn(Progress) + Sync)) -> Result<Switched, RebuildError> {
+        let mut transaction = self.pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'").await?;
+        let live = lock_live(&mut transaction).await?;
+        let held = Instant::now();
+        // An error or a time-out from here on ends the transaction, and the live view goes on.
+        let goals = goals(&live);
+        let Ok(records) = timeout(LONGEST_HOLD, course.run_to(&goals, progress)).await else {
+            return Err(RebuildError::Unsuitable("what was left could not be read in time; run it again".to_owned()));
+        };
+        let records = records?;
+        self.same_epochs(&mut transaction, &live).await?;
+        apply_missed(self.pool).await?;
+        forget_expired(&mut transaction).await?;
+        let differences = compare(&mut transaction).await?;
+        let switched = !self.dry_run && (differences.is_empty() || self.accept_differences);
+        if switched {
+            sqlx::query("SELECT view_flip()").execute(&mut *transaction).await?;
+            // Who writes the view is overtaken, and learns of the new tables with its next claim.
+            sqlx::query("UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1")
+                .bind(crate::projector::CONSUMER)
+                .execute(&mut *transaction)
+                .await?;
+            sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+        } else {
+            transaction.rollback().await?;
+        }
+        let held = held.elapsed();
+        if switched {
+            drop_retired(self.pool).await?;
+        }
+        Ok(Switched { records, held, differences, switched })
+    }
+
+    /// An operator's decision about the log in the middle of a rebuild makes what was read of it another log's.
+    async fn same_epochs(&self, connection: &mut PgConnection, live: &[LivePlace]) -> Result<(), RebuildError> {
+        let mine = places(connection, REBUILD).await?;
+        for place in live {
+            if !mine.contains(place) {
+                let message =
+                    format!("{}[{}] stands elsewhere than the live view; begin anew with --restart", place.topic, place.partition);
+                return Err(RebuildError::Unsuitable(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the live view stands.
+pub(super) async fn live_places(pool: &PgPool) -> Result<Vec<LivePlace>, sqlx::Error> {
+    places(&mut *pool.acquire().await?, crate::projector::CONSUMER).await
+}
+
+/// The same as goals of a reading.
+pub(super) async fn live_positions(pool: &PgPool) -> Result<Goals, sqlx::Error> {
+    Ok(goals(&live_places(pool).await?))
+}
+
+fn goals(places: &[LivePlace]) -> Goals {
+    places.iter().map(|place| ((place.topic.as_str().into(), place.partition), place.next_offset)).collect::<BTreeMap<_, _>>()
+}
+
+async fn places(connection: &mut PgConnection, consumer: &str) -> Result<Vec<LivePlace>, sqlx::Error> {
+    let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(
+        "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1 ORDER BY topic, partition",
+    )
+    .bind(consumer)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(place).collect())
+}
+
+/// Holds every flush of the live view back until the transaction ends.
+async fn lock_live(connection: &mut PgConnection) -> Result<Vec<LivePlace>, sqlx::Error> {
+    let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(
+        "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1 ORDER BY topic, partition FOR UPDATE",
+    )
+    .bind(crate::projector::CONSUMER)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(place).collect())
+}
+
+fn place((topic, partition, log_epoch, next_offset): (String, i32, i32, i64)) -> LivePlace {
+    LivePlace { topic, partition, log_epoch, next_offset }
+}
+
+/// Effects whose event was written by another transaction than theirs; the live view looks for them all the time.
+async fn apply_missed(pool: &PgPool) -> Result<(), sqlx::Error> {
+    for generation in [Generation::Live, Generation::Next] {
+        let mut after = BEGIN;
+        while let Some(last) = missed::apply(pool, generation, after).await? {
+            after = last;
+        }
+    }
+    Ok(())
+}
+
+/// What the live view has dropped since.
+async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for statement in [
+        "DELETE FROM view_next.events WHERE accepted_at < (SELECT floor FROM view_floor)",
+        "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)",
+    ] {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn drop_retired(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0").await?;
+    sqlx::query("DROP SCHEMA IF EXISTS view_retired CASCADE").execute(&mut *transaction).await?;
+    transaction.commit().await
+}

@@ -1,0 +1,221 @@
+//! Reading the log again: the same log and the same verdicts give the same view, however often, and nothing comes back that had gone.
+
+use std::time::Duration;
+
+use materializer::rebuild::{self, Difference, RebuildConfig, Rebuilt, Replayed};
+use schemas::ids::{EndpointId, EventId, OrgId};
+use schemas::records::{Dedup, DeliveryOutcome, Event};
+use time::OffsetDateTime;
+
+use crate::projector::deliveries::attempt;
+use crate::projector::harness::{Bench, Projecting, event, keyed};
+use crate::projector::retention::append_to;
+
+const REBUILD: RebuildConfig = RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
+
+const NONE: &[Difference] = &[];
+
+async fn rebuild(bench: &Bench, config: RebuildConfig) -> Rebuilt {
+    rebuild::rebuild(bench.pool.clone(), bench.kafka.clone(), config, |_| {}).await.unwrap()
+}
+
+async fn replay(bench: &Bench) -> Replayed {
+    let from = OffsetDateTime::now_utc() - time::Duration::days(1);
+    rebuild::replay(bench.pool.clone(), bench.kafka.clone(), (from, None), 30, |_| {}).await.unwrap()
+}
+
+/// Everything that is shown, as text.
+async fn shown(bench: &Bench) -> Vec<String> {
+    let statement = "SELECT t::text FROM view.events t UNION ALL SELECT t::text FROM view.deliveries t
+                     UNION ALL SELECT t::text FROM view.delivery_attempts t UNION ALL SELECT t::text FROM view.rejected t ORDER BY 1";
+    sqlx::query_scalar(statement).fetch_all(&bench.pool).await.unwrap()
+}
+
+/// A log with something of everything: plain events, keyed ones and their repeats, one id in two partitions, acks before and after their
+/// events, attempts, garbage, and an organization that is erased afterwards.
+async fn write_a_log(bench: &Bench) -> (OrgId, Projecting) {
+    let (org, erased) = (bench.organization(0).await, bench.organization(1).await);
+    let projecting = bench.project();
+    let plain = bench.flow(&[org, erased], 20).await;
+    let (first, repeat) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
+    bench.event(&first).await;
+    bench.event(&repeat).await;
+    // Keys of one organization over two partitions: which of the two is the original is up to who is first, and stays.
+    let far = keyed(org, Dedup::dedup_id("k", b""));
+    append_to(bench, 2, &far).await;
+    let twins = [event(org), Event { event_id: EventId::of_place("t", 0, 0, 0), ..event(org) }];
+    for twin in &twins {
+        append_to(bench, 1, twin).await;
+        append_to(bench, 2, twin).await;
+    }
+    bench.json_event(org, r#"{"event_type": "a", "payload": 1}"#).await;
+    bench.json_event(org, "garbage").await;
+    let early = event(org);
+    bench.ack(org, early.event_id).await;
+    bench.passed().await;
+    bench.event(&early).await;
+    for id in [plain[0], repeat.event_id, far.event_id] {
+        bench.ack(org, id).await;
+    }
+    let endpoint = EndpointId::generate();
+    bench.attempt(&attempt(org, plain[2], endpoint, 1, DeliveryOutcome::Retrying)).await;
+    bench.attempt(&attempt(org, plain[2], endpoint, 2, DeliveryOutcome::Delivered)).await;
+    bench.attempt(&attempt(org, plain[4], endpoint, 1, DeliveryOutcome::Failed)).await;
+    bench.passed().await;
+    sqlx::query("UPDATE organizations SET status = 'erased' WHERE id = $1").bind(erased.as_uuid()).execute(&bench.pool).await.unwrap();
+    sqlx::query("DELETE FROM view.events WHERE org_id = $1").bind(erased.as_uuid()).execute(&bench.pool).await.unwrap();
+    (org, projecting)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rebuilt_twice_and_replayed_twice_the_view_is_the_same_and_goes_on_being_written() {
+    let bench = Bench::start().await;
+    let (org, projecting) = write_a_log(&bench).await;
+    let before = shown(&bench).await;
+    assert!(before.len() > 15);
+    for _ in 0..2 {
+        let done = rebuild(&bench, REBUILD).await;
+        assert_eq!((done.differences.as_slice(), done.switched, done.carried), (NONE, true, 0));
+        assert!(done.records > 30);
+        assert_eq!(shown(&bench).await, before);
+    }
+    for _ in 0..2 {
+        assert!(!replay(&bench).await.cut_short);
+        assert_eq!(shown(&bench).await, before);
+    }
+    assert_eq!(bench.count("SELECT count(*) FROM consumer_positions WHERE consumer <> 'materializer'").await, 0);
+    // The writer was overtaken and has found the new tables; so has who reads through a contract.
+    bench.flow(&[org], 5).await;
+    bench.passed().await;
+    assert_eq!(bench.count("SELECT count(*) FROM contract.events").await, bench.count("SELECT count(*) FROM view.events").await);
+    assert_eq!(bench.in_log_order().await.len() + 5, before.len() - bench_rest(&bench).await + 5 + 5);
+    assert_eq!(bench.count("SELECT count(*) FROM pg_namespace WHERE nspname IN ('view_next', 'view_retired')").await, 0);
+    projecting.stop().await;
+}
+
+/// Rows of [`shown`] that are no events.
+async fn bench_rest(bench: &Bench) -> usize {
+    let statement = "SELECT (SELECT count(*) FROM view.deliveries) + (SELECT count(*) FROM view.delivery_attempts) + (SELECT count(*) FROM view.rejected)";
+    usize::try_from(bench.count(statement).await).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_differs_is_told_and_replaced_only_when_that_is_accepted() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let ids = bench.flow(&[org], 30).await;
+    bench.passed().await;
+    let whole = shown(&bench).await;
+    sqlx::query("DELETE FROM view.events WHERE event_id = $1").bind(ids[3].as_uuid()).execute(&bench.pool).await.unwrap();
+    let damaged = shown(&bench).await;
+    let expected = [Difference { organization: org, table: "events", live: 29, rebuilt: 30 }];
+
+    let told = rebuild(&bench, RebuildConfig { dry_run: true, ..REBUILD }).await;
+    assert_eq!((told.differences.as_slice(), told.switched), (&expected[..], false));
+    let told = rebuild(&bench, REBUILD).await;
+    assert_eq!((told.differences.as_slice(), told.switched, told.records), (&expected[..], false, 0), "it goes on where it was");
+    assert_eq!(shown(&bench).await, damaged);
+    let done = rebuild(&bench, RebuildConfig { accept_differences: true, ..REBUILD }).await;
+    assert!(done.switched);
+    assert_eq!(shown(&bench).await, whole);
+
+    sqlx::query("DELETE FROM view.events WHERE event_id = $1").bind(ids[3].as_uuid()).execute(&bench.pool).await.unwrap();
+    replay(&bench).await;
+    assert_eq!(shown(&bench).await, whole, "a replay puts back what is missing");
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_under_load_ends_with_every_event_shown_once() {
+    let bench = Bench::start().await;
+    let orgs = [bench.organization(0).await, bench.organization(1).await, bench.organization(2).await];
+    let projecting = bench.project();
+    bench.flow(&orgs, 300).await;
+    let flowing = bench.flowing(&orgs, 3_000);
+    let mut switched = 0;
+    while !flowing.is_finished() || switched == 0 {
+        let done = rebuild(&bench, REBUILD).await;
+        assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+        switched += 1;
+    }
+    let ids = flowing.await.unwrap();
+    bench.passed().await;
+    let shown: std::collections::BTreeSet<EventId> = bench.in_log_order().await.into_iter().map(|(.., id)| id).collect();
+    assert_eq!(bench.in_log_order().await.len(), 3_300);
+    assert!(ids.iter().all(|id| shown.contains(id)));
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_no_longer_tells_is_carried_over_with_its_acks_and_attempts() {
+    let bench = Bench::start().await;
+    let (org, projecting) = write_a_log(&bench).await;
+    let before = shown(&bench).await;
+    // As retention does: the acks and deliveries go first, which is not as it should be, and then half of the events.
+    for (topic, part) in [(&bench.topics().acks, 1), (&bench.topics().deliveries, 1), (&bench.topics().events, 2)] {
+        for partition in 0..3 {
+            let position = bench.position(topic, partition).await.unwrap();
+            truncate(&bench, topic, partition, position / part).await;
+        }
+    }
+    for _ in 0..2 {
+        let done = rebuild(&bench, REBUILD).await;
+        assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+        assert!(done.carried > 0);
+        assert_eq!(shown(&bench).await, before);
+    }
+    assert!(replay(&bench).await.cut_short);
+    assert_eq!(shown(&bench).await, before);
+    let from = OffsetDateTime::now_utc() + time::Duration::seconds(5);
+    let done = rebuild(&bench, RebuildConfig { from: Some(from), ..REBUILD }).await;
+    assert!(done.switched && done.records == 0 && done.carried >= u64::try_from(before.len()).unwrap() - 3, "everything was copied");
+    assert_eq!(shown(&bench).await, before);
+    bench.flow(&[org], 2).await;
+    bench.passed().await;
+    projecting.stop().await;
+}
+
+/// Takes the records before `offset` away, as an operator or retention does.
+async fn truncate(bench: &Bench, topic: &str, partition: i32, offset: i64) {
+    use rdkafka::admin::{AdminClient, AdminOptions};
+    use rdkafka::client::DefaultClientContext;
+    use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    for element in admin.delete_records(&list, &options).await.unwrap().elements() {
+        element.error().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_used_again_after_its_window_and_what_is_below_the_floor_stay_as_they_are() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let dedup = Dedup { window_seconds: 1, ..Dedup::dedup_id("k", b"") };
+    let mut used = Vec::new();
+    for _ in 0..3 {
+        let again = keyed(org, dedup.clone());
+        let at = bench.event(&again).await.timestamp_ms.unwrap();
+        used.push(again.event_id);
+        // Until the log's own clock has passed the window.
+        while bench.event(&event(org)).await.timestamp_ms.unwrap() <= at + 1000 {}
+    }
+    bench.passed().await;
+    let rows = bench.in_log_order().await;
+    assert!(used.iter().all(|id| rows.iter().any(|(.., shown)| shown == id)), "each use of the key is an event of its own");
+    let before = shown(&bench).await;
+    assert!(rebuild(&bench, REBUILD).await.switched);
+    replay(&bench).await;
+    assert_eq!(shown(&bench).await, before);
+    projecting.stop().await;
+    // All of it expires: neither brings it back, although the log has it.
+    assert!(bench.count("SELECT count(*) FROM (SELECT view_drop_part(starts_at) FROM view.parts) AS dropped").await > 0);
+    replay(&bench).await;
+    assert_eq!(bench.in_log_order().await.len(), 0);
+    assert!(rebuild(&bench, REBUILD).await.switched);
+    assert_eq!(bench.in_log_order().await.len(), 0);
+}

@@ -1,0 +1,167 @@
+//! `triggers view`: building the inbox view again from the log, and reading a part of the log into it once more.
+
+use std::io::{IsTerminal as _, Write as _, stderr};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use materializer::rebuild::{self, Progress, RebuildConfig};
+use platform::config::{KafkaArgs, PostgresArgs};
+use platform::kafka::KafkaConfig;
+use platform::postgres;
+use sqlx::postgres::PgPool;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::print;
+use crate::local::LocalArgs;
+use crate::roles::materializer::ViewArgs;
+
+/// Flags of `triggers view`.
+#[derive(Args)]
+pub struct ViewCommandArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build the view anew beside the live one, compare them, and switch over. Run it again to go on after an interruption
+    Rebuild {
+        #[command(flatten)]
+        system: System,
+        /// Copy what was accepted before this time from the live view (RFC 3339); without it, everything that the log still has is read
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        from: Option<OffsetDateTime>,
+        /// Switch over although the two differ, because the live one is wrong
+        #[arg(long)]
+        accept_differences: bool,
+        /// Compare only; the live view stays
+        #[arg(long, conflicts_with = "accept_differences")]
+        dry_run: bool,
+        /// Begin anew instead of going on with a rebuild that was interrupted
+        #[arg(long)]
+        restart: bool,
+    },
+    /// Read a part of the log into the live view once more; harmless, however often
+    Replay {
+        #[command(flatten)]
+        system: System,
+        /// What was appended from this time on (RFC 3339)
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        from: OffsetDateTime,
+        /// and before this one; without it, up to where the view stands
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        to: Option<OffsetDateTime>,
+    },
+    /// Take away what an unfinished rebuild has left
+    Abandon {
+        #[command(flatten)]
+        system: System,
+    },
+}
+
+#[derive(Args)]
+struct System {
+    #[command(flatten)]
+    local: LocalArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    postgres: PostgresArgs,
+    #[command(flatten)]
+    view: ViewArgs,
+}
+
+impl System {
+    async fn connect(&self) -> Result<(KafkaConfig, PgPool)> {
+        let kafka = self.local.kafka(&self.kafka)?;
+        let pool = postgres::connect(&self.local.postgres(&self.postgres)?).context("DATABASE_URL")?;
+        postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
+        Ok((kafka, pool))
+    }
+}
+
+/// Runs it.
+pub async fn run(args: ViewCommandArgs) -> Result<()> {
+    match args.action {
+        Action::Rebuild { system, from, accept_differences, dry_run, restart } => {
+            let (kafka, pool) = system.connect().await?;
+            let retention_days = system.view.projector().retention_days;
+            let config = RebuildConfig { from, retention_days, accept_differences, restart, dry_run };
+            let line = Line::default();
+            let done = rebuild::rebuild(pool.clone(), kafka, config, |progress| line.show(progress)).await;
+            line.end();
+            let done = done?;
+            print::line(&format!(
+                "{} records read, {} rows carried over; the live view was held for {:.1} s",
+                done.records,
+                done.carried,
+                done.held.as_secs_f64()
+            ))?;
+            done.differences.iter().try_for_each(|difference| print::line(&difference.to_string()))?;
+            if done.switched {
+                return print::line("the rebuilt view is live");
+            }
+            if dry_run {
+                rebuild::abandon(&pool).await?;
+            }
+            match done.differences.len() {
+                0 => print::line("the two are equal; the live view stays"),
+                count => bail!(
+                    "{count} differences; the live view stays. To switch over nevertheless: triggers view rebuild --accept-differences"
+                ),
+            }
+        }
+        Action::Replay { system, from, to } => {
+            let (kafka, pool) = system.connect().await?;
+            let retention_days = system.view.projector().retention_days;
+            let line = Line::default();
+            let done = rebuild::replay(pool, kafka, (from, to), retention_days, |progress| line.show(progress)).await;
+            line.end();
+            let done = done?;
+            print::line(&format!("{} records read", done.records))?;
+            if done.cut_short {
+                print::line("the log does not reach back to that time in every partition; what it no longer has was not read")?;
+            }
+            Ok(())
+        }
+        Action::Abandon { system } => {
+            let (_, pool) = system.connect().await?;
+            rebuild::abandon(&pool).await?;
+            print::line("nothing of a rebuild is left")
+        }
+    }
+}
+
+fn time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "not a time like 2026-11-21T09:00:00Z".to_owned())
+}
+
+/// Progress on standard error: one line that is written over on a terminal, else a line every few seconds.
+#[derive(Default)]
+struct Line(Mutex<Option<Instant>>);
+
+impl Line {
+    fn show(&self, progress: Progress) {
+        let is_terminal = stderr().is_terminal();
+        let pause = if is_terminal { Duration::from_millis(200) } else { Duration::from_secs(5) };
+        let Ok(mut last) = self.0.lock() else { return };
+        if last.is_some_and(|at| at.elapsed() < pause) {
+            return;
+        }
+        *last = Some(Instant::now());
+        let Progress { done, total, per_second } = progress;
+        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+        let (begin, end) = if is_terminal { ("\r", "") } else { ("", "\n") };
+        // Nobody watches: then nobody misses it.
+        let _written = write!(stderr(), "{begin}{done} of {total} records ({percent} %), {per_second:.0} per second{end}");
+    }
+
+    fn end(&self) {
+        if stderr().is_terminal() && self.0.lock().is_ok_and(|last| last.is_some()) {
+            let _written = writeln!(stderr());
+        }
+    }
+}
