@@ -1,6 +1,6 @@
 //! The manifest of topics held against a cluster: what differs, and mending it. Never shrinks anything, never deletes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -130,6 +130,7 @@ pub enum TopicsError {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(15);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What differs between `manifest` and the cluster, in the manifest's order.
 ///
@@ -192,6 +193,7 @@ pub async fn apply(config: &KafkaConfig, differences: &[Difference], replication
             }
         }
     }
+    until_shown(config, &missing).await?;
     for difference in differences {
         if let Difference::TooFewPartitions { topic, wants, .. } = difference {
             let count = usize::try_from(*wants).unwrap_or(1);
@@ -199,6 +201,17 @@ pub async fn apply(config: &KafkaConfig, differences: &[Difference], replication
         }
     }
     alter_settings(&admin, differences, &options).await
+}
+
+/// Waits until the brokers show topics that were just made: the controller answers before they have heard of it, and who asks next would be
+/// told that there are none. Bounded; that they exist is certain already.
+async fn until_shown(config: &KafkaConfig, made: &[&TopicSpec]) -> Result<(), TopicsError> {
+    let made: Vec<TopicSpec> = made.iter().map(|spec| TopicSpec::clone(spec)).collect();
+    let until = Instant::now() + TIMEOUT;
+    while !made.is_empty() && existing(admin(config)?, &made).await?.len() < made.len() && Instant::now() < until {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// Sets a topic's settings all at once: the broker replaces a topic's overrides as a whole, so the ones that do not differ are given again.

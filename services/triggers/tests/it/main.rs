@@ -14,3 +14,4 @@ mod receiver;
 mod scaling;
 mod system;
 mod up;
+mod view;
