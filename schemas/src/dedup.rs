@@ -16,19 +16,42 @@ pub const CONTENT_WINDOW_SECONDS: i64 = 300;
 impl Dedup {
     /// Named by the header `Idempotency-Key`; `body` is the request's body as it was sent, after decompression.
     pub fn idempotency_key(key: impl Into<String>, body: &[u8]) -> Self {
-        Self { kind: DedupKind::IdempotencyKey, key: key.into(), window_seconds: DEDUP_WINDOW_SECONDS, body_hash: sha256_hex(&[body]) }
+        Self {
+            kind: DedupKind::IdempotencyKey,
+            key: key.into(),
+            window_seconds: DEDUP_WINDOW_SECONDS,
+            body_hash: sha256_hex(&[body]),
+            dedup_id: None,
+        }
     }
 
     /// Named by the body's `dedup_id` or by a CloudEvent's source and id; `body` as above.
     pub fn dedup_id(id: impl Into<String>, body: &[u8]) -> Self {
-        Self { kind: DedupKind::DedupId, key: id.into(), window_seconds: DEDUP_WINDOW_SECONDS, body_hash: sha256_hex(&[body]) }
+        Self {
+            kind: DedupKind::DedupId,
+            key: id.into(),
+            window_seconds: DEDUP_WINDOW_SECONDS,
+            body_hash: sha256_hex(&[body]),
+            dedup_id: None,
+        }
     }
 
     /// Named by what it says: the fingerprint of type and payload text is both the key and the body hash.
     pub fn content(event_type: &str, payload: &str) -> Self {
         // No event type holds a NUL, so no type and payload can be cut differently and give the same bytes.
         let fingerprint = sha256_hex(&[event_type.as_bytes(), b"\0", payload.as_bytes()]);
-        Self { kind: DedupKind::Content, key: fingerprint.clone(), window_seconds: CONTENT_WINDOW_SECONDS, body_hash: fingerprint }
+        Self {
+            kind: DedupKind::Content,
+            key: fingerprint.clone(),
+            window_seconds: CONTENT_WINDOW_SECONDS,
+            body_hash: fingerprint,
+            dedup_id: None,
+        }
+    }
+
+    /// What the producer calls the event, whatever names its repeats.
+    pub fn shown_id(&self) -> Option<&str> {
+        if self.kind == DedupKind::DedupId { Some(&self.key) } else { self.dedup_id.as_deref() }
     }
 }
 

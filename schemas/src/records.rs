@@ -46,6 +46,9 @@ pub struct Dedup {
     pub window_seconds: i64,
     /// SHA-256 of the request body, hex: tells a repeat from another event under the same idempotency key.
     pub body_hash: String,
+    /// The producer's name for the event (`dedup_id`) beside an idempotency key, which names its repeats alone: shown, and decides nothing.
+    #[serde(default)]
+    pub dedup_id: Option<String>,
 }
 
 /// The three namespaces of duplicate detection, in their order of precedence.

@@ -10,6 +10,8 @@ use crate::records::{Dedup, DedupKind, DeliveryOutcome};
 
 const EVENT_V1: &[u8] = include_bytes!("../../avro/golden/event.v1.bin");
 const EVENT_BARE_V1: &[u8] = include_bytes!("../../avro/golden/event-bare.v1.bin");
+const EVENT_V2: &[u8] = include_bytes!("../../avro/golden/event.v2.bin");
+const EVENT_BARE_V2: &[u8] = include_bytes!("../../avro/golden/event-bare.v2.bin");
 const ACK_V1: &[u8] = include_bytes!("../../avro/golden/ack.v1.bin");
 const ATTEMPT_V1: &[u8] = include_bytes!("../../avro/golden/delivery_attempt.v1.bin");
 
@@ -26,9 +28,21 @@ fn full_event() -> Event {
         source: Some("shop".to_owned()),
         ordering_key: Some("customer-9".to_owned()),
         metadata: BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())]),
-        dedup: Some(Dedup { kind: DedupKind::Content, key: "k".to_owned(), window_seconds: 300, body_hash: "h".to_owned() }),
+        dedup: Some(Dedup {
+            kind: DedupKind::Content,
+            key: "k".to_owned(),
+            window_seconds: 300,
+            body_hash: "h".to_owned(),
+            dedup_id: Some("d".to_owned()),
+        }),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
     }
+}
+
+/// As far as the first version goes.
+fn full_event_v1() -> Event {
+    let event = full_event();
+    Event { dedup: event.dedup.map(|dedup| Dedup { dedup_id: None, ..dedup }), ..event }
 }
 
 fn bare_event() -> Event {
@@ -68,8 +82,10 @@ fn attempt() -> DeliveryAttempt {
 
 #[test]
 fn golden_bytes_decode_to_the_same_values_for_ever() {
-    assert_eq!(decode_event(EVENT_V1).unwrap(), full_event());
+    assert_eq!(decode_event(EVENT_V1).unwrap(), full_event_v1());
     assert_eq!(decode_event(EVENT_BARE_V1).unwrap(), bare_event());
+    assert_eq!(decode_event(EVENT_V2).unwrap(), full_event());
+    assert_eq!(decode_event(EVENT_BARE_V2).unwrap(), bare_event());
     assert_eq!(decode_ack(ACK_V1).unwrap(), ack());
     assert_eq!(decode_attempt(ATTEMPT_V1).unwrap(), attempt());
 }
@@ -77,8 +93,8 @@ fn golden_bytes_decode_to_the_same_values_for_ever() {
 /// Holds for the newest version only: a new version gets golden bytes of its own and these move to them.
 #[test]
 fn todays_encoder_still_gives_the_golden_bytes() {
-    assert_eq!(encode_event(&full_event()).unwrap(), EVENT_V1);
-    assert_eq!(encode_event(&bare_event()).unwrap(), EVENT_BARE_V1);
+    assert_eq!(encode_event(&full_event()).unwrap(), EVENT_V2);
+    assert_eq!(encode_event(&bare_event()).unwrap(), EVENT_BARE_V2);
     assert_eq!(encode_ack(&ack()).unwrap(), ACK_V1);
     assert_eq!(encode_attempt(&attempt()).unwrap(), ATTEMPT_V1);
 }
@@ -87,12 +103,15 @@ fn todays_encoder_still_gives_the_golden_bytes() {
 #[test]
 fn the_fingerprints_are_those_of_the_specification_and_the_librarys_own_are_read_too() {
     assert_eq!(EVENT_V1[2..10], [0xeb, 0x0b, 0x19, 0xa0, 0x05, 0x46, 0x80, 0x25]);
+    assert_eq!(EVENT_V2[2..10], [0xd6, 0x6b, 0xe8, 0xef, 0x53, 0x6b, 0xd7, 0xc9]);
     assert_eq!(ACK_V1[2..10], [0xc0, 0xc2, 0xb5, 0x96, 0xad, 0xaf, 0x68, 0xfa]);
     assert_eq!(ATTEMPT_V1[2..10], [0x75, 0x98, 0x4f, 0x09, 0x9d, 0x78, 0x88, 0x63]);
-    let library = fingerprint(&Schema::parse_str(EVENT_VERSIONS.newest).unwrap());
-    assert_ne!(library, EVENT_V1[2..10]);
-    let value = [&MARKER, &library[..], &EVENT_V1[10..]].concat();
-    assert_eq!(decode_event(&value).unwrap(), full_event());
+    for (text, golden) in [(EVENT_VERSIONS.older[0], EVENT_V1), (EVENT_VERSIONS.newest, EVENT_V2)] {
+        let library = fingerprint(&Schema::parse_str(text).unwrap());
+        assert_ne!(library, golden[2..10]);
+        let value = [&MARKER, &library[..], &golden[10..]].concat();
+        assert_eq!(decode_event(&value).unwrap(), decode_event(golden).unwrap());
+    }
 }
 
 #[test]
@@ -220,8 +239,8 @@ proptest! {
 fn write_golden_bytes() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/avro/golden");
     for (name, bytes) in [
-        ("event.v1.bin", encode_event(&full_event())),
-        ("event-bare.v1.bin", encode_event(&bare_event())),
+        ("event.v2.bin", encode_event(&full_event())),
+        ("event-bare.v2.bin", encode_event(&bare_event())),
         ("ack.v1.bin", encode_ack(&ack())),
         ("delivery_attempt.v1.bin", encode_attempt(&attempt())),
     ] {

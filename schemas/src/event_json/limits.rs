@@ -169,6 +169,9 @@ fn check_dedup(dedup: &Dedup, faults: &mut Faults) {
     if !(1..=MAX_WINDOW_SECONDS).contains(&dedup.window_seconds) {
         faults.add("dedup.window_seconds", format!("must lie between 1 and {MAX_WINDOW_SECONDS}"));
     }
+    if let Some(id) = &dedup.dedup_id {
+        faults.text("dedup.dedup_id", id);
+    }
     if dedup.body_hash.len() != 64 || !dedup.body_hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         faults.add("dedup.body_hash", "must be 64 lower-case hex digits");
     }

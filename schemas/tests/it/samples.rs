@@ -78,7 +78,7 @@ pub fn avro_events() -> Vec<Vec<u8>> {
         source: Some("shop".to_owned()),
         ordering_key: Some("customer-9".to_owned()),
         metadata: BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())]),
-        dedup: Some(Dedup::idempotency_key("k", b"body")),
+        dedup: Some(Dedup { dedup_id: Some("d".to_owned()), ..Dedup::idempotency_key("k", b"body") }),
         traceparent: Some(TRACE.to_owned()),
         ..bare.clone()
     };

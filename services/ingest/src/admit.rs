@@ -114,10 +114,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     Ok(Some(key.to_owned()))
 }
 
-/// The way in with the highest precedence names the repeat; the others are not looked at.
+/// The way in with the highest precedence names the repeat; a `dedup_id` beside an idempotency key goes along to be shown.
 fn name_repeat(content_dedup: bool, idempotency_key: Option<String>, new: &mut NewEvent, body: &[u8]) -> Option<Dedup> {
     if let Some(key) = idempotency_key {
-        Some(Dedup::idempotency_key(key, body))
+        Some(Dedup { dedup_id: new.dedup_id.take(), ..Dedup::idempotency_key(key, body) })
     } else if let Some(id) = new.dedup_id.take() {
         Some(Dedup::dedup_id(id, body))
     } else if content_dedup {

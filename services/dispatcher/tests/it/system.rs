@@ -18,7 +18,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use reqwest::{Client, Method, StatusCode};
 use schemas::codec;
 use schemas::ids::{EventId, OrgId};
-use schemas::records::{Dedup, DedupKind, DeliveryAttempt, Event};
+use schemas::records::{Dedup, DeliveryAttempt, Event};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection};
@@ -187,7 +187,7 @@ impl System {
     }
 
     pub fn keyed_event(&self, key: &str) -> Event {
-        let dedup = Dedup { kind: DedupKind::DedupId, key: key.to_owned(), window_seconds: 60, body_hash: "0".repeat(64) };
+        let dedup = Dedup { window_seconds: 60, ..Dedup::dedup_id(key, b"") };
         Event { dedup: Some(dedup), ..self.event("keyed") }
     }
 

@@ -181,3 +181,37 @@ async fn without_an_answer_from_the_view_events_are_accepted_anyway() {
     }
     assert_eq!(bench.log().await.len(), 4);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloud_event_is_known_by_its_source_and_id_in_every_form() {
+    let bench = Bench::start().await;
+    let instance = bench.instance().await;
+    let post = async |source: &str, id: &str| {
+        let request = instance.post("/v1/events").bearer_auth(KEY).header("content-type", "application/cloudevents+json");
+        send(request.body(json!({"specversion": "1.0", "type": "a", "source": source, "id": id, "data": 1}).to_string())).await
+    };
+    let first = post("/shop", "1").await.expect(201);
+    let repeat = post("/shop", "1").await.expect(409);
+    assert_eq!(repeat.text("event_id"), first.text("event_id"));
+    let binary = instance.post("/v1/events").bearer_auth(KEY).header("content-type", "application/json");
+    let binary = binary.header("ce-specversion", "1.0").header("ce-type", "b").header("ce-source", "/shop").header("ce-id", "1").body("2");
+    assert_eq!(send(binary).await.expect(409).text("event_id"), first.text("event_id"));
+    post("/shop", "2").await.expect(201);
+    post("/store", "1").await.expect(201);
+    assert_eq!(bench.log().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dedup_id_beside_an_idempotency_key_goes_along_and_names_nothing() {
+    let bench = Bench::start().await;
+    let instance = bench.instance().await;
+    let body = json!({"type": "a", "data": 1, "dedup_id": "d"});
+    instance.accept_as("k", &body).await.expect(201);
+    instance.accept_as("l", &body).await.expect(201);
+    instance.accept(&body).await.expect(201);
+    let mut named: Vec<_> =
+        bench.log().await.into_iter().map(|record| record.event.dedup.unwrap()).map(|dedup| (dedup.key, dedup.dedup_id)).collect();
+    named.sort();
+    let beside = Some("d".to_owned());
+    assert_eq!(named, [("d".to_owned(), None), ("k".to_owned(), beside.clone()), ("l".to_owned(), beside)]);
+}
