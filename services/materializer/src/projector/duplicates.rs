@@ -1,12 +1,12 @@
 //! Which of two events under one key is the original. Pure: what is stored already is an argument.
 //!
-//! Within a partition the lower offset wins, for as long as its window lasts. Taking a decision happens here and only here; keeping it
-//! (`verdicts`) is what later readings go by.
+//! Within a partition the lower offset wins, for as long as its window lasts; across partitions the one that is read first. Windows are on
+//! append time. Taking a decision happens here and only here; keeping it (`verdicts`) is what later readings go by.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::ids::{EventId, OrgId};
-use schemas::records::{DedupKind, Event};
+use schemas::records::{Dedup, DedupKind, Event};
 
 /// A key within its organization and namespace.
 pub(crate) type Key = (OrgId, DedupKind, String);
@@ -23,6 +23,9 @@ pub(crate) struct Holder {
     pub(crate) expires_at_ms: i64,
 }
 
+/// What was decided of events before: nothing stands against the event, or it is a duplicate of that one.
+pub(crate) type Settled = BTreeMap<(OrgId, EventId), Option<EventId>>;
+
 /// What was decided of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
@@ -37,29 +40,63 @@ pub(crate) fn keys<'a>(events: impl Iterator<Item = &'a Event>) -> BTreeSet<Key>
     events.filter_map(key_of).collect()
 }
 
-/// Decides over `events` (with their acceptance times, milliseconds) in their order; `known` is what holds their keys so far.
-pub(crate) fn decide(events: &[(&Event, i64)], known: &BTreeMap<Key, Holder>) -> Decision {
+/// Decides over `events` (with their acceptance times, milliseconds) in their order; `known` is what holds their keys so far. What is `settled`
+/// stays so and takes no key: an event that comes again, in another record, is still the same event.
+pub(crate) fn decide(events: &[(&Event, i64)], known: &BTreeMap<Key, Holder>, settled: &Settled) -> Decision {
     let mut decision = Decision::default();
+    let mut settled_here = Settled::new();
     for (index, (event, accepted_at_ms)) in events.iter().enumerate() {
         let (Some(key), Some(dedup)) = (key_of(event), &event.dedup) else { continue };
-        let holder = decision.holders.get(&key).or_else(|| known.get(&key));
-        match holder {
-            Some(holder) if holder.event_id == event.event_id => {}
-            Some(holder) if holder.expires_at_ms > *accepted_at_ms => {
-                // Twins with different bodies that raced on two instances: both were accepted, so both stay.
-                if dedup.kind != DedupKind::IdempotencyKey || holder.body_hash == dedup.body_hash {
-                    decision.duplicates.insert(index, holder.event_id);
+        let name = (event.org_id, event.event_id);
+        let original = settled_here.get(&name).or_else(|| settled.get(&name)).copied().unwrap_or_else(|| {
+            let holder = decision.holders.get(&key).or_else(|| known.get(&key));
+            match holder.map(|holder| standing(holder, event.event_id, dedup, *accepted_at_ms)) {
+                Some(Standing::Repeat(original)) => Some(original),
+                Some(Standing::Apart) => None,
+                Some(Standing::First) | None => {
+                    decision.holders.insert(key, Holder::new(event.event_id, dedup, *accepted_at_ms));
+                    None
                 }
             }
-            _ => {
-                let expires_at_ms = accepted_at_ms.saturating_add(dedup.window_seconds.saturating_mul(1000));
-                let holder =
-                    Holder { event_id: event.event_id, body_hash: dedup.body_hash.clone(), accepted_at_ms: *accepted_at_ms, expires_at_ms };
-                decision.holders.insert(key, holder);
-            }
-        }
+        });
+        settled_here.insert(name, original);
+        decision.duplicates.extend(original.map(|original| (index, original)));
     }
     decision
+}
+
+/// How an event stands to the holder of its key.
+enum Standing {
+    /// It is a repeat of that one.
+    Repeat(EventId),
+    /// The key is free again.
+    First,
+    /// It stays an event, and the key stays with its holder.
+    Apart,
+}
+
+fn standing(holder: &Holder, event_id: EventId, dedup: &Dedup, accepted_at_ms: i64) -> Standing {
+    if holder.event_id == event_id {
+        return Standing::Apart;
+    }
+    if holder.expires_at_ms <= accepted_at_ms {
+        return Standing::First;
+    }
+    // Read long after a later one, from a partition that was behind: their windows do not meet.
+    let is_long_before = end_of_window(dedup, accepted_at_ms) <= holder.accepted_at_ms;
+    // Twins with different bodies that raced on two instances: both were accepted, so both stay.
+    let is_other_twin = dedup.kind == DedupKind::IdempotencyKey && holder.body_hash != dedup.body_hash;
+    if is_long_before || is_other_twin { Standing::Apart } else { Standing::Repeat(holder.event_id) }
+}
+
+impl Holder {
+    fn new(event_id: EventId, dedup: &Dedup, accepted_at_ms: i64) -> Self {
+        Self { event_id, body_hash: dedup.body_hash.clone(), accepted_at_ms, expires_at_ms: end_of_window(dedup, accepted_at_ms) }
+    }
+}
+
+fn end_of_window(dedup: &Dedup, accepted_at_ms: i64) -> i64 {
+    accepted_at_ms.saturating_add(dedup.window_seconds.saturating_mul(1000))
 }
 
 fn key_of(event: &Event) -> Option<Key> {
@@ -68,88 +105,4 @@ fn key_of(event: &Event) -> Option<Key> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use schemas::records::Dedup;
-
-    use super::*;
-
-    fn event(org: OrgId, dedup: Option<Dedup>) -> Event {
-        Event {
-            org_id: org,
-            event_id: EventId::generate(),
-            event_type: "t".to_owned(),
-            payload: "1".to_owned(),
-            occurred_at: None,
-            source: None,
-            ordering_key: None,
-            metadata: BTreeMap::new(),
-            dedup,
-            traceparent: None,
-        }
-    }
-
-    fn decide_at(events: &[Event], times: &[i64], known: &BTreeMap<Key, Holder>) -> Decision {
-        let timed: Vec<(&Event, i64)> = events.iter().zip(times.iter().copied()).collect();
-        decide(&timed, known)
-    }
-
-    #[test]
-    fn the_first_one_is_the_original_until_its_window_ends() {
-        let org = OrgId::generate();
-        let events: Vec<Event> = (0..3).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
-        let window = 86_400_000;
-        let decision = decide_at(&events, &[0, window - 1, window], &BTreeMap::new());
-        assert_eq!(decision.duplicates, BTreeMap::from([(1, events[0].event_id)]));
-        assert_eq!(decision.holders.values().next().unwrap().event_id, events[2].event_id, "the key was free again");
-    }
-
-    #[test]
-    fn what_the_table_holds_goes_before_the_batch() {
-        let org = OrgId::generate();
-        let stored = event(org, Some(Dedup::dedup_id("k", b"body")));
-        let known = decide_at(std::slice::from_ref(&stored), &[0], &BTreeMap::new()).holders;
-        let later = [event(org, Some(Dedup::dedup_id("k", b"other")))];
-        let decision = decide_at(&later, &[5], &known);
-        assert_eq!(decision.duplicates, BTreeMap::from([(0, stored.event_id)]));
-        assert!(decision.holders.is_empty());
-    }
-
-    #[test]
-    fn twins_of_an_idempotency_key_with_other_bodies_both_stay() {
-        let org = OrgId::generate();
-        let events = [event(org, Some(Dedup::idempotency_key("k", b"one"))), event(org, Some(Dedup::idempotency_key("k", b"other")))];
-        assert!(decide_at(&events, &[0, 1], &BTreeMap::new()).duplicates.is_empty());
-    }
-
-    #[test]
-    fn organizations_and_namespaces_do_not_meet() {
-        let (one, other) = (OrgId::generate(), OrgId::generate());
-        let events = [
-            event(one, Some(Dedup::dedup_id("k", b""))),
-            event(other, Some(Dedup::dedup_id("k", b""))),
-            event(one, Some(Dedup::idempotency_key("k", b""))),
-            event(one, None),
-            event(one, None),
-        ];
-        let decision = decide_at(&events, &[0; 5], &BTreeMap::new());
-        assert!(decision.duplicates.is_empty());
-        assert_eq!(decision.holders.len(), 3);
-    }
-
-    proptest! {
-        #[test]
-        fn deciding_in_one_batch_or_in_many_is_the_same(keys in prop::collection::vec(0_u8..4, 1..40), cut in 0_usize..40) {
-            let org = OrgId::generate();
-            let events: Vec<Event> = keys.iter().map(|k| event(org, Some(Dedup::dedup_id(k.to_string(), b"")))).collect();
-            let times: Vec<i64> = (0..events.len() as i64).collect();
-            let whole = decide_at(&events, &times, &BTreeMap::new());
-            let cut = cut.min(events.len());
-            let first = decide_at(&events[..cut], &times[..cut], &BTreeMap::new());
-            let second = decide_at(&events[cut..], &times[cut..], &first.holders);
-            let mut joined = first.duplicates;
-            joined.extend(second.duplicates.into_iter().map(|(index, original)| (index + cut, original)));
-            prop_assert_eq!(whole.duplicates, joined);
-        }
-    }
-}
+mod tests;

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use platform::kafka::Record;
 use schemas::ids::EventId;
-use schemas::records::{DedupKind, Event};
+use schemas::records::{Dedup, Event};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::{Reading, places};
 use crate::metrics::METRICS;
+use crate::projector::decode::native;
 
 /// One event and its place.
 pub(super) struct Row<'a> {
@@ -19,11 +20,20 @@ pub(super) struct Row<'a> {
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) accepted_at_ms: i64,
+    /// Another record may have the same event id.
+    pub(super) may_repeat: bool,
 }
 
 impl<'a> Row<'a> {
     pub(super) fn new(record: &Record, event: &'a Event, log_epoch: i32) -> Self {
-        Self { event, log_epoch, partition: record.partition, offset: record.offset, accepted_at_ms: record.timestamp_ms }
+        Self {
+            event,
+            log_epoch,
+            partition: record.partition,
+            offset: record.offset,
+            accepted_at_ms: record.timestamp_ms,
+            may_repeat: native(record).may_repeat_an_id(),
+        }
     }
 }
 
@@ -100,5 +110,5 @@ fn metadata_json(event: &Event) -> Option<String> {
 }
 
 fn dedup_id(event: &Event) -> Option<&str> {
-    event.dedup.as_ref().filter(|dedup| dedup.kind == DedupKind::DedupId).map(|dedup| dedup.key.as_str())
+    event.dedup.as_ref().and_then(Dedup::shown_id)
 }

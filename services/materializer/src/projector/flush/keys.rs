@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::ids::EventId;
+use schemas::ids::{EventId, OrgId};
 use schemas::records::{DedupKind, Event};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::events::Row;
 use super::{Failure, Reading};
 use crate::metrics::METRICS;
-use crate::projector::duplicates::{self, Decision, Holder, Key};
+use crate::projector::duplicates::{self, Decision, Holder, Key, Settled};
 
 /// Index of each row that is a duplicate, and its original. Costs nothing where no event names a key. What was decided before stays so; on a
 /// first reading the rest is decided.
@@ -31,7 +31,8 @@ pub(super) async fn settle(
     let timed: Vec<(&Event, i64)> = open.iter().filter_map(|index| rows.get(*index)).map(|row| (row.event, row.accepted_at_ms)).collect();
     let keys: Vec<Key> = duplicates::keys(timed.iter().map(|(event, _)| *event)).into_iter().collect();
     let known = holders(connection, &keys).await?;
-    let decision = duplicates::decide(&timed, &known);
+    let shown = shown(connection, open.iter().filter_map(|index| rows.get(*index))).await?;
+    let decision = duplicates::decide(&timed, &known, &shown);
     store_holders(connection, &decision).await?;
     let decided: BTreeMap<usize, EventId> =
         decision.duplicates.into_iter().filter_map(|(nth, original)| Some((*open.get(nth)?, original))).collect();
@@ -53,6 +54,26 @@ async fn verdicts(connection: &mut PgConnection, rows: &[Row<'_>], keyed: &[usiz
     .await?;
     let duplicate = |(ordinal, original)| Some((*keyed.get(usize::try_from(ordinal - 1).ok()?)?, EventId::from_uuid(original)));
     Ok(found.into_iter().filter_map(duplicate).collect())
+}
+
+/// Which of these are in the view already, under the same id from another record. Asks only where a producer chose the id or a record was
+/// written again: the ids made at ingest come once.
+async fn shown<'a>(connection: &mut PgConnection, rows: impl Iterator<Item = &'a Row<'a>>) -> Result<Settled, sqlx::Error> {
+    let may_repeat = rows.filter(|row| row.may_repeat);
+    let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = may_repeat.map(|row| (row.event.org_id.as_uuid(), row.event.event_id.as_uuid())).unzip();
+    if orgs.is_empty() {
+        return Ok(Settled::new());
+    }
+    let found: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "SELECT asked.org_id, asked.event_id FROM UNNEST($1::uuid[], $2::uuid[]) AS asked (org_id, event_id)
+         WHERE EXISTS (SELECT FROM events e WHERE e.org_id = asked.org_id AND e.event_id = asked.event_id)
+               OR EXISTS (SELECT FROM event_places p WHERE p.org_id = asked.org_id AND p.event_id = asked.event_id)",
+    )
+    .bind(orgs)
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().map(|(org, id)| ((OrgId::from_uuid(org), EventId::from_uuid(id)), None)).collect())
 }
 
 /// What holds the keys now. Locked: a second writer of the same organization (only possible after partitions were added) must wait.

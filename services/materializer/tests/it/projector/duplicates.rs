@@ -83,3 +83,29 @@ async fn a_repeat_after_the_window_is_a_new_event_and_the_next_original() {
     assert_eq!(verdicts(&bench).await, [(repeat.event_id, original.event_id), (its_repeat.event_id, renewed.event_id)]);
     projecting.stop().await;
 }
+
+/// A native producer that sends its records again after a day, ids and all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_comes_again_after_its_window_under_its_own_id_stays_what_it_was() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let short = || keyed(org, Dedup { window_seconds: 1, ..Dedup::dedup_id("d", b"one") });
+    let projecting = bench.project();
+    let (original, repeat, renewed) = (short(), short(), short());
+    bench.event(&original).await;
+    let last = bench.event(&repeat).await;
+    bench.passed().await;
+    let ends_ms = last.timestamp_ms.unwrap() + 1000;
+    eventually(PATIENCE, "the window ends", || async {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        (now > Duration::from_millis(u64::try_from(ends_ms).unwrap())).then_some(())
+    })
+    .await;
+    for event in [&repeat, &original, &renewed, &repeat, &original] {
+        bench.event(event).await;
+    }
+    bench.passed().await;
+    assert_eq!(rows(&bench).await, [original.event_id, renewed.event_id]);
+    assert_eq!(verdicts(&bench).await, [(repeat.event_id, original.event_id)]);
+    projecting.stop().await;
+}

@@ -1,0 +1,220 @@
+//! Which of two is the original, whatever the order of reading, and however often.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn event(org: OrgId, dedup: Option<Dedup>) -> Event {
+    Event {
+        org_id: org,
+        event_id: EventId::generate(),
+        event_type: "t".to_owned(),
+        payload: "1".to_owned(),
+        occurred_at: None,
+        source: None,
+        ordering_key: None,
+        metadata: BTreeMap::new(),
+        dedup,
+        traceparent: None,
+    }
+}
+
+fn decide_at(events: &[Event], times: &[i64], known: &BTreeMap<Key, Holder>) -> Decision {
+    let timed: Vec<(&Event, i64)> = events.iter().zip(times.iter().copied()).collect();
+    decide(&timed, known, &Settled::new())
+}
+
+#[test]
+fn the_first_one_is_the_original_until_its_window_ends() {
+    let org = OrgId::generate();
+    let events: Vec<Event> = (0..3).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
+    let window = 86_400_000;
+    let decision = decide_at(&events, &[0, window - 1, window], &BTreeMap::new());
+    assert_eq!(decision.duplicates, BTreeMap::from([(1, events[0].event_id)]));
+    assert_eq!(decision.holders.values().next().unwrap().event_id, events[2].event_id, "the key was free again");
+}
+
+#[test]
+fn what_the_table_holds_goes_before_the_batch() {
+    let org = OrgId::generate();
+    let stored = event(org, Some(Dedup::dedup_id("k", b"body")));
+    let known = decide_at(std::slice::from_ref(&stored), &[0], &BTreeMap::new()).holders;
+    let later = [event(org, Some(Dedup::dedup_id("k", b"other")))];
+    let decision = decide_at(&later, &[5], &known);
+    assert_eq!(decision.duplicates, BTreeMap::from([(0, stored.event_id)]));
+    assert!(decision.holders.is_empty());
+}
+
+#[test]
+fn twins_of_an_idempotency_key_with_other_bodies_both_stay() {
+    let org = OrgId::generate();
+    let events = [event(org, Some(Dedup::idempotency_key("k", b"one"))), event(org, Some(Dedup::idempotency_key("k", b"other")))];
+    assert!(decide_at(&events, &[0, 1], &BTreeMap::new()).duplicates.is_empty());
+}
+
+#[test]
+fn organizations_and_namespaces_do_not_meet() {
+    let (one, other) = (OrgId::generate(), OrgId::generate());
+    let events = [
+        event(one, Some(Dedup::dedup_id("k", b""))),
+        event(other, Some(Dedup::dedup_id("k", b""))),
+        event(one, Some(Dedup::idempotency_key("k", b""))),
+        event(one, None),
+        event(one, None),
+    ];
+    let decision = decide_at(&events, &[0; 5], &BTreeMap::new());
+    assert!(decision.duplicates.is_empty());
+    assert_eq!(decision.holders.len(), 3);
+}
+
+#[test]
+fn an_event_that_was_read_late_is_no_repeat_of_one_far_behind_it() {
+    let org = OrgId::generate();
+    let later = event(org, Some(Dedup::dedup_id("k", b"body")));
+    let window = 86_400_000;
+    let known = decide_at(std::slice::from_ref(&later), &[window + 10], &BTreeMap::new()).holders;
+    let late = [event(org, Some(Dedup::dedup_id("k", b"body"))), event(org, Some(Dedup::dedup_id("k", b"body")))];
+    let decision = decide_at(&late, &[10, 11], &known);
+    assert_eq!(decision.duplicates, BTreeMap::from([(1, later.event_id)]), "the first one lies a whole window before");
+    assert!(decision.holders.is_empty(), "the later one keeps the key");
+}
+
+#[test]
+fn an_event_that_comes_again_after_its_window_is_what_it_was() {
+    let org = OrgId::generate();
+    let (shown, repeat, next) = (0, 1, 2);
+    let events: Vec<Event> = (0..3).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
+    let name = |index: usize| (org, events[index].event_id);
+    let settled = Settled::from([(name(shown), None), (name(repeat), Some(events[shown].event_id))]);
+    let known = decide_at(&events[next..], &[86_400_000], &BTreeMap::new()).holders;
+    // With another holder, and with none.
+    for known in [known, BTreeMap::new()] {
+        let again: Vec<(&Event, i64)> = [shown, repeat].iter().map(|index| (&events[*index], 90_000_000)).collect();
+        let decision = decide(&again, &known, &settled);
+        assert_eq!(decision.duplicates, BTreeMap::from([(1, events[shown].event_id)]));
+        assert!(decision.holders.is_empty());
+    }
+}
+
+proptest! {
+    #[test]
+    fn deciding_in_one_batch_or_in_many_is_the_same(keys in prop::collection::vec(0_u8..4, 1..40), cut in 0_usize..40) {
+        let org = OrgId::generate();
+        let events: Vec<Event> = keys.iter().map(|k| event(org, Some(Dedup::dedup_id(k.to_string(), b"")))).collect();
+        let times: Vec<i64> = (0..events.len() as i64).collect();
+        let whole = decide_at(&events, &times, &BTreeMap::new());
+        let cut = cut.min(events.len());
+        let first = decide_at(&events[..cut], &times[..cut], &BTreeMap::new());
+        let second = decide_at(&events[cut..], &times[cut..], &first.holders);
+        let mut joined = first.duplicates;
+        joined.extend(second.duplicates.into_iter().map(|(index, original)| (index + cut, original)));
+        prop_assert_eq!(whole.duplicates, joined);
+    }
+
+    /// Several partitions, read in any order and any batches: the second reading of anything, in any order, decides nothing anew.
+    #[test]
+    fn whatever_the_order_of_reading_each_repeat_has_a_shown_original_in_its_window_and_no_rereading_changes_it(
+        log in log(), cuts in prop::collection::vec(1_usize..7, 30), again in prop::collection::vec(any::<prop::sample::Index>(), 0..60),
+    ) {
+        let mut view = View::default();
+        let mut rest = &log[..];
+        for cut in cuts.into_iter().cycle().take(log.len()) {
+            let (batch, after) = rest.split_at(cut.min(rest.len()));
+            view.read(batch);
+            rest = after;
+        }
+        let window = WINDOW_SECONDS * 1000;
+        let time_of = |id: EventId| log.iter().find(|(event, _)| event.event_id == id).unwrap().1;
+        for (event, at) in &log {
+            if let Some(original) = view.settled[&(event.org_id, event.event_id)] {
+                prop_assert_eq!(view.settled[&(event.org_id, original)], None, "an original is shown");
+                prop_assert!((time_of(original) - at).abs() < window, "within the window");
+            }
+        }
+        let (settled, holders) = (view.settled.clone(), view.holders.clone());
+        for index in again {
+            view.read(std::slice::from_ref(index.get(&log)));
+        }
+        view.read(&log);
+        prop_assert_eq!((&view.settled, &view.holders), (&settled, &holders));
+    }
+
+    /// Where everything lies within one window, exactly one of each key is shown, whatever the order; and of idempotency keys one for each body
+    /// at least, since what was accepted with another body is an event of its own.
+    #[test]
+    fn within_one_window_each_key_is_shown_once_whatever_the_order(log in log(), named in any::<bool>()) {
+        let mut view = View::default();
+        let log: Vec<(Event, i64)> = log.into_iter().map(|(mut event, at)| {
+            if !named {
+                let dedup = event.dedup.take().unwrap();
+                event.dedup = Some(Dedup { kind: DedupKind::IdempotencyKey, ..dedup });
+            }
+            (event, at % (WINDOW_SECONDS * 1000))
+        }).collect();
+        view.read(&log);
+        let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut count = 0;
+        for (event, _) in log.iter().filter(|(event, _)| view.settled[&(event.org_id, event.event_id)].is_none()) {
+            let dedup = event.dedup.as_ref().unwrap();
+            shown.entry(dedup.key.clone()).or_default().insert(dedup.body_hash.clone());
+            count += 1;
+        }
+        for (event, _) in &log {
+            let dedup = event.dedup.as_ref().unwrap();
+            prop_assert!(shown[&dedup.key].contains(&dedup.body_hash) || named);
+        }
+        prop_assert!(!named || count == shown.len());
+    }
+
+    /// One partition whose clock never steps back: what is shown of a key lies a window apart, and a repeat names the last one shown before it.
+    #[test]
+    fn in_one_partition_the_lower_offset_wins_for_as_long_as_its_window_lasts(log in log()) {
+        let mut log = log;
+        log.sort_by_key(|(_, at)| *at);
+        let mut view = View::default();
+        view.read(&log);
+        let mut last: BTreeMap<&str, (EventId, i64)> = BTreeMap::new();
+        for (event, at) in &log {
+            let key = event.dedup.as_ref().unwrap().key.as_str();
+            let expected = last.get(key).filter(|(_, first)| at - first < WINDOW_SECONDS * 1000).map(|(id, _)| *id);
+            prop_assert_eq!(view.settled[&(event.org_id, event.event_id)], expected);
+            if expected.is_none() {
+                last.insert(key, (event.event_id, *at));
+            }
+        }
+    }
+}
+
+const WINDOW_SECONDS: i64 = 10;
+
+/// Events of a few keys and bodies over some windows, in the order of reading: that of any number of partitions, since times go up and down.
+fn log() -> impl Strategy<Value = Vec<(Event, i64)>> {
+    let one = (0_u8..3, 0_u8..2, 0_i64..WINDOW_SECONDS * 4000);
+    prop::collection::vec(one, 1..40).prop_map(|all| {
+        let org = OrgId::generate();
+        let event = |(key, body, at): (u8, u8, i64)| {
+            let dedup = Dedup { window_seconds: WINDOW_SECONDS, ..Dedup::dedup_id(key.to_string(), &[body]) };
+            (event(org, Some(dedup)), at)
+        };
+        all.into_iter().map(event).collect()
+    })
+}
+
+/// What the tables hold.
+#[derive(Default)]
+struct View {
+    holders: BTreeMap<Key, Holder>,
+    settled: Settled,
+}
+
+impl View {
+    /// As one transaction does it.
+    fn read(&mut self, batch: &[(Event, i64)]) {
+        let timed: Vec<(&Event, i64)> = batch.iter().map(|(event, at)| (event, *at)).collect();
+        let decision = decide(&timed, &self.holders, &self.settled);
+        for (index, (event, _)) in batch.iter().enumerate() {
+            self.settled.insert((event.org_id, event.event_id), decision.duplicates.get(&index).copied());
+        }
+        self.holders.extend(decision.holders);
+    }
+}
