@@ -127,6 +127,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -197,6 +199,48 @@ mod tests {
                 *parts = parts.saturating_sub(1);
                 let first_open = model.iter().find(|(_, parts)| *parts > 0).map(|(offset, _)| *offset);
                 prop_assert_eq!(ledger.frontier(), first_open.unwrap_or(offset_after(&model)));
+            }
+        }
+
+        /// Attempts end in any order, also after their partition went and came back: then everything from the committed position on is read
+        /// again, and only what belongs to this assignment counts.
+        #[test]
+        fn no_completion_of_any_assignment_takes_the_position_past_an_open_record(
+            steps in prop::collection::vec((0_u8..8, any::<prop::sample::Index>(), 0_usize..3), 1..150),
+        ) {
+            let (mut generation, mut committed) = (1, 0);
+            let mut ledger = Ledger::new(generation, committed);
+            // By offset, what this assignment has open; and every part that any assignment ever began.
+            let mut model: BTreeMap<i64, usize> = BTreeMap::new();
+            let mut begun: Vec<(u64, i64)> = Vec::new();
+            for (kind, index, parts) in steps {
+                match kind {
+                    0..=2 => {
+                        let offset = model.last_key_value().map_or(committed, |(last, _)| last + 1) + i64::from(kind);
+                        ledger.enter(offset, offset, parts, 1).unwrap();
+                        begun.extend(std::iter::repeat_n((generation, offset), parts));
+                        model.insert(offset, parts);
+                    }
+                    3..=5 if !begun.is_empty() => {
+                        let (of, offset) = begun.swap_remove(index.index(begun.len()));
+                        let completion = ledger.complete(of, offset);
+                        prop_assert_eq!(completion, if of == generation { Completion::Counted } else { Completion::Stale });
+                        if of == generation {
+                            model.entry(offset).and_modify(|open| *open -= 1);
+                        }
+                    }
+                    6 => committed = ledger.frontier(),
+                    7 => {
+                        generation += 1;
+                        ledger = Ledger::new(generation, committed);
+                        model.clear();
+                    }
+                    _ => {}
+                }
+                let first_open = model.iter().find(|(_, parts)| **parts > 0).map(|(offset, _)| *offset);
+                let after_all = model.last_key_value().map_or(committed, |(last, _)| last + 1);
+                prop_assert_eq!(ledger.frontier(), first_open.unwrap_or(after_all));
+                prop_assert!(committed <= ledger.frontier());
             }
         }
     }

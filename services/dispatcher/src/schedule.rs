@@ -149,6 +149,30 @@ mod tests {
         }
 
         #[test]
+        fn a_failing_delivery_has_one_attempt_more_than_delays_and_each_waits_as_long_as_its_delay_or_as_asked(
+            delays in prop::collection::vec(1_u32..100_000, 0..8),
+            answers in prop::collection::vec((prop::option::of(100_u16..600), prop::option::of(0_u64..200_000), -1.0_f64..1.0), 9),
+        ) {
+            for (attempt, (status, asked, jitter)) in (1_u32..).zip(answers) {
+                let next = after(&delays, attempt, Answer { status, retry_after: asked.map(Duration::from_secs) }, jitter);
+                let delay = delays.get(attempt as usize - 1).map(|delay| f64::from(*delay));
+                match (status, delay, next) {
+                    (Some(200..=299), _, Next::Delivered) | (Some(410), _, Next::Gone) => break,
+                    (_, None, Next::Exhausted) => {
+                        prop_assert_eq!(attempt as usize, delays.len() + 1);
+                        break;
+                    }
+                    (_, Some(delay), Next::RetryIn(got)) => {
+                        let asked = asked.map_or(0.0, |asked| (asked as f64).min(RETRY_AFTER_LIMIT.as_secs_f64()));
+                        prop_assert!(got.as_secs_f64() + 1e-6 >= (delay * 0.8).max(asked));
+                        prop_assert!(got.as_secs_f64() - 1e-6 <= (delay * 1.2).max(asked));
+                    }
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
+        }
+
+        #[test]
         fn no_header_value_panics(value in "\\PC{0,40}") {
             let _read = retry_after(&value, OffsetDateTime::UNIX_EPOCH);
         }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::cursor::{Cursor, Order, Range};
 use super::item::{EventRow, Item};
 use super::merge::{Source, merge};
+use super::page;
 use super::query::{self, COUNTED_EXACTLY, Extent, Slice};
 use super::request::{Defaults, ListRequest};
 use super::seek;
@@ -164,15 +165,9 @@ async fn read_page(connection: &mut PgConnection, organization: OrgId, request: 
         }
     }
     let merged = merge(sources, request.order, request.limit);
-    for (partition, row) in &merged.rows {
-        cursor.reach(*partition, row.mark());
-    }
-    if request.order == Order::Ascending && request.filter.is_final() {
-        // What did not pass the filter never will: the next page need not go over it again.
-        for (partition, head) in merged.exhausted.iter().filter_map(|partition| heads.get_key_value(partition)) {
-            cursor.reach(*partition, *head);
-        }
-    }
+    // What did not pass a final filter never will: the next page need not go over it again.
+    let passed = request.filter.is_final().then_some(&heads);
+    page::turn(&mut cursor, &merged, EventRow::mark, passed);
     Ok(Page {
         rows: merged.rows.into_iter().map(|(_, row)| row).collect(),
         has_more: merged.has_more,

@@ -1,6 +1,6 @@
 //! The inbox over HTTP: pages, single events and their status, read from the view; and the state that the acknowledgements and the rejected records share.
 //!
-//! What a page is, is computed by pure parts (`cursor`, `merge`, `request`); `query`, `seek` and `event` hold the SQL; `freshness` and
+//! What a page is, is computed by pure parts (`cursor`, `merge`, `page`, `request`); `query`, `seek` and `event` hold the SQL; `freshness` and
 //! `arrivals` know when the view has got further. Writing the view is the projector's business, acknowledging that of `acks`.
 
 mod arrivals;
@@ -10,6 +10,7 @@ mod freshness;
 mod item;
 mod list;
 mod merge;
+mod page;
 pub(crate) mod position;
 mod query;
 mod request;
