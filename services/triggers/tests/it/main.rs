@@ -6,6 +6,7 @@
 
 mod api;
 mod cli;
+mod duplicates;
 mod log;
 mod native;
 mod outages;
