@@ -70,7 +70,7 @@ fn matched(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Optio
     if endpoints.is_empty() {
         return Ok(None);
     }
-    let keyed = event.dedup.is_some();
+    let keyed = event.dedup.is_some() || native.may_repeat_an_id();
     Ok(Some(Matched { event: Arc::new(accepted(event, record, log_epoch)), endpoints, keyed }))
 }
 

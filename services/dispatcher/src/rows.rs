@@ -3,6 +3,8 @@
 //!
 //! All times are the database's clock, so that instances need not agree on theirs.
 
+mod contested;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ const DECIDE_ROWS: i64 = 1000;
 /// Counting open rows stops here: a gauge is not worth a scan.
 const COUNTED_ROWS: i64 = 10_000;
 
-/// A row to make. Where there is one already, that one stays.
+/// A row to make. Where there is one already, that one stays, but for one of another place whose verdict is open or went against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRow {
     /// What is delivered.
@@ -68,7 +70,8 @@ pub struct Taken {
     pub acknowledged: bool,
 }
 
-/// Writes rows.
+/// Writes rows. One that waits for a verdict, or was dropped by it, gives way to the same delivery from another place; where both wait, the
+/// row is contested, and is sent whichever place the view shows.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -76,35 +79,46 @@ pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<()
     if rows.is_empty() {
         return Ok(());
     }
-    let event = |row: &NewRow| row.delivery.event.clone();
-    let column = |of: fn(&Accepted) -> Uuid| rows.iter().map(|row| of(&event(row))).collect::<Vec<_>>();
+    let rows = contested::settle(rows);
+    let event = |of: fn(&Accepted) -> Uuid| rows.iter().map(|one| of(&one.row.delivery.event)).collect::<Vec<_>>();
+    let places = |of: fn(&Accepted) -> i32| rows.iter().map(|one| of(&one.row.delivery.event)).collect::<Vec<_>>();
+    let numbers = |of: fn(&Accepted) -> i64| rows.iter().map(|one| of(&one.row.delivery.event)).collect::<Vec<_>>();
     sqlx::query(
-        "INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
-                                        log_epoch, log_partition, log_offset, state, attempts, due_at, lease_id)
+        "INSERT INTO delivery_schedule AS known (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
+                                        log_epoch, log_partition, log_offset, state, attempts, due_at, lease_id, contested)
          SELECT delivery_id, org_id, event_id, endpoint_id, event_type, to_timestamp(accepted_ms::double precision / 1000), payload,
-                traceparent, log_epoch, log_partition, log_offset, state, attempts, now() + make_interval(secs => due_after), lease_id
+                traceparent, log_epoch, log_partition, log_offset, state, attempts, now() + make_interval(secs => due_after), lease_id,
+                contested
          FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::bigint[], $7::text[], $8::text[], $9::integer[],
-                     $10::integer[], $11::bigint[], $12::text[], $13::integer[], $14::double precision[], $15::uuid[])
+                     $10::integer[], $11::bigint[], $12::text[], $13::integer[], $14::double precision[], $15::uuid[], $16::boolean[])
               AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_ms, payload, traceparent, log_epoch, log_partition,
-                    log_offset, state, attempts, due_after, lease_id)
+                    log_offset, state, attempts, due_after, lease_id, contested)
          ORDER BY delivery_id
-         ON CONFLICT (delivery_id) DO NOTHING",
+         ON CONFLICT (delivery_id) DO UPDATE
+         SET event_type = EXCLUDED.event_type, accepted_at = EXCLUDED.accepted_at, payload = EXCLUDED.payload,
+             traceparent = EXCLUDED.traceparent, log_epoch = EXCLUDED.log_epoch, log_partition = EXCLUDED.log_partition,
+             log_offset = EXCLUDED.log_offset, state = EXCLUDED.state, attempts = EXCLUDED.attempts, due_at = EXCLUDED.due_at,
+             lease_id = EXCLUDED.lease_id, finished_at = NULL,
+             contested = EXCLUDED.contested OR (known.state = 'awaiting_verdict' AND EXCLUDED.state = 'awaiting_verdict')
+         WHERE known.state IN ('awaiting_verdict', 'dropped')
+               AND (known.log_partition, known.log_offset) <> (EXCLUDED.log_partition, EXCLUDED.log_offset)",
     )
-    .bind(rows.iter().map(|row| row.delivery.id.as_uuid()).collect::<Vec<_>>())
-    .bind(column(|event| event.org_id.as_uuid()))
-    .bind(column(|event| event.event_id.as_uuid()))
-    .bind(rows.iter().map(|row| row.delivery.endpoint_id.as_uuid()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.delivery.event.event_type.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.delivery.event.accepted_at_ms).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.delivery.event.payload.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.delivery.event.traceparent.as_deref()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.delivery.event.log_epoch).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.delivery.event.partition).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.delivery.event.offset).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.state.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| number(row.attempts)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.due_after.as_secs_f64()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.lease).collect::<Vec<_>>())
+    .bind(rows.iter().map(|one| one.row.delivery.id.as_uuid()).collect::<Vec<_>>())
+    .bind(event(|event| event.org_id.as_uuid()))
+    .bind(event(|event| event.event_id.as_uuid()))
+    .bind(rows.iter().map(|one| one.row.delivery.endpoint_id.as_uuid()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|one| one.row.delivery.event.event_type.as_str()).collect::<Vec<_>>())
+    .bind(numbers(|event| event.accepted_at_ms))
+    .bind(rows.iter().map(|one| one.row.delivery.event.payload.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|one| one.row.delivery.event.traceparent.as_deref()).collect::<Vec<_>>())
+    .bind(places(|event| event.log_epoch))
+    .bind(places(|event| event.partition))
+    .bind(numbers(|event| event.offset))
+    .bind(rows.iter().map(|one| one.row.state.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|one| number(one.row.attempts)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|one| one.row.due_after.as_secs_f64()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|one| one.row.lease).collect::<Vec<_>>())
+    .bind(rows.iter().map(|one| one.contested).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -262,8 +276,8 @@ pub async fn hold(pool: &PgPool, taken: &[(DeliveryId, Uuid)]) -> Result<HashSet
     Ok(held.into_iter().map(|(id,)| DeliveryId::from_uuid(id)).collect())
 }
 
-/// Decides on rows whose record the view has passed: shown and no duplicate, so pending; otherwise dropped (a duplicate, erased, or a dead
-/// letter). A position in a newer log passed everything of the older one. Answers how many were decided.
+/// Decides on rows whose record the view has passed: shown and no duplicate, so pending; otherwise dropped (a duplicate, a record whose event
+/// id another one has, erased, or a dead letter). A position in a newer log passed everything of the older one. Answers how many were decided.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -271,7 +285,8 @@ pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<u6
     let decided = sqlx::query(
         "WITH passed AS (
              SELECT d.delivery_id,
-                    EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id)
+                    EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id
+                            AND (d.contested OR (e.log_partition = d.log_partition AND e.log_offset = d.log_offset)))
                     AND NOT EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS deliver
              FROM delivery_schedule d JOIN consumer_positions p
                   ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition

@@ -1,4 +1,4 @@
-//! Whether keyed events are duplicates: waits until the view has passed them and reads what it decided. What stays open too long is spilled
+//! Whether events that may be duplicates are: waits until the view has passed them and reads what it decided. What stays open too long is spilled
 //! by `intake` and decided in bulk by the retries.
 
 use std::time::Duration;
@@ -38,16 +38,22 @@ pub async fn decide(
     }
 }
 
-/// Those that the view shows and that no verdict stands against. Passed and not shown means erased or a dead letter.
+/// Those that the view shows and that no verdict stands against. Passed and not shown means erased or a dead letter; shown from another place,
+/// that this record was written again and the other one is sent. The log epoch is not compared: each consumer counts its own.
 async fn shown(pool: &PgPool, undecided: &[Undecided]) -> Result<Vec<u64>, sqlx::Error> {
     // Places in the list rather than tickets: those are unsigned, and the database has no such numbers.
     let places: Vec<(i64,)> = sqlx::query_as(
-        "SELECT t.place FROM UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS t (org_id, event_id, place)
-         WHERE EXISTS (SELECT FROM contract.events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id)
+        "SELECT t.place
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::bigint[]) WITH ORDINALITY
+              AS t (org_id, event_id, log_partition, log_offset, place)
+         WHERE EXISTS (SELECT FROM contract.events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id
+                       AND e.log_partition = t.log_partition AND e.log_offset = t.log_offset)
                AND NOT EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = t.org_id AND v.event_id = t.event_id)",
     )
     .bind(undecided.iter().map(|one| one.event.org_id.as_uuid()).collect::<Vec<Uuid>>())
     .bind(undecided.iter().map(|one| one.event.event_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(undecided.iter().map(|one| one.event.partition).collect::<Vec<i32>>())
+    .bind(undecided.iter().map(|one| one.event.offset).collect::<Vec<i64>>())
     .fetch_all(pool)
     .await?;
     let ticket = |(place,): (i64,)| undecided.get(usize::try_from(place - 1).ok()?).map(|one| one.ticket);

@@ -69,3 +69,64 @@ async fn an_open_verdict_holds_nothing_back_and_is_decided_when_the_view_has_pas
     assert_eq!(receiver.counts().keys().collect::<Vec<_>>(), [&original.event_id.to_string()]);
     assert_eq!(system.reports_of(duplicate.event_id), []);
 }
+
+#[tokio::test]
+async fn a_record_whose_event_id_another_one_has_is_not_delivered() {
+    let mut config = crate::system::config();
+    config.spill_after = std::time::Duration::from_secs(20);
+    let system = System::start_with(config).await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    // A native producer that names its events and sends one again; and one that was written again from its dead letter.
+    let (resent, redriven) = (system.event("resent"), system.event("redriven"));
+    let key_id = ("triggers-key-id", &b"0192f0c1-2345-7abc-8def-0123456789ab"[..]);
+    let origin: [(&str, &[u8]); 5] = [
+        key_id,
+        ("triggers-origin-topic", b"triggers.events.v1"),
+        ("triggers-origin-partition", b"0"),
+        ("triggers-origin-offset", b"0"),
+        ("triggers-origin-timestamp", b"0"),
+    ];
+    let first = system.publish_with(&resent, &[]).await;
+    system.publish_with(&resent, &[]).await;
+    let written_again = system.publish_with(&redriven, &origin).await;
+    let last = system.publish_with(&redriven, &origin).await;
+    let plain = system.event("plain");
+    system.publish(&plain).await;
+    receiver.wait_for_ids(&[plain.event_id.to_string()]).await;
+    assert_eq!(receiver.received().len(), 1, "the others wait for the view");
+
+    system.show(&resent, &first, false).await;
+    system.show(&redriven, &written_again, false).await;
+    system.pass_view(&last).await;
+    receiver.wait_for_ids(&[resent.event_id.to_string(), redriven.event_id.to_string()]).await;
+    system.wait_until_passed(&last).await;
+    assert_eq!(receiver.received().len(), 3);
+    assert_eq!(system.schedule().await, []);
+}
+
+#[tokio::test]
+async fn of_two_places_of_one_event_one_is_delivered_also_when_both_are_spilled_or_come_one_after_the_other() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let event = system.event("twice");
+    let first = system.publish_with(&event, &[]).await;
+    system.wait_until_passed(&first).await;
+    let second = system.publish_with(&event, &[]).await;
+    system.wait_until_passed(&second).await;
+    assert_eq!(system.schedule().await, [("awaiting_verdict".to_owned(), 0, false)]);
+
+    // The view shows the place that did not make the row.
+    system.show(&event, &first, false).await;
+    system.pass_view(&second).await;
+    system.wait_for_reports(event.event_id, 1).await;
+    system.wait_for_schedule("the row is finished and swept", |rows| rows.is_empty()).await;
+
+    let third = system.publish_with(&event, &[]).await;
+    system.wait_until_passed(&third).await;
+    system.pass_view(&third).await;
+    system.wait_for_schedule("the third is dropped and swept", |rows| rows.is_empty()).await;
+    assert_eq!(receiver.received().len(), 1);
+    assert_eq!(system.reports_of(event.event_id).len(), 1);
+}

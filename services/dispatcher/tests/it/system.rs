@@ -191,10 +191,15 @@ impl System {
         Event { dedup: Some(dedup), ..self.event("keyed") }
     }
 
-    /// Writes an event to the log.
+    /// Writes an event to the log as ingest does.
     pub async fn publish(&self, event: &Event) -> Appended {
+        self.publish_with(event, &[("triggers-key-id", b"0192f0c1-2345-7abc-8def-0123456789ab")]).await
+    }
+
+    /// Writes an event to the log with these headers besides the content type.
+    pub async fn publish_with(&self, event: &Event, headers: &[(&str, &[u8])]) -> Appended {
         let (key, value) = (event.org_id.to_string(), codec::encode_event(event).unwrap());
-        let headers: [(&str, &[u8]); 1] = [("content-type", b"application/avro")];
+        let headers = [&[("content-type", &b"application/avro"[..])], headers].concat();
         let record = Outgoing { topic: &self.kafka.topics.events, key: Some(key.as_bytes()), value: Some(&value), headers: &headers };
         self.producer.publish(record).await.unwrap()
     }

@@ -1,0 +1,92 @@
+//! Two rows of one delivery in one statement: an event id that stands at several places of the log, because its record was written again.
+//! Pure. What holds for a row that is in the table already is said by `insert`, by the same rules.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use schemas::ids::DeliveryId;
+
+use super::NewRow;
+use crate::delivery::RowState;
+
+/// A row to write, and whether the verdict on another place of its event was open too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Candidate<'a> {
+    pub(super) row: &'a NewRow,
+    pub(super) contested: bool,
+}
+
+/// One row per delivery, in the order of their ids. A row that waits for a verdict gives way to one of another place: nothing is known of it
+/// yet, and if both wait, whichever place the view shows, the row that stays is sent.
+pub(super) fn settle(rows: &[NewRow]) -> Vec<Candidate<'_>> {
+    let mut chosen: HashMap<DeliveryId, Candidate<'_>> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        match chosen.entry(row.delivery.id) {
+            Entry::Vacant(free) => drop(free.insert(Candidate { row, contested: false })),
+            Entry::Occupied(mut taken) => {
+                let before = taken.get().row;
+                if before.state == RowState::AwaitingVerdict && place(before) != place(row) {
+                    taken.insert(Candidate { row, contested: row.state == RowState::AwaitingVerdict });
+                }
+            }
+        }
+    }
+    let mut chosen: Vec<Candidate<'_>> = chosen.into_values().collect();
+    chosen.sort_unstable_by_key(|candidate| candidate.row.delivery.id);
+    chosen
+}
+
+fn place(row: &NewRow) -> (i32, i64) {
+    (row.delivery.event.partition, row.delivery.event.offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use schemas::ids::{EndpointId, EventId, OrgId};
+
+    use super::*;
+    use crate::delivery::{Accepted, Delivery};
+
+    fn row(ids: (EndpointId, EventId), offset: i64, state: RowState) -> NewRow {
+        let event = Accepted {
+            org_id: OrgId::generate(),
+            event_id: ids.1,
+            event_type: "a".to_owned(),
+            accepted_at_ms: 0,
+            payload: String::new(),
+            traceparent: None,
+            log_epoch: 1,
+            partition: 0,
+            offset,
+        };
+        NewRow { delivery: Delivery::new(ids.0, Arc::new(event)), state, attempts: 0, due_after: Duration::ZERO, lease: None }
+    }
+
+    #[test]
+    fn of_two_places_of_one_event_one_row_is_left_and_knows_of_the_contest() {
+        use RowState::{AwaitingVerdict, Pending};
+        let ids = (EndpointId::generate(), EventId::generate());
+        let left = |states: &[(i64, RowState)]| {
+            let rows: Vec<NewRow> = states.iter().map(|(offset, state)| row(ids, *offset, *state)).collect();
+            let chosen = settle(&rows);
+            assert_eq!(chosen.len(), 1);
+            (chosen[0].row.delivery.event.offset, chosen[0].row.state, chosen[0].contested)
+        };
+        assert_eq!(left(&[(1, AwaitingVerdict)]), (1, AwaitingVerdict, false));
+        assert_eq!(left(&[(1, AwaitingVerdict), (1, AwaitingVerdict)]), (1, AwaitingVerdict, false), "the same record twice");
+        assert_eq!(left(&[(1, AwaitingVerdict), (2, AwaitingVerdict)]), (2, AwaitingVerdict, true));
+        assert_eq!(left(&[(1, AwaitingVerdict), (2, Pending)]), (2, Pending, false), "the view has shown the second");
+        assert_eq!(left(&[(1, Pending), (2, AwaitingVerdict)]), (1, Pending, false), "the view has shown the first");
+    }
+
+    #[test]
+    fn rows_of_other_deliveries_stay_in_the_order_of_their_ids() {
+        let rows: Vec<NewRow> =
+            (0..20).map(|offset| row((EndpointId::generate(), EventId::generate()), offset, RowState::Pending)).collect();
+        let chosen = settle(&rows);
+        assert!(chosen.len() == 20 && chosen.is_sorted_by_key(|candidate| candidate.row.delivery.id));
+    }
+}
