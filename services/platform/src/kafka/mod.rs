@@ -104,7 +104,8 @@ impl Record {
         self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers
     }
 
-    fn copy_of(message: &rdkafka::message::BorrowedMessage<'_>, topic: &Arc<str>) -> Self {
+    /// Copies what librdkafka read; `topic` is its topic's name, shared by all of its records.
+    pub fn copy_of(message: &rdkafka::message::BorrowedMessage<'_>, topic: &Arc<str>) -> Self {
         let headers = message.headers().map_or_else(Vec::new, |headers| {
             headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
         });

@@ -1,6 +1,7 @@
 //! The command line for operators and developers. Each command's own file says what it does; here is only which there are.
 
 mod ack;
+mod dlq;
 mod doctor;
 mod endpoint;
 mod env;
@@ -46,6 +47,8 @@ pub enum Command {
     View(view::ViewCommandArgs),
     /// Bring the database to this version's schema
     Migrate(migrate::MigrateArgs),
+    /// Dead letters: list them, look at one, write records to their topics again
+    Dlq(dlq::DlqArgs),
     /// Check tools, Kafka, PostgreSQL, topics and versions, and say what to do
     Doctor(doctor::DoctorArgs),
     /// Print shell lines that export URL and key of the local system
@@ -75,6 +78,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Topics(args) => topics::run(args).await,
         Command::View(args) => view::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Dlq(args) => dlq::run(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Env(Targeted { target, args }) => env::run(&target, args),
     }

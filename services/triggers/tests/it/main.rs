@@ -7,6 +7,7 @@
 mod api;
 mod cli;
 mod duplicates;
+mod dlq;
 mod log;
 mod native;
 mod outages;

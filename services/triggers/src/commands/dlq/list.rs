@@ -1,0 +1,96 @@
+//! `triggers dlq list`: one line per distinct dead letter.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use clap::Args;
+use platform::config::KafkaArgs;
+use platform::http::Timestamp;
+use platform::kafka::KafkaConfig;
+use serde_json::{Value, json};
+
+use super::index::Pick;
+use super::letter::{At, Letter};
+use super::log::DeadLetters;
+use super::{Filters, find};
+use crate::commands::print::{self, Output};
+
+/// Rows that are printed together: columns are aligned within them.
+const ROWS_TOGETHER: usize = 1000;
+const COLUMNS: &[(&str, &str)] =
+    &[("PLACE", "/place"), ("TIME", "/time"), ("CLASS", "/class"), ("ORGANIZATION", "/organization"), ("REASON", "/message")];
+
+/// Flags of `triggers dlq list`.
+#[derive(Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    #[command(flatten)]
+    filters: Filters,
+    /// The newest so many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "all")]
+    limit: u32,
+    /// All, in the order of the topic
+    #[arg(long)]
+    all: bool,
+    /// Default: columns on a terminal, else JSON
+    #[arg(long, value_enum)]
+    output: Option<Output>,
+}
+
+/// Runs it.
+pub async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
+    let wanted = args.filters.wanted(&kafka, &[]);
+    let log = DeadLetters::open(kafka).await?;
+    let mut picks = find(&log, wanted).await?;
+    let found = picks.len();
+    if !args.all {
+        picks.truncate(args.limit as usize);
+    }
+    print(&log, &picks, args.output).await?;
+    if picks.len() < found {
+        eprintln!("{} of {found} dead letters are shown; --all shows all", picks.len());
+    }
+    Ok(())
+}
+
+/// Prints a row for each pick: the newest first, or in the order of the topic when there are many.
+pub async fn print(log: &DeadLetters, picks: &[Pick], output: Option<Output>) -> Result<()> {
+    let by_letter: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.newest, pick)).collect();
+    let mut letters = log.read_around(by_letter.keys().copied());
+    let mut rows: Vec<(i64, Value)> = Vec::new();
+    let limit = if picks.len() <= 10 * ROWS_TOGETHER { picks.len() } else { ROWS_TOGETHER };
+    while let Some(letter) = letters.next().await? {
+        let Some(letter) = letter else { continue };
+        if let Some(pick) = by_letter.get(&letter.at()) {
+            rows.push((pick.written_ms, row(pick, &letter)));
+        }
+        if rows.len() >= limit {
+            print_rows(&mut rows, output)?;
+        }
+    }
+    print_rows(&mut rows, output)
+}
+
+fn print_rows(rows: &mut Vec<(i64, Value)>, output: Option<Output>) -> Result<()> {
+    rows.sort_by_key(|(written_ms, _)| std::cmp::Reverse(*written_ms));
+    let values: Vec<Value> = rows.drain(..).map(|(_, value)| value).collect();
+    if values.is_empty() { Ok(()) } else { print::rows(&values, COLUMNS, output) }
+}
+
+/// What is told of a dead letter in one line.
+pub fn row(pick: &Pick, letter: &Letter) -> Value {
+    json!({
+        "place": pick.place.to_string(),
+        "topic": pick.place.topic,
+        "partition": pick.place.partition,
+        "offset": pick.place.offset,
+        "time": Timestamp::from_millis(pick.written_ms).map(|time| time.to_string()),
+        "first_seen": pick.first_seen_ms.and_then(Timestamp::from_millis).map(|time| time.to_string()),
+        "class": letter.class(),
+        "message": letter.message(),
+        "organization": letter.organization().map(|id| id.to_string()),
+        "bytes": letter.record.value.as_ref().map(Vec::len),
+        "letters": pick.letters,
+    })
+}

@@ -1,0 +1,254 @@
+//! `triggers dlq redrive`: writes records to their topics again. What is written twice makes one event, so any part of it may be repeated.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use futures_util::{StreamExt as _, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use platform::config::KafkaArgs;
+use platform::http::Timestamp;
+use platform::kafka::KafkaConfig;
+use platform::kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
+
+use super::index::Pick;
+use super::letter::{At, Letter, Place, headers_again};
+use super::log::DeadLetters;
+use super::{Filters, find, list};
+use crate::commands::print;
+
+/// Records that are being written at once.
+const IN_FLIGHT: usize = 32;
+/// How long Kafka may take for one record.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often progress is told where there is no terminal.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Refusals that are written out.
+const MAX_REPORTED: usize = 20;
+
+/// Flags of `triggers dlq redrive`.
+#[derive(Args)]
+pub struct RedriveArgs {
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// TOPIC/PARTITION/OFFSET of refused records, as `list` prints them
+    #[arg(value_name = "PLACE")]
+    places: Vec<Place>,
+    #[command(flatten)]
+    filters: Filters,
+    /// Every dead letter that there is
+    #[arg(long)]
+    all: bool,
+    /// Of those that match, the newest so many
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Only print what would be written again
+    #[arg(long)]
+    dry_run: bool,
+    /// Do it; needed wherever places are not named one by one
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Runs it.
+pub async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
+    if args.places.is_empty() && args.filters.is_empty() && !args.all {
+        let message = "name places, or filters, or --all\n";
+        clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
+    }
+    let wanted = args.filters.wanted(&kafka, &args.places);
+    let log = DeadLetters::open(kafka.clone()).await?;
+    let mut picks = find(&log, wanted).await?;
+    picks.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
+    if args.dry_run {
+        list::print(&log, &picks, None).await?;
+        eprintln!("{} would be redriven", picks.len());
+        return Ok(());
+    }
+    if args.places.is_empty() && !args.yes {
+        bail!("{} dead letters match; add --yes to redrive them, or --dry-run to see them", picks.len());
+    }
+    Redriving::new(kafka, log, &picks)?.run(&picks).await
+}
+
+/// What becomes of a dead letter.
+enum Outcome {
+    Redriven(At),
+    /// It cannot be, and the next one can.
+    Refused(String),
+    /// The next one would not fare better.
+    Failed(String),
+}
+
+/// A record that is ready to be written.
+struct Again {
+    at: At,
+    place: Place,
+    topic: String,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(String, Vec<u8>)>,
+    /// It was too large for the dead letters, and may be for its topic.
+    is_large: bool,
+}
+
+struct Redriving {
+    kafka: KafkaConfig,
+    log: DeadLetters,
+    producer: Producer,
+    progress: Progress,
+    /// Set at the first failure: nothing more is begun.
+    stopped: AtomicBool,
+}
+
+impl Redriving {
+    fn new(kafka: KafkaConfig, log: DeadLetters, picks: &[Pick]) -> Result<Self> {
+        let mut writing = kafka.clone();
+        // In front, so that what the user says has the last word. What was small on the wire when it came is so again.
+        let ours = [("message.max.bytes", "100000000"), ("compression.type", "gzip")];
+        writing.properties.splice(0..0, ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let settings = ProducerSettings { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerSettings::default() };
+        let producer = Producer::new(&writing, settings).context("the Kafka producer could not be made")?;
+        Ok(Self { kafka, log, producer, progress: Progress::new(picks.len())?, stopped: AtomicBool::new(false) })
+    }
+
+    async fn run(mut self, picks: &[Pick]) -> Result<()> {
+        let mut done: HashSet<At> = HashSet::with_capacity(picks.len());
+        let (mut refused, mut failure) = (0_usize, None);
+        {
+            let wanted: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.source, pick)).collect();
+            let letters = self.log.read_around(wanted.keys().copied());
+            // Taken one by one, in the order of the topic: records of one key go back in the order in which they were refused.
+            let ready = stream::unfold((letters, &self, &wanted), |(mut letters, this, wanted)| async move {
+                let next = this.next(&mut letters, wanted).await?;
+                Some((next, (letters, this, wanted)))
+            });
+            let write = |again: Result<Again, Outcome>| async {
+                match again {
+                    Ok(again) => self.write(again).await,
+                    Err(outcome) => outcome,
+                }
+            };
+            let mut outcomes = Box::pin(ready.map(write).buffered(IN_FLIGHT));
+            let mut telling = self.progress.clone();
+            while let Some(outcome) = outcomes.next().await {
+                match outcome {
+                    Outcome::Redriven(at) => drop(done.insert(at)),
+                    Outcome::Refused(reason) => {
+                        refused += 1;
+                        if refused <= MAX_REPORTED {
+                            telling.tell(&reason);
+                        }
+                    }
+                    Outcome::Failed(reason) => {
+                        // What is in flight comes to its end and is counted.
+                        self.stopped.store(true, Ordering::Relaxed);
+                        failure = failure.or(Some(reason));
+                    }
+                }
+                telling.reach(done.len());
+            }
+        }
+        self.progress.end();
+        let (redriven, total) = (done.len(), picks.len());
+        print::line(&format!("{redriven} redriven"))?;
+        if let Some(reason) = failure {
+            let rest = picks.iter().filter(|pick| !done.contains(&pick.source)).map(|pick| pick.written_ms).min();
+            let since = rest.and_then(Timestamp::from_millis).map(|time| format!(" with --since {time}")).unwrap_or_default();
+            bail!(
+                "{reason}; {redriven} of {total} were redriven and the rest is left: go on{since}, what is written twice makes one event"
+            );
+        }
+        if refused > 0 {
+            bail!("{refused} of {total} could not be redriven");
+        }
+        if redriven < total {
+            bail!("{} of {total} have expired meanwhile", total - redriven);
+        }
+        Ok(())
+    }
+
+    /// The next record that is wanted; nothing at the end.
+    async fn next(&self, letters: &mut super::log::Letters, wanted: &HashMap<At, &Pick>) -> Option<Result<Again, Outcome>> {
+        while !self.stopped.load(Ordering::Relaxed) {
+            match letters.next().await {
+                Ok(Some(Some(letter))) => {
+                    if let Some(pick) = wanted.get(&letter.at()) {
+                        return Some(self.prepare(letter, pick).await);
+                    }
+                }
+                Ok(Some(None)) => {}
+                Ok(None) => return None,
+                Err(error) => return Some(Err(Outcome::Failed(format!("{error:#}")))),
+            }
+        }
+        None
+    }
+
+    /// Puts the original record together, from the log itself where only its place is here.
+    async fn prepare(&self, letter: Letter, pick: &Pick) -> Result<Again, Outcome> {
+        let (at, place, is_large, topic) = (letter.at(), pick.place.clone(), letter.is_place_only(), letter.refused_at.topic.clone());
+        let topics = &self.kafka.topics;
+        if ![&topics.events, &topics.acks, &topics.deliveries].contains(&&topic) {
+            return Err(Outcome::Refused(format!("{place}: {topic} is no topic of this deployment")));
+        }
+        let record = if is_large {
+            match self.log.record_at(&letter.refused_at).await {
+                Ok(Some(record)) => record,
+                Ok(None) => {
+                    return Err(Outcome::Refused(format!(
+                        "{place}: only its place is kept, since it was too large for the dead letters, and the log does not have it any more"
+                    )));
+                }
+                Err(error) => return Err(Outcome::Failed(format!("{error:#}"))),
+            }
+        } else {
+            letter.record
+        };
+        let headers = headers_again(&record.headers, &letter.first);
+        Ok(Again { at, place, topic, key: record.key, value: record.value, headers, is_large })
+    }
+
+    async fn write(&self, again: Again) -> Outcome {
+        let headers: Vec<(&str, &[u8])> = again.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        let record = Outgoing { topic: &again.topic, key: again.key.as_deref(), value: again.value.as_deref(), headers: &headers };
+        match self.producer.publish(record).await {
+            Ok(_) => Outcome::Redriven(again.at),
+            Err(PublishError::Rejected(reason)) if again.is_large => Outcome::Refused(format!("{}: {reason}", again.place)),
+            Err(error) => Outcome::Failed(format!("{}: {error}", again.place)),
+        }
+    }
+}
+
+/// How far it has come, on standard error: a bar on a terminal, else a line now and then.
+#[derive(Clone)]
+struct Progress {
+    bar: ProgressBar,
+    total: usize,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(total: usize) -> Result<Self> {
+        let style = ProgressStyle::with_template("{bar:40} {pos} of {len} redriven  {elapsed} (eta {eta})")?;
+        Ok(Self { bar: ProgressBar::new(total as u64).with_style(style), total, told: Instant::now() })
+    }
+
+    fn reach(&mut self, redriven: usize) {
+        self.bar.set_position(redriven as u64);
+        if self.bar.is_hidden() && self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            eprintln!("{redriven} of {} redriven", self.total);
+        }
+    }
+
+    fn tell(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
+    fn end(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,74 @@
+//! `triggers dlq show`: everything about one dead letter.
+
+use anyhow::{Result, bail};
+use clap::Args;
+use platform::config::KafkaArgs;
+use platform::kafka::{KafkaConfig, Record};
+use serde_json::{Value, json};
+
+use super::letter::{Letter, Place};
+use super::log::DeadLetters;
+use super::{Filters, find, list};
+use crate::commands::print;
+
+/// Flags of `triggers dlq show`.
+#[derive(Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// TOPIC/PARTITION/OFFSET of the record that was refused, as `list` prints it
+    place: Place,
+    /// Only the record's bytes, as they are
+    #[arg(long)]
+    raw: bool,
+}
+
+/// Runs it.
+pub async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
+    let wanted = Filters::default().wanted(&kafka, std::slice::from_ref(&args.place));
+    let log = DeadLetters::open(kafka).await?;
+    let picks = find(&log, wanted).await?;
+    // The newest: two only when the topic was made anew meanwhile.
+    let Some(pick) = picks.first() else {
+        bail!("there is no dead letter of {}", args.place);
+    };
+    let (mut newest, mut source) = (None, None);
+    let mut letters = log.read_around([pick.newest, pick.source].into_iter());
+    while let Some(letter) = letters.next().await? {
+        let Some(letter) = letter else { continue };
+        newest = newest.or_else(|| (letter.at() == pick.newest).then(|| letter.clone()));
+        source = source.or_else(|| (letter.at() == pick.source).then_some(letter));
+    }
+    let (Some(newest), Some(source)) = (newest, source) else {
+        bail!("the dead letter of {} has just expired", args.place);
+    };
+    let body = body(&log, &source).await?;
+    if args.raw {
+        return match body.and_then(|record| record.value) {
+            Some(value) => print::raw(&value),
+            None => bail!("{} has no bytes here: {}", pick.place, if source.is_place_only() { TOO_LARGE } else { "its value is null" }),
+        };
+    }
+    let mut shown = list::row(pick, &newest);
+    shown["refused_at"] = json!(Place::of(&newest.refused_at).to_string());
+    shown["too_large"] = json!(source.is_place_only());
+    shown["key"] = body.as_ref().and_then(|record| record.key.as_deref()).map_or(Value::Null, text_or_hex);
+    shown["headers"] = newest.record.headers.iter().map(|(name, value)| json!({"name": name, "value": text_or_hex(value)})).collect();
+    shown["value"] = body.as_ref().and_then(|record| record.value.as_deref()).map_or(Value::Null, text_or_hex);
+    print::json(&shown)
+}
+
+const TOO_LARGE: &str = "it was too large for the dead letters, and the log does not have it any more";
+
+/// The refused record, from the log itself where only its place is here.
+async fn body(log: &DeadLetters, letter: &Letter) -> Result<Option<Record>> {
+    if letter.is_place_only() { log.record_at(&letter.refused_at).await } else { Ok(Some(letter.record.clone())) }
+}
+
+/// `{"text": ...}`, or `{"hex": ...}` for what is no text.
+fn text_or_hex(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!({"text": text}),
+        Err(_) => json!({"hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()}),
+    }
+}

@@ -1,0 +1,264 @@
+//! Dead letters as an operator and a tenant have them: listed, shown, written again, and what becomes of them then.
+
+use std::time::Duration;
+
+use devstack::testing::{eventually, read_topic};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use schemas::codec::encode_event;
+use schemas::ids::EventId;
+use schemas::records::Event;
+use schemas::topics;
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::log::{Writer, header};
+use crate::process::Process;
+use crate::receiver::Receiver;
+use crate::system::System;
+
+/// A busy machine shares its processors among many tests.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn dead_letters(system: &System, count: usize) {
+    let what = format!("there are {count} dead letters");
+    eventually(PATIENCE, &what, || async {
+        let letters = read_topic(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await;
+        (letters.len() >= count).then_some(())
+    })
+    .await;
+}
+
+fn place(topic: &str, (partition, offset): (i32, i64)) -> String {
+    format!("{topic}/{partition}/{offset}")
+}
+
+/// Makes the organization that so far only records named, with a key for it.
+async fn found(system: &System, api: &Api, id: &str) -> Api {
+    let database = system.database().await;
+    sqlx::query("INSERT INTO organizations (id, name, rate_limit_per_minute) VALUES ($1, 'Late', 0)")
+        .bind(id.parse::<uuid::Uuid>().unwrap())
+        .execute(&database)
+        .await
+        .unwrap();
+    let key = system.run_as(api, &["key", "create", "boss", "--role", "manage", "--org", id]).await.expect(0).json();
+    Api::new(&api.base_url, key[0]["key"].as_str().unwrap()).await
+}
+
+fn dispatcher(system: &System) -> Process {
+    system.role("dispatcher", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "1")])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one_webhook() {
+    let system = System::shared().await;
+    let allow = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "1")];
+    let (_ingest, _materializer, api) = system.inbox_roles(&allow).await;
+    let dispatcher = dispatcher(&system);
+    dispatcher.ready().await;
+    let (writer, topic) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
+    let mut receiver = Receiver::start().await;
+
+    // Three records of an organization that nobody has made yet.
+    let late = uuid::Uuid::new_v4().to_string();
+    let event = |event_type: &str| json!({"event_type": event_type, "payload": 1}).to_string().into_bytes();
+    let wanted = writer.write(&topic, None, &late, &event("wanted"), &[("x-mine", "kept")]).await;
+    writer.write(&topic, None, &late, &event("other"), &[]).await;
+    let mut avro = Event {
+        org_id: late.parse().unwrap(),
+        event_id: EventId::generate(),
+        event_type: "avro".to_owned(),
+        payload: "1".to_owned(),
+        occurred_at: None,
+        source: None,
+        ordering_key: None,
+        metadata: std::collections::BTreeMap::new(),
+        dedup: None,
+        traceparent: None,
+    };
+    writer.write(&topic, None, &late, &encode_event(&avro).unwrap(), &[]).await;
+    dead_letters(&system, 3).await;
+    let listed = system.run(&["dlq", "list", "--org", &late, "--class", "unknown_organization"]).await.expect(0).json();
+    assert_eq!(listed.len(), 3);
+    let wanted = place(&topic, wanted);
+    assert!(listed.iter().any(|letter| letter["place"] == wanted.as_str() && letter["organization"] == late.as_str()), "{listed:?}");
+
+    let tenant = found(&system, &api, &late).await;
+    tenant.post("/v1/endpoints", &json!({"url": receiver.url})).await.expect(201);
+    for _ in 0..2 {
+        let done = system.run(&["dlq", "redrive", &wanted]).await.expect(0);
+        assert_eq!(done.output, "1 redriven\n");
+    }
+    system.run(&["dlq", "redrive", "--org", &late]).await.expect(1);
+    let done = system.run(&["dlq", "redrive", "--org", &late, "--class", "unknown_organization", "--yes"]).await.expect(0);
+    assert_eq!(done.output, "3 redriven\n");
+    // A native producer that sends an id of its own twice.
+    avro.event_id = EventId::generate();
+    for _ in 0..2 {
+        writer.write(&topic, None, &late, &encode_event(&avro).unwrap(), &[]).await;
+    }
+    // Behind all others in the one partition of the organization.
+    let last = tenant.accept("last", &json!(1)).await;
+
+    tenant.shown(&last, PATIENCE).await;
+    let inbox = tenant.inbox(50).await;
+    let types: Vec<&Value> = inbox.iter().map(|event| &event["event_type"]).collect();
+    assert_eq!(types, ["wanted", "other", "avro", "avro", "last"]);
+    let shown = system.run(&["dlq", "show", &wanted]).await.expect(0).json().remove(0);
+    let value = |name: &str| shown["headers"].as_array().unwrap().iter().find(|h| h["name"] == name).unwrap()["value"]["text"].clone();
+    let number = |name: &str| value(name).as_str().unwrap().parse::<i64>().unwrap();
+    let partition = i32::try_from(number("triggers-dlq-partition")).unwrap();
+    let first_id = EventId::of_place(&topic, partition, number("triggers-dlq-offset"), number("triggers-dlq-timestamp"));
+    assert_eq!(inbox[0]["event_id"], first_id.to_string());
+    assert_eq!(value("x-mine"), "kept");
+
+    let mut received = Vec::new();
+    while received.len() < 5 {
+        let request = tokio::time::timeout(PATIENCE, receiver.inbox.recv()).await.expect("five webhooks").unwrap();
+        received.push(request.headers["webhook-id"].to_str().unwrap().to_owned());
+    }
+    // Every record is passed, so nothing more comes.
+    eventually(PATIENCE, "the dispatcher is done", || async {
+        let lag = system.run(&["lag"]).await.expect(0).json();
+        let done = lag.iter().filter(|line| line["topic"] == topic.as_str()).all(|line| line["lag_records"] == 0);
+        let database = system.database().await;
+        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM delivery_schedule").fetch_one(&database).await.unwrap();
+        (done && open == 0).then_some(())
+    })
+    .await;
+    assert!(receiver.inbox.try_recv().is_err(), "no sixth one");
+    received.sort();
+    let mut expected = crate::api::ids(&inbox);
+    expected.sort();
+    assert_eq!(received, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_stays_unreadable_stays_one_letter_with_its_newest_reason_and_its_tenant_sees_it() {
+    let system = System::shared().await;
+    let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
+    let (writer, topic) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
+    let late = uuid::Uuid::new_v4().to_string();
+    let garbage = b"garbage\xff\x00";
+    let first = place(&topic, writer.write(&topic, None, &late, garbage, &[]).await);
+    // An origin that is none is mended by the place where the record stands.
+    let json = br#"{"event_type": "mended", "payload": 1}"#;
+    let misled = place(&topic, writer.write(&topic, None, &api.org_id, json, &[("triggers-origin-offset", "7")]).await);
+    dead_letters(&system, 2).await;
+    let tenant = found(&system, &api, &late).await;
+    for _ in 0..2 {
+        system.run(&["dlq", "redrive", &first]).await.expect(0);
+    }
+    dead_letters(&system, 4).await;
+
+    let listed = system.run(&["dlq", "list", "--output", "json"]).await.expect(0).json();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert_eq!((&listed[0]["place"], &listed[0]["letters"]), (&json!(first), &json!(3)));
+    assert_eq!((&listed[1]["place"], &listed[1]["class"]), (&json!(misled), &json!("bad_origin")));
+    let only = |args: &'static [&'static str]| {
+        let system = &system;
+        async move { system.run(&[&["dlq", "list"][..], args].concat()).await.expect(0).json().len() }
+    };
+    assert_eq!((only(&["--limit", "1"]).await, only(&["--all"]).await), (1, 2));
+    assert_eq!((only(&["--since", "2999-01-01T00:00:00Z"]).await, only(&["--until", "2999-01-01T00:00:00Z"]).await), (0, 2));
+    assert_eq!((only(&["--topic", topics::EVENTS]).await, only(&["--topic", topics::ACKS]).await), (2, 0));
+    let table = system.run(&["dlq", "list", "--output", "table"]).await.expect(0).output;
+    assert!(table.starts_with("PLACE") && table.lines().count() == 3, "{table}");
+
+    let shown = system.run(&["dlq", "show", &first]).await.expect(0).json().remove(0);
+    assert_eq!(shown["value"], json!({"hex": "67617262616765ff00"}));
+    assert_ne!(shown["refused_at"], json!(first), "the newest reason is that of the record that was written last");
+    let mut command = system.command();
+    let raw = command.args(["dlq", "show", "--raw", &first]).output().await.unwrap();
+    assert_eq!(raw.stdout, garbage);
+
+    // The tenant sees the two that were refused when it existed, and nothing of the first, which was nobody's.
+    let page = tenant.get("/v1/rejected").await.expect(200).json();
+    let rejected = page["rejected"].as_array().unwrap();
+    assert_eq!((rejected.len(), &page["has_more"]), (2, &json!(false)), "{page}");
+    assert!(rejected.iter().all(|row| row["error_code"] == "malformed" && row["topic"] == topic && row["position"].is_string()));
+    assert_eq!(rejected[0]["offset"].as_i64(), shown["refused_at"].as_str().unwrap().rsplit('/').next().unwrap().parse().ok());
+    let page = api.get("/v1/rejected").await.expect(200).json();
+    assert_eq!(page["rejected"][0]["error_code"], "bad_origin");
+
+    system.run(&["dlq", "redrive", &misled]).await.expect(0);
+    eventually(PATIENCE, "the mended one is in the inbox", || async { (api.inbox(50).await.len() == 1).then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_too_large_for_the_dead_letters_goes_back_from_the_log_or_is_refused() {
+    let system = System::shared().await;
+    let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
+    let (events, letters) = (system.topic(topics::EVENTS), system.topic(topics::DEAD_LETTERS));
+    // Small on the wire, but not when it is read.
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &system.brokers).set("compression.type", "gzip").set("message.max.bytes", "10000000");
+    let compressing: FutureProducer = config.create().unwrap();
+    let value = vec![b' '; 4_000_000];
+    let record = FutureRecord::to(&events).partition(0).key(&api.org_id).payload(&value);
+    let at = compressing.send(record, PATIENCE).await.unwrap();
+    dead_letters(&system, 1).await;
+    let large = place(&events, (at.partition, at.offset));
+    let shown = system.run(&["dlq", "show", &large]).await.expect(0).json().remove(0);
+    assert_eq!((&shown["too_large"], &shown["bytes"]), (&json!(true), &Value::Null));
+    assert_eq!(shown["value"]["text"].as_str().unwrap().len(), value.len(), "read from the log");
+    for count in 2..4 {
+        system.run(&["dlq", "redrive", &large]).await.expect(0);
+        dead_letters(&system, count).await;
+    }
+    let listed = system.run(&["dlq", "list"]).await.expect(0).json();
+    assert_eq!((listed.len(), &listed[0]["place"], &listed[0]["letters"]), (1, &json!(large), &json!(3)), "{listed:?}");
+
+    // One that the log does not have any more.
+    let gone = [
+        ("triggers-dlq-topic", events.as_str()),
+        ("triggers-dlq-partition", "0"),
+        ("triggers-dlq-offset", "4000000"),
+        ("triggers-dlq-timestamp", "1700000000000"),
+        ("triggers-dlq-error-class", "value_too_large"),
+    ];
+    let headers = gone.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+    compressing.send(FutureRecord::<(), ()>::to(&letters).headers(headers), PATIENCE).await.unwrap();
+    let place = place(&events, (0, 4_000_000));
+    let refused = system.run(&["dlq", "redrive", &place]).await.expect(1);
+    assert!(refused.output == "0 redriven\n" && refused.log.contains("too large"), "{}", refused.log);
+    system.run(&["dlq", "show", "--raw", &place]).await.expect(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redriving_needs_a_choice_and_says_how_far_it_came_when_it_fails() {
+    let system = System::shared().await;
+    let materializer = system.role("materializer", &[]);
+    materializer.ready().await;
+    let (writer, topic) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
+    let stranger = uuid::Uuid::new_v4().to_string();
+    let mut places = Vec::new();
+    for bytes in [10, 5_000, 10] {
+        let value = format!(r#"{{"event_type": "a", "payload": "{}"}}"#, "x".repeat(bytes));
+        places.push(place(&topic, writer.write(&topic, None, &stranger, value.as_bytes(), &[]).await));
+    }
+    dead_letters(&system, 3).await;
+
+    for wrong in [&["dlq", "redrive"][..], &["dlq", "redrive", "no-place"], &["dlq", "list", "--since", "yesterday"], &["dlq", "show"]] {
+        system.run(wrong).await.expect(2);
+    }
+    let nowhere = place(&topic, (0, 1_000_000));
+    for failing in [&["dlq", "show", &nowhere][..], &["dlq", "redrive", &places[0], &nowhere], &["dlq", "redrive", "--all"]] {
+        let failed = system.run(failing).await.expect(1);
+        assert!(failed.log.contains("no dead letter of") || failed.log.contains("3 dead letters match; add --yes"), "{}", failed.log);
+    }
+    let dry = system.run(&["dlq", "redrive", "--all", "--dry-run"]).await.expect(0);
+    assert!(dry.json().len() == 3 && dry.log.contains("3 would be redriven"), "{}", dry.log);
+
+    let failed = system.run(&["dlq", "redrive", "--all", "--yes", "--kafka", "message.max.bytes=1000"]).await.expect(1);
+    assert_eq!(failed.output, "2 redriven\n");
+    assert!(failed.log.contains("2 of 3 were redriven and the rest is left: go on with --since 2"), "{}", failed.log);
+    assert!(failed.log.contains(&places[1]), "it names the one that failed: {}", failed.log);
+    dead_letters(&system, 5).await;
+    let records = read_topic(&system.brokers, &topic).await;
+    assert_eq!(records.len(), 5, "three and the two that were redriven");
+    let again = &records[3];
+    assert_eq!(header(again, "triggers-origin-offset").unwrap(), places[0].rsplit('/').next().unwrap());
+    assert!(header(again, "triggers-dlq-topic").is_none());
+}
