@@ -6,8 +6,8 @@
 
 mod api;
 mod cli;
-mod duplicates;
 mod dlq;
+mod duplicates;
 mod log;
 mod native;
 mod outages;
