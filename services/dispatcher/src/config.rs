@@ -85,6 +85,8 @@ pub struct DispatcherConfig {
     pub drain: Duration,
     /// How long a silent instance keeps its partitions.
     pub session_timeout: Duration,
+    /// How long records may be there without one being read before the consumer is started anew.
+    pub stall_after: Duration,
 }
 
 impl Default for DispatcherConfig {
@@ -102,6 +104,7 @@ impl Default for DispatcherConfig {
             // Below the deadline that a process gives its parts by default.
             drain: Duration::from_secs(8),
             session_timeout: Duration::from_secs(10),
+            stall_after: Duration::from_secs(30),
         }
     }
 }

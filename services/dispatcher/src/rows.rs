@@ -158,13 +158,14 @@ pub async fn settle(connection: &mut PgConnection, settlements: &[Settlement]) -
     Ok(())
 }
 
-/// Deliveries of a partition's records from `from` on that have rows already, finished or not.
+/// Deliveries of a partition's records from `from` on that have rows already, finished or not; and all of older logs, whose records may
+/// be on this one again.
 ///
 /// # Errors
 /// As PostgreSQL has them.
 pub async fn scheduled_from(pool: &PgPool, partition: i32, log_epoch: i32, from: i64) -> Result<HashSet<DeliveryId>, sqlx::Error> {
     let ids: Vec<(Uuid,)> =
-        sqlx::query_as("SELECT delivery_id FROM delivery_schedule WHERE log_partition = $1 AND log_offset >= $3 AND log_epoch = $2")
+        sqlx::query_as("SELECT delivery_id FROM delivery_schedule WHERE log_partition = $1 AND (log_offset >= $3 OR log_epoch < $2)")
             .bind(partition)
             .bind(log_epoch)
             .bind(from)
@@ -277,7 +278,8 @@ pub async fn hold(pool: &PgPool, taken: &[(DeliveryId, Uuid)]) -> Result<HashSet
 }
 
 /// Decides on rows whose record the view has passed: shown and no duplicate, so pending; otherwise dropped (a duplicate, a record whose event
-/// id another one has, erased, or a dead letter). A position in a newer log passed everything of the older one. Answers how many were decided.
+/// id another one has, erased, or a dead letter). For a row of an older log epoch offsets say nothing: it is decided as soon as the view
+/// knows its event, and at the latest when the position has passed a younger record. Answers how many were decided.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -290,8 +292,13 @@ pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<u6
                     AND NOT EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS deliver
              FROM delivery_schedule d JOIN consumer_positions p
                   ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition
-                     AND (p.log_epoch > d.log_epoch OR p.next_offset > d.log_offset)
              WHERE d.state = 'awaiting_verdict'
+                   AND CASE WHEN p.log_epoch = d.log_epoch THEN p.next_offset > d.log_offset
+                            ELSE p.log_epoch > d.log_epoch
+                                 AND (p.record_time > d.accepted_at
+                                      OR EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id)
+                                      OR EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = d.org_id AND v.event_id = d.event_id))
+                       END
              ORDER BY d.delivery_id LIMIT $3 FOR UPDATE OF d SKIP LOCKED
          )
          UPDATE delivery_schedule AS s
@@ -307,7 +314,7 @@ pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<u6
     Ok(decided.rows_affected())
 }
 
-/// Deletes finished rows whose record the dispatcher's position has passed: nobody reads it again. Answers how many; call again while it is
+/// Deletes finished rows whose record the dispatcher's position has passed (of an older log epoch: a younger one): nobody reads it again. Answers how many; call again while it is
 /// a full batch.
 ///
 /// # Errors
@@ -317,8 +324,9 @@ pub async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, s
         "DELETE FROM delivery_schedule WHERE delivery_id IN (
              SELECT d.delivery_id FROM delivery_schedule d JOIN consumer_positions p
                     ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition
-                       AND (p.log_epoch > d.log_epoch OR p.next_offset > d.log_offset)
              WHERE d.finished_at IS NOT NULL
+                   AND CASE WHEN p.log_epoch = d.log_epoch THEN p.next_offset > d.log_offset
+                            ELSE p.log_epoch > d.log_epoch AND p.record_time > d.accepted_at END
              ORDER BY d.finished_at LIMIT $3 FOR UPDATE OF d SKIP LOCKED
          )",
     )

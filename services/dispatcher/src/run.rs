@@ -99,6 +99,7 @@ async fn deliver(
     // A webhook takes longer than this anyway, and fewer rounds leave more of the machine to everything else.
     settings.fetch_wait = Duration::from_millis(10);
     settings.session_timeout = config.session_timeout;
+    settings.stall_after = config.stall_after;
     let mut pass = Pass::new(config.clone(), parts.clone(), component.clone());
     while fence::reachable(&parts.pool, shutdown, |reason| component.down(reason)).await {
         let (consumer, inflow) = FencedConsumer::start(kafka, parts.pool.clone(), settings.clone())?;

@@ -26,7 +26,9 @@ pub async fn decide(
     undecided: &[Undecided],
     deadline: Duration,
 ) -> Vec<Decision> {
-    if !view.reached(topic, partition, last_offset + 1, deadline).await {
+    // All of one reading are of one log.
+    let Some(log_epoch) = undecided.first().map(|one| one.event.log_epoch) else { return Vec::new() };
+    if !view.reached_in(log_epoch, topic, partition, last_offset + 1, deadline).await {
         return Vec::new();
     }
     match shown(pool, undecided).await {

@@ -109,6 +109,29 @@ impl KafkaArgs {
     }
 }
 
+/// How the log is read.
+#[derive(Args, Clone)]
+pub struct ConsumerArgs {
+    /// How long an instance that says nothing keeps its partitions, milliseconds; the brokers bound it too (6000 at least, by default)
+    #[arg(long, env = "CONSUMER_SESSION_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=300_000))]
+    pub consumer_session_timeout_ms: u64,
+    /// How long records may be there without one being read before the consumer is started anew, milliseconds
+    #[arg(long, env = "CONSUMER_STALL_AFTER_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(5_000..=3_600_000))]
+    pub consumer_stall_after_ms: u64,
+}
+
+impl ConsumerArgs {
+    /// How long a silent instance keeps its partitions.
+    pub fn session_timeout(&self) -> Duration {
+        Duration::from_millis(self.consumer_session_timeout_ms)
+    }
+
+    /// How long records may be there without one being read.
+    pub fn stall_after(&self) -> Duration {
+        Duration::from_millis(self.consumer_stall_after_ms)
+    }
+}
+
 /// How to reach PostgreSQL.
 #[derive(Args, Clone)]
 pub struct PostgresArgs {
@@ -156,6 +179,19 @@ mod tests {
     struct Cli {
         #[command(flatten)]
         kafka: KafkaArgs,
+        #[command(flatten)]
+        consumer: ConsumerArgs,
+    }
+
+    #[test]
+    fn how_the_log_is_read_has_defaults_and_bounds() {
+        let parse = |arguments: &[&str]| <Cli as clap::Parser>::try_parse_from(std::iter::once(&"triggers").chain(arguments));
+        let consumer = parse(&[]).ok().unwrap().consumer;
+        assert_eq!((consumer.session_timeout(), consumer.stall_after()), (Duration::from_secs(10), Duration::from_secs(30)));
+        for wrong in [["--consumer-stall-after-ms", "4999"], ["--consumer-session-timeout-ms", "999"], ["--consumer-stall-after-ms", "30s"]]
+        {
+            assert!(parse(&wrong).is_err(), "{wrong:?}");
+        }
     }
 
     fn parse(arguments: &[&str]) -> Result<KafkaConfig, InvalidConfig> {

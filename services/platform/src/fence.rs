@@ -4,8 +4,10 @@
 //! compare-and-set, together with the rows. A writer that was overtaken matches no row and so writes nothing. What the rows are is the
 //! consumer's business; reading Kafka is [`crate::kafka`]'s.
 
+pub mod mend;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,8 +86,10 @@ pub async fn claim(pool: &PgPool, consumer: &str, topic: &Arc<str>, partitions: 
     sorted.sort_unstable();
     let (ids, begins): (Vec<i32>, Vec<i64>) = sorted.into_iter().unzip();
     let rows: Vec<(i32, i64, i32, i64)> = sqlx::query_as(
-        "INSERT INTO consumer_positions AS p (consumer, topic, partition, next_offset)
-         SELECT $1, $2, partition, begin_offset FROM UNNEST($3::integer[], $4::bigint[]) AS t (partition, begin_offset) ORDER BY partition
+        "INSERT INTO consumer_positions AS p (consumer, topic, partition, next_offset, log_epoch)
+         SELECT $1, $2, t.partition, t.begin_offset,
+                COALESCE((SELECT max(o.log_epoch) FROM consumer_positions o WHERE o.topic = $2 AND o.partition = t.partition), 1)
+         FROM UNNEST($3::integer[], $4::bigint[]) AS t (partition, begin_offset) ORDER BY t.partition
          ON CONFLICT (consumer, topic, partition) DO UPDATE SET epoch = p.epoch + 1, updated_at = now()
          RETURNING partition, epoch, log_epoch, next_offset",
     )
@@ -114,6 +118,30 @@ pub async fn record_time_ms(pool: &PgPool, consumer: &str, topic: &str, partitio
     .fetch_optional(pool)
     .await?;
     Ok(found.and_then(|(time_ms,)| time_ms))
+}
+
+/// The same of all partitions of a topic that passed a record.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn record_times(pool: &PgPool, consumer: &str, topic: &str) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
+    let rows: Vec<(i32, i64)> = sqlx::query_as(
+        "SELECT partition, (extract(epoch FROM record_time) * 1000)::bigint FROM consumer_positions
+         WHERE consumer = $1 AND topic = $2 AND record_time IS NOT NULL",
+    )
+    .bind(consumer)
+    .bind(topic)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// The epoch of every position of `consumer`: (topic, partition, epoch).
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn epochs(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64)>, sqlx::Error> {
+    sqlx::query_as("SELECT topic, partition, epoch FROM consumer_positions WHERE consumer = $1").bind(consumer).fetch_all(pool).await
 }
 
 /// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so roll back and ask

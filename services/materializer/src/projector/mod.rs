@@ -48,6 +48,8 @@ pub struct ProjectorConfig {
     pub max_flush_bytes: usize,
     /// How long a silent instance keeps its partitions.
     pub session_timeout: Duration,
+    /// How long records may be there without one being read before the consumer is started anew.
+    pub stall_after: Duration,
     /// How often what nothing will ask for again is taken away.
     pub sweep_interval: Duration,
     /// For how many days the view keeps an event at least, acknowledged or not; 1 to [`MAX_RETENTION_DAYS`].
@@ -64,6 +66,7 @@ impl Default for ProjectorConfig {
             max_flush_records: 1000,
             max_flush_bytes: 8 * 1024 * 1024,
             session_timeout: Duration::from_secs(10),
+            stall_after: Duration::from_secs(30),
             sweep_interval: Duration::from_secs(60),
             retention_days: 30,
             retention_interval: Duration::from_secs(600),
@@ -116,6 +119,7 @@ pub async fn run(
         let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_materializer, &kafka.topics.events);
         settings.followed = vec![kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
         settings.session_timeout = config.session_timeout;
+        settings.stall_after = config.stall_after;
         let (consumer, inflow) = FencedConsumer::start(&kafka, pool.clone(), settings)?;
         let mut run = Run {
             config: config.clone(),
@@ -219,7 +223,7 @@ impl Run {
             }
             Inflow::Stopped { topic, partition, reason } => {
                 error!(%topic, partition, reason, "A partition is stopped: its position is outside of the log.");
-                self.collector.stop(&topic, partition);
+                // What was read before it stopped is in hand, and nobody will read it again: it is written like everything else.
                 self.stopped.insert((topic, partition), reason);
                 self.tell_health();
             }

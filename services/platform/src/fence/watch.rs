@@ -9,9 +9,21 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How long what was read counts. Positions only grow, but for two things: an operator mends one, or the database is restored from a backup.
+const FRESH: Duration = Duration::from_secs(1);
 
-/// Positions of one consumer: topic -> partition -> next offset.
-type Positions = HashMap<String, HashMap<i32, i64>>;
+/// Positions of one consumer, when they were read: topic -> partition -> (log epoch, next offset).
+#[derive(Default)]
+struct Positions {
+    read_at: Option<Instant>,
+    places: HashMap<String, HashMap<i32, (i32, i64)>>,
+}
+
+impl Positions {
+    fn of(&self, topic: &str, partition: i32) -> Option<(i32, i64)> {
+        self.places.get(topic)?.get(&partition).copied()
+    }
+}
 
 /// Watches the positions of one consumer (and so knows what it has made visible). Cloning shares the poller.
 #[derive(Clone)]
@@ -34,7 +46,7 @@ impl PositionWatch {
         let shared = Shared {
             pool,
             consumer: consumer.to_owned(),
-            positions: watch::Sender::new(Positions::new()),
+            positions: watch::Sender::new(Positions::default()),
             waiting: Mutex::new(0),
             somebody_waits: Notify::new(),
             poller: Mutex::new(None),
@@ -42,25 +54,29 @@ impl PositionWatch {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Waits until the position of (topic, partition) is at least `next_offset`; `false` when it is not within `deadline`, be it that the
-    /// consumer is behind or that PostgreSQL does not answer.
+    /// Waits until the position of (topic, partition) is at least `next_offset`, in whichever log; `false` when it is not within `deadline`, be
+    /// it that the consumer is behind or that PostgreSQL does not answer.
     pub async fn reached(&self, topic: &str, partition: i32, next_offset: i64, deadline: Duration) -> bool {
-        let passed =
-            |positions: &Positions| positions.get(topic).and_then(|of| of.get(&partition)).is_some_and(|reached| *reached >= next_offset);
-        // Positions only grow (within a log epoch), so what is known already is enough for a yes.
+        self.wait_for(topic, partition, |(_, reached)| reached >= next_offset, deadline).await
+    }
+
+    /// The same for an offset of this log epoch: a position in another log says nothing about it.
+    pub async fn reached_in(&self, log_epoch: i32, topic: &str, partition: i32, next_offset: i64, deadline: Duration) -> bool {
+        self.wait_for(topic, partition, |(epoch, reached)| epoch == log_epoch && reached >= next_offset, deadline).await
+    }
+
+    async fn wait_for(&self, topic: &str, partition: i32, is_passed: impl Fn((i32, i64)) -> bool, deadline: Duration) -> bool {
+        let begun = Instant::now();
+        let passed = |positions: &Positions| {
+            positions.read_at.is_some_and(|at| at + FRESH >= begun) && positions.of(topic, partition).is_some_and(&is_passed)
+        };
         if passed(&self.shared.positions.borrow()) {
             return true;
         }
-        let until = Instant::now() + deadline;
         let _waiting = self.start_waiting();
         let mut positions = self.shared.positions.subscribe();
-        let outcome = tokio::time::timeout_at(until, positions.wait_for(passed)).await;
+        let outcome = tokio::time::timeout_at(begun + deadline, positions.wait_for(passed)).await;
         matches!(outcome, Ok(Ok(_)))
-    }
-
-    /// The position last read of (topic, partition), without waiting; `None` when nobody has waited yet or it was never claimed.
-    pub fn last_known(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.shared.positions.borrow().get(topic)?.get(&partition).copied()
     }
 
     fn start_waiting(&self) -> Waiting {
@@ -108,13 +124,11 @@ async fn poll(weak: std::sync::Weak<Shared>) {
 }
 
 async fn read(shared: &Shared) -> Result<Positions, sqlx::Error> {
-    let rows: Vec<(String, i32, i64)> = sqlx::query_as("SELECT topic, partition, next_offset FROM consumer_positions WHERE consumer = $1")
-        .bind(&shared.consumer)
-        .fetch_all(&shared.pool)
-        .await?;
-    let mut positions = Positions::new();
-    for (topic, partition, next_offset) in rows {
-        positions.entry(topic).or_default().insert(partition, next_offset);
+    let mut positions = Positions { read_at: Some(Instant::now()), places: HashMap::new() };
+    let query = sqlx::query_as("SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1");
+    let rows: Vec<(String, i32, i32, i64)> = query.bind(&shared.consumer).fetch_all(&shared.pool).await?;
+    for (topic, partition, log_epoch, next_offset) in rows {
+        positions.places.entry(topic).or_default().insert(partition, (log_epoch, next_offset));
     }
     Ok(positions)
 }

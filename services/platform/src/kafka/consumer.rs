@@ -1,6 +1,6 @@
 //! The fenced consumer: reads the partitions that the group gives to this instance, each from its position in PostgreSQL, under a claim.
 //!
-//! Two clients on two threads. The *group* client subscribes to one topic. For every partition `i` it is given, a second, *following* client
+//! Two clients on two threads, and a third that watches over them. The *group* client subscribes to one topic. For every partition `i` it is given, a second, *following* client
 //! reads partition `i` of further topics, so that one instance owns everything of an organization. Both hand what they read to the owner
 //! through one bounded channel, in which a claim always stands before the first record read under it and a revocation after the last.
 //! Kafka's committed offsets are written as a hint for lag tools and never read.
@@ -9,9 +9,12 @@
 
 mod follow;
 mod group;
+mod held;
 mod log_ends;
 mod markers;
+mod stall;
 mod truncation;
+mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -24,6 +27,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use self::held::{Held, Progress};
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
 use super::{KafkaConfig, Record};
@@ -52,13 +56,15 @@ pub struct ConsumerSettings {
     pub followed: Vec<String>,
     /// How long a silent member keeps its partitions.
     pub session_timeout: Duration,
+    /// How long records may be there without one coming before the consumer ends as failed, to be started anew.
+    pub stall_after: Duration,
     /// How long the broker gathers records before it answers a fetch. Shorter is sooner, and costs the broker, this process and the owner a
     /// round for every few records: answering each at once took a fifth of the broker's processor time at 10,000 records a second.
     pub fetch_wait: Duration,
 }
 
 impl ConsumerSettings {
-    /// Settings with the default session timeout of 10 s, fetches of 5 ms and nothing followed.
+    /// Settings with the default session timeout of 10 s, stalls after 30 s, fetches of 5 ms and nothing followed.
     pub fn new(consumer: &str, group: &str, topic: &str) -> Self {
         Self {
             consumer: consumer.to_owned(),
@@ -66,6 +72,7 @@ impl ConsumerSettings {
             topic: topic.to_owned(),
             followed: Vec::new(),
             session_timeout: Duration::from_secs(10),
+            stall_after: Duration::from_secs(30),
             fetch_wait: Duration::from_millis(5),
         }
     }
@@ -125,6 +132,15 @@ impl Outlet {
     }
 }
 
+/// What a reading thread shares with the others.
+#[derive(Clone)]
+struct Shared {
+    outlet: Outlet,
+    log_ends: LogEnds,
+    held: Held,
+    reading: Progress,
+}
+
 /// A running fenced consumer.
 pub struct FencedConsumer {
     /// The thread owns it: who drops it leaves the group, with callbacks that block, which no thread of the runtime may do.
@@ -137,7 +153,7 @@ pub struct FencedConsumer {
 }
 
 impl FencedConsumer {
-    /// Starts both threads. Must be called within a runtime: claims are made on it.
+    /// Starts its threads. Must be called within a runtime: claims are made on it.
     ///
     /// # Errors
     /// When a configured property does not exist or contradicts another, or no thread can be had.
@@ -146,14 +162,18 @@ impl FencedConsumer {
         let stopping = Arc::new(AtomicBool::new(false));
         let log_ends = LogEnds::default();
         let outlet = Outlet { inflow, stopping: stopping.clone() };
-        let (follower, followed_end) = follow::start(kafka, &settings, outlet.clone(), log_ends.clone())?;
-        let (client, group_end) = group::start(kafka, pool, &settings, outlet, follower, log_ends.clone())?;
+        let (held, readings) = (Held::default(), [Progress::default(), Progress::default()]);
+        let [group_reading, followed_reading] = readings.clone();
+        let shared = |reading| Shared { outlet: outlet.clone(), log_ends: log_ends.clone(), held: held.clone(), reading };
+        let (follower, followed_end) = follow::start(kafka, &settings, shared(followed_reading))?;
+        let (client, group_end) = group::start(kafka, pool.clone(), &settings, shared(group_reading), follower)?;
+        let watch_end = watch::start(kafka, pool, &settings, outlet.clone(), held.clone(), readings)?;
         let consumer = Self {
             client,
             topic: settings.topic,
             log_ends,
             stopping,
-            ended: vec![group_end, followed_end],
+            ended: vec![group_end, followed_end, watch_end],
             last_hint: std::sync::Mutex::new(None),
         };
         Ok((consumer, receiver))
@@ -283,10 +303,13 @@ struct ReadState {
 fn hand_over<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,
-    outlet: &Outlet,
+    shared: &Shared,
     state: &mut ReadState,
 ) -> bool {
+    let outlet = &shared.outlet;
+    let begun = Instant::now();
     let (mut records, error) = poll_chunk(client, topic_of);
+    shared.reading.note(client, begun.elapsed());
     if records.is_empty() && error.is_none() {
         records = state.markers.find(client);
     }
@@ -300,7 +323,7 @@ fn hand_over<C: ConsumerContext>(
             let _told = outlet.send(Inflow::Failed(code.to_string()));
             return false;
         }
-        Some(error) if truncation::is_truncation(&error) => truncation::report(client, outlet),
+        Some(error) if truncation::is_truncation(&error) => truncation::report(client, outlet, &shared.held),
         // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
         Some(error) => state.complaints.about(&error),
     }

@@ -2,6 +2,7 @@
 //!
 //! What a record means lives in `schemas`; what is done with it lives in the slices.
 
+pub mod bounds;
 pub mod consumer;
 pub mod partition;
 pub mod producer;

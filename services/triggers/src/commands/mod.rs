@@ -11,6 +11,7 @@ mod lag;
 mod migrate;
 mod org;
 mod page;
+mod positions;
 mod print;
 mod send;
 mod tail;
@@ -41,6 +42,8 @@ pub enum Command {
     Ack(Targeted<ack::AckArgs>),
     /// How far the consumers are behind the log
     Lag(lag::LagArgs),
+    /// Where the consumers stand on the log, and mending positions outside of it
+    Positions(positions::PositionsArgs),
     /// Compare the topics with the manifest, or mend them
     Topics(topics::TopicsArgs),
     /// Build the inbox view again from the log, or read a part of the log into it once more
@@ -75,6 +78,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Inbox(Targeted { target, args }) => inbox::run(&target.client()?, args).await,
         Command::Ack(Targeted { target, args }) => ack::run(&target.client()?, args).await,
         Command::Lag(args) => lag::run(args).await,
+        Command::Positions(args) => positions::run(args).await,
         Command::Topics(args) => topics::run(args).await,
         Command::View(args) => view::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,

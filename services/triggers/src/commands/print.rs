@@ -38,6 +38,11 @@ pub enum Output {
     Json,
 }
 
+/// Prints one line to standard error, beside what a script reads.
+pub fn warn(text: &str) -> Result<()> {
+    Ok(writeln!(io::stderr(), "triggers: {text}")?)
+}
+
 /// Prints the rows of `array` (objects), columns by JSON pointer, aligned; as JSON lines when nobody watches.
 pub fn table(array: &[Value], columns: &[(&str, &str)]) -> Result<()> {
     rows(array, columns, None)

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use clap::Args;
 use dispatcher::{DispatcherConfig, WebhookArgs};
+use platform::config::ConsumerArgs;
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::lifecycle::{self, Supervisor};
 use platform::seal::SealingKey;
@@ -25,6 +26,8 @@ pub struct DispatcherArgs {
     sealing: SealingArgs,
     #[command(flatten)]
     webhooks: WebhookArgs,
+    #[command(flatten)]
+    consumer: ConsumerArgs,
 }
 
 /// Runs the role in a process of its own.
@@ -32,7 +35,10 @@ pub async fn main(args: DispatcherArgs) -> Result<()> {
     logs::init("dispatcher", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
     let shutdown = lifecycle::shutdown_on_signals();
-    let delivery = Delivery { sealing: args.sealing.load_existing()?, config: args.webhooks.config()? };
+    let mut config = args.webhooks.config()?;
+    config.session_timeout = args.consumer.session_timeout();
+    config.stall_after = args.consumer.stall_after();
+    let delivery = Delivery { sealing: args.sealing.load_existing()?, config };
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
     let mut supervisor = Supervisor::new();

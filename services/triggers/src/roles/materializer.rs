@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use clap::Args;
 use materializer::projector::{self, MAX_RETENTION_DAYS, ProjectorConfig};
+use platform::config::ConsumerArgs;
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::lifecycle::{self, Supervisor};
 use platform::telemetry::logs;
@@ -22,6 +23,8 @@ pub struct MaterializerArgs {
     view: ViewArgs,
     #[command(flatten)]
     shared: SharedArgs,
+    #[command(flatten)]
+    consumer: ConsumerArgs,
 }
 
 /// What the view keeps.
@@ -54,7 +57,12 @@ pub async fn main(args: MaterializerArgs) -> Result<()> {
     let postgres = connections.health.component("postgres");
     supervisor.spawn("postgres probe", probe_postgres(connections.pool.clone(), postgres, shutdown.clone()));
     serve_running(&mut supervisor, listener, "materializer", connections.health.clone(), &shutdown);
-    start(&mut supervisor, connections, args.view.projector(), &shutdown)?;
+    let config = ProjectorConfig {
+        session_timeout: args.consumer.session_timeout(),
+        stall_after: args.consumer.stall_after(),
+        ..args.view.projector()
+    };
+    start(&mut supervisor, connections, config, &shutdown)?;
     supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await
 }
 

@@ -11,7 +11,7 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
-use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, ReadState, base_config, group, hand_over, on_thread};
+use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, ReadState, Shared, base_config, group, hand_over, on_thread};
 use crate::fence::Claim;
 
 /// The group client's hold on the following one.
@@ -58,8 +58,7 @@ impl ConsumerContext for FollowContext {}
 pub(super) fn start(
     kafka: &KafkaConfig,
     settings: &ConsumerSettings,
-    outlet: Outlet,
-    log_ends: LogEnds,
+    shared: Shared,
 ) -> Result<(Follower, oneshot::Receiver<()>), KafkaError> {
     let (commands, orders) = channel();
     if settings.followed.is_empty() {
@@ -70,27 +69,27 @@ pub(super) fn start(
     // right beyond those of the group client.
     let mut config = base_config(kafka, settings, &format!("{}-follow", settings.consumer));
     kafka.overlay(&mut config);
-    let client: BaseConsumer<FollowContext> = config.create_with_context(FollowContext { log_ends })?;
+    let client: BaseConsumer<FollowContext> = config.create_with_context(FollowContext { log_ends: shared.log_ends.clone() })?;
     let topics: Vec<Arc<str>> = settings.followed.iter().map(|topic| Arc::from(topic.as_str())).collect();
     let ended = on_thread(format!("{}-follow", settings.consumer), move || {
-        read(&client, &orders, &outlet, &topics);
+        read(&client, &orders, &shared, &topics);
         drop(client);
     })?;
     Ok((Follower(commands), ended))
 }
 
-fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, outlet: &Outlet, topics: &[Arc<str>]) {
+fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared: &Shared, topics: &[Arc<str>]) {
     let mut topic_of = |name: &str| topics.iter().find(|topic| ***topic == *name).cloned().unwrap_or_else(|| Arc::from(name));
     let mut state = ReadState::default();
-    while !outlet.is_stopping() {
+    while !shared.outlet.is_stopping() {
         while let Ok(order) = orders.try_recv() {
             if let Err(error) = obey(client, order, topics) {
                 error!(%error, "The following client refused an assignment.");
-                let _told = outlet.send(Inflow::Failed(error.to_string()));
+                let _told = shared.outlet.send(Inflow::Failed(error.to_string()));
                 return;
             }
         }
-        if !hand_over(client, &mut topic_of, outlet, &mut state) {
+        if !hand_over(client, &mut topic_of, shared, &mut state) {
             return;
         }
     }

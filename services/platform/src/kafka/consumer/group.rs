@@ -15,10 +15,11 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::follow::Follower;
-use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, Outlet, ReadState, base_config, hand_over, on_thread, truncation};
+use super::{ConsumerSettings, Inflow, KafkaConfig, ReadState, Shared, base_config, hand_over, on_thread};
 use crate::fence::{self, Claim};
+use crate::kafka::bounds::{self, Asked};
 
-const WATERMARK_TIMEOUT: Duration = Duration::from_secs(5);
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a claim waits for PostgreSQL. Beyond it this instance leaves the group: another one may reach the database.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(20);
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
@@ -28,14 +29,13 @@ pub(super) struct GroupContext {
     pool: PgPool,
     runtime: Handle,
     settings: ConsumerSettings,
-    outlet: Outlet,
+    shared: Shared,
     follower: Follower,
-    log_ends: LogEnds,
 }
 
 impl ClientContext for GroupContext {
     fn stats(&self, statistics: Statistics) {
-        self.log_ends.learn(&statistics);
+        self.shared.log_ends.learn(&statistics);
     }
 }
 
@@ -59,18 +59,22 @@ impl GroupContext {
         };
         info!(consumer = self.settings.consumer, ?partitions, "Partitions were assigned and claimed.");
         claims.retain(|(claim, outside)| match outside {
-            None => true,
+            None => {
+                self.shared.held.claimed(claim, false);
+                true
+            }
             Some(reason) => {
+                self.shared.held.claimed(claim, true);
                 error!(topic = %claim.topic, partition = claim.partition, reason, "The stored position is outside of the log.");
                 let (topic, reason) = (claim.topic.clone(), reason.clone());
-                let _told = self.outlet.send(Inflow::Stopped { topic, partition: claim.partition, reason });
+                let _told = self.shared.outlet.send(Inflow::Stopped { topic, partition: claim.partition, reason });
                 false
             }
         });
         let claims: Vec<Claim> = claims.into_iter().map(|(claim, _)| claim).collect();
         let (own, followed): (Vec<Claim>, Vec<Claim>) = claims.iter().cloned().partition(|claim| *claim.topic == self.settings.topic);
         // The claims stand in the channel before the first record that is read under them.
-        let own = if self.outlet.send(Inflow::Assigned(claims)) { own } else { Vec::new() };
+        let own = if self.shared.outlet.send(Inflow::Assigned(claims)) { own } else { Vec::new() };
         self.follower.assign(followed);
         match offsets(&own) {
             Ok(list) => self.incremental(client.incremental_assign(&list)),
@@ -90,8 +94,9 @@ impl GroupContext {
         self.incremental(client.incremental_unassign(&gone));
         // Returns when the following client hands over nothing more of them: the revocation stands behind their last record.
         self.follower.unassign(ids.to_vec());
-        self.log_ends.forget(ids);
-        let _told = self.outlet.send(Inflow::Revoked(ids.to_vec()));
+        self.shared.log_ends.forget(ids);
+        self.shared.held.forget(ids);
+        let _told = self.shared.outlet.send(Inflow::Revoked(ids.to_vec()));
     }
 
     /// Claims the partitions in every topic; with each claim, why its position is outside of the log, if it is. Waits for PostgreSQL and
@@ -103,7 +108,7 @@ impl GroupContext {
                 Ok(claims) => return Some(claims),
                 Err(error) => warn!(consumer = self.settings.consumer, error, "Claiming partitions failed; trying again."),
             }
-            if self.outlet.is_stopping() {
+            if self.shared.outlet.is_stopping() {
                 return None;
             }
             if started.elapsed() > CLAIM_DEADLINE {
@@ -117,20 +122,18 @@ impl GroupContext {
     fn try_claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Result<Vec<(Claim, Option<String>)>, String> {
         let mut all = Vec::new();
         for topic in std::iter::once(&self.settings.topic).chain(&self.settings.followed) {
-            let mut begins = Vec::new();
-            let mut bounds = Vec::new();
-            for partition in partitions {
-                let (low, high) = client.fetch_watermarks(topic, *partition, WATERMARK_TIMEOUT).map_err(|e| format!("{topic}: {e}"))?;
-                begins.push((*partition, low));
-                bounds.push((*partition, low, high));
+            let times =
+                self.runtime.block_on(fence::record_times(&self.pool, &self.settings.consumer, topic)).map_err(|e| e.to_string())?;
+            let asked: Vec<Asked> = partitions.iter().map(|partition| (*partition, times.get(partition).copied())).collect();
+            let bounds = bounds::ask(client, topic, &asked, KAFKA_TIMEOUT).map_err(|e| format!("{topic}: {e}"))?;
+            let begins: Vec<(i32, i64)> = bounds.iter().map(|(partition, bounds)| (*partition, bounds.begin)).collect();
+            if begins.len() != partitions.len() {
+                return Err(format!("{topic}: the brokers did not tell the bounds of every partition"));
             }
             let claims = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, &Arc::from(topic.as_str()), &begins));
             for claim in claims.map_err(|e| e.to_string())? {
-                let outside = bounds
-                    .iter()
-                    .find(|(partition, ..)| *partition == claim.partition)
-                    .and_then(|(_, low, high)| truncation::outside(claim.next_offset, *low, *high));
-                all.push((claim, outside));
+                let outside = bounds.get(&claim.partition).and_then(|bounds| bounds::outside(claim.next_offset, bounds));
+                all.push((claim, outside.map(|outside| outside.to_string())));
             }
         }
         Ok(all)
@@ -144,7 +147,7 @@ impl GroupContext {
 
     fn fail(&self, reason: &str) {
         error!(consumer = self.settings.consumer, reason, "The consumer fails.");
-        let _told = self.outlet.send(Inflow::Failed(reason.to_owned()));
+        let _told = self.shared.outlet.send(Inflow::Failed(reason.to_owned()));
     }
 }
 
@@ -162,9 +165,8 @@ pub(super) fn start(
     kafka: &KafkaConfig,
     pool: PgPool,
     settings: &ConsumerSettings,
-    outlet: Outlet,
+    shared: Shared,
     follower: Follower,
-    log_ends: LogEnds,
 ) -> Result<(Weak<BaseConsumer<GroupContext>>, oneshot::Receiver<()>), KafkaError> {
     let mut config = base_config(kafka, settings, &settings.consumer);
     config
@@ -175,13 +177,13 @@ pub(super) fn start(
         config.set("group.instance.id", format!("{}-{instance}", settings.consumer));
     }
     kafka.overlay(&mut config);
-    let context = GroupContext { pool, runtime: Handle::current(), settings: settings.clone(), outlet: outlet.clone(), follower, log_ends };
+    let context = GroupContext { pool, runtime: Handle::current(), settings: settings.clone(), shared: shared.clone(), follower };
     let polled: Arc<BaseConsumer<GroupContext>> = Arc::new(config.create_with_context(context)?);
     polled.subscribe(&[&settings.topic])?;
     let client = Arc::downgrade(&polled);
     let topic: Arc<str> = Arc::from(settings.topic.as_str());
     let ended = on_thread(format!("{}-group", settings.consumer), move || {
-        read(&polled, &outlet, &topic);
+        read(&polled, &shared, &topic);
         // Leaving the group happens here, before the end is told, so that the next instance need not wait for the session to time out. A
         // commit that has hold of the client at this moment is waited for: it must not be the one that closes it.
         let mut polled = polled;
@@ -193,7 +195,7 @@ pub(super) fn start(
     Ok((client, ended))
 }
 
-fn read(client: &BaseConsumer<GroupContext>, outlet: &Outlet, topic: &Arc<str>) {
+fn read(client: &BaseConsumer<GroupContext>, shared: &Shared, topic: &Arc<str>) {
     let mut state = ReadState::default();
-    while !outlet.is_stopping() && hand_over(client, &mut |_| topic.clone(), outlet, &mut state) {}
+    while !shared.outlet.is_stopping() && hand_over(client, &mut |_| topic.clone(), shared, &mut state) {}
 }

@@ -1,0 +1,215 @@
+//! Watches over a consumer, on a thread and with a client of its own: whether records that are there do not come, and whether its claims
+//! still stand. Whoever finds something ends this consumer; the next one begins where the positions are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounterVec;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use sqlx::postgres::PgPool;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tracing::{debug, error, info};
+
+use super::held::{Held, Hold, Place, Progress};
+use super::stall::{Sight, StallWatch};
+use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, base_config, on_thread};
+use crate::fence;
+use crate::kafka::bounds;
+use crate::telemetry::metrics;
+
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(3);
+const CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often claims are looked at, and how long a lost one may stay: by then the group has said that the place is somebody else's, if it is.
+const CLAIMS_INTERVAL: Duration = Duration::from_secs(2);
+const LOST_PATIENCE: Duration = Duration::from_secs(4);
+const TICK: Duration = Duration::from_millis(100);
+
+struct Watch {
+    client: BaseConsumer,
+    pool: PgPool,
+    runtime: Handle,
+    settings: ConsumerSettings,
+    outlet: Outlet,
+    held: Held,
+    readings: [Progress; 2],
+    stalls: StallWatch,
+    seen: BTreeMap<Place, i64>,
+    lost: LostClaims,
+}
+
+/// Starts the thread; the receiver resolves when it has ended.
+pub(super) fn start(
+    kafka: &KafkaConfig,
+    pool: PgPool,
+    settings: &ConsumerSettings,
+    outlet: Outlet,
+    held: Held,
+    readings: [Progress; 2],
+) -> Result<oneshot::Receiver<()>, KafkaError> {
+    // What it reads of the brokers must be what the readers see, so it is configured as they are. It is assigned nothing.
+    let mut config = base_config(kafka, settings, &format!("{}-watch", settings.consumer));
+    config.set("statistics.interval.ms", "0");
+    kafka.overlay(&mut config);
+    let mut watch = Watch {
+        client: config.create()?,
+        pool,
+        runtime: Handle::current(),
+        settings: settings.clone(),
+        outlet,
+        held,
+        readings,
+        stalls: StallWatch::new(settings.stall_after),
+        seen: BTreeMap::new(),
+        lost: LostClaims::default(),
+    };
+    on_thread(format!("{}-watch", settings.consumer), move || watch.run())
+}
+
+impl Watch {
+    fn run(&mut self) {
+        let stall_interval = (self.settings.stall_after / 6).clamp(TICK, Duration::from_secs(5));
+        let (mut next_stalls, mut next_claims) = (Instant::now() + stall_interval, Instant::now() + CLAIMS_INTERVAL);
+        while !self.outlet.is_stopping() {
+            std::thread::sleep(TICK);
+            let mut reason = None;
+            if Instant::now() >= next_stalls {
+                reason = self.look_for_stalls();
+                next_stalls = Instant::now() + stall_interval;
+            }
+            if reason.is_none() && Instant::now() >= next_claims {
+                reason = self.look_at_claims();
+                next_claims = Instant::now() + CLAIMS_INTERVAL;
+            }
+            if let Some(reason) = reason {
+                let _told = self.outlet.send(Inflow::Failed(reason));
+                return;
+            }
+        }
+    }
+
+    /// Asks for the ends of those places only that have not moved since the last look.
+    fn look_for_stalls(&mut self) -> Option<String> {
+        let held = self.held.all();
+        let readings = self.readings.each_ref().map(Progress::reading);
+        let mut sights: BTreeMap<Place, Sight> = BTreeMap::new();
+        for reading in readings {
+            for (place, reached) in reading.reached {
+                if held.get(&place).is_some_and(|hold| !hold.is_stopped) {
+                    sights.insert(place, Sight { reached, end: None, polled: reading.polled });
+                }
+            }
+        }
+        let before = std::mem::replace(&mut self.seen, sights.iter().map(|(place, sight)| (place.clone(), sight.reached)).collect());
+        let standing: BTreeSet<Place> =
+            sights.iter().filter(|(place, sight)| before.get(place) == Some(&sight.reached)).map(|(place, _)| place.clone()).collect();
+        let topics: BTreeSet<&Arc<str>> = standing.iter().map(|(topic, _)| topic).collect();
+        for topic in topics {
+            let partitions = standing.iter().filter(|(of, _)| of == topic).map(|(_, partition)| *partition);
+            match bounds::ends(&self.client, topic, partitions, KAFKA_TIMEOUT) {
+                Ok(ends) => {
+                    for (partition, end) in ends {
+                        sights.entry((topic.clone(), partition)).and_modify(|sight| sight.end = Some(end));
+                    }
+                }
+                // Brokers that do not answer have no records for anybody.
+                Err(error) => debug!(%error, topic = %topic, "The log's ends are not known."),
+            }
+        }
+        let stall = self.stalls.look(Instant::now(), &sights)?;
+        stalls_counter().with_label_values(&[&self.settings.consumer]).inc();
+        let ((topic, partition), seconds) = (&stall.place, stall.waited.as_secs());
+        error!(
+            consumer = self.settings.consumer,
+            %topic, partition, reached = stall.reached, log_end = stall.end, seconds,
+            "Records are there and none came: the consumer is started anew."
+        );
+        Some(stall.to_string())
+    }
+
+    /// Whether somebody moved an epoch of ours although the group still gives us the place: an operator who mended a position, a database
+    /// that was restored from a backup, or another instance in an error.
+    fn look_at_claims(&mut self) -> Option<String> {
+        let looking = tokio::time::timeout(CLAIMS_TIMEOUT, fence::epochs(&self.pool, &self.settings.consumer));
+        // Must be made within the runtime, whose timer it uses.
+        let stored = self.runtime.block_on(async { looking.await });
+        let stored: BTreeMap<Place, i64> = match stored {
+            Ok(Ok(stored)) => stored.into_iter().map(|(topic, partition, epoch)| ((Arc::from(topic), partition), epoch)).collect(),
+            // What a database that does not answer has in it will be seen later.
+            _ => return None,
+        };
+        // Read after the database was: a claim made meanwhile is newer than what was read, never older.
+        let (topic, partition) = self.lost.look(Instant::now(), &self.held.all(), &stored)?;
+        info!(consumer = self.settings.consumer, %topic, partition, "A claim does not stand any more: the consumer is started anew.");
+        Some(format!("{topic}[{partition}] was claimed anew or mended, and Kafka still gives it to this instance"))
+    }
+}
+
+fn stalls_counter() -> IntCounterVec {
+    metrics::counter_vec(
+        "triggers_consumer_stalls_total",
+        "Consumers that were started anew because records were there and none came.",
+        &["consumer"],
+    )
+}
+
+/// Claims that do not stand, and since when. Pure.
+#[derive(Debug, Default)]
+struct LostClaims(BTreeMap<Place, (i64, Instant)>);
+
+impl LostClaims {
+    /// A place whose stored epoch has been another than the held one for a while.
+    fn look(&mut self, now: Instant, held: &BTreeMap<Place, Hold>, stored: &BTreeMap<Place, i64>) -> Option<Place> {
+        self.0.retain(|place, (epoch, _)| held.get(place).is_some_and(|hold| hold.epoch == *epoch && stored.get(place) != Some(epoch)));
+        for (place, hold) in held.iter().filter(|(place, hold)| stored.get(place) != Some(&hold.epoch)) {
+            self.0.entry(place.clone()).or_insert((hold.epoch, now));
+        }
+        let is_over = |since: &Instant| now.saturating_duration_since(*since) >= LOST_PATIENCE;
+        self.0.iter().find(|(_, (_, since))| is_over(since)).map(|(place, _)| place.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(partition: i32) -> Place {
+        (Arc::from("events"), partition)
+    }
+
+    fn held(epoch: i64) -> BTreeMap<Place, Hold> {
+        BTreeMap::from([(place(0), Hold { epoch, is_stopped: false }), (place(1), Hold { epoch: 1, is_stopped: true })])
+    }
+
+    #[test]
+    fn a_claim_that_was_overtaken_is_told_after_a_while_also_when_its_place_is_stopped() {
+        let (mut lost, now) = (LostClaims::default(), Instant::now());
+        let stored = BTreeMap::from([(place(0), 5), (place(1), 1)]);
+        assert_eq!(lost.look(now, &held(5), &stored), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &stored), None, "it stands");
+        let mended = BTreeMap::from([(place(0), 5), (place(1), 2)]);
+        assert_eq!(lost.look(now, &held(5), &mended), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &mended), Some(place(1)));
+    }
+
+    #[test]
+    fn a_claim_of_our_own_made_meanwhile_or_a_place_given_up_is_no_loss() {
+        let (mut lost, now) = (LostClaims::default(), Instant::now());
+        let stored = BTreeMap::from([(place(0), 6), (place(1), 1)]);
+        assert_eq!(lost.look(now, &held(5), &stored), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &held(6), &stored), None, "claimed again");
+        assert_eq!(lost.look(now, &held(5), &stored), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &BTreeMap::new(), &stored), None, "given up");
+    }
+
+    #[test]
+    fn a_position_that_is_gone_or_went_back_is_a_loss() {
+        for stored in [BTreeMap::new(), BTreeMap::from([(place(0), 4), (place(1), 1)])] {
+            let (mut lost, now) = (LostClaims::default(), Instant::now());
+            assert_eq!(lost.look(now, &held(5), &stored), None);
+            assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &stored), Some(place(0)));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! `triggers positions`: where the consumers stand on the log, and mending positions that lie outside of it. What a mending does is decided
+//! in `plan`; how a position gets outside is told in docs/operating.md.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use platform::config::{KafkaArgs, PostgresArgs};
+use platform::fence::mend::{self, StoredPosition};
+use platform::kafka::KafkaConfig;
+use platform::kafka::bounds::{self, Asked};
+use platform::postgres;
+use rdkafka::consumer::BaseConsumer;
+use serde_json::{Value, json};
+use sqlx::postgres::PgPool;
+
+use self::plan::{How, Known, plan};
+use super::print;
+use crate::local::LocalArgs;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Flags of `triggers positions`.
+#[derive(Args)]
+pub struct PositionsArgs {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    local: LocalArgs,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print every consumer's position, where the log begins and ends, and whether the position lies inside
+    List(Connections),
+    /// Set positions outside of their log to its begin, giving up what was not read; says what it would do, and does it with --yes
+    Mend(MendArgs),
+}
+
+#[derive(Args)]
+struct Connections {
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    postgres: PostgresArgs,
+}
+
+#[derive(Args)]
+struct MendArgs {
+    /// Whose position
+    #[arg(long, required_unless_present = "all_outside")]
+    consumer: Option<String>,
+    /// Full name of the topic
+    #[arg(long, required_unless_present = "all_outside")]
+    topic: Option<String>,
+    /// Which partition
+    #[arg(long, required_unless_present = "all_outside")]
+    partition: Option<i32>,
+    /// Every position that lies outside of its log
+    #[arg(long, conflicts_with_all = ["consumer", "topic", "partition"])]
+    all_outside: bool,
+    /// The topic was made anew, although the position lies inside of the new log: begin at its begin, for every consumer
+    #[arg(long, conflicts_with_all = ["all_outside", "keep"])]
+    recreated: bool,
+    /// The topic was not made anew, although its records look younger than the position: go on where the position is
+    #[arg(long, conflicts_with = "all_outside")]
+    keep: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    connections: Connections,
+}
+
+/// Runs it.
+pub async fn run(args: PositionsArgs) -> Result<()> {
+    match args.action {
+        Action::List(connections) => {
+            let (_, known) = connections.look(&args.local).await?;
+            list(&known)
+        }
+        Action::Mend(mending) => {
+            let (pool, known) = mending.connections.look(&args.local).await?;
+            mend(&pool, &known, &mending).await
+        }
+    }
+}
+
+impl Connections {
+    async fn look(&self, local: &LocalArgs) -> Result<(PgPool, Vec<Known>)> {
+        let kafka = local.kafka(&self.kafka)?;
+        let pool = postgres::connect(&local.postgres(&self.postgres)?).context("DATABASE_URL")?;
+        postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
+        let positions = mend::positions(&pool).await.context("the positions could not be read")?;
+        let known = tokio::task::spawn_blocking(move || with_bounds(&kafka, positions)).await??;
+        Ok((pool, known))
+    }
+}
+
+/// Asks the brokers for each consumer's partitions of each topic. Of a topic that is not there nothing is known.
+fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Vec<Known>> {
+    let client: BaseConsumer = kafka.admin_client("positions").create()?;
+    let mut asked: BTreeMap<(&str, &str), Vec<Asked>> = BTreeMap::new();
+    for position in &positions {
+        asked.entry((&position.consumer, &position.topic)).or_default().push((position.partition, position.record_time_ms));
+    }
+    let mut found = BTreeMap::new();
+    for ((consumer, topic), partitions) in &asked {
+        match bounds::ask(&client, topic, partitions, TIMEOUT) {
+            Ok(bounds) => {
+                found.extend(bounds.into_iter().map(|(partition, bounds)| ((*consumer, *topic, partition), bounds)));
+            }
+            Err(error) => print::warn(&format!("{topic}: the brokers did not tell where it begins and ends: {error}"))?,
+        }
+    }
+    let bounds: Vec<_> = positions.iter().map(|p| found.get(&(p.consumer.as_str(), p.topic.as_str(), p.partition)).copied()).collect();
+    Ok(positions.into_iter().zip(bounds).map(|(position, bounds)| Known { position, bounds }).collect())
+}
+
+fn list(known: &[Known]) -> Result<()> {
+    let line = |known: &Known| -> Value {
+        let position = &known.position;
+        json!({
+            "consumer": position.consumer, "topic": position.topic, "partition": position.partition, "position": position.next_offset,
+            "log_begin": known.bounds.map(|bounds| bounds.begin), "log_end": known.bounds.map(|bounds| bounds.end),
+            "log_epoch": position.log_epoch, "state": known.state(),
+        })
+    };
+    let columns = [
+        ("CONSUMER", "/consumer"),
+        ("TOPIC", "/topic"),
+        ("PARTITION", "/partition"),
+        ("POSITION", "/position"),
+        ("LOG BEGIN", "/log_begin"),
+        ("LOG END", "/log_end"),
+        ("LOG EPOCH", "/log_epoch"),
+        ("STATE", "/state"),
+    ];
+    print::table(&known.iter().map(line).collect::<Vec<_>>(), &columns)
+}
+
+async fn mend(pool: &PgPool, known: &[Known], args: &MendArgs) -> Result<()> {
+    let how = match (args.recreated, args.keep) {
+        (true, _) => How::Recreated,
+        (_, true) => How::Keep,
+        _ => How::AsItIs,
+    };
+    let wanted = |position: &StoredPosition| {
+        args.all_outside
+            || (args.consumer.as_deref(), args.topic.as_deref(), args.partition)
+                == (Some(&position.consumer), Some(&position.topic), Some(position.partition))
+    };
+    if !args.all_outside {
+        let named = known.iter().find(|known| wanted(&known.position));
+        plan::check(named.context("there is no such position; see: triggers positions list")?, how)?;
+    }
+    let mendings = plan(known, wanted, how);
+    if mendings.is_empty() {
+        return print::line("every position lies inside of its log; nothing is to be mended");
+    }
+    for mending in &mendings {
+        mending.lines().iter().try_for_each(|line| print::line(line))?;
+    }
+    if !args.yes {
+        bail!("nothing was changed; to do this, run it again with --yes");
+    }
+    for mending in &mendings {
+        let place = format!("{}[{}]", mending.topic, mending.partition);
+        let moved: Vec<&StoredPosition> = mending.moved.iter().map(|known| &known.position).collect();
+        let done = mend::mend(pool, mending.topic, mending.partition, &moved, mending.to);
+        match done.await.with_context(|| format!("{place} could not be mended"))? {
+            Some(log_epoch) => print::line(&format!("mended: {place}, from here on in log epoch {log_epoch}"))?,
+            None => bail!("{place} has moved meanwhile and was left; look again: triggers positions list"),
+        }
+    }
+    Ok(())
+}
