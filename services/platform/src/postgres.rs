@@ -19,6 +19,9 @@ pub struct PostgresConfig {
     pub acquire_timeout: Duration,
     /// Bound of one statement, set on each connection; nothing here runs long.
     pub statement_timeout: Duration,
+    /// How long a transaction may wait for its client before the server ends it: a process that is paused, or gone without a word, would
+    /// hold its locks for ever, and with them the partitions that another instance has to claim.
+    pub idle_transaction_timeout: Duration,
 }
 
 impl std::fmt::Debug for PostgresConfig {
@@ -29,9 +32,15 @@ impl std::fmt::Debug for PostgresConfig {
 }
 
 impl PostgresConfig {
-    /// Defaults: 16 connections, 2 s to get one, 30 s for a statement.
+    /// Defaults: 16 connections, 2 s to get one, 30 s for a statement, 10 s between two of a transaction.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), max_connections: 16, acquire_timeout: Duration::from_secs(2), statement_timeout: Duration::from_secs(30) }
+        Self {
+            url: url.into(),
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(30),
+            idle_transaction_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -40,9 +49,10 @@ impl PostgresConfig {
 /// # Errors
 /// When the URL cannot be read.
 pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
-    let options = PgConnectOptions::from_str(&config.url)?
-        .application_name("triggers")
-        .options([("statement_timeout", config.statement_timeout.as_millis().to_string())]);
+    let options = PgConnectOptions::from_str(&config.url)?.application_name("triggers").options([
+        ("statement_timeout", config.statement_timeout.as_millis().to_string()),
+        ("idle_in_transaction_session_timeout", config.idle_transaction_timeout.as_millis().to_string()),
+    ]);
     Ok(PgPoolOptions::new().max_connections(config.max_connections).acquire_timeout(config.acquire_timeout).connect_lazy_with(options))
 }
 
@@ -120,8 +130,9 @@ pub fn effect(error: &sqlx::Error) -> SqlEffect {
         sqlx::Error::Protocol(_) => SqlEffect::Unavailable,
         sqlx::Error::Database(database) => match database.code().as_deref() {
             Some("40001" | "40P01") => SqlEffect::Retry,
-            // Read-only, as the old primary is after a fail-over, or a lock that did not come in time.
-            Some("25006" | "55P03") => SqlEffect::Unavailable,
+            // Read-only, as the old primary is after a fail-over; a transaction whose client did not come back in time; or a lock that did
+            // not come in time.
+            Some("25006" | "25P03" | "55P03") => SqlEffect::Unavailable,
             Some(code) => match code.get(..2) {
                 Some("22" | "23" | "54") => SqlEffect::Data,
                 // Connection, resources, intervention of an operator (restart, statement timeout), system error.

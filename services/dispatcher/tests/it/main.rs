@@ -5,6 +5,7 @@ mod delivery;
 mod endpoints;
 mod guard;
 mod keyed;
+mod log_epochs;
 mod receiver;
 mod reporting;
 mod restart;

@@ -11,3 +11,4 @@ mod missed;
 mod outage;
 mod ownership;
 pub mod retention;
+mod stalls;

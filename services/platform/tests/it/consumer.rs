@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use crate::database;
 
 const ONE: Replication = Replication { factor: 1, min_in_sync: 1 };
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn cluster(partitions: i32) -> KafkaConfig {
+pub async fn cluster(partitions: i32) -> KafkaConfig {
     let shared = devstack::testing::shared().await;
     let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
     let manifest = kafka.topics.manifest(partitions);
@@ -29,7 +29,7 @@ async fn cluster(partitions: i32) -> KafkaConfig {
     kafka
 }
 
-async fn publish(producer: &Producer, topic: &str, key: &str, value: &str) -> platform::kafka::producer::Appended {
+pub async fn publish(producer: &Producer, topic: &str, key: &str, value: &str) -> platform::kafka::producer::Appended {
     let record = Outgoing { topic, key: Some(key.as_bytes()), value: Some(value.as_bytes()), headers: &[("h", b"1")] };
     producer.publish(record).await.unwrap()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence::{self, Advance, PositionWatch, Standing};
+use platform::fence::{self, Advance, PositionWatch, Standing, mend};
 use platform::postgres;
 use sqlx::postgres::PgPool;
 
@@ -90,6 +90,49 @@ async fn a_watch_sees_a_position_soon_after_its_commit_and_gives_up_at_its_deadl
     });
     assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
     assert!(waiting.await.unwrap());
+    drop((pool, database));
+}
+
+#[tokio::test]
+async fn mending_moves_whom_it_must_and_fences_every_consumer_of_the_partition() {
+    let (database, pool) = database().await;
+    let topic: Arc<str> = Arc::from(TOPIC);
+    let mine = claim(&pool).await;
+    assert!(advance(&pool, step(mine.epoch, 5, 8)).await);
+    fence::claim(&pool, "other", &topic, &[(0, 7), (1, 3)]).await.unwrap();
+    let known = mend::positions(&pool).await.unwrap();
+    let seen = |consumer: &str| known.iter().find(|one| one.consumer == consumer && one.partition == 0).unwrap();
+    assert_eq!(seen("test").record_time_ms, Some(1_700_000_000_000));
+    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20).await.unwrap(), Some(2));
+    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20).await.unwrap(), None, "it is not where it was seen");
+
+    assert!(!advance(&pool, step(mine.epoch, 8, 9)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
+    let again = claim(&pool).await;
+    assert_eq!((again.epoch, again.log_epoch, again.next_offset), (3, 2, 20));
+    assert_eq!(fence::record_times(&pool, "test", TOPIC).await.unwrap().len(), 0);
+    let others = fence::claim(&pool, "other", &topic, &[(0, 0), (1, 0)]).await.unwrap();
+    let of = |partition: i32| others.iter().find(|claim| claim.partition == partition).unwrap();
+    assert_eq!((of(0).epoch, of(0).log_epoch, of(0).next_offset), (3, 2, 7), "it stays, in the new log epoch");
+    assert_eq!((of(1).epoch, of(1).log_epoch, of(1).next_offset), (2, 1, 3), "another partition is left alone");
+    let late = fence::claim(&pool, "late", &topic, &[(0, 20)]).await.unwrap();
+    assert_eq!(late[0].log_epoch, 2, "who comes later is in the same log");
+    drop((pool, database));
+}
+
+#[tokio::test]
+async fn a_watch_tells_log_epochs_apart_and_notices_a_position_that_went_back() {
+    let (database, pool) = database().await;
+    let claimed = claim(&pool).await;
+    assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
+    let (watch, short, long) = (PositionWatch::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
+    assert!(watch.reached_in(1, TOPIC, 0, 8, long).await && !watch.reached_in(2, TOPIC, 0, 3, short).await);
+    let known = mend::positions(&pool).await.unwrap();
+    assert_eq!(mend::mend(&pool, TOPIC, 0, &[&known[0]], 0).await.unwrap(), Some(2));
+    devstack::testing::eventually(long, "what is known is read again", || async {
+        (!watch.reached(TOPIC, 0, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
+    })
+    .await;
+    assert!(watch.reached_in(2, TOPIC, 0, 0, long).await);
     drop((pool, database));
 }
 

@@ -7,6 +7,7 @@ mod fence;
 mod http;
 mod lifecycle;
 mod producer;
+mod stall;
 mod topics;
 
 use devstack::testing::TestDatabase;

@@ -6,13 +6,18 @@
 
 mod api;
 mod cli;
+mod database_proxy;
+mod deliveries;
 mod dlq;
 mod duplicates;
+mod fencing;
 mod log;
 mod native;
 mod outages;
+mod positions;
 mod process;
 mod receiver;
+mod restore;
 mod scaling;
 mod system;
 mod up;

@@ -132,9 +132,9 @@ impl Watch {
     /// Whether somebody moved an epoch of ours although the group still gives us the place: an operator who mended a position, a database
     /// that was restored from a backup, or another instance in an error.
     fn look_at_claims(&mut self) -> Option<String> {
-        let looking = tokio::time::timeout(CLAIMS_TIMEOUT, fence::epochs(&self.pool, &self.settings.consumer));
-        // Must be made within the runtime, whose timer it uses.
-        let stored = self.runtime.block_on(async { looking.await });
+        // A timeout must be made within the runtime, whose timer it uses.
+        let _within = self.runtime.enter();
+        let stored = self.runtime.block_on(tokio::time::timeout(CLAIMS_TIMEOUT, fence::epochs(&self.pool, &self.settings.consumer)));
         let stored: BTreeMap<Place, i64> = match stored {
             Ok(Ok(stored)) => stored.into_iter().map(|(topic, partition, epoch)| ((Arc::from(topic), partition), epoch)).collect(),
             // What a database that does not answer has in it will be seen later.

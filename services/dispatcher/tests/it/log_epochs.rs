@@ -1,0 +1,135 @@
+//! What stalls, and what was scheduled under one log epoch and is decided under the next.
+
+use std::time::Duration;
+
+use devstack::testing::eventually;
+use platform::fence::mend;
+use serde_json::json;
+
+use crate::receiver::{Manner, Receiver};
+use crate::system::{PATIENCE, System, config};
+
+#[tokio::test]
+async fn an_event_that_a_stalled_consumer_does_not_get_is_delivered_by_the_next_one() {
+    let mut system = System::without_dispatcher().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({"event_types": ["last"]})).await;
+    system.publish_many(2_000).await;
+    // With more than a hundred records in its queue the client fetches nothing for five minutes.
+    let property = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    system.kafka.properties = vec![property("queued.min.messages", "100"), property("fetch.queue.backoff.ms", "300000")];
+    let mut hasty = config();
+    hasty.stall_after = Duration::from_secs(2);
+    system.start_dispatcher(hasty);
+    let first = system.publish(&system.event("last")).await;
+    system.wait_until_passed(&first).await;
+    let second = system.publish(&system.event("last")).await;
+    system.wait_until_passed(&second).await;
+    assert_eq!(receiver.received().len(), 2);
+    assert!(receiver.counts().values().all(|count| *count == 1));
+}
+
+/// Starts the next log epoch of a partition as the command does; sets the materializer's position, or everybody's.
+async fn next_log_epoch(system: &System, partition: i32, moved: &[&str], to: i64) {
+    let known = mend::positions(&system.pool).await.unwrap();
+    let is_meant = |position: &&mend::StoredPosition| position.partition == partition && moved.contains(&position.consumer.as_str());
+    let moved: Vec<_> = known.iter().filter(is_meant).collect();
+    assert!(!moved.is_empty());
+    let topic = system.kafka.topics.events.clone();
+    mend::mend(&system.pool, &topic, partition, &moved, to).await.unwrap().unwrap();
+}
+
+async fn claimed_again(system: &System, than: i64) {
+    eventually(PATIENCE, "the dispatcher claims again by itself", || async { (system.epoch().await > than).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_keyed_event_that_waits_for_its_verdict_over_a_mending_is_neither_dropped_nor_sent_twice() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let (shown, never) = (system.keyed_event("shown"), system.keyed_event("never"));
+    let shown_at = system.publish(&shown).await;
+    let never_at = system.publish(&never).await;
+    sqlx::query("INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 0)")
+        .bind(&system.kafka.topics.events)
+        .bind(shown_at.partition)
+        .execute(&system.pool)
+        .await
+        .unwrap();
+    system.wait_for_schedule("both wait", |rows| rows.len() == 2 && rows.iter().all(|(state, ..)| state == "awaiting_verdict")).await;
+    system.wait_until_passed(&never_at).await;
+    let epoch = system.epoch().await;
+    // As after a truncation: the materializer goes on in the same log, before these records.
+    next_log_epoch(&system, shown_at.partition, &["materializer"], shown_at.offset).await;
+    claimed_again(&system, epoch + 1).await;
+    // Several looks at the schedule, about one a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(system.schedule().await.iter().all(|(state, ..)| state == "awaiting_verdict"), "{:?}", system.schedule().await);
+    system.show(&shown, &shown_at, false).await;
+    receiver.wait_for_ids(&[shown.event_id.to_string()]).await;
+    // The view passes a younger record, and does not know the other event: it will never come.
+    let pass = "UPDATE consumer_positions SET record_time = now() + interval '1 second' WHERE consumer = 'materializer'";
+    sqlx::query(pass).execute(&system.pool).await.unwrap();
+    system.wait_for_schedule("the other one is dropped", |rows| rows.iter().all(|(state, ..)| state != "awaiting_verdict")).await;
+    assert_eq!((receiver.received().len(), receiver.counts()[&shown.event_id.to_string()]), (1, 1));
+}
+
+#[tokio::test]
+async fn a_keyed_event_of_a_new_log_waits_for_the_view_although_the_view_stood_further_in_the_old_one() {
+    let mut system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let first = system.publish(&system.keyed_event("first")).await;
+    system.wait_for_schedule("it waits", |rows| rows.len() == 1).await;
+    system.shut_down().await;
+    // Far ahead in the old log; the dispatcher is in the new one already.
+    let stand = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 1000)";
+    sqlx::query(stand).bind(&system.kafka.topics.events).bind(first.partition).execute(&system.pool).await.unwrap();
+    sqlx::query("UPDATE consumer_positions SET log_epoch = 2 WHERE consumer = 'dispatcher'").execute(&system.pool).await.unwrap();
+    sqlx::query("DELETE FROM delivery_schedule").execute(&system.pool).await.unwrap();
+    system.start_dispatcher(config());
+    let event = system.keyed_event("second");
+    let appended = system.publish(&event).await;
+    system.wait_for_schedule("it waits", |rows| rows.len() == 1 && rows[0].0 == "awaiting_verdict").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(system.schedule().await[0].0, "awaiting_verdict");
+    sqlx::query("UPDATE consumer_positions SET log_epoch = 2, next_offset = 0 WHERE consumer = 'materializer'")
+        .execute(&system.pool)
+        .await
+        .unwrap();
+    system.show(&event, &appended, false).await;
+    system.pass_view(&appended).await;
+    receiver.wait_for_ids(&[event.event_id.to_string()]).await;
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_scheduled_ahead_of_the_position_is_not_begun_again_in_the_next_log_epoch() {
+    let mut patient = config();
+    // The position is held by one attempt under way; nothing grows old.
+    patient.spill_after = Duration::from_secs(60);
+    let system = System::start_with(patient).await;
+    let hanging = Receiver::start(Manner::Hang).await;
+    let (failing, mended) = (Receiver::start(Manner::Status(500)).await, Receiver::start(Manner::Turns(vec![500, 200])).await);
+    system.endpoint(&hanging, json!({"event_types": ["hang"], "timeout_seconds": 30})).await;
+    system.endpoint(&failing, json!({"event_types": ["fail"], "retry_schedule": [3600]})).await;
+    system.endpoint(&mended, json!({"event_types": ["mend"], "retry_schedule": [1]})).await;
+    let held = system.publish(&system.event("hang")).await;
+    system.publish(&system.event("fail")).await;
+    let last = system.publish(&system.event("mend")).await;
+    let is = |rows: &[(String, i32, bool)], wanted: &str| rows.iter().any(|(state, ..)| state == wanted);
+    system.wait_for_schedule("one waits, one is finished", |rows| rows.len() == 2 && is(rows, "pending") && is(rows, "delivered")).await;
+    sqlx::query("INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 0)")
+        .bind(&system.kafka.topics.events)
+        .bind(held.partition)
+        .execute(&system.pool)
+        .await
+        .unwrap();
+    let epoch = system.epoch().await;
+    hanging.change(Manner::Status(200));
+    next_log_epoch(&system, held.partition, &["materializer"], 0).await;
+    claimed_again(&system, epoch + 1).await;
+    system.wait_until_passed(&last).await;
+    assert_eq!((failing.received().len(), mended.received().len()), (1, 2), "neither was sent again");
+}

@@ -1,0 +1,307 @@
+//! Instances that are paused past their session, that come, leave and die under load, and commits whose outcome nobody was told.
+//!
+//! The database itself keeps book of who claimed which partition and who moved its position: an instance that was overtaken must not be
+//! among those who moved it, whatever it had in hand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use devstack::Signal;
+use devstack::testing::eventually;
+use serde_json::json;
+use sqlx::PgPool;
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
+
+use crate::api::Api;
+use crate::database_proxy::DatabaseProxy;
+use crate::deliveries::{Hook, accepted, now_ms};
+use crate::process::Process;
+use crate::system::System;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+/// What was not committed when an instance was stopped or killed was accepted at most so long before, milliseconds.
+const IN_HAND_MS: i64 = 5_000;
+const ORGANIZATIONS: usize = 5;
+
+/// A system under load, with a book of claims and moves.
+struct Bench {
+    system: System,
+    database: PgPool,
+    _ingest: Process,
+    apis: Vec<Api>,
+    stop: Arc<AtomicBool>,
+    load: Vec<JoinHandle<(Process, u64)>>,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let system = System::shared().await;
+        let database = system.database().await;
+        let book = "
+            CREATE TABLE public.claimed (at bigserial, consumer text, topic text, partition integer, epoch bigint, instance text);
+            CREATE TABLE public.moved (at bigserial, consumer text, topic text, partition integer, epoch bigint, from_offset bigint,
+                                       to_offset bigint, instance text);
+            CREATE TABLE public.offered (event_id uuid NOT NULL);
+            CREATE FUNCTION public.note_position() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF TG_OP = 'INSERT' OR NEW.epoch <> OLD.epoch THEN
+                    INSERT INTO public.claimed (consumer, topic, partition, epoch, instance)
+                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, current_setting('triggers.instance', true));
+                ELSIF NEW.next_offset <> OLD.next_offset THEN
+                    INSERT INTO public.moved (consumer, topic, partition, epoch, from_offset, to_offset, instance)
+                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, OLD.next_offset, NEW.next_offset,
+                            current_setting('triggers.instance', true));
+                END IF;
+                RETURN NEW; END $$;
+            CREATE TRIGGER note_position BEFORE INSERT OR UPDATE ON consumer_positions FOR EACH ROW
+                EXECUTE FUNCTION public.note_position();
+            CREATE FUNCTION public.note_offered() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN INSERT INTO public.offered VALUES (NEW.event_id); RETURN NEW; END $$;
+            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW EXECUTE FUNCTION public.note_offered();";
+        sqlx::raw_sql(book).execute(&database).await.unwrap();
+        let ingest = system.role("ingest", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]);
+        let base_url = ingest.ready().await;
+        let mut apis = Vec::new();
+        for n in 0..ORGANIZATIONS {
+            apis.push(Api::of_new_organization(&base_url, &system.operator_token, &format!("Number {n}")).await);
+        }
+        Self { system, database, _ingest: ingest, apis, stop: Arc::default(), load: Vec::new() }
+    }
+
+    /// An endpoint of every organization.
+    async fn hook(&self, hook: &Hook) {
+        for api in &self.apis {
+            api.post("/v1/endpoints", &json!({"url": hook.url})).await.expect(201);
+        }
+    }
+
+    /// Every organization sends, until told to end.
+    fn put_under_load(&mut self) {
+        for api in &self.apis {
+            let mut sender = self.system.start_send(api, "-", 4);
+            let (mut pipe, stop) = (sender.stdin(), self.stop.clone());
+            self.load.push(tokio::spawn(async move {
+                let mut sent = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let lines: String = (0..10).map(|n| format!("{}\n", json!({"event_type": "n", "payload": sent + n}))).collect();
+                    pipe.write_all(lines.as_bytes()).await.unwrap();
+                    sent += 10;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                (sender, sent)
+            }));
+        }
+    }
+
+    /// Ends the load; answers how many events were accepted.
+    async fn end_load(&mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut total = 0;
+        for load in self.load.drain(..) {
+            // Its pipe is closed by now.
+            let (mut sender, sent) = load.await.unwrap();
+            assert_eq!(sender.ended().await.code(), Some(0), "{}", sender.log());
+            assert_eq!(sender.output().trim(), format!("{sent} accepted, 0 duplicates, 0 refused"));
+            total += sent;
+        }
+        total
+    }
+
+    /// A consumer that the database knows by name.
+    fn consumer(&self, role: &str, name: &str, database_url: &str) -> Process {
+        let url = format!("{database_url}&options=-c%20triggers.instance%3D{name}");
+        let settings = [
+            ("DATABASE_URL", url.as_str()),
+            ("CONSUMER_SESSION_TIMEOUT_MS", "3000"),
+            ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"),
+            ("WEBHOOK_ALLOW_HTTP", "true"),
+        ];
+        self.system.role(role, &settings)
+    }
+
+    async fn number(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.database).await.unwrap()
+    }
+
+    async fn claims_of(&self, name: &str) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM public.claimed WHERE instance = $1").bind(name).fetch_one(&self.database).await.unwrap()
+    }
+
+    /// Starts one and waits until it has partitions.
+    async fn join(&self, role: &str, name: &str) -> Process {
+        let process = self.consumer(role, name, &self.system.database_url);
+        self.claims(name, 0).await;
+        process
+    }
+
+    /// Waits until an instance has claimed something again.
+    async fn claims(&self, name: &str, before: i64) {
+        eventually(PATIENCE, &format!("{name} claims"), || async { (self.claims_of(name).await > before).then_some(()) }).await;
+    }
+
+    /// Waits until every partition of the events topic was claimed by this one last.
+    async fn owns_all(&self, name: &str) {
+        let sql = "SELECT count(*) FROM consumer_positions p WHERE topic LIKE '%events%' AND NOT EXISTS
+                       (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch) = (p.consumer, p.topic, p.partition, p.epoch)
+                                                           AND c.instance = $1)";
+        eventually(PATIENCE, &format!("{name} has all partitions"), || async {
+            let others: i64 = sqlx::query_scalar(sql).bind(name).fetch_one(&self.database).await.unwrap();
+            (others == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Holds that only who claimed an epoch moved a position under it, and that each move began where the last one ended.
+    async fn assert_fenced(&self) {
+        let by_others = "SELECT count(*) FROM public.moved m WHERE NOT EXISTS
+                (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch, c.instance)
+                                                    = (m.consumer, m.topic, m.partition, m.epoch, m.instance))";
+        assert_eq!(self.number(by_others).await, 0, "a position was moved by one who had not claimed it");
+        let jumps =
+            "SELECT count(*) FROM (SELECT from_offset, lag(to_offset) OVER (PARTITION BY consumer, topic, partition ORDER BY at) AS ended
+                                           FROM public.moved) AS moves WHERE ended <> from_offset";
+        assert_eq!(self.number(jumps).await, 0, "a position was moved back or by somebody else meanwhile");
+    }
+
+    /// Waits until so many events are shown, and holds that each was written once.
+    async fn shown_once(&self, total: u64) {
+        let total = i64::try_from(total).unwrap();
+        let rows = "SELECT count(*) FROM contract.events";
+        eventually(PATIENCE, "there are as many rows as events", || async { (self.number(rows).await >= total).then_some(()) }).await;
+        assert_eq!(self.number(rows).await, total, "exactly");
+        assert_eq!(self.number("SELECT count(*) FROM public.offered").await, total, "each was written once");
+    }
+}
+
+/// Holds that every accepted event came, and came once unless it was accepted within one of these times (milliseconds).
+async fn assert_received(bench: &Bench, hook: &Hook, total: u64, in_doubt: &[(i64, i64)]) {
+    let log = accepted(&bench.system).await;
+    assert_eq!(log.len() as u64, total);
+    hook.wait_for(&log.keys().cloned().collect::<Vec<_>>()).await;
+    // Whoever would be sent twice is sent twice soon.
+    let open = "SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL";
+    eventually(PATIENCE, "nothing is scheduled any more", || async { (bench.number(open).await == 0).then_some(()) }).await;
+    let mut twice = 0;
+    for (id, times) in hook.came() {
+        let accepted_at = log[&id];
+        let may_repeat = in_doubt.iter().any(|(from, to)| (*from..=*to).contains(&accepted_at));
+        assert!(
+            times.len() == 1 || (may_repeat && times.len() == 2),
+            "{id}, accepted at {accepted_at}, came at {times:?}; in doubt: {in_doubt:?}"
+        );
+        twice += times.len() - 1;
+    }
+    eprintln!("{twice} of {total} webhooks came twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_materializer_paused_past_its_session_in_the_middle_of_a_transaction_changes_nothing_and_works_again() {
+    let mut bench = Bench::start().await;
+    let first = bench.join("materializer", "first").await;
+    let second = bench.join("materializer", "second").await;
+    bench.put_under_load();
+    let rows = "SELECT count(*) FROM contract.events";
+    eventually(PATIENCE, "rows come", || async { (bench.number(rows).await > 100).then_some(()) }).await;
+    // Both flushes wait for this lock, with their positions moved and not committed.
+    let mut lock = bench.database.begin().await.unwrap();
+    sqlx::query("LOCK TABLE view.events IN SHARE MODE").execute(&mut *lock).await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually(PATIENCE, "both wait", || async { (bench.number(waiting).await >= 2).then_some(()) }).await;
+    first.signal(Signal::STOP);
+    lock.rollback().await.unwrap();
+    bench.owns_all("second").await;
+    let before = bench.claims_of("first").await;
+    first.signal(Signal::CONT);
+    bench.claims("first", before).await;
+    first.ready().await;
+    let moved = "SELECT count(*) FROM public.moved WHERE instance = 'first'";
+    let moves = bench.number(moved).await;
+    eventually(PATIENCE, "it works again", || async { (bench.number(moved).await > moves).then_some(()) }).await;
+    let total = bench.end_load().await;
+    bench.shown_once(total).await;
+    bench.assert_fenced().await;
+    drop((first, second));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dispatcher_paused_past_its_session_loses_nothing_and_repeats_only_what_was_in_hand() {
+    let mut bench = Bench::start().await;
+    let hook = Hook::slow(Duration::from_millis(20)).await;
+    bench.hook(&hook).await;
+    let first = bench.join("dispatcher", "first").await;
+    let second = bench.join("dispatcher", "second").await;
+    bench.put_under_load();
+    eventually(PATIENCE, "webhooks come", || async { (hook.came().len() > 100).then_some(()) }).await;
+    let paused_at = now_ms();
+    first.signal(Signal::STOP);
+    bench.owns_all("second").await;
+    let before = bench.claims_of("first").await;
+    first.signal(Signal::CONT);
+    let woken_at = now_ms();
+    bench.claims("first", before).await;
+    first.ready().await;
+    let moved = "SELECT count(*) FROM public.moved WHERE instance = 'first'";
+    let moves = bench.number(moved).await;
+    eventually(PATIENCE, "it works again", || async { (bench.number(moved).await > moves).then_some(()) }).await;
+    let total = bench.end_load().await;
+    // Until it has heard that its partitions are gone, who was woken also reads on.
+    assert_received(&bench, &hook, total, &[(paused_at - IN_HAND_MS, woken_at + IN_HAND_MS)]).await;
+    bench.assert_fenced().await;
+    drop((first, second));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_repeat_only_what_the_dead_one_had_in_hand() {
+    let mut bench = Bench::start().await;
+    let hook = Hook::slow(Duration::from_millis(20)).await;
+    bench.hook(&hook).await;
+    bench.put_under_load();
+    let mut first = bench.join("dispatcher", "first").await;
+    let second = bench.join("dispatcher", "second").await;
+    first.signal(Signal::TERM);
+    assert_eq!(first.ended().await.code(), Some(0), "{}", first.log());
+    bench.owns_all("second").await;
+    let third = bench.join("dispatcher", "third").await;
+    let came = hook.came().len();
+    eventually(PATIENCE, "webhooks come", || async { (hook.came().len() > came + 100).then_some(()) }).await;
+    let killed_at = now_ms();
+    second.signal(Signal::KILL);
+    drop(second);
+    bench.owns_all("third").await;
+    let fourth = bench.join("dispatcher", "fourth").await;
+    let total = bench.end_load().await;
+    assert_received(&bench, &hook, total, &[(killed_at - IN_HAND_MS, killed_at + 1_000)]).await;
+    bench.assert_fenced().await;
+    drop((third, fourth));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_whose_outcome_is_unknown_are_resolved_so_that_each_event_is_one_row_written_once() {
+    let mut bench = Bench::start().await;
+    let proxy = DatabaseProxy::start(&bench.system.database_url).await;
+    let materializer = bench.consumer("materializer", "only", &proxy.url);
+    bench.put_under_load();
+    let enough = || async { (proxy.cuts().0 >= 5 && proxy.cuts().1 >= 5).then_some(()) };
+    eventually(PATIENCE, "commits are cut before and after", enough).await;
+    let total = bench.end_load().await;
+    bench.shown_once(total).await;
+    bench.assert_fenced().await;
+    drop(materializer);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dispatcher_whose_commits_are_cut_sends_everything_once_and_schedules_it_once() {
+    let mut bench = Bench::start().await;
+    let hook = Hook::slow(Duration::from_millis(20)).await;
+    bench.hook(&hook).await;
+    let proxy = DatabaseProxy::start(&bench.system.database_url).await;
+    let dispatcher = bench.consumer("dispatcher", "only", &proxy.url);
+    bench.put_under_load();
+    let enough = || async { (proxy.cuts().0 >= 5 && proxy.cuts().1 >= 5).then_some(()) };
+    eventually(PATIENCE, "commits are cut before and after", enough).await;
+    let total = bench.end_load().await;
+    assert_received(&bench, &hook, total, &[]).await;
+    bench.assert_fenced().await;
+    drop(dispatcher);
+}

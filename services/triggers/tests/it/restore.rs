@@ -1,0 +1,126 @@
+//! A PostgreSQL that is restored from a backup older than the log: positions go back with it, and the log brings everything again.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use devstack::testing::{self, eventually};
+use devstack::{Options, Signal, Stack};
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::api::{Api, ids};
+use crate::deliveries::Hook;
+use crate::system::System;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const ROLE: [(&str, &str); 3] =
+    [("CONSUMER_SESSION_TIMEOUT_MS", "3000"), ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")];
+
+/// Copies a folder with its owners and rights.
+async fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().await.unwrap();
+    assert!(copied.success());
+}
+
+/// Posts so many events; every third has a key.
+async fn post(api: &Api, phase: &str, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for n in 0..count {
+        let event = json!({"event_type": phase, "payload": n});
+        let reply =
+            if n % 3 == 0 { api.post_event_as(&format!("{phase}-{n}"), &event).await } else { api.post("/v1/events", &event).await };
+        ids.push(reply.expect(201).json()["event_id"].as_str().unwrap().to_owned());
+    }
+    ids
+}
+
+async fn acknowledge(api: &Api, ids: &[String]) {
+    let reply = api.post("/v1/inbox/ack", &json!({"event_ids": ids})).await.expect(200).json();
+    assert_eq!(reply["acknowledged"], ids.len(), "{reply}");
+}
+
+/// Waits until the inbox has exactly these open events, in this order.
+async fn open(api: &Api, wanted: &[String]) {
+    eventually(PATIENCE, "exactly these are open", || async {
+        let reply = api.get("/v1/inbox?limit=1000&order=asc").await;
+        (reply.status == 200 && ids(reply.json()["events"].as_array().unwrap()) == wanted).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_is_missing_or_twice() {
+    let stack = Stack::start(Options { kafka: false, ..Options::test() }).await.unwrap();
+    let system = System::on(testing::shared().await.brokers(), &stack.database_url()).await;
+    let ingest = system.role("ingest", &ROLE);
+    let base_url = ingest.ready().await;
+    let api = Api::of_new_organization(&base_url, &system.operator_token, "Test").await;
+    let hook = Hook::start().await;
+    api.post("/v1/endpoints", &json!({"url": hook.url})).await.expect(201);
+    let mut consumers = ["materializer", "dispatcher"].map(|role| system.role(role, &ROLE));
+    for consumer in &consumers {
+        consumer.ready().await;
+    }
+    let before = post(&api, "before", 30).await;
+    open(&api, &before).await;
+    hook.wait_for(&before).await;
+    acknowledge(&api, &before[..10]).await;
+
+    let (data, backup) = (stack.data_dir().join("postgres").join("data"), stack.data_dir().join("backup"));
+    stack.postgres_stop().await.unwrap();
+    copy(&data, &backup).await;
+    stack.postgres_start().await.unwrap();
+    for consumer in &consumers {
+        consumer.ready().await;
+    }
+    // What the backup does not know.
+    let after = post(&api, "after", 30).await;
+    open(&api, &[&before[10..], &after[..]].concat()).await;
+    hook.wait_for(&after).await;
+    acknowledge(&api, &[&before[10..15], &after[..10]].concat()).await;
+    let left = [&before[15..], &after[10..]].concat();
+    open(&api, &left).await;
+
+    for consumer in &mut consumers {
+        consumer.signal(Signal::TERM);
+        assert_eq!(consumer.ended().await.code(), Some(0), "{}", consumer.log());
+    }
+    stack.postgres_stop().await.unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&backup, &data).await;
+    stack.postgres_start().await.unwrap();
+
+    // This instance remembers the key, and may say so: its event is on the log. Another one knows nothing, and accepts a twin.
+    let keyed = json!({"event_type": "after", "payload": 0});
+    let remembered = eventually(PATIENCE, "ingest answers", || async {
+        let reply = api.post_event_as("after-0", &keyed).await;
+        (reply.status == 201).then(|| reply.json()["event_id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    let second = system.role("ingest", &ROLE);
+    let elsewhere = Api { base_url: second.ready().await, ..api.clone() };
+    let twin = elsewhere.post_event_as("after-0", &keyed).await.expect(201).json()["event_id"].as_str().unwrap().to_owned();
+    let late = post(&elsewhere, "late", 3).await;
+
+    let consumers = ["materializer", "dispatcher"].map(|role| system.role(role, &ROLE));
+    for consumer in &consumers {
+        consumer.ready().await;
+    }
+    open(&api, &[left, late.clone()].concat()).await;
+    let all = [before.clone(), after.clone(), late].concat();
+    let everything = api.get("/v1/inbox?limit=1000&order=asc&include_acknowledged=true").await.expect(200).json();
+    assert_eq!(ids(everything["events"].as_array().unwrap()), all, "each once, in the order of the log");
+    for id in [&remembered, &twin] {
+        let event = api.get(&format!("/v1/events/{id}")).await.expect(200).json();
+        assert_eq!(event["payload"], 0, "{event}");
+        assert!(event["event_id"] == after[0].as_str() || event["duplicate_of"] == after[0].as_str(), "{event}");
+    }
+    hook.wait_for(&all).await;
+    let counts = hook.counts();
+    assert_eq!(counts.keys().collect::<BTreeSet<_>>(), all.iter().collect(), "no webhook but of these events");
+    assert!(before.iter().all(|id| counts[id] == 1), "what the backup knew as sent is not sent again");
+    assert!(counts.values().all(|count| *count <= 2), "{counts:?}");
+    drop((ingest, second, consumers));
+    stack.stop().await;
+}
