@@ -89,6 +89,11 @@ impl Api {
         self.with_key(made["key"].as_str().unwrap())
     }
 
+    /// The same key at another instance.
+    pub fn at(&self, base_url: &str) -> Self {
+        Self { base_url: base_url.to_owned(), ..self.clone() }
+    }
+
     /// The same system with this key of the same organization.
     pub fn with_key(&self, key: &str) -> Self {
         Self { key: key.to_owned(), ..self.clone() }

@@ -69,11 +69,12 @@ impl Bench {
         Self { system, database, _ingest: ingest, apis, stop: Arc::default(), load: Vec::new() }
     }
 
-    /// An endpoint of every organization.
-    async fn hook(&self, hook: &Hook) {
+    /// An endpoint of every organization, and a view: what is sent has keys, so its verdicts are waited for.
+    async fn hook(&self, hook: &Hook) -> Process {
         for api in &self.apis {
             api.post("/v1/endpoints", &json!({"url": hook.url})).await.expect(201);
         }
+        self.join("materializer", "view").await
     }
 
     /// Every organization sends, until told to end.
@@ -141,12 +142,12 @@ impl Bench {
     }
 
     /// Waits until every partition of the events topic was claimed by this one last.
-    async fn owns_all(&self, name: &str) {
-        let sql = "SELECT count(*) FROM consumer_positions p WHERE topic LIKE '%events%' AND NOT EXISTS
+    async fn owns_all(&self, role: &str, name: &str) {
+        let sql = "SELECT count(*) FROM consumer_positions p WHERE topic LIKE '%events%' AND consumer = $2 AND NOT EXISTS
                        (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch) = (p.consumer, p.topic, p.partition, p.epoch)
                                                            AND c.instance = $1)";
         eventually(PATIENCE, &format!("{name} has all partitions"), || async {
-            let others: i64 = sqlx::query_scalar(sql).bind(name).fetch_one(&self.database).await.unwrap();
+            let others: i64 = sqlx::query_scalar(sql).bind(name).bind(role).fetch_one(&self.database).await.unwrap();
             (others == 0).then_some(())
         })
         .await;
@@ -210,7 +211,7 @@ async fn a_materializer_paused_past_its_session_in_the_middle_of_a_transaction_c
     eventually(PATIENCE, "both wait", || async { (bench.number(waiting).await >= 2).then_some(()) }).await;
     first.signal(Signal::STOP);
     lock.rollback().await.unwrap();
-    bench.owns_all("second").await;
+    bench.owns_all("materializer", "second").await;
     let before = bench.claims_of("first").await;
     first.signal(Signal::CONT);
     bench.claims("first", before).await;
@@ -228,14 +229,14 @@ async fn a_materializer_paused_past_its_session_in_the_middle_of_a_transaction_c
 async fn a_dispatcher_paused_past_its_session_loses_nothing_and_repeats_only_what_was_in_hand() {
     let mut bench = Bench::start().await;
     let hook = Hook::slow(Duration::from_millis(20)).await;
-    bench.hook(&hook).await;
+    let view = bench.hook(&hook).await;
     let first = bench.join("dispatcher", "first").await;
     let second = bench.join("dispatcher", "second").await;
     bench.put_under_load();
     eventually(PATIENCE, "webhooks come", || async { (hook.came().len() > 100).then_some(()) }).await;
     let paused_at = now_ms();
     first.signal(Signal::STOP);
-    bench.owns_all("second").await;
+    bench.owns_all("dispatcher", "second").await;
     let before = bench.claims_of("first").await;
     first.signal(Signal::CONT);
     let woken_at = now_ms();
@@ -248,32 +249,32 @@ async fn a_dispatcher_paused_past_its_session_loses_nothing_and_repeats_only_wha
     // Until it has heard that its partitions are gone, who was woken also reads on.
     assert_received(&bench, &hook, total, &[(paused_at - IN_HAND_MS, woken_at + IN_HAND_MS)]).await;
     bench.assert_fenced().await;
-    drop((first, second));
+    drop((view, first, second));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_repeat_only_what_the_dead_one_had_in_hand() {
     let mut bench = Bench::start().await;
     let hook = Hook::slow(Duration::from_millis(20)).await;
-    bench.hook(&hook).await;
+    let view = bench.hook(&hook).await;
     bench.put_under_load();
     let mut first = bench.join("dispatcher", "first").await;
     let second = bench.join("dispatcher", "second").await;
     first.signal(Signal::TERM);
     assert_eq!(first.ended().await.code(), Some(0), "{}", first.log());
-    bench.owns_all("second").await;
+    bench.owns_all("dispatcher", "second").await;
     let third = bench.join("dispatcher", "third").await;
     let came = hook.came().len();
     eventually(PATIENCE, "webhooks come", || async { (hook.came().len() > came + 100).then_some(()) }).await;
     let killed_at = now_ms();
     second.signal(Signal::KILL);
     drop(second);
-    bench.owns_all("third").await;
+    bench.owns_all("dispatcher", "third").await;
     let fourth = bench.join("dispatcher", "fourth").await;
     let total = bench.end_load().await;
     assert_received(&bench, &hook, total, &[(killed_at - IN_HAND_MS, killed_at + 1_000)]).await;
     bench.assert_fenced().await;
-    drop((third, fourth));
+    drop((view, third, fourth));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -294,7 +295,7 @@ async fn commits_whose_outcome_is_unknown_are_resolved_so_that_each_event_is_one
 async fn a_dispatcher_whose_commits_are_cut_sends_everything_once_and_schedules_it_once() {
     let mut bench = Bench::start().await;
     let hook = Hook::slow(Duration::from_millis(20)).await;
-    bench.hook(&hook).await;
+    let view = bench.hook(&hook).await;
     let proxy = DatabaseProxy::start(&bench.system.database_url).await;
     let dispatcher = bench.consumer("dispatcher", "only", &proxy.url);
     bench.put_under_load();
@@ -303,5 +304,5 @@ async fn a_dispatcher_whose_commits_are_cut_sends_everything_once_and_schedules_
     let total = bench.end_load().await;
     assert_received(&bench, &hook, total, &[]).await;
     bench.assert_fenced().await;
-    drop(dispatcher);
+    drop((view, dispatcher));
 }

@@ -244,9 +244,10 @@ async fn a_topic_made_anew_under_running_roles_stops_and_is_mended_without_a_res
     installed.are_ready(true).await;
     assert_eq!(installed.log_epochs(partition).await, both(2));
     let (rest, _) = page(&installed.api, Some(&cursor), 1000).await;
-    assert_eq!([first, rest].concat(), [before.clone(), after].concat(), "an old cursor repeats nothing and skips nothing");
+    let all = [before.clone(), after].concat();
+    assert_eq!([first, rest].concat(), all, "an old cursor repeats nothing and skips nothing");
     installed.api.post(&format!("/v1/inbox/ack/{}", before[0]), &json!({})).await.expect(200);
-    assert_eq!(ids(&installed.api.inbox(1).await), before[1..2], "what is of the old log can be acknowledged");
+    assert_eq!(ids(&installed.api.inbox(5).await), all[1..], "what is of the old log can be acknowledged");
     assert!(installed.hook.counts().values().all(|count| *count == 1));
 }
 

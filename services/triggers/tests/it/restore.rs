@@ -99,7 +99,7 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     })
     .await;
     let second = system.role("ingest", &ROLE);
-    let elsewhere = Api { base_url: second.ready().await, ..api.clone() };
+    let elsewhere = api.at(&second.ready().await);
     let twin = elsewhere.post_event_as("after-0", &keyed).await.expect(201).json()["event_id"].as_str().unwrap().to_owned();
     let late = post(&elsewhere, "late", 3).await;
 
