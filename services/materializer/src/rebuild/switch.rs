@@ -41,7 +41,12 @@ pub(super) struct Switched {
 
 impl Switch<'_> {
     pub(super) async fn run(&self, course: &mut Course, progress: &(impl Fn(Progress) + Sync)) -> Result<Switched, RebuildError> {
-        let mut transaction = self.pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'").await?;
+        let mut transaction = self
+            .pool
+            .begin_with(
+                "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = 0",
+            )
+            .await?;
         let live = lock_live(&mut transaction).await?;
         let held = Instant::now();
         // An error or a time-out from here on ends the transaction, and the live view goes on.
