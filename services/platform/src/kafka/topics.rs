@@ -206,7 +206,7 @@ pub async fn apply(config: &KafkaConfig, differences: &[Difference], replication
 /// Waits until the brokers show topics that were just made: the controller answers before they have heard of it, and who asks next would be
 /// told that there are none. Bounded; that they exist is certain already.
 async fn until_shown(config: &KafkaConfig, made: &[&TopicSpec]) -> Result<(), TopicsError> {
-    let made: Vec<TopicSpec> = made.iter().map(|spec| TopicSpec::clone(spec)).collect();
+    let made: Vec<TopicSpec> = made.iter().copied().cloned().collect();
     let until = Instant::now() + TIMEOUT;
     while !made.is_empty() && existing(admin(config)?, &made).await?.len() < made.len() && Instant::now() < until {
         tokio::time::sleep(LOOK_AGAIN).await;

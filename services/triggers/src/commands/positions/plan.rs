@@ -79,7 +79,7 @@ pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, ho
         let all: Vec<&Known> = known.iter().collect();
         // Another log is another one for everybody who reads it.
         let is_recreated = |known: &&Known| matches!(known.outside(), Some(Outside::Recreated(..)));
-        let is_new_log = how == How::Recreated || (how == How::AsItIs && all.iter().filter(here).any(|known| is_recreated(known)));
+        let is_new_log = how == How::Recreated || (how == How::AsItIs && all.iter().filter(here).any(is_recreated));
         let is_moved = |known: &Known| is_new_log || (wanted(&known.position) && (how == How::Keep || known.outside().is_some()));
         let (moved, stays): (Vec<&Known>, Vec<&Known>) = all.iter().filter(here).copied().partition(|known| is_moved(known));
         let to = if how == How::Keep { one.position.next_offset } else { bounds.begin };
