@@ -30,8 +30,10 @@ use std::time::Instant;
 use anyhow::Context;
 
 pub use self::args::FaultArgs;
+use self::check::Violation;
 use self::plan::Planned;
 use self::publish::Report;
+use self::round::Left;
 use self::state::{State, Step, Verdict};
 use self::system::System;
 use crate::error::Failure;
@@ -58,18 +60,28 @@ pub async fn run(args: FaultArgs) -> Result<bool, Failure> {
         let system = System::start(args.shape(&folder)?).await.context("starting the system")?;
         println!("the system is up after {:.0} s", begun.elapsed().as_secs_f64());
         let mut system = Some(system);
+        let mut kept = Vec::new();
         for (number, planned) in left {
             if begun.elapsed() + args.longest_round() > args.budget {
                 println!("the time of this run is used up: go on with --resume");
                 break;
             }
-            let verdict = one(&mut system, &args, number, planned).await;
+            let verdict = one(&mut system, &args, number, planned, &mut kept).await;
             let step = Step { number, fault: planned.fault.id.to_owned(), verdict };
             publish::line(&step, steps.len());
             state.seconds = before + begun.elapsed().as_secs_f64();
             state.note(&folder, step)?;
         }
         if let Some(system) = system {
+            let found = match round::unchanged(&system, &kept, args.settle).await {
+                Ok(found) => found,
+                Err(error) => vec![Violation::new("not-read-again", format!("{error:#}"))],
+            };
+            println!("{} inboxes of all rounds read again: {} findings", kept.len(), found.len());
+            found.iter().for_each(|violation| println!("          {}: {}", violation.rule, violation.found));
+            state.at_the_end.extend(found);
+            state.seconds = before + begun.elapsed().as_secs_f64();
+            state.write(&folder)?;
             system.stop().await;
         }
     }
@@ -89,7 +101,7 @@ fn remove_logs(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Runs one step. A system that broke on the way is replaced: what it is in says nothing about the next fault.
-async fn one(slot: &mut Option<System>, args: &FaultArgs, number: usize, planned: &Planned) -> Verdict {
+async fn one(slot: &mut Option<System>, args: &FaultArgs, number: usize, planned: &Planned, kept: &mut Vec<Left>) -> Verdict {
     if slot.is_none() {
         let started = match args.folder().and_then(|folder| args.shape(&folder)) {
             Ok(shape) => System::start(shape).await,
@@ -105,10 +117,12 @@ async fn one(slot: &mut Option<System>, args: &FaultArgs, number: usize, planned
         return Verdict::NotRun(reason.0);
     }
     let name = format!("r{number}");
-    match round::run(system, &planned.fault, args.pace(), &name, planned.pick).await {
+    match round::run(system, &planned.fault, args.pace(), &name, planned.pick, kept).await {
         Ok(outcomes) => Verdict::Run(Box::new(outcomes)),
         Err(error) => {
             if let Some(system) = slot.take() {
+                // What it kept is gone with it.
+                kept.clear();
                 system.stop().await;
             }
             Verdict::Broken(format!("{error:#}"))

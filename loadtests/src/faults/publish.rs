@@ -42,7 +42,7 @@ impl Report {
             }
         }
         Self {
-            passed: left == 0 && state.done.iter().all(Step::passed),
+            passed: left == 0 && state.at_the_end.is_empty() && state.done.iter().all(Step::passed),
             left,
             seed: args.seed,
             brokers: args.nodes(),
@@ -158,6 +158,9 @@ fn as_markdown(report: &Report) -> String {
                 let _ = writeln!(text, "- {} {}: {}", step.number + 1, step.fault, summary(other));
             }
         }
+    }
+    for violation in &report.state.at_the_end {
+        let _ = writeln!(text, "- at the end: {}: {}", violation.rule, violation.found);
     }
     text
 }

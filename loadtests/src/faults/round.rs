@@ -58,8 +58,18 @@ pub struct Outcomes {
     pub violations: Vec<Violation>,
 }
 
-/// Runs a round. `name` begins all its tags and names.
-pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u64) -> anyhow::Result<Outcomes> {
+/// What a round left in the inbox of one organization, to be found unchanged at the end of the run.
+pub struct Left {
+    /// The organization.
+    pub org: Uuid,
+    /// A key of it.
+    pub key: String,
+    /// All of it, in order.
+    pub rows: Vec<Shown>,
+}
+
+/// Runs a round, and adds to `left` what it leaves. `name` begins all its tags and names.
+pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u64, left: &mut Vec<Left>) -> anyhow::Result<Outcomes> {
     system.receiver.forget();
     let tenants = Arc::new(system.tenants(name).await.context("making organizations")?);
     let begin = system.ends().await?;
@@ -95,8 +105,33 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
     }
     let ends = settled(system, pace.settle, &mut outcomes).await?;
     let round = Round { system, fault, ground: &ground, struck: &struck, settle: pace.settle };
-    round.compare(begin, ends, claims, load, &mut outcomes).await?;
+    left.extend(round.compare(begin, ends, claims, load, &mut outcomes).await?);
     Ok(outcomes)
+}
+
+/// At the end of a run: what each round left is as it was left, and the view is still what the log, read from its begin, says.
+pub async fn unchanged(system: &System, left: &[Left], settle: Duration) -> anyhow::Result<Vec<Violation>> {
+    let mut outcomes = Outcomes::default();
+    let ends = settled(system, settle, &mut outcomes).await?;
+    let log = system.read_log(None, ends).await.context("reading the whole log")?;
+    let verdicts = view::verdicts(&system.pool).await?;
+    let mut found = Vec::new();
+    for Left { org, key, rows } in left {
+        let now = view::inbox(&system.api, key, Instant::now() + settle).await.context("reading an inbox")?;
+        if now != *rows {
+            let differs = rows.iter().zip(&now).find(|(before, now)| before != now).map_or(Uuid::nil(), |(before, _)| before.id);
+            let told = format!(
+                "the inbox of {org} had {} events after its round and has {} now; the first that differs is {differs}",
+                rows.len(),
+                now.len()
+            );
+            found.push(Violation::new("changed-later", told));
+        }
+        found.extend(equals_the_log(*org, &log.events, &log.acked, &verdicts, &now));
+        found.extend(verdicts_are_justified(*org, &log.events, &verdicts));
+    }
+    keep_examples(found, &mut outcomes);
+    Ok(outcomes.violations)
 }
 
 /// Waits until what was accepted before `since` is visible to the tails, and all consumers have passed the log's ends as they are first
@@ -164,9 +199,9 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    async fn compare(&self, begin: Ends, ends: Ends, claims: i64, load: Load, outcomes: &mut Outcomes) -> anyhow::Result<()> {
+    async fn compare(&self, begin: Ends, ends: Ends, claims: i64, load: Load, outcomes: &mut Outcomes) -> anyhow::Result<Vec<Left>> {
         let Self { system, ground, struck, .. } = self;
-        let mut found = Vec::new();
+        let (mut found, mut left) = (Vec::new(), Vec::new());
         let deadline = Instant::now() + self.settle;
         let mut inboxes = Vec::new();
         for tenant in ground.tenants.iter() {
@@ -199,6 +234,7 @@ impl Round<'_> {
             outcomes.shown += rows.len();
             outcomes.repeated += repeated;
             outcomes.delivered += receipts.iter().filter(|receipt| receipt.answered).count();
+            left.push(Left { org: tenant.org, key: tenant.key.clone(), rows });
         }
         outcomes.acknowledged = acks.values().filter(|ack| **ack == super::ledger::Ack::Confirmed).count();
         found.extend(log.unreadable.into_iter().map(|told| Violation::new("unreadable", told)));
@@ -208,7 +244,7 @@ impl Round<'_> {
         found.extend(audit::offences(&system.pool).await?);
         found.extend(system.fleet.ended_alone().into_iter().map(|name| Violation::new("ended-alone", format!("{name} ended by itself"))));
         keep_examples(found, outcomes);
-        Ok(())
+        Ok(left)
     }
 
     /// Waits for the webhooks of all that is listed; what does not come is found by the comparison.

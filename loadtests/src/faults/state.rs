@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use super::check::Violation;
 use super::round::Outcomes;
 
 /// How one fault went.
@@ -36,6 +37,9 @@ pub struct State {
     pub plan: String,
     /// Finished steps.
     pub done: Vec<Step>,
+    /// What was found when the inboxes of all rounds were read again at the end, in any part of the run.
+    #[serde(default)]
+    pub at_the_end: Vec<Violation>,
     /// Wall clock over all parts of the run, seconds.
     pub seconds: f64,
 }
@@ -70,11 +74,16 @@ impl State {
         self.done.iter().any(|step| step.number == number && !matches!(step.verdict, Verdict::Broken(_)))
     }
 
-    /// Notes a step and writes the file as a whole.
+    /// Notes a step.
     pub fn note(&mut self, folder: &Path, step: Step) -> anyhow::Result<()> {
         self.done.retain(|known| known.number != step.number);
         self.done.push(step);
         self.done.sort_by_key(|step| step.number);
+        self.write(folder)
+    }
+
+    /// Writes the file as a whole.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let next = path(folder).with_extension("next");
         let write = || std::fs::write(&next, serde_json::to_vec_pretty(self)?).and_then(|()| std::fs::rename(&next, path(folder)));
         write().with_context(|| format!("writing {}", path(folder).display()))
