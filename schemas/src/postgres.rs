@@ -21,4 +21,5 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, name: "partitions", sql: include_str!("../postgres/0006_partitions.sql") },
     Migration { version: 7, name: "rejected", sql: include_str!("../postgres/0007_rejected.sql") },
     Migration { version: 9, name: "rebuild", sql: include_str!("../postgres/0009_rebuild.sql") },
+    Migration { version: 10, name: "erasure", sql: include_str!("../postgres/0010_erasure.sql") },
 ];

@@ -2,7 +2,8 @@
 //!
 //! Lives here: endpoints and their routes ([`routes`]), the pass over the log ([`run`]) and the schedule of what it did not finish. The pure
 //! core is `matching`, `ledger`, `intake`, `queues`, `schedule`, `sign`, `body` and `egress`; around it lie `directory` (endpoints from the
-//! database), `attempt` and `resolver` (HTTP), `flight` and `reporting` (an attempt and its report), `rows` and `commit` (SQL), `verdicts` and `retries`.
+//! database), `attempt` and `resolver` (HTTP), `flight` and `reporting` (an attempt and its report), `erasing` (what goes with an
+//! organization), `rows` and `commit` (SQL), `verdicts` and `retries`.
 //!
 //! Does not live here: the inbox and what it shows of deliveries (`materializer`, which reads the reports), who may call (`tenancy`).
 
@@ -14,6 +15,7 @@ mod delivery;
 mod directory;
 mod egress;
 mod endpoints;
+mod erasing;
 mod flight;
 mod intake;
 mod ledger;

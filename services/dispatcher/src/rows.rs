@@ -350,6 +350,21 @@ pub async fn depth(pool: &PgPool) -> Result<i64, sqlx::Error> {
     Ok(rows)
 }
 
+/// Deletes rows of an organization, at most a batch, finished or not; an attempt under way then finds nothing to settle. Answers how many.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
+    let erased = sqlx::query(
+        "DELETE FROM delivery_schedule WHERE delivery_id IN (SELECT delivery_id FROM delivery_schedule WHERE org_id = $1 LIMIT $2)",
+    )
+    .bind(org_id.as_uuid())
+    .bind(SWEEP_ROWS)
+    .execute(connection)
+    .await?;
+    Ok(erased.rows_affected())
+}
+
 /// Attempts are a handful; the column is a signed integer.
 fn number(attempts: u32) -> i32 {
     i32::try_from(attempts).unwrap_or(i32::MAX)

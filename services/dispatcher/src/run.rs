@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use platform::erasure::Erasure;
 use platform::fence::{self, PositionWatch};
 use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
@@ -25,7 +26,7 @@ use crate::reporting::Reporter;
 use crate::retries::Retries;
 use crate::slots::Slots;
 use crate::verdicts::MATERIALIZER;
-use crate::{CONSUMER, retries};
+use crate::{CONSUMER, erasing, retries};
 
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 const CONSUMER_STOP: Duration = Duration::from_secs(5);
@@ -61,6 +62,9 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), DispatchError> {
     let component = health.component(CONSUMER);
+    let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, vec![kafka.topics.events.clone()]);
+    // Ends with this function, however that ends. Also while nothing is sent.
+    let _erasing = AbortOnDropHandle::new(tokio::spawn(erasing::run(pool.clone(), erasure, shutdown.clone())));
     if !config.delivers {
         info!("Webhook delivery is switched off; positions stay where they are.");
         component.up();

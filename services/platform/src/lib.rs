@@ -4,6 +4,7 @@
 //! and who may call them lives in the slices; table layouts live in `schemas`.
 
 pub mod config;
+pub mod erasure;
 pub mod fence;
 pub mod health;
 pub mod http;

@@ -80,6 +80,22 @@ pub async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization>, sqlx
         .await
 }
 
+/// Puts the tombstone in place: the keys are dead, nothing more is sent, and the slices begin to take everything away. Again changes nothing.
+/// `false`: there never was such an organization.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn erase(pool: &PgPool, id: OrgId) -> Result<bool, sqlx::Error> {
+    let found: Option<bool> = sqlx::query_scalar(
+        "WITH marked AS (UPDATE organizations SET status = 'erasing', webhook_url = NULL WHERE id = $1 AND status = 'active')
+         SELECT true FROM organizations WHERE id = $1",
+    )
+    .bind(id.as_uuid())
+    .fetch_optional(pool)
+    .await?;
+    Ok(found.is_some())
+}
+
 /// The oldest active organization of that name.
 ///
 /// # Errors

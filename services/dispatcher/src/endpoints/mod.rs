@@ -246,6 +246,7 @@ fn invalid(details: Vec<FieldError>) -> Problem {
 fn refused(error: StoreError) -> Problem {
     match error {
         StoreError::TooMany => Problem::new(StatusCode::CONFLICT, "too_many_endpoints", error.to_string()),
+        StoreError::Erased => Problem::unauthorized(error.to_string()),
         StoreError::Sql(error) => failed(error),
     }
 }

@@ -75,6 +75,9 @@ pub enum StoreError {
     /// The organization has as many as it may have.
     #[error("an organization has at most {MAX_ENDPOINTS} endpoints")]
     TooMany,
+    /// The organization was erased: whose key was cached may still ask.
+    #[error("this API key is not known")]
+    Erased,
     /// As PostgreSQL has it.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
@@ -90,10 +93,18 @@ async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error
 /// Makes an endpoint and answers its row as stored.
 ///
 /// # Errors
-/// [`StoreError::TooMany`], or as PostgreSQL has them; nothing is stored then.
+/// [`StoreError::TooMany`], [`StoreError::Erased`], or as PostgreSQL has them; nothing is stored then.
 pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
+    // An erasure raises the version too: it has deleted all endpoints before this, or deletes this one as well.
+    let (is_erased,): (bool,) = sqlx::query_as("SELECT EXISTS (SELECT FROM contract.organizations WHERE id = $1 AND status <> 'active')")
+        .bind(new.org_id.as_uuid())
+        .fetch_one(&mut *transaction)
+        .await?;
+    if is_erased {
+        return Err(StoreError::Erased);
+    }
     // Changes take turns, so this count holds until the commit.
     let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM endpoints WHERE org_id = $1 AND deleted_at IS NULL")
         .bind(new.org_id.as_uuid())

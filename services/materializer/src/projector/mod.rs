@@ -8,6 +8,7 @@ pub(crate) mod batch;
 mod dead_letters;
 mod decode;
 mod duplicates;
+mod erasing;
 pub(crate) mod flush;
 pub(crate) mod generation;
 mod lag;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use platform::erasure::Erasure;
 use platform::fence;
 use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
@@ -111,10 +113,13 @@ pub async fn run(
 ) -> Result<(), Error> {
     let component = health.component(CONSUMER);
     let flusher = Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
-    // Both end with this function, however that ends.
+    // All end with this function, however that ends.
     let retaining = retention::run(pool.clone(), config.retention_days, config.retention_interval, shutdown.clone());
     let _retaining = AbortOnDropHandle::new(tokio::spawn(retaining));
     let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweep::run(pool.clone(), config.sweep_interval, shutdown.clone())));
+    let topics = vec![kafka.topics.events.clone(), kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
+    let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, topics);
+    let _erasing = AbortOnDropHandle::new(tokio::spawn(erasing::run(pool.clone(), erasure, shutdown.clone())));
     while fence::reachable(&pool, &shutdown, |reason| component.down(reason)).await {
         let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_materializer, &kafka.topics.events);
         settings.followed = vec![kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];

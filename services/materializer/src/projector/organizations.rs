@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 /// Known ones that are remembered; beyond it the memory begins anew.
 const REMEMBERED: usize = 100_000;
-/// How long an organization that is erased may be taken for an active one.
+/// How long an organization that is erased may be taken for an active one; `platform::erasure` waits longer.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// How an organization stands.

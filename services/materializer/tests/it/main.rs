@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod acks;
+mod erasing;
 mod inbox;
 mod projector;
 mod rebuild;

@@ -19,7 +19,7 @@ use crate::{Tenancy, grant};
 pub fn routes(tenancy: Tenancy) -> Router {
     Router::new()
         .route("/organizations", post(organizations::create).get(organizations::list))
-        .route("/organizations/{id}", get(organizations::show))
+        .route("/organizations/{id}", get(organizations::show).delete(organizations::erase))
         .route("/organizations/{id}/keys", post(keys::create_for_operator))
         .route("/keys", post(keys::create).get(keys::show_own))
         .route("/keys/list", get(keys::list))

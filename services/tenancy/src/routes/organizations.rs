@@ -72,6 +72,16 @@ pub(super) async fn show(
     found.map(|organization| Json(organization.into())).ok_or_else(Problem::not_found)
 }
 
+/// Answers once the tombstone is committed; what is left then goes by itself, and `GET` tells when it has gone.
+pub(super) async fn erase(_: Operator, State(tenancy): State<Tenancy>, PathId(id): PathId<OrgId>) -> Result<StatusCode, Problem> {
+    if !organizations::erase(&tenancy.pool, id).await.map_err(|error| database_problem(&error))? {
+        return Err(Problem::not_found());
+    }
+    // Every instance hears of it; this one need not wait for that.
+    tenancy.authenticator.cache().forget_organization(id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct Page {
     organizations: Vec<OrganizationReply>,

@@ -8,6 +8,7 @@
 
 mod decoders;
 mod dev_keys;
+mod erasure;
 mod instance;
 mod limits;
 mod outage;

@@ -103,6 +103,10 @@ impl Api {
         self.send(self.http.request(Method::GET, self.url(path))).await
     }
 
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.send(self.http.request(Method::DELETE, self.url(path))).await
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Reply {
         self.send(self.http.request(Method::POST, self.url(path)).json(body)).await
     }

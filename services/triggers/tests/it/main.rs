@@ -11,6 +11,7 @@ mod deliveries;
 mod dlq;
 mod duplicates;
 mod fencing;
+mod erasure;
 mod log;
 mod native;
 mod outages;

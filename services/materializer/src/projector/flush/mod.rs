@@ -344,7 +344,9 @@ fn org_of(item: &Item) -> Option<OrgId> {
         // All of one record have the organization that is its key.
         Content::Acks(acks) => acks.first().map(|ack| ack.org_id),
         Content::Attempt(attempt) => Some(attempt.org_id),
-        Content::Dead(_) | Content::Skipped => None,
+        // Of an erased organization even what nobody can read is passed over.
+        Content::Dead(_) => std::str::from_utf8(item.record.key.as_deref()?).ok()?.parse().ok(),
+        Content::Skipped => None,
     }
 }
 

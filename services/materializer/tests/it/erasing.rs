@@ -1,0 +1,129 @@
+//! An organization is erased while its records arrive and the view is rebuilt: nothing of it is left, and nothing brings it back.
+
+use materializer::rebuild::{self, RebuildConfig, RebuildError};
+use schemas::ids::{EndpointId, EventId, OrgId};
+use schemas::records::{Dedup, DeliveryOutcome, Event};
+use time::OffsetDateTime;
+
+use crate::projector::deliveries::attempt;
+use crate::projector::harness::{Bench, PATIENCE, event, keyed};
+use crate::projector::retention::append_to;
+
+const REBUILD: RebuildConfig = RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
+
+/// Rows of an organization over all tables of the materializer.
+async fn left(bench: &Bench, org: OrgId) -> i64 {
+    let statement = "SELECT (SELECT count(*) FROM view.events WHERE org_id = $1) + (SELECT count(*) FROM view.deliveries WHERE org_id = $1)
+             + (SELECT count(*) FROM view.delivery_attempts WHERE org_id = $1) + (SELECT count(*) FROM view.pending_effects WHERE org_id = $1)
+             + (SELECT count(*) FROM view.rejected WHERE org_id = $1) + (SELECT count(*) FROM dedup_keys WHERE org_id = $1)
+             + (SELECT count(*) FROM verdicts WHERE org_id = $1) + (SELECT count(*) FROM event_places WHERE org_id = $1)
+             + (SELECT count(*) FROM view_dropped WHERE org_id = $1)";
+    sqlx::query_scalar(statement).bind(org.as_uuid()).fetch_one(&bench.pool).await.unwrap()
+}
+
+/// Something for each of the tables.
+async fn write_everything(bench: &Bench, org: OrgId) {
+    let ids = bench.flow(&[org], 10).await;
+    for _ in 0..2 {
+        bench.event(&keyed(org, Dedup::dedup_id("k", b""))).await;
+    }
+    append_to(bench, 1, &Event { event_id: EventId::of_place("t", 0, 0, 0), ..event(org) }).await;
+    bench.json_event(org, "garbage").await;
+    bench.ack(org, EventId::generate()).await;
+    bench.attempt(&attempt(org, ids[0], EndpointId::generate(), 1, DeliveryOutcome::Retrying)).await;
+    bench.append(&bench.topics().deliveries, Some(org.to_string().as_bytes()), Some(b"garbage"), &[]).await;
+}
+
+async fn set_status(bench: &Bench, org: OrgId, status: &str) {
+    let statement = "UPDATE organizations SET status = $2 WHERE id = $1";
+    sqlx::query(statement).bind(org.as_uuid()).bind(status).execute(&bench.pool).await.unwrap();
+}
+
+/// `false`: the erasure was just about to end, and kept the rebuild away.
+async fn rebuilt(bench: &Bench) -> bool {
+    match rebuild::rebuild(bench.pool.clone(), bench.kafka.clone(), REBUILD, |_| {}).await {
+        Ok(done) => {
+            assert!(done.switched, "{:?}", done.differences);
+            true
+        }
+        Err(RebuildError::Busy) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the_other_one_is_whole() {
+    let bench = Bench::start().await;
+    let (kept, erased) = (bench.organization(0).await, bench.organization(1).await);
+    let projecting = bench.project();
+    write_everything(&bench, kept).await;
+    write_everything(&bench, erased).await;
+    sqlx::query("INSERT INTO view_dropped VALUES ($1, 1, 1, 1, now())").bind(erased.as_uuid()).execute(&bench.pool).await.unwrap();
+    bench.passed().await;
+    let dead_letters = bench.dead_letters().await.len();
+    assert_eq!(dead_letters, 4, "two of each organization");
+    let (ours, theirs) = (bench.flowing(&[kept], 2_000), bench.flowing(&[erased], 2_000));
+    bench.shown(300).await;
+
+    set_status(&bench, erased, "erasing").await;
+    let mut rebuilds = 0;
+    while !ours.is_finished() || !theirs.is_finished() || rebuilds < 2 {
+        rebuilds += usize::from(rebuilt(&bench).await);
+    }
+    write_everything(&bench, erased).await;
+    devstack::testing::eventually(PATIENCE, "the materializer is done", || async {
+        (bench.count("SELECT count(*) FROM erasures WHERE consumer = 'materializer' AND done_at IS NOT NULL").await == 1).then_some(())
+    })
+    .await;
+    let ids = ours.await.unwrap();
+    theirs.await.unwrap();
+    write_everything(&bench, erased).await;
+    bench.passed().await;
+    assert_eq!((left(&bench, erased).await, bench.dead_letters().await.len()), (0, dead_letters));
+    let of_kept = left(&bench, kept).await;
+    for id in ids {
+        assert!(bench.row(kept, id).await.is_some(), "an event of the other organization is missing");
+    }
+
+    // As a whole system does when the dispatcher is done as well.
+    sqlx::query("INSERT INTO erasures (org_id, consumer) VALUES ($1, 'dispatcher')")
+        .bind(erased.as_uuid())
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE erasures SET done_at = now() WHERE consumer = 'dispatcher'").execute(&bench.pool).await.unwrap();
+    assert_eq!(bench.count("SELECT count(*) FROM organizations WHERE status = 'erased'").await, 1);
+    assert!(rebuilt(&bench).await);
+    let from = OffsetDateTime::now_utc() - time::Duration::days(1);
+    rebuild::replay(bench.pool.clone(), bench.kafka.clone(), (from, None), 30, |_| {}).await.unwrap();
+    assert_eq!((left(&bench, erased).await, left(&bench, kept).await), (0, of_kept));
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_is_not_erased_before_the_positions_have_passed_and_no_unfinished_generation_holds_it() {
+    let bench = Bench::start().await;
+    let erased = bench.organization(1).await;
+    bench.flow(&[erased], 5).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    sqlx::query("SELECT view_begin_next()").execute(&bench.pool).await.unwrap();
+    // A partition that this materializer is told nothing of stays behind.
+    let behind = "UPDATE consumer_positions SET epoch = epoch + 1, next_offset = 0 WHERE partition = 1 AND topic = $1";
+    set_status(&bench, erased, "erasing").await;
+    sqlx::query(behind).bind(&bench.topics().acks).execute(&bench.pool).await.unwrap();
+    bench.ack(erased, EventId::generate()).await;
+    devstack::testing::eventually(PATIENCE, "the end of the log is noted and nothing is left", || async {
+        let noted = bench.count("SELECT count(*) FROM erasures WHERE ends IS NOT NULL").await;
+        (noted == 1 && left(&bench, erased).await == 0).then_some(())
+    })
+    .await;
+    bench.passed().await;
+    assert_eq!(bench.count("SELECT count(*) FROM erasures WHERE done_at IS NOT NULL").await, 0);
+    rebuild::abandon(&bench.pool).await.unwrap();
+    devstack::testing::eventually(PATIENCE, "it is done", || async {
+        (bench.count("SELECT count(*) FROM erasures WHERE done_at IS NOT NULL").await == 1).then_some(())
+    })
+    .await;
+    projecting.stop().await;
+}

@@ -1,0 +1,192 @@
+//! An organization is erased while events, acks and webhooks flow for it and for another one.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use devstack::testing::{eventually, read_topic};
+use schemas::topics;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::api::Api;
+use crate::log::Writer;
+use crate::system::System;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What was in flight at the answer has arrived by then, on a busy machine too. Retries come each second, for twenty seconds.
+const IN_FLIGHT: Duration = Duration::from_secs(3);
+
+/// What arrived: at which path, under which id, and when.
+type Arrivals = Arc<Mutex<Vec<(String, String, Instant)>>>;
+
+/// Serves until dropped; answers 500 at `fails`.
+struct Hooks {
+    url: String,
+    arrivals: Arrivals,
+    _server: AbortOnDropHandle<()>,
+}
+
+impl Hooks {
+    async fn start() -> Self {
+        let arrivals = Arrivals::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().route("/{name}", axum::routing::post(note)).with_state(arrivals.clone());
+        let _server = AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
+        Self { url, arrivals, _server }
+    }
+
+    /// Ids that arrived at a path after this time.
+    fn since(&self, name: &str, after: Option<Instant>) -> BTreeSet<String> {
+        let arrivals = self.arrivals.lock().unwrap();
+        let counts = |(at_name, _, at): &&(String, String, Instant)| at_name == name && after.is_none_or(|after| *at > after);
+        arrivals.iter().filter(counts).map(|(_, id, _)| id.clone()).collect()
+    }
+}
+
+async fn note(State(arrivals): State<Arrivals>, Path(name): Path<String>, headers: HeaderMap) -> StatusCode {
+    let status = if name == "fails" { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::NO_CONTENT };
+    arrivals.lock().unwrap().push((name, headers["webhook-id"].to_str().unwrap().to_owned(), Instant::now()));
+    status
+}
+
+async fn endpoint(api: &Api, url: String) {
+    let schedule = [1; 20];
+    api.post("/v1/endpoints", &json!({"url": url, "retry_schedule": schedule})).await.expect(201);
+}
+
+/// Sends events and acknowledges some until told to stop or refused; answers what was accepted, and what of it was acknowledged.
+async fn flow(api: Api, stop: Arc<AtomicBool>) -> (Vec<String>, BTreeSet<String>) {
+    let (mut accepted, mut acknowledged) = (Vec::new(), BTreeSet::new());
+    while !stop.load(Ordering::Relaxed) {
+        let reply = api.post("/v1/events", &json!({"event_type": "a", "payload": accepted.len()})).await;
+        if reply.status == 401 {
+            break;
+        }
+        let id = reply.expect(201).json()["event_id"].as_str().unwrap().to_owned();
+        if accepted.len() % 4 == 0 {
+            match api.post(&format!("/v1/events/{id}/ack"), &json!({})).await.status {
+                200 | 202 => drop(acknowledged.insert(id.clone())),
+                401 => break,
+                // Too busy to know yet.
+                status => assert!([404, 503].contains(&status), "{status}"),
+            }
+        }
+        accepted.push(id);
+    }
+    (accepted, acknowledged)
+}
+
+/// Tables with rows of the organization, the tombstone's own and those of how far its erasure is left out, and emptied endpoints.
+async fn left(database: &PgPool, org_id: &str) -> Vec<String> {
+    let tables: Vec<(String,)> = sqlx::query_as(
+        "SELECT format('%I.%I', c.table_schema, c.table_name) FROM information_schema.columns c
+         JOIN information_schema.tables t USING (table_schema, table_name)
+         WHERE c.column_name = 'org_id' AND t.table_type = 'BASE TABLE' AND c.table_name <> 'erasures'",
+    )
+    .fetch_all(database)
+    .await
+    .unwrap();
+    let mut found = Vec::new();
+    for (table,) in tables {
+        let emptied =
+            if table == "public.endpoints" { "AND NOT (url = '' AND sealed_secret IS NULL AND sealed_headers IS NULL)" } else { "" };
+        let count = AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE org_id = '{org_id}' {emptied}"));
+        let rows: i64 = sqlx::query_scalar(count).fetch_one(database).await.unwrap();
+        if rows > 0 {
+            found.push(format!("{table}: {rows}"));
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_one_loses_nothing() {
+    let system = System::shared().await;
+    let settings = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")];
+    let (_ingest, _materializer, kept) = system.inbox_roles(&settings).await;
+    let dispatcher = system.role("dispatcher", &settings);
+    dispatcher.ready().await;
+    let erased = Api::of_new_organization(&kept.base_url, &system.operator_token, "Erased").await;
+    let operator = kept.with_key(&system.operator_token);
+    let hooks = Hooks::start().await;
+    endpoint(&kept, format!("{}/kept", hooks.url)).await;
+    endpoint(&erased, format!("{}/erased", hooks.url)).await;
+    endpoint(&erased, format!("{}/fails", hooks.url)).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let flowing: Vec<_> = [&kept, &kept, &erased, &erased].map(|api| tokio::spawn(flow(api.clone(), stop.clone()))).into();
+    eventually(PATIENCE, "webhooks arrive and some wait for their next attempt", || async {
+        let enough = |name| hooks.since(name, None).len() >= 30;
+        (enough("kept") && enough("erased") && enough("fails")).then_some(())
+    })
+    .await;
+    let path = format!("/v1/organizations/{}", erased.org_id);
+    operator.delete(&path).await.expect(204);
+    let answered = Instant::now();
+    erased.get("/v1/inbox").await.expect(401);
+    operator.delete(&path).await.expect(204);
+    assert_eq!(operator.get(&path).await.expect(200).json()["status"], "erasing");
+    eventually(PATIENCE, "it is erased", || async { (operator.get(&path).await.expect(200).json()["status"] == "erased").then_some(()) })
+        .await;
+    stop.store(true, Ordering::Relaxed);
+    let mut flowed = Vec::new();
+    for flow in flowing {
+        flowed.push(flow.await.unwrap());
+    }
+    let database = system.database().await;
+    assert_eq!(left(&database, &erased.org_id).await, [""; 0]);
+    for name in ["erased", "fails"] {
+        assert_eq!(hooks.since(name, Some(answered + IN_FLIGHT)), BTreeSet::new(), "sent after the answer to {name}");
+    }
+
+    // A native producer knows nothing of it.
+    let (writer, events) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
+    writer.write(&events, None, &erased.org_id, b"garbage", &[]).await;
+    let event = br#"{"event_type": "a", "payload": 1}"#;
+    let (partition, offset) = writer.write(&events, None, &erased.org_id, event, &[]).await;
+    eventually(PATIENCE, "both consumers have passed it", || async {
+        let passed = "SELECT count(*) FROM consumer_positions WHERE topic = $1 AND partition = $2 AND next_offset > $3";
+        let passed: i64 = sqlx::query_scalar(passed).bind(&events).bind(partition).bind(offset).fetch_one(&database).await.unwrap();
+        (passed == 2).then_some(())
+    })
+    .await;
+    let accepted: BTreeSet<String> = flowed[..2].iter().flat_map(|(accepted, _)| accepted.clone()).collect();
+    let acknowledged: BTreeSet<String> = flowed[..2].iter().flat_map(|(_, acknowledged)| acknowledged.clone()).collect();
+    nothing_is_missing(&system, &hooks, &kept, (&accepted, &acknowledged)).await;
+    system.run(&["view", "rebuild"]).await.expect(0);
+    system.run(&["view", "replay", "--from", "2020-01-01T00:00:00Z"]).await.expect(0);
+    assert_eq!(left(&database, &erased.org_id).await, [""; 0], "nothing is brought back");
+    nothing_is_missing(&system, &hooks, &kept, (&accepted, &acknowledged)).await;
+    assert_eq!(read_topic(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await.len(), 0);
+}
+
+/// Every accepted event is in the inbox until it is acknowledged, and was sent to the endpoint unless it was acknowledged before.
+async fn nothing_is_missing(system: &System, hooks: &Hooks, api: &Api, (accepted, acknowledged): (&BTreeSet<String>, &BTreeSet<String>)) {
+    let database = system.database().await;
+    eventually(PATIENCE, "the other organization's events are all there", || async {
+        let rows: Vec<(String, bool)> =
+            sqlx::query_as("SELECT event_id::text, acknowledged_at IS NOT NULL FROM view.events WHERE org_id = $1::uuid")
+                .bind(&api.org_id)
+                .fetch_all(&database)
+                .await
+                .unwrap();
+        let shown: BTreeSet<&String> = rows.iter().map(|(id, _)| id).collect();
+        let done: BTreeSet<&String> = rows.iter().filter(|(_, done)| *done).map(|(id, _)| id).collect();
+        (rows.len() == accepted.len() && accepted.iter().all(|id| shown.contains(id)) && acknowledged.iter().all(|id| done.contains(id)))
+            .then_some(())
+    })
+    .await;
+    eventually(PATIENCE, "they were all sent", || async {
+        let sent = hooks.since("kept", None);
+        accepted.difference(acknowledged).all(|id| sent.contains(id)).then_some(())
+    })
+    .await;
+}
