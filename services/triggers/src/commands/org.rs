@@ -1,6 +1,6 @@
 //! `triggers org`: organizations, as the operator.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -32,6 +32,14 @@ enum Action {
         /// Its id
         id: String,
     },
+    /// Erase one for good: its keys die at once, its events, endpoints and deliveries go within minutes. Needs --yes
+    Erase {
+        /// Its id
+        id: String,
+        /// Do it; there is no way back
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Runs it.
@@ -46,9 +54,18 @@ pub async fn run(client: &Client, args: OrgArgs) -> Result<()> {
             let rows = answer.get("organizations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             print::table(rows, &[("ID", "/id"), ("NAME", "/name"), ("TIER", "/tier"), ("CREATED", "/created_at")])
         }
-        Action::Show { id } => {
-            let request = client.request(As::Operator, Method::GET, &format!("/v1/organizations/{id}"))?;
-            print::json(&client.fetch(request).await?)
+        Action::Show { id } => print::json(&show(client, &id).await?),
+        Action::Erase { id, yes } => {
+            if !yes {
+                let name = show(client, &id).await?.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+                bail!("this erases {name} and everything of it for good; to do it, run it again with --yes");
+            }
+            client.order(client.request(As::Operator, Method::DELETE, &format!("/v1/organizations/{id}"))?).await?;
+            print::json(&show(client, &id).await?)
         }
     }
+}
+
+async fn show(client: &Client, id: &str) -> Result<Value> {
+    client.fetch(client.request(As::Operator, Method::GET, &format!("/v1/organizations/{id}"))?).await
 }

@@ -129,7 +129,10 @@ async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_o
     })
     .await;
     let path = format!("/v1/organizations/{}", erased.org_id);
-    operator.delete(&path).await.expect(204);
+    let refused = system.run_as(&kept, &["org", "erase", &erased.org_id]).await.expect(1);
+    assert!(refused.log.contains("Erased") && refused.log.contains("--yes"), "{}", refused.log);
+    let shown = system.run_as(&kept, &["org", "erase", &erased.org_id, "--yes"]).await.expect(0).json();
+    assert_eq!(shown[0]["status"], "erasing");
     let answered = Instant::now();
     erased.get("/v1/inbox").await.expect(401);
     operator.delete(&path).await.expect(204);
