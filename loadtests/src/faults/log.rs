@@ -2,7 +2,7 @@
 //! the product's consumers.
 //!
 //! "The view equals one rebuilt from the log" is judged on this reading (`check::equals_the_log`). A rebuild by the product's own command, with
-//! its comparison of checksums, belongs beside it: in `rebuilt`.
+//! its comparison of checksums, stands beside it: in `rebuilt`.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

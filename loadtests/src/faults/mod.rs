@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
+use time::OffsetDateTime;
 
 pub use self::args::FaultArgs;
 use self::check::Violation;
@@ -54,7 +55,7 @@ pub async fn run(args: FaultArgs) -> Result<bool, Failure> {
     }
     let left: Vec<(usize, &Planned)> = steps.iter().enumerate().filter(|(number, _)| !state.has(*number)).collect();
     println!("{} faults, {} of them done already, seed {}, logs in {}", steps.len(), steps.len() - left.len(), args.seed, folder.display());
-    let begun = Instant::now();
+    let (begun, begun_at) = (Instant::now(), OffsetDateTime::now_utc());
     let before = state.seconds;
     if !left.is_empty() {
         let system = System::start(args.shape(&folder)?).await.context("starting the system")?;
@@ -73,11 +74,15 @@ pub async fn run(args: FaultArgs) -> Result<bool, Failure> {
             state.note(&folder, step)?;
         }
         if let Some(system) = system {
-            let found = match round::unchanged(&system, &kept, args.settle).await {
+            let found = match round::unchanged(&system, &kept, begun_at, args.settle).await {
                 Ok(found) => found,
                 Err(error) => vec![Violation::new("not-read-again", format!("{error:#}"))],
             };
-            println!("{} inboxes of all rounds read again: {} findings", kept.len(), found.len());
+            println!(
+                "the view was rebuilt and replayed twice, and {} inboxes of all rounds were read again: {} findings",
+                kept.len(),
+                found.len()
+            );
             found.iter().for_each(|violation| println!("          {}: {}", violation.rule, violation.found));
             state.at_the_end.extend(found);
             state.seconds = before + begun.elapsed().as_secs_f64();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::audit;
@@ -72,6 +73,7 @@ pub struct Left {
 pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u64, left: &mut Vec<Left>) -> anyhow::Result<Outcomes> {
     system.receiver.forget();
     let tenants = Arc::new(system.tenants(name).await.context("making organizations")?);
+    let begun = OffsetDateTime::now_utc();
     let begin = system.ends().await?;
     let claims = audit::claims(&system.pool, "dispatcher").await?;
     let ground = Arc::new(Ground {
@@ -106,13 +108,17 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
     let ends = settled(system, pace.settle, &mut outcomes).await?;
     let round = Round { system, fault, ground: &ground, struck: &struck, settle: pace.settle };
     left.extend(round.compare(begin, ends, claims, load, &mut outcomes).await?);
+    let differs = rebuilt::equals_a_rebuild(system, begun, pace.settle).await.context("comparing with a rebuilt view")?;
+    outcomes.violations.extend(differs);
     Ok(outcomes)
 }
 
-/// At the end of a run: what each round left is as it was left, and the view is still what the log, read from its begin, says.
-pub async fn unchanged(system: &System, left: &[Left], settle: Duration) -> anyhow::Result<Vec<Violation>> {
+/// At the end of a run, after rebuilds and replays: what each round left is as it was left, and the view is still what the log, read from its
+/// begin, says.
+pub async fn unchanged(system: &System, left: &[Left], begun: OffsetDateTime, settle: Duration) -> anyhow::Result<Vec<Violation>> {
     let mut outcomes = Outcomes::default();
     let ends = settled(system, settle, &mut outcomes).await?;
+    outcomes.violations.extend(rebuilt::rebuild_and_replay(system, begun, settle).await?);
     let log = system.read_log(None, ends).await.context("reading the whole log")?;
     let verdicts = view::verdicts(&system.pool).await?;
     let mut found = Vec::new();
@@ -229,7 +235,6 @@ impl Round<'_> {
             found.extend(tail_missed_nothing(tenant.org, &ground.ledger.seen(number), &rows));
             found.extend(equals_the_log(tenant.org, &log.events, &log.acked, &verdicts, &rows));
             found.extend(verdicts_are_justified(tenant.org, &log.events, &verdicts));
-            found.extend(rebuilt::equals_a_rebuild(tenant.org));
             found.extend(self.resolves(tenant, &of_tenant, &rows).await?);
             outcomes.shown += rows.len();
             outcomes.repeated += repeated;

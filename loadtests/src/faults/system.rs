@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use devstack::{Cluster, ClusterOptions};
 use rdkafka::consumer::BaseConsumer;
 use schemas::topics::TopicNames;
@@ -67,6 +67,8 @@ pub struct System {
     pub topics: TopicNames,
     consumer: Arc<BaseConsumer>,
     operator: String,
+    /// Of the product's commands.
+    environment: Vec<(String, String)>,
 }
 
 impl System {
@@ -99,8 +101,9 @@ impl System {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         let with_url = |url: &str| [shared.clone(), vec![("DATABASE_URL".to_owned(), url.to_owned())]].concat();
+        let environment = with_url(&cluster.database_url());
         for command in [["migrate"].as_slice(), &["topics", "apply"]] {
-            run_command(&shape, &with_url(&cluster.database_url()), command).await?;
+            run_command(&shape, &environment, command, COMMAND).await?.map_err(anyhow::Error::msg)?;
         }
         audit::install(&pool).await?;
         let mut fleet = Fleet::new(&shape.binary, &shape.folder)?;
@@ -117,7 +120,7 @@ impl System {
         let api = Arc::new(Api::new(fleet.base_urls())?);
         let consumer = Arc::new(positions::client(cluster.kafka_brokers())?);
         let topics = TopicNames::with_prefix("");
-        Ok(Self { shape, cluster, fleet, receiver, api, pool, topics, consumer, operator })
+        Ok(Self { shape, cluster, fleet, receiver, api, pool, topics, consumer, operator, environment })
     }
 
     /// New organizations with keys and endpoints; `prefix` begins the endpoints' names.
@@ -153,6 +156,11 @@ impl System {
         tokio::task::spawn_blocking(move || super::log::read(&consumer, &topics, from.as_ref(), &to)).await?
     }
 
+    /// Runs a command of the product, as an operator would; what it told when it failed.
+    pub async fn command(&self, arguments: &[&str], patience: Duration) -> anyhow::Result<Result<(), String>> {
+        run_command(&self.shape, &self.environment, arguments, patience).await
+    }
+
     /// Ends everything.
     pub async fn stop(self) {
         drop(self.fleet);
@@ -163,15 +171,18 @@ impl System {
     }
 }
 
-async fn run_command(shape: &Shape, environment: &[(String, String)], arguments: &[&str]) -> anyhow::Result<()> {
+async fn run_command(
+    shape: &Shape,
+    environment: &[(String, String)],
+    arguments: &[&str],
+    patience: Duration,
+) -> anyhow::Result<Result<(), String>> {
     let mut command = tokio::process::Command::new(&shape.binary);
     command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
     let output =
-        tokio::time::timeout(COMMAND, command.output()).await.with_context(|| format!("triggers {arguments:?} took too long"))??;
-    if !output.status.success() {
-        bail!("triggers {arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
+        tokio::time::timeout(patience, command.output()).await.with_context(|| format!("triggers {arguments:?} took too long"))??;
+    let told = || format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Ok(if output.status.success() { Ok(()) } else { Err(format!("triggers {arguments:?} failed: {}", told())) })
 }
 
 fn text(value: &Value, field: &str) -> anyhow::Result<String> {
