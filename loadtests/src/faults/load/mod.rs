@@ -3,6 +3,7 @@
 //! Each sender has one request under way at a time, and one ordering key: the order in which it got its events accepted is then the order in
 //! which they must be shown.
 
+mod acknowledging;
 mod http;
 mod native;
 mod reading;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use schemas::topics::TopicNames;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -22,6 +23,8 @@ use super::receiver::Receiver;
 
 /// How long senders may take to end: one request of each, and the wait for Kafka's last report.
 const STOP: Duration = Duration::from_secs(60);
+/// Events shown that may wait to be looked at for an acknowledgement.
+const SHOWN: usize = 10_000;
 
 /// An organization of one round.
 pub struct Tenant {
@@ -100,7 +103,9 @@ impl Load {
                 senders.spawn(http::send(sender(nth), naming));
             }
             senders.spawn(native::send(sender(namings.len()), producer.clone()));
-            readers.spawn(reading::follow(Arc::clone(ground), tenant, producer.clone(), readers_stopped.clone()));
+            let (told, shown) = mpsc::channel(SHOWN);
+            readers.spawn(reading::follow(Arc::clone(ground), tenant, told, readers_stopped.clone()));
+            readers.spawn(acknowledging::acknowledge(Arc::clone(ground), tenant, producer.clone(), shown));
         }
         Ok(Self { stop, readers_stop, senders, readers })
     }

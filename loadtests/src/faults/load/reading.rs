@@ -1,31 +1,23 @@
-//! One reader per organization: follows its inbox by cursor, and acknowledges part of what it is shown, by every way there is.
+//! One reader per organization: follows its inbox by cursor. What of it is acknowledged is `acknowledging`'s, which must not hold it up: how soon
+//! it shows what was accepted is what recovery is measured by.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::producer::FutureProducer;
-use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::{Ground, Tenant, native};
-use crate::faults::ledger::{Ack, Shown};
+use super::Ground;
+use crate::faults::ledger::Shown;
 use crate::faults::view::page;
 
 /// How long the inbox is asked to wait for the next event, seconds: below every time-out.
 const WAIT_SECONDS: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(200);
-/// One event in so many is acknowledged.
-const ACKNOWLEDGE_EVERY: u64 = 3;
-/// Events that wait to be acknowledged until they are delivered; older ones are left alone.
-const WAITING: usize = 500;
 
-/// Follows until told to end.
-pub async fn follow(ground: Arc<Ground>, tenant: usize, producer: FutureProducer, stop: watch::Receiver<bool>) {
+/// Follows until told to end, and tells the ids of what it was shown; those that are not taken at once are not told.
+pub async fn follow(ground: Arc<Ground>, tenant: usize, told: mpsc::Sender<Uuid>, stop: watch::Receiver<bool>) {
     let mut cursor: Option<String> = None;
-    let mut count = 0_u64;
-    let mut waiting: VecDeque<(u64, Uuid)> = VecDeque::new();
     while !*stop.borrow() {
         let Some(of) = ground.tenants.get(tenant) else { return };
         let at = cursor.as_ref().map_or_else(String::new, |cursor| format!("&cursor={cursor}"));
@@ -38,69 +30,9 @@ pub async fn follow(ground: Arc<Ground>, tenant: usize, producer: FutureProducer
         cursor = Some(page.resume_cursor);
         let shown: Vec<Shown> = page.events.into_iter().map(Shown::from).collect();
         for event in &shown {
-            count += 1;
-            if count.is_multiple_of(ACKNOWLEDGE_EVERY) {
-                waiting.push_back((count, event.id));
-            }
+            // Who acknowledges is behind: then some are left alone.
+            let _is_full = told.try_send(event.id);
         }
         ground.ledger.note_seen(tenant, shown);
-        while waiting.len() > WAITING {
-            waiting.pop_front();
-        }
-        acknowledge_delivered(&ground, tenant, of, &producer, &mut waiting).await;
     }
-}
-
-/// An acknowledged event is not delivered any more, which is right, and would look like a lost delivery: so it is waited for.
-async fn acknowledge_delivered(
-    ground: &Ground,
-    tenant: usize,
-    of: &Tenant,
-    producer: &FutureProducer,
-    waiting: &mut VecDeque<(u64, Uuid)>,
-) {
-    let is_ready = |id: Uuid| of.endpoints.iter().all(|endpoint| ground.receiver.has_answered(endpoint, id));
-    let (ready, left): (Vec<_>, Vec<_>) = waiting.drain(..).partition(|(_, id)| is_ready(*id));
-    waiting.extend(left);
-    for (nth, id) in ready {
-        let confirmed = match (nth / ACKNOWLEDGE_EVERY) % 4 {
-            0 => by_list(ground, &of.key, id).await,
-            1 => by_delete(ground, &of.key, id).await,
-            is_json => native::acknowledge(producer, &ground.topics.acks, of.org, id, is_json == 2).await,
-        };
-        ground.ledger.note_ack(tenant, id, if confirmed { Ack::Confirmed } else { Ack::Unknown });
-    }
-}
-
-async fn by_list(ground: &Ground, key: &str, id: Uuid) -> bool {
-    let body = json!({"event_ids": [id]}).to_string();
-    match ground.api.post("/v1/inbox/ack", key, body, None).await {
-        Ok((200 | 202, answer)) => {
-            let confirmed = String::from_utf8_lossy(&answer).contains("\"acknowledged\":1");
-            if !confirmed {
-                let answer = String::from_utf8_lossy(&answer).into_owned();
-                ground.ledger.complain(format!("the acknowledgement of {id}, which was shown, answered {answer}"));
-            }
-            confirmed
-        }
-        Ok((status, answer)) => note_refusal(ground, id, status, &answer),
-        Err(_) => false,
-    }
-}
-
-async fn by_delete(ground: &Ground, key: &str, id: Uuid) -> bool {
-    match ground.api.delete(&format!("/v1/events/{id}"), key).await {
-        Ok((202 | 204, _)) => true,
-        Ok((status, answer)) => note_refusal(ground, id, status, &answer),
-        Err(_) => false,
-    }
-}
-
-/// Only "try again later" may be answered to whoever acknowledges what it was shown.
-fn note_refusal(ground: &Ground, id: Uuid, status: u16, answer: &[u8]) -> bool {
-    if status != 503 && status != 429 {
-        let answer = String::from_utf8_lossy(answer);
-        ground.ledger.complain(format!("the acknowledgement of {id}, which was shown, answered {status}: {answer}"));
-    }
-    false
 }
