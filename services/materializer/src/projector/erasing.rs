@@ -22,7 +22,7 @@ const BATCHES: [&str; 9] = [
      WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.delivery_attempts WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view.deliveries WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.deliveries WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view.pending_effects WHERE ctid IN (SELECT ctid FROM view.pending_effects WHERE org_id = $1 LIMIT $2)",
-    "DELETE FROM view.rejected WHERE ctid IN (SELECT ctid FROM view.rejected WHERE org_id = $1 LIMIT $2)",
+    "DELETE FROM rejected WHERE ctid IN (SELECT ctid FROM rejected WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM dedup_keys WHERE ctid IN (SELECT ctid FROM dedup_keys WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM verdicts WHERE ctid IN (SELECT ctid FROM verdicts WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM event_places WHERE ctid IN (SELECT ctid FROM event_places WHERE org_id = $1 LIMIT $2)",
@@ -64,6 +64,8 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
         && is_alone(&mut transaction).await?
         && erase_batch(&mut transaction, org_id).await? == 0
     {
+        // A rebuild that ended between its last two steps has left the old tables.
+        sqlx::query("DROP SCHEMA IF EXISTS view_retired CASCADE").execute(&mut *transaction).await?;
         erasure.done(&mut transaction, org_id).await?;
         transaction.commit().await?;
         info!(organization = %org_id, "Nothing of an erased organization is left in the view.");
@@ -75,7 +77,7 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
 /// part held that is dropped. `false`: one of them is at work, or a generation of the view is there that this one does not look into.
 async fn is_alone(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT to_regnamespace('view_next') IS NULL AND to_regnamespace('view_retired') IS NULL
+        "SELECT to_regnamespace('view_next') IS NULL
                 AND pg_try_advisory_xact_lock(hashtext('triggers view rebuild'))
                 AND pg_try_advisory_xact_lock(hashtext('triggers view parts'))",
     )

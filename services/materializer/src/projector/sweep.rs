@@ -86,7 +86,7 @@ async fn sweep(pool: &PgPool, shutdown: &CancellationToken) -> Result<(), sqlx::
             "DELETE FROM dedup_keys WHERE ctid IN (
                  SELECT ctid FROM dedup_keys WHERE expires_at < now() - interval '8 days' LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
-        // What was decided of records below the floor is never asked for again: no reading of the log takes them.
+        // Both carry the time of the newest record that they were asked for. Below the floor no reading of the log takes it, nor any older one.
         let places = sqlx::query(
             "DELETE FROM event_places WHERE ctid IN (
                  SELECT ctid FROM event_places WHERE accepted_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
@@ -95,9 +95,12 @@ async fn sweep(pool: &PgPool, shutdown: &CancellationToken) -> Result<(), sqlx::
             "DELETE FROM verdicts WHERE ctid IN (
                  SELECT ctid FROM verdicts WHERE accepted_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
+        // With its last attempt, which goes by the log's time; when it was begun is told by a dispatcher's clock, and only says where to look.
         let deliveries = sqlx::query(
             "DELETE FROM view.deliveries WHERE ctid IN (
-                 SELECT ctid FROM view.deliveries WHERE last_started_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+                 SELECT ctid FROM view.deliveries d WHERE last_started_at < (SELECT floor FROM view_floor)
+                        AND NOT EXISTS (SELECT FROM view.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)
+                 LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
         let mut most = effects.max(rejected::sweep(pool).await?);
         for query in [keys, places, verdicts, deliveries] {

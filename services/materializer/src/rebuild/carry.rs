@@ -34,7 +34,6 @@ pub(super) async fn begin(pool: &PgPool, kafka: &KafkaConfig, from: Option<Offse
     carried += carry_attempts(&mut transaction, &deliveries).await?;
     carry_waiting(&mut transaction, &acks, "ack").await?;
     carry_waiting(&mut transaction, &deliveries, "attempt").await?;
-    carried += carry_rejected(&mut transaction, &begins).await?;
     note_positions(&mut transaction, &begins).await?;
     transaction.commit().await?;
     Ok(carried)
@@ -156,19 +155,6 @@ async fn carry_waiting(connection: &mut PgConnection, begins: &[&Begin], effect:
     .execute(connection)
     .await?;
     Ok(())
-}
-
-async fn carry_rejected(connection: &mut PgConnection, begins: &[Begin]) -> Result<u64, sqlx::Error> {
-    let all: Vec<&Begin> = begins.iter().collect();
-    let (partitions, epochs, offsets) = places(&all);
-    let done = sqlx::query(
-        "INSERT INTO view_next.rejected SELECT r.* FROM view.rejected r
-         LEFT JOIN UNNEST($1::text[], $2::integer[], $3::integer[], $4::bigint[]) AS b (log_topic, log_partition, log_epoch, log_offset)
-              USING (log_topic, log_partition)
-         WHERE b.log_topic IS NULL OR (r.log_epoch, r.log_offset) < (b.log_epoch, b.log_offset)",
-    );
-    let topics: Vec<&str> = begins.iter().map(|begin| begin.topic.as_str()).collect();
-    Ok(done.bind(topics).bind(partitions).bind(epochs).bind(offsets).execute(connection).await?.rows_affected())
 }
 
 async fn note_positions(connection: &mut PgConnection, begins: &[Begin]) -> Result<(), sqlx::Error> {

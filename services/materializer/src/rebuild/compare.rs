@@ -32,7 +32,7 @@ impl std::fmt::Display for Difference {
 const TOLD: i64 = 1000;
 
 /// Effects that wait are not compared: they are applied at their own time. Nor is what goes anyway, of organizations that are being erased.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 3] = [
     (
         "events",
         "WITH live AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view.events t GROUP BY org_id),
@@ -55,15 +55,6 @@ const TABLES: [(&str, &str); 4] = [
         "delivery attempts",
         "WITH live AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view.delivery_attempts t GROUP BY org_id),
               rebuilt AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view_next.delivery_attempts t GROUP BY org_id)
-         SELECT org_id, COALESCE(live.n, 0), COALESCE(rebuilt.n, 0) FROM live FULL JOIN rebuilt USING (org_id)
-         WHERE (live.n, live.s) IS DISTINCT FROM (rebuilt.n, rebuilt.s)
-               AND NOT EXISTS (SELECT FROM contract.organizations o WHERE o.id = org_id AND o.status <> 'active')
-         ORDER BY org_id LIMIT $1",
-    ),
-    (
-        "rejected records",
-        "WITH live AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view.rejected t GROUP BY org_id),
-              rebuilt AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view_next.rejected t GROUP BY org_id)
          SELECT org_id, COALESCE(live.n, 0), COALESCE(rebuilt.n, 0) FROM live FULL JOIN rebuilt USING (org_id)
          WHERE (live.n, live.s) IS DISTINCT FROM (rebuilt.n, rebuilt.s)
                AND NOT EXISTS (SELECT FROM contract.organizations o WHERE o.id = org_id AND o.status <> 'active')

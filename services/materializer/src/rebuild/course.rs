@@ -69,7 +69,8 @@ impl Course {
         let deliveries = self.kafka.topics.deliveries.clone();
         while let Some(chunk) = inflow.recv().await {
             self.collector.collect(chunk?, |topic| topic == deliveries);
-            if !self.collector.has_room(MAX_FLUSH_RECORDS, MAX_FLUSH_BYTES) {
+            // Until there is room: what is read ahead stays bounded, however large the records are.
+            while !self.collector.has_room(MAX_FLUSH_RECORDS, MAX_FLUSH_BYTES) {
                 self.flush_one().await?;
                 let left: i64 = self.spans(goals).iter().map(|span| span.to - span.from).sum();
                 let done = total.saturating_sub(u64::try_from(left).unwrap_or(0));

@@ -10,7 +10,7 @@ mod course;
 mod replay;
 mod switch;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use platform::health::Health;
 use platform::kafka::KafkaConfig;
@@ -19,6 +19,7 @@ use rdkafka::error::KafkaError;
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection as _, Row as _};
 use time::OffsetDateTime;
+use tracing::debug;
 
 pub use compare::Difference;
 pub use course::Progress;
@@ -45,7 +46,7 @@ pub struct RebuildConfig {
     pub accept_differences: bool,
     /// Throw away what an interrupted rebuild has made, instead of going on with it.
     pub restart: bool,
-    /// Compare, and leave the live view as it is.
+    /// Compare, leave the live view as it is, and throw away what was made.
     pub dry_run: bool,
 }
 
@@ -98,22 +99,37 @@ pub async fn rebuild(
     config: RebuildConfig,
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Rebuilt, RebuildError> {
-    let _alone = Alone::begin(&pool).await?;
-    let resumed = begin(&pool, config.restart).await?;
+    let alone = Alone::begin(&pool).await?;
+    let done = rebuild_alone(&pool, kafka, config, progress).await;
+    alone.end().await;
+    done
+}
+
+async fn rebuild_alone(
+    pool: &PgPool,
+    kafka: KafkaConfig,
+    config: RebuildConfig,
+    progress: impl Fn(Progress) + Send + Sync,
+) -> Result<Rebuilt, RebuildError> {
+    switch::drop_retired(pool).await?;
+    let resumed = begin(pool, config.restart).await?;
     let mut course =
         Course::new(pool.clone(), kafka.clone(), (REBUILD, Generation::Next), config.retention_days, Health::new().component(REBUILD));
-    let carried = if resumed { 0 } else { carry::begin(&pool, &kafka, config.from).await? };
+    let carried = if resumed { 0 } else { carry::begin(pool, &kafka, config.from).await? };
     let mut records = 0;
     for _ in 0..ROUNDS {
-        let goals = switch::live_positions(&pool).await?;
+        let goals = switch::live_positions(pool).await?;
         let left = course.left(&goals).await?;
         if left <= NEAR {
             break;
         }
         records += course.run_to(&goals, &progress).await?;
     }
-    let switch = switch::Switch { pool: &pool, accept_differences: config.accept_differences, dry_run: config.dry_run };
+    let switch = switch::Switch { pool, accept_differences: config.accept_differences, dry_run: config.dry_run };
     let outcome = switch.run(&mut course, &progress).await?;
+    if config.dry_run {
+        drop_generation(pool).await?;
+    }
     Ok(Rebuilt {
         records: records + outcome.records,
         carried,
@@ -128,9 +144,14 @@ pub async fn rebuild(
 /// # Errors
 /// As PostgreSQL has them.
 pub async fn abandon(pool: &PgPool) -> Result<(), RebuildError> {
-    let _alone = Alone::begin(pool).await?;
-    drop_generation(pool, "DROP SCHEMA IF EXISTS view_next CASCADE").await?;
-    Ok(())
+    let alone = Alone::begin(pool).await?;
+    let done = async {
+        switch::drop_retired(pool).await?;
+        drop_generation(pool).await
+    };
+    let done = done.await;
+    alone.end().await;
+    Ok(done?)
 }
 
 /// `true`: there was one that goes on.
@@ -143,7 +164,7 @@ async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
         return Ok(true);
     }
     if exists {
-        drop_generation(pool, "DROP SCHEMA IF EXISTS view_next CASCADE").await?;
+        drop_generation(pool).await?;
     }
     let mut transaction = pool.begin().await?;
     sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
@@ -152,20 +173,40 @@ async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
     Ok(false)
 }
 
-async fn drop_generation(pool: &PgPool, statement: &'static str) -> Result<(), sqlx::Error> {
+async fn drop_generation(pool: &PgPool) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0").await?;
     sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
-    sqlx::query(statement).execute(&mut *transaction).await?;
+    sqlx::query("DROP SCHEMA IF EXISTS view_next CASCADE").execute(&mut *transaction).await?;
     transaction.commit().await
 }
 
+/// How long who comes next waits for who ends: PostgreSQL may notice a closed connection only a moment later, and an erasure takes the lock for one.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
 /// The right to be the only one that reads the log again, as long as its connection lasts.
-struct Alone(#[expect(dead_code, reason = "holds the lock until it is closed")] PgConnection);
+struct Alone(PgConnection);
 
 impl Alone {
     async fn begin(pool: &PgPool) -> Result<Self, RebuildError> {
         let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-        let row = sqlx::query("SELECT pg_try_advisory_lock(hashtext('triggers view rebuild'))").fetch_one(&mut connection).await?;
-        if row.try_get(0)? { Ok(Self(connection)) } else { Err(RebuildError::Busy) }
+        let begun = Instant::now();
+        loop {
+            let row = sqlx::query("SELECT pg_try_advisory_lock(hashtext('triggers view rebuild'))").fetch_one(&mut connection).await?;
+            if row.try_get(0)? {
+                return Ok(Self(connection));
+            }
+            if begun.elapsed() > LOCK_PATIENCE {
+                return Err(RebuildError::Busy);
+            }
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+    }
+
+    /// Gives the right back at once. Dropped, it comes back when PostgreSQL notices.
+    async fn end(self) {
+        if let Err(error) = self.0.close().await {
+            debug!(%error, "The connection that held the lock was gone already.");
+        }
     }
 }

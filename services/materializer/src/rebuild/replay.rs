@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::carry::milliseconds;
 use super::course::{Course, Goals, Progress};
+use super::switch::LivePlace;
 use super::{Alone, RebuildError, switch};
 use crate::projector::generation::Generation;
 
@@ -36,41 +37,80 @@ pub async fn replay(
     retention_days: u32,
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Replayed, RebuildError> {
-    let _alone = Alone::begin(&pool).await?;
-    let live = switch::live_places(&pool).await?;
-    let mut goals = Goals::new();
-    let mut cut_short = false;
-    let mut transaction = pool.begin().await?;
-    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REPLAY).execute(&mut *transaction).await?;
+    let alone = Alone::begin(&pool).await?;
+    let done = replay_alone(&pool, kafka, (from, to), retention_days, progress).await;
+    alone.end().await;
+    done
+}
+
+async fn replay_alone(
+    pool: &PgPool,
+    kafka: KafkaConfig,
+    times: (OffsetDateTime, Option<OffsetDateTime>),
+    retention_days: u32,
+    progress: impl Fn(Progress) + Send + Sync,
+) -> Result<Replayed, RebuildError> {
+    let live = switch::live_places(pool).await?;
+    let mut spans = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
-        let places: Vec<_> = live.iter().filter(|place| place.topic == **topic).collect();
-        let partitions: Vec<i32> = places.iter().map(|place| place.partition).collect();
-        let begins = range::offsets_at(&kafka, topic, partitions.clone(), milliseconds(from)).await?;
-        let ends = match to {
-            Some(to) => Some(range::offsets_at(&kafka, topic, partitions, milliseconds(to)).await?),
-            None => None,
-        };
-        let lows = range::bounds(&kafka, topic).await?;
-        for place in places {
-            let begin = begins.get(&place.partition).copied().unwrap_or(place.next_offset).min(place.next_offset);
-            let end =
-                ends.as_ref().and_then(|ends| ends.get(&place.partition)).copied().unwrap_or(place.next_offset).min(place.next_offset);
-            // The first that is there may or may not be the first that was: where the log was cut, say so.
-            cut_short |= lows.iter().any(|(partition, low, _)| *partition == place.partition && *low > 0 && begin == *low);
-            goals.insert((topic.as_str().into(), place.partition), end);
-            sqlx::query("INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset) VALUES ($1, $2, $3, $4, $5)")
-                .bind(REPLAY)
-                .bind(topic)
-                .bind(place.partition)
-                .bind(place.log_epoch)
-                .bind(begin)
-                .execute(&mut *transaction)
-                .await?;
-        }
+        let places: Vec<&LivePlace> = live.iter().filter(|place| place.topic == **topic).collect();
+        spans.extend(spans_of(&kafka, topic, &places, times).await?);
     }
-    transaction.commit().await?;
+    begin(pool, &spans).await?;
+    let goals: Goals = spans.iter().map(|span| ((span.place.topic.as_str().into(), span.place.partition), span.end)).collect();
     let mut course = Course::new(pool.clone(), kafka, (REPLAY, Generation::Live), retention_days, Health::new().component(REPLAY));
     let records = course.run_to(&goals, &progress).await?;
-    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REPLAY).execute(&pool).await?;
-    Ok(Replayed { records, cut_short })
+    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REPLAY).execute(pool).await?;
+    Ok(Replayed { records, cut_short: spans.iter().any(|span| span.is_cut_short) })
+}
+
+/// What is read of one place.
+struct Span {
+    place: LivePlace,
+    begin: i64,
+    /// First offset behind it.
+    end: i64,
+    is_cut_short: bool,
+}
+
+async fn spans_of(
+    kafka: &KafkaConfig,
+    topic: &str,
+    places: &[&LivePlace],
+    (from, to): (OffsetDateTime, Option<OffsetDateTime>),
+) -> Result<Vec<Span>, RebuildError> {
+    let partitions: Vec<i32> = places.iter().map(|place| place.partition).collect();
+    let begins = range::offsets_at(kafka, topic, partitions.clone(), milliseconds(from)).await?;
+    let ends = match to {
+        Some(to) => Some(range::offsets_at(kafka, topic, partitions, milliseconds(to)).await?),
+        None => None,
+    };
+    let lows = range::bounds(kafka, topic).await?;
+    let span = |place: &&LivePlace| {
+        let live = place.next_offset;
+        let begin = begins.get(&place.partition).copied().unwrap_or(live).min(live);
+        let end = ends.as_ref().and_then(|ends| ends.get(&place.partition)).copied().unwrap_or(live).min(live);
+        // The first that is there may or may not be the first that was: where the log was cut, say so.
+        let is_cut_short = lows.iter().any(|(partition, low, _)| *partition == place.partition && *low > 0 && begin == *low);
+        Span { place: (*place).clone(), begin, end, is_cut_short }
+    };
+    Ok(places.iter().map(span).collect())
+}
+
+/// Notes down where the reading begins.
+async fn begin(pool: &PgPool, spans: &[Span]) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REPLAY).execute(&mut *transaction).await?;
+    sqlx::query(
+        "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset)
+         SELECT $1, * FROM UNNEST($2::text[], $3::integer[], $4::integer[], $5::bigint[])",
+    )
+    .bind(REPLAY)
+    .bind(spans.iter().map(|span| span.place.topic.as_str()).collect::<Vec<&str>>())
+    .bind(spans.iter().map(|span| span.place.partition).collect::<Vec<i32>>())
+    .bind(spans.iter().map(|span| span.place.log_epoch).collect::<Vec<i32>>())
+    .bind(spans.iter().map(|span| span.begin).collect::<Vec<i64>>())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await
 }

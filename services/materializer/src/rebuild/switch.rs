@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::compare::{Difference, compare};
 use super::course::{Course, Goals, Progress};
@@ -16,6 +17,11 @@ use crate::projector::sweep::BEGIN;
 
 /// How long the live view may be held while what is left is read. It goes on after that, and the rebuild can be run again.
 const LONGEST_HOLD: Duration = Duration::from_secs(120);
+/// Begins the transaction that holds it. The bounds are PostgreSQL's to keep: whoever holds may be halted or cut off, and the live view must go on
+/// all the same. A silence is longer than [`LONGEST_HOLD`], in which this connection has nothing to say; a statement (the comparison reads both
+/// generations) has ten minutes.
+const BEGIN_HOLD: &str = "BEGIN; SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '150s'; \
+                          SET LOCAL statement_timeout = '10min'";
 
 /// A position of the live view.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,22 +47,21 @@ pub(super) struct Switched {
 
 impl Switch<'_> {
     pub(super) async fn run(&self, course: &mut Course, progress: &(impl Fn(Progress) + Sync)) -> Result<Switched, RebuildError> {
-        let mut transaction = self
-            .pool
-            .begin_with(
-                "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = 0",
-            )
-            .await?;
+        let mut transaction = self.pool.begin_with(BEGIN_HOLD).await?;
         let live = lock_live(&mut transaction).await?;
         let held = Instant::now();
         // An error or a time-out from here on ends the transaction, and the live view goes on.
         let goals = goals(&live);
-        let Ok(records) = timeout(LONGEST_HOLD, course.run_to(&goals, progress)).await else {
+        let caught_up = async {
+            let records = course.run_to(&goals, progress).await?;
+            apply_missed(self.pool).await?;
+            Ok::<_, RebuildError>(records)
+        };
+        let Ok(records) = timeout(LONGEST_HOLD, caught_up).await else {
             return Err(RebuildError::Unsuitable("what was left could not be read in time; run it again".to_owned()));
         };
         let records = records?;
         self.same_epochs(&mut transaction, &live).await?;
-        apply_missed(self.pool).await?;
         forget_expired(&mut transaction).await?;
         let differences = compare(&mut transaction).await?;
         let switched = !self.dry_run && (differences.is_empty() || self.accept_differences);
@@ -68,13 +73,18 @@ impl Switch<'_> {
                 .execute(&mut *transaction)
                 .await?;
             sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
+            // Nobody holds a partition that was added meanwhile back: what was written of it went into the old tables.
+            if places(&mut transaction, crate::projector::CONSUMER).await? != live {
+                return Err(RebuildError::Unsuitable("a partition was added meanwhile; run it again".to_owned()));
+            }
             transaction.commit().await?;
         } else {
             transaction.rollback().await?;
         }
         let held = held.elapsed();
-        if switched {
-            drop_retired(self.pool).await?;
+        if switched && let Err(error) = drop_retired(self.pool).await {
+            // It is done; what is left takes room until the next rebuild or erasure, or until it is abandoned.
+            warn!(%error, "The tables of the old view could not be dropped; triggers view abandon does it.");
         }
         Ok(Switched { records, held, differences, switched })
     }
@@ -143,18 +153,23 @@ async fn apply_missed(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// What the live view has dropped since.
+/// What the live view has dropped since, or will with its next sweep.
 async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for statement in [
         "DELETE FROM view_next.events WHERE accepted_at < (SELECT floor FROM view_floor)",
         "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)",
+        "DELETE FROM view_next.deliveries d
+         WHERE NOT EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
+        "DELETE FROM view.deliveries d WHERE last_started_at < (SELECT floor FROM view_floor)
+                AND NOT EXISTS (SELECT FROM view.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
     ] {
         sqlx::query(statement).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-async fn drop_retired(pool: &PgPool) -> Result<(), sqlx::Error> {
+/// Drops the tables of the generation that was live before, if they are left.
+pub(crate) async fn drop_retired(pool: &PgPool) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0").await?;
     sqlx::query("DROP SCHEMA IF EXISTS view_retired CASCADE").execute(&mut *transaction).await?;
     transaction.commit().await

@@ -78,7 +78,7 @@ fn item((time, topic, partition, log_epoch, offset, error_code, message): Row, k
 async fn read(pool: &PgPool, organization: OrgId, after: Option<Cursor>, limit: i64) -> Result<Vec<Row>, sqlx::Error> {
     let Some(after) = after else {
         return sqlx::query_as(
-            "SELECT appended_at, log_topic, log_partition, log_epoch, log_offset, error_class, message FROM view.rejected WHERE org_id = $1
+            "SELECT appended_at, log_topic, log_partition, log_epoch, log_offset, error_class, message FROM rejected WHERE org_id = $1
              ORDER BY appended_at DESC, log_topic DESC, log_partition DESC, log_epoch DESC, log_offset DESC LIMIT $2",
         )
         .bind(organization.as_uuid())
@@ -87,7 +87,7 @@ async fn read(pool: &PgPool, organization: OrgId, after: Option<Cursor>, limit: 
         .await;
     };
     sqlx::query_as(
-        "SELECT appended_at, log_topic, log_partition, log_epoch, log_offset, error_class, message FROM view.rejected
+        "SELECT appended_at, log_topic, log_partition, log_epoch, log_offset, error_class, message FROM rejected
          WHERE org_id = $1 AND (appended_at, log_topic, log_partition, log_epoch, log_offset) < ($3, $4, $5, $6, $7)
          ORDER BY appended_at DESC, log_topic DESC, log_partition DESC, log_epoch DESC, log_offset DESC LIMIT $2",
     )

@@ -1,4 +1,7 @@
-//! Rows of `view.rejected`: what of a dead letter a tenant may know, written in the transaction that moves the position past its record.
+//! Rows of `rejected`: which places of the log were refused, and what of it a tenant may know. Written in the transaction that moves the position
+//! past the record. A decision: whoever reads the log again passes over what was refused ([`refused`]).
+
+use std::collections::BTreeSet;
 
 use platform::kafka::Record;
 use schemas::ids::OrgId;
@@ -15,7 +18,8 @@ pub(crate) const REFUSED_BY_DATABASE: &str = "refused_by_database";
 
 /// One rejected record.
 pub(crate) struct Row<'a> {
-    org_id: Uuid,
+    /// Whose tenants are told of it, when there is such an organization.
+    org_id: Option<Uuid>,
     record: &'a Record,
     log_epoch: i32,
     class: &'static str,
@@ -23,11 +27,11 @@ pub(crate) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// What the tenant is told of a dead letter; `None` when its key is nobody's, or when it is on a topic that tenants do not write.
+    /// `None` where nothing is to be remembered: an ack or attempt that nobody could read may be read later, and no tenant writes attempts.
     pub(crate) fn of(record: &'a Record, reason: &Unreadable, log_epoch: i32, topics: &TopicNames) -> Option<Self> {
-        let org_id: OrgId = std::str::from_utf8(record.key.as_deref()?).ok()?.parse().ok()?;
-        let is_tenants = *record.topic == *topics.events || *record.topic == *topics.acks;
-        is_tenants.then(|| Self { org_id: org_id.as_uuid(), record, log_epoch, class: reason.class, message: told(reason) })
+        let org_id = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()?.parse::<OrgId>().ok()).map(|org| org.as_uuid());
+        let is_remembered = *record.topic == *topics.events || (*record.topic == *topics.acks && org_id.is_some());
+        is_remembered.then(|| Self { org_id, record, log_epoch, class: reason.class, message: told(reason) })
     }
 }
 
@@ -41,19 +45,19 @@ fn told(reason: &Unreadable) -> String {
     }
 }
 
-/// Writes the rows of organizations that exist and are not erased. A row that is there already stays as it is.
+/// Writes the rows; those of an organization that does not exist without its name. A row that is there already stays as it is.
 pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
     sqlx::query(
         "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
-         SELECT t.org_id, log_topic, log_partition, log_epoch, log_offset, 'epoch'::timestamptz + appended_ms * interval '1 millisecond',
+         SELECT o.id, log_topic, log_partition, log_epoch, log_offset, 'epoch'::timestamptz + appended_ms * interval '1 millisecond',
                 error_class, message
          FROM UNNEST($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[], $8::text[])
               AS t (org_id, log_topic, log_partition, log_epoch, log_offset, appended_ms, error_class, message)
-         JOIN contract.organizations o ON o.id = t.org_id AND o.status = 'active'
-         ORDER BY t.org_id, log_topic, log_partition, log_epoch, log_offset
+         LEFT JOIN contract.organizations o ON o.id = t.org_id AND o.status = 'active'
+         ORDER BY log_topic, log_partition, log_epoch, log_offset
          ON CONFLICT DO NOTHING",
     )
     .bind(rows.iter().map(|row| row.org_id).collect::<Vec<_>>())
@@ -69,11 +73,30 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     Ok(())
 }
 
-/// Takes away up to 1000 rows that are older than 30 days, as long as the dead letters themselves are kept. Answers how many.
+/// Which of these places of a topic (partition, log epoch, offset) were refused when they were read first: their indices.
+pub(crate) async fn refused(pool: &PgPool, topic: &str, places: &[(i32, i32, i64)]) -> Result<BTreeSet<usize>, sqlx::Error> {
+    let found: Vec<(i64,)> = sqlx::query_as(
+        "SELECT asked.nth FROM UNNEST($2::integer[], $3::integer[], $4::bigint[]) WITH ORDINALITY
+                AS asked (log_partition, log_epoch, log_offset, nth)
+         WHERE EXISTS (SELECT FROM rejected r WHERE r.log_topic = $1 AND r.log_partition = asked.log_partition
+                       AND r.log_epoch = asked.log_epoch AND r.log_offset = asked.log_offset)",
+    )
+    .bind(topic)
+    .bind(places.iter().map(|place| place.0).collect::<Vec<i32>>())
+    .bind(places.iter().map(|place| place.1).collect::<Vec<i32>>())
+    .bind(places.iter().map(|place| place.2).collect::<Vec<i64>>())
+    .fetch_all(pool)
+    .await?;
+    Ok(found.into_iter().filter_map(|(nth,)| usize::try_from(nth - 1).ok()).collect())
+}
+
+/// Takes away up to 1000 rows that are older than 30 days, as long as the dead letters themselves are kept, and below the floor, where no reading
+/// of the log takes their records. Answers how many.
 pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let swept = sqlx::query(
-        "DELETE FROM view.rejected WHERE ctid IN (
-             SELECT ctid FROM view.rejected WHERE appended_at < now() - interval '30 days' LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+        "DELETE FROM rejected WHERE ctid IN (
+             SELECT ctid FROM rejected WHERE appended_at < LEAST(now() - interval '30 days', (SELECT floor FROM view_floor))
+             LIMIT 1000 FOR UPDATE SKIP LOCKED)",
     );
     Ok(swept.execute(pool).await?.rows_affected())
 }
@@ -102,13 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_is_told_of_records_under_its_own_key_on_the_topics_that_tenants_write() {
+    fn a_refused_event_is_remembered_and_a_tenant_is_told_of_what_has_its_key_on_the_topics_that_tenants_write() {
         let topics = TopicNames::with_prefix("p.");
-        let org = OrgId::generate().to_string();
-        let is_told = |topic: &str, key: Option<&str>| Row::of(&record(topic, key), &reason("malformed"), 1, &topics).is_some();
-        assert!(is_told(&topics.events, Some(&org)) && is_told(&topics.acks, Some(&org)));
-        assert!(!is_told(&topics.deliveries, Some(&org)));
-        assert!(!is_told(&topics.events, Some("shop")) && !is_told(&topics.events, None));
+        let org = OrgId::generate();
+        let told = |topic: &str, key: Option<&str>| Row::of(&record(topic, key), &reason("malformed"), 1, &topics).map(|row| row.org_id);
+        let key = org.to_string();
+        assert_eq!(told(&topics.events, Some(&key)), Some(Some(org.as_uuid())));
+        assert_eq!(told(&topics.acks, Some(&key)), Some(Some(org.as_uuid())));
+        assert_eq!((told(&topics.events, Some("shop")), told(&topics.events, None)), (Some(None), Some(None)));
+        assert_eq!((told(&topics.deliveries, Some(&key)), told(&topics.acks, None)), (None, None));
     }
 
     #[test]

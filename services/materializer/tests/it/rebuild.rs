@@ -8,7 +8,7 @@ use schemas::records::{Dedup, DeliveryOutcome, Event};
 use time::OffsetDateTime;
 
 use crate::projector::deliveries::attempt;
-use crate::projector::harness::{Bench, Projecting, event, keyed};
+use crate::projector::harness::{Bench, Projecting, event, keyed, stranger};
 use crate::projector::retention::append_to;
 
 const REBUILD: RebuildConfig = RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
@@ -27,7 +27,7 @@ async fn replay(bench: &Bench) -> Replayed {
 /// Everything that is shown, as text.
 async fn shown(bench: &Bench) -> Vec<String> {
     let statement = "SELECT t::text FROM view.events t UNION ALL SELECT t::text FROM view.deliveries t
-                     UNION ALL SELECT t::text FROM view.delivery_attempts t UNION ALL SELECT t::text FROM view.rejected t ORDER BY 1";
+                     UNION ALL SELECT t::text FROM view.delivery_attempts t UNION ALL SELECT t::text FROM rejected t ORDER BY 1";
     sqlx::query_scalar(statement).fetch_all(&bench.pool).await.unwrap()
 }
 
@@ -44,9 +44,10 @@ async fn write_a_log(bench: &Bench) -> (OrgId, Projecting) {
     let far = keyed(org, Dedup::dedup_id("k", b""));
     append_to(bench, 2, &far).await;
     let twins = [event(org), Event { event_id: EventId::of_place("t", 0, 0, 0), ..event(org) }];
-    for twin in &twins {
-        append_to(bench, 1, twin).await;
-        append_to(bench, 2, twin).await;
+    for (twin, [first, second]) in twins.iter().zip([[1, 2], [2, 1]]) {
+        append_to(bench, first, twin).await;
+        bench.passed().await;
+        append_to(bench, second, twin).await;
     }
     bench.json_event(org, r#"{"event_type": "a", "payload": 1}"#).await;
     bench.json_event(org, "garbage").await;
@@ -95,7 +96,8 @@ async fn rebuilt_twice_and_replayed_twice_the_view_is_the_same_and_goes_on_being
 
 /// Rows of [`shown`] that are no events.
 async fn bench_rest(bench: &Bench) -> usize {
-    let statement = "SELECT (SELECT count(*) FROM view.deliveries) + (SELECT count(*) FROM view.delivery_attempts) + (SELECT count(*) FROM view.rejected)";
+    let statement =
+        "SELECT (SELECT count(*) FROM view.deliveries) + (SELECT count(*) FROM view.delivery_attempts) + (SELECT count(*) FROM rejected)";
     usize::try_from(bench.count(statement).await).unwrap()
 }
 
@@ -113,11 +115,12 @@ async fn a_view_that_differs_is_told_and_replaced_only_when_that_is_accepted() {
 
     let told = rebuild(&bench, RebuildConfig { dry_run: true, ..REBUILD }).await;
     assert_eq!((told.differences.as_slice(), told.switched), (&expected[..], false));
+    assert_eq!(bench.count("SELECT count(*) FROM pg_namespace WHERE nspname = 'view_next'").await, 0, "nothing is left of it");
     let told = rebuild(&bench, REBUILD).await;
-    assert_eq!((told.differences.as_slice(), told.switched, told.records), (&expected[..], false, 0), "it goes on where it was");
+    assert_eq!((told.differences.as_slice(), told.switched, told.records > 0), (&expected[..], false, true));
     assert_eq!(shown(&bench).await, damaged);
     let done = rebuild(&bench, RebuildConfig { accept_differences: true, ..REBUILD }).await;
-    assert!(done.switched);
+    assert_eq!((done.switched, done.records), (true, 0), "it goes on where it was");
     assert_eq!(shown(&bench).await, whole);
 
     sqlx::query("DELETE FROM view.events WHERE event_id = $1").bind(ids[3].as_uuid()).execute(&bench.pool).await.unwrap();
@@ -188,6 +191,48 @@ async fn truncate(bench: &Bench, topic: &str, partition: i32, offset: i64) {
     for element in admin.delete_records(&list, &options).await.unwrap().elements() {
         element.error().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_stays_refused_by_a_replay_and_a_rebuild_also_when_it_could_be_read_by_then() {
+    let bench = Bench::start().await;
+    let (org, late) = (bench.organization(0).await, stranger(1));
+    let projecting = bench.project();
+    bench.flow(&[org], 5).await;
+    for _ in 0..2 {
+        bench.event(&keyed(late, Dedup::dedup_id("k", b""))).await;
+    }
+    bench.passed().await;
+    assert_eq!(bench.dead_letters().await.len(), 2);
+    sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'Late')").bind(late.as_uuid()).execute(&bench.pool).await.unwrap();
+    // One that is accepted: the organization is known from now on.
+    bench.flow(&[late], 1).await;
+    bench.passed().await;
+    let before = shown(&bench).await;
+    replay(&bench).await;
+    assert_eq!(shown(&bench).await, before);
+    let done = rebuild(&bench, REBUILD).await;
+    assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+    assert_eq!(shown(&bench).await, before);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_a_killed_rebuild_left_are_in_nobodys_way() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    bench.flow(&[org], 5).await;
+    bench.passed().await;
+    let left = "CREATE SCHEMA view_retired; CREATE TABLE view_retired.events (org_id uuid)";
+    let retired = "SELECT count(*) FROM pg_namespace WHERE nspname = 'view_retired'";
+    sqlx::raw_sql(left).execute(&bench.pool).await.unwrap();
+    assert!(rebuild(&bench, REBUILD).await.switched);
+    assert_eq!(bench.count(retired).await, 0);
+    sqlx::raw_sql(left).execute(&bench.pool).await.unwrap();
+    rebuild::abandon(&bench.pool).await.unwrap();
+    assert_eq!(bench.count(retired).await, 0);
+    projecting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use crate::inbox::harness::{Bench, START, text};
 /// Puts a row into the view as the projector would.
 async fn reject(bench: &Bench, organization: OrgId, topic: &str, offset: i64, at: OffsetDateTime) {
     sqlx::query(
-        "INSERT INTO view.rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
+        "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
          VALUES ($1, $2, 3, 1, $3, $4, 'malformed', 'no JSON')",
     )
     .bind(organization.as_uuid())

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// Records that are handed over at once.
 const CHUNK_RECORDS: usize = 500;
+/// Their bytes; one record may be larger.
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 /// Chunks that wait; with librdkafka's own queue this bounds what is read ahead.
 const CHANNEL_CHUNKS: usize = 4;
 
@@ -182,8 +184,9 @@ fn read_topic(
 /// What is there, up to a chunk, and the error that it ended with. A partition whose end was reached is closed.
 fn poll_chunk(client: &BaseConsumer, topic: &Arc<str>, open: &mut Open) -> (Vec<Record>, Option<KafkaError>) {
     let mut records = Vec::new();
+    let mut bytes = 0;
     let mut timeout = POLL_TIMEOUT;
-    while records.len() < CHUNK_RECORDS && !open.is_empty() {
+    while records.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES && !open.is_empty() {
         match client.poll(timeout) {
             None => break,
             Some(Ok(message)) => {
@@ -194,11 +197,10 @@ fn poll_chunk(client: &BaseConsumer, topic: &Arc<str>, open: &mut Open) -> (Vec<
                     let is_passed = *next >= to;
                     // Whatever lies before a record beyond the span is no record.
                     let is_within = message.offset() < to;
-                    records.push(if is_within {
-                        Record::copy_of(&message, topic)
-                    } else {
-                        Record::marker(topic.clone(), partition, to - 1)
-                    });
+                    let record =
+                        if is_within { Record::copy_of(&message, topic) } else { Record::marker(topic.clone(), partition, to - 1) };
+                    bytes += record.size();
+                    records.push(record);
                     if is_passed {
                         open.remove(&partition);
                     }

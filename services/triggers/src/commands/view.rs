@@ -91,7 +91,7 @@ pub async fn run(args: ViewCommandArgs) -> Result<()> {
             let retention_days = system.view.projector().retention_days;
             let config = RebuildConfig { from, retention_days, accept_differences, restart, dry_run };
             let line = Line::default();
-            let done = rebuild::rebuild(pool.clone(), kafka, config, |progress| line.show(progress)).await;
+            let done = rebuild::rebuild(pool, kafka, config, |progress| line.show(progress)).await;
             line.end();
             let done = done?;
             print::line(&format!(
@@ -103,9 +103,6 @@ pub async fn run(args: ViewCommandArgs) -> Result<()> {
             done.differences.iter().try_for_each(|difference| print::line(&difference.to_string()))?;
             if done.switched {
                 return print::line("the rebuilt view is live");
-            }
-            if dry_run {
-                rebuild::abandon(&pool).await?;
             }
             match done.differences.len() {
                 0 => print::line("the two are equal; the live view stays"),

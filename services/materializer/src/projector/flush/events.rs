@@ -48,15 +48,14 @@ pub(super) async fn insert(
     let mut offered: Vec<&Row<'_>> =
         rows.iter().enumerate().filter(|(index, _)| !duplicates.contains_key(index)).map(|(_, row)| row).collect();
     // By key: two writers at once (only possible while partitions change hands) then meet in the same order and cannot deadlock. Stable, so
-    // that of two rows with one id the first that was read stays first; the other would make PostgreSQL refuse the statement.
+    // that of two rows with one id the first that was read stays first.
     offered.sort_by_key(|row| (row.event.org_id, row.event.event_id));
     let is_first = matches!(reading, Reading::First(_));
     if is_first {
         places::claim(connection, &offered).await?;
     }
-    let mut originals = offered.clone();
-    originals.dedup_by_key(|row| (row.event.org_id, row.event.event_id));
-    let (written, effects_wait) = insert_originals(connection, &originals).await?;
+    // All of them, also those that share an id: the place says which one has it, and that may be any.
+    let (written, effects_wait) = insert_offered(connection, &offered).await?;
     METRICS.rows.with_label_values(&["event"]).inc_by(u64::try_from(written).unwrap_or(0));
     if is_first && usize::try_from(written).is_ok_and(|written| written < offered.len()) {
         places::note_twins(connection, &offered).await?;
@@ -65,10 +64,10 @@ pub(super) async fn insert(
 }
 
 /// How many were not there before, and whether any effect waits.
-async fn insert_originals(connection: &mut PgConnection, originals: &[&Row<'_>]) -> Result<(i64, bool), sqlx::Error> {
-    let column = |f: fn(&Row<'_>) -> Uuid| originals.iter().map(|row| f(row)).collect::<Vec<Uuid>>();
-    let texts = |f: fn(&Event) -> Option<&str>| originals.iter().map(|row| f(row.event)).collect::<Vec<Option<&str>>>();
-    let metadata: Vec<Option<String>> = originals.iter().map(|row| metadata_json(row.event)).collect();
+async fn insert_offered(connection: &mut PgConnection, offered: &[&Row<'_>]) -> Result<(i64, bool), sqlx::Error> {
+    let column = |f: fn(&Row<'_>) -> Uuid| offered.iter().map(|row| f(row)).collect::<Vec<Uuid>>();
+    let texts = |f: fn(&Event) -> Option<&str>| offered.iter().map(|row| f(row.event)).collect::<Vec<Option<&str>>>();
+    let metadata: Vec<Option<String>> = offered.iter().map(|row| metadata_json(row.event)).collect();
     // Seconds and microseconds apart: an interval is multiplied as a double, which cannot hold all microseconds of the year 9999.
     sqlx::query_as(
         "WITH written AS (INSERT INTO events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at,
@@ -86,13 +85,13 @@ async fn insert_originals(connection: &mut PgConnection, originals: &[&Row<'_>])
     )
     .bind(column(|row| row.event.org_id.as_uuid()))
     .bind(column(|row| row.event.event_id.as_uuid()))
-    .bind(originals.iter().map(|row| row.log_epoch).collect::<Vec<i32>>())
-    .bind(originals.iter().map(|row| row.partition).collect::<Vec<i32>>())
-    .bind(originals.iter().map(|row| row.offset).collect::<Vec<i64>>())
-    .bind(originals.iter().map(|row| row.accepted_at_ms).collect::<Vec<i64>>())
+    .bind(offered.iter().map(|row| row.log_epoch).collect::<Vec<i32>>())
+    .bind(offered.iter().map(|row| row.partition).collect::<Vec<i32>>())
+    .bind(offered.iter().map(|row| row.offset).collect::<Vec<i64>>())
+    .bind(offered.iter().map(|row| row.accepted_at_ms).collect::<Vec<i64>>())
     .bind(texts(|event| Some(&event.event_type)))
     .bind(texts(|event| Some(&event.payload)))
-    .bind(originals.iter().map(|row| row.event.occurred_at).collect::<Vec<Option<i64>>>())
+    .bind(offered.iter().map(|row| row.event.occurred_at).collect::<Vec<Option<i64>>>())
     .bind(texts(|event| event.source.as_deref()))
     .bind(texts(|event| event.ordering_key.as_deref()))
     .bind(metadata)

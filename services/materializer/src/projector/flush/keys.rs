@@ -27,6 +27,7 @@ pub(super) async fn settle(
     if matches!(reading, Reading::Again) {
         return Ok(duplicates);
     }
+    keep_verdicts(connection, duplicates.keys().filter_map(|index| rows.get(*index))).await?;
     let open: Vec<usize> = keyed.into_iter().filter(|index| !duplicates.contains_key(index)).collect();
     let timed: Vec<(&Event, i64)> = open.iter().filter_map(|index| rows.get(*index)).map(|row| (row.event, row.accepted_at_ms)).collect();
     let keys: Vec<Key> = duplicates::keys(timed.iter().map(|(event, _)| *event)).into_iter().collect();
@@ -54,6 +55,26 @@ async fn verdicts(connection: &mut PgConnection, rows: &[Row<'_>], keyed: &[usiz
     .await?;
     let duplicate = |(ordinal, original)| Some((*keyed.get(usize::try_from(ordinal - 1).ok()?)?, EventId::from_uuid(original)));
     Ok(found.into_iter().filter_map(duplicate).collect())
+}
+
+/// A verdict is kept until the newest record that it was found for is below the floor.
+async fn keep_verdicts<'a>(connection: &mut PgConnection, found: impl Iterator<Item = &'a Row<'a>>) -> Result<(), sqlx::Error> {
+    let found: Vec<&Row<'_>> = found.filter(|row| row.may_repeat).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE verdicts v SET accepted_at = t.accepted_at
+         FROM (SELECT org_id, event_id, max('epoch'::timestamptz + accepted_ms * interval '1 millisecond') AS accepted_at
+               FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[]) AS named (org_id, event_id, accepted_ms) GROUP BY org_id, event_id) AS t
+         WHERE v.org_id = t.org_id AND v.event_id = t.event_id AND v.accepted_at < t.accepted_at",
+    )
+    .bind(found.iter().map(|row| row.event.org_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(found.iter().map(|row| row.event.event_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(found.iter().map(|row| row.accepted_at_ms).collect::<Vec<i64>>())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Which of these are in the view already, under the same id from another record. Asks only where a producer chose the id or a record was

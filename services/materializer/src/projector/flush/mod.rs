@@ -124,6 +124,9 @@ impl Flusher {
         let mut outcome = Outcome::default();
         let mut items: Vec<Item> = batch.records.into_iter().map(|record| decode(record, &self.topics)).collect();
         self.judge_organizations(&mut items).await?;
+        if matches!(self.reading, Reading::Again) {
+            self.pass_over_refused(&mut items, &holds).await?;
+        }
         let dead = items.iter().filter_map(|item| match &item.content {
             Content::Dead(reason) => Some((&item.record, reason)),
             _ => None,
@@ -178,6 +181,21 @@ impl Flusher {
                     item.content = Content::Dead(Unreadable { class: "unknown_organization", message });
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Passes over events that were refused when they were read first, whatever they look like now: they come back by being redriven.
+    async fn pass_over_refused(&self, items: &mut [Item], holds: &BTreeMap<Place, Hold>) -> Result<(), Error> {
+        let events: Vec<usize> = (0..items.len()).filter(|index| matches!(items[*index].content, Content::Event(_))).collect();
+        let place = |index: &usize| {
+            let item = &items[*index];
+            (item.record.partition, holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch), item.record.offset)
+        };
+        let places: Vec<(i32, i32, i64)> = events.iter().map(place).collect();
+        let refused = self.until_answered(|| rejected::refused(&self.pool, &self.topics.events, &places)).await?;
+        for (_, index) in events.into_iter().enumerate().filter(|(nth, _)| refused.contains(nth)) {
+            items[index].content = Content::Skipped;
         }
         Ok(())
     }
@@ -325,7 +343,9 @@ async fn apply(
     if !attempted.is_empty() {
         attempts::apply(connection, &attempted).await?;
     }
-    rejected::insert(connection, &refused).await?;
+    if matches!(reading, Reading::First(_)) {
+        rejected::insert(connection, &refused).await?;
+    }
     Ok(())
 }
 
