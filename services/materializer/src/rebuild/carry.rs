@@ -185,7 +185,7 @@ fn places(begins: &[&Begin]) -> (Vec<i32>, Vec<i32>, Vec<i64>) {
     columns
 }
 
-/// Milliseconds since the Unix epoch.
+/// Milliseconds since the Unix epoch; 0 for what is before it, where no log reaches back to and Kafka takes no number.
 pub(super) fn milliseconds(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX).max(0)
 }

@@ -57,6 +57,8 @@ pub struct Rebuilt {
     pub records: u64,
     /// Rows that were copied, because the log no longer tells of them (or was not to be asked).
     pub carried: u64,
+    /// It went on with a rebuild that was interrupted, or that ended with differences.
+    pub resumed: bool,
     /// For how long the live view was held still: nothing was lost meanwhile, but nothing new was shown either.
     pub held: Duration,
     /// What differs, by organization; empty when the two were equal.
@@ -113,6 +115,11 @@ async fn rebuild_alone(
 ) -> Result<Rebuilt, RebuildError> {
     switch::drop_retired(pool).await?;
     let resumed = begin(pool, config.restart).await?;
+    if resumed && config.from.is_some() {
+        let message =
+            "an unfinished rebuild is there, which began elsewhere: go on with it (without a begin), or begin anew with --restart";
+        return Err(RebuildError::Unsuitable(message.to_owned()));
+    }
     let mut course =
         Course::new(pool.clone(), kafka.clone(), (REBUILD, Generation::Next), config.retention_days, Health::new().component(REBUILD));
     let carried = if resumed { 0 } else { carry::begin(pool, &kafka, config.from).await? };
@@ -133,6 +140,7 @@ async fn rebuild_alone(
     Ok(Rebuilt {
         records: records + outcome.records,
         carried,
+        resumed,
         held: outcome.held,
         differences: outcome.differences,
         switched: outcome.switched,

@@ -94,6 +94,9 @@ pub async fn run(args: ViewCommandArgs) -> Result<()> {
             let done = rebuild::rebuild(pool, kafka, config, |progress| line.show(progress)).await;
             line.end();
             let done = done?;
+            if done.resumed {
+                print::line("went on with an unfinished rebuild; --restart begins anew")?;
+            }
             print::line(&format!(
                 "{} records read, {} rows carried over; the live view was held for {:.1} s",
                 done.records,

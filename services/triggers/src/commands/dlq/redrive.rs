@@ -62,6 +62,9 @@ pub async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
     let log = DeadLetters::open(kafka.clone()).await?;
     let mut picks = find(&log, wanted).await?;
     picks.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
+    if picks.is_empty() {
+        bail!("no dead letter matches; triggers dlq list shows them");
+    }
     if args.dry_run {
         list::print(&log, &picks, None).await?;
         eprintln!("{} would be redriven", picks.len());

@@ -109,7 +109,9 @@ impl Mending<'_> {
         let line = |known: &&Known| {
             let (consumer, from) = (&known.position.consumer, known.position.next_offset);
             let skipped = if self.is_new_log {
-                format!("the log is another one; what the old one held from {from} on and this consumer had not read is given up")
+                format!(
+                    "the log is another one, and all of it is read: events that it holds already stay one row each, their webhooks are sent again; what the old one held from {from} on and this consumer had not read is given up"
+                )
             } else if self.to > from {
                 format!("{} records were deleted before this consumer read them and are given up", self.to - from)
             } else {
