@@ -31,8 +31,8 @@ pub struct Read {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
-    /// Append time, milliseconds since the Unix epoch.
-    pub timestamp_ms: i64,
+    /// Append time, milliseconds since the Unix epoch; `None` for a marker.
+    pub timestamp_ms: Option<i64>,
     /// The event and where it goes; `None` for a record that nobody receives.
     pub matched: Option<Matched>,
 }

@@ -33,7 +33,7 @@ pub struct OutOfOrder {
 #[derive(Debug)]
 struct Entry {
     offset: i64,
-    timestamp_ms: i64,
+    timestamp_ms: Option<i64>,
     open_parts: usize,
     bytes: usize,
 }
@@ -76,7 +76,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When it does not lie behind the last one.
-    pub fn enter(&mut self, offset: i64, timestamp_ms: i64, parts: usize, bytes: usize) -> Result<(), OutOfOrder> {
+    pub fn enter(&mut self, offset: i64, timestamp_ms: Option<i64>, parts: usize, bytes: usize) -> Result<(), OutOfOrder> {
         if offset < self.next {
             return Err(OutOfOrder { offset, last: self.next - 1 });
         }
@@ -108,19 +108,19 @@ impl Ledger {
         self.entries.front().map_or(self.next, |entry| entry.offset)
     }
 
-    /// Append time of the last record before the frontier, milliseconds since the Unix epoch; `None` before the first.
+    /// Youngest append time before the frontier, milliseconds since the Unix epoch; `None` before the first.
     pub fn frontier_time_ms(&self) -> Option<i64> {
         self.frontier_time_ms
     }
 
     /// Append time of the first record that is not done, milliseconds since the Unix epoch; `None` while nothing is open.
     pub fn open_since_ms(&self) -> Option<i64> {
-        self.entries.front().map(|entry| entry.timestamp_ms)
+        self.entries.front().and_then(|entry| entry.timestamp_ms)
     }
 
     fn shrink(&mut self) {
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.open_parts == 0) {
-            self.frontier_time_ms = Some(entry.timestamp_ms);
+            self.frontier_time_ms = self.frontier_time_ms.max(entry.timestamp_ms);
         }
     }
 }
@@ -138,7 +138,7 @@ mod tests {
         let mut ledger = Ledger::new(1, 10);
         assert_eq!((ledger.frontier(), ledger.frontier_time_ms()), (10, None));
         for (offset, parts) in [(10, 2), (11, 1), (13, 0), (14, 1)] {
-            ledger.enter(offset, offset * 100, parts, 5).unwrap();
+            ledger.enter(offset, Some(offset * 100), parts, 5).unwrap();
         }
         assert_eq!(ledger.complete(1, 11), Completion::Counted);
         assert_eq!(ledger.complete(1, 10), Completion::Counted);
@@ -153,25 +153,25 @@ mod tests {
     #[test]
     fn completions_of_an_earlier_assignment_or_of_nothing_do_not_count() {
         let mut ledger = Ledger::new(2, 0);
-        ledger.enter(0, 0, 1, 1).unwrap();
+        ledger.enter(0, Some(0), 1, 1).unwrap();
         assert_eq!(ledger.complete(1, 0), Completion::Stale);
         assert_eq!(ledger.complete(2, 1), Completion::Unknown);
         assert_eq!(ledger.frontier(), 0);
         assert_eq!(ledger.complete(2, 0), Completion::Counted);
         assert_eq!(ledger.complete(2, 0), Completion::Unknown);
-        assert_eq!(ledger.enter(0, 0, 1, 1), Err(OutOfOrder { offset: 0, last: 0 }));
+        assert_eq!(ledger.enter(0, Some(0), 1, 1), Err(OutOfOrder { offset: 0, last: 0 }));
     }
 
     #[test]
     fn both_bounds_make_it_full_and_completing_makes_room() {
         let mut ledger = Ledger::new(1, 0);
-        ledger.enter(0, 0, 1, MAX_BYTES).unwrap();
+        ledger.enter(0, Some(0), 1, MAX_BYTES).unwrap();
         assert!(ledger.is_full());
         ledger.complete(1, 0);
         assert!(!ledger.is_full());
         for offset in 1..=10_000 {
             assert!(!ledger.is_full(), "{offset}");
-            ledger.enter(offset, 0, 1, 1).unwrap();
+            ledger.enter(offset, Some(0), 1, 1).unwrap();
         }
         assert!(ledger.is_full());
         ledger.complete(1, 1);
@@ -189,7 +189,7 @@ mod tests {
             let mut offset = 0;
             for (gap, parts) in records {
                 offset += gap;
-                ledger.enter(offset, offset, parts, 1).unwrap();
+                ledger.enter(offset, Some(offset), parts, 1).unwrap();
                 model.push((offset, parts));
             }
             for index in order {
@@ -217,7 +217,7 @@ mod tests {
                 match kind {
                     0..=2 => {
                         let offset = model.last_key_value().map_or(committed, |(last, _)| last + 1) + i64::from(kind);
-                        ledger.enter(offset, offset, parts, 1).unwrap();
+                        ledger.enter(offset, Some(offset), parts, 1).unwrap();
                         begun.extend(std::iter::repeat_n((generation, offset), parts));
                         model.insert(offset, parts);
                     }

@@ -88,7 +88,7 @@ pub struct Pass {
     deciding: JoinSet<Vec<Decision>>,
     committing: Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
     last_commit: Instant,
-    /// Partitions outside of their log, with the reason: until an operator mends them, this instance is not well.
+    /// Partitions that are not read (outside of their log, or without a leader), with the reason: this instance is not well meanwhile.
     stopped: BTreeMap<i32, String>,
     lost: HashMap<i32, Instant>,
     last_gauges: Instant,

@@ -41,7 +41,7 @@ pub fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (Read, Kind
         Ok(None) => (None, Kind::Unmatched),
         Err(Unreadable) => (None, Kind::Unreadable),
     };
-    (Read { partition: record.partition, offset: record.offset, timestamp_ms: record.timestamp_ms, matched }, kind)
+    (Read { partition: record.partition, offset: record.offset, timestamp_ms: record.log_time_ms(), matched }, kind)
 }
 
 struct Unreadable;

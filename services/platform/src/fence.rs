@@ -44,7 +44,8 @@ pub struct Advance<'a> {
     pub expected: i64,
     /// Where it stands afterwards.
     pub next: i64,
-    /// Append time of the last record before `next`, milliseconds since the Unix epoch; `None` leaves it.
+    /// Youngest append time of the records that are passed, milliseconds since the Unix epoch; `None`: there is no record among them. Kept is
+    /// the youngest of all: a leader whose clock is behind gives records less than those before them have.
     pub record_time_ms: Option<i64>,
 }
 
@@ -103,7 +104,7 @@ pub async fn claim(pool: &PgPool, consumer: &str, topic: &Arc<str>, partitions: 
     Ok(rows.into_iter().map(claim).collect())
 }
 
-/// Append time of the last record before a position, milliseconds since the Unix epoch; `None` while nothing was passed.
+/// Youngest append time of the records before a position, milliseconds since the Unix epoch; `None` while nothing was passed.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -154,7 +155,7 @@ pub async fn advance(connection: &mut PgConnection, consumer: &str, moves: &[Adv
     let moved: Vec<(String, i32)> = sqlx::query_as(
         "UPDATE consumer_positions AS p
          SET next_offset = t.next_offset, updated_at = now(),
-             record_time = COALESCE(to_timestamp(t.record_ms::double precision / 1000), p.record_time)
+             record_time = GREATEST(p.record_time, to_timestamp(t.record_ms::double precision / 1000))
          FROM UNNEST($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
               AS t (topic, partition, epoch, expected, next_offset, record_ms)
          WHERE p.consumer = $1 AND p.topic = t.topic AND p.partition = t.partition AND p.epoch = t.epoch AND p.next_offset = t.expected

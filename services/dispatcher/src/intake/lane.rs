@@ -35,7 +35,7 @@ impl Lane {
     }
 
     /// `false`: the record was read before, and is done or under way.
-    pub(super) fn enter(&mut self, offset: i64, timestamp_ms: i64, parts: usize, bytes: usize) -> bool {
+    pub(super) fn enter(&mut self, offset: i64, timestamp_ms: Option<i64>, parts: usize, bytes: usize) -> bool {
         match self.ledger.enter(offset, timestamp_ms, parts, bytes) {
             Ok(()) => true,
             Err(out_of_order) => {

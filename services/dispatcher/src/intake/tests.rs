@@ -32,7 +32,7 @@ impl Desk {
         let event = event(offset);
         let endpoints: Vec<EndpointId> = endpoints.iter().map(|index| self.endpoints[*index]).collect();
         let matched = (!endpoints.is_empty()).then(|| Matched { event: event.clone(), endpoints, keyed });
-        let read = Read { partition: 0, offset, timestamp_ms: offset * 10, matched };
+        let read = Read { partition: 0, offset, timestamp_ms: Some(offset * 10), matched };
         let undecided = self.intake.enter(read, self.begun + Duration::from_secs(at));
         (event, undecided)
     }
@@ -176,7 +176,7 @@ fn what_was_scheduled_in_an_earlier_life_is_not_begun_again() {
     let scheduled = HashSet::from([DeliveryId::of(desk.endpoints[0], event.event_id)]);
     desk.intake.assign(&claim(2, 0), Before { scheduled, record_time_ms: None });
     let matched = Matched { event: event.clone(), endpoints: desk.endpoints[..2].to_vec(), keyed: false };
-    desk.intake.enter(Read { partition: 0, offset: 0, timestamp_ms: 0, matched: Some(matched) }, desk.begun);
+    desk.intake.enter(Read { partition: 0, offset: 0, timestamp_ms: Some(0), matched: Some(matched) }, desk.begun);
     assert_eq!(desk.start().1.endpoint_id, desk.endpoints[1]);
     assert!(desk.intake.start(|_| Some(())).is_none());
 }

@@ -168,7 +168,7 @@ struct Run {
     component: Component,
     consumer: FencedConsumer,
     flushing: Option<AbortOnDropHandle<Result<Outcome, Error>>>,
-    /// Partitions whose position is outside of the log, and why: readiness stays red while there is one.
+    /// Partitions that are not read (outside of the log, or without a leader), and why: readiness stays red while there is one.
     stopped: BTreeMap<Place, String>,
     /// Places that were claimed by somebody else although Kafka gives them to this instance, and since when.
     lost: BTreeMap<Place, Instant>,
@@ -227,7 +227,7 @@ impl Run {
                 self.collector.collect(records, |topic| topic == deliveries);
             }
             Inflow::Stopped { topic, partition, reason } => {
-                error!(%topic, partition, reason, "A partition is stopped: its position is outside of the log.");
+                error!(%topic, partition, reason, "A partition is not read.");
                 // What was read before it stopped is in hand, and nobody will read it again: it is written like everything else.
                 self.stopped.insert((topic, partition), reason);
                 self.tell_health();

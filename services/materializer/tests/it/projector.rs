@@ -7,6 +7,7 @@ mod duplicates;
 mod events;
 pub mod harness;
 mod hostile;
+mod leaderless;
 mod missed;
 mod outage;
 mod ownership;

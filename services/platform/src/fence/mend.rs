@@ -19,7 +19,7 @@ pub struct StoredPosition {
     pub next_offset: i64,
     /// In which log that offset is.
     pub log_epoch: i32,
-    /// Append time of the last record before it, milliseconds since the Unix epoch; `None`: not known.
+    /// Youngest append time before it, milliseconds since the Unix epoch; `None`: not known.
     pub record_time_ms: Option<i64>,
 }
 

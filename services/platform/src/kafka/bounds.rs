@@ -7,12 +7,14 @@ use std::fmt;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-/// How much later than the last record before a position the log's first record must be to count as another log's. Covers a clock of ours
-/// that is behind the broker's: for places without a record the time is ours.
+/// How much later than the youngest record before a position the log's first record must be to count as another log's.
 const CLOCK_SLACK_MS: i64 = 5_000;
+/// How long looking for leaders may take where there was none.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the brokers say of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub struct LogBounds {
     pub begin: i64,
     /// Offset after the last record that may be read: an open transaction holds it back.
     pub end: i64,
-    /// Offset of the first record that was appended clearly after the last one before the position; `None`: there is none, or no such time
+    /// Offset of the first record that was appended clearly after all that were read before the position; `None`: there is none, or no such time
     /// is known.
     pub first_later: Option<i64>,
 }
@@ -53,74 +55,127 @@ pub fn outside(next_offset: i64, bounds: &LogBounds) -> Option<Outside> {
     if next_offset < bounds.begin {
         return Some(Outside::Truncated(next_offset, *bounds));
     }
-    // In one log times grow with offsets. So what lies before the position is no younger than the record that was passed last.
+    // What lies before the position in this log was read, so it is no younger than the youngest record that was.
     let is_younger = bounds.begin < next_offset && bounds.first_later.is_some_and(|later| later <= bounds.begin);
     (next_offset > bounds.end || is_younger).then_some(Outside::Recreated(next_offset, *bounds))
 }
 
-/// A partition, and the append time of the last record before a position in it, if known (milliseconds since the Unix epoch).
+/// A partition, and the youngest append time before a position in it, if known (milliseconds since the Unix epoch).
 pub type Asked = (i32, Option<i64>);
 
+/// What the brokers said, per partition. One that has no leader, or whose leader does not answer, takes nothing from the others.
+pub type Answers<T> = BTreeMap<i32, Result<T, KafkaError>>;
+
 /// Asks for partitions of one topic.
-///
-/// # Errors
-/// When the brokers do not answer for all of them.
-pub fn ask<C: ConsumerContext>(
-    client: &BaseConsumer<C>,
-    topic: &str,
-    partitions: &[Asked],
-    timeout: Duration,
-) -> Result<BTreeMap<i32, LogBounds>, KafkaError> {
+pub fn ask<C: ConsumerContext>(client: &BaseConsumer<C>, topic: &str, partitions: &[Asked], timeout: Duration) -> Answers<LogBounds> {
     let all = |offset: Offset| partitions.iter().map(move |(partition, _)| (*partition, offset));
-    let begins = offsets(client, topic, all(Offset::Beginning), timeout)?;
-    let ends = offsets(client, topic, all(Offset::End), timeout)?;
-    let timed = partitions.iter().filter_map(|(partition, time_ms)| {
-        let time_ms = (*time_ms).filter(|time_ms| *time_ms >= 0)?;
-        Some((*partition, Offset::Offset(time_ms.saturating_add(CLOCK_SLACK_MS + 1))))
-    });
-    let later = offsets(client, topic, timed, timeout)?;
-    let bounds = |(partition, begin): (&i32, &i64)| {
-        let end = *ends.get(partition)?;
-        Some((*partition, LogBounds { begin: *begin, end, first_later: later.get(partition).copied() }))
-    };
-    Ok(begins.iter().filter_map(bounds).collect())
+    let mut answers: Answers<LogBounds> = BTreeMap::new();
+    for (partition, begin) in offsets(client, topic, all(Offset::Beginning).collect(), timeout) {
+        answers.insert(partition, known(begin).map(|begin| LogBounds { begin, end: begin, first_later: None }));
+    }
+    // Who did not answer is not asked further.
+    let ends = all(Offset::End).filter(|(partition, _)| answers.get(partition).is_some_and(Result::is_ok)).collect();
+    for (partition, end) in offsets(client, topic, ends, timeout) {
+        answers.entry(partition).and_modify(|answer| amend(answer, known(end), |bounds, end| bounds.end = end));
+    }
+    let timed =
+        partitions.iter().filter(|(partition, _)| answers.get(partition).is_some_and(Result::is_ok)).filter_map(|(partition, time_ms)| {
+            let time_ms = (*time_ms).filter(|time_ms| *time_ms >= 0)?;
+            Some((*partition, Offset::Offset(time_ms.saturating_add(CLOCK_SLACK_MS + 1))))
+        });
+    for (partition, later) in offsets(client, topic, timed.collect(), timeout) {
+        answers.entry(partition).and_modify(|answer| amend(answer, later, |bounds, later| bounds.first_later = later));
+    }
+    answers
 }
 
 /// The ends of partitions of one topic.
-///
-/// # Errors
-/// As [`ask`].
 pub fn ends<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,
     partitions: impl Iterator<Item = i32>,
     timeout: Duration,
-) -> Result<BTreeMap<i32, i64>, KafkaError> {
-    offsets(client, topic, partitions.map(|partition| (partition, Offset::End)), timeout)
+) -> Answers<i64> {
+    let wanted = partitions.map(|partition| (partition, Offset::End)).collect();
+    offsets(client, topic, wanted, timeout).into_iter().map(|(partition, end)| (partition, known(end))).collect()
 }
 
-/// One request per broker. A time is given as an offset, as librdkafka wants it; a time after the last record has no offset.
+/// Every log has a begin and an end.
+fn known(offset: Result<Option<i64>, KafkaError>) -> Result<i64, KafkaError> {
+    offset?.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset))
+}
+
+fn amend<T>(answer: &mut Result<LogBounds, KafkaError>, further: Result<T, KafkaError>, amend: impl Fn(&mut LogBounds, T)) {
+    match (answer.as_mut(), further) {
+        (Ok(bounds), Ok(further)) => amend(bounds, further),
+        (Ok(_), Err(error)) => *answer = Err(error),
+        (Err(_), _) => {}
+    }
+}
+
+/// A time is given as an offset, as librdkafka wants it; a time after the last record has no offset.
 fn offsets<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic: &str,
-    wanted: impl Iterator<Item = (i32, Offset)>,
+    wanted: Vec<(i32, Offset)>,
     timeout: Duration,
-) -> Result<BTreeMap<i32, i64>, KafkaError> {
+) -> Answers<Option<i64>> {
+    if wanted.is_empty() {
+        return BTreeMap::new();
+    }
+    let answers = match together(client, topic, &wanted, timeout) {
+        Ok(answers) => answers,
+        Err(error) if wanted.len() == 1 => wanted.iter().map(|(partition, _)| (*partition, Err(error.clone()))).collect(),
+        // librdkafka gives up on all when one broker does not answer, or refuses one partition.
+        Err(_) => each_alone(client, topic, &wanted, timeout),
+    };
+    if answers.values().any(Result::is_err) {
+        // It believes for minutes that a partition has no leader, unless it is made to look. This is for who asks next.
+        let _looked = client.fetch_metadata(Some(topic), timeout.min(LOOK_TIMEOUT));
+    }
+    answers
+}
+
+/// One request per broker.
+fn together<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    wanted: &[(i32, Offset)],
+    timeout: Duration,
+) -> Result<Answers<Option<i64>>, KafkaError> {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in wanted {
-        list.add_partition_offset(topic, partition, offset)?;
+        list.add_partition_offset(topic, *partition, *offset)?;
     }
-    if list.count() == 0 {
-        return Ok(BTreeMap::new());
-    }
-    let mut found = BTreeMap::new();
-    for element in client.offsets_for_times(list, timeout)?.elements() {
-        element.error()?;
-        if let Offset::Offset(offset) = element.offset() {
-            found.insert(element.partition(), offset);
+    let found = client.offsets_for_times(list, timeout)?;
+    let answer = |element: &TopicPartitionListElem<'_>| {
+        // Without an answer the offset is still what was asked for.
+        let offset = element.error().map(|()| if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None });
+        (element.partition(), offset)
+    };
+    Ok(found.elements().iter().map(answer).collect())
+}
+
+/// One request per partition, all at once: those that are not answered take the time-out once, and not once each.
+fn each_alone<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    wanted: &[(i32, Offset)],
+    timeout: Duration,
+) -> Answers<Option<i64>> {
+    std::thread::scope(|scope| {
+        let ask = |one| scope.spawn(move || together(client, topic, std::slice::from_ref(one), timeout));
+        let asked: Vec<_> = wanted.iter().map(|one| (one.0, ask(one))).collect();
+        let mut answers = BTreeMap::new();
+        for (partition, asked) in asked {
+            match asked.join() {
+                Ok(Ok(answer)) => answers.extend(answer),
+                Ok(Err(error)) => drop(answers.insert(partition, Err(error))),
+                Err(_panicked) => drop(answers.insert(partition, Err(KafkaError::OffsetFetch(RDKafkaErrorCode::Fail)))),
+            }
         }
-    }
-    Ok(found)
+        answers
+    })
 }
 
 #[cfg(test)]

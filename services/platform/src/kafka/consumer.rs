@@ -14,6 +14,7 @@ mod log_ends;
 mod markers;
 mod stall;
 mod truncation;
+mod unanswered;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ use tracing::warn;
 use self::held::{Held, Progress};
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
+use self::unanswered::Unanswered;
 use super::{KafkaConfig, Record};
 use crate::fence::Claim;
 
@@ -87,13 +89,14 @@ pub enum Inflow {
     Revoked(Vec<i32>),
     /// Records, in offset order within each partition.
     Records(Vec<Record>),
-    /// The stored position is outside of the log (topic recreated or truncated). The partition is not read until an operator mends it.
+    /// The partition is not read. Either its stored position is outside of the log (topic recreated or truncated), until an operator mends
+    /// it; or the brokers do not tell where its log begins and ends, until they do: then it is assigned.
     Stopped {
         /// Topic.
         topic: Arc<str>,
         /// Partition.
         partition: i32,
-        /// What does not fit, with figures.
+        /// What does not fit, with figures, or what the brokers said.
         reason: String,
     },
     /// The consumer ended and must be started anew.
@@ -138,6 +141,7 @@ struct Shared {
     outlet: Outlet,
     log_ends: LogEnds,
     held: Held,
+    unanswered: Unanswered,
     reading: Progress,
 }
 
@@ -162,12 +166,18 @@ impl FencedConsumer {
         let stopping = Arc::new(AtomicBool::new(false));
         let log_ends = LogEnds::default();
         let outlet = Outlet { inflow, stopping: stopping.clone() };
-        let (held, readings) = (Held::default(), [Progress::default(), Progress::default()]);
+        let (held, unanswered, readings) = (Held::default(), Unanswered::default(), [Progress::default(), Progress::default()]);
         let [group_reading, followed_reading] = readings.clone();
-        let shared = |reading| Shared { outlet: outlet.clone(), log_ends: log_ends.clone(), held: held.clone(), reading };
+        let shared = |reading| Shared {
+            outlet: outlet.clone(),
+            log_ends: log_ends.clone(),
+            held: held.clone(),
+            unanswered: unanswered.clone(),
+            reading,
+        };
         let (follower, followed_end) = follow::start(kafka, &settings, shared(followed_reading))?;
         let (client, group_end) = group::start(kafka, pool.clone(), &settings, shared(group_reading), follower)?;
-        let watch_end = watch::start(kafka, pool, &settings, outlet.clone(), held.clone(), readings)?;
+        let watch_end = watch::start(kafka, pool, &settings, outlet.clone(), held.clone(), unanswered.clone(), readings)?;
         let consumer = Self {
             client,
             topic: settings.topic,

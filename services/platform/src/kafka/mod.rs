@@ -85,7 +85,7 @@ pub struct Record {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
-    /// Append time, milliseconds since the Unix epoch.
+    /// Append time, milliseconds since the Unix epoch. Of a marker: when it was found, by the clock of this process.
     pub timestamp_ms: i64,
     /// Key, if there is one.
     pub key: Option<Vec<u8>>,
@@ -94,11 +94,17 @@ pub struct Record {
     /// Headers in their order; a header without a value has an empty one.
     pub headers: Vec<(String, Vec<u8>)>,
     /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or what was aborted. It
-    /// says that the position may move behind it, and has the time at which it was found.
+    /// says that the position may move behind it.
     pub is_marker: bool,
 }
 
 impl Record {
+    /// The time that the log has for it, milliseconds since the Unix epoch; `None` for a marker. What is compared with times of the log is
+    /// this one: the clock of this process may be another.
+    pub fn log_time_ms(&self) -> Option<i64> {
+        (!self.is_marker).then_some(self.timestamp_ms)
+    }
+
     /// Bytes it holds on to, for bounds.
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();

@@ -265,6 +265,7 @@ async fn the_end_of_a_transaction_is_passed_also_where_it_is_the_last_of_the_log
         of_topic.map(|record| (record.offset, record.is_marker)).collect()
     };
     assert_eq!((of(&events), of(&kafka.topics.acks)), (vec![(0, false), (1, true)], vec![(1, true)]));
+    assert!(owner.records.iter().all(|record| record.log_time_ms().is_none() == record.is_marker), "a marker has no time of the log");
     drop(inflow);
     consumer.stop(PATIENCE).await;
     drop((pool, database));

@@ -40,6 +40,10 @@ async fn a_claim_begins_where_the_last_one_ended_and_shuts_the_last_one_out() {
     assert_eq!((second.epoch, second.next_offset), (2, 8));
     assert!(!advance(&pool, step(first.epoch, 8, 9)).await, "the overtaken writer must match no row");
     assert!(advance(&pool, step(second.epoch, 8, 9)).await);
+    let behind = Advance { record_time_ms: Some(1_600_000_000_000), ..step(second.epoch, 9, 10) };
+    let passed_no_record = Advance { record_time_ms: None, ..step(second.epoch, 10, 11) };
+    assert!(advance(&pool, behind).await && advance(&pool, passed_no_record).await);
+    assert_eq!(record_time_ms().await, Some(1_700_000_000_000), "the youngest that was passed");
     drop((pool, database));
 }
 

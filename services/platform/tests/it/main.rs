@@ -5,6 +5,7 @@ mod consumer;
 mod decoders;
 mod fence;
 mod http;
+mod leaderless;
 mod lifecycle;
 mod producer;
 mod stall;

@@ -385,7 +385,7 @@ fn moves_of<'a>(part: &'a [Item], holds: &BTreeMap<Place, Hold>) -> Vec<Advance<
             record_time_ms: None,
         });
         step.next = item.record.offset + 1;
-        step.record_time_ms = Some(item.record.timestamp_ms);
+        step.record_time_ms = step.record_time_ms.max(item.record.log_time_ms());
     }
     moves.into_values().collect()
 }

@@ -62,6 +62,12 @@ impl Bench {
         Self { pool, kafka, producer, ends: Arc::default(), _database: database.map(Arc::new) }
     }
 
+    /// The same database, and another log.
+    pub fn with_log(self, kafka: KafkaConfig) -> Self {
+        let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
+        Self { kafka, producer, ..self }
+    }
+
     pub fn topics(&self) -> &TopicNames {
         &self.kafka.topics
     }

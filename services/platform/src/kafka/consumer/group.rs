@@ -1,5 +1,6 @@
 //! The group client: its thread, and what happens when the group gives or takes partitions.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,14 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::follow::Follower;
+use super::held::Place;
 use super::{ConsumerSettings, Inflow, KafkaConfig, ReadState, Shared, base_config, hand_over, on_thread};
 use crate::fence::{self, Claim};
 use crate::kafka::bounds::{self, Asked};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a claim waits for leaders that are being elected. What has none then is left to be claimed later, so that the others are read.
+const ELECTION_GRACE: Duration = Duration::from_secs(2);
 /// How long a claim waits for PostgreSQL. Beyond it this instance leaves the group: another one may reach the database.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(20);
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
@@ -52,12 +56,49 @@ impl ConsumerContext for GroupContext {
 
 impl GroupContext {
     fn assign(&self, client: &BaseConsumer<Self>, partitions: &[i32]) {
-        let Some(mut claims) = self.claim_all(client, partitions) else {
+        let Some(claims) = self.claim_all(client, partitions) else {
             // Nothing is read; the group is told so, or the rebalance would never end.
             self.incremental(client.incremental_assign(&TopicPartitionList::new()));
             return;
         };
         info!(consumer = self.settings.consumer, ?partitions, "Partitions were assigned and claimed.");
+        for (place, error) in claims.unanswered {
+            let (topic, partition) = place.clone();
+            self.shared.unanswered.add(place);
+            let reason = format!("the brokers do not tell where its log begins and ends, it is read as soon as they do: {error}");
+            error!(%topic, partition, reason, "A partition is left unread.");
+            let _told = self.shared.outlet.send(Inflow::Stopped { topic, partition, reason });
+        }
+        let own = self.take_up(claims.made);
+        self.read_own(client, &own);
+    }
+
+    /// Claims what was left because the brokers did not answer for it, as far as they do now.
+    fn claim_left(&self, client: &BaseConsumer<Self>) {
+        // Places that are about to be taken away are somebody else's to claim.
+        if client.assignment_lost() {
+            return;
+        }
+        for (topic, partitions) in self.shared.unanswered.take_answering() {
+            match self.try_claim(client, &topic, &partitions) {
+                Ok(claims) if claims.made.is_empty() => {}
+                Ok(claims) => {
+                    for (claim, _) in &claims.made {
+                        self.shared.unanswered.remove(&(claim.topic.clone(), claim.partition));
+                        info!(topic = %claim.topic, partition = claim.partition, "A partition that was left unread is claimed.");
+                    }
+                    let own = self.take_up(claims.made);
+                    if !own.is_empty() {
+                        self.read_own(client, &own);
+                    }
+                }
+                Err(error) => warn!(consumer = self.settings.consumer, error, "Claiming partitions failed; trying again."),
+            }
+        }
+    }
+
+    /// Tells the owner of claims, and has those of followed topics read. Answers those that the group client is to read.
+    fn take_up(&self, mut claims: Vec<(Claim, Option<String>)>) -> Vec<Claim> {
         claims.retain(|(claim, outside)| match outside {
             None => {
                 self.shared.held.claimed(claim, false);
@@ -76,7 +117,11 @@ impl GroupContext {
         // The claims stand in the channel before the first record that is read under them.
         let own = if self.shared.outlet.send(Inflow::Assigned(claims)) { own } else { Vec::new() };
         self.follower.assign(followed);
-        match offsets(&own) {
+        own
+    }
+
+    fn read_own(&self, client: &BaseConsumer<Self>, own: &[Claim]) {
+        match offsets(own) {
             Ok(list) => self.incremental(client.incremental_assign(&list)),
             Err(error) => self.fail(&format!("the assignment was refused: {error}")),
         }
@@ -96,47 +141,61 @@ impl GroupContext {
         self.follower.unassign(ids.to_vec());
         self.shared.log_ends.forget(ids);
         self.shared.held.forget(ids);
+        self.shared.unanswered.forget(ids);
         let _told = self.shared.outlet.send(Inflow::Revoked(ids.to_vec()));
     }
 
-    /// Claims the partitions in every topic; with each claim, why its position is outside of the log, if it is. Waits for PostgreSQL and
-    /// Kafka; `None` when stopping or when they did not come in time.
-    fn claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Option<Vec<(Claim, Option<String>)>> {
+    /// Claims the partitions in every topic. Waits for PostgreSQL, and a moment for leaders; `None` when stopping or when PostgreSQL did not
+    /// come in time.
+    fn claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Option<Claims> {
         let started = Instant::now();
         loop {
             match self.try_claim_all(client, partitions) {
-                Ok(claims) => return Some(claims),
-                Err(error) => warn!(consumer = self.settings.consumer, error, "Claiming partitions failed; trying again."),
+                Ok(claims) if claims.unanswered.is_empty() || started.elapsed() > ELECTION_GRACE => return Some(claims),
+                Ok(_) => {}
+                Err(error) => {
+                    warn!(consumer = self.settings.consumer, error, "Claiming partitions failed; trying again.");
+                    if started.elapsed() > CLAIM_DEADLINE {
+                        self.fail("partitions could not be claimed in time");
+                        return None;
+                    }
+                }
             }
             if self.shared.outlet.is_stopping() {
-                return None;
-            }
-            if started.elapsed() > CLAIM_DEADLINE {
-                self.fail("partitions could not be claimed in time");
                 return None;
             }
             std::thread::sleep(CLAIM_RETRY);
         }
     }
 
-    fn try_claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Result<Vec<(Claim, Option<String>)>, String> {
-        let mut all = Vec::new();
+    fn try_claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Result<Claims, String> {
+        let mut all = Claims::default();
         for topic in std::iter::once(&self.settings.topic).chain(&self.settings.followed) {
-            let times =
-                self.runtime.block_on(fence::record_times(&self.pool, &self.settings.consumer, topic)).map_err(|e| e.to_string())?;
-            let asked: Vec<Asked> = partitions.iter().map(|partition| (*partition, times.get(partition).copied())).collect();
-            let bounds = bounds::ask(client, topic, &asked, KAFKA_TIMEOUT).map_err(|e| format!("{topic}: {e}"))?;
-            let begins: Vec<(i32, i64)> = bounds.iter().map(|(partition, bounds)| (*partition, bounds.begin)).collect();
-            if begins.len() != partitions.len() {
-                return Err(format!("{topic}: the brokers did not tell the bounds of every partition"));
-            }
-            let claims = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, &Arc::from(topic.as_str()), &begins));
-            for claim in claims.map_err(|e| e.to_string())? {
-                let outside = bounds.get(&claim.partition).and_then(|bounds| bounds::outside(claim.next_offset, bounds));
-                all.push((claim, outside.map(|outside| outside.to_string())));
-            }
+            let claims = self.try_claim(client, &Arc::from(topic.as_str()), partitions)?;
+            all.made.extend(claims.made);
+            all.unanswered.extend(claims.unanswered);
         }
         Ok(all)
+    }
+
+    /// Claims those partitions of one topic of which the brokers tell where the log begins and ends.
+    fn try_claim(&self, client: &BaseConsumer<Self>, topic: &Arc<str>, partitions: &[i32]) -> Result<Claims, String> {
+        let times = self.runtime.block_on(fence::record_times(&self.pool, &self.settings.consumer, topic)).map_err(|e| e.to_string())?;
+        let asked: Vec<Asked> = partitions.iter().map(|partition| (*partition, times.get(partition).copied())).collect();
+        let (mut claims, mut bounds) = (Claims::default(), BTreeMap::new());
+        for (partition, answer) in bounds::ask(client, topic, &asked, KAFKA_TIMEOUT) {
+            match answer {
+                Ok(answer) => drop(bounds.insert(partition, answer)),
+                Err(error) => claims.unanswered.push(((topic.clone(), partition), error.to_string())),
+            }
+        }
+        let begins: Vec<(i32, i64)> = bounds.iter().map(|(partition, bounds)| (*partition, bounds.begin)).collect();
+        let made = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, topic, &begins));
+        for claim in made.map_err(|e| e.to_string())? {
+            let outside = bounds.get(&claim.partition).and_then(|bounds| bounds::outside(claim.next_offset, bounds));
+            claims.made.push((claim, outside.map(|outside| outside.to_string())));
+        }
+        Ok(claims)
     }
 
     fn incremental(&self, outcome: Result<(), KafkaError>) {
@@ -149,6 +208,15 @@ impl GroupContext {
         error!(consumer = self.settings.consumer, reason, "The consumer fails.");
         let _told = self.shared.outlet.send(Inflow::Failed(reason.to_owned()));
     }
+}
+
+/// What claiming some places came to.
+#[derive(Default)]
+struct Claims {
+    /// With each claim, why its position is outside of the log, if it is.
+    made: Vec<(Claim, Option<String>)>,
+    /// Places of which the brokers did not tell where the log begins and ends, and what they said instead.
+    unanswered: Vec<(Place, String)>,
 }
 
 /// Claims as a list of offsets to begin at.
@@ -197,5 +265,7 @@ pub(super) fn start(
 
 fn read(client: &BaseConsumer<GroupContext>, shared: &Shared, topic: &Arc<str>) {
     let mut state = ReadState::default();
-    while !shared.outlet.is_stopping() && hand_over(client, &mut |_| topic.clone(), shared, &mut state) {}
+    while !shared.outlet.is_stopping() && hand_over(client, &mut |_| topic.clone(), shared, &mut state) {
+        client.context().claim_left(client);
+    }
 }

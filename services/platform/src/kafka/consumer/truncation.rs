@@ -20,9 +20,10 @@ pub(super) fn is_truncation(error: &KafkaError) -> bool {
 /// Finds the partitions among those that `client` reads, and tells the owner that they stopped.
 pub(super) fn report<C: ConsumerContext>(client: &BaseConsumer<C>, outlet: &Outlet, held: &Held) {
     for ((topic, partition), next) in reached(client) {
-        let bounds = match bounds::ask(client, &topic, &[(partition, None)], KAFKA_TIMEOUT) {
-            Ok(bounds) => bounds.get(&partition).copied(),
-            Err(error) => {
+        let bounds = match bounds::ask(client, &topic, &[(partition, None)], KAFKA_TIMEOUT).remove(&partition) {
+            Some(Ok(bounds)) => Some(bounds),
+            None => None,
+            Some(Err(error)) => {
                 // If it is this one, the watch finds it standing still.
                 warn!(%topic, partition, %error, "A log's bounds are not known.");
                 None

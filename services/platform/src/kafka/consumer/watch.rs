@@ -1,5 +1,6 @@
 //! Watches over a consumer, on a thread and with a client of its own: whether records that are there do not come, and whether its claims
-//! still stand. Whoever finds something ends this consumer; the next one begins where the positions are.
+//! still stand. Whoever finds something ends this consumer; the next one begins where the positions are. Also whether the brokers answer by
+//! now for places that were not claimed because they did not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,12 +16,15 @@ use tracing::{debug, error, info};
 
 use super::held::{Held, Hold, Place, Progress};
 use super::stall::{Sight, StallWatch};
+use super::unanswered::Unanswered;
 use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, base_config, on_thread};
 use crate::fence;
 use crate::kafka::bounds;
 use crate::telemetry::metrics;
 
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(3);
+/// Short, so that a broker that does not answer does not keep the watch from the places of the others.
+const KAFKA_TIMEOUT: Duration = Duration::from_millis(1500);
+const ANSWERS_INTERVAL: Duration = Duration::from_secs(1);
 const CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often claims are looked at, and how long a lost one may stay: by then the group has said that the place is somebody else's, if it is.
 const CLAIMS_INTERVAL: Duration = Duration::from_secs(2);
@@ -34,6 +38,7 @@ struct Watch {
     settings: ConsumerSettings,
     outlet: Outlet,
     held: Held,
+    unanswered: Unanswered,
     readings: [Progress; 2],
     stalls: StallWatch,
     seen: BTreeMap<Place, i64>,
@@ -47,6 +52,7 @@ pub(super) fn start(
     settings: &ConsumerSettings,
     outlet: Outlet,
     held: Held,
+    unanswered: Unanswered,
     readings: [Progress; 2],
 ) -> Result<oneshot::Receiver<()>, KafkaError> {
     // What it reads of the brokers must be what the readers see, so it is configured as they are. It is assigned nothing.
@@ -60,6 +66,7 @@ pub(super) fn start(
         settings: settings.clone(),
         outlet,
         held,
+        unanswered,
         readings,
         stalls: StallWatch::new(settings.stall_after),
         seen: BTreeMap::new(),
@@ -72,6 +79,7 @@ impl Watch {
     fn run(&mut self) {
         let stall_interval = (self.settings.stall_after / 6).clamp(TICK, Duration::from_secs(5));
         let (mut next_stalls, mut next_claims) = (Instant::now() + stall_interval, Instant::now() + CLAIMS_INTERVAL);
+        let mut next_answers = Instant::now() + ANSWERS_INTERVAL;
         while !self.outlet.is_stopping() {
             std::thread::sleep(TICK);
             let mut reason = None;
@@ -82,6 +90,10 @@ impl Watch {
             if reason.is_none() && Instant::now() >= next_claims {
                 reason = self.look_at_claims();
                 next_claims = Instant::now() + CLAIMS_INTERVAL;
+            }
+            if Instant::now() >= next_answers {
+                self.look_for_answers();
+                next_answers = Instant::now() + ANSWERS_INTERVAL;
             }
             if let Some(reason) = reason {
                 let _told = self.outlet.send(Inflow::Failed(reason));
@@ -108,14 +120,12 @@ impl Watch {
         let topics: BTreeSet<&Arc<str>> = standing.iter().map(|(topic, _)| topic).collect();
         for topic in topics {
             let partitions = standing.iter().filter(|(of, _)| of == topic).map(|(_, partition)| *partition);
-            match bounds::ends(&self.client, topic, partitions, KAFKA_TIMEOUT) {
-                Ok(ends) => {
-                    for (partition, end) in ends {
-                        sights.entry((topic.clone(), partition)).and_modify(|sight| sight.end = Some(end));
-                    }
+            for (partition, end) in bounds::ends(&self.client, topic, partitions, KAFKA_TIMEOUT) {
+                match end {
+                    Ok(end) => drop(sights.entry((topic.clone(), partition)).and_modify(|sight| sight.end = Some(end))),
+                    // Brokers that do not answer have no records for anybody.
+                    Err(error) => debug!(%error, %topic, partition, "A log's end is not known."),
                 }
-                // Brokers that do not answer have no records for anybody.
-                Err(error) => debug!(%error, topic = %topic, "The log's ends are not known."),
             }
         }
         let stall = self.stalls.look(Instant::now(), &sights)?;
@@ -127,6 +137,16 @@ impl Watch {
             "Records are there and none came: the consumer is started anew."
         );
         Some(stall.to_string())
+    }
+
+    /// Whether the brokers answer by now for what could not be claimed.
+    fn look_for_answers(&self) {
+        for (topic, partitions) in self.unanswered.all() {
+            let ends = bounds::ends(&self.client, &topic, partitions.into_iter(), KAFKA_TIMEOUT);
+            for (partition, _) in ends.into_iter().filter(|(_, end)| end.is_ok()) {
+                self.unanswered.answers(&(topic.clone(), partition));
+            }
+        }
     }
 
     /// Whether somebody moved an epoch of ours although the group still gives us the place: an operator who mended a position, a database

@@ -14,6 +14,7 @@ use platform::kafka::KafkaConfig;
 use platform::kafka::bounds::{self, Asked};
 use platform::postgres;
 use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 
@@ -109,11 +110,17 @@ fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Ve
     }
     let mut found = BTreeMap::new();
     for ((consumer, topic), partitions) in &asked {
-        match bounds::ask(&client, topic, partitions, TIMEOUT) {
-            Ok(bounds) => {
-                found.extend(bounds.into_iter().map(|(partition, bounds)| ((*consumer, *topic, partition), bounds)));
+        let mut unknown: Vec<(i32, KafkaError)> = Vec::new();
+        for (partition, answer) in bounds::ask(&client, topic, partitions, TIMEOUT) {
+            match answer {
+                Ok(bounds) => drop(found.insert((*consumer, *topic, partition), bounds)),
+                Err(error) => unknown.push((partition, error)),
             }
-            Err(error) => print::warn(&format!("{topic}: the brokers did not tell where it begins and ends: {error}"))?,
+        }
+        if let Some((_, error)) = unknown.first() {
+            let partitions: Vec<String> = unknown.iter().map(|(partition, _)| partition.to_string()).collect();
+            let partitions = partitions.join(", ");
+            print::warn(&format!("{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"))?;
         }
     }
     let bounds: Vec<_> = positions.iter().map(|p| found.get(&(p.consumer.as_str(), p.topic.as_str(), p.partition)).copied()).collect();
