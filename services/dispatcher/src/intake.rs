@@ -8,6 +8,7 @@ mod plan;
 mod spilled;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,8 +61,9 @@ pub struct Undecided {
 /// What was before an assignment of a partition.
 #[derive(Debug, Default)]
 pub struct Before {
-    /// Deliveries of records from the position on that already have rows: they are not begun again.
-    pub scheduled: HashSet<DeliveryId>,
+    /// Deliveries of records from the position on that already have rows, each with the offsets that its row answers for: of records there they
+    /// are not begun again. Another record may have the same event id, and be the one that is sent.
+    pub scheduled: HashMap<DeliveryId, RangeInclusive<i64>>,
     /// Append time of the last record before the position, milliseconds since the Unix epoch.
     pub record_time_ms: Option<i64>,
 }
@@ -159,7 +161,7 @@ impl Intake {
         };
         let event = matched.event;
         let deliveries: Vec<Delivery> = matched.endpoints.into_iter().map(|endpoint| Delivery::new(endpoint, event.clone())).collect();
-        let deliveries: Vec<Delivery> = deliveries.into_iter().filter(|delivery| !lane.scheduled.remove(&delivery.id)).collect();
+        let deliveries: Vec<Delivery> = deliveries.into_iter().filter(|delivery| !lane.is_scheduled(delivery)).collect();
         if !lane.enter(read.offset, read.timestamp_ms, deliveries.len(), event.size()) {
             return undecided;
         }

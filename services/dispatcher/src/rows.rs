@@ -5,7 +5,8 @@
 
 mod contested;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,7 +72,8 @@ pub struct Taken {
 }
 
 /// Writes rows. One that waits for a verdict, or was dropped by it, gives way to the same delivery from another place; where both wait, the
-/// row is contested, and is sent whichever place the view shows.
+/// row is contested, and is sent whichever place the view shows. It then stands at the later place, whichever came first: it is decided when the
+/// view has passed both, and kept until the dispatcher has.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -97,7 +99,10 @@ pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<()
          ON CONFLICT (delivery_id) DO UPDATE
          SET event_type = EXCLUDED.event_type, accepted_at = EXCLUDED.accepted_at, payload = EXCLUDED.payload,
              traceparent = EXCLUDED.traceparent, log_epoch = EXCLUDED.log_epoch, log_partition = EXCLUDED.log_partition,
-             log_offset = EXCLUDED.log_offset, state = EXCLUDED.state, attempts = EXCLUDED.attempts, due_at = EXCLUDED.due_at,
+             log_offset = CASE WHEN known.state = 'awaiting_verdict' AND EXCLUDED.state = 'awaiting_verdict'
+                                    AND (known.log_epoch, known.log_partition) = (EXCLUDED.log_epoch, EXCLUDED.log_partition)
+                               THEN GREATEST(known.log_offset, EXCLUDED.log_offset) ELSE EXCLUDED.log_offset END,
+             state = EXCLUDED.state, attempts = EXCLUDED.attempts, due_at = EXCLUDED.due_at,
              lease_id = EXCLUDED.lease_id, finished_at = NULL,
              contested = EXCLUDED.contested OR (known.state = 'awaiting_verdict' AND EXCLUDED.state = 'awaiting_verdict')
          WHERE known.state IN ('awaiting_verdict', 'dropped')
@@ -113,7 +118,7 @@ pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<()
     .bind(rows.iter().map(|one| one.row.delivery.event.traceparent.as_deref()).collect::<Vec<_>>())
     .bind(places(|event| event.log_epoch))
     .bind(places(|event| event.partition))
-    .bind(numbers(|event| event.offset))
+    .bind(rows.iter().map(|one| one.offset).collect::<Vec<_>>())
     .bind(rows.iter().map(|one| one.row.state.as_str()).collect::<Vec<_>>())
     .bind(rows.iter().map(|one| number(one.row.attempts)).collect::<Vec<_>>())
     .bind(rows.iter().map(|one| one.row.due_after.as_secs_f64()).collect::<Vec<_>>())
@@ -158,20 +163,40 @@ pub async fn settle(connection: &mut PgConnection, settlements: &[Settlement]) -
     Ok(())
 }
 
-/// Deliveries of a partition's records from `from` on that have rows already, finished or not; and all of older logs, whose records may
-/// be on this one again.
+/// Deliveries of a partition's records from `from` on that have rows already, finished or not, each with the offsets that the row answers for;
+/// and all of older logs, whose records may be on this one again.
+///
+/// A row answers for its own place alone: another record with the same event id asks the view for itself, and at most one of the two is shown. A
+/// contested row, which is sent whichever place is shown, answers for all places up to its own. In an older log offsets say nothing: a row that
+/// is sent without asking for its place, or was, answers for every record of this one.
 ///
 /// # Errors
 /// As PostgreSQL has them.
-pub async fn scheduled_from(pool: &PgPool, partition: i32, log_epoch: i32, from: i64) -> Result<HashSet<DeliveryId>, sqlx::Error> {
-    let ids: Vec<(Uuid,)> =
-        sqlx::query_as("SELECT delivery_id FROM delivery_schedule WHERE log_partition = $1 AND (log_offset >= $3 OR log_epoch < $2)")
-            .bind(partition)
-            .bind(log_epoch)
-            .bind(from)
-            .fetch_all(pool)
-            .await?;
-    Ok(ids.into_iter().map(|(id,)| DeliveryId::from_uuid(id)).collect())
+pub async fn scheduled_from(
+    pool: &PgPool,
+    partition: i32,
+    log_epoch: i32,
+    from: i64,
+) -> Result<HashMap<DeliveryId, RangeInclusive<i64>>, sqlx::Error> {
+    let rows: Vec<(Uuid, i64, bool, bool)> = sqlx::query_as(
+        "SELECT delivery_id, log_offset, contested,
+                log_epoch < $2 AND state <> 'dropped' AND (contested OR state <> 'awaiting_verdict')
+         FROM delivery_schedule WHERE log_partition = $1 AND (log_offset >= $3 OR log_epoch < $2)",
+    )
+    .bind(partition)
+    .bind(log_epoch)
+    .bind(from)
+    .fetch_all(pool)
+    .await?;
+    let offsets = |offset, contested, everywhere| match (contested, everywhere) {
+        (_, true) => 0..=i64::MAX,
+        (true, false) => 0..=offset,
+        (false, false) => offset..=offset,
+    };
+    Ok(rows
+        .into_iter()
+        .map(|(id, offset, contested, everywhere)| (DeliveryId::from_uuid(id), offsets(offset, contested, everywhere)))
+        .collect())
 }
 
 /// Endpoints with pending rows, and in how many seconds the first of each is due (negative: it has been). Costs one look at the index per

@@ -1,12 +1,14 @@
 //! One partition at the desk, under one assignment.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use platform::fence::Claim;
 use schemas::ids::DeliveryId;
 use tracing::error;
 
 use super::{Before, Move, Position};
+use crate::delivery::Delivery;
 use crate::ledger::{Completion, Ledger};
 
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub(super) struct Lane {
     /// What the position is in the database.
     pub(super) committed: i64,
     /// Deliveries ahead of the position that were scheduled before this assignment.
-    pub(super) scheduled: HashSet<DeliveryId>,
+    scheduled: HashMap<DeliveryId, RangeInclusive<i64>>,
 }
 
 impl Lane {
@@ -32,6 +34,17 @@ impl Lane {
     pub(super) fn position(&self, partition: i32) -> Position {
         let last_done_ms = self.ledger.frontier_time_ms().or(self.record_time_ms);
         Position { partition, next: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
+    }
+
+    /// Whether a row of an earlier assignment answers for this delivery of this very record. Asked in the order of reading.
+    pub(super) fn is_scheduled(&mut self, delivery: &Delivery) -> bool {
+        let offset = delivery.event.offset;
+        let Some(offsets) = self.scheduled.get(&delivery.id) else { return false };
+        let (answers, is_last) = (offsets.contains(&offset), *offsets.end() <= offset);
+        if is_last {
+            self.scheduled.remove(&delivery.id);
+        }
+        answers
     }
 
     /// `false`: the record was read before, and is done or under way.

@@ -173,12 +173,33 @@ fn a_keyed_event_waits_for_its_verdict_and_a_duplicate_is_dropped() {
 fn what_was_scheduled_in_an_earlier_life_is_not_begun_again() {
     let mut desk = Desk::new(10);
     let (event, _) = desk.enter(0, &[0, 1], false, 0);
-    let scheduled = HashSet::from([DeliveryId::of(desk.endpoints[0], event.event_id)]);
+    let scheduled = HashMap::from([(DeliveryId::of(desk.endpoints[0], event.event_id), 0..=0)]);
     desk.intake.assign(&claim(2, 0), Before { scheduled, record_time_ms: None });
     let matched = Matched { event: event.clone(), endpoints: desk.endpoints[..2].to_vec(), keyed: false };
     desk.intake.enter(Read { partition: 0, offset: 0, timestamp_ms: Some(0), matched: Some(matched) }, desk.begun);
     assert_eq!(desk.start().1.endpoint_id, desk.endpoints[1]);
     assert!(desk.intake.start(|_| Some(())).is_none());
+}
+
+#[test]
+fn a_row_answers_for_the_records_at_its_offsets_and_for_no_other_one_with_the_same_event_id() {
+    let begun = |offsets: RangeInclusive<i64>| {
+        let mut desk = Desk::new(10);
+        let id = EventId::generate();
+        let scheduled = HashMap::from([(DeliveryId::of(desk.endpoints[0], id), offsets)]);
+        desk.intake.assign(&claim(2, 0), Before { scheduled, record_time_ms: None });
+        let mut begun = Vec::new();
+        for offset in [50, 100, 150] {
+            let event = Arc::new(Accepted { event_id: id, ..(*event(offset)).clone() });
+            let matched = Matched { event, endpoints: desk.endpoints[..1].to_vec(), keyed: true };
+            let read = Read { partition: 0, offset, timestamp_ms: 0, matched: Some(matched) };
+            begun.extend(desk.intake.enter(read, desk.begun).iter().map(|one| one.event.offset));
+        }
+        begun
+    };
+    assert_eq!(begun(100..=100), [50, 150], "the view decides on the others for themselves");
+    assert_eq!(begun(0..=100), [150], "a contested one is sent whichever of the first two is shown");
+    assert!(begun(0..=i64::MAX).is_empty());
 }
 
 #[test]
@@ -197,7 +218,7 @@ fn nothing_of_an_earlier_assignment_is_committed() {
 #[test]
 fn a_position_tells_since_when_something_is_open_and_remembers_what_was_before() {
     let mut desk = Desk::new(10);
-    desk.intake.assign(&claim(2, 5), Before { scheduled: HashSet::new(), record_time_ms: Some(7) });
+    desk.intake.assign(&claim(2, 5), Before { scheduled: HashMap::new(), record_time_ms: Some(7) });
     let position = |desk: &Desk| desk.intake.positions().next().unwrap();
     assert_eq!(position(&desk), Position { partition: 0, next: 5, open_since_ms: None, last_done_ms: Some(7) });
     desk.enter(5, &[], false, 0);

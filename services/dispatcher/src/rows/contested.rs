@@ -9,11 +9,26 @@ use schemas::ids::DeliveryId;
 use super::NewRow;
 use crate::delivery::RowState;
 
-/// A row to write, and whether the verdict on another place of its event was open too.
+/// A row to write, where it stands, and whether the verdict on another place of its event was open too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate<'a> {
     pub(super) row: &'a NewRow,
+    /// The row's own; of contested ones in one partition the last.
+    pub(super) offset: i64,
     pub(super) contested: bool,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(row: &'a NewRow) -> Self {
+        Self { row, offset: row.delivery.event.offset, contested: false }
+    }
+
+    /// The verdict on both is open.
+    fn contest(before: Self, row: &'a NewRow) -> Self {
+        let own = row.delivery.event.offset;
+        let is_same_partition = before.row.delivery.event.partition == row.delivery.event.partition;
+        Self { row, offset: if is_same_partition { own.max(before.offset) } else { own }, contested: true }
+    }
 }
 
 /// One row per delivery, in the order of their ids. A row that waits for a verdict gives way to one of another place: nothing is known of it
@@ -22,11 +37,12 @@ pub(super) fn settle(rows: &[NewRow]) -> Vec<Candidate<'_>> {
     let mut chosen: HashMap<DeliveryId, Candidate<'_>> = HashMap::with_capacity(rows.len());
     for row in rows {
         match chosen.entry(row.delivery.id) {
-            Entry::Vacant(free) => drop(free.insert(Candidate { row, contested: false })),
+            Entry::Vacant(free) => drop(free.insert(Candidate::new(row))),
             Entry::Occupied(mut taken) => {
-                let before = taken.get().row;
-                if before.state == RowState::AwaitingVerdict && place(before) != place(row) {
-                    taken.insert(Candidate { row, contested: row.state == RowState::AwaitingVerdict });
+                let before = *taken.get();
+                if before.row.state == RowState::AwaitingVerdict && place(before.row) != place(row) {
+                    let is_open = row.state == RowState::AwaitingVerdict;
+                    taken.insert(if is_open { Candidate::contest(before, row) } else { Candidate::new(row) });
                 }
             }
         }
@@ -73,11 +89,17 @@ mod tests {
             let rows: Vec<NewRow> = states.iter().map(|(offset, state)| row(ids, *offset, *state)).collect();
             let chosen = settle(&rows);
             assert_eq!(chosen.len(), 1);
-            (chosen[0].row.delivery.event.offset, chosen[0].row.state, chosen[0].contested)
+            (chosen[0].offset, chosen[0].row.state, chosen[0].contested)
         };
         assert_eq!(left(&[(1, AwaitingVerdict)]), (1, AwaitingVerdict, false));
         assert_eq!(left(&[(1, AwaitingVerdict), (1, AwaitingVerdict)]), (1, AwaitingVerdict, false), "the same record twice");
         assert_eq!(left(&[(1, AwaitingVerdict), (2, AwaitingVerdict)]), (2, AwaitingVerdict, true));
+        assert_eq!(
+            left(&[(2, AwaitingVerdict), (1, AwaitingVerdict)]),
+            (2, AwaitingVerdict, true),
+            "the later place, whichever came first"
+        );
+        assert_eq!(left(&[(2, AwaitingVerdict), (1, Pending)]), (1, Pending, false));
         assert_eq!(left(&[(1, AwaitingVerdict), (2, Pending)]), (2, Pending, false), "the view has shown the second");
         assert_eq!(left(&[(1, Pending), (2, AwaitingVerdict)]), (1, Pending, false), "the view has shown the first");
     }

@@ -1,5 +1,6 @@
 //! Events that may be duplicates: the view decides first.
 
+use schemas::ids::{DeliveryId, EndpointId};
 use schemas::records::DeliveryOutcome;
 use serde_json::json;
 
@@ -129,4 +130,77 @@ async fn of_two_places_of_one_event_one_is_delivered_also_when_both_are_spilled_
     system.wait_for_schedule("the third is dropped and swept", |rows| rows.is_empty()).await;
     assert_eq!(receiver.received().len(), 1);
     assert_eq!(system.reports_of(event.event_id).len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_whose_second_place_is_scheduled_is_delivered_from_its_first_after_a_crash() {
+    let mut patient = crate::system::config();
+    // The position is held by the attempt under way; nothing grows old.
+    patient.spill_after = std::time::Duration::from_secs(60);
+    let mut system = System::start_with(patient.clone()).await;
+    let receiver = Receiver::start(Manner::Hang).await;
+    system.endpoint(&receiver, json!({"timeout_seconds": 30, "max_in_flight": 1})).await;
+    let event = system.event("twice");
+    let id = event.event_id.to_string();
+    let first = system.publish_with(&event, &[]).await;
+    system.show(&event, &first, false).await;
+    system.pass_view(&first).await;
+    receiver.wait_for_ids(std::slice::from_ref(&id)).await;
+    // More than is kept open, so what comes next is scheduled at once.
+    let large = format!("\"{}\"", "x".repeat(250_000));
+    let mut ids = vec![id.clone()];
+    for _ in 0..140 {
+        let filling = schemas::records::Event { payload: large.clone(), ..system.event("filling") };
+        system.publish(&filling).await;
+        ids.push(filling.event_id.to_string());
+    }
+    let second = system.publish_with(&event, &[]).await;
+    system.wait_for_schedule("the second place is scheduled", |rows| rows.iter().any(|(state, ..)| state == "awaiting_verdict")).await;
+    system.crash().await;
+    assert_eq!(receiver.received().len(), 1);
+
+    receiver.change(Manner::Status(200));
+    system.start_dispatcher(patient);
+    system.pass_view(&second).await;
+    receiver.wait_for_ids(&ids).await;
+    system.wait_until_passed(&second).await;
+    system.wait_for_schedule("all is delivered, and the second place dropped", |rows| rows.is_empty()).await;
+    assert_eq!(receiver.counts()[&id], 2, "the attempt that the crash cut off, and one more");
+    assert_eq!(system.reports_of(event.event_id).len(), 1);
+}
+
+#[tokio::test]
+async fn a_first_place_that_is_scheduled_after_the_second_is_decided_together_with_it() {
+    for shown in [0, 1] {
+        let mut system = System::without_dispatcher().await;
+        let receiver = Receiver::start(Manner::Status(200)).await;
+        let endpoint: EndpointId = system.endpoint(&receiver, json!({})).await["id"].as_str().unwrap().parse().unwrap();
+        let event = system.event("twice");
+        let places = [system.publish_with(&event, &[]).await, system.publish_with(&event, &[]).await];
+        // As a dispatcher left it that was killed before it was done with the first.
+        sqlx::query(
+            "INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, log_epoch,
+                                            log_partition, log_offset, state, due_at)
+             VALUES ($1, $2, $3, $4, 'twice', now(), '1', 1, $5, $6, 'awaiting_verdict', now())",
+        )
+        .bind(DeliveryId::of(endpoint, event.event_id).as_uuid())
+        .bind(event.org_id.as_uuid())
+        .bind(event.event_id.as_uuid())
+        .bind(endpoint.as_uuid())
+        .bind(places[1].partition)
+        .bind(places[1].offset)
+        .execute(&system.pool)
+        .await
+        .unwrap();
+        system.start_dispatcher(crate::system::config());
+        system.wait_until_passed(&places[1]).await;
+        let rows: Vec<(String, bool, i64)> =
+            sqlx::query_as("SELECT state, contested, log_offset FROM delivery_schedule").fetch_all(&system.pool).await.unwrap();
+        assert_eq!(rows, [("awaiting_verdict".to_owned(), true, places[1].offset)], "it waits for the view to have passed both");
+        system.show(&event, &places[shown], false).await;
+        system.pass_view(&places[1]).await;
+        system.wait_for_reports(event.event_id, 1).await;
+        system.wait_for_schedule("the row is finished and swept", |rows| rows.is_empty()).await;
+        assert_eq!(receiver.received().len(), 1, "shown from place {shown}");
+    }
 }
