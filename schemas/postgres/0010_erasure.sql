@@ -2,6 +2,8 @@
 -- its records and its webhooks; taking the rows away is done afterwards, in batches, by the slices whose they are.
 
 CREATE INDEX organizations_erasing ON organizations (id) WHERE status = 'erasing';
+-- The dispatcher's: what waits to be sent for one organization, however many others have rows too.
+CREATE INDEX delivery_schedule_org ON delivery_schedule (org_id);
 
 -- How far each slice is. A slice writes its own rows only.
 CREATE TABLE erasures (

@@ -1,7 +1,8 @@
 //! What the schedule holds of organizations that are being erased goes. That nothing more is sent does not depend on this: their endpoints
 //! were deleted with the tombstone, by a trigger.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use platform::erasure::{Erasure, ErasureError};
 use schemas::ids::OrgId;
@@ -11,14 +12,19 @@ use tracing::{debug, info};
 
 use crate::rows;
 
+/// How often it is asked which organizations there are, and the least between two looks at one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The most between two looks at one.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 
-/// Looks every second until `shutdown`. Every instance may: what one has done is not there any more for the others.
+/// Looks every second until `shutdown`, and less often at an organization of which nothing goes. Every instance may: what one has done is not
+/// there any more for the others.
 pub async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
     let looks = async {
+        let mut idle = Idle::default();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if let Err(error) = look(&pool, &erasure).await {
+            if let Err(error) = look(&pool, &erasure, &mut idle).await {
                 debug!(%error, "Erasing was cut short; it goes on with the next look.");
             }
         }
@@ -26,12 +32,21 @@ pub async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
     shutdown.run_until_cancelled(looks).await;
 }
 
-async fn look(pool: &PgPool, erasure: &Erasure) -> Result<(), ErasureError> {
-    for org_id in erasure.open().await? {
+async fn look(pool: &PgPool, erasure: &Erasure, idle: &mut Idle) -> Result<(), ErasureError> {
+    let open = erasure.open().await?;
+    for org_id in idle.due(&open, Instant::now()) {
         let mut connection = pool.acquire().await?;
-        while rows::erase(&mut connection, org_id).await? > 0 {}
+        let mut gone = 0;
+        loop {
+            let erased = rows::erase(&mut connection, org_id).await?;
+            gone += erased;
+            if erased == 0 {
+                break;
+            }
+        }
         drop(connection);
         finish(pool, erasure, org_id).await?;
+        idle.looked(org_id, gone > 0, Instant::now());
     }
     Ok(())
 }
@@ -45,4 +60,58 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
         info!(organization = %org_id, "Nothing of an erased organization is left to be sent.");
     }
     Ok(())
+}
+
+/// Since when nothing of an organization went: one whose positions cannot come to the end, because nothing is sent or somebody is away, is
+/// looked at ever less often. Pure.
+#[derive(Default)]
+struct Idle {
+    /// By organization: since when, and when the next look is due.
+    known: HashMap<OrgId, (Instant, Instant)>,
+}
+
+impl Idle {
+    /// Those of the open ones at which to look now. Others are forgotten.
+    fn due(&mut self, open: &[OrgId], now: Instant) -> Vec<OrgId> {
+        self.known = open.iter().map(|org_id| (*org_id, self.known.get(org_id).copied().unwrap_or((now, now)))).collect();
+        open.iter().filter(|org_id| self.known.get(org_id).is_some_and(|(_, next)| *next <= now)).copied().collect()
+    }
+
+    fn looked(&mut self, org_id: OrgId, something_went: bool, now: Instant) {
+        let since = self.known.get(&org_id).map_or(now, |(since, _)| if something_went { now } else { *since });
+        // A quarter of the time since then: an erasure that ends in seconds is not held up by it.
+        let pause = (now.saturating_duration_since(since) / 4).clamp(LOOK_EVERY, LOOK_AT_LEAST_EVERY);
+        self.known.insert(org_id, (since, now + pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_organization_of_which_nothing_goes_is_looked_at_less_often_and_the_others_are_not() {
+        let begun = Instant::now();
+        let at = |second| begun + Duration::from_secs(second);
+        let (stuck, busy) = (OrgId::generate(), OrgId::generate());
+        let mut idle = Idle::default();
+        let mut looks = Vec::new();
+        for second in 0..600 {
+            let due = idle.due(&[stuck, busy], at(second));
+            assert!(due.contains(&busy));
+            idle.looked(busy, true, at(second));
+            if due.contains(&stuck) {
+                idle.looked(stuck, false, at(second));
+                looks.push(second);
+            }
+        }
+        assert_eq!(looks[..8], [0, 1, 2, 3, 4, 5, 7, 9]);
+        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] <= 30) && looks.len() < 40, "{looks:?}");
+
+        // Something came and went: quick again.
+        idle.looked(stuck, true, at(600));
+        assert_eq!((idle.due(&[stuck], at(600)), idle.due(&[stuck], at(601))), (vec![], vec![stuck]));
+        assert_eq!(idle.due(&[], at(602)), []);
+        assert!(idle.known.is_empty());
+    }
 }
