@@ -134,6 +134,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_time_of_the_frontier_is_the_youngest_and_a_marker_has_none() {
+        let mut ledger = Ledger::new(1, 0);
+        for (offset, time_ms, expected) in [(0, None, None), (1, Some(500), Some(500)), (2, Some(400), Some(500)), (3, None, Some(500))] {
+            ledger.enter(offset, time_ms, 0, 1).unwrap();
+            assert_eq!(ledger.frontier_time_ms(), expected);
+        }
+    }
+
+    #[test]
     fn the_frontier_waits_for_the_oldest_open_part() {
         let mut ledger = Ledger::new(1, 10);
         assert_eq!((ledger.frontier(), ledger.frontier_time_ms()), (10, None));

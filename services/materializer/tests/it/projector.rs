@@ -8,6 +8,7 @@ mod events;
 pub mod harness;
 mod hostile;
 mod leaderless;
+mod markers;
 mod missed;
 mod outage;
 mod ownership;

@@ -65,7 +65,9 @@ impl GroupContext {
         for (place, error) in claims.unanswered {
             let (topic, partition) = place.clone();
             self.shared.unanswered.add(place);
-            let reason = format!("the brokers do not tell where its log begins and ends, it is read as soon as they do: {error}");
+            let reason = format!(
+                "without a leader that answers, the brokers do not tell where its log begins and ends; it is read as soon as they do: {error}"
+            );
             error!(%topic, partition, reason, "A partition is left unread.");
             let _told = self.shared.outlet.send(Inflow::Stopped { topic, partition, reason });
         }
