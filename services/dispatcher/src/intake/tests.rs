@@ -192,7 +192,7 @@ fn a_row_answers_for_the_records_at_its_offsets_and_for_no_other_one_with_the_sa
         for offset in [50, 100, 150] {
             let event = Arc::new(Accepted { event_id: id, ..(*event(offset)).clone() });
             let matched = Matched { event, endpoints: desk.endpoints[..1].to_vec(), keyed: true };
-            let read = Read { partition: 0, offset, timestamp_ms: 0, matched: Some(matched) };
+            let read = Read { partition: 0, offset, timestamp_ms: Some(0), matched: Some(matched) };
             begun.extend(desk.intake.enter(read, desk.begun).iter().map(|one| one.event.offset));
         }
         begun

@@ -3,12 +3,14 @@
 //! The database itself keeps book of who claimed which partition and who moved its position: an instance that was overtaken must not be
 //! among those who moved it, whatever it had in hand.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use devstack::Signal;
 use devstack::testing::eventually;
+use platform::kafka::partition;
 use serde_json::json;
 use sqlx::PgPool;
 use tokio::io::AsyncWriteExt as _;
@@ -18,12 +20,11 @@ use crate::api::Api;
 use crate::database_proxy::DatabaseProxy;
 use crate::deliveries::{Hook, accepted, now_ms};
 use crate::process::Process;
-use crate::system::System;
+use crate::system::{PARTITIONS, System};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 /// What was not committed when an instance was stopped or killed was accepted at most so long before, milliseconds.
 const IN_HAND_MS: i64 = 5_000;
-const ORGANIZATIONS: usize = 5;
 
 /// A system under load, with a book of claims and moves.
 struct Bench {
@@ -62,10 +63,13 @@ impl Bench {
         sqlx::raw_sql(book).execute(&database).await.unwrap();
         let ingest = system.role("ingest", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]);
         let base_url = ingest.ready().await;
-        let mut apis = Vec::new();
-        for n in 0..ORGANIZATIONS {
-            apis.push(Api::of_new_organization(&base_url, &system.operator_token, &format!("Number {n}")).await);
+        // One for every partition: however they are shared, each instance has something to do.
+        let mut of_partition = BTreeMap::new();
+        while of_partition.len() < PARTITIONS as usize {
+            let api = Api::of_new_organization(&base_url, &system.operator_token, "Fenced").await;
+            of_partition.entry(partition::of_key(api.org_id.as_bytes(), PARTITIONS.cast_signed())).or_insert(api);
         }
+        let apis = of_partition.into_values().collect();
         Self { system, database, _ingest: ingest, apis, stop: Arc::default(), load: Vec::new() }
     }
 

@@ -66,6 +66,15 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     open(&api, &before).await;
     hook.wait_for(&before).await;
     acknowledge(&api, &before[..10]).await;
+    // Received is not noted down yet: what the backup does not know as sent is sent again.
+    let database = system.database().await;
+    eventually(PATIENCE, "what was sent is noted down", || async {
+        let noted = "SELECT sum(next_offset)::bigint FROM consumer_positions WHERE consumer = 'dispatcher'";
+        let noted: Option<i64> = sqlx::query_scalar(noted).fetch_one(&database).await.unwrap();
+        (noted >= Some(30)).then_some(())
+    })
+    .await;
+    database.close().await;
 
     let (data, backup) = (stack.data_dir().join("postgres").join("data"), stack.data_dir().join("backup"));
     stack.postgres_stop().await.unwrap();

@@ -15,7 +15,7 @@ use crate::process::{Process, triggers};
 /// How long one command may take.
 const COMMAND: Duration = Duration::from_secs(60);
 /// Fewer than in production: each costs the shared broker files and the start some time.
-const PARTITIONS: u32 = 6;
+pub const PARTITIONS: u32 = 6;
 
 /// Topics, a database and a folder for the processes of one test.
 pub struct System {
