@@ -179,7 +179,7 @@ pub async fn scheduled_from(
     from: i64,
 ) -> Result<HashMap<DeliveryId, RangeInclusive<i64>>, sqlx::Error> {
     let rows: Vec<(Uuid, i64, bool, bool)> = sqlx::query_as(
-        "SELECT delivery_id, log_offset, contested,
+        "SELECT delivery_id, log_offset, contested AND log_epoch = $2,
                 log_epoch < $2 AND state <> 'dropped' AND (contested OR state <> 'awaiting_verdict')
          FROM delivery_schedule WHERE log_partition = $1 AND (log_offset >= $3 OR log_epoch < $2)",
     )
