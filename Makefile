@@ -24,8 +24,9 @@ test: tools ## all tests, against a real Kafka and a real PostgreSQL, and the sh
 	target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
 	$(if $(ARGS),,target/ci/loadtests faults --short --work target/faults-short)
 
-lint: tools ## formatting and clippy, warnings denied
+lint: tools ## formatting, patches that still apply, and clippy, warnings denied
 	cargo fmt --all --check
+	for patch in loadtests/sabotage/*.patch; do git apply --check "$$patch" || exit 1; done
 	cargo clippy --profile ci --locked --workspace --all-targets -- -D warnings
 
 load: tools ## load test against what `make up` started; SCENARIO=smoke|full, ARGS for more
