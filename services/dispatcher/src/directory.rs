@@ -1,6 +1,7 @@
 //! Endpoints as the dispatcher knows them: reads the version, takes in what changed since, keeps the secrets opened. Which endpoints match
 //! is decided in `matching`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -27,40 +28,67 @@ struct Inner {
     snapshot: RwLock<Arc<Snapshot>>,
     /// One reads changes at a time; who waited finds them taken in.
     reading: Mutex<()>,
+    /// Versions may have been given twice, so all is read anew.
+    is_doubted: AtomicBool,
 }
 
 impl Directory {
     /// Knows nothing yet.
     pub fn new(pool: PgPool, sealing: SealingKey, default_max_in_flight: usize) -> Self {
         let snapshot = RwLock::new(Arc::new(Snapshot::default()));
-        Self { inner: Arc::new(Inner { pool, sealing, default_max_in_flight, snapshot, reading: Mutex::new(()) }) }
+        Self {
+            inner: Arc::new(Inner {
+                pool,
+                sealing,
+                default_max_in_flight,
+                snapshot,
+                reading: Mutex::new(()),
+                is_doubted: AtomicBool::new(false),
+            }),
+        }
     }
 
     /// The endpoints with every change that was committed before this call.
+    ///
+    /// A version that went back is that of a database restored from a backup: its endpoints are read as if none were known.
     ///
     /// # Errors
     /// As PostgreSQL has them.
     pub async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
         let inner = &*self.inner;
-        // Read before the rows: what changes in between is read, and read again next time.
-        let version = store::version(&inner.pool).await?;
-        let known = self.known();
-        if version <= known.version() {
+        if let Some(known) = self.known_at(store::version(&inner.pool).await?) {
             return Ok(known);
         }
         let _reading = inner.reading.lock().await;
-        let known = self.known();
-        if version <= known.version() {
+        // Read again, since somebody may have taken in a newer one meanwhile; and before the rows: what changes in between is read, and read
+        // again next time.
+        let version = store::version(&inner.pool).await?;
+        if let Some(known) = self.known_at(version) {
             return Ok(known);
         }
-        let changed = store::changed_since(&inner.pool, known.version()).await?;
+        let known = self.known();
+        let is_doubted = inner.is_doubted.swap(false, Ordering::Relaxed);
+        let mut next = if is_doubted || version < known.version() { Snapshot::default() } else { (*known).clone() };
+        let changed = store::changed_since(&inner.pool, next.version()).await.inspect_err(|_| {
+            inner.is_doubted.fetch_or(is_doubted, Ordering::Relaxed);
+        })?;
         let changes = changed.into_iter().map(|stored| self.change(stored)).collect::<Vec<_>>();
         info!(version, changes = changes.len(), "Endpoints were read.");
-        let mut next = (*known).clone();
         next.apply(changes, version);
         let next = Arc::new(next);
         *inner.snapshot.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         Ok(next)
+    }
+
+    /// Has the next reading take in all endpoints instead of what changed: a restored database counts on from an older version, and may have come
+    /// past the one that is known by now.
+    pub fn doubt(&self) {
+        self.inner.is_doubted.store(true, Ordering::Relaxed);
+    }
+
+    fn known_at(&self, version: i64) -> Option<Arc<Snapshot>> {
+        let known = self.known();
+        (known.version() == version && !self.inner.is_doubted.load(Ordering::Relaxed)).then_some(known)
     }
 
     /// The endpoints as they were read last.

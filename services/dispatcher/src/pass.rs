@@ -215,6 +215,8 @@ impl Pass {
         }
         // Now rather than with the first record: a sealing key that opens nothing shows at once.
         let directory = self.parts.directory.clone();
+        // Claims of a restored database are made anew, whoever ran on meanwhile.
+        directory.doubt();
         let _known = self.patiently(|| directory.current(), shutdown).await;
     }
 

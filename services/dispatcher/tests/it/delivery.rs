@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use devstack::testing::eventually;
 use reqwest::{Method, StatusCode};
 use schemas::records::{DeliveryOutcome, Event};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 
 use crate::receiver::{Manner, Receiver};
-use crate::system::{KEY, OTHER_KEY, System};
+use crate::system::{KEY, OTHER_KEY, PATIENCE, System};
 
 #[tokio::test]
 async fn an_event_on_the_log_reaches_the_endpoint_and_its_signature_verifies() {
@@ -96,6 +97,38 @@ async fn a_new_endpoint_sees_every_event_accepted_after_its_answer() {
         let seen = receiver.received().iter().filter(|request| request.path == format!("/{path}")).count();
         assert_eq!(seen, 1, "{path}");
     }
+}
+
+#[tokio::test]
+async fn the_endpoints_of_a_restored_database_are_known_also_where_versions_are_given_twice() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({"url": receiver.url_of("kept"), "event_types": ["kept"]})).await;
+    let lost = system.endpoint(&receiver, json!({"url": receiver.url_of("lost"), "event_types": ["lost", "kept"]})).await;
+    system.publish(&system.event("lost")).await;
+    receiver.wait_for(1).await;
+
+    // As a backup has it that was made between the two.
+    let lost: uuid::Uuid = lost["id"].as_str().unwrap().parse().unwrap();
+    sqlx::query("DELETE FROM endpoints WHERE id = $1").bind(lost).execute(&system.pool).await.unwrap();
+    sqlx::query("UPDATE endpoints_version SET version = version - 1").execute(&system.pool).await.unwrap();
+    let passed = system.publish(&system.event("kept")).await;
+    system.wait_until_passed(&passed).await;
+    let paths = |receiver: &Receiver| receiver.received().iter().map(|request| request.path.clone()).collect::<Vec<_>>();
+    assert_eq!(paths(&receiver), ["/lost", "/kept"]);
+    // It gets the version that the lost one had.
+    system.endpoint(&receiver, json!({"url": receiver.url_of("new"), "event_types": ["new"]})).await;
+    let passed = system.publish(&system.event("new")).await;
+    system.wait_until_passed(&passed).await;
+    assert_eq!(paths(&receiver), ["/lost", "/kept", "/new"]);
+
+    // A backup that the dispatcher saw only when it had come to the version that was known: its claims are another's.
+    sqlx::query("UPDATE endpoints SET event_types = '{other}' WHERE event_types = '{new}'").execute(&system.pool).await.unwrap();
+    let overtaken = system.overtake().await;
+    eventually(PATIENCE, "the dispatcher claims again by itself", || async { (system.epoch().await > overtaken).then_some(()) }).await;
+    let passed = system.publish(&system.event("other")).await;
+    system.wait_until_passed(&passed).await;
+    assert_eq!(paths(&receiver), ["/lost", "/kept", "/new", "/new"]);
 }
 
 #[tokio::test]
