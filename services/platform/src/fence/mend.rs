@@ -1,8 +1,9 @@
 //! Mending positions that lie outside of their log: by an operator's command only, because it gives records up.
 //!
 //! A log epoch belongs to a partition of a topic, not to one consumer: what one consumer wrote about a place (a row of the schedule, a
-//! verdict) is held against another one's position. So whatever is mended, the epoch of all consumers of that partition is raised, in one
-//! transaction, and every instance has to claim again.
+//! verdict) is held against another one's position. So another log begins another epoch for all consumers of that partition, in one
+//! transaction. The same log, however much of it was deleted, keeps its epoch: its offsets mean what they meant, and what was decided about
+//! them (refused, a duplicate) holds for who reads it again.
 
 use sqlx::postgres::PgPool;
 
@@ -45,8 +46,17 @@ pub async fn positions(pool: &PgPool) -> Result<Vec<StoredPosition>, sqlx::Error
     Ok(rows.into_iter().map(position).collect())
 }
 
-/// Sets positions of one partition, those of `moved` to `next_offset`, and starts its next log epoch for all consumers, which it answers.
-/// `None`: a position is not where it was seen any more, and nothing was changed.
+/// Whose offsets the log has that is read from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// The ones that were known.
+    Same,
+    /// Its own: a place in it is no place in the one before.
+    Another,
+}
+
+/// Sets positions of one partition, those of `moved` to `next_offset`, and has them claimed again. Another log starts the partition's next log
+/// epoch for all consumers. Answers the log epoch; `None`: a position is not where it was seen any more, and nothing was changed.
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing was changed then.
@@ -56,6 +66,7 @@ pub async fn mend(
     partition: i32,
     moved: &[&StoredPosition],
     next_offset: i64,
+    log: Log,
 ) -> Result<Option<i32>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let stored: Vec<(String, i64, i32)> = sqlx::query_as(
@@ -74,20 +85,22 @@ pub async fn mend(
     if moved.is_empty() || !moved.iter().all(is_as_seen) {
         return Ok(None);
     }
-    let log_epoch = stored.iter().map(|(.., log_epoch)| *log_epoch).max().unwrap_or(0).saturating_add(1);
+    let newest = stored.iter().map(|(.., log_epoch)| *log_epoch).max().unwrap_or(0);
+    let log_epoch = if log == Log::Another { newest.saturating_add(1) } else { newest };
     // The time belongs to a record that is not before the position any more.
     sqlx::query(
         "UPDATE consumer_positions
          SET epoch = epoch + 1, log_epoch = $3, updated_at = now(),
              next_offset = CASE WHEN consumer = ANY($4) THEN $5 ELSE next_offset END,
              record_time = CASE WHEN consumer = ANY($4) THEN NULL ELSE record_time END
-         WHERE topic = $1 AND partition = $2",
+         WHERE topic = $1 AND partition = $2 AND ($6 OR consumer = ANY($4))",
     )
     .bind(topic)
     .bind(partition)
     .bind(log_epoch)
     .bind(moved.iter().map(|position| position.consumer.as_str()).collect::<Vec<_>>())
     .bind(next_offset)
+    .bind(log == Log::Another)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;

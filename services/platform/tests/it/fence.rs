@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence::{self, Advance, PositionWatch, Standing, mend};
+use platform::fence::mend::{self, Log};
+use platform::fence::{self, Advance, PositionWatch, Standing};
 use platform::postgres;
 use sqlx::postgres::PgPool;
 
@@ -107,8 +108,8 @@ async fn mending_moves_whom_it_must_and_fences_every_consumer_of_the_partition()
     let known = mend::positions(&pool).await.unwrap();
     let seen = |consumer: &str| known.iter().find(|one| one.consumer == consumer && one.partition == 0).unwrap();
     assert_eq!(seen("test").record_time_ms, Some(1_700_000_000_000));
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20).await.unwrap(), Some(2));
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20).await.unwrap(), None, "it is not where it was seen");
+    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(), Some(2));
+    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(), None, "it is not where it was seen");
 
     assert!(!advance(&pool, step(mine.epoch, 8, 9)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
     let again = claim(&pool).await;
@@ -124,6 +125,23 @@ async fn mending_moves_whom_it_must_and_fences_every_consumer_of_the_partition()
 }
 
 #[tokio::test]
+async fn mending_within_the_same_log_fences_whom_it_moves_and_leaves_its_epoch() {
+    let (database, pool) = database().await;
+    let topic: Arc<str> = Arc::from(TOPIC);
+    let mine = claim(&pool).await;
+    let others = fence::claim(&pool, "other", &topic, &[(0, 7)]).await.unwrap();
+    let known = mend::positions(&pool).await.unwrap();
+    let seen = known.iter().find(|one| one.consumer == "test" && one.partition == 0).unwrap();
+    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen], 20, Log::Same).await.unwrap(), Some(1));
+    assert!(!advance(&pool, step(mine.epoch, 5, 8)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
+    let epochs = fence::epochs(&pool, "other").await.unwrap();
+    assert_eq!(epochs, [(TOPIC.to_owned(), 0, others[0].epoch)], "its claim stands");
+    let again = claim(&pool).await;
+    assert_eq!((again.epoch, again.log_epoch, again.next_offset), (3, 1, 20));
+    drop((pool, database));
+}
+
+#[tokio::test]
 async fn a_watch_tells_log_epochs_apart_and_notices_a_position_that_went_back() {
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
@@ -131,7 +149,7 @@ async fn a_watch_tells_log_epochs_apart_and_notices_a_position_that_went_back() 
     let (watch, short, long) = (PositionWatch::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
     assert!(watch.reached_in(1, TOPIC, 0, 8, long).await && !watch.reached_in(2, TOPIC, 0, 3, short).await);
     let known = mend::positions(&pool).await.unwrap();
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[&known[0]], 0).await.unwrap(), Some(2));
+    assert_eq!(mend::mend(&pool, TOPIC, 0, &[&known[0]], 0, Log::Another).await.unwrap(), Some(2));
     devstack::testing::eventually(long, "what is known is read again", || async {
         (!watch.reached(TOPIC, 0, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
     })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use platform::config::{KafkaArgs, PostgresArgs};
-use platform::fence::mend::{self, StoredPosition};
+use platform::fence::mend::{self, Log, StoredPosition};
 use platform::kafka::KafkaConfig;
 use platform::kafka::bounds::{self, Asked};
 use platform::postgres;
@@ -177,8 +177,9 @@ async fn mend(pool: &PgPool, known: &[Known], args: &MendArgs) -> Result<()> {
     for mending in &mendings {
         let place = format!("{}[{}]", mending.topic, mending.partition);
         let moved: Vec<&StoredPosition> = mending.moved.iter().map(|known| &known.position).collect();
-        let done = mend::mend(pool, mending.topic, mending.partition, &moved, mending.to);
+        let done = mend::mend(pool, mending.topic, mending.partition, &moved, mending.to, mending.log);
         match done.await.with_context(|| format!("{place} could not be mended"))? {
+            Some(_) if mending.log == Log::Same => print::line(&format!("mended: {place}"))?,
             Some(log_epoch) => print::line(&format!("mended: {place}, from here on in log epoch {log_epoch}"))?,
             None => bail!("{place} has moved meanwhile and was left; look again: triggers positions list"),
         }

@@ -1,6 +1,6 @@
 //! What mending positions does, decided before anything is changed. Pure.
 
-use platform::fence::mend::StoredPosition;
+use platform::fence::mend::{Log, StoredPosition};
 use platform::kafka::bounds::{LogBounds, Outside, outside};
 
 /// A position and its log.
@@ -48,7 +48,7 @@ pub struct Mending<'a> {
     /// Positions of other consumers, which stay.
     pub stays: Vec<&'a Known>,
     pub to: i64,
-    is_new_log: bool,
+    pub log: Log,
 }
 
 /// Why a position cannot be mended.
@@ -83,7 +83,8 @@ pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, ho
         let is_moved = |known: &Known| is_new_log || (wanted(&known.position) && (how == How::Keep || known.outside().is_some()));
         let (moved, stays): (Vec<&Known>, Vec<&Known>) = all.iter().filter(here).copied().partition(|known| is_moved(known));
         let to = if how == How::Keep { one.position.next_offset } else { bounds.begin };
-        mendings.push(Mending { topic, partition, moved, stays, to, is_new_log });
+        let log = if is_new_log { Log::Another } else { Log::Same };
+        mendings.push(Mending { topic, partition, moved, stays, to, log });
     }
     mendings
 }
@@ -108,7 +109,7 @@ impl Mending<'_> {
     pub fn lines(&self) -> Vec<String> {
         let line = |known: &&Known| {
             let (consumer, from) = (&known.position.consumer, known.position.next_offset);
-            let skipped = if self.is_new_log {
+            let skipped = if self.log == Log::Another {
                 format!(
                     "the log is another one, and all of it is read: events that it holds already stay one row each, their webhooks are sent again; what the old one held from {from} on and this consumer had not read is given up"
                 )
@@ -121,7 +122,7 @@ impl Mending<'_> {
         };
         let stays = |known: &&Known| {
             let (consumer, at) = (&known.position.consumer, known.position.next_offset);
-            format!("{consumer} at {}[{}]: stays at {at}, and is claimed again", self.topic, self.partition)
+            format!("{consumer} at {}[{}]: stays at {at}", self.topic, self.partition)
         };
         self.moved.iter().map(line).chain(self.stays.iter().map(stays)).collect()
     }
