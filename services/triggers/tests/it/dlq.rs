@@ -81,6 +81,9 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
     dead_letters(&system, 3).await;
     let listed = system.run(&["dlq", "list", "--org", &late, "--class", "unknown_organization"]).await.expect(0).json();
     assert_eq!(listed.len(), 3);
+    let mistyped = system.run(&["dlq", "list", "--org", &late, "--class", "unknown-organization"]).await.expect(0);
+    assert_eq!(mistyped.output, "");
+    assert!(mistyped.log.contains("there are: unknown_organization"), "{}", mistyped.log);
     let wanted = place(&topic, wanted);
     assert!(listed.iter().any(|letter| letter["place"] == wanted.as_str() && letter["organization"] == late.as_str()), "{listed:?}");
 

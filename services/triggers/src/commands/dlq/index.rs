@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -124,6 +124,11 @@ impl Index {
         let mut missing: Vec<&Place> = self.wanted.places.difference(&self.met).collect();
         missing.sort();
         missing
+    }
+
+    /// The classes of what was found before it is asked for its class, in alphabetical order: an answer to a class that is not there.
+    pub fn classes(&self) -> BTreeSet<Arc<str>> {
+        self.entries.values().map(|entry| entry.class.clone()).collect()
     }
 
     /// What was found, the newest first.

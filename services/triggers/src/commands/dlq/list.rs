@@ -44,6 +44,9 @@ pub async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
     let log = DeadLetters::open(kafka).await?;
     let mut picks = find(&log, wanted).await?;
     let found = picks.len();
+    if found == 0 {
+        eprintln!("no dead letter matches");
+    }
     if !args.all {
         picks.truncate(args.limit as usize);
     }

@@ -124,5 +124,11 @@ async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
     if let Some(place) = index.missing().first() {
         bail!("there is no dead letter of {place}");
     }
-    Ok(index.picks())
+    let classes = index.classes();
+    let picks = index.picks();
+    if picks.is_empty() && !classes.is_empty() {
+        let classes: Vec<&str> = classes.iter().map(AsRef::as_ref).collect();
+        eprintln!("none is of that class; there are: {}", classes.join(", "));
+    }
+    Ok(picks)
 }
