@@ -152,7 +152,7 @@ async fn aggregate(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -
     .await?;
     sqlx::query(
         "UPDATE events e SET delivery_status = s.status, attempts = s.attempts
-         FROM (SELECT d.org_id, d.event_id, sum(d.attempts)::integer AS attempts,
+         FROM (SELECT d.org_id, d.event_id, LEAST(sum(d.attempts), 2147483647)::integer AS attempts,
                       CASE WHEN bool_or(d.status = 'failed') THEN 'failed'
                            WHEN bool_or(d.status = 'retrying') THEN 'retrying'
                            WHEN bool_or(d.status = 'delivered') THEN 'delivered'
