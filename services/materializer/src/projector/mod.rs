@@ -14,6 +14,7 @@ pub(crate) mod generation;
 mod lag;
 mod organizations;
 mod parts;
+mod reach;
 mod retention;
 pub(crate) mod sweep;
 
@@ -116,7 +117,8 @@ pub async fn run(
     // All end with this function, however that ends.
     let retaining = retention::run(pool.clone(), config.retention_days, config.retention_interval, shutdown.clone());
     let _retaining = AbortOnDropHandle::new(tokio::spawn(retaining));
-    let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweep::run(pool.clone(), config.sweep_interval, shutdown.clone())));
+    let sweeping = sweep::run(pool.clone(), kafka.clone(), config.sweep_interval, shutdown.clone());
+    let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweeping));
     let topics = vec![kafka.topics.events.clone(), kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, topics);
     let _erasing = AbortOnDropHandle::new(tokio::spawn(erasing::run(pool.clone(), erasure, shutdown.clone())));

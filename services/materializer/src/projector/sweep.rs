@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
+use platform::kafka::KafkaConfig;
 use sqlx::postgres::PgPool;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::flush::missed;
 use super::generation::Generation;
+use super::reach;
 use crate::metrics::METRICS;
 use crate::rejected::rows as rejected;
 
@@ -24,14 +27,14 @@ const LOOKS_PER_PASS: usize = 10;
 
 /// Sweeps every `interval` until `shutdown`, and looks for effects that missed their event more often. Several instances may: what one has
 /// done is not there any more for the others.
-pub(crate) async fn run(pool: PgPool, interval: Duration, shutdown: CancellationToken) {
-    tokio::join!(take_away(&pool, interval, &shutdown), apply_missed(&pool, interval.min(LONGEST_MISS), &shutdown));
+pub(crate) async fn run(pool: PgPool, kafka: KafkaConfig, interval: Duration, shutdown: CancellationToken) {
+    tokio::join!(take_away(&pool, &kafka, interval, &shutdown), apply_missed(&pool, interval.min(LONGEST_MISS), &shutdown));
 }
 
-async fn take_away(pool: &PgPool, interval: Duration, shutdown: &CancellationToken) {
+async fn take_away(pool: &PgPool, kafka: &KafkaConfig, interval: Duration, shutdown: &CancellationToken) {
     while slept(interval, shutdown).await {
         // What fails now is still there at the next round.
-        if let Err(error) = sweep(pool, shutdown).await {
+        if let Err(error) = sweep(pool, kafka, shutdown).await {
             debug!(%error, "Sweeping was cut short.");
         }
     }
@@ -68,24 +71,45 @@ pub(super) async fn slept(pause: Duration, shutdown: &CancellationToken) -> bool
     }
 }
 
+/// Up to when the events are read, for what they ask for; `None`: to the end. The log is asked only where something is to go by the clock.
+async fn events_reach(pool: &PgPool, kafka: &KafkaConfig) -> Result<Option<OffsetDateTime>, sqlx::Error> {
+    let is_due: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM view.pending_effects WHERE appended_at < now() - interval '9 days')
+                OR EXISTS (SELECT FROM dedup_keys WHERE expires_at < now() - interval '8 days')",
+    )
+    .fetch_one(pool)
+    .await?;
+    if is_due {
+        match reach::of_events(pool, kafka).await {
+            Ok(reach) => return Ok(reach),
+            Err(error) => debug!(%error, "How far the events are read is not known; what they may ask for stays."),
+        }
+    }
+    Ok(Some(OffsetDateTime::UNIX_EPOCH))
+}
+
 /// Takes away one batch of each kind after the other until nothing is left of any.
-async fn sweep(pool: &PgPool, shutdown: &CancellationToken) -> Result<(), sqlx::Error> {
+async fn sweep(pool: &PgPool, kafka: &KafkaConfig, shutdown: &CancellationToken) -> Result<(), sqlx::Error> {
+    let Some(reach) = shutdown.run_until_cancelled(events_reach(pool, kafka)).await.transpose()? else { return Ok(()) };
     while !shutdown.is_cancelled() {
-        // Acks and deliveries are kept on the log for 9 days: an event that was not read by then never comes.
+        // An event is on the log before its ack, or soon after: one that was not among those of the next 9 days never comes.
         let effects = sqlx::query(
             "DELETE FROM view.pending_effects WHERE ctid IN (
-                 SELECT ctid FROM view.pending_effects WHERE appended_at < now() - interval '9 days' LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+                 SELECT ctid FROM view.pending_effects WHERE appended_at < LEAST(now(), $1::timestamptz) - interval '9 days'
+                 LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
-        let effects = effects.execute(pool).await?.rows_affected();
+        let effects = effects.bind(reach).execute(pool).await?.rows_affected();
         if effects > 0 {
             METRICS.effects_dropped.inc_by(effects);
             warn!(dropped = effects, "Acks or attempts were dropped: their events never came.");
         }
-        // Long past its window by the clock, because the view may be behind it: a repeat that is still on the log must find its key.
+        // Long past its window: clocks of brokers differ, and a repeat within it that is still unread must find its key.
         let keys = sqlx::query(
             "DELETE FROM dedup_keys WHERE ctid IN (
-                 SELECT ctid FROM dedup_keys WHERE expires_at < now() - interval '8 days' LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+                 SELECT ctid FROM dedup_keys WHERE expires_at < LEAST(now(), $1::timestamptz) - interval '8 days'
+                 LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
+        let keys = keys.bind(reach);
         // Both carry the time of the newest record that they were asked for. Below the floor no reading of the log takes it, nor any older one.
         let places = sqlx::query(
             "DELETE FROM event_places WHERE ctid IN (

@@ -1,6 +1,7 @@
 //! The projector, on a real Kafka and a real PostgreSQL: what each kind of record becomes, and that it becomes so exactly once.
 
 mod acks;
+mod behind;
 mod dead_letters;
 pub mod deliveries;
 mod duplicates;

@@ -68,7 +68,7 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
 }
 
 /// Appends an event with an append time of the test's choice, which a topic as the manifest wants it does not allow.
-async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetDateTime) {
+pub async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetDateTime) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let topic = bench.topics().events.clone();
     let lenient = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("message.timestamp.type", "CreateTime");
