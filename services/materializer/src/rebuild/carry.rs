@@ -142,15 +142,20 @@ async fn carry_attempts(connection: &mut PgConnection, begins: &[&Begin]) -> Res
     Ok(attempts + deliveries.execute(connection).await?.rows_affected())
 }
 
+/// What waits and is not read again. The offset of one from an older log says nothing about this log; its time does. Carrying one that is read
+/// again as well changes nothing.
 async fn carry_waiting(connection: &mut PgConnection, begins: &[&Begin], effect: &str) -> Result<(), sqlx::Error> {
     let (partitions, _, offsets) = places(begins);
     sqlx::query(
         "INSERT INTO view_next.pending_effects SELECT p.* FROM view.pending_effects p
-         JOIN UNNEST($1::integer[], $2::bigint[]) AS b (log_partition, begin_offset) USING (log_partition)
-         WHERE p.effect = $3 AND p.log_offset < b.begin_offset ON CONFLICT DO NOTHING",
+         JOIN UNNEST($1::integer[], $2::bigint[], $3::bigint[]) AS b (log_partition, begin_offset, first_ms) USING (log_partition)
+         WHERE p.effect = $4
+               AND (p.log_offset < b.begin_offset OR p.appended_at < 'epoch'::timestamptz + b.first_ms * interval '1 millisecond')
+         ON CONFLICT DO NOTHING",
     )
     .bind(partitions)
     .bind(offsets)
+    .bind(begins.iter().map(|begin| begin.first_ms).collect::<Vec<Option<i64>>>())
     .bind(effect)
     .execute(connection)
     .await?;

@@ -179,6 +179,49 @@ async fn what_the_log_no_longer_tells_is_carried_over_with_its_acks_and_attempts
     projecting.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_of_an_older_log_go_on_waiting_for_their_events_in_the_rebuilt_view() {
+    let bench = Bench::start().await;
+    let orgs = [bench.organization(0).await, bench.organization(1).await];
+    let projecting = bench.project();
+    // The new log of the acks has a record in one partition, and none in the other.
+    bench.ack(orgs[0], EventId::generate()).await;
+    bench.flow(&orgs, 2).await;
+    bench.passed().await;
+    assert_eq!(bench.position(&bench.topics().acks, 1).await, Some(0));
+    projecting.stop().await;
+    // As after the topic was made anew, and its positions were mended.
+    sqlx::query("UPDATE consumer_positions SET log_epoch = 2 WHERE topic = $1")
+        .bind(&bench.topics().acks)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    let awaited = orgs.map(event);
+    for (partition, awaited) in (0_i32..).zip(&awaited) {
+        sqlx::query(
+            "INSERT INTO view.pending_effects (org_id, event_id, effect, log_partition, log_offset, appended_at)
+             VALUES ($1, $2, 'ack', $3, 5, now() - interval '1 day')",
+        )
+        .bind(awaited.org_id.as_uuid())
+        .bind(awaited.event_id.as_uuid())
+        .bind(partition)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    }
+    let done = rebuild(&bench, REBUILD).await;
+    assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+    let projecting = bench.project();
+    for awaited in &awaited {
+        bench.event(awaited).await;
+    }
+    bench.passed().await;
+    for awaited in &awaited {
+        assert!(bench.row(awaited.org_id, awaited.event_id).await.unwrap().acknowledged_at.is_some());
+    }
+    projecting.stop().await;
+}
+
 /// Takes the records before `offset` away, as an operator or retention does.
 async fn truncate(bench: &Bench, topic: &str, partition: i32, offset: i64) {
     use rdkafka::admin::{AdminClient, AdminOptions};
