@@ -153,15 +153,20 @@ async fn apply_missed(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// What the live view has dropped since, or will with its next sweep.
+/// What the live view has dropped since, or still has although it is below the floor. Readers are told of the latter here: it goes with the old tables.
 async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for statement in [
+        "INSERT INTO view_dropped AS d (org_id, log_partition, log_epoch, log_offset, accepted_at)
+         SELECT DISTINCT ON (org_id, log_partition) org_id, log_partition, log_epoch, log_offset, accepted_at FROM view.events
+         WHERE accepted_at < (SELECT floor FROM view_floor)
+         ORDER BY org_id, log_partition, log_epoch DESC, log_offset DESC
+         ON CONFLICT (org_id, log_partition) DO UPDATE
+            SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset, accepted_at = EXCLUDED.accepted_at
+            WHERE (d.log_epoch, d.log_offset) < (EXCLUDED.log_epoch, EXCLUDED.log_offset)",
         "DELETE FROM view_next.events WHERE accepted_at < (SELECT floor FROM view_floor)",
         "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)",
         "DELETE FROM view_next.deliveries d
          WHERE NOT EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
-        "DELETE FROM view.deliveries d WHERE last_started_at < (SELECT floor FROM view_floor)
-                AND NOT EXISTS (SELECT FROM view.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
     ] {
         sqlx::query(statement).execute(&mut *connection).await?;
     }

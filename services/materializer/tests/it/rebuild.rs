@@ -222,6 +222,37 @@ async fn acks_of_an_older_log_go_on_waiting_for_their_events_in_the_rebuilt_view
     projecting.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_live_view_still_has_below_the_floor_is_no_difference_and_its_readers_are_told_of_it() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let below = event(org);
+    bench.event(&below).await;
+    let sent = attempt(org, below.event_id, EndpointId::generate(), 1, DeliveryOutcome::Delivered);
+    let last = bench.attempt(&sent).await.timestamp_ms.unwrap();
+    let above = event(org);
+    while bench.event(&event(org)).await.timestamp_ms.unwrap() <= last {}
+    bench.event(&above).await;
+    bench.passed().await;
+    projecting.stop().await;
+    // As when the retention is lowered: the floor is on the grid of the new parts, and lies within an old one.
+    sqlx::query("UPDATE view_floor SET floor = 'epoch'::timestamptz + ($1 + 1) * interval '1 millisecond'")
+        .bind(last)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    let done = rebuild(&bench, REBUILD).await;
+    assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+    assert_eq!(bench.row(org, below.event_id).await, None);
+    assert!(bench.row(org, above.event_id).await.is_some());
+    assert_eq!(bench.count("SELECT count(*) FROM view.deliveries").await, 0);
+    let told =
+        "SELECT count(*) FROM view_dropped WHERE log_partition = 0 AND log_epoch = 1 AND accepted_at < (SELECT floor FROM view_floor)
+                       AND log_offset + 1 = (SELECT min(log_offset) FROM view.events)";
+    assert_eq!(bench.count(told).await, 1);
+}
+
 /// Takes the records before `offset` away, as an operator or retention does.
 async fn truncate(bench: &Bench, topic: &str, partition: i32, offset: i64) {
     use rdkafka::admin::{AdminClient, AdminOptions};
