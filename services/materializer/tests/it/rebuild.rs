@@ -94,6 +94,34 @@ async fn rebuilt_twice_and_replayed_twice_the_view_is_the_same_and_goes_on_being
     projecting.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happened_to_an_event_outlives_a_rebuild_that_reads_its_twin_first() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let twins: Vec<Event> = (0..24).map(|_| event(org)).collect();
+    // The lower partition tends to be read first.
+    for partition in [2, 0] {
+        for twin in &twins {
+            append_to(&bench, partition, twin).await;
+        }
+        bench.passed().await;
+    }
+    let endpoint = EndpointId::generate();
+    for twin in &twins {
+        bench.ack(org, twin.event_id).await;
+        bench.attempt(&attempt(org, twin.event_id, endpoint, 1, DeliveryOutcome::Delivered)).await;
+    }
+    bench.passed().await;
+    let before = shown(&bench).await;
+    for _ in 0..3 {
+        let done = rebuild(&bench, REBUILD).await;
+        assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+        assert_eq!(shown(&bench).await, before);
+    }
+    projecting.stop().await;
+}
+
 /// Rows of [`shown`] that are no events.
 async fn bench_rest(bench: &Bench) -> usize {
     let statement =

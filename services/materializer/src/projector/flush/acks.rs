@@ -56,7 +56,8 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     Ok(())
 }
 
-/// Applies what waited for these ids; what they stand for must be there.
+/// Applies what waited for these ids. What they stand for may still be absent (the record that was read belongs to another place, or a duplicate
+/// came before its original): that goes on waiting.
 pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
     // An ack may have named a duplicate before it was known to be one: the duplicate's id is among these too.
     sqlx::query(
@@ -66,6 +67,7 @@ pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], 
          ), taken AS (
              DELETE FROM pending_effects p USING arrived a
              WHERE p.org_id = a.org_id AND p.event_id = a.named AND p.effect = 'ack'
+                   AND EXISTS (SELECT FROM events e WHERE e.org_id = a.org_id AND e.event_id = a.event_id)
              RETURNING a.org_id, a.event_id, p.appended_at
          )
          UPDATE events e SET acknowledged_at = first.appended_at

@@ -32,11 +32,12 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     Ok(())
 }
 
-/// Computes the status of events that appeared after attempts to deliver them.
+/// Computes the status of events that appeared after attempts to deliver them. Marks of events that are still absent stay.
 pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
     let taken: Vec<(Uuid, Uuid)> = sqlx::query_as(
         "DELETE FROM pending_effects p USING UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)
          WHERE p.org_id = t.org_id AND p.event_id = t.event_id AND p.effect = 'attempt'
+               AND EXISTS (SELECT FROM events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id)
          RETURNING p.org_id, p.event_id",
     )
     .bind(orgs)
