@@ -41,14 +41,14 @@ pub(crate) fn keys<'a>(events: impl Iterator<Item = &'a Event>) -> BTreeSet<Key>
 }
 
 /// Decides over `events` (with their acceptance times, milliseconds) in their order; `known` is what holds their keys so far. What is `settled`
-/// stays so and takes no key: an event that comes again, in another record, is still the same event.
+/// stays so and takes no key: an event that comes again, in another record, is still the same event. So is one that comes again without a key.
 pub(crate) fn decide(events: &[(&Event, i64)], known: &BTreeMap<Key, Holder>, settled: &Settled) -> Decision {
     let mut decision = Decision::default();
     let mut settled_here = Settled::new();
     for (index, (event, accepted_at_ms)) in events.iter().enumerate() {
-        let (Some(key), Some(dedup)) = (key_of(event), &event.dedup) else { continue };
         let name = (event.org_id, event.event_id);
         let original = settled_here.get(&name).or_else(|| settled.get(&name)).copied().unwrap_or_else(|| {
+            let (key, dedup) = (key_of(event)?, event.dedup.as_ref()?);
             let holder = decision.holders.get(&key).or_else(|| known.get(&key));
             match holder.map(|holder| standing(holder, event.event_id, dedup, *accepted_at_ms)) {
                 Some(Standing::Repeat(original)) => Some(original),

@@ -96,6 +96,18 @@ fn an_event_that_comes_again_after_its_window_is_what_it_was() {
     }
 }
 
+#[test]
+fn a_record_without_a_key_is_what_the_record_of_its_id_before_it_was() {
+    let org = OrgId::generate();
+    let keyed: Vec<Event> = (0..2).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
+    let unkeyed = |index: usize| Event { dedup: None, ..keyed[index].clone() };
+    let after = [keyed[0].clone(), keyed[1].clone(), unkeyed(1), unkeyed(0)];
+    let original = keyed[0].event_id;
+    assert_eq!(decide_at(&after, &[0; 4], &BTreeMap::new()).duplicates, BTreeMap::from([(1, original), (2, original)]));
+    let before = [unkeyed(1), keyed[0].clone(), keyed[1].clone()];
+    assert!(decide_at(&before, &[0; 3], &BTreeMap::new()).duplicates.is_empty(), "it is an event already");
+}
+
 proptest! {
     #[test]
     fn deciding_in_one_batch_or_in_many_is_the_same(keys in prop::collection::vec(0_u8..4, 1..40), cut in 0_usize..40) {
@@ -114,7 +126,7 @@ proptest! {
     /// Several partitions, read in any order and any batches: the second reading of anything, in any order, decides nothing anew.
     #[test]
     fn whatever_the_order_of_reading_each_repeat_has_a_shown_original_in_its_window_and_no_rereading_changes_it(
-        log in log(), cuts in prop::collection::vec(1_usize..7, 30), again in prop::collection::vec(any::<prop::sample::Index>(), 0..60),
+        log in log(), cuts in prop::collection::vec(1_usize..7, 30), again in prop::collection::vec(any::<(prop::sample::Index, bool)>(), 0..60),
     ) {
         let mut view = View::default();
         let mut rest = &log[..];
@@ -132,8 +144,10 @@ proptest! {
             }
         }
         let (settled, holders) = (view.settled.clone(), view.holders.clone());
-        for index in again {
-            view.read(std::slice::from_ref(index.get(&log)));
+        for (index, is_keyed) in again {
+            let (mut event, at) = index.get(&log).clone();
+            event.dedup = event.dedup.filter(|_| is_keyed);
+            view.read(&[(event, at)]);
         }
         view.read(&log);
         prop_assert_eq!((&view.settled, &view.holders), (&settled, &holders));

@@ -12,23 +12,27 @@ use super::{Failure, Reading};
 use crate::metrics::METRICS;
 use crate::projector::duplicates::{self, Decision, Holder, Key, Settled};
 
-/// Index of each row that is a duplicate, and its original. Costs nothing where no event names a key. What was decided before stays so; on a
-/// first reading the rest is decided.
+/// Index of each row that is a duplicate, and its original. Costs nothing where no event names a key or brings its own id. What was decided
+/// of an id before stays so, also for a record of that id without a key; on a first reading the rest is decided.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
     reading: &Reading,
 ) -> Result<BTreeMap<usize, EventId>, Failure> {
-    let keyed: Vec<usize> = rows.iter().enumerate().filter(|(_, row)| row.event.dedup.is_some()).map(|(index, _)| index).collect();
-    if keyed.is_empty() {
+    let is_asked = |row: &Row<'_>| row.event.dedup.is_some() || row.may_repeat;
+    let asked: Vec<usize> = rows.iter().enumerate().filter(|(_, row)| is_asked(row)).map(|(index, _)| index).collect();
+    if asked.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let mut duplicates = verdicts(connection, rows, &keyed).await?;
+    let mut duplicates = verdicts(connection, rows, &asked).await?;
     if matches!(reading, Reading::Again) {
         return Ok(duplicates);
     }
     keep_verdicts(connection, duplicates.keys().filter_map(|index| rows.get(*index))).await?;
-    let open: Vec<usize> = keyed.into_iter().filter(|index| !duplicates.contains_key(index)).collect();
+    let open: Vec<usize> = asked.into_iter().filter(|index| !duplicates.contains_key(index)).collect();
+    if open.iter().filter_map(|index| rows.get(*index)).all(|row| row.event.dedup.is_none()) {
+        return Ok(duplicates);
+    }
     let timed: Vec<(&Event, i64)> = open.iter().filter_map(|index| rows.get(*index)).map(|row| (row.event, row.accepted_at_ms)).collect();
     let keys: Vec<Key> = duplicates::keys(timed.iter().map(|(event, _)| *event)).into_iter().collect();
     let known = holders(connection, &keys).await?;
@@ -43,17 +47,17 @@ pub(super) async fn settle(
 }
 
 /// What was decided of these rows before.
-async fn verdicts(connection: &mut PgConnection, rows: &[Row<'_>], keyed: &[usize]) -> Result<BTreeMap<usize, EventId>, sqlx::Error> {
-    let asked = || keyed.iter().filter_map(|index| rows.get(*index)).map(|row| row.event);
+async fn verdicts(connection: &mut PgConnection, rows: &[Row<'_>], asked: &[usize]) -> Result<BTreeMap<usize, EventId>, sqlx::Error> {
+    let events = || asked.iter().filter_map(|index| rows.get(*index)).map(|row| row.event);
     let found: Vec<(i64, Uuid)> = sqlx::query_as(
         "SELECT asked.ordinal, v.original_id FROM UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS asked (org_id, event_id, ordinal)
          JOIN verdicts v USING (org_id, event_id)",
     )
-    .bind(asked().map(|event| event.org_id.as_uuid()).collect::<Vec<Uuid>>())
-    .bind(asked().map(|event| event.event_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(events().map(|event| event.org_id.as_uuid()).collect::<Vec<Uuid>>())
+    .bind(events().map(|event| event.event_id.as_uuid()).collect::<Vec<Uuid>>())
     .fetch_all(connection)
     .await?;
-    let duplicate = |(ordinal, original)| Some((*keyed.get(usize::try_from(ordinal - 1).ok()?)?, EventId::from_uuid(original)));
+    let duplicate = |(ordinal, original)| Some((*asked.get(usize::try_from(ordinal - 1).ok()?)?, EventId::from_uuid(original)));
     Ok(found.into_iter().filter_map(duplicate).collect())
 }
 

@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use devstack::testing::eventually;
 use schemas::ids::EventId;
-use schemas::records::Dedup;
+use schemas::records::{Dedup, Event};
 use uuid::Uuid;
 
 use super::harness::{Bench, PATIENCE, keyed};
+use super::retention::append_to;
 
 async fn verdicts(bench: &Bench) -> Vec<(EventId, EventId)> {
     let rows: Vec<(Uuid, Uuid)> = sqlx::query_as("SELECT event_id, original_id FROM verdicts ORDER BY log_partition, log_offset")
@@ -107,5 +108,27 @@ async fn an_event_that_comes_again_after_its_window_under_its_own_id_stays_what_
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, renewed.event_id]);
     assert_eq!(verdicts(&bench).await, [(repeat.event_id, original.event_id)]);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_with_a_duplicates_id_and_no_key_is_that_duplicate() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let (original, repeat) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
+    for event in [&original, &repeat, &Event { dedup: None, ..repeat.clone() }] {
+        bench.event(event).await;
+        bench.passed().await;
+    }
+    assert_eq!(rows(&bench).await, [original.event_id]);
+    // In one batch, and from another partition.
+    let again = keyed(org, Dedup::dedup_id("k", b""));
+    bench.event(&again).await;
+    bench.event(&Event { dedup: None, ..again.clone() }).await;
+    bench.passed().await;
+    append_to(&bench, 2, &Event { dedup: None, ..again }).await;
+    bench.passed().await;
+    assert_eq!(rows(&bench).await, [original.event_id]);
     projecting.stop().await;
 }
