@@ -181,7 +181,15 @@ fn read_topic(
     Ok(())
 }
 
-/// What is there, up to a chunk, and the error that it ended with. A partition whose end was reached is closed.
+/// The next offset of a partition; `None`: nothing of it came, neither a record nor the end of a transaction.
+fn stands_at(client: &BaseConsumer, topic: &str, partition: i32) -> Option<i64> {
+    match client.position().ok()?.find_partition(topic, partition)?.offset() {
+        Offset::Offset(next) => Some(next),
+        _ => None,
+    }
+}
+
+/// What is there, up to a chunk, and the error that it ended with. A partition whose span was passed is closed.
 fn poll_chunk(client: &BaseConsumer, topic: &Arc<str>, open: &mut Open) -> (Vec<Record>, Option<KafkaError>) {
     let mut records = Vec::new();
     let mut bytes = 0;
@@ -207,7 +215,12 @@ fn poll_chunk(client: &BaseConsumer, topic: &Arc<str>, open: &mut Open) -> (Vec<
                 }
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                if let Some((_, to)) = open.remove(&partition) {
+                // A leader that is new, or a replica that is read instead, may end before the span: its records come later. What was passed
+                // without a record has moved the client, so only where it stands tells that nothing is left.
+                if let Some((_, to)) = open.get(&partition).copied()
+                    && stands_at(client, topic, partition).is_some_and(|next| next >= to)
+                {
+                    open.remove(&partition);
                     records.push(Record::marker(topic.clone(), partition, to - 1));
                 }
             }
@@ -216,4 +229,45 @@ fn poll_chunk(client: &BaseConsumer, topic: &Arc<str>, open: &mut Open) -> (Vec<
         timeout = Duration::ZERO;
     }
     (records, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_end_before_the_span_that_a_replica_tells_leaves_no_record_out() {
+        let mock = MockCluster::new(2).unwrap();
+        mock.create_topic("events", 1, 2).unwrap();
+        mock.partition_leader("events", 0, Some(1)).unwrap();
+        let mut kafka = KafkaConfig::new(mock.bootstrap_servers(), "");
+        // The mocking has a replica's own end only for who reads everything.
+        kafka.properties.push(("isolation.level".to_owned(), "read_uncommitted".to_owned()));
+        let config = kafka.client("test");
+        let publish = move || {
+            let producer: BaseProducer = config.create().unwrap();
+            for _ in 0..10 {
+                producer.send(BaseRecord::<str, str>::to("events").partition(0).payload("v")).map_err(|(error, _)| error).unwrap();
+                producer.flush(CALL).unwrap();
+            }
+        };
+        tokio::task::spawn_blocking(publish).await.unwrap();
+        // The replica that is read is behind.
+        mock.partition_follower("events", 0, 2).unwrap();
+        mock.follower_watermarks("events", 0, Some(0), Some(5)).unwrap();
+        let mut inflow = read(&kafka, vec![Span { topic: "events".into(), partition: 0, from: 0, to: 10 }]).unwrap();
+        let mut came = Vec::new();
+        // One comes behind that end, after it was told: so the mocking has it.
+        while came.len() < 6 {
+            came.extend(inflow.recv().await.unwrap().unwrap().iter().map(|record| (record.offset, record.is_marker)));
+        }
+        mock.follower_watermarks("events", 0, Some(0), Some(10)).unwrap();
+        while let Some(records) = inflow.recv().await {
+            came.extend(records.unwrap().iter().map(|record| (record.offset, record.is_marker)));
+        }
+        assert_eq!(came, (0..10).map(|offset| (offset, false)).collect::<Vec<_>>());
+    }
 }
