@@ -1,6 +1,6 @@
-//! Watches over a consumer, on a thread and with a client of its own: whether records that are there do not come, and whether its claims
-//! still stand. Whoever finds something ends this consumer; the next one begins where the positions are. Also whether the brokers answer by
-//! now for places that were not claimed because they did not.
+//! Watches over a consumer, on a thread and with a client of its own: whether records that are there do not come, whether a log ends before what
+//! was read of it, and whether its claims still stand. Whoever finds something ends this consumer; the next one begins where the positions are.
+//! Also whether the brokers answer by now for places that were not claimed because they did not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -134,7 +134,7 @@ impl Watch {
         error!(
             consumer = self.settings.consumer,
             %topic, partition, reached = stall.reached, log_end = stall.end, seconds,
-            "Records are there and none came: the consumer is started anew."
+            "Records are there and none came, or the log ends before what was read: the consumer is started anew."
         );
         Some(stall.to_string())
     }
@@ -170,7 +170,7 @@ impl Watch {
 fn stalls_counter() -> IntCounterVec {
     metrics::counter_vec(
         "triggers_consumer_stalls_total",
-        "Consumers that were started anew because records were there and none came.",
+        "Consumers that were started anew because records were there and none came, or a log ended before what was read.",
         &["consumer"],
     )
 }
