@@ -44,8 +44,9 @@ pub struct Advance<'a> {
     pub expected: i64,
     /// Where it stands afterwards.
     pub next: i64,
-    /// Youngest append time of the records that are passed, milliseconds since the Unix epoch; `None`: there is no record among them. Kept is
-    /// the youngest of all: a leader whose clock is behind gives records less than those before them have.
+    /// Youngest append time of the records that are passed, milliseconds since the Unix epoch; `None`: there is no record among them. Rather too
+    /// late than too early: a record before the position that is younger counts as never read. Kept is the youngest of all: a leader whose
+    /// clock is behind gives records less than those before them have.
     pub record_time_ms: Option<i64>,
 }
 

@@ -13,7 +13,7 @@ pub struct Move {
     pub expected: i64,
     /// Where it stands afterwards.
     pub next: i64,
-    /// Append time of the last record before `next`.
+    /// No record that is passed was appended later.
     pub record_time_ms: Option<i64>,
 }
 

@@ -11,8 +11,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-/// How much later than the youngest record before a position the log's first record must be to count as another log's.
-const CLOCK_SLACK_MS: i64 = 5_000;
+/// How much later than the youngest record before a position another one must be to count as younger than all that were read. No clock of a
+/// leader passes it where a log stays: whatever lies before a position was read, so its time is in the youngest, be it fast or slow. It is for
+/// a time that was stored a little low.
+pub(super) const CLOCK_SLACK_MS: i64 = 5_000;
 /// How long looking for leaders may take where there was none.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -23,8 +25,8 @@ pub struct LogBounds {
     pub begin: i64,
     /// Offset after the last record that may be read: an open transaction holds it back.
     pub end: i64,
-    /// Offset of the first record that was appended clearly after all that were read before the position; `None`: there is none, or no such time
-    /// is known.
+    /// First offset of what was appended clearly after all records that were read before the position; `None`: there is none, or no such time is
+    /// known. The brokers count what readers do not see, the ends of transactions and what was aborted: see [`super::younger`].
     pub first_later: Option<i64>,
 }
 
@@ -33,17 +35,24 @@ pub struct LogBounds {
 pub enum Outside {
     /// The log begins after it: records were deleted before they were read.
     Truncated(i64, LogBounds),
-    /// It lies behind the log's end, or everything before it is younger than what was read last: this is another log of the same name.
+    /// It lies behind the log's end, or something before it is younger than all that was read: this is another log of the same name, or another
+    /// end of the same log.
     Recreated(i64, LogBounds),
 }
 
 impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Truncated(next, LogBounds { begin, end, .. }) | Self::Recreated(next, LogBounds { begin, end, .. })) = self;
+        let (Self::Truncated(next, bounds) | Self::Recreated(next, bounds)) = self;
+        let LogBounds { begin, end, first_later } = bounds;
         write!(f, "the position is {next}, the log reaches from {begin} to {end}")?;
         match self {
             Self::Recreated(..) if (*begin..=*end).contains(next) => {
-                write!(f, ", and all of it is younger than the last record before the position: the topic was made anew")
+                let later = first_later.unwrap_or(*begin);
+                write!(
+                    f,
+                    ", and from {later} on it holds records before the position that are younger than all that was read: \
+                     it was made anew, or lost its end and grew again"
+                )
             }
             Self::Truncated(..) | Self::Recreated(..) => Ok(()),
         }
@@ -55,8 +64,8 @@ pub fn outside(next_offset: i64, bounds: &LogBounds) -> Option<Outside> {
     if next_offset < bounds.begin {
         return Some(Outside::Truncated(next_offset, *bounds));
     }
-    // What lies before the position in this log was read, so it is no younger than the youngest record that was.
-    let is_younger = bounds.begin < next_offset && bounds.first_later.is_some_and(|later| later <= bounds.begin);
+    // What lies before the position was read, so it is no younger than the youngest record that was. Where no time is known, nothing is told.
+    let is_younger = bounds.begin < next_offset && bounds.first_later.is_some_and(|later| later < next_offset);
     (next_offset > bounds.end || is_younger).then_some(Outside::Recreated(next_offset, *bounds))
 }
 
@@ -204,7 +213,16 @@ mod tests {
     fn a_log_whose_first_record_is_younger_than_what_was_read_last_is_another_one() {
         let recreated = outside(15, &log(10, 20, Some(10))).unwrap();
         assert!(recreated.to_string().contains("made anew"), "{recreated}");
-        assert_eq!(outside(15, &log(10, 20, Some(11))), None, "something before the position is as old as it should be");
         assert_eq!(outside(10, &log(10, 20, Some(10))), None, "nothing before the position is kept, so nothing can be told");
+        assert_eq!(outside(10, &log(10, 10, None)), None, "an empty log");
+    }
+
+    #[test]
+    fn a_log_that_lost_its_end_and_grew_beyond_the_position_is_another_one_from_there_on() {
+        let regrown = outside(1000, &log(0, 1005, Some(900))).unwrap();
+        assert!(regrown.to_string().contains("from 900 on") && regrown.to_string().contains("lost its end"), "{regrown}");
+        assert!(outside(1000, &log(0, 1000, Some(999))).is_some(), "also when it ends at the position");
+        assert_eq!(outside(1000, &log(0, 1005, Some(1000))), None, "the first that was not read yet");
+        assert_eq!(outside(1000, &log(0, 1005, None)), None, "without a time nothing can be told");
     }
 }

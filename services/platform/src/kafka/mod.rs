@@ -8,6 +8,7 @@ pub mod partition;
 pub mod producer;
 pub mod range;
 pub mod topics;
+pub mod younger;
 
 use std::fmt;
 use std::sync::Arc;

@@ -19,7 +19,8 @@ use super::follow::Follower;
 use super::held::Place;
 use super::{ConsumerSettings, Inflow, KafkaConfig, ReadState, Shared, base_config, hand_over, on_thread};
 use crate::fence::{self, Claim};
-use crate::kafka::bounds::{self, Asked};
+use crate::kafka::bounds::{self, Asked, LogBounds};
+use crate::kafka::younger;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a claim waits for leaders that are being elected. What has none then is left to be claimed later, so that the others are read.
@@ -30,6 +31,7 @@ const CLAIM_RETRY: Duration = Duration::from_millis(250);
 
 /// Callbacks of the group client. They run on its thread, inside `poll`.
 pub(super) struct GroupContext {
+    kafka: KafkaConfig,
     pool: PgPool,
     runtime: Handle,
     settings: ConsumerSettings,
@@ -194,10 +196,26 @@ impl GroupContext {
         let begins: Vec<(i32, i64)> = bounds.iter().map(|(partition, bounds)| (*partition, bounds.begin)).collect();
         let made = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, topic, &begins));
         for claim in made.map_err(|e| e.to_string())? {
-            let outside = bounds.get(&claim.partition).and_then(|bounds| bounds::outside(claim.next_offset, bounds));
-            claims.made.push((claim, outside.map(|outside| outside.to_string())));
+            let is_inside = bounds.get(&claim.partition).is_none_or(|bounds| bounds::outside(claim.next_offset, bounds).is_none());
+            match if is_inside { Ok(None) } else { self.look_again(client, &claim) } {
+                Ok(outside) => claims.made.push((claim, outside)),
+                Err(error) => claims.unanswered.push(((claim.topic, claim.partition), error)),
+            }
         }
         Ok(claims)
+    }
+
+    /// Why a claimed position is outside of its log, if it is. What the claim was compared with was asked before it was made, when whoever had
+    /// the partition may still have moved the position; now nobody else does.
+    fn look_again(&self, client: &BaseConsumer<Self>, claim: &Claim) -> Result<Option<String>, String> {
+        let Claim { topic, partition, next_offset, .. } = claim;
+        let time_ms = self.runtime.block_on(fence::record_time_ms(&self.pool, &self.settings.consumer, topic, *partition));
+        let asked: Asked = (*partition, time_ms.map_err(|e| e.to_string())?);
+        let answer = bounds::ask(client, topic, &[asked], KAFKA_TIMEOUT).remove(partition).ok_or("no answer")?;
+        let bounds = answer.map_err(|e| e.to_string())?;
+        let seen = self.runtime.block_on(younger::seen(&self.kafka, topic, asked, *next_offset, bounds));
+        let bounds: LogBounds = seen.map_err(|e| e.to_string())?;
+        Ok(bounds::outside(*next_offset, &bounds).map(|outside| outside.to_string()))
     }
 
     fn incremental(&self, outcome: Result<(), KafkaError>) {
@@ -247,7 +265,8 @@ pub(super) fn start(
         config.set("group.instance.id", format!("{}-{instance}", settings.consumer));
     }
     kafka.overlay(&mut config);
-    let context = GroupContext { pool, runtime: Handle::current(), settings: settings.clone(), shared: shared.clone(), follower };
+    let (kafka, runtime) = (kafka.clone(), Handle::current());
+    let context = GroupContext { kafka, pool, runtime, settings: settings.clone(), shared: shared.clone(), follower };
     let polled: Arc<BaseConsumer<GroupContext>> = Arc::new(config.create_with_context(context)?);
     polled.subscribe(&[&settings.topic])?;
     let client = Arc::downgrade(&polled);

@@ -4,6 +4,7 @@
 mod plan;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,11 +13,13 @@ use platform::config::{KafkaArgs, PostgresArgs};
 use platform::fence::mend::{self, Log, StoredPosition};
 use platform::kafka::KafkaConfig;
 use platform::kafka::bounds::{self, Asked};
+use platform::kafka::younger;
 use platform::postgres;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
+use tokio::runtime::Handle;
 
 use self::plan::{How, Known, plan};
 use super::print;
@@ -121,6 +124,23 @@ fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Ve
             let partitions: Vec<String> = unknown.iter().map(|(partition, _)| partition.to_string()).collect();
             let partitions = partitions.join(", ");
             print::warn(&format!("{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"))?;
+        }
+    }
+    // What looks younger before a position may be the end of a transaction. Positions and times were read together, so they fit.
+    for position in &positions {
+        let (place, topic) =
+            ((position.consumer.as_str(), position.topic.as_str(), position.partition), Arc::from(position.topic.as_str()));
+        let Some(bounds) = found.get(&place).copied() else { continue };
+        let asked: Asked = (position.partition, position.record_time_ms);
+        match Handle::current().block_on(younger::seen(kafka, &topic, asked, position.next_offset, bounds)) {
+            Ok(bounds) => drop(found.insert(place, bounds)),
+            Err(error) => {
+                found.remove(&place);
+                print::warn(&format!(
+                    "{topic}: what lies before the position in partition {} could not be read: {error}",
+                    position.partition
+                ))?;
+            }
         }
     }
     let bounds: Vec<_> = positions.iter().map(|p| found.get(&(p.consumer.as_str(), p.topic.as_str(), p.partition)).copied()).collect();
