@@ -40,7 +40,7 @@ pub(super) async fn begin(pool: &PgPool, kafka: &KafkaConfig, from: Option<Offse
 }
 
 async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>) -> Result<Vec<Begin>, RebuildError> {
-    let live = switch::live_places(pool).await?;
+    let live = switch::live_places(pool, &kafka.topics).await?;
     let mut begins = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
         let bounds: BTreeMap<i32, (i64, i64)> =

@@ -89,7 +89,7 @@ impl Course {
         let Some(batch) = self.collector.take_batch(MAX_FLUSH_RECORDS, MAX_FLUSH_BYTES) else { return Ok(false) };
         let outcome = self.flusher.flush(batch).await?;
         if !outcome.lost.is_empty() {
-            return Err(RebuildError::Busy);
+            return Err(RebuildError::Busy("it has taken this one's positions".to_owned()));
         }
         for (place, hold) in &outcome.written {
             self.collector.committed(place, hold);

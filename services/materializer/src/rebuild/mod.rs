@@ -2,30 +2,31 @@
 //!
 //! Both write through the projector's own flush, with positions of their own, and take no decision: verdicts and the places of ids are read.
 //! Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what the log no longer tells (`carry`), whether two
-//! generations are equal (`compare`) and the moment one takes the other's place (`switch`). Reading Kafka is `platform`'s.
+//! generations are equal (`compare`), the moment one takes the other's place (`switch`), and that nobody else does the same (`alone`). Reading
+//! Kafka is `platform`'s.
 
+mod alone;
 mod carry;
 mod compare;
 mod course;
 mod replay;
 mod switch;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use platform::health::Health;
 use platform::kafka::KafkaConfig;
 use platform::kafka::range::RangeError;
 use rdkafka::error::KafkaError;
-use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{Connection as _, Row as _};
+use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
-use tracing::debug;
 
 pub use compare::Difference;
 pub use course::Progress;
 pub use replay::{Replayed, replay};
 
 use crate::projector::generation::Generation;
+use alone::Alone;
 use course::Course;
 
 /// Name of a rebuild in `consumer_positions`.
@@ -71,8 +72,8 @@ pub struct Rebuilt {
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     /// Somebody else does it at the moment.
-    #[error("another rebuild or replay is running")]
-    Busy,
+    #[error("another rebuild or replay, or an erasure, is at work: {0}")]
+    Busy(String),
     /// The materializer has positions of its own in a log that has changed since.
     #[error("{0}")]
     Unsuitable(String),
@@ -113,6 +114,7 @@ async fn rebuild_alone(
     config: RebuildConfig,
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Rebuilt, RebuildError> {
+    switch::live_places(pool, &kafka.topics).await?;
     switch::drop_retired(pool).await?;
     let resumed = begin(pool, config.restart).await?;
     if resumed && config.from.is_some() {
@@ -122,10 +124,18 @@ async fn rebuild_alone(
     }
     let mut course =
         Course::new(pool.clone(), kafka.clone(), (REBUILD, Generation::Next), config.retention_days, Health::new().component(REBUILD));
-    let carried = if resumed { 0 } else { carry::begin(pool, &kafka, config.from).await? };
+    let mut carried = 0;
+    if !resumed {
+        let carrying = carry::begin(pool, &kafka, config.from).await;
+        if carrying.is_err() {
+            // An empty generation is nothing to go on with, and would hold erasures back.
+            drop_generation(pool).await?;
+        }
+        carried = carrying?;
+    }
     let mut records = 0;
     for _ in 0..ROUNDS {
-        let goals = switch::live_positions(pool).await?;
+        let goals = switch::live_positions(pool, &kafka.topics).await?;
         let left = course.left(&goals).await?;
         if left <= NEAR {
             break;
@@ -186,35 +196,4 @@ async fn drop_generation(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
     sqlx::query("DROP SCHEMA IF EXISTS view_next CASCADE").execute(&mut *transaction).await?;
     transaction.commit().await
-}
-
-/// How long who comes next waits for who ends: PostgreSQL may notice a closed connection only a moment later, and an erasure takes the lock for one.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
-
-/// The right to be the only one that reads the log again, as long as its connection lasts.
-struct Alone(PgConnection);
-
-impl Alone {
-    async fn begin(pool: &PgPool) -> Result<Self, RebuildError> {
-        let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-        let begun = Instant::now();
-        loop {
-            let row = sqlx::query("SELECT pg_try_advisory_lock(hashtext('triggers view rebuild'))").fetch_one(&mut connection).await?;
-            if row.try_get(0)? {
-                return Ok(Self(connection));
-            }
-            if begun.elapsed() > LOCK_PATIENCE {
-                return Err(RebuildError::Busy);
-            }
-            tokio::time::sleep(LOCK_PAUSE).await;
-        }
-    }
-
-    /// Gives the right back at once. Dropped, it comes back when PostgreSQL notices.
-    async fn end(self) {
-        if let Err(error) = self.0.close().await {
-            debug!(%error, "The connection that held the lock was gone already.");
-        }
-    }
 }

@@ -50,7 +50,10 @@ async fn replay_alone(
     retention_days: u32,
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Replayed, RebuildError> {
-    let live = switch::live_places(pool).await?;
+    if times.0 >= times.1.unwrap_or_else(OffsetDateTime::now_utc) {
+        return Err(RebuildError::Unsuitable("what is to be read begins after its end, or in the future".to_owned()));
+    }
+    let live = switch::live_places(pool, &kafka.topics).await?;
     let mut spans = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
         let places: Vec<&LivePlace> = live.iter().filter(|place| place.topic == **topic).collect();

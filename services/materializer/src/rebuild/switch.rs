@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use schemas::topics::TopicNames;
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio::time::timeout;
 use tracing::warn;
@@ -104,13 +105,23 @@ impl Switch<'_> {
 }
 
 /// Where the live view stands.
-pub(super) async fn live_places(pool: &PgPool) -> Result<Vec<LivePlace>, sqlx::Error> {
-    places(&mut *pool.acquire().await?, crate::projector::CONSUMER).await
+pub(super) async fn live_places(pool: &PgPool, topics: &TopicNames) -> Result<Vec<LivePlace>, RebuildError> {
+    let live = places(&mut *pool.acquire().await?, crate::projector::CONSUMER).await?;
+    // With other topics than the view's a rebuild would read nothing, and that would look like a log without events.
+    let ours = [&topics.events, &topics.acks, &topics.deliveries];
+    match live.iter().find(|place| !ours.contains(&&place.topic)) {
+        None => Ok(live),
+        Some(place) => {
+            let told =
+                format!("the view is of {} and not of {}, {} and {}; is the topic prefix right?", place.topic, ours[0], ours[1], ours[2]);
+            Err(RebuildError::Unsuitable(told))
+        }
+    }
 }
 
 /// The same as goals of a reading.
-pub(super) async fn live_positions(pool: &PgPool) -> Result<Goals, sqlx::Error> {
-    Ok(goals(&live_places(pool).await?))
+pub(super) async fn live_positions(pool: &PgPool, topics: &TopicNames) -> Result<Goals, RebuildError> {
+    Ok(goals(&live_places(pool, topics).await?))
 }
 
 fn goals(places: &[LivePlace]) -> Goals {

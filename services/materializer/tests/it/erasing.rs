@@ -46,7 +46,7 @@ async fn rebuilt(bench: &Bench) -> bool {
             assert!(done.switched, "{:?}", done.differences);
             true
         }
-        Err(RebuildError::Busy) => false,
+        Err(RebuildError::Busy(_)) => false,
         Err(error) => panic!("{error}"),
     }
 }

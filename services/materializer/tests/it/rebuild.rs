@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use materializer::rebuild::{self, Difference, RebuildConfig, Rebuilt, Replayed};
+use materializer::rebuild::{self, Difference, RebuildConfig, RebuildError, Rebuilt, Replayed};
+use platform::kafka::KafkaConfig;
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{Dedup, DeliveryOutcome, Event};
 use time::OffsetDateTime;
@@ -95,30 +96,61 @@ async fn rebuilt_twice_and_replayed_twice_the_view_is_the_same_and_goes_on_being
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happened_to_an_event_outlives_a_rebuild_that_reads_its_twin_first() {
+async fn what_waits_for_an_event_is_left_by_its_twin_and_by_a_duplicate_of_it() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
-    let twins: Vec<Event> = (0..24).map(|_| event(org)).collect();
-    // The lower partition tends to be read first.
-    for partition in [2, 0] {
-        for twin in &twins {
-            append_to(&bench, partition, twin).await;
-        }
-        bench.passed().await;
-    }
-    let endpoint = EndpointId::generate();
-    for twin in &twins {
-        bench.ack(org, twin.event_id).await;
-        bench.attempt(&attempt(org, twin.event_id, endpoint, 1, DeliveryOutcome::Delivered)).await;
+    let (twin, original) = (event(org), keyed(org, Dedup::dedup_id("k", b"")));
+    let repeat = keyed(org, Dedup::dedup_id("k", b""));
+    append_to(&bench, 2, &twin).await;
+    for event in [&original, &repeat] {
+        bench.event(event).await;
     }
     bench.passed().await;
-    let before = shown(&bench).await;
-    for _ in 0..3 {
-        let done = rebuild(&bench, REBUILD).await;
-        assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
-        assert_eq!(shown(&bench).await, before);
+    let whole = bench.in_log_order().await;
+    // As a rebuild that has not read these records yet has it.
+    sqlx::query("DELETE FROM view.events").execute(&bench.pool).await.unwrap();
+    for id in [twin.event_id, repeat.event_id] {
+        bench.ack(org, id).await;
     }
+    bench.attempt(&attempt(org, twin.event_id, EndpointId::generate(), 1, DeliveryOutcome::Delivered)).await;
+    bench.passed().await;
+    append_to(&bench, 0, &twin).await;
+    append_to(&bench, 0, &repeat).await;
+    bench.passed().await;
+    assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 0);
+    assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 3);
+
+    replay(&bench).await;
+    assert_eq!(bench.in_log_order().await, whole);
+    let done = "SELECT count(*) FROM view.events WHERE acknowledged_at IS NOT NULL AND (attempts, delivery_status) = ($1, $2)";
+    for (attempts, status) in [(1, "delivered"), (0, "pending")] {
+        let found: i64 = sqlx::query_scalar(done).bind(attempts).bind(status).fetch_one(&bench.pool).await.unwrap();
+        assert_eq!(found, 1, "{status}");
+    }
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_names_other_topics_than_the_views_or_a_time_to_come_is_refused_and_leaves_nothing() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    bench.flow(&[org], 3).await;
+    bench.passed().await;
+    let before = shown(&bench).await;
+    let (elsewhere, hour) = (KafkaConfig::new(&bench.kafka.brokers, "elsewhere."), time::Duration::hours(1));
+    let accepting = RebuildConfig { accept_differences: true, ..REBUILD };
+    let refused = rebuild::rebuild(bench.pool.clone(), elsewhere.clone(), accepting, |_| {}).await.unwrap_err();
+    assert!(refused.to_string().contains("is the topic prefix right?"), "{refused}");
+    let now = OffsetDateTime::now_utc();
+    for (kafka, times) in
+        [(elsewhere, (now - hour, None)), (bench.kafka.clone(), (now + hour, None)), (bench.kafka.clone(), (now, Some(now - hour)))]
+    {
+        assert!(matches!(rebuild::replay(bench.pool.clone(), kafka, times, 30, |_| {}).await, Err(RebuildError::Unsuitable(_))));
+    }
+    assert_eq!(bench.count("SELECT count(*) FROM pg_namespace WHERE nspname IN ('view_next', 'view_retired')").await, 0);
+    assert_eq!(shown(&bench).await, before);
     projecting.stop().await;
 }
 

@@ -15,7 +15,7 @@ use platform::kafka::KafkaConfig;
 use platform::kafka::bounds::{self, Asked};
 use platform::kafka::younger;
 use platform::postgres;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
@@ -107,6 +107,11 @@ impl Connections {
 /// Asks the brokers for each consumer's partitions of each topic. Of a topic that is not there nothing is known.
 fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Vec<Known>> {
     let client: BaseConsumer = kafka.admin_client("positions").create()?;
+    // Asked once: asking for each topic would take as many time-outs.
+    if let Err(error) = client.fetch_metadata(None, TIMEOUT) {
+        print::warn(&format!("Kafka does not answer, so nothing is known of the logs: {error}"))?;
+        return Ok(positions.into_iter().map(|position| Known { position, bounds: None }).collect());
+    }
     let mut asked: BTreeMap<(&str, &str), Vec<Asked>> = BTreeMap::new();
     for position in &positions {
         asked.entry((&position.consumer, &position.topic)).or_default().push((position.partition, position.record_time_ms));
