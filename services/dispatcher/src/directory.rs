@@ -50,7 +50,8 @@ impl Directory {
 
     /// The endpoints with every change that was committed before this call.
     ///
-    /// A version that went back is that of a database restored from a backup: its endpoints are read as if none were known.
+    /// A version that went back is that of a database being restored from a backup: what is known goes on until [`Directory::doubt`] is told, which
+    /// is when the positions are claimed from it. Read at once, a table that is still empty would have everything cancelled.
     ///
     /// # Errors
     /// As PostgreSQL has them.
@@ -68,7 +69,7 @@ impl Directory {
         }
         let known = self.known();
         let is_doubted = inner.is_doubted.swap(false, Ordering::Relaxed);
-        let mut next = if is_doubted || version < known.version() { Snapshot::default() } else { (*known).clone() };
+        let mut next = if is_doubted { Snapshot::default() } else { (*known).clone() };
         let changed = store::changed_since(&inner.pool, next.version()).await.inspect_err(|_| {
             inner.is_doubted.fetch_or(is_doubted, Ordering::Relaxed);
         })?;
@@ -88,7 +89,7 @@ impl Directory {
 
     fn known_at(&self, version: i64) -> Option<Arc<Snapshot>> {
         let known = self.known();
-        (known.version() == version && !self.inner.is_doubted.load(Ordering::Relaxed)).then_some(known)
+        (version <= known.version() && !self.inner.is_doubted.load(Ordering::Relaxed)).then_some(known)
     }
 
     /// The endpoints as they were read last.

@@ -45,7 +45,7 @@ impl Alone {
 async fn holder(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
     let found: Option<(i32, String, String)> = sqlx::query_as(
         "SELECT a.pid, COALESCE(host(a.client_addr) || ':' || a.client_port, 'this machine'),
-                to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+                COALESCE(to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), 'an unknown time')
          FROM pg_locks l JOIN pg_stat_activity a USING (pid)
          WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                AND l.objid::bigint = hashtext('triggers view rebuild')::bigint & 4294967295",

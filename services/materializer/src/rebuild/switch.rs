@@ -112,8 +112,11 @@ pub(super) async fn live_places(pool: &PgPool, topics: &TopicNames) -> Result<Ve
     match live.iter().find(|place| !ours.contains(&&place.topic)) {
         None => Ok(live),
         Some(place) => {
-            let told =
-                format!("the view is of {} and not of {}, {} and {}; is the topic prefix right?", place.topic, ours[0], ours[1], ours[2]);
+            let told = format!(
+                "the view is of {} and not only of {}, {} and {}; is the topic prefix right? If that topic was given up: \
+                 DELETE FROM consumer_positions WHERE topic = '{}'",
+                place.topic, ours[0], ours[1], ours[2], place.topic
+            );
             Err(RebuildError::Unsuitable(told))
         }
     }

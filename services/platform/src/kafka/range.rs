@@ -60,6 +60,10 @@ pub async fn bounds(kafka: &KafkaConfig, topic: &str) -> Result<Vec<(i32, i64, i
     blocking(move || {
         let client: BaseConsumer = config.create()?;
         let metadata = client.fetch_metadata(Some(&topic), CALL)?;
+        if let Some(error) = metadata.topics().iter().find_map(|described| described.error()) {
+            // A topic that is not there is not one without partitions.
+            return Err(KafkaError::MetadataFetch(error.into()));
+        }
         let partitions = metadata.topics().iter().flat_map(|described| described.partitions()).map(|partition| partition.id());
         let bounds = |partition| client.fetch_watermarks(&topic, partition, CALL).map(|(low, high)| (partition, low, high));
         partitions.map(bounds).collect()
@@ -167,6 +171,9 @@ fn read_topic(
             Some(error) => trouble = error.to_string(),
         }
         if records.is_empty() {
+            if sender.is_closed() {
+                return Ok(());
+            }
             if last_progress.elapsed() > PATIENCE {
                 return Err(RangeError::Stalled(trouble));
             }

@@ -32,12 +32,14 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     Ok(())
 }
 
-/// Computes the status of events that appeared after attempts to deliver them. Marks of events that are still absent stay.
+/// Computes the status of events that appeared after attempts to deliver them. Marks of events that are still absent stay, but for
+/// duplicates: those never appear.
 pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
     let taken: Vec<(Uuid, Uuid)> = sqlx::query_as(
         "DELETE FROM pending_effects p USING UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)
          WHERE p.org_id = t.org_id AND p.event_id = t.event_id AND p.effect = 'attempt'
-               AND EXISTS (SELECT FROM events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id)
+               AND (EXISTS (SELECT FROM events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id)
+                    OR EXISTS (SELECT FROM verdicts v WHERE v.org_id = t.org_id AND v.event_id = t.event_id))
          RETURNING p.org_id, p.event_id",
     )
     .bind(orgs)
