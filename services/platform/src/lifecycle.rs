@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Exit code of a process that a second signal ended, as shells report an interrupt.
 const INTERRUPTED: i32 = 130;
+/// How long tasks that are cut off may take to notice.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// A token that SIGINT or SIGTERM cancels. A second signal ends the process at once. Call it inside the runtime.
 pub fn shutdown_on_signals() -> CancellationToken {
@@ -37,6 +39,19 @@ pub fn shutdown_on_signals() -> CancellationToken {
         Err(error) => tracing::error!(%error, "Signals cannot be received; the process can only be killed."),
     }
     token
+}
+
+/// Ends the process `within` after `shutdown` at the latest, whatever hangs: what it did not get done then, who starts next does again. On a thread,
+/// since the runtime's may be what hangs. Sleeping goes by the monotonic clock, other than waiting inside of librdkafka.
+pub fn end_within(shutdown: CancellationToken, within: Duration) {
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        std::thread::spawn(move || {
+            std::thread::sleep(within);
+            tracing::error!("The process did not come to its end; ending it at once.");
+            std::process::exit(1);
+        });
+    });
 }
 
 fn signals() -> io::Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)> {
@@ -107,7 +122,8 @@ impl Supervisor {
                 late.sort();
                 let late = late.join(", ");
                 tracing::error!(tasks = late, "Tasks had not ended by the deadline; they are cut off.");
-                self.tasks.shutdown().await;
+                // A task that is stuck in a call rather than waiting cannot be cut off, and is left.
+                let _cut_off = timeout(CUT_OFF, self.tasks.shutdown()).await;
                 return first_failure.and(Err(anyhow!("not ended by the deadline: {late}")));
             };
             let Some(ended) = ended else { return first_failure };

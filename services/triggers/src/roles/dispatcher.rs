@@ -7,7 +7,7 @@ use clap::Args;
 use dispatcher::{DispatcherConfig, WebhookArgs};
 use platform::config::ConsumerArgs;
 use platform::kafka::producer::{Producer, ProducerSettings};
-use platform::lifecycle::{self, Supervisor};
+use platform::lifecycle::Supervisor;
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ pub struct DispatcherArgs {
 pub async fn main(args: DispatcherArgs) -> Result<()> {
     logs::init("dispatcher", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
-    let shutdown = lifecycle::shutdown_on_signals();
+    let shutdown = args.shared.process.shutdown_of_a_role();
     let mut config = args.webhooks.config()?;
     config.session_timeout = args.consumer.session_timeout();
     config.stall_after = args.consumer.stall_after();

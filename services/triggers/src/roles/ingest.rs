@@ -11,7 +11,7 @@ use ingest::IngestState;
 use materializer::inbox::{InboxState, READ_SETTINGS};
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::producer::{Producer, ProducerSettings};
-use platform::lifecycle::{self, Supervisor};
+use platform::lifecycle::Supervisor;
 use platform::postgres;
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
@@ -91,7 +91,7 @@ pub struct Api {
 pub async fn main(args: IngestArgs) -> Result<()> {
     logs::init("ingest", args.shared.process.log_format);
     let listener = bind(args.listen).await?;
-    let shutdown = lifecycle::shutdown_on_signals();
+    let shutdown = args.shared.process.shutdown_of_a_role();
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
     let deadline = args.shared.process.shutdown_deadline();

@@ -7,7 +7,7 @@ use clap::Args;
 use materializer::projector::{self, MAX_RETENTION_DAYS, ProjectorConfig};
 use platform::config::ConsumerArgs;
 use platform::kafka::producer::{Producer, ProducerSettings};
-use platform::lifecycle::{self, Supervisor};
+use platform::lifecycle::Supervisor;
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,7 @@ impl ViewArgs {
 pub async fn main(args: MaterializerArgs) -> Result<()> {
     logs::init("materializer", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
-    let shutdown = lifecycle::shutdown_on_signals();
+    let shutdown = args.shared.process.shutdown_of_a_role();
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
     let mut supervisor = Supervisor::new();

@@ -18,13 +18,16 @@ use platform::health::{Component, Health};
 use platform::http::{ServerLimits, ServiceInfo};
 use platform::kafka::producer::Producer;
 use platform::kafka::{KafkaConfig, topics};
-use platform::lifecycle::Supervisor;
+use platform::lifecycle::{self, Supervisor};
 use platform::postgres;
 use platform::seal::SealingKey;
 use platform::telemetry::logs::LogFormat;
 use sqlx::postgres::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// How long a process may take to end after the deadline of its tasks.
+const LET_GO: Duration = Duration::from_secs(5);
 
 /// Flags that every role has.
 #[derive(Args, Clone)]
@@ -51,6 +54,13 @@ pub struct ProcessArgs {
 impl ProcessArgs {
     pub fn shutdown_deadline(&self) -> Duration {
         Duration::from_millis(self.shutdown_deadline_ms)
+    }
+
+    /// A token that a signal cancels, after which a role's process ends in bounded time.
+    fn shutdown_of_a_role(&self) -> CancellationToken {
+        let shutdown = lifecycle::shutdown_on_signals();
+        lifecycle::end_within(shutdown.clone(), self.shutdown_deadline() + LET_GO);
+        shutdown
     }
 }
 
@@ -132,8 +142,10 @@ pub fn judge_topics(differences: &[topics::Difference]) -> Result<()> {
     Ok(())
 }
 
-/// Tells `kafka` whether the topics that `producer` writes answer.
+/// Tells `kafka` whether the topics that `producer` writes answer. The producer lives as long as the process: dropping one waits for librdkafka's
+/// threads, which wait by the clock on the wall, and a process that had ended well would hang for as long as that was set back.
 fn keep_in_touch(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>, health: &Health, shutdown: &CancellationToken) {
+    std::mem::forget(producer.clone());
     let (producer, kafka, shutdown) = (producer.clone(), health.component("kafka"), shutdown.clone());
     supervisor.spawn("kafka probe", async move {
         producer.keep_in_touch(&topics, kafka, shutdown).await;
