@@ -17,10 +17,20 @@ const AUDIT: &str = "
     CREATE OR REPLACE FUNCTION fault_audit.watch() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
     DECLARE
         holding text;
-        place text := NEW.consumer || ' ' || NEW.topic || '/' || NEW.partition;
+        place text;
     BEGIN
         IF session_user NOT LIKE 'instance\\_%' THEN
             RETURN NULL;
+        END IF;
+        IF TG_OP = 'DELETE' THEN
+            INSERT INTO fault_audit.offences (offence)
+            VALUES (format('%s %s/%s was deleted by %s', OLD.consumer, OLD.topic, OLD.partition, session_user));
+            RETURN NULL;
+        END IF;
+        place := NEW.consumer || ' ' || NEW.topic || '/' || NEW.partition;
+        IF TG_OP = 'UPDATE' AND NEW.epoch > OLD.epoch AND NEW.next_offset <> OLD.next_offset THEN
+            INSERT INTO fault_audit.offences (offence)
+            VALUES (format('%s was moved from %s to %s with a claim by %s', place, OLD.next_offset, NEW.next_offset, session_user));
         END IF;
         IF TG_OP = 'INSERT' OR NEW.epoch > OLD.epoch THEN
             INSERT INTO fault_audit.claims (consumer, topic, partition, epoch, holder)
@@ -41,7 +51,7 @@ const AUDIT: &str = "
         RETURN NULL;
     END
     $$;
-    CREATE OR REPLACE TRIGGER fault_audit AFTER INSERT OR UPDATE ON consumer_positions
+    CREATE OR REPLACE TRIGGER fault_audit AFTER INSERT OR UPDATE OR DELETE ON consumer_positions
         FOR EACH ROW EXECUTE FUNCTION fault_audit.watch();
 ";
 

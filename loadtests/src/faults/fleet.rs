@@ -155,17 +155,20 @@ impl Fleet {
         process.ended(END).await.is_some_and(|status| status.success())
     }
 
-    /// Ends all that runs and starts it anew with `extra` in its environment.
-    pub async fn restart_all(&self, extra: &[(String, String)]) -> anyhow::Result<()> {
+    /// Ends all that runs and starts it anew with `extra` in its environment. Answers who did not end in order, a sentence each.
+    pub async fn restart_all(&self, extra: &[(String, String)]) -> anyhow::Result<Vec<String>> {
+        let mut wrong = Vec::new();
         for instance in &self.instances {
             *lock(&instance.extra) = extra.to_vec();
-            self.terminate(instance).await;
+            if !self.terminate(instance).await {
+                wrong.push(format!("{} did not end in order after SIGTERM", instance.name));
+            }
             self.start(instance)?;
         }
         for instance in &self.instances {
             self.ready(instance).await?;
         }
-        Ok(())
+        Ok(wrong)
     }
 
     /// The names of those that ended although nobody ended them.

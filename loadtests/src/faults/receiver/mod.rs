@@ -46,6 +46,10 @@ struct Shared {
     receipts: Mutex<Vec<Receipt>>,
     /// Which event was answered with success where, for quick look-ups.
     answered: Mutex<HashSet<(String, Uuid)>>,
+    /// Endpoints that met a request while they misbehaved.
+    met: Mutex<HashSet<String>>,
+    /// Paths that are no endpoint's.
+    strays: Mutex<HashSet<String>>,
 }
 
 /// Serves until dropped.
@@ -79,6 +83,16 @@ impl Receiver {
     pub fn behave(&self, endpoints: &[String], manner: Manner) {
         let mut manners = lock(&self.shared.manners);
         manners.extend(endpoints.iter().map(|endpoint| (endpoint.clone(), manner)));
+    }
+
+    /// Whether anything came to the endpoint while it misbehaved.
+    pub fn was_met(&self, endpoint: &str) -> bool {
+        lock(&self.shared.met).contains(endpoint)
+    }
+
+    /// Paths that requests came to and that are no endpoint's.
+    pub fn strays(&self) -> Vec<String> {
+        lock(&self.shared.strays).iter().cloned().collect()
     }
 
     /// All that came for these endpoints.
@@ -123,8 +137,14 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let endpoint = request.path.trim_start_matches('/').to_owned();
         let manner = lock(&shared.manners).get(&endpoint).copied().unwrap_or(Manner::Fine);
         let secret = lock(&shared.secrets).get(&endpoint).cloned();
+        if secret.is_none() {
+            lock(&shared.strays).insert(format!("/{endpoint}"));
+        } else if manner != Manner::Fine {
+            lock(&shared.met).insert(endpoint.clone());
+        }
         let mut receipt = receipt(endpoint, &request, secret.as_deref());
-        let answered = answer(stream.get_mut(), manner).await;
+        let host = request.header("host").to_owned();
+        let answered = answer(stream.get_mut(), manner, &host).await;
         receipt.answered = manner == Manner::Fine && answered.is_ok();
         if receipt.answered {
             lock(&shared.answered).insert((receipt.endpoint.clone(), receipt.id));
@@ -135,7 +155,7 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-async fn answer(stream: &mut TcpStream, manner: Manner) -> io::Result<()> {
+async fn answer(stream: &mut TcpStream, manner: Manner, host: &str) -> io::Result<()> {
     match manner {
         Manner::Fine => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await,
         Manner::Hangs => {
@@ -149,9 +169,10 @@ async fn answer(stream: &mut TcpStream, manner: Manner) -> io::Result<()> {
         }
         Manner::Status(status) => {
             let more = match status {
-                301 => "location: http://127.0.0.1:9/elsewhere\r\n",
-                429 => "retry-after: 1\r\n",
-                _ => "",
+                // To this server, so that whoever follows is seen.
+                301 => format!("location: http://{host}/elsewhere\r\n"),
+                429 => "retry-after: 1\r\n".to_owned(),
+                _ => String::new(),
             };
             stream.write_all(format!("HTTP/1.1 {status} So\r\n{more}content-length: 0\r\n\r\n").as_bytes()).await
         }
