@@ -2,17 +2,17 @@
 
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The circumstances of a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Circumstances {
     pub cpu: String,
     pub cores: usize,
     pub memory_mib: u64,
     pub kernel: String,
-    pub version: &'static str,
+    pub version: String,
     /// Optimized or not: figures of an unoptimized generator count for nothing.
     pub optimized_generator: bool,
     pub commit: String,
@@ -39,7 +39,7 @@ pub fn circumstances() -> Circumstances {
         cores: std::thread::available_parallelism().map_or(0, usize::from),
         memory_mib: memory.unwrap_or(0) / 1024,
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         optimized_generator: !cfg!(debug_assertions),
         commit: git(&["rev-parse", "HEAD"]).unwrap_or_else(unknown),
         uncommitted_changes: git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty()),

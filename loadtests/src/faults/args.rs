@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use schemas::dedup::sha256_hex;
 
 use super::fault::{self, Fault, Times};
 use super::plan::{Planned, SHORT, plan};
@@ -93,6 +94,19 @@ impl FaultArgs {
         )
     }
 
+    /// SHA-256 of the binary under test: two parts of one run must be of one product.
+    pub fn product(&self) -> Result<String, Failure> {
+        let binary = self.binary()?;
+        let bytes =
+            std::fs::read(&binary).map_err(|error| Failure::Usage(format!("the binary under test, {}: {error}", binary.display())))?;
+        Ok(sha256_hex(&[bytes.as_slice()]))
+    }
+
+    fn binary(&self) -> Result<PathBuf, Failure> {
+        let binary = self.triggers.canonicalize();
+        binary.map_err(|error| Failure::Usage(format!("the binary under test, {}: {error}", self.triggers.display())))
+    }
+
     /// The work folder, made when it is not there, as an absolute path: processes work elsewhere.
     pub fn folder(&self) -> Result<PathBuf, Failure> {
         let make = || std::fs::create_dir_all(&self.work).and_then(|()| self.work.canonicalize());
@@ -101,18 +115,21 @@ impl FaultArgs {
 
     /// The system.
     pub fn shape(&self, folder: &Path) -> Result<Shape, Failure> {
-        let binary = self.triggers.canonicalize();
-        let binary = binary.map_err(|error| Failure::Usage(format!("the binary under test, {}: {error}", self.triggers.display())))?;
         Ok(Shape {
-            binary,
+            binary: self.binary()?,
             folder: folder.to_path_buf(),
             brokers: self.nodes(),
             instances: self.instances_per_role(),
             session_ms: self.session(),
             partitions: 6,
-            organizations: if self.short { 3 } else { 6 },
+            organizations: self.organizations(),
             small_disk_mib: if self.short { 0 } else { 1024 },
         })
+    }
+
+    /// Organizations of each round, each with an inbox.
+    pub fn organizations(&self) -> usize {
+        if self.short { 3 } else { 6 }
     }
 
     /// How a round goes.

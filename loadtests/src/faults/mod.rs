@@ -49,50 +49,83 @@ pub async fn run(args: FaultArgs) -> Result<bool, Failure> {
     drop(rustls::crypto::ring::default_provider().install_default());
     let steps = args.steps()?;
     let folder = args.folder()?;
-    let mut state = State::open(&folder, &args.plan_text(), args.resume)?;
-    if !args.resume {
-        remove_logs(&folder)?;
-    }
-    let left: Vec<(usize, &Planned)> = steps.iter().enumerate().filter(|(number, _)| !state.has(*number)).collect();
+    let mut state = begin(&args, &folder)?;
+    let left = to_do(&steps, &state);
     println!("{} faults, {} of them done already, seed {}, logs in {}", steps.len(), steps.len() - left.len(), args.seed, folder.display());
-    let (begun, begun_at) = (Instant::now(), OffsetDateTime::now_utc());
-    let before = state.seconds;
     if !left.is_empty() {
-        let system = System::start(args.shape(&folder)?).await.context("starting the system")?;
-        println!("the system is up after {:.0} s", begun.elapsed().as_secs_f64());
-        let mut system = Some(system);
-        let mut kept = Vec::new();
-        for (number, planned) in left {
-            if begun.elapsed() + args.longest_round() > args.budget {
-                println!("the time of this run is used up: go on with --resume");
-                break;
-            }
-            let verdict = one(&mut system, &args, number, planned, &mut kept).await;
-            let step = Step { number, fault: planned.fault.id.to_owned(), verdict };
-            publish::line(&step, steps.len());
-            state.seconds = before + begun.elapsed().as_secs_f64();
-            state.note(&folder, step)?;
-        }
-        if let Some(system) = system {
-            let found = match round::unchanged(&system, &kept, begun_at, args.settle).await {
-                Ok(found) => found,
-                Err(error) => vec![Violation::new("not-read-again", format!("{error:#}"))],
-            };
-            println!(
-                "the view was rebuilt and replayed twice, and {} inboxes of all rounds were read again: {} findings",
-                kept.len(),
-                found.len()
-            );
-            found.iter().for_each(|violation| println!("          {}: {}", violation.rule, violation.found));
-            state.at_the_end.extend(found);
-            state.seconds = before + begun.elapsed().as_secs_f64();
-            state.write(&folder)?;
-            system.stop().await;
-        }
+        carry_out(&args, &folder, steps.len(), left, &mut state).await?;
     }
     let report = Report::new(&args, &steps, state);
     publish::write(&folder, args.markdown.as_deref(), &report)?;
     Ok(report.passed)
+}
+
+/// Where the run begins or goes on. The state is written at once and the last reports go: if this run is interrupted, theirs must not be taken
+/// for its own.
+fn begin(args: &FaultArgs, folder: &Path) -> Result<State, Failure> {
+    let new = State::new(args.plan_text(), args.product()?, publish::surroundings());
+    let state = State::open(folder, new, args.resume)?;
+    if !args.resume {
+        remove_logs(folder)?;
+    }
+    publish::remove(folder)?;
+    state.write(folder)?;
+    Ok(state)
+}
+
+/// The steps that are left. If only the check at the end is, one that held is done again: the check needs what a fault leaves, and what the
+/// others left is gone with the system that they were done on.
+fn to_do<'a>(steps: &'a [Planned], state: &State) -> Vec<(usize, &'a Planned)> {
+    let mut left: Vec<(usize, &Planned)> = steps.iter().enumerate().filter(|(number, _)| !state.has(*number)).collect();
+    if left.is_empty() && !state.is_checked() {
+        let again = state.last_held().and_then(|number| steps.get(number).map(|planned| (number, planned)));
+        left.extend(again.inspect(|(_, planned)| println!("only the check at the end is left: {} is done again for it", planned.fault.id)));
+    }
+    left
+}
+
+/// Does what is left, as far as the time allows, and checks at the end what it left.
+async fn carry_out(args: &FaultArgs, folder: &Path, of: usize, left: Vec<(usize, &Planned)>, state: &mut State) -> Result<(), Failure> {
+    let (begun, begun_at) = (Instant::now(), OffsetDateTime::now_utc());
+    let before = state.seconds;
+    let system = System::start(args.shape(folder)?).await.context("starting the system")?;
+    println!("the system is up after {:.0} s", begun.elapsed().as_secs_f64());
+    let mut system = Some(system);
+    let mut kept = Vec::new();
+    for (number, planned) in left {
+        if begun.elapsed() + args.longest_round() > args.budget {
+            println!("the time of this run is used up: go on with --resume");
+            break;
+        }
+        let verdict = one(&mut system, args, number, planned, &mut kept).await;
+        let step = Step { number, fault: planned.fault.id.to_owned(), verdict };
+        publish::line(&step, of);
+        state.seconds = before + begun.elapsed().as_secs_f64();
+        state.note(folder, step)?;
+    }
+    if let Some(system) = system {
+        // Over no inbox at all it would say nothing.
+        if !kept.is_empty() {
+            check_again(&system, &kept, begun_at, args, state).await;
+        }
+        state.seconds = before + begun.elapsed().as_secs_f64();
+        state.write(folder)?;
+        system.stop().await;
+    }
+    Ok(())
+}
+
+/// The check at the end of what the rounds on this system left.
+async fn check_again(system: &System, kept: &[Left], begun_at: OffsetDateTime, args: &FaultArgs, state: &mut State) {
+    let (found, read) = match round::unchanged(system, kept, begun_at, args.settle).await {
+        Ok(found) => (found, kept.len()),
+        Err(error) => (vec![Violation::new("not-read-again", format!("{error:#}"))], 0),
+    };
+    println!("the end check: {read} inboxes were read again after rebuilds and replays; {} findings", found.len());
+    found.iter().for_each(|violation| println!("          {}: {}", violation.rule, violation.found));
+    state.at_the_end.extend(found);
+    state.read_again += read;
+    state.end_checked = true;
 }
 
 /// Logs of another run would be taken for this one's.
