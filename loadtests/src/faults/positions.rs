@@ -1,6 +1,6 @@
 //! How far the consumers are: the stored positions against the ends of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -39,6 +39,27 @@ pub fn ends(client: &BaseConsumer, topics: &TopicNames, partitions: i32) -> anyh
         }
     }
     Ok(ends)
+}
+
+/// What brokers do for one topic.
+#[derive(Debug, Default)]
+pub struct Serving {
+    /// Those that lead a partition of it.
+    pub leading: BTreeSet<i32>,
+    /// Those that are in sync with a leader, or lead.
+    pub in_sync: BTreeSet<i32>,
+}
+
+/// Which brokers serve a topic now. Blocks.
+pub fn serving(client: &BaseConsumer, topic: &str) -> anyhow::Result<Serving> {
+    let metadata = client.fetch_metadata(Some(topic), ANSWER).with_context(|| format!("asking who leads {topic}"))?;
+    let mut serving = Serving::default();
+    for partition in metadata.topics().iter().filter(|told| told.name() == topic).flat_map(|told| told.partitions()) {
+        serving.in_sync.extend(partition.isr());
+        // One without a leader tells -1.
+        serving.leading.extend(Some(partition.leader()).filter(|leader| *leader > 0));
+    }
+    Ok(serving)
 }
 
 /// The first place that a consumer has not passed yet, as a sentence; none when all have reached `ends`.

@@ -18,7 +18,7 @@ use super::audit;
 use super::client::Api;
 use super::fleet::{Fleet, Role};
 use super::load::Tenant;
-use super::positions::{self, Ends};
+use super::positions::{self, Ends, Serving};
 use super::receiver::Receiver;
 
 /// Delays between attempts, seconds: quick at first, and enough of them to outlast the longest fault.
@@ -148,6 +148,12 @@ impl System {
     pub async fn ends(&self) -> anyhow::Result<Ends> {
         let (consumer, topics, partitions) = (Arc::clone(&self.consumer), self.topics.clone(), self.shape.partitions);
         tokio::task::spawn_blocking(move || positions::ends(&consumer, &topics, partitions)).await?
+    }
+
+    /// Which brokers serve the events topic now.
+    pub async fn serving_events(&self) -> anyhow::Result<Serving> {
+        let (consumer, topic) = (Arc::clone(&self.consumer), self.topics.events.clone());
+        tokio::task::spawn_blocking(move || positions::serving(&consumer, &topic)).await?
     }
 
     /// Reads the log between two ends.

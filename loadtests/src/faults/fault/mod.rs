@@ -55,7 +55,7 @@ pub enum Blow {
 /// Which brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// One that does not lead the controllers, if there is one.
+    /// One that leads partitions of events; if possible not the one that leads the controllers.
     One,
     /// The one that leads the controllers.
     Leader,
@@ -198,6 +198,11 @@ impl Fault {
 /// The usual case: something was done from `began` until now.
 fn struck(began: Instant) -> Struck {
     Struck { began, undone: Instant::now(), silence: None, wrong: Vec::new() }
+}
+
+/// Something wrong: the fault met nothing that could have failed, and so shows nothing.
+fn did_not_strike(why: &str) -> String {
+    format!("did-not-strike: {why}")
 }
 
 #[cfg(test)]
