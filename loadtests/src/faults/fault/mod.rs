@@ -165,7 +165,9 @@ impl Fault {
 
     /// Does it, lets it last, and undoes it. `pick` chooses among equals.
     pub async fn strike(&self, system: &System, tenants: &[Tenant], times: Times, pick: u64) -> anyhow::Result<Struck> {
-        match self.kind {
+        // Asked now: a victim that is killed and started again does not tell any more that it had ended before.
+        let ended = system.fleet.ended_alone();
+        let mut struck = match self.kind {
             Kind::Role(role, blow) => roles::strike(system, role, blow, times, pick).await,
             Kind::Brokers(which, blow) => brokers::strike(system, which, blow, times, pick).await,
             Kind::Postgres(blow) => postgres::strike(system, blow, times).await,
@@ -174,7 +176,9 @@ impl Fault {
             Kind::Queue(how) => queue::strike(system, how, times).await,
             Kind::Disk => disk::strike(system, times).await,
             Kind::Clock(step) => clock::strike(system, step, times).await,
-        }
+        }?;
+        struck.wrong.extend(ended.into_iter().map(|name| format!("{name} had ended by itself before the fault")));
+        Ok(struck)
     }
 
     /// Whether an event may be delivered again although it was answered with success. `lost_leases`: a dispatcher claimed partitions
