@@ -29,11 +29,12 @@ pub fn ends(client: &BaseConsumer, topics: &TopicNames, partitions: i32) -> anyh
     let mut ends = Ends::new();
     for topic in [&topics.events, &topics.acks, &topics.deliveries] {
         for partition in 0..partitions {
-            let asked = client.fetch_watermarks(topic, partition, ANSWER);
-            if asked.is_err() {
-                // It believes in the leader that it knows, for minutes, unless it is made to look. This is for the next time.
+            let ask = || client.fetch_watermarks(topic, partition, ANSWER);
+            let asked = ask().or_else(|_| {
+                // It believes in the leader that it knows, for minutes, unless it is made to look.
                 let _looked = client.fetch_metadata(Some(topic), ANSWER);
-            }
+                ask()
+            });
             let (_, high) = asked.with_context(|| format!("asking for the end of {topic}"))?;
             ends.insert((topic.clone(), partition), high);
         }
