@@ -181,6 +181,14 @@ impl Fault {
         Ok(struck)
     }
 
+    /// What is left to be undone when the round is over. Answers what is wrong about it, a sentence each.
+    pub async fn clean_up(&self, system: &System) -> anyhow::Result<Vec<String>> {
+        match self.kind {
+            Kind::Clock(_) => clock::clean_up(system).await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Whether an event may be delivered again although it was answered with success. `lost_leases`: a dispatcher claimed partitions
     /// meanwhile, which another one (or it, before) held.
     pub fn repeats(&self, began: Instant, lost_leases: bool) -> Repeats {
