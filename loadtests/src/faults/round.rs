@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::audit;
-use super::check::{Violation, delivered, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified};
+use super::check::{Repeats, Violation, delivered, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified};
 use super::fault::{Fault, Struck, Times};
 use super::ledger::{Counts, Ledger, Outcome, Sent, Shown};
 use super::load::{Ground, Load, Tenant};
@@ -73,7 +73,7 @@ pub struct Left {
 pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u64, left: &mut Vec<Left>) -> anyhow::Result<Outcomes> {
     system.receiver.forget();
     let tenants = Arc::new(system.tenants(name).await.context("making organizations")?);
-    let begun = OffsetDateTime::now_utc();
+    let (begun, started) = (OffsetDateTime::now_utc(), Instant::now());
     let begin = system.ends().await?;
     let claims = audit::claims(&system.pool, "dispatcher").await?;
     let ground = Arc::new(Ground {
@@ -106,7 +106,7 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
         Err(reason) => outcomes.violations.push(Violation::new("not-recovered", reason)),
     }
     let ends = settled(system, pace.settle, &mut outcomes).await?;
-    let round = Round { system, fault, ground: &ground, struck: &struck, settle: pace.settle };
+    let round = Round { system, fault, ground: &ground, struck: &struck, started, settle: pace.settle };
     left.extend(round.compare(begin, ends, claims, load, &mut outcomes).await?);
     let differs = rebuilt::equals_a_rebuild(system, begun, pace.settle).await.context("comparing with a rebuilt view")?;
     outcomes.violations.extend(differs);
@@ -201,6 +201,7 @@ struct Round<'a> {
     fault: &'a Fault,
     ground: &'a Ground,
     struck: &'a Struck,
+    started: Instant,
     settle: Duration,
 }
 
@@ -221,7 +222,7 @@ impl Round<'_> {
         let log = system.read_log(Some(begin), ends).await.context("reading the log")?;
         let verdicts = view::verdicts(&system.pool).await?;
         let lost_leases = audit::claims(&system.pool, "dispatcher").await? > claims;
-        let repeats = self.fault.repeats(struck.began, lost_leases);
+        let repeats = self.repeats(lost_leases);
         let (sent, acks) = (ground.ledger.sent(), ground.ledger.acks());
         for (number, tenant) in ground.tenants.iter().enumerate() {
             let rows = view::inbox(&system.api, &tenant.key, Instant::now() + self.settle).await.context("reading an inbox")?;
@@ -248,8 +249,20 @@ impl Round<'_> {
         found.extend(self.accepted_in_silence(&sent));
         found.extend(audit::offences(&system.pool).await?);
         found.extend(system.fleet.ended_alone().into_iter().map(|name| Violation::new("ended-alone", format!("{name} ended by itself"))));
+        if outcomes.repeated > 0 && repeats != self.repeats(false) {
+            println!(
+                "          {} webhooks were repeated because dispatchers lost partitions, which this fault does not strike",
+                outcomes.repeated
+            );
+        }
         keep_examples(found, outcomes);
         Ok(left)
+    }
+
+    /// What may be delivered again; `lost_leases`: dispatchers claimed partitions in this round.
+    fn repeats(&self, lost_leases: bool) -> Repeats {
+        let session = Duration::from_millis(u64::from(self.system.shape.session_ms));
+        self.fault.repeats(self.struck, session, lost_leases.then_some(self.started))
     }
 
     /// Waits for the webhooks of all that is listed; what does not come is found by the comparison.

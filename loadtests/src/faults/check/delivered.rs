@@ -1,12 +1,15 @@
 //! What the receiver got against what the inbox lists: each event at each endpoint, signed, and repeated only where that is allowed.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::Violation;
 use crate::faults::ledger::Shown;
+
+/// What was answered so long before a fault may still be in hand when it strikes: answered, but not reported, or not passed by the position.
+const IN_HAND: Duration = Duration::from_secs(10);
 
 /// One request that reached the receiver.
 #[derive(Debug, Clone)]
@@ -30,8 +33,23 @@ pub struct Receipt {
 pub enum Repeats {
     /// No: nothing of ours died, was halted, or lost a report or a lease.
     Never,
-    /// Yes, from this moment on.
-    Since(Instant),
+    /// Yes, for what was in hand around a fault: what was first answered shortly before it began, or between then and `until`.
+    Around {
+        /// When it began. Nothing is repeated before.
+        began: Instant,
+        /// What is first answered later has nothing to do with it.
+        until: Instant,
+    },
+}
+
+impl Repeats {
+    /// Whether what was answered first at `first` may come again at `again`.
+    fn allow(self, first: Instant, again: Instant) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Around { began, until } => first + IN_HAND >= began && first <= until && again >= began,
+        }
+    }
 }
 
 /// One organization's endpoints. Returns what must not be, and how many deliveries were repeated.
@@ -40,21 +58,21 @@ pub fn delivered(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], rep
     let mut repeated = 0;
     let listed: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
     for endpoint in endpoints {
-        let mut answered: HashMap<Uuid, usize> = HashMap::new();
+        // When each event was first answered.
+        let mut answered: HashMap<Uuid, Instant> = HashMap::new();
         for receipt in receipts.iter().filter(|receipt| receipt.endpoint == *endpoint) {
             judge_one(receipt, &listed, &mut found);
             if !receipt.answered {
                 continue;
             }
-            let times = answered.entry(receipt.id).or_default();
-            *times += 1;
-            if *times > 1 {
-                repeated += 1;
-                let allowed = matches!(repeats, Repeats::Since(from) if receipt.at >= from);
-                if !allowed {
-                    let told = format!("{endpoint} got {} again although it had answered with success", receipt.id);
-                    found.push(Violation::new("delivered-again", told));
-                }
+            let Some(first) = answered.get(&receipt.id).copied() else {
+                answered.insert(receipt.id, receipt.at);
+                continue;
+            };
+            repeated += 1;
+            if !repeats.allow(first, receipt.at) {
+                let told = format!("{endpoint} got {} again although it had answered with success", receipt.id);
+                found.push(Violation::new("delivered-again", told));
             }
         }
         for row in rows.iter().filter(|row| !answered.contains_key(&row.id)) {
@@ -79,8 +97,6 @@ fn judge_one(receipt: &Receipt, listed: &HashSet<Uuid>, found: &mut Vec<Violatio
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn receipt(n: u128, at: Instant) -> Receipt {
@@ -95,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn each_event_is_received_signed_and_again_only_from_the_fault_on() {
+    fn each_event_is_received_signed_and_not_again() {
         let now = Instant::now();
         let before = now.checked_sub(Duration::from_secs(1)).unwrap();
         let one = receipt(1, before);
@@ -103,12 +119,24 @@ mod tests {
         assert_eq!(rules(&[], Repeats::Never), ["not-delivered"]);
         assert_eq!(rules(&[Receipt { answered: false, ..one.clone() }], Repeats::Never), ["not-delivered"]);
         assert_eq!(rules(&[one.clone(), receipt(1, now)], Repeats::Never), ["delivered-again"]);
-        assert!(rules(&[one.clone(), receipt(1, now)], Repeats::Since(now)).is_empty());
-        assert_eq!(rules(&[one.clone(), receipt(1, before)], Repeats::Since(now)), ["delivered-again"]);
         // An attempt that was not answered with success may be made again at any time.
         assert!(rules(&[Receipt { answered: false, ..one.clone() }, one.clone()], Repeats::Never).is_empty());
         assert_eq!(rules(&[Receipt { genuine: false, ..one.clone() }], Repeats::Never), ["bad-signature"]);
         assert_eq!(rules(&[one.clone(), receipt(2, now)], Repeats::Never), ["delivered-duplicate"]);
         assert_eq!(rules(&[Receipt { event_id: Uuid::from_u128(3), ..one }], Repeats::Never), ["webhook-id"]);
+    }
+    #[test]
+    fn only_what_was_in_hand_around_the_fault_comes_again() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let around = Repeats::Around { began: at(100), until: at(130) };
+        let told = |first, again| rules(&[receipt(1, at(first)), receipt(1, at(again))], around);
+        // However late the repeat is: a lease may have to end first.
+        for (first, again) in [(90, 100), (99, 101), (100, 120), (130, 131), (110, 500)] {
+            assert!(told(first, again).is_empty(), "{first} and {again}");
+        }
+        for (first, again) in [(89, 101), (95, 99), (131, 132)] {
+            assert_eq!(told(first, again), ["delivered-again"], "{first} and {again}");
+        }
     }
 }

@@ -18,6 +18,11 @@ use super::load::Tenant;
 use super::receiver::Manner;
 use super::system::System;
 
+/// A dispatcher that gives partitions up, because another one has come or gone, waits for its attempts this long (8 s), and commits.
+const HANDING_OVER: Duration = Duration::from_secs(10);
+/// How long the product tries to report an attempt: what is answered later than this after Kafka and PostgreSQL are back is reported.
+const REPORTING: Duration = Duration::from_secs(15);
+
 /// What is struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -189,20 +194,22 @@ impl Fault {
         }
     }
 
-    /// Whether an event may be delivered again although it was answered with success. `lost_leases`: a dispatcher claimed partitions
-    /// meanwhile, which another one (or it, before) held.
-    pub fn repeats(&self, began: Instant, lost_leases: bool) -> Repeats {
-        let since = Repeats::Since(began);
+    /// Whether an event may be delivered again although it was answered with success. `session`: how long a silent dispatcher keeps its
+    /// partitions. `lost_leases`: since the round began then, a dispatcher claimed partitions that another one (or it, before) held.
+    pub fn repeats(&self, struck: &Struck, session: Duration, lost_leases: Option<Instant>) -> Repeats {
+        let around = |slack: Duration| Repeats::Around { began: struck.began, until: struck.undone + slack };
         match self.kind {
             // A dispatcher that is asked to end finishes what it began.
             Kind::Role(Role::Dispatcher, Blow::End) => Repeats::Never,
-            Kind::Role(Role::Dispatcher, _) | Kind::Storm => since,
+            Kind::Role(Role::Dispatcher, _) | Kind::Storm => around(session + HANDING_OVER),
             // Reports of attempts are lost with Kafka or PostgreSQL.
-            Kind::Brokers(..) | Kind::Postgres(_) | Kind::Disk | Kind::Queue(queue::How::HaltedBrokers) => since,
+            Kind::Brokers(..) | Kind::Postgres(_) | Kind::Disk | Kind::Queue(queue::How::HaltedBrokers) => around(REPORTING),
             // The clock is stepped in new processes, to which the old ones hand over in order.
             Kind::Clock(_) => Repeats::Never,
-            Kind::Role(..) | Kind::Receivers(_) | Kind::Queue(queue::How::TinyBounds) if lost_leases => since,
-            Kind::Role(..) | Kind::Receivers(_) | Kind::Queue(queue::How::TinyBounds) => Repeats::Never,
+            // Nobody struck the dispatchers, and when one lost its partitions is not known: any time of the round.
+            Kind::Role(..) | Kind::Receivers(_) | Kind::Queue(queue::How::TinyBounds) => {
+                lost_leases.map_or(Repeats::Never, |began| Repeats::Around { began, until: Instant::now() })
+            }
         }
     }
 }
