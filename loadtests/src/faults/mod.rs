@@ -1,7 +1,7 @@
 //! The fault suite: the real system under load on all routes, one fault after the other, and after each a full account of what was accepted,
 //! acknowledged and delivered.
 //!
-//! A run is a plan (plan) of faults (fault), each done in a round of its own (round) on one running system (system, fleet, receiver) under load
+//! A run is a plan (plan) of faults (fault), each done in a round of its own (round, settling) on one running system (system, fleet, receiver) under load
 //! (load) whose outcomes are noted (ledger) and compared (check) with what the API (view), the log (log) and the positions (positions, audit)
 //! say. What is left is taking a run up again (state) and telling of it (publish).
 
@@ -20,6 +20,7 @@ mod publish;
 mod rebuilt;
 mod receiver;
 mod round;
+mod settling;
 mod state;
 mod system;
 mod view;

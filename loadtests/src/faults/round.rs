@@ -10,12 +10,15 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::audit;
-use super::check::{Repeats, Violation, delivered, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified};
+use super::check::{
+    Repeats, Violation, delivered, delivered_later, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified,
+};
 use super::fault::{Fault, Struck, Times};
-use super::ledger::{Counts, Ledger, Outcome, Sent, Shown};
+use super::ledger::{Counts, Outcome, Sent, Shown};
 use super::load::{Ground, Load, Tenant};
-use super::positions::{Ends, behind};
+use super::positions::Ends;
 use super::rebuilt;
+use super::settling::{finished, recovered, settled};
 use super::system::System;
 use super::view;
 
@@ -59,19 +62,26 @@ pub struct Outcomes {
     pub violations: Vec<Violation>,
 }
 
-/// What a round left in the inbox of one organization, to be found unchanged at the end of the run.
+/// What a round left of one organization, to be found unchanged at the end of the run.
 pub struct Left {
     /// The organization.
     pub org: Uuid,
     /// A key of it.
     pub key: String,
-    /// All of it, in order.
+    /// Its inbox, in order.
     pub rows: Vec<Shown>,
+    /// Its endpoints.
+    pub endpoints: Vec<String>,
+    /// So many of their receipts were judged with the round. The receiver keeps them all: what comes later is judged at the end.
+    pub judged: usize,
 }
 
 /// Runs a round, and adds to `left` what it leaves. `name` begins all its tags and names.
 pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u64, left: &mut Vec<Left>) -> anyhow::Result<Outcomes> {
-    system.receiver.forget();
+    // What rounds left is judged again at the end.
+    if left.is_empty() {
+        system.receiver.forget();
+    }
     let tenants = Arc::new(system.tenants(name).await.context("making organizations")?);
     let (begun, started) = (OffsetDateTime::now_utc(), Instant::now());
     let begin = system.ends().await?;
@@ -105,7 +115,7 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
         Ok(seconds) => outcomes.recovery_seconds = Some(seconds),
         Err(reason) => outcomes.violations.push(Violation::new("not-recovered", reason)),
     }
-    let ends = settled(system, pace.settle, &mut outcomes).await?;
+    let ends = settled(system, pace.settle, &mut outcomes.violations).await?;
     let round = Round { system, fault, ground: &ground, struck: &struck, started, settle: pace.settle };
     left.extend(round.compare(begin, ends, claims, load, &mut outcomes).await?);
     let differs = rebuilt::equals_a_rebuild(system, begun, pace.settle).await.context("comparing with a rebuilt view")?;
@@ -113,16 +123,18 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
     Ok(outcomes)
 }
 
-/// At the end of a run, after rebuilds and replays: what each round left is as it was left, and the view is still what the log, read from its
-/// begin, says.
+/// At the end of a run, after rebuilds and replays: what each round left is as it was left, the view is still what the log, read from its begin,
+/// says, and no webhook was sent again.
 pub async fn unchanged(system: &System, left: &[Left], begun: OffsetDateTime, settle: Duration) -> anyhow::Result<Vec<Violation>> {
     let mut outcomes = Outcomes::default();
-    let ends = settled(system, settle, &mut outcomes).await?;
+    let ends = settled(system, settle, &mut outcomes.violations).await?;
     outcomes.violations.extend(rebuilt::rebuild_and_replay(system, begun, settle).await?);
+    let orgs: Vec<Uuid> = left.iter().map(|left| left.org).collect();
+    outcomes.violations.extend(finished(system, &orgs, settle).await);
     let log = system.read_log(None, ends).await.context("reading the whole log")?;
     let verdicts = view::verdicts(&system.pool).await?;
     let mut found = Vec::new();
-    for Left { org, key, rows } in left {
+    for Left { org, key, rows, endpoints, judged } in left {
         let now = view::inbox(&system.api, key, Instant::now() + settle).await.context("reading an inbox")?;
         if now != *rows {
             let differs = rows.iter().zip(&now).find(|(before, now)| before != now).map_or(Uuid::nil(), |(before, _)| before.id);
@@ -135,64 +147,10 @@ pub async fn unchanged(system: &System, left: &[Left], begun: OffsetDateTime, se
         }
         found.extend(equals_the_log(*org, &log.events, &log.acked, &verdicts, &now));
         found.extend(verdicts_are_justified(*org, &log.events, &verdicts));
+        found.extend(delivered_later(endpoints, rows, &system.receiver.receipts(endpoints), *judged));
     }
     keep_examples(found, &mut outcomes);
     Ok(outcomes.violations)
-}
-
-/// Waits until what was accepted before `since` is visible to the tails, and all consumers have passed the log's ends as they are first
-/// told after it; answers how long that took.
-async fn recovered(system: &System, ledger: &Ledger, since: Instant, patience: Duration) -> Result<f64, String> {
-    let tags = ledger.accepted_tags();
-    let mut ends = None;
-    let mut missing = None;
-    while since.elapsed() < patience {
-        if ends.is_none() {
-            ends = system.ends().await.ok();
-        }
-        missing = ends.is_none().then(|| "Kafka does not tell where its log ends".to_owned());
-        if missing.is_none() {
-            missing = unseen(ledger, &tags);
-        }
-        if let (None, Some(ends)) = (&missing, &ends) {
-            missing = behind(&system.pool, &system.topics, ends).await.unwrap_or_else(|error| Some(format!("PostgreSQL: {error}")));
-        }
-        if missing.is_none() {
-            return Ok(since.elapsed().as_secs_f64());
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    Err(format!("within {} s: {}", patience.as_secs(), missing.unwrap_or_default()))
-}
-
-/// An accepted event that no tail has shown yet.
-fn unseen(ledger: &Ledger, tags: &[(usize, String)]) -> Option<String> {
-    let mut seen: HashMap<usize, std::collections::HashSet<String>> = HashMap::new();
-    for (tenant, _) in tags {
-        seen.entry(*tenant).or_insert_with(|| ledger.seen(*tenant).into_iter().map(|shown| shown.tag).collect());
-    }
-    let missing = tags.iter().find(|(tenant, tag)| seen.get(tenant).is_some_and(|seen| !seen.contains(tag)));
-    missing.map(|(_, tag)| format!("{tag} was accepted and is not shown"))
-}
-
-/// Waits until nothing is behind, with nobody writing; answers where the log ends.
-async fn settled(system: &System, patience: Duration, outcomes: &mut Outcomes) -> anyhow::Result<Ends> {
-    let begun = Instant::now();
-    loop {
-        let ends = system.ends().await;
-        let state = match &ends {
-            Ok(ends) => behind(&system.pool, &system.topics, ends).await.unwrap_or_else(|error| Some(format!("PostgreSQL: {error}"))),
-            Err(error) => Some(format!("{error:#}")),
-        };
-        match (ends, state) {
-            (Ok(ends), None) => return Ok(ends),
-            (ends, Some(state)) if begun.elapsed() > patience => {
-                outcomes.violations.push(Violation::new("not-settled", format!("within {} s: {state}", patience.as_secs())));
-                return ends;
-            }
-            _ => tokio::time::sleep(POLL).await,
-        }
-    }
 }
 
 /// What the comparison needs.
@@ -209,16 +167,7 @@ impl Round<'_> {
     async fn compare(&self, begin: Ends, ends: Ends, claims: i64, load: Load, outcomes: &mut Outcomes) -> anyhow::Result<Vec<Left>> {
         let Self { system, ground, struck, .. } = self;
         let (mut found, mut left) = (Vec::new(), Vec::new());
-        let deadline = Instant::now() + self.settle;
-        let mut inboxes = Vec::new();
-        for tenant in ground.tenants.iter() {
-            inboxes.push(view::inbox(&system.api, &tenant.key, deadline).await.context("reading an inbox")?);
-        }
-        self.until_delivered(&inboxes).await;
-        self.until_followed(&inboxes).await;
-        load.stop_reading().await;
-        // What the readers acknowledged last is on the log by now, and is passed soon.
-        let ends = if self.acknowledged_since(&ends).await { settled(system, self.settle, outcomes).await? } else { ends };
+        let ends = self.quiet(ends, load, outcomes).await?;
         let log = system.read_log(Some(begin), ends).await.context("reading the log")?;
         let verdicts = view::verdicts(&system.pool).await?;
         let lost_leases = audit::claims(&system.pool, "dispatcher").await? > claims;
@@ -240,7 +189,8 @@ impl Round<'_> {
             outcomes.shown += rows.len();
             outcomes.repeated += repeated;
             outcomes.delivered += receipts.iter().filter(|receipt| receipt.answered).count();
-            left.push(Left { org: tenant.org, key: tenant.key.clone(), rows });
+            let (endpoints, judged) = (tenant.endpoints.clone(), receipts.len());
+            left.push(Left { org: tenant.org, key: tenant.key.clone(), rows, endpoints, judged });
         }
         outcomes.acknowledged = acks.values().filter(|ack| **ack == super::ledger::Ack::Confirmed).count();
         found.extend(log.unreadable.into_iter().map(|told| Violation::new("unreadable", told)));
@@ -257,6 +207,23 @@ impl Round<'_> {
         }
         keep_examples(found, outcomes);
         Ok(left)
+    }
+
+    /// Waits until nothing more comes of itself, and ends the reading; answers where the log ends then.
+    async fn quiet(&self, ends: Ends, load: Load, outcomes: &mut Outcomes) -> anyhow::Result<Ends> {
+        let Self { system, ground, .. } = self;
+        let deadline = Instant::now() + self.settle;
+        let mut inboxes = Vec::new();
+        for tenant in ground.tenants.iter() {
+            inboxes.push(view::inbox(&system.api, &tenant.key, deadline).await.context("reading an inbox")?);
+        }
+        self.until_delivered(&inboxes).await;
+        let orgs: Vec<Uuid> = ground.tenants.iter().map(|tenant| tenant.org).collect();
+        outcomes.violations.extend(finished(system, &orgs, self.settle).await);
+        self.until_followed(&inboxes).await;
+        load.stop_reading().await;
+        // What the readers acknowledged last is on the log by now, and is passed soon.
+        if self.acknowledged_since(&ends).await { settled(system, self.settle, &mut outcomes.violations).await } else { Ok(ends) }
     }
 
     /// What may be delivered again; `lost_leases`: dispatchers claimed partitions in this round.

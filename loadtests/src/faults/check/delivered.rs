@@ -82,6 +82,20 @@ pub fn delivered(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], rep
     (found, repeated)
 }
 
+/// What came after the first `judged` receipts, when everything had been quiet: nothing may be repeated any more, whatever happened before.
+pub fn delivered_later(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], judged: usize) -> Vec<Violation> {
+    let known = receipts.get(..judged).unwrap_or(receipts);
+    let (mut before, _) = delivered(endpoints, rows, known, Repeats::Never);
+    let (mut found, _) = delivered(endpoints, rows, receipts, Repeats::Never);
+    // Each of those that were there before is taken out once.
+    found.retain(|violation| {
+        let Some(place) = before.iter().position(|known| known == violation) else { return true };
+        before.swap_remove(place);
+        false
+    });
+    found.into_iter().map(|violation| Violation::new("delivered-later", format!("{}: {}", violation.rule, violation.found))).collect()
+}
+
 fn judge_one(receipt: &Receipt, listed: &HashSet<Uuid>, found: &mut Vec<Violation>) {
     let Receipt { endpoint, id, event_id, .. } = receipt;
     if !receipt.genuine {
@@ -138,5 +152,21 @@ mod tests {
         for (first, again) in [(89, 101), (95, 99), (131, 132)] {
             assert_eq!(told(first, again), ["delivered-again"], "{first} and {again}");
         }
+    }
+    #[test]
+    fn later_nothing_comes_that_came_before() {
+        let now = Instant::now();
+        let rows = [1, 2].map(|n| Shown { id: Uuid::from_u128(n), tag: "a".to_owned(), owner: Uuid::from_u128(7), acknowledged: false });
+        let later = |receipts: &[Receipt], judged| delivered_later(&["e".to_owned()], &rows, receipts, judged).len();
+        let [one, two] = [receipt(1, now), receipt(2, now)];
+        // What was wrong or repeated in the round was told of then.
+        assert_eq!(later(&[one.clone(), one.clone()], 2), 0);
+        assert_eq!(later(&[one.clone(), two.clone()], 2), 0);
+        // The third time is not taken for the second one.
+        assert_eq!(later(&[one.clone(), two.clone(), one.clone()], 2), 1);
+        assert_eq!(later(&[one.clone(), one.clone(), one.clone()], 2), 1);
+        // A first delivery that was late was missed in the round.
+        assert_eq!(later(&[one.clone(), two], 1), 0);
+        assert_eq!(later(&[one.clone(), Receipt { genuine: false, ..one }], 1), 2);
     }
 }

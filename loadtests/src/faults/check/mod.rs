@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::delivered::{Receipt, Repeats, delivered};
+pub use self::delivered::{Receipt, Repeats, delivered, delivered_later};
 pub use self::log::{LogEvent, equals_the_log, verdicts_are_justified};
 pub use self::stored::{in_order, stored, tail_missed_nothing};
 
