@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::audit;
 use super::check::{
-    Repeats, Violation, delivered, delivered_later, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified,
+    Repeats, Violation, delivered, delivered_later, empty, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified,
 };
 use super::fault::{Fault, Struck, Times};
 use super::ledger::{Counts, Outcome, Sent, Shown};
@@ -193,6 +193,7 @@ impl Round<'_> {
             left.push(Left { org: tenant.org, key: tenant.key.clone(), rows, endpoints, judged });
         }
         outcomes.acknowledged = acks.values().filter(|ack| **ack == super::ledger::Ack::Confirmed).count();
+        found.extend(self.floors(outcomes));
         found.extend(log.unreadable.into_iter().map(|told| Violation::new("unreadable", told)));
         found.extend(ground.ledger.complaints().into_iter().map(|told| Violation::new("wrong-answer", told)));
         found.extend(struck.wrong.iter().map(|told| Violation::new("fault", told)));
@@ -224,6 +225,16 @@ impl Round<'_> {
         load.stop_reading().await;
         // What the readers acknowledged last is on the log by now, and is passed soon.
         if self.acknowledged_since(&ends).await { settled(system, self.settle, &mut outcomes.violations).await } else { Ok(ends) }
+    }
+
+    /// A round in which nothing happened has shown nothing.
+    fn floors(&self, outcomes: &Outcomes) -> Vec<Violation> {
+        let Outcomes { counts, shown, acknowledged, delivered, .. } = outcomes;
+        let mut counts = vec![("accepted", counts.accepted), ("shown", *shown), ("acknowledged", *acknowledged)];
+        if self.ground.tenants.iter().any(|tenant| !tenant.endpoints.is_empty()) {
+            counts.push(("delivered", *delivered));
+        }
+        empty(&counts)
     }
 
     /// What may be delivered again; `lost_leases`: dispatchers claimed partitions in this round.

@@ -1,6 +1,7 @@
 //! What must hold after each fault, as pure rules over what was noted and what was read. Reading is done elsewhere (view, log, receiver).
 
 mod delivered;
+mod floors;
 mod log;
 mod stored;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use self::delivered::{Receipt, Repeats, delivered, delivered_later};
+pub use self::floors::empty;
 pub use self::log::{LogEvent, equals_the_log, verdicts_are_justified};
 pub use self::stored::{in_order, stored, tail_missed_nothing};
 
