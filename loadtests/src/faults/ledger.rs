@@ -1,7 +1,7 @@
 //! What the suite sent, and what it was told: every request with its outcome, every acknowledgement, and what the readers saw. Judging it is
 //! `check`'s business.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -67,6 +67,8 @@ pub struct Shown {
 pub struct Ledger {
     sent: Mutex<Vec<Sent>>,
     acks: Mutex<HashMap<(usize, Uuid), Ack>>,
+    /// When the youngest of the confirmed acknowledgements was begun.
+    confirmed: Mutex<Option<Instant>>,
     seen: Mutex<HashMap<usize, Vec<Shown>>>,
     complaints: Mutex<Vec<String>>,
 }
@@ -77,8 +79,12 @@ impl Ledger {
         lock(&self.sent).push(sent);
     }
 
-    /// Notes that an acknowledgement was sent; a confirmation replaces what was not known before.
-    pub fn note_ack(&self, tenant: usize, id: Uuid, ack: Ack) {
+    /// Notes that an acknowledgement was sent, and when that was begun; a confirmation replaces what was not known before.
+    pub fn note_ack(&self, tenant: usize, id: Uuid, ack: Ack, begun: Instant) {
+        if ack == Ack::Confirmed {
+            let mut confirmed = lock(&self.confirmed);
+            *confirmed = (*confirmed).max(Some(begun));
+        }
         let mut acks = lock(&self.acks);
         let known = acks.entry((tenant, id)).or_insert(ack);
         if ack == Ack::Confirmed {
@@ -127,6 +133,26 @@ impl Ledger {
         }
     }
 
+    /// Senders of whom something was accepted for the first time that they began then or later.
+    pub fn taken_since(&self, since: Instant) -> HashSet<usize> {
+        let sent = lock(&self.sent);
+        let mut known = HashSet::new();
+        let mut taken = HashSet::new();
+        for sent in sent.iter() {
+            let Outcome::Accepted { replayed, .. } = sent.outcome else { continue };
+            // A repeat may be answered from memory, and need not say so.
+            if known.insert(&sent.tag) && !replayed && sent.begun >= since {
+                taken.insert(sent.sender);
+            }
+        }
+        taken
+    }
+
+    /// Whether an acknowledgement was confirmed that was begun then or later.
+    pub fn confirmed_since(&self, since: Instant) -> bool {
+        lock(&self.confirmed).is_some_and(|begun| begun >= since)
+    }
+
     /// The tags that were accepted so far, each with its organization.
     pub fn accepted_tags(&self) -> Vec<(usize, String)> {
         let sent = lock(&self.sent);
@@ -149,4 +175,36 @@ pub struct Counts {
 /// A poisoned lock has lost nothing here: what was noted before is whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_begun_since_and_is_new_counts_as_taken() {
+        let ledger = Ledger::default();
+        let before = Instant::now();
+        let since = before + Duration::from_secs(1);
+        let note = |sender: usize, tag: &str, begun, outcome| {
+            ledger.note(Sent { tenant: 0, sender, tag: tag.to_owned(), begun, ended: since, outcome });
+        };
+        let accepted = |replayed| Outcome::Accepted { id: None, replayed };
+        note(1, "a", before, accepted(false));
+        note(1, "a", since, accepted(false));
+        note(2, "b", since, accepted(true));
+        note(3, "c", since, Outcome::Unknown);
+        assert!(ledger.taken_since(since).is_empty());
+        note(3, "c", since, accepted(false));
+        assert_eq!(ledger.taken_since(since), HashSet::from([3]));
+        ledger.note_ack(0, Uuid::nil(), Ack::Confirmed, before);
+        ledger.note_ack(0, Uuid::nil(), Ack::Unknown, since);
+        assert!(!ledger.confirmed_since(since));
+        ledger.note_ack(0, Uuid::nil(), Ack::Confirmed, since);
+        // One that is confirmed late was begun before, and takes nothing back.
+        ledger.note_ack(0, Uuid::nil(), Ack::Confirmed, before);
+        assert!(ledger.confirmed_since(since));
+    }
 }

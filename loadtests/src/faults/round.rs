@@ -56,7 +56,8 @@ pub struct Outcomes {
     pub repeated: usize,
     /// How long the fault lasted, seconds.
     pub lasted_seconds: f64,
-    /// From its end until everything accepted before was visible and every consumer had passed what was on the log then, seconds.
+    /// From its end until everything accepted before was visible, every consumer had passed what was on the log then, and new requests were taken,
+    /// seconds.
     pub recovery_seconds: Option<f64>,
     /// What must not be.
     pub violations: Vec<Violation>,
@@ -101,7 +102,7 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
     let struck = fault.strike(system, &tenants, pace.times, pick).await;
     let mut recovery = Err("the fault could not be done".to_owned());
     if let Ok(struck) = &struck {
-        recovery = recovered(system, &ground.ledger, struck.undone, pace.settle).await;
+        recovery = recovered(system, &ground, struck.undone, pace.settle).await;
         tokio::time::sleep(pace.after).await;
     }
     load.stop_sending().await;

@@ -8,15 +8,24 @@ use uuid::Uuid;
 
 use super::check::Violation;
 use super::ledger::Ledger;
+use super::load::{Ground, reach_all};
 use super::positions::{Ends, behind};
 use super::system::System;
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// Waits until what was accepted before `since` is visible to the tails, and all consumers have passed the log's ends as they are first
-/// told after it; answers how long that took.
-pub async fn recovered(system: &System, ledger: &Ledger, since: Instant, patience: Duration) -> Result<f64, String> {
-    let tags = ledger.accepted_tags();
+/// Waits until everything goes on as before the fault, which ended at `since`: what was accepted is shown and passed, and each kind of request, and
+/// each instance of `ingest`, is served again. Answers how long that took, in seconds.
+pub async fn recovered(system: &System, ground: &Ground, since: Instant, patience: Duration) -> Result<f64, String> {
+    let (caught_up, reached) =
+        tokio::join!(caught_up(system, ground, since, patience), reach_all(ground, system.fleet.base_urls(), since, patience));
+    Ok(caught_up?.max(reached?))
+}
+
+/// Waits until what was accepted before is visible to the tails, all consumers have passed the log's ends as they are first told now, and requests
+/// are taken that were begun after `since`.
+async fn caught_up(system: &System, ground: &Ground, since: Instant, patience: Duration) -> Result<f64, String> {
+    let tags = ground.ledger.accepted_tags();
     let mut ends = None;
     let mut missing = None;
     while since.elapsed() < patience {
@@ -25,7 +34,7 @@ pub async fn recovered(system: &System, ledger: &Ledger, since: Instant, patienc
         }
         missing = ends.is_none().then(|| "Kafka does not tell where its log ends".to_owned());
         if missing.is_none() {
-            missing = unseen(ledger, &tags);
+            missing = unseen(&ground.ledger, &tags).or_else(|| ground.not_taken_since(since));
         }
         if let (None, Some(ends)) = (&missing, &ends) {
             missing = behind(&system.pool, &system.topics, ends).await.unwrap_or_else(|error| Some(format!("PostgreSQL: {error}")));

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::producer::FutureProducer;
 use serde_json::json;
@@ -58,12 +58,13 @@ async fn acknowledge_delivered(
     let (ready, left): (Vec<_>, Vec<_>) = waiting.drain(..).partition(|(_, id)| is_ready(*id));
     waiting.extend(left);
     for (nth, id) in ready {
+        let begun = Instant::now();
         let confirmed = match (nth / ACKNOWLEDGE_EVERY) % 4 {
             0 => by_list(ground, &of.key, id).await,
             1 => by_delete(ground, &of.key, id).await,
             is_json => native::acknowledge(producer, &ground.topics.acks, of.org, id, is_json == 2).await,
         };
-        ground.ledger.note_ack(tenant, id, if confirmed { Ack::Confirmed } else { Ack::Unknown });
+        ground.ledger.note_ack(tenant, id, if confirmed { Ack::Confirmed } else { Ack::Unknown }, begun);
     }
 }
 

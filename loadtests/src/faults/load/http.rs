@@ -52,7 +52,8 @@ async fn until_accepted(sender: &Sender, naming: Naming, tag: &str) -> bool {
     }
 }
 
-async fn once(sender: &Sender, naming: Naming, tag: &str) -> Outcome {
+/// Sends one event once, and notes what came of it.
+pub async fn once(sender: &Sender, naming: Naming, tag: &str) -> Outcome {
     let Some(tenant) = sender.tenant() else { return Outcome::Refused };
     let body = sender.body(tag, naming == Naming::DedupId);
     let idempotency_key = (naming == Naming::Idempotency).then_some(tag);

@@ -6,6 +6,7 @@
 mod acknowledging;
 mod http;
 mod native;
+mod probing;
 mod reading;
 
 use std::sync::Arc;
@@ -17,12 +18,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+pub use self::probing::reach_all;
 use super::client::Api;
 use super::ledger::Ledger;
 use super::receiver::Receiver;
 
 /// How long senders may take to end: one request of each, and the wait for Kafka's last report.
 const STOP: Duration = Duration::from_secs(60);
+/// By HTTP one sender for each kind of name.
+const NAMINGS: [Naming; 3] = [Naming::None, Naming::Idempotency, Naming::DedupId];
+/// Senders of each organization: those, and a native one.
+const PER_TENANT: usize = NAMINGS.len() + 1;
 /// Events shown that may wait to be looked at for an acknowledgement.
 const SHOWN: usize = 10_000;
 
@@ -54,6 +60,18 @@ pub struct Ground {
     pub rate: u32,
     /// Begins every tag, so that rounds cannot be taken for each other.
     pub prefix: String,
+}
+
+impl Ground {
+    /// What was not taken of anybody since then, in a sentence: events of one kind of HTTP sender, or acknowledgements.
+    pub fn not_taken_since(&self, since: Instant) -> Option<String> {
+        let taken = self.ledger.taken_since(since);
+        let is_silent = |nth: usize| !(0..self.tenants.len()).any(|tenant| taken.contains(&(tenant * PER_TENANT + nth)));
+        if let Some((_, naming)) = NAMINGS.iter().enumerate().find(|(nth, _)| is_silent(*nth)) {
+            return Some(format!("no event with the name {naming:?} that was sent since was accepted"));
+        }
+        (!self.ledger.confirmed_since(since)).then(|| "no acknowledgement that was sent since was confirmed".to_owned())
+    }
 }
 
 /// A running load.
@@ -90,19 +108,16 @@ impl Load {
         let (stop, stopped) = watch::channel(false);
         let (readers_stop, readers_stopped) = watch::channel(false);
         let (mut senders, mut readers) = (JoinSet::new(), JoinSet::new());
-        let namings = [Naming::None, Naming::Idempotency, Naming::DedupId];
-        // By HTTP one sender for each kind of name, and a native one.
-        let per_tenant = namings.len() + 1;
-        let count = u32::try_from(ground.tenants.len() * per_tenant).unwrap_or(u32::MAX);
+        let count = u32::try_from(ground.tenants.len() * PER_TENANT).unwrap_or(u32::MAX);
         let pause = Duration::from_secs(1) * count / ground.rate.max(1);
         let producer = native::producer(&ground.brokers)?;
         for tenant in 0..ground.tenants.len() {
             let sender =
-                |nth: usize| Sender { ground: Arc::clone(ground), tenant, number: tenant * per_tenant + nth, pause, stop: stopped.clone() };
-            for (nth, naming) in namings.into_iter().enumerate() {
+                |nth: usize| Sender { ground: Arc::clone(ground), tenant, number: tenant * PER_TENANT + nth, pause, stop: stopped.clone() };
+            for (nth, naming) in NAMINGS.into_iter().enumerate() {
                 senders.spawn(http::send(sender(nth), naming));
             }
-            senders.spawn(native::send(sender(namings.len()), producer.clone()));
+            senders.spawn(native::send(sender(NAMINGS.len()), producer.clone()));
             let (told, shown) = mpsc::channel(SHOWN);
             readers.spawn(reading::follow(Arc::clone(ground), tenant, told, readers_stopped.clone()));
             readers.spawn(acknowledging::acknowledge(Arc::clone(ground), tenant, producer.clone(), shown));
