@@ -1,9 +1,10 @@
 //! The fault suite: the real system under load on all routes, one fault after the other, and after each a full account of what was accepted,
 //! acknowledged and delivered.
 //!
-//! A run is a plan (plan) of faults (fault), each done in a round of its own (round, settling) on one running system (system, fleet, receiver) under load
-//! (load) whose outcomes are noted (ledger) and compared (check) with what the API (view), the log (log) and the positions (positions, audit)
-//! say. What is left is taking a run up again (state) and telling of it (publish).
+//! A run is a plan (plan) of faults (fault), each done in a round of its own (round, settling) on one running system (system, fleet, receiver)
+//! under load (load) whose outcomes are noted (ledger) and compared (check) with what the API (view), the log (log) and the positions
+//! (positions, audit) say. At the end everything is rebuilt (rebuilt), looked at again, and must go on (going_on). What is left is taking a run
+//! up again (state) and telling of it (publish).
 
 mod args;
 mod audit;
@@ -11,6 +12,7 @@ mod check;
 mod client;
 mod fault;
 mod fleet;
+mod going_on;
 mod ledger;
 mod load;
 mod log;

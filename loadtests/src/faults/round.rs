@@ -14,6 +14,7 @@ use super::check::{
     Repeats, Violation, delivered, delivered_later, empty, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified,
 };
 use super::fault::{Fault, Struck, Times};
+use super::going_on::goes_on;
 use super::ledger::{Counts, Outcome, Sent, Shown};
 use super::load::{Ground, Load, Tenant};
 use super::positions::Ends;
@@ -125,11 +126,12 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
 }
 
 /// At the end of a run, after rebuilds and replays: what each round left is as it was left, the view is still what the log, read from its begin,
-/// says, and no webhook was sent again.
+/// says, no webhook was sent again, and the system goes on.
 pub async fn unchanged(system: &System, left: &[Left], begun: OffsetDateTime, settle: Duration) -> anyhow::Result<Vec<Violation>> {
     let mut outcomes = Outcomes::default();
     let ends = settled(system, settle, &mut outcomes.violations).await?;
     outcomes.violations.extend(rebuilt::rebuild_and_replay(system, begun, settle).await?);
+    outcomes.violations.extend(goes_on(system, settle).await);
     let orgs: Vec<Uuid> = left.iter().map(|left| left.org).collect();
     outcomes.violations.extend(finished(system, &orgs, settle).await);
     let log = system.read_log(None, ends).await.context("reading the whole log")?;
@@ -150,8 +152,16 @@ pub async fn unchanged(system: &System, left: &[Left], begun: OffsetDateTime, se
         found.extend(verdicts_are_justified(*org, &log.events, &verdicts));
         found.extend(delivered_later(endpoints, rows, &system.receiver.receipts(endpoints), *judged));
     }
+    found.extend(misdeeds(system).await?);
     keep_examples(found, &mut outcomes);
     Ok(outcomes.violations)
+}
+
+/// Positions that were moved by somebody who did not hold them, and processes that ended by themselves.
+async fn misdeeds(system: &System) -> anyhow::Result<Vec<Violation>> {
+    let mut found = audit::offences(&system.pool).await?;
+    found.extend(system.fleet.ended_alone().into_iter().map(|name| Violation::new("ended-alone", format!("{name} ended by itself"))));
+    Ok(found)
 }
 
 /// What the comparison needs.
@@ -199,8 +209,7 @@ impl Round<'_> {
         found.extend(ground.ledger.complaints().into_iter().map(|told| Violation::new("wrong-answer", told)));
         found.extend(struck.wrong.iter().map(|told| Violation::new("fault", told)));
         found.extend(self.accepted_in_silence(&sent));
-        found.extend(audit::offences(&system.pool).await?);
-        found.extend(system.fleet.ended_alone().into_iter().map(|name| Violation::new("ended-alone", format!("{name} ended by itself"))));
+        found.extend(misdeeds(system).await?);
         if outcomes.repeated > 0 && repeats != self.repeats(false) {
             println!(
                 "          {} webhooks were repeated because dispatchers lost partitions, which this fault does not strike",
