@@ -101,6 +101,7 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
     let mut load = Load::start(&ground)?;
     tokio::time::sleep(pace.calm).await;
     let struck = fault.strike(system, &tenants, pace.times, pick).await;
+    let back = Instant::now();
     let mut recovery = Err("the fault could not be done".to_owned());
     if let Ok(struck) = &struck {
         recovery = recovered(system, &ground, struck.undone, pace.settle).await;
@@ -118,7 +119,7 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
         Err(reason) => outcomes.violations.push(Violation::new("not-recovered", reason)),
     }
     let ends = settled(system, pace.settle, &mut outcomes.violations).await?;
-    let round = Round { system, fault, ground: &ground, struck: &struck, started, settle: pace.settle };
+    let round = Round { system, fault, ground: &ground, struck: &struck, started, back, settle: pace.settle };
     left.extend(round.compare(begin, ends, claims, load, &mut outcomes).await?);
     let differs = rebuilt::equals_a_rebuild(system, begun, pace.settle).await.context("comparing with a rebuilt view")?;
     outcomes.violations.extend(differs);
@@ -171,6 +172,8 @@ struct Round<'a> {
     ground: &'a Ground,
     struck: &'a Struck,
     started: Instant,
+    /// When what was struck was up again.
+    back: Instant,
     settle: Duration,
 }
 
@@ -250,7 +253,7 @@ impl Round<'_> {
     /// What may be delivered again; `lost_leases`: dispatchers claimed partitions in this round.
     fn repeats(&self, lost_leases: bool) -> Repeats {
         let session = Duration::from_millis(u64::from(self.system.shape.session_ms));
-        self.fault.repeats(self.struck, session, lost_leases.then_some(self.started))
+        self.fault.repeats(self.struck.began, self.back, session, lost_leases.then_some(self.started))
     }
 
     /// Waits for the webhooks of all that is listed; what does not come is found by the comparison.

@@ -194,10 +194,11 @@ impl Fault {
         }
     }
 
-    /// Whether an event may be delivered again although it was answered with success. `session`: how long a silent dispatcher keeps its
-    /// partitions. `lost_leases`: since the round began then, a dispatcher claimed partitions that another one (or it, before) held.
-    pub fn repeats(&self, struck: &Struck, session: Duration, lost_leases: Option<Instant>) -> Repeats {
-        let around = |slack: Duration| Repeats::Around { began: struck.began, until: struck.undone + slack };
+    /// Whether an event may be delivered again although it was answered with success. The fault began and was `back` then: not only undone, what
+    /// was struck was up again. `session`: how long a silent dispatcher keeps its partitions. `lost_leases`: since the round began then, a
+    /// dispatcher claimed partitions that another one (or it, before) held.
+    pub fn repeats(&self, began: Instant, back: Instant, session: Duration, lost_leases: Option<Instant>) -> Repeats {
+        let around = |slack: Duration| Repeats::Around { began, until: back + slack };
         match self.kind {
             // A dispatcher that is asked to end finishes what it began.
             Kind::Role(Role::Dispatcher, Blow::End) => Repeats::Never,
