@@ -140,7 +140,7 @@ impl FaultArgs {
 
     /// A bound of one round that goes as it should; what does not is bounded by `settle`, several times.
     pub fn longest_round(&self) -> Duration {
-        self.times().halted.max(self.times().kept) + Duration::from_secs(60)
+        self.times().halted.max(self.times().kept) + Duration::from_secs(120)
     }
 
     fn times(&self) -> Times {

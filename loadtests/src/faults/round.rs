@@ -121,6 +121,8 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
     let ends = settled(system, pace.settle, &mut outcomes.violations).await?;
     let round = Round { system, fault, ground: &ground, struck: &struck, started, back, settle: pace.settle };
     left.extend(round.compare(begin, ends, claims, load, &mut outcomes).await?);
+    let wrong = fault.clean_up(system).await.context("undoing the fault")?;
+    outcomes.violations.extend(wrong.into_iter().map(|told| Violation::new("fault", told)));
     let differs = rebuilt::equals_a_rebuild(system, begun, pace.settle).await.context("comparing with a rebuilt view")?;
     outcomes.violations.extend(differs);
     Ok(outcomes)
@@ -210,7 +212,8 @@ impl Round<'_> {
         found.extend(self.floors(outcomes));
         found.extend(log.unreadable.into_iter().map(|told| Violation::new("unreadable", told)));
         found.extend(ground.ledger.complaints().into_iter().map(|told| Violation::new("wrong-answer", told)));
-        found.extend(struck.wrong.iter().map(|told| Violation::new("fault", told)));
+        let rule = |told: &str| if told.starts_with("did-not-strike") { "did-not-strike" } else { "fault" };
+        found.extend(struck.wrong.iter().map(|told| Violation::new(rule(told), told)));
         found.extend(self.accepted_in_silence(&sent));
         found.extend(misdeeds(system).await?);
         if outcomes.repeated > 0 && repeats != self.repeats(false) {

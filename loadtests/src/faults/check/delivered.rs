@@ -1,6 +1,6 @@
 //! What the receiver got against what the inbox lists: each event at each endpoint, signed, and repeated only where that is allowed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -20,6 +20,10 @@ pub struct Receipt {
     pub id: Uuid,
     /// The event's id in the body; nil if there was none.
     pub event_id: Uuid,
+    /// The tag in the event's payload, and the organization there; empty and nil if there were none.
+    pub tag: String,
+    /// See `tag`.
+    pub owner: Uuid,
     /// Whether the signature verified.
     pub genuine: bool,
     /// Whether it was answered with success.
@@ -56,7 +60,7 @@ impl Repeats {
 pub fn delivered(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], repeats: Repeats) -> (Vec<Violation>, usize) {
     let mut found = Vec::new();
     let mut repeated = 0;
-    let listed: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
+    let listed: HashMap<Uuid, &Shown> = rows.iter().map(|row| (row.id, row)).collect();
     for endpoint in endpoints {
         // When each event was first answered.
         let mut answered: HashMap<Uuid, Instant> = HashMap::new();
@@ -96,16 +100,24 @@ pub fn delivered_later(endpoints: &[String], rows: &[Shown], receipts: &[Receipt
     found.into_iter().map(|violation| Violation::new("delivered-later", format!("{}: {}", violation.rule, violation.found))).collect()
 }
 
-fn judge_one(receipt: &Receipt, listed: &HashSet<Uuid>, found: &mut Vec<Violation>) {
-    let Receipt { endpoint, id, event_id, .. } = receipt;
+fn judge_one(receipt: &Receipt, listed: &HashMap<Uuid, &Shown>, found: &mut Vec<Violation>) {
+    let Receipt { endpoint, id, event_id, tag, owner, .. } = receipt;
     if !receipt.genuine {
         found.push(Violation::new("bad-signature", format!("{endpoint} got {id} with a signature that does not verify")));
     }
     if id != event_id {
         found.push(Violation::new("webhook-id", format!("{endpoint} got the event {event_id} under the webhook-id {id}")));
     }
-    if !listed.contains(id) {
-        found.push(Violation::new("delivered-duplicate", format!("{endpoint} got {id}, which its organization's inbox does not list")));
+    match listed.get(id) {
+        None => {
+            let told = format!("{endpoint} got {id}, which its organization's inbox does not list");
+            found.push(Violation::new("delivered-duplicate", told));
+        }
+        Some(row) if (&row.tag, &row.owner) != (tag, owner) => {
+            let told = format!("{endpoint} got {tag} of {owner} as {id}, which is {} of {}", row.tag, row.owner);
+            found.push(Violation::new("webhook-content", told));
+        }
+        Some(_) => {}
     }
 }
 
@@ -115,7 +127,8 @@ mod tests {
 
     fn receipt(n: u128, at: Instant) -> Receipt {
         let id = Uuid::from_u128(n);
-        Receipt { endpoint: "e".to_owned(), id, event_id: id, genuine: true, answered: true, at }
+        let (tag, owner) = ("a".to_owned(), Uuid::from_u128(7));
+        Receipt { endpoint: "e".to_owned(), id, event_id: id, tag, owner, genuine: true, answered: true, at }
     }
 
     fn rules(receipts: &[Receipt], repeats: Repeats) -> Vec<String> {
@@ -137,6 +150,8 @@ mod tests {
         assert!(rules(&[Receipt { answered: false, ..one.clone() }, one.clone()], Repeats::Never).is_empty());
         assert_eq!(rules(&[Receipt { genuine: false, ..one.clone() }], Repeats::Never), ["bad-signature"]);
         assert_eq!(rules(&[one.clone(), receipt(2, now)], Repeats::Never), ["delivered-duplicate"]);
+        assert_eq!(rules(&[Receipt { tag: "b".to_owned(), ..one.clone() }], Repeats::Never), ["webhook-content"]);
+        assert_eq!(rules(&[Receipt { owner: Uuid::from_u128(8), ..one.clone() }], Repeats::Never), ["webhook-content"]);
         assert_eq!(rules(&[Receipt { event_id: Uuid::from_u128(3), ..one }], Repeats::Never), ["webhook-id"]);
     }
     #[test]

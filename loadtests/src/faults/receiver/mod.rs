@@ -187,14 +187,20 @@ async fn answer(stream: &mut TcpStream, manner: Manner, host: &str) -> io::Resul
 }
 
 fn receipt(endpoint: String, request: &Request, secret: Option<&str>) -> Receipt {
-    #[derive(serde::Deserialize)]
+    #[derive(serde::Deserialize, Default)]
     struct Body {
         event_id: Uuid,
+        data: Payload,
+    }
+    #[derive(serde::Deserialize, Default)]
+    struct Payload {
+        tag: String,
+        org: Uuid,
     }
     let id = request.header("webhook-id");
     let genuine = secret.is_some_and(|secret| {
         signature::verifies(secret, id, request.header("webhook-timestamp"), &request.body, request.header("webhook-signature"))
     });
-    let event_id = serde_json::from_slice::<Body>(&request.body).map_or(Uuid::nil(), |body| body.event_id);
-    Receipt { endpoint, id: id.parse().unwrap_or_default(), event_id, genuine, answered: false, at: Instant::now() }
+    let Body { event_id, data: Payload { tag, org: owner } } = serde_json::from_slice(&request.body).unwrap_or_default();
+    Receipt { endpoint, id: id.parse().unwrap_or_default(), event_id, tag, owner, genuine, answered: false, at: Instant::now() }
 }
