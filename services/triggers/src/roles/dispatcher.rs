@@ -2,17 +2,17 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use dispatcher::{DispatcherConfig, WebhookArgs};
 use platform::config::ConsumerArgs;
-use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::kafka::producer::ProducerSettings;
 use platform::lifecycle::Supervisor;
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, probe_postgres, serve_running};
+use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres, serve_running};
 
 /// Flags of `triggers dispatcher`.
 #[derive(Args)]
@@ -67,8 +67,8 @@ impl Delivery {
 
 /// Starts the dispatcher under `supervisor`.
 pub fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery, shutdown: &CancellationToken) -> Result<()> {
-    let Connections { kafka, pool, health } = connections;
-    let producer = Producer::new(&kafka, ProducerSettings::default()).context("the Kafka producer could not be made")?;
+    let Connections { kafka, pool, health, is_a_role } = connections;
+    let producer = make_producer(&kafka, ProducerSettings::default(), is_a_role)?;
     keep_in_touch(supervisor, &producer, vec![kafka.topics.deliveries.clone()], &health, shutdown);
     let shutdown = shutdown.clone();
     supervisor.spawn("dispatcher", async move {

@@ -10,7 +10,7 @@ use dispatcher::{EgressPolicy, WebhookArgs};
 use ingest::IngestState;
 use materializer::inbox::{InboxState, READ_SETTINGS};
 use platform::http::{MountOptions, ServerLimits};
-use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::kafka::producer::ProducerSettings;
 use platform::lifecycle::Supervisor;
 use platform::postgres;
 use platform::seal::SealingKey;
@@ -20,7 +20,7 @@ use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, probe_postgres, service_info};
+use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres, service_info};
 
 /// Flags of `triggers ingest`.
 #[derive(Args)]
@@ -112,7 +112,7 @@ pub async fn main(args: IngestArgs) -> Result<()> {
 impl Api {
     /// Serves on `listener` under `supervisor`. Answers the first development organization's id, if there are development keys.
     pub async fn start(self, supervisor: &mut Supervisor, listener: TcpListener, shutdown: &CancellationToken) -> Result<Option<String>> {
-        let Connections { kafka, pool, health } = self.connections;
+        let Connections { kafka, pool, health, is_a_role } = self.connections;
         let config = TenancyConfig::new(self.operator_token, self.open_signup);
         let on_loopback = listener.local_addr()?.ip().is_loopback();
         let tenancy = Tenancy::start(pool.clone(), config, shutdown.clone());
@@ -121,7 +121,7 @@ impl Api {
             None => None,
         };
         let authenticator = tenancy.authenticator();
-        let producer = Producer::new(&kafka, self.tuning.producer()).context("the Kafka producer could not be made")?;
+        let producer = make_producer(&kafka, self.tuning.producer(), is_a_role)?;
         let written = RecentWrites::default();
         let ingest = IngestState::new(
             authenticator.clone(),

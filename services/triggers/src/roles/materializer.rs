@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use materializer::projector::{self, MAX_RETENTION_DAYS, ProjectorConfig};
 use platform::config::ConsumerArgs;
-use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::kafka::producer::ProducerSettings;
 use platform::lifecycle::Supervisor;
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SharedArgs, bind, check_topics, keep_in_touch, probe_postgres, serve_running};
+use super::{Connections, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres, serve_running};
 
 /// Flags of `triggers materializer`.
 #[derive(Args)]
@@ -68,9 +68,9 @@ pub async fn main(args: MaterializerArgs) -> Result<()> {
 
 /// Starts the projector under `supervisor`.
 pub fn start(supervisor: &mut Supervisor, connections: Connections, config: ProjectorConfig, shutdown: &CancellationToken) -> Result<()> {
-    let Connections { kafka, pool, health } = connections;
+    let Connections { kafka, pool, health, is_a_role } = connections;
     // Writes dead letters only.
-    let producer = Producer::new(&kafka, ProducerSettings::default()).context("the Kafka producer could not be made")?;
+    let producer = make_producer(&kafka, ProducerSettings::default(), is_a_role)?;
     keep_in_touch(supervisor, &producer, vec![kafka.topics.dead_letters.clone()], &health, shutdown);
     let shutdown = shutdown.clone();
     supervisor

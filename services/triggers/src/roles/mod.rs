@@ -16,7 +16,7 @@ use clap::Args;
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::health::{Component, Health};
 use platform::http::{ServerLimits, ServiceInfo};
-use platform::kafka::producer::Producer;
+use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::kafka::{KafkaConfig, topics};
 use platform::lifecycle::{self, Supervisor};
 use platform::postgres;
@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// How long a process may take to end after the deadline of its tasks.
-const LET_GO: Duration = Duration::from_secs(5);
+const LET_GO: Duration = Duration::from_secs(3);
 
 /// Flags that every role has.
 #[derive(Args, Clone)]
@@ -102,13 +102,15 @@ pub struct Connections {
     pub kafka: KafkaConfig,
     pub pool: PgPool,
     pub health: Health,
+    /// Whether this process is one role: at its end nothing needs to be closed.
+    pub is_a_role: bool,
 }
 
 impl Connections {
     fn from_args(args: &SharedArgs) -> Result<Self> {
         let kafka = args.kafka.config()?;
         let pool = postgres::connect(&args.postgres.config()?).context("DATABASE_URL")?;
-        Ok(Self { kafka, pool, health: Health::new() })
+        Ok(Self { kafka, pool, health: Health::new(), is_a_role: true })
     }
 }
 
@@ -142,10 +144,18 @@ pub fn judge_topics(differences: &[topics::Difference]) -> Result<()> {
     Ok(())
 }
 
-/// Tells `kafka` whether the topics that `producer` writes answer. The producer lives as long as the process: dropping one waits for librdkafka's
-/// threads, which wait by the clock on the wall, and a process that had ended well would hang for as long as that was set back.
+/// Makes a producer of the process. That of a role lives as long as the process: dropping one waits for librdkafka's threads, which wait by the
+/// clock on the wall, and a process that had ended well would hang for as long as that was set back.
+fn make_producer(kafka: &KafkaConfig, settings: ProducerSettings, is_a_role: bool) -> Result<Producer> {
+    let producer = Producer::new(kafka, settings).context("the Kafka producer could not be made")?;
+    if is_a_role {
+        std::mem::forget(producer.clone());
+    }
+    Ok(producer)
+}
+
+/// Tells `kafka` whether the topics that `producer` writes answer.
 fn keep_in_touch(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>, health: &Health, shutdown: &CancellationToken) {
-    std::mem::forget(producer.clone());
     let (producer, kafka, shutdown) = (producer.clone(), health.component("kafka"), shutdown.clone());
     supervisor.spawn("kafka probe", async move {
         producer.keep_in_touch(&topics, kafka, shutdown).await;

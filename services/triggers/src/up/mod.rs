@@ -107,7 +107,7 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
         Some(keys) => keys.clone(),
         None => files::secret(folder, "dev.key", new_dev_key)?,
     };
-    let connections = Connections { kafka, pool, health: Health::new() };
+    let connections = Connections { kafka, pool, health: Health::new(), is_a_role: false };
     let mut supervisor = Supervisor::new();
     let base_url = format!("http://{}", listener.local_addr()?);
     let api = roles::ingest::Api {
