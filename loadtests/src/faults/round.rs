@@ -14,6 +14,7 @@ use super::check::{
     Repeats, Violation, delivered, delivered_later, empty, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified,
 };
 use super::fault::{Fault, Struck, Times};
+use super::fleet::Role;
 use super::going_on::goes_on;
 use super::ledger::{Counts, Outcome, Sent, Shown};
 use super::load::{Ground, Load, Tenant};
@@ -87,7 +88,7 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
     let tenants = Arc::new(system.tenants(name).await.context("making organizations")?);
     let (begun, started) = (OffsetDateTime::now_utc(), Instant::now());
     let begin = system.ends().await?;
-    let claims = audit::claims(&system.pool, "dispatcher").await?;
+    let claims = Claims::now(system).await?;
     let ground = Arc::new(Ground {
         api: Arc::clone(&system.api),
         brokers: system.cluster.kafka_brokers().to_owned(),
@@ -119,8 +120,8 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
         Err(reason) => outcomes.violations.push(Violation::new("not-recovered", reason)),
     }
     let ends = settled(system, pace.settle, &mut outcomes.violations).await?;
-    let round = Round { system, fault, ground: &ground, struck: &struck, started, back, settle: pace.settle };
-    left.extend(round.compare(begin, ends, claims, load, &mut outcomes).await?);
+    let round = Round { system, fault, ground: &ground, struck: &struck, claims, started, back, settle: pace.settle };
+    left.extend(round.compare(begin, ends, load, &mut outcomes).await?);
     let wrong = fault.clean_up(system).await.context("undoing the fault")?;
     outcomes.violations.extend(wrong.into_iter().map(|told| Violation::new("fault", told)));
     let differs = rebuilt::equals_a_rebuild(system, begun, pace.settle).await.context("comparing with a rebuilt view")?;
@@ -167,12 +168,31 @@ async fn misdeeds(system: &System) -> anyhow::Result<Vec<Violation>> {
     Ok(found)
 }
 
+/// How often each kind of consumer has claimed partitions so far.
+struct Claims(HashMap<&'static str, i64>);
+
+impl Claims {
+    async fn now(system: &System) -> anyhow::Result<Self> {
+        let mut claims = HashMap::new();
+        for role in [Role::Materializer, Role::Dispatcher] {
+            claims.insert(role.name(), audit::claims(&system.pool, role.name()).await?);
+        }
+        Ok(Self(claims))
+    }
+
+    fn of(&self, role: Role) -> i64 {
+        self.0.get(role.name()).copied().unwrap_or_default()
+    }
+}
+
 /// What the comparison needs.
 struct Round<'a> {
     system: &'a System,
     fault: &'a Fault,
     ground: &'a Ground,
     struck: &'a Struck,
+    /// Before it began.
+    claims: Claims,
     started: Instant,
     /// When what was struck was up again.
     back: Instant,
@@ -180,13 +200,13 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    async fn compare(&self, begin: Ends, ends: Ends, claims: i64, load: Load, outcomes: &mut Outcomes) -> anyhow::Result<Vec<Left>> {
+    async fn compare(&self, begin: Ends, ends: Ends, load: Load, outcomes: &mut Outcomes) -> anyhow::Result<Vec<Left>> {
         let Self { system, ground, struck, .. } = self;
         let (mut found, mut left) = (Vec::new(), Vec::new());
         let ends = self.quiet(ends, load, outcomes).await?;
         let log = system.read_log(Some(begin), ends).await.context("reading the log")?;
         let verdicts = view::verdicts(&system.pool).await?;
-        let lost_leases = audit::claims(&system.pool, "dispatcher").await? > claims;
+        let lost_leases = Claims::now(system).await?.of(Role::Dispatcher) > self.claims.of(Role::Dispatcher);
         let repeats = self.repeats(lost_leases);
         let (sent, acks) = (ground.ledger.sent(), ground.ledger.acks());
         for (number, tenant) in ground.tenants.iter().enumerate() {
@@ -212,8 +232,9 @@ impl Round<'_> {
         found.extend(self.floors(outcomes));
         found.extend(log.unreadable.into_iter().map(|told| Violation::new("unreadable", told)));
         found.extend(ground.ledger.complaints().into_iter().map(|told| Violation::new("wrong-answer", told)));
-        let rule = |told: &str| if told.starts_with("did-not-strike") { "did-not-strike" } else { "fault" };
-        found.extend(struck.wrong.iter().map(|told| Violation::new(rule(told), told)));
+        found.extend(struck.wrong.iter().map(|told| Violation::new("fault", told)));
+        found.extend(struck.missed.iter().map(|told| Violation::new("did-not-strike", told)));
+        found.extend(self.kept_its_seats().await?);
         found.extend(self.accepted_in_silence(&sent));
         found.extend(misdeeds(system).await?);
         if outcomes.repeated > 0 && repeats != self.repeats(false) {
@@ -241,6 +262,13 @@ impl Round<'_> {
         load.stop_reading().await;
         // What the readers acknowledged last is on the log by now, and is passed soon.
         if self.acknowledged_since(&ends).await { settled(system, self.settle, &mut outcomes.violations).await } else { Ok(ends) }
+    }
+
+    /// A consumer that was struck and from whom nobody took anything over, nor it from itself, shows nothing.
+    async fn kept_its_seats(&self) -> anyhow::Result<Option<Violation>> {
+        let Some(role) = self.fault.unseats() else { return Ok(None) };
+        let claimed = Claims::now(self.system).await?.of(role) > self.claims.of(role);
+        Ok((!claimed).then(|| Violation::new("did-not-strike", format!("no {} claimed a partition in all of the round", role.name()))))
     }
 
     /// A round in which nothing happened has shown nothing.

@@ -9,7 +9,7 @@ use super::Violation;
 use crate::faults::ledger::Shown;
 
 /// What was answered so long before a fault may still be in hand when it strikes: answered, but not reported, or not passed by the position.
-const IN_HAND: Duration = Duration::from_secs(10);
+const IN_HAND: Duration = Duration::from_secs(5);
 
 /// One request that reached the receiver.
 #[derive(Debug, Clone)]
@@ -161,10 +161,10 @@ mod tests {
         let around = Repeats::Around { began: at(100), until: at(130) };
         let told = |first, again| rules(&[receipt(1, at(first)), receipt(1, at(again))], around);
         // However late the repeat is: a lease may have to end first.
-        for (first, again) in [(90, 100), (99, 101), (100, 120), (130, 131), (110, 500)] {
+        for (first, again) in [(95, 100), (99, 101), (100, 120), (130, 131), (110, 500)] {
             assert!(told(first, again).is_empty(), "{first} and {again}");
         }
-        for (first, again) in [(89, 101), (95, 99), (131, 132)] {
+        for (first, again) in [(94, 101), (96, 99), (131, 132)] {
             assert_eq!(told(first, again), ["delivered-again"], "{first} and {again}");
         }
     }

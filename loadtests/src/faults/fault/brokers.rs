@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use devstack::Signal;
 
-use super::{Blow, NotHere, Struck, Times, Which, did_not_strike, struck};
+use super::{Blow, NotHere, Struck, Times, Which, struck};
 use crate::faults::system::System;
 
 pub(super) fn not_here(system: &System, which: Which) -> Option<NotHere> {
@@ -20,10 +20,10 @@ pub(super) async fn strike(system: &System, which: Which, blow: Blow, times: Tim
     let leader = system.cluster.controller_leader().context("no broker leads the controllers")?;
     let leading = system.serving_events().await?.leading;
     let chosen = choose(which, leader, system.cluster.ids(), &leading, pick);
-    let mut wrong = Vec::new();
+    let mut missed = Vec::new();
     // The leader of the controllers is struck for what it does for the controllers.
     if which != Which::Leader && !chosen.iter().any(|id| leading.contains(id)) {
-        wrong.push(did_not_strike(&format!("of the brokers {chosen:?} none led a partition of the events topic")));
+        missed.push(format!("of the brokers {chosen:?} none led a partition of the events topic"));
     }
     let began = Instant::now();
     for id in &chosen {
@@ -41,7 +41,7 @@ pub(super) async fn strike(system: &System, which: Which, blow: Blow, times: Tim
         system.cluster.start_nodes(&chosen).await?;
     }
     let silence = (chosen.len() * 2 > usize::from(system.shape.brokers)).then_some((away, coming));
-    Ok(Struck { silence, undone: coming, wrong, ..struck(began) })
+    Ok(Struck { silence, undone: coming, missed, ..struck(began) })
 }
 
 /// Those to strike; `leader` leads the controllers, `leading` lead partitions of the events topic.

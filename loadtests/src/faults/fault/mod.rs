@@ -100,6 +100,8 @@ pub struct Struck {
     pub silence: Option<(Instant, Instant)>,
     /// Something that must hold and did not, in a sentence.
     pub wrong: Vec<String>,
+    /// Why the fault met nothing that could have failed, and so shows nothing, in a sentence.
+    pub missed: Vec<String>,
 }
 
 /// Why a fault is not run here.
@@ -194,6 +196,14 @@ impl Fault {
         }
     }
 
+    /// The role of which it takes partitions away, if it does: then somebody claims partitions before all is well again.
+    pub fn unseats(&self) -> Option<Role> {
+        match self.kind {
+            Kind::Role(role @ (Role::Materializer | Role::Dispatcher), _) => Some(role),
+            _ => None,
+        }
+    }
+
     /// Whether an event may be delivered again although it was answered with success. The fault began and was `back` then: not only undone, what
     /// was struck was up again. `session`: how long a silent dispatcher keeps its partitions. `lost_leases`: since the round began then, a
     /// dispatcher claimed partitions that another one (or it, before) held.
@@ -217,12 +227,7 @@ impl Fault {
 
 /// The usual case: something was done from `began` until now.
 fn struck(began: Instant) -> Struck {
-    Struck { began, undone: Instant::now(), silence: None, wrong: Vec::new() }
-}
-
-/// Something wrong: the fault met nothing that could have failed, and so shows nothing.
-fn did_not_strike(why: &str) -> String {
-    format!("did-not-strike: {why}")
+    Struck { began, undone: Instant::now(), silence: None, wrong: Vec::new(), missed: Vec::new() }
 }
 
 #[cfg(test)]

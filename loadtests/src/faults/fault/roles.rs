@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use devstack::Signal;
 
-use super::{Blow, Struck, Times, did_not_strike, struck};
+use super::{Blow, Struck, Times, struck};
 use crate::faults::fleet::{Instance, Role};
 use crate::faults::system::System;
 
@@ -18,10 +18,10 @@ const HOLDERS: &str = "
     ) AS held";
 
 pub(super) async fn strike(system: &System, role: Role, blow: Blow, times: Times, pick: u64) -> anyhow::Result<Struck> {
-    let mut wrong = Vec::new();
+    let (mut wrong, mut missed) = (Vec::new(), Vec::new());
     let mut instances = at_work(system, role).await.context("asking who holds partitions")?;
     if instances.is_empty() {
-        wrong.push(did_not_strike(&format!("no {} held a partition of the events topic", role.name())));
+        missed.push(format!("no {} held a partition of the events topic", role.name()));
         instances = system.fleet.of(role);
     }
     let chosen = usize::try_from(pick).unwrap_or(0) % instances.len().max(1);
@@ -48,7 +48,7 @@ pub(super) async fn strike(system: &System, role: Role, blow: Blow, times: Times
     }
     let undone = Instant::now();
     system.fleet.ready(instance).await?;
-    Ok(Struck { undone, wrong, ..struck(began) })
+    Ok(Struck { undone, wrong, missed, ..struck(began) })
 }
 
 /// Those that have something to lose: all that serve HTTP, and the consumers that hold a partition of the events topic.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::{Ground, Naming, PER_TENANT, Sender, http};
 use crate::faults::client::Api;
@@ -15,18 +16,21 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Sends to each instance until it has accepted an event. Answers how long after `since` the last of them had, in seconds, or which had not in time.
 pub async fn reach_all(ground: &Ground, base_urls: Vec<String>, since: Instant, patience: Duration) -> Result<f64, String> {
+    // At the same time: the patience that one of them takes is not taken from the others.
+    let mut probes = JoinSet::new();
     for (nth, base_url) in base_urls.into_iter().enumerate() {
         let told = format!("the ingest at {base_url} accepted nothing within {} s", patience.as_secs());
         let through = through(ground, base_url).map_err(|error| format!("{error:#}"))?;
         // A number, and with it an ordering key, that no sender has.
         let number = ground.tenants.len() * PER_TENANT + nth;
-        let (_stop, never_stopped) = watch::channel(false);
-        let sender = Sender { ground: Arc::new(through), tenant: 0, number, pause: PAUSE, stop: never_stopped };
-        if !until_accepted(&sender, since, patience).await {
-            return Err(told);
-        }
+        probes.spawn(async move {
+            let (_stop, never_stopped) = watch::channel(false);
+            let sender = Sender { ground: Arc::new(through), tenant: 0, number, pause: PAUSE, stop: never_stopped };
+            if until_accepted(&sender, since, patience).await { Ok(()) } else { Err(told) }
+        });
     }
-    Ok(since.elapsed().as_secs_f64())
+    let refused: Vec<String> = probes.join_all().await.into_iter().filter_map(Result::err).collect();
+    if refused.is_empty() { Ok(since.elapsed().as_secs_f64()) } else { Err(refused.join("; ")) }
 }
 
 /// Each try is an event of its own, noted like all others: what came of one that was not accepted does not matter here.
