@@ -1,9 +1,10 @@
 //! Tasks that live and stop together.
 
 use std::future::pending;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use platform::lifecycle::Supervisor;
+use platform::lifecycle::{Supervisor, end_within};
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -78,4 +79,30 @@ async fn tasks_that_do_not_end_are_cut_off_at_the_deadline_and_named() {
     let error = supervisor.run(shutdown, Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(format!("{error:#}"), "not ended by the deadline: stuck");
     assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+/// Set for the process that the test below starts: this very test, which then hangs.
+const HANGS: &str = "LIFECYCLE_TEST_HANGS";
+
+#[test]
+fn a_process_that_hangs_after_its_shutdown_is_ended() {
+    if std::env::var_os(HANGS).is_some() {
+        return hang();
+    }
+    let name = "lifecycle::a_process_that_hangs_after_its_shutdown_is_ended";
+    let mut process = Command::new(std::env::current_exe().unwrap());
+    let ended = process.args(["--exact", name]).env(HANGS, "1").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    // Neither 0 nor 101, with which tests end by themselves.
+    assert_eq!(ended.code(), Some(1));
+}
+
+/// Everything was done, and something that cannot be cut off does not return.
+fn hang() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        end_within(shutdown.clone(), Duration::from_millis(100));
+        shutdown.cancel();
+    });
+    std::thread::sleep(DEADLINE);
 }
