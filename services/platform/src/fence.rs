@@ -138,12 +138,13 @@ pub async fn record_times(pool: &PgPool, consumer: &str, topic: &str) -> Result<
     Ok(rows.into_iter().collect())
 }
 
-/// The epoch of every position of `consumer`: (topic, partition, epoch).
+/// Where every position of `consumer` stands: (topic, partition, epoch, next offset).
 ///
 /// # Errors
 /// As PostgreSQL has them.
-pub async fn epochs(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64)>, sqlx::Error> {
-    sqlx::query_as("SELECT topic, partition, epoch FROM consumer_positions WHERE consumer = $1").bind(consumer).fetch_all(pool).await
+pub async fn stands(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64, i64)>, sqlx::Error> {
+    let query = sqlx::query_as("SELECT topic, partition, epoch, next_offset FROM consumer_positions WHERE consumer = $1");
+    query.bind(consumer).fetch_all(pool).await
 }
 
 /// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so roll back and ask

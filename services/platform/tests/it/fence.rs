@@ -134,8 +134,8 @@ async fn mending_within_the_same_log_fences_whom_it_moves_and_leaves_its_epoch()
     let seen = known.iter().find(|one| one.consumer == "test" && one.partition == 0).unwrap();
     assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen], 20, Log::Same).await.unwrap(), Some(1));
     assert!(!advance(&pool, step(mine.epoch, 5, 8)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
-    let epochs = fence::epochs(&pool, "other").await.unwrap();
-    assert_eq!(epochs, [(TOPIC.to_owned(), 0, others[0].epoch)], "its claim stands");
+    let stands = fence::stands(&pool, "other").await.unwrap();
+    assert_eq!(stands, [(TOPIC.to_owned(), 0, others[0].epoch, 7)], "its claim stands");
     let again = claim(&pool).await;
     assert_eq!((again.epoch, again.log_epoch, again.next_offset), (3, 1, 20));
     drop((pool, database));

@@ -179,3 +179,26 @@ async fn a_claim_that_somebody_raised_without_the_group_ends_the_consumer_also_w
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_a_restored_backup_took_back_ends_the_consumer_also_where_nothing_is_read() {
+    let (database, pool) = database().await;
+    let kafka = cluster(1).await;
+    let (consumer, mut inflow) = start(&kafka, &pool);
+    let Inflow::Assigned(claims) = next(&mut inflow).await else { panic!("claims come first") };
+    let claim = claims.iter().find(|claim| *claim.topic == *kafka.topics.events).unwrap();
+    // Under the same epoch, as in a backup that was made since the last claim. The watch has seen the later place when it is well.
+    let set = async |next_offset: i64| {
+        let sql = "UPDATE consumer_positions SET next_offset = $1 WHERE topic = $2 AND epoch = $3";
+        let done = sqlx::query(sql).bind(next_offset).bind(&*claim.topic).bind(claim.epoch).execute(&pool).await.unwrap();
+        assert_eq!(done.rows_affected(), 1);
+    };
+    set(7).await;
+    assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "a position that goes on is no loss");
+    set(3).await;
+    let (_, reason) = read_until_failed(&mut inflow).await;
+    assert!(reason.contains(&kafka.topics.events), "{reason}");
+    drop(inflow);
+    consumer.stop(PATIENCE).await;
+    drop((pool, database));
+}

@@ -149,21 +149,24 @@ impl Watch {
         }
     }
 
-    /// Whether somebody moved an epoch of ours although the group still gives us the place: an operator who mended a position, a database
-    /// that was restored from a backup, or another instance in an error.
+    /// Whether somebody moved an epoch of ours although the group still gives us the place, or a position back under it: an operator who mended
+    /// a position, a database that was restored from a backup, or another instance in an error.
     fn look_at_claims(&mut self) -> Option<String> {
         // A timeout must be made within the runtime, whose timer it uses.
         let _within = self.runtime.enter();
-        let stored = self.runtime.block_on(tokio::time::timeout(CLAIMS_TIMEOUT, fence::epochs(&self.pool, &self.settings.consumer)));
-        let stored: BTreeMap<Place, i64> = match stored {
-            Ok(Ok(stored)) => stored.into_iter().map(|(topic, partition, epoch)| ((Arc::from(topic), partition), epoch)).collect(),
+        let stored = self.runtime.block_on(tokio::time::timeout(CLAIMS_TIMEOUT, fence::stands(&self.pool, &self.settings.consumer)));
+        let stored: BTreeMap<Place, Stand> = match stored {
+            Ok(Ok(stored)) => stored
+                .into_iter()
+                .map(|(topic, partition, epoch, next_offset)| ((Arc::from(topic), partition), Stand { epoch, next_offset }))
+                .collect(),
             // What a database that does not answer has in it will be seen later.
             _ => return None,
         };
         // Read after the database was: a claim made meanwhile is newer than what was read, never older.
         let (topic, partition) = self.lost.look(Instant::now(), &self.held.all(), &stored)?;
         info!(consumer = self.settings.consumer, %topic, partition, "A claim does not stand any more: the consumer is started anew.");
-        Some(format!("{topic}[{partition}] was claimed anew or mended, and Kafka still gives it to this instance"))
+        Some(format!("{topic}[{partition}] was claimed anew, mended or restored, and Kafka still gives it to this instance"))
     }
 }
 
@@ -175,19 +178,42 @@ fn stalls_counter() -> IntCounterVec {
     )
 }
 
-/// Claims that do not stand, and since when. Pure.
+/// What PostgreSQL has of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stand {
+    epoch: i64,
+    next_offset: i64,
+}
+
+/// Claims that do not stand. Pure.
 #[derive(Debug, Default)]
-struct LostClaims(BTreeMap<Place, (i64, Instant)>);
+struct LostClaims {
+    /// Under which epoch each was held, and since when it does not stand.
+    suspects: BTreeMap<Place, (i64, Instant)>,
+    /// The furthest that was seen under the epoch that is held. Under one epoch a position only grows: one that went back is of a backup.
+    furthest: BTreeMap<Place, Stand>,
+}
 
 impl LostClaims {
-    /// A place whose stored epoch has been another than the held one for a while.
-    fn look(&mut self, now: Instant, held: &BTreeMap<Place, Hold>, stored: &BTreeMap<Place, i64>) -> Option<Place> {
-        self.0.retain(|place, (epoch, _)| held.get(place).is_some_and(|hold| hold.epoch == *epoch && stored.get(place) != Some(epoch)));
-        for (place, hold) in held.iter().filter(|(place, hold)| stored.get(place) != Some(&hold.epoch)) {
-            self.0.entry(place.clone()).or_insert((hold.epoch, now));
+    /// A place that has not been stored as it is held for a while.
+    fn look(&mut self, now: Instant, held: &BTreeMap<Place, Hold>, stored: &BTreeMap<Place, Stand>) -> Option<Place> {
+        self.furthest.retain(|place, seen| held.get(place).is_some_and(|hold| hold.epoch == seen.epoch));
+        let mut suspects = BTreeMap::new();
+        for (place, hold) in held.iter().filter(|(place, hold)| !self.stands(place, hold, stored.get(*place))) {
+            let since = self.suspects.get(place).filter(|(epoch, _)| *epoch == hold.epoch).map_or(now, |(_, since)| *since);
+            suspects.insert(place.clone(), (hold.epoch, since));
         }
+        for (place, stand) in stored.iter().filter(|(place, _)| held.contains_key(*place) && !suspects.contains_key(*place)) {
+            self.furthest.insert(place.clone(), *stand);
+        }
+        self.suspects = suspects;
         let is_over = |since: &Instant| now.saturating_duration_since(*since) >= LOST_PATIENCE;
-        self.0.iter().find(|(_, (_, since))| is_over(since)).map(|(place, _)| place.clone())
+        self.suspects.iter().find(|(_, (_, since))| is_over(since)).map(|(place, _)| place.clone())
+    }
+
+    fn stands(&self, place: &Place, hold: &Hold, stored: Option<&Stand>) -> bool {
+        let went_back = |stand: &Stand| self.furthest.get(place).is_some_and(|furthest| stand.next_offset < furthest.next_offset);
+        stored.is_some_and(|stand| stand.epoch == hold.epoch && !went_back(stand))
     }
 }
 
@@ -199,6 +225,11 @@ mod tests {
         (Arc::from("events"), partition)
     }
 
+    /// Each as (epoch, next offset).
+    fn stored<const N: usize>(stands: [(i64, i64); N]) -> BTreeMap<Place, Stand> {
+        (0..).zip(stands).map(|(partition, (epoch, next_offset))| (place(partition), Stand { epoch, next_offset })).collect()
+    }
+
     fn held(epoch: i64) -> BTreeMap<Place, Hold> {
         BTreeMap::from([(place(0), Hold { epoch, is_stopped: false }), (place(1), Hold { epoch: 1, is_stopped: true })])
     }
@@ -206,10 +237,10 @@ mod tests {
     #[test]
     fn a_claim_that_was_overtaken_is_told_after_a_while_also_when_its_place_is_stopped() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
-        let stored = BTreeMap::from([(place(0), 5), (place(1), 1)]);
-        assert_eq!(lost.look(now, &held(5), &stored), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &stored), None, "it stands");
-        let mended = BTreeMap::from([(place(0), 5), (place(1), 2)]);
+        let standing = stored([(5, 0), (1, 0)]);
+        assert_eq!(lost.look(now, &held(5), &standing), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &standing), None, "it stands");
+        let mended = stored([(5, 0), (2, 0)]);
         assert_eq!(lost.look(now, &held(5), &mended), None);
         assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &mended), Some(place(1)));
     }
@@ -217,19 +248,34 @@ mod tests {
     #[test]
     fn a_claim_of_our_own_made_meanwhile_or_a_place_given_up_is_no_loss() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
-        let stored = BTreeMap::from([(place(0), 6), (place(1), 1)]);
-        assert_eq!(lost.look(now, &held(5), &stored), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &held(6), &stored), None, "claimed again");
-        assert_eq!(lost.look(now, &held(5), &stored), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &BTreeMap::new(), &stored), None, "given up");
+        let claimed = stored([(6, 0), (1, 0)]);
+        assert_eq!(lost.look(now, &held(5), &claimed), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &held(6), &claimed), None, "claimed again");
+        assert_eq!(lost.look(now, &held(5), &claimed), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &BTreeMap::new(), &claimed), None, "given up");
     }
 
     #[test]
-    fn a_position_that_is_gone_or_went_back_is_a_loss() {
-        for stored in [BTreeMap::new(), BTreeMap::from([(place(0), 4), (place(1), 1)])] {
+    fn a_claim_that_is_gone_or_of_an_older_epoch_is_a_loss() {
+        for stored in [BTreeMap::new(), stored([(4, 0), (1, 0)])] {
             let (mut lost, now) = (LostClaims::default(), Instant::now());
             assert_eq!(lost.look(now, &held(5), &stored), None);
             assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &stored), Some(place(0)));
         }
+    }
+
+    #[test]
+    fn a_position_that_went_back_under_its_epoch_is_a_loss_and_one_under_a_later_epoch_is_not() {
+        let (mut lost, now) = (LostClaims::default(), Instant::now());
+        for next_offset in [500, 1_000] {
+            assert_eq!(lost.look(now, &held(5), &stored([(5, next_offset), (1, 0)])), None);
+        }
+        let restored = stored([(5, 500), (1, 0)]);
+        assert_eq!(lost.look(now, &held(5), &restored), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE / 2, &held(5), &restored), None, "not forgotten either");
+        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &restored), Some(place(0)));
+        let claimed = stored([(6, 500), (1, 0)]);
+        assert_eq!(lost.look(now, &held(6), &claimed), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &held(6), &claimed), None, "claimed where it stands");
     }
 }
