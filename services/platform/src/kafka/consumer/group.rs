@@ -197,7 +197,10 @@ impl GroupContext {
         let made = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, topic, &begins));
         for claim in made.map_err(|e| e.to_string())? {
             let is_inside = bounds.get(&claim.partition).is_none_or(|bounds| bounds::outside(claim.next_offset, bounds).is_none());
-            match if is_inside { Ok(None) } else { self.look_again(client, &claim) } {
+            // The database's errors are not the brokers': they fail the claim as a whole.
+            let time_ms = || self.runtime.block_on(fence::record_time_ms(&self.pool, &self.settings.consumer, topic, claim.partition));
+            let time_ms = if is_inside { None } else { time_ms().map_err(|e| e.to_string())? };
+            match if is_inside { Ok(None) } else { self.look_again(client, &claim, time_ms) } {
                 Ok(outside) => claims.made.push((claim, outside)),
                 Err(error) => claims.unanswered.push(((claim.topic, claim.partition), error)),
             }
@@ -207,10 +210,9 @@ impl GroupContext {
 
     /// Why a claimed position is outside of its log, if it is. What the claim was compared with was asked before it was made, when whoever had
     /// the partition may still have moved the position; now nobody else does.
-    fn look_again(&self, client: &BaseConsumer<Self>, claim: &Claim) -> Result<Option<String>, String> {
+    fn look_again(&self, client: &BaseConsumer<Self>, claim: &Claim, time_ms: Option<i64>) -> Result<Option<String>, String> {
         let Claim { topic, partition, next_offset, .. } = claim;
-        let time_ms = self.runtime.block_on(fence::record_time_ms(&self.pool, &self.settings.consumer, topic, *partition));
-        let asked: Asked = (*partition, time_ms.map_err(|e| e.to_string())?);
+        let asked: Asked = (*partition, time_ms);
         let answer = bounds::ask(client, topic, &[asked], KAFKA_TIMEOUT).remove(partition).ok_or("no answer")?;
         let bounds = answer.map_err(|e| e.to_string())?;
         let seen = self.runtime.block_on(younger::seen(&self.kafka, topic, asked, *next_offset, bounds));
