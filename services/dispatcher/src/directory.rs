@@ -1,19 +1,23 @@
 //! Endpoints as the dispatcher knows them: reads the version, takes in what changed since, keeps the secrets opened. Which endpoints match
 //! is decided in `matching`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use platform::seal::SealingKey;
 use reqwest::Url;
 use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::endpoints::store::Stored;
 use crate::endpoints::{input, secrets, store};
 use crate::matching::{Change, Endpoint, Snapshot, Subscription};
+
+/// How often the stored version is looked at, and how long it may be an older one.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const BACK_FOR: Duration = Duration::from_secs(4);
 
 /// Keeps the picture of all endpoints. Cloning shares it.
 #[derive(Clone)]
@@ -28,8 +32,9 @@ struct Inner {
     snapshot: RwLock<Arc<Snapshot>>,
     /// One reads changes at a time; who waited finds them taken in.
     reading: Mutex<()>,
-    /// Versions may have been given twice, so all is read anew.
-    is_doubted: AtomicBool,
+    /// How often versions may have been given twice, so that all is to be read anew, and up to which of these times it was.
+    doubts: AtomicU64,
+    read_after: AtomicU64,
 }
 
 impl Directory {
@@ -43,7 +48,8 @@ impl Directory {
                 default_max_in_flight,
                 snapshot,
                 reading: Mutex::new(()),
-                is_doubted: AtomicBool::new(false),
+                doubts: AtomicU64::new(0),
+                read_after: AtomicU64::new(0),
             }),
         }
     }
@@ -51,7 +57,8 @@ impl Directory {
     /// The endpoints with every change that was committed before this call.
     ///
     /// A version that went back is that of a database being restored from a backup: what is known goes on until [`Directory::doubt`] is told, which
-    /// is when the positions are claimed from it. Read at once, a table that is still empty would have everything cancelled.
+    /// is when the positions are claimed from it, or when it has stayed back ([`Directory::watch`]). Read at once, a table that is still empty would
+    /// have everything cancelled.
     ///
     /// # Errors
     /// As PostgreSQL has them.
@@ -61,6 +68,8 @@ impl Directory {
             return Ok(known);
         }
         let _reading = inner.reading.lock().await;
+        // Before everything else: a doubt that comes meanwhile is not of what is read now.
+        let doubts = inner.doubts.load(Ordering::SeqCst);
         // Read again, since somebody may have taken in a newer one meanwhile; and before the rows: what changes in between is read, and read
         // again next time.
         let version = store::version(&inner.pool).await?;
@@ -68,28 +77,46 @@ impl Directory {
             return Ok(known);
         }
         let known = self.known();
-        let is_doubted = inner.is_doubted.swap(false, Ordering::Relaxed);
+        let is_doubted = inner.read_after.load(Ordering::SeqCst) < doubts;
         let mut next = if is_doubted { Snapshot::default() } else { (*known).clone() };
-        let changed = store::changed_since(&inner.pool, next.version()).await.inspect_err(|_| {
-            inner.is_doubted.fetch_or(is_doubted, Ordering::Relaxed);
-        })?;
+        let changed = store::changed_since(&inner.pool, next.version()).await?;
         let changes = changed.into_iter().map(|stored| self.change(stored)).collect::<Vec<_>>();
         info!(version, changes = changes.len(), "Endpoints were read.");
         next.apply(changes, version);
         let next = Arc::new(next);
         *inner.snapshot.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
+        inner.read_after.store(doubts, Ordering::SeqCst);
         Ok(next)
     }
 
     /// Has the next reading take in all endpoints instead of what changed: a restored database counts on from an older version, and may have come
     /// past the one that is known by now.
     pub fn doubt(&self) {
-        self.inner.is_doubted.store(true, Ordering::Relaxed);
+        self.inner.doubts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Looks at the stored version, also while nothing is delivered, until dropped, and doubts when it stays older than the known one. A backup
+    /// that is older by endpoints alone shows nowhere else; and once new endpoints have brought its version up to the known one, nowhere at all.
+    pub async fn watch(self) {
+        let mut back_since: Option<Instant> = None;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            // What a database that does not answer has in it will be seen later.
+            let Ok(version) = store::version(&self.inner.pool).await else { continue };
+            back_since = (version < self.known().version()).then(|| back_since.unwrap_or_else(Instant::now));
+            if back_since.is_some_and(|since| since.elapsed() >= BACK_FOR) {
+                warn!(version, known = self.known().version(), "The endpoints went back to an older version: all of them are read anew.");
+                self.doubt();
+                // What fails now is read by whoever needs it next.
+                let _read = self.current().await;
+            }
+        }
     }
 
     fn known_at(&self, version: i64) -> Option<Arc<Snapshot>> {
         let known = self.known();
-        (version <= known.version() && !self.inner.is_doubted.load(Ordering::Relaxed)).then_some(known)
+        let is_doubted = self.inner.read_after.load(Ordering::SeqCst) < self.inner.doubts.load(Ordering::SeqCst);
+        (version <= known.version() && !is_doubted).then_some(known)
     }
 
     /// The endpoints as they were read last.

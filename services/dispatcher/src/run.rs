@@ -83,6 +83,7 @@ pub async fn run(
         view: PositionWatch::new(pool.clone(), MATERIALIZER),
         scheduled: Arc::new(Notify::new()),
     };
+    let _watching = AbortOnDropHandle::new(tokio::spawn(parts.directory.clone().watch()));
     let retrying = Retries::new(&parts, config.max_retries_in_flight, config.drain);
     // In a task of its own, so that neither waits for the other; it ends with this one, however that ends.
     let retrying = AbortOnDropHandle::new(tokio::spawn(retries::run(retrying, shutdown.clone())));

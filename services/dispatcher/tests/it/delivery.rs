@@ -136,6 +136,32 @@ async fn the_endpoints_of_a_restored_database_are_known_also_where_versions_are_
 }
 
 #[tokio::test]
+async fn a_backup_that_is_older_by_endpoints_alone_is_noticed_while_the_claims_stand() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    let lost = system.endpoint(&receiver, json!({"url": receiver.url_of("lost"), "event_types": ["lost"]})).await;
+    system.publish(&system.event("lost")).await;
+    receiver.wait_for(1).await;
+    let lost: uuid::Uuid = lost["id"].as_str().unwrap().parse().unwrap();
+    let epoch = system.epoch().await;
+    sqlx::query("DELETE FROM endpoints WHERE id = $1").bind(lost).execute(&system.pool).await.unwrap();
+    sqlx::query("UPDATE endpoints_version SET version = version - 1").execute(&system.pool).await.unwrap();
+    eventually(PATIENCE, "nothing is sent to it any more", || async {
+        let before = receiver.received().len();
+        let passed = system.publish(&system.event("lost")).await;
+        system.wait_until_passed(&passed).await;
+        (receiver.received().len() == before).then_some(())
+    })
+    .await;
+    assert_eq!(system.epoch().await, epoch, "nobody claimed anything");
+    // It gets the version that the lost one had.
+    system.endpoint(&receiver, json!({"url": receiver.url_of("new"), "event_types": ["new"]})).await;
+    let passed = system.publish(&system.event("new")).await;
+    system.wait_until_passed(&passed).await;
+    assert_eq!(receiver.received().last().unwrap().path, "/new");
+}
+
+#[tokio::test]
 async fn nothing_is_sent_to_an_endpoint_after_the_answer_that_it_is_deleted_or_disabled() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
