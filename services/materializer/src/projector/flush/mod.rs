@@ -35,6 +35,8 @@ use crate::rejected::rows as rejected;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long an ack may be on the log before its event: far more than the clocks of two leaders differ.
+const ACK_BEFORE_EVENT_MS: i64 = 86_400_000;
 
 /// Whether records are read for the first time.
 #[derive(Clone)]
@@ -204,7 +206,13 @@ impl Flusher {
     async fn make_room(&self, part: &mut [Item]) -> Result<(), Error> {
         let times: Vec<i64> = part.iter().filter(|item| is_kept_by_time(&item.content)).map(|item| item.record.timestamp_ms).collect();
         let floor_ms = self.until_answered(|| self.parts.make_room(times.iter().copied())).await?;
-        for item in part.iter_mut().filter(|item| is_kept_by_time(&item.content) && item.record.timestamp_ms < floor_ms) {
+        // An ack is kept with its event, which was on the log before it, or soon after: such an old one would wait for what is passed over.
+        let least_ms = |content: &Content| match content {
+            Content::Acks(_) => floor_ms.saturating_sub(ACK_BEFORE_EVENT_MS),
+            content if is_kept_by_time(content) => floor_ms,
+            _ => i64::MIN,
+        };
+        for item in part.iter_mut().filter(|item| item.record.timestamp_ms < least_ms(&item.content)) {
             METRICS.too_old.inc();
             item.content = Content::Skipped;
         }

@@ -10,9 +10,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::Timestamp;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use schemas::codec::encode_event;
+use schemas::codec::{encode_ack, encode_event};
 use schemas::ids::EventId;
-use schemas::records::Event;
+use schemas::records::{Ack, Event};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -69,21 +69,42 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
 
 /// Appends an event with an append time of the test's choice, which a topic as the manifest wants it does not allow.
 pub async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetDateTime) {
+    let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
+    append_record_at(bench, &bench.topics().events, partition, (&key, &value), at).await;
+}
+
+async fn append_record_at(bench: &Bench, topic: &str, partition: i32, (key, value): (&str, &[u8]), at: OffsetDateTime) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
-    let topic = bench.topics().events.clone();
-    let lenient = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("message.timestamp.type", "CreateTime");
+    let lenient = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("message.timestamp.type", "CreateTime");
     admin.alter_configs(&[lenient], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
-    let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
     let at_ms = i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap();
     // The broker may hear of it a moment later than its controller.
     eventually(PATIENCE, "the topic takes the producer's time", || async {
-        let record = FutureRecord::to(&topic).partition(partition).key(&key).payload(&value).timestamp(at_ms);
+        let record = FutureRecord::to(topic).partition(partition).key(key).payload(value).timestamp(at_ms);
         let delivered = producer.send(record, PATIENCE).await.unwrap();
-        bench.note(&topic, delivered.partition, delivered.offset);
+        bench.note(topic, delivered.partition, delivered.offset);
         (delivered.timestamp == Timestamp::CreateTime(at_ms)).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_from_long_before_the_floor_does_not_wait_for_an_event_that_is_passed_over() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let day = Duration::from_secs(86_400);
+    let now = OffsetDateTime::now_utc();
+    for days in [5_u32, 1, 0] {
+        let ack = Ack { org_id: org, event_id: event(org).event_id };
+        let (key, value) = (org.to_string(), encode_ack(&ack).unwrap());
+        append_record_at(&bench, &bench.topics().acks, 0, (&key, &value), now - days * day).await;
+    }
+    let projecting = bench.project_as(ProjectorConfig { retention_days: 2, ..ProjectorConfig::default() });
+    bench.passed().await;
+    let waiting = "SELECT count(*) FROM view.pending_effects WHERE appended_at > now() - interval '2 days'";
+    assert_eq!((bench.count(waiting).await, bench.count("SELECT count(*) FROM view.pending_effects").await), (2, 2));
+    projecting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
