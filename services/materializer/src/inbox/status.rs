@@ -77,7 +77,7 @@ pub(super) async fn status(State(state): State<InboxState>, caller: Caller, Path
         status: event.delivery_status,
         attempts: event.attempts,
         acknowledged_at: event.acknowledged_at.map(Timestamp),
-        retry_attempts: deliveries.iter().map(|delivery| (delivery.attempts - 1).max(0)).sum(),
+        retry_attempts: deliveries.iter().fold(0_i32, |sum, delivery| sum.saturating_add((delivery.attempts - 1).max(0))),
         last_retry_at: latest(&deliveries, |delivery| delivery.attempts > 1),
         next_retry_at: deliveries.iter().filter(|d| d.status == "retrying").filter_map(|d| d.next_attempt_at).min(),
         failed_at: latest(&deliveries, |delivery| delivery.status == "failed"),

@@ -37,6 +37,22 @@ async fn status(bench: &Bench, org: OrgId, id: EventId) -> (String, i32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn attempts_with_the_largest_numbers_are_summed_up_to_the_largest_number() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let event = event(org);
+    bench.event(&event).await;
+    for _ in 0..2 {
+        bench.attempt(&attempt(org, event.event_id, EndpointId::generate(), i32::MAX, DeliveryOutcome::Delivered)).await;
+    }
+    bench.passed().await;
+    assert_eq!(status(&bench, org, event.event_id).await, ("delivered".to_owned(), i32::MAX));
+    assert!(bench.dead_letters().await.is_empty());
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_events_status_is_the_worst_of_its_deliveries_and_cancelled_ones_do_not_count() {
     use DeliveryOutcome::{Cancelled, Delivered, Failed, Retrying};
     let cases: [Case; 7] = [
