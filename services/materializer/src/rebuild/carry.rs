@@ -65,12 +65,12 @@ async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>
     Ok(begins)
 }
 
-/// Reads one record of each place that does not begin with the first ever.
+/// Reads one record of each place of acks and deliveries: what happened to events is carried by its time.
 async fn note_first_times(kafka: &KafkaConfig, begins: &mut [Begin]) -> Result<(), RebuildError> {
     let mut first: BTreeMap<(String, i32), i64> = BTreeMap::new();
     let ends = |begin: &Begin| (begin.topic.clone(), begin.partition);
     let mut spans = Vec::new();
-    for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
+    for topic in [&kafka.topics.acks, &kafka.topics.deliveries] {
         for (partition, _, high) in range::bounds(kafka, topic).await? {
             if let Some(begin) = begins.iter().find(|begin| begin.topic == *topic && begin.partition == partition && begin.offset < high) {
                 spans.push(Span { topic: topic.as_str().into(), partition, from: begin.offset, to: begin.offset + 1 });

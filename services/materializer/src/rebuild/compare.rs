@@ -47,17 +47,14 @@ const TABLES: [(&str, &str); 3] = [
     ),
     (
         "deliveries",
-        // Looking for each one's attempts takes long while the view is held, and is for nothing where none of them is below the floor.
-        "WITH expired AS (SELECT EXISTS (SELECT FROM view.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)) AS are_there),
-              live AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view.deliveries t
-                        WHERE NOT (SELECT are_there FROM expired)
-                              OR EXISTS (SELECT FROM view.delivery_attempts a WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id
-                                                AND a.appended_at >= (SELECT floor FROM view_floor))
+        // One whose attempts are all below the floor, or went with their part, is left until a sweep comes to it.
+        "WITH live AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view.deliveries t
+                        WHERE EXISTS (SELECT FROM view.delivery_attempts a WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id
+                                             AND a.appended_at >= (SELECT floor FROM view_floor))
                         GROUP BY org_id),
               rebuilt AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view_next.deliveries t
-                        WHERE NOT (SELECT are_there FROM expired)
-                              OR EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id
-                                                AND a.appended_at >= (SELECT floor FROM view_floor))
+                        WHERE EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id
+                                             AND a.appended_at >= (SELECT floor FROM view_floor))
                         GROUP BY org_id)
          SELECT org_id, COALESCE(live.n, 0), COALESCE(rebuilt.n, 0) FROM live FULL JOIN rebuilt USING (org_id)
          WHERE (live.n, live.s) IS DISTINCT FROM (rebuilt.n, rebuilt.s)

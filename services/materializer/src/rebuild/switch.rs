@@ -20,9 +20,9 @@ use crate::projector::sweep::BEGIN;
 const LONGEST_HOLD: Duration = Duration::from_secs(120);
 /// Begins the transaction that holds it. The bounds are PostgreSQL's to keep: whoever holds may be halted or cut off, and the live view must go on
 /// all the same. A silence is longer than [`LONGEST_HOLD`], in which this connection has nothing to say; a statement (the comparison reads both
-/// generations) has ten minutes.
+/// generations) has ten minutes, and ends with its client.
 const BEGIN_HOLD: &str = "BEGIN; SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '150s'; \
-                          SET LOCAL statement_timeout = '10min'";
+                          SET LOCAL statement_timeout = '10min'; SET LOCAL client_connection_check_interval = '1s'";
 
 /// A position of the live view.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,9 +113,14 @@ pub(super) async fn live_places(pool: &PgPool, topics: &TopicNames) -> Result<Ve
         None => Ok(live),
         Some(place) => {
             let told = format!(
-                "the view is of {} and not only of {}, {} and {}; is the topic prefix right? If that topic was given up: \
-                 DELETE FROM consumer_positions WHERE topic = '{}'",
-                place.topic, ours[0], ours[1], ours[2], place.topic
+                "the view is of {} and not only of {}, {} and {}; is the topic prefix right? If that topic was given up, stop the materializers \
+                 and: DELETE FROM consumer_positions WHERE consumer = '{}' AND topic = '{}'",
+                place.topic,
+                ours[0],
+                ours[1],
+                ours[2],
+                crate::projector::CONSUMER,
+                place.topic
             );
             Err(RebuildError::Unsuitable(told))
         }
@@ -181,6 +186,10 @@ async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error
         "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)",
         "DELETE FROM view_next.deliveries d
          WHERE NOT EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
+        // Begun below the floor and tried again above it: the attempt that says when it began is read no more.
+        "UPDATE view_next.deliveries n SET created_at = l.created_at FROM view.deliveries l
+         WHERE l.org_id = n.org_id AND l.delivery_id = n.delivery_id AND l.created_at < n.created_at
+               AND l.created_at < (SELECT floor FROM view_floor)",
     ] {
         sqlx::query(statement).execute(&mut *connection).await?;
     }

@@ -313,6 +313,40 @@ async fn what_the_live_view_still_has_below_the_floor_is_no_difference_and_its_r
     assert_eq!(bench.count(told).await, 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_that_began_below_the_floor_are_no_difference_whether_they_went_on_or_lost_all_attempts() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let (spanning, over, endpoint) = (event(org), event(org), EndpointId::generate());
+    for event in [&spanning, &over] {
+        bench.event(event).await;
+    }
+    bench.attempt(&attempt(org, spanning.event_id, endpoint, 1, DeliveryOutcome::Retrying)).await;
+    let last = bench.attempt(&attempt(org, over.event_id, endpoint, 1, DeliveryOutcome::Delivered)).await.timestamp_ms.unwrap();
+    while bench.event(&event(org)).await.timestamp_ms.unwrap() <= last {}
+    bench.attempt(&attempt(org, spanning.event_id, endpoint, 2, DeliveryOutcome::Delivered)).await;
+    bench.passed().await;
+    projecting.stop().await;
+    sqlx::query("UPDATE view_floor SET floor = 'epoch'::timestamptz + ($1 + 1) * interval '1 millisecond'")
+        .bind(last)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    // As when their part has gone, and no sweep has come to what is left of the second one.
+    sqlx::query("DELETE FROM view.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)")
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    let begun = "SELECT (extract(epoch FROM min(created_at)) * 1000)::bigint FROM view.deliveries";
+    let before = bench.count(begun).await;
+    assert_eq!(bench.count("SELECT count(*) FROM view.deliveries").await, 2);
+    let done = rebuild(&bench, REBUILD).await;
+    assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+    assert_eq!(bench.count("SELECT count(*) FROM view.deliveries").await, 1);
+    assert_eq!(bench.count(begun).await, before, "it began when it began");
+}
+
 /// Takes the records before `offset` away, as an operator or retention does.
 async fn truncate(bench: &Bench, topic: &str, partition: i32, offset: i64) {
     use rdkafka::admin::{AdminClient, AdminOptions};
