@@ -83,24 +83,29 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
 async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     // As the statement decides against what is stored: the highest attempt of each delivery counts, and of equal ones the later on the log.
     // Each with when the first one that was read began: what stands in the row afterwards must not depend on how records were batched.
-    let mut last: BTreeMap<(Uuid, Uuid), (&DeliveryAttempt, i64)> = BTreeMap::new();
+    let mut last: BTreeMap<(Uuid, Uuid), (&Row<'_>, i64)> = BTreeMap::new();
     for row in rows {
         let key = (row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid());
-        let (kept, _) = last.entry(key).or_insert((row.attempt, row.attempt.started_at));
+        let (kept, _) = last.entry(key).or_insert((row, row.attempt.started_at));
         // A record that was appended twice may come after its successors.
-        if row.attempt.attempt >= kept.attempt {
-            *kept = row.attempt;
+        if row.attempt.attempt >= kept.attempt.attempt {
+            *kept = row;
         }
     }
-    let attempts = || last.values().map(|(attempt, _)| *attempt);
+    let attempts = || last.values().map(|(row, _)| row.attempt);
+    // One attempt is told of twice where a report or its commit was lost. Read again, the first telling must not undo the second one: who
+    // stands in the table by then, in the batch or from before, is asked.
     sqlx::query(
         "INSERT INTO deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
                                            last_status_code, last_error, next_attempt_at, created_at)
          SELECT org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, 'epoch'::timestamptz + started_us / 1000000 * interval '1 second' + started_us % 1000000 * interval '1 microsecond',
                 status_code, error, 'epoch'::timestamptz + next_us / 1000000 * interval '1 second' + next_us % 1000000 * interval '1 microsecond', 'epoch'::timestamptz + created_us / 1000000 * interval '1 second' + created_us % 1000000 * interval '1 microsecond'
          FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::integer[], $8::bigint[], $9::integer[], $10::text[], $11::bigint[],
-                     $12::bigint[])
-              AS t (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, started_us, status_code, error, next_us, created_us)
+                     $12::bigint[], $13::bigint[])
+              AS t (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, started_us, status_code, error, next_us, created_us,
+                    appended_ms)
+         WHERE NOT EXISTS (SELECT FROM delivery_attempts a WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id AND a.attempt = t.attempts
+                                  AND a.appended_at > 'epoch'::timestamptz + t.appended_ms * interval '1 millisecond')
          ON CONFLICT (org_id, delivery_id) DO UPDATE
             SET status = EXCLUDED.status, attempts = EXCLUDED.attempts, last_started_at = EXCLUDED.last_started_at,
                 last_status_code = EXCLUDED.last_status_code, last_error = EXCLUDED.last_error, next_attempt_at = EXCLUDED.next_attempt_at
@@ -118,6 +123,7 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     .bind(attempts().map(|a| a.error.as_deref()).collect::<Vec<Option<&str>>>())
     .bind(attempts().map(|a| a.next_attempt_at).collect::<Vec<Option<i64>>>())
     .bind(last.values().map(|(_, first_started_at)| *first_started_at).collect::<Vec<i64>>())
+    .bind(last.values().map(|(row, _)| row.record.timestamp_ms).collect::<Vec<i64>>())
     .execute(connection)
     .await?;
     Ok(())
