@@ -2,13 +2,14 @@
 //!
 //! Both write through the projector's own flush, with positions of their own, and take no decision: verdicts and the places of ids are read.
 //! Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what the log no longer tells (`carry`), whether two
-//! generations are equal (`compare`), the moment one takes the other's place (`switch`), and that nobody else does the same (`alone`). Reading
+//! generations are equal (`compare`), whether the log is still the view's (`logs`), the moment one takes the other's place (`switch`), and that nobody else does the same (`alone`). Reading
 //! Kafka is `platform`'s.
 
 mod alone;
 mod carry;
 mod compare;
 mod course;
+mod logs;
 mod replay;
 mod switch;
 
@@ -31,6 +32,8 @@ use course::Course;
 
 /// Name of a rebuild in `consumer_positions`.
 const REBUILD: &str = "materializer-rebuild";
+/// Consumers in `consumer_positions` that are commands which read the log again, or were interrupted: nobody waits for them to come up.
+pub const NOTES: [&str; 2] = [REBUILD, replay::REPLAY];
 /// As long as more than so many records are left, the live view goes on meanwhile.
 const NEAR: i64 = 2_000;
 /// Rounds of catching up before the live view is held whatever is left.
@@ -114,7 +117,11 @@ async fn rebuild_alone(
     config: RebuildConfig,
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Rebuilt, RebuildError> {
+    if config.from.is_some_and(|from| from > OffsetDateTime::now_utc()) {
+        return Err(RebuildError::Unsuitable("what is to be read begins in the future".to_owned()));
+    }
     switch::live_places(pool, &kafka.topics).await?;
+    logs::are_those_of_the_view(pool, &kafka).await?;
     switch::drop_retired(pool).await?;
     let resumed = begin(pool, config.restart).await?;
     if resumed && config.from.is_some() {
@@ -142,6 +149,8 @@ async fn rebuild_alone(
         }
         records += course.run_to(&goals, &progress).await?;
     }
+    // The log may have become another one meanwhile. It would be read as the one that the view stands in.
+    logs::are_those_of_the_view(pool, &kafka).await?;
     let switch = switch::Switch { pool, accept_differences: config.accept_differences, dry_run: config.dry_run };
     let outcome = switch.run(&mut course, &progress).await?;
     if config.dry_run {
@@ -157,7 +166,7 @@ async fn rebuild_alone(
     })
 }
 
-/// Takes away what an unfinished rebuild has left.
+/// Takes away what an unfinished rebuild or replay has left.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -165,6 +174,7 @@ pub async fn abandon(pool: &PgPool) -> Result<(), RebuildError> {
     let alone = Alone::begin(pool).await?;
     let done = async {
         switch::drop_retired(pool).await?;
+        replay::forget(pool).await?;
         drop_generation(pool).await
     };
     let done = done.await;

@@ -9,11 +9,11 @@ use time::OffsetDateTime;
 use super::carry::milliseconds;
 use super::course::{Course, Goals, Progress};
 use super::switch::LivePlace;
-use super::{Alone, RebuildError, switch};
+use super::{Alone, RebuildError, logs, switch};
 use crate::projector::generation::Generation;
 
 /// Name of a replay in `consumer_positions`.
-const REPLAY: &str = "materializer-replay";
+pub(super) const REPLAY: &str = "materializer-replay";
 
 /// What a replay did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,10 @@ pub async fn replay(
 ) -> Result<Replayed, RebuildError> {
     let alone = Alone::begin(&pool).await?;
     let done = replay_alone(&pool, kafka, (from, to), retention_days, progress).await;
+    if done.is_err() {
+        // Of no use to anybody. Where it cannot be taken away now, the next replay does.
+        let _forgotten = forget(&pool).await;
+    }
     alone.end().await;
     done
 }
@@ -54,6 +58,7 @@ async fn replay_alone(
         return Err(RebuildError::Unsuitable("what is to be read begins after its end, or in the future".to_owned()));
     }
     let live = switch::live_places(pool, &kafka.topics).await?;
+    logs::are_those_of_the_view(pool, &kafka).await?;
     let mut spans = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
         let places: Vec<&LivePlace> = live.iter().filter(|place| place.topic == **topic).collect();
@@ -63,8 +68,14 @@ async fn replay_alone(
     let goals: Goals = spans.iter().map(|span| ((span.place.topic.as_str().into(), span.place.partition), span.end)).collect();
     let mut course = Course::new(pool.clone(), kafka, (REPLAY, Generation::Live), retention_days, Health::new().component(REPLAY));
     let records = course.run_to(&goals, &progress).await?;
-    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REPLAY).execute(pool).await?;
+    forget(pool).await?;
     Ok(Replayed { records, cut_short: spans.iter().any(|span| span.is_cut_short) })
+}
+
+/// Takes away where a replay stands.
+pub(super) async fn forget(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REPLAY).execute(pool).await?;
+    Ok(())
 }
 
 /// What is read of one place.

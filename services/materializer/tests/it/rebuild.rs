@@ -132,6 +132,49 @@ async fn what_waits_for_an_event_is_left_by_its_twin_and_by_a_duplicate_of_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_replay_noted_down_is_abandoned_with_the_rest() {
+    let bench = Bench::start().await;
+    let left = "SELECT count(*) FROM consumer_positions";
+    for consumer in rebuild::NOTES {
+        let sql = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ($1, 't', 0, 7)";
+        sqlx::query(sql).bind(consumer).execute(&bench.pool).await.unwrap();
+    }
+    assert_eq!(bench.count(left).await, 2);
+    rebuild::abandon(&bench.pool).await.unwrap();
+    assert_eq!(bench.count(left).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_ends_between_two_tellings_of_an_attempt_leaves_the_second_one() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let (sent, endpoint) = (event(org), EndpointId::generate());
+    bench.event(&sent).await;
+    let first = bench.attempt(&attempt(org, sent.event_id, endpoint, 1, DeliveryOutcome::Retrying)).await;
+    // Later by its place on the log alone: its clock was behind.
+    let mut again = attempt(org, sent.event_id, endpoint, 1, DeliveryOutcome::Delivered);
+    again.started_at -= 5_000_000;
+    let between = loop {
+        let passed = bench.event(&event(org)).await.timestamp_ms.unwrap();
+        if passed > first.timestamp_ms.unwrap() {
+            break passed;
+        }
+    };
+    bench.attempt(&again).await;
+    bench.passed().await;
+    let before = shown(&bench).await;
+    assert_eq!(bench.row(org, sent.event_id).await.unwrap().delivery_status, "delivered");
+    let to = OffsetDateTime::from_unix_timestamp_nanos(i128::from(between) * 1_000_000).unwrap();
+    let times = (to - time::Duration::hours(1), Some(to));
+    assert!(rebuild::replay(bench.pool.clone(), bench.kafka.clone(), times, 30, |_| {}).await.unwrap().records > 0);
+    assert_eq!(shown(&bench).await, before);
+    projecting.stop().await;
+    let done = rebuild(&bench, REBUILD).await;
+    assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_names_other_topics_than_the_views_or_a_time_to_come_is_refused_and_leaves_nothing() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
@@ -144,6 +187,9 @@ async fn what_names_other_topics_than_the_views_or_a_time_to_come_is_refused_and
     let refused = rebuild::rebuild(bench.pool.clone(), elsewhere.clone(), accepting, |_| {}).await.unwrap_err();
     assert!(refused.to_string().contains("is the topic prefix right?"), "{refused}");
     let now = OffsetDateTime::now_utc();
+    let to_come = RebuildConfig { from: Some(now + hour), ..REBUILD };
+    let refused = rebuild::rebuild(bench.pool.clone(), bench.kafka.clone(), to_come, |_| {}).await.unwrap_err();
+    assert!(refused.to_string().contains("in the future"), "{refused}");
     for (kafka, times) in
         [(elsewhere, (now - hour, None)), (bench.kafka.clone(), (now + hour, None)), (bench.kafka.clone(), (now, Some(now - hour)))]
     {
@@ -230,7 +276,7 @@ async fn what_the_log_no_longer_tells_is_carried_over_with_its_acks_and_attempts
     }
     assert!(replay(&bench).await.cut_short);
     assert_eq!(shown(&bench).await, before);
-    let from = OffsetDateTime::now_utc() + time::Duration::seconds(5);
+    let from = OffsetDateTime::now_utc();
     let done = rebuild(&bench, RebuildConfig { from: Some(from), ..REBUILD }).await;
     assert!(done.switched && done.records == 0 && done.carried >= u64::try_from(before.len()).unwrap() - 3, "everything was copied");
     assert_eq!(shown(&bench).await, before);

@@ -5,6 +5,7 @@
 pub mod bounds;
 pub mod consumer;
 pub mod partition;
+pub mod positions;
 pub mod producer;
 pub mod range;
 pub mod topics;

@@ -273,6 +273,11 @@ async fn a_topic_made_anew_and_longer_than_the_position_is_told_by_its_times() {
     let state = |consumer: &str| (consumer.to_owned(), partition, "recreated".to_owned());
     assert!(found.contains(&state("materializer")) && found.contains(&state("dispatcher")), "{found:?}");
     assert_eq!(ids(&installed.api.inbox(1000).await), before, "nothing is read from the middle of another log");
+    for words in [["rebuild", "--accept-differences"].as_slice(), &["replay", "--from", "2026-01-01T00:00:00Z"]] {
+        let refused = installed.system.run(&[&["view"], words].concat()).await.expect(1);
+        assert!(refused.log.contains("is outside of its log"), "{}", refused.log);
+    }
+    assert_eq!(ids(&installed.api.inbox(1000).await), before, "nor by a command");
     installed.mend(&["--all-outside", "--yes"], 0).await;
     all_shown(&installed.api, &[before, after.clone()].concat()).await;
     installed.hook.wait_for(&after).await;

@@ -3,23 +3,19 @@
 
 mod plan;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use materializer::rebuild;
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::fence::mend::{self, Log, StoredPosition};
 use platform::kafka::KafkaConfig;
-use platform::kafka::bounds::{self, Asked};
-use platform::kafka::younger;
+use platform::kafka::positions::look;
 use platform::postgres;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
-use tokio::runtime::Handle;
 
 use self::plan::{How, Known, plan};
 use super::print;
@@ -98,58 +94,35 @@ impl Connections {
         let kafka = local.kafka(&self.kafka)?;
         let pool = postgres::connect(&local.postgres(&self.postgres)?).context("DATABASE_URL")?;
         postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
-        let positions = mend::positions(&pool).await.context("the positions could not be read")?;
-        let known = tokio::task::spawn_blocking(move || with_bounds(&kafka, positions)).await??;
+        let mut positions = mend::positions(&pool).await.context("the positions could not be read")?;
+        // What a command has noted down for itself stands for nobody, and is the command's to take away.
+        positions.retain(|position| !rebuild::NOTES.contains(&position.consumer.as_str()));
+        let known = with_bounds(&kafka, positions).await?;
         Ok((pool, known))
     }
 }
 
-/// Asks the brokers for each consumer's partitions of each topic. Of a topic that is not there nothing is known.
-fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Vec<Known>> {
-    let client: BaseConsumer = kafka.admin_client("positions").create()?;
-    // Asked once: asking for each topic would take as many time-outs.
-    if let Err(error) = client.fetch_metadata(None, TIMEOUT) {
-        print::warn(&format!("Kafka does not answer, so nothing is known of the logs: {error}"))?;
-        return Ok(positions.into_iter().map(|position| Known { position, bounds: None }).collect());
-    }
-    let mut asked: BTreeMap<(&str, &str), Vec<Asked>> = BTreeMap::new();
-    for position in &positions {
-        asked.entry((&position.consumer, &position.topic)).or_default().push((position.partition, position.record_time_ms));
-    }
-    let mut found = BTreeMap::new();
-    for ((consumer, topic), partitions) in &asked {
-        let mut unknown: Vec<(i32, KafkaError)> = Vec::new();
-        for (partition, answer) in bounds::ask(&client, topic, partitions, TIMEOUT) {
-            match answer {
-                Ok(bounds) => drop(found.insert((*consumer, *topic, partition), bounds)),
-                Err(error) => unknown.push((partition, error)),
-            }
+/// Asks the brokers for each position's log. Of a topic that is not there nothing is known.
+async fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Vec<Known>> {
+    let looked = match look(kafka, &positions, TIMEOUT).await {
+        Ok(looked) => looked,
+        Err(error) => {
+            print::warn(&format!("Kafka does not answer, so nothing is known of the logs: {error}"))?;
+            return Ok(positions.into_iter().map(|position| Known { position, bounds: None }).collect());
         }
-        if let Some((_, error)) = unknown.first() {
-            let partitions: Vec<String> = unknown.iter().map(|(partition, _)| partition.to_string()).collect();
-            let partitions = partitions.join(", ");
-            print::warn(&format!("{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"))?;
+    };
+    let mut unknown: BTreeMap<(&str, String), BTreeSet<i32>> = BTreeMap::new();
+    for (position, bounds) in positions.iter().zip(&looked) {
+        if let Err(error) = bounds {
+            unknown.entry((&position.topic, error.to_string())).or_default().insert(position.partition);
         }
     }
-    // What looks younger before a position may be the end of a transaction. Positions and times were read together, so they fit.
-    for position in &positions {
-        let (place, topic) =
-            ((position.consumer.as_str(), position.topic.as_str(), position.partition), Arc::from(position.topic.as_str()));
-        let Some(bounds) = found.get(&place).copied() else { continue };
-        let asked: Asked = (position.partition, position.record_time_ms);
-        match Handle::current().block_on(younger::seen(kafka, &topic, asked, position.next_offset, bounds)) {
-            Ok(bounds) => drop(found.insert(place, bounds)),
-            Err(error) => {
-                found.remove(&place);
-                print::warn(&format!(
-                    "{topic}: what lies before the position in partition {} could not be read: {error}",
-                    position.partition
-                ))?;
-            }
-        }
+    for ((topic, error), partitions) in unknown {
+        let partitions: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+        let partitions = partitions.join(", ");
+        print::warn(&format!("{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"))?;
     }
-    let bounds: Vec<_> = positions.iter().map(|p| found.get(&(p.consumer.as_str(), p.topic.as_str(), p.partition)).copied()).collect();
-    Ok(positions.into_iter().zip(bounds).map(|(position, bounds)| Known { position, bounds }).collect())
+    Ok(positions.into_iter().zip(looked).map(|(position, bounds)| Known { position, bounds: bounds.ok() }).collect())
 }
 
 fn list(known: &[Known]) -> Result<()> {

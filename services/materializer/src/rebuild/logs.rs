@@ -1,0 +1,31 @@
+//! Whether the logs are those that the view was read from, up to where it stands. Read from another log of the same name, records would be put
+//! where others are, and what only the view still has would be taken for a difference.
+
+use std::time::Duration;
+
+use platform::fence::mend;
+use platform::kafka::bounds::outside;
+use platform::kafka::{KafkaConfig, positions};
+use sqlx::postgres::PgPool;
+
+use super::RebuildError;
+use crate::projector::CONSUMER;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Refuses when one of the live positions is outside of its log, or when that cannot be told.
+pub(super) async fn are_those_of_the_view(pool: &PgPool, kafka: &KafkaConfig) -> Result<(), RebuildError> {
+    let mut stored = mend::positions(pool).await?;
+    stored.retain(|position| position.consumer == CONSUMER);
+    let looked = positions::look(kafka, &stored, TIMEOUT).await?;
+    for (position, bounds) in stored.iter().zip(looked) {
+        if let Some(outside) = outside(position.next_offset, &bounds?) {
+            let message = format!(
+                "the position of {}[{}] is outside of its log, so nothing can be read again: {outside}; see: triggers positions list",
+                position.topic, position.partition
+            );
+            return Err(RebuildError::Unsuitable(message));
+        }
+    }
+    Ok(())
+}
