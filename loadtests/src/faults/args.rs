@@ -35,13 +35,13 @@ pub struct FaultArgs {
     #[arg(long = "only", value_name = "ID")]
     pub only: Vec<String>,
     /// How often each fault is done alone; 0: only the random sequence.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = steps(0..=1000))]
     pub repeat: usize,
     /// Seed of the random sequence, and of the choice of victims.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Faults in the random sequence.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = steps(0..=10_000))]
     pub count: usize,
     /// No fault is begun that could end later.
     #[arg(long, default_value = "40m", value_parser = duration)]
@@ -69,6 +69,12 @@ pub struct FaultArgs {
     pub markdown: Option<PathBuf>,
 }
 
+/// So many of one kind: far more than a run has time for.
+fn steps(range: std::ops::RangeInclusive<u64>) -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser as _;
+    clap::value_parser!(u64).range(range).try_map(usize::try_from)
+}
+
 impl FaultArgs {
     /// The steps of the run.
     pub fn steps(&self) -> Result<Vec<Planned>, Failure> {
@@ -80,7 +86,12 @@ impl FaultArgs {
             if self.only.is_empty() { !self.short || SHORT.contains(&fault.id) } else { self.only.iter().any(|id| id == fault.id) }
         };
         let chosen: Vec<Fault> = all.iter().filter(wanted).cloned().collect();
-        Ok(plan(&chosen, &chosen, self.repeat, self.seed, self.count))
+        let steps = plan(&chosen, &chosen, self.repeat, self.seed, self.count);
+        // It would hold whatever is broken.
+        if steps.is_empty() {
+            return Err(Failure::Usage("with --repeat 0 and without --count there is nothing to do".to_owned()));
+        }
+        Ok(steps)
     }
 
     /// What decides which steps there are and what they mean.

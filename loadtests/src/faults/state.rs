@@ -58,23 +58,25 @@ impl State {
         Self { plan, product, circumstances, ..Self::default() }
     }
 
-    /// The state in `folder`, if it is of the run that `new` would begin; `new` unless `resume`, or when there is none.
+    /// The state in `folder`, if it is of the run that `new` would begin; `new` unless `resume`.
     ///
     /// # Errors
-    /// When the file cannot be read, or is of another plan, commit or binary.
+    /// When the file is not there or cannot be read, or is of another plan, commit or binary.
     pub fn open(folder: &Path, new: Self, resume: bool) -> anyhow::Result<Self> {
         if !resume {
             return Ok(new);
         }
         let bytes = match std::fs::read(path(folder)) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(new),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                bail!("there is no run to go on with in {}; begin one without --resume", folder.display())
+            }
             Err(error) => return Err(error).with_context(|| format!("reading {}", path(folder).display())),
         };
         let unreadable = || format!("{} is no state of a run that this program can go on with", path(folder).display());
         let mut state: Self = serde_json::from_slice(&bytes).with_context(unreadable)?;
         if let Some(difference) = state.differs_from(&new) {
-            bail!("the run in {} was {difference}; begin anew without --resume", folder.display());
+            bail!("the run in {} was {difference}; or begin anew without --resume", folder.display());
         }
         state.circumstances.uncommitted_changes |= new.circumstances.uncommitted_changes;
         Ok(state)
@@ -83,7 +85,7 @@ impl State {
     /// Why results of this run say nothing about the other one.
     fn differs_from(&self, other: &Self) -> Option<String> {
         if self.plan != other.plan {
-            Some(format!("another one ({})", self.plan))
+            Some(format!("begun with other words ({}), which are to be said again", self.plan))
         } else if self.circumstances.commit != other.circumstances.commit {
             Some(format!("at commit {}, and this is {}", self.circumstances.commit, other.circumstances.commit))
         } else if self.product != other.product {
@@ -163,14 +165,16 @@ mod tests {
     fn a_run_is_taken_up_where_it_was_and_no_other_one_is() {
         let folder = tempfile::tempdir().unwrap();
         let open = |plan, product, commit, resume| State::open(folder.path(), begun(plan, product, commit), resume);
-        let mut state = open("a plan", "a binary", "a commit", true).unwrap();
+        let refused = open("a plan", "a binary", "a commit", true).unwrap_err().to_string();
+        assert!(refused.contains("there is no run to go on with"), "{refused}");
+        let mut state = open("a plan", "a binary", "a commit", false).unwrap();
         state.note(folder.path(), step(1, Verdict::Run(Box::default()))).unwrap();
         state.note(folder.path(), step(0, Verdict::Broken("why".to_owned()))).unwrap();
         let again = open("a plan", "a binary", "a commit", true).unwrap();
         assert!(again.has(1) && !again.has(0) && !again.has(2));
         assert_eq!(again.done.len(), 2);
         for (plan, product, commit, told) in [
-            ("another plan", "a binary", "a commit", "was another one"),
+            ("another plan", "a binary", "a commit", "was begun with other words (a plan)"),
             ("a plan", "another binary", "a commit", "another build"),
             ("a plan", "a binary", "another commit", "at commit a commit, and this is another commit"),
         ] {
