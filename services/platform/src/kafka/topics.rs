@@ -57,7 +57,7 @@ pub enum Difference {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Missing(spec) => write!(f, "{}: missing; will be made with {} partitions", spec.name, spec.partitions),
+            Self::Missing(spec) => write!(f, "{}: missing; it is to have {} partitions", spec.name, spec.partitions),
             Self::TooFewPartitions { topic, has, wants } => {
                 write!(f, "{topic}: {has} partitions, {wants} wanted; adding partitions moves keys, so order across the change is lost")
             }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 use platform::config::{KafkaArgs, PostgresArgs};
-use platform::kafka::{KafkaConfig, topics};
+use platform::fence::mend;
+use platform::kafka::bounds::outside;
+use platform::kafka::{KafkaConfig, positions, topics};
 use platform::postgres;
 
 use super::print;
@@ -59,6 +61,7 @@ pub async fn run(args: DoctorArgs) -> Result<()> {
     }
     check_topics(&mut findings, &args.kafka, &kafka).await?;
     check_database(&mut findings, &postgres).await?;
+    check_positions(&mut findings, &kafka, &postgres).await?;
     match findings.failures {
         0 => Ok(()),
         1 => bail!("1 check failed"),
@@ -133,4 +136,25 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
         Ok(version) => findings.bad("schema", format!("version {} of {newest}", version.unwrap_or(0)), "Run: triggers migrate"),
         Err(_) => findings.bad("schema", "none", "Run: triggers migrate"),
     }
+}
+
+/// Positions outside of their logs stop their partitions. That Kafka or PostgreSQL do not answer, or that there is no schema, was told by now.
+async fn check_positions(findings: &mut Findings, kafka: &KafkaConfig, config: &postgres::PostgresConfig) -> Result<()> {
+    let Ok(pool) = postgres::connect(config) else { return Ok(()) };
+    if postgres::reach(&pool).await.is_err() {
+        return Ok(());
+    }
+    let Ok(stored) = mend::positions(&pool).await else { return Ok(()) };
+    let Ok(looked) = positions::look(kafka, &stored, TIMEOUT).await else { return Ok(()) };
+    let mut outsiders = 0;
+    for (position, bounds) in stored.iter().zip(&looked) {
+        let Some(outside) = bounds.as_ref().ok().and_then(|bounds| outside(position.next_offset, bounds)) else { continue };
+        outsiders += 1;
+        let why = format!("{} in {}[{}]: {outside}", position.consumer, position.topic, position.partition);
+        findings.bad("positions", why, "Its partition stands. Decide, and mend it: triggers positions list")?;
+    }
+    if outsiders > 0 {
+        return Ok(());
+    }
+    findings.good("positions", format!("{} of {} are known to be inside of their logs", looked.iter().flatten().count(), stored.len()))
 }

@@ -278,8 +278,13 @@ async fn a_topic_made_anew_and_longer_than_the_position_is_told_by_its_times() {
         assert!(refused.log.contains("is outside of its log"), "{}", refused.log);
     }
     assert_eq!(ids(&installed.api.inbox(1000).await), before, "nor by a command");
+    let ill = installed.system.run(&["doctor"]).await.expect(1);
+    assert!(
+        ill.output.contains(&format!("FAIL  positions: materializer in {}[{partition}]", installed.system.topic(schemas::topics::EVENTS)))
+    );
     installed.mend(&["--all-outside", "--yes"], 0).await;
     all_shown(&installed.api, &[before, after.clone()].concat()).await;
     installed.hook.wait_for(&after).await;
     assert!(installed.hook.counts().values().all(|count| *count == 1));
+    installed.system.run(&["doctor"]).await.expect(0);
 }
