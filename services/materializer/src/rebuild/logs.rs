@@ -19,10 +19,12 @@ pub(super) async fn are_those_of_the_view(pool: &PgPool, kafka: &KafkaConfig) ->
     stored.retain(|position| position.consumer == CONSUMER);
     let looked = positions::look(kafka, &stored, TIMEOUT).await?;
     for (position, bounds) in stored.iter().zip(looked) {
-        if let Some(outside) = outside(position.next_offset, &bounds?) {
+        let place = format!("{}[{}]", position.topic, position.partition);
+        let unknown =
+            |error| RebuildError::Unsuitable(format!("whether the position of {place} is inside of its log is not known: {error}"));
+        if let Some(outside) = outside(position.next_offset, &bounds.map_err(unknown)?) {
             let message = format!(
-                "the position of {}[{}] is outside of its log, so nothing can be read again: {outside}; see: triggers positions list",
-                position.topic, position.partition
+                "the position of {place} is outside of its log, so nothing can be read again: {outside}; see: triggers positions list"
             );
             return Err(RebuildError::Unsuitable(message));
         }

@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 
 pub use compare::Difference;
 pub use course::Progress;
-pub use replay::{Replayed, replay};
+pub use replay::{REPLAY, Replayed, replay};
 
 use crate::projector::generation::Generation;
 use alone::Alone;
@@ -32,8 +32,6 @@ use course::Course;
 
 /// Name of a rebuild in `consumer_positions`.
 const REBUILD: &str = "materializer-rebuild";
-/// Consumers in `consumer_positions` that are commands which read the log again, or were interrupted: nobody waits for them to come up.
-pub const NOTES: [&str; 2] = [REBUILD, replay::REPLAY];
 /// As long as more than so many records are left, the live view goes on meanwhile.
 const NEAR: i64 = 2_000;
 /// Rounds of catching up before the live view is held whatever is left.

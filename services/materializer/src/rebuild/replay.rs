@@ -12,8 +12,8 @@ use super::switch::LivePlace;
 use super::{Alone, RebuildError, logs, switch};
 use crate::projector::generation::Generation;
 
-/// Name of a replay in `consumer_positions`.
-pub(super) const REPLAY: &str = "materializer-replay";
+/// Name of a replay in `consumer_positions`. Nobody waits for it to come up: interrupted, it is left there.
+pub const REPLAY: &str = "materializer-replay";
 
 /// What a replay did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use materializer::rebuild;
+use materializer::rebuild::REPLAY;
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::fence::mend;
 use platform::kafka::bounds::outside;
@@ -146,7 +146,7 @@ async fn check_positions(findings: &mut Findings, kafka: &KafkaConfig, config: &
         return Ok(());
     }
     let Ok(mut stored) = mend::positions(&pool).await else { return Ok(()) };
-    stored.retain(|position| !rebuild::NOTES.contains(&position.consumer.as_str()));
+    stored.retain(|position| position.consumer != REPLAY);
     let Ok(looked) = positions::look(kafka, &stored, TIMEOUT).await else { return Ok(()) };
     let mut outsiders = 0;
     for (position, bounds) in stored.iter().zip(&looked) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use materializer::rebuild;
+use materializer::rebuild::REPLAY;
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::kafka::KafkaConfig;
 use platform::postgres;
@@ -54,8 +54,8 @@ pub async fn run(args: LagArgs) -> Result<()> {
     .context("the positions could not be read")?;
     let place = |(consumer, topic, partition, next_offset, record_time)| Place { consumer, topic, partition, next_offset, record_time };
     let mut places: Vec<Place> = rows.into_iter().map(place).collect();
-    // Of a rebuild or replay that was interrupted nothing is behind.
-    places.retain(|place| !rebuild::NOTES.contains(&place.consumer.as_str()));
+    // Of a replay that was interrupted nothing is behind.
+    places.retain(|place| place.consumer != REPLAY);
     let ends = log_ends(kafka, &places).await?;
     let now = OffsetDateTime::now_utc();
     let lines: Vec<Value> = if args.partitions { by_partition(&places, &ends, now) } else { by_topic(&places, &ends, now) };

@@ -264,7 +264,8 @@ impl Flusher {
             transaction.rollback().await?;
             return Ok(false);
         }
-        apply(&mut transaction, part, holds, &self.topics, &self.reading).await?;
+        let is_replay = self.generation == Generation::Live && matches!(self.reading, Reading::Again);
+        apply(&mut transaction, part, holds, &self.topics, &self.reading, is_replay).await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -322,6 +323,7 @@ async fn apply(
     holds: &BTreeMap<Place, Hold>,
     topics: &TopicNames,
     reading: &Reading,
+    is_replay: bool,
 ) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut acknowledged = Vec::new();
@@ -349,7 +351,7 @@ async fn apply(
         acks::apply(connection, &acknowledged).await?;
     }
     if !attempted.is_empty() {
-        attempts::apply(connection, &attempted).await?;
+        attempts::apply(connection, &attempted, is_replay).await?;
     }
     if matches!(reading, Reading::First(_)) {
         rejected::insert(connection, &refused).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use materializer::rebuild;
+use materializer::rebuild::REPLAY;
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::fence::mend::{self, Log, StoredPosition};
 use platform::kafka::KafkaConfig;
@@ -95,8 +95,8 @@ impl Connections {
         let pool = postgres::connect(&local.postgres(&self.postgres)?).context("DATABASE_URL")?;
         postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
         let mut positions = mend::positions(&pool).await.context("the positions could not be read")?;
-        // What a command has noted down for itself stands for nobody, and is the command's to take away.
-        positions.retain(|position| !rebuild::NOTES.contains(&position.consumer.as_str()));
+        // Noted down by a replay for itself, and left where it was interrupted: the next one begins elsewhere.
+        positions.retain(|position| position.consumer != REPLAY);
         let known = with_bounds(&kafka, positions).await?;
         Ok((pool, known))
     }
