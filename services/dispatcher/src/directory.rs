@@ -102,7 +102,10 @@ impl Directory {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             // What a database that does not answer has in it will be seen later.
-            let Ok(version) = store::version(&self.inner.pool).await else { continue };
+            let Ok(version) = store::version(&self.inner.pool).await else {
+                back_since = None;
+                continue;
+            };
             back_since = (version < self.known().version()).then(|| back_since.unwrap_or_else(Instant::now));
             if back_since.is_some_and(|since| since.elapsed() >= BACK_FOR) {
                 warn!(version, known = self.known().version(), "The endpoints went back to an older version: all of them are read anew.");
