@@ -14,7 +14,7 @@ async fn after_a_crash_nothing_is_lost_and_what_was_scheduled_stays() {
     let hanging = Receiver::start(Manner::Hang).await;
     let failing = Receiver::start(Manner::Status(500)).await;
     let fine = Receiver::start(Manner::Status(200)).await;
-    system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 4})).await;
+    system.endpoint(&hanging, json!({"timeout_seconds": 12, "max_in_flight": 4})).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     system.endpoint(&fine, json!({})).await;
     let before = system.publish_many(50).await;
