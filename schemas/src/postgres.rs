@@ -24,4 +24,5 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 10, name: "erasure", sql: include_str!("../postgres/0010_erasure.sql") },
     Migration { version: 11, name: "refusals", sql: include_str!("../postgres/0011_refusals.sql") },
     Migration { version: 12, name: "times", sql: include_str!("../postgres/0012_times.sql") },
+    Migration { version: 13, name: "tellings", sql: include_str!("../postgres/0013_tellings.sql") },
 ];

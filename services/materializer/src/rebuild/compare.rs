@@ -47,12 +47,13 @@ const TABLES: [(&str, &str); 3] = [
     ),
     (
         "deliveries",
+        // All columns but when the last telling was appended, which is not known of old rows.
         // One whose attempts are all below the floor, or went with their part, is left until a sweep comes to it.
-        "WITH live AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view.deliveries t
+        "WITH live AS (SELECT org_id, count(*) AS n, sum(hashtextextended(ROW(org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at, last_status_code, last_error, next_attempt_at, created_at)::text, 0)) AS s FROM view.deliveries t
                         WHERE EXISTS (SELECT FROM view.delivery_attempts a WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id
                                              AND a.appended_at >= (SELECT floor FROM view_floor))
                         GROUP BY org_id),
-              rebuilt AS (SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s FROM view_next.deliveries t
+              rebuilt AS (SELECT org_id, count(*) AS n, sum(hashtextextended(ROW(org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at, last_status_code, last_error, next_attempt_at, created_at)::text, 0)) AS s FROM view_next.deliveries t
                         WHERE EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id
                                              AND a.appended_at >= (SELECT floor FROM view_floor))
                         GROUP BY org_id)

@@ -18,10 +18,10 @@ pub(super) struct Row<'a> {
     pub(super) attempt: &'a DeliveryAttempt,
 }
 
-/// Applies the attempts of a batch. `is_replay`: what came after them may be in the tables already.
-pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>], is_replay: bool) -> Result<(), sqlx::Error> {
+/// Applies the attempts of a batch.
+pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     insert_attempts(connection, rows).await?;
-    upsert_deliveries(connection, rows, is_replay).await?;
+    upsert_deliveries(connection, rows).await?;
     let mut events: Vec<(Uuid, Uuid)> = rows.iter().map(|row| (row.attempt.org_id.as_uuid(), row.attempt.event_id.as_uuid())).collect();
     events.sort_unstable();
     events.dedup();
@@ -80,38 +80,35 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
     Ok(())
 }
 
-async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>], is_replay: bool) -> Result<(), sqlx::Error> {
-    // As the statement decides against what is stored: the highest attempt of each delivery counts, and of equal ones the later on the log.
+async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+    // As the statement decides against what is stored: the highest attempt of each delivery counts, and of several tellings of one attempt that
+    // which was appended last. So it does not matter in which parts the log is read, or read again.
     // Each with when the first one that was read began: what stands in the row afterwards must not depend on how records were batched.
     let mut last: BTreeMap<(Uuid, Uuid), (&Row<'_>, i64)> = BTreeMap::new();
     for row in rows {
         let key = (row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid());
         let (kept, _) = last.entry(key).or_insert((row, row.attempt.started_at));
         // A record that was appended twice may come after its successors.
-        if row.attempt.attempt >= kept.attempt.attempt {
+        if (row.attempt.attempt, row.record.timestamp_ms) >= (kept.attempt.attempt, kept.record.timestamp_ms) {
             *kept = row;
         }
     }
     let attempts = || last.values().map(|(row, _)| row.attempt);
-    // One attempt is told of twice where a report or its commit was lost. In the order of the log the last telling counts. A replay has that one
-    // in the tables and may end before it, so it takes no telling that another one of the attempt was appended after, or that began earlier.
     sqlx::query(
         "INSERT INTO deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
-                                           last_status_code, last_error, next_attempt_at, created_at)
+                                           last_status_code, last_error, next_attempt_at, created_at, last_appended_at)
          SELECT org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, 'epoch'::timestamptz + started_us / 1000000 * interval '1 second' + started_us % 1000000 * interval '1 microsecond',
-                status_code, error, 'epoch'::timestamptz + next_us / 1000000 * interval '1 second' + next_us % 1000000 * interval '1 microsecond', 'epoch'::timestamptz + created_us / 1000000 * interval '1 second' + created_us % 1000000 * interval '1 microsecond'
+                status_code, error, 'epoch'::timestamptz + next_us / 1000000 * interval '1 second' + next_us % 1000000 * interval '1 microsecond', 'epoch'::timestamptz + created_us / 1000000 * interval '1 second' + created_us % 1000000 * interval '1 microsecond',
+                'epoch'::timestamptz + appended_ms * interval '1 millisecond'
          FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::integer[], $8::bigint[], $9::integer[], $10::text[], $11::bigint[],
                      $12::bigint[], $13::bigint[])
               AS t (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, started_us, status_code, error, next_us, created_us,
                     appended_ms)
-         WHERE NOT ($14 AND EXISTS (SELECT FROM delivery_attempts a
-                                    WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id AND a.attempt = t.attempts
-                                          AND a.appended_at > 'epoch'::timestamptz + t.appended_ms * interval '1 millisecond'))
          ON CONFLICT (org_id, delivery_id) DO UPDATE
             SET status = EXCLUDED.status, attempts = EXCLUDED.attempts, last_started_at = EXCLUDED.last_started_at,
-                last_status_code = EXCLUDED.last_status_code, last_error = EXCLUDED.last_error, next_attempt_at = EXCLUDED.next_attempt_at
-            WHERE EXCLUDED.attempts > d.attempts
-                  OR (EXCLUDED.attempts = d.attempts AND (NOT $14 OR EXCLUDED.last_started_at >= d.last_started_at))",
+                last_status_code = EXCLUDED.last_status_code, last_error = EXCLUDED.last_error, next_attempt_at = EXCLUDED.next_attempt_at,
+                last_appended_at = EXCLUDED.last_appended_at
+            WHERE (EXCLUDED.attempts, EXCLUDED.last_appended_at) >= (d.attempts, COALESCE(d.last_appended_at, '-infinity'))",
     )
     .bind(attempts().map(|a| a.org_id.as_uuid()).collect::<Vec<Uuid>>())
     .bind(attempts().map(|a| a.delivery_id.as_uuid()).collect::<Vec<Uuid>>())
@@ -126,7 +123,6 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>], is_r
     .bind(attempts().map(|a| a.next_attempt_at).collect::<Vec<Option<i64>>>())
     .bind(last.values().map(|(_, first_started_at)| *first_started_at).collect::<Vec<i64>>())
     .bind(last.values().map(|(row, _)| row.record.timestamp_ms).collect::<Vec<i64>>())
-    .bind(is_replay)
     .execute(connection)
     .await?;
     Ok(())

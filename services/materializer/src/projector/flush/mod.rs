@@ -264,8 +264,7 @@ impl Flusher {
             transaction.rollback().await?;
             return Ok(false);
         }
-        let is_replay = self.generation == Generation::Live && matches!(self.reading, Reading::Again);
-        apply(&mut transaction, part, holds, &self.topics, &self.reading, is_replay).await?;
+        apply(&mut transaction, part, holds, &self.topics, &self.reading).await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -323,7 +322,6 @@ async fn apply(
     holds: &BTreeMap<Place, Hold>,
     topics: &TopicNames,
     reading: &Reading,
-    is_replay: bool,
 ) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut acknowledged = Vec::new();
@@ -351,7 +349,7 @@ async fn apply(
         acks::apply(connection, &acknowledged).await?;
     }
     if !attempted.is_empty() {
-        attempts::apply(connection, &attempted, is_replay).await?;
+        attempts::apply(connection, &attempted).await?;
     }
     if matches!(reading, Reading::First(_)) {
         rejected::insert(connection, &refused).await?;
