@@ -110,16 +110,7 @@ pub async fn claim(pool: &PgPool, consumer: &str, topic: &Arc<str>, partitions: 
 /// # Errors
 /// As PostgreSQL has them.
 pub async fn record_time_ms(pool: &PgPool, consumer: &str, topic: &str, partition: i32) -> Result<Option<i64>, sqlx::Error> {
-    let found: Option<(Option<i64>,)> = sqlx::query_as(
-        "SELECT (extract(epoch FROM record_time) * 1000)::bigint FROM consumer_positions
-         WHERE consumer = $1 AND topic = $2 AND partition = $3",
-    )
-    .bind(consumer)
-    .bind(topic)
-    .bind(partition)
-    .fetch_optional(pool)
-    .await?;
-    Ok(found.and_then(|(time_ms,)| time_ms))
+    Ok(record_times(pool, consumer, topic).await?.remove(&partition))
 }
 
 /// The same of all partitions of a topic that passed a record.

@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::events::Row;
-use super::{Failure, Reading};
+use super::{Failure, Reading, places};
 use crate::metrics::METRICS;
 use crate::projector::duplicates::{self, Decision, Holder, Key, Settled};
 
@@ -159,12 +159,17 @@ async fn store_holders(connection: &mut PgConnection, decision: &Decision) -> Re
     Ok(())
 }
 
-async fn store_verdicts(connection: &mut PgConnection, rows: &[Row<'_>], decided: &BTreeMap<usize, EventId>) -> Result<(), sqlx::Error> {
+async fn store_verdicts(connection: &mut PgConnection, rows: &[Row<'_>], decided: &BTreeMap<usize, EventId>) -> Result<(), Failure> {
     if decided.is_empty() {
         return Ok(());
     }
     let found: Vec<(&Row<'_>, Uuid)> =
         decided.iter().filter_map(|(index, original)| Some((rows.get(*index)?, original.as_uuid()))).collect();
+    // With the id, or another partition's writer could make it an event at the same time: its acknowledgements would then go to the original.
+    let judged: Vec<&Row<'_>> = found.iter().map(|(row, _)| *row).filter(|row| row.may_repeat).collect();
+    if !places::claim_judged(connection, &judged).await? {
+        return Err(Failure::Raced);
+    }
     sqlx::query(
         "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
          SELECT org_id, event_id, original_id, log_epoch, log_partition, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond'

@@ -2,9 +2,12 @@
 //!
 //! An id is unique within each part of the view by that part's index. Over all parts it is, when it can only lie in one: an id that ingest
 //! makes tells its day (UUIDv7), and lies in the part of that day. Every other id (a native record's, one made just before midnight), and every
-//! one that another record may have, is told its place in `event_places` before it is inserted; and so is one that a second record named, once
-//! that is found. Whoever names such an id from elsewhere is a duplicate. The table is a decision, like a verdict: a rebuild reads it and takes
-//! no decision of its own. It is kept until the newest record that named the id is below the floor: no reading takes any of them then.
+//! one that another record may have, is told its place in `event_places` before it is inserted; so is one that a second record named, once
+//! that is found, and one that its key makes a duplicate while another record may name it without that key. Whoever names such an id from
+//! elsewhere is a duplicate. The table is a decision, like a verdict: a rebuild reads it and takes no decision of its own. It is kept until the
+//! newest record that named the id is below the floor: no reading takes any of them then.
+
+use std::collections::BTreeSet;
 
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
@@ -40,6 +43,25 @@ pub(super) async fn claim(connection: &mut PgConnection, offered: &[&Row<'_>]) -
     );
     bind(query, &unplaced).execute(connection).await?;
     Ok(())
+}
+
+/// Gives the ids of duplicates to the records that were found to be duplicates. `false`: somebody else got one of them since it was looked for.
+pub(super) async fn claim_judged(connection: &mut PgConnection, judged: &[&Row<'_>]) -> Result<bool, sqlx::Error> {
+    if judged.is_empty() {
+        return Ok(true);
+    }
+    let query = sqlx::query(
+        "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at)
+         SELECT DISTINCT ON (org_id, event_id) org_id, event_id, log_epoch, log_partition, log_offset,
+                'epoch'::timestamptz + accepted_ms * interval '1 millisecond'
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[]) WITH ORDINALITY
+              AS t (org_id, event_id, log_epoch, log_partition, log_offset, accepted_ms, nth)
+         ORDER BY org_id, event_id, nth
+         ON CONFLICT (org_id, event_id) DO NOTHING",
+    );
+    let claimed = bind(query, judged).execute(connection).await?.rows_affected();
+    let ids: BTreeSet<_> = judged.iter().map(|row| (row.event.org_id, row.event.event_id)).collect();
+    Ok(claimed == ids.len() as u64)
 }
 
 /// Some of these were there before: where another record has the id, that is written down, for as long as any of the two is read.

@@ -132,3 +132,43 @@ async fn a_record_with_a_duplicates_id_and_no_key_is_that_duplicate() {
     assert_eq!(rows(&bench).await, [original.event_id]);
     projecting.stop().await;
 }
+
+/// One id in two partitions, under a key that another event has and without: whichever writer comes second goes by what the first one made of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let (original, becomes_event) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
+    bench.event(&original).await;
+    bench.passed().await;
+    let mut other_writer = bench.pool.begin().await.unwrap();
+    for statement in [
+        "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at) VALUES ($1, $2, 1, 2, 7, now())",
+        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
+         VALUES ($1, $2, 1, 2, 7, now(), 'a', '1')",
+    ] {
+        let query = sqlx::query(statement).bind(org.as_uuid()).bind(becomes_event.event_id.as_uuid());
+        query.execute(&mut *other_writer).await.unwrap();
+    }
+    bench.event(&becomes_event).await;
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually(PATIENCE, "the one with the key waits for the one without", || async { (bench.count(blocked).await > 0).then_some(()) })
+        .await;
+    other_writer.commit().await.unwrap();
+    bench.passed().await;
+    assert_eq!(rows(&bench).await, [original.event_id, becomes_event.event_id]);
+    assert_eq!(verdicts(&bench).await, []);
+    // The other way about: who finds a duplicate takes its id, so that a writer at the same time cannot.
+    let becomes_duplicate = keyed(org, Dedup::dedup_id("k", b""));
+    let last = bench.event(&becomes_duplicate).await;
+    bench.passed().await;
+    assert_eq!(verdicts(&bench).await, [(becomes_duplicate.event_id, original.event_id)]);
+    let places: Vec<(i32, i64)> = sqlx::query_as("SELECT log_partition, log_offset FROM event_places WHERE event_id = $1")
+        .bind(becomes_duplicate.event_id.as_uuid())
+        .fetch_all(&bench.pool)
+        .await
+        .unwrap();
+    assert_eq!(places, [(last.partition, last.offset)]);
+    projecting.stop().await;
+}
