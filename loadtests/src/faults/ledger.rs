@@ -60,6 +60,8 @@ pub struct Shown {
     pub owner: Uuid,
     /// Whether it was acknowledged then.
     pub acknowledged: bool,
+    /// How its deliveries stood then, in one word.
+    pub delivery_status: String,
 }
 
 /// Everything of one round.

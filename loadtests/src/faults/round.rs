@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::audit;
 use super::check::{
-    Repeats, Violation, delivered, delivered_later, empty, equals_the_log, in_order, stored, tail_missed_nothing, verdicts_are_justified,
+    Repeats, Violation, delivered, delivered_later, empty, equals_the_log, in_order, status, stored, tail_missed_nothing,
+    verdicts_are_justified,
 };
 use super::fault::{Fault, Struck, Times};
 use super::fleet::Role;
@@ -216,6 +217,7 @@ impl Round<'_> {
             let receipts = system.receiver.receipts(&tenant.endpoints);
             let (wrong, repeated) = delivered(&tenant.endpoints, &rows, &receipts, repeats);
             found.extend(wrong);
+            found.extend(status(&tenant.endpoints, &rows, &receipts));
             found.extend(stored(tenant.org, &of_tenant, &own_acks, &rows, &verdicts));
             found.extend(in_order(&of_tenant, &rows));
             found.extend(tail_missed_nothing(tenant.org, &ground.ledger.seen(number), &rows));

@@ -31,6 +31,7 @@ pub struct Event {
     event_id: Uuid,
     payload: Payload,
     acknowledged_at: Option<String>,
+    delivery_status: String,
 }
 
 #[derive(Deserialize)]
@@ -41,7 +42,13 @@ struct Payload {
 
 impl From<Event> for Shown {
     fn from(event: Event) -> Self {
-        Self { id: event.event_id, tag: event.payload.tag, owner: event.payload.org, acknowledged: event.acknowledged_at.is_some() }
+        Self {
+            id: event.event_id,
+            tag: event.payload.tag,
+            owner: event.payload.org,
+            acknowledged: event.acknowledged_at.is_some(),
+            delivery_status: event.delivery_status,
+        }
     }
 }
 

@@ -133,7 +133,7 @@ mod tests {
 
     fn rules(receipts: &[Receipt], repeats: Repeats) -> Vec<String> {
         let owner = Uuid::from_u128(7);
-        let rows = [Shown { id: Uuid::from_u128(1), tag: "a".to_owned(), owner, acknowledged: false }];
+        let rows = [Shown { id: Uuid::from_u128(1), tag: "a".to_owned(), owner, acknowledged: false, delivery_status: String::new() }];
         delivered(&["e".to_owned()], &rows, receipts, repeats).0.into_iter().map(|violation| violation.rule).collect()
     }
 
@@ -171,7 +171,13 @@ mod tests {
     #[test]
     fn later_nothing_comes_that_came_before() {
         let now = Instant::now();
-        let rows = [1, 2].map(|n| Shown { id: Uuid::from_u128(n), tag: "a".to_owned(), owner: Uuid::from_u128(7), acknowledged: false });
+        let rows = [1, 2].map(|n| Shown {
+            id: Uuid::from_u128(n),
+            tag: "a".to_owned(),
+            owner: Uuid::from_u128(7),
+            acknowledged: false,
+            delivery_status: String::new(),
+        });
         let later = |receipts: &[Receipt], judged| delivered_later(&["e".to_owned()], &rows, receipts, judged).len();
         let [one, two] = [receipt(1, now), receipt(2, now)];
         // What was wrong or repeated in the round was told of then.

@@ -101,7 +101,7 @@ mod tests {
     }
 
     fn row(n: u128, acknowledged: bool) -> Shown {
-        Shown { id: id(n), tag: String::new(), owner: ORG, acknowledged }
+        Shown { id: id(n), tag: String::new(), owner: ORG, acknowledged, delivery_status: String::new() }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod delivered;
 mod floors;
 mod log;
+mod status;
 mod stored;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 pub use self::delivered::{Receipt, Repeats, delivered, delivered_later};
 pub use self::floors::empty;
 pub use self::log::{LogEvent, equals_the_log, verdicts_are_justified};
+pub use self::status::status;
 pub use self::stored::{in_order, stored, tail_missed_nothing};
 
 /// Something that must not be. Names the ids.

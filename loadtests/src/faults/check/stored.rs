@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn row(tag: &str, n: u128) -> Shown {
-        Shown { id: id(n), tag: tag.to_owned(), owner: ORG, acknowledged: false }
+        Shown { id: id(n), tag: tag.to_owned(), owner: ORG, acknowledged: false, delivery_status: String::new() }
     }
 
     fn rules(sent: &[Sent], acks: &HashMap<Uuid, Ack>, rows: &[Shown], verdicts: &Verdicts) -> Vec<String> {

@@ -242,6 +242,37 @@ async fn a_view_that_differs_is_told_and_replaced_only_when_that_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_differs_in_any_column_is_told() {
+    let bench = Bench::start().await;
+    let projecting = bench.project();
+    let columns = [
+        "event_type = 'b'",
+        "status = 'failed'",
+        "attempts = 7",
+        "last_started_at = now()",
+        "last_status_code = 500",
+        "last_error = 'none'",
+        "next_attempt_at = now()",
+        "created_at = now()",
+    ];
+    let mut expected = Vec::new();
+    for column in columns {
+        let org = bench.organization(0).await;
+        let sent = event(org);
+        bench.event(&sent).await;
+        bench.attempt(&attempt(org, sent.event_id, EndpointId::generate(), 1, DeliveryOutcome::Retrying)).await;
+        bench.passed().await;
+        let statement = sqlx::AssertSqlSafe(format!("UPDATE view.deliveries SET {column} WHERE org_id = $1"));
+        sqlx::query(statement).bind(org.as_uuid()).execute(&bench.pool).await.unwrap();
+        expected.push(Difference { organization: org, table: "deliveries", live: 1, rebuilt: 1 });
+    }
+    expected.sort_by_key(|difference| difference.organization);
+    let told = rebuild(&bench, RebuildConfig { dry_run: true, ..REBUILD }).await;
+    assert_eq!(told.differences, expected);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_under_load_ends_with_every_event_shown_once() {
     let bench = Bench::start().await;
     let orgs = [bench.organization(0).await, bench.organization(1).await, bench.organization(2).await];

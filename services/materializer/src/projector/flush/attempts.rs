@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use platform::kafka::Record;
-use schemas::records::DeliveryAttempt;
+use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
@@ -81,15 +81,16 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
 }
 
 async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
-    // As the statement decides against what is stored: the highest attempt of each delivery counts, and of several tellings of one attempt that
-    // which was appended last. So it does not matter in which parts the log is read, or read again.
-    // Each with when the first one that was read began: what stands in the row afterwards must not depend on how records were batched.
+    // As the statement decides against what is stored. An end is never followed by a retry, so what says so was told late: by a dispatcher that
+    // was halted, or was out of reach of the log, while another one went on. What an endpoint took stays taken. Among equals the highest attempt
+    // counts, and of several tellings of one attempt that which was appended last. So it does not matter in which parts the log is read, or read
+    // again. Each with when the first one that was read began: what stands in the row afterwards must not depend on how records were batched.
     let mut last: BTreeMap<(Uuid, Uuid), (&Row<'_>, i64)> = BTreeMap::new();
     for row in rows {
         let key = (row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid());
         let (kept, _) = last.entry(key).or_insert((row, row.attempt.started_at));
         // A record that was appended twice may come after its successors.
-        if (row.attempt.attempt, row.record.timestamp_ms) >= (kept.attempt.attempt, kept.record.timestamp_ms) {
+        if weight(row) >= weight(kept) {
             *kept = row;
         }
     }
@@ -108,7 +109,8 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
             SET status = EXCLUDED.status, attempts = EXCLUDED.attempts, last_started_at = EXCLUDED.last_started_at,
                 last_status_code = EXCLUDED.last_status_code, last_error = EXCLUDED.last_error, next_attempt_at = EXCLUDED.next_attempt_at,
                 last_appended_at = EXCLUDED.last_appended_at
-            WHERE (EXCLUDED.attempts, EXCLUDED.last_appended_at) >= (d.attempts, COALESCE(d.last_appended_at, '-infinity'))",
+            WHERE (CASE EXCLUDED.status WHEN 'delivered' THEN 2 WHEN 'retrying' THEN 0 ELSE 1 END, EXCLUDED.attempts, EXCLUDED.last_appended_at)
+                  >= (CASE d.status WHEN 'delivered' THEN 2 WHEN 'retrying' THEN 0 ELSE 1 END, d.attempts, COALESCE(d.last_appended_at, '-infinity'))",
     )
     .bind(attempts().map(|a| a.org_id.as_uuid()).collect::<Vec<Uuid>>())
     .bind(attempts().map(|a| a.delivery_id.as_uuid()).collect::<Vec<Uuid>>())
@@ -126,6 +128,16 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// What counts of two tellings of a delivery: the greater.
+const fn weight(row: &Row<'_>) -> (u8, i32, i64) {
+    let finality = match row.attempt.outcome {
+        DeliveryOutcome::Delivered => 2,
+        DeliveryOutcome::Failed | DeliveryOutcome::Cancelled => 1,
+        DeliveryOutcome::Retrying => 0,
+    };
+    (finality, row.attempt.attempt, row.record.timestamp_ms)
 }
 
 async fn mark_absent(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {

@@ -1,11 +1,13 @@
 //! Webhook attempts: each of them, each delivery as the last one left it, and the event's status over all deliveries.
 
+use schemas::codec::encode_attempt;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::harness::{Bench, event};
+use super::retention::append_record_at;
 
 const STARTED_AT: i64 = 1_790_000_000_000_000;
 
@@ -179,5 +181,80 @@ async fn a_delivery_does_not_depend_on_how_its_attempts_were_batched() {
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0], rows[1]);
     assert_eq!(rows[0].1.unix_timestamp(), STARTED_AT / 1_000_000 + 1, "made when the first attempt began");
+    projecting.stop().await;
+}
+
+/// A dispatcher that was halted, or out of reach of the log, tells of attempts after another one went on with the delivery.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_late_of_a_delivery_brings_it_back_from_no_end() {
+    use DeliveryOutcome::{Cancelled, Delivered, Failed, Retrying};
+    let cases = [
+        ([(1, Delivered), (1, Retrying)], ("delivered", 1)),
+        ([(1, Delivered), (2, Retrying)], ("delivered", 1)),
+        ([(1, Delivered), (2, Failed)], ("delivered", 1)),
+        ([(2, Delivered), (3, Cancelled)], ("delivered", 2)),
+        ([(3, Failed), (3, Retrying)], ("failed", 3)),
+        // Its first attempt could not be reported in time, and was on the log nevertheless.
+        ([(0, Cancelled), (1, Retrying)], ("cancelled", 0)),
+        ([(1, Retrying), (2, Retrying)], ("retrying", 2)),
+    ];
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    for in_one_batch in [true, false] {
+        for in_turn in [true, false] {
+            let mut projecting = (!in_one_batch).then(|| bench.project());
+            let mut expected = Vec::new();
+            for (mut told, (status, attempts)) in cases {
+                let (id, endpoint) = (EventId::generate(), EndpointId::generate());
+                if !in_turn {
+                    told.reverse();
+                }
+                for (number, outcome) in told {
+                    bench.attempt(&attempt(org, id, endpoint, number, outcome)).await;
+                    if projecting.is_some() {
+                        bench.passed().await;
+                    }
+                }
+                expected.push((DeliveryId::of(endpoint, id), told, status, attempts));
+            }
+            let projecting = projecting.take().unwrap_or_else(|| bench.project());
+            bench.passed().await;
+            projecting.stop().await;
+            for (id, told, status, attempts) in expected {
+                let row: (String, i32) = sqlx::query_as("SELECT status, attempts FROM view.deliveries WHERE delivery_id = $1")
+                    .bind(id.as_uuid())
+                    .fetch_one(&bench.pool)
+                    .await
+                    .unwrap();
+                assert_eq!(row, (status.to_owned(), attempts), "{told:?}, in one batch: {in_one_batch}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_alike_tellings_the_one_that_was_appended_last_counts_also_against_rows_that_do_not_know_when() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let (id, endpoint, now) = (EventId::generate(), EndpointId::generate(), OffsetDateTime::now_utc());
+    // The leader's clock says when: in one batch, and against what is stored.
+    let tell = async |status_code, seconds| {
+        let told = DeliveryAttempt { status_code: Some(status_code), ..attempt(org, id, endpoint, 1, DeliveryOutcome::Retrying) };
+        let (key, value) = (org.to_string(), encode_attempt(&told).unwrap());
+        append_record_at(&bench, &bench.topics().deliveries, 0, (&key, &value), now + time::Duration::seconds(seconds)).await;
+    };
+    tell(500, -60).await;
+    tell(501, -61).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    assert_eq!(delivery(&bench).await.2, Some(500));
+    tell(502, -62).await;
+    bench.passed().await;
+    assert_eq!(delivery(&bench).await.2, Some(500));
+    // As a row of before the column was there.
+    sqlx::query("UPDATE view.deliveries SET last_appended_at = NULL").execute(&bench.pool).await.unwrap();
+    tell(503, -63).await;
+    bench.passed().await;
+    assert_eq!(delivery(&bench).await.2, Some(503));
     projecting.stop().await;
 }

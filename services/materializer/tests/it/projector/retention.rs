@@ -73,7 +73,7 @@ pub async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetD
     append_record_at(bench, &bench.topics().events, partition, (&key, &value), at).await;
 }
 
-async fn append_record_at(bench: &Bench, topic: &str, partition: i32, (key, value): (&str, &[u8]), at: OffsetDateTime) {
+pub async fn append_record_at(bench: &Bench, topic: &str, partition: i32, (key, value): (&str, &[u8]), at: OffsetDateTime) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let lenient = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("message.timestamp.type", "CreateTime");
     admin.alter_configs(&[lenient], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
