@@ -217,7 +217,7 @@ impl Round<'_> {
             let receipts = system.receiver.receipts(&tenant.endpoints);
             let (wrong, repeated) = delivered(&tenant.endpoints, &rows, &receipts, repeats);
             found.extend(wrong);
-            found.extend(status(&tenant.endpoints, &rows, &receipts));
+            found.extend(status(&tenant.endpoints, &rows, &receipts, repeats));
             found.extend(stored(tenant.org, &of_tenant, &own_acks, &rows, &verdicts));
             found.extend(in_order(&of_tenant, &rows));
             found.extend(tail_missed_nothing(tenant.org, &ground.ledger.seen(number), &rows));

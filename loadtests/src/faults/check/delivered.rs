@@ -49,10 +49,12 @@ pub enum Repeats {
 impl Repeats {
     /// Whether what was answered first at `first` may come again at `again`.
     fn allow(self, first: Instant, again: Instant) -> bool {
-        match self {
-            Self::Never => false,
-            Self::Around { began, until } => first + IN_HAND >= began && first <= until && again >= began,
-        }
+        matches!(self, Self::Around { began, .. } if again >= began) && self.was_in_hand(first)
+    }
+
+    /// Whether the answer that was given at `first` may have been lost.
+    pub(super) fn was_in_hand(self, first: Instant) -> bool {
+        matches!(self, Self::Around { began, until } if first + IN_HAND >= began && first <= until)
     }
 }
 

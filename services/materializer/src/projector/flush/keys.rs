@@ -39,6 +39,13 @@ pub(super) async fn settle(
     let shown = shown(connection, open.iter().filter_map(|index| rows.get(*index))).await?;
     let decision = duplicates::decide(&timed, &known, &shown);
     store_holders(connection, &decision).await?;
+    // Together with their ids: a writer of another partition that meets one of these now must see what was decided here, or it makes an event of a
+    // duplicate, whose acknowledgements then go to the original, or a duplicate of what holds a key.
+    let unknown = |row: &&Row<'_>| row.may_repeat && !shown.contains_key(&(row.event.org_id, row.event.event_id));
+    let decided_first: Vec<&Row<'_>> = open.iter().filter_map(|index| rows.get(*index)).filter(unknown).collect();
+    if !places::claim_unknown(connection, &decided_first).await? {
+        return Err(Failure::Raced);
+    }
     let decided: BTreeMap<usize, EventId> =
         decision.duplicates.into_iter().filter_map(|(nth, original)| Some((*open.get(nth)?, original))).collect();
     store_verdicts(connection, rows, &decided).await?;
@@ -159,22 +166,19 @@ async fn store_holders(connection: &mut PgConnection, decision: &Decision) -> Re
     Ok(())
 }
 
-async fn store_verdicts(connection: &mut PgConnection, rows: &[Row<'_>], decided: &BTreeMap<usize, EventId>) -> Result<(), Failure> {
+async fn store_verdicts(connection: &mut PgConnection, rows: &[Row<'_>], decided: &BTreeMap<usize, EventId>) -> Result<(), sqlx::Error> {
     if decided.is_empty() {
         return Ok(());
     }
     let found: Vec<(&Row<'_>, Uuid)> =
         decided.iter().filter_map(|(index, original)| Some((rows.get(*index)?, original.as_uuid()))).collect();
-    // With the id, or another partition's writer could make it an event at the same time: its acknowledgements would then go to the original.
-    let judged: Vec<&Row<'_>> = found.iter().map(|(row, _)| *row).filter(|row| row.may_repeat).collect();
-    if !places::claim_judged(connection, &judged).await? {
-        return Err(Failure::Raced);
-    }
     sqlx::query(
         "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
-         SELECT org_id, event_id, original_id, log_epoch, log_partition, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond'
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::integer[], $6::bigint[], $7::bigint[])
-              AS t (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_ms)
+         SELECT org_id, event_id, original_id, log_epoch, log_partition, log_offset,
+                'epoch'::timestamptz + max(accepted_ms) OVER (PARTITION BY org_id, event_id) * interval '1 millisecond'
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::integer[], $6::bigint[], $7::bigint[]) WITH ORDINALITY
+              AS t (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_ms, nth)
+         ORDER BY org_id, event_id, nth
          ON CONFLICT (org_id, event_id) DO NOTHING",
     )
     .bind(found.iter().map(|(row, _)| row.event.org_id.as_uuid()).collect::<Vec<Uuid>>())

@@ -3,7 +3,7 @@
 //! An id is unique within each part of the view by that part's index. Over all parts it is, when it can only lie in one: an id that ingest
 //! makes tells its day (UUIDv7), and lies in the part of that day. Every other id (a native record's, one made just before midnight), and every
 //! one that another record may have, is told its place in `event_places` before it is inserted; so is one that a second record named, once
-//! that is found, and one that its key makes a duplicate while another record may name it without that key. Whoever names such an id from
+//! that is found, and one that a key is decided on, which may make it a duplicate, while another record may name it under another key. Whoever names such an id from
 //! elsewhere is a duplicate. The table is a decision, like a verdict: a rebuild reads it and takes no decision of its own. It is kept until the
 //! newest record that named the id is below the floor: no reading takes any of them then.
 
@@ -45,22 +45,23 @@ pub(super) async fn claim(connection: &mut PgConnection, offered: &[&Row<'_>]) -
     Ok(())
 }
 
-/// Gives the ids of duplicates to the records that were found to be duplicates. `false`: somebody else got one of them since it was looked for.
-pub(super) async fn claim_judged(connection: &mut PgConnection, judged: &[&Row<'_>]) -> Result<bool, sqlx::Error> {
-    if judged.is_empty() {
+/// Gives ids that nobody had when they were looked for to the records that a decision is taken on. `false`: somebody has one of them by now, and
+/// the decision no longer holds.
+pub(super) async fn claim_unknown(connection: &mut PgConnection, decided: &[&Row<'_>]) -> Result<bool, sqlx::Error> {
+    if decided.is_empty() {
         return Ok(true);
     }
     let query = sqlx::query(
         "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at)
          SELECT DISTINCT ON (org_id, event_id) org_id, event_id, log_epoch, log_partition, log_offset,
-                'epoch'::timestamptz + accepted_ms * interval '1 millisecond'
+                'epoch'::timestamptz + max(accepted_ms) OVER (PARTITION BY org_id, event_id) * interval '1 millisecond'
          FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[]) WITH ORDINALITY
               AS t (org_id, event_id, log_epoch, log_partition, log_offset, accepted_ms, nth)
          ORDER BY org_id, event_id, nth
          ON CONFLICT (org_id, event_id) DO NOTHING",
     );
-    let claimed = bind(query, judged).execute(connection).await?.rows_affected();
-    let ids: BTreeSet<_> = judged.iter().map(|row| (row.event.org_id, row.event.event_id)).collect();
+    let claimed = bind(query, decided).execute(connection).await?.rows_affected();
+    let ids: BTreeSet<_> = decided.iter().map(|row| (row.event.org_id, row.event.event_id)).collect();
     Ok(claimed == ids.len() as u64)
 }
 

@@ -170,5 +170,22 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
         .await
         .unwrap();
     assert_eq!(places, [(last.partition, last.offset)]);
+    // Nor does an id that another writer finds to be a duplicate keep a key: what came under that key later would stand for no event.
+    let (named, later) = (keyed(org, Dedup::dedup_id("free", b"")), keyed(org, Dedup::dedup_id("free", b"")));
+    let mut other_writer = bench.pool.begin().await.unwrap();
+    for statement in [
+        "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at) VALUES ($1, $2, 1, 2, 8, now())",
+        "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
+         VALUES ($1, $2, $3, 1, 2, 8, now())",
+    ] {
+        let query = sqlx::query(statement).bind(org.as_uuid()).bind(named.event_id.as_uuid()).bind(original.event_id.as_uuid());
+        query.execute(&mut *other_writer).await.unwrap();
+    }
+    bench.event(&named).await;
+    eventually(PATIENCE, "who takes the key waits for who judges", || async { (bench.count(blocked).await > 0).then_some(()) }).await;
+    other_writer.commit().await.unwrap();
+    bench.event(&later).await;
+    bench.passed().await;
+    assert_eq!(rows(&bench).await, [original.event_id, later.event_id, becomes_event.event_id]);
     projecting.stop().await;
 }
