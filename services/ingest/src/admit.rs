@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use platform::http::{FieldError, Problem};
 use schemas::cloudevents;
 use schemas::event_json::{self, Invalid, NewEvent};
@@ -20,6 +20,8 @@ pub(crate) struct Admitted {
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const MAX_KEY_CHARACTERS: usize = 255;
+/// CloudEvents' extension for distributed tracing.
+const TRACE_ATTRIBUTES: [&str; 2] = ["traceparent", "tracestate"];
 
 /// How a single event may be written in a request.
 pub(crate) enum Form<'a> {
@@ -78,7 +80,7 @@ pub(crate) fn admit(
     if !caller.may_see(&new.event_type) {
         return Err(Problem::forbidden("this key is restricted to other event types"));
     }
-    let dedup = name_repeat(caller.content_dedup, idempotency_key(headers)?, &mut new, body);
+    let dedup = name_repeat(caller.content_dedup, idempotency_key(headers)?, &mut new, &said(headers, form, body));
     Ok(Admitted { event: new.into_event(caller.org_id, EventId::generate(), dedup, traceparent) })
 }
 
@@ -94,6 +96,21 @@ fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Resul
         attributes.push((name, text));
     }
     cloudevents::binary(attributes.iter().map(|(name, value)| (*name, value.as_ref())), content_type, body)
+}
+
+/// What a repeat must say again: the body and, where attributes of the event are headers, these. Not its trace: each try may have its own.
+fn said<'a>(headers: &HeaderMap, form: &Form<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
+    let Form::Binary { .. } = form else { return Cow::Borrowed(body) };
+    let attribute = |(header, value): (&'_ HeaderName, &'_ HeaderValue)| {
+        let name = header.as_str().strip_prefix("ce-").filter(|name| !TRACE_ATTRIBUTES.contains(name))?;
+        // No header holds a line break, so no attributes and body can be cut differently and give the same bytes.
+        Some([name.as_bytes(), b":", value.as_bytes(), b"\n"].concat())
+    };
+    let mut parts: Vec<Vec<u8>> = headers.iter().filter_map(attribute).collect();
+    parts.sort_unstable();
+    parts.push(b"\n".to_vec());
+    parts.push(body.to_vec());
+    Cow::Owned(parts.concat())
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -115,11 +132,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 /// The way in with the highest precedence names the repeat; a `dedup_id` beside an idempotency key goes along to be shown.
-fn name_repeat(content_dedup: bool, idempotency_key: Option<String>, new: &mut NewEvent, body: &[u8]) -> Option<Dedup> {
+fn name_repeat(content_dedup: bool, idempotency_key: Option<String>, new: &mut NewEvent, said: &[u8]) -> Option<Dedup> {
     if let Some(key) = idempotency_key {
-        Some(Dedup { dedup_id: new.dedup_id.take(), ..Dedup::idempotency_key(key, body) })
+        Some(Dedup { dedup_id: new.dedup_id.take(), ..Dedup::idempotency_key(key, said) })
     } else if let Some(id) = new.dedup_id.take() {
-        Some(Dedup::dedup_id(id, body))
+        Some(Dedup::dedup_id(id, said))
     } else if content_dedup {
         Some(Dedup::content(&new.event_type, &new.payload))
     } else {

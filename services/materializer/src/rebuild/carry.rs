@@ -139,7 +139,17 @@ async fn carry_attempts(connection: &mut PgConnection, begins: &[&Begin]) -> Res
         "INSERT INTO view_next.deliveries SELECT d.* FROM view.deliveries d
          WHERE EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
     );
-    Ok(attempts + deliveries.execute(connection).await?.rows_affected())
+    let deliveries = deliveries.execute(&mut *connection).await?.rows_affected();
+    // An event that is read again, and whose attempts are not: their sum is taken when it is there.
+    sqlx::query(
+        "INSERT INTO view_next.pending_effects (org_id, event_id, effect, log_partition, log_offset, item, appended_at)
+         SELECT e.org_id, e.event_id, 'attempt', e.log_partition, -1, 0, e.accepted_at
+         FROM (SELECT DISTINCT org_id, event_id FROM view_next.deliveries) d JOIN view.events e USING (org_id, event_id)
+         WHERE NOT EXISTS (SELECT FROM view_next.events n WHERE n.org_id = e.org_id AND n.event_id = e.event_id)",
+    )
+    .execute(connection)
+    .await?;
+    Ok(attempts + deliveries)
 }
 
 /// What waits and is not read again. The offset of one from an older log says nothing about this log; its time does. Carrying one that is read

@@ -297,6 +297,14 @@ async fn a_rebuild_under_load_ends_with_every_event_shown_once() {
 async fn what_the_log_no_longer_tells_is_carried_over_with_its_acks_and_attempts() {
     let bench = Bench::start().await;
     let (org, projecting) = write_a_log(&bench).await;
+    // Events that the log goes on telling of, whose attempts and acks it does not.
+    for _ in 0..50 {
+        let late = event(org);
+        bench.event(&late).await;
+        bench.attempt(&attempt(org, late.event_id, EndpointId::generate(), 1, DeliveryOutcome::Delivered)).await;
+        bench.ack(org, late.event_id).await;
+    }
+    bench.passed().await;
     let before = shown(&bench).await;
     // As retention does: the acks and deliveries go first, which is not as it should be, and then half of the events.
     for (topic, part) in [(&bench.topics().acks, 1), (&bench.topics().deliveries, 1), (&bench.topics().events, 2)] {

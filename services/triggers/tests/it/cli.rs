@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use devstack::testing::eventually;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
 
 use crate::api::Api;
@@ -172,4 +174,36 @@ async fn operators_commands_go_where_a_flag_says_else_where_dev_json_says() {
     std::fs::write(elsewhere.path().join("dev.json"), "{").unwrap();
     let refused = run(elsewhere.path(), &["topics", "plan"]).await.expect(1);
     assert!(refused.log.contains("dev.json does not hold"), "{}", refused.log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lag_counts_what_an_open_transaction_of_a_native_producer_holds_back() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let system = System::shared().await;
+    let (_ingest, _materializer, _api) = system.inbox_roles(&[]).await;
+    let (brokers, topic) = (system.brokers.clone(), system.topic(schemas::topics::EVENTS));
+    let behind = async |wanted: i64| {
+        eventually(PATIENCE, &format!("{wanted} records behind"), || async {
+            let lines = system.run(&["lag"]).await.expect(0).json();
+            let line = lines.into_iter().find(|line| line["topic"] == topic.as_str())?;
+            (line["lag_records"] == wanted).then_some(())
+        })
+        .await;
+    };
+    behind(0).await;
+    let events = topic.clone();
+    let open = move || {
+        let mut config = ClientConfig::new();
+        let config = config.set("bootstrap.servers", brokers).set("transactional.id", &events);
+        let producer: BaseProducer = config.create().unwrap();
+        producer.init_transactions(PATIENCE).unwrap();
+        producer.begin_transaction().unwrap();
+        producer.send(BaseRecord::to(&events).partition(0).key("k").payload("v")).map_err(|(error, _)| error).unwrap();
+        producer.flush(PATIENCE).unwrap();
+        producer
+    };
+    let producer = tokio::task::spawn_blocking(open).await.unwrap();
+    behind(1).await;
+    tokio::task::spawn_blocking(move || producer.abort_transaction(PATIENCE).unwrap()).await.unwrap();
+    behind(0).await;
 }
