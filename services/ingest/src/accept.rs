@@ -54,7 +54,7 @@ async fn accept_named(
     match state.repeats.find(&admitted.event, dedup).await? {
         RepeatPlace::Taken(Known { accepted, body_hash }) => {
             if dedup.kind == DedupKind::IdempotencyKey && body_hash != dedup.body_hash {
-                let detail = "this Idempotency-Key was used within the last 24 hours with another body";
+                let detail = "this Idempotency-Key was used within the last 24 hours with another body, or other attributes of its event";
                 return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail));
             }
             METRICS.repeats.with_label_values(&[dedup.kind.as_str()]).inc();

@@ -98,9 +98,10 @@ fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Resul
     cloudevents::binary(attributes.iter().map(|(name, value)| (*name, value.as_ref())), content_type, body)
 }
 
-/// What a repeat must say again: the body and, where attributes of the event are headers, these. Not its trace: each try may have its own.
+/// What a repeat must say again: the body and, where attributes of the event are headers, these, with the content type of its data. Not its trace:
+/// each try may have its own.
 fn said<'a>(headers: &HeaderMap, form: &Form<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
-    let Form::Binary { .. } = form else { return Cow::Borrowed(body) };
+    let Form::Binary { content_type } = form else { return Cow::Borrowed(body) };
     let attribute = |(header, value): (&'_ HeaderName, &'_ HeaderValue)| {
         let name = header.as_str().strip_prefix("ce-").filter(|name| !TRACE_ATTRIBUTES.contains(name))?;
         // No header holds a line break, so no attributes and body can be cut differently and give the same bytes.
@@ -108,8 +109,7 @@ fn said<'a>(headers: &HeaderMap, form: &Form<'_>, body: &'a [u8]) -> Cow<'a, [u8
     };
     let mut parts: Vec<Vec<u8>> = headers.iter().filter_map(attribute).collect();
     parts.sort_unstable();
-    parts.push(b"\n".to_vec());
-    parts.push(body.to_vec());
+    parts.extend([content_type.unwrap_or_default().as_bytes().to_vec(), b"\n".to_vec(), body.to_vec()]);
     Cow::Owned(parts.concat())
 }
 

@@ -205,18 +205,19 @@ async fn a_cloud_event_is_known_by_its_source_and_id_in_every_form() {
 async fn attributes_that_are_headers_belong_to_what_an_idempotency_key_names() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
-    let post = async |event_type: &str, id: &str, trace: &str| {
-        let request =
-            instance.post("/v1/events").bearer_auth(KEY).header("content-type", "application/json").header("idempotency-key", "k");
+    let post = async |event_type: &str, id: &str, content_type: &str, trace: &str| {
+        let request = instance.post("/v1/events").bearer_auth(KEY).header("content-type", content_type).header("idempotency-key", "k");
         let request =
             request.header("ce-specversion", "1.0").header("ce-type", event_type).header("ce-source", "/shop").header("ce-id", id);
         send(request.header("ce-traceparent", trace).body("{}")).await
     };
-    let first = post("order.created", "1", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await.expect(201);
-    let other_try = post("order.created", "1", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01").await.expect(201);
+    let json = "application/json";
+    let first = post("order.created", "1", json, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await.expect(201);
+    let other_try = post("order.created", "1", json, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01").await.expect(201);
     assert_eq!(other_try.text("event_id"), first.text("event_id"));
-    for (event_type, id) in [("order.deleted", "1"), ("order.created", "2")] {
-        post(event_type, id, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await.expect(422);
+    for (event_type, id, content_type) in [("order.deleted", "1", json), ("order.created", "2", json), ("order.created", "1", "text/plain")]
+    {
+        post(event_type, id, content_type, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await.expect(422);
     }
     assert_eq!(bench.log().await.len(), 1);
 }

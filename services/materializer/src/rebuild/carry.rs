@@ -115,7 +115,8 @@ async fn carry_acks(connection: &mut PgConnection, acks: &[&Begin], events: &[&B
          SELECT e.org_id, e.event_id, 'ack', e.log_partition, -1, 0, e.acknowledged_at FROM view.events e
          JOIN UNNEST($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[]) AS b (log_partition, first_ms, log_epoch, log_offset) USING (log_partition)
          WHERE e.acknowledged_at < 'epoch'::timestamptz + b.first_ms * interval '1 millisecond'
-               AND (e.log_epoch, e.log_offset) >= (b.log_epoch, b.log_offset)",
+               AND (e.log_epoch, e.log_offset) >= (b.log_epoch, b.log_offset)
+         ON CONFLICT DO NOTHING",
     )
     .bind(late.iter().map(|begin| begin.partition).collect::<Vec<i32>>())
     .bind(late.iter().map(|begin| begin.first_ms.unwrap_or(MAX_MS)).collect::<Vec<i64>>())
@@ -145,7 +146,8 @@ async fn carry_attempts(connection: &mut PgConnection, begins: &[&Begin]) -> Res
         "INSERT INTO view_next.pending_effects (org_id, event_id, effect, log_partition, log_offset, item, appended_at)
          SELECT e.org_id, e.event_id, 'attempt', e.log_partition, -1, 0, e.accepted_at
          FROM (SELECT DISTINCT org_id, event_id FROM view_next.deliveries) d JOIN view.events e USING (org_id, event_id)
-         WHERE NOT EXISTS (SELECT FROM view_next.events n WHERE n.org_id = e.org_id AND n.event_id = e.event_id)",
+         WHERE NOT EXISTS (SELECT FROM view_next.events n WHERE n.org_id = e.org_id AND n.event_id = e.event_id)
+         ON CONFLICT DO NOTHING",
     )
     .execute(connection)
     .await?;

@@ -186,6 +186,8 @@ async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error
         "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)",
         "DELETE FROM view_next.deliveries d
          WHERE NOT EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
+        // Of events that were passed over.
+        "DELETE FROM view_next.pending_effects WHERE effect = 'attempt' AND log_offset = -1 AND appended_at < (SELECT floor FROM view_floor)",
         // Begun below the floor and tried again above it: the first attempt, which says when it began, is read no more.
         "UPDATE view_next.deliveries n SET created_at = l.created_at FROM view.deliveries l
          WHERE l.org_id = n.org_id AND l.delivery_id = n.delivery_id AND l.created_at < n.created_at

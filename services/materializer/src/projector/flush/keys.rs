@@ -1,6 +1,6 @@
 //! Dedup keys and verdicts: reads what holds the keys of a batch, has `duplicates` decide, and stores the decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::ids::{EventId, OrgId};
 use schemas::records::{DedupKind, Event};
@@ -19,7 +19,10 @@ pub(super) async fn settle(
     rows: &[Row<'_>],
     reading: &Reading,
 ) -> Result<BTreeMap<usize, EventId>, Failure> {
-    let is_asked = |row: &Row<'_>| row.event.dedup.is_some() || row.may_repeat;
+    let name = |row: &Row<'_>| (row.event.org_id, row.event.event_id);
+    // Also of a record of ingest, should somebody have copied its id: of one id in a batch the first that was read is what counts.
+    let repeating: BTreeSet<(OrgId, EventId)> = rows.iter().filter(|row| row.may_repeat).map(name).collect();
+    let is_asked = |row: &Row<'_>| row.event.dedup.is_some() || repeating.contains(&name(row));
     let asked: Vec<usize> = rows.iter().enumerate().filter(|(_, row)| is_asked(row)).map(|(index, _)| index).collect();
     if asked.is_empty() {
         return Ok(BTreeMap::new());
@@ -41,7 +44,7 @@ pub(super) async fn settle(
     store_holders(connection, &decision).await?;
     // Together with their ids: a writer of another partition that meets one of these now must see what was decided here, or it makes an event of a
     // duplicate, whose acknowledgements then go to the original, or a duplicate of what holds a key.
-    let unknown = |row: &&Row<'_>| row.may_repeat && !shown.contains_key(&(row.event.org_id, row.event.event_id));
+    let unknown = |row: &&Row<'_>| repeating.contains(&name(row)) && !shown.contains_key(&name(row));
     let decided_first: Vec<&Row<'_>> = open.iter().filter_map(|index| rows.get(*index)).filter(unknown).collect();
     if !places::claim_unknown(connection, &decided_first).await? {
         return Err(Failure::Raced);

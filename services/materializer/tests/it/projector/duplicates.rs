@@ -3,11 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use devstack::testing::eventually;
+use schemas::codec::encode_event;
 use schemas::ids::EventId;
 use schemas::records::{Dedup, Event};
 use uuid::Uuid;
 
-use super::harness::{Bench, PATIENCE, keyed};
+use super::harness::{Bench, PATIENCE, event, keyed};
 use super::retention::append_to;
 
 async fn verdicts(bench: &Bench) -> Vec<(EventId, EventId)> {
@@ -130,6 +131,26 @@ async fn a_record_with_a_duplicates_id_and_no_key_is_that_duplicate() {
     append_to(&bench, 2, &Event { dedup: None, ..again }).await;
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id]);
+    projecting.stop().await;
+}
+
+/// Somebody copies the id of an event that ingest made, under the key of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_id_in_a_batch_the_first_that_was_read_is_the_event_whatever_key_the_second_names() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let (holder, made) = (keyed(org, Dedup::dedup_id("k", b"")), event(org));
+    let copy = Event { dedup: Some(Dedup::dedup_id("k", b"")), ..made.clone() };
+    bench.event(&holder).await;
+    let (key, value) = (org.to_string(), encode_event(&made).unwrap());
+    let by_ingest: [(&str, &[u8]); 2] = [("content-type", b"application/avro"), ("triggers-key-id", b"k")];
+    bench.append(&bench.topics().events, Some(key.as_bytes()), Some(&value), &by_ingest).await;
+    bench.event(&copy).await;
+    let projecting = bench.project();
+    bench.passed().await;
+    assert_eq!(rows(&bench).await, [holder.event_id, made.event_id]);
+    assert_eq!(bench.in_log_order().await[1].1, 1, "the first that was read");
+    assert_eq!(verdicts(&bench).await, []);
     projecting.stop().await;
 }
 
