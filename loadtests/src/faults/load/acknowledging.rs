@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::producer::FutureProducer;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use super::{Ground, Tenant, native};
@@ -19,8 +19,14 @@ const WAITING: usize = 500;
 /// How often those that wait are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Acknowledges what it is told of until nobody tells any more.
-pub async fn acknowledge(ground: Arc<Ground>, tenant: usize, producer: FutureProducer, mut shown: mpsc::Receiver<Uuid>) {
+/// Acknowledges what it is told of until nobody tells any more. What waits then is left alone: where acknowledging is slow, that may be much.
+pub async fn acknowledge(
+    ground: Arc<Ground>,
+    tenant: usize,
+    producer: FutureProducer,
+    mut shown: mpsc::Receiver<Uuid>,
+    stop: watch::Receiver<bool>,
+) {
     let Some(of) = ground.tenants.get(tenant) else { return };
     let mut count = 0_u64;
     let mut waiting: VecDeque<(u64, Uuid)> = VecDeque::new();
@@ -42,7 +48,7 @@ pub async fn acknowledge(ground: Arc<Ground>, tenant: usize, producer: FuturePro
         while waiting.len() > WAITING {
             waiting.pop_front();
         }
-        acknowledge_delivered(&ground, tenant, of, &producer, &mut waiting).await;
+        acknowledge_delivered(&ground, tenant, of, &producer, &mut waiting, &stop).await;
     }
 }
 
@@ -53,18 +59,26 @@ async fn acknowledge_delivered(
     of: &Tenant,
     producer: &FutureProducer,
     waiting: &mut VecDeque<(u64, Uuid)>,
+    stop: &watch::Receiver<bool>,
 ) {
     let is_ready = |id: Uuid| of.endpoints.iter().all(|endpoint| ground.receiver.has_answered(endpoint, id));
     let (ready, left): (Vec<_>, Vec<_>) = waiting.drain(..).partition(|(_, id)| is_ready(*id));
     waiting.extend(left);
     for (nth, id) in ready {
+        if *stop.borrow() {
+            return;
+        }
         let begun = Instant::now();
+        // Before it is asked for: should this be cut off, it may hold all the same.
+        ground.ledger.note_ack(tenant, id, Ack::Unknown, begun);
         let confirmed = match (nth / ACKNOWLEDGE_EVERY) % 4 {
             0 => by_list(ground, &of.key, id).await,
             1 => by_delete(ground, &of.key, id).await,
             is_json => native::acknowledge(producer, &ground.topics.acks, of.org, id, is_json == 2).await,
         };
-        ground.ledger.note_ack(tenant, id, if confirmed { Ack::Confirmed } else { Ack::Unknown }, begun);
+        if confirmed {
+            ground.ledger.note_ack(tenant, id, Ack::Confirmed, begun);
+        }
     }
 }
 

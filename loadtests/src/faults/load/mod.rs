@@ -120,7 +120,7 @@ impl Load {
             senders.spawn(native::send(sender(NAMINGS.len()), producer.clone()));
             let (told, shown) = mpsc::channel(SHOWN);
             readers.spawn(reading::follow(Arc::clone(ground), tenant, told, readers_stopped.clone()));
-            readers.spawn(acknowledging::acknowledge(Arc::clone(ground), tenant, producer.clone(), shown));
+            readers.spawn(acknowledging::acknowledge(Arc::clone(ground), tenant, producer.clone(), shown, readers_stopped.clone()));
         }
         Ok(Self { stop, readers_stop, senders, readers })
     }
