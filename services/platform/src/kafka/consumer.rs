@@ -17,6 +17,7 @@ mod truncation;
 mod unanswered;
 mod watch;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::postgres::PgPool;
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
+use tracing::{error, warn};
 
 use self::held::{Held, Progress};
 pub use self::log_ends::LogEnds;
@@ -241,11 +242,17 @@ impl Complaints {
     }
 }
 
-/// Runs `read` on a thread of its own; what comes back resolves when it has ended.
-fn on_thread(name: String, read: impl FnOnce() + Send + 'static) -> Result<oneshot::Receiver<()>, KafkaError> {
+/// Runs `read` on a thread of its own; what comes back resolves when it has ended. The owner is told of a panic: the other threads hold the
+/// channel open, and nobody else would notice that nothing comes any more.
+fn on_thread(name: String, outlet: Outlet, read: impl FnOnce() + Send + 'static) -> Result<oneshot::Receiver<()>, KafkaError> {
     let (ended, end) = oneshot::channel();
+    let thread = name.clone();
     let run = move || {
-        read();
+        // What `read` owns is gone with the panic, and what it shares with other threads is behind locks that are taken poisoned.
+        if catch_unwind(AssertUnwindSafe(read)).is_err() {
+            error!(thread, "A reading thread panicked.");
+            let _told = outlet.send(Inflow::Failed(format!("its thread {thread} panicked")));
+        }
         let _nobody_waits = ended.send(());
     };
     std::thread::Builder::new().name(name).spawn(run).map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
@@ -338,4 +345,22 @@ fn hand_over<C: ConsumerContext>(
         Some(error) => state.complaints.about(&error),
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_owner_is_told_of_a_thread_that_panics_though_others_hold_the_channel_open() {
+        let (inflow, mut receiver) = mpsc::channel(1);
+        let outlet = Outlet { inflow, stopping: Arc::default() };
+        let ended = on_thread("test-group".to_owned(), outlet.clone(), || panic!("on purpose")).unwrap();
+        let told = receiver.recv().await.unwrap();
+        assert!(matches!(&told, Inflow::Failed(reason) if reason.contains("test-group")), "{told:?}");
+        ended.await.expect("its end is told too");
+        drop(outlet);
+    }
 }

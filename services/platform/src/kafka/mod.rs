@@ -4,6 +4,7 @@
 
 pub mod bounds;
 pub mod consumer;
+mod headers;
 pub mod partition;
 pub mod positions;
 pub mod producer;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::Message;
 use schemas::topics::TopicNames;
 
 /// How to reach the cluster. One value per process; every client is made from it.
@@ -93,7 +94,7 @@ pub struct Record {
     pub key: Option<Vec<u8>>,
     /// Value; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Headers in their order; a header without a value has an empty one.
+    /// Headers in their order; a header without a value has an empty one. In a name, U+FFFD stands for what is not UTF-8.
     pub headers: Vec<(String, Vec<u8>)>,
     /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or what was aborted. It
     /// says that the position may move behind it.
@@ -115,9 +116,6 @@ impl Record {
 
     /// Copies what librdkafka read; `topic` is its topic's name, shared by all of its records.
     pub fn copy_of(message: &rdkafka::message::BorrowedMessage<'_>, topic: &Arc<str>) -> Self {
-        let headers = message.headers().map_or_else(Vec::new, |headers| {
-            headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
-        });
         Self {
             topic: topic.clone(),
             partition: message.partition(),
@@ -125,7 +123,7 @@ impl Record {
             timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
-            headers,
+            headers: headers::of(message),
             is_marker: false,
         }
     }

@@ -34,7 +34,7 @@ pub async fn publish(producer: &Producer, topic: &str, key: &str, value: &str) -
     producer.publish(record).await.unwrap()
 }
 
-fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<Inflow>) {
+pub fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<Inflow>) {
     let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &kafka.topics.events);
     settings.followed = vec![kafka.topics.acks.clone()];
     settings.session_timeout = Duration::from_secs(2);
@@ -43,13 +43,13 @@ fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<
 
 /// What an owner keeps: claims, and the records read under them.
 #[derive(Default)]
-struct Owner {
-    claims: BTreeMap<(String, i32), Claim>,
-    records: Vec<Record>,
+pub struct Owner {
+    pub claims: BTreeMap<(String, i32), Claim>,
+    pub records: Vec<Record>,
 }
 
 impl Owner {
-    async fn take(&mut self, inflow: &mut mpsc::Receiver<Inflow>) {
+    pub async fn take(&mut self, inflow: &mut mpsc::Receiver<Inflow>) {
         match tokio::time::timeout(PATIENCE, inflow.recv()).await.expect("the consumer says nothing").expect("the consumer ended") {
             Inflow::Assigned(claims) => {
                 self.claims.extend(claims.into_iter().map(|claim| ((claim.topic.to_string(), claim.partition), claim)));
@@ -66,7 +66,7 @@ impl Owner {
         }
     }
 
-    fn values(&self, topic: &str) -> Vec<String> {
+    pub fn values(&self, topic: &str) -> Vec<String> {
         let of_topic = self.records.iter().filter(|record| *record.topic == *topic);
         of_topic.map(|record| String::from_utf8(record.value.clone().unwrap_or_default()).unwrap()).collect()
     }
@@ -266,6 +266,24 @@ async fn the_end_of_a_transaction_is_passed_also_where_it_is_the_last_of_the_log
     };
     assert_eq!((of(&events), of(&kafka.topics.acks)), (vec![(0, false), (1, true)], vec![(1, true)]));
     assert!(owner.records.iter().all(|record| record.log_time_ms().is_none() == record.is_marker), "a marker has no time of the log");
+    drop(inflow);
+    consumer.stop(PATIENCE).await;
+    drop((pool, database));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_are_added_are_read_without_a_restart() {
+    let (database, pool) = database().await;
+    let kafka = cluster(1).await;
+    let (consumer, mut inflow) = start(&kafka, &pool);
+    let mut owner = Owner::default();
+    owner.take(&mut inflow).await;
+    assert_eq!(owner.claims.len(), 2, "one partition of each topic");
+    let differences = topics::plan(&kafka, &kafka.topics.manifest(2), ONE).await.unwrap();
+    topics::apply(&kafka, &differences, ONE).await.unwrap();
+    while owner.claims.len() < 4 {
+        owner.take(&mut inflow).await;
+    }
     drop(inflow);
     consumer.stop(PATIENCE).await;
     drop((pool, database));

@@ -7,6 +7,7 @@ mod fence;
 mod http;
 mod leaderless;
 mod lifecycle;
+mod native;
 mod producer;
 mod stall;
 mod topics;

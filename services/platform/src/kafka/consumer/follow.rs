@@ -71,7 +71,7 @@ pub(super) fn start(
     kafka.overlay(&mut config);
     let client: BaseConsumer<FollowContext> = config.create_with_context(FollowContext { log_ends: shared.log_ends.clone() })?;
     let topics: Vec<Arc<str>> = settings.followed.iter().map(|topic| Arc::from(topic.as_str())).collect();
-    let ended = on_thread(format!("{}-follow", settings.consumer), move || {
+    let ended = on_thread(format!("{}-follow", settings.consumer), shared.outlet.clone(), move || {
         read(&client, &orders, &shared, &topics);
         drop(client);
     })?;

@@ -28,6 +28,8 @@ const ELECTION_GRACE: Duration = Duration::from_secs(2);
 /// How long a claim waits for PostgreSQL. Beyond it this instance leaves the group: another one may reach the database.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(20);
 const CLAIM_RETRY: Duration = Duration::from_millis(250);
+/// How often the group client asks which partitions there are.
+const METADATA_REFRESH: Duration = Duration::from_secs(5);
 
 /// Callbacks of the group client. They run on its thread, inside `poll`.
 pub(super) struct GroupContext {
@@ -261,6 +263,8 @@ pub(super) fn start(
     let mut config = base_config(kafka, settings, &settings.consumer);
     config
         .set("partition.assignment.strategy", "cooperative-sticky")
+        // Partitions that were added are read within seconds, as producers write to them; the default looks every five minutes.
+        .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH.as_millis().to_string())
         .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
         .set("heartbeat.interval.ms", (settings.session_timeout.as_millis() / 5).max(200).to_string());
     if let Some(instance) = &kafka.instance {
@@ -273,7 +277,7 @@ pub(super) fn start(
     polled.subscribe(&[&settings.topic])?;
     let client = Arc::downgrade(&polled);
     let topic: Arc<str> = Arc::from(settings.topic.as_str());
-    let ended = on_thread(format!("{}-group", settings.consumer), move || {
+    let ended = on_thread(format!("{}-group", settings.consumer), shared.outlet.clone(), move || {
         read(&polled, &shared, &topic);
         // Leaving the group happens here, before the end is told, so that the next instance need not wait for the session to time out. A
         // commit that has hold of the client at this moment is waited for: it must not be the one that closes it.

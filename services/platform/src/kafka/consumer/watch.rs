@@ -72,7 +72,8 @@ pub(super) fn start(
         seen: BTreeMap::new(),
         lost: LostClaims::default(),
     };
-    on_thread(format!("{}-watch", settings.consumer), move || watch.run())
+    let outlet = watch.outlet.clone();
+    on_thread(format!("{}-watch", settings.consumer), outlet, move || watch.run())
 }
 
 impl Watch {
