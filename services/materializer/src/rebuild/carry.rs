@@ -30,7 +30,7 @@ pub(super) async fn begin(pool: &PgPool, kafka: &KafkaConfig, from: Option<Offse
     let of = |topic: &str| begins.iter().filter(|begin| begin.topic == topic).collect::<Vec<_>>();
     let (events, acks, deliveries) = (of(&topics.events), of(&topics.acks), of(&topics.deliveries));
     let mut carried = carry_events(&mut transaction, &events).await?;
-    carry_acks(&mut transaction, &acks, &events).await?;
+    carry_acks(&mut transaction, &acks).await?;
     carried += carry_attempts(&mut transaction, &deliveries).await?;
     carry_waiting(&mut transaction, &acks, "ack").await?;
     carry_waiting(&mut transaction, &deliveries, "attempt").await?;
@@ -104,24 +104,19 @@ async fn carry_events(connection: &mut PgConnection, begins: &[&Begin]) -> Resul
     Ok(done.bind(partitions).bind(epochs).bind(offsets).execute(connection).await?.rows_affected())
 }
 
-/// An event that is read again, and whose ack is not: the ack waits for it.
-async fn carry_acks(connection: &mut PgConnection, acks: &[&Begin], events: &[&Begin]) -> Result<(), sqlx::Error> {
-    let late: Vec<&&Begin> = acks.iter().filter(|begin| begin.first_ms.is_some()).collect();
-    let begins: BTreeMap<i32, &&Begin> = events.iter().map(|begin| (begin.partition, begin)).collect();
-    let event_begin =
-        |of: fn(&Begin) -> i64| late.iter().map(|ack| begins.get(&ack.partition).map_or(0, |begin| of(begin))).collect::<Vec<i64>>();
+/// An event that is read again, and whose ack is not: the ack waits for it. An ack says not in which partition it was written, which need not be
+/// that of its event: those from before the last of the partitions begins are carried, which repeats what some of the records tell, and changes
+/// nothing.
+async fn carry_acks(connection: &mut PgConnection, begins: &[&Begin]) -> Result<(), sqlx::Error> {
+    let Some(before_ms) = begins.iter().filter_map(|begin| begin.first_ms).max() else { return Ok(()) };
     sqlx::query(
         "INSERT INTO view_next.pending_effects (org_id, event_id, effect, log_partition, log_offset, item, appended_at)
          SELECT e.org_id, e.event_id, 'ack', e.log_partition, -1, 0, e.acknowledged_at FROM view.events e
-         JOIN UNNEST($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[]) AS b (log_partition, first_ms, log_epoch, log_offset) USING (log_partition)
-         WHERE e.acknowledged_at < 'epoch'::timestamptz + b.first_ms * interval '1 millisecond'
-               AND (e.log_epoch, e.log_offset) >= (b.log_epoch, b.log_offset)
+         WHERE e.acknowledged_at < 'epoch'::timestamptz + $1 * interval '1 millisecond'
+               AND NOT EXISTS (SELECT FROM view_next.events n WHERE n.org_id = e.org_id AND n.event_id = e.event_id)
          ON CONFLICT DO NOTHING",
     )
-    .bind(late.iter().map(|begin| begin.partition).collect::<Vec<i32>>())
-    .bind(late.iter().map(|begin| begin.first_ms.unwrap_or(MAX_MS)).collect::<Vec<i64>>())
-    .bind(event_begin(|begin| i64::from(begin.log_epoch)))
-    .bind(event_begin(|begin| begin.offset))
+    .bind(before_ms)
     .execute(connection)
     .await?;
     Ok(())

@@ -331,6 +331,26 @@ async fn what_the_log_no_longer_tells_is_carried_over_with_its_acks_and_attempts
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ack_that_the_log_no_longer_tells_is_carried_over_also_where_its_event_lies_in_another_partition() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    // As a native producer writes that chooses its partitions itself; acknowledged over HTTP, so in the partition of the organization.
+    let elsewhere = event(org);
+    append_to(&bench, 1, &elsewhere).await;
+    bench.event(&event(org)).await;
+    bench.ack(org, elsewhere.event_id).await;
+    bench.passed().await;
+    let before = shown(&bench).await;
+    assert!(bench.row(org, elsewhere.event_id).await.unwrap().acknowledged_at.is_some());
+    truncate(&bench, &bench.topics().acks, 0, 1).await;
+    let done = rebuild(&bench, REBUILD).await;
+    assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+    assert_eq!(shown(&bench).await, before);
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn acks_of_an_older_log_go_on_waiting_for_their_events_in_the_rebuilt_view() {
     let bench = Bench::start().await;
     let orgs = [bench.organization(0).await, bench.organization(1).await];
