@@ -73,6 +73,7 @@ mod tests {
             value: None,
             headers: Vec::new(),
             is_marker: false,
+            unpackable: None,
         }
     }
 

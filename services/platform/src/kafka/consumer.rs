@@ -7,6 +7,7 @@
 //!
 //! What is done with the records, and moving the positions ([`crate::fence::advance`]), is the owner's business.
 
+mod batches;
 mod follow;
 mod group;
 mod held;
@@ -15,6 +16,7 @@ mod markers;
 mod stall;
 mod truncation;
 mod unanswered;
+
 mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +31,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+use self::batches::Batches;
 use self::held::{Held, Progress};
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
@@ -143,6 +146,7 @@ struct Shared {
     log_ends: LogEnds,
     held: Held,
     unanswered: Unanswered,
+    batches: Batches,
     reading: Progress,
 }
 
@@ -168,17 +172,19 @@ impl FencedConsumer {
         let log_ends = LogEnds::default();
         let outlet = Outlet { inflow, stopping: stopping.clone() };
         let (held, unanswered, readings) = (Held::default(), Unanswered::default(), [Progress::default(), Progress::default()]);
+        let batches = Batches::default();
         let [group_reading, followed_reading] = readings.clone();
         let shared = |reading| Shared {
             outlet: outlet.clone(),
             log_ends: log_ends.clone(),
             held: held.clone(),
             unanswered: unanswered.clone(),
+            batches: batches.clone(),
             reading,
         };
         let (follower, followed_end) = follow::start(kafka, &settings, shared(followed_reading))?;
         let (client, group_end) = group::start(kafka, pool.clone(), &settings, shared(group_reading), follower)?;
-        let watch_end = watch::start(kafka, pool, &settings, outlet.clone(), held.clone(), unanswered.clone(), readings)?;
+        let watch_end = watch::start(kafka, pool, &settings, shared(Progress::default()), readings)?;
         let consumer = Self {
             client,
             topic: settings.topic,
@@ -330,6 +336,12 @@ fn hand_over<C: ConsumerContext>(
     if records.is_empty() && error.is_none() {
         records = state.markers.find(client);
     }
+    let passed = if records.is_empty() { shared.batches.take(client) } else { Vec::new() };
+    if let Err(error) = batches::go_on_behind(client, &passed) {
+        let _told = outlet.send(Inflow::Failed(format!("a place was not assigned behind a batch: {error}")));
+        return false;
+    }
+    records.extend(passed);
     if !records.is_empty() {
         state.markers.note(&records);
         let _told = outlet.send(Inflow::Records(records));

@@ -10,6 +10,7 @@ pub mod positions;
 pub mod producer;
 pub mod range;
 pub mod topics;
+mod unpackable;
 pub mod younger;
 
 use std::fmt;
@@ -88,7 +89,7 @@ pub struct Record {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
-    /// Append time, milliseconds since the Unix epoch. Of a marker: when it was found, by the clock of this process.
+    /// Append time, milliseconds since the Unix epoch. Of what is no record: when it was found, by the clock of this process.
     pub timestamp_ms: i64,
     /// Key, if there is one.
     pub key: Option<Vec<u8>>,
@@ -99,13 +100,15 @@ pub struct Record {
     /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or what was aborted. It
     /// says that the position may move behind it.
     pub is_marker: bool,
+    /// No record either, but a whole batch that cannot be unpacked, at the place of its last record; and what is said of it.
+    pub unpackable: Option<String>,
 }
 
 impl Record {
-    /// The time that the log has for it, milliseconds since the Unix epoch; `None` for a marker. What is compared with times of the log is
-    /// this one: the clock of this process may be another.
+    /// The time that the log has for it, milliseconds since the Unix epoch; `None` for what is no record. What is compared with times of
+    /// the log is this one: the clock of this process may be another.
     pub fn log_time_ms(&self) -> Option<i64> {
-        (!self.is_marker).then_some(self.timestamp_ms)
+        (!self.is_marker && self.unpackable.is_none()).then_some(self.timestamp_ms)
     }
 
     /// Bytes it holds on to, for bounds.
@@ -125,11 +128,17 @@ impl Record {
             value: message.payload().map(<[u8]>::to_vec),
             headers: headers::of(message),
             is_marker: false,
+            unpackable: None,
         }
     }
 
     fn marker(topic: Arc<str>, partition: i32, offset: i64) -> Self {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok());
-        Self { topic, partition, offset, timestamp_ms: now_ms.unwrap_or(0), key: None, value: None, headers: Vec::new(), is_marker: true }
+        let (timestamp_ms, headers) = (now_ms.unwrap_or(0), Vec::new());
+        Self { topic, partition, offset, timestamp_ms, key: None, value: None, headers, is_marker: true, unpackable: None }
+    }
+
+    fn unpackable(topic: Arc<str>, partition: i32, batch: unpackable::Batch) -> Self {
+        Self { is_marker: false, unpackable: Some(batch.reason), ..Self::marker(topic, partition, batch.next - 1) }
     }
 }

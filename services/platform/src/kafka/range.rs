@@ -10,12 +10,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
+use tracing::warn;
 
-use super::{KafkaConfig, Record};
+use super::{KafkaConfig, Record, unpackable};
 
 const CALL: Duration = Duration::from_secs(10);
 /// Without any progress for so long, reading has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a batch that cannot be unpacked may be all that comes, before it is passed.
+const UNPACKABLE_PATIENCE: Duration = Duration::from_secs(2);
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// Records that are handed over at once.
 const CHUNK_RECORDS: usize = 500;
@@ -111,11 +114,12 @@ pub fn read(kafka: &KafkaConfig, spans: Vec<Span>) -> Result<mpsc::Receiver<Resu
     let (sender, receiver) = mpsc::channel(CHANNEL_CHUNKS);
     for (topic, open) in by_topic {
         // One client per topic: librdkafka tells the end of a partition without its topic.
-        let client: BaseConsumer = client_config(kafka).create()?;
+        let config = client_config(kafka);
+        let client: BaseConsumer = config.create()?;
         let sender = sender.clone();
         // Ends with the last record, or when nobody takes them any more.
         drop(tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_topic(&client, &topic, open, &sender) {
+            if let Err(error) = read_topic(&client, &config, &topic, open, &sender) {
                 let _nobody_waits = sender.blocking_send(Err(error));
             }
         }));
@@ -150,25 +154,31 @@ type Open = HashMap<i32, (i64, i64)>;
 
 fn read_topic(
     client: &BaseConsumer,
+    config: &ClientConfig,
     topic: &Arc<str>,
     mut open: Open,
     sender: &mpsc::Sender<Result<Vec<Record>, RangeError>>,
 ) -> Result<(), RangeError> {
-    let mut assignment = TopicPartitionList::new();
-    for (partition, (from, _)) in &open {
-        assignment.add_partition_offset(topic, *partition, Offset::Offset(*from))?;
-    }
-    client.assign(&assignment)?;
+    assign(client, topic, &open)?;
     let mut last_progress = Instant::now();
+    let mut is_stuck = false;
     let mut trouble = String::from("no answer");
     while !open.is_empty() {
-        let (records, met) = poll_chunk(client, topic, &mut open);
+        let (mut records, met) = poll_chunk(client, topic, &mut open);
         match met {
             None => {}
             Some(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => return Err(RangeError::Truncated),
             Some(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(error.into()),
             // Brokers away, leader moving: librdkafka goes on by itself, up to our patience.
-            Some(error) => trouble = error.to_string(),
+            Some(error) => {
+                is_stuck |= unpackable::is_unpackable(&error);
+                trouble = error.to_string();
+            }
+        }
+        if records.is_empty() && is_stuck && last_progress.elapsed() > UNPACKABLE_PATIENCE {
+            is_stuck = false;
+            records = pass_unpackable(config, topic, &mut open);
+            assign(client, topic, &open)?;
         }
         if records.is_empty() {
             if sender.is_closed() {
@@ -186,6 +196,31 @@ fn read_topic(
         }
     }
     Ok(())
+}
+
+fn assign(client: &BaseConsumer, topic: &str, open: &Open) -> Result<(), KafkaError> {
+    let mut assignment = TopicPartitionList::new();
+    for (partition, (from, _)) in open {
+        assignment.add_partition_offset(topic, *partition, Offset::Offset(*from))?;
+    }
+    client.assign(&assignment)
+}
+
+/// What stands for the batches that cannot be unpacked where the spans stand; a span that ends with one is closed.
+fn pass_unpackable(config: &ClientConfig, topic: &Arc<str>, open: &mut Open) -> Vec<Record> {
+    let mut passed = Vec::new();
+    open.retain(|partition, (next, to)| {
+        match unpackable::look(config, topic, *partition, *next, *to) {
+            Ok(Some(batch)) => {
+                *next = batch.next;
+                passed.push(Record::unpackable(topic.clone(), *partition, batch));
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%topic, partition, %error, "Whether a batch can be unpacked is not known."),
+        }
+        *next < *to
+    });
+    passed
 }
 
 /// The next offset of a partition; `None`: nothing of it came, neither a record nor the end of a transaction.

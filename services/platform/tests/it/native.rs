@@ -1,9 +1,13 @@
-//! What only producers other than ours write: names of headers that are no UTF-8, and batches in each codec.
+//! What only producers other than ours write: names of headers that are no UTF-8, batches in each codec, and such as cannot be
+//! unpacked.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
+use std::time::Duration;
 
-use platform::kafka::KafkaConfig;
+use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
+use platform::kafka::range::{self, Span};
+use platform::kafka::{KafkaConfig, Record};
 use rdkafka::bindings::{
     rd_kafka_header_add, rd_kafka_headers_new, rd_kafka_produceva, rd_kafka_vtype_t, rd_kafka_vu_s, rd_kafka_vu_s__bindgen_ty_1,
     rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1,
@@ -57,6 +61,65 @@ async fn batches_of_every_codec_of_kafka_are_read() {
     drop(inflow);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_cannot_be_unpacked_are_told_and_passed_and_nothing_else_is() {
+    let (database, pool) = database().await;
+    let mut kafka = cluster(1).await;
+    let (events, acks) = (kafka.topics.events.clone(), kafka.topics.acks.clone());
+    // Two such batches that follow each other, what can be read on both sides and in between, and one at the end of the log.
+    for topic in [&events, &acks] {
+        let small = producer(&kafka, "none");
+        send(&small, topic, "first");
+        send_larger_than_is_unpacked(&kafka, topic, 3);
+        send_larger_than_is_unpacked(&kafka, topic, 1);
+        send(&small, topic, "between");
+        send_larger_than_is_unpacked(&kafka, topic, 2);
+    }
+    for (name, value) in [("fetch.max.bytes", "1000000"), ("receive.message.max.bytes", "1001000")] {
+        kafka.properties.push((name.to_owned(), value.to_owned()));
+    }
+    let expected = [(0, false), (3, true), (4, true), (5, false), (7, true)];
+    let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &events);
+    (settings.followed, settings.stall_after) = (vec![acks.clone()], Duration::from_secs(2));
+    let (consumer, mut inflow) = FencedConsumer::start(&kafka, pool.clone(), settings).unwrap();
+    let mut owner = Owner::default();
+    while owner.records.len() < 2 * expected.len() {
+        owner.take(&mut inflow).await;
+    }
+    let seen = |records: &[Record], topic: &str| -> Vec<(i64, bool)> {
+        let of_topic = records.iter().filter(|record| *record.topic == *topic);
+        of_topic.map(|record| (record.offset, record.unpackable.is_some())).collect()
+    };
+    assert_eq!((seen(&owner.records, &events), seen(&owner.records, &acks)), (expected.to_vec(), expected.to_vec()));
+    // Read on as ever.
+    send(&producer(&kafka, "none"), &events, "last");
+    while owner.values(&events).last().is_none_or(|value| value != "last") {
+        owner.take(&mut inflow).await;
+    }
+    assert_eq!(owner.records.len(), 2 * expected.len() + 1, "none was told twice");
+    drop(inflow);
+    consumer.stop(PATIENCE).await;
+    let spans = vec![Span { topic: events.as_str().into(), partition: 0, from: 0, to: 8 }];
+    let (mut reading, mut read) = (range::read(&kafka, spans).unwrap(), Vec::new());
+    while let Some(records) = reading.recv().await {
+        read.extend(records.unwrap());
+    }
+    assert_eq!(seen(&read, &events), expected);
+    drop((pool, database));
+}
+
+/// One batch of so many records.
+fn send_larger_than_is_unpacked(kafka: &KafkaConfig, topic: &str, count: usize) {
+    let mut config = kafka.client("test");
+    config.set("compression.type", "zstd").set("message.max.bytes", "10000000").set("batch.size", "10000000").set("linger.ms", "1000");
+    let producer: BaseProducer = config.create().unwrap();
+    let value = "x".repeat(1_200_000);
+    for _ in 0..count {
+        producer.send(BaseRecord::to(topic).key("k").payload(&value)).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
 }
 
 fn producer(kafka: &KafkaConfig, codec: &str) -> BaseProducer {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounterVec;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use sqlx::postgres::PgPool;
@@ -14,12 +15,13 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
+use super::batches::Batches;
 use super::held::{Held, Hold, Place, Progress};
-use super::stall::{Sight, StallWatch};
+use super::stall::{Sight, Stall, StallWatch};
 use super::unanswered::Unanswered;
-use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, base_config, on_thread};
+use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, Shared, base_config, on_thread};
 use crate::fence;
-use crate::kafka::bounds;
+use crate::kafka::{bounds, unpackable};
 use crate::telemetry::metrics;
 
 /// Short, so that a broker that does not answer does not keep the watch from the places of the others.
@@ -33,12 +35,14 @@ const TICK: Duration = Duration::from_millis(100);
 
 struct Watch {
     client: BaseConsumer,
+    config: ClientConfig,
     pool: PgPool,
     runtime: Handle,
     settings: ConsumerSettings,
     outlet: Outlet,
     held: Held,
     unanswered: Unanswered,
+    batches: Batches,
     readings: [Progress; 2],
     stalls: StallWatch,
     seen: BTreeMap<Place, i64>,
@@ -50,9 +54,7 @@ pub(super) fn start(
     kafka: &KafkaConfig,
     pool: PgPool,
     settings: &ConsumerSettings,
-    outlet: Outlet,
-    held: Held,
-    unanswered: Unanswered,
+    shared: Shared,
     readings: [Progress; 2],
 ) -> Result<oneshot::Receiver<()>, KafkaError> {
     // What it reads of the brokers must be what the readers see, so it is configured as they are. It is assigned nothing.
@@ -64,16 +66,17 @@ pub(super) fn start(
         pool,
         runtime: Handle::current(),
         settings: settings.clone(),
-        outlet,
-        held,
-        unanswered,
+        outlet: shared.outlet.clone(),
+        held: shared.held,
+        unanswered: shared.unanswered,
+        batches: shared.batches,
+        config,
         readings,
         stalls: StallWatch::new(settings.stall_after),
         seen: BTreeMap::new(),
         lost: LostClaims::default(),
     };
-    let outlet = watch.outlet.clone();
-    on_thread(format!("{}-watch", settings.consumer), outlet, move || watch.run())
+    on_thread(format!("{}-watch", settings.consumer), shared.outlet, move || watch.run())
 }
 
 impl Watch {
@@ -130,6 +133,9 @@ impl Watch {
             }
         }
         let stall = self.stalls.look(Instant::now(), &sights)?;
+        if self.is_passed(&stall) {
+            return None;
+        }
         stalls_counter().with_label_values(&[&self.settings.consumer]).inc();
         let ((topic, partition), seconds) = (&stall.place, stall.waited.as_secs());
         error!(
@@ -138,6 +144,22 @@ impl Watch {
             "Records are there and none came, or the log ends before what was read: the consumer is started anew."
         );
         Some(stall.to_string())
+    }
+
+    /// Whether what it is about is a batch that cannot be unpacked, which a new consumer would meet again: then it is passed.
+    fn is_passed(&self, stall: &Stall) -> bool {
+        let (topic, partition) = &stall.place;
+        match unpackable::look(&self.config, topic, *partition, stall.reached, stall.end) {
+            Ok(Some(batch)) => {
+                self.batches.found(stall.place.clone(), stall.reached, batch);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                debug!(%error, %topic, partition, "Whether a batch can be unpacked is not known.");
+                false
+            }
+        }
     }
 
     /// Whether the brokers answer by now for what could not be claimed.

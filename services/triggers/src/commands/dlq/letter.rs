@@ -6,7 +6,7 @@ use std::str::FromStr;
 use platform::kafka::Record;
 use schemas::headers;
 use schemas::ids::OrgId;
-use schemas::native::Origin;
+use schemas::native::{Origin, UNPACKABLE_BATCH};
 
 /// The place of a record as people write it: `TOPIC/PARTITION/OFFSET`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,7 +99,12 @@ impl Letter {
 
     /// Whether the record was too large even for the dead letters, so that only its place is here.
     pub fn is_place_only(&self) -> bool {
-        self.record.value.is_none() && self.class() != "null_value"
+        self.record.value.is_none() && self.class() != "null_value" && !self.is_of_a_batch()
+    }
+
+    /// Whether it stands for a whole batch that could not be unpacked, of which nobody has seen any bytes.
+    pub fn is_of_a_batch(&self) -> bool {
+        self.class() == UNPACKABLE_BATCH
     }
 
     fn text(&self, name: &str) -> String {
@@ -152,6 +157,7 @@ pub mod tests {
             value: Some(b"v".to_vec()),
             headers: all,
             is_marker: false,
+            unpackable: None,
         };
         Letter::read(record).unwrap()
     }

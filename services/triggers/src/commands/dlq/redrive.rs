@@ -197,6 +197,11 @@ impl Redriving {
         if ![&topics.events, &topics.acks, &topics.deliveries].contains(&&topic) {
             return Err(Outcome::Refused(format!("{place}: {topic} is no topic of this deployment")));
         }
+        if letter.is_of_a_batch() {
+            return Err(Outcome::Refused(format!(
+                "{place}: a whole batch could not be unpacked, so there is nothing to write again; a version that can unpack it reads it with: triggers view replay"
+            )));
+        }
         let record = if is_large {
             match self.log.record_at(&letter.refused_at).await {
                 Ok(Some(record)) => record,

@@ -46,6 +46,7 @@ pub async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     if args.raw {
         return match body.and_then(|record| record.value) {
             Some(value) => print::raw(&value),
+            None if source.is_of_a_batch() => bail!("{} has no bytes: its batch could not be unpacked", pick.place),
             None => bail!("{} has no bytes here: {}", pick.place, if source.is_place_only() { TOO_LARGE } else { "its value is null" }),
         };
     }
