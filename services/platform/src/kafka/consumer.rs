@@ -16,7 +16,6 @@ mod markers;
 mod stall;
 mod truncation;
 mod unanswered;
-
 mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -361,8 +360,6 @@ fn hand_over<C: ConsumerContext>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     #[tokio::test]

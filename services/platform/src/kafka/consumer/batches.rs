@@ -37,6 +37,11 @@ impl Batches {
         taken
     }
 
+    /// Found while these partitions were held: whoever holds them again may read another log of that name.
+    pub(super) fn forget(&self, partitions: &[i32]) {
+        self.lock().retain(|(_, partition), _| !partitions.contains(partition));
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, (i64, Batch)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
