@@ -1,6 +1,7 @@
 //! What a record means to the view. Pure; done outside of the transaction.
 
 use platform::kafka::Record;
+use schemas::ids::OrgId;
 use schemas::native::{self, NativeRecord, Unreadable};
 use schemas::records::{Ack, DeliveryAttempt, Event};
 use schemas::topics::TopicNames;
@@ -23,6 +24,8 @@ pub(crate) enum Content {
     Attempt(Box<DeliveryAttempt>),
     /// Nobody can read it; the partition goes on.
     Dead(Unreadable),
+    /// An event of this organization that is past its retention: nothing is shown of it but that there is a gap.
+    Expired(OrgId),
     /// To be passed over: its organization is erased, or it is no record but a marker.
     Skipped,
 }

@@ -6,6 +6,7 @@
 mod acks;
 mod attempts;
 mod events;
+mod expired;
 mod keys;
 pub(crate) mod missed;
 mod places;
@@ -214,7 +215,10 @@ impl Flusher {
         };
         for item in part.iter_mut().filter(|item| item.record.timestamp_ms < least_ms(&item.content)) {
             METRICS.too_old.inc();
-            item.content = Content::Skipped;
+            item.content = match &item.content {
+                Content::Event(event) => Content::Expired(event.org_id),
+                _ => Content::Skipped,
+            };
         }
         Ok(())
     }
@@ -284,6 +288,7 @@ impl Flusher {
                     warn!(%error, "PostgreSQL refuses the row of a rejected record; its tenant will not see it.");
                     item.content = Content::Skipped;
                 }
+                Content::Expired(_) => item.content = Content::Skipped,
                 Content::Event(_) | Content::Acks(_) | Content::Attempt(_) => {
                     let reason = Unreadable { class: rejected::REFUSED_BY_DATABASE, message: error.to_string() };
                     if let Reading::First(producer) = &self.reading {
@@ -327,6 +332,7 @@ async fn apply(
     let mut acknowledged = Vec::new();
     let mut attempted = Vec::new();
     let mut refused = Vec::new();
+    let mut expired = expired::Newest::default();
     for item in part {
         let log_epoch = holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch);
         match &item.content {
@@ -334,6 +340,7 @@ async fn apply(
             Content::Acks(acks) => acknowledged.extend(acks.iter().zip(0_i32..).map(|(ack, nth)| acks::Row::new(&item.record, ack, nth))),
             Content::Attempt(attempt) => attempted.push(attempts::Row { record: &item.record, attempt }),
             Content::Dead(reason) => refused.extend(rejected::Row::of(&item.record, reason, log_epoch, topics)),
+            Content::Expired(org) => expired.note(*org, log_epoch, &item.record),
             Content::Skipped => {}
         }
     }
@@ -353,6 +360,7 @@ async fn apply(
     }
     if matches!(reading, Reading::First(_)) {
         rejected::insert(connection, &refused).await?;
+        expired::note(connection, &expired).await?;
     }
     Ok(())
 }
@@ -372,6 +380,7 @@ fn org_of(item: &Item) -> Option<OrgId> {
         // All of one record have the organization that is its key.
         Content::Acks(acks) => acks.first().map(|ack| ack.org_id),
         Content::Attempt(attempt) => Some(attempt.org_id),
+        Content::Expired(org) => Some(*org),
         // Of an erased organization even what nobody can read is passed over.
         Content::Dead(_) => std::str::from_utf8(item.record.key.as_deref()?).ok()?.parse().ok(),
         Content::Skipped => None,

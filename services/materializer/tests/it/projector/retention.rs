@@ -257,6 +257,8 @@ async fn records_below_the_floor_are_passed_over_and_a_part_that_went_meanwhile_
     bench.flow(&[org], 2).await;
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 0, "all of it is below the floor now");
+    let newest_dropped = "SELECT sum(log_offset)::bigint FROM view_dropped";
+    assert_eq!(bench.count(newest_dropped).await, 3, "a cursor from before is told of a gap");
     assert!(bench.dead_letters().await.is_empty());
     sqlx::query("UPDATE view_floor SET floor = '-infinity'").execute(&bench.pool).await.unwrap();
     projecting.stop().await;
