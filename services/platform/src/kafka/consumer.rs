@@ -335,7 +335,7 @@ fn hand_over<C: ConsumerContext>(
     if records.is_empty() && error.is_none() {
         records = state.markers.find(client);
     }
-    let passed = if records.is_empty() { shared.batches.take(client) } else { Vec::new() };
+    let passed = shared.batches.take(client);
     if let Err(error) = batches::go_on_behind(client, &passed) {
         let _told = outlet.send(Inflow::Failed(format!("a place was not assigned behind a batch: {error}")));
         return false;

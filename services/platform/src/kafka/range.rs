@@ -117,10 +117,17 @@ pub fn read(kafka: &KafkaConfig, spans: Vec<Span>) -> Result<mpsc::Receiver<Resu
         let config = client_config(kafka);
         let client: BaseConsumer = config.create()?;
         let sender = sender.clone();
+        let teller = sender.clone();
         // Ends with the last record, or when nobody takes them any more.
-        drop(tokio::task::spawn_blocking(move || {
+        let reading = tokio::task::spawn_blocking(move || {
             if let Err(error) = read_topic(&client, &config, &topic, open, &sender) {
                 let _nobody_waits = sender.blocking_send(Err(error));
+            }
+        });
+        // A channel that just closes would say that all was read.
+        drop(tokio::spawn(async move {
+            if let Err(panic) = reading.await {
+                let _nobody_waits = teller.send(Err(RangeError::Stalled(panic.to_string()))).await;
             }
         }));
     }

@@ -25,9 +25,11 @@ pub(super) struct Batch {
     pub(super) reason: String,
 }
 
-/// Whether `error` says that a batch could not be unpacked. It says not where.
+/// Whether `error` may say that a batch could not be unpacked; only the sentence that comes with it says so surely (`BadMessage` is also what
+/// stands behind the end of an lz4 frame), and where.
 pub(super) fn is_unpackable(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::BadCompression | RDKafkaErrorCode::NotImplemented))
+    use RDKafkaErrorCode::{BadCompression, BadMessage, NotImplemented};
+    matches!(error.rdkafka_error_code(), Some(BadCompression | BadMessage | NotImplemented))
 }
 
 /// The batch at `offset` of a log that ends at `end`, if that is what keeps it from being read.

@@ -48,7 +48,11 @@ impl Batches {
 }
 
 /// Has `client` go on behind them. Assigned anew rather than sought: a place that was sought, and of which nothing comes, tells where it stood before.
+/// Without any it does nothing: librdkafka takes even an empty assignment for the answer to a rebalance that is under way.
 pub(super) fn go_on_behind<C: ConsumerContext>(client: &BaseConsumer<C>, passed: &[Record]) -> Result<(), KafkaError> {
+    if passed.is_empty() {
+        return Ok(());
+    }
     let (mut gone, mut behind) = (TopicPartitionList::new(), TopicPartitionList::new());
     for record in passed {
         let reason = record.unpackable.as_deref().unwrap_or_default();

@@ -85,6 +85,11 @@ impl StallWatch {
         }
         stall
     }
+
+    /// What held `place` up is known and will pass: it stalls only after another patience.
+    pub(super) fn forget(&mut self, place: &Place) {
+        self.suspects.remove(place);
+    }
 }
 
 impl Sight {
@@ -160,6 +165,20 @@ mod tests {
         assert!(stall.to_string().contains("stands behind its log"), "{stall}");
         // A leader that is new does not know for a moment how far its log may be read.
         assert_eq!(first(&|at| if at % 20 == 19 { (place(0), Sight { end: Some(5), ..behind(at) }) } else { lost(at) }), None);
+    }
+
+    #[test]
+    fn of_two_places_that_stand_each_is_told_when_the_other_is_forgotten() {
+        let (mut watch, start) = (StallWatch::new(PATIENCE), Instant::now());
+        let mut told = Vec::new();
+        for at in 0..=70 {
+            let sights = BTreeMap::from([0, 1].map(|partition| (place(partition), behind(at))));
+            if let Some(stall) = watch.look(start + SECOND * at, &sights) {
+                watch.forget(&stall.place);
+                told.push((at, stall.place.1));
+            }
+        }
+        assert_eq!(told, [(30, 0), (31, 1), (61, 0), (62, 1)]);
     }
 
     #[test]

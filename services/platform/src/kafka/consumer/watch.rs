@@ -134,6 +134,8 @@ impl Watch {
         }
         let stall = self.stalls.look(Instant::now(), &sights)?;
         if self.is_passed(&stall) {
+            // Or it would be told at each look until it is passed, and no other one with it.
+            self.stalls.forget(&stall.place);
             return None;
         }
         stalls_counter().with_label_values(&[&self.settings.consumer]).inc();
