@@ -38,6 +38,7 @@ fuzz: ## ten million arbitrary and mutated records through each decoder; RECORDS
 
 # Built with the tests' features, or half of the graph would be built again.
 faults: tools ## each fault alone under load, on three brokers; ARGS='--seed 7 --count 20' adds a random sequence, --resume goes on
+	@deploy/install-tools.sh faults || echo 'The faults that step clocks will be told as not run.' >&2
 	cargo test --profile ci --locked --workspace --no-run
 	target/ci/loadtests faults $(ARGS)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sees which tools the build and the local stack need, installs what is missing on Debian and Ubuntu (as root or with sudo), and otherwise
-# names exactly what is missing. Changes nothing when all is there.
+# names exactly what is missing. Changes nothing when all is there. With the word `faults`: also what only the fault suite needs.
 set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
@@ -16,6 +16,7 @@ no_main_cluster() {
 
 java_major() { java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1; }
 has_postgres() { command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; }
+has_faketime() { [ -n "$(find /usr/lib -maxdepth 3 -path '*/faketime/libfaketimeMT.so.1' 2>/dev/null)" ]; }
 has_recent_java() { command -v java >/dev/null && [ "$(java_major)" -ge 17 ] 2>/dev/null; }
 
 missing=() packages=()
@@ -29,6 +30,7 @@ command -v setpriv >/dev/null || need 'setpriv' util-linux
 has_recent_java || need 'Java 17 or newer (java)' "$(apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 && echo openjdk-17-jre-headless || echo default-jre-headless)"
 command -v mvn >/dev/null || need 'Maven (mvn)' maven
 has_postgres || need 'a PostgreSQL server (postgres, initdb)' postgresql
+if [ "${1:-}" = faults ] && ! has_faketime; then need 'libfaketime (steps the clock of the roles)' libfaketime; fi
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -eq 0 ]; then sudo=
