@@ -218,6 +218,9 @@ async fn a_truncated_log_stops_its_partition_until_the_command_mends_it_on_runni
     assert_eq!(outside(&installed.system).await, []);
     let said = installed.mend(&["--all-outside", "--yes"], 0).await;
     assert!(said.contains("nothing is to be mended"), "{said}");
+    // Nobody listens there.
+    let said = installed.mend(&["--all-outside", "--yes", "--kafka-brokers", "127.0.0.1:1"], 1).await;
+    assert!(said.contains("it is not known") && !said.contains("nothing is to be mended"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

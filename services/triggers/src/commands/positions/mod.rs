@@ -163,7 +163,14 @@ async fn mend(pool: &PgPool, known: &[Known], args: &MendArgs) -> Result<()> {
         plan::check(named.context("there is no such position; see: triggers positions list")?, how)?;
     }
     let mendings = plan(known, wanted, how);
+    // Said at the end: what is known to lie outside can be mended all the same.
+    let unknown = known.iter().filter(|known| known.bounds.is_none() && wanted(&known.position)).count();
+    let told = || match unknown {
+        0 => Ok(()),
+        _ => bail!("of {unknown} positions it is not known whether they lie inside of their logs: triggers positions list"),
+    };
     if mendings.is_empty() {
+        told()?;
         return print::line("every position lies inside of its log; nothing is to be mended");
     }
     for mending in &mendings {
@@ -182,5 +189,5 @@ async fn mend(pool: &PgPool, known: &[Known], args: &MendArgs) -> Result<()> {
             None => bail!("{place} has moved meanwhile and was left; look again: triggers positions list"),
         }
     }
-    Ok(())
+    told()
 }
