@@ -294,7 +294,8 @@ enum Step {
 fn decide(row: &Taken, snapshot: &Snapshot) -> Step {
     match snapshot.standing(row.delivery.endpoint_id) {
         Standing::Gone => Step::Cancel("the endpoint was deleted"),
-        _ if row.acknowledged => Step::Cancel("the event was acknowledged"),
+        // Only a repeat: what is spilled before its first attempt is sent as it would have been from the log.
+        _ if row.acknowledged && row.attempts > 0 => Step::Cancel("the event was acknowledged"),
         Standing::Withheld => Step::Hold,
         Standing::Enabled(_) => Step::Attempt,
     }

@@ -171,7 +171,7 @@ async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_o
     assert_eq!(read_topic(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await.len(), 0);
 }
 
-/// Every accepted event is in the inbox until it is acknowledged, and was sent to the endpoint unless it was acknowledged before.
+/// Every accepted event is in the inbox until it is acknowledged, and was sent to the endpoint, acknowledged before or not.
 async fn nothing_is_missing(system: &System, hooks: &Hooks, api: &Api, (accepted, acknowledged): (&BTreeSet<String>, &BTreeSet<String>)) {
     let database = system.database().await;
     eventually(PATIENCE, "the other organization's events are all there", || async {
@@ -189,7 +189,7 @@ async fn nothing_is_missing(system: &System, hooks: &Hooks, api: &Api, (accepted
     .await;
     eventually(PATIENCE, "they were all sent", || async {
         let sent = hooks.since("kept", None);
-        accepted.difference(acknowledged).all(|id| sent.contains(id)).then_some(())
+        accepted.iter().all(|id| sent.contains(id)).then_some(())
     })
     .await;
 }
