@@ -25,4 +25,5 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 11, name: "refusals", sql: include_str!("../postgres/0011_refusals.sql") },
     Migration { version: 12, name: "times", sql: include_str!("../postgres/0012_times.sql") },
     Migration { version: 13, name: "tellings", sql: include_str!("../postgres/0013_tellings.sql") },
+    Migration { version: 14, name: "contests", sql: include_str!("../postgres/0014_contests.sql") },
 ];

@@ -67,13 +67,13 @@ pub struct Taken {
     pub attempts: u32,
     /// Under which lease.
     pub lease: Uuid,
-    /// Whether its event is acknowledged, so that nothing need be sent.
+    /// Whether its event is acknowledged, so that nothing need be sent again.
     pub acknowledged: bool,
 }
 
 /// Writes rows. One that waits for a verdict, or was dropped by it, gives way to the same delivery from another place; where both wait, the
-/// row is contested, and is sent whichever place the view shows. It then stands at the later place, whichever came first: it is decided when the
-/// view has passed both, and kept until the dispatcher has.
+/// row is contested, and is sent whichever of its places the view shows. It then stands at the later place, whichever came first: it is decided when
+/// the view has passed both, and kept until the dispatcher has.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -87,14 +87,14 @@ pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<()
     let numbers = |of: fn(&Accepted) -> i64| rows.iter().map(|one| of(&one.row.delivery.event)).collect::<Vec<_>>();
     sqlx::query(
         "INSERT INTO delivery_schedule AS known (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
-                                        log_epoch, log_partition, log_offset, state, attempts, due_at, lease_id, contested)
+                                        log_epoch, log_partition, log_offset, state, attempts, due_at, lease_id, places)
          SELECT delivery_id, org_id, event_id, endpoint_id, event_type, to_timestamp(accepted_ms::double precision / 1000), payload,
                 traceparent, log_epoch, log_partition, log_offset, state, attempts, now() + make_interval(secs => due_after), lease_id,
-                contested
+                places::jsonb
          FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::bigint[], $7::text[], $8::text[], $9::integer[],
-                     $10::integer[], $11::bigint[], $12::text[], $13::integer[], $14::double precision[], $15::uuid[], $16::boolean[])
+                     $10::integer[], $11::bigint[], $12::text[], $13::integer[], $14::double precision[], $15::uuid[], $16::text[])
               AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_ms, payload, traceparent, log_epoch, log_partition,
-                    log_offset, state, attempts, due_after, lease_id, contested)
+                    log_offset, state, attempts, due_after, lease_id, places)
          ORDER BY delivery_id
          ON CONFLICT (delivery_id) DO UPDATE
          SET event_type = EXCLUDED.event_type, accepted_at = EXCLUDED.accepted_at, payload = EXCLUDED.payload,
@@ -104,7 +104,11 @@ pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<()
                                THEN GREATEST(known.log_offset, EXCLUDED.log_offset) ELSE EXCLUDED.log_offset END,
              state = EXCLUDED.state, attempts = EXCLUDED.attempts, due_at = EXCLUDED.due_at,
              lease_id = EXCLUDED.lease_id, finished_at = NULL,
-             contested = EXCLUDED.contested OR (known.state = 'awaiting_verdict' AND EXCLUDED.state = 'awaiting_verdict')
+             places = CASE WHEN known.state = 'awaiting_verdict' AND EXCLUDED.state = 'awaiting_verdict'
+                           THEN schedule_places_merged(
+                                    COALESCE(known.places, schedule_places(known.log_epoch, known.log_partition, known.log_offset)),
+                                    COALESCE(EXCLUDED.places, schedule_places(EXCLUDED.log_epoch, EXCLUDED.log_partition, EXCLUDED.log_offset)))
+                           ELSE EXCLUDED.places END
          WHERE known.state IN ('awaiting_verdict', 'dropped')
                AND (known.log_partition, known.log_offset) <> (EXCLUDED.log_partition, EXCLUDED.log_offset)",
     )
@@ -123,7 +127,7 @@ pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<()
     .bind(rows.iter().map(|one| number(one.row.attempts)).collect::<Vec<_>>())
     .bind(rows.iter().map(|one| one.row.due_after.as_secs_f64()).collect::<Vec<_>>())
     .bind(rows.iter().map(|one| one.row.lease).collect::<Vec<_>>())
-    .bind(rows.iter().map(|one| one.contested).collect::<Vec<_>>())
+    .bind(rows.iter().map(contested::Candidate::places).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -167,7 +171,7 @@ pub async fn settle(connection: &mut PgConnection, settlements: &[Settlement]) -
 /// and all of older logs, whose records may be on this one again.
 ///
 /// A row answers for its own place alone: another record with the same event id asks the view for itself, and at most one of the two is shown. A
-/// contested row, which is sent whichever place is shown, answers for all places up to its own. In an older log offsets say nothing: a row that
+/// contested row, which is sent whichever of its places is shown, answers for all of them. In an older log offsets say nothing: a row that
 /// is sent without asking for its place, or was, answers for every record of this one.
 ///
 /// # Errors
@@ -178,9 +182,9 @@ pub async fn scheduled_from(
     log_epoch: i32,
     from: i64,
 ) -> Result<HashMap<DeliveryId, RangeInclusive<i64>>, sqlx::Error> {
-    let rows: Vec<(Uuid, i64, bool, bool)> = sqlx::query_as(
-        "SELECT delivery_id, log_offset, contested AND log_epoch = $2,
-                log_epoch < $2 AND state <> 'dropped' AND (contested OR state <> 'awaiting_verdict')
+    let rows: Vec<(Uuid, i64, i64, bool)> = sqlx::query_as(
+        "SELECT delivery_id, COALESCE((places -> ($2::integer || '/' || $1::integer) ->> 0)::bigint, log_offset), log_offset,
+                log_epoch < $2 AND state <> 'dropped' AND (places IS NOT NULL OR state <> 'awaiting_verdict')
          FROM delivery_schedule WHERE log_partition = $1 AND (log_offset >= $3 OR log_epoch < $2)",
     )
     .bind(partition)
@@ -188,15 +192,8 @@ pub async fn scheduled_from(
     .bind(from)
     .fetch_all(pool)
     .await?;
-    let offsets = |offset, contested, everywhere| match (contested, everywhere) {
-        (_, true) => 0..=i64::MAX,
-        (true, false) => 0..=offset,
-        (false, false) => offset..=offset,
-    };
-    Ok(rows
-        .into_iter()
-        .map(|(id, offset, contested, everywhere)| (DeliveryId::from_uuid(id), offsets(offset, contested, everywhere)))
-        .collect())
+    let offsets = |first, last, everywhere| if everywhere { 0..=i64::MAX } else { first..=last };
+    Ok(rows.into_iter().map(|(id, first, last, everywhere)| (DeliveryId::from_uuid(id), offsets(first, last, everywhere))).collect())
 }
 
 /// Endpoints with pending rows, and in how many seconds the first of each is due (negative: it has been). Costs one look at the index per
@@ -313,7 +310,9 @@ pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<u6
         "WITH passed AS (
              SELECT d.delivery_id,
                     EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id
-                            AND (d.contested OR (e.log_partition = d.log_partition AND e.log_offset = d.log_offset)))
+                            AND CASE WHEN d.places IS NULL THEN e.log_partition = d.log_partition AND e.log_offset = d.log_offset
+                                     ELSE e.log_offset BETWEEN (d.places -> (e.log_epoch || '/' || e.log_partition) ->> 0)::bigint
+                                                           AND (d.places -> (e.log_epoch || '/' || e.log_partition) ->> 1)::bigint END)
                     AND NOT EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS deliver
              FROM delivery_schedule d JOIN consumer_positions p
                   ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition

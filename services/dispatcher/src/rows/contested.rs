@@ -1,48 +1,64 @@
 //! Two rows of one delivery in one statement: an event id that stands at several places of the log, because its record was written again.
 //! Pure. What holds for a row that is in the table already is said by `insert`, by the same rules.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use schemas::ids::DeliveryId;
+use serde_json::{Value, json};
 
 use super::NewRow;
 use crate::delivery::RowState;
 
-/// A row to write, where it stands, and whether the verdict on another place of its event was open too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A row to write, where it stands, and for which places of its event.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Candidate<'a> {
     pub(super) row: &'a NewRow,
     /// The row's own; of contested ones in one partition the last.
     pub(super) offset: i64,
-    pub(super) contested: bool,
+    /// First and last offset by log epoch and partition, where the verdict on several places is open.
+    contested: BTreeMap<(i32, i32), (i64, i64)>,
 }
 
 impl<'a> Candidate<'a> {
     fn new(row: &'a NewRow) -> Self {
-        Self { row, offset: row.delivery.event.offset, contested: false }
+        Self { row, offset: row.delivery.event.offset, contested: BTreeMap::new() }
     }
 
     /// The verdict on both is open.
     fn contest(before: Self, row: &'a NewRow) -> Self {
         let own = row.delivery.event.offset;
         let is_same_partition = before.row.delivery.event.partition == row.delivery.event.partition;
-        Self { row, offset: if is_same_partition { own.max(before.offset) } else { own }, contested: true }
+        let offset = if is_same_partition { own.max(before.offset) } else { own };
+        let mut contested = before.contested;
+        for event in [&before.row.delivery.event, &row.delivery.event] {
+            let range = contested.entry((event.log_epoch, event.partition)).or_insert((event.offset, event.offset));
+            *range = (range.0.min(event.offset), range.1.max(event.offset));
+        }
+        Self { row, offset, contested }
+    }
+
+    /// Its places as `delivery_schedule` has them; nothing for one place, which is the row's own.
+    pub(super) fn places(&self) -> Option<String> {
+        let places =
+            self.contested.iter().map(|((log_epoch, partition), (first, last))| (format!("{log_epoch}/{partition}"), json!([first, last])));
+        (!self.contested.is_empty()).then(|| Value::Object(places.collect()).to_string())
     }
 }
 
 /// One row per delivery, in the order of their ids. A row that waits for a verdict gives way to one of another place: nothing is known of it
-/// yet, and if both wait, whichever place the view shows, the row that stays is sent.
+/// yet, and if both wait, whichever of their places the view shows, the row that stays is sent.
 pub(super) fn settle(rows: &[NewRow]) -> Vec<Candidate<'_>> {
     let mut chosen: HashMap<DeliveryId, Candidate<'_>> = HashMap::with_capacity(rows.len());
     for row in rows {
         match chosen.entry(row.delivery.id) {
             Entry::Vacant(free) => drop(free.insert(Candidate::new(row))),
             Entry::Occupied(mut taken) => {
-                let before = *taken.get();
+                let before = taken.get();
                 if before.row.state == RowState::AwaitingVerdict && place(before.row) != place(row) {
                     let is_open = row.state == RowState::AwaitingVerdict;
-                    taken.insert(if is_open { Candidate::contest(before, row) } else { Candidate::new(row) });
+                    let now = if is_open { Candidate::contest(before.clone(), row) } else { Candidate::new(row) };
+                    taken.insert(now);
                 }
             }
         }
@@ -89,19 +105,21 @@ mod tests {
             let rows: Vec<NewRow> = states.iter().map(|(offset, state)| row(ids, *offset, *state)).collect();
             let chosen = settle(&rows);
             assert_eq!(chosen.len(), 1);
-            (chosen[0].offset, chosen[0].row.state, chosen[0].contested)
+            (chosen[0].offset, chosen[0].row.state, chosen[0].places())
         };
-        assert_eq!(left(&[(1, AwaitingVerdict)]), (1, AwaitingVerdict, false));
-        assert_eq!(left(&[(1, AwaitingVerdict), (1, AwaitingVerdict)]), (1, AwaitingVerdict, false), "the same record twice");
-        assert_eq!(left(&[(1, AwaitingVerdict), (2, AwaitingVerdict)]), (2, AwaitingVerdict, true));
+        let contested = |first: i64, last: i64| Some(format!("{{\"1/0\":[{first},{last}]}}"));
+        assert_eq!(left(&[(1, AwaitingVerdict)]), (1, AwaitingVerdict, None));
+        assert_eq!(left(&[(1, AwaitingVerdict), (1, AwaitingVerdict)]), (1, AwaitingVerdict, None), "the same record twice");
+        assert_eq!(left(&[(1, AwaitingVerdict), (2, AwaitingVerdict)]), (2, AwaitingVerdict, contested(1, 2)));
         assert_eq!(
             left(&[(2, AwaitingVerdict), (1, AwaitingVerdict)]),
-            (2, AwaitingVerdict, true),
+            (2, AwaitingVerdict, contested(1, 2)),
             "the later place, whichever came first"
         );
-        assert_eq!(left(&[(2, AwaitingVerdict), (1, Pending)]), (1, Pending, false));
-        assert_eq!(left(&[(1, AwaitingVerdict), (2, Pending)]), (2, Pending, false), "the view has shown the second");
-        assert_eq!(left(&[(1, Pending), (2, AwaitingVerdict)]), (1, Pending, false), "the view has shown the first");
+        assert_eq!(left(&[(5, AwaitingVerdict), (2, AwaitingVerdict), (9, AwaitingVerdict)]), (9, AwaitingVerdict, contested(2, 9)));
+        assert_eq!(left(&[(2, AwaitingVerdict), (1, Pending)]), (1, Pending, None));
+        assert_eq!(left(&[(1, AwaitingVerdict), (2, Pending)]), (2, Pending, None), "the view has shown the second");
+        assert_eq!(left(&[(1, Pending), (2, AwaitingVerdict)]), (1, Pending, None), "the view has shown the first");
     }
 
     #[test]

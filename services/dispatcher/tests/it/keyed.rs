@@ -5,7 +5,7 @@ use schemas::records::DeliveryOutcome;
 use serde_json::json;
 
 use crate::receiver::{Manner, Receiver};
-use crate::system::System;
+use crate::system::{PARTITIONS, System};
 
 async fn judge(system: &System, duplicate: &schemas::records::Event, original: &schemas::records::Event) {
     sqlx::query(
@@ -72,6 +72,22 @@ async fn an_open_verdict_holds_nothing_back_and_is_decided_when_the_view_has_pas
 }
 
 #[tokio::test]
+async fn an_event_that_is_acknowledged_before_its_verdict_is_delivered_all_the_same() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let event = system.keyed_event("k");
+    let appended = system.publish(&event).await;
+    system.wait_until_passed(&appended).await;
+    assert_eq!(system.schedule().await.len(), 1, "it waits");
+    system.show(&event, &appended, true).await;
+    system.pass_view(&appended).await;
+    let report = system.wait_for_reports(event.event_id, 1).await.remove(0);
+    assert_eq!((report.outcome, report.attempt), (DeliveryOutcome::Delivered, 1));
+    assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
 async fn a_record_whose_event_id_another_one_has_is_not_delivered() {
     let mut config = crate::system::config();
     config.spill_after = std::time::Duration::from_secs(20);
@@ -130,6 +146,30 @@ async fn of_two_places_of_one_event_one_is_delivered_also_when_both_are_spilled_
     system.wait_for_schedule("the third is dropped and swept", |rows| rows.is_empty()).await;
     assert_eq!(receiver.received().len(), 1);
     assert_eq!(system.reports_of(event.event_id).len(), 1);
+}
+
+#[tokio::test]
+async fn copies_that_wait_together_are_not_delivered_when_the_view_shows_one_that_was_before() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let event = system.event("again and again");
+    let first = system.publish_with(&event, &[]).await;
+    system.show(&event, &first, false).await;
+    system.pass_view(&first).await;
+    system.wait_for_reports(event.event_id, 1).await;
+    system.wait_until_passed(&first).await;
+    // In one statement and in two, of one partition and of another one.
+    let mut last = system.publish_with(&event, &[]).await;
+    for partition in [first.partition, first.partition, (first.partition + 1) % PARTITIONS] {
+        system.wait_until_passed(&last).await;
+        last = system.publish_to(&event, partition).await;
+    }
+    system.wait_until_passed(&last).await;
+    system.wait_for_schedule("one row waits", |rows| rows.iter().map(|(state, ..)| state).eq(["awaiting_verdict"])).await;
+    system.pass_view(&last).await;
+    system.wait_for_schedule("they are dropped and swept", |rows| rows.is_empty()).await;
+    assert_eq!((receiver.received().len(), system.reports_of(event.event_id).len()), (1, 1));
 }
 
 #[tokio::test]
@@ -195,7 +235,7 @@ async fn a_first_place_that_is_scheduled_after_the_second_is_decided_together_wi
         system.start_dispatcher(crate::system::config());
         system.wait_until_passed(&places[1]).await;
         let rows: Vec<(String, bool, i64)> =
-            sqlx::query_as("SELECT state, contested, log_offset FROM delivery_schedule").fetch_all(&system.pool).await.unwrap();
+            sqlx::query_as("SELECT state, places IS NOT NULL, log_offset FROM delivery_schedule").fetch_all(&system.pool).await.unwrap();
         assert_eq!(rows, [("awaiting_verdict".to_owned(), true, places[1].offset)], "it waits for the view to have passed both");
         system.show(&event, &places[shown], false).await;
         system.pass_view(&places[1]).await;

@@ -14,6 +14,8 @@ use platform::kafka::topics::{self, Replication};
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use reqwest::{Client, Method, StatusCode};
 use schemas::codec;
@@ -32,7 +34,7 @@ use crate::receiver::Receiver;
 pub const KEY: &str = "key-of-shop";
 pub const OTHER_KEY: &str = "key-of-others";
 pub const PATIENCE: Duration = Duration::from_secs(30);
-const PARTITIONS: i32 = 2;
+pub const PARTITIONS: i32 = 2;
 
 /// What tests share.
 pub struct System {
@@ -202,6 +204,16 @@ impl System {
         let headers = [&[("content-type", &b"application/avro"[..])], headers].concat();
         let record = Outgoing { topic: &self.kafka.topics.events, key: Some(key.as_bytes()), value: Some(&value), headers: &headers };
         self.producer.publish(record).await.unwrap()
+    }
+
+    /// Writes an event to a partition of the test's choice.
+    pub async fn publish_to(&self, event: &Event, partition: i32) -> Appended {
+        let producer: FutureProducer = self.kafka.client("test").create().unwrap();
+        let (key, value) = (event.org_id.to_string(), codec::encode_event(event).unwrap());
+        let headers = OwnedHeaders::new().insert(Header { key: "content-type", value: Some("application/avro") });
+        let record = FutureRecord::to(&self.kafka.topics.events).partition(partition).key(&key).payload(&value).headers(headers);
+        let delivered = producer.send(record, PATIENCE).await.unwrap();
+        Appended { partition: delivered.partition, offset: delivered.offset, timestamp_ms: None }
     }
 
     /// Writes so many plain events and answers their ids.

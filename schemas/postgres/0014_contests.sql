@@ -1,0 +1,17 @@
+-- A contested row of the schedule stands for several places of one event id. It is sent only when the place that the view shows is one of them:
+-- any other place was, or will be, delivered for itself. By "epoch/partition" the first and the last offset; of the places of one id in a
+-- partition the view shows the first that it read, so the range takes in none that was delivered before. NULL: only the row's own place.
+ALTER TABLE delivery_schedule ADD COLUMN places jsonb;
+UPDATE delivery_schedule SET places = jsonb_build_object(log_epoch || '/' || log_partition, jsonb_build_array(0, log_offset)) WHERE contested;
+ALTER TABLE delivery_schedule DROP COLUMN contested;
+
+CREATE FUNCTION schedule_places(log_epoch integer, log_partition integer, log_offset bigint) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_build_object(log_epoch || '/' || log_partition, jsonb_build_array(log_offset, log_offset))
+$$;
+
+CREATE FUNCTION schedule_places_merged(known jsonb, added jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_object_agg(key, jsonb_build_array(first_offset, last_offset)) FROM (
+        SELECT key, min((value ->> 0)::bigint) AS first_offset, max((value ->> 1)::bigint) AS last_offset
+        FROM (SELECT key, value FROM jsonb_each(known) UNION ALL SELECT key, value FROM jsonb_each(added)) AS both_of_them GROUP BY key
+    ) AS merged
+$$;
