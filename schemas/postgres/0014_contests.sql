@@ -1,12 +1,15 @@
 -- A contested row of the schedule stands for several places of one event id. It is sent only when the place that the view shows is one of them:
--- any other place was, or will be, delivered for itself. By "epoch/partition" the first and the last offset; of the places of one id in a
--- partition the view shows the first that it read, so the range takes in none that was delivered before. NULL: only the row's own place.
+-- any other place was, or will be, delivered for itself. By partition the first and the last offset; of the places of one id in a partition the
+-- view shows the first that it read, so the range takes in none that was delivered before. NULL: only the row's own place.
 ALTER TABLE delivery_schedule ADD COLUMN places jsonb;
-UPDATE delivery_schedule SET places = jsonb_build_object(log_epoch || '/' || log_partition, jsonb_build_array(0, log_offset)) WHERE contested;
+-- Which places these rows stand for was not written down: any.
+UPDATE delivery_schedule
+SET places = (SELECT jsonb_object_agg(partition, jsonb_build_array(0, 9223372036854775807)) FROM (SELECT DISTINCT partition FROM consumer_positions) AS known)
+WHERE contested;
 ALTER TABLE delivery_schedule DROP COLUMN contested;
 
-CREATE FUNCTION schedule_places(log_epoch integer, log_partition integer, log_offset bigint) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
-    SELECT jsonb_build_object(log_epoch || '/' || log_partition, jsonb_build_array(log_offset, log_offset))
+CREATE FUNCTION schedule_places(log_partition integer, log_offset bigint) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_build_object(log_partition, jsonb_build_array(log_offset, log_offset))
 $$;
 
 CREATE FUNCTION schedule_places_merged(known jsonb, added jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$

@@ -106,8 +106,8 @@ pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<()
              lease_id = EXCLUDED.lease_id, finished_at = NULL,
              places = CASE WHEN known.state = 'awaiting_verdict' AND EXCLUDED.state = 'awaiting_verdict'
                            THEN schedule_places_merged(
-                                    COALESCE(known.places, schedule_places(known.log_epoch, known.log_partition, known.log_offset)),
-                                    COALESCE(EXCLUDED.places, schedule_places(EXCLUDED.log_epoch, EXCLUDED.log_partition, EXCLUDED.log_offset)))
+                                    COALESCE(known.places, schedule_places(known.log_partition, known.log_offset)),
+                                    COALESCE(EXCLUDED.places, schedule_places(EXCLUDED.log_partition, EXCLUDED.log_offset)))
                            ELSE EXCLUDED.places END
          WHERE known.state IN ('awaiting_verdict', 'dropped')
                AND (known.log_partition, known.log_offset) <> (EXCLUDED.log_partition, EXCLUDED.log_offset)",
@@ -183,9 +183,9 @@ pub async fn scheduled_from(
     from: i64,
 ) -> Result<HashMap<DeliveryId, RangeInclusive<i64>>, sqlx::Error> {
     let rows: Vec<(Uuid, i64, i64, bool)> = sqlx::query_as(
-        "SELECT delivery_id, COALESCE((places -> ($2::integer || '/' || $1::integer) ->> 0)::bigint, log_offset), log_offset,
+        "SELECT delivery_id, CASE WHEN log_epoch = $2 THEN COALESCE((places -> $1::integer::text ->> 0)::bigint, log_offset) ELSE log_offset END, log_offset,
                 log_epoch < $2 AND state <> 'dropped' AND (places IS NOT NULL OR state <> 'awaiting_verdict')
-         FROM delivery_schedule WHERE log_partition = $1 AND (log_offset >= $3 OR log_epoch < $2)",
+         FROM delivery_schedule WHERE log_partition = $1::integer AND (log_offset >= $3 OR log_epoch < $2)",
     )
     .bind(partition)
     .bind(log_epoch)
@@ -301,7 +301,8 @@ pub async fn hold(pool: &PgPool, taken: &[(DeliveryId, Uuid)]) -> Result<HashSet
 
 /// Decides on rows whose record the view has passed: shown and no duplicate, so pending; otherwise dropped (a duplicate, a record whose event
 /// id another one has, erased, or a dead letter). For a row of an older log epoch offsets say nothing: it is decided as soon as the view
-/// knows its event, and at the latest when the position has passed a younger record. Answers how many were decided.
+/// knows its event, and at the latest when the position has passed a younger record. A contested one answers for all records of the newer log
+/// (see [`scheduled_from`]), so it is sent whatever place is shown. Answers how many were decided.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -311,8 +312,9 @@ pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<u6
              SELECT d.delivery_id,
                     EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id
                             AND CASE WHEN d.places IS NULL THEN e.log_partition = d.log_partition AND e.log_offset = d.log_offset
-                                     ELSE e.log_offset BETWEEN (d.places -> (e.log_epoch || '/' || e.log_partition) ->> 0)::bigint
-                                                           AND (d.places -> (e.log_epoch || '/' || e.log_partition) ->> 1)::bigint END)
+                                     ELSE p.log_epoch > d.log_epoch
+                                          OR e.log_offset BETWEEN (d.places -> e.log_partition::text ->> 0)::bigint
+                                                              AND (d.places -> e.log_partition::text ->> 1)::bigint END)
                     AND NOT EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS deliver
              FROM delivery_schedule d JOIN consumer_positions p
                   ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition

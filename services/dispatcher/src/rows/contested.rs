@@ -16,8 +16,8 @@ pub(super) struct Candidate<'a> {
     pub(super) row: &'a NewRow,
     /// The row's own; of contested ones in one partition the last.
     pub(super) offset: i64,
-    /// First and last offset by log epoch and partition, where the verdict on several places is open.
-    contested: BTreeMap<(i32, i32), (i64, i64)>,
+    /// First and last offset by partition, where the verdict on several places is open. Of whatever log epoch: in doubt it is sent.
+    contested: BTreeMap<i32, (i64, i64)>,
 }
 
 impl<'a> Candidate<'a> {
@@ -32,7 +32,7 @@ impl<'a> Candidate<'a> {
         let offset = if is_same_partition { own.max(before.offset) } else { own };
         let mut contested = before.contested;
         for event in [&before.row.delivery.event, &row.delivery.event] {
-            let range = contested.entry((event.log_epoch, event.partition)).or_insert((event.offset, event.offset));
+            let range = contested.entry(event.partition).or_insert((event.offset, event.offset));
             *range = (range.0.min(event.offset), range.1.max(event.offset));
         }
         Self { row, offset, contested }
@@ -40,8 +40,7 @@ impl<'a> Candidate<'a> {
 
     /// Its places as `delivery_schedule` has them; nothing for one place, which is the row's own.
     pub(super) fn places(&self) -> Option<String> {
-        let places =
-            self.contested.iter().map(|((log_epoch, partition), (first, last))| (format!("{log_epoch}/{partition}"), json!([first, last])));
+        let places = self.contested.iter().map(|(partition, (first, last))| (partition.to_string(), json!([first, last])));
         (!self.contested.is_empty()).then(|| Value::Object(places.collect()).to_string())
     }
 }
@@ -107,7 +106,7 @@ mod tests {
             assert_eq!(chosen.len(), 1);
             (chosen[0].offset, chosen[0].row.state, chosen[0].places())
         };
-        let contested = |first: i64, last: i64| Some(format!("{{\"1/0\":[{first},{last}]}}"));
+        let contested = |first: i64, last: i64| Some(format!("{{\"0\":[{first},{last}]}}"));
         assert_eq!(left(&[(1, AwaitingVerdict)]), (1, AwaitingVerdict, None));
         assert_eq!(left(&[(1, AwaitingVerdict), (1, AwaitingVerdict)]), (1, AwaitingVerdict, None), "the same record twice");
         assert_eq!(left(&[(1, AwaitingVerdict), (2, AwaitingVerdict)]), (2, AwaitingVerdict, contested(1, 2)));
