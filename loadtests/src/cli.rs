@@ -189,8 +189,8 @@ pub struct BareServerArgs {
 }
 
 impl RunArgs {
-    /// The scenario's bars, with what the command line overrides. A closed loop has no bars but errors, unless they are given; a system
-    /// named without its database has none for visibility, which cannot be measured there.
+    /// The scenario's bars, with what the command line overrides. A closed loop has no bars but errors, unless they are
+    /// given; a system named without its database has none for visibility, which cannot be measured there.
     pub fn thresholds(&self) -> Thresholds {
         let own = if self.load.closed { Thresholds::none() } else { self.scenario.thresholds() };
         let blind = self.system.url.is_some() && self.system.database_url.is_none();
@@ -212,7 +212,8 @@ impl RunArgs {
 
 fn component(text: &str) -> Result<Component, String> {
     let (name, pid) = text.split_once('=').ok_or("say NAME=PID")?;
-    let sane = !name.is_empty() && name.chars().all(|character| character.is_ascii_alphanumeric() || character == '-' || character == '_');
+    let sane = !name.is_empty()
+        && name.chars().all(|character| character.is_ascii_alphanumeric() || character == '-' || character == '_');
     match (sane, pid.parse()) {
         (true, Ok(pid)) => Ok(Component { name: name.to_owned(), pid }),
         _ => Err("say NAME=PID".to_owned()),

@@ -1,8 +1,10 @@
-//! One keep-alive HTTP/1.1 connection that sends prebuilt bytes and reads just enough of the reply: status, length, `event_id`.
+//! One keep-alive HTTP/1.1 connection that sends prebuilt bytes and reads just enough of the reply: status, length,
+//! `event_id`.
 //!
-//! By hand rather than with an HTTP library, because the generator shares two cores with what it measures: a request costs one write, one
-//! read and a look at some two hundred bytes. Only what the accept route sends is understood: a reply with `content-length`.
-//! What does not live here: when to send (generator), and reading the inbox (inbox), which takes a full client.
+//! By hand rather than with an HTTP library, because the generator shares two cores with what it measures: a request
+//! costs one write, one read and a look at some two hundred bytes. Only what the accept route sends is understood: a
+//! reply with `content-length`. What does not live here: when to send (generator), and reading the inbox (inbox), which
+//! takes a full client.
 
 use std::io;
 
@@ -50,7 +52,8 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::with_capacity(4096) })
     }
 
-    /// Sends one request and reads its reply. After an error, or when the future is dropped, the connection must not be used again.
+    /// Sends one request and reads its reply. After an error, or when the future is dropped, the connection must not be
+    /// used again.
     pub async fn exchange(&mut self, request: &[u8]) -> Result<Reply, ExchangeError> {
         self.buffer.clear();
         self.stream.write_all(request).await?;
@@ -131,7 +134,10 @@ mod tests {
     #[test]
     fn a_head_is_read_once_it_is_whole() {
         let text = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 17\r\nConnection: close\r\n\r\n{}";
-        assert_eq!(parse_head(text).unwrap(), Some(Head { status: 201, body_at: text.len() - 2, content_length: 17, close: true }));
+        assert_eq!(
+            parse_head(text).unwrap(),
+            Some(Head { status: 201, body_at: text.len() - 2, content_length: 17, close: true })
+        );
         assert_eq!(parse_head(&text[..40]).unwrap(), None);
         assert!(parse_head(b"SSH-2.0-server\r\n\r\n").is_err());
         assert!(parse_head(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());

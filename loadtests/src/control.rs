@@ -21,13 +21,23 @@ impl Control {
     pub fn new(address: &Address) -> anyhow::Result<Self> {
         // The client wants a TLS provider even for plain HTTP. An error only says that one is installed already.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().context("building the HTTP client")?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(60))
+            .build()
+            .context("building the HTTP client")?;
         Ok(Self { client, base: address.url() })
     }
 
     /// `GET path`; the status and the body.
     pub async fn get(&self, path: &str, key: &str) -> anyhow::Result<(u16, Bytes)> {
-        let reply = self.client.get(format!("{}{path}", self.base)).bearer_auth(key).send().await.with_context(|| format!("GET {path}"))?;
+        let reply = self
+            .client
+            .get(format!("{}{path}", self.base))
+            .bearer_auth(key)
+            .send()
+            .await
+            .with_context(|| format!("GET {path}"))?;
         let status = reply.status().as_u16();
         Ok((status, reply.bytes().await.with_context(|| format!("GET {path}"))?))
     }

@@ -1,4 +1,5 @@
-//! How a command ends badly: wrong usage (exit code 2) or a failure on the way (exit code 1). A missed threshold is no error: it is a result.
+//! How a command ends badly: wrong usage (exit code 2) or a failure on the way (exit code 1). A missed threshold is no
+//! error: it is a result.
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]

@@ -41,7 +41,8 @@ pub struct Figures {
     pub visibility: Option<Visibility>,
     /// The comparison of accepted and stored; none where there is no inbox.
     pub inbox: Option<Findings>,
-    /// Events in the inboxes that answers without success explain: bound for `inbox.unexpected`. None where others send too.
+    /// Events in the inboxes that answers without success explain: bound for `inbox.unexpected`. None where others send
+    /// too.
     pub allowed_unexpected: Option<u64>,
     /// What could not be measured or counted, and why.
     pub troubles: Vec<String>,
@@ -79,7 +80,9 @@ impl Figures {
         let errors = requests - accepted;
         let seconds = recorder.last_done.saturating_sub(load.pace.measured_from()).as_secs_f64();
         let (rate, never_sent) = match load.pace {
-            Pace::Open(schedule) => (Some(schedule.rate_at(schedule.ramp())), schedule.total().saturating_sub(session.sent)),
+            Pace::Open(schedule) => {
+                (Some(schedule.rate_at(schedule.ramp())), schedule.total().saturating_sub(session.sent))
+            }
             Pace::Closed { .. } => (None, 0),
         };
         Self {
@@ -122,9 +125,11 @@ impl Figures {
             Check::at_most("errors", bars.max_error_percent, Some(self.error_percent), "%"),
         ];
         let latency = &self.latency;
-        for (name, bar, found) in
-            [("p95", bars.p95_ms, latency.p95_ms), ("p99", bars.p99_ms, latency.p99_ms), ("max", bars.max_ms, latency.max_ms)]
-        {
+        for (name, bar, found) in [
+            ("p95", bars.p95_ms, latency.p95_ms),
+            ("p99", bars.p99_ms, latency.p99_ms),
+            ("max", bars.max_ms, latency.max_ms),
+        ] {
             checks.extend(bar.map(|bar| Check::at_most(name, bar, Some(found), "ms")));
         }
         if let Some(bar) = bars.visible_p95_ms {
@@ -132,7 +137,12 @@ impl Figures {
             checks.push(Check::at_most("visible p95", bar, seen.map(|visibility| visibility.latency.p95_ms), "ms"));
         }
         if let Some(visibility) = &self.visibility {
-            checks.push(Check::at_most("sampled events never visible", 0.0, Some(visibility.never_seen as f64), "events"));
+            checks.push(Check::at_most(
+                "sampled events never visible",
+                0.0,
+                Some(visibility.never_seen as f64),
+                "events",
+            ));
         }
         if let Some(inbox) = &self.inbox {
             checks.push(Check {
@@ -196,7 +206,14 @@ mod tests {
         for (n, outcome) in outcomes.iter().enumerate() {
             let intended = Duration::from_millis(100) * n as u32;
             let done = intended + Duration::from_millis(100);
-            recorder.record(&Observation { organization: 0, intended, sent: intended, done, outcome: *outcome, event_id: None });
+            recorder.record(&Observation {
+                organization: 0,
+                intended,
+                sent: intended,
+                done,
+                outcome: *outcome,
+                event_id: None,
+            });
         }
         Session { recorder, rows: Vec::new(), sent: outcomes.len() as u64, stopped: stopped.map(str::to_owned) }
     }

@@ -1,9 +1,10 @@
 //! Produces the load: a pacer releases requests at their intended times, connections take them in order and send them.
 //!
-//! Each connection is a small task on a client thread of its own runtime, so that nothing else delays it. The gate between pacer and connections
-//! counts: a request that finds no free connection waits there and keeps its intended time, so a slow system is never asked less politely
-//! than it should be (no coordinated omission), and what is in flight is bounded by the connections.
-//! What does not live here: the times (schedule), the bytes (request), the figures (recorder).
+//! Each connection is a small task on a client thread of its own runtime, so that nothing else delays it. The gate
+//! between pacer and connections counts: a request that finds no free connection waits there and keeps its intended
+//! time, so a slow system is never asked less politely than it should be (no coordinated omission), and what is in
+//! flight is bounded by the connections. What does not live here: the times (schedule), the bytes (request), the
+//! figures (recorder).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -200,7 +201,9 @@ fn pace(shared: &Shared, schedule: &Schedule, started: Instant) {
             shared.due.add_permits(usize::try_from(next - first).unwrap_or(0));
         }
         if next < total {
-            std::thread::sleep(schedule.at(next).saturating_sub(started.elapsed()).clamp(PACER_STEP, Duration::from_millis(100)));
+            std::thread::sleep(
+                schedule.at(next).saturating_sub(started.elapsed()).clamp(PACER_STEP, Duration::from_millis(100)),
+            );
         }
     }
     // One more for each connection: it finds no request left and ends.
@@ -233,7 +236,8 @@ async fn drive(shared: Arc<Shared>, recorder: Arc<Mutex<Recorder>>) {
         shared.requests.write(number, &mut buffer);
         shared.in_flight.fetch_add(1, Relaxed);
         let sent = started.elapsed();
-        let reply = tokio::time::timeout(shared.load.timeout, exchange(&mut connection, &shared.address, &buffer)).await;
+        let reply =
+            tokio::time::timeout(shared.load.timeout, exchange(&mut connection, &shared.address, &buffer)).await;
         let accepted_at = Instant::now();
         shared.in_flight.fetch_sub(1, Relaxed);
         let (outcome, event_id) = outcome(reply);
@@ -268,7 +272,8 @@ impl Shared {
                 if self.stop.load(Relaxed) {
                     return None;
                 }
-                let taken = self.taken.fetch_update(Relaxed, Relaxed, |taken| (taken < schedule.total()).then_some(taken + 1));
+                let taken =
+                    self.taken.fetch_update(Relaxed, Relaxed, |taken| (taken < schedule.total()).then_some(taken + 1));
                 let number = taken.ok()?;
                 Some((number, Some(schedule.at(number))))
             }

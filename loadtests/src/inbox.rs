@@ -70,7 +70,9 @@ pub async fn ends(control: &Control, organizations: &[Organization]) -> anyhow::
             async move {
                 let Some(organization) = organizations.get(index) else { bail!("no organization {index}") };
                 // The resume cursor of a descending page is the ascending cursor at its start.
-                Ok(page(&control, &organization.key, "order=desc&limit=1&include_acknowledged=true", deadline).await?.resume_cursor)
+                Ok(page(&control, &organization.key, "order=desc&limit=1&include_acknowledged=true", deadline)
+                    .await?
+                    .resume_cursor)
             }
         }
     })
@@ -119,11 +121,18 @@ pub async fn check(control: &Control, expected: Expected, deadline: Instant) -> 
 }
 
 /// Everything behind `cursor`, until all of `accepted` was shown and there is no more, or `deadline`.
-async fn read(control: &Control, key: &str, mut cursor: Cursor, accepted: &[Accepted], deadline: Instant) -> anyhow::Result<Vec<Shown>> {
+async fn read(
+    control: &Control,
+    key: &str,
+    mut cursor: Cursor,
+    accepted: &[Accepted],
+    deadline: Instant,
+) -> anyhow::Result<Vec<Shown>> {
     let mut open: HashSet<Uuid> = accepted.iter().map(|event| event.id).collect();
     let mut shown = Vec::with_capacity(accepted.len());
     loop {
-        let page = page(control, key, &format!("limit=1000&include_acknowledged=true&cursor={cursor}"), deadline).await?;
+        let page =
+            page(control, key, &format!("limit=1000&include_acknowledged=true&cursor={cursor}"), deadline).await?;
         for event in &page.events {
             open.remove(&event.event_id);
             let accepted_ms = i64::try_from(event.timestamp.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);

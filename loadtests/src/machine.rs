@@ -1,4 +1,5 @@
-//! What the figures were measured on and with: machine, kernel, versions, commit. A fact that cannot be found is "unknown".
+//! What the figures were measured on and with: machine, kernel, versions, commit. A fact that cannot be found is
+//! "unknown".
 
 use std::process::Command;
 
@@ -42,7 +43,8 @@ pub fn circumstances() -> Circumstances {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         optimized_generator: !cfg!(debug_assertions),
         commit: git(&["rev-parse", "HEAD"]).unwrap_or_else(unknown),
-        uncommitted_changes: git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty()),
+        uncommitted_changes: git(&["status", "--porcelain", "--untracked-files=no"])
+            .is_some_and(|text| !text.is_empty()),
         command: shown_command(std::env::args()),
         started_at: now.format(&time::format_description::well_known::Rfc3339).unwrap_or_else(|_| unknown()),
         parts: std::collections::BTreeMap::new(),

@@ -1,9 +1,10 @@
-//! Measures Triggers under load: an open-model generator, the count of what was stored, and bare loops to compare with; and breaks its
-//! parts under load to see that nothing is lost (faults).
+//! Measures Triggers under load: an open-model generator, the count of what was stored, and bare loops to compare with;
+//! and breaks its parts under load to see that nothing is lost (faults).
 //!
-//! One run is: requests at fixed times (schedule, request, client, generator), what they came to (recorder, session, figures), how long
-//! events took to be visible (visible), whether each is in the inbox once (inbox, verify), and a report. What does not live here: anything
-//! the product needs to run; this binary knows it by its HTTP contract, two SQL views, the stored positions and Kafka.
+//! One run is: requests at fixed times (schedule, request, client, generator), what they came to (recorder, session,
+//! figures), how long events took to be visible (visible), whether each is in the inbox once (inbox, verify), and a
+//! report. What does not live here: anything the product needs to run; this binary knows it by its HTTP contract, two
+//! SQL views, the stored positions and Kafka.
 //!
 //! Exit codes: 0 all bars reached, 1 a bar missed or a failure, 2 wrong usage.
 
@@ -65,14 +66,22 @@ fn execute(command: Command) -> Result<bool, Failure> {
         Command::Faults(_) => 2,
         _ => 1,
     };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(1))
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     runtime.block_on(async {
         match command {
             Command::Run(arguments) => run(arguments).await,
-            Command::Bare(BareCommand::Http(arguments)) => run_bare(&Loop::Http, &arguments.load, arguments.server_threads).await,
+            Command::Bare(BareCommand::Http(arguments)) => {
+                run_bare(&Loop::Http, &arguments.load, arguments.server_threads).await
+            }
             Command::Bare(BareCommand::Produce(arguments)) => {
-                let bare = produce(&arguments.producer, DevFile::read(&arguments.data_dir)?.and_then(|dev| dev.kafka_brokers))?;
+                let bare = produce(
+                    &arguments.producer,
+                    DevFile::read(&arguments.data_dir)?.and_then(|dev| dev.kafka_brokers),
+                )?;
                 run_bare(&bare, &arguments.load, arguments.producer.server_threads).await
             }
             Command::Pair(arguments) => run_pair(arguments).await,
@@ -127,7 +136,12 @@ fn publish(folder: &Path, report: &report::Report) -> Result<bool, Failure> {
 }
 
 /// The system that the command line names, and how it is run against.
-fn system(arguments: SystemArgs, load: &Load, name: String, thresholds: Thresholds) -> Result<(Target, product::Options), Failure> {
+fn system(
+    arguments: SystemArgs,
+    load: &Load,
+    name: String,
+    thresholds: Thresholds,
+) -> Result<(Target, product::Options), Failure> {
     let target = Target::find(&arguments)?;
     if target.key.is_some() && load.organizations > 1 {
         eprintln!("one key: everything is sent for its organization");
@@ -137,7 +151,9 @@ fn system(arguments: SystemArgs, load: &Load, name: String, thresholds: Threshol
 
 fn produce(arguments: &ProducerArgs, found: Option<String>) -> Result<Loop, Failure> {
     let brokers = arguments.brokers.clone().or(found);
-    let brokers = brokers.ok_or_else(|| Failure::Usage("no broker found: start a system with `make up`, or give --brokers".to_owned()))?;
+    let brokers = brokers.ok_or_else(|| {
+        Failure::Usage("no broker found: start a system with `make up`, or give --brokers".to_owned())
+    })?;
     Ok(Loop::Produce { brokers, linger_ms: arguments.linger_ms })
 }
 

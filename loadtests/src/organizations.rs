@@ -80,7 +80,9 @@ struct Owner {
 async fn owner(control: &Control, key: &str) -> anyhow::Result<Option<Uuid>> {
     let (status, body) = control.get("/v1/keys", key).await?;
     match status {
-        200 => Ok(Some(serde_json::from_slice::<Owner>(&body).context("GET /v1/keys: unexpected reply")?.organization_id)),
+        200 => {
+            Ok(Some(serde_json::from_slice::<Owner>(&body).context("GET /v1/keys: unexpected reply")?.organization_id))
+        }
         401 | 429 => Ok(None),
         _ => bail!("GET /v1/keys answered {status}: {}", String::from_utf8_lossy(&body)),
     }
@@ -126,7 +128,8 @@ async fn make_one(control: &Control, token: &str, number: usize) -> anyhow::Resu
 
 /// What an earlier run made on this system. A file that cannot be read is as good as none.
 fn recall(path: &Path, base_url: &str) -> Vec<Organization> {
-    let remembered: Remembered = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let remembered: Remembered =
+        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     if remembered.base_url == base_url { remembered.organizations } else { Vec::new() }
 }
 

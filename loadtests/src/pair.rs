@@ -117,7 +117,8 @@ pub async fn run(target: &Target, pair: &Pair, folder: &Path) -> Result<bool, Fa
     let circumstances = circumstances();
     let (mut products, mut bares) = (Vec::new(), Vec::new());
     let mut sound = true;
-    std::fs::create_dir_all(folder).map_err(|error| anyhow::Error::new(error).context(format!("making {}", folder.display())))?;
+    std::fs::create_dir_all(folder)
+        .map_err(|error| anyhow::Error::new(error).context(format!("making {}", folder.display())))?;
     for round in 1..=pair.rounds {
         eprintln!("round {round} of {}: product", pair.rounds);
         let product = product::run(target, pair.load, &pair.options).await?;
@@ -139,7 +140,8 @@ pub async fn run(target: &Target, pair: &Pair, folder: &Path) -> Result<bool, Fa
     println!("{} {:.2} {unit} ({:.2} to {:.2})", pair.bare.name(), bare.median, bare.lowest, bare.highest);
     println!("ratio {ratio:.3} (bar: {bar}){}", if sound { "" } else { "; a run missed a bar of its own" });
     let passed = reached && sound;
-    let report = PairReport { name: pair.compared.name().to_owned(), circumstances, unit, product, bare, ratio, bar, passed };
+    let report =
+        PairReport { name: pair.compared.name().to_owned(), circumstances, unit, product, bare, ratio, bar, passed };
     report::write_json(folder, &report)?;
     println!("report in {}", folder.display());
     Ok(passed)

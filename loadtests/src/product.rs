@@ -47,7 +47,8 @@ pub async fn run(target: &Target, mut load: Load, options: &Options) -> Result<R
 
     let (watch, visibility) = start_watcher(target, &load, &organizations.list, options.settle).await?;
     let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
-    let requests = Requests::new(&target.address, &organizations.list, load.payload_bytes, load.keyed.then_some(run_tag.as_str()));
+    let requests =
+        Requests::new(&target.address, &organizations.list, load.payload_bytes, load.keyed.then_some(run_tag.as_str()));
     let generator = Generator::start(load, target.address.authority.clone(), requests, watch).await?;
     let session = session::watch(generator, &load, &components(target, &options.components)).await?;
 
@@ -110,7 +111,9 @@ fn components(target: &Target, named: &[Component]) -> Vec<Component> {
         }
         match port.and_then(listener) {
             Some(pid) => components.push(Component { name: name.to_owned(), pid }),
-            None => eprintln!("no process found for {name}: its CPU and memory are not measured (--pid {name}=PID names it)"),
+            None => eprintln!(
+                "no process found for {name}: its CPU and memory are not measured (--pid {name}=PID names it)"
+            ),
         }
     }
     components

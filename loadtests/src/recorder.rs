@@ -1,7 +1,7 @@
 //! What the generator saw: latency histograms, outcomes, and the ids the system said it accepted.
 //!
-//! One recorder per client thread, behind a lock that only the once-a-second reader shares. What does not live here: judging the figures
-//! (scenario), and comparing the ids with the inbox (verify).
+//! One recorder per client thread, behind a lock that only the once-a-second reader shares. What does not live here:
+//! judging the figures (scenario), and comparing the ids with the inbox (verify).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -118,7 +118,8 @@ impl Latency {
 /// A histogram of microseconds up to two minutes, three digits.
 pub fn histogram() -> Histogram<u64> {
     // These constants are valid; the smallest histogram stands in for the impossible case.
-    Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).unwrap_or_else(|_| Histogram::<u64>::new(3).unwrap_or_else(|_| unreachable!()))
+    Histogram::new_with_bounds(1, MAX_LATENCY_US, 3)
+        .unwrap_or_else(|_| Histogram::<u64>::new(3).unwrap_or_else(|_| unreachable!()))
 }
 
 /// Microseconds, bounded to what a histogram holds.
@@ -192,7 +193,12 @@ impl Recorder {
             }
             if let Some(block) = self.accepted.last_mut() {
                 let clock = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-                block.push(Accepted { id, organization: seen.organization as u32, sent_us: clock(seen.sent), done_us: clock(seen.done) });
+                block.push(Accepted {
+                    id,
+                    organization: seen.organization as u32,
+                    sent_us: clock(seen.sent),
+                    done_us: clock(seen.done),
+                });
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Writes a run down: `report.json` with everything, `series.csv` with one row per second, and a summary for the terminal.
+//! Writes a run down: `report.json` with everything, `series.csv` with one row per second, and a summary for the
+//! terminal.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -78,9 +79,18 @@ fn csv(rows: &[Row]) -> String {
     text.push('\n');
     for row in rows {
         let latency = &row.latency;
-        write!(text, "{:.3},{},{},{},{},{}", row.at_seconds, row.measured, row.target, row.sent, row.accepted, row.errors).ok();
-        write!(text, ",{:.3},{:.3},{:.3},{:.3},{:.3}", latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.p999_ms, latency.max_ms)
-            .ok();
+        write!(
+            text,
+            "{:.3},{},{},{},{},{}",
+            row.at_seconds, row.measured, row.target, row.sent, row.accepted, row.errors
+        )
+        .ok();
+        write!(
+            text,
+            ",{:.3},{:.3},{:.3},{:.3},{:.3}",
+            latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.p999_ms, latency.max_ms
+        )
+        .ok();
         write!(text, ",{},{}", row.in_flight, row.backlog).ok();
         for name in &components {
             match row.components.get(*name) {
@@ -136,7 +146,15 @@ pub fn summary(report: &Report) -> String {
         writeln!(text, "  {example}").ok();
     }
     for check in &report.checks {
-        writeln!(text, "  {} {}: {} (bar: {})", if check.passed { "ok    " } else { "MISSED" }, check.name, check.found, check.bar).ok();
+        writeln!(
+            text,
+            "  {} {}: {} (bar: {})",
+            if check.passed { "ok    " } else { "MISSED" },
+            check.name,
+            check.found,
+            check.bar
+        )
+        .ok();
     }
     if !report.circumstances.optimized_generator {
         writeln!(text, "  (an unoptimized generator: the figures show that it works, not how fast)").ok();

@@ -1,4 +1,5 @@
-//! The bytes of a request, built once: a head per organization and a body that all share, in which only the number changes.
+//! The bytes of a request, built once: a head per organization and a body that all share, in which only the number
+//! changes.
 //!
 //! What does not live here: sending them, or reading the reply.
 
@@ -21,8 +22,14 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Requests to `address` with a payload of exactly `payload_bytes`; `dedup_run` makes each carry a `dedup_id` of its own, unique per run.
-    pub fn new(address: &Address, organizations: &[Organization], payload_bytes: usize, dedup_run: Option<&str>) -> Self {
+    /// Requests to `address` with a payload of exactly `payload_bytes`; `dedup_run` makes each carry a `dedup_id` of
+    /// its own, unique per run.
+    pub fn new(
+        address: &Address,
+        organizations: &[Organization],
+        payload_bytes: usize,
+        dedup_run: Option<&str>,
+    ) -> Self {
         let (body, places) = body(payload_bytes, dedup_run);
         let head = |organization: &Organization| {
             format!(

@@ -1,6 +1,7 @@
 //! CPU and memory of each component, from `/proc`: the process that listens on a port, with everything it started.
 //!
-//! Linux only; a component whose process is not found or may not be looked at is left out, and the report shows that it is.
+//! Linux only; a component whose process is not found or may not be looked at is left out, and the report shows that it
+//! is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -45,8 +46,10 @@ pub fn listener(port: u16) -> Option<u32> {
     let targets: Vec<String> = sockets.iter().map(|inode| format!("socket:[{inode}]")).collect();
     pids().into_iter().find(|pid| {
         let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        open.flatten()
-            .any(|file| fs::read_link(file.path()).is_ok_and(|link| targets.iter().any(|target| link.as_os_str() == target.as_str())))
+        open.flatten().any(|file| {
+            fs::read_link(file.path())
+                .is_ok_and(|link| targets.iter().any(|target| link.as_os_str() == target.as_str()))
+        })
     })
 }
 
@@ -67,16 +70,23 @@ fn listening(table: &str, port: u16) -> Vec<u64> {
 
 /// What each component uses now, by name.
 pub fn usage(components: &[Component]) -> BTreeMap<String, Usage> {
-    let processes: HashMap<u32, Process> =
-        pids().into_iter().filter_map(|pid| Some((pid, parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect();
+    let processes: HashMap<u32, Process> = pids()
+        .into_iter()
+        .filter_map(|pid| Some((pid, parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
+        .collect();
     let mut usage = BTreeMap::new();
     for (component, members) in assign(components, &processes) {
         let ticks: u64 = members.iter().filter_map(|pid| processes.get(pid)).map(|process| process.ticks).sum();
-        let memory: Vec<(u64, u64)> =
-            members.iter().filter_map(|pid| Some(parse_memory(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?))).collect();
+        let memory: Vec<(u64, u64)> = members
+            .iter()
+            .filter_map(|pid| Some(parse_memory(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)))
+            .collect();
         let private: u64 = memory.iter().map(|(private, _)| private).sum();
         let shared: u64 = memory.iter().map(|(_, shared)| *shared).max().unwrap_or(0);
-        usage.insert(component, Usage { cpu_seconds: ticks as f64 / TICKS_PER_SECOND, memory_mib: (private + shared) as f64 / 1024.0 });
+        usage.insert(
+            component,
+            Usage { cpu_seconds: ticks as f64 / TICKS_PER_SECOND, memory_mib: (private + shared) as f64 / 1024.0 },
+        );
     }
     usage
 }
@@ -88,7 +98,8 @@ fn pids() -> Vec<u32> {
 
 /// Each process to the nearest component among itself and its ancestors.
 fn assign(components: &[Component], processes: &HashMap<u32, Process>) -> BTreeMap<String, Vec<u32>> {
-    let roots: HashMap<u32, &str> = components.iter().map(|component| (component.pid, component.name.as_str())).collect();
+    let roots: HashMap<u32, &str> =
+        components.iter().map(|component| (component.pid, component.name.as_str())).collect();
     let mut members: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for pid in processes.keys() {
         let mut at = *pid;
@@ -133,11 +144,20 @@ mod tests {
     fn a_process_belongs_to_the_nearest_component_above_it() {
         let process = |parent| Process { parent, ticks: 1 };
         // 10 started 20, which started 30 and 31; 40 is a stranger.
-        let processes = HashMap::from([(10, process(1)), (20, process(10)), (30, process(20)), (31, process(20)), (40, process(1))]);
+        let processes = HashMap::from([
+            (10, process(1)),
+            (20, process(10)),
+            (30, process(20)),
+            (31, process(20)),
+            (40, process(1)),
+        ]);
         let component = |name: &str, pid| Component { name: name.to_owned(), pid };
         let mut members = assign(&[component("triggers", 10), component("postgres", 20)], &processes);
         members.values_mut().for_each(|pids| pids.sort_unstable());
-        assert_eq!(members, BTreeMap::from([("triggers".to_owned(), vec![10]), ("postgres".to_owned(), vec![20, 30, 31])]));
+        assert_eq!(
+            members,
+            BTreeMap::from([("triggers".to_owned(), vec![10]), ("postgres".to_owned(), vec![20, 30, 31])])
+        );
     }
 
     #[test]

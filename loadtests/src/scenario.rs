@@ -43,8 +43,18 @@ impl Scenario {
     /// What must be reached.
     pub fn thresholds(self) -> Thresholds {
         match self {
-            Self::Smoke => Thresholds { max_error_percent: 0.0, p95_ms: Some(50.0), visible_p95_ms: Some(1_000.0), ..Thresholds::none() },
-            Self::Baseline => Thresholds { max_error_percent: 0.01, p95_ms: Some(3.0), visible_p95_ms: Some(15.0), ..Thresholds::none() },
+            Self::Smoke => Thresholds {
+                max_error_percent: 0.0,
+                p95_ms: Some(50.0),
+                visible_p95_ms: Some(1_000.0),
+                ..Thresholds::none()
+            },
+            Self::Baseline => Thresholds {
+                max_error_percent: 0.01,
+                p95_ms: Some(3.0),
+                visible_p95_ms: Some(15.0),
+                ..Thresholds::none()
+            },
             Self::Full => Thresholds {
                 max_error_percent: 0.01,
                 p95_ms: Some(10.0),
@@ -157,7 +167,8 @@ pub struct Second {
     pub waiting: u64,
 }
 
-/// Gives a run up when it has been hopeless for ten seconds: the figures would say nothing, and the machine is not ours alone.
+/// Gives a run up when it has been hopeless for ten seconds: the figures would say nothing, and the machine is not ours
+/// alone.
 #[derive(Debug, Default)]
 pub struct StopRule {
     slow_seconds: u32,

@@ -1,7 +1,7 @@
 //! When each request is meant to be sent: pure arithmetic of the open model, a linear ramp and then a constant rate.
 //!
-//! What does not live here: waiting. The generator asks for the time of request `n` and sleeps; a request that goes out late keeps its
-//! intended time, and its latency counts from there.
+//! What does not live here: waiting. The generator asks for the time of request `n` and sleeps; a request that goes out
+//! late keeps its intended time, and its latency counts from there.
 
 use std::time::Duration;
 

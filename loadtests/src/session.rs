@@ -1,4 +1,5 @@
-//! One load from its first request to its last reply: a line per second, the stop rules, and what each component uses meanwhile.
+//! One load from its first request to its last reply: a line per second, the stop rules, and what each component uses
+//! meanwhile.
 //!
 //! What does not live here: producing the load (generator), and anything about the system that is measured.
 
@@ -51,7 +52,8 @@ pub struct Session {
 
 /// Watches `generator` to its end.
 pub async fn watch(generator: Generator, load: &Load, components: &[Component]) -> anyhow::Result<Session> {
-    let mut ticks = tokio::time::interval_at((generator.started + Duration::from_secs(1)).into(), Duration::from_secs(1));
+    let mut ticks =
+        tokio::time::interval_at((generator.started + Duration::from_secs(1)).into(), Duration::from_secs(1));
     let mut meter = Meter::new(components);
     let mut rule = StopRule::default();
     let mut rows: Vec<Row> = Vec::new();

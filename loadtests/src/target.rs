@@ -43,7 +43,8 @@ impl Address {
     }
 }
 
-/// What `triggers up` writes for those who look for it. Unknown fields are ignored, absent ones switch a measurement off.
+/// What `triggers up` writes for those who look for it. Unknown fields are ignored, absent ones switch a measurement
+/// off.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct DevFile {
@@ -63,7 +64,8 @@ impl DevFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(anyhow::Error::new(error).context(format!("reading {}", path.display())).into()),
         };
-        let file = serde_json::from_slice(&bytes).with_context(|| format!("{} is not what `triggers up` writes", path.display()))?;
+        let file = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is not what `triggers up` writes", path.display()))?;
         Ok(Some(file))
     }
 }
@@ -114,7 +116,8 @@ impl Target {
     }
 }
 
-/// The port of the first address in `text`: a URL (`postgres://user@host:5432/db`) or bootstrap servers (`host:9092,…`).
+/// The port of the first address in `text`: a URL (`postgres://user@host:5432/db`) or bootstrap servers
+/// (`host:9092,…`).
 pub fn port_of(text: &str) -> Option<u16> {
     let after_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
     let authority = after_scheme.split(['/', ',', '?']).next()?;
@@ -153,7 +156,11 @@ mod tests {
         let text = r#"{"base_url":"http://127.0.0.1:8080","api_key":"k","operator_token":"t","metrics_urls":["x"],"kafka_brokers":"127.0.0.1:9092"}"#;
         std::fs::write(folder.path().join("dev.json"), text).unwrap();
         let data_dir = folder.path().to_str().unwrap();
-        let Command::Run(arguments) = Cli::try_parse_from(["loadtests", "run", "--data-dir", data_dir]).unwrap().command else { panic!() };
+        let Command::Run(arguments) =
+            Cli::try_parse_from(["loadtests", "run", "--data-dir", data_dir]).unwrap().command
+        else {
+            panic!()
+        };
         let target = Target::find(&arguments.system).unwrap();
         assert_eq!(target.address.port, 8080);
         assert_eq!(target.operator_token.as_deref(), Some("t"));

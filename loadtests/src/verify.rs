@@ -1,4 +1,5 @@
-//! Whether the inbox holds what was accepted: every id once, nothing else, in an order that contradicts nobody's experience. Pure.
+//! Whether the inbox holds what was accepted: every id once, nothing else, in an order that contradicts nobody's
+//! experience. Pure.
 //!
 //! What does not live here: reading the inbox (inbox).
 
@@ -36,7 +37,8 @@ pub struct Findings {
     pub unexpected: u64,
     /// The same id reported for two requests.
     pub reported_twice: u64,
-    /// Events shown before one that was answered before they were sent, or with a smaller acceptance time than the event before.
+    /// Events shown before one that was answered before they were sent, or with a smaller acceptance time than the
+    /// event before.
     pub misordered: u64,
     /// Some ids that are missing, shown twice or misordered.
     pub examples: Vec<String>,
@@ -110,8 +112,8 @@ pub fn compare(accepted: &[Accepted], shown: &[Shown]) -> Findings {
     findings
 }
 
-/// Within an organization the inbox shows the log's order. Two things follow: acceptance times never fall, and an event whose reply was
-/// there before another was sent comes before it.
+/// Within an organization the inbox shows the log's order. Two things follow: acceptance times never fall, and an event
+/// whose reply was there before another was sent comes before it.
 fn check_order(seen: &[Accepted], shown: &[Shown], findings: &mut Findings) {
     for pair in shown.windows(2) {
         if let [before, after] = pair

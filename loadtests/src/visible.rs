@@ -1,9 +1,10 @@
-//! How long an accepted event takes to be visible: a sample of the accepted events is looked for in the view until it is there.
+//! How long an accepted event takes to be visible: a sample of the accepted events is looked for in the view until it
+//! is there.
 //!
-//! Through the database and not through the inbox's routes, because those wait for what their own instance accepted and would show their own
-//! waiting. One connection asks for the whole open sample in one statement, so the cost does not grow with the rate; and it rests in proportion
-//! to what its last look took, so that a view that falls behind is not held there by being looked at. The figure is an upper bound: it
-//! includes the distance between two looks.
+//! Through the database and not through the inbox's routes, because those wait for what their own instance accepted and
+//! would show their own waiting. One connection asks for the whole open sample in one statement, so the cost does not
+//! grow with the rate; and it rests in proportion to what its last look took, so that a view that falls behind is not
+//! held there by being looked at. The figure is an upper bound: it includes the distance between two looks.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,8 @@ impl Watcher {
     /// Connects to the view's database. `organizations`: ids by index.
     pub async fn connect(database_url: &str, organizations: Vec<Uuid>, settle: Duration) -> anyhow::Result<Self> {
         let options: PgConnectOptions = database_url.parse().context("the database URL cannot be read")?;
-        // A handful of keys is always looked up by index: statistics of a table that was empty a moment ago must not say otherwise.
+        // A handful of keys is always looked up by index: statistics of a table that was empty a moment ago must not
+        // say otherwise.
         let options = options.application_name("loadtests").disable_statement_logging().options([
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),

@@ -23,7 +23,8 @@ use crate::event_json::limits::{Faults, payload_size};
 use crate::event_json::text::{malformed, of_body, payload_flaw, syntax};
 use crate::event_json::{Invalid, MAX_BATCH_EVENTS, MAX_METADATA_PAIRS, MAX_TEXT_CHARS, NewEvent};
 
-/// The attributes with a meaning of their own, and as many extensions as metadata takes, and one more so that too many are noticed.
+/// The attributes with a meaning of their own, and as many extensions as metadata takes, and one more so that too many
+/// are noticed.
 const MAX_ATTRIBUTES: usize = 8 + MAX_METADATA_PAIRS + 1;
 
 /// Reads a structured CloudEvent (`application/cloudevents+json`).
@@ -45,14 +46,18 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
     };
     payload_size(payload)?;
     envelope.judge(field, Some(payload), &mut faults)?;
-    if field == "data_base64" && !serde_json::from_str::<String>(payload).is_ok_and(|text| STANDARD.decode(text).is_ok()) {
+    if field == "data_base64"
+        && !serde_json::from_str::<String>(payload).is_ok_and(|text| STANDARD.decode(text).is_ok())
+    {
         faults.add(field, "must be a string in base64");
     }
     if members.overflow() {
         faults.add("metadata", format!("would have more than {MAX_METADATA_PAIRS} pairs of extension attributes"));
     }
     let mut attributes = Attributes::default();
-    for (name, json) in members.iter().filter(|(name, json)| !matches!(*name, "data" | "data_base64") && *json != "null") {
+    for (name, json) in
+        members.iter().filter(|(name, json)| !matches!(*name, "data" | "data_base64") && *json != "null")
+    {
         if let Some(value) = scalar(json) {
             attributes.0.insert(name.to_owned(), value);
         } else {
@@ -62,7 +67,8 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
     attributes.event(payload.to_owned(), faults)
 }
 
-/// Reads a batch (`application/cloudevents-batch+json`): one result per item, in order. Places in an item's error count from its beginning.
+/// Reads a batch (`application/cloudevents-batch+json`): one result per item, in order. Places in an item's error count
+/// from its beginning.
 ///
 /// # Errors
 /// [`Invalid`] when the body is no JSON array of 1 to [`MAX_BATCH_EVENTS`] items.
@@ -74,9 +80,10 @@ pub fn batch(body: &[u8]) -> Result<Vec<Result<NewEvent, Invalid>>, Invalid> {
     Ok(items.into_iter().map(|item| structured(item.as_bytes())).collect())
 }
 
-/// Reads a CloudEvent in binary mode. `attributes` are names without `ce-` or `ce_`, in lower case, with their values as text (HTTP's
-/// percent-encoding undone with [`percent_decoded`]). Data that `content_type` calls JSON, or that has no content type, is kept verbatim and no data is
-/// `null`; `text/*` becomes a JSON string; anything else a JSON string of its base64 text.
+/// Reads a CloudEvent in binary mode. `attributes` are names without `ce-` or `ce_`, in lower case, with their values
+/// as text (HTTP's percent-encoding undone with [`percent_decoded`]). Data that `content_type` calls JSON, or that has
+/// no content type, is kept verbatim and no data is `null`; `text/*` becomes a JSON string; anything else a JSON string
+/// of its base64 text.
 ///
 /// # Errors
 /// [`Invalid`], with every attribute that breaks a rule.
@@ -100,8 +107,8 @@ pub fn binary<'a>(
     given.event(payload, faults)
 }
 
-/// The text of a `ce-` header of an HTTP request, where CloudEvents ask for percent-encoding; Kafka's headers have none. `None` when what
-/// comes out is not UTF-8. A percent sign without two hex digits stays as it is.
+/// The text of a `ce-` header of an HTTP request, where CloudEvents ask for percent-encoding; Kafka's headers have
+/// none. `None` when what comes out is not UTF-8. A percent sign without two hex digits stays as it is.
 pub fn percent_decoded(value: &str) -> Option<Cow<'_, str>> {
     if !value.contains('%') {
         return Some(Cow::Borrowed(value));
@@ -110,7 +117,8 @@ pub fn percent_decoded(value: &str) -> Option<Cow<'_, str>> {
     let mut rest = value.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         let escaped = after.split_first_chunk::<2>().filter(|_| byte == b'%').and_then(|(digits, after)| {
-            let [high, low] = digits.map(|digit| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok()));
+            let [high, low] =
+                digits.map(|digit| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok()));
             Some((high? << 4 | low?, after))
         });
         let (decoded, after) = escaped.unwrap_or((byte, after));
@@ -215,8 +223,8 @@ impl Attributes {
     }
 }
 
-/// What names a repeat: source, a blank, id. A source holds no blank, so no two pairs give the same text. Too long a text is replaced by
-/// its SHA-256 in hex.
+/// What names a repeat: source, a blank, id. A source holds no blank, so no two pairs give the same text. Too long a
+/// text is replaced by its SHA-256 in hex.
 pub fn dedup_id(source: &str, id: &str) -> String {
     let joined = format!("{source} {id}");
     if joined.chars().count() > MAX_TEXT_CHARS { sha256_hex(&[joined.as_bytes()]) } else { joined }

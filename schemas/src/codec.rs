@@ -1,9 +1,12 @@
-//! Records as bytes and back: Avro single-object encoding, which is the marker `C3 01`, the schema's fingerprint and the datum.
+//! Records as bytes and back: Avro single-object encoding, which is the marker `C3 01`, the schema's fingerprint and
+//! the datum.
 //!
-//! A reader looks the fingerprint up among all versions of the record that were ever committed and decodes with the schema it was written
-//! with; fields that version lacks get the defaults of [`crate::records`]. Whether a decoded record makes sense is judged in [`crate::native`].
+//! A reader looks the fingerprint up among all versions of the record that were ever committed and decodes with the
+//! schema it was written with; fields that version lacks get the defaults of [`crate::records`]. Whether a decoded
+//! record makes sense is judged in [`crate::native`].
 //!
-//! Another wire format (Confluent's zero byte and registry id) would be told apart in [`Codec::decode`] by its first byte and share the readers.
+//! Another wire format (Confluent's zero byte and registry id) would be told apart in [`Codec::decode`] by its first
+//! byte and share the readers.
 
 use std::sync::LazyLock;
 
@@ -28,14 +31,15 @@ struct Versions<'a> {
 const EVENT_VERSIONS: Versions<'static> =
     Versions { older: &[include_str!("../avro/event.v1.avsc")], newest: include_str!("../avro/event.v2.avsc") };
 const ACK_VERSIONS: Versions<'static> = Versions { older: &[], newest: include_str!("../avro/ack.v1.avsc") };
-const ATTEMPT_VERSIONS: Versions<'static> = Versions { older: &[], newest: include_str!("../avro/delivery_attempt.v1.avsc") };
+const ATTEMPT_VERSIONS: Versions<'static> =
+    Versions { older: &[], newest: include_str!("../avro/delivery_attempt.v1.avsc") };
 
 static EVENT: LazyLock<Codec> = LazyLock::new(|| embedded(&EVENT_VERSIONS));
 static ACK: LazyLock<Codec> = LazyLock::new(|| embedded(&ACK_VERSIONS));
 static ATTEMPT: LazyLock<Codec> = LazyLock::new(|| embedded(&ATTEMPT_VERSIONS));
 
-/// The longest text a hostile length prefix can make a reader reserve memory for; above every size that brokers let through.
-/// The library keeps this limit once per process.
+/// The longest text a hostile length prefix can make a reader reserve memory for; above every size that brokers let
+/// through. The library keeps this limit once per process.
 const MAX_ALLOCATION_BYTES: usize = 2 * 1024 * 1024;
 
 const FINGERPRINT_BYTES: usize = 8;
@@ -160,14 +164,15 @@ impl Codec {
 /// Reads one version of a record.
 struct Reader {
     fingerprint: Fingerprint,
-    /// What apache-avro takes for the fingerprint: it does not reduce `{"type": "long", "logicalType": "..."}` to `"long"` as the
-    /// specification asks. Producers that use that library write this one, all others the right one.
+    /// What apache-avro takes for the fingerprint: it does not reduce `{"type": "long", "logicalType": "..."}` to
+    /// `"long"` as the specification asks. Producers that use that library write this one, all others the right one.
     alias: Fingerprint,
     datum: GenericDatumReader<'static>,
 }
 
 impl Reader {
-    /// The schema is leaked on purpose: a handful of them live as long as the process, and readers and writers borrow them.
+    /// The schema is leaked on purpose: a handful of them live as long as the process, and readers and writers borrow
+    /// them.
     fn open(text: &str) -> Result<(&'static Schema, Self), apache_avro::Error> {
         let schema: &'static Schema = Box::leak(Box::new(Schema::parse_str(text)?));
         let reader = Self {

@@ -14,8 +14,8 @@ pub const DEDUP_WINDOW_SECONDS: i64 = 86_400;
 pub const CONTENT_WINDOW_SECONDS: i64 = 300;
 
 impl Dedup {
-    /// Named by the header `Idempotency-Key`; `body` is what a repeat must say again: the request's body as it was sent, after decompression, and what
-    /// of the event stands in headers.
+    /// Named by the header `Idempotency-Key`; `body` is what a repeat must say again: the request's body as it was
+    /// sent, after decompression, and what of the event stands in headers.
     pub fn idempotency_key(key: impl Into<String>, body: &[u8]) -> Self {
         Self {
             kind: DedupKind::IdempotencyKey,

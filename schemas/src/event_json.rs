@@ -1,7 +1,8 @@
-//! The rules a new event must meet, for whoever brings it: the JSON body of `POST /v1/events` and of a native record. CloudEvents are mapped
-//! onto the same [`NewEvent`] in [`crate::cloudevents`].
+//! The rules a new event must meet, for whoever brings it: the JSON body of `POST /v1/events` and of a native record.
+//! CloudEvents are mapped onto the same [`NewEvent`] in [`crate::cloudevents`].
 //!
-//! Here: the types, and the reading of the envelope. Text that serde_json does not judge is judged in `text`, an object is taken apart in `envelope`, the limits on values are in `limits`.
+//! Here: the types, and the reading of the envelope. Text that serde_json does not judge is judged in `text`, an object
+//! is taken apart in `envelope`, the limits on values are in `limits`.
 
 pub(crate) mod envelope;
 pub(crate) mod limits;
@@ -56,7 +57,13 @@ pub struct NewEvent {
 
 impl NewEvent {
     /// The record to append. `dedup` is the reader's choice: `dedup_id` alone says nothing of a header or of content.
-    pub fn into_event(self, org_id: OrgId, event_id: EventId, dedup: Option<Dedup>, traceparent: Option<String>) -> Event {
+    pub fn into_event(
+        self,
+        org_id: OrgId,
+        event_id: EventId,
+        dedup: Option<Dedup>,
+        traceparent: Option<String>,
+    ) -> Event {
         Event {
             org_id,
             event_id,
@@ -145,11 +152,20 @@ pub fn parse(body: &[u8]) -> Result<NewEvent, Invalid> {
     let source = optional("source", &mut faults);
     let ordering_key = optional("ordering_key", &mut faults);
     let metadata = members.given("metadata").map(|json| faults.metadata_of_json(json)).unwrap_or_default();
-    faults.or(NewEvent { event_type, payload: payload.to_owned(), occurred_at, dedup_id, source, ordering_key, metadata })
+    faults.or(NewEvent {
+        event_type,
+        payload: payload.to_owned(),
+        occurred_at,
+        dedup_id,
+        source,
+        ordering_key,
+        metadata,
+    })
 }
 
 /// The members of the envelope, aliases among them. All others are ignored.
-const KNOWN: [&str; 9] = ["event_type", "type", "payload", "data", "dedup_id", "timestamp", "source", "ordering_key", "metadata"];
+const KNOWN: [&str; 9] =
+    ["event_type", "type", "payload", "data", "dedup_id", "timestamp", "source", "ordering_key", "metadata"];
 
 fn is_known(name: &str) -> bool {
     KNOWN.contains(&name)
@@ -157,7 +173,8 @@ fn is_known(name: &str) -> bool {
 
 /// The type under either name; empty beside a fault.
 fn event_type(members: &Members<'_>, faults: &mut Faults) -> String {
-    let given = ["event_type", "type"].map(|field| members.given(field).map(|json| (field, faults.string(field, json))));
+    let given =
+        ["event_type", "type"].map(|field| members.given(field).map(|json| (field, faults.string(field, json))));
     let (field, text) = match given {
         [None, None] => {
             faults.add("event_type", "is required");

@@ -1,4 +1,5 @@
-//! Names of the Kafka record headers that Triggers reads and writes. Headers a producer added on its own survive untouched.
+//! Names of the Kafka record headers that Triggers reads and writes. Headers a producer added on its own survive
+//! untouched.
 
 /// Tells the encoding of the value; see `log.md` for the three that are read.
 pub const CONTENT_TYPE: &str = "content-type";
@@ -18,8 +19,9 @@ pub const CONTENT_TYPE_JSON: &str = "application/json";
 /// `content-type` of a structured CloudEvent.
 pub const CONTENT_TYPE_CLOUDEVENT: &str = "application/cloudevents+json";
 
-/// Topic that a record stood on before it was written again from its dead letter. With the next three it names the first place of the record,
-/// from which the event id of a native record is made; they come all four or not at all, and decide nothing else.
+/// Topic that a record stood on before it was written again from its dead letter. With the next three it names the
+/// first place of the record, from which the event id of a native record is made; they come all four or not at all, and
+/// decide nothing else.
 pub const ORIGIN_TOPIC: &str = "triggers-origin-topic";
 /// Partition of the first place, decimal.
 pub const ORIGIN_PARTITION: &str = "triggers-origin-partition";

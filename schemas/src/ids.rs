@@ -1,6 +1,8 @@
-//! The identifiers of the system: one type each, so that an event's id cannot be passed where an organization's is meant.
+//! The identifiers of the system: one type each, so that an event's id cannot be passed where an organization's is
+//! meant.
 //!
-//! All are UUIDs in the hyphenated lower-case text form, in JSON, in Avro (plain `string`) and as Kafka keys; in PostgreSQL they are `uuid`.
+//! All are UUIDs in the hyphenated lower-case text form, in JSON, in Avro (plain `string`) and as Kafka keys; in
+//! PostgreSQL they are `uuid`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -40,7 +42,8 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                // `Uuid::parse_str` also takes braces, URNs and bare hex: one spelling per id keeps keys and logs comparable.
+                // `Uuid::parse_str` also takes braces, URNs and bare hex: one spelling per id keeps keys and logs
+                // comparable.
                 if text.len() != 36 {
                     return Err(InvalidId);
                 }
@@ -116,7 +119,8 @@ impl EventId {
         Self(Uuid::new_v5(&namespace, format!("{topic}/{partition}/{offset}/{timestamp_ms}").as_bytes()))
     }
 
-    /// When it was made, milliseconds since the Unix epoch, if it says so (UUIDv7). Its maker's clock, which nobody checked.
+    /// When it was made, milliseconds since the Unix epoch, if it says so (UUIDv7). Its maker's clock, which nobody
+    /// checked.
     pub fn made_at_ms(&self) -> Option<i64> {
         // The first 48 bits.
         (self.0.get_version_num() == 7).then(|| i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX))
@@ -124,7 +128,8 @@ impl EventId {
 }
 
 impl DeliveryId {
-    /// The delivery of `event` to `endpoint`, the same whoever computes it, so that scheduling it twice is scheduling it once.
+    /// The delivery of `event` to `endpoint`, the same whoever computes it, so that scheduling it twice is scheduling
+    /// it once.
     pub fn of(endpoint: EndpointId, event: EventId) -> Self {
         Self(Uuid::new_v5(&endpoint.as_uuid(), event.as_uuid().as_bytes()))
     }
@@ -139,9 +144,12 @@ mod tests {
         let id = "0192f0c1-2345-7abc-8def-0123456789ab";
         assert_eq!(id.parse::<OrgId>().unwrap().to_string(), id);
         assert_eq!(id.to_uppercase().parse::<OrgId>().unwrap().to_string(), id);
-        for bad in
-            ["", "0192f0c123457abc8def0123456789ab", "{0192f0c1-2345-7abc-8def-0123456789ab}", "0192f0c1-2345-7abc-8def-0123456789ag"]
-        {
+        for bad in [
+            "",
+            "0192f0c123457abc8def0123456789ab",
+            "{0192f0c1-2345-7abc-8def-0123456789ab}",
+            "0192f0c1-2345-7abc-8def-0123456789ag",
+        ] {
             assert_eq!(bad.parse::<OrgId>(), Err(InvalidId), "{bad}");
         }
     }

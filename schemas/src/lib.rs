@@ -1,7 +1,8 @@
-//! Every contract that crosses a boundary, and nothing else: ids, the records on the Kafka log and their encodings, the rules a new event
-//! must meet, topic and header names, and the SQL migrations.
+//! Every contract that crosses a boundary, and nothing else: ids, the records on the Kafka log and their encodings, the
+//! rules a new event must meet, topic and header names, and the SQL migrations.
 //!
-//! What does not live here: anything that does I/O. This crate knows neither tokio nor rdkafka nor axum; it turns bytes into checked values and back.
+//! What does not live here: anything that does I/O. This crate knows neither tokio nor rdkafka nor axum; it turns bytes
+//! into checked values and back.
 
 pub mod cloudevents;
 pub mod codec;

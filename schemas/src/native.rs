@@ -1,7 +1,9 @@
-//! From one Kafka record, whoever wrote it, to what it says: an event, acknowledgements, a delivery attempt; or to the reason why it says
-//! nothing, for the dead letter. The same bytes at the same place give the same answer, on every reading and in every reader.
+//! From one Kafka record, whoever wrote it, to what it says: an event, acknowledgements, a delivery attempt; or to the
+//! reason why it says nothing, for the dead letter. The same bytes at the same place give the same answer, on every
+//! reading and in every reader.
 //!
-//! What comes out holds by all limits and holds nothing PostgreSQL would refuse. Whether the organization exists is not known here.
+//! What comes out holds by all limits and holds nothing PostgreSQL would refuse. Whether the organization exists is not
+//! known here.
 
 mod acks;
 mod attempts;
@@ -42,16 +44,17 @@ pub struct NativeRecord<'a> {
     pub headers: &'a [(String, Vec<u8>)],
 }
 
-/// Class of the dead letter that stands for a whole batch of the log that cannot be unpacked: it has the place of the last record, and no bytes.
+/// Class of the dead letter that stands for a whole batch of the log that cannot be unpacked: it has the place of the
+/// last record, and no bytes.
 pub const UNPACKABLE_BATCH: &str = "unpackable_batch";
 
 /// Why a record is none of ours: what a dead letter carries.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Unreadable {
-    /// Stable, `lower_snake`: `null_value`, `bad_key`, `value_too_large`, `payload_too_large`, `malformed`, `invalid_event`, `invalid_ack`,
-    /// `invalid_attempt`, `bad_avro`, `unknown_schema`, `organization_mismatch` or `bad_origin`; and
-    /// [`UNPACKABLE_BATCH`].
+    /// Stable, `lower_snake`: `null_value`, `bad_key`, `value_too_large`, `payload_too_large`, `malformed`,
+    /// `invalid_event`, `invalid_ack`, `invalid_attempt`, `bad_avro`, `unknown_schema`, `organization_mismatch` or
+    /// `bad_origin`; and [`UNPACKABLE_BATCH`].
     pub class: &'static str,
     /// One sentence, at most about a kilobyte.
     pub message: String,
@@ -85,12 +88,13 @@ impl From<Invalid> for Unreadable {
 }
 
 impl NativeRecord<'_> {
-    /// Whether another record may have the same event id: this one was written again, or its producer chose the id. Ids made at ingest and ids
-    /// made of the record's own place come once.
+    /// Whether another record may have the same event id: this one was written again, or its producer chose the id. Ids
+    /// made at ingest and ids made of the record's own place come once.
     pub fn may_repeat_an_id(&self) -> bool {
         let names_its_id = || {
-            self.value.is_some_and(|value| value.starts_with(&codec::MARKER) && encoding_of(value, self.headers) == Encoding::Avro)
-                && header(self.headers, headers::KEY_ID).is_none()
+            self.value.is_some_and(|value| {
+                value.starts_with(&codec::MARKER) && encoding_of(value, self.headers) == Encoding::Avro
+            }) && header(self.headers, headers::KEY_ID).is_none()
         };
         header(self.headers, headers::ORIGIN_TOPIC).is_some() || names_its_id()
     }
@@ -111,8 +115,10 @@ pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
         Encoding::BinaryCloudEvent => read_binary(value, record.headers)?,
     };
     // Whoever forges an origin reaches no event but those under the record's own key.
-    let event_id = origin
-        .map_or_else(|| EventId::of_place(record.topic, record.partition, record.offset, record.timestamp_ms), |origin| origin.event_id());
+    let event_id = origin.map_or_else(
+        || EventId::of_place(record.topic, record.partition, record.offset, record.timestamp_ms),
+        |origin| origin.event_id(),
+    );
     let dedup = new.dedup_id.as_deref().map(|id| Dedup::dedup_id(id, value));
     Ok(new.into_event(org_id, event_id, dedup, traceparent_of(record.headers)))
 }
@@ -131,12 +137,17 @@ fn read_binary(value: &[u8], headers: &[(String, Vec<u8>)]) -> Result<NewEvent, 
     for (name, value) in headers {
         let lower = name.to_ascii_lowercase();
         if let Some(attribute) = lower.strip_prefix("ce_") {
-            let text = std::str::from_utf8(value).map_err(|_| Unreadable::new("malformed", format!("the header {lower} is not UTF-8")))?;
+            let text = std::str::from_utf8(value)
+                .map_err(|_| Unreadable::new("malformed", format!("the header {lower} is not UTF-8")))?;
             attributes.push((attribute.to_owned(), text));
         }
     }
     let content_type = header(headers, headers::CONTENT_TYPE).map(String::from_utf8_lossy);
-    Ok(cloudevents::binary(attributes.iter().map(|(name, value)| (name.as_str(), *value)), content_type.as_deref(), value)?)
+    Ok(cloudevents::binary(
+        attributes.iter().map(|(name, value)| (name.as_str(), *value)),
+        content_type.as_deref(),
+        value,
+    )?)
 }
 
 /// The value, if there is one of a size that a producer may send.

@@ -1,4 +1,5 @@
-//! A place on the log of events, and its compact byte form: what ingest seals into position tokens and the materializer opens.
+//! A place on the log of events, and its compact byte form: what ingest seals into position tokens and the materializer
+//! opens.
 //!
 //! Sealing and cursors live elsewhere.
 

@@ -1,4 +1,5 @@
-//! The SQL migrations, embedded, in their order. What they mean is said in their own comments; running them is `platform`'s business.
+//! The SQL migrations, embedded, in their order. What they mean is said in their own comments; running them is
+//! `platform`'s business.
 
 /// One migration.
 #[derive(Debug, Clone, Copy)]

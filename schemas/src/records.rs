@@ -1,5 +1,5 @@
-//! The records on the log as Rust values, one struct per Avro schema under `avro/`. Encoding is the codec's business, validity that of
-//! whoever makes one.
+//! The records on the log as Rust values, one struct per Avro schema under `avro/`. Encoding is the codec's business,
+//! validity that of whoever makes one.
 //!
 //! None carries the acceptance time: that is the record's append time on the log (`LogAppendTime`), the one clock.
 
@@ -35,7 +35,8 @@ pub struct Event {
     pub traceparent: Option<String>,
 }
 
-/// How a repeat of an event is recognized. It travels with the event so that a later reading decides alike, whatever the configuration then is.
+/// How a repeat of an event is recognized. It travels with the event so that a later reading decides alike, whatever
+/// the configuration then is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dedup {
     /// Namespace of the key.
@@ -46,7 +47,8 @@ pub struct Dedup {
     pub window_seconds: i64,
     /// SHA-256 of the request body, hex: tells a repeat from another event under the same idempotency key.
     pub body_hash: String,
-    /// The producer's name for the event (`dedup_id`) beside an idempotency key, which names its repeats alone: shown, and decides nothing.
+    /// The producer's name for the event (`dedup_id`) beside an idempotency key, which names its repeats alone: shown,
+    /// and decides nothing.
     #[serde(default)]
     pub dedup_id: Option<String>,
 }

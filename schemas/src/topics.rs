@@ -14,11 +14,12 @@ pub const GROUP_MATERIALIZER: &str = "triggers.materializer";
 /// Consumer group of the dispatcher.
 pub const GROUP_DISPATCHER: &str = "triggers.dispatcher";
 
-/// Name under which the materializer keeps its positions: what it has passed is visible in the view. The dispatcher and the inbox wait for it.
+/// Name under which the materializer keeps its positions: what it has passed is visible in the view. The dispatcher and
+/// the inbox wait for it.
 pub const MATERIALIZER: &str = "materializer";
 
-/// Default partition count of the three keyed topics. They must be equal: partition `i` of acks and deliveries belongs to the
-/// instance that owns partition `i` of events.
+/// Default partition count of the three keyed topics. They must be equal: partition `i` of acks and deliveries belongs
+/// to the instance that owns partition `i` of events.
 pub const DEFAULT_PARTITIONS: i32 = 12;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -103,7 +104,8 @@ mod tests {
 
     const ASYNCAPI: &str = include_str!("../asyncapi.yaml");
 
-    /// The part of the document from the line `key:` at this indentation to the next line that is not deeper. Begins with the line break, as what is found in it does.
+    /// The part of the document from the line `key:` at this indentation to the next line that is not deeper. Begins
+    /// with the line break, as what is found in it does.
     fn section<'a>(text: &'a str, indent: usize, key: &str) -> &'a str {
         let head = format!("\n{}{key}:\n", " ".repeat(indent));
         let begin = text.find(&head).unwrap_or_else(|| panic!("{key} is missing")) + head.len() - 1;
@@ -157,9 +159,13 @@ mod tests {
         ] {
             assert!(ASYNCAPI.contains(&format!("        {name}: ")), "{name}");
         }
-        for text in
-            [headers::CONTENT_TYPE_AVRO, headers::CONTENT_TYPE_JSON, headers::CONTENT_TYPE_CLOUDEVENT, GROUP_MATERIALIZER, GROUP_DISPATCHER]
-        {
+        for text in [
+            headers::CONTENT_TYPE_AVRO,
+            headers::CONTENT_TYPE_JSON,
+            headers::CONTENT_TYPE_CLOUDEVENT,
+            GROUP_MATERIALIZER,
+            GROUP_DISPATCHER,
+        ] {
             assert!(ASYNCAPI.contains(text), "{text}");
         }
         for schema in ["event.v2", "ack.v1", "delivery_attempt.v1"] {

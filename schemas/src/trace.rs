@@ -1,11 +1,11 @@
-//! W3C trace context as it travels through headers: which texts are passed on. Whose header it is, and what is done without one, is not
-//! known here.
+//! W3C trace context as it travels through headers: which texts are passed on. Whose header it is, and what is done
+//! without one, is not known here.
 
 const MAX_TRACEPARENT_BYTES: usize = 256;
 const MAX_TRACESTATE_BYTES: usize = 512;
 
-/// Whether the text is a `traceparent`: `<2 hex>-<32 hex>-<16 hex>-<2 hex>`, ids not all zero, at most 256 bytes. A version after 00 may go on
-/// behind a further dash, which is kept.
+/// Whether the text is a `traceparent`: `<2 hex>-<32 hex>-<16 hex>-<2 hex>`, ids not all zero, at most 256 bytes. A
+/// version after 00 may go on behind a further dash, which is kept.
 pub fn is_traceparent(text: &str) -> bool {
     let bytes = text.as_bytes();
     let Some((known, later)) = bytes.split_at_checked(55) else { return false };
@@ -24,7 +24,8 @@ pub fn is_traceparent(text: &str) -> bool {
         && bytes.len() <= MAX_TRACEPARENT_BYTES
 }
 
-/// Whether the text may be passed on as `tracestate`: 1 to 512 bytes of printable ASCII. What vendors write in it is theirs to read.
+/// Whether the text may be passed on as `tracestate`: 1 to 512 bytes of printable ASCII. What vendors write in it is
+/// theirs to read.
 pub fn is_tracestate(text: &str) -> bool {
     (1..=MAX_TRACESTATE_BYTES).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }

@@ -1,7 +1,8 @@
-//! Bare loops: the least that could do the product's job, measured by the same generator, so that each figure has one to stand beside.
+//! Bare loops: the least that could do the product's job, measured by the same generator, so that each figure has one
+//! to stand beside.
 //!
-//! The loop is a process of its own (this binary again), so that its CPU is not the generator's. What does not live here: what the loop
-//! does with a request (server) and its topic (topic).
+//! The loop is a process of its own (this binary again), so that its CPU is not the generator's. What does not live
+//! here: what the loop does with a request (server) and its topic (topic).
 
 pub mod server;
 mod topic;
@@ -87,8 +88,9 @@ async fn measure(
     }
     let address = Address { authority: format!("127.0.0.1:{port}"), path: String::new(), port };
     // As long as real keys, so that requests have the size of real ones.
-    let organizations: Vec<Organization> =
-        (0..load.organizations).map(|number| Organization { id: Uuid::nil(), key: format!("zap_test_{number:055}") }).collect();
+    let organizations: Vec<Organization> = (0..load.organizations)
+        .map(|number| Organization { id: Uuid::nil(), key: format!("zap_test_{number:055}") })
+        .collect();
     let requests = Requests::new(&address, &organizations, load.payload_bytes, load.keyed.then_some("bare"));
     let generator = Generator::start(load, address.authority.clone(), requests, None).await?;
     let session = session::watch(generator, &load, &components).await?;
@@ -103,10 +105,18 @@ async fn start(bare: &Loop, topic: Option<&str>, server_threads: usize) -> anyho
     if let (Loop::Produce { brokers, linger_ms }, Some(topic)) = (bare, topic) {
         command.args(["--brokers", brokers, "--topic", topic, "--linger-ms", &linger_ms.to_string()]);
     }
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().context("starting the bare loop")?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("starting the bare loop")?;
     let stdout = child.stdout.take().context("the bare loop has no standard output")?;
     let mut lines = BufReader::new(stdout).lines();
     let line = tokio::time::timeout(START_BUDGET, lines.next_line()).await.context("the bare loop does not start")?;
-    let port = line.context("the bare loop ended")?.and_then(|line| line.parse().ok()).context("the bare loop names no port")?;
+    let port = line
+        .context("the bare loop ended")?
+        .and_then(|line| line.parse().ok())
+        .context("the bare loop names no port")?;
     Ok((child, port))
 }

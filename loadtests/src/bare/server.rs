@@ -1,6 +1,8 @@
-//! The bare loop's process: an axum handler that parses the JSON and answers 201, with or without one Kafka producer behind it.
+//! The bare loop's process: an axum handler that parses the JSON and answers 201, with or without one Kafka producer
+//! behind it.
 //!
-//! No keys, no limits, no validation, no records, no metrics: what the product adds on top is what the comparison shows.
+//! No keys, no limits, no validation, no records, no metrics: what the product adds on top is what the comparison
+//! shows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +47,8 @@ type Shared = Arc<Option<Producer>>;
 
 /// Serves until standard input closes, which is when the process that started this one is gone. Prints its port.
 pub async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
-    let producer = sink.map(|sink| producer(&sink).map(|producer| Producer { producer, topic: sink.topic })).transpose()?;
+    let producer =
+        sink.map(|sink| producer(&sink).map(|producer| Producer { producer, topic: sink.topic })).transpose()?;
     let app = Router::new().route("/v1/events", post(accept)).with_state(Arc::new(producer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("listening")?;
     println!("{}", listener.local_addr().context("listening")?.port());
@@ -79,7 +82,10 @@ async fn accept(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -
         Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     };
     let id = Uuid::now_v7();
-    let reply = format!("{{\"event_id\":\"{id}\",\"id\":\"{id}\",\"status\":\"accepted\",\"event_type\":\"{}\"}}", event.event_type);
+    let reply = format!(
+        "{{\"event_id\":\"{id}\",\"id\":\"{id}\",\"status\":\"accepted\",\"event_type\":\"{}\"}}",
+        event.event_type
+    );
     if let Some(producer) = shared.as_ref() {
         let key = headers.get(header::AUTHORIZATION).map(|key| key.as_bytes()).unwrap_or_default();
         let record = FutureRecord::to(&producer.topic).key(key).payload(event.payload.get());

@@ -40,7 +40,10 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(BUDGET)).operation_timeout(Some(BUDGET))
 }
 
-fn check(result: rdkafka::error::KafkaResult<Vec<rdkafka::admin::TopicResult>>, doing: &'static str) -> anyhow::Result<()> {
+fn check(
+    result: rdkafka::error::KafkaResult<Vec<rdkafka::admin::TopicResult>>,
+    doing: &'static str,
+) -> anyhow::Result<()> {
     for topic in result.context(doing)? {
         if let Err((name, code)) = topic {
             bail!("{doing} {name}: {code}");

@@ -1,4 +1,5 @@
-//! The shape of a load on the command line, and the load it makes: defaults filled in, bounds kept, contradictions refused.
+//! The shape of a load on the command line, and the load it makes: defaults filled in, bounds kept, contradictions
+//! refused.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,7 +82,13 @@ impl LoadArgs {
     /// The load of a bare loop.
     pub fn of_bare(&self) -> Result<Load, Failure> {
         let seconds = Duration::from_secs;
-        self.load(Defaults { rate: 10_000, ramp: seconds(10), hold: seconds(60), organizations: 1_000, connections: 256 })
+        self.load(Defaults {
+            rate: 10_000,
+            ramp: seconds(10),
+            hold: seconds(60),
+            organizations: 1_000,
+            connections: 256,
+        })
     }
 
     /// The load of a comparison.
@@ -102,10 +109,13 @@ impl LoadArgs {
             return refuse("a closed loop has --concurrency and neither --rate nor --connections".to_owned());
         }
         if !self.closed && self.concurrency.is_some() {
-            return refuse("--concurrency belongs to the closed loop; the open model is bounded by --connections".to_owned());
+            return refuse(
+                "--concurrency belongs to the closed loop; the open model is bounded by --connections".to_owned(),
+            );
         }
         let (pace, measured) = if self.closed {
-            let (warm_up, measured) = (self.ramp.unwrap_or(Duration::from_secs(5)), self.duration.unwrap_or(Duration::from_secs(20)));
+            let (warm_up, measured) =
+                (self.ramp.unwrap_or(Duration::from_secs(5)), self.duration.unwrap_or(Duration::from_secs(20)));
             if warm_up + measured > MAX_CLOSED_RUN {
                 return refuse(format!("a closed run lasts {} s at most", MAX_CLOSED_RUN.as_secs()));
             }
@@ -114,7 +124,10 @@ impl LoadArgs {
             let (ramp, hold) = (self.ramp.unwrap_or(defaults.ramp), self.duration.unwrap_or(defaults.hold));
             let schedule = Schedule::new(self.rate.unwrap_or(defaults.rate), ramp, hold);
             if ramp + hold > MAX_RUN || schedule.total() > MAX_REQUESTS {
-                return refuse(format!("a run has {MAX_REQUESTS} requests and lasts {} min at most", MAX_RUN.as_secs() / 60));
+                return refuse(format!(
+                    "a run has {MAX_REQUESTS} requests and lasts {} min at most",
+                    MAX_RUN.as_secs() / 60
+                ));
             }
             (Pace::Open(schedule), hold)
         };

@@ -83,7 +83,11 @@ impl FaultArgs {
             return Err(Failure::Usage(format!("there is no fault {unknown}; --list names them")));
         }
         let wanted = |fault: &&Fault| {
-            if self.only.is_empty() { !self.short || SHORT.contains(&fault.id) } else { self.only.iter().any(|id| id == fault.id) }
+            if self.only.is_empty() {
+                !self.short || SHORT.contains(&fault.id)
+            } else {
+                self.only.iter().any(|id| id == fault.id)
+            }
         };
         let chosen: Vec<Fault> = all.iter().filter(wanted).cloned().collect();
         let steps = plan(&chosen, &chosen, self.repeat, self.seed, self.count);
@@ -108,8 +112,8 @@ impl FaultArgs {
     /// SHA-256 of the binary under test: two parts of one run must be of one product.
     pub fn product(&self) -> Result<String, Failure> {
         let binary = self.binary()?;
-        let bytes =
-            std::fs::read(&binary).map_err(|error| Failure::Usage(format!("the binary under test, {}: {error}", binary.display())))?;
+        let bytes = std::fs::read(&binary)
+            .map_err(|error| Failure::Usage(format!("the binary under test, {}: {error}", binary.display())))?;
         Ok(sha256_hex(&[bytes.as_slice()]))
     }
 

@@ -1,12 +1,14 @@
-//! Watches the fence from inside the database: each instance connects as a user of its own, and a trigger on the stored positions notes
-//! every move that is not the holder's, or that goes back. So a broken fence shows although the rows that a zombie writes may be harmless.
+//! Watches the fence from inside the database: each instance connects as a user of its own, and a trigger on the stored
+//! positions notes every move that is not the holder's, or that goes back. So a broken fence shows although the rows
+//! that a zombie writes may be harmless.
 
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use super::check::Violation;
 
-/// The holder of a claim is who raised the epoch. Those who are no instance (an operator, a command) may do what they like.
+/// The holder of a claim is who raised the epoch. Those who are no instance (an operator, a command) may do what they
+/// like.
 const AUDIT: &str = "
     CREATE SCHEMA IF NOT EXISTS fault_audit;
     CREATE TABLE IF NOT EXISTS fault_audit.claims (

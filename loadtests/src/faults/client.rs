@@ -35,8 +35,15 @@ impl Api {
     }
 
     /// A POST of JSON, read to its end.
-    pub async fn post(&self, path: &str, key: &str, body: String, idempotency_key: Option<&str>) -> anyhow::Result<(u16, Bytes)> {
-        let mut request = self.http.post(self.url(path)).bearer_auth(key).header("content-type", "application/json").body(body);
+    pub async fn post(
+        &self,
+        path: &str,
+        key: &str,
+        body: String,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<(u16, Bytes)> {
+        let mut request =
+            self.http.post(self.url(path)).bearer_auth(key).header("content-type", "application/json").body(body);
         if let Some(idempotency_key) = idempotency_key {
             request = request.header("idempotency-key", idempotency_key);
         }

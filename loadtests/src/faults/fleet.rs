@@ -1,4 +1,5 @@
-//! The system under test as processes: instances of each role, each on a port of its own, killed, halted and started again by name.
+//! The system under test as processes: instances of each role, each on a port of its own, killed, halted and started
+//! again by name.
 //!
 //! What a role is told (servers, knobs) is put together in `system`.
 
@@ -69,7 +70,13 @@ impl Fleet {
     /// Instances of `binary` that log into `folder`. None runs yet.
     pub fn new(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
-        Ok(Self { binary: binary.to_path_buf(), folder: folder.to_path_buf(), http, instances: Vec::new(), starts: AtomicU32::new(0) })
+        Ok(Self {
+            binary: binary.to_path_buf(),
+            folder: folder.to_path_buf(),
+            http,
+            instances: Vec::new(),
+            starts: AtomicU32::new(0),
+        })
     }
 
     /// Adds an instance.
@@ -141,7 +148,12 @@ impl Fleet {
                 bail!("{} ended by itself: {status}; its log is in {}", instance.name, self.folder.display());
             }
             if begun.elapsed() > READY {
-                bail!("{} was not ready within {} s; its log is in {}", instance.name, READY.as_secs(), self.folder.display());
+                bail!(
+                    "{} was not ready within {} s; its log is in {}",
+                    instance.name,
+                    READY.as_secs(),
+                    self.folder.display()
+                );
             }
             tokio::time::sleep(POLL).await;
         }
@@ -155,7 +167,8 @@ impl Fleet {
         process.ended(END).await.is_some_and(|status| status.success())
     }
 
-    /// Ends all that runs and starts it anew with `extra` in its environment. Answers who did not end in order, a sentence each.
+    /// Ends all that runs and starts it anew with `extra` in its environment. Answers who did not end in order, a
+    /// sentence each.
     pub async fn restart_all(&self, extra: &[(String, String)]) -> anyhow::Result<Vec<String>> {
         let mut wrong = Vec::new();
         for instance in &self.instances {

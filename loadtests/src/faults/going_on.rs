@@ -1,4 +1,5 @@
-//! After all faults, rebuilds and replays the system must still work: one more event goes all the way, from a request to the inbox and the receiver.
+//! After all faults, rebuilds and replays the system must still work: one more event goes all the way, from a request
+//! to the inbox and the receiver.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ const POLL: Duration = Duration::from_millis(200);
 /// Names the event.
 const TAG: &str = "one-more";
 
-/// Sends an event of a new organization and waits until it is listed and delivered; what did not come within `patience` is the violation.
+/// Sends an event of a new organization and waits until it is listed and delivered; what did not come within `patience`
+/// is the violation.
 pub async fn goes_on(system: &System, patience: Duration) -> Option<Violation> {
     let failed = one_more(system, Instant::now() + patience).await.err()?;
     Some(Violation::new("not-going-on", format!("{failed:#}")))
@@ -23,7 +25,8 @@ pub async fn goes_on(system: &System, patience: Duration) -> Option<Violation> {
 
 async fn one_more(system: &System, deadline: Instant) -> anyhow::Result<()> {
     let tenants = system.tenants("end").await.context("making organizations")?;
-    let tenant = tenants.iter().find(|tenant| !tenant.endpoints.is_empty()).context("no organization has an endpoint")?;
+    let tenant =
+        tenants.iter().find(|tenant| !tenant.endpoints.is_empty()).context("no organization has an endpoint")?;
     let body = json!({"event_type": "fault.end", "payload": {"tag": TAG, "org": tenant.org}}).to_string();
     let id = loop {
         match accepted(&system.api, &tenant.key, &body).await {

@@ -1,5 +1,5 @@
-//! What the suite sent, and what it was told: every request with its outcome, every acknowledgement, and what the readers saw. Judging it is
-//! `check`'s business.
+//! What the suite sent, and what it was told: every request with its outcome, every acknowledgement, and what the
+//! readers saw. Judging it is `check`'s business.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -81,7 +81,8 @@ impl Ledger {
         lock(&self.sent).push(sent);
     }
 
-    /// Notes that an acknowledgement was sent, and when that was begun; a confirmation replaces what was not known before.
+    /// Notes that an acknowledgement was sent, and when that was begun; a confirmation replaces what was not known
+    /// before.
     pub fn note_ack(&self, tenant: usize, id: Uuid, ack: Ack, begun: Instant) {
         if ack == Ack::Confirmed {
             let mut confirmed = lock(&self.confirmed);

@@ -1,8 +1,8 @@
-//! An independent reading of the log: the events and acknowledgements topics from begin to end, with the decoder of `schemas` and nothing of
-//! the product's consumers.
+//! An independent reading of the log: the events and acknowledgements topics from begin to end, with the decoder of
+//! `schemas` and nothing of the product's consumers.
 //!
-//! "The view equals one rebuilt from the log" is judged on this reading (`check::equals_the_log`). A rebuild by the product's own command, with
-//! its comparison of checksums, stands beside it: in `rebuilt`.
+//! "The view equals one rebuilt from the log" is judged on this reading (`check::equals_the_log`). A rebuild by the
+//! product's own command, with its comparison of checksums, stands beside it: in `rebuilt`.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
-//! The fault suite: the real system under load on all routes, one fault after the other, and after each a full account of what was accepted,
-//! acknowledged and delivered.
+//! The fault suite: the real system under load on all routes, one fault after the other, and after each a full account
+//! of what was accepted, acknowledged and delivered.
 //!
-//! A run is a plan (plan) of faults (fault), each done in a round of its own (round, settling) on one running system (system, fleet, receiver)
-//! under load (load) whose outcomes are noted (ledger) and compared (check) with what the API (view), the log (log) and the positions
-//! (positions, audit) say. At the end everything is rebuilt (rebuilt), looked at again, and must go on (going_on). What is left is taking a run
-//! up again (state) and telling of it (publish).
+//! A run is a plan (plan) of faults (fault), each done in a round of its own (round, settling) on one running system
+//! (system, fleet, receiver) under load (load) whose outcomes are noted (ledger) and compared (check) with what the API
+//! (view), the log (log) and the positions (positions, audit) say. At the end everything is rebuilt (rebuilt), looked
+//! at again, and must go on (going_on). What is left is taking a run up again (state) and telling of it (publish).
 
 mod args;
 mod audit;
@@ -54,7 +54,13 @@ pub async fn run(args: FaultArgs) -> Result<bool, Failure> {
     let folder = args.folder()?;
     let mut state = begin(&args, &folder)?;
     let left = to_do(&steps, &state);
-    println!("{} faults, {} of them done already, seed {}, logs in {}", steps.len(), steps.len() - left.len(), args.seed, folder.display());
+    println!(
+        "{} faults, {} of them done already, seed {}, logs in {}",
+        steps.len(),
+        steps.len() - left.len(),
+        args.seed,
+        folder.display()
+    );
     if !left.is_empty() {
         carry_out(&args, &folder, steps.len(), left, &mut state).await?;
     }
@@ -63,8 +69,8 @@ pub async fn run(args: FaultArgs) -> Result<bool, Failure> {
     Ok(report.passed)
 }
 
-/// Where the run begins or goes on. The state is written at once and the last reports go: if this run is interrupted, theirs must not be taken
-/// for its own.
+/// Where the run begins or goes on. The state is written at once and the last reports go: if this run is interrupted,
+/// theirs must not be taken for its own.
 fn begin(args: &FaultArgs, folder: &Path) -> Result<State, Failure> {
     let new = State::new(args.plan_text(), args.product()?, publish::surroundings());
     let state = State::open(folder, new, args.resume)?;
@@ -76,19 +82,27 @@ fn begin(args: &FaultArgs, folder: &Path) -> Result<State, Failure> {
     Ok(state)
 }
 
-/// The steps that are left. If only the check at the end is, one that held is done again: the check needs what a fault leaves, and what the
-/// others left is gone with the system that they were done on.
+/// The steps that are left. If only the check at the end is, one that held is done again: the check needs what a fault
+/// leaves, and what the others left is gone with the system that they were done on.
 fn to_do<'a>(steps: &'a [Planned], state: &State) -> Vec<(usize, &'a Planned)> {
     let mut left: Vec<(usize, &Planned)> = steps.iter().enumerate().filter(|(number, _)| !state.has(*number)).collect();
     if left.is_empty() && !state.is_checked() {
         let again = state.last_held().and_then(|number| steps.get(number).map(|planned| (number, planned)));
-        left.extend(again.inspect(|(_, planned)| println!("only the check at the end is left: {} is done again for it", planned.fault.id)));
+        left.extend(again.inspect(|(_, planned)| {
+            println!("only the check at the end is left: {} is done again for it", planned.fault.id)
+        }));
     }
     left
 }
 
 /// Does what is left, as far as the time allows, and checks at the end what it left.
-async fn carry_out(args: &FaultArgs, folder: &Path, of: usize, left: Vec<(usize, &Planned)>, state: &mut State) -> Result<(), Failure> {
+async fn carry_out(
+    args: &FaultArgs,
+    folder: &Path,
+    of: usize,
+    left: Vec<(usize, &Planned)>,
+    state: &mut State,
+) -> Result<(), Failure> {
     let (begun, begun_at) = (Instant::now(), OffsetDateTime::now_utc());
     let before = state.seconds;
     let system = System::start(args.shape(folder)?).await.context("starting the system")?;
@@ -133,7 +147,8 @@ async fn check_again(system: &System, kept: &[Left], begun_at: OffsetDateTime, a
 
 /// Logs of another run would be taken for this one's.
 fn remove_logs(folder: &Path) -> anyhow::Result<()> {
-    let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log" || extension == "previous");
+    let is_log =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log" || extension == "previous");
     let entries = std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     for path in entries.flatten().map(|entry| entry.path()).filter(is_log) {
         std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
@@ -142,7 +157,13 @@ fn remove_logs(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Runs one step. A system that broke on the way is replaced: what it is in says nothing about the next fault.
-async fn one(slot: &mut Option<System>, args: &FaultArgs, number: usize, planned: &Planned, kept: &mut Vec<Left>) -> Verdict {
+async fn one(
+    slot: &mut Option<System>,
+    args: &FaultArgs,
+    number: usize,
+    planned: &Planned,
+    kept: &mut Vec<Left>,
+) -> Verdict {
     if slot.is_none() {
         let started = match args.folder().and_then(|folder| args.shape(&folder)) {
             Ok(shape) => System::start(shape).await,

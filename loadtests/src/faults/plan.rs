@@ -1,4 +1,5 @@
-//! Which faults are run in which order: each alone once, then a random sequence from a seed that gives the same one everywhere.
+//! Which faults are run in which order: each alone once, then a random sequence from a seed that gives the same one
+//! everywhere.
 
 use super::fault::Fault;
 
@@ -72,7 +73,8 @@ mod tests {
 
     #[test]
     fn a_seed_gives_one_sequence() {
-        let ids = |seed| plan(&[], &all(), 1, seed, 20).iter().map(|step| (step.fault.id, step.pick)).collect::<Vec<_>>();
+        let ids =
+            |seed| plan(&[], &all(), 1, seed, 20).iter().map(|step| (step.fault.id, step.pick)).collect::<Vec<_>>();
         assert_eq!(ids(7), ids(7));
         assert_ne!(ids(7), ids(8));
         // The published first number of this generator for seed 0.

@@ -65,14 +65,16 @@ pub fn serving(client: &BaseConsumer, topic: &str) -> anyhow::Result<Serving> {
 
 /// The first place that a consumer has not passed yet, as a sentence; none when all have reached `ends`.
 pub async fn behind(pool: &PgPool, topics: &TopicNames, ends: &Ends) -> anyhow::Result<Option<String>> {
-    let rows = sqlx::query("SELECT consumer, topic, partition, next_offset FROM consumer_positions").fetch_all(pool).await?;
+    let rows =
+        sqlx::query("SELECT consumer, topic, partition, next_offset FROM consumer_positions").fetch_all(pool).await?;
     let mut positions = BTreeMap::new();
     for row in rows {
         let place: (String, String, i32) = (row.try_get("consumer")?, row.try_get("topic")?, row.try_get("partition")?);
         positions.insert(place, row.try_get::<i64, _>("next_offset")?);
     }
     for ((topic, partition), end) in ends.iter().filter(|(_, end)| **end > 0) {
-        let readers: &[&str] = if *topic == topics.events { &["materializer", "dispatcher"] } else { &["materializer"] };
+        let readers: &[&str] =
+            if *topic == topics.events { &["materializer", "dispatcher"] } else { &["materializer"] };
         for reader in readers {
             let at = positions.get(&((*reader).to_owned(), topic.clone(), *partition)).copied();
             if at.is_none_or(|at| at < *end) {

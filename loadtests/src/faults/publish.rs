@@ -55,7 +55,10 @@ impl Report {
     pub fn new(args: &FaultArgs, steps: &[Planned], state: State) -> Self {
         let left = steps.len() - (0..steps.len()).filter(|number| state.has(*number)).count();
         Self {
-            passed: left == 0 && state.is_checked() && state.at_the_end.is_empty() && state.done.iter().all(Step::passed),
+            passed: left == 0
+                && state.is_checked()
+                && state.at_the_end.is_empty()
+                && state.done.iter().all(Step::passed),
             steps: steps.len(),
             left,
             not_run: state.done.iter().filter(|step| matches!(step.verdict, Verdict::NotRun(_))).count(),
@@ -75,9 +78,10 @@ impl Report {
 pub fn line(step: &Step, of: usize) {
     println!("[{:>3}/{of}] {:20} {}", step.number + 1, step.fault, summary(&step.verdict));
     match &step.verdict {
-        Verdict::Run(outcomes) => {
-            outcomes.violations.iter().for_each(|violation| println!("          {}: {}", violation.rule, violation.found))
-        }
+        Verdict::Run(outcomes) => outcomes
+            .violations
+            .iter()
+            .for_each(|violation| println!("          {}: {}", violation.rule, violation.found)),
         Verdict::Broken(_) | Verdict::NotRun(_) => {}
     }
 }
@@ -87,7 +91,11 @@ fn summary(verdict: &Verdict) -> String {
         Verdict::NotRun(reason) => format!("not run: {reason}"),
         Verdict::Broken(reason) => format!("BROKEN: {reason}"),
         Verdict::Run(outcomes) => {
-            let held = if outcomes.violations.is_empty() { "held".to_owned() } else { format!("VIOLATED ({})", outcomes.violations.len()) };
+            let held = if outcomes.violations.is_empty() {
+                "held".to_owned()
+            } else {
+                format!("VIOLATED ({})", outcomes.violations.len())
+            };
             let counts = outcomes.counts;
             format!(
                 "{held}; {} accepted, {} refused, {} unknown; {} shown, {} acknowledged, {} delivered, {} again; recovered in {}",
@@ -124,7 +132,9 @@ pub fn remove(folder: &Path) -> anyhow::Result<()> {
 pub fn write(folder: &Path, markdown: Option<&Path>, report: &Report) -> anyhow::Result<()> {
     let text = as_markdown(report);
     let files = [(folder.join(JSON), serde_json::to_string_pretty(report)?), (folder.join(MARKDOWN), text.clone())];
-    for (path, content) in files.iter().map(|(path, content)| (path.as_path(), content)).chain(markdown.map(|path| (path, &text))) {
+    for (path, content) in
+        files.iter().map(|(path, content)| (path.as_path(), content)).chain(markdown.map(|path| (path, &text)))
+    {
         std::fs::write(path, content).with_context(|| format!("writing {}", path.display()))?;
     }
     print!("{}", table(report));
@@ -200,7 +210,8 @@ fn findings(report: &Report) -> String {
             Verdict::Run(outcomes) => {
                 for violation in &outcomes.violations {
                     // Writing to a text cannot fail.
-                    let _ = writeln!(text, "- {} {}: {}: {}", step.number + 1, step.fault, violation.rule, violation.found);
+                    let _ =
+                        writeln!(text, "- {} {}: {}: {}", step.number + 1, step.fault, violation.rule, violation.found);
                 }
             }
             other => {

@@ -1,7 +1,9 @@
-//! The view against one that the product's own command builds from the log, by counts and checksums of every organization; and at the end of a
-//! run the same thing for good: the rebuilt view takes the other's place, and the log is read into it again and again.
+//! The view against one that the product's own command builds from the log, by counts and checksums of every
+//! organization; and at the end of a run the same thing for good: the rebuilt view takes the other's place, and the log
+//! is read into it again and again.
 //!
-//! Beside it stands the suite's own reading of the log (`check::equals_the_log`), which would notice if projector and rebuild were wrong alike.
+//! Beside it stands the suite's own reading of the log (`check::equals_the_log`), which would notice if projector and
+//! rebuild were wrong alike.
 
 use std::time::Duration;
 
@@ -12,13 +14,22 @@ use super::check::Violation;
 use super::system::System;
 
 /// Whether the view is what a rebuild of everything since `from` gives. The view stays as it is.
-pub async fn equals_a_rebuild(system: &System, from: OffsetDateTime, patience: Duration) -> anyhow::Result<Vec<Violation>> {
+pub async fn equals_a_rebuild(
+    system: &System,
+    from: OffsetDateTime,
+    patience: Duration,
+) -> anyhow::Result<Vec<Violation>> {
     let from = from.format(&Rfc3339)?;
     run(system, "rebuild-differs", &["view", "rebuild", "--dry-run", "--restart", "--from", &from], patience).await
 }
 
-/// Rebuilds everything twice and replays everything twice. What is shown must be the same afterwards: that is for the caller to compare.
-pub async fn rebuild_and_replay(system: &System, begun: OffsetDateTime, patience: Duration) -> anyhow::Result<Vec<Violation>> {
+/// Rebuilds everything twice and replays everything twice. What is shown must be the same afterwards: that is for the
+/// caller to compare.
+pub async fn rebuild_and_replay(
+    system: &System,
+    begun: OffsetDateTime,
+    patience: Duration,
+) -> anyhow::Result<Vec<Violation>> {
     let begun = begun.format(&Rfc3339)?;
     let mut found = Vec::new();
     for _ in 0..2 {

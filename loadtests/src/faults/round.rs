@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::audit;
 use super::check::{
-    Repeats, Violation, delivered, delivered_later, empty, equals_the_log, in_order, status, stored, tail_missed_nothing,
-    verdicts_are_justified,
+    Repeats, Violation, delivered, delivered_later, empty, equals_the_log, in_order, status, stored,
+    tail_missed_nothing, verdicts_are_justified,
 };
 use super::fault::{Fault, Struck, Times};
 use super::fleet::Role;
@@ -59,8 +59,8 @@ pub struct Outcomes {
     pub repeated: usize,
     /// How long the fault lasted, seconds.
     pub lasted_seconds: f64,
-    /// From its end until everything accepted before was visible, every consumer had passed what was on the log then, and new requests were taken,
-    /// seconds.
+    /// From its end until everything accepted before was visible, every consumer had passed what was on the log then,
+    /// and new requests were taken, seconds.
     pub recovery_seconds: Option<f64>,
     /// What must not be.
     pub violations: Vec<Violation>,
@@ -76,12 +76,20 @@ pub struct Left {
     pub rows: Vec<Shown>,
     /// Its endpoints.
     pub endpoints: Vec<String>,
-    /// So many of their receipts were judged with the round. The receiver keeps them all: what comes later is judged at the end.
+    /// So many of their receipts were judged with the round. The receiver keeps them all: what comes later is judged at
+    /// the end.
     pub judged: usize,
 }
 
 /// Runs a round, and adds to `left` what it leaves. `name` begins all its tags and names.
-pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u64, left: &mut Vec<Left>) -> anyhow::Result<Outcomes> {
+pub async fn run(
+    system: &System,
+    fault: &Fault,
+    pace: Pace,
+    name: &str,
+    pick: u64,
+    left: &mut Vec<Left>,
+) -> anyhow::Result<Outcomes> {
     // What rounds left is judged again at the end.
     if left.is_empty() {
         system.receiver.forget();
@@ -125,14 +133,20 @@ pub async fn run(system: &System, fault: &Fault, pace: Pace, name: &str, pick: u
     left.extend(round.compare(begin, ends, load, &mut outcomes).await?);
     let wrong = fault.clean_up(system).await.context("undoing the fault")?;
     outcomes.violations.extend(wrong.into_iter().map(|told| Violation::new("fault", told)));
-    let differs = rebuilt::equals_a_rebuild(system, begun, pace.settle).await.context("comparing with a rebuilt view")?;
+    let differs =
+        rebuilt::equals_a_rebuild(system, begun, pace.settle).await.context("comparing with a rebuilt view")?;
     outcomes.violations.extend(differs);
     Ok(outcomes)
 }
 
-/// At the end of a run, after rebuilds and replays: what each round left is as it was left, the view is still what the log, read from its begin,
-/// says, no webhook was sent again, and the system goes on.
-pub async fn unchanged(system: &System, left: &[Left], begun: OffsetDateTime, settle: Duration) -> anyhow::Result<Vec<Violation>> {
+/// At the end of a run, after rebuilds and replays: what each round left is as it was left, the view is still what the
+/// log, read from its begin, says, no webhook was sent again, and the system goes on.
+pub async fn unchanged(
+    system: &System,
+    left: &[Left],
+    begun: OffsetDateTime,
+    settle: Duration,
+) -> anyhow::Result<Vec<Violation>> {
     let mut outcomes = Outcomes::default();
     let ends = settled(system, settle, &mut outcomes.violations).await?;
     outcomes.violations.extend(rebuilt::rebuild_and_replay(system, begun, settle).await?);
@@ -145,7 +159,8 @@ pub async fn unchanged(system: &System, left: &[Left], begun: OffsetDateTime, se
     for Left { org, key, rows, endpoints, judged } in left {
         let now = view::inbox(&system.api, key, Instant::now() + settle).await.context("reading an inbox")?;
         if now != *rows {
-            let differs = rows.iter().zip(&now).find(|(before, now)| before != now).map_or(Uuid::nil(), |(before, _)| before.id);
+            let differs =
+                rows.iter().zip(&now).find(|(before, now)| before != now).map_or(Uuid::nil(), |(before, _)| before.id);
             let told = format!(
                 "the inbox of {org} had {} events after its round and has {} now; the first that differs is {differs}",
                 rows.len(),
@@ -165,7 +180,13 @@ pub async fn unchanged(system: &System, left: &[Left], begun: OffsetDateTime, se
 /// Positions that were moved by somebody who did not hold them, and processes that ended by themselves.
 async fn misdeeds(system: &System) -> anyhow::Result<Vec<Violation>> {
     let mut found = audit::offences(&system.pool).await?;
-    found.extend(system.fleet.ended_alone().into_iter().map(|name| Violation::new("ended-alone", format!("{name} ended by itself"))));
+    found.extend(
+        system
+            .fleet
+            .ended_alone()
+            .into_iter()
+            .map(|name| Violation::new("ended-alone", format!("{name} ended by itself"))),
+    );
     Ok(found)
 }
 
@@ -211,7 +232,9 @@ impl Round<'_> {
         let repeats = self.repeats(lost_leases);
         let (sent, acks) = (ground.ledger.sent(), ground.ledger.acks());
         for (number, tenant) in ground.tenants.iter().enumerate() {
-            let rows = view::inbox(&system.api, &tenant.key, Instant::now() + self.settle).await.context("reading an inbox")?;
+            let rows = view::inbox(&system.api, &tenant.key, Instant::now() + self.settle)
+                .await
+                .context("reading an inbox")?;
             let of_tenant: Vec<&Sent> = sent.iter().filter(|sent| sent.tenant == number).collect();
             let own_acks = acks.iter().filter(|((of, _), _)| *of == number).map(|((_, id), ack)| (*id, *ack)).collect();
             let receipts = system.receiver.receipts(&tenant.endpoints);
@@ -263,14 +286,20 @@ impl Round<'_> {
         self.until_followed(&inboxes).await;
         load.stop_reading().await;
         // What the readers acknowledged last is on the log by now, and is passed soon.
-        if self.acknowledged_since(&ends).await { settled(system, self.settle, &mut outcomes.violations).await } else { Ok(ends) }
+        if self.acknowledged_since(&ends).await {
+            settled(system, self.settle, &mut outcomes.violations).await
+        } else {
+            Ok(ends)
+        }
     }
 
     /// A consumer that was struck and from whom nobody took anything over, nor it from itself, shows nothing.
     async fn kept_its_seats(&self) -> anyhow::Result<Option<Violation>> {
         let Some(role) = self.fault.unseats() else { return Ok(None) };
         let claimed = Claims::now(self.system).await?.of(role) > self.claims.of(role);
-        Ok((!claimed).then(|| Violation::new("did-not-strike", format!("no {} claimed a partition in all of the round", role.name()))))
+        Ok((!claimed).then(|| {
+            Violation::new("did-not-strike", format!("no {} claimed a partition in all of the round", role.name()))
+        }))
     }
 
     /// A round in which nothing happened has shown nothing.
@@ -294,7 +323,10 @@ impl Round<'_> {
         let begun = Instant::now();
         let all_came = || {
             self.ground.tenants.iter().zip(inboxes).all(|(tenant, rows)| {
-                tenant.endpoints.iter().all(|endpoint| rows.iter().all(|row| self.system.receiver.has_answered(endpoint, row.id)))
+                tenant
+                    .endpoints
+                    .iter()
+                    .all(|endpoint| rows.iter().all(|row| self.system.receiver.has_answered(endpoint, row.id)))
             })
         };
         while !all_came() && begun.elapsed() < self.settle {
@@ -305,7 +337,8 @@ impl Round<'_> {
     /// Waits until the tails have shown what is listed.
     async fn until_followed(&self, inboxes: &[Vec<Shown>]) {
         let begun = Instant::now();
-        let all_seen = || inboxes.iter().enumerate().all(|(number, rows)| self.ground.ledger.seen(number).len() >= rows.len());
+        let all_seen =
+            || inboxes.iter().enumerate().all(|(number, rows)| self.ground.ledger.seen(number).len() >= rows.len());
         while !all_seen() && begun.elapsed() < self.settle {
             tokio::time::sleep(POLL).await;
         }
@@ -327,14 +360,18 @@ impl Round<'_> {
                 let answered = answered.map_or_else(|| "nothing".to_owned(), |id| id.to_string());
                 found.push(Violation::new(
                     "unresolved",
-                    format!("{id} was given out for {}, {listed} is listed, and the id answers {answered}", request.tag),
+                    format!(
+                        "{id} was given out for {}, {listed} is listed, and the id answers {answered}",
+                        request.tag
+                    ),
                 ));
             }
         }
         Ok(found)
     }
 
-    /// A success code that was given while it could not be: for a request that began and ended in the silence, and wrote something.
+    /// A success code that was given while it could not be: for a request that began and ended in the silence, and
+    /// wrote something.
     fn accepted_in_silence(&self, sent: &[Sent]) -> Vec<Violation> {
         let Some((from, to)) = self.struck.silence else { return Vec::new() };
         let wrote = |sent: &&Sent| matches!(sent.outcome, Outcome::Accepted { replayed: false, .. });
@@ -343,7 +380,10 @@ impl Round<'_> {
         for sent in sent.iter().filter(wrote) {
             // A repeat of what was accepted before may be answered from memory.
             if before.insert(&sent.tag) && sent.begun >= from && sent.ended <= to {
-                found.push(Violation::new("accepted-in-silence", format!("{} was accepted while too few brokers were up", sent.tag)));
+                found.push(Violation::new(
+                    "accepted-in-silence",
+                    format!("{} was accepted while too few brokers were up", sent.tag),
+                ));
             }
         }
         found

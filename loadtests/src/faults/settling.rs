@@ -14,16 +14,18 @@ use super::system::System;
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// Waits until everything goes on as before the fault, which ended at `since`: what was accepted is shown and passed, and each kind of request, and
-/// each instance of `ingest`, is served again. Answers how long that took, in seconds.
+/// Waits until everything goes on as before the fault, which ended at `since`: what was accepted is shown and passed,
+/// and each kind of request, and each instance of `ingest`, is served again. Answers how long that took, in seconds.
 pub async fn recovered(system: &System, ground: &Ground, since: Instant, patience: Duration) -> Result<f64, String> {
-    let (caught_up, reached) =
-        tokio::join!(caught_up(system, ground, since, patience), reach_all(ground, system.fleet.base_urls(), since, patience));
+    let (caught_up, reached) = tokio::join!(
+        caught_up(system, ground, since, patience),
+        reach_all(ground, system.fleet.base_urls(), since, patience)
+    );
     Ok(caught_up?.max(reached?))
 }
 
-/// Waits until what was accepted before is visible to the tails, all consumers have passed the log's ends as they are first told now, and requests
-/// are taken that were begun after `since`.
+/// Waits until what was accepted before is visible to the tails, all consumers have passed the log's ends as they are
+/// first told now, and requests are taken that were begun after `since`.
 async fn caught_up(system: &System, ground: &Ground, since: Instant, patience: Duration) -> Result<f64, String> {
     let tags = ground.ledger.accepted_tags();
     let mut ends = None;
@@ -37,7 +39,9 @@ async fn caught_up(system: &System, ground: &Ground, since: Instant, patience: D
             missing = unseen(&ground.ledger, &tags).or_else(|| ground.not_taken_since(since));
         }
         if let (None, Some(ends)) = (&missing, &ends) {
-            missing = behind(&system.pool, &system.topics, ends).await.unwrap_or_else(|error| Some(format!("PostgreSQL: {error}")));
+            missing = behind(&system.pool, &system.topics, ends)
+                .await
+                .unwrap_or_else(|error| Some(format!("PostgreSQL: {error}")));
         }
         if missing.is_none() {
             return Ok(since.elapsed().as_secs_f64());
@@ -63,7 +67,9 @@ pub async fn settled(system: &System, patience: Duration, found: &mut Vec<Violat
     loop {
         let ends = system.ends().await;
         let state = match &ends {
-            Ok(ends) => behind(&system.pool, &system.topics, ends).await.unwrap_or_else(|error| Some(format!("PostgreSQL: {error}"))),
+            Ok(ends) => behind(&system.pool, &system.topics, ends)
+                .await
+                .unwrap_or_else(|error| Some(format!("PostgreSQL: {error}"))),
             Err(error) => Some(format!("{error:#}")),
         };
         match (ends, state) {
@@ -77,8 +83,8 @@ pub async fn settled(system: &System, patience: Duration, found: &mut Vec<Violat
     }
 }
 
-/// Waits until no delivery of these organizations is open: what is repeated because somebody was struck comes when a lease ends, which is longer
-/// than the first deliveries take.
+/// Waits until no delivery of these organizations is open: what is repeated because somebody was struck comes when a
+/// lease ends, which is longer than the first deliveries take.
 pub async fn finished(system: &System, orgs: &[Uuid], patience: Duration) -> Option<Violation> {
     let begun = Instant::now();
     loop {

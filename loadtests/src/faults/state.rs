@@ -123,7 +123,9 @@ impl State {
     /// Writes the file as a whole.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let next = path(folder).with_extension("next");
-        let write = || std::fs::write(&next, serde_json::to_vec_pretty(self)?).and_then(|()| std::fs::rename(&next, path(folder)));
+        let write = || {
+            std::fs::write(&next, serde_json::to_vec_pretty(self)?).and_then(|()| std::fs::rename(&next, path(folder)))
+        };
         write().with_context(|| format!("writing {}", path(folder).display()))
     }
 }

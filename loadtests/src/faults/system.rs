@@ -76,7 +76,10 @@ impl System {
     pub async fn start(shape: Shape) -> anyhow::Result<Self> {
         let small_disk_mib = Some(shape.small_disk_mib).filter(|mib| *mib > 0);
         let cluster = Cluster::start(ClusterOptions { nodes: shape.brokers, small_disk_mib }).await?;
-        let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(5)).connect_lazy(&cluster.database_url())?;
+        let pool = PgPoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy(&cluster.database_url())?;
         let receiver = Arc::new(Receiver::start().await?);
         let operator = Uuid::new_v4().simple().to_string();
         let sealing_key = base64::Engine::encode(
@@ -127,7 +130,8 @@ impl System {
     pub async fn tenants(&self, prefix: &str) -> anyhow::Result<Vec<Tenant>> {
         let mut tenants = Vec::new();
         for number in 0..self.shape.organizations {
-            let wanted = json!({"name": format!("{prefix} {number}"), "tier": "enterprise", "rate_limit_per_minute": 0});
+            let wanted =
+                json!({"name": format!("{prefix} {number}"), "tier": "enterprise", "rate_limit_per_minute": 0});
             let org = text(&self.api.make("/v1/organizations", &self.operator, &wanted).await?, "id")?;
             let wanted = json!({"name": "faults", "role": "manage"});
             let made = self.api.make(&format!("/v1/organizations/{org}/keys"), &self.operator, &wanted).await?;
@@ -185,8 +189,9 @@ async fn run_command(
 ) -> anyhow::Result<Result<(), String>> {
     let mut command = tokio::process::Command::new(&shape.binary);
     command.args(arguments).env_clear().envs(environment.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
-    let output =
-        tokio::time::timeout(patience, command.output()).await.with_context(|| format!("triggers {arguments:?} took too long"))??;
+    let output = tokio::time::timeout(patience, command.output())
+        .await
+        .with_context(|| format!("triggers {arguments:?} took too long"))??;
     let told = || format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     Ok(if output.status.success() { Ok(()) } else { Err(format!("triggers {arguments:?} failed: {}", told())) })
 }
@@ -207,6 +212,9 @@ mod tests {
 
     #[test]
     fn another_user_keeps_the_rest_of_the_url() {
-        assert_eq!(with_user("postgres://triggers:word@127.0.0.1:5/t?x=y", "me", "mine"), "postgres://me:mine@127.0.0.1:5/t?x=y");
+        assert_eq!(
+            with_user("postgres://triggers:word@127.0.0.1:5/t?x=y", "me", "mine"),
+            "postgres://me:mine@127.0.0.1:5/t?x=y"
+        );
     }
 }

@@ -52,7 +52,8 @@ impl From<Event> for Shown {
     }
 }
 
-/// The whole inbox behind `key`, acknowledged or not, oldest first. A system that is busy is asked again until `deadline`.
+/// The whole inbox behind `key`, acknowledged or not, oldest first. A system that is busy is asked again until
+/// `deadline`.
 pub async fn inbox(api: &Api, key: &str, deadline: Instant) -> anyhow::Result<Vec<Shown>> {
     let mut shown = Vec::new();
     let mut query = "limit=1000&include_acknowledged=true".to_owned();
@@ -85,8 +86,9 @@ pub async fn page(api: &Api, key: &str, query: &str) -> anyhow::Result<Page> {
 /// All verdicts: which event each duplicate stands for.
 pub async fn verdicts(pool: &PgPool) -> anyhow::Result<Verdicts> {
     let rows = sqlx::query("SELECT org_id, event_id, original_id FROM contract.verdicts").fetch_all(pool).await?;
-    let verdict =
-        |row: &sqlx::postgres::PgRow| Ok(((row.try_get("org_id")?, row.try_get("event_id")?), row.try_get::<Uuid, _>("original_id")?));
+    let verdict = |row: &sqlx::postgres::PgRow| {
+        Ok(((row.try_get("org_id")?, row.try_get("event_id")?), row.try_get::<Uuid, _>("original_id")?))
+    };
     rows.iter().map(verdict).collect()
 }
 

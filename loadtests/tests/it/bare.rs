@@ -23,8 +23,10 @@ async fn the_http_loop_is_measured_in_a_process_of_its_own() {
 async fn the_producing_loop_answers_when_kafka_has_the_record_and_leaves_no_topic() {
     let brokers = devstack::testing::shared().await.brokers();
     let data = tempfile::tempdir().unwrap();
-    let load = ["--closed", "--concurrency", "4", "--ramp", "0", "--duration", "1s", "--orgs", "5", "--brokers", brokers];
-    let (output, report) = loadtests(&[&["bare", "produce"][..], &load[..]].concat(), &data.path().join("report")).await;
+    let load =
+        ["--closed", "--concurrency", "4", "--ramp", "0", "--duration", "1s", "--orgs", "5", "--brokers", brokers];
+    let (output, report) =
+        loadtests(&[&["bare", "produce"][..], &load[..]].concat(), &data.path().join("report")).await;
     assert_code(&output, 0);
     assert!(report["figures"]["requests"].as_u64().unwrap() > 10, "{report:#}");
     assert_eq!(report["figures"]["errors"], 0);

@@ -1,7 +1,7 @@
 //! The binary from outside: what it sends, what it counts, what it answers with its exit code.
 //!
-//! The product is stood in for by a small server that can be told to lose or double an event: only so can it be seen that the count
-//! notices. Kafka and PostgreSQL are real.
+//! The product is stood in for by a small server that can be told to lose or double an event: only so can it be seen
+//! that the count notices. Kafka and PostgreSQL are real.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -22,7 +22,8 @@ async fn loadtests(arguments: &[&str], out: &Path) -> (Output, Value) {
         command.env_remove(variable);
     }
     let output = command.args(arguments).arg("--out").arg(out).kill_on_drop(true).output().await.unwrap();
-    let report = std::fs::read(out.join("report.json")).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
+    let report =
+        std::fs::read(out.join("report.json")).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
     (output, report)
 }
 

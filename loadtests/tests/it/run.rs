@@ -1,4 +1,5 @@
-//! `loadtests run`: the count notices what goes wrong, latency counts from the intended time, organizations are made once.
+//! `loadtests run`: the count notices what goes wrong, latency counts from the intended time, organizations are made
+//! once.
 
 use std::path::Path;
 use std::process::Output;
@@ -11,7 +12,8 @@ use crate::{assert_code, loadtests};
 
 /// One second at 200/s for one organization.
 async fn run(stub: &Stub, data: &Path, more: &[&str]) -> (Output, Value) {
-    let mut arguments = vec!["run", "--url", &stub.url, "--operator-token", "operator", "--data-dir", data.to_str().unwrap()];
+    let mut arguments =
+        vec!["run", "--url", &stub.url, "--operator-token", "operator", "--data-dir", data.to_str().unwrap()];
     // Events that are missing are given up soon.
     arguments.extend(["--rate", "200", "--duration", "1s", "--orgs", "1", "--settle", "200ms"]);
     arguments.extend(more);
@@ -65,9 +67,31 @@ async fn an_inbox_that_cannot_be_read_fails_the_run_and_keeps_its_figures() {
 async fn a_pair_runs_both_sides_and_gives_the_ratio_of_their_medians() {
     let brokers = devstack::testing::shared().await.brokers();
     let (stub, data) = (Stub::start(Fault::None, None).await, tempfile::tempdir().unwrap());
-    let system =
-        ["pair", "--scenario", "s1", "--url", &stub.url, "--operator-token", "operator", "--data-dir", data.path().to_str().unwrap()];
-    let load = ["--rounds", "2", "--concurrency", "2", "--ramp", "0", "--duration", "500ms", "--orgs", "2", "--brokers", brokers];
+    let system = [
+        "pair",
+        "--scenario",
+        "s1",
+        "--url",
+        &stub.url,
+        "--operator-token",
+        "operator",
+        "--data-dir",
+        data.path().to_str().unwrap(),
+    ];
+    let load = [
+        "--rounds",
+        "2",
+        "--concurrency",
+        "2",
+        "--ramp",
+        "0",
+        "--duration",
+        "500ms",
+        "--orgs",
+        "2",
+        "--brokers",
+        brokers,
+    ];
     let (output, report) = loadtests(&[&system[..], &load[..]].concat(), &data.path().join("report")).await;
     // The stand-in stores nothing durably, so it is faster than a loop that waits for Kafka.
     assert_code(&output, 0);
@@ -95,7 +119,8 @@ async fn a_stall_is_felt_by_every_request_that_was_due_meanwhile() {
     let (stub, data) = (Stub::start(Fault::Stalled, None).await, tempfile::tempdir().unwrap());
     let (output, report) = run(&stub, data.path(), &["--connections", "1", "--p95-ms", "10000"]).await;
     assert_code(&output, 0);
-    // 300 ms at 200/s: 60 of 200 requests were due while one connection waited. Timed from the sending, one would be slow.
+    // 300 ms at 200/s: 60 of 200 requests were due while one connection waited. Timed from the sending, one would be
+    // slow.
     let latency = &report["figures"]["latency"];
     assert!(latency["max_ms"].as_f64().unwrap() >= 300.0, "{latency}");
     assert!(latency["p95_ms"].as_f64().unwrap() >= 200.0, "{latency}");
@@ -124,15 +149,21 @@ async fn the_time_to_visible_is_measured_in_the_database() {
     let (stub, data) = (Stub::start(Fault::None, Some(pool.clone())).await, tempfile::tempdir().unwrap());
     let dev = json!({"base_url": stub.url, "operator_token": "operator", "database_url": database.url});
     std::fs::write(data.path().join("dev.json"), dev.to_string()).unwrap();
-    let arguments = ["run", "--data-dir", data.path().to_str().unwrap(), "--rate", "100", "--duration", "1s", "--orgs", "2"];
-    let (output, report) = loadtests(&[&arguments[..], &["--visible-p95-ms", "5000"]].concat(), &data.path().join("report")).await;
+    let arguments =
+        ["run", "--data-dir", data.path().to_str().unwrap(), "--rate", "100", "--duration", "1s", "--orgs", "2"];
+    let (output, report) =
+        loadtests(&[&arguments[..], &["--visible-p95-ms", "5000"]].concat(), &data.path().join("report")).await;
     assert_code(&output, 0);
     let visibility = &report["figures"]["visibility"];
     assert_eq!(visibility["never_seen"], 0, "{visibility}");
     assert_eq!(visibility["latency"]["count"], 100, "{visibility}");
-    assert!(visibility["latency"]["p50_ms"].as_f64().unwrap() >= STORING_TAKES.as_secs_f64() * 1000.0 - 10.0, "{visibility}");
+    assert!(
+        visibility["latency"]["p50_ms"].as_f64().unwrap() >= STORING_TAKES.as_secs_f64() * 1000.0 - 10.0,
+        "{visibility}"
+    );
     // The same figures miss a bar that asks for more.
-    let (output, _) = loadtests(&[&arguments[..], &["--visible-p95-ms", "20"]].concat(), &data.path().join("report")).await;
+    let (output, _) =
+        loadtests(&[&arguments[..], &["--visible-p95-ms", "20"]].concat(), &data.path().join("report")).await;
     assert_code(&output, 1);
     drop(stub);
     pool.close().await;

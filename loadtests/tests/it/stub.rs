@@ -105,9 +105,16 @@ impl Drop for Stub {
 
 /// The organization of the request's key.
 fn owner(inner: &Inner, headers: &HeaderMap) -> Result<Uuid, StatusCode> {
-    let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer ")).unwrap_or_default();
+    let key = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+        .unwrap_or_default();
     let organizations = inner.organizations.lock().unwrap();
-    organizations.iter().find(|(_, organization)| organization.key == key).map(|(id, _)| *id).ok_or(StatusCode::UNAUTHORIZED)
+    organizations
+        .iter()
+        .find(|(_, organization)| organization.key == key)
+        .map(|(id, _)| *id)
+        .ok_or(StatusCode::UNAUTHORIZED)
 }
 
 async fn organization(State(inner): Shared, headers: HeaderMap) -> Result<(StatusCode, Json<Value>), StatusCode> {
@@ -129,7 +136,11 @@ async fn keys(State(inner): Shared, headers: HeaderMap) -> Result<Json<Value>, S
     Ok(Json(json!({"organization_id": owner(&inner, &headers)?})))
 }
 
-async fn event(State(inner): Shared, headers: HeaderMap, Json(body): Json<Value>) -> Result<(StatusCode, Json<Value>), StatusCode> {
+async fn event(
+    State(inner): Shared,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Result<(StatusCode, Json<Value>), StatusCode> {
     let organization_id = owner(&inner, &headers)?;
     if body["payload"]["order"].as_str().is_none() {
         return Err(StatusCode::BAD_REQUEST);
@@ -183,7 +194,11 @@ async fn store(pool: PgPool, organization: Uuid, id: Uuid, offset: i64) {
     .unwrap();
 }
 
-async fn inbox(State(inner): Shared, headers: HeaderMap, Query(query): Query<HashMap<String, String>>) -> Result<Json<Value>, StatusCode> {
+async fn inbox(
+    State(inner): Shared,
+    headers: HeaderMap,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, StatusCode> {
     let organization = owner(&inner, &headers)?;
     let organizations = inner.organizations.lock().unwrap();
     let stored = &organizations[&organization].events;
@@ -196,7 +211,9 @@ async fn inbox(State(inner): Shared, headers: HeaderMap, Query(query): Query<Has
     }
     // Small pages, so that paging is needed.
     let to = stored.len().min(from + 30);
-    let events: Vec<Value> =
-        stored[from..to].iter().map(|(id, time)| json!({"event_id": id, "timestamp": time.format(&Rfc3339).unwrap()})).collect();
+    let events: Vec<Value> = stored[from..to]
+        .iter()
+        .map(|(id, time)| json!({"event_id": id, "timestamp": time.format(&Rfc3339).unwrap()}))
+        .collect();
     Ok(Json(json!({"events": events, "resume_cursor": to.to_string(), "has_more": to < stored.len()})))
 }

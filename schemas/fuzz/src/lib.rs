@@ -1,8 +1,8 @@
-//! Drives a decoder with arbitrary and mutated records, from a seed: no panic, no record that takes long, no memory that stays, and whatever
-//! else the caller holds each record to. For tests; every crate with a decoder drives its own.
+//! Drives a decoder with arbitrary and mutated records, from a seed: no panic, no record that takes long, no memory
+//! that stays, and whatever else the caller holds each record to. For tests; every crate with a decoder drives its own.
 //!
-//! Lives here: the driver. What a record is made of is in `record`, how one is mutated in `mutate`. Does not live here: any decoder, and what
-//! its answers must be.
+//! Lives here: the driver. What a record is made of is in `record`, how one is mutated in `mutate`. Does not live here:
+//! any decoder, and what its answers must be.
 //!
 //! | variable | means |
 //! | --- | --- |
@@ -58,12 +58,12 @@ struct Plan {
     records: u64,
 }
 
-/// Gives `decode` as many records as the environment asks for, made from `samples`, and prints what it saw. `decode` answers a sentence
-/// where something does not hold that must.
+/// Gives `decode` as many records as the environment asks for, made from `samples`, and prints what it saw. `decode`
+/// answers a sentence where something does not hold that must.
 ///
 /// # Panics
-/// When `decode` panics, takes too long or answers a sentence, with the seed and the number of the record; when nothing at all was read, since
-/// that shows little; when the environment cannot be read.
+/// When `decode` panics, takes too long or answers a sentence, with the seed and the number of the record; when nothing
+/// at all was read, since that shows little; when the environment cannot be read.
 pub fn drive(name: &str, samples: &Samples<'_>, decode: impl Fn(&[u8]) -> Result<Verdict, String>) {
     let plan = plan();
     let stream = plan.seed ^ hash(name);
@@ -83,7 +83,8 @@ pub fn drive(name: &str, samples: &Samples<'_>, decode: impl Fn(&[u8]) -> Result
         for _ in 0..TRIES {
             if taken > seen.slowest {
                 let (begun, again) = (on_processor(), timed(&decode, &bytes).0);
-                // What this thread itself used, to a tick or two: where the machine has much else to do, the clock on the wall tells of that.
+                // What this thread itself used, to a tick or two: where the machine has much else to do, the clock on
+                // the wall tells of that.
                 let used = on_processor().zip(begun).map(|(end, begun)| end.saturating_sub(begun));
                 taken = taken.min(again).min(used.filter(|_| again > bound).unwrap_or(again));
             }

@@ -84,7 +84,8 @@ fn flip(rng: &mut Rng, bytes: &mut [u8]) {
 
 fn set(rng: &mut Rng, bytes: &mut [u8]) {
     let at = rng.below(bytes.len());
-    let value = *rng.choose(&[0, 1, 0x7f, 0x80, 0xfe, 0xff, b'"', b'\\', b'{', b'}', b'[', b' ', b'%', b'-']).unwrap_or(&0);
+    let value =
+        *rng.choose(&[0, 1, 0x7f, 0x80, 0xfe, 0xff, b'"', b'\\', b'{', b'}', b'[', b' ', b'%', b'-']).unwrap_or(&0);
     if let Some(byte) = bytes.get_mut(at) {
         *byte = value;
     }

@@ -178,7 +178,8 @@ fn large(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
         ("%c3", ""),
         ("x", ""),
     ];
-    const MEMBERS: [&str; 9] = ["zzz", "payload", "data", "metadata", "dedup_id", "event_ids", "type", "timestamp", "data_base64"];
+    const MEMBERS: [&str; 9] =
+        ["zzz", "payload", "data", "metadata", "dedup_id", "event_ids", "type", "timestamp", "data_base64"];
     let (opening, closing) = *rng.choose(&PIECES).unwrap_or(&("[", "]"));
     // Half of them close to, but below what decoders take.
     let size = if rng.one_in(2) { samples.large } else { samples.large * 9 / 20 };

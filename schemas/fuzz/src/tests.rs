@@ -37,7 +37,8 @@ fn a_decoder_that_grows_with_the_square_is_told() {
 
 #[test]
 fn what_the_decoder_is_held_to_is_told() {
-    let told = outcome(|bytes| if bytes.contains(&b'\\') { Err("has a backslash".to_owned()) } else { Ok(Verdict::Refused) });
+    let told =
+        outcome(|bytes| if bytes.contains(&b'\\') { Err("has a backslash".to_owned()) } else { Ok(Verdict::Refused) });
     assert!(told.starts_with("test: has a backslash. "), "{told}");
 }
 

@@ -68,7 +68,10 @@ fn both_modes_give_the_same_event() {
 fn the_four_required_attributes_must_be_there() {
     assert_eq!(fields(structured(b"{}")), ["specversion", "id", "source", "type"]);
     assert_eq!(fields(binary(std::iter::empty(), None, b"")), ["specversion", "id", "source", "type"]);
-    assert_eq!(fields(structured(br#"{"specversion": "0.3", "id": "", "source": "s", "type": null}"#)), ["specversion", "id", "type"]);
+    assert_eq!(
+        fields(structured(br#"{"specversion": "0.3", "id": "", "source": "s", "type": null}"#)),
+        ["specversion", "id", "type"]
+    );
 }
 
 #[test]

@@ -117,7 +117,8 @@ fn the_fingerprints_are_those_of_the_specification_and_the_librarys_own_are_read
 #[test]
 fn every_version_of_a_record_reads_every_other() {
     for versions in [EVENT_VERSIONS, ACK_VERSIONS, ATTEMPT_VERSIONS] {
-        let schemas: Vec<Schema> = versions.older.iter().chain([&versions.newest]).map(|text| Schema::parse_str(text).unwrap()).collect();
+        let schemas: Vec<Schema> =
+            versions.older.iter().chain([&versions.newest]).map(|text| Schema::parse_str(text).unwrap()).collect();
         for one in &schemas {
             for other in &schemas {
                 SchemaCompatibility::mutual_read(one, other).unwrap();
@@ -130,9 +131,12 @@ fn every_version_of_a_record_reads_every_other() {
 #[test]
 fn a_new_field_without_a_default_breaks_compatibility_and_one_with_a_default_does_not() {
     let today = Schema::parse_str(ACK_VERSIONS.newest).unwrap();
-    let with = |field: &str| Schema::parse_str(&ACK_VERSIONS.newest.replace("\n  ]", &format!(", {field}\n  ]"))).unwrap();
+    let with =
+        |field: &str| Schema::parse_str(&ACK_VERSIONS.newest.replace("\n  ]", &format!(", {field}\n  ]"))).unwrap();
     assert!(SchemaCompatibility::mutual_read(&with(r#"{"name": "by", "type": "string"}"#), &today).is_err());
-    assert!(SchemaCompatibility::mutual_read(&with(r#"{"name": "by", "type": "string", "default": ""}"#), &today).is_ok());
+    assert!(
+        SchemaCompatibility::mutual_read(&with(r#"{"name": "by", "type": "string", "default": ""}"#), &today).is_ok()
+    );
 }
 
 #[test]
@@ -188,7 +192,9 @@ fn another_records_bytes_and_trailing_bytes_are_told_apart() {
 #[test]
 fn a_huge_length_prefix_is_an_error_and_reserves_nothing() {
     // The first field is a string; its length is a zigzag varint: 2^62, the largest positive, and -1.
-    for length in [&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01][..], &[0xFE, 0xFF, 0xFF, 0xFF, 0x0F], &[0x01]] {
+    for length in
+        [&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01][..], &[0xFE, 0xFF, 0xFF, 0xFF, 0x0F], &[0x01]]
+    {
         let value = [&ACK_V1[..10], length].concat();
         assert!(matches!(decode_ack(&value), Err(DecodeError::Malformed(_))), "{length:x?}");
     }
@@ -233,7 +239,8 @@ proptest! {
     }
 }
 
-/// Writes the golden bytes of the newest version. Run by hand, once, when a version is added; existing files are left alone.
+/// Writes the golden bytes of the newest version. Run by hand, once, when a version is added; existing files are left
+/// alone.
 #[test]
 #[ignore = "writes files; only for a new version"]
 fn write_golden_bytes() {

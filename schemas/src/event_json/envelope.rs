@@ -1,4 +1,5 @@
-//! Reads one JSON object into its members, each value as the text it has in the body, in one pass and without recursion.
+//! Reads one JSON object into its members, each value as the text it has in the body, in one pass and without
+//! recursion.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,7 +23,8 @@ pub(crate) struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// The members of `object` whose name `keep` takes, at most `limit`: the others are skipped, and so is what repeats a name.
+    /// The members of `object` whose name `keep` takes, at most `limit`: the others are skipped, and so is what repeats
+    /// a name.
     pub(crate) fn read(object: &'a str, keep: fn(&str) -> bool, limit: usize) -> Result<Self, serde_json::Error> {
         let mut json = serde_json::Deserializer::from_str(object);
         let members = json.deserialize_map(Reader { keep, limit })?;
@@ -68,18 +70,25 @@ impl<'a> Envelope<'a> {
         match root.as_bytes().first() {
             None => return Err(malformed("the body is empty at line 1 column 1")),
             Some(b'"' | b'[' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9') => {
-                return Err(malformed(format!("the body is not a JSON object at {}", place(text, offset_of(text, root)))));
+                return Err(malformed(format!(
+                    "the body is not a JSON object at {}",
+                    place(text, offset_of(text, root))
+                )));
             }
             Some(_) => {}
         }
         let members = Members::read(text, keep, limit).map_err(|error| syntax(&error))?;
         if let Some((name, value)) = &members.twice {
-            return Err(malformed(format!("the key \"{name}\" is there twice, again at {}", place(text, offset_of(text, value)))));
+            return Err(malformed(format!(
+                "the key \"{name}\" is there twice, again at {}",
+                place(text, offset_of(text, value))
+            )));
         }
         Ok(Self { text, members })
     }
 
-    /// Looks for what serde_json does not judge. A flaw inside `payload` is that field's fault; elsewhere the whole body is malformed.
+    /// Looks for what serde_json does not judge. A flaw inside `payload` is that field's fault; elsewhere the whole
+    /// body is malformed.
     pub(crate) fn judge(&self, field: &str, payload: Option<&str>, faults: &mut Faults) -> Result<(), Invalid> {
         // The envelope itself is one level.
         let Some(flaw) = first_flaw(self.text, MAX_PAYLOAD_DEPTH + 1) else {

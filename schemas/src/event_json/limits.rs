@@ -123,7 +123,8 @@ impl Faults {
             self.add(field, "must be a time as in RFC 3339, with an offset");
             return None;
         };
-        let micros = i64::try_from(time.unix_timestamp_nanos().div_euclid(1000)).ok().filter(|micros| in_range(*micros));
+        let micros =
+            i64::try_from(time.unix_timestamp_nanos().div_euclid(1000)).ok().filter(|micros| in_range(*micros));
         if micros.is_none() {
             self.add(field, "must lie in the years 1 to 9999");
         }
@@ -141,7 +142,8 @@ pub(crate) fn payload_size(payload: &str) -> Result<(), Invalid> {
     if payload.len() > MAX_PAYLOAD_BYTES { Err(Invalid::PayloadTooLarge { bytes: payload.len() }) } else { Ok(()) }
 }
 
-/// Holds an event that was not made by [`super::parse`] to the same rules. System types are allowed: this is how the system writes them.
+/// Holds an event that was not made by [`super::parse`] to the same rules. System types are allowed: this is how the
+/// system writes them.
 pub(crate) fn check(event: &Event) -> Result<(), Invalid> {
     payload_size(&event.payload)?;
     let mut faults = Faults::default();

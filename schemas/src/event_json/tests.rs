@@ -110,7 +110,10 @@ fn flaws_inside_the_payload_are_the_payloads_fault() {
 fn the_payload_limit_counts_bytes_of_json_text() {
     let body = |bytes: usize| format!(r#"{{"type": "a", "data":   "{}"  }}"#, "x".repeat(bytes - 2));
     assert_eq!(accepted(&body(MAX_PAYLOAD_BYTES)).payload.len(), MAX_PAYLOAD_BYTES);
-    assert_eq!(parse(body(MAX_PAYLOAD_BYTES + 1).as_bytes()), Err(Invalid::PayloadTooLarge { bytes: MAX_PAYLOAD_BYTES + 1 }));
+    assert_eq!(
+        parse(body(MAX_PAYLOAD_BYTES + 1).as_bytes()),
+        Err(Invalid::PayloadTooLarge { bytes: MAX_PAYLOAD_BYTES + 1 })
+    );
 }
 
 #[test]
@@ -119,7 +122,10 @@ fn all_faults_are_told_together_in_the_order_of_the_contract() {
         r#"{"type": " ", "dedup_id": "", "timestamp": "yesterday", "source": 1, "ordering_key": "a\u0000", "metadata": {"k": 1, "l": null}}"#,
     );
     let names: Vec<&str> = found.iter().map(|(field, _)| field.as_str()).collect();
-    assert_eq!(names, ["payload", "type", "dedup_id", "timestamp", "source", "ordering_key", "metadata.k", "metadata.l"]);
+    assert_eq!(
+        names,
+        ["payload", "type", "dedup_id", "timestamp", "source", "ordering_key", "metadata.k", "metadata.l"]
+    );
     assert_eq!(fields("{}").iter().map(|(field, _)| field.as_str()).collect::<Vec<_>>(), ["payload", "event_type"]);
     let sentence = parse(b"{}").unwrap_err().to_string();
     assert_eq!(sentence, "payload is required; event_type is required");
@@ -138,7 +144,10 @@ fn types_are_1_to_255_characters_without_controls_or_outer_blanks_and_not_reserv
     }
     assert!(fields(&body("triggers.endpoint.disabled"))[0].1.contains("reserved"));
     for wrong in ["1", "[]", "{}", "true"] {
-        assert_eq!(fields(&format!(r#"{{"type": {wrong}, "data": 1}}"#)), [("type".to_owned(), "must be a string".to_owned())]);
+        assert_eq!(
+            fields(&format!(r#"{{"type": {wrong}, "data": 1}}"#)),
+            [("type".to_owned(), "must be a string".to_owned())]
+        );
     }
 }
 
@@ -161,9 +170,15 @@ fn metadata_is_at_most_32_pairs_of_strings() {
     assert_eq!(accepted(&body(&format!("{{{}}}", pairs(32)))).metadata.len(), 32);
     assert_eq!(fields(&body(&format!("{{{}}}", pairs(33))))[0].0, "metadata");
     assert_eq!(fields(&body(&format!("{{{}}}", pairs(20_000)))).len(), 1);
-    for bad in
-        ["[]", "1", "\"\"", r#"{"": "v"}"#, r#"{"a": "1", "a": "1"}"#, r#"{"\u0000": "v"}"#, &format!(r#"{{"{}": ""}}"#, "k".repeat(256))]
-    {
+    for bad in [
+        "[]",
+        "1",
+        "\"\"",
+        r#"{"": "v"}"#,
+        r#"{"a": "1", "a": "1"}"#,
+        r#"{"\u0000": "v"}"#,
+        &format!(r#"{{"{}": ""}}"#, "k".repeat(256)),
+    ] {
         assert_eq!(fields(&body(bad))[0].0, "metadata", "{bad}");
     }
     for bad in [r#"{"k": {}}"#, r#"{"k": null}"#, r#"{"k": "\u0000"}"#, &format!(r#"{{"k": "{}"}}"#, "v".repeat(256))] {
@@ -218,7 +233,8 @@ fn json() -> impl Strategy<Value = String> {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(|items| format!("[ {}]", items.join(" ,\n"))),
             prop::collection::vec((".*", inner), 0..5).prop_map(|pairs| {
-                let pairs: Vec<_> = pairs.iter().map(|(k, v)| format!("{}:\t{v}", serde_json::to_string(k).unwrap())).collect();
+                let pairs: Vec<_> =
+                    pairs.iter().map(|(k, v)| format!("{}:\t{v}", serde_json::to_string(k).unwrap())).collect();
                 format!("{{{}}}", pairs.join(","))
             }),
         ]
@@ -246,7 +262,8 @@ proptest! {
         prop_assert!(parse(&body).is_err());
     }
 
-    /// Whatever is accepted also holds by the rules for records made elsewhere: the materializer takes all that ingest takes.
+    /// Whatever is accepted also holds by the rules for records made elsewhere: the materializer takes all that ingest
+    /// takes.
     #[test]
     fn what_is_accepted_passes_the_check_of_records(event_type in "\\PC{0,4}", payload in json(), dedup_id in "\\PC{0,3}") {
         let body = format!("{{\"type\":{},\"payload\":{payload},\"dedup_id\":{}}}", serde_json::to_string(&event_type).unwrap(), serde_json::to_string(&dedup_id).unwrap());

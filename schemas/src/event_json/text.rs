@@ -1,4 +1,5 @@
-//! Judges JSON text where serde_json does not: byte-order mark, wrong UTF-8, nesting, lone surrogates; and says where in the text something is.
+//! Judges JSON text where serde_json does not: byte-order mark, wrong UTF-8, nesting, lone surrogates; and says where
+//! in the text something is.
 
 use serde::de::IgnoredAny;
 
@@ -50,7 +51,8 @@ pub(crate) fn syntax(error: &serde_json::Error) -> Invalid {
     malformed(format!("the JSON is malformed: {error}"))
 }
 
-/// The first flaw of a payload that came from elsewhere than a JSON body: all that [`first_flaw`] finds, and whether it is JSON at all.
+/// The first flaw of a payload that came from elsewhere than a JSON body: all that [`first_flaw`] finds, and whether it
+/// is JSON at all.
 pub(crate) fn payload_flaw(json: &str) -> Option<String> {
     if let Err(error) = serde_json::from_str::<IgnoredAny>(json) {
         return Some(format!("is not JSON: {error}"));

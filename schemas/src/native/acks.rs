@@ -10,12 +10,16 @@ use crate::records::Ack;
 /// The most events that one JSON record may acknowledge.
 pub const MAX_ACKS_PER_RECORD: usize = 1000;
 
-/// Reads one record of `triggers.acks.v1`: Avro, or JSON `{"event_id": "..."}` or `{"event_ids": ["..."]}` with the organization as key.
-/// Ids come in their order and as often as they are named.
+/// Reads one record of `triggers.acks.v1`: Avro, or JSON `{"event_id": "..."}` or `{"event_ids": ["..."]}` with the
+/// organization as key. Ids come in their order and as often as they are named.
 ///
 /// # Errors
 /// [`Unreadable`]; never panics, whatever the record.
-pub fn read_acks(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(String, Vec<u8>)]) -> Result<Vec<Ack>, Unreadable> {
+pub fn read_acks(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[(String, Vec<u8>)],
+) -> Result<Vec<Ack>, Unreadable> {
     let value = value_of(value)?;
     let org_id = organization_of(key)?;
     if encoding_of(value, headers) == Encoding::Avro {
@@ -41,7 +45,10 @@ fn ids_of_json(value: &[u8]) -> Result<Vec<EventId>, Unreadable> {
     }
     ids.into_iter()
         .enumerate()
-        .map(|(at, id)| serde_json::from_str(id).map_err(|_| invalid(format!("id {} is not an event id, a hyphenated UUID", at + 1))))
+        .map(|(at, id)| {
+            serde_json::from_str(id)
+                .map_err(|_| invalid(format!("id {} is not an event id, a hyphenated UUID", at + 1)))
+        })
         .collect()
 }
 

@@ -10,8 +10,9 @@ pub const MAX_RESPONSE_EXCERPT_BYTES: usize = 4096;
 /// The longest error that is kept, bytes.
 pub const MAX_ERROR_BYTES: usize = 1024;
 
-/// Reads one record of `triggers.deliveries.v1`, always Avro. Texts that only describe (error, excerpt) are cut to their limits and lose
-/// what PostgreSQL would refuse: what a foreign server answered must not make the attempt itself unreadable.
+/// Reads one record of `triggers.deliveries.v1`, always Avro. Texts that only describe (error, excerpt) are cut to
+/// their limits and lose what PostgreSQL would refuse: what a foreign server answered must not make the attempt itself
+/// unreadable.
 ///
 /// # Errors
 /// [`Unreadable`]; never panics, whatever the record.

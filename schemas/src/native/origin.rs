@@ -1,5 +1,5 @@
-//! Where a record stood before it was written again from its dead letter: read from its headers, and put into them. Whoever writes a record
-//! again does so in `triggers`; what a dead letter is, is said in `headers`.
+//! Where a record stood before it was written again from its dead letter: read from its headers, and put into them.
+//! Whoever writes a record again does so in `triggers`; what a dead letter is, is said in `headers`.
 
 use super::{Unreadable, header};
 use crate::headers;
@@ -8,8 +8,8 @@ use crate::ids::EventId;
 /// Longest name of a topic that Kafka takes.
 const MAX_TOPIC_BYTES: usize = 249;
 
-/// The first place of a record. It decides the id of an event that names none, and nothing else: the acceptance time, the organization and the
-/// order are those of the record that has the headers.
+/// The first place of a record. It decides the id of an event that names none, and nothing else: the acceptance time,
+/// the organization and the order are those of the record that has the headers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     /// Full name of the topic.
@@ -28,7 +28,10 @@ impl Origin {
     /// # Errors
     /// When they are not all there, or one is not what it should be.
     pub fn of_headers(all: &[(String, Vec<u8>)]) -> Result<Option<Self>, Unreadable> {
-        Self::read(all, [headers::ORIGIN_TOPIC, headers::ORIGIN_PARTITION, headers::ORIGIN_OFFSET, headers::ORIGIN_TIMESTAMP])
+        Self::read(
+            all,
+            [headers::ORIGIN_TOPIC, headers::ORIGIN_PARTITION, headers::ORIGIN_OFFSET, headers::ORIGIN_TIMESTAMP],
+        )
     }
 
     /// The place of the record that a dead letter was made of.
@@ -45,7 +48,9 @@ impl Origin {
             return Ok(None);
         }
         let text = |index: usize| values[index].and_then(|value| std::str::from_utf8(value).ok());
-        let bad = |index: usize, what: &str| Unreadable::new("bad_origin", format!("the header {} must be {what}", names[index]));
+        let bad = |index: usize, what: &str| {
+            Unreadable::new("bad_origin", format!("the header {} must be {what}", names[index]))
+        };
         let topic = text(0).filter(|name| is_topic(name)).ok_or_else(|| bad(0, "the name of a topic"))?;
         Ok(Some(Self {
             topic: topic.to_owned(),

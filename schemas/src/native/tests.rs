@@ -73,7 +73,10 @@ fn the_encoding_is_told_by_headers_and_else_by_the_first_bytes() {
         assert_eq!(read(value, &[("content-type", "")]).unwrap().event_type, "a");
     }
     assert_eq!(read(cloud, &[]).unwrap().dedup.unwrap().key, "s 1");
-    assert_eq!(read(cloud, &[("Content-Type", "Application/CloudEvents+JSON; charset=utf-8")]).unwrap().dedup.unwrap().key, "s 1");
+    assert_eq!(
+        read(cloud, &[("Content-Type", "Application/CloudEvents+JSON; charset=utf-8")]).unwrap().dedup.unwrap().key,
+        "s 1"
+    );
     assert_eq!(read(cloud, &[("content-type", "application/json")]).unwrap().dedup, None);
     assert_eq!(class(read(json, &[("content-type", "application/cloudevents+json")])), "invalid_event");
     assert_eq!(class(read(json, &[("content-type", "application/avro")])), "bad_avro");
@@ -132,8 +135,15 @@ fn an_avro_record_that_breaks_a_limit_is_refused() {
 #[test]
 fn a_record_without_value_or_organization_is_refused_with_its_reason() {
     let json = br#"{"type": "a", "data": 1}"#;
-    let record =
-        NativeRecord { topic: "t", partition: 0, offset: 0, timestamp_ms: 0, key: Some(ORG.as_bytes()), value: Some(json), headers: &[] };
+    let record = NativeRecord {
+        topic: "t",
+        partition: 0,
+        offset: 0,
+        timestamp_ms: 0,
+        key: Some(ORG.as_bytes()),
+        value: Some(json),
+        headers: &[],
+    };
     assert_eq!(class(read_event(&NativeRecord { value: None, ..record })), "null_value");
     for key in [None, Some(&b""[..]), Some(b"shop"), Some(&[0xFF; 36]), Some(b"0192f0c123457abc8def0123456789ab")] {
         assert_eq!(class(read_event(&NativeRecord { key, ..record })), "bad_key");
@@ -177,8 +187,15 @@ fn a_record_that_was_written_again_has_the_id_of_its_first_place() {
 fn an_id_may_repeat_when_a_producer_chose_it_or_the_record_was_written_again() {
     let may_repeat = |value: &[u8], pairs: &[(&str, &str)]| {
         let headers = headers(pairs);
-        let record =
-            NativeRecord { topic: "t", partition: 0, offset: 0, timestamp_ms: 0, key: None, value: Some(value), headers: &headers };
+        let record = NativeRecord {
+            topic: "t",
+            partition: 0,
+            offset: 0,
+            timestamp_ms: 0,
+            key: None,
+            value: Some(value),
+            headers: &headers,
+        };
         record.may_repeat_an_id()
     };
     let (avro, json) = (encode_event(&event()).unwrap(), br#"{"type": "a", "data": 1}"#);
@@ -209,14 +226,24 @@ fn acks_are_read_from_avro_and_json() {
     let ack = Ack { org_id: ORG.parse().unwrap(), event_id: OTHER.parse().unwrap() };
     assert_eq!(read_acks(key, Some(&encode_ack(&ack).unwrap()), &[]).unwrap(), vec![ack.clone()]);
     let one = format!(r#"{{"event_id": "{OTHER}", "event_ids": null, "x": 1}}"#);
-    assert_eq!(read_acks(key, Some(one.as_bytes()), &headers(&[("content-type", "application/json")])).unwrap(), vec![ack.clone()]);
+    assert_eq!(
+        read_acks(key, Some(one.as_bytes()), &headers(&[("content-type", "application/json")])).unwrap(),
+        vec![ack.clone()]
+    );
     let many = |count: usize| format!(r#"{{"event_ids": [{}]}}"#, vec![format!("\"{OTHER}\""); count].join(","));
     assert_eq!(read_acks(key, Some(many(1000).as_bytes()), &[]).unwrap(), vec![ack.clone(); 1000]);
 
     let class = |value: &[u8]| read_acks(key, Some(value), &[]).unwrap_err().class;
     let both = format!(r#"{{"event_id": "{OTHER}", "event_ids": ["{OTHER}"]}}"#);
-    for bad in ["{}", r#"{"event_ids": []}"#, r#"{"event_ids": [1]}"#, r#"{"event_id": "x"}"#, r#"{"event_ids": "x"}"#, &both, &many(1001)]
-    {
+    for bad in [
+        "{}",
+        r#"{"event_ids": []}"#,
+        r#"{"event_ids": [1]}"#,
+        r#"{"event_id": "x"}"#,
+        r#"{"event_ids": "x"}"#,
+        &both,
+        &many(1001),
+    ] {
         assert_eq!(class(bad.as_bytes()), "invalid_ack", "{bad:.80}");
     }
     assert_eq!(class(b"["), "malformed");
@@ -257,9 +284,13 @@ fn an_attempt_is_read_when_it_can_be_stored() {
     ] {
         assert_eq!(read(&bad).unwrap_err().class, "invalid_attempt");
     }
-    assert_eq!(read(&DeliveryAttempt { org_id: OTHER.parse().unwrap(), ..attempt() }).unwrap_err().class, "organization_mismatch");
+    assert_eq!(
+        read(&DeliveryAttempt { org_id: OTHER.parse().unwrap(), ..attempt() }).unwrap_err().class,
+        "organization_mismatch"
+    );
     assert_eq!(read_attempt(Some(ORG.as_bytes()), Some(b"{}")).unwrap_err().class, "bad_avro");
-    let answered = DeliveryAttempt { error: Some("a\0b".to_owned()), response_excerpt: Some("\u{e4}".repeat(3000)), ..attempt() };
+    let answered =
+        DeliveryAttempt { error: Some("a\0b".to_owned()), response_excerpt: Some("\u{e4}".repeat(3000)), ..attempt() };
     let stored = read(&answered).unwrap();
     assert_eq!(stored.error.as_deref(), Some("a\u{fffd}b"));
     assert_eq!(stored.response_excerpt.unwrap().len(), 4096);

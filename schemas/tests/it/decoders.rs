@@ -1,5 +1,5 @@
-//! Every decoder of foreign bytes with arbitrary and mutated records: it never panics, answers soon, what it takes holds by the contract, and
-//! what it refuses comes with a class and a sentence, which is a dead letter.
+//! Every decoder of foreign bytes with arbitrary and mutated records: it never panics, answers soon, what it takes
+//! holds by the contract, and what it refuses comes with a class and a sentence, which is a dead letter.
 //!
 //! `DECODER_RECORDS` says how many for each decoder; see the crate `fuzz`.
 
@@ -7,10 +7,13 @@ use fuzz::Verdict::{Read, Refused};
 use fuzz::{Verdict, drive};
 use schemas::codec::{self, DecodeError};
 use schemas::event_json::{
-    self, Invalid, MAX_BODY_BYTES, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, MAX_TIME_MICROS, MIN_TIME_MICROS, NewEvent,
+    self, Invalid, MAX_BODY_BYTES, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, MAX_TIME_MICROS,
+    MIN_TIME_MICROS, NewEvent,
 };
 use schemas::ids::{EventId, OrgId};
-use schemas::native::{self, MAX_ACKS_PER_RECORD, MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, NativeRecord, Unreadable};
+use schemas::native::{
+    self, MAX_ACKS_PER_RECORD, MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, NativeRecord, Unreadable,
+};
 use schemas::position::Place;
 use schemas::records::Event;
 use schemas::{cloudevents, trace};
@@ -59,7 +62,8 @@ fn new_event(outcome: Result<NewEvent, Invalid>) -> Result<Verdict, String> {
     }
 }
 
-/// What the rest of the system relies on, told apart from how it is checked; and that the record written from it is read as the same event.
+/// What the rest of the system relies on, told apart from how it is checked; and that the record written from it is
+/// read as the same event.
 fn holds_by_the_limits(event: &Event) -> Result<Verdict, String> {
     let text = |text: &str| (1..=MAX_TEXT_CHARS).contains(&text.chars().count()) && !text.contains('\0');
     hold(text(&event.event_type) && event.event_type.trim() == event.event_type, "a wrong event type was taken")?;
@@ -70,8 +74,13 @@ fn holds_by_the_limits(event: &Event) -> Result<Verdict, String> {
     hold(event.ordering_key.as_deref().is_none_or(text), "a wrong ordering key was taken")?;
     let dedup = event.dedup.as_ref();
     hold(dedup.is_none_or(|dedup| text(&dedup.key) && dedup.window_seconds > 0), "a wrong dedup key was taken")?;
-    hold(event.occurred_at.is_none_or(|micros| (MIN_TIME_MICROS..=MAX_TIME_MICROS).contains(&micros)), "a time out of range was taken")?;
-    let pair = |(key, value): (&String, &String)| text(key) && value.chars().count() <= MAX_TEXT_CHARS && !value.contains('\0');
+    hold(
+        event.occurred_at.is_none_or(|micros| (MIN_TIME_MICROS..=MAX_TIME_MICROS).contains(&micros)),
+        "a time out of range was taken",
+    )?;
+    let pair = |(key, value): (&String, &String)| {
+        text(key) && value.chars().count() <= MAX_TEXT_CHARS && !value.contains('\0')
+    };
     hold(event.metadata.len() <= MAX_METADATA_PAIRS && event.metadata.iter().all(pair), "wrong metadata were taken")?;
 
     let value = codec::encode_event(event).map_err(|error| error.to_string())?;
@@ -81,7 +90,15 @@ fn holds_by_the_limits(event: &Event) -> Result<Verdict, String> {
 }
 
 const fn record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>, headers: &'a [Header]) -> NativeRecord<'a> {
-    NativeRecord { topic: "triggers.events.v1", partition: 3, offset: 42, timestamp_ms: 1_700_000_000_000, key, value, headers }
+    NativeRecord {
+        topic: "triggers.events.v1",
+        partition: 3,
+        offset: 42,
+        timestamp_ms: 1_700_000_000_000,
+        key,
+        value,
+        headers,
+    }
 }
 
 #[test]
@@ -91,7 +108,9 @@ fn event_json() {
 
 #[test]
 fn structured_cloud_events() {
-    drive("structured CloudEvent", &samples::json(&samples::structured()), |bytes| new_event(cloudevents::structured(bytes)));
+    drive("structured CloudEvent", &samples::json(&samples::structured()), |bytes| {
+        new_event(cloudevents::structured(bytes))
+    });
 }
 
 #[test]
@@ -99,14 +118,19 @@ fn batches_of_cloud_events() {
     let items: Vec<String> = samples::structured().into_iter().map(|item| String::from_utf8(item).unwrap()).collect();
     let golden = samples::texts(&[&format!("[{}]", items.join(", ")), &format!("[{}]", items[2]), "[1, {}]"]);
     drive("batch of CloudEvents", &samples::json(&golden), |bytes| match cloudevents::batch(bytes) {
-        Ok(items) => items.into_iter().try_fold(Refused, |all, item| Ok(if new_event(item)? == Read { Read } else { all })),
+        Ok(items) => {
+            items.into_iter().try_fold(Refused, |all, item| Ok(if new_event(item)? == Read { Read } else { all }))
+        }
         Err(error) => sentence(&error.to_string()),
     });
 }
 
 /// Header lines up to an empty line, and what is behind it.
 fn head_and_body(bytes: &[u8]) -> (Vec<Header>, &[u8]) {
-    let (head, body) = bytes.windows(2).position(|two| two == b"\n\n").map_or((bytes, &b""[..]), |at| (&bytes[..at], &bytes[at + 2..]));
+    let (head, body) = bytes
+        .windows(2)
+        .position(|two| two == b"\n\n")
+        .map_or((bytes, &b""[..]), |at| (&bytes[..at], &bytes[at + 2..]));
     let header = |line: &[u8]| {
         let at = line.windows(2).position(|two| two == b": ").unwrap_or(line.len());
         (String::from_utf8_lossy(&line[..at]).into_owned(), line.get(at + 2..).unwrap_or_default().to_vec())
@@ -118,10 +142,16 @@ fn head_and_body(bytes: &[u8]) -> (Vec<Header>, &[u8]) {
 fn binary_cloud_events() {
     drive("binary CloudEvent", &samples::json(&samples::binary()), |bytes| {
         let (headers, body) = head_and_body(bytes);
-        let texts: Vec<(&str, &str)> =
-            headers.iter().filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value).ok()?))).collect();
+        let texts: Vec<(&str, &str)> = headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value).ok()?)))
+            .collect();
         let content_type = texts.iter().find(|(name, _)| *name == "content-type").map(|(_, value)| *value);
-        new_event(cloudevents::binary(texts.iter().filter(|(name, _)| *name != "content-type").copied(), content_type, body))
+        new_event(cloudevents::binary(
+            texts.iter().filter(|(name, _)| *name != "content-type").copied(),
+            content_type,
+            body,
+        ))
     });
 }
 
@@ -168,7 +198,8 @@ fn avro_attempts() {
     drive("Avro attempt", &samples::avro(&samples::avro_attempts()), |bytes| decoded(codec::decode_attempt(bytes)));
 }
 
-/// A record in one text: the key in the first line, headers as above, then the value. `-` as the key is none, a value that begins with `-` is none.
+/// A record in one text: the key in the first line, headers as above, then the value. `-` as the key is none, a value
+/// that begins with `-` is none.
 fn native(bytes: &[u8]) -> (Option<&[u8]>, Vec<Header>, Option<&[u8]>) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let key = (bytes[..end] != *b"-").then_some(&bytes[..end]);
@@ -181,7 +212,9 @@ fn native_golden(values: &[(&str, Vec<Vec<u8>>)]) -> Vec<Vec<u8>> {
     let record = |head: &str, value: &[u8]| [ORG.as_bytes(), b"\n", head.as_bytes(), b"\n\n", value].concat();
     values
         .iter()
-        .flat_map(|(head, values)| values.iter().flat_map(move |value| [record(head, value), record("x-mine: kept", value)]))
+        .flat_map(|(head, values)| {
+            values.iter().flat_map(move |value| [record(head, value), record("x-mine: kept", value)])
+        })
         .collect()
 }
 
@@ -236,7 +269,9 @@ fn native_attempts() {
         let (key, _, value) = native(bytes);
         match native::read_attempt(key, value) {
             Ok(attempt) => {
-                let fits = |text: &Option<String>, bytes| text.as_ref().is_none_or(|text| text.len() <= bytes && !text.contains('\0'));
+                let fits = |text: &Option<String>, bytes| {
+                    text.as_ref().is_none_or(|text| text.len() <= bytes && !text.contains('\0'))
+                };
                 hold(fits(&attempt.error, MAX_ERROR_BYTES), "a wrong error was taken")?;
                 hold(fits(&attempt.response_excerpt, MAX_RESPONSE_EXCERPT_BYTES), "a wrong excerpt was taken")?;
                 hold(attempt.attempt >= 0 && attempt.latency_ms >= 0, "a negative number was taken")?;
@@ -270,8 +305,11 @@ fn ids() {
 
 #[test]
 fn trace_contexts() {
-    let golden =
-        samples::texts(&[TRACE, "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more", "rojo=00f067aa0ba902b7,congo=t61"]);
+    let golden = samples::texts(&[
+        TRACE,
+        "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+        "rojo=00f067aa0ba902b7,congo=t61",
+    ]);
     drive("trace context", &samples::short(&golden), |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Refused) };
         let (parent, state) = (trace::is_traceparent(text), trace::is_tracestate(text));

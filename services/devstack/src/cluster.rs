@@ -1,6 +1,7 @@
 //! Several Kafka nodes and one PostgreSQL on a temporary folder, each of which can be lost and brought back alone.
 //!
-//! Nothing is started again by itself here: what was killed stays down until it is started, which is what a test of failures needs.
+//! Nothing is started again by itself here: what was killed stays down until it is started, which is what a test of
+//! failures needs.
 
 use std::sync::Arc;
 
@@ -18,13 +19,15 @@ use crate::{Error, jars, ports};
 /// What a cluster is started with.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    /// Kafka nodes, from 1 to 9. Three or more keep three copies of each internal topic, of which two must have a record.
+    /// Kafka nodes, from 1 to 9. Three or more keep three copies of each internal topic, of which two must have a
+    /// record.
     pub nodes: u8,
     /// Gives the last node a disk of so many MiB, to be filled by `fill_disk`, if this process may mount one.
     pub small_disk_mib: Option<u32>,
 }
 
-/// Running Kafka nodes and a PostgreSQL, all on 127.0.0.1. Dropping it kills them and removes their data; they die with this process.
+/// Running Kafka nodes and a PostgreSQL, all on 127.0.0.1. Dropping it kills them and removes their data; they die with
+/// this process.
 pub struct Cluster {
     nodes: Vec<Arc<Server>>,
     postgres: Arc<Server>,
@@ -50,8 +53,10 @@ impl Cluster {
             None => Err("no small disk was asked for".to_owned()),
         };
         let servers = Options { kafka: false, ..Options::test() };
-        let (nodes, postgres) =
-            tokio::try_join!(start_nodes(options.nodes, &folder, user.as_ref()), start_postgres(&servers, &folder, user.as_ref()))?;
+        let (nodes, postgres) = tokio::try_join!(
+            start_nodes(options.nodes, &folder, user.as_ref()),
+            start_postgres(&servers, &folder, user.as_ref())
+        )?;
         let postgres = postgres.ok_or(Error::NotOurs("PostgreSQL"))?;
         let addresses: Vec<&str> = nodes.iter().filter_map(|node| kafka(node)).map(Kafka::address).collect();
         Ok(Self { bootstrap: addresses.join(","), nodes, postgres, disk, folder })
@@ -93,7 +98,8 @@ impl Cluster {
         index.and_then(|index| self.nodes.get(index)).map(AsRef::as_ref).ok_or(Error::NotOurs("Kafka node of this id"))
     }
 
-    /// Starts these nodes at once, and returns when all of them answer. One alone does not answer while most of the cluster is down.
+    /// Starts these nodes at once, and returns when all of them answer. One alone does not answer while most of the
+    /// cluster is down.
     ///
     /// # Errors
     /// When one does not come up.
@@ -102,8 +108,8 @@ impl Cluster {
         start_all(wanted.cloned()).await
     }
 
-    /// The node that leads the controllers, as the nodes wrote it down; `None` while there is none. One that was just lost is told until
-    /// another is elected.
+    /// The node that leads the controllers, as the nodes wrote it down; `None` while there is none. One that was just
+    /// lost is told until another is elected.
     #[must_use]
     pub fn controller_leader(&self) -> Option<i32> {
         let believed = self.nodes.iter().filter_map(|node| kafka(node)?.believed_leader());

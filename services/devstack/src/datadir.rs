@@ -1,4 +1,5 @@
-//! The data folder: its lock, its version record, where the servers keep their files, and the removal of temporary ones.
+//! The data folder: its lock, its version record, where the servers keep their files, and the removal of temporary
+//! ones.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
@@ -63,7 +64,8 @@ impl DataDir {
         let record = read_record(&root)?.map_or_else(|| new_record(&root, user), Ok)?;
         let servers = record.servers.clone().unwrap_or_else(|| root.clone());
         if !servers.is_dir() {
-            let problem = format!("keeps its data in {}, which is gone; remove the folder to begin anew", servers.display());
+            let problem =
+                format!("keeps its data in {}, which is gone; remove the folder to begin anew", servers.display());
             return Err(Error::Version { path: root, problem });
         }
         Ok(Self { root, servers, lock, record, reaper })
@@ -88,7 +90,8 @@ impl DataDir {
         if numbers(written) <= numbers(version) {
             return Ok(());
         }
-        let problem = format!("was written by Kafka {written}, which Kafka {version} cannot open; use the newer release");
+        let problem =
+            format!("was written by Kafka {written}, which Kafka {version} cannot open; use the newer release");
         Err(Error::Version { path: self.root.clone(), problem })
     }
 
@@ -192,7 +195,8 @@ fn is_unlocked(folder: &Path) -> bool {
 fn spawn_reaper(folder: &Path) -> Result<ChildStdin, Error> {
     // The servers die at the same moment and may still write for an instant: hence the second round.
     // A small disk that is mounted below would keep its folder.
-    let script = r#"cat >/dev/null; for wait in 0.2 2; do sleep $wait; umount -l "$0"/*/data 2>/dev/null; rm -rf -- "$0"; done"#;
+    let script =
+        r#"cat >/dev/null; for wait in 0.2 2; do sleep $wait; umount -l "$0"/*/data 2>/dev/null; rm -rf -- "$0"; done"#;
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(script).arg(folder).current_dir("/").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -219,8 +223,8 @@ fn lock(root: &Path) -> Result<File, Error> {
 }
 
 fn ensure_space(root: &Path) -> Result<(), Error> {
-    let stat =
-        rustix::fs::statvfs(root).map_err(|errno| Error::io(format!("see how full the disk of {} is", root.display()))(errno.into()))?;
+    let stat = rustix::fs::statvfs(root)
+        .map_err(|errno| Error::io(format!("see how full the disk of {} is", root.display()))(errno.into()))?;
     let free_mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);
     if free_mib < NEEDED_MIB {
         return Err(Error::DiskFull { path: root.to_path_buf(), free_mib, needed_mib: NEEDED_MIB });
@@ -236,8 +240,8 @@ fn read_record(root: &Path) -> Result<Option<Record>, Error> {
         Err(error) => return Err(Error::io(format!("read {}", path.display()))(error)),
     };
     let version = |problem: String| Error::Version { path: root.to_path_buf(), problem };
-    let parsed: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| version(format!("has a version.json that cannot be read ({error})")))?;
+    let parsed: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| version(format!("has a version.json that cannot be read ({error})")))?;
     let format = parsed.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
     if format != u64::from(FORMAT) {
         return Err(version(format!("has format {format}, and this release knows format {FORMAT} only")));

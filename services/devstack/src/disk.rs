@@ -60,7 +60,9 @@ impl SmallDisk {
     pub(crate) fn clear(&self) -> Result<(), Error> {
         let path = self.path.join(FILLER);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()))(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove {}", path.display()))(error))
+            }
             _ => Ok(()),
         }
     }

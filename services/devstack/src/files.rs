@@ -38,7 +38,9 @@ pub(crate) fn replace(path: &Path, content: &str, mode: u32) -> Result<(), Error
 /// Removes a folder with all it holds; a missing one is fine.
 pub(crate) fn remove_dir(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()))(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()))(error))
+        }
         _ => Ok(()),
     }
 }

@@ -115,8 +115,16 @@ async fn run_maven(maven: PathBuf, setpriv: &Path, partial: &Path) -> Result<(),
     args.push(manifest.into());
     args.extend(["dependency:copy-dependencies", "-DincludeScope=runtime"].map(OsString::from));
     args.push(output);
-    let launch =
-        Launch { setpriv, program: maven, args, folder: partial, user: None, environment: None, death_signal: "KILL", output: &log };
+    let launch = Launch {
+        setpriv,
+        program: maven,
+        args,
+        folder: partial,
+        user: None,
+        environment: None,
+        death_signal: "KILL",
+        output: &log,
+    };
     let child = launch.spawn()?;
     let Ok(status) = tokio::time::timeout(FETCH_DEADLINE, child.wait()).await else {
         child.signal_family(crate::Signal::KILL);

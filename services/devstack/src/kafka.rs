@@ -1,5 +1,5 @@
-//! One node of Apache Kafka, broker and controller in one: its settings, formatting, command line and readiness. It may be alone or one of
-//! several.
+//! One node of Apache Kafka, broker and controller in one: its settings, formatting, command line and readiness. It may
+//! be alone or one of several.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -127,9 +127,11 @@ impl Kafka {
     fn properties(&self) -> String {
         let (port, id) = (self.port, self.id);
         let controller_port = self.voters.iter().find(|voter| voter.id == id).map_or(0, |voter| voter.port);
-        let voters: Vec<String> = self.voters.iter().map(|voter| format!("{}@127.0.0.1:{}", voter.id, voter.port)).collect();
+        let voters: Vec<String> =
+            self.voters.iter().map(|voter| format!("{}@127.0.0.1:{}", voter.id, voter.port)).collect();
         let voters = voters.join(",");
-        // Three copies, of which two must have a record before it counts, as in production; as many as there are on fewer nodes.
+        // Three copies, of which two must have a record before it counts, as in production; as many as there are on
+        // fewer nodes.
         let copies = self.voters.len().min(3);
         let in_sync = copies.div_ceil(2);
         // Every partition maps two index files of the given size, and tests make thousands of partitions. Each size
@@ -218,8 +220,8 @@ impl Kafka {
         self.java(tuning, args, &self.folder.join("kafka.out")).spawn()
     }
 
-    /// Waits until the broker answers, not only listens: its metadata names it, and it tells its settings. Of several nodes none is ready
-    /// before most of them run.
+    /// Waits until the broker answers, not only listens: its metadata names it, and it tells its settings. Of several
+    /// nodes none is ready before most of them run.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         while tokio::net::TcpStream::connect(&self.address).await.is_err() {
             tokio::time::sleep(POLL).await;

@@ -1,15 +1,15 @@
-//! A real Apache Kafka (nodes that are broker and controller in one) and a real PostgreSQL as child processes of this one:
-//! for `triggers up`, for tests and for load tests.
+//! A real Apache Kafka (nodes that are broker and controller in one) and a real PostgreSQL as child processes of this
+//! one: for `triggers up`, for tests and for load tests.
 //!
-//! `Stack` is one Kafka and one PostgreSQL; `Cluster` is several Kafka nodes, for those who want to see what happens when some are lost;
-//! `Process` is any other program that must not outlive this one.
+//! `Stack` is one Kafka and one PostgreSQL; `Cluster` is several Kafka nodes, for those who want to see what happens
+//! when some are lost; `Process` is any other program that must not outlive this one.
 //!
 //! What lives here: finding the tools, fetching the broker's jars, the data folder and its lock, starting, watching,
-//! restarting and stopping the two servers, and what tests need on top (`testing`).
-//! What does not: topics, schema, keys, or anything else of the product. This crate knows no other crate of the workspace.
+//! restarting and stopping the two servers, and what tests need on top (`testing`). What does not: topics, schema,
+//! keys, or anything else of the product. This crate knows no other crate of the workspace.
 //!
-//! Both servers listen on 127.0.0.1 only. PostgreSQL asks for a generated password; Kafka has no password, so any process
-//! of this machine may talk to it: it is meant for development and tests.
+//! Both servers listen on 127.0.0.1 only. PostgreSQL asks for a generated password; Kafka has no password, so any
+//! process of this machine may talk to it: it is meant for development and tests.
 
 mod child;
 mod cluster;
@@ -42,8 +42,8 @@ pub fn kafka_version() -> &'static str {
     jars::kafka_version()
 }
 
-/// A port on 127.0.0.1 that was free a moment ago and that the system gives to no outgoing connection, so that a server which is started
-/// again finds it free again.
+/// A port on 127.0.0.1 that was free a moment ago and that the system gives to no outgoing connection, so that a server
+/// which is started again finds it free again.
 ///
 /// # Errors
 /// When there is none.

@@ -52,7 +52,12 @@ impl Options {
     /// Both servers on free ports, in a temporary folder, tuned for a quick start.
     #[must_use]
     pub fn test() -> Self {
-        Self { data: Data::Ephemeral, durability: Durability::Test, heap: Heap::Test, ..Self::persistent(PathBuf::new()) }
+        Self {
+            data: Data::Ephemeral,
+            durability: Durability::Test,
+            heap: Heap::Test,
+            ..Self::persistent(PathBuf::new())
+        }
     }
 
     /// Both servers on free ports, with full durability, on a folder that is kept.

@@ -43,13 +43,15 @@ impl Postgres {
         durability: Durability,
     ) -> Result<Self, Error> {
         if let Some(closed) = tools::barrier(&binaries.folder.join("postgres"), user) {
-            let sentence = format!("PostgreSQL is in {}, which the user that it runs as cannot enter", closed.display());
+            let sentence =
+                format!("PostgreSQL is in {}, which the user that it runs as cannot enter", closed.display());
             return Err(Error::UnusableTool(sentence));
         }
         files::create_dir(&folder)?;
         files::set_mode(&folder, 0o755)?;
         let setpriv = tools::setpriv()?;
-        let mut postgres = Self { setpriv, binaries, user: user.cloned(), folder, port, durability, password: String::new() };
+        let mut postgres =
+            Self { setpriv, binaries, user: user.cloned(), folder, port, durability, password: String::new() };
         if postgres.data().exists() {
             files::give_to(&postgres.data(), user)?;
             let path = postgres.password_file();
@@ -82,7 +84,11 @@ impl Postgres {
         let child = self.launch("initdb", args, "KILL", &log).spawn()?;
         let Ok(status) = tokio::time::timeout(INIT_DEADLINE, child.wait()).await else {
             child.signal_family(crate::Signal::KILL);
-            return Err(Error::NotReady { server: "initdb", seconds: INIT_DEADLINE.as_secs(), log: files::tail(&[&log]) });
+            return Err(Error::NotReady {
+                server: "initdb",
+                seconds: INIT_DEADLINE.as_secs(),
+                log: files::tail(&[&log]),
+            });
         };
         if !status.is_some_and(|status| status.success()) {
             let status = status.map_or_else(|| "unknown status".into(), |status| status.to_string());
@@ -91,7 +97,13 @@ impl Postgres {
         fs::rename(&unfinished, self.data()).map_err(Error::io(format!("move {}", unfinished.display())))
     }
 
-    fn launch<'a>(&'a self, program: &str, args: Vec<OsString>, death_signal: &'static str, output: &'a Path) -> Launch<'a> {
+    fn launch<'a>(
+        &'a self,
+        program: &str,
+        args: Vec<OsString>,
+        death_signal: &'static str,
+        output: &'a Path,
+    ) -> Launch<'a> {
         Launch {
             setpriv: &self.setpriv,
             program: self.binaries.folder.join(program),
@@ -120,7 +132,8 @@ impl Postgres {
         ];
         match self.durability {
             Durability::Full => settings.push("shared_buffers=256MB".to_owned()),
-            // Commits are still written, only not synced: `synchronous_commit=off` would lose some when tests kill the server.
+            // Commits are still written, only not synced: `synchronous_commit=off` would lose some when tests kill the
+            // server.
             Durability::Test => settings.extend(["fsync=off", "shared_buffers=64MB"].map(str::to_owned)),
         }
         let mut args: Vec<OsString> = vec!["-D".into(), self.data().into()];
@@ -129,12 +142,14 @@ impl Postgres {
         self.launch("postgres", args, "QUIT", &self.log()).spawn()
     }
 
-    /// A killed server leaves its pid file, and PostgreSQL refuses to start while that number lives on: as a dead process
-    /// that nobody has collected, or as another one after the machine was started again.
+    /// A killed server leaves its pid file, and PostgreSQL refuses to start while that number lives on: as a dead
+    /// process that nobody has collected, or as another one after the machine was started again.
     fn remove_stale_pid_file(&self) -> Result<(), Error> {
         let path = self.data().join("postmaster.pid");
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()))(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove {}", path.display()))(error))
+            }
             _ => Ok(()),
         }
     }

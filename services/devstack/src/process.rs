@@ -1,4 +1,5 @@
-//! Any program that must not outlive this process: started, signalled, awaited. For tests that start the product's own processes.
+//! Any program that must not outlive this process: started, signalled, awaited. For tests that start the product's own
+//! processes.
 //!
 //! Knows nothing of what it runs; servers are `server`'s business.
 

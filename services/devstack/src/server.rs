@@ -93,7 +93,8 @@ impl Program {
     }
 }
 
-/// A server, to be ended and started again on its port and data. In a `Stack` it is started again when it ends by itself.
+/// A server, to be ended and started again on its port and data. In a `Stack` it is started again when it ends by
+/// itself.
 pub struct Server {
     pub(crate) program: Program,
     /// Whether it is to run. Held over a whole start or stop, so that these do not overlap.
@@ -150,7 +151,13 @@ impl Server {
             child.stop(Signal::KILL, STOP_GRACE).await;
         } else {
             let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            tracing::info!(port = self.program.port(), pid = child.pid(), milliseconds, "{} is ready", self.program.name());
+            tracing::info!(
+                port = self.program.port(),
+                pid = child.pid(),
+                milliseconds,
+                "{} is ready",
+                self.program.name()
+            );
         }
         result
     }
@@ -160,8 +167,8 @@ impl Server {
         self.stop_with(self.program.stop_signal()).await;
     }
 
-    /// Ends it at once by its own means: PostgreSQL's immediate shutdown, which recovers at the next start; Kafka has none and is killed.
-    /// It stays down until `start`.
+    /// Ends it at once by its own means: PostgreSQL's immediate shutdown, which recovers at the next start; Kafka has
+    /// none and is killed. It stays down until `start`.
     pub async fn stop_at_once(&self) {
         self.stop_with(self.program.abort_signal()).await;
     }

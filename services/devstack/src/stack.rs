@@ -41,14 +41,20 @@ impl Stack {
         tools::setpriv()?;
         let (data, owner) = (options.data.clone(), user.clone());
         let mut folder = blocking(move || DataDir::open(&data, owner.as_ref())).await?;
-        let (kafka, postgres) =
-            tokio::try_join!(start_kafka(&options, &folder, user.as_ref()), start_postgres(&options, &folder, user.as_ref()),)?;
+        let (kafka, postgres) = tokio::try_join!(
+            start_kafka(&options, &folder, user.as_ref()),
+            start_postgres(&options, &folder, user.as_ref()),
+        )?;
         let major = postgres.as_ref().and_then(|server| match &server.program {
             Program::Postgres(postgres) => Some(postgres.major()),
             Program::Kafka(_) => None,
         });
         folder.note(kafka.as_ref().map(|_| jars::kafka_version().to_owned()), major)?;
-        let supervisors = [&kafka, &postgres].into_iter().flatten().map(|server| tokio::spawn(Arc::clone(server).supervise())).collect();
+        let supervisors = [&kafka, &postgres]
+            .into_iter()
+            .flatten()
+            .map(|server| tokio::spawn(Arc::clone(server).supervise()))
+            .collect();
         let mut stack = Self { kafka, postgres, supervisors, folder, ephemeral: options.data == Data::Ephemeral };
         let holder = stack.describe();
         stack.folder.describe(&holder)?;
@@ -240,7 +246,11 @@ async fn start_kafka(options: &Options, folder: &DataDir, user: Option<&User>) -
     start(Program::Kafka(kafka)).await
 }
 
-pub(crate) async fn start_postgres(options: &Options, folder: &DataDir, user: Option<&User>) -> Result<Option<Arc<Server>>, Error> {
+pub(crate) async fn start_postgres(
+    options: &Options,
+    folder: &DataDir,
+    user: Option<&User>,
+) -> Result<Option<Arc<Server>>, Error> {
     if !options.postgres {
         return Ok(None);
     }
@@ -258,6 +268,8 @@ async fn start(program: Program) -> Result<Option<Arc<Server>>, Error> {
     Ok(Some(Arc::new(server)))
 }
 
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     spawn_blocking(work).await.map_err(|error| Error::io("run a blocking step")(std::io::Error::other(error)))?
 }

@@ -65,7 +65,8 @@ pub(crate) fn java() -> Result<Java, Error> {
 }
 
 pub(crate) fn maven() -> Result<PathBuf, Error> {
-    in_path("mvn").ok_or(Error::MissingTool { tool: "Maven (`mvn`), which fetches the jars of Kafka,", package: "maven" })
+    in_path("mvn")
+        .ok_or(Error::MissingTool { tool: "Maven (`mvn`), which fetches the jars of Kafka,", package: "maven" })
 }
 
 pub(crate) fn setpriv() -> Result<PathBuf, Error> {
@@ -99,9 +100,10 @@ pub(crate) fn postgres(wanted: Option<u32>) -> Result<PostgresBinaries, Error> {
     found.retain(|binaries| binaries.major >= OLDEST_POSTGRES);
     let fits = |binaries: &PostgresBinaries| wanted.is_none_or(|major| binaries.major == major);
     let place = found.iter().position(fits).or(if found.is_empty() { None } else { Some(0) });
-    place
-        .map(|place| found.swap_remove(place))
-        .ok_or(Error::MissingTool { tool: "A PostgreSQL server of version 15 or newer (`postgres` and `initdb`)", package: "postgresql" })
+    place.map(|place| found.swap_remove(place)).ok_or(Error::MissingTool {
+        tool: "A PostgreSQL server of version 15 or newer (`postgres` and `initdb`)",
+        package: "postgresql",
+    })
 }
 
 /// The `bin` folders where distributions put PostgreSQL, which is often not in the search path.
@@ -117,7 +119,8 @@ fn postgres_major(folder: &Path) -> Result<u32, Error> {
     let output = Command::new(&program).arg("--version").output();
     let output = output.map_err(Error::io(format!("run {}", program.display())))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    leading_number(&text).ok_or_else(|| Error::UnusableTool(format!("{} --version says `{}`", program.display(), text.trim())))
+    leading_number(&text)
+        .ok_or_else(|| Error::UnusableTool(format!("{} --version says `{}`", program.display(), text.trim())))
 }
 
 /// The first run of digits in a text.
@@ -154,8 +157,11 @@ pub(crate) fn server_user() -> Result<Option<User>, Error> {
     let accounts = fs::read_to_string("/etc/passwd").map_err(Error::io("read /etc/passwd"))?;
     let find = |name| accounts.lines().find_map(|line| parse_account(line).filter(|user| user.name == name));
     let user = find("postgres").or_else(|| find("nobody"));
-    user.map(Some)
-        .ok_or_else(|| Error::UnusableTool("the servers cannot run as root, and there is neither a user `postgres` nor `nobody`".into()))
+    user.map(Some).ok_or_else(|| {
+        Error::UnusableTool(
+            "the servers cannot run as root, and there is neither a user `postgres` nor `nobody`".into(),
+        )
+    })
 }
 
 fn parse_account(line: &str) -> Option<User> {

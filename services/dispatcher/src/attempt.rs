@@ -1,4 +1,5 @@
-//! One HTTP request to an endpoint, and what came of it. Whether there is another one is decided in `schedule`; reporting is `flight`'s.
+//! One HTTP request to an endpoint, and what came of it. Whether there is another one is decided in `schedule`;
+//! reporting is `flight`'s.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -98,7 +99,8 @@ impl WebhookClient {
             Ok(received) => Attempted {
                 started_at,
                 latency: begun.elapsed(),
-                error: (!received.is_success).then(|| format!("the endpoint answered {}", received.answer.status.unwrap_or_default())),
+                error: (!received.is_success)
+                    .then(|| format!("the endpoint answered {}", received.answer.status.unwrap_or_default())),
                 answer: received.answer,
                 excerpt: received.excerpt,
             },
@@ -106,15 +108,24 @@ impl WebhookClient {
         }
     }
 
-    async fn request(&self, endpoint: &Endpoint, event: &Accepted, now: OffsetDateTime) -> Result<Received, reqwest::Error> {
+    async fn request(
+        &self,
+        endpoint: &Endpoint,
+        event: &Accepted,
+        now: OffsetDateTime,
+    ) -> Result<Received, reqwest::Error> {
         let body = body::request_body(event.event_id, &event.event_type, event.accepted_at_ms, &event.payload);
         let headers = headers(endpoint, event, now.unix_timestamp(), &body);
         let request = self.client.post(endpoint.url.clone()).headers(headers).timeout(endpoint.timeout).body(body);
         let response = request.send().await?;
         let status = response.status();
         let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let answer = Answer { status: Some(status.as_u16()), retry_after: asked.and_then(|value| schedule::retry_after(value, now)) };
-        // Only an answer from the public Internet is shown: one from a listed address may hold what its owner would not show outsiders.
+        let answer = Answer {
+            status: Some(status.as_u16()),
+            retry_after: asked.and_then(|value| schedule::retry_after(value, now)),
+        };
+        // Only an answer from the public Internet is shown: one from a listed address may hold what its owner would not
+        // show outsiders.
         let public = response.remote_addr().is_some_and(|address| self.policy.reach(address.ip()) == Reach::Public);
         let excerpt = excerpt(response).await.filter(|_| public);
         Ok(Received { is_success: status.is_success(), answer, excerpt })
@@ -146,8 +157,8 @@ fn headers(endpoint: &Endpoint, event: &Accepted, timestamp: i64, body: &[u8]) -
     headers
 }
 
-/// Reads the begin of the body. The status has already decided, so a body that breaks off, or never ends, changes nothing. What fits is read to its
-/// end, which lets the connection be used again; what does not closes it.
+/// Reads the begin of the body. The status has already decided, so a body that breaks off, or never ends, changes
+/// nothing. What fits is read to its end, which lets the connection be used again; what does not closes it.
 async fn excerpt(mut response: Response) -> Option<String> {
     let mut bytes = Vec::new();
     while bytes.len() < EXCERPT_BYTES
@@ -158,7 +169,8 @@ async fn excerpt(mut response: Response) -> Option<String> {
     (!bytes.is_empty()).then(|| text(&bytes))
 }
 
-/// Any bytes as text of at most as many bytes as an excerpt has, without the one character that PostgreSQL does not take.
+/// Any bytes as text of at most as many bytes as an excerpt has, without the one character that PostgreSQL does not
+/// take.
 fn text(bytes: &[u8]) -> String {
     let mut text = String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     text.truncate(text.floor_char_boundary(EXCERPT_BYTES));

@@ -4,7 +4,8 @@ use platform::http::Timestamp;
 use schemas::ids::EventId;
 use time::OffsetDateTime;
 
-/// Writes the body. `payload` is JSON text and goes in byte for byte: parsing and writing it again could change numbers, order and escapes.
+/// Writes the body. `payload` is JSON text and goes in byte for byte: parsing and writing it again could change
+/// numbers, order and escapes.
 pub fn request_body(event_id: EventId, event_type: &str, accepted_at_ms: i64, payload: &str) -> Vec<u8> {
     let event_type = serde_json::Value::from(event_type).to_string();
     // No broker writes a time outside of the calendar; it would become the epoch.

@@ -1,5 +1,5 @@
-//! One transaction for positions, new rows and outcomes, carried through whatever the database does meanwhile. What goes into it is decided
-//! in `intake`.
+//! One transaction for positions, new rows and outcomes, carried through whatever the database does meanwhile. What
+//! goes into it is decided in `intake`.
 
 use std::time::Duration;
 
@@ -47,12 +47,14 @@ pub async fn commit(pool: &PgPool, consumer: &str, topic: &str, mut plan: Plan) 
             Err(error) => wait_after(error).await?,
         }
         let standings = standings(pool, consumer, &moves).await?;
-        // One transaction: a single position that was moved shows that all of it was committed. A move that goes nowhere shows nothing;
-        // then the rows are written again, which finds them there.
-        let has_moved = |(one, standing): (&Move, &Standing)| one.next > one.expected && *standing == Standing::Committed;
+        // One transaction: a single position that was moved shows that all of it was committed. A move that goes
+        // nowhere shows nothing; then the rows are written again, which finds them there.
+        let has_moved =
+            |(one, standing): (&Move, &Standing)| one.next > one.expected && *standing == Standing::Committed;
         let was_committed = plan.moves.iter().zip(&standings).any(has_moved);
         let is_lost = |(_, standing): &(&Move, &Standing)| **standing == Standing::Lost;
-        let lost: Vec<(i32, i64)> = plan.moves.iter().zip(&standings).filter(is_lost).map(|(one, _)| (one.partition, one.epoch)).collect();
+        let lost: Vec<(i32, i64)> =
+            plan.moves.iter().zip(&standings).filter(is_lost).map(|(one, _)| (one.partition, one.epoch)).collect();
         for (partition, _) in &lost {
             plan.forget(*partition);
         }

@@ -15,7 +15,8 @@ const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
 /// Webhook delivery.
 #[derive(Args, Clone, Debug)]
 pub struct WebhookArgs {
-    /// Send no webhooks: the dispatcher's position stays where it is, and delivery goes on from there when this is taken away
+    /// Send no webhooks: the dispatcher's position stays where it is, and delivery goes on from there when this is
+    /// taken away
     #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = clap::builder::FalseyValueParser::new())]
     pub disable_webhook_delivery: bool,
     /// Networks that webhooks may reach although they are not public, such as 10.1.0.0/16; comma-separated
@@ -47,16 +48,25 @@ impl WebhookArgs {
         };
         let mut allowed_networks: Vec<IpNet> = Vec::new();
         for text in self.webhook_allowed_networks.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-            let network =
-                text.parse().map_err(|_| invalid("WEBHOOK_ALLOWED_NETWORKS", format!("{text} is no network like 10.1.0.0/16")))?;
+            let network = text
+                .parse()
+                .map_err(|_| invalid("WEBHOOK_ALLOWED_NETWORKS", format!("{text} is no network like 10.1.0.0/16")))?;
             allowed_networks.push(network);
         }
         Ok(DispatcherConfig {
             delivers: !self.disable_webhook_delivery,
             egress: EgressPolicy { allowed_networks, allow_http: self.webhook_allow_http },
             max_in_flight: in_range("WEBHOOK_MAX_IN_FLIGHT", self.webhook_max_in_flight, 20_000)?,
-            max_retries_in_flight: in_range("WEBHOOK_MAX_RETRIES_IN_FLIGHT", self.webhook_max_retries_in_flight, 20_000)?,
-            max_in_flight_per_endpoint: in_range("WEBHOOK_MAX_IN_FLIGHT_PER_ENDPOINT", self.webhook_max_in_flight_per_endpoint, 1000)?,
+            max_retries_in_flight: in_range(
+                "WEBHOOK_MAX_RETRIES_IN_FLIGHT",
+                self.webhook_max_retries_in_flight,
+                20_000,
+            )?,
+            max_in_flight_per_endpoint: in_range(
+                "WEBHOOK_MAX_IN_FLIGHT_PER_ENDPOINT",
+                self.webhook_max_in_flight_per_endpoint,
+                1000,
+            )?,
             ..DispatcherConfig::default()
         })
     }
@@ -147,7 +157,10 @@ mod tests {
     fn networks_are_listed_and_nonsense_is_refused_by_name() {
         let config = parse(&["--webhook-allowed-networks", "10.1.0.0/16, fd00::/8", "--webhook-allow-http"]).unwrap();
         let reach = |address: &str| config.egress.reach(address.parse::<IpAddr>().unwrap());
-        assert_eq!([reach("10.1.2.3"), reach("10.2.0.1"), reach("fd00::1")], [Reach::Listed, Reach::Refused, Reach::Listed]);
+        assert_eq!(
+            [reach("10.1.2.3"), reach("10.2.0.1"), reach("fd00::1")],
+            [Reach::Listed, Reach::Refused, Reach::Listed]
+        );
         assert_eq!(parse(&["--webhook-allowed-networks", "10.1.0.0"]).unwrap_err().knob, "WEBHOOK_ALLOWED_NETWORKS");
         assert_eq!(parse(&["--webhook-max-in-flight", "0"]).unwrap_err().knob, "WEBHOOK_MAX_IN_FLIGHT");
     }

@@ -1,5 +1,5 @@
-//! What is delivered: one event as it was read from the log, on its way to one endpoint. How a delivery goes is `flight`'s and `intake`'s
-//! business, its row that of `rows`.
+//! What is delivered: one event as it was read from the log, on its way to one endpoint. How a delivery goes is
+//! `flight`'s and `intake`'s business, its row that of `rows`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +66,8 @@ pub enum Landing {
         /// After how long.
         after: Duration,
     },
-    /// However it ended, the log could not be told. The same attempt is made again: at least once, and nothing goes unreported.
+    /// However it ended, the log could not be told. The same attempt is made again: at least once, and nothing goes
+    /// unreported.
     Unreported,
 }
 

@@ -1,5 +1,5 @@
-//! Endpoints as the dispatcher knows them: reads the version, takes in what changed since, keeps the secrets opened. Which endpoints match
-//! is decided in `matching`.
+//! Endpoints as the dispatcher knows them: reads the version, takes in what changed since, keeps the secrets opened.
+//! Which endpoints match is decided in `matching`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -32,7 +32,8 @@ struct Inner {
     snapshot: RwLock<Arc<Snapshot>>,
     /// One reads changes at a time; who waited finds them taken in.
     reading: Mutex<()>,
-    /// How often versions may have been given twice, so that all is to be read anew, and up to which of these times it was.
+    /// How often versions may have been given twice, so that all is to be read anew, and up to which of these times it
+    /// was.
     doubts: AtomicU64,
     read_after: AtomicU64,
 }
@@ -56,9 +57,9 @@ impl Directory {
 
     /// The endpoints with every change that was committed before this call.
     ///
-    /// A version that went back is that of a database being restored from a backup: what is known goes on until [`Directory::doubt`] is told, which
-    /// is when the positions are claimed from it, or when it has stayed back ([`Directory::watch`]). Read at once, a table that is still empty would
-    /// have everything cancelled.
+    /// A version that went back is that of a database being restored from a backup: what is known goes on until
+    /// [`Directory::doubt`] is told, which is when the positions are claimed from it, or when it has stayed back
+    /// ([`Directory::watch`]). Read at once, a table that is still empty would have everything cancelled.
     ///
     /// # Errors
     /// As PostgreSQL has them.
@@ -70,8 +71,8 @@ impl Directory {
         let _reading = inner.reading.lock().await;
         // Before everything else: a doubt that comes meanwhile is not of what is read now.
         let doubts = inner.doubts.load(Ordering::SeqCst);
-        // Read again, since somebody may have taken in a newer one meanwhile; and before the rows: what changes in between is read, and read
-        // again next time.
+        // Read again, since somebody may have taken in a newer one meanwhile; and before the rows: what changes in
+        // between is read, and read again next time.
         let version = store::version(&inner.pool).await?;
         if let Some(known) = self.known_at(version) {
             return Ok(known);
@@ -89,14 +90,15 @@ impl Directory {
         Ok(next)
     }
 
-    /// Has the next reading take in all endpoints instead of what changed: a restored database counts on from an older version, and may have come
-    /// past the one that is known by now.
+    /// Has the next reading take in all endpoints instead of what changed: a restored database counts on from an older
+    /// version, and may have come past the one that is known by now.
     pub fn doubt(&self) {
         self.inner.doubts.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Looks at the stored version, also while nothing is delivered, until dropped, and doubts when it stays older than the known one. A backup
-    /// that is older by endpoints alone shows nowhere else; and once new endpoints have brought its version up to the known one, nowhere at all.
+    /// Looks at the stored version, also while nothing is delivered, until dropped, and doubts when it stays older than
+    /// the known one. A backup that is older by endpoints alone shows nowhere else; and once new endpoints have brought
+    /// its version up to the known one, nowhere at all.
     pub async fn watch(self) {
         let mut back_since: Option<Instant> = None;
         loop {
@@ -108,7 +110,11 @@ impl Directory {
             };
             back_since = (version < self.known().version()).then(|| back_since.unwrap_or_else(Instant::now));
             if back_since.is_some_and(|since| since.elapsed() >= BACK_FOR) {
-                warn!(version, known = self.known().version(), "The endpoints went back to an older version: all of them are read anew.");
+                warn!(
+                    version,
+                    known = self.known().version(),
+                    "The endpoints went back to an older version: all of them are read anew."
+                );
                 self.doubt();
                 // What fails now is read by whoever needs it next.
                 let _read = self.current().await;
@@ -150,7 +156,10 @@ impl Directory {
             url: Url::parse(&stored.url).ok()?,
             secrets: vec![secret],
             headers: headers.iter().filter_map(|(name, value)| input::header(name, value).ok()).collect(),
-            max_in_flight: stored.max_in_flight.and_then(|most| usize::try_from(most).ok()).unwrap_or(self.inner.default_max_in_flight),
+            max_in_flight: stored
+                .max_in_flight
+                .and_then(|most| usize::try_from(most).ok())
+                .unwrap_or(self.inner.default_max_in_flight),
             timeout: Duration::from_secs(u64::try_from(stored.timeout_seconds).ok()?),
             retry_delays_seconds: stored.retry_schedule.iter().filter_map(|delay| u32::try_from(*delay).ok()).collect(),
         })

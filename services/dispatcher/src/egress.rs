@@ -1,4 +1,5 @@
-//! Which addresses a webhook may reach. Checked when an endpoint is written, after DNS, and on literal addresses before each request.
+//! Which addresses a webhook may reach. Checked when an endpoint is written, after DNS, and on literal addresses before
+//! each request.
 //!
 //! Pure: resolving names and connecting is done in `resolver` and `attempt`.
 
@@ -10,8 +11,8 @@ use reqwest::Url;
 /// Longest URL of an endpoint, bytes.
 const MAX_URL_BYTES: usize = 2048;
 
-/// IPv4 ranges that are not the public Internet, by IANA's special-purpose registry, and one address of a cloud's inner service that hides
-/// among public ones.
+/// IPv4 ranges that are not the public Internet, by IANA's special-purpose registry, and one address of a cloud's inner
+/// service that hides among public ones.
 const REFUSED_V4: &[Ipv4Net] = &[
     v4([0, 0, 0, 0], 8),
     v4([10, 0, 0, 0], 8),
@@ -34,11 +35,12 @@ const REFUSED_V4: &[Ipv4Net] = &[
     v4([240, 0, 0, 0], 4),
 ];
 
-/// The one IPv6 range that is public. Outside of it lie loopback, unspecified, mapped and compatible IPv4, NAT64, unique local, link-local,
-/// multicast and segment routing.
+/// The one IPv6 range that is public. Outside of it lie loopback, unspecified, mapped and compatible IPv4, NAT64,
+/// unique local, link-local, multicast and segment routing.
 const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
-/// What is not public within it: protocol assignments with Teredo, benchmark and overlay ids, documentation, 6to4, sinks.
+/// What is not public within it: protocol assignments with Teredo, benchmark and overlay ids, documentation, 6to4,
+/// sinks.
 const REFUSED_V6: &[Ipv6Net] = &[
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
     v6([0x2001, 0x0db8, 0, 0, 0, 0, 0, 0], 32),
@@ -60,7 +62,8 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], prefix: u8) -> Ipv6Net {
 pub enum Reach {
     /// On the public Internet.
     Public,
-    /// Not public, but listed by the operator. No word of its answers is kept: they may hold what an outsider should not see.
+    /// Not public, but listed by the operator. No word of its answers is kept: they may hold what an outsider should
+    /// not see.
     Listed,
     /// Must not be reached.
     Refused,
@@ -106,11 +109,13 @@ impl EgressPolicy {
         }
         // A mapped address connects to the IPv4 one, so it is listed when that is.
         let canonical = address.to_canonical();
-        let listed = self.allowed_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical));
+        let listed =
+            self.allowed_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical));
         if listed { Reach::Listed } else { Reach::Refused }
     }
 
-    /// Reads the URL of an endpoint. A name is judged when it is resolved, a literal address here; a fragment, which is never sent, is cut off.
+    /// Reads the URL of an endpoint. A name is judged when it is resolved, a literal address here; a fragment, which is
+    /// never sent, is cut off.
     ///
     /// # Errors
     /// Says which rule it breaks.
@@ -135,8 +140,8 @@ impl EgressPolicy {
         Ok(url)
     }
 
-    /// How the URL's host stands when no DNS is needed to tell; `None` for a name. The URL parser has already turned decimal, octal,
-    /// hexadecimal and shortened spellings of IPv4 into the usual one.
+    /// How the URL's host stands when no DNS is needed to tell; `None` for a name. The URL parser has already turned
+    /// decimal, octal, hexadecimal and shortened spellings of IPv4 into the usual one.
     pub fn check_literal(&self, url: &Url) -> Option<Reach> {
         let host = url.host_str()?;
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -153,7 +158,9 @@ impl EgressPolicy {
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !REFUSED_V4.iter().any(|network| network.contains(&address)),
-        IpAddr::V6(address) => GLOBAL_V6.contains(&address) && !REFUSED_V6.iter().any(|network| network.contains(&address)),
+        IpAddr::V6(address) => {
+            GLOBAL_V6.contains(&address) && !REFUSED_V6.iter().any(|network| network.contains(&address))
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the schedule holds of organizations that are being erased goes. That nothing more is sent does not depend on this: their endpoints
-//! were deleted with the tombstone, by a trigger.
+//! What the schedule holds of organizations that are being erased goes. That nothing more is sent does not depend on
+//! this: their endpoints were deleted with the tombstone, by a trigger.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most between two looks at one.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 
-/// Looks every second until `shutdown`, and less often at an organization of which nothing goes. Every instance may: what one has done is not
-/// there any more for the others.
+/// Looks every second until `shutdown`, and less often at an organization of which nothing goes. Every instance may:
+/// what one has done is not there any more for the others.
 pub async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
     let looks = async {
         let mut idle = Idle::default();
@@ -62,8 +62,8 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
     Ok(())
 }
 
-/// Since when nothing of an organization went: one whose positions cannot come to the end, because nothing is sent or somebody is away, is
-/// looked at ever less often. Pure.
+/// Since when nothing of an organization went: one whose positions cannot come to the end, because nothing is sent or
+/// somebody is away, is looked at ever less often. Pure.
 #[derive(Default)]
 struct Idle {
     /// By organization: since when, and when the next look is due.
@@ -73,7 +73,8 @@ struct Idle {
 impl Idle {
     /// Those of the open ones at which to look now. Others are forgotten.
     fn due(&mut self, open: &[OrgId], now: Instant) -> Vec<OrgId> {
-        self.known = open.iter().map(|org_id| (*org_id, self.known.get(org_id).copied().unwrap_or((now, now)))).collect();
+        self.known =
+            open.iter().map(|org_id| (*org_id, self.known.get(org_id).copied().unwrap_or((now, now)))).collect();
         open.iter().filter(|org_id| self.known.get(org_id).is_some_and(|(_, next)| *next <= now)).copied().collect()
     }
 

@@ -1,5 +1,6 @@
-//! An attempt from its begin to its report: send, decide what follows, tell the log. Used for first attempts and retries alike; what the
-//! landing means for ledger and rows is theirs, whether attempts may begin is asked of `reporting`.
+//! An attempt from its begin to its report: send, decide what follows, tell the log. Used for first attempts and
+//! retries alike; what the landing means for ledger and rows is theirs, whether attempts may begin is asked of
+//! `reporting`.
 
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ impl Pilot {
         let attempted = self.client.send(endpoint, &delivery.event).await;
         drop((slot, under_way));
         METRICS.attempt_seconds.observe(attempted.latency.as_secs_f64());
-        let next = schedule::after(&endpoint.retry_delays_seconds, attempt, attempted.answer, rand::random_range(-1.0..=1.0));
+        let next =
+            schedule::after(&endpoint.retry_delays_seconds, attempt, attempted.answer, rand::random_range(-1.0..=1.0));
         if next == Next::Gone {
             self.disable(endpoint).await;
         }
@@ -89,7 +91,9 @@ impl Pilot {
     async fn disable(&self, endpoint: &Endpoint) {
         match endpoints::store::disable_gone(&self.pool, endpoint.id).await {
             Ok(()) => info!(endpoint_id = %endpoint.id, "The endpoint answered 410 and was disabled."),
-            Err(error) => warn!(endpoint_id = %endpoint.id, %error, "The endpoint answered 410 and could not be disabled yet."),
+            Err(error) => {
+                warn!(endpoint_id = %endpoint.id, %error, "The endpoint answered 410 and could not be disabled yet.")
+            }
         }
     }
 }
@@ -110,7 +114,13 @@ impl Drop for InFlight {
     }
 }
 
-fn record(delivery: &Delivery, attempt: u32, outcome: DeliveryOutcome, attempted: &Attempted, landing: Landing) -> DeliveryAttempt {
+fn record(
+    delivery: &Delivery,
+    attempt: u32,
+    outcome: DeliveryOutcome,
+    attempted: &Attempted,
+    landing: Landing,
+) -> DeliveryAttempt {
     let next_attempt_at = match landing {
         Landing::Retry { after } => Some(microseconds(attempted.started_at + attempted.latency + after)),
         _ => None,

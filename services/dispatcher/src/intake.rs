@@ -1,5 +1,5 @@
-//! The desk between the log and the requests: which deliveries are open, in which state, what must be spilled, and what the next
-//! transaction holds. Everything that decides whether something can be lost or sent twice is here.
+//! The desk between the log and the requests: which deliveries are open, in which state, what must be spilled, and what
+//! the next transaction holds. Everything that decides whether something can be lost or sent twice is here.
 //!
 //! Pure: takes `now`, does nothing itself. Reading, sending and committing live in `run`, `flight` and `commit`.
 
@@ -61,8 +61,9 @@ pub struct Undecided {
 /// What was before an assignment of a partition.
 #[derive(Debug, Default)]
 pub struct Before {
-    /// Deliveries of records from the position on that already have rows, each with the offsets that its row answers for: of records there they
-    /// are not begun again. Another record may have the same event id, and be the one that is sent.
+    /// Deliveries of records from the position on that already have rows, each with the offsets that its row answers
+    /// for: of records there they are not begun again. Another record may have the same event id, and be the one that
+    /// is sent.
     pub scheduled: HashMap<DeliveryId, RangeInclusive<i64>>,
     /// Append time of the last record before the position, milliseconds since the Unix epoch.
     pub record_time_ms: Option<i64>,
@@ -160,8 +161,10 @@ impl Intake {
             return undecided;
         };
         let event = matched.event;
-        let deliveries: Vec<Delivery> = matched.endpoints.into_iter().map(|endpoint| Delivery::new(endpoint, event.clone())).collect();
-        let deliveries: Vec<Delivery> = deliveries.into_iter().filter(|delivery| !lane.is_scheduled(delivery)).collect();
+        let deliveries: Vec<Delivery> =
+            matched.endpoints.into_iter().map(|endpoint| Delivery::new(endpoint, event.clone())).collect();
+        let deliveries: Vec<Delivery> =
+            deliveries.into_iter().filter(|delivery| !lane.is_scheduled(delivery)).collect();
         if !lane.enter(read.offset, read.timestamp_ms, deliveries.len(), event.size()) {
             return undecided;
         }
@@ -207,8 +210,8 @@ impl Intake {
         Some((ticket, open.delivery.clone(), slot))
     }
 
-    /// The endpoint of a delivery that was about to be attempted is deleted, disabled or unusable: nothing is sent. Its row lets the retries
-    /// decide, which know the difference.
+    /// The endpoint of a delivery that was about to be attempted is deleted, disabled or unusable: nothing is sent. Its
+    /// row lets the retries decide, which know the difference.
     pub fn ground(&mut self, ticket: u64) {
         if let Some(open) = self.open.remove(&ticket) {
             self.spill(open.delivery, open.generation, RowState::Pending);
@@ -227,7 +230,13 @@ impl Intake {
             }
             (_, landing) => {
                 let Outcome::Again { attempts, after } = landing.outcome(1) else { return };
-                let row = NewRow { delivery: open.delivery, state: RowState::Pending, attempts, due_after: after, lease: None };
+                let row = NewRow {
+                    delivery: open.delivery,
+                    state: RowState::Pending,
+                    attempts,
+                    due_after: after,
+                    lease: None,
+                };
                 self.push_row(row, open.generation);
             }
         }
@@ -243,7 +252,8 @@ impl Intake {
     /// Spills everything that is open in a partition, or in all. Attempts under way go on, under leases.
     pub fn spill_all(&mut self, partition: Option<i32>) {
         let concerned = |open: &Open| partition.is_none_or(|partition| open.delivery.event.partition == partition);
-        let mut tickets: Vec<u64> = self.open.iter().filter(|(_, open)| concerned(open)).map(|(ticket, _)| *ticket).collect();
+        let mut tickets: Vec<u64> =
+            self.open.iter().filter(|(_, open)| concerned(open)).map(|(ticket, _)| *ticket).collect();
         tickets.sort_unstable();
         for ticket in tickets {
             self.spill_ticket(ticket);
@@ -255,7 +265,8 @@ impl Intake {
         let Some(lane) = self.lanes.remove(&partition) else { return };
         let generation = lane.ledger.generation();
         self.rows.forget(partition);
-        let gone: Vec<u64> = self.open.iter().filter(|(_, open)| open.generation == generation).map(|(ticket, _)| *ticket).collect();
+        let gone: Vec<u64> =
+            self.open.iter().filter(|(_, open)| open.generation == generation).map(|(ticket, _)| *ticket).collect();
         for ticket in gone {
             let Some(open) = self.open.get(&ticket) else { continue };
             match open.phase {
@@ -283,13 +294,16 @@ impl Intake {
         partitions.into_iter().for_each(|partition| self.drop_lane(partition));
     }
 
-    /// What the next transaction holds, with rows of at most so many bytes. Until [`Self::committed`] no second plan may be asked for.
+    /// What the next transaction holds, with rows of at most so many bytes. Until [`Self::committed`] no second plan
+    /// may be asked for.
     pub fn plan(&mut self, max_bytes: usize) -> Plan {
         let rows = self.rows.take(max_bytes);
-        // For the rows that are left, everything of theirs waits too: the position, and the outcome of an attempt under their lease.
+        // For the rows that are left, everything of theirs waits too: the position, and the outcome of an attempt under
+        // their lease.
         let (left, leases_left) = (self.rows.first_offsets(), self.rows.leases());
-        let (later, settlements) =
-            std::mem::take(&mut self.settlements).into_iter().partition(|settlement| leases_left.contains(&settlement.lease));
+        let (later, settlements) = std::mem::take(&mut self.settlements)
+            .into_iter()
+            .partition(|settlement| leases_left.contains(&settlement.lease));
         self.settlements = later;
         let with_rows: HashSet<i32> = rows.iter().map(|row| row.delivery.event.partition).collect();
         let next_move = |(partition, lane): (&i32, &Lane)| {
@@ -346,7 +360,13 @@ impl Intake {
                 open.phase = Phase::Leased(lease);
                 let delivery = open.delivery.clone();
                 let generation = open.generation;
-                let row = NewRow { delivery, state: RowState::Pending, attempts: 0, due_after: self.lease, lease: Some(lease) };
+                let row = NewRow {
+                    delivery,
+                    state: RowState::Pending,
+                    attempts: 0,
+                    due_after: self.lease,
+                    lease: Some(lease),
+                };
                 self.push_row(row, generation);
             }
             phase @ (Phase::Undecided | Phase::Waiting) => {
@@ -362,7 +382,8 @@ impl Intake {
         self.push_row(NewRow { delivery, state, attempts: 0, due_after: Duration::ZERO, lease: None }, generation);
     }
 
-    /// The row goes into the next transaction, so in the ledger its part is done: the position moves with it or after it, never before.
+    /// The row goes into the next transaction, so in the ledger its part is done: the position moves with it or after
+    /// it, never before.
     fn push_row(&mut self, row: NewRow, generation: u64) {
         let counted = self.complete(&row.delivery, generation);
         // A row of an earlier assignment is not ours to write: whoever has the partition now reads the record again.
@@ -372,7 +393,9 @@ impl Intake {
     }
 
     fn complete(&mut self, delivery: &Delivery, generation: u64) -> bool {
-        self.lanes.get_mut(&delivery.event.partition).is_some_and(|lane| lane.complete(generation, delivery.event.offset))
+        self.lanes
+            .get_mut(&delivery.event.partition)
+            .is_some_and(|lane| lane.complete(generation, delivery.event.offset))
     }
 }
 

@@ -1,4 +1,5 @@
-//! The ledger of one partition under one assignment: which records are done, in any order, and up to where everything is.
+//! The ledger of one partition under one assignment: which records are done, in any order, and up to where everything
+//! is.
 //!
 //! Pure. What a part is (a delivery) and what happens beyond the bounds is decided by `intake`.
 
@@ -76,7 +77,13 @@ impl Ledger {
     ///
     /// # Errors
     /// When it does not lie behind the last one.
-    pub fn enter(&mut self, offset: i64, timestamp_ms: Option<i64>, parts: usize, bytes: usize) -> Result<(), OutOfOrder> {
+    pub fn enter(
+        &mut self,
+        offset: i64,
+        timestamp_ms: Option<i64>,
+        parts: usize,
+        bytes: usize,
+    ) -> Result<(), OutOfOrder> {
         if offset < self.next {
             return Err(OutOfOrder { offset, last: self.next - 1 });
         }
@@ -93,8 +100,12 @@ impl Ledger {
         if generation != self.generation {
             return Completion::Stale;
         }
-        let Ok(index) = self.entries.binary_search_by_key(&offset, |entry| entry.offset) else { return Completion::Unknown };
-        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.open_parts > 0) else { return Completion::Unknown };
+        let Ok(index) = self.entries.binary_search_by_key(&offset, |entry| entry.offset) else {
+            return Completion::Unknown;
+        };
+        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.open_parts > 0) else {
+            return Completion::Unknown;
+        };
         entry.open_parts -= 1;
         if entry.open_parts == 0 {
             self.open_bytes -= std::mem::take(&mut entry.bytes);
@@ -113,7 +124,8 @@ impl Ledger {
         self.frontier_time_ms
     }
 
-    /// Append time of the first record that is not done, milliseconds since the Unix epoch; `None` while nothing is open.
+    /// Append time of the first record that is not done, milliseconds since the Unix epoch; `None` while nothing is
+    /// open.
     pub fn open_since_ms(&self) -> Option<i64> {
         self.entries.front().and_then(|entry| entry.timestamp_ms)
     }
@@ -136,7 +148,9 @@ mod tests {
     #[test]
     fn the_time_of_the_frontier_is_the_youngest_and_a_marker_has_none() {
         let mut ledger = Ledger::new(1, 0);
-        for (offset, time_ms, expected) in [(0, None, None), (1, Some(500), Some(500)), (2, Some(400), Some(500)), (3, None, Some(500))] {
+        for (offset, time_ms, expected) in
+            [(0, None, None), (1, Some(500), Some(500)), (2, Some(400), Some(500)), (3, None, Some(500))]
+        {
             ledger.enter(offset, time_ms, 0, 1).unwrap();
             assert_eq!(ledger.frontier_time_ms(), expected);
         }
@@ -211,8 +225,8 @@ mod tests {
             }
         }
 
-        /// Attempts end in any order, also after their partition went and came back: then everything from the committed position on is read
-        /// again, and only what belongs to this assignment counts.
+        /// Attempts end in any order, also after their partition went and came back: then everything from the committed
+        /// position on is read again, and only what belongs to this assignment counts.
         #[test]
         fn no_completion_of_any_assignment_takes_the_position_past_an_open_record(
             steps in prop::collection::vec((0_u8..8, any::<prop::sample::Index>(), 0_usize..3), 1..150),

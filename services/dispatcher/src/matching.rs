@@ -124,8 +124,8 @@ impl Snapshot {
         self.by_org.contains_key(&org_id)
     }
 
-    /// The endpoints that an event of this organization and type goes to, also those that cannot be used: what is for them is not to be
-    /// lost. An organization nobody knows has none.
+    /// The endpoints that an event of this organization and type goes to, also those that cannot be used: what is for
+    /// them is not to be lost. An organization nobody knows has none.
     pub fn matching<'a>(&'a self, org_id: OrgId, event_type: &'a str) -> impl Iterator<Item = EndpointId> + 'a {
         let of_org = self.by_org.get(&org_id).map_or(&[][..], Vec::as_slice);
         let is_for = move |one: &&Arc<Subscription>| one.enabled && matches(&one.event_types, event_type);
@@ -147,7 +147,8 @@ impl Snapshot {
     }
 }
 
-/// Whether a list of patterns takes a type: an empty list takes all, `order.*` what begins with `order.`, any other text itself.
+/// Whether a list of patterns takes a type: an empty list takes all, `order.*` what begins with `order.`, any other
+/// text itself.
 pub fn matches(patterns: &[String], event_type: &str) -> bool {
     let taken = |pattern: &String| match pattern.strip_suffix('*') {
         Some(prefix) if prefix.ends_with('.') => event_type.starts_with(prefix),
@@ -209,8 +210,14 @@ mod tests {
         let (org, other) = (OrgId::generate(), OrgId::generate());
         let (one, two, theirs) = (EndpointId::generate(), EndpointId::generate(), EndpointId::generate());
         let mut snapshot = Snapshot::default();
-        snapshot
-            .apply(vec![put(subscription(one, org, &[])), put(subscription(two, org, &["a.*"])), put(subscription(theirs, other, &[]))], 3);
+        snapshot.apply(
+            vec![
+                put(subscription(one, org, &[])),
+                put(subscription(two, org, &["a.*"])),
+                put(subscription(theirs, other, &[])),
+            ],
+            3,
+        );
         assert_eq!(ids(&snapshot, org, "a.b"), [one, two]);
         assert_eq!(ids(&snapshot, org, "b"), [one]);
         assert_eq!(ids(&snapshot, OrgId::generate(), "a.b"), []);
@@ -219,7 +226,9 @@ mod tests {
         snapshot.apply(vec![put(disabled), Change::Removed(theirs), Change::Removed(EndpointId::generate())], 4);
         assert_eq!(ids(&snapshot, org, "a.b"), [two]);
         assert_eq!(ids(&snapshot, other, "a.b"), []);
-        assert!(matches!(snapshot.standing(one), Standing::Withheld) && matches!(snapshot.standing(theirs), Standing::Gone));
+        assert!(
+            matches!(snapshot.standing(one), Standing::Withheld) && matches!(snapshot.standing(theirs), Standing::Gone)
+        );
         assert_eq!(snapshot.version(), 4);
     }
 

@@ -23,10 +23,23 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
     in_flight: metrics::gauge("triggers_dispatcher_in_flight_attempts", "Attempts being made."),
     queue_depth: metrics::gauge("triggers_dispatcher_queue_depth", "First attempts that wait for their turn."),
-    uncommitted: metrics::gauge("triggers_dispatcher_uncommitted_records", "Records read ahead of the committed positions."),
-    spilled: metrics::counter("triggers_dispatcher_spilled_total", "Deliveries handed from the pass over the log to the schedule."),
-    schedule_depth: metrics::gauge("triggers_dispatcher_schedule_rows", "Unfinished rows of the schedule; 10000 stands for more."),
-    records: metrics::counter_vec("triggers_dispatcher_records_total", "Records read from the log, by what they were.", &["kind"]),
+    uncommitted: metrics::gauge(
+        "triggers_dispatcher_uncommitted_records",
+        "Records read ahead of the committed positions.",
+    ),
+    spilled: metrics::counter(
+        "triggers_dispatcher_spilled_total",
+        "Deliveries handed from the pass over the log to the schedule.",
+    ),
+    schedule_depth: metrics::gauge(
+        "triggers_dispatcher_schedule_rows",
+        "Unfinished rows of the schedule; 10000 stands for more.",
+    ),
+    records: metrics::counter_vec(
+        "triggers_dispatcher_records_total",
+        "Records read from the log, by what they were.",
+        &["kind"],
+    ),
     unreported: metrics::counter(
         "triggers_dispatcher_unreported_total",
         "Attempts that the log could not be told of and that are made again.",

@@ -88,7 +88,8 @@ pub struct Pass {
     deciding: JoinSet<Vec<Decision>>,
     committing: Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
     last_commit: Instant,
-    /// Partitions that are not read (outside of their log, or without a leader), with the reason: this instance is not well meanwhile.
+    /// Partitions that are not read (outside of their log, or without a leader), with the reason: this instance is not
+    /// well meanwhile.
     stopped: BTreeMap<i32, String>,
     lost: HashMap<i32, Instant>,
     last_gauges: Instant,
@@ -160,7 +161,9 @@ impl Pass {
             self.start_attempts(fresh).await;
             self.commit_if_due();
             if self.lost.values().any(|since| since.elapsed() > LOST_FOR) {
-                return Ok(Ended::Restart("partitions were claimed by somebody else and not given up by the group".to_owned()));
+                return Ok(Ended::Restart(
+                    "partitions were claimed by somebody else and not given up by the group".to_owned(),
+                ));
             }
         }
     }
@@ -175,7 +178,10 @@ impl Pass {
             self.land(landed);
         }
         if !self.flights.is_empty() {
-            warn!(attempts = self.flights.len(), "Attempts were still under way at the end; they are made again when their leases end.");
+            warn!(
+                attempts = self.flights.len(),
+                "Attempts were still under way at the end; they are made again when their leases end."
+            );
         }
         self.commit_in_time().await
     }
@@ -185,7 +191,11 @@ impl Pass {
     }
 
     /// Takes a message of the consumer. Answers the endpoints if it had to read them.
-    async fn take(&mut self, message: Inflow, shutdown: &CancellationToken) -> Result<Option<Arc<Snapshot>>, DispatchError> {
+    async fn take(
+        &mut self,
+        message: Inflow,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Arc<Snapshot>>, DispatchError> {
         match message {
             Inflow::Assigned(claims) => self.assign(claims, shutdown).await,
             Inflow::Revoked(partitions) => self.revoke(&partitions).await?,
@@ -204,7 +214,8 @@ impl Pass {
         for claim in claims {
             let (pool, claim) = (self.parts.pool.clone(), &claim);
             let read = || async {
-                let scheduled = rows::scheduled_from(&pool, claim.partition, claim.log_epoch, claim.next_offset).await?;
+                let scheduled =
+                    rows::scheduled_from(&pool, claim.partition, claim.log_epoch, claim.next_offset).await?;
                 let record_time_ms = fence::record_time_ms(&pool, CONSUMER, &claim.topic, claim.partition).await?;
                 Ok(Before { scheduled, record_time_ms })
             };
@@ -220,7 +231,8 @@ impl Pass {
         let _known = self.patiently(|| directory.current(), shutdown).await;
     }
 
-    /// The group takes partitions away. What is open goes to the schedule, if nobody has claimed them yet; otherwise it is theirs.
+    /// The group takes partitions away. What is open goes to the schedule, if nobody has claimed them yet; otherwise it
+    /// is theirs.
     async fn revoke(&mut self, partitions: &[i32]) -> Result<(), DispatchError> {
         for partition in partitions {
             self.intake.spill_all(Some(*partition));
@@ -232,7 +244,10 @@ impl Pass {
             self.stopped.remove(partition);
             let label = partition.to_string();
             // A partition without a gauge yet is as well.
-            let _removed = (METRICS.lag_records.remove_label_values(&[&label]), METRICS.lag_seconds.remove_label_values(&[&label]));
+            let _removed = (
+                METRICS.lag_records.remove_label_values(&[&label]),
+                METRICS.lag_seconds.remove_label_values(&[&label]),
+            );
         }
         Ok(())
     }
@@ -259,7 +274,9 @@ impl Pass {
         let Some(last) = undecided.iter().map(|one| one.event.offset).max() else { return };
         let (pool, view, topic) = (self.parts.pool.clone(), self.parts.view.clone(), self.parts.topic.clone());
         let deadline = self.config.spill_after;
-        self.deciding.spawn(async move { verdicts::decide(&pool, &view, &topic, (partition, last), &undecided, deadline).await });
+        self.deciding.spawn(async move {
+            verdicts::decide(&pool, &view, &topic, (partition, last), &undecided, deadline).await
+        });
     }
 
     /// Repeats a reading of the database until it succeeds. `None`: the end came first.
@@ -303,10 +320,13 @@ impl Pass {
         }
     }
 
-    /// Starts what has a slot, while attempts can be reported. The version of the endpoints is read again, unless it was just now: nothing is
-    /// sent to an endpoint after the answer that says it was deleted.
+    /// Starts what has a slot, while attempts can be reported. The version of the endpoints is read again, unless it
+    /// was just now: nothing is sent to an endpoint after the answer that says it was deleted.
     async fn start_attempts(&mut self, fresh: Option<Arc<Snapshot>>) {
-        if self.intake.queue_depth() == 0 || self.flights.len() >= self.config.max_in_flight || !self.parts.reporter.is_heard() {
+        if self.intake.queue_depth() == 0
+            || self.flights.len() >= self.config.max_in_flight
+            || !self.parts.reporter.is_heard()
+        {
             return;
         }
         let snapshot = match fresh {
@@ -321,7 +341,9 @@ impl Pass {
         let slots = self.parts.slots.clone();
         // An endpoint that is gone or withheld needs no slot: its deliveries leave the queue at once.
         let slot = |id: EndpointId| match snapshot.standing(id) {
-            Standing::Enabled(endpoint) => slots.take(id, endpoint.max_in_flight).map(|slot| Some((endpoint.clone(), slot))),
+            Standing::Enabled(endpoint) => {
+                slots.take(id, endpoint.max_in_flight).map(|slot| Some((endpoint.clone(), slot)))
+            }
             Standing::Withheld | Standing::Gone => Some(None),
         };
         while self.flights.len() < self.config.max_in_flight
@@ -338,8 +360,11 @@ impl Pass {
         let pilot = self.parts.pilot.clone();
         let flight = self.flights.spawn(async move {
             let landing = pilot.fly(&endpoint, &delivery, 1, slot).await;
-            let age_ms = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000 - i128::from(delivery.event.accepted_at_ms);
-            METRICS.first_attempt_seconds.observe(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)).as_secs_f64());
+            let age_ms = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000
+                - i128::from(delivery.event.accepted_at_ms);
+            METRICS
+                .first_attempt_seconds
+                .observe(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)).as_secs_f64());
             landing
         });
         self.tickets.insert(flight.id(), ticket);

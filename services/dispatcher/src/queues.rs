@@ -1,4 +1,5 @@
-//! First attempts that wait: one bounded queue per endpoint, served in turn, so that an endpoint that hangs fills its own queue and no other.
+//! First attempts that wait: one bounded queue per endpoint, served in turn, so that an endpoint that hangs fills its
+//! own queue and no other.
 //!
 //! Pure. Who may start is asked of the caller; what is spilled when a queue is full is `intake`'s business.
 
@@ -37,7 +38,8 @@ impl EndpointQueues {
         true
     }
 
-    /// Takes the next ticket whose endpoint has a slot left; endpoints take turns. `slot` is asked at most once per endpoint.
+    /// Takes the next ticket whose endpoint has a slot left; endpoints take turns. `slot` is asked at most once per
+    /// endpoint.
     pub fn next<S>(&mut self, mut slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, S)> {
         for _ in 0..self.turns.len() {
             let endpoint = self.turns.pop_front()?;

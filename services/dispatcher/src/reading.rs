@@ -1,5 +1,6 @@
-//! A record of the log as the intake takes it: who it is for. Pure. What a record may look like is defined in `schemas`; a record that nobody
-//! can read is counted and passed here, since the materializer alone writes dead letters.
+//! A record of the log as the intake takes it: who it is for. Pure. What a record may look like is defined in
+//! `schemas`; a record that nobody can read is counted and passed here, since the materializer alone writes dead
+//! letters.
 
 use std::sync::Arc;
 
@@ -82,7 +83,9 @@ fn accepted(event: Event, record: &Record, log_epoch: i32) -> Accepted {
         accepted_at_ms: record.timestamp_ms,
         payload: event.payload,
         // It becomes a header, and a text in the database.
-        traceparent: event.traceparent.filter(|text| text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())),
+        traceparent: event
+            .traceparent
+            .filter(|text| text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())),
         log_epoch,
         partition: record.partition,
         offset: record.offset,

@@ -1,5 +1,5 @@
-//! Telling the log how attempts ended, and whether it listens: while it does not, no attempt may begin, since an attempt that cannot be
-//! reported is made again. What a report says is `flight`'s business.
+//! Telling the log how attempts ended, and whether it listens: while it does not, no attempt may begin, since an
+//! attempt that cannot be reported is made again. What a report says is `flight`'s business.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,8 +42,8 @@ impl Reporter {
         self.unheard().is_none()
     }
 
-    /// Appends the record; the same one twice is one attempt in the view, so an unknown outcome is tried again too. `false`: the log could
-    /// not be told in time.
+    /// Appends the record; the same one twice is one attempt in the view, so an unknown outcome is tried again too.
+    /// `false`: the log could not be told in time.
     pub async fn report(&self, record: &DeliveryAttempt) -> bool {
         let value = match codec::encode_attempt(record) {
             Ok(value) => Arc::from(value),
@@ -70,8 +70,8 @@ impl Reporter {
         }
     }
 
-    /// Waits until the log listens, and repeats the report that failed last to find out: asking for the topic would not show that nothing
-    /// can be written to it.
+    /// Waits until the log listens, and repeats the report that failed last to find out: asking for the topic would not
+    /// show that nothing can be written to it.
     pub async fn probe(&self) {
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
@@ -83,7 +83,12 @@ impl Reporter {
 
     async fn publish(&self, report: &Report) -> Result<(), PublishError> {
         let headers = [(schemas::headers::CONTENT_TYPE, schemas::headers::CONTENT_TYPE_AVRO.as_bytes())];
-        let outgoing = Outgoing { topic: &self.topic, key: Some(report.key.as_bytes()), value: Some(&report.value), headers: &headers };
+        let outgoing = Outgoing {
+            topic: &self.topic,
+            key: Some(report.key.as_bytes()),
+            value: Some(&report.value),
+            headers: &headers,
+        };
         let outcome = self.producer.publish(outgoing).await.map(drop);
         match &outcome {
             // A refusal is an answer too.

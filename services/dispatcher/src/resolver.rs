@@ -1,5 +1,6 @@
-//! DNS for webhook requests: names are resolved by the system and the answer is filtered by the egress policy. The client connects to what
-//! is returned here and to nothing else, so a name cannot point elsewhere between the check and the connection.
+//! DNS for webhook requests: names are resolved by the system and the answer is filtered by the egress policy. The
+//! client connects to what is returned here and to nothing else, so a name cannot point elsewhere between the check and
+//! the connection.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -50,7 +51,8 @@ impl Resolve for GuardedResolver {
             if found.is_empty() {
                 return Err(NameUnknown.into());
             }
-            let allowed: Vec<SocketAddr> = found.into_iter().filter(|address| policy.reach(address.ip()) != Reach::Refused).collect();
+            let allowed: Vec<SocketAddr> =
+                found.into_iter().filter(|address| policy.reach(address.ip()) != Reach::Refused).collect();
             if allowed.is_empty() {
                 return Err(AddressRefused.into());
             }

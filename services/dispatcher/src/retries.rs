@@ -1,5 +1,5 @@
-//! The schedule at work: takes due rows, makes their attempts and writes down how they ended. Also decides on rows that wait for a verdict,
-//! and sweeps finished ones. The statements are in `rows`.
+//! The schedule at work: takes due rows, makes their attempts and writes down how they ended. Also decides on rows that
+//! wait for a verdict, and sweeps finished ones. The statements are in `rows`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -116,8 +116,11 @@ impl Retries {
         let pool = self.parts.pool.clone();
         rows::decide(&pool, MATERIALIZER, &self.parts.topic).await?;
         let due = rows::due_endpoints(&pool).await?;
-        let wait =
-            due.iter().map(|(_, seconds)| seconds.max(0.0)).filter(|seconds| *seconds > 0.0).fold(LOOK_EVERY.as_secs_f64(), f64::min);
+        let wait = due
+            .iter()
+            .map(|(_, seconds)| seconds.max(0.0))
+            .filter(|seconds| *seconds > 0.0)
+            .fold(LOOK_EVERY.as_secs_f64(), f64::min);
         let due: Vec<EndpointId> = due.into_iter().filter(|(_, seconds)| *seconds <= 0.0).map(|(id, _)| id).collect();
         let mut wait = Duration::from_secs_f64(wait);
         if self.may_begin() && !due.is_empty() && self.take(&due).await? {
@@ -152,7 +155,8 @@ impl Retries {
             let rows = left.min(TAKEN_PER_ENDPOINT);
             let (rows, lease) = match snapshot.standing(*id) {
                 Standing::Enabled(endpoint) => {
-                    let granted: Vec<Slot> = (0..rows).map_while(|_| self.parts.slots.take(*id, endpoint.max_in_flight)).collect();
+                    let granted: Vec<Slot> =
+                        (0..rows).map_while(|_| self.parts.slots.take(*id, endpoint.max_in_flight)).collect();
                     let rows = granted.len();
                     slots.insert(*id, granted);
                     (rows, flight::lease(endpoint.timeout))
@@ -174,7 +178,8 @@ impl Retries {
         Ok(self.more && has_taken && self.flights.len() < self.most)
     }
 
-    /// Begins what was taken. Endpoints are read once more: between the first reading and now they may have been deleted.
+    /// Begins what was taken. Endpoints are read once more: between the first reading and now they may have been
+    /// deleted.
     async fn begin(&mut self, taken: Vec<Taken>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
         let snapshot = match self.parts.directory.current().await {
             Ok(snapshot) => snapshot,
@@ -203,7 +208,8 @@ impl Retries {
         let Standing::Enabled(endpoint) = snapshot.standing(row.delivery.endpoint_id) else { return };
         let (pilot, endpoint, attempt) = (self.parts.pilot.clone(), endpoint.clone(), row.attempts + 1);
         let delivery = row.delivery.clone();
-        let flight = self.flights.spawn(async move { pilot.fly(&endpoint, &delivery, attempt, slot).await.outcome(attempt) });
+        let flight =
+            self.flights.spawn(async move { pilot.fly(&endpoint, &delivery, attempt, slot).await.outcome(attempt) });
         self.leases.insert(flight.id(), (row.delivery.id, row.lease, row.attempts));
     }
 

@@ -1,5 +1,5 @@
-//! Rows of `delivery_schedule`: written by the pass over the log, taken and settled by the retries. Only SQL lives here; when a row is due
-//! and what its outcome means is decided in `schedule`, `intake` and `retries`.
+//! Rows of `delivery_schedule`: written by the pass over the log, taken and settled by the retries. Only SQL lives
+//! here; when a row is due and what its outcome means is decided in `schedule`, `intake` and `retries`.
 //!
 //! All times are the database's clock, so that instances need not agree on theirs.
 
@@ -25,7 +25,8 @@ const DECIDE_ROWS: i64 = 1000;
 /// Counting open rows stops here: a gauge is not worth a scan.
 const COUNTED_ROWS: i64 = 10_000;
 
-/// A row to make. Where there is one already, that one stays, but for one of another place whose verdict is open or went against it.
+/// A row to make. Where there is one already, that one stays, but for one of another place whose verdict is open or
+/// went against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRow {
     /// What is delivered.
@@ -71,9 +72,9 @@ pub struct Taken {
     pub acknowledged: bool,
 }
 
-/// Writes rows. One that waits for a verdict, or was dropped by it, gives way to the same delivery from another place; where both wait, the
-/// row is contested, and is sent whichever of its places the view shows. It then stands at the later place, whichever came first: it is decided when
-/// the view has passed both, and kept until the dispatcher has.
+/// Writes rows. One that waits for a verdict, or was dropped by it, gives way to the same delivery from another place;
+/// where both wait, the row is contested, and is sent whichever of its places the view shows. It then stands at the
+/// later place, whichever came first: it is decided when the view has passed both, and kept until the dispatcher has.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -167,12 +168,13 @@ pub async fn settle(connection: &mut PgConnection, settlements: &[Settlement]) -
     Ok(())
 }
 
-/// Deliveries of a partition's records from `from` on that have rows already, finished or not, each with the offsets that the row answers for;
-/// and all of older logs, whose records may be on this one again.
+/// Deliveries of a partition's records from `from` on that have rows already, finished or not, each with the offsets
+/// that the row answers for; and all of older logs, whose records may be on this one again.
 ///
-/// A row answers for its own place alone: another record with the same event id asks the view for itself, and at most one of the two is shown. A
-/// contested row, which is sent whichever of its places is shown, answers for all of them. In an older log offsets say nothing: a row that
-/// is sent without asking for its place, or was, answers for every record of this one.
+/// A row answers for its own place alone: another record with the same event id asks the view for itself, and at most
+/// one of the two is shown. A contested row, which is sent whichever of its places is shown, answers for all of them.
+/// In an older log offsets say nothing: a row that is sent without asking for its place, or was, answers for every
+/// record of this one.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -193,11 +195,14 @@ pub async fn scheduled_from(
     .fetch_all(pool)
     .await?;
     let offsets = |first, last, everywhere| if everywhere { 0..=i64::MAX } else { first..=last };
-    Ok(rows.into_iter().map(|(id, first, last, everywhere)| (DeliveryId::from_uuid(id), offsets(first, last, everywhere))).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(id, first, last, everywhere)| (DeliveryId::from_uuid(id), offsets(first, last, everywhere)))
+        .collect())
 }
 
-/// Endpoints with pending rows, and in how many seconds the first of each is due (negative: it has been). Costs one look at the index per
-/// endpoint, however many rows each has.
+/// Endpoints with pending rows, and in how many seconds the first of each is due (negative: it has been). Costs one
+/// look at the index per endpoint, however many rows each has.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -219,7 +224,8 @@ pub async fn due_endpoints(pool: &PgPool) -> Result<Vec<(EndpointId, f64)>, sqlx
     Ok(rows.into_iter().map(|(id, seconds)| (EndpointId::from_uuid(id), seconds)).collect())
 }
 
-/// Takes due rows, at most so many per endpoint, each for the time given with its endpoint: until then nobody else takes them.
+/// Takes due rows, at most so many per endpoint, each for the time given with its endpoint: until then nobody else
+/// takes them.
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is taken then.
@@ -274,8 +280,8 @@ impl FromRow<'_, PgRow> for Taken {
     }
 }
 
-/// Holds rows that were taken and whose endpoint is disabled; enabling it releases them. Answers those that were held. The endpoint's row
-/// is locked against a change, so that nothing is held that an enabling just now has not seen.
+/// Holds rows that were taken and whose endpoint is disabled; enabling it releases them. Answers those that were held.
+/// The endpoint's row is locked against a change, so that nothing is held that an enabling just now has not seen.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -299,10 +305,11 @@ pub async fn hold(pool: &PgPool, taken: &[(DeliveryId, Uuid)]) -> Result<HashSet
     Ok(held.into_iter().map(|(id,)| DeliveryId::from_uuid(id)).collect())
 }
 
-/// Decides on rows whose record the view has passed: shown and no duplicate, so pending; otherwise dropped (a duplicate, a record whose event
-/// id another one has, erased, or a dead letter). For a row of an older log epoch offsets say nothing: it is decided as soon as the view
-/// knows its event, and at the latest when the position has passed a younger record. A contested one answers for all records of the newer log
-/// (see [`scheduled_from`]), so it is sent whatever place is shown. Answers how many were decided.
+/// Decides on rows whose record the view has passed: shown and no duplicate, so pending; otherwise dropped (a
+/// duplicate, a record whose event id another one has, erased, or a dead letter). For a row of an older log epoch
+/// offsets say nothing: it is decided as soon as the view knows its event, and at the latest when the position has
+/// passed a younger record. A contested one answers for all records of the newer log (see [`scheduled_from`]), so it is
+/// sent whatever place is shown. Answers how many were decided.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -340,8 +347,8 @@ pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<u6
     Ok(decided.rows_affected())
 }
 
-/// Deletes finished rows whose record the dispatcher's position has passed (of an older log epoch: a younger one): nobody reads it again. Answers how many; call again while it is
-/// a full batch.
+/// Deletes finished rows whose record the dispatcher's position has passed (of an older log epoch: a younger one):
+/// nobody reads it again. Answers how many; call again while it is a full batch.
 ///
 /// # Errors
 /// As PostgreSQL has them.
@@ -369,14 +376,17 @@ pub async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, s
 /// # Errors
 /// As PostgreSQL has them.
 pub async fn depth(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    let (rows,): (i64,) = sqlx::query_as("SELECT count(*) FROM (SELECT FROM delivery_schedule WHERE finished_at IS NULL LIMIT $1) AS open")
-        .bind(COUNTED_ROWS)
-        .fetch_one(pool)
-        .await?;
+    let (rows,): (i64,) = sqlx::query_as(
+        "SELECT count(*) FROM (SELECT FROM delivery_schedule WHERE finished_at IS NULL LIMIT $1) AS open",
+    )
+    .bind(COUNTED_ROWS)
+    .fetch_one(pool)
+    .await?;
     Ok(rows)
 }
 
-/// Deletes rows of an organization, at most a batch, finished or not; an attempt under way then finds nothing to settle. Answers how many.
+/// Deletes rows of an organization, at most a batch, finished or not; an attempt under way then finds nothing to
+/// settle. Answers how many.
 ///
 /// # Errors
 /// As PostgreSQL has them.

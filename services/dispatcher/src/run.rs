@@ -1,4 +1,5 @@
-//! The dispatcher from its start to its end: puts the parts together, starts the consumer anew when it fails, and lets go in order.
+//! The dispatcher from its start to its end: puts the parts together, starts the consumer anew when it fails, and lets
+//! go in order.
 
 use std::sync::Arc;
 use std::time::Duration;

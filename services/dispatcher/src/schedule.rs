@@ -57,7 +57,8 @@ pub fn after(delays_seconds: &[u32], attempt: u32, answer: Answer, jitter: f64) 
     Next::RetryIn(delay.max(asked))
 }
 
-/// Reads a `Retry-After` header: seconds, or an HTTP date, which is compared with `now`. Anything else asks for nothing.
+/// Reads a `Retry-After` header: seconds, or an HTTP date, which is compared with `now`. Anything else asks for
+/// nothing.
 pub fn retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -97,7 +98,10 @@ mod tests {
             assert_eq!(after(&[1], 1, status(code), 0.0), Next::RetryIn(Duration::from_secs(1)), "{code}");
         }
         assert_eq!(after(&[1], 1, status(410), 0.0), Next::Gone);
-        assert_eq!(after(&[1], 1, Answer { status: None, retry_after: None }, 0.0), Next::RetryIn(Duration::from_secs(1)));
+        assert_eq!(
+            after(&[1], 1, Answer { status: None, retry_after: None }, 0.0),
+            Next::RetryIn(Duration::from_secs(1))
+        );
     }
 
     #[test]
@@ -123,7 +127,8 @@ mod tests {
 
     #[test]
     fn the_retry_after_decoder_stands_any_text() {
-        let golden = ["120", " 0 ", "Sun, 06 Nov 1994 08:49:37 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"].map(|text| text.as_bytes().to_vec());
+        let golden = ["120", " 0 ", "Sun, 06 Nov 1994 08:49:37 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"]
+            .map(|text| text.as_bytes().to_vec());
         let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 4, large: 64 * 1024 };
         let now = time::macros::datetime!(1994-11-06 08:49:00 UTC);
         fuzz::drive("Retry-After", &samples, |bytes| {

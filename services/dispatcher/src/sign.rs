@@ -54,7 +54,8 @@ impl Secret {
     }
 }
 
-/// HMAC's key block: a shorter key is filled with zeros, by definition of HMAC. A secret is never longer than the block.
+/// HMAC's key block: a shorter key is filled with zeros, by definition of HMAC. A secret is never longer than the
+/// block.
 fn padded(bytes: &[u8]) -> [u8; 64] {
     let mut block = [0; 64];
     for (to, from) in block.iter_mut().zip(bytes) {
@@ -63,8 +64,8 @@ fn padded(bytes: &[u8]) -> [u8; 64] {
     block
 }
 
-/// The value of `webhook-signature`: one signature per secret, separated by blanks. `timestamp_seconds` is of the attempt, not of the event,
-/// and `body` the exact bytes that are sent.
+/// The value of `webhook-signature`: one signature per secret, separated by blanks. `timestamp_seconds` is of the
+/// attempt, not of the event, and `body` the exact bytes that are sent.
 pub fn sign(secrets: &[Secret], id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
     let mut value = String::with_capacity(secrets.len() * 48);
     for secret in secrets {

@@ -1,5 +1,5 @@
-//! Whether events that may be duplicates are: waits until the view has passed them and reads what it decided. What stays open too long is spilled
-//! by `intake` and decided in bulk by the retries.
+//! Whether events that may be duplicates are: waits until the view has passed them and reads what it decided. What
+//! stays open too long is spilled by `intake` and decided in bulk by the retries.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ pub use schemas::topics::MATERIALIZER;
 /// A decision: the ticket, and whether its event is delivered.
 pub type Decision = (u64, bool);
 
-/// Decides on events of one partition, the last of which lies at `last_offset`; nothing at all when the view has not passed it within
-/// `deadline`.
+/// Decides on events of one partition, the last of which lies at `last_offset`; nothing at all when the view has not
+/// passed it within `deadline`.
 pub async fn decide(
     pool: &PgPool,
     view: &PositionWatch,
@@ -40,8 +40,9 @@ pub async fn decide(
     }
 }
 
-/// Those that the view shows and that no verdict stands against. Passed and not shown means erased or a dead letter; shown from another place,
-/// that this record was written again and the other one is sent. The log epoch is not compared: each consumer counts its own.
+/// Those that the view shows and that no verdict stands against. Passed and not shown means erased or a dead letter;
+/// shown from another place, that this record was written again and the other one is sent. The log epoch is not
+/// compared: each consumer counts its own.
 async fn shown(pool: &PgPool, undecided: &[Undecided]) -> Result<Vec<u64>, sqlx::Error> {
     // Places in the list rather than tickets: those are unsigned, and the database has no such numbers.
     let places: Vec<(i64,)> = sqlx::query_as(

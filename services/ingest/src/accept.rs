@@ -21,7 +21,12 @@ use crate::metrics::METRICS;
 use crate::repeats::{Known, Place as RepeatPlace};
 use crate::reply::Accepted;
 
-pub(crate) async fn accept(State(state): State<IngestState>, context: RequestContext, caller: Caller, request: Request) -> Response {
+pub(crate) async fn accept(
+    State(state): State<IngestState>,
+    context: RequestContext,
+    caller: Caller,
+    request: Request,
+) -> Response {
     let outcome = try_accept(&state, &context, &caller, request).await;
     outcome.unwrap_or_else(|problem| {
         METRICS.refused.with_label_values(&[problem.error_code()]).inc();
@@ -30,7 +35,12 @@ pub(crate) async fn accept(State(state): State<IngestState>, context: RequestCon
 }
 
 /// Takes the request whole: its headers are read where they are, and nothing is read of a body that will not be taken.
-async fn try_accept(state: &IngestState, context: &RequestContext, caller: &Caller, request: Request) -> Result<Response, Problem> {
+async fn try_accept(
+    state: &IngestState,
+    context: &RequestContext,
+    caller: &Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     caller.require(Right::Produce)?;
     let (parts, body) = request.into_parts();
     let form = Form::of(&parts.headers)?;
@@ -61,7 +71,8 @@ async fn accept_named(
             Ok(accepted.into_repeat(dedup.kind, context.dialect))
         }
         RepeatPlace::Free(reservation) => {
-            // A client that leaves now drops the reservation, a failure gives it up: nothing stays in the way of a retry.
+            // A client that leaves now drops the reservation, a failure gives it up: nothing stays in the way of a
+            // retry.
             match append(state, context, caller, admitted).await {
                 Ok(accepted) => {
                     reservation.fill(accepted.clone());
@@ -77,7 +88,12 @@ async fn accept_named(
 }
 
 /// Appends the event and answers with its place, once the log has it.
-async fn append(state: &IngestState, context: &RequestContext, caller: &Caller, admitted: Admitted) -> Result<Accepted, Problem> {
+async fn append(
+    state: &IngestState,
+    context: &RequestContext,
+    caller: &Caller,
+    admitted: Admitted,
+) -> Result<Accepted, Problem> {
     let Event { org_id, event_id, .. } = admitted.event;
     let value = codec::encode_event(&admitted.event).map_err(|error| {
         error!(request_id = %context.request_id, %error, "An admitted event could not be encoded.");
@@ -109,8 +125,8 @@ async fn append(state: &IngestState, context: &RequestContext, caller: &Caller, 
     Ok(Accepted { event_id, event_type: admitted.event.event_type, accepted_at_ms: appended.timestamp_ms, position })
 }
 
-/// The sealed place, which is also noted for read-your-writes. `None` when Kafka did not say: it knows a batch that it was sent twice, but
-/// not where it is.
+/// The sealed place, which is also noted for read-your-writes. `None` when Kafka did not say: it knows a batch that it
+/// was sent twice, but not where it is.
 fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<String> {
     if appended.offset < 0 {
         return None;

@@ -1,4 +1,5 @@
-//! From a request to an event that may be appended: reads the body in whatever form it has, applies the caller's restrictions, names repeats.
+//! From a request to an event that may be appended: reads the body in whatever form it has, applies the caller's
+//! restrictions, names repeats.
 //!
 //! Pure: no I/O. A value that passed has another type, so that nothing unchecked can reach the log.
 
@@ -36,12 +37,14 @@ pub(crate) enum Form<'a> {
 const CLOUDEVENTS: &str = "application/cloudevents";
 
 impl<'a> Form<'a> {
-    /// Tells the forms apart as CloudEvents' HTTP binding has it: a content type of theirs decides, and only without one the headers do.
+    /// Tells the forms apart as CloudEvents' HTTP binding has it: a content type of theirs decides, and only without
+    /// one the headers do.
     ///
     /// # Errors
     /// 415 for a content type that is not read.
     pub(crate) fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
-        let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str).transpose().map_err(|_| unsupported())?;
+        let content_type =
+            headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str).transpose().map_err(|_| unsupported())?;
         let media_type = content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
         let is = |known: &str| media_type.is_some_and(|given| given.eq_ignore_ascii_case(known));
         let is_of_cloudevents = media_type
@@ -60,7 +63,9 @@ impl<'a> Form<'a> {
 }
 
 fn unsupported() -> Problem {
-    Problem::unsupported_media_type("send application/json, or a CloudEvent as application/cloudevents+json or with ce-* headers")
+    Problem::unsupported_media_type(
+        "send application/json, or a CloudEvent as application/cloudevents+json or with ce-* headers",
+    )
 }
 
 /// Checks the request and makes the event with a new id.
@@ -98,8 +103,8 @@ fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Resul
     cloudevents::binary(attributes.iter().map(|(name, value)| (*name, value.as_ref())), content_type, body)
 }
 
-/// What a repeat must say again: the body and, where attributes of the event are headers, these, with the content type of its data. Not its trace:
-/// each try may have its own.
+/// What a repeat must say again: the body and, where attributes of the event are headers, these, with the content type
+/// of its data. Not its trace: each try may have its own.
 fn said<'a>(headers: &HeaderMap, form: &Form<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
     let Form::Binary { content_type } = form else { return Cow::Borrowed(body) };
     let attribute = |(header, value): (&'_ HeaderName, &'_ HeaderValue)| {
@@ -131,7 +136,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     Ok(Some(key.to_owned()))
 }
 
-/// The way in with the highest precedence names the repeat; a `dedup_id` beside an idempotency key goes along to be shown.
+/// The way in with the highest precedence names the repeat; a `dedup_id` beside an idempotency key goes along to be
+/// shown.
 fn name_repeat(content_dedup: bool, idempotency_key: Option<String>, new: &mut NewEvent, said: &[u8]) -> Option<Dedup> {
     if let Some(key) = idempotency_key {
         Some(Dedup { dedup_id: new.dedup_id.take(), ..Dedup::idempotency_key(key, said) })
@@ -150,7 +156,8 @@ fn refusal(invalid: Invalid) -> Problem {
         Invalid::Malformed { .. } => Problem::invalid("invalid_json", detail),
         Invalid::PayloadTooLarge { .. } => Problem::payload_too_large(detail),
         Invalid::Fields(fields) => {
-            let details = fields.into_iter().map(|field| FieldError { field: field.field, reason: field.reason }).collect();
+            let details =
+                fields.into_iter().map(|field| FieldError { field: field.field, reason: field.reason }).collect();
             Problem::invalid("invalid_event", detail).with_details(details)
         }
     }

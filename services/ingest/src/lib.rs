@@ -1,9 +1,10 @@
 //! Accepting events over HTTP: check, recognize repeats, append to the log, answer.
 //!
-//! Lives here: the accept routes, what makes a request an event ([`admit`]), and what ingest knows of repeats ([`repeats`]). A success code
-//! is sent only after Kafka's delivery report. Does not live here: who the caller is (`tenancy`), what a valid event is (`schemas`), how
-//! records are appended (`platform::kafka`), and which of two duplicates is the original: that is decided by the materializer alone, and
-//! what is answered here is what is known of it so far.
+//! Lives here: the accept routes, what makes a request an event ([`admit`]), and what ingest knows of repeats
+//! ([`repeats`]). A success code is sent only after Kafka's delivery report. Does not live here: who the caller is
+//! (`tenancy`), what a valid event is (`schemas`), how records are appended (`platform::kafka`), and which of two
+//! duplicates is the original: that is decided by the materializer alone, and what is answered here is what is known of
+//! it so far.
 
 mod accept;
 mod admit;
@@ -25,7 +26,8 @@ use tenancy::Authenticator;
 
 use repeats::Repeats;
 
-/// How much longer than Kafka is given to answer a twin waits for the first: the producer looks for timed-out records once a second.
+/// How much longer than Kafka is given to answer a twin waits for the first: the producer looks for timed-out records
+/// once a second.
 const TWIN_SLACK: Duration = Duration::from_secs(2);
 
 /// What the accept routes work with.
@@ -48,7 +50,8 @@ impl FromRef<IngestState> for Authenticator {
 impl IngestState {
     /// Puts the parts together. Must be called within a runtime: looking up repeats runs on it.
     ///
-    /// `topic` is the full name of the events topic, `written` what the inbox of this instance reads for read-your-writes.
+    /// `topic` is the full name of the events topic, `written` what the inbox of this instance reads for
+    /// read-your-writes.
     pub fn new(
         authenticator: Authenticator,
         producer: Producer,

@@ -6,15 +6,30 @@ use platform::telemetry::metrics;
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
-    accepted: metrics::counter("triggers_ingest_accepted_total", "Events answered with success after Kafka's delivery report."),
-    repeats: metrics::counter_vec("triggers_ingest_repeats_total", "Events recognized as repeats, by what named them.", &["kind"]),
-    refused: metrics::counter_vec("triggers_ingest_refused_total", "Events not accepted, by error code.", &["error_code"]),
+    accepted: metrics::counter(
+        "triggers_ingest_accepted_total",
+        "Events answered with success after Kafka's delivery report.",
+    ),
+    repeats: metrics::counter_vec(
+        "triggers_ingest_repeats_total",
+        "Events recognized as repeats, by what named them.",
+        &["kind"],
+    ),
+    refused: metrics::counter_vec(
+        "triggers_ingest_refused_total",
+        "Events not accepted, by error code.",
+        &["error_code"],
+    ),
     append_seconds: metrics::histogram(
         "triggers_ingest_append_seconds",
         "From handing a record to the producer to its delivery report, failures included.",
         &[0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0],
     ),
-    lookups: metrics::counter_vec("triggers_ingest_repeat_lookups_total", "Look-ups of repeats in the view, by outcome.", &["outcome"]),
+    lookups: metrics::counter_vec(
+        "triggers_ingest_repeat_lookups_total",
+        "Look-ups of repeats in the view, by outcome.",
+        &["outcome"],
+    ),
 });
 
 pub(crate) struct Metrics {

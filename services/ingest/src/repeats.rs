@@ -1,7 +1,8 @@
 //! What ingest knows of repeats: recent keys of this instance, and what the view has decided.
 //!
-//! Best effort by design. Without an answer in time the event is accepted and the materializer decides; one inbox row does not depend on
-//! what is found here. Only successes are remembered: a reservation that fails or is dropped leaves nothing behind.
+//! Best effort by design. Without an answer in time the event is accepted and the materializer decides; one inbox row
+//! does not depend on what is found here. Only successes are remembered: a reservation that fails or is dropped leaves
+//! nothing behind.
 
 mod lookup;
 
@@ -119,8 +120,16 @@ impl Repeats {
         }
     }
 
-    async fn look_up(&self, key: Key, slot: Arc<Slot>, state: watch::Sender<Option<Outcome>>, event: &Event, dedup: &Dedup) -> Place {
-        let mut reservation = Reservation { repeats: self.clone(), key, slot, state, body_hash: dedup.body_hash.clone(), settled: false };
+    async fn look_up(
+        &self,
+        key: Key,
+        slot: Arc<Slot>,
+        state: watch::Sender<Option<Outcome>>,
+        event: &Event,
+        dedup: &Dedup,
+    ) -> Place {
+        let mut reservation =
+            Reservation { repeats: self.clone(), key, slot, state, body_hash: dedup.body_hash.clone(), settled: false };
         match self.lookup.find(&reservation.key).await {
             Some(holder) => {
                 let accepted = Accepted {
@@ -170,7 +179,8 @@ impl Reservation {
         self.settle(Ok(Known { accepted, body_hash }));
     }
 
-    /// Tells the twins that wait what the first was refused with, and remembers nothing: who comes later is the first again.
+    /// Tells the twins that wait what the first was refused with, and remembers nothing: who comes later is the first
+    /// again.
     pub(crate) fn fail(mut self, problem: Problem) {
         self.forget();
         self.settle(Err(problem));

@@ -68,14 +68,21 @@ impl Accepted {
         match kind {
             DedupKind::IdempotencyKey => {
                 let mut response = self.into_response(dialect);
-                response.headers_mut().insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
+                response
+                    .headers_mut()
+                    .insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
                 response
             }
             DedupKind::DedupId => {
-                let detail = format!("an event with this dedup_id was accepted within the last 24 hours: {}", self.event_id);
-                Problem::new(StatusCode::CONFLICT, "duplicate_event", detail).with_field("event_id", self.event_id).into_response()
+                let detail =
+                    format!("an event with this dedup_id was accepted within the last 24 hours: {}", self.event_id);
+                Problem::new(StatusCode::CONFLICT, "duplicate_event", detail)
+                    .with_field("event_id", self.event_id)
+                    .into_response()
             }
-            DedupKind::Content => (StatusCode::OK, self.body("this content was accepted a moment ago", true)).into_response(),
+            DedupKind::Content => {
+                (StatusCode::OK, self.body("this content was accepted a moment ago", true)).into_response()
+            }
         }
     }
 }

@@ -6,7 +6,11 @@ use platform::telemetry::metrics;
 use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec};
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
-    lag_records: metrics::gauge_vec("triggers_materializer_lag_records", "Records on the log that the view does not show yet.", &["topic"]),
+    lag_records: metrics::gauge_vec(
+        "triggers_materializer_lag_records",
+        "Records on the log that the view does not show yet.",
+        &["topic"],
+    ),
     lag_seconds: metrics::gauge_vec(
         "triggers_materializer_lag_seconds",
         "Age of what the view shows last, while it is behind.",
@@ -19,8 +23,14 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "Records that became dead letters, by class.",
         &["class"],
     ),
-    skipped: metrics::counter("triggers_materializer_skipped_total", "Records of erased organizations that were passed over."),
-    too_old: metrics::counter("triggers_materializer_too_old_total", "Records older than the view's retention that were passed over."),
+    skipped: metrics::counter(
+        "triggers_materializer_skipped_total",
+        "Records of erased organizations that were passed over.",
+    ),
+    too_old: metrics::counter(
+        "triggers_materializer_too_old_total",
+        "Records older than the view's retention that were passed over.",
+    ),
     events_expired: metrics::counter_vec(
         "triggers_materializer_events_expired_total",
         "Events dropped because their retention was over, by whether they had been acknowledged.",
@@ -34,7 +44,10 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "triggers_materializer_effects_dropped_total",
         "Acks and attempts dropped because their event never came.",
     ),
-    fenced: metrics::counter("triggers_materializer_fenced_total", "Partitions given up because somebody else had claimed them."),
+    fenced: metrics::counter(
+        "triggers_materializer_fenced_total",
+        "Partitions given up because somebody else had claimed them.",
+    ),
     flush_records: metrics::histogram(
         "triggers_materializer_flush_records",
         "Records in one transaction.",

@@ -30,7 +30,8 @@ pub struct KafkaArgs {
     // Without a default of clap's, so that a command can tell whether they were named.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
     pub kafka_brokers: Option<String>,
-    /// A librdkafka property for every client; may be given more than once, and then replaces the whole list of --kafka-properties
+    /// A librdkafka property for every client; may be given more than once, and then replaces the whole list of
+    /// --kafka-properties
     #[arg(long = "kafka", value_name = "NAME=VALUE")]
     pub kafka_property: Vec<String>,
     /// The same as one list, separated by ; (a value that has a ; itself is given with --kafka)
@@ -64,7 +65,9 @@ impl KafkaArgs {
         if brokers.is_empty() {
             return invalid("KAFKA_BROKERS", "no broker is named");
         }
-        if !self.topic_prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')) || self.topic_prefix.len() > 100 {
+        if !self.topic_prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
+            || self.topic_prefix.len() > 100
+        {
             return invalid("TOPIC_PREFIX", "at most 100 letters, digits, dots and hyphens");
         }
         if self.topic_partitions < 1 || self.topic_partitions > 1000 {
@@ -74,7 +77,10 @@ impl KafkaArgs {
             return invalid("TOPIC_REPLICATION_FACTOR", "replicas and in-sync replicas are at least 1");
         }
         if self.topic_min_insync_replicas > self.topic_replication_factor {
-            return invalid("TOPIC_MIN_INSYNC_REPLICAS", "more than TOPIC_REPLICATION_FACTOR: nothing could ever be written");
+            return invalid(
+                "TOPIC_MIN_INSYNC_REPLICAS",
+                "more than TOPIC_REPLICATION_FACTOR: nothing could ever be written",
+            );
         }
         let mut config = KafkaConfig::new(brokers, &self.topic_prefix);
         config.instance.clone_from(&self.instance_name);
@@ -91,7 +97,8 @@ impl KafkaArgs {
                 _ => return invalid(knob, "each property is NAME=VALUE"),
             }
         }
-        // Each alone, so that the one to blame can be named; its value stays unsaid, here and in what librdkafka would print later.
+        // Each alone, so that the one to blame can be named; its value stays unsaid, here and in what librdkafka would
+        // print later.
         for (name, value) in &config.properties {
             if rdkafka::ClientConfig::new().set(name, value).create_native_config().is_err() {
                 let reason = format!(
@@ -112,7 +119,8 @@ impl KafkaArgs {
 /// How the log is read.
 #[derive(Args, Clone)]
 pub struct ConsumerArgs {
-    /// How long an instance that says nothing keeps its partitions, milliseconds; the brokers bound it too (6000 at least, by default)
+    /// How long an instance that says nothing keeps its partitions, milliseconds; the brokers bound it too (6000 at
+    /// least, by default)
     #[arg(long, env = "CONSUMER_SESSION_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=300_000))]
     pub consumer_session_timeout_ms: u64,
     /// How long records may be there without one being read before the consumer is started anew, milliseconds
@@ -185,11 +193,18 @@ mod tests {
 
     #[test]
     fn how_the_log_is_read_has_defaults_and_bounds() {
-        let parse = |arguments: &[&str]| <Cli as clap::Parser>::try_parse_from(std::iter::once(&"triggers").chain(arguments));
+        let parse =
+            |arguments: &[&str]| <Cli as clap::Parser>::try_parse_from(std::iter::once(&"triggers").chain(arguments));
         let consumer = parse(&[]).ok().unwrap().consumer;
-        assert_eq!((consumer.session_timeout(), consumer.stall_after()), (Duration::from_secs(10), Duration::from_secs(30)));
-        for wrong in [["--consumer-stall-after-ms", "4999"], ["--consumer-session-timeout-ms", "999"], ["--consumer-stall-after-ms", "30s"]]
-        {
+        assert_eq!(
+            (consumer.session_timeout(), consumer.stall_after()),
+            (Duration::from_secs(10), Duration::from_secs(30))
+        );
+        for wrong in [
+            ["--consumer-stall-after-ms", "4999"],
+            ["--consumer-session-timeout-ms", "999"],
+            ["--consumer-stall-after-ms", "30s"],
+        ] {
             assert!(parse(&wrong).is_err(), "{wrong:?}");
         }
     }

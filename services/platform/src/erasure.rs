@@ -1,10 +1,11 @@
-//! How far one consumer of the log is with erasing organizations: which there are, where the log ended when all instances knew of it, and whether
-//! the consumer's positions have come there.
+//! How far one consumer of the log is with erasing organizations: which there are, where the log ended when all
+//! instances knew of it, and whether the consumer's positions have come there.
 //!
-//! An instance may have read records of an organization, and taken it for an active one, before it knew of the tombstone, and write what it
-//! made of them at any time later, held up by whatever. Such records lie before the end of the log as it was some seconds after the
-//! tombstone; with the positions there, they were written or the fence forbids it. What is left after that is all that ever will be. Which rows
-//! those are, and taking them away, is each slice's own business.
+//! An instance may have read records of an organization, and taken it for an active one, before it knew of the
+//! tombstone, and write what it made of them at any time later, held up by whatever. Such records lie before the end of
+//! the log as it was some seconds after the tombstone; with the positions there, they were written or the fence forbids
+//! it. What is left after that is all that ever will be. Which rows those are, and taking them away, is each slice's
+//! own business.
 
 use rdkafka::error::KafkaError;
 use schemas::ids::OrgId;
@@ -42,8 +43,8 @@ impl Erasure {
         Self { pool, kafka, consumer, topics }
     }
 
-    /// Organizations that are being erased and of which this consumer has something left to do. Notes where the log ends for those whose time
-    /// has come for it.
+    /// Organizations that are being erased and of which this consumer has something left to do. Notes where the log
+    /// ends for those whose time has come for it.
     ///
     /// # Errors
     /// See [`ErasureError`].
@@ -79,7 +80,9 @@ impl Erasure {
         let (mut topics, mut partitions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for topic in &self.topics {
             // Of a partition without records there is nothing to pass.
-            for (partition, _, high) in range::bounds(&self.kafka, topic).await?.into_iter().filter(|(_, low, high)| low < high) {
+            for (partition, _, high) in
+                range::bounds(&self.kafka, topic).await?.into_iter().filter(|(_, low, high)| low < high)
+            {
                 topics.push(topic.as_str());
                 partitions.push(partition);
                 ends.push(high);
@@ -103,7 +106,8 @@ impl Erasure {
         Ok(())
     }
 
-    /// Whether the positions have come to the noted ends: from now on nothing of the organization is written that is not there yet.
+    /// Whether the positions have come to the noted ends: from now on nothing of the organization is written that is
+    /// not there yet.
     ///
     /// # Errors
     /// As PostgreSQL has them.

@@ -1,8 +1,8 @@
 //! Positions in PostgreSQL, with the fence that makes a consumer's writes effectively-once.
 //!
-//! A consumer claims its partitions (which raises their epochs), and every transaction it commits moves the positions under that epoch, by
-//! compare-and-set, together with the rows. A writer that was overtaken matches no row and so writes nothing. What the rows are is the
-//! consumer's business; reading Kafka is [`crate::kafka`]'s.
+//! A consumer claims its partitions (which raises their epochs), and every transaction it commits moves the positions
+//! under that epoch, by compare-and-set, together with the rows. A writer that was overtaken matches no row and so
+//! writes nothing. What the rows are is the consumer's business; reading Kafka is [`crate::kafka`]'s.
 
 pub mod mend;
 mod watch;
@@ -44,9 +44,10 @@ pub struct Advance<'a> {
     pub expected: i64,
     /// Where it stands afterwards.
     pub next: i64,
-    /// Youngest append time of the records that are passed, milliseconds since the Unix epoch; `None`: there is no record among them. Rather too
-    /// late than too early: a record before the position that is younger counts as never read. Kept is the youngest of all: a leader whose
-    /// clock is behind gives records less than those before them have.
+    /// Youngest append time of the records that are passed, milliseconds since the Unix epoch; `None`: there is no
+    /// record among them. Rather too late than too early: a record before the position that is younger counts as never
+    /// read. Kept is the youngest of all: a leader whose clock is behind gives records less than those before them
+    /// have.
     pub record_time_ms: Option<i64>,
 }
 
@@ -61,8 +62,8 @@ pub enum Standing {
     Lost,
 }
 
-/// Waits until the positions can be read, telling `trouble` why not; `false` when `shutdown` came first. To be called before joining a group:
-/// a member that cannot claim holds its partitions back from those who could.
+/// Waits until the positions can be read, telling `trouble` why not; `false` when `shutdown` came first. To be called
+/// before joining a group: a member that cannot claim holds its partitions back from those who could.
 pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble: impl FnMut(String)) -> bool {
     const PAUSE: Duration = Duration::from_millis(500);
     loop {
@@ -77,12 +78,17 @@ pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble:
     }
 }
 
-/// Claims partitions of one topic for `consumer`: (partition, where to begin when it was never read). Waits for an open transaction of the
-/// claim before, so that what is read back is final.
+/// Claims partitions of one topic for `consumer`: (partition, where to begin when it was never read). Waits for an open
+/// transaction of the claim before, so that what is read back is final.
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is claimed then.
-pub async fn claim(pool: &PgPool, consumer: &str, topic: &Arc<str>, partitions: &[(i32, i64)]) -> Result<Vec<Claim>, sqlx::Error> {
+pub async fn claim(
+    pool: &PgPool,
+    consumer: &str,
+    topic: &Arc<str>,
+    partitions: &[(i32, i64)],
+) -> Result<Vec<Claim>, sqlx::Error> {
     // Sorted, so that two instances that claim at once cannot deadlock.
     let mut sorted = partitions.to_vec();
     sorted.sort_unstable();
@@ -101,15 +107,27 @@ pub async fn claim(pool: &PgPool, consumer: &str, topic: &Arc<str>, partitions: 
     .bind(begins)
     .fetch_all(pool)
     .await?;
-    let claim = |(partition, epoch, log_epoch, next_offset)| Claim { topic: topic.clone(), partition, epoch, log_epoch, next_offset };
+    let claim = |(partition, epoch, log_epoch, next_offset)| Claim {
+        topic: topic.clone(),
+        partition,
+        epoch,
+        log_epoch,
+        next_offset,
+    };
     Ok(rows.into_iter().map(claim).collect())
 }
 
-/// Youngest append time of the records before a position, milliseconds since the Unix epoch; `None` while nothing was passed.
+/// Youngest append time of the records before a position, milliseconds since the Unix epoch; `None` while nothing was
+/// passed.
 ///
 /// # Errors
 /// As PostgreSQL has them.
-pub async fn record_time_ms(pool: &PgPool, consumer: &str, topic: &str, partition: i32) -> Result<Option<i64>, sqlx::Error> {
+pub async fn record_time_ms(
+    pool: &PgPool,
+    consumer: &str,
+    topic: &str,
+    partition: i32,
+) -> Result<Option<i64>, sqlx::Error> {
     Ok(record_times(pool, consumer, topic).await?.remove(&partition))
 }
 
@@ -134,16 +152,21 @@ pub async fn record_times(pool: &PgPool, consumer: &str, topic: &str) -> Result<
 /// # Errors
 /// As PostgreSQL has them.
 pub async fn stands(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64, i64)>, sqlx::Error> {
-    let query = sqlx::query_as("SELECT topic, partition, epoch, next_offset FROM consumer_positions WHERE consumer = $1");
+    let query =
+        sqlx::query_as("SELECT topic, partition, epoch, next_offset FROM consumer_positions WHERE consumer = $1");
     query.bind(consumer).fetch_all(pool).await
 }
 
-/// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so roll back and ask
-/// [`standing`].
+/// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so
+/// roll back and ask [`standing`].
 ///
 /// # Errors
 /// As PostgreSQL has them.
-pub async fn advance(connection: &mut PgConnection, consumer: &str, moves: &[Advance<'_>]) -> Result<Vec<bool>, sqlx::Error> {
+pub async fn advance(
+    connection: &mut PgConnection,
+    consumer: &str,
+    moves: &[Advance<'_>],
+) -> Result<Vec<bool>, sqlx::Error> {
     let columns = Columns::of(moves);
     let moved: Vec<(String, i32)> = sqlx::query_as(
         "UPDATE consumer_positions AS p
@@ -163,10 +186,14 @@ pub async fn advance(connection: &mut PgConnection, consumer: &str, moves: &[Adv
     .bind(columns.record_times)
     .fetch_all(connection)
     .await?;
-    Ok(moves.iter().map(|m| moved.iter().any(|(topic, partition)| topic == m.topic && *partition == m.partition)).collect())
+    Ok(moves
+        .iter()
+        .map(|m| moved.iter().any(|(topic, partition)| topic == m.topic && *partition == m.partition))
+        .collect())
 }
 
-/// How each position stands, after an [`advance`] that did not match or a commit whose outcome is unknown; in the order of `moves`.
+/// How each position stands, after an [`advance`] that did not match or a commit whose outcome is unknown; in the order
+/// of `moves`.
 ///
 /// # Errors
 /// As PostgreSQL has them.

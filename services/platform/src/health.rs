@@ -11,7 +11,11 @@ use prometheus::{Gauge, GaugeVec};
 use crate::telemetry::metrics;
 
 static UP: LazyLock<GaugeVec> = LazyLock::new(|| {
-    metrics::gauge_vec("triggers_health_component_up", "1 while a part that this process depends on works.", &["component"])
+    metrics::gauge_vec(
+        "triggers_health_component_up",
+        "1 while a part that this process depends on works.",
+        &["component"],
+    )
 });
 
 /// The health of a process. Clones share it.
@@ -35,7 +39,8 @@ impl Health {
         self.named(name, true)
     }
 
-    /// Like [`Health::component`], for a part without which the process still does its main work: shown, but not counted for readiness.
+    /// Like [`Health::component`], for a part without which the process still does its main work: shown, but not
+    /// counted for readiness.
     pub fn auxiliary(&self, name: &str) -> Component {
         self.named(name, false)
     }

@@ -1,7 +1,7 @@
 //! Plumbing with no business in it: Kafka, PostgreSQL, HTTP, configuration, lifecycle, telemetry, sealing.
 //!
-//! What lives here is used by at least two slices and knows nothing of events, inboxes or webhooks. What a record means, which routes exist
-//! and who may call them lives in the slices; table layouts live in `schemas`.
+//! What lives here is used by at least two slices and knows nothing of events, inboxes or webhooks. What a record
+//! means, which routes exist and who may call them lives in the slices; table layouts live in `schemas`.
 
 pub mod config;
 pub mod erasure;

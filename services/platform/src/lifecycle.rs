@@ -41,8 +41,9 @@ pub fn shutdown_on_signals() -> CancellationToken {
     token
 }
 
-/// Ends the process `within` after `shutdown` at the latest, whatever hangs: what it did not get done then, who starts next does again. On a thread,
-/// since the runtime's may be what hangs. Sleeping goes by the monotonic clock, other than waiting inside of librdkafka.
+/// Ends the process `within` after `shutdown` at the latest, whatever hangs: what it did not get done then, who starts
+/// next does again. On a thread, since the runtime's may be what hangs. Sleeping goes by the monotonic clock, other
+/// than waiting inside of librdkafka.
 pub fn end_within(shutdown: CancellationToken, within: Duration) {
     tokio::spawn(async move {
         shutdown.cancelled().await;
@@ -58,7 +59,8 @@ fn signals() -> io::Result<(tokio::signal::unix::Signal, tokio::signal::unix::Si
     Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
 }
 
-/// Named tasks of which none may end before the others. Each of them has the shutdown token and ends soon after it is cancelled.
+/// Named tasks of which none may end before the others. Each of them has the shutdown token and ends soon after it is
+/// cancelled.
 #[derive(Default)]
 pub struct Supervisor {
     tasks: JoinSet<anyhow::Result<()>>,
@@ -80,7 +82,8 @@ impl Supervisor {
         self.names.insert(handle.id(), name.into());
     }
 
-    /// Runs until `shutdown`, then waits for every task, `deadline` in all. A task that ends on its own cancels `shutdown` for the others.
+    /// Runs until `shutdown`, then waits for every task, `deadline` in all. A task that ends on its own cancels
+    /// `shutdown` for the others.
     ///
     /// # Errors
     /// The first task that failed, panicked, ended on its own or had not ended by the deadline, by name.

@@ -1,4 +1,5 @@
-//! PostgreSQL: connecting, migrating, and telling what an error asks of us. Statements live in the slices that own the tables.
+//! PostgreSQL: connecting, migrating, and telling what an error asks of us. Statements live in the slices that own the
+//! tables.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -19,8 +20,8 @@ pub struct PostgresConfig {
     pub acquire_timeout: Duration,
     /// Bound of one statement, set on each connection; nothing here runs long.
     pub statement_timeout: Duration,
-    /// How long a transaction may wait for its client before the server ends it: a process that is paused, or gone without a word, would
-    /// hold its locks for ever, and with them the partitions that another instance has to claim.
+    /// How long a transaction may wait for its client before the server ends it: a process that is paused, or gone
+    /// without a word, would hold its locks for ever, and with them the partitions that another instance has to claim.
     pub idle_transaction_timeout: Duration,
 }
 
@@ -53,7 +54,10 @@ pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
         ("statement_timeout", config.statement_timeout.as_millis().to_string()),
         ("idle_in_transaction_session_timeout", config.idle_transaction_timeout.as_millis().to_string()),
     ]);
-    Ok(PgPoolOptions::new().max_connections(config.max_connections).acquire_timeout(config.acquire_timeout).connect_lazy_with(options))
+    Ok(PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(config.acquire_timeout)
+        .connect_lazy_with(options))
 }
 
 /// A second pool to the same server, of the same size, whose connections carry these settings of PostgreSQL.
@@ -67,7 +71,9 @@ pub fn with_settings(pool: &PgPool, settings: &'static [(&'static str, &'static 
 /// # Errors
 /// Why not, in a sentence that names the place and never the password.
 pub async fn reach(pool: &PgPool) -> Result<(), String> {
-    let connected = tokio::time::timeout(pool.options().get_acquire_timeout(), PgConnection::connect_with(&pool.connect_options())).await;
+    let connected =
+        tokio::time::timeout(pool.options().get_acquire_timeout(), PgConnection::connect_with(&pool.connect_options()))
+            .await;
     let reason = match connected {
         Ok(Ok(connection)) => {
             // Whether it says goodbye does not matter.
@@ -110,11 +116,13 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
 /// What an error asks of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SqlEffect {
-    /// The data is at fault (SQLSTATE classes 22, 23 and 54: value, constraint, limit of an index row and the like): doing it again changes nothing; part of the batch may do.
+    /// The data is at fault (SQLSTATE classes 22, 23 and 54: value, constraint, limit of an index row and the like):
+    /// doing it again changes nothing; part of the batch may do.
     Data,
     /// A conflict with another transaction (40001, 40P01): do it again at once.
     Retry,
-    /// The server is out of reach, starting, stopping, full or read-only: wait, then do it again. A commit may have happened.
+    /// The server is out of reach, starting, stopping, full or read-only: wait, then do it again. A commit may have
+    /// happened.
     Unavailable,
     /// A fault of ours, or of the installation.
     Fatal,
@@ -123,15 +131,17 @@ pub enum SqlEffect {
 /// Tells what `error` asks of the caller.
 pub fn effect(error: &sqlx::Error) -> SqlEffect {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
-            SqlEffect::Unavailable
-        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Tls(_) => SqlEffect::Unavailable,
         // A connection that breaks in the middle of a message looks like nonsense on the wire.
         sqlx::Error::Protocol(_) => SqlEffect::Unavailable,
         sqlx::Error::Database(database) => match database.code().as_deref() {
             Some("40001" | "40P01") => SqlEffect::Retry,
-            // Read-only, as the old primary is after a fail-over; a transaction whose client did not come back in time; or a lock that did
-            // not come in time.
+            // Read-only, as the old primary is after a fail-over; a transaction whose client did not come back in time;
+            // or a lock that did not come in time.
             Some("25006" | "25P03" | "55P03") => SqlEffect::Unavailable,
             Some(code) => match code.get(..2) {
                 Some("22" | "23" | "54") => SqlEffect::Data,

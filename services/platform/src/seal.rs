@@ -1,7 +1,8 @@
 //! Sealing: authenticated encryption of small values with one key of the deployment.
 //!
-//! Two uses: secrets at rest (endpoint secrets), and tokens that a client carries but must not read or forge (cursors, positions). What is
-//! inside a token, and how long it means something, is its owner's business. A lost sealing key makes sealed secrets unreadable for ever.
+//! Two uses: secrets at rest (endpoint secrets), and tokens that a client carries but must not read or forge (cursors,
+//! positions). What is inside a token, and how long it means something, is its owner's business. A lost sealing key
+//! makes sealed secrets unreadable for ever.
 
 use std::fmt;
 use std::fs;
@@ -73,7 +74,8 @@ impl SealingKey {
         Ok(Self::from_bytes(bytes.try_into().map_err(|_| malformed())?))
     }
 
-    /// Reads the key file. A role that only opens what others sealed must never make a key: with one of its own it would open nothing.
+    /// Reads the key file. A role that only opens what others sealed must never make a key: with one of its own it
+    /// would open nothing.
     ///
     /// # Errors
     /// When it is not there or cannot be read, when others may read it, or when it holds no key.
@@ -117,7 +119,8 @@ impl SealingKey {
         bytes
     }
 
-    /// Opens what [`Self::seal`] made; `None` when it was made by another key, for another purpose or context, or was altered.
+    /// Opens what [`Self::seal`] made; `None` when it was made by another key, for another purpose or context, or was
+    /// altered.
     pub fn open(&self, purpose: &str, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, body) = sealed.split_at_checked(NONCE_BYTES)?;
         let nonce: [u8; NONCE_BYTES] = nonce.try_into().ok()?;
@@ -166,7 +169,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sealing.key");
         let absent = SealingKey::load(&path);
-        assert!(matches!(&absent, Err(SealingKeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound), "{absent:?}");
+        assert!(
+            matches!(&absent, Err(SealingKeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound),
+            "{absent:?}"
+        );
         assert!(!path.exists());
         let first = SealingKey::load_or_create(&path).unwrap();
         let again = SealingKey::load_or_create(&path).unwrap();

@@ -1,6 +1,8 @@
-//! What this instance wrote to the log a moment ago, by organization: the memory behind read-your-writes on one instance.
+//! What this instance wrote to the log a moment ago, by organization: the memory behind read-your-writes on one
+//! instance.
 //!
-//! Waiting until the view has it is [`crate::fence::PositionWatch`]'s business. Nothing here survives a restart, and nothing needs to.
+//! Waiting until the view has it is [`crate::fence::PositionWatch`]'s business. Nothing here survives a restart, and
+//! nothing needs to.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

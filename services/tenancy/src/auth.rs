@@ -1,4 +1,5 @@
-//! From a presented key to its caller. The hot path is one SHA-256 and one map look-up; everything else is for keys not seen lately.
+//! From a presented key to its caller. The hot path is one SHA-256 and one map look-up; everything else is for keys not
+//! seen lately.
 //!
 //! How the cache is kept true lives in `watch`; what handlers see, in `caller`.
 

@@ -1,4 +1,5 @@
-//! How often an address presented a bad key lately: guessing is slowed down, and whoever has a good key never notices. Pure: takes `now`.
+//! How often an address presented a bad key lately: guessing is slowed down, and whoever has a good key never notices.
+//! Pure: takes `now`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -40,8 +41,8 @@ impl BadKeys {
         (window.count > self.allowed_per_minute).then(|| WINDOW - now.duration_since(window.began))
     }
 
-    /// Keeps the table bounded at a constant cost per call in the mean. When the addresses of one minute fill it, all are forgotten:
-    /// who has that many addresses is not held up by counting them.
+    /// Keeps the table bounded at a constant cost per call in the mean. When the addresses of one minute fill it, all
+    /// are forgotten: who has that many addresses is not held up by counting them.
     fn make_room(&mut self, now: Instant) {
         if self.windows.len() < self.max_addresses {
             return;

@@ -94,7 +94,8 @@ impl KeyCache {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Stores what was read, unless a change was heard of since `before`: then it is to be read again. Answers whether it is stored.
+    /// Stores what was read, unless a change was heard of since `before`: then it is to be read again. Answers whether
+    /// it is stored.
     pub fn store(&self, hash: KeyHash, cached: Arc<Cached>, before: Generation) -> bool {
         self.known.insert(hash, cached);
         // Looked at after storing: whoever raises it after this forgets the entry itself.
@@ -141,7 +142,11 @@ impl KeyCache {
             Which::All => true,
             Which::Aging => now.saturating_duration_since(cached.checked_at) >= self.fresh_for,
         };
-        self.known.iter().filter(|(_, cached)| wanted(cached)).map(|(hash, cached)| (*hash, cached.caller.key_id)).collect()
+        self.known
+            .iter()
+            .filter(|(_, cached)| wanted(cached))
+            .map(|(hash, cached)| (*hash, cached.caller.key_id))
+            .collect()
     }
 
     /// Forgets one entry that turned out to be no key any more.
@@ -165,8 +170,13 @@ mod tests {
     use crate::role::Role;
 
     fn cached(now: Instant) -> Arc<Cached> {
-        let caller =
-            Caller { org_id: OrgId::generate(), key_id: KeyId::generate(), role: Role::Admin, event_types: None, content_dedup: false };
+        let caller = Caller {
+            org_id: OrgId::generate(),
+            key_id: KeyId::generate(),
+            role: Role::Admin,
+            event_types: None,
+            content_dedup: false,
+        };
         Arc::new(Cached { caller, expires_at: None, checked_at: now })
     }
 

@@ -131,8 +131,13 @@ mod tests {
 
     #[test]
     fn a_restricted_key_sees_only_its_event_types() {
-        let mut caller =
-            Caller { org_id: OrgId::generate(), key_id: KeyId::generate(), role: Role::Consume, event_types: None, content_dedup: false };
+        let mut caller = Caller {
+            org_id: OrgId::generate(),
+            key_id: KeyId::generate(),
+            role: Role::Consume,
+            event_types: None,
+            content_dedup: false,
+        };
         assert!(caller.may_see("a"));
         caller.event_types = Some(Arc::from(["a".to_owned()]));
         assert!(caller.may_see("a") && !caller.may_see("ab"));

@@ -1,4 +1,5 @@
-//! Development keys: keys of any form from configuration, admin and unlimited, for a system that only its own machine can reach.
+//! Development keys: keys of any form from configuration, admin and unlimited, for a system that only its own machine
+//! can reach.
 
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};
@@ -89,7 +90,8 @@ pub fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevKey>, De
     Ok(parsed)
 }
 
-/// Makes the keys and those of their organizations that are absent; changes nothing that is already so. Answers the organization of each.
+/// Makes the keys and those of their organizations that are absent; changes nothing that is already so. Answers the
+/// organization of each.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -127,14 +129,23 @@ async fn apply_one(conn: &mut PgConnection, org_id: OrgId, dev_key: &DevKey) -> 
     }
     let grant = Grant { role: Role::Admin, event_types: None, rate_limit_per_minute: Some(0), expires_at: None };
     let prefix = key::prefix(&dev_key.key);
-    let to_store =
-        KeyToStore { name: "development key", environment: keys::DEVELOPMENT, prefix: &prefix, hash, grant: &grant, content_dedup: false };
+    let to_store = KeyToStore {
+        name: "development key",
+        environment: keys::DEVELOPMENT,
+        prefix: &prefix,
+        hash,
+        grant: &grant,
+        content_dedup: false,
+    };
     keys::insert(conn, org_id, &to_store).await?;
     Ok(())
 }
 
 async fn is_stored(conn: &mut PgConnection, hash: &KeyHash) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM api_keys WHERE hash = $1)").bind(hash.as_bytes().as_slice()).fetch_one(conn).await
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM api_keys WHERE hash = $1)")
+        .bind(hash.as_bytes().as_slice())
+        .fetch_one(conn)
+        .await
 }
 
 #[cfg(test)]
@@ -149,7 +160,8 @@ mod tests {
 
     #[test]
     fn entries_are_keys_with_or_without_an_organization() {
-        let expected = [("a", "Development"), ("b-1", "Shop & Co"), ("c", "x=y")].map(|(key, name)| (key.to_owned(), name.to_owned()));
+        let expected = [("a", "Development"), ("b-1", "Shop & Co"), ("c", "x=y")]
+            .map(|(key, name)| (key.to_owned(), name.to_owned()));
         assert_eq!(pairs("a, b-1=Shop & Co ,c=x=y"), expected);
         assert_eq!(pairs(" "), []);
     }

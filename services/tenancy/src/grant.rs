@@ -81,7 +81,10 @@ impl Grant {
         match (self.rate_limit_per_minute, wanted.rate_limit_per_minute) {
             (_, Some(0)) => return fault("rate_limit_per_minute", "only the operator makes a key unlimited"),
             (Some(own), None) if own > 0 => {
-                return fault("rate_limit_per_minute", "must be given, since the key that makes it has a limit of its own");
+                return fault(
+                    "rate_limit_per_minute",
+                    "must be given, since the key that makes it has a limit of its own",
+                );
             }
             (Some(own), Some(wanted)) if own > 0 && wanted > own => {
                 return fault("rate_limit_per_minute", "must not exceed the limit of the key that makes it");
@@ -90,7 +93,9 @@ impl Grant {
         }
         match (self.expires_at, wanted.expires_at) {
             (Some(_), None) => fault("expires_at", "must be given, since the key that makes it expires"),
-            (Some(own), Some(end)) if end > own => fault("expires_at", "must not be later than that of the key that makes it"),
+            (Some(own), Some(end)) if end > own => {
+                fault("expires_at", "must not be later than that of the key that makes it")
+            }
             _ => Ok(()),
         }
     }
@@ -98,7 +103,10 @@ impl Grant {
 
 /// What event types and the names of keys and organizations have in common.
 pub fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.chars().count() <= MAX_NAME_CHARACTERS && name.trim() == name && !name.chars().any(char::is_control)
+    !name.is_empty()
+        && name.chars().count() <= MAX_NAME_CHARACTERS
+        && name.trim() == name
+        && !name.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -192,8 +200,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_whoever_asks() {
-        let with_types =
-            |types: &[&str]| Grant { event_types: Some(types.iter().map(|&name| name.into()).collect()), ..open(Role::Consume) };
+        let with_types = |types: &[&str]| Grant {
+            event_types: Some(types.iter().map(|&name| name.into()).collect()),
+            ..open(Role::Consume)
+        };
         for types in [&[][..], &[""], &[" a"], &["a\n"], &["order.*"], &["a", ""]] {
             assert_eq!(with_types(types).check(NOW).unwrap_err().field, "event_types", "{types:?}");
         }

@@ -112,18 +112,22 @@ pub fn generate(environment: Environment) -> NewKey {
     NewKey(text)
 }
 
-/// Whether `presented` can be one of our keys at all. Says nothing about whether it exists: it keeps noise away from the database.
+/// Whether `presented` can be one of our keys at all. Says nothing about whether it exists: it keeps noise away from
+/// the database.
 pub fn is_well_formed(presented: &str) -> bool {
     let labelled = presented.starts_with(Environment::Live.label()) || presented.starts_with(Environment::Test.label());
-    if presented.len() != KEY_CHARACTERS || !labelled || !presented.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+    if presented.len() != KEY_CHARACTERS
+        || !labelled
+        || !presented.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    {
         return false;
     }
     let (body, given) = presented.split_at(KEY_CHARACTERS - CHECKSUM_CHARACTERS);
     given.as_bytes() == checksum(body)
 }
 
-/// The prefix under which a key is stored. A well-formed key gives its own first characters; any other text (a development key may be
-/// short) gives nothing of itself away but of its hash.
+/// The prefix under which a key is stored. A well-formed key gives its own first characters; any other text (a
+/// development key may be short) gives nothing of itself away but of its hash.
 pub fn prefix(presented: &str) -> String {
     if is_well_formed(presented) {
         return presented.chars().take(PREFIX_CHARACTERS).collect();
@@ -136,7 +140,8 @@ pub fn prefix(presented: &str) -> String {
     prefix
 }
 
-/// Six base62 digits over the text before them. Against typing errors and noise, not against forgery: the look-up does that.
+/// Six base62 digits over the text before them. Against typing errors and noise, not against forgery: the look-up does
+/// that.
 fn checksum(body: &str) -> [u8; CHECKSUM_CHARACTERS] {
     let digest = Sha256::new().chain_update(b"triggers api key checksum\0").chain_update(body.as_bytes()).finalize();
     let mut rest = digest.iter().take(8).fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));

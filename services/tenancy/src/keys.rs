@@ -1,4 +1,5 @@
-//! Stored keys: the statements. Which key may make which lives in `grant`; the cache in front of the look-up, in `auth` and `watch`.
+//! Stored keys: the statements. Which key may make which lives in `grant`; the cache in front of the look-up, in `auth`
+//! and `watch`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -51,7 +52,8 @@ impl FoundKey {
 
 impl FromRow<'_, PgRow> for FoundKey {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let hash = KeyHash::from_stored(row.try_get("hash")?).ok_or_else(|| sqlx::Error::Decode("a key's hash has not 32 bytes".into()))?;
+        let hash = KeyHash::from_stored(row.try_get("hash")?)
+            .ok_or_else(|| sqlx::Error::Decode("a key's hash has not 32 bytes".into()))?;
         Ok(Self {
             key_id: KeyId::from_uuid(row.try_get("id")?),
             is_development: row.try_get::<&str, _>("environment")? == DEVELOPMENT,
@@ -121,7 +123,8 @@ pub async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT version FROM tenancy_version").fetch_one(pool).await
 }
 
-/// The valid key of that hash. The index narrows it down by the prefix, which is no secret; the rest is compared in constant time.
+/// The valid key of that hash. The index narrows it down by the prefix, which is no secret; the rest is compared in
+/// constant time.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -173,7 +176,11 @@ pub struct KeyToStore<'a> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn insert(conn: &mut PgConnection, org_id: OrgId, key: &KeyToStore<'_>) -> Result<Option<StoredKey>, sqlx::Error> {
+pub async fn insert(
+    conn: &mut PgConnection,
+    org_id: OrgId,
+    key: &KeyToStore<'_>,
+) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as(
         "INSERT INTO api_keys (id, org_id, name, role, environment, prefix, hash, event_types, rate_limit_per_minute, content_dedup, expires_at)
          SELECT $1, o.id, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM organizations o WHERE o.id = $2 AND o.status = 'active' FOR SHARE
@@ -211,7 +218,11 @@ pub async fn count(conn: &mut PgConnection, org_id: OrgId) -> Result<i64, sqlx::
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn find_stored(conn: &mut PgConnection, org_id: OrgId, key_id: KeyId) -> Result<Option<StoredKey>, sqlx::Error> {
+pub async fn find_stored(
+    conn: &mut PgConnection,
+    org_id: OrgId,
+    key_id: KeyId,
+) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup, created_at, revoked_at
          FROM api_keys WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL FOR SHARE",

@@ -1,8 +1,9 @@
 //! Who may do what: organizations, API keys, roles, the operator.
 //!
-//! Lives here: the form and storage of keys, the cache that tells a key's organization on the hot path and forgets revoked keys at once,
-//! the rule that a key makes no key with more rights than its own, development keys, and the routes for all this. Does not live here: what
-//! a right is asked for (each slice asks [`Caller::require`] itself) and whatever belongs to an organization but its keys.
+//! Lives here: the form and storage of keys, the cache that tells a key's organization on the hot path and forgets
+//! revoked keys at once, the rule that a key makes no key with more rights than its own, development keys, and the
+//! routes for all this. Does not live here: what a right is asked for (each slice asks [`Caller::require`] itself) and
+//! whatever belongs to an organization but its keys.
 
 mod auth;
 mod bad_keys;
@@ -62,7 +63,8 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
-    /// Starts watching for changes of keys, until `shutdown`. Comes up whether or not PostgreSQL does; to be called within a runtime.
+    /// Starts watching for changes of keys, until `shutdown`. Comes up whether or not PostgreSQL does; to be called
+    /// within a runtime.
     pub fn start(pool: PgPool, config: TenancyConfig, shutdown: CancellationToken) -> Self {
         let authenticator = Authenticator::new(pool.clone(), &config.auth);
         drop(tokio::spawn(watch::run(authenticator.clone(), shutdown)));
@@ -74,12 +76,16 @@ impl Tenancy {
         self.authenticator.clone()
     }
 
-    /// Takes development keys, `KEY[=ORGANIZATION NAME][,…]`, and makes what is absent. Answers the first one's organization.
-    /// `everything_on_loopback`: whether no other machine can reach any listener of this process.
+    /// Takes development keys, `KEY[=ORGANIZATION NAME][,…]`, and makes what is absent. Answers the first one's
+    /// organization. `everything_on_loopback`: whether no other machine can reach any listener of this process.
     ///
     /// # Errors
     /// When they are refused, unreadable, or the database does not answer.
-    pub async fn apply_dev_keys(&self, text: &str, everything_on_loopback: bool) -> Result<Option<OrgId>, DevKeysError> {
+    pub async fn apply_dev_keys(
+        &self,
+        text: &str,
+        everything_on_loopback: bool,
+    ) -> Result<Option<OrgId>, DevKeysError> {
         let dev_keys = dev_keys::parse(text, everything_on_loopback)?;
         if dev_keys.is_empty() {
             return Ok(None);

@@ -80,8 +80,8 @@ pub async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization>, sqlx
         .await
 }
 
-/// Puts the tombstone in place: the keys are dead, nothing more is sent, and the slices begin to take everything away. Again changes nothing.
-/// `false`: there never was such an organization.
+/// Puts the tombstone in place: the keys are dead, nothing more is sent, and the slices begin to take everything away.
+/// Again changes nothing. `false`: there never was such an organization.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -101,11 +101,12 @@ pub async fn erase(pool: &PgPool, id: OrgId) -> Result<bool, sqlx::Error> {
 /// # Errors
 /// When the database does not answer.
 pub async fn find_by_name(conn: &mut PgConnection, name: &str) -> Result<Option<OrgId>, sqlx::Error> {
-    let id: Option<Uuid> =
-        sqlx::query_scalar("SELECT id FROM organizations WHERE name = $1 AND status = 'active' ORDER BY created_at, id LIMIT 1")
-            .bind(name)
-            .fetch_optional(conn)
-            .await?;
+    let id: Option<Uuid> = sqlx::query_scalar(
+        "SELECT id FROM organizations WHERE name = $1 AND status = 'active' ORDER BY created_at, id LIMIT 1",
+    )
+    .bind(name)
+    .fetch_optional(conn)
+    .await?;
     Ok(id.map(OrgId::from_uuid))
 }
 

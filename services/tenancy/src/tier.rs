@@ -46,8 +46,8 @@ impl Tier {
     }
 }
 
-/// The limit in force for a key, per minute; 0: unlimited. `organization`: the organization's own limit or its tier's. A key's limit
-/// only narrows it, except that 0, which the operator alone can set, lifts it.
+/// The limit in force for a key, per minute; 0: unlimited. `organization`: the organization's own limit or its tier's.
+/// A key's limit only narrows it, except that 0, which the operator alone can set, lifts it.
 pub fn limit_of_key(organization: u32, key: Option<u32>) -> u32 {
     match key {
         None => organization,

@@ -1,8 +1,8 @@
 //! Keeps the cache true: hears of revoked keys by NOTIFY, and never trusts that alone.
 //!
-//! One task listens, one decides. The second also compares the version counter each second, whether or not the first believes to be
-//! connected (a connection that silently died looks alive); a version it has not heard of makes it read all cached keys again. So a
-//! revocation counts within a second as long as PostgreSQL can be reached at all.
+//! One task listens, one decides. The second also compares the version counter each second, whether or not the first
+//! believes to be connected (a connection that silently died looks alive); a version it has not heard of makes it read
+//! all cached keys again. So a revocation counts within a second as long as PostgreSQL can be reached at all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -117,7 +117,8 @@ impl Watch {
             Changed::Key(id) => self.authenticator.cache().forget_key(id),
             Changed::Organization(id) => self.authenticator.cache().forget_organization(id),
         }
-        // Versions commit in their order, so the next one means that none is missing. After a gap the next poll reads all again.
+        // Versions commit in their order, so the next one means that none is missing. After a gap the next poll reads
+        // all again.
         if self.version.is_some_and(|version| version + 1 == heard.version) {
             self.version = Some(heard.version);
         }
@@ -152,8 +153,11 @@ impl Watch {
             let before = cache.generation();
             let ids = entries.iter().map(|(_, key_id)| *key_id).collect::<Vec<_>>();
             let read_at = Instant::now();
-            let mut found: HashMap<KeyId, _> =
-                keys::find_by_ids(self.authenticator.pool(), &ids).await?.into_iter().map(|key| (key.key_id, key)).collect();
+            let mut found: HashMap<KeyId, _> = keys::find_by_ids(self.authenticator.pool(), &ids)
+                .await?
+                .into_iter()
+                .map(|key| (key.key_id, key))
+                .collect();
             for (hash, key_id) in entries {
                 match found.remove(key_id) {
                     // If a route revoked a key meanwhile, it is not stored but read again when it is used.
@@ -177,8 +181,13 @@ mod tests {
         let id = KeyId::generate();
         assert_eq!(Heard::parse(&format!("7 key {id}")), Some(Heard { version: 7, changed: Changed::Key(id) }));
         let org = OrgId::generate();
-        assert_eq!(Heard::parse(&format!("8 organization {org}")), Some(Heard { version: 8, changed: Changed::Organization(org) }));
-        for odd in ["", "7", "7 key", "7 key x", &format!("x key {id}"), &format!("7 user {id}"), &format!("7 key {id} more")] {
+        assert_eq!(
+            Heard::parse(&format!("8 organization {org}")),
+            Some(Heard { version: 8, changed: Changed::Organization(org) })
+        );
+        for odd in
+            ["", "7", "7 key", "7 key x", &format!("x key {id}"), &format!("7 user {id}"), &format!("7 key {id} more")]
+        {
             assert_eq!(Heard::parse(odd), None, "{odd}");
         }
     }

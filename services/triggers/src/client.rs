@@ -1,4 +1,5 @@
-//! Talking to a running system as any client would: finding it, sending requests, and turning its problems into sentences.
+//! Talking to a running system as any client would: finding it, sending requests, and turning its problems into
+//! sentences.
 
 use std::time::Duration;
 
@@ -77,7 +78,9 @@ impl TargetArgs {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
             (None, Ok(dev)) => dev.base_url.clone(),
             (None, Err(error)) => {
-                bail!("no system is named by --url or TRIGGERS_URL, and none runs here ({error:#}); start one with: triggers up")
+                bail!(
+                    "no system is named by --url or TRIGGERS_URL, and none runs here ({error:#}); start one with: triggers up"
+                )
             }
         };
         // A key of the local system is not sent to another one.
@@ -94,7 +97,10 @@ impl Client {
     pub fn request(&self, who: As, method: Method, path: &str) -> Result<RequestBuilder> {
         let secret = match who {
             As::Key => self.key.as_ref().context("no API key: give --key or set TRIGGERS_API_KEY")?,
-            As::Operator => self.operator_token.as_ref().context("no operator token: give --operator-token or set OPERATOR_TOKEN")?,
+            As::Operator => self
+                .operator_token
+                .as_ref()
+                .context("no operator token: give --operator-token or set OPERATOR_TOKEN")?,
         };
         Ok(self.http.request(method, format!("{}{path}", self.base_url)).bearer_auth(secret))
     }
@@ -102,7 +108,8 @@ impl Client {
     /// Sends and reads the answer; a problem becomes an error with its sentence.
     pub async fn fetch<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
         let (status, body) = self.send(request).await?;
-        serde_json::from_slice(&body).with_context(|| format!("the answer (HTTP {}) was not understood", status.as_u16()))
+        serde_json::from_slice(&body)
+            .with_context(|| format!("the answer (HTTP {}) was not understood", status.as_u16()))
     }
 
     /// Sends and forgets the answer's body; a problem becomes an error with its sentence.

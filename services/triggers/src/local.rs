@@ -1,5 +1,5 @@
-//! The system that `triggers up` runs on this machine, as commands find it: by the `dev.json` of its data folder. What is in that file is
-//! `up`'s business; talking to the API is `client`'s.
+//! The system that `triggers up` runs on this machine, as commands find it: by the `dev.json` of its data folder. What
+//! is in that file is `up`'s business; talking to the API is `client`'s.
 
 use std::io;
 use std::path::PathBuf;
@@ -52,7 +52,11 @@ impl LocalArgs {
     fn running(&self) -> Result<Option<DevJson>> {
         match self.dev_json() {
             Ok(dev) => Ok(Some(dev)),
-            Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => Ok(None),
+            Err(error)
+                if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

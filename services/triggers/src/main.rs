@@ -1,8 +1,8 @@
-//! The `triggers` binary: the roles `ingest`, `materializer` and `dispatcher`, `up` (all of them with a Kafka and a PostgreSQL of its own),
-//! and the command line for operators and developers.
+//! The `triggers` binary: the roles `ingest`, `materializer` and `dispatcher`, `up` (all of them with a Kafka and a
+//! PostgreSQL of its own), and the command line for operators and developers.
 //!
-//! Lives here: reading the command line, putting the slices together, and talking to a running system as any client would. Does not live
-//! here: anything a slice does.
+//! Lives here: reading the command line, putting the slices together, and talking to a running system as any client
+//! would. Does not live here: anything a slice does.
 
 mod client;
 mod commands;

@@ -1,4 +1,5 @@
-//! What the receiver got against what the inbox lists: each event at each endpoint, signed, and repeated only where that is allowed.
+//! What the receiver got against what the inbox lists: each event at each endpoint, signed, and repeated only where
+//! that is allowed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,7 +9,8 @@ use uuid::Uuid;
 use super::Violation;
 use crate::faults::ledger::Shown;
 
-/// What was answered so long before a fault may still be in hand when it strikes: answered, but not reported, or not passed by the position.
+/// What was answered so long before a fault may still be in hand when it strikes: answered, but not reported, or not
+/// passed by the position.
 const IN_HAND: Duration = Duration::from_secs(5);
 
 /// One request that reached the receiver.
@@ -37,7 +39,8 @@ pub struct Receipt {
 pub enum Repeats {
     /// No: nothing of ours died, was halted, or lost a report or a lease.
     Never,
-    /// Yes, for what was in hand around a fault: what was first answered shortly before it began, or between then and `until`.
+    /// Yes, for what was in hand around a fault: what was first answered shortly before it began, or between then and
+    /// `until`.
     Around {
         /// When it began. Nothing is repeated before.
         began: Instant,
@@ -59,7 +62,12 @@ impl Repeats {
 }
 
 /// One organization's endpoints. Returns what must not be, and how many deliveries were repeated.
-pub fn delivered(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], repeats: Repeats) -> (Vec<Violation>, usize) {
+pub fn delivered(
+    endpoints: &[String],
+    rows: &[Shown],
+    receipts: &[Receipt],
+    repeats: Repeats,
+) -> (Vec<Violation>, usize) {
     let mut found = Vec::new();
     let mut repeated = 0;
     let listed: HashMap<Uuid, &Shown> = rows.iter().map(|row| (row.id, row)).collect();
@@ -88,7 +96,8 @@ pub fn delivered(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], rep
     (found, repeated)
 }
 
-/// What came after the first `judged` receipts, when everything had been quiet: nothing may be repeated any more, whatever happened before.
+/// What came after the first `judged` receipts, when everything had been quiet: nothing may be repeated any more,
+/// whatever happened before.
 pub fn delivered_later(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], judged: usize) -> Vec<Violation> {
     let known = receipts.get(..judged).unwrap_or(receipts);
     let (mut before, _) = delivered(endpoints, rows, known, Repeats::Never);
@@ -99,16 +108,25 @@ pub fn delivered_later(endpoints: &[String], rows: &[Shown], receipts: &[Receipt
         before.swap_remove(place);
         false
     });
-    found.into_iter().map(|violation| Violation::new("delivered-later", format!("{}: {}", violation.rule, violation.found))).collect()
+    found
+        .into_iter()
+        .map(|violation| Violation::new("delivered-later", format!("{}: {}", violation.rule, violation.found)))
+        .collect()
 }
 
 fn judge_one(receipt: &Receipt, listed: &HashMap<Uuid, &Shown>, found: &mut Vec<Violation>) {
     let Receipt { endpoint, id, event_id, tag, owner, .. } = receipt;
     if !receipt.genuine {
-        found.push(Violation::new("bad-signature", format!("{endpoint} got {id} with a signature that does not verify")));
+        found.push(Violation::new(
+            "bad-signature",
+            format!("{endpoint} got {id} with a signature that does not verify"),
+        ));
     }
     if id != event_id {
-        found.push(Violation::new("webhook-id", format!("{endpoint} got the event {event_id} under the webhook-id {id}")));
+        found.push(Violation::new(
+            "webhook-id",
+            format!("{endpoint} got the event {event_id} under the webhook-id {id}"),
+        ));
     }
     match listed.get(id) {
         None => {
@@ -135,7 +153,13 @@ mod tests {
 
     fn rules(receipts: &[Receipt], repeats: Repeats) -> Vec<String> {
         let owner = Uuid::from_u128(7);
-        let rows = [Shown { id: Uuid::from_u128(1), tag: "a".to_owned(), owner, acknowledged: false, delivery_status: String::new() }];
+        let rows = [Shown {
+            id: Uuid::from_u128(1),
+            tag: "a".to_owned(),
+            owner,
+            acknowledged: false,
+            delivery_status: String::new(),
+        }];
         delivered(&["e".to_owned()], &rows, receipts, repeats).0.into_iter().map(|violation| violation.rule).collect()
     }
 

@@ -14,7 +14,10 @@ mod tests {
 
     #[test]
     fn what_never_happened_is_told() {
-        assert_eq!(empty(&[("accepted", 1), ("shown", 0)]), [Violation::new("empty", "in the whole round nothing was shown")]);
+        assert_eq!(
+            empty(&[("accepted", 1), ("shown", 0)]),
+            [Violation::new("empty", "in the whole round nothing was shown")]
+        );
         assert!(empty(&[("accepted", 1), ("shown", 2)]).is_empty());
     }
 }

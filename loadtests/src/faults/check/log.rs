@@ -1,5 +1,5 @@
-//! The view against the log itself, read from begin to end by the suite with the decoder of `schemas`: same events, same acknowledgements,
-//! given the stored verdicts; and each verdict must have its reason on the log.
+//! The view against the log itself, read from begin to end by the suite with the decoder of `schemas`: same events,
+//! same acknowledgements, given the stored verdicts; and each verdict must have its reason on the log.
 
 use std::collections::{HashMap, HashSet};
 
@@ -31,11 +31,15 @@ pub fn equals_the_log(
 ) -> Vec<Violation> {
     let mut found = Vec::new();
     let of_org = || events.iter().filter(|event| event.org == org);
-    let expected: HashSet<Uuid> = of_org().map(|event| event.id).filter(|id| !verdicts.contains_key(&(org, *id))).collect();
+    let expected: HashSet<Uuid> =
+        of_org().map(|event| event.id).filter(|id| !verdicts.contains_key(&(org, *id))).collect();
     let shown: HashMap<Uuid, bool> = rows.iter().map(|row| (row.id, row.acknowledged)).collect();
     for event in of_org().filter(|event| expected.contains(&event.id) && !shown.contains_key(&event.id)) {
         let (partition, offset) = event.place;
-        let told = format!("{} stands on the log at {partition}/{offset}, without a verdict against it, and is not in the view", event.id);
+        let told = format!(
+            "{} stands on the log at {partition}/{offset}, without a verdict against it, and is not in the view",
+            event.id
+        );
         found.push(Violation::new("view-lacks", told));
     }
     for id in shown.keys().filter(|id| !expected.contains(*id)) {
@@ -61,10 +65,12 @@ pub fn equals_the_log(
 /// Each duplicate has the name of its original, and of those that share a name and a body one is left.
 pub fn verdicts_are_justified(org: Uuid, events: &[LogEvent], verdicts: &Verdicts) -> Vec<Violation> {
     let mut found = Vec::new();
-    let of_org: HashMap<Uuid, &LogEvent> = events.iter().filter(|event| event.org == org).map(|event| (event.id, event)).collect();
+    let of_org: HashMap<Uuid, &LogEvent> =
+        events.iter().filter(|event| event.org == org).map(|event| (event.id, event)).collect();
     for (id, event) in &of_org {
         let Some(original) = verdicts.get(&(org, *id)) else { continue };
-        let named_alike = event.name.is_some() && of_org.get(original).is_some_and(|original| original.name == event.name);
+        let named_alike =
+            event.name.is_some() && of_org.get(original).is_some_and(|original| original.name == event.name);
         if !named_alike {
             found.push(Violation::new(
                 "verdict-unfounded",
@@ -80,7 +86,10 @@ pub fn verdicts_are_justified(org: Uuid, events: &[LogEvent], verdicts: &Verdict
     }
     for ((kind, key, _), ids) in left.into_iter().filter(|(_, ids)| ids.len() > 1) {
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        found.push(Violation::new("twins", format!("{} share the {kind} {key} and the body, and none is a duplicate", ids.join(" and "))));
+        found.push(Violation::new(
+            "twins",
+            format!("{} share the {kind} {key} and the body, and none is a duplicate", ids.join(" and ")),
+        ));
     }
     found
 }

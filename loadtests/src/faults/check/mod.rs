@@ -1,4 +1,5 @@
-//! What must hold after each fault, as pure rules over what was noted and what was read. Reading is done elsewhere (view, log, receiver).
+//! What must hold after each fault, as pure rules over what was noted and what was read. Reading is done elsewhere
+//! (view, log, receiver).
 
 mod delivered;
 mod floors;

@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::{Receipt, Repeats, Violation};
 use crate::faults::ledger::Shown;
 
-/// One organization, when no delivery is open any more: an event that all its endpoints took reads `delivered`. What was in hand when a dispatcher
-/// was struck is made again, or cancelled where the event was acknowledged meanwhile, which counts for nothing: such a one may read `pending`.
+/// One organization, when no delivery is open any more: an event that all its endpoints took reads `delivered`. What
+/// was in hand when a dispatcher was struck is made again, or cancelled where the event was acknowledged meanwhile,
+/// which counts for nothing: such a one may read `pending`.
 pub fn status(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], repeats: Repeats) -> Vec<Violation> {
     if endpoints.is_empty() {
         return Vec::new();
@@ -20,11 +21,15 @@ pub fn status(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], repeat
     }
     let mut found = Vec::new();
     for row in rows {
-        let taken: Option<Vec<Instant>> = endpoints.iter().map(|endpoint| answered.get(&(endpoint.as_str(), row.id)).copied()).collect();
+        let taken: Option<Vec<Instant>> =
+            endpoints.iter().map(|endpoint| answered.get(&(endpoint.as_str(), row.id)).copied()).collect();
         let Some(taken) = taken else { continue };
         let may_be_cancelled = row.acknowledged && taken.into_iter().any(|first| repeats.was_in_hand(first));
         if row.delivery_status != "delivered" && !(may_be_cancelled && row.delivery_status == "pending") {
-            found.push(Violation::new("status", format!("all endpoints took {}, which reads {}", row.id, row.delivery_status)));
+            found.push(Violation::new(
+                "status",
+                format!("all endpoints took {}, which reads {}", row.id, row.delivery_status),
+            ));
         }
     }
     found
@@ -39,7 +44,16 @@ mod tests {
         let (owner, endpoints, now) = (Uuid::from_u128(7), ["e".to_owned(), "f".to_owned()], Instant::now());
         let taken = |endpoint: &str, n: u128| {
             let (id, tag) = (Uuid::from_u128(n), "a".to_owned());
-            Receipt { endpoint: endpoint.to_owned(), id, event_id: id, tag, owner, genuine: true, answered: true, at: now }
+            Receipt {
+                endpoint: endpoint.to_owned(),
+                id,
+                event_id: id,
+                tag,
+                owner,
+                genuine: true,
+                answered: true,
+                at: now,
+            }
         };
         let receipts = [taken("e", 1), taken("f", 1), taken("e", 2)];
         let told = |n: u128, delivery_status: &str, acknowledged, repeats| {
@@ -52,7 +66,11 @@ mod tests {
             assert_eq!((told(1, "delivered", false, repeats), told(1, "delivered", true, repeats)), (0, 0));
             for wrong in ["pending", "retrying", "failed"] {
                 assert_eq!(told(1, wrong, false, repeats), 1, "{wrong}");
-                assert_eq!(told(1, wrong, true, repeats), usize::from(wrong != "pending" || repeats == Repeats::Never), "{wrong}");
+                assert_eq!(
+                    told(1, wrong, true, repeats),
+                    usize::from(wrong != "pending" || repeats == Repeats::Never),
+                    "{wrong}"
+                );
                 assert_eq!(told(2, wrong, false, repeats), 0, "the second endpoint did not take it");
             }
         }

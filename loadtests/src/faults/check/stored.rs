@@ -1,4 +1,5 @@
-//! What was sent against what the inbox shows: nothing lost, nothing twice, nothing foreign, in order, and what the tail showed.
+//! What was sent against what the inbox shows: nothing lost, nothing twice, nothing foreign, in order, and what the
+//! tail showed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +9,13 @@ use super::{Verdicts, Violation};
 use crate::faults::ledger::{Ack, Outcome, Sent, Shown};
 
 /// One organization's requests and acknowledgements against its whole inbox.
-pub fn stored(org: Uuid, sent: &[&Sent], acks: &HashMap<Uuid, Ack>, rows: &[Shown], verdicts: &Verdicts) -> Vec<Violation> {
+pub fn stored(
+    org: Uuid,
+    sent: &[&Sent],
+    acks: &HashMap<Uuid, Ack>,
+    rows: &[Shown],
+    verdicts: &Verdicts,
+) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut by_tag: HashMap<&str, Vec<&Shown>> = HashMap::new();
     let mut ids = HashSet::new();
@@ -18,7 +25,10 @@ pub fn stored(org: Uuid, sent: &[&Sent], acks: &HashMap<Uuid, Ack>, rows: &[Show
             found.push(Violation::new("shown-twice", format!("event {} is listed twice", row.id)));
         }
         if row.owner != org {
-            found.push(Violation::new("foreign", format!("event {} of organization {} is shown to {org}", row.id, row.owner)));
+            found.push(Violation::new(
+                "foreign",
+                format!("event {} of organization {} is shown to {org}", row.id, row.owner),
+            ));
         }
     }
     let mut requests: HashMap<&str, Vec<&Sent>> = HashMap::new();
@@ -35,7 +45,14 @@ pub fn stored(org: Uuid, sent: &[&Sent], acks: &HashMap<Uuid, Ack>, rows: &[Show
     found
 }
 
-fn judge_tag(org: Uuid, tag: &str, requests: &[&Sent], rows: &[&Shown], verdicts: &Verdicts, found: &mut Vec<Violation>) {
+fn judge_tag(
+    org: Uuid,
+    tag: &str,
+    requests: &[&Sent],
+    rows: &[&Shown],
+    verdicts: &Verdicts,
+    found: &mut Vec<Violation>,
+) {
     let ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
     let accepted: Vec<Option<Uuid>> = requests
         .iter()
@@ -51,7 +68,10 @@ fn judge_tag(org: Uuid, tag: &str, requests: &[&Sent], rows: &[&Shown], verdicts
             found.push(Violation::new("lost", format!("{tag}, accepted as {}, is not in the inbox", known.join(", "))));
         }
         [row, ..] if !may_be => {
-            found.push(Violation::new("refused-yet-stored", format!("{tag} was refused as not stored, and is event {}", row.id)));
+            found.push(Violation::new(
+                "refused-yet-stored",
+                format!("{tag} was refused as not stored, and is event {}", row.id),
+            ));
         }
         [_, _, ..] => found.push(Violation::new("stored-twice", format!("{tag} is there as {}", ids.join(" and ")))),
         _ => {}
@@ -59,7 +79,10 @@ fn judge_tag(org: Uuid, tag: &str, requests: &[&Sent], rows: &[&Shown], verdicts
     let Some(row) = rows.first() else { return };
     for id in accepted.into_iter().flatten() {
         if id != row.id && verdicts.get(&(org, id)) != Some(&row.id) {
-            let told = format!("{tag} was accepted as {id}, is shown as {}, and no verdict leads from the one to the other", row.id);
+            let told = format!(
+                "{tag} was accepted as {id}, is shown as {}, and no verdict leads from the one to the other",
+                row.id
+            );
             found.push(Violation::new("unresolved", told));
         }
     }
@@ -69,10 +92,16 @@ fn judge_acks(acks: &HashMap<Uuid, Ack>, rows: &[Shown], found: &mut Vec<Violati
     for row in rows {
         match acks.get(&row.id) {
             Some(Ack::Confirmed) if !row.acknowledged => {
-                found.push(Violation::new("ack-lost", format!("the acknowledgement of {} was confirmed and does not hold", row.id)));
+                found.push(Violation::new(
+                    "ack-lost",
+                    format!("the acknowledgement of {} was confirmed and does not hold", row.id),
+                ));
             }
             None if row.acknowledged => {
-                found.push(Violation::new("ack-unasked", format!("event {} is acknowledged and nobody acknowledged it", row.id)));
+                found.push(Violation::new(
+                    "ack-unasked",
+                    format!("event {} is acknowledged and nobody acknowledged it", row.id),
+                ));
             }
             _ => {}
         }
@@ -124,7 +153,10 @@ pub fn tail_missed_nothing(org: Uuid, seen: &[Shown], rows: &[Shown]) -> Vec<Vio
         ));
     }
     if found.is_empty() && !seen.iter().map(|shown| shown.id).eq(rows.iter().map(|row| row.id)) {
-        found.push(Violation::new("tail-order", format!("the tail of {org} showed events in another order than they are listed in")));
+        found.push(Violation::new(
+            "tail-order",
+            format!("the tail of {org} showed events in another order than they are listed in"),
+        ));
     }
     found
 }
@@ -161,7 +193,8 @@ mod tests {
 
     #[test]
     fn what_was_accepted_is_there_once_and_an_unknown_outcome_once_or_not_at_all() {
-        let requests = [accepted("a", 1), sent("b", Outcome::Unknown), sent("c", Outcome::Unknown), sent("d", Outcome::Refused)];
+        let requests =
+            [accepted("a", 1), sent("b", Outcome::Unknown), sent("c", Outcome::Unknown), sent("d", Outcome::Refused)];
         let (none, no_verdicts) = (HashMap::new(), Verdicts::new());
         let judged = |rows: &[Shown]| rules(&requests, &none, rows, &no_verdicts);
         assert!(judged(&[row("a", 1), row("b", 2)]).is_empty());
@@ -203,7 +236,8 @@ mod tests {
     #[test]
     fn a_tail_shows_each_event_once_and_in_order() {
         let rows = [row("a", 1), row("b", 2)];
-        let judged = |seen: &[Shown]| tail_missed_nothing(ORG, seen, &rows).into_iter().map(|v| v.rule).collect::<Vec<_>>();
+        let judged =
+            |seen: &[Shown]| tail_missed_nothing(ORG, seen, &rows).into_iter().map(|v| v.rule).collect::<Vec<_>>();
         assert!(judged(&rows).is_empty());
         assert_eq!(judged(&rows[..1]), ["tail-skipped"]);
         assert_eq!(judged(&[row("a", 1), row("b", 2), row("a", 1)]), ["tail-repeated"]);

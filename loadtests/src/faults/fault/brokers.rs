@@ -1,6 +1,8 @@
-//! Brokers are killed or halted: one, the controller leader, two of three. With two of three away nothing may be accepted.
+//! Brokers are killed or halted: one, the controller leader, two of three. With two of three away nothing may be
+//! accepted.
 //!
-//! One that leads no partition is hardly missed, and after a fault leadership comes back late: so the choice asks who leads now.
+//! One that leads no partition is hardly missed, and after a fault leadership comes back late: so the choice asks who
+//! leads now.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -16,7 +18,13 @@ pub(super) fn not_here(system: &System, which: Which) -> Option<NotHere> {
     (system.shape.brokers < needed).then(|| NotHere(format!("it takes {needed} brokers")))
 }
 
-pub(super) async fn strike(system: &System, which: Which, blow: Blow, times: Times, pick: u64) -> anyhow::Result<Struck> {
+pub(super) async fn strike(
+    system: &System,
+    which: Which,
+    blow: Blow,
+    times: Times,
+    pick: u64,
+) -> anyhow::Result<Struck> {
     let leader = system.cluster.controller_leader().context("no broker leads the controllers")?;
     let leading = system.serving_events().await?.leading;
     let chosen = choose(which, leader, system.cluster.ids(), &leading, pick);
@@ -68,7 +76,8 @@ mod tests {
 
     #[test]
     fn who_leads_partitions_is_struck_first() {
-        let chosen = |which, leading: &[i32], pick| choose(which, 2, vec![1, 2, 3], &leading.iter().copied().collect(), pick);
+        let chosen =
+            |which, leading: &[i32], pick| choose(which, 2, vec![1, 2, 3], &leading.iter().copied().collect(), pick);
         assert_eq!((chosen(Which::One, &[1, 2, 3], 0), chosen(Which::One, &[1, 2, 3], 1)), (vec![1], vec![3]));
         assert_eq!((chosen(Which::One, &[2, 3], 0), chosen(Which::One, &[2, 3], 1)), (vec![3], vec![3]));
         assert_eq!(chosen(Which::One, &[2], 0), [2], "nobody else leads");

@@ -1,4 +1,5 @@
-//! The clock of all roles steps by an hour while they run, by libfaketime, if it is installed. Their monotonic clock goes on, as it would.
+//! The clock of all roles steps by an hour while they run, by libfaketime, if it is installed. Their monotonic clock
+//! goes on, as it would.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,11 +22,13 @@ pub(super) fn not_here() -> Option<NotHere> {
 
 /// The library for programs with threads, where Debian puts it.
 fn library() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
+    let folders =
+        std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
     folders.chain([PathBuf::from("/usr/lib/faketime/libfaketimeMT.so.1")]).find(|path| path.exists())
 }
 
-/// The clock stays where it stepped to: who waits by it must not wait for the hour, and recovery is that of processes that go on.
+/// The clock stays where it stepped to: who waits by it must not wait for the hour, and recovery is that of processes
+/// that go on.
 pub(super) async fn strike(system: &System, step: Step, times: Times) -> anyhow::Result<Struck> {
     let began = Instant::now();
     let file = system.shape.folder.join("clock");

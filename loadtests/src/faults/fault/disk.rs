@@ -1,4 +1,5 @@
-//! The last broker's disk, a small one in memory, is filled to the last byte. A broker without a disk ends; it is started again with room.
+//! The last broker's disk, a small one in memory, is filled to the last byte. A broker without a disk ends; it is
+//! started again with room.
 
 use std::time::Instant;
 

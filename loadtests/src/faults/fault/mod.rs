@@ -1,5 +1,5 @@
-//! The faults: which there are, what each does to the system, how it is undone, and what is allowed because of it. One file for each kind of
-//! part that is struck.
+//! The faults: which there are, what each does to the system, how it is undone, and what is allowed because of it. One
+//! file for each kind of part that is struck.
 
 mod brokers;
 mod clock;
@@ -18,9 +18,11 @@ use super::load::Tenant;
 use super::receiver::Manner;
 use super::system::System;
 
-/// A dispatcher that gives partitions up, because another one has come or gone, waits for its attempts this long (8 s), and commits.
+/// A dispatcher that gives partitions up, because another one has come or gone, waits for its attempts this long (8 s),
+/// and commits.
 const HANDING_OVER: Duration = Duration::from_secs(10);
-/// How long the product tries to report an attempt: what is answered later than this after Kafka and PostgreSQL are back is reported.
+/// How long the product tries to report an attempt: what is answered later than this after Kafka and PostgreSQL are
+/// back is reported.
 const REPORTING: Duration = Duration::from_secs(15);
 
 /// What is struck.
@@ -196,7 +198,8 @@ impl Fault {
         }
     }
 
-    /// The role of which it takes partitions away, if it does: then somebody claims partitions before all is well again.
+    /// The role of which it takes partitions away, if it does: then somebody claims partitions before all is well
+    /// again.
     pub fn unseats(&self) -> Option<Role> {
         match self.kind {
             Kind::Role(role @ (Role::Materializer | Role::Dispatcher), _) => Some(role),
@@ -204,9 +207,10 @@ impl Fault {
         }
     }
 
-    /// Whether an event may be delivered again although it was answered with success. The fault began and was `back` then: not only undone, what
-    /// was struck was up again. `session`: how long a silent dispatcher keeps its partitions. `lost_leases`: since the round began then, a
-    /// dispatcher claimed partitions that another one (or it, before) held.
+    /// Whether an event may be delivered again although it was answered with success. The fault began and was `back`
+    /// then: not only undone, what was struck was up again. `session`: how long a silent dispatcher keeps its
+    /// partitions. `lost_leases`: since the round began then, a dispatcher claimed partitions that another one (or it,
+    /// before) held.
     pub fn repeats(&self, began: Instant, back: Instant, session: Duration, lost_leases: Option<Instant>) -> Repeats {
         let around = |slack: Duration| Repeats::Around { began, until: back + slack };
         match self.kind {
@@ -214,7 +218,9 @@ impl Fault {
             Kind::Role(Role::Dispatcher, Blow::End) => Repeats::Never,
             Kind::Role(Role::Dispatcher, _) | Kind::Storm => around(session + HANDING_OVER),
             // Reports of attempts are lost with Kafka or PostgreSQL.
-            Kind::Brokers(..) | Kind::Postgres(_) | Kind::Disk | Kind::Queue(queue::How::HaltedBrokers) => around(REPORTING),
+            Kind::Brokers(..) | Kind::Postgres(_) | Kind::Disk | Kind::Queue(queue::How::HaltedBrokers) => {
+                around(REPORTING)
+            }
             // The clock is stepped in new processes, to which the old ones hand over in order.
             Kind::Clock(_) => Repeats::Never,
             // Nobody struck the dispatchers, and when one lost its partitions is not known: any time of the round.

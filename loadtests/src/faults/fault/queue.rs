@@ -34,7 +34,11 @@ pub(super) async fn strike(system: &System, how: How, times: Times) -> anyhow::R
         }
         How::TinyBounds => {
             // A linger long enough that requests meet.
-            let bounds = [("MAX_CONCURRENT_EVENTS", "2"), ("MAX_CONCURRENT_EVENTS_PER_PARTITION", "1"), ("KAFKA_LINGER_MS", "50")];
+            let bounds = [
+                ("MAX_CONCURRENT_EVENTS", "2"),
+                ("MAX_CONCURRENT_EVENTS_PER_PARTITION", "1"),
+                ("KAFKA_LINGER_MS", "50"),
+            ];
             let mut wrong = restart_ingest(system, &bounds).await?;
             tokio::time::sleep(times.kept).await;
             wrong.extend(restart_ingest(system, &[]).await?);

@@ -7,11 +7,17 @@ use crate::faults::load::Tenant;
 use crate::faults::receiver::{Manner, Receiver};
 use crate::faults::system::System;
 
-/// A receiver that is well gets something in so long, whatever the others do: far longer than between two events of one organization.
+/// A receiver that is well gets something in so long, whatever the others do: far longer than between two events of one
+/// organization.
 const HEARS_WITHIN: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 
-pub(super) async fn strike(system: &System, tenants: &[Tenant], manner: Manner, times: Times) -> anyhow::Result<Struck> {
+pub(super) async fn strike(
+    system: &System,
+    tenants: &[Tenant],
+    manner: Manner,
+    times: Times,
+) -> anyhow::Result<Struck> {
     let all: Vec<String> = tenants.iter().flat_map(|tenant| tenant.endpoints.clone()).collect();
     let ill: Vec<String> = all.iter().step_by(2).cloned().collect();
     let well: Vec<String> = all.into_iter().skip(1).step_by(2).collect();
@@ -34,14 +40,20 @@ pub(super) async fn strike(system: &System, tenants: &[Tenant], manner: Manner, 
 fn unlike(receiver: &Receiver, well: &[String], began: Instant, ended: Instant) -> Vec<String> {
     let heard = receiver.receipts(well);
     let is_deaf = |endpoint: &&String| {
-        let answered: Vec<Instant> =
-            heard.iter().filter(|receipt| receipt.answered && receipt.endpoint == **endpoint).map(|receipt| receipt.at).collect();
+        let answered: Vec<Instant> = heard
+            .iter()
+            .filter(|receipt| receipt.answered && receipt.endpoint == **endpoint)
+            .map(|receipt| receipt.at)
+            .collect();
         // A short fault has no longer silence than itself.
         let heard = answered.iter().any(|at| (began..ended).contains(at));
         !heard || longest_silence(&answered, began, ended) > HEARS_WITHIN
     };
     let deaf = well.iter().filter(is_deaf).map(|endpoint| {
-        format!("{endpoint}, which is well, got nothing for more than {} s, or at all, while others misbehaved", HEARS_WITHIN.as_secs())
+        format!(
+            "{endpoint}, which is well, got nothing for more than {} s, or at all, while others misbehaved",
+            HEARS_WITHIN.as_secs()
+        )
     });
     let strays = receiver.strays().into_iter().map(|path| format!("a request came to {path}, where a redirect leads"));
     deaf.chain(strays).collect()
@@ -67,8 +79,9 @@ mod tests {
     fn silence_is_measured_from_end_to_end() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let longest =
-            |times: &[u64]| longest_silence(&times.iter().map(|seconds| at(*seconds)).collect::<Vec<_>>(), at(10), at(20)).as_secs();
+        let longest = |times: &[u64]| {
+            longest_silence(&times.iter().map(|seconds| at(*seconds)).collect::<Vec<_>>(), at(10), at(20)).as_secs()
+        };
         assert_eq!(longest(&[]), 10);
         assert_eq!(longest(&[5, 25]), 10, "what came before and after does not count");
         assert_eq!(longest(&[13, 16, 19]), 3);

@@ -1,5 +1,5 @@
-//! One instance of a role is killed, asked to end, or halted past its session. Of the consumers it is one that holds partitions: nobody would
-//! miss another one.
+//! One instance of a role is killed, asked to end, or halted past its session. Of the consumers it is one that holds
+//! partitions: nobody would miss another one.
 
 use std::time::Instant;
 

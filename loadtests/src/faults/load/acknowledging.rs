@@ -19,7 +19,8 @@ const WAITING: usize = 500;
 /// How often those that wait are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Acknowledges what it is told of until nobody tells any more. What waits then is left alone: where acknowledging is slow, that may be much.
+/// Acknowledges what it is told of until nobody tells any more. What waits then is left alone: where acknowledging is
+/// slow, that may be much.
 pub async fn acknowledge(
     ground: Arc<Ground>,
     tenant: usize,
@@ -52,7 +53,8 @@ pub async fn acknowledge(
     }
 }
 
-/// An acknowledged event is not delivered any more, which is right, and would look like a lost delivery: so it is waited for.
+/// An acknowledged event is not delivered any more, which is right, and would look like a lost delivery: so it is
+/// waited for.
 async fn acknowledge_delivered(
     ground: &Ground,
     tenant: usize,

@@ -1,4 +1,5 @@
-//! Events by HTTP: plain, with `Idempotency-Key`, with `dedup_id`; repeated where that is safe, and some of them on purpose.
+//! Events by HTTP: plain, with `Idempotency-Key`, with `dedup_id`; repeated where that is safe, and some of them on
+//! purpose.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -40,7 +41,8 @@ pub async fn send(mut sender: Sender, naming: Naming) {
     }
 }
 
-/// Sends one event until it was accepted: after a refusal in any case, after an unknown outcome only under a name. `false` when given up.
+/// Sends one event until it was accepted: after a refusal in any case, after an unknown outcome only under a name.
+/// `false` when given up.
 async fn until_accepted(sender: &Sender, naming: Naming, tag: &str) -> bool {
     loop {
         match once(sender, naming, tag).await {
@@ -61,7 +63,8 @@ pub async fn once(sender: &Sender, naming: Naming, tag: &str) -> Outcome {
     let reply = sender.ground.api.post("/v1/events", &tenant.key, body, idempotency_key).await;
     let ledger = &sender.ground.ledger;
     let outcome = match reply {
-        // Also a connection that was refused: it costs nothing to be careful, but a refused connection has surely stored nothing.
+        // Also a connection that was refused: it costs nothing to be careful, but a refused connection has surely
+        // stored nothing.
         Err(error) if is_unconnected(&error) => Outcome::Refused,
         Err(_) => Outcome::Unknown,
         Ok((status, body)) => judge(status, &body).unwrap_or_else(|| {
@@ -70,7 +73,14 @@ pub async fn once(sender: &Sender, naming: Naming, tag: &str) -> Outcome {
         }),
     };
     let (tenant, number) = (sender.tenant, sender.number);
-    ledger.note(Sent { tenant, sender: number, tag: tag.to_owned(), begun, ended: Instant::now(), outcome: outcome.clone() });
+    ledger.note(Sent {
+        tenant,
+        sender: number,
+        tag: tag.to_owned(),
+        begun,
+        ended: Instant::now(),
+        outcome: outcome.clone(),
+    });
     outcome
 }
 
@@ -91,7 +101,9 @@ fn judge(status: u16, body: &[u8]) -> Option<Outcome> {
         (201, Some(id)) => Some(Outcome::Accepted { id: Some(id), replayed: false }),
         // The original's id: it is there already.
         (409, Some(id)) => Some(Outcome::Accepted { id: Some(id), replayed: true }),
-        (503, _) if reply.detail.is_some_and(|detail| detail.contains("may have been stored")) => Some(Outcome::Unknown),
+        (503, _) if reply.detail.is_some_and(|detail| detail.contains("may have been stored")) => {
+            Some(Outcome::Unknown)
+        }
         (503 | 429, _) => Some(Outcome::Refused),
         _ => None,
     }

@@ -1,7 +1,7 @@
 //! Load on all routes, at a moderate pace: so that the machine is not the limit and every outcome can be accounted for.
 //!
-//! Each sender has one request under way at a time, and one ordering key: the order in which it got its events accepted is then the order in
-//! which they must be shown.
+//! Each sender has one request under way at a time, and one ordering key: the order in which it got its events accepted
+//! is then the order in which they must be shown.
 
 mod acknowledging;
 mod http;
@@ -66,7 +66,8 @@ impl Ground {
     /// What was not taken of anybody since then, in a sentence: events of one kind of HTTP sender, or acknowledgements.
     pub fn not_taken_since(&self, since: Instant) -> Option<String> {
         let taken = self.ledger.taken_since(since);
-        let is_silent = |nth: usize| !(0..self.tenants.len()).any(|tenant| taken.contains(&(tenant * PER_TENANT + nth)));
+        let is_silent =
+            |nth: usize| !(0..self.tenants.len()).any(|tenant| taken.contains(&(tenant * PER_TENANT + nth)));
         if let Some((_, naming)) = NAMINGS.iter().enumerate().find(|(nth, _)| is_silent(*nth)) {
             return Some(format!("no event with the name {naming:?} that was sent since was accepted"));
         }
@@ -112,15 +113,26 @@ impl Load {
         let pause = Duration::from_secs(1) * count / ground.rate.max(1);
         let producer = native::producer(&ground.brokers)?;
         for tenant in 0..ground.tenants.len() {
-            let sender =
-                |nth: usize| Sender { ground: Arc::clone(ground), tenant, number: tenant * PER_TENANT + nth, pause, stop: stopped.clone() };
+            let sender = |nth: usize| Sender {
+                ground: Arc::clone(ground),
+                tenant,
+                number: tenant * PER_TENANT + nth,
+                pause,
+                stop: stopped.clone(),
+            };
             for (nth, naming) in NAMINGS.into_iter().enumerate() {
                 senders.spawn(http::send(sender(nth), naming));
             }
             senders.spawn(native::send(sender(NAMINGS.len()), producer.clone()));
             let (told, shown) = mpsc::channel(SHOWN);
             readers.spawn(reading::follow(Arc::clone(ground), tenant, told, readers_stopped.clone()));
-            readers.spawn(acknowledging::acknowledge(Arc::clone(ground), tenant, producer.clone(), shown, readers_stopped.clone()));
+            readers.spawn(acknowledging::acknowledge(
+                Arc::clone(ground),
+                tenant,
+                producer.clone(),
+                shown,
+                readers_stopped.clone(),
+            ));
         }
         Ok(Self { stop, readers_stop, senders, readers })
     }
@@ -141,7 +153,8 @@ impl Load {
 async fn finish(tasks: &mut JoinSet<()>) {
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP, all).await.is_err() {
-        // What is cut off here has no outcome, which is the same as an unknown one that was never noted: it would show as never sent.
+        // What is cut off here has no outcome, which is the same as an unknown one that was never noted: it would show
+        // as never sent.
         eprintln!("a sender did not end within {} s", STOP.as_secs());
         tasks.shutdown().await;
     }

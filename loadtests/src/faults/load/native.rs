@@ -29,7 +29,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A producer as the documents want one.
 pub fn producer(brokers: &str) -> anyhow::Result<FutureProducer> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
+    config
+        .set("bootstrap.servers", brokers)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random");
     config.set("message.timeout.ms", DELIVERY_MS).set("linger.ms", "2").set("reconnect.backoff.max.ms", "1000");
     // A broker that is halted is given up after this long, and asked again where the leader is.
     config.set("socket.timeout.ms", "6000");
@@ -67,7 +71,8 @@ async fn until_written(sender: &Sender, producer: &FutureProducer, tag: &str, is
 
 async fn once(sender: &Sender, producer: &FutureProducer, tag: &str, is_json: bool) -> Outcome {
     let Some(tenant) = sender.tenant() else { return Outcome::Refused };
-    let (value, own_id) = if is_json { (sender.body(tag, true).into_bytes(), None) } else { avro(sender, tag, tenant.org) };
+    let (value, own_id) =
+        if is_json { (sender.body(tag, true).into_bytes(), None) } else { avro(sender, tag, tenant.org) };
     let content_type = if is_json { CONTENT_TYPE_JSON } else { CONTENT_TYPE_AVRO };
     let topic = &sender.ground.topics.events;
     let begun = Instant::now();
@@ -83,7 +88,14 @@ async fn once(sender: &Sender, producer: &FutureProducer, tag: &str, is_json: bo
         Err(_) => Outcome::Unknown,
     };
     let (tenant, number) = (sender.tenant, sender.number);
-    sender.ground.ledger.note(Sent { tenant, sender: number, tag: tag.to_owned(), begun, ended: Instant::now(), outcome: outcome.clone() });
+    sender.ground.ledger.note(Sent {
+        tenant,
+        sender: number,
+        tag: tag.to_owned(),
+        begun,
+        ended: Instant::now(),
+        outcome: outcome.clone(),
+    });
     outcome
 }
 
@@ -109,7 +121,11 @@ fn avro(sender: &Sender, tag: &str, org: Uuid) -> (Vec<u8>, Option<Uuid>) {
 /// Acknowledges natively, as JSON or as Avro; whether Kafka confirmed it.
 pub async fn acknowledge(producer: &FutureProducer, topic: &str, org: Uuid, event: Uuid, is_json: bool) -> bool {
     let ack = Ack { org_id: OrgId::from_uuid(org), event_id: EventId::from_uuid(event) };
-    let value = if is_json { json!({"event_id": event}).to_string().into_bytes() } else { codec::encode_ack(&ack).unwrap_or_default() };
+    let value = if is_json {
+        json!({"event_id": event}).to_string().into_bytes()
+    } else {
+        codec::encode_ack(&ack).unwrap_or_default()
+    };
     let content_type = if is_json { CONTENT_TYPE_JSON } else { CONTENT_TYPE_AVRO };
     write(producer, topic, org, &value, content_type).await.is_ok()
 }
@@ -121,7 +137,13 @@ struct Place {
     timestamp_ms: Option<i64>,
 }
 
-async fn write(producer: &FutureProducer, topic: &str, org: Uuid, value: &[u8], content_type: &str) -> Result<Place, KafkaError> {
+async fn write(
+    producer: &FutureProducer,
+    topic: &str,
+    org: Uuid,
+    value: &[u8],
+    content_type: &str,
+) -> Result<Place, KafkaError> {
     let key = org.to_string();
     let headers = OwnedHeaders::new().insert(Header { key: CONTENT_TYPE, value: Some(content_type) });
     let record = FutureRecord::to(topic).key(&key).payload(value).headers(headers);

@@ -1,5 +1,5 @@
-//! One event through each instance of `ingest` after the fault: the senders' requests go to the instances in turns, so one that takes nothing any
-//! more would not stand out.
+//! One event through each instance of `ingest` after the fault: the senders' requests go to the instances in turns, so
+//! one that takes nothing any more would not stand out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +14,14 @@ use crate::faults::ledger::Outcome;
 /// Wait after an event that was not accepted.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Sends to each instance until it has accepted an event. Answers how long after `since` the last of them had, in seconds, or which had not in time.
-pub async fn reach_all(ground: &Ground, base_urls: Vec<String>, since: Instant, patience: Duration) -> Result<f64, String> {
+/// Sends to each instance until it has accepted an event. Answers how long after `since` the last of them had, in
+/// seconds, or which had not in time.
+pub async fn reach_all(
+    ground: &Ground,
+    base_urls: Vec<String>,
+    since: Instant,
+    patience: Duration,
+) -> Result<f64, String> {
     // At the same time: the patience that one of them takes is not taken from the others.
     let mut probes = JoinSet::new();
     for (nth, base_url) in base_urls.into_iter().enumerate() {

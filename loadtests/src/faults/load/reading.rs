@@ -1,5 +1,5 @@
-//! One reader per organization: follows its inbox by cursor. What of it is acknowledged is `acknowledging`'s, which must not hold it up: how soon
-//! it shows what was accepted is what recovery is measured by.
+//! One reader per organization: follows its inbox by cursor. What of it is acknowledged is `acknowledging`'s, which
+//! must not hold it up: how soon it shows what was accepted is what recovery is measured by.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The webhook receiver: a small HTTP server of its own, because it must also hang, reset, redirect and drip. Notes every request.
+//! The webhook receiver: a small HTTP server of its own, because it must also hang, reset, redirect and drip. Notes
+//! every request.
 //!
 //! What was received is judged in `check::delivered`.
 
@@ -199,8 +200,24 @@ fn receipt(endpoint: String, request: &Request, secret: Option<&str>) -> Receipt
     }
     let id = request.header("webhook-id");
     let genuine = secret.is_some_and(|secret| {
-        signature::verifies(secret, id, request.header("webhook-timestamp"), &request.body, request.header("webhook-signature"))
+        signature::verifies(
+            secret,
+            id,
+            request.header("webhook-timestamp"),
+            &request.body,
+            request.header("webhook-signature"),
+        )
     });
-    let Body { event_id, data: Payload { tag, org: owner } } = serde_json::from_slice(&request.body).unwrap_or_default();
-    Receipt { endpoint, id: id.parse().unwrap_or_default(), event_id, tag, owner, genuine, answered: false, at: Instant::now() }
+    let Body { event_id, data: Payload { tag, org: owner } } =
+        serde_json::from_slice(&request.body).unwrap_or_default();
+    Receipt {
+        endpoint,
+        id: id.parse().unwrap_or_default(),
+        event_id,
+        tag,
+        owner,
+        genuine,
+        answered: false,
+        at: Instant::now(),
+    }
 }

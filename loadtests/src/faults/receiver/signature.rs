@@ -1,4 +1,5 @@
-//! Standard Webhooks signatures, checked as a receiver would, but for the age: some faults move the sender's clock by an hour.
+//! Standard Webhooks signatures, checked as a receiver would, but for the age: some faults move the sender's clock by
+//! an hour.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +10,9 @@ use sha2::Sha256;
 pub fn verifies(secret: &str, id: &str, timestamp: &str, body: &[u8], signatures: &str) -> bool {
     let Ok(key) = STANDARD.decode(secret.strip_prefix("whsec_").unwrap_or(secret)) else { return false };
     signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,")).any(|signature| {
-        let (Ok(given), Ok(mut mac)) = (STANDARD.decode(signature), Hmac::<Sha256>::new_from_slice(&key)) else { return false };
+        let (Ok(given), Ok(mut mac)) = (STANDARD.decode(signature), Hmac::<Sha256>::new_from_slice(&key)) else {
+            return false;
+        };
         mac.update(format!("{id}.{timestamp}.").as_bytes());
         mac.update(body);
         mac.verify_slice(&given).is_ok()
@@ -22,8 +25,12 @@ mod tests {
 
     #[test]
     fn a_signature_is_that_of_its_id_time_and_body() {
-        let (secret, id, timestamp, body) =
-            ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b"{\"test\": 2432232314}");
+        let (secret, id, timestamp, body) = (
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            "1614265330",
+            b"{\"test\": 2432232314}",
+        );
         let signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
         assert!(verifies(secret, id, timestamp, body, &format!("v1,AAAA {signature}")));
         assert!(!verifies(secret, id, "1614265331", body, signature));

@@ -1,5 +1,5 @@
-//! The processes below another one, as `/proc` tells it: what a test says must be gone at the end. Each is an id and a name, because
-//! the kernel gives an id away again.
+//! The processes below another one, as `/proc` tells it: what a test says must be gone at the end. Each is an id and a
+//! name, because the kernel gives an id away again.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Reading a topic of the stack as it is now, with nothing of the product in between. What a record means is its reader's business.
+//! Reading a topic of the stack as it is now, with nothing of the product in between. What a record means is its
+//! reader's business.
 
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ pub async fn read_topic(brokers: &str, topic: &str) -> Vec<OwnedMessage> {
 fn read(brokers: &str, topic: &str) -> KafkaResult<Vec<OwnedMessage>> {
     let mut config = ClientConfig::new();
     // No group is joined, but a consumer must name one.
-    config.set("bootstrap.servers", brokers).set("group.id", "none").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "10");
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .set("fetch.wait.max.ms", "10");
     let consumer: BaseConsumer = config.create()?;
     let metadata = consumer.fetch_metadata(Some(topic), DEADLINE)?;
     let mut partitions = TopicPartitionList::new();

@@ -20,7 +20,9 @@ async fn records_survive_the_leader_s_death_and_nothing_is_taken_while_two_of_th
 
     let leader = cluster.controller_leader().expect("there is a leader");
     cluster.node(leader).unwrap().kill().await;
-    let next = eventually(DEADLINE, "another node leads", || async { cluster.controller_leader().filter(|&id| id != leader) }).await;
+    let next =
+        eventually(DEADLINE, "another node leads", || async { cluster.controller_leader().filter(|&id| id != leader) })
+            .await;
     assert_ne!(next, leader);
     assert_eq!(traffic::consume(&brokers, "kept").await, "a record");
     traffic::produce(&brokers, "kept", "another").await;
@@ -39,7 +41,10 @@ async fn records_survive_the_leader_s_death_and_nothing_is_taken_while_two_of_th
 async fn a_cluster_s_servers_end_with_it_and_a_full_small_disk_is_only_its_own() {
     let cluster = Cluster::start(ClusterOptions { nodes: 1, small_disk_mib: Some(64) }).await.unwrap();
     let folder = cluster.data_dir().to_path_buf();
-    let processes = [(cluster.node(1).unwrap().pid().unwrap(), "java".into()), (cluster.postgres().pid().unwrap(), "postgres".into())];
+    let processes = [
+        (cluster.node(1).unwrap().pid().unwrap(), "java".into()),
+        (cluster.postgres().pid().unwrap(), "postgres".into()),
+    ];
     traffic::insert_row(&cluster.database_url(), "a row").await;
     cluster.postgres().stop_at_once().await;
     cluster.postgres().start().await.unwrap();

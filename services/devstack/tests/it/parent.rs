@@ -43,7 +43,10 @@ async fn a_temporary_folder_goes_when_its_process_is_killed() {
     running.signal(Signal::KILL);
     running.child.wait().unwrap();
     gone(&servers).await;
-    eventually(Duration::from_secs(10), "the folder is removed", || async { (!running.data_dir.exists()).then_some(()) }).await;
+    eventually(Duration::from_secs(10), "the folder is removed", || async {
+        (!running.data_dir.exists()).then_some(())
+    })
+    .await;
 }
 
 /// The servers of a run as root must be able to pass the folder that holds the data.

@@ -37,7 +37,10 @@ async fn a_port_in_use_is_refused_by_name() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let error = refusal(Options { kafka: false, postgres_port: port, ..Options::test() }).await;
-    assert_eq!(error.to_string(), format!("port {port} on 127.0.0.1, wanted for PostgreSQL, is already in use by another program"));
+    assert_eq!(
+        error.to_string(),
+        format!("port {port} on 127.0.0.1, wanted for PostgreSQL, is already in use by another program")
+    );
     let error = refusal(Options { postgres: false, kafka_port: port, ..Options::test() }).await;
     assert!(error.to_string().contains(&format!("port {port} on 127.0.0.1, wanted for Kafka")), "{error}");
 }
@@ -47,8 +50,14 @@ async fn data_of_another_version_is_refused_untouched() {
     let folder = tempfile::tempdir().unwrap();
     for (record, expected) in [
         (r#"{"format":7}"#, "has format 7, and this release knows format 1 only"),
-        (r#"{"format":1,"kafka":null,"postgres_major":9,"cluster_id":"x","servers":null}"#, "was written by PostgreSQL 9"),
-        (r#"{"format":1,"kafka":"99.0.0","postgres_major":null,"cluster_id":"x","servers":null}"#, "was written by Kafka 99.0.0"),
+        (
+            r#"{"format":1,"kafka":null,"postgres_major":9,"cluster_id":"x","servers":null}"#,
+            "was written by PostgreSQL 9",
+        ),
+        (
+            r#"{"format":1,"kafka":"99.0.0","postgres_major":null,"cluster_id":"x","servers":null}"#,
+            "was written by Kafka 99.0.0",
+        ),
         ("nonsense", "has a version.json that cannot be read"),
     ] {
         fs::write(folder.path().join("version.json"), record).unwrap();

@@ -85,7 +85,8 @@ async fn a_server_that_keeps_dying_is_given_up_after_five_restarts() {
     let stack = Stack::start(Options { kafka: false, ..Options::test() }).await.unwrap();
     let mut last = 0;
     for _ in 0..=5 {
-        let pid = eventually(DEADLINE, "it runs again", || async { stack.postgres_pid().filter(|&pid| pid != last) }).await;
+        let pid =
+            eventually(DEADLINE, "it runs again", || async { stack.postgres_pid().filter(|&pid| pid != last) }).await;
         last = pid;
         stack.postgres_start().await.unwrap();
         stack.postgres_signal(Signal::KILL).unwrap();

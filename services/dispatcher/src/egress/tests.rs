@@ -9,7 +9,10 @@ fn open() -> EgressPolicy {
 }
 
 fn with_loopback() -> EgressPolicy {
-    EgressPolicy { allowed_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()], allow_http: true }
+    EgressPolicy {
+        allowed_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        allow_http: true,
+    }
 }
 
 #[test]
@@ -62,7 +65,16 @@ fn what_is_not_the_public_internet_is_refused() {
     for address in refused {
         assert_eq!(open().reach(address.parse().unwrap()), Reach::Refused, "{address}");
     }
-    for address in ["1.1.1.1", "8.8.8.8", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "2606:4700::1111", "2a00:1450::1"] {
+    for address in [
+        "1.1.1.1",
+        "8.8.8.8",
+        "100.63.255.255",
+        "100.128.0.1",
+        "172.15.0.1",
+        "172.32.0.1",
+        "2606:4700::1111",
+        "2a00:1450::1",
+    ] {
         assert_eq!(open().reach(address.parse().unwrap()), Reach::Public, "{address}");
     }
 }

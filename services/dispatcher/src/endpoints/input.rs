@@ -62,8 +62,8 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Reads the fields of a JSON object. Unknown ones are ignored; known ones that have no effect yet are refused, so that nobody relies
-    /// on them.
+    /// Reads the fields of a JSON object. Unknown ones are ignored; known ones that have no effect yet are refused, so
+    /// that nobody relies on them.
     ///
     /// # Errors
     /// Every field at fault.
@@ -75,7 +75,11 @@ impl Patch {
             description: fields.take_or("description", || None, |value| description(value).map(Some)),
             headers: fields.take_or("headers", Vec::new, headers),
             max_in_flight: fields.take_or("max_in_flight", || None, |value| number(value, 1, MAX_IN_FLIGHT).map(Some)),
-            timeout_seconds: fields.take_or("timeout_seconds", || DEFAULT_TIMEOUT_SECONDS, |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
+            timeout_seconds: fields.take_or(
+                "timeout_seconds",
+                || DEFAULT_TIMEOUT_SECONDS,
+                |value| number(value, 1, MAX_TIMEOUT_SECONDS),
+            ),
             retry_schedule: fields.take_or("retry_schedule", || DEFAULT_DELAYS_SECONDS.to_vec(), retry_schedule),
             enabled: fields.take_or("enabled", || true, flag),
         };
@@ -106,7 +110,12 @@ impl Fields<'_> {
         }
     }
 
-    fn take_or<T>(&mut self, name: &str, default: impl FnOnce() -> T, read: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
+    fn take_or<T>(
+        &mut self,
+        name: &str,
+        default: impl FnOnce() -> T,
+        read: impl FnOnce(&Value) -> Result<T, String>,
+    ) -> Option<T> {
         if self.object.get(name).is_some_and(Value::is_null) { Some(default()) } else { self.take(name, read) }
     }
 
@@ -137,7 +146,8 @@ fn event_types(value: &Value) -> Result<Vec<String>, String> {
 fn pattern(value: &Value) -> Result<String, String> {
     let text = value.as_str().ok_or("must be a list of texts")?;
     let characters = text.chars().count();
-    if !(1..=MAX_PATTERN_CHARACTERS).contains(&characters) || text.trim() != text || text.chars().any(char::is_control) {
+    if !(1..=MAX_PATTERN_CHARACTERS).contains(&characters) || text.trim() != text || text.chars().any(char::is_control)
+    {
         return Err("each must have 1 to 255 characters, no control character, and no blank at either end".to_owned());
     }
     if text == "*" {
@@ -155,7 +165,8 @@ fn description(value: &Value) -> Result<String, String> {
 }
 
 fn number(value: &Value, least: u32, most: u32) -> Result<u32, String> {
-    let number = value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| (least..=most).contains(number));
+    let number =
+        value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("must be a whole number from {least} to {most}"))
 }
 
@@ -198,13 +209,17 @@ fn headers(value: &Value) -> Result<Headers, String> {
 /// The reason it is refused.
 pub fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "has a name that is no header name".to_owned())?;
-    let refused = |rule: &&&str| if rule.ends_with('-') { parsed.as_str().starts_with(**rule) } else { parsed.as_str() == **rule };
+    let refused = |rule: &&&str| {
+        if rule.ends_with('-') { parsed.as_str().starts_with(**rule) } else { parsed.as_str() == **rule }
+    };
     if REFUSED_HEADERS.iter().find(refused).is_some() {
         return Err(format!("must not set {parsed}"));
     }
     let visible = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && value.trim() == value;
     if !visible {
-        return Err(format!("has a value of {parsed} with control characters, blanks at an end, or characters beyond ASCII"));
+        return Err(format!(
+            "has a value of {parsed} with control characters, blanks at an end, or characters beyond ASCII"
+        ));
     }
     let mut value = HeaderValue::from_str(value).map_err(|_| format!("has an unreadable value of {parsed}"))?;
     value.set_sensitive(true);
@@ -254,9 +269,12 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_yet_is_refused_by_name() {
-        for (name, value) in
-            [("ordered", json!(true)), ("ack_on_success", json!(true)), ("filter", json!({})), ("rate_limit_per_second", json!(5))]
-        {
+        for (name, value) in [
+            ("ordered", json!(true)),
+            ("ack_on_success", json!(true)),
+            ("filter", json!({})),
+            ("rate_limit_per_second", json!(5)),
+        ] {
             let faults = read(&json!({ name: value })).unwrap_err();
             assert_eq!((faults[0].field.as_str(), faults[0].reason.as_str()), (name, "is not supported yet"));
         }
@@ -268,7 +286,16 @@ mod tests {
             "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "max_in_flight": 0, "timeout_seconds": 31,
             "retry_schedule": [0], "enabled": "yes",
         });
-        let fields = ["url", "event_types", "description", "headers", "max_in_flight", "timeout_seconds", "retry_schedule", "enabled"];
+        let fields = [
+            "url",
+            "event_types",
+            "description",
+            "headers",
+            "max_in_flight",
+            "timeout_seconds",
+            "retry_schedule",
+            "enabled",
+        ];
         assert_eq!(blamed(&all), fields);
         assert_eq!(blamed(&json!({"url": null})), ["url"]);
         assert_eq!(blamed(&json!({"event_types": ["*"]})), ["event_types"]);

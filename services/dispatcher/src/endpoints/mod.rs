@@ -1,4 +1,5 @@
-//! Webhook endpoints: the routes that manage them (here), what may be written (`input`), what is secret (`secrets`), and the rows (`store`).
+//! Webhook endpoints: the routes that manage them (here), what may be written (`input`), what is secret (`secrets`),
+//! and the rows (`store`).
 //!
 //! Nothing here needs Kafka. Sending to endpoints is the rest of the crate.
 
@@ -44,7 +45,8 @@ impl FromRef<EndpointsState> for Authenticator {
     }
 }
 
-/// The routes of webhook endpoints. `policy` says which URLs are taken; it must be the one that the dispatcher runs with.
+/// The routes of webhook endpoints. `policy` says which URLs are taken; it must be the one that the dispatcher runs
+/// with.
 pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, policy: EgressPolicy) -> Router {
     Router::new()
         .route("/endpoints", post(create).get(list))
@@ -77,7 +79,11 @@ async fn list(State(state): State<EndpointsState>, caller: Caller) -> Result<Jso
     Ok(Json(json!({ "endpoints": endpoints })))
 }
 
-async fn show(State(state): State<EndpointsState>, caller: Caller, PathId(id): PathId<EndpointId>) -> Result<Json<Value>, Problem> {
+async fn show(
+    State(state): State<EndpointsState>,
+    caller: Caller,
+    PathId(id): PathId<EndpointId>,
+) -> Result<Json<Value>, Problem> {
     caller.require(Right::Manage)?;
     let endpoint = store::get(&state.pool, caller.org_id, id).await.map_err(failed)?;
     endpoint.map(|endpoint| Json(shown(&endpoint, None))).ok_or_else(Problem::not_found)
@@ -91,11 +97,17 @@ async fn update(
 ) -> Result<Json<Value>, Problem> {
     may_write(&caller)?;
     let patch = Patch::read(&body, &state.policy).map_err(invalid)?;
-    let stored = store::update(&state.pool, caller.org_id, id, |endpoint| apply(endpoint, patch, &state.sealing)).await.map_err(failed)?;
+    let stored = store::update(&state.pool, caller.org_id, id, |endpoint| apply(endpoint, patch, &state.sealing))
+        .await
+        .map_err(failed)?;
     stored.map(|endpoint| Json(shown(&endpoint, None))).ok_or_else(Problem::not_found)
 }
 
-async fn remove(State(state): State<EndpointsState>, caller: Caller, PathId(id): PathId<EndpointId>) -> Result<StatusCode, Problem> {
+async fn remove(
+    State(state): State<EndpointsState>,
+    caller: Caller,
+    PathId(id): PathId<EndpointId>,
+) -> Result<StatusCode, Problem> {
     may_write(&caller)?;
     let deleted = store::delete(&state.pool, caller.org_id, id).await.map_err(failed)?;
     if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found()) }
@@ -106,8 +118,8 @@ struct Configuration {
     webhook_url: Value,
 }
 
-/// For clients of older trigger APIs, which know one URL per organization: makes the default endpoint, or moves it. They know no way to enable
-/// one, so setting the URL does.
+/// For clients of older trigger APIs, which know one URL per organization: makes the default endpoint, or moves it.
+/// They know no way to enable one, so setting the URL does.
 async fn configure(
     State(state): State<EndpointsState>,
     caller: Caller,
@@ -180,7 +192,8 @@ fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> (Stored, Se
 }
 
 fn apply(endpoint: &mut Stored, patch: Patch, sealing: &SealingKey) {
-    let Patch { url, event_types, description, headers, max_in_flight, timeout_seconds, retry_schedule, enabled } = patch;
+    let Patch { url, event_types, description, headers, max_in_flight, timeout_seconds, retry_schedule, enabled } =
+        patch;
     if let Some(url) = url {
         endpoint.url = url;
     }
@@ -258,7 +271,9 @@ fn failed(error: sqlx::Error) -> Problem {
             Problem::unavailable("endpoints cannot be read or changed at the moment", 1)
         }
         // A second default endpoint made at the same moment: the client's next try finds the first.
-        SqlEffect::Data => Problem::new(StatusCode::CONFLICT, "conflict", "another change was made at the same moment; try again"),
+        SqlEffect::Data => {
+            Problem::new(StatusCode::CONFLICT, "conflict", "another change was made at the same moment; try again")
+        }
         SqlEffect::Fatal => {
             error!(%error, "An endpoint route failed.");
             Problem::internal()

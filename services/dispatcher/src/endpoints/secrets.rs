@@ -54,6 +54,9 @@ mod tests {
         assert!(!String::from_utf8_lossy(&sealed).contains("Bearer"));
         assert_eq!(open_headers(&key, id, Some(&sealed)), Some(headers));
         assert_eq!(open_headers(&key, EndpointId::generate(), Some(&sealed)), None);
-        assert_eq!((seal_headers(&key, id, &Headers::new()), open_headers(&key, id, None)), (None, Some(Headers::new())));
+        assert_eq!(
+            (seal_headers(&key, id, &Headers::new()), open_headers(&key, id, None)),
+            (None, Some(Headers::new()))
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Endpoints in the database. Every change raises `endpoints_version` in its transaction, which lets every dispatcher see it before the next
-//! record it matches; secrets and headers are sealed before they get here.
+//! Endpoints in the database. Every change raises `endpoints_version` in its transaction, which lets every dispatcher
+//! see it before the next record it matches; secrets and headers are sealed before they get here.
 
 use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
@@ -85,8 +85,9 @@ pub enum StoreError {
 
 /// Begins a change: the version is raised, and later changes wait for this one's end.
 async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    let (version,): (i64,) =
-        sqlx::query_as("UPDATE endpoints_version SET version = version + 1 RETURNING version").fetch_one(connection).await?;
+    let (version,): (i64,) = sqlx::query_as("UPDATE endpoints_version SET version = version + 1 RETURNING version")
+        .fetch_one(connection)
+        .await?;
     Ok(version)
 }
 
@@ -98,10 +99,11 @@ pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
     // An erasure raises the version too: it has deleted all endpoints before this, or deletes this one as well.
-    let (is_erased,): (bool,) = sqlx::query_as("SELECT EXISTS (SELECT FROM contract.organizations WHERE id = $1 AND status <> 'active')")
-        .bind(new.org_id.as_uuid())
-        .fetch_one(&mut *transaction)
-        .await?;
+    let (is_erased,): (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT FROM contract.organizations WHERE id = $1 AND status <> 'active')")
+            .bind(new.org_id.as_uuid())
+            .fetch_one(&mut *transaction)
+            .await?;
     if is_erased {
         return Err(StoreError::Erased);
     }
@@ -173,7 +175,8 @@ pub async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, 
         .await
 }
 
-/// Changes an endpoint: `change` gets the row as it is, alone with it, and alters it. `None`: there is none. Enabling releases its held rows.
+/// Changes an endpoint: `change` gets the row as it is, alone with it, and alters it. `None`: there is none. Enabling
+/// releases its held rows.
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is changed then.
@@ -185,11 +188,12 @@ pub async fn update(
 ) -> Result<Option<Stored>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
-    let found: Option<Stored> = sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL FOR UPDATE")
-        .bind(org_id.as_uuid())
-        .bind(id.as_uuid())
-        .fetch_optional(&mut *transaction)
-        .await?;
+    let found: Option<Stored> =
+        sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL FOR UPDATE")
+            .bind(org_id.as_uuid())
+            .bind(id.as_uuid())
+            .fetch_optional(&mut *transaction)
+            .await?;
     // Dropping the transaction takes the version back.
     let Some(mut endpoint) = found else { return Ok(None) };
     change(&mut endpoint);
@@ -213,17 +217,19 @@ pub async fn update(
     .fetch_one(&mut *transaction)
     .await?;
     if endpoint.enabled {
-        sqlx::query("UPDATE delivery_schedule SET state = 'pending', due_at = now() WHERE endpoint_id = $1 AND state = 'held'")
-            .bind(id.as_uuid())
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "UPDATE delivery_schedule SET state = 'pending', due_at = now() WHERE endpoint_id = $1 AND state = 'held'",
+        )
+        .bind(id.as_uuid())
+        .execute(&mut *transaction)
+        .await?;
     }
     transaction.commit().await?;
     Ok(Some(stored))
 }
 
-/// Deletes an endpoint and forgets its secrets. Its waiting rows become due, so that the retries cancel them and say so on the log; a row
-/// under a lease is left to its attempt. `false`: there is none.
+/// Deletes an endpoint and forgets its secrets. Its waiting rows become due, so that the retries cancel them and say so
+/// on the log; a row under a lease is left to its attempt. `false`: there is none.
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is deleted then.

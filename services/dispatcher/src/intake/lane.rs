@@ -28,7 +28,14 @@ impl Lane {
     pub(super) fn new(generation: u64, claim: &Claim, before: Before) -> Self {
         let ledger = Ledger::new(generation, claim.next_offset);
         let Before { scheduled, record_time_ms } = before;
-        Self { epoch: claim.epoch, log_epoch: claim.log_epoch, ledger, record_time_ms, committed: claim.next_offset, scheduled }
+        Self {
+            epoch: claim.epoch,
+            log_epoch: claim.log_epoch,
+            ledger,
+            record_time_ms,
+            committed: claim.next_offset,
+            scheduled,
+        }
     }
 
     pub(super) fn position(&self, partition: i32) -> Position {
@@ -36,7 +43,8 @@ impl Lane {
         Position { partition, next: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
     }
 
-    /// Whether a row of an earlier assignment answers for this delivery of this very record. Asked in the order of reading.
+    /// Whether a row of an earlier assignment answers for this delivery of this very record. Asked in the order of
+    /// reading.
     pub(super) fn is_scheduled(&mut self, delivery: &Delivery) -> bool {
         let offset = delivery.event.offset;
         let Some(offsets) = self.scheduled.get(&delivery.id) else { return false };
@@ -69,14 +77,21 @@ impl Lane {
         }
     }
 
-    /// As far as everything is done, but not past `limit`, the first record with a row that is not in the same transaction.
+    /// As far as everything is done, but not past `limit`, the first record with a row that is not in the same
+    /// transaction.
     pub(super) fn next_move(&self, partition: i32, limit: Option<i64>) -> Option<Move> {
         let frontier = self.ledger.frontier();
         let next = limit.map_or(frontier, |limit| limit.min(frontier));
-        // What lies before a limit is not in the ledger any more, nor its time. Nothing there is younger than the youngest before the frontier;
-        // a time that is too low would make the log look as if it had lost its end.
+        // What lies before a limit is not in the ledger any more, nor its time. Nothing there is younger than the
+        // youngest before the frontier; a time that is too low would make the log look as if it had lost its end.
         let record_time_ms = self.ledger.frontier_time_ms();
-        (next > self.committed).then_some(Move { partition, epoch: self.epoch, expected: self.committed, next, record_time_ms })
+        (next > self.committed).then_some(Move {
+            partition,
+            epoch: self.epoch,
+            expected: self.committed,
+            next,
+            record_time_ms,
+        })
     }
 
     /// A move that goes nowhere and yet holds only under this epoch.

@@ -49,7 +49,10 @@ impl Spilled {
     pub(super) fn first_offsets(&self) -> HashMap<i32, i64> {
         let mut first = HashMap::new();
         for event in self.rows.iter().map(|row| &row.delivery.event) {
-            first.entry(event.partition).and_modify(|offset: &mut i64| *offset = event.offset.min(*offset)).or_insert(event.offset);
+            first
+                .entry(event.partition)
+                .and_modify(|offset: &mut i64| *offset = event.offset.min(*offset))
+                .or_insert(event.offset);
         }
         first
     }

@@ -104,7 +104,8 @@ fn a_failed_attempt_becomes_a_row_in_the_transaction_that_passes_it() {
     let (ticket, delivery) = desk.start();
     assert_eq!(delivery, Delivery::new(desk.endpoints[0], event));
     desk.intake.landed(ticket, Landing::Retry { after: Duration::from_secs(30) });
-    let row = NewRow { delivery, state: RowState::Pending, attempts: 1, due_after: Duration::from_secs(30), lease: None };
+    let row =
+        NewRow { delivery, state: RowState::Pending, attempts: 1, due_after: Duration::from_secs(30), lease: None };
     assert_eq!(desk.commit(), (vec![row], vec![], Some(1)));
 }
 
@@ -129,7 +130,10 @@ fn what_hangs_is_spilled_under_a_lease_and_its_outcome_settles_the_row() {
     desk.age(0);
     let (rows, settlements, moved) = desk.commit();
     let lease = rows[0].lease.unwrap();
-    assert_eq!((rows.len(), &rows[0].delivery, rows[0].due_after, rows[0].attempts), (1, &delivery, Duration::from_secs(55), 0));
+    assert_eq!(
+        (rows.len(), &rows[0].delivery, rows[0].due_after, rows[0].attempts),
+        (1, &delivery, Duration::from_secs(55), 0)
+    );
     assert_eq!((settlements, moved), (vec![], Some(1)));
     desk.intake.landed(hanging, Landing::Delivered);
     let outcome = Outcome::Ended { state: RowState::Delivered, attempts: 1 };
@@ -142,7 +146,10 @@ fn what_waits_too_long_or_meets_a_full_queue_is_spilled_due_at_once() {
     desk.enter(0, &[0], false, 0);
     desk.enter(1, &[0], false, 0);
     let (rows, _, moved) = desk.commit();
-    assert_eq!((rows.len(), rows[0].delivery.event.offset, rows[0].due_after, rows[0].lease, moved), (1, 1, Duration::ZERO, None, None));
+    assert_eq!(
+        (rows.len(), rows[0].delivery.event.offset, rows[0].due_after, rows[0].lease, moved),
+        (1, 1, Duration::ZERO, None, None)
+    );
     desk.age(0);
     let (rows, _, moved) = desk.commit();
     assert_eq!((rows.len(), rows[0].delivery.event.offset, moved), (1, 0, Some(2)));
@@ -163,7 +170,10 @@ fn a_keyed_event_waits_for_its_verdict_and_a_duplicate_is_dropped() {
     desk.intake.landed(ticket, Landing::Delivered);
     desk.age(0);
     let (rows, _, moved) = desk.commit();
-    assert_eq!((rows.len(), rows[0].state, rows[0].delivery.event.offset, moved), (1, RowState::AwaitingVerdict, 2, Some(3)));
+    assert_eq!(
+        (rows.len(), rows[0].state, rows[0].delivery.event.offset, moved),
+        (1, RowState::AwaitingVerdict, 2, Some(3))
+    );
     // The verdict comes too late: the schedule has it now.
     desk.intake.decide(open[0].ticket, true);
     assert!(desk.intake.start(|_| Some(())).is_none());
@@ -248,7 +258,10 @@ fn letting_go_schedules_everything_and_attempts_still_count() {
     desk.intake.spill_all(None);
     let (rows, _, moved) = desk.commit();
     let states: Vec<_> = rows.iter().map(|row| (row.delivery.event.offset, row.state, row.lease.is_some())).collect();
-    assert_eq!(states, [(0, RowState::Pending, true), (1, RowState::Pending, false), (2, RowState::AwaitingVerdict, false)]);
+    assert_eq!(
+        states,
+        [(0, RowState::Pending, true), (1, RowState::Pending, false), (2, RowState::AwaitingVerdict, false)]
+    );
     assert_eq!(moved, Some(3));
     desk.intake.drop_lane(0);
     desk.intake.landed(flying, Landing::Delivered);
@@ -330,8 +343,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// The one property that everything rests on: a position passes a record only when each of its deliveries is done or has its row in the
-    /// same or an earlier transaction; and no delivery is done and scheduled, or scheduled twice.
+    /// The one property that everything rests on: a position passes a record only when each of its deliveries is done
+    /// or has its row in the same or an earlier transaction; and no delivery is done and scheduled, or scheduled twice.
     #[test]
     fn a_position_never_passes_a_delivery_that_is_neither_done_nor_scheduled(steps in steps()) {
         let mut desk = Desk::new(2);

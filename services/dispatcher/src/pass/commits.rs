@@ -1,4 +1,5 @@
-//! When the pass commits, and what it does with the outcome. What a transaction holds is `intake`'s, carrying it through is `commit`'s.
+//! When the pass commits, and what it does with the outcome. What a transaction holds is `intake`'s, carrying it
+//! through is `commit`'s.
 
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,12 @@ const MAX_PLAN_BYTES: usize = 16 * 1024 * 1024;
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 impl Pass {
-    /// Puts everything that is open into the schedule, commits while the partitions are still claimed, and is done with them. Attempts go on
-    /// under leases.
+    /// Puts everything that is open into the schedule, commits while the partitions are still claimed, and is done with
+    /// them. Attempts go on under leases.
     ///
     /// # Errors
-    /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered again.
+    /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered
+    /// again.
     pub async fn let_go(&mut self) -> Result<(), DispatchError> {
         self.intake.spill_all(None);
         self.commit_in_time().await?;
@@ -57,7 +59,8 @@ impl Pass {
     }
 
     pub(super) fn commit_if_due(&mut self) {
-        let due = self.last_commit.elapsed() >= self.config.commit_interval || self.intake.rows_waiting() >= COMMIT_ROWS;
+        let due =
+            self.last_commit.elapsed() >= self.config.commit_interval || self.intake.rows_waiting() >= COMMIT_ROWS;
         if due && self.committing.is_none() && self.intake.has_progress() {
             self.begin_commit();
         }
@@ -67,7 +70,10 @@ impl Pass {
         let (pool, topic) = (self.parts.pool.clone(), self.parts.topic.clone());
         let plan = self.intake.plan(MAX_PLAN_BYTES);
         METRICS.spilled.inc_by(plan.rows.len() as u64);
-        self.committing = Some(AbortOnDropHandle::new(tokio::spawn(async move { commit::commit(&pool, CONSUMER, &topic, plan).await })));
+        self.committing =
+            Some(AbortOnDropHandle::new(tokio::spawn(
+                async move { commit::commit(&pool, CONSUMER, &topic, plan).await },
+            )));
     }
 
     pub(super) fn committed(&mut self, outcome: Result<Committed, CommitError>) -> Result<(), DispatchError> {

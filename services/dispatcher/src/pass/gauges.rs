@@ -28,7 +28,8 @@ impl Pass {
             METRICS.lag_records.with_label_values(&[&label]).set(records as f64);
             METRICS.lag_seconds.with_label_values(&[&label]).set(lag_seconds(&position, records, now_ms));
         }
-        let mut positions: Vec<(i32, i64)> = self.intake.positions().map(|position| (position.partition, position.next)).collect();
+        let mut positions: Vec<(i32, i64)> =
+            self.intake.positions().map(|position| (position.partition, position.next)).collect();
         positions.sort_unstable();
         if positions != self.hinted {
             consumer.commit_hint(positions.iter().copied());
@@ -37,8 +38,8 @@ impl Pass {
     }
 }
 
-/// Age of the first record that is not done. What is behind and not read yet has no known age: that of the last record done is only the second
-/// best measure, since after a quiet hour it would tell of an hour's lag.
+/// Age of the first record that is not done. What is behind and not read yet has no known age: that of the last record
+/// done is only the second best measure, since after a quiet hour it would tell of an hour's lag.
 fn lag_seconds(position: &Position, records_behind: i64, now_ms: i64) -> f64 {
     let since_ms = position.open_since_ms.or(position.last_done_ms.filter(|_| records_behind > 0));
     since_ms.map_or(0.0, |since_ms| (now_ms - since_ms).max(0) as f64 / 1000.0)

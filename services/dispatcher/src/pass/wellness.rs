@@ -1,4 +1,5 @@
-//! Whether the dispatcher does its work, as its health component tells. That the database or the consumer fails is told where it is found.
+//! Whether the dispatcher does its work, as its health component tells. That the database or the consumer fails is told
+//! where it is found.
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ impl Pass {
         let known = self.parts.directory.known();
         let first = known.unusable().first()?;
         let more = known.unusable().len() - 1;
-        Some(format!("endpoint {first} and {more} more cannot be used: their secrets do not open with this sealing key"))
+        Some(format!(
+            "endpoint {first} and {more} more cannot be used: their secrets do not open with this sealing key"
+        ))
     }
 }

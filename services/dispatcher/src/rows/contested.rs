@@ -1,5 +1,5 @@
-//! Two rows of one delivery in one statement: an event id that stands at several places of the log, because its record was written again.
-//! Pure. What holds for a row that is in the table already is said by `insert`, by the same rules.
+//! Two rows of one delivery in one statement: an event id that stands at several places of the log, because its record
+//! was written again. Pure. What holds for a row that is in the table already is said by `insert`, by the same rules.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +16,8 @@ pub(super) struct Candidate<'a> {
     pub(super) row: &'a NewRow,
     /// The row's own; of contested ones in one partition the last.
     pub(super) offset: i64,
-    /// First and last offset by partition, where the verdict on several places is open. Of whatever log epoch: in doubt it is sent.
+    /// First and last offset by partition, where the verdict on several places is open. Of whatever log epoch: in doubt
+    /// it is sent.
     contested: BTreeMap<i32, (i64, i64)>,
 }
 
@@ -40,13 +41,14 @@ impl<'a> Candidate<'a> {
 
     /// Its places as `delivery_schedule` has them; nothing for one place, which is the row's own.
     pub(super) fn places(&self) -> Option<String> {
-        let places = self.contested.iter().map(|(partition, (first, last))| (partition.to_string(), json!([first, last])));
+        let places =
+            self.contested.iter().map(|(partition, (first, last))| (partition.to_string(), json!([first, last])));
         (!self.contested.is_empty()).then(|| Value::Object(places.collect()).to_string())
     }
 }
 
-/// One row per delivery, in the order of their ids. A row that waits for a verdict gives way to one of another place: nothing is known of it
-/// yet, and if both wait, whichever of their places the view shows, the row that stays is sent.
+/// One row per delivery, in the order of their ids. A row that waits for a verdict gives way to one of another place:
+/// nothing is known of it yet, and if both wait, whichever of their places the view shows, the row that stays is sent.
 pub(super) fn settle(rows: &[NewRow]) -> Vec<Candidate<'_>> {
     let mut chosen: HashMap<DeliveryId, Candidate<'_>> = HashMap::with_capacity(rows.len());
     for row in rows {
@@ -93,7 +95,13 @@ mod tests {
             partition: 0,
             offset,
         };
-        NewRow { delivery: Delivery::new(ids.0, Arc::new(event)), state, attempts: 0, due_after: Duration::ZERO, lease: None }
+        NewRow {
+            delivery: Delivery::new(ids.0, Arc::new(event)),
+            state,
+            attempts: 0,
+            due_after: Duration::ZERO,
+            lease: None,
+        }
     }
 
     #[test]
@@ -108,14 +116,21 @@ mod tests {
         };
         let contested = |first: i64, last: i64| Some(format!("{{\"0\":[{first},{last}]}}"));
         assert_eq!(left(&[(1, AwaitingVerdict)]), (1, AwaitingVerdict, None));
-        assert_eq!(left(&[(1, AwaitingVerdict), (1, AwaitingVerdict)]), (1, AwaitingVerdict, None), "the same record twice");
+        assert_eq!(
+            left(&[(1, AwaitingVerdict), (1, AwaitingVerdict)]),
+            (1, AwaitingVerdict, None),
+            "the same record twice"
+        );
         assert_eq!(left(&[(1, AwaitingVerdict), (2, AwaitingVerdict)]), (2, AwaitingVerdict, contested(1, 2)));
         assert_eq!(
             left(&[(2, AwaitingVerdict), (1, AwaitingVerdict)]),
             (2, AwaitingVerdict, contested(1, 2)),
             "the later place, whichever came first"
         );
-        assert_eq!(left(&[(5, AwaitingVerdict), (2, AwaitingVerdict), (9, AwaitingVerdict)]), (9, AwaitingVerdict, contested(2, 9)));
+        assert_eq!(
+            left(&[(5, AwaitingVerdict), (2, AwaitingVerdict), (9, AwaitingVerdict)]),
+            (9, AwaitingVerdict, contested(2, 9))
+        );
         assert_eq!(left(&[(2, AwaitingVerdict), (1, Pending)]), (1, Pending, None));
         assert_eq!(left(&[(1, AwaitingVerdict), (2, Pending)]), (2, Pending, None), "the view has shown the second");
         assert_eq!(left(&[(1, Pending), (2, AwaitingVerdict)]), (1, Pending, None), "the view has shown the first");
@@ -123,8 +138,9 @@ mod tests {
 
     #[test]
     fn rows_of_other_deliveries_stay_in_the_order_of_their_ids() {
-        let rows: Vec<NewRow> =
-            (0..20).map(|offset| row((EndpointId::generate(), EventId::generate()), offset, RowState::Pending)).collect();
+        let rows: Vec<NewRow> = (0..20)
+            .map(|offset| row((EndpointId::generate(), EventId::generate()), offset, RowState::Pending))
+            .collect();
         let chosen = settle(&rows);
         assert!(chosen.len() == 20 && chosen.is_sorted_by_key(|candidate| candidate.row.delivery.id));
     }

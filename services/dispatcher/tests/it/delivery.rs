@@ -49,9 +49,12 @@ async fn an_event_on_the_log_reaches_the_endpoint_and_its_signature_verifies() {
     assert_eq!(system.schedule().await, []);
     assert_eq!(receiver.received().len(), 1);
     let metrics = platform::telemetry::metrics::render();
-    for name in
-        ["attempts_total{outcome=\"delivered\"}", "attempt_seconds_count", "first_attempt_seconds_count", "records_total{kind=\"matched\"}"]
-    {
+    for name in [
+        "attempts_total{outcome=\"delivered\"}",
+        "attempt_seconds_count",
+        "first_attempt_seconds_count",
+        "records_total{kind=\"matched\"}",
+    ] {
         assert!(metrics.contains(&format!("triggers_dispatcher_{name} ")), "{name}");
     }
 }
@@ -76,7 +79,10 @@ async fn a_hanging_endpoint_delays_no_other() {
     assert_eq!(hanging.received().len(), 2);
     let rows = system.schedule().await;
     assert_eq!(rows.len(), 202);
-    assert_eq!(rows.iter().filter(|(state, attempts, leased)| state == "pending" && *attempts == 0 && *leased).count(), 2);
+    assert_eq!(
+        rows.iter().filter(|(state, attempts, leased)| state == "pending" && *attempts == 0 && *leased).count(),
+        2
+    );
     assert!(fine.counts().values().all(|count| *count == 1));
 }
 
@@ -104,7 +110,8 @@ async fn the_endpoints_of_a_restored_database_are_known_also_where_versions_are_
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({"url": receiver.url_of("kept"), "event_types": ["kept"]})).await;
-    let lost = system.endpoint(&receiver, json!({"url": receiver.url_of("lost"), "event_types": ["lost", "kept"]})).await;
+    let lost =
+        system.endpoint(&receiver, json!({"url": receiver.url_of("lost"), "event_types": ["lost", "kept"]})).await;
     system.publish(&system.event("lost")).await;
     receiver.wait_for(1).await;
 
@@ -114,12 +121,16 @@ async fn the_endpoints_of_a_restored_database_are_known_also_where_versions_are_
     sqlx::query("UPDATE endpoints_version SET version = version - 1").execute(&system.pool).await.unwrap();
     let claims_anew = async || {
         let overtaken = system.overtake().await;
-        eventually(PATIENCE, "the dispatcher claims again by itself", || async { (system.epoch().await > overtaken).then_some(()) }).await;
+        eventually(PATIENCE, "the dispatcher claims again by itself", || async {
+            (system.epoch().await > overtaken).then_some(())
+        })
+        .await;
     };
     claims_anew().await;
     let passed = system.publish(&system.event("kept")).await;
     system.wait_until_passed(&passed).await;
-    let paths = |receiver: &Receiver| receiver.received().iter().map(|request| request.path.clone()).collect::<Vec<_>>();
+    let paths =
+        |receiver: &Receiver| receiver.received().iter().map(|request| request.path.clone()).collect::<Vec<_>>();
     assert_eq!(paths(&receiver), ["/lost", "/kept"]);
     // It gets the version that the lost one had.
     system.endpoint(&receiver, json!({"url": receiver.url_of("new"), "event_types": ["new"]})).await;
@@ -128,7 +139,10 @@ async fn the_endpoints_of_a_restored_database_are_known_also_where_versions_are_
     assert_eq!(paths(&receiver), ["/lost", "/kept", "/new"]);
 
     // A backup that came to the version that was known before anybody looked.
-    sqlx::query("UPDATE endpoints SET event_types = '{other}' WHERE event_types = '{new}'").execute(&system.pool).await.unwrap();
+    sqlx::query("UPDATE endpoints SET event_types = '{other}' WHERE event_types = '{new}'")
+        .execute(&system.pool)
+        .await
+        .unwrap();
     claims_anew().await;
     let passed = system.publish(&system.event("other")).await;
     system.wait_until_passed(&passed).await;
@@ -191,9 +205,15 @@ async fn events_go_to_their_own_organizations_endpoints_only_and_what_cannot_be_
     let answer = system.call(Method::POST, "/endpoints", OTHER_KEY, Some(json!({"url": theirs.url()}))).await;
     assert_eq!(answer.status, StatusCode::CREATED);
     let org = system.org.to_string();
-    for (key, value) in [(org.as_bytes(), b"garbage".as_slice()), (b"nobody", b"{}"), (org.as_bytes(), b"\xc3\x01 garbage")] {
-        let record =
-            platform::kafka::producer::Outgoing { topic: &system.kafka.topics.events, key: Some(key), value: Some(value), headers: &[] };
+    for (key, value) in
+        [(org.as_bytes(), b"garbage".as_slice()), (b"nobody", b"{}"), (org.as_bytes(), b"\xc3\x01 garbage")]
+    {
+        let record = platform::kafka::producer::Outgoing {
+            topic: &system.kafka.topics.events,
+            key: Some(key),
+            value: Some(value),
+            headers: &[],
+        };
         system.producer.publish(record).await.unwrap();
     }
     let unknown = Event { org_id: schemas::ids::OrgId::generate(), ..system.event("a") };

@@ -6,14 +6,16 @@ use serde_json::{Value, json};
 use crate::system::{KEY, OTHER_KEY, System};
 
 async fn version(system: &System) -> i64 {
-    let (version,): (i64,) = sqlx::query_as("SELECT version FROM endpoints_version").fetch_one(&system.pool).await.unwrap();
+    let (version,): (i64,) =
+        sqlx::query_as("SELECT version FROM endpoints_version").fetch_one(&system.pool).await.unwrap();
     version
 }
 
 #[tokio::test]
 async fn an_endpoint_is_made_shown_changed_and_deleted_and_each_change_raises_the_version() {
     let system = System::without_dispatcher().await;
-    let body = json!({"url": "https://example.com/a#b", "event_types": ["order.*"], "description": "d", "timeout_seconds": 5});
+    let body =
+        json!({"url": "https://example.com/a#b", "event_types": ["order.*"], "description": "d", "timeout_seconds": 5});
     let made = system.call(Method::POST, "/endpoints", KEY, Some(body)).await;
     assert_eq!(made.status, StatusCode::CREATED);
     assert!(made.body["secret"].as_str().unwrap().starts_with("whsec_"));
@@ -25,7 +27,10 @@ async fn an_endpoint_is_made_shown_changed_and_deleted_and_each_change_raises_th
     wanted.as_object_mut().unwrap().remove("secret");
     assert_eq!((shown.status, &shown.body), (StatusCode::OK, &wanted));
     assert_eq!(shown.body["url"], "https://example.com/a");
-    assert_eq!((&shown.body["retry_schedule"], &shown.body["status"]), (&json!([30, 120, 600, 3600]), &json!("enabled")));
+    assert_eq!(
+        (&shown.body["retry_schedule"], &shown.body["status"]),
+        (&json!([30, 120, 600, 3600]), &json!("enabled"))
+    );
     assert_eq!(system.call(Method::GET, "/endpoints", KEY, None).await.body, json!({"endpoints": [wanted]}));
 
     let changed = system.call(Method::PATCH, &path, KEY, Some(json!({"enabled": false, "retry_schedule": [1]}))).await;
@@ -49,7 +54,9 @@ async fn another_organizations_endpoint_an_unknown_and_a_malformed_id_are_not_th
     let theirs = made.body["id"].as_str().unwrap().to_owned();
     let mut bodies = Vec::new();
     for id in [theirs.as_str(), "0192f0c1-2345-7abc-8def-0123456789ab", "nonsense", "%00", "%ff"] {
-        for (method, body) in [(Method::GET, None), (Method::PATCH, Some(json!({"enabled": false}))), (Method::DELETE, None)] {
+        for (method, body) in
+            [(Method::GET, None), (Method::PATCH, Some(json!({"enabled": false}))), (Method::DELETE, None)]
+        {
             let mut answer = system.call(method, &format!("/endpoints/{id}"), KEY, body).await;
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{id}");
             for varying in ["instance", "request_id"] {
@@ -121,7 +128,10 @@ async fn older_clients_set_one_url_and_move_it_and_that_enables_it() {
     assert!(made.body["secret"].is_string());
     assert_eq!(made.body["organization_id"], json!(system.org));
     let moved = set("https://example.com/two").await;
-    assert_eq!((&moved.body["endpoint_id"], &moved.body["webhook_url"]), (&made.body["endpoint_id"], &json!("https://example.com/two")));
+    assert_eq!(
+        (&moved.body["endpoint_id"], &moved.body["webhook_url"]),
+        (&made.body["endpoint_id"], &json!("https://example.com/two"))
+    );
     assert!(moved.body.get("secret").is_none());
     // The answer says that events are delivered, so they are: also where the endpoint was disabled.
     let path = format!("/endpoints/{}", made.body["endpoint_id"].as_str().unwrap());
@@ -130,7 +140,10 @@ async fn older_clients_set_one_url_and_move_it_and_that_enables_it() {
     let shown = system.call(Method::GET, &path, KEY, None).await.body;
     assert_eq!((&shown["enabled"], &shown["disabled_reason"]), (&json!(true), &Value::Null));
     let refused = set("http://10.0.0.1/").await;
-    assert_eq!((refused.status, &refused.body["details"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("webhook_url")));
+    assert_eq!(
+        (refused.status, &refused.body["details"][0]["field"]),
+        (StatusCode::BAD_REQUEST, &json!("webhook_url"))
+    );
     let list = system.call(Method::GET, "/endpoints", KEY, None).await.body;
     assert_eq!(list["endpoints"].as_array().unwrap().len(), 1);
 }

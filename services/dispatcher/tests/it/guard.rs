@@ -32,9 +32,13 @@ async fn an_address_that_is_not_listed_is_not_reached_whatever_is_stored() {
 #[tokio::test]
 async fn endpoints_at_addresses_that_are_not_listed_are_refused() {
     let system = System::without_dispatcher().await;
-    for url in
-        ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data", "http://[fd00:ec2::254]/", "http://0/", "http://192.168.1.1/"]
-    {
+    for url in [
+        "http://10.0.0.1/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[fd00:ec2::254]/",
+        "http://0/",
+        "http://192.168.1.1/",
+    ] {
         let answer = system.call(Method::POST, "/endpoints", KEY, Some(json!({"url": url}))).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{url}");
         assert_eq!(answer.body["details"][0]["field"], "url", "{url}");
@@ -48,7 +52,10 @@ async fn neither_secret_nor_headers_are_in_the_database_as_text() {
     let endpoint = system.endpoint(&receiver, json!({"headers": {"authorization": "Bearer hush-hush"}})).await;
     let secret = endpoint["secret"].as_str().unwrap().strip_prefix("whsec_").unwrap().to_owned();
     let (row, sealed_secret, sealed_headers): (String, Vec<u8>, Vec<u8>) =
-        sqlx::query_as("SELECT e::text, sealed_secret, sealed_headers FROM endpoints e").fetch_one(&system.pool).await.unwrap();
+        sqlx::query_as("SELECT e::text, sealed_secret, sealed_headers FROM endpoints e")
+            .fetch_one(&system.pool)
+            .await
+            .unwrap();
     assert!(!row.contains(&secret) && !row.contains("hush-hush"));
     let contains = |hay: &[u8], needle: &[u8]| hay.windows(needle.len()).any(|window| window == needle);
     let raw = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &secret).unwrap();

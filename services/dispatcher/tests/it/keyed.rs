@@ -166,7 +166,9 @@ async fn copies_that_wait_together_are_not_delivered_when_the_view_shows_one_tha
         last = system.publish_to(&event, partition).await;
     }
     system.wait_until_passed(&last).await;
-    system.wait_for_schedule("one row waits", |rows| rows.iter().map(|(state, ..)| state).eq(["awaiting_verdict"])).await;
+    system
+        .wait_for_schedule("one row waits", |rows| rows.iter().map(|(state, ..)| state).eq(["awaiting_verdict"]))
+        .await;
     system.pass_view(&last).await;
     system.wait_for_schedule("they are dropped and swept", |rows| rows.is_empty()).await;
     assert_eq!((receiver.received().len(), system.reports_of(event.event_id).len()), (1, 1));
@@ -195,7 +197,11 @@ async fn an_event_whose_second_place_is_scheduled_is_delivered_from_its_first_af
         ids.push(filling.event_id.to_string());
     }
     let second = system.publish_with(&event, &[]).await;
-    system.wait_for_schedule("the second place is scheduled", |rows| rows.iter().any(|(state, ..)| state == "awaiting_verdict")).await;
+    system
+        .wait_for_schedule("the second place is scheduled", |rows| {
+            rows.iter().any(|(state, ..)| state == "awaiting_verdict")
+        })
+        .await;
     system.crash().await;
     assert_eq!(receiver.received().len(), 1);
 
@@ -235,8 +241,15 @@ async fn a_first_place_that_is_scheduled_after_the_second_is_decided_together_wi
         system.start_dispatcher(crate::system::config());
         system.wait_until_passed(&places[1]).await;
         let rows: Vec<(String, bool, i64)> =
-            sqlx::query_as("SELECT state, places IS NOT NULL, log_offset FROM delivery_schedule").fetch_all(&system.pool).await.unwrap();
-        assert_eq!(rows, [("awaiting_verdict".to_owned(), true, places[1].offset)], "it waits for the view to have passed both");
+            sqlx::query_as("SELECT state, places IS NOT NULL, log_offset FROM delivery_schedule")
+                .fetch_all(&system.pool)
+                .await
+                .unwrap();
+        assert_eq!(
+            rows,
+            [("awaiting_verdict".to_owned(), true, places[1].offset)],
+            "it waits for the view to have passed both"
+        );
         system.show(&event, &places[shown], false).await;
         system.pass_view(&places[1]).await;
         system.wait_for_reports(event.event_id, 1).await;

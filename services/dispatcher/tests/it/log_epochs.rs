@@ -18,7 +18,8 @@ async fn an_event_that_a_stalled_consumer_does_not_get_is_delivered_by_the_next_
     system.publish_many(2_000).await;
     // With more than a hundred records in its queue the client fetches nothing for five minutes.
     let property = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    system.kafka.properties = vec![property("queued.min.messages", "100"), property("fetch.queue.backoff.ms", "300000")];
+    system.kafka.properties =
+        vec![property("queued.min.messages", "100"), property("fetch.queue.backoff.ms", "300000")];
     let mut hasty = config();
     hasty.stall_after = Duration::from_secs(2);
     system.start_dispatcher(hasty);
@@ -33,7 +34,9 @@ async fn an_event_that_a_stalled_consumer_does_not_get_is_delivered_by_the_next_
 /// Starts the next log epoch of a partition as the command does; sets the materializer's position, or everybody's.
 async fn next_log_epoch(system: &System, partition: i32, moved: &[&str], to: i64) {
     let known = mend::positions(&system.pool).await.unwrap();
-    let is_meant = |position: &&mend::StoredPosition| position.partition == partition && moved.contains(&position.consumer.as_str());
+    let is_meant = |position: &&mend::StoredPosition| {
+        position.partition == partition && moved.contains(&position.consumer.as_str())
+    };
     let moved: Vec<_> = known.iter().filter(is_meant).collect();
     assert!(!moved.is_empty());
     let topic = system.kafka.topics.events.clone();
@@ -41,7 +44,10 @@ async fn next_log_epoch(system: &System, partition: i32, moved: &[&str], to: i64
 }
 
 async fn claimed_again(system: &System, than: i64) {
-    eventually(PATIENCE, "the dispatcher claims again by itself", || async { (system.epoch().await > than).then_some(()) }).await;
+    eventually(PATIENCE, "the dispatcher claims again by itself", || async {
+        (system.epoch().await > than).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -55,13 +61,19 @@ async fn a_keyed_event_that_waits_for_its_verdict_over_a_mending_is_neither_drop
         system.publish(&twice).await;
     }
     let never_at = system.publish(&never).await;
-    sqlx::query("INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 0)")
-        .bind(&system.kafka.topics.events)
-        .bind(shown_at.partition)
-        .execute(&system.pool)
-        .await
-        .unwrap();
-    system.wait_for_schedule("all wait", |rows| rows.len() == 3 && rows.iter().all(|(state, ..)| state == "awaiting_verdict")).await;
+    sqlx::query(
+        "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 0)",
+    )
+    .bind(&system.kafka.topics.events)
+    .bind(shown_at.partition)
+    .execute(&system.pool)
+    .await
+    .unwrap();
+    system
+        .wait_for_schedule("all wait", |rows| {
+            rows.len() == 3 && rows.iter().all(|(state, ..)| state == "awaiting_verdict")
+        })
+        .await;
     system.wait_until_passed(&never_at).await;
     let epoch = system.epoch().await;
     // As after a truncation: the materializer goes on in the same log, before these records.
@@ -69,15 +81,24 @@ async fn a_keyed_event_that_waits_for_its_verdict_over_a_mending_is_neither_drop
     claimed_again(&system, epoch + 1).await;
     // Several looks at the schedule, about one a second.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(system.schedule().await.iter().all(|(state, ..)| state == "awaiting_verdict"), "{:?}", system.schedule().await);
+    assert!(
+        system.schedule().await.iter().all(|(state, ..)| state == "awaiting_verdict"),
+        "{:?}",
+        system.schedule().await
+    );
     system.show(&shown, &shown_at, false).await;
     // At another place of the newer log, for which its row answers too.
     system.show(&twice, &Appended { offset: never_at.offset + 100, ..shown_at }, false).await;
     receiver.wait_for_ids(&[shown.event_id.to_string(), twice.event_id.to_string()]).await;
     // The view passes a younger record, and does not know the other event: it will never come.
-    let pass = "UPDATE consumer_positions SET record_time = now() + interval '1 second' WHERE consumer = 'materializer'";
+    let pass =
+        "UPDATE consumer_positions SET record_time = now() + interval '1 second' WHERE consumer = 'materializer'";
     sqlx::query(pass).execute(&system.pool).await.unwrap();
-    system.wait_for_schedule("the other one is dropped", |rows| rows.iter().all(|(state, ..)| state != "awaiting_verdict")).await;
+    system
+        .wait_for_schedule("the other one is dropped", |rows| {
+            rows.iter().all(|(state, ..)| state != "awaiting_verdict")
+        })
+        .await;
     assert_eq!((receiver.received().len(), receiver.counts().len()), (2, 2));
 }
 
@@ -92,7 +113,10 @@ async fn a_keyed_event_of_a_new_log_waits_for_the_view_although_the_view_stood_f
     // Far ahead in the old log; the dispatcher is in the new one already.
     let stand = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 1000)";
     sqlx::query(stand).bind(&system.kafka.topics.events).bind(first.partition).execute(&system.pool).await.unwrap();
-    sqlx::query("UPDATE consumer_positions SET log_epoch = 2 WHERE consumer = 'dispatcher'").execute(&system.pool).await.unwrap();
+    sqlx::query("UPDATE consumer_positions SET log_epoch = 2 WHERE consumer = 'dispatcher'")
+        .execute(&system.pool)
+        .await
+        .unwrap();
     sqlx::query("DELETE FROM delivery_schedule").execute(&system.pool).await.unwrap();
     system.start_dispatcher(config());
     let event = system.keyed_event("second");
@@ -117,7 +141,8 @@ async fn what_was_scheduled_ahead_of_the_position_is_not_begun_again_in_the_next
     patient.spill_after = Duration::from_secs(60);
     let system = System::start_with(patient).await;
     let hanging = Receiver::start(Manner::Hang).await;
-    let (failing, mended) = (Receiver::start(Manner::Status(500)).await, Receiver::start(Manner::Turns(vec![500, 200])).await);
+    let (failing, mended) =
+        (Receiver::start(Manner::Status(500)).await, Receiver::start(Manner::Turns(vec![500, 200])).await);
     system.endpoint(&hanging, json!({"event_types": ["hang"], "timeout_seconds": 30})).await;
     system.endpoint(&failing, json!({"event_types": ["fail"], "retry_schedule": [3600]})).await;
     system.endpoint(&mended, json!({"event_types": ["mend"], "retry_schedule": [1]})).await;
@@ -125,13 +150,19 @@ async fn what_was_scheduled_ahead_of_the_position_is_not_begun_again_in_the_next
     system.publish(&system.event("fail")).await;
     let last = system.publish(&system.event("mend")).await;
     let is = |rows: &[(String, i32, bool)], wanted: &str| rows.iter().any(|(state, ..)| state == wanted);
-    system.wait_for_schedule("one waits, one is finished", |rows| rows.len() == 2 && is(rows, "pending") && is(rows, "delivered")).await;
-    sqlx::query("INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 0)")
-        .bind(&system.kafka.topics.events)
-        .bind(held.partition)
-        .execute(&system.pool)
-        .await
-        .unwrap();
+    system
+        .wait_for_schedule("one waits, one is finished", |rows| {
+            rows.len() == 2 && is(rows, "pending") && is(rows, "delivered")
+        })
+        .await;
+    sqlx::query(
+        "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 0)",
+    )
+    .bind(&system.kafka.topics.events)
+    .bind(held.partition)
+    .execute(&system.pool)
+    .await
+    .unwrap();
     let epoch = system.epoch().await;
     hanging.change(Manner::Status(200));
     next_log_epoch(&system, held.partition, &["materializer"], 0).await;

@@ -107,7 +107,10 @@ impl Receiver {
 
     pub async fn wait_for(&self, requests: usize) -> Vec<Received> {
         let what = format!("{requests} requests reach the receiver");
-        eventually(Duration::from_secs(30), &what, || async { Some(self.received()).filter(|received| received.len() >= requests) }).await
+        eventually(Duration::from_secs(30), &what, || async {
+            Some(self.received()).filter(|received| received.len() >= requests)
+        })
+        .await
     }
 
     /// Waits until every one of these events has come.

@@ -39,7 +39,10 @@ async fn after_a_crash_nothing_is_lost_and_what_was_scheduled_stays() {
     failing.change(Manner::Status(200));
     system.make_all_due().await;
     hanging.wait_for_ids(&all).await;
-    eventually(PATIENCE, "every retry is made", || async { failing.counts().values().all(|count| *count >= 2).then_some(()) }).await;
+    eventually(PATIENCE, "every retry is made", || async {
+        failing.counts().values().all(|count| *count >= 2).then_some(())
+    })
+    .await;
     // Those that hang at the new instance go on hanging until their time is up; nothing else is left.
     system.wait_for_schedule("only what hangs is left", |rows| rows.len() <= 4).await;
 }
@@ -133,11 +136,12 @@ async fn what_was_scheduled_or_finished_ahead_of_the_position_is_not_begun_again
         })
         .await;
     // Neither is swept while the position has not passed them.
-    let position: (i64,) = sqlx::query_as("SELECT next_offset FROM consumer_positions WHERE consumer = 'dispatcher' AND partition = $1")
-        .bind(held.partition)
-        .fetch_one(&system.pool)
-        .await
-        .unwrap();
+    let position: (i64,) =
+        sqlx::query_as("SELECT next_offset FROM consumer_positions WHERE consumer = 'dispatcher' AND partition = $1")
+            .bind(held.partition)
+            .fetch_one(&system.pool)
+            .await
+            .unwrap();
     assert_eq!(position.0, held.offset);
     system.crash().await;
     hanging.change(Manner::Status(200));
@@ -214,7 +218,8 @@ async fn a_dispatcher_that_is_switched_off_sends_nothing_and_loses_nothing() {
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let ids = system.publish_many(5).await;
-    let (positions,): (i64,) = sqlx::query_as("SELECT count(*) FROM consumer_positions").fetch_one(&system.pool).await.unwrap();
+    let (positions,): (i64,) =
+        sqlx::query_as("SELECT count(*) FROM consumer_positions").fetch_one(&system.pool).await.unwrap();
     assert_eq!((positions, receiver.received().len()), (0, 0));
     system.shut_down().await;
     system.start_dispatcher(config());

@@ -18,8 +18,14 @@ async fn a_failing_endpoint_is_tried_again_by_its_schedule_and_succeeds() {
     let event = system.event("a");
     system.publish(&event).await;
     let reports = system.wait_for_reports(event.event_id, 2).await;
-    assert_eq!((reports[0].outcome, reports[0].attempt, reports[0].status_code), (DeliveryOutcome::Retrying, 1, Some(500)));
-    assert_eq!((reports[1].outcome, reports[1].attempt, reports[1].status_code), (DeliveryOutcome::Delivered, 2, Some(200)));
+    assert_eq!(
+        (reports[0].outcome, reports[0].attempt, reports[0].status_code),
+        (DeliveryOutcome::Retrying, 1, Some(500))
+    );
+    assert_eq!(
+        (reports[1].outcome, reports[1].attempt, reports[1].status_code),
+        (DeliveryOutcome::Delivered, 2, Some(200))
+    );
     assert_eq!(reports[0].delivery_id, reports[1].delivery_id);
     assert_eq!(reports[0].error.as_deref(), Some("the endpoint answered 500"));
     let delay_us = reports[0].next_attempt_at.unwrap() - reports[0].started_at;
@@ -41,7 +47,10 @@ async fn a_delivery_without_attempts_left_has_failed() {
     let event = system.event("a");
     system.publish(&event).await;
     let reports = system.wait_for_reports(event.event_id, 2).await;
-    assert_eq!((reports[1].outcome, reports[1].attempt, reports[1].next_attempt_at), (DeliveryOutcome::Failed, 2, None));
+    assert_eq!(
+        (reports[1].outcome, reports[1].attempt, reports[1].next_attempt_at),
+        (DeliveryOutcome::Failed, 2, None)
+    );
     system.wait_for_schedule("the failed row is swept", |rows| rows.is_empty()).await;
     assert_eq!(receiver.received().len(), 2);
 }
@@ -73,7 +82,10 @@ async fn a_deleted_endpoints_pending_deliveries_are_cancelled_at_once() {
     let path = format!("/endpoints/{}", endpoint["id"].as_str().unwrap());
     assert_eq!(system.call(Method::DELETE, &path, KEY, None).await.status, StatusCode::NO_CONTENT);
     let reports = system.wait_for_reports(event.event_id, 2).await;
-    assert_eq!((reports[1].outcome, reports[1].error.as_deref()), (DeliveryOutcome::Cancelled, Some("the endpoint was deleted")));
+    assert_eq!(
+        (reports[1].outcome, reports[1].error.as_deref()),
+        (DeliveryOutcome::Cancelled, Some("the endpoint was deleted"))
+    );
     assert_eq!(receiver.received().len(), 1);
 }
 
@@ -138,10 +150,11 @@ async fn retry_after_lengthens_the_delay() {
     let delay_seconds = (report.next_attempt_at.unwrap() - report.started_at) / 1_000_000;
     assert!((600..610).contains(&delay_seconds), "{delay_seconds}");
     system.wait_for_schedule("the attempt is scheduled", |rows| rows.len() == 1).await;
-    let (due,): (f64,) = sqlx::query_as("SELECT extract(epoch FROM due_at - now())::double precision FROM delivery_schedule")
-        .fetch_one(&system.pool)
-        .await
-        .unwrap();
+    let (due,): (f64,) =
+        sqlx::query_as("SELECT extract(epoch FROM due_at - now())::double precision FROM delivery_schedule")
+            .fetch_one(&system.pool)
+            .await
+            .unwrap();
     assert!((590.0..610.0).contains(&due), "{due}");
 }
 

@@ -23,7 +23,8 @@ async fn passed_with_another_key(system: &mut System, receiver: &Receiver) -> (E
     assert!(!health.is_ready());
     // Taken once and put back for later: a row that is taken at this moment would come up again only then.
     let later = "SELECT count(*) FROM delivery_schedule WHERE state = 'pending' AND lease_id IS NULL AND due_at > now() + interval '10 s'";
-    let kept = || async { (sqlx::query_scalar::<_, i64>(later).fetch_one(&system.pool).await.unwrap() == 1).then_some(()) };
+    let kept =
+        || async { (sqlx::query_scalar::<_, i64>(later).fetch_one(&system.pool).await.unwrap() == 1).then_some(()) };
     eventually(PATIENCE, "the delivery is kept", kept).await;
     assert_eq!(receiver.received().len(), 0);
     (event.event_id, endpoint, health)

@@ -128,8 +128,10 @@ impl System {
     pub fn start_dispatcher(&mut self, config: DispatcherConfig) -> Health {
         let health = Health::new();
         let shutdown = CancellationToken::new();
-        let (pool, producer, kafka, sealing) = (self.pool.clone(), self.producer.clone(), self.kafka.clone(), self.sealing.clone());
-        let task = tokio::spawn(dispatcher::run(config, pool, producer, kafka, sealing, health.clone(), shutdown.clone()));
+        let (pool, producer, kafka, sealing) =
+            (self.pool.clone(), self.producer.clone(), self.kafka.clone(), self.sealing.clone());
+        let task =
+            tokio::spawn(dispatcher::run(config, pool, producer, kafka, sealing, health.clone(), shutdown.clone()));
         self.running.push(Running { shutdown, task });
         health
     }
@@ -202,7 +204,12 @@ impl System {
     pub async fn publish_with(&self, event: &Event, headers: &[(&str, &[u8])]) -> Appended {
         let (key, value) = (event.org_id.to_string(), codec::encode_event(event).unwrap());
         let headers = [&[("content-type", &b"application/avro"[..])], headers].concat();
-        let record = Outgoing { topic: &self.kafka.topics.events, key: Some(key.as_bytes()), value: Some(&value), headers: &headers };
+        let record = Outgoing {
+            topic: &self.kafka.topics.events,
+            key: Some(key.as_bytes()),
+            value: Some(&value),
+            headers: &headers,
+        };
         self.producer.publish(record).await.unwrap()
     }
 
@@ -211,7 +218,8 @@ impl System {
         let producer: FutureProducer = self.kafka.client("test").create().unwrap();
         let (key, value) = (event.org_id.to_string(), codec::encode_event(event).unwrap());
         let headers = OwnedHeaders::new().insert(Header { key: "content-type", value: Some("application/avro") });
-        let record = FutureRecord::to(&self.kafka.topics.events).partition(partition).key(&key).payload(&value).headers(headers);
+        let record =
+            FutureRecord::to(&self.kafka.topics.events).partition(partition).key(&key).payload(&value).headers(headers);
         let delivered = producer.send(record, PATIENCE).await.unwrap();
         Appended { partition: delivered.partition, offset: delivered.offset, timestamp_ms: None }
     }
@@ -230,14 +238,16 @@ impl System {
 
     pub async fn wait_for_reports(&self, event: EventId, count: usize) -> Vec<DeliveryAttempt> {
         let what = format!("{count} reports on the deliveries topic");
-        eventually(PATIENCE, &what, || async { Some(self.reports_of(event)).filter(|reports| reports.len() >= count) }).await
+        eventually(PATIENCE, &what, || async { Some(self.reports_of(event)).filter(|reports| reports.len() >= count) })
+            .await
     }
 
     /// Waits until the position has passed everything that is on the log now.
     pub async fn wait_until_passed(&self, appended: &Appended) {
         eventually(PATIENCE, "the position passes the record", || async {
             let sql = "SELECT next_offset FROM consumer_positions WHERE consumer = 'dispatcher' AND partition = $1";
-            let next: Option<(i64,)> = sqlx::query_as(sql).bind(appended.partition).fetch_optional(&self.pool).await.unwrap();
+            let next: Option<(i64,)> =
+                sqlx::query_as(sql).bind(appended.partition).fetch_optional(&self.pool).await.unwrap();
             next.filter(|(next,)| *next > appended.offset)
         })
         .await;
@@ -291,7 +301,10 @@ impl System {
 
     /// As if all leases and delays were over.
     pub async fn make_all_due(&self) {
-        sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE state = 'pending'").execute(&self.pool).await.unwrap();
+        sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE state = 'pending'")
+            .execute(&self.pool)
+            .await
+            .unwrap();
     }
 
     /// Shows an event in the view, as the materializer would.

@@ -1,4 +1,5 @@
-//! Looking keys up in the view: what concurrent requests ask is asked in one statement, and no request waits longer than 20 ms.
+//! Looking keys up in the view: what concurrent requests ask is asked in one statement, and no request waits longer
+//! than 20 ms.
 
 use std::time::Duration;
 
@@ -101,9 +102,10 @@ async fn ask(pool: &PgPool, batch: &[Question]) -> Result<Vec<Option<Holder>>, s
     let orgs: Vec<Uuid> = batch.iter().map(|question| question.key.0.as_uuid()).collect();
     let kinds: Vec<&str> = batch.iter().map(|question| question.key.1.as_str()).collect();
     let keys: Vec<&str> = batch.iter().map(|question| question.key.2.as_str()).collect();
-    // The window's end is reckoned from the log's append time and compared with this server's clock here. While that one is behind, a key whose
-    // window has just ended still counts as held, for as long as the clocks differ: the event is answered as a repeat, and is not written. While
-    // it is ahead, a twin is let through, and the materializer, which knows the log's clock alone, decides on it.
+    // The window's end is reckoned from the log's append time and compared with this server's clock here. While that
+    // one is behind, a key whose window has just ended still counts as held, for as long as the clocks differ: the
+    // event is answered as a repeat, and is not written. While it is ahead, a twin is let through, and the
+    // materializer, which knows the log's clock alone, decides on it.
     let rows: Vec<(i64, Uuid, String, OffsetDateTime)> = sqlx::query_as(
         "SELECT asked.ordinal, known.event_id, known.body_hash, known.accepted_at
          FROM UNNEST($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (org_id, kind, key, ordinal)

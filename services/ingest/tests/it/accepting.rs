@@ -32,10 +32,17 @@ async fn success_is_told_once_the_record_is_on_the_log_with_all_that_was_sent() 
     assert_eq!((event.source.as_deref(), event.ordering_key.as_deref()), (Some("shop"), Some("customer-9")));
     assert_eq!(event.occurred_at, Some(1_795_251_600_000_000));
     assert_eq!(event.metadata.get("k").map(String::as_str), Some("v"));
-    assert_eq!(event.dedup.as_ref().map(|dedup| (dedup.kind.as_str(), dedup.key.as_str())), Some(("dedup_id", "ord-7")));
+    assert_eq!(
+        event.dedup.as_ref().map(|dedup| (dedup.kind.as_str(), dedup.key.as_str())),
+        Some(("dedup_id", "ord-7"))
+    );
     assert_eq!(event.traceparent.as_deref(), Some(TRACEPARENT));
-    let expected =
-        [("content-type", "application/avro"), ("x-request-id", "req-1"), ("traceparent", TRACEPARENT), ("tracestate", "a=1, b=2")];
+    let expected = [
+        ("content-type", "application/avro"),
+        ("x-request-id", "req-1"),
+        ("traceparent", TRACEPARENT),
+        ("tracestate", "a=1, b=2"),
+    ];
     for (name, value) in expected {
         assert_eq!(record.headers.get(name).map(String::as_str), Some(value), "{name}");
     }
@@ -50,7 +57,8 @@ async fn a_trace_state_without_a_trace_is_not_kept() {
     let instance = bench.instance().await;
     let body = json!({"type": "a", "data": 1}).to_string();
     send(instance.event(body).header("traceparent", "none").header("tracestate", "a=1")).await.expect(201);
-    let names: Vec<String> = bench.log().await[0].headers.keys().filter(|name| name.starts_with("trace")).cloned().collect();
+    let names: Vec<String> =
+        bench.log().await[0].headers.keys().filter(|name| name.starts_with("trace")).cloned().collect();
     assert!(names.is_empty(), "{names:?}");
 }
 
@@ -69,8 +77,12 @@ async fn the_reply_names_the_event_its_append_time_and_its_place() {
     let told = OffsetDateTime::parse(timestamp, &Rfc3339).unwrap().unix_timestamp_nanos() / 1_000_000;
     assert_eq!(told, i128::from(record.append_time_ms));
     assert_eq!((timestamp.len(), timestamp.ends_with('Z')), (24, true), "milliseconds, in UTC: {timestamp}");
-    let place = instance.sealing.open_token("position", bench.org.as_uuid().as_bytes(), answer.text("position")).unwrap();
-    assert_eq!(Place::from_bytes(&place), Some(Place { log_epoch: 0, partition: record.partition, offset: record.offset }));
+    let place =
+        instance.sealing.open_token("position", bench.org.as_uuid().as_bytes(), answer.text("position")).unwrap();
+    assert_eq!(
+        Place::from_bytes(&place),
+        Some(Place { log_epoch: 0, partition: record.partition, offset: record.offset })
+    );
     assert_eq!(instance.written.last(bench.org.as_uuid(), Instant::now()), vec![(record.partition, record.offset + 1)]);
 }
 
@@ -92,15 +104,24 @@ async fn mounts_differ_in_their_success_code_alone() {
 async fn a_payload_of_any_json_is_kept_byte_for_byte_under_either_name() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
-    let payloads =
-        ["{ \"b\" : 7.0e0,\n\"a\":\"\\u0041\\/\u{e9}\",\"a\": 1e999 }", "null", "-0", "[1 , 2]", "\"\"", "12345678901234567890123"];
+    let payloads = [
+        "{ \"b\" : 7.0e0,\n\"a\":\"\\u0041\\/\u{e9}\",\"a\": 1e999 }",
+        "null",
+        "-0",
+        "[1 , 2]",
+        "\"\"",
+        "12345678901234567890123",
+    ];
     for payload in payloads {
-        for body in [format!(r#"{{"event_type": "a", "payload": {payload}}}"#), format!(r#"{{"type":"a","data" :{payload} }}"#)] {
+        for body in
+            [format!(r#"{{"event_type": "a", "payload": {payload}}}"#), format!(r#"{{"type":"a","data" :{payload} }}"#)]
+        {
             send(instance.event(body)).await.expect(201);
         }
     }
     let mut kept: Vec<String> = bench.log().await.into_iter().map(|record| record.event.payload).collect();
-    let mut sent: Vec<String> = payloads.iter().flat_map(|payload| [(*payload).to_owned(), (*payload).to_owned()]).collect();
+    let mut sent: Vec<String> =
+        payloads.iter().flat_map(|payload| [(*payload).to_owned(), (*payload).to_owned()]).collect();
     kept.sort();
     sent.sort();
     assert_eq!(kept, sent);
@@ -118,7 +139,8 @@ async fn request_ids_are_taken_over_or_made_and_stand_on_the_record() {
     }
     assert_eq!((told[0].as_str(), told[1].as_str()), ("mine-1", "mine-2"));
     assert_ne!(told[2], "not sane");
-    let mut on_log: Vec<String> = bench.log().await.iter().map(|record| record.headers["x-request-id"].clone()).collect();
+    let mut on_log: Vec<String> =
+        bench.log().await.iter().map(|record| record.headers["x-request-id"].clone()).collect();
     on_log.sort();
     told.sort();
     assert_eq!(on_log, told);

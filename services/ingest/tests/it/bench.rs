@@ -48,7 +48,8 @@ impl Bench {
         postgres::migrate(&pool).await.unwrap();
         let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
         let replication = Replication { factor: 1, min_in_sync: 1 };
-        let manifest: Vec<_> = kafka.topics.manifest(PARTITIONS).into_iter().filter(|topic| topic.name == kafka.topics.events).collect();
+        let manifest: Vec<_> =
+            kafka.topics.manifest(PARTITIONS).into_iter().filter(|topic| topic.name == kafka.topics.events).collect();
         let differences = topics::plan(&kafka, &manifest, replication).await.unwrap();
         topics::apply(&kafka, &differences, replication).await.unwrap();
         let shutdown = CancellationToken::new();
@@ -62,12 +63,22 @@ impl Bench {
         self.instance_with(Producer::new(&self.kafka, ProducerSettings::default()).unwrap(), self.pool.clone()).await
     }
 
-    /// An instance that appends with `producer` and looks repeats up in `pool`. Keys are always read from the bench's database.
+    /// An instance that appends with `producer` and looks repeats up in `pool`. Keys are always read from the bench's
+    /// database.
     pub async fn instance_with(&self, producer: Producer, pool: PgPool) -> Instance {
         let (sealing, written) = (SealingKey::from_bytes(SEALING), RecentWrites::default());
-        let state =
-            IngestState::new(self.tenancy.authenticator(), producer, &self.kafka.topics.events, sealing.clone(), written.clone(), pool);
-        let router = platform::http::mount(ingest::routes(state).merge(tenancy::routes(self.tenancy.clone())), MountOptions::default());
+        let state = IngestState::new(
+            self.tenancy.authenticator(),
+            producer,
+            &self.kafka.topics.events,
+            sealing.clone(),
+            written.clone(),
+            pool,
+        );
+        let router = platform::http::mount(
+            ingest::routes(state).merge(tenancy::routes(self.tenancy.clone())),
+            MountOptions::default(),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
@@ -101,7 +112,12 @@ impl OnLog {
             offset: record.offset(),
             append_time_ms,
             key: text(record.key().unwrap()),
-            headers: record.headers().unwrap().iter().map(|header| (header.key.to_owned(), text(header.value.unwrap()))).collect(),
+            headers: record
+                .headers()
+                .unwrap()
+                .iter()
+                .map(|header| (header.key.to_owned(), text(header.value.unwrap())))
+                .collect(),
             event: schemas::codec::decode_event(record.payload().unwrap()).unwrap(),
         }
     }

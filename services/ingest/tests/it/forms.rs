@@ -59,9 +59,15 @@ async fn a_binary_cloudevent_has_its_attributes_in_headers() {
 async fn a_structured_cloudevent_is_told_by_its_content_type_whatever_the_headers_say() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
-    let body = json!({"specversion": "1.0", "type": "a", "source": "/shop", "id": "7", "data": [1], "ext": "x"}).to_string();
+    let body =
+        json!({"specversion": "1.0", "type": "a", "source": "/shop", "id": "7", "data": [1], "ext": "x"}).to_string();
     let request = |content_type: &str| {
-        instance.post("/v1/events").bearer_auth(KEY).header("content-type", content_type).header("ce-specversion", "1.0").body(body.clone())
+        instance
+            .post("/v1/events")
+            .bearer_auth(KEY)
+            .header("content-type", content_type)
+            .header("ce-specversion", "1.0")
+            .body(body.clone())
     };
     send(request("Application/CloudEvents+JSON; charset=utf-8")).await.expect(201);
     let event = &bench.log().await[0].event;

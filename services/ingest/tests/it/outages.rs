@@ -67,7 +67,10 @@ async fn a_failed_append_leaves_nothing_that_blocks_the_retry() {
     let retried = instance.accept_as("k", &event()).await.expect(201);
     assert_eq!(retried.header("idempotency-replayed"), None);
     let again = instance.accept_as("k", &event()).await.expect(201);
-    assert_eq!((again.header("idempotency-replayed"), again.text("event_id")), (Some("true"), retried.text("event_id")));
+    assert_eq!(
+        (again.header("idempotency-replayed"), again.text("event_id")),
+        (Some("true"), retried.text("event_id"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,7 +122,11 @@ async fn twins_of_an_append_that_fails_are_told_with_it_and_not_one_after_the_ot
 async fn a_full_bound_is_503_at_once_and_nothing_was_stored() {
     let bench = Bench::start().await;
     let long = Duration::from_secs(8);
-    let instance = on_nothing(&bench, ProducerSettings { max_in_flight: 1, delivery_timeout: long, ..ProducerSettings::default() }).await;
+    let instance = on_nothing(
+        &bench,
+        ProducerSettings { max_in_flight: 1, delivery_timeout: long, ..ProducerSettings::default() },
+    )
+    .await;
     let begun = Instant::now();
     let timed = async || {
         let answer = instance.accept(&event()).await.expect(503);

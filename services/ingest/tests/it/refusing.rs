@@ -37,9 +37,14 @@ async fn invalid_events_are_400_or_on_the_old_mount_422_with_the_fields_to_blame
     ];
     for (body, field) in cases {
         for (path, status) in [("/v1/events", 400), ("/events", 400), ("/api/events", 422)] {
-            let request = instance.post(path).bearer_auth(KEY).header("content-type", "application/json").body(body.clone());
+            let request =
+                instance.post(path).bearer_auth(KEY).header("content-type", "application/json").body(body.clone());
             let answer = send(request).await;
-            assert_eq!((answer.status.as_u16(), answer.text("error_code")), (status, "invalid_event"), "{path} {body:.200}: {answer:?}");
+            assert_eq!(
+                (answer.status.as_u16(), answer.text("error_code")),
+                (status, "invalid_event"),
+                "{path} {body:.200}: {answer:?}"
+            );
             assert_eq!(answer.body["details"][0]["field"], field, "{body:.200}");
             assert_eq!(answer.header("content-type"), Some("application/problem+json"));
         }
@@ -65,7 +70,11 @@ async fn malformed_bodies_are_refused_with_the_place() {
         for (path, status) in [("/v1/events", 400), ("/api/events", 422)] {
             let answer = send(instance.post(path).bearer_auth(KEY).body(body)).await;
             let shown = String::from_utf8_lossy(body);
-            assert_eq!((answer.status.as_u16(), answer.text("error_code")), (status, "invalid_json"), "{shown}: {answer:?}");
+            assert_eq!(
+                (answer.status.as_u16(), answer.text("error_code")),
+                (status, "invalid_json"),
+                "{shown}: {answer:?}"
+            );
             assert!(answer.text("detail").contains("line 1"), "{shown}: {answer:?}");
         }
     }
@@ -81,7 +90,8 @@ async fn idempotency_keys_have_bounds_too() {
         let answer = instance.accept_as(key, &json!({"type": "a", "data": 1})).await.expect(400);
         assert_eq!(answer.body["details"][0]["field"], "Idempotency-Key", "{key:?}");
     }
-    let twice = instance.event(r#"{"type":"a","data":1}"#).header("idempotency-key", "a").header("idempotency-key", "b");
+    let twice =
+        instance.event(r#"{"type":"a","data":1}"#).header("idempotency-key", "a").header("idempotency-key", "b");
     send(twice).await.expect(400);
     assert_eq!(bench.log().await.len(), 0);
     // Blanks around it are the header's, not the key's.
@@ -126,7 +136,9 @@ async fn a_key_is_needed_with_the_right_to_produce_this_type() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let body = |event_type: &str| json!({"type": event_type, "data": 1});
-    let with = async |key: &str, event_type: &str| send(instance.post("/v1/events").bearer_auth(key).json(&body(event_type))).await;
+    let with = async |key: &str, event_type: &str| {
+        send(instance.post("/v1/events").bearer_auth(key).json(&body(event_type))).await
+    };
 
     let missing = send(instance.post("/v1/events").json(&body("a"))).await.expect(401);
     assert_eq!(missing.header("www-authenticate"), Some("Bearer"));

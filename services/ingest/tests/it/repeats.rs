@@ -19,7 +19,9 @@ async fn a_dedup_id_is_taken_once_and_its_repeat_names_the_original() {
     let instance = bench.instance().await;
     let first = instance.accept(&json!({"type": "a", "data": 1, "dedup_id": "d"})).await.expect(201);
     for path in ["/v1/events", "/api/events"] {
-        let repeat = send(instance.post(path).bearer_auth(KEY).json(&json!({"type": "b", "data": 2, "dedup_id": "d"}))).await.expect(409);
+        let repeat = send(instance.post(path).bearer_auth(KEY).json(&json!({"type": "b", "data": 2, "dedup_id": "d"})))
+            .await
+            .expect(409);
         assert_eq!((repeat.text("error_code"), repeat.text("event_id")), ("duplicate_event", first.text("event_id")));
     }
     // Namespaces of their own: the same text in the header is another name.
@@ -59,7 +61,9 @@ async fn equal_content_is_one_event_for_keys_that_ask_for_it() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let key = instance.key(json!({"role": "produce", "content_dedup": true})).await;
-    let post = async |path: &str, data: u32| send(instance.post(path).bearer_auth(&key).json(&json!({"type": "a", "data": data}))).await;
+    let post = async |path: &str, data: u32| {
+        send(instance.post(path).bearer_auth(&key).json(&json!({"type": "a", "data": data}))).await
+    };
     let first = post("/v1/events", 1).await.expect(201);
     for path in ["/v1/events", "/api/events"] {
         let repeat = post(path, 1).await.expect(200);
@@ -143,7 +147,8 @@ async fn what_the_view_said_is_not_believed_past_the_keys_window() {
     let bench = Bench::start().await;
     let key = bench.instance().await.key(json!({"role": "produce", "content_dedup": true})).await;
     let body = json!({"type": "a", "data": 1});
-    let post = async |instance: &crate::bench::Instance| send(instance.post("/v1/events").bearer_auth(&key).json(&body)).await;
+    let post =
+        async |instance: &crate::bench::Instance| send(instance.post("/v1/events").bearer_auth(&key).json(&body)).await;
     post(&bench.instance().await).await.expect(201);
     decide(&bench, &bench.log().await[0].event, "1 hour").await;
     // A fresh instance that knows of the repeat from the view alone.
@@ -187,14 +192,23 @@ async fn a_cloud_event_is_known_by_its_source_and_id_in_every_form() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let post = async |source: &str, id: &str| {
-        let request = instance.post("/v1/events").bearer_auth(KEY).header("content-type", "application/cloudevents+json");
-        send(request.body(json!({"specversion": "1.0", "type": "a", "source": source, "id": id, "data": 1}).to_string())).await
+        let request =
+            instance.post("/v1/events").bearer_auth(KEY).header("content-type", "application/cloudevents+json");
+        send(
+            request.body(json!({"specversion": "1.0", "type": "a", "source": source, "id": id, "data": 1}).to_string()),
+        )
+        .await
     };
     let first = post("/shop", "1").await.expect(201);
     let repeat = post("/shop", "1").await.expect(409);
     assert_eq!(repeat.text("event_id"), first.text("event_id"));
     let binary = instance.post("/v1/events").bearer_auth(KEY).header("content-type", "application/json");
-    let binary = binary.header("ce-specversion", "1.0").header("ce-type", "b").header("ce-source", "/shop").header("ce-id", "1").body("2");
+    let binary = binary
+        .header("ce-specversion", "1.0")
+        .header("ce-type", "b")
+        .header("ce-source", "/shop")
+        .header("ce-id", "1")
+        .body("2");
     assert_eq!(send(binary).await.expect(409).text("event_id"), first.text("event_id"));
     post("/shop", "2").await.expect(201);
     post("/store", "1").await.expect(201);
@@ -206,16 +220,26 @@ async fn attributes_that_are_headers_belong_to_what_an_idempotency_key_names() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let post = async |event_type: &str, id: &str, content_type: &str, trace: &str| {
-        let request = instance.post("/v1/events").bearer_auth(KEY).header("content-type", content_type).header("idempotency-key", "k");
-        let request =
-            request.header("ce-specversion", "1.0").header("ce-type", event_type).header("ce-source", "/shop").header("ce-id", id);
+        let request = instance
+            .post("/v1/events")
+            .bearer_auth(KEY)
+            .header("content-type", content_type)
+            .header("idempotency-key", "k");
+        let request = request
+            .header("ce-specversion", "1.0")
+            .header("ce-type", event_type)
+            .header("ce-source", "/shop")
+            .header("ce-id", id);
         send(request.header("ce-traceparent", trace).body("{}")).await
     };
     let json = "application/json";
-    let first = post("order.created", "1", json, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await.expect(201);
-    let other_try = post("order.created", "1", json, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01").await.expect(201);
+    let first =
+        post("order.created", "1", json, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await.expect(201);
+    let other_try =
+        post("order.created", "1", json, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01").await.expect(201);
     assert_eq!(other_try.text("event_id"), first.text("event_id"));
-    for (event_type, id, content_type) in [("order.deleted", "1", json), ("order.created", "2", json), ("order.created", "1", "text/plain")]
+    for (event_type, id, content_type) in
+        [("order.deleted", "1", json), ("order.created", "2", json), ("order.created", "1", "text/plain")]
     {
         post(event_type, id, content_type, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await.expect(422);
     }
@@ -230,8 +254,13 @@ async fn a_dedup_id_beside_an_idempotency_key_goes_along_and_names_nothing() {
     instance.accept_as("k", &body).await.expect(201);
     instance.accept_as("l", &body).await.expect(201);
     instance.accept(&body).await.expect(201);
-    let mut named: Vec<_> =
-        bench.log().await.into_iter().map(|record| record.event.dedup.unwrap()).map(|dedup| (dedup.key, dedup.dedup_id)).collect();
+    let mut named: Vec<_> = bench
+        .log()
+        .await
+        .into_iter()
+        .map(|record| record.event.dedup.unwrap())
+        .map(|dedup| (dedup.key, dedup.dedup_id))
+        .collect();
     named.sort();
     let beside = Some("d".to_owned());
     assert_eq!(named, [("d".to_owned(), None), ("k".to_owned(), beside.clone()), ("l".to_owned(), beside)]);

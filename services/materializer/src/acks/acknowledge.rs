@@ -1,6 +1,8 @@
-//! The operation behind every ack route: find the events, write one record for each that is open, wait until the view shows it.
+//! The operation behind every ack route: find the events, write one record for each that is open, wait until the view
+//! shows it.
 //!
-//! Idempotent: what is acknowledged already is answered from the view and written no more. So whatever goes wrong, repeating is safe.
+//! Idempotent: what is acknowledged already is answered from the view and written no more. So whatever goes wrong,
+//! repeating is safe.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -49,23 +51,36 @@ pub(super) async fn acknowledge(
 ) -> Result<Outcome, Problem> {
     caller.require(Right::Consume)?;
     let targets = target::find(&state.inbox, caller, ids).await?;
-    let mut known: HashMap<EventId, Option<Timestamp>> = targets.values().map(|t| (t.event_id, t.acknowledged_at)).collect();
+    let mut known: HashMap<EventId, Option<Timestamp>> =
+        targets.values().map(|t| (t.event_id, t.acknowledged_at)).collect();
     let open: Vec<EventId> = known.iter().filter(|(_, at)| at.is_none()).map(|(id, _)| *id).collect();
     let mut is_shown = true;
     if !open.is_empty() {
         let appended = publish(&state.inbox, caller, context, &open).await?;
-        known.extend(appended.iter().map(|(id, appended)| (*id, appended.timestamp_ms.and_then(Timestamp::from_millis))));
+        known.extend(
+            appended.iter().map(|(id, appended)| (*id, appended.timestamp_ms.and_then(Timestamp::from_millis))),
+        );
         let shown = wait_until_shown(&state.inbox, caller.org_id, &appended).await;
         is_shown = open.iter().all(|id| shown.contains_key(id));
         known.extend(shown.into_iter().map(|(id, at)| (id, Some(at))));
     }
-    let acknowledged =
-        |target: &target::Target| Acknowledged { event_id: target.event_id, at: known.get(&target.event_id).copied().flatten() };
-    Ok(Outcome { acknowledged: targets.iter().map(|(named, target)| (*named, acknowledged(target))).collect(), is_shown })
+    let acknowledged = |target: &target::Target| Acknowledged {
+        event_id: target.event_id,
+        at: known.get(&target.event_id).copied().flatten(),
+    };
+    Ok(Outcome {
+        acknowledged: targets.iter().map(|(named, target)| (*named, acknowledged(target))).collect(),
+        is_shown,
+    })
 }
 
 /// Writes the records. On an error some may be on the log, which does no harm.
-async fn publish(inbox: &Inbox, caller: &Caller, context: &RequestContext, open: &[EventId]) -> Result<Vec<(EventId, Appended)>, Problem> {
+async fn publish(
+    inbox: &Inbox,
+    caller: &Caller,
+    context: &RequestContext,
+    open: &[EventId],
+) -> Result<Vec<(EventId, Appended)>, Problem> {
     let key = caller.org_id.to_string();
     let key_id = caller.key_id.to_string();
     let mut record_headers: Vec<(&str, &[u8])> = vec![
@@ -85,15 +100,21 @@ async fn publish(inbox: &Inbox, caller: &Caller, context: &RequestContext, open:
             tracing::error!(%error, "An ack could not be encoded.");
             Problem::internal()
         })?;
-        let record = Outgoing { topic: &inbox.acks_topic, key: Some(key), value: Some(&value), headers: record_headers };
+        let record =
+            Outgoing { topic: &inbox.acks_topic, key: Some(key), value: Some(&value), headers: record_headers };
         let appended = inbox.producer.publish(record).await.map_err(|error| refusal(context, &error))?;
         Ok((event_id, appended))
     };
     stream::iter(open.iter().copied().map(append)).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-/// Waits until the view has passed the records, and reads what it then says. What it does not show in time, or cannot be read, is absent.
-async fn wait_until_shown(inbox: &Inbox, organization: OrgId, appended: &[(EventId, Appended)]) -> HashMap<EventId, Timestamp> {
+/// Waits until the view has passed the records, and reads what it then says. What it does not show in time, or cannot
+/// be read, is absent.
+async fn wait_until_shown(
+    inbox: &Inbox,
+    organization: OrgId,
+    appended: &[(EventId, Appended)],
+) -> HashMap<EventId, Timestamp> {
     let mut goals: BTreeMap<i32, i64> = BTreeMap::new();
     for (_, appended) in appended {
         let goal = goals.entry(appended.partition).or_default();
@@ -112,7 +133,9 @@ async fn wait_until_shown(inbox: &Inbox, organization: OrgId, appended: &[(Event
 /// How a failed append is told. Whatever was stored, acknowledging again is safe.
 fn refusal(context: &RequestContext, error: &PublishError) -> Problem {
     match error {
-        PublishError::Busy => Problem::unavailable("too many records are in flight; repeating the acknowledgement is safe", 1),
+        PublishError::Busy => {
+            Problem::unavailable("too many records are in flight; repeating the acknowledgement is safe", 1)
+        }
         PublishError::Rejected(reason) => {
             tracing::error!(request_id = %context.request_id, reason, "Kafka refused an ack.");
             Problem::internal()
@@ -123,7 +146,10 @@ fn refusal(context: &RequestContext, error: &PublishError) -> Problem {
         }
         PublishError::Unknown(reason) => {
             tracing::warn!(request_id = %context.request_id, reason, "Kafka did not confirm an ack.");
-            Problem::unavailable("the log did not answer in time; the acknowledgement may have been stored, and repeating it is safe", 2)
+            Problem::unavailable(
+                "the log did not answer in time; the acknowledgement may have been stored, and repeating it is safe",
+                2,
+            )
         }
     }
 }

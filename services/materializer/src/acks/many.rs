@@ -50,7 +50,8 @@ pub(super) async fn ack(
     let outcome = acknowledge(&state, &caller, &context, &known).await?;
     let is_acknowledged = |id: Option<EventId>| id.is_some_and(|id| outcome.acknowledged.contains_key(&id));
     let acknowledged = named.iter().filter(|(_, id)| is_acknowledged(*id)).count();
-    let entry = |(event_id, id)| Entry { event_id, status: if is_acknowledged(id) { "acknowledged" } else { "not_found" } };
+    let entry =
+        |(event_id, id)| Entry { event_id, status: if is_acknowledged(id) { "acknowledged" } else { "not_found" } };
     let results: Vec<Entry> = named.into_iter().map(entry).collect();
     let status = if outcome.is_shown { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(Body { acknowledged, failed: results.len() - acknowledged, results })).into_response())
@@ -61,7 +62,8 @@ impl Request {
         if self.lease_id.is_some() {
             return Err(invalid("lease_id", "leases are not available; name the events in event_ids"));
         }
-        let named = self.event_ids.ok_or_else(|| invalid("event_ids", "is missing: it names the events to acknowledge"))?;
+        let named =
+            self.event_ids.ok_or_else(|| invalid("event_ids", "is missing: it names the events to acknowledge"))?;
         if named.is_empty() || named.len() > MAX_IDS {
             return Err(invalid("event_ids", "must name 1 to 1000 events"));
         }
@@ -74,7 +76,8 @@ fn invalid(field: &str, reason: &str) -> Problem {
     Problem::invalid("invalid_request", format!("{field}: {reason}")).with_details(details)
 }
 
-/// Each once, however it is spelled, in the order in which they come first. What is no id is as unknown as an id that nobody has.
+/// Each once, however it is spelled, in the order in which they come first. What is no id is as unknown as an id that
+/// nobody has.
 fn distinct(named: Vec<String>) -> Vec<(String, Option<EventId>)> {
     let mut seen = HashSet::new();
     let read = named.into_iter().map(|text| (text.parse::<EventId>().ok(), text));

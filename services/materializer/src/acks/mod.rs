@@ -1,5 +1,6 @@
-//! Acknowledging over HTTP: many routes, one idempotent operation. An ack is a record on the log like any other; this writes it and waits
-//! until the projector has shown it. Applying acks to the view is the projector's business, reading the inbox that of `inbox`.
+//! Acknowledging over HTTP: many routes, one idempotent operation. An ack is a record on the log like any other; this
+//! writes it and waits until the projector has shown it. Applying acks to the view is the projector's business, reading
+//! the inbox that of `inbox`.
 
 mod acknowledge;
 mod many;

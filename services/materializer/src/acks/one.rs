@@ -23,7 +23,13 @@ struct Body {
 
 impl From<Acknowledged> for Body {
     fn from(event: Acknowledged) -> Self {
-        Self { id: event.event_id, event_id: event.event_id, status: "acknowledged", acknowledged_at: event.at, success: true }
+        Self {
+            id: event.event_id,
+            event_id: event.event_id,
+            status: "acknowledged",
+            acknowledged_at: event.at,
+            success: true,
+        }
     }
 }
 
@@ -53,7 +59,12 @@ pub(super) async fn ack(
     Ok((status, Json(Body::from(event))).into_response())
 }
 
-async fn run(state: &InboxState, caller: &Caller, context: &RequestContext, id: EventId) -> Result<(Acknowledged, bool), Problem> {
+async fn run(
+    state: &InboxState,
+    caller: &Caller,
+    context: &RequestContext,
+    id: EventId,
+) -> Result<(Acknowledged, bool), Problem> {
     let outcome = acknowledge(state, caller, context, &[id]).await?;
     let event = outcome.acknowledged.get(&id).copied().ok_or_else(Problem::not_found)?;
     Ok((event, outcome.is_shown))

@@ -1,4 +1,5 @@
-//! Which events an acknowledgement is about: what the view holds under the ids that were named, as far as the caller may see it.
+//! Which events an acknowledgement is about: what the view holds under the ids that were named, as far as the caller
+//! may see it.
 
 use std::collections::HashMap;
 
@@ -18,8 +19,8 @@ pub(super) struct Target {
     pub(super) acknowledged_at: Option<Timestamp>,
 }
 
-/// The events behind `ids`, by the id as it was named. What is absent does not exist for this caller. Events that this instance accepted a
-/// moment ago are waited for.
+/// The events behind `ids`, by the id as it was named. What is absent does not exist for this caller. Events that this
+/// instance accepted a moment ago are waited for.
 pub(super) async fn find(inbox: &Inbox, caller: &Caller, ids: &[EventId]) -> Result<HashMap<EventId, Target>, Problem> {
     let mut rows = inbox.within_budget(read(&inbox.pool, caller.org_id, ids)).await?;
     if rows.len() < ids.len() && inbox.freshness.catch_up(caller.org_id, &[]).await {

@@ -1,7 +1,9 @@
-//! Who waits for events of an organization (long polls), and who wakes them: one task for all, which runs only while somebody waits.
+//! Who waits for events of an organization (long polls), and who wakes them: one task for all, which runs only while
+//! somebody waits.
 //!
-//! The task looks at the view's positions, a dozen rows, and only where one has moved asks which of the waiting organizations got something
-//! there. So a waiting client costs nothing until something arrives for it. What it then reads is the reader's business.
+//! The task looks at the view's positions, a dozen rows, and only where one has moved asks which of the waiting
+//! organizations got something there. So a waiting client costs nothing until something arrives for it. What it then
+//! reads is the reader's business.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +19,8 @@ use super::cursor::Mark;
 
 /// Requests that may wait at once in one process.
 const MAX_WAITING: usize = 2_000;
-/// Pause between two looks; longer when looking itself takes long, so that it never costs more than a fifth of one connection's time.
+/// Pause between two looks; longer when looking itself takes long, so that it never costs more than a fifth of one
+/// connection's time.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
 
@@ -75,7 +78,10 @@ impl Arrivals {
         let place = self.shared.places.clone().try_acquire_owned().ok()?;
         let organization = organization.as_uuid();
         let mut waiting = self.shared.waiting();
-        let bell = waiting.organizations.entry(organization).or_insert_with(|| Bell { ring: watch::Sender::new(()), waiters: 0 });
+        let bell = waiting
+            .organizations
+            .entry(organization)
+            .or_insert_with(|| Bell { ring: watch::Sender::new(()), waiters: 0 });
         bell.waiters += 1;
         let rung = bell.ring.subscribe();
         if !waiting.watched {
@@ -130,8 +136,8 @@ impl Shared {
         }
     }
 
-    /// Looks once. Who begins to wait after the positions were read will itself read what lies before them; for everybody else it is asked
-    /// here. So the positions come first, and nothing slips through between two looks.
+    /// Looks once. Who begins to wait after the positions were read will itself read what lies before them; for
+    /// everybody else it is asked here. So the positions come first, and nothing slips through between two looks.
     async fn look(&self, known: Option<&Positions>) -> Result<Positions, sqlx::Error> {
         let positions = self.positions().await?;
         let organizations = self.waited_for();
@@ -149,8 +155,11 @@ impl Shared {
     }
 
     async fn positions(&self) -> Result<Positions, sqlx::Error> {
-        let query = sqlx::query_as("SELECT partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1 AND topic = $2");
-        let rows: Vec<(i32, i32, i64)> = query.bind(&self.consumer).bind(&self.events_topic).fetch_all(&self.pool).await?;
+        let query = sqlx::query_as(
+            "SELECT partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1 AND topic = $2",
+        );
+        let rows: Vec<(i32, i32, i64)> =
+            query.bind(&self.consumer).bind(&self.events_topic).fetch_all(&self.pool).await?;
         Ok(rows.into_iter().map(|(partition, log_epoch, offset)| (partition, Mark { log_epoch, offset })).collect())
     }
 

@@ -1,7 +1,9 @@
-//! The inbox cursor: which place of each partition a reading has reached, and in which direction it goes. Pure; sealed per organization, so
-//! that it tells a tenant nothing about the log. What a page is made of lives in `merge` and `query`.
+//! The inbox cursor: which place of each partition a reading has reached, and in which direction it goes. Pure; sealed
+//! per organization, so that it tells a tenant nothing about the log. What a page is made of lives in `merge` and
+//! `query`.
 //!
-//! A cursor names places, not rows: it stays good while events arrive, are acknowledged or are filtered otherwise, and while partitions are added.
+//! A cursor names places, not rows: it stays good while events arrive, are acknowledged or are filtered otherwise, and
+//! while partitions are added.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +45,8 @@ pub enum Cursor {
     Ascending(Marks),
     /// Goes down from where the log stood at the first page.
     Descending {
-        /// The newest event of each partition at the first page. A partition that is not here came later and is no part of the reading.
+        /// The newest event of each partition at the first page. A partition that is not here came later and is no part
+        /// of the reading.
         start: Marks,
         /// The oldest event read so far; a partition without one was not read yet.
         reached: Marks,
@@ -108,8 +111,9 @@ impl Cursor {
         }
     }
 
-    /// Goes past what was dropped (its newest place by partition), but never past what is still there (its oldest place by partition); `true`
-    /// when some of it had not been read. A descending reading meets the end of what there is anyway.
+    /// Goes past what was dropped (its newest place by partition), but never past what is still there (its oldest place
+    /// by partition); `true` when some of it had not been read. A descending reading meets the end of what there is
+    /// anyway.
     pub fn skip(&mut self, dropped: &Marks, oldest: &Marks) -> bool {
         let Self::Ascending(marks) = self else { return false };
         let mut missed = false;
@@ -295,9 +299,14 @@ mod tests {
     #[test]
     fn the_cursor_decoder_stands_any_bytes_and_opens_no_forged_token() {
         let org = OrgId::generate();
-        let marks = |count: i32| (0..count).map(|p| (p * 300, Mark { log_epoch: p, offset: i64::from(p) << 40 })).collect::<Marks>();
-        let cursors =
-            [Cursor::Ascending(Marks::new()), Cursor::Ascending(marks(3)), Cursor::Descending { start: marks(12), reached: marks(5) }];
+        let marks = |count: i32| {
+            (0..count).map(|p| (p * 300, Mark { log_epoch: p, offset: i64::from(p) << 40 })).collect::<Marks>()
+        };
+        let cursors = [
+            Cursor::Ascending(Marks::new()),
+            Cursor::Ascending(marks(3)),
+            Cursor::Descending { start: marks(12), reached: marks(5) },
+        ];
         let golden: Vec<Vec<u8>> = cursors.iter().map(Cursor::to_bytes).collect();
         let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 2, large: 200_000 };
         fuzz::drive("cursor", &samples, |bytes| {
@@ -354,7 +363,11 @@ mod tests {
         assert_eq!(skipped(None, Some(60)), (true, Some(Range::After(Some(at(50))))));
         assert_eq!(skipped(Some(49), None), (true, Some(Range::After(Some(at(50))))));
         assert_eq!(skipped(Some(50), Some(60)), (false, Some(Range::After(Some(at(50))))));
-        assert_eq!(skipped(Some(10), Some(40)), (true, Some(Range::After(Some(at(39))))), "what is still there is not skipped");
+        assert_eq!(
+            skipped(Some(10), Some(40)),
+            (true, Some(Range::After(Some(at(39))))),
+            "what is still there is not skipped"
+        );
         assert_eq!(skipped(None, Some(0)), (true, Some(Range::After(None))));
         let mut descending = Cursor::start(Order::Descending, &Marks::from([(3, at(60))]));
         assert!(!descending.skip(&dropped, &Marks::new()));

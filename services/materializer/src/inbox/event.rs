@@ -1,4 +1,5 @@
-//! `GET /events/{id}`: one event, acknowledged or not. An id that turned out to be a duplicate answers with the original.
+//! `GET /events/{id}`: one event, acknowledged or not. An id that turned out to be a duplicate answers with the
+//! original.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,7 +11,11 @@ use tenancy::{Caller, Right};
 use super::item::{EventRow, Item, event_columns};
 use super::state::InboxState;
 
-pub(super) async fn event(State(state): State<InboxState>, caller: Caller, PathId(id): PathId<EventId>) -> Result<Json<Item>, Problem> {
+pub(super) async fn event(
+    State(state): State<InboxState>,
+    caller: Caller,
+    PathId(id): PathId<EventId>,
+) -> Result<Json<Item>, Problem> {
     let row = find(&state, &caller, id).await?;
     Ok(Json(Item::new(row, &state.inbox.sealing, caller.org_id).asked_for_as(id)))
 }

@@ -1,5 +1,6 @@
-//! Read-your-writes: before a read, a bounded wait until the view shows what this instance accepted for the organization a moment ago, and
-//! what the client says it has seen accepted elsewhere (`min_position`). A view that does not catch up is read as it is.
+//! Read-your-writes: before a read, a bounded wait until the view shows what this instance accepted for the
+//! organization a moment ago, and what the client says it has seen accepted elsewhere (`min_position`). A view that
+//! does not catch up is read as it is.
 
 use std::time::Duration;
 
@@ -25,11 +26,18 @@ pub(crate) struct Freshness {
 }
 
 impl Freshness {
-    pub(crate) fn new(pool: PgPool, consumer: &str, events_topic: &str, written: RecentWrites, watch: PositionWatch) -> Self {
+    pub(crate) fn new(
+        pool: PgPool,
+        consumer: &str,
+        events_topic: &str,
+        written: RecentWrites,
+        watch: PositionWatch,
+    ) -> Self {
         Self { pool, consumer: consumer.to_owned(), events_topic: events_topic.to_owned(), written, watch }
     }
 
-    /// Waits at most 1 s. Answers whether there was anything to wait for, which is when a second look may show more than a first one did.
+    /// Waits at most 1 s. Answers whether there was anything to wait for, which is when a second look may show more
+    /// than a first one did.
     pub(crate) async fn catch_up(&self, organization: OrgId, min_positions: &[Place]) -> bool {
         let until = Instant::now() + CATCH_UP;
         let mut goals = self.written.last(organization.as_uuid(), std::time::Instant::now());
@@ -50,11 +58,19 @@ impl Freshness {
     async fn of_this_epoch(&self, places: &[Place]) -> Vec<(i32, i64)> {
         let mut epochs: Vec<(i32, i32)> = Vec::new();
         if places.iter().any(|place| place.log_epoch != NEWEST_EPOCH) {
-            let query = sqlx::query_as("SELECT partition, log_epoch FROM consumer_positions WHERE consumer = $1 AND topic = $2");
+            let query = sqlx::query_as(
+                "SELECT partition, log_epoch FROM consumer_positions WHERE consumer = $1 AND topic = $2",
+            );
             // Out of reach: the read that follows says so, better than we could.
-            epochs = query.bind(&self.consumer).bind(&self.events_topic).fetch_all(&self.pool).await.unwrap_or_default();
+            epochs =
+                query.bind(&self.consumer).bind(&self.events_topic).fetch_all(&self.pool).await.unwrap_or_default();
         }
-        let is_current = |place: &Place| place.log_epoch == NEWEST_EPOCH || epochs.contains(&(place.partition, place.log_epoch));
-        places.iter().filter(|place| is_current(place)).map(|place| (place.partition, place.offset.saturating_add(1))).collect()
+        let is_current =
+            |place: &Place| place.log_epoch == NEWEST_EPOCH || epochs.contains(&(place.partition, place.log_epoch));
+        places
+            .iter()
+            .filter(|place| is_current(place))
+            .map(|place| (place.partition, place.offset.saturating_add(1)))
+            .collect()
     }
 }

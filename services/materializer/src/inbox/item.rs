@@ -1,4 +1,5 @@
-//! One event of the inbox: how it comes out of the view and how a reply shows it. Which events are read is the business of `query`.
+//! One event of the inbox: how it comes out of the view and how a reply shows it. Which events are read is the business
+//! of `query`.
 
 use platform::http::Timestamp;
 use platform::seal::SealingKey;
@@ -69,8 +70,11 @@ pub(crate) use event_columns;
 
 impl FromRow<'_, PgRow> for EventRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let place =
-            Place { log_epoch: row.try_get("log_epoch")?, partition: row.try_get("log_partition")?, offset: row.try_get("log_offset")? };
+        let place = Place {
+            log_epoch: row.try_get("log_epoch")?,
+            partition: row.try_get("log_partition")?,
+            offset: row.try_get("log_offset")?,
+        };
         let Json(payload) = row.try_get("payload")?;
         let metadata: Option<Json<Box<RawValue>>> = row.try_get("metadata")?;
         Ok(Self {
@@ -112,7 +116,8 @@ pub struct Item {
     acknowledged_at: Option<Timestamp>,
     leased_until: Option<Timestamp>,
     position: String,
-    /// Only where the id that was asked for turned out to be a duplicate: the event that stands for it, which is this one.
+    /// Only where the id that was asked for turned out to be a duplicate: the event that stands for it, which is this
+    /// one.
     #[serde(skip_serializing_if = "Option::is_none")]
     duplicate_of: Option<EventId>,
 }
@@ -187,7 +192,12 @@ mod tests {
         let payload = "{ \"b\" : 1.0e+5,\n \"a\":12345678901234567890123, \"b\":null}";
         let text = serde_json::to_string(&Item::new(row(payload), &key, org)).unwrap();
         assert!(text.contains(&format!("\"payload\":{payload},\"timestamp\":\"1970-01-01T00:00:00.000Z\"")), "{text}");
-        assert!(text.contains("\"metadata\":{},") && text.contains("\"leased_until\":null,") && !text.contains("duplicate_of"), "{text}");
+        assert!(
+            text.contains("\"metadata\":{},")
+                && text.contains("\"leased_until\":null,")
+                && !text.contains("duplicate_of"),
+            "{text}"
+        );
         let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
         let place = position::open(&key, org, shown["position"].as_str().unwrap());
         assert_eq!(place, Some(Place { log_epoch: 1, partition: 2, offset: 3 }));

@@ -33,7 +33,8 @@ struct Body {
     has_more: bool,
     /// When the oldest event that can still be read was accepted.
     oldest_available: Option<Timestamp>,
-    /// Events behind the cursor were dropped before they were read: their retention was over. The page begins at the oldest.
+    /// Events behind the cursor were dropped before they were read: their retention was over. The page begins at the
+    /// oldest.
     gap: bool,
     pagination: Pagination,
 }
@@ -118,7 +119,8 @@ fn body(state: &InboxState, organization: OrgId, request: ListRequest, page: Pag
     }
 }
 
-/// Reads a page; an empty one is read again when something arrives, until the request's wait is over or the process stops.
+/// Reads a page; an empty one is read again when something arrives, until the request's wait is over or the process
+/// stops.
 async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<Page, Problem> {
     let deadline = Instant::now() + request.wait;
     let page = read(state, organization, request).await?;
@@ -148,15 +150,21 @@ async fn read(state: &InboxState, organization: OrgId, request: &ListRequest) ->
 }
 
 async fn count_open(state: &InboxState, organization: OrgId, event_types: Option<&[String]>) -> Result<i64, ReadError> {
-    let counting = async { query::count_open(&mut *state.inbox.pool.acquire().await?, organization, event_types).await };
+    let counting =
+        async { query::count_open(&mut *state.inbox.pool.acquire().await?, organization, event_types).await };
     state.inbox.within_budget(counting).await
 }
 
-async fn read_page(connection: &mut PgConnection, organization: OrgId, request: &ListRequest) -> Result<Page, sqlx::Error> {
+async fn read_page(
+    connection: &mut PgConnection,
+    organization: OrgId,
+    request: &ListRequest,
+) -> Result<Page, sqlx::Error> {
     // Read before the rows: whatever lies at or before these heads and is not on the page was not wanted.
     let holdings = query::holdings(connection, organization).await?;
     let heads = holdings.heads();
-    let mut cursor = request.cursor.as_ref().map_or_else(|| Cursor::start(request.order, &heads), |(_, cursor)| cursor.clone());
+    let mut cursor =
+        request.cursor.as_ref().map_or_else(|| Cursor::start(request.order, &heads), |(_, cursor)| cursor.clone());
     let gap = cursor.skip(&holdings.dropped, &holdings.oldest()) && request.cursor.is_some();
     let mut sources = Vec::with_capacity(holdings.extents.len());
     for extent in holdings.extents.iter().filter(|_| !request.filter.is_empty()) {

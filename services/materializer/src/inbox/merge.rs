@@ -1,5 +1,5 @@
-//! One page out of several partitions: a merge by (acceptance time, partition) in which the rows of one partition keep their log order.
-//! Pure. Where the rows come from is the query's business, what is noted of them the cursor's.
+//! One page out of several partitions: a merge by (acceptance time, partition) in which the rows of one partition keep
+//! their log order. Pure. Where the rows come from is the query's business, what is noted of them the cursor's.
 
 use std::cmp::Reverse;
 use std::vec;
@@ -32,8 +32,9 @@ pub struct Merged<T> {
 
 /// Merges `sources` to at most `limit` rows.
 ///
-/// Times of one partition may step back (the broker's clock can), so a row waits for the one before it in its partition, whatever its time is.
-/// A source that is used up but holds more ends the page: what comes next in it may be older than what the others offer.
+/// Times of one partition may step back (the broker's clock can), so a row waits for the one before it in its
+/// partition, whatever its time is. A source that is used up but holds more ends the page: what comes next in it may be
+/// older than what the others offer.
 pub fn merge<T>(sources: Vec<Source<T>>, order: Order, limit: usize) -> Merged<T> {
     let mut lanes: Vec<Lane<T>> = sources.into_iter().map(Lane::new).collect();
     let mut rows = Vec::with_capacity(limit.min(lanes.iter().map(|lane| lane.rows.len() + 1).sum()));
@@ -43,7 +44,8 @@ pub fn merge<T>(sources: Vec<Source<T>>, order: Order, limit: usize) -> Merged<T
         lane.head = lane.rows.next();
         rows.push((lane.partition, row));
     }
-    let exhausted: Vec<i32> = lanes.iter().filter(|lane| lane.head.is_none() && !lane.more).map(|lane| lane.partition).collect();
+    let exhausted: Vec<i32> =
+        lanes.iter().filter(|lane| lane.head.is_none() && !lane.more).map(|lane| lane.partition).collect();
     Merged { rows, has_more: exhausted.len() < lanes.len(), exhausted }
 }
 
@@ -95,7 +97,8 @@ mod tests {
         proptest::collection::vec(proptest::collection::vec(0..50_i64, 0..40), 0..6)
     }
 
-    /// Reads everything page by page, as the list route does: `fetch` rows of each partition at once, `limit` rows a page.
+    /// Reads everything page by page, as the list route does: `fetch` rows of each partition at once, `limit` rows a
+    /// page.
     fn read_all(partitions: &[Vec<i64>], order: Order, limit: usize, fetch: usize) -> Vec<(i32, usize)> {
         let log: Vec<Vec<(usize, i64)>> = partitions
             .iter()

@@ -1,7 +1,9 @@
-//! The inbox over HTTP: pages, single events and their status, read from the view; and the state that the acknowledgements and the rejected records share.
+//! The inbox over HTTP: pages, single events and their status, read from the view; and the state that the
+//! acknowledgements and the rejected records share.
 //!
-//! What a page is, is computed by pure parts (`cursor`, `merge`, `page`, `request`); `query`, `seek` and `event` hold the SQL; `freshness` and
-//! `arrivals` know when the view has got further. Writing the view is the projector's business, acknowledging that of `acks`.
+//! What a page is, is computed by pure parts (`cursor`, `merge`, `page`, `request`); `query`, `seek` and `event` hold
+//! the SQL; `freshness` and `arrivals` know when the view has got further. Writing the view is the projector's
+//! business, acknowledging that of `acks`.
 
 mod arrivals;
 mod cursor;

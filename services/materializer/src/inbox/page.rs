@@ -3,8 +3,8 @@
 use super::cursor::{Cursor, Mark, Marks, Order};
 use super::merge::Merged;
 
-/// Moves `cursor` over `merged`. `heads`, where given, were read before the rows: an ascending reading has then passed everything up to them in
-/// the partitions that are exhausted, wanted or not.
+/// Moves `cursor` over `merged`. `heads`, where given, were read before the rows: an ascending reading has then passed
+/// everything up to them in the partitions that are exhausted, wanted or not.
 pub fn turn<T>(cursor: &mut Cursor, merged: &Merged<T>, mark: impl Fn(&T) -> Mark, heads: Option<&Marks>) {
     for (partition, row) in &merged.rows {
         cursor.reach(*partition, mark(row));
@@ -67,9 +67,17 @@ mod tests {
                     let last = self.heads().get(partition).copied();
                     // Other organizations' events lie between.
                     let offset = last.map_or(i64::from(*partition), |mark| mark.offset + 1 + *second % 3);
-                    let log_epoch =
-                        if *second == 59 { last.map_or(1, |mark| mark.log_epoch + 1) } else { last.map_or(1, |mark| mark.log_epoch) };
-                    let row = Row { partition: *partition, mark: Mark { log_epoch, offset }, second: *second, acknowledged: false };
+                    let log_epoch = if *second == 59 {
+                        last.map_or(1, |mark| mark.log_epoch + 1)
+                    } else {
+                        last.map_or(1, |mark| mark.log_epoch)
+                    };
+                    let row = Row {
+                        partition: *partition,
+                        mark: Mark { log_epoch, offset },
+                        second: *second,
+                        acknowledged: false,
+                    };
                     self.0.push(row);
                 }
                 Step::Acknowledge(index) if !self.0.is_empty() => index.get_mut(&mut self.0).acknowledged = true,
@@ -83,7 +91,11 @@ mod tests {
                 Range::Before(reached) => mark < reached,
                 Range::UpTo(highest) => mark <= highest,
             };
-            let mut rows: Vec<_> = self.0.iter().filter(|row| row.partition == partition && is_in(row.mark) && !row.acknowledged).collect();
+            let mut rows: Vec<_> = self
+                .0
+                .iter()
+                .filter(|row| row.partition == partition && is_in(row.mark) && !row.acknowledged)
+                .collect();
             rows.sort_by_key(|row| row.mark);
             if !matches!(range, Range::After(_)) {
                 rows.reverse();
@@ -95,7 +107,13 @@ mod tests {
     }
 
     /// As the list route reads a page; what happens meanwhile happens between its statements.
-    fn read(inbox: &mut Inbox, cursor: &mut Option<Cursor>, order: Order, limit: usize, meanwhile: &[Step]) -> (Vec<(i32, Mark)>, bool) {
+    fn read(
+        inbox: &mut Inbox,
+        cursor: &mut Option<Cursor>,
+        order: Order,
+        limit: usize,
+        meanwhile: &[Step],
+    ) -> (Vec<(i32, Mark)>, bool) {
         let heads = inbox.heads();
         let mut now = cursor.take().unwrap_or_else(|| Cursor::start(order, &heads));
         for step in meanwhile {
@@ -108,11 +126,18 @@ mod tests {
         (merged.rows, merged.has_more)
     }
 
-    /// Each row at most once, those of a partition in the order of the reading, and none that still waits for its acknowledgement left out.
-    fn check(inbox: &Inbox, seen: &[(i32, Mark)], order: Order, part: impl Fn(&Row) -> bool) -> Result<(), TestCaseError> {
+    /// Each row at most once, those of a partition in the order of the reading, and none that still waits for its
+    /// acknowledgement left out.
+    fn check(
+        inbox: &Inbox,
+        seen: &[(i32, Mark)],
+        order: Order,
+        part: impl Fn(&Row) -> bool,
+    ) -> Result<(), TestCaseError> {
         for partition in inbox.heads().into_keys() {
             let marks: Vec<Mark> = seen.iter().filter(|(of, _)| *of == partition).map(|(_, mark)| *mark).collect();
-            let in_order = marks.windows(2).all(|two| if order == Order::Ascending { two[0] < two[1] } else { two[0] > two[1] });
+            let in_order =
+                marks.windows(2).all(|two| if order == Order::Ascending { two[0] < two[1] } else { two[0] > two[1] });
             prop_assert!(in_order, "partition {}: {:?}", partition, marks);
         }
         for row in inbox.0.iter().filter(|row| !row.acknowledged && part(row)) {

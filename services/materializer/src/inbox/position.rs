@@ -1,4 +1,5 @@
-//! The `position` token: an event's place on the log, sealed for its organization. Ingest makes the same one when it accepts an event.
+//! The `position` token: an event's place on the log, sealed for its organization. Ingest makes the same one when it
+//! accepts an event.
 
 use platform::seal::SealingKey;
 use schemas::ids::OrgId;

@@ -1,7 +1,8 @@
-//! The SQL of the inbox: which partitions an organization has, a slice of one of them, and how many events are open. What is done with the
-//! rows lives in `list`; a single event is read in `event`.
+//! The SQL of the inbox: which partitions an organization has, a slice of one of them, and how many events are open.
+//! What is done with the rows lives in `list`; a single event is read in `event`.
 //!
-//! Every statement begins at the organization and walks an index in log order, so a page costs what it returns, at any depth.
+//! Every statement begins at the organization and walks an index in log order, so a page costs what it returns, at any
+//! depth.
 
 use futures_util::TryStreamExt;
 use schemas::ids::OrgId;
@@ -149,9 +150,9 @@ impl Slice<'_> {
     }
 }
 
-/// One statement per log epoch: the planner takes a comparison of both columns for one of the first alone, and so expects no rows at all and
-/// picks any index. Conditions are written out only where they are asked for: the partial indexes are used only when the text itself
-/// implies them.
+/// One statement per log epoch: the planner takes a comparison of both columns for one of the first alone, and so
+/// expects no rows at all and picks any index. Conditions are written out only where they are asked for: the partial
+/// indexes are used only when the text itself implies them.
 fn select(slice: &Slice<'_>, log_epoch: i32, limit: usize) -> QueryBuilder<Postgres> {
     let mut statement = QueryBuilder::new(concat!("SELECT ", event_columns!(), " FROM view.events WHERE org_id = "));
     statement.push_bind(slice.organization.as_uuid()).push(" AND log_partition = ").push_bind(slice.extent.partition);
@@ -159,7 +160,8 @@ fn select(slice: &Slice<'_>, log_epoch: i32, limit: usize) -> QueryBuilder<Postg
     let mut bound = |comparison: &'static str, mark: Mark| {
         if mark.log_epoch == log_epoch {
             statement.push(" AND log_offset ").push(comparison).push(" ").push_bind(mark.offset);
-        } else if (comparison.starts_with('>') && mark.log_epoch > log_epoch) || (comparison.starts_with('<') && mark.log_epoch < log_epoch)
+        } else if (comparison.starts_with('>') && mark.log_epoch > log_epoch)
+            || (comparison.starts_with('<') && mark.log_epoch < log_epoch)
         {
             statement.push(" AND false");
         }
@@ -219,7 +221,11 @@ fn push_filter(statement: &mut QueryBuilder<Postgres>, filter: &Filter) {
 ///
 /// # Errors
 /// As PostgreSQL has them.
-pub async fn count_open(connection: &mut PgConnection, organization: OrgId, event_types: Option<&[String]>) -> Result<i64, sqlx::Error> {
+pub async fn count_open(
+    connection: &mut PgConnection,
+    organization: OrgId,
+    event_types: Option<&[String]>,
+) -> Result<i64, sqlx::Error> {
     let query = match event_types {
         None => sqlx::query_scalar(
             "SELECT count(*) FROM (SELECT FROM view.events WHERE org_id = $1 AND acknowledged_at IS NULL LIMIT $2) AS open",

@@ -1,4 +1,5 @@
-//! What a reader asks of the inbox: the query parameters of `GET /inbox`, checked. Pure. Reading is the business of `query` and `list`.
+//! What a reader asks of the inbox: the query parameters of `GET /inbox`, checked. Pure. Reading is the business of
+//! `query` and `list`.
 
 use std::time::Duration;
 
@@ -56,7 +57,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether an event that does not pass now never will. Then a reading that has come to the end need not come back to it.
+    /// Whether an event that does not pass now never will. Then a reading that has come to the end need not come back
+    /// to it.
     pub const fn is_final(&self) -> bool {
         self.status.is_none() && self.until.is_none()
     }
@@ -98,7 +100,12 @@ impl ListRequest {
     ///
     /// # Errors
     /// The invalid code, naming the first parameter at fault. A cursor or position of another organization is one.
-    pub fn parse(given: &QueryParams, defaults: Defaults, key: &SealingKey, organization: OrgId) -> Result<Self, Problem> {
+    pub fn parse(
+        given: &QueryParams,
+        defaults: Defaults,
+        key: &SealingKey,
+        organization: OrgId,
+    ) -> Result<Self, Problem> {
         let wanted_order = given.one("order")?.map(parse_order).transpose()?;
         let cursor = match given.one("cursor")? {
             None => None,
@@ -113,8 +120,9 @@ impl ListRequest {
             include_acknowledged: given.flag("include_acknowledged")?.unwrap_or(false),
         };
         let min_positions = repeated(given, "min_position")?.into_iter().map(|token| {
-            position::open(key, organization, token)
-                .ok_or_else(|| QueryParams::invalid("min_position", "is not a position that this organization was given"))
+            position::open(key, organization, token).ok_or_else(|| {
+                QueryParams::invalid("min_position", "is not a position that this organization was given")
+            })
         });
         Ok(Self {
             limit: given.parse_in_range("limit", 1..=MAX_LIMIT)?.unwrap_or(defaults.limit),
@@ -139,7 +147,11 @@ fn parse_cursor(token: &str, wanted: Option<Order>, key: &SealingKey, organizati
 
 fn repeated<'a>(given: &'a QueryParams, name: &str) -> Result<Vec<&'a str>, Problem> {
     let values: Vec<&str> = given.all(name).take(MAX_REPEATS + 1).collect();
-    if values.len() > MAX_REPEATS { Err(QueryParams::invalid(name, "is given more than 100 times")) } else { Ok(values) }
+    if values.len() > MAX_REPEATS {
+        Err(QueryParams::invalid(name, "is given more than 100 times"))
+    } else {
+        Ok(values)
+    }
 }
 
 fn parse_order(text: &str) -> Result<Order, Problem> {
@@ -168,7 +180,8 @@ fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, Problem> {
 }
 
 fn parse_event_types(names: Vec<&str>) -> Result<Option<Vec<String>>, Problem> {
-    let is_sound = |name: &&str| (1..=MAX_TYPE_CHARACTERS).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    let is_sound =
+        |name: &&str| (1..=MAX_TYPE_CHARACTERS).contains(&name.chars().count()) && !name.chars().any(char::is_control);
     if !names.iter().all(is_sound) {
         return Err(QueryParams::invalid("event_type", "must be 1 to 255 characters without control characters"));
     }
@@ -252,7 +265,10 @@ mod tests {
         let org = OrgId::generate();
         let down = Cursor::start(Order::Descending, &Marks::new()).seal(&key(), org);
         assert_eq!(parse_for(org, &format!("cursor={down}")).unwrap().order, Order::Descending);
-        assert_eq!(parse_for(org, &format!("cursor={down}&order=asc")).unwrap_err().detail(), "cursor goes in the other order");
+        assert_eq!(
+            parse_for(org, &format!("cursor={down}&order=asc")).unwrap_err().detail(),
+            "cursor goes in the other order"
+        );
         assert!(parse(&format!("cursor={down}")).is_err(), "a cursor of another organization");
     }
 

@@ -1,5 +1,6 @@
-//! Finding the part of a partition that a time window lies in, by bisection over offsets. Without it, reading a window deep in a long inbox
-//! would touch everything before it; the times themselves are compared again by the page's statement.
+//! Finding the part of a partition that a time window lies in, by bisection over offsets. Without it, reading a window
+//! deep in a long inbox would touch everything before it; the times themselves are compared again by the page's
+//! statement.
 
 use schemas::ids::OrgId;
 use sqlx::postgres::PgConnection;
@@ -9,7 +10,8 @@ use super::cursor::Mark;
 use super::query::Extent;
 use super::request::Filter;
 
-/// How far append times of one partition may step back (another broker takes over, its clock is behind) without a row being missed.
+/// How far append times of one partition may step back (another broker takes over, its clock is behind) without a row
+/// being missed.
 const CLOCK_STEP: Duration = Duration::minutes(10);
 
 /// Bounds within one partition; without a bound everything is in.
@@ -25,7 +27,12 @@ pub struct Window {
 ///
 /// # Errors
 /// As PostgreSQL has them.
-pub async fn window(connection: &mut PgConnection, organization: OrgId, extent: &Extent, filter: &Filter) -> Result<Window, sqlx::Error> {
+pub async fn window(
+    connection: &mut PgConnection,
+    organization: OrgId,
+    extent: &Extent,
+    filter: &Filter,
+) -> Result<Window, sqlx::Error> {
     let log_epoch = extent.newest.log_epoch;
     let mut window = Window::default();
     if let Some(since) = filter.since {
@@ -40,8 +47,8 @@ pub async fn window(connection: &mut PgConnection, organization: OrgId, extent: 
     Ok(window)
 }
 
-/// Within the partition's newest log epoch: the offset of the first event, and the least offset from which on every event was accepted at
-/// `time` or later. One probe halves the range: some thirty for a billion offsets.
+/// Within the partition's newest log epoch: the offset of the first event, and the least offset from which on every
+/// event was accepted at `time` or later. One probe halves the range: some thirty for a billion offsets.
 async fn bisect(
     connection: &mut PgConnection,
     organization: OrgId,

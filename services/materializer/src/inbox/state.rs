@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::arrivals::Arrivals;
 use super::freshness::Freshness;
 
-/// What the connections of [`InboxState`] are to be set to. A page comes out of an index in its order. The planner would rather sort what it
-/// takes for a few rows, in a part of the view that has grown since it was last looked at; and where nothing but a sort is left, that must
-/// not make it compile the statement.
+/// What the connections of [`InboxState`] are to be set to. A page comes out of an index in its order. The planner
+/// would rather sort what it takes for a few rows, in a part of the view that has grown since it was last looked at;
+/// and where nothing but a sort is left, that must not make it compile the statement.
 pub const READ_SETTINGS: &[(&str, &str)] = &[("enable_sort", "off"), ("jit", "off")];
 
 /// The parts, shared by all requests. Cloning is cheap.
@@ -49,7 +49,8 @@ impl FromRef<InboxState> for Authenticator {
 }
 
 impl InboxState {
-    /// Puts the parts together. `pool` has the [`READ_SETTINGS`]; `written` is what the accept routes of this instance note down, for read-your-writes.
+    /// Puts the parts together. `pool` has the [`READ_SETTINGS`]; `written` is what the accept routes of this instance
+    /// note down, for read-your-writes.
     pub fn new(
         authenticator: Authenticator,
         pool: PgPool,
@@ -96,7 +97,9 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         let is_passing = match &error {
             ReadError::TimedOut => true,
-            ReadError::Sql(error) => matches!(platform::postgres::effect(error), SqlEffect::Unavailable | SqlEffect::Retry),
+            ReadError::Sql(error) => {
+                matches!(platform::postgres::effect(error), SqlEffect::Unavailable | SqlEffect::Retry)
+            }
         };
         if is_passing {
             tracing::warn!(%error, "The view cannot be read.");
@@ -109,7 +112,10 @@ impl From<ReadError> for Problem {
 
 impl Inbox {
     /// Runs `reading` within the budget of a request, whatever becomes of the database.
-    pub(crate) async fn within_budget<T>(&self, reading: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, ReadError> {
+    pub(crate) async fn within_budget<T>(
+        &self,
+        reading: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, ReadError> {
         const BUDGET: std::time::Duration = std::time::Duration::from_secs(5);
         match tokio::time::timeout(BUDGET, reading).await {
             Ok(outcome) => Ok(outcome?),

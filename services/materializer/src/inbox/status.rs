@@ -68,7 +68,11 @@ impl FromRow<'_, PgRow> for Delivery {
     }
 }
 
-pub(super) async fn status(State(state): State<InboxState>, caller: Caller, PathId(id): PathId<EventId>) -> Result<Json<Body>, Problem> {
+pub(super) async fn status(
+    State(state): State<InboxState>,
+    caller: Caller,
+    PathId(id): PathId<EventId>,
+) -> Result<Json<Body>, Problem> {
     let event = find(&state, &caller, id).await?;
     let event_id = EventId::from_uuid(event.event_id);
     let deliveries = state.inbox.within_budget(read(&state.inbox.pool, caller.org_id, event_id)).await?;
@@ -77,7 +81,9 @@ pub(super) async fn status(State(state): State<InboxState>, caller: Caller, Path
         status: event.delivery_status,
         attempts: event.attempts,
         acknowledged_at: event.acknowledged_at.map(Timestamp),
-        retry_attempts: deliveries.iter().fold(0_i32, |sum, delivery| sum.saturating_add((delivery.attempts - 1).max(0))),
+        retry_attempts: deliveries
+            .iter()
+            .fold(0_i32, |sum, delivery| sum.saturating_add((delivery.attempts - 1).max(0))),
         last_retry_at: latest(&deliveries, |delivery| delivery.attempts > 1),
         next_retry_at: deliveries.iter().filter(|d| d.status == "retrying").filter_map(|d| d.next_attempt_at).min(),
         failed_at: latest(&deliveries, |delivery| delivery.status == "failed"),

@@ -1,6 +1,7 @@
 //! What is collected between two transactions, by claim. Pure.
 //!
-//! Guards the one rule that makes positions mean something: a record is taken only under a claim, in offset order, once.
+//! Guards the one rule that makes positions mean something: a record is taken only under a claim, in offset order,
+//! once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,7 +110,8 @@ impl Collector {
         }
     }
 
-    /// Takes the records that are under a claim and not collected yet; the others belong to somebody else, or were read twice.
+    /// Takes the records that are under a claim and not collected yet; the others belong to somebody else, or were read
+    /// twice.
     pub(crate) fn collect(&mut self, records: Vec<Record>, is_delivery: impl Fn(&str) -> bool) {
         for record in records {
             let Some(hold) = self.holds.get_mut(&(record.topic.clone(), record.partition)) else { continue };

@@ -1,5 +1,5 @@
-//! Dead letters: the record's own bytes, with its place and the reason in headers. Confirmed by Kafka before the position moves, so one may
-//! repeat after a crash; (topic, partition, offset) tells repeats apart.
+//! Dead letters: the record's own bytes, with its place and the reason in headers. Confirmed by Kafka before the
+//! position moves, so one may repeat after a crash; (topic, partition, offset) tells repeats apart.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,9 +31,21 @@ pub(crate) async fn write_all<'a>(
 }
 
 /// Writes one, trying until Kafka has it: the partition does not go past a record that would be lost.
-pub(crate) async fn write(producer: &Producer, topics: &TopicNames, component: &Component, record: &Record, reason: &Unreadable) {
-    let place = [record.partition.to_string(), record.offset.to_string(), record.timestamp_ms.to_string(), now_ms().to_string()];
-    let mut all: Vec<(&str, &[u8])> = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+pub(crate) async fn write(
+    producer: &Producer,
+    topics: &TopicNames,
+    component: &Component,
+    record: &Record,
+    reason: &Unreadable,
+) {
+    let place = [
+        record.partition.to_string(),
+        record.offset.to_string(),
+        record.timestamp_ms.to_string(),
+        now_ms().to_string(),
+    ];
+    let mut all: Vec<(&str, &[u8])> =
+        record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
     all.extend([
         (headers::DLQ_TOPIC, record.topic.as_bytes()),
         (headers::DLQ_PARTITION, place[0].as_bytes()),
@@ -44,7 +56,12 @@ pub(crate) async fn write(producer: &Producer, topics: &TopicNames, component: &
         (headers::DLQ_ERROR_MESSAGE, reason.message.as_bytes()),
         (headers::DLQ_FIRST_SEEN, place[3].as_bytes()),
     ]);
-    let whole = Outgoing { topic: &topics.dead_letters, key: record.key.as_deref(), value: record.value.as_deref(), headers: &all };
+    let whole = Outgoing {
+        topic: &topics.dead_letters,
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &all,
+    };
     // Ours alone, for a record that is too large even for the dead letters: the log itself still has it, at that place.
     // With the first place of one that was written again before: it is the same letter still.
     let first_place = Origin::of_headers(&record.headers).ok().flatten().map(|origin| origin.to_headers());
@@ -64,7 +81,8 @@ pub(crate) async fn write(producer: &Producer, topics: &TopicNames, component: &
                 warn!(topic = %record.topic, partition = record.partition, offset = record.offset, class = reason.class, reason = reason.message, "A record became a dead letter.");
                 return;
             }
-            // Never passed over, not even when refused (a missing right): an operator mends that, and then all of the record is written.
+            // Never passed over, not even when refused (a missing right): an operator mends that, and then all of the
+            // record is written.
             Err(error) => component.down(format!("dead letters cannot be written: {error}")),
         }
         tokio::time::sleep(pause).await;

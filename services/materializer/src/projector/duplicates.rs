@@ -1,7 +1,8 @@
 //! Which of two events under one key is the original. Pure: what is stored already is an argument.
 //!
-//! Within a partition the lower offset wins, for as long as its window lasts; across partitions the one that is read first. Windows are on
-//! append time. Taking a decision happens here and only here; keeping it (`verdicts`) is what later readings go by.
+//! Within a partition the lower offset wins, for as long as its window lasts; across partitions the one that is read
+//! first. Windows are on append time. Taking a decision happens here and only here; keeping it (`verdicts`) is what
+//! later readings go by.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,8 +41,9 @@ pub(crate) fn keys<'a>(events: impl Iterator<Item = &'a Event>) -> BTreeSet<Key>
     events.filter_map(key_of).collect()
 }
 
-/// Decides over `events` (with their acceptance times, milliseconds) in their order; `known` is what holds their keys so far. What is `settled`
-/// stays so and takes no key: an event that comes again, in another record, is still the same event. So is one that comes again without a key.
+/// Decides over `events` (with their acceptance times, milliseconds) in their order; `known` is what holds their keys
+/// so far. What is `settled` stays so and takes no key: an event that comes again, in another record, is still the same
+/// event. So is one that comes again without a key.
 pub(crate) fn decide(events: &[(&Event, i64)], known: &BTreeMap<Key, Holder>, settled: &Settled) -> Decision {
     let mut decision = Decision::default();
     let mut settled_here = Settled::new();
@@ -91,7 +93,12 @@ fn standing(holder: &Holder, event_id: EventId, dedup: &Dedup, accepted_at_ms: i
 
 impl Holder {
     fn new(event_id: EventId, dedup: &Dedup, accepted_at_ms: i64) -> Self {
-        Self { event_id, body_hash: dedup.body_hash.clone(), accepted_at_ms, expires_at_ms: end_of_window(dedup, accepted_at_ms) }
+        Self {
+            event_id,
+            body_hash: dedup.body_hash.clone(),
+            accepted_at_ms,
+            expires_at_ms: end_of_window(dedup, accepted_at_ms),
+        }
     }
 }
 

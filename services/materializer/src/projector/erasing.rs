@@ -1,5 +1,5 @@
-//! What the view holds of organizations that are being erased goes, and what was decided about their events. That no record of theirs is written
-//! any more is judged with each batch, in `flush`.
+//! What the view holds of organizations that are being erased goes, and what was decided about their events. That no
+//! record of theirs is written any more is judged with each batch, in `flush`.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Rows (for attempts: deliveries) that one statement takes away at most.
 const BATCH: i64 = 1000;
 
-/// One batch of each table that holds anything of an organization. `view_dropped` last: it is written from what the first one takes away.
+/// One batch of each table that holds anything of an organization. `view_dropped` last: it is written from what the
+/// first one takes away.
 const BATCHES: [&str; 9] = [
     "DELETE FROM view.events WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view.delivery_attempts
@@ -52,7 +53,8 @@ async fn look(pool: &PgPool, erasure: &Erasure) -> Result<(), ErasureError> {
 async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
     let mut erased = 0;
     for statement in BATCHES {
-        erased += sqlx::query(statement).bind(org_id.as_uuid()).bind(BATCH).execute(&mut *connection).await?.rows_affected();
+        erased +=
+            sqlx::query(statement).bind(org_id.as_uuid()).bind(BATCH).execute(&mut *connection).await?.rows_affected();
     }
     Ok(erased)
 }
@@ -73,8 +75,9 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
     Ok(())
 }
 
-/// Keeps others that write the view without its positions away until the transaction ends: whoever reads the log again, and whoever notes what a
-/// part held that is dropped. `false`: one of them is at work, or a generation of the view is there that this one does not look into.
+/// Keeps others that write the view without its positions away until the transaction ends: whoever reads the log again,
+/// and whoever notes what a part held that is dropped. `false`: one of them is at work, or a generation of the view is
+/// there that this one does not look into.
 async fn is_alone(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT to_regnamespace('view_next') IS NULL

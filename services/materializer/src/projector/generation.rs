@@ -1,5 +1,5 @@
-//! Which generation of the view is written. Each lives in a PostgreSQL schema of its own, and a transaction says at its begin into which it
-//! writes; the statements name their tables without one.
+//! Which generation of the view is written. Each lives in a PostgreSQL schema of its own, and a transaction says at its
+//! begin into which it writes; the statements name their tables without one.
 
 /// A generation of the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,9 +9,14 @@ use schemas::topics::TopicNames;
 use super::batch::{Collector, Hold, Place};
 use crate::metrics::METRICS;
 
-/// Sets the gauges from the partitions that are held. A topic of which nothing is held has no lag here: others report it.
+/// Sets the gauges from the partitions that are held. A topic of which nothing is held has no lag here: others report
+/// it.
 pub(crate) fn report(collector: &Collector, ends: &LogEnds, names: &TopicNames) {
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok()).unwrap_or(0);
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
+        .unwrap_or(0);
     let lags = by_topic(collector.holds(), |topic, partition| ends.of(topic, partition), now_ms);
     for topic in [&names.events, &names.acks, &names.deliveries] {
         let lag = lags.get(topic.as_str()).copied().unwrap_or_default();
@@ -35,8 +40,8 @@ fn by_topic<'a>(
     let mut topics: BTreeMap<&str, Lag> = BTreeMap::new();
     for ((topic, partition), hold) in holds {
         let records = end_of(topic, *partition).map_or(0, |end| (end - hold.committed).max(0));
-        // What waits is collected but for a moment. The last record that was written is only the second best measure: after a quiet hour
-        // it would tell of an hour's lag.
+        // What waits is collected but for a moment. The last record that was written is only the second best measure:
+        // after a quiet hour it would tell of an hour's lag.
         let seconds = match hold.waiting_since_ms.or(hold.record_time_ms) {
             Some(time) if records > 0 => (now_ms - time).max(0) as f64 / 1000.0,
             _ => 0.0,
@@ -89,7 +94,9 @@ mod tests {
     }
 
     fn lag(collector: &Collector, ends: [i64; 2], now_ms: i64) -> Lag {
-        let end_of = |_: &str, partition: i32| usize::try_from(partition).ok().and_then(|partition| ends.get(partition)).copied();
+        let end_of = |_: &str, partition: i32| {
+            usize::try_from(partition).ok().and_then(|partition| ends.get(partition)).copied()
+        };
         by_topic(collector.holds(), end_of, now_ms).get("events").copied().unwrap_or_default()
     }
 

@@ -1,8 +1,9 @@
-//! From the log to the tables: one loop that collects records while its previous transaction runs, and writes them together with the
-//! positions they were read up to.
+//! From the log to the tables: one loop that collects records while its previous transaction runs, and writes them
+//! together with the positions they were read up to.
 //!
-//! Lives here: what a record becomes in the view, which of two duplicates is the original, and dead letters. Does not live here: reading
-//! Kafka and the fence (`platform`), what a record says (`schemas`), and reading the view (`crate::inbox`).
+//! Lives here: what a record becomes in the view, which of two duplicates is the original, and dead letters. Does not
+//! live here: reading Kafka and the fence (`platform`), what a record says (`schemas`), and reading the view
+//! (`crate::inbox`).
 
 pub(crate) mod batch;
 mod dead_letters;
@@ -97,7 +98,8 @@ pub const MAX_RETENTION_DAYS: u32 = 3650;
 
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
-/// How long Kafka may take to say that a lost place is somebody else's: longer than a heartbeat, which is when a member learns of it.
+/// How long Kafka may take to say that a lost place is somebody else's: longer than a heartbeat, which is when a member
+/// learns of it.
 const LOST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs until `shutdown`. `producer` writes dead letters only.
@@ -113,7 +115,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let component = health.component(CONSUMER);
-    let flusher = Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
+    let flusher =
+        Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
     // All end with this function, however that ends.
     let retaining = retention::run(pool.clone(), config.retention_days, config.retention_interval, shutdown.clone());
     let _retaining = AbortOnDropHandle::new(tokio::spawn(retaining));
@@ -170,14 +173,19 @@ struct Run {
     component: Component,
     consumer: FencedConsumer,
     flushing: Option<AbortOnDropHandle<Result<Outcome, Error>>>,
-    /// Partitions that are not read (outside of the log, or without a leader), and why: readiness stays red while there is one.
+    /// Partitions that are not read (outside of the log, or without a leader), and why: readiness stays red while there
+    /// is one.
     stopped: BTreeMap<Place, String>,
     /// Places that were claimed by somebody else although Kafka gives them to this instance, and since when.
     lost: BTreeMap<Place, Instant>,
 }
 
 impl Run {
-    async fn collect_and_flush(&mut self, mut inflow: mpsc::Receiver<Inflow>, shutdown: &CancellationToken) -> Result<End, Error> {
+    async fn collect_and_flush(
+        &mut self,
+        mut inflow: mpsc::Receiver<Inflow>,
+        shutdown: &CancellationToken,
+    ) -> Result<End, Error> {
         let mut lag_ticks = tokio::time::interval(LAG_INTERVAL);
         lag_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -213,8 +221,12 @@ impl Run {
     fn take(&mut self, message: Inflow) -> Option<String> {
         match message {
             Inflow::Assigned(claims) => {
-                self.stopped.retain(|place, _| !claims.iter().any(|claim| *claim.topic == *place.0 && claim.partition == place.1));
-                self.lost.retain(|place, _| !claims.iter().any(|claim| *claim.topic == *place.0 && claim.partition == place.1));
+                self.stopped.retain(|place, _| {
+                    !claims.iter().any(|claim| *claim.topic == *place.0 && claim.partition == place.1)
+                });
+                self.lost.retain(|place, _| {
+                    !claims.iter().any(|claim| *claim.topic == *place.0 && claim.partition == place.1)
+                });
                 self.collector.assign(claims);
                 self.tell_health();
             }
@@ -230,7 +242,8 @@ impl Run {
             }
             Inflow::Stopped { topic, partition, reason } => {
                 error!(%topic, partition, reason, "A partition is not read.");
-                // What was read before it stopped is in hand, and nobody will read it again: it is written like everything else.
+                // What was read before it stopped is in hand, and nobody will read it again: it is written like
+                // everything else.
                 self.stopped.insert((topic, partition), reason);
                 self.tell_health();
             }
@@ -242,12 +255,14 @@ impl Run {
     fn tell_health(&self) {
         match self.stopped.first_key_value() {
             None => self.component.up(),
-            Some(((topic, partition), reason)) => self.component.down(format!("{topic}[{partition}] is stopped: {reason}")),
+            Some(((topic, partition), reason)) => {
+                self.component.down(format!("{topic}[{partition}] is stopped: {reason}"))
+            }
         }
     }
 
-    /// A reason to begin anew: a place was lost, and Kafka has not taken it away since, so nobody reads it. A new life of the consumer
-    /// claims again what Kafka gives it.
+    /// A reason to begin anew: a place was lost, and Kafka has not taken it away since, so nobody reads it. A new life
+    /// of the consumer claims again what Kafka gives it.
     fn to_claim_again(&self) -> Option<String> {
         let ((topic, partition), _) = self.lost.iter().find(|(_, since)| since.elapsed() >= LOST_PATIENCE)?;
         Some(format!("{topic}[{partition}] was claimed by somebody else, and Kafka still gives it to this instance"))

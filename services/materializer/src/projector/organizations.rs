@@ -1,4 +1,5 @@
-//! Which organizations there are, as far as records ask: active ones are remembered for seconds, all others are asked for each time.
+//! Which organizations there are, as far as records ask: active ones are remembered for seconds, all others are asked
+//! for each time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -33,7 +34,11 @@ pub(crate) struct Organizations {
 
 impl Organizations {
     /// How each of `wanted` stands.
-    pub(crate) async fn standings(&self, pool: &PgPool, wanted: BTreeSet<OrgId>) -> Result<BTreeMap<OrgId, Standing>, sqlx::Error> {
+    pub(crate) async fn standings(
+        &self,
+        pool: &PgPool,
+        wanted: BTreeSet<OrgId>,
+    ) -> Result<BTreeMap<OrgId, Standing>, sqlx::Error> {
         let mut standings = BTreeMap::new();
         {
             let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +52,10 @@ impl Organizations {
         // Before the question: an answer is never older than it is taken for.
         let asked = Instant::now();
         let rows: Vec<(Uuid, String)> =
-            sqlx::query_as("SELECT id, status FROM contract.organizations WHERE id = ANY($1)").bind(&missing).fetch_all(pool).await?;
+            sqlx::query_as("SELECT id, status FROM contract.organizations WHERE id = ANY($1)")
+                .bind(&missing)
+                .fetch_all(pool)
+                .await?;
         standings.extend(missing.into_iter().map(|id| (OrgId::from_uuid(id), Standing::Unknown)));
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, status) in rows {

@@ -1,5 +1,5 @@
-//! The parts of the view by time: whether there is room for a record, and what is too old for it. Making parts ahead and dropping old ones is
-//! `retention`'s business.
+//! The parts of the view by time: whether there is room for a record, and what is too old for it. Making parts ahead
+//! and dropping old ones is `retention`'s business.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,8 +7,8 @@ use sqlx::postgres::PgPool;
 
 use super::generation::Generation;
 
-/// Days (UTC) that one part holds, for a view that keeps so many days. A read of the inbox looks into every part, and a part goes as a whole:
-/// six or so are few to look into, and keep what has expired for no longer than another sixth.
+/// Days (UTC) that one part holds, for a view that keeps so many days. A read of the inbox looks into every part, and a
+/// part goes as a whole: six or so are few to look into, and keep what has expired for no longer than another sixth.
 pub(crate) fn part_days(retention_days: u32) -> i32 {
     i32::try_from((retention_days / 6).max(1)).unwrap_or(i32::MAX)
 }
@@ -41,14 +41,17 @@ impl Parts {
         Self { pool, generation, days: part_days(retention_days), known: Mutex::new(None) }
     }
 
-    /// Makes room for records of these append times, where there is none, and answers the floor: older ones are to be passed over.
+    /// Makes room for records of these append times, where there is none, and answers the floor: older ones are to be
+    /// passed over.
     pub(crate) async fn make_room(&self, times_ms: impl Iterator<Item = i64> + Clone) -> Result<i64, sqlx::Error> {
         loop {
             let known = match self.last_read() {
                 Some(known) => known,
                 None => self.read().await?,
             };
-            let Some(missing) = times_ms.clone().find(|at_ms| !known.has_room(*at_ms)) else { return Ok(known.floor_ms) };
+            let Some(missing) = times_ms.clone().find(|at_ms| !known.has_room(*at_ms)) else {
+                return Ok(known.floor_ms);
+            };
             sqlx::query("SELECT view_make_room($1, 'epoch'::timestamptz + $2 * interval '1 millisecond', $3)")
                 .bind(self.generation.schema())
                 .bind(missing)
@@ -71,10 +74,11 @@ impl Parts {
     async fn read(&self) -> Result<Known, sqlx::Error> {
         let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
         // The floor first: a part that is dropped in between then shows as one that is missing.
-        let floor: Option<i64> =
-            sqlx::query_scalar("SELECT CASE WHEN isfinite(floor) THEN (extract(epoch FROM floor) * 1000)::bigint END FROM view_floor")
-                .fetch_one(&mut *transaction)
-                .await?;
+        let floor: Option<i64> = sqlx::query_scalar(
+            "SELECT CASE WHEN isfinite(floor) THEN (extract(epoch FROM floor) * 1000)::bigint END FROM view_floor",
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
         let spans: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT (extract(epoch FROM starts_at) * 1000)::bigint, (extract(epoch FROM ends_at) * 1000)::bigint FROM parts",
         )
@@ -106,6 +110,9 @@ mod tests {
     #[test]
     fn there_is_room_within_a_part_and_no_need_of_it_below_the_floor() {
         let known = Known { spans: vec![(10, 20), (30, 40)], floor_ms: 10 };
-        assert_eq!([9, 10, 19, 20, 29, 30, 40].map(|at| known.has_room(at)), [true, true, true, false, false, true, false]);
+        assert_eq!(
+            [9, 10, 19, 20, 29, 30, 40].map(|at| known.has_room(at)),
+            [true, true, true, false, false, true, false]
+        );
     }
 }

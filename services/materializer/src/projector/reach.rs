@@ -1,5 +1,6 @@
-//! Up to when the view has read the events. What an unread event may ask for is needed for as long as that event is unread, whatever the clock says:
-//! a view that goes on from an old backup, or reads a long log for the first time, is days behind it.
+//! Up to when the view has read the events. What an unread event may ask for is needed for as long as that event is
+//! unread, whatever the clock says: a view that goes on from an old backup, or reads a long log for the first time, is
+//! days behind it.
 
 use std::collections::BTreeMap;
 
@@ -23,21 +24,28 @@ pub(super) enum ReachError {
 /// Every event that is not in the view yet was appended after this time; `None`: there is none, so the clock counts.
 pub(super) async fn of_events(pool: &PgPool, kafka: &KafkaConfig) -> Result<Option<OffsetDateTime>, ReachError> {
     let topic = &kafka.topics.events;
-    // Before the log is asked where it ends: what is at that end has left nothing out that was there when the positions were read.
-    let rows: Vec<(i32, i64, Option<OffsetDateTime>)> =
-        sqlx::query_as("SELECT partition, next_offset, record_time FROM consumer_positions WHERE consumer = $1 AND topic = $2")
-            .bind(CONSUMER)
-            .bind(topic)
-            .fetch_all(pool)
-            .await?;
-    let positions = rows.into_iter().map(|(partition, next_offset, record_time)| (partition, (next_offset, record_time))).collect();
+    // Before the log is asked where it ends: what is at that end has left nothing out that was there when the positions
+    // were read.
+    let rows: Vec<(i32, i64, Option<OffsetDateTime>)> = sqlx::query_as(
+        "SELECT partition, next_offset, record_time FROM consumer_positions WHERE consumer = $1 AND topic = $2",
+    )
+    .bind(CONSUMER)
+    .bind(topic)
+    .fetch_all(pool)
+    .await?;
+    let positions =
+        rows.into_iter().map(|(partition, next_offset, record_time)| (partition, (next_offset, record_time))).collect();
     Ok(oldest(&positions, &range::bounds(kafka, topic).await?))
 }
 
-/// A partition that is read to its end is not behind, however old its last record. One that is not was read up to its last record's time; and one of
-/// which nothing was read may hold events of any age. It holds back until it is read (or mended, where it lies outside of its log): readiness is red
-/// all the while, and what is kept for it meanwhile is no more than came in that time.
-fn oldest(positions: &BTreeMap<i32, (i64, Option<OffsetDateTime>)>, bounds: &[(i32, i64, i64)]) -> Option<OffsetDateTime> {
+/// A partition that is read to its end is not behind, however old its last record. One that is not was read up to its
+/// last record's time; and one of which nothing was read may hold events of any age. It holds back until it is read (or
+/// mended, where it lies outside of its log): readiness is red all the while, and what is kept for it meanwhile is no
+/// more than came in that time.
+fn oldest(
+    positions: &BTreeMap<i32, (i64, Option<OffsetDateTime>)>,
+    bounds: &[(i32, i64, i64)],
+) -> Option<OffsetDateTime> {
     let behind = |(partition, low, high): &(i32, i64, i64)| {
         let position = positions.get(partition);
         let is_read = low == high || position.is_some_and(|(next_offset, _)| next_offset == high);

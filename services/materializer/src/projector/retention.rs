@@ -1,5 +1,5 @@
-//! What the view keeps, and for how long: parts are made before they are needed and dropped when all of their events are past the retention,
-//! acknowledged or not. What is not kept by parts is taken away by `sweep`.
+//! What the view keeps, and for how long: parts are made before they are needed and dropped when all of their events
+//! are past the retention, acknowledged or not. What is not kept by parts is taken away by `sweep`.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Counting what is about to go stops here.
 const COUNTED: i64 = 10_000;
 
-/// Looks after the parts every `interval` until `shutdown`, at once to begin with. Every instance may: what one has done is done for all.
+/// Looks after the parts every `interval` until `shutdown`, at once to begin with. Every instance may: what one has
+/// done is done for all.
 pub(crate) async fn run(pool: PgPool, retention_days: u32, interval: Duration, shutdown: CancellationToken) {
     loop {
         let looked_after = look_after(&pool, retention_days).await;
@@ -34,20 +35,26 @@ pub(crate) async fn run(pool: PgPool, retention_days: u32, interval: Duration, s
 
 async fn look_after(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Error> {
     let days = part_days(retention_days);
-    sqlx::query("SELECT view_make_room('view', now(), $1), view_make_room('view', now() + make_interval(days => $1), $1)")
-        .bind(days)
-        .execute(pool)
-        .await?;
+    sqlx::query(
+        "SELECT view_make_room('view', now(), $1), view_make_room('view', now() + make_interval(days => $1), $1)",
+    )
+    .bind(days)
+    .execute(pool)
+    .await?;
     let retention_days = i32::try_from(retention_days).unwrap_or(i32::MAX);
     // On the grid of the parts: nothing that a part still holds is ever below the floor.
-    let limit: OffsetDateTime =
-        sqlx::query_scalar("SELECT date_bin(make_interval(days => $1), now() - make_interval(days => $2), 'epoch'::timestamptz)")
-            .bind(days)
-            .bind(retention_days)
-            .fetch_one(pool)
-            .await?;
+    let limit: OffsetDateTime = sqlx::query_scalar(
+        "SELECT date_bin(make_interval(days => $1), now() - make_interval(days => $2), 'epoch'::timestamptz)",
+    )
+    .bind(days)
+    .bind(retention_days)
+    .fetch_one(pool)
+    .await?;
     let expired: Vec<(OffsetDateTime,)> =
-        sqlx::query_as("SELECT starts_at FROM view.parts WHERE ends_at <= $1 ORDER BY starts_at").bind(limit).fetch_all(pool).await?;
+        sqlx::query_as("SELECT starts_at FROM view.parts WHERE ends_at <= $1 ORDER BY starts_at")
+            .bind(limit)
+            .fetch_all(pool)
+            .await?;
     for (starts_at,) in expired {
         drop_part(pool, starts_at).await?;
     }
@@ -58,9 +65,13 @@ async fn look_after(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Erro
 
 async fn drop_part(pool: &PgPool, starts_at: OffsetDateTime) -> Result<(), sqlx::Error> {
     // Nobody is kept waiting for long behind the lock; looking everything up may take as long as it needs.
-    let mut transaction = pool.begin_with("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0").await?;
+    let mut transaction =
+        pool.begin_with("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0").await?;
     let (dropped, unacknowledged): (Option<i64>, Option<i64>) =
-        sqlx::query_as("SELECT dropped, unacknowledged FROM view_drop_part($1)").bind(starts_at).fetch_one(&mut *transaction).await?;
+        sqlx::query_as("SELECT dropped, unacknowledged FROM view_drop_part($1)")
+            .bind(starts_at)
+            .fetch_one(&mut *transaction)
+            .await?;
     transaction.commit().await?;
     let count = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
     METRICS.events_expired.with_label_values(&["acknowledged"]).inc_by(count(dropped) - count(unacknowledged));

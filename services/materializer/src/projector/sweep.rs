@@ -1,6 +1,6 @@
 //! What time does to rows: taking away what nothing will ask for again (effects whose event never came, dedup keys past
-//! their window, rejected records of a month ago), and applying effects that missed their event. In small batches, so that no statement holds
-//! anybody up.
+//! their window, rejected records of a month ago), and applying effects that missed their event. In small batches, so
+//! that no statement holds anybody up.
 
 use std::time::Duration;
 
@@ -21,14 +21,17 @@ use crate::rejected::rows as rejected;
 const BATCH: u64 = 1000;
 /// Who acknowledged an event sees it until then, in the rare case that the two missed each other.
 const LONGEST_MISS: Duration = Duration::from_secs(2);
-/// Of up to 1000 effects each. Acks of events that nobody has wait for days, in any number: a pass looks at some of them, the next one goes
-/// on from there.
+/// Of up to 1000 effects each. Acks of events that nobody has wait for days, in any number: a pass looks at some of
+/// them, the next one goes on from there.
 const LOOKS_PER_PASS: usize = 10;
 
-/// Sweeps every `interval` until `shutdown`, and looks for effects that missed their event more often. Several instances may: what one has
-/// done is not there any more for the others.
+/// Sweeps every `interval` until `shutdown`, and looks for effects that missed their event more often. Several
+/// instances may: what one has done is not there any more for the others.
 pub(crate) async fn run(pool: PgPool, kafka: KafkaConfig, interval: Duration, shutdown: CancellationToken) {
-    tokio::join!(take_away(&pool, &kafka, interval, &shutdown), apply_missed(&pool, interval.min(LONGEST_MISS), &shutdown));
+    tokio::join!(
+        take_away(&pool, &kafka, interval, &shutdown),
+        apply_missed(&pool, interval.min(LONGEST_MISS), &shutdown)
+    );
 }
 
 async fn take_away(pool: &PgPool, kafka: &KafkaConfig, interval: Duration, shutdown: &CancellationToken) {
@@ -71,7 +74,8 @@ pub(super) async fn slept(pause: Duration, shutdown: &CancellationToken) -> bool
     }
 }
 
-/// Up to when the events are read, for what they ask for; `None`: to the end. The log is asked only where something is to go by the clock.
+/// Up to when the events are read, for what they ask for; `None`: to the end. The log is asked only where something is
+/// to go by the clock.
 async fn events_reach(pool: &PgPool, kafka: &KafkaConfig) -> Result<Option<OffsetDateTime>, sqlx::Error> {
     let is_due: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM view.pending_effects WHERE appended_at < now() - interval '9 days')
@@ -92,7 +96,8 @@ async fn events_reach(pool: &PgPool, kafka: &KafkaConfig) -> Result<Option<Offse
 async fn sweep(pool: &PgPool, kafka: &KafkaConfig, shutdown: &CancellationToken) -> Result<(), sqlx::Error> {
     let Some(reach) = shutdown.run_until_cancelled(events_reach(pool, kafka)).await.transpose()? else { return Ok(()) };
     while !shutdown.is_cancelled() {
-        // An event is on the log before its ack, or soon after: one that was not among those of the next 9 days never comes.
+        // An event is on the log before its ack, or soon after: one that was not among those of the next 9 days never
+        // comes.
         let effects = sqlx::query(
             "DELETE FROM view.pending_effects WHERE ctid IN (
                  SELECT ctid FROM view.pending_effects WHERE appended_at < LEAST(now(), $1::timestamptz) - interval '9 days'
@@ -103,14 +108,16 @@ async fn sweep(pool: &PgPool, kafka: &KafkaConfig, shutdown: &CancellationToken)
             METRICS.effects_dropped.inc_by(effects);
             warn!(dropped = effects, "Acks or attempts were dropped: their events never came.");
         }
-        // Long past its window: clocks of brokers differ, and a repeat within it that is still unread must find its key.
+        // Long past its window: clocks of brokers differ, and a repeat within it that is still unread must find its
+        // key.
         let keys = sqlx::query(
             "DELETE FROM dedup_keys WHERE ctid IN (
                  SELECT ctid FROM dedup_keys WHERE expires_at < LEAST(now(), $1::timestamptz) - interval '8 days'
                  LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
         let keys = keys.bind(reach);
-        // Both carry the time of the newest record that they were asked for. Below the floor no reading of the log takes it, nor any older one.
+        // Both carry the time of the newest record that they were asked for. Below the floor no reading of the log
+        // takes it, nor any older one.
         let places = sqlx::query(
             "DELETE FROM event_places WHERE ctid IN (
                  SELECT ctid FROM event_places WHERE accepted_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
@@ -119,7 +126,8 @@ async fn sweep(pool: &PgPool, kafka: &KafkaConfig, shutdown: &CancellationToken)
             "DELETE FROM verdicts WHERE ctid IN (
                  SELECT ctid FROM verdicts WHERE accepted_at < (SELECT floor FROM view_floor) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         );
-        // With its last attempt, which goes by the log's time; when it was begun is told by a dispatcher's clock, and only says where to look.
+        // With its last attempt, which goes by the log's time; when it was begun is told by a dispatcher's clock, and
+        // only says where to look.
         let deliveries = sqlx::query(
             "DELETE FROM view.deliveries WHERE ctid IN (
                  SELECT ctid FROM view.deliveries d WHERE last_started_at < (SELECT floor FROM view_floor)

@@ -8,7 +8,8 @@ use tracing::debug;
 
 use super::RebuildError;
 
-/// How long who comes next waits for who ends: PostgreSQL may notice a closed connection only a moment later, and an erasure takes the lock for one.
+/// How long who comes next waits for who ends: PostgreSQL may notice a closed connection only a moment later, and an
+/// erasure takes the lock for one.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -21,8 +22,9 @@ impl Alone {
         let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
         let begun = Instant::now();
         loop {
-            let is_ours: bool =
-                sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('triggers view rebuild'))").fetch_one(&mut connection).await?;
+            let is_ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('triggers view rebuild'))")
+                .fetch_one(&mut connection)
+                .await?;
             if is_ours {
                 return Ok(Self(connection));
             }

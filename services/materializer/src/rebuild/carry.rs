@@ -1,5 +1,6 @@
-//! What a rebuild copies from the live view, because the log no longer tells of it or is not to be asked: events before the reading begins, and
-//! what happened to events before the acks and deliveries that are still on the log begin. And where the reading begins.
+//! What a rebuild copies from the live view, because the log no longer tells of it or is not to be asked: events before
+//! the reading begins, and what happened to events before the acks and deliveries that are still on the log begin. And
+//! where the reading begins.
 
 use std::collections::BTreeMap;
 
@@ -17,15 +18,20 @@ struct Begin {
     partition: i32,
     log_epoch: i32,
     offset: i64,
-    /// Append time of the first record that is read, milliseconds since the Unix epoch; what happened before it is carried. `None`: everything
-    /// that ever was is read.
+    /// Append time of the first record that is read, milliseconds since the Unix epoch; what happened before it is
+    /// carried. `None`: everything that ever was is read.
     first_ms: Option<i64>,
 }
 
 /// Copies, and notes down where the reading begins, in one transaction. Answers how many rows were copied.
-pub(super) async fn begin(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>) -> Result<u64, RebuildError> {
+pub(super) async fn begin(
+    pool: &PgPool,
+    kafka: &KafkaConfig,
+    from: Option<OffsetDateTime>,
+) -> Result<u64, RebuildError> {
     let begins = begins(pool, kafka, from).await?;
-    let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0").await?;
+    let mut transaction =
+        pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0").await?;
     let topics = &kafka.topics;
     let of = |topic: &str| begins.iter().filter(|begin| begin.topic == topic).collect::<Vec<_>>();
     let (events, acks, deliveries) = (of(&topics.events), of(&topics.acks), of(&topics.deliveries));
@@ -43,8 +49,11 @@ async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>
     let live = switch::live_places(pool, &kafka.topics).await?;
     let mut begins = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
-        let bounds: BTreeMap<i32, (i64, i64)> =
-            range::bounds(kafka, topic).await?.into_iter().map(|(partition, low, high)| (partition, (low, high))).collect();
+        let bounds: BTreeMap<i32, (i64, i64)> = range::bounds(kafka, topic)
+            .await?
+            .into_iter()
+            .map(|(partition, low, high)| (partition, (low, high)))
+            .collect();
         let asked = match from {
             Some(from) => range::offsets_at(kafka, topic, bounds.keys().copied().collect(), milliseconds(from)).await?,
             None => Default::default(),
@@ -54,11 +63,20 @@ async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>
                 return Err(RebuildError::Unsuitable(format!("{topic} has no partition {} any more", place.partition)));
             };
             if place.next_offset < low || place.next_offset > high {
-                let message = format!("the position of {topic}[{}] is outside of the log; see: triggers positions list", place.partition);
+                let message = format!(
+                    "the position of {topic}[{}] is outside of the log; see: triggers positions list",
+                    place.partition
+                );
                 return Err(RebuildError::Unsuitable(message));
             }
             let offset = asked.get(&place.partition).copied().unwrap_or(low).clamp(low, place.next_offset);
-            begins.push(Begin { topic: topic.clone(), partition: place.partition, log_epoch: place.log_epoch, offset, first_ms: None });
+            begins.push(Begin {
+                topic: topic.clone(),
+                partition: place.partition,
+                log_epoch: place.log_epoch,
+                offset,
+                first_ms: None,
+            });
         }
     }
     note_first_times(kafka, &mut begins).await?;
@@ -72,7 +90,9 @@ async fn note_first_times(kafka: &KafkaConfig, begins: &mut [Begin]) -> Result<(
     let mut spans = Vec::new();
     for topic in [&kafka.topics.acks, &kafka.topics.deliveries] {
         for (partition, _, high) in range::bounds(kafka, topic).await? {
-            if let Some(begin) = begins.iter().find(|begin| begin.topic == *topic && begin.partition == partition && begin.offset < high) {
+            if let Some(begin) =
+                begins.iter().find(|begin| begin.topic == *topic && begin.partition == partition && begin.offset < high)
+            {
                 spans.push(Span { topic: topic.as_str().into(), partition, from: begin.offset, to: begin.offset + 1 });
             }
         }
@@ -84,7 +104,8 @@ async fn note_first_times(kafka: &KafkaConfig, begins: &mut [Begin]) -> Result<(
         }
     }
     for begin in begins {
-        // A log that begins at 0 in its first epoch tells everything. Without a record to go by, everything may be older.
+        // A log that begins at 0 in its first epoch tells everything. Without a record to go by, everything may be
+        // older.
         let is_whole = begin.offset == 0 && begin.log_epoch <= 1;
         begin.first_ms = (!is_whole).then(|| first.get(&ends(begin)).copied().unwrap_or(MAX_MS));
     }
@@ -104,9 +125,9 @@ async fn carry_events(connection: &mut PgConnection, begins: &[&Begin]) -> Resul
     Ok(done.bind(partitions).bind(epochs).bind(offsets).execute(connection).await?.rows_affected())
 }
 
-/// An event that is read again, and whose ack is not: the ack waits for it. An ack says not in which partition it was written, which need not be
-/// that of its event: those from before the last of the partitions begins are carried, which repeats what some of the records tell, and changes
-/// nothing.
+/// An event that is read again, and whose ack is not: the ack waits for it. An ack says not in which partition it was
+/// written, which need not be that of its event: those from before the last of the partitions begins are carried, which
+/// repeats what some of the records tell, and changes nothing.
 async fn carry_acks(connection: &mut PgConnection, begins: &[&Begin]) -> Result<(), sqlx::Error> {
     let Some(before_ms) = begins.iter().filter_map(|begin| begin.first_ms).max() else { return Ok(()) };
     sqlx::query(
@@ -122,8 +143,8 @@ async fn carry_acks(connection: &mut PgConnection, begins: &[&Begin]) -> Result<
     Ok(())
 }
 
-/// Deliveries say not in which partition they were reported: those from before the last of the partitions begins are carried, which repeats
-/// what some of the records tell, and changes nothing.
+/// Deliveries say not in which partition they were reported: those from before the last of the partitions begins are
+/// carried, which repeats what some of the records tell, and changes nothing.
 async fn carry_attempts(connection: &mut PgConnection, begins: &[&Begin]) -> Result<u64, sqlx::Error> {
     let Some(before_ms) = begins.iter().filter_map(|begin| begin.first_ms).max() else { return Ok(0) };
     let attempts = sqlx::query(
@@ -149,8 +170,8 @@ async fn carry_attempts(connection: &mut PgConnection, begins: &[&Begin]) -> Res
     Ok(attempts + deliveries)
 }
 
-/// What waits and is not read again. The offset of one from an older log says nothing about this log; its time does. Carrying one that is read
-/// again as well changes nothing.
+/// What waits and is not read again. The offset of one from an older log says nothing about this log; its time does.
+/// Carrying one that is read again as well changes nothing.
 async fn carry_waiting(connection: &mut PgConnection, begins: &[&Begin], effect: &str) -> Result<(), sqlx::Error> {
     let (partitions, _, offsets) = places(begins);
     sqlx::query(

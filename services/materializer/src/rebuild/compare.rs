@@ -31,8 +31,9 @@ impl std::fmt::Display for Difference {
 /// So many are told; the first ones say where to look.
 const TOLD: i64 = 1000;
 
-/// Effects that wait are not compared: they are applied at their own time. Nor is what goes anyway: of organizations that are being erased, and
-/// what is below the floor. The live view has that until its part goes as a whole, which is days later where the retention was lowered.
+/// Effects that wait are not compared: they are applied at their own time. Nor is what goes anyway: of organizations
+/// that are being erased, and what is below the floor. The live view has that until its part goes as a whole, which is
+/// days later where the retention was lowered.
 const TABLES: [(&str, &str); 3] = [
     (
         "events",
@@ -80,7 +81,8 @@ pub(super) async fn compare(connection: &mut PgConnection) -> Result<Vec<Differe
     let mut differences = Vec::new();
     for (table, statement) in TABLES {
         let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(statement).bind(TOLD).fetch_all(&mut *connection).await?;
-        let difference = |(org, live, rebuilt)| Difference { organization: OrgId::from_uuid(org), table, live, rebuilt };
+        let difference =
+            |(org, live, rebuilt)| Difference { organization: OrgId::from_uuid(org), table, live, rebuilt };
         differences.extend(rows.into_iter().map(difference));
     }
     Ok(differences)

@@ -49,7 +49,8 @@ impl Course {
         retention_days: u32,
         component: Component,
     ) -> Self {
-        let flusher = Flusher::again(pool.clone(), (consumer, generation), kafka.topics.clone(), component, retention_days);
+        let flusher =
+            Flusher::again(pool.clone(), (consumer, generation), kafka.topics.clone(), component, retention_days);
         Self { pool, kafka, consumer, flusher, collector: Collector::default() }
     }
 
@@ -60,7 +61,11 @@ impl Course {
     }
 
     /// Reads and writes up to `goals`; answers how many places of the log were passed.
-    pub(super) async fn run_to(&mut self, goals: &Goals, progress: &(impl Fn(Progress) + Sync)) -> Result<u64, RebuildError> {
+    pub(super) async fn run_to(
+        &mut self,
+        goals: &Goals,
+        progress: &(impl Fn(Progress) + Sync),
+    ) -> Result<u64, RebuildError> {
         self.claim(goals).await?;
         let spans = self.spans(goals);
         let total: u64 = spans.iter().map(|span| u64::try_from(span.to - span.from).unwrap_or(0)).sum();
@@ -79,7 +84,10 @@ impl Course {
         }
         while self.flush_one().await? {}
         if let Some(span) = self.spans(goals).first() {
-            return Err(RebuildError::Unsuitable(format!("{}[{}] could not be read up to {}", span.topic, span.partition, span.to)));
+            return Err(RebuildError::Unsuitable(format!(
+                "{}[{}] could not be read up to {}",
+                span.topic, span.partition, span.to
+            )));
         }
         Ok(total)
     }

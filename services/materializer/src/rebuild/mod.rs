@@ -1,9 +1,10 @@
 //! Reading the log again: a rebuild of the view beside the one that is read, and a replay into it.
 //!
-//! Both write through the projector's own flush, with positions of their own, and take no decision: verdicts and the places of ids are read.
-//! Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what the log no longer tells (`carry`), whether two
-//! generations are equal (`compare`), whether the log is still the view's (`logs`), the moment one takes the other's place (`switch`), and that nobody else does the same (`alone`). Reading
-//! Kafka is `platform`'s.
+//! Both write through the projector's own flush, with positions of their own, and take no decision: verdicts and the
+//! places of ids are read. Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what
+//! the log no longer tells (`carry`), whether two generations are equal (`compare`), whether the log is still the
+//! view's (`logs`), the moment one takes the other's place (`switch`), and that nobody else does the same (`alone`).
+//! Reading Kafka is `platform`'s.
 
 mod alone;
 mod carry;
@@ -92,8 +93,9 @@ pub enum RebuildError {
     View(#[from] crate::projector::Error),
 }
 
-/// Builds the next generation of the view from the log, compares it with the live one at exactly its positions, and puts it in its place.
-/// Interrupted, it goes on where it was when it is run again. The live view is read and written all the while, but for the last moment.
+/// Builds the next generation of the view from the log, compares it with the live one at exactly its positions, and
+/// puts it in its place. Interrupted, it goes on where it was when it is run again. The live view is read and written
+/// all the while, but for the last moment.
 ///
 /// # Errors
 /// See [`RebuildError`]; the live view is as it was then.
@@ -123,12 +125,16 @@ async fn rebuild_alone(
     switch::drop_retired(pool).await?;
     let resumed = begin(pool, config.restart).await?;
     if resumed && config.from.is_some() {
-        let message =
-            "an unfinished rebuild is there, which began elsewhere: go on with it (without a begin), or begin anew with --restart";
+        let message = "an unfinished rebuild is there, which began elsewhere: go on with it (without a begin), or begin anew with --restart";
         return Err(RebuildError::Unsuitable(message.to_owned()));
     }
-    let mut course =
-        Course::new(pool.clone(), kafka.clone(), (REBUILD, Generation::Next), config.retention_days, Health::new().component(REBUILD));
+    let mut course = Course::new(
+        pool.clone(),
+        kafka.clone(),
+        (REBUILD, Generation::Next),
+        config.retention_days,
+        Health::new().component(REBUILD),
+    );
     let mut carried = 0;
     if !resumed {
         let carrying = carry::begin(pool, &kafka, config.from).await;
@@ -184,8 +190,10 @@ pub async fn abandon(pool: &PgPool) -> Result<(), RebuildError> {
 async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
     let exists: bool = sqlx::query_scalar("SELECT to_regnamespace('view_next') IS NOT NULL").fetch_one(pool).await?;
     // Carried over is what the positions begin behind; without them it was cut off while it copied.
-    let has_positions: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM consumer_positions WHERE consumer = $1)").bind(REBUILD).fetch_one(pool).await?;
+    let has_positions: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM consumer_positions WHERE consumer = $1)")
+        .bind(REBUILD)
+        .fetch_one(pool)
+        .await?;
     if exists && has_positions && !restart {
         return Ok(true);
     }

@@ -1,4 +1,5 @@
-//! Reading a part of the log into the live view once more. What is there stays as it is, so it may be done as often as one likes.
+//! Reading a part of the log into the live view once more. What is there stays as it is, so it may be done as often as
+//! one likes.
 
 use platform::health::Health;
 use platform::kafka::KafkaConfig;
@@ -24,9 +25,9 @@ pub struct Replayed {
     pub cut_short: bool,
 }
 
-/// Reads what was appended from `from` (inclusive) to `to` (exclusive; `None`: as far as the live view has come) and writes what of it is
-/// missing: events, acknowledgements, attempts. Nothing is decided anew, no webhook is sent, and what is older than the retention or of
-/// an erased organization is passed over.
+/// Reads what was appended from `from` (inclusive) to `to` (exclusive; `None`: as far as the live view has come) and
+/// writes what of it is missing: events, acknowledgements, attempts. Nothing is decided anew, no webhook is sent, and
+/// what is older than the retention or of an erased organization is passed over.
 ///
 /// # Errors
 /// See [`RebuildError`]. What was written until then stays.
@@ -65,8 +66,10 @@ async fn replay_alone(
         spans.extend(spans_of(&kafka, topic, &places, times).await?);
     }
     begin(pool, &spans).await?;
-    let goals: Goals = spans.iter().map(|span| ((span.place.topic.as_str().into(), span.place.partition), span.end)).collect();
-    let mut course = Course::new(pool.clone(), kafka, (REPLAY, Generation::Live), retention_days, Health::new().component(REPLAY));
+    let goals: Goals =
+        spans.iter().map(|span| ((span.place.topic.as_str().into(), span.place.partition), span.end)).collect();
+    let mut course =
+        Course::new(pool.clone(), kafka, (REPLAY, Generation::Live), retention_days, Health::new().component(REPLAY));
     let records = course.run_to(&goals, &progress).await?;
     forget(pool).await?;
     Ok(Replayed { records, cut_short: spans.iter().any(|span| span.is_cut_short) })
@@ -105,7 +108,8 @@ async fn spans_of(
         let begin = begins.get(&place.partition).copied().unwrap_or(live).min(live);
         let end = ends.as_ref().and_then(|ends| ends.get(&place.partition)).copied().unwrap_or(live).min(live);
         // The first that is there may or may not be the first that was: where the log was cut, say so.
-        let is_cut_short = lows.iter().any(|(partition, low, _)| *partition == place.partition && *low > 0 && begin == *low);
+        let is_cut_short =
+            lows.iter().any(|(partition, low, _)| *partition == place.partition && *low > 0 && begin == *low);
         Span { place: (*place).clone(), begin, end, is_cut_short }
     };
     Ok(places.iter().map(span).collect())

@@ -1,5 +1,6 @@
-//! The moment in which the next generation takes the live one's place: with the live positions held still, it is brought to exactly them,
-//! compared, and given the name. Every materializer's claims are overtaken by it, so that each begins anew and finds the new tables.
+//! The moment in which the next generation takes the live one's place: with the live positions held still, it is
+//! brought to exactly them, compared, and given the name. Every materializer's claims are overtaken by it, so that each
+//! begins anew and finds the new tables.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,11 +17,12 @@ use crate::projector::flush::missed;
 use crate::projector::generation::Generation;
 use crate::projector::sweep::BEGIN;
 
-/// How long the live view may be held while what is left is read. It goes on after that, and the rebuild can be run again.
+/// How long the live view may be held while what is left is read. It goes on after that, and the rebuild can be run
+/// again.
 const LONGEST_HOLD: Duration = Duration::from_secs(120);
-/// Begins the transaction that holds it. The bounds are PostgreSQL's to keep: whoever holds may be halted or cut off, and the live view must go on
-/// all the same. A silence is longer than [`LONGEST_HOLD`], in which this connection has nothing to say; a statement (the comparison reads both
-/// generations) has ten minutes, and ends with its client.
+/// Begins the transaction that holds it. The bounds are PostgreSQL's to keep: whoever holds may be halted or cut off,
+/// and the live view must go on all the same. A silence is longer than [`LONGEST_HOLD`], in which this connection has
+/// nothing to say; a statement (the comparison reads both generations) has ten minutes, and ends with its client.
 const BEGIN_HOLD: &str = "BEGIN; SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '150s'; \
                           SET LOCAL statement_timeout = '10min'; SET LOCAL client_connection_check_interval = '1s'";
 
@@ -47,7 +49,11 @@ pub(super) struct Switched {
 }
 
 impl Switch<'_> {
-    pub(super) async fn run(&self, course: &mut Course, progress: &(impl Fn(Progress) + Sync)) -> Result<Switched, RebuildError> {
+    pub(super) async fn run(
+        &self,
+        course: &mut Course,
+        progress: &(impl Fn(Progress) + Sync),
+    ) -> Result<Switched, RebuildError> {
         let mut transaction = self.pool.begin_with(BEGIN_HOLD).await?;
         let live = lock_live(&mut transaction).await?;
         let held = Instant::now();
@@ -73,7 +79,10 @@ impl Switch<'_> {
                 .bind(crate::projector::CONSUMER)
                 .execute(&mut *transaction)
                 .await?;
-            sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
+            sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1")
+                .bind(REBUILD)
+                .execute(&mut *transaction)
+                .await?;
             // Nobody holds a partition that was added meanwhile back: what was written of it went into the old tables.
             if places(&mut transaction, crate::projector::CONSUMER).await? != live {
                 return Err(RebuildError::Unsuitable("a partition was added meanwhile; run it again".to_owned()));
@@ -95,8 +104,10 @@ impl Switch<'_> {
         let mine = places(connection, REBUILD).await?;
         for place in live {
             if !mine.contains(place) {
-                let message =
-                    format!("{}[{}] stands elsewhere than the live view; begin anew with --restart", place.topic, place.partition);
+                let message = format!(
+                    "{}[{}] stands elsewhere than the live view; begin anew with --restart",
+                    place.topic, place.partition
+                );
                 return Err(RebuildError::Unsuitable(message));
             }
         }
@@ -133,7 +144,10 @@ pub(super) async fn live_positions(pool: &PgPool, topics: &TopicNames) -> Result
 }
 
 fn goals(places: &[LivePlace]) -> Goals {
-    places.iter().map(|place| ((place.topic.as_str().into(), place.partition), place.next_offset)).collect::<BTreeMap<_, _>>()
+    places
+        .iter()
+        .map(|place| ((place.topic.as_str().into(), place.partition), place.next_offset))
+        .collect::<BTreeMap<_, _>>()
 }
 
 async fn places(connection: &mut PgConnection, consumer: &str) -> Result<Vec<LivePlace>, sqlx::Error> {
@@ -172,7 +186,8 @@ async fn apply_missed(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// What the live view has dropped since, or still has although it is below the floor. Readers are told of the latter here: it goes with the old tables.
+/// What the live view has dropped since, or still has although it is below the floor. Readers are told of the latter
+/// here: it goes with the old tables.
 async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for statement in [
         "INSERT INTO view_dropped AS d (org_id, log_partition, log_epoch, log_offset, accepted_at)

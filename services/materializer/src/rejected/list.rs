@@ -1,4 +1,5 @@
-//! `GET /rejected`: one page, newest first. Costs what it returns: the rows of an organization lie in this order in an index.
+//! `GET /rejected`: one page, newest first. Costs what it returns: the rows of an organization lie in this order in an
+//! index.
 
 use axum::Json;
 use axum::extract::State;
@@ -40,11 +41,17 @@ struct Item {
 /// (appended_at, log_topic, log_partition, log_epoch, log_offset, error_class, message)
 type Row = (OffsetDateTime, String, i32, i32, i64, String, String);
 
-pub(super) async fn list(State(state): State<InboxState>, caller: Caller, params: QueryParams) -> Result<Json<Body>, Problem> {
+pub(super) async fn list(
+    State(state): State<InboxState>,
+    caller: Caller,
+    params: QueryParams,
+) -> Result<Json<Body>, Problem> {
     caller.require(Right::Consume)?;
     // What nobody can read has no type, so there is none among them that such a key may see.
     if caller.event_types.is_some() {
-        return Err(Problem::forbidden("a key that is restricted to event types may not see rejected records: they have none"));
+        return Err(Problem::forbidden(
+            "a key that is restricted to event types may not see rejected records: they have none",
+        ));
     }
     let limit = params.parse_in_range("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
     let organization = caller.org_id;
@@ -65,10 +72,21 @@ pub(super) async fn list(State(state): State<InboxState>, caller: Caller, params
 }
 
 fn cursor_at((appended_at, topic, partition, log_epoch, offset, ..): &Row) -> Cursor {
-    Cursor { appended_at: *appended_at, topic: topic.clone(), partition: *partition, log_epoch: *log_epoch, offset: *offset }
+    Cursor {
+        appended_at: *appended_at,
+        topic: topic.clone(),
+        partition: *partition,
+        log_epoch: *log_epoch,
+        offset: *offset,
+    }
 }
 
-fn item((time, topic, partition, log_epoch, offset, error_code, message): Row, key: &SealingKey, org: OrgId, events: &str) -> Item {
+fn item(
+    (time, topic, partition, log_epoch, offset, error_code, message): Row,
+    key: &SealingKey,
+    org: OrgId,
+    events: &str,
+) -> Item {
     let place = Place { log_epoch, partition, offset };
     let position = (topic == events).then(|| position::seal(key, org, place));
     Item { time: Timestamp(time), error_code, message, topic, partition, offset, position }

@@ -1,5 +1,5 @@
-//! Rejected records: those that became dead letters, as the tenant whose key they have may see them. `rows` writes them into the view and takes
-//! them away, `list` shows them, `cursor` is the place within a reading.
+//! Rejected records: those that became dead letters, as the tenant whose key they have may see them. `rows` writes them
+//! into the view and takes them away, `list` shows them, `cursor` is the place within a reading.
 //!
 //! The dead letters themselves, with their bytes, are the projector's and an operator's business.
 

@@ -1,5 +1,6 @@
-//! Rows of `rejected`: which places of the log were refused, and what of it a tenant may know. Written in the transaction that moves the position
-//! past the record. A decision: whoever reads the log again passes over what was refused ([`refused`]).
+//! Rows of `rejected`: which places of the log were refused, and what of it a tenant may know. Written in the
+//! transaction that moves the position past the record. A decision: whoever reads the log again passes over what was
+//! refused ([`refused`]).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,8 @@ use schemas::topics::TopicNames;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
-/// Milliseconds of the last moment of the year 9999. A topic that is not as the manifest wants it may hold any time, which PostgreSQL would refuse.
+/// Milliseconds of the last moment of the year 9999. A topic that is not as the manifest wants it may hold any time,
+/// which PostgreSQL would refuse.
 const MAX_TIME_MS: i64 = 253_402_300_799_999;
 
 /// Class of the dead letter that a row becomes which PostgreSQL refuses.
@@ -27,9 +29,14 @@ pub(crate) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// `None` where nothing is to be remembered: an ack or attempt that nobody could read may be read later, and no tenant writes attempts.
+    /// `None` where nothing is to be remembered: an ack or attempt that nobody could read may be read later, and no
+    /// tenant writes attempts.
     pub(crate) fn of(record: &'a Record, reason: &Unreadable, log_epoch: i32, topics: &TopicNames) -> Option<Self> {
-        let org_id = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()?.parse::<OrgId>().ok()).map(|org| org.as_uuid());
+        let org_id = record
+            .key
+            .as_deref()
+            .and_then(|key| std::str::from_utf8(key).ok()?.parse::<OrgId>().ok())
+            .map(|org| org.as_uuid());
         let is_remembered = *record.topic == *topics.events || (*record.topic == *topics.acks && org_id.is_some());
         is_remembered.then(|| Self { org_id, record, log_epoch, class: reason.class, message: told(reason) })
     }
@@ -45,7 +52,8 @@ fn told(reason: &Unreadable) -> String {
     }
 }
 
-/// Writes the rows; those of an organization that does not exist without its name. A row that is there already stays as it is.
+/// Writes the rows; those of an organization that does not exist without its name. A row that is there already stays as
+/// it is.
 pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
@@ -73,9 +81,14 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     Ok(())
 }
 
-/// Which of these places of a topic (partition, log epoch, offset) were refused when they were read first: their indices. Not what stands for a
-/// batch that could not be unpacked: nobody has refused its records, and who can read them takes them.
-pub(crate) async fn refused(pool: &PgPool, topic: &str, places: &[(i32, i32, i64)]) -> Result<BTreeSet<usize>, sqlx::Error> {
+/// Which of these places of a topic (partition, log epoch, offset) were refused when they were read first: their
+/// indices. Not what stands for a batch that could not be unpacked: nobody has refused its records, and who can read
+/// them takes them.
+pub(crate) async fn refused(
+    pool: &PgPool,
+    topic: &str,
+    places: &[(i32, i32, i64)],
+) -> Result<BTreeSet<usize>, sqlx::Error> {
     let found: Vec<(i64,)> = sqlx::query_as(
         "SELECT asked.nth FROM UNNEST($2::integer[], $3::integer[], $4::bigint[]) WITH ORDINALITY
                 AS asked (log_partition, log_epoch, log_offset, nth)
@@ -93,8 +106,8 @@ pub(crate) async fn refused(pool: &PgPool, topic: &str, places: &[(i32, i32, i64
     Ok(found.into_iter().filter_map(|(nth,)| usize::try_from(nth - 1).ok()).collect())
 }
 
-/// Takes away up to 1000 rows that are older than 30 days, as long as the dead letters themselves are kept, and below the floor, where no reading
-/// of the log takes their records. Answers how many.
+/// Takes away up to 1000 rows that are older than 30 days, as long as the dead letters themselves are kept, and below
+/// the floor, where no reading of the log takes their records. Answers how many.
 pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let swept = sqlx::query(
         "DELETE FROM rejected WHERE ctid IN (
@@ -132,7 +145,9 @@ mod tests {
     fn a_refused_event_is_remembered_and_a_tenant_is_told_of_what_has_its_key_on_the_topics_that_tenants_write() {
         let topics = TopicNames::with_prefix("p.");
         let org = OrgId::generate();
-        let told = |topic: &str, key: Option<&str>| Row::of(&record(topic, key), &reason("malformed"), 1, &topics).map(|row| row.org_id);
+        let told = |topic: &str, key: Option<&str>| {
+            Row::of(&record(topic, key), &reason("malformed"), 1, &topics).map(|row| row.org_id)
+        };
         let key = org.to_string();
         assert_eq!(told(&topics.events, Some(&key)), Some(Some(org.as_uuid())));
         assert_eq!(told(&topics.acks, Some(&key)), Some(Some(org.as_uuid())));

@@ -1,4 +1,5 @@
-//! An organization is erased while its records arrive and the view is rebuilt: nothing of it is left, and nothing brings it back.
+//! An organization is erased while its records arrive and the view is rebuilt: nothing of it is left, and nothing
+//! brings it back.
 
 use materializer::rebuild::{self, RebuildConfig, RebuildError};
 use schemas::ids::{EndpointId, EventId, OrgId};
@@ -9,7 +10,8 @@ use crate::projector::deliveries::attempt;
 use crate::projector::harness::{Bench, PATIENCE, event, keyed};
 use crate::projector::retention::append_to;
 
-const REBUILD: RebuildConfig = RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
+const REBUILD: RebuildConfig =
+    RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
 
 /// Rows of an organization over all tables of the materializer.
 async fn left(bench: &Bench, org: OrgId) -> i64 {
@@ -58,7 +60,11 @@ async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the
     let projecting = bench.project();
     write_everything(&bench, kept).await;
     write_everything(&bench, erased).await;
-    sqlx::query("INSERT INTO view_dropped VALUES ($1, 1, 1, 1, now())").bind(erased.as_uuid()).execute(&bench.pool).await.unwrap();
+    sqlx::query("INSERT INTO view_dropped VALUES ($1, 1, 1, 1, now())")
+        .bind(erased.as_uuid())
+        .execute(&bench.pool)
+        .await
+        .unwrap();
     bench.passed().await;
     let dead_letters = bench.dead_letters().await.len();
     assert_eq!(dead_letters, 4, "two of each organization");
@@ -72,7 +78,9 @@ async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the
     }
     write_everything(&bench, erased).await;
     devstack::testing::eventually(PATIENCE, "the materializer is done", || async {
-        (bench.count("SELECT count(*) FROM erasures WHERE consumer = 'materializer' AND done_at IS NOT NULL").await == 1).then_some(())
+        (bench.count("SELECT count(*) FROM erasures WHERE consumer = 'materializer' AND done_at IS NOT NULL").await
+            == 1)
+            .then_some(())
     })
     .await;
     let ids = ours.await.unwrap();
@@ -91,7 +99,10 @@ async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the
         .execute(&bench.pool)
         .await
         .unwrap();
-    sqlx::query("UPDATE erasures SET done_at = now() WHERE consumer = 'dispatcher'").execute(&bench.pool).await.unwrap();
+    sqlx::query("UPDATE erasures SET done_at = now() WHERE consumer = 'dispatcher'")
+        .execute(&bench.pool)
+        .await
+        .unwrap();
     assert_eq!(bench.count("SELECT count(*) FROM organizations WHERE status = 'erased'").await, 1);
     assert!(rebuilt(&bench).await);
     let from = OffsetDateTime::now_utc() - time::Duration::days(1);
@@ -102,16 +113,23 @@ async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the
 
 const DONE: &str = "SELECT count(*) FROM erasures WHERE done_at IS NOT NULL";
 
-/// Waits until the end of the log is noted, and then until a look of after that has come to its end: the first row is gone with the begin of one,
-/// the second one with that of the next.
+/// Waits until the end of the log is noted, and then until a look of after that has come to its end: the first row is
+/// gone with the begin of one, the second one with that of the next.
 async fn looked_over(bench: &Bench, org: OrgId) {
     devstack::testing::eventually(PATIENCE, "the end of the log is noted", || async {
         (bench.count("SELECT count(*) FROM erasures WHERE ends IS NOT NULL").await == 1).then_some(())
     })
     .await;
     for _ in 0..2 {
-        sqlx::query("INSERT INTO view_dropped VALUES ($1, 1, 1, 1, now())").bind(org.as_uuid()).execute(&bench.pool).await.unwrap();
-        devstack::testing::eventually(PATIENCE, "nothing is left", || async { (left(bench, org).await == 0).then_some(()) }).await;
+        sqlx::query("INSERT INTO view_dropped VALUES ($1, 1, 1, 1, now())")
+            .bind(org.as_uuid())
+            .execute(&bench.pool)
+            .await
+            .unwrap();
+        devstack::testing::eventually(PATIENCE, "nothing is left", || async {
+            (left(bench, org).await == 0).then_some(())
+        })
+        .await;
     }
 }
 
@@ -135,7 +153,8 @@ async fn an_organization_is_not_erased_before_the_positions_have_passed_what_was
     assert_eq!(bench.count(DONE).await, 0);
     held.rollback().await.unwrap();
     bench.passed().await;
-    devstack::testing::eventually(PATIENCE, "it is done", || async { (bench.count(DONE).await == 1).then_some(()) }).await;
+    devstack::testing::eventually(PATIENCE, "it is done", || async { (bench.count(DONE).await == 1).then_some(()) })
+        .await;
     projecting.stop().await;
 }
 
@@ -151,6 +170,7 @@ async fn an_organization_is_not_erased_while_an_unfinished_generation_may_hold_i
     looked_over(&bench, erased).await;
     assert_eq!(bench.count(DONE).await, 0);
     rebuild::abandon(&bench.pool).await.unwrap();
-    devstack::testing::eventually(PATIENCE, "it is done", || async { (bench.count(DONE).await == 1).then_some(()) }).await;
+    devstack::testing::eventually(PATIENCE, "it is done", || async { (bench.count(DONE).await == 1).then_some(()) })
+        .await;
     projecting.stop().await;
 }

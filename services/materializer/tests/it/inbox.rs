@@ -1,4 +1,5 @@
-//! Reading the inbox, on a real PostgreSQL. The rows are put into the view as the projector would: a transaction each, with the position.
+//! Reading the inbox, on a real PostgreSQL. The rows are put into the view as the projector would: a transaction each,
+//! with the position.
 
 mod access;
 mod cost;

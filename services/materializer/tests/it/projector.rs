@@ -1,4 +1,5 @@
-//! The projector, on a real Kafka and a real PostgreSQL: what each kind of record becomes, and that it becomes so exactly once.
+//! The projector, on a real Kafka and a real PostgreSQL: what each kind of record becomes, and that it becomes so
+//! exactly once.
 
 mod acks;
 mod behind;

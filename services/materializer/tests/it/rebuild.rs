@@ -1,4 +1,5 @@
-//! Reading the log again: the same log and the same verdicts give the same view, however often, and nothing comes back that had gone.
+//! Reading the log again: the same log and the same verdicts give the same view, however often, and nothing comes back
+//! that had gone.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::projector::deliveries::attempt;
 use crate::projector::harness::{Bench, Projecting, event, keyed, stranger};
 use crate::projector::retention::append_to;
 
-const REBUILD: RebuildConfig = RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
+const REBUILD: RebuildConfig =
+    RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
 
 const NONE: &[Difference] = &[];
 
@@ -32,8 +34,8 @@ async fn shown(bench: &Bench) -> Vec<String> {
     sqlx::query_scalar(statement).fetch_all(&bench.pool).await.unwrap()
 }
 
-/// A log with something of everything: plain events, keyed ones and their repeats, one id in two partitions, acks before and after their
-/// events, attempts, garbage, and an organization that is erased afterwards.
+/// A log with something of everything: plain events, keyed ones and their repeats, one id in two partitions, acks
+/// before and after their events, attempts, garbage, and an organization that is erased afterwards.
 async fn write_a_log(bench: &Bench) -> (OrgId, Projecting) {
     let (org, erased) = (bench.organization(0).await, bench.organization(1).await);
     let projecting = bench.project();
@@ -64,7 +66,11 @@ async fn write_a_log(bench: &Bench) -> (OrgId, Projecting) {
     bench.attempt(&attempt(org, plain[2], endpoint, 2, DeliveryOutcome::Delivered)).await;
     bench.attempt(&attempt(org, plain[4], endpoint, 1, DeliveryOutcome::Failed)).await;
     bench.passed().await;
-    sqlx::query("UPDATE organizations SET status = 'erased' WHERE id = $1").bind(erased.as_uuid()).execute(&bench.pool).await.unwrap();
+    sqlx::query("UPDATE organizations SET status = 'erased' WHERE id = $1")
+        .bind(erased.as_uuid())
+        .execute(&bench.pool)
+        .await
+        .unwrap();
     sqlx::query("DELETE FROM view.events WHERE org_id = $1").bind(erased.as_uuid()).execute(&bench.pool).await.unwrap();
     (org, projecting)
 }
@@ -89,9 +95,15 @@ async fn rebuilt_twice_and_replayed_twice_the_view_is_the_same_and_goes_on_being
     // The writer was overtaken and has found the new tables; so has who reads through a contract.
     bench.flow(&[org], 5).await;
     bench.passed().await;
-    assert_eq!(bench.count("SELECT count(*) FROM contract.events").await, bench.count("SELECT count(*) FROM view.events").await);
+    assert_eq!(
+        bench.count("SELECT count(*) FROM contract.events").await,
+        bench.count("SELECT count(*) FROM view.events").await
+    );
     assert_eq!(bench.in_log_order().await.len() + 5, before.len() - bench_rest(&bench).await + 5 + 5);
-    assert_eq!(bench.count("SELECT count(*) FROM pg_namespace WHERE nspname IN ('view_next', 'view_retired')").await, 0);
+    assert_eq!(
+        bench.count("SELECT count(*) FROM pg_namespace WHERE nspname IN ('view_next', 'view_retired')").await,
+        0
+    );
     projecting.stop().await;
 }
 
@@ -123,7 +135,8 @@ async fn what_waits_for_an_event_is_left_by_its_twin_and_by_a_duplicate_of_it() 
 
     replay(&bench).await;
     assert_eq!(bench.in_log_order().await, whole);
-    let done = "SELECT count(*) FROM view.events WHERE acknowledged_at IS NOT NULL AND (attempts, delivery_status) = ($1, $2)";
+    let done =
+        "SELECT count(*) FROM view.events WHERE acknowledged_at IS NOT NULL AND (attempts, delivery_status) = ($1, $2)";
     for (attempts, status) in [(1, "delivered"), (0, "pending")] {
         let found: i64 = sqlx::query_scalar(done).bind(attempts).bind(status).fetch_one(&bench.pool).await.unwrap();
         assert_eq!(found, 1, "{status}");
@@ -196,20 +209,27 @@ async fn what_names_other_topics_than_the_views_or_a_time_to_come_is_refused_and
     let to_come = RebuildConfig { from: Some(now + hour), ..REBUILD };
     let refused = rebuild::rebuild(bench.pool.clone(), bench.kafka.clone(), to_come, |_| {}).await.unwrap_err();
     assert!(refused.to_string().contains("in the future"), "{refused}");
-    for (kafka, times) in
-        [(elsewhere, (now - hour, None)), (bench.kafka.clone(), (now + hour, None)), (bench.kafka.clone(), (now, Some(now - hour)))]
-    {
-        assert!(matches!(rebuild::replay(bench.pool.clone(), kafka, times, 30, |_| {}).await, Err(RebuildError::Unsuitable(_))));
+    for (kafka, times) in [
+        (elsewhere, (now - hour, None)),
+        (bench.kafka.clone(), (now + hour, None)),
+        (bench.kafka.clone(), (now, Some(now - hour))),
+    ] {
+        assert!(matches!(
+            rebuild::replay(bench.pool.clone(), kafka, times, 30, |_| {}).await,
+            Err(RebuildError::Unsuitable(_))
+        ));
     }
-    assert_eq!(bench.count("SELECT count(*) FROM pg_namespace WHERE nspname IN ('view_next', 'view_retired')").await, 0);
+    assert_eq!(
+        bench.count("SELECT count(*) FROM pg_namespace WHERE nspname IN ('view_next', 'view_retired')").await,
+        0
+    );
     assert_eq!(shown(&bench).await, before);
     projecting.stop().await;
 }
 
 /// Rows of [`shown`] that are no events.
 async fn bench_rest(bench: &Bench) -> usize {
-    let statement =
-        "SELECT (SELECT count(*) FROM view.deliveries) + (SELECT count(*) FROM view.delivery_attempts) + (SELECT count(*) FROM rejected)";
+    let statement = "SELECT (SELECT count(*) FROM view.deliveries) + (SELECT count(*) FROM view.delivery_attempts) + (SELECT count(*) FROM rejected)";
     usize::try_from(bench.count(statement).await).unwrap()
 }
 
@@ -221,13 +241,21 @@ async fn a_view_that_differs_is_told_and_replaced_only_when_that_is_accepted() {
     let ids = bench.flow(&[org], 30).await;
     bench.passed().await;
     let whole = shown(&bench).await;
-    sqlx::query("DELETE FROM view.events WHERE event_id = $1").bind(ids[3].as_uuid()).execute(&bench.pool).await.unwrap();
+    sqlx::query("DELETE FROM view.events WHERE event_id = $1")
+        .bind(ids[3].as_uuid())
+        .execute(&bench.pool)
+        .await
+        .unwrap();
     let damaged = shown(&bench).await;
     let expected = [Difference { organization: org, table: "events", live: 29, rebuilt: 30 }];
 
     let told = rebuild(&bench, RebuildConfig { dry_run: true, ..REBUILD }).await;
     assert_eq!((told.differences.as_slice(), told.switched), (&expected[..], false));
-    assert_eq!(bench.count("SELECT count(*) FROM pg_namespace WHERE nspname = 'view_next'").await, 0, "nothing is left of it");
+    assert_eq!(
+        bench.count("SELECT count(*) FROM pg_namespace WHERE nspname = 'view_next'").await,
+        0,
+        "nothing is left of it"
+    );
     let told = rebuild(&bench, REBUILD).await;
     assert_eq!((told.differences.as_slice(), told.switched, told.records > 0), (&expected[..], false, true));
     assert_eq!(shown(&bench).await, damaged);
@@ -235,7 +263,11 @@ async fn a_view_that_differs_is_told_and_replaced_only_when_that_is_accepted() {
     assert_eq!((done.switched, done.records), (true, 0), "it goes on where it was");
     assert_eq!(shown(&bench).await, whole);
 
-    sqlx::query("DELETE FROM view.events WHERE event_id = $1").bind(ids[3].as_uuid()).execute(&bench.pool).await.unwrap();
+    sqlx::query("DELETE FROM view.events WHERE event_id = $1")
+        .bind(ids[3].as_uuid())
+        .execute(&bench.pool)
+        .await
+        .unwrap();
     replay(&bench).await;
     assert_eq!(shown(&bench).await, whole, "a replay puts back what is missing");
     projecting.stop().await;
@@ -287,7 +319,8 @@ async fn a_rebuild_under_load_ends_with_every_event_shown_once() {
     }
     let ids = flowing.await.unwrap();
     bench.passed().await;
-    let shown: std::collections::BTreeSet<EventId> = bench.in_log_order().await.into_iter().map(|(.., id)| id).collect();
+    let shown: std::collections::BTreeSet<EventId> =
+        bench.in_log_order().await.into_iter().map(|(.., id)| id).collect();
     assert_eq!(bench.in_log_order().await.len(), 3_300);
     assert!(ids.iter().all(|id| shown.contains(id)));
     projecting.stop().await;
@@ -323,7 +356,10 @@ async fn what_the_log_no_longer_tells_is_carried_over_with_its_acks_and_attempts
     assert_eq!(shown(&bench).await, before);
     let from = OffsetDateTime::now_utc();
     let done = rebuild(&bench, RebuildConfig { from: Some(from), ..REBUILD }).await;
-    assert!(done.switched && done.records == 0 && done.carried >= u64::try_from(before.len()).unwrap() - 3, "everything was copied");
+    assert!(
+        done.switched && done.records == 0 && done.carried >= u64::try_from(before.len()).unwrap() - 3,
+        "everything was copied"
+    );
     assert_eq!(shown(&bench).await, before);
     bench.flow(&[org], 2).await;
     bench.passed().await;
@@ -335,7 +371,8 @@ async fn an_ack_that_the_log_no_longer_tells_is_carried_over_also_where_its_even
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
-    // As a native producer writes that chooses its partitions itself; acknowledged over HTTP, so in the partition of the organization.
+    // As a native producer writes that chooses its partitions itself; acknowledged over HTTP, so in the partition of
+    // the organization.
     let elsewhere = event(org);
     append_to(&bench, 1, &elsewhere).await;
     bench.event(&event(org)).await;
@@ -434,7 +471,11 @@ async fn deliveries_that_began_below_the_floor_are_no_difference_whether_they_we
         bench.event(event).await;
     }
     bench.attempt(&attempt(org, spanning.event_id, endpoint, 1, DeliveryOutcome::Retrying)).await;
-    let last = bench.attempt(&attempt(org, over.event_id, endpoint, 1, DeliveryOutcome::Delivered)).await.timestamp_ms.unwrap();
+    let last = bench
+        .attempt(&attempt(org, over.event_id, endpoint, 1, DeliveryOutcome::Delivered))
+        .await
+        .timestamp_ms
+        .unwrap();
     while bench.event(&event(org)).await.timestamp_ms.unwrap() <= last {}
     bench.attempt(&attempt(org, spanning.event_id, endpoint, 2, DeliveryOutcome::Delivered)).await;
     bench.passed().await;
@@ -463,7 +504,8 @@ async fn truncate(bench: &Bench, topic: &str, partition: i32, offset: i64) {
     use rdkafka::admin::{AdminClient, AdminOptions};
     use rdkafka::client::DefaultClientContext;
     use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
@@ -483,7 +525,11 @@ async fn what_was_refused_stays_refused_by_a_replay_and_a_rebuild_also_when_it_c
     }
     bench.passed().await;
     assert_eq!(bench.dead_letters().await.len(), 2);
-    sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'Late')").bind(late.as_uuid()).execute(&bench.pool).await.unwrap();
+    sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'Late')")
+        .bind(late.as_uuid())
+        .execute(&bench.pool)
+        .await
+        .unwrap();
     // One that is accepted: the organization is known from now on.
     bench.flow(&[late], 1).await;
     bench.passed().await;
@@ -530,14 +576,19 @@ async fn a_key_that_was_used_again_after_its_window_and_what_is_below_the_floor_
     }
     bench.passed().await;
     let rows = bench.in_log_order().await;
-    assert!(used.iter().all(|id| rows.iter().any(|(.., shown)| shown == id)), "each use of the key is an event of its own");
+    assert!(
+        used.iter().all(|id| rows.iter().any(|(.., shown)| shown == id)),
+        "each use of the key is an event of its own"
+    );
     let before = shown(&bench).await;
     assert!(rebuild(&bench, REBUILD).await.switched);
     replay(&bench).await;
     assert_eq!(shown(&bench).await, before);
     projecting.stop().await;
     // All of it expires: neither brings it back, although the log has it.
-    assert!(bench.count("SELECT count(*) FROM (SELECT view_drop_part(starts_at) FROM view.parts) AS dropped").await > 0);
+    assert!(
+        bench.count("SELECT count(*) FROM (SELECT view_drop_part(starts_at) FROM view.parts) AS dropped").await > 0
+    );
     replay(&bench).await;
     assert_eq!(bench.in_log_order().await.len(), 0);
     assert!(rebuild(&bench, REBUILD).await.switched);

@@ -54,7 +54,9 @@ async fn a_rejected_record_shows_time_reason_and_place() {
     let page = bench.page("/v1/rejected").await;
     let mut event = page["rejected"][0].clone();
     let position = event["position"].take();
-    assert!(bench.sealing.open_token("position", bench.alpha.as_uuid().as_bytes(), position.as_str().unwrap()).is_some());
+    assert!(
+        bench.sealing.open_token("position", bench.alpha.as_uuid().as_bytes(), position.as_str().unwrap()).is_some()
+    );
     assert_eq!(
         event,
         serde_json::json!({"time": "2026-11-21T09:00:00.000Z", "error_code": "malformed", "message": "no JSON", "topic": events,
@@ -74,7 +76,9 @@ async fn rejected_records_are_shown_to_their_organization_and_to_keys_that_may_c
     assert_eq!(offsets(&bench.page("/v1/rejected").await).len(), 0);
     let of_beta = bench.ask(Method::GET, "/v1/rejected?limit=1", "beta", "").await.json();
     let foreign = format!("/v1/rejected?cursor={}", text(&of_beta, "next_cursor"));
-    for bad in ["/v1/rejected?limit=0", "/v1/rejected?limit=1001", "/v1/rejected?cursor=", "/v1/rejected?cursor=abc", &foreign] {
+    for bad in
+        ["/v1/rejected?limit=0", "/v1/rejected?limit=1001", "/v1/rejected?cursor=", "/v1/rejected?cursor=abc", &foreign]
+    {
         let answer = bench.get(bad).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{bad}: {}", answer.text);
         assert_eq!(answer.json()["details"].as_array().unwrap().len(), 1);

@@ -1,9 +1,9 @@
 //! Mending positions that lie outside of their log: by an operator's command only, because it gives records up.
 //!
-//! A log epoch belongs to a partition of a topic, not to one consumer: what one consumer wrote about a place (a row of the schedule, a
-//! verdict) is held against another one's position. So another log begins another epoch for all consumers of that partition, in one
-//! transaction. The same log, however much of it was deleted, keeps its epoch: its offsets mean what they meant, and what was decided about
-//! them (refused, a duplicate) holds for who reads it again.
+//! A log epoch belongs to a partition of a topic, not to one consumer: what one consumer wrote about a place (a row of
+//! the schedule, a verdict) is held against another one's position. So another log begins another epoch for all
+//! consumers of that partition, in one transaction. The same log, however much of it was deleted, keeps its epoch: its
+//! offsets mean what they meant, and what was decided about them (refused, a duplicate) holds for who reads it again.
 
 use sqlx::postgres::PgPool;
 
@@ -55,8 +55,9 @@ pub enum Log {
     Another,
 }
 
-/// Sets positions of one partition, those of `moved` to `next_offset`, and has them claimed again. Another log starts the partition's next log
-/// epoch for all consumers. Answers the log epoch; `None`: a position is not where it was seen any more, and nothing was changed.
+/// Sets positions of one partition, those of `moved` to `next_offset`, and has them claimed again. Another log starts
+/// the partition's next log epoch for all consumers. Answers the log epoch; `None`: a position is not where it was seen
+/// any more, and nothing was changed.
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing was changed then.
@@ -78,9 +79,9 @@ pub async fn mend(
     .fetch_all(&mut *transaction)
     .await?;
     let is_as_seen = |seen: &&StoredPosition| {
-        stored
-            .iter()
-            .any(|(consumer, next, log_epoch)| *consumer == seen.consumer && (*next, *log_epoch) == (seen.next_offset, seen.log_epoch))
+        stored.iter().any(|(consumer, next, log_epoch)| {
+            *consumer == seen.consumer && (*next, *log_epoch) == (seen.next_offset, seen.log_epoch)
+        })
     };
     if moved.is_empty() || !moved.iter().all(is_as_seen) {
         return Ok(None);

@@ -1,4 +1,5 @@
-//! Waiting until a consumer has passed a place on the log. One poller per watch, shared by all who wait; nobody waits, nobody polls.
+//! Waiting until a consumer has passed a place on the log. One poller per watch, shared by all who wait; nobody waits,
+//! nobody polls.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// How long what was read counts. Positions only grow, but for two things: an operator mends one, or the database is restored from a backup.
+/// How long what was read counts. Positions only grow, but for two things: an operator mends one, or the database is
+/// restored from a backup.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Positions of one consumer, when they were read: topic -> partition -> (log epoch, next offset).
@@ -54,21 +56,35 @@ impl PositionWatch {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Waits until the position of (topic, partition) is at least `next_offset`, in whichever log; `false` when it is not within `deadline`, be
-    /// it that the consumer is behind or that PostgreSQL does not answer.
+    /// Waits until the position of (topic, partition) is at least `next_offset`, in whichever log; `false` when it is
+    /// not within `deadline`, be it that the consumer is behind or that PostgreSQL does not answer.
     pub async fn reached(&self, topic: &str, partition: i32, next_offset: i64, deadline: Duration) -> bool {
         self.wait_for(topic, partition, |(_, reached)| reached >= next_offset, deadline).await
     }
 
     /// The same for an offset of this log epoch: a position in another log says nothing about it.
-    pub async fn reached_in(&self, log_epoch: i32, topic: &str, partition: i32, next_offset: i64, deadline: Duration) -> bool {
+    pub async fn reached_in(
+        &self,
+        log_epoch: i32,
+        topic: &str,
+        partition: i32,
+        next_offset: i64,
+        deadline: Duration,
+    ) -> bool {
         self.wait_for(topic, partition, |(epoch, reached)| epoch == log_epoch && reached >= next_offset, deadline).await
     }
 
-    async fn wait_for(&self, topic: &str, partition: i32, is_passed: impl Fn((i32, i64)) -> bool, deadline: Duration) -> bool {
+    async fn wait_for(
+        &self,
+        topic: &str,
+        partition: i32,
+        is_passed: impl Fn((i32, i64)) -> bool,
+        deadline: Duration,
+    ) -> bool {
         let begun = Instant::now();
         let passed = |positions: &Positions| {
-            positions.read_at.is_some_and(|at| at + FRESH >= begun) && positions.of(topic, partition).is_some_and(&is_passed)
+            positions.read_at.is_some_and(|at| at + FRESH >= begun)
+                && positions.of(topic, partition).is_some_and(&is_passed)
         };
         if passed(&self.shared.positions.borrow()) {
             return true;
@@ -125,7 +141,8 @@ async fn poll(weak: std::sync::Weak<Shared>) {
 
 async fn read(shared: &Shared) -> Result<Positions, sqlx::Error> {
     let mut positions = Positions { read_at: Some(Instant::now()), places: HashMap::new() };
-    let query = sqlx::query_as("SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1");
+    let query =
+        sqlx::query_as("SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1");
     let rows: Vec<(String, i32, i32, i64)> = query.bind(&shared.consumer).fetch_all(&shared.pool).await?;
     for (topic, partition, log_epoch, next_offset) in rows {
         positions.places.entry(topic).or_default().insert(partition, (log_epoch, next_offset));

@@ -1,4 +1,5 @@
-//! Reading request bodies: bounded in bytes and in time, decompressed where they are compressed. What is in them is the handlers' business.
+//! Reading request bodies: bounded in bytes and in time, decompressed where they are compressed. What is in them is the
+//! handlers' business.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -54,7 +55,8 @@ impl<S: Sync, const LIMIT: usize> FromRequest<S> for Body<LIMIT> {
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let bytes = read(&parts.headers, body, BodyLimits::new(LIMIT, &parts.extensions)).await?;
-        let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let content_type =
+            parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Ok(Self { bytes, content_type })
     }
 }
@@ -62,14 +64,15 @@ impl<S: Sync, const LIMIT: usize> FromRequest<S> for Body<LIMIT> {
 /// Reads a body to its end.
 ///
 /// # Errors
-/// 413 as soon as it is known to be too large, 408 when it is too slow, 415 for another encoding than gzip, and the invalid code for broken
-/// compression or a body that ends early.
+/// 413 as soon as it is known to be too large, 408 when it is too slow, 415 for another encoding than gzip, and the
+/// invalid code for broken compression or a body that ends early.
 pub async fn read(headers: &HeaderMap, body: axum::body::Body, limits: BodyLimits) -> Result<Bytes, Problem> {
     let gzip = is_gzip(headers)?;
     if declared_length(headers).is_some_and(|length| length > limits.max_bytes as u64) {
         return Err(too_large(limits.max_bytes));
     }
-    let reading = async { if gzip { decompress(body, limits.max_bytes).await } else { collect(body, limits.max_bytes).await } };
+    let reading =
+        async { if gzip { decompress(body, limits.max_bytes).await } else { collect(body, limits.max_bytes).await } };
     match tokio::time::timeout(limits.timeout, reading).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time")),
@@ -142,7 +145,11 @@ impl Write for Bounded {
 }
 
 fn broken_or_full(bounded: &Bounded) -> Problem {
-    if bounded.full { too_large(bounded.max_bytes) } else { Problem::invalid("invalid_encoding", "the body is not valid gzip") }
+    if bounded.full {
+        too_large(bounded.max_bytes)
+    } else {
+        Problem::invalid("invalid_encoding", "the body is not valid gzip")
+    }
 }
 
 /// The next piece of data; trailers are passed over.
@@ -151,7 +158,9 @@ async fn next(body: &mut axum::body::Body) -> Result<Option<Bytes>, Problem> {
         match frame.map(|frame| frame.into_data()) {
             Ok(Ok(data)) if !data.is_empty() => return Ok(Some(data)),
             Ok(_) => {}
-            Err(_) => return Err(Problem::invalid("incomplete_body", "the body ended early or was not framed correctly")),
+            Err(_) => {
+                return Err(Problem::invalid("incomplete_body", "the body ended early or was not framed correctly"));
+            }
         }
     }
     Ok(None)

@@ -1,7 +1,7 @@
 //! One connection: the socket as hyper sees it, and how long it may stay in each phase of its life.
 //!
-//! hyper's own timer for headers also runs while a connection is idle, which would close pooled connections after seconds and now and then
-//! under a client's hands. So the phases are followed here, and hyper's timer is off.
+//! hyper's own timer for headers also runs while a connection is idle, which would close pooled connections after
+//! seconds and now and then under a client's hands. So the phases are followed here, and hyper's timer is off.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +19,8 @@ use tokio::time::Sleep;
 use super::refusal;
 use super::server::ServerLimits;
 
-/// How long unread bytes are still taken after the last answer, so that the client gets to read it before the connection is reset.
+/// How long unread bytes are still taken after the last answer, so that the client gets to read it before the
+/// connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
 /// How many of them at most.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
@@ -114,10 +115,16 @@ impl Pace {
     }
 
     /// Polls the timer so that it fires when something becomes due.
-    pub(super) fn poll_due(&self, mut timer: Pin<&mut Sleep>, limits: &ServerLimits, cx: &mut Context<'_>) -> Poll<Due> {
+    pub(super) fn poll_due(
+        &self,
+        mut timer: Pin<&mut Sleep>,
+        limits: &ServerLimits,
+        cx: &mut Context<'_>,
+    ) -> Poll<Due> {
         loop {
             let (at, due) = self.next_due(limits);
-            // A later moment needs no new timer: the old one fires, and is then set anew. That spares setting it for each request.
+            // A later moment needs no new timer: the old one fires, and is then set anew. That spares setting it for
+            // each request.
             if at < timer.deadline().into_std() {
                 timer.as_mut().reset(at.into());
             }
@@ -144,8 +151,8 @@ impl PacedStream {
         Self { stream, pace, lingering: None, refusal: None }
     }
 
-    /// hyper answers a head that it cannot read by itself, with a bare status, and closes. That answer is replaced by a problem; `None` when
-    /// `bytes` are an answer of ours.
+    /// hyper answers a head that it cannot read by itself, with a bare status, and closes. That answer is replaced by a
+    /// problem; `None` when `bytes` are an answer of ours.
     fn poll_refusal(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
         if self.refusal.is_none() && self.pace.phase.load(Ordering::Relaxed) == HEADERS {
             self.refusal = refusal::in_place_of(bytes).map(|answer| (answer, 0));
@@ -171,7 +178,9 @@ impl PacedStream {
             }
             let mut buffer = ReadBuf::new(&mut scratch);
             match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() && buffer.filled().len() <= *left => *left -= buffer.filled().len(),
+                Ok(()) if !buffer.filled().is_empty() && buffer.filled().len() <= *left => {
+                    *left -= buffer.filled().len()
+                }
                 _ => return Poll::Ready(()),
             }
         }
@@ -198,7 +207,11 @@ impl AsyncWrite for PacedStream {
         self.pace.wrote(outcome)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
         let outcome = match self.poll_refusal(first, cx) {
             Some(outcome) => outcome,

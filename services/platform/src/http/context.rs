@@ -1,4 +1,5 @@
-//! What is known of a request before any handler runs: its id, its trace, the dialect of its mount, when it came and from where.
+//! What is known of a request before any handler runs: its id, its trace, the dialect of its mount, when it came and
+//! from where.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -46,7 +47,8 @@ impl Dialect {
 /// Made once per request by the edge layer; an extractor for handlers.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
-    /// The client's `X-Request-Id` or `X-Correlation-Id` when sane, else a random UUID. 1 to 128 visible ASCII characters.
+    /// The client's `X-Request-Id` or `X-Correlation-Id` when sane, else a random UUID. 1 to 128 visible ASCII
+    /// characters.
     pub request_id: Arc<str>,
     /// W3C trace context as the client sent it, when its shape is right.
     pub traceparent: Option<String>,
@@ -60,7 +62,8 @@ pub struct RequestContext {
 
 impl RequestContext {
     pub(super) fn new(headers: &HeaderMap, uri: &Uri) -> Self {
-        let traceparent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).filter(|text| is_traceparent(text));
+        let traceparent =
+            headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).filter(|text| is_traceparent(text));
         Self {
             request_id: given_id(headers).map_or_else(made_id, Arc::from),
             traceparent: traceparent.map(str::to_owned),
@@ -106,7 +109,8 @@ pub(super) fn made_id() -> Arc<str> {
     Arc::from(&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
 }
 
-/// The address at the other end of the socket. Unspecified where there is no socket, as in a test that calls a router directly.
+/// The address at the other end of the socket. Unspecified where there is no socket, as in a test that calls a router
+/// directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
@@ -160,7 +164,8 @@ mod tests {
         let sane = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let of_nothing = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         let trace_of = |parent: &'static str, states: &[&'static [u8]]| {
-            let mut headers = HeaderMap::from_iter([(HeaderName::from_static(TRACEPARENT), HeaderValue::from_static(parent))]);
+            let mut headers =
+                HeaderMap::from_iter([(HeaderName::from_static(TRACEPARENT), HeaderValue::from_static(parent))]);
             for state in states {
                 headers.append(TRACESTATE, HeaderValue::from_bytes(state).unwrap());
             }

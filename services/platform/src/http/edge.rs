@@ -39,7 +39,8 @@ impl<S> Layer<S> for EdgeLayer {
     }
 }
 
-/// The layer around one route. A router makes one for each route and method, so the metrics found first fit all later requests.
+/// The layer around one route. A router makes one for each route and method, so the metrics found first fit all later
+/// requests.
 #[derive(Clone)]
 pub(super) struct Edge<S> {
     inner: S,
@@ -52,7 +53,11 @@ impl<S> Edge<S> {
         let route = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str);
         let known = self.metrics.get_or_init(|| Arc::new(RouteMetrics::new(route, request.method())));
         // The answer to a wrong method and the one to an unknown path are shared by several methods.
-        if known.is_of(route, request.method()) { known.clone() } else { Arc::new(RouteMetrics::new(route, request.method())) }
+        if known.is_of(route, request.method()) {
+            known.clone()
+        } else {
+            Arc::new(RouteMetrics::new(route, request.method()))
+        }
     }
 }
 
@@ -88,7 +93,9 @@ where
 
 /// Answers a request that must not reach any route, with everything that other answers have.
 pub(super) async fn refuse(request: Request, problem: Problem, slow: SlowAfter) -> Response {
-    let refusal = tower::service_fn(move |_: Request| std::future::ready(Ok(axum::response::IntoResponse::into_response(problem.clone()))));
+    let refusal = tower::service_fn(move |_: Request| {
+        std::future::ready(Ok(axum::response::IntoResponse::into_response(problem.clone())))
+    });
     EdgeLayer { slow }.layer(refusal).oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
 }
 

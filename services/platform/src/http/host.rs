@@ -1,4 +1,5 @@
-//! Which `Host` a server on loopback answers to: a page on another site that had its own name resolve to 127.0.0.1 must get nothing.
+//! Which `Host` a server on loopback answers to: a page on another site that had its own name resolve to 127.0.0.1 must
+//! get nothing.
 
 use axum::extract::Request;
 use http::header;

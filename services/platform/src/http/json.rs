@@ -13,8 +13,8 @@ use super::problem::{FieldError, Problem};
 
 /// A JSON body, read into `T`. As `Option<JsonBody<T>>` it is `None` for an empty body.
 ///
-/// Refusals: 415 unless the content type is JSON or absent, `invalid_json` with the place for what is not JSON, `invalid_request` with
-/// the field to blame for JSON of another shape, and those of [`Body`].
+/// Refusals: 415 unless the content type is JSON or absent, `invalid_json` with the place for what is not JSON,
+/// `invalid_request` with the field to blame for JSON of another shape, and those of [`Body`].
 #[derive(Debug, Clone)]
 pub struct JsonBody<T, const LIMIT: usize = EVENT_BODY_BYTES>(pub T);
 
@@ -36,7 +36,8 @@ impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> OptionalFromRequest<S> fo
     }
 }
 
-/// A JSON object whose fields are read one by one. A field that is given twice is refused: which of the two was meant nobody knows.
+/// A JSON object whose fields are read one by one. A field that is given twice is refused: which of the two was meant
+/// nobody knows.
 #[derive(Debug, Clone)]
 pub struct JsonObject(pub Map<String, Value>);
 
@@ -81,7 +82,8 @@ fn parse<T: DeserializeOwned, const LIMIT: usize>(body: &Body<LIMIT>) -> Result<
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let suffix = essence.len().checked_sub(5).and_then(|at| essence.get(at..));
-    essence.eq_ignore_ascii_case("application/json") || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+    essence.eq_ignore_ascii_case("application/json")
+        || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
 fn refusal(error: &serde_json::Error, path: &str) -> Problem {
@@ -116,7 +118,12 @@ mod tests {
 
     #[test]
     fn json_is_told_by_its_essence() {
-        for json in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json", "application/x+JSON;a=b"] {
+        for json in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/cloudevents+json",
+            "application/x+JSON;a=b",
+        ] {
             assert!(is_json(json), "{json}");
         }
         for other in ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonl", "json"] {

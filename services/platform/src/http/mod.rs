@@ -1,4 +1,5 @@
-//! HTTP as every role speaks it: problems, request ids, the three mounts, bodies, queries, the server and the running routes.
+//! HTTP as every role speaks it: problems, request ids, the three mounts, bodies, queries, the server and the running
+//! routes.
 //!
 //! No business routes and no knowledge of keys or tenants live here: those are the slices'.
 

@@ -30,8 +30,9 @@ impl MountOptions {
     }
 }
 
-/// The routes of `api` (relative, such as `/events`) under all three mounts, with everything around them that the contract asks of every
-/// answer. `api` brings no fallback of its own and no path that begins with `/v1` or `/api`. Other routers may be merged into the result.
+/// The routes of `api` (relative, such as `/events`) under all three mounts, with everything around them that the
+/// contract asks of every answer. `api` brings no fallback of its own and no path that begins with `/v1` or `/api`.
+/// Other routers may be merged into the result.
 pub fn mount(api: Router, options: MountOptions) -> Router {
     let routes = Router::new()
         .nest("/v1", api.clone())
@@ -43,7 +44,8 @@ pub fn mount(api: Router, options: MountOptions) -> Router {
 
 /// Puts the layer around each route.
 pub(super) fn with_edge(routes: Router, options: MountOptions) -> Router {
-    // Handlers are turned into services first: otherwise the layer would be made anew, without its metrics, for every request.
+    // Handlers are turned into services first: otherwise the layer would be made anew, without its metrics, for every
+    // request.
     let routes: Router = routes.with_state(());
     routes.layer(EdgeLayer { slow: options.slow_after() })
 }

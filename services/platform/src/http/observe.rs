@@ -32,7 +32,8 @@ struct Metrics {
     duration: HistogramVec,
 }
 
-/// Put into a response's extensions by a handler that waited because the client asked it to (a long poll): the request is not slow for it.
+/// Put into a response's extensions by a handler that waited because the client asked it to (a long poll): the request
+/// is not slow for it.
 #[derive(Debug, Clone, Copy)]
 pub struct DeliberateWait(pub Duration);
 
@@ -44,7 +45,8 @@ pub(super) struct SlowAfter {
 }
 
 /// Status codes that are counted without a look-up by label.
-const COMMON: [u16; 22] = [200, 201, 202, 204, 207, 400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 421, 422, 429, 500, 502, 503, 504];
+const COMMON: [u16; 22] =
+    [200, 201, 202, 204, 207, 400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 421, 422, 429, 500, 502, 503, 504];
 
 /// The metrics of one route and method, found once: finding them by label takes a lock and a hash.
 pub(super) struct RouteMetrics {
@@ -93,7 +95,15 @@ impl RouteMetrics {
         // Under overload every request is slow; the histogram counts them all.
         let Some(held_back) = SLOW_LINES.admit() else { return };
         if duration > slow.error {
-            tracing::error!(request_id, method, route, status, duration_ms, held_back, "Answered a request far too slowly.");
+            tracing::error!(
+                request_id,
+                method,
+                route,
+                status,
+                duration_ms,
+                held_back,
+                "Answered a request far too slowly."
+            );
         } else {
             tracing::warn!(request_id, method, route, status, duration_ms, held_back, "Answered a request slowly.");
         }
@@ -105,7 +115,13 @@ impl RouteMetrics {
         self.counter("cancelled").inc();
         self.duration.observe(duration.as_secs_f64());
         let (request_id, method, route) = (&*context.request_id, self.method, &*self.route);
-        tracing::debug!(request_id, method, route, duration_ms = duration.as_millis() as u64, "The client left before the answer.");
+        tracing::debug!(
+            request_id,
+            method,
+            route,
+            duration_ms = duration.as_millis() as u64,
+            "The client left before the answer."
+        );
     }
 }
 

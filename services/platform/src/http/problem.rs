@@ -1,7 +1,7 @@
 //! Errors as clients see them: `application/problem+json`.
 //!
-//! A handler makes a [`Problem`] and returns it. Its body is written by the edge layer, which alone knows the request id, the path and the
-//! dialect of the mount.
+//! A handler makes a [`Problem`] and returns it. Its body is written by the edge layer, which alone knows the request
+//! id, the path and the dialect of the mount.
 
 use std::borrow::Cow;
 
@@ -45,7 +45,14 @@ enum Status {
 
 impl Problem {
     fn with_status(status: Status, error_code: &'static str, detail: Cow<'static, str>) -> Self {
-        Self(Box::new(Inner { status, error_code, detail, details: Vec::new(), fields: Vec::new(), headers: Vec::new() }))
+        Self(Box::new(Inner {
+            status,
+            error_code,
+            detail,
+            details: Vec::new(),
+            fields: Vec::new(),
+            headers: Vec::new(),
+        }))
     }
 
     /// The request is invalid: 400, or 422 on `/api`.
@@ -112,11 +119,16 @@ impl Problem {
             }
             StatusCode::REQUEST_TIMEOUT => ("request_timeout", "the request did not arrive in time"),
             StatusCode::PAYLOAD_TOO_LARGE => return Self::payload_too_large("the request is too large"),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => return Self::unsupported_media_type("this content type is not read here"),
-            StatusCode::MISDIRECTED_REQUEST => {
-                ("misdirected_request", "this server answers on loopback only to a Host of localhost, 127.0.0.1 or [::1]")
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                return Self::unsupported_media_type("this content type is not read here");
             }
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("headers_too_large", "the request line and headers are too large"),
+            StatusCode::MISDIRECTED_REQUEST => (
+                "misdirected_request",
+                "this server answers on loopback only to a Host of localhost, 127.0.0.1 or [::1]",
+            ),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                ("headers_too_large", "the request line and headers are too large")
+            }
             StatusCode::URI_TOO_LONG => ("uri_too_long", "the request line is too long"),
             status if status.is_server_error() => {
                 let mut problem = Self::internal();

@@ -19,8 +19,8 @@ impl QueryParams {
     /// Decodes the query of `uri`.
     ///
     /// # Errors
-    /// The invalid code when it is not readable, or not text: the decoder would put replacement characters there, and answer a question that
-    /// nobody asked.
+    /// The invalid code when it is not readable, or not text: the decoder would put replacement characters there, and
+    /// answer a question that nobody asked.
     pub fn of(uri: &Uri) -> Result<Self, Problem> {
         if percent_decode_str(uri.query().unwrap_or_default()).decode_utf8().is_err() {
             return Err(Problem::invalid("invalid_request", "the query string is not UTF-8"));
@@ -79,7 +79,8 @@ impl QueryParams {
     /// The problem that blames a parameter. `reason` continues a sentence that begins with its name.
     pub fn invalid(name: &str, reason: impl Into<String>) -> Problem {
         let reason = reason.into();
-        Problem::invalid("invalid_request", format!("{name} {reason}")).with_details(vec![FieldError { field: name.to_owned(), reason }])
+        Problem::invalid("invalid_request", format!("{name} {reason}"))
+            .with_details(vec![FieldError { field: name.to_owned(), reason }])
     }
 }
 

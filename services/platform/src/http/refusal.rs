@@ -1,6 +1,8 @@
-//! Answers to what never became a request: one connection too many, and heads that hyper refuses by itself with a bare status.
+//! Answers to what never became a request: one connection too many, and heads that hyper refuses by itself with a bare
+//! status.
 //!
-//! They are problems like every other error, with an id of their own. What was refused is not known, so their `instance` is the root.
+//! They are problems like every other error, with an id of their own. What was refused is not known, so their
+//! `instance` is the root.
 
 use http::StatusCode;
 
@@ -9,12 +11,16 @@ use super::problem::Problem;
 
 /// To a connection that finds no place.
 pub(super) fn too_many_connections() -> Vec<u8> {
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_connections", "too many connections are open; try again shortly");
+    let problem = Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too_many_connections",
+        "too many connections are open; try again shortly",
+    );
     written(&problem, StatusCode::SERVICE_UNAVAILABLE, "retry-after: 1\r\n")
 }
 
-/// What to send in the place of `head`, if that is an answer of hyper's own: a head alone, without a body. `None` for ours, which all name
-/// the request, and for a piece of a body.
+/// What to send in the place of `head`, if that is an answer of hyper's own: a head alone, without a body. `None` for
+/// ours, which all name the request, and for a piece of a body.
 pub(super) fn in_place_of(head: &[u8]) -> Option<Vec<u8>> {
     let head = Some(head).filter(|head| head.ends_with(b"\r\n\r\n"))?;
     let status = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;

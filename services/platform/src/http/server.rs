@@ -32,8 +32,14 @@ use crate::telemetry::metrics;
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     open: metrics::gauge("triggers_http_connections", "Open connections of HTTP clients."),
-    refused: metrics::counter("triggers_http_connections_refused_total", "Connections refused because too many were open."),
-    slow: metrics::counter("triggers_http_slow_clients_total", "Connections dropped because the client sent or read too slowly."),
+    refused: metrics::counter(
+        "triggers_http_connections_refused_total",
+        "Connections refused because too many were open.",
+    ),
+    slow: metrics::counter(
+        "triggers_http_slow_clients_total",
+        "Connections dropped because the client sent or read too slowly.",
+    ),
 });
 
 struct Metrics {
@@ -90,15 +96,22 @@ struct Shared {
     shutdown: CancellationToken,
 }
 
-/// Serves `router` until `shutdown`, then waits for open requests, at most `limits.shutdown_deadline`. A client that leaves early takes its
-/// handler with it: the handler's future is dropped at its next await.
+/// Serves `router` until `shutdown`, then waits for open requests, at most `limits.shutdown_deadline`. A client that
+/// leaves early takes its handler with it: the handler's future is dropped at its next await.
 ///
 /// # Errors
 /// When the listener has no address, which means that it is not usable.
-pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ServerLimits,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
     let mut http = http1::Builder::new();
-    http.header_read_timeout(None).max_header_size(limits.max_header_bytes).max_buf_size(BUFFER_BYTES.max(limits.max_header_bytes));
+    http.header_read_timeout(None)
+        .max_header_size(limits.max_header_bytes)
+        .max_buf_size(BUFFER_BYTES.max(limits.max_header_bytes));
     let shared = Arc::new(Shared { router: router.with_state(()), limits, loopback, http, shutdown });
     let mut connections = JoinSet::new();
     accept_until_shutdown(listener, &shared, &mut connections).await;
@@ -127,7 +140,8 @@ async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, conn
             }
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
-                // Most likely out of file descriptors: connections that end will free some. Trying at once would only burn a core.
+                // Most likely out of file descriptors: connections that end will free some. Trying at once would only
+                // burn a core.
                 tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "A connection could not be accepted.");
                 tokio::select! {
                     () = shared.shutdown.cancelled() => return,
@@ -142,13 +156,19 @@ async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, conn
 async fn finish(mut connections: JoinSet<()>, deadline: Duration) {
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(deadline, all).await.is_err() {
-        tracing::warn!(connections = connections.len(), "Requests were still open at the deadline of the shutdown; they are cut off.");
+        tracing::warn!(
+            connections = connections.len(),
+            "Requests were still open at the deadline of the shutdown; they are cut off."
+        );
         connections.shutdown().await;
     }
 }
 
 fn is_the_clients(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
 }
 
 /// Says that there are too many connections, as far as the socket takes it at once.

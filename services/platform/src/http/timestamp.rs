@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use time::{OffsetDateTime, UtcOffset};
 
-/// A time, written as RFC 3339 in UTC with exactly three digits of a second; finer ones are cut off, as the log's clock has none.
+/// A time, written as RFC 3339 in UTC with exactly three digits of a second; finer ones are cut off, as the log's clock
+/// has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub OffsetDateTime);
 

@@ -1,4 +1,5 @@
-//! Where logs begin and end, asked of the brokers for many partitions at once, and whether a stored position lies inside.
+//! Where logs begin and end, asked of the brokers for many partitions at once, and whether a stored position lies
+//! inside.
 //!
 //! A position outside is never moved by itself: what it would skip is an operator's to decide ([`crate::fence::mend`]).
 
@@ -11,9 +12,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-/// How much later than the youngest record before a position another one must be to count as younger than all that were read. No clock of a
-/// leader passes it where a log stays: whatever lies before a position was read, so its time is in the youngest, be it fast or slow. It is for
-/// a time that was stored a little low.
+/// How much later than the youngest record before a position another one must be to count as younger than all that were
+/// read. No clock of a leader passes it where a log stays: whatever lies before a position was read, so its time is in
+/// the youngest, be it fast or slow. It is for a time that was stored a little low.
 pub(super) const CLOCK_SLACK_MS: i64 = 5_000;
 /// How long looking for leaders may take where there was none.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,8 +26,9 @@ pub struct LogBounds {
     pub begin: i64,
     /// Offset after the last record that may be read: an open transaction holds it back.
     pub end: i64,
-    /// First offset of what was appended clearly after all records that were read before the position; `None`: there is none, or no such time is
-    /// known. The brokers count what readers do not see, the ends of transactions and what was aborted: see [`super::younger`].
+    /// First offset of what was appended clearly after all records that were read before the position; `None`: there is
+    /// none, or no such time is known. The brokers count what readers do not see, the ends of transactions and what was
+    /// aborted: see [`super::younger`].
     pub first_later: Option<i64>,
 }
 
@@ -35,8 +37,8 @@ pub struct LogBounds {
 pub enum Outside {
     /// The log begins after it: records were deleted before they were read.
     Truncated(i64, LogBounds),
-    /// It lies behind the log's end, or something before it is younger than all that was read: this is another log of the same name, or another
-    /// end of the same log.
+    /// It lies behind the log's end, or something before it is younger than all that was read: this is another log of
+    /// the same name, or another end of the same log.
     Recreated(i64, LogBounds),
 }
 
@@ -64,7 +66,8 @@ pub fn outside(next_offset: i64, bounds: &LogBounds) -> Option<Outside> {
     if next_offset < bounds.begin {
         return Some(Outside::Truncated(next_offset, *bounds));
     }
-    // What lies before the position was read, so it is no younger than the youngest record that was. Where no time is known, nothing is told.
+    // What lies before the position was read, so it is no younger than the youngest record that was. Where no time is
+    // known, nothing is told.
     let is_younger = bounds.begin < next_offset && bounds.first_later.is_some_and(|later| later < next_offset);
     (next_offset > bounds.end || is_younger).then_some(Outside::Recreated(next_offset, *bounds))
 }
@@ -72,11 +75,17 @@ pub fn outside(next_offset: i64, bounds: &LogBounds) -> Option<Outside> {
 /// A partition, and the youngest append time before a position in it, if known (milliseconds since the Unix epoch).
 pub type Asked = (i32, Option<i64>);
 
-/// What the brokers said, per partition. One that has no leader, or whose leader does not answer, takes nothing from the others.
+/// What the brokers said, per partition. One that has no leader, or whose leader does not answer, takes nothing from
+/// the others.
 pub type Answers<T> = BTreeMap<i32, Result<T, KafkaError>>;
 
 /// Asks for partitions of one topic.
-pub fn ask<C: ConsumerContext>(client: &BaseConsumer<C>, topic: &str, partitions: &[Asked], timeout: Duration) -> Answers<LogBounds> {
+pub fn ask<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[Asked],
+    timeout: Duration,
+) -> Answers<LogBounds> {
     let all = |offset: Offset| partitions.iter().map(move |(partition, _)| (*partition, offset));
     let mut answers: Answers<LogBounds> = BTreeMap::new();
     for (partition, begin) in offsets(client, topic, all(Offset::Beginning).collect(), timeout) {
@@ -87,8 +96,10 @@ pub fn ask<C: ConsumerContext>(client: &BaseConsumer<C>, topic: &str, partitions
     for (partition, end) in offsets(client, topic, ends, timeout) {
         answers.entry(partition).and_modify(|answer| amend(answer, known(end), |bounds, end| bounds.end = end));
     }
-    let timed =
-        partitions.iter().filter(|(partition, _)| answers.get(partition).is_some_and(Result::is_ok)).filter_map(|(partition, time_ms)| {
+    let timed = partitions
+        .iter()
+        .filter(|(partition, _)| answers.get(partition).is_some_and(Result::is_ok))
+        .filter_map(|(partition, time_ms)| {
             let time_ms = (*time_ms).filter(|time_ms| *time_ms >= 0)?;
             Some((*partition, Offset::Offset(time_ms.saturating_add(CLOCK_SLACK_MS + 1))))
         });
@@ -114,7 +125,11 @@ fn known(offset: Result<Option<i64>, KafkaError>) -> Result<i64, KafkaError> {
     offset?.ok_or(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset))
 }
 
-fn amend<T>(answer: &mut Result<LogBounds, KafkaError>, further: Result<T, KafkaError>, amend: impl Fn(&mut LogBounds, T)) {
+fn amend<T>(
+    answer: &mut Result<LogBounds, KafkaError>,
+    further: Result<T, KafkaError>,
+    amend: impl Fn(&mut LogBounds, T),
+) {
     match (answer.as_mut(), further) {
         (Ok(bounds), Ok(further)) => amend(bounds, further),
         (Ok(_), Err(error)) => *answer = Err(error),
@@ -134,7 +149,9 @@ fn offsets<C: ConsumerContext>(
     }
     let answers = match together(client, topic, &wanted, timeout) {
         Ok(answers) => answers,
-        Err(error) if wanted.len() == 1 => wanted.iter().map(|(partition, _)| (*partition, Err(error.clone()))).collect(),
+        Err(error) if wanted.len() == 1 => {
+            wanted.iter().map(|(partition, _)| (*partition, Err(error.clone()))).collect()
+        }
         // librdkafka gives up on all when one broker does not answer, or refuses one partition.
         Err(_) => each_alone(client, topic, &wanted, timeout),
     };
@@ -159,7 +176,8 @@ fn together<C: ConsumerContext>(
     let found = client.offsets_for_times(list, timeout)?;
     let answer = |element: &TopicPartitionListElem<'_>| {
         // Without an answer the offset is still what was asked for.
-        let offset = element.error().map(|()| if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None });
+        let offset =
+            element.error().map(|()| if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None });
         (element.partition(), offset)
     };
     Ok(found.elements().iter().map(answer).collect())
@@ -213,14 +231,21 @@ mod tests {
     fn a_log_whose_first_record_is_younger_than_what_was_read_last_is_another_one() {
         let recreated = outside(15, &log(10, 20, Some(10))).unwrap();
         assert!(recreated.to_string().contains("made anew"), "{recreated}");
-        assert_eq!(outside(10, &log(10, 20, Some(10))), None, "nothing before the position is kept, so nothing can be told");
+        assert_eq!(
+            outside(10, &log(10, 20, Some(10))),
+            None,
+            "nothing before the position is kept, so nothing can be told"
+        );
         assert_eq!(outside(10, &log(10, 10, None)), None, "an empty log");
     }
 
     #[test]
     fn a_log_that_lost_its_end_and_grew_beyond_the_position_is_another_one_from_there_on() {
         let regrown = outside(1000, &log(0, 1005, Some(900))).unwrap();
-        assert!(regrown.to_string().contains("from 900 on") && regrown.to_string().contains("lost its end"), "{regrown}");
+        assert!(
+            regrown.to_string().contains("from 900 on") && regrown.to_string().contains("lost its end"),
+            "{regrown}"
+        );
         assert!(outside(1000, &log(0, 1000, Some(999))).is_some(), "also when it ends at the position");
         assert_eq!(outside(1000, &log(0, 1005, Some(1000))), None, "the first that was not read yet");
         assert_eq!(outside(1000, &log(0, 1005, None)), None, "without a time nothing can be told");

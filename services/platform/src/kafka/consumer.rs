@@ -1,9 +1,11 @@
-//! The fenced consumer: reads the partitions that the group gives to this instance, each from its position in PostgreSQL, under a claim.
+//! The fenced consumer: reads the partitions that the group gives to this instance, each from its position in
+//! PostgreSQL, under a claim.
 //!
-//! Two clients on two threads, and a third that watches over them. The *group* client subscribes to one topic. For every partition `i` it is given, a second, *following* client
-//! reads partition `i` of further topics, so that one instance owns everything of an organization. Both hand what they read to the owner
-//! through one bounded channel, in which a claim always stands before the first record read under it and a revocation after the last.
-//! Kafka's committed offsets are written as a hint for lag tools and never read.
+//! Two clients on two threads, and a third that watches over them. The *group* client subscribes to one topic. For
+//! every partition `i` it is given, a second, *following* client reads partition `i` of further topics, so that one
+//! instance owns everything of an organization. Both hand what they read to the owner through one bounded channel, in
+//! which a claim always stands before the first record read under it and a revocation after the last. Kafka's committed
+//! offsets are written as a hint for lag tools and never read.
 //!
 //! What is done with the records, and moving the positions ([`crate::fence::advance`]), is the owner's business.
 
@@ -63,8 +65,9 @@ pub struct ConsumerSettings {
     pub session_timeout: Duration,
     /// How long records may be there without one coming before the consumer ends as failed, to be started anew.
     pub stall_after: Duration,
-    /// How long the broker gathers records before it answers a fetch. Shorter is sooner, and costs the broker, this process and the owner a
-    /// round for every few records: answering each at once took a fifth of the broker's processor time at 10,000 records a second.
+    /// How long the broker gathers records before it answers a fetch. Shorter is sooner, and costs the broker, this
+    /// process and the owner a round for every few records: answering each at once took a fifth of the broker's
+    /// processor time at 10,000 records a second.
     pub fetch_wait: Duration,
 }
 
@@ -92,8 +95,9 @@ pub enum Inflow {
     Revoked(Vec<i32>),
     /// Records, in offset order within each partition.
     Records(Vec<Record>),
-    /// The partition is not read. Either its stored position is outside of the log (topic recreated or truncated), until an operator mends
-    /// it; or the brokers do not tell where its log begins and ends, until they do: then it is assigned.
+    /// The partition is not read. Either its stored position is outside of the log (topic recreated or truncated),
+    /// until an operator mends it; or the brokers do not tell where its log begins and ends, until they do: then it is
+    /// assigned.
     Stopped {
         /// Topic.
         topic: Arc<str>,
@@ -114,7 +118,8 @@ struct Outlet {
 }
 
 impl Outlet {
-    /// Hands `message` over, waiting while the owner is busy. `false`: the owner is gone, or the consumer is being stopped.
+    /// Hands `message` over, waiting while the owner is busy. `false`: the owner is gone, or the consumer is being
+    /// stopped.
     fn send(&self, message: Inflow) -> bool {
         let mut message = message;
         loop {
@@ -151,7 +156,8 @@ struct Shared {
 
 /// A running fenced consumer.
 pub struct FencedConsumer {
-    /// The thread owns it: who drops it leaves the group, with callbacks that block, which no thread of the runtime may do.
+    /// The thread owns it: who drops it leaves the group, with callbacks that block, which no thread of the runtime may
+    /// do.
     client: Weak<BaseConsumer<group::GroupContext>>,
     topic: String,
     log_ends: LogEnds,
@@ -165,12 +171,17 @@ impl FencedConsumer {
     ///
     /// # Errors
     /// When a configured property does not exist or contradicts another, or no thread can be had.
-    pub fn start(kafka: &KafkaConfig, pool: PgPool, settings: ConsumerSettings) -> Result<(Self, mpsc::Receiver<Inflow>), KafkaError> {
+    pub fn start(
+        kafka: &KafkaConfig,
+        pool: PgPool,
+        settings: ConsumerSettings,
+    ) -> Result<(Self, mpsc::Receiver<Inflow>), KafkaError> {
         let (inflow, receiver) = mpsc::channel(CHANNEL_CHUNKS);
         let stopping = Arc::new(AtomicBool::new(false));
         let log_ends = LogEnds::default();
         let outlet = Outlet { inflow, stopping: stopping.clone() };
-        let (held, unanswered, readings) = (Held::default(), Unanswered::default(), [Progress::default(), Progress::default()]);
+        let (held, unanswered, readings) =
+            (Held::default(), Unanswered::default(), [Progress::default(), Progress::default()]);
         let batches = Batches::default();
         let [group_reading, followed_reading] = readings.clone();
         let shared = |reading| Shared {
@@ -200,7 +211,8 @@ impl FencedConsumer {
         &self.log_ends
     }
 
-    /// Copies positions of the subscribed topic to Kafka for lag tools, at most once a second; calls in between are dropped.
+    /// Copies positions of the subscribed topic to Kafka for lag tools, at most once a second; calls in between are
+    /// dropped.
     pub fn commit_hint(&self, positions: impl Iterator<Item = (i32, i64)>) {
         let mut last = self.last_hint.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.is_some_and(|at| at.elapsed() < COMMIT_HINT_INTERVAL) {
@@ -247,13 +259,18 @@ impl Complaints {
     }
 }
 
-/// Runs `read` on a thread of its own; what comes back resolves when it has ended. The owner is told of a panic: the other threads hold the
-/// channel open, and nobody else would notice that nothing comes any more.
-fn on_thread(name: String, outlet: Outlet, read: impl FnOnce() + Send + 'static) -> Result<oneshot::Receiver<()>, KafkaError> {
+/// Runs `read` on a thread of its own; what comes back resolves when it has ended. The owner is told of a panic: the
+/// other threads hold the channel open, and nobody else would notice that nothing comes any more.
+fn on_thread(
+    name: String,
+    outlet: Outlet,
+    read: impl FnOnce() + Send + 'static,
+) -> Result<oneshot::Receiver<()>, KafkaError> {
     let (ended, end) = oneshot::channel();
     let thread = name.clone();
     let run = move || {
-        // What `read` owns is gone with the panic, and what it shares with other threads is behind locks that are taken poisoned.
+        // What `read` owns is gone with the panic, and what it shares with other threads is behind locks that are taken
+        // poisoned.
         if catch_unwind(AssertUnwindSafe(read)).is_err() {
             error!(thread, "A reading thread panicked.");
             let _told = outlet.send(Inflow::Failed(format!("its thread {thread} panicked")));
@@ -275,8 +292,8 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", "1000")
-        // Read-ahead in librdkafka: enough for a catch-up at full speed, small enough to bound memory. When it is full the next fetch
-        // waits only 10 ms; the default second shows as stalls.
+        // Read-ahead in librdkafka: enough for a catch-up at full speed, small enough to bound memory. When it is full
+        // the next fetch waits only 10 ms; the default second shows as stalls.
         .set("queued.min.messages", "20000")
         .set("queued.max.messages.kbytes", "32768")
         .set("fetch.queue.backoff.ms", "10")
@@ -287,9 +304,9 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
     config
 }
 
-/// Polls once and then takes what is there, up to a chunk; with what it met at its end, which no later poll says again. A rebalance is served
-/// inside of `poll`, and a poll without a time-out ends with it: so no record that was taken before a revocation is handed over after the
-/// next claim.
+/// Polls once and then takes what is there, up to a chunk; with what it met at its end, which no later poll says again.
+/// A rebalance is served inside of `poll`, and a poll without a time-out ends with it: so no record that was taken
+/// before a revocation is handed over after the next claim.
 fn poll_chunk<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,

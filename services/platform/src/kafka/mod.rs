@@ -1,4 +1,5 @@
-//! Kafka: the configuration every client is made from, the producer, the fenced consumer, and the topics of the manifest.
+//! Kafka: the configuration every client is made from, the producer, the fenced consumer, and the topics of the
+//! manifest.
 //!
 //! What a record means lives in `schemas`; what is done with it lives in the slices.
 
@@ -37,7 +38,12 @@ pub struct KafkaConfig {
 impl KafkaConfig {
     /// Plain configuration: `brokers`, names behind `prefix`, nothing else.
     pub fn new(brokers: impl Into<String>, prefix: &str) -> Self {
-        Self { brokers: brokers.into(), properties: Vec::new(), topics: TopicNames::with_prefix(prefix), instance: None }
+        Self {
+            brokers: brokers.into(),
+            properties: Vec::new(),
+            topics: TopicNames::with_prefix(prefix),
+            instance: None,
+        }
     }
 
     /// What every client begins with. `role` tells clients apart in the broker's log.
@@ -89,24 +95,27 @@ pub struct Record {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
-    /// Append time, milliseconds since the Unix epoch. Of what is no record: when it was found, by the clock of this process.
+    /// Append time, milliseconds since the Unix epoch. Of what is no record: when it was found, by the clock of this
+    /// process.
     pub timestamp_ms: i64,
     /// Key, if there is one.
     pub key: Option<Vec<u8>>,
     /// Value; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Headers in their order; a header without a value has an empty one. In a name, U+FFFD stands for what is not UTF-8.
+    /// Headers in their order; a header without a value has an empty one. In a name, U+FFFD stands for what is not
+    /// UTF-8.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or what was aborted. It
-    /// says that the position may move behind it.
+    /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or
+    /// what was aborted. It says that the position may move behind it.
     pub is_marker: bool,
-    /// No record either, but a whole batch that cannot be unpacked, at the place of its last record; and what is said of it.
+    /// No record either, but a whole batch that cannot be unpacked, at the place of its last record; and what is said
+    /// of it.
     pub unpackable: Option<String>,
 }
 
 impl Record {
-    /// The time that the log has for it, milliseconds since the Unix epoch; `None` for what is no record. What is compared with times of
-    /// the log is this one: the clock of this process may be another.
+    /// The time that the log has for it, milliseconds since the Unix epoch; `None` for what is no record. What is
+    /// compared with times of the log is this one: the clock of this process may be another.
     pub fn log_time_ms(&self) -> Option<i64> {
         (!self.is_marker && self.unpackable.is_none()).then_some(self.timestamp_ms)
     }
@@ -133,9 +142,22 @@ impl Record {
     }
 
     fn marker(topic: Arc<str>, partition: i32, offset: i64) -> Self {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok());
+        let now_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok());
         let (timestamp_ms, headers) = (now_ms.unwrap_or(0), Vec::new());
-        Self { topic, partition, offset, timestamp_ms, key: None, value: None, headers, is_marker: true, unpackable: None }
+        Self {
+            topic,
+            partition,
+            offset,
+            timestamp_ms,
+            key: None,
+            value: None,
+            headers,
+            is_marker: true,
+            unpackable: None,
+        }
     }
 
     fn unpackable(topic: Arc<str>, partition: i32, batch: unpackable::Batch) -> Self {

@@ -1,6 +1,8 @@
-//! Which partition a key belongs to, by the rule that librdkafka's `murmur2_random` and Java's default partitioner share.
+//! Which partition a key belongs to, by the rule that librdkafka's `murmur2_random` and Java's default partitioner
+//! share.
 //!
-//! Producing leaves the choice to librdkafka; this copy of the rule exists to bound what is in flight per partition before producing.
+//! Producing leaves the choice to librdkafka; this copy of the rule exists to bound what is in flight per partition
+//! before producing.
 
 const SEED: u32 = 0x9747_b28c;
 const M: u32 = 0x5bd1_e995;

@@ -1,6 +1,7 @@
 //! The producer: idempotent, `acks=all`, bounded, and answering only with the delivery report.
 //!
-//! A record whose outcome is unknown is never produced again from here; whether the caller's client may retry is the caller's business.
+//! A record whose outcome is unknown is never produced again from here; whether the caller's client may retry is the
+//! caller's business.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -31,7 +32,12 @@ pub struct ProducerSettings {
 
 impl Default for ProducerSettings {
     fn default() -> Self {
-        Self { linger_ms: 2, delivery_timeout: Duration::from_secs(5), max_in_flight: 20_000, max_in_flight_per_partition: 10_000 }
+        Self {
+            linger_ms: 2,
+            delivery_timeout: Duration::from_secs(5),
+            max_in_flight: 20_000,
+            max_in_flight_per_partition: 10_000,
+        }
     }
 }
 
@@ -115,8 +121,9 @@ impl Producer {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Learns how many partitions `topic` has, so that its records are bounded per partition too, and warms the connection: the first
-    /// record otherwise pays for both. Blocks on the network, so it runs on a blocking thread; call it at start and when partitions were added.
+    /// Learns how many partitions `topic` has, so that its records are bounded per partition too, and warms the
+    /// connection: the first record otherwise pays for both. Blocks on the network, so it runs on a blocking thread;
+    /// call it at start and when partitions were added.
     ///
     /// # Errors
     /// When the cluster does not answer within `deadline`, or has no such topic.
@@ -139,8 +146,9 @@ impl Producer {
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
     }
 
-    /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added partitions (each topic that is
-    /// written much belongs here, or its leaderless partition may take all places), and tells `kafka` whether they answer.
+    /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added
+    /// partitions (each topic that is written much belongs here, or its leaderless partition may take all places), and
+    /// tells `kafka` whether they answer.
     pub async fn keep_in_touch(&self, topics: &[String], kafka: Component, shutdown: CancellationToken) {
         const ANSWER_WITHIN: Duration = Duration::from_secs(3);
         const WHILE_DOWN: Duration = Duration::from_millis(250);
@@ -181,9 +189,11 @@ impl Producer {
         let (producer, report) = self.enqueue(&record)?;
         // librdkafka looks for timed-out records once a second only; the budget is kept here.
         match tokio::time::timeout(self.shared.settings.delivery_timeout, report).await {
-            Ok(Ok(Ok(delivery))) => {
-                Ok(Appended { partition: delivery.partition, offset: delivery.offset, timestamp_ms: delivery.timestamp.to_millis() })
-            }
+            Ok(Ok(Ok(delivery))) => Ok(Appended {
+                partition: delivery.partition,
+                offset: delivery.offset,
+                timestamp_ms: delivery.timestamp.to_millis(),
+            }),
             Ok(Ok(Err((error, _message)))) => Err(self.classify(&producer, &error)),
             Ok(Err(_canceled)) => Err(PublishError::Unknown("the producer was closed".to_owned())),
             Err(_elapsed) => Err(PublishError::Unknown("no delivery report within the budget".to_owned())),
@@ -206,7 +216,10 @@ impl Producer {
     }
 
     /// Takes a place in all and, where the partition is known, one of the partition; given back when dropped.
-    fn take_places(&self, record: &Outgoing<'_>) -> Result<(SemaphorePermit<'_>, Option<OwnedSemaphorePermit>), PublishError> {
+    fn take_places(
+        &self,
+        record: &Outgoing<'_>,
+    ) -> Result<(SemaphorePermit<'_>, Option<OwnedSemaphorePermit>), PublishError> {
         let place = self.shared.in_flight.try_acquire().map_err(|_| PublishError::Busy)?;
         let semaphore = record.key.and_then(|key| {
             let topics = self.shared.partitions.read().unwrap_or_else(PoisonError::into_inner);
@@ -221,8 +234,8 @@ impl Producer {
         Ok((place, partition_place))
     }
 
-    /// Hands the record to the producer. What fails here was never queued, so it is not on the log; where the producer has failed for good,
-    /// the record may therefore go to its successor.
+    /// Hands the record to the producer. What fails here was never queued, so it is not on the log; where the producer
+    /// has failed for good, the record may therefore go to its successor.
     fn enqueue(&self, record: &Outgoing<'_>) -> Result<(Arc<FutureProducer>, DeliveryFuture), PublishError> {
         let not_queued = |error: KafkaError| match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => PublishError::Busy,
@@ -256,9 +269,11 @@ impl Producer {
                 | RDKafkaErrorCode::PolicyViolation,
             ) => PublishError::Rejected(text),
             // Refused before it was ever queued.
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition) => {
-                PublishError::Failed(text)
-            }
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => PublishError::Failed(text),
             // Timed out, purged, fatal: it may be on the log.
             _ => PublishError::Unknown(text),
         }
@@ -290,8 +305,8 @@ fn create(config: &KafkaConfig, settings: &ProducerSettings) -> Result<FuturePro
         .set("partitioner", "murmur2_random")
         .set("linger.ms", settings.linger_ms.to_string())
         .set("message.timeout.ms", settings.delivery_timeout.as_millis().to_string())
-        // Twice our own bound, which is the one that answers: librdkafka counts a record until a moment after its report was delivered, and
-        // one that timed out for up to a second longer.
+        // Twice our own bound, which is the one that answers: librdkafka counts a record until a moment after its
+        // report was delivered, and one that timed out for up to a second longer.
         .set("queue.buffering.max.messages", settings.max_in_flight.saturating_mul(2).to_string())
         // The largest event is 256 KiB of payload; an ack or an attempt is far smaller.
         .set("message.max.bytes", "2000000")
@@ -310,8 +325,12 @@ fn enqueue(producer: &FutureProducer, record: &Outgoing<'_>) -> Result<DeliveryF
     }
     if !record.headers.is_empty() {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        message = message
-            .headers(record.headers.iter().fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(*value) })));
+        message = message.headers(
+            record
+                .headers
+                .iter()
+                .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(*value) })),
+        );
     }
     // Not `send`: on a full queue that one sleeps 100 ms at a time on the request's path.
     producer.send_result(message).map_err(|(error, _record)| error)

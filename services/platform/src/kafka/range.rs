@@ -1,4 +1,5 @@
-//! Reading parts of the log without a group, from here to there: for a rebuild and a replay. Nothing is committed, and nobody's partitions move.
+//! Reading parts of the log without a group, from here to there: for a rebuild and a replay. Nothing is committed, and
+//! nobody's partitions move.
 //!
 //! Where a reading stands and what is made of the records is its owner's business.
 
@@ -54,7 +55,8 @@ pub enum RangeError {
     Stalled(String),
 }
 
-/// Begin and end of every partition of `topic` as they are now: (partition, first offset, first offset behind the last).
+/// Begin and end of every partition of `topic` as they are now: (partition, first offset, first offset behind the
+/// last).
 ///
 /// # Errors
 /// As Kafka has them.
@@ -67,19 +69,26 @@ pub async fn bounds(kafka: &KafkaConfig, topic: &str) -> Result<Vec<(i32, i64, i
             // A topic that is not there is not one without partitions.
             return Err(KafkaError::MetadataFetch(error.into()));
         }
-        let partitions = metadata.topics().iter().flat_map(|described| described.partitions()).map(|partition| partition.id());
-        let bounds = |partition| client.fetch_watermarks(&topic, partition, CALL).map(|(low, high)| (partition, low, high));
+        let partitions =
+            metadata.topics().iter().flat_map(|described| described.partitions()).map(|partition| partition.id());
+        let bounds =
+            |partition| client.fetch_watermarks(&topic, partition, CALL).map(|(low, high)| (partition, low, high));
         partitions.map(bounds).collect()
     })
     .await
 }
 
-/// In each of these partitions the offset of the first record appended at `time_ms` (milliseconds since the Unix epoch) or later; its end where
-/// there is none.
+/// In each of these partitions the offset of the first record appended at `time_ms` (milliseconds since the Unix epoch)
+/// or later; its end where there is none.
 ///
 /// # Errors
 /// As Kafka has them.
-pub async fn offsets_at(kafka: &KafkaConfig, topic: &str, partitions: Vec<i32>, time_ms: i64) -> Result<HashMap<i32, i64>, KafkaError> {
+pub async fn offsets_at(
+    kafka: &KafkaConfig,
+    topic: &str,
+    partitions: Vec<i32>,
+    time_ms: i64,
+) -> Result<HashMap<i32, i64>, KafkaError> {
     let (config, topic) = (client_config(kafka), topic.to_owned());
     blocking(move || {
         let client: BaseConsumer = config.create()?;
@@ -100,13 +109,17 @@ pub async fn offsets_at(kafka: &KafkaConfig, topic: &str, partitions: Vec<i32>, 
     .await
 }
 
-/// Reads the spans and hands their records over, those of a partition in their order; the channel closes after the last. A span whose last
-/// offsets hold no record (the end of a transaction) ends with a marker, so that its end is reached. No span may reach beyond what a reader of
-/// committed records sees.
+/// Reads the spans and hands their records over, those of a partition in their order; the channel closes after the
+/// last. A span whose last offsets hold no record (the end of a transaction) ends with a marker, so that its end is
+/// reached. No span may reach beyond what a reader of committed records sees.
 ///
 /// # Errors
-/// As Kafka has them, when a client cannot be made. What is met later comes through the channel, as the last thing of its topic.
-pub fn read(kafka: &KafkaConfig, spans: Vec<Span>) -> Result<mpsc::Receiver<Result<Vec<Record>, RangeError>>, KafkaError> {
+/// As Kafka has them, when a client cannot be made. What is met later comes through the channel, as the last thing of
+/// its topic.
+pub fn read(
+    kafka: &KafkaConfig,
+    spans: Vec<Span>,
+) -> Result<mpsc::Receiver<Result<Vec<Record>, RangeError>>, KafkaError> {
     let mut by_topic: BTreeMap<Arc<str>, Open> = BTreeMap::new();
     for span in spans.into_iter().filter(|span| span.from < span.to) {
         by_topic.entry(span.topic).or_default().insert(span.partition, (span.from, span.to));
@@ -152,7 +165,9 @@ fn client_config(kafka: &KafkaConfig) -> ClientConfig {
     config
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static) -> Result<T, KafkaError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
+) -> Result<T, KafkaError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(KafkaError::ClientCreation(error.to_string())))
 }
 
@@ -174,7 +189,9 @@ fn read_topic(
         let (mut records, met) = poll_chunk(client, topic, &mut open);
         match met {
             None => {}
-            Some(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => return Err(RangeError::Truncated),
+            Some(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                return Err(RangeError::Truncated);
+            }
             Some(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(error.into()),
             // Brokers away, leader moving: librdkafka goes on by itself, up to our patience.
             Some(error) => {
@@ -254,8 +271,11 @@ fn poll_chunk(client: &BaseConsumer, topic: &Arc<str>, open: &mut Open) -> (Vec<
                     let is_passed = *next >= to;
                     // Whatever lies before a record beyond the span is no record.
                     let is_within = message.offset() < to;
-                    let record =
-                        if is_within { Record::copy_of(&message, topic) } else { Record::marker(topic.clone(), partition, to - 1) };
+                    let record = if is_within {
+                        Record::copy_of(&message, topic)
+                    } else {
+                        Record::marker(topic.clone(), partition, to - 1)
+                    };
                     bytes += record.size();
                     records.push(record);
                     if is_passed {
@@ -264,8 +284,9 @@ fn poll_chunk(client: &BaseConsumer, topic: &Arc<str>, open: &mut Open) -> (Vec<
                 }
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                // A leader that is new, or a replica that is read instead, may end before the span: its records come later. What was passed
-                // without a record has moved the client, so only where it stands tells that nothing is left.
+                // A leader that is new, or a replica that is read instead, may end before the span: its records come
+                // later. What was passed without a record has moved the client, so only where it stands tells that
+                // nothing is left.
                 if let Some((_, to)) = open.get(&partition).copied()
                     && stands_at(client, topic, partition).is_some_and(|next| next >= to)
                 {
@@ -299,7 +320,10 @@ mod tests {
         let publish = move || {
             let producer: BaseProducer = config.create().unwrap();
             for _ in 0..10 {
-                producer.send(BaseRecord::<str, str>::to("events").partition(0).payload("v")).map_err(|(error, _)| error).unwrap();
+                producer
+                    .send(BaseRecord::<str, str>::to("events").partition(0).payload("v"))
+                    .map_err(|(error, _)| error)
+                    .unwrap();
                 producer.flush(CALL).unwrap();
             }
         };

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use schemas::topics::TopicSpec;
@@ -59,7 +61,10 @@ impl std::fmt::Display for Difference {
         match self {
             Self::Missing(spec) => write!(f, "{}: missing; it is to have {} partitions", spec.name, spec.partitions),
             Self::TooFewPartitions { topic, has, wants } => {
-                write!(f, "{topic}: {has} partitions, {wants} wanted; adding partitions moves keys, so order across the change is lost")
+                write!(
+                    f,
+                    "{topic}: {has} partitions, {wants} wanted; adding partitions moves keys, so order across the change is lost"
+                )
             }
             Self::Setting { topic, name, has, wants } => {
                 let bound = match Bound::of(name) {
@@ -76,7 +81,8 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// How a setting's wanted value is meant. A cluster may keep more than the manifest asks for: mending that would shrink what it keeps.
+/// How a setting's wanted value is meant. A cluster may keep more than the manifest asks for: mending that would shrink
+/// what it keeps.
 #[derive(Clone, Copy)]
 enum Bound {
     AtLeast,
@@ -136,7 +142,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When the cluster does not answer.
-pub async fn plan(config: &KafkaConfig, manifest: &[TopicSpec], replication: Replication) -> Result<Vec<Difference>, TopicsError> {
+pub async fn plan(
+    config: &KafkaConfig,
+    manifest: &[TopicSpec],
+    replication: Replication,
+) -> Result<Vec<Difference>, TopicsError> {
     let admin = admin(config)?;
     let existing = existing(admin, manifest).await?;
     let mut differences = Vec::new();
@@ -171,7 +181,11 @@ pub async fn plan(config: &KafkaConfig, manifest: &[TopicSpec], replication: Rep
 ///
 /// # Errors
 /// At the first refusal; what was mended before stays.
-pub async fn apply(config: &KafkaConfig, differences: &[Difference], replication: Replication) -> Result<(), TopicsError> {
+pub async fn apply(
+    config: &KafkaConfig,
+    differences: &[Difference],
+    replication: Replication,
+) -> Result<(), TopicsError> {
     let admin = admin(config)?;
     let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
     let min_in_sync = replication.min_in_sync.to_string();
@@ -203,8 +217,8 @@ pub async fn apply(config: &KafkaConfig, differences: &[Difference], replication
     alter_settings(&admin, differences, &options).await
 }
 
-/// Waits until the brokers show topics that were just made: the controller answers before they have heard of it, and who asks next would be
-/// told that there are none. Bounded; that they exist is certain already.
+/// Waits until the brokers show topics that were just made: the controller answers before they have heard of it, and
+/// who asks next would be told that there are none. Bounded; that they exist is certain already.
 async fn until_shown(config: &KafkaConfig, made: &[&TopicSpec]) -> Result<(), TopicsError> {
     let made: Vec<TopicSpec> = made.iter().copied().cloned().collect();
     let until = Instant::now() + TIMEOUT;
@@ -214,21 +228,28 @@ async fn until_shown(config: &KafkaConfig, made: &[&TopicSpec]) -> Result<(), To
     Ok(())
 }
 
-/// Sets a topic's settings all at once: the broker replaces a topic's overrides as a whole, so the ones that do not differ are given again.
+/// Sets a topic's settings all at once: the broker replaces a topic's overrides as a whole, so the ones that do not
+/// differ are given again.
 async fn alter_settings(
     admin: &AdminClient<DefaultClientContext>,
     differences: &[Difference],
     options: &AdminOptions,
 ) -> Result<(), TopicsError> {
-    let mut topics: Vec<&str> =
-        differences.iter().filter_map(|d| if let Difference::Setting { topic, .. } = d { Some(topic.as_str()) } else { None }).collect();
+    let mut topics: Vec<&str> = differences
+        .iter()
+        .filter_map(|d| if let Difference::Setting { topic, .. } = d { Some(topic.as_str()) } else { None })
+        .collect();
     topics.dedup();
     for topic in topics {
         let resource = ResourceSpecifier::Topic(topic);
         let mut kept: Vec<(String, String)> = Vec::new();
         for described in admin.describe_configs([&resource], options).await? {
-            let described = described.map_err(|code| TopicsError::Refused { topic: topic.to_owned(), reason: code.to_string() })?;
-            let own = described.entries.into_iter().filter(|entry| matches!(entry.source, rdkafka::admin::ConfigSource::DynamicTopic));
+            let described =
+                described.map_err(|code| TopicsError::Refused { topic: topic.to_owned(), reason: code.to_string() })?;
+            let own = described
+                .entries
+                .into_iter()
+                .filter(|entry| matches!(entry.source, rdkafka::admin::ConfigSource::DynamicTopic));
             kept.extend(own.filter_map(|entry| Some((entry.name, entry.value?))));
         }
         for difference in differences {
@@ -257,16 +278,26 @@ fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, Kafk
     config.admin_client("admin").create()
 }
 
-async fn existing(admin: AdminClient<DefaultClientContext>, manifest: &[TopicSpec]) -> Result<Vec<Existing>, TopicsError> {
+async fn existing(
+    admin: AdminClient<DefaultClientContext>,
+    manifest: &[TopicSpec],
+) -> Result<Vec<Existing>, TopicsError> {
     let names: Vec<String> = manifest.iter().map(|spec| spec.name.clone()).collect();
     let fetched = tokio::task::spawn_blocking(move || {
         let metadata = admin.inner().fetch_metadata(None, TIMEOUT)?;
-        let wanted =
-            metadata.topics().iter().filter(|topic| names.iter().any(|name| name == topic.name()) && !topic.partitions().is_empty());
+        let wanted = metadata
+            .topics()
+            .iter()
+            .filter(|topic| names.iter().any(|name| name == topic.name()) && !topic.partitions().is_empty());
         let existing = wanted.map(|topic| Existing {
             name: topic.name().to_owned(),
             partitions: i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
-            replicas: topic.partitions().iter().map(|p| i32::try_from(p.replicas().len()).unwrap_or(i32::MAX)).min().unwrap_or(0),
+            replicas: topic
+                .partitions()
+                .iter()
+                .map(|p| i32::try_from(p.replicas().len()).unwrap_or(i32::MAX))
+                .min()
+                .unwrap_or(0),
         });
         Ok::<_, KafkaError>(existing.collect())
     });
@@ -287,7 +318,8 @@ async fn settings_that_differ(
     let described = admin.describe_configs(&resources, &options).await?;
     let mut differences = Vec::new();
     for (spec, described) in specs.iter().zip(described) {
-        let refused = |code: RDKafkaErrorCode| TopicsError::Refused { topic: spec.name.clone(), reason: code.to_string() };
+        let refused =
+            |code: RDKafkaErrorCode| TopicsError::Refused { topic: spec.name.clone(), reason: code.to_string() };
         let described = described.map_err(refused)?;
         let min_in_sync = ("min.insync.replicas", replication.min_in_sync.to_string());
         for (name, wants) in spec.config.iter().chain([&min_in_sync]) {
@@ -302,7 +334,7 @@ async fn settings_that_differ(
 }
 
 fn refusal(results: Vec<Result<String, (String, RDKafkaErrorCode)>>) -> Result<(), TopicsError> {
-    results
-        .into_iter()
-        .try_for_each(|result| result.map(drop).map_err(|(topic, code)| TopicsError::Refused { topic, reason: code.to_string() }))
+    results.into_iter().try_for_each(|result| {
+        result.map(drop).map_err(|(topic, code)| TopicsError::Refused { topic, reason: code.to_string() })
+    })
 }

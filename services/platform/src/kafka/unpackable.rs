@@ -1,8 +1,10 @@
-//! Batches of the log that cannot be unpacked: of a codec that this build lacks, damaged, or larger than librdkafka unpacks. librdkafka says so
-//! again and again and reads nothing of the partition meanwhile; here is found out where such a batch ends, so that reading goes on behind it.
+//! Batches of the log that cannot be unpacked: of a codec that this build lacks, damaged, or larger than librdkafka
+//! unpacks. librdkafka says so again and again and reads nothing of the partition meanwhile; here is found out where
+//! such a batch ends, so that reading goes on behind it.
 //!
-//! No offset is guessed: librdkafka tells the first offset of the batch that it could not unpack, and what is told to lie in the same batch lies in it.
-//! Blocking, with a client of its own. What is made of such a batch is its reader's business.
+//! No offset is guessed: librdkafka tells the first offset of the batch that it could not unpack, and what is told to
+//! lie in the same batch lies in it. Blocking, with a client of its own. What is made of such a batch is its reader's
+//! business.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,8 +27,8 @@ pub(super) struct Batch {
     pub(super) reason: String,
 }
 
-/// Whether `error` may say that a batch could not be unpacked; only the sentence that comes with it says so surely (`BadMessage` is also what
-/// stands behind the end of an lz4 frame), and where.
+/// Whether `error` may say that a batch could not be unpacked; only the sentence that comes with it says so surely
+/// (`BadMessage` is also what stands behind the end of an lz4 frame), and where.
 pub(super) fn is_unpackable(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{BadCompression, BadMessage, NotImplemented};
     matches!(error.rdkafka_error_code(), Some(BadCompression | BadMessage | NotImplemented))
@@ -36,7 +38,13 @@ pub(super) fn is_unpackable(error: &KafkaError) -> bool {
 ///
 /// # Errors
 /// As Kafka has them, and when nothing is heard in time.
-pub(super) fn look(config: &ClientConfig, topic: &str, partition: i32, offset: i64, end: i64) -> Result<Option<Batch>, KafkaError> {
+pub(super) fn look(
+    config: &ClientConfig,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    end: i64,
+) -> Result<Option<Batch>, KafkaError> {
     let mut config = config.clone();
     config.set("enable.partition.eof", "true").set("statistics.interval.ms", "0");
     let client: BaseConsumer<Ear> = config.create_with_context(Ear::default())?;
@@ -79,7 +87,9 @@ fn see(client: &BaseConsumer<Ear>, topic: &str, partition: i32, offset: i64) -> 
                 }
             }
             // Brokers away, leader moving: it goes on by itself, or there is no answer.
-            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => return Err(error),
+            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                return Err(error);
+            }
             Some(Err(_)) => {}
         }
     }
@@ -112,8 +122,8 @@ impl ClientContext for Ear {
 
 impl ConsumerContext for Ear {}
 
-/// The first offset of the batch that librdkafka's sentence is about (`rdkafka_msgset_reader.c` of 2.12.1). With another sentence nothing is known,
-/// and nothing is passed over.
+/// The first offset of the batch that librdkafka's sentence is about (`rdkafka_msgset_reader.c` of 2.12.1). With
+/// another sentence nothing is known, and nothing is passed over.
 fn begin_of(reason: &str) -> Option<i64> {
     let (_, rest) = reason.split_once("Decompression (codec ")?;
     let (_, rest) = rest.split_once(" of message at ")?;
@@ -128,7 +138,12 @@ mod tests {
     fn the_begin_of_a_batch_is_read_from_what_is_said_of_it_and_from_nothing_else() {
         let said = "Decompression (codec 0x4) of message at 11 of 4685 bytes failed: Local: Invalid compressed data";
         assert_eq!(begin_of(said), Some(11));
-        for other in ["", "Decompression", "of message at 11 of", "Decompression (codec 0x4) of message at eleven of 4685 bytes failed"] {
+        for other in [
+            "",
+            "Decompression",
+            "of message at 11 of",
+            "Decompression (codec 0x4) of message at eleven of 4685 bytes failed",
+        ] {
             assert_eq!(begin_of(other), None, "{other}");
         }
     }

@@ -1,5 +1,6 @@
-//! Whether what looks younger before a position is a record. Asked for a time, the brokers also tell the end of a transaction and what was aborted,
-//! and those may be a whole transaction younger than the last record that was read. So the place is read before anybody stops.
+//! Whether what looks younger before a position is a record. Asked for a time, the brokers also tell the end of a
+//! transaction and what was aborted, and those may be a whole transaction younger than the last record that was read.
+//! So the place is read before anybody stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use super::KafkaConfig;
 use super::bounds::{Asked, CLOCK_SLACK_MS, LogBounds};
 use super::range::{self, RangeError, Span};
 
-/// How long reading may take. It ends with the first record that is younger; else it is the ends of a few transactions. What takes longer is a
-/// long aborted stretch rather than a record, and counts as read: nobody could say more, and waiting for it would leave the partition unread. Long
-/// enough for a leader that is slow because it is new.
+/// How long reading may take. It ends with the first record that is younger; else it is the ends of a few transactions.
+/// What takes longer is a long aborted stretch rather than a record, and counts as read: nobody could say more, and
+/// waiting for it would leave the partition unread. Long enough for a leader that is slow because it is new.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `bounds`, of which what is younger and lies before `next_offset` is a record that readers see, if there is any.

@@ -1,4 +1,5 @@
-//! Where log lines go and what they look like: one JSON object per line on standard error, or readable text on a terminal.
+//! Where log lines go and what they look like: one JSON object per line on standard error, or readable text on a
+//! terminal.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -40,12 +41,14 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Starts logging for the process, panics included. `role` stands in every JSON line. The filter is `RUST_LOG`, else (also when that is unreadable) `info` with
-/// librdkafka at `warn`. Where logging was started before, as by another test, that stays.
+/// Starts logging for the process, panics included. `role` stands in every JSON line. The filter is `RUST_LOG`, else
+/// (also when that is unreadable) `info` with librdkafka at `warn`. Where logging was started before, as by another
+/// test, that stays.
 pub fn init(role: &str, format: LogFormat) {
     // Empty is what a compose file makes of an unset variable; taken literally it would silence warnings.
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.trim().is_empty());
-    let filter = wanted.and_then(|wanted| EnvFilter::try_new(wanted).ok()).unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
+    let filter =
+        wanted.and_then(|wanted| EnvFilter::try_new(wanted).ok()).unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let human = match format {
         LogFormat::Human => true,
@@ -69,8 +72,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(target: "panic", place, reason, thread = thread.name().unwrap_or_default(), "Panicked.");
 }
 
-/// Writes an event as one JSON object: time, level, role, target and message first, then its fields. Fields of spans are left out: nothing
-/// here opens spans, and an event that concerns a request carries its `request_id`.
+/// Writes an event as one JSON object: time, level, role, target and message first, then its fields. Fields of spans
+/// are left out: nothing here opens spans, and an event that concerns a request carries its `request_id`.
 struct JsonLines {
     role: String,
 }
@@ -88,7 +91,13 @@ where
         let now = now.replace_millisecond(now.millisecond()).unwrap_or(now).format(&Rfc3339).map_err(|_| fmt::Error)?;
         let metadata = event.metadata();
         write!(writer, "{{\"timestamp\":\"{now}\",\"level\":\"{}\"", metadata.level())?;
-        write!(writer, ",\"role\":{},\"target\":{},\"message\":{}", text(&self.role), text(metadata.target()), text(&line.message))?;
+        write!(
+            writer,
+            ",\"role\":{},\"target\":{},\"message\":{}",
+            text(&self.role),
+            text(metadata.target()),
+            text(&line.message)
+        )?;
         for (name, value) in &line.fields {
             write!(writer, ",{}:{value}", text(name))?;
         }

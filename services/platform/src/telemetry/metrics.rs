@@ -1,14 +1,17 @@
 //! Making metrics on the default registry, and rendering them.
 //!
-//! A crate keeps its metrics in one `static METRICS: LazyLock<Metrics>`. Names are `triggers_<part>_<thing>_<unit|total>`; no label carries
-//! an organization. Finding a child by label takes a lock, so hot paths keep the child.
+//! A crate keeps its metrics in one `static METRICS: LazyLock<Metrics>`. Names are
+//! `triggers_<part>_<thing>_<unit|total>`; no label carries an organization. Finding a child by label takes a lock, so
+//! hot paths keep the child.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, TextEncoder};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, TextEncoder,
+};
 
 use super::process;
 
@@ -78,8 +81,8 @@ where
     metric
 }
 
-/// Names, labels and buckets are constants of this code. A bad one is a mistake that the first test to touch it shows, so there is no
-/// error to pass on; and no metric to return either.
+/// Names, labels and buckets are constants of this code. A bad one is a mistake that the first test to touch it shows,
+/// so there is no error to pass on; and no metric to return either.
 fn built<M, F>(name: &str, build: F) -> M
 where
     F: Fn(&str) -> prometheus::Result<M>,

@@ -6,7 +6,8 @@ use std::fs;
 /// The kernel reports times in hundredths of a second on every platform it has.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Appends resident memory, CPU time and open files under the names that Prometheus' own clients use. What cannot be read is left out.
+/// Appends resident memory, CPU time and open files under the names that Prometheus' own clients use. What cannot be
+/// read is left out.
 pub(super) fn render_into(text: &mut String) {
     let resident = fs::read_to_string("/proc/self/status").ok().and_then(|status| resident_bytes(&status));
     let cpu = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| cpu_seconds(&stat));

@@ -1,4 +1,5 @@
-//! A bound on lines of one kind: under overload every request would have something to say, and saying it would make the overload worse.
+//! A bound on lines of one kind: under overload every request would have something to say, and saying it would make the
+//! overload worse.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +27,8 @@ impl Throttle {
 
     fn admit_at(&self, second: u64) -> Option<u32> {
         let tick = |window: u64| if window >> 32 == second & 0xffff_ffff { window + 1 } else { (second << 32) | 1 };
-        let before = self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |window| Some(tick(window))).unwrap_or(0);
+        let before =
+            self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |window| Some(tick(window))).unwrap_or(0);
         let asked = u32::try_from(before & 0xffff_ffff).unwrap_or(u32::MAX);
         if before >> 32 == second & 0xffff_ffff {
             (asked < self.per_second).then_some(0)

@@ -50,7 +50,11 @@ pub struct Owner {
 
 impl Owner {
     pub async fn take(&mut self, inflow: &mut mpsc::Receiver<Inflow>) {
-        match tokio::time::timeout(PATIENCE, inflow.recv()).await.expect("the consumer says nothing").expect("the consumer ended") {
+        match tokio::time::timeout(PATIENCE, inflow.recv())
+            .await
+            .expect("the consumer says nothing")
+            .expect("the consumer ended")
+        {
             Inflow::Assigned(claims) => {
                 self.claims.extend(claims.into_iter().map(|claim| ((claim.topic.to_string(), claim.partition), claim)));
             }
@@ -77,8 +81,14 @@ impl Owner {
         for ((topic, partition), claim) in &self.claims {
             let read = self.records.iter().filter(|record| *record.topic == **topic && record.partition == *partition);
             let Some(next) = read.map(|record| record.offset + 1).max() else { continue };
-            let step =
-                Advance { topic, partition: *partition, epoch: claim.epoch, expected: claim.next_offset, next, record_time_ms: None };
+            let step = Advance {
+                topic,
+                partition: *partition,
+                epoch: claim.epoch,
+                expected: claim.next_offset,
+                next,
+                record_time_ms: None,
+            };
             assert_eq!(fence::advance(&mut transaction, "test", &[step]).await.unwrap(), vec![true]);
         }
         transaction.commit().await.unwrap();
@@ -163,11 +173,13 @@ async fn a_stored_position_outside_of_the_log_stops_its_partition_and_no_other()
     let (database, pool) = database().await;
     let kafka = cluster(2).await;
     let topic = kafka.topics.events.clone();
-    sqlx::query("INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('test', $1, 0, 1000)")
-        .bind(&topic)
-        .execute(&pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('test', $1, 0, 1000)",
+    )
+    .bind(&topic)
+    .execute(&pool)
+    .await
+    .unwrap();
     let (consumer, mut inflow) = start(&kafka, &pool);
     let mut stopped = None;
     let mut assigned = Vec::new();
@@ -218,7 +230,11 @@ async fn truncated_before_it_was_read(which: fn(&TopicNames) -> String) {
 
     let mut read = 0;
     let (stopped, reason) = loop {
-        match tokio::time::timeout(PATIENCE, inflow.recv()).await.expect("the consumer says nothing").expect("the consumer ended") {
+        match tokio::time::timeout(PATIENCE, inflow.recv())
+            .await
+            .expect("the consumer says nothing")
+            .expect("the consumer ended")
+        {
             Inflow::Records(records) => read += records.len(),
             Inflow::Stopped { topic, partition: 0, reason } => break (topic, reason),
             other => panic!("{other:?}"),
@@ -250,7 +266,11 @@ async fn the_end_of_a_transaction_is_passed_also_where_it_is_the_last_of_the_log
                 producer.begin_transaction().unwrap();
                 producer.send(BaseRecord::to(topic).key("k").payload("v")).map_err(|(error, _)| error).unwrap();
                 producer.flush(PATIENCE).unwrap();
-                if commit { producer.commit_transaction(PATIENCE).unwrap() } else { producer.abort_transaction(PATIENCE).unwrap() }
+                if commit {
+                    producer.commit_transaction(PATIENCE).unwrap()
+                } else {
+                    producer.abort_transaction(PATIENCE).unwrap()
+                }
             }
         }
     })
@@ -265,7 +285,10 @@ async fn the_end_of_a_transaction_is_passed_also_where_it_is_the_last_of_the_log
         of_topic.map(|record| (record.offset, record.is_marker)).collect()
     };
     assert_eq!((of(&events), of(&kafka.topics.acks)), (vec![(0, false), (1, true)], vec![(1, true)]));
-    assert!(owner.records.iter().all(|record| record.log_time_ms().is_none() == record.is_marker), "a marker has no time of the log");
+    assert!(
+        owner.records.iter().all(|record| record.log_time_ms().is_none() == record.is_marker),
+        "a marker has no time of the log"
+    );
     drop(inflow);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
@@ -299,13 +322,18 @@ async fn a_topic_that_lacks_something_is_planned_and_mended_once() {
     assert_eq!(differences.len(), 3, "{differences:?}");
     topics::apply(&kafka, &differences, ONE).await.unwrap();
     assert_eq!(topics::plan(&kafka, &wider, ONE).await.unwrap(), vec![]);
-    assert_eq!(topics::plan(&kafka, &manifest, ONE).await.unwrap(), vec![], "more partitions than wanted are no difference");
+    assert_eq!(
+        topics::plan(&kafka, &manifest, ONE).await.unwrap(),
+        vec![],
+        "more partitions than wanted are no difference"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_bound_is_told_at_once_and_a_missing_topic_as_not_stored() {
     let kafka = cluster(1).await;
-    let settings = ProducerSettings { max_in_flight: 1, delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
+    let settings =
+        ProducerSettings { max_in_flight: 1, delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
     let producer = Producer::new(&kafka, settings).unwrap();
     let record = Outgoing { topic: &kafka.topics.events, key: Some(b"k"), value: Some(b"v"), headers: &[] };
     let (one, other) = tokio::join!(producer.publish(record), producer.publish(record));

@@ -1,4 +1,5 @@
-//! What every request brings, with arbitrary and mutated bytes: paths with ids, queries, request ids and trace contexts, sealed tokens.
+//! What every request brings, with arbitrary and mutated bytes: paths with ids, queries, request ids and trace
+//! contexts, sealed tokens.
 
 use axum::Router;
 use axum::body::Body;
@@ -33,31 +34,43 @@ fn no_path_or_header_is_answered_with_an_error_of_ours() {
     let router = mount(api, MountOptions::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let golden = golden();
-    drive("HTTP path and headers", &Samples { golden: &golden, tokens: ANY_TEXT, header: 11, large: 40_000 }, |bytes| {
-        let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
-        // What is no URI or no header does not come past the server.
-        let Ok(uri) = Uri::try_from(lines.next().unwrap_or_default()) else { return Ok(Verdict::Refused) };
-        let Ok(header) = HeaderValue::from_bytes(lines.next().unwrap_or_default()) else { return Ok(Verdict::Refused) };
-        if let Ok(params) = QueryParams::of(&uri) {
-            // Neither of them panics, whatever the text.
-            drop((params.parse_in_range("limit", 1..=1000_u32), params.flag("limit"), params.one("cursor").is_ok()));
-        }
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = uri;
-        for name in ["x-request-id", "traceparent", "tracestate", "accept", "content-length"] {
-            request.headers_mut().insert(name, header.clone());
-        }
-        let answer = runtime.block_on(router.clone().oneshot(request)).map_err(|never| never.to_string())?;
-        let id = answer.headers().get("x-request-id").map(HeaderValue::as_bytes).unwrap_or_default();
-        if !(1..=128).contains(&id.len()) || !id.iter().all(u8::is_ascii_graphic) {
-            return Err(format!("the request id is {id:?}"));
-        }
-        match answer.status() {
-            StatusCode::OK => Ok(Verdict::Read),
-            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Ok(Verdict::Refused),
-            other => Err(format!("answered {other}")),
-        }
-    });
+    drive(
+        "HTTP path and headers",
+        &Samples { golden: &golden, tokens: ANY_TEXT, header: 11, large: 40_000 },
+        |bytes| {
+            let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
+            // What is no URI or no header does not come past the server.
+            let Ok(uri) = Uri::try_from(lines.next().unwrap_or_default()) else { return Ok(Verdict::Refused) };
+            let Ok(header) = HeaderValue::from_bytes(lines.next().unwrap_or_default()) else {
+                return Ok(Verdict::Refused);
+            };
+            if let Ok(params) = QueryParams::of(&uri) {
+                // Neither of them panics, whatever the text.
+                drop((
+                    params.parse_in_range("limit", 1..=1000_u32),
+                    params.flag("limit"),
+                    params.one("cursor").is_ok(),
+                ));
+            }
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = uri;
+            for name in ["x-request-id", "traceparent", "tracestate", "accept", "content-length"] {
+                request.headers_mut().insert(name, header.clone());
+            }
+            let answer = runtime.block_on(router.clone().oneshot(request)).map_err(|never| never.to_string())?;
+            let id = answer.headers().get("x-request-id").map(HeaderValue::as_bytes).unwrap_or_default();
+            if !(1..=128).contains(&id.len()) || !id.iter().all(u8::is_ascii_graphic) {
+                return Err(format!("the request id is {id:?}"));
+            }
+            match answer.status() {
+                StatusCode::OK => Ok(Verdict::Read),
+                StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+                    Ok(Verdict::Refused)
+                }
+                other => Err(format!("answered {other}")),
+            }
+        },
+    );
 }
 
 #[test]
@@ -69,7 +82,9 @@ fn only_what_was_sealed_opens() {
     drive("position token", &Samples { golden: &golden, tokens: ANY_TEXT, header: 32, large: 200_000 }, |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Verdict::Refused) };
         match key.open_token(TOKEN_PURPOSE, org, text) {
-            Some(plain) if golden.iter().any(|known| known == bytes) && Place::from_bytes(&plain).is_some() => Ok(Verdict::Read),
+            Some(plain) if golden.iter().any(|known| known == bytes) && Place::from_bytes(&plain).is_some() => {
+                Ok(Verdict::Read)
+            }
             Some(_) => Err("a token was forged".to_owned()),
             None => Ok(Verdict::Refused),
         }

@@ -71,7 +71,8 @@ async fn a_claim_waits_for_the_open_transaction_of_the_one_before() {
         let pool = pool.clone();
         async move { claim(&pool).await }
     });
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     devstack::testing::eventually(Duration::from_secs(10), "the claim waits for a lock", || async {
         let count: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
         (count > 0).then_some(())
@@ -109,7 +110,11 @@ async fn mending_moves_whom_it_must_and_fences_every_consumer_of_the_partition()
     let seen = |consumer: &str| known.iter().find(|one| one.consumer == consumer && one.partition == 0).unwrap();
     assert_eq!(seen("test").record_time_ms, Some(1_700_000_000_000));
     assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(), Some(2));
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(), None, "it is not where it was seen");
+    assert_eq!(
+        mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(),
+        None,
+        "it is not where it was seen"
+    );
 
     assert!(!advance(&pool, step(mine.epoch, 8, 9)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
     let again = claim(&pool).await;
@@ -146,7 +151,8 @@ async fn a_watch_tells_log_epochs_apart_and_notices_a_position_that_went_back() 
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
     assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
-    let (watch, short, long) = (PositionWatch::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
+    let (watch, short, long) =
+        (PositionWatch::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
     assert!(watch.reached_in(1, TOPIC, 0, 8, long).await && !watch.reached_in(2, TOPIC, 0, 3, short).await);
     let known = mend::positions(&pool).await.unwrap();
     assert_eq!(mend::mend(&pool, TOPIC, 0, &[&known[0]], 0, Log::Another).await.unwrap(), Some(2));

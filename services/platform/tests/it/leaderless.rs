@@ -38,7 +38,10 @@ async fn publish(kafka: &KafkaConfig, topic: &str, partition: i32, value: &str) 
     let (config, topic, value) = (kafka.client("test"), topic.to_owned(), value.to_owned());
     let publish = move || {
         let producer: BaseProducer = config.create().unwrap();
-        producer.send(BaseRecord::<str, str>::to(&topic).partition(partition).payload(&value)).map_err(|(error, _)| error).unwrap();
+        producer
+            .send(BaseRecord::<str, str>::to(&topic).partition(partition).payload(&value))
+            .map_err(|(error, _)| error)
+            .unwrap();
         producer.flush(PATIENCE).unwrap();
     };
     tokio::task::spawn_blocking(publish).await.unwrap();
@@ -65,7 +68,10 @@ impl Owner {
 
     async fn take(&mut self) {
         let message = tokio::time::timeout(PATIENCE, self.inflow.recv()).await;
-        match message.unwrap_or_else(|_| panic!("nothing comes; {:?} is stopped, {:?} was read", self.stopped, self.values)).unwrap() {
+        match message
+            .unwrap_or_else(|_| panic!("nothing comes; {:?} is stopped, {:?} was read", self.stopped, self.values))
+            .unwrap()
+        {
             Inflow::Assigned(claims) => {
                 for claim in claims {
                     let place = (claim.topic.to_string(), claim.partition);
@@ -77,10 +83,15 @@ impl Owner {
                 self.claims.retain(|(_, partition), _| !partitions.contains(partition));
                 self.stopped.retain(|(_, partition), _| !partitions.contains(partition));
             }
-            Inflow::Stopped { topic, partition, reason } => drop(self.stopped.insert((topic.to_string(), partition), reason)),
+            Inflow::Stopped { topic, partition, reason } => {
+                drop(self.stopped.insert((topic.to_string(), partition), reason))
+            }
             Inflow::Records(records) => {
                 for record in records {
-                    assert!(self.claims.contains_key(&(record.topic.to_string(), record.partition)), "{record:?} without a claim");
+                    assert!(
+                        self.claims.contains_key(&(record.topic.to_string(), record.partition)),
+                        "{record:?} without a claim"
+                    );
                     self.values.insert(String::from_utf8(record.value.unwrap()).unwrap());
                 }
             }
@@ -151,7 +162,10 @@ async fn a_partition_without_a_leader_changes_hands_and_whoever_has_it_reads_it_
     }
     let mut second = Owner::start(&kafka, &pool, PATIENCE);
     // Two partitions here and one there, of two topics each; one place is not claimed.
-    while second.claims.is_empty() || first.claims.len() + second.claims.len() != 5 || first.stopped.len() + second.stopped.len() != 1 {
+    while second.claims.is_empty()
+        || first.claims.len() + second.claims.len() != 5
+        || first.stopped.len() + second.stopped.len() != 1
+    {
         tokio::select! {
             () = first.take() => {}
             () = second.take() => {}
@@ -205,19 +219,25 @@ async fn bounds_are_told_of_every_partition_whose_leader_answers() {
         let asked = [(0, Some(1)), (1, None), (2, Some(1))];
         tokio::task::spawn_blocking(move || bounds::ask(&client, &events, &asked, TIMEOUT)).await.unwrap()
     };
-    let answered =
-        async || -> Vec<i32> { ask().await.into_iter().filter_map(|(partition, bounds)| bounds.ok().map(|_| partition)).collect() };
+    let answered = async || -> Vec<i32> {
+        ask().await.into_iter().filter_map(|(partition, bounds)| bounds.ok().map(|_| partition)).collect()
+    };
     assert_eq!(answered().await, [0, 1, 2]);
     assert!(matches!(ask().await[&0], Ok(LogBounds { begin: 0, end: 1, .. })));
 
     mock.partition_leader(&events, 1, None).unwrap();
     // What the client remembers of leaders is mended by its first question in vain.
-    devstack::testing::eventually(PATIENCE, "the others answer", async || (answered().await == [0, 2]).then_some(())).await;
+    devstack::testing::eventually(PATIENCE, "the others answer", async || (answered().await == [0, 2]).then_some(()))
+        .await;
     // A broker that does not answer: of partitions 0 and 2 it is the leader.
     mock.partition_leader(&events, 1, Some(2)).unwrap();
-    devstack::testing::eventually(PATIENCE, "it has a leader again", async || (answered().await == [0, 1, 2]).then_some(())).await;
+    devstack::testing::eventually(PATIENCE, "it has a leader again", async || {
+        (answered().await == [0, 1, 2]).then_some(())
+    })
+    .await;
     mock.broker_down(1).unwrap();
     assert_eq!(answered().await, [1]);
     mock.broker_up(1).unwrap();
-    devstack::testing::eventually(PATIENCE, "it answers again", async || (answered().await == [0, 1, 2]).then_some(())).await;
+    devstack::testing::eventually(PATIENCE, "it answers again", async || (answered().await == [0, 1, 2]).then_some(()))
+        .await;
 }

@@ -27,7 +27,9 @@ async fn tasks_that_end_after_the_shutdown_end_well() {
 
 #[tokio::test]
 async fn a_task_that_ends_on_its_own_takes_the_others_along_and_is_named() {
-    for (outcome, expected) in [(Ok(()), "worker ended on its own"), (Err(anyhow::anyhow!("no disk")), "worker failed: no disk")] {
+    for (outcome, expected) in
+        [(Ok(()), "worker ended on its own"), (Err(anyhow::anyhow!("no disk")), "worker failed: no disk")]
+    {
         let shutdown = CancellationToken::new();
         let mut supervisor = Supervisor::new();
         let other = shutdown.clone();
@@ -91,7 +93,8 @@ fn a_process_that_hangs_after_its_shutdown_is_ended() {
     }
     let name = "lifecycle::a_process_that_hangs_after_its_shutdown_is_ended";
     let mut process = Command::new(std::env::current_exe().unwrap());
-    let ended = process.args(["--exact", name]).env(HANGS, "1").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    let ended =
+        process.args(["--exact", name]).env(HANGS, "1").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
     // Neither 0 nor 101, with which tests end by themselves.
     assert_eq!(ended.code(), Some(1));
 }

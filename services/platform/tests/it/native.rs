@@ -1,5 +1,5 @@
-//! What only producers other than ours write: names of headers that are no UTF-8, batches in each codec, and such as cannot be
-//! unpacked.
+//! What only producers other than ours write: names of headers that are no UTF-8, batches in each codec, and such as
+//! cannot be unpacked.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
@@ -9,8 +9,8 @@ use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
 use platform::kafka::range::{self, Span};
 use platform::kafka::{KafkaConfig, Record};
 use rdkafka::bindings::{
-    rd_kafka_header_add, rd_kafka_headers_new, rd_kafka_produceva, rd_kafka_vtype_t, rd_kafka_vu_s, rd_kafka_vu_s__bindgen_ty_1,
-    rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1,
+    rd_kafka_header_add, rd_kafka_headers_new, rd_kafka_produceva, rd_kafka_vtype_t, rd_kafka_vu_s,
+    rd_kafka_vu_s__bindgen_ty_1, rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1,
 };
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -33,7 +33,11 @@ async fn a_header_whose_name_is_no_utf8_is_read_and_so_is_what_comes_after_it() 
     }
     for topic in &topics {
         let of_topic: Vec<_> = owner.records.iter().filter(|record| *record.topic == **topic).collect();
-        let expected = [("a".to_owned(), b"1".to_vec()), ("\u{fffd}b\u{fffd}".to_owned(), b"2".to_vec()), ("c".to_owned(), Vec::new())];
+        let expected = [
+            ("a".to_owned(), b"1".to_vec()),
+            ("\u{fffd}b\u{fffd}".to_owned(), b"2".to_vec()),
+            ("c".to_owned(), Vec::new()),
+        ];
         assert_eq!(of_topic[0].headers, expected);
         assert_eq!(of_topic[1].value.as_deref(), Some(b"after".as_slice()));
     }
@@ -68,7 +72,8 @@ async fn batches_that_cannot_be_unpacked_are_told_and_passed_and_nothing_else_is
     let (database, pool) = database().await;
     let mut kafka = cluster(1).await;
     let (events, acks) = (kafka.topics.events.clone(), kafka.topics.acks.clone());
-    // Two such batches that follow each other, what can be read on both sides and in between, and one at the end of the log.
+    // Two such batches that follow each other, what can be read on both sides and in between, and one at the end of the
+    // log.
     for topic in [&events, &acks] {
         let small = producer(&kafka, "none");
         send(&small, topic, "first");
@@ -113,7 +118,11 @@ async fn batches_that_cannot_be_unpacked_are_told_and_passed_and_nothing_else_is
 /// One batch of so many records.
 fn send_larger_than_is_unpacked(kafka: &KafkaConfig, topic: &str, count: usize) {
     let mut config = kafka.client("test");
-    config.set("compression.type", "zstd").set("message.max.bytes", "10000000").set("batch.size", "10000000").set("linger.ms", "1000");
+    config
+        .set("compression.type", "zstd")
+        .set("message.max.bytes", "10000000")
+        .set("batch.size", "10000000")
+        .set("linger.ms", "1000");
     let producer: BaseProducer = config.create().unwrap();
     let value = "x".repeat(1_200_000);
     for _ in 0..count {
@@ -137,11 +146,13 @@ fn send_with_odd_header(producer: &BaseProducer, topic: &str) {
     let topic = std::ffi::CString::new(topic).unwrap();
     let mut value = b"odd".to_vec();
     let field = |vtype, u| rd_kafka_vu_s { vtype, u };
-    // SAFETY: librdkafka copies names, values and the payload (RD_KAFKA_MSG_F_COPY), and owns the headers once they were sent.
+    // SAFETY: librdkafka copies names, values and the payload (RD_KAFKA_MSG_F_COPY), and owns the headers once they
+    // were sent.
     unsafe {
         let headers = rd_kafka_headers_new(3);
         for (name, value) in [(b"a".as_slice(), Some(b"1".as_slice())), (b"\xffb\xfe", Some(b"2")), (b"c", None)] {
-            let (start, size) = value.map_or((ptr::null(), -1), |value| (value.as_ptr().cast::<c_void>(), value.len() as isize));
+            let (start, size) =
+                value.map_or((ptr::null(), -1), |value| (value.as_ptr().cast::<c_void>(), value.len() as isize));
             let _added = rd_kafka_header_add(headers, name.as_ptr().cast::<c_char>(), name.len() as isize, start, size);
         }
         let payload = rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 { ptr: value.as_mut_ptr().cast(), size: value.len() };

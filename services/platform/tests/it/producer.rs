@@ -28,7 +28,8 @@ async fn a_producer_that_failed_for_good_is_replaced_and_the_next_record_goes_th
     let (mock, producer) = cluster(ProducerSettings::default());
     assert_eq!(publish(&producer).await.unwrap().offset, 0);
     for round in 0..3 {
-        // The first batch in flight out of order: librdkafka can no longer reason about its sequence, and raises a fatal error.
+        // The first batch in flight out of order: librdkafka can no longer reason about its sequence, and raises a
+        // fatal error.
         mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
         let failed = publish(&producer).await;
         assert!(matches!(failed, Err(PublishError::Unknown(_))), "it may be on the log: {failed:?}");
@@ -40,7 +41,9 @@ async fn a_producer_that_failed_for_good_is_replaced_and_the_next_record_goes_th
 async fn a_record_that_the_broker_refuses_harms_no_other() {
     let (mock, producer) = cluster(ProducerSettings::default());
     publish(&producer).await.unwrap();
-    for refusal in [RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION] {
+    for refusal in
+        [RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]
+    {
         mock.request_errors(RDKafkaApiKey::Produce, &[refusal]);
         let refused = publish(&producer).await;
         assert!(matches!(refused, Err(PublishError::Rejected(_))), "{refused:?}");

@@ -1,6 +1,7 @@
 //! The watch over a consumer: a stall is found on either client, and what only looks like one is not.
 //!
-//! The stall is a real one, made by configuration: a client whose queue holds a hundred records fetches nothing more for five minutes.
+//! The stall is a real one, made by configuration: a client whose queue holds a hundred records fetches nothing more
+//! for five minutes.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,9 @@ async fn read_until_failed(inflow: &mut mpsc::Receiver<Inflow>) -> (Vec<String>,
         match next(inflow).await {
             Inflow::Assigned(_) => {}
             Inflow::Records(records) => {
-                values.extend(records.iter().map(|record| String::from_utf8(record.value.clone().unwrap_or_default()).unwrap()));
+                values.extend(
+                    records.iter().map(|record| String::from_utf8(record.value.clone().unwrap_or_default()).unwrap()),
+                );
             }
             Inflow::Failed(reason) => return (values, reason),
             other => panic!("{other:?}"),
@@ -187,10 +190,12 @@ async fn a_position_that_a_restored_backup_took_back_ends_the_consumer_also_wher
     let (consumer, mut inflow) = start(&kafka, &pool);
     let Inflow::Assigned(claims) = next(&mut inflow).await else { panic!("claims come first") };
     let claim = claims.iter().find(|claim| *claim.topic == *kafka.topics.events).unwrap();
-    // Under the same epoch, as in a backup that was made since the last claim. The watch has seen the later place when it is well.
+    // Under the same epoch, as in a backup that was made since the last claim. The watch has seen the later place when
+    // it is well.
     let set = async |next_offset: i64| {
         let sql = "UPDATE consumer_positions SET next_offset = $1 WHERE topic = $2 AND epoch = $3";
-        let done = sqlx::query(sql).bind(next_offset).bind(&*claim.topic).bind(claim.epoch).execute(&pool).await.unwrap();
+        let done =
+            sqlx::query(sql).bind(next_offset).bind(&*claim.topic).bind(claim.epoch).execute(&pool).await.unwrap();
         assert_eq!(done.rows_affected(), 1);
     };
     set(7).await;

@@ -1,4 +1,5 @@
-//! Topics that somebody else has set up, held against the manifest: what is more generous stays, what is too little is mended.
+//! Topics that somebody else has set up, held against the manifest: what is more generous stays, what is too little is
+//! mended.
 
 use platform::kafka::KafkaConfig;
 use platform::kafka::topics::{self, Difference, Replication};

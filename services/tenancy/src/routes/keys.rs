@@ -134,7 +134,11 @@ pub(super) async fn list(caller: Caller, State(tenancy): State<Tenancy>) -> Resu
     Ok(Json(KeyList { keys: found.into_iter().map(KeyReply::from).collect() }))
 }
 
-pub(super) async fn revoke(caller: Caller, State(tenancy): State<Tenancy>, PathId(key_id): PathId<KeyId>) -> Result<StatusCode, Problem> {
+pub(super) async fn revoke(
+    caller: Caller,
+    State(tenancy): State<Tenancy>,
+    PathId(key_id): PathId<KeyId>,
+) -> Result<StatusCode, Problem> {
     caller.require(Right::Manage)?;
     if !keys::revoke(&tenancy.pool, caller.org_id, key_id).await.map_err(|error| database_problem(&error))? {
         return Err(Problem::not_found());
@@ -165,12 +169,16 @@ pub(super) async fn show_own(caller: Caller, State(tenancy): State<Tenancy>) -> 
         let stored = keys::find_stored(&mut conn, caller.org_id, caller.key_id).await?;
         Ok(organization.zip(stored))
     };
-    let (organization, stored) = found.await.map_err(|error: sqlx::Error| database_problem(&error))?.ok_or(Refusal::Unknown)?;
+    let (organization, stored) =
+        found.await.map_err(|error: sqlx::Error| database_problem(&error))?.ok_or(Refusal::Unknown)?;
     Ok(Json(OwnKey {
         organization_id: organization.id,
         organization_name: organization.name,
         tier: organization.tier,
-        rate_limit_per_minute: tier::limit_of_key(organization.rate_limit_per_minute, stored.grant.rate_limit_per_minute),
+        rate_limit_per_minute: tier::limit_of_key(
+            organization.rate_limit_per_minute,
+            stored.grant.rate_limit_per_minute,
+        ),
         webhook_url: organization.webhook_url,
         role: stored.grant.role,
         key_id: stored.id,

@@ -37,7 +37,10 @@ impl NewOrganization {
             return Err(invalid(Fault { field: "rate_limit_per_minute", reason: "too large" }));
         }
         if self.webhook_url.as_deref().is_some_and(|url| !is_web_url(url)) {
-            return Err(invalid(Fault { field: "webhook_url", reason: "an http or https URL without user-info, at most 2048 bytes" }));
+            return Err(invalid(Fault {
+                field: "webhook_url",
+                reason: "an http or https URL without user-info, at most 2048 bytes",
+            }));
         }
         Ok(())
     }
@@ -47,7 +50,9 @@ impl NewOrganization {
 fn is_web_url(text: &str) -> bool {
     let Ok(uri) = text.parse::<Uri>() else { return false };
     let Some(authority) = uri.authority() else { return false };
-    text.len() <= LONGEST_URL_BYTES && matches!(uri.scheme_str(), Some("http" | "https")) && !authority.as_str().contains('@')
+    text.len() <= LONGEST_URL_BYTES
+        && matches!(uri.scheme_str(), Some("http" | "https"))
+        && !authority.as_str().contains('@')
 }
 
 pub(super) async fn create(
@@ -57,9 +62,10 @@ pub(super) async fn create(
 ) -> Result<impl IntoResponse, Problem> {
     new.check()?;
     let mut conn = tenancy.pool.acquire().await.map_err(|error| database_problem(&error))?;
-    let made = organizations::insert(&mut conn, &new.name, new.tier, new.rate_limit_per_minute, new.webhook_url.as_deref())
-        .await
-        .map_err(|error| database_problem(&error))?;
+    let made =
+        organizations::insert(&mut conn, &new.name, new.tier, new.rate_limit_per_minute, new.webhook_url.as_deref())
+            .await
+            .map_err(|error| database_problem(&error))?;
     Ok((StatusCode::CREATED, Json(OrganizationReply::from(made))))
 }
 
@@ -73,7 +79,11 @@ pub(super) async fn show(
 }
 
 /// Answers once the tombstone is committed; what is left then goes by itself, and `GET` tells when it has gone.
-pub(super) async fn erase(_: Operator, State(tenancy): State<Tenancy>, PathId(id): PathId<OrgId>) -> Result<StatusCode, Problem> {
+pub(super) async fn erase(
+    _: Operator,
+    State(tenancy): State<Tenancy>,
+    PathId(id): PathId<OrgId>,
+) -> Result<StatusCode, Problem> {
     if !organizations::erase(&tenancy.pool, id).await.map_err(|error| database_problem(&error))? {
         return Err(Problem::not_found());
     }
@@ -90,14 +100,19 @@ pub(super) struct Page {
     has_more: bool,
 }
 
-pub(super) async fn list(_: Operator, State(tenancy): State<Tenancy>, query: QueryParams) -> Result<Json<Page>, Problem> {
+pub(super) async fn list(
+    _: Operator,
+    State(tenancy): State<Tenancy>,
+    query: QueryParams,
+) -> Result<Json<Page>, Problem> {
     let limit = query.parse_in_range("limit", 1..=LARGEST_PAGE)?.unwrap_or(DEFAULT_PAGE);
     let after = match query.one("cursor")? {
         None => None,
         Some(text) => Some(text.parse::<OrgId>().map_err(|_| QueryParams::invalid("cursor", "is not one of ours"))?),
     };
     // One more than asked for tells whether there is more.
-    let mut found = organizations::list(&tenancy.pool, after, limit + 1).await.map_err(|error| database_problem(&error))?;
+    let mut found =
+        organizations::list(&tenancy.pool, after, limit + 1).await.map_err(|error| database_problem(&error))?;
     let has_more = i64::try_from(found.len()).is_ok_and(|count| count > limit);
     if has_more {
         found.pop();

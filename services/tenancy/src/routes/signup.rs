@@ -69,7 +69,10 @@ pub(super) async fn generate(
         organization_id: organization.id,
         organization_name: organization.name,
         tier: organization.tier,
-        rate_limit_per_minute: tier::limit_of_key(organization.rate_limit_per_minute, issued.stored.grant.rate_limit_per_minute),
+        rate_limit_per_minute: tier::limit_of_key(
+            organization.rate_limit_per_minute,
+            issued.stored.grant.rate_limit_per_minute,
+        ),
         created_at: Timestamp(organization.created_at),
         warning: "keep the key now: it is not shown again",
     }))

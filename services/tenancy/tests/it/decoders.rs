@@ -6,9 +6,14 @@ use tenancy::key::{self, Environment, PREFIX_CHARACTERS};
 #[test]
 fn the_form_of_a_key_is_told_of_any_text_and_only_ours_are_well_formed() {
     let made = [key::generate(Environment::Live), key::generate(Environment::Test)];
-    let golden: Vec<Vec<u8>> = made.iter().map(|key| key.reveal().as_bytes().to_vec()).chain([b"dev-key".to_vec()]).collect();
-    let samples =
-        Samples { golden: &golden, tokens: &["zap_live_", "zap_test_", "_", "0", "\u{e9}", "Bearer ", ","], header: 9, large: 32_768 };
+    let golden: Vec<Vec<u8>> =
+        made.iter().map(|key| key.reveal().as_bytes().to_vec()).chain([b"dev-key".to_vec()]).collect();
+    let samples = Samples {
+        golden: &golden,
+        tokens: &["zap_live_", "zap_test_", "_", "0", "\u{e9}", "Bearer ", ","],
+        header: 9,
+        large: 32_768,
+    };
     drive("API key", &samples, |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Verdict::Refused) };
         if key::prefix(text).chars().count() != PREFIX_CHARACTERS {

@@ -16,7 +16,10 @@ async fn development_keys_are_made_once_and_count_only_where_they_are_configured
         assert_eq!(here.tenancy.apply_dev_keys("dev=Shop,other-key", true).await.unwrap(), Some(first));
     }
     let (organizations, keys): (i64, i64) =
-        sqlx::query_as("SELECT (SELECT count(*) FROM organizations), (SELECT count(*) FROM api_keys)").fetch_one(&pool).await.unwrap();
+        sqlx::query_as("SELECT (SELECT count(*) FROM organizations), (SELECT count(*) FROM api_keys)")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
     assert_eq!((organizations, keys), (2, 2));
 
     let own = here.get("/keys", "dev").await;

@@ -1,4 +1,5 @@
-//! Erasing an organization: the tombstone, and the end of its keys. What the other slices take away is shown by their tests.
+//! Erasing an organization: the tombstone, and the end of its keys. What the other slices take away is shown by their
+//! tests.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,9 @@ async fn an_erased_organizations_keys_are_refused_everywhere_within_a_second_and
 async fn the_operator_erases_once_or_again_and_the_tombstone_stays() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
-    let made = instance.post("/organizations", OPERATOR_TOKEN, json!({"name": "Shop", "webhook_url": "https://u.example/hook"})).await;
+    let made = instance
+        .post("/organizations", OPERATOR_TOKEN, json!({"name": "Shop", "webhook_url": "https://u.example/hook"}))
+        .await;
     let path = format!("/organizations/{}", made.text("id"));
     let key = instance.key(&made.text("id"), "admin").await.text("key");
     assert_eq!(instance.delete(&path, &key).await.status, StatusCode::FORBIDDEN, "not even its admin");
@@ -63,7 +66,9 @@ async fn the_operator_erases_once_or_again_and_the_tombstone_stays() {
     // As the slices do, both at the same moment.
     let done = "INSERT INTO erasures (org_id, consumer) SELECT id, c FROM organizations, UNNEST('{materializer,dispatcher}'::text[]) AS c";
     sqlx::query(done).execute(&pool).await.unwrap();
-    let end = |consumer: &'static str| sqlx::query("UPDATE erasures SET done_at = now() WHERE consumer = $1").bind(consumer).execute(&pool);
+    let end = |consumer: &'static str| {
+        sqlx::query("UPDATE erasures SET done_at = now() WHERE consumer = $1").bind(consumer).execute(&pool)
+    };
     assert_eq!(instance.get(&path, OPERATOR_TOKEN).await.text("status"), "erasing");
     let (one, other) = tokio::join!(end("materializer"), end("dispatcher"));
     one.and(other).unwrap();

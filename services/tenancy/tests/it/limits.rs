@@ -38,9 +38,15 @@ async fn an_organization_has_a_bounded_number_of_keys() {
     let refused = instance.post("/keys", &key, json!({"name": "one more", "role": "produce"})).await;
     assert_eq!((refused.status, refused.text("error_code").as_str()), (StatusCode::CONFLICT, "too_many_keys"));
     sqlx::query("UPDATE api_keys SET revoked_at = now() WHERE name = 'filler'").execute(&pool).await.unwrap();
-    assert_eq!(instance.post("/keys", &key, json!({"name": "one more", "role": "produce"})).await.status, StatusCode::CREATED);
+    assert_eq!(
+        instance.post("/keys", &key, json!({"name": "one more", "role": "produce"})).await.status,
+        StatusCode::CREATED
+    );
     let listed = instance.get("/keys/list", &key).await;
     let keys = listed.body["keys"].as_array().unwrap();
     assert_eq!(keys.len(), 1_000);
-    assert!(keys[0]["revoked_at"].is_null() && keys[1]["revoked_at"].is_null() && !keys[2]["revoked_at"].is_null(), "those in force first");
+    assert!(
+        keys[0]["revoked_at"].is_null() && keys[1]["revoked_at"].is_null() && !keys[2]["revoked_at"].is_null(),
+        "those in force first"
+    );
 }

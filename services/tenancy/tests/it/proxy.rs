@@ -82,8 +82,11 @@ async fn forward(mut client: TcpStream, server: String, mut mode: watch::Receive
         if listens && *mode.borrow() == Mode::MuteListeners {
             continue;
         }
-        let written =
-            if source_is_client { server.write_all(&from_client[..count]).await } else { client.write_all(&from_server[..count]).await };
+        let written = if source_is_client {
+            server.write_all(&from_client[..count]).await
+        } else {
+            client.write_all(&from_server[..count]).await
+        };
         if written.is_err() {
             return;
         }

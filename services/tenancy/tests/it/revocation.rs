@@ -62,7 +62,11 @@ async fn a_key_or_an_organization_that_is_switched_off_by_hand_is_refused_as_wel
     assert_eq!(instance.probe(&first).await, StatusCode::OK, "the other key lives");
 
     let organization: Uuid = organization.parse().unwrap();
-    sqlx::query("UPDATE organizations SET status = 'erasing' WHERE id = $1").bind(organization).execute(&pool).await.unwrap();
+    sqlx::query("UPDATE organizations SET status = 'erasing' WHERE id = $1")
+        .bind(organization)
+        .execute(&pool)
+        .await
+        .unwrap();
     until_probe(&instance, &first, StatusCode::UNAUTHORIZED, WITHIN).await;
 }
 

@@ -59,7 +59,8 @@ async fn a_key_makes_lists_and_revokes_keys_of_its_organization() {
         assert_eq!(instance.delete(&path, &key).await.status, StatusCode::NO_CONTENT);
     }
     assert_eq!(instance.get("/keys", &reader).await.status, StatusCode::UNAUTHORIZED);
-    let stored: Vec<(Vec<u8>,)> = sqlx::query_as("SELECT convert_to(api_keys::text, 'UTF8') FROM api_keys").fetch_all(&pool).await.unwrap();
+    let stored: Vec<(Vec<u8>,)> =
+        sqlx::query_as("SELECT convert_to(api_keys::text, 'UTF8') FROM api_keys").fetch_all(&pool).await.unwrap();
     assert!(stored.iter().all(|(row,)| !String::from_utf8_lossy(row).contains(&reader)), "the key itself is nowhere");
 }
 
@@ -93,8 +94,14 @@ async fn a_key_makes_no_key_with_more_rights_than_its_own() {
         ("role", json!({"name": "x", "role": "admin", "event_types": ["a"], "rate_limit_per_minute": 10})),
         ("event_types", json!({"name": "x", "role": "manage", "rate_limit_per_minute": 10})),
         ("event_types", json!({"name": "x", "role": "manage", "event_types": ["c"], "rate_limit_per_minute": 10})),
-        ("rate_limit_per_minute", json!({"name": "x", "role": "manage", "event_types": ["a"], "rate_limit_per_minute": 11})),
-        ("rate_limit_per_minute", json!({"name": "x", "role": "manage", "event_types": ["a"], "rate_limit_per_minute": 0})),
+        (
+            "rate_limit_per_minute",
+            json!({"name": "x", "role": "manage", "event_types": ["a"], "rate_limit_per_minute": 11}),
+        ),
+        (
+            "rate_limit_per_minute",
+            json!({"name": "x", "role": "manage", "event_types": ["a"], "rate_limit_per_minute": 0}),
+        ),
     ] {
         let refused = instance.post("/keys", &maker, wanted).await;
         assert_eq!(refused.status, StatusCode::FORBIDDEN, "{field}");
@@ -158,7 +165,8 @@ async fn without_a_key_or_token_nothing_is_open() {
             let answer = send(request).await;
             let refused = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
             assert!(refused.contains(&answer.status), "{method} {path}: {}", answer.status);
-            let says_how = answer.headers.contains_key(header::WWW_AUTHENTICATE) || answer.headers.contains_key(header::RETRY_AFTER);
+            let says_how = answer.headers.contains_key(header::WWW_AUTHENTICATE)
+                || answer.headers.contains_key(header::RETRY_AFTER);
             assert!(says_how, "{method} {path}");
         }
     }
@@ -176,7 +184,9 @@ async fn organizations_are_listed_in_pages_without_a_gap_or_a_repeat() {
     loop {
         let page = instance.get(&format!("/organizations{query}"), OPERATOR_TOKEN).await;
         assert_eq!(page.status, StatusCode::OK);
-        listed.extend(page.body["organizations"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+        listed.extend(
+            page.body["organizations"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()),
+        );
         assert_eq!(page.body["has_more"], !page.body["next_cursor"].is_null());
         match page.body["next_cursor"].as_str() {
             Some(cursor) => query = format!("?limit=2&cursor={cursor}"),
@@ -186,7 +196,11 @@ async fn organizations_are_listed_in_pages_without_a_gap_or_a_repeat() {
     made.sort();
     assert_eq!(listed, made);
     for bad in ["?limit=0", "?limit=1001", "?cursor=x"] {
-        assert_eq!(instance.get(&format!("/organizations{bad}"), OPERATOR_TOKEN).await.status, StatusCode::BAD_REQUEST, "{bad}");
+        assert_eq!(
+            instance.get(&format!("/organizations{bad}"), OPERATOR_TOKEN).await.status,
+            StatusCode::BAD_REQUEST,
+            "{bad}"
+        );
     }
 }
 
@@ -200,8 +214,18 @@ async fn a_bad_body_is_refused_and_the_field_named() {
         ("/organizations", OPERATOR_TOKEN, "name", json!({"name": "a\u{0}b"})),
         ("/organizations", OPERATOR_TOKEN, "name", json!({"tier": "free"})),
         ("/organizations", OPERATOR_TOKEN, "tier", json!({"name": "Shop", "tier": "platinum"})),
-        ("/organizations", OPERATOR_TOKEN, "rate_limit_per_minute", json!({"name": "Shop", "rate_limit_per_minute": 4_000_000_000_u32})),
-        ("/organizations", OPERATOR_TOKEN, "rate_limit_per_minute", json!({"name": "Shop", "rate_limit_per_minute": -1})),
+        (
+            "/organizations",
+            OPERATOR_TOKEN,
+            "rate_limit_per_minute",
+            json!({"name": "Shop", "rate_limit_per_minute": 4_000_000_000_u32}),
+        ),
+        (
+            "/organizations",
+            OPERATOR_TOKEN,
+            "rate_limit_per_minute",
+            json!({"name": "Shop", "rate_limit_per_minute": -1}),
+        ),
         ("/organizations", OPERATOR_TOKEN, "webhook_url", json!({"name": "Shop", "webhook_url": "gopher://x"})),
         ("/keys", &key, "role", json!({"name": "x", "role": "root"})),
         ("/keys", &key, "name", json!({"name": "x".repeat(256), "role": "produce"})),

@@ -10,7 +10,8 @@ use crate::instance::{Instance, database, send};
 async fn sign_up_is_off_by_default() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
-    let refused = send(instance.request(Method::POST, "/keys/generate").json(&json!({"organization_name": "Shop"}))).await;
+    let refused =
+        send(instance.request(Method::POST, "/keys/generate").json(&json!({"organization_name": "Shop"}))).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
     let made: i64 = sqlx::query_scalar("SELECT count(*) FROM organizations").fetch_one(&pool).await.unwrap();
     assert_eq!(made, 0);
@@ -21,7 +22,9 @@ async fn sign_up_makes_an_organization_and_an_admin_key() {
     let (_database, pool) = database().await;
     let instance = Instance::start_with(pool, TenancyConfig::new(None, true)).await;
     for name in ["organization_name", "org_name"] {
-        let made = send(instance.request(Method::POST, "/keys/generate").json(&json!({name: "Shop", "tier": "business"}))).await;
+        let made =
+            send(instance.request(Method::POST, "/keys/generate").json(&json!({name: "Shop", "tier": "business"})))
+                .await;
         assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
         assert_eq!(made.headers["cache-control"], "no-store");
         assert_eq!((made.text("organization_name").as_str(), made.text("tier").as_str()), ("Shop", "business"));

@@ -88,7 +88,11 @@ async fn check_api(findings: &mut Findings, base_url: &str) -> Result<()> {
         Ok(response) if response.status().is_success() => findings.good("API", "ready"),
         Ok(response) => {
             let why = format!("not ready (HTTP {})", response.status().as_u16());
-            findings.bad("API", why, &format!("See which part: curl {base_url}/health/detailed, and the log for the reason."))
+            findings.bad(
+                "API",
+                why,
+                &format!("See which part: curl {base_url}/health/detailed, and the log for the reason."),
+            )
         }
         Err(error) => findings.bad("API", error.without_url(), "Start it: triggers up"),
     }
@@ -105,23 +109,37 @@ async fn check_topics(findings: &mut Findings, args: &KafkaArgs, kafka: &KafkaCo
             }
             Ok(())
         }
-        Err(error) => findings.bad("Kafka", format!("{}: {error}", kafka.brokers), "Start it, or name the right one with KAFKA_BROKERS."),
+        Err(error) => findings.bad(
+            "Kafka",
+            format!("{}: {error}", kafka.brokers),
+            "Start it, or name the right one with KAFKA_BROKERS.",
+        ),
     }
 }
 
 async fn check_database(findings: &mut Findings, config: &postgres::PostgresConfig) -> Result<()> {
     let pool = match postgres::connect(config) {
         Ok(pool) => pool,
-        Err(error) => return findings.bad("PostgreSQL", error, "DATABASE_URL is postgres://user:password@host:port/database."),
+        Err(error) => {
+            return findings.bad("PostgreSQL", error, "DATABASE_URL is postgres://user:password@host:port/database.");
+        }
     };
     if let Err(why) = postgres::reach(&pool).await {
-        return findings.bad("PostgreSQL", why, "Start it, mend what is said, or name the right one with DATABASE_URL.");
+        return findings.bad(
+            "PostgreSQL",
+            why,
+            "Start it, mend what is said, or name the right one with DATABASE_URL.",
+        );
     }
     let version: Result<i32, sqlx::Error> =
         sqlx::query_scalar("SELECT current_setting('server_version_num')::integer / 10000").fetch_one(&pool).await;
     match version {
         Ok(major) if major < MIN_POSTGRES => {
-            findings.bad("PostgreSQL", format!("version {major}"), &format!("Version {MIN_POSTGRES} or newer is needed."))?;
+            findings.bad(
+                "PostgreSQL",
+                format!("version {major}"),
+                &format!("Version {MIN_POSTGRES} or newer is needed."),
+            )?;
         }
         Ok(major) => findings.good("PostgreSQL", format!("version {major} answers"))?,
         Err(error) => return findings.bad("PostgreSQL", error, "Start it, or name the right one with DATABASE_URL."),
@@ -134,13 +152,20 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
         Ok(Some(version)) if version > newest => {
             findings.bad("schema", format!("version {version}, this binary knows {newest}"), "Use the newer binary.")
         }
-        Ok(version) => findings.bad("schema", format!("version {} of {newest}", version.unwrap_or(0)), "Run: triggers migrate"),
+        Ok(version) => {
+            findings.bad("schema", format!("version {} of {newest}", version.unwrap_or(0)), "Run: triggers migrate")
+        }
         Err(_) => findings.bad("schema", "none", "Run: triggers migrate"),
     }
 }
 
-/// Positions outside of their logs stop their partitions. That Kafka or PostgreSQL do not answer, or that there is no schema, was told by now.
-async fn check_positions(findings: &mut Findings, kafka: &KafkaConfig, config: &postgres::PostgresConfig) -> Result<()> {
+/// Positions outside of their logs stop their partitions. That Kafka or PostgreSQL do not answer, or that there is no
+/// schema, was told by now.
+async fn check_positions(
+    findings: &mut Findings,
+    kafka: &KafkaConfig,
+    config: &postgres::PostgresConfig,
+) -> Result<()> {
     let Ok(pool) = postgres::connect(config) else { return Ok(()) };
     if postgres::reach(&pool).await.is_err() {
         return Ok(());
@@ -150,7 +175,9 @@ async fn check_positions(findings: &mut Findings, kafka: &KafkaConfig, config: &
     let Ok(looked) = positions::look(kafka, &stored, TIMEOUT).await else { return Ok(()) };
     let mut outsiders = 0;
     for (position, bounds) in stored.iter().zip(&looked) {
-        let Some(outside) = bounds.as_ref().ok().and_then(|bounds| outside(position.next_offset, bounds)) else { continue };
+        let Some(outside) = bounds.as_ref().ok().and_then(|bounds| outside(position.next_offset, bounds)) else {
+            continue;
+        };
         outsiders += 1;
         let why = format!("{} in {}[{}]: {outside}", position.consumer, position.topic, position.partition);
         findings.bad("positions", why, "Its partition stands. Decide, and mend it: triggers positions list")?;
@@ -158,5 +185,8 @@ async fn check_positions(findings: &mut Findings, kafka: &KafkaConfig, config: &
     if outsiders > 0 {
         return Ok(());
     }
-    findings.good("positions", format!("{} of {} are known to be inside of their logs", looked.iter().flatten().count(), stored.len()))
+    findings.good(
+        "positions",
+        format!("{} of {} are known to be inside of their logs", looked.iter().flatten().count(), stored.len()),
+    )
 }

@@ -57,7 +57,9 @@ pub async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
             let rows = answer.get("endpoints").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             print::table(rows, &[("ID", "/id"), ("URL", "/url"), ("TYPES", "/event_types"), ("STATUS", "/status")])
         }
-        Action::Show { id } => print::json(&client.fetch(client.request(As::Key, Method::GET, &format!("/v1/endpoints/{id}"))?).await?),
+        Action::Show { id } => {
+            print::json(&client.fetch(client.request(As::Key, Method::GET, &format!("/v1/endpoints/{id}"))?).await?)
+        }
         Action::Delete { id } => {
             client.order(client.request(As::Key, Method::DELETE, &format!("/v1/endpoints/{id}"))?).await?;
             print::line("deleted")

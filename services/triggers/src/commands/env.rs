@@ -1,4 +1,5 @@
-//! `triggers env`: shell lines that make the local system the default for curl and for every command: `eval "$(triggers env)"`.
+//! `triggers env`: shell lines that make the local system the default for curl and for every command: `eval "$(triggers
+//! env)"`.
 
 use anyhow::Result;
 use clap::Args;
@@ -16,7 +17,8 @@ pub fn run(target: &TargetArgs, EnvArgs {}: EnvArgs) -> Result<()> {
     print::line(&format!("export TRIGGERS_URL={}", quoted(&dev.base_url)))?;
     print::line(&format!("export TRIGGERS_API_KEY={}", quoted(&dev.api_key)))?;
     print::line(&format!("export TRIGGERS_ORGANIZATION={}", quoted(&dev.organization_id)))?;
-    // Not `KAFKA_BROKERS`: from the same shell the next `triggers up` would take it for a Kafka that it should use instead of its own.
+    // Not `KAFKA_BROKERS`: from the same shell the next `triggers up` would take it for a Kafka that it should use
+    // instead of its own.
     print::line(&format!("export TRIGGERS_KAFKA={}", quoted(&dev.kafka_brokers)))
 }
 

@@ -46,7 +46,10 @@ pub async fn run(client: &Client, args: InboxArgs) -> Result<()> {
     } else {
         let cells = |event: page::Event| json!({"id": event.event_id, "type": event.event_type, "time": event.timestamp, "status": event.status, "payload": event.payload.get()});
         let rows: Vec<Value> = page.read()?.into_iter().map(cells).collect();
-        print::table(&rows, &[("ID", "/id"), ("TYPE", "/type"), ("TIME", "/time"), ("STATUS", "/status"), ("PAYLOAD", "/payload")])?;
+        print::table(
+            &rows,
+            &[("ID", "/id"), ("TYPE", "/type"), ("TIME", "/time"), ("STATUS", "/status"), ("PAYLOAD", "/payload")],
+        )?;
     }
     if let Some(cursor) = page.next_cursor {
         eprintln!("more: triggers inbox --cursor {cursor}");

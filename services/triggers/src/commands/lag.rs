@@ -52,13 +52,20 @@ pub async fn run(args: LagArgs) -> Result<()> {
     .fetch_all(&pool)
     .await
     .context("the positions could not be read")?;
-    let place = |(consumer, topic, partition, next_offset, record_time)| Place { consumer, topic, partition, next_offset, record_time };
+    let place = |(consumer, topic, partition, next_offset, record_time)| Place {
+        consumer,
+        topic,
+        partition,
+        next_offset,
+        record_time,
+    };
     let mut places: Vec<Place> = rows.into_iter().map(place).collect();
     // Of a replay that was interrupted nothing is behind.
     places.retain(|place| place.consumer != REPLAY);
     let ends = log_ends(kafka, &places).await?;
     let now = OffsetDateTime::now_utc();
-    let lines: Vec<Value> = if args.partitions { by_partition(&places, &ends, now) } else { by_topic(&places, &ends, now) };
+    let lines: Vec<Value> =
+        if args.partitions { by_partition(&places, &ends, now) } else { by_topic(&places, &ends, now) };
     let mut columns = vec![("CONSUMER", "/consumer"), ("TOPIC", "/topic")];
     if args.partitions {
         columns.extend([("PARTITION", "/partition"), ("NEXT", "/next_offset"), ("END", "/log_end")]);
@@ -85,12 +92,14 @@ async fn log_ends(kafka: KafkaConfig, places: &[Place]) -> Result<BTreeMap<(Stri
     read.await?.context("Kafka did not answer")
 }
 
-/// Records behind, and an upper bound of the seconds that the oldest of them has waited: since the last record that was passed. After a
-/// quiet hour the next record counts as an hour late until it is passed. None: no record was ever passed.
+/// Records behind, and an upper bound of the seconds that the oldest of them has waited: since the last record that was
+/// passed. After a quiet hour the next record counts as an hour late until it is passed. None: no record was ever
+/// passed.
 fn lag(place: &Place, ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> (i64, Option<f64>) {
     let end = ends.get(&(place.topic.clone(), place.partition)).copied().unwrap_or(place.next_offset);
     let records = (end - place.next_offset).max(0);
-    let seconds = if records == 0 { Some(0.0) } else { place.record_time.map(|time| (now - time).as_seconds_f64().max(0.0)) };
+    let seconds =
+        if records == 0 { Some(0.0) } else { place.record_time.map(|time| (now - time).as_seconds_f64().max(0.0)) };
     (records, seconds)
 }
 

@@ -1,4 +1,5 @@
-//! `triggers migrate`: brings the database to this version's schema. Safe to run again, and from several places at once.
+//! `triggers migrate`: brings the database to this version's schema. Safe to run again, and from several places at
+//! once.
 
 use anyhow::{Context, Result};
 use clap::Args;

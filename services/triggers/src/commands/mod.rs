@@ -1,4 +1,5 @@
-//! The command line for operators and developers. Each command's own file says what it does; here is only which there are.
+//! The command line for operators and developers. Each command's own file says what it does; here is only which there
+//! are.
 
 mod ack;
 mod dlq;

@@ -46,7 +46,9 @@ enum Action {
 pub async fn run(client: &Client, args: OrgArgs) -> Result<()> {
     match args.action {
         Action::Create { name, tier } => {
-            let request = client.request(As::Operator, Method::POST, "/v1/organizations")?.json(&json!({"name": name, "tier": tier}));
+            let request = client
+                .request(As::Operator, Method::POST, "/v1/organizations")?
+                .json(&json!({"name": name, "tier": tier}));
             print::json(&client.fetch(request).await?)
         }
         Action::List => {

@@ -1,4 +1,5 @@
-//! A page of the inbox as the commands read it: events stay the text they came as, because a valid payload may hold what no `Value` can.
+//! A page of the inbox as the commands read it: events stay the text they came as, because a valid payload may hold
+//! what no `Value` can.
 
 use anyhow::Result;
 use reqwest::Method;

@@ -61,7 +61,8 @@ pub fn rows(array: &[Value], columns: &[(&str, &str)], output: Option<Output>) -
         Some(Value::String(text)) => shown(text),
         Some(other) => other.to_string(),
     };
-    let rows: Vec<Vec<String>> = array.iter().map(|row| columns.iter().map(|(_, pointer)| cell(row, pointer)).collect()).collect();
+    let rows: Vec<Vec<String>> =
+        array.iter().map(|row| columns.iter().map(|(_, pointer)| cell(row, pointer)).collect()).collect();
     let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([columns[i].0.len()]).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let aligned = |cells: Vec<&str>| {

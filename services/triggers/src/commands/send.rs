@@ -1,6 +1,7 @@
 //! `triggers send`: one event from flags, or many from JSON lines, each line a body of `POST /v1/events`.
 //!
-//! Repeats what may not have been stored, under an `Idempotency-Key` of its own, so that a repeat never becomes a second event.
+//! Repeats what may not have been stored, under an `Idempotency-Key` of its own, so that a repeat never becomes a
+//! second event.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -61,7 +62,8 @@ pub async fn run(client: &Client, args: SendArgs) -> Result<()> {
             // Not through a `Value`: the payload goes out byte for byte.
             let payload: &RawValue = serde_json::from_str(&args.payload).context("the payload is not JSON")?;
             let body = OneEvent { event_type: args.event_type.as_deref(), payload, dedup_id: args.dedup_id.as_deref() };
-            // One request, so that its answer is the answer. The key makes the API's own advice true of this command, too.
+            // One request, so that its answer is the answer. The key makes the API's own advice true of this command,
+            // too.
             let key = args.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
             let mut request = client.request(As::Key, Method::POST, "/v1/events")?.json(&body);
             if args.dedup_id.is_none() {
@@ -69,8 +71,14 @@ pub async fn run(client: &Client, args: SendArgs) -> Result<()> {
             }
             match client.fetch(request).await {
                 Ok(answer) => print::json(&answer),
-                Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.status.is_client_error()) => Err(error),
-                Err(error) if args.dedup_id.is_some() => Err(error.context("not confirmed; send it again with the same --dedup-id")),
+                Err(error)
+                    if error.downcast_ref::<Refused>().is_some_and(|refused| refused.status.is_client_error()) =>
+                {
+                    Err(error)
+                }
+                Err(error) if args.dedup_id.is_some() => {
+                    Err(error.context("not confirmed; send it again with the same --dedup-id"))
+                }
                 Err(error) => Err(error.context(format!("not confirmed; send it again with --idempotency-key {key}"))),
             }
         }
@@ -101,7 +109,8 @@ async fn send_lines(client: &Client, file: &PathBuf, concurrency: u16, quiet: bo
     let (sender, receiver) = mpsc::channel::<Result<(u64, Vec<u8>)>>(usize::from(concurrency) * 2);
     // Reading a file or a pipe blocks, so it has a thread of its own; the channel bounds what it reads ahead.
     let reader = tokio::task::spawn_blocking(move || read_lines(lines, &sender));
-    let numbered = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|line| (line, receiver)) });
+    let numbered =
+        stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|line| (line, receiver)) });
     let outcomes = numbered.map(|line| async {
         let (number, body) = line?;
         let outcome = send_one(client, &body).await;
@@ -122,7 +131,8 @@ async fn send_lines(client: &Client, file: &PathBuf, concurrency: u16, quiet: bo
     if failed.is_ok() {
         reader.await.context("reading was interrupted")?;
     }
-    let (accepted, duplicates, refused) = (tally.accepted.into_inner(), tally.duplicates.into_inner(), tally.refused.into_inner());
+    let (accepted, duplicates, refused) =
+        (tally.accepted.into_inner(), tally.duplicates.into_inner(), tally.refused.into_inner());
     print::line(&format!("{accepted} accepted, {duplicates} duplicates, {refused} refused"))?;
     failed?;
     if refused > 0 { bail!("{refused} lines were refused") } else { Ok(()) }
@@ -156,7 +166,9 @@ fn read_lines(mut lines: Box<dyn BufRead + Send>, sender: &mpsc::Sender<Result<(
         let read = lines.by_ref().take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut line);
         let message = match read {
             Ok(0) => return,
-            Ok(_) if line.len() > MAX_LINE_BYTES => Err(anyhow::anyhow!("line {number} is longer than {MAX_LINE_BYTES} bytes")),
+            Ok(_) if line.len() > MAX_LINE_BYTES => {
+                Err(anyhow::anyhow!("line {number} is longer than {MAX_LINE_BYTES} bytes"))
+            }
             Ok(_) => Ok((number, line.trim_ascii().to_vec())),
             Err(error) => Err(error).with_context(|| format!("line {number} cannot be read")),
         };
@@ -182,8 +194,10 @@ async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
     let mut pause = Duration::from_millis(100);
     let mut last = String::new();
     for attempt in 1..=MAX_TRIES {
-        let mut request =
-            client.request(As::Key, Method::POST, "/v1/events")?.header("content-type", "application/json").body(body.to_vec());
+        let mut request = client
+            .request(As::Key, Method::POST, "/v1/events")?
+            .header("content-type", "application/json")
+            .body(body.to_vec());
         if !named {
             request = request.header("idempotency-key", &key);
         }
@@ -193,11 +207,14 @@ async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
                 // A repeat of our own that was stored after all is no duplicate of the user's.
                 StatusCode::CONFLICT => return Ok(if attempt > 1 { Outcome::Accepted } else { Outcome::Duplicate }),
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                    let asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+                    let asked =
+                        response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
                     last = format!("HTTP {}", response.status().as_u16());
                     pause = asked.map_or(pause, Duration::from_secs);
                 }
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => bail!("the key is refused (HTTP {})", response.status().as_u16()),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    bail!("the key is refused (HTTP {})", response.status().as_u16())
+                }
                 status => return Ok(Outcome::Refused(detail(status, &response.bytes().await.unwrap_or_default()))),
             },
             Err(error) => last = error.without_url().to_string(),

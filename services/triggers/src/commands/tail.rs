@@ -38,6 +38,7 @@ pub async fn run(client: &Client, args: TailArgs) -> Result<()> {
 
 /// The cursor behind everything that is there now: a descending read's first page fixes it.
 async fn end(client: &Client) -> Result<String> {
-    let query = [("limit", "1"), ("order", "desc"), ("include_acknowledged", "true")].map(|(name, value)| (name, value.to_owned()));
+    let query = [("limit", "1"), ("order", "desc"), ("include_acknowledged", "true")]
+        .map(|(name, value)| (name, value.to_owned()));
     page::fetch(client, &query).await?.resume_cursor.ok_or_else(|| anyhow::anyhow!("the answer has no resume_cursor"))
 }

@@ -27,11 +27,13 @@ pub struct ViewCommandArgs {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Build the view anew beside the live one, compare them, and switch over. Run it again to go on after an interruption
+    /// Build the view anew beside the live one, compare them, and switch over. Run it again to go on after an
+    /// interruption
     Rebuild {
         #[command(flatten)]
         system: System,
-        /// Copy what was accepted before this time from the live view (RFC 3339); without it, everything that the log still has is read
+        /// Copy what was accepted before this time from the live view (RFC 3339); without it, everything that the log
+        /// still has is read
         #[arg(long, value_name = "TIME", value_parser = time)]
         from: Option<OffsetDateTime>,
         /// Switch over although the two differ, because the live one is wrong
@@ -123,7 +125,9 @@ pub async fn run(args: ViewCommandArgs) -> Result<()> {
             let done = done?;
             print::line(&format!("{} records read", done.records))?;
             if done.cut_short {
-                print::line("the log does not reach back to that time in every partition; what it no longer has was not read")?;
+                print::line(
+                    "the log does not reach back to that time in every partition; what it no longer has was not read",
+                )?;
             }
             Ok(())
         }
@@ -156,7 +160,8 @@ impl Line {
         let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
         let (begin, end) = if is_terminal { ("\r", "") } else { ("", "\n") };
         // Nobody watches: then nobody misses it.
-        let _written = write!(stderr(), "{begin}{done} of {total} records ({percent} %), {per_second:.0} per second{end}");
+        let _written =
+            write!(stderr(), "{begin}{done} of {total} records ({percent} %), {per_second:.0} per second{end}");
     }
 
     fn end(&self) {

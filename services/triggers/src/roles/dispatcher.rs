@@ -12,7 +12,10 @@ use platform::seal::SealingKey;
 use platform::telemetry::logs;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres, serve_running};
+use super::{
+    Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres,
+    serve_running,
+};
 
 /// Flags of `triggers dispatcher`.
 #[derive(Args)]
@@ -66,13 +69,20 @@ impl Delivery {
 }
 
 /// Starts the dispatcher under `supervisor`.
-pub fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery, shutdown: &CancellationToken) -> Result<()> {
+pub fn start(
+    supervisor: &mut Supervisor,
+    connections: Connections,
+    delivery: Delivery,
+    shutdown: &CancellationToken,
+) -> Result<()> {
     let Connections { kafka, pool, health, is_a_role } = connections;
     let producer = make_producer(&kafka, ProducerSettings::default(), is_a_role)?;
     keep_in_touch(supervisor, &producer, vec![kafka.topics.deliveries.clone()], &health, shutdown);
     let shutdown = shutdown.clone();
     supervisor.spawn("dispatcher", async move {
-        dispatcher::run(delivery.config, pool, producer, kafka, delivery.sealing, health, shutdown).await.map_err(Into::into)
+        dispatcher::run(delivery.config, pool, producer, kafka, delivery.sealing, health, shutdown)
+            .await
+            .map_err(Into::into)
     });
     Ok(())
 }

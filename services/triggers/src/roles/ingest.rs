@@ -20,7 +20,10 @@ use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres, service_info};
+use super::{
+    Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres,
+    service_info,
+};
 
 /// Flags of `triggers ingest`.
 #[derive(Args)]
@@ -110,8 +113,14 @@ pub async fn main(args: IngestArgs) -> Result<()> {
 }
 
 impl Api {
-    /// Serves on `listener` under `supervisor`. Answers the first development organization's id, if there are development keys.
-    pub async fn start(self, supervisor: &mut Supervisor, listener: TcpListener, shutdown: &CancellationToken) -> Result<Option<String>> {
+    /// Serves on `listener` under `supervisor`. Answers the first development organization's id, if there are
+    /// development keys.
+    pub async fn start(
+        self,
+        supervisor: &mut Supervisor,
+        listener: TcpListener,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<String>> {
         let Connections { kafka, pool, health, is_a_role } = self.connections;
         let config = TenancyConfig::new(self.operator_token, self.open_signup);
         let on_loopback = listener.local_addr()?.ip().is_loopback();
@@ -132,8 +141,15 @@ impl Api {
             pool.clone(),
         );
         let reading = postgres::with_settings(&pool, READ_SETTINGS);
-        let inbox = InboxState::new(authenticator.clone(), reading, producer.clone(), kafka.topics.clone(), self.sealing.clone(), written)
-            .until(shutdown.clone());
+        let inbox = InboxState::new(
+            authenticator.clone(),
+            reading,
+            producer.clone(),
+            kafka.topics.clone(),
+            self.sealing.clone(),
+            written,
+        )
+        .until(shutdown.clone());
         let probed = pool.clone();
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
         let api = Router::new()
@@ -144,7 +160,8 @@ impl Api {
         let router = platform::http::mount(api, MountOptions::default())
             .merge(platform::http::running_routes(service_info("ingest"), health.clone()));
         keep_in_touch(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks], &health, shutdown);
-        // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching this process.
+        // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching
+        // this process.
         supervisor.spawn("postgres probe", probe_postgres(probed, health.auxiliary("postgres"), shutdown.clone()));
         let server = platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone());
         supervisor.spawn("http", async move {

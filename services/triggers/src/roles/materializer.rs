@@ -67,13 +67,19 @@ pub async fn main(args: MaterializerArgs) -> Result<()> {
 }
 
 /// Starts the projector under `supervisor`.
-pub fn start(supervisor: &mut Supervisor, connections: Connections, config: ProjectorConfig, shutdown: &CancellationToken) -> Result<()> {
+pub fn start(
+    supervisor: &mut Supervisor,
+    connections: Connections,
+    config: ProjectorConfig,
+    shutdown: &CancellationToken,
+) -> Result<()> {
     let Connections { kafka, pool, health, is_a_role } = connections;
     // Writes dead letters only.
     let producer = make_producer(&kafka, ProducerSettings::default(), is_a_role)?;
     keep_in_touch(supervisor, &producer, vec![kafka.topics.dead_letters.clone()], &health, shutdown);
     let shutdown = shutdown.clone();
-    supervisor
-        .spawn("materializer", async move { projector::run(config, pool, producer, kafka, health, shutdown).await.map_err(Into::into) });
+    supervisor.spawn("materializer", async move {
+        projector::run(config, pool, producer, kafka, health, shutdown).await.map_err(Into::into)
+    });
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The three roles, and what they have in common: shared flags, the connections, the health page, the end.
 //!
-//! Each role's own file puts one slice (or, for `ingest`, the routes of all) together from flags. `up` calls the same functions.
+//! Each role's own file puts one slice (or, for `ingest`, the routes of all) together from flags. `up` calls the same
+//! functions.
 
 pub mod dispatcher;
 pub mod ingest;
@@ -88,9 +89,8 @@ impl SealingArgs {
     /// For a role that only opens: a key of its own making would open nothing.
     fn load_existing(&self) -> Result<SealingKey> {
         match &self.sealing_key_file {
-            Some(path) => {
-                SealingKey::load(path).context("SEALING_KEY_FILE (this role makes none: it takes the one that `triggers ingest` made)")
-            }
+            Some(path) => SealingKey::load(path)
+                .context("SEALING_KEY_FILE (this role makes none: it takes the one that `triggers ingest` made)"),
             None => self.load(),
         }
     }
@@ -114,7 +114,8 @@ impl Connections {
     }
 }
 
-/// Refuses to start on a cluster whose topics contradict the manifest; a cluster that does not answer is no contradiction.
+/// Refuses to start on a cluster whose topics contradict the manifest; a cluster that does not answer is no
+/// contradiction.
 async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
     let manifest = kafka.topics.manifest(args.topic_partitions);
     let differences = match topics::plan(kafka, &manifest, args.replication()).await {
@@ -127,8 +128,8 @@ async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
     judge_topics(&differences)
 }
 
-/// Refuses topics that contradict the manifest, and warns of every other difference. Mends nothing: on a Kafka that was given only the
-/// operator does.
+/// Refuses topics that contradict the manifest, and warns of every other difference. Mends nothing: on a Kafka that was
+/// given only the operator does.
 pub fn judge_topics(differences: &[topics::Difference]) -> Result<()> {
     let fatal = differences.iter().find(|difference| match difference {
         topics::Difference::TooFewReplicas { .. } => true,
@@ -144,8 +145,9 @@ pub fn judge_topics(differences: &[topics::Difference]) -> Result<()> {
     Ok(())
 }
 
-/// Makes a producer of the process. That of a role lives as long as the process: dropping one waits for librdkafka's threads, which wait by the
-/// clock on the wall, and a process that had ended well would hang for as long as that was set back.
+/// Makes a producer of the process. That of a role lives as long as the process: dropping one waits for librdkafka's
+/// threads, which wait by the clock on the wall, and a process that had ended well would hang for as long as that was
+/// set back.
 fn make_producer(kafka: &KafkaConfig, settings: ProducerSettings, is_a_role: bool) -> Result<Producer> {
     let producer = Producer::new(kafka, settings).context("the Kafka producer could not be made")?;
     if is_a_role {
@@ -155,7 +157,13 @@ fn make_producer(kafka: &KafkaConfig, settings: ProducerSettings, is_a_role: boo
 }
 
 /// Tells `kafka` whether the topics that `producer` writes answer.
-fn keep_in_touch(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>, health: &Health, shutdown: &CancellationToken) {
+fn keep_in_touch(
+    supervisor: &mut Supervisor,
+    producer: &Producer,
+    topics: Vec<String>,
+    health: &Health,
+    shutdown: &CancellationToken,
+) {
     let (producer, kafka, shutdown) = (producer.clone(), health.component("kafka"), shutdown.clone());
     supervisor.spawn("kafka probe", async move {
         producer.keep_in_touch(&topics, kafka, shutdown).await;
@@ -179,7 +187,13 @@ async fn probe_postgres(pool: PgPool, postgres: Component, shutdown: Cancellatio
 }
 
 /// Serves health and metrics, which is all that a consumer serves over HTTP.
-fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str, health: Health, shutdown: &CancellationToken) {
+fn serve_running(
+    supervisor: &mut Supervisor,
+    listener: TcpListener,
+    role: &'static str,
+    health: Health,
+    shutdown: &CancellationToken,
+) {
     let router = Router::new().merge(platform::http::running_routes(service_info(role), health));
     let server = platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone());
     supervisor.spawn("http", async move { Ok(server.await?) });
@@ -199,7 +213,11 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
             Ok(listener)
         }
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            anyhow::bail!("port {} on {} is in use by another program; choose another one", address.port(), address.ip())
+            anyhow::bail!(
+                "port {} on {} is in use by another program; choose another one",
+                address.port(),
+                address.ip()
+            )
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {address}")),
     }

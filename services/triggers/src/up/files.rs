@@ -1,5 +1,5 @@
-//! The small files that `up` keeps in its data folder: secrets that must be the same at the next start, and `dev.json`, by which scripts and
-//! the command line find the running system.
+//! The small files that `up` keeps in its data folder: secrets that must be the same at the next start, and `dev.json`,
+//! by which scripts and the command line find the running system.
 
 use std::fs;
 use std::io::{self, Write};
@@ -48,7 +48,8 @@ impl DevJson {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(DEV_JSON);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} does not hold what `triggers up` writes", path.display()))
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} does not hold what `triggers up` writes", path.display()))
     }
 
     /// Takes it away at the end, so that nothing points at a system that is gone.
@@ -62,7 +63,9 @@ pub fn secret(folder: &Path, name: &str, make: impl FnOnce() -> String) -> Resul
     let path = folder.join(name);
     match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot read {}", path.display()))
+        }
         _ => {
             let secret = make();
             drop(fs::remove_file(&path));

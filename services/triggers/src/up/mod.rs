@@ -1,6 +1,7 @@
 //! `triggers up`: a real Kafka, a real PostgreSQL and all roles in one process, for development on one machine.
 //!
-//! Everything listens on 127.0.0.1 alone. Starting and ending the two servers is `devstack`'s business; what a role is made of is `roles`'.
+//! Everything listens on 127.0.0.1 alone. Starting and ending the two servers is `devstack`'s business; what a role is
+//! made of is `roles`'.
 
 mod banner;
 pub mod files;
@@ -91,11 +92,18 @@ async fn start_stack(args: &UpArgs) -> Result<Stack> {
     Ok(Stack::start(options).await?)
 }
 
-async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, folder: &Path, shutdown: CancellationToken) -> Result<()> {
+async fn serve(
+    args: &UpArgs,
+    listener: tokio::net::TcpListener,
+    stack: &Stack,
+    folder: &Path,
+    shutdown: CancellationToken,
+) -> Result<()> {
     let brokers = args.kafka_brokers.clone().unwrap_or_else(|| stack.kafka_brokers().to_owned());
     let database_url = args.database_url.clone().unwrap_or_else(|| stack.database_url());
     let mut kafka = KafkaConfig::new(&brokers, "");
-    // On a Kafka of its own this process is always the same member: after a kill its partitions need not wait for the dead one's session.
+    // On a Kafka of its own this process is always the same member: after a kill its partitions need not wait for the
+    // dead one's session.
     kafka.instance = args.kafka_brokers.is_none().then(|| "up".to_owned());
     let pool = postgres::connect(&PostgresConfig::new(&database_url)).context("DATABASE_URL")?;
     postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;
@@ -121,7 +129,12 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
     };
     let organization_id = api.start(&mut supervisor, listener, &shutdown).await?;
     roles::materializer::start(&mut supervisor, connections.clone(), args.view.projector(), &shutdown)?;
-    roles::dispatcher::start(&mut supervisor, connections.clone(), roles::dispatcher::Delivery::local(sealing), &shutdown)?;
+    roles::dispatcher::start(
+        &mut supervisor,
+        connections.clone(),
+        roles::dispatcher::Delivery::local(sealing),
+        &shutdown,
+    )?;
 
     let dev = DevJson {
         metrics_urls: vec![format!("{base_url}/metrics")],
@@ -148,8 +161,9 @@ async fn serve(args: &UpArgs, listener: tokio::net::TcpListener, stack: &Stack, 
 async fn make_topics(kafka: &KafkaConfig, own: bool) -> Result<()> {
     let replication = topics::Replication { factor: 1, min_in_sync: 1 };
     let manifest = kafka.topics.manifest(schemas::topics::DEFAULT_PARTITIONS);
-    let differences =
-        topics::plan(kafka, &manifest, replication).await.with_context(|| format!("the topics of {} could not be read", kafka.brokers))?;
+    let differences = topics::plan(kafka, &manifest, replication)
+        .await
+        .with_context(|| format!("the topics of {} could not be read", kafka.brokers))?;
     let (made, left): (Vec<Difference>, Vec<Difference>) =
         differences.into_iter().partition(|difference| own || matches!(difference, Difference::Missing(_)));
     roles::judge_topics(&left)?;

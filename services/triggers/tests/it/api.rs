@@ -58,7 +58,10 @@ impl Reply {
         assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1, "{:?}", reply.headers);
         let problem = reply.json();
         assert_eq!(problem["status"], 503);
-        assert!(problem["detail"].is_string() && problem["error_code"].is_string() && problem["request_id"].is_string(), "{problem}");
+        assert!(
+            problem["detail"].is_string() && problem["error_code"].is_string() && problem["request_id"].is_string(),
+            "{problem}"
+        );
         reply
     }
 }
@@ -74,7 +77,8 @@ impl Api {
 
     /// Makes an organization without limits and a key for it, as the operator.
     pub async fn of_new_organization(base_url: &str, operator_token: &str, name: &str) -> Self {
-        let operator = Self { http: http(), base_url: base_url.to_owned(), key: operator_token.to_owned(), org_id: String::new() };
+        let operator =
+            Self { http: http(), base_url: base_url.to_owned(), key: operator_token.to_owned(), org_id: String::new() };
         let wanted = json!({"name": name, "tier": "enterprise", "rate_limit_per_minute": 0});
         let made = operator.post("/v1/organizations", &wanted).await.expect(201).json();
         let org_id = made["id"].as_str().unwrap().to_owned();
@@ -113,7 +117,13 @@ impl Api {
 
     /// Posts an event under an idempotency key.
     pub async fn post_event_as(&self, idempotency_key: &str, body: &Value) -> Reply {
-        self.send(self.http.request(Method::POST, self.url("/v1/events")).header("idempotency-key", idempotency_key).json(body)).await
+        self.send(
+            self.http
+                .request(Method::POST, self.url("/v1/events"))
+                .header("idempotency-key", idempotency_key)
+                .json(body),
+        )
+        .await
     }
 
     /// Posts an event that must be accepted; answers its id.

@@ -25,7 +25,8 @@ async fn wrong_usage_ends_with_2_and_help_with_0_and_a_system_that_is_not_there_
     }
     let finished = finish(triggers(folder.path()), &["inbox"]).await.expect(1);
     assert!(finished.log.starts_with("triggers: ") && finished.log.lines().count() == 1, "{}", finished.log);
-    let finished = finish(triggers(folder.path()), &["inbox", "--url", "http://127.0.0.1:1", "--key", "k"]).await.expect(1);
+    let finished =
+        finish(triggers(folder.path()), &["inbox", "--url", "http://127.0.0.1:1", "--key", "k"]).await.expect(1);
     assert!(finished.log.contains("is it running?") && finished.log.lines().count() == 1, "{}", finished.log);
 }
 
@@ -45,7 +46,10 @@ async fn organizations_and_keys(system: &System, api: &Api) -> Api {
     let made = system.run_as(api, &["org", "create", "Acme", "--tier", "enterprise"]).await.expect(0).json();
     let id = made[0]["id"].as_str().unwrap();
     let listed = system.run_as(api, &["org", "list"]).await.expect(0).json();
-    assert!(listed.iter().any(|org| org["id"] == id && org["name"] == "Acme" && org["tier"] == "enterprise"), "{listed:?}");
+    assert!(
+        listed.iter().any(|org| org["id"] == id && org["name"] == "Acme" && org["tier"] == "enterprise"),
+        "{listed:?}"
+    );
     assert_eq!(system.run_as(api, &["org", "show", id]).await.expect(0).json()[0]["name"], "Acme");
     system.run_as(api, &["org", "create", "Acme", "--tier", "golden"]).await.expect(1);
 
@@ -104,12 +108,16 @@ async fn acks(system: &System, api: &Api, id: &str) {
 }
 
 async fn endpoints(system: &System, api: &Api) {
-    let create = ["endpoint", "create", "https://example.com/hook", "--event-type", "order.*", "--description", "orders"];
+    let create =
+        ["endpoint", "create", "https://example.com/hook", "--event-type", "order.*", "--description", "orders"];
     let made = system.run_as(api, &create).await.expect(0).json();
     assert!(made[0]["secret"].as_str().unwrap().starts_with("whsec_"));
     let id = made[0]["id"].as_str().unwrap();
     let listed = system.run_as(api, &["endpoint", "list"]).await.expect(0).json();
-    assert_eq!((listed.len(), &listed[0]["id"], &listed[0]["url"]), (1, &json!(id), &json!("https://example.com/hook")));
+    assert_eq!(
+        (listed.len(), &listed[0]["id"], &listed[0]["url"]),
+        (1, &json!(id), &json!("https://example.com/hook"))
+    );
     assert!(listed[0]["secret"].is_null(), "the secret is shown once");
     system.run_as(api, &["endpoint", "delete", id]).await.expect(0);
     assert!(system.run_as(api, &["endpoint", "list"]).await.expect(0).output.is_empty());

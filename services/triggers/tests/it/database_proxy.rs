@@ -1,5 +1,5 @@
-//! A proxy before PostgreSQL that cuts connections around their COMMIT: just before it is passed on, so that it never happened, or when the
-//! answer has come and was not passed on, so that the client cannot know.
+//! A proxy before PostgreSQL that cuts connections around their COMMIT: just before it is passed on, so that it never
+//! happened, or when the answer has come and was not passed on, so that the client cannot know.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -112,7 +112,12 @@ async fn pass_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, silence: 
     }
 }
 
-async fn pass_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, silence: &Silence, counts: &Counts) -> std::io::Result<()> {
+async fn pass_requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    silence: &Silence,
+    counts: &Counts,
+) -> std::io::Result<()> {
     // The first message has no type.
     let mut message = Vec::new();
     read_message(&mut from, &mut message).await?;

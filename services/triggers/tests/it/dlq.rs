@@ -85,7 +85,10 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
     assert_eq!(mistyped.output, "");
     assert!(mistyped.log.contains("there are: unknown_organization"), "{}", mistyped.log);
     let wanted = place(&topic, wanted);
-    assert!(listed.iter().any(|letter| letter["place"] == wanted.as_str() && letter["organization"] == late.as_str()), "{listed:?}");
+    assert!(
+        listed.iter().any(|letter| letter["place"] == wanted.as_str() && letter["organization"] == late.as_str()),
+        "{listed:?}"
+    );
 
     let tenant = found(&system, &api, &late).await;
     tenant.post("/v1/endpoints", &json!({"url": receiver.url})).await.expect(201);
@@ -94,7 +97,8 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
         assert_eq!(done.output, "1 redriven\n");
     }
     system.run(&["dlq", "redrive", "--org", &late]).await.expect(1);
-    let done = system.run(&["dlq", "redrive", "--org", &late, "--class", "unknown_organization", "--yes"]).await.expect(0);
+    let done =
+        system.run(&["dlq", "redrive", "--org", &late, "--class", "unknown_organization", "--yes"]).await.expect(0);
     assert_eq!(done.output, "3 redriven\n");
     // A native producer that sends an id of its own twice.
     avro.event_id = EventId::generate();
@@ -109,10 +113,13 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
     let types: Vec<&Value> = inbox.iter().map(|event| &event["event_type"]).collect();
     assert_eq!(types, ["wanted", "other", "avro", "avro", "last"]);
     let shown = system.run(&["dlq", "show", &wanted]).await.expect(0).json().remove(0);
-    let value = |name: &str| shown["headers"].as_array().unwrap().iter().find(|h| h["name"] == name).unwrap()["value"]["text"].clone();
+    let value = |name: &str| {
+        shown["headers"].as_array().unwrap().iter().find(|h| h["name"] == name).unwrap()["value"]["text"].clone()
+    };
     let number = |name: &str| value(name).as_str().unwrap().parse::<i64>().unwrap();
     let partition = i32::try_from(number("triggers-dlq-partition")).unwrap();
-    let first_id = EventId::of_place(&topic, partition, number("triggers-dlq-offset"), number("triggers-dlq-timestamp"));
+    let first_id =
+        EventId::of_place(&topic, partition, number("triggers-dlq-offset"), number("triggers-dlq-timestamp"));
     assert_eq!(inbox[0]["event_id"], first_id.to_string());
     assert_eq!(value("x-mine"), "kept");
 
@@ -126,7 +133,8 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
         let lag = system.run(&["lag"]).await.expect(0).json();
         let done = lag.iter().filter(|line| line["topic"] == topic.as_str()).all(|line| line["lag_records"] == 0);
         let database = system.database().await;
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM delivery_schedule").fetch_one(&database).await.unwrap();
+        let open: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM delivery_schedule").fetch_one(&database).await.unwrap();
         (done && open == 0).then_some(())
     })
     .await;
@@ -164,7 +172,10 @@ async fn a_record_that_stays_unreadable_stays_one_letter_with_its_newest_reason_
         async move { system.run(&[&["dlq", "list"][..], args].concat()).await.expect(0).json().len() }
     };
     assert_eq!((only(&["--limit", "1"]).await, only(&["--all"]).await), (1, 2));
-    assert_eq!((only(&["--since", "2999-01-01T00:00:00Z"]).await, only(&["--until", "2999-01-01T00:00:00Z"]).await), (0, 2));
+    assert_eq!(
+        (only(&["--since", "2999-01-01T00:00:00Z"]).await, only(&["--until", "2999-01-01T00:00:00Z"]).await),
+        (0, 2)
+    );
     assert_eq!((only(&["--topic", topics::EVENTS]).await, only(&["--topic", topics::ACKS]).await), (2, 0));
     let table = system.run(&["dlq", "list", "--output", "table"]).await.expect(0).output;
     assert!(table.starts_with("PLACE") && table.lines().count() == 3, "{table}");
@@ -180,13 +191,21 @@ async fn a_record_that_stays_unreadable_stays_one_letter_with_its_newest_reason_
     let page = tenant.get("/v1/rejected").await.expect(200).json();
     let rejected = page["rejected"].as_array().unwrap();
     assert_eq!((rejected.len(), &page["has_more"]), (2, &json!(false)), "{page}");
-    assert!(rejected.iter().all(|row| row["error_code"] == "malformed" && row["topic"] == topic && row["position"].is_string()));
-    assert_eq!(rejected[0]["offset"].as_i64(), shown["refused_at"].as_str().unwrap().rsplit('/').next().unwrap().parse().ok());
+    assert!(
+        rejected
+            .iter()
+            .all(|row| row["error_code"] == "malformed" && row["topic"] == topic && row["position"].is_string())
+    );
+    assert_eq!(
+        rejected[0]["offset"].as_i64(),
+        shown["refused_at"].as_str().unwrap().rsplit('/').next().unwrap().parse().ok()
+    );
     let page = api.get("/v1/rejected").await.expect(200).json();
     assert_eq!(page["rejected"][0]["error_code"], "bad_origin");
 
     system.run(&["dlq", "redrive", &misled]).await.expect(0);
-    eventually(PATIENCE, "the mended one is in the inbox", || async { (api.inbox(50).await.len() == 1).then_some(()) }).await;
+    eventually(PATIENCE, "the mended one is in the inbox", || async { (api.inbox(50).await.len() == 1).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,7 +215,10 @@ async fn a_record_too_large_for_the_dead_letters_goes_back_from_the_log_or_is_re
     let (events, letters) = (system.topic(topics::EVENTS), system.topic(topics::DEAD_LETTERS));
     // Small on the wire, but not when it is read.
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &system.brokers).set("compression.type", "gzip").set("message.max.bytes", "10000000");
+    config
+        .set("bootstrap.servers", &system.brokers)
+        .set("compression.type", "gzip")
+        .set("message.max.bytes", "10000000");
     let compressing: FutureProducer = config.create().unwrap();
     let value = vec![b' '; 4_000_000];
     let record = FutureRecord::to(&events).partition(0).key(&api.org_id).payload(&value);
@@ -221,7 +243,8 @@ async fn a_record_too_large_for_the_dead_letters_goes_back_from_the_log_or_is_re
         ("triggers-dlq-timestamp", "1700000000000"),
         ("triggers-dlq-error-class", "value_too_large"),
     ];
-    let headers = gone.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+    let headers =
+        gone.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
     compressing.send(FutureRecord::<(), ()>::to(&letters).headers(headers), PATIENCE).await.unwrap();
     let place = place(&events, (0, 4_000_000));
     let refused = system.run(&["dlq", "redrive", &place]).await.expect(1);
@@ -243,13 +266,24 @@ async fn redriving_needs_a_choice_and_says_how_far_it_came_when_it_fails() {
     }
     dead_letters(&system, 3).await;
 
-    for wrong in [&["dlq", "redrive"][..], &["dlq", "redrive", "no-place"], &["dlq", "list", "--since", "yesterday"], &["dlq", "show"]] {
+    for wrong in [
+        &["dlq", "redrive"][..],
+        &["dlq", "redrive", "no-place"],
+        &["dlq", "list", "--since", "yesterday"],
+        &["dlq", "show"],
+    ] {
         system.run(wrong).await.expect(2);
     }
     let nowhere = place(&topic, (0, 1_000_000));
-    for failing in [&["dlq", "show", &nowhere][..], &["dlq", "redrive", &places[0], &nowhere], &["dlq", "redrive", "--all"]] {
+    for failing in
+        [&["dlq", "show", &nowhere][..], &["dlq", "redrive", &places[0], &nowhere], &["dlq", "redrive", "--all"]]
+    {
         let failed = system.run(failing).await.expect(1);
-        assert!(failed.log.contains("no dead letter of") || failed.log.contains("3 dead letters match; add --yes"), "{}", failed.log);
+        assert!(
+            failed.log.contains("no dead letter of") || failed.log.contains("3 dead letters match; add --yes"),
+            "{}",
+            failed.log
+        );
     }
     let dry = system.run(&["dlq", "redrive", "--all", "--dry-run"]).await.expect(0);
     assert!(dry.json().len() == 3 && dry.log.contains("3 would be redriven"), "{}", dry.log);

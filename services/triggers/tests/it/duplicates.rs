@@ -1,4 +1,5 @@
-//! Repeats over two instances of ingest, with a view and a dispatcher behind them: one row and one webhook per event, and every answer leads to it.
+//! Repeats over two instances of ingest, with a view and a dispatcher behind them: one row and one webhook per event,
+//! and every answer leads to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -47,18 +48,22 @@ impl Pair {
         readers
     }
 
-    /// Waits until view and dispatcher have passed everything on the log and nothing waits to be sent; answers what was received, by event.
+    /// Waits until view and dispatcher have passed everything on the log and nothing waits to be sent; answers what was
+    /// received, by event.
     async fn settled(&self, receiver: &mut Receiver) -> BTreeMap<String, usize> {
         let topic = self.system.topic(topics::EVENTS);
         let records = read_topic(&self.system.brokers, &topic).await;
         let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
         for record in &records {
-            ends.entry(record.partition()).and_modify(|end| *end = (*end).max(record.offset() + 1)).or_insert(record.offset() + 1);
+            ends.entry(record.partition())
+                .and_modify(|end| *end = (*end).max(record.offset() + 1))
+                .or_insert(record.offset() + 1);
         }
         let database = self.system.database().await;
         eventually(PATIENCE, "everything is passed and sent", || async {
             for (partition, end) in &ends {
-                let passed = "SELECT count(*) FROM consumer_positions WHERE topic = $1 AND partition = $2 AND next_offset >= $3";
+                let passed =
+                    "SELECT count(*) FROM consumer_positions WHERE topic = $1 AND partition = $2 AND next_offset >= $3";
                 let query = sqlx::query_scalar(passed).bind(&topic).bind(partition).bind(end);
                 let consumers: i64 = query.fetch_one(&database).await.ok()?;
                 if consumers < 2 {
@@ -105,7 +110,8 @@ async fn resolved(api: &Api, id: &str) -> Value {
     event
 }
 
-/// A hundred posts at once under one key: the nth goes to instance n % 2, with the body that `body` gives for that instance.
+/// A hundred posts at once under one key: the nth goes to instance n % 2, with the body that `body` gives for that
+/// instance.
 async fn hundred_at_once(pair: &Pair, key: &'static str, body: fn(usize) -> Value) -> Vec<(usize, Reply)> {
     let mut posts = JoinSet::new();
     for n in 0..100 {
@@ -133,7 +139,11 @@ async fn a_hundred_posts_of_one_idempotency_key_over_two_instances_are_one_row_a
             originals.insert(resolved(api, &id_of(&reply)).await["event_id"].as_str().unwrap().to_owned());
         }
         assert!((1..=2).contains(&fresh), "at most one of each instance is not a replay: {fresh}");
-        assert_eq!(originals.iter().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "every reply leads to the event that was sent");
+        assert_eq!(
+            originals.iter().collect::<Vec<_>>(),
+            before.keys().collect::<Vec<_>>(),
+            "every reply leads to the event that was sent"
+        );
     }
     assert_eq!(api.inbox(50).await.len(), 3, "one row for each key");
     println!("{} records on the log for three events", pair.logged().await);
@@ -146,7 +156,8 @@ async fn two_bodies_that_raced_under_one_idempotency_key_are_two_rows_and_two_we
     let api = &pair.apis[0];
     let mut receiver = receiver(api).await;
     // Without a view neither instance can know of the other: they race for certain.
-    let replies = hundred_at_once(&pair, "k", |instance| json!({"event_type": "a", "payload": {"body": instance}})).await;
+    let replies =
+        hundred_at_once(&pair, "k", |instance| json!({"event_type": "a", "payload": {"body": instance}})).await;
     let mut ids: [BTreeSet<String>; 2] = [BTreeSet::new(), BTreeSet::new()];
     for (instance, reply) in replies {
         ids[instance].insert(id_of(&reply.expect(201)));
@@ -154,7 +165,11 @@ async fn two_bodies_that_raced_under_one_idempotency_key_are_two_rows_and_two_we
     assert_eq!((ids[0].len(), ids[1].len()), (1, 1), "one record for each instance");
     // Each instance refuses the other's body from what it knows itself.
     for (instance, api) in pair.apis.iter().enumerate() {
-        let other = api.post_event_as("k", &json!({"event_type": "a", "payload": {"body": 1 - instance}})).await.expect(422).json();
+        let other = api
+            .post_event_as("k", &json!({"event_type": "a", "payload": {"body": 1 - instance}}))
+            .await
+            .expect(422)
+            .json();
         assert_eq!(other["error_code"], "idempotency_key_reused");
     }
     let readers = pair.readers().await;
@@ -164,7 +179,10 @@ async fn two_bodies_that_raced_under_one_idempotency_key_are_two_rows_and_two_we
     assert_eq!(inbox.len(), 2, "nothing that was accepted is lost");
     for (instance, ids) in ids.iter().enumerate() {
         let event = resolved(api, ids.first().unwrap()).await;
-        assert_eq!((&event["payload"], event["event_id"].as_str()), (&json!({"body": instance}), ids.first().map(String::as_str)));
+        assert_eq!(
+            (&event["payload"], event["event_id"].as_str()),
+            (&json!({"body": instance}), ids.first().map(String::as_str))
+        );
     }
     drop(readers);
 }
@@ -219,17 +237,27 @@ async fn names_and_content_are_recognized_over_instances_and_each_kind_and_organ
     ];
     let by_key = id_of(&api.post_event_as("k", &named(3)).await.expect(201));
     let foreign = id_of(&stranger.post("/v1/events", &named(1)).await.expect(201));
-    let made = api.post("/v1/keys", &json!({"name": "content", "role": "produce", "content_dedup": true})).await.expect(201).json();
+    let made = api
+        .post("/v1/keys", &json!({"name": "content", "role": "produce", "content_dedup": true}))
+        .await
+        .expect(201)
+        .json();
     let key = made["key"].as_str().unwrap();
     let mut by_content = Vec::new();
     for api in [api, other_instance] {
         let api = api.with_key(key);
         by_content.push(id_of(&api.post("/v1/events", &event(4)).await.expect(201)));
         let again = api.post("/v1/events", &event(4)).await.expect(200).json();
-        assert_eq!((again["event_id"].as_str(), &again["duplicate"]), (by_content.last().map(String::as_str), &json!(true)));
+        assert_eq!(
+            (again["event_id"].as_str(), &again["duplicate"]),
+            (by_content.last().map(String::as_str), &json!(true))
+        );
     }
     // A key that did not ask for it sends the same content as often as it likes.
-    let plain = [id_of(&api.post("/v1/events", &event(4)).await.expect(201)), id_of(&api.post("/v1/events", &event(4)).await.expect(201))];
+    let plain = [
+        id_of(&api.post("/v1/events", &event(4)).await.expect(201)),
+        id_of(&api.post("/v1/events", &event(4)).await.expect(201)),
+    ];
 
     let readers = pair.readers().await;
     let received = pair.settled(&mut receiver).await;
@@ -242,7 +270,8 @@ async fn names_and_content_are_recognized_over_instances_and_each_kind_and_organ
         originals.pop_first().unwrap()
     };
     let expected: BTreeSet<String> =
-        [event_of(&by_name).await, by_key.clone(), event_of(&by_content).await, plain[0].clone(), plain[1].clone()].into();
+        [event_of(&by_name).await, by_key.clone(), event_of(&by_content).await, plain[0].clone(), plain[1].clone()]
+            .into();
     let shown: BTreeSet<String> = crate::api::ids(&api.inbox(50).await).into_iter().collect();
     assert_eq!(shown, expected);
     assert_eq!(received, expected.iter().map(|id| (id.clone(), 1)).collect(), "each is sent once");
@@ -250,7 +279,8 @@ async fn names_and_content_are_recognized_over_instances_and_each_kind_and_organ
     // What the producer calls it is shown, also where the header names its repeats.
     assert_eq!(resolved(api, &by_key).await["dedup_id"], "k");
 
-    // Now that the view has decided, the instance that lost the race answers with the original too, once it asks the view.
+    // Now that the view has decided, the instance that lost the race answers with the original too, once it asks the
+    // view.
     let original = event_of(&by_name).await;
     let restarted = pair.system.role("ingest", &[]);
     let mut fresh = api.clone();
@@ -260,7 +290,8 @@ async fn names_and_content_are_recognized_over_instances_and_each_kind_and_organ
         (reply.status == 409).then(|| reply.json())
     })
     .await;
-    // A look-up that was late accepted one meanwhile, which this instance then knows of: it leads to the original all the same.
+    // A look-up that was late accepted one meanwhile, which this instance then knows of: it leads to the original all
+    // the same.
     eventually(PATIENCE, "it leads to the original", || async {
         let event = api.get(&format!("/v1/events/{}", told["event_id"].as_str()?)).await;
         (event.status == 200 && event.json()["event_id"] == original.as_str()).then_some(())

@@ -20,7 +20,8 @@ use crate::log::Writer;
 use crate::system::System;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What was in flight at the answer has arrived by then, on a busy machine too. Retries come each second, for twenty seconds.
+/// What was in flight at the answer has arrived by then, on a busy machine too. Retries come each second, for twenty
+/// seconds.
 const IN_FLIGHT: Duration = Duration::from_secs(3);
 
 /// What arrived: at which path, under which id, and when.
@@ -46,7 +47,8 @@ impl Hooks {
     /// Ids that arrived at a path after this time.
     fn since(&self, name: &str, after: Option<Instant>) -> BTreeSet<String> {
         let arrivals = self.arrivals.lock().unwrap();
-        let counts = |(at_name, _, at): &&(String, String, Instant)| at_name == name && after.is_none_or(|after| *at > after);
+        let counts =
+            |(at_name, _, at): &&(String, String, Instant)| at_name == name && after.is_none_or(|after| *at > after);
         arrivals.iter().filter(counts).map(|(_, id, _)| id.clone()).collect()
     }
 }
@@ -62,7 +64,8 @@ async fn endpoint(api: &Api, url: String) {
     api.post("/v1/endpoints", &json!({"url": url, "retry_schedule": schedule})).await.expect(201);
 }
 
-/// Sends events and acknowledges some until told to stop or refused; answers what was accepted, and what of it was acknowledged.
+/// Sends events and acknowledges some until told to stop or refused; answers what was accepted, and what of it was
+/// acknowledged.
 async fn flow(api: Api, stop: Arc<AtomicBool>) -> (Vec<String>, BTreeSet<String>) {
     let (mut accepted, mut acknowledged) = (Vec::new(), BTreeSet::new());
     while !stop.load(Ordering::Relaxed) {
@@ -84,7 +87,8 @@ async fn flow(api: Api, stop: Arc<AtomicBool>) -> (Vec<String>, BTreeSet<String>
     (accepted, acknowledged)
 }
 
-/// Tables with rows of the organization, the tombstone's own and those of how far its erasure is left out, and emptied endpoints.
+/// Tables with rows of the organization, the tombstone's own and those of how far its erasure is left out, and emptied
+/// endpoints.
 async fn left(database: &PgPool, org_id: &str) -> Vec<String> {
     let tables: Vec<(String,)> = sqlx::query_as(
         "SELECT format('%I.%I', c.table_schema, c.table_name) FROM information_schema.columns c
@@ -96,8 +100,11 @@ async fn left(database: &PgPool, org_id: &str) -> Vec<String> {
     .unwrap();
     let mut found = Vec::new();
     for (table,) in tables {
-        let emptied =
-            if table == "public.endpoints" { "AND NOT (url = '' AND sealed_secret IS NULL AND sealed_headers IS NULL)" } else { "" };
+        let emptied = if table == "public.endpoints" {
+            "AND NOT (url = '' AND sealed_secret IS NULL AND sealed_headers IS NULL)"
+        } else {
+            ""
+        };
         let count = AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE org_id = '{org_id}' {emptied}"));
         let rows: i64 = sqlx::query_scalar(count).fetch_one(database).await.unwrap();
         if rows > 0 {
@@ -122,7 +129,8 @@ async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_o
     endpoint(&erased, format!("{}/fails", hooks.url)).await;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let flowing: Vec<_> = [&kept, &kept, &erased, &erased].map(|api| tokio::spawn(flow(api.clone(), stop.clone()))).into();
+    let flowing: Vec<_> =
+        [&kept, &kept, &erased, &erased].map(|api| tokio::spawn(flow(api.clone(), stop.clone()))).into();
     eventually(PATIENCE, "webhooks arrive and some wait for their next attempt", || async {
         let enough = |name| hooks.since(name, None).len() >= 30;
         (enough("kept") && enough("erased") && enough("fails")).then_some(())
@@ -137,8 +145,10 @@ async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_o
     erased.get("/v1/inbox").await.expect(401);
     operator.delete(&path).await.expect(204);
     assert_eq!(operator.get(&path).await.expect(200).json()["status"], "erasing");
-    eventually(PATIENCE, "it is erased", || async { (operator.get(&path).await.expect(200).json()["status"] == "erased").then_some(()) })
-        .await;
+    eventually(PATIENCE, "it is erased", || async {
+        (operator.get(&path).await.expect(200).json()["status"] == "erased").then_some(())
+    })
+    .await;
     stop.store(true, Ordering::Relaxed);
     let mut flowed = Vec::new();
     for flow in flowing {
@@ -157,12 +167,14 @@ async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_o
     let (partition, offset) = writer.write(&events, None, &erased.org_id, event, &[]).await;
     eventually(PATIENCE, "both consumers have passed it", || async {
         let passed = "SELECT count(*) FROM consumer_positions WHERE topic = $1 AND partition = $2 AND next_offset > $3";
-        let passed: i64 = sqlx::query_scalar(passed).bind(&events).bind(partition).bind(offset).fetch_one(&database).await.unwrap();
+        let passed: i64 =
+            sqlx::query_scalar(passed).bind(&events).bind(partition).bind(offset).fetch_one(&database).await.unwrap();
         (passed == 2).then_some(())
     })
     .await;
     let accepted: BTreeSet<String> = flowed[..2].iter().flat_map(|(accepted, _)| accepted.clone()).collect();
-    let acknowledged: BTreeSet<String> = flowed[..2].iter().flat_map(|(_, acknowledged)| acknowledged.clone()).collect();
+    let acknowledged: BTreeSet<String> =
+        flowed[..2].iter().flat_map(|(_, acknowledged)| acknowledged.clone()).collect();
     nothing_is_missing(&system, &hooks, &kept, (&accepted, &acknowledged)).await;
     system.run(&["view", "rebuild"]).await.expect(0);
     system.run(&["view", "replay", "--from", "2020-01-01T00:00:00Z"]).await.expect(0);
@@ -171,20 +183,29 @@ async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_o
     assert_eq!(read_topic(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await.len(), 0);
 }
 
-/// Every accepted event is in the inbox until it is acknowledged, and was sent to the endpoint, acknowledged before or not.
-async fn nothing_is_missing(system: &System, hooks: &Hooks, api: &Api, (accepted, acknowledged): (&BTreeSet<String>, &BTreeSet<String>)) {
+/// Every accepted event is in the inbox until it is acknowledged, and was sent to the endpoint, acknowledged before or
+/// not.
+async fn nothing_is_missing(
+    system: &System,
+    hooks: &Hooks,
+    api: &Api,
+    (accepted, acknowledged): (&BTreeSet<String>, &BTreeSet<String>),
+) {
     let database = system.database().await;
     eventually(PATIENCE, "the other organization's events are all there", || async {
-        let rows: Vec<(String, bool)> =
-            sqlx::query_as("SELECT event_id::text, acknowledged_at IS NOT NULL FROM view.events WHERE org_id = $1::uuid")
-                .bind(&api.org_id)
-                .fetch_all(&database)
-                .await
-                .unwrap();
+        let rows: Vec<(String, bool)> = sqlx::query_as(
+            "SELECT event_id::text, acknowledged_at IS NOT NULL FROM view.events WHERE org_id = $1::uuid",
+        )
+        .bind(&api.org_id)
+        .fetch_all(&database)
+        .await
+        .unwrap();
         let shown: BTreeSet<&String> = rows.iter().map(|(id, _)| id).collect();
         let done: BTreeSet<&String> = rows.iter().filter(|(_, done)| *done).map(|(id, _)| id).collect();
-        (rows.len() == accepted.len() && accepted.iter().all(|id| shown.contains(id)) && acknowledged.iter().all(|id| done.contains(id)))
-            .then_some(())
+        (rows.len() == accepted.len()
+            && accepted.iter().all(|id| shown.contains(id))
+            && acknowledged.iter().all(|id| done.contains(id)))
+        .then_some(())
     })
     .await;
     eventually(PATIENCE, "they were all sent", || async {

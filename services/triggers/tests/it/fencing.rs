@@ -1,7 +1,8 @@
-//! Instances that are paused past their session, that come, leave and die under load, and commits whose outcome nobody was told.
+//! Instances that are paused past their session, that come, leave and die under load, and commits whose outcome nobody
+//! was told.
 //!
-//! The database itself keeps book of who claimed which partition and who moved its position: an instance that was overtaken must not be
-//! among those who moved it, whatever it had in hand.
+//! The database itself keeps book of who claimed which partition and who moved its position: an instance that was
+//! overtaken must not be among those who moved it, whatever it had in hand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,7 +62,8 @@ impl Bench {
                 $$ BEGIN INSERT INTO public.offered VALUES (NEW.event_id); RETURN NEW; END $$;
             CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW EXECUTE FUNCTION public.note_offered();";
         sqlx::raw_sql(book).execute(&database).await.unwrap();
-        let ingest = system.role("ingest", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]);
+        let ingest =
+            system.role("ingest", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]);
         let base_url = ingest.ready().await;
         // One for every partition: however they are shared, each instance has something to do.
         let mut of_partition = BTreeMap::new();
@@ -89,7 +91,8 @@ impl Bench {
             self.load.push(tokio::spawn(async move {
                 let mut sent = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    let lines: String = (0..10).map(|n| format!("{}\n", json!({"event_type": "n", "payload": sent + n}))).collect();
+                    let lines: String =
+                        (0..10).map(|n| format!("{}\n", json!({"event_type": "n", "payload": sent + n}))).collect();
                     pipe.write_all(lines.as_bytes()).await.unwrap();
                     sent += 10;
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -130,7 +133,11 @@ impl Bench {
     }
 
     async fn claims_of(&self, name: &str) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM public.claimed WHERE instance = $1").bind(name).fetch_one(&self.database).await.unwrap()
+        sqlx::query_scalar("SELECT count(*) FROM public.claimed WHERE instance = $1")
+            .bind(name)
+            .fetch_one(&self.database)
+            .await
+            .unwrap()
     }
 
     /// Starts one and waits until it has partitions.
@@ -142,7 +149,10 @@ impl Bench {
 
     /// Waits until an instance has claimed something again.
     async fn claims(&self, name: &str, before: i64) {
-        eventually(PATIENCE, &format!("{name} claims"), || async { (self.claims_of(name).await > before).then_some(()) }).await;
+        eventually(PATIENCE, &format!("{name} claims"), || async {
+            (self.claims_of(name).await > before).then_some(())
+        })
+        .await;
     }
 
     /// Waits until every partition of the events topic was claimed by this one last.
@@ -157,7 +167,8 @@ impl Bench {
         .await;
     }
 
-    /// Holds that only who claimed an epoch moved a position under it, and that each move began where the last one ended.
+    /// Holds that only who claimed an epoch moved a position under it, and that each move began where the last one
+    /// ended.
     async fn assert_fenced(&self) {
         let by_others = "SELECT count(*) FROM public.moved m WHERE NOT EXISTS
                 (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch, c.instance)
@@ -173,7 +184,10 @@ impl Bench {
     async fn shown_once(&self, total: u64) {
         let total = i64::try_from(total).unwrap();
         let rows = "SELECT count(*) FROM contract.events";
-        eventually(PATIENCE, "there are as many rows as events", || async { (self.number(rows).await >= total).then_some(()) }).await;
+        eventually(PATIENCE, "there are as many rows as events", || async {
+            (self.number(rows).await >= total).then_some(())
+        })
+        .await;
         assert_eq!(self.number(rows).await, total, "exactly");
         assert_eq!(self.number("SELECT count(*) FROM public.offered").await, total, "each was written once");
     }
@@ -186,7 +200,8 @@ async fn assert_received(bench: &Bench, hook: &Hook, total: u64, in_doubt: &[(i6
     hook.wait_for(&log.keys().cloned().collect::<Vec<_>>()).await;
     // Whoever would be sent twice is sent twice soon.
     let open = "SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL";
-    eventually(PATIENCE, "nothing is scheduled any more", || async { (bench.number(open).await == 0).then_some(()) }).await;
+    eventually(PATIENCE, "nothing is scheduled any more", || async { (bench.number(open).await == 0).then_some(()) })
+        .await;
     let mut twice = 0;
     for (id, times) in hook.came() {
         let accepted_at = log[&id];
@@ -211,7 +226,8 @@ async fn a_materializer_paused_past_its_session_in_the_middle_of_a_transaction_c
     // Both flushes wait for this lock, with their positions moved and not committed.
     let mut lock = bench.database.begin().await.unwrap();
     sqlx::query("LOCK TABLE view.events IN SHARE MODE").execute(&mut *lock).await.unwrap();
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     eventually(PATIENCE, "both wait", || async { (bench.number(waiting).await >= 2).then_some(()) }).await;
     first.signal(Signal::STOP);
     lock.rollback().await.unwrap();
@@ -257,7 +273,8 @@ async fn a_dispatcher_paused_past_its_session_loses_nothing_and_repeats_only_wha
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_repeat_only_what_the_dead_one_had_in_hand() {
+async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_repeat_only_what_the_dead_one_had_in_hand()
+{
     let mut bench = Bench::start().await;
     let hook = Hook::slow(Duration::from_millis(20)).await;
     let view = bench.hook(&hook).await;

@@ -15,12 +15,23 @@ pub struct Writer(FutureProducer);
 impl Writer {
     pub fn new(brokers: &str) -> Self {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers).set("acks", "all").set("partitioner", "murmur2_random").set("message.timeout.ms", "30000");
+        config
+            .set("bootstrap.servers", brokers)
+            .set("acks", "all")
+            .set("partitioner", "murmur2_random")
+            .set("message.timeout.ms", "30000");
         Self(config.create().unwrap())
     }
 
     /// Writes one record, to the key's partition unless one is named, and answers where it is.
-    pub async fn write(&self, topic: &str, partition: Option<i32>, key: &str, value: &[u8], headers: &[(&str, &str)]) -> (i32, i64) {
+    pub async fn write(
+        &self,
+        topic: &str,
+        partition: Option<i32>,
+        key: &str,
+        value: &[u8],
+        headers: &[(&str, &str)],
+    ) -> (i32, i64) {
         let with = |all: OwnedHeaders, (key, value): &(&str, &str)| all.insert(Header { key, value: Some(*value) });
         let headers = headers.iter().fold(OwnedHeaders::new(), with);
         let mut record = FutureRecord::to(topic).key(key).payload(value).headers(headers);

@@ -1,7 +1,8 @@
-//! The built binary from outside, as its users have it: processes and their ends, HTTP, Kafka, the command line, webhooks.
+//! The built binary from outside, as its users have it: processes and their ends, HTTP, Kafka, the command line,
+//! webhooks.
 //!
-//! Whole systems are dear: tests of roles share one Kafka and one PostgreSQL, with topics and a database of their own. What a slice does
-//! in detail is shown by its own tests.
+//! Whole systems are dear: tests of roles share one Kafka and one PostgreSQL, with topics and a database of their own.
+//! What a slice does in detail is shown by its own tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod api;

@@ -21,10 +21,17 @@ async fn json_and_cloud_events_written_to_kafka_are_in_the_inbox_and_a_json_ack_
 
     let plain = br#"{"event_type": "plain", "payload": {"n": 1.50, "text": "\u00e9"}}"#;
     writer.write(&topic, None, org, plain, &[]).await;
-    let binary =
-        [("ce_specversion", "1.0"), ("ce_type", "binary"), ("ce_source", "/shop"), ("ce_id", "b-1"), ("content-type", "application/json")];
+    let binary = [
+        ("ce_specversion", "1.0"),
+        ("ce_type", "binary"),
+        ("ce_source", "/shop"),
+        ("ce_id", "b-1"),
+        ("content-type", "application/json"),
+    ];
     writer.write(&topic, None, org, br#"{"n": 2}"#, &binary).await;
-    let structured = json!({"specversion": "1.0", "type": "structured", "source": "/shop", "id": "s-1", "data": {"n": 3}}).to_string();
+    let structured =
+        json!({"specversion": "1.0", "type": "structured", "source": "/shop", "id": "s-1", "data": {"n": 3}})
+            .to_string();
     let cloud_event = [("content-type", headers::CONTENT_TYPE_CLOUDEVENT)];
     writer.write(&topic, None, org, structured.as_bytes(), &cloud_event).await;
 

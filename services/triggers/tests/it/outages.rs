@@ -1,4 +1,5 @@
-//! Kafka or PostgreSQL away: what goes on, what is refused and how soon, and that the same processes work again afterwards.
+//! Kafka or PostgreSQL away: what goes on, what is refused and how soon, and that the same processes work again
+//! afterwards.
 
 use std::time::{Duration, Instant};
 

@@ -31,7 +31,10 @@ async fn recreate(system: &System) {
     for deleted in admin(system).delete_topics(&[&topic], &options()).await.unwrap() {
         deleted.unwrap();
     }
-    eventually(PATIENCE, "the topic is made anew", || async { (system.run(&["topics", "apply"]).await.code == 0).then_some(()) }).await;
+    eventually(PATIENCE, "the topic is made anew", || async {
+        (system.run(&["topics", "apply"]).await.code == 0).then_some(())
+    })
+    .await;
 }
 
 async fn positions(system: &System) -> Vec<Value> {
@@ -69,8 +72,10 @@ async fn post(api: &Api, count: usize) -> Vec<String> {
 }
 
 async fn all_shown(api: &Api, wanted: &[String]) {
-    eventually(PATIENCE, "the inbox has exactly these, in their order", || async { (ids(&api.inbox(1000).await) == wanted).then_some(()) })
-        .await;
+    eventually(PATIENCE, "the inbox has exactly these, in their order", || async {
+        (ids(&api.inbox(1000).await) == wanted).then_some(())
+    })
+    .await;
 }
 
 /// An ascending page from a cursor on: ids, and the cursor that goes on.
@@ -92,8 +97,11 @@ struct Installed {
     hook: Hook,
 }
 
-const QUICK: [(&str, &str); 3] =
-    [("CONSUMER_SESSION_TIMEOUT_MS", "3000"), ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")];
+const QUICK: [(&str, &str); 3] = [
+    ("CONSUMER_SESSION_TIMEOUT_MS", "3000"),
+    ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"),
+    ("WEBHOOK_ALLOW_HTTP", "true"),
+];
 
 impl Installed {
     async fn new() -> Self {
@@ -104,8 +112,16 @@ impl Installed {
         let api = Api::of_new_organization(&base_url, &system.operator_token, "One").await;
         let hook = Hook::start().await;
         api.post("/v1/endpoints", &json!({"url": hook.url})).await.expect(201);
-        let mut installed =
-            Self { other: api.clone(), system, database, _ingest: ingest, consumers: Vec::new(), urls: Vec::new(), api, hook };
+        let mut installed = Self {
+            other: api.clone(),
+            system,
+            database,
+            _ingest: ingest,
+            consumers: Vec::new(),
+            urls: Vec::new(),
+            api,
+            hook,
+        };
         installed.start_consumers().await;
         for url in &installed.urls {
             ready(url, true).await;
@@ -174,7 +190,9 @@ async fn a_truncated_log_stops_its_partition_until_the_command_mends_it_on_runni
     post(&installed.api, 5).await;
     let left = post(&installed.api, 5).await;
     let mut deleted = TopicPartitionList::new();
-    let end = positions(&installed.system).await.iter().find(|line| line["partition"] == partition).unwrap()["log_end"].as_i64().unwrap();
+    let end = positions(&installed.system).await.iter().find(|line| line["partition"] == partition).unwrap()["log_end"]
+        .as_i64()
+        .unwrap();
     let topic = installed.system.topic(schemas::topics::EVENTS);
     deleted.add_partition_offset(&topic, partition, Offset::Offset(end - 5)).unwrap();
     admin(&installed.system).delete_records(&deleted, &options()).await.unwrap();
@@ -187,7 +205,10 @@ async fn a_truncated_log_stops_its_partition_until_the_command_mends_it_on_runni
     assert_eq!(ids(&installed.api.inbox(1000).await), before);
     for consumer in &installed.consumers {
         eventually(PATIENCE, "the reason is in the log", || async {
-            consumer.log().contains(&format!("the position is {}, the log reaches from {} to {end}", end - 10, end - 5)).then_some(())
+            consumer
+                .log()
+                .contains(&format!("the position is {}, the log reaches from {} to {end}", end - 10, end - 5))
+                .then_some(())
         })
         .await;
     }
@@ -207,7 +228,8 @@ async fn a_truncated_log_stops_its_partition_until_the_command_mends_it_on_runni
     installed.are_ready(true).await;
     assert_eq!(installed.log_epochs(partition).await, both(1));
 
-    // An old cursor goes on over the boundary; what was written after it is read at once; a keyed event gets its verdict.
+    // An old cursor goes on over the boundary; what was written after it is read at once; a keyed event gets its
+    // verdict.
     let (rest, cursor) = page(&installed.api, Some(&cursor), 1000).await;
     assert_eq!(rest, [before[4..].to_vec(), left].concat());
     let keyed = installed.api.post_event_as("key", &json!({"event_type": "n", "payload": 1})).await.expect(201).json();
@@ -282,9 +304,10 @@ async fn a_topic_made_anew_and_longer_than_the_position_is_told_by_its_times() {
     }
     assert_eq!(ids(&installed.api.inbox(1000).await), before, "nor by a command");
     let ill = installed.system.run(&["doctor"]).await.expect(1);
-    assert!(
-        ill.output.contains(&format!("FAIL  positions: materializer in {}[{partition}]", installed.system.topic(schemas::topics::EVENTS)))
-    );
+    assert!(ill.output.contains(&format!(
+        "FAIL  positions: materializer in {}[{partition}]",
+        installed.system.topic(schemas::topics::EVENTS)
+    )));
     installed.mend(&["--all-outside", "--yes"], 0).await;
     all_shown(&installed.api, &[before, after.clone()].concat()).await;
     installed.hook.wait_for(&after).await;

@@ -145,7 +145,11 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- the end of {}'s log:\n{}", self.name, tail(&fs::read_to_string(&self.log).unwrap_or_default()));
+            eprintln!(
+                "--- the end of {}'s log:\n{}",
+                self.name,
+                tail(&fs::read_to_string(&self.log).unwrap_or_default())
+            );
         }
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
@@ -163,7 +167,8 @@ impl Drop for Process {
 
 /// The port of the process's listening socket.
 fn listening_port(pid: u32) -> Option<u16> {
-    let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    let links =
+        fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
     let sockets: HashSet<String> =
         links.filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect();
     let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).ok()?;

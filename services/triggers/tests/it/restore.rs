@@ -1,4 +1,5 @@
-//! A PostgreSQL that is restored from a backup older than the log: positions go back with it, and the log brings everything again.
+//! A PostgreSQL that is restored from a backup older than the log: positions go back with it, and the log brings
+//! everything again.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,8 +15,11 @@ use crate::deliveries::Hook;
 use crate::system::System;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const ROLE: [(&str, &str); 3] =
-    [("CONSUMER_SESSION_TIMEOUT_MS", "3000"), ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")];
+const ROLE: [(&str, &str); 3] = [
+    ("CONSUMER_SESSION_TIMEOUT_MS", "3000"),
+    ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"),
+    ("WEBHOOK_ALLOW_HTTP", "true"),
+];
 
 /// Copies a folder with its owners and rights.
 async fn copy(from: &Path, to: &Path) {
@@ -28,8 +32,11 @@ async fn post(api: &Api, phase: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for n in 0..count {
         let event = json!({"event_type": phase, "payload": n});
-        let reply =
-            if n % 3 == 0 { api.post_event_as(&format!("{phase}-{n}"), &event).await } else { api.post("/v1/events", &event).await };
+        let reply = if n % 3 == 0 {
+            api.post_event_as(&format!("{phase}-{n}"), &event).await
+        } else {
+            api.post("/v1/events", &event).await
+        };
         ids.push(reply.expect(201).json()["event_id"].as_str().unwrap().to_owned());
     }
     ids
@@ -100,7 +107,8 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     copy(&backup, &data).await;
     stack.postgres_start().await.unwrap();
 
-    // This instance remembers the key, and may say so: its event is on the log. Another one knows nothing, and accepts a twin.
+    // This instance remembers the key, and may say so: its event is on the log. Another one knows nothing, and accepts
+    // a twin.
     let keyed = json!({"event_type": "after", "payload": 0});
     let remembered = eventually(PATIENCE, "ingest answers", || async {
         let reply = api.post_event_as("after-0", &keyed).await;
@@ -109,7 +117,8 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     .await;
     let second = system.role("ingest", &ROLE);
     let elsewhere = api.at(&second.ready().await);
-    let twin = elsewhere.post_event_as("after-0", &keyed).await.expect(201).json()["event_id"].as_str().unwrap().to_owned();
+    let twin =
+        elsewhere.post_event_as("after-0", &keyed).await.expect(201).json()["event_id"].as_str().unwrap().to_owned();
     let late = post(&elsewhere, "late", 3).await;
 
     let consumers = ["materializer", "dispatcher"].map(|role| system.role(role, &ROLE));

@@ -89,7 +89,10 @@ async fn ten_thousand_events_are_each_one_row_in_log_order_while_two_materialize
     tokio::join!(sent(many, STEPS * STEP), sent(one, FILE), sent(two, FILE), sent(three, FILE));
 
     // The member that died is missed only after its session's time.
-    eventually(PATIENCE, "there are as many rows as events", || async { (rows(&database).await >= TOTAL).then_some(()) }).await;
+    eventually(PATIENCE, "there are as many rows as events", || async {
+        (rows(&database).await >= TOTAL).then_some(())
+    })
+    .await;
     let log = log(&system).await;
     for (api, count) in apis.iter().zip([STEPS * STEP, FILE, FILE, FILE]) {
         pages_are_the_log(&log, api, count).await;
@@ -103,11 +106,16 @@ async fn pages_are_the_log(log: &[(String, String)], api: &Api, count: u64) {
     let inbox = api.inbox(1000).await;
     let mut payloads: Vec<u64> = inbox.iter().map(|event| event["payload"].as_u64().unwrap()).collect();
     payloads.sort_unstable();
-    assert!(payloads == (0..count).collect::<Vec<_>>(), "{} instead of {count} events, or not each once", payloads.len());
+    assert!(
+        payloads == (0..count).collect::<Vec<_>>(),
+        "{} instead of {count} events, or not each once",
+        payloads.len()
+    );
     let shown = ids(&inbox);
     let known: BTreeSet<&String> = shown.iter().collect();
     // A request that was repeated may be in the log twice; which of the two counts is not this test's subject.
-    let logged: Vec<&String> = log.iter().filter(|(org_id, id)| *org_id == api.org_id && known.contains(id)).map(|(_, id)| id).collect();
+    let logged: Vec<&String> =
+        log.iter().filter(|(org_id, id)| *org_id == api.org_id && known.contains(id)).map(|(_, id)| id).collect();
     assert!(logged.into_iter().eq(&shown), "not in the order of the log");
 }
 

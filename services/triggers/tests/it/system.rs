@@ -1,4 +1,5 @@
-//! The roles as separate processes, on a Kafka and a PostgreSQL that exist: what an installation in production looks like.
+//! The roles as separate processes, on a Kafka and a PostgreSQL that exist: what an installation in production looks
+//! like.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -110,7 +110,8 @@ async fn assert_that_dev_json_is_true(place: &Place, dev: &Value) {
     read_topic(dev["kafka_brokers"].as_str().unwrap(), "triggers.events.v1").await;
     let url = dev["database_url"].as_str().unwrap();
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(url).await.unwrap();
-    let organizations: i64 = sqlx::query_scalar("SELECT count(*) FROM contract.organizations").fetch_one(&mut connection).await.unwrap();
+    let organizations: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM contract.organizations").fetch_one(&mut connection).await.unwrap();
     assert_eq!(organizations, 1);
 }
 
@@ -130,7 +131,10 @@ async fn an_event_goes_to_inbox_and_webhook_and_an_ack_takes_it_out(api: &Api) {
     verifier.verify(b"{}", &received.headers).unwrap_err();
     assert_eq!(received.headers["webhook-id"], id.as_str());
     let body: Value = serde_json::from_slice(&received.body).unwrap();
-    assert_eq!((&body["event_id"], &body["type"], &body["data"]), (&json!(id), &json!("order.created"), &event["payload"]));
+    assert_eq!(
+        (&body["event_id"], &body["type"], &body["data"]),
+        (&json!(id), &json!("order.created"), &event["payload"])
+    );
     eventually(Duration::from_secs(10), "the delivery is recorded", || async {
         let status = api.get(&format!("/v1/events/{id}/status")).await.expect(200).json();
         (status["status"] == "delivered").then_some(())
@@ -181,7 +185,8 @@ async fn a_killed_up_leaves_no_server_and_the_next_start_shows_each_accepted_eve
 async fn up_on_a_given_kafka_makes_what_is_missing_and_changes_nothing_else() {
     let stack = Stack::start(Options { postgres: false, ..Options::test() }).await.unwrap();
     let database = testing::shared().await.database().await;
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", stack.kafka_brokers()).create().unwrap();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", stack.kafka_brokers()).create().unwrap();
     let short = NewTopic::new("triggers.events.v1", 2, TopicReplication::Fixed(1));
     let short = short.set("message.timestamp.type", "LogAppendTime").set("retention.ms", "3600000");
     admin.create_topics(&[short], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
@@ -201,8 +206,9 @@ async fn up_on_a_given_kafka_makes_what_is_missing_and_changes_nothing_else() {
     let events = ResourceSpecifier::Topic("triggers.events.v1");
     let described = admin.describe_configs([&events], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
     assert_eq!(described.get("retention.ms").unwrap().value.as_deref(), Some("3600000"));
-    let partitions =
-        |topic: &str| admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap().topics()[0].partitions().len();
+    let partitions = |topic: &str| {
+        admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap().topics()[0].partitions().len()
+    };
     assert_eq!((partitions("triggers.events.v1"), partitions("triggers.acks.v1")), (2, 12));
     up.signal(Signal::TERM);
     assert_eq!(up.ended().await.code(), Some(0), "{}", up.log());

@@ -34,7 +34,13 @@ fn is_delivery(topic: &str) -> bool {
 fn only_records_under_a_claim_are_taken_and_each_once() {
     let mut collector = Collector::default();
     collector.assign(vec![claim("events", 0, 1, 5)]);
-    let read = vec![record("events", 0, 4), record("events", 0, 5), record("events", 0, 5), record("events", 1, 9), record("events", 0, 7)];
+    let read = vec![
+        record("events", 0, 4),
+        record("events", 0, 5),
+        record("events", 0, 5),
+        record("events", 1, 9),
+        record("events", 0, 7),
+    ];
     collector.collect(read, is_delivery);
     assert_eq!(offsets(&collector.take_batch(100, 1000).unwrap()), vec![5, 7]);
     assert!(collector.take_batch(100, 1000).is_none());
@@ -186,14 +192,23 @@ impl World {
         let bytes: usize = batch.records.iter().map(Record::size).sum();
         prop_assert!(batch.records.len() <= max_records && (bytes <= max_bytes || batch.records.len() == 1));
         let of_deliveries = batch.records.iter().filter(|record| is_delivery(&record.topic)).count();
-        prop_assert!(of_deliveries == 0 || of_deliveries == batch.records.len() && open.iter().all(|((topic, _), _)| is_delivery(topic)));
+        prop_assert!(
+            of_deliveries == 0
+                || of_deliveries == batch.records.len() && open.iter().all(|((topic, _), _)| is_delivery(topic))
+        );
         let lost = (!holds).then(|| (batch.records[0].topic.clone(), batch.records[0].partition));
         for (place, hold) in &batch.holds {
             let (epoch, written, _) = self.claims[place];
-            prop_assert_eq!((hold.epoch, hold.committed), (epoch, written), "the claim and the position that the database has");
-            let of_place = batch.records.iter().filter(|record| (&record.topic, record.partition) == (&place.0, place.1));
+            prop_assert_eq!(
+                (hold.epoch, hold.committed),
+                (epoch, written),
+                "the claim and the position that the database has"
+            );
+            let of_place =
+                batch.records.iter().filter(|record| (&record.topic, record.partition) == (&place.0, place.1));
             let offsets: Vec<i64> = of_place.map(|record| record.offset).collect();
-            let expected: Vec<i64> = open.iter().filter(|(of, _)| of == place).map(|(_, offset)| *offset).take(offsets.len()).collect();
+            let expected: Vec<i64> =
+                open.iter().filter(|(of, _)| of == place).map(|(_, offset)| *offset).take(offsets.len()).collect();
             prop_assert_eq!(&offsets, &expected, "each once, in order, none left out");
             if lost.as_ref() == Some(place) {
                 prop_assert!(self.collector.lost(place, epoch));
@@ -205,7 +220,9 @@ impl World {
             self.claims.entry(place.clone()).and_modify(|claim| claim.1 = committed);
             self.positions.insert(place.clone(), committed);
         }
-        prop_assert!(batch.records.iter().all(|record| batch.holds.contains_key(&(record.topic.clone(), record.partition))));
+        prop_assert!(
+            batch.records.iter().all(|record| batch.holds.contains_key(&(record.topic.clone(), record.partition)))
+        );
         Ok(true)
     }
 }

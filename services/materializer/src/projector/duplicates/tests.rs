@@ -48,7 +48,10 @@ fn what_the_table_holds_goes_before_the_batch() {
 #[test]
 fn twins_of_an_idempotency_key_with_other_bodies_both_stay() {
     let org = OrgId::generate();
-    let events = [event(org, Some(Dedup::idempotency_key("k", b"one"))), event(org, Some(Dedup::idempotency_key("k", b"other")))];
+    let events = [
+        event(org, Some(Dedup::idempotency_key("k", b"one"))),
+        event(org, Some(Dedup::idempotency_key("k", b"other"))),
+    ];
     assert!(decide_at(&events, &[0, 1], &BTreeMap::new()).duplicates.is_empty());
 }
 
@@ -123,7 +126,8 @@ proptest! {
         prop_assert_eq!(whole.duplicates, joined);
     }
 
-    /// Several partitions, read in any order and any batches: the second reading of anything, in any order, decides nothing anew.
+    /// Several partitions, read in any order and any batches: the second reading of anything, in any order, decides
+    /// nothing anew.
     #[test]
     fn whatever_the_order_of_reading_each_repeat_has_a_shown_original_in_its_window_and_no_rereading_changes_it(
         log in log(), cuts in prop::collection::vec(1_usize..7, 30), again in prop::collection::vec(any::<(prop::sample::Index, bool)>(), 0..60),
@@ -153,8 +157,8 @@ proptest! {
         prop_assert_eq!((&view.settled, &view.holders), (&settled, &holders));
     }
 
-    /// Where everything lies within one window, exactly one of each key is shown, whatever the order; and of idempotency keys one for each body
-    /// at least, since what was accepted with another body is an event of its own.
+    /// Where everything lies within one window, exactly one of each key is shown, whatever the order; and of
+    /// idempotency keys one for each body at least, since what was accepted with another body is an event of its own.
     #[test]
     fn within_one_window_each_key_is_shown_once_whatever_the_order(log in log(), named in any::<bool>()) {
         let mut view = View::default();
@@ -180,7 +184,8 @@ proptest! {
         prop_assert!(!named || count == shown.len());
     }
 
-    /// One partition whose clock never steps back: what is shown of a key lies a window apart, and a repeat names the last one shown before it.
+    /// One partition whose clock never steps back: what is shown of a key lies a window apart, and a repeat names the
+    /// last one shown before it.
     #[test]
     fn in_one_partition_the_lower_offset_wins_for_as_long_as_its_window_lasts(log in log()) {
         let mut log = log;
@@ -201,7 +206,8 @@ proptest! {
 
 const WINDOW_SECONDS: i64 = 10;
 
-/// Events of a few keys and bodies over some windows, in the order of reading: that of any number of partitions, since times go up and down.
+/// Events of a few keys and bodies over some windows, in the order of reading: that of any number of partitions, since
+/// times go up and down.
 fn log() -> impl Strategy<Value = Vec<(Event, i64)>> {
     let one = (0_u8..3, 0_u8..2, 0_i64..WINDOW_SECONDS * 4000);
     prop::collection::vec(one, 1..40).prop_map(|all| {

@@ -1,6 +1,8 @@
-//! Acknowledgements into the view. One that comes before its event waits in `view.pending_effects` and is applied when the event appears.
+//! Acknowledgements into the view. One that comes before its event waits in `view.pending_effects` and is applied when
+//! the event appears.
 //!
-//! The id of a duplicate stands for its original. An ack of an event that the organization does not have meets nothing and waits in vain.
+//! The id of a duplicate stands for its original. An ack of an event that the organization does not have meets nothing
+//! and waits in vain.
 
 use platform::kafka::Record;
 use schemas::records::Ack;
@@ -56,9 +58,13 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     Ok(())
 }
 
-/// Applies what waited for these ids. What they stand for may still be absent (the record that was read belongs to another place, or a duplicate
-/// came before its original): that goes on waiting.
-pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
+/// Applies what waited for these ids. What they stand for may still be absent (the record that was read belongs to
+/// another place, or a duplicate came before its original): that goes on waiting.
+pub(super) async fn apply_waiting(
+    connection: &mut PgConnection,
+    orgs: &[Uuid],
+    ids: &[Uuid],
+) -> Result<(), sqlx::Error> {
     // An ack may have named a duplicate before it was known to be one: the duplicate's id is among these too.
     sqlx::query(
         "WITH arrived AS (

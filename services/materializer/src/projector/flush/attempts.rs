@@ -1,7 +1,8 @@
-//! Delivery attempts into the view: each attempt, each delivery as its last attempt left it, and the event's status over all its deliveries.
+//! Delivery attempts into the view: each attempt, each delivery as its last attempt left it, and the event's status
+//! over all its deliveries.
 //!
-//! A delivery's row does not need its event. Where the event is not there yet, a mark in `view.pending_effects` has its status computed when
-//! it appears.
+//! A delivery's row does not need its event. Where the event is not there yet, a mark in `view.pending_effects` has its
+//! status computed when it appears.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,8 @@ pub(super) struct Row<'a> {
 pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
     insert_attempts(connection, rows).await?;
     upsert_deliveries(connection, rows).await?;
-    let mut events: Vec<(Uuid, Uuid)> = rows.iter().map(|row| (row.attempt.org_id.as_uuid(), row.attempt.event_id.as_uuid())).collect();
+    let mut events: Vec<(Uuid, Uuid)> =
+        rows.iter().map(|row| (row.attempt.org_id.as_uuid(), row.attempt.event_id.as_uuid())).collect();
     events.sort_unstable();
     events.dedup();
     let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = events.into_iter().unzip();
@@ -32,9 +34,13 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     Ok(())
 }
 
-/// Computes the status of events that appeared after attempts to deliver them. Marks of events that are still absent stay, but for
-/// duplicates: those never appear.
-pub(super) async fn apply_waiting(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
+/// Computes the status of events that appeared after attempts to deliver them. Marks of events that are still absent
+/// stay, but for duplicates: those never appear.
+pub(super) async fn apply_waiting(
+    connection: &mut PgConnection,
+    orgs: &[Uuid],
+    ids: &[Uuid],
+) -> Result<(), sqlx::Error> {
     let taken: Vec<(Uuid, Uuid)> = sqlx::query_as(
         "DELETE FROM pending_effects p USING UNNEST($1::uuid[], $2::uuid[]) AS t (org_id, event_id)
          WHERE p.org_id = t.org_id AND p.event_id = t.event_id AND p.effect = 'attempt'
@@ -81,10 +87,11 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
 }
 
 async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
-    // As the statement decides against what is stored. An end is never followed by a retry, so what says so was told late: by a dispatcher that
-    // was halted, or was out of reach of the log, while another one went on. What an endpoint took stays taken. Among equals the highest attempt
-    // counts, and of several tellings of one attempt that which was appended last. So it does not matter in which parts the log is read, or read
-    // again. Each with when the first one that was read began: what stands in the row afterwards must not depend on how records were batched.
+    // As the statement decides against what is stored. An end is never followed by a retry, so what says so was told
+    // late: by a dispatcher that was halted, or was out of reach of the log, while another one went on. What an
+    // endpoint took stays taken. Among equals the highest attempt counts, and of several tellings of one attempt that
+    // which was appended last. So it does not matter in which parts the log is read, or read again. Each with when the
+    // first one that was read began: what stands in the row afterwards must not depend on how records were batched.
     let mut last: BTreeMap<(Uuid, Uuid), (&Row<'_>, i64)> = BTreeMap::new();
     for row in rows {
         let key = (row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid());
@@ -158,10 +165,11 @@ async fn mark_absent(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<
     Ok(())
 }
 
-/// The event's status over its deliveries: failed for good before retrying before pending before delivered; cancelled ones do not count.
+/// The event's status over its deliveries: failed for good before retrying before pending before delivered; cancelled
+/// ones do not count.
 async fn aggregate(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
-    // A statement of its own, so that the sum is taken after who held the lock before has committed. Else what was summed up before that
-    // commit would be written over what came after it.
+    // A statement of its own, so that the sum is taken after who held the lock before has committed. Else what was
+    // summed up before that commit would be written over what came after it.
     sqlx::query(
         "SELECT FROM events WHERE (org_id, event_id) IN (SELECT * FROM UNNEST($1::uuid[], $2::uuid[]))
          ORDER BY org_id, event_id FOR NO KEY UPDATE",

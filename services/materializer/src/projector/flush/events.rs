@@ -1,5 +1,5 @@
-//! Events into the view: one statement for a whole batch, one array per column. Which of two records with one id is the event lives in
-//! `places`.
+//! Events into the view: one statement for a whole batch, one array per column. Which of two records with one id is the
+//! event lives in `places`.
 
 use std::collections::BTreeMap;
 
@@ -37,8 +37,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Inserts the rows that are no duplicates. A row whose id is there already is left as it is, and so is one whose id belongs to another
-/// place. Answers whether anything at all waits for an event to appear, which saves asking.
+/// Inserts the rows that are no duplicates. A row whose id is there already is left as it is, and so is one whose id
+/// belongs to another place. Answers whether anything at all waits for an event to appear, which saves asking.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
@@ -47,8 +47,8 @@ pub(super) async fn insert(
 ) -> Result<bool, sqlx::Error> {
     let mut offered: Vec<&Row<'_>> =
         rows.iter().enumerate().filter(|(index, _)| !duplicates.contains_key(index)).map(|(_, row)| row).collect();
-    // By key: two writers at once (only possible while partitions change hands) then meet in the same order and cannot deadlock. Stable, so
-    // that of two rows with one id the first that was read stays first.
+    // By key: two writers at once (only possible while partitions change hands) then meet in the same order and cannot
+    // deadlock. Stable, so that of two rows with one id the first that was read stays first.
     offered.sort_by_key(|row| (row.event.org_id, row.event.event_id));
     let is_first = matches!(reading, Reading::First(_));
     if is_first {
@@ -68,7 +68,8 @@ async fn insert_offered(connection: &mut PgConnection, offered: &[&Row<'_>]) -> 
     let column = |f: fn(&Row<'_>) -> Uuid| offered.iter().map(|row| f(row)).collect::<Vec<Uuid>>();
     let texts = |f: fn(&Event) -> Option<&str>| offered.iter().map(|row| f(row.event)).collect::<Vec<Option<&str>>>();
     let metadata: Vec<Option<String>> = offered.iter().map(|row| metadata_json(row.event)).collect();
-    // Seconds and microseconds apart: an interval is multiplied as a double, which cannot hold all microseconds of the year 9999.
+    // Seconds and microseconds apart: an interval is multiplied as a double, which cannot hold all microseconds of the
+    // year 9999.
     sqlx::query_as(
         "WITH written AS (INSERT INTO events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at,
                                   source, ordering_key, metadata, dedup_id)

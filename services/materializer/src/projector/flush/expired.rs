@@ -1,5 +1,5 @@
-//! Events that were past their retention when they were read first: nobody sees them any more, so whose cursor lies before them is told of a gap,
-//! as of what was dropped from the view.
+//! Events that were past their retention when they were read first: nobody sees them any more, so whose cursor lies
+//! before them is told of a gap, as of what was dropped from the view.
 
 use std::collections::BTreeMap;
 

@@ -12,15 +12,17 @@ use super::{Failure, Reading, places};
 use crate::metrics::METRICS;
 use crate::projector::duplicates::{self, Decision, Holder, Key, Settled};
 
-/// Index of each row that is a duplicate, and its original. Costs nothing where no event names a key or brings its own id. What was decided
-/// of an id before stays so, also for a record of that id without a key; on a first reading the rest is decided.
+/// Index of each row that is a duplicate, and its original. Costs nothing where no event names a key or brings its own
+/// id. What was decided of an id before stays so, also for a record of that id without a key; on a first reading the
+/// rest is decided.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
     reading: &Reading,
 ) -> Result<BTreeMap<usize, EventId>, Failure> {
     let name = |row: &Row<'_>| (row.event.org_id, row.event.event_id);
-    // Also of a record of ingest, should somebody have copied its id: of one id in a batch the first that was read is what counts.
+    // Also of a record of ingest, should somebody have copied its id: of one id in a batch the first that was read is
+    // what counts.
     let repeating: BTreeSet<(OrgId, EventId)> = rows.iter().filter(|row| row.may_repeat).map(name).collect();
     let is_asked = |row: &Row<'_>| row.event.dedup.is_some() || repeating.contains(&name(row));
     let asked: Vec<usize> = rows.iter().enumerate().filter(|(_, row)| is_asked(row)).map(|(index, _)| index).collect();
@@ -36,14 +38,16 @@ pub(super) async fn settle(
     if open.iter().filter_map(|index| rows.get(*index)).all(|row| row.event.dedup.is_none()) {
         return Ok(duplicates);
     }
-    let timed: Vec<(&Event, i64)> = open.iter().filter_map(|index| rows.get(*index)).map(|row| (row.event, row.accepted_at_ms)).collect();
+    let timed: Vec<(&Event, i64)> =
+        open.iter().filter_map(|index| rows.get(*index)).map(|row| (row.event, row.accepted_at_ms)).collect();
     let keys: Vec<Key> = duplicates::keys(timed.iter().map(|(event, _)| *event)).into_iter().collect();
     let known = holders(connection, &keys).await?;
     let shown = shown(connection, open.iter().filter_map(|index| rows.get(*index))).await?;
     let decision = duplicates::decide(&timed, &known, &shown);
     store_holders(connection, &decision).await?;
-    // Together with their ids: a writer of another partition that meets one of these now must see what was decided here, or it makes an event of a
-    // duplicate, whose acknowledgements then go to the original, or a duplicate of what holds a key.
+    // Together with their ids: a writer of another partition that meets one of these now must see what was decided
+    // here, or it makes an event of a duplicate, whose acknowledgements then go to the original, or a duplicate of what
+    // holds a key.
     let unknown = |row: &&Row<'_>| repeating.contains(&name(row)) && !shown.contains_key(&name(row));
     let decided_first: Vec<&Row<'_>> = open.iter().filter_map(|index| rows.get(*index)).filter(unknown).collect();
     if !places::claim_unknown(connection, &decided_first).await? {
@@ -57,7 +61,11 @@ pub(super) async fn settle(
 }
 
 /// What was decided of these rows before.
-async fn verdicts(connection: &mut PgConnection, rows: &[Row<'_>], asked: &[usize]) -> Result<BTreeMap<usize, EventId>, sqlx::Error> {
+async fn verdicts(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+    asked: &[usize],
+) -> Result<BTreeMap<usize, EventId>, sqlx::Error> {
     let events = || asked.iter().filter_map(|index| rows.get(*index)).map(|row| row.event);
     let found: Vec<(i64, Uuid)> = sqlx::query_as(
         "SELECT asked.ordinal, v.original_id FROM UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS asked (org_id, event_id, ordinal)
@@ -67,12 +75,16 @@ async fn verdicts(connection: &mut PgConnection, rows: &[Row<'_>], asked: &[usiz
     .bind(events().map(|event| event.event_id.as_uuid()).collect::<Vec<Uuid>>())
     .fetch_all(connection)
     .await?;
-    let duplicate = |(ordinal, original)| Some((*asked.get(usize::try_from(ordinal - 1).ok()?)?, EventId::from_uuid(original)));
+    let duplicate =
+        |(ordinal, original)| Some((*asked.get(usize::try_from(ordinal - 1).ok()?)?, EventId::from_uuid(original)));
     Ok(found.into_iter().filter_map(duplicate).collect())
 }
 
 /// A verdict is kept until the newest record that it was found for is below the floor.
-async fn keep_verdicts<'a>(connection: &mut PgConnection, found: impl Iterator<Item = &'a Row<'a>>) -> Result<(), sqlx::Error> {
+async fn keep_verdicts<'a>(
+    connection: &mut PgConnection,
+    found: impl Iterator<Item = &'a Row<'a>>,
+) -> Result<(), sqlx::Error> {
     let found: Vec<&Row<'_>> = found.filter(|row| row.may_repeat).collect();
     if found.is_empty() {
         return Ok(());
@@ -91,11 +103,15 @@ async fn keep_verdicts<'a>(connection: &mut PgConnection, found: impl Iterator<I
     Ok(())
 }
 
-/// Which of these are in the view already, under the same id from another record. Asks only where a producer chose the id or a record was
-/// written again: the ids made at ingest come once.
-async fn shown<'a>(connection: &mut PgConnection, rows: impl Iterator<Item = &'a Row<'a>>) -> Result<Settled, sqlx::Error> {
+/// Which of these are in the view already, under the same id from another record. Asks only where a producer chose the
+/// id or a record was written again: the ids made at ingest come once.
+async fn shown<'a>(
+    connection: &mut PgConnection,
+    rows: impl Iterator<Item = &'a Row<'a>>,
+) -> Result<Settled, sqlx::Error> {
     let may_repeat = rows.filter(|row| row.may_repeat);
-    let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = may_repeat.map(|row| (row.event.org_id.as_uuid(), row.event.event_id.as_uuid())).unzip();
+    let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) =
+        may_repeat.map(|row| (row.event.org_id.as_uuid(), row.event.event_id.as_uuid())).unzip();
     if orgs.is_empty() {
         return Ok(Settled::new());
     }
@@ -111,7 +127,8 @@ async fn shown<'a>(connection: &mut PgConnection, rows: impl Iterator<Item = &'a
     Ok(found.into_iter().map(|(org, id)| ((OrgId::from_uuid(org), EventId::from_uuid(id)), None)).collect())
 }
 
-/// What holds the keys now. Locked: a second writer of the same organization (only possible after partitions were added) must wait.
+/// What holds the keys now. Locked: a second writer of the same organization (only possible after partitions were
+/// added) must wait.
 async fn holders(connection: &mut PgConnection, keys: &[Key]) -> Result<BTreeMap<Key, Holder>, sqlx::Error> {
     let (orgs, kinds, names) = columns(keys.iter());
     let rows: Vec<(i64, Uuid, String, i64, i64)> = sqlx::query_as(
@@ -131,7 +148,10 @@ async fn holders(connection: &mut PgConnection, keys: &[Key]) -> Result<BTreeMap
     for (ordinal, event_id, body_hash, accepted_at_ms, expires_at_ms) in rows {
         let key = usize::try_from(ordinal - 1).ok().and_then(|index| keys.get(index));
         if let Some(key) = key {
-            known.insert(key.clone(), Holder { event_id: EventId::from_uuid(event_id), body_hash, accepted_at_ms, expires_at_ms });
+            known.insert(
+                key.clone(),
+                Holder { event_id: EventId::from_uuid(event_id), body_hash, accepted_at_ms, expires_at_ms },
+            );
         }
     }
     Ok(known)
@@ -169,7 +189,11 @@ async fn store_holders(connection: &mut PgConnection, decision: &Decision) -> Re
     Ok(())
 }
 
-async fn store_verdicts(connection: &mut PgConnection, rows: &[Row<'_>], decided: &BTreeMap<usize, EventId>) -> Result<(), sqlx::Error> {
+async fn store_verdicts(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+    decided: &BTreeMap<usize, EventId>,
+) -> Result<(), sqlx::Error> {
     if decided.is_empty() {
         return Ok(());
     }

@@ -1,10 +1,11 @@
-//! Effects and events that missed each other: an effect was told to wait by one transaction while another one, which could not see it yet,
-//! wrote its event. Only possible where the two lie in different partitions and so have different writers; a producer with another
-//! partitioner is enough for that.
+//! Effects and events that missed each other: an effect was told to wait by one transaction while another one, which
+//! could not see it yet, wrote its event. Only possible where the two lie in different partitions and so have different
+//! writers; a producer with another partitioner is enough for that.
 //!
-//! No fence is needed here: nothing is read from the log, no position moves, and what is written follows from committed rows alone, whoever
-//! does it. Nor does a flush at the same time disturb: an effect is deleted by one of the two and applied by that one; an acknowledgement is
-//! only set where there is none; and a status is summed up under the lock of its event. A second time does nothing.
+//! No fence is needed here: nothing is read from the log, no position moves, and what is written follows from committed
+//! rows alone, whoever does it. Nor does a flush at the same time disturb: an effect is deleted by one of the two and
+//! applied by that one; an acknowledgement is only set where there is none; and a status is summed up under the lock of
+//! its event. A second time does nothing.
 
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
@@ -15,8 +16,8 @@ use crate::projector::generation::Generation;
 /// An organization, and an id that an effect names.
 pub(crate) type Named = (Uuid, Uuid);
 
-/// Looks at up to 1000 effects that wait, in the order of their names, from behind `after`, and applies those whose event is there, by its
-/// own id or by that of a duplicate. Answers where to go on; `None` at the end.
+/// Looks at up to 1000 effects that wait, in the order of their names, from behind `after`, and applies those whose
+/// event is there, by its own id or by that of a duplicate. Answers where to go on; `None` at the end.
 pub(crate) async fn apply(pool: &PgPool, generation: Generation, after: Named) -> Result<Option<Named>, sqlx::Error> {
     let mut transaction = pool.begin_with(generation.begin()).await?;
     // All effects of one name are applied at once, so a name that is cut off by the limit needs no second look.
@@ -32,7 +33,8 @@ pub(crate) async fn apply(pool: &PgPool, generation: Generation, after: Named) -
     .bind(after.1)
     .fetch_all(&mut *transaction)
     .await?;
-    let mut found: Vec<Named> = looked_at.iter().filter(|(.., is_there)| *is_there).map(|(org, id, _)| (*org, *id)).collect();
+    let mut found: Vec<Named> =
+        looked_at.iter().filter(|(.., is_there)| *is_there).map(|(org, id, _)| (*org, *id)).collect();
     found.dedup();
     if !found.is_empty() {
         let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = found.into_iter().unzip();

@@ -1,7 +1,8 @@
 //! One batch into the tables: one transaction over all its partitions, and what is done when it does not go through.
 //!
-//! Each error names its effect: a conflict is tried again, an absent database is waited for, a row that PostgreSQL refuses is found by
-//! halving and becomes a dead letter, a lost claim is left to its new owner, and anything else ends the projector.
+//! Each error names its effect: a conflict is tried again, an absent database is waited for, a row that PostgreSQL
+//! refuses is found by halving and becomes a dead letter, a lost claim is left to its new owner, and anything else ends
+//! the projector.
 
 mod acks;
 mod attempts;
@@ -44,7 +45,8 @@ const ACK_BEFORE_EVENT_MS: i64 = 86_400_000;
 pub(crate) enum Reading {
     /// They are: which of two is the original is decided, and what nobody can read becomes a dead letter.
     First(Producer),
-    /// They were before (a rebuild, a replay): decisions are read and none is taken, and no dead letter is written again.
+    /// They were before (a rebuild, a replay): decisions are read and none is taken, and no dead letter is written
+    /// again.
     Again,
 }
 
@@ -92,7 +94,13 @@ enum Failure {
 
 impl Flusher {
     /// The one that writes what the inbox reads.
-    pub(crate) fn live(pool: PgPool, producer: Producer, topics: TopicNames, component: Component, retention_days: u32) -> Self {
+    pub(crate) fn live(
+        pool: PgPool,
+        producer: Producer,
+        topics: TopicNames,
+        component: Component,
+        retention_days: u32,
+    ) -> Self {
         Self::new(pool, (CONSUMER, Generation::Live), Reading::First(producer), topics, component, retention_days)
     }
 
@@ -177,7 +185,8 @@ impl Flusher {
                     METRICS.skipped.inc();
                     item.content = Content::Skipped;
                 }
-                // An ack or attempt of an unknown organization meets no event and waits its time out; a dead letter would tell nobody anything.
+                // An ack or attempt of an unknown organization meets no event and waits its time out; a dead letter
+                // would tell nobody anything.
                 Some(organizations::Standing::Unknown) | None if !matches!(item.content, Content::Event(_)) => {}
                 Some(organizations::Standing::Unknown) | None => {
                     let message = format!("there is no organization {org}");
@@ -188,9 +197,11 @@ impl Flusher {
         Ok(())
     }
 
-    /// Passes over events that were refused when they were read first, whatever they look like now: they come back by being redriven.
+    /// Passes over events that were refused when they were read first, whatever they look like now: they come back by
+    /// being redriven.
     async fn pass_over_refused(&self, items: &mut [Item], holds: &BTreeMap<Place, Hold>) -> Result<(), Error> {
-        let events: Vec<usize> = (0..items.len()).filter(|index| matches!(items[*index].content, Content::Event(_))).collect();
+        let events: Vec<usize> =
+            (0..items.len()).filter(|index| matches!(items[*index].content, Content::Event(_))).collect();
         let place = |index: &usize| {
             let item = &items[*index];
             (item.record.partition, holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch), item.record.offset)
@@ -205,9 +216,11 @@ impl Flusher {
 
     /// Makes room for what is kept by time, and passes over what is past its time.
     async fn make_room(&self, part: &mut [Item]) -> Result<(), Error> {
-        let times: Vec<i64> = part.iter().filter(|item| is_kept_by_time(&item.content)).map(|item| item.record.timestamp_ms).collect();
+        let times: Vec<i64> =
+            part.iter().filter(|item| is_kept_by_time(&item.content)).map(|item| item.record.timestamp_ms).collect();
         let floor_ms = self.until_answered(|| self.parts.make_room(times.iter().copied())).await?;
-        // An ack is kept with its event, which was on the log before it, or soon after: such an old one would wait for what is passed over.
+        // An ack is kept with its event, which was on the log before it, or soon after: such an old one would wait for
+        // what is passed over.
         let least_ms = |content: &Content| match content {
             Content::Acks(_) => floor_ms.saturating_sub(ACK_BEFORE_EVENT_MS),
             content if is_kept_by_time(content) => floor_ms,
@@ -260,7 +273,12 @@ impl Flusher {
     }
 
     /// `false`: a position did not match, and nothing was written.
-    async fn transaction(&self, part: &[Item], holds: &BTreeMap<Place, Hold>, moves: &[Advance<'_>]) -> Result<bool, Failure> {
+    async fn transaction(
+        &self,
+        part: &[Item],
+        holds: &BTreeMap<Place, Hold>,
+        moves: &[Advance<'_>],
+    ) -> Result<bool, Failure> {
         let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
         // First, because it is the fence: from here on nobody else can claim these places before this transaction ends.
         let moved = fence::advance(&mut transaction, self.consumer, moves).await?;
@@ -273,8 +291,14 @@ impl Flusher {
         Ok(true)
     }
 
-    /// Splits a part that holds a refused row; a part of one row becomes a dead letter, and only its position is left to move.
-    async fn halve(&self, mut part: Vec<Item>, error: sqlx::Error, parts: &mut VecDeque<Vec<Item>>) -> Result<(), Error> {
+    /// Splits a part that holds a refused row; a part of one row becomes a dead letter, and only its position is left
+    /// to move.
+    async fn halve(
+        &self,
+        mut part: Vec<Item>,
+        error: sqlx::Error,
+        parts: &mut VecDeque<Vec<Item>>,
+    ) -> Result<(), Error> {
         if part.len() > 1 {
             warn!(records = part.len(), %error, "PostgreSQL refuses a row of a batch; halving it.");
             let second = part.split_off(part.len() / 2);
@@ -311,7 +335,9 @@ impl Flusher {
         loop {
             match ask().await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if effect(&error) == SqlEffect::Fatal || effect(&error) == SqlEffect::Data => return Err(Error::View(error)),
+                Err(error) if effect(&error) == SqlEffect::Fatal || effect(&error) == SqlEffect::Data => {
+                    return Err(Error::View(error));
+                }
                 Err(error) => self.component.down(format!("PostgreSQL: {error}")),
             }
             tokio::time::sleep(pause).await;
@@ -337,7 +363,9 @@ async fn apply(
         let log_epoch = holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch);
         match &item.content {
             Content::Event(event) => rows.push(events::Row::new(&item.record, event, log_epoch)),
-            Content::Acks(acks) => acknowledged.extend(acks.iter().zip(0_i32..).map(|(ack, nth)| acks::Row::new(&item.record, ack, nth))),
+            Content::Acks(acks) => {
+                acknowledged.extend(acks.iter().zip(0_i32..).map(|(ack, nth)| acks::Row::new(&item.record, ack, nth)))
+            }
             Content::Attempt(attempt) => attempted.push(attempts::Row { record: &item.record, attempt }),
             Content::Dead(reason) => refused.extend(rejected::Row::of(&item.record, reason, log_epoch, topics)),
             Content::Expired(org) => expired.note(*org, log_epoch, &item.record),

@@ -1,11 +1,13 @@
 //! Which record an event's id belongs to, where the id alone does not say.
 //!
-//! An id is unique within each part of the view by that part's index. Over all parts it is, when it can only lie in one: an id that ingest
-//! makes tells its day (UUIDv7), and lies in the part of that day. Every other id (a native record's, one made just before midnight), and every
-//! one that another record may have, is told its place in `event_places` before it is inserted; so is one that a second record named, once
-//! that is found, and one that a key is decided on, which may make it a duplicate, while another record may name it under another key. Whoever names such an id from
-//! elsewhere is a duplicate. The table is a decision, like a verdict: a rebuild reads it and takes no decision of its own. It is kept until the
-//! newest record that named the id is below the floor: no reading takes any of them then.
+//! An id is unique within each part of the view by that part's index. Over all parts it is, when it can only lie in
+//! one: an id that ingest makes tells its day (UUIDv7), and lies in the part of that day. Every other id (a native
+//! record's, one made just before midnight), and every one that another record may have, is told its place in
+//! `event_places` before it is inserted; so is one that a second record named, once that is found, and one that a key
+//! is decided on, which may make it a duplicate, while another record may name it under another key. Whoever names such
+//! an id from elsewhere is a duplicate. The table is a decision, like a verdict: a rebuild reads it and takes no
+//! decision of its own. It is kept until the newest record that named the id is below the floor: no reading takes any
+//! of them then.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +18,8 @@ use super::events::Row;
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Gives the ids that do not tell their part, or that several records may have, to the record that names them first. `offered`: in the order of
-/// their ids, and of one id in the order in which they were read.
+/// Gives the ids that do not tell their part, or that several records may have, to the record that names them first.
+/// `offered`: in the order of their ids, and of one id in the order in which they were read.
 pub(super) async fn claim(connection: &mut PgConnection, offered: &[&Row<'_>]) -> Result<(), sqlx::Error> {
     let unplaced: Vec<&Row<'_>> = offered
         .chunk_by(|one, other| one.event.org_id == other.event.org_id && one.event.event_id == other.event.event_id)
@@ -28,7 +30,8 @@ pub(super) async fn claim(connection: &mut PgConnection, offered: &[&Row<'_>]) -
     if unplaced.is_empty() {
         return Ok(());
     }
-    // Who has the id already keeps it, also where nobody had to be told so. Whoever names it makes it be kept for longer.
+    // Who has the id already keeps it, also where nobody had to be told so. Whoever names it makes it be kept for
+    // longer.
     let query = sqlx::query(
         "INSERT INTO event_places AS p (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at)
          SELECT DISTINCT ON (t.org_id, t.event_id) t.org_id, t.event_id, COALESCE(e.log_epoch, t.log_epoch),
@@ -45,8 +48,8 @@ pub(super) async fn claim(connection: &mut PgConnection, offered: &[&Row<'_>]) -
     Ok(())
 }
 
-/// Gives ids that nobody had when they were looked for to the records that a decision is taken on. `false`: somebody has one of them by now, and
-/// the decision no longer holds.
+/// Gives ids that nobody had when they were looked for to the records that a decision is taken on. `false`: somebody
+/// has one of them by now, and the decision no longer holds.
 pub(super) async fn claim_unknown(connection: &mut PgConnection, decided: &[&Row<'_>]) -> Result<bool, sqlx::Error> {
     if decided.is_empty() {
         return Ok(true);
@@ -65,7 +68,8 @@ pub(super) async fn claim_unknown(connection: &mut PgConnection, decided: &[&Row
     Ok(claimed == ids.len() as u64)
 }
 
-/// Some of these were there before: where another record has the id, that is written down, for as long as any of the two is read.
+/// Some of these were there before: where another record has the id, that is written down, for as long as any of the
+/// two is read.
 pub(super) async fn note_twins(connection: &mut PgConnection, offered: &[&Row<'_>]) -> Result<(), sqlx::Error> {
     let query = sqlx::query(
         "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at)
@@ -94,8 +98,8 @@ fn bind<'q>(query: Query<'q>, rows: &[&Row<'_>]) -> Query<'q> {
         .bind(rows.iter().map(|row| row.accepted_at_ms).collect::<Vec<i64>>())
 }
 
-/// Whether the id was made on the day of its acceptance (UTC): parts are made of whole days, so every record that names it and says so too
-/// lies in the same part.
+/// Whether the id was made on the day of its acceptance (UTC): parts are made of whole days, so every record that names
+/// it and says so too lies in the same part.
 fn tells_its_day(row: &Row<'_>) -> bool {
     let day = |ms: i64| ms.div_euclid(DAY_MS);
     row.event.event_id.made_at_ms().is_some_and(|made_at_ms| day(made_at_ms) == day(row.accepted_at_ms))

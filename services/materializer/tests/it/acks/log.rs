@@ -30,7 +30,8 @@ impl Written {
     fn of(record: &OwnedMessage) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let ack = schemas::codec::decode_ack(record.payload().unwrap()).unwrap();
-        let headers = record.headers().unwrap().iter().map(|header| (header.key.to_owned(), text(header.value.unwrap())));
+        let headers =
+            record.headers().unwrap().iter().map(|header| (header.key.to_owned(), text(header.value.unwrap())));
         Self { key: text(record.key().unwrap()), headers: headers.collect(), ack: (ack.org_id, ack.event_id) }
     }
 }
@@ -50,7 +51,8 @@ pub async fn accept(bench: &Bench, count: usize) -> Vec<(EventId, Appended)> {
         let event = event(bench.alpha);
         let value = schemas::codec::encode_event(&event).unwrap();
         let headers: &[(&str, &[u8])] = &[("content-type", b"application/avro")];
-        let record = Outgoing { topic: &bench.topics().events, key: Some(key.as_bytes()), value: Some(&value), headers };
+        let record =
+            Outgoing { topic: &bench.topics().events, key: Some(key.as_bytes()), value: Some(&value), headers };
         accepted.push((event.event_id, producer.publish(record).await.unwrap()));
     }
     accepted
@@ -60,7 +62,10 @@ pub async fn accept(bench: &Bench, count: usize) -> Vec<(EventId, Appended)> {
 pub async fn accept_and_show(bench: &Bench, count: usize) -> Vec<EventId> {
     let ids: Vec<EventId> = accept(bench, count).await.into_iter().map(|(id, _)| id).collect();
     let last = format!("/v1/events/{}", ids[count - 1]);
-    eventually(PATIENCE, "the view shows the events", || async { (bench.get(&last).await.status == StatusCode::OK).then_some(()) }).await;
+    eventually(PATIENCE, "the view shows the events", || async {
+        (bench.get(&last).await.status == StatusCode::OK).then_some(())
+    })
+    .await;
     ids
 }
 

@@ -52,9 +52,15 @@ async fn each_route_acknowledges_once_and_answers_the_same_again() {
         } else {
             assert_eq!(first.status, StatusCode::OK, "{path}: {}", first.text);
             let body = first.json();
-            assert_eq!((text(&body, "id"), text(&body, "event_id")), (id.to_string().as_str(), id.to_string().as_str()));
+            assert_eq!(
+                (text(&body, "id"), text(&body, "event_id")),
+                (id.to_string().as_str(), id.to_string().as_str())
+            );
             assert_eq!((text(&body, "status"), &body["success"]), ("acknowledged", &Value::Bool(true)));
-            assert!(OffsetDateTime::parse(text(&body, "acknowledged_at"), &Rfc3339).unwrap() > START - time::Duration::days(365));
+            assert!(
+                OffsetDateTime::parse(text(&body, "acknowledged_at"), &Rfc3339).unwrap()
+                    > START - time::Duration::days(365)
+            );
         }
         assert!(!ids(&bench.page("/v1/inbox").await).contains(&id), "the next read must not list it");
         assert!(!bench.page(&format!("/v1/events/{id}")).await["acknowledged_at"].is_null(), "but it is still there");
@@ -140,7 +146,8 @@ async fn many_are_acknowledged_with_one_result_per_distinct_id_in_order() {
     let results = body["results"].as_array().unwrap();
     assert_eq!(results.iter().map(|result| text(result, "event_id")).collect::<Vec<_>>(), named[..distinct]);
     for result in results {
-        let wanted = if [unknown.as_str(), "none"].contains(&text(result, "event_id")) { "not_found" } else { "acknowledged" };
+        let wanted =
+            if [unknown.as_str(), "none"].contains(&text(result, "event_id")) { "not_found" } else { "acknowledged" };
         assert_eq!(text(result, "status"), wanted, "{result}");
     }
     let open = bench.page("/v1/inbox?limit=1000").await;
@@ -157,7 +164,16 @@ async fn many_are_acknowledged_with_one_result_per_distinct_id_in_order() {
 async fn a_request_to_acknowledge_many_that_is_not_sound_has_the_mounts_invalid_code() {
     let bench = Bench::start().await;
     let too_many = json!({"event_ids": vec!["x"; 1_001]}).to_string();
-    let bad = ["{}", r#"{"event_ids": []}"#, r#"{"event_ids": "x"}"#, r#"{"event_ids": [1]}"#, r#"{"lease_id": "l"}"#, "[", "", &too_many];
+    let bad = [
+        "{}",
+        r#"{"event_ids": []}"#,
+        r#"{"event_ids": "x"}"#,
+        r#"{"event_ids": [1]}"#,
+        r#"{"lease_id": "l"}"#,
+        "[",
+        "",
+        &too_many,
+    ];
     for body in bad {
         for (mount, status) in [("/v1", 400), ("/api", 422)] {
             let answer = bench.ask(Method::POST, &format!("{mount}/inbox/ack"), "alpha", body).await;

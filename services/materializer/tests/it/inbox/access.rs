@@ -59,9 +59,15 @@ async fn a_restricted_key_sees_counts_and_finds_only_its_event_types() {
     assert_eq!((ids(&none).len(), none["has_more"] == false), (0, true));
     for path in ["/v1/events/", "/v1/inbox/"] {
         assert_eq!(bench.ask(Method::GET, &format!("{path}{}", rows[0].id), &key, "").await.status, StatusCode::OK);
-        assert_eq!(bench.ask(Method::GET, &format!("{path}{}", rows[1].id), &key, "").await.status, StatusCode::NOT_FOUND);
+        assert_eq!(
+            bench.ask(Method::GET, &format!("{path}{}", rows[1].id), &key, "").await.status,
+            StatusCode::NOT_FOUND
+        );
     }
-    assert_eq!(bench.ask(Method::GET, &format!("/v1/events/{}/status", rows[1].id), &key, "").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        bench.ask(Method::GET, &format!("/v1/events/{}/status", rows[1].id), &key, "").await.status,
+        StatusCode::NOT_FOUND
+    );
 }
 
 #[tokio::test]
@@ -72,7 +78,11 @@ async fn reading_needs_a_key_with_the_right_to() {
     let id = row(0, 0).id;
     for path in ["/v1/inbox".to_owned(), format!("/v1/events/{id}"), format!("/v1/events/{id}/status")] {
         assert_eq!(bench.ask(Method::GET, &path, "nobody", "").await.status, StatusCode::UNAUTHORIZED, "{path}");
-        assert_eq!(bench.ask(Method::GET, &path, text(&produce, "key"), "").await.status, StatusCode::FORBIDDEN, "{path}");
+        assert_eq!(
+            bench.ask(Method::GET, &path, text(&produce, "key"), "").await.status,
+            StatusCode::FORBIDDEN,
+            "{path}"
+        );
     }
     assert_eq!(bench.ask(Method::PUT, "/v1/inbox", "alpha", "").await.status, StatusCode::METHOD_NOT_ALLOWED);
 }

@@ -9,8 +9,8 @@ use super::harness::{Bench, START, ids, row, text};
 
 const EVENTS: i64 = 60_000;
 
-/// A bench whose inbox reads over one connection, so that its counters can be flushed, and an inbox of 60,000 events of which 1 in 10 is
-/// acknowledged and 20 have failed.
+/// A bench whose inbox reads over one connection, so that its counters can be flushed, and an inbox of 60,000 events of
+/// which 1 in 10 is acknowledged and 20 have failed.
 async fn long_inbox() -> Bench {
     let bench = Bench::start_with(|url| PostgresConfig { max_connections: 1, ..PostgresConfig::new(url) }, None).await;
     sqlx::query(
@@ -63,8 +63,12 @@ async fn a_page_touches_about_as_many_rows_as_it_returns_at_any_depth() {
         // Often enough for a prepared statement to have got its generic plan.
         while page["has_more"] == true {
             let cursor = text(&page, "next_cursor");
-            let (small, cost) = page_and_cost(&bench, &format!("/v1/inbox?limit=50&order={order}&cursor={cursor}")).await;
-            assert!(cost <= about(i64::try_from(ids(&small).len()).unwrap()), "{order}: {cost} rows were touched for 50");
+            let (small, cost) =
+                page_and_cost(&bench, &format!("/v1/inbox?limit=50&order={order}&cursor={cursor}")).await;
+            assert!(
+                cost <= about(i64::try_from(ids(&small).len()).unwrap()),
+                "{order}: {cost} rows were touched for 50"
+            );
             page = bench.page(&format!("/v1/inbox?limit=1000&order={order}&cursor={cursor}")).await;
         }
         let resume = text(&page, "resume_cursor");
@@ -86,7 +90,8 @@ async fn troubled_events_and_time_windows_cost_what_they_return() {
 
     let at = |second| (START + Duration::seconds(second)).format(&Rfc3339).unwrap();
     // The clock may step back by ten minutes, here 600 events; a bisection is some twenty probes.
-    let (window, cost) = page_and_cost(&bench, &format!("/v1/inbox?limit=50&since={}&cursor={cursor}", at(EVENTS / 2))).await;
+    let (window, cost) =
+        page_and_cost(&bench, &format!("/v1/inbox?limit=50&since={}&cursor={cursor}", at(EVENTS / 2))).await;
     assert_eq!(ids(&window).len(), 50);
     assert!(cost <= about(50) + 600 + 40, "{cost} rows were touched for 50 of a window in the middle");
     let (window, cost) = page_and_cost(&bench, &format!("/v1/inbox?limit=200&until={}&cursor={cursor}", at(101))).await;

@@ -19,7 +19,11 @@ fn ids_of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<EventId> {
 #[tokio::test]
 async fn event_types_states_and_acknowledged_ones_are_told_apart() {
     let bench = Bench::start().await;
-    let of = |offset, event_type: &str, delivery_status| Row { event_type: event_type.to_owned(), delivery_status, ..row(0, offset) };
+    let of = |offset, event_type: &str, delivery_status| Row {
+        event_type: event_type.to_owned(),
+        delivery_status,
+        ..row(0, offset)
+    };
     let mut rows = vec![
         of(0, "order.created", "pending"),
         of(1, "order.paid", "retrying"),
@@ -55,13 +59,21 @@ async fn since_is_inclusive_and_until_exclusive_wherever_the_window_lies() {
     // Two partitions and an older log epoch; times of one partition step back by minutes now and then.
     let mut rows: Vec<Row> = (0..200).map(|offset| Row { log_epoch: 1, ..row(0, offset * 60) }).collect();
     rows.extend((200..600).map(|n| Row { log_epoch: 2, accepted_at: START + Duration::minutes(n), ..row(0, n - 200) }));
-    rows.extend((0..600).map(|n| Row { accepted_at: START + Duration::minutes(n - if n % 50 == 0 { 8 } else { 0 }), ..row(1, n * 3) }));
+    rows.extend(
+        (0..600).map(|n| Row {
+            accepted_at: START + Duration::minutes(n - if n % 50 == 0 { 8 } else { 0 }),
+            ..row(1, n * 3)
+        }),
+    );
     bench.show(bench.alpha, &rows).await;
-    for (since, until) in [(0, 600), (-1_000, 5), (590, 5_000), (100, 101), (199, 203), (250, 420), (300, 300), (-50, -20), (700, 800)] {
+    for (since, until) in
+        [(0, 600), (-1_000, 5), (590, 5_000), (100, 101), (199, 203), (250, 420), (300, 300), (-50, -20), (700, 800)]
+    {
         let (from, to) = (START + Duration::minutes(since), START + Duration::minutes(until));
         let wanted = rows.iter().filter(|row| row.accepted_at >= from && row.accepted_at < to);
         for order in ["asc", "desc"] {
-            let window = format!("since={}&until={}", moment(Duration::minutes(since)), moment(Duration::minutes(until)));
+            let window =
+                format!("since={}&until={}", moment(Duration::minutes(since)), moment(Duration::minutes(until)));
             let path = format!("/v1/inbox?limit=1000&order={order}&{window}");
             let mut page = bench.page(&path).await;
             let mut seen = ids(&page);
@@ -80,7 +92,12 @@ async fn since_is_inclusive_and_until_exclusive_wherever_the_window_lies() {
 async fn a_cursor_may_go_on_with_other_filters_and_passes_over_what_never_fits() {
     let bench = Bench::start().await;
     let of = |offset: i64, event_type: &str| Row { event_type: event_type.to_owned(), ..row(0, offset) };
-    bench.show(bench.alpha, &(0..30).map(|offset| of(offset, if offset == 3 { "rare" } else { "a" })).collect::<Vec<_>>()).await;
+    bench
+        .show(
+            bench.alpha,
+            &(0..30).map(|offset| of(offset, if offset == 3 { "rare" } else { "a" })).collect::<Vec<_>>(),
+        )
+        .await;
     let page = bench.page("/v1/inbox?event_type=rare").await;
     assert_eq!(ids(&page).len(), 1);
     let cursor = page["resume_cursor"].as_str().unwrap();
@@ -89,7 +106,10 @@ async fn a_cursor_may_go_on_with_other_filters_and_passes_over_what_never_fits()
     assert_eq!(ids(&bench.page(&format!("/v1/inbox?cursor={cursor}")).await).len(), 1);
     // A status changes: what does not fit now may fit later, so nothing is passed over.
     let page = bench.page("/v1/inbox?status=failed").await;
-    sqlx::query("UPDATE view.events SET delivery_status = 'failed' WHERE log_offset = 7").execute(&bench.pool).await.unwrap();
+    sqlx::query("UPDATE view.events SET delivery_status = 'failed' WHERE log_offset = 7")
+        .execute(&bench.pool)
+        .await
+        .unwrap();
     let cursor = page["resume_cursor"].as_str().unwrap();
     assert_eq!(ids(&bench.page(&format!("/v1/inbox?status=failed&cursor={cursor}")).await).len(), 1);
 }
@@ -140,7 +160,9 @@ async fn payload_bytes_are_the_producers_and_every_field_is_there() {
     let page = answer.json();
     let mut event = page["events"][0].clone();
     let position = event["position"].take();
-    assert!(bench.sealing.open_token("position", bench.alpha.as_uuid().as_bytes(), position.as_str().unwrap()).is_some());
+    assert!(
+        bench.sealing.open_token("position", bench.alpha.as_uuid().as_bytes(), position.as_str().unwrap()).is_some()
+    );
     event["payload"].take();
     assert_eq!(
         event,

@@ -59,7 +59,11 @@ async fn positions_given_by_a_client_are_waited_for_unless_they_are_of_another_l
     // As ingest makes them: in epoch 0, which stands for the newest.
     for log_epoch in [0, 1] {
         let offset = 20 + i64::from(log_epoch);
-        let path = format!("/v1/inbox?limit=100&min_position={}&min_position={}", token(log_epoch, 2, offset), token(log_epoch, 5, offset));
+        let path = format!(
+            "/v1/inbox?limit=100&min_position={}&min_position={}",
+            token(log_epoch, 2, offset),
+            token(log_epoch, 5, offset)
+        );
         let before = ids(&bench.page("/v1/inbox").await).len();
         let both = [row(2, offset), row(5, offset)];
         let ((), page) = tokio::join!(show_in_a_moment(&bench, &both), bench.page(&path));

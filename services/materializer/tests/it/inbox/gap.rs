@@ -16,7 +16,11 @@ async fn a_cursor_from_before_what_was_dropped_goes_on_at_the_oldest_and_says_so
     let first = bench.page("/v1/inbox?limit=1").await;
     let behind = bench.page(&format!("/v1/inbox?limit=2&cursor={}", text(&first, "next_cursor"))).await;
     assert_eq!((&first["gap"], &behind["gap"]), (&Value::Bool(false), &Value::Bool(false)));
-    sqlx::query("SELECT view_drop_part(starts_at) FROM view.parts WHERE ends_at <= $1").bind(later).execute(&bench.pool).await.unwrap();
+    sqlx::query("SELECT view_drop_part(starts_at) FROM view.parts WHERE ends_at <= $1")
+        .bind(later)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
 
     let page = bench.page(&format!("/v1/inbox?cursor={}", text(&first, "next_cursor"))).await;
     assert_eq!(page["gap"], true);

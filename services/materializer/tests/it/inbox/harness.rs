@@ -69,12 +69,19 @@ impl Bench {
         let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), shutdown.clone());
         tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
         let kafka = KafkaConfig::new(brokers.unwrap_or(shared.brokers()), &shared.topic_prefix());
-        let settings = ProducerSettings { delivery_timeout: std::time::Duration::from_secs(3), ..ProducerSettings::default() };
+        let settings =
+            ProducerSettings { delivery_timeout: std::time::Duration::from_secs(3), ..ProducerSettings::default() };
         let producer = Producer::new(&kafka, settings).unwrap();
         let (sealing, written) = (SealingKey::from_bytes([5; 32]), RecentWrites::default());
         let view = postgres::with_settings(&postgres::connect(&inbox_pool(&database.url)).unwrap(), READ_SETTINGS);
-        let state =
-            InboxState::new(tenancy.authenticator(), view.clone(), producer, kafka.topics.clone(), sealing.clone(), written.clone());
+        let state = InboxState::new(
+            tenancy.authenticator(),
+            view.clone(),
+            producer,
+            kafka.topics.clone(),
+            sealing.clone(),
+            written.clone(),
+        );
         let api = inbox::routes(state.until(shutdown.clone())).merge(tenancy::routes(tenancy));
         Self {
             router: platform::http::mount(api, MountOptions::default()),
@@ -100,7 +107,14 @@ impl Bench {
     }
 
     /// With further headers.
-    pub async fn ask_with(&self, method: Method, path: &str, key: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
+    pub async fn ask_with(
+        &self,
+        method: Method,
+        path: &str,
+        key: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Body::from(body.to_owned())).unwrap();
@@ -125,7 +139,8 @@ impl Bench {
 
     /// A key of Alpha that sees only these event types.
     pub async fn restricted_key(&self, event_types: &[&str]) -> String {
-        let body = serde_json::json!({"name": "narrow", "role": "consume", "event_types": event_types, "environment": "test"});
+        let body =
+            serde_json::json!({"name": "narrow", "role": "consume", "event_types": event_types, "environment": "test"});
         let answer = self.ask(Method::POST, "/v1/keys", "alpha", &body.to_string()).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
         answer.json()["key"].as_str().unwrap().to_owned()
@@ -172,7 +187,8 @@ impl Bench {
 }
 
 async fn organization(pool: &PgPool, name: &str) -> OrgId {
-    let id: Uuid = sqlx::query_scalar("SELECT id FROM organizations WHERE name = $1").bind(name).fetch_one(pool).await.unwrap();
+    let id: Uuid =
+        sqlx::query_scalar("SELECT id FROM organizations WHERE name = $1").bind(name).fetch_one(pool).await.unwrap();
     OrgId::from_uuid(id)
 }
 
@@ -220,7 +236,12 @@ impl Answer {
 
 /// The ids on a page, in order.
 pub fn ids(page: &Value) -> Vec<EventId> {
-    page["events"].as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap().parse().unwrap()).collect()
+    page["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["event_id"].as_str().unwrap().parse().unwrap())
+        .collect()
 }
 
 /// A string member.

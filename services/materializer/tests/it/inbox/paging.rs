@@ -35,7 +35,8 @@ async fn read_to_the_end(bench: &Bench, path: &str) -> (Vec<EventId>, Value) {
 fn assert_log_order(seen: &[EventId], rows: &[Row], descending: bool) {
     let places: HashMap<EventId, (i32, i64)> = rows.iter().map(|row| (row.id, (row.partition, row.offset))).collect();
     for partition in 0..3 {
-        let mut offsets: Vec<i64> = seen.iter().map(|id| places[id]).filter(|place| place.0 == partition).map(|place| place.1).collect();
+        let mut offsets: Vec<i64> =
+            seen.iter().map(|id| places[id]).filter(|place| place.0 == partition).map(|place| place.1).collect();
         if descending {
             offsets.reverse();
         }
@@ -49,7 +50,8 @@ async fn disturb(bench: &Bench, rows: &[Row], old: &[Row]) {
     for chunk in rows.chunks(10) {
         bench.show(bench.alpha, chunk).await;
         let done: Vec<_> = victims.by_ref().take(20).map(|row| row.id.as_uuid()).collect();
-        let query = sqlx::query("UPDATE view.events SET acknowledged_at = now() WHERE org_id = $1 AND event_id = ANY($2)");
+        let query =
+            sqlx::query("UPDATE view.events SET acknowledged_at = now() WHERE org_id = $1 AND event_id = ANY($2)");
         query.bind(bench.alpha.as_uuid()).bind(done).execute(&bench.pool).await.unwrap();
     }
 }
@@ -82,7 +84,8 @@ async fn open_events_are_paged_without_gap_or_repeat_while_some_of_them_are_ackn
     let bench = Bench::start().await;
     let (old, new) = (three_thousand(), later());
     bench.show(bench.alpha, &old).await;
-    let ((mut seen, last), ()) = tokio::join!(read_to_the_end(&bench, "/v1/inbox?limit=41"), disturb(&bench, &new, &old));
+    let ((mut seen, last), ()) =
+        tokio::join!(read_to_the_end(&bench, "/v1/inbox?limit=41"), disturb(&bench, &new, &old));
     seen.extend(resume(&bench, &last).await);
 
     let distinct: HashSet<EventId> = seen.iter().copied().collect();
@@ -116,7 +119,9 @@ async fn a_descending_reading_shows_what_was_there_when_it_began_and_resumes_wit
     assert_eq!(ids(&first)[0], old.iter().max_by_key(|row| (row.accepted_at, row.partition)).unwrap().id);
     bench.show(bench.alpha, &new).await;
 
-    let (rest, _) = read_to_the_end(&bench, &format!("/v1/inbox?limit=200&order=desc&cursor={}", text(&first, "next_cursor"))).await;
+    let (rest, _) =
+        read_to_the_end(&bench, &format!("/v1/inbox?limit=200&order=desc&cursor={}", text(&first, "next_cursor")))
+            .await;
     let seen: Vec<EventId> = ids(&first).into_iter().chain(rest).collect();
     assert_eq!(seen.len(), old.len());
     assert_eq!(seen.iter().copied().collect::<HashSet<_>>(), old.iter().map(|row| row.id).collect::<HashSet<_>>());
@@ -131,7 +136,11 @@ async fn a_descending_reading_shows_what_was_there_when_it_began_and_resumes_wit
 async fn a_later_log_epoch_comes_after_an_earlier_one_whatever_its_offsets_are() {
     let bench = Bench::start().await;
     let mut rows: Vec<Row> = (500..510).map(|offset| row(0, offset)).collect();
-    rows.extend((0..10).map(|offset| Row { log_epoch: 2, accepted_at: super::harness::START + Duration::hours(1), ..row(0, offset) }));
+    rows.extend((0..10).map(|offset| Row {
+        log_epoch: 2,
+        accepted_at: super::harness::START + Duration::hours(1),
+        ..row(0, offset)
+    }));
     bench.show(bench.alpha, &rows).await;
     let (seen, last) = read_to_the_end(&bench, "/v1/inbox?limit=7").await;
     assert_eq!(seen, rows.iter().map(|row| row.id).collect::<Vec<_>>());

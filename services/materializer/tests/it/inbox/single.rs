@@ -67,7 +67,9 @@ async fn a_status_sums_the_deliveries_up() {
             "failed_at": null, "acknowledged_at": null, "deliveries": [],
         })
     );
-    for (minute, status, attempts, next) in [(1, "failed", 5, None), (2, "retrying", 2, Some(7)), (3, "delivered", 1, None)] {
+    for (minute, status, attempts, next) in
+        [(1, "failed", 5, None), (2, "retrying", 2, Some(7)), (3, "delivered", 1, None)]
+    {
         sqlx::query(
             "INSERT INTO view.deliveries (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
                                           last_status_code, last_error, next_attempt_at, created_at)

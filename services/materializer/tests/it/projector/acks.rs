@@ -21,7 +21,11 @@ async fn an_ack_hides_the_event_as_of_its_append_time_and_a_second_one_changes_n
     assert_eq!(bench.row(org, acked.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)));
     bench.ack(org, acked.event_id).await;
     bench.passed().await;
-    assert_eq!(bench.row(org, acked.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)), "the first one stays");
+    assert_eq!(
+        bench.row(org, acked.event_id).await.unwrap().acknowledged_at,
+        Some(time_of(&first)),
+        "the first one stays"
+    );
     assert_eq!(bench.row(org, open.event_id).await.unwrap().acknowledged_at, None);
     projecting.stop().await;
 }
@@ -118,7 +122,8 @@ async fn effects_and_keys_that_nothing_will_ask_for_again_are_swept_and_no_other
         .await
         .unwrap();
     }
-    let projecting = bench.project_as(ProjectorConfig { sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
+    let projecting =
+        bench.project_as(ProjectorConfig { sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
     let left = "SELECT (SELECT count(*) FROM view.pending_effects) + (SELECT count(*) FROM dedup_keys)";
     let swept = || async { (bench.count(left).await == 2).then_some(()) };
     devstack::testing::eventually(PATIENCE, "the old ones are swept", swept).await;

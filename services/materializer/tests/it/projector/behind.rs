@@ -1,4 +1,5 @@
-//! A view that is far behind the log, as after a restore: what its unread events will ask for is still there when they are read.
+//! A view that is far behind the log, as after a restore: what its unread events will ask for is still there when they
+//! are read.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::retention::append_at;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Waits until a sweep that began after this call has ended: the first row shows that one runs, the second one that it is over.
+/// Waits until a sweep that began after this call has ended: the first row shows that one runs, the second one that it
+/// is over.
 async fn swept(bench: &Bench) {
     for _ in 0..2 {
         sqlx::query(
@@ -22,7 +24,10 @@ async fn swept(bench: &Bench) {
         .execute(&bench.pool)
         .await
         .unwrap();
-        eventually(PATIENCE, "a sweep", || async { (bench.count("SELECT count(*) FROM rejected").await == 0).then_some(()) }).await;
+        eventually(PATIENCE, "a sweep", || async {
+            (bench.count("SELECT count(*) FROM rejected").await == 0).then_some(())
+        })
+        .await;
     }
 }
 
@@ -55,7 +60,8 @@ async fn keys_and_effects_stay_for_unread_events_of_their_time_and_go_when_these
     // Nothing is read while the positions are held.
     let mut held = bench.pool.begin_with("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
     sqlx::query("SELECT FROM consumer_positions FOR UPDATE").execute(&mut *held).await.unwrap();
-    let projecting = bench.project_as(ProjectorConfig { sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
+    let projecting =
+        bench.project_as(ProjectorConfig { sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
     swept(&bench).await;
     assert_eq!(bench.count("SELECT count(*) FROM dedup_keys").await, 1);
     assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 1);
@@ -66,6 +72,9 @@ async fn keys_and_effects_stay_for_unread_events_of_their_time_and_go_when_these
     assert!(bench.row(org, late.event_id).await.unwrap().acknowledged_at.is_some());
 
     // The last record is 20 days old, and nothing is unread.
-    eventually(PATIENCE, "the key is swept", || async { (bench.count("SELECT count(*) FROM dedup_keys").await == 0).then_some(()) }).await;
+    eventually(PATIENCE, "the key is swept", || async {
+        (bench.count("SELECT count(*) FROM dedup_keys").await == 0).then_some(())
+    })
+    .await;
     projecting.stop().await;
 }

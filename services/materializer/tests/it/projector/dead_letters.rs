@@ -56,7 +56,11 @@ async fn what_cannot_be_taken_becomes_a_dead_letter_and_the_next_record_is_serve
         assert_eq!(letter.header("triggers-dlq-group"), bench.topics().group_materializer);
         assert_eq!(letter.key.as_deref(), Some(&key[..]));
         assert_eq!(letter.value.as_deref(), value, "the bytes are untouched");
-        assert_eq!(letter.headers.get("x").map(Vec::as_slice), (class == "bad_avro").then_some(&b"\xFF\x00"[..]), "so are the headers");
+        assert_eq!(
+            letter.headers.get("x").map(Vec::as_slice),
+            (class == "bad_avro").then_some(&b"\xFF\x00"[..]),
+            "so are the headers"
+        );
     }
     projecting.stop().await;
 }
@@ -116,7 +120,8 @@ async fn a_batch_that_cannot_be_unpacked_leaves_a_dead_letter_and_a_replay_that_
     for (name, value) in [("fetch.max.bytes", "1000000"), ("receive.message.max.bytes", "1001000")] {
         bounded.kafka.properties.push((name.to_owned(), value.to_owned()));
     }
-    let projecting = bounded.project_as(ProjectorConfig { stall_after: Duration::from_secs(2), ..ProjectorConfig::default() });
+    let projecting =
+        bounded.project_as(ProjectorConfig { stall_after: Duration::from_secs(2), ..ProjectorConfig::default() });
     bench.passed().await;
     assert!(bench.row(org, after.event_id).await.is_some());
     let letters = bench.dead_letters().await;
@@ -134,7 +139,11 @@ async fn a_batch_that_cannot_be_unpacked_leaves_a_dead_letter_and_a_replay_that_
 }
 
 async fn erase(bench: &Bench, org: OrgId) {
-    sqlx::query("UPDATE organizations SET status = 'erased' WHERE id = $1").bind(org.as_uuid()).execute(&bench.pool).await.unwrap();
+    sqlx::query("UPDATE organizations SET status = 'erased' WHERE id = $1")
+        .bind(org.as_uuid())
+        .execute(&bench.pool)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,9 +161,11 @@ async fn records_of_an_erased_organization_are_passed_over_without_a_trace() {
     bench.passed().await;
     assert!(bench.row(other, after.event_id).await.is_some());
     assert_eq!(bench.in_log_order().await.len(), 1);
-    for trace in
-        ["SELECT count(*) FROM view.deliveries", "SELECT count(*) FROM view.delivery_attempts", "SELECT count(*) FROM view.pending_effects"]
-    {
+    for trace in [
+        "SELECT count(*) FROM view.deliveries",
+        "SELECT count(*) FROM view.delivery_attempts",
+        "SELECT count(*) FROM view.pending_effects",
+    ] {
         assert_eq!(bench.count(trace).await, 0, "{trace}");
     }
     assert!(bench.dead_letters().await.is_empty());
@@ -184,7 +195,10 @@ async fn an_organization_that_is_erased_meanwhile_is_passed_over_within_seconds(
 async fn a_row_that_postgres_refuses_is_found_and_all_others_are_written() {
     let bench = Bench::start().await;
     let orgs = [bench.organization(0).await, bench.organization(1).await];
-    sqlx::raw_sql("ALTER TABLE view.events ADD CONSTRAINT no_poison CHECK (event_type <> 'poison')").execute(&bench.pool).await.unwrap();
+    sqlx::raw_sql("ALTER TABLE view.events ADD CONSTRAINT no_poison CHECK (event_type <> 'poison')")
+        .execute(&bench.pool)
+        .await
+        .unwrap();
     bench.watch_writes().await;
     let mut ids = bench.flow(&orgs, 150).await;
     let poison = Event { event_type: "poison".to_owned(), ..event(orgs[1]) };
@@ -244,7 +258,8 @@ async fn much_garbage_is_one_dead_letter_each_and_the_next_record_is_served() {
     let (events, key) = (bench.topics().events.clone(), org.to_string().into_bytes());
     let garbage: Vec<Vec<u8>> = (0..2000).map(|n| format!("garbage {n}").into_bytes()).collect();
     for some in garbage.chunks(100) {
-        futures_util::future::join_all(some.iter().map(|value| bench.append(&events, Some(&key), Some(value), &[]))).await;
+        futures_util::future::join_all(some.iter().map(|value| bench.append(&events, Some(&key), Some(value), &[])))
+            .await;
     }
     bench.event(&event(org)).await;
     let projecting = bench.project();
@@ -257,7 +272,8 @@ async fn much_garbage_is_one_dead_letter_each_and_the_next_record_is_served() {
     projecting.stop().await;
 }
 
-/// Rows of `rejected` that a tenant may see: organization, topic, partition, offset, class and message, in the order of their offsets.
+/// Rows of `rejected` that a tenant may see: organization, topic, partition, offset, class and message, in the order of
+/// their offsets.
 async fn rejected(bench: &Bench) -> Vec<(OrgId, String, i32, i64, String, String)> {
     let rows: Vec<(uuid::Uuid, String, i32, i64, String, String)> = sqlx::query_as(
         "SELECT org_id, log_topic, log_partition, log_offset, error_class, message FROM rejected WHERE org_id IS NOT NULL ORDER BY log_topic, log_offset",
@@ -266,7 +282,9 @@ async fn rejected(bench: &Bench) -> Vec<(OrgId, String, i32, i64, String, String
     .await
     .unwrap();
     rows.into_iter()
-        .map(|(org, topic, partition, offset, class, message)| (OrgId::from_uuid(org), topic, partition, offset, class, message))
+        .map(|(org, topic, partition, offset, class, message)| {
+            (OrgId::from_uuid(org), topic, partition, offset, class, message)
+        })
         .collect()
 }
 
@@ -275,7 +293,8 @@ async fn a_tenant_is_told_of_the_dead_letters_under_its_key_once_however_often_t
     let bench = Bench::start().await;
     let (org, erased) = (bench.organization(0).await, bench.organization(0).await);
     erase(&bench, erased).await;
-    let (events, acks, deliveries) = (bench.topics().events.clone(), bench.topics().acks.clone(), bench.topics().deliveries.clone());
+    let (events, acks, deliveries) =
+        (bench.topics().events.clone(), bench.topics().acks.clone(), bench.topics().deliveries.clone());
     let key = org.to_string().into_bytes();
     // What the message repeats of a record need not be storable.
     let named = [("ce_specversion", &b"1.0"[..]), ("ce_id", b"\xFF")];
@@ -293,8 +312,10 @@ async fn a_tenant_is_told_of_the_dead_letters_under_its_key_once_however_often_t
     bench.passed().await;
     projecting.stop().await;
     let told = rejected(&bench).await;
-    let places: Vec<_> =
-        told.iter().map(|(org, topic, partition, offset, class, _)| (*org, topic, *partition, *offset, class.as_str())).collect();
+    let places: Vec<_> = told
+        .iter()
+        .map(|(org, topic, partition, offset, class, _)| (*org, topic, *partition, *offset, class.as_str()))
+        .collect();
     let wanted = [(&acks, &third, "invalid_ack"), (&events, &first, "malformed"), (&events, &second, "malformed")];
     assert_eq!(places, wanted.map(|(topic, appended, class)| (org, topic, appended.partition, appended.offset, class)));
     assert!(told.iter().all(|(.., message)| !message.is_empty()));

@@ -11,7 +11,13 @@ use super::retention::append_record_at;
 
 const STARTED_AT: i64 = 1_790_000_000_000_000;
 
-pub fn attempt(org: OrgId, event: EventId, endpoint: EndpointId, attempt: i32, outcome: DeliveryOutcome) -> DeliveryAttempt {
+pub fn attempt(
+    org: OrgId,
+    event: EventId,
+    endpoint: EndpointId,
+    attempt: i32,
+    outcome: DeliveryOutcome,
+) -> DeliveryAttempt {
     let started_at = STARTED_AT + i64::from(attempt) * 1_000_000;
     DeliveryAttempt {
         org_id: org,
@@ -46,7 +52,9 @@ async fn attempts_with_the_largest_numbers_are_summed_up_to_the_largest_number()
     let event = event(org);
     bench.event(&event).await;
     for _ in 0..2 {
-        bench.attempt(&attempt(org, event.event_id, EndpointId::generate(), i32::MAX, DeliveryOutcome::Delivered)).await;
+        bench
+            .attempt(&attempt(org, event.event_id, EndpointId::generate(), i32::MAX, DeliveryOutcome::Delivered))
+            .await;
     }
     bench.passed().await;
     assert_eq!(status(&bench, org, event.event_id).await, ("delivered".to_owned(), i32::MAX));
@@ -95,7 +103,11 @@ async fn an_events_status_is_the_worst_of_its_deliveries_and_cancelled_ones_do_n
             bench.passed().await;
         }
         for (event, (deliveries, (expected, attempts))) in events.iter().zip(cases) {
-            assert_eq!(status(&bench, org, event.event_id).await, (expected.to_owned(), attempts), "{deliveries:?}, {events_first}");
+            assert_eq!(
+                status(&bench, org, event.event_id).await,
+                (expected.to_owned(), attempts),
+                "{deliveries:?}, {events_first}"
+            );
         }
     }
     assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 0);
@@ -116,7 +128,10 @@ async fn a_delivery_is_as_its_last_attempt_left_it_and_every_attempt_is_kept_onc
     bench.attempt(&attempts[0]).await;
     let projecting = bench.project();
     bench.passed().await;
-    assert_eq!(delivery(&bench).await, ("retrying".to_owned(), 1, Some(503), Some("answered 503".to_owned()), Some(at(&attempts[0], 5))));
+    assert_eq!(
+        delivery(&bench).await,
+        ("retrying".to_owned(), 1, Some(503), Some("answered 503".to_owned()), Some(at(&attempts[0], 5)))
+    );
     projecting.stop().await;
     // One batch, with a record that was appended twice after its successors.
     bench.attempt(&attempts[1]).await;
@@ -134,7 +149,8 @@ async fn a_delivery_is_as_its_last_attempt_left_it_and_every_attempt_is_kept_onc
             .fetch_all(&bench.pool)
             .await
             .unwrap();
-    let expected = attempts.map(|a| (a.delivery_id.as_uuid(), a.attempt, a.outcome.as_str().to_owned(), 12, Some("busy".to_owned())));
+    let expected = attempts
+        .map(|a| (a.delivery_id.as_uuid(), a.attempt, a.outcome.as_str().to_owned(), 12, Some("busy".to_owned())));
     assert_eq!(kept, expected);
     projecting.stop().await;
 }
@@ -149,7 +165,8 @@ async fn delivery(bench: &Bench) -> Delivery {
 }
 
 fn at(attempt: &DeliveryAttempt, seconds_later: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(attempt.started_at) * 1000).unwrap() + time::Duration::seconds(seconds_later)
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(attempt.started_at) * 1000).unwrap()
+        + time::Duration::seconds(seconds_later)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +176,9 @@ async fn a_delivery_does_not_depend_on_how_its_attempts_were_batched() {
     let org = bench.organization(0).await;
     let (apart, together) = (EndpointId::generate(), EndpointId::generate());
     let id = EventId::generate();
-    let attempts = |endpoint| [(1, Retrying), (2, Retrying), (3, Delivered)].map(|(n, outcome)| attempt(org, id, endpoint, n, outcome));
+    let attempts = |endpoint| {
+        [(1, Retrying), (2, Retrying), (3, Delivered)].map(|(n, outcome)| attempt(org, id, endpoint, n, outcome))
+    };
     let projecting = bench.project();
     for attempt in attempts(apart) {
         bench.attempt(&attempt).await;
@@ -184,7 +203,8 @@ async fn a_delivery_does_not_depend_on_how_its_attempts_were_batched() {
     projecting.stop().await;
 }
 
-/// A dispatcher that was halted, or out of reach of the log, tells of attempts after another one went on with the delivery.
+/// A dispatcher that was halted, or out of reach of the log, tells of attempts after another one went on with the
+/// delivery.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_told_late_of_a_delivery_brings_it_back_from_no_end() {
     use DeliveryOutcome::{Cancelled, Delivered, Failed, Retrying};
@@ -221,11 +241,12 @@ async fn what_is_told_late_of_a_delivery_brings_it_back_from_no_end() {
             bench.passed().await;
             projecting.stop().await;
             for (id, told, status, attempts) in expected {
-                let row: (String, i32) = sqlx::query_as("SELECT status, attempts FROM view.deliveries WHERE delivery_id = $1")
-                    .bind(id.as_uuid())
-                    .fetch_one(&bench.pool)
-                    .await
-                    .unwrap();
+                let row: (String, i32) =
+                    sqlx::query_as("SELECT status, attempts FROM view.deliveries WHERE delivery_id = $1")
+                        .bind(id.as_uuid())
+                        .fetch_one(&bench.pool)
+                        .await
+                        .unwrap();
                 assert_eq!(row, (status.to_owned(), attempts), "{told:?}, in one batch: {in_one_batch}");
             }
         }
@@ -239,9 +260,13 @@ async fn of_alike_tellings_the_one_that_was_appended_last_counts_also_against_ro
     let (id, endpoint, now) = (EventId::generate(), EndpointId::generate(), OffsetDateTime::now_utc());
     // The leader's clock says when: in one batch, and against what is stored.
     let tell = async |status_code, seconds| {
-        let told = DeliveryAttempt { status_code: Some(status_code), ..attempt(org, id, endpoint, 1, DeliveryOutcome::Retrying) };
+        let told = DeliveryAttempt {
+            status_code: Some(status_code),
+            ..attempt(org, id, endpoint, 1, DeliveryOutcome::Retrying)
+        };
         let (key, value) = (org.to_string(), encode_attempt(&told).unwrap());
-        append_record_at(&bench, &bench.topics().deliveries, 0, (&key, &value), now + time::Duration::seconds(seconds)).await;
+        append_record_at(&bench, &bench.topics().deliveries, 0, (&key, &value), now + time::Duration::seconds(seconds))
+            .await;
     };
     tell(500, -60).await;
     tell(501, -61).await;

@@ -12,10 +12,11 @@ use super::harness::{Bench, PATIENCE, event, keyed};
 use super::retention::append_to;
 
 async fn verdicts(bench: &Bench) -> Vec<(EventId, EventId)> {
-    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as("SELECT event_id, original_id FROM verdicts ORDER BY log_partition, log_offset")
-        .fetch_all(&bench.pool)
-        .await
-        .unwrap();
+    let rows: Vec<(Uuid, Uuid)> =
+        sqlx::query_as("SELECT event_id, original_id FROM verdicts ORDER BY log_partition, log_offset")
+            .fetch_all(&bench.pool)
+            .await
+            .unwrap();
     rows.into_iter().map(|(event, original)| (EventId::from_uuid(event), EventId::from_uuid(original))).collect()
 }
 
@@ -154,7 +155,8 @@ async fn of_one_id_in_a_batch_the_first_that_was_read_is_the_event_whatever_key_
     projecting.stop().await;
 }
 
-/// One id in two partitions, under a key that another event has and without: whichever writer comes second goes by what the first one made of it.
+/// One id in two partitions, under a key that another event has and without: whichever writer comes second goes by what
+/// the first one made of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once() {
     let bench = Bench::start().await;
@@ -173,9 +175,12 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
         query.execute(&mut *other_writer).await.unwrap();
     }
     bench.event(&becomes_event).await;
-    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually(PATIENCE, "the one with the key waits for the one without", || async { (bench.count(blocked).await > 0).then_some(()) })
-        .await;
+    let blocked =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually(PATIENCE, "the one with the key waits for the one without", || async {
+        (bench.count(blocked).await > 0).then_some(())
+    })
+    .await;
     other_writer.commit().await.unwrap();
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, becomes_event.event_id]);
@@ -185,13 +190,15 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
     let last = bench.event(&becomes_duplicate).await;
     bench.passed().await;
     assert_eq!(verdicts(&bench).await, [(becomes_duplicate.event_id, original.event_id)]);
-    let places: Vec<(i32, i64)> = sqlx::query_as("SELECT log_partition, log_offset FROM event_places WHERE event_id = $1")
-        .bind(becomes_duplicate.event_id.as_uuid())
-        .fetch_all(&bench.pool)
-        .await
-        .unwrap();
+    let places: Vec<(i32, i64)> =
+        sqlx::query_as("SELECT log_partition, log_offset FROM event_places WHERE event_id = $1")
+            .bind(becomes_duplicate.event_id.as_uuid())
+            .fetch_all(&bench.pool)
+            .await
+            .unwrap();
     assert_eq!(places, [(last.partition, last.offset)]);
-    // Nor does an id that another writer finds to be a duplicate keep a key: what came under that key later would stand for no event.
+    // Nor does an id that another writer finds to be a duplicate keep a key: what came under that key later would stand
+    // for no event.
     let (named, later) = (keyed(org, Dedup::dedup_id("free", b"")), keyed(org, Dedup::dedup_id("free", b"")));
     let mut other_writer = bench.pool.begin().await.unwrap();
     for statement in [
@@ -199,11 +206,15 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
         "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
          VALUES ($1, $2, $3, 1, 2, 8, now())",
     ] {
-        let query = sqlx::query(statement).bind(org.as_uuid()).bind(named.event_id.as_uuid()).bind(original.event_id.as_uuid());
+        let query =
+            sqlx::query(statement).bind(org.as_uuid()).bind(named.event_id.as_uuid()).bind(original.event_id.as_uuid());
         query.execute(&mut *other_writer).await.unwrap();
     }
     bench.event(&named).await;
-    eventually(PATIENCE, "who takes the key waits for who judges", || async { (bench.count(blocked).await > 0).then_some(()) }).await;
+    eventually(PATIENCE, "who takes the key waits for who judges", || async {
+        (bench.count(blocked).await > 0).then_some(())
+    })
+    .await;
     other_writer.commit().await.unwrap();
     bench.event(&later).await;
     bench.passed().await;

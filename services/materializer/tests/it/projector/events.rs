@@ -8,7 +8,12 @@ use super::harness::{Bench, event, keyed, time_of};
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_several_organizations_and_encodings_appear_once_and_in_log_order() {
     let bench = Bench::start().await;
-    let orgs = [bench.organization(0).await, bench.organization(0).await, bench.organization(1).await, bench.organization(2).await];
+    let orgs = [
+        bench.organization(0).await,
+        bench.organization(0).await,
+        bench.organization(1).await,
+        bench.organization(2).await,
+    ];
     let mut expected = Vec::new();
     // The first half is there before the projector, the second comes while it runs.
     let mut projecting = None;
@@ -62,7 +67,10 @@ async fn a_row_says_what_the_record_said_and_when_it_was_appended() {
     );
     assert_eq!(row.get::<i32, _>("log_epoch"), 1);
     let row = bench.row(org, whole.event_id).await.unwrap();
-    assert_eq!((row.accepted_at, row.acknowledged_at, row.delivery_status.as_str()), (time_of(&appended), None, "pending"));
+    assert_eq!(
+        (row.accepted_at, row.acknowledged_at, row.delivery_status.as_str()),
+        (time_of(&appended), None, "pending")
+    );
     projecting.stop().await;
 }
 

@@ -75,12 +75,22 @@ impl Bench {
     /// An organization whose records go to this partition.
     pub async fn organization(&self, of_partition: i32) -> OrgId {
         let org = stranger(of_partition);
-        sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'One')").bind(org.as_uuid()).execute(&self.pool).await.unwrap();
+        sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'One')")
+            .bind(org.as_uuid())
+            .execute(&self.pool)
+            .await
+            .unwrap();
         org
     }
 
     /// Appends a record, whatever it is.
-    pub async fn append(&self, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, &[u8])]) -> Appended {
+    pub async fn append(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, &[u8])],
+    ) -> Appended {
         let appended = self.producer.publish(Outgoing { topic, key, value, headers }).await.unwrap();
         self.note(topic, appended.partition, appended.offset);
         appended
@@ -132,14 +142,16 @@ impl Bench {
 
     /// Where the projector stands; `None` before it claimed the partition.
     pub async fn position(&self, topic: &str, partition: i32) -> Option<i64> {
-        sqlx::query_scalar("SELECT next_offset FROM consumer_positions WHERE consumer = $1 AND topic = $2 AND partition = $3")
-            .bind(CONSUMER)
-            .bind(topic)
-            .bind(partition)
-            .fetch_optional(&self.pool)
-            .await
-            .ok()
-            .flatten()
+        sqlx::query_scalar(
+            "SELECT next_offset FROM consumer_positions WHERE consumer = $1 AND topic = $2 AND partition = $3",
+        )
+        .bind(CONSUMER)
+        .bind(topic)
+        .bind(partition)
+        .fetch_optional(&self.pool)
+        .await
+        .ok()
+        .flatten()
     }
 
     /// Waits until everything that the test appended is passed.
@@ -147,8 +159,10 @@ impl Bench {
         let ends = self.ends.lock().unwrap().clone();
         for ((topic, partition), end) in ends {
             let what = format!("{topic}[{partition}] is passed up to {end}");
-            let position =
-                eventually(PATIENCE, &what, || async { self.position(&topic, partition).await.filter(|position| *position >= end) }).await;
+            let position = eventually(PATIENCE, &what, || async {
+                self.position(&topic, partition).await.filter(|position| *position >= end)
+            })
+            .await;
             assert_eq!(position, end, "{topic}[{partition}] is not passed further than it reaches");
         }
     }
@@ -156,7 +170,10 @@ impl Bench {
     /// Waits until at least this many events are shown.
     pub async fn shown(&self, count: i64) {
         let what = format!("{count} events are shown");
-        eventually(PATIENCE, &what, || async { (self.count("SELECT count(*) FROM view.events").await >= count).then_some(()) }).await;
+        eventually(PATIENCE, &what, || async {
+            (self.count("SELECT count(*) FROM view.events").await >= count).then_some(())
+        })
+        .await;
     }
 
     /// A number, or -1 while the database is out of reach.
@@ -183,16 +200,18 @@ impl Bench {
 
     /// Rows of the view in the order of the log: partition, offset, id.
     pub async fn in_log_order(&self) -> Vec<(i32, i64, EventId)> {
-        let rows: Vec<(i32, i64, Uuid)> =
-            sqlx::query_as("SELECT log_partition, log_offset, event_id FROM view.events ORDER BY log_partition, log_epoch, log_offset")
-                .fetch_all(&self.pool)
-                .await
-                .unwrap();
+        let rows: Vec<(i32, i64, Uuid)> = sqlx::query_as(
+            "SELECT log_partition, log_offset, event_id FROM view.events ORDER BY log_partition, log_epoch, log_offset",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
         rows.into_iter().map(|(partition, offset, id)| (partition, offset, EventId::from_uuid(id))).collect()
     }
 
-    /// Has the database keep a line for each row that is offered to `view.events` by a transaction that commits, also where the row is
-    /// there already, and for each position that is moved: doing something twice shows, although it changes nothing.
+    /// Has the database keep a line for each row that is offered to `view.events` by a transaction that commits, also
+    /// where the row is there already, and for each position that is moved: doing something twice shows, although it
+    /// changes nothing.
     pub async fn watch_writes(&self) {
         let statements = "
             CREATE TABLE public.offered (event_id uuid NOT NULL);

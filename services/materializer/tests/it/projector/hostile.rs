@@ -1,5 +1,5 @@
-//! Thousands of arbitrary and mutated records on the real topics: each is a row, a duplicate of one, or a dead letter, and the next good record is
-//! served.
+//! Thousands of arbitrary and mutated records on the real topics: each is a row, a duplicate of one, or a dead letter,
+//! and the next good record is served.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +58,10 @@ fn events(org: OrgId) -> Vec<Kind> {
         metadata: BTreeMap::from([("a".to_owned(), "1".to_owned())]),
         ..keyed(org, Dedup::idempotency_key("k", b"body"))
     };
-    let avro = [full, event(org), keyed(org, Dedup::dedup_id("d", b"body"))].iter().map(|event| encode_event(event).unwrap()).collect();
+    let avro = [full, event(org), keyed(org, Dedup::dedup_id("d", b"body"))]
+        .iter()
+        .map(|event| encode_event(event).unwrap())
+        .collect();
     let json = texts(&[
         r#"{"event_type": "order.created", "payload": {"id": 7, "n": [1.50, null, "\u0000\u00e9"]}, "dedup_id": "ord-7",
             "timestamp": "2026-11-21T09:00:00.123456Z", "source": "shop", "ordering_key": "o", "metadata": {"k": "v"}}"#,
@@ -85,7 +88,8 @@ async fn write(bench: &Bench, topic: &str, orgs: &[OrgId], kinds: &[Kind]) -> Ve
         let samples = Samples { golden, tokens: JSON, header: 10, large: 530_000 };
         for value in fuzz::records(&format!("{topic} {number}"), &samples, RECORDS / kinds.len() as u64) {
             let org = rng.choose(orgs).unwrap().to_string().into_bytes();
-            let mut headers: Vec<(String, Vec<u8>)> = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
+            let mut headers: Vec<(String, Vec<u8>)> =
+                headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
             let (mut key, mut value) = (Some(org), Some(value));
             match rng.below(40) {
                 0 => key = None,
@@ -94,7 +98,10 @@ async fn write(bench: &Bench, topic: &str, orgs: &[OrgId], kinds: &[Kind]) -> Ve
                 3 => value = None,
                 4 => headers.push(("traceparent".to_owned(), b"\x00\xff".to_vec())),
                 5 => headers.push(("triggers-origin-topic".to_owned(), b"\x00".to_vec())),
-                6 => headers = vec![("Content-Type".to_owned(), b"application/avro".to_vec()), (String::new(), vec![0; 300])],
+                6 => {
+                    headers =
+                        vec![("Content-Type".to_owned(), b"application/avro".to_vec()), (String::new(), vec![0; 300])]
+                }
                 _ => {}
             }
             wanted.push((key, value, headers));
@@ -103,7 +110,8 @@ async fn write(bench: &Bench, topic: &str, orgs: &[OrgId], kinds: &[Kind]) -> Ve
     let mut written = Vec::new();
     for some in wanted.chunks(AT_ONCE) {
         let appended = join_all(some.iter().map(|(key, value, headers)| async move {
-            let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+            let headers: Vec<(&str, &[u8])> =
+                headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
             bench.append(topic, key.as_deref(), value.as_deref(), &headers).await
         }))
         .await;
@@ -156,7 +164,8 @@ async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter_and_the_next
     // What the decoders say of each record: they are held to the contract by tests of their own.
     let known = |org: OrgId| orgs.contains(&org);
     let (mut expected_ids, mut expected_letters) = (Vec::new(), Vec::new());
-    let place = |topic: &str, written: &Written| (topic.to_owned(), written.appended.partition, written.appended.offset);
+    let place =
+        |topic: &str, written: &Written| (topic.to_owned(), written.appended.partition, written.appended.offset);
     for written in &events {
         match native::read_event(&written.native(&topics.events)) {
             Ok(event) if known(event.org_id) => expected_ids.push((event.org_id.as_uuid(), event.event_id.as_uuid())),
@@ -178,12 +187,14 @@ async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter_and_the_next
     expected_ids.sort_unstable();
     // Mutated records that kept their event id are one event.
     expected_ids.dedup();
-    let rows = ids(&bench, "SELECT org_id, event_id FROM view.events UNION ALL SELECT org_id, event_id FROM verdicts").await;
+    let rows =
+        ids(&bench, "SELECT org_id, event_id FROM view.events UNION ALL SELECT org_id, event_id FROM verdicts").await;
     assert_eq!(rows.len(), expected_ids.len(), "rows and duplicates");
     assert!(rows == expected_ids, "the rows and duplicates are those that can be read");
 
     let letters = bench.dead_letters().await;
-    let mut found: Vec<_> = letters.iter().map(|letter| (letter.place(), letter.header("triggers-dlq-error-class"))).collect();
+    let mut found: Vec<_> =
+        letters.iter().map(|letter| (letter.place(), letter.header("triggers-dlq-error-class"))).collect();
     found.sort_unstable();
     expected_letters.sort_unstable();
     assert!(found == expected_letters, "{} dead letters instead of {}", found.len(), expected_letters.len());

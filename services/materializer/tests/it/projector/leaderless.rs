@@ -1,4 +1,5 @@
-//! A partition without a leader, on a mock cluster: a real one cannot be told to lose the leader of one partition alone.
+//! A partition without a leader, on a mock cluster: a real one cannot be told to lose the leader of one partition
+//! alone.
 
 use devstack::testing::eventually;
 use materializer::projector::ProjectorConfig;
@@ -20,7 +21,8 @@ async fn the_others_go_on_and_readiness_is_red_until_the_leader_is_back() {
     let events = bench.topics().events.clone();
     mock.partition_leader(&events, 1, None).unwrap();
     let projecting = bench.project_as(ProjectorConfig::default());
-    eventually(PATIENCE, "the other is written", async || (bench.position(&events, 0).await == Some(1)).then_some(())).await;
+    eventually(PATIENCE, "the other is written", async || (bench.position(&events, 0).await == Some(1)).then_some(()))
+        .await;
     projecting.is_ready(false).await;
     assert_eq!(bench.position(&events, 1).await, None, "where its log begins is not known");
     mock.partition_leader(&events, 1, Some(1)).unwrap();

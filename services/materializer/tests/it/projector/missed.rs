@@ -1,4 +1,5 @@
-//! Effects and events of different partitions: two writers that cannot see each other's rows before both have committed.
+//! Effects and events of different partitions: two writers that cannot see each other's rows before both have
+//! committed.
 
 use devstack::testing::eventually;
 use schemas::ids::{EndpointId, EventId, OrgId};
@@ -89,8 +90,12 @@ async fn a_status_that_is_summed_up_late_does_not_go_back_behind_a_flush_at_the_
         sqlx::query(statement).bind(attempted.event_id.as_uuid()).execute(&mut *flush).await.unwrap();
     }
     let_wait(&mut setup, org, attempted.event_id, "attempt").await;
-    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually(PATIENCE, "the one that sums up waits for the flush", || async { (bench.count(blocked).await > 0).then_some(()) }).await;
+    let blocked =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually(PATIENCE, "the one that sums up waits for the flush", || async {
+        (bench.count(blocked).await > 0).then_some(())
+    })
+    .await;
     flush.commit().await.unwrap();
     eventually(PATIENCE, "it has summed up", || async { (bench.count(WAITING).await == 0).then_some(()) }).await;
     let row = bench.row(org, attempted.event_id).await.unwrap();

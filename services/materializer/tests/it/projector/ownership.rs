@@ -54,15 +54,25 @@ async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still
     ids.extend(bench.flow(&[lost, kept], 100).await);
     bench.passed().await;
     bench.assert_each_once(ids).await;
-    let moves: Vec<(i64, i64, i64)> =
-        sqlx::query_as("SELECT epoch, from_offset, to_offset FROM public.moved WHERE topic = $1 AND partition = 0 ORDER BY at")
-            .bind(&topic)
-            .fetch_all(&bench.pool)
-            .await
-            .unwrap();
-    assert!(moves.iter().all(|(epoch, ..)| *epoch != stolen_epoch), "nobody wrote under a claim that nobody made: {moves:?}");
-    assert!(moves.iter().all(|(epoch, _, to)| *epoch > stolen_epoch || *to <= stolen_at), "nothing was written after the theft: {moves:?}");
-    assert!(moves.iter().any(|(epoch, from, _)| *epoch > stolen_epoch && *from == stolen_at), "it went on where it was lost: {moves:?}");
+    let moves: Vec<(i64, i64, i64)> = sqlx::query_as(
+        "SELECT epoch, from_offset, to_offset FROM public.moved WHERE topic = $1 AND partition = 0 ORDER BY at",
+    )
+    .bind(&topic)
+    .fetch_all(&bench.pool)
+    .await
+    .unwrap();
+    assert!(
+        moves.iter().all(|(epoch, ..)| *epoch != stolen_epoch),
+        "nobody wrote under a claim that nobody made: {moves:?}"
+    );
+    assert!(
+        moves.iter().all(|(epoch, _, to)| *epoch > stolen_epoch || *to <= stolen_at),
+        "nothing was written after the theft: {moves:?}"
+    );
+    assert!(
+        moves.iter().any(|(epoch, from, _)| *epoch > stolen_epoch && *from == stolen_at),
+        "it went on where it was lost: {moves:?}"
+    );
     projecting.stop().await;
 }
 

@@ -27,7 +27,8 @@ pub async fn append_to(bench: &Bench, partition: i32, event: &Event) {
     bench.note(&bench.topics().events, delivered.partition, delivered.offset);
 }
 
-const REBUILD: RebuildConfig = RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
+const REBUILD: RebuildConfig =
+    RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
 
 /// An id that tells another day than today.
 fn id_of_2024() -> EventId {
@@ -48,12 +49,13 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
         append_to(&bench, 0, twins).await;
         bench.passed().await;
         assert_eq!(bench.in_log_order().await.iter().filter(|(.., id)| *id == twins.event_id).count(), 1);
-        let place: (i32, i64) = sqlx::query_as("SELECT log_partition, log_offset FROM event_places WHERE org_id = $1 AND event_id = $2")
-            .bind(org.as_uuid())
-            .bind(twins.event_id.as_uuid())
-            .fetch_one(&bench.pool)
-            .await
-            .unwrap();
+        let place: (i32, i64) =
+            sqlx::query_as("SELECT log_partition, log_offset FROM event_places WHERE org_id = $1 AND event_id = $2")
+                .bind(org.as_uuid())
+                .bind(twins.event_id.as_uuid())
+                .fetch_one(&bench.pool)
+                .await
+                .unwrap();
         let row = bench.in_log_order().await.into_iter().find(|(.., id)| *id == twins.event_id).unwrap();
         assert_eq!((place.0, place.1), (row.0, row.1));
         assert_eq!(row.0, 1, "the first that was read");
@@ -73,8 +75,15 @@ pub async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetD
     append_record_at(bench, &bench.topics().events, partition, (&key, &value), at).await;
 }
 
-pub async fn append_record_at(bench: &Bench, topic: &str, partition: i32, (key, value): (&str, &[u8]), at: OffsetDateTime) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
+pub async fn append_record_at(
+    bench: &Bench,
+    topic: &str,
+    partition: i32,
+    (key, value): (&str, &[u8]),
+    at: OffsetDateTime,
+) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let lenient = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("message.timestamp.type", "CreateTime");
     admin.alter_configs(&[lenient], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
@@ -148,8 +157,11 @@ async fn whose_id_a_second_record_named_is_known_for_as_long_as_that_one_is_read
         .execute(&bench.pool)
         .await
         .unwrap();
-    let sweeping =
-        bench.project_as(ProjectorConfig { retention_days: 60, sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
+    let sweeping = bench.project_as(ProjectorConfig {
+        retention_days: 60,
+        sweep_interval: Duration::from_millis(20),
+        ..ProjectorConfig::default()
+    });
     bench.flow(&[org], 1).await;
     bench.passed().await;
     // One that goes with the same statement, or nothing would show that it ran.
@@ -178,7 +190,11 @@ async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
     // A row of last month under an id of today, and one of its own day.
     let (told, own) = (event(org), Event { event_id: id_of_2024(), ..event(org) });
     for (nth, (one, at)) in [(&told, "2026-10-01T00:00:00Z"), (&own, "2024-06-01T12:00:00Z")].into_iter().enumerate() {
-        sqlx::query("SELECT view_make_room('view', $1::text::timestamptz, 5)").bind(at).execute(&bench.pool).await.unwrap();
+        sqlx::query("SELECT view_make_room('view', $1::text::timestamptz, 5)")
+            .bind(at)
+            .execute(&bench.pool)
+            .await
+            .unwrap();
         sqlx::query(
             "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
              VALUES ($1, $2, 0, 0, $3, $4::text::timestamptz, 'a', '1')",
@@ -204,7 +220,11 @@ async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
     bench.flow(&[org], 1).await;
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 3);
-    assert_eq!(bench.count("SELECT count(*) FROM event_places WHERE log_epoch = 0").await, 2, "both belong to the rows of before");
+    assert_eq!(
+        bench.count("SELECT count(*) FROM event_places WHERE log_epoch = 0").await,
+        2,
+        "both belong to the rows of before"
+    );
     projecting.stop().await;
 }
 
@@ -213,7 +233,11 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     for days in [40, 20] {
-        sqlx::query("SELECT view_make_room('view', now() - make_interval(days => $1), 5)").bind(days).execute(&bench.pool).await.unwrap();
+        sqlx::query("SELECT view_make_room('view', now() - make_interval(days => $1), 5)")
+            .bind(days)
+            .execute(&bench.pool)
+            .await
+            .unwrap();
         sqlx::query(
             "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
              VALUES ($1, gen_random_uuid(), 1, 0, 100 - $2, now() - make_interval(days => $2), 'a', '1')",
@@ -224,7 +248,8 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
         .await
         .unwrap();
     }
-    let projecting = bench.project_as(ProjectorConfig { retention_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
+    let projecting = bench
+        .project_as(ProjectorConfig { retention_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
     eventually(PATIENCE, "the older part is dropped", || async {
         (bench.count("SELECT count(*) FROM view.events").await == 1).then_some(())
     })
@@ -235,9 +260,14 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
         .await
         .unwrap();
     assert_eq!(dropped, (0, 60));
-    let floor = "SELECT count(*) FROM view_floor WHERE floor BETWEEN now() - interval '36 days' AND now() - interval '30 days'";
+    let floor =
+        "SELECT count(*) FROM view_floor WHERE floor BETWEEN now() - interval '36 days' AND now() - interval '30 days'";
     eventually(PATIENCE, "the floor is raised", || async { (bench.count(floor).await == 1).then_some(()) }).await;
-    assert_eq!(bench.count("SELECT count(*) FROM view.parts WHERE ends_at > now() + interval '5 days'").await, 1, "room ahead");
+    assert_eq!(
+        bench.count("SELECT count(*) FROM view.parts WHERE ends_at > now() + interval '5 days'").await,
+        1,
+        "room ahead"
+    );
     bench.flow(&[org], 3).await;
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 4);

@@ -16,11 +16,14 @@ async fn events_and_acks_that_a_stalled_consumer_does_not_get_are_written_by_the
     let org = bench.organization(0).await;
     let mut ids = bench.flow(&[org], MANY).await;
     futures_util::future::join_all(ids.iter().map(|id| bench.ack(org, *id))).await;
-    // A real stall, made by configuration: with more than a hundred records in its queue the client fetches nothing for five minutes.
+    // A real stall, made by configuration: with more than a hundred records in its queue the client fetches nothing for
+    // five minutes.
     let mut stalling = bench.clone();
     let property = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    stalling.kafka.properties = vec![property("queued.min.messages", "100"), property("fetch.queue.backoff.ms", "300000")];
-    let projecting = stalling.project_as(ProjectorConfig { stall_after: Duration::from_secs(2), ..ProjectorConfig::default() });
+    stalling.kafka.properties =
+        vec![property("queued.min.messages", "100"), property("fetch.queue.backoff.ms", "300000")];
+    let projecting =
+        stalling.project_as(ProjectorConfig { stall_after: Duration::from_secs(2), ..ProjectorConfig::default() });
     bench.passed().await;
     // The events' client stalls.
     ids.extend(bench.flow(&[org], 1).await);

@@ -1,5 +1,5 @@
-//! Batches that cannot be unpacked, from the watch that found them to the thread that reads their places: only there it is sure that the place is
-//! still held, and still stands before the batch.
+//! Batches that cannot be unpacked, from the watch that found them to the thread that reads their places: only there it
+//! is sure that the place is still held, and still stands before the batch.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,8 +47,9 @@ impl Batches {
     }
 }
 
-/// Has `client` go on behind them. Assigned anew rather than sought: a place that was sought, and of which nothing comes, tells where it stood before.
-/// Without any it does nothing: librdkafka takes even an empty assignment for the answer to a rebalance that is under way.
+/// Has `client` go on behind them. Assigned anew rather than sought: a place that was sought, and of which nothing
+/// comes, tells where it stood before. Without any it does nothing: librdkafka takes even an empty assignment for the
+/// answer to a rebalance that is under way.
 pub(super) fn go_on_behind<C: ConsumerContext>(client: &BaseConsumer<C>, passed: &[Record]) -> Result<(), KafkaError> {
     if passed.is_empty() {
         return Ok(());

@@ -11,7 +11,9 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
-use super::{ConsumerSettings, Inflow, KafkaConfig, LogEnds, ReadState, Shared, base_config, group, hand_over, on_thread};
+use super::{
+    ConsumerSettings, Inflow, KafkaConfig, LogEnds, ReadState, Shared, base_config, group, hand_over, on_thread,
+};
 use crate::fence::Claim;
 
 /// The group client's hold on the following one.
@@ -54,7 +56,8 @@ impl ClientContext for FollowContext {
 
 impl ConsumerContext for FollowContext {}
 
-/// Makes the client and its thread; the receiver resolves when the thread has ended. With nothing to follow there is only the channel.
+/// Makes the client and its thread; the receiver resolves when the thread has ended. With nothing to follow there is
+/// only the channel.
 pub(super) fn start(
     kafka: &KafkaConfig,
     settings: &ConsumerSettings,
@@ -65,11 +68,12 @@ pub(super) fn start(
         // Its sender is gone: whoever waits for the end has it at once.
         return Ok((Follower(commands), oneshot::channel().1));
     }
-    // Group-less in effect: it never subscribes and never commits. librdkafka wants a name for any assignment, and this one needs no
-    // right beyond those of the group client.
+    // Group-less in effect: it never subscribes and never commits. librdkafka wants a name for any assignment, and this
+    // one needs no right beyond those of the group client.
     let mut config = base_config(kafka, settings, &format!("{}-follow", settings.consumer));
     kafka.overlay(&mut config);
-    let client: BaseConsumer<FollowContext> = config.create_with_context(FollowContext { log_ends: shared.log_ends.clone() })?;
+    let client: BaseConsumer<FollowContext> =
+        config.create_with_context(FollowContext { log_ends: shared.log_ends.clone() })?;
     let topics: Vec<Arc<str>> = settings.followed.iter().map(|topic| Arc::from(topic.as_str())).collect();
     let ended = on_thread(format!("{}-follow", settings.consumer), shared.outlet.clone(), move || {
         read(&client, &orders, &shared, &topics);
@@ -79,7 +83,8 @@ pub(super) fn start(
 }
 
 fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared: &Shared, topics: &[Arc<str>]) {
-    let mut topic_of = |name: &str| topics.iter().find(|topic| ***topic == *name).cloned().unwrap_or_else(|| Arc::from(name));
+    let mut topic_of =
+        |name: &str| topics.iter().find(|topic| ***topic == *name).cloned().unwrap_or_else(|| Arc::from(name));
     let mut state = ReadState::default();
     while !shared.outlet.is_stopping() {
         while let Ok(order) = orders.try_recv() {

@@ -23,7 +23,8 @@ use crate::kafka::bounds::{self, Asked, LogBounds};
 use crate::kafka::younger;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a claim waits for leaders that are being elected. What has none then is left to be claimed later, so that the others are read.
+/// How long a claim waits for leaders that are being elected. What has none then is left to be claimed later, so that
+/// the others are read.
 const ELECTION_GRACE: Duration = Duration::from_secs(2);
 /// How long a claim waits for PostgreSQL. Beyond it this instance leaves the group: another one may reach the database.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(20);
@@ -49,7 +50,11 @@ impl ClientContext for GroupContext {
 
 impl ConsumerContext for GroupContext {
     fn rebalance(&self, client: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        let ids: Vec<i32> = partitions.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect();
+        let ids: Vec<i32> = partitions
+            .elements()
+            .iter()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect();
         match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(client, &ids),
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => self.revoke(client, &ids),
@@ -98,12 +103,15 @@ impl GroupContext {
                         self.read_own(client, &own);
                     }
                 }
-                Err(error) => warn!(consumer = self.settings.consumer, error, "Claiming partitions failed; trying again."),
+                Err(error) => {
+                    warn!(consumer = self.settings.consumer, error, "Claiming partitions failed; trying again.")
+                }
             }
         }
     }
 
-    /// Tells the owner of claims, and has those of followed topics read. Answers those that the group client is to read.
+    /// Tells the owner of claims, and has those of followed topics read. Answers those that the group client is to
+    /// read.
     fn take_up(&self, mut claims: Vec<(Claim, Option<String>)>) -> Vec<Claim> {
         claims.retain(|(claim, outside)| match outside {
             None => {
@@ -119,7 +127,8 @@ impl GroupContext {
             }
         });
         let claims: Vec<Claim> = claims.into_iter().map(|(claim, _)| claim).collect();
-        let (own, followed): (Vec<Claim>, Vec<Claim>) = claims.iter().cloned().partition(|claim| *claim.topic == self.settings.topic);
+        let (own, followed): (Vec<Claim>, Vec<Claim>) =
+            claims.iter().cloned().partition(|claim| *claim.topic == self.settings.topic);
         // The claims stand in the channel before the first record that is read under them.
         let own = if self.shared.outlet.send(Inflow::Assigned(claims)) { own } else { Vec::new() };
         self.follower.assign(followed);
@@ -135,7 +144,8 @@ impl GroupContext {
 
     fn revoke(&self, client: &BaseConsumer<Self>, ids: &[i32]) {
         info!(consumer = self.settings.consumer, partitions = ?ids, "Partitions were revoked.");
-        // Only what is assigned: a partition that was stopped at its claim never was, and naming it would refuse the whole list.
+        // Only what is assigned: a partition that was stopped at its claim never was, and naming it would refuse the
+        // whole list.
         let mut gone = TopicPartitionList::new();
         if let Ok(assigned) = client.assignment() {
             for element in assigned.elements().iter().filter(|element| ids.contains(&element.partition())) {
@@ -143,7 +153,8 @@ impl GroupContext {
             }
         }
         self.incremental(client.incremental_unassign(&gone));
-        // Returns when the following client hands over nothing more of them: the revocation stands behind their last record.
+        // Returns when the following client hands over nothing more of them: the revocation stands behind their last
+        // record.
         self.follower.unassign(ids.to_vec());
         self.shared.log_ends.forget(ids);
         self.shared.held.forget(ids);
@@ -152,13 +163,15 @@ impl GroupContext {
         let _told = self.shared.outlet.send(Inflow::Revoked(ids.to_vec()));
     }
 
-    /// Claims the partitions in every topic. Waits for PostgreSQL, and a moment for leaders; `None` when stopping or when PostgreSQL did not
-    /// come in time.
+    /// Claims the partitions in every topic. Waits for PostgreSQL, and a moment for leaders; `None` when stopping or
+    /// when PostgreSQL did not come in time.
     fn claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Option<Claims> {
         let started = Instant::now();
         loop {
             match self.try_claim_all(client, partitions) {
-                Ok(claims) if claims.unanswered.is_empty() || started.elapsed() > ELECTION_GRACE => return Some(claims),
+                Ok(claims) if claims.unanswered.is_empty() || started.elapsed() > ELECTION_GRACE => {
+                    return Some(claims);
+                }
                 Ok(_) => {}
                 Err(error) => {
                     warn!(consumer = self.settings.consumer, error, "Claiming partitions failed; trying again.");
@@ -187,8 +200,12 @@ impl GroupContext {
 
     /// Claims those partitions of one topic of which the brokers tell where the log begins and ends.
     fn try_claim(&self, client: &BaseConsumer<Self>, topic: &Arc<str>, partitions: &[i32]) -> Result<Claims, String> {
-        let times = self.runtime.block_on(fence::record_times(&self.pool, &self.settings.consumer, topic)).map_err(|e| e.to_string())?;
-        let asked: Vec<Asked> = partitions.iter().map(|partition| (*partition, times.get(partition).copied())).collect();
+        let times = self
+            .runtime
+            .block_on(fence::record_times(&self.pool, &self.settings.consumer, topic))
+            .map_err(|e| e.to_string())?;
+        let asked: Vec<Asked> =
+            partitions.iter().map(|partition| (*partition, times.get(partition).copied())).collect();
         let (mut claims, mut bounds) = (Claims::default(), BTreeMap::new());
         for (partition, answer) in bounds::ask(client, topic, &asked, KAFKA_TIMEOUT) {
             match answer {
@@ -199,9 +216,17 @@ impl GroupContext {
         let begins: Vec<(i32, i64)> = bounds.iter().map(|(partition, bounds)| (*partition, bounds.begin)).collect();
         let made = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, topic, &begins));
         for claim in made.map_err(|e| e.to_string())? {
-            let is_inside = bounds.get(&claim.partition).is_none_or(|bounds| bounds::outside(claim.next_offset, bounds).is_none());
+            let is_inside =
+                bounds.get(&claim.partition).is_none_or(|bounds| bounds::outside(claim.next_offset, bounds).is_none());
             // The database's errors are not the brokers': they fail the claim as a whole.
-            let time_ms = || self.runtime.block_on(fence::record_time_ms(&self.pool, &self.settings.consumer, topic, claim.partition));
+            let time_ms = || {
+                self.runtime.block_on(fence::record_time_ms(
+                    &self.pool,
+                    &self.settings.consumer,
+                    topic,
+                    claim.partition,
+                ))
+            };
             let time_ms = if is_inside { None } else { time_ms().map_err(|e| e.to_string())? };
             match if is_inside { Ok(None) } else { self.look_again(client, &claim, time_ms) } {
                 Ok(outside) => claims.made.push((claim, outside)),
@@ -211,9 +236,14 @@ impl GroupContext {
         Ok(claims)
     }
 
-    /// Why a claimed position is outside of its log, if it is. What the claim was compared with was asked before it was made, when whoever had
-    /// the partition may still have moved the position; now nobody else does.
-    fn look_again(&self, client: &BaseConsumer<Self>, claim: &Claim, time_ms: Option<i64>) -> Result<Option<String>, String> {
+    /// Why a claimed position is outside of its log, if it is. What the claim was compared with was asked before it was
+    /// made, when whoever had the partition may still have moved the position; now nobody else does.
+    fn look_again(
+        &self,
+        client: &BaseConsumer<Self>,
+        claim: &Claim,
+        time_ms: Option<i64>,
+    ) -> Result<Option<String>, String> {
         let Claim { topic, partition, next_offset, .. } = claim;
         let asked: Asked = (*partition, time_ms);
         let answer = bounds::ask(client, topic, &[asked], KAFKA_TIMEOUT).remove(partition).ok_or("no answer")?;
@@ -264,7 +294,8 @@ pub(super) fn start(
     let mut config = base_config(kafka, settings, &settings.consumer);
     config
         .set("partition.assignment.strategy", "cooperative-sticky")
-        // Partitions that were added are read within seconds, as producers write to them; the default looks every five minutes.
+        // Partitions that were added are read within seconds, as producers write to them; the default looks every five
+        // minutes.
         .set("topic.metadata.refresh.interval.ms", METADATA_REFRESH.as_millis().to_string())
         .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
         .set("heartbeat.interval.ms", (settings.session_timeout.as_millis() / 5).max(200).to_string());
@@ -280,8 +311,9 @@ pub(super) fn start(
     let topic: Arc<str> = Arc::from(settings.topic.as_str());
     let ended = on_thread(format!("{}-group", settings.consumer), shared.outlet.clone(), move || {
         read(&polled, &shared, &topic);
-        // Leaving the group happens here, before the end is told, so that the next instance need not wait for the session to time out. A
-        // commit that has hold of the client at this moment is waited for: it must not be the one that closes it.
+        // Leaving the group happens here, before the end is told, so that the next instance need not wait for the
+        // session to time out. A commit that has hold of the client at this moment is waited for: it must not be the
+        // one that closes it.
         let mut polled = polled;
         while let Err(shared) = Arc::try_unwrap(polled) {
             polled = shared;

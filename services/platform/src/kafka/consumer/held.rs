@@ -1,5 +1,5 @@
-//! What a consumer has in hand, as its threads tell it to the one that watches over them: which places under which claims, which of them are
-//! stopped, and how far each client has read.
+//! What a consumer has in hand, as its threads tell it to the one that watches over them: which places under which
+//! claims, which of them are stopped, and how far each client has read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,8 +58,8 @@ pub(super) struct Progress(Arc<Mutex<Reading>>);
 /// See [`Progress`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
-    /// Time in which the client could have handed records over: it does not pass while the owner holds back, while partitions change hands
-    /// or while the process is paused.
+    /// Time in which the client could have handed records over: it does not pass while the owner holds back, while
+    /// partitions change hands or while the process is paused.
     pub(super) polled: Duration,
     /// Next offset of each place that is assigned.
     pub(super) reached: BTreeMap<Place, i64>,

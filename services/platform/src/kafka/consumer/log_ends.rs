@@ -29,6 +29,9 @@ impl LogEnds {
     }
 
     pub(super) fn forget(&self, partitions: &[i32]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, partition), _| !partitions.contains(partition));
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(_, partition), _| !partitions.contains(partition));
     }
 }

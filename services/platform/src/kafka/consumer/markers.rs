@@ -1,7 +1,7 @@
 //! Places on the log that hold no record of anybody's: the ends of transactions, and what was aborted.
 //!
-//! librdkafka passes them in silence. Where one is the last of its partition, a position that moves with records only would stay before it:
-//! lag for ever, and after the retention a position outside of the log although nothing was lost.
+//! librdkafka passes them in silence. Where one is the last of its partition, a position that moves with records only
+//! would stay before it: lag for ever, and after the retention a position outside of the log although nothing was lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,14 +23,16 @@ impl Markers {
         }
     }
 
-    /// A marker for each partition in which `client` stands further than was handed over. To be asked when it has nothing more to read.
+    /// A marker for each partition in which `client` stands further than was handed over. To be asked when it has
+    /// nothing more to read.
     pub(super) fn find<C: ConsumerContext>(&mut self, client: &BaseConsumer<C>) -> Vec<Record> {
         let (Ok(positions), Ok(assigned)) = (client.position(), client.assignment()) else { return Vec::new() };
         let mut found = Vec::new();
         let mut reached = HashMap::with_capacity(self.0.len());
         for element in assigned.elements() {
             let place: (Arc<str>, i32) = (Arc::from(element.topic()), element.partition());
-            let position = positions.find_partition(element.topic(), element.partition()).map(|position| position.offset());
+            let position =
+                positions.find_partition(element.topic(), element.partition()).map(|position| position.offset());
             // Before its first record a partition stands where it was assigned.
             let handed_over = match (self.0.get(&place), element.offset()) {
                 (Some(next), _) => *next,

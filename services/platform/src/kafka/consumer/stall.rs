@@ -1,8 +1,8 @@
-//! When a consumer has stalled: the log goes on, and nothing of it comes; or it ends before the place where reading stands, which librdkafka says
-//! once and then fetches no more. Pure; looking is `watch`'s.
+//! When a consumer has stalled: the log goes on, and nothing of it comes; or it ends before the place where reading
+//! stands, which librdkafka says once and then fetches no more. Pure; looking is `watch`'s.
 //!
-//! librdkafka has bugs that end in a partition that is fetched no more, while the member stays in its group and looks well. No property
-//! prevents all of them, so the one thing that shows is watched for.
+//! librdkafka has bugs that end in a partition that is fetched no more, while the member stays in its group and looks
+//! well. No property prevents all of them, so the one thing that shows is watched for.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,9 +35,15 @@ impl fmt::Display for Stall {
         let ((topic, partition), seconds) = (&self.place, self.waited.as_secs_f32());
         let (reached, end) = (self.reached, self.end);
         if end < reached {
-            write!(f, "{topic}[{partition}] stands behind its log: it is read up to {reached}, and has ended at {end} for {seconds:.0} s")
+            write!(
+                f,
+                "{topic}[{partition}] stands behind its log: it is read up to {reached}, and has ended at {end} for {seconds:.0} s"
+            )
         } else {
-            write!(f, "{topic}[{partition}] stalled: it is read up to {reached}, ends at {end}, and nothing came for {seconds:.0} s")
+            write!(
+                f,
+                "{topic}[{partition}] stalled: it is read up to {reached}, ends at {end}, and nothing came for {seconds:.0} s"
+            )
         }
     }
 }
@@ -62,9 +68,9 @@ impl StallWatch {
         Self { patience, suspects: BTreeMap::new(), last_look: None }
     }
 
-    /// Takes a look at every place that is read. A place is stalled when at each look of a whole patience it stood where it stands, the
-    /// brokers had more for it or less than it has read, and for so long records could have come. A new leader may tell an end that is too low
-    /// for a moment, never for a patience.
+    /// Takes a look at every place that is read. A place is stalled when at each look of a whole patience it stood
+    /// where it stands, the brokers had more for it or less than it has read, and for so long records could have come.
+    /// A new leader may tell an end that is too low for a moment, never for a patience.
     pub(super) fn look(&mut self, now: Instant, sights: &BTreeMap<Place, Sight>) -> Option<Stall> {
         // Who has not looked for a while (a process that was paused) knows nothing of the time between.
         let is_late = self.last_look.is_some_and(|last| now.saturating_duration_since(last) > self.patience / 2);
@@ -72,7 +78,9 @@ impl StallWatch {
         if is_late {
             self.suspects.clear();
         }
-        self.suspects.retain(|place, suspect| sights.get(place).is_some_and(|sight| sight.is_off() && sight.reached == suspect.reached));
+        self.suspects.retain(|place, suspect| {
+            sights.get(place).is_some_and(|sight| sight.is_off() && sight.reached == suspect.reached)
+        });
         let mut stall = None;
         for (place, sight) in sights.iter().filter(|(_, sight)| sight.is_off()) {
             let fresh = Suspect { reached: sight.reached, since: now, polled: sight.polled };
@@ -118,12 +126,14 @@ mod tests {
     fn first_stall(seconds: impl IntoIterator<Item = Sight>) -> Option<u32> {
         let (mut watch, start) = (StallWatch::new(PATIENCE), Instant::now());
         let sights = seconds.into_iter().zip(0..);
-        sights.map(|(sight, at)| (watch.look(start + SECOND * at, &BTreeMap::from([(place(0), sight)])), at)).find_map(|(stall, at)| {
-            stall.map(|stall| {
-                assert_eq!((stall.place, stall.reached, Some(stall.end)), (place(0), sight_reached(), sight_end()));
-                at
-            })
-        })
+        sights.map(|(sight, at)| (watch.look(start + SECOND * at, &BTreeMap::from([(place(0), sight)])), at)).find_map(
+            |(stall, at)| {
+                stall.map(|stall| {
+                    assert_eq!((stall.place, stall.reached, Some(stall.end)), (place(0), sight_reached(), sight_end()));
+                    at
+                })
+            },
+        )
     }
 
     fn sight_reached() -> i64 {
@@ -148,9 +158,14 @@ mod tests {
         assert_eq!(first_stall((0..100).map(|at| Sight { end: Some(5), ..behind(at) })), None);
         assert_eq!(first_stall((0..100).map(|at| Sight { end: None, ..behind(at) })), None);
         // Brokers that come and go: the time counts from when they came last.
-        let away_until = |until: u32| (0..100).map(move |at| if at < until { Sight { end: None, ..behind(at) } } else { behind(at) });
+        let away_until = |until: u32| {
+            (0..100).map(move |at| if at < until { Sight { end: None, ..behind(at) } } else { behind(at) })
+        };
         assert_eq!(first_stall(away_until(50)), Some(80));
-        assert_eq!(first_stall((0..100).map(|at| if at % 29 == 0 { Sight { end: None, ..behind(at) } } else { behind(at) })), None);
+        assert_eq!(
+            first_stall((0..100).map(|at| if at % 29 == 0 { Sight { end: None, ..behind(at) } } else { behind(at) })),
+            None
+        );
     }
 
     #[test]
@@ -158,13 +173,17 @@ mod tests {
         let lost = |at: u32| (place(0), Sight { end: Some(3), ..behind(at) });
         let first = |seen: &dyn Fn(u32) -> (Place, Sight)| {
             let (mut watch, start) = (StallWatch::new(PATIENCE), Instant::now());
-            (0..100).find_map(|at| watch.look(start + SECOND * at, &BTreeMap::from([seen(at)])).map(|stall| (at, stall)))
+            (0..100)
+                .find_map(|at| watch.look(start + SECOND * at, &BTreeMap::from([seen(at)])).map(|stall| (at, stall)))
         };
         let (at, stall) = first(&lost).unwrap();
         assert_eq!((at, stall.reached, stall.end), (30, 5, 3));
         assert!(stall.to_string().contains("stands behind its log"), "{stall}");
         // A leader that is new does not know for a moment how far its log may be read.
-        assert_eq!(first(&|at| if at % 20 == 19 { (place(0), Sight { end: Some(5), ..behind(at) }) } else { lost(at) }), None);
+        assert_eq!(
+            first(&|at| if at % 20 == 19 { (place(0), Sight { end: Some(5), ..behind(at) }) } else { lost(at) }),
+            None
+        );
     }
 
     #[test]
@@ -190,7 +209,9 @@ mod tests {
     #[test]
     fn a_pause_of_the_process_does_not_count() {
         let (mut watch, start) = (StallWatch::new(PATIENCE), Instant::now());
-        let look = |watch: &mut StallWatch, at: u32| watch.look(start + SECOND * at, &BTreeMap::from([(place(0), behind(at))]));
+        let look = |watch: &mut StallWatch, at: u32| {
+            watch.look(start + SECOND * at, &BTreeMap::from([(place(0), behind(at))]))
+        };
         assert_eq!(look(&mut watch, 0), None);
         assert_eq!(look(&mut watch, 3600), None);
         assert!((3601..3630).all(|at| look(&mut watch, at).is_none()));

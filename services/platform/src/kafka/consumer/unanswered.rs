@@ -1,5 +1,6 @@
-//! Places that the group gave, and of which the brokers did not tell where the log begins and ends: there is no leader, or it does not answer.
-//! They are neither claimed nor read. The watch asks for them; the group client claims them when there is an answer.
+//! Places that the group gave, and of which the brokers did not tell where the log begins and ends: there is no leader,
+//! or it does not answer. They are neither claimed nor read. The watch asks for them; the group client claims them when
+//! there is an answer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

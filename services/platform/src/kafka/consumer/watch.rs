@@ -1,6 +1,7 @@
-//! Watches over a consumer, on a thread and with a client of its own: whether records that are there do not come, whether a log ends before what
-//! was read of it, and whether its claims still stand. Whoever finds something ends this consumer; the next one begins where the positions are.
-//! Also whether the brokers answer by now for places that were not claimed because they did not.
+//! Watches over a consumer, on a thread and with a client of its own: whether records that are there do not come,
+//! whether a log ends before what was read of it, and whether its claims still stand. Whoever finds something ends this
+//! consumer; the next one begins where the positions are. Also whether the brokers answer by now for places that were
+//! not claimed because they did not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +29,8 @@ use crate::telemetry::metrics;
 const KAFKA_TIMEOUT: Duration = Duration::from_millis(1500);
 const ANSWERS_INTERVAL: Duration = Duration::from_secs(1);
 const CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often claims are looked at, and how long a lost one may stay: by then the group has said that the place is somebody else's, if it is.
+/// How often claims are looked at, and how long a lost one may stay: by then the group has said that the place is
+/// somebody else's, if it is.
 const CLAIMS_INTERVAL: Duration = Duration::from_secs(2);
 const LOST_PATIENCE: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(100);
@@ -57,7 +59,8 @@ pub(super) fn start(
     shared: Shared,
     readings: [Progress; 2],
 ) -> Result<oneshot::Receiver<()>, KafkaError> {
-    // What it reads of the brokers must be what the readers see, so it is configured as they are. It is assigned nothing.
+    // What it reads of the brokers must be what the readers see, so it is configured as they are. It is assigned
+    // nothing.
     let mut config = base_config(kafka, settings, &format!("{}-watch", settings.consumer));
     config.set("statistics.interval.ms", "0");
     kafka.overlay(&mut config);
@@ -118,9 +121,15 @@ impl Watch {
                 }
             }
         }
-        let before = std::mem::replace(&mut self.seen, sights.iter().map(|(place, sight)| (place.clone(), sight.reached)).collect());
-        let standing: BTreeSet<Place> =
-            sights.iter().filter(|(place, sight)| before.get(place) == Some(&sight.reached)).map(|(place, _)| place.clone()).collect();
+        let before = std::mem::replace(
+            &mut self.seen,
+            sights.iter().map(|(place, sight)| (place.clone(), sight.reached)).collect(),
+        );
+        let standing: BTreeSet<Place> = sights
+            .iter()
+            .filter(|(place, sight)| before.get(place) == Some(&sight.reached))
+            .map(|(place, _)| place.clone())
+            .collect();
         let topics: BTreeSet<&Arc<str>> = standing.iter().map(|(topic, _)| topic).collect();
         for topic in topics {
             let partitions = standing.iter().filter(|(of, _)| of == topic).map(|(_, partition)| *partition);
@@ -148,7 +157,8 @@ impl Watch {
         Some(stall.to_string())
     }
 
-    /// Whether what it is about is a batch that cannot be unpacked, which a new consumer would meet again: then it is passed.
+    /// Whether what it is about is a batch that cannot be unpacked, which a new consumer would meet again: then it is
+    /// passed.
     fn is_passed(&self, stall: &Stall) -> bool {
         let (topic, partition) = &stall.place;
         match unpackable::look(&self.config, topic, *partition, stall.reached, stall.end) {
@@ -174,16 +184,21 @@ impl Watch {
         }
     }
 
-    /// Whether somebody moved an epoch of ours although the group still gives us the place, or a position back under it: an operator who mended
-    /// a position, a database that was restored from a backup, or another instance in an error.
+    /// Whether somebody moved an epoch of ours although the group still gives us the place, or a position back under
+    /// it: an operator who mended a position, a database that was restored from a backup, or another instance in an
+    /// error.
     fn look_at_claims(&mut self) -> Option<String> {
         // A timeout must be made within the runtime, whose timer it uses.
         let _within = self.runtime.enter();
-        let stored = self.runtime.block_on(tokio::time::timeout(CLAIMS_TIMEOUT, fence::stands(&self.pool, &self.settings.consumer)));
+        let stored = self
+            .runtime
+            .block_on(tokio::time::timeout(CLAIMS_TIMEOUT, fence::stands(&self.pool, &self.settings.consumer)));
         let stored: BTreeMap<Place, Stand> = match stored {
             Ok(Ok(stored)) => stored
                 .into_iter()
-                .map(|(topic, partition, epoch, next_offset)| ((Arc::from(topic), partition), Stand { epoch, next_offset }))
+                .map(|(topic, partition, epoch, next_offset)| {
+                    ((Arc::from(topic), partition), Stand { epoch, next_offset })
+                })
                 .collect(),
             // What a database that does not answer has in it will be seen later.
             _ => return None,
@@ -191,7 +206,9 @@ impl Watch {
         // Read after the database was: a claim made meanwhile is newer than what was read, never older.
         let (topic, partition) = self.lost.look(Instant::now(), &self.held.all(), &stored)?;
         info!(consumer = self.settings.consumer, %topic, partition, "A claim does not stand any more: the consumer is started anew.");
-        Some(format!("{topic}[{partition}] was claimed anew, mended or restored, and Kafka still gives it to this instance"))
+        Some(format!(
+            "{topic}[{partition}] was claimed anew, mended or restored, and Kafka still gives it to this instance"
+        ))
     }
 }
 
@@ -215,7 +232,8 @@ struct Stand {
 struct LostClaims {
     /// Under which epoch each was held, and since when it does not stand.
     suspects: BTreeMap<Place, (i64, Instant)>,
-    /// The furthest that was seen under the epoch that is held. Under one epoch a position only grows: one that went back is of a backup.
+    /// The furthest that was seen under the epoch that is held. Under one epoch a position only grows: one that went
+    /// back is of a backup.
     furthest: BTreeMap<Place, Stand>,
 }
 
@@ -225,10 +243,13 @@ impl LostClaims {
         self.furthest.retain(|place, seen| held.get(place).is_some_and(|hold| hold.epoch == seen.epoch));
         let mut suspects = BTreeMap::new();
         for (place, hold) in held.iter().filter(|(place, hold)| !self.stands(place, hold, stored.get(*place))) {
-            let since = self.suspects.get(place).filter(|(epoch, _)| *epoch == hold.epoch).map_or(now, |(_, since)| *since);
+            let since =
+                self.suspects.get(place).filter(|(epoch, _)| *epoch == hold.epoch).map_or(now, |(_, since)| *since);
             suspects.insert(place.clone(), (hold.epoch, since));
         }
-        for (place, stand) in stored.iter().filter(|(place, _)| held.contains_key(*place) && !suspects.contains_key(*place)) {
+        for (place, stand) in
+            stored.iter().filter(|(place, _)| held.contains_key(*place) && !suspects.contains_key(*place))
+        {
             self.furthest.insert(place.clone(), *stand);
         }
         self.suspects = suspects;
@@ -237,7 +258,8 @@ impl LostClaims {
     }
 
     fn stands(&self, place: &Place, hold: &Hold, stored: Option<&Stand>) -> bool {
-        let went_back = |stand: &Stand| self.furthest.get(place).is_some_and(|furthest| stand.next_offset < furthest.next_offset);
+        let went_back =
+            |stand: &Stand| self.furthest.get(place).is_some_and(|furthest| stand.next_offset < furthest.next_offset);
         stored.is_some_and(|stand| stand.epoch == hold.epoch && !went_back(stand))
     }
 }
@@ -252,7 +274,10 @@ mod tests {
 
     /// Each as (epoch, next offset).
     fn stored<const N: usize>(stands: [(i64, i64); N]) -> BTreeMap<Place, Stand> {
-        (0..).zip(stands).map(|(partition, (epoch, next_offset))| (place(partition), Stand { epoch, next_offset })).collect()
+        (0..)
+            .zip(stands)
+            .map(|(partition, (epoch, next_offset))| (place(partition), Stand { epoch, next_offset }))
+            .collect()
     }
 
     fn held(epoch: i64) -> BTreeMap<Place, Hold> {

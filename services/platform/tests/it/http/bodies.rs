@@ -27,8 +27,14 @@ fn api() -> Router {
         .route("/raw", post(|body: Body| async move { body.bytes.len().to_string() }))
         .route("/large", post(|body: Body<BATCH_BODY_BYTES>| async move { body.bytes.len().to_string() }))
         .route("/echo", post(|body: Body| async move { body.bytes }))
-        .route("/json", post(|JsonBody(thing): JsonBody<Thing>| async move { format!("{} {}", thing.name, thing.sizes.len()) }))
-        .route("/maybe", post(|thing: Option<JsonBody<Thing>>| async move { thing.map_or("none".to_owned(), |thing| thing.0.name) }))
+        .route(
+            "/json",
+            post(|JsonBody(thing): JsonBody<Thing>| async move { format!("{} {}", thing.name, thing.sizes.len()) }),
+        )
+        .route(
+            "/maybe",
+            post(|thing: Option<JsonBody<Thing>>| async move { thing.map_or("none".to_owned(), |thing| thing.0.name) }),
+        )
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -147,7 +153,9 @@ async fn a_body_that_takes_too_long_is_a_408_however_steadily_it_drips() {
 async fn json_is_read_with_and_without_its_content_type() {
     let server = Server::start(api()).await;
     let body = br#"{"name": "a", "sizes": {"x": 1}}"#;
-    for lines in [&[][..], &["content-type: application/json; charset=utf-8"], &["content-type: application/cloudevents+json"]] {
+    for lines in
+        [&[][..], &["content-type: application/json; charset=utf-8"], &["content-type: application/cloudevents+json"]]
+    {
         assert_eq!(server.ask("POST /v1/json", lines, body).await.text(), "a 1");
     }
     let form = ["content-type: application/x-www-form-urlencoded"];
@@ -159,9 +167,14 @@ async fn malformed_json_is_answered_with_the_place() {
     let server = Server::start(api()).await;
     let problem = server.ask("POST /v1/json", &[], b"{\n  \"name\": oops}").await.problem(400, "invalid_json");
     assert!(problem["detail"].as_str().unwrap().contains("line 2 column 11"), "{problem}");
-    for malformed in
-        [&b""[..], b"{", b"\xef\xbb\xbf{\"name\":\"a\"}", b"{\"name\":\"\xff\"}", b"{\"name\":\"a\"} x", b"{\"name\":\"\\ud800\"}"]
-    {
+    for malformed in [
+        &b""[..],
+        b"{",
+        b"\xef\xbb\xbf{\"name\":\"a\"}",
+        b"{\"name\":\"\xff\"}",
+        b"{\"name\":\"a\"} x",
+        b"{\"name\":\"\\ud800\"}",
+    ] {
         server.ask("POST /api/json", &[], malformed).await.problem(422, "invalid_json");
     }
 }
@@ -171,7 +184,8 @@ async fn json_of_another_shape_is_answered_with_the_field_to_blame() {
     let server = Server::start(api()).await;
     let problem = server.ask("POST /v1/json", &[], br#"{"sizes": {}}"#).await.problem(400, "invalid_request");
     assert_eq!(problem["details"], json!([{ "field": "name", "reason": "missing field `name`" }]));
-    let problem = server.ask("POST /v1/json", &[], br#"{"name": "a", "sizes": {"x": -1}}"#).await.problem(400, "invalid_request");
+    let problem =
+        server.ask("POST /v1/json", &[], br#"{"name": "a", "sizes": {"x": -1}}"#).await.problem(400, "invalid_request");
     assert_eq!(problem["details"][0]["field"], "sizes.x");
     let problem = server.ask("POST /v1/json", &[], b"7").await.problem(400, "invalid_request");
     assert!(problem.get("details").is_none());

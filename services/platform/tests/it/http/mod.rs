@@ -116,7 +116,11 @@ impl Client {
             if let Some(at) = self.1.windows(4).position(|window| window == b"\r\n\r\n") {
                 break at;
             }
-            assert!(self.more().await, "the connection ended without an answer: {:?}", String::from_utf8_lossy(&self.1));
+            assert!(
+                self.more().await,
+                "the connection ended without an answer: {:?}",
+                String::from_utf8_lossy(&self.1)
+            );
         };
         let head = String::from_utf8(self.1.drain(..end + 4).collect()).unwrap();
         let mut lines = head.lines();
@@ -125,7 +129,8 @@ impl Client {
         for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
             assert!(headers.insert(name.to_ascii_lowercase(), value.to_owned()).is_none(), "{name} twice in {head}");
         }
-        let length = if with_body { headers.get("content-length").map_or(0, |length| length.parse().unwrap()) } else { 0 };
+        let length =
+            if with_body { headers.get("content-length").map_or(0, |length| length.parse().unwrap()) } else { 0 };
         while self.1.len() < length {
             assert!(self.more().await, "the body ended early");
         }

@@ -43,7 +43,12 @@ async fn panics() {
 async fn context(context: RequestContext, peer: PeerAddr) -> String {
     assert!(peer.0.ip().is_loopback());
     let api = context.dialect == Dialect::Api;
-    format!("{} {} {}", context.request_id, context.traceparent.unwrap_or_default(), if api { "api" } else { "canonical" })
+    format!(
+        "{} {} {}",
+        context.request_id,
+        context.traceparent.unwrap_or_default(),
+        if api { "api" } else { "canonical" }
+    )
 }
 
 async fn query(query: QueryParams) -> Result<String, Problem> {
@@ -191,8 +196,14 @@ async fn requests_are_counted_by_template_and_never_by_path() {
     }
     server.ask("BREW /v1/counted/secret-3", &[], b"").await;
     let text = platform::telemetry::metrics::render();
-    assert!(text.contains("triggers_http_requests_total{method=\"GET\",route=\"/v1/counted/{id}\",status=\"200\"} 2\n"), "{text}");
-    assert!(text.contains("triggers_http_requests_total{method=\"OTHER\",route=\"/v1/counted/{id}\",status=\"405\"} 1\n"), "{text}");
+    assert!(
+        text.contains("triggers_http_requests_total{method=\"GET\",route=\"/v1/counted/{id}\",status=\"200\"} 2\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("triggers_http_requests_total{method=\"OTHER\",route=\"/v1/counted/{id}\",status=\"405\"} 1\n"),
+        "{text}"
+    );
     assert!(text.contains("triggers_http_request_duration_seconds_count{route=\"/v1/counted/{id}\"} 3\n"), "{text}");
     assert!(text.contains("route=\"unmatched\""), "{text}");
     assert!(!text.contains("secret-"), "{text}");

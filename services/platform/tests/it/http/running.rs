@@ -35,7 +35,8 @@ async fn readiness_follows_the_components_and_never_tells_why() {
     kafka.down("the password is hunter2");
     for path in ["/health", "/v1/health", "/api/health", "/health/ready", "/v1/health/ready", "/api/health/detailed"] {
         let answer = server.get(path).await;
-        let expected = json!({ "status": "down", "checks": { "kafka": { "status": "down" }, "postgres": { "status": "up" } } });
+        let expected =
+            json!({ "status": "down", "checks": { "kafka": { "status": "down" }, "postgres": { "status": "up" } } });
         assert_eq!((answer.status, answer.json()), (503, expected), "{path}");
     }
     kafka.up();
@@ -51,7 +52,8 @@ async fn an_auxiliary_part_that_is_down_shows_in_health_but_leaves_the_process_r
     let server = start(&health).await;
     let (ready, whole) = (server.get("/health/ready").await, server.get("/health").await);
     assert_eq!((ready.status, whole.status), (200, 503));
-    let expected = json!({ "status": "degraded", "checks": { "kafka": { "status": "up" }, "postgres": { "status": "down" } } });
+    let expected =
+        json!({ "status": "degraded", "checks": { "kafka": { "status": "up" }, "postgres": { "status": "down" } } });
     assert_eq!((ready.json(), whole.json()), (expected.clone(), expected));
 }
 

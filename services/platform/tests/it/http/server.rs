@@ -90,7 +90,8 @@ async fn headers_that_drip_steadily_do_not_gain_time() {
 
 #[tokio::test]
 async fn an_idle_connection_outlives_the_time_for_headers() {
-    let limits = ServerLimits { header_read_timeout: SHORT, idle_timeout: Duration::from_secs(60), ..ServerLimits::default() };
+    let limits =
+        ServerLimits { header_read_timeout: SHORT, idle_timeout: Duration::from_secs(60), ..ServerLimits::default() };
     let (server, _held) = start(limits).await;
     let mut client = server.client().await;
     for _ in 0..2 {
@@ -149,9 +150,11 @@ async fn headers_over_the_limit_are_refused() {
 #[tokio::test]
 async fn what_is_no_http_is_refused_with_a_problem() {
     let (server, _held) = start(ServerLimits::default()).await;
-    for nonsense in
-        ["nonsense\r\n\r\n", "GET /v1/things HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n", "GET /v1/things HTTP/9.9\r\n\r\n"]
-    {
+    for nonsense in [
+        "nonsense\r\n\r\n",
+        "GET /v1/things HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n",
+        "GET /v1/things HTTP/9.9\r\n\r\n",
+    ] {
         let mut client = server.client().await;
         client.send(nonsense.as_bytes()).await;
         client.answer().await.problem(400, "invalid_request");
@@ -161,7 +164,9 @@ async fn what_is_no_http_is_refused_with_a_problem() {
 #[tokio::test]
 async fn on_loopback_a_foreign_host_gets_421() {
     let (server, _held) = start(ServerLimits::default()).await;
-    for foreign in ["host: example.com", "host: localhost.example.com:80", "host: localhost\r\nhost: example.com", "host:"] {
+    for foreign in
+        ["host: example.com", "host: localhost.example.com:80", "host: localhost\r\nhost: example.com", "host:"]
+    {
         server.ask("GET /v1/things", &[foreign], b"").await.problem(421, "misdirected_request");
     }
     for local in ["host: localhost", "host: LOCALHOST:1", "host: 127.0.0.1:8080", "host: [::1]:8080", "host: [::1]"] {

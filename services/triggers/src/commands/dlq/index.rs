@@ -1,7 +1,8 @@
 //! Which dead letters are distinct, and which of them are wanted. Pure, and bounded: places are held here, never bytes.
 //!
-//! The place where a record stood first identifies its letter, however often it was redriven and refused again. An origin is what a producer
-//! says, so it counts only among letters of one key, and the bytes that go back are those of the letter that was made at that place itself.
+//! The place where a record stood first identifies its letter, however often it was redriven and refused again. An
+//! origin is what a producer says, so it counts only among letters of one key, and the bytes that go back are those of
+//! the letter that was made at that place itself.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::DefaultHasher;
@@ -126,20 +127,26 @@ impl Index {
         missing
     }
 
-    /// The classes of what was found before it is asked for its class, in alphabetical order: an answer to a class that is not there.
+    /// The classes of what was found before it is asked for its class, in alphabetical order: an answer to a class that
+    /// is not there.
     pub fn classes(&self) -> BTreeSet<Arc<str>> {
         self.entries.values().map(|entry| entry.class.clone()).collect()
     }
 
     /// What was found, the newest first.
     pub fn picks(self) -> Vec<Pick> {
-        let certain: HashSet<&FirstPlace> =
-            self.entries.iter().filter(|(_, entry)| entry.of_the_first.is_some()).map(|((place, _), _)| place).collect();
+        let certain: HashSet<&FirstPlace> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.of_the_first.is_some())
+            .map(|((place, _), _)| place)
+            .collect();
         let of_class = |entry: &Entry| self.wanted.class.as_ref().is_none_or(|class| **class == *entry.class);
         let pick = |((first, _), entry): (&Key, &Entry)| {
             // Somebody else's record stood at the place that this one claims: it goes by its own.
             let is_claimed = entry.of_the_first.is_none() && certain.contains(first);
-            let (topic, partition, offset) = if is_claimed { entry.newest_refused.clone() } else { (first.0.clone(), first.1, first.2) };
+            let (topic, partition, offset) =
+                if is_claimed { entry.newest_refused.clone() } else { (first.0.clone(), first.1, first.2) };
             let place = Place { topic: topic.to_string(), partition, offset };
             let is_meant = !is_claimed || self.wanted.places.is_empty() || self.wanted.places.contains(&place);
             is_meant.then_some(Pick {
@@ -167,8 +174,11 @@ impl Index {
         if !fits || wanted.places.is_empty() {
             return fits;
         }
-        let named: Vec<Place> =
-            [&letter.first, &letter.refused_at].into_iter().map(Place::of).filter(|place| wanted.places.contains(place)).collect();
+        let named: Vec<Place> = [&letter.first, &letter.refused_at]
+            .into_iter()
+            .map(Place::of)
+            .filter(|place| wanted.places.contains(place))
+            .collect();
         let is_named = !named.is_empty();
         self.met.extend(named);
         is_named
@@ -241,8 +251,11 @@ mod tests {
 
     #[test]
     fn filters_narrow_and_named_places_are_found_by_either_place() {
-        let letters =
-            [letter((0, 0), 10, 7, 7, "malformed", A), letter((0, 1), 20, 8, 7, "malformed", A), letter((1, 0), 30, 9, 9, "malformed", B)];
+        let letters = [
+            letter((0, 0), 10, 7, 7, "malformed", A),
+            letter((0, 1), 20, 8, 7, "malformed", A),
+            letter((1, 0), 30, 9, 9, "malformed", B),
+        ];
         let with = |wanted: Wanted| offsets(&picks(wanted, &letters));
         assert_eq!(with(Wanted { org: A.map(|id| id.parse().unwrap()), ..Wanted::default() }), [7]);
         assert_eq!(with(Wanted { since_ms: Some(20), ..Wanted::default() }), [9, 7]);

@@ -1,4 +1,5 @@
-//! One dead letter: the record it was made of, where that stood, and why it was refused. Pure. Reading the topic is `log`'s business.
+//! One dead letter: the record it was made of, where that stood, and why it was refused. Pure. Reading the topic is
+//! `log`'s business.
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,7 +39,8 @@ impl FromStr for Place {
         let read = || {
             let (rest, offset) = text.rsplit_once('/')?;
             let (topic, partition) = rest.rsplit_once('/')?;
-            let place = Self { topic: topic.to_owned(), partition: partition.parse().ok()?, offset: offset.parse().ok()? };
+            let place =
+                Self { topic: topic.to_owned(), partition: partition.parse().ok()?, offset: offset.parse().ok()? };
             (!topic.is_empty() && place.partition >= 0 && place.offset >= 0).then_some(place)
         };
         read().ok_or_else(|| "must be TOPIC/PARTITION/OFFSET, as `triggers dlq list` prints it".to_owned())
@@ -109,7 +111,8 @@ impl Letter {
 
     fn text(&self, name: &str) -> String {
         // A producer may have written headers of these names too; ours come last.
-        let value = self.record.headers.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_slice());
+        let value =
+            self.record.headers.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_slice());
         String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
     }
 }
@@ -131,7 +134,8 @@ pub mod tests {
 
     use super::*;
 
-    /// A dead letter at `at`, written at `written_ms`, of a record at offset `refused` that stood first at offset `first`.
+    /// A dead letter at `at`, written at `written_ms`, of a record at offset `refused` that stood first at offset
+    /// `first`.
     pub fn letter(at: At, written_ms: i64, refused: i64, first: i64, class: &str, key: Option<&str>) -> Letter {
         let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
         let mut all = vec![header("x", "kept")];
@@ -182,7 +186,13 @@ pub mod tests {
         let names: Vec<&str> = again.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["x", "triggers-origin-topic", "triggers-origin-partition", "triggers-origin-offset", "triggers-origin-timestamp"]
+            [
+                "x",
+                "triggers-origin-topic",
+                "triggers-origin-partition",
+                "triggers-origin-offset",
+                "triggers-origin-timestamp"
+            ]
         );
         assert_eq!(Origin::of_headers(&again).unwrap().unwrap(), redriven.first);
     }

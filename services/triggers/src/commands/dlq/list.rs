@@ -17,8 +17,13 @@ use crate::commands::print::{self, Output};
 
 /// Rows that are printed together: columns are aligned within them.
 const ROWS_TOGETHER: usize = 1000;
-const COLUMNS: &[(&str, &str)] =
-    &[("PLACE", "/place"), ("TIME", "/time"), ("CLASS", "/class"), ("ORGANIZATION", "/organization"), ("REASON", "/message")];
+const COLUMNS: &[(&str, &str)] = &[
+    ("PLACE", "/place"),
+    ("TIME", "/time"),
+    ("CLASS", "/class"),
+    ("ORGANIZATION", "/organization"),
+    ("REASON", "/message"),
+];
 
 /// Flags of `triggers dlq list`.
 #[derive(Args)]

@@ -1,4 +1,5 @@
-//! Reading topics without a group: the dead letters from their begin to the end that is found at the start, and one record at its place.
+//! Reading topics without a group: the dead letters from their begin to the end that is found at the start, and one
+//! record at its place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +44,8 @@ impl DeadLetters {
     /// Finds out where the topic begins and ends.
     pub async fn open(kafka: KafkaConfig) -> Result<Self> {
         let (config, topic) = (reading(&kafka), kafka.topics.dead_letters.clone());
-        let spans = tokio::task::spawn_blocking(move || spans_of(&config, &topic)).await?.context("Kafka did not answer")?;
+        let spans =
+            tokio::task::spawn_blocking(move || spans_of(&config, &topic)).await?.context("Kafka did not answer")?;
         if spans.is_empty() {
             bail!("there is no topic {}; run: triggers topics apply", kafka.topics.dead_letters);
         }
@@ -99,7 +101,8 @@ impl DeadLetters {
                 true
             })?;
             // Another time: the topic was made anew, and this is another record.
-            Ok(found.filter(|record: &Record| record.offset == place.offset && record.timestamp_ms == place.timestamp_ms))
+            Ok(found
+                .filter(|record: &Record| record.offset == place.offset && record.timestamp_ms == place.timestamp_ms))
         });
         found.await?
     }
@@ -131,7 +134,12 @@ fn spans_of(config: &ClientConfig, topic: &str) -> Result<BTreeMap<i32, Span>, K
 }
 
 /// Reads the spans of `topic` and hands over each record, until `take` says that nobody wants more.
-fn read(config: &ClientConfig, topic: &str, mut open: BTreeMap<i32, Span>, mut take: impl FnMut(Record) -> bool) -> Result<()> {
+fn read(
+    config: &ClientConfig,
+    topic: &str,
+    mut open: BTreeMap<i32, Span>,
+    mut take: impl FnMut(Record) -> bool,
+) -> Result<()> {
     open.retain(|_, (from, to)| from < to);
     let client: BaseConsumer = config.create()?;
     let mut assignment = TopicPartitionList::new();

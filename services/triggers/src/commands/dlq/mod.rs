@@ -1,7 +1,8 @@
 //! `triggers dlq`: the dead letters, to be looked at and to be written to their topics again.
 //!
-//! `letter` says what one is, `index` which of them are distinct and wanted; both are pure. `log` reads topics; `list`, `show` and `redrive` are
-//! the three actions. Dead letters are written by the materializer alone; this never changes or removes one.
+//! `letter` says what one is, `index` which of them are distinct and wanted; both are pure. `log` reads topics; `list`,
+//! `show` and `redrive` are the three actions. Dead letters are written by the materializer alone; this never changes
+//! or removes one.
 
 mod index;
 mod letter;
@@ -80,7 +81,10 @@ impl Filters {
             partition: self.partition,
             since_ms: self.since.map(millis),
             until_ms: self.until.map(millis),
-            places: places.iter().map(|place| Place { topic: full_name(kafka, &place.topic), ..place.clone() }).collect(),
+            places: places
+                .iter()
+                .map(|place| Place { topic: full_name(kafka, &place.topic), ..place.clone() })
+                .collect(),
         }
     }
 }
@@ -92,7 +96,8 @@ fn moment(text: &str) -> Result<OffsetDateTime, String> {
 /// A topic by the name that it has in the cluster, or without the deployment's prefix.
 fn full_name(kafka: &KafkaConfig, name: &str) -> String {
     let topics = &kafka.topics;
-    let has_suffix = |topic: &&String| topic.strip_suffix(name).is_some_and(|prefix| topics.dead_letters.starts_with(prefix));
+    let has_suffix =
+        |topic: &&String| topic.strip_suffix(name).is_some_and(|prefix| topics.dead_letters.starts_with(prefix));
     let known = [&topics.events, &topics.acks, &topics.deliveries].into_iter().find(has_suffix);
     known.map_or_else(|| name.to_owned(), String::clone)
 }
@@ -107,7 +112,8 @@ pub async fn run(args: DlqArgs) -> Result<()> {
     }
 }
 
-/// Reads all dead letters that there are now, and finds those that are wanted, the newest first. Fails when a named place has none.
+/// Reads all dead letters that there are now, and finds those that are wanted, the newest first. Fails when a named
+/// place has none.
 async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
     let mut index = Index::new(wanted);
     let mut foreign = 0_u64;

@@ -1,4 +1,5 @@
-//! `triggers dlq redrive`: writes records to their topics again. What is written twice makes one event, so any part of it may be repeated.
+//! `triggers dlq redrive`: writes records to their topics again. What is written twice makes one event, so any part of
+//! it may be repeated.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,7 +124,8 @@ impl Redriving {
         {
             let wanted: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.source, pick)).collect();
             let letters = self.log.read_around(wanted.keys().copied());
-            // Taken one by one, in the order of the topic: records of one key go back in the order in which they were refused.
+            // Taken one by one, in the order of the topic: records of one key go back in the order in which they were
+            // refused.
             let ready = stream::unfold((letters, &self, &wanted), |(mut letters, this, wanted)| async move {
                 let next = this.next(&mut letters, wanted).await?;
                 Some((next, (letters, this, wanted)))
@@ -159,7 +161,8 @@ impl Redriving {
         print::line(&format!("{redriven} redriven"))?;
         if let Some(reason) = failure {
             let rest = picks.iter().filter(|pick| !done.contains(&pick.source)).map(|pick| pick.written_ms).min();
-            let since = rest.and_then(Timestamp::from_millis).map(|time| format!(" with --since {time}")).unwrap_or_default();
+            let since =
+                rest.and_then(Timestamp::from_millis).map(|time| format!(" with --since {time}")).unwrap_or_default();
             bail!(
                 "{reason}; {redriven} of {total} were redriven and the rest is left: go on{since}, what is written twice makes one event"
             );
@@ -174,7 +177,11 @@ impl Redriving {
     }
 
     /// The next record that is wanted; nothing at the end.
-    async fn next(&self, letters: &mut super::log::Letters, wanted: &HashMap<At, &Pick>) -> Option<Result<Again, Outcome>> {
+    async fn next(
+        &self,
+        letters: &mut super::log::Letters,
+        wanted: &HashMap<At, &Pick>,
+    ) -> Option<Result<Again, Outcome>> {
         while !self.stopped.load(Ordering::Relaxed) {
             match letters.next().await {
                 Ok(Some(Some(letter))) => {
@@ -192,7 +199,8 @@ impl Redriving {
 
     /// Puts the original record together, from the log itself where only its place is here.
     async fn prepare(&self, letter: Letter, pick: &Pick) -> Result<Again, Outcome> {
-        let (at, place, is_large, topic) = (letter.at(), pick.place.clone(), letter.is_place_only(), letter.refused_at.topic.clone());
+        let (at, place, is_large, topic) =
+            (letter.at(), pick.place.clone(), letter.is_place_only(), letter.refused_at.topic.clone());
         let topics = &self.kafka.topics;
         if ![&topics.events, &topics.acks, &topics.deliveries].contains(&&topic) {
             return Err(Outcome::Refused(format!("{place}: {topic} is no topic of this deployment")));
@@ -220,11 +228,19 @@ impl Redriving {
     }
 
     async fn write(&self, again: Again) -> Outcome {
-        let headers: Vec<(&str, &[u8])> = again.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let record = Outgoing { topic: &again.topic, key: again.key.as_deref(), value: again.value.as_deref(), headers: &headers };
+        let headers: Vec<(&str, &[u8])> =
+            again.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        let record = Outgoing {
+            topic: &again.topic,
+            key: again.key.as_deref(),
+            value: again.value.as_deref(),
+            headers: &headers,
+        };
         match self.producer.publish(record).await {
             Ok(_) => Outcome::Redriven(again.at),
-            Err(PublishError::Rejected(reason)) if again.is_large => Outcome::Refused(format!("{}: {reason}", again.place)),
+            Err(PublishError::Rejected(reason)) if again.is_large => {
+                Outcome::Refused(format!("{}: {reason}", again.place))
+            }
             Err(error) => Outcome::Failed(format!("{}: {error}", again.place)),
         }
     }

@@ -47,14 +47,19 @@ pub async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
         return match body.and_then(|record| record.value) {
             Some(value) => print::raw(&value),
             None if source.is_of_a_batch() => bail!("{} has no bytes: its batch could not be unpacked", pick.place),
-            None => bail!("{} has no bytes here: {}", pick.place, if source.is_place_only() { TOO_LARGE } else { "its value is null" }),
+            None => bail!(
+                "{} has no bytes here: {}",
+                pick.place,
+                if source.is_place_only() { TOO_LARGE } else { "its value is null" }
+            ),
         };
     }
     let mut shown = list::row(pick, &newest);
     shown["refused_at"] = json!(Place::of(&newest.refused_at).to_string());
     shown["too_large"] = json!(source.is_place_only());
     shown["key"] = body.as_ref().and_then(|record| record.key.as_deref()).map_or(Value::Null, text_or_hex);
-    shown["headers"] = newest.record.headers.iter().map(|(name, value)| json!({"name": name, "value": text_or_hex(value)})).collect();
+    shown["headers"] =
+        newest.record.headers.iter().map(|(name, value)| json!({"name": name, "value": text_or_hex(value)})).collect();
     shown["value"] = body.as_ref().and_then(|record| record.value.as_deref()).map_or(Value::Null, text_or_hex);
     print::json(&shown)
 }

@@ -1,5 +1,5 @@
-//! `triggers positions`: where the consumers stand on the log, and mending positions that lie outside of it. What a mending does is decided
-//! in `plan`; how a position gets outside is told in docs/operating.md.
+//! `triggers positions`: where the consumers stand on the log, and mending positions that lie outside of it. What a
+//! mending does is decided in `plan`; how a position gets outside is told in docs/operating.md.
 
 mod plan;
 
@@ -36,7 +36,8 @@ pub struct PositionsArgs {
 enum Action {
     /// Print every consumer's position, where the log begins and ends, and whether the position lies inside
     List(Connections),
-    /// Set positions outside of their log to its begin, giving up what was not read; says what it would do, and does it with --yes
+    /// Set positions outside of their log to its begin, giving up what was not read; says what it would do, and does it
+    /// with --yes
     Mend(MendArgs),
 }
 
@@ -62,7 +63,8 @@ struct MendArgs {
     /// Every position that lies outside of its log
     #[arg(long, conflicts_with_all = ["consumer", "topic", "partition"])]
     all_outside: bool,
-    /// The topic was made anew, although the position lies inside of the new log: begin at its begin, for every consumer
+    /// The topic was made anew, although the position lies inside of the new log: begin at its begin, for every
+    /// consumer
     #[arg(long, conflicts_with_all = ["all_outside", "keep"])]
     recreated: bool,
     /// The topic was not made anew, although its records look younger than the position: go on where the position is
@@ -120,7 +122,9 @@ async fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Res
     for ((topic, error), partitions) in unknown {
         let partitions: Vec<String> = partitions.iter().map(ToString::to_string).collect();
         let partitions = partitions.join(", ");
-        print::warn(&format!("{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"))?;
+        print::warn(&format!(
+            "{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"
+        ))?;
     }
     Ok(positions.into_iter().zip(looked).map(|(position, bounds)| Known { position, bounds: bounds.ok() }).collect())
 }
@@ -167,7 +171,9 @@ async fn mend(pool: &PgPool, known: &[Known], args: &MendArgs) -> Result<()> {
     let unknown = known.iter().filter(|known| known.bounds.is_none() && wanted(&known.position)).count();
     let told = || match unknown {
         0 => Ok(()),
-        _ => bail!("of {unknown} positions it is not known whether they lie inside of their logs: triggers positions list"),
+        _ => bail!(
+            "of {unknown} positions it is not known whether they lie inside of their logs: triggers positions list"
+        ),
     };
     if mendings.is_empty() {
         told()?;

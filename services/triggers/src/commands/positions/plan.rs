@@ -80,8 +80,10 @@ pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, ho
         // Another log is another one for everybody who reads it.
         let is_recreated = |known: &&Known| matches!(known.outside(), Some(Outside::Recreated(..)));
         let is_new_log = how == How::Recreated || (how == How::AsItIs && all.iter().filter(here).any(is_recreated));
-        let is_moved = |known: &Known| is_new_log || (wanted(&known.position) && (how == How::Keep || known.outside().is_some()));
-        let (moved, stays): (Vec<&Known>, Vec<&Known>) = all.iter().filter(here).copied().partition(|known| is_moved(known));
+        let is_moved =
+            |known: &Known| is_new_log || (wanted(&known.position) && (how == How::Keep || known.outside().is_some()));
+        let (moved, stays): (Vec<&Known>, Vec<&Known>) =
+            all.iter().filter(here).copied().partition(|known| is_moved(known));
         let to = if how == How::Keep { one.position.next_offset } else { bounds.begin };
         let log = if is_new_log { Log::Another } else { Log::Same };
         mendings.push(Mending { topic, partition, moved, stays, to, log });
@@ -99,7 +101,9 @@ pub fn check(named: &Known, how: How) -> Result<(), Refusal> {
     let Some(bounds) = named.bounds else { return Err(Refusal::Unknown(name)) };
     match how {
         How::AsItIs if named.outside().is_none() => Err(Refusal::Inside(name)),
-        How::Keep if !(bounds.begin..=bounds.end).contains(&named.position.next_offset) => Err(Refusal::CannotKeep(name)),
+        How::Keep if !(bounds.begin..=bounds.end).contains(&named.position.next_offset) => {
+            Err(Refusal::CannotKeep(name))
+        }
         _ => Ok(()),
     }
 }
@@ -143,7 +147,8 @@ mod tests {
     }
 
     fn summary(mendings: &[Mending<'_>]) -> Vec<(i32, Vec<String>, i64)> {
-        let consumers = |mending: &Mending<'_>| mending.moved.iter().map(|known| known.position.consumer.clone()).collect();
+        let consumers =
+            |mending: &Mending<'_>| mending.moved.iter().map(|known| known.position.consumer.clone()).collect();
         mendings.iter().map(|mending| (mending.partition, consumers(mending), mending.to)).collect()
     }
 
