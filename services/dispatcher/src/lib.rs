@@ -1,6 +1,6 @@
 //! Webhooks: matches events to endpoints, delivers them signed, retries, and reports every attempt to the log.
 //!
-//! Lives here: endpoints and their routes ([`routes`]), the pass over the log ([`run`]) and the schedule of what it did
+//! Lives here: endpoints and their routes ([`routes`]), the pass over the log ([`start`]) and the schedule of what it did
 //! not finish. The pure core is `matching`, `ledger`, `intake`, `queues`, `schedule`, `sign`, `body` and `egress`;
 //! around it lie `directory` (endpoints from the database), `attempt` and `resolver` (HTTP), `flight` and `reporting`
 //! (an attempt and its report), `erasing` (what goes with an organization), `rows` and `commit` (SQL), `verdicts` and
@@ -37,11 +37,10 @@ mod slots;
 mod verdicts;
 
 pub use attempt::ClientError;
-pub use commit::CommitError;
 pub use config::{DispatcherConfig, WebhookArgs};
 pub use egress::EgressPolicy;
 pub use endpoints::routes;
-pub use run::{DispatchError, run};
+pub use run::start;
 
 /// Name under which positions are kept, and of the health component.
 pub const CONSUMER: &str = "dispatcher";

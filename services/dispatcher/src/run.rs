@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use platform::erasure::Erasure;
 use platform::fence::{self, PositionWatch};
-use platform::health::{Component, Health};
+use platform::health::Component;
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
 use platform::kafka::producer::Producer;
+use platform::lifecycle::Supervisor;
 use platform::seal::SealingKey;
 use sqlx::postgres::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use crate::attempt::{ClientError, WebhookClient};
@@ -34,10 +34,7 @@ const CONSUMER_STOP: Duration = Duration::from_secs(5);
 
 /// Why the dispatcher ended. Fatal: everything that passes by itself is waited for.
 #[derive(Debug, thiserror::Error)]
-pub enum DispatchError {
-    /// No requests can be made.
-    #[error(transparent)]
-    Client(#[from] ClientError),
+pub(crate) enum DispatchError {
     /// The consumer cannot be made.
     #[error("the consumer could not be made: {0}")]
     Consumer(#[from] rdkafka::error::KafkaError),
@@ -49,27 +46,31 @@ pub enum DispatchError {
     Panicked(#[from] tokio::task::JoinError),
 }
 
-/// Delivers until `shutdown`, then finishes what it can. The component `dispatcher` of `health` is up while it does.
+/// Starts the dispatcher under `supervisor`, and with it the tasks "schedule erasure", "endpoint watch" and "retries".
+/// The component `dispatcher` is up while it delivers.
 ///
 /// # Errors
-/// See [`DispatchError`].
-pub async fn run(
+/// When no requests can be made.
+pub fn start(
+    supervisor: &mut Supervisor,
     config: DispatcherConfig,
     pool: PgPool,
     producer: Producer,
     kafka: KafkaConfig,
     sealing: SealingKey,
-    health: Health,
-    shutdown: CancellationToken,
-) -> Result<(), DispatchError> {
-    let component = health.component(CONSUMER);
+) -> Result<(), ClientError> {
+    let shutdown = supervisor.shutdown();
+    let component = supervisor.health().component(CONSUMER);
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, vec![kafka.topics.events.clone()]);
-    // Ends with this function, however that ends. Also while nothing is sent.
-    let _erasing = AbortOnDropHandle::new(tokio::spawn(erasing::run(pool.clone(), erasure, shutdown.clone())));
+    // Also while nothing is sent.
+    let erasing = erasing::run(pool.clone(), erasure, shutdown.clone());
+    supervisor.spawn("schedule erasure", async move {
+        erasing.await;
+        Ok(())
+    });
     if !config.delivers {
         info!("Webhook delivery is switched off; positions stay where they are.");
         component.up();
-        shutdown.cancelled().await;
         return Ok(());
     }
     let client = WebhookClient::new(Arc::new(config.egress.clone()))?;
@@ -81,19 +82,29 @@ pub async fn run(
         pilot: Pilot::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::default(),
-        view: PositionWatch::new(pool.clone(), MATERIALIZER),
+        view: PositionWatch::new(pool, MATERIALIZER),
         scheduled: Arc::new(Notify::new()),
     };
-    let _watching = AbortOnDropHandle::new(tokio::spawn(parts.directory.clone().watch()));
-    let retrying = Retries::new(&parts, config.max_retries_in_flight, config.drain);
-    // In a task of its own, so that neither waits for the other; it ends with this one, however that ends.
-    let retrying = AbortOnDropHandle::new(tokio::spawn(retries::run(retrying, shutdown.clone())));
-    let outcome = deliver(&config, &parts, &kafka, &component, &shutdown).await;
-    component.down("stopped");
-    outcome?;
-    Ok(retrying.await?)
+    let (watching, stopping) = (parts.directory.clone().watch(), shutdown.clone());
+    supervisor.spawn("endpoint watch", async move {
+        stopping.run_until_cancelled(watching).await;
+        Ok(())
+    });
+    // In a task of its own, so that neither waits for the other.
+    let retrying = retries::run(Retries::new(&parts, config.max_retries_in_flight, config.drain), shutdown.clone());
+    supervisor.spawn("retries", async move {
+        retrying.await;
+        Ok(())
+    });
+    supervisor.spawn(CONSUMER, async move {
+        let outcome = deliver(&config, &parts, &kafka, &component, &shutdown).await;
+        component.down("stopped");
+        Ok(outcome?)
+    });
+    Ok(())
 }
 
+/// Delivers until `shutdown`, then finishes what it can.
 async fn deliver(
     config: &DispatcherConfig,
     parts: &Parts,

@@ -22,9 +22,9 @@ mod routes;
 mod tier;
 mod watch;
 
+use platform::lifecycle::Supervisor;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
-use tokio_util::sync::CancellationToken;
 
 pub use auth::{AuthSettings, Authenticator};
 pub use cache::CacheSettings;
@@ -63,11 +63,15 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
-    /// Starts watching for changes of keys, until `shutdown`. Comes up whether or not PostgreSQL does; to be called
+    /// Starts the task "key watch", which learns of revoked keys. Comes up whether or not PostgreSQL does; to be called
     /// within a runtime.
-    pub fn start(pool: PgPool, config: TenancyConfig, shutdown: CancellationToken) -> Self {
+    pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
         let authenticator = Authenticator::new(pool.clone(), &config.auth);
-        drop(tokio::spawn(watch::run(authenticator.clone(), shutdown)));
+        let watching = watch::run(authenticator.clone(), supervisor.shutdown());
+        supervisor.spawn("key watch", async move {
+            watching.await;
+            Ok(())
+        });
         Self { authenticator, operator_token: config.operator_token, open_signup: config.open_signup, pool }
     }
 

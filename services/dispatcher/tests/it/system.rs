@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devstack::testing::{TestDatabase, eventually};
-use dispatcher::{DispatchError, DispatcherConfig};
+use dispatcher::DispatcherConfig;
 use platform::health::Health;
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
 use platform::kafka::topics::{self, Replication};
+use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -54,7 +55,7 @@ pub struct System {
 /// One dispatcher.
 struct Running {
     shutdown: CancellationToken,
-    task: JoinHandle<Result<(), DispatchError>>,
+    task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Drop for Running {
@@ -90,7 +91,9 @@ impl System {
         topics::apply(&kafka, &differences, one).await.unwrap();
         let stop = CancellationToken::new();
         let sealing = SealingKey::from_bytes([3; 32]);
-        let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), stop.clone());
+        let mut supervisor = Supervisor::new(Health::new(), stop.clone());
+        let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
+        drop(tokio::spawn(supervisor.run(PATIENCE)));
         let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
         let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), config().egress);
         let router = platform::http::mount(routes.merge(tenancy::routes(tenancy)), MountOptions::default());
@@ -130,8 +133,9 @@ impl System {
         let shutdown = CancellationToken::new();
         let (pool, producer, kafka, sealing) =
             (self.pool.clone(), self.producer.clone(), self.kafka.clone(), self.sealing.clone());
-        let task =
-            tokio::spawn(dispatcher::run(config, pool, producer, kafka, sealing, health.clone(), shutdown.clone()));
+        let mut supervisor = Supervisor::new(health.clone(), shutdown.clone());
+        dispatcher::start(&mut supervisor, config, pool, producer, kafka, sealing).unwrap();
+        let task = tokio::spawn(supervisor.run(PATIENCE));
         self.running.push(Running { shutdown, task });
         health
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use platform::lifecycle::Supervisor;
 use schemas::ids::EventId;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
@@ -43,10 +44,14 @@ pub(super) struct Holder {
 }
 
 impl Lookup {
-    pub(super) fn start(pool: PgPool) -> Self {
+    /// Starts the task "dedup look-up". It ends when the last clone is dropped: requests that are open at a shutdown
+    /// still ask.
+    pub(super) fn start(supervisor: &mut Supervisor, pool: PgPool) -> Self {
         let (questions, queue) = mpsc::channel(QUEUE);
-        // Ends when the last clone is dropped.
-        drop(tokio::spawn(serve(pool, queue)));
+        supervisor.spawn("dedup look-up", async move {
+            serve(pool, queue).await;
+            Ok(())
+        });
         Self { questions }
     }
 

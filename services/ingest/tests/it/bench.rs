@@ -1,14 +1,17 @@
 //! The bench: topics and a database of one test, instances of ingest on ports of their own, and reading the log back.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use devstack::testing::{TestDatabase, read_topic};
 use http::{HeaderMap, StatusCode};
 use ingest::IngestState;
+use platform::health::Health;
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::kafka::topics::{self, Replication};
+use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
 use platform::written::RecentWrites;
@@ -26,6 +29,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub const PARTITIONS: i32 = 3;
 /// A key of the bench's organization that may do everything.
 pub const KEY: &str = "the-key-of-these-tests";
+/// How long the tasks of an instance may take to end.
+const DEADLINE: Duration = Duration::from_secs(10);
 const SEALING: [u8; 32] = [7; 32];
 
 pub struct Bench {
@@ -53,7 +58,9 @@ impl Bench {
         let differences = topics::plan(&kafka, &manifest, replication).await.unwrap();
         topics::apply(&kafka, &differences, replication).await.unwrap();
         let shutdown = CancellationToken::new();
-        let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), shutdown.clone());
+        let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
+        let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
+        tokio::spawn(supervisor.run(DEADLINE));
         let org = tenancy.apply_dev_keys(KEY, true).await.unwrap().unwrap();
         Self { pool, kafka, org, tenancy, _shutdown: shutdown.drop_guard(), _database: database }
     }
@@ -67,7 +74,10 @@ impl Bench {
     /// database.
     pub async fn instance_with(&self, producer: Producer, pool: PgPool) -> Instance {
         let (sealing, written) = (SealingKey::from_bytes(SEALING), RecentWrites::default());
-        let state = IngestState::new(
+        let shutdown = CancellationToken::new();
+        let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
+        let state = IngestState::start(
+            &mut supervisor,
             self.tenancy.authenticator(),
             producer,
             &self.kafka.topics.events,
@@ -81,7 +91,7 @@ impl Bench {
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let shutdown = CancellationToken::new();
+        tokio::spawn(supervisor.run(DEADLINE));
         tokio::spawn(platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone()));
         Instance { url, client: Client::new(), sealing, written, _shutdown: shutdown.drop_guard() }
     }

@@ -25,10 +25,11 @@ use std::time::{Duration, Instant};
 
 use platform::erasure::Erasure;
 use platform::fence;
-use platform::health::{Component, Health};
+use platform::health::Component;
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
 use platform::kafka::producer::Producer;
+use platform::lifecycle::Supervisor;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
 use tokio::sync::mpsc;
@@ -102,29 +103,51 @@ const LAG_INTERVAL: Duration = Duration::from_secs(1);
 /// learns of it.
 const LOST_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Runs until `shutdown`. `producer` writes dead letters only.
-///
-/// # Errors
-/// When going on would be wrong; see [`Error`].
-pub async fn run(
+/// Starts the projector under `supervisor`, and with it the tasks "view retention", "view sweep" and "view erasure".
+/// `producer` writes dead letters only.
+pub fn start(
+    supervisor: &mut Supervisor,
     config: ProjectorConfig,
     pool: PgPool,
     producer: Producer,
     kafka: KafkaConfig,
-    health: Health,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let component = health.component(CONSUMER);
-    let flusher =
-        Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
-    // All end with this function, however that ends.
+) {
+    let shutdown = supervisor.shutdown();
     let retaining = retention::run(pool.clone(), config.retention_days, config.retention_interval, shutdown.clone());
-    let _retaining = AbortOnDropHandle::new(tokio::spawn(retaining));
+    supervisor.spawn("view retention", async move {
+        retaining.await;
+        Ok(())
+    });
     let sweeping = sweep::run(pool.clone(), kafka.clone(), config.sweep_interval, shutdown.clone());
-    let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweeping));
+    supervisor.spawn("view sweep", async move {
+        sweeping.await;
+        Ok(())
+    });
     let topics = vec![kafka.topics.events.clone(), kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, topics);
-    let _erasing = AbortOnDropHandle::new(tokio::spawn(erasing::run(pool.clone(), erasure, shutdown.clone())));
+    let erasing = erasing::run(pool.clone(), erasure, shutdown.clone());
+    supervisor.spawn("view erasure", async move {
+        erasing.await;
+        Ok(())
+    });
+    let component = supervisor.health().component(CONSUMER);
+    supervisor.spawn(CONSUMER, async move { Ok(run(config, pool, producer, kafka, component, shutdown).await?) });
+}
+
+/// Runs until `shutdown`.
+///
+/// # Errors
+/// When going on would be wrong; see [`Error`].
+async fn run(
+    config: ProjectorConfig,
+    pool: PgPool,
+    producer: Producer,
+    kafka: KafkaConfig,
+    component: Component,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let flusher =
+        Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
     while fence::reachable(&pool, &shutdown, |reason| component.down(reason)).await {
         let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_materializer, &kafka.topics.events);
         settings.followed = vec![kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];

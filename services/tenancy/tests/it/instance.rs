@@ -6,7 +6,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use devstack::testing::TestDatabase;
+use platform::health::Health;
 use platform::http::{MountOptions, Problem, ServerLimits};
+use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -59,7 +61,9 @@ impl Instance {
 
     pub async fn start_with(pool: PgPool, config: TenancyConfig) -> Self {
         let shutdown = CancellationToken::new();
-        let tenancy = Tenancy::start(pool, config, shutdown.clone());
+        let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
+        let tenancy = Tenancy::start(&mut supervisor, pool, config);
+        tokio::spawn(supervisor.run(SOON));
         let probe = Router::new().route("/probe", get(probe)).with_state(tenancy.authenticator());
         let router = platform::http::mount(probe.merge(tenancy::routes(tenancy.clone())), MountOptions::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

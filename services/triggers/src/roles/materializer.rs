@@ -6,10 +6,10 @@ use anyhow::Result;
 use clap::Args;
 use materializer::projector::{self, MAX_RETENTION_DAYS, ProjectorConfig};
 use platform::config::ConsumerArgs;
+use platform::health::Health;
 use platform::kafka::producer::ProducerSettings;
 use platform::lifecycle::Supervisor;
 use platform::telemetry::logs;
-use tokio_util::sync::CancellationToken;
 
 use super::{Connections, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres, serve_running};
 
@@ -47,39 +47,30 @@ impl ViewArgs {
 pub async fn main(args: MaterializerArgs) -> Result<()> {
     logs::init("materializer", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
-    let shutdown = args.shared.process.shutdown_of_a_role();
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = args.shared.supervisor(&Health::new());
     // Known before the first question is answered: a role that has reached nothing yet is not ready.
-    drop(connections.health.component(projector::CONSUMER));
+    drop(supervisor.health().component(projector::CONSUMER));
     // A consumer without records asks the database for nothing, and would look well while it is lost.
-    let postgres = connections.health.component("postgres");
-    supervisor.spawn("postgres probe", probe_postgres(connections.pool.clone(), postgres, shutdown.clone()));
-    serve_running(&mut supervisor, listener, "materializer", connections.health.clone(), &shutdown);
+    let postgres = supervisor.health().component("postgres");
+    probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
+    serve_running(&mut supervisor, listener, "materializer");
     let config = ProjectorConfig {
         session_timeout: args.consumer.session_timeout(),
         stall_after: args.consumer.stall_after(),
         ..args.view.projector()
     };
-    start(&mut supervisor, connections, config, &shutdown)?;
-    supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await
+    start(&mut supervisor, connections, config)?;
+    supervisor.run(args.shared.process.shutdown_deadline()).await
 }
 
 /// Starts the projector under `supervisor`.
-pub fn start(
-    supervisor: &mut Supervisor,
-    connections: Connections,
-    config: ProjectorConfig,
-    shutdown: &CancellationToken,
-) -> Result<()> {
-    let Connections { kafka, pool, health, is_a_role } = connections;
+pub fn start(supervisor: &mut Supervisor, connections: Connections, config: ProjectorConfig) -> Result<()> {
+    let Connections { kafka, pool, is_a_role } = connections;
     // Writes dead letters only.
     let producer = make_producer(&kafka, ProducerSettings::default(), is_a_role)?;
-    keep_in_touch(supervisor, &producer, vec![kafka.topics.dead_letters.clone()], &health, shutdown);
-    let shutdown = shutdown.clone();
-    supervisor.spawn("materializer", async move {
-        projector::run(config, pool, producer, kafka, health, shutdown).await.map_err(Into::into)
-    });
+    keep_in_touch(supervisor, &producer, vec![kafka.topics.dead_letters.clone()]);
+    projector::start(supervisor, config, pool, producer, kafka);
     Ok(())
 }

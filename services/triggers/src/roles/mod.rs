@@ -6,13 +6,14 @@
 pub mod dispatcher;
 pub mod ingest;
 pub mod materializer;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::Router;
 use clap::Args;
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::health::{Component, Health};
@@ -25,7 +26,6 @@ use platform::seal::SealingKey;
 use platform::telemetry::logs::LogFormat;
 use sqlx::postgres::PgPool;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 /// How long a process may take to end after the deadline of its tasks.
 const LET_GO: Duration = Duration::from_secs(3);
@@ -39,6 +39,19 @@ pub struct SharedArgs {
     pub postgres: PostgresArgs,
     #[command(flatten)]
     pub process: ProcessArgs,
+    /// How long a role goes on as before after a signal to end, reporting that it is not ready, milliseconds
+    #[arg(long, env = "SHUTDOWN_GRACE_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(0..=300_000))]
+    pub shutdown_grace_ms: u64,
+}
+
+impl SharedArgs {
+    /// Without tasks. A signal ends it: first the grace, then the tasks' deadline; a process that hangs is ended.
+    fn supervisor(&self, health: &Health) -> Supervisor {
+        let grace = Duration::from_millis(self.shutdown_grace_ms);
+        let shutdown = lifecycle::shutdown_on_signals(health.clone(), grace);
+        lifecycle::end_within(shutdown.clone(), self.process.shutdown_deadline() + LET_GO);
+        Supervisor::new(health.clone(), shutdown)
+    }
 }
 
 /// Flags of a long-running process, whatever it is connected to.
@@ -55,13 +68,6 @@ pub struct ProcessArgs {
 impl ProcessArgs {
     pub fn shutdown_deadline(&self) -> Duration {
         Duration::from_millis(self.shutdown_deadline_ms)
-    }
-
-    /// A token that a signal cancels, after which a role's process ends in bounded time.
-    fn shutdown_of_a_role(&self) -> CancellationToken {
-        let shutdown = lifecycle::shutdown_on_signals();
-        lifecycle::end_within(shutdown.clone(), self.shutdown_deadline() + LET_GO);
-        shutdown
     }
 }
 
@@ -101,7 +107,6 @@ impl SealingArgs {
 pub struct Connections {
     pub kafka: KafkaConfig,
     pub pool: PgPool,
-    pub health: Health,
     /// Whether this process is one role: at its end nothing needs to be closed.
     pub is_a_role: bool,
 }
@@ -110,7 +115,7 @@ impl Connections {
     fn from_args(args: &SharedArgs) -> Result<Self> {
         let kafka = args.kafka.config()?;
         let pool = postgres::connect(&args.postgres.config()?).context("DATABASE_URL")?;
-        Ok(Self { kafka, pool, health: Health::new(), is_a_role: true })
+        Ok(Self { kafka, pool, is_a_role: true })
     }
 }
 
@@ -157,14 +162,9 @@ fn make_producer(kafka: &KafkaConfig, settings: ProducerSettings, is_a_role: boo
 }
 
 /// Tells `kafka` whether the topics that `producer` writes answer.
-fn keep_in_touch(
-    supervisor: &mut Supervisor,
-    producer: &Producer,
-    topics: Vec<String>,
-    health: &Health,
-    shutdown: &CancellationToken,
-) {
-    let (producer, kafka, shutdown) = (producer.clone(), health.component("kafka"), shutdown.clone());
+fn keep_in_touch(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>) {
+    let (producer, kafka) = (producer.clone(), supervisor.health().component("kafka"));
+    let shutdown = supervisor.shutdown();
     supervisor.spawn("kafka probe", async move {
         producer.keep_in_touch(&topics, kafka, shutdown).await;
         Ok(())
@@ -172,30 +172,27 @@ fn keep_in_touch(
 }
 
 /// Tells `postgres` every two seconds whether the database answers.
-async fn probe_postgres(pool: PgPool, postgres: Component, shutdown: CancellationToken) -> Result<()> {
+fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres: Component) {
     const INTERVAL: Duration = Duration::from_secs(2);
-    loop {
-        match sqlx::query("SELECT 1").execute(&pool).await {
-            Ok(_) => postgres.up(),
-            Err(error) => postgres.down(error.to_string()),
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn("postgres probe", async move {
+        loop {
+            match sqlx::query("SELECT 1").execute(&pool).await {
+                Ok(_) => postgres.up(),
+                Err(error) => postgres.down(error.to_string()),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = tokio::time::sleep(INTERVAL) => {}
-        }
-    }
+    });
 }
 
 /// Serves health and metrics, which is all that a consumer serves over HTTP.
-fn serve_running(
-    supervisor: &mut Supervisor,
-    listener: TcpListener,
-    role: &'static str,
-    health: Health,
-    shutdown: &CancellationToken,
-) {
-    let router = Router::new().merge(platform::http::running_routes(service_info(role), health));
-    let server = platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone());
+fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
+    let router = platform::http::running_routes(service_info(role), supervisor.health().clone());
+    let server = platform::http::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
     supervisor.spawn("http", async move { Ok(server.await?) });
 }
 

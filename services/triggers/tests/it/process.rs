@@ -21,7 +21,7 @@ pub const END: Duration = Duration::from_secs(60);
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// The binary's knobs, which must not come from the environment of whoever runs the tests.
-const KNOBS: [&str; 20] = [
+const KNOBS: [&str; 22] = [
     "ACCEPT_TIMEOUT_MS",
     "DATABASE_URL",
     "DEV_API_KEYS",
@@ -36,6 +36,8 @@ const KNOBS: [&str; 20] = [
     "RUST_LOG",
     "SEALING_KEY",
     "SEALING_KEY_FILE",
+    "SHUTDOWN_DEADLINE_MS",
+    "SHUTDOWN_GRACE_MS",
     "TOPIC_PARTITIONS",
     "TOPIC_PREFIX",
     "TRIGGERS_API_KEY",

@@ -97,7 +97,9 @@ impl System {
             .env("OPERATOR_TOKEN", &self.operator_token)
             .env("SEALING_KEY_FILE", self.folder().join("sealing.key"))
             .env("LISTEN", "127.0.0.1:0")
-            .env("METRICS_LISTEN", "127.0.0.1:0");
+            .env("METRICS_LISTEN", "127.0.0.1:0")
+            // Nobody but the test of it waits for a role to drain.
+            .env("SHUTDOWN_GRACE_MS", "0");
         command
     }
 

@@ -1,15 +1,17 @@
 //! Helpers: a mounted inbox with two organizations, rows in its view, and requests to it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use devstack::testing::TestDatabase;
 use http::{HeaderMap, Method, Request, StatusCode};
 use materializer::inbox::{self, InboxState, READ_SETTINGS};
+use platform::health::Health;
 use platform::http::MountOptions;
 use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
 use platform::written::RecentWrites;
@@ -66,11 +68,12 @@ impl Bench {
         // Rows of tests begin there.
         sqlx::query("SELECT view_make_room('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
         let shutdown = CancellationToken::new();
-        let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), shutdown.clone());
+        let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
+        let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
+        drop(tokio::spawn(supervisor.run(Duration::from_secs(10))));
         tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
         let kafka = KafkaConfig::new(brokers.unwrap_or(shared.brokers()), &shared.topic_prefix());
-        let settings =
-            ProducerSettings { delivery_timeout: std::time::Duration::from_secs(3), ..ProducerSettings::default() };
+        let settings = ProducerSettings { delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
         let producer = Producer::new(&kafka, settings).unwrap();
         let (sealing, written) = (SealingKey::from_bytes([5; 32]), RecentWrites::default());
         let view = postgres::with_settings(&postgres::connect(&inbox_pool(&database.url)).unwrap(), READ_SETTINGS);
@@ -225,7 +228,7 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub text: String,
-    pub took: std::time::Duration,
+    pub took: Duration,
 }
 
 impl Answer {

@@ -10,6 +10,7 @@ use platform::health::Health;
 use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
 use platform::kafka::topics::{self, Replication};
 use platform::kafka::{KafkaConfig, partition};
+use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
 use rdkafka::Message as _;
 use rdkafka::message::{Headers as _, OwnedMessage};
@@ -271,16 +272,15 @@ pub struct Row {
 pub struct Projecting {
     stop: CancellationToken,
     pub health: Health,
-    ended: JoinHandle<Result<(), projector::Error>>,
+    ended: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Projecting {
     pub fn start(config: ProjectorConfig, pool: PgPool, producer: Producer, kafka: KafkaConfig) -> Self {
         let (stop, health) = (CancellationToken::new(), Health::new());
-        let running = projector::run(config, pool, producer, kafka, health.clone(), stop.clone());
-        // From now on, not from when the task first runs: without components a process is ready.
-        let _component = health.component(CONSUMER);
-        Self { ended: tokio::spawn(running), health, stop }
+        let mut supervisor = Supervisor::new(health.clone(), stop.clone());
+        projector::start(&mut supervisor, config, pool, producer, kafka);
+        Self { ended: tokio::spawn(supervisor.run(PATIENCE)), health, stop }
     }
 
     /// Ends it; answers how long that took.
