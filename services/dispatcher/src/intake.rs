@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use platform::fence::Claim;
+use platform::kafka::consumer::Reached;
 use schemas::ids::{DeliveryId, EndpointId};
 use uuid::Uuid;
 
@@ -67,19 +68,6 @@ pub struct Before {
     pub scheduled: HashMap<DeliveryId, RangeInclusive<i64>>,
     /// Append time of the last record before the position, milliseconds since the Unix epoch.
     pub record_time_ms: Option<i64>,
-}
-
-/// Where a partition stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Partition.
-    pub partition: i32,
-    /// The position committed last.
-    pub next: i64,
-    /// Append time of the first record that was read and is not done, milliseconds since the Unix epoch.
-    pub open_since_ms: Option<i64>,
-    /// Append time of the last record before which everything is done, milliseconds since the Unix epoch.
-    pub last_done_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,9 +133,9 @@ impl Intake {
         self.lanes.get(&partition).map(|lane| lane.log_epoch)
     }
 
-    /// Where the partitions stand.
-    pub fn positions(&self) -> impl Iterator<Item = Position> {
-        self.lanes.iter().map(|(partition, lane)| lane.position(*partition))
+    /// How far the partitions have come.
+    pub fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {
+        self.lanes.iter().map(|(partition, lane)| (*partition, lane.reached()))
     }
 
     /// Takes a record in. What must be decided first comes back; what does not fit goes to the schedule.

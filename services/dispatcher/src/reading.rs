@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use platform::kafka::Record;
 use schemas::ids::OrgId;
-use schemas::native::{self, NativeRecord};
+use schemas::native;
 use schemas::records::Event;
 
 use crate::delivery::Accepted;
@@ -57,15 +57,7 @@ fn matched(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Optio
     if !snapshot.knows(org_id) {
         return Ok(None);
     }
-    let native = NativeRecord {
-        topic: &record.topic,
-        partition: record.partition,
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &record.headers,
-    };
+    let native = record.as_native();
     let event = native::read_event(&native).map_err(|_| Unreadable)?;
     let endpoints: Vec<_> = snapshot.matching(event.org_id, &event.event_type).collect();
     if endpoints.is_empty() {

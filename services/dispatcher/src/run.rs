@@ -1,14 +1,13 @@
-//! The dispatcher from its start to its end: puts the parts together, starts the consumer anew when it fails, and lets
-//! go in order.
+//! The dispatcher from its start to its end: puts the parts together, and lets go in order.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use platform::erasure::Erasure;
-use platform::fence::{self, PositionWatch};
+use platform::fence::PositionWatch;
 use platform::health::Component;
 use platform::kafka::KafkaConfig;
-use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
+use platform::kafka::consumer::{ConsumerSettings, Ended, Runner};
 use platform::kafka::producer::Producer;
 use platform::lifecycle::Supervisor;
 use platform::seal::SealingKey;
@@ -22,14 +21,13 @@ use crate::commit::CommitError;
 use crate::config::DispatcherConfig;
 use crate::directory::Directory;
 use crate::flight::Pilot;
-use crate::pass::{Ended, Parts, Pass};
+use crate::pass::{Parts, Pass};
 use crate::reporting::Reporter;
 use crate::retries::Retries;
 use crate::slots::Slots;
 use crate::verdicts::MATERIALIZER;
 use crate::{CONSUMER, erasing, retries};
 
-const RESTART_DELAY: Duration = Duration::from_secs(1);
 const CONSUMER_STOP: Duration = Duration::from_secs(5);
 
 /// Why the dispatcher ended. Fatal: everything that passes by itself is waited for.
@@ -97,41 +95,37 @@ pub fn start(
         Ok(())
     });
     supervisor.spawn(CONSUMER, async move {
-        let outcome = deliver(&config, &parts, &kafka, &component, &shutdown).await;
+        let outcome = deliver(&config, &parts, kafka, &component, shutdown).await;
         component.down("stopped");
         Ok(outcome?)
     });
     Ok(())
 }
 
-/// Delivers until `shutdown`, then finishes what it can.
+/// Delivers until the shutdown, then finishes what it can.
 async fn deliver(
     config: &DispatcherConfig,
     parts: &Parts,
-    kafka: &KafkaConfig,
+    kafka: KafkaConfig,
     component: &Component,
-    shutdown: &CancellationToken,
+    shutdown: CancellationToken,
 ) -> Result<(), DispatchError> {
     let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_dispatcher, &kafka.topics.events);
     // A webhook takes longer than this anyway, and fewer rounds leave more of the machine to everything else.
     settings.fetch_wait = Duration::from_millis(10);
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
-    let mut pass = Pass::new(config.clone(), parts.clone(), component.clone());
-    while fence::reachable(&parts.pool, shutdown, |reason| component.down(reason)).await {
-        let (consumer, inflow) = FencedConsumer::start(kafka, parts.pool.clone(), settings.clone())?;
-        let ended = pass.run(&consumer, inflow, shutdown).await?;
+    let (pool, component) = (parts.pool.clone(), component.clone());
+    let runner = Runner { kafka, pool, settings, component, shutdown, stop_within: CONSUMER_STOP };
+    let mut pass = Pass::new(config.clone(), parts.clone());
+    while let Some(mut session) = runner.start().await? {
+        let ended = pass.run(&mut session).await?;
         // What is open goes to the schedule while the partitions are still ours; only then are they given up.
         pass.let_go().await?;
         if let Ended::Restart(reason) = ended {
-            component.down(reason);
-            consumer.stop(CONSUMER_STOP).await;
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(RESTART_DELAY) => {}
-            }
+            runner.restart(session, reason).await;
         } else {
-            let (drained, ()) = tokio::join!(pass.drain(), consumer.stop(CONSUMER_STOP));
+            let (drained, ()) = tokio::join!(pass.drain(), session.stop());
             return drained;
         }
     }

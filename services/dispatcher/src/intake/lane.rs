@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use platform::fence::Claim;
+use platform::kafka::consumer::Reached;
 use schemas::ids::DeliveryId;
 use tracing::error;
 
-use super::{Before, Move, Position};
+use super::{Before, Move};
 use crate::delivery::Delivery;
 use crate::ledger::{Completion, Ledger};
 
@@ -38,9 +39,9 @@ impl Lane {
         }
     }
 
-    pub(super) fn position(&self, partition: i32) -> Position {
+    pub(super) fn reached(&self) -> Reached {
         let last_done_ms = self.ledger.frontier_time_ms().or(self.record_time_ms);
-        Position { partition, next: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
+        Reached { next_offset: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
     }
 
     /// Whether a row of an earlier assignment answers for this delivery of this very record. Asked in the order of

@@ -229,12 +229,12 @@ fn nothing_of_an_earlier_assignment_is_committed() {
 fn a_position_tells_since_when_something_is_open_and_remembers_what_was_before() {
     let mut desk = Desk::new(10);
     desk.intake.assign(&claim(2, 5), Before { scheduled: HashMap::new(), record_time_ms: Some(7) });
-    let position = |desk: &Desk| desk.intake.positions().next().unwrap();
-    assert_eq!(position(&desk), Position { partition: 0, next: 5, open_since_ms: None, last_done_ms: Some(7) });
+    let position = |desk: &Desk| desk.intake.reached().next().unwrap();
+    assert_eq!(position(&desk), (0, Reached { next_offset: 5, open_since_ms: None, last_done_ms: Some(7) }));
     desk.enter(5, &[], false, 0);
     desk.enter(6, &[0], false, 0);
     desk.commit();
-    assert_eq!(position(&desk), Position { partition: 0, next: 6, open_since_ms: Some(60), last_done_ms: Some(50) });
+    assert_eq!(position(&desk), (0, Reached { next_offset: 6, open_since_ms: Some(60), last_done_ms: Some(50) }));
 }
 
 #[test]
@@ -412,7 +412,7 @@ proptest! {
             }
         }
         // Everything was old at the end, so everything is done or scheduled and the position has passed it.
-        prop_assert_eq!(desk.intake.positions().next().map(|position| position.next), Some(offset));
+        prop_assert_eq!(desk.intake.reached().next().map(|(_, reached)| reached.next_offset), Some(offset));
         prop_assert_eq!(desk.intake.uncommitted(), 0);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinError;
+use platform::kafka::consumer::finished;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
@@ -82,27 +82,12 @@ impl Pass {
         self.intake.committed(&committed.moved);
         for (partition, epoch) in committed.lost {
             if self.intake.lose(partition, epoch) {
-                warn!(partition, "The partition was claimed by somebody else.");
-                self.lost.insert(partition, Instant::now());
+                self.lost.push(partition);
             }
         }
         if committed.rows > 0 {
             self.parts.scheduled.notify_one();
         }
         Ok(())
-    }
-}
-
-/// Waits for the commit under way; for ever when there is none.
-pub(super) async fn finished(
-    committing: &mut Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
-) -> Result<Result<Committed, CommitError>, JoinError> {
-    match committing {
-        Some(commit) => {
-            let outcome = commit.await;
-            *committing = None;
-            outcome
-        }
-        None => std::future::pending().await,
     }
 }

@@ -2,7 +2,7 @@
 
 use platform::kafka::Record;
 use schemas::ids::OrgId;
-use schemas::native::{self, NativeRecord, Unreadable};
+use schemas::native::{self, Unreadable};
 use schemas::records::{Ack, DeliveryAttempt, Event};
 use schemas::topics::TopicNames;
 
@@ -45,21 +45,8 @@ pub(crate) fn decode(record: Record, topics: &TopicNames) -> Item {
     } else if *record.topic == *topics.deliveries {
         native::read_attempt(key, value).map(|attempt| Content::Attempt(Box::new(attempt)))
     } else {
-        native::read_event(&native(&record)).map(|event| Content::Event(Box::new(event)))
+        native::read_event(&record.as_native()).map(|event| Content::Event(Box::new(event)))
     };
     let content = content.unwrap_or_else(Content::Dead);
     Item { record, content }
-}
-
-/// The record as `schemas` reads it.
-pub(crate) fn native(record: &Record) -> NativeRecord<'_> {
-    NativeRecord {
-        topic: &record.topic,
-        partition: record.partition,
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &record.headers,
-    }
 }

@@ -13,8 +13,10 @@ mod batches;
 mod follow;
 mod group;
 mod held;
+mod lag;
 mod log_ends;
 mod markers;
+mod runner;
 mod stall;
 mod truncation;
 mod unanswered;
@@ -34,11 +36,14 @@ use tracing::{error, warn};
 
 use self::batches::Batches;
 use self::held::{Held, Progress};
+pub use self::lag::{Lag, Reached};
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
+pub use self::runner::{Ended, Runner, Session, TopicPartition, finished};
 use self::unanswered::Unanswered;
 use super::{KafkaConfig, Record};
 use crate::fence::Claim;
+use crate::telemetry::throttle::Throttle;
 
 /// Most records that are handed over at once.
 const CHUNK_RECORDS: usize = 500;
@@ -47,7 +52,6 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 /// Chunks that wait in the channel; with librdkafka's own queue this bounds what is read ahead.
 const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 const COMMIT_HINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Knobs of a fenced consumer.
@@ -244,20 +248,8 @@ impl FencedConsumer {
     }
 }
 
-/// Says that reading meets errors, but not ten times a second while brokers are away.
-#[derive(Default)]
-struct Complaints {
-    last: Option<Instant>,
-}
-
-impl Complaints {
-    fn about(&mut self, error: &KafkaError) {
-        if self.last.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
-            self.last = Some(Instant::now());
-            warn!(%error, "Reading met an error; it goes on by itself.");
-        }
-    }
-}
+/// Errors come ten times a second while brokers are away: a line for some of them tells it.
+static ERROR_LINES: Throttle = Throttle::new(1);
 
 /// Runs `read` on a thread of its own; what comes back resolves when it has ended. The owner is told of a panic: the
 /// other threads hold the channel open, and nobody else would notice that nothing comes any more.
@@ -335,7 +327,6 @@ fn poll_chunk<C: ConsumerContext>(
 #[derive(Default)]
 struct ReadState {
     markers: Markers,
-    complaints: Complaints,
 }
 
 /// Polls once and hands over what there is. `false`: the client is of no use any more, which the owner was told.
@@ -369,8 +360,12 @@ fn hand_over<C: ConsumerContext>(
             return false;
         }
         Some(error) if truncation::is_truncation(&error) => truncation::report(client, outlet, &shared.held),
-        // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
-        Some(error) => state.complaints.about(&error),
+        // Brokers away, leader moving, topic not there yet.
+        Some(error) => {
+            if let Some(held_back) = ERROR_LINES.admit() {
+                warn!(%error, held_back, "Kafka consumer error; librdkafka retries it.");
+            }
+        }
     }
     true
 }

@@ -20,6 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
 use rdkafka::message::Message;
+use schemas::native::NativeRecord;
 use schemas::topics::TopicNames;
 
 /// How to reach the cluster. One value per process; every client is made from it.
@@ -118,6 +119,19 @@ impl Record {
     /// compared with times of the log is this one: the clock of this process may be another.
     pub fn log_time_ms(&self) -> Option<i64> {
         (!self.is_marker && self.unpackable.is_none()).then_some(self.timestamp_ms)
+    }
+
+    /// The record as `schemas` reads it.
+    pub fn as_native(&self) -> NativeRecord<'_> {
+        NativeRecord {
+            topic: &self.topic,
+            partition: self.partition,
+            offset: self.offset,
+            timestamp_ms: self.timestamp_ms,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: &self.headers,
+        }
     }
 
     /// Bytes it holds on to, for bounds.

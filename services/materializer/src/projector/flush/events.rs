@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::{Reading, places};
 use crate::metrics::METRICS;
-use crate::projector::decode::native;
 
 /// One event and its place.
 pub(super) struct Row<'a> {
@@ -32,7 +31,7 @@ impl<'a> Row<'a> {
             partition: record.partition,
             offset: record.offset,
             accepted_at_ms: record.timestamp_ms,
-            may_repeat: native(record).may_repeat_an_id(),
+            may_repeat: record.as_native().may_repeat_an_id(),
         }
     }
 }
