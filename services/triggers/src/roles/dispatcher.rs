@@ -12,10 +12,9 @@ use platform::lifecycle::Supervisor;
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
 
-use super::{
-    Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres,
-    serve_running,
-};
+use super::probes::{probe_kafka, probe_postgres, serve_running};
+use super::topics::check_topics;
+use super::{Connections, SealingArgs, SharedArgs, bind};
 
 /// Flags of `triggers dispatcher`.
 #[derive(Args)]
@@ -69,9 +68,9 @@ impl Delivery {
 
 /// Starts the dispatcher under `supervisor`.
 pub fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery) -> Result<()> {
-    let Connections { kafka, pool, is_a_role } = connections;
-    let producer = make_producer(&kafka, ProducerSettings::default(), is_a_role)?;
-    keep_in_touch(supervisor, &producer, vec![kafka.topics.deliveries.clone()]);
+    let producer = connections.producer(ProducerSettings::default())?;
+    let Connections { kafka, pool } = connections;
+    probe_kafka(supervisor, &producer, vec![kafka.topics.deliveries.clone()]);
     Ok(dispatcher::start(supervisor, delivery.config, pool, producer, kafka, delivery.sealing)?)
 }
 

@@ -20,10 +20,9 @@ use platform::written::RecentWrites;
 use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 
-use super::{
-    Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres,
-    service_info,
-};
+use super::probes::{probe_kafka, probe_postgres, service_info};
+use super::topics::check_topics;
+use super::{Connections, SealingArgs, SharedArgs, bind};
 
 /// Flags of `triggers ingest`.
 #[derive(Args)]
@@ -115,7 +114,8 @@ impl Api {
     /// Serves on `listener` under `supervisor`. Answers the first development organization's id, if there are
     /// development keys.
     pub async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
-        let Connections { kafka, pool, is_a_role } = self.connections;
+        let producer = self.connections.producer(self.tuning.producer())?;
+        let Connections { kafka, pool } = self.connections;
         let config = TenancyConfig::new(self.operator_token, self.open_signup);
         let on_loopback = listener.local_addr()?.ip().is_loopback();
         let tenancy = Tenancy::start(supervisor, pool.clone(), config);
@@ -124,7 +124,6 @@ impl Api {
             None => None,
         };
         let authenticator = tenancy.authenticator();
-        let producer = make_producer(&kafka, self.tuning.producer(), is_a_role)?;
         let written = RecentWrites::default();
         let ingest = IngestState::start(
             supervisor,
@@ -154,7 +153,7 @@ impl Api {
             .merge(tenancy::routes(tenancy));
         let router = platform::http::mount(api, MountOptions::default())
             .merge(platform::http::running_routes(service_info("ingest"), supervisor.health().clone()));
-        keep_in_touch(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks]);
+        probe_kafka(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks]);
         // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching
         // this process.
         let postgres = supervisor.health().auxiliary("postgres");

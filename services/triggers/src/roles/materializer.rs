@@ -11,7 +11,9 @@ use platform::kafka::producer::ProducerSettings;
 use platform::lifecycle::Supervisor;
 use platform::telemetry::logs;
 
-use super::{Connections, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres, serve_running};
+use super::probes::{probe_kafka, probe_postgres, serve_running};
+use super::topics::check_topics;
+use super::{Connections, SharedArgs, bind};
 
 /// Flags of `triggers materializer`.
 #[derive(Args)]
@@ -67,10 +69,10 @@ pub async fn main(args: MaterializerArgs) -> Result<()> {
 
 /// Starts the projector under `supervisor`.
 pub fn start(supervisor: &mut Supervisor, connections: Connections, config: ProjectorConfig) -> Result<()> {
-    let Connections { kafka, pool, is_a_role } = connections;
     // Writes dead letters only.
-    let producer = make_producer(&kafka, ProducerSettings::default(), is_a_role)?;
-    keep_in_touch(supervisor, &producer, vec![kafka.topics.dead_letters.clone()]);
+    let producer = connections.producer(ProducerSettings::default())?;
+    let Connections { kafka, pool } = connections;
+    probe_kafka(supervisor, &producer, vec![kafka.topics.dead_letters.clone()]);
     projector::start(supervisor, config, pool, producer, kafka);
     Ok(())
 }

@@ -37,7 +37,7 @@ async fn connections() -> (TestDatabase, Connections) {
     let replication = Replication { factor: 1, min_in_sync: 1 };
     let missing = topics::plan(&kafka, &kafka.topics.manifest(PARTITIONS), replication).await.unwrap();
     topics::apply(&kafka, &missing, replication).await.unwrap();
-    (database, Connections { kafka, pool, is_a_role: false })
+    (database, Connections { kafka, pool })
 }
 
 /// Starts a role again and again, kills one of its tasks each time, and sees the role end with that task's name.

@@ -116,7 +116,7 @@ async fn serve(
         Some(keys) => keys.clone(),
         None => files::secret(folder, "dev.key", new_dev_key)?,
     };
-    let connections = Connections { kafka, pool, is_a_role: false };
+    let connections = Connections { kafka, pool };
     let base_url = format!("http://{}", listener.local_addr()?);
     let api = roles::ingest::Api {
         connections: connections.clone(),
@@ -161,7 +161,7 @@ async fn make_topics(kafka: &KafkaConfig, own: bool) -> Result<()> {
         .with_context(|| format!("the topics of {} could not be read", kafka.brokers))?;
     let (made, left): (Vec<Difference>, Vec<Difference>) =
         differences.into_iter().partition(|difference| own || matches!(difference, Difference::Missing(_)));
-    roles::judge_topics(&left)?;
+    roles::validate_topics(&left)?;
     topics::apply(kafka, &made, replication).await.context("the topics could not be made")
 }
 
