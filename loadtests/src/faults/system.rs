@@ -100,6 +100,8 @@ impl System {
             ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8".to_owned()),
             ("WEBHOOK_ALLOW_HTTP", "true".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
+            // No load balancer watches the readiness here; roles are restarted one after the other.
+            ("SHUTDOWN_GRACE_MS", "1000".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
