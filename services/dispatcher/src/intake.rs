@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::fence::Claim;
+use platform::fence::{Advance, Claim};
 use platform::kafka::consumer::Reached;
 use schemas::ids::{DeliveryId, EndpointId};
 use uuid::Uuid;
@@ -24,7 +24,7 @@ use crate::rows::{NewRow, Settlement};
 use lane::Lane;
 use spilled::Spilled;
 
-pub use plan::{Move, Plan};
+pub use plan::Plan;
 
 /// A record as the desk takes it in.
 #[derive(Debug)]
@@ -304,7 +304,7 @@ impl Intake {
     }
 
     /// These positions were committed.
-    pub fn committed(&mut self, moves: &[Move]) {
+    pub fn committed(&mut self, moves: &[Advance]) {
         for one in moves {
             if let Some(lane) = self.lanes.get_mut(&one.partition).filter(|lane| lane.epoch == one.epoch) {
                 lane.committed = one.next;

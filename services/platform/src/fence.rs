@@ -32,10 +32,10 @@ pub struct Claim {
 }
 
 /// One position to move.
-#[derive(Debug, Clone, Copy)]
-pub struct Advance<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
     /// Full topic name.
-    pub topic: &'a str,
+    pub topic: Arc<str>,
     /// Partition of that topic.
     pub partition: i32,
     /// Epoch of the claim that this is done under.
@@ -165,7 +165,7 @@ pub async fn stands(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i
 pub async fn advance(
     connection: &mut PgConnection,
     consumer: &str,
-    moves: &[Advance<'_>],
+    moves: &[Advance],
 ) -> Result<Vec<bool>, sqlx::Error> {
     let columns = Columns::of(moves);
     let moved: Vec<(String, i32)> = sqlx::query_as(
@@ -188,7 +188,7 @@ pub async fn advance(
     .await?;
     Ok(moves
         .iter()
-        .map(|m| moved.iter().any(|(topic, partition)| topic == m.topic && *partition == m.partition))
+        .map(|m| moved.iter().any(|(topic, partition)| **topic == *m.topic && *partition == m.partition))
         .collect())
 }
 
@@ -197,7 +197,7 @@ pub async fn advance(
 ///
 /// # Errors
 /// As PostgreSQL has them.
-pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance<'_>]) -> Result<Vec<Standing>, sqlx::Error> {
+pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance]) -> Result<Vec<Standing>, sqlx::Error> {
     let columns = Columns::of(moves);
     let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(
         "SELECT p.topic, p.partition, p.epoch, p.next_offset
@@ -209,8 +209,8 @@ pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance<'_>]) -> R
     .bind(columns.partitions)
     .fetch_all(pool)
     .await?;
-    let standing_of = |m: &Advance<'_>| {
-        let row = rows.iter().find(|(topic, partition, ..)| topic == m.topic && *partition == m.partition);
+    let standing_of = |m: &Advance| {
+        let row = rows.iter().find(|(topic, partition, ..)| **topic == *m.topic && *partition == m.partition);
         match row {
             Some((.., epoch, next)) if *epoch == m.epoch && *next == m.next => Standing::Committed,
             Some((.., epoch, next)) if *epoch == m.epoch && *next == m.expected => Standing::Open,
@@ -232,9 +232,9 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(moves: &[Advance<'_>]) -> Self {
+    fn of(moves: &[Advance]) -> Self {
         Self {
-            topics: moves.iter().map(|m| m.topic.to_owned()).collect(),
+            topics: moves.iter().map(|m| m.topic.to_string()).collect(),
             partitions: moves.iter().map(|m| m.partition).collect(),
             epochs: moves.iter().map(|m| m.epoch).collect(),
             expected: moves.iter().map(|m| m.expected).collect(),

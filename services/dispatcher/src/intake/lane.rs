@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use platform::fence::Claim;
+use platform::fence::{Advance, Claim};
 use platform::kafka::consumer::Reached;
 use schemas::ids::DeliveryId;
 use tracing::error;
 
-use super::{Before, Move};
+use super::Before;
 use crate::delivery::Delivery;
 use crate::ledger::{Completion, Ledger};
 
 #[derive(Debug)]
 pub(super) struct Lane {
+    topic: Arc<str>,
     pub(super) epoch: i64,
     pub(super) log_epoch: i32,
     pub(super) ledger: Ledger,
@@ -30,6 +32,7 @@ impl Lane {
         let ledger = Ledger::new(generation, claim.next_offset);
         let Before { scheduled, record_time_ms } = before;
         Self {
+            topic: claim.topic.clone(),
             epoch: claim.epoch,
             log_epoch: claim.log_epoch,
             ledger,
@@ -80,23 +83,24 @@ impl Lane {
 
     /// As far as everything is done, but not past `limit`, the first record with a row that is not in the same
     /// transaction.
-    pub(super) fn next_move(&self, partition: i32, limit: Option<i64>) -> Option<Move> {
+    pub(super) fn next_move(&self, partition: i32, limit: Option<i64>) -> Option<Advance> {
         let frontier = self.ledger.frontier();
         let next = limit.map_or(frontier, |limit| limit.min(frontier));
         // What lies before a limit is not in the ledger any more, nor its time. Nothing there is younger than the
         // youngest before the frontier; a time that is too low would make the log look as if it had lost its end.
         let record_time_ms = self.ledger.frontier_time_ms();
-        (next > self.committed).then_some(Move {
-            partition,
-            epoch: self.epoch,
-            expected: self.committed,
-            next,
-            record_time_ms,
-        })
+        (next > self.committed).then(|| Advance { next, record_time_ms, ..self.stay(partition) })
     }
 
     /// A move that goes nowhere and yet holds only under this epoch.
-    pub(super) fn stay(&self, partition: i32) -> Move {
-        Move { partition, epoch: self.epoch, expected: self.committed, next: self.committed, record_time_ms: None }
+    pub(super) fn stay(&self, partition: i32) -> Advance {
+        Advance {
+            topic: self.topic.clone(),
+            partition,
+            epoch: self.epoch,
+            expected: self.committed,
+            next: self.committed,
+            record_time_ms: None,
+        }
     }
 }

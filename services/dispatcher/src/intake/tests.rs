@@ -60,6 +60,11 @@ fn claim(epoch: i64, next_offset: i64) -> Claim {
     Claim { topic: Arc::from("events"), partition: 0, epoch, log_epoch: 1, next_offset }
 }
 
+/// A move of the first claim.
+fn advance(next: i64, record_time_ms: Option<i64>) -> Advance {
+    Advance { topic: Arc::from("events"), partition: 0, epoch: 1, expected: 0, next, record_time_ms }
+}
+
 fn event(offset: i64) -> Arc<Accepted> {
     Arc::new(Accepted {
         org_id: OrgId::generate(),
@@ -274,7 +279,7 @@ fn a_row_is_fenced_even_where_the_position_cannot_move() {
     desk.enter(0, &[0], false, 0);
     desk.enter(1, &[0], false, 0);
     let plan = desk.intake.plan(usize::MAX);
-    assert_eq!(plan.moves, [Move { partition: 0, epoch: 1, expected: 0, next: 0, record_time_ms: None }]);
+    assert_eq!(plan.moves, [advance(0, None)]);
     assert_eq!(plan.rows.len(), 1);
 }
 
@@ -292,7 +297,7 @@ fn rows_that_do_not_fit_into_a_transaction_hold_the_position_and_their_outcomes_
     let settled = |settlements: &[Settlement]| settlements.iter().map(|one| one.delivery_id).collect::<Vec<_>>();
     let plan = desk.intake.plan(desk.max_bytes);
     // No record that is passed is younger.
-    assert_eq!(plan.moves, [Move { partition: 0, epoch: 1, expected: 0, next: 2, record_time_ms: Some(20) }]);
+    assert_eq!(plan.moves, [advance(2, Some(20))]);
     assert_eq!((plan.rows.len(), settled(&plan.settlements)), (2, vec![flights[0].1.id]));
     desk.intake.committed(&plan.moves);
     assert!(desk.intake.has_progress());

@@ -67,13 +67,11 @@ impl Pass {
     }
 
     fn begin_commit(&mut self) {
-        let (pool, topic) = (self.parts.pool.clone(), self.parts.topic.clone());
+        let pool = self.parts.pool.clone();
         let plan = self.intake.plan(MAX_PLAN_BYTES);
         METRICS.spilled.inc_by(plan.rows.len() as u64);
         self.committing =
-            Some(AbortOnDropHandle::new(tokio::spawn(
-                async move { commit::commit(&pool, CONSUMER, &topic, plan).await },
-            )));
+            Some(AbortOnDropHandle::new(tokio::spawn(async move { commit::commit(&pool, CONSUMER, plan).await })));
     }
 
     pub(super) fn committed(&mut self, outcome: Result<Committed, CommitError>) -> Result<(), DispatchError> {

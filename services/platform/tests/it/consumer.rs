@@ -82,7 +82,7 @@ impl Owner {
             let read = self.records.iter().filter(|record| *record.topic == **topic && record.partition == *partition);
             let Some(next) = read.map(|record| record.offset + 1).max() else { continue };
             let step = Advance {
-                topic,
+                topic: claim.topic.clone(),
                 partition: *partition,
                 epoch: claim.epoch,
                 expected: claim.next_offset,
@@ -152,7 +152,7 @@ async fn a_second_member_takes_half_of_the_partitions_and_the_first_one_loses_it
     assert!(one.claims.keys().all(|place| !other.claims.contains_key(place)), "nobody owns what another one owns");
     for (place, claim) in &other.claims {
         let stale = Advance {
-            topic: &place.0,
+            topic: claim.topic.clone(),
             partition: place.1,
             epoch: before[place].epoch,
             expected: claim.next_offset,

@@ -12,11 +12,11 @@ use crate::database;
 
 const TOPIC: &str = "events";
 
-fn step(epoch: i64, expected: i64, next: i64) -> Advance<'static> {
-    Advance { topic: TOPIC, partition: 0, epoch, expected, next, record_time_ms: Some(1_700_000_000_000) }
+fn step(epoch: i64, expected: i64, next: i64) -> Advance {
+    Advance { topic: Arc::from(TOPIC), partition: 0, epoch, expected, next, record_time_ms: Some(1_700_000_000_000) }
 }
 
-async fn advance(pool: &PgPool, step: Advance<'_>) -> bool {
+async fn advance(pool: &PgPool, step: Advance) -> bool {
     let mut transaction = pool.begin().await.unwrap();
     let moved = fence::advance(&mut transaction, "test", &[step]).await.unwrap();
     transaction.commit().await.unwrap();
@@ -53,11 +53,11 @@ async fn standing_tells_a_commit_that_happened_from_one_that_did_not_and_from_a_
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
     let flush = step(claimed.epoch, 5, 8);
-    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Open]);
-    assert!(advance(&pool, flush).await);
-    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Committed]);
+    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Open]);
+    assert!(advance(&pool, flush.clone()).await);
+    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Committed]);
     claim(&pool).await;
-    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Lost]);
+    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Lost]);
     drop((pool, database));
 }
 

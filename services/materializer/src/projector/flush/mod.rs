@@ -265,7 +265,7 @@ impl Flusher {
                 return Ok(Attempted::Committed);
             }
             let lost = moves.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Lost);
-            let lost: Vec<Place> = lost.map(|(step, _)| (std::sync::Arc::from(step.topic), step.partition)).collect();
+            let lost: Vec<Place> = lost.map(|(step, _)| (step.topic.clone(), step.partition)).collect();
             if !lost.is_empty() {
                 return Ok(Attempted::Lost(lost));
             }
@@ -277,7 +277,7 @@ impl Flusher {
         &self,
         part: &[Item],
         holds: &BTreeMap<Place, Hold>,
-        moves: &[Advance<'_>],
+        moves: &[Advance],
     ) -> Result<bool, Failure> {
         let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
         // First, because it is the fence: from here on nobody else can claim these places before this transaction ends.
@@ -416,14 +416,14 @@ fn org_of(item: &Item) -> Option<OrgId> {
 }
 
 /// How far `part` moves each of its places.
-fn moves_of<'a>(part: &'a [Item], holds: &BTreeMap<Place, Hold>) -> Vec<Advance<'a>> {
-    let mut moves: BTreeMap<(&'a str, i32), Advance<'a>> = BTreeMap::new();
+fn moves_of(part: &[Item], holds: &BTreeMap<Place, Hold>) -> Vec<Advance> {
+    let mut moves: BTreeMap<Place, Advance> = BTreeMap::new();
     for item in part {
-        let Some(hold) = holds.get(&place_of(item)) else { continue };
-        let (topic, partition): (&'a str, i32) = (&item.record.topic, item.record.partition);
-        let step = moves.entry((topic, partition)).or_insert(Advance {
-            topic,
-            partition,
+        let place = place_of(item);
+        let Some(hold) = holds.get(&place) else { continue };
+        let step = moves.entry(place).or_insert_with_key(|(topic, partition)| Advance {
+            topic: topic.clone(),
+            partition: *partition,
             epoch: hold.epoch,
             expected: hold.committed,
             next: hold.committed,
