@@ -66,3 +66,55 @@ impl RequestContext {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Uri};
+
+    use super::*;
+
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const EVENT: RecordKind =
+        RecordKind { noun: "event", after_refusal: "it was not stored", in_doubt: "repeat the request" };
+
+    fn context(headers: &[(&'static str, &'static str)]) -> RequestContext {
+        let header = |(name, value): &(&'static str, &'static str)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        RequestContext::new(&headers.iter().map(header).collect::<HeaderMap>(), &Uri::from_static("/v1/events"))
+    }
+
+    #[test]
+    fn a_record_names_the_request_the_key_and_the_trace() {
+        let context = context(&[("x-request-id", "one"), ("traceparent", TRACE), ("tracestate", "a=b")]);
+        let expected: [(&str, &[u8]); 5] = [
+            ("content-type", b"application/avro"),
+            ("x-request-id", b"one"),
+            ("triggers-key-id", b"key"),
+            ("traceparent", TRACE.as_bytes()),
+            ("tracestate", b"a=b"),
+        ];
+        assert_eq!(context.record_headers(b"key"), expected);
+    }
+
+    #[test]
+    fn a_request_without_a_trace_writes_records_without_one() {
+        let context = context(&[]);
+        let names: Vec<&str> = context.record_headers(b"key").iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["content-type", "x-request-id", "triggers-key-id"]);
+    }
+
+    #[test]
+    fn a_problem_says_whether_the_record_may_have_been_stored() {
+        let context = context(&[]);
+        let detail = |failure: PublishError| context.publish_problem(EVENT, &failure).detail().to_owned();
+        for refused in [PublishError::Busy, PublishError::Failed("no leader".to_owned())] {
+            let detail = detail(refused);
+            assert!(detail.ends_with("; it was not stored"), "{detail}");
+        }
+        let unknown = detail(PublishError::Unknown("timed out".to_owned()));
+        assert!(unknown.ends_with("the event may have been stored: repeat the request"), "{unknown}");
+        let rejected = context.publish_problem(EVENT, &PublishError::Rejected("too large".to_owned()));
+        assert_eq!(rejected.status(context.dialect), http::StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}
