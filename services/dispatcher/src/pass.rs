@@ -12,6 +12,7 @@ use platform::fence::{self, Claim, PositionWatch};
 use platform::health::Component;
 use platform::kafka::Record;
 use platform::kafka::consumer::{FencedConsumer, Inflow};
+use platform::retry::Backoff;
 use schemas::ids::EndpointId;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
@@ -43,7 +44,6 @@ const MAX_ROWS_WAITING: usize = 5000;
 /// Bytes of rows that wait, from which on no record is taken in.
 const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(50);
-const DATABASE_RETRY: Duration = Duration::from_millis(200);
 /// A partition that somebody else claimed is given up by the group soon; if not, a new consumer claims it again.
 const LOST_FOR: Duration = Duration::from_secs(3);
 
@@ -284,6 +284,7 @@ impl Pass {
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
+        let mut backoff = Backoff::of_database();
         loop {
             match read().await {
                 Ok(value) => {
@@ -294,7 +295,7 @@ impl Pass {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return None,
-                () = tokio::time::sleep(DATABASE_RETRY) => {}
+                () = backoff.pause() => {}
             }
         }
     }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod kafka;
 pub mod lifecycle;
 pub mod postgres;
+pub mod retry;
 pub mod seal;
 pub mod telemetry;
 pub mod written;

@@ -28,6 +28,7 @@ use super::context::PeerAddr;
 use super::mount::MountOptions;
 use super::problem::Problem;
 use super::{edge, host, refusal};
+use crate::retry::Backoff;
 use crate::telemetry::metrics;
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
@@ -50,7 +51,7 @@ struct Metrics {
 
 /// hyper reads no head larger than its buffer, and bodies in pieces of it.
 const BUFFER_BYTES: usize = 64 * 1024;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Bounds of a server. They exist as values so that tests need not wait for the real ones.
@@ -121,7 +122,7 @@ pub async fn serve(
 
 /// Takes the listener, so that nobody is let into the queue any more once it returns.
 async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, connections: &mut JoinSet<()>) {
-    let mut pause = SHORTEST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -131,7 +132,7 @@ async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, conn
         };
         match accepted {
             Ok((stream, peer)) => {
-                pause = SHORTEST_PAUSE;
+                backoff.reset();
                 if connections.len() < shared.limits.max_connections {
                     connections.spawn(connection(stream, peer, shared.clone()));
                 } else {
@@ -142,12 +143,12 @@ async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, conn
             Err(error) => {
                 // Most likely out of file descriptors: connections that end will free some. Trying at once would only
                 // burn a core.
+                let pause = backoff.next_delay();
                 tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "A connection could not be accepted.");
                 tokio::select! {
                     () = shared.shutdown.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
