@@ -14,7 +14,6 @@ mod observe;
 mod path;
 mod problem;
 mod query;
-mod refusal;
 mod running;
 mod server;
 mod timestamp;
