@@ -6,8 +6,9 @@ ARGS ?=
 SCENARIO ?= smoke
 RECORDS ?= 10000000
 SEED ?=
+ADVISORY_DB ?=
 
-.PHONY: help tools up test lint load fuzz faults sabotage ci
+.PHONY: help tools up test lint deny advisories load fuzz faults sabotage ci
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -28,6 +29,14 @@ lint: tools ## formatting, patches that still apply, and clippy, warnings denied
 	cargo fmt --all --check
 	for patch in loadtests/sabotage/*.patch; do git apply --check "$$patch" || exit 1; done
 	cargo clippy --profile ci --locked --workspace --all-targets -- -D warnings
+
+deny: tools ## licences, sources and duplicates of the crates, by deny.toml
+	@deploy/cargo-deny check licenses sources bans
+
+# Apart from `deny`, because it needs github.com: a machine that reaches only package registries cannot run it.
+advisories: tools ## known vulnerabilities of the crates; ADVISORY_DB=FOLDER reads a clone of RustSec/advisory-db instead of github.com
+	@$(if $(ADVISORY_DB),GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0='url.file://$(abspath $(ADVISORY_DB)).insteadOf' \
+	GIT_CONFIG_VALUE_0=https://github.com/RustSec/advisory-db) deploy/cargo-deny check advisories
 
 load: tools ## load test against what `make up` started; SCENARIO=smoke|full, ARGS for more
 	cargo build --release --locked -p loadtests

@@ -1,17 +1,14 @@
 //! One transaction for positions, new rows and outcomes, carried through whatever the database does meanwhile. What
 //! goes into it is decided in `intake`.
 
-use std::time::Duration;
-
 use platform::fence::{self, Advance, Standing};
 use platform::postgres::{SqlEffect, effect};
+use platform::retry::Backoff;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 
 use crate::intake::Plan;
 use crate::rows;
-
-const RETRY: Duration = Duration::from_millis(200);
 
 /// What became of a plan.
 #[derive(Debug, Default)]
@@ -34,7 +31,7 @@ pub struct CommitError(#[source] pub sqlx::Error);
 /// # Errors
 /// Only what trying again would not mend.
 pub async fn commit(pool: &PgPool, consumer: &str, mut plan: Plan) -> Result<Committed, CommitError> {
-    let mut committed = Committed::default();
+    let (mut committed, mut backoff) = (Committed::default(), Backoff::of_database());
     while !plan.is_empty() {
         match attempt(pool, consumer, &plan).await {
             Ok(true) => {
@@ -43,9 +40,9 @@ pub async fn commit(pool: &PgPool, consumer: &str, mut plan: Plan) -> Result<Com
                 return Ok(committed);
             }
             Ok(false) => {}
-            Err(error) => wait_after(error).await?,
+            Err(error) => wait_after(error, &mut backoff).await?,
         }
-        let standings = standings(pool, consumer, &plan.moves).await?;
+        let standings = standings(pool, consumer, &plan.moves, &mut backoff).await?;
         // One transaction: a single position that was moved shows that all of it was committed. A move that goes
         // nowhere shows nothing; then the rows are written again, which finds them there.
         let has_moved =
@@ -83,21 +80,26 @@ async fn attempt(pool: &PgPool, consumer: &str, plan: &Plan) -> Result<bool, sql
     Ok(true)
 }
 
-async fn standings(pool: &PgPool, consumer: &str, moves: &[Advance]) -> Result<Vec<Standing>, CommitError> {
+async fn standings(
+    pool: &PgPool,
+    consumer: &str,
+    moves: &[Advance],
+    backoff: &mut Backoff,
+) -> Result<Vec<Standing>, CommitError> {
     loop {
         match fence::standing(pool, consumer, moves).await {
             Ok(standings) => return Ok(standings),
-            Err(error) => wait_after(error).await?,
+            Err(error) => wait_after(error, backoff).await?,
         }
     }
 }
 
-async fn wait_after(error: sqlx::Error) -> Result<(), CommitError> {
+async fn wait_after(error: sqlx::Error, backoff: &mut Backoff) -> Result<(), CommitError> {
     match effect(&error) {
         SqlEffect::Retry => Ok(()),
         SqlEffect::Unavailable => {
             warn!(%error, "The schedule cannot be written at the moment; trying again.");
-            tokio::time::sleep(RETRY).await;
+            backoff.pause().await;
             Ok(())
         }
         SqlEffect::Data | SqlEffect::Fatal => Err(CommitError(error)),

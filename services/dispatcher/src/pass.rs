@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use platform::fence::{self, Claim, PositionWatch};
 use platform::kafka::Record;
 use platform::kafka::consumer::{Ended, Inflow, Session, finished};
+use platform::retry::Backoff;
 use schemas::ids::EndpointId;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
@@ -41,7 +42,6 @@ const MAX_ROWS_WAITING: usize = 5000;
 /// Bytes of rows that wait, from which on no record is taken in.
 const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(50);
-const DATABASE_RETRY: Duration = Duration::from_millis(200);
 
 /// What the pass and the retries share. Cloning shares the parts.
 #[derive(Clone)]
@@ -243,6 +243,7 @@ impl Pass {
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
+        let mut backoff = Backoff::of_database();
         loop {
             match read().await {
                 Ok(value) => {
@@ -253,7 +254,7 @@ impl Pass {
             }
             tokio::select! {
                 () = session.shutdown().cancelled() => return None,
-                () = tokio::time::sleep(DATABASE_RETRY) => {}
+                () = backoff.pause() => {}
             }
         }
     }

@@ -9,12 +9,13 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 pub use watch::PositionWatch;
+
+use crate::retry::Backoff;
 
 /// The right to write one partition, until somebody claims it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub enum Standing {
 /// Waits until the positions can be read, telling `trouble` why not; `false` when `shutdown` came first. To be called
 /// before joining a group: a member that cannot claim holds its partitions back from those who could.
 pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble: impl FnMut(String)) -> bool {
-    const PAUSE: Duration = Duration::from_millis(500);
+    let mut backoff = Backoff::of_database();
     loop {
         match sqlx::query("SELECT FROM consumer_positions LIMIT 1").execute(pool).await {
             Ok(_) => return true,
@@ -73,7 +74,7 @@ pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble:
         }
         tokio::select! {
             () = shutdown.cancelled() => return false,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = backoff.pause() => {}
         }
     }
 }

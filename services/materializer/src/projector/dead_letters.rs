@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use platform::health::Component;
 use platform::kafka::Record;
 use platform::kafka::producer::{Outgoing, Producer, PublishError};
+use platform::retry::Backoff;
 use schemas::headers;
 use schemas::native::{Origin, Unreadable};
 use schemas::topics::TopicNames;
@@ -68,7 +69,7 @@ pub(crate) async fn write(
     let mut ours = all[record.headers.len()..].to_vec();
     ours.extend(first_place.iter().flatten().map(|(name, value)| (*name, value.as_bytes())));
     let place_only = Outgoing { topic: &topics.dead_letters, key: None, value: None, headers: &ours };
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let mut outcome = producer.publish(whole).await;
         if let Err(PublishError::Rejected(why)) = outcome {
@@ -85,8 +86,7 @@ pub(crate) async fn write(
             // record is written.
             Err(error) => component.down(format!("dead letters cannot be written: {error}")),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        backoff.pause().await;
     }
 }
 

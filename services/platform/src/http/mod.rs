@@ -15,7 +15,6 @@ mod path;
 mod problem;
 mod query;
 mod record;
-mod refusal;
 mod running;
 mod server;
 mod timestamp;

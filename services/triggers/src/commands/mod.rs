@@ -14,6 +14,7 @@ mod org;
 mod page;
 mod positions;
 mod print;
+mod progress;
 mod send;
 mod tail;
 mod topics;

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
 /// Prints `value` as indented JSON.
@@ -54,21 +55,54 @@ pub fn rows(array: &[Value], columns: &[(&str, &str)], output: Option<Output>) -
     if output == Output::Json {
         return array.iter().try_for_each(|row| line(&row.to_string()));
     }
-    // What came from a stranger must not reach the terminal as an order to it.
+    line(&aligned(array, columns))
+}
+
+/// Plain text without borders or colours: one line a row, two blanks between columns.
+fn aligned(array: &[Value], columns: &[(&str, &str)]) -> String {
+    // Control characters of a payload or a name must not reach the terminal.
     let shown = |text: &str| text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();
     let cell = |row: &Value, pointer: &str| match row.pointer(pointer) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) => shown(text),
         Some(other) => other.to_string(),
     };
-    let rows: Vec<Vec<String>> =
-        array.iter().map(|row| columns.iter().map(|(_, pointer)| cell(row, pointer)).collect()).collect();
-    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([columns[i].0.len()]).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let aligned = |cells: Vec<&str>| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    line(&aligned(columns.iter().map(|(title, _)| *title).collect()))?;
-    rows.iter().try_for_each(|row| line(&aligned(row.iter().map(String::as_str).collect())))
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(columns.iter().map(|(title, _)| *title));
+    table.add_rows(array.iter().map(|row| columns.iter().map(|(_, pointer)| cell(row, pointer)).collect::<Vec<_>>()));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const COLUMNS: [(&str, &str); 3] = [("ID", "/id"), ("NAME", "/name"), ("STATE", "/state")];
+
+    #[test]
+    fn columns_are_aligned_without_borders() {
+        let rows = [
+            json!({"id": 1, "name": "Acme", "state": null}),
+            json!({"id": 12345, "name": "\u{65e5}\u{672c}", "state": "open"}),
+            json!({"id": 2, "name": "x\u{1b}[31m\ny"}),
+        ];
+        let lines = [
+            "ID     NAME      STATE",
+            "1      Acme      -",
+            "12345  \u{65e5}\u{672c}      open",
+            "2      x\u{fffd}[31m\u{fffd}y  -",
+        ];
+        assert_eq!(aligned(&rows, &COLUMNS), lines.join("\n"));
+    }
+
+    #[test]
+    fn a_table_without_rows_is_its_header() {
+        assert_eq!(aligned(&[], &COLUMNS), "ID  NAME  STATE");
+    }
 }

@@ -19,6 +19,7 @@ use platform::fence::{self, Advance, Standing};
 use platform::health::Component;
 use platform::kafka::producer::Producer;
 use platform::postgres::{SqlEffect, effect};
+use platform::retry::Backoff;
 use schemas::ids::OrgId;
 use schemas::native::Unreadable;
 use schemas::topics::TopicNames;
@@ -239,7 +240,7 @@ impl Flusher {
     /// Tries to write `part` in one transaction until its fate is known.
     async fn write(&self, part: &[Item], holds: &BTreeMap<Place, Hold>) -> Result<Attempted, Error> {
         let moves = moves_of(part, holds);
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             match self.transaction(part, holds, &moves).await {
                 // Health is told when the batch is settled, by who knows of stopped partitions too.
@@ -253,8 +254,7 @@ impl Flusher {
                     SqlEffect::Retry => debug!(%error, "A transaction met another one; trying again."),
                     SqlEffect::Unavailable => {
                         self.component.down(format!("PostgreSQL: {error}"));
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
+                        backoff.pause().await;
                     }
                 },
             }
@@ -331,7 +331,7 @@ impl Flusher {
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             match ask().await {
                 Ok(answer) => return Ok(answer),
@@ -340,8 +340,7 @@ impl Flusher {
                 }
                 Err(error) => self.component.down(format!("PostgreSQL: {error}")),
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff.pause().await;
         }
     }
 }

@@ -3,12 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
-use indicatif::{ProgressBar, ProgressStyle};
 use platform::config::KafkaArgs;
 use platform::http::Timestamp;
 use platform::kafka::KafkaConfig;
@@ -19,13 +18,12 @@ use super::letter::{At, Letter, Place, headers_again};
 use super::log::DeadLetters;
 use super::{Filters, find, list};
 use crate::commands::print;
+use crate::commands::progress::Progress;
 
 /// Records that are being written at once.
 const IN_FLIGHT: usize = 32;
 /// How long Kafka may take for one record.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often progress is told where there is no terminal.
-const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Refusals that are written out.
 const MAX_REPORTED: usize = 20;
 
@@ -74,7 +72,7 @@ pub async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
     if args.places.is_empty() && !args.yes {
         bail!("{} dead letters match; add --yes to redrive them, or --dry-run to see them", picks.len());
     }
-    Redriving::new(kafka, log, &picks)?.run(&picks).await
+    Redriving::new(kafka, log)?.run(&picks).await
 }
 
 /// What becomes of a dead letter.
@@ -108,17 +106,17 @@ struct Redriving {
 }
 
 impl Redriving {
-    fn new(kafka: KafkaConfig, log: DeadLetters, picks: &[Pick]) -> Result<Self> {
+    fn new(kafka: KafkaConfig, log: DeadLetters) -> Result<Self> {
         let mut writing = kafka.clone();
         // In front, so that what the user says has the last word. What was small on the wire when it came is so again.
         let ours = [("message.max.bytes", "100000000"), ("compression.type", "gzip")];
         writing.properties.splice(0..0, ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let settings = ProducerSettings { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerSettings::default() };
         let producer = Producer::new(&writing, settings).context("the Kafka producer could not be made")?;
-        Ok(Self { kafka, log, producer, progress: Progress::new(picks.len())?, stopped: AtomicBool::new(false) })
+        Ok(Self { kafka, log, producer, progress: Progress::new("redriven")?, stopped: AtomicBool::new(false) })
     }
 
-    async fn run(mut self, picks: &[Pick]) -> Result<()> {
+    async fn run(self, picks: &[Pick]) -> Result<()> {
         let mut done: HashSet<At> = HashSet::with_capacity(picks.len());
         let (mut refused, mut failure) = (0_usize, None);
         {
@@ -137,14 +135,13 @@ impl Redriving {
                 }
             };
             let mut outcomes = Box::pin(ready.map(write).buffered(IN_FLIGHT));
-            let mut telling = self.progress.clone();
             while let Some(outcome) = outcomes.next().await {
                 match outcome {
                     Outcome::Redriven(at) => drop(done.insert(at)),
                     Outcome::Refused(reason) => {
                         refused += 1;
                         if refused <= MAX_REPORTED {
-                            telling.tell(&reason);
+                            self.progress.say(&reason);
                         }
                     }
                     Outcome::Failed(reason) => {
@@ -153,10 +150,10 @@ impl Redriving {
                         failure = failure.or(Some(reason));
                     }
                 }
-                telling.reach(done.len());
+                self.progress.show(done.len() as u64, picks.len() as u64);
             }
         }
-        self.progress.end();
+        self.progress.finish();
         let (redriven, total) = (done.len(), picks.len());
         print::line(&format!("{redriven} redriven"))?;
         if let Some(reason) = failure {
@@ -243,36 +240,5 @@ impl Redriving {
             }
             Err(error) => Outcome::Failed(format!("{}: {error}", again.place)),
         }
-    }
-}
-
-/// How far it has come, on standard error: a bar on a terminal, else a line now and then.
-#[derive(Clone)]
-struct Progress {
-    bar: ProgressBar,
-    total: usize,
-    told: Instant,
-}
-
-impl Progress {
-    fn new(total: usize) -> Result<Self> {
-        let style = ProgressStyle::with_template("{bar:40} {pos} of {len} redriven  {elapsed} (eta {eta})")?;
-        Ok(Self { bar: ProgressBar::new(total as u64).with_style(style), total, told: Instant::now() })
-    }
-
-    fn reach(&mut self, redriven: usize) {
-        self.bar.set_position(redriven as u64);
-        if self.bar.is_hidden() && self.told.elapsed() >= TELL_EVERY {
-            self.told = Instant::now();
-            eprintln!("{redriven} of {} redriven", self.total);
-        }
-    }
-
-    fn tell(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
-    }
-
-    fn end(&mut self) {
-        self.bar.finish_and_clear();
     }
 }
