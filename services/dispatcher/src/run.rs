@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::erasure::Erasure;
 use platform::fence::{self, PositionWatch};
 use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
@@ -12,6 +11,7 @@ use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
 use platform::kafka::producer::Producer;
 use platform::seal::SealingKey;
 use sqlx::postgres::PgPool;
+use tenancy::erasure::Erasure;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;

@@ -4,7 +4,6 @@
 //! means, which routes exist and who may call them lives in the slices; table layouts live in `schemas`.
 
 pub mod config;
-pub mod erasure;
 pub mod fence;
 pub mod health;
 pub mod http;

@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::erasure::Erasure;
 use platform::fence;
 use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
@@ -31,6 +30,7 @@ use platform::kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
 use platform::kafka::producer::Producer;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
+use tenancy::erasure::Erasure;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
