@@ -10,6 +10,6 @@ pub mod http;
 pub mod kafka;
 pub mod lifecycle;
 pub mod postgres;
+pub mod read_your_writes;
 pub mod seal;
 pub mod telemetry;
-pub mod written;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use platform::fence::PositionWatch;
-use platform::written::RecentWrites;
+use platform::read_your_writes::RecentWrites;
 use schemas::ids::OrgId;
 use schemas::position::Place;
 use sqlx::postgres::PgPool;

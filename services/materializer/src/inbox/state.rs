@@ -8,7 +8,7 @@ use platform::http::Problem;
 use platform::kafka::producer::Producer;
 use platform::postgres::SqlEffect;
 use platform::seal::SealingKey;
-use platform::written::RecentWrites;
+use platform::read_your_writes::RecentWrites;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
 use tenancy::Authenticator;

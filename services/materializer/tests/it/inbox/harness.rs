@@ -12,7 +12,7 @@ use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
-use platform::written::RecentWrites;
+use platform::read_your_writes::RecentWrites;
 use schemas::ids::{EventId, OrgId};
 use schemas::topics::TopicNames;
 use serde_json::Value;
