@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence::{self, PositionWatch};
+use platform::fence::{self, PositionsPoller};
 use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
@@ -81,7 +81,7 @@ pub async fn run(
         pilot: Pilot::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::default(),
-        view: PositionWatch::new(pool.clone(), MATERIALIZER),
+        view: PositionsPoller::new(pool.clone(), MATERIALIZER),
         scheduled: Arc::new(Notify::new()),
     };
     let _watching = AbortOnDropHandle::new(tokio::spawn(parts.directory.clone().watch()));

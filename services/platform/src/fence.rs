@@ -5,7 +5,7 @@
 //! writes nothing. What the rows are is the consumer's business; reading Kafka is [`crate::kafka`]'s.
 
 pub mod mend;
-mod watch;
+mod poller;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-pub use watch::PositionWatch;
+pub use poller::{Position, Positions, PositionsPoller};
 
 /// The right to write one partition, until somebody claims it again.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@ pub mod health;
 pub mod http;
 pub mod kafka;
 pub mod lifecycle;
+pub mod on_demand;
 pub mod postgres;
 pub mod read_your_writes;
 pub mod seal;
