@@ -135,13 +135,16 @@ impl Shared {
 }
 
 async fn poll(shared: Arc<Shared>) {
-    let pause = match tokio::time::timeout(READ_TIMEOUT, read(&shared)).await {
-        Ok(Ok(positions)) => {
+    let pause = match read(&shared).await {
+        Ok(positions) => {
             shared.positions.send_replace(positions);
             POLL_INTERVAL
         }
         // Who waits has a deadline, and then reads the view itself, which says why it cannot be read.
-        _ => PAUSE_AFTER_ERROR,
+        Err(error) => {
+            tracing::debug!(%error, "Reading positions failed; trying again.");
+            PAUSE_AFTER_ERROR
+        }
     };
     tokio::time::sleep(pause).await;
 }
@@ -150,7 +153,14 @@ async fn read(shared: &Shared) -> Result<Positions, sqlx::Error> {
     let mut positions = Positions { read_at: Some(Instant::now()), by_topic: HashMap::new() };
     let query =
         sqlx::query_as("SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1");
-    let rows: Vec<(String, i32, i32, i64)> = query.bind(&shared.consumer).fetch_all(&shared.pool).await?;
+    let mut connection = shared.pool.acquire().await?;
+    let rows = query.bind(&shared.consumer).fetch_all(&mut *connection);
+    let Ok(rows) = tokio::time::timeout(READ_TIMEOUT, rows).await else {
+        // Not back into the pool, where it would hold a place until the server answers after all.
+        drop(connection.detach());
+        return Err(sqlx::Error::PoolTimedOut);
+    };
+    let rows: Vec<(String, i32, i32, i64)> = rows?;
     for (topic, partition, log_epoch, next_offset) in rows {
         positions.by_topic.entry(topic).or_default().insert(partition, Position { log_epoch, next_offset });
     }

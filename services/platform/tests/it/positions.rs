@@ -81,3 +81,22 @@ async fn who_waits_is_answered_although_postgres_is_not() {
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     stopped(&poller).await;
 }
+
+#[tokio::test]
+async fn a_read_that_hangs_is_given_up_with_its_connection() {
+    let (database, pool) = database().await;
+    fence::claim(&pool, "test", &Arc::from(TOPIC), &[(0, 5)]).await.unwrap();
+    let config = PostgresConfig { max_connections: 1, ..PostgresConfig::new(&database.url) };
+    let polling = postgres::connect(&config).unwrap();
+    let poller = PositionsPoller::new(polling.clone(), "test");
+    let mut blocker = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE consumer_positions IN ACCESS EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
+    assert!(!poller.reached_in(1, TOPIC, 0, 5, Duration::from_millis(100)).await);
+    stopped(&poller).await;
+    let answer: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&polling).await.unwrap();
+    assert_eq!(answer, 1, "the pool has its one connection to give, while the read still hangs in the server");
+    blocker.rollback().await.unwrap();
+    assert!(poller.reached_in(1, TOPIC, 0, 5, LONG).await, "it reads again");
+    stopped(&poller).await;
+    drop((polling, pool, database));
+}
