@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use platform::erasure::{Erasure, ErasureError};
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
+use tenancy::erasure::{Erasure, ErasureError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 

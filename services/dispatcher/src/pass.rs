@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::fence::{self, Claim, PositionWatch};
+use platform::fence::{self, Claim, PositionsPoller};
 use platform::kafka::Record;
 use platform::kafka::consumer::{Ended, Inflow, Session, finished};
 use platform::retry::Backoff;
@@ -59,7 +59,7 @@ pub struct Parts {
     /// Bounds attempts per endpoint.
     pub slots: Slots,
     /// Where the view stands.
-    pub view: PositionWatch,
+    pub view: PositionsPoller,
     /// Tells the retries that there are new rows.
     pub scheduled: Arc<Notify>,
 }

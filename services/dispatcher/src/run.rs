@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::erasure::Erasure;
-use platform::fence::PositionWatch;
-use platform::health::Component;
+use platform::fence::{self, PositionsPoller};
+use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, Ended, Runner};
 use platform::kafka::producer::Producer;
 use platform::lifecycle::Supervisor;
 use platform::seal::SealingKey;
 use sqlx::postgres::PgPool;
+use tenancy::erasure::Erasure;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -80,7 +80,7 @@ pub fn start(
         pilot: Pilot::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::default(),
-        view: PositionWatch::new(pool, MATERIALIZER),
+        view: PositionsPoller::new(pool.clone(), MATERIALIZER),
         scheduled: Arc::new(Notify::new()),
     };
     let (watching, stopping) = (parts.directory.clone().watch(), shutdown.clone());

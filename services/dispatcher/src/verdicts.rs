@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use platform::fence::PositionWatch;
+use platform::fence::PositionsPoller;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 use uuid::Uuid;
@@ -20,7 +20,7 @@ pub type Decision = (u64, bool);
 /// passed it within `deadline`.
 pub async fn decide(
     pool: &PgPool,
-    view: &PositionWatch,
+    view: &PositionsPoller,
     topic: &str,
     (partition, last_offset): (i32, i64),
     undecided: &[Undecided],

@@ -20,8 +20,8 @@ use axum::extract::FromRef;
 use axum::routing::post;
 use platform::kafka::producer::Producer;
 use platform::lifecycle::Supervisor;
+use platform::read_your_writes::RecentWrites;
 use platform::seal::SealingKey;
-use platform::written::RecentWrites;
 use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
 

@@ -5,7 +5,7 @@
 //! writes nothing. What the rows are is the consumer's business; reading Kafka is [`crate::kafka`]'s.
 
 pub mod mend;
-mod watch;
+mod poller;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-pub use watch::PositionWatch;
+pub use poller::{Position, Positions, PositionsPoller};
 
 use crate::retry::Backoff;
 

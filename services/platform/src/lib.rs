@@ -6,14 +6,14 @@
 #![deny(missing_docs)]
 
 pub mod config;
-pub mod erasure;
 pub mod fence;
 pub mod health;
 pub mod http;
 pub mod kafka;
 pub mod lifecycle;
+pub mod on_demand;
 pub mod postgres;
+pub mod read_your_writes;
 pub mod retry;
 pub mod seal;
 pub mod telemetry;
-pub mod written;

@@ -1,15 +1,16 @@
 //! Who may do what: organizations, API keys, roles, the operator.
 //!
 //! Lives here: the form and storage of keys, the cache that tells a key's organization on the hot path and forgets
-//! revoked keys at once, the rule that a key makes no key with more rights than its own, development keys, and the
-//! routes for all this. Does not live here: what a right is asked for (each slice asks [`Caller::require`] itself) and
-//! whatever belongs to an organization but its keys.
+//! revoked keys at once, the rule that a key makes no key with more rights than its own, development keys, the
+//! progress of erasures ([`erasure`]), and the routes for all this. Does not live here: what a right is asked for (each
+//! slice asks [`Caller::require`] itself) and the rows that a slice holds of an organization.
 
 mod auth;
 mod bad_keys;
 mod cache;
 mod caller;
 mod dev_keys;
+pub mod erasure;
 mod grant;
 pub mod key;
 mod keys;

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use platform::fence::Positions;
 use platform::http::{Problem, RecordKind, RequestContext, Timestamp};
 use platform::kafka::producer::{Appended, Outgoing};
 use schemas::codec;
 use schemas::ids::{EventId, OrgId};
 use schemas::records::Ack;
 use tenancy::{Caller, Right};
-use tokio::time::Instant;
 
 use super::target;
 use crate::inbox::InboxState;
@@ -114,11 +114,13 @@ async fn wait_until_shown(
         let goal = goals.entry(appended.partition).or_default();
         *goal = appended.offset.saturating_add(1).max(*goal);
     }
-    let until = Instant::now() + SHOWN_WITHIN;
-    for (partition, next_offset) in goals {
-        let left = until.saturating_duration_since(Instant::now());
-        inbox.watch.reached(&inbox.acks_topic, partition, next_offset, left).await;
-    }
+    let is_passed = |positions: &Positions| {
+        goals.iter().all(|(partition, goal)| {
+            positions.get(&inbox.acks_topic, *partition).is_some_and(|position| position.next_offset >= *goal)
+        })
+    };
+    // Reached or not: the view is asked next, and says what it shows.
+    inbox.positions.wait_until(SHOWN_WITHIN, is_passed).await;
     let events: Vec<EventId> = appended.iter().map(|(id, _)| *id).collect();
     // The acks are on the log: not being able to look is no reason to say that they are not.
     inbox.within_budget(target::acknowledged(&inbox.pool, organization, &events)).await.unwrap_or_default()

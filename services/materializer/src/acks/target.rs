@@ -23,7 +23,7 @@ pub(super) struct Target {
 /// instance accepted a moment ago are waited for.
 pub(super) async fn find(inbox: &Inbox, caller: &Caller, ids: &[EventId]) -> Result<HashMap<EventId, Target>, Problem> {
     let mut rows = inbox.within_budget(read(&inbox.pool, caller.org_id, ids)).await?;
-    if rows.len() < ids.len() && inbox.freshness.catch_up(caller.org_id, &[]).await {
+    if rows.len() < ids.len() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
         rows = inbox.within_budget(read(&inbox.pool, caller.org_id, ids)).await?;
     }
     let visible = rows.into_iter().filter(|row| caller.may_see(&row.2));

@@ -25,7 +25,7 @@ pub(super) async fn find(state: &InboxState, caller: &Caller, id: EventId) -> Re
     caller.require(Right::Consume)?;
     let inbox = &state.inbox;
     let mut row = inbox.within_budget(read(&inbox.pool, caller.org_id, id)).await?;
-    if row.is_none() && inbox.freshness.catch_up(caller.org_id, &[]).await {
+    if row.is_none() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
         row = inbox.within_budget(read(&inbox.pool, caller.org_id, id)).await?;
     }
     row.filter(|row| caller.may_see(&row.event_type)).ok_or_else(Problem::not_found)

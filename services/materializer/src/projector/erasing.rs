@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use platform::erasure::{Erasure, ErasureError};
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};
+use tenancy::erasure::{Erasure, ErasureError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 

@@ -22,14 +22,15 @@ pub(crate) mod sweep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::erasure::Erasure;
-use platform::health::Component;
+use platform::fence;
+use platform::health::{Component, Health};
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, Ended, Inflow, Runner, Session, finished};
 use platform::kafka::producer::Producer;
 use platform::lifecycle::Supervisor;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
+use tenancy::erasure::Erasure;
 use tokio::task::JoinError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use platform::fence::mend::{self, Log};
-use platform::fence::{self, Advance, PositionWatch, Standing};
+use platform::fence::{self, Advance, Position, PositionsPoller, Standing};
 use platform::postgres;
 use sqlx::postgres::PgPool;
 
@@ -83,16 +83,21 @@ async fn a_claim_waits_for_the_open_transaction_of_the_one_before() {
     drop((pool, database));
 }
 
+async fn reached(watch: &PositionsPoller, next_offset: i64, deadline: Duration) -> bool {
+    let is_reached = |position: Position| position.next_offset >= next_offset;
+    watch.wait_until(deadline, |positions| positions.get(TOPIC, 0).is_some_and(is_reached)).await
+}
+
 #[tokio::test]
 async fn a_watch_sees_a_position_soon_after_its_commit_and_gives_up_at_its_deadline() {
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
-    let watch = PositionWatch::new(pool.clone(), "test");
-    assert!(watch.reached(TOPIC, 0, 5, Duration::from_secs(10)).await);
-    assert!(!watch.reached(TOPIC, 0, 6, Duration::from_millis(50)).await);
+    let watch = PositionsPoller::new(pool.clone(), "test");
+    assert!(reached(&watch, 5, Duration::from_secs(10)).await);
+    assert!(!reached(&watch, 6, Duration::from_millis(50)).await);
     let waiting = tokio::spawn({
         let watch = watch.clone();
-        async move { watch.reached(TOPIC, 0, 8, Duration::from_secs(10)).await }
+        async move { reached(&watch, 8, Duration::from_secs(10)).await }
     });
     assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
     assert!(waiting.await.unwrap());
@@ -152,12 +157,12 @@ async fn a_watch_tells_log_epochs_apart_and_notices_a_position_that_went_back() 
     let claimed = claim(&pool).await;
     assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
     let (watch, short, long) =
-        (PositionWatch::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
+        (PositionsPoller::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
     assert!(watch.reached_in(1, TOPIC, 0, 8, long).await && !watch.reached_in(2, TOPIC, 0, 3, short).await);
     let known = mend::positions(&pool).await.unwrap();
     assert_eq!(mend::mend(&pool, TOPIC, 0, &[&known[0]], 0, Log::Another).await.unwrap(), Some(2));
     devstack::testing::eventually(long, "what is known is read again", || async {
-        (!watch.reached(TOPIC, 0, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
+        (!reached(&watch, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
     })
     .await;
     assert!(watch.reached_in(2, TOPIC, 0, 0, long).await);

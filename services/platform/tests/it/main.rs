@@ -8,6 +8,7 @@ mod http;
 mod leaderless;
 mod lifecycle;
 mod native;
+mod positions;
 mod producer;
 mod stall;
 mod topics;

@@ -14,9 +14,9 @@ use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::producer::ProducerSettings;
 use platform::lifecycle::Supervisor;
 use platform::postgres;
+use platform::read_your_writes::RecentWrites;
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
-use platform::written::RecentWrites;
 use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 

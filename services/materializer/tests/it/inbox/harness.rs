@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use devstack::testing::TestDatabase;
+use devstack::testing::{TestDatabase, eventually};
 use http::{HeaderMap, Method, Request, StatusCode};
 use materializer::inbox::{self, InboxState, READ_SETTINGS};
 use platform::health::Health;
@@ -13,8 +13,8 @@ use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Producer, ProducerSettings};
 use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
+use platform::read_your_writes::RecentWrites;
 use platform::seal::SealingKey;
-use platform::written::RecentWrites;
 use schemas::ids::{EventId, OrgId};
 use schemas::topics::TopicNames;
 use serde_json::Value;
@@ -28,6 +28,8 @@ use uuid::Uuid;
 
 /// When the first event of most tests is accepted.
 pub const START: OffsetDateTime = datetime!(2026-11-21 9:00 UTC);
+/// How long a condition may take to come true.
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// An inbox, mounted, with the organization "Alpha" (key "alpha") and "Beta" (key "beta").
 pub struct Bench {
@@ -39,6 +41,7 @@ pub struct Bench {
     pub sealing: SealingKey,
     pub written: RecentWrites,
     pub shutdown: CancellationToken,
+    state: InboxState,
     pub alpha: OrgId,
     pub beta: OrgId,
     _end: CancelOnDrop,
@@ -85,7 +88,8 @@ impl Bench {
             sealing.clone(),
             written.clone(),
         );
-        let api = inbox::routes(state.until(shutdown.clone())).merge(tenancy::routes(tenancy));
+        let state = state.until(shutdown.clone());
+        let api = inbox::routes(state.clone()).merge(tenancy::routes(tenancy));
         Self {
             router: platform::http::mount(api, MountOptions::default()),
             alpha: organization(&pool, "Alpha").await,
@@ -97,12 +101,25 @@ impl Bench {
             written,
             _end: CancelOnDrop(shutdown.clone()),
             shutdown,
+            state,
             _database: database,
         }
     }
 
     pub fn topics(&self) -> &TopicNames {
         &self.kafka.topics
+    }
+
+    /// Until a read waits for the view to catch up, and no request for events.
+    pub async fn a_read_waits(&self) {
+        let waits = async || (self.state.is_polling() && self.state.waiting() == 0).then_some(());
+        eventually(WITHIN, "a read waits for the view", waits).await;
+    }
+
+    /// Until so many requests wait for events.
+    pub async fn requests_wait(&self, count: usize) {
+        let wait = async || (self.state.waiting() == count).then_some(());
+        eventually(WITHIN, "requests wait for events", wait).await;
     }
 
     pub async fn ask(&self, method: Method, path: &str, key: &str, body: &str) -> Answer {

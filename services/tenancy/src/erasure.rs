@@ -1,23 +1,21 @@
-//! How far one consumer of the log is with erasing organizations: which there are, where the log ended when all
-//! instances knew of it, and whether the consumer's positions have come there.
+//! Progress of one consumer with the erasure of organizations: which organizations are being erased, where the log ended
+//! when every instance knew of the tombstone, and whether the positions of the consumer have reached that end.
 //!
-//! An instance may have read records of an organization, and taken it for an active one, before it knew of the
-//! tombstone, and write what it made of them at any time later, held up by whatever. Such records lie before the end of
-//! the log as it was some seconds after the tombstone; with the positions there, they were written or the fence forbids
-//! it. What is left after that is all that ever will be. Which rows those are, and taking them away, is each slice's
-//! own business.
+//! An instance may read records of an organization before it knows of the tombstone, and may write their rows at any
+//! later time. Such records lie before the end of the log as it was some seconds after the tombstone. Once the positions
+//! have reached that end, those rows are written or the fence rejects them, so nothing is added any more. Which rows a
+//! consumer holds and how it deletes them lives in its slice.
 
+use platform::kafka::{KafkaConfig, range};
 use rdkafka::error::KafkaError;
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::kafka::{KafkaConfig, range};
-
-/// Organizations that one look tells of.
+/// Organizations that one call of [`Erasure::open`] returns at most.
 const AT_ONCE: i64 = 1000;
 
-/// Erasures as one consumer sees them.
+/// The erasures that one consumer has to take part in.
 #[derive(Clone)]
 pub struct Erasure {
     pool: PgPool,
@@ -26,7 +24,7 @@ pub struct Erasure {
     topics: Vec<String>,
 }
 
-/// Why a look was cut short. The next one does what this one did not.
+/// Why [`Erasure::open`] failed. Calling it again continues where it stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ErasureError {
     /// As PostgreSQL has it.
@@ -43,13 +41,13 @@ impl Erasure {
         Self { pool, kafka, consumer, topics }
     }
 
-    /// Organizations that are being erased and of which this consumer has something left to do. Notes where the log
-    /// ends for those whose time has come for it.
+    /// Organizations that are being erased and that this consumer is not done with. Stores the end of the log for those
+    /// whose tombstone every instance knows by now.
     ///
     /// # Errors
     /// See [`ErasureError`].
     pub async fn open(&self) -> Result<Vec<OrgId>, ErasureError> {
-        // Five seconds: longer than any instance takes an organization for active without asking.
+        // Five seconds: no instance takes an organization for active for that long without asking again.
         let open: Vec<(Uuid, bool, Option<bool>)> = sqlx::query_as(
             "SELECT o.id, e.org_id IS NULL, e.ends IS NULL AND e.seen_at < now() - interval '5 seconds'
              FROM contract.organizations o LEFT JOIN erasures e ON e.org_id = o.id AND e.consumer = $1
@@ -79,7 +77,7 @@ impl Erasure {
     async fn note_ends(&self, due: &[Uuid]) -> Result<(), ErasureError> {
         let (mut topics, mut partitions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for topic in &self.topics {
-            // Of a partition without records there is nothing to pass.
+            // A partition without records has no end to reach.
             for (partition, _, high) in
                 range::bounds(&self.kafka, topic).await?.into_iter().filter(|(_, low, high)| low < high)
             {
@@ -106,8 +104,7 @@ impl Erasure {
         Ok(())
     }
 
-    /// Whether the positions have come to the noted ends: from now on nothing of the organization is written that is
-    /// not there yet.
+    /// Whether the positions have reached the stored ends: from now on no row of the organization is added.
     ///
     /// # Errors
     /// As PostgreSQL has them.
@@ -127,7 +124,8 @@ impl Erasure {
         .await
     }
 
-    /// Nothing is left of the organization here. With the last consumer's end it is `erased`.
+    /// Stores that this consumer holds nothing of the organization any more. A trigger sets the organization to `erased`
+    /// when the last consumer is done.
     ///
     /// # Errors
     /// As PostgreSQL has them.
