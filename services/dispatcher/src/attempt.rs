@@ -115,7 +115,7 @@ impl WebhookClient {
         event: &Accepted,
         now: OffsetDateTime,
     ) -> Result<Received, reqwest::Error> {
-        let body = body::request_body(event.event_id, &event.event_type, event.accepted_at_ms, &event.payload);
+        let body = body::request_body(event.event_id, &event.event_type, event.accepted_at, &event.payload);
         let headers = headers(endpoint, event, now.unix_timestamp(), &body);
         let request = self.client.post(endpoint.url.clone()).headers(headers).timeout(endpoint.timeout).body(body);
         let response = request.send().await?;

@@ -19,7 +19,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use reqwest::{Client, Method, StatusCode};
 use schemas::codec;
-use schemas::ids::{EventId, OrgId};
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use schemas::records::{Dedup, DeliveryAttempt, Event};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
@@ -253,12 +253,46 @@ impl System {
         .await;
     }
 
-    /// Rows of the schedule as (state, attempts, has a lease).
+    /// Rows of deliveries as (state, attempts, has a lease); those that wait for the duplicate decision have the state
+    /// `awaiting_dedup`.
     pub async fn schedule(&self) -> Vec<(String, i32, bool)> {
-        sqlx::query_as("SELECT state, attempts, lease_id IS NOT NULL FROM delivery_schedule ORDER BY delivery_id")
-            .fetch_all(&self.pool)
-            .await
-            .unwrap()
+        sqlx::query_as(
+            "SELECT state, attempts, leased FROM (
+                 SELECT delivery_id, state, attempts, lease_id IS NOT NULL AS leased FROM delivery_schedule
+                 UNION ALL SELECT delivery_id, 'awaiting_dedup', 0, false FROM deliveries_awaiting_dedup) AS both_tables
+             ORDER BY delivery_id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    /// Waits until so many rows wait for the duplicate decision, and nothing else has a row.
+    pub async fn wait_for_awaiting(&self, count: usize) {
+        self.wait_for_schedule(&format!("{count} rows wait for the duplicate decision"), |rows| {
+            rows.len() == count && rows.iter().all(|(state, ..)| state == "awaiting_dedup")
+        })
+        .await;
+    }
+
+    /// Writes the row of a delivery that waits for the duplicate decision, as a dispatcher that was killed left it.
+    pub async fn insert_awaiting(&self, endpoint: EndpointId, event: &Event, appended: &Appended) {
+        sqlx::query(
+            "INSERT INTO deliveries_awaiting_dedup (endpoint_id, log_epoch, log_partition, log_offset, delivery_id, org_id,
+                                                    event_id, event_type, accepted_at, payload)
+             VALUES ($1, 1, $2, $3, $4, $5, $6, $7, now(), $8)",
+        )
+        .bind(endpoint.as_uuid())
+        .bind(appended.partition)
+        .bind(appended.offset)
+        .bind(DeliveryId::of(endpoint, event.event_id).as_uuid())
+        .bind(event.org_id.as_uuid())
+        .bind(event.event_id.as_uuid())
+        .bind(&event.event_type)
+        .bind(&event.payload)
+        .execute(&self.pool)
+        .await
+        .unwrap();
     }
 
     pub async fn wait_for_schedule(&self, what: &str, wanted: impl Fn(&[(String, i32, bool)]) -> bool) {
@@ -274,6 +308,11 @@ impl System {
         let sql = "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = 'dispatcher' RETURNING epoch";
         let epochs: Vec<(i64,)> = sqlx::query_as(sql).fetch_all(&self.pool).await.unwrap();
         epochs.into_iter().map(|(epoch,)| epoch).max().unwrap()
+    }
+
+    /// For a connection of the test's own.
+    pub fn database_url(&self) -> String {
+        self.database.url.clone()
     }
 
     /// The highest epoch of the dispatcher's partitions: grows with every claim.
