@@ -35,3 +35,10 @@ ALTER TABLE delivery_schedule
         CHECK ((finished_at IS NOT NULL) = (state IN ('delivered', 'failed', 'cancelled')));
 DROP FUNCTION schedule_places_merged;
 DROP FUNCTION schedule_places;
+
+-- The dispatcher erases the endpoints of an organization itself. From the tombstone on it sends nothing to them: the
+-- statement that reads endpoints_version also reads which organizations with endpoints are being erased.
+DROP TRIGGER organizations_erase_endpoints ON organizations;
+DROP FUNCTION endpoints_erase;
+-- Erased endpoints have no URL; this index finds the others of an organization, deleted ones included.
+CREATE INDEX endpoints_not_erased ON endpoints (org_id) WHERE url <> '';
