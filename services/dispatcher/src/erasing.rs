@@ -1,5 +1,5 @@
-//! Erases what the dispatcher has of organizations that are being erased: endpoints and rows of deliveries. That nothing
-//! more is sent does not depend on this: `Directory::current` sees the tombstone before every attempt.
+//! Erases what the dispatcher has of organizations that are being erased: endpoints and rows of deliveries. That
+//! nothing more is sent does not depend on this: `Directory::current` sees the tombstone before every attempt.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

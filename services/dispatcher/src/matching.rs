@@ -265,4 +265,18 @@ mod tests {
         snapshot.apply(vec![unusable(true), Change::Removed(id)], 4);
         assert!(!snapshot.knows(org) && snapshot.unusable().is_empty());
     }
+
+    #[test]
+    fn endpoints_of_an_organization_being_erased_count_as_deleted() {
+        let (org, other) = (OrgId::generate(), OrgId::generate());
+        let (erased, kept) = (EndpointId::generate(), EndpointId::generate());
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(vec![put(subscription(erased, org, &[])), put(subscription(kept, other, &[]))], 1);
+        snapshot.set_erasing(vec![org]);
+        assert!(!snapshot.knows(org) && ids(&snapshot, org, "a").is_empty());
+        assert!(matches!(snapshot.standing(erased), Standing::Gone));
+        assert!(matches!(snapshot.standing(kept), Standing::Enabled(_)) && ids(&snapshot, other, "a") == [kept]);
+        snapshot.set_erasing(Vec::new());
+        assert!(snapshot.knows(org), "a backup from before the tombstone has it back");
+    }
 }

@@ -1,4 +1,4 @@
-//! The schedule at work: claims due rows, makes their attempts and writes down how they ended. Also has the rows decided
+//! The schedule at work: claims due rows, makes their attempts and writes down how they ended. It also has rows decided
 //! that wait for the duplicate decision, and sweeps finished ones. The statements are in `rows`.
 
 use std::collections::HashMap;

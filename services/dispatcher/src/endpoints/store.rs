@@ -101,7 +101,7 @@ async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error
 pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
-    // The lock has a tombstone wait for this endpoint, so that the erasure finds it, or has this wait for the tombstone.
+    // The lock orders this against a tombstone: either the erasure finds this endpoint, or this sees the tombstone.
     let status: Option<String> =
         sqlx::query_scalar("SELECT status FROM contract.organizations WHERE id = $1 FOR SHARE")
             .bind(new.org_id.as_uuid())
@@ -326,8 +326,8 @@ pub struct Version {
     pub erasing: Vec<OrgId>,
 }
 
-/// The version now. It is read before every attempt, so it is one statement; the organizations are none but for a second
-/// or so after a tombstone.
+/// The version now. It is read before every attempt, so it is one statement. The list is empty except for a second or
+/// so after a tombstone.
 ///
 /// # Errors
 /// As PostgreSQL has them.

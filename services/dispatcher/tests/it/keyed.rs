@@ -1,14 +1,15 @@
 //! Events that may be duplicates: the view decides first.
 
+use platform::kafka::producer::Appended;
 use reqwest::{Method, StatusCode};
-use schemas::ids::EndpointId;
-use schemas::records::DeliveryOutcome;
+use schemas::ids::{DeliveryId, EndpointId};
+use schemas::records::{DeliveryOutcome, Event};
 use serde_json::{Value, json};
 
 use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, PARTITIONS, System};
 
-async fn decide_duplicate(system: &System, duplicate: &schemas::records::Event, original: &schemas::records::Event) {
+async fn decide_duplicate(system: &System, duplicate: &Event, original: &Event) {
     sqlx::query(
         "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
          VALUES ($1, $2, $3, 1, 0, 0, now())",
@@ -196,7 +197,7 @@ async fn a_waiting_copy_does_not_answer_for_the_first_record() {
     let large = format!("\"{}\"", "x".repeat(250_000));
     let mut ids = vec![id.clone()];
     for _ in 0..140 {
-        let filling = schemas::records::Event { payload: large.clone(), ..system.event("filling") };
+        let filling = Event { payload: large.clone(), ..system.event("filling") };
         system.publish(&filling).await;
         ids.push(filling.event_id.to_string());
     }
@@ -228,7 +229,7 @@ async fn either_record_of_an_event_can_be_the_one_that_is_sent() {
         let event = system.event("twice");
         let records = [system.publish_with(&event, &[]).await, system.publish_with(&event, &[]).await];
         // As a dispatcher left it that was killed before it was done with the first.
-        system.insert_awaiting(endpoint, &event, &records[1]).await;
+        insert_awaiting(&system, endpoint, &event, &records[1]).await;
         system.start_dispatcher(crate::system::config());
         system.wait_until_passed(&records[1]).await;
         system.wait_for_awaiting(2).await;
@@ -252,7 +253,7 @@ async fn a_waiting_row_answers_for_its_record_when_it_is_read_again() {
             let event = system.keyed_event("k");
             let appended = system.publish(&event).await;
             // A dispatcher left these ahead of its position when it was killed. The view has passed them by now.
-            system.insert_awaiting(endpoint, &event, &appended).await;
+            insert_awaiting(&system, endpoint, &event, &appended).await;
             system.show(&event, &appended, false).await;
             system.pass_view(&appended).await;
             ids.push(event.event_id.to_string());
@@ -296,6 +297,26 @@ async fn an_endpoint_deleted_or_disabled_while_rows_wait_gets_nothing() {
     system.change_endpoint(&disabled["id"], json!({"enabled": true})).await;
     system.wait_for_schedule("the held row is delivered and swept", |rows| rows.is_empty()).await;
     assert_eq!(receiver.received().len(), 1);
+}
+
+/// Writes the row of a delivery that waits for the duplicate decision, as a dispatcher that was killed left it.
+async fn insert_awaiting(system: &System, endpoint: EndpointId, event: &Event, appended: &Appended) {
+    sqlx::query(
+        "INSERT INTO deliveries_awaiting_dedup (endpoint_id, log_epoch, log_partition, log_offset, delivery_id,
+                                                org_id, event_id, event_type, accepted_at, payload)
+         VALUES ($1, 1, $2, $3, $4, $5, $6, $7, now(), $8)",
+    )
+    .bind(endpoint.as_uuid())
+    .bind(appended.partition)
+    .bind(appended.offset)
+    .bind(DeliveryId::of(endpoint, event.event_id).as_uuid())
+    .bind(event.org_id.as_uuid())
+    .bind(event.event_id.as_uuid())
+    .bind(&event.event_type)
+    .bind(&event.payload)
+    .execute(&system.pool)
+    .await
+    .unwrap();
 }
 
 fn id_of(endpoint: &Value) -> EndpointId {

@@ -108,7 +108,8 @@ async fn a_keyed_event_of_a_new_log_waits_for_the_view_although_the_view_stood_f
     system.wait_for_schedule("it waits", |rows| rows.len() == 1).await;
     system.shut_down().await;
     // Far ahead in the old log; the dispatcher is in the new one already.
-    let stand = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 1000)";
+    let stand = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset)
+                 VALUES ('materializer', $1, $2, 1000)";
     sqlx::query(stand).bind(&system.kafka.topics.events).bind(first.partition).execute(&system.pool).await.unwrap();
     sqlx::query("UPDATE consumer_positions SET log_epoch = 2 WHERE consumer = 'dispatcher'")
         .execute(&system.pool)

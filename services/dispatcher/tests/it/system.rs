@@ -19,7 +19,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use reqwest::{Client, Method, StatusCode};
 use schemas::codec;
-use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use schemas::ids::{EventId, OrgId};
 use schemas::records::{Dedup, DeliveryAttempt, Event};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
@@ -273,26 +273,6 @@ impl System {
             rows.len() == count && rows.iter().all(|(state, ..)| state == "awaiting_dedup")
         })
         .await;
-    }
-
-    /// Writes the row of a delivery that waits for the duplicate decision, as a dispatcher that was killed left it.
-    pub async fn insert_awaiting(&self, endpoint: EndpointId, event: &Event, appended: &Appended) {
-        sqlx::query(
-            "INSERT INTO deliveries_awaiting_dedup (endpoint_id, log_epoch, log_partition, log_offset, delivery_id, org_id,
-                                                    event_id, event_type, accepted_at, payload)
-             VALUES ($1, 1, $2, $3, $4, $5, $6, $7, now(), $8)",
-        )
-        .bind(endpoint.as_uuid())
-        .bind(appended.partition)
-        .bind(appended.offset)
-        .bind(DeliveryId::of(endpoint, event.event_id).as_uuid())
-        .bind(event.org_id.as_uuid())
-        .bind(event.event_id.as_uuid())
-        .bind(&event.event_type)
-        .bind(&event.payload)
-        .execute(&self.pool)
-        .await
-        .unwrap();
     }
 
     pub async fn wait_for_schedule(&self, what: &str, wanted: impl Fn(&[(String, i32, bool)]) -> bool) {
