@@ -21,21 +21,26 @@ const DECIDE_ROWS: i64 = 1000;
 /// # Errors
 /// As PostgreSQL has them.
 pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {
+    // Partition by partition: rows that the view has not passed cost entries of the index, and are not read themselves.
     let decided: i64 = sqlx::query_scalar(
         "WITH passed AS (
-             SELECT d.log_partition, d.log_epoch, d.log_offset, d.endpoint_id,
-                    EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id
-                            AND e.log_partition = d.log_partition AND e.log_offset = d.log_offset)
-                    AND NOT EXISTS (SELECT FROM contract.verdicts v
-                                    WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS is_original
-             FROM consumer_positions p JOIN deliveries_awaiting_dedup d
-                  ON d.log_partition = p.partition AND (d.log_epoch, d.log_offset) < (p.log_epoch, p.next_offset)
-             WHERE p.consumer = $1 AND p.topic = $2
-                   AND (d.log_epoch = p.log_epoch OR p.record_time > d.accepted_at
-                        OR EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id)
-                        OR EXISTS (SELECT FROM contract.verdicts v
-                                   WHERE v.org_id = d.org_id AND v.event_id = d.event_id))
-             ORDER BY d.log_partition, d.log_epoch, d.log_offset, d.endpoint_id LIMIT $3 FOR UPDATE OF d SKIP LOCKED
+             SELECT picked.*
+             FROM consumer_positions p CROSS JOIN LATERAL (
+                 SELECT d.log_partition, d.log_epoch, d.log_offset, d.endpoint_id,
+                        EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id
+                                AND e.log_partition = d.log_partition AND e.log_offset = d.log_offset)
+                        AND NOT EXISTS (SELECT FROM contract.verdicts v
+                                        WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS is_original
+                 FROM deliveries_awaiting_dedup d
+                 WHERE d.log_partition = p.partition AND (d.log_epoch, d.log_offset) < (p.log_epoch, p.next_offset)
+                       AND (d.log_epoch = p.log_epoch OR p.record_time > d.accepted_at
+                            OR EXISTS (SELECT FROM contract.events e
+                                       WHERE e.org_id = d.org_id AND e.event_id = d.event_id)
+                            OR EXISTS (SELECT FROM contract.verdicts v
+                                       WHERE v.org_id = d.org_id AND v.event_id = d.event_id))
+                 ORDER BY d.log_epoch, d.log_offset, d.endpoint_id LIMIT $3 FOR UPDATE SKIP LOCKED
+             ) AS picked
+             WHERE p.consumer = $1 AND p.topic = $2 LIMIT $3
          ), decided AS (
              DELETE FROM deliveries_awaiting_dedup d USING passed
              WHERE d.log_partition = passed.log_partition AND d.log_epoch = passed.log_epoch
