@@ -103,8 +103,9 @@ pub async fn finished(system: &System, orgs: &[Uuid], patience: Duration) -> Opt
 /// How many deliveries are open, as a sentence; none when there is none.
 async fn unfinished(pool: &PgPool, orgs: &[Uuid]) -> Result<Option<String>, sqlx::Error> {
     let asked = sqlx::query(
-        "SELECT count(*) AS open, string_agg(DISTINCT state, ', ') AS states FROM delivery_schedule
-         WHERE org_id = ANY ($1) AND finished_at IS NULL",
+        "SELECT count(*) AS open, string_agg(DISTINCT state, ', ') AS states FROM (
+             SELECT state FROM delivery_schedule WHERE org_id = ANY ($1) AND finished_at IS NULL
+             UNION ALL SELECT 'awaiting_dedup' FROM deliveries_awaiting_dedup WHERE org_id = ANY ($1)) AS unfinished",
     );
     let row = asked.bind(orgs.to_vec()).fetch_one(pool).await?;
     let (open, states): (i64, Option<String>) = (row.try_get("open")?, row.try_get("states")?);

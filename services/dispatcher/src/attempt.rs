@@ -14,7 +14,8 @@ use crate::delivery::Accepted;
 use crate::egress::{EgressPolicy, Reach};
 use crate::matching::Endpoint;
 use crate::resolver::{AddressRefused, GuardedResolver, NameUnknown};
-use crate::schedule::{self, Answer};
+use crate::retry_after;
+use crate::retry_policy::Answer;
 use crate::sign;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -114,7 +115,7 @@ impl WebhookClient {
         event: &Accepted,
         now: OffsetDateTime,
     ) -> Result<Received, reqwest::Error> {
-        let body = body::request_body(event.event_id, &event.event_type, event.accepted_at_ms, &event.payload);
+        let body = body::request_body(event.event_id, &event.event_type, event.accepted_at, &event.payload);
         let headers = headers(endpoint, event, now.unix_timestamp(), &body);
         let request = self.client.post(endpoint.url.clone()).headers(headers).timeout(endpoint.timeout).body(body);
         let response = request.send().await?;
@@ -122,7 +123,7 @@ impl WebhookClient {
         let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let answer = Answer {
             status: Some(status.as_u16()),
-            retry_after: asked.and_then(|value| schedule::retry_after(value, now)),
+            retry_after: asked.and_then(|value| retry_after::parse(value, now)),
         };
         // Only an answer from the public Internet is shown: one from a listed address may hold what its owner would not
         // show outsiders.

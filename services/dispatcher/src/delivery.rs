@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use time::OffsetDateTime;
 
 /// What a request needs of an event; shared by all its deliveries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +16,8 @@ pub struct Accepted {
     pub event_id: EventId,
     /// Its type.
     pub event_type: String,
-    /// Append time on the log, milliseconds since the Unix epoch.
-    pub accepted_at_ms: i64,
+    /// Append time on the log.
+    pub accepted_at: OffsetDateTime,
     /// JSON text, byte for byte.
     pub payload: String,
     /// W3C trace context, if the record had one.
@@ -105,13 +106,11 @@ impl Landing {
     }
 }
 
-/// State of a row in the schedule.
+/// State of a row of `delivery_schedule`, as Rust writes it; `held` is written in SQL alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowState {
     /// Waits for its next attempt, or one is being made.
     Pending,
-    /// Waits for the view to say whether its event is a duplicate.
-    AwaitingVerdict,
     /// Taken.
     Delivered,
     /// Given up.
@@ -125,7 +124,6 @@ impl RowState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
-            Self::AwaitingVerdict => "awaiting_verdict",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",

@@ -11,7 +11,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 
-use crate::endpoints::store::Stored;
+use crate::endpoints::store::{Stored, Version};
 use crate::endpoints::{input, secrets, store};
 use crate::matching::{Change, Endpoint, Snapshot, Subscription};
 
@@ -55,7 +55,8 @@ impl Directory {
         }
     }
 
-    /// The endpoints with every change that was committed before this call.
+    /// The endpoints with every change that was committed before this call. Those of an organization whose tombstone
+    /// was committed before this call count as deleted.
     ///
     /// A version that went back is that of a database being restored from a backup: what is known goes on until
     /// [`Directory::doubt`] is told, which is when the positions are claimed from it, or when it has stayed back
@@ -65,7 +66,7 @@ impl Directory {
     /// As PostgreSQL has them.
     pub async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
         let inner = &*self.inner;
-        if let Some(known) = self.known_at(store::version(&inner.pool).await?) {
+        if let Some(known) = self.known_at(&store::version(&inner.pool).await?) {
             return Ok(known);
         }
         let _reading = inner.reading.lock().await;
@@ -73,8 +74,8 @@ impl Directory {
         let doubts = inner.doubts.load(Ordering::SeqCst);
         // Read again, since somebody may have taken in a newer one meanwhile; and before the rows: what changes in
         // between is read, and read again next time.
-        let version = store::version(&inner.pool).await?;
-        if let Some(known) = self.known_at(version) {
+        let current = store::version(&inner.pool).await?;
+        if let Some(known) = self.known_at(&current) {
             return Ok(known);
         }
         let known = self.known();
@@ -82,8 +83,11 @@ impl Directory {
         let mut next = if is_doubted { Snapshot::default() } else { (*known).clone() };
         let changed = store::changed_since(&inner.pool, next.version()).await?;
         let changes = changed.into_iter().map(|stored| self.change(stored)).collect::<Vec<_>>();
-        info!(version, changes = changes.len(), "Endpoints were read.");
-        next.apply(changes, version);
+        let Version { version, erasing } = current;
+        info!(version, changes = changes.len(), erasing = erasing.len(), "Endpoints were read.");
+        // A version that went back says nothing: what is known goes on.
+        next.apply(changes, if is_doubted { version } else { version.max(known.version()) });
+        next.set_erasing(erasing);
         let next = Arc::new(next);
         *inner.snapshot.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         inner.read_after.store(doubts, Ordering::SeqCst);
@@ -104,7 +108,7 @@ impl Directory {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             // What a database that does not answer has in it will be seen later.
-            let Ok(version) = store::version(&self.inner.pool).await else {
+            let Ok(Version { version, .. }) = store::version(&self.inner.pool).await else {
                 back_since = None;
                 continue;
             };
@@ -122,10 +126,11 @@ impl Directory {
         }
     }
 
-    fn known_at(&self, version: i64) -> Option<Arc<Snapshot>> {
+    fn known_at(&self, current: &Version) -> Option<Arc<Snapshot>> {
         let known = self.known();
         let is_doubted = self.inner.read_after.load(Ordering::SeqCst) < self.inner.doubts.load(Ordering::SeqCst);
-        (version <= known.version() && !is_doubted).then_some(known)
+        let holds = current.version <= known.version() && current.erasing == known.erasing();
+        (holds && !is_doubted).then_some(known)
     }
 
     /// The endpoints as they were read last.

@@ -15,7 +15,7 @@ use crate::endpoints;
 use crate::matching::Endpoint;
 use crate::metrics::METRICS;
 use crate::reporting::Reporter;
-use crate::schedule::{self, Next};
+use crate::retry_policy::{self, Next};
 use crate::slots::Slot;
 
 /// What a lease has beyond the request's timeout: the report, and room for a slow database.
@@ -46,8 +46,12 @@ impl Pilot {
         let attempted = self.client.send(endpoint, &delivery.event).await;
         drop((slot, under_way));
         METRICS.attempt_seconds.observe(attempted.latency.as_secs_f64());
-        let next =
-            schedule::after(&endpoint.retry_delays_seconds, attempt, attempted.answer, rand::random_range(-1.0..=1.0));
+        let next = retry_policy::after(
+            &endpoint.retry_delays_seconds,
+            attempt,
+            attempted.answer,
+            rand::random_range(-1.0..=1.0),
+        );
         if next == Next::Gone {
             self.disable(endpoint).await;
         }

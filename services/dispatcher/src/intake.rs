@@ -5,26 +5,30 @@
 
 mod lane;
 mod plan;
+mod scheduled;
 mod spilled;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use platform::fence::{Advance, Claim};
 use platform::kafka::consumer::Reached;
-use schemas::ids::{DeliveryId, EndpointId};
+use schemas::ids::EndpointId;
 use uuid::Uuid;
 
-use crate::delivery::{Accepted, Delivery, Landing, Outcome, RowState};
+use crate::delivery::{Accepted, Delivery, Landing, Outcome};
 use crate::queues::EndpointQueues;
-use crate::rows::{NewRow, Settlement};
+use crate::rows::{NewRow, Settlement, WaitsFor};
 
 use lane::Lane;
 use spilled::Spilled;
 
 pub use plan::Plan;
+pub use scheduled::Scheduled;
+
+/// A row that can be claimed at once for its first attempt.
+const DUE_NOW: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None };
 
 /// A record as the desk takes it in.
 #[derive(Debug)]
@@ -62,10 +66,8 @@ pub struct Undecided {
 /// What was before an assignment of a partition.
 #[derive(Debug, Default)]
 pub struct Before {
-    /// Deliveries of records from the position on that already have rows, each with the offsets that its row answers
-    /// for: of records there they are not begun again. Another record may have the same event id, and be the one that
-    /// is sent.
-    pub scheduled: HashMap<DeliveryId, RangeInclusive<i64>>,
+    /// Deliveries of records from the position on that have rows already.
+    pub scheduled: Scheduled,
     /// Append time of the last record before the position, milliseconds since the Unix epoch.
     pub record_time_ms: Option<i64>,
 }
@@ -158,8 +160,7 @@ impl Intake {
         }
         for delivery in deliveries {
             if beyond {
-                let state = if matched.keyed { RowState::AwaitingVerdict } else { RowState::Pending };
-                self.spill(delivery, generation, state);
+                self.spill(delivery, generation, if matched.keyed { WaitsFor::Dedup } else { DUE_NOW });
                 continue;
             }
             self.last_ticket += 1;
@@ -184,7 +185,7 @@ impl Intake {
         }
         let Some(open) = self.open.remove(&ticket) else { return };
         if deliver {
-            self.spill(open.delivery, open.generation, RowState::Pending);
+            self.spill(open.delivery, open.generation, DUE_NOW);
         } else {
             self.complete(&open.delivery, open.generation);
         }
@@ -202,7 +203,7 @@ impl Intake {
     /// row lets the retries decide, which know the difference.
     pub fn ground(&mut self, ticket: u64) {
         if let Some(open) = self.open.remove(&ticket) {
-            self.spill(open.delivery, open.generation, RowState::Pending);
+            self.spill(open.delivery, open.generation, DUE_NOW);
         }
     }
 
@@ -218,14 +219,8 @@ impl Intake {
             }
             (_, landing) => {
                 let Outcome::Again { attempts, after } = landing.outcome(1) else { return };
-                let row = NewRow {
-                    delivery: open.delivery,
-                    state: RowState::Pending,
-                    attempts,
-                    due_after: after,
-                    lease: None,
-                };
-                self.push_row(row, open.generation);
+                let waits_for = WaitsFor::Attempt { attempts, due_after: after, lease: None };
+                self.spill(open.delivery, open.generation, waits_for);
             }
         }
     }
@@ -346,37 +341,26 @@ impl Intake {
             Phase::Flying => {
                 let lease = Uuid::new_v4();
                 open.phase = Phase::Leased(lease);
-                let delivery = open.delivery.clone();
-                let generation = open.generation;
-                let row = NewRow {
-                    delivery,
-                    state: RowState::Pending,
-                    attempts: 0,
-                    due_after: self.lease,
-                    lease: Some(lease),
-                };
-                self.push_row(row, generation);
+                let (delivery, generation) = (open.delivery.clone(), open.generation);
+                let waits_for = WaitsFor::Attempt { attempts: 0, due_after: self.lease, lease: Some(lease) };
+                self.spill(delivery, generation, waits_for);
             }
             phase @ (Phase::Undecided | Phase::Waiting) => {
                 let Some(open) = self.open.remove(&ticket) else { return };
                 self.queues.remove(open.delivery.endpoint_id, ticket);
-                let state = if phase == Phase::Undecided { RowState::AwaitingVerdict } else { RowState::Pending };
-                self.spill(open.delivery, open.generation, state);
+                let waits_for = if phase == Phase::Undecided { WaitsFor::Dedup } else { DUE_NOW };
+                self.spill(open.delivery, open.generation, waits_for);
             }
         }
     }
 
-    fn spill(&mut self, delivery: Delivery, generation: u64, state: RowState) {
-        self.push_row(NewRow { delivery, state, attempts: 0, due_after: Duration::ZERO, lease: None }, generation);
-    }
-
     /// The row goes into the next transaction, so in the ledger its part is done: the position moves with it or after
     /// it, never before.
-    fn push_row(&mut self, row: NewRow, generation: u64) {
-        let counted = self.complete(&row.delivery, generation);
+    fn spill(&mut self, delivery: Delivery, generation: u64, waits_for: WaitsFor) {
+        let counted = self.complete(&delivery, generation);
         // A row of an earlier assignment is not ours to write: whoever has the partition now reads the record again.
         if counted {
-            self.rows.push(row);
+            self.rows.push(NewRow { delivery, waits_for });
         }
     }
 

@@ -68,7 +68,7 @@ pub enum Standing<'a> {
     Enabled(&'a Arc<Endpoint>),
     /// It is there and is sent nothing for now: it is disabled, or cannot be used. What is for it is kept.
     Withheld,
-    /// It was deleted.
+    /// It was deleted, or its organization is being erased.
     Gone,
 }
 
@@ -81,12 +81,28 @@ pub struct Snapshot {
     by_org: HashMap<OrgId, Vec<Arc<Subscription>>>,
     /// Enabled, and cannot be used.
     unusable: BTreeSet<EndpointId>,
+    /// Organizations that are being erased: their endpoints count as deleted. Sorted.
+    erasing: Vec<OrgId>,
 }
 
 impl Snapshot {
     /// The version it shows.
     pub fn version(&self) -> i64 {
         self.version
+    }
+
+    /// The organizations whose endpoints count as deleted since they are being erased.
+    pub fn erasing(&self) -> &[OrgId] {
+        &self.erasing
+    }
+
+    /// Sets the organizations that are being erased; sorted.
+    pub fn set_erasing(&mut self, erasing: Vec<OrgId>) {
+        self.erasing = erasing;
+    }
+
+    fn is_erasing(&self, org_id: OrgId) -> bool {
+        self.erasing.binary_search(&org_id).is_ok()
     }
 
     /// Takes changes in, which bring it to `version`.
@@ -121,13 +137,13 @@ impl Snapshot {
 
     /// Whether the organization has any endpoint.
     pub fn knows(&self, org_id: OrgId) -> bool {
-        self.by_org.contains_key(&org_id)
+        self.by_org.contains_key(&org_id) && !self.is_erasing(org_id)
     }
 
     /// The endpoints that an event of this organization and type goes to, also those that cannot be used: what is for
     /// them is not to be lost. An organization nobody knows has none.
     pub fn matching<'a>(&'a self, org_id: OrgId, event_type: &'a str) -> impl Iterator<Item = EndpointId> + 'a {
-        let of_org = self.by_org.get(&org_id).map_or(&[][..], Vec::as_slice);
+        let of_org = self.by_org.get(&org_id).filter(|_| !self.is_erasing(org_id)).map_or(&[][..], Vec::as_slice);
         let is_for = move |one: &&Arc<Subscription>| one.enabled && matches(&one.event_types, event_type);
         of_org.iter().filter(is_for).map(|subscription| subscription.id)
     }
@@ -140,6 +156,7 @@ impl Snapshot {
     /// How an endpoint stands.
     pub fn standing(&self, id: EndpointId) -> Standing<'_> {
         match self.by_id.get(&id) {
+            Some((subscription, _)) if self.is_erasing(subscription.org_id) => Standing::Gone,
             Some((subscription, Some(endpoint))) if subscription.enabled => Standing::Enabled(endpoint),
             Some(_) => Standing::Withheld,
             None => Standing::Gone,
@@ -247,5 +264,19 @@ mod tests {
         assert!(matches!(snapshot.standing(id), Standing::Enabled(_)) && snapshot.unusable().is_empty());
         snapshot.apply(vec![unusable(true), Change::Removed(id)], 4);
         assert!(!snapshot.knows(org) && snapshot.unusable().is_empty());
+    }
+
+    #[test]
+    fn endpoints_of_an_organization_being_erased_count_as_deleted() {
+        let (org, other) = (OrgId::generate(), OrgId::generate());
+        let (erased, kept) = (EndpointId::generate(), EndpointId::generate());
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(vec![put(subscription(erased, org, &[])), put(subscription(kept, other, &[]))], 1);
+        snapshot.set_erasing(vec![org]);
+        assert!(!snapshot.knows(org) && ids(&snapshot, org, "a").is_empty());
+        assert!(matches!(snapshot.standing(erased), Standing::Gone));
+        assert!(matches!(snapshot.standing(kept), Standing::Enabled(_)) && ids(&snapshot, other, "a") == [kept]);
+        snapshot.set_erasing(Vec::new());
+        assert!(snapshot.knows(org), "a backup from before the tombstone has it back");
     }
 }

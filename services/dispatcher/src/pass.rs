@@ -320,11 +320,8 @@ impl Pass {
         let pilot = self.parts.pilot.clone();
         let flight = self.flights.spawn(async move {
             let landing = pilot.fly(&endpoint, &delivery, 1, slot).await;
-            let age_ms = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000
-                - i128::from(delivery.event.accepted_at_ms);
-            METRICS
-                .first_attempt_seconds
-                .observe(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)).as_secs_f64());
+            let age = OffsetDateTime::now_utc() - delivery.event.accepted_at;
+            METRICS.first_attempt_seconds.observe(age.as_seconds_f64().max(0.0));
             landing
         });
         self.tickets.insert(flight.id(), ticket);

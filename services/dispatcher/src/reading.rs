@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
+use platform::http::Timestamp;
 use platform::kafka::Record;
 use schemas::ids::OrgId;
 use schemas::native;
 use schemas::records::Event;
+use time::OffsetDateTime;
 
 use crate::delivery::Accepted;
 use crate::intake::{Matched, Read};
@@ -72,7 +74,8 @@ fn accepted(event: Event, record: &Record, log_epoch: i32) -> Accepted {
         org_id: event.org_id,
         event_id: event.event_id,
         event_type: event.event_type,
-        accepted_at_ms: record.timestamp_ms,
+        // No broker writes a time outside of the calendar; it would become the epoch.
+        accepted_at: Timestamp::from_millis(record.timestamp_ms).map_or(OffsetDateTime::UNIX_EPOCH, |time| time.0),
         payload: event.payload,
         // It becomes a header, and a text in the database.
         traceparent: event

@@ -5,7 +5,7 @@ use platform::http::FieldError;
 use serde_json::{Map, Value};
 
 use crate::egress::EgressPolicy;
-use crate::schedule::DEFAULT_DELAYS_SECONDS;
+use crate::retry_policy::DEFAULT_DELAYS_SECONDS;
 
 /// Bound of one request when the endpoint does not say, seconds.
 pub const DEFAULT_TIMEOUT_SECONDS: u32 = 10;

@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 use tracing::{error, warn};
 
 use crate::egress::EgressPolicy;
-use crate::schedule::DEFAULT_DELAYS_SECONDS;
+use crate::retry_policy::DEFAULT_DELAYS_SECONDS;
 use crate::sign::Secret;
 use input::{DEFAULT_TIMEOUT_SECONDS, Patch};
 use store::{StoreError, Stored};

@@ -1,15 +1,12 @@
 //! One partition at the desk, under one assignment.
 
-use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use platform::fence::{Advance, Claim};
 use platform::kafka::consumer::Reached;
-use schemas::ids::DeliveryId;
 use tracing::error;
 
-use super::Before;
+use super::{Before, Scheduled};
 use crate::delivery::Delivery;
 use crate::ledger::{Completion, Ledger};
 
@@ -24,7 +21,7 @@ pub(super) struct Lane {
     /// What the position is in the database.
     pub(super) committed: i64,
     /// Deliveries ahead of the position that were scheduled before this assignment.
-    scheduled: HashMap<DeliveryId, RangeInclusive<i64>>,
+    scheduled: Scheduled,
 }
 
 impl Lane {
@@ -47,16 +44,9 @@ impl Lane {
         Reached { next_offset: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
     }
 
-    /// Whether a row of an earlier assignment answers for this delivery of this very record. Asked in the order of
-    /// reading.
+    /// Whether a row of an earlier assignment answers for this delivery of this record.
     pub(super) fn is_scheduled(&mut self, delivery: &Delivery) -> bool {
-        let offset = delivery.event.offset;
-        let Some(offsets) = self.scheduled.get(&delivery.id) else { return false };
-        let (answers, is_last) = (offsets.contains(&offset), *offsets.end() <= offset);
-        if is_last {
-            self.scheduled.remove(&delivery.id);
-        }
-        answers
+        self.scheduled.take(delivery)
     }
 
     /// `false`: the record was read before, and is done or under way.

@@ -257,12 +257,26 @@ impl System {
         .await;
     }
 
-    /// Rows of the schedule as (state, attempts, has a lease).
+    /// Rows of deliveries as (state, attempts, has a lease); those that wait for the duplicate decision have the state
+    /// `awaiting_dedup`.
     pub async fn schedule(&self) -> Vec<(String, i32, bool)> {
-        sqlx::query_as("SELECT state, attempts, lease_id IS NOT NULL FROM delivery_schedule ORDER BY delivery_id")
-            .fetch_all(&self.pool)
-            .await
-            .unwrap()
+        sqlx::query_as(
+            "SELECT state, attempts, leased FROM (
+                 SELECT delivery_id, state, attempts, lease_id IS NOT NULL AS leased FROM delivery_schedule
+                 UNION ALL SELECT delivery_id, 'awaiting_dedup', 0, false FROM deliveries_awaiting_dedup) AS both_tables
+             ORDER BY delivery_id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    /// Waits until so many rows wait for the duplicate decision, and nothing else has a row.
+    pub async fn wait_for_awaiting(&self, count: usize) {
+        self.wait_for_schedule(&format!("{count} rows wait for the duplicate decision"), |rows| {
+            rows.len() == count && rows.iter().all(|(state, ..)| state == "awaiting_dedup")
+        })
+        .await;
     }
 
     pub async fn wait_for_schedule(&self, what: &str, wanted: impl Fn(&[(String, i32, bool)]) -> bool) {
@@ -278,6 +292,11 @@ impl System {
         let sql = "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = 'dispatcher' RETURNING epoch";
         let epochs: Vec<(i64,)> = sqlx::query_as(sql).fetch_all(&self.pool).await.unwrap();
         epochs.into_iter().map(|(epoch,)| epoch).max().unwrap()
+    }
+
+    /// For a connection of the test's own.
+    pub fn database_url(&self) -> String {
+        self.database.url.clone()
     }
 
     /// The highest epoch of the dispatcher's partitions: grows with every claim.

@@ -1,22 +1,16 @@
-//! When a delivery is tried again: delays, jitter, what the receiver asked for, and when it is over.
+//! Retry policy: whether and when a delivery is attempted again, from the delays of its endpoint, jitter, and what the
+//! receiver asked for with `Retry-After`.
 //!
-//! Pure: the random part and the clock are passed in. Rows and leases live in `rows`.
+//! Pure: the random part is passed in. Rows and leases live in `rows`.
 
 use std::time::Duration;
-
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-use time::{OffsetDateTime, PrimitiveDateTime};
 
 /// Delays after the first, second, … failed attempt when an endpoint names none, seconds: five attempts in all.
 pub const DEFAULT_DELAYS_SECONDS: [u32; 4] = [30, 120, 600, 3600];
 /// `Retry-After` lengthens a delay at most to this.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
+pub const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 /// A delay varies by this share up and down, so that what failed together does not come back together.
 const JITTER: f64 = 0.2;
-
-const HTTP_DATE: &[BorrowedFormatItem<'_>] =
-    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 /// What came of an attempt, as far as the schedule is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,18 +49,6 @@ pub fn after(delays_seconds: &[u32], attempt: u32, answer: Answer, jitter: f64) 
     let delay = Duration::from_secs_f64(f64::from(*delay) * factor);
     let asked = answer.retry_after.map_or(Duration::ZERO, |asked| asked.min(RETRY_AFTER_LIMIT));
     Next::RetryIn(delay.max(asked))
-}
-
-/// Reads a `Retry-After` header: seconds, or an HTTP date, which is compared with `now`. Anything else asks for
-/// nothing.
-pub fn retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Too many digits mean a very long time: the limit applies later.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
-    }
-    let date = PrimitiveDateTime::parse(value, &HTTP_DATE).ok()?.assume_utc();
-    Some((date - now).try_into().unwrap_or(Duration::ZERO))
 }
 
 #[cfg(test)]
@@ -113,38 +95,6 @@ mod tests {
         assert_eq!(after(&[7200], 1, asked(86_400), 0.0), Next::RetryIn(Duration::from_secs(7200)));
     }
 
-    #[test]
-    fn retry_after_is_read_in_both_forms() {
-        let now = time::macros::datetime!(1994-11-06 08:49:00 UTC);
-        assert_eq!(retry_after(" 120 ", now), Some(Duration::from_secs(120)));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(37)));
-        assert_eq!(retry_after("Sun, 06 Nov 1994 08:48:37 GMT", now), Some(Duration::ZERO));
-        assert_eq!(retry_after("99999999999999999999999", now), Some(Duration::from_secs(u64::from(u32::MAX))));
-        for nonsense in ["", "-1", "soon", "1.5", "Sun, 06 Nov"] {
-            assert_eq!(retry_after(nonsense, now), None, "{nonsense}");
-        }
-    }
-
-    #[test]
-    fn the_retry_after_decoder_stands_any_text() {
-        let golden = ["120", " 0 ", "Sun, 06 Nov 1994 08:49:37 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"]
-            .map(|text| text.as_bytes().to_vec());
-        let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 4, large: 64 * 1024 };
-        let now = time::macros::datetime!(1994-11-06 08:49:00 UTC);
-        fuzz::drive("Retry-After", &samples, |bytes| {
-            let Ok(text) = std::str::from_utf8(bytes) else { return Ok(fuzz::Verdict::Refused) };
-            let asked = retry_after(text, now);
-            // Whatever was asked for: a delay that can be waited for.
-            let Next::RetryIn(delay) = after(&[30], 1, Answer { status: Some(503), retry_after: asked }, 0.0) else {
-                return Err("no attempt is left".to_owned());
-            };
-            if !(Duration::from_secs(30)..=RETRY_AFTER_LIMIT).contains(&delay) {
-                return Err(format!("the delay is {delay:?}"));
-            }
-            Ok(if asked.is_some() { fuzz::Verdict::Read } else { fuzz::Verdict::Refused })
-        });
-    }
-
     proptest! {
         #[test]
         fn jitter_stays_within_a_fifth(delay in 1_u32..100_000, jitter in -2.0_f64..2.0) {
@@ -175,11 +125,6 @@ mod tests {
                     other => prop_assert!(false, "{:?}", other),
                 }
             }
-        }
-
-        #[test]
-        fn no_header_value_panics(value in "\\PC{0,40}") {
-            let _read = retry_after(&value, OffsetDateTime::UNIX_EPOCH);
         }
     }
 }
