@@ -322,7 +322,7 @@ pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<u6
                                      ELSE p.log_epoch > d.log_epoch
                                           OR e.log_offset BETWEEN (d.places -> e.log_partition::text ->> 0)::bigint
                                                               AND (d.places -> e.log_partition::text ->> 1)::bigint END)
-                    AND NOT EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS deliver
+                    AND NOT EXISTS (SELECT FROM contract.duplicates v WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS deliver
              FROM delivery_schedule d JOIN consumer_positions p
                   ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition
              WHERE d.state = 'awaiting_verdict'
@@ -330,7 +330,7 @@ pub async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<u6
                             ELSE p.log_epoch > d.log_epoch
                                  AND (p.record_time > d.accepted_at
                                       OR EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id)
-                                      OR EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = d.org_id AND v.event_id = d.event_id))
+                                      OR EXISTS (SELECT FROM contract.duplicates v WHERE v.org_id = d.org_id AND v.event_id = d.event_id))
                        END
              ORDER BY d.delivery_id LIMIT $3 FOR UPDATE OF d SKIP LOCKED
          )

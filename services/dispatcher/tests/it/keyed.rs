@@ -9,7 +9,7 @@ use crate::system::{PARTITIONS, System};
 
 async fn judge(system: &System, duplicate: &schemas::records::Event, original: &schemas::records::Event) {
     sqlx::query(
-        "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $3, 1, 0, 0, now())",
     )
     .bind(duplicate.org_id.as_uuid())

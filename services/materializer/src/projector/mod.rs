@@ -10,14 +10,16 @@ mod dead_letters;
 mod decode;
 mod duplicates;
 mod erasing;
+mod event_row;
 pub(crate) mod flush;
 pub(crate) mod generation;
 mod lag;
 mod organizations;
-mod parts;
 mod reach;
+pub(crate) mod reconcile;
 mod retention;
-pub(crate) mod sweep;
+mod sweep;
+mod time_partitions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -122,6 +124,8 @@ pub async fn run(
     let _retaining = AbortOnDropHandle::new(tokio::spawn(retaining));
     let sweeping = sweep::run(pool.clone(), kafka.clone(), config.sweep_interval, shutdown.clone());
     let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweeping));
+    let reconciling = reconcile::run(pool.clone(), config.sweep_interval, shutdown.clone());
+    let _reconciling = AbortOnDropHandle::new(tokio::spawn(reconciling));
     let topics = vec![kafka.topics.events.clone(), kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, topics);
     let _erasing = AbortOnDropHandle::new(tokio::spawn(erasing::run(pool.clone(), erasure, shutdown.clone())));
