@@ -135,7 +135,7 @@ async fn read(
             page(control, key, &format!("limit=1000&include_acknowledged=true&cursor={cursor}"), deadline).await?;
         for event in &page.events {
             open.remove(&event.event_id);
-            let accepted_ms = i64::try_from(event.timestamp.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+            let accepted_ms = schemas::unix_time::to_millis(event.timestamp);
             shown.push(Shown { id: event.event_id, accepted_ms });
         }
         cursor = page.resume_cursor;

@@ -18,3 +18,4 @@ pub mod postgres;
 pub mod records;
 pub mod topics;
 pub mod trace;
+pub mod unix_time;

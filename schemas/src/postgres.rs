@@ -27,5 +27,6 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 12, name: "times", sql: include_str!("../postgres/0012_times.sql") },
     Migration { version: 13, name: "tellings", sql: include_str!("../postgres/0013_tellings.sql") },
     Migration { version: 14, name: "contests", sql: include_str!("../postgres/0014_contests.sql") },
+    Migration { version: 15, name: "event_ids", sql: include_str!("../postgres/0015_event_ids.sql") },
     Migration { version: 16, name: "awaiting_dedup", sql: include_str!("../postgres/0016_awaiting_dedup.sql") },
 ];

@@ -85,9 +85,9 @@ pub async fn page(api: &Api, key: &str, query: &str) -> anyhow::Result<Page> {
 
 /// All verdicts: which event each duplicate stands for.
 pub async fn verdicts(pool: &PgPool) -> anyhow::Result<Verdicts> {
-    let rows = sqlx::query("SELECT org_id, event_id, original_id FROM contract.verdicts").fetch_all(pool).await?;
+    let rows = sqlx::query("SELECT org_id, event_id, canonical_id FROM contract.duplicates").fetch_all(pool).await?;
     let verdict = |row: &sqlx::postgres::PgRow| {
-        Ok(((row.try_get("org_id")?, row.try_get("event_id")?), row.try_get::<Uuid, _>("original_id")?))
+        Ok(((row.try_get("org_id")?, row.try_get("event_id")?), row.try_get::<Uuid, _>("canonical_id")?))
     };
     rows.iter().map(verdict).collect()
 }

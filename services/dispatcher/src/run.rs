@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence::{self, PositionsPoller};
-use platform::health::{Component, Health};
+use platform::fence::PositionsPoller;
+use platform::health::Component;
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, Ended, Runner};
 use platform::kafka::producer::Producer;

@@ -51,7 +51,8 @@ async fn shown(pool: &PgPool, undecided: &[Undecided]) -> Result<Vec<u64>, sqlx:
               AS t (org_id, event_id, log_partition, log_offset, place)
          WHERE EXISTS (SELECT FROM contract.events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id
                        AND e.log_partition = t.log_partition AND e.log_offset = t.log_offset)
-               AND NOT EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = t.org_id AND v.event_id = t.event_id)",
+               AND NOT EXISTS (SELECT FROM contract.duplicates v
+                               WHERE v.org_id = t.org_id AND v.event_id = t.event_id)",
     )
     .bind(undecided.iter().map(|one| one.event.org_id.as_uuid()).collect::<Vec<Uuid>>())
     .bind(undecided.iter().map(|one| one.event.event_id.as_uuid()).collect::<Vec<Uuid>>())

@@ -11,7 +11,7 @@ use crate::system::{KEY, PARTITIONS, System};
 
 async fn decide_duplicate(system: &System, duplicate: &Event, original: &Event) {
     sqlx::query(
-        "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $3, 1, 0, 0, now())",
     )
     .bind(duplicate.org_id.as_uuid())

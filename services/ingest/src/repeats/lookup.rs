@@ -126,7 +126,7 @@ async fn ask(pool: &PgPool, batch: &[Question]) -> Result<Vec<Option<Holder>>, s
     for (ordinal, event_id, body_hash, accepted_at) in rows {
         let slot = usize::try_from(ordinal - 1).ok().and_then(|index| found.get_mut(index));
         if let Some(slot) = slot {
-            let accepted_at_ms = i64::try_from(accepted_at.unix_timestamp_nanos() / 1_000_000).ok();
+            let accepted_at_ms = Some(schemas::unix_time::to_millis(accepted_at));
             *slot = Some(Holder { event_id: EventId::from_uuid(event_id), body_hash, accepted_at_ms });
         }
     }

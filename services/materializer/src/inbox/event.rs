@@ -36,7 +36,7 @@ async fn read(pool: &PgPool, organization: OrgId, id: EventId) -> Result<Option<
         "SELECT ",
         event_columns!(),
         " FROM view.events WHERE org_id = $1
-          AND event_id = COALESCE((SELECT original_id FROM verdicts WHERE org_id = $1 AND event_id = $2), $2)"
+          AND event_id = COALESCE((SELECT canonical_id FROM event_ids WHERE org_id = $1 AND event_id = $2), $2)"
     ))
     .bind(organization.as_uuid())
     .bind(id.as_uuid())

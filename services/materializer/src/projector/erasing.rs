@@ -17,16 +17,17 @@ const BATCH: i64 = 1000;
 
 /// One batch of each table that holds anything of an organization. `view_dropped` last: it is written from what the
 /// first one takes away.
-const BATCHES: [&str; 9] = [
-    "DELETE FROM view.events WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events WHERE org_id = $1 LIMIT $2)",
+const BATCHES: [&str; 8] = [
+    "DELETE FROM view.events
+     WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view.delivery_attempts
      WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.delivery_attempts WHERE org_id = $1 LIMIT $2)",
-    "DELETE FROM view.deliveries WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.deliveries WHERE org_id = $1 LIMIT $2)",
+    "DELETE FROM view.deliveries
+     WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.deliveries WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view.pending_effects WHERE ctid IN (SELECT ctid FROM view.pending_effects WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM rejected WHERE ctid IN (SELECT ctid FROM rejected WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM dedup_keys WHERE ctid IN (SELECT ctid FROM dedup_keys WHERE org_id = $1 LIMIT $2)",
-    "DELETE FROM verdicts WHERE ctid IN (SELECT ctid FROM verdicts WHERE org_id = $1 LIMIT $2)",
-    "DELETE FROM event_places WHERE ctid IN (SELECT ctid FROM event_places WHERE org_id = $1 LIMIT $2)",
+    "DELETE FROM event_ids WHERE ctid IN (SELECT ctid FROM event_ids WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view_dropped WHERE ctid IN (SELECT ctid FROM view_dropped WHERE org_id = $1 LIMIT $2)",
 ];
 

@@ -10,20 +10,21 @@ mod dead_letters;
 mod decode;
 mod duplicates;
 mod erasing;
+mod event_row;
 pub(crate) mod flush;
 pub(crate) mod generation;
 mod lag;
 mod organizations;
-mod parts;
 mod reach;
+pub(crate) mod reconcile;
 mod retention;
-pub(crate) mod sweep;
+mod sweep;
+mod time_partitions;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence;
-use platform::health::{Component, Health};
+use platform::health::Component;
 use platform::kafka::KafkaConfig;
 use platform::kafka::consumer::{ConsumerSettings, Ended, Inflow, Runner, Session, finished};
 use platform::kafka::producer::Producer;
@@ -116,6 +117,11 @@ pub fn start(
     let sweeping = sweep::run(pool.clone(), kafka.clone(), config.sweep_interval, shutdown.clone());
     supervisor.spawn("view sweep", async move {
         sweeping.await;
+        Ok(())
+    });
+    let reconciling = reconcile::run(pool.clone(), config.sweep_interval, shutdown.clone());
+    supervisor.spawn("reconcile", async move {
+        reconciling.await;
         Ok(())
     });
     let topics = vec![kafka.topics.events.clone(), kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::parts::part_days;
 use super::sweep::slept;
+use super::time_partitions::partition_days;
 use crate::metrics::METRICS;
 
 /// How long before they go unacknowledged events are warned of, days.
@@ -34,7 +34,7 @@ pub(crate) async fn run(pool: PgPool, retention_days: u32, interval: Duration, s
 }
 
 async fn look_after(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Error> {
-    let days = part_days(retention_days);
+    let days = partition_days(retention_days);
     sqlx::query(
         "SELECT view_make_room('view', now(), $1), view_make_room('view', now() + make_interval(days => $1), $1)",
     )
@@ -91,17 +91,19 @@ async fn warn_ahead(pool: &PgPool, limit: OffsetDateTime) -> Result<(), sqlx::Er
             .bind(WARNING_DAYS)
             .fetch_one(pool)
             .await?;
-    let expiring: i64 =
-        match ends {
-            None => 0,
-            Some(ends) => sqlx::query_scalar(
-                "SELECT count(*) FROM (SELECT FROM view.events WHERE accepted_at < $1 AND acknowledged_at IS NULL LIMIT $2) AS expiring",
+    let expiring: i64 = match ends {
+        None => 0,
+        Some(ends) => {
+            sqlx::query_scalar(
+                "SELECT count(*) FROM (SELECT FROM view.events WHERE accepted_at < $1 AND acknowledged_at IS NULL
+                                       LIMIT $2) AS expiring",
             )
             .bind(ends)
             .bind(COUNTED)
             .fetch_one(pool)
-            .await?,
-        };
+            .await?
+        }
+    };
     METRICS.events_expiring.set(expiring as f64);
     if expiring > 0 {
         warn!(expiring, within_days = WARNING_DAYS, "Events will be dropped soon that nobody has acknowledged.");

@@ -1,7 +1,7 @@
 //! Reading the log again: a rebuild of the view beside the one that is read, and a replay into it.
 //!
-//! Both write through the projector's own flush, with positions of their own, and take no decision: verdicts and the
-//! places of ids are read. Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what
+//! Both write through the projector's own flush, with positions of their own, and take no duplicate decision: those in
+//! `event_ids` are read. Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what
 //! the log no longer tells (`carry`), whether two generations are equal (`compare`), whether the log is still the
 //! view's (`logs`), the moment one takes the other's place (`switch`), and that nobody else does the same (`alone`).
 //! Reading Kafka is `platform`'s.

@@ -18,7 +18,7 @@ async fn left(bench: &Bench, org: OrgId) -> i64 {
     let statement = "SELECT (SELECT count(*) FROM view.events WHERE org_id = $1) + (SELECT count(*) FROM view.deliveries WHERE org_id = $1)
              + (SELECT count(*) FROM view.delivery_attempts WHERE org_id = $1) + (SELECT count(*) FROM view.pending_effects WHERE org_id = $1)
              + (SELECT count(*) FROM rejected WHERE org_id = $1) + (SELECT count(*) FROM dedup_keys WHERE org_id = $1)
-             + (SELECT count(*) FROM verdicts WHERE org_id = $1) + (SELECT count(*) FROM event_places WHERE org_id = $1)
+             + (SELECT count(*) FROM event_ids WHERE org_id = $1)
              + (SELECT count(*) FROM view_dropped WHERE org_id = $1)";
     sqlx::query_scalar(statement).bind(org.as_uuid()).fetch_one(&bench.pool).await.unwrap()
 }

@@ -1,4 +1,4 @@
-//! Reading the log again: the same log and the same verdicts give the same view, however often, and nothing comes back
+//! Reading the log again: the same log and the same duplicate decisions give the same view, however often, and nothing comes back
 //! that had gone.
 
 use std::time::Duration;
@@ -7,6 +7,7 @@ use materializer::rebuild::{self, Difference, RebuildConfig, RebuildError, Rebui
 use platform::kafka::KafkaConfig;
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{Dedup, DeliveryAttempt, DeliveryOutcome, Event};
+use schemas::unix_time::from_millis;
 use time::OffsetDateTime;
 
 use crate::projector::deliveries::attempt;
@@ -445,11 +446,7 @@ async fn what_the_live_view_still_has_below_the_floor_is_no_difference_and_its_r
     bench.passed().await;
     projecting.stop().await;
     // As when the retention is lowered: the floor is on the grid of the new parts, and lies within an old one.
-    sqlx::query("UPDATE view_floor SET floor = 'epoch'::timestamptz + ($1 + 1) * interval '1 millisecond'")
-        .bind(last)
-        .execute(&bench.pool)
-        .await
-        .unwrap();
+    sqlx::query("UPDATE view_floor SET floor = $1").bind(from_millis(last + 1)).execute(&bench.pool).await.unwrap();
     let done = rebuild(&bench, REBUILD).await;
     assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
     assert_eq!(bench.row(org, below.event_id).await, None);
@@ -480,11 +477,7 @@ async fn deliveries_that_began_below_the_floor_are_no_difference_whether_they_we
     bench.attempt(&attempt(org, spanning.event_id, endpoint, 2, DeliveryOutcome::Delivered)).await;
     bench.passed().await;
     projecting.stop().await;
-    sqlx::query("UPDATE view_floor SET floor = 'epoch'::timestamptz + ($1 + 1) * interval '1 millisecond'")
-        .bind(last)
-        .execute(&bench.pool)
-        .await
-        .unwrap();
+    sqlx::query("UPDATE view_floor SET floor = $1").bind(from_millis(last + 1)).execute(&bench.pool).await.unwrap();
     // As when their part has gone, and no sweep has come to what is left of the second one.
     sqlx::query("DELETE FROM view.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)")
         .execute(&bench.pool)

@@ -50,7 +50,7 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
         bench.passed().await;
         assert_eq!(bench.in_log_order().await.iter().filter(|(.., id)| *id == twins.event_id).count(), 1);
         let place: (i32, i64) =
-            sqlx::query_as("SELECT log_partition, log_offset FROM event_places WHERE org_id = $1 AND event_id = $2")
+            sqlx::query_as("SELECT log_partition, log_offset FROM event_ids WHERE org_id = $1 AND event_id = $2")
                 .bind(org.as_uuid())
                 .bind(twins.event_id.as_uuid())
                 .fetch_one(&bench.pool)
@@ -65,7 +65,7 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
     let by_ingest: [(&str, &[u8]); 2] = [("content-type", b"application/avro"), ("triggers-key-id", b"k")];
     bench.append(&bench.topics().events, Some(key.as_bytes()), Some(&value), &by_ingest).await;
     bench.passed().await;
-    assert_eq!(bench.count("SELECT count(*) FROM event_places").await, 2);
+    assert_eq!(bench.count("SELECT count(*) FROM event_ids").await, 2);
     projecting.stop().await;
 }
 
@@ -166,16 +166,17 @@ async fn whose_id_a_second_record_named_is_known_for_as_long_as_that_one_is_read
     bench.passed().await;
     // One that goes with the same statement, or nothing would show that it ran.
     sqlx::query(
-        "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at)
-         SELECT $1, gen_random_uuid(), 0, 0, 0, floor - interval '1 second' FROM view_floor",
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
+         SELECT $1, gen_random_uuid(), gen_random_uuid(), 0, 0, 0, floor - interval '1 second' FROM view_floor",
     )
     .bind(org.as_uuid())
     .execute(&bench.pool)
     .await
     .unwrap();
-    let expired = "SELECT count(*) FROM event_places WHERE log_epoch = 0";
+    let expired = "SELECT count(*) FROM event_ids WHERE log_epoch = 0";
     eventually(PATIENCE, "a sweep", || async { (bench.count(expired).await == 0).then_some(()) }).await;
-    let of_the_gone = "SELECT count(*) FROM event_places p WHERE NOT EXISTS (SELECT FROM view.events e WHERE e.event_id = p.event_id)";
+    let of_the_gone = "SELECT count(*) FROM event_ids i
+                       WHERE NOT EXISTS (SELECT FROM view.events e WHERE e.event_id = i.event_id)";
     assert_eq!((bench.in_log_order().await.len(), bench.count(of_the_gone).await), (1, 1));
     sweeping.stop().await;
     let from = now - Duration::from_secs(30 * 86_400);
@@ -208,7 +209,8 @@ async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
         .unwrap();
     }
     sqlx::query(
-        "INSERT INTO event_places SELECT org_id, event_id, log_epoch, log_partition, log_offset, accepted_at FROM view.events WHERE event_id = $1",
+        "INSERT INTO event_ids SELECT org_id, event_id, event_id, log_epoch, log_partition, log_offset, accepted_at
+         FROM view.events WHERE event_id = $1",
     )
     .bind(told.event_id.as_uuid())
     .execute(&bench.pool)
@@ -221,7 +223,7 @@ async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 3);
     assert_eq!(
-        bench.count("SELECT count(*) FROM event_places WHERE log_epoch = 0").await,
+        bench.count("SELECT count(*) FROM event_ids WHERE log_epoch = 0").await,
         2,
         "both belong to the rows of before"
     );

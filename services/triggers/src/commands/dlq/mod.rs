@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 use platform::config::KafkaArgs;
 use platform::kafka::KafkaConfig;
 use schemas::ids::OrgId;
+use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -73,14 +74,13 @@ impl Filters {
     }
 
     fn wanted(&self, kafka: &KafkaConfig, places: &[Place]) -> Wanted {
-        let millis = |time: OffsetDateTime| time.unix_timestamp() * 1000 + i64::from(time.millisecond());
         Wanted {
             class: self.class.clone(),
             org: self.org,
             topic: self.topic.as_ref().map(|name| full_name(kafka, name)),
             partition: self.partition,
-            since_ms: self.since.map(millis),
-            until_ms: self.until.map(millis),
+            since_ms: self.since.map(to_millis),
+            until_ms: self.until.map(to_millis),
             places: places
                 .iter()
                 .map(|place| Place { topic: full_name(kafka, &place.topic), ..place.clone() })

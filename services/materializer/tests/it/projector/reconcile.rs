@@ -29,8 +29,9 @@ async fn let_wait(connection: &mut PgConnection, org: OrgId, id: EventId, effect
 async fn retry(connection: &mut PgConnection, org: OrgId, id: EventId) {
     let first = attempt(org, id, EndpointId::generate(), 1, DeliveryOutcome::Retrying);
     sqlx::query(
-        "INSERT INTO view.deliveries (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at, created_at)
-         VALUES ($1, $2, $3, $4, 'a', 'retrying', 1, now(), now())",
+        "INSERT INTO view.deliveries (org_id, delivery_id, event_id, endpoint_id, event_type, status, rank, attempts,
+                                      last_started_at, created_at, last_appended_at)
+         VALUES ($1, $2, $3, $4, 'a', 'retrying', 0, 1, now(), now(), now())",
     )
     .bind(org.as_uuid())
     .bind(first.delivery_id.as_uuid())

@@ -1,20 +1,22 @@
-//! The parts of the view by time: whether there is room for a record, and what is too old for it. Making parts ahead
-//! and dropping old ones is `retention`'s business.
+//! The time partitions of the view: whether there is one for a record, and which records are below the retention floor.
+//! `retention` makes them ahead and drops old ones.
 
 use std::sync::{Mutex, PoisonError};
 
+use schemas::unix_time::{from_millis, to_millis};
 use sqlx::postgres::PgPool;
 
 use super::generation::Generation;
 
-/// Days (UTC) that one part holds, for a view that keeps so many days. A read of the inbox looks into every part, and a
-/// part goes as a whole: six or so are few to look into, and keep what has expired for no longer than another sixth.
-pub(crate) fn part_days(retention_days: u32) -> i32 {
+/// Days (UTC) that one time partition holds, for a view that keeps so many days. A read of the inbox looks into every
+/// partition, and a partition is dropped whole: six or so are few to look into, and keep expired events for no longer
+/// than another sixth.
+pub(crate) fn partition_days(retention_days: u32) -> i32 {
     i32::try_from((retention_days / 6).max(1)).unwrap_or(i32::MAX)
 }
 
-/// The parts of one generation, as last read.
-pub(crate) struct Parts {
+/// The time partitions of one generation, as last read.
+pub(crate) struct TimePartitions {
     pool: PgPool,
     generation: Generation,
     days: i32,
@@ -24,9 +26,9 @@ pub(crate) struct Parts {
 /// Milliseconds since the Unix epoch throughout.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// Begin and end of each.
+    /// Start and end of each.
     spans: Vec<(i64, i64)>,
-    /// What is before it is no part of the view.
+    /// The retention floor.
     floor_ms: i64,
 }
 
@@ -36,14 +38,16 @@ impl Known {
     }
 }
 
-impl Parts {
+impl TimePartitions {
     pub(crate) fn new(pool: PgPool, generation: Generation, retention_days: u32) -> Self {
-        Self { pool, generation, days: part_days(retention_days), known: Mutex::new(None) }
+        Self { pool, generation, days: partition_days(retention_days), known: Mutex::new(None) }
     }
 
-    /// Makes room for records of these append times, where there is none, and answers the floor: older ones are to be
-    /// passed over.
+    /// Makes time partitions for records of these append times, where there is none, and returns the retention floor:
+    /// older records are to be skipped.
     pub(crate) async fn make_room(&self, times_ms: impl Iterator<Item = i64> + Clone) -> Result<i64, sqlx::Error> {
+        // As the rows are written: a record may have any number for a time.
+        let times_ms = times_ms.map(|at_ms| to_millis(from_millis(at_ms)));
         loop {
             let known = match self.last_read() {
                 Some(known) => known,
@@ -52,9 +56,9 @@ impl Parts {
             let Some(missing) = times_ms.clone().find(|at_ms| !known.has_room(*at_ms)) else {
                 return Ok(known.floor_ms);
             };
-            sqlx::query("SELECT view_make_room($1, 'epoch'::timestamptz + $2 * interval '1 millisecond', $3)")
+            sqlx::query("SELECT view_make_room($1, $2, $3)")
                 .bind(self.generation.schema())
-                .bind(missing)
+                .bind(from_millis(missing))
                 .bind(self.days)
                 .execute(&self.pool)
                 .await?;
@@ -62,7 +66,7 @@ impl Parts {
         }
     }
 
-    /// What was read is not true any more.
+    /// Has the time partitions be read again.
     pub(crate) fn forget(&self) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -73,14 +77,16 @@ impl Parts {
 
     async fn read(&self) -> Result<Known, sqlx::Error> {
         let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
-        // The floor first: a part that is dropped in between then shows as one that is missing.
+        // The floor first: a partition that is dropped in between is then missing. Numbers, because a partition may end
+        // after the last time that the calendar here has.
         let floor: Option<i64> = sqlx::query_scalar(
             "SELECT CASE WHEN isfinite(floor) THEN (extract(epoch FROM floor) * 1000)::bigint END FROM view_floor",
         )
         .fetch_one(&mut *transaction)
         .await?;
         let spans: Vec<(i64, i64)> = sqlx::query_as(
-            "SELECT (extract(epoch FROM starts_at) * 1000)::bigint, (extract(epoch FROM ends_at) * 1000)::bigint FROM parts",
+            "SELECT (extract(epoch FROM starts_at) * 1000)::bigint, (extract(epoch FROM ends_at) * 1000)::bigint
+             FROM parts",
         )
         .fetch_all(&mut *transaction)
         .await?;
@@ -91,7 +97,7 @@ impl Parts {
     }
 }
 
-/// Whether PostgreSQL had no part for a row: it was dropped since parts were last read.
+/// Whether PostgreSQL had no time partition for a row: it was dropped since they were last read.
 pub(crate) fn is_missing(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database) = error else { return false };
     // A row that breaks a constraint has the same code, and names the constraint.
@@ -104,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_view_of_thirty_days_has_parts_of_five() {
-        assert_eq!([0, 1, 6, 11, 12, 30, 365].map(part_days), [1, 1, 1, 1, 2, 5, 60]);
+        assert_eq!([0, 1, 6, 11, 12, 30, 365].map(partition_days), [1, 1, 1, 1, 2, 5, 60]);
     }
 
     #[test]
