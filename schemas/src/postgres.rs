@@ -27,4 +27,5 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 12, name: "times", sql: include_str!("../postgres/0012_times.sql") },
     Migration { version: 13, name: "tellings", sql: include_str!("../postgres/0013_tellings.sql") },
     Migration { version: 14, name: "contests", sql: include_str!("../postgres/0014_contests.sql") },
+    Migration { version: 17, name: "skips", sql: include_str!("../postgres/0017_skips.sql") },
 ];

@@ -82,8 +82,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
 }
 
 /// Which of these places of a topic (partition, log epoch, offset) were refused when they were read first: their
-/// indices. Not what stands for a batch that could not be unpacked: nobody has refused its records, and who can read
-/// them takes them.
+/// indices.
 pub(crate) async fn refused(
     pool: &PgPool,
     topic: &str,
@@ -93,14 +92,12 @@ pub(crate) async fn refused(
         "SELECT asked.nth FROM UNNEST($2::integer[], $3::integer[], $4::bigint[]) WITH ORDINALITY
                 AS asked (log_partition, log_epoch, log_offset, nth)
          WHERE EXISTS (SELECT FROM rejected r WHERE r.log_topic = $1 AND r.log_partition = asked.log_partition
-                       AND r.log_epoch = asked.log_epoch AND r.log_offset = asked.log_offset
-                       AND r.error_class <> $5)",
+                       AND r.log_epoch = asked.log_epoch AND r.log_offset = asked.log_offset)",
     )
     .bind(topic)
     .bind(places.iter().map(|place| place.0).collect::<Vec<i32>>())
     .bind(places.iter().map(|place| place.1).collect::<Vec<i32>>())
     .bind(places.iter().map(|place| place.2).collect::<Vec<i64>>())
-    .bind(schemas::native::UNPACKABLE_BATCH)
     .fetch_all(pool)
     .await?;
     Ok(found.into_iter().filter_map(|(nth,)| usize::try_from(nth - 1).ok()).collect())
@@ -133,7 +130,6 @@ mod tests {
             value: None,
             headers: Vec::new(),
             is_marker: false,
-            unpackable: None,
         }
     }
 

@@ -16,3 +16,4 @@ mod outage;
 mod ownership;
 pub mod retention;
 mod stalls;
+mod undecodable;
