@@ -29,4 +29,5 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 14, name: "contests", sql: include_str!("../postgres/0014_contests.sql") },
     Migration { version: 15, name: "event_ids", sql: include_str!("../postgres/0015_event_ids.sql") },
     Migration { version: 16, name: "awaiting_dedup", sql: include_str!("../postgres/0016_awaiting_dedup.sql") },
+    Migration { version: 17, name: "skips", sql: include_str!("../postgres/0017_skips.sql") },
 ];

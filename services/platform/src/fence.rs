@@ -4,8 +4,9 @@
 //! under that epoch, by compare-and-set, together with the rows. A writer that was overtaken matches no row and so
 //! writes nothing. What the rows are is the consumer's business; reading Kafka is [`crate::kafka`]'s.
 
-pub mod mend;
 mod poller;
+pub mod repair;
+pub mod skip;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub struct Claim {
     pub partition: i32,
     /// Grows with every claim.
     pub epoch: i64,
-    /// Grows when an operator accepts that the topic was recreated or truncated.
+    /// Grows when an operator accepts that the topic was recreated.
     pub log_epoch: i32,
     /// Where reading begins.
     pub next_offset: i64,

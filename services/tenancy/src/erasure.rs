@@ -6,7 +6,7 @@
 //! have reached that end, those rows are written or the fence rejects them, so nothing is added any more. Which rows a
 //! consumer holds and how it deletes them lives in its slice.
 
-use platform::kafka::{KafkaConfig, range};
+use platform::kafka::{KafkaConfig, log_reader};
 use rdkafka::error::KafkaError;
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};
@@ -79,7 +79,7 @@ impl Erasure {
         for topic in &self.topics {
             // A partition without records has no end to reach.
             for (partition, _, high) in
-                range::bounds(&self.kafka, topic).await?.into_iter().filter(|(_, low, high)| low < high)
+                log_reader::bounds(&self.kafka, topic).await?.into_iter().filter(|(_, low, high)| low < high)
             {
                 topics.push(topic.as_str());
                 partitions.push(partition);

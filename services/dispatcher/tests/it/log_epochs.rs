@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
-use platform::fence::mend;
+use platform::fence::repair;
 use serde_json::json;
 
 use crate::receiver::{Manner, Receiver};
@@ -32,14 +32,14 @@ async fn an_event_that_a_stalled_consumer_does_not_get_is_delivered_by_the_next_
 
 /// Starts the next log epoch of a partition as the command does; sets the materializer's position, or everybody's.
 async fn next_log_epoch(system: &System, partition: i32, moved: &[&str], to: i64) {
-    let known = mend::positions(&system.pool).await.unwrap();
-    let is_meant = |position: &&mend::StoredPosition| {
+    let known = repair::positions(&system.pool).await.unwrap();
+    let is_meant = |position: &&repair::StoredPosition| {
         position.partition == partition && moved.contains(&position.consumer.as_str())
     };
     let moved: Vec<_> = known.iter().filter(is_meant).collect();
     assert!(!moved.is_empty());
     let topic = system.kafka.topics.events.clone();
-    mend::mend(&system.pool, &topic, partition, &moved, to, mend::Log::Another).await.unwrap().unwrap();
+    repair::repair(&system.pool, &topic, partition, &moved, to, repair::Log::Another).await.unwrap().unwrap();
 }
 
 async fn claimed_again(system: &System, than: i64) {

@@ -35,10 +35,6 @@ pub(crate) fn decode(record: Record, topics: &TopicNames) -> Item {
     if record.is_marker {
         return Item { record, content: Content::Skipped };
     }
-    if let Some(said) = &record.unpackable {
-        let message = format!("a batch that ends here cannot be unpacked, none of its records was read: {said}");
-        return Item { content: Content::Dead(Unreadable { class: native::UNPACKABLE_BATCH, message }), record };
-    }
     let (key, value) = (record.key.as_deref(), record.value.as_deref());
     let content = if *record.topic == *topics.acks {
         native::read_acks(key, value, &record.headers).map(Content::Acks)

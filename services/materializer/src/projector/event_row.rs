@@ -5,7 +5,6 @@ use schemas::ids::{EventId, OrgId};
 use schemas::position::Place as LogPosition;
 use schemas::records::Event;
 
-
 /// An event, the record that holds it, and what was decided about it.
 #[derive(Debug)]
 pub(crate) struct EventRow<'a> {

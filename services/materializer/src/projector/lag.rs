@@ -69,7 +69,6 @@ mod tests {
             value: None,
             headers: Vec::new(),
             is_marker: false,
-            unpackable: None,
         }
     }
 

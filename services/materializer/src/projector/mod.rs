@@ -1,12 +1,11 @@
 //! From the log to the tables: one loop that collects records while its previous transaction runs, and writes them
 //! together with the positions they were read up to.
 //!
-//! Lives here: what a record becomes in the view, which of two duplicates is the original, and dead letters. Does not
-//! live here: reading Kafka and the fence (`platform`), what a record says (`schemas`), and reading the view
-//! (`crate::inbox`).
+//! Lives here: what a record becomes in the view, which of two duplicates is the original, and which
+//! record is a dead letter. Does not live here: reading Kafka and the fence (`platform`), what a record says
+//! (`schemas`), writing dead letters (`crate::dead_letters`), and reading the view (`crate::inbox`).
 
 pub(crate) mod batch;
-mod dead_letters;
 mod decode;
 mod duplicates;
 mod erasing;

@@ -4,13 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use platform::fence::skip;
 use platform::kafka::KafkaConfig;
-use platform::kafka::range::{self, Span};
+use platform::kafka::log_reader::{self, OnTruncation, Span};
 use schemas::unix_time::{from_millis, to_millis};
 use sqlx::postgres::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
 use super::{REBUILD, RebuildError, switch};
+use crate::projector::CONSUMER;
 
 /// Where a place is read from.
 #[derive(Debug, Clone)]
@@ -50,13 +52,15 @@ async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>
     let live = switch::live_places(pool, &kafka.topics).await?;
     let mut begins = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
-        let bounds: BTreeMap<i32, (i64, i64)> = range::bounds(kafka, topic)
+        let bounds: BTreeMap<i32, (i64, i64)> = log_reader::bounds(kafka, topic)
             .await?
             .into_iter()
             .map(|(partition, low, high)| (partition, (low, high)))
             .collect();
         let asked = match from {
-            Some(from) => range::offsets_at(kafka, topic, bounds.keys().copied().collect(), milliseconds(from)).await?,
+            Some(from) => {
+                log_reader::offsets_at(kafka, topic, bounds.keys().copied().collect(), milliseconds(from)).await?
+            }
             None => Default::default(),
         };
         for place in live.iter().filter(|place| *place.topic == **topic) {
@@ -80,17 +84,18 @@ async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>
             });
         }
     }
-    note_first_times(kafka, &mut begins).await?;
+    let skips = skip::skipped(pool, CONSUMER).await?;
+    note_first_times(kafka, skips, &mut begins).await?;
     Ok(begins)
 }
 
 /// Reads one record of each place of acks and deliveries: what happened to events is carried by its time.
-async fn note_first_times(kafka: &KafkaConfig, begins: &mut [Begin]) -> Result<(), RebuildError> {
+async fn note_first_times(kafka: &KafkaConfig, skips: Vec<Span>, begins: &mut [Begin]) -> Result<(), RebuildError> {
     let mut first: BTreeMap<(String, i32), OffsetDateTime> = BTreeMap::new();
     let ends = |begin: &Begin| (begin.topic.clone(), begin.partition);
     let mut spans = Vec::new();
     for topic in [&kafka.topics.acks, &kafka.topics.deliveries] {
-        for (partition, _, high) in range::bounds(kafka, topic).await? {
+        for (partition, _, high) in log_reader::bounds(kafka, topic).await? {
             if let Some(begin) =
                 begins.iter().find(|begin| begin.topic == *topic && begin.partition == partition && begin.offset < high)
             {
@@ -98,7 +103,7 @@ async fn note_first_times(kafka: &KafkaConfig, begins: &mut [Begin]) -> Result<(
             }
         }
     }
-    let mut inflow = range::read(kafka, spans)?;
+    let mut inflow = log_reader::read(kafka, spans, &skips, OnTruncation::Fail)?;
     while let Some(records) = inflow.recv().await {
         for record in records? {
             first.insert((record.topic.to_string(), record.partition), from_millis(record.timestamp_ms));

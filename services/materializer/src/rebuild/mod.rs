@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use platform::health::Health;
 use platform::kafka::KafkaConfig;
-use platform::kafka::range::RangeError;
+use platform::kafka::log_reader::ReadError;
 use rdkafka::error::KafkaError;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
@@ -81,7 +81,7 @@ pub enum RebuildError {
     Unsuitable(String),
     /// The log could not be read.
     #[error("the log could not be read: {0}")]
-    Log(#[from] RangeError),
+    Log(#[from] ReadError),
     /// Kafka did not answer.
     #[error("Kafka did not answer: {0}")]
     Kafka(#[from] KafkaError),

@@ -79,8 +79,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     Ok(())
 }
 
-/// Which of these positions of a topic were refused when they were read first. Not a position that a batch is noted
-/// under that could not be unpacked: nobody has refused its records, and who can read them takes them.
+/// Which of these positions of a topic were refused when they were read first.
 pub(crate) async fn refused(
     pool: &PgPool,
     topic: &str,
@@ -90,14 +89,12 @@ pub(crate) async fn refused(
         "SELECT log_epoch, log_partition, log_offset FROM UNNEST($2::integer[], $3::integer[], $4::bigint[])
                 AS asked (log_epoch, log_partition, log_offset)
          WHERE EXISTS (SELECT FROM rejected r WHERE r.log_topic = $1 AND r.log_partition = asked.log_partition
-                       AND r.log_epoch = asked.log_epoch AND r.log_offset = asked.log_offset
-                       AND r.error_class <> $5)",
+                       AND r.log_epoch = asked.log_epoch AND r.log_offset = asked.log_offset)",
     )
     .bind(topic)
     .bind(positions.iter().map(|position| position.log_epoch).collect::<Vec<i32>>())
     .bind(positions.iter().map(|position| position.partition).collect::<Vec<i32>>())
     .bind(positions.iter().map(|position| position.offset).collect::<Vec<i64>>())
-    .bind(schemas::native::UNPACKABLE_BATCH)
     .fetch_all(pool)
     .await?;
     let position = |(log_epoch, partition, offset)| LogPosition { log_epoch, partition, offset };
@@ -132,7 +129,6 @@ mod tests {
             value: None,
             headers: Vec::new(),
             is_marker: false,
-            unpackable: None,
         }
     }
 

@@ -16,3 +16,4 @@ mod ownership;
 mod reconcile;
 pub mod retention;
 mod stalls;
+mod undecodable;

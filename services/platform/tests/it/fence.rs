@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence::mend::{self, Log};
+use platform::fence::repair::{self, Log};
 use platform::fence::{self, Advance, Position, PositionsPoller, Standing};
 use platform::postgres;
 use sqlx::postgres::PgPool;
@@ -111,12 +111,12 @@ async fn mending_moves_whom_it_must_and_fences_every_consumer_of_the_partition()
     let mine = claim(&pool).await;
     assert!(advance(&pool, step(mine.epoch, 5, 8)).await);
     fence::claim(&pool, "other", &topic, &[(0, 7), (1, 3)]).await.unwrap();
-    let known = mend::positions(&pool).await.unwrap();
+    let known = repair::positions(&pool).await.unwrap();
     let seen = |consumer: &str| known.iter().find(|one| one.consumer == consumer && one.partition == 0).unwrap();
     assert_eq!(seen("test").record_time_ms, Some(1_700_000_000_000));
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(), Some(2));
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(), Some(2));
     assert_eq!(
-        mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(),
+        repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(),
         None,
         "it is not where it was seen"
     );
@@ -140,9 +140,9 @@ async fn mending_within_the_same_log_fences_whom_it_moves_and_leaves_its_epoch()
     let topic: Arc<str> = Arc::from(TOPIC);
     let mine = claim(&pool).await;
     let others = fence::claim(&pool, "other", &topic, &[(0, 7)]).await.unwrap();
-    let known = mend::positions(&pool).await.unwrap();
+    let known = repair::positions(&pool).await.unwrap();
     let seen = known.iter().find(|one| one.consumer == "test" && one.partition == 0).unwrap();
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen], 20, Log::Same).await.unwrap(), Some(1));
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen], 20, Log::Same).await.unwrap(), Some(1));
     assert!(!advance(&pool, step(mine.epoch, 5, 8)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
     let stands = fence::stands(&pool, "other").await.unwrap();
     assert_eq!(stands, [(TOPIC.to_owned(), 0, others[0].epoch, 7)], "its claim stands");
@@ -159,8 +159,8 @@ async fn a_watch_tells_log_epochs_apart_and_notices_a_position_that_went_back() 
     let (watch, short, long) =
         (PositionsPoller::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
     assert!(watch.reached_in(1, TOPIC, 0, 8, long).await && !watch.reached_in(2, TOPIC, 0, 3, short).await);
-    let known = mend::positions(&pool).await.unwrap();
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[&known[0]], 0, Log::Another).await.unwrap(), Some(2));
+    let known = repair::positions(&pool).await.unwrap();
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[&known[0]], 0, Log::Another).await.unwrap(), Some(2));
     devstack::testing::eventually(long, "what is known is read again", || async {
         (!reached(&watch, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
     })

@@ -44,7 +44,7 @@ pub enum Command {
     Ack(Targeted<ack::AckArgs>),
     /// How far the consumers are behind the log
     Lag(lag::LagArgs),
-    /// Where the consumers stand on the log, and mending positions outside of it
+    /// Where the consumers are on the log; repairing a position, and skipping what cannot be read
     Positions(positions::PositionsArgs),
     /// Compare the topics with the manifest, or mend them
     Topics(topics::TopicsArgs),

@@ -33,7 +33,8 @@ use super::decode::{Content, Item, decode};
 use super::generation::Generation;
 use super::organizations::Organizations;
 use super::time_partitions::{self, TimePartitions};
-use super::{CONSUMER, Error, dead_letters};
+use super::{CONSUMER, Error};
+use crate::dead_letters::write;
 use crate::metrics::METRICS;
 use crate::rejected::rows as rejected;
 use event_ids::Lookup;
@@ -145,7 +146,7 @@ impl Flusher {
             _ => None,
         });
         if let Reading::First(producer) = &self.reading {
-            dead_letters::write_all(producer, &self.topics, &self.component, dead).await;
+            write::write_all(producer, &self.topics, &self.component, dead).await;
         }
         let mut parts = VecDeque::from([items]);
         while let Some(mut part) = parts.pop_front() {
@@ -265,7 +266,7 @@ impl Flusher {
                 Content::Event(_) | Content::Acks(_) | Content::Attempt(_) => {
                     let reason = Unreadable { class: rejected::REFUSED_BY_DATABASE, message: error.to_string() };
                     if let Reading::First(producer) = &self.reading {
-                        dead_letters::write(producer, &self.topics, &self.component, &item.record, &reason).await;
+                        write::write(producer, &self.topics, &self.component, &item.record, &reason).await;
                     }
                     item.content = Content::Dead(reason);
                 }

@@ -1,18 +1,15 @@
 //! `triggers dlq`: the dead letters, to be looked at and to be written to their topics again.
 //!
-//! `letter` says what one is, `index` which of them are distinct and wanted; both are pure. `log` reads topics; `list`,
-//! `show` and `redrive` are the three actions. Dead letters are written by the materializer alone; this never changes
-//! or removes one.
+//! `list`, `show` and `redrive` are the three actions. What a dead letter is, which of them are the same, and reading
+//! them live in `materializer::dead_letters`.
 
-mod index;
-mod letter;
 mod list;
-mod log;
 mod redrive;
 mod show;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use materializer::dead_letters::{DeadLetters, Index, Pick, RecordPlace, Wanted};
 use platform::config::KafkaArgs;
 use platform::kafka::KafkaConfig;
 use schemas::ids::OrgId;
@@ -21,9 +18,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::local::LocalArgs;
-use index::{Index, Pick, Wanted};
-use letter::Place;
-use log::DeadLetters;
 
 /// Flags of `triggers dlq`.
 #[derive(Args)]
@@ -73,7 +67,7 @@ impl Filters {
         class.is_none() && org.is_none() && topic.is_none() && partition.is_none() && since.is_none() && until.is_none()
     }
 
-    fn wanted(&self, kafka: &KafkaConfig, places: &[Place]) -> Wanted {
+    fn wanted(&self, kafka: &KafkaConfig, places: &[RecordPlace]) -> Wanted {
         Wanted {
             class: self.class.clone(),
             org: self.org,
@@ -83,7 +77,7 @@ impl Filters {
             until_ms: self.until.map(to_millis),
             places: places
                 .iter()
-                .map(|place| Place { topic: full_name(kafka, &place.topic), ..place.clone() })
+                .map(|place| RecordPlace { topic: full_name(kafka, &place.topic), ..place.clone() })
                 .collect(),
         }
     }
@@ -117,7 +111,7 @@ pub async fn run(args: DlqArgs) -> Result<()> {
 async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
     let mut index = Index::new(wanted);
     let mut foreign = 0_u64;
-    let mut letters = log.read_all();
+    let mut letters = log.read_all()?;
     while let Some(found) = letters.next().await? {
         match found {
             Some(letter) => index.note(&letter)?,

@@ -8,14 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
+use materializer::dead_letters::{Again, At, DeadLetters, Letter, Letters, Pick, RecordPlace, Refusal};
 use platform::config::KafkaArgs;
 use platform::http::Timestamp;
 use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
 
-use super::index::Pick;
-use super::letter::{At, Letter, Place, headers_again};
-use super::log::DeadLetters;
 use super::{Filters, find, list};
 use crate::commands::print;
 use crate::commands::progress::Progress;
@@ -34,7 +32,7 @@ pub struct RedriveArgs {
     pub kafka: KafkaArgs,
     /// TOPIC/PARTITION/OFFSET of refused records, as `list` prints them
     #[arg(value_name = "PLACE")]
-    places: Vec<Place>,
+    places: Vec<RecordPlace>,
     #[command(flatten)]
     filters: Filters,
     /// Every dead letter that there is
@@ -84,18 +82,6 @@ enum Outcome {
     Failed(String),
 }
 
-/// A record that is ready to be written.
-struct Again {
-    at: At,
-    place: Place,
-    topic: String,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Vec<u8>)>,
-    /// It was too large for the dead letters, and may be for its topic.
-    is_large: bool,
-}
-
 struct Redriving {
     kafka: KafkaConfig,
     log: DeadLetters,
@@ -121,7 +107,7 @@ impl Redriving {
         let (mut refused, mut failure) = (0_usize, None);
         {
             let wanted: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.source, pick)).collect();
-            let letters = self.log.read_around(wanted.keys().copied());
+            let letters = self.log.read_around(wanted.keys().copied())?;
             // Taken one by one, in the order of the topic: records of one key go back in the order in which they were
             // refused.
             let ready = stream::unfold((letters, &self, &wanted), |(mut letters, this, wanted)| async move {
@@ -174,11 +160,7 @@ impl Redriving {
     }
 
     /// The next record that is wanted; nothing at the end.
-    async fn next(
-        &self,
-        letters: &mut super::log::Letters,
-        wanted: &HashMap<At, &Pick>,
-    ) -> Option<Result<Again, Outcome>> {
+    async fn next(&self, letters: &mut Letters, wanted: &HashMap<At, &Pick>) -> Option<Result<Again, Outcome>> {
         while !self.stopped.load(Ordering::Relaxed) {
             match letters.next().await {
                 Ok(Some(Some(letter))) => {
@@ -188,40 +170,22 @@ impl Redriving {
                 }
                 Ok(Some(None)) => {}
                 Ok(None) => return None,
-                Err(error) => return Some(Err(Outcome::Failed(format!("{error:#}")))),
+                Err(error) => return Some(Err(Outcome::Failed(error.to_string()))),
             }
         }
         None
     }
 
-    /// Puts the original record together, from the log itself where only its place is here.
+    /// Puts the original record together, from the log itself where only its place is in the letter.
     async fn prepare(&self, letter: Letter, pick: &Pick) -> Result<Again, Outcome> {
-        let (at, place, is_large, topic) =
-            (letter.at(), pick.place.clone(), letter.is_place_only(), letter.refused_at.topic.clone());
-        let topics = &self.kafka.topics;
-        if ![&topics.events, &topics.acks, &topics.deliveries].contains(&&topic) {
-            return Err(Outcome::Refused(format!("{place}: {topic} is no topic of this deployment")));
+        let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
+        letter.check(&pick.place, &self.kafka.topics).map_err(refused)?;
+        let mut of_the_log = None;
+        if letter.is_place_only() {
+            let read = self.log.record_at(&letter.refused_at).await;
+            of_the_log = read.map_err(|error| Outcome::Failed(error.to_string()))?;
         }
-        if letter.is_of_a_batch() {
-            return Err(Outcome::Refused(format!(
-                "{place}: a whole batch could not be unpacked, so there is nothing to write again; a version that can unpack it reads it with: triggers view replay"
-            )));
-        }
-        let record = if is_large {
-            match self.log.record_at(&letter.refused_at).await {
-                Ok(Some(record)) => record,
-                Ok(None) => {
-                    return Err(Outcome::Refused(format!(
-                        "{place}: only its place is kept, since it was too large for the dead letters, and the log does not have it any more"
-                    )));
-                }
-                Err(error) => return Err(Outcome::Failed(format!("{error:#}"))),
-            }
-        } else {
-            letter.record
-        };
-        let headers = headers_again(&record.headers, &letter.first);
-        Ok(Again { at, place, topic, key: record.key, value: record.value, headers, is_large })
+        letter.again(pick.place.clone(), of_the_log).map_err(refused)
     }
 
     async fn write(&self, again: Again) -> Outcome {

@@ -1,22 +1,24 @@
-//! What mending positions does, decided before anything is changed. Pure.
+//! What repairing positions does, decided before anything is changed. Pure.
 
-use platform::fence::mend::{Log, StoredPosition};
-use platform::kafka::bounds::{LogBounds, Outside, outside};
+use super::{Log, StoredPosition};
+use crate::kafka::bounds::{LogBounds, Outside, outside};
 
 /// A position and its log.
 #[derive(Debug, Clone)]
 pub struct Known {
+    /// As it is stored.
     pub position: StoredPosition,
     /// `None`: the brokers did not tell.
     pub bounds: Option<LogBounds>,
 }
 
 impl Known {
+    /// How the position lies outside of its log, if it does and that is known.
     pub fn outside(&self) -> Option<Outside> {
         outside(self.position.next_offset, self.bounds.as_ref()?)
     }
 
-    /// One word.
+    /// One word for it: `ok`, `truncated`, `recreated` or `unknown`.
     pub fn state(&self) -> &'static str {
         match (self.bounds, self.outside()) {
             (None, _) => "unknown",
@@ -40,24 +42,28 @@ pub enum How {
 
 /// What is done to one partition of a topic.
 #[derive(Debug)]
-pub struct Mending<'a> {
+pub struct Repair<'a> {
+    /// Full topic name.
     pub topic: &'a str,
+    /// Partition.
     pub partition: i32,
     /// Positions that are set.
     pub moved: Vec<&'a Known>,
     /// Positions of other consumers, which stay.
     pub stays: Vec<&'a Known>,
+    /// Where they are set to.
     pub to: i64,
+    /// Whether the log is another one.
     pub log: Log,
 }
 
-/// Why a position cannot be mended.
+/// Why a position cannot be repaired.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// Without bounds nothing can be set.
     #[error("{0}: the brokers did not tell where its log begins and ends")]
     Unknown(String),
-    /// There is nothing to mend.
+    /// There is nothing to repair.
     #[error("{0} lies inside of its log; if the topic was made anew all the same, say --recreated")]
     Inside(String),
     /// It cannot go on there.
@@ -66,13 +72,13 @@ pub enum Refusal {
 }
 
 /// What is to be done for the `wanted` positions: nothing for those that are inside, unless the operator knows better.
-pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, how: How) -> Vec<Mending<'a>> {
+pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, how: How) -> Vec<Repair<'a>> {
     let named: Vec<&Known> = known.iter().filter(|known| wanted(&known.position)).collect();
-    let mut mendings: Vec<Mending<'a>> = Vec::new();
+    let mut repairs: Vec<Repair<'a>> = Vec::new();
     for one in named.iter().filter(|one| how != How::AsItIs || one.outside().is_some()) {
         let (topic, partition) = (one.position.topic.as_str(), one.position.partition);
         let Some(bounds) = one.bounds else { continue };
-        if mendings.iter().any(|mending| (mending.topic, mending.partition) == (topic, partition)) {
+        if repairs.iter().any(|repair| (repair.topic, repair.partition) == (topic, partition)) {
             continue;
         }
         let here = |known: &&&Known| (known.position.topic.as_str(), known.position.partition) == (topic, partition);
@@ -86,12 +92,12 @@ pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, ho
             all.iter().filter(here).copied().partition(|known| is_moved(known));
         let to = if how == How::Keep { one.position.next_offset } else { bounds.begin };
         let log = if is_new_log { Log::Another } else { Log::Same };
-        mendings.push(Mending { topic, partition, moved, stays, to, log });
+        repairs.push(Repair { topic, partition, moved, stays, to, log });
     }
-    mendings
+    repairs
 }
 
-/// Whether a position that was named can be mended at all.
+/// Whether a position that was named can be repaired at all.
 ///
 /// # Errors
 /// Why not.
@@ -108,7 +114,7 @@ pub fn check(named: &Known, how: How) -> Result<(), Refusal> {
     }
 }
 
-impl Mending<'_> {
+impl Repair<'_> {
     /// What it does and what it gives up, for people.
     pub fn lines(&self) -> Vec<String> {
         let line = |known: &&Known| {
@@ -146,26 +152,26 @@ mod tests {
         true
     }
 
-    fn summary(mendings: &[Mending<'_>]) -> Vec<(i32, Vec<String>, i64)> {
+    fn summary(repairs: &[Repair<'_>]) -> Vec<(i32, Vec<String>, i64)> {
         let consumers =
-            |mending: &Mending<'_>| mending.moved.iter().map(|known| known.position.consumer.clone()).collect();
-        mendings.iter().map(|mending| (mending.partition, consumers(mending), mending.to)).collect()
+            |repair: &Repair<'_>| repair.moved.iter().map(|known| known.position.consumer.clone()).collect();
+        repairs.iter().map(|repair| (repair.partition, consumers(repair), repair.to)).collect()
     }
 
     #[test]
     fn after_a_truncation_only_those_move_that_are_outside() {
         let positions = [known("d", 0, 150, (100, 200)), known("m", 0, 50, (100, 200)), known("m", 1, 50, (0, 200))];
-        let mendings = plan(&positions, any, How::AsItIs);
-        assert_eq!(summary(&mendings), [(0, vec!["m".to_owned()], 100)]);
-        let lines = mendings[0].lines();
+        let repairs = plan(&positions, any, How::AsItIs);
+        assert_eq!(summary(&repairs), [(0, vec!["m".to_owned()], 100)]);
+        let lines = repairs[0].lines();
         assert!(lines[0].contains("from 50 to 100; 50 records") && lines[1].contains("stays at 150"), "{lines:?}");
     }
 
     #[test]
     fn a_new_log_is_new_to_every_consumer_also_to_one_whose_position_lies_inside() {
         let positions = [known("d", 0, 3, (0, 5)), known("m", 0, 50, (0, 5))];
-        let mendings = plan(&positions, |position| position.consumer == "m", How::AsItIs);
-        assert_eq!(summary(&mendings), [(0, vec!["d".to_owned(), "m".to_owned()], 0)]);
+        let repairs = plan(&positions, |position| position.consumer == "m", How::AsItIs);
+        assert_eq!(summary(&repairs), [(0, vec!["d".to_owned(), "m".to_owned()], 0)]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use schemas::ids::OrgId;
 
-use super::letter::{At, Letter, Place};
+use super::letter::{At, Letter, RecordPlace};
 
 /// Distinct dead letters that are looked at together at most, about 100 MB.
 const MAX_DISTINCT: usize = 500_000;
@@ -20,14 +20,20 @@ const MAX_DISTINCT: usize = 500_000;
 /// What is wanted. Topics are full names.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
+    /// By the newest reason.
     pub class: Option<String>,
+    /// As the record's key.
     pub org: Option<OrgId>,
+    /// Of the record that was refused first.
     pub topic: Option<String>,
+    /// Of that record too.
     pub partition: Option<i32>,
+    /// Written then or later, milliseconds since the Unix epoch.
     pub since_ms: Option<i64>,
+    /// Written before then.
     pub until_ms: Option<i64>,
     /// These places; empty: any.
-    pub places: HashSet<Place>,
+    pub places: HashSet<RecordPlace>,
 }
 
 /// More than fit.
@@ -39,7 +45,7 @@ pub struct TooMany;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pick {
     /// What it is called.
-    pub place: Place,
+    pub place: RecordPlace,
     /// The newest letter: its reason counts.
     pub newest: At,
     /// The letter whose bytes go back.
@@ -76,15 +82,19 @@ pub struct Index {
     /// Topics and classes: few, and named by many.
     names: HashSet<Arc<str>>,
     /// Places asked for that a letter was found of.
-    met: HashSet<Place>,
+    met: HashSet<RecordPlace>,
 }
 
 impl Index {
+    /// Empty.
     pub fn new(wanted: Wanted) -> Self {
         Self { wanted, entries: HashMap::new(), names: HashSet::new(), met: HashSet::new() }
     }
 
     /// Looks at the next letter. Letters of one partition come in their order.
+    ///
+    /// # Errors
+    /// When more than fit are wanted.
     pub fn note(&mut self, letter: &Letter) -> Result<(), TooMany> {
         if !self.is_wanted(letter) {
             return Ok(());
@@ -121,8 +131,8 @@ impl Index {
     }
 
     /// Places that were asked for and have no letter.
-    pub fn missing(&self) -> Vec<&Place> {
-        let mut missing: Vec<&Place> = self.wanted.places.difference(&self.met).collect();
+    pub fn missing(&self) -> Vec<&RecordPlace> {
+        let mut missing: Vec<&RecordPlace> = self.wanted.places.difference(&self.met).collect();
         missing.sort();
         missing
     }
@@ -147,7 +157,7 @@ impl Index {
             let is_claimed = entry.of_the_first.is_none() && certain.contains(first);
             let (topic, partition, offset) =
                 if is_claimed { entry.newest_refused.clone() } else { (first.0.clone(), first.1, first.2) };
-            let place = Place { topic: topic.to_string(), partition, offset };
+            let place = RecordPlace { topic: topic.to_string(), partition, offset };
             let is_meant = !is_claimed || self.wanted.places.is_empty() || self.wanted.places.contains(&place);
             is_meant.then_some(Pick {
                 place,
@@ -174,9 +184,9 @@ impl Index {
         if !fits || wanted.places.is_empty() {
             return fits;
         }
-        let named: Vec<Place> = [&letter.first, &letter.refused_at]
+        let named: Vec<RecordPlace> = [&letter.first, &letter.refused_at]
             .into_iter()
-            .map(Place::of)
+            .map(RecordPlace::of)
             .filter(|place| wanted.places.contains(place))
             .collect();
         let is_named = !named.is_empty();
@@ -236,7 +246,7 @@ mod tests {
             let found = picks(Wanted::default(), letters);
             assert_eq!(offsets(&found), [8, 7]);
             assert_eq!((found[0].source, found[1].source), ((1, 0), (0, 0)));
-            let place = |offset| HashSet::from([Place { topic: "t.events".to_owned(), partition: 3, offset }]);
+            let place = |offset| HashSet::from([RecordPlace { topic: "t.events".to_owned(), partition: 3, offset }]);
             assert_eq!(offsets(&picks(Wanted { places: place(7), ..Wanted::default() }, letters)), [7]);
             assert_eq!(picks(Wanted { places: place(8), ..Wanted::default() }, letters)[0].source, (1, 0));
         }
@@ -262,7 +272,7 @@ mod tests {
         assert_eq!(with(Wanted { since_ms: Some(20), until_ms: Some(30), ..Wanted::default() }), [7]);
         assert!(with(Wanted { topic: Some("other".to_owned()), ..Wanted::default() }).is_empty());
         assert!(with(Wanted { partition: Some(4), ..Wanted::default() }).is_empty());
-        let place = |offset| Place { topic: "t.events".to_owned(), partition: 3, offset };
+        let place = |offset| RecordPlace { topic: "t.events".to_owned(), partition: 3, offset };
         assert_eq!(with(Wanted { places: HashSet::from([place(8)]), ..Wanted::default() }), [7]);
         let mut index = Index::new(Wanted { places: HashSet::from([place(9), place(10)]), ..Wanted::default() });
         letters.iter().for_each(|letter| index.note(letter).unwrap());

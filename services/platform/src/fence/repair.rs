@@ -1,11 +1,17 @@
-//! Mending positions that lie outside of their log: by an operator's command only, because it gives records up.
+//! Repair of positions that lie outside of their log: by an operator's command only, because it gives records up.
 //!
-//! A log epoch belongs to a partition of a topic, not to one consumer: what one consumer wrote about a place (a row of
-//! the schedule, a verdict) is held against another one's position. So another log begins another epoch for all
-//! consumers of that partition, in one transaction. The same log, however much of it was deleted, keeps its epoch: its
-//! offsets mean what they meant, and what was decided about them (refused, a duplicate) holds for who reads it again.
+//! A log epoch belongs to a partition of a topic, not to one consumer: what one consumer wrote about a log position (a
+//! row of the schedule, a duplicate decision) is compared with another one's position. So another log starts another
+//! epoch for all consumers of that partition, in one transaction. The same log, however much of it was deleted, keeps
+//! its epoch: its offsets mean what they meant, and what was decided about them (refused, a duplicate) still holds.
+//!
+//! What a repair would do is decided in [`plan`], before anything is changed.
+
+mod plan;
 
 use sqlx::postgres::PgPool;
+
+pub use plan::{How, Known, Refusal, Repair, check, plan};
 
 /// One consumer's position in one partition, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +67,7 @@ pub enum Log {
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing was changed then.
-pub async fn mend(
+pub async fn repair(
     pool: &PgPool,
     topic: &str,
     partition: i32,

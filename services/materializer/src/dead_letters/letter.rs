@@ -1,5 +1,5 @@
 //! One dead letter: the record it was made of, where that stood, and why it was refused. Pure. Reading the topic is
-//! `log`'s business.
+//! `topic`'s business.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,12 @@ use std::str::FromStr;
 use platform::kafka::Record;
 use schemas::headers;
 use schemas::ids::OrgId;
-use schemas::native::{Origin, UNPACKABLE_BATCH};
+use schemas::native::Origin;
+use schemas::topics::TopicNames;
 
-/// The place of a record as people write it: `TOPIC/PARTITION/OFFSET`.
+/// Topic, partition and offset of a record, as people write them: `TOPIC/PARTITION/OFFSET`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct RecordPlace {
     /// Topic.
     pub topic: String,
     /// Partition.
@@ -20,19 +21,20 @@ pub struct Place {
     pub offset: i64,
 }
 
-impl Place {
+impl RecordPlace {
+    /// Of the record that `origin` names.
     pub fn of(origin: &Origin) -> Self {
         Self { topic: origin.topic.clone(), partition: origin.partition, offset: origin.offset }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RecordPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
     }
 }
 
-impl FromStr for Place {
+impl FromStr for RecordPlace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -65,11 +67,12 @@ impl Letter {
     /// What a record on the topic of dead letters says; `None` when it is no dead letter.
     pub fn read(record: Record) -> Option<Self> {
         let refused_at = Origin::of_dead_letter(&record.headers).ok().flatten()?;
-        // An origin that cannot be read is why the record was refused, and is mended by writing it again.
+        // An origin that cannot be read is why the record was refused, and is replaced when it is written again.
         let first = Origin::of_headers(&record.headers).ok().flatten().unwrap_or_else(|| refused_at.clone());
         Some(Self { record, refused_at, first })
     }
 
+    /// Where the letter itself is.
     pub fn at(&self) -> At {
         (self.record.partition, self.record.offset)
     }
@@ -101,12 +104,7 @@ impl Letter {
 
     /// Whether the record was too large even for the dead letters, so that only its place is here.
     pub fn is_place_only(&self) -> bool {
-        self.record.value.is_none() && self.class() != "null_value" && !self.is_of_a_batch()
-    }
-
-    /// Whether it stands for a whole batch that could not be unpacked, of which nobody has seen any bytes.
-    pub fn is_of_a_batch(&self) -> bool {
-        self.class() == UNPACKABLE_BATCH
+        self.record.value.is_none() && self.class() != "null_value"
     }
 
     fn text(&self, name: &str) -> String {
@@ -114,6 +112,65 @@ impl Letter {
         let value =
             self.record.headers.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_slice());
         String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
+    }
+}
+
+/// A record that is ready to go to its topic again.
+#[derive(Debug, Clone)]
+pub struct Again {
+    /// The letter it is made of.
+    pub at: At,
+    /// The record that was refused.
+    pub place: RecordPlace,
+    /// Full name of its topic.
+    pub topic: String,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its own headers, and where it was written first.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// It was too large for the dead letters, and may be for its topic.
+    pub is_large: bool,
+}
+
+/// Why a record does not go back to its topic.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// A letter may name any topic.
+    #[error("{0}: {1} is no topic of this deployment")]
+    ForeignTopic(RecordPlace, String),
+    /// Nobody has its bytes.
+    #[error("{0}: only its place is kept, since it was too large for the dead letters, and the log no longer has it")]
+    Expired(RecordPlace),
+}
+
+impl Letter {
+    /// Whether its record may go back at all; `place` is what it is called.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, place: &RecordPlace, topics: &TopicNames) -> Result<(), Refusal> {
+        let topic = &self.refused_at.topic;
+        if [&topics.events, &topics.acks, &topics.deliveries].contains(&topic) {
+            return Ok(());
+        }
+        Err(Refusal::ForeignTopic(place.clone(), topic.clone()))
+    }
+
+    /// What goes back: the letter's own record, or the one `of_the_log` where only its place is in the letter.
+    ///
+    /// # Errors
+    /// When nobody has it.
+    pub fn again(self, place: RecordPlace, of_the_log: Option<Record>) -> Result<Again, Refusal> {
+        let (at, is_large, topic) = (self.at(), self.is_place_only(), self.refused_at.topic.clone());
+        let record = match (is_large, of_the_log) {
+            (false, _) => self.record,
+            (true, Some(record)) => record,
+            (true, None) => return Err(Refusal::Expired(place)),
+        };
+        let headers = headers_again(&record.headers, &self.first);
+        Ok(Again { at, place, topic, key: record.key, value: record.value, headers, is_large })
     }
 }
 
@@ -129,14 +186,14 @@ pub fn headers_again(own: &[(String, Vec<u8>)], first: &Origin) -> Vec<(String, 
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
 
     /// A dead letter at `at`, written at `written_ms`, of a record at offset `refused` that stood first at offset
     /// `first`.
-    pub fn letter(at: At, written_ms: i64, refused: i64, first: i64, class: &str, key: Option<&str>) -> Letter {
+    pub(crate) fn letter(at: At, written_ms: i64, refused: i64, first: i64, class: &str, key: Option<&str>) -> Letter {
         let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
         let mut all = vec![header("x", "kept")];
         if first != refused {
@@ -161,17 +218,16 @@ pub mod tests {
             value: Some(b"v".to_vec()),
             headers: all,
             is_marker: false,
-            unpackable: None,
         };
         Letter::read(record).unwrap()
     }
 
     #[test]
     fn a_place_is_read_as_it_is_printed() {
-        let place = Place { topic: "a/b".to_owned(), partition: 3, offset: 1234 };
+        let place = RecordPlace { topic: "a/b".to_owned(), partition: 3, offset: 1234 };
         assert_eq!(place.to_string().parse(), Ok(place));
         for bad in ["", "t", "t/1", "/1/2", "t/x/1", "t/1/-1", "t/-1/1", "t/1/2/"] {
-            assert!(bad.parse::<Place>().is_err(), "{bad}");
+            assert!(bad.parse::<RecordPlace>().is_err(), "{bad}");
         }
     }
 
@@ -205,6 +261,30 @@ pub mod tests {
         assert_eq!(letter.first, letter.refused_at);
         let again = headers_again(&letter.record.headers, &letter.first);
         assert_eq!(Origin::of_headers(&again).unwrap().unwrap(), letter.refused_at);
+    }
+
+    #[test]
+    fn a_record_goes_back_to_topics_of_the_deployment_only() {
+        let refused = letter((0, 0), 9, 8, 8, "malformed", None);
+        let place = RecordPlace::of(&refused.first);
+        let foreign = Refusal::ForeignTopic(place.clone(), "t.events".to_owned());
+        assert_eq!(refused.check(&place, &TopicNames::with_prefix("t.")), Err(foreign));
+        let mut topics = TopicNames::with_prefix("t.");
+        topics.events = "t.events".to_owned();
+        assert_eq!(refused.check(&place, &topics), Ok(()));
+    }
+
+    #[test]
+    fn a_record_of_which_only_the_place_is_kept_goes_back_from_the_log() {
+        let whole = letter((0, 0), 9, 8, 8, "value_too_large", None);
+        let mut place_only = whole.clone();
+        place_only.record.value = None;
+        let place = RecordPlace::of(&whole.first);
+        let refused = place_only.clone().again(place.clone(), None).unwrap_err();
+        assert_eq!(refused, Refusal::Expired(place.clone()));
+        let again = place_only.again(place.clone(), Some(whole.record.clone())).unwrap();
+        assert_eq!((again.value.as_deref(), again.is_large), (Some(&b"v"[..]), true));
+        assert!(!whole.again(place, None).unwrap().is_large);
     }
 
     #[test]

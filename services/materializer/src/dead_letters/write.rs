@@ -1,5 +1,5 @@
-//! Dead letters: the record's own bytes, with its place and the reason in headers. Confirmed by Kafka before the
-//! position moves, so one may repeat after a crash; (topic, partition, offset) tells repeats apart.
+//! Writing dead letters: the record's own bytes, with its place and the reason in headers. Confirmed by Kafka before
+//! the position moves, so one may repeat after a crash; (topic, partition, offset) tells repeats apart.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -82,7 +82,7 @@ pub(crate) async fn write(
                 warn!(topic = %record.topic, partition = record.partition, offset = record.offset, class = reason.class, reason = reason.message, "A record became a dead letter.");
                 return;
             }
-            // Never passed over, not even when refused (a missing right): an operator mends that, and then all of the
+            // Never skipped, not even when refused (a missing right): an operator grants that, and then all of the
             // record is written.
             Err(error) => component.down(format!("dead letters cannot be written: {error}")),
         }

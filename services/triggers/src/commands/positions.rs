@@ -1,7 +1,5 @@
-//! `triggers positions`: where the consumers stand on the log, and mending positions that lie outside of it. What a
-//! mending does is decided in `plan`; how a position gets outside is told in docs/operating.md.
-
-mod plan;
+//! `triggers positions`: where the consumers are on the log, repairing positions that lie outside of it, and skipping
+//! what cannot be read. What either does is decided in `platform::fence`; docs/operating.md says when to use which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,14 +8,14 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use materializer::rebuild::REPLAY;
 use platform::config::{KafkaArgs, PostgresArgs};
-use platform::fence::mend::{self, Log, StoredPosition};
-use platform::kafka::KafkaConfig;
+use platform::fence::repair::{self, How, Known, Log, StoredPosition, plan};
+use platform::fence::skip;
 use platform::kafka::positions::look;
+use platform::kafka::{KafkaConfig, log_reader};
 use platform::postgres;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 
-use self::plan::{How, Known, plan};
 use super::print;
 use crate::local::LocalArgs;
 
@@ -38,7 +36,9 @@ enum Action {
     List(Connections),
     /// Set positions outside of their log to its begin, giving up what was not read; says what it would do, and does it
     /// with --yes
-    Mend(MendArgs),
+    Repair(RepairArgs),
+    /// Go past what cannot be read, giving it up; says what it would do, and does it with --yes
+    Skip(SkipArgs),
 }
 
 #[derive(Args)]
@@ -50,7 +50,7 @@ struct Connections {
 }
 
 #[derive(Args)]
-struct MendArgs {
+struct RepairArgs {
     /// Whose position
     #[arg(long, required_unless_present = "all_outside")]
     consumer: Option<String>,
@@ -77,6 +77,27 @@ struct MendArgs {
     connections: Connections,
 }
 
+#[derive(Args)]
+struct SkipArgs {
+    /// Whose position; default: every consumer of the partition, if they are at the same offset
+    #[arg(long)]
+    consumer: Option<String>,
+    /// Full name of the topic
+    #[arg(long)]
+    topic: String,
+    /// Which partition
+    #[arg(long)]
+    partition: i32,
+    /// Where to go on: the first offset behind what cannot be read
+    #[arg(long, value_name = "OFFSET")]
+    to: i64,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    connections: Connections,
+}
+
 /// Runs it.
 pub async fn run(args: PositionsArgs) -> Result<()> {
     match args.action {
@@ -84,9 +105,13 @@ pub async fn run(args: PositionsArgs) -> Result<()> {
             let (_, known) = connections.look(&args.local).await?;
             list(&known)
         }
-        Action::Mend(mending) => {
-            let (pool, known) = mending.connections.look(&args.local).await?;
-            mend(&pool, &known, &mending).await
+        Action::Repair(wanted) => {
+            let (pool, known) = wanted.connections.look(&args.local).await?;
+            repair(&pool, &known, &wanted).await
+        }
+        Action::Skip(wanted) => {
+            let (pool, known) = wanted.connections.look(&args.local).await?;
+            skip(&args.local.kafka(&wanted.connections.kafka)?, &pool, &known, &wanted).await
         }
     }
 }
@@ -96,7 +121,7 @@ impl Connections {
         let kafka = local.kafka(&self.kafka)?;
         let pool = postgres::connect(&local.postgres(&self.postgres)?).context("DATABASE_URL")?;
         postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
-        let mut positions = mend::positions(&pool).await.context("the positions could not be read")?;
+        let mut positions = repair::positions(&pool).await.context("the positions could not be read")?;
         // Noted down by a replay for itself, and left where it was interrupted: the next one begins elsewhere.
         positions.retain(|position| position.consumer != REPLAY);
         let known = with_bounds(&kafka, positions).await?;
@@ -151,7 +176,7 @@ fn list(known: &[Known]) -> Result<()> {
     print::table(&known.iter().map(line).collect::<Vec<_>>(), &columns)
 }
 
-async fn mend(pool: &PgPool, known: &[Known], args: &MendArgs) -> Result<()> {
+async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()> {
     let how = match (args.recreated, args.keep) {
         (true, _) => How::Recreated,
         (_, true) => How::Keep,
@@ -164,10 +189,10 @@ async fn mend(pool: &PgPool, known: &[Known], args: &MendArgs) -> Result<()> {
     };
     if !args.all_outside {
         let named = known.iter().find(|known| wanted(&known.position));
-        plan::check(named.context("there is no such position; see: triggers positions list")?, how)?;
+        repair::check(named.context("there is no such position; see: triggers positions list")?, how)?;
     }
-    let mendings = plan(known, wanted, how);
-    // Said at the end: what is known to lie outside can be mended all the same.
+    let repairs = plan(known, wanted, how);
+    // Said at the end: what is known to lie outside can be repaired all the same.
     let unknown = known.iter().filter(|known| known.bounds.is_none() && wanted(&known.position)).count();
     let told = || match unknown {
         0 => Ok(()),
@@ -175,25 +200,48 @@ async fn mend(pool: &PgPool, known: &[Known], args: &MendArgs) -> Result<()> {
             "of {unknown} positions it is not known whether they lie inside of their logs: triggers positions list"
         ),
     };
-    if mendings.is_empty() {
+    if repairs.is_empty() {
         told()?;
-        return print::line("every position lies inside of its log; nothing is to be mended");
+        return print::line("every position lies inside of its log; nothing is to be repaired");
     }
-    for mending in &mendings {
-        mending.lines().iter().try_for_each(|line| print::line(line))?;
+    for repair in &repairs {
+        repair.lines().iter().try_for_each(|line| print::line(line))?;
     }
     if !args.yes {
         bail!("nothing was changed; to do this, run it again with --yes");
     }
-    for mending in &mendings {
-        let place = format!("{}[{}]", mending.topic, mending.partition);
-        let moved: Vec<&StoredPosition> = mending.moved.iter().map(|known| &known.position).collect();
-        let done = mend::mend(pool, mending.topic, mending.partition, &moved, mending.to, mending.log);
-        match done.await.with_context(|| format!("{place} could not be mended"))? {
-            Some(_) if mending.log == Log::Same => print::line(&format!("mended: {place}"))?,
-            Some(log_epoch) => print::line(&format!("mended: {place}, from here on in log epoch {log_epoch}"))?,
+    for repair in &repairs {
+        let place = format!("{}[{}]", repair.topic, repair.partition);
+        let moved: Vec<&StoredPosition> = repair.moved.iter().map(|known| &known.position).collect();
+        let done = repair::repair(pool, repair.topic, repair.partition, &moved, repair.to, repair.log);
+        match done.await.with_context(|| format!("{place} could not be repaired"))? {
+            Some(_) if repair.log == Log::Same => print::line(&format!("repaired: {place}"))?,
+            Some(log_epoch) => print::line(&format!("repaired: {place}, from here on in log epoch {log_epoch}"))?,
             None => bail!("{place} has moved meanwhile and was left; look again: triggers positions list"),
         }
     }
     told()
+}
+
+async fn skip(kafka: &KafkaConfig, pool: &PgPool, known: &[Known], args: &SkipArgs) -> Result<()> {
+    let is_named = |known: &&Known| {
+        let StoredPosition { consumer, topic, partition, .. } = &known.position;
+        (topic, *partition) == (&args.topic, args.partition)
+            && args.consumer.as_ref().is_none_or(|name| name == consumer)
+    };
+    let named: Vec<&Known> = known.iter().filter(is_named).collect();
+    skip::check(&named, args.to)?;
+    let positions: Vec<&StoredPosition> = named.iter().map(|known| &known.position).collect();
+    positions.iter().try_for_each(|position| print::line(&skip::line(position, args.to)))?;
+    if let Ok(Some(text)) = log_reader::undecodable_at(kafka, &args.topic, args.partition, args.to).await {
+        print::warn(&format!("the batch at {} does not decode either, so reading stops there again: {text}", args.to))?;
+    }
+    if !args.yes {
+        bail!("nothing was changed; to do this, run it again with --yes");
+    }
+    let place = format!("{}[{}]", args.topic, args.partition);
+    if !skip::skip(pool, &positions, args.to).await.with_context(|| format!("{place} could not be skipped"))? {
+        bail!("{place} has moved meanwhile and was left; look again: triggers positions list");
+    }
+    print::line(&format!("skipped: {place}, from here on read from {}", args.to))
 }
