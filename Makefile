@@ -23,7 +23,7 @@ up: tools ## build and start everything on this machine; ARGS='--port 8080 --dat
 test: tools ## all tests, against a real Kafka and a real PostgreSQL, and the short form of the faults; ARGS='FILTER' runs only some tests
 	cargo test --profile ci --locked --workspace --no-run
 	target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
-	$(if $(ARGS),,target/ci/loadtests faults --short --work target/faults-short)
+	$(if $(ARGS),,target/ci/faults --short --work target/faults-short)
 
 lint: tools ## formatting, patches that still apply, and clippy, warnings denied
 	cargo fmt --all --check
@@ -39,17 +39,17 @@ advisories: tools ## known vulnerabilities of the crates; ADVISORY_DB=FOLDER rea
 	GIT_CONFIG_VALUE_0=https://github.com/RustSec/advisory-db) deploy/cargo-deny check advisories
 
 load: tools ## load test against what `make up` started; SCENARIO=smoke|full, ARGS for more
-	cargo build --release --locked -p loadtests
-	$(PROFILE_DIR)/loadtests run --scenario $(SCENARIO) $(ARGS)
+	cargo build --release --locked -p bench
+	$(PROFILE_DIR)/bench run --scenario $(SCENARIO) $(ARGS)
 
 fuzz: ## ten million arbitrary and mutated records through each decoder; RECORDS, SEED for others
 	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked -p schemas -p platform -p tenancy -p materializer -p dispatcher decoder -- --nocapture
 
 # Built with the tests' features, or half of the graph would be built again.
-faults: tools ## each fault alone under load, on three brokers; ARGS='--seed 7 --count 20' adds a random sequence, --resume goes on
-	@deploy/install-tools.sh faults || echo 'The faults that step clocks will be told as not run.' >&2
+faults: tools ## each fault alone under load, on three brokers; ARGS='--seed 7 --count 20' adds a random sequence, --resume continues a run
+	@deploy/install-tools.sh faults || echo 'The faults that step clocks will be reported as not run.' >&2
 	cargo test --profile ci --locked --workspace --no-run
-	target/ci/loadtests faults $(ARGS)
+	target/ci/faults $(ARGS)
 
 sabotage: tools ## shows that the faults notice what is broken on purpose; ARGS=fence for one patch
 	loadtests/sabotage/run $(ARGS)
