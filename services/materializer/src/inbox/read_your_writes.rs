@@ -1,6 +1,6 @@
-//! Read-your-writes: before a read, a bounded wait until the view shows what this instance accepted for the organization
-//! in the last seconds, and what the client says was accepted elsewhere (`min_position`). A view that does not catch up
-//! is read as it is.
+//! Read-your-writes: before a read, a bounded wait until the view shows what this instance accepted for the
+//! organization in the last seconds, and what the client says was accepted elsewhere (`min_position`). A view that does
+//! not catch up is read as it is.
 
 use std::time::{Duration, Instant};
 
