@@ -8,14 +8,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use loadkit::duration;
 
-pub use self::load::LoadArgs;
+pub(crate) use self::load::LoadArgs;
 use crate::process_usage::Component;
 use crate::scenario::{Compared, Scenario, Thresholds};
 
 /// Measures Triggers under load, counts the stored events, and compares with bare loops.
 #[derive(Parser)]
 #[command(name = "bench", version, args_override_self = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
@@ -23,7 +23,7 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Put a running system under load and count the stored events.
     Run(RunArgs),
     /// Measure a bare loop with the same generator.
@@ -38,7 +38,7 @@ pub enum Command {
 
 /// The bare loops.
 #[derive(Subcommand)]
-pub enum BareCommand {
+pub(crate) enum BareCommand {
     /// Parses the JSON and answers.
     Http(BareHttpArgs),
     /// The same, and one Kafka producer with acks from all replicas.
@@ -47,7 +47,7 @@ pub enum BareCommand {
 
 /// The system under load.
 #[derive(Args, Clone)]
-pub struct SystemArgs {
+pub(crate) struct SystemArgs {
     /// Base URL [default: from dev.json in the data folder].
     #[arg(long, env = "TRIGGERS_URL")]
     pub url: Option<String>,
@@ -76,7 +76,7 @@ pub struct SystemArgs {
 
 /// `run`.
 #[derive(Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Named load; other options override parts of it.
     #[arg(long, value_enum, default_value = "smoke")]
     pub scenario: Scenario,
@@ -93,7 +93,7 @@ pub struct RunArgs {
 
 /// Thresholds that replace those of the scenario.
 #[derive(Args, Clone)]
-pub struct ThresholdArgs {
+pub(crate) struct ThresholdArgs {
     /// Maximum errors, in percent.
     #[arg(long)]
     pub max_error_percent: Option<f64>,
@@ -110,7 +110,7 @@ pub struct ThresholdArgs {
 
 /// `bare http`.
 #[derive(Args)]
-pub struct BareHttpArgs {
+pub(crate) struct BareHttpArgs {
     /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -121,7 +121,7 @@ pub struct BareHttpArgs {
 
 /// `bare produce`.
 #[derive(Args)]
-pub struct BareProduceArgs {
+pub(crate) struct BareProduceArgs {
     /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -135,7 +135,7 @@ pub struct BareProduceArgs {
 
 /// The bare loop's producer.
 #[derive(Args, Clone)]
-pub struct ProducerArgs {
+pub(crate) struct ProducerArgs {
     /// Bootstrap servers [default: from dev.json].
     #[arg(long)]
     pub brokers: Option<String>,
@@ -149,7 +149,7 @@ pub struct ProducerArgs {
 
 /// `pair`.
 #[derive(Args)]
-pub struct PairArgs {
+pub(crate) struct PairArgs {
     /// s1: closed loop, accepted events per second. s2: 10,000/s, p95.
     #[arg(long, value_enum)]
     pub scenario: Compared,
@@ -169,7 +169,7 @@ pub struct PairArgs {
 
 /// `bare-server`.
 #[derive(Args)]
-pub struct BareServerArgs {
+pub(crate) struct BareServerArgs {
     /// Worker threads.
     #[arg(long)]
     pub threads: usize,
@@ -187,7 +187,7 @@ pub struct BareServerArgs {
 impl RunArgs {
     /// The thresholds of the scenario, with those of the command line. A closed loop has only the one for errors by
     /// default. Without a database visibility cannot be measured and has no threshold.
-    pub fn thresholds(&self) -> Thresholds {
+    pub(crate) fn thresholds(&self) -> Thresholds {
         let defaults = if self.load.closed { Thresholds::none() } else { self.scenario.thresholds() };
         let has_no_database = self.system.url.is_some() && self.system.database_url.is_none();
         Thresholds {
@@ -200,7 +200,7 @@ impl RunArgs {
     }
 
     /// Name of the run in its report.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let closed = if self.load.closed { "closed" } else { self.scenario.name() };
         format!("{closed}{}", if self.load.keyed { "-keyed" } else { "" })
     }

@@ -16,7 +16,7 @@ const MAX_REPLY_BYTES: usize = 256 * 1024;
 
 /// Why there is no reply.
 #[derive(Debug, thiserror::Error)]
-pub enum ExchangeError {
+pub(crate) enum ExchangeError {
     /// The connection failed; the request may have been served.
     #[error("connection: {0}")]
     Connection(#[from] io::Error),
@@ -25,9 +25,8 @@ pub enum ExchangeError {
     Unreadable(&'static str),
 }
 
-/// A reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// HTTP status.
     pub status: u16,
     /// `event_id` of the body, if there is one.
@@ -36,16 +35,15 @@ pub struct Reply {
     pub reusable: bool,
 }
 
-/// One connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
     /// Connects to `address` (`host:port`).
-    pub async fn open(address: &str) -> io::Result<Self> {
+    pub(crate) async fn open(address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::with_capacity(4096) })
@@ -53,7 +51,7 @@ impl Connection {
 
     /// Sends one request and reads its reply. After an error, or when the future is dropped, the connection must not be
     /// used again.
-    pub async fn exchange(&mut self, request: &[u8]) -> Result<Reply, ExchangeError> {
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<Reply, ExchangeError> {
         self.buffer.clear();
         self.stream.write_all(request).await?;
         loop {

@@ -11,14 +11,14 @@ use crate::target::Address;
 
 /// Sends control requests to one system.
 #[derive(Clone)]
-pub struct ControlClient {
+pub(crate) struct ControlClient {
     client: reqwest::Client,
     base: String,
 }
 
 impl ControlClient {
     /// A client for the system at `address`.
-    pub fn new(address: &Address) -> anyhow::Result<Self> {
+    pub(crate) fn new(address: &Address) -> anyhow::Result<Self> {
         // reqwest needs a TLS provider even for plain HTTP. An error means that one is installed already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let client = reqwest::Client::builder()
@@ -30,7 +30,7 @@ impl ControlClient {
     }
 
     /// `GET path`; returns status and body.
-    pub async fn get(&self, path: &str, key: &str) -> anyhow::Result<(u16, Bytes)> {
+    pub(crate) async fn get(&self, path: &str, key: &str) -> anyhow::Result<(u16, Bytes)> {
         let reply = self
             .client
             .get(format!("{}{path}", self.base))
@@ -43,7 +43,12 @@ impl ControlClient {
     }
 
     /// `POST path` with a JSON body. Any status but success is an error.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, key: &str, body: &impl Serialize) -> anyhow::Result<T> {
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        key: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
         let request = self.client.post(format!("{}{path}", self.base)).bearer_auth(key).json(body);
         let reply = request.send().await.with_context(|| format!("POST {path}"))?;
         let status = reply.status();

@@ -14,8 +14,7 @@ use crate::visibility::Visibility;
 
 /// The figures of one run.
 #[derive(Debug, Clone, Serialize)]
-pub struct Figures {
-    /// The load.
+pub(crate) struct Figures {
     pub load: LoadSummary,
     /// Why the run was stopped early, if it was.
     pub stopped: Option<String>,
@@ -50,7 +49,7 @@ pub struct Figures {
 /// A load as the report shows it.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs, reason = "the names are clear")]
-pub struct LoadSummary {
+pub(crate) struct LoadSummary {
     pub model: &'static str,
     pub rate_per_second: Option<u64>,
     pub not_counted_seconds: f64,
@@ -63,16 +62,15 @@ pub struct LoadSummary {
 
 /// Use of resources by a component in the measured part.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct ComponentFigures {
+pub(crate) struct ComponentFigures {
     /// Mean number of cores.
     pub cpu_cores: f64,
-    /// Maximum memory.
     pub memory_mib: f64,
 }
 
 impl Figures {
     /// The figures of `session`, without visibility and inbox.
-    pub fn of(load: &Load, session: &Session) -> Self {
+    pub(crate) fn of(load: &Load, session: &Session) -> Self {
         let recorder = &session.recorder;
         let requests: u64 = recorder.measured.values().sum();
         let accepted = recorder.measured.get(&Outcome::Accepted).copied().unwrap_or(0);
@@ -113,7 +111,7 @@ impl Figures {
     }
 
     /// Checks the figures against `thresholds`.
-    pub fn check(&self, thresholds: &Thresholds) -> Vec<Check> {
+    pub(crate) fn check(&self, thresholds: &Thresholds) -> Vec<Check> {
         let mut checks = vec![
             Check {
                 name: "the whole schedule was sent",

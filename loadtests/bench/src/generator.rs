@@ -31,10 +31,9 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// An accepted event whose visibility is measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// Index of its organization.
     pub organization: usize,
-    /// Its id.
     pub event_id: Uuid,
     /// When the reply was read.
     pub accepted_at: Instant,
@@ -44,7 +43,7 @@ pub struct Watched {
 
 /// Which accepted events are sampled for visibility, and where they go.
 #[derive(Debug, Clone)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Every n-th event, on average.
     pub every: u64,
     /// Bounded: events that do not fit are dropped.
@@ -74,8 +73,7 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// A running load.
-pub struct Generator {
+pub(crate) struct Generator {
     shared: Arc<Shared>,
     recorders: Vec<Arc<Mutex<Recorder>>>,
     threads: Vec<JoinHandle<()>>,
@@ -85,7 +83,12 @@ pub struct Generator {
 
 impl Generator {
     /// Opens the connections and starts. `address` is `host:port`.
-    pub async fn start(load: Load, address: String, requests: Requests, watch: Option<Watch>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        load: Load,
+        address: String,
+        requests: Requests,
+        watch: Option<Watch>,
+    ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
             load,
             address,
@@ -132,17 +135,17 @@ impl Generator {
     }
 
     /// Whether all requests are finished.
-    pub fn finished(&self) -> bool {
+    pub(crate) fn finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
     /// Stops sending. Requests in flight are still finished.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.shared.stop.store(true, Relaxed);
     }
 
     /// The results since the last call.
-    pub fn interval(&self) -> Interval {
+    pub(crate) fn interval(&self) -> Interval {
         let mut interval = Interval { latency: histogram(), accepted: 0, errors: 0 };
         for recorder in &self.recorders {
             lock(recorder).drain_interval(&mut interval);
@@ -151,7 +154,7 @@ impl Generator {
     }
 
     /// Requests sent so far, in flight, and due without a free connection.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let taken = self.shared.taken.load(Relaxed);
         let backlog = match self.shared.load.pace {
             Pace::Open(_) => self.shared.released.load(Relaxed).saturating_sub(taken),
@@ -161,7 +164,7 @@ impl Generator {
     }
 
     /// The results of all threads. Waits for them.
-    pub fn into_recorder(self) -> anyhow::Result<Recorder> {
+    pub(crate) fn into_recorder(self) -> anyhow::Result<Recorder> {
         for thread in self.threads {
             if thread.join().is_err() {
                 bail!("a thread of the generator panicked");
@@ -176,9 +179,8 @@ impl Generator {
     }
 }
 
-/// See [`Generator::counts`].
 #[derive(Debug, Clone, Copy)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Requests sent since the start.
     pub sent: u64,
     /// Requests sent and not finished.

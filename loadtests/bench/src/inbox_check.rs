@@ -15,8 +15,7 @@ const MAX_EXAMPLES: usize = 5;
 
 /// An event in the inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shown {
-    /// Its id.
+pub(crate) struct Shown {
     pub id: Uuid,
     /// Its acceptance time, milliseconds since the Unix epoch.
     pub accepted_ms: i64,
@@ -24,8 +23,7 @@ pub struct Shown {
 
 /// The result, for one organization or all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct InboxCheck {
-    /// Accepted events.
+pub(crate) struct InboxCheck {
     pub accepted: u64,
     /// Accepted events that are shown at least once.
     pub stored: u64,
@@ -46,7 +44,7 @@ pub struct InboxCheck {
 
 impl InboxCheck {
     /// Adds the result of another organization.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.accepted += other.accepted;
         self.stored += other.stored;
         self.missing += other.missing;
@@ -60,7 +58,7 @@ impl InboxCheck {
     }
 
     /// Whether the guarantees hold. `allowed_unexpected`: number of requests that were not accepted but may be stored.
-    pub fn passed(&self, allowed_unexpected: Option<u64>) -> bool {
+    pub(crate) fn passed(&self, allowed_unexpected: Option<u64>) -> bool {
         let explained = allowed_unexpected.is_none_or(|allowed| self.unexpected <= allowed);
         self.missing == 0 && self.duplicates == 0 && self.reported_twice == 0 && self.misordered == 0 && explained
     }
@@ -73,7 +71,7 @@ impl InboxCheck {
 }
 
 /// Compares the accepted events of one organization with its inbox, in the order of the inbox.
-pub fn compare(accepted: &[Accepted], shown: &[Shown]) -> InboxCheck {
+pub(crate) fn compare(accepted: &[Accepted], shown: &[Shown]) -> InboxCheck {
     let mut result = InboxCheck { accepted: accepted.len() as u64, ..InboxCheck::default() };
     let mut by_id: HashMap<Uuid, (&Accepted, bool)> = HashMap::with_capacity(accepted.len());
     for event in accepted {

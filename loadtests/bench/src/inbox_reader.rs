@@ -28,7 +28,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(500);
 const BUSY_BUDGET: Duration = Duration::from_secs(30);
 
 /// A cursor at the end of an inbox.
-pub type Cursor = String;
+pub(crate) type Cursor = String;
 
 #[derive(Deserialize)]
 struct Page {
@@ -58,7 +58,7 @@ async fn page(control: &ControlClient, key: &str, query: &str, deadline: Instant
 }
 
 /// A cursor at the end of each organization's inbox, in their order.
-pub async fn ends(control: &ControlClient, organizations: &[Organization]) -> anyhow::Result<Vec<Cursor>> {
+pub(crate) async fn ends(control: &ControlClient, organizations: &[Organization]) -> anyhow::Result<Vec<Cursor>> {
     let organizations: Arc<[Organization]> = organizations.into();
     let deadline = Instant::now() + BUSY_BUDGET;
     let mut ends = vec![Cursor::new(); organizations.len()];
@@ -85,8 +85,7 @@ pub async fn ends(control: &ControlClient, organizations: &[Organization]) -> an
 }
 
 /// The expected events of a run.
-pub struct Expected {
-    /// The organizations.
+pub(crate) struct Expected {
     pub organizations: Vec<Organization>,
     /// Cursor at the end of each inbox before the run.
     pub from: Vec<Cursor>,
@@ -95,7 +94,11 @@ pub struct Expected {
 }
 
 /// Reads each inbox from its end before the run, and compares. Events may take until `deadline` to be visible.
-pub async fn check(control: &ControlClient, expected: Expected, deadline: Instant) -> anyhow::Result<InboxCheck> {
+pub(crate) async fn check(
+    control: &ControlClient,
+    expected: Expected,
+    deadline: Instant,
+) -> anyhow::Result<InboxCheck> {
     let count = expected.organizations.len();
     let expected = Arc::new(expected);
     let control = control.clone();

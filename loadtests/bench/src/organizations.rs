@@ -20,15 +20,13 @@ const CREATORS: usize = 8;
 
 /// An organization with a key that may produce and consume. The key is a secret, so this has no `Debug`.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Organization {
-    /// Its id.
+pub(crate) struct Organization {
     pub id: Uuid,
-    /// The key.
     pub key: String,
 }
 
 /// The organizations of a run.
-pub struct Organizations {
+pub(crate) struct Organizations {
     /// Used in turns, in this order.
     pub list: Vec<Organization>,
     /// Whether nobody else sends for them: then their inboxes must contain only events of this run.
@@ -42,7 +40,7 @@ struct Saved {
 }
 
 /// The organization of the target's key, or `count` organizations without limits, which are created if necessary.
-pub async fn ensure(target: &Target, control: &ControlClient, count: usize) -> Result<Organizations, Failure> {
+pub(crate) async fn ensure(target: &Target, control: &ControlClient, count: usize) -> Result<Organizations, Failure> {
     if let Some(key) = &target.key {
         let Some(id) = owner(control, key).await? else {
             return Err(Failure::Usage("the system does not know the given key".to_owned()));

@@ -63,14 +63,12 @@ fn median(sorted: &[f64]) -> f64 {
 }
 
 /// What a comparison needs.
-pub struct Pair {
-    /// The compared figure.
+pub(crate) struct Pair {
     pub compared: Compared,
     /// Number of runs of each side.
     pub rounds: usize,
     /// The load of every run.
     pub load: Load,
-    /// The bare loop.
     pub bare: Loop,
     /// Worker threads of the bare loop.
     pub server_threads: usize,
@@ -79,7 +77,7 @@ pub struct Pair {
 }
 
 /// Runs both in turns and writes the report into `folder`. Returns whether the threshold was met.
-pub async fn run(target: &Target, pair: &Pair, folder: &Path) -> Result<bool, Failure> {
+pub(crate) async fn run(target: &Target, pair: &Pair, folder: &Path) -> Result<bool, Failure> {
     let environment = RunEnvironment::detect();
     let (mut products, mut bares) = (Vec::new(), Vec::new());
     let mut all_passed = true;

@@ -12,7 +12,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A component: a name and its root process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Component {
+pub(crate) struct Component {
     /// Its name in the report.
     pub name: String,
     /// The process. Its descendants belong to it unless they are components themselves.
@@ -21,7 +21,7 @@ pub struct Component {
 
 /// Resources of a component.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// CPU time since the start of its processes, in seconds.
     pub cpu_seconds: f64,
     /// Current memory in MiB: private pages of all its processes, and shared pages once.
@@ -37,7 +37,7 @@ struct Process {
 }
 
 /// The process that listens on `port` of this machine.
-pub fn listener(port: u16) -> Option<u32> {
+pub(crate) fn listener(port: u16) -> Option<u32> {
     let mut sockets = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         sockets.extend(listening(&fs::read_to_string(table).unwrap_or_default(), port));
@@ -68,7 +68,7 @@ fn listening(table: &str, port: u16) -> Vec<u64> {
 }
 
 /// Current resources by component.
-pub fn usage(components: &[Component]) -> BTreeMap<String, Usage> {
+pub(crate) fn usage(components: &[Component]) -> BTreeMap<String, Usage> {
     let processes: HashMap<u32, Process> = pids()
         .into_iter()
         .filter_map(|pid| Some((pid, parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))

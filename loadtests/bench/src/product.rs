@@ -24,10 +24,9 @@ use crate::visibility::{MAX_OPEN, Visibility, Watcher};
 const SAMPLES_PER_SECOND: u64 = 100;
 
 /// Options of a run.
-pub struct Options {
+pub(crate) struct Options {
     /// Name of the run.
     pub name: String,
-    /// The thresholds.
     pub thresholds: Thresholds,
     /// How long accepted events may take to appear after the last reply.
     pub settle: Duration,
@@ -36,7 +35,7 @@ pub struct Options {
 }
 
 /// Runs `load` against `target` and counts afterwards.
-pub async fn run(target: &Target, mut load: Load, options: &Options) -> Result<Report, Failure> {
+pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> Result<Report, Failure> {
     let mut environment = RunEnvironment::detect();
     let control = ControlClient::new(&target.address)?;
     let organizations = organizations::ensure(target, &control, load.organizations).await?;

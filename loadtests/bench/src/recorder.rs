@@ -17,16 +17,14 @@ const BLOCK: usize = 1 << 16;
 
 /// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// A success code with an event id.
     Accepted,
     /// Any other status, or a success without an id.
     Status(u16),
     /// No reply in time.
     TimedOut,
-    /// The connection failed.
     Connection,
-    /// An invalid reply.
     Unreadable,
 }
 
@@ -42,7 +40,7 @@ impl Outcome {
     }
 
     /// The name of this outcome in a report.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Accepted => "accepted".to_owned(),
             Self::Status(status) => format!("status_{status}"),
@@ -55,8 +53,7 @@ impl Outcome {
 
 /// An accepted event. Times are microseconds from the start of the run, which may last 71 minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Accepted {
-    /// Its id.
+pub(crate) struct Accepted {
     pub id: Uuid,
     /// Index of its organization.
     pub organization: u32,
@@ -68,7 +65,7 @@ pub struct Accepted {
 
 /// A finished request. Times count from the start of the run.
 #[derive(Debug, Clone, Copy)]
-pub struct Observation {
+pub(crate) struct Observation {
     /// Index of the organization.
     pub organization: usize,
     /// When it was due.
@@ -77,7 +74,6 @@ pub struct Observation {
     pub sent: Duration,
     /// When the reply was read.
     pub done: Duration,
-    /// Its outcome.
     pub outcome: Outcome,
     /// Id of the accepted event.
     pub event_id: Option<Uuid>,
@@ -86,7 +82,7 @@ pub struct Observation {
 /// Latency percentiles, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[allow(missing_docs, reason = "the names are clear")]
-pub struct Latency {
+pub(crate) struct Latency {
     pub count: u64,
     pub mean_ms: f64,
     pub p50_ms: f64,
@@ -99,7 +95,7 @@ pub struct Latency {
 
 impl Latency {
     /// The percentiles of a histogram of microseconds.
-    pub fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
         Self {
             count: histogram.len(),
@@ -115,23 +111,22 @@ impl Latency {
 }
 
 /// A histogram of microseconds up to two minutes, three digits.
-pub fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     // These constants are valid. The fallback is never used.
     Histogram::new_with_bounds(1, MAX_LATENCY_US, 3)
         .unwrap_or_else(|_| Histogram::<u64>::new(3).unwrap_or_else(|_| unreachable!()))
 }
 
 /// Microseconds, limited to the range of a histogram.
-pub fn micros(duration: Duration) -> u64 {
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(MAX_LATENCY_US).min(MAX_LATENCY_US)
 }
 
 /// The results since the last reading.
 #[derive(Debug)]
-pub struct Interval {
+pub(crate) struct Interval {
     /// Latency of finished requests, from the intended time.
     pub latency: Histogram<u64>,
-    /// Accepted requests.
     pub accepted: u64,
     /// Requests with any other outcome.
     pub errors: u64,
@@ -139,7 +134,7 @@ pub struct Interval {
 
 /// The results of one client thread.
 #[derive(Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     measured_from: Duration,
     interval: Interval,
     /// Latency of measured requests, from the intended time.
@@ -157,7 +152,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// An empty recorder. Requests that are due before `measured_from` count for the inbox but not for the figures.
-    pub fn new(measured_from: Duration) -> Self {
+    pub(crate) fn new(measured_from: Duration) -> Self {
         Self {
             measured_from,
             interval: Interval { latency: histogram(), accepted: 0, errors: 0 },
@@ -171,7 +166,7 @@ impl Recorder {
     }
 
     /// Adds a finished request.
-    pub fn record(&mut self, seen: &Observation) {
+    pub(crate) fn record(&mut self, seen: &Observation) {
         let latency = micros(seen.done.saturating_sub(seen.intended));
         self.interval.latency.saturating_record(latency);
         *self.all.entry(seen.outcome).or_default() += 1;
@@ -203,7 +198,7 @@ impl Recorder {
     }
 
     /// Moves the results since the last call into `into`.
-    pub fn drain_interval(&mut self, into: &mut Interval) {
+    pub(crate) fn drain_interval(&mut self, into: &mut Interval) {
         into.latency += &self.interval.latency;
         into.accepted += self.interval.accepted;
         into.errors += self.interval.errors;
@@ -213,7 +208,7 @@ impl Recorder {
     }
 
     /// Adds the results of another thread.
-    pub fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.latency += &other.latency;
         self.send_delay += &other.send_delay;
         self.last_done = self.last_done.max(other.last_done);
@@ -226,12 +221,12 @@ impl Recorder {
     }
 
     /// Number of requests that were not accepted although their event may be stored.
-    pub fn maybe_stored(&self) -> u64 {
+    pub(crate) fn maybe_stored(&self) -> u64 {
         self.all.iter().filter(|(outcome, _)| outcome.may_be_stored()).map(|(_, count)| count).sum()
     }
 
     /// The accepted events by organization.
-    pub fn into_accepted(self, organizations: usize) -> Vec<Vec<Accepted>> {
+    pub(crate) fn into_accepted(self, organizations: usize) -> Vec<Vec<Accepted>> {
         let mut by_organization = vec![Vec::new(); organizations];
         for accepted in self.accepted.into_iter().flatten() {
             if let Some(list) = by_organization.get_mut(accepted.organization as usize) {

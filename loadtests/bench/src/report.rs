@@ -17,14 +17,12 @@ const DEFAULT_FOLDER: &str = "loadtests/reports";
 
 /// The report of one run.
 #[derive(Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Name of the scenario or the bare loop.
     pub name: String,
     /// The environment of the run.
     pub environment: RunEnvironment,
-    /// The figures.
     pub figures: Figures,
-    /// The checked thresholds.
     pub checks: Vec<Check>,
     /// Whether all thresholds are met.
     pub passed: bool,
@@ -34,7 +32,7 @@ pub struct Report {
 }
 
 /// The folder of a report: `out`, or one named by time and `name`.
-pub fn folder(out: Option<&Path>, name: &str) -> PathBuf {
+pub(crate) fn folder(out: Option<&Path>, name: &str) -> PathBuf {
     out.map_or_else(
         || {
             let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
@@ -46,7 +44,7 @@ pub fn folder(out: Option<&Path>, name: &str) -> PathBuf {
 }
 
 /// Writes `value` as `report.json` into `folder`, which is created.
-pub fn write_json(folder: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn write_json(folder: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let path = folder.join("report.json");
     let mut text = serde_json::to_string_pretty(value).context("writing the report")?;
@@ -55,7 +53,7 @@ pub fn write_json(folder: &Path, value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// Writes both files into `folder` and prints the summary.
-pub fn publish(folder: &Path, report: &Report) -> anyhow::Result<()> {
+pub(crate) fn publish(folder: &Path, report: &Report) -> anyhow::Result<()> {
     write_json(folder, report)?;
     write_series(folder, "series.csv", &report.rows)?;
     print!("{}", summary(report));
@@ -64,7 +62,7 @@ pub fn publish(folder: &Path, report: &Report) -> anyhow::Result<()> {
 }
 
 /// Writes the rows as `name` into `folder`.
-pub fn write_series(folder: &Path, name: &str, rows: &[Row]) -> anyhow::Result<()> {
+pub(crate) fn write_series(folder: &Path, name: &str, rows: &[Row]) -> anyhow::Result<()> {
     let path = folder.join(name);
     std::fs::write(&path, csv(rows)).with_context(|| format!("writing {}", path.display()))
 }
@@ -105,7 +103,7 @@ fn csv(rows: &[Row]) -> String {
 }
 
 /// The summary of one run.
-pub fn summary(report: &Report) -> String {
+pub(crate) fn summary(report: &Report) -> String {
     let figures = &report.figures;
     let latency = &figures.latency;
     let mut text = String::new();

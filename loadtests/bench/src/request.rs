@@ -8,10 +8,10 @@ use crate::target::Address;
 /// Width of the number in the body; fixed, so that `content-length` never changes.
 const DIGITS: usize = 12;
 /// Event type of every event of a load run.
-pub const EVENT_TYPE: &str = "load.order.created";
+pub(crate) const EVENT_TYPE: &str = "load.order.created";
 
 /// Prebuilt requests `POST /v1/events`, one per number. Organizations are used in turns.
-pub struct Requests {
+pub(crate) struct Requests {
     heads: Vec<Vec<u8>>,
     body: Vec<u8>,
     /// Offsets of the number in the body.
@@ -21,7 +21,7 @@ pub struct Requests {
 impl Requests {
     /// Requests to `address` with a payload of exactly `payload_bytes`; with `dedup_run` each has its own
     /// `dedup_id`, which starts with it.
-    pub fn new(
+    pub(crate) fn new(
         address: &Address,
         organizations: &[Organization],
         payload_bytes: usize,
@@ -43,12 +43,12 @@ impl Requests {
     }
 
     /// Index of the organization of request `number`.
-    pub fn organization_of(&self, number: u64) -> usize {
+    pub(crate) fn organization_of(&self, number: u64) -> usize {
         usize::try_from(number % self.heads.len().max(1) as u64).unwrap_or(0)
     }
 
     /// Replaces the content of `buffer` by request `number`.
-    pub fn write(&self, number: u64, buffer: &mut Vec<u8>) {
+    pub(crate) fn write(&self, number: u64, buffer: &mut Vec<u8>) {
         buffer.clear();
         if let Some(head) = self.heads.get(self.organization_of(number)) {
             buffer.extend_from_slice(head);

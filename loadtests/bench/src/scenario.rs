@@ -10,11 +10,11 @@ use serde::Serialize;
 use crate::schedule::Schedule;
 
 /// Minimum payload: it has room for the number of the request.
-pub const MIN_PAYLOAD_BYTES: usize = 64;
+pub(crate) const MIN_PAYLOAD_BYTES: usize = 64;
 
 /// A named load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Scenario {
+pub(crate) enum Scenario {
     /// 100/s for 30 s: a smoke test.
     Smoke,
     /// 1,000/s for 2 min.
@@ -25,7 +25,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// Its name in reports.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Smoke => "smoke",
             Self::Baseline => "baseline",
@@ -34,7 +34,7 @@ impl Scenario {
     }
 
     /// Rate per second, ramp, time at the rate, organizations, connections.
-    pub fn shape(self) -> (u64, Duration, Duration, usize, usize) {
+    pub(crate) fn shape(self) -> (u64, Duration, Duration, usize, usize) {
         let seconds = Duration::from_secs;
         match self {
             Self::Smoke => (100, seconds(0), seconds(30), 10, 32),
@@ -43,8 +43,7 @@ impl Scenario {
         }
     }
 
-    /// Its thresholds.
-    pub fn thresholds(self) -> Thresholds {
+    pub(crate) fn thresholds(self) -> Thresholds {
         match self {
             Self::Smoke => Thresholds {
                 max_error_percent: 0.0,
@@ -71,7 +70,7 @@ impl Scenario {
 
 /// Which figure of the product is compared with the bare loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Compared {
+pub(crate) enum Compared {
     /// Accepted per second in the closed loop; more is better.
     S1,
     /// p95 at a fixed rate; less is better.
@@ -80,7 +79,7 @@ pub enum Compared {
 
 impl Compared {
     /// Its name in reports.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::S1 => "s1",
             Self::S2 => "s2",
@@ -88,7 +87,7 @@ impl Compared {
     }
 
     /// Unit of the figure.
-    pub fn unit(self) -> &'static str {
+    pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::S1 => "accepted/s",
             Self::S2 => "ms p95",
@@ -96,7 +95,7 @@ impl Compared {
     }
 
     /// The threshold for the ratio of product to bare loop, and whether `ratio` meets it.
-    pub fn check_ratio(self, ratio: f64) -> (&'static str, bool) {
+    pub(crate) fn check_ratio(self, ratio: f64) -> (&'static str, bool) {
         match self {
             Self::S1 => (">= 0.75", ratio >= 0.75),
             Self::S2 => ("<= 1.2", ratio <= 1.2),
@@ -106,21 +105,20 @@ impl Compared {
 
 /// How requests are paced.
 #[derive(Debug, Clone, Copy)]
-pub enum Pace {
+pub(crate) enum Pace {
     /// At fixed times, whatever the system does (open model).
     Open(Schedule),
     /// Each connection sends its next request after the reply to the last one (closed loop).
     Closed {
         /// Time at the start that is not measured.
         warm_up: Duration,
-        /// Measured time.
         measured: Duration,
     },
 }
 
 impl Pace {
     /// Start of the measured time.
-    pub fn measured_from(&self) -> Duration {
+    pub(crate) fn measured_from(&self) -> Duration {
         match self {
             Self::Open(schedule) => schedule.ramp(),
             Self::Closed { warm_up, .. } => *warm_up,
@@ -130,10 +128,8 @@ impl Pace {
 
 /// A load, independent of its target.
 #[derive(Debug, Clone, Copy)]
-pub struct Load {
-    /// When to send.
+pub(crate) struct Load {
     pub pace: Pace,
-    /// Measured time.
     pub measured: Duration,
     /// Connections: the maximum number of requests in flight.
     pub connections: usize,
@@ -152,7 +148,7 @@ pub struct Load {
 /// Thresholds of a run; `None` is not checked.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[allow(missing_docs, reason = "the names are clear")]
-pub struct Thresholds {
+pub(crate) struct Thresholds {
     pub max_error_percent: f64,
     pub p95_ms: Option<f64>,
     pub p99_ms: Option<f64>,
@@ -162,15 +158,14 @@ pub struct Thresholds {
 
 impl Thresholds {
     /// Only one: at most 1 % errors.
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self { max_error_percent: 1.0, p95_ms: None, p99_ms: None, max_ms: None, visible_p95_ms: None }
     }
 }
 
 /// A threshold and the figure.
 #[derive(Debug, Clone, Serialize)]
-pub struct Check {
-    /// What is checked.
+pub(crate) struct Check {
     pub name: &'static str,
     /// The threshold, as text.
     pub threshold: String,
@@ -182,7 +177,7 @@ pub struct Check {
 
 impl Check {
     /// `found` must be at most `threshold`. A missing figure fails.
-    pub fn at_most(name: &'static str, threshold: f64, found: Option<f64>, unit: &str) -> Self {
+    pub(crate) fn at_most(name: &'static str, threshold: f64, found: Option<f64>, unit: &str) -> Self {
         Self {
             name,
             threshold: format!("<= {threshold} {unit}"),
@@ -194,8 +189,7 @@ impl Check {
 
 /// One second of a run, for the stop rule.
 #[derive(Debug, Clone, Copy)]
-pub struct Second {
-    /// Finished requests.
+pub(crate) struct Second {
     pub finished: u64,
     /// Finished requests that were not accepted.
     pub errors: u64,
@@ -207,7 +201,7 @@ pub struct Second {
 
 /// Stops a run after ten seconds of stalls, high latency or errors: its figures would be meaningless.
 #[derive(Debug, Default)]
-pub struct StopRule {
+pub(crate) struct StopRule {
     slow_seconds: u32,
     failing_seconds: u32,
 }
@@ -217,7 +211,7 @@ impl StopRule {
     const P95_MS: f64 = 200.0;
 
     /// Adds a second. Returns the reason if the run has to stop.
-    pub fn observe(&mut self, second: &Second) -> Option<&'static str> {
+    pub(crate) fn observe(&mut self, second: &Second) -> Option<&'static str> {
         let stalled = second.finished == 0 && second.waiting > 0;
         let slow = stalled || (second.finished > 0 && second.p95_ms > Self::P95_MS);
         let failing = second.errors * 100 > second.finished;

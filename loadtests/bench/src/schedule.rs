@@ -9,7 +9,7 @@ const NANOS: u128 = 1_000_000_000;
 
 /// A ramp from zero to `rate_per_second`, then the constant rate. Requests are numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     rate_per_second: u64,
     ramp_ns: u128,
     hold_ns: u128,
@@ -17,12 +17,12 @@ pub struct Schedule {
 
 impl Schedule {
     /// A schedule of `rate_per_second` (at least 1), reached after `ramp` and held for `hold`.
-    pub fn new(rate_per_second: u64, ramp: Duration, hold: Duration) -> Self {
+    pub(crate) fn new(rate_per_second: u64, ramp: Duration, hold: Duration) -> Self {
         Self { rate_per_second: rate_per_second.max(1), ramp_ns: ramp.as_nanos(), hold_ns: hold.as_nanos() }
     }
 
     /// The intended time of request `number`, from the start of the schedule.
-    pub fn at(&self, number: u64) -> Duration {
+    pub(crate) fn at(&self, number: u64) -> Duration {
         let (n, rate) = (u128::from(number), u128::from(self.rate_per_second));
         // In the ramp n = rate t^2 / (2 ramp). After it the ramp has delayed everything by half its length.
         let nanos = if 2 * n * NANOS < rate * self.ramp_ns {
@@ -34,19 +34,19 @@ impl Schedule {
     }
 
     /// Number of requests: all whose intended time is before the end.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         // In half nanoseconds, so that an odd ramp divides evenly; rounded up, since the request at 0 is one.
         let full_rate = 2 * self.hold_ns + self.ramp_ns;
         u64::try_from((u128::from(self.rate_per_second) * full_rate).div_ceil(2 * NANOS)).unwrap_or(u64::MAX)
     }
 
     /// How long the ramp lasts.
-    pub fn ramp(&self) -> Duration {
+    pub(crate) fn ramp(&self) -> Duration {
         Duration::from_nanos(u64::try_from(self.ramp_ns).unwrap_or(u64::MAX))
     }
 
     /// The rate aimed at `elapsed` after the start, per second.
-    pub fn rate_at(&self, elapsed: Duration) -> u64 {
+    pub(crate) fn rate_at(&self, elapsed: Duration) -> u64 {
         let elapsed = elapsed.as_nanos();
         if elapsed >= self.ramp_ns {
             return if elapsed < self.ramp_ns + self.hold_ns { self.rate_per_second } else { 0 };

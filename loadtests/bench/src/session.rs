@@ -15,14 +15,13 @@ use crate::scenario::{Load, Pace, Second, StopRule};
 
 /// One second of a run.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub(crate) struct Row {
     /// Seconds from the start to its end.
     pub at_seconds: f64,
     /// Whether it is in the measured part.
     pub measured: bool,
     /// Intended rate per second; 0 in the closed loop.
     pub target: u64,
-    /// Requests sent.
     pub sent: u64,
     /// Requests accepted.
     pub accepted: u64,
@@ -38,20 +37,18 @@ pub struct Row {
     pub components: BTreeMap<String, (f64, f64)>,
 }
 
-/// A finished load.
-pub struct Session {
+pub(crate) struct Session {
     /// The results of all connections.
     pub recorder: Recorder,
     /// One row per second.
     pub rows: Vec<Row>,
-    /// Requests sent.
     pub sent: u64,
     /// Why it was stopped early, if it was.
     pub stopped: Option<String>,
 }
 
 /// Watches `generator` to its end.
-pub async fn watch(generator: Generator, load: &Load, components: &[Component]) -> anyhow::Result<Session> {
+pub(crate) async fn watch(generator: Generator, load: &Load, components: &[Component]) -> anyhow::Result<Session> {
     let mut ticks =
         tokio::time::interval_at((generator.started + Duration::from_secs(1)).into(), Duration::from_secs(1));
     let mut meter = Meter::new(components);

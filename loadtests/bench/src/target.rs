@@ -11,18 +11,17 @@ use crate::cli::SystemArgs;
 
 /// An address for plain HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
+pub(crate) struct Address {
     /// `host:port`.
     pub authority: String,
     /// Prefix of the routes; empty, or `/…` without a slash at the end.
     pub path: String,
-    /// The port.
     pub port: u16,
 }
 
 impl Address {
     /// Reads a base URL. Load goes to this machine only, unless `allow_remote`.
-    pub fn parse(url: &str, allow_remote: bool) -> Result<Self, Failure> {
+    pub(crate) fn parse(url: &str, allow_remote: bool) -> Result<Self, Failure> {
         let refuse = |why: &str| Failure::Usage(format!("{url}: {why}"));
         let uri: http::Uri = url.parse().map_err(|_| refuse("not a URL"))?;
         if uri.scheme_str() != Some("http") {
@@ -36,8 +35,7 @@ impl Address {
         Ok(Self { authority: format!("{host}:{port}"), path: uri.path().trim_end_matches('/').to_owned(), port })
     }
 
-    /// The base URL.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}{}", self.authority, self.path)
     }
 }
@@ -45,7 +43,7 @@ impl Address {
 /// The file that `triggers up` writes. Unknown fields are ignored; without a field its measurement is skipped.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct DevFile {
+pub(crate) struct DevFile {
     base_url: Option<String>,
     operator_token: Option<String>,
     /// Bootstrap servers of the broker.
@@ -55,7 +53,7 @@ pub struct DevFile {
 
 impl DevFile {
     /// Reads `dev.json` in the data folder; `None` when there is none.
-    pub fn read(data_dir: &Path) -> Result<Option<Self>, Failure> {
+    pub(crate) fn read(data_dir: &Path) -> Result<Option<Self>, Failure> {
         let path = data_dir.join("dev.json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -69,8 +67,7 @@ impl DevFile {
 }
 
 /// The system under load. Holds secrets, so it cannot be printed.
-pub struct Target {
-    /// Where requests go.
+pub(crate) struct Target {
     pub address: Address,
     /// A key to use instead of making organizations.
     pub key: Option<String>,
@@ -86,7 +83,7 @@ pub struct Target {
 
 impl Target {
     /// The system that `arguments` name, or else the one that `dev.json` in the data folder names.
-    pub fn find(arguments: &SystemArgs) -> Result<Self, Failure> {
+    pub(crate) fn find(arguments: &SystemArgs) -> Result<Self, Failure> {
         // With --url the system is not the one in the data folder.
         let dev = match arguments.url {
             Some(_) => DevFile::default(),
@@ -116,7 +113,7 @@ impl Target {
 
 /// The port of the first address in `text`: a URL (`postgres://user@host:5432/db`) or bootstrap servers
 /// (`host:9092,…`).
-pub fn port_of(text: &str) -> Option<u16> {
+pub(crate) fn port_of(text: &str) -> Option<u16> {
     let after_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
     let authority = after_scheme.split(['/', ',', '?']).next()?;
     authority.rsplit_once(':')?.1.parse().ok()

@@ -18,15 +18,15 @@ use crate::generator::Watched;
 use crate::recorder::{Latency, histogram, micros};
 
 /// Minimum time between two polls.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(3);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(3);
 /// Time between two polls as a multiple of the last poll: polling uses less than a twentieth of a core.
 const PAUSE_FACTOR: u32 = 20;
 /// Maximum number of open events; others are dropped from the sample.
-pub const MAX_OPEN: usize = 4_096;
+pub(crate) const MAX_OPEN: usize = 4_096;
 
 /// The visibility of the sample.
 #[derive(Debug, Clone, Serialize)]
-pub struct Visibility {
+pub(crate) struct Visibility {
     /// Time from success to visible; includes up to one poll interval.
     pub latency: Latency,
     /// Minimum time between two polls.
@@ -38,7 +38,7 @@ pub struct Visibility {
 }
 
 /// Polls for sampled events until the senders are gone and all are visible, or `settle` later.
-pub struct Watcher {
+pub(crate) struct Watcher {
     connection: PgConnection,
     organizations: Vec<Uuid>,
     settle: Duration,
@@ -46,7 +46,11 @@ pub struct Watcher {
 
 impl Watcher {
     /// Connects to the view's database. `organizations`: ids by index.
-    pub async fn connect(database_url: &str, organizations: Vec<Uuid>, settle: Duration) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(
+        database_url: &str,
+        organizations: Vec<Uuid>,
+        settle: Duration,
+    ) -> anyhow::Result<Self> {
         let options: PgConnectOptions = database_url.parse().context("the database URL is invalid")?;
         // Forces index scans: statistics of a table that was empty a moment ago would choose a sequential scan.
         let options = options.application_name("bench").disable_statement_logging().options([
@@ -59,7 +63,7 @@ impl Watcher {
     }
 
     /// Polls for the events of `accepted` until the end.
-    pub async fn run(mut self, mut accepted: mpsc::Receiver<Watched>) -> anyhow::Result<Visibility> {
+    pub(crate) async fn run(mut self, mut accepted: mpsc::Receiver<Watched>) -> anyhow::Result<Visibility> {
         let mut latency = histogram();
         let mut open: Vec<Watched> = Vec::new();
         let (mut dropped, mut closed_at) = (0_u64, None);

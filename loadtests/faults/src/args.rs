@@ -15,7 +15,7 @@ use crate::system::SystemOptions;
 /// Injects faults into a running system under load, and checks after each that nothing is lost.
 #[derive(Parser, Clone)]
 #[command(name = "faults", version, args_override_self = true)]
-pub struct Args {
+pub(crate) struct Args {
     /// The binary under test.
     #[arg(long, default_value = "target/ci/triggers")]
     pub triggers: PathBuf,
@@ -77,7 +77,7 @@ fn count(range: std::ops::RangeInclusive<u64>) -> impl clap::builder::TypedValue
 
 impl Args {
     /// The steps of the run.
-    pub fn steps(&self) -> Result<Vec<PlannedStep>, Failure> {
+    pub(crate) fn steps(&self) -> Result<Vec<PlannedStep>, Failure> {
         let all = fault::all();
         if let Some(unknown) = self.only.iter().find(|id| !all.iter().any(|fault| fault.id() == **id)) {
             return Err(Failure::Usage(format!("there is no fault {unknown}; --list shows them")));
@@ -99,7 +99,7 @@ impl Args {
     }
 
     /// Everything that decides which steps there are and what they mean.
-    pub fn plan_text(&self) -> String {
+    pub(crate) fn plan_text(&self) -> String {
         let Self { only, repeat, seed, count, rate, .. } = self;
         let size = (self.nodes(), self.instances_per_role(), self.session());
         format!(
@@ -110,7 +110,7 @@ impl Args {
     }
 
     /// SHA-256 of the binary under test: a resumed run must use the same one.
-    pub fn binary_hash(&self) -> Result<String, Failure> {
+    pub(crate) fn binary_hash(&self) -> Result<String, Failure> {
         let binary = self.binary()?;
         let bytes = std::fs::read(&binary)
             .map_err(|error| Failure::Usage(format!("the binary under test, {}: {error}", binary.display())))?;
@@ -123,13 +123,13 @@ impl Args {
     }
 
     /// The absolute path of the work folder, which is created if it is missing.
-    pub fn folder(&self) -> Result<PathBuf, Failure> {
+    pub(crate) fn folder(&self) -> Result<PathBuf, Failure> {
         let create = || std::fs::create_dir_all(&self.work).and_then(|()| self.work.canonicalize());
         create().map_err(|error| Failure::Usage(format!("the work folder {}: {error}", self.work.display())))
     }
 
     /// Size and options of the system.
-    pub fn system(&self, folder: &Path) -> Result<SystemOptions, Failure> {
+    pub(crate) fn system(&self, folder: &Path) -> Result<SystemOptions, Failure> {
         Ok(SystemOptions {
             binary: self.binary()?,
             folder: folder.to_path_buf(),
@@ -143,12 +143,12 @@ impl Args {
     }
 
     /// Number of organizations of each round.
-    pub fn organizations(&self) -> usize {
+    pub(crate) fn organizations(&self) -> usize {
         if self.short { 3 } else { 6 }
     }
 
     /// Options of each round.
-    pub fn round(&self) -> RoundOptions {
+    pub(crate) fn round(&self) -> RoundOptions {
         let seconds = |long: u64, short: u64| Duration::from_secs(if self.short { short } else { long });
         RoundOptions {
             rate: self.rate,
@@ -160,7 +160,7 @@ impl Args {
     }
 
     /// Upper bound for a round without violations. Other rounds are bounded by `settle`, several times.
-    pub fn longest_round(&self) -> Duration {
+    pub(crate) fn longest_round(&self) -> Duration {
         self.timing().halted.max(self.timing().condition) + Duration::from_secs(120)
     }
 
@@ -174,12 +174,12 @@ impl Args {
     }
 
     /// Number of Kafka brokers.
-    pub fn nodes(&self) -> u8 {
+    pub(crate) fn nodes(&self) -> u8 {
         self.brokers.unwrap_or(if self.short { 1 } else { 3 })
     }
 
     /// Number of instances of each role.
-    pub fn instances_per_role(&self) -> u8 {
+    pub(crate) fn instances_per_role(&self) -> u8 {
         self.instances.unwrap_or(2)
     }
 

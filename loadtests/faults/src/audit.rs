@@ -61,13 +61,13 @@ const AUDIT: &str = "
 ";
 
 /// Installs the trigger. The schema of the product must exist.
-pub async fn install(pool: &PgPool) -> anyhow::Result<()> {
+pub(crate) async fn install(pool: &PgPool) -> anyhow::Result<()> {
     sqlx::raw_sql(AUDIT).execute(pool).await.context("installing the audit of positions")?;
     Ok(())
 }
 
 /// Creates the database user of an instance.
-pub async fn create_user(pool: &PgPool, user: &str, password: &str) -> anyhow::Result<()> {
+pub(crate) async fn create_user(pool: &PgPool, user: &str, password: &str) -> anyhow::Result<()> {
     // Both are generated: letters, digits and underscores, and a password of hexadecimal digits.
     let statement = format!("CREATE ROLE {user} LOGIN SUPERUSER PASSWORD '{password}'");
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(pool).await.with_context(|| format!("creating the user {user}"))?;
@@ -75,14 +75,14 @@ pub async fn create_user(pool: &PgPool, user: &str, password: &str) -> anyhow::R
 }
 
 /// The violations of the fence since the last call.
-pub async fn take_violations(pool: &PgPool) -> anyhow::Result<Vec<Violation>> {
+pub(crate) async fn take_violations(pool: &PgPool) -> anyhow::Result<Vec<Violation>> {
     let rows = sqlx::query("DELETE FROM fault_audit.violations RETURNING found").fetch_all(pool).await?;
     let violation = |row: &sqlx::postgres::PgRow| Ok(Violation::new("fence", row.try_get::<String, _>("found")?));
     rows.iter().map(violation).collect()
 }
 
 /// Number of claims of partitions by one consumer so far. It grows with every rebalance.
-pub async fn count_claims(pool: &PgPool, consumer: &str) -> anyhow::Result<i64> {
+pub(crate) async fn count_claims(pool: &PgPool, consumer: &str) -> anyhow::Result<i64> {
     let count = sqlx::query_scalar("SELECT count(*) FROM fault_audit.claims WHERE consumer = $1").bind(consumer);
     Ok(count.fetch_one(pool).await?)
 }

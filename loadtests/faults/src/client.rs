@@ -11,7 +11,7 @@ use serde_json::Value;
 const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A client of several instances.
-pub struct Api {
+pub(crate) struct Api {
     http: reqwest::Client,
     base_urls: Vec<String>,
     turn: AtomicUsize,
@@ -19,23 +19,23 @@ pub struct Api {
 
 impl Api {
     /// A client of the instances at `base_urls`.
-    pub fn new(base_urls: Vec<String>) -> anyhow::Result<Self> {
+    pub(crate) fn new(base_urls: Vec<String>) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(TIMEOUT).build()?;
         Ok(Self { http, base_urls, turn: AtomicUsize::new(0) })
     }
 
     /// Sends a GET; returns status and body.
-    pub async fn get(&self, path: &str, key: &str) -> anyhow::Result<(u16, Bytes)> {
+    pub(crate) async fn get(&self, path: &str, key: &str) -> anyhow::Result<(u16, Bytes)> {
         self.send(self.http.get(self.url(path)).bearer_auth(key)).await
     }
 
     /// Sends a DELETE; returns status and body.
-    pub async fn delete(&self, path: &str, key: &str) -> anyhow::Result<(u16, Bytes)> {
+    pub(crate) async fn delete(&self, path: &str, key: &str) -> anyhow::Result<(u16, Bytes)> {
         self.send(self.http.delete(self.url(path)).bearer_auth(key)).await
     }
 
     /// Sends a POST of JSON; returns status and body.
-    pub async fn post(
+    pub(crate) async fn post(
         &self,
         path: &str,
         key: &str,
@@ -51,7 +51,7 @@ impl Api {
     }
 
     /// Sends a POST that must create something; returns the reply.
-    pub async fn create(&self, path: &str, key: &str, body: &Value) -> anyhow::Result<Value> {
+    pub(crate) async fn create(&self, path: &str, key: &str, body: &Value) -> anyhow::Result<Value> {
         let (status, answer) = self.post(path, key, body.to_string(), None).await?;
         if status != 201 {
             bail!("POST {path} answered {status}: {}", String::from_utf8_lossy(&answer));

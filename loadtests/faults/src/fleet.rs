@@ -20,21 +20,18 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A role of the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// Serves the HTTP API.
     Ingest,
-    /// Builds the view.
     Materializer,
-    /// Delivers webhooks.
     Dispatcher,
 }
 
 impl Role {
-    /// All roles.
-    pub const ALL: [Self; 3] = [Self::Ingest, Self::Materializer, Self::Dispatcher];
+    pub(crate) const ALL: [Self; 3] = [Self::Ingest, Self::Materializer, Self::Dispatcher];
 
     /// The command of the binary.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
             Self::Materializer => "materializer",
@@ -44,8 +41,7 @@ impl Role {
 }
 
 /// An instance of a role, running or not.
-pub struct Instance {
-    /// Its role.
+pub(crate) struct Instance {
     pub role: Role,
     /// Such as `ingest-0`.
     pub name: String,
@@ -57,7 +53,7 @@ pub struct Instance {
 }
 
 /// All instances of the system.
-pub struct Fleet {
+pub(crate) struct Fleet {
     binary: PathBuf,
     folder: PathBuf,
     http: reqwest::Client,
@@ -67,7 +63,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// A fleet without instances; they run `binary` and log into `folder`.
-    pub fn new(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
         Ok(Self {
             binary: binary.to_path_buf(),
@@ -79,7 +75,12 @@ impl Fleet {
     }
 
     /// Adds an instance; it is not started.
-    pub fn add(&mut self, role: Role, name: String, mut environment: Vec<(String, String)>) -> anyhow::Result<()> {
+    pub(crate) fn add(
+        &mut self,
+        role: Role,
+        name: String,
+        mut environment: Vec<(String, String)>,
+    ) -> anyhow::Result<()> {
         let port = devstack::free_port()?;
         let variable = if role == Role::Ingest { "LISTEN" } else { "METRICS_LISTEN" };
         environment.push((variable.to_owned(), format!("127.0.0.1:{port}")));
@@ -89,17 +90,17 @@ impl Fleet {
     }
 
     /// The instances of one role.
-    pub fn of(&self, role: Role) -> Vec<&Instance> {
+    pub(crate) fn of(&self, role: Role) -> Vec<&Instance> {
         self.instances.iter().filter(|instance| instance.role == role).collect()
     }
 
     /// The base URL of each instance of `ingest`.
-    pub fn base_urls(&self) -> Vec<String> {
+    pub(crate) fn base_urls(&self) -> Vec<String> {
         self.of(Role::Ingest).iter().map(|instance| instance.base_url()).collect()
     }
 
     /// Starts the instance unless it runs.
-    pub fn start(&self, instance: &Instance) -> anyhow::Result<()> {
+    pub(crate) fn start(&self, instance: &Instance) -> anyhow::Result<()> {
         let mut process = lock(&instance.process);
         if process.as_ref().is_some_and(|process| process.exited().is_none()) {
             return Ok(());
@@ -120,7 +121,7 @@ impl Fleet {
     }
 
     /// Starts all instances and waits until they are ready.
-    pub async fn start_all(&self) -> anyhow::Result<()> {
+    pub(crate) async fn start_all(&self) -> anyhow::Result<()> {
         self.instances.iter().try_for_each(|instance| self.start(instance))?;
         for instance in &self.instances {
             self.wait_ready(instance).await?;
@@ -129,7 +130,7 @@ impl Fleet {
     }
 
     /// Waits until the instance is ready.
-    pub async fn wait_ready(&self, instance: &Instance) -> anyhow::Result<()> {
+    pub(crate) async fn wait_ready(&self, instance: &Instance) -> anyhow::Result<()> {
         let started = Instant::now();
         let url = format!("{}/health/ready", instance.base_url());
         loop {
@@ -154,7 +155,7 @@ impl Fleet {
     }
 
     /// Sends SIGTERM and waits for the exit. Returns `false` if the instance fails or has to be killed.
-    pub async fn terminate(&self, instance: &Instance) -> bool {
+    pub(crate) async fn terminate(&self, instance: &Instance) -> bool {
         let Some(process) = lock(&instance.process).take() else { return true };
         process.signal(Signal::TERM);
         // Dropping a process kills it.
@@ -162,7 +163,7 @@ impl Fleet {
     }
 
     /// Restarts all instances with `overrides` laid over their environment. Returns what failed, one sentence each.
-    pub async fn restart_all(&self, overrides: &[(String, String)]) -> anyhow::Result<Vec<String>> {
+    pub(crate) async fn restart_all(&self, overrides: &[(String, String)]) -> anyhow::Result<Vec<String>> {
         let mut failures = Vec::new();
         for instance in &self.instances {
             *lock(&instance.overrides) = overrides.to_vec();
@@ -178,7 +179,7 @@ impl Fleet {
     }
 
     /// Names of the instances that exited although the suite did not stop them.
-    pub fn exited_unexpectedly(&self) -> Vec<String> {
+    pub(crate) fn exited_unexpectedly(&self) -> Vec<String> {
         let has_exited = |instance: &&Instance| instance.exited().is_some();
         self.instances.iter().filter(has_exited).map(|instance| instance.name.clone()).collect()
     }
@@ -186,12 +187,12 @@ impl Fleet {
 
 impl Instance {
     /// The base URL of its HTTP server.
-    pub fn base_url(&self) -> String {
+    pub(crate) fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Sends a signal. After SIGKILL it waits for the exit, so that the port is free.
-    pub async fn signal(&self, signal: Signal) {
+    pub(crate) async fn signal(&self, signal: Signal) {
         if signal == Signal::KILL {
             let Some(process) = lock(&self.process).take() else { return };
             process.signal(signal);
@@ -202,12 +203,12 @@ impl Instance {
     }
 
     /// The user that it connects to PostgreSQL as.
-    pub fn database_user(&self) -> String {
+    pub(crate) fn database_user(&self) -> String {
         database_user(&self.name)
     }
 
     /// Sets options that are laid over its environment from its next start on.
-    pub fn set_overrides(&self, options: &[(&str, &str)]) {
+    pub(crate) fn set_overrides(&self, options: &[(&str, &str)]) {
         *lock(&self.overrides) =
             options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     }
@@ -218,6 +219,6 @@ impl Instance {
 }
 
 /// The database user of the instance of this name.
-pub fn database_user(instance: &str) -> String {
+pub(crate) fn database_user(instance: &str) -> String {
     format!("instance_{}", instance.replace('-', "_"))
 }

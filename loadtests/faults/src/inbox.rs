@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// One page of an inbox.
 #[derive(Deserialize)]
-pub struct Page {
+pub(crate) struct Page {
     /// Events in the order of the log.
     pub events: Vec<Event>,
     /// Cursor that continues after this page.
@@ -27,7 +27,7 @@ pub struct Page {
 
 /// The fields of an event that the suite checks.
 #[derive(Deserialize)]
-pub struct Event {
+pub(crate) struct Event {
     event_id: Uuid,
     payload: Payload,
     acknowledged_at: Option<String>,
@@ -54,7 +54,7 @@ impl From<Event> for Shown {
 
 /// The whole inbox of the key's organization, oldest first, acknowledged events included. Failed requests are retried
 /// until `deadline`.
-pub async fn read(api: &Api, key: &str, deadline: Instant) -> anyhow::Result<Vec<Shown>> {
+pub(crate) async fn read(api: &Api, key: &str, deadline: Instant) -> anyhow::Result<Vec<Shown>> {
     let mut shown = Vec::new();
     let mut query = "limit=1000&include_acknowledged=true".to_owned();
     loop {
@@ -75,7 +75,7 @@ pub async fn read(api: &Api, key: &str, deadline: Instant) -> anyhow::Result<Vec
 }
 
 /// One page of an inbox.
-pub async fn page(api: &Api, key: &str, query: &str) -> anyhow::Result<Page> {
+pub(crate) async fn page(api: &Api, key: &str, query: &str) -> anyhow::Result<Page> {
     let (status, body) = api.get(&format!("/v1/inbox?{query}"), key).await?;
     if status != 200 {
         bail!("the inbox answered {status}: {}", String::from_utf8_lossy(&body));
@@ -83,8 +83,7 @@ pub async fn page(api: &Api, key: &str, query: &str) -> anyhow::Result<Page> {
     serde_json::from_slice(&body).context("the inbox answered invalid JSON")
 }
 
-/// All duplicate decisions.
-pub async fn duplicates(pool: &PgPool) -> anyhow::Result<Duplicates> {
+pub(crate) async fn duplicates(pool: &PgPool) -> anyhow::Result<Duplicates> {
     let rows = sqlx::query("SELECT org_id, event_id, canonical_id FROM contract.duplicates").fetch_all(pool).await?;
     let duplicate = |row: &sqlx::postgres::PgRow| {
         Ok(((row.try_get("org_id")?, row.try_get("event_id")?), row.try_get::<Uuid, _>("canonical_id")?))
@@ -93,7 +92,7 @@ pub async fn duplicates(pool: &PgPool) -> anyhow::Result<Duplicates> {
 }
 
 /// The id of the event that the API shows under `id`; `None` if there is none.
-pub async fn resolve(api: &Api, key: &str, id: Uuid) -> anyhow::Result<Option<Uuid>> {
+pub(crate) async fn resolve(api: &Api, key: &str, id: Uuid) -> anyhow::Result<Option<Uuid>> {
     #[derive(Deserialize)]
     struct Found {
         event_id: Uuid,

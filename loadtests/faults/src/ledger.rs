@@ -11,15 +11,13 @@ use uuid::Uuid;
 
 /// The outcome of a request, or of a record written to Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// A success code, or the confirmation of Kafka. The id is missing if only the log has it.
     Accepted {
-        /// The event's id.
         id: Option<Uuid>,
         /// Whether the answer came from an earlier request, and nothing was written for this one.
         replayed: bool,
     },
-    /// Certainly not stored.
     Refused,
     /// Stored once or not at all.
     Unknown,
@@ -27,7 +25,7 @@ pub enum Outcome {
 
 /// A request, or a record written natively. A repetition has the tag of the original.
 #[derive(Debug, Clone)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// Index of the organization.
     pub tenant: usize,
     /// Number of the sender. Each sender has one request in flight and one ordering key.
@@ -38,13 +36,12 @@ pub struct Sent {
     pub started: Instant,
     /// When the outcome was known.
     pub finished: Instant,
-    /// How it ended.
     pub outcome: Outcome,
 }
 
 /// The state of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ack {
+pub(crate) enum Ack {
     /// Confirmed: it must hold.
     Confirmed,
     /// Sent without a confirmation: it may hold.
@@ -53,8 +50,7 @@ pub enum Ack {
 
 /// An event as the inbox shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
-    /// Its id.
+pub(crate) struct Shown {
     pub id: Uuid,
     /// The tag in its payload.
     pub tag: String,
@@ -68,7 +64,7 @@ pub struct Shown {
 
 /// Everything that was recorded in one round.
 #[derive(Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     sent: Mutex<Vec<Sent>>,
     acks: Mutex<HashMap<(usize, Uuid), Ack>>,
     /// Start of the latest acknowledgement that was confirmed.
@@ -78,13 +74,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Records an outcome.
-    pub fn record(&self, sent: Sent) {
+    pub(crate) fn record(&self, sent: Sent) {
         lock(&self.sent).push(sent);
     }
 
     /// Records an acknowledgement that was started then. A confirmation replaces an unknown state.
-    pub fn record_ack(&self, tenant: usize, id: Uuid, ack: Ack, started: Instant) {
+    pub(crate) fn record_ack(&self, tenant: usize, id: Uuid, ack: Ack, started: Instant) {
         if ack == Ack::Confirmed {
             let mut last = lock(&self.last_confirmed);
             *last = (*last).max(Some(started));
@@ -97,37 +92,36 @@ impl Ledger {
     }
 
     /// Records what the tail of an inbox showed, in its order.
-    pub fn record_tail(&self, tenant: usize, shown: impl IntoIterator<Item = Shown>) {
+    pub(crate) fn record_tail(&self, tenant: usize, shown: impl IntoIterator<Item = Shown>) {
         lock(&self.tails).entry(tenant).or_default().extend(shown);
     }
 
     /// Records an answer that the API must not give, as a sentence.
-    pub fn record_unexpected_answer(&self, message: String) {
+    pub(crate) fn record_unexpected_answer(&self, message: String) {
         lock(&self.unexpected_answers).push(message);
     }
 
     /// All requests, in the order of their outcomes.
-    pub fn sent(&self) -> Vec<Sent> {
+    pub(crate) fn sent(&self) -> Vec<Sent> {
         lock(&self.sent).clone()
     }
 
-    /// All acknowledgements.
-    pub fn acks(&self) -> HashMap<(usize, Uuid), Ack> {
+    pub(crate) fn acks(&self) -> HashMap<(usize, Uuid), Ack> {
         lock(&self.acks).clone()
     }
 
     /// What the tail of an organization's inbox showed.
-    pub fn tail(&self, tenant: usize) -> Vec<Shown> {
+    pub(crate) fn tail(&self, tenant: usize) -> Vec<Shown> {
         lock(&self.tails).get(&tenant).cloned().unwrap_or_default()
     }
 
     /// Answers that the API must not give.
-    pub fn unexpected_answers(&self) -> Vec<String> {
+    pub(crate) fn unexpected_answers(&self) -> Vec<String> {
         lock(&self.unexpected_answers).clone()
     }
 
     /// Number of requests by outcome.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let sent = lock(&self.sent);
         let of = |wanted: fn(&Outcome) -> bool| sent.iter().filter(|sent| wanted(&sent.outcome)).count();
         Counts {
@@ -138,7 +132,7 @@ impl Ledger {
     }
 
     /// The senders that started a request after `since` whose event was accepted for the first time.
-    pub fn senders_accepted_since(&self, since: Instant) -> HashSet<usize> {
+    pub(crate) fn senders_accepted_since(&self, since: Instant) -> HashSet<usize> {
         let sent = lock(&self.sent);
         let mut known = HashSet::new();
         let mut accepted = HashSet::new();
@@ -153,12 +147,12 @@ impl Ledger {
     }
 
     /// Whether an acknowledgement that was started after `since` was confirmed.
-    pub fn ack_confirmed_since(&self, since: Instant) -> bool {
+    pub(crate) fn ack_confirmed_since(&self, since: Instant) -> bool {
         lock(&self.last_confirmed).is_some_and(|started| started >= since)
     }
 
     /// The accepted tags, each with the index of its organization.
-    pub fn accepted_tags(&self) -> Vec<(usize, String)> {
+    pub(crate) fn accepted_tags(&self) -> Vec<(usize, String)> {
         let sent = lock(&self.sent);
         let accepted = sent.iter().filter(|sent| matches!(sent.outcome, Outcome::Accepted { .. }));
         accepted.map(|sent| (sent.tenant, sent.tag.clone())).collect()
@@ -167,10 +161,9 @@ impl Ledger {
 
 /// Number of requests by outcome.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Success codes and confirmations.
     pub accepted: usize,
-    /// Certainly not stored.
     pub refused: usize,
     /// Stored once or not at all.
     pub unknown: usize,

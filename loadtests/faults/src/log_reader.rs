@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// What the log contains.
 #[derive(Default)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Events, in order within their partition.
     pub events: Vec<LogEvent>,
     /// Organization and id of each acknowledged event.
@@ -34,7 +34,7 @@ pub struct Reading {
 }
 
 /// Reads from `from` to `to`; without `from` from the start of the log. Blocks.
-pub fn read(
+pub(crate) fn read(
     client: &BaseConsumer,
     topics: &TopicNames,
     from: Option<&EndOffsets>,

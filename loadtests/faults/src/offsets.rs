@@ -13,10 +13,10 @@ use sqlx::{PgPool, Row};
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// End offset of each partition, by topic and partition.
-pub type EndOffsets = BTreeMap<(String, i32), i64>;
+pub(crate) type EndOffsets = BTreeMap<(String, i32), i64>;
 
 /// A consumer that joins no group: it reads the log and asks for offsets.
-pub fn client(brokers: &str) -> anyhow::Result<BaseConsumer> {
+pub(crate) fn client(brokers: &str) -> anyhow::Result<BaseConsumer> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "fault-suite").set("enable.auto.commit", "false");
     config.set("isolation.level", "read_committed").set("reconnect.backoff.max.ms", "1000");
@@ -25,7 +25,7 @@ pub fn client(brokers: &str) -> anyhow::Result<BaseConsumer> {
 }
 
 /// The current end offsets of the topics. Blocks.
-pub fn end_offsets(client: &BaseConsumer, topics: &TopicNames, partitions: i32) -> anyhow::Result<EndOffsets> {
+pub(crate) fn end_offsets(client: &BaseConsumer, topics: &TopicNames, partitions: i32) -> anyhow::Result<EndOffsets> {
     let mut ends = EndOffsets::new();
     for topic in [&topics.events, &topics.acks, &topics.deliveries] {
         for partition in 0..partitions {
@@ -44,7 +44,7 @@ pub fn end_offsets(client: &BaseConsumer, topics: &TopicNames, partitions: i32) 
 
 /// The brokers of one topic.
 #[derive(Debug, Default)]
-pub struct TopicBrokers {
+pub(crate) struct TopicBrokers {
     /// Leaders of its partitions.
     pub leaders: BTreeSet<i32>,
     /// In-sync replicas of its partitions, leaders included.
@@ -52,7 +52,7 @@ pub struct TopicBrokers {
 }
 
 /// The current brokers of a topic. Blocks.
-pub fn topic_brokers(client: &BaseConsumer, topic: &str) -> anyhow::Result<TopicBrokers> {
+pub(crate) fn topic_brokers(client: &BaseConsumer, topic: &str) -> anyhow::Result<TopicBrokers> {
     let metadata =
         client.fetch_metadata(Some(topic), TIMEOUT).with_context(|| format!("asking for the leaders of {topic}"))?;
     let mut brokers = TopicBrokers::default();
@@ -66,7 +66,7 @@ pub fn topic_brokers(client: &BaseConsumer, topic: &str) -> anyhow::Result<Topic
 }
 
 /// The first partition in which a consumer is behind `ends`, as a sentence; `None` when all have caught up.
-pub async fn first_lag(pool: &PgPool, topics: &TopicNames, ends: &EndOffsets) -> anyhow::Result<Option<String>> {
+pub(crate) async fn first_lag(pool: &PgPool, topics: &TopicNames, ends: &EndOffsets) -> anyhow::Result<Option<String>> {
     let rows =
         sqlx::query("SELECT consumer, topic, partition, next_offset FROM consumer_positions").fetch_all(pool).await?;
     let mut positions = BTreeMap::new();

@@ -4,16 +4,15 @@ use crate::fault::Fault;
 
 /// Numbers from a seed; the same on every machine and in every version (SplitMix64).
 #[derive(Debug, Clone)]
-pub struct SplitMix64(u64);
+pub(crate) struct SplitMix64(u64);
 
 impl SplitMix64 {
     /// Starts at `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -24,8 +23,7 @@ impl SplitMix64 {
 
 /// A step of the run: a fault, and the number that chooses its victim.
 #[derive(Clone)]
-pub struct PlannedStep {
-    /// The fault.
+pub(crate) struct PlannedStep {
     pub fault: &'static dyn Fault,
     /// Chooses one of several possible victims.
     pub pick: u64,
@@ -34,7 +32,7 @@ pub struct PlannedStep {
 }
 
 /// Each of `faults` alone, `repeat` times, and then `count` of them in a random sequence.
-pub fn plan(faults: &[&'static dyn Fault], repeat: usize, seed: u64, count: usize) -> Vec<PlannedStep> {
+pub(crate) fn plan(faults: &[&'static dyn Fault], repeat: usize, seed: u64, count: usize) -> Vec<PlannedStep> {
     let mut numbers = SplitMix64::new(seed);
     let mut steps = Vec::new();
     for fault in faults {

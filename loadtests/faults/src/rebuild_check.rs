@@ -13,7 +13,7 @@ use crate::check::Violation;
 use crate::system::System;
 
 /// Compares the view with a rebuild of everything since `from`. The view is not changed.
-pub async fn compare_with_rebuild(
+pub(crate) async fn compare_with_rebuild(
     system: &System,
     from: OffsetDateTime,
     timeout: Duration,
@@ -23,7 +23,7 @@ pub async fn compare_with_rebuild(
 }
 
 /// Rebuilds and replays everything twice. The caller compares the inboxes afterwards.
-pub async fn rebuild_and_replay(
+pub(crate) async fn rebuild_and_replay(
     system: &System,
     from: OffsetDateTime,
     timeout: Duration,

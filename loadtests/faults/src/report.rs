@@ -16,7 +16,7 @@ const MARKDOWN: &str = "report.md";
 
 /// The report of a run.
 #[derive(Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Whether every available fault was run and nothing was violated.
     pub passed: bool,
     /// Number of steps of the run.
@@ -39,7 +39,7 @@ pub struct Report {
 }
 
 /// The environment of the run, with the versions of the programs that it starts.
-pub fn environment() -> RunEnvironment {
+pub(crate) fn environment() -> RunEnvironment {
     let mut environment = RunEnvironment::detect();
     environment.versions.insert("kafka".to_owned(), devstack::kafka_version().to_owned());
     for check in devstack::tools::check_all() {
@@ -52,7 +52,7 @@ pub fn environment() -> RunEnvironment {
 
 impl Report {
     /// The report of `steps` with their results in `state`.
-    pub fn new(args: &Args, steps: &[PlannedStep], state: RunState) -> Self {
+    pub(crate) fn new(args: &Args, steps: &[PlannedStep], state: RunState) -> Self {
         let remaining = steps.len() - (0..steps.len()).filter(|number| state.has_finished(*number)).count();
         Self {
             passed: remaining == 0
@@ -75,7 +75,7 @@ impl Report {
 }
 
 /// Prints a line for a finished step, with its violations.
-pub fn print_step(step: &FinishedStep, of: usize) {
+pub(crate) fn print_step(step: &FinishedStep, of: usize) {
     println!("[{:>3}/{of}] {:20} {}", step.number + 1, step.fault, summary(&step.result));
     match &step.result {
         StepResult::Completed(outcomes) => outcomes
@@ -118,7 +118,7 @@ fn recovery(seconds: Option<f64>) -> String {
 }
 
 /// Deletes the reports of an earlier run.
-pub fn delete(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn delete(folder: &Path) -> anyhow::Result<()> {
     for path in [JSON, MARKDOWN].map(|name| folder.join(name)) {
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -130,7 +130,7 @@ pub fn delete(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Prints the results, and writes `report.json` and `report.md` into `folder`, the latter also to `markdown`.
-pub fn write(folder: &Path, markdown: Option<&Path>, report: &Report) -> anyhow::Result<()> {
+pub(crate) fn write(folder: &Path, markdown: Option<&Path>, report: &Report) -> anyhow::Result<()> {
     let text = as_markdown(report);
     let files = [(folder.join(JSON), serde_json::to_string_pretty(report)?), (folder.join(MARKDOWN), text.clone())];
     for (path, content) in

@@ -16,7 +16,7 @@ use crate::run_state::{FinishedStep, RunState, StepResult};
 use crate::system::System;
 
 /// Runs the suite. Returns whether everything was run and held.
-pub async fn run(args: &Args) -> Result<bool, Failure> {
+pub(crate) async fn run(args: &Args) -> Result<bool, Failure> {
     // reqwest is built without a TLS provider. An error means that one is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let steps = args.steps()?;

@@ -11,7 +11,7 @@ use crate::round::Outcomes;
 
 /// The result of one step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum StepResult {
+pub(crate) enum StepResult {
     /// The round was completed.
     Completed(Box<Outcomes>),
     /// The fault is not available here, and why.
@@ -22,25 +22,22 @@ pub enum StepResult {
 
 /// A finished step of the run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct FinishedStep {
+pub(crate) struct FinishedStep {
     /// Its number in the plan, from 0.
     pub number: usize,
-    /// The fault's id.
     pub fault: String,
-    /// Its result.
     pub result: StepResult,
 }
 
 /// A run and its finished steps.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct RunState {
+pub(crate) struct RunState {
     /// Everything that decides the plan. A run with another plan cannot be resumed.
     pub plan: String,
     /// SHA-256 of the binary under test. A run of another binary cannot be resumed.
     pub binary: String,
     /// The environment at the start of the run.
     pub environment: RunEnvironment,
-    /// Finished steps.
     pub finished: Vec<FinishedStep>,
     /// Violations that the final check found, in any part of the run.
     pub final_violations: Vec<Violation>,
@@ -53,8 +50,7 @@ pub struct RunState {
 }
 
 impl RunState {
-    /// A new run.
-    pub fn new(plan: String, binary: String, environment: RunEnvironment) -> Self {
+    pub(crate) fn new(plan: String, binary: String, environment: RunEnvironment) -> Self {
         Self { plan, binary, environment, ..Self::default() }
     }
 
@@ -62,7 +58,7 @@ impl RunState {
     ///
     /// # Errors
     /// When the file is missing or unreadable, or belongs to a run of another plan, commit or binary.
-    pub fn open(folder: &Path, new: Self, resume: bool) -> anyhow::Result<Self> {
+    pub(crate) fn open(folder: &Path, new: Self, resume: bool) -> anyhow::Result<Self> {
         if !resume {
             return Ok(new);
         }
@@ -96,22 +92,22 @@ impl RunState {
     }
 
     /// Whether a step is finished. A failed one is run again.
-    pub fn has_finished(&self, number: usize) -> bool {
+    pub(crate) fn has_finished(&self, number: usize) -> bool {
         self.finished.iter().any(|step| step.number == number && !matches!(step.result, StepResult::Failed(_)))
     }
 
     /// Whether the final check is done or has nothing to check.
-    pub fn is_checked(&self) -> bool {
+    pub(crate) fn is_checked(&self) -> bool {
         self.final_check_done || !self.finished.iter().any(FinishedStep::is_completed)
     }
 
     /// The last step that was completed without a violation.
-    pub fn last_passed(&self) -> Option<usize> {
+    pub(crate) fn last_passed(&self) -> Option<usize> {
         self.finished.iter().rev().find(|step| step.is_completed() && step.passed()).map(|step| step.number)
     }
 
     /// Adds a finished step and writes the file.
-    pub fn add(&mut self, folder: &Path, step: FinishedStep) -> anyhow::Result<()> {
+    pub(crate) fn add(&mut self, folder: &Path, step: FinishedStep) -> anyhow::Result<()> {
         // The inboxes of a completed round need the final check.
         self.final_check_done &= !step.is_completed();
         self.finished.retain(|known| known.number != step.number);
@@ -121,7 +117,7 @@ impl RunState {
     }
 
     /// Replaces the file atomically.
-    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let next = path(folder).with_extension("next");
         let write = || {
             std::fs::write(&next, serde_json::to_vec_pretty(self)?).and_then(|()| std::fs::rename(&next, path(folder)))
@@ -132,12 +128,12 @@ impl RunState {
 
 impl FinishedStep {
     /// Whether its round was completed.
-    pub fn is_completed(&self) -> bool {
+    pub(crate) fn is_completed(&self) -> bool {
         matches!(self.result, StepResult::Completed(_))
     }
 
     /// Whether it is no reason to fail the run.
-    pub fn passed(&self) -> bool {
+    pub(crate) fn passed(&self) -> bool {
         match &self.result {
             StepResult::Completed(outcomes) => outcomes.violations.is_empty(),
             StepResult::NotRun(_) => true,

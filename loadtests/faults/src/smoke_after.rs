@@ -18,7 +18,7 @@ const TAG: &str = "smoke-after";
 
 /// Sends an event of a new organization and waits until it is listed and delivered. Returns a violation if that fails
 /// or takes longer than `timeout`.
-pub async fn smoke_after(system: &System, timeout: Duration) -> Option<Violation> {
+pub(crate) async fn smoke_after(system: &System, timeout: Duration) -> Option<Violation> {
     let error = deliver_one(system, Instant::now() + timeout).await.err()?;
     Some(Violation::new("smoke-failed", format!("{error:#}")))
 }

@@ -33,12 +33,11 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Size and options of the system.
 #[derive(Debug, Clone)]
-pub struct SystemOptions {
+pub(crate) struct SystemOptions {
     /// The binary under test.
     pub binary: PathBuf,
     /// Folder for the logs.
     pub folder: PathBuf,
-    /// Kafka nodes.
     pub brokers: u8,
     /// Instances of each role.
     pub instances: u8,
@@ -52,15 +51,11 @@ pub struct SystemOptions {
     pub small_disk_mib: u32,
 }
 
-/// A running system.
-pub struct System {
+pub(crate) struct System {
     /// Its size and options.
     pub options: SystemOptions,
-    /// Kafka and PostgreSQL.
     pub cluster: Cluster,
-    /// The product's processes.
     pub fleet: Fleet,
-    /// Receives the webhooks.
     pub receiver: Arc<Receiver>,
     /// Client of the instances of `ingest`.
     pub api: Arc<Api>,
@@ -76,7 +71,7 @@ pub struct System {
 
 impl System {
     /// Starts everything and waits until all roles are ready.
-    pub async fn start(options: SystemOptions) -> anyhow::Result<Self> {
+    pub(crate) async fn start(options: SystemOptions) -> anyhow::Result<Self> {
         let small_disk_mib = Some(options.small_disk_mib).filter(|mib| *mib > 0);
         let cluster = Cluster::start(ClusterOptions { nodes: options.brokers, small_disk_mib }).await?;
         let pool = PgPoolOptions::new()
@@ -136,7 +131,7 @@ impl System {
     }
 
     /// Creates organizations with keys and endpoints. The names of the endpoints start with `prefix`.
-    pub async fn create_tenants(&self, prefix: &str) -> anyhow::Result<Vec<Tenant>> {
+    pub(crate) async fn create_tenants(&self, prefix: &str) -> anyhow::Result<Vec<Tenant>> {
         let mut tenants = Vec::new();
         for number in 0..self.options.organizations {
             let organization =
@@ -162,38 +157,37 @@ impl System {
     }
 
     /// The current end offsets of the topics.
-    pub async fn end_offsets(&self) -> anyhow::Result<EndOffsets> {
+    pub(crate) async fn end_offsets(&self) -> anyhow::Result<EndOffsets> {
         let (consumer, topics, partitions) = (Arc::clone(&self.consumer), self.topics.clone(), self.options.partitions);
         tokio::task::spawn_blocking(move || offsets::end_offsets(&consumer, &topics, partitions)).await?
     }
 
     /// The current brokers of the events topic.
-    pub async fn events_topic_brokers(&self) -> anyhow::Result<TopicBrokers> {
+    pub(crate) async fn events_topic_brokers(&self) -> anyhow::Result<TopicBrokers> {
         let (consumer, topic) = (Arc::clone(&self.consumer), self.topics.events.clone());
         tokio::task::spawn_blocking(move || offsets::topic_brokers(&consumer, &topic)).await?
     }
 
     /// Reads the log from `from`, or from its start, to `to`.
-    pub async fn read_log(&self, from: Option<EndOffsets>, to: EndOffsets) -> anyhow::Result<Reading> {
+    pub(crate) async fn read_log(&self, from: Option<EndOffsets>, to: EndOffsets) -> anyhow::Result<Reading> {
         let (consumer, topics) = (Arc::clone(&self.consumer), self.topics.clone());
         tokio::task::spawn_blocking(move || log_reader::read(&consumer, &topics, from.as_ref(), &to)).await?
     }
 
     /// Runs a command of the product as an operator does. Returns its output if it failed.
-    pub async fn command(&self, arguments: &[&str], timeout: Duration) -> anyhow::Result<Result<(), String>> {
+    pub(crate) async fn command(&self, arguments: &[&str], timeout: Duration) -> anyhow::Result<Result<(), String>> {
         run_command(&self.options, &self.environment, arguments, timeout).await
     }
 
     /// Violations of the fence since the last call, and instances that exited unexpectedly.
-    pub async fn background_violations(&self) -> anyhow::Result<Vec<Violation>> {
+    pub(crate) async fn background_violations(&self) -> anyhow::Result<Vec<Violation>> {
         let mut found = audit::take_violations(&self.pool).await?;
         let exited = self.fleet.exited_unexpectedly();
         found.extend(exited.iter().map(|name| Violation::new("exited", format!("{name} exited unexpectedly"))));
         Ok(found)
     }
 
-    /// Stops everything.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.fleet);
         self.pool.close().await;
         // Dropping a client waits for its threads.

@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// What did not recover in time, as a sentence.
-pub async fn wait_for_recovery(
+pub(crate) async fn wait_for_recovery(
     system: &System,
     context: &RoundContext,
     since: Instant,
@@ -77,7 +77,7 @@ fn first_unseen(ledger: &Ledger, tags: &[(usize, String)]) -> Option<String> {
 
 /// Waits until no consumer has lag while nothing is written. Returns the end offsets of the log; adds a violation if a
 /// consumer does not catch up in time.
-pub async fn wait_for_consumers(
+pub(crate) async fn wait_for_consumers(
     system: &System,
     timeout: Duration,
     found: &mut Vec<Violation>,
@@ -104,7 +104,7 @@ pub async fn wait_for_consumers(
 
 /// Waits until all deliveries of these organizations are finished. Repeated deliveries come when a lease expires, which
 /// takes longer than first deliveries. Returns a violation if they do not finish in time.
-pub async fn wait_for_deliveries(system: &System, orgs: &[Uuid], timeout: Duration) -> Option<Violation> {
+pub(crate) async fn wait_for_deliveries(system: &System, orgs: &[Uuid], timeout: Duration) -> Option<Violation> {
     let started = Instant::now();
     loop {
         let unfinished = match unfinished_deliveries(&system.pool, orgs).await {

@@ -14,7 +14,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exit code.
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {

@@ -37,8 +37,7 @@ pub struct ClientError(#[source] reqwest::Error);
 
 /// What came of one request.
 #[derive(Debug, Clone)]
-pub struct Attempted {
-    /// When it began.
+pub(crate) struct Attempted {
     pub started_at: OffsetDateTime,
     /// From its begin to the end of the answer, or to the failure.
     pub latency: Duration,
@@ -52,7 +51,7 @@ pub struct Attempted {
 
 /// Sends webhook requests. Cloning shares the connections.
 #[derive(Clone)]
-pub struct WebhookClient {
+pub(crate) struct WebhookClient {
     client: Client,
     policy: Arc<EgressPolicy>,
 }
@@ -62,7 +61,7 @@ impl WebhookClient {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(policy: Arc<EgressPolicy>) -> Result<Self, ClientError> {
+    pub(crate) fn new(policy: Arc<EgressPolicy>) -> Result<Self, ClientError> {
         // Already installed by another part of the process is as good.
         let _installed_before = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
@@ -80,7 +79,7 @@ impl WebhookClient {
     }
 
     /// Makes one attempt. Whatever happens is an answer.
-    pub async fn send(&self, endpoint: &Endpoint, event: &Accepted) -> Attempted {
+    pub(crate) async fn send(&self, endpoint: &Endpoint, event: &Accepted) -> Attempted {
         let started_at = OffsetDateTime::now_utc();
         let begun = Instant::now();
         // Names are judged by the resolver; a literal address never gets there.

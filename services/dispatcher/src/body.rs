@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 /// Writes the body. `payload` is JSON text and goes in byte for byte: parsing and writing it again could change
 /// numbers, order and escapes.
-pub fn request_body(event_id: EventId, event_type: &str, accepted_at: OffsetDateTime, payload: &str) -> Vec<u8> {
+pub(crate) fn request_body(event_id: EventId, event_type: &str, accepted_at: OffsetDateTime, payload: &str) -> Vec<u8> {
     let event_type = serde_json::Value::from(event_type).to_string();
     let timestamp = Timestamp(accepted_at);
     format!(

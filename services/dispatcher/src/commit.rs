@@ -12,7 +12,7 @@ use crate::rows;
 
 /// What became of a plan.
 #[derive(Debug, Default)]
-pub struct Committed {
+pub(crate) struct Committed {
     /// Positions that were moved.
     pub moved: Vec<Advance>,
     /// Partitions that were claimed anew, with the epoch that lost them; nothing of them was committed.
@@ -24,13 +24,13 @@ pub struct Committed {
 /// The database refuses what cannot be refused for a passing reason. Going on would repeat it for ever.
 #[derive(Debug, thiserror::Error)]
 #[error("the schedule could not be written: {0}")]
-pub struct CommitError(#[source] pub sqlx::Error);
+pub(crate) struct CommitError(#[source] pub sqlx::Error);
 
 /// Commits `plan`, as often as it takes. Partitions that were lost are left out, whole.
 ///
 /// # Errors
 /// Only what trying again would not mend.
-pub async fn commit(pool: &PgPool, consumer: &str, mut plan: Plan) -> Result<Committed, CommitError> {
+pub(crate) async fn commit(pool: &PgPool, consumer: &str, mut plan: Plan) -> Result<Committed, CommitError> {
     let (mut committed, mut backoff) = (Committed::default(), Backoff::of_database());
     while !plan.is_empty() {
         match attempt(pool, consumer, &plan).await {

@@ -21,7 +21,7 @@ const BACK_FOR: Duration = Duration::from_secs(4);
 
 /// Keeps the picture of all endpoints. Cloning shares it.
 #[derive(Clone)]
-pub struct Directory {
+pub(crate) struct Directory {
     inner: Arc<Inner>,
 }
 
@@ -39,8 +39,7 @@ struct Inner {
 }
 
 impl Directory {
-    /// Knows nothing yet.
-    pub fn new(pool: PgPool, sealing: SealingKey, default_max_in_flight: usize) -> Self {
+    pub(crate) fn new(pool: PgPool, sealing: SealingKey, default_max_in_flight: usize) -> Self {
         let snapshot = RwLock::new(Arc::new(Snapshot::default()));
         Self {
             inner: Arc::new(Inner {
@@ -61,10 +60,7 @@ impl Directory {
     /// A version that went back is that of a database being restored from a backup: what is known goes on until
     /// [`Directory::doubt`] is told, which is when the positions are claimed from it, or when it has stayed back
     /// ([`Directory::watch`]). Read at once, a table that is still empty would have everything cancelled.
-    ///
-    /// # Errors
-    /// As PostgreSQL has them.
-    pub async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
+    pub(crate) async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
         let inner = &*self.inner;
         if let Some(known) = self.known_at(&store::version(&inner.pool).await?) {
             return Ok(known);
@@ -96,14 +92,14 @@ impl Directory {
 
     /// Has the next reading take in all endpoints instead of what changed: a restored database counts on from an older
     /// version, and may have come past the one that is known by now.
-    pub fn doubt(&self) {
+    pub(crate) fn doubt(&self) {
         self.inner.doubts.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Looks at the stored version, also while nothing is delivered, until dropped, and doubts when it stays older than
     /// the known one. A backup that is older by endpoints alone shows nowhere else; and once new endpoints have brought
     /// its version up to the known one, nowhere at all.
-    pub async fn watch(self) {
+    pub(crate) async fn watch(self) {
         let mut back_since: Option<Instant> = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -134,7 +130,7 @@ impl Directory {
     }
 
     /// The endpoints as they were read last.
-    pub fn known(&self) -> Arc<Snapshot> {
+    pub(crate) fn known(&self) -> Arc<Snapshot> {
         self.inner.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -20,7 +20,7 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 
 /// Looks every second until `shutdown`, and less often at an organization of which nothing goes. Every instance may:
 /// what one has done is not there any more for the others.
-pub async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
+pub(crate) async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
     let looks = async {
         let mut idle = Idle::default();
         loop {

@@ -22,13 +22,13 @@ use crate::slots::Slot;
 const LEASE_MARGIN: Duration = Duration::from_secs(25);
 
 /// How long others keep away from a row while an attempt with this timeout is made.
-pub fn lease(timeout: Duration) -> Duration {
+pub(crate) fn lease(timeout: Duration) -> Duration {
     timeout + LEASE_MARGIN
 }
 
 /// Makes attempts. Cloning shares connections and producer.
 #[derive(Clone)]
-pub struct Pilot {
+pub(crate) struct Pilot {
     client: WebhookClient,
     reporter: Reporter,
     pool: PgPool,
@@ -36,12 +36,12 @@ pub struct Pilot {
 
 impl Pilot {
     /// Attempts are made with `client` and told to `reporter`.
-    pub fn new(client: WebhookClient, reporter: Reporter, pool: PgPool) -> Self {
+    pub(crate) fn new(client: WebhookClient, reporter: Reporter, pool: PgPool) -> Self {
         Self { client, reporter, pool }
     }
 
     /// Makes attempt number `attempt`. The slot is given back when the request has ended, before the report.
-    pub async fn fly(&self, endpoint: &Endpoint, delivery: &Delivery, attempt: u32, slot: Slot) -> Landing {
+    pub(crate) async fn fly(&self, endpoint: &Endpoint, delivery: &Delivery, attempt: u32, slot: Slot) -> Landing {
         let under_way = InFlight::begin();
         let attempted = self.client.send(endpoint, &delivery.event).await;
         drop((slot, under_way));
@@ -71,7 +71,7 @@ impl Pilot {
     }
 
     /// Reports that a delivery was cancelled after so many attempts. `false`: the log could not be told.
-    pub async fn cancel(&self, delivery: &Delivery, attempts: u32, reason: &str) -> bool {
+    pub(crate) async fn cancel(&self, delivery: &Delivery, attempts: u32, reason: &str) -> bool {
         METRICS.attempts.with_label_values(&[DeliveryOutcome::Cancelled.as_str()]).inc();
         let record = DeliveryAttempt {
             org_id: delivery.event.org_id,

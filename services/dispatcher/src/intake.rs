@@ -24,18 +24,16 @@ use crate::rows::{NewRow, Settlement, WaitsFor};
 use lane::Lane;
 use spilled::Spilled;
 
-pub use plan::Plan;
-pub use scheduled::Scheduled;
+pub(crate) use plan::Plan;
+pub(crate) use scheduled::Scheduled;
 
 /// A row that can be claimed at once for its first attempt.
 const DUE_NOW: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None };
 
 /// A record as the desk takes it in.
 #[derive(Debug)]
-pub struct Read {
-    /// Partition.
+pub(crate) struct Read {
     pub partition: i32,
-    /// Offset.
     pub offset: i64,
     /// Append time, milliseconds since the Unix epoch; `None` for a marker.
     pub timestamp_ms: Option<i64>,
@@ -45,10 +43,8 @@ pub struct Read {
 
 /// An event with its endpoints.
 #[derive(Debug)]
-pub struct Matched {
-    /// The event.
+pub(crate) struct Matched {
     pub event: Arc<Accepted>,
-    /// Where it goes.
     pub endpoints: Vec<EndpointId>,
     /// Whether it must be known first that it is no duplicate.
     pub keyed: bool,
@@ -56,7 +52,7 @@ pub struct Matched {
 
 /// A delivery whose event may be a duplicate.
 #[derive(Debug, Clone)]
-pub struct Undecided {
+pub(crate) struct Undecided {
     /// To be handed back to [`Intake::decide`].
     pub ticket: u64,
     /// The event in question.
@@ -65,7 +61,7 @@ pub struct Undecided {
 
 /// What was before an assignment of a partition.
 #[derive(Debug, Default)]
-pub struct Before {
+pub(crate) struct Before {
     /// Deliveries of records from the position on that have rows already.
     pub scheduled: Scheduled,
     /// Append time of the last record before the position, milliseconds since the Unix epoch.
@@ -91,9 +87,8 @@ struct Open {
     phase: Phase,
 }
 
-/// See the module.
 #[derive(Debug)]
-pub struct Intake {
+pub(crate) struct Intake {
     lanes: HashMap<i32, Lane>,
     open: HashMap<u64, Open>,
     /// Tickets in the order of reading; what is no longer open is skipped.
@@ -108,8 +103,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// An empty desk.
-    pub fn new(queue_capacity: usize, lease: Duration) -> Self {
+    pub(crate) fn new(queue_capacity: usize, lease: Duration) -> Self {
         Self {
             lanes: HashMap::new(),
             open: HashMap::new(),
@@ -123,25 +117,24 @@ impl Intake {
         }
     }
 
-    /// Begins a partition.
-    pub fn assign(&mut self, claim: &Claim, before: Before) {
+    pub(crate) fn assign(&mut self, claim: &Claim, before: Before) {
         self.drop_lane(claim.partition);
         self.last_generation += 1;
         self.lanes.insert(claim.partition, Lane::new(self.last_generation, claim, before));
     }
 
     /// Whether records of this partition are taken, and from which log.
-    pub fn log_epoch(&self, partition: i32) -> Option<i32> {
+    pub(crate) fn log_epoch(&self, partition: i32) -> Option<i32> {
         self.lanes.get(&partition).map(|lane| lane.log_epoch)
     }
 
     /// How far the partitions have come.
-    pub fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {
+    pub(crate) fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {
         self.lanes.iter().map(|(partition, lane)| (*partition, lane.reached()))
     }
 
     /// Takes a record in. What must be decided first comes back; what does not fit goes to the schedule.
-    pub fn enter(&mut self, read: Read, now: Instant) -> Vec<Undecided> {
+    pub(crate) fn enter(&mut self, read: Read, now: Instant) -> Vec<Undecided> {
         let mut undecided = Vec::new();
         let Some(lane) = self.lanes.get_mut(&read.partition) else { return undecided };
         let generation = lane.ledger.generation();
@@ -177,7 +170,7 @@ impl Intake {
     }
 
     /// The view has spoken: `deliver`, or the event is a duplicate or gone.
-    pub fn decide(&mut self, ticket: u64, deliver: bool) {
+    pub(crate) fn decide(&mut self, ticket: u64, deliver: bool) {
         let Some(open) = self.open.get_mut(&ticket).filter(|open| open.phase == Phase::Undecided) else { return };
         if deliver && self.queues.push(open.delivery.endpoint_id, ticket) {
             open.phase = Phase::Waiting;
@@ -192,7 +185,7 @@ impl Intake {
     }
 
     /// The next delivery to attempt, with the slot that `slot` gave for it.
-    pub fn start<S>(&mut self, slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, Delivery, S)> {
+    pub(crate) fn start<S>(&mut self, slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, Delivery, S)> {
         let (ticket, slot) = self.queues.next(slot)?;
         let open = self.open.get_mut(&ticket)?;
         open.phase = Phase::Flying;
@@ -201,14 +194,14 @@ impl Intake {
 
     /// The endpoint of a delivery that was about to be attempted is deleted, disabled or unusable: nothing is sent. Its
     /// row lets the retries decide, which know the difference.
-    pub fn ground(&mut self, ticket: u64) {
+    pub(crate) fn ground(&mut self, ticket: u64) {
         if let Some(open) = self.open.remove(&ticket) {
             self.spill(open.delivery, open.generation, DUE_NOW);
         }
     }
 
     /// An attempt has ended.
-    pub fn landed(&mut self, ticket: u64, landing: Landing) {
+    pub(crate) fn landed(&mut self, ticket: u64, landing: Landing) {
         let Some(open) = self.open.remove(&ticket) else { return };
         match (open.phase, landing) {
             (Phase::Leased(lease), landing) => {
@@ -226,14 +219,14 @@ impl Intake {
     }
 
     /// Spills what was read before `limit` and is not finished.
-    pub fn age(&mut self, limit: Instant) {
+    pub(crate) fn age(&mut self, limit: Instant) {
         while let Some((_, ticket)) = self.aging.pop_front_if(|(read_at, _)| *read_at <= limit) {
             self.spill_ticket(ticket);
         }
     }
 
     /// Spills everything that is open in a partition, or in all. Attempts under way go on, under leases.
-    pub fn spill_all(&mut self, partition: Option<i32>) {
+    pub(crate) fn spill_all(&mut self, partition: Option<i32>) {
         let concerned = |open: &Open| partition.is_none_or(|partition| open.delivery.event.partition == partition);
         let mut tickets: Vec<u64> =
             self.open.iter().filter(|(_, open)| concerned(open)).map(|(ticket, _)| *ticket).collect();
@@ -244,7 +237,7 @@ impl Intake {
     }
 
     /// Ends a partition: nothing more is committed of it. What was not committed belongs to whoever claims it.
-    pub fn drop_lane(&mut self, partition: i32) {
+    pub(crate) fn drop_lane(&mut self, partition: i32) {
         let Some(lane) = self.lanes.remove(&partition) else { return };
         let generation = lane.ledger.generation();
         self.rows.forget(partition);
@@ -263,7 +256,7 @@ impl Intake {
     }
 
     /// Ends a partition that was lost under this epoch. `false`: it was claimed again since, and that goes on.
-    pub fn lose(&mut self, partition: i32, epoch: i64) -> bool {
+    pub(crate) fn lose(&mut self, partition: i32, epoch: i64) -> bool {
         let is_lost = self.lanes.get(&partition).is_some_and(|lane| lane.epoch == epoch);
         if is_lost {
             self.drop_lane(partition);
@@ -271,15 +264,14 @@ impl Intake {
         is_lost
     }
 
-    /// Ends all partitions.
-    pub fn drop_all(&mut self) {
+    pub(crate) fn drop_all(&mut self) {
         let partitions: Vec<i32> = self.lanes.keys().copied().collect();
         partitions.into_iter().for_each(|partition| self.drop_lane(partition));
     }
 
     /// What the next transaction holds, with rows of at most so many bytes. Until [`Self::committed`] no second plan
     /// may be asked for.
-    pub fn plan(&mut self, max_bytes: usize) -> Plan {
+    pub(crate) fn plan(&mut self, max_bytes: usize) -> Plan {
         let rows = self.rows.take(max_bytes);
         // For the rows that are left, everything of theirs waits too: the position, and the outcome of an attempt under
         // their lease.
@@ -299,7 +291,7 @@ impl Intake {
     }
 
     /// These positions were committed.
-    pub fn committed(&mut self, moves: &[Advance]) {
+    pub(crate) fn committed(&mut self, moves: &[Advance]) {
         for one in moves {
             if let Some(lane) = self.lanes.get_mut(&one.partition).filter(|lane| lane.epoch == one.epoch) {
                 lane.committed = one.next;
@@ -308,29 +300,29 @@ impl Intake {
     }
 
     /// Whether a transaction would hold anything.
-    pub fn has_progress(&self) -> bool {
+    pub(crate) fn has_progress(&self) -> bool {
         self.rows.len() > 0
             || !self.settlements.is_empty()
             || self.lanes.iter().any(|(partition, lane)| lane.next_move(*partition, None).is_some())
     }
 
     /// Rows that wait for the next transaction.
-    pub fn rows_waiting(&self) -> usize {
+    pub(crate) fn rows_waiting(&self) -> usize {
         self.rows.len()
     }
 
     /// Their bytes, about.
-    pub fn row_bytes_waiting(&self) -> usize {
+    pub(crate) fn row_bytes_waiting(&self) -> usize {
         self.rows.bytes()
     }
 
     /// Deliveries that wait for their turn.
-    pub fn queue_depth(&self) -> usize {
+    pub(crate) fn queue_depth(&self) -> usize {
         self.queues.depth()
     }
 
     /// Records that are read and not committed, over all partitions.
-    pub fn uncommitted(&self) -> usize {
+    pub(crate) fn uncommitted(&self) -> usize {
         self.lanes.values().map(|lane| lane.ledger.len()).sum()
     }
 

@@ -45,14 +45,11 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// What the pass and the retries share. Cloning shares the parts.
 #[derive(Clone)]
-pub struct Parts {
-    /// The database.
+pub(crate) struct Parts {
     pub pool: PgPool,
     /// Full name of the events topic.
     pub topic: Arc<str>,
-    /// Endpoints.
     pub directory: Directory,
-    /// Makes attempts.
     pub pilot: Pilot,
     /// Knows whether attempts may begin.
     pub reporter: Reporter,
@@ -64,8 +61,7 @@ pub struct Parts {
     pub scheduled: Arc<Notify>,
 }
 
-/// See the module.
-pub struct Pass {
+pub(crate) struct Pass {
     config: DispatcherConfig,
     parts: Parts,
     intake: Intake,
@@ -83,7 +79,7 @@ pub struct Pass {
 
 impl Pass {
     /// A pass that has read nothing yet.
-    pub fn new(config: DispatcherConfig, parts: Parts) -> Self {
+    pub(crate) fn new(config: DispatcherConfig, parts: Parts) -> Self {
         let lease = flight::lease(Duration::from_secs(u64::from(MAX_TIMEOUT_SECONDS)));
         Self {
             intake: Intake::new(config.queue_capacity, lease),
@@ -105,7 +101,7 @@ impl Pass {
     ///
     /// # Errors
     /// What trying again does not mend.
-    pub async fn run(&mut self, session: &mut Session) -> Result<Ended, DispatchError> {
+    pub(crate) async fn run(&mut self, session: &mut Session) -> Result<Ended, DispatchError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.lost.clear();
@@ -142,7 +138,7 @@ impl Pass {
     ///
     /// # Errors
     /// As [`Self::let_go`].
-    pub async fn drain(&mut self) -> Result<(), DispatchError> {
+    pub(crate) async fn drain(&mut self) -> Result<(), DispatchError> {
         let until = tokio::time::Instant::now() + self.config.drain;
         while let Ok(Some(landed)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
             self.land(landed);

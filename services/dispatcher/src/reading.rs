@@ -17,18 +17,16 @@ use crate::matching::Snapshot;
 
 /// What a record was, for the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Goes to at least one endpoint.
     Matched,
     /// Goes to none.
     Unmatched,
-    /// Cannot be read.
     Unreadable,
 }
 
 impl Kind {
-    /// The label.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Matched => "matched",
             Self::Unmatched => "unmatched",
@@ -38,7 +36,7 @@ impl Kind {
 }
 
 /// Reads one record of a partition whose log is in `log_epoch`.
-pub fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (Read, Kind) {
+pub(crate) fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (Read, Kind) {
     let (matched, kind) = match matched(record, log_epoch, snapshot) {
         Ok(Some(matched)) => (Some(matched), Kind::Matched),
         Ok(None) => (None, Kind::Unmatched),

@@ -36,8 +36,7 @@ const POSTPONED: Duration = Duration::from_secs(1);
 const UNUSABLE: Duration = Duration::from_secs(60);
 const CANCEL_LEASE: Duration = Duration::from_secs(60);
 
-/// Works the schedule.
-pub struct Retries {
+pub(crate) struct Retries {
     parts: Parts,
     most: usize,
     drain: Duration,
@@ -54,7 +53,7 @@ pub struct Retries {
 
 impl Retries {
     /// At most `most` attempts at once; at the end they are waited for at most `drain`.
-    pub fn new(parts: &Parts, most: usize, drain: Duration) -> Self {
+    pub(crate) fn new(parts: &Parts, most: usize, drain: Duration) -> Self {
         Self {
             parts: parts.clone(),
             most,
@@ -70,7 +69,7 @@ impl Retries {
 }
 
 /// Works until `shutdown`, then waits for the attempts under way.
-pub async fn run(mut retries: Retries, shutdown: CancellationToken) {
+pub(crate) async fn run(mut retries: Retries, shutdown: CancellationToken) {
     let scheduled = retries.parts.scheduled.clone();
     let mut next_look = Instant::now();
     let mut next_count = Instant::now();

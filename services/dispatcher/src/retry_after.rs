@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 /// Reads a `Retry-After` header: seconds, or an HTTP date in any of its three forms, which is compared with `now`.
 /// Anything else asks for nothing.
-pub fn parse(value: &str, now: OffsetDateTime) -> Option<Duration> {
+pub(crate) fn parse(value: &str, now: OffsetDateTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // Too many digits mean a very long time: the limit applies later.

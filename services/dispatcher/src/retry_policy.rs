@@ -6,24 +6,23 @@
 use std::time::Duration;
 
 /// Delays after the first, second, … failed attempt when an endpoint names none, seconds: five attempts in all.
-pub const DEFAULT_DELAYS_SECONDS: [u32; 4] = [30, 120, 600, 3600];
+pub(crate) const DEFAULT_DELAYS_SECONDS: [u32; 4] = [30, 120, 600, 3600];
 /// `Retry-After` lengthens a delay at most to this.
-pub const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 /// A delay varies by this share up and down, so that what failed together does not come back together.
 const JITTER: f64 = 0.2;
 
 /// What came of an attempt, as far as the schedule is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// HTTP status; `None` when there was no answer.
     pub status: Option<u16>,
     /// What `Retry-After` asked for.
     pub retry_after: Option<Duration>,
 }
 
-/// What follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// It was taken: done.
     Delivered,
     /// Try again after this delay.
@@ -35,7 +34,7 @@ pub enum Next {
 }
 
 /// Decides what follows the attempt number `attempt` (1 is the first). `jitter` is random, from -1 to 1.
-pub fn after(delays_seconds: &[u32], attempt: u32, answer: Answer, jitter: f64) -> Next {
+pub(crate) fn after(delays_seconds: &[u32], attempt: u32, answer: Answer, jitter: f64) -> Next {
     match answer.status {
         Some(200..=299) => return Next::Delivered,
         Some(410) => return Next::Gone,

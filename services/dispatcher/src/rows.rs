@@ -11,12 +11,12 @@ mod settle;
 mod spill;
 mod sweep;
 
-pub use claim::{Claimed, claim, due_endpoints};
-pub use dedup::decide;
-pub use known::scheduled_from;
-pub use settle::{Settlement, hold, settle};
-pub use spill::{NewRow, WaitsFor, insert};
-pub use sweep::{depth, erase, sweep};
+pub(crate) use claim::{Claimed, claim, due_endpoints};
+pub(crate) use dedup::decide;
+pub(crate) use known::scheduled_from;
+pub(crate) use settle::{Settlement, hold, settle};
+pub(crate) use spill::{NewRow, WaitsFor, insert};
+pub(crate) use sweep::{depth, erase, sweep};
 
 /// Attempts are a handful; the column is a signed integer.
 fn number(attempts: u32) -> i32 {

@@ -11,14 +11,14 @@ use uuid::Uuid;
 use crate::intake::Undecided;
 
 /// Name under which the materializer keeps its positions.
-pub use schemas::topics::MATERIALIZER;
+pub(crate) use schemas::topics::MATERIALIZER;
 
 /// A decision: the ticket, and whether its event is delivered.
-pub type Decision = (u64, bool);
+pub(crate) type Decision = (u64, bool);
 
 /// Decides on events of one partition, the last of which lies at `last_offset`; nothing at all when the view has not
 /// passed it within `deadline`.
-pub async fn decide(
+pub(crate) async fn decide(
     pool: &PgPool,
     view: &PositionsPoller,
     topic: &str,

@@ -121,9 +121,6 @@ pub async fn claim(
 
 /// Youngest append time of the records before a position, milliseconds since the Unix epoch; `None` while nothing was
 /// passed.
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn record_time_ms(
     pool: &PgPool,
     consumer: &str,
@@ -134,9 +131,6 @@ pub async fn record_time_ms(
 }
 
 /// The same of all partitions of a topic that passed a record.
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn record_times(pool: &PgPool, consumer: &str, topic: &str) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "SELECT partition, (extract(epoch FROM record_time) * 1000)::bigint FROM consumer_positions
@@ -150,9 +144,6 @@ pub async fn record_times(pool: &PgPool, consumer: &str, topic: &str) -> Result<
 }
 
 /// Where every position of `consumer` stands: (topic, partition, epoch, next offset).
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn stands(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64, i64)>, sqlx::Error> {
     let query =
         sqlx::query_as("SELECT topic, partition, epoch, next_offset FROM consumer_positions WHERE consumer = $1");
@@ -161,9 +152,6 @@ pub async fn stands(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i
 
 /// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so
 /// roll back and ask [`standing`].
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn advance(
     connection: &mut PgConnection,
     consumer: &str,
@@ -196,9 +184,6 @@ pub async fn advance(
 
 /// How each position stands, after an [`advance`] that did not match or a commit whose outcome is unknown; in the order
 /// of `moves`.
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance]) -> Result<Vec<Standing>, sqlx::Error> {
     let columns = Columns::of(moves);
     let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(

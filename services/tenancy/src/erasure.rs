@@ -105,9 +105,6 @@ impl Erasure {
     }
 
     /// Whether the positions have reached the stored ends: from now on no row of the organization is added.
-    ///
-    /// # Errors
-    /// As PostgreSQL has them.
     pub async fn is_passed(&self, connection: &mut PgConnection, org_id: OrgId) -> Result<bool, sqlx::Error> {
         sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM erasures WHERE org_id = $1 AND consumer = $2 AND ends IS NOT NULL)
@@ -126,9 +123,6 @@ impl Erasure {
 
     /// Stores that this consumer holds nothing of the organization any more. A trigger sets the organization to `erased`
     /// when the last consumer is done.
-    ///
-    /// # Errors
-    /// As PostgreSQL has them.
     pub async fn done(&self, connection: &mut PgConnection, org_id: OrgId) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE erasures SET done_at = now() WHERE org_id = $1 AND consumer = $2 AND done_at IS NULL")
             .bind(org_id.as_uuid())

@@ -39,7 +39,6 @@ pub use routes::routes;
 /// Knobs of this slice.
 #[derive(Debug, Clone)]
 pub struct TenancyConfig {
-    /// The operator's token.
     pub operator_token: OperatorToken,
     /// Whether anybody may make an organization.
     pub open_signup: bool,

@@ -27,7 +27,7 @@ const REREAD_AT_ONCE: usize = 1_000;
 const HEARD_QUEUE: usize = 1_024;
 
 /// Runs both tasks until `shutdown`.
-pub async fn run(authenticator: Authenticator, shutdown: CancellationToken) {
+pub(crate) async fn run(authenticator: Authenticator, shutdown: CancellationToken) {
     let (heard, hearing) = mpsc::channel(HEARD_QUEUE);
     let pool = authenticator.pool().clone();
     let both = async { tokio::join!(listen(&pool, heard), Watch { authenticator, version: None }.run(hearing)) };

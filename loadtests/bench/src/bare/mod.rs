@@ -3,7 +3,7 @@
 //! The loop is a separate process of this binary, so that its CPU is not counted for the generator. Its request handler
 //! is in `server`, its topic in `topic`.
 
-pub mod server;
+pub(crate) mod server;
 mod topic;
 
 use std::process::Stdio;
@@ -28,23 +28,17 @@ use crate::target::{Address, port_of};
 /// Timeout for the start of the process.
 const START_BUDGET: Duration = Duration::from_secs(20);
 
-/// The bare loops.
 #[derive(Debug, Clone)]
-pub enum Loop {
+pub(crate) enum Loop {
     /// Parses the JSON and answers.
     Http,
     /// The same, and answers after Kafka has confirmed the record.
-    Produce {
-        /// Bootstrap servers.
-        brokers: String,
-        /// The producer's linger.
-        linger_ms: u32,
-    },
+    Produce { brokers: String, linger_ms: u32 },
 }
 
 impl Loop {
     /// Its name in reports.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Http => "bare-http",
             Self::Produce { .. } => "bare-produce",
@@ -53,7 +47,12 @@ impl Loop {
 }
 
 /// Runs `load` against the loop.
-pub async fn run(bare: &Loop, load: Load, thresholds: &Thresholds, server_threads: usize) -> Result<Report, Failure> {
+pub(crate) async fn run(
+    bare: &Loop,
+    load: Load,
+    thresholds: &Thresholds,
+    server_threads: usize,
+) -> Result<Report, Failure> {
     let environment = RunEnvironment::detect();
     let topic = match bare {
         Loop::Http => None,

@@ -20,12 +20,9 @@ use uuid::Uuid;
 
 /// The topic that the loop produces to.
 #[derive(Debug, Clone)]
-pub struct Sink {
-    /// Bootstrap servers.
+pub(crate) struct Sink {
     pub brokers: String,
-    /// The topic.
     pub topic: String,
-    /// The producer's linger.
     pub linger_ms: u32,
 }
 
@@ -44,7 +41,7 @@ struct Producer {
 type Shared = Arc<Option<Producer>>;
 
 /// Serves until standard input is closed, because then the parent process has exited. Prints its port.
-pub async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
+pub(crate) async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
     let producer =
         sink.map(|sink| producer(&sink).map(|producer| Producer { producer, topic: sink.topic })).transpose()?;
     let app = Router::new().route("/v1/events", post(accept)).with_state(Arc::new(producer));

@@ -9,16 +9,14 @@ use rdkafka::client::DefaultClientContext;
 
 const BUDGET: Duration = Duration::from_secs(10);
 
-/// The topic.
-pub struct Topic {
-    /// Its name.
+pub(super) struct Topic {
     pub name: String,
     admin: AdminClient<DefaultClientContext>,
 }
 
 impl Topic {
     /// Creates a topic with a unique name and as many partitions as the product's log.
-    pub async fn create(brokers: &str) -> anyhow::Result<Self> {
+    pub(super) async fn create(brokers: &str) -> anyhow::Result<Self> {
         let name = format!("bench.bare.{}", uuid::Uuid::now_v7());
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", brokers).create().context("creating a Kafka client")?;
@@ -30,8 +28,7 @@ impl Topic {
         Ok(Self { name, admin })
     }
 
-    /// Deletes it.
-    pub async fn delete(self) -> anyhow::Result<()> {
+    pub(super) async fn delete(self) -> anyhow::Result<()> {
         check(self.admin.delete_topics(&[&self.name], &options()).await, "deleting the topic")
     }
 }

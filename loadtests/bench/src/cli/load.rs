@@ -20,7 +20,7 @@ const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 
 /// The options of the load.
 #[derive(Args, Clone)]
-pub struct LoadArgs {
+pub(crate) struct LoadArgs {
     /// Requests per second.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=200_000))]
     pub rate: Option<u64>,
@@ -71,13 +71,13 @@ struct Defaults {
 
 impl LoadArgs {
     /// The load of `scenario` with the options of the command line.
-    pub fn of_scenario(&self, scenario: Scenario) -> Result<Load, Failure> {
+    pub(crate) fn of_scenario(&self, scenario: Scenario) -> Result<Load, Failure> {
         let (rate, ramp, hold, organizations, connections) = scenario.shape();
         self.load(Defaults { rate, ramp, hold, organizations, connections })
     }
 
     /// The load of a bare loop.
-    pub fn of_bare(&self) -> Result<Load, Failure> {
+    pub(crate) fn of_bare(&self) -> Result<Load, Failure> {
         let seconds = Duration::from_secs;
         self.load(Defaults {
             rate: 10_000,
@@ -89,7 +89,7 @@ impl LoadArgs {
     }
 
     /// The load of a comparison.
-    pub fn of_pair(&self, compared: Compared) -> Result<Load, Failure> {
+    pub(crate) fn of_pair(&self, compared: Compared) -> Result<Load, Failure> {
         match (compared, self.closed) {
             (Compared::S1, _) => Self { closed: true, ..self.clone() }.of_bare(),
             (Compared::S2, false) => self.of_bare(),

@@ -18,8 +18,7 @@ use uuid::Uuid;
 
 /// The fault of event number `AT`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// No fault.
+pub(crate) enum Fault {
     None,
     /// The event is accepted and not stored.
     Lost,
@@ -41,7 +40,7 @@ pub enum Fault {
 
 const AT: usize = 50;
 /// Delay until an event is in the database.
-pub const STORE_DELAY: Duration = Duration::from_millis(60);
+pub(crate) const STORE_DELAY: Duration = Duration::from_millis(60);
 
 #[derive(Default)]
 struct Organization {
@@ -62,14 +61,14 @@ struct Inner {
 type Shared = State<Arc<Inner>>;
 
 /// A running stub; it stops when dropped.
-pub struct Stub {
+pub(crate) struct Stub {
     pub url: String,
     inner: Arc<Inner>,
     server: JoinHandle<()>,
 }
 
 impl Stub {
-    pub async fn start(fault: Fault, database: Option<PgPool>) -> Self {
+    pub(crate) async fn start(fault: Fault, database: Option<PgPool>) -> Self {
         let inner = Arc::new(Inner {
             fault,
             started: OffsetDateTime::UNIX_EPOCH + TimeSpan::days(20_000),
@@ -92,7 +91,7 @@ impl Stub {
     }
 
     /// Number of created organizations.
-    pub fn organizations(&self) -> usize {
+    pub(crate) fn organizations(&self) -> usize {
         self.inner.organizations.lock().unwrap().len()
     }
 }

@@ -3,7 +3,7 @@
 use super::violation::Violation;
 
 /// Each activity of a round, with its count, must have happened at least once.
-pub fn require_activity(counts: &[(&str, usize)]) -> Vec<Violation> {
+pub(crate) fn require_activity(counts: &[(&str, usize)]) -> Vec<Violation> {
     let idle = counts.iter().filter(|(_, count)| *count == 0);
     idle.map(|(activity, _)| Violation::new("no-activity", format!("nothing was {activity} in the round"))).collect()
 }

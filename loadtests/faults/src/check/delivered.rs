@@ -15,7 +15,7 @@ const IN_FLIGHT: Duration = Duration::from_secs(5);
 
 /// A request that reached the receiver.
 #[derive(Debug, Clone)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// Name of the endpoint.
     pub endpoint: String,
     /// The header `webhook-id`; nil if it is missing.
@@ -36,8 +36,7 @@ pub struct Receipt {
 
 /// Which deliveries may be repeated although the endpoint had answered with success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redelivery {
-    /// None.
+pub(crate) enum Redelivery {
     Never,
     /// Deliveries in flight around a fault: the first success came shortly before `started`, or from then until
     /// `until`.
@@ -62,7 +61,7 @@ impl Redelivery {
 }
 
 /// Checks the endpoints of one organization. Returns the violations and the number of repeated deliveries.
-pub fn delivered(
+pub(crate) fn delivered(
     endpoints: &[String],
     rows: &[Shown],
     receipts: &[Receipt],
@@ -98,7 +97,12 @@ pub fn delivered(
 
 /// Checks the receipts after the first `checked` ones. Their round was quiet before them, so nothing may be repeated,
 /// whatever happened in the round.
-pub fn delivered_later(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], checked: usize) -> Vec<Violation> {
+pub(crate) fn delivered_later(
+    endpoints: &[String],
+    rows: &[Shown],
+    receipts: &[Receipt],
+    checked: usize,
+) -> Vec<Violation> {
     let known = receipts.get(..checked).unwrap_or(receipts);
     let (mut before, _) = delivered(endpoints, rows, known, Redelivery::Never);
     let (mut found, _) = delivered(endpoints, rows, receipts, Redelivery::Never);

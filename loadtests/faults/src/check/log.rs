@@ -10,19 +10,16 @@ use crate::ledger::Shown;
 
 /// An event on the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEvent {
-    /// Its organization.
+pub(crate) struct LogEvent {
     pub org: Uuid,
-    /// Its id.
     pub id: Uuid,
     /// Kind and key of its dedup key, and its body hash, if it has a dedup key.
     pub dedup: Option<(String, String, String)>,
-    /// Partition and offset.
     pub position: (i32, i64),
 }
 
 /// For one organization the view shows what the log has, without the duplicates.
-pub fn view_matches_log(
+pub(crate) fn view_matches_log(
     org: Uuid,
     events: &[LogEvent],
     acked: &HashSet<(Uuid, Uuid)>,
@@ -58,7 +55,7 @@ pub fn view_matches_log(
 }
 
 /// Each duplicate shares dedup key and body with its original; of the events that share both, only one is no duplicate.
-pub fn duplicates_justified(org: Uuid, events: &[LogEvent], duplicates: &Duplicates) -> Vec<Violation> {
+pub(crate) fn duplicates_justified(org: Uuid, events: &[LogEvent], duplicates: &Duplicates) -> Vec<Violation> {
     let mut found = Vec::new();
     let of_org: HashMap<Uuid, &LogEvent> =
         events.iter().filter(|event| event.org == org).map(|event| (event.id, event)).collect();

@@ -9,9 +9,9 @@ mod status;
 mod stored;
 mod violation;
 
-pub use self::activity::require_activity;
-pub use self::delivered::{Receipt, Redelivery, delivered, delivered_later};
-pub use self::log::{LogEvent, duplicates_justified, view_matches_log};
-pub use self::status::status;
-pub use self::stored::{in_order, stored, tail_complete};
-pub use self::violation::{Duplicates, Violation};
+pub(crate) use self::activity::require_activity;
+pub(crate) use self::delivered::{Receipt, Redelivery, delivered, delivered_later};
+pub(crate) use self::log::{LogEvent, duplicates_justified, view_matches_log};
+pub(crate) use self::status::status;
+pub(crate) use self::stored::{in_order, stored, tail_complete};
+pub(crate) use self::violation::{Duplicates, Violation};

@@ -13,7 +13,12 @@ use crate::ledger::Shown;
 ///
 /// A delivery in flight when a dispatcher was hit is repeated, or cancelled if the event was acknowledged meanwhile. A
 /// cancelled delivery does not count, so such an event may be `pending`.
-pub fn status(endpoints: &[String], rows: &[Shown], receipts: &[Receipt], redelivery: Redelivery) -> Vec<Violation> {
+pub(crate) fn status(
+    endpoints: &[String],
+    rows: &[Shown],
+    receipts: &[Receipt],
+    redelivery: Redelivery,
+) -> Vec<Violation> {
     if endpoints.is_empty() {
         return Vec::new();
     }

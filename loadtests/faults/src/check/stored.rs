@@ -9,7 +9,7 @@ use super::violation::{Duplicates, Violation};
 use crate::ledger::{Ack, Outcome, Sent, Shown};
 
 /// Compares the requests and acknowledgements of one organization with its whole inbox.
-pub fn stored(
+pub(crate) fn stored(
     org: Uuid,
     sent: &[&Sent],
     acks: &HashMap<Uuid, Ack>,
@@ -106,7 +106,7 @@ fn check_acks(acks: &HashMap<Uuid, Ack>, rows: &[Shown], found: &mut Vec<Violati
 }
 
 /// The events of each sender are shown in the order in which they were accepted.
-pub fn in_order(sent: &[&Sent], rows: &[Shown]) -> Vec<Violation> {
+pub(crate) fn in_order(sent: &[&Sent], rows: &[Shown]) -> Vec<Violation> {
     let index_of: HashMap<&str, usize> =
         rows.iter().enumerate().map(|(index, row)| (row.tag.as_str(), index)).collect();
     let mut last: HashMap<usize, (usize, &str)> = HashMap::new();
@@ -129,7 +129,7 @@ pub fn in_order(sent: &[&Sent], rows: &[Shown]) -> Vec<Violation> {
 }
 
 /// A reader that followed the inbox by cursor was shown each event once, in the order in which it is listed now.
-pub fn tail_complete(org: Uuid, seen: &[Shown], rows: &[Shown]) -> Vec<Violation> {
+pub(crate) fn tail_complete(org: Uuid, seen: &[Shown], rows: &[Shown]) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut known = HashSet::new();
     for shown in seen {

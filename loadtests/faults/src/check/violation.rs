@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// A rule that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
+pub(crate) struct Violation {
     /// The name of the rule, in lower case with hyphens.
     pub rule: String,
     /// What was found, with ids.
@@ -16,10 +16,10 @@ pub struct Violation {
 
 impl Violation {
     /// A violation of `rule`.
-    pub fn new(rule: &str, found: impl Into<String>) -> Self {
+    pub(crate) fn new(rule: &str, found: impl Into<String>) -> Self {
         Self { rule: rule.to_owned(), found: found.into() }
     }
 }
 
 /// Organization and id of each duplicate, with the id of its original.
-pub type Duplicates = HashMap<(Uuid, Uuid), Uuid>;
+pub(crate) type Duplicates = HashMap<(Uuid, Uuid), Uuid>;

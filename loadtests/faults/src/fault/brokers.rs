@@ -31,12 +31,10 @@ enum Action {
     Halt,
 }
 
-/// Which brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victims {
     /// One that leads partitions of the events topic; if possible not the controller leader.
     One,
-    /// The controller leader.
     ControllerLeader,
     /// Two, which is a majority of three.
     Two,

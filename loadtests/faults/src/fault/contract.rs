@@ -9,10 +9,10 @@ use crate::load::Tenant;
 use crate::system::System;
 
 /// A pending result of a fault. Boxed, so that faults of different types are in one list.
-pub type Pending<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + 'a>>;
+pub(super) type Pending<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + 'a>>;
 
 /// One kind of failure that the suite can inject.
-pub trait Fault: Sync {
+pub(crate) trait Fault: Sync {
     /// The name on the command line and in reports.
     fn id(&self) -> &'static str;
 
@@ -51,7 +51,7 @@ pub trait Fault: Sync {
 
 /// When a delivery may be repeated although the endpoint had answered with success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RedeliveryPolicy {
+pub(crate) enum RedeliveryPolicy {
     /// Never: no dispatcher lost a partition and no attempt report was lost.
     Never,
     /// From the start of the fault until the victim is ready, and `margin` longer.
@@ -65,7 +65,7 @@ pub enum RedeliveryPolicy {
 }
 
 /// What a fault gets.
-pub struct InjectionContext<'a> {
+pub(crate) struct InjectionContext<'a> {
     /// The system to break.
     pub system: &'a System,
     /// The organizations of the round.
@@ -78,7 +78,7 @@ pub struct InjectionContext<'a> {
 
 /// How long faults last; chosen per run.
 #[derive(Debug, Clone, Copy)]
-pub struct FaultTiming {
+pub(crate) struct FaultTiming {
     /// How long a killed or terminated process stays down.
     pub down: Duration,
     /// How long a process is halted: longer than the session of a consumer.
@@ -88,8 +88,7 @@ pub struct FaultTiming {
 }
 
 /// What an injected fault did.
-pub struct Injection {
-    /// When it started.
+pub(crate) struct Injection {
     pub started: Instant,
     /// When it was undone.
     pub undone: Instant,
@@ -105,7 +104,7 @@ pub struct Injection {
 
 impl InjectionContext<'_> {
     /// An injection that started then and was undone just now.
-    pub fn injected_since(&self, started: Instant) -> Injection {
+    pub(crate) fn injected_since(&self, started: Instant) -> Injection {
         Injection {
             started,
             undone: Instant::now(),
@@ -119,4 +118,4 @@ impl InjectionContext<'_> {
 
 /// How long the product retries to report an attempt. Answers that come later than this after Kafka and PostgreSQL are
 /// back are always reported.
-pub const REPORT_RETRIES: Duration = Duration::from_secs(15);
+pub(super) const REPORT_RETRIES: Duration = Duration::from_secs(15);

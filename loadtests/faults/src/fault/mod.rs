@@ -11,10 +11,10 @@ mod rebalances;
 mod receivers;
 mod roles;
 
-pub use self::contract::{Fault, FaultTiming, Injection, InjectionContext, RedeliveryPolicy};
+pub(crate) use self::contract::{Fault, FaultTiming, Injection, InjectionContext, RedeliveryPolicy};
 
 /// All faults, in the order in which they run alone.
-pub fn all() -> Vec<&'static dyn Fault> {
+pub(crate) fn all() -> Vec<&'static dyn Fault> {
     [
         roles::ALL,
         brokers::ALL,
@@ -29,7 +29,7 @@ pub fn all() -> Vec<&'static dyn Fault> {
 }
 
 /// Injects the fault. Also reports the processes that had exited before it.
-pub async fn inject(fault: &dyn Fault, context: &InjectionContext<'_>) -> anyhow::Result<Injection> {
+pub(crate) async fn inject(fault: &dyn Fault, context: &InjectionContext<'_>) -> anyhow::Result<Injection> {
     // Checked before: the fault may restart a victim that had exited, and hide that.
     let exited = context.system.fleet.exited_unexpectedly();
     let mut injection = fault.inject(context).await?;

@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Acknowledges the events of `shown` until that channel is closed. Events that wait then are not acknowledged: if
 /// acknowledging is slow, there may be many.
-pub async fn acknowledge(
+pub(super) async fn acknowledge(
     context: Arc<RoundContext>,
     tenant: usize,
     producer: FutureProducer,

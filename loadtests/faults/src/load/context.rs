@@ -11,13 +11,13 @@ use crate::ledger::Ledger;
 use crate::receiver::Receiver;
 
 /// By HTTP there is one sender for each way to name an event.
-pub const NAMINGS: [Naming; 3] = [Naming::None, Naming::IdempotencyKey, Naming::DedupId];
+pub(super) const NAMINGS: [Naming; 3] = [Naming::None, Naming::IdempotencyKey, Naming::DedupId];
 /// Senders of each organization: those by HTTP, and a native one.
-pub const SENDERS_PER_TENANT: usize = NAMINGS.len() + 1;
+pub(super) const SENDERS_PER_TENANT: usize = NAMINGS.len() + 1;
 
 /// How a sender names its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Naming {
+pub(super) enum Naming {
     /// Not at all: a request with an unknown outcome is never retried.
     None,
     /// By the header `Idempotency-Key`.
@@ -27,8 +27,7 @@ pub enum Naming {
 }
 
 /// An organization of one round.
-pub struct Tenant {
-    /// Its id.
+pub(crate) struct Tenant {
     pub org: Uuid,
     /// An API key with all permissions for events.
     pub key: String,
@@ -37,16 +36,14 @@ pub struct Tenant {
 }
 
 /// The context of one round.
-pub struct RoundContext {
+pub(crate) struct RoundContext {
     /// Client of the HTTP API.
     pub api: Arc<Api>,
     /// Bootstrap servers for native records.
     pub brokers: String,
     /// Names of the topics.
     pub topics: TopicNames,
-    /// The organizations.
     pub tenants: Arc<Vec<Tenant>>,
-    /// Records everything.
     pub ledger: Arc<Ledger>,
     /// The webhook receiver: an event is acknowledged only after its delivery.
     pub receiver: Arc<Receiver>,
@@ -59,7 +56,7 @@ pub struct RoundContext {
 impl RoundContext {
     /// What was not accepted in any organization since then, as a sentence: events of one kind of HTTP sender, or
     /// acknowledgements.
-    pub fn not_accepted_since(&self, since: Instant) -> Option<String> {
+    pub(crate) fn not_accepted_since(&self, since: Instant) -> Option<String> {
         let accepted = self.ledger.senders_accepted_since(since);
         let is_blocked =
             |nth: usize| !(0..self.tenants.len()).any(|tenant| accepted.contains(&(tenant * SENDERS_PER_TENANT + nth)));

@@ -19,7 +19,7 @@ const MAX_RECENT: usize = 20;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Sends until the sender has to stop.
-pub async fn send(mut sender: Sender, naming: Naming) {
+pub(super) async fn send(mut sender: Sender, naming: Naming) {
     let mut recent: VecDeque<String> = VecDeque::new();
     for seq in 0.. {
         let started = Instant::now();
@@ -56,7 +56,7 @@ async fn until_accepted(sender: &Sender, naming: Naming, tag: &str) -> bool {
 }
 
 /// Sends one event once and records the outcome.
-pub async fn once(sender: &Sender, naming: Naming, tag: &str) -> Outcome {
+pub(super) async fn once(sender: &Sender, naming: Naming, tag: &str) -> Outcome {
     let Some(tenant) = sender.tenant() else { return Outcome::Refused };
     let body = sender.body(tag, naming == Naming::DedupId);
     let idempotency_key = (naming == Naming::IdempotencyKey).then_some(tag);

@@ -12,6 +12,6 @@ mod running;
 mod sender;
 mod tail;
 
-pub use self::context::{RoundContext, Tenant};
-pub use self::probe::probe_all;
-pub use self::running::Load;
+pub(crate) use self::context::{RoundContext, Tenant};
+pub(crate) use self::probe::probe_all;
+pub(crate) use self::running::Load;

@@ -28,7 +28,7 @@ const REPEAT_EVERY: u64 = 7;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A producer with the options that `docs/kafka-producers.md` asks for.
-pub fn producer(brokers: &str) -> anyhow::Result<FutureProducer> {
+pub(super) fn producer(brokers: &str) -> anyhow::Result<FutureProducer> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", brokers)
@@ -43,7 +43,7 @@ pub fn producer(brokers: &str) -> anyhow::Result<FutureProducer> {
 }
 
 /// Sends until the sender has to stop: JSON with a `dedup_id` and Avro without a name in turns.
-pub async fn send(mut sender: Sender, producer: FutureProducer) {
+pub(super) async fn send(mut sender: Sender, producer: FutureProducer) {
     for seq in 0.. {
         let started = Instant::now();
         let tag = sender.tag(seq);
@@ -120,7 +120,7 @@ fn avro(sender: &Sender, tag: &str, org: Uuid) -> (Vec<u8>, Option<Uuid>) {
 }
 
 /// Writes an acknowledgement as JSON or as Avro. Returns whether Kafka confirmed it.
-pub async fn acknowledge(producer: &FutureProducer, topic: &str, org: Uuid, event: Uuid, is_json: bool) -> bool {
+pub(super) async fn acknowledge(producer: &FutureProducer, topic: &str, org: Uuid, event: Uuid, is_json: bool) -> bool {
     let ack = Ack { org_id: OrgId::from_uuid(org), event_id: EventId::from_uuid(event) };
     let value = if is_json {
         json!({"event_id": event}).to_string().into_bytes()

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The instances that accepted nothing in time, as a sentence.
-pub async fn probe_all(
+pub(crate) async fn probe_all(
     context: &RoundContext,
     base_urls: Vec<String>,
     since: Instant,

@@ -15,8 +15,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many shown events may wait for the acknowledger.
 const SHOWN_CAPACITY: usize = 10_000;
 
-/// A running load.
-pub struct Load {
+pub(crate) struct Load {
     stop_senders: watch::Sender<bool>,
     stop_readers: watch::Sender<bool>,
     senders: JoinSet<()>,
@@ -25,7 +24,7 @@ pub struct Load {
 
 impl Load {
     /// Starts all senders and readers.
-    pub fn start(context: &Arc<RoundContext>) -> anyhow::Result<Self> {
+    pub(crate) fn start(context: &Arc<RoundContext>) -> anyhow::Result<Self> {
         let (stop_senders, senders_stopped) = watch::channel(false);
         let (stop_readers, readers_stopped) = watch::channel(false);
         let (mut senders, mut readers) = (JoinSet::new(), JoinSet::new());
@@ -53,13 +52,12 @@ impl Load {
     }
 
     /// Stops the senders after their requests in flight. The readers continue.
-    pub async fn stop_sending(&mut self) {
+    pub(crate) async fn stop_sending(&mut self) {
         let _no_sender_left = self.stop_senders.send(true);
         join(&mut self.senders).await;
     }
 
-    /// Stops the readers.
-    pub async fn stop_reading(mut self) {
+    pub(crate) async fn stop_reading(mut self) {
         let _no_reader_left = self.stop_readers.send(true);
         join(&mut self.readers).await;
     }

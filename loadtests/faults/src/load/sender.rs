@@ -9,8 +9,7 @@ use tokio::sync::watch;
 use super::context::{RoundContext, Tenant};
 
 /// What every sender has.
-pub struct Sender {
-    /// The round.
+pub(super) struct Sender {
     pub context: Arc<RoundContext>,
     /// Index of the organization.
     pub tenant: usize,
@@ -24,17 +23,16 @@ pub struct Sender {
 
 impl Sender {
     /// The tag of its event `seq`.
-    pub fn tag(&self, seq: u64) -> String {
+    pub(super) fn tag(&self, seq: u64) -> String {
         format!("{}-o{}-s{}-{seq}", self.context.prefix, self.tenant, self.number)
     }
 
-    /// The organization.
-    pub fn tenant(&self) -> Option<&Tenant> {
+    pub(super) fn tenant(&self) -> Option<&Tenant> {
         self.context.tenants.get(self.tenant)
     }
 
     /// The body of an event: the same bytes for the same tag.
-    pub fn body(&self, tag: &str, dedup_id: bool) -> String {
+    pub(super) fn body(&self, tag: &str, dedup_id: bool) -> String {
         let org = self.tenant().map(|tenant| tenant.org);
         let mut event = json!({
             "event_type": format!("fault.{}", self.number % 3),
@@ -48,7 +46,7 @@ impl Sender {
     }
 
     /// Waits until the next event is due. Returns `false` when the sender has to stop.
-    pub async fn wait_for_turn(&mut self, started: Instant) -> bool {
+    pub(super) async fn wait_for_turn(&mut self, started: Instant) -> bool {
         let left = self.interval.saturating_sub(started.elapsed());
         tokio::select! {
             _ = self.stop.wait_for(|stop| *stop) => false,
@@ -57,7 +55,7 @@ impl Sender {
     }
 
     /// Whether the sender has to stop.
-    pub fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }
 }

@@ -18,7 +18,12 @@ const WAIT_SECONDS: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Follows the inbox until it has to stop. Sends the ids of shown events to `show`, and drops them if that is full.
-pub async fn follow(context: Arc<RoundContext>, tenant: usize, show: mpsc::Sender<Uuid>, stop: watch::Receiver<bool>) {
+pub(super) async fn follow(
+    context: Arc<RoundContext>,
+    tenant: usize,
+    show: mpsc::Sender<Uuid>,
+    stop: watch::Receiver<bool>,
+) {
     let mut cursor: Option<String> = None;
     while !*stop.borrow() {
         let Some(of) = context.tenants.get(tenant) else { return };

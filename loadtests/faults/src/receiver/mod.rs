@@ -4,4 +4,4 @@ mod request;
 mod server;
 mod signature;
 
-pub use self::server::{Receiver, ReceiverBehavior};
+pub(crate) use self::server::{Receiver, ReceiverBehavior};

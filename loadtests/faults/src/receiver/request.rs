@@ -10,8 +10,7 @@ const MAX_LINE_BYTES: usize = 16 * 1024;
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 const MAX_HEADERS: usize = 100;
 
-/// A received request.
-pub struct Request {
+pub(super) struct Request {
     /// With its leading slash.
     pub path: String,
     headers: Vec<(String, String)>,
@@ -21,13 +20,13 @@ pub struct Request {
 
 impl Request {
     /// The value of a header, named in lower case; empty when there is none.
-    pub fn header(&self, name: &str) -> &str {
+    pub(super) fn header(&self, name: &str) -> &str {
         self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 }
 
 /// The next request; `None` when the client has closed the connection.
-pub async fn read_request(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
+pub(super) async fn read_request(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
     let first = line(stream).await?;
     let Some(path) = first.split(' ').nth(1) else { return Ok(None) };
     let mut request = Request { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };

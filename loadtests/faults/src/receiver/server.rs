@@ -24,10 +24,9 @@ const DRIP: Duration = Duration::from_secs(1);
 
 /// How an endpoint answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReceiverBehavior {
+pub(crate) enum ReceiverBehavior {
     /// 204 at once.
     Healthy,
-    /// It never answers.
     Hangs,
     /// It resets the connection.
     Resets,
@@ -51,7 +50,7 @@ struct Shared {
 }
 
 /// A running receiver; it stops when dropped.
-pub struct Receiver {
+pub(crate) struct Receiver {
     port: u16,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
@@ -59,7 +58,7 @@ pub struct Receiver {
 
 impl Receiver {
     /// Listens on a free port.
-    pub async fn start() -> anyhow::Result<Self> {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared::default());
@@ -68,43 +67,43 @@ impl Receiver {
     }
 
     /// The URL of an endpoint.
-    pub fn url(&self, endpoint: &str) -> String {
+    pub(crate) fn url(&self, endpoint: &str) -> String {
         format!("http://127.0.0.1:{}/{endpoint}", self.port)
     }
 
     /// Registers an endpoint with the secret that signs its requests.
-    pub fn register(&self, endpoint: &str, secret: String) {
+    pub(crate) fn register(&self, endpoint: &str, secret: String) {
         lock(&self.shared.secrets).insert(endpoint.to_owned(), secret);
     }
 
     /// From now on the endpoints answer like this.
-    pub fn set_behavior(&self, endpoints: &[String], behavior: ReceiverBehavior) {
+    pub(crate) fn set_behavior(&self, endpoints: &[String], behavior: ReceiverBehavior) {
         let mut behaviors = lock(&self.shared.behaviors);
         behaviors.extend(endpoints.iter().map(|endpoint| (endpoint.clone(), behavior)));
     }
 
     /// Whether the endpoint got a request while it misbehaved.
-    pub fn was_called_while_faulty(&self, endpoint: &str) -> bool {
+    pub(crate) fn was_called_while_faulty(&self, endpoint: &str) -> bool {
         lock(&self.shared.called_while_faulty).contains(endpoint)
     }
 
     /// Requested paths that belong to no endpoint.
-    pub fn unknown_paths(&self) -> Vec<String> {
+    pub(crate) fn unknown_paths(&self) -> Vec<String> {
         lock(&self.shared.unknown_paths).iter().cloned().collect()
     }
 
     /// All requests to these endpoints, in the order of their arrival.
-    pub fn receipts(&self, endpoints: &[String]) -> Vec<Receipt> {
+    pub(crate) fn receipts(&self, endpoints: &[String]) -> Vec<Receipt> {
         lock(&self.shared.receipts).iter().filter(|receipt| endpoints.contains(&receipt.endpoint)).cloned().collect()
     }
 
     /// Whether the endpoint answered a delivery of the event with success.
-    pub fn has_succeeded(&self, endpoint: &str, id: Uuid) -> bool {
+    pub(crate) fn has_succeeded(&self, endpoint: &str, id: Uuid) -> bool {
         lock(&self.shared.succeeded).contains(&(endpoint.to_owned(), id))
     }
 
     /// Deletes the recorded requests.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         lock(&self.shared.receipts).clear();
         lock(&self.shared.succeeded).clear();
     }

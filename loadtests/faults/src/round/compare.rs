@@ -24,8 +24,7 @@ use crate::waiting::{wait_for_consumers, wait_for_deliveries};
 const POLL: Duration = Duration::from_millis(100);
 
 /// What the comparison needs.
-pub struct Comparison<'a> {
-    /// The system.
+pub(super) struct Comparison<'a> {
     pub system: &'a System,
     /// The fault of the round.
     pub fault: &'a dyn Fault,
@@ -45,7 +44,7 @@ pub struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// Compares; adds to `outcomes` and returns the results of all organizations.
-    pub async fn run(
+    pub(super) async fn run(
         &self,
         log_start: EndOffsets,
         log_end: EndOffsets,

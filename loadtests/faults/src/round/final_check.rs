@@ -16,7 +16,7 @@ use crate::system::System;
 use crate::waiting::{wait_for_consumers, wait_for_deliveries};
 
 /// Rebuilds and replays everything since `started_at`, and checks the results of all rounds again.
-pub async fn final_check(
+pub(crate) async fn final_check(
     system: &System,
     results: &[RoundResult],
     started_at: OffsetDateTime,

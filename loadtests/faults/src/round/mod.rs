@@ -7,6 +7,6 @@ mod outcomes;
 mod rebalances;
 mod run;
 
-pub use self::final_check::final_check;
-pub use self::outcomes::{Outcomes, RoundOptions, RoundResult};
-pub use self::run::run;
+pub(crate) use self::final_check::final_check;
+pub(crate) use self::outcomes::{Outcomes, RoundOptions, RoundResult};
+pub(crate) use self::run::run;

@@ -15,8 +15,7 @@ const MAX_EXAMPLES: usize = 20;
 
 /// Options of a round.
 #[derive(Debug, Clone, Copy)]
-pub struct RoundOptions {
-    /// Events per second.
+pub(crate) struct RoundOptions {
     pub rate: u32,
     /// Duration of the load before the fault.
     pub load_before: Duration,
@@ -30,7 +29,7 @@ pub struct RoundOptions {
 
 /// The outcomes of a round.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Outcomes {
+pub(crate) struct Outcomes {
     /// Requests by outcome.
     pub counts: Counts,
     /// Events in the inboxes.
@@ -46,13 +45,12 @@ pub struct Outcomes {
     /// From the end of the fault until accepted events were shown, consumers had caught up and new requests were
     /// accepted, in seconds.
     pub recovery_seconds: Option<f64>,
-    /// The violated rules.
     pub violations: Vec<Violation>,
 }
 
 impl Outcomes {
     /// Adds violations: the first of each rule, and the number of the others.
-    pub fn add_violations(&mut self, found: Vec<Violation>) {
+    pub(crate) fn add_violations(&mut self, found: Vec<Violation>) {
         let mut counts: HashMap<String, usize> = HashMap::new();
         for violation in found {
             let count = counts.entry(violation.rule.clone()).or_default();
@@ -68,14 +66,12 @@ impl Outcomes {
 }
 
 /// The result of a round for one organization. The final check must find it unchanged.
-pub struct RoundResult {
-    /// The organization.
+pub(crate) struct RoundResult {
     pub org: Uuid,
     /// An API key of it.
     pub key: String,
     /// Its inbox, in order.
     pub rows: Vec<Shown>,
-    /// Its endpoints.
     pub endpoints: Vec<String>,
     /// Number of receipts that were checked with the round. The final check checks the later ones.
     pub receipts_checked: usize,

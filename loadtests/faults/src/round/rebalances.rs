@@ -7,11 +7,10 @@ use crate::fleet::Role;
 use crate::system::System;
 
 /// Number of claims by each role when a round started.
-pub struct ClaimCounts(HashMap<&'static str, i64>);
+pub(super) struct ClaimCounts(HashMap<&'static str, i64>);
 
 impl ClaimCounts {
-    /// The counts now.
-    pub async fn now(system: &System) -> anyhow::Result<Self> {
+    pub(super) async fn now(system: &System) -> anyhow::Result<Self> {
         let mut counts = HashMap::new();
         for role in [Role::Materializer, Role::Dispatcher] {
             counts.insert(role.name(), audit::count_claims(&system.pool, role.name()).await?);
@@ -20,7 +19,7 @@ impl ClaimCounts {
     }
 
     /// Whether an instance of the role has claimed a partition since these counts.
-    pub async fn was_rebalanced(&self, system: &System, role: Role) -> anyhow::Result<bool> {
+    pub(super) async fn was_rebalanced(&self, system: &System, role: Role) -> anyhow::Result<bool> {
         let before = self.0.get(role.name()).copied().unwrap_or_default();
         Ok(audit::count_claims(&system.pool, role.name()).await? > before)
     }

@@ -17,7 +17,7 @@ use crate::system::System;
 use crate::waiting::{wait_for_consumers, wait_for_recovery};
 
 /// Runs a round, and adds its results to `results`. All tags and names of the round start with `name`.
-pub async fn run(
+pub(crate) async fn run(
     system: &System,
     fault: &dyn Fault,
     options: RoundOptions,

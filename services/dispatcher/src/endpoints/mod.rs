@@ -3,9 +3,9 @@
 //!
 //! Nothing here needs Kafka. Sending to endpoints is the rest of the crate.
 
-pub mod input;
-pub mod secrets;
-pub mod store;
+pub(crate) mod input;
+pub(crate) mod secrets;
+pub(crate) mod store;
 
 use std::sync::Arc;
 

@@ -8,24 +8,18 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// Endpoints that an organization may have.
-pub const MAX_ENDPOINTS: i64 = 100;
+pub(crate) const MAX_ENDPOINTS: i64 = 100;
 /// Endpoints that one statement erases at most.
 const ERASE_ROWS: i64 = 1000;
 
-/// An endpoint's row.
 #[derive(Clone)]
-pub struct Stored {
-    /// Its id.
+pub(crate) struct Stored {
     pub id: EndpointId,
-    /// Whose it is.
     pub org_id: OrgId,
-    /// Where requests go.
     pub url: String,
     /// Patterns.
     pub event_types: Vec<String>,
-    /// For people.
     pub description: Option<String>,
-    /// See [`super::secrets`].
     pub sealed_headers: Option<Vec<u8>>,
     /// See [`super::secrets`]; `None` once it is deleted.
     pub sealed_secret: Option<Vec<u8>>,
@@ -74,7 +68,7 @@ impl FromRow<'_, PgRow> for Stored {
 
 /// Why an endpoint was not stored.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The organization has as many as it may have.
     #[error("an organization has at most {MAX_ENDPOINTS} endpoints")]
     TooMany,
@@ -98,7 +92,7 @@ async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error
 ///
 /// # Errors
 /// [`StoreError::TooMany`], [`StoreError::Erased`], or as PostgreSQL has them; nothing is stored then.
-pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
+pub(crate) async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
     // The lock orders this against a tombstone: either the erasure finds this endpoint, or this sees the tombstone.
@@ -144,10 +138,7 @@ pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
 }
 
 /// The organization's endpoints, oldest first.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sqlx::Error> {
+pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND deleted_at IS NULL ORDER BY created_at, id LIMIT $2")
         .bind(org_id.as_uuid())
         .bind(MAX_ENDPOINTS)
@@ -156,10 +147,7 @@ pub async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sqlx::Err
 }
 
 /// One endpoint of the organization.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<Stored>, sqlx::Error> {
+pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL")
         .bind(org_id.as_uuid())
         .bind(id.as_uuid())
@@ -168,10 +156,7 @@ pub async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<
 }
 
 /// The organization's default endpoint, if it has one.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, sqlx::Error> {
+pub(crate) async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND is_default AND deleted_at IS NULL")
         .bind(org_id.as_uuid())
         .fetch_optional(pool)
@@ -183,7 +168,7 @@ pub async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, 
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is changed then.
-pub async fn update(
+pub(crate) async fn update(
     pool: &PgPool,
     org_id: OrgId,
     id: EndpointId,
@@ -237,7 +222,7 @@ pub async fn update(
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is deleted then.
-pub async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
+pub(crate) async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
     let deleted = sqlx::query(
@@ -266,10 +251,7 @@ pub async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool
 }
 
 /// Disables an endpoint that answered 410. One that is disabled or deleted already stays as it is.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Error> {
+pub(crate) async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
     let disabled = sqlx::query(
@@ -291,7 +273,7 @@ pub async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Err
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is erased then.
-pub async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
+pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
     // Asked first: raising the version has every dispatcher read changes.
     let is_left: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM endpoints WHERE org_id = $1 AND url <> '')")
         .bind(org_id.as_uuid())
@@ -319,7 +301,7 @@ pub async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, 
 
 /// What decides whether the endpoints that a dispatcher knows still hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
+pub(crate) struct Version {
     /// Grows with every change of an endpoint.
     pub version: i64,
     /// Organizations that are being erased and whose endpoints the dispatcher has not deleted yet, sorted.
@@ -328,10 +310,7 @@ pub struct Version {
 
 /// The version now. It is read before every attempt, so it is one statement. The list is empty except for a second or
 /// so after a tombstone.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn version(pool: &PgPool) -> Result<Version, sqlx::Error> {
+pub(crate) async fn version(pool: &PgPool) -> Result<Version, sqlx::Error> {
     let (version, erasing): (i64, Vec<Uuid>) = sqlx::query_as(
         "SELECT version, ARRAY(SELECT o.id FROM contract.organizations o
                                WHERE o.status = 'erasing'
@@ -345,9 +324,6 @@ pub async fn version(pool: &PgPool) -> Result<Version, sqlx::Error> {
 }
 
 /// Endpoints, deleted ones too, that changed after `version`.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn changed_since(pool: &PgPool, version: i64) -> Result<Vec<Stored>, sqlx::Error> {
+pub(crate) async fn changed_since(pool: &PgPool, version: i64) -> Result<Vec<Stored>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE version > $1").bind(version).fetch_all(pool).await
 }

@@ -8,7 +8,7 @@ use crate::delivery::Delivery;
 
 /// Deliveries ahead of the position that were scheduled before the assignment: they are not started again.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Scheduled {
+pub(crate) struct Scheduled {
     /// (offset, delivery). Another record may have the same event id, and be the one that is sent.
     records: HashSet<(i64, DeliveryId)>,
     /// Rows of an older log epoch that answer for every record of their event.
@@ -17,7 +17,7 @@ pub struct Scheduled {
 
 impl Scheduled {
     /// Adds a row that answers for the record at `offset`, or for every record of its event.
-    pub fn add(&mut self, delivery: DeliveryId, offset: Option<i64>) {
+    pub(crate) fn add(&mut self, delivery: DeliveryId, offset: Option<i64>) {
         match offset {
             Some(offset) => drop(self.records.insert((offset, delivery))),
             None => drop(self.at_any_offset.insert(delivery)),

@@ -27,7 +27,7 @@ impl Pass {
     /// # Errors
     /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered
     /// again.
-    pub async fn let_go(&mut self) -> Result<(), DispatchError> {
+    pub(crate) async fn let_go(&mut self) -> Result<(), DispatchError> {
         self.intake.spill_all(None);
         self.commit_in_time().await?;
         self.intake.drop_all();

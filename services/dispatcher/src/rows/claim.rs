@@ -12,12 +12,10 @@ use crate::delivery::{Accepted, Delivery};
 
 /// A row that was claimed for an attempt.
 #[derive(Debug, Clone)]
-pub struct Claimed {
-    /// What is delivered.
+pub(crate) struct Claimed {
     pub delivery: Delivery,
     /// Attempts made before.
     pub attempts: u32,
-    /// Under which lease.
     pub lease: Uuid,
     /// Whether its event is acknowledged, so that nothing need be sent again.
     pub acknowledged: bool,
@@ -25,10 +23,7 @@ pub struct Claimed {
 
 /// Endpoints with pending rows, and in how many seconds the first row of each is due (negative: it is overdue). Costs
 /// one index look-up per endpoint, however many rows each has.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn due_endpoints(pool: &PgPool) -> Result<Vec<(EndpointId, f64)>, sqlx::Error> {
+pub(crate) async fn due_endpoints(pool: &PgPool) -> Result<Vec<(EndpointId, f64)>, sqlx::Error> {
     let rows: Vec<(Uuid, f64)> = sqlx::query_as(
         "WITH RECURSIVE first AS (
              (SELECT endpoint_id, due_at FROM delivery_schedule WHERE state = 'pending'
@@ -52,7 +47,10 @@ pub async fn due_endpoints(pool: &PgPool) -> Result<Vec<(EndpointId, f64)>, sqlx
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is claimed then.
-pub async fn claim(pool: &PgPool, wanted: &[(EndpointId, usize, Duration)]) -> Result<Vec<Claimed>, sqlx::Error> {
+pub(crate) async fn claim(
+    pool: &PgPool,
+    wanted: &[(EndpointId, usize, Duration)],
+) -> Result<Vec<Claimed>, sqlx::Error> {
     sqlx::query_as(
         "UPDATE delivery_schedule AS s
          SET lease_id = gen_random_uuid(), due_at = now() + make_interval(secs => due.lease_seconds)

@@ -11,10 +11,7 @@ use crate::intake::Scheduled;
 /// A row answers for its own record. Another record with the same event id asks the view for itself, and at most one of
 /// the two is shown. In an older log epoch the offset says nothing: a row that no longer waits for the duplicate
 /// decision answers for every record of its event. One that waits is decided at its own offset and answers for that.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn scheduled_from(
+pub(crate) async fn scheduled_from(
     pool: &PgPool,
     partition: i32,
     log_epoch: i32,

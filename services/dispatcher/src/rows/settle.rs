@@ -11,20 +11,14 @@ use crate::delivery::{Outcome, RowState};
 
 /// The outcome of an attempt that was made under a lease. It counts only while the row has that lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settlement {
-    /// Which row.
+pub(crate) struct Settlement {
     pub delivery_id: DeliveryId,
-    /// Which lease.
     pub lease: Uuid,
-    /// What follows.
     pub outcome: Outcome,
 }
 
 /// Writes outcomes. A row that another instance has claimed since stays as it is.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn settle(connection: &mut PgConnection, settlements: &[Settlement]) -> Result<(), sqlx::Error> {
+pub(crate) async fn settle(connection: &mut PgConnection, settlements: &[Settlement]) -> Result<(), sqlx::Error> {
     if settlements.is_empty() {
         return Ok(());
     }
@@ -82,10 +76,7 @@ impl Columns {
 
 /// Holds claimed rows whose endpoint is disabled; enabling it releases them. Returns the rows that were held. The
 /// statement locks the endpoint's row: an endpoint that is being enabled misses no held row.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn hold(pool: &PgPool, claimed: &[(DeliveryId, Uuid)]) -> Result<HashSet<DeliveryId>, sqlx::Error> {
+pub(crate) async fn hold(pool: &PgPool, claimed: &[(DeliveryId, Uuid)]) -> Result<HashSet<DeliveryId>, sqlx::Error> {
     let held: Vec<(Uuid,)> = sqlx::query_as(
         "WITH disabled AS (
              SELECT e.id FROM endpoints e

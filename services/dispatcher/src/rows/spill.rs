@@ -11,8 +11,7 @@ use crate::delivery::{Delivery, RowState};
 
 /// A spilled delivery: a row to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewRow {
-    /// What is delivered.
+pub(crate) struct NewRow {
     pub delivery: Delivery,
     /// In which table the row goes.
     pub waits_for: WaitsFor,
@@ -20,7 +19,7 @@ pub struct NewRow {
 
 /// What a row waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitsFor {
+pub(crate) enum WaitsFor {
     /// The duplicate decision on its event: a row of `deliveries_awaiting_dedup`.
     Dedup,
     /// An attempt: a pending row of `delivery_schedule`.
@@ -36,12 +35,12 @@ pub enum WaitsFor {
 
 impl NewRow {
     /// Bytes that it adds to a statement, about.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.delivery.event.size() + 128
     }
 
     /// The lease of the attempt in flight.
-    pub fn lease(&self) -> Option<Uuid> {
+    pub(crate) fn lease(&self) -> Option<Uuid> {
         match self.waits_for {
             WaitsFor::Attempt { lease, .. } => lease,
             WaitsFor::Dedup => None,
@@ -50,10 +49,7 @@ impl NewRow {
 }
 
 /// Writes rows. A row that exists already stays as it is: a commit whose outcome was unknown is repeated.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
+pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
     let (mut awaiting, mut pending) = (Vec::new(), Vec::new());
     for row in rows {
         match row.waits_for {

@@ -10,10 +10,7 @@ const COUNTED_ROWS: i64 = 10_000;
 
 /// Deletes finished rows whose record the dispatcher's position has passed (of an older log epoch: a younger record):
 /// nobody reads it again. `true`: the batch was full, so there may be more.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
+pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
     let swept = sqlx::query(
         "DELETE FROM delivery_schedule WHERE delivery_id IN (
              SELECT d.delivery_id FROM delivery_schedule d JOIN consumer_positions p
@@ -33,10 +30,7 @@ pub async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, s
 }
 
 /// Rows that are not finished, those that wait for the duplicate decision included; 10,000 means 10,000 or more.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn depth(pool: &PgPool) -> Result<i64, sqlx::Error> {
+pub(crate) async fn depth(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT count(*) FROM (SELECT FROM delivery_schedule WHERE finished_at IS NULL
                                UNION ALL SELECT FROM deliveries_awaiting_dedup LIMIT $1) AS unfinished",
@@ -48,10 +42,7 @@ pub async fn depth(pool: &PgPool) -> Result<i64, sqlx::Error> {
 
 /// Deletes rows of an organization, at most a batch of each table, finished or not; an attempt in flight then finds
 /// nothing to settle. Returns how many.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
+pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
     // In this order, as rows move: one that becomes pending between the statements is found by the second.
     let awaiting = sqlx::query(
         "DELETE FROM deliveries_awaiting_dedup WHERE (log_partition, log_epoch, log_offset, endpoint_id) IN (

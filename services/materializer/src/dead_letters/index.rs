@@ -30,13 +30,11 @@ pub struct Wanted {
     pub partition: Option<i32>,
     /// Written then or later, milliseconds since the Unix epoch.
     pub since_ms: Option<i64>,
-    /// Written before then.
     pub until_ms: Option<i64>,
     /// These places; empty: any.
     pub places: HashSet<RecordPlace>,
 }
 
-/// More than fit.
 #[derive(Debug, thiserror::Error)]
 #[error("more than {MAX_DISTINCT} dead letters match; narrow it with --since, --until, --org, --topic or --partition")]
 pub struct TooMany;
@@ -74,7 +72,6 @@ struct Entry {
     class: Arc<str>,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub struct Index {
     wanted: Wanted,
@@ -86,7 +83,6 @@ pub struct Index {
 }
 
 impl Index {
-    /// Empty.
     pub fn new(wanted: Wanted) -> Self {
         Self { wanted, entries: HashMap::new(), names: HashSet::new(), met: HashSet::new() }
     }

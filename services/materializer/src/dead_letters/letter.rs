@@ -13,11 +13,8 @@ use schemas::topics::TopicNames;
 /// Topic, partition and offset of a record, as people write them: `TOPIC/PARTITION/OFFSET`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordPlace {
-    /// Topic.
     pub topic: String,
-    /// Partition.
     pub partition: i32,
-    /// Offset.
     pub offset: i64,
 }
 
@@ -52,7 +49,6 @@ impl FromStr for RecordPlace {
 /// Where a dead letter itself stands: partition and offset of the topic of dead letters.
 pub type At = (i32, i64);
 
-/// A dead letter.
 #[derive(Debug, Clone)]
 pub struct Letter {
     /// As it stands on the topic of dead letters.
@@ -87,7 +83,6 @@ impl Letter {
         self.text(headers::DLQ_ERROR_CLASS)
     }
 
-    /// The reason.
     pub fn message(&self) -> String {
         self.text(headers::DLQ_ERROR_MESSAGE)
     }
@@ -124,9 +119,7 @@ pub struct Again {
     pub place: RecordPlace,
     /// Full name of its topic.
     pub topic: String,
-    /// Its key.
     pub key: Option<Vec<u8>>,
-    /// Its value.
     pub value: Option<Vec<u8>>,
     /// Its own headers, and where it was written first.
     pub headers: Vec<(String, Vec<u8>)>,
@@ -147,9 +140,6 @@ pub enum Refusal {
 
 impl Letter {
     /// Whether its record may go back at all; `place` is what it is called.
-    ///
-    /// # Errors
-    /// Why not.
     pub fn check(&self, place: &RecordPlace, topics: &TopicNames) -> Result<(), Refusal> {
         let topic = &self.refused_at.topic;
         if [&topics.events, &topics.acks, &topics.deliveries].contains(&topic) {

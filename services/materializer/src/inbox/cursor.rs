@@ -20,7 +20,7 @@ const MAX_PARTITIONS: usize = 4096;
 
 /// Direction of a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub(super) enum Order {
     /// Oldest first.
     Ascending,
     /// Newest first.
@@ -29,19 +29,18 @@ pub enum Order {
 
 /// A place within one partition. Ordered as the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Mark {
+pub(super) struct Mark {
     /// Offsets of different log epochs do not compare; a later epoch is later.
     pub log_epoch: i32,
     /// Offset within the partition.
     pub offset: i64,
 }
 
-/// Places by partition.
-pub type Marks = BTreeMap<i32, Mark>;
+pub(super) type Marks = BTreeMap<i32, Mark>;
 
 /// How far a reading has come. Its byte form depends on the order of variants and fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Cursor {
+pub(super) enum Cursor {
     /// Everything up to and including these marks was read; a partition without one was not read yet.
     Ascending(Marks),
     /// Goes down from where the log stood at the first page.
@@ -57,11 +56,11 @@ pub enum Cursor {
 /// The token is not a cursor of this organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of this inbox")]
-pub struct Unreadable;
+pub(super) struct Unreadable;
 
 /// What a page may read of one partition: the places strictly between two marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Range {
+pub(super) enum Range {
     /// Upwards, everything after the mark; from the beginning without one.
     After(Option<Mark>),
     /// Downwards, everything before the mark.
@@ -72,7 +71,7 @@ pub enum Range {
 
 impl Cursor {
     /// The cursor of a reading that has read nothing yet; `heads` is the newest event of each partition.
-    pub fn start(order: Order, heads: &Marks) -> Self {
+    pub(super) fn start(order: Order, heads: &Marks) -> Self {
         match order {
             Order::Ascending => Self::Ascending(Marks::new()),
             Order::Descending => Self::Descending { start: heads.clone(), reached: Marks::new() },
@@ -80,7 +79,7 @@ impl Cursor {
     }
 
     /// The direction it goes.
-    pub const fn order(&self) -> Order {
+    pub(super) const fn order(&self) -> Order {
         match self {
             Self::Ascending(_) => Order::Ascending,
             Self::Descending { .. } => Order::Descending,
@@ -88,7 +87,7 @@ impl Cursor {
     }
 
     /// What is still to be read of `partition`; `None` when it is no part of the reading.
-    pub fn range(&self, partition: i32) -> Option<Range> {
+    pub(super) fn range(&self, partition: i32) -> Option<Range> {
         match self {
             Self::Ascending(marks) => Some(Range::After(marks.get(&partition).copied())),
             Self::Descending { start, reached } => {
@@ -99,7 +98,7 @@ impl Cursor {
     }
 
     /// Notes that the reading has come to `mark`. A mark behind the one known changes nothing.
-    pub fn reach(&mut self, partition: i32, mark: Mark) {
+    pub(super) fn reach(&mut self, partition: i32, mark: Mark) {
         match self {
             Self::Ascending(marks) => {
                 let known = marks.entry(partition).or_insert(mark);
@@ -115,7 +114,7 @@ impl Cursor {
     /// Goes past what was dropped (its newest place by partition), but never past what is still there (its oldest place
     /// by partition); `true` when some of it had not been read. A descending reading meets the end of what there is
     /// anyway.
-    pub fn skip(&mut self, dropped: &Marks, oldest: &Marks) -> bool {
+    pub(super) fn skip(&mut self, dropped: &Marks, oldest: &Marks) -> bool {
         let Self::Ascending(marks) = self else { return false };
         let mut missed = false;
         for (partition, gone) in dropped {
@@ -135,7 +134,7 @@ impl Cursor {
     }
 
     /// The cursor that continues with what arrives later: a descending reading's is the ascending one at its start.
-    pub fn resume(&self) -> Self {
+    pub(super) fn resume(&self) -> Self {
         match self {
             Self::Ascending(marks) => Self::Ascending(marks.clone()),
             Self::Descending { start, .. } => Self::Ascending(start.clone()),
@@ -143,7 +142,7 @@ impl Cursor {
     }
 
     /// The token that a client carries.
-    pub fn seal(&self, key: &SealingKey, organization: OrgId) -> String {
+    pub(super) fn seal(&self, key: &SealingKey, organization: OrgId) -> String {
         key.seal_token(PURPOSE, organization.as_uuid().as_bytes(), &self.to_bytes())
     }
 
@@ -151,7 +150,7 @@ impl Cursor {
     ///
     /// # Errors
     /// When it was not made by [`Self::seal`] for this organization.
-    pub fn open(key: &SealingKey, organization: OrgId, token: &str) -> Result<Self, Unreadable> {
+    pub(super) fn open(key: &SealingKey, organization: OrgId, token: &str) -> Result<Self, Unreadable> {
         let bytes = key.open_token(PURPOSE, organization.as_uuid().as_bytes(), token).ok_or(Unreadable)?;
         Self::from_bytes(&bytes)
     }

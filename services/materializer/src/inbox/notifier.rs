@@ -80,7 +80,6 @@ impl NewEventNotifier {
         Some(Waiter { notified, _permit: permit })
     }
 
-    /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
         MAX_WAITING - self.shared.permits.available_permits()
     }

@@ -21,7 +21,7 @@ const CLOCK_STEP: Duration = Duration::minutes(10);
 
 /// Bounds within one partition; without a bound everything is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Window {
+pub(super) struct Window {
     /// Nothing before this place matters.
     pub floor: Option<Mark>,
     /// Nothing from this place on matters.
@@ -29,10 +29,7 @@ pub struct Window {
 }
 
 /// The window of `filter` in the partition of `extent`.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn window(
+pub(super) async fn window(
     connection: &mut PgConnection,
     organization: OrgId,
     extent: &Extent,

@@ -95,7 +95,6 @@ impl InboxState {
 /// The view could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    /// PostgreSQL says why.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
     /// It says nothing within the budget: a server that hangs refuses no connection.

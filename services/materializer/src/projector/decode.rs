@@ -20,7 +20,6 @@ pub(crate) enum Content {
     Event(Box<Event>),
     /// Acknowledged events, at least one.
     Acks(Vec<Ack>),
-    /// One webhook attempt.
     Attempt(Box<DeliveryAttempt>),
     /// Nobody can read it; the partition goes on.
     Dead(Unreadable),

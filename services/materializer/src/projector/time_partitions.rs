@@ -28,7 +28,6 @@ pub(crate) struct TimePartitions {
 struct Known {
     /// Start and end of each.
     spans: Vec<(i64, i64)>,
-    /// The retention floor.
     floor_ms: i64,
 }
 

@@ -8,7 +8,6 @@ use uuid::Uuid;
 /// What is not the same for one organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Whose.
     pub organization: OrgId,
     /// Which table of the view.
     pub table: &'static str,

@@ -85,7 +85,6 @@ pub enum RebuildError {
     /// Kafka did not answer.
     #[error("Kafka did not answer: {0}")]
     Kafka(#[from] KafkaError),
-    /// PostgreSQL refused.
     #[error("PostgreSQL: {0}")]
     Sql(#[from] sqlx::Error),
     /// The view could not be written.
@@ -171,9 +170,6 @@ async fn rebuild_alone(
 }
 
 /// Takes away what an unfinished rebuild or replay has left.
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn abandon(pool: &PgPool) -> Result<(), RebuildError> {
     let alone = Alone::begin(pool).await?;
     let done = async {

@@ -16,7 +16,6 @@ use uuid::Uuid;
 /// Class of the dead letter that a row becomes which PostgreSQL refuses.
 pub(crate) const REFUSED_BY_DATABASE: &str = "refused_by_database";
 
-/// One rejected record.
 pub(crate) struct Row<'a> {
     /// Whose tenants are told of it, when there is such an organization.
     org_id: Option<Uuid>,

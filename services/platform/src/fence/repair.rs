@@ -31,9 +31,6 @@ pub struct StoredPosition {
 }
 
 /// Every position there is, by consumer, topic and partition.
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn positions(pool: &PgPool) -> Result<Vec<StoredPosition>, sqlx::Error> {
     let rows: Vec<(String, String, i32, i64, i32, Option<i64>)> = sqlx::query_as(
         "SELECT consumer, topic, partition, next_offset, log_epoch, (extract(epoch FROM record_time) * 1000)::bigint

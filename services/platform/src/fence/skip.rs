@@ -44,9 +44,6 @@ pub enum Refusal {
 }
 
 /// Whether all of `named`, the positions of one partition, can skip to `to`.
-///
-/// # Errors
-/// Why not.
 pub fn check(named: &[&Known], to: i64) -> Result<(), Refusal> {
     let Some(first) = named.first() else { return Err(Refusal::Missing) };
     for one in named {

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Flags of `triggers doctor`.
 #[derive(Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     #[command(flatten)]
     local: LocalArgs,
     #[command(flatten)]
@@ -47,8 +47,7 @@ impl Findings {
     }
 }
 
-/// Runs it.
-pub async fn run(args: DoctorArgs) -> Result<()> {
+pub(super) async fn run(args: DoctorArgs) -> Result<()> {
     let mut findings = Findings::default();
     check_tools(&mut findings).await?;
     let kafka = args.local.kafka(&args.kafka)?;

@@ -27,7 +27,7 @@ use crate::client::TargetArgs;
 
 /// A command against a running system, or its Kafka and PostgreSQL.
 #[derive(Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Organizations (operator)
     Org(Targeted<org::OrgArgs>),
     /// API keys
@@ -62,7 +62,7 @@ pub enum Command {
 
 /// A command's own flags, and where to send it.
 #[derive(clap::Args)]
-pub struct Targeted<A: clap::Args> {
+pub(crate) struct Targeted<A: clap::Args> {
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub struct Targeted<A: clap::Args> {
 }
 
 /// Runs one command to its end.
-pub async fn run(command: Command) -> Result<()> {
+pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Org(Targeted { target, args }) => org::run(&target.client()?, args).await,
         Command::Key(Targeted { target, args }) => key::run(&target.client()?, args).await,

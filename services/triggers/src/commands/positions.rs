@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Flags of `triggers positions`.
 #[derive(Args)]
-pub struct PositionsArgs {
+pub(crate) struct PositionsArgs {
     #[command(subcommand)]
     action: Action,
     #[command(flatten)]
@@ -98,8 +98,7 @@ struct SkipArgs {
     connections: Connections,
 }
 
-/// Runs it.
-pub async fn run(args: PositionsArgs) -> Result<()> {
+pub(super) async fn run(args: PositionsArgs) -> Result<()> {
     match args.action {
         Action::List(connections) => {
             let (_, known) = connections.look(&args.local).await?;

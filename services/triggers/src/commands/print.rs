@@ -8,17 +8,17 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
 /// Prints `value` as indented JSON.
-pub fn json(value: &Value) -> Result<()> {
+pub(super) fn json(value: &Value) -> Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }
 
 /// Prints one line; a reader that has hung up (`| head`) is no error.
-pub fn line(text: &str) -> Result<()> {
+pub(super) fn line(text: &str) -> Result<()> {
     written(writeln!(io::stdout(), "{text}"))
 }
 
 /// Writes bytes as they are.
-pub fn raw(bytes: &[u8]) -> Result<()> {
+pub(super) fn raw(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout();
     written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
@@ -32,7 +32,7 @@ fn written(outcome: io::Result<()>) -> Result<()> {
 
 /// How rows are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(super) enum Output {
     /// Aligned columns
     Table,
     /// One JSON object per line
@@ -40,17 +40,17 @@ pub enum Output {
 }
 
 /// Prints one line to standard error, beside what a script reads.
-pub fn warn(text: &str) -> Result<()> {
+pub(super) fn warn(text: &str) -> Result<()> {
     Ok(writeln!(io::stderr(), "triggers: {text}")?)
 }
 
 /// Prints the rows of `array` (objects), columns by JSON pointer, aligned; as JSON lines when nobody watches.
-pub fn table(array: &[Value], columns: &[(&str, &str)]) -> Result<()> {
+pub(super) fn table(array: &[Value], columns: &[(&str, &str)]) -> Result<()> {
     rows(array, columns, None)
 }
 
 /// The same, with the choice left to the user.
-pub fn rows(array: &[Value], columns: &[(&str, &str)], output: Option<Output>) -> Result<()> {
+pub(super) fn rows(array: &[Value], columns: &[(&str, &str)], output: Option<Output>) -> Result<()> {
     let output = output.unwrap_or_else(|| if io::stdout().is_terminal() { Output::Table } else { Output::Json });
     if output == Output::Json {
         return array.iter().try_for_each(|row| line(&row.to_string()));

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Counts things that were done; `done` says what was done with them.
-pub struct Progress {
+pub(super) struct Progress {
     bar: ProgressBar,
     done: &'static str,
     last_line: Mutex<Instant>,
@@ -18,14 +18,14 @@ pub struct Progress {
 
 impl Progress {
     /// Nothing is shown before the first [`Progress::show`].
-    pub fn new(done: &'static str) -> Result<Self> {
+    pub(super) fn new(done: &'static str) -> Result<Self> {
         let template = format!("{{bar:40}} {{pos}} of {{len}} {done}  {{per_sec}}  {{elapsed}} (eta {{eta}})");
         let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(&template)?);
         Ok(Self { bar, done, last_line: Mutex::new(Instant::now()) })
     }
 
     /// `total` may grow while the command runs.
-    pub fn show(&self, count: u64, total: u64) {
+    pub(super) fn show(&self, count: u64, total: u64) {
         self.bar.set_length(total);
         self.bar.set_position(count);
         let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,12 +36,11 @@ impl Progress {
     }
 
     /// Writes a line above the bar.
-    pub fn say(&self, text: &str) {
+    pub(super) fn say(&self, text: &str) {
         self.bar.suspend(|| eprintln!("{text}"));
     }
 
-    /// Removes the bar.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -32,7 +32,7 @@ const MAX_REPORTED: u64 = 20;
 
 /// Flags of `triggers send`.
 #[derive(Args)]
-pub struct SendArgs {
+pub(crate) struct SendArgs {
     /// Type of the one event
     #[arg(required_unless_present = "file")]
     event_type: Option<String>,
@@ -56,8 +56,7 @@ pub struct SendArgs {
     quiet: bool,
 }
 
-/// Runs it.
-pub async fn run(client: &Client, args: SendArgs) -> Result<()> {
+pub(super) async fn run(client: &Client, args: SendArgs) -> Result<()> {
     match args.file {
         Some(file) => send_lines(client, &file, args.concurrency, args.quiet).await,
         None => {

@@ -17,7 +17,7 @@ use crate::roles::materializer::ViewArgs;
 
 /// Flags of `triggers view`.
 #[derive(Args)]
-pub struct ViewCommandArgs {
+pub(crate) struct ViewCommandArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -82,8 +82,7 @@ impl System {
     }
 }
 
-/// Runs it.
-pub async fn run(args: ViewCommandArgs) -> Result<()> {
+pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
     match args.action {
         Action::Rebuild { system, from, accept_differences, dry_run, restart } => {
             let (kafka, pool) = system.connect().await?;

@@ -16,7 +16,7 @@ const LET_GO: Duration = Duration::from_secs(3);
 
 /// Flags that every role has.
 #[derive(Args, Clone)]
-pub struct SharedArgs {
+pub(crate) struct SharedArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub struct SharedArgs {
 
 impl SharedArgs {
     /// Without tasks. A signal ends it: first the grace, then the tasks' deadline; a process that hangs is ended.
-    pub fn supervisor(&self, health: &Health) -> Supervisor {
+    pub(crate) fn supervisor(&self, health: &Health) -> Supervisor {
         let grace = Duration::from_millis(self.shutdown_grace_ms);
         let shutdown = lifecycle::shutdown_on_signals(health.clone(), grace);
         lifecycle::end_within(shutdown.clone(), self.process.shutdown_deadline() + LET_GO);
@@ -40,7 +40,7 @@ impl SharedArgs {
 
 /// Flags of a long-running process, whatever it is connected to.
 #[derive(Args, Clone)]
-pub struct ProcessArgs {
+pub(crate) struct ProcessArgs {
     /// auto: JSON lines, but readable text on a terminal
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
@@ -50,7 +50,7 @@ pub struct ProcessArgs {
 }
 
 impl ProcessArgs {
-    pub fn shutdown_deadline(&self) -> Duration {
+    pub(crate) fn shutdown_deadline(&self) -> Duration {
         Duration::from_millis(self.shutdown_deadline_ms)
     }
 }
@@ -58,7 +58,7 @@ impl ProcessArgs {
 /// Where the sealing key comes from. Without it nothing starts: secrets could neither be written nor read.
 #[derive(Args, Clone)]
 #[group(required = true, multiple = false)]
-pub struct SealingArgs {
+pub(crate) struct SealingArgs {
     /// Base64 of 32 random bytes, the same on every instance (make one: openssl rand -base64 32)
     #[arg(long, env = "SEALING_KEY", hide_env_values = true)]
     sealing_key: Option<String>,
@@ -68,7 +68,7 @@ pub struct SealingArgs {
 }
 
 impl SealingArgs {
-    pub fn load(&self) -> Result<SealingKey> {
+    pub(crate) fn load(&self) -> Result<SealingKey> {
         match (&self.sealing_key, &self.sealing_key_file) {
             (Some(text), _) => Ok(SealingKey::from_base64(text)?),
             (None, Some(path)) => Ok(SealingKey::load_or_create(path)?),
@@ -77,7 +77,7 @@ impl SealingArgs {
     }
 
     /// For a role that only opens: a key of its own making would open nothing.
-    pub fn load_existing(&self) -> Result<SealingKey> {
+    pub(crate) fn load_existing(&self) -> Result<SealingKey> {
         match &self.sealing_key_file {
             Some(path) => SealingKey::load(path)
                 .context("SEALING_KEY_FILE (this role makes none: it takes the one that `triggers ingest` made)"),

@@ -10,20 +10,20 @@ use super::args::SharedArgs;
 
 /// What every role is made from.
 #[derive(Clone)]
-pub struct Connections {
+pub(crate) struct Connections {
     pub kafka: KafkaConfig,
     pub pool: PgPool,
 }
 
 impl Connections {
-    pub fn from_args(args: &SharedArgs) -> Result<Self> {
+    pub(crate) fn from_args(args: &SharedArgs) -> Result<Self> {
         let kafka = args.kafka.config()?;
         let pool = postgres::connect(&args.postgres.config()?).context("DATABASE_URL")?;
         Ok(Self { kafka, pool })
     }
 
     /// A producer that lives as long as the process.
-    pub fn producer(&self, settings: ProducerSettings) -> Result<Producer> {
+    pub(crate) fn producer(&self, settings: ProducerSettings) -> Result<Producer> {
         let producer = Producer::new(&self.kafka, settings).context("the Kafka producer could not be made")?;
         Ok(producer.never_closed())
     }

@@ -18,7 +18,7 @@ use super::{Connections, SealingArgs, SharedArgs, bind};
 
 /// Flags of `triggers dispatcher`.
 #[derive(Args)]
-pub struct DispatcherArgs {
+pub(crate) struct DispatcherArgs {
     /// Where health and metrics are served
     #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9094", value_name = "HOST:PORT")]
     metrics_listen: SocketAddr,
@@ -33,7 +33,7 @@ pub struct DispatcherArgs {
 }
 
 /// Runs the role in a process of its own.
-pub async fn main(args: DispatcherArgs) -> Result<()> {
+pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
     logs::init("dispatcher", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
     let mut config = args.webhooks.config()?;
@@ -54,20 +54,20 @@ pub async fn main(args: DispatcherArgs) -> Result<()> {
 }
 
 /// What delivering needs beyond the connections.
-pub struct Delivery {
+pub(crate) struct Delivery {
     sealing: SealingKey,
     config: DispatcherConfig,
 }
 
 impl Delivery {
     /// For `triggers up`: receivers on this machine may be reached.
-    pub fn local(sealing: SealingKey) -> Self {
+    pub(crate) fn local(sealing: SealingKey) -> Self {
         Self { sealing, config: DispatcherConfig::default().on_this_machine() }
     }
 }
 
 /// Starts the dispatcher under `supervisor`.
-pub fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery) -> Result<()> {
+pub(crate) fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery) -> Result<()> {
     let producer = connections.producer(ProducerSettings::default())?;
     let Connections { kafka, pool } = connections;
     probe_kafka(supervisor, &producer, vec![kafka.topics.deliveries.clone()]);

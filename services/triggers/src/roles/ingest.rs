@@ -26,7 +26,7 @@ use super::{Connections, SealingArgs, SharedArgs, bind};
 
 /// Flags of `triggers ingest`.
 #[derive(Args)]
-pub struct IngestArgs {
+pub(crate) struct IngestArgs {
     /// Where the API listens
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     listen: SocketAddr,
@@ -51,7 +51,7 @@ pub struct IngestArgs {
 
 /// Knobs of the accept path.
 #[derive(Args, Clone)]
-pub struct TuningArgs {
+pub(crate) struct TuningArgs {
     /// Events in flight to Kafka at most; beyond it 503
     #[arg(long, env = "MAX_CONCURRENT_EVENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_concurrent_events: u32,
@@ -78,7 +78,7 @@ impl TuningArgs {
 }
 
 /// Everything that the API is made from.
-pub struct Api {
+pub(crate) struct Api {
     pub connections: Connections,
     pub sealing: SealingKey,
     pub operator_token: Option<String>,
@@ -90,7 +90,7 @@ pub struct Api {
 }
 
 /// Runs the role in a process of its own.
-pub async fn main(args: IngestArgs) -> Result<()> {
+pub(crate) async fn main(args: IngestArgs) -> Result<()> {
     logs::init("ingest", args.shared.process.log_format);
     let listener = bind(args.listen).await?;
     let mut supervisor = args.shared.supervisor(&Health::new());
@@ -113,7 +113,7 @@ pub async fn main(args: IngestArgs) -> Result<()> {
 impl Api {
     /// Serves on `listener` under `supervisor`. Answers the first development organization's id, if there are
     /// development keys.
-    pub async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
+    pub(crate) async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
         let producer = self.connections.producer(self.tuning.producer())?;
         let Connections { kafka, pool } = self.connections;
         let config = TenancyConfig::new(self.operator_token, self.open_signup);

@@ -17,7 +17,7 @@ use super::{Connections, SharedArgs, bind};
 
 /// Flags of `triggers materializer`.
 #[derive(Args)]
-pub struct MaterializerArgs {
+pub(crate) struct MaterializerArgs {
     /// Where health and metrics are served
     #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9091", value_name = "HOST:PORT")]
     metrics_listen: SocketAddr,
@@ -31,7 +31,7 @@ pub struct MaterializerArgs {
 
 /// What the view keeps.
 #[derive(Args)]
-pub struct ViewArgs {
+pub(crate) struct ViewArgs {
     /// For how many days an event stays in the inbox at least, acknowledged or not
     #[arg(long, env = "VIEW_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RETENTION_DAYS)))]
@@ -39,14 +39,13 @@ pub struct ViewArgs {
 }
 
 impl ViewArgs {
-    /// The projector's knobs.
-    pub fn projector(&self) -> ProjectorConfig {
+    pub(crate) fn projector(&self) -> ProjectorConfig {
         ProjectorConfig { retention_days: self.view_retention_days, ..ProjectorConfig::default() }
     }
 }
 
 /// Runs the role in a process of its own.
-pub async fn main(args: MaterializerArgs) -> Result<()> {
+pub(crate) async fn main(args: MaterializerArgs) -> Result<()> {
     logs::init("materializer", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
     let connections = Connections::from_args(&args.shared)?;
@@ -68,7 +67,7 @@ pub async fn main(args: MaterializerArgs) -> Result<()> {
 }
 
 /// Starts the projector under `supervisor`.
-pub fn start(supervisor: &mut Supervisor, connections: Connections, config: ProjectorConfig) -> Result<()> {
+pub(crate) fn start(supervisor: &mut Supervisor, connections: Connections, config: ProjectorConfig) -> Result<()> {
     // Writes dead letters only.
     let producer = connections.producer(ProducerSettings::default())?;
     let Connections { kafka, pool } = connections;

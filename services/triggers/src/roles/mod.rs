@@ -6,16 +6,16 @@
 
 mod args;
 mod connections;
-pub mod dispatcher;
-pub mod ingest;
+pub(crate) mod dispatcher;
+pub(crate) mod ingest;
 mod listen;
-pub mod materializer;
+pub(crate) mod materializer;
 mod probes;
 #[cfg(test)]
 mod tests;
 mod topics;
 
-pub use args::{ProcessArgs, SealingArgs, SharedArgs};
-pub use connections::Connections;
-pub use listen::bind;
-pub use topics::validate_topics;
+pub(crate) use args::{ProcessArgs, SealingArgs, SharedArgs};
+pub(crate) use connections::Connections;
+pub(crate) use listen::bind;
+pub(crate) use topics::validate_topics;

@@ -10,7 +10,7 @@ use sqlx::postgres::PgPool;
 use tokio::net::TcpListener;
 
 /// Keeps in touch with the topics that `producer` writes, and reports to the component `kafka` whether they answer.
-pub fn probe_kafka(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>) {
+pub(super) fn probe_kafka(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>) {
     let (producer, kafka) = (producer.clone(), supervisor.health().component("kafka"));
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kafka probe", async move {
@@ -24,7 +24,7 @@ pub fn probe_kafka(supervisor: &mut Supervisor, producer: &Producer, topics: Vec
 }
 
 /// Reports to `postgres` every two seconds whether the database answers.
-pub fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres: Component) {
+pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres: Component) {
     const INTERVAL: Duration = Duration::from_secs(2);
     let shutdown = supervisor.shutdown();
     supervisor.spawn("postgres probe", async move {
@@ -42,13 +42,13 @@ pub fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres: Compo
 }
 
 /// Serves health and metrics, which is all that a consumer serves over HTTP.
-pub fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
+pub(super) fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
     let router = platform::http::running_routes(service_info(role), supervisor.health().clone());
     let server = platform::http::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
     supervisor.spawn("http", async move { Ok(server.await?) });
 }
 
 /// What `/status` reports of this process.
-pub fn service_info(role: &'static str) -> ServiceInfo {
+pub(super) fn service_info(role: &'static str) -> ServiceInfo {
     ServiceInfo::new("triggers", role, env!("CARGO_PKG_VERSION"))
 }

@@ -6,7 +6,7 @@ use platform::kafka::{KafkaConfig, topics};
 
 /// Refuses to start on a cluster whose topics contradict the manifest; a cluster that does not answer is no
 /// contradiction.
-pub async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
+pub(super) async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
     let manifest = kafka.topics.manifest(args.topic_partitions);
     let differences = match topics::plan(kafka, &manifest, args.replication()).await {
         Ok(differences) => differences,
@@ -20,7 +20,7 @@ pub async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
 
 /// Refuses topics that contradict the manifest, and warns of every other difference. Repairs nothing: on a Kafka that was
 /// given only the operator does.
-pub fn validate_topics(differences: &[topics::Difference]) -> Result<()> {
+pub(crate) fn validate_topics(differences: &[topics::Difference]) -> Result<()> {
     let fatal = differences.iter().find(|difference| match difference {
         topics::Difference::TooFewReplicas { .. } => true,
         topics::Difference::Setting { name, .. } => name == "message.timestamp.type",

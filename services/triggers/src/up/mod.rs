@@ -4,7 +4,7 @@
 //! made of is `roles`'.
 
 mod banner;
-pub mod files;
+pub(crate) mod files;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use files::DevJson;
 
 /// Flags of `triggers up`.
 #[derive(Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Port of the HTTP API on 127.0.0.1
     #[arg(long, env = "TRIGGERS_PORT", default_value_t = 8080)]
     port: u16,
@@ -56,7 +56,7 @@ pub struct UpArgs {
 }
 
 /// Runs until a signal or until something that was started is lost.
-pub async fn run(args: UpArgs) -> Result<()> {
+pub(crate) async fn run(args: UpArgs) -> Result<()> {
     logs::init("up", args.process.log_format);
     // First, because it costs nothing and is what most often fails.
     let listener = roles::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;

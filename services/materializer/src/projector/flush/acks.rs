@@ -11,7 +11,6 @@ use sqlx::postgres::PgConnection;
 use super::column;
 use crate::metrics::METRICS;
 
-/// One acknowledged event.
 pub(super) struct Row<'a> {
     pub(super) record: &'a Record,
     pub(super) ack: &'a Ack,

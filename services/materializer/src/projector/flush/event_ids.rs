@@ -34,7 +34,6 @@ const DAY_MS: i64 = 86_400_000;
 pub(super) enum Lookup {
     /// Those that other records may name, and those of events with a dedup key. Costs nothing where there are none.
     Expected,
-    /// All of them.
     All,
 }
 

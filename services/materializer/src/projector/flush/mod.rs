@@ -52,7 +52,6 @@ pub(crate) enum Reading {
     Again,
 }
 
-/// Writes batches.
 pub(crate) struct Flusher {
     pool: PgPool,
     /// Whose positions move with them.

@@ -13,7 +13,6 @@ use time::format_description::well_known::Rfc3339;
 use super::log::{PATIENCE, accept, accept_and_show, create_topics, project, written};
 use crate::inbox::harness::{Answer, Bench, Row, START, ids, row, text};
 
-/// The single-event routes.
 fn routes(id: EventId) -> [(Method, String); 8] {
     [
         (Method::DELETE, format!("/v1/events/{id}")),

@@ -11,7 +11,7 @@ use super::retention::append_record_at;
 
 const STARTED_AT: i64 = 1_790_000_000_000_000;
 
-pub fn attempt(
+pub(crate) fn attempt(
     org: OrgId,
     event: EventId,
     endpoint: EndpointId,

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::harness::{Bench, PATIENCE, event};
 
 /// Appends an event to a partition of the test's choice, as a producer with another partitioner does.
-pub async fn append_to(bench: &Bench, partition: i32, event: &Event) {
+pub(crate) async fn append_to(bench: &Bench, partition: i32, event: &Event) {
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
     let record = FutureRecord::to(&bench.topics().events).partition(partition).key(&key).payload(&value);
@@ -70,12 +70,12 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
 }
 
 /// Appends an event with an append time of the test's choice, which a topic as the manifest wants it does not allow.
-pub async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetDateTime) {
+pub(crate) async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetDateTime) {
     let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
     append_record_at(bench, &bench.topics().events, partition, (&key, &value), at).await;
 }
 
-pub async fn append_record_at(
+pub(crate) async fn append_record_at(
     bench: &Bench,
     topic: &str,
     partition: i32,

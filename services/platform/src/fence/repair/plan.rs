@@ -98,9 +98,6 @@ pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, ho
 }
 
 /// Whether a position that was named can be repaired at all.
-///
-/// # Errors
-/// Why not.
 pub fn check(named: &Known, how: How) -> Result<(), Refusal> {
     let StoredPosition { consumer, topic, partition, .. } = &named.position;
     let name = format!("{consumer} at {topic}[{partition}]");

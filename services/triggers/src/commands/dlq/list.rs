@@ -25,7 +25,7 @@ const COLUMNS: &[(&str, &str)] = &[
 
 /// Flags of `triggers dlq list`.
 #[derive(Args)]
-pub struct ListArgs {
+pub(super) struct ListArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     #[command(flatten)]
@@ -41,8 +41,7 @@ pub struct ListArgs {
     output: Option<Output>,
 }
 
-/// Runs it.
-pub async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
+pub(super) async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
     let wanted = args.filters.wanted(&kafka, &[]);
     let log = DeadLetters::open(kafka).await?;
     let mut picks = find(&log, wanted).await?;
@@ -61,7 +60,7 @@ pub async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
 }
 
 /// Prints a row for each pick: the newest first, or in the order of the topic when there are many.
-pub async fn print(log: &DeadLetters, picks: &[Pick], output: Option<Output>) -> Result<()> {
+pub(super) async fn print(log: &DeadLetters, picks: &[Pick], output: Option<Output>) -> Result<()> {
     let by_letter: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.newest, pick)).collect();
     let mut letters = log.read_around(by_letter.keys().copied())?;
     let mut rows: Vec<(i64, Value)> = Vec::new();
@@ -85,7 +84,7 @@ fn print_rows(rows: &mut Vec<(i64, Value)>, output: Option<Output>) -> Result<()
 }
 
 /// What is told of a dead letter in one line.
-pub fn row(pick: &Pick, letter: &Letter) -> Value {
+pub(super) fn row(pick: &Pick, letter: &Letter) -> Value {
     json!({
         "place": pick.place.to_string(),
         "topic": pick.place.topic,

@@ -21,7 +21,7 @@ use crate::local::LocalArgs;
 
 /// Flags of `triggers dlq`.
 #[derive(Args)]
-pub struct DlqArgs {
+pub(crate) struct DlqArgs {
     #[command(subcommand)]
     action: Action,
     #[command(flatten)]
@@ -40,7 +40,7 @@ enum Action {
 
 /// Which dead letters.
 #[derive(Args, Clone, Default)]
-pub struct Filters {
+pub(super) struct Filters {
     /// Only of this class, by the newest reason: malformed, invalid_event, unknown_organization, ...
     #[arg(long)]
     class: Option<String>,
@@ -96,8 +96,7 @@ fn full_name(kafka: &KafkaConfig, name: &str) -> String {
     known.map_or_else(|| name.to_owned(), String::clone)
 }
 
-/// Runs it.
-pub async fn run(args: DlqArgs) -> Result<()> {
+pub(super) async fn run(args: DlqArgs) -> Result<()> {
     let kafka = |flags: &KafkaArgs| args.local.kafka(flags);
     match &args.action {
         Action::List(list) => list::run(kafka(&list.kafka)?, list).await,

@@ -27,7 +27,7 @@ const MAX_REPORTED: usize = 20;
 
 /// Flags of `triggers dlq redrive`.
 #[derive(Args)]
-pub struct RedriveArgs {
+pub(super) struct RedriveArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     /// TOPIC/PARTITION/OFFSET of refused records, as `list` prints them
@@ -49,8 +49,7 @@ pub struct RedriveArgs {
     yes: bool,
 }
 
-/// Runs it.
-pub async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
+pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
     if args.places.is_empty() && args.filters.is_empty() && !args.all {
         let message = "name places, or filters, or --all\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();

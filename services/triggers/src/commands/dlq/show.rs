@@ -12,7 +12,7 @@ use crate::commands::print;
 
 /// Flags of `triggers dlq show`.
 #[derive(Args)]
-pub struct ShowArgs {
+pub(super) struct ShowArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     /// TOPIC/PARTITION/OFFSET of the record that was refused, as `list` prints it
@@ -22,8 +22,7 @@ pub struct ShowArgs {
     raw: bool,
 }
 
-/// Runs it.
-pub async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
+pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     let wanted = Filters::default().wanted(&kafka, std::slice::from_ref(&args.place));
     let log = DeadLetters::open(kafka).await?;
     let picks = find(&log, wanted).await?;
