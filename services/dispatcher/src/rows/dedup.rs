@@ -26,14 +26,14 @@ pub(crate) async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Re
                  SELECT d.log_partition, d.log_epoch, d.log_offset, d.endpoint_id,
                         EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id
                                 AND e.log_partition = d.log_partition AND e.log_offset = d.log_offset)
-                        AND NOT EXISTS (SELECT FROM contract.verdicts v
+                        AND NOT EXISTS (SELECT FROM contract.duplicates v
                                         WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS is_original
                  FROM deliveries_awaiting_dedup d
                  WHERE d.log_partition = p.partition AND (d.log_epoch, d.log_offset) < (p.log_epoch, p.next_offset)
                        AND (d.log_epoch = p.log_epoch OR p.record_time > d.accepted_at
                             OR EXISTS (SELECT FROM contract.events e
                                        WHERE e.org_id = d.org_id AND e.event_id = d.event_id)
-                            OR EXISTS (SELECT FROM contract.verdicts v
+                            OR EXISTS (SELECT FROM contract.duplicates v
                                        WHERE v.org_id = d.org_id AND v.event_id = d.event_id))
                  ORDER BY d.log_epoch, d.log_offset, d.endpoint_id LIMIT $3 FOR UPDATE SKIP LOCKED
              ) AS picked
