@@ -8,7 +8,7 @@ RECORDS ?= 10000000
 SEED ?=
 ADVISORY_DB ?=
 
-.PHONY: help tools up test lint deny advisories load fuzz faults sabotage ci
+.PHONY: help tools up test lint schema docs deny advisories load fuzz faults sabotage ci
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ advisories: tools ## known vulnerabilities of the crates; ADVISORY_DB=FOLDER rea
 load: tools ## load test against what `make up` started; SCENARIO=smoke|full, ARGS for more
 	cargo build --release --locked -p bench
 	$(PROFILE_DIR)/bench run --scenario $(SCENARIO) $(ARGS)
+
+schema: tools ## write schemas/postgres/schema.sql again after a new migration
+	WRITE_SCHEMA=1 cargo test --profile ci --locked -p platform --test it schema
+
+docs: tools ## write docs/configuration.md again after a change of options
+	WRITE_DOCS=1 cargo test --profile ci --locked -p triggers --bin triggers documents
 
 fuzz: ## ten million arbitrary and mutated records through each decoder; RECORDS, SEED for others
 	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked -p schemas -p platform -p tenancy -p materializer -p dispatcher decoder -- --nocapture

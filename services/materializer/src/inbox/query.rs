@@ -74,7 +74,7 @@ pub(super) async fn holdings(connection: &mut PgConnection, organization: OrgId)
                              ORDER BY e.log_epoch DESC, e.log_offset DESC LIMIT 1) AS newest
          WHERE p.log_partition IS NOT NULL
          UNION ALL
-         SELECT log_partition, log_epoch, log_offset, NULL, NULL, NULL FROM view_dropped WHERE org_id = $1",
+         SELECT log_partition, log_epoch, log_offset, NULL, NULL, NULL FROM retention_gaps WHERE org_id = $1",
     )
     .bind(organization.as_uuid())
     .fetch_all(connection)

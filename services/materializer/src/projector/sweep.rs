@@ -66,14 +66,14 @@ const KEYS: &str = "DELETE FROM dedup_keys WHERE ctid IN (
 
 /// Below the floor no reading of the log takes the newest record that named the id, nor any older one.
 const EVENT_IDS: &str = "DELETE FROM event_ids WHERE ctid IN (
-     SELECT ctid FROM event_ids WHERE newest_at < (SELECT floor FROM view_floor)
+     SELECT ctid FROM event_ids WHERE newest_at < (SELECT floor FROM retention_floor)
      LIMIT 1000 FOR UPDATE SKIP LOCKED)";
 
 /// With its last attempt, which goes by the log's time. `last_started_at` is of a dispatcher's clock, and only says
 /// where to look.
 const DELIVERIES: &str = "DELETE FROM view.deliveries WHERE ctid IN (
      SELECT ctid FROM view.deliveries d
-     WHERE last_started_at < (SELECT floor FROM view_floor)
+     WHERE last_started_at < (SELECT floor FROM retention_floor)
            AND NOT EXISTS (SELECT FROM view.delivery_attempts a
                            WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)
      LIMIT 1000 FOR UPDATE SKIP LOCKED)";

@@ -55,7 +55,7 @@ impl TimePartitions {
             let Some(missing) = times_ms.clone().find(|at_ms| !known.has_room(*at_ms)) else {
                 return Ok(known.floor_ms);
             };
-            sqlx::query("SELECT view_make_room($1, $2, $3)")
+            sqlx::query("SELECT view_ensure_time_partition($1, $2, $3)")
                 .bind(self.generation.schema())
                 .bind(from_millis(missing))
                 .bind(self.days)
@@ -79,13 +79,13 @@ impl TimePartitions {
         // The floor first: a partition that is dropped in between is then missing. Numbers, because a partition may end
         // after the last time that the calendar here has.
         let floor: Option<i64> = sqlx::query_scalar(
-            "SELECT CASE WHEN isfinite(floor) THEN (extract(epoch FROM floor) * 1000)::bigint END FROM view_floor",
+            "SELECT CASE WHEN isfinite(floor) THEN (extract(epoch FROM floor) * 1000)::bigint END FROM retention_floor",
         )
         .fetch_one(&mut *transaction)
         .await?;
         let spans: Vec<(i64, i64)> = sqlx::query_as(
             "SELECT (extract(epoch FROM starts_at) * 1000)::bigint, (extract(epoch FROM ends_at) * 1000)::bigint
-             FROM parts",
+             FROM time_partitions",
         )
         .fetch_all(&mut *transaction)
         .await?;

@@ -36,14 +36,14 @@ const REPORTED: i64 = 1000;
 /// is days later where the retention was lowered. Of a delivery whose attempts are all below it a row is left until a
 /// sweep comes to it. Pending effects are not compared: they are applied at their own time.
 const TABLES: [(&str, &str, &str); 3] = [
-    ("events", "events", "t.accepted_at >= (SELECT floor FROM view_floor)"),
+    ("events", "events", "t.accepted_at >= (SELECT floor FROM retention_floor)"),
     (
         "deliveries",
         "deliveries",
         "EXISTS (SELECT FROM {view}.delivery_attempts a WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id
-                 AND a.appended_at >= (SELECT floor FROM view_floor))",
+                 AND a.appended_at >= (SELECT floor FROM retention_floor))",
     ),
-    ("delivery attempts", "delivery_attempts", "t.appended_at >= (SELECT floor FROM view_floor)"),
+    ("delivery attempts", "delivery_attempts", "t.appended_at >= (SELECT floor FROM retention_floor)"),
 ];
 
 /// Rows and a checksum of one generation, per organization.

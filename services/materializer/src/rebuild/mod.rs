@@ -198,7 +198,7 @@ async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
     }
     let mut transaction = pool.begin().await?;
     sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
-    sqlx::query("SELECT view_begin_next()").execute(&mut *transaction).await?;
+    sqlx::query("SELECT view_create_next()").execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(false)
 }

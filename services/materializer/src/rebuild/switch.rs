@@ -74,7 +74,7 @@ impl Switch<'_> {
         let differences = compare(&mut transaction).await?;
         let switched = !self.dry_run && (differences.is_empty() || self.accept_differences);
         if switched {
-            sqlx::query("SELECT view_flip()").execute(&mut *transaction).await?;
+            sqlx::query("SELECT view_switch()").execute(&mut *transaction).await?;
             // Who writes the view is overtaken, and learns of the new tables with its next claim.
             sqlx::query("UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1")
                 .bind(crate::projector::CONSUMER)
@@ -182,15 +182,15 @@ fn place((topic, partition, log_epoch, next_offset): (String, i32, i32, i64)) ->
 /// here: it goes with the old tables.
 async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for statement in [
-        "SELECT view_note_dropped_before('view.events', (SELECT floor FROM view_floor))",
-        "DELETE FROM view_next.events WHERE accepted_at < (SELECT floor FROM view_floor)",
-        "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)",
+        "SELECT view_record_gaps_before('view.events', (SELECT floor FROM retention_floor))",
+        "DELETE FROM view_next.events WHERE accepted_at < (SELECT floor FROM retention_floor)",
+        "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM retention_floor)",
         "DELETE FROM view_next.deliveries d
          WHERE NOT EXISTS (SELECT FROM view_next.delivery_attempts a
                            WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
         // Of events that were passed over.
         "DELETE FROM view_next.pending_effects
-         WHERE effect = 'attempt' AND log_offset = -1 AND appended_at < (SELECT floor FROM view_floor)",
+         WHERE effect = 'attempt' AND log_offset = -1 AND appended_at < (SELECT floor FROM retention_floor)",
         // Begun below the floor and tried again above it: the first attempt, which says when it began, is read no more.
         "UPDATE view_next.deliveries n SET created_at = l.created_at FROM view.deliveries l
          WHERE l.org_id = n.org_id AND l.delivery_id = n.delivery_id AND l.created_at < n.created_at

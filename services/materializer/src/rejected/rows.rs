@@ -106,7 +106,7 @@ pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let swept = sqlx::query(
         "DELETE FROM rejected WHERE ctid IN (
              SELECT ctid FROM rejected
-             WHERE appended_at < LEAST(now() - interval '30 days', (SELECT floor FROM view_floor))
+             WHERE appended_at < LEAST(now() - interval '30 days', (SELECT floor FROM retention_floor))
              LIMIT 1000 FOR UPDATE SKIP LOCKED)",
     );
     Ok(swept.execute(pool).await?.rows_affected())

@@ -11,6 +11,7 @@ mod log_reader;
 mod native;
 mod positions;
 mod producer;
+mod schema;
 mod stall;
 mod topics;
 

@@ -27,7 +27,7 @@ pub(super) async fn note(connection: &mut PgConnection, newest: &Newest<'_>) -> 
         return Ok(());
     }
     let newest: Vec<(&(OrgId, i32), &(i32, &Record))> = newest.0.iter().collect();
-    sqlx::query("SELECT view_note_dropped($1, $2, $3, $4, $5)")
+    sqlx::query("SELECT view_record_gaps($1, $2, $3, $4, $5)")
         .bind(column(&newest, |((org, _), _)| org.as_uuid()))
         .bind(column(&newest, |((_, partition), _)| *partition))
         .bind(column(&newest, |(_, (log_epoch, _))| *log_epoch))

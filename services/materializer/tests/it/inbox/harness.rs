@@ -69,7 +69,7 @@ impl Bench {
         let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
         postgres::migrate(&pool).await.unwrap();
         // Rows of tests begin there.
-        sqlx::query("SELECT view_make_room('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
+        sqlx::query("SELECT view_ensure_time_partition('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
         let shutdown = CancellationToken::new();
         let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
         let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
