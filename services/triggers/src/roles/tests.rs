@@ -80,7 +80,7 @@ async fn ingest_ends_when_one_of_its_tasks_does() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn materializer_ends_when_one_of_its_tasks_does() {
     let (_database, connections) = connections().await;
-    let expected = ["kafka probe", "materializer", "view erasure", "view retention", "view sweep"];
+    let expected = ["kafka probe", "materializer", "reconcile", "view erasure", "view retention", "view sweep"];
     every_task_ends_the_role(&expected, async |supervisor| {
         materializing::start(supervisor, connections.clone(), ProjectorConfig::default()).unwrap();
     })
