@@ -81,7 +81,7 @@ pub(crate) fn admit(
         Form::Binary { content_type } => binary(headers, *content_type, body),
     };
     let mut new = parsed.map_err(problem_of)?;
-    if !caller.may_see(&new.event_type) {
+    if !caller.allows_event_type(&new.event_type) {
         return Err(Problem::forbidden("this key is restricted to other event types"));
     }
     let fingerprint_input = fingerprint_input(headers, form, body);
