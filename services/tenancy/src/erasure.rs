@@ -3,8 +3,8 @@
 //!
 //! An instance may read records of an organization before it knows of the tombstone, and may write their rows at any
 //! later time. Such records lie before the end of the log as it was some seconds after the tombstone. Once the
-//! positions have reached that end, those rows are written or the fence rejects them, so nothing is added any more. Which rows a
-//! consumer has, and how it deletes them, is in its slice.
+//! positions have reached that end, those rows are written or the fence rejects them, so nothing is added any more.
+//! Each slice defines which rows of its consumer are deleted, and how.
 
 use platform::kafka::{KafkaConfig, log_reader};
 use rdkafka::error::KafkaError;
