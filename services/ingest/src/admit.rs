@@ -1,7 +1,7 @@
 //! Converts a request into an event that may be appended: parses the body, applies the restrictions of the key, and
 //! determines the dedup key.
 //!
-//! Pure: no I/O. A checked event has a type of its own, so that no unchecked event can reach the log.
+//! Pure: no I/O. A checked event has its own type, so that no unchecked event can reach the log.
 
 use std::borrow::Cow;
 
@@ -104,7 +104,7 @@ fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Resul
 }
 
 /// The bytes that must be equal in a duplicate: the body and, in binary mode, the content type and the attributes in
-/// headers. Trace attributes are left out: each retry may have a trace of its own.
+/// headers. Trace attributes are left out: each retry may have its own trace.
 fn fingerprint_input<'a>(headers: &HeaderMap, form: &Form<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
     let Form::Binary { content_type } = form else { return Cow::Borrowed(body) };
     let attribute = |(header, value): (&'_ HeaderName, &'_ HeaderValue)| {

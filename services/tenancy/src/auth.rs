@@ -1,7 +1,7 @@
 //! Authenticates a presented key. The hot path is one SHA-256 and one map lookup; only keys that are not cached need a
 //! query.
 //!
-//! `watch` invalidates the cache; `caller` has the types that handlers use.
+//! `watch` invalidates the cache; `extract` has the extractors for handlers.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -126,7 +126,7 @@ pub fn is_well_formed(presented: &str) -> bool {
 }
 
 /// The prefix under which a key is stored. A well-formed key gives its first characters; any other text (a
-/// development key may be short) gives characters of its hash, so that none of its own is shown.
+/// development key may be short) gives characters of its hash, so that its text stays hidden.
 pub fn prefix(presented: &str) -> String {
     if is_well_formed(presented) {
         return presented.chars().take(PREFIX_CHARACTERS).collect();

@@ -11,6 +11,7 @@ mod cache;
 mod caller;
 mod dev_keys;
 pub mod erasure;
+mod extract;
 mod grant;
 pub mod key;
 mod keys;
@@ -26,8 +27,9 @@ mod watch;
 
 pub use auth::{AuthSettings, Authenticator};
 pub use cache::CacheSettings;
-pub use caller::{Caller, PresentedKey};
+pub use caller::Caller;
 pub use dev_keys::DevKeysError;
+pub use extract::PresentedKey;
 pub use operator::{Operator, OperatorToken};
 pub use refusal::Refusal;
 pub use role::{Right, Role};

@@ -8,7 +8,7 @@ use http::request::Parts;
 use platform::http::Problem;
 
 use crate::auth::Authenticator;
-use crate::caller::{bearer, client_address, presented_key};
+use crate::extract::{bearer, client_address, presented_key};
 use crate::key::KeyHash;
 use crate::refusal::Refusal;
 

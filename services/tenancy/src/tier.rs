@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Determines the rate limit of an organization without a limit of its own.
+/// Determines the rate limit of an organization that has no limit configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Tier {
