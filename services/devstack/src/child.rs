@@ -1,6 +1,6 @@
-//! One child process: spawned so that it dies with this one, awaited from any runtime, signalled.
+//! One child process: it dies with this process, can be awaited from any runtime, and can be signalled.
 //!
-//! Knows nothing of Kafka or PostgreSQL.
+//! Independent of Kafka and PostgreSQL.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -18,22 +18,22 @@ use tokio::sync::watch;
 use crate::Error;
 use crate::tools::User;
 
-/// How often a condition on a process is looked at.
+/// How often a condition on a process is checked.
 const POLL: Duration = Duration::from_millis(20);
-/// How long a process of an earlier run may take to die by itself.
+/// How long a process of an earlier run may take to exit without a signal.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(3);
-/// When a process of an earlier run that was killed is given up on.
+/// After this, a process of an earlier run that does not exit is an error.
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(15);
 
 type Request = (Command, mpsc::SyncSender<io::Result<std::process::Child>>);
 
-/// The one thread that spawns. The death signal of a child follows the thread that made it, not the process,
-/// so that thread must live as long as the process does.
+/// The thread that spawns all children. The kernel sends the death signal when the spawning thread ends, not the
+/// process, so this thread must live as long as the process.
 static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
     let (requests, inbox) = mpsc::channel::<Request>();
     let serve = move || {
         for (mut command, reply) in inbox {
-            // Nobody listens any more only if the caller's thread is gone; then the child's pipes close as well.
+            // The receiver is dropped only if the caller's thread ended; then the child's pipes close as well.
             drop(reply.send(command.spawn()));
         }
     };
@@ -41,31 +41,32 @@ static SPAWNER: LazyLock<io::Result<mpsc::Sender<Request>>> = LazyLock::new(|| {
     Ok(requests)
 });
 
-/// What to run, as whom, and how it dies.
+/// A command, the user that runs it, and its death signal.
 pub(crate) struct Launch<'a> {
     pub(crate) setpriv: &'a Path,
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
     pub(crate) folder: &'a Path,
-    /// Whom to become; `None` stays who we are.
+    /// The user that runs it; `None`: the user of this process.
     pub(crate) user: Option<&'a User>,
-    /// All that its environment holds; `None`: this process's, without what is meant for other servers.
+    /// Its whole environment; `None`: that of this process, without the variables of clients and other servers.
     pub(crate) environment: Option<&'a [(String, String)]>,
     /// The signal it gets when this process dies: `KILL`, `QUIT`.
     pub(crate) death_signal: &'static str,
-    /// Takes standard output and standard error.
+    /// Receives standard output and standard error.
     pub(crate) output: &'a Path,
 }
 
 impl Launch<'_> {
-    /// Spawns it in a process group of its own, so that a terminal's Ctrl-C reaches us alone and we stop it in order.
+    /// Spawns it in its own process group, so that Ctrl-C in a terminal reaches only this process, which stops it
+    /// gracefully.
     pub(crate) fn spawn(&self) -> Result<Child, Error> {
-        // The words of the run before stay readable, and the two files together stay bounded by two runs.
+        // Keeps the output of the previous run; the two files together are bounded by two runs.
         drop(fs::rename(self.output, self.output.with_extension("previous")));
         let output = File::create(self.output).map_err(Error::io(format!("write {}", self.output.display())))?;
         let errors = output.try_clone().map_err(Error::io("share a log file"))?;
         let mut command = Command::new(self.setpriv);
-        // setpriv sets the death signal after it has changed the user; the kernel would forget it the other way round.
+        // setpriv sets the death signal after it has changed the user; a change of the user resets the signal.
         command.arg("--pdeathsig").arg(self.death_signal);
         if let Some(user) = self.user {
             command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid)).arg("--clear-groups");
@@ -86,13 +87,13 @@ impl Launch<'_> {
     }
 }
 
-/// Variables of a client's or another server's settings must not reach our servers.
+/// Settings of clients or other servers, which must not reach our servers.
 fn is_server_variable(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name.starts_with("PG") || name.starts_with("KAFKA_") || name == "CLASSPATH"
 }
 
-/// A running or ended child.
+/// A running or exited child.
 pub(crate) struct Child {
     pid: Pid,
     exit: watch::Receiver<Option<ExitStatus>>,
@@ -105,11 +106,11 @@ impl Child {
         spawner.send((command, reply)).map_err(io::Error::other)?;
         let mut child = answer.recv().map_err(io::Error::other)??;
         let pid = Pid::from_child(&child);
-        let (ended, exit) = watch::channel(None);
-        // One thread per child rather than tokio's reaper: the child outlives the runtime that asked for it.
+        let (exited, exit) = watch::channel(None);
+        // One thread per child instead of tokio's reaper, because the child outlives the runtime that spawned it.
         let wait = move || {
             if let Ok(status) = child.wait() {
-                ended.send_replace(Some(status));
+                exited.send_replace(Some(status));
             }
         };
         thread::Builder::new().name("devstack-waiter".into()).spawn(wait)?;
@@ -124,21 +125,21 @@ impl Child {
         *self.exit.borrow()
     }
 
-    /// Waits until it has ended. `None` if its end could not be observed.
+    /// Waits until it has exited. `None` if that could not be observed.
     pub(crate) async fn wait(&self) -> Option<ExitStatus> {
         let mut exit = self.exit.clone();
         exit.wait_for(Option::is_some).await.ok().and_then(|status| *status)
     }
 
-    /// Sends a signal to the process alone; an ended one is left in peace.
+    /// Sends a signal to the process only; does nothing after it has exited.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.exited().is_none() {
-            // The only error left is that it has just ended.
+            // The only possible error is that it has just exited.
             let _ = kill_process(self.pid, signal);
         }
     }
 
-    /// Sends a signal to the process and to its children. PostgreSQL's backends have process groups of their own.
+    /// Sends a signal to the process and its children. Each backend of PostgreSQL has its own process group.
     pub(crate) fn signal_family(&self, signal: Signal) {
         if self.exited().is_some() {
             return;
@@ -150,10 +151,10 @@ impl Child {
         }
     }
 
-    /// Asks it to end with `signal`, and kills it and its children after `grace`.
+    /// Stops it with `signal`, and kills it and its children after `grace`.
     pub(crate) async fn stop(&self, signal: Signal, grace: Duration) {
         self.signal(signal);
-        // A stopped process handles no signal until it goes on.
+        // A process halted by SIGSTOP handles no other signal until SIGCONT.
         self.signal_family(Signal::CONT);
         if tokio::time::timeout(grace, self.wait()).await.is_err() {
             self.signal_family(Signal::KILL);
@@ -162,7 +163,7 @@ impl Child {
     }
 
     /// Sends `signal`, waits without a runtime, and kills it and its children at the deadline. For use in `Drop`.
-    pub(crate) fn end_blocking(&self, signal: Signal, deadline: Duration) {
+    pub(crate) fn stop_blocking(&self, signal: Signal, deadline: Duration) {
         self.signal(signal);
         self.signal_family(Signal::CONT);
         let until = Instant::now() + deadline;
@@ -174,7 +175,7 @@ impl Child {
 }
 
 impl Drop for Child {
-    /// Nothing outlives its owner, such as a start that is given up half-way.
+    /// No child outlives its owner, such as a start that is cancelled.
     fn drop(&mut self) {
         self.signal_family(Signal::KILL);
     }
@@ -182,7 +183,7 @@ impl Drop for Child {
 
 fn send(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // The only error left is that it has just ended.
+        // The only possible error is that it has just exited.
         let _ = kill_process(pid, signal);
     }
 }
@@ -195,7 +196,7 @@ fn all_pids() -> Vec<u32> {
 fn children_of(parent: u32) -> Vec<u32> {
     let is_child = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name stands in parentheses and may hold anything; the parent is the second field after it.
+        // The name is in parentheses and may contain anything; the parent is the second field after it.
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         after_name.split_whitespace().nth(1).and_then(|field| field.parse().ok()) == Some(parent)
     };
@@ -212,13 +213,13 @@ fn working_in(folder: &Path, name: &str) -> Vec<u32> {
     all_pids().into_iter().filter(works_here).collect()
 }
 
-/// Waits for the servers of an earlier run on `folder`, and kills what does not die by itself.
+/// Waits for the servers of an earlier run on `folder` to exit, and kills them after a grace period.
 ///
-/// Only to be called by the holder of the data folder's lock: then whoever still works there has lost its parent.
-pub(crate) async fn end_leftovers(folder: &Path, name: &str) -> Result<(), Error> {
+/// The caller must hold the lock of the data folder; then any process that works there has lost its parent.
+pub(crate) async fn stop_leftovers(folder: &Path, name: &str) -> Result<(), Error> {
     let folder = folder.canonicalize().map_err(Error::io(format!("find {}", folder.display())))?;
     let start = Instant::now();
-    let mut said = false;
+    let mut logged = false;
     loop {
         let left = working_in(&folder, name);
         let Some(&pid) = left.first() else { return Ok(()) };
@@ -226,9 +227,10 @@ pub(crate) async fn end_leftovers(folder: &Path, name: &str) -> Result<(), Error
             return Err(Error::Leftover { pid, path: folder });
         }
         if start.elapsed() > LEFTOVER_GRACE {
-            if !said {
-                tracing::warn!(pid, folder = %folder.display(), "killing a {name} process of an earlier run");
-                said = true;
+            if !logged {
+                let folder = folder.display();
+                tracing::warn!(pid, %folder, "Process {name} of an earlier run still works in the folder; killing it");
+                logged = true;
             }
             left.iter().for_each(|&pid| send(pid, Signal::KILL));
         }

@@ -1,7 +1,7 @@
-//! Several Kafka nodes and one PostgreSQL on a temporary folder, each of which can be lost and brought back alone.
+//! Several Kafka nodes and one PostgreSQL on a temporary folder, for tests of failures. Each server can be stopped and
+//! started separately.
 //!
-//! Nothing is started again by itself here: what was killed stays down until it is started, which is what a test of
-//! failures needs.
+//! No server is restarted automatically: a killed server stays down until it is started.
 
 use std::sync::Arc;
 
@@ -16,13 +16,12 @@ use crate::stack::{blocking, start_postgres};
 use crate::tools::{self, User};
 use crate::{Error, jars, ports};
 
-/// What a cluster is started with.
+/// Options of a cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    /// Kafka nodes, from 1 to 9. Three or more keep three copies of each internal topic, of which two must have a
-    /// record.
+    /// Kafka nodes, from 1 to 9. With three or more, internal topics have three replicas and `min.insync.replicas` 2.
     pub nodes: u8,
-    /// Gives the last node a disk of so many MiB, to be filled by `fill_disk`, if this process may mount one.
+    /// Size in MiB of a disk for the last node, which `fill_disk` fills. Only if this process may mount one.
     pub small_disk_mib: Option<u32>,
 }
 
@@ -37,10 +36,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything, and returns when all of it answers.
+    /// Starts all servers, and returns when all of them answer.
     ///
     /// # Errors
-    /// One sentence for a person: a missing tool, a full disk, or a server that did not come up.
+    /// A missing tool, a full disk, or a server that did not start.
     pub async fn start(options: ClusterOptions) -> Result<Self, Error> {
         let user = tools::server_user()?;
         let owner = user.clone();
@@ -50,7 +49,7 @@ impl Cluster {
                 let path = folder.server(&node_folder(i32::from(options.nodes))).join("data");
                 SmallDisk::mount(&path, mib, user.as_ref()).map_err(|error| error.to_string())
             }
-            None => Err("no small disk was asked for".to_owned()),
+            None => Err("the cluster was started without a small disk".to_owned()),
         };
         let servers = Options { kafka: false, ..Options::test() };
         let (nodes, postgres) = tokio::try_join!(
@@ -98,22 +97,22 @@ impl Cluster {
         index.and_then(|index| self.nodes.get(index)).map(AsRef::as_ref).ok_or(Error::NotOurs("Kafka node of this id"))
     }
 
-    /// Starts these nodes at once, and returns when all of them answer. One alone does not answer while most of the
-    /// cluster is down.
+    /// Starts these nodes concurrently, and returns when all of them answer. A single node does not answer while the
+    /// majority of the cluster is down.
     ///
     /// # Errors
-    /// When one does not come up.
+    /// When a node does not start.
     pub async fn start_nodes(&self, ids: &[i32]) -> Result<(), Error> {
         let wanted = ids.iter().filter_map(|id| usize::try_from(id - 1).ok()).filter_map(|index| self.nodes.get(index));
         start_all(wanted.cloned()).await
     }
 
-    /// The node that leads the controllers, as the nodes wrote it down; `None` while there is none. One that was just
-    /// lost is told until another is elected.
+    /// The active controller, according to the `quorum-state` files of the nodes; `None` while there is none. A node
+    /// that was just killed is returned until another is elected.
     #[must_use]
     pub fn controller_leader(&self) -> Option<i32> {
-        let believed = self.nodes.iter().filter_map(|node| kafka(node)?.believed_leader());
-        believed.max().map(|(_, leader)| leader)
+        let known = self.nodes.iter().filter_map(|node| kafka(node)?.last_known_leader());
+        known.max().map(|(_, leader)| leader)
     }
 
     #[must_use]
@@ -129,7 +128,7 @@ impl Cluster {
         self.disk.as_ref().map(|_| self.ids().last().copied().unwrap_or(1)).map_err(Clone::clone)
     }
 
-    /// Fills the small disk to the last byte.
+    /// Fills the small disk completely.
     ///
     /// # Errors
     /// When there is none, or it cannot be written for another reason than being full.
@@ -137,7 +136,7 @@ impl Cluster {
         self.disk.as_ref().map_err(|reason| Error::UnusableTool(reason.clone()))?.fill()
     }
 
-    /// Takes away what filled the small disk.
+    /// Removes the file that fills the small disk.
     ///
     /// # Errors
     /// When there is none, or the file cannot be removed.
@@ -147,7 +146,7 @@ impl Cluster {
 
     /// Kills all servers and removes their data.
     pub async fn stop(self) {
-        // Waits for threads and removes files; the runtime goes on meanwhile.
+        // Dropping blocks: it waits for processes and removes files.
         drop(spawn_blocking(move || drop(self)).await);
     }
 }
@@ -157,7 +156,7 @@ impl Drop for Cluster {
         for server in self.nodes.iter().chain([&self.postgres]) {
             server.abort_blocking();
         }
-        self.disk = Err("the cluster has ended".to_owned());
+        self.disk = Err("the cluster is stopped".to_owned());
         if let Err(error) = self.folder.close() {
             tracing::warn!("{error}");
         }

@@ -1,5 +1,4 @@
-//! The data folder: its lock, its version record, where the servers keep their files, and the removal of temporary
-//! ones.
+//! The data folder: its lock, its version record, the folders of the servers, and the removal of temporary folders.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
@@ -17,30 +16,30 @@ use crate::options::Data;
 use crate::tools::{self, User};
 use crate::{Error, files};
 
-/// Written into the version record; raised when the layout changes so that an older binary must not touch it.
+/// Format in the version record; raised when the layout changes so that older binaries must not open it.
 const FORMAT: u32 = 1;
-/// What must be free on the disk before anything is started, in MiB.
+/// Free disk space needed to start, in MiB.
 const NEEDED_MIB: u64 = 512;
-/// How the temporary folders are called.
+/// Prefix of temporary folders.
 const EPHEMERAL_PREFIX: &str = "triggers-stack-";
-/// How they are called until they are locked.
+/// Their prefix until they are locked.
 const UNFINISHED_PREFIX: &str = "triggers-unfinished-";
-/// An unfinished temporary folder younger than this is being made.
+/// A younger unfinished folder is still being created.
 const BEING_MADE: Duration = Duration::from_secs(60);
-/// Holds the servers' files when root's data folder cannot be reached by the user they run as.
+/// Folder of the servers' files if the user that runs them cannot reach root's data folder.
 const SYSTEM_FOLDER: &str = "/var/lib/triggers";
 
-/// What wrote the data, `version.json`.
+/// The versions that wrote the data, `version.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     format: u32,
     /// The newest Kafka that opened the data.
     pub(crate) kafka: Option<String>,
-    /// The major version of PostgreSQL that made the data.
+    /// The major version of PostgreSQL that created the data.
     pub(crate) postgres_major: Option<u32>,
     /// Kafka's cluster id: 16 random bytes in base64url.
     pub(crate) cluster_id: String,
-    /// Where the servers' files are, if not in this folder.
+    /// The folder of the servers' files, if it is not this folder.
     servers: Option<PathBuf>,
 }
 
@@ -54,18 +53,20 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes or opens the folder, locks it, and refuses what cannot be opened. Blocking.
+    /// Creates or opens the folder, locks it, and checks its version. Blocking.
     pub(crate) fn open(data: &Data, user: Option<&User>) -> Result<Self, Error> {
         let (root, lock, reaper) = match data {
             Data::Folder(folder) => open_folder(folder, user)?,
-            Data::Ephemeral => make_ephemeral(user)?,
+            Data::Ephemeral => create_ephemeral(user)?,
         };
         ensure_space(&root)?;
         let record = read_record(&root)?.map_or_else(|| new_record(&root, user), Ok)?;
         let servers = record.servers.clone().unwrap_or_else(|| root.clone());
         if !servers.is_dir() {
-            let problem =
-                format!("keeps its data in {}, which is gone; remove the folder to begin anew", servers.display());
+            let problem = format!(
+                "keeps its data in {}, which does not exist any more; remove the folder to start with new data",
+                servers.display()
+            );
             return Err(Error::Version { path: root, problem });
         }
         Ok(Self { root, servers, lock, record, reaper })
@@ -99,19 +100,20 @@ impl DataDir {
     pub(crate) fn check_postgres(&self, major: u32) -> Result<(), Error> {
         let Some(written) = self.record.postgres_major.filter(|&written| written != major) else { return Ok(()) };
         let problem = format!(
-            "was written by PostgreSQL {written}, which PostgreSQL {major} cannot open; install `postgresql-{written}`, or move the data with pg_upgrade"
+            "was written by PostgreSQL {written}, which PostgreSQL {major} cannot open; install `postgresql-{written}`, or \
+             migrate the data with pg_upgrade"
         );
         Err(Error::Version { path: self.root.clone(), problem })
     }
 
-    /// Notes the versions that have opened the data.
-    pub(crate) fn note(&mut self, kafka: Option<String>, postgres_major: Option<u32>) -> Result<(), Error> {
+    /// Stores the versions that have opened the data.
+    pub(crate) fn record_versions(&mut self, kafka: Option<String>, postgres_major: Option<u32>) -> Result<(), Error> {
         self.record.kafka = kafka.or_else(|| self.record.kafka.take());
         self.record.postgres_major = postgres_major.or(self.record.postgres_major);
         write_record(&self.root, &self.record)
     }
 
-    /// Tells whoever is refused who holds the folder.
+    /// Writes the holder of the folder into the lock file, for the error of other processes.
     pub(crate) fn describe(&mut self, holder: &str) -> Result<(), Error> {
         let mut write = || {
             self.lock.set_len(0)?;
@@ -120,7 +122,7 @@ impl DataDir {
         write().map_err(Error::io(format!("write the lock of {}", self.root.display())))
     }
 
-    /// Removes a temporary folder; a kept one is only unlocked. Blocking.
+    /// Removes a temporary folder; another folder is only unlocked. Blocking.
     pub(crate) fn close(&mut self) -> Result<(), Error> {
         let Some(reaper) = self.reaper.take() else { return Ok(()) };
         let removed = files::remove_dir(&self.root);
@@ -129,25 +131,25 @@ impl DataDir {
     }
 }
 
-/// A folder, the lock on it, and for a temporary one what removes it.
+/// A folder, its lock, and the input of the process that removes it if it is temporary.
 type Locked = (PathBuf, File, Option<ChildStdin>);
 
 fn open_folder(folder: &Path, user: Option<&User>) -> Result<Locked, Error> {
     if !folder.is_dir() {
-        make_dir(folder, user)?;
+        create_dir(folder, user)?;
     }
     let root = folder.canonicalize().map_err(Error::io(format!("find {}", folder.display())))?;
     let lock = lock(&root)?;
     Ok((root, lock, None))
 }
 
-/// Open to the servers' user for passing through, closed to listing.
-fn make_dir(folder: &Path, user: Option<&User>) -> Result<(), Error> {
+/// The user of the servers may traverse the folder but not list it.
+fn create_dir(folder: &Path, user: Option<&User>) -> Result<(), Error> {
     files::create_dir(folder)?;
     files::set_mode(folder, if user.is_some() { 0o711 } else { 0o700 })
 }
 
-fn make_ephemeral(user: Option<&User>) -> Result<Locked, Error> {
+fn create_ephemeral(user: Option<&User>) -> Result<Locked, Error> {
     let configured = std::env::temp_dir();
     let open = |parent: &PathBuf| tools::barrier(&parent.join("."), user).is_none();
     let parent = Some(configured).filter(open).unwrap_or_else(|| PathBuf::from("/tmp"));
@@ -157,17 +159,17 @@ fn make_ephemeral(user: Option<&User>) -> Result<Locked, Error> {
     let unfinished = parent.join(format!("{UNFINISHED_PREFIX}{name}"));
     let folder = parent.join(format!("{EPHEMERAL_PREFIX}{name}"));
     let mode = if user.is_some() { 0o711 } else { 0o700 };
-    // `create` and not `create_all`: a folder that somebody else has put there is refused.
-    let made = fs::DirBuilder::new().mode(mode).create(&unfinished);
-    made.map_err(Error::io(format!("create the folder {}", unfinished.display())))?;
-    // Locked before it has its name: a sweeping process takes a folder without a holder for abandoned.
+    // `create` instead of `create_all`: a folder that another user has created is refused.
+    let created = fs::DirBuilder::new().mode(mode).create(&unfinished);
+    created.map_err(Error::io(format!("create the folder {}", unfinished.display())))?;
+    // Locked before the rename: `sweep` in another process removes unlocked folders with the final prefix.
     let lock = lock(&unfinished)?;
     fs::rename(&unfinished, &folder).map_err(Error::io(format!("create the folder {}", folder.display())))?;
     let reaper = spawn_reaper(&folder)?;
     Ok((folder, lock, Some(reaper)))
 }
 
-/// Removes the temporary folders whose holder is gone: the lock is free then, whatever container the holder was in.
+/// Removes temporary folders whose holder has exited. The lock shows that across containers, a process id does not.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -178,7 +180,7 @@ fn sweep(parent: &Path) {
         let unfinished = name.starts_with(UNFINISHED_PREFIX) && age > BEING_MADE;
         let abandoned = name.starts_with(EPHEMERAL_PREFIX) && is_unlocked(&path);
         if ours && (unfinished || abandoned) && fs::remove_dir_all(&path).is_ok() {
-            tracing::debug!(folder = %path.display(), "removed what an earlier run left behind");
+            tracing::debug!(folder = %path.display(), "Removed the temporary folder of an earlier run");
         }
     }
 }
@@ -186,12 +188,12 @@ fn sweep(parent: &Path) {
 fn is_unlocked(folder: &Path) -> bool {
     match OpenOptions::new().write(true).open(folder.join("lock")) {
         Ok(lock) => lock.try_lock().is_ok(),
-        // A folder that is just being removed by its holder.
+        // Its holder is removing the folder.
         Err(_) => true,
     }
 }
 
-/// Starts a shell that removes the folder once our end of its input is closed, which happens however we end.
+/// Starts a shell that removes the folder when its input is closed, which happens whenever this process exits.
 fn spawn_reaper(folder: &Path) -> Result<ChildStdin, Error> {
     // The servers die at the same moment and may still write for an instant: hence the second round.
     // A small disk that is mounted below would keep its folder.
@@ -213,7 +215,7 @@ fn lock(root: &Path) -> Result<File, Error> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
-            // A holder that has only just begun has written nothing yet.
+            // A holder that has just started has written nothing yet.
             let known = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
             let holder = if known { holder.trim().to_owned() } else { "another process".into() };
             Err(Error::InUse { path: root.to_path_buf(), holder })
@@ -224,7 +226,7 @@ fn lock(root: &Path) -> Result<File, Error> {
 
 fn ensure_space(root: &Path) -> Result<(), Error> {
     let stat = rustix::fs::statvfs(root)
-        .map_err(|errno| Error::io(format!("see how full the disk of {} is", root.display()))(errno.into()))?;
+        .map_err(|errno| Error::io(format!("read the free space of the disk of {}", root.display()))(errno.into()))?;
     let free_mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);
     if free_mib < NEEDED_MIB {
         return Err(Error::DiskFull { path: root.to_path_buf(), free_mib, needed_mib: NEEDED_MIB });
@@ -256,10 +258,10 @@ fn new_record(root: &Path, user: Option<&User>) -> Result<Record, Error> {
         let folder = Path::new(SYSTEM_FOLDER).join(Uuid::new_v4().simple().to_string());
         tracing::info!(
             closed = %barrier.display(), folder = %folder.display(),
-            "the servers do not run as root and cannot pass the closed folder: their files are kept elsewhere",
+            "The user of the servers cannot enter the folder; keeping their files elsewhere",
         );
-        make_dir(Path::new(SYSTEM_FOLDER), user)?;
-        make_dir(&folder, user)?;
+        create_dir(Path::new(SYSTEM_FOLDER), user)?;
+        create_dir(&folder, user)?;
         servers = Some(folder);
     }
     let record = Record { format: FORMAT, kafka: None, postgres_major: None, cluster_id: cluster_id(), servers };
@@ -275,14 +277,14 @@ fn write_record(root: &Path, record: &Record) -> Result<(), Error> {
 fn cluster_id() -> String {
     loop {
         let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Uuid::new_v4());
-        // Kafka's formatter would take a leading dash for an option.
+        // Kafka's formatter parses a leading dash as an option.
         if !id.starts_with('-') {
             return id;
         }
     }
 }
 
-/// The numbers of a dotted version, for comparing.
+/// The numbers of a dotted version, for comparison.
 fn numbers(version: &str) -> Vec<u32> {
     version.split(['.', '-']).map_while(|part| part.parse().ok()).collect()
 }
@@ -292,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_compare_by_number() {
+    fn versions_are_compared_by_number() {
         assert!(numbers("4.10.0") > numbers("4.9.2"));
         assert!(numbers("4.3.1") < numbers("5.0.0"));
         assert_eq!(numbers("4.3.1-rc0"), [4, 3, 1]);

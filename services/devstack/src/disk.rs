@@ -1,4 +1,4 @@
-//! A small disk in memory, mounted for one server's data, so that it can be filled without filling the machine's.
+//! A small in-memory disk for the data of one server, so that a test can fill it without filling the machine's disk.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -8,18 +8,18 @@ use std::process::Command;
 use crate::tools::User;
 use crate::{Error, files};
 
-/// What fills it up.
+/// The file that fills the disk.
 const FILLER: &str = "filler";
-/// Written at once while filling, in bytes.
+/// Bytes of one write while filling.
 const BLOCK: usize = 64 * 1024;
 
-/// A mounted disk; dropping it takes it away again, with all it holds.
+/// A mounted disk; dropping it unmounts it, and its content is lost.
 pub(crate) struct SmallDisk {
     path: PathBuf,
 }
 
 impl SmallDisk {
-    /// Mounts `mib` MiB at `path`, as the property of `user`.
+    /// Mounts a disk of `mib` MiB at `path`, owned by `user`.
     ///
     /// # Errors
     /// When this process may not mount.
@@ -33,13 +33,13 @@ impl SmallDisk {
         command.args(["-t", "tmpfs", "-o", &options, "triggers-small-disk"]).arg(path);
         let output = command.output().map_err(Error::io("run mount"))?;
         if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(Error::UnusableTool(format!("a small disk could not be mounted: {words}")));
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Error::UnusableTool(format!("a small disk could not be mounted: {stderr}")));
         }
         Ok(Self { path: path.to_path_buf() })
     }
 
-    /// Writes until nothing more fits.
+    /// Writes until the disk is full.
     pub(crate) fn fill(&self) -> Result<(), Error> {
         let path = self.path.join(FILLER);
         let failed = || Error::io(format!("write {}", path.display()));
@@ -56,7 +56,7 @@ impl SmallDisk {
         Ok(())
     }
 
-    /// Takes away what `fill` wrote.
+    /// Removes the file that `fill` wrote.
     pub(crate) fn clear(&self) -> Result<(), Error> {
         let path = self.path.join(FILLER);
         match std::fs::remove_file(&path) {
@@ -70,9 +70,9 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a server that was just killed may hold it for an instant.
+        // Lazy: a server that was just killed may still use it.
         if !Command::new("umount").arg("-l").arg(&self.path).status().is_ok_and(|status| status.success()) {
-            tracing::warn!(path = %self.path.display(), "a small disk could not be unmounted");
+            tracing::warn!(path = %self.path.display(), "Small disk could not be unmounted; leaving it mounted");
         }
     }
 }

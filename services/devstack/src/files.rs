@@ -1,4 +1,4 @@
-//! Small file operations with the path in the error: write privately, give away, tell the end of a log.
+//! File operations with the path in the error: write with a mode, change the owner, read the end of a log.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::Error;
 use crate::tools::User;
 
-/// How much of a log's end is shown in an error, in bytes.
+/// Bytes of the end of a log that an error shows.
 const TAIL_BYTES: u64 = 1200;
 
 pub(crate) fn create_dir(path: &Path) -> Result<(), Error> {
@@ -28,14 +28,14 @@ pub(crate) fn write(path: &Path, content: &str, mode: u32) -> Result<(), Error> 
     attempt().map_err(Error::io(format!("write {}", path.display())))
 }
 
-/// Writes beside `path` and renames, so that a reader or a crash sees the old or the new content.
+/// Writes a temporary file and renames it, so that a reader sees either the old or the new content, also after a crash.
 pub(crate) fn replace(path: &Path, content: &str, mode: u32) -> Result<(), Error> {
     let next = path.with_extension("next");
     write(&next, content, mode)?;
     fs::rename(&next, path).map_err(Error::io(format!("replace {}", path.display())))
 }
 
-/// Removes a folder with all it holds; a missing one is fine.
+/// Removes a folder with its content; a missing one is not an error.
 pub(crate) fn remove_dir(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -45,10 +45,11 @@ pub(crate) fn remove_dir(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes a folder and all it holds the property of `user`; nothing to do if the folder already is.
+/// Changes the owner of a folder and its content to `user`; does nothing if `user` owns the folder already.
 pub(crate) fn give_to(path: &Path, user: Option<&User>) -> Result<(), Error> {
     let Some(user) = user else { return Ok(()) };
-    let owner = fs::symlink_metadata(path).map_err(Error::io(format!("look at {}", path.display())))?.uid();
+    let owner =
+        fs::symlink_metadata(path).map_err(Error::io(format!("read the metadata of {}", path.display())))?.uid();
     if owner == user.uid { Ok(()) } else { give_all(path, user) }
 }
 
@@ -59,7 +60,7 @@ fn give_all(path: &Path, user: &User) -> Result<(), Error> {
             give_all(&entry.map_err(failed())?.path(), user)?;
         }
     }
-    // The folder last: an interrupted walk is then taken up again.
+    // The folder is changed last, so that an interrupted change is repeated.
     lchown(path, Some(user.uid), Some(user.gid)).map_err(failed())
 }
 

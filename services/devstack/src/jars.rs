@@ -1,4 +1,4 @@
-//! The broker's jars: fetched once by Maven from the embedded manifest, kept in a cache shared by all runs.
+//! The broker's jars: Maven fetches them once from the embedded manifest into a cache that all runs share.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::child::Launch;
 use crate::{Error, files, tools};
 
-/// What Maven is to fetch.
+/// The Maven project with the dependencies to fetch.
 const MANIFEST: &str = include_str!("../../../deploy/kafka/pom.xml");
 /// How long Maven may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// A complete set of jars.
 pub(crate) struct Jars {
     pub(crate) folder: PathBuf,
-    /// File names, sorted: the class path must be the same at each start for a class-data archive to fit.
+    /// File names, sorted: a class-data archive is only valid for the same class path.
     pub(crate) names: Vec<String>,
 }
 
@@ -38,10 +38,10 @@ pub(crate) fn cache_folder() -> Result<PathBuf, Error> {
     set("TRIGGERS_CACHE_DIR")
         .or_else(|| set("XDG_CACHE_HOME").map(|home| home.join("triggers")))
         .or_else(|| set("HOME").map(|home| home.join(".cache/triggers")))
-        .ok_or_else(|| Error::Fetch("no folder to keep them in: set TRIGGERS_CACHE_DIR or HOME".into()))
+        .ok_or_else(|| Error::Fetch("no cache folder; set TRIGGERS_CACHE_DIR or HOME".into()))
 }
 
-/// The jars, fetched unless they are there. Of several processes one fetches and the others wait.
+/// The jars; fetches them if they are missing. Of several processes, one fetches and the others wait.
 pub(crate) async fn ensure() -> Result<Jars, Error> {
     let cache = cache_folder()?;
     let folder = cache.join(format!("kafka-{}-log4j-{}", kafka_version(), property("log4j.version")));
@@ -61,21 +61,21 @@ async fn lock(path: &Path) -> Result<File, Error> {
     let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
     let file = open.map_err(Error::io(format!("open {}", path.display())))?;
     let start = Instant::now();
-    let mut said = false;
+    let mut logged = false;
     while file.try_lock().is_err() {
-        if !said {
-            tracing::info!("another process is fetching the jars of Kafka; waiting for it");
-            said = true;
+        if !logged {
+            tracing::info!("Another process is fetching the jars of Kafka; waiting for it");
+            logged = true;
         }
         if start.elapsed() > FETCH_DEADLINE {
-            return Err(Error::Fetch(format!("another process holds {} for too long", path.display())));
+            return Err(Error::Fetch(format!("another process has held {} for too long", path.display())));
         }
         tokio::time::sleep(POLL).await;
     }
     Ok(file)
 }
 
-/// The jars if every one that was fetched is still there in its size; cache cleaners take what they like.
+/// The jars, if all files still exist with their size. A cache cleaner may have removed some.
 fn complete(folder: &Path) -> Option<Jars> {
     let list = fs::read_to_string(folder.join("jars.list")).ok()?;
     let mut names = Vec::new();
@@ -93,7 +93,7 @@ fn complete(folder: &Path) -> Option<Jars> {
 async fn fetch(cache: &Path, folder: &Path) -> Result<(), Error> {
     let (maven, setpriv) = (tools::maven()?, tools::setpriv()?);
     let started = Instant::now();
-    tracing::info!(cache = %cache.display(), "fetching Apache Kafka {} (44 MB of jars, once)", kafka_version());
+    tracing::info!(cache = %cache.display(), "Fetching Apache Kafka {} (44 MB of jars, once)", kafka_version());
     let partial = cache.join(format!("fetching-{}", uuid::Uuid::new_v4().simple()));
     files::create_dir(&partial)?;
     let fetched = run_maven(maven, &setpriv, &partial).await.and_then(|()| publish(&partial, folder));
@@ -101,7 +101,7 @@ async fn fetch(cache: &Path, folder: &Path) -> Result<(), Error> {
         files::remove_dir(&partial)?;
     }
     fetched?;
-    tracing::info!(seconds = started.elapsed().as_secs(), "fetched Apache Kafka {}", kafka_version());
+    tracing::info!(seconds = started.elapsed().as_secs(), "Fetched Apache Kafka {}", kafka_version());
     Ok(())
 }
 
@@ -133,10 +133,10 @@ async fn run_maven(maven: PathBuf, setpriv: &Path, partial: &Path) -> Result<(),
     if status.is_some_and(|status| status.success()) {
         return Ok(());
     }
-    Err(Error::Fetch(format!("Maven failed; its last words: {}", files::tail(&[&log]))))
+    Err(Error::Fetch(format!("Maven failed; end of its log: {}", files::tail(&[&log]))))
 }
 
-/// Lists what came and moves it to its place in one step.
+/// Writes the list of jars and renames the folder, which publishes all of them atomically.
 fn publish(partial: &Path, folder: &Path) -> Result<(), Error> {
     let read = || Error::io(format!("read {}", partial.display()));
     let mut lines = Vec::new();
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_manifest_tells_its_versions() {
+    fn the_manifest_has_versions() {
         assert!(kafka_version().starts_with("4."), "{}", kafka_version());
         assert_ne!(property("log4j.version"), "unknown");
     }

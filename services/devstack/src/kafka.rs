@@ -1,5 +1,5 @@
-//! One node of Apache Kafka, broker and controller in one: its settings, formatting, command line and readiness. It may
-//! be alone or one of several.
+//! One node of Apache Kafka, which is broker and controller, alone or in a cluster: settings, formatting, command line
+//! and readiness.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ const LOG4J: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </Configuration>
 "#;
 
-/// One Kafka node: everything that is the same at each of its starts.
+/// One Kafka node: the settings that do not change between its starts.
 pub(crate) struct Kafka {
     setpriv: PathBuf,
     java: Java,
@@ -65,12 +65,10 @@ pub(crate) struct Voter {
     pub(crate) port: u16,
 }
 
-/// What `Kafka::prepare` needs to know.
 pub(crate) struct Settings<'a> {
     pub(crate) folder: PathBuf,
     pub(crate) user: Option<&'a User>,
     pub(crate) cluster_id: &'a str,
-    /// Which of the voters it is.
     pub(crate) id: i32,
     pub(crate) port: u16,
     /// All nodes of the cluster, this one among them.
@@ -80,11 +78,11 @@ pub(crate) struct Settings<'a> {
 }
 
 impl Kafka {
-    /// Writes the settings and formats the storage unless it is formatted.
+    /// Writes the settings, and formats the storage if it is not formatted.
     pub(crate) async fn prepare(settings: Settings<'_>, java: Java, jars: &Jars) -> Result<Self, Error> {
         if let Some(closed) = tools::barrier(&java.path, settings.user) {
-            let sentence = format!("Java is in {}, which the user that Kafka runs as cannot enter", closed.display());
-            return Err(Error::UnusableTool(sentence));
+            let problem = format!("Java is in {}, which the user that Kafka runs as cannot enter", closed.display());
+            return Err(Error::UnusableTool(problem));
         }
         let names: Vec<String> = jars.names.iter().map(|name| format!("jars/{name}")).collect();
         let kafka = Self {
@@ -92,7 +90,7 @@ impl Kafka {
             java,
             user: settings.user.cloned(),
             folder: settings.folder,
-            // Relative to the working directory, so that it reads the same wherever the data folder is.
+            // Relative to the working directory, so that it does not depend on the path of the data folder.
             class_path: names.join(":"),
             cluster_id: settings.cluster_id.to_owned(),
             id: settings.id,
@@ -111,7 +109,7 @@ impl Kafka {
         let user = self.user.as_ref();
         files::create_dir(&self.folder)?;
         files::set_mode(&self.folder, 0o755)?;
-        // Native libraries are unpacked into `tmp` and stay there when Kafka is killed.
+        // Kafka unpacks native libraries into `tmp` and leaves them there when it is killed.
         files::remove_dir(&self.folder.join("tmp"))?;
         for name in ["data", "logs", "tmp"] {
             let folder = self.folder.join(name);
@@ -130,12 +128,11 @@ impl Kafka {
         let voters: Vec<String> =
             self.voters.iter().map(|voter| format!("{}@127.0.0.1:{}", voter.id, voter.port)).collect();
         let voters = voters.join(",");
-        // Three copies, of which two must have a record before it counts, as in production; as many as there are on
-        // fewer nodes.
-        let copies = self.voters.len().min(3);
-        let in_sync = copies.div_ceil(2);
-        // Every partition maps two index files of the given size, and tests make thousands of partitions. Each size
-        // holds the index of a whole segment.
+        // Three replicas and `min.insync.replicas` 2, as in production; fewer on fewer nodes.
+        let replicas = self.voters.len().min(3);
+        let in_sync = replicas.div_ceil(2);
+        // Each partition maps two index files of the given size, and tests create thousands of partitions. Each size is
+        // enough for the index of a whole segment.
         let (segment, index) = match self.durability {
             Durability::Full => (256 * 1024 * 1024, 1024 * 1024),
             Durability::Test => (64 * 1024 * 1024, 256 * 1024),
@@ -152,12 +149,12 @@ impl Kafka {
              log.dirs={}\n\
              log.segment.bytes={segment}\n\
              log.index.size.max.bytes={index}\n\
-             default.replication.factor={copies}\n\
+             default.replication.factor={replicas}\n\
              min.insync.replicas={in_sync}\n\
-             offsets.topic.replication.factor={copies}\n\
-             transaction.state.log.replication.factor={copies}\n\
+             offsets.topic.replication.factor={replicas}\n\
+             transaction.state.log.replication.factor={replicas}\n\
              transaction.state.log.min.isr={in_sync}\n\
-             share.coordinator.state.topic.replication.factor={copies}\n\
+             share.coordinator.state.topic.replication.factor={replicas}\n\
              share.coordinator.state.topic.min.isr={in_sync}\n\
              {FIXED}",
             self.folder.join("data").display(),
@@ -169,7 +166,7 @@ impl Kafka {
         if done.exists() {
             return files::give_to(&self.folder.join("data"), self.user.as_ref());
         }
-        tracing::info!("formatting Kafka's storage");
+        tracing::info!("Formatting Kafka's storage");
         let log = self.folder.join("format.out");
         let args = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", "server.properties", "-t"];
         let args = args.iter().copied().chain([self.cluster_id.as_str()]);
@@ -220,8 +217,8 @@ impl Kafka {
         self.java(tuning, args, &self.folder.join("kafka.out")).spawn()
     }
 
-    /// Waits until the broker answers, not only listens: its metadata names it, and it tells its settings. Of several
-    /// nodes none is ready before most of them run.
+    /// Waits until the broker answers: it is in its own metadata, and it describes its configuration. In a cluster, no
+    /// node is ready before the majority runs.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         while tokio::net::TcpStream::connect(&self.address).await.is_err() {
             tokio::time::sleep(POLL).await;
@@ -255,13 +252,13 @@ impl Kafka {
         &self.folder
     }
 
-    /// Whom this node last took for the leader of the controllers, and in which term, as it wrote it down.
-    pub(crate) fn believed_leader(&self) -> Option<(i64, i32)> {
+    /// Epoch and node id of the last active controller in the `quorum-state` file of this node.
+    pub(crate) fn last_known_leader(&self) -> Option<(i64, i32)> {
         let path = self.folder.join("data/__cluster_metadata-0/quorum-state");
         leader_in(&std::fs::read_to_string(path).ok()?)
     }
 
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         files::tail(&[&self.folder.join("kafka.out"), &self.folder.join("logs/kafka.log")])
     }
 }
@@ -274,15 +271,15 @@ async fn is_registered(admin: Arc<AdminClient<DefaultClientContext>>, id: i32) -
     tokio::task::spawn_blocking(ask).await.unwrap_or(false)
 }
 
-/// Term and leader in the text of a `quorum-state` file; none while an election is open.
+/// Epoch and leader in the text of a `quorum-state` file; `None` during an election.
 fn leader_in(text: &str) -> Option<(i64, i32)> {
     let state: serde_json::Value = serde_json::from_str(text).ok()?;
     let leader = i32::try_from(state.get("leaderId")?.as_i64()?).ok()?;
     (leader > 0).then_some((state.get("leaderEpoch")?.as_i64()?, leader))
 }
 
-/// Settings that are the same everywhere: quick to start, quick to see a dead member.
-/// A killed broker may register again only when its session of before has run out, so that is kept short.
+/// Settings of all nodes: fast start, fast detection of a dead member.
+/// A killed broker can register again only after its old session has expired, so the session timeout is short.
 /// The cleaner's default buffer of 128 MB does not fit a small heap.
 const FIXED: &str = "\
 offsets.topic.num.partitions=3
@@ -310,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_leader_is_read_with_its_term_and_an_open_election_has_none() {
+    fn the_leader_is_parsed_with_its_epoch() {
         let state = |leader: i32| format!(r#"{{"leaderId":{leader},"leaderEpoch":7,"votedId":-1,"data_version":1}}"#);
         assert_eq!(leader_in(&state(2)), Some((7, 2)));
         assert_eq!(leader_in(&state(-1)), None);

@@ -1,15 +1,15 @@
 //! A real Apache Kafka (nodes that are broker and controller in one) and a real PostgreSQL as child processes of this
 //! one: for `triggers up`, for tests and for load tests.
 //!
-//! `Stack` is one Kafka and one PostgreSQL; `Cluster` is several Kafka nodes, for those who want to see what happens
-//! when some are lost; `Process` is any other program that must not outlive this one.
+//! `Stack` is one Kafka and one PostgreSQL; `Cluster` is several Kafka nodes and one PostgreSQL, for tests of failures;
+//! `Process` is any other program that must not outlive this one.
 //!
-//! What lives here: finding the tools, fetching the broker's jars, the data folder and its lock, starting, watching,
-//! restarting and stopping the two servers, and what tests need on top (`testing`). What does not: topics, schema,
-//! keys, or anything else of the product. This crate knows no other crate of the workspace.
+//! Here: finding the tools, fetching the broker's jars, the data folder and its lock, starting, supervising, restarting
+//! and stopping the servers, and helpers for tests (`testing`). Topics, schema, keys and the rest of the product are
+//! elsewhere: this crate depends on no other crate of the workspace.
 //!
-//! Both servers listen on 127.0.0.1 only. PostgreSQL asks for a generated password; Kafka has no password, so any
-//! process of this machine may talk to it: it is meant for development and tests.
+//! Both servers listen on 127.0.0.1 only. PostgreSQL requires a generated password; Kafka has none, so any process
+//! on this machine can connect to it. Use it for development and tests only.
 
 mod child;
 mod cluster;
@@ -42,18 +42,18 @@ pub fn kafka_version() -> &'static str {
     jars::kafka_version()
 }
 
-/// A port on 127.0.0.1 that was free a moment ago and that the system gives to no outgoing connection, so that a server
-/// which is started again finds it free again.
+/// A port on 127.0.0.1 that was just free and is outside the range of outgoing connections, so that it is still free
+/// when a server is restarted.
 pub fn free_port() -> Result<u16, Error> {
     ports::free()
 }
 
-/// Fetches the broker's jars into the cache unless they are there, and returns the folder that holds them.
+/// Fetches the broker's jars into the cache if they are missing, and returns their folder.
 ///
 /// # Errors
 /// When Java or Maven is missing, or Maven could not fetch.
 pub async fn fetch() -> Result<std::path::PathBuf, Error> {
-    // Maven without Java would fail with words of its own.
+    // Checked first, because Maven without Java fails with a different error.
     tools::java()?;
     Ok(jars::ensure().await?.folder)
 }

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// How long the command may take to end after it was asked to.
+/// How long the command may take to exit after SIGTERM.
 const COMMAND_GRACE: Duration = Duration::from_secs(10);
 
 /// Starts a real Kafka and a real PostgreSQL for tests and development.
@@ -26,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Run a command with TRIGGERS_TEST_KAFKA and TRIGGERS_TEST_DATABASE set, and end with its exit code.
+    /// Run a command with TRIGGERS_TEST_KAFKA and TRIGGERS_TEST_DATABASE set, and exit with its exit code.
     Exec {
         /// The command and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -46,7 +46,7 @@ enum Action {
     },
     /// Fetch the jars of Kafka into the cache and print the folder.
     Fetch,
-    /// Look for the tools that are needed.
+    /// Check for the required tools.
     Check,
 }
 
@@ -74,10 +74,10 @@ async fn main() -> ExitCode {
 
 async fn exec(command: &[OsString]) -> anyhow::Result<ExitCode> {
     let (program, arguments) = command.split_first().context("no command given")?;
-    let mut stop = Stop::new()?;
+    let mut stop = StopSignals::new()?;
     let stack = tokio::select! {
         stack = Stack::start(Options::test()) => stack?,
-        code = stop.asked() => return Ok(code),
+        code = stop.received() => return Ok(code),
     };
     let spawned = Command::new(program)
         .args(arguments)
@@ -86,18 +86,18 @@ async fn exec(command: &[OsString]) -> anyhow::Result<ExitCode> {
         .spawn()
         .with_context(|| format!("cannot run {}", program.display()));
     let code = match spawned {
-        Ok(child) => attend(child, &stack, &mut stop).await,
+        Ok(child) => wait_for(child, &stack, &mut stop).await,
         Err(error) => Err(error),
     };
     stack.stop().await;
     code
 }
 
-/// Waits for the command; ends it when we are asked to end or a server is lost.
-async fn attend(mut child: Child, stack: &Stack, stop: &mut Stop) -> anyhow::Result<ExitCode> {
+/// Waits for the command; stops it on a stop signal or when a server has failed.
+async fn wait_for(mut child: Child, stack: &Stack, stop: &mut StopSignals) -> anyhow::Result<ExitCode> {
     let code = tokio::select! {
         status = child.wait() => return Ok(exit_code(status?)),
-        code = stop.asked() => code,
+        code = stop.received() => code,
         reason = stack.failed() => {
             eprintln!("devstack: {reason}");
             ExitCode::FAILURE
@@ -105,7 +105,7 @@ async fn attend(mut child: Child, stack: &Stack, stop: &mut Stop) -> anyhow::Res
     };
     let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
     if let Some(pid) = pid {
-        // The only error left is that it has just ended.
+        // The only possible error is that it has just exited.
         let _ = rustix::process::kill_process(pid, Signal::TERM);
     }
     if tokio::time::timeout(COMMAND_GRACE, child.wait()).await.is_err() {
@@ -115,16 +115,16 @@ async fn attend(mut child: Child, stack: &Stack, stop: &mut Stop) -> anyhow::Res
 }
 
 async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let mut stop = Stop::new()?;
+    let mut stop = StopSignals::new()?;
     let stack = tokio::select! {
         stack = Stack::start(options) => stack?,
-        code = stop.asked() => return Ok(code),
+        code = stop.received() => return Ok(code),
     };
     println!("KAFKA_BROKERS={}", stack.kafka_brokers());
     println!("DATABASE_URL={}", stack.database_url());
     println!("DATA_DIR={}", stack.data_dir().display());
     let code = tokio::select! {
-        _ = stop.asked() => ExitCode::SUCCESS,
+        _ = stop.received() => ExitCode::SUCCESS,
         reason = stack.failed() => {
             eprintln!("devstack: {reason}");
             ExitCode::FAILURE
@@ -148,25 +148,25 @@ fn check() -> ExitCode {
     code
 }
 
-/// As a shell reports it: 128 and the signal's number for a killed command.
+/// The exit code that a shell reports: 128 plus the signal number for a killed command.
 fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt as _;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// The two signals that ask us to end.
-struct Stop {
+/// SIGINT and SIGTERM.
+struct StopSignals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
-impl Stop {
+impl StopSignals {
     fn new() -> anyhow::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn asked(&mut self) -> ExitCode {
+    async fn received(&mut self) -> ExitCode {
         tokio::select! {
             _ = self.interrupt.recv() => ExitCode::from(130),
             _ = self.terminate.recv() => ExitCode::from(143),

@@ -1,13 +1,13 @@
-//! What a stack is started with.
+//! Options of a stack.
 
 use std::path::PathBuf;
 
 /// Where the servers keep their data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Data {
-    /// This folder, made if missing, kept at the end and opened again at the next start.
+    /// This folder; created if missing, and kept after the stop for the next start.
     Folder(PathBuf),
-    /// A folder under the system's temporary one, removed when the stack ends, however it ends.
+    /// A folder in the system's temporary folder, removed when the stack stops or this process dies.
     Ephemeral,
 }
 
@@ -16,7 +16,7 @@ pub enum Data {
 pub enum Durability {
     /// PostgreSQL syncs each commit to the disk.
     Full,
-    /// PostgreSQL never syncs: quick, and worth nothing after a power cut.
+    /// PostgreSQL never syncs: fast, but a power cut may corrupt the data.
     Test,
 }
 
@@ -25,31 +25,25 @@ pub enum Durability {
 pub enum Heap {
     /// 1 GiB, serial collector, all compilers.
     Full,
-    /// 384 MiB, serial collector, quick compiler only: for a fast start on a small machine.
+    /// 384 MiB, serial collector, first compiler tier only: for a fast start on a small machine.
     Test,
 }
 
-/// What to start, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the data is kept.
     pub data: Data,
-    /// Whether to start Kafka.
     pub kafka: bool,
-    /// Whether to start PostgreSQL.
     pub postgres: bool,
     /// Kafka's port on 127.0.0.1; 0 takes a free one.
     pub kafka_port: u16,
     /// PostgreSQL's port on 127.0.0.1; 0 takes a free one.
     pub postgres_port: u16,
-    /// What survives a power cut.
     pub durability: Durability,
-    /// Memory of Kafka's JVM.
     pub heap: Heap,
 }
 
 impl Options {
-    /// Both servers on free ports, in a temporary folder, tuned for a quick start.
+    /// Both servers on free ports, in a temporary folder, tuned for a fast start.
     #[must_use]
     pub fn test() -> Self {
         Self {

@@ -1,19 +1,19 @@
-//! Ports on 127.0.0.1: choosing free ones and saying which one is taken.
+//! Ports on 127.0.0.1: finds free ones, and refuses one in use.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 
 use crate::Error;
 
-/// The lowest port that is handed out.
+/// The lowest port that is chosen.
 const LOWEST: u16 = 20_000;
-/// Attempts to find a free port before the system is asked for any.
+/// Attempts to find a free port before the system chooses one.
 const ATTEMPTS: u32 = 200;
 
-/// A port that was free a moment ago, below the range that the system gives to outgoing connections.
+/// A port that was just free, below the range of outgoing connections.
 ///
-/// Inside that range a client that keeps trying a stopped server's port can be given this very port as its own and
-/// end up connected to itself, after which the server cannot come back.
+/// Within that range, a client that retries the port of a stopped server can get this port as its local port and
+/// connect to itself; then the server cannot bind it again.
 pub(crate) fn free() -> Result<u16, Error> {
     let end = first_outgoing_port().max(LOWEST + 1000);
     for _ in 0..ATTEMPTS {
@@ -36,7 +36,7 @@ pub(crate) fn choose(server: &'static str, wanted: u16) -> Result<u16, Error> {
     Ok(wanted)
 }
 
-/// Refuses a port that somebody listens on.
+/// Refuses a port on which a program listens.
 pub(crate) fn ensure_free(server: &'static str, port: u16) -> Result<(), Error> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! PostgreSQL from the system's binaries: making the data, command line, readiness, databases.
+//! PostgreSQL from the system's binaries: data directory, command line, readiness, databases.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,10 +19,10 @@ const NAME: &str = "triggers";
 const INIT_DEADLINE: Duration = Duration::from_secs(120);
 /// How often a connection is tried.
 const POLL: Duration = Duration::from_millis(50);
-/// When an attempt to connect is given up.
+/// Timeout of one connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One PostgreSQL server: everything that is the same at each of its starts.
+/// One PostgreSQL server: the settings that do not change between its starts.
 pub(crate) struct Postgres {
     setpriv: PathBuf,
     binaries: PostgresBinaries,
@@ -34,7 +34,7 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// Makes the data unless it is there.
+    /// Creates the data directory if it is missing.
     pub(crate) async fn prepare(
         binaries: PostgresBinaries,
         folder: PathBuf,
@@ -43,9 +43,8 @@ impl Postgres {
         durability: Durability,
     ) -> Result<Self, Error> {
         if let Some(closed) = tools::barrier(&binaries.folder.join("postgres"), user) {
-            let sentence =
-                format!("PostgreSQL is in {}, which the user that it runs as cannot enter", closed.display());
-            return Err(Error::UnusableTool(sentence));
+            let problem = format!("PostgreSQL is in {}, which the user that it runs as cannot enter", closed.display());
+            return Err(Error::UnusableTool(problem));
         }
         files::create_dir(&folder)?;
         files::set_mode(&folder, 0o755)?;
@@ -63,11 +62,11 @@ impl Postgres {
     }
 
     async fn init(&mut self) -> Result<(), Error> {
-        tracing::info!("making the data of PostgreSQL {}", self.binaries.major);
+        tracing::info!("Creating the data directory of PostgreSQL {}", self.binaries.major);
         self.password = Uuid::new_v4().simple().to_string();
         files::write(&self.password_file(), &self.password, 0o600)?;
         files::give_to(&self.password_file(), self.user.as_ref())?;
-        // Made beside its place and then moved, so that an interrupted attempt is not taken for data.
+        // Created under another name and renamed, so that an interrupted attempt is not used as data.
         let unfinished = self.folder.join("data.unfinished");
         files::remove_dir(&unfinished)?;
         files::create_dir(&unfinished)?;
@@ -116,7 +115,7 @@ impl Postgres {
         }
     }
 
-    /// The caller has made sure that no process of an earlier run works on the data.
+    /// The caller must ensure that no process of an earlier run uses the data.
     pub(crate) fn spawn(&self) -> Result<Child, Error> {
         self.remove_stale_pid_file()?;
         let mut settings = vec![
@@ -124,7 +123,7 @@ impl Postgres {
             format!("port={}", self.port),
             "unix_socket_directories=".to_owned(),
             "max_connections=300".to_owned(),
-            // A failed statement is told to its client; its text, which may hold payloads, is not written down.
+            // The client gets the error of a failed statement; its text, which may contain payloads, is not logged.
             "log_min_messages=log".to_owned(),
             "log_min_error_statement=panic".to_owned(),
             "log_checkpoints=off".to_owned(),
@@ -138,12 +137,12 @@ impl Postgres {
         }
         let mut args: Vec<OsString> = vec!["-D".into(), self.data().into()];
         args.extend(settings.into_iter().flat_map(|setting| ["-c".into(), setting.into()]));
-        // QUIT: PostgreSQL's own immediate shutdown, which takes its backends along.
+        // QUIT is PostgreSQL's immediate shutdown, which also stops the backends.
         self.launch("postgres", args, "QUIT", &self.log()).spawn()
     }
 
-    /// A killed server leaves its pid file, and PostgreSQL refuses to start while that number lives on: as a dead
-    /// process that nobody has collected, or as another one after the machine was started again.
+    /// A killed server leaves its pid file, and PostgreSQL refuses to start while a process with that id exists: a
+    /// zombie, or another process after a reboot.
     fn remove_stale_pid_file(&self) -> Result<(), Error> {
         let path = self.data().join("postmaster.pid");
         match fs::remove_file(&path) {
@@ -154,7 +153,7 @@ impl Postgres {
         }
     }
 
-    /// Waits until it answers a query, and makes the first database.
+    /// Waits until it answers a query, and creates the first database.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         let url = self.url("postgres");
         let mut connection = loop {
@@ -172,7 +171,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// The address of a database, with the password in it.
+    /// The URL of a database, with the password.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://{NAME}:{}@127.0.0.1:{}/{database}?sslmode=disable", self.password, self.port)
     }
@@ -189,7 +188,7 @@ impl Postgres {
         self.binaries.major
     }
 
-    /// Where PostgreSQL's processes work.
+    /// The data directory, which is the working directory of PostgreSQL's processes.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
@@ -202,17 +201,17 @@ impl Postgres {
         self.folder.join("postgres.log")
     }
 
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         files::tail(&[&self.log()])
     }
 }
 
-/// Makes an empty database. The name must be one of ours: it is put into the statement as it is.
+/// Creates an empty database. The name is not escaped, so it must not come from input.
 pub(crate) async fn create_database(connection: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(connection).await.map(|_| ())
 }
 
-/// Drops a database and whoever is connected to it. The name must be one of ours.
+/// Drops a database and closes its connections. The name is not escaped, so it must not come from input.
 pub(crate) async fn drop_database(connection: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
     let statement = format!("DROP DATABASE IF EXISTS \"{name}\" WITH (FORCE)");
     sqlx::query(AssertSqlSafe(statement)).execute(connection).await.map(|_| ())

@@ -1,7 +1,5 @@
-//! Any program that must not outlive this process: started, signalled, awaited. For tests that start the product's own
-//! processes.
-//!
-//! Knows nothing of what it runs; servers are `server`'s business.
+//! Any program that must not outlive this process, for tests that start processes of the product. Servers are in
+//! `server`.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,21 +12,19 @@ use crate::{Error, Signal, tools};
 pub struct Program<'a> {
     pub program: &'a Path,
     pub args: &'a [&'a str],
-    /// All that its environment holds.
+    /// Its whole environment.
     pub environment: &'a [(String, String)],
     pub folder: &'a Path,
-    /// Takes standard output and standard error; an older file of that name is kept as `.previous`.
+    /// Receives standard output and standard error; an existing file is kept as `.previous`.
     pub output: &'a Path,
 }
 
-/// A running or ended process. Dropping it kills it and its children; so does the end of this process, however it ends.
+/// A running or exited process. Dropping it kills it and its children, and so does the exit of this process.
 pub struct Process {
     child: Child,
 }
 
 impl Process {
-    /// Starts it.
-    ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Program<'_>) -> Result<Self, Error> {
@@ -51,18 +47,18 @@ impl Process {
         self.child.pid()
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has exited.
     #[must_use]
     pub fn exited(&self) -> Option<ExitStatus> {
         self.child.exited()
     }
 
-    /// Sends it a signal; an ended one is left in peace.
+    /// Sends a signal; does nothing after it has exited.
     pub fn signal(&self, signal: Signal) {
         self.child.signal(signal);
     }
 
-    /// Waits at most `deadline` for its end; `None` while it runs.
+    /// Waits at most `deadline` until it exits; `None` if it still runs.
     pub async fn ended(&self, deadline: Duration) -> Option<ExitStatus> {
         tokio::time::timeout(deadline, self.child.wait()).await.ok().flatten()
     }

@@ -1,4 +1,4 @@
-//! One supervised server: start, stop, signals, and a bounded number of restarts when it ends by itself.
+//! One server: start, stop, signals, and a bounded number of restarts when it exits unexpectedly.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -13,20 +13,19 @@ use crate::kafka::Kafka;
 use crate::postgres::Postgres;
 use crate::{Error, ports};
 
-/// How long a server may take until it answers. A broker killed with much data reads its logs first.
+/// How long a server may take until it answers. A broker that was killed recovers its logs first.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
-/// How long a server may take to end in order before it is killed.
+/// How long a graceful stop may take before the server is killed.
 const STOP_GRACE: Duration = Duration::from_secs(20);
-/// How often a server that ends by itself is started again within `RESTART_WINDOW`.
+/// Restarts of a server that exits unexpectedly, within `RESTART_WINDOW`.
 const RESTARTS: usize = 5;
-/// The time over which restarts are counted.
 const RESTART_WINDOW: Duration = Duration::from_secs(600);
-/// Before a restart that follows a failed one.
+/// Pause after a failed restart.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// How long `Drop` waits for a killed server.
 const DROP_DEADLINE: Duration = Duration::from_secs(3);
 
-/// The two kinds of server, and what differs between them.
+/// The two kinds of server.
 pub(crate) enum Program {
     Kafka(Kafka),
     Postgres(Postgres),
@@ -47,8 +46,8 @@ impl Program {
         }
     }
 
-    /// Where its processes work, and what they are called.
-    fn place(&self) -> (PathBuf, &'static str) {
+    /// The working directory and the name of its processes.
+    fn process_identity(&self) -> (PathBuf, &'static str) {
         match self {
             Self::Kafka(kafka) => (kafka.folder().to_path_buf(), "java"),
             Self::Postgres(postgres) => (postgres.data(), "postgres"),
@@ -69,14 +68,14 @@ impl Program {
         }
     }
 
-    fn last_words(&self) -> String {
+    fn log_tail(&self) -> String {
         match self {
-            Self::Kafka(kafka) => kafka.last_words(),
-            Self::Postgres(postgres) => postgres.last_words(),
+            Self::Kafka(kafka) => kafka.log_tail(),
+            Self::Postgres(postgres) => postgres.log_tail(),
         }
     }
 
-    /// Asks for an end in order that does not wait for clients.
+    /// Stops the server gracefully, without waiting for clients.
     fn stop_signal(&self) -> Signal {
         match self {
             Self::Kafka(_) => Signal::TERM,
@@ -84,7 +83,7 @@ impl Program {
         }
     }
 
-    /// Ends it at once. PostgreSQL is given the chance to take its backends along.
+    /// Stops the server immediately. PostgreSQL stops its backends as well.
     fn abort_signal(&self) -> Signal {
         match self {
             Self::Kafka(_) => Signal::KILL,
@@ -93,11 +92,11 @@ impl Program {
     }
 }
 
-/// A server, to be ended and started again on its port and data. In a `Stack` it is started again when it ends by
-/// itself.
+/// A server that can be stopped and started on the same port and data. In a `Stack` it is restarted when it exits
+/// unexpectedly.
 pub struct Server {
     pub(crate) program: Program,
-    /// Whether it is to run. Held over a whole start or stop, so that these do not overlap.
+    /// Whether it should run. Locked during a whole start or stop, so that these do not overlap.
     wanted: Mutex<bool>,
     child: watch::Sender<Option<Arc<Child>>>,
     failure: watch::Sender<Option<String>>,
@@ -108,15 +107,15 @@ impl Server {
         Self { program, wanted: Mutex::new(false), child: watch::Sender::new(None), failure: watch::Sender::new(None) }
     }
 
-    /// Starts it and returns when it answers; nothing to do if it runs.
+    /// Starts it, and returns when it answers. Does nothing if it runs.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     pub async fn start(&self) -> Result<(), Error> {
         let mut wanted = self.wanted.lock().await;
         match self.running() {
             Some(_) if *wanted => return Ok(()),
-            // Left by a start that was given up before it answered.
+            // Left by a start that was cancelled before the server answered.
             Some(child) => child.stop(Signal::KILL, STOP_GRACE).await,
             None => {}
         }
@@ -126,10 +125,10 @@ impl Server {
     }
 
     async fn launch(&self) -> Result<(), Error> {
-        let (folder, name) = self.program.place();
-        child::end_leftovers(&folder, name).await?;
+        let (folder, name) = self.program.process_identity();
+        child::stop_leftovers(&folder, name).await?;
         ports::ensure_free(self.program.name(), self.program.port())?;
-        let begun = Instant::now();
+        let started = Instant::now();
         let child = Arc::new(self.program.spawn()?);
         self.child.send_replace(Some(Arc::clone(&child)));
         let result = tokio::select! {
@@ -138,19 +137,19 @@ impl Server {
                 Err(_) => Err(Error::NotReady {
                     server: self.program.name(),
                     seconds: READY_DEADLINE.as_secs(),
-                    log: self.program.last_words(),
+                    log: self.program.log_tail(),
                 }),
             },
             status = child.wait() => Err(Error::Exited {
                 server: self.program.name(),
                 status: status.map_or_else(|| "unknown status".into(), |status| status.to_string()),
-                log: self.program.last_words(),
+                log: self.program.log_tail(),
             }),
         };
         if result.is_err() {
             child.stop(Signal::KILL, STOP_GRACE).await;
         } else {
-            let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(
                 port = self.program.port(),
                 pid = child.pid(),
@@ -162,18 +161,18 @@ impl Server {
         result
     }
 
-    /// Ends it in order, and kills it if it takes too long. It stays down until `start`.
+    /// Stops it gracefully, and kills it if it takes too long. It stays down until `start`.
     pub async fn stop(&self) {
         self.stop_with(self.program.stop_signal()).await;
     }
 
-    /// Ends it at once by its own means: PostgreSQL's immediate shutdown, which recovers at the next start; Kafka has
-    /// none and is killed. It stays down until `start`.
-    pub async fn stop_at_once(&self) {
+    /// Stops PostgreSQL with an immediate shutdown, so that it recovers at the next start; kills Kafka, which has no
+    /// such shutdown. It stays down until `start`.
+    pub async fn stop_immediately(&self) {
         self.stop_with(self.program.abort_signal()).await;
     }
 
-    /// Kills it, and its children, as a crash would. It stays down until `start`.
+    /// Kills it and its children. It stays down until `start`.
     pub async fn kill(&self) {
         self.stop_with(Signal::KILL).await;
     }
@@ -188,7 +187,8 @@ impl Server {
         child.stop(signal, STOP_GRACE).await;
     }
 
-    /// Sends a signal. `STOP`, `CONT` and `KILL` reach its children too: a halted server answers nobody.
+    /// Sends a signal. `STOP`, `CONT` and `KILL` are also sent to its children, so that a halted server does not
+    /// answer.
     pub fn signal(&self, signal: Signal) {
         let Some(child) = self.running() else { return };
         if [Signal::STOP, Signal::CONT, Signal::KILL].contains(&signal) {
@@ -208,14 +208,14 @@ impl Server {
         self.child.borrow().clone().filter(|child| child.exited().is_none())
     }
 
-    /// Ends it at once, without a runtime.
+    /// Stops it immediately, without a runtime.
     pub(crate) fn abort_blocking(&self) {
         if let Some(child) = self.running() {
-            child.end_blocking(self.program.abort_signal(), DROP_DEADLINE);
+            child.stop_blocking(self.program.abort_signal(), DROP_DEADLINE);
         }
     }
 
-    /// Starts it again when it ends by itself; returns when that has happened too often.
+    /// Restarts it when it exits unexpectedly; returns after too many restarts.
     pub(crate) async fn supervise(self: Arc<Self>) {
         let mut children = self.child.subscribe();
         let mut restarts: VecDeque<Instant> = VecDeque::new();
@@ -243,18 +243,18 @@ impl Server {
         }
     }
 
-    /// Tries until it answers again or the restarts are used up. The caller holds `wanted`.
+    /// Restarts it until it answers or the restarts are used up. The caller holds `wanted`.
     async fn restart(&self, restarts: &mut VecDeque<Instant>, status: String) -> Result<(), String> {
         let name = self.program.name();
-        let mut reason = format!("{name} ended by itself ({status}); its last words: {}", self.program.last_words());
+        let mut reason = format!("{name} exited unexpectedly ({status}); end of its log: {}", self.program.log_tail());
         loop {
             restarts.retain(|at| at.elapsed() < RESTART_WINDOW);
             if restarts.len() >= RESTARTS {
                 let minutes = RESTART_WINDOW.as_secs() / 60;
-                return Err(format!("{name} was started again {RESTARTS} times within {minutes} minutes: {reason}"));
+                return Err(format!("{name} was restarted {RESTARTS} times within {minutes} minutes: {reason}"));
             }
             restarts.push_back(Instant::now());
-            tracing::warn!(restart = restarts.len(), of = RESTARTS, "starting {name} again: {reason}");
+            tracing::warn!(restart = restarts.len(), of = RESTARTS, "{reason}; restarting {name}");
             match self.launch().await {
                 Ok(()) => return Ok(()),
                 Err(error) => reason = error.to_string(),
@@ -263,7 +263,7 @@ impl Server {
         }
     }
 
-    /// Waits until it has been given up, and tells why.
+    /// Waits until it is not restarted any more, and returns why.
     pub(crate) async fn failed(&self) -> String {
         let mut failure = self.failure.subscribe();
         match failure.wait_for(Option::is_some).await {

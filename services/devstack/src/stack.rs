@@ -1,10 +1,9 @@
-//! Both servers on one data folder: started together, stopped in order.
+//! Kafka and PostgreSQL on one data folder, started and stopped together.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::process::Signal;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::datadir::DataDir;
@@ -15,9 +14,9 @@ use crate::server::{Program, Server};
 use crate::tools::{self, User};
 use crate::{Error, jars, ports};
 
-/// A running Kafka and PostgreSQL, or one of them. Dropping it kills them; `stop` ends them in order.
+/// A running Kafka and PostgreSQL, or one of them. Dropping it kills them; `stop` stops them gracefully.
 ///
-/// They die with this process, however it ends. One that ends by itself is started again, a bounded number of times.
+/// They die with this process. A server that exits unexpectedly is restarted, a bounded number of times.
 pub struct Stack {
     kafka: Option<Arc<Server>>,
     postgres: Option<Arc<Server>>,
@@ -27,17 +26,17 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts what `options` ask for and returns when all of it answers.
+    /// Starts the servers, and returns when all of them answer.
     ///
-    /// Must be called within a tokio runtime, which also watches the servers: without it they run on unwatched.
+    /// Must be called within a tokio runtime, which also supervises the servers.
     ///
     /// # Errors
-    /// One sentence for a person: a missing tool, a folder in use or of another version, a port in use, a full disk,
-    /// or a server that did not come up.
+    /// A missing tool, a folder in use or of another version, a port in use, a full disk, or a server that did not
+    /// start.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let user = tools::server_user()?;
-        // Before anything is made: whoever lacks a tool is told at once.
+        // Reports a missing tool before anything is created.
         tools::setpriv()?;
         let (data, owner) = (options.data.clone(), user.clone());
         let mut folder = blocking(move || DataDir::open(&data, owner.as_ref())).await?;
@@ -49,7 +48,7 @@ impl Stack {
             Program::Postgres(postgres) => Some(postgres.major()),
             Program::Kafka(_) => None,
         });
-        folder.note(kafka.as_ref().map(|_| jars::kafka_version().to_owned()), major)?;
+        folder.record_versions(kafka.as_ref().map(|_| jars::kafka_version().to_owned()), major)?;
         let supervisors = [&kafka, &postgres]
             .into_iter()
             .flatten()
@@ -58,7 +57,7 @@ impl Stack {
         let mut stack = Self { kafka, postgres, supervisors, folder, ephemeral: options.data == Data::Ephemeral };
         let holder = stack.describe();
         stack.folder.describe(&holder)?;
-        tracing::debug!(seconds = begun.elapsed().as_secs_f32(), "the stack is up");
+        tracing::debug!(seconds = started.elapsed().as_secs_f32(), "Stack is ready");
         Ok(stack)
     }
 
@@ -96,111 +95,39 @@ impl Stack {
         self.folder.root()
     }
 
-    /// Kafka's process id while it runs.
-    #[must_use]
-    pub fn kafka_pid(&self) -> Option<u32> {
-        self.kafka.as_ref()?.pid()
-    }
-
-    /// The process id of PostgreSQL's first process while it runs.
-    #[must_use]
-    pub fn postgres_pid(&self) -> Option<u32> {
-        self.postgres.as_ref()?.pid()
-    }
-
-    /// Ends Kafka in order; it stays down until `kafka_start`.
-    ///
     /// # Errors
     /// When this stack has no Kafka.
-    pub async fn kafka_stop(&self) -> Result<(), Error> {
-        our_kafka(self)?.stop().await;
-        Ok(())
+    pub fn kafka(&self) -> Result<&Server, Error> {
+        self.kafka.as_deref().ok_or(Error::NotOurs("Kafka"))
     }
 
-    /// Kills Kafka as a crash would; it stays down until `kafka_start`.
-    ///
-    /// # Errors
-    /// When this stack has no Kafka.
-    pub async fn kafka_kill(&self) -> Result<(), Error> {
-        our_kafka(self)?.kill().await;
-        Ok(())
-    }
-
-    /// Starts Kafka on its port and data, and returns when it answers.
-    ///
-    /// # Errors
-    /// When it does not come up, or this stack has no Kafka.
-    pub async fn kafka_start(&self) -> Result<(), Error> {
-        our_kafka(self)?.start().await
-    }
-
-    /// Sends Kafka a signal, such as `STOP` and `CONT` to let it hang. If it dies of it, it is started again.
-    ///
-    /// # Errors
-    /// When this stack has no Kafka.
-    pub fn kafka_signal(&self, signal: Signal) -> Result<(), Error> {
-        our_kafka(self)?.signal(signal);
-        Ok(())
-    }
-
-    /// Ends PostgreSQL in order; it stays down until `postgres_start`.
-    ///
     /// # Errors
     /// When this stack has no PostgreSQL.
-    pub async fn postgres_stop(&self) -> Result<(), Error> {
-        our_postgres(self)?.stop().await;
-        Ok(())
+    pub fn postgres(&self) -> Result<&Server, Error> {
+        self.postgres.as_deref().ok_or(Error::NotOurs("PostgreSQL"))
     }
 
-    /// Kills PostgreSQL and its backends as a crash would; it stays down until `postgres_start`.
-    ///
-    /// # Errors
-    /// When this stack has no PostgreSQL.
-    pub async fn postgres_kill(&self) -> Result<(), Error> {
-        our_postgres(self)?.kill().await;
-        Ok(())
-    }
-
-    /// Starts PostgreSQL on its port and data, and returns when it answers.
-    ///
-    /// # Errors
-    /// When it does not come up, or this stack has no PostgreSQL.
-    pub async fn postgres_start(&self) -> Result<(), Error> {
-        our_postgres(self)?.start().await
-    }
-
-    /// Sends PostgreSQL a signal; `STOP`, `CONT` and `KILL` reach its backends too. If it dies of it, it is started
-    /// again.
-    ///
-    /// # Errors
-    /// When this stack has no PostgreSQL.
-    pub fn postgres_signal(&self, signal: Signal) -> Result<(), Error> {
-        our_postgres(self)?.signal(signal);
-        Ok(())
-    }
-
-    /// Waits until a server ended by itself too often to be started again, and tells which and why. Never ends
-    /// otherwise.
+    /// Waits until a server has exited too often to be restarted, and returns which and why. Otherwise never returns.
     pub async fn failed(&self) -> String {
-        let given_up = async |server: &Option<Arc<Server>>| match server {
+        let failed = async |server: &Option<Arc<Server>>| match server {
             Some(server) => server.failed().await,
             None => std::future::pending().await,
         };
         tokio::select! {
-            reason = given_up(&self.kafka) => reason,
-            reason = given_up(&self.postgres) => reason,
+            reason = failed(&self.kafka) => reason,
+            reason = failed(&self.postgres) => reason,
         }
     }
 
-    /// Ends Kafka, then PostgreSQL, each within 20 s, and removes a temporary folder.
+    /// Stops Kafka, then PostgreSQL, each within 20 s, and removes a temporary folder.
     pub async fn stop(self) {
-        // Nobody will read what a temporary server would write at its end: `Drop` kills it.
+        // The data of a temporary server is removed, so it needs no graceful stop: `Drop` kills it.
         if !self.ephemeral {
             for server in [&self.kafka, &self.postgres].into_iter().flatten() {
                 server.stop().await;
             }
         }
-        // Waits for threads and removes files; the runtime goes on meanwhile.
+        // Dropping blocks: it waits for processes and removes files.
         drop(spawn_blocking(move || drop(self)).await);
     }
 }
@@ -215,14 +142,6 @@ impl Drop for Stack {
             tracing::warn!("{error}");
         }
     }
-}
-
-fn our_kafka(stack: &Stack) -> Result<&Server, Error> {
-    stack.kafka.as_deref().ok_or(Error::NotOurs("Kafka"))
-}
-
-fn our_postgres(stack: &Stack) -> Result<&Server, Error> {
-    stack.postgres.as_deref().ok_or(Error::NotOurs("PostgreSQL"))
 }
 
 async fn start_kafka(options: &Options, folder: &DataDir, user: Option<&User>) -> Result<Option<Arc<Server>>, Error> {

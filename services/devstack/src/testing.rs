@@ -1,5 +1,5 @@
-//! What tests need on top of a stack: one shared by a whole run, a database and a topic prefix per test, and waiting
-//! for a condition. Below it: reading a topic, and the processes of a stack that must end with it.
+//! Helpers for tests: a stack shared by a whole run, a database and a topic prefix per test, and waiting for a
+//! condition. Submodules: reading a topic, and checking that the processes of a stack have exited.
 //!
 //! Under `devstack exec` all test processes share one stack; without it each process starts its own at first use.
 
@@ -25,9 +25,9 @@ use crate::{Options, Stack, postgres};
 pub const KAFKA_VARIABLE: &str = "TRIGGERS_TEST_KAFKA";
 /// Set by `devstack exec`: URL of a database on the shared PostgreSQL.
 pub const DATABASE_VARIABLE: &str = "TRIGGERS_TEST_DATABASE";
-/// How often `eventually` looks.
+/// How often `eventually` checks its condition.
 const POLL: Duration = Duration::from_millis(20);
-/// How long the end of a test waits for its database to be dropped.
+/// How long a test waits at its end until its database is dropped.
 const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 
 static SHARED: OnceCell<Shared> = OnceCell::const_new();
@@ -36,14 +36,14 @@ static SHARED: OnceCell<Shared> = OnceCell::const_new();
 pub struct Shared {
     brokers: String,
     database_url: String,
-    /// A runtime that outlives every test's own.
+    /// A runtime that outlives the runtime of each test.
     background: Handle,
 }
 
 /// The shared stack, started at the first call unless `devstack exec` has started one.
 ///
 /// # Panics
-/// When it cannot be started: no test could go on.
+/// When it cannot be started.
 pub async fn shared() -> &'static Shared {
     let start = || async {
         match start_shared().await {
@@ -93,16 +93,16 @@ impl Shared {
         &self.brokers
     }
 
-    /// A prefix for topic and group names that no other test has, such as `t4f2a9c01b7d3.`.
+    /// A unique prefix for topic and group names, such as `t4f2a9c01b7d3.`.
     #[must_use]
     pub fn topic_prefix(&self) -> String {
         format!("t{}.", short_id())
     }
 
-    /// A fresh, empty database, dropped at the end of the returned value.
+    /// A new, empty database, dropped together with the returned value.
     ///
     /// # Panics
-    /// When PostgreSQL refuses to make it.
+    /// When PostgreSQL cannot create it.
     pub async fn database(&self) -> TestDatabase {
         let name = format!("test_{}", short_id());
         let (admin_url, wanted) = (self.database_url.clone(), name.clone());
@@ -113,8 +113,8 @@ impl Shared {
         });
         match made.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => panic!("cannot make the database {name}: {error}"),
-            Err(error) => panic!("cannot make the database {name}: {error}"),
+            Ok(Err(error)) => panic!("cannot create the database {name}: {error}"),
+            Err(error) => panic!("cannot create the database {name}: {error}"),
         }
         let url = with_database(&self.database_url, &name);
         TestDatabase { url, name, admin_url: self.database_url.clone(), background: self.background.clone() }
@@ -136,12 +136,12 @@ impl Drop for TestDatabase {
         let (done, dropped) = mpsc::sync_channel(1);
         self.background.spawn(async move {
             if let Ok(mut connection) = PgConnection::connect(&admin_url).await {
-                // What cannot be dropped goes with the temporary server.
+                // A database that cannot be dropped is removed with the temporary server.
                 drop(postgres::drop_database(&mut connection, &name).await);
             }
             let _ = done.send(());
         });
-        // On the background runtime, so this thread may block; a test that leaks is worse than one that ends slowly.
+        // The background runtime drops it, so this thread may block. A slow test is better than a leaked database.
         let _ = dropped.recv_timeout(DROP_TIMEOUT);
     }
 }
@@ -149,18 +149,18 @@ impl Drop for TestDatabase {
 /// Polls `condition` every 20 ms until it yields a value.
 ///
 /// # Panics
-/// At the deadline, with `what`: say what was waited for.
+/// At the deadline, with `what`, the expected condition.
 pub async fn eventually<T, F, Fut>(deadline: Duration, what: &str, mut condition: F) -> T
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
-        let Some(left) = deadline.checked_sub(begun.elapsed()) else {
+        let Some(left) = deadline.checked_sub(started.elapsed()) else {
             panic!("did not happen within {deadline:?}: {what}");
         };
-        // Bounded as well: a condition that hangs is one that does not hold.
+        // The timeout also covers a condition that hangs.
         if let Ok(Some(value)) = tokio::time::timeout(left, condition()).await {
             return value;
         }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_database_keeps_the_rest_of_the_url() {
+    fn with_database_changes_only_the_database_name() {
         let url = "postgres://triggers:word@127.0.0.1:5432/triggers?sslmode=disable";
         assert_eq!(with_database(url, "x"), "postgres://triggers:word@127.0.0.1:5432/x?sslmode=disable");
         assert_eq!(with_database("postgres://h/a", "b"), "postgres://h/b");
@@ -195,7 +195,7 @@ mod tests {
 
     #[tokio::test]
     #[should_panic(expected = "did not happen within 50ms: the moon")]
-    async fn waiting_ends_at_the_deadline() {
+    async fn eventually_panics_at_the_deadline() {
         eventually(Duration::from_millis(50), "the moon", || async { None::<()> }).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The programs of the system that a stack needs (Java, Maven, PostgreSQL, setpriv) and the user the servers run as.
+//! The programs that a stack needs (Java, Maven, PostgreSQL, setpriv), and the user that runs the servers.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,16 +12,15 @@ const OLDEST_JAVA: u32 = 17;
 /// The dispatcher and the view use SQL of this release.
 const OLDEST_POSTGRES: u32 = 15;
 
-/// One tool of the system and whether it is of use.
+/// One required tool, and whether it can be used.
 #[derive(Debug)]
 pub struct Check {
-    /// What it is called.
     pub tool: &'static str,
-    /// Where it was found and in which version, or what is missing.
+    /// Its path and version, or what is missing.
     pub found: Result<String, Error>,
 }
 
-/// Looks for everything that a stack needs, for `triggers doctor`. Runs each tool once; takes about a second.
+/// Checks all required tools, for `triggers doctor`. Runs each tool once; takes about a second.
 #[must_use]
 pub fn check_all() -> Vec<Check> {
     let path = |found: Result<PathBuf, Error>| found.map(|path| path.display().to_string());
@@ -43,7 +42,7 @@ pub(crate) struct Java {
     pub(crate) version: String,
 }
 
-/// `$JAVA_HOME/bin/java`, else `java` in the search path.
+/// `$JAVA_HOME/bin/java`, else `java` in `PATH`.
 pub(crate) fn java() -> Result<Java, Error> {
     let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin/java"));
     let path = home
@@ -57,7 +56,8 @@ pub(crate) fn java() -> Result<Java, Error> {
     match leading_number(&version) {
         Some(major) if major >= OLDEST_JAVA => Ok(Java { path, version }),
         _ => Err(Error::UnusableTool(format!(
-            "Java 17 or newer is needed, and {} says `{}`; on Debian or Ubuntu it is in the package `default-jre-headless`",
+            "Java 17 or newer is needed, and {} says `{}`; on Debian or Ubuntu it is in the package \
+             `default-jre-headless`",
             path.display(),
             text.lines().next().unwrap_or("nothing"),
         ))),
@@ -79,10 +79,10 @@ pub(crate) struct PostgresBinaries {
     pub(crate) major: u32,
 }
 
-/// The installation of major version `wanted`; without one, that of the search path, else the newest.
+/// The installation of major version `wanted`; if none is wanted or installed, the one in `PATH`, else the newest.
 pub(crate) fn postgres(wanted: Option<u32>) -> Result<PostgresBinaries, Error> {
     let mut folders: Vec<PathBuf> = Vec::new();
-    // Debian's wrapper links lead to the folder that holds all of them.
+    // Links of Debian's wrapper point into the folder with all binaries.
     if let Some(real) = in_path("postgres").and_then(|found| found.canonicalize().ok()) {
         folders.extend(real.parent().map(Path::to_path_buf));
     }
@@ -98,14 +98,14 @@ pub(crate) fn postgres(wanted: Option<u32>) -> Result<PostgresBinaries, Error> {
     }
     found.retain(|binaries| binaries.major >= OLDEST_POSTGRES);
     let fits = |binaries: &PostgresBinaries| wanted.is_none_or(|major| binaries.major == major);
-    let place = found.iter().position(fits).or(if found.is_empty() { None } else { Some(0) });
-    place.map(|place| found.swap_remove(place)).ok_or(Error::MissingTool {
+    let index = found.iter().position(fits).or(if found.is_empty() { None } else { Some(0) });
+    index.map(|index| found.swap_remove(index)).ok_or(Error::MissingTool {
         tool: "A PostgreSQL server of version 15 or newer (`postgres` and `initdb`)",
         package: "postgresql",
     })
 }
 
-/// The `bin` folders where distributions put PostgreSQL, which is often not in the search path.
+/// The `bin` folders of PostgreSQL in distributions, which are often not in `PATH`.
 fn installed_postgres() -> Vec<PathBuf> {
     let versions = |parent: &str| fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
     let debian = versions("/usr/lib/postgresql").map(|path| path.join("bin"));
@@ -130,9 +130,9 @@ fn leading_number(text: &str) -> Option<u32> {
 
 fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    let mut usual: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    usual.extend(["/usr/bin", "/usr/sbin", "/usr/local/bin"].map(PathBuf::from));
-    usual.into_iter().map(|folder| folder.join(name)).find(|path| is_program(path))
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.extend(["/usr/bin", "/usr/sbin", "/usr/local/bin"].map(PathBuf::from));
+    folders.into_iter().map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 
 fn is_program(path: &Path) -> bool {
@@ -147,8 +147,8 @@ pub(crate) struct User {
     pub(crate) gid: u32,
 }
 
-/// Whom the servers run as: `None` is ourselves; root becomes `postgres`, else `nobody`, for PostgreSQL refuses root
-/// and Kafka has no need of it.
+/// The user that runs the servers; `None`: the user of this process. Root runs them as `postgres`, else `nobody`,
+/// because PostgreSQL refuses root and Kafka does not need it.
 pub(crate) fn server_user() -> Result<Option<User>, Error> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -171,9 +171,9 @@ fn parse_account(line: &str) -> Option<User> {
     Some(User { name, uid, gid })
 }
 
-/// The first folder on the way to `path` (links followed) that `user` may not pass or read, if any.
+/// The first folder on the path (links resolved) that `user` may not traverse, if any.
 ///
-/// Looks at the mode bits only: an access list may forbid more, and the server's own words then tell.
+/// Checks the mode bits only. An access list may forbid more; then the server reports the error.
 pub(crate) fn barrier(path: &Path, user: Option<&User>) -> Option<PathBuf> {
     let user = user?;
     let real = path.canonicalize().ok()?;
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_the_tools_print_them() {
+    fn version_numbers_are_parsed_from_tool_output() {
         assert_eq!(leading_number("17.0.15"), Some(17));
         assert_eq!(leading_number("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
         assert_eq!(leading_number("postgres (PostgreSQL) 18beta1"), Some(18));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_read_from_its_line() {
+    fn an_account_is_parsed_from_its_line() {
         let user = parse_account("postgres:x:101:104:PostgreSQL administrator,,,:/var/lib/postgresql:/bin/bash");
         assert_eq!(user, Some(User { name: "postgres".into(), uid: 101, gid: 104 }));
         assert_eq!(parse_account("broken"), None);

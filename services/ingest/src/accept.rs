@@ -1,4 +1,4 @@
-//! `POST /events`: the handler, and appending one event.
+//! `POST /events`: validates one event, appends it to the log, and responds.
 
 use std::time::Instant;
 
@@ -14,11 +14,11 @@ use schemas::records::{Dedup, DedupKind, Event};
 use tenancy::{Caller, Right};
 use tracing::{debug, error};
 
-use crate::IngestState;
 use crate::admit::{self, Admitted, Form};
+use crate::dedup_cache::{CachedResponse, Reserved};
 use crate::metrics::METRICS;
-use crate::repeats::{Known, Place as RepeatPlace};
 use crate::reply::Accepted;
+use crate::state::IngestState;
 
 pub(crate) async fn accept(
     State(state): State<IngestState>,
@@ -39,7 +39,7 @@ const EVENT: RecordKind = RecordKind {
     in_doubt: "repeat the request with the same Idempotency-Key",
 };
 
-/// Takes the request whole: its headers are read where they are, and nothing is read of a body that will not be taken.
+/// Takes the request itself rather than a parsed body, so that the body of a refused request is not read.
 async fn try_accept(
     state: &IngestState,
     context: &RequestContext,
@@ -55,32 +55,33 @@ async fn try_accept(
         let accepted = append(state, context, caller, admitted).await?;
         return Ok(accepted.into_response(context.dialect));
     };
-    accept_named(state, context, caller, admitted, &dedup).await
+    accept_with_dedup(state, context, caller, admitted, &dedup).await
 }
 
-/// Accepts an event whose repeats can be recognized: answers what is known, else appends it and remembers.
-async fn accept_named(
+/// Accepts an event with a dedup key: answers a duplicate from the cache or the view; else appends and caches.
+async fn accept_with_dedup(
     state: &IngestState,
     context: &RequestContext,
     caller: &Caller,
     admitted: Admitted,
     dedup: &Dedup,
 ) -> Result<Response, Problem> {
-    match state.repeats.find(&admitted.event, dedup).await? {
-        RepeatPlace::Taken(Known { accepted, body_hash }) => {
+    match state.dedup_cache.find_or_reserve(&admitted.event, dedup).await? {
+        Reserved::Duplicate(CachedResponse { accepted, body_hash }) => {
             if dedup.kind == DedupKind::IdempotencyKey && body_hash != dedup.body_hash {
-                let detail = "this Idempotency-Key was used within the last 24 hours with another body, or other attributes of its event";
+                let detail = "this Idempotency-Key was used within the last 24 hours with another body, or other \
+                              attributes of its event";
                 return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail));
             }
-            METRICS.repeats.with_label_values(&[dedup.kind.as_str()]).inc();
-            Ok(accepted.into_repeat(dedup.kind, context.dialect))
+            METRICS.duplicates.with_label_values(&[dedup.kind.as_str()]).inc();
+            Ok(accepted.into_duplicate(dedup.kind, context.dialect))
         }
-        RepeatPlace::Free(reservation) => {
-            // A client that leaves now drops the reservation, a failure gives it up: nothing stays in the way of a
-            // retry.
+        Reserved::Original(reservation) => {
+            // If the client disconnects, the reservation is dropped; if the append fails, it is removed. Neither
+            // blocks a retry.
             match append(state, context, caller, admitted).await {
                 Ok(accepted) => {
-                    reservation.fill(accepted.clone());
+                    reservation.complete(accepted.clone());
                     Ok(accepted.into_response(context.dialect))
                 }
                 Err(problem) => {
@@ -92,7 +93,7 @@ async fn accept_named(
     }
 }
 
-/// Appends the event and answers with its place, once the log has it.
+/// Appends the event, waits for the delivery report, and returns the event's position.
 async fn append(
     state: &IngestState,
     context: &RequestContext,
@@ -101,7 +102,7 @@ async fn append(
 ) -> Result<Accepted, Problem> {
     let Event { org_id, event_id, .. } = admitted.event;
     let value = codec::encode_event(&admitted.event).map_err(|error| {
-        error!(request_id = %context.request_id, %error, "An admitted event could not be encoded.");
+        error!(request_id = %context.request_id, %error, "Event could not be encoded; answering 500");
         Problem::internal()
     })?;
     let mut key = [0_u8; uuid::fmt::Hyphenated::LENGTH];
@@ -109,25 +110,26 @@ async fn append(
     let key = org_id.as_uuid().hyphenated().encode_lower(&mut key).as_bytes();
     let key_id = caller.key_id.as_uuid().hyphenated().encode_lower(&mut key_id).as_bytes();
     let record_headers = context.record_headers(key_id);
-    let begun = Instant::now();
+    let started = Instant::now();
     let outgoing = Outgoing { topic: &state.topic, key: Some(key), value: Some(&value), headers: &record_headers };
     let outcome = state.producer.publish(outgoing).await;
-    METRICS.append_seconds.observe(begun.elapsed().as_secs_f64());
+    METRICS.append_seconds.observe(started.elapsed().as_secs_f64());
     let appended = outcome.map_err(|error| context.publish_problem(EVENT, &error))?;
     METRICS.accepted.inc();
-    debug!(request_id = %context.request_id, %event_id, partition = appended.partition, offset = appended.offset, "Accepted an event.");
+    let (partition, offset) = (appended.partition, appended.offset);
+    debug!(request_id = %context.request_id, %event_id, partition, offset, "Event accepted");
     let position = position(state, org_id, &appended);
     Ok(Accepted { event_id, event_type: admitted.event.event_type, accepted_at_ms: appended.timestamp_ms, position })
 }
 
-/// The sealed place, which is also noted for read-your-writes. `None` when Kafka did not say: it knows a batch that it
-/// was sent twice, but not where it is.
+/// The position token; also stores the offset for read-your-writes. `None` when Kafka reported no offset: for a batch
+/// that the producer resent, Kafka may confirm that it has it without an offset.
 fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<String> {
     if appended.offset < 0 {
         return None;
     }
     state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
-    // Epoch 0: ingest does not know in which log epoch it writes, only that it is the newest.
+    // Epoch 0: ingest writes to the newest log epoch without knowing its number.
     let place = Place { log_epoch: 0, partition: appended.partition, offset: appended.offset };
     Some(state.sealing.seal_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &place.to_bytes()))
 }

@@ -1,7 +1,7 @@
-//! From a request to an event that may be appended: reads the body in whatever form it has, applies the caller's
-//! restrictions, names repeats.
+//! Converts a request into an event that may be appended: parses the body, applies the restrictions of the key, and
+//! determines the dedup key.
 //!
-//! Pure: no I/O. A value that passed has another type, so that nothing unchecked can reach the log.
+//! Pure: no I/O. A checked event has its own type, so that no unchecked event can reach the log.
 
 use std::borrow::Cow;
 
@@ -13,9 +13,8 @@ use schemas::ids::EventId;
 use schemas::records::{Dedup, Event};
 use tenancy::Caller;
 
-/// An event that met every rule.
+/// An event that passed all checks.
 pub(crate) struct Admitted {
-    /// Ready to be encoded.
     pub(crate) event: Event,
 }
 
@@ -37,11 +36,11 @@ pub(crate) enum Form<'a> {
 const CLOUDEVENTS: &str = "application/cloudevents";
 
 impl<'a> Form<'a> {
-    /// Tells the forms apart as CloudEvents' HTTP binding has it: a content type of theirs decides, and only without
-    /// one the headers do.
+    /// Determines the form as the HTTP binding of CloudEvents specifies: a CloudEvents content type takes precedence
+    /// over `ce-*` headers.
     ///
     /// # Errors
-    /// 415 for a content type that is not read.
+    /// 415 for an unsupported content type.
     pub(crate) fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
         let content_type =
             headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str).transpose().map_err(|_| unsupported())?;
@@ -49,7 +48,7 @@ impl<'a> Form<'a> {
         let is = |known: &str| media_type.is_some_and(|given| given.eq_ignore_ascii_case(known));
         let is_of_cloudevents = media_type
             .and_then(|given| given.get(..CLOUDEVENTS.len()))
-            .is_some_and(|beginning| beginning.eq_ignore_ascii_case(CLOUDEVENTS));
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case(CLOUDEVENTS));
         if is("application/cloudevents+json") {
             Ok(Self::Structured)
         } else if !is_of_cloudevents && headers.contains_key("ce-specversion") {
@@ -68,7 +67,7 @@ fn unsupported() -> Problem {
     )
 }
 
-/// Checks the request and makes the event with a new id.
+/// Checks the request and creates the event with a new id.
 pub(crate) fn admit(
     caller: &Caller,
     headers: &HeaderMap,
@@ -76,16 +75,17 @@ pub(crate) fn admit(
     body: &[u8],
     traceparent: Option<String>,
 ) -> Result<Admitted, Problem> {
-    let read = match form {
+    let parsed = match form {
         Form::Json => event_json::parse(body),
         Form::Structured => cloudevents::structured(body),
         Form::Binary { content_type } => binary(headers, *content_type, body),
     };
-    let mut new = read.map_err(refusal)?;
-    if !caller.may_see(&new.event_type) {
+    let mut new = parsed.map_err(problem_of)?;
+    if !caller.allows_event_type(&new.event_type) {
         return Err(Problem::forbidden("this key is restricted to other event types"));
     }
-    let dedup = name_repeat(caller.content_dedup, idempotency_key(headers)?, &mut new, &said(headers, form, body));
+    let fingerprint_input = fingerprint_input(headers, form, body);
+    let dedup = dedup_of(caller.content_dedup, idempotency_key(headers)?, &mut new, &fingerprint_input);
     Ok(Admitted { event: new.into_event(caller.org_id, EventId::generate(), dedup, traceparent) })
 }
 
@@ -93,7 +93,7 @@ fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Resul
     let mut attributes: Vec<(&str, Cow<'_, str>)> = Vec::new();
     for (header, value) in headers {
         let Some(name) = header.as_str().strip_prefix("ce-") else { continue };
-        // Not passed over: nothing of an event is lost without a word.
+        // Refused rather than skipped: no attribute is dropped silently.
         let Some(text) = value.to_str().ok().and_then(cloudevents::percent_decoded) else {
             let reason = "must be ASCII, and anything else percent-encoded UTF-8".to_owned();
             return Err(Invalid::Fields(vec![event_json::FieldError { field: header.as_str().to_owned(), reason }]));
@@ -103,13 +103,13 @@ fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Resul
     cloudevents::binary(attributes.iter().map(|(name, value)| (*name, value.as_ref())), content_type, body)
 }
 
-/// What a repeat must say again: the body and, where attributes of the event are headers, these, with the content type
-/// of its data. Not its trace: each try may have its own.
-fn said<'a>(headers: &HeaderMap, form: &Form<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
+/// The bytes that must be equal in a duplicate: the body and, in binary mode, the content type and the attributes in
+/// headers. Trace attributes are left out: each retry may have its own trace.
+fn fingerprint_input<'a>(headers: &HeaderMap, form: &Form<'_>, body: &'a [u8]) -> Cow<'a, [u8]> {
     let Form::Binary { content_type } = form else { return Cow::Borrowed(body) };
     let attribute = |(header, value): (&'_ HeaderName, &'_ HeaderValue)| {
         let name = header.as_str().strip_prefix("ce-").filter(|name| !TRACE_ATTRIBUTES.contains(name))?;
-        // No header holds a line break, so no attributes and body can be cut differently and give the same bytes.
+        // Headers hold no line breaks, so two different requests never give the same bytes.
         Some([name.as_bytes(), b":", value.as_bytes(), b"\n"].concat())
     };
     let mut parts: Vec<Vec<u8>> = headers.iter().filter_map(attribute).collect();
@@ -136,13 +136,18 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     Ok(Some(key.to_owned()))
 }
 
-/// The way in with the highest precedence names the repeat; a `dedup_id` beside an idempotency key goes along to be
-/// shown.
-fn name_repeat(content_dedup: bool, idempotency_key: Option<String>, new: &mut NewEvent, said: &[u8]) -> Option<Dedup> {
+/// The dedup key of the event: the idempotency key, else the `dedup_id`, else the content. A `dedup_id` beside an
+/// idempotency key is only stored for display.
+fn dedup_of(
+    content_dedup: bool,
+    idempotency_key: Option<String>,
+    new: &mut NewEvent,
+    fingerprint_input: &[u8],
+) -> Option<Dedup> {
     if let Some(key) = idempotency_key {
-        Some(Dedup { dedup_id: new.dedup_id.take(), ..Dedup::idempotency_key(key, said) })
+        Some(Dedup { dedup_id: new.dedup_id.take(), ..Dedup::idempotency_key(key, fingerprint_input) })
     } else if let Some(id) = new.dedup_id.take() {
-        Some(Dedup::dedup_id(id, said))
+        Some(Dedup::dedup_id(id, fingerprint_input))
     } else if content_dedup {
         Some(Dedup::content(&new.event_type, &new.payload))
     } else {
@@ -150,7 +155,7 @@ fn name_repeat(content_dedup: bool, idempotency_key: Option<String>, new: &mut N
     }
 }
 
-fn refusal(invalid: Invalid) -> Problem {
+fn problem_of(invalid: Invalid) -> Problem {
     let detail = invalid.to_string();
     match invalid {
         Invalid::Malformed { .. } => Problem::invalid("invalid_json", detail),

@@ -1,71 +1,22 @@
-//! Accepting events over HTTP: check, recognize repeats, append to the log, answer.
+//! Accepts events over HTTP: validate, recognize duplicates, append to the log, respond.
 //!
-//! Lives here: the accept routes, what makes a request an event ([`admit`]), and what ingest knows of repeats
-//! ([`repeats`]). A success code is sent only after Kafka's delivery report. Does not live here: who the caller is
-//! (`tenancy`), what a valid event is (`schemas`), how records are appended (`platform::kafka`), and which of two
-//! duplicates is the original: that is decided by the materializer alone, and what is answered here is what is known of
-//! it so far.
+//! Here: the accept route, the conversion of a request into an event ([`admit`]), and the cache of recent dedup keys
+//! ([`dedup_cache`]). A success code is sent only after Kafka's delivery report. Elsewhere: authentication (`tenancy`),
+//! the rules of a valid event (`schemas`), and appending records (`platform::kafka`). Only the materializer decides
+//! which of two duplicates is the original; ingest answers with the decisions and the recent keys that it knows.
 
 mod accept;
 mod admit;
+mod dedup_cache;
+mod dedup_lookup;
 mod metrics;
-mod repeats;
 mod reply;
-
-use std::sync::Arc;
-use std::time::Duration;
+mod state;
 
 use axum::Router;
-use axum::extract::FromRef;
 use axum::routing::post;
-use platform::kafka::producer::Producer;
-use platform::lifecycle::Supervisor;
-use platform::read_your_writes::RecentWrites;
-use platform::seal::SealingKey;
-use sqlx::postgres::PgPool;
-use tenancy::Authenticator;
 
-use repeats::Repeats;
-
-/// How much longer than Kafka is given to answer a twin waits for the first: the producer looks for timed-out records
-/// once a second.
-const TWIN_SLACK: Duration = Duration::from_secs(2);
-
-/// What the accept routes work with.
-#[derive(Clone)]
-pub struct IngestState {
-    authenticator: Authenticator,
-    producer: Producer,
-    topic: Arc<str>,
-    sealing: SealingKey,
-    written: RecentWrites,
-    repeats: Repeats,
-}
-
-impl FromRef<IngestState> for Authenticator {
-    fn from_ref(state: &IngestState) -> Self {
-        state.authenticator.clone()
-    }
-}
-
-impl IngestState {
-    /// Puts the parts together. Must be called within a runtime: looking up repeats runs on it, under `supervisor`.
-    ///
-    /// `topic` is the full name of the events topic, `written` what the inbox of this instance reads for
-    /// read-your-writes.
-    pub fn start(
-        supervisor: &mut Supervisor,
-        authenticator: Authenticator,
-        producer: Producer,
-        topic: &str,
-        sealing: SealingKey,
-        written: RecentWrites,
-        pool: PgPool,
-    ) -> Self {
-        let repeats = Repeats::start(supervisor, pool, producer.delivery_timeout() + TWIN_SLACK);
-        Self { authenticator, producer, topic: Arc::from(topic), sealing, written, repeats }
-    }
-}
+pub use state::IngestState;
 
 /// The routes, relative to a mount.
 pub fn routes(state: IngestState) -> Router {

@@ -1,4 +1,4 @@
-//! What ingest counts. No label carries an organization.
+//! Metrics of ingest. No label carries an organization.
 
 use std::sync::LazyLock;
 
@@ -10,9 +10,9 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "triggers_ingest_accepted_total",
         "Events answered with success after Kafka's delivery report.",
     ),
-    repeats: metrics::counter_vec(
-        "triggers_ingest_repeats_total",
-        "Events recognized as repeats, by what named them.",
+    duplicates: metrics::counter_vec(
+        "triggers_ingest_duplicates_total",
+        "Events answered as duplicates, by kind of dedup key.",
         &["kind"],
     ),
     refused: metrics::counter_vec(
@@ -22,19 +22,19 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
     append_seconds: metrics::histogram(
         "triggers_ingest_append_seconds",
-        "From handing a record to the producer to its delivery report, failures included.",
+        "Time from handing a record to the producer until its delivery report, failures included.",
         &[0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0],
     ),
     lookups: metrics::counter_vec(
-        "triggers_ingest_repeat_lookups_total",
-        "Look-ups of repeats in the view, by outcome.",
+        "triggers_ingest_dedup_lookups_total",
+        "Lookups of dedup keys in the view, by outcome.",
         &["outcome"],
     ),
 });
 
 pub(crate) struct Metrics {
     pub(crate) accepted: IntCounter,
-    pub(crate) repeats: IntCounterVec,
+    pub(crate) duplicates: IntCounterVec,
     pub(crate) refused: IntCounterVec,
     pub(crate) append_seconds: Histogram,
     pub(crate) lookups: IntCounterVec,

@@ -1,4 +1,4 @@
-//! What an accepted event is answered with, and a repeat of one.
+//! Responses to an accepted event and to a duplicate.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -8,14 +8,14 @@ use schemas::ids::EventId;
 use schemas::records::DedupKind;
 use serde::Serialize;
 
-/// What is told of an accepted event, the first time and at every repeat.
+/// The fields of an accepted event in the response to it and to its duplicates.
 #[derive(Debug, Clone)]
 pub(crate) struct Accepted {
     pub(crate) event_id: EventId,
     pub(crate) event_type: String,
-    /// Milliseconds since the Unix epoch; `None` when nobody could say.
+    /// Milliseconds since the Unix epoch; `None` when it is not known.
     pub(crate) accepted_at_ms: Option<i64>,
-    /// Sealed place on the log; `None` when it is not known (any more).
+    /// Position token; `None` when the position is not known.
     pub(crate) position: Option<String>,
 }
 
@@ -49,7 +49,7 @@ impl Accepted {
         })
     }
 
-    /// The answer to the first one.
+    /// The response to the original.
     pub(crate) fn into_response(self, dialect: Dialect) -> Response {
         match dialect {
             Dialect::Api => (StatusCode::ACCEPTED, self.body("event accepted", false)).into_response(),
@@ -63,8 +63,8 @@ impl Accepted {
         }
     }
 
-    /// The answer to a repeat named by `kind`.
-    pub(crate) fn into_repeat(self, kind: DedupKind, dialect: Dialect) -> Response {
+    /// The response to a duplicate whose dedup key is of this kind.
+    pub(crate) fn into_duplicate(self, kind: DedupKind, dialect: Dialect) -> Response {
         match kind {
             DedupKind::IdempotencyKey => {
                 let mut response = self.into_response(dialect);

@@ -1,4 +1,4 @@
-//! How often an address presented a bad key lately: guessing is slowed down, and whoever has a good key never notices.
+//! Counts bad keys per client address and minute, to slow down guessing. Requests with a valid key are never limited.
 //! Pure: takes `now`.
 
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Bad keys per address and minute, in a table of bounded size.
+/// Bad keys per address and minute, for a bounded number of addresses.
 #[derive(Debug)]
 pub(crate) struct BadKeys {
     allowed_per_minute: u32,
@@ -17,44 +17,43 @@ pub(crate) struct BadKeys {
 
 #[derive(Debug)]
 struct Window {
-    began: Instant,
+    start: Instant,
     count: u32,
 }
 
 impl BadKeys {
-    /// Allows so many a minute, and remembers so many addresses.
     pub(crate) fn new(allowed_per_minute: u32, max_addresses: usize) -> Self {
         Self { allowed_per_minute, max_addresses, windows: HashMap::new() }
     }
 
-    /// Counts a bad key. Answers how long its sender should stay away, if it was one too many.
+    /// Counts a bad key. Returns how long the client should wait, if it exceeded the limit.
     pub(crate) fn count(&mut self, from: IpAddr, now: Instant) -> Option<Duration> {
         let from = subscriber(from);
         if !self.windows.contains_key(&from) {
             self.make_room(now);
         }
-        let window = self.windows.entry(from).or_insert(Window { began: now, count: 0 });
-        if now.duration_since(window.began) >= WINDOW {
-            *window = Window { began: now, count: 0 };
+        let window = self.windows.entry(from).or_insert(Window { start: now, count: 0 });
+        if now.duration_since(window.start) >= WINDOW {
+            *window = Window { start: now, count: 0 };
         }
         window.count = window.count.saturating_add(1);
-        (window.count > self.allowed_per_minute).then(|| WINDOW - now.duration_since(window.began))
+        (window.count > self.allowed_per_minute).then(|| WINDOW - now.duration_since(window.start))
     }
 
-    /// Keeps the table bounded at a constant cost per call in the mean. When the addresses of one minute fill it, all
-    /// are forgotten: who has that many addresses is not held up by counting them.
+    /// Keeps the table bounded, at constant amortized cost. If the addresses of one minute fill it, all are removed:
+    /// counting does not slow down an attacker with that many addresses.
     fn make_room(&mut self, now: Instant) {
         if self.windows.len() < self.max_addresses {
             return;
         }
-        self.windows.retain(|_, window| now.duration_since(window.began) < WINDOW);
+        self.windows.retain(|_, window| now.duration_since(window.start) < WINDOW);
         if self.windows.len() >= self.max_addresses {
             self.windows.clear();
         }
     }
 }
 
-/// The part of an address that one subscriber holds: an IPv6 subscriber has a /64 of its own to move in.
+/// The address, or for IPv6 its /64: a subscriber can use all addresses of its /64.
 fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -76,7 +75,7 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     #[test]
-    fn the_31st_bad_key_within_a_minute_is_one_too_many_and_a_minute_later_none_is() {
+    fn the_31st_bad_key_within_a_minute_exceeds_the_limit() {
         let mut bad = BadKeys::new(30, 100);
         let start = Instant::now();
         for n in 0..30 {
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_count_apart_but_those_of_one_subscriber_together() {
+    fn addresses_are_counted_per_subscriber() {
         let mut bad = BadKeys::new(1, 100);
         let now = Instant::now();
         let mut count = |address: &str| bad.count(address.parse().unwrap(), now).is_some();
@@ -101,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_table_never_outgrows_its_bound(steps in proptest::collection::vec((any::<u8>(), 0_u64..30), 1..200)) {
+        fn the_table_never_exceeds_its_bound(steps in proptest::collection::vec((any::<u8>(), 0_u64..30), 1..200)) {
             let mut bad = BadKeys::new(3, 5);
             let mut now = Instant::now();
             for (host, seconds) in steps {

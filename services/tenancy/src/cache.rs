@@ -1,6 +1,6 @@
-//! The keys that this process knows: who they are, since when that is checked, and which are known to be none.
+//! Cache of API keys: valid keys with the time of their last check, and recent unknown keys.
 //!
-//! Filling it lives in `auth`, keeping it true in `watch`.
+//! `auth` fills it; `watch` invalidates it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,18 +13,18 @@ use time::OffsetDateTime;
 use crate::caller::Caller;
 use crate::key::KeyHash;
 
-/// Bounds of the cache, and how long what it says holds.
+/// Size and expiry of the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSettings {
-    /// Keys remembered at most.
+    /// Valid keys cached at most.
     pub max_keys: u64,
-    /// Bad keys remembered at most.
+    /// Unknown keys cached at most.
     pub max_unknown: u64,
-    /// After this a key is read again, though nothing was heard of a change.
+    /// After this a key is read again, even without a notification of a change.
     pub fresh_for: Duration,
-    /// A key that could not be read again (PostgreSQL out of reach) serves for so long.
+    /// How long a key stays valid that cannot be read again, because PostgreSQL does not answer.
     pub serve_for: Duration,
-    /// How long a bad key is refused without another look-up.
+    /// How long an unknown key is refused without another lookup.
     pub unknown_for: Duration,
 }
 
@@ -43,15 +43,13 @@ impl Default for CacheSettings {
 /// A key that was valid when it was last read.
 #[derive(Debug)]
 pub(crate) struct Cached {
-    /// Who calls with it.
     pub caller: Caller,
-    /// When it ends by itself.
     pub expires_at: Option<OffsetDateTime>,
     /// When it was last read.
     pub checked_at: Instant,
 }
 
-/// Both caches. What was read before a change must not be stored after it was heard of: `generation` tells.
+/// Both caches. `generation` prevents that a key read before a change is stored after the change was applied.
 pub(crate) struct KeyCache {
     known: Cache<KeyHash, Arc<Cached>>,
     unknown: Cache<KeyHash, ()>,
@@ -59,7 +57,7 @@ pub(crate) struct KeyCache {
     fresh_for: Duration,
 }
 
-/// What the generation was before a read. See [`KeyCache::store`].
+/// The generation before a read. See [`KeyCache::store`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
 
@@ -73,72 +71,71 @@ impl KeyCache {
         }
     }
 
-    /// The key of that hash, if it is known.
     pub(crate) fn get(&self, hash: &KeyHash) -> Option<Arc<Cached>> {
         self.known.get(hash)
     }
 
-    /// Whether that hash was lately found to be no key.
+    /// Whether a recent lookup found no key with this hash.
     pub(crate) fn is_unknown(&self, hash: &KeyHash) -> bool {
         self.unknown.contains_key(hash)
     }
 
-    /// To be taken before reading what is to be stored.
+    /// Must be read before the query whose result is stored.
     pub(crate) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::SeqCst))
     }
 
-    /// What was read before this is not stored any more.
+    /// Results of queries that started before this are not stored.
     pub(crate) fn raise_generation(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Stores what was read, unless a change was heard of since `before`: then it is to be read again. Answers whether
-    /// it is stored.
+    /// Stores a key, unless the generation changed since `before`. Returns whether it is stored; if not, the caller
+    /// reads it again.
     pub(crate) fn store(&self, hash: KeyHash, cached: Arc<Cached>, before: Generation) -> bool {
         self.known.insert(hash, cached);
-        // Looked at after storing: whoever raises it after this forgets the entry itself.
-        let is_true = self.generation() == before;
-        if !is_true {
+        // Checked after the insert: a later change of the generation is followed by an invalidation of the entry.
+        let is_current = self.generation() == before;
+        if !is_current {
             self.known.invalidate(&hash);
         }
-        is_true
+        is_current
     }
 
-    /// Remembers for a short time that this is no key.
+    /// Caches for a short time that there is no such key.
     pub(crate) fn store_unknown(&self, hash: KeyHash) {
         self.unknown.insert(hash, ());
     }
 
-    /// Forgets that something was no key: it has just become one.
-    pub(crate) fn forget_unknown(&self, hash: &KeyHash) {
+    /// Removes a hash from the unknown keys, because it is a key now.
+    pub(crate) fn remove_unknown(&self, hash: &KeyHash) {
         self.unknown.invalidate(hash);
     }
 
-    pub(crate) fn forget_key(&self, key_id: KeyId) {
-        self.forget_where(|caller| caller.key_id == key_id);
+    pub(crate) fn invalidate_key(&self, key_id: KeyId) {
+        self.invalidate_where(|caller| caller.key_id == key_id);
     }
 
-    /// Forgets all keys of an organization.
-    pub(crate) fn forget_organization(&self, org_id: OrgId) {
-        self.forget_where(|caller| caller.org_id == org_id);
+    /// Invalidates all keys of an organization.
+    pub(crate) fn invalidate_organization(&self, org_id: OrgId) {
+        self.invalidate_where(|caller| caller.org_id == org_id);
     }
 
-    /// Changes are rare and the cache is bounded, so a walk is cheaper than a second index.
-    fn forget_where(&self, gone: impl Fn(&Caller) -> bool) {
+    /// Changes are rare and the cache is bounded, so a scan is cheaper than a second index.
+    fn invalidate_where(&self, matches: impl Fn(&Caller) -> bool) {
         self.raise_generation();
         for (hash, cached) in &self.known {
-            if gone(&cached.caller) {
+            if matches(&cached.caller) {
                 self.known.invalidate(&*hash);
             }
         }
     }
 
-    /// What is cached, for reading it again: everything, or what is no longer fresh at `now`.
-    pub(crate) fn entries(&self, which: Which, now: Instant) -> Vec<(KeyHash, KeyId)> {
-        let wanted = |cached: &Cached| match which {
-            Which::All => true,
-            Which::Aging => now.saturating_duration_since(cached.checked_at) >= self.fresh_for,
+    /// Cached keys to read again: all, or those that are no longer fresh at `now`.
+    pub(crate) fn entries(&self, filter: EntryFilter, now: Instant) -> Vec<(KeyHash, KeyId)> {
+        let wanted = |cached: &Cached| match filter {
+            EntryFilter::All => true,
+            EntryFilter::Stale => now.saturating_duration_since(cached.checked_at) >= self.fresh_for,
         };
         self.known
             .iter()
@@ -147,17 +144,16 @@ impl KeyCache {
             .collect()
     }
 
-    /// Forgets one entry that turned out to be no key any more.
-    pub(crate) fn forget(&self, hash: &KeyHash) {
+    pub(crate) fn invalidate(&self, hash: &KeyHash) {
         self.known.invalidate(hash);
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum EntryFilter {
     All,
-    /// Those read longest ago.
-    Aging,
+    /// Not read for `fresh_for`.
+    Stale,
 }
 
 #[cfg(test)]
@@ -177,11 +173,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_before_a_change_is_not_kept_after_it() {
+    fn a_key_read_before_a_change_is_not_stored_after_it() {
         let cache = KeyCache::new(&CacheSettings::default());
         let (hash, entry) = (KeyHash::of("a"), cached(Instant::now()));
         let before = cache.generation();
-        cache.forget_key(entry.caller.key_id);
+        cache.invalidate_key(entry.caller.key_id);
         assert!(!cache.store(hash, Arc::clone(&entry), before));
         assert!(cache.get(&hash).is_none());
         assert!(cache.store(hash, entry, cache.generation()));
@@ -189,26 +185,26 @@ mod tests {
     }
 
     #[test]
-    fn a_change_makes_only_its_own_keys_forgotten() {
+    fn a_change_invalidates_only_its_own_keys() {
         let cache = KeyCache::new(&CacheSettings::default());
         let entries = ["a", "b", "c"].map(|text| (KeyHash::of(text), cached(Instant::now())));
         for (hash, entry) in &entries {
             cache.store(*hash, Arc::clone(entry), cache.generation());
         }
-        cache.forget_key(entries[0].1.caller.key_id);
-        cache.forget_organization(entries[1].1.caller.org_id);
+        cache.invalidate_key(entries[0].1.caller.key_id);
+        cache.invalidate_organization(entries[1].1.caller.org_id);
         let left = entries.each_ref().map(|(hash, _)| cache.get(hash).is_some());
         assert_eq!(left, [false, false, true]);
     }
 
     #[test]
-    fn an_entry_ages() {
+    fn an_entry_becomes_stale() {
         let settings = CacheSettings::default();
         let cache = KeyCache::new(&settings);
         let now = Instant::now();
         cache.store(KeyHash::of("a"), cached(now), cache.generation());
-        assert_eq!(cache.entries(Which::Aging, now).len(), 0);
-        assert_eq!(cache.entries(Which::Aging, now + settings.fresh_for).len(), 1);
-        assert_eq!(cache.entries(Which::All, now).len(), 1);
+        assert_eq!(cache.entries(EntryFilter::Stale, now).len(), 0);
+        assert_eq!(cache.entries(EntryFilter::Stale, now + settings.fresh_for).len(), 1);
+        assert_eq!(cache.entries(EntryFilter::All, now).len(), 1);
     }
 }

@@ -1,5 +1,5 @@
-//! Development keys: keys of any form from configuration, admin and unlimited, for a system that only its own machine
-//! can reach.
+//! Development keys: keys of any format from the configuration, admin and unlimited, for a system that listens on
+//! loopback only.
 
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};
@@ -11,11 +11,11 @@ use crate::organizations;
 use crate::role::Role;
 use crate::tier::Tier;
 
-/// The organization of a key that names none.
+/// The organization of a key without an organization name.
 pub(crate) const DEFAULT_ORGANIZATION: &str = "Development";
 const LONGEST_KEY_BYTES: usize = 255;
 const MAX_DEV_KEYS: usize = 100;
-/// Only one process at a time makes organizations that are absent. Any number that nobody else locks.
+/// Only one process at a time creates missing organizations. Any number that no other code locks.
 const ADVISORY_LOCK: i64 = 0x7472_6967_6465_7601;
 
 /// One entry of the configuration.
@@ -26,7 +26,6 @@ pub(crate) struct DevKey {
 }
 
 impl DevKey {
-    /// What the authenticator knows it by.
     pub(crate) fn hash(&self) -> KeyHash {
         KeyHash::of(&self.key)
     }
@@ -38,17 +37,19 @@ impl std::fmt::Debug for DevKey {
     }
 }
 
-/// Why development keys are refused. Fatal at start.
+/// Why development keys are refused. The process does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum DevKeysError {
-    /// Somebody else's machine could use them.
-    #[error("development keys are refused unless everything listens on loopback")]
+    /// Other machines could use them.
+    #[error(
+        "development keys are refused unless all listeners are on loopback; remove the keys or listen on 127.0.0.1"
+    )]
     NotOnLoopback,
-    /// The list cannot be read. Names the entry by its place: its text is a secret.
-    #[error("entry {place} of the development keys: {reason}; the form is KEY[=ORGANIZATION NAME][,...]")]
+    /// An entry is malformed. The error has its number, because its text is a secret.
+    #[error("entry {number} of the development keys: {reason}; the form is KEY[=ORGANIZATION NAME][,...]")]
     Malformed {
         /// Counted from 1.
-        place: usize,
+        number: usize,
         reason: &'static str,
     },
     /// They could not be stored.
@@ -59,7 +60,7 @@ pub enum DevKeysError {
 /// Reads `KEY[=ORGANIZATION NAME][,…]`. Blank means none.
 ///
 /// # Errors
-/// When there are keys and not everything listens on loopback, or when an entry cannot be read.
+/// When there are keys and not all listeners are on loopback, or when an entry is malformed.
 pub(crate) fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevKey>, DevKeysError> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
@@ -69,7 +70,7 @@ pub(crate) fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevK
     }
     let mut parsed: Vec<DevKey> = Vec::new();
     for (index, entry) in text.split(',').enumerate() {
-        let malformed = |reason| DevKeysError::Malformed { place: index + 1, reason };
+        let malformed = |reason| DevKeysError::Malformed { number: index + 1, reason };
         let (key, organization) = entry.split_once('=').unwrap_or((entry, DEFAULT_ORGANIZATION));
         let (key, organization) = (key.trim(), organization.trim());
         if key.is_empty() || key.len() > LONGEST_KEY_BYTES || !key.bytes().all(|b| b.is_ascii_graphic()) {
@@ -89,8 +90,7 @@ pub(crate) fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevK
     Ok(parsed)
 }
 
-/// Makes the keys and those of their organizations that are absent; changes nothing that is already so. Answers the
-/// organization of each.
+/// Creates missing keys and organizations; idempotent. Returns the organization of each key.
 pub(crate) async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgId>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
@@ -107,10 +107,10 @@ pub(crate) async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgI
     Ok(organizations)
 }
 
-/// A key that is there already is moved or made valid again as the configuration says, if it came from a configuration.
+/// An existing development key is moved to the configured organization and made valid again.
 async fn apply_one(conn: &mut PgConnection, org_id: OrgId, dev_key: &DevKey) -> Result<(), sqlx::Error> {
     let hash = dev_key.hash();
-    let there = sqlx::query_scalar::<_, bool>(
+    let updated = sqlx::query_scalar::<_, bool>(
         "UPDATE api_keys SET org_id = $2, revoked_at = NULL
          WHERE hash = $1 AND environment = 'development' AND (org_id <> $2 OR revoked_at IS NOT NULL)
          RETURNING true",
@@ -120,7 +120,7 @@ async fn apply_one(conn: &mut PgConnection, org_id: OrgId, dev_key: &DevKey) -> 
     .fetch_optional(&mut *conn)
     .await?
     .is_some();
-    if there || is_stored(conn, &hash).await? {
+    if updated || is_stored(conn, &hash).await? {
         return Ok(());
     }
     let grant = Grant { role: Role::Admin, event_types: None, rate_limit_per_minute: Some(0), expires_at: None };
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_keys_with_or_without_an_organization() {
+    fn entries_have_a_key_and_an_optional_organization() {
         let expected = [("a", "Development"), ("b-1", "Shop & Co"), ("c", "x=y")]
             .map(|(key, name)| (key.to_owned(), name.to_owned()));
         assert_eq!(pairs("a, b-1=Shop & Co ,c=x=y"), expected);
@@ -163,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn they_are_refused_where_others_could_use_them() {
+    fn they_are_refused_beyond_loopback() {
         assert!(matches!(parse("a", false), Err(DevKeysError::NotOnLoopback)));
         assert_eq!(parse("", false).unwrap(), []);
     }
 
     #[test]
-    fn a_bad_entry_is_named_by_its_place_and_not_by_its_text() {
+    fn an_error_shows_the_number_of_an_entry_and_not_its_text() {
         for bad in ["a,", "a,=x", "a,s3cret=", "a,s3 cret", "a,a", "a,s3cret\u{e9}"] {
             let error = parse(bad, true).unwrap_err().to_string();
             assert!(error.contains("entry 2") && !error.contains("s3"), "{bad}: {error}");
@@ -178,7 +178,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_read_can_be_sent_in_a_header_and_stored(text in ".{0,60}") {
+        fn parsed_keys_can_be_sent_in_a_header_and_stored(text in ".{0,60}") {
             for dev_key in parse(&text, true).unwrap_or_default() {
                 prop_assert!(http::HeaderValue::from_str(&dev_key.key).is_ok());
                 prop_assert!(!dev_key.organization.is_empty() && !dev_key.organization.contains('\0'));

@@ -1,10 +1,10 @@
-//! Progress of one consumer with the erasure of organizations: which organizations are being erased, where the log ended
+//! Progress of one consumer with the erasure of organizations: which organizations are being erased, the end of the log
 //! when every instance knew of the tombstone, and whether the positions of the consumer have reached that end.
 //!
 //! An instance may read records of an organization before it knows of the tombstone, and may write their rows at any
-//! later time. Such records lie before the end of the log as it was some seconds after the tombstone. Once the positions
-//! have reached that end, those rows are written or the fence rejects them, so nothing is added any more. Which rows a
-//! consumer holds and how it deletes them lives in its slice.
+//! later time. Such records lie before the end of the log as it was some seconds after the tombstone. Once the
+//! positions have reached that end, those rows are written or the fence rejects them, so nothing is added any more.
+//! Each slice defines which rows of its consumer are deleted, and how.
 
 use platform::kafka::{KafkaConfig, log_reader};
 use rdkafka::error::KafkaError;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 /// Organizations that one call of [`Erasure::open`] returns at most.
 const AT_ONCE: i64 = 1000;
 
-/// The erasures that one consumer has to take part in.
+/// The erasures of one consumer.
 #[derive(Clone)]
 pub struct Erasure {
     pool: PgPool,
@@ -27,10 +27,8 @@ pub struct Erasure {
 /// Why [`Erasure::open`] failed. Calling it again continues where it stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ErasureError {
-    /// As PostgreSQL has it.
     #[error("PostgreSQL: {0}")]
     Sql(#[from] sqlx::Error),
-    /// The end of the log could not be read.
     #[error("the end of the log could not be read: {0}")]
     Log(#[from] KafkaError),
 }
@@ -41,13 +39,13 @@ impl Erasure {
         Self { pool, kafka, consumer, topics }
     }
 
-    /// Organizations that are being erased and that this consumer is not done with. Stores the end of the log for those
+    /// Organizations that are being erased and that this consumer has not finished. Stores the end of the log for those
     /// whose tombstone every instance knows by now.
     ///
     /// # Errors
     /// See [`ErasureError`].
     pub async fn open(&self) -> Result<Vec<OrgId>, ErasureError> {
-        // Five seconds: no instance takes an organization for active for that long without asking again.
+        // No instance treats an organization as active for five seconds without reading its status again.
         let open: Vec<(Uuid, bool, Option<bool>)> = sqlx::query_as(
             "SELECT o.id, e.org_id IS NULL, e.ends IS NULL AND e.seen_at < now() - interval '5 seconds'
              FROM contract.organizations o LEFT JOIN erasures e ON e.org_id = o.id AND e.consumer = $1
@@ -69,12 +67,12 @@ impl Erasure {
                 .await?;
         }
         if !due.is_empty() {
-            self.note_ends(&due).await?;
+            self.store_ends(&due).await?;
         }
         Ok(open.into_iter().map(|(id, ..)| OrgId::from_uuid(id)).collect())
     }
 
-    async fn note_ends(&self, due: &[Uuid]) -> Result<(), ErasureError> {
+    async fn store_ends(&self, due: &[Uuid]) -> Result<(), ErasureError> {
         let (mut topics, mut partitions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for topic in &self.topics {
             // A partition without records has no end to reach.
@@ -89,8 +87,10 @@ impl Erasure {
         sqlx::query(
             "UPDATE erasures SET topics = $3, partitions = $4, ends = $5,
                     log_epochs = ARRAY(SELECT COALESCE(p.log_epoch, 1)
-                                       FROM UNNEST($3::text[], $4::integer[]) WITH ORDINALITY AS t (topic, partition, nth)
-                                       LEFT JOIN consumer_positions p ON p.consumer = $2 AND p.topic = t.topic AND p.partition = t.partition
+                                       FROM UNNEST($3::text[], $4::integer[]) WITH ORDINALITY
+                                                AS t (topic, partition, nth)
+                                       LEFT JOIN consumer_positions p
+                                         ON p.consumer = $2 AND p.topic = t.topic AND p.partition = t.partition
                                        ORDER BY t.nth)
              WHERE org_id = ANY ($1) AND consumer = $2 AND ends IS NULL",
         )
@@ -110,9 +110,11 @@ impl Erasure {
             "SELECT EXISTS (SELECT FROM erasures WHERE org_id = $1 AND consumer = $2 AND ends IS NOT NULL)
                     AND NOT EXISTS (
                         SELECT FROM erasures e
-                        CROSS JOIN LATERAL UNNEST(e.topics, e.partitions, e.log_epochs, e.ends) AS t (topic, partition, log_epoch, log_end)
+                        CROSS JOIN LATERAL UNNEST(e.topics, e.partitions, e.log_epochs, e.ends)
+                                               AS t (topic, partition, log_epoch, log_end)
                         WHERE e.org_id = $1 AND e.consumer = $2 AND NOT EXISTS (
-                            SELECT FROM consumer_positions p WHERE p.consumer = $2 AND p.topic = t.topic AND p.partition = t.partition
+                            SELECT FROM consumer_positions p
+                            WHERE p.consumer = $2 AND p.topic = t.topic AND p.partition = t.partition
                                    AND (p.log_epoch, p.next_offset) >= (t.log_epoch, t.log_end)))",
         )
         .bind(org_id.as_uuid())
@@ -121,7 +123,7 @@ impl Erasure {
         .await
     }
 
-    /// Stores that this consumer holds nothing of the organization any more. A trigger sets the organization to `erased`
+    /// Stores that this consumer has deleted all rows of the organization. A trigger sets the organization to `erased`
     /// when the last consumer is done.
     pub async fn done(&self, connection: &mut PgConnection, org_id: OrgId) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE erasures SET done_at = now() WHERE org_id = $1 AND consumer = $2 AND done_at IS NULL")

@@ -1,6 +1,7 @@
-//! What a key is given beyond its role, and the rule that a key makes no key with more rights than its own. Pure.
+//! The rights of a key: its role and its restrictions; and the rule that a key creates no key with more rights than its
+//! own. Pure.
 //!
-//! The form of a request for a key is checked here as far as it needs no database; storing it is `keys`' business.
+//! Validates a requested grant without a database; `keys` stores it.
 
 use time::OffsetDateTime;
 
@@ -10,32 +11,31 @@ use crate::role::{Right, Role};
 pub(crate) const MAX_EVENT_TYPES: usize = 100;
 const MAX_NAME_CHARACTERS: usize = 255;
 
-/// The whole of what a key may do.
+/// All rights of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub role: Role,
-    /// The only event types it sees or sends; `None`: all.
+    /// The only event types that it may read or send; `None`: all.
     pub event_types: Option<Vec<String>>,
-    /// Requests per minute; `None`: the organization's; 0: unlimited.
+    /// Requests per minute; `None`: the limit of the organization; 0: unlimited.
     pub rate_limit_per_minute: Option<u32>,
-    /// When it ends; `None`: never.
+    /// `None`: it never expires.
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// Which part of a wanted grant is at fault, and why.
+/// The field of a requested grant that is refused, and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// The field, as in JSON.
     pub field: &'static str,
-    /// Why, for people.
     pub reason: &'static str,
 }
 
 impl Grant {
-    /// Whether this is a grant at all, whoever asks for it.
+    /// Validates the grant, independent of the key that requests it.
     ///
     /// # Errors
-    /// The first field at fault.
+    /// The first invalid field.
     pub(crate) fn check(&self, now: OffsetDateTime) -> Result<(), Fault> {
         let fault = |field, reason| Err(Fault { field, reason });
         if let Some(types) = &self.event_types {
@@ -48,7 +48,7 @@ impl Grant {
             if types.iter().any(|name| !is_name(name)) {
                 return fault("event_types", "each 1 to 255 characters, no control characters, no blank at either end");
             }
-            // Endpoints know this pattern, keys do not: taken literally it would match nothing, and surprise.
+            // Only endpoints support patterns; in a key this would match no event type.
             if types.iter().any(|name| name.ends_with(".*")) {
                 return fault("event_types", "a key names event types in full; patterns are for endpoints");
             }
@@ -62,45 +62,42 @@ impl Grant {
         Ok(())
     }
 
-    /// Whether a key with this grant may make a key with `wanted`: never more than its own, in any respect.
+    /// Whether a key with this grant may create a key with `wanted`, which must not exceed it in any field.
     ///
     /// # Errors
-    /// The first field in which `wanted` goes beyond.
-    pub(crate) fn may_make(&self, wanted: &Self) -> Result<(), Fault> {
+    /// The first field in which `wanted` exceeds this grant.
+    pub(crate) fn may_create(&self, wanted: &Self) -> Result<(), Fault> {
         let fault = |field, reason| Err(Fault { field, reason });
         if !self.role.grants(Right::Manage) || !self.role.covers(wanted.role) {
-            return fault("role", "a key makes no key with more rights than its own");
+            return fault("role", "a key cannot create a key with more rights than its own");
         }
         if let Some(own) = &self.event_types {
             match &wanted.event_types {
                 Some(types) if types.iter().all(|name| own.contains(name)) => {}
-                _ => return fault("event_types", "must name only event types of the key that makes it"),
+                _ => return fault("event_types", "must name only event types of the key that creates it"),
             }
         }
         match (self.rate_limit_per_minute, wanted.rate_limit_per_minute) {
-            (_, Some(0)) => return fault("rate_limit_per_minute", "only the operator makes a key unlimited"),
+            (_, Some(0)) => return fault("rate_limit_per_minute", "only the operator can create an unlimited key"),
             (Some(own), None) if own > 0 => {
-                return fault(
-                    "rate_limit_per_minute",
-                    "must be given, since the key that makes it has a limit of its own",
-                );
+                return fault("rate_limit_per_minute", "must be given, because the key that creates it has a limit");
             }
             (Some(own), Some(wanted)) if own > 0 && wanted > own => {
-                return fault("rate_limit_per_minute", "must not exceed the limit of the key that makes it");
+                return fault("rate_limit_per_minute", "must not exceed the limit of the key that creates it");
             }
             _ => {}
         }
         match (self.expires_at, wanted.expires_at) {
-            (Some(_), None) => fault("expires_at", "must be given, since the key that makes it expires"),
+            (Some(_), None) => fault("expires_at", "must be given, because the key that creates it expires"),
             (Some(own), Some(end)) if end > own => {
-                fault("expires_at", "must not be later than that of the key that makes it")
+                fault("expires_at", "must not be later than that of the key that creates it")
             }
             _ => Ok(()),
         }
     }
 }
 
-/// What event types and the names of keys and organizations have in common.
+/// The rule for event types and for the names of keys and organizations.
 pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.chars().count() <= MAX_NAME_CHARACTERS
@@ -147,58 +144,61 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_key_makes_can_do_nothing_that_its_maker_cannot(maker in any_grant(), wanted in any_grant()) {
-            if maker.may_make(&wanted).is_ok() {
-                prop_assert!(maker.role.grants(Right::Manage));
-                prop_assert!(wanted.role.rights().iter().all(|right| maker.role.grants(*right)));
-                prop_assert!(["a", "b", "c", "d"].iter().all(|name| !sees(&wanted, name) || sees(&maker, name)));
-                prop_assert!(limit(&wanted) <= limit(&maker) && wanted.rate_limit_per_minute != Some(0));
-                prop_assert!(maker.expires_at.is_none_or(|own| wanted.expires_at.is_some_and(|end| end <= own)));
+        fn a_key_creates_no_key_with_more_rights_than_its_own(creator in any_grant(), wanted in any_grant()) {
+            if creator.may_create(&wanted).is_ok() {
+                prop_assert!(creator.role.grants(Right::Manage));
+                prop_assert!(wanted.role.rights().iter().all(|right| creator.role.grants(*right)));
+                prop_assert!(["a", "b", "c", "d"].iter().all(|name| !sees(&wanted, name) || sees(&creator, name)));
+                prop_assert!(limit(&wanted) <= limit(&creator) && wanted.rate_limit_per_minute != Some(0));
+                prop_assert!(creator.expires_at.is_none_or(|own| wanted.expires_at.is_some_and(|end| end <= own)));
             }
         }
 
         #[test]
         fn the_rule_is_transitive(a in any_grant(), b in any_grant(), c in any_grant()) {
-            if a.may_make(&b).is_ok() && b.may_make(&c).is_ok() {
-                prop_assert_eq!(a.may_make(&c), Ok(()));
+            if a.may_create(&b).is_ok() && b.may_create(&c).is_ok() {
+                prop_assert_eq!(a.may_create(&c), Ok(()));
             }
         }
 
         #[test]
-        fn an_unrestricted_admin_makes_every_limited_key(wanted in any_grant()) {
-            prop_assert_eq!(open(Role::Admin).may_make(&wanted).is_ok(), wanted.rate_limit_per_minute != Some(0));
+        fn an_unrestricted_admin_creates_every_limited_key(wanted in any_grant()) {
+            prop_assert_eq!(open(Role::Admin).may_create(&wanted).is_ok(), wanted.rate_limit_per_minute != Some(0));
         }
     }
 
     #[test]
     fn a_refusal_names_the_field() {
-        let maker = Grant {
+        let creator = Grant {
             role: Role::Manage,
             event_types: Some(vec!["a".into()]),
             rate_limit_per_minute: Some(10),
             expires_at: Some(NOW + Duration::hours(1)),
         };
-        assert_eq!(maker.may_make(&maker), Ok(()));
-        let refused = |wanted: Grant| maker.may_make(&wanted).unwrap_err().field;
-        assert_eq!(refused(Grant { role: Role::Admin, ..maker.clone() }), "role");
-        assert_eq!(refused(Grant { event_types: None, ..maker.clone() }), "event_types");
-        assert_eq!(refused(Grant { event_types: Some(vec!["a".into(), "b".into()]), ..maker.clone() }), "event_types");
-        assert_eq!(refused(Grant { rate_limit_per_minute: None, ..maker.clone() }), "rate_limit_per_minute");
-        assert_eq!(refused(Grant { rate_limit_per_minute: Some(0), ..maker.clone() }), "rate_limit_per_minute");
-        assert_eq!(refused(Grant { rate_limit_per_minute: Some(11), ..maker.clone() }), "rate_limit_per_minute");
-        assert_eq!(refused(Grant { expires_at: None, ..maker.clone() }), "expires_at");
-        assert_eq!(refused(Grant { expires_at: Some(NOW + Duration::hours(2)), ..maker.clone() }), "expires_at");
+        assert_eq!(creator.may_create(&creator), Ok(()));
+        let refused = |wanted: Grant| creator.may_create(&wanted).unwrap_err().field;
+        assert_eq!(refused(Grant { role: Role::Admin, ..creator.clone() }), "role");
+        assert_eq!(refused(Grant { event_types: None, ..creator.clone() }), "event_types");
+        assert_eq!(
+            refused(Grant { event_types: Some(vec!["a".into(), "b".into()]), ..creator.clone() }),
+            "event_types"
+        );
+        assert_eq!(refused(Grant { rate_limit_per_minute: None, ..creator.clone() }), "rate_limit_per_minute");
+        assert_eq!(refused(Grant { rate_limit_per_minute: Some(0), ..creator.clone() }), "rate_limit_per_minute");
+        assert_eq!(refused(Grant { rate_limit_per_minute: Some(11), ..creator.clone() }), "rate_limit_per_minute");
+        assert_eq!(refused(Grant { expires_at: None, ..creator.clone() }), "expires_at");
+        assert_eq!(refused(Grant { expires_at: Some(NOW + Duration::hours(2)), ..creator.clone() }), "expires_at");
     }
 
     #[test]
-    fn a_producer_makes_no_key_at_all() {
+    fn produce_and_consume_keys_create_no_keys() {
         for role in [Role::Produce, Role::Consume] {
-            assert_eq!(open(role).may_make(&open(role)).unwrap_err().field, "role");
+            assert_eq!(open(role).may_create(&open(role)).unwrap_err().field, "role");
         }
     }
 
     #[test]
-    fn nonsense_is_refused_whoever_asks() {
+    fn invalid_grants_are_refused() {
         let with_types = |types: &[&str]| Grant {
             event_types: Some(types.iter().map(|&name| name.into()).collect()),
             ..open(Role::Consume)

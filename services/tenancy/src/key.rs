@@ -1,6 +1,6 @@
-//! An API key as text: its form, making one, refusing noise without a look-up, its prefix and its hash. Pure.
+//! An API key as text: format, generation, checksum, prefix and hash. Pure.
 //!
-//! What a key may do lives in `role` and `grant`; where keys are stored, in `keys`.
+//! Rights are in `role` and `grant`; the table of keys is in `keys`.
 
 use std::fmt;
 
@@ -12,13 +12,13 @@ use subtle::ConstantTimeEq;
 
 /// Characters of a key: the prefix of its environment, random base62, checksum.
 pub const KEY_CHARACTERS: usize = 64;
-/// Characters that are stored in the clear: they find the key in the table and show people which key is meant.
+/// Characters stored in clear text: the lookup finds rows by them, and people recognize a key by them.
 pub const PREFIX_CHARACTERS: usize = 17;
 
 const CHECKSUM_CHARACTERS: usize = 6;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Which of the two forms a key has. It is a label for people; the rights are the same.
+/// Which of the two prefixes a key has. It is a label for people; the rights are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Environment {
@@ -46,12 +46,12 @@ impl Environment {
     }
 }
 
-/// SHA-256 of a key: what is stored, and what the cache is keyed by. Compares in constant time.
+/// SHA-256 of a key, in the table and as the key of the cache. Compares in constant time.
 #[derive(Clone, Copy, Eq)]
 pub struct KeyHash([u8; 32]);
 
 impl KeyHash {
-    /// Hashes what a client presented, whatever its form.
+    /// Hashes any text that a client sent as a key.
     pub fn of(presented: &str) -> Self {
         Self(Sha256::digest(presented.as_bytes()).into())
     }
@@ -85,11 +85,11 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// A key that was just made: shown once, never stored. `Debug` hides it.
+/// A new key: shown once, never stored. `Debug` hides it.
 pub struct NewKey(String);
 
 impl NewKey {
-    /// The key itself, for the one reply that shows it.
+    /// The key in clear text, for the only response that shows it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -101,7 +101,7 @@ impl fmt::Debug for NewKey {
     }
 }
 
-/// Makes a key from the process's cryptographic generator: 49 random base62 characters, about 291 bits.
+/// Generates a key with a cryptographic random generator: 49 random base62 characters, about 291 bits.
 pub fn generate(environment: Environment) -> NewKey {
     let random_characters = KEY_CHARACTERS - environment.label().len() - CHECKSUM_CHARACTERS;
     let mut text = String::with_capacity(KEY_CHARACTERS);
@@ -112,8 +112,7 @@ pub fn generate(environment: Environment) -> NewKey {
     NewKey(text)
 }
 
-/// Whether `presented` can be one of our keys at all. Says nothing about whether it exists: it keeps noise away from
-/// the database.
+/// Whether `presented` has the format and checksum of a key. Other text is refused without a query.
 pub fn is_well_formed(presented: &str) -> bool {
     let labelled = presented.starts_with(Environment::Live.label()) || presented.starts_with(Environment::Test.label());
     if presented.len() != KEY_CHARACTERS
@@ -126,8 +125,8 @@ pub fn is_well_formed(presented: &str) -> bool {
     given.as_bytes() == checksum(body)
 }
 
-/// The prefix under which a key is stored. A well-formed key gives its own first characters; any other text (a
-/// development key may be short) gives nothing of itself away but of its hash.
+/// The prefix under which a key is stored. A well-formed key gives its first characters; any other text (a
+/// development key may be short) gives characters of its hash, so that its text stays hidden.
 pub fn prefix(presented: &str) -> String {
     if is_well_formed(presented) {
         return presented.chars().take(PREFIX_CHARACTERS).collect();
@@ -140,8 +139,7 @@ pub fn prefix(presented: &str) -> String {
     prefix
 }
 
-/// Six base62 digits over the text before them. Against typing errors and noise, not against forgery: the look-up does
-/// that.
+/// Six base62 digits over the text before them. They detect typing errors and noise; only the lookup detects forgery.
 fn checksum(body: &str) -> [u8; CHECKSUM_CHARACTERS] {
     let digest = Sha256::new().chain_update(b"triggers api key checksum\0").chain_update(body.as_bytes()).finalize();
     let mut rest = digest.iter().take(8).fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
@@ -161,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_key_has_64_characters_is_well_formed_and_never_the_same() {
+    fn a_new_key_has_64_characters_is_well_formed_and_unique() {
         for (environment, label) in [(Environment::Live, "zap_live_"), (Environment::Test, "zap_test_")] {
             let key = generate(environment);
             assert_eq!(key.reveal().len(), KEY_CHARACTERS);
@@ -173,14 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_a_contract() {
-        // Made once; if this fails, every key in the field is refused.
+    fn the_format_of_keys_does_not_change() {
+        // If this fails, all existing keys are refused.
         assert!(is_well_formed(GOLDEN), "{}", String::from_utf8_lossy(&checksum(&GOLDEN[..58])));
     }
     const GOLDEN: &str = "zap_live_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMjUoBPB";
 
     #[test]
-    fn a_key_of_another_form_shows_nothing_of_itself() {
+    fn the_prefix_of_a_malformed_key_shows_none_of_its_text() {
         let shown = prefix("dev-key");
         assert_eq!(shown.len(), PREFIX_CHARACTERS);
         assert!(shown.starts_with("dev_") && !shown.contains("dev-key"));
@@ -188,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_key_nor_a_hash_is_printed() {
+    fn debug_hides_keys_and_hashes() {
         let key = generate(Environment::Live);
         let printed = format!("{key:?} {:?}", KeyHash::of(key.reveal()));
         assert_eq!(printed, "NewKey(..) KeyHash(..)");
@@ -196,16 +194,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_changed_character_makes_a_key_noise(place in 0_usize..KEY_CHARACTERS, to in "[0-9A-Za-z]") {
+        fn one_changed_character_makes_a_key_malformed(index in 0_usize..KEY_CHARACTERS, to in "[0-9A-Za-z]") {
             let key = generate(Environment::Live);
             let mut changed = key.reveal().to_owned();
-            changed.replace_range(place..=place, &to);
+            changed.replace_range(index..=index, &to);
             // 62^6 checksums: a chance hit does not happen in a test's lifetime.
             prop_assert_eq!(is_well_formed(&changed), changed == key.reveal());
         }
 
         #[test]
-        fn any_text_may_be_presented(text in ".{0,80}") {
+        fn any_text_gives_a_prefix(text in ".{0,80}") {
             prop_assert!(!is_well_formed(&text));
             prop_assert_eq!(prefix(&text).len(), PREFIX_CHARACTERS);
         }

@@ -1,5 +1,4 @@
-//! Stored keys: the statements. Which key may make which lives in `grant`; the cache in front of the look-up, in `auth`
-//! and `watch`.
+//! The table of keys. `grant` has the rule which key may create which; `auth` and `watch` have the cache.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,17 +14,17 @@ use crate::grant::Grant;
 use crate::key::KeyHash;
 use crate::role::Role;
 
-/// Keys of one organization at most, revoked and expired ones not counted.
+/// Keys of one organization at most, without revoked and expired ones.
 pub(crate) const MAX_KEYS: i64 = 1_000;
 
-/// The environment of a key that comes from configuration.
+/// The environment of a key from the configuration.
 pub(crate) const DEVELOPMENT: &str = "development";
 
-/// A valid key as the authenticator needs it.
+/// A valid key, as the authenticator reads it.
 #[derive(Debug)]
 pub(crate) struct FoundKey {
     pub key_id: KeyId,
-    /// Whether it comes from configuration and counts only where that lists it.
+    /// Whether it comes from the configuration. It is valid only in processes whose configuration lists it.
     pub is_development: bool,
     hash: KeyHash,
     org_id: OrgId,
@@ -36,7 +35,7 @@ pub(crate) struct FoundKey {
 }
 
 impl FoundKey {
-    /// As the cache keeps it, read at `now`.
+    /// The cache entry of a key that was read at `now`.
     pub(crate) fn into_cached(self, now: Instant) -> Cached {
         let caller = Caller {
             org_id: self.org_id,
@@ -70,19 +69,14 @@ impl FromRow<'_, PgRow> for FoundKey {
 #[derive(Debug, Clone)]
 pub(crate) struct StoredKey {
     pub id: KeyId,
-    /// What people call it.
     pub name: String,
-    /// Its first characters.
     pub prefix: String,
     /// live, test or development.
     pub environment: String,
-    /// What it may do.
     pub grant: Grant,
-    /// Whether equal events sent with it are one.
+    /// Whether events with equal content are duplicates.
     pub content_dedup: bool,
-    /// When it was made.
     pub created_at: OffsetDateTime,
-    /// When it was revoked.
     pub revoked_at: Option<OffsetDateTime>,
 }
 
@@ -110,15 +104,15 @@ impl FromRow<'_, PgRow> for StoredKey {
 
 fn role(row: &PgRow) -> Result<Role, sqlx::Error> {
     let name: &str = row.try_get("role")?;
-    Role::named(name).ok_or_else(|| sqlx::Error::Decode(format!("unknown role {name}").into()))
+    Role::from_name(name).ok_or_else(|| sqlx::Error::Decode(format!("unknown role {name}").into()))
 }
 
-/// What the version counter says: it grows with every change that can take a right away.
+/// The version counter, which grows with every change that can revoke a right.
 pub(crate) async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT version FROM tenancy_version").fetch_one(pool).await
 }
 
-/// The valid key of that hash. The index narrows it down by the prefix, which is no secret; the rest is compared in
+/// The valid key with this hash. The index finds candidates by prefix, which is not secret; the hash is compared in
 /// constant time.
 pub(crate) async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<Option<FoundKey>, sqlx::Error> {
     let rows: Vec<FoundKey> = sqlx::query_as(
@@ -132,7 +126,7 @@ pub(crate) async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<
     Ok(rows.into_iter().find(|row| row.hash == *hash))
 }
 
-/// Those of `ids` that are still valid.
+/// The keys of `ids` that are still valid.
 pub(crate) async fn find_by_ids(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<FoundKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at
@@ -144,20 +138,15 @@ pub(crate) async fn find_by_ids(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<Foun
     .await
 }
 
-/// A key to be stored.
 #[derive(Debug)]
 pub(crate) struct KeyToStore<'a> {
-    /// What people call it.
     pub name: &'a str,
     /// live, test or development.
     pub environment: &'a str,
-    /// Its first characters.
     pub prefix: &'a str,
-    /// SHA-256 of it.
     pub hash: KeyHash,
-    /// What it may do.
     pub grant: &'a Grant,
-    /// Whether equal events sent with it are one.
+    /// Whether events with equal content are duplicates.
     pub content_dedup: bool,
 }
 
@@ -168,9 +157,12 @@ pub(crate) async fn insert(
     key: &KeyToStore<'_>,
 ) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as(
-        "INSERT INTO api_keys (id, org_id, name, role, environment, prefix, hash, event_types, rate_limit_per_minute, content_dedup, expires_at)
-         SELECT $1, o.id, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM organizations o WHERE o.id = $2 AND o.status = 'active' FOR SHARE
-         RETURNING id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup, created_at, revoked_at",
+        "INSERT INTO api_keys (id, org_id, name, role, environment, prefix, hash, event_types, rate_limit_per_minute,
+                               content_dedup, expires_at)
+         SELECT $1, o.id, $3, $4, $5, $6, $7, $8, $9, $10, $11
+         FROM organizations o WHERE o.id = $2 AND o.status = 'active' FOR SHARE
+         RETURNING id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
+                   created_at, revoked_at",
     )
     .bind(KeyId::generate().as_uuid())
     .bind(org_id.as_uuid())
@@ -187,24 +179,26 @@ pub(crate) async fn insert(
     .await
 }
 
-/// How many keys of the organization are neither revoked nor expired.
+/// Counts the keys of the organization that are neither revoked nor expired.
 pub(crate) async fn count(conn: &mut PgConnection, org_id: OrgId) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT count(*) FROM api_keys WHERE org_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
+        "SELECT count(*) FROM api_keys
+         WHERE org_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
     )
     .bind(org_id.as_uuid())
     .fetch_one(conn)
     .await
 }
 
-/// One valid key of the organization, as it stands now. Locked against revocation until the transaction ends.
+/// One valid key of the organization, uncached. The row is locked against revocation until the transaction ends.
 pub(crate) async fn find_stored(
     conn: &mut PgConnection,
     org_id: OrgId,
     key_id: KeyId,
 ) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup, created_at, revoked_at
+        "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
+                created_at, revoked_at
          FROM api_keys WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL FOR SHARE",
     )
     .bind(org_id.as_uuid())
@@ -213,10 +207,11 @@ pub(crate) async fn find_stored(
     .await
 }
 
-/// The organization's keys: those in force first, then the newest; not more than [`MAX_KEYS`].
+/// At most [`MAX_KEYS`] keys of the organization: unrevoked ones first, then by age, newest first.
 pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup, created_at, revoked_at
+        "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
+                created_at, revoked_at
          FROM api_keys WHERE org_id = $1 ORDER BY revoked_at IS NOT NULL, created_at DESC, id LIMIT $2",
     )
     .bind(org_id.as_uuid())
@@ -225,10 +220,11 @@ pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>,
     .await
 }
 
-/// Revokes a key of the organization; again changes nothing. False: it has no such key.
+/// Revokes a key of the organization. Idempotent. `false`: it has no such key.
 pub(crate) async fn revoke(pool: &PgPool, org_id: OrgId, key_id: KeyId) -> Result<bool, sqlx::Error> {
     let found: Option<bool> = sqlx::query_scalar(
-        "WITH revoked AS (UPDATE api_keys SET revoked_at = now() WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL RETURNING id)
+        "WITH revoked AS (
+             UPDATE api_keys SET revoked_at = now() WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL RETURNING id)
          SELECT true FROM api_keys WHERE org_id = $1 AND id = $2",
     )
     .bind(org_id.as_uuid())

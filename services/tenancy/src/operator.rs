@@ -1,4 +1,4 @@
-//! The operator: whoever holds the token from configuration. It stands above organizations and belongs to none.
+//! The operator: the holder of the token from the configuration. It belongs to no organization and manages all.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,28 +8,28 @@ use http::request::Parts;
 use platform::http::Problem;
 
 use crate::auth::Authenticator;
-use crate::caller::{bearer, client_address, presented_key};
+use crate::extract::{bearer, client_address, presented_key};
 use crate::key::KeyHash;
 use crate::refusal::Refusal;
 
-/// Below this a token is guessable, and its use is warned of.
+/// A shorter token is guessable; a warning is logged.
 const SHORTEST_GOOD_TOKEN: usize = 24;
 
-/// The operator's token, or none: then the operator's routes are closed. Kept as a hash; `Debug` hides even that.
+/// The operator's token, as a hash that `Debug` hides. Without one, the operator's routes are closed.
 #[derive(Clone)]
 pub struct OperatorToken(Option<Arc<KeyHash>>);
 
 impl OperatorToken {
-    /// Takes the token from configuration; blank is none.
+    /// A blank token counts as none.
     pub fn new(token: Option<String>) -> Self {
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         if token.as_ref().is_some_and(|token| token.len() < SHORTEST_GOOD_TOKEN) {
-            tracing::warn!("The operator token is short: {SHORTEST_GOOD_TOKEN} random characters or more are advised.");
+            tracing::warn!("Operator token is short; use {SHORTEST_GOOD_TOKEN} random characters or more");
         }
         Self(token.map(|token| Arc::new(KeyHash::of(&token))))
     }
 
-    /// Whether this is the token. Hashes are compared, in constant time, so that neither content nor length shows.
+    /// Compares hashes in constant time, so that timing shows neither content nor length.
     fn is(&self, presented: &str) -> bool {
         self.0.as_ref().is_some_and(|token| **token == KeyHash::of(presented))
     }
@@ -41,7 +41,7 @@ impl fmt::Debug for OperatorToken {
     }
 }
 
-/// Proof that the operator calls. As an extractor: a known key gets 403, anything else is answered as a bad key.
+/// Extractor of requests with the operator's token. A valid API key gets 403; other credentials count as a bad key.
 #[derive(Debug, Clone, Copy)]
 pub struct Operator(());
 
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_configured_token_is_the_operators() {
+    fn only_the_configured_token_is_accepted() {
         let token = OperatorToken::new(Some("a token of the operator".into()));
         assert!(token.is("a token of the operator"));
         assert!(!token.is("a token of the operatoR") && !token.is(""));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_nobody_is_the_operator() {
+    fn without_a_configured_token_none_is_accepted() {
         for none in [None, Some(String::new()), Some(" ".into())] {
             let token = OperatorToken::new(none);
             assert!(!token.is("") && !token.is(" "));

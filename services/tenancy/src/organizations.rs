@@ -1,4 +1,4 @@
-//! Stored organizations: the statements.
+//! The table of organizations.
 
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
@@ -10,25 +10,23 @@ use crate::tier::Tier;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Organization {
-    /// Its id, and the key of its records on the log.
+    /// Also the key of its records on the log.
     pub id: OrgId,
-    /// What people call it; not unique.
+    /// Not unique.
     pub name: String,
     pub tier: Tier,
-    /// Requests per minute in force for all of it: its own limit or its tier's; 0: unlimited.
+    /// Requests per minute of the whole organization: its own limit or that of its tier; 0: unlimited.
     pub rate_limit_per_minute: u32,
-    /// As given when it was made.
     pub webhook_url: Option<String>,
     /// active, erasing or erased.
     pub status: String,
-    /// When it was made.
     pub created_at: OffsetDateTime,
 }
 
 impl FromRow<'_, PgRow> for Organization {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let name: &str = row.try_get("tier")?;
-        let tier = Tier::named(name).ok_or_else(|| sqlx::Error::Decode(format!("unknown tier {name}").into()))?;
+        let tier = Tier::from_name(name).ok_or_else(|| sqlx::Error::Decode(format!("unknown tier {name}").into()))?;
         let limit: Option<i32> = row.try_get("rate_limit_per_minute")?;
         Ok(Self {
             id: OrgId::from_uuid(row.try_get("id")?),
@@ -43,7 +41,7 @@ impl FromRow<'_, PgRow> for Organization {
     }
 }
 
-/// Makes an organization. `rate_limit_per_minute`: `None` for the tier's, 0 for none.
+/// `rate_limit_per_minute`: `None` for the limit of the tier, 0 for unlimited.
 pub(crate) async fn insert(
     conn: &mut PgConnection,
     name: &str,
@@ -64,19 +62,23 @@ pub(crate) async fn insert(
     .await
 }
 
-/// The organization of that id, whatever its status.
+/// Finds an organization in any status.
 pub(crate) async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization>, sqlx::Error> {
-    sqlx::query_as("SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at FROM organizations WHERE id = $1")
-        .bind(id.as_uuid())
-        .fetch_optional(pool)
-        .await
+    sqlx::query_as(
+        "SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at
+         FROM organizations WHERE id = $1",
+    )
+    .bind(id.as_uuid())
+    .fetch_optional(pool)
+    .await
 }
 
-/// Puts the tombstone in place: the keys are dead, nothing more is sent, and the slices begin to take everything away.
-/// Again changes nothing. `false`: there never was such an organization.
+/// Sets the tombstone: its keys are invalid, nothing more is sent, and the slices start to delete its rows. Idempotent.
+/// `false`: there is no such organization.
 pub(crate) async fn erase(pool: &PgPool, id: OrgId) -> Result<bool, sqlx::Error> {
     let found: Option<bool> = sqlx::query_scalar(
-        "WITH marked AS (UPDATE organizations SET status = 'erasing', webhook_url = NULL WHERE id = $1 AND status = 'active')
+        "WITH marked AS (
+             UPDATE organizations SET status = 'erasing', webhook_url = NULL WHERE id = $1 AND status = 'active')
          SELECT true FROM organizations WHERE id = $1",
     )
     .bind(id.as_uuid())
@@ -96,7 +98,7 @@ pub(crate) async fn find_by_name(conn: &mut PgConnection, name: &str) -> Result<
     Ok(id.map(OrgId::from_uuid))
 }
 
-/// A page of organizations in the order of their ids, which is that of their making, beginning after `after`.
+/// A page of organizations after the id `after`, in the order of ids, which is the order of creation.
 pub(crate) async fn list(pool: &PgPool, after: Option<OrgId>, limit: i64) -> Result<Vec<Organization>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at FROM organizations

@@ -1,26 +1,23 @@
-//! Why a caller is turned away, and how that and a database error look to it.
+//! Why authentication fails, and the responses to that and to database errors.
 
 use std::time::Duration;
 
 use platform::http::Problem;
 use platform::postgres::{SqlEffect, effect};
 
-/// Why there is no caller.
+/// Why a request is not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No key was sent.
     #[error("send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")]
     Missing,
-    /// The key is none of ours, or no longer.
+    /// No such key, or it is revoked or expired.
     #[error("this API key is not known")]
     Unknown,
     /// A bad key, after too many others from the same address.
     #[error("too many unknown API keys from this address")]
-    TooMany {
-        /// How long to stay away.
-        wait: Duration,
-    },
-    /// Whether the key is good cannot be told at the moment.
+    TooMany { wait: Duration },
+    /// The key is not cached, and PostgreSQL does not answer.
     #[error("API keys cannot be checked at the moment")]
     Unavailable,
 }
@@ -31,7 +28,7 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::Missing | Refusal::Unknown => Self::unauthorized(text),
             Refusal::TooMany { wait } => {
-                // Rounded up: whoever waits exactly so long is let in.
+                // Rounded up, so that a client that waits exactly this long is not refused again.
                 let seconds = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX);
                 Self::too_many_requests(text, seconds)
             }
@@ -40,18 +37,19 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// How a database error looks from outside. What happened goes to the log.
+/// The response to a database error. The error itself is logged.
 pub(crate) fn database_problem(error: &sqlx::Error) -> Problem {
     match effect(error) {
         SqlEffect::Unavailable | SqlEffect::Retry => {
-            tracing::warn!(%error, "PostgreSQL did not answer a tenancy request.");
+            tracing::warn!(%error, "PostgreSQL did not answer a tenancy request; answering 503");
             Problem::unavailable(
-                "the database does not answer at the moment; nothing was changed, or it was changed and the answer got lost",
+                "the database does not answer at the moment; nothing was changed, or it was changed and the answer got \
+                 lost",
                 1,
             )
         }
         SqlEffect::Data | SqlEffect::Fatal => {
-            tracing::error!(%error, "A tenancy statement failed.");
+            tracing::error!(%error, "Tenancy statement failed; answering 500");
             Problem::internal()
         }
     }

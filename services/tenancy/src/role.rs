@@ -1,8 +1,8 @@
-//! Roles and what each may do. Pure.
+//! Roles and their rights. Pure.
 
 use serde::{Deserialize, Serialize};
 
-/// What a route asks of the key that calls it.
+/// A right that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
     Produce,
@@ -13,15 +13,15 @@ pub enum Right {
     Admin,
 }
 
-/// A key's role: a fixed set of rights.
+/// The role of a key: a fixed set of rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Sends events, and nothing else.
+    /// Sends events only.
     Produce,
-    /// Reads and acknowledges, and nothing else.
+    /// Reads and acknowledges only.
     Consume,
-    /// Both, and everything of the organization but the organization itself.
+    /// Both, and manages endpoints, deliveries, replays and keys.
     Manage,
     /// Everything in its organization.
     Admin,
@@ -61,8 +61,7 @@ impl Role {
         }
     }
 
-    /// The role of that name, if there is one.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
 }
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_role_grants_what_the_contract_says() {
+    fn each_role_grants_its_documented_rights() {
         let table = [
             (Role::Produce, [true, false, false, false]),
             (Role::Consume, [false, true, false, false]),
@@ -86,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn a_role_covers_itself_and_what_is_weaker() {
+    fn a_role_covers_itself_and_weaker_roles() {
         for role in Role::ALL {
             assert!(role.covers(role));
             assert!(Role::Admin.covers(role));
-            assert_eq!(Role::named(role.name()), Some(role));
+            assert_eq!(Role::from_name(role.name()), Some(role));
         }
         assert!(!Role::Manage.covers(Role::Admin));
         assert!(!Role::Produce.covers(Role::Consume) && !Role::Consume.covers(Role::Produce));
-        assert_eq!(Role::named("root"), None);
+        assert_eq!(Role::from_name("root"), None);
     }
 }

@@ -1,8 +1,8 @@
-//! Tiers, and which limit is in force for a key. Pure; counting requests against it is not here.
+//! Tiers, and the rate limit of a key. Pure; requests are not counted here.
 
 use serde::{Deserialize, Serialize};
 
-/// What an organization is granted per minute unless it has a limit of its own.
+/// Determines the rate limit of an organization that has no limit configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Tier {
@@ -40,14 +40,13 @@ impl Tier {
         }
     }
 
-    /// The tier of that name, if there is one.
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tier| tier.name() == name)
     }
 }
 
-/// The limit in force for a key, per minute; 0: unlimited. `organization`: the organization's own limit or its tier's.
-/// A key's limit only narrows it, except that 0, which the operator alone can set, lifts it.
+/// The rate limit of a key per minute; 0: unlimited. `organization`: the limit of the organization or of its tier. The
+/// limit of a key only lowers it; 0, which only the operator can set, removes it.
 pub(crate) fn limit_of_key(organization: u32, key: Option<u32>) -> u32 {
     match key {
         None => organization,
@@ -62,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_keys_limit_only_narrows() {
+    fn the_limit_of_a_key_only_lowers_the_limit() {
         assert_eq!(limit_of_key(100, None), 100);
         assert_eq!(limit_of_key(100, Some(10)), 10);
         assert_eq!(limit_of_key(100, Some(1_000)), 100);
@@ -74,9 +73,9 @@ mod tests {
     #[test]
     fn every_tier_is_found_by_its_name() {
         for tier in Tier::ALL {
-            assert_eq!(Tier::named(tier.name()), Some(tier));
+            assert_eq!(Tier::from_name(tier.name()), Some(tier));
         }
-        assert_eq!(Tier::named("platinum"), None);
+        assert_eq!(Tier::from_name("platinum"), None);
         assert_eq!(Tier::ALL.map(Tier::per_minute), [100, 1_000, 10_000, 100_000]);
     }
 }

@@ -1,8 +1,8 @@
-//! Keeps the cache true: hears of revoked keys by NOTIFY, and never trusts that alone.
+//! Invalidates cached keys: by NOTIFY, and by polling a version counter.
 //!
-//! One task listens, one decides. The second also compares the version counter each second, whether or not the first
-//! believes to be connected (a connection that silently died looks alive); a version it has not heard of makes it read
-//! all cached keys again. So a revocation counts within a second as long as PostgreSQL can be reached at all.
+//! One task listens, one applies changes. The second also reads the version counter every second, even while the first
+//! is connected, because a dead connection may look alive. If the version is not the expected one, it reads all cached
+//! keys again. So a revocation takes effect within a second while PostgreSQL is reachable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,30 +16,31 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
-use crate::cache::Which;
+use crate::cache::EntryFilter;
 use crate::keys;
 use crate::metrics::METRICS;
 
 const CHANNEL: &str = "tenancy";
 const POLL: Duration = Duration::from_millis(1_000);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-const REREAD_AT_ONCE: usize = 1_000;
-const HEARD_QUEUE: usize = 1_024;
+/// Keys in one statement.
+const RELOAD_BATCH: usize = 1_000;
+const CHANGE_QUEUE: usize = 1_024;
 
 /// Runs both tasks until `shutdown`.
 pub(crate) async fn run(authenticator: Authenticator, shutdown: CancellationToken) {
-    let (heard, hearing) = mpsc::channel(HEARD_QUEUE);
+    let (sender, changes) = mpsc::channel(CHANGE_QUEUE);
     let pool = authenticator.pool().clone();
-    let both = async { tokio::join!(listen(&pool, heard), Watch { authenticator, version: None }.run(hearing)) };
+    let both = async { tokio::join!(listen(&pool, sender), KeyWatch { authenticator, version: None }.run(changes)) };
     tokio::select! {
         () = shutdown.cancelled() => {}
         _ = both => {}
     }
 }
 
-/// A change as the trigger in the database tells it.
+/// A change, as the trigger in the database reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Heard {
+struct KeyChange {
     version: i64,
     changed: Changed,
 }
@@ -50,7 +51,7 @@ enum Changed {
     Organization(OrgId),
 }
 
-impl Heard {
+impl KeyChange {
     /// Reads `VERSION key|organization ID`.
     fn parse(message: &str) -> Option<Self> {
         let mut words = message.split(' ');
@@ -64,94 +65,98 @@ impl Heard {
     }
 }
 
-/// Passes on what is heard, for ever; connects again whenever the connection is gone.
-async fn listen(pool: &PgPool, heard: mpsc::Sender<Heard>) {
+/// Forwards notifications; connects again when the connection is lost. Never returns.
+async fn listen(pool: &PgPool, sender: mpsc::Sender<KeyChange>) {
     let mut backoff = Backoff::of_database();
     loop {
-        if let Err(error) = listen_once(pool, &heard, &mut backoff).await {
-            tracing::warn!(%error, "Changes of keys are not heard of at the moment; they are polled for each second.");
+        if let Err(error) = listen_once(pool, &sender, &mut backoff).await {
+            tracing::warn!(%error, "LISTEN connection lost; polling key revocations every second");
         }
         METRICS.listening.set(0.0);
         backoff.pause().await;
     }
 }
 
-/// Ends when the connection does, instead of letting the listener replace it in silence.
-async fn listen_once(pool: &PgPool, heard: &mpsc::Sender<Heard>, backoff: &mut Backoff) -> Result<(), sqlx::Error> {
+/// Returns when the connection is lost. `PgListener` would reconnect silently, and notifications would be missed.
+async fn listen_once(
+    pool: &PgPool,
+    sender: &mpsc::Sender<KeyChange>,
+    backoff: &mut Backoff,
+) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;
     METRICS.listening.set(1.0);
     backoff.reset();
     while let Some(notification) = listener.try_recv().await? {
-        match Heard::parse(notification.payload()) {
-            // The receiver goes only when this does.
-            Some(change) => drop(heard.send(change).await),
-            // Written by hand or by a later version: the version counter tells what it cannot.
-            None => tracing::warn!("A notification about keys was not understood."),
+        match KeyChange::parse(notification.payload()) {
+            // The receiver is dropped only together with this task.
+            Some(change) => drop(sender.send(change).await),
+            // Sent by hand or by a later version. The version counter still reveals the change.
+            None => tracing::warn!("Malformed notification about keys; waiting for the next poll of the key version"),
         }
     }
     Ok(())
 }
 
-/// What was heard of, and the cache it applies to.
-struct Watch {
+/// Applies changes to the cache.
+struct KeyWatch {
     authenticator: Authenticator,
     /// The last version up to which every change was applied to the cache.
     version: Option<i64>,
 }
 
-impl Watch {
-    async fn run(mut self, mut hearing: mpsc::Receiver<Heard>) {
+impl KeyWatch {
+    async fn run(mut self, mut changes: mpsc::Receiver<KeyChange>) {
         let mut tick = tokio::time::interval(POLL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                Some(heard) = hearing.recv() => self.apply(heard),
+                Some(change) = changes.recv() => self.apply(change),
                 _ = tick.tick() => self.poll().await,
             }
         }
     }
 
-    fn apply(&mut self, heard: Heard) {
-        match heard.changed {
-            Changed::Key(id) => self.authenticator.cache().forget_key(id),
-            Changed::Organization(id) => self.authenticator.cache().forget_organization(id),
+    fn apply(&mut self, change: KeyChange) {
+        match change.changed {
+            Changed::Key(id) => self.authenticator.cache().invalidate_key(id),
+            Changed::Organization(id) => self.authenticator.cache().invalidate_organization(id),
         }
-        // Versions commit in their order, so the next one means that none is missing. After a gap the next poll reads
-        // all again.
-        if self.version.is_some_and(|version| version + 1 == heard.version) {
-            self.version = Some(heard.version);
+        // Versions commit in order, so version + 1 means that no change was missed. After a gap, the next poll reads
+        // all keys again.
+        if self.version.is_some_and(|version| version + 1 == change.version) {
+            self.version = Some(change.version);
         }
     }
 
     async fn poll(&mut self) {
-        match tokio::time::timeout(QUERY_TIMEOUT, self.compare()).await {
+        match tokio::time::timeout(QUERY_TIMEOUT, self.check_version()).await {
             Ok(Ok(())) => {}
-            // Cached keys serve on, for as long as the cache keeps them.
-            Ok(Err(error)) => tracing::debug!(%error, "The version of the keys could not be read."),
-            Err(_) => tracing::debug!("The version of the keys could not be read in time."),
+            // Cached keys stay valid for `serve_for`.
+            Ok(Err(error)) => tracing::debug!(%error, "Key version could not be read; retrying in a second"),
+            Err(_) => tracing::debug!("Reading the key version timed out; retrying in a second"),
         }
     }
 
-    async fn compare(&mut self) -> Result<(), sqlx::Error> {
+    async fn check_version(&mut self) -> Result<(), sqlx::Error> {
         let version = keys::version(self.authenticator.pool()).await?;
         if self.version == Some(version) {
-            return self.reread(Which::Aging).await;
+            return self.reload(EntryFilter::Stale).await;
         }
-        METRICS.reread.inc();
-        // Whoever is looking a key up right now may have read it before the change.
+        METRICS.cache_reloads.inc();
+        // A lookup in progress may have read its key before the change.
         self.authenticator.cache().raise_generation();
-        self.reread(Which::All).await?;
+        self.reload(EntryFilter::All).await?;
         self.version = Some(version);
         Ok(())
     }
 
-    /// Reads cached keys again. What is heard of meanwhile is applied afterwards, since the same task does both.
-    async fn reread(&self, which: Which) -> Result<(), sqlx::Error> {
+    /// Reads cached keys again. Changes reported meanwhile are applied afterwards, because the same task does both.
+    async fn reload(&self, filter: EntryFilter) -> Result<(), sqlx::Error> {
         let cache = self.authenticator.cache();
-        for entries in cache.entries(which, Instant::now()).chunks(REREAD_AT_ONCE) {
+        for entries in cache.entries(filter, Instant::now()).chunks(RELOAD_BATCH) {
             let before = cache.generation();
             let ids = entries.iter().map(|(_, key_id)| *key_id).collect::<Vec<_>>();
             let read_at = Instant::now();
@@ -162,11 +167,11 @@ impl Watch {
                 .collect();
             for (hash, key_id) in entries {
                 match found.remove(key_id) {
-                    // If a route revoked a key meanwhile, it is not stored but read again when it is used.
+                    // If a route revoked a key meanwhile, the key is not stored, and is looked up when it is used.
                     Some(key) => {
                         cache.store(*hash, Arc::new(key.into_cached(read_at)), before);
                     }
-                    None => cache.forget(hash),
+                    None => cache.invalidate(hash),
                 }
             }
         }
@@ -179,18 +184,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_of_the_trigger_is_understood_and_no_other() {
+    fn only_messages_of_the_trigger_are_parsed() {
         let id = KeyId::generate();
-        assert_eq!(Heard::parse(&format!("7 key {id}")), Some(Heard { version: 7, changed: Changed::Key(id) }));
+        assert_eq!(KeyChange::parse(&format!("7 key {id}")), Some(KeyChange { version: 7, changed: Changed::Key(id) }));
         let org = OrgId::generate();
         assert_eq!(
-            Heard::parse(&format!("8 organization {org}")),
-            Some(Heard { version: 8, changed: Changed::Organization(org) })
+            KeyChange::parse(&format!("8 organization {org}")),
+            Some(KeyChange { version: 8, changed: Changed::Organization(org) })
         );
         for odd in
             ["", "7", "7 key", "7 key x", &format!("x key {id}"), &format!("7 user {id}"), &format!("7 key {id} more")]
         {
-            assert_eq!(Heard::parse(odd), None, "{odd}");
+            assert_eq!(KeyChange::parse(odd), None, "{odd}");
         }
     }
 }

@@ -52,7 +52,7 @@ impl PostgresFault {
                 return Ok(context.injected_since(started));
             }
             Action::FastShutdown => postgres.stop().await,
-            Action::ImmediateShutdown => postgres.stop_at_once().await,
+            Action::ImmediateShutdown => postgres.stop_immediately().await,
         }
         tokio::time::sleep(context.timing.down).await;
         let undone = Instant::now();

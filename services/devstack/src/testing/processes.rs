@@ -1,18 +1,18 @@
-//! The processes below another one, as `/proc` tells it: what a test says must be gone at the end. Each is an id and a
-//! name, because the kernel gives an id away again.
+//! The descendants of a process, from `/proc`, so that a test can check that they have exited. Each is an id and a
+//! name, because the kernel reuses ids.
 
 use std::fs;
 use std::time::Duration;
 
 use super::eventually;
 
-/// How long processes may take to end after whoever started them.
-const END: Duration = Duration::from_secs(10);
+/// How long processes may take to exit after their parent.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All processes below `root`.
+/// All descendants of `root`.
 ///
 /// # Panics
-/// Without a `/proc` to look at.
+/// Without `/proc`.
 #[must_use]
 pub fn descendants(root: u32) -> Vec<(u32, String)> {
     let entries = match fs::read_dir("/proc") {
@@ -36,7 +36,7 @@ pub fn descendants(root: u32) -> Vec<(u32, String)> {
     found
 }
 
-/// Name of the process if it runs; one that is dead and not yet collected by its parent does not run.
+/// Name of the process if it runs. A zombie does not run.
 #[must_use]
 pub fn running(pid: u32) -> Option<String> {
     status(pid).filter(|status| status.state != "Z").map(|status| status.name)
@@ -53,7 +53,7 @@ pub fn any_left(processes: &[(u32, String)]) -> bool {
 /// # Panics
 /// When one still runs after 10 s.
 pub async fn gone(processes: &[(u32, String)]) {
-    eventually(END, "no process is left", || async { (!any_left(processes)).then_some(()) }).await;
+    eventually(EXIT_TIMEOUT, "no process is left", || async { (!any_left(processes)).then_some(()) }).await;
 }
 
 struct Status {
@@ -65,7 +65,7 @@ struct Status {
 
 fn status(pid: u32) -> Option<Status> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold spaces and brackets itself.
+    // The name may contain spaces and parentheses.
     let (head, rest) = stat.rsplit_once(')')?;
     let name = head.split_once('(')?.1.to_owned();
     let mut fields = rest.split_whitespace();
@@ -78,7 +78,7 @@ mod tests {
     use std::process::Command;
 
     #[tokio::test]
-    async fn a_child_is_below_until_it_is_dead_collected_or_not() {
+    async fn a_child_is_a_descendant_until_it_exits_or_is_a_zombie() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let sleeper = (child.id(), "sleep".to_owned());
         assert!(descendants(std::process::id()).contains(&sleeper));

@@ -1,5 +1,4 @@
-//! Reading a topic of the stack as it is now, with nothing of the product in between. What a record means is its
-//! reader's business.
+//! Reads all records of a topic, without code of the product. The caller decodes them.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// All records that are in `topic` now; those of one partition in their order.
 ///
 /// # Panics
-/// When there is no such topic, or the broker does not hand out all that it says it has.
+/// When there is no such topic, or the broker does not return all records up to its high watermark.
 pub async fn read_topic(brokers: &str, topic: &str) -> Vec<OwnedMessage> {
     let (from, name) = (brokers.to_owned(), topic.to_owned());
     match tokio::task::spawn_blocking(move || read(&from, &name)).await {
@@ -26,7 +25,7 @@ pub async fn read_topic(brokers: &str, topic: &str) -> Vec<OwnedMessage> {
 
 fn read(brokers: &str, topic: &str) -> KafkaResult<Vec<OwnedMessage>> {
     let mut config = ClientConfig::new();
-    // No group is joined, but a consumer must name one.
+    // The consumer joins no group, but must have a group id.
     config
         .set("bootstrap.servers", brokers)
         .set("group.id", "none")
@@ -37,7 +36,7 @@ fn read(brokers: &str, topic: &str) -> KafkaResult<Vec<OwnedMessage>> {
     let mut partitions = TopicPartitionList::new();
     let mut count = 0;
     for described in metadata.topics() {
-        // Without this an unknown topic would pass for an empty one.
+        // Without this check, an unknown topic would look empty.
         if let Some(error) = described.error() {
             return Err(KafkaError::MetadataFetch(error.into()));
         }

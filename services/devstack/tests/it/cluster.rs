@@ -1,4 +1,4 @@
-//! Three nodes, of which some are lost and come back.
+//! A cluster whose nodes are killed, halted and started.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::traffic;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 #[tokio::test]
-async fn records_survive_the_leader_s_death_and_nothing_is_taken_while_two_of_three_are_down() {
+async fn records_survive_a_killed_leader_and_one_node_accepts_none() {
     let cluster = Cluster::start(ClusterOptions { nodes: 3, small_disk_mib: None }).await.unwrap();
     let brokers = cluster.kafka_brokers().to_owned();
     assert_eq!((cluster.ids(), brokers.split(',').count()), (vec![1, 2, 3], 3));
@@ -30,7 +30,7 @@ async fn records_survive_the_leader_s_death_and_nothing_is_taken_while_two_of_th
     let other = cluster.ids().into_iter().find(|&id| id != leader).unwrap();
     cluster.node(other).unwrap().signal(Signal::STOP);
     let refused = traffic::try_produce(&brokers, "kept", "lonely", Duration::from_secs(5)).await;
-    assert!(refused.is_err(), "one node of three took a record for good");
+    assert!(refused.is_err(), "one node of three acknowledged a record");
     cluster.node(other).unwrap().signal(Signal::CONT);
     cluster.start_nodes(&[leader]).await.unwrap();
     traffic::produce(&brokers, "kept", "together again").await;
@@ -38,7 +38,7 @@ async fn records_survive_the_leader_s_death_and_nothing_is_taken_while_two_of_th
 }
 
 #[tokio::test]
-async fn a_cluster_s_servers_end_with_it_and_a_full_small_disk_is_only_its_own() {
+async fn servers_of_a_dropped_cluster_exit_and_its_small_disk_fills() {
     let cluster = Cluster::start(ClusterOptions { nodes: 1, small_disk_mib: Some(64) }).await.unwrap();
     let folder = cluster.data_dir().to_path_buf();
     let processes = [
@@ -46,10 +46,10 @@ async fn a_cluster_s_servers_end_with_it_and_a_full_small_disk_is_only_its_own()
         (cluster.postgres().pid().unwrap(), "postgres".into()),
     ];
     traffic::insert_row(&cluster.database_url(), "a row").await;
-    cluster.postgres().stop_at_once().await;
+    cluster.postgres().stop_immediately().await;
     cluster.postgres().start().await.unwrap();
     assert_eq!(traffic::read_rows(&cluster.database_url()).await, ["a row"]);
-    // Where mounting is not allowed, the reason is told.
+    // If mounting is not allowed, the error has the reason.
     match cluster.node_with_small_disk() {
         Ok(node) => {
             assert_eq!(node, 1);

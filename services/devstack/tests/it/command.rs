@@ -8,7 +8,7 @@ use devstack::Signal;
 use devstack::testing::processes;
 use rustix::process::{Pid, kill_process};
 
-/// `devstack run`, ready.
+/// A running `devstack run` whose servers are ready.
 pub(crate) struct Running {
     pub child: Child,
     pub brokers: String,
@@ -27,7 +27,7 @@ impl Running {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut value = |name: &str| {
-            let line = lines.next().expect("devstack ended before it was ready").unwrap();
+            let line = lines.next().expect("devstack exited before it was ready").unwrap();
             line.strip_prefix(name).expect(name).to_owned()
         };
         let brokers = value("KAFKA_BROKERS=");

@@ -1,4 +1,4 @@
-//! The stack on real servers: round trips, restarts, refusals, and the death of its parent.
+//! The stack with real servers: round trips, restarts, refusals, and a killed parent.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod cluster;

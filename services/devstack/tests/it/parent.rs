@@ -1,4 +1,4 @@
-//! The servers end with the process that started them, in order or not, and the next start finds their data.
+//! The servers exit with the process that started them, and the next start has their data.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::command::Running;
 use crate::traffic;
 
 #[tokio::test]
-async fn killing_the_parent_leaves_no_server_and_the_next_start_has_the_data() {
+async fn killing_the_parent_stops_the_servers_and_keeps_the_data() {
     let parent = tempfile::tempdir().unwrap();
     open_to_servers(parent.path());
     let folder = parent.path().join("data");
@@ -22,10 +22,10 @@ async fn killing_the_parent_leaves_no_server_and_the_next_start_has_the_data() {
     first.signal(Signal::KILL);
     first.child.wait().unwrap();
 
-    // At once, while the old servers may still be dying.
+    // Started while the old servers may still be exiting.
     let mut second = Running::start(Some(&folder));
     gone(&servers).await;
-    assert_ne!(first.brokers, second.brokers, "the ports were meant to change");
+    assert_ne!(first.brokers, second.brokers, "the ports must change");
     assert_eq!(traffic::read_rows(&second.database_url).await, ["a row"]);
     assert_eq!(traffic::consume(&second.brokers, "kept").await, "a record");
 
@@ -36,7 +36,7 @@ async fn killing_the_parent_leaves_no_server_and_the_next_start_has_the_data() {
 }
 
 #[tokio::test]
-async fn a_temporary_folder_goes_when_its_process_is_killed() {
+async fn a_temporary_folder_is_removed_when_its_process_is_killed() {
     let mut running = Running::start(None);
     let servers = running.servers();
     assert!(running.data_dir.is_dir());
@@ -49,7 +49,7 @@ async fn a_temporary_folder_goes_when_its_process_is_killed() {
     .await;
 }
 
-/// The servers of a run as root must be able to pass the folder that holds the data.
+/// If the test runs as root, the user of the servers must be able to traverse the parent of the data folder.
 fn open_to_servers(folder: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).unwrap();

@@ -1,4 +1,4 @@
-//! What cannot be started is refused with one sentence.
+//! Errors of a refused start.
 
 use std::fs;
 use std::net::TcpListener;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use devstack::{Data, Error, Options, Stack};
 
-/// PostgreSQL alone: these tests end before or soon after it is up.
+/// PostgreSQL only: these tests finish before or soon after it is up.
 fn postgres_on(folder: &Path) -> Options {
     Options { data: Data::Folder(folder.to_path_buf()), kafka: false, ..Options::test() }
 }
@@ -19,7 +19,7 @@ async fn refusal(options: Options) -> Error {
 }
 
 #[tokio::test]
-async fn a_second_start_on_a_folder_in_use_is_refused_and_told_who_holds_it() {
+async fn a_second_start_on_a_folder_is_refused_with_its_holder() {
     let parent = tempfile::tempdir_in("/tmp").unwrap();
     open(parent.path());
     let folder = parent.path().join("data");
@@ -33,7 +33,7 @@ async fn a_second_start_on_a_folder_in_use_is_refused_and_told_who_holds_it() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_refused_by_name() {
+async fn a_port_in_use_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let error = refusal(Options { kafka: false, postgres_port: port, ..Options::test() }).await;
@@ -46,7 +46,7 @@ async fn a_port_in_use_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn data_of_another_version_is_refused_untouched() {
+async fn data_of_another_version_is_refused_and_not_changed() {
     let folder = tempfile::tempdir().unwrap();
     for (record, expected) in [
         (r#"{"format":7}"#, "has format 7, and this release knows format 1 only"),

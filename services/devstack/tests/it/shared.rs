@@ -31,13 +31,13 @@ async fn a_topic_is_read_to_its_end() {
 
 #[tokio::test]
 #[should_panic(expected = "cannot read")]
-async fn a_topic_that_is_not_there_does_not_pass_for_an_empty_one() {
+async fn reading_a_missing_topic_fails() {
     let shared = testing::shared().await;
     testing::read_topic(shared.brokers(), &format!("{}events", shared.topic_prefix())).await;
 }
 
 #[tokio::test]
-async fn each_test_has_a_database_of_its_own_that_is_dropped_with_it() {
+async fn each_test_has_its_own_database_which_is_dropped_with_it() {
     let shared = testing::shared().await;
     let (one, two) = (shared.database().await, shared.database().await);
     traffic::insert_row(&one.url, "one").await;
@@ -45,7 +45,7 @@ async fn each_test_has_a_database_of_its_own_that_is_dropped_with_it() {
     assert_eq!(traffic::read_rows(&one.url).await, ["one"]);
     assert_eq!(traffic::read_rows(&two.url).await, ["two"]);
 
-    // A connection left open does not keep it.
+    // An open connection does not prevent the drop.
     let _open = PgConnection::connect(&one.url).await.unwrap();
     let url = one.url.clone();
     drop(one);

@@ -35,7 +35,7 @@ pub(crate) async fn produce(brokers: &str, topic: &str, payload: &str) {
     try_produce(brokers, topic, payload, DEADLINE).await.unwrap();
 }
 
-/// Whether all replicas that must have the record took it in time.
+/// `Ok` if `min.insync.replicas` replicas acknowledged the record in time.
 pub(crate) async fn try_produce(
     brokers: &str,
     topic: &str,

@@ -1,4 +1,4 @@
-//! What an accepted event is on the log, and what its producer is told.
+//! The record of an accepted event on the log, and the response to its producer.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::bench::{Bench, KEY, send};
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn success_is_told_once_the_record_is_on_the_log_with_all_that_was_sent() {
+async fn success_means_the_whole_event_is_on_the_log() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let body = json!({
@@ -52,7 +52,7 @@ async fn success_is_told_once_the_record_is_on_the_log_with_all_that_was_sent() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trace_state_without_a_trace_is_not_kept() {
+async fn a_tracestate_without_a_traceparent_is_dropped() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let body = json!({"type": "a", "data": 1}).to_string();
@@ -63,7 +63,7 @@ async fn a_trace_state_without_a_trace_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_reply_names_the_event_its_append_time_and_its_place() {
+async fn the_response_has_event_id_append_time_and_position() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let answer = instance.accept(&json!({"event_type": "a", "payload": null})).await.expect(201);
@@ -74,8 +74,8 @@ async fn the_reply_names_the_event_its_append_time_and_its_place() {
     assert!(!answer.text("message").is_empty());
     assert!(answer.body.get("duplicate").is_none());
     let timestamp = answer.text("timestamp");
-    let told = OffsetDateTime::parse(timestamp, &Rfc3339).unwrap().unix_timestamp_nanos() / 1_000_000;
-    assert_eq!(told, i128::from(record.append_time_ms));
+    let reported = OffsetDateTime::parse(timestamp, &Rfc3339).unwrap().unix_timestamp_nanos() / 1_000_000;
+    assert_eq!(reported, i128::from(record.append_time_ms));
     assert_eq!((timestamp.len(), timestamp.ends_with('Z')), (24, true), "milliseconds, in UTC: {timestamp}");
     let place =
         instance.sealing.open_token("position", bench.org.as_uuid().as_bytes(), answer.text("position")).unwrap();
@@ -87,7 +87,7 @@ async fn the_reply_names_the_event_its_append_time_and_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mounts_differ_in_their_success_code_alone() {
+async fn mounts_differ_only_in_the_success_code() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     for (path, status) in [("/v1/events", 201), ("/events", 201), ("/api/events", 202)] {
@@ -101,7 +101,7 @@ async fn mounts_differ_in_their_success_code_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payload_of_any_json_is_kept_byte_for_byte_under_either_name() {
+async fn any_json_payload_is_kept_byte_for_byte_under_either_name() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let payloads = [
@@ -128,20 +128,20 @@ async fn a_payload_of_any_json_is_kept_byte_for_byte_under_either_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_ids_are_taken_over_or_made_and_stand_on_the_record() {
+async fn request_ids_are_kept_or_generated_and_on_the_record() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
-    let mut told = Vec::new();
+    let mut returned = Vec::new();
     for (name, value) in [("x-request-id", "mine-1"), ("x-correlation-id", "mine-2"), ("x-request-id", "not sane")] {
         let answer = send(instance.event(r#"{"type":"a","data":1}"#).header(name, value)).await.expect(201);
         assert_eq!(answer.header("x-request-id"), answer.header("x-correlation-id"));
-        told.push(answer.header("x-request-id").unwrap().to_owned());
+        returned.push(answer.header("x-request-id").unwrap().to_owned());
     }
-    assert_eq!((told[0].as_str(), told[1].as_str()), ("mine-1", "mine-2"));
-    assert_ne!(told[2], "not sane");
+    assert_eq!((returned[0].as_str(), returned[1].as_str()), ("mine-1", "mine-2"));
+    assert_ne!(returned[2], "not sane");
     let mut on_log: Vec<String> =
         bench.log().await.iter().map(|record| record.headers["x-request-id"].clone()).collect();
     on_log.sort();
-    told.sort();
-    assert_eq!(on_log, told);
+    returned.sort();
+    assert_eq!(on_log, returned);
 }

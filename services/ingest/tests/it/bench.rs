@@ -1,4 +1,4 @@
-//! The bench: topics and a database of one test, instances of ingest on ports of their own, and reading the log back.
+//! Test bench: topics and a database per test, instances of ingest on free ports, and reading the log back.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,9 +27,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const PARTITIONS: i32 = 3;
-/// A key of the bench's organization that may do everything.
+/// An admin key of the bench's organization.
 pub(crate) const KEY: &str = "the-key-of-these-tests";
-/// How long the tasks of an instance may take to end.
+/// How long the tasks of an instance may take to stop.
 const DEADLINE: Duration = Duration::from_secs(10);
 const SEALING: [u8; 32] = [7; 32];
 
@@ -39,13 +39,13 @@ pub(crate) struct Bench {
     pub org: OrgId,
     tenancy: Tenancy,
     _shutdown: DropGuard,
-    // Dropped last: nobody may be connected any more.
+    // Dropped last: no connection may be open by then.
     _database: TestDatabase,
 }
 
 impl Bench {
     pub(crate) async fn start() -> Self {
-        // Fails when another test was first.
+        // Fails if another test has installed it already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let shared = devstack::testing::shared().await;
         let database = shared.database().await;
@@ -70,8 +70,8 @@ impl Bench {
         self.instance_with(Producer::new(&self.kafka, ProducerSettings::default()).unwrap(), self.pool.clone()).await
     }
 
-    /// An instance that appends with `producer` and looks repeats up in `pool`. Keys are always read from the bench's
-    /// database.
+    /// An instance that appends with `producer` and looks dedup keys up in `pool`. API keys are always read from the
+    /// bench's database.
     pub(crate) async fn instance_with(&self, producer: Producer, pool: PgPool) -> Instance {
         let (sealing, written) = (SealingKey::from_bytes(SEALING), RecentWrites::default());
         let shutdown = CancellationToken::new();
@@ -102,7 +102,7 @@ impl Bench {
     }
 }
 
-/// An event as it stands on the log.
+/// An event as it is on the log.
 #[derive(Debug)]
 pub(crate) struct OnLog {
     pub partition: i32,
@@ -185,7 +185,7 @@ impl Instance {
         send(self.event(body.to_string()).header("idempotency-key", key)).await
     }
 
-    /// Makes a key of the bench's organization.
+    /// Creates an API key of the bench's organization.
     pub(crate) async fn key(&self, mut wanted: Value) -> String {
         wanted["name"] = json!("a key");
         wanted["environment"] = json!("test");

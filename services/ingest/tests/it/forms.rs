@@ -1,4 +1,4 @@
-//! The forms an event may come in besides our own JSON: compressed, and as a CloudEvent.
+//! Other forms of an event than our own JSON: compressed, and as a CloudEvent.
 
 use std::io::Write;
 
@@ -15,7 +15,7 @@ fn gzip(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_compressed_body_is_read_within_the_limits_of_what_it_unfolds_to() {
+async fn size_limits_apply_to_the_decompressed_body() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let request = |body: Vec<u8>| instance.event("").header("content-encoding", "gzip").body(body);
@@ -41,8 +41,8 @@ async fn a_binary_cloudevent_has_its_attributes_in_headers() {
             .header("ce-subject", "caf%C3%A9")
     };
     let first = send(request()).await.expect(201);
-    let repeat = send(request()).await.expect(409);
-    assert_eq!(repeat.text("event_id"), first.text("event_id"), "source and id name a repeat");
+    let duplicate = send(request()).await.expect(409);
+    assert_eq!(duplicate.text("event_id"), first.text("event_id"), "source and id are the dedup key");
     let log = bench.log().await;
     let [record] = &log[..] else { panic!("{log:?}") };
     let event = &record.event;
@@ -52,11 +52,11 @@ async fn a_binary_cloudevent_has_its_attributes_in_headers() {
 
     let foreign = http::HeaderValue::from_bytes(b"caf\xe9").unwrap();
     let refused = send(request().header("ce-extension", foreign)).await.expect(400);
-    assert_eq!(refused.body["details"][0]["field"], "ce-extension", "nothing of an event is lost without a word");
+    assert_eq!(refused.body["details"][0]["field"], "ce-extension", "no attribute is dropped silently");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_structured_cloudevent_is_told_by_its_content_type_whatever_the_headers_say() {
+async fn content_type_takes_precedence_over_cloudevents_headers() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let body =

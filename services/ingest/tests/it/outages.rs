@@ -1,4 +1,4 @@
-//! Kafka that fails, hangs or is not there: what is told, how soon, and that nothing stays in the way of a retry.
+//! Kafka that fails, hangs or is down: the response, how soon it is sent, and that nothing blocks a retry.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::bench::{Answer, Bench, Instance, PARTITIONS};
 
 const BUDGET: Duration = Duration::from_secs(2);
-/// The producer looks for records past their time once a second; the rest is a busy machine's.
+/// The producer checks for timed-out records once a second; the rest is for a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
@@ -24,20 +24,20 @@ fn settings() -> ProducerSettings {
     ProducerSettings { delivery_timeout: BUDGET, ..ProducerSettings::default() }
 }
 
-/// An instance that appends to a cluster whose broker errs on demand.
+/// An instance on a mock cluster whose broker returns errors on demand.
 async fn on_mock(bench: &Bench) -> (Mock, Instance) {
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic(&bench.kafka.topics.events, PARTITIONS, 1).unwrap();
     let kafka = KafkaConfig { brokers: mock.bootstrap_servers(), ..bench.kafka.clone() };
     let producer = Producer::new(&kafka, settings()).unwrap();
     let instance = bench.instance_with(producer, bench.pool.clone()).await;
-    // The producer is connected: what follows is not about that.
+    // Connects the producer, so that the test does not measure that.
     instance.accept(&event()).await.expect(201);
     (mock, instance)
 }
 
-/// An instance whose Kafka is not there.
-async fn on_nothing(bench: &Bench, settings: ProducerSettings) -> Instance {
+/// An instance without a Kafka.
+async fn without_kafka(bench: &Bench, settings: ProducerSettings) -> Instance {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let kafka = KafkaConfig::new(address.to_string(), "");
     bench.instance_with(Producer::new(&kafka, settings).unwrap(), bench.pool.clone()).await
@@ -58,7 +58,7 @@ fn retry_after(answer: &Answer) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_append_leaves_nothing_that_blocks_the_retry() {
+async fn a_failed_append_does_not_block_the_retry() {
     let bench = Bench::start().await;
     let (mock, instance) = on_mock(&bench).await;
     mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
@@ -74,13 +74,13 @@ async fn a_failed_append_leaves_nothing_that_blocks_the_retry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_gone_is_503_within_the_budget_and_the_retry_succeeds_when_it_is_back() {
+async fn a_down_broker_is_503_in_time_and_the_retry_succeeds_later() {
     let bench = Bench::start().await;
     let (mock, instance) = on_mock(&bench).await;
     mock.broker_down(-1).unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let failed = instance.accept_as("k", &event()).await.expect(503);
-    assert!(begun.elapsed() < BUDGET + SLACK, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < BUDGET + SLACK, "{:?}", started.elapsed());
     assert!(may_be_stored(&failed) && failed.text("detail").contains("Idempotency-Key"), "{failed:?}");
     assert!(retry_after(&failed) >= 1);
     assert_eq!(failed.header("content-type"), Some("application/problem+json"));
@@ -93,44 +93,44 @@ async fn a_broker_that_is_gone_is_503_within_the_budget_and_the_retry_succeeds_w
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kafka_that_was_never_there_is_503_within_the_budget() {
+async fn without_kafka_the_answer_is_503_within_the_budget() {
     let bench = Bench::start().await;
-    let instance = on_nothing(&bench, settings()).await;
-    let begun = Instant::now();
+    let instance = without_kafka(&bench, settings()).await;
+    let started = Instant::now();
     let failed = instance.accept(&event()).await.expect(503);
-    assert!(begun.elapsed() < BUDGET + SLACK, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < BUDGET + SLACK, "{:?}", started.elapsed());
     assert!(may_be_stored(&failed) && retry_after(&failed) >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twins_of_an_append_that_fails_are_told_with_it_and_not_one_after_the_other() {
+async fn concurrent_duplicates_of_a_failed_append_fail_with_it() {
     let bench = Bench::start().await;
-    let instance = Arc::new(on_nothing(&bench, settings()).await);
-    let begun = Instant::now();
-    let mut twins = JoinSet::new();
+    let instance = Arc::new(without_kafka(&bench, settings()).await);
+    let started = Instant::now();
+    let mut requests = JoinSet::new();
     for _ in 0..10 {
         let instance = instance.clone();
-        twins.spawn(async move { instance.accept_as("k", &event()).await.expect(503) });
+        requests.spawn(async move { instance.accept_as("k", &event()).await.expect(503) });
     }
-    for answer in twins.join_all().await {
+    for answer in requests.join_all().await {
         assert!(may_be_stored(&answer) && retry_after(&answer) >= 1);
     }
-    assert!(begun.elapsed() < BUDGET + SLACK, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < BUDGET + SLACK, "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_bound_is_503_at_once_and_nothing_was_stored() {
+async fn a_full_producer_queue_is_503_at_once_and_nothing_is_stored() {
     let bench = Bench::start().await;
     let long = Duration::from_secs(8);
-    let instance = on_nothing(
+    let instance = without_kafka(
         &bench,
         ProducerSettings { max_in_flight: 1, delivery_timeout: long, ..ProducerSettings::default() },
     )
     .await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let timed = async || {
         let answer = instance.accept(&event()).await.expect(503);
-        (begun.elapsed(), answer)
+        (started.elapsed(), answer)
     };
     let (one, other) = tokio::join!(timed(), timed());
     let (busy, waited) = if one.0 < other.0 { (one, other) } else { (other, one) };
@@ -140,14 +140,14 @@ async fn a_full_bound_is_503_at_once_and_nothing_was_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_leaves_while_its_record_is_in_flight_blocks_no_retry() {
+async fn a_disconnect_with_a_record_in_flight_blocks_no_retry() {
     let bench = Bench::start().await;
     let (mock, instance) = on_mock(&bench).await;
     mock.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
-    let left = tokio::time::timeout(Duration::from_millis(300), instance.accept_as("k", &event())).await;
-    assert!(left.is_err(), "the record was to be in flight still: {left:?}");
+    let disconnected = tokio::time::timeout(Duration::from_millis(300), instance.accept_as("k", &event())).await;
+    assert!(disconnected.is_err(), "the record must still be in flight: {disconnected:?}");
     mock.broker_round_trip_time(-1, Duration::ZERO).unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     instance.accept_as("k", &event()).await.expect(201);
-    assert!(begun.elapsed() < BUDGET, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < BUDGET, "{:?}", started.elapsed());
 }

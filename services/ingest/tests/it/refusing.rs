@@ -1,11 +1,11 @@
-//! What is not accepted, and how that is told. Nothing refused reaches the log.
+//! Refused requests and their responses. No refused event reaches the log.
 
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, KEY, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn invalid_events_are_400_or_on_the_old_mount_422_with_the_fields_to_blame() {
+async fn invalid_events_are_400_or_422_on_api_with_the_fields() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let long = "x".repeat(256);
@@ -53,7 +53,7 @@ async fn invalid_events_are_400_or_on_the_old_mount_422_with_the_fields_to_blame
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn malformed_bodies_are_refused_with_the_place() {
+async fn malformed_bodies_are_refused_with_line_and_column() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let bodies: [&[u8]; 8] = [
@@ -82,7 +82,7 @@ async fn malformed_bodies_are_refused_with_the_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idempotency_keys_have_bounds_too() {
+async fn idempotency_keys_have_a_length_limit() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let long = "x".repeat(256);
@@ -94,13 +94,13 @@ async fn idempotency_keys_have_bounds_too() {
         instance.event(r#"{"type":"a","data":1}"#).header("idempotency-key", "a").header("idempotency-key", "b");
     send(twice).await.expect(400);
     assert_eq!(bench.log().await.len(), 0);
-    // Blanks around it are the header's, not the key's.
+    // Blanks around the value are not part of the key.
     instance.accept_as("  k\t", &json!({"type": "a", "data": 1})).await.expect(201);
     assert_eq!(bench.log().await[0].event.dedup.as_ref().unwrap().key, "k");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_and_payloads_have_a_largest_size() {
+async fn bodies_and_payloads_have_a_size_limit() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let of_payload = |bytes: usize| format!(r#"{{"type": "a", "data": "{}"}}"#, "x".repeat(bytes - 2));
@@ -117,7 +117,7 @@ async fn bodies_and_payloads_have_a_largest_size() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_json_is_read_and_no_content_type_means_json() {
+async fn only_json_is_accepted_and_no_content_type_means_json() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let post = || instance.post("/v1/events").bearer_auth(KEY).body(r#"{"type": "a", "data": 1}"#);
@@ -132,7 +132,7 @@ async fn only_json_is_read_and_no_content_type_means_json() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_is_needed_with_the_right_to_produce_this_type() {
+async fn producing_needs_a_key_with_the_right_for_the_type() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let body = |event_type: &str| json!({"type": event_type, "data": 1});

@@ -26,7 +26,7 @@ pub(super) async fn find(inbox: &Inbox, caller: &Caller, ids: &[EventId]) -> Res
     if rows.len() < ids.len() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
         rows = inbox.within_budget(read(&inbox.pool, caller.org_id, ids)).await?;
     }
-    let visible = rows.into_iter().filter(|row| caller.may_see(&row.2));
+    let visible = rows.into_iter().filter(|row| caller.allows_event_type(&row.2));
     let target = |(named, event_id, _, acknowledged_at): Row| {
         let target = Target { event_id: EventId::from_uuid(event_id), acknowledged_at: acknowledged_at.map(Timestamp) };
         (EventId::from_uuid(named), target)

@@ -28,7 +28,7 @@ pub(super) async fn find(state: &InboxState, caller: &Caller, id: EventId) -> Re
     if row.is_none() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
         row = inbox.within_budget(read(&inbox.pool, caller.org_id, id)).await?;
     }
-    row.filter(|row| caller.may_see(&row.event_type)).ok_or_else(Problem::not_found)
+    row.filter(|row| caller.allows_event_type(&row.event_type)).ok_or_else(Problem::not_found)
 }
 
 async fn read(pool: &PgPool, organization: OrgId, id: EventId) -> Result<Option<EventRow>, sqlx::Error> {

@@ -9,7 +9,7 @@ use platform::http::{DeliberateWait, Dialect, Problem, QueryParams, RequestConte
 use schemas::ids::OrgId;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
-use tenancy::{Authenticator, Caller, Presented, Right};
+use tenancy::{Authenticator, Caller, PresentedKey, Right};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -63,7 +63,7 @@ struct Page {
 pub(super) async fn list(
     State(state): State<InboxState>,
     caller: Caller,
-    presented: Presented,
+    presented: PresentedKey,
     context: RequestContext,
     params: QueryParams,
 ) -> Result<Response, Problem> {
@@ -77,7 +77,7 @@ pub(super) async fn list(
     let waited = if request.wait.is_zero() { Duration::ZERO } else { begun.elapsed() };
     if !waited.is_zero() {
         // A key that was revoked meanwhile gets nothing of what came after.
-        presented.still_counts(&Authenticator::from_ref(&state)).await?;
+        presented.authenticate_again(&Authenticator::from_ref(&state)).await?;
     }
     // Counted last: what is waited for changes the count.
     let open = match request.cursor {

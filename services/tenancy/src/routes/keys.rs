@@ -1,4 +1,4 @@
-//! The routes for keys: the operator's and an organization's own.
+//! Routes for keys, for the operator and for organizations.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,8 +11,7 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 use super::reply::{KeyReply, created_secret};
-use super::{check_name, forbidden, invalid};
-use crate::Tenancy;
+use super::validation::{check_name, forbidden, invalid};
 use crate::caller::Caller;
 use crate::grant::Grant;
 use crate::key::{self, Environment, KeyHash};
@@ -21,6 +20,7 @@ use crate::operator::Operator;
 use crate::organizations;
 use crate::refusal::{Refusal, database_problem};
 use crate::role::{Right, Role};
+use crate::service::Tenancy;
 use crate::tier::{self, Tier};
 
 #[derive(Debug, Deserialize)]
@@ -64,17 +64,17 @@ impl WantedKey {
     }
 }
 
-/// A key that was just made, with the text that is shown once.
+/// A new key, with its clear text, which is shown once.
 pub(super) struct Issued {
     pub(super) stored: StoredKey,
     pub(super) text: key::NewKey,
 }
 
-/// Makes and stores a key. Who may make it was decided before.
+/// Generates and stores a key. The caller has checked the right to create it.
 pub(super) async fn issue(conn: &mut PgConnection, org_id: OrgId, wanted: &WantedKey) -> Result<Issued, Problem> {
     let grant = wanted.grant()?;
-    let there = keys::count(conn, org_id).await.map_err(|error| database_problem(&error))?;
-    if there >= MAX_KEYS {
+    let existing = keys::count(conn, org_id).await.map_err(|error| database_problem(&error))?;
+    if existing >= MAX_KEYS {
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "too_many_keys",
@@ -112,12 +112,12 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     caller.require(Right::Manage)?;
     let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
-    // As it stands now, not as it was cached: a key revoked a moment ago makes no successor.
-    let maker = keys::find_stored(&mut transaction, caller.org_id, caller.key_id)
+    // Read from the table rather than the cache: a key that was just revoked creates no key.
+    let creator = keys::find_stored(&mut transaction, caller.org_id, caller.key_id)
         .await
         .map_err(|error| database_problem(&error))?
         .ok_or(Refusal::Unknown)?;
-    maker.grant.may_make(&wanted.grant()?).map_err(forbidden)?;
+    creator.grant.may_create(&wanted.grant()?).map_err(forbidden)?;
     let issued = issue(&mut transaction, caller.org_id, &wanted).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;
     Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))
@@ -143,8 +143,8 @@ pub(super) async fn revoke(
     if !keys::revoke(&tenancy.pool, caller.org_id, key_id).await.map_err(|error| database_problem(&error))? {
         return Err(Problem::not_found());
     }
-    // Every instance hears of it; this one need not wait for that.
-    tenancy.authenticator.cache().forget_key(key_id);
+    // Other instances are notified; this one does not wait for the notification.
+    tenancy.authenticator.cache().invalidate_key(key_id);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -153,7 +153,7 @@ pub(super) struct OwnKey {
     organization_id: OrgId,
     organization_name: String,
     tier: Tier,
-    /// The limit in force for this key; 0: unlimited.
+    /// The effective limit of this key; 0: unlimited.
     rate_limit_per_minute: u32,
     webhook_url: Option<String>,
     role: Role,

@@ -1,4 +1,4 @@
-//! The operator's routes for organizations.
+//! Routes of the operator for organizations.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,12 +9,12 @@ use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
 
 use super::reply::OrganizationReply;
-use super::{check_name, invalid};
-use crate::Tenancy;
+use super::validation::{check_name, invalid};
 use crate::grant::Fault;
 use crate::operator::Operator;
 use crate::organizations;
 use crate::refusal::database_problem;
+use crate::service::Tenancy;
 use crate::tier::Tier;
 
 const LONGEST_URL_BYTES: usize = 2_048;
@@ -46,7 +46,7 @@ impl NewOrganization {
     }
 }
 
-/// Looks at the form alone; where events may be sent is the dispatcher's to judge, each time it sends.
+/// Checks the format only; the dispatcher decides at each attempt whether it may send to the URL.
 fn is_web_url(text: &str) -> bool {
     let Ok(uri) = text.parse::<Uri>() else { return false };
     let Some(authority) = uri.authority() else { return false };
@@ -78,7 +78,7 @@ pub(super) async fn show(
     found.map(|organization| Json(organization.into())).ok_or_else(Problem::not_found)
 }
 
-/// Answers once the tombstone is committed; what is left then goes by itself, and `GET` tells when it has gone.
+/// Answers when the tombstone is committed. The slices delete the rows afterwards; `GET` then shows status `erased`.
 pub(super) async fn erase(
     _: Operator,
     State(tenancy): State<Tenancy>,
@@ -87,15 +87,15 @@ pub(super) async fn erase(
     if !organizations::erase(&tenancy.pool, id).await.map_err(|error| database_problem(&error))? {
         return Err(Problem::not_found());
     }
-    // Every instance hears of it; this one need not wait for that.
-    tenancy.authenticator.cache().forget_organization(id);
+    // Other instances are notified; this one does not wait for the notification.
+    tenancy.authenticator.cache().invalidate_organization(id);
     Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Page {
     organizations: Vec<OrganizationReply>,
-    /// The last id of the page, when there is more.
+    /// The last id of the page, if there are more.
     next_cursor: Option<OrgId>,
     has_more: bool,
 }
@@ -108,9 +108,11 @@ pub(super) async fn list(
     let limit = query.parse_in_range("limit", 1..=LARGEST_PAGE)?.unwrap_or(DEFAULT_PAGE);
     let after = match query.one("cursor")? {
         None => None,
-        Some(text) => Some(text.parse::<OrgId>().map_err(|_| QueryParams::invalid("cursor", "is not one of ours"))?),
+        Some(text) => {
+            Some(text.parse::<OrgId>().map_err(|_| QueryParams::invalid("cursor", "is not a cursor of this route"))?)
+        }
     };
-    // One more than asked for tells whether there is more.
+    // Reads one more than requested to learn whether there are more.
     let mut found =
         organizations::list(&tenancy.pool, after, limit + 1).await.map_err(|error| database_problem(&error))?;
     let has_more = i64::try_from(found.len()).is_ok_and(|count| count > limit);
@@ -126,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_webhook_url_has_the_form_of_one() {
+    fn only_http_urls_without_user_info_are_webhook_urls() {
         assert!(is_web_url("https://example.com/hook?x=1"));
         assert!(is_web_url("http://localhost:9000"));
         for bad in ["", "example.com", "/hook", "ftp://example.com/", "https://user:secret@example.com/", "https://"] {

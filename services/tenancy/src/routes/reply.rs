@@ -1,4 +1,4 @@
-//! How organizations and keys look in JSON.
+//! Organizations and keys in JSON.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -38,7 +38,7 @@ impl From<Organization> for OrganizationReply {
     }
 }
 
-/// A key, as its organization sees it; the key itself only where it was just made.
+/// A key, as its organization sees it; the clear text only in the response to its creation.
 #[derive(Debug, Serialize)]
 pub(super) struct KeyReply {
     id: KeyId,
@@ -49,7 +49,7 @@ pub(super) struct KeyReply {
     prefix: String,
     environment: String,
     event_types: Option<Vec<String>>,
-    /// Null: the organization's.
+    /// Null: the limit of the organization.
     rate_limit_per_minute: Option<u32>,
     content_dedup: bool,
     created_at: Timestamp,
@@ -58,7 +58,7 @@ pub(super) struct KeyReply {
 }
 
 impl KeyReply {
-    /// With the key itself, which nobody will see again.
+    /// With the clear text, which is shown only this once.
     pub(super) fn revealing(stored: StoredKey, key: &str) -> Self {
         Self { key: Some(key.to_owned()), ..Self::from(stored) }
     }
@@ -83,7 +83,7 @@ impl From<StoredKey> for KeyReply {
     }
 }
 
-/// 201 with a key inside, which no cache may keep.
+/// 201 with a key in the body; caches must not store it.
 pub(super) fn created_secret(body: impl Serialize) -> Response {
     (StatusCode::CREATED, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
 }

@@ -1,4 +1,4 @@
-//! Self sign-up: an organization and its first key for whoever asks. Off unless configuration turns it on.
+//! Self sign-up: any client may create an organization and its first key. Off unless the configuration enables it.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -7,12 +7,12 @@ use platform::http::{JsonBody, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 
-use super::check_name;
 use super::keys::{WantedKey, issue};
 use super::reply::created_secret;
-use crate::Tenancy;
+use super::validation::check_name;
 use crate::organizations;
 use crate::refusal::database_problem;
+use crate::service::Tenancy;
 use crate::tier::{self, Tier};
 
 #[derive(Debug, Deserialize)]
@@ -35,12 +35,12 @@ struct SignedUp<'a> {
     warning: &'static str,
 }
 
-/// Whatever is wrong with the body, this is said first.
+/// Checked before the body, so that its errors take precedence.
 fn check_open(tenancy: &Tenancy, headers: &HeaderMap) -> Result<(), Problem> {
     if !tenancy.open_signup {
         return Err(Problem::forbidden("sign-up is switched off; ask the operator for a key"));
     }
-    // A page in somebody's browser can send other content types to loopback unasked, but not this one.
+    // A web page can send other content types to loopback without a CORS preflight, but not this one.
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {

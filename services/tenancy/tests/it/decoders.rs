@@ -1,10 +1,10 @@
-//! What is presented as a key: any text.
+//! Fuzzing of the format of API keys: clients may send any text.
 
 use fuzz::{Samples, Verdict, drive};
 use tenancy::key::{self, Environment, PREFIX_CHARACTERS};
 
 #[test]
-fn the_form_of_a_key_is_told_of_any_text_and_only_ours_are_well_formed() {
+fn any_text_gets_a_prefix_and_only_our_keys_are_well_formed() {
     let made = [key::generate(Environment::Live), key::generate(Environment::Test)];
     let golden: Vec<Vec<u8>> =
         made.iter().map(|key| key.reveal().as_bytes().to_vec()).chain([b"dev-key".to_vec()]).collect();
@@ -22,7 +22,7 @@ fn the_form_of_a_key_is_told_of_any_text_and_only_ours_are_well_formed() {
         match key::is_well_formed(text) {
             true if made.iter().any(|key| key.reveal() == text) => Ok(Verdict::Read),
             // A chance hit has the probability of 62^-6 a record, and most mutated ones have another length.
-            true => Err("noise was taken for a key".to_owned()),
+            true => Err("noise was accepted as a key".to_owned()),
             false => Ok(Verdict::Refused),
         }
     });

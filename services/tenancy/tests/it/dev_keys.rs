@@ -1,11 +1,11 @@
-//! Development keys: from configuration, again at each start, and only where the configuration lists them.
+//! Development keys: applied at each start, and valid only in processes whose configuration lists them.
 
 use reqwest::StatusCode;
 
 use crate::instance::{Instance, database};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn development_keys_are_made_once_and_count_only_where_they_are_configured() {
+async fn dev_keys_are_created_once_and_valid_only_where_configured() {
     let (_database, pool) = database().await;
     let here = Instance::start(pool.clone()).await;
     let elsewhere = Instance::start(pool.clone()).await;
@@ -32,7 +32,7 @@ async fn development_keys_are_made_once_and_count_only_where_they_are_configured
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_development_key_of_the_usual_form_counts_only_where_it_is_configured_as_well() {
+async fn a_well_formed_dev_key_is_valid_only_where_configured() {
     let (_database, pool) = database().await;
     let here = Instance::start(pool.clone()).await;
     let elsewhere = Instance::start(pool).await;
@@ -43,7 +43,7 @@ async fn a_development_key_of_the_usual_form_counts_only_where_it_is_configured_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_start_makes_a_revoked_development_key_valid_again_and_moves_it() {
+async fn the_next_start_restores_and_moves_a_revoked_dev_key() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
     instance.tenancy.apply_dev_keys("dev=Shop", true).await.unwrap();
@@ -58,7 +58,7 @@ async fn the_next_start_makes_a_revoked_development_key_valid_again_and_moves_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn they_are_refused_when_others_could_use_them() {
+async fn dev_keys_are_refused_beyond_loopback() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
     let error = instance.tenancy.apply_dev_keys("dev", false).await.unwrap_err();

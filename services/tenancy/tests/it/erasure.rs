@@ -1,5 +1,4 @@
-//! Erasing an organization: the tombstone, and the end of its keys. What the other slices take away is shown by their
-//! tests.
+//! Erasing an organization: the tombstone and the revocation of its keys. The other slices test what they delete.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +10,15 @@ use tenancy::{CacheSettings, TenancyConfig};
 use crate::instance::{Instance, OPERATOR_TOKEN, database, pool, until_probe};
 use crate::proxy::Proxy;
 
-/// The contract's bound.
+/// The guaranteed bound.
 const WITHIN: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_erased_organizations_keys_are_refused_everywhere_within_a_second_and_without_postgres_too() {
+async fn keys_of_an_erased_organization_are_refused_within_a_second() {
     let (database, near) = database().await;
     let proxy = Proxy::start(&database.url).await;
     let one = Instance::start(near).await;
-    // Bad keys are not remembered: what is refused after the cut is refused because the good one was forgotten.
+    // Unknown keys are not cached: a key refused after the cut was removed from the cache of valid keys.
     let mut config = TenancyConfig::new(None, false);
     config.auth.cache = CacheSettings { unknown_for: Duration::from_millis(1), ..CacheSettings::default() };
     let other = Instance::start_with(pool(&proxy.url(&database.url)), config).await;
@@ -31,18 +30,18 @@ async fn an_erased_organizations_keys_are_refused_everywhere_within_a_second_and
 
     assert_eq!(one.delete(&format!("/organizations/{erased}"), OPERATOR_TOKEN).await.status, StatusCode::NO_CONTENT);
     let answered = Instant::now();
-    assert_eq!(one.probe(&key).await, StatusCode::UNAUTHORIZED, "at once where it was erased");
+    assert_eq!(one.probe(&key).await, StatusCode::UNAUTHORIZED, "at once on the instance that erased it");
     assert_eq!(one.get("/keys", &key).await.status, StatusCode::UNAUTHORIZED);
     until_probe(&other, &key, StatusCode::UNAUTHORIZED, WITHIN).await;
     assert!(answered.elapsed() < WITHIN);
 
     proxy.cut();
     until_probe(&other, &key, StatusCode::SERVICE_UNAVAILABLE, WITHIN).await;
-    assert_eq!(other.probe(&others_key).await, StatusCode::OK, "the other organization's is cached");
+    assert_eq!(other.probe(&others_key).await, StatusCode::OK, "the key of the other organization is still cached");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_operator_erases_once_or_again_and_the_tombstone_stays() {
+async fn erasing_is_idempotent_and_the_tombstone_stays() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
     let made = instance
@@ -50,7 +49,11 @@ async fn the_operator_erases_once_or_again_and_the_tombstone_stays() {
         .await;
     let path = format!("/organizations/{}", made.text("id"));
     let key = instance.key(&made.text("id"), "admin").await.text("key");
-    assert_eq!(instance.delete(&path, &key).await.status, StatusCode::FORBIDDEN, "not even its admin");
+    assert_eq!(
+        instance.delete(&path, &key).await.status,
+        StatusCode::FORBIDDEN,
+        "only the operator erases, not an admin key"
+    );
     for unknown in [OrgId::generate().to_string(), "x".to_owned()] {
         let answer = instance.delete(&format!("/organizations/{unknown}"), OPERATOR_TOKEN).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
@@ -63,14 +66,15 @@ async fn the_operator_erases_once_or_again_and_the_tombstone_stays() {
     let new_key = instance.post(&format!("{path}/keys"), OPERATOR_TOKEN, json!({"name": "x", "role": "produce"})).await;
     assert_eq!(new_key.status, StatusCode::NOT_FOUND);
 
-    // As the slices do, both at the same moment.
-    let done = "INSERT INTO erasures (org_id, consumer) SELECT id, c FROM organizations, UNNEST('{materializer,dispatcher}'::text[]) AS c";
-    sqlx::query(done).execute(&pool).await.unwrap();
-    let end = |consumer: &'static str| {
+    // Both slices finish at the same time.
+    let started = "INSERT INTO erasures (org_id, consumer)
+                   SELECT id, c FROM organizations, UNNEST('{materializer,dispatcher}'::text[]) AS c";
+    sqlx::query(started).execute(&pool).await.unwrap();
+    let finish = |consumer: &'static str| {
         sqlx::query("UPDATE erasures SET done_at = now() WHERE consumer = $1").bind(consumer).execute(&pool)
     };
     assert_eq!(instance.get(&path, OPERATOR_TOKEN).await.text("status"), "erasing");
-    let (one, other) = tokio::join!(end("materializer"), end("dispatcher"));
+    let (one, other) = tokio::join!(finish("materializer"), finish("dispatcher"));
     one.and(other).unwrap();
     assert_eq!(instance.get(&path, OPERATOR_TOKEN).await.text("status"), "erased");
     assert_eq!(instance.delete(&path, OPERATOR_TOKEN).await.status, StatusCode::NO_CONTENT);

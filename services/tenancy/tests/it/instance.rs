@@ -1,4 +1,4 @@
-//! An instance under test: tenancy on a port of its own, with a probe route as another slice would have it.
+//! An instance under test: tenancy on a free port, with a probe route like those of other slices.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const OPERATOR_TOKEN: &str = "the operator token of these tests";
-/// Within this a revocation counts everywhere, a busy machine's slack included in the tests' deadlines and not here.
+/// Timeout for conditions without a guaranteed bound, with slack for a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// A fresh, migrated database; keep it until all pools are dropped.
@@ -68,7 +68,7 @@ impl Instance {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
         tokio::spawn(platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone()));
-        // Fails when another test was first.
+        // Fails if another test has installed it already.
         drop(rustls::crypto::ring::default_provider().install_default());
         Self { tenancy, base_url, client: Client::new(), _shutdown: shutdown.drop_guard() }
     }
@@ -89,19 +89,19 @@ impl Instance {
         send(self.request(Method::DELETE, path).bearer_auth(key)).await
     }
 
-    /// The status of a route that asks for nothing but a key with the right to produce.
+    /// The status of a route that needs a key with the right to produce.
     pub(crate) async fn probe(&self, key: &str) -> StatusCode {
         self.get("/probe", key).await.status
     }
 
-    /// Makes an organization. Answers its id.
+    /// Creates an organization and returns its id.
     pub(crate) async fn organization(&self, name: &str) -> String {
         let made = self.post("/organizations", OPERATOR_TOKEN, json!({"name": name, "tier": "pro"})).await;
         assert_eq!(made.status, StatusCode::CREATED, "{}", made.body);
         made.text("id")
     }
 
-    /// Makes a key by the operator's hand.
+    /// Creates a key as the operator.
     pub(crate) async fn key(&self, organization: &str, role: &str) -> Answer {
         let body = json!({"name": format!("{role} key"), "role": role});
         let made = self.post(&format!("/organizations/{organization}/keys"), OPERATOR_TOKEN, body).await;
@@ -109,7 +109,7 @@ impl Instance {
         made
     }
 
-    /// Makes an organization with one key. Answers the organization's id and the key.
+    /// Creates an organization with one key and returns the id of the organization and the key.
     pub(crate) async fn organization_with_key(&self, role: &str) -> (String, String) {
         let organization = self.organization("Shop").await;
         let key = self.key(&organization, role).await.text("key");

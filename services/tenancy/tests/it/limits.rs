@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::instance::{Instance, database};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_30_bad_keys_a_minute_the_next_get_429_and_good_keys_never_notice() {
+async fn after_30_bad_keys_a_minute_only_bad_ones_get_429() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
     let (organization, cached) = instance.organization_with_key("produce").await;
@@ -28,12 +28,13 @@ async fn after_30_bad_keys_a_minute_the_next_get_429_and_good_keys_never_notice(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_organization_has_a_bounded_number_of_keys() {
+async fn the_number_of_keys_of_an_organization_is_limited() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
     let (organization, key) = instance.organization_with_key("admin").await;
     let fill = "INSERT INTO api_keys (id, org_id, name, role, environment, prefix, hash)
-                SELECT gen_random_uuid(), $1, 'filler', 'produce', 'live', 'zap_live_00000000', sha256(n::text::bytea) FROM generate_series(1, 999) n";
+                SELECT gen_random_uuid(), $1, 'filler', 'produce', 'live', 'zap_live_00000000', sha256(n::text::bytea)
+                FROM generate_series(1, 999) n";
     sqlx::query(fill).bind(organization.parse::<Uuid>().unwrap()).execute(&pool).await.unwrap();
     let refused = instance.post("/keys", &key, json!({"name": "one more", "role": "produce"})).await;
     assert_eq!((refused.status, refused.text("error_code").as_str()), (StatusCode::CONFLICT, "too_many_keys"));
@@ -47,6 +48,6 @@ async fn an_organization_has_a_bounded_number_of_keys() {
     assert_eq!(keys.len(), 1_000);
     assert!(
         keys[0]["revoked_at"].is_null() && keys[1]["revoked_at"].is_null() && !keys[2]["revoked_at"].is_null(),
-        "those in force first"
+        "unrevoked keys are first"
     );
 }

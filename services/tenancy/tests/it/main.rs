@@ -1,7 +1,7 @@
 //! Integration tests of tenancy: real HTTP, a real PostgreSQL, several instances side by side.
 //!
-//! Each test has threads besides its own: at its end it waits for its database to be dropped, and PostgreSQL drops none
-//! while a connection is being opened. The instance's tasks must be able to finish that meanwhile.
+//! Each test has more than one thread: it waits at its end until its database is dropped, and PostgreSQL does not drop
+//! one while a connection is being opened. The tasks of the instance must be able to finish meanwhile.
 
 // clippy.toml lifts these for tests, but not for the helpers around them.
 #![allow(clippy::expect_used, clippy::unwrap_used)]

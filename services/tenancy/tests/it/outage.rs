@@ -1,4 +1,4 @@
-//! With PostgreSQL out of reach, who is known goes on, and who is not is told to come back.
+//! While PostgreSQL does not answer, cached keys stay valid, and other keys get 503 with Retry-After.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::instance::{Instance, SOON, database, pool, until_probe};
 use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cached_key_serves_and_an_unknown_one_gets_503_until_postgres_is_back() {
+async fn during_an_outage_cached_keys_pass_and_others_get_503() {
     let (database, near) = database().await;
     let proxy = Proxy::start(&database.url).await;
     let instance = Instance::start(pool(&proxy.url(&database.url))).await;
@@ -22,13 +22,13 @@ async fn a_cached_key_serves_and_an_unknown_one_gets_503_until_postgres_is_back(
     proxy.cut();
     for key in [&not_cached, no_key.reveal()] {
         let answer = instance.get("/probe", key).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "good or bad: it cannot be told");
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "valid or not: it cannot be checked");
         assert!(answer.headers.contains_key(header::RETRY_AFTER));
         assert_eq!(answer.text("error_code"), "unavailable");
     }
     assert_eq!(instance.probe(&cached).await, StatusCode::OK);
-    assert_eq!(instance.probe("noise").await, StatusCode::UNAUTHORIZED, "that needs no look-up");
-    assert_eq!(instance.get("/keys/list", &cached).await.status, StatusCode::FORBIDDEN, "nor does a role");
+    assert_eq!(instance.probe("noise").await, StatusCode::UNAUTHORIZED, "a malformed key needs no lookup");
+    assert_eq!(instance.get("/keys/list", &cached).await.status, StatusCode::FORBIDDEN, "a role check needs no lookup");
 
     proxy.pass();
     until_probe(&instance, &not_cached, StatusCode::OK, SOON).await;
@@ -36,7 +36,7 @@ async fn a_cached_key_serves_and_an_unknown_one_gets_503_until_postgres_is_back(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_instance_that_starts_without_postgres_works_once_it_is_there() {
+async fn an_instance_started_without_postgres_works_when_it_is_up() {
     let (database, near) = database().await;
     let (_, key) = Instance::start(near).await.organization_with_key("produce").await;
     let proxy = Proxy::start(&database.url).await;
@@ -54,7 +54,7 @@ fn config(cache: CacheSettings) -> TenancyConfig {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cached_key_serves_for_a_bounded_time_only() {
+async fn a_cached_key_stays_valid_for_a_bounded_time() {
     let (database, near) = database().await;
     let (_, key) = Instance::start(near).await.organization_with_key("produce").await;
     let proxy = Proxy::start(&database.url).await;
@@ -67,7 +67,7 @@ async fn a_cached_key_serves_for_a_bounded_time_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cached_key_is_read_again_though_nothing_was_heard_of_it() {
+async fn a_cached_key_is_read_again_without_a_notification() {
     let (_database, pool) = database().await;
     let cache = CacheSettings { fresh_for: Duration::from_millis(100), ..CacheSettings::default() };
     let (_, key) = Instance::start(pool.clone()).await.organization_with_key("produce").await;

@@ -1,4 +1,4 @@
-//! A TCP proxy before PostgreSQL, to take it away from one instance while others still reach it.
+//! A TCP proxy in front of PostgreSQL, to disconnect one instance while others still reach it.
 
 use std::net::SocketAddr;
 
@@ -9,9 +9,9 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Pass,
-    /// Connections are closed, new ones too.
+    /// Closes open and new connections.
     Cut,
-    /// Connections that listen for notifications stay open, and nothing comes through them any more.
+    /// Keeps connections with LISTEN open and forwards nothing through them.
     MuteListeners,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// In front of the server that `url` names.
+    /// Starts in front of the server in `url`.
     pub(crate) async fn start(url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

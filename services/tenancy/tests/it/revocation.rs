@@ -1,4 +1,4 @@
-//! A revoked key is dead everywhere within a second, however it was revoked and whatever the listener is worth.
+//! A revoked key is refused by all instances within a second, with or without the LISTEN connection.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use uuid::Uuid;
 use crate::instance::{Instance, SOON, database, pool, until_probe};
 use crate::proxy::Proxy;
 
-/// The contract's bound.
+/// The guaranteed bound.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// Two instances that both have the key of the same organization in their cache, and the id of that key.
+/// Two instances that have cached the same key.
 struct Pair {
     one: Instance,
     other: Instance,
@@ -43,13 +43,13 @@ async fn a_revoked_key_is_refused_by_another_instance_within_a_second() {
     let (_database, pool) = database().await;
     let pair = pair(Instance::start(pool.clone()).await, Instance::start(pool).await).await;
     let revoked = pair.revoke().await;
-    assert_eq!(pair.one.probe(&pair.key).await, StatusCode::UNAUTHORIZED, "at once where it was revoked");
+    assert_eq!(pair.one.probe(&pair.key).await, StatusCode::UNAUTHORIZED, "at once on the instance that revoked it");
     until_probe(&pair.other, &pair.key, StatusCode::UNAUTHORIZED, WITHIN).await;
     assert!(revoked.elapsed() < WITHIN);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_or_an_organization_that_is_switched_off_by_hand_is_refused_as_well() {
+async fn a_revocation_by_sql_takes_effect_as_well() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
     let (organization, first) = instance.organization_with_key("admin").await;
@@ -59,7 +59,7 @@ async fn a_key_or_an_organization_that_is_switched_off_by_hand_is_refused_as_wel
 
     sqlx::query("UPDATE api_keys SET revoked_at = now() WHERE id = $1").bind(second_id).execute(&pool).await.unwrap();
     until_probe(&instance, &second, StatusCode::UNAUTHORIZED, WITHIN).await;
-    assert_eq!(instance.probe(&first).await, StatusCode::OK, "the other key lives");
+    assert_eq!(instance.probe(&first).await, StatusCode::OK, "the other key is still valid");
 
     let organization: Uuid = organization.parse().unwrap();
     sqlx::query("UPDATE organizations SET status = 'erasing' WHERE id = $1")
@@ -71,31 +71,31 @@ async fn a_key_or_an_organization_that_is_switched_off_by_hand_is_refused_as_wel
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_counts_though_the_listeners_connection_has_silently_died() {
+async fn a_revocation_takes_effect_with_a_silent_listen_connection() {
     let (database, near) = database().await;
     let proxy = Proxy::start(&database.url).await;
     let pair = pair(Instance::start(near).await, Instance::start(pool(&proxy.url(&database.url))).await).await;
     proxy.mute_listeners();
     pair.revoke().await;
-    // A poll each second, and the time of a poll.
+    // The interval of the poll and its duration.
     until_probe(&pair.other, &pair.key, StatusCode::UNAUTHORIZED, 2 * WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_missed_during_an_outage_counts_when_it_is_over() {
+async fn a_revocation_missed_in_an_outage_takes_effect_after_it() {
     let (database, near) = database().await;
     let proxy = Proxy::start(&database.url).await;
     let pair = pair(Instance::start(near).await, Instance::start(pool(&proxy.url(&database.url))).await).await;
     proxy.cut();
     pair.revoke().await;
-    assert_eq!(pair.other.probe(&pair.key).await, StatusCode::OK, "cached, and nobody to ask");
+    assert_eq!(pair.other.probe(&pair.key).await, StatusCode::OK, "the key is cached, and PostgreSQL does not answer");
     proxy.pass();
     until_probe(&pair.other, &pair.key, StatusCode::UNAUTHORIZED, SOON).await;
-    assert_eq!(pair.other.probe(&pair.admin).await, StatusCode::OK, "the other key lives");
+    assert_eq!(pair.other.probe(&pair.admin).await, StatusCode::OK, "the other key is still valid");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expired_key_is_refused_though_it_is_cached() {
+async fn a_cached_key_is_refused_when_it_expires() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
     let (_, key) = instance.organization_with_key("produce").await;

@@ -1,4 +1,4 @@
-//! Organizations and keys over HTTP: made, used, listed, refused.
+//! Organizations and keys over HTTP: created, used, listed, refused.
 
 use http::header;
 use reqwest::{Method, StatusCode};
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::instance::{Answer, Instance, OPERATOR_TOKEN, database, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_operator_makes_an_organization_and_a_key_and_the_key_works() {
+async fn the_operator_creates_an_organization_with_a_working_key() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
     let body = json!({"name": "Shop", "tier": "business", "webhook_url": "https://shop.example/hook"});
@@ -34,7 +34,7 @@ async fn the_operator_makes_an_organization_and_a_key_and_the_key_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_makes_lists_and_revokes_keys_of_its_organization() {
+async fn a_key_creates_lists_and_revokes_keys_of_its_organization() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
     let (_, key) = instance.organization_with_key("manage").await;
@@ -61,7 +61,10 @@ async fn a_key_makes_lists_and_revokes_keys_of_its_organization() {
     assert_eq!(instance.get("/keys", &reader).await.status, StatusCode::UNAUTHORIZED);
     let stored: Vec<(Vec<u8>,)> =
         sqlx::query_as("SELECT convert_to(api_keys::text, 'UTF8') FROM api_keys").fetch_all(&pool).await.unwrap();
-    assert!(stored.iter().all(|(row,)| !String::from_utf8_lossy(row).contains(&reader)), "the key itself is nowhere");
+    assert!(
+        stored.iter().all(|(row,)| !String::from_utf8_lossy(row).contains(&reader)),
+        "the key is not stored in clear text"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,12 +87,13 @@ async fn roles_are_enforced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_makes_no_key_with_more_rights_than_its_own() {
+async fn a_key_creates_no_key_with_more_rights_than_its_own() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
     let organization = instance.organization("Shop").await;
-    let wanted = json!({"name": "maker", "role": "manage", "event_types": ["a", "b"], "rate_limit_per_minute": 10});
-    let maker = instance.post(&format!("/organizations/{organization}/keys"), OPERATOR_TOKEN, wanted).await.text("key");
+    let wanted = json!({"name": "creator", "role": "manage", "event_types": ["a", "b"], "rate_limit_per_minute": 10});
+    let creator =
+        instance.post(&format!("/organizations/{organization}/keys"), OPERATOR_TOKEN, wanted).await.text("key");
     for (field, wanted) in [
         ("role", json!({"name": "x", "role": "admin", "event_types": ["a"], "rate_limit_per_minute": 10})),
         ("event_types", json!({"name": "x", "role": "manage", "rate_limit_per_minute": 10})),
@@ -103,16 +107,16 @@ async fn a_key_makes_no_key_with_more_rights_than_its_own() {
             json!({"name": "x", "role": "manage", "event_types": ["a"], "rate_limit_per_minute": 0}),
         ),
     ] {
-        let refused = instance.post("/keys", &maker, wanted).await;
+        let refused = instance.post("/keys", &creator, wanted).await;
         assert_eq!(refused.status, StatusCode::FORBIDDEN, "{field}");
         assert_eq!(refused.body["details"][0]["field"], field);
     }
     let less = json!({"name": "x", "role": "consume", "event_types": ["a"], "rate_limit_per_minute": 5});
-    assert_eq!(instance.post("/keys", &maker, less).await.status, StatusCode::CREATED);
+    assert_eq!(instance.post("/keys", &creator, less).await.status, StatusCode::CREATED);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_foreign_an_unknown_and_a_malformed_id_look_the_same() {
+async fn foreign_unknown_and_malformed_ids_get_the_same_answer() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
     let (organization, key) = instance.organization_with_key("admin").await;
@@ -132,16 +136,17 @@ async fn a_foreign_an_unknown_and_a_malformed_id_look_the_same() {
 fn assert_not_found(answer: &Answer, id: &str) {
     assert_eq!(answer.status, StatusCode::NOT_FOUND, "{id}");
     let mut body = answer.body.clone();
-    for its_own in ["instance", "request_id"] {
-        body.as_object_mut().unwrap().remove(its_own);
+    for field in ["instance", "request_id"] {
+        body.as_object_mut().unwrap().remove(field);
     }
-    let expected: Value = json!({"type": "urn:triggers:problem:not_found", "title": "Not Found", "status": 404, "error_code": "not_found",
-        "detail": "there is nothing here", "message": "there is nothing here", "error": "there is nothing here"});
+    let expected: Value = json!({"type": "urn:triggers:problem:not_found", "title": "Not Found", "status": 404,
+        "error_code": "not_found", "detail": "there is nothing here", "message": "there is nothing here",
+        "error": "there is nothing here"});
     assert_eq!(body, expected, "{id}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_key_or_token_nothing_is_open() {
+async fn all_routes_need_a_key_or_the_operator_token() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
     let closed = Instance::start_with(pool, TenancyConfig::new(None, false)).await;
@@ -165,15 +170,15 @@ async fn without_a_key_or_token_nothing_is_open() {
             let answer = send(request).await;
             let refused = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
             assert!(refused.contains(&answer.status), "{method} {path}: {}", answer.status);
-            let says_how = answer.headers.contains_key(header::WWW_AUTHENTICATE)
+            let has_instructions = answer.headers.contains_key(header::WWW_AUTHENTICATE)
                 || answer.headers.contains_key(header::RETRY_AFTER);
-            assert!(says_how, "{method} {path}");
+            assert!(has_instructions, "{method} {path}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn organizations_are_listed_in_pages_without_a_gap_or_a_repeat() {
+async fn pages_of_organizations_have_no_gap_and_no_duplicate() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
     let mut made = Vec::new();
@@ -205,7 +210,7 @@ async fn organizations_are_listed_in_pages_without_a_gap_or_a_repeat() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_body_is_refused_and_the_field_named() {
+async fn a_refused_body_is_answered_with_the_field() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;
     let (_, key) = instance.organization_with_key("admin").await;

@@ -1,4 +1,4 @@
-//! Self sign-up: closed by default, and never for a page in a browser.
+//! Self sign-up: off by default, and never possible for a web page without a CORS preflight.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -18,7 +18,7 @@ async fn sign_up_is_off_by_default() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sign_up_makes_an_organization_and_an_admin_key() {
+async fn sign_up_creates_an_organization_and_an_admin_key() {
     let (_database, pool) = database().await;
     let instance = Instance::start_with(pool, TenancyConfig::new(None, true)).await;
     for name in ["organization_name", "org_name"] {
@@ -36,7 +36,7 @@ async fn sign_up_makes_an_organization_and_an_admin_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sign_up_insists_on_a_content_type_that_a_page_cannot_send_unasked() {
+async fn sign_up_needs_a_content_type_that_forces_a_preflight() {
     let (_database, pool) = database().await;
     let instance = Instance::start_with(pool, TenancyConfig::new(None, true)).await;
     for content_type in [Some("text/plain"), Some("application/x-www-form-urlencoded"), None] {

@@ -60,7 +60,7 @@ async fn every_task_ends_the_role(expected: &[&str], start: impl AsyncFn(&mut Su
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ingest_ends_when_one_of_its_tasks_does() {
     let (_database, connections) = connections().await;
-    let expected = ["dedup look-up", "http", "kafka probe", "key watch", "postgres probe"];
+    let expected = ["dedup lookup", "http", "kafka probe", "key watch", "postgres probe"];
     every_task_ends_the_role(&expected, async |supervisor| {
         let api = Api {
             connections: connections.clone(),

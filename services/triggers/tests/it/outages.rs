@@ -25,7 +25,7 @@ async fn without_kafka_an_event_is_refused_in_time_and_with_it_again_taken_once(
     let before = api.accept("before", &json!(1)).await;
     api.shown(&before, PATIENCE).await;
 
-    stack.kafka_stop().await.unwrap();
+    stack.kafka().unwrap().stop().await;
     let event = json!({"event_type": "during", "payload": 2});
     for _ in 0..2 {
         let begun = Instant::now();
@@ -34,7 +34,7 @@ async fn without_kafka_an_event_is_refused_in_time_and_with_it_again_taken_once(
     }
     assert_eq!(ids(&api.inbox(50).await), [before.as_str()], "reading goes on");
 
-    stack.kafka_start().await.unwrap();
+    stack.kafka().unwrap().start().await.unwrap();
     let accepted = eventually(PATIENCE, "the same process takes events again", || async {
         let reply = api.post_event_as("again", &event).await;
         (reply.status == 201).then(|| reply.json()["event_id"].as_str().unwrap().to_owned())
@@ -56,7 +56,7 @@ async fn without_postgresql_events_with_known_keys_are_accepted_and_reads_come_b
     let mut accepted = vec![known.accept("before", &json!(0)).await];
     known.shown(&accepted[0], PATIENCE).await;
 
-    stack.postgres_stop().await.unwrap();
+    stack.postgres().unwrap().stop().await;
     for n in 0..20 {
         accepted.push(known.accept("during", &json!(n)).await);
     }
@@ -65,7 +65,7 @@ async fn without_postgresql_events_with_known_keys_are_accepted_and_reads_come_b
         known.get(&path).await.expect_retry_later();
     }
 
-    stack.postgres_start().await.unwrap();
+    stack.postgres().unwrap().start().await.unwrap();
     accepted.push(
         eventually(PATIENCE, "the key is looked up again", || async {
             let reply = unknown.post("/v1/events", &json!({"event_type": "unknown", "payload": 1})).await;

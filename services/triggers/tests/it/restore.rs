@@ -84,9 +84,9 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     database.close().await;
 
     let (data, backup) = (stack.data_dir().join("postgres").join("data"), stack.data_dir().join("backup"));
-    stack.postgres_stop().await.unwrap();
+    stack.postgres().unwrap().stop().await;
     copy(&data, &backup).await;
-    stack.postgres_start().await.unwrap();
+    stack.postgres().unwrap().start().await.unwrap();
     for consumer in &consumers {
         consumer.ready().await;
     }
@@ -102,10 +102,10 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
         consumer.signal(Signal::TERM);
         assert_eq!(consumer.ended().await.code(), Some(0), "{}", consumer.log());
     }
-    stack.postgres_stop().await.unwrap();
+    stack.postgres().unwrap().stop().await;
     std::fs::remove_dir_all(&data).unwrap();
     copy(&backup, &data).await;
-    stack.postgres_start().await.unwrap();
+    stack.postgres().unwrap().start().await.unwrap();
 
     // This instance remembers the key, and may say so: its event is on the log. Another one knows nothing, and accepts
     // a twin.

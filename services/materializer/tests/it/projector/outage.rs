@@ -23,11 +23,11 @@ async fn postgres_may_be_killed_while_records_flow_and_each_event_is_written_exa
     let mut ids = Vec::new();
     for shown in [300, 1000] {
         bench.shown(shown).await;
-        stack.postgres_kill().await.unwrap();
+        stack.postgres().unwrap().kill().await;
         // The flow may be through by now, and without a record nothing is missed.
         ids.extend(bench.flow(&orgs, 2).await);
         projecting.is_ready(false).await;
-        stack.postgres_start().await.unwrap();
+        stack.postgres().unwrap().start().await.unwrap();
         projecting.is_ready(true).await;
     }
     ids.extend(flow.await.unwrap());
@@ -47,12 +47,12 @@ async fn a_shutdown_ends_in_time_while_postgres_is_gone() {
     let projecting = bench.project_as(ProjectorConfig { shutdown_deadline: deadline, ..ProjectorConfig::default() });
     bench.flow(&[org], 10).await;
     bench.passed().await;
-    stack.postgres_kill().await.unwrap();
+    stack.postgres().unwrap().kill().await;
     bench.flow(&[org], 10).await;
     projecting.is_ready(false).await;
     // A second beyond, for a machine that is busy.
     assert!(projecting.stop().await < deadline + Duration::from_secs(1));
-    stack.postgres_start().await.unwrap();
+    stack.postgres().unwrap().start().await.unwrap();
     let again = bench.project();
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 20);

@@ -1,4 +1,4 @@
-//! Repeats: recognized by what names them, on this instance and in the view.
+//! Duplicates, recognized by their dedup keys in the cache of the instance and in the view.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,23 +14,27 @@ use tokio::task::JoinSet;
 use crate::bench::{Bench, KEY, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dedup_id_is_taken_once_and_its_repeat_names_the_original() {
+async fn a_duplicate_dedup_id_is_409_with_the_original_id() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let first = instance.accept(&json!({"type": "a", "data": 1, "dedup_id": "d"})).await.expect(201);
     for path in ["/v1/events", "/api/events"] {
-        let repeat = send(instance.post(path).bearer_auth(KEY).json(&json!({"type": "b", "data": 2, "dedup_id": "d"})))
-            .await
-            .expect(409);
-        assert_eq!((repeat.text("error_code"), repeat.text("event_id")), ("duplicate_event", first.text("event_id")));
+        let duplicate =
+            send(instance.post(path).bearer_auth(KEY).json(&json!({"type": "b", "data": 2, "dedup_id": "d"})))
+                .await
+                .expect(409);
+        assert_eq!(
+            (duplicate.text("error_code"), duplicate.text("event_id")),
+            ("duplicate_event", first.text("event_id"))
+        );
     }
-    // Namespaces of their own: the same text in the header is another name.
+    // An idempotency key with the same text is a different dedup key.
     instance.accept_as("d", &json!({"type": "a", "data": 1, "dedup_id": "d"})).await.expect(201);
     assert_eq!(bench.log().await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idempotency_key_replays_the_answer_across_mounts_and_refuses_another_body() {
+async fn an_idempotency_key_replays_the_response_on_all_mounts() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let body = json!({"type": "a", "data": 1});
@@ -38,9 +42,9 @@ async fn an_idempotency_key_replays_the_answer_across_mounts_and_refuses_another
     assert_eq!(first.header("idempotency-replayed"), None);
     for (path, status) in [("/v1/events", 201), ("/events", 201), ("/api/events", 202)] {
         let request = instance.post(path).bearer_auth(KEY).header("idempotency-key", "k").json(&body);
-        let repeat = send(request).await.expect(status);
-        assert_eq!(repeat.header("idempotency-replayed"), Some("true"), "{path}");
-        assert_eq!(repeat.body, first.body, "{path}");
+        let duplicate = send(request).await.expect(status);
+        assert_eq!(duplicate.header("idempotency-replayed"), Some("true"), "{path}");
+        assert_eq!(duplicate.body, first.body, "{path}");
     }
     let other = instance.accept_as("k", &json!({"type": "a", "data": 2})).await.expect(422);
     assert_eq!(other.text("error_code"), "idempotency_key_reused");
@@ -48,7 +52,7 @@ async fn an_idempotency_key_replays_the_answer_across_mounts_and_refuses_another
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_successes_are_remembered() {
+async fn only_successes_are_cached() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     instance.accept_as("k", &json!({"type": "", "data": 1})).await.expect(400);
@@ -57,7 +61,7 @@ async fn only_successes_are_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn equal_content_is_one_event_for_keys_that_ask_for_it() {
+async fn equal_content_is_a_duplicate_for_keys_with_content_dedup() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let key = instance.key(json!({"role": "produce", "content_dedup": true})).await;
@@ -66,33 +70,33 @@ async fn equal_content_is_one_event_for_keys_that_ask_for_it() {
     };
     let first = post("/v1/events", 1).await.expect(201);
     for path in ["/v1/events", "/api/events"] {
-        let repeat = post(path, 1).await.expect(200);
-        assert_eq!((repeat.text("event_id"), &repeat.body["duplicate"]), (first.text("event_id"), &json!(true)));
+        let duplicate = post(path, 1).await.expect(200);
+        assert_eq!((duplicate.text("event_id"), &duplicate.body["duplicate"]), (first.text("event_id"), &json!(true)));
     }
     post("/v1/events", 2).await.expect(201);
-    // Keys that do not ask for it send as often as they like.
+    // Keys without content_dedup may send equal content again.
     instance.accept(&json!({"type": "a", "data": 1})).await.expect(201);
     assert_eq!(bench.log().await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_twins_at_once_are_one_record_and_one_id() {
+async fn fifty_concurrent_duplicates_are_one_record_and_one_id() {
     let bench = Bench::start().await;
     let instance = Arc::new(bench.instance().await);
-    let mut twins = JoinSet::new();
+    let mut requests = JoinSet::new();
     for _ in 0..50 {
         let instance = instance.clone();
-        twins.spawn(async move { instance.accept_as("k", &json!({"type": "a", "data": 1})).await.expect(201) });
+        requests.spawn(async move { instance.accept_as("k", &json!({"type": "a", "data": 1})).await.expect(201) });
     }
-    let answers = twins.join_all().await;
+    let answers = requests.join_all().await;
     let ids: HashSet<&str> = answers.iter().map(|answer| answer.text("event_id")).collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
     assert_eq!(answers.iter().filter(|answer| answer.header("idempotency-replayed").is_none()).count(), 1);
     assert_eq!(bench.log().await.len(), 1);
 }
 
-/// What the materializer would have noted of the event.
-async fn decide(bench: &Bench, event: &Event, expires: &str) {
+/// Writes the row that the materializer would write for the dedup key of the event.
+async fn store_dedup_key(bench: &Bench, event: &Event, expires: &str) {
     let dedup = event.dedup.as_ref().unwrap();
     let statement = "INSERT INTO dedup_keys (org_id, kind, key, event_id, body_hash, accepted_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, now(), now() + $6::text::interval)";
@@ -101,57 +105,57 @@ async fn decide(bench: &Bench, event: &Event, expires: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_restart_repeats_are_found_in_the_view() {
+async fn after_a_restart_duplicates_are_found_in_the_view() {
     let bench = Bench::start().await;
     let before = bench.instance().await;
     let body = json!({"type": "a", "data": 1, "dedup_id": "d"});
-    let named = before.accept(&body).await.expect(201);
-    let keyed = before.accept_as("k", &body).await.expect(201);
+    let by_dedup_id = before.accept(&body).await.expect(201);
+    let by_key = before.accept_as("k", &body).await.expect(201);
     for record in bench.log().await {
-        decide(&bench, &record.event, "1 hour").await;
+        store_dedup_key(&bench, &record.event, "1 hour").await;
     }
     drop(before);
 
-    // A look-up may be late on a busy machine, and then an event is rightly accepted; a fresh instance looks again.
+    // A lookup may time out on a busy machine, and then the event is rightly accepted; a new instance looks up again.
     let recognized = async {
         for _ in 0..20 {
             let after = bench.instance().await;
-            let (repeat, replay) = (after.accept(&body).await, after.accept_as("k", &body).await);
+            let (duplicate, replay) = (after.accept(&body).await, after.accept_as("k", &body).await);
             let other = after.accept_as("k", &json!({"type": "a", "data": 2})).await;
-            if repeat.status == 409 && replay.header("idempotency-replayed").is_some() && other.status == 422 {
-                return Some((repeat, replay, other));
+            if duplicate.status == 409 && replay.header("idempotency-replayed").is_some() && other.status == 422 {
+                return Some((duplicate, replay, other));
             }
         }
         None
     };
-    let (repeat, replay, other) = recognized.await.expect("recognized by one of twenty instances");
-    assert_eq!(repeat.text("event_id"), named.text("event_id"));
-    assert_eq!(replay.expect(201).text("event_id"), keyed.text("event_id"));
+    let (duplicate, replay, other) = recognized.await.expect("recognized by one of twenty instances");
+    assert_eq!(duplicate.text("event_id"), by_dedup_id.text("event_id"));
+    assert_eq!(replay.expect(201).text("event_id"), by_key.text("event_id"));
     assert_eq!(other.text("error_code"), "idempotency_key_reused");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_past_its_window_is_free_again() {
+async fn a_dedup_key_past_its_window_can_be_used_again() {
     let bench = Bench::start().await;
     let before = bench.instance().await;
     let body = json!({"type": "a", "data": 1});
     let first = before.accept_as("k", &body).await.expect(201);
-    decide(&bench, &bench.log().await[0].event, "-1 second").await;
+    store_dedup_key(&bench, &bench.log().await[0].event, "-1 second").await;
     let again = bench.instance().await.accept_as("k", &body).await.expect(201);
     assert_ne!(again.text("event_id"), first.text("event_id"));
     assert_eq!(bench.log().await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_view_said_is_not_believed_past_the_keys_window() {
+async fn a_lookup_result_is_not_cached_past_the_window() {
     let bench = Bench::start().await;
     let key = bench.instance().await.key(json!({"role": "produce", "content_dedup": true})).await;
     let body = json!({"type": "a", "data": 1});
     let post =
         async |instance: &crate::bench::Instance| send(instance.post("/v1/events").bearer_auth(&key).json(&body)).await;
     post(&bench.instance().await).await.expect(201);
-    decide(&bench, &bench.log().await[0].event, "1 hour").await;
-    // A fresh instance that knows of the repeat from the view alone.
+    store_dedup_key(&bench, &bench.log().await[0].event, "1 hour").await;
+    // A new instance, which recognizes the duplicate only by the view.
     let mut recognized = None;
     for _ in 0..20 {
         let instance = bench.instance().await;
@@ -166,29 +170,29 @@ async fn what_the_view_said_is_not_believed_past_the_keys_window() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_an_answer_from_the_view_events_are_accepted_anyway() {
+async fn events_are_accepted_while_the_view_does_not_answer() {
     let bench = Bench::start().await;
-    // One server that refuses, and one that takes connections and says nothing.
+    // One server refuses connections; the other accepts them and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for address in [silent.local_addr().unwrap(), refusing] {
         let pool = postgres::connect(&PostgresConfig::new(format!("postgres://nobody@{address}/nothing"))).unwrap();
         let producer = Producer::new(&bench.kafka, ProducerSettings::default()).unwrap();
         let instance = bench.instance_with(producer, pool).await;
-        // The first one also pays for the producer's connection.
+        // The first event connects the producer.
         instance.accept(&json!({"type": "a", "data": 1})).await.expect(201);
-        let begun = Instant::now();
+        let started = Instant::now();
         let body = json!({"type": "a", "data": 1, "dedup_id": address.to_string()});
         instance.accept(&body).await.expect(201);
-        // Far below every deadline of the database, far above what a busy machine needs.
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        // Far below every database timeout, far above the time that a busy machine needs.
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
         instance.accept(&body).await.expect(409);
     }
     assert_eq!(bench.log().await.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cloud_event_is_known_by_its_source_and_id_in_every_form() {
+async fn source_and_id_are_the_dedup_key_of_every_cloudevent() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let post = async |source: &str, id: &str| {
@@ -200,8 +204,8 @@ async fn a_cloud_event_is_known_by_its_source_and_id_in_every_form() {
         .await
     };
     let first = post("/shop", "1").await.expect(201);
-    let repeat = post("/shop", "1").await.expect(409);
-    assert_eq!(repeat.text("event_id"), first.text("event_id"));
+    let duplicate = post("/shop", "1").await.expect(409);
+    assert_eq!(duplicate.text("event_id"), first.text("event_id"));
     let binary = instance.post("/v1/events").bearer_auth(KEY).header("content-type", "application/json");
     let binary = binary
         .header("ce-specversion", "1.0")
@@ -216,7 +220,7 @@ async fn a_cloud_event_is_known_by_its_source_and_id_in_every_form() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn attributes_that_are_headers_belong_to_what_an_idempotency_key_names() {
+async fn an_idempotency_key_covers_cloudevents_attribute_headers() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let post = async |event_type: &str, id: &str, content_type: &str, trace: &str| {
@@ -235,9 +239,9 @@ async fn attributes_that_are_headers_belong_to_what_an_idempotency_key_names() {
     let json = "application/json";
     let first =
         post("order.created", "1", json, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await.expect(201);
-    let other_try =
+    let retry =
         post("order.created", "1", json, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01").await.expect(201);
-    assert_eq!(other_try.text("event_id"), first.text("event_id"));
+    assert_eq!(retry.text("event_id"), first.text("event_id"));
     for (event_type, id, content_type) in
         [("order.deleted", "1", json), ("order.created", "2", json), ("order.created", "1", "text/plain")]
     {
@@ -247,21 +251,21 @@ async fn attributes_that_are_headers_belong_to_what_an_idempotency_key_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dedup_id_beside_an_idempotency_key_goes_along_and_names_nothing() {
+async fn a_dedup_id_beside_an_idempotency_key_is_only_stored() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let body = json!({"type": "a", "data": 1, "dedup_id": "d"});
     instance.accept_as("k", &body).await.expect(201);
     instance.accept_as("l", &body).await.expect(201);
     instance.accept(&body).await.expect(201);
-    let mut named: Vec<_> = bench
+    let mut keys: Vec<_> = bench
         .log()
         .await
         .into_iter()
         .map(|record| record.event.dedup.unwrap())
         .map(|dedup| (dedup.key, dedup.dedup_id))
         .collect();
-    named.sort();
+    keys.sort();
     let beside = Some("d".to_owned());
-    assert_eq!(named, [("d".to_owned(), None), ("k".to_owned(), beside.clone()), ("l".to_owned(), beside)]);
+    assert_eq!(keys, [("d".to_owned(), None), ("k".to_owned(), beside.clone()), ("l".to_owned(), beside)]);
 }

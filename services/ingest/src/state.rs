@@ -1,0 +1,52 @@
+//! State of the accept route.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRef;
+use platform::kafka::producer::Producer;
+use platform::lifecycle::Supervisor;
+use platform::read_your_writes::RecentWrites;
+use platform::seal::SealingKey;
+use sqlx::postgres::PgPool;
+use tenancy::Authenticator;
+
+use crate::dedup_cache::DedupCache;
+
+/// A concurrent duplicate waits longer than the producer's delivery timeout by this much: the producer checks for
+/// timed-out records once a second.
+const WAIT_SLACK: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+pub struct IngestState {
+    authenticator: Authenticator,
+    pub(crate) producer: Producer,
+    pub(crate) topic: Arc<str>,
+    pub(crate) sealing: SealingKey,
+    pub(crate) written: RecentWrites,
+    pub(crate) dedup_cache: DedupCache,
+}
+
+impl FromRef<IngestState> for Authenticator {
+    fn from_ref(state: &IngestState) -> Self {
+        state.authenticator.clone()
+    }
+}
+
+impl IngestState {
+    /// Starts the lookup of dedup keys under `supervisor`. Must be called within a Tokio runtime.
+    ///
+    /// `topic` is the full name of the events topic. The inbox of this instance reads `written` for read-your-writes.
+    pub fn start(
+        supervisor: &mut Supervisor,
+        authenticator: Authenticator,
+        producer: Producer,
+        topic: &str,
+        sealing: SealingKey,
+        written: RecentWrites,
+        pool: PgPool,
+    ) -> Self {
+        let dedup_cache = DedupCache::start(supervisor, pool, producer.delivery_timeout() + WAIT_SLACK);
+        Self { authenticator, producer, topic: Arc::from(topic), sealing, written, dedup_cache }
+    }
+}

@@ -1,0 +1,95 @@
+//! Extractors for handlers of all slices: authenticates the key in the headers of a request.
+
+use std::net::IpAddr;
+
+use axum::extract::{FromRef, FromRequestParts};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, header};
+use platform::http::{PeerAddr, Problem};
+
+use crate::auth::Authenticator;
+use crate::caller::Caller;
+use crate::refusal::Refusal;
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Answers 401, 429 or 503 when authentication fails.
+impl<S> FromRequestParts<S> for Caller
+where
+    Authenticator: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let from = client_address(parts, state).await;
+        let presented = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
+        Ok(Authenticator::from_ref(state).authenticate(presented, from).await?)
+    }
+}
+
+/// The key of a request in clear text, for a handler that waited and must check whether the key is still valid.
+pub struct PresentedKey {
+    key: Box<str>,
+    from: IpAddr,
+}
+
+impl PresentedKey {
+    /// Authenticates the key again.
+    ///
+    /// # Errors
+    /// When the key is not valid any more. See [`Refusal`].
+    pub async fn authenticate_again(&self, authenticator: &Authenticator) -> Result<(), Problem> {
+        authenticator.authenticate(&self.key, self.from).await?;
+        Ok(())
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for PresentedKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let from = client_address(parts, state).await;
+        let key = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
+        Ok(Self { key: Box::from(key), from })
+    }
+}
+
+/// The address for which bad keys are counted.
+pub(crate) async fn client_address<S: Sync>(parts: &mut Parts, state: &S) -> IpAddr {
+    let Ok(PeerAddr(peer)) = PeerAddr::from_request_parts(parts, state).await;
+    peer.ip()
+}
+
+/// The key in `Authorization: Bearer` or, without that, in `X-API-Key`.
+pub(crate) fn presented_key(headers: &HeaderMap) -> Option<&str> {
+    bearer(headers).or_else(|| headers.get(X_API_KEY)?.to_str().ok().map(str::trim)).filter(|key| !key.is_empty())
+}
+
+/// The token after `Bearer` (case-insensitive) in the `Authorization` header.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_key_is_read_from_either_header() {
+        assert_eq!(presented_key(&headers(&[("authorization", "Bearer k")])), Some("k"));
+        assert_eq!(presented_key(&headers(&[("authorization", "bearer  k ")])), Some("k"));
+        assert_eq!(presented_key(&headers(&[("x-api-key", "k")])), Some("k"));
+        assert_eq!(presented_key(&headers(&[("authorization", "Basic eA=="), ("x-api-key", "k")])), Some("k"));
+        for none in [&[][..], &[("authorization", "k")], &[("authorization", "Bearer ")], &[("x-api-key", " ")]] {
+            assert_eq!(presented_key(&headers(none)), None, "{none:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The service: the authenticator, the task that invalidates its cache, and the settings.
+
+use platform::lifecycle::Supervisor;
+use schemas::ids::OrgId;
+use sqlx::postgres::PgPool;
+
+use crate::auth::{AuthSettings, Authenticator};
+use crate::dev_keys::{self, DevKeysError};
+use crate::operator::OperatorToken;
+use crate::watch;
+
+/// Settings of tenancy.
+#[derive(Debug, Clone)]
+pub struct TenancyConfig {
+    pub operator_token: OperatorToken,
+    /// Whether any client may create an organization.
+    pub open_signup: bool,
+    pub auth: AuthSettings,
+}
+
+impl TenancyConfig {
+    /// Default settings for authentication. Without a token, or with a blank one, the operator's routes are closed.
+    pub fn new(operator_token: Option<String>, open_signup: bool) -> Self {
+        Self { operator_token: OperatorToken::new(operator_token), open_signup, auth: AuthSettings::default() }
+    }
+}
+
+/// The running service. Cloning shares it.
+#[derive(Clone)]
+pub struct Tenancy {
+    pub(crate) authenticator: Authenticator,
+    pub(crate) operator_token: OperatorToken,
+    pub(crate) open_signup: bool,
+    pub(crate) pool: PgPool,
+}
+
+impl Tenancy {
+    /// Starts the task "key watch", which invalidates revoked keys. Does not need PostgreSQL to be up. Must be called
+    /// within a Tokio runtime.
+    pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
+        let authenticator = Authenticator::new(pool.clone(), &config.auth);
+        let watching = watch::run(authenticator.clone(), supervisor.shutdown());
+        supervisor.spawn("key watch", async move {
+            watching.await;
+            Ok(())
+        });
+        Self { authenticator, operator_token: config.operator_token, open_signup: config.open_signup, pool }
+    }
+
+    /// For the state of every slice that has routes.
+    pub fn authenticator(&self) -> Authenticator {
+        self.authenticator.clone()
+    }
+
+    /// Accepts development keys, `KEY[=ORGANIZATION NAME][,…]`, and creates missing ones. Returns the organization of
+    /// the first. `everything_on_loopback`: whether all listeners of this process are on loopback.
+    ///
+    /// # Errors
+    /// When they are refused or malformed, or when the database does not answer.
+    pub async fn apply_dev_keys(
+        &self,
+        text: &str,
+        everything_on_loopback: bool,
+    ) -> Result<Option<OrgId>, DevKeysError> {
+        let dev_keys = dev_keys::parse(text, everything_on_loopback)?;
+        if dev_keys.is_empty() {
+            return Ok(None);
+        }
+        let organizations = dev_keys::apply(&self.pool, &dev_keys).await?;
+        self.authenticator.allow_development(dev_keys.iter().map(dev_keys::DevKey::hash));
+        Ok(organizations.first().copied())
+    }
+}
