@@ -172,9 +172,9 @@ async fn read_page(
         request.cursor.as_ref().map_or_else(|| Cursor::start(request.order, &newest), |(_, cursor)| cursor.clone());
     let gap = cursor.skip_dropped(&bounds.dropped, &bounds.oldest()) && request.cursor.is_some();
     let mut sources = Vec::with_capacity(bounds.partitions.len());
-    for bounds in bounds.partitions.iter().filter(|_| !request.filter.is_empty()) {
-        if let Some(range) = cursor.range(bounds.partition) {
-            sources.push(read_partition(connection, organization, request, bounds, range).await?);
+    for partition in bounds.partitions.iter().filter(|_| !request.filter.is_empty()) {
+        if let Some(range) = cursor.range(partition.partition) {
+            sources.push(read_partition(connection, organization, request, partition, range).await?);
         }
     }
     let merged = merge(sources, request.order, request.limit);
@@ -186,7 +186,7 @@ async fn read_page(
         has_more: merged.has_more,
         cursor,
         gap,
-        oldest_at: bounds.partitions.iter().map(|bounds| bounds.oldest_at).min(),
+        oldest_at: bounds.partitions.iter().map(|partition| partition.oldest_at).min(),
     })
 }
 
