@@ -1,14 +1,22 @@
-//! The inbox view: everything between the log and what a consumer reads.
+//! The view: the tables that the inbox reads, computed from the log.
 //!
-//! Lives here: the projector (log to tables, which of two duplicates is the original, dead letters), reading the log
-//! again, reading the inbox, and acknowledgements. Does not live here: accepting events (`ingest`), webhooks
-//! (`dispatcher`), and what a record or a key is (`schemas`, `tenancy`). Nobody else writes the tables of schema
-//! `view`.
+//! This crate holds the projector (it writes the log's records to the tables, decides duplicates and writes dead
+//! letters), the rebuild of the view from the log, the inbox API and acknowledgements. Events are accepted by `ingest`,
+//! webhooks are sent by `dispatcher`, records are defined in `schemas` and API keys in `tenancy`. No other crate writes
+//! the tables of schema `view`.
 
 mod acks;
 pub mod dead_letters;
-pub mod inbox;
+mod inbox;
 mod metrics;
+mod notifier;
+mod position_token;
 pub mod projector;
+mod read_your_writes;
 pub mod rebuild;
 mod rejected;
+mod routes;
+mod state;
+
+pub use routes::routes;
+pub use state::{InboxState, READ_SETTINGS};

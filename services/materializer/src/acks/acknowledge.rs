@@ -1,8 +1,8 @@
-//! The operation behind every ack route: find the events, write one record for each that is open, wait until the view
-//! shows it.
+//! The operation behind every ack route: find the events, write one record for each unacknowledged event, wait until
+//! the view shows the acks.
 //!
-//! Idempotent: what is acknowledged already is answered from the view and written no more. So whatever goes wrong,
-//! repeating is safe.
+//! Idempotent: an acknowledged event is answered from the view without a new record. Repeating a request is always
+//! safe.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -17,32 +17,30 @@ use schemas::records::Ack;
 use tenancy::{Caller, Right};
 
 use super::target;
-use crate::inbox::InboxState;
-use crate::inbox::state::Inbox;
+use crate::state::Inbox;
+use crate::state::InboxState;
 
 /// How long the view may take to show an ack before the answer is 202.
-const SHOWN_WITHIN: Duration = Duration::from_secs(2);
-/// Records of one request on their way at once: enough to fill a batch, too few to fill the producer.
-const AT_ONCE: usize = 256;
+const VIEW_TIMEOUT: Duration = Duration::from_secs(2);
+/// Records of one request in flight at once: enough to fill a batch, too few to fill the producer's queue.
+const MAX_IN_FLIGHT: usize = 256;
 
-/// Whatever was stored, acknowledging again is safe.
+/// Acknowledging again is safe, whether the record was stored or not.
 const ACK: RecordKind =
     RecordKind { noun: "acknowledgement", after_refusal: "repeating it is safe", in_doubt: "repeating it is safe" };
 
-/// What became of a request.
-pub(super) struct Outcome {
-    /// By the id as it was named; what is absent does not exist for the caller.
-    pub(super) acknowledged: HashMap<EventId, Acknowledged>,
-    /// The view shows all of it. Otherwise it is on the log, and the view will.
+pub(super) struct AckOutcome {
+    /// By the id in the request. An absent id does not exist for the caller.
+    pub(super) acknowledged: HashMap<EventId, AcknowledgedEvent>,
+    /// Whether the view shows all acks. Otherwise they are on the log, and the view will show them.
     pub(super) is_shown: bool,
 }
 
-/// An event that is acknowledged.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Acknowledged {
-    /// Of the event, which for a duplicate's id is the original.
+pub(super) struct AcknowledgedEvent {
+    /// The original's id when the request named a duplicate.
     pub(super) event_id: EventId,
-    /// Append time of its ack; absent only while the view does not show it and Kafka did not say.
+    /// Append time of its ack; absent only if the view does not show it and Kafka did not report the time.
     pub(super) at: Option<Timestamp>,
 }
 
@@ -52,38 +50,38 @@ pub(super) async fn acknowledge(
     caller: &Caller,
     context: &RequestContext,
     ids: &[EventId],
-) -> Result<Outcome, Problem> {
+) -> Result<AckOutcome, Problem> {
     caller.require(Right::Consume)?;
-    let targets = target::find(&state.inbox, caller, ids).await?;
+    let targets = target::find_targets(&state.inbox, caller, ids).await?;
     let mut known: HashMap<EventId, Option<Timestamp>> =
         targets.values().map(|t| (t.event_id, t.acknowledged_at)).collect();
-    let open: Vec<EventId> = known.iter().filter(|(_, at)| at.is_none()).map(|(id, _)| *id).collect();
+    let unacknowledged: Vec<EventId> = known.iter().filter(|(_, at)| at.is_none()).map(|(id, _)| *id).collect();
     let mut is_shown = true;
-    if !open.is_empty() {
-        let appended = publish(&state.inbox, caller, context, &open).await?;
+    if !unacknowledged.is_empty() {
+        let appended = publish(&state.inbox, caller, context, &unacknowledged).await?;
         known.extend(
             appended.iter().map(|(id, appended)| (*id, appended.timestamp_ms.and_then(Timestamp::from_millis))),
         );
         let shown = wait_until_shown(&state.inbox, caller.org_id, &appended).await;
-        is_shown = open.iter().all(|id| shown.contains_key(id));
+        is_shown = unacknowledged.iter().all(|id| shown.contains_key(id));
         known.extend(shown.into_iter().map(|(id, at)| (id, Some(at))));
     }
-    let acknowledged = |target: &target::Target| Acknowledged {
+    let acknowledged = |target: &target::AckTarget| AcknowledgedEvent {
         event_id: target.event_id,
         at: known.get(&target.event_id).copied().flatten(),
     };
-    Ok(Outcome {
+    Ok(AckOutcome {
         acknowledged: targets.iter().map(|(named, target)| (*named, acknowledged(target))).collect(),
         is_shown,
     })
 }
 
-/// Writes the records. On an error some may be on the log, which does no harm.
+/// Writes the records. After an error some may be on the log, which does no harm.
 async fn publish(
     inbox: &Inbox,
     caller: &Caller,
     context: &RequestContext,
-    open: &[EventId],
+    unacknowledged: &[EventId],
 ) -> Result<Vec<(EventId, Appended)>, Problem> {
     let key = caller.org_id.to_string();
     let key_id = caller.key_id.to_string();
@@ -91,7 +89,7 @@ async fn publish(
     let (key, record_headers) = (key.as_bytes(), record_headers.as_slice());
     let append = |event_id: EventId| async move {
         let value = codec::encode_ack(&Ack { org_id: caller.org_id, event_id }).map_err(|error| {
-            tracing::error!(%error, "An ack could not be encoded.");
+            tracing::error!(%error, "Encoding an ack failed; the request fails");
             Problem::internal()
         })?;
         let record =
@@ -99,11 +97,11 @@ async fn publish(
         let appended = inbox.producer.publish(record).await.map_err(|error| context.publish_problem(ACK, &error))?;
         Ok((event_id, appended))
     };
-    stream::iter(open.iter().copied().map(append)).buffer_unordered(AT_ONCE).try_collect().await
+    stream::iter(unacknowledged.iter().copied().map(append)).buffer_unordered(MAX_IN_FLIGHT).try_collect().await
 }
 
-/// Waits until the view has passed the records, and reads what it then says. What it does not show in time, or cannot
-/// be read, is absent.
+/// Waits until the projector has applied the records, and reads the ack times from the view. An ack that the view does
+/// not show in time is absent, and so is every ack if the view cannot be read.
 async fn wait_until_shown(
     inbox: &Inbox,
     organization: OrgId,
@@ -114,14 +112,14 @@ async fn wait_until_shown(
         let goal = goals.entry(appended.partition).or_default();
         *goal = appended.offset.saturating_add(1).max(*goal);
     }
-    let is_passed = |positions: &Positions| {
+    let are_applied = |positions: &Positions| {
         goals.iter().all(|(partition, goal)| {
             positions.get(&inbox.acks_topic, *partition).is_some_and(|position| position.next_offset >= *goal)
         })
     };
-    // Reached or not: the view is asked next, and says what it shows.
-    inbox.positions.wait_until(SHOWN_WITHIN, is_passed).await;
+    // Also after a timeout: the view may show some of the acks.
+    inbox.positions.wait_until(VIEW_TIMEOUT, are_applied).await;
     let events: Vec<EventId> = appended.iter().map(|(id, _)| *id).collect();
-    // The acks are on the log: not being able to look is no reason to say that they are not.
-    inbox.within_budget(target::acknowledged(&inbox.pool, organization, &events)).await.unwrap_or_default()
+    // The acks are on the log, so a failed read must not fail the request.
+    inbox.within_budget(target::acknowledged_at_by_id(&inbox.pool, organization, &events)).await.unwrap_or_default()
 }

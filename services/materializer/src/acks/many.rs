@@ -1,4 +1,4 @@
-//! `POST /inbox/ack`: acknowledging up to a thousand events at once, with a result for each.
+//! `POST /inbox/ack`: acknowledges up to 1,000 events at once, with a result for each.
 
 use std::collections::HashSet;
 
@@ -13,27 +13,27 @@ use serde_json::value::RawValue;
 use tenancy::Caller;
 
 use super::acknowledge::acknowledge;
-use crate::inbox::InboxState;
+use crate::state::InboxState;
 
 const MAX_IDS: usize = 1_000;
 
 #[derive(Deserialize)]
-pub(super) struct Request {
+pub(super) struct AckManyRequest {
     event_ids: Option<Vec<String>>,
-    /// Known by name only: leases cannot be had yet.
+    /// Reserved: leases do not exist yet, so a request with this field is refused.
     lease_id: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize)]
-struct Body {
+struct AckManyResponse {
     acknowledged: usize,
     failed: usize,
-    results: Vec<Entry>,
+    results: Vec<AckResult>,
 }
 
 #[derive(Serialize)]
-struct Entry {
-    /// As it was named.
+struct AckResult {
+    /// As the client wrote it.
     event_id: String,
     status: &'static str,
 }
@@ -43,31 +43,31 @@ pub(super) async fn ack(
     State(state): State<InboxState>,
     caller: Caller,
     context: RequestContext,
-    JsonBody(request): JsonBody<Request>,
+    JsonBody(request): JsonBody<AckManyRequest>,
 ) -> Result<Response, Problem> {
-    let named = distinct(request.named()?);
-    let known: Vec<EventId> = named.iter().filter_map(|(_, id)| *id).collect();
+    let requested_ids = distinct(request.requested_ids()?);
+    let known: Vec<EventId> = requested_ids.iter().filter_map(|(_, id)| *id).collect();
     let outcome = acknowledge(&state, &caller, &context, &known).await?;
     let is_acknowledged = |id: Option<EventId>| id.is_some_and(|id| outcome.acknowledged.contains_key(&id));
-    let acknowledged = named.iter().filter(|(_, id)| is_acknowledged(*id)).count();
+    let acknowledged = requested_ids.iter().filter(|(_, id)| is_acknowledged(*id)).count();
     let entry =
-        |(event_id, id)| Entry { event_id, status: if is_acknowledged(id) { "acknowledged" } else { "not_found" } };
-    let results: Vec<Entry> = named.into_iter().map(entry).collect();
+        |(event_id, id)| AckResult { event_id, status: if is_acknowledged(id) { "acknowledged" } else { "not_found" } };
+    let results: Vec<AckResult> = requested_ids.into_iter().map(entry).collect();
     let status = if outcome.is_shown { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(Body { acknowledged, failed: results.len() - acknowledged, results })).into_response())
+    Ok((status, Json(AckManyResponse { acknowledged, failed: results.len() - acknowledged, results })).into_response())
 }
 
-impl Request {
-    fn named(self) -> Result<Vec<String>, Problem> {
+impl AckManyRequest {
+    fn requested_ids(self) -> Result<Vec<String>, Problem> {
         if self.lease_id.is_some() {
             return Err(invalid("lease_id", "leases are not available; name the events in event_ids"));
         }
-        let named =
+        let requested_ids =
             self.event_ids.ok_or_else(|| invalid("event_ids", "is missing: it names the events to acknowledge"))?;
-        if named.is_empty() || named.len() > MAX_IDS {
+        if requested_ids.is_empty() || requested_ids.len() > MAX_IDS {
             return Err(invalid("event_ids", "must name 1 to 1000 events"));
         }
-        Ok(named)
+        Ok(requested_ids)
     }
 }
 
@@ -76,11 +76,11 @@ fn invalid(field: &str, reason: &str) -> Problem {
     Problem::invalid("invalid_request", format!("{field}: {reason}")).with_details(details)
 }
 
-/// Each once, however it is spelled, in the order in which they come first. What is no id is as unknown as an id that
-/// nobody has.
-fn distinct(named: Vec<String>) -> Vec<(String, Option<EventId>)> {
+/// Removes repeats, in order of first occurrence; spellings of one id are the same id. Text that is no id counts as an
+/// unknown id.
+fn distinct(requested_ids: Vec<String>) -> Vec<(String, Option<EventId>)> {
     let mut seen = HashSet::new();
-    let read = named.into_iter().map(|text| (text.parse::<EventId>().ok(), text));
+    let read = requested_ids.into_iter().map(|text| (text.parse::<EventId>().ok(), text));
     let first = read.filter(|(id, text)| seen.insert(id.map_or_else(|| text.clone(), |id| id.to_string())));
     first.map(|(id, text)| (text, id)).collect()
 }
@@ -89,15 +89,15 @@ fn distinct(named: Vec<String>) -> Vec<(String, Option<EventId>)> {
 mod tests {
     use super::*;
 
-    fn named(body: &str) -> Result<Vec<String>, Problem> {
-        serde_json::from_str::<Request>(body).unwrap().named()
+    fn requested_ids(body: &str) -> Result<Vec<String>, Problem> {
+        serde_json::from_str::<AckManyRequest>(body).unwrap().requested_ids()
     }
 
     #[test]
-    fn one_to_a_thousand_ids_are_taken() {
-        assert_eq!(named(r#"{"event_ids": ["a"]}"#).unwrap(), ["a"]);
+    fn accepts_1_to_1000_ids() {
+        assert_eq!(requested_ids(r#"{"event_ids": ["a"]}"#).unwrap(), ["a"]);
         let many = |count| format!(r#"{{"event_ids": {:?}}}"#, vec!["a"; count]);
-        assert!(named(&many(1_000)).is_ok());
+        assert!(requested_ids(&many(1_000)).is_ok());
         for bad in [
             many(1_001),
             many(0),
@@ -105,14 +105,17 @@ mod tests {
             r#"{"lease_id": "x"}"#.to_owned(),
             r#"{"lease_id": "x", "event_ids": ["a"]}"#.to_owned(),
         ] {
-            assert_eq!(named(&bad).unwrap_err().error_code(), "invalid_request", "{bad}");
+            assert_eq!(requested_ids(&bad).unwrap_err().error_code(), "invalid_request", "{bad}");
         }
     }
 
     #[test]
-    fn what_is_named_twice_counts_once_and_keeps_its_place() {
+    fn repeated_ids_count_once_in_order_of_first_occurrence() {
         let id = "0192f0c1-2345-7abc-8def-0123456789ab";
-        let named = ["b", id, "b", &id.to_uppercase(), "a"].map(str::to_owned).to_vec();
-        assert_eq!(distinct(named), [("b".to_owned(), None), (id.to_owned(), id.parse().ok()), ("a".to_owned(), None)]);
+        let requested_ids = ["b", id, "b", &id.to_uppercase(), "a"].map(str::to_owned).to_vec();
+        assert_eq!(
+            distinct(requested_ids),
+            [("b".to_owned(), None), (id.to_owned(), id.parse().ok()), ("a".to_owned(), None)]
+        );
     }
 }

@@ -1,6 +1,5 @@
-//! Acknowledging over HTTP: many routes, one idempotent operation. An ack is a record on the log like any other; this
-//! writes it and waits until the projector has shown it. Applying acks to the view is the projector's business, reading
-//! the inbox that of `inbox`.
+//! Acknowledges events over HTTP: several routes, one idempotent operation. An ack is a record on the log. The routes
+//! write it and wait until the view shows it. The projector applies acks to the view; `inbox` reads the view.
 
 mod acknowledge;
 mod many;
@@ -8,16 +7,15 @@ mod one;
 mod target;
 
 use axum::Router;
-use axum::routing::post;
+use axum::routing::{delete, post};
 
-use crate::inbox::InboxState;
+use crate::state::InboxState;
 
-/// `DELETE` of an event's path; mounted beside the reads of the same paths.
-pub(crate) use one::delete;
-
-/// The routes that belong to acknowledging alone.
+/// The routes, relative to a mount.
 pub(crate) fn routes() -> Router<InboxState> {
     Router::new()
+        .route("/events/{id}", delete(one::delete))
+        .route("/inbox/{id}", delete(one::delete))
         .route("/events/{id}/ack", post(one::ack))
         .route("/inbox/ack/{id}", post(one::ack))
         .route("/ack/{id}", post(one::ack))

@@ -1,4 +1,4 @@
-//! Acknowledging one event: `DELETE` answers without a body, `POST` with one. Once more answers the same.
+//! Acknowledges one event: `DELETE` answers without a body, `POST` with one. A repeated request gets the same answer.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,11 +9,11 @@ use schemas::ids::EventId;
 use serde::Serialize;
 use tenancy::Caller;
 
-use super::acknowledge::{Acknowledged, acknowledge};
-use crate::inbox::InboxState;
+use super::acknowledge::{AcknowledgedEvent, acknowledge};
+use crate::state::InboxState;
 
 #[derive(Serialize)]
-struct Body {
+struct AckResponse {
     id: EventId,
     event_id: EventId,
     status: &'static str,
@@ -21,8 +21,8 @@ struct Body {
     success: bool,
 }
 
-impl From<Acknowledged> for Body {
-    fn from(event: Acknowledged) -> Self {
+impl From<AcknowledgedEvent> for AckResponse {
+    fn from(event: AcknowledgedEvent) -> Self {
         Self {
             id: event.event_id,
             event_id: event.event_id,
@@ -40,11 +40,11 @@ pub(crate) async fn delete(
     context: RequestContext,
     PathId(id): PathId<EventId>,
 ) -> Result<Response, Problem> {
-    let (event, is_shown) = run(&state, &caller, &context, id).await?;
+    let (event, is_shown) = acknowledge_one(&state, &caller, &context, id).await?;
     if is_shown {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    Ok((StatusCode::ACCEPTED, Json(Body::from(event))).into_response())
+    Ok((StatusCode::ACCEPTED, Json(AckResponse::from(event))).into_response())
 }
 
 /// 200; 202 when the view does not show it yet; 404.
@@ -54,17 +54,17 @@ pub(super) async fn ack(
     context: RequestContext,
     PathId(id): PathId<EventId>,
 ) -> Result<Response, Problem> {
-    let (event, is_shown) = run(&state, &caller, &context, id).await?;
+    let (event, is_shown) = acknowledge_one(&state, &caller, &context, id).await?;
     let status = if is_shown { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(Body::from(event))).into_response())
+    Ok((status, Json(AckResponse::from(event))).into_response())
 }
 
-async fn run(
+async fn acknowledge_one(
     state: &InboxState,
     caller: &Caller,
     context: &RequestContext,
     id: EventId,
-) -> Result<(Acknowledged, bool), Problem> {
+) -> Result<(AcknowledgedEvent, bool), Problem> {
     let outcome = acknowledge(state, caller, context, &[id]).await?;
     let event = outcome.acknowledged.get(&id).copied().ok_or_else(Problem::not_found)?;
     Ok((event, outcome.is_shown))

@@ -1,5 +1,4 @@
-//! Which events an acknowledgement is about: what the view holds under the ids that were named, as far as the caller
-//! may see it.
+//! Resolves the ids of an ack request to events of the view that the caller may see.
 
 use std::collections::HashMap;
 
@@ -10,44 +9,49 @@ use tenancy::Caller;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::inbox::state::Inbox;
+use crate::state::Inbox;
 
 /// The event behind an id: itself, or the original of a duplicate.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Target {
+pub(super) struct AckTarget {
     pub(super) event_id: EventId,
     pub(super) acknowledged_at: Option<Timestamp>,
 }
 
-/// The events behind `ids`, by the id as it was named. What is absent does not exist for this caller. Events that this
-/// instance accepted a moment ago are waited for.
-pub(super) async fn find(inbox: &Inbox, caller: &Caller, ids: &[EventId]) -> Result<HashMap<EventId, Target>, Problem> {
+/// The events behind `ids`, by requested id. An absent id does not exist for this caller. Waits for events that this
+/// instance accepted a moment ago.
+pub(super) async fn find_targets(
+    inbox: &Inbox,
+    caller: &Caller,
+    ids: &[EventId],
+) -> Result<HashMap<EventId, AckTarget>, Problem> {
     let mut rows = inbox.within_budget(read(&inbox.pool, caller.org_id, ids)).await?;
     if rows.len() < ids.len() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
         rows = inbox.within_budget(read(&inbox.pool, caller.org_id, ids)).await?;
     }
     let visible = rows.into_iter().filter(|row| caller.allows_event_type(&row.2));
-    let target = |(named, event_id, _, acknowledged_at): Row| {
-        let target = Target { event_id: EventId::from_uuid(event_id), acknowledged_at: acknowledged_at.map(Timestamp) };
-        (EventId::from_uuid(named), target)
+    let target = |(requested, event_id, _, acknowledged_at): TargetRow| {
+        let target =
+            AckTarget { event_id: EventId::from_uuid(event_id), acknowledged_at: acknowledged_at.map(Timestamp) };
+        (EventId::from_uuid(requested), target)
     };
     Ok(visible.map(target).collect())
 }
 
-/// Id as named, id of the event, its type, when it was acknowledged.
-type Row = (Uuid, Uuid, String, Option<OffsetDateTime>);
+/// (requested id, event id, event type, acknowledged_at)
+type TargetRow = (Uuid, Uuid, String, Option<OffsetDateTime>);
 
-async fn read(pool: &PgPool, organization: OrgId, ids: &[EventId]) -> Result<Vec<Row>, sqlx::Error> {
+async fn read(pool: &PgPool, organization: OrgId, ids: &[EventId]) -> Result<Vec<TargetRow>, sqlx::Error> {
     let ids: Vec<Uuid> = ids.iter().map(EventId::as_uuid).collect();
     // The LIMIT keeps each look-up a probe of its own, whatever the planner believes of the table's size.
     sqlx::query_as(
-        "SELECT named.id, e.event_id, e.event_type, e.acknowledged_at
-         FROM UNNEST($2::uuid[]) AS named (id)
+        "SELECT requested.id, e.event_id, e.event_type, e.acknowledged_at
+         FROM UNNEST($2::uuid[]) AS requested (id)
          CROSS JOIN LATERAL (
              SELECT event_id, event_type, acknowledged_at FROM view.events
              WHERE org_id = $1
                AND event_id = COALESCE((SELECT canonical_id FROM event_ids i
-                                        WHERE i.org_id = $1 AND i.event_id = named.id), named.id)
+                                        WHERE i.org_id = $1 AND i.event_id = requested.id), requested.id)
              LIMIT 1
          ) AS e",
     )
@@ -57,8 +61,8 @@ async fn read(pool: &PgPool, organization: OrgId, ids: &[EventId]) -> Result<Vec
     .await
 }
 
-/// When those of `events` that the view shows as acknowledged were.
-pub(super) async fn acknowledged(
+/// The ack times of those of `events` that the view shows as acknowledged.
+pub(super) async fn acknowledged_at_by_id(
     pool: &PgPool,
     organization: OrgId,
     events: &[EventId],

@@ -1,9 +1,8 @@
-//! The inbox cursor: which place of each partition a reading has reached, and in which direction it goes. Pure; sealed
-//! per organization, so that it tells a tenant nothing about the log. What a page is made of lives in `merge` and
-//! `query`.
+//! The inbox cursor: the offset that a client has read in each partition, and the sort order. Pure. The token is sealed
+//! per organization, so that tenants learn nothing about the log.
 //!
-//! A cursor names places, not rows: it stays good while events arrive, are acknowledged or are filtered otherwise, and
-//! while partitions are added.
+//! A cursor holds offsets, not rows. It stays valid while events arrive or are acknowledged, when the filter changes
+//! and when partitions are added.
 
 use std::collections::BTreeMap;
 
@@ -13,130 +12,135 @@ use serde::{Deserialize, Serialize};
 
 /// Purpose of the sealed token.
 const PURPOSE: &str = "cursor";
-/// First byte of the sealed bytes; another layout gets another one.
+/// First byte of the sealed bytes; every change of the layout changes it.
 const VERSION: u8 = 2;
 /// Far above any partition count.
 const MAX_PARTITIONS: usize = 4096;
 
-/// Direction of a reading.
+/// Sort order of the pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum SortOrder {
     /// Oldest first.
     Ascending,
     /// Newest first.
     Descending,
 }
 
-/// A place within one partition. Ordered as the log is.
+/// Log epoch and offset within one partition, in log order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct EpochOffset {
     /// Offsets of different log epochs do not compare; a later epoch is later.
     pub log_epoch: i32,
     /// Offset within the partition.
     pub offset: i64,
 }
 
-pub(super) type Marks = BTreeMap<i32, Mark>;
+pub(super) type OffsetsByPartition = BTreeMap<i32, EpochOffset>;
 
-/// How far a reading has come. Its byte form depends on the order of variants and fields.
+/// The offsets that a client has read. The byte form depends on the order of variants and fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Cursor {
-    /// Everything up to and including these marks was read; a partition without one was not read yet.
-    Ascending(Marks),
-    /// Goes down from where the log stood at the first page.
+    /// Everything up to and including these offsets was read; a partition without one was not read yet.
+    Ascending(OffsetsByPartition),
+    /// Reads downwards from the newest events at the first page.
     Descending {
-        /// The newest event of each partition at the first page. A partition that is not here came later and is no part
-        /// of the reading.
-        start: Marks,
+        /// The newest event of each partition at the first page. A partition without one is newer and is not
+        /// read.
+        start: OffsetsByPartition,
         /// The oldest event read so far; a partition without one was not read yet.
-        reached: Marks,
+        reached: OffsetsByPartition,
     },
 }
 
 /// The token is not a cursor of this organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of this inbox")]
-pub(super) struct Unreadable;
+pub(super) struct InvalidCursor;
 
-/// What a page may read of one partition: the places strictly between two marks.
+/// The offsets of one partition that a page may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Range {
-    /// Upwards, everything after the mark; from the beginning without one.
-    After(Option<Mark>),
-    /// Downwards, everything before the mark.
-    Before(Mark),
-    /// Downwards, the mark itself and everything before it.
-    UpTo(Mark),
+pub(super) enum UnreadRange {
+    /// Upwards, everything after the offset; from the start without one.
+    After(Option<EpochOffset>),
+    /// Downwards, everything before the offset.
+    Before(EpochOffset),
+    /// Downwards, the offset itself and everything before it.
+    UpTo(EpochOffset),
 }
 
 impl Cursor {
-    /// The cursor of a reading that has read nothing yet; `heads` is the newest event of each partition.
-    pub(super) fn start(order: Order, heads: &Marks) -> Self {
+    /// A cursor that has read nothing yet; `newest` is the newest event of each partition.
+    pub(super) fn start(order: SortOrder, newest: &OffsetsByPartition) -> Self {
         match order {
-            Order::Ascending => Self::Ascending(Marks::new()),
-            Order::Descending => Self::Descending { start: heads.clone(), reached: Marks::new() },
+            SortOrder::Ascending => Self::Ascending(OffsetsByPartition::new()),
+            SortOrder::Descending => Self::Descending { start: newest.clone(), reached: OffsetsByPartition::new() },
         }
     }
 
-    /// The direction it goes.
-    pub(super) const fn order(&self) -> Order {
+    /// Its sort order.
+    pub(super) const fn order(&self) -> SortOrder {
         match self {
-            Self::Ascending(_) => Order::Ascending,
-            Self::Descending { .. } => Order::Descending,
+            Self::Ascending(_) => SortOrder::Ascending,
+            Self::Descending { .. } => SortOrder::Descending,
         }
     }
 
-    /// What is still to be read of `partition`; `None` when it is no part of the reading.
-    pub(super) fn range(&self, partition: i32) -> Option<Range> {
+    /// The unread offsets of `partition`; `None` if the cursor does not cover it.
+    pub(super) fn range(&self, partition: i32) -> Option<UnreadRange> {
         match self {
-            Self::Ascending(marks) => Some(Range::After(marks.get(&partition).copied())),
+            Self::Ascending(offsets) => Some(UnreadRange::After(offsets.get(&partition).copied())),
             Self::Descending { start, reached } => {
                 let highest = start.get(&partition)?;
-                Some(reached.get(&partition).map_or(Range::UpTo(*highest), |mark| Range::Before(*mark)))
+                Some(
+                    reached
+                        .get(&partition)
+                        .map_or(UnreadRange::UpTo(*highest), |epoch_offset| UnreadRange::Before(*epoch_offset)),
+                )
             }
         }
     }
 
-    /// Notes that the reading has come to `mark`. A mark behind the one known changes nothing.
-    pub(super) fn reach(&mut self, partition: i32, mark: Mark) {
+    /// Moves the cursor to `epoch_offset`; an offset that was read already changes nothing.
+    pub(super) fn advance(&mut self, partition: i32, epoch_offset: EpochOffset) {
         match self {
-            Self::Ascending(marks) => {
-                let known = marks.entry(partition).or_insert(mark);
-                *known = mark.max(*known);
+            Self::Ascending(offsets) => {
+                let known = offsets.entry(partition).or_insert(epoch_offset);
+                *known = epoch_offset.max(*known);
             }
             Self::Descending { reached, .. } => {
-                let known = reached.entry(partition).or_insert(mark);
-                *known = mark.min(*known);
+                let known = reached.entry(partition).or_insert(epoch_offset);
+                *known = epoch_offset.min(*known);
             }
         }
     }
 
-    /// Goes past what was dropped (its newest place by partition), but never past what is still there (its oldest place
-    /// by partition); `true` when some of it had not been read. A descending reading meets the end of what there is
-    /// anyway.
-    pub(super) fn skip(&mut self, dropped: &Marks, oldest: &Marks) -> bool {
-        let Self::Ascending(marks) = self else { return false };
+    /// Moves past dropped events (the newest by partition), but never past events still in the view (the oldest by
+    /// partition). Returns `true` if some dropped events had not been read. A descending cursor needs no skip.
+    pub(super) fn skip_dropped(&mut self, dropped: &OffsetsByPartition, oldest: &OffsetsByPartition) -> bool {
+        let Self::Ascending(offsets) = self else { return false };
         let mut missed = false;
         for (partition, gone) in dropped {
-            if marks.get(partition).is_some_and(|reached| reached >= gone) {
+            if offsets.get(partition).is_some_and(|reached| reached >= gone) {
                 continue;
             }
             missed = true;
             // The broker's clock may have stepped back, so that what is kept lies before what was dropped.
-            let before_oldest = oldest.get(partition).map(|mark| Mark { offset: (mark.offset - 1).max(0), ..*mark });
+            let before_oldest = oldest
+                .get(partition)
+                .map(|epoch_offset| EpochOffset { offset: (epoch_offset.offset - 1).max(0), ..*epoch_offset });
             let target = before_oldest.map_or(*gone, |kept| kept.min(*gone));
             if oldest.get(partition).is_none_or(|kept| target < *kept) {
-                let known = marks.entry(*partition).or_insert(target);
+                let known = offsets.entry(*partition).or_insert(target);
                 *known = target.max(*known);
             }
         }
         missed
     }
 
-    /// The cursor that continues with what arrives later: a descending reading's is the ascending one at its start.
+    /// The cursor for later events: a descending cursor becomes an ascending one at its start.
     pub(super) fn resume(&self) -> Self {
         match self {
-            Self::Ascending(marks) => Self::Ascending(marks.clone()),
+            Self::Ascending(offsets) => Self::Ascending(offsets.clone()),
             Self::Descending { start, .. } => Self::Ascending(start.clone()),
         }
     }
@@ -150,8 +154,8 @@ impl Cursor {
     ///
     /// # Errors
     /// When it was not made by [`Self::seal`] for this organization.
-    pub(super) fn open(key: &SealingKey, organization: OrgId, token: &str) -> Result<Self, Unreadable> {
-        let bytes = key.open_token(PURPOSE, organization.as_uuid().as_bytes(), token).ok_or(Unreadable)?;
+    pub(super) fn open(key: &SealingKey, organization: OrgId, token: &str) -> Result<Self, InvalidCursor> {
+        let bytes = key.open_token(PURPOSE, organization.as_uuid().as_bytes(), token).ok_or(InvalidCursor)?;
         Self::from_bytes(&bytes)
     }
 
@@ -160,15 +164,15 @@ impl Cursor {
         postcard::to_extend(self, vec![VERSION]).unwrap_or_default()
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let (&VERSION, rest) = bytes.split_first().ok_or(Unreadable)? else { return Err(Unreadable) };
-        let cursor: Self = postcard::from_bytes(rest).map_err(|_| Unreadable)?;
+    fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidCursor> {
+        let (&VERSION, rest) = bytes.split_first().ok_or(InvalidCursor)? else { return Err(InvalidCursor) };
+        let cursor: Self = postcard::from_bytes(rest).map_err(|_| InvalidCursor)?;
         let is_bounded = match &cursor {
-            Self::Ascending(marks) => marks.len() <= MAX_PARTITIONS,
+            Self::Ascending(offsets) => offsets.len() <= MAX_PARTITIONS,
             Self::Descending { start, reached } => start.len().max(reached.len()) <= MAX_PARTITIONS,
         };
         // One form for each cursor: none with bytes left over, or with a partition named twice.
-        if is_bounded && cursor.to_bytes() == bytes { Ok(cursor) } else { Err(Unreadable) }
+        if is_bounded && cursor.to_bytes() == bytes { Ok(cursor) } else { Err(InvalidCursor) }
     }
 }
 
@@ -178,15 +182,16 @@ mod tests {
 
     use super::*;
 
-    fn marks() -> impl Strategy<Value = Marks> {
-        proptest::collection::btree_map(0..i32::MAX, (0..i32::MAX, 0..i64::MAX), 0..20)
-            .prop_map(|map| map.into_iter().map(|(p, (log_epoch, offset))| (p, Mark { log_epoch, offset })).collect())
+    fn offsets() -> impl Strategy<Value = OffsetsByPartition> {
+        proptest::collection::btree_map(0..i32::MAX, (0..i32::MAX, 0..i64::MAX), 0..20).prop_map(|map| {
+            map.into_iter().map(|(p, (log_epoch, offset))| (p, EpochOffset { log_epoch, offset })).collect()
+        })
     }
 
     fn cursor() -> impl Strategy<Value = Cursor> {
         prop_oneof![
-            marks().prop_map(Cursor::Ascending),
-            (marks(), marks()).prop_map(|(start, reached)| Cursor::Descending { start, reached })
+            offsets().prop_map(Cursor::Ascending),
+            (offsets(), offsets()).prop_map(|(start, reached)| Cursor::Descending { start, reached })
         ]
     }
 
@@ -196,13 +201,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_comes_back_as_it_went(cursor in cursor()) {
+        fn cursor_round_trips(cursor in cursor()) {
             let org = OrgId::generate();
             prop_assert_eq!(Cursor::open(&key(), org, &cursor.seal(&key(), org)), Ok(cursor));
         }
 
         #[test]
-        fn hostile_bytes_are_refused_or_read_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), order in 0..3_u8) {
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), order in 0..3_u8) {
             let _read = Cursor::from_bytes(&bytes);
             let _framed = Cursor::from_bytes(&[&[VERSION, order], &bytes[..]].concat());
         }
@@ -210,22 +215,24 @@ mod tests {
         #[test]
         fn a_cut_or_longer_cursor_is_refused(cursor in cursor(), cut in 1..10_usize) {
             let bytes = cursor.to_bytes();
-            prop_assert_eq!(Cursor::from_bytes(&bytes[..bytes.len().saturating_sub(cut)]), Err(Unreadable));
-            prop_assert_eq!(Cursor::from_bytes(&[&bytes[..], &[0]].concat()), Err(Unreadable));
+            prop_assert_eq!(Cursor::from_bytes(&bytes[..bytes.len().saturating_sub(cut)]), Err(InvalidCursor));
+            prop_assert_eq!(Cursor::from_bytes(&[&bytes[..], &[0]].concat()), Err(InvalidCursor));
         }
     }
 
     /// Both ways in: noise as a token, and noise that somebody sealed with the right key.
     #[test]
-    fn the_cursor_decoder_stands_any_bytes_and_opens_no_forged_token() {
+    fn cursor_decoder_survives_any_bytes_and_rejects_forged_tokens() {
         let org = OrgId::generate();
-        let marks = |count: i32| {
-            (0..count).map(|p| (p * 300, Mark { log_epoch: p, offset: i64::from(p) << 40 })).collect::<Marks>()
+        let offsets = |count: i32| {
+            (0..count)
+                .map(|p| (p * 300, EpochOffset { log_epoch: p, offset: i64::from(p) << 40 }))
+                .collect::<OffsetsByPartition>()
         };
         let cursors = [
-            Cursor::Ascending(Marks::new()),
-            Cursor::Ascending(marks(3)),
-            Cursor::Descending { start: marks(12), reached: marks(5) },
+            Cursor::Ascending(OffsetsByPartition::new()),
+            Cursor::Ascending(offsets(3)),
+            Cursor::Descending { start: offsets(12), reached: offsets(5) },
         ];
         let golden: Vec<Vec<u8>> = cursors.iter().map(Cursor::to_bytes).collect();
         let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 2, large: 200_000 };
@@ -234,7 +241,7 @@ mod tests {
             match Cursor::open(&key(), org, &token) {
                 Ok(cursor) if cursor.to_bytes() == bytes => Ok(fuzz::Verdict::Read),
                 Ok(cursor) => Err(format!("{cursor:?} has another form")),
-                Err(Unreadable) => Ok(fuzz::Verdict::Refused),
+                Err(InvalidCursor) => Ok(fuzz::Verdict::Refused),
             }
         });
         let golden: Vec<Vec<u8>> = cursors.iter().map(|cursor| cursor.seal(&key(), org).into_bytes()).collect();
@@ -244,15 +251,15 @@ mod tests {
             match Cursor::open(&key(), org, token) {
                 Ok(_) if golden.iter().any(|known| known == bytes) => Ok(fuzz::Verdict::Read),
                 Ok(cursor) => Err(format!("{cursor:?} was forged")),
-                Err(Unreadable) => Ok(fuzz::Verdict::Refused),
+                Err(InvalidCursor) => Ok(fuzz::Verdict::Refused),
             }
         });
     }
 
     #[test]
     fn the_form_is_fixed_and_hostile_forms_are_refused() {
-        let one = Mark { log_epoch: 1, offset: 300 };
-        let bytes = Cursor::Ascending(Marks::from([(3, one)])).to_bytes();
+        let one = EpochOffset { log_epoch: 1, offset: 300 };
+        let bytes = Cursor::Ascending(OffsetsByPartition::from([(3, one)])).to_bytes();
         // Version, variant, count; partition, epoch and offset as zigzag varints.
         assert_eq!(bytes, [VERSION, 0, 1, 6, 2, 0xd8, 0x04]);
         for (bytes, reason) in [
@@ -264,67 +271,67 @@ mod tests {
             (vec![VERSION, 0, 2, 6, 2, 2, 4, 2, 4], "partitions in another order"),
             (vec![VERSION, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 6, 2, 2], "more partitions than there are bytes"),
         ] {
-            assert_eq!(Cursor::from_bytes(&bytes), Err(Unreadable), "{reason}");
+            assert_eq!(Cursor::from_bytes(&bytes), Err(InvalidCursor), "{reason}");
         }
-        let marks = |count: i32| (0..count).map(|partition| (partition, one)).collect::<Marks>();
+        let offsets = |count: i32| (0..count).map(|partition| (partition, one)).collect::<OffsetsByPartition>();
         let limit = i32::try_from(MAX_PARTITIONS).unwrap();
-        assert!(Cursor::from_bytes(&Cursor::Ascending(marks(limit)).to_bytes()).is_ok());
-        assert_eq!(Cursor::from_bytes(&Cursor::Ascending(marks(limit + 1)).to_bytes()), Err(Unreadable));
-        let descending = Cursor::Descending { start: Marks::new(), reached: marks(limit + 1) };
-        assert_eq!(Cursor::from_bytes(&descending.to_bytes()), Err(Unreadable));
+        assert!(Cursor::from_bytes(&Cursor::Ascending(offsets(limit)).to_bytes()).is_ok());
+        assert_eq!(Cursor::from_bytes(&Cursor::Ascending(offsets(limit + 1)).to_bytes()), Err(InvalidCursor));
+        let descending = Cursor::Descending { start: OffsetsByPartition::new(), reached: offsets(limit + 1) };
+        assert_eq!(Cursor::from_bytes(&descending.to_bytes()), Err(InvalidCursor));
     }
 
-    const LOW: Mark = Mark { log_epoch: 1, offset: 5 };
-    const HIGH: Mark = Mark { log_epoch: 2, offset: 0 };
+    const LOW: EpochOffset = EpochOffset { log_epoch: 1, offset: 5 };
+    const HIGH: EpochOffset = EpochOffset { log_epoch: 2, offset: 0 };
 
     #[test]
     fn another_organization_and_noise_are_refused() {
-        let token = Cursor::Ascending(Marks::new()).seal(&key(), OrgId::generate());
-        assert_eq!(Cursor::open(&key(), OrgId::generate(), &token), Err(Unreadable));
-        assert_eq!(Cursor::open(&key(), OrgId::generate(), "50"), Err(Unreadable));
+        let token = Cursor::Ascending(OffsetsByPartition::new()).seal(&key(), OrgId::generate());
+        assert_eq!(Cursor::open(&key(), OrgId::generate(), &token), Err(InvalidCursor));
+        assert_eq!(Cursor::open(&key(), OrgId::generate(), "50"), Err(InvalidCursor));
     }
 
     #[test]
-    fn an_ascending_cursor_reads_an_unknown_partition_from_its_beginning() {
-        let mut cursor = Cursor::start(Order::Ascending, &Marks::from([(3, HIGH)]));
-        assert_eq!(cursor.range(3), Some(Range::After(None)));
-        cursor.reach(3, HIGH);
-        cursor.reach(3, LOW);
-        assert_eq!(cursor.range(3), Some(Range::After(Some(HIGH))));
-        assert_eq!(cursor.range(4), Some(Range::After(None)));
+    fn ascending_cursor_reads_a_new_partition_from_its_start() {
+        let mut cursor = Cursor::start(SortOrder::Ascending, &OffsetsByPartition::from([(3, HIGH)]));
+        assert_eq!(cursor.range(3), Some(UnreadRange::After(None)));
+        cursor.advance(3, HIGH);
+        cursor.advance(3, LOW);
+        assert_eq!(cursor.range(3), Some(UnreadRange::After(Some(HIGH))));
+        assert_eq!(cursor.range(4), Some(UnreadRange::After(None)));
         assert_eq!(cursor.resume(), cursor);
     }
 
     #[test]
-    fn a_cursor_goes_past_what_was_dropped_and_tells_whether_it_missed_some() {
-        let at = |offset| Mark { log_epoch: 1, offset };
-        let dropped = Marks::from([(3, at(50))]);
+    fn cursor_skips_dropped_events_and_reports_a_gap() {
+        let at = |offset| EpochOffset { log_epoch: 1, offset };
+        let dropped = OffsetsByPartition::from([(3, at(50))]);
         let skipped = |reached: Option<i64>, oldest: Option<i64>| {
             let mut cursor = Cursor::Ascending(reached.map(|offset| (3, at(offset))).into_iter().collect());
-            let missed = cursor.skip(&dropped, &oldest.map(|offset| (3, at(offset))).into_iter().collect());
+            let missed = cursor.skip_dropped(&dropped, &oldest.map(|offset| (3, at(offset))).into_iter().collect());
             (missed, cursor.range(3))
         };
-        assert_eq!(skipped(None, Some(60)), (true, Some(Range::After(Some(at(50))))));
-        assert_eq!(skipped(Some(49), None), (true, Some(Range::After(Some(at(50))))));
-        assert_eq!(skipped(Some(50), Some(60)), (false, Some(Range::After(Some(at(50))))));
+        assert_eq!(skipped(None, Some(60)), (true, Some(UnreadRange::After(Some(at(50))))));
+        assert_eq!(skipped(Some(49), None), (true, Some(UnreadRange::After(Some(at(50))))));
+        assert_eq!(skipped(Some(50), Some(60)), (false, Some(UnreadRange::After(Some(at(50))))));
         assert_eq!(
             skipped(Some(10), Some(40)),
-            (true, Some(Range::After(Some(at(39))))),
+            (true, Some(UnreadRange::After(Some(at(39))))),
             "what is still there is not skipped"
         );
-        assert_eq!(skipped(None, Some(0)), (true, Some(Range::After(None))));
-        let mut descending = Cursor::start(Order::Descending, &Marks::from([(3, at(60))]));
-        assert!(!descending.skip(&dropped, &Marks::new()));
+        assert_eq!(skipped(None, Some(0)), (true, Some(UnreadRange::After(None))));
+        let mut descending = Cursor::start(SortOrder::Descending, &OffsetsByPartition::from([(3, at(60))]));
+        assert!(!descending.skip_dropped(&dropped, &OffsetsByPartition::new()));
     }
 
     #[test]
-    fn a_descending_cursor_stays_below_where_it_began_and_resumes_there() {
-        let mut cursor = Cursor::start(Order::Descending, &Marks::from([(3, HIGH)]));
-        assert_eq!(cursor.range(3), Some(Range::UpTo(HIGH)));
+    fn descending_cursor_stays_below_its_start_and_resumes_there() {
+        let mut cursor = Cursor::start(SortOrder::Descending, &OffsetsByPartition::from([(3, HIGH)]));
+        assert_eq!(cursor.range(3), Some(UnreadRange::UpTo(HIGH)));
         assert_eq!(cursor.range(4), None);
-        cursor.reach(3, LOW);
-        cursor.reach(3, HIGH);
-        assert_eq!(cursor.range(3), Some(Range::Before(LOW)));
-        assert_eq!(cursor.resume(), Cursor::Ascending(Marks::from([(3, HIGH)])));
+        cursor.advance(3, LOW);
+        cursor.advance(3, HIGH);
+        assert_eq!(cursor.range(3), Some(UnreadRange::Before(LOW)));
+        assert_eq!(cursor.resume(), Cursor::Ascending(OffsetsByPartition::from([(3, HIGH)])));
     }
 }

@@ -9,7 +9,7 @@ use sqlx::postgres::PgPool;
 use tenancy::{Caller, Right};
 
 use super::item::{EventRow, Item, event_columns};
-use super::state::InboxState;
+use crate::state::InboxState;
 
 pub(super) async fn event(
     State(state): State<InboxState>,

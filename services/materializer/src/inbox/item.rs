@@ -1,10 +1,9 @@
-//! One event of the inbox: how it comes out of the view and how a reply shows it. Which events are read is the business
-//! of `query`.
+//! One event of the inbox: its row in the view, and its JSON form. `query` selects the rows.
 
 use platform::http::Timestamp;
 use platform::seal::SealingKey;
 use schemas::ids::{EventId, OrgId};
-use schemas::position::Place;
+use schemas::position::Place as LogPosition;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
@@ -13,32 +12,31 @@ use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::cursor::Mark;
-use super::position;
+use super::cursor::EpochOffset;
+use crate::position_token;
 
 /// A row of `view.events`, without its organization.
 #[derive(Debug)]
 pub(super) struct EventRow {
     pub event_id: Uuid,
     /// Where it stands on the log.
-    pub place: Place,
+    pub log_position: LogPosition,
     /// Append time on the log.
     pub accepted_at: OffsetDateTime,
     pub event_type: String,
     /// The producer's text, byte for byte.
     pub payload: Box<RawValue>,
-    /// What the producer says of time.
+    /// Time that the producer gave.
     pub occurred_at: Option<OffsetDateTime>,
     pub source: Option<String>,
-    /// The key that orders it.
     pub ordering_key: Option<String>,
     /// String pairs as a JSON object.
     pub metadata: Option<Box<RawValue>>,
-    /// The name its producer gave it.
+    /// Dedup id that the producer gave.
     pub dedup_id: Option<String>,
     /// When it was acknowledged.
     pub acknowledged_at: Option<OffsetDateTime>,
-    /// All its deliveries together.
+    /// Summary of all its deliveries.
     pub delivery_status: String,
     /// Attempts of all its deliveries.
     pub attempts: i32,
@@ -46,8 +44,8 @@ pub(super) struct EventRow {
 
 impl EventRow {
     /// Where it stands within its partition.
-    pub(super) const fn mark(&self) -> Mark {
-        Mark { log_epoch: self.place.log_epoch, offset: self.place.offset }
+    pub(super) const fn epoch_offset(&self) -> EpochOffset {
+        EpochOffset { log_epoch: self.log_position.log_epoch, offset: self.log_position.offset }
     }
 
     /// Bytes of its payload.
@@ -59,15 +57,15 @@ impl EventRow {
 /// The columns that [`EventRow`] reads, as they follow a `SELECT`.
 macro_rules! event_columns {
     () => {
-        "event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at, source, ordering_key, metadata, \
-         dedup_id, acknowledged_at, delivery_status, attempts"
+        "event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at, \
+         source, ordering_key, metadata, dedup_id, acknowledged_at, delivery_status, attempts"
     };
 }
 pub(crate) use event_columns;
 
 impl FromRow<'_, PgRow> for EventRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let place = Place {
+        let log_position = LogPosition {
             log_epoch: row.try_get("log_epoch")?,
             partition: row.try_get("log_partition")?,
             offset: row.try_get("log_offset")?,
@@ -76,7 +74,7 @@ impl FromRow<'_, PgRow> for EventRow {
         let metadata: Option<Json<Box<RawValue>>> = row.try_get("metadata")?;
         Ok(Self {
             event_id: row.try_get("event_id")?,
-            place,
+            log_position,
             accepted_at: row.try_get("accepted_at")?,
             event_type: row.try_get("event_type")?,
             payload,
@@ -149,7 +147,7 @@ impl Item {
             attempts: row.attempts,
             acknowledged_at: row.acknowledged_at.map(Timestamp),
             leased_until: None,
-            position: position::seal(key, organization, row.place),
+            position: position_token::seal(key, organization, row.log_position),
             duplicate_of: None,
         }
     }
@@ -168,7 +166,7 @@ mod tests {
     fn row(payload: &str) -> EventRow {
         EventRow {
             event_id: Uuid::from_u128(1),
-            place: Place { log_epoch: 1, partition: 2, offset: 3 },
+            log_position: LogPosition { log_epoch: 1, partition: 2, offset: 3 },
             accepted_at: OffsetDateTime::UNIX_EPOCH,
             event_type: "a.b".to_owned(),
             payload: RawValue::from_string(payload.to_owned()).unwrap(),
@@ -184,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payloads_bytes_are_the_producers_and_the_position_opens_again() {
+    fn payload_bytes_are_kept_and_the_position_token_opens() {
         let (key, org) = (SealingKey::from_bytes([9; 32]), OrgId::generate());
         let payload = "{ \"b\" : 1.0e+5,\n \"a\":12345678901234567890123, \"b\":null}";
         let text = serde_json::to_string(&Item::new(row(payload), &key, org)).unwrap();
@@ -196,9 +194,9 @@ mod tests {
             "{text}"
         );
         let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let place = position::open(&key, org, shown["position"].as_str().unwrap());
-        assert_eq!(place, Some(Place { log_epoch: 1, partition: 2, offset: 3 }));
-        assert_eq!(position::open(&key, OrgId::generate(), shown["position"].as_str().unwrap()), None);
+        let log_position = position_token::open(&key, org, shown["position"].as_str().unwrap());
+        assert_eq!(log_position, Some(LogPosition { log_epoch: 1, partition: 2, offset: 3 }));
+        assert_eq!(position_token::open(&key, OrgId::generate(), shown["position"].as_str().unwrap()), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `GET /inbox`: one page, waited for when asked.
+//! `GET /inbox`: one page; with `wait`, a long poll.
 
 use std::time::Duration;
 
@@ -13,28 +13,28 @@ use tenancy::{Authenticator, Caller, PresentedKey, Right};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::cursor::{Cursor, Order, Range};
+use super::advance_cursor::advance_cursor;
+use super::bounds::{PartitionBounds, read_bounds};
+use super::cursor::{Cursor, SortOrder, UnreadRange};
 use super::item::{EventRow, Item};
-use super::merge::{Source, merge};
-use super::page;
-use super::query::{self, COUNTED_EXACTLY, Extent, Slice};
+use super::merge::{PartitionRows, merge};
+use super::query::{self, COUNTED_EXACTLY, PartitionQuery};
 use super::request::{Defaults, ListRequest};
-use super::seek;
-use super::state::{InboxState, ReadError};
+use super::time_window::find_window;
+use crate::state::{InboxState, ReadError};
 
-/// How often a read by status looks again while it waits: a status changes without anything arriving.
+/// How often a waiting read by status polls the view: a status changes without a new event.
 const STATUS_RECHECK: Duration = Duration::from_millis(500);
 
 #[derive(Serialize)]
-struct Body {
+struct InboxPage {
     events: Vec<Item>,
     next_cursor: Option<String>,
     resume_cursor: String,
     has_more: bool,
     /// When the oldest event that can still be read was accepted.
     oldest_available: Option<Timestamp>,
-    /// Events behind the cursor were dropped before they were read: their retention was over. The page begins at the
-    /// oldest.
+    /// Whether events after the cursor expired before they were read. The page then starts at the oldest event.
     gap: bool,
     pagination: Pagination,
 }
@@ -51,8 +51,7 @@ struct Pagination {
     total_is_lower_bound: bool,
 }
 
-/// What was read, and how far.
-struct Page {
+struct ReadPage {
     rows: Vec<EventRow>,
     has_more: bool,
     cursor: Cursor,
@@ -72,35 +71,41 @@ pub(super) async fn list(
     let mut request = ListRequest::parse(&params, defaults(context.dialect), &state.inbox.sealing, organization)?;
     request.filter.restrict(caller.event_types.as_deref());
     state.inbox.read_your_writes.catch_up(organization, &request.min_positions).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let page = read_or_wait(&state, organization, &request).await?;
-    let waited = if request.wait.is_zero() { Duration::ZERO } else { begun.elapsed() };
+    let waited = if request.wait.is_zero() { Duration::ZERO } else { started.elapsed() };
     if !waited.is_zero() {
-        // A key that was revoked meanwhile gets nothing of what came after.
+        // A key that was revoked during the wait must not see later events.
         presented.authenticate_again(&Authenticator::from_ref(&state)).await?;
     }
-    // Counted last: what is waited for changes the count.
+    // Counted after the wait, because new events change the count.
     let open = match request.cursor {
         Some(_) => None,
         None => Some(count_open(&state, organization, caller.event_types.as_deref()).await?),
     };
-    let mut response = Json(body(&state, organization, request, page, open)).into_response();
+    let mut response = Json(page_response(&state, organization, request, page, open)).into_response();
     response.extensions_mut().insert(DeliberateWait(waited));
     Ok(response)
 }
 
 fn defaults(dialect: Dialect) -> Defaults {
     match dialect {
-        Dialect::Canonical => Defaults { limit: 50, order: Order::Ascending },
-        Dialect::Api => Defaults { limit: 100, order: Order::Descending },
+        Dialect::Canonical => Defaults { limit: 50, order: SortOrder::Ascending },
+        Dialect::Api => Defaults { limit: 100, order: SortOrder::Descending },
     }
 }
 
-fn body(state: &InboxState, organization: OrgId, request: ListRequest, page: Page, open: Option<i64>) -> Body {
+fn page_response(
+    state: &InboxState,
+    organization: OrgId,
+    request: ListRequest,
+    page: ReadPage,
+    open: Option<i64>,
+) -> InboxPage {
     let key = &state.inbox.sealing;
     let next_cursor = page.has_more.then(|| page.cursor.seal(key, organization));
     let total = open.map(|open| open.min(COUNTED_EXACTLY));
-    Body {
+    InboxPage {
         resume_cursor: page.cursor.resume().seal(key, organization),
         has_more: page.has_more,
         oldest_available: page.oldest_at.map(Timestamp),
@@ -119,9 +124,9 @@ fn body(state: &InboxState, organization: OrgId, request: ListRequest, page: Pag
     }
 }
 
-/// Reads a page; an empty one is read again when something arrives, until the request's wait is over or the process
+/// Reads a page. Reads an empty page again when an event arrives, until the request's wait is over or the process
 /// stops.
-async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<Page, Problem> {
+async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<ReadPage, Problem> {
     let deadline = Instant::now() + request.wait;
     let page = read(state, organization, request).await?;
     if !page.rows.is_empty() || request.wait.is_zero() {
@@ -144,7 +149,7 @@ async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListReq
     }
 }
 
-async fn read(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<Page, ReadError> {
+async fn read(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<ReadPage, ReadError> {
     let reading = async { read_page(&mut *state.inbox.pool.acquire().await?, organization, request).await };
     state.inbox.within_budget(reading).await
 }
@@ -159,29 +164,29 @@ async fn read_page(
     connection: &mut PgConnection,
     organization: OrgId,
     request: &ListRequest,
-) -> Result<Page, sqlx::Error> {
-    // Read before the rows: whatever lies at or before these heads and is not on the page was not wanted.
-    let holdings = query::holdings(connection, organization).await?;
-    let heads = holdings.heads();
+) -> Result<ReadPage, sqlx::Error> {
+    // Read before the rows: the filter excludes every event up to these offsets that is not on the page.
+    let bounds = read_bounds(connection, organization).await?;
+    let newest = bounds.newest();
     let mut cursor =
-        request.cursor.as_ref().map_or_else(|| Cursor::start(request.order, &heads), |(_, cursor)| cursor.clone());
-    let gap = cursor.skip(&holdings.dropped, &holdings.oldest()) && request.cursor.is_some();
-    let mut sources = Vec::with_capacity(holdings.extents.len());
-    for extent in holdings.extents.iter().filter(|_| !request.filter.is_empty()) {
-        if let Some(range) = cursor.range(extent.partition) {
-            sources.push(read_partition(connection, organization, request, extent, range).await?);
+        request.cursor.as_ref().map_or_else(|| Cursor::start(request.order, &newest), |(_, cursor)| cursor.clone());
+    let gap = cursor.skip_dropped(&bounds.dropped, &bounds.oldest()) && request.cursor.is_some();
+    let mut sources = Vec::with_capacity(bounds.partitions.len());
+    for partition in bounds.partitions.iter().filter(|_| !request.filter.is_empty()) {
+        if let Some(range) = cursor.range(partition.partition) {
+            sources.push(read_partition(connection, organization, request, partition, range).await?);
         }
     }
     let merged = merge(sources, request.order, request.limit);
-    // What did not pass a final filter never will: the next page need not go over it again.
-    let passed = request.filter.is_final().then_some(&heads);
-    page::turn(&mut cursor, &merged, EventRow::mark, passed);
-    Ok(Page {
+    // Events that a final filter excludes stay excluded: the next page need not read them again.
+    let passed = request.filter.is_final().then_some(&newest);
+    advance_cursor(&mut cursor, &merged, EventRow::epoch_offset, passed);
+    Ok(ReadPage {
         rows: merged.rows.into_iter().map(|(_, row)| row).collect(),
         has_more: merged.has_more,
         cursor,
         gap,
-        oldest_at: holdings.extents.iter().map(|extent| extent.oldest_at).min(),
+        oldest_at: bounds.partitions.iter().map(|partition| partition.oldest_at).min(),
     })
 }
 
@@ -189,14 +194,14 @@ async fn read_partition(
     connection: &mut PgConnection,
     organization: OrgId,
     request: &ListRequest,
-    extent: &Extent,
-    range: Range,
-) -> Result<Source<EventRow>, sqlx::Error> {
-    // The usual poll: everything was read already.
-    if matches!(range, Range::After(Some(mark)) if mark >= extent.newest) {
-        return Ok(Source { partition: extent.partition, rows: Vec::new(), more: false });
+    bounds: &PartitionBounds,
+    range: UnreadRange,
+) -> Result<PartitionRows<EventRow>, sqlx::Error> {
+    // The usual poll: there is nothing new.
+    if matches!(range, UnreadRange::After(Some(epoch_offset)) if epoch_offset >= bounds.newest) {
+        return Ok(PartitionRows { partition: bounds.partition, rows: Vec::new(), more: false });
     }
-    let window = seek::window(connection, organization, extent, &request.filter).await?;
-    let slice = Slice { organization, extent, range, window, filter: &request.filter, limit: request.limit };
-    query::rows(connection, &slice).await
+    let window = find_window(connection, organization, bounds, &request.filter).await?;
+    let query = PartitionQuery { organization, bounds, range, window, filter: &request.filter, limit: request.limit };
+    query::read_events(connection, &query).await
 }

@@ -1,17 +1,16 @@
-//! What a reader asks of the inbox: the query parameters of `GET /inbox`, checked. Pure. Reading is the business of
-//! `query` and `list`.
+//! The validated query parameters of `GET /inbox`. Pure.
 
 use std::time::Duration;
 
 use platform::http::{Problem, QueryParams};
 use platform::seal::SealingKey;
 use schemas::ids::OrgId;
-use schemas::position::Place;
+use schemas::position::Place as LogPosition;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::cursor::{Cursor, Order};
-use super::position;
+use super::cursor::{Cursor, SortOrder};
+use crate::position_token;
 
 const MAX_LIMIT: usize = 1000;
 const MAX_WAIT_SECONDS: u64 = 30;
@@ -19,15 +18,15 @@ const MAX_TYPE_CHARACTERS: usize = 255;
 /// Bound of each repeatable parameter.
 const MAX_REPEATS: usize = 100;
 
-/// What holds for a parameter that is absent.
+/// Values of absent parameters.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
     /// Events on a page.
     pub limit: usize,
-    pub order: Order,
+    pub order: SortOrder,
 }
 
-/// How an event's deliveries stand, all together.
+/// Summary of an event's deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeliveryStatus {
     /// None has ended, or there is none.
@@ -40,7 +39,7 @@ pub(super) enum DeliveryStatus {
     Failed,
 }
 
-/// Which events are wanted.
+/// Which events to return.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Filter {
     /// One of these types; `None`: any.
@@ -55,8 +54,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Whether an event that does not pass now never will. Then a reading that has come to the end need not come back
-    /// to it.
+    /// Whether an event that does not match now never will. Then the cursor may move past it.
     pub(super) const fn is_final(&self) -> bool {
         self.status.is_none() && self.until.is_none()
     }
@@ -82,12 +80,12 @@ pub(super) struct ListRequest {
     /// Events on a page, 1 to 1,000.
     pub limit: usize,
     /// Direction; the cursor's when there is one.
-    pub order: Order,
-    /// Where to go on, as it was sent and as it reads.
+    pub order: SortOrder,
+    /// The cursor, as sent and parsed.
     pub cursor: Option<(String, Cursor)>,
     pub filter: Filter,
-    /// What the view must have reached first.
-    pub min_positions: Vec<Place>,
+    /// The view must have reached these positions first.
+    pub min_positions: Vec<LogPosition>,
     /// How long to wait for a first event, at most 30 s.
     pub wait: Duration,
 }
@@ -117,7 +115,7 @@ impl ListRequest {
             include_acknowledged: given.flag("include_acknowledged")?.unwrap_or(false),
         };
         let min_positions = repeated(given, "min_position")?.into_iter().map(|token| {
-            position::open(key, organization, token).ok_or_else(|| {
+            position_token::open(key, organization, token).ok_or_else(|| {
                 QueryParams::invalid("min_position", "is not a position that this organization was given")
             })
         });
@@ -132,7 +130,12 @@ impl ListRequest {
     }
 }
 
-fn parse_cursor(token: &str, wanted: Option<Order>, key: &SealingKey, organization: OrgId) -> Result<Cursor, Problem> {
+fn parse_cursor(
+    token: &str,
+    wanted: Option<SortOrder>,
+    key: &SealingKey,
+    organization: OrgId,
+) -> Result<Cursor, Problem> {
     let unreadable = |_| QueryParams::invalid("cursor", "is not a cursor that this organization was given");
     let cursor = Cursor::open(key, organization, token).map_err(unreadable)?;
     // Without an explicit order the cursor says which: /api reads newest first, and its resume cursor goes up.
@@ -151,10 +154,10 @@ fn repeated<'a>(given: &'a QueryParams, name: &str) -> Result<Vec<&'a str>, Prob
     }
 }
 
-fn parse_order(text: &str) -> Result<Order, Problem> {
+fn parse_order(text: &str) -> Result<SortOrder, Problem> {
     match text {
-        "asc" => Ok(Order::Ascending),
-        "desc" => Ok(Order::Descending),
+        "asc" => Ok(SortOrder::Ascending),
+        "desc" => Ok(SortOrder::Descending),
         _ => Err(QueryParams::invalid("order", "must be asc or desc")),
     }
 }
@@ -189,10 +192,10 @@ fn parse_event_types(names: Vec<&str>) -> Result<Option<Vec<String>>, Problem> {
 mod tests {
     use time::macros::datetime;
 
-    use super::super::cursor::Marks;
+    use super::super::cursor::OffsetsByPartition;
     use super::*;
 
-    const DEFAULTS: Defaults = Defaults { limit: 50, order: Order::Ascending };
+    const DEFAULTS: Defaults = Defaults { limit: 50, order: SortOrder::Ascending };
 
     fn key() -> SealingKey {
         SealingKey::from_bytes([3; 32])
@@ -208,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_takes_the_mounts_defaults() {
+    fn absent_parameters_get_the_defaults() {
         let request = parse("unknown=x").unwrap();
-        assert_eq!((request.limit, request.order, request.wait), (50, Order::Ascending, Duration::ZERO));
+        assert_eq!((request.limit, request.order, request.wait), (50, SortOrder::Ascending, Duration::ZERO));
         assert_eq!(request.filter, Filter::default());
     }
 
@@ -219,7 +222,10 @@ mod tests {
         let query = "limit=1000&order=desc&event_type=a&event_type=b&status=failed&since=2026-11-21T09:00:00%2B01:00\
                      &until=2026-11-22T00:00:00Z&include_acknowledged=true&wait=30";
         let request = parse(query).unwrap();
-        assert_eq!((request.limit, request.order, request.wait), (1000, Order::Descending, Duration::from_secs(30)));
+        assert_eq!(
+            (request.limit, request.order, request.wait),
+            (1000, SortOrder::Descending, Duration::from_secs(30))
+        );
         let filter = request.filter;
         assert_eq!(filter.event_types, Some(vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!(filter.since, Some(datetime!(2026-11-21 8:00 UTC)));
@@ -228,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_or_unreadable_is_named() {
+    fn invalid_parameters_are_named_in_the_error() {
         let bad = [
             "limit=0",
             "limit=1001",
@@ -260,8 +266,8 @@ mod tests {
     #[test]
     fn a_cursor_brings_its_order_and_refuses_the_other() {
         let org = OrgId::generate();
-        let down = Cursor::start(Order::Descending, &Marks::new()).seal(&key(), org);
-        assert_eq!(parse_for(org, &format!("cursor={down}")).unwrap().order, Order::Descending);
+        let down = Cursor::start(SortOrder::Descending, &OffsetsByPartition::new()).seal(&key(), org);
+        assert_eq!(parse_for(org, &format!("cursor={down}")).unwrap().order, SortOrder::Descending);
         assert_eq!(
             parse_for(org, &format!("cursor={down}&order=asc")).unwrap_err().detail(),
             "cursor goes in the other order"
@@ -270,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restricted_key_sees_what_it_asks_for_only_where_it_may() {
+    fn filter_is_restricted_to_the_keys_event_types() {
         let allowed = ["a".to_owned(), "b".to_owned()];
         let mut all = Filter::default();
         all.restrict(Some(&allowed));

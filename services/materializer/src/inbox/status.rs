@@ -12,13 +12,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::event::find;
-use super::state::InboxState;
+use crate::state::InboxState;
 
 /// Far above the endpoints that one event can match.
 const MAX_DELIVERIES: i64 = 1_000;
 
 #[derive(Debug, Serialize)]
-pub(super) struct Body {
+pub(super) struct EventStatus {
     event_id: EventId,
     status: String,
     attempts: i32,
@@ -72,11 +72,11 @@ pub(super) async fn status(
     State(state): State<InboxState>,
     caller: Caller,
     PathId(id): PathId<EventId>,
-) -> Result<Json<Body>, Problem> {
+) -> Result<Json<EventStatus>, Problem> {
     let event = find(&state, &caller, id).await?;
     let event_id = EventId::from_uuid(event.event_id);
     let deliveries = state.inbox.within_budget(read(&state.inbox.pool, caller.org_id, event_id)).await?;
-    Ok(Json(Body {
+    Ok(Json(EventStatus {
         event_id,
         status: event.delivery_status,
         attempts: event.attempts,
@@ -97,8 +97,8 @@ fn latest(deliveries: &[Delivery], counts: impl Fn(&Delivery) -> bool) -> Option
 
 async fn read(pool: &PgPool, organization: OrgId, event: EventId) -> Result<Vec<Delivery>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT delivery_id, event_id, endpoint_id, event_type, status, attempts, next_attempt_at, last_status_code, last_error, created_at,
-                last_started_at
+        "SELECT delivery_id, event_id, endpoint_id, event_type, status, attempts, next_attempt_at, last_status_code,
+                last_error, created_at, last_started_at
          FROM view.deliveries WHERE org_id = $1 AND event_id = $2 ORDER BY created_at, delivery_id LIMIT $3",
     )
     .bind(organization.as_uuid())

@@ -1,4 +1,4 @@
-//! The cursor of `GET /rejected`: the row that a reading has come to. Sealed per organization, like that of the inbox.
+//! The cursor of `GET /rejected`: the last row that was shown. Sealed per organization, like the inbox cursor.
 
 use platform::seal::SealingKey;
 use schemas::ids::OrgId;
@@ -6,13 +6,13 @@ use time::OffsetDateTime;
 
 /// Purpose of the sealed token.
 const PURPOSE: &str = "rejected";
-/// First byte of the sealed bytes; another layout gets another one.
+/// First byte of the sealed bytes; every change of the layout changes it.
 const VERSION: u8 = 1;
 
-/// The last row that was shown, by what the rows are sorted by.
+/// The sort key of the last row that was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cursor {
-    /// Append time. PostgreSQL has it in microseconds, and so it comes back.
+pub(super) struct RejectedCursor {
+    /// Append time, in the microseconds that PostgreSQL stores.
     pub(super) appended_at: OffsetDateTime,
     /// Full name of the topic.
     pub(super) topic: String,
@@ -22,7 +22,7 @@ pub(super) struct Cursor {
     pub(super) offset: i64,
 }
 
-impl Cursor {
+impl RejectedCursor {
     /// The token that a client carries.
     pub(super) fn seal(&self, key: &SealingKey, organization: OrgId) -> String {
         key.seal_token(PURPOSE, organization.as_uuid().as_bytes(), &self.to_bytes())
@@ -70,21 +70,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_comes_back_as_it_went(
-            micros in 0..253_402_300_799_999_999_i64, topic in "[a-z.]{0,30}", partition in 0..=i32::MAX, log_epoch in 0..=i32::MAX,
+        fn cursor_round_trips(
+            micros in 0..253_402_300_799_999_999_i64, topic in "[a-z.]{0,30}",
+            partition in 0..=i32::MAX, log_epoch in 0..=i32::MAX,
             offset in 0..=i64::MAX,
         ) {
             let appended_at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap();
-            let cursor = Cursor { appended_at, topic, partition, log_epoch, offset };
+            let cursor = RejectedCursor { appended_at, topic, partition, log_epoch, offset };
             let (key, org) = (SealingKey::from_bytes([1; 32]), OrgId::generate());
-            prop_assert_eq!(Cursor::open(&key, org, &cursor.seal(&key, org)), Some(cursor.clone()));
-            prop_assert_eq!(Cursor::open(&key, OrgId::generate(), &cursor.seal(&key, org)), None);
+            prop_assert_eq!(RejectedCursor::open(&key, org, &cursor.seal(&key, org)), Some(cursor.clone()));
+            prop_assert_eq!(RejectedCursor::open(&key, OrgId::generate(), &cursor.seal(&key, org)), None);
         }
 
         #[test]
-        fn hostile_bytes_are_refused_or_read_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _read = Cursor::from_bytes(&bytes);
-            let _framed = Cursor::from_bytes(&[&[VERSION], &bytes[..]].concat());
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _read = RejectedCursor::from_bytes(&bytes);
+            let _framed = RejectedCursor::from_bytes(&[&[VERSION], &bytes[..]].concat());
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Rejected records: those that became dead letters, as the tenant whose key they have may see them. `rows` writes them
-//! into the view and takes them away, `list` shows them, `cursor` is the place within a reading.
+//! Rejected records: dead letters as the tenant that owns their key may see them. `rows` writes and deletes the rows of
+//! the view, `list` shows them, `cursor` is the paging cursor.
 //!
-//! The dead letters themselves, with their bytes, are the projector's and an operator's business.
+//! Tenants never see the bytes of a dead letter; `dead_letters` keeps those for operators.
 
 mod cursor;
 mod list;
@@ -10,7 +10,7 @@ pub(crate) mod rows;
 use axum::Router;
 use axum::routing::get;
 
-use crate::inbox::InboxState;
+use crate::state::InboxState;
 
 /// The route, relative to a mount.
 pub(crate) fn routes() -> Router<InboxState> {

@@ -1,6 +1,6 @@
-//! Rows of `rejected`: which places of the log were refused, and what of it a tenant may know. Written in the
-//! transaction that moves the position past the record. A decision: whoever reads the log again passes over what was
-//! refused ([`refused`]).
+//! Rows of `rejected`: the log positions that were rejected, and the reason that a tenant may see. They are written in
+//! the transaction that moves the consumer position past the record. A rejection is final: when the log is read again,
+//! the projector skips these records ([`find_rejected`]).
 
 use std::collections::BTreeSet;
 
@@ -13,11 +13,11 @@ use schemas::unix_time::from_millis;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
-/// Class of the dead letter that a row becomes which PostgreSQL refuses.
+/// Error class of a record whose row PostgreSQL refuses.
 pub(crate) const REFUSED_BY_DATABASE: &str = "refused_by_database";
 
-pub(crate) struct Row<'a> {
-    /// Whose tenants are told of it, when there is such an organization.
+pub(crate) struct RejectedRow<'a> {
+    /// The organization that sees the row, if it exists.
     org_id: Option<Uuid>,
     record: &'a Record,
     log_epoch: i32,
@@ -25,38 +25,38 @@ pub(crate) struct Row<'a> {
     message: String,
 }
 
-impl<'a> Row<'a> {
-    /// `None` where nothing is to be remembered: an ack or attempt that nobody could read may be read later, and no
-    /// tenant writes attempts.
+impl<'a> RejectedRow<'a> {
+    /// `None` if no row is needed: an unreadable ack or attempt may be readable later, and tenants do not write
+    /// attempts.
     pub(crate) fn of(record: &'a Record, reason: &Unreadable, log_epoch: i32, topics: &TopicNames) -> Option<Self> {
         let org_id = record
             .key
             .as_deref()
             .and_then(|key| std::str::from_utf8(key).ok()?.parse::<OrgId>().ok())
             .map(|org| org.as_uuid());
-        let is_remembered = *record.topic == *topics.events || (*record.topic == *topics.acks && org_id.is_some());
-        is_remembered.then(|| Self { org_id, record, log_epoch, class: reason.class, message: told(reason) })
+        let needs_row = *record.topic == *topics.events || (*record.topic == *topics.acks && org_id.is_some());
+        needs_row.then(|| Self { org_id, record, log_epoch, class: reason.class, message: message_for_tenant(reason) })
     }
 }
 
-/// The reason as a tenant may read it: nothing of the database, and not which other organization is named.
-fn told(reason: &Unreadable) -> String {
+/// The reason without database errors and without the id of another organization.
+fn message_for_tenant(reason: &Unreadable) -> String {
     match reason.class {
         REFUSED_BY_DATABASE => "the record holds something that cannot be stored".to_owned(),
         "organization_mismatch" => "the value names another organization than the key".to_owned(),
-        // PostgreSQL takes every other character.
+        // PostgreSQL accepts every other character.
         _ => reason.message.replace('\0', "\u{fffd}"),
     }
 }
 
-/// Writes the rows; those of an organization that does not exist without its name. A row that is there already stays as
-/// it is.
-pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+/// Writes the rows. A row of an unknown organization gets no org_id. An existing row stays as it is.
+pub(crate) async fn insert(connection: &mut PgConnection, rows: &[RejectedRow<'_>]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
+        "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class,
+                               message)
          SELECT o.id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message
          FROM UNNEST($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::bigint[], $6::timestamptz[], $7::text[],
                      $8::text[])
@@ -78,8 +78,8 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     Ok(())
 }
 
-/// Which of these positions of a topic were refused when they were read first.
-pub(crate) async fn refused(
+/// Those of these positions of a topic that were rejected when the projector read them first.
+pub(crate) async fn find_rejected(
     pool: &PgPool,
     topic: &str,
     positions: &[LogPosition],
@@ -100,8 +100,8 @@ pub(crate) async fn refused(
     Ok(found.into_iter().map(position).collect())
 }
 
-/// Takes away up to 1000 rows that are older than 30 days, as long as the dead letters themselves are kept, and below
-/// the floor, where no reading of the log takes their records. Answers how many.
+/// Deletes up to 1000 rows that are older than 30 days (dead letters are kept as long) and below the retention floor,
+/// where their records are not read again. Returns the number of deleted rows.
 pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let swept = sqlx::query(
         "DELETE FROM rejected WHERE ctid IN (
@@ -136,24 +136,24 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_event_is_remembered_and_a_tenant_is_told_of_what_has_its_key_on_the_topics_that_tenants_write() {
+    fn rejected_events_get_a_row_and_tenants_see_their_own() {
         let topics = TopicNames::with_prefix("p.");
         let org = OrgId::generate();
-        let told = |topic: &str, key: Option<&str>| {
-            Row::of(&record(topic, key), &reason("malformed"), 1, &topics).map(|row| row.org_id)
+        let org_of = |topic: &str, key: Option<&str>| {
+            RejectedRow::of(&record(topic, key), &reason("malformed"), 1, &topics).map(|row| row.org_id)
         };
         let key = org.to_string();
-        assert_eq!(told(&topics.events, Some(&key)), Some(Some(org.as_uuid())));
-        assert_eq!(told(&topics.acks, Some(&key)), Some(Some(org.as_uuid())));
-        assert_eq!((told(&topics.events, Some("shop")), told(&topics.events, None)), (Some(None), Some(None)));
-        assert_eq!((told(&topics.deliveries, Some(&key)), told(&topics.acks, None)), (None, None));
+        assert_eq!(org_of(&topics.events, Some(&key)), Some(Some(org.as_uuid())));
+        assert_eq!(org_of(&topics.acks, Some(&key)), Some(Some(org.as_uuid())));
+        assert_eq!((org_of(&topics.events, Some("shop")), org_of(&topics.events, None)), (Some(None), Some(None)));
+        assert_eq!((org_of(&topics.deliveries, Some(&key)), org_of(&topics.acks, None)), (None, None));
     }
 
     #[test]
-    fn a_tenant_is_told_nothing_of_the_inside_and_of_no_other_tenant() {
+    fn tenant_sees_no_internals_and_no_other_tenant() {
         for class in [REFUSED_BY_DATABASE, "organization_mismatch"] {
-            assert!(!told(&reason(class)).contains("0192"));
+            assert!(!message_for_tenant(&reason(class)).contains("0192"));
         }
-        assert_eq!(told(&reason("malformed")), "SELECT 0192\u{fffd}");
+        assert_eq!(message_for_tenant(&reason("malformed")), "SELECT 0192\u{fffd}");
     }
 }

@@ -10,7 +10,8 @@ use crate::inbox::harness::{Bench, START, text};
 /// Puts a row into the view as the projector would.
 async fn reject(bench: &Bench, organization: OrgId, topic: &str, offset: i64, at: OffsetDateTime) {
     sqlx::query(
-        "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
+        "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class,
+                               message)
          VALUES ($1, $2, 3, 1, $3, $4, 'malformed', 'no JSON')",
     )
     .bind(organization.as_uuid())
@@ -27,7 +28,7 @@ fn offsets(page: &Value) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn rejected_records_are_paged_newest_first_without_gap_or_repeat_while_more_arrive() {
+async fn rejected_records_are_paged_newest_first() {
     let bench = Bench::start().await;
     let events = bench.topics().events.clone();
     for offset in 0..25 {
@@ -46,7 +47,7 @@ async fn rejected_records_are_paged_newest_first_without_gap_or_repeat_while_mor
 }
 
 #[tokio::test]
-async fn a_rejected_record_shows_time_reason_and_place() {
+async fn rejected_record_shows_time_reason_and_position() {
     let bench = Bench::start().await;
     let (events, acks) = (bench.topics().events.clone(), bench.topics().acks.clone());
     reject(&bench, bench.alpha, &events, 7, START).await;
@@ -59,15 +60,15 @@ async fn a_rejected_record_shows_time_reason_and_place() {
     );
     assert_eq!(
         event,
-        serde_json::json!({"time": "2026-11-21T09:00:00.000Z", "error_code": "malformed", "message": "no JSON", "topic": events,
-                           "partition": 3, "offset": 7, "position": null})
+        serde_json::json!({"time": "2026-11-21T09:00:00.000Z", "error_code": "malformed", "message": "no JSON",
+                           "topic": events, "partition": 3, "offset": 7, "position": null})
     );
     let ack = &page["rejected"][1];
     assert!(ack["topic"] == acks && ack["position"].is_null());
 }
 
 #[tokio::test]
-async fn rejected_records_are_shown_to_their_organization_and_to_keys_that_may_consume() {
+async fn rejected_records_need_the_organization_and_consume_right() {
     let bench = Bench::start().await;
     let events = bench.topics().events.clone();
     for offset in 0..3 {

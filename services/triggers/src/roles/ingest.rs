@@ -8,7 +8,7 @@ use axum::Router;
 use clap::Args;
 use dispatcher::{EgressPolicy, WebhookArgs};
 use ingest::IngestState;
-use materializer::inbox::{InboxState, READ_SETTINGS};
+use materializer::{InboxState, READ_SETTINGS};
 use platform::health::Health;
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::producer::ProducerSettings;
@@ -148,7 +148,7 @@ impl Api {
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
         let api = Router::new()
             .merge(ingest::routes(ingest))
-            .merge(materializer::inbox::routes(inbox))
+            .merge(materializer::routes(inbox))
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
         let router = platform::http::mount(api, MountOptions::default())

@@ -35,7 +35,9 @@ impl Flusher {
                     acknowledged.extend(acks.iter().zip(0_i32..).map(|(ack, nth)| acks::Row { record, ack, nth }))
                 }
                 Content::Attempt(attempt) => attempted.push(attempts::Row { record, attempt }),
-                Content::Dead(reason) => refused.extend(rejected::Row::of(record, reason, log_epoch, &self.topics)),
+                Content::Dead(reason) => {
+                    refused.extend(rejected::RejectedRow::of(record, reason, log_epoch, &self.topics))
+                }
                 Content::Expired(org) => expired.note(*org, log_epoch, record),
                 Content::Skipped => {}
             }

@@ -52,7 +52,8 @@ impl Flusher {
             .map(|item| (position_of(item, holds), item))
             .collect();
         let positions: Vec<LogPosition> = events.iter().map(|(position, _)| *position).collect();
-        let refused = self.until_answered(|| rejected::refused(&self.pool, &self.topics.events, &positions)).await?;
+        let refused =
+            self.until_answered(|| rejected::find_rejected(&self.pool, &self.topics.events, &positions)).await?;
         for (_, item) in events.iter_mut().filter(|(position, _)| refused.contains(position)) {
             item.content = Content::Skipped;
         }

@@ -18,15 +18,15 @@ use crate::projector::harness::{Projecting, event};
 const PARTITIONS: i32 = 3;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An ack as it stands on the log.
+/// An ack record on the log.
 #[derive(Debug, Clone)]
-pub(super) struct Written {
+pub(super) struct AckRecord {
     pub key: String,
     pub headers: HashMap<String, String>,
     pub ack: (OrgId, EventId),
 }
 
-impl Written {
+impl AckRecord {
     fn of(record: &OwnedMessage) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let ack = schemas::codec::decode_ack(record.payload().unwrap()).unwrap();
@@ -58,7 +58,7 @@ pub(super) async fn accept(bench: &Bench, count: usize) -> Vec<(EventId, Appende
     accepted
 }
 
-/// As [`accept`], and waits until the view shows the last one. Answers the ids in log order.
+/// As [`accept`], and waits until the view shows the last one. Returns the ids in log order.
 pub(super) async fn accept_and_show(bench: &Bench, count: usize) -> Vec<EventId> {
     let ids: Vec<EventId> = accept(bench, count).await.into_iter().map(|(id, _)| id).collect();
     let last = format!("/v1/events/{}", ids[count - 1]);
@@ -76,6 +76,6 @@ pub(super) fn project(bench: &Bench) -> Projecting {
 }
 
 /// All acks on the log up to now.
-pub(super) async fn written(bench: &Bench) -> Vec<Written> {
-    read_topic(&bench.kafka.brokers, &bench.topics().acks).await.iter().map(Written::of).collect()
+pub(super) async fn written(bench: &Bench) -> Vec<AckRecord> {
+    read_topic(&bench.kafka.brokers, &bench.topics().acks).await.iter().map(AckRecord::of).collect()
 }

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::log::{PATIENCE, accept, accept_and_show, create_topics, project, written};
-use crate::inbox::harness::{Answer, Bench, Row, START, ids, row, text};
+use crate::inbox::harness::{Answer, Bench, START, ViewEvent, ids, row, text};
 
 fn routes(id: EventId) -> [(Method, String); 8] {
     [
@@ -76,7 +76,7 @@ async fn each_route_acknowledges_once_and_answers_the_same_again() {
 }
 
 #[tokio::test]
-async fn the_trace_of_the_request_stands_on_the_record() {
+async fn ack_record_carries_the_trace_headers() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
     let shown = row(0, 0);
@@ -91,10 +91,10 @@ async fn the_trace_of_the_request_stands_on_the_record() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_callers_answers_404_and_leaves_no_trace() {
+async fn events_of_others_answer_404_and_write_no_ack() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
-    let (foreign, hidden) = (row(0, 0), Row { event_type: "b".to_owned(), ..row(0, 1) });
+    let (foreign, hidden) = (row(0, 0), ViewEvent { event_type: "b".to_owned(), ..row(0, 1) });
     bench.show(bench.beta, std::slice::from_ref(&foreign)).await;
     bench.show(bench.alpha, std::slice::from_ref(&hidden)).await;
     let narrow = bench.restricted_key(&["a"]).await;
@@ -116,7 +116,7 @@ async fn what_is_not_the_callers_answers_404_and_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn many_are_acknowledged_with_one_result_per_distinct_id_in_order() {
+async fn ack_many_returns_one_result_per_distinct_id_in_order() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
     let projecting = project(&bench);
@@ -160,7 +160,7 @@ async fn many_are_acknowledged_with_one_result_per_distinct_id_in_order() {
 }
 
 #[tokio::test]
-async fn a_request_to_acknowledge_many_that_is_not_sound_has_the_mounts_invalid_code() {
+async fn invalid_ack_many_request_gets_the_mounts_error_code() {
     let bench = Bench::start().await;
     let too_many = json!({"event_ids": vec!["x"; 1_001]}).to_string();
     let bad = [
@@ -182,7 +182,7 @@ async fn a_request_to_acknowledge_many_that_is_not_sound_has_the_mounts_invalid_
 }
 
 #[tokio::test]
-async fn an_ack_that_the_view_does_not_show_in_time_is_202_and_stays() {
+async fn ack_not_yet_in_the_view_answers_202() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
     let projecting = project(&bench);
@@ -207,7 +207,7 @@ async fn an_ack_that_the_view_does_not_show_in_time_is_202_and_stays() {
 }
 
 #[tokio::test]
-async fn an_event_accepted_a_moment_ago_is_waited_for_before_it_is_acknowledged() {
+async fn ack_waits_for_an_event_that_was_just_accepted() {
     let bench = Bench::start().await;
     create_topics(&bench).await;
     let projecting = project(&bench);
@@ -224,9 +224,9 @@ async fn an_event_accepted_a_moment_ago_is_waited_for_before_it_is_acknowledged(
 }
 
 #[tokio::test]
-async fn without_kafka_an_ack_answers_503_and_says_that_repeating_is_safe() {
+async fn ack_without_kafka_answers_503_and_may_be_repeated() {
     let bench = Bench::start_with(|url| PostgresConfig::new(url), Some("127.0.0.1:1")).await;
-    let rows = [row(0, 0), Row { acknowledged_at: Some(START), ..row(0, 1) }];
+    let rows = [row(0, 0), ViewEvent { acknowledged_at: Some(START), ..row(0, 1) }];
     bench.show(bench.alpha, &rows).await;
     let open = [
         ack(&bench, Method::DELETE, &format!("/v1/events/{}", rows[0].id)).await,

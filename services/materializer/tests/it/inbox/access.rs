@@ -1,12 +1,12 @@
-//! Who may read what, and what is refused.
+//! Access rights and invalid requests.
 
 use http::{Method, StatusCode};
 use platform::postgres::PostgresConfig;
 
-use super::harness::{Bench, Row, ids, row, text};
+use super::harness::{Bench, ViewEvent, ids, row, text};
 
 #[tokio::test]
-async fn what_is_out_of_range_or_unreadable_has_the_mounts_invalid_code() {
+async fn invalid_parameters_get_the_mounts_error_code() {
     let bench = Bench::start().await;
     bench.show(bench.alpha, &(0..5).map(|offset| row(0, offset)).collect::<Vec<_>>()).await;
     let up = bench.page("/v1/inbox?limit=2").await;
@@ -47,7 +47,7 @@ async fn what_is_out_of_range_or_unreadable_has_the_mounts_invalid_code() {
 async fn a_restricted_key_sees_counts_and_finds_only_its_event_types() {
     let bench = Bench::start().await;
     let key = bench.restricted_key(&["a", "b"]).await;
-    let of = |offset, event_type: &str| Row { event_type: event_type.to_owned(), ..row(0, offset) };
+    let of = |offset, event_type: &str| ViewEvent { event_type: event_type.to_owned(), ..row(0, offset) };
     let rows = [of(0, "a"), of(1, "c"), of(2, "b"), of(3, "c"), of(4, "a")];
     bench.show(bench.alpha, &rows).await;
     let page = bench.ask(Method::GET, "/v1/inbox", &key, "").await.json();

@@ -1,4 +1,4 @@
-//! What a page costs: about as many rows as it returns, at any depth, and as much for few troubled events as for none.
+//! The cost of a page: it reads about as many rows as it returns, at any depth and with any filter.
 
 use platform::postgres::PostgresConfig;
 use serde_json::Value;
@@ -14,9 +14,11 @@ const EVENTS: i64 = 60_000;
 async fn long_inbox() -> Bench {
     let bench = Bench::start_with(|url| PostgresConfig { max_connections: 1, ..PostgresConfig::new(url) }, None).await;
     sqlx::query(
-        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, acknowledged_at,
-                                  delivery_status)
-         SELECT $1, gen_random_uuid(), 1, 3, n * 7, $2 + n * interval '1 second', 'a', '{\"n\": 1}', CASE WHEN n % 10 = 0 THEN now() END,
+        "INSERT INTO view.events
+             (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
+                                  acknowledged_at, delivery_status)
+         SELECT $1, gen_random_uuid(), 1, 3, n * 7, $2 + n * interval '1 second', 'a', '{\"n\": 1}',
+                CASE WHEN n % 10 = 0 THEN now() END,
                 CASE WHEN n % 3000 = 1 THEN 'failed' ELSE 'pending' END
          FROM generate_series(1, $3::bigint) n",
     )
@@ -36,8 +38,10 @@ async fn long_inbox() -> Bench {
 async fn touched(bench: &Bench) -> i64 {
     sqlx::query("SELECT pg_stat_force_next_flush()").execute(&bench.view).await.unwrap();
     sqlx::query_scalar(
-        "SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relid IN (SELECT relid FROM pg_partition_tree('view.events')))::bigint
-              + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relid IN (SELECT relid FROM pg_partition_tree('view.events')))::bigint",
+        "SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables
+                 WHERE relid IN (SELECT relid FROM pg_partition_tree('view.events')))::bigint
+              + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes
+                 WHERE relid IN (SELECT relid FROM pg_partition_tree('view.events')))::bigint",
     )
     .fetch_one(&bench.pool)
     .await
@@ -56,7 +60,7 @@ fn about(rows: i64) -> i64 {
 }
 
 #[tokio::test]
-async fn a_page_touches_about_as_many_rows_as_it_returns_at_any_depth() {
+async fn page_reads_only_the_rows_it_returns_at_any_depth() {
     let bench = long_inbox().await;
     for order in ["asc", "desc"] {
         let mut page = bench.page(&format!("/v1/inbox?limit=1000&order={order}")).await;
@@ -78,7 +82,7 @@ async fn a_page_touches_about_as_many_rows_as_it_returns_at_any_depth() {
 }
 
 #[tokio::test]
-async fn troubled_events_and_time_windows_cost_what_they_return() {
+async fn status_and_time_filters_read_only_what_they_return() {
     let bench = long_inbox().await;
     let first = bench.page("/v1/inbox?limit=1").await;
     let cursor = text(&first, "next_cursor");

@@ -6,20 +6,20 @@ use schemas::ids::EventId;
 use time::Duration;
 use time::format_description::well_known::Rfc3339;
 
-use super::harness::{Bench, Row, START, ids, row};
+use super::harness::{Bench, START, ViewEvent, ids, row};
 
 fn moment(after_start: Duration) -> String {
     (START + after_start).format(&Rfc3339).unwrap()
 }
 
-fn ids_of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<EventId> {
+fn ids_of<'a>(rows: impl IntoIterator<Item = &'a ViewEvent>) -> Vec<EventId> {
     rows.into_iter().map(|row| row.id).collect()
 }
 
 #[tokio::test]
-async fn event_types_states_and_acknowledged_ones_are_told_apart() {
+async fn filters_by_type_status_and_acknowledgement() {
     let bench = Bench::start().await;
-    let of = |offset, event_type: &str, delivery_status| Row {
+    let of = |offset, event_type: &str, delivery_status| ViewEvent {
         event_type: event_type.to_owned(),
         delivery_status,
         ..row(0, offset)
@@ -54,17 +54,19 @@ async fn event_types_states_and_acknowledged_ones_are_told_apart() {
 }
 
 #[tokio::test]
-async fn since_is_inclusive_and_until_exclusive_wherever_the_window_lies() {
+async fn since_is_inclusive_and_until_exclusive() {
     let bench = Bench::start().await;
     // Two partitions and an older log epoch; times of one partition step back by minutes now and then.
-    let mut rows: Vec<Row> = (0..200).map(|offset| Row { log_epoch: 1, ..row(0, offset * 60) }).collect();
-    rows.extend((200..600).map(|n| Row { log_epoch: 2, accepted_at: START + Duration::minutes(n), ..row(0, n - 200) }));
-    rows.extend(
-        (0..600).map(|n| Row {
-            accepted_at: START + Duration::minutes(n - if n % 50 == 0 { 8 } else { 0 }),
-            ..row(1, n * 3)
-        }),
-    );
+    let mut rows: Vec<ViewEvent> = (0..200).map(|offset| ViewEvent { log_epoch: 1, ..row(0, offset * 60) }).collect();
+    rows.extend((200..600).map(|n| ViewEvent {
+        log_epoch: 2,
+        accepted_at: START + Duration::minutes(n),
+        ..row(0, n - 200)
+    }));
+    rows.extend((0..600).map(|n| ViewEvent {
+        accepted_at: START + Duration::minutes(n - if n % 50 == 0 { 8 } else { 0 }),
+        ..row(1, n * 3)
+    }));
     bench.show(bench.alpha, &rows).await;
     for (since, until) in
         [(0, 600), (-1_000, 5), (590, 5_000), (100, 101), (199, 203), (250, 420), (300, 300), (-50, -20), (700, 800)]
@@ -89,9 +91,9 @@ async fn since_is_inclusive_and_until_exclusive_wherever_the_window_lies() {
 }
 
 #[tokio::test]
-async fn a_cursor_may_go_on_with_other_filters_and_passes_over_what_never_fits() {
+async fn cursor_survives_a_filter_change() {
     let bench = Bench::start().await;
-    let of = |offset: i64, event_type: &str| Row { event_type: event_type.to_owned(), ..row(0, offset) };
+    let of = |offset: i64, event_type: &str| ViewEvent { event_type: event_type.to_owned(), ..row(0, offset) };
     bench
         .show(
             bench.alpha,
@@ -101,10 +103,10 @@ async fn a_cursor_may_go_on_with_other_filters_and_passes_over_what_never_fits()
     let page = bench.page("/v1/inbox?event_type=rare").await;
     assert_eq!(ids(&page).len(), 1);
     let cursor = page["resume_cursor"].as_str().unwrap();
-    assert_eq!(ids(&bench.page(&format!("/v1/inbox?cursor={cursor}")).await).len(), 0, "what arrived before is passed");
+    assert_eq!(ids(&bench.page(&format!("/v1/inbox?cursor={cursor}")).await).len(), 0, "earlier events are skipped");
     bench.show(bench.alpha, &[of(30, "a")]).await;
     assert_eq!(ids(&bench.page(&format!("/v1/inbox?cursor={cursor}")).await).len(), 1);
-    // A status changes: what does not fit now may fit later, so nothing is passed over.
+    // A status changes: what does not fit now may fit later, so nothing is skipped.
     let page = bench.page("/v1/inbox?status=failed").await;
     sqlx::query("UPDATE view.events SET delivery_status = 'failed' WHERE log_offset = 7")
         .execute(&bench.pool)
@@ -115,9 +117,10 @@ async fn a_cursor_may_go_on_with_other_filters_and_passes_over_what_never_fits()
 }
 
 #[tokio::test]
-async fn open_events_are_counted_exactly_up_to_ten_thousand_and_only_without_a_cursor() {
+async fn unacknowledged_count_is_exact_up_to_10000() {
     let bench = Bench::start().await;
-    let fill = "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
+    let fill = "INSERT INTO view.events
+                    (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
                 SELECT $1, gen_random_uuid(), 1, 0, n, $2, 'a', '1' FROM generate_series($3::bigint, $4::bigint) n";
     let fill = async |from: i64, to: i64| {
         let query = sqlx::query(fill).bind(bench.alpha.as_uuid()).bind(START).bind(from).bind(to);
@@ -142,9 +145,12 @@ async fn payload_bytes_are_the_producers_and_every_field_is_there() {
     let bench = Bench::start().await;
     let payload = "{ \"b\":1.50e+2 , \"a\": 123456789012345678901234567890,\t\"a\":\"\\u00e9\u{e9}\\/\" ,\"n\": [ ] }";
     sqlx::query(
-        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at, source,
+        "INSERT INTO view.events
+             (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
+                                  occurred_at, source,
                                   ordering_key, metadata, dedup_id, attempts)
-         VALUES ($1, '0192f0c1-2345-7abc-8def-0123456789ab', 1, 0, 5, $2, 'x.y', $3::text::json, $4, 'shop', 'c-9', '{\"k\": \"v\"}', 'ord-7', 3)",
+         VALUES ($1, '0192f0c1-2345-7abc-8def-0123456789ab', 1, 0, 5, $2, 'x.y', $3::text::json,
+                 $4, 'shop', 'c-9', '{\"k\": \"v\"}', 'ord-7', 3)",
     )
     .bind(bench.alpha.as_uuid())
     .bind(START + Duration::microseconds(123_456))
@@ -169,8 +175,10 @@ async fn payload_bytes_are_the_producers_and_every_field_is_there() {
         serde_json::json!({
             "event_id": "0192f0c1-2345-7abc-8def-0123456789ab", "id": "0192f0c1-2345-7abc-8def-0123456789ab",
             "event_type": "x.y", "type": "x.y", "payload": null, "timestamp": "2026-11-21T09:00:00.123Z",
-            "created_at": "2026-11-21T09:00:00.123Z", "occurred_at": "2026-11-20T09:00:00.000Z", "source": "shop", "ordering_key": "c-9",
-            "metadata": {"k": "v"}, "dedup_id": "ord-7", "status": "pending", "delivery_status": "pending", "attempts": 3,
+            "created_at": "2026-11-21T09:00:00.123Z", "occurred_at": "2026-11-20T09:00:00.000Z", "source": "shop",
+            "ordering_key": "c-9",
+            "metadata": {"k": "v"}, "dedup_id": "ord-7", "status": "pending", "delivery_status": "pending",
+            "attempts": 3,
             "acknowledged_at": null, "leased_until": null, "position": null,
         })
     );

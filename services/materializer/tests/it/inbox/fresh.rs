@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
-use schemas::position::Place;
+use schemas::position::Place as LogPosition;
 
-use super::harness::{Bench, Row, ids, row};
+use super::harness::{Bench, ViewEvent, ids, row};
 
 /// Shows events of Alpha when a read waits for the view.
-async fn show_while_a_read_waits(bench: &Bench, rows: &[Row]) {
+async fn show_while_a_read_waits(bench: &Bench, rows: &[ViewEvent]) {
     bench.a_read_waits().await;
     bench.show(bench.alpha, rows).await;
 }
 
 #[tokio::test]
-async fn a_read_waits_for_what_its_instance_accepted_a_moment_ago() {
+async fn page_read_waits_for_events_that_were_just_accepted() {
     let bench = Bench::start().await;
     bench.show(bench.alpha, &[row(4, 0)]).await;
     let accepted = row(4, 17);
@@ -28,7 +28,7 @@ async fn a_read_waits_for_what_its_instance_accepted_a_moment_ago() {
 }
 
 #[tokio::test]
-async fn one_event_is_waited_for_when_its_instance_accepted_it_a_moment_ago() {
+async fn single_read_waits_for_an_event_that_was_just_accepted() {
     let bench = Bench::start().await;
     let accepted = row(4, 17);
     let path = format!("/v1/events/{}", accepted.id);
@@ -49,12 +49,12 @@ async fn a_view_that_stays_behind_is_read_as_it_is_after_a_second() {
 }
 
 #[tokio::test]
-async fn positions_given_by_a_client_are_waited_for_unless_they_are_of_another_log_epoch() {
+async fn min_position_is_awaited_unless_of_another_log_epoch() {
     let bench = Bench::start().await;
     bench.show(bench.alpha, &[row(2, 3), row(5, 3)]).await;
     let token = |log_epoch, partition, offset| {
-        let place = Place { log_epoch, partition, offset };
-        bench.sealing.seal_token("position", bench.alpha.as_uuid().as_bytes(), &place.to_bytes())
+        let log_position = LogPosition { log_epoch, partition, offset };
+        bench.sealing.seal_token("position", bench.alpha.as_uuid().as_bytes(), &log_position.to_bytes())
     };
     // As ingest makes them: in epoch 0, which stands for the newest.
     for log_epoch in [0, 1] {
@@ -75,7 +75,7 @@ async fn positions_given_by_a_client_are_waited_for_unless_they_are_of_another_l
 }
 
 #[tokio::test]
-async fn a_long_poll_answers_as_soon_as_there_is_one_event_of_its_organization() {
+async fn long_poll_answers_when_its_organization_gets_an_event() {
     let bench = Bench::start().await;
     bench.show(bench.alpha, &[row(0, 0)]).await;
     let cursor = bench.page("/v1/inbox").await["resume_cursor"].as_str().unwrap().to_owned();
@@ -85,7 +85,7 @@ async fn a_long_poll_answers_as_soon_as_there_is_one_event_of_its_organization()
         let others = async {
             bench.requests_wait(2).await;
             bench.show(bench.beta, &[row(0, 1)]).await;
-            bench.show(bench.alpha, &[Row { event_type: "b".to_owned(), ..row(0, 2) }]).await;
+            bench.show(bench.alpha, &[ViewEvent { event_type: "b".to_owned(), ..row(0, 2) }]).await;
         };
         // This one takes any type: once it is answered, the other one has been notified too.
         let ((), of_any_type) = tokio::join!(others, bench.page(&path));
@@ -117,7 +117,7 @@ async fn a_long_poll_by_status_notices_that_a_status_changed() {
 }
 
 #[tokio::test]
-async fn a_long_poll_ends_empty_when_its_time_is_over_or_the_process_stops() {
+async fn long_poll_ends_empty_on_timeout_or_shutdown() {
     let bench = Bench::start().await;
     let answer = bench.get("/v1/inbox?wait=1").await;
     assert_eq!((answer.status, ids(&answer.json()).len()), (StatusCode::OK, 0));
@@ -151,7 +151,7 @@ async fn a_hundred_long_polls_are_all_woken_by_one_arrival_each() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_poll_tells_nothing_to_a_key_that_was_revoked_while_it_waited() {
+async fn long_poll_returns_nothing_to_a_revoked_key() {
     let bench = Bench::start().await;
     let revoke_then_show = async {
         bench.requests_wait(1).await;

@@ -1,4 +1,4 @@
-//! What a reader is told when events went before it came: their retention was over.
+//! The `gap` that a reader gets when events expired before it read them.
 
 use serde_json::Value;
 use time::Duration;
@@ -6,7 +6,7 @@ use time::Duration;
 use super::harness::{Bench, START, ids, row, text};
 
 #[tokio::test]
-async fn a_cursor_from_before_what_was_dropped_goes_on_at_the_oldest_and_says_so_once() {
+async fn cursor_before_dropped_events_reports_a_gap_once() {
     let bench = Bench::start().await;
     let later = START + Duration::days(30);
     sqlx::query("SELECT view_ensure_time_partition('view', $1, 5)").bind(later).execute(&bench.pool).await.unwrap();
@@ -29,7 +29,7 @@ async fn a_cursor_from_before_what_was_dropped_goes_on_at_the_oldest_and_says_so
     let next = bench.page(&format!("/v1/inbox?cursor={}", text(&page, "resume_cursor"))).await;
     assert_eq!((&next["gap"], ids(&next).len()), (&Value::Bool(false), 0));
 
-    // Who had read all of it has missed nothing, and neither has who begins now.
+    // A reader that had read all of it has no gap, and neither has a new reader.
     let page = bench.page(&format!("/v1/inbox?cursor={}", text(&behind, "next_cursor"))).await;
     assert_eq!((&page["gap"], ids(&page).len()), (&Value::Bool(false), 1));
     for order in ["asc", "desc"] {

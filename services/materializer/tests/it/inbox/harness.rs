@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use devstack::testing::{TestDatabase, eventually};
 use http::{HeaderMap, Method, Request, StatusCode};
-use materializer::inbox::{self, InboxState, READ_SETTINGS};
+use materializer::{InboxState, READ_SETTINGS};
 use platform::health::Health;
 use platform::http::MountOptions;
 use platform::kafka::KafkaConfig;
@@ -89,7 +89,7 @@ impl Bench {
             written.clone(),
         );
         let state = state.until(shutdown.clone());
-        let api = inbox::routes(state.clone()).merge(tenancy::routes(tenancy));
+        let api = materializer::routes(state.clone()).merge(tenancy::routes(tenancy));
         Self {
             router: platform::http::mount(api, MountOptions::default()),
             alpha: organization(&pool, "Alpha").await,
@@ -137,12 +137,12 @@ impl Bench {
         let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Body::from(body.to_owned())).unwrap();
-        let begun = Instant::now();
+        let started = Instant::now();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
         let text = String::from_utf8(bytes.to_vec()).unwrap();
-        Answer { status: parts.status, headers: parts.headers, text, took: begun.elapsed() }
+        Answer { status: parts.status, headers: parts.headers, text, took: started.elapsed() }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -166,13 +166,14 @@ impl Bench {
     }
 
     /// Puts events into the view, and moves its positions past them, in one transaction as the projector does.
-    pub(crate) async fn show(&self, organization: OrgId, rows: &[Row]) {
+    pub(crate) async fn show(&self, organization: OrgId, rows: &[ViewEvent]) {
         let mut transaction = self.pool.begin().await.unwrap();
         sqlx::query(
-            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
+            "INSERT INTO view.events
+                 (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
                                       acknowledged_at, delivery_status)
-             SELECT $1, * FROM UNNEST($2::uuid[], $3::integer[], $4::integer[], $5::bigint[], $6::timestamptz[], $7::text[], $8::json[],
-                                      $9::timestamptz[], $10::text[])",
+             SELECT $1, * FROM UNNEST($2::uuid[], $3::integer[], $4::integer[], $5::bigint[], $6::timestamptz[],
+                                      $7::text[], $8::json[], $9::timestamptz[], $10::text[])",
         )
         .bind(organization.as_uuid())
         .bind(rows.iter().map(|row| row.id.as_uuid()).collect::<Vec<_>>())
@@ -189,9 +190,11 @@ impl Bench {
         .unwrap();
         sqlx::query(
             "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset)
-             SELECT $1, $2, p, max(e), max(o) + 1 FROM UNNEST($3::integer[], $4::integer[], $5::bigint[]) AS t (p, e, o) GROUP BY p
+             SELECT $1, $2, p, max(e), max(o) + 1 FROM UNNEST($3::integer[], $4::integer[], $5::bigint[]) AS t (p, e, o)
+             GROUP BY p
              ON CONFLICT (consumer, topic, partition) DO UPDATE
-             SET log_epoch = excluded.log_epoch, next_offset = greatest(consumer_positions.next_offset, excluded.next_offset)",
+             SET log_epoch = excluded.log_epoch,
+                 next_offset = greatest(consumer_positions.next_offset, excluded.next_offset)",
         )
         .bind(materializer::projector::CONSUMER)
         .bind(&self.topics().events)
@@ -213,7 +216,7 @@ async fn organization(pool: &PgPool, name: &str) -> OrgId {
 
 /// One row of `view.events`.
 #[derive(Debug, Clone)]
-pub(crate) struct Row {
+pub(crate) struct ViewEvent {
     pub id: EventId,
     pub log_epoch: i32,
     pub partition: i32,
@@ -226,8 +229,8 @@ pub(crate) struct Row {
 }
 
 /// An open event of type "a", accepted `offset` seconds after [`START`].
-pub(crate) fn row(partition: i32, offset: i64) -> Row {
-    Row {
+pub(crate) fn row(partition: i32, offset: i64) -> ViewEvent {
+    ViewEvent {
         id: EventId::generate(),
         log_epoch: 1,
         partition,

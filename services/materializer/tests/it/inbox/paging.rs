@@ -6,10 +6,10 @@ use schemas::ids::EventId;
 use serde_json::Value;
 use time::Duration;
 
-use super::harness::{Bench, Row, ids, row, text};
+use super::harness::{Bench, ViewEvent, ids, row, text};
 
 /// 3,000 rows over 3 partitions, 1,000 each, whose times overlap and now and then step back.
-fn three_thousand() -> Vec<Row> {
+fn three_thousand_events() -> Vec<ViewEvent> {
     let at = |partition: i32, offset: i64| {
         let mut row = row(partition, offset);
         let step_back = if offset % 97 == 0 { 5 } else { 0 };
@@ -32,11 +32,16 @@ async fn read_to_the_end(bench: &Bench, path: &str) -> (Vec<EventId>, Value) {
     (seen, page)
 }
 
-fn assert_log_order(seen: &[EventId], rows: &[Row], descending: bool) {
-    let places: HashMap<EventId, (i32, i64)> = rows.iter().map(|row| (row.id, (row.partition, row.offset))).collect();
+fn assert_log_order(seen: &[EventId], rows: &[ViewEvent], descending: bool) {
+    let offset_of: HashMap<EventId, (i32, i64)> =
+        rows.iter().map(|row| (row.id, (row.partition, row.offset))).collect();
     for partition in 0..3 {
-        let mut offsets: Vec<i64> =
-            seen.iter().map(|id| places[id]).filter(|place| place.0 == partition).map(|place| place.1).collect();
+        let mut offsets: Vec<i64> = seen
+            .iter()
+            .map(|id| offset_of[id])
+            .filter(|position| position.0 == partition)
+            .map(|position| position.1)
+            .collect();
         if descending {
             offsets.reverse();
         }
@@ -45,7 +50,7 @@ fn assert_log_order(seen: &[EventId], rows: &[Row], descending: bool) {
 }
 
 /// Shows `rows` in small transactions and acknowledges every third of `old`, so that both happen while somebody pages.
-async fn disturb(bench: &Bench, rows: &[Row], old: &[Row]) {
+async fn disturb(bench: &Bench, rows: &[ViewEvent], old: &[ViewEvent]) {
     let mut victims = old.iter().step_by(3);
     for chunk in rows.chunks(10) {
         bench.show(bench.alpha, chunk).await;
@@ -56,15 +61,15 @@ async fn disturb(bench: &Bench, rows: &[Row], old: &[Row]) {
     }
 }
 
-fn later() -> Vec<Row> {
+fn later() -> Vec<ViewEvent> {
     // Partition by partition in turns, as a log grows; the last partition is a new one.
     (1_000..1_100).flat_map(|offset| (0..4).map(move |partition| row(partition, offset))).collect()
 }
 
 #[tokio::test]
-async fn three_thousand_events_are_paged_without_gap_or_repeat_while_others_arrive_and_are_acknowledged() {
+async fn paging_3000_events_has_no_gap_or_repeat() {
     let bench = Bench::start().await;
-    let (old, new) = (three_thousand(), later());
+    let (old, new) = (three_thousand_events(), later());
     bench.show(bench.alpha, &old).await;
     bench.show(bench.beta, &(0..50).map(|offset| row(0, offset)).collect::<Vec<_>>()).await;
 
@@ -73,16 +78,16 @@ async fn three_thousand_events_are_paged_without_gap_or_repeat_while_others_arri
     let (rest, _) = read_to_the_end(&bench, &format!("{everything}&cursor={}", text(&last, "resume_cursor"))).await;
     seen.extend(rest);
 
-    let all: Vec<Row> = old.into_iter().chain(new).collect();
+    let all: Vec<ViewEvent> = old.into_iter().chain(new).collect();
     assert_eq!(seen.len(), all.len());
     assert_eq!(seen.iter().copied().collect::<HashSet<_>>(), all.iter().map(|row| row.id).collect::<HashSet<_>>());
     assert_log_order(&seen, &all, false);
 }
 
 #[tokio::test]
-async fn open_events_are_paged_without_gap_or_repeat_while_some_of_them_are_acknowledged() {
+async fn paging_unacknowledged_events_has_no_gap_or_repeat() {
     let bench = Bench::start().await;
-    let (old, new) = (three_thousand(), later());
+    let (old, new) = (three_thousand_events(), later());
     bench.show(bench.alpha, &old).await;
     let ((mut seen, last), ()) =
         tokio::join!(read_to_the_end(&bench, "/v1/inbox?limit=41"), disturb(&bench, &new, &old));
@@ -92,7 +97,7 @@ async fn open_events_are_paged_without_gap_or_repeat_while_some_of_them_are_ackn
     assert_eq!(distinct.len(), seen.len(), "shown twice");
     let never_acknowledged = old.iter().enumerate().filter(|(index, _)| index % 3 != 0).map(|(_, row)| row);
     assert!(never_acknowledged.chain(&new).all(|row| distinct.contains(&row.id)), "not shown");
-    let all: Vec<Row> = old.iter().chain(&new).cloned().collect();
+    let all: Vec<ViewEvent> = old.iter().chain(&new).cloned().collect();
     assert_log_order(&seen, &all, false);
 }
 
@@ -111,9 +116,9 @@ async fn resume(bench: &Bench, last: &Value) -> Vec<EventId> {
 }
 
 #[tokio::test]
-async fn a_descending_reading_shows_what_was_there_when_it_began_and_resumes_with_what_came_later() {
+async fn descending_paging_is_a_snapshot_and_resumes() {
     let bench = Bench::start().await;
-    let (old, new) = (three_thousand(), later());
+    let (old, new) = (three_thousand_events(), later());
     bench.show(bench.alpha, &old).await;
     let first = bench.page("/v1/inbox?limit=10&order=desc").await;
     assert_eq!(ids(&first)[0], old.iter().max_by_key(|row| (row.accepted_at, row.partition)).unwrap().id);
@@ -133,10 +138,10 @@ async fn a_descending_reading_shows_what_was_there_when_it_began_and_resumes_wit
 }
 
 #[tokio::test]
-async fn a_later_log_epoch_comes_after_an_earlier_one_whatever_its_offsets_are() {
+async fn later_log_epoch_sorts_after_an_earlier_one() {
     let bench = Bench::start().await;
-    let mut rows: Vec<Row> = (500..510).map(|offset| row(0, offset)).collect();
-    rows.extend((0..10).map(|offset| Row {
+    let mut rows: Vec<ViewEvent> = (500..510).map(|offset| row(0, offset)).collect();
+    rows.extend((0..10).map(|offset| ViewEvent {
         log_epoch: 2,
         accepted_at: super::harness::START + Duration::hours(1),
         ..row(0, offset)
@@ -163,7 +168,7 @@ async fn an_empty_inbox_gives_a_cursor_that_shows_the_first_event() {
 #[tokio::test]
 async fn mounts_differ_in_limit_and_order() {
     let bench = Bench::start().await;
-    let rows: Vec<Row> = (0..120).map(|offset| row(0, offset)).collect();
+    let rows: Vec<ViewEvent> = (0..120).map(|offset| row(0, offset)).collect();
     bench.show(bench.alpha, &rows).await;
     for (path, limit, first) in [("/v1/inbox", 50, 0), ("/inbox", 50, 0), ("/api/inbox", 100, 119)] {
         let page = bench.page(path).await;

@@ -4,12 +4,12 @@ use http::StatusCode;
 use schemas::ids::{DeliveryId, EndpointId, EventId};
 use time::Duration;
 
-use super::harness::{Bench, Row, START, row, text};
+use super::harness::{Bench, START, ViewEvent, row, text};
 
 #[tokio::test]
-async fn an_event_is_found_acknowledged_or_not_and_only_by_its_organization() {
+async fn event_is_found_only_by_its_organization() {
     let bench = Bench::start().await;
-    let rows = [row(0, 0), Row { acknowledged_at: Some(START), ..row(0, 1) }];
+    let rows = [row(0, 0), ViewEvent { acknowledged_at: Some(START), ..row(0, 1) }];
     bench.show(bench.alpha, &rows).await;
     let foreign = row(0, 2);
     bench.show(bench.beta, std::slice::from_ref(&foreign)).await;
@@ -33,7 +33,7 @@ async fn an_event_is_found_acknowledged_or_not_and_only_by_its_organization() {
 }
 
 #[tokio::test]
-async fn an_id_that_turned_out_to_be_a_duplicate_answers_with_the_original() {
+async fn duplicate_id_answers_with_the_original() {
     let bench = Bench::start().await;
     let original = row(0, 0);
     bench.show(bench.alpha, std::slice::from_ref(&original)).await;
@@ -58,13 +58,14 @@ async fn an_id_that_turned_out_to_be_a_duplicate_answers_with_the_original() {
 #[tokio::test]
 async fn a_status_sums_the_deliveries_up() {
     let bench = Bench::start().await;
-    let event = Row { delivery_status: "failed", ..row(0, 0) };
+    let event = ViewEvent { delivery_status: "failed", ..row(0, 0) };
     bench.show(bench.alpha, std::slice::from_ref(&event)).await;
     let bare = bench.page(&format!("/v1/events/{}/status", event.id)).await;
     assert_eq!(
         bare,
         serde_json::json!({
-            "event_id": event.id, "status": "failed", "attempts": 0, "retry_attempts": 0, "last_retry_at": null, "next_retry_at": null,
+            "event_id": event.id, "status": "failed", "attempts": 0, "retry_attempts": 0, "last_retry_at": null,
+            "next_retry_at": null,
             "failed_at": null, "acknowledged_at": null, "deliveries": [],
         })
     );
@@ -72,7 +73,8 @@ async fn a_status_sums_the_deliveries_up() {
         [(1, "failed", 5, None), (2, "retrying", 2, Some(7)), (3, "delivered", 1, None)]
     {
         sqlx::query(
-            "INSERT INTO view.deliveries (org_id, delivery_id, event_id, endpoint_id, event_type, status, rank, attempts,
+            "INSERT INTO view.deliveries
+                 (org_id, delivery_id, event_id, endpoint_id, event_type, status, rank, attempts,
                                           last_started_at, last_status_code, last_error, next_attempt_at, created_at,
                                           last_appended_at)
              VALUES ($1, $2, $3, $4, 'a', $5, 0, $6, $7, 503, 'no', $8, $9, $7)",

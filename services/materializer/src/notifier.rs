@@ -1,8 +1,7 @@
-//! Wakes those who wait for events of an organization (long polls): one task for all, which runs only while somebody
-//! waits.
+//! Wakes long polls when an event of their organization arrives: one task for all, which runs only while requests wait.
 //!
-//! Where a position of the view has moved, the task asks which of the waiting organizations got an event there. So a
-//! waiting client costs nothing until something arrives for it. What it then reads is the reader's part.
+//! When a position of the view has moved, the task queries which waiting organizations got an event there. So a waiting
+//! client costs nothing until an event arrives for it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,14 +17,14 @@ use uuid::Uuid;
 
 /// Requests that may wait at once in one process.
 const MAX_WAITING: usize = 2_000;
-/// Pause between two looks; longer when looking itself takes long, so that it never costs more than a fifth of one
-/// connection's time.
+/// Pause between two polls. A slow poll makes it longer, so that polling takes at most a fifth of one connection's
+/// time.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
-/// How long one look waits for positions, before it checks again whether anybody waits.
+/// How long one poll waits for positions before it checks again whether requests wait.
 const POSITIONS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Wakes those who wait. Cloning shares it.
+/// Wakes waiting requests. Clones share one task.
 #[derive(Clone)]
 pub(crate) struct NewEventNotifier {
     shared: Arc<Shared>,
@@ -37,21 +36,21 @@ struct Shared {
     events_topic: String,
     positions: PositionsPoller,
     permits: Arc<Semaphore>,
-    /// One for each organization somebody waits for, whose receivers are those who wait. Without receivers it is
-    /// removed by the next look.
+    /// One sender per waiting organization; the receivers are its requests. The next poll removes a sender without
+    /// receivers.
     notifiers: Mutex<HashMap<Uuid, watch::Sender<()>>>,
-    /// The positions that the last look was about.
+    /// The positions at the last poll.
     known: Mutex<Option<Positions>>,
 }
 
-/// One who waits; dropping it ends the wait.
+/// A waiting request; dropping it stops the wait.
 pub(crate) struct Waiter {
     notified: watch::Receiver<()>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Waiter {
-    /// Waits until something may have arrived since the wait began or since the last time.
+    /// Waits until an event may have arrived since the wait started or since the last call.
     pub(crate) async fn notified(&mut self) {
         // The sender lives for as long as it has a receiver.
         let _changed = self.notified.changed().await;
@@ -71,12 +70,12 @@ impl NewEventNotifier {
         Self { shared: Arc::new(shared), task: Arc::new(OnDemand::new("new-event notifier")) }
     }
 
-    /// Starts to wait; whatever becomes visible from here on is noticed. `None`: too many wait already.
+    /// Starts to wait; events that become visible from now on wake it. `None`: too many requests wait already.
     pub(crate) fn wait_for(&self, organization: OrgId) -> Option<Waiter> {
         let permit = self.shared.permits.clone().try_acquire_owned().ok()?;
         let notified = self.shared.notifiers().entry(organization.as_uuid()).or_default().subscribe();
         let (needed, shared) = (self.shared.clone(), self.shared.clone());
-        self.task.ensure_running(move || needed.is_needed(), move || look(shared.clone()));
+        self.task.ensure_running(move || needed.is_needed(), move || poll(shared.clone()));
         Some(Waiter { notified, _permit: permit })
     }
 
@@ -94,7 +93,7 @@ impl Shared {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether anybody waits. Removes the notifiers of those who left.
+    /// Whether any request waits. Removes the senders of requests that stopped.
     fn is_needed(&self) -> bool {
         let mut notifiers = self.notifiers();
         notifiers.retain(|_, notifier| notifier.receiver_count() > 0);
@@ -108,14 +107,14 @@ impl Shared {
         }
     }
 
-    /// Wakes the organizations that got something between the positions that are known and `positions`. Whoever starts
-    /// to wait after the positions were read will itself read what lies before them; for all others it is asked here.
-    /// So the positions come first, then the organizations, and nothing is missed between two looks.
+    /// Wakes the organizations that got an event between the last known positions and `positions`. A request
+    /// that starts to wait later itself reads the events before `positions`; this query serves all others. So
+    /// positions are read first, then organizations, and no event is missed between two polls.
     async fn notify_receivers(&self, positions: &Positions) -> Result<(), sqlx::Error> {
         let organizations: Vec<Uuid> = self.notifiers().keys().copied().collect();
         let known = self.known().clone();
         let receivers = match known {
-            // The first look: nobody knows what came before it.
+            // The first poll: earlier events are unknown, so wake everyone.
             None => organizations,
             Some(known) => {
                 let moved = moved(&by_partition(&known, &self.events_topic), positions.of_topic(&self.events_topic));
@@ -151,15 +150,15 @@ impl Shared {
     }
 }
 
-async fn look(shared: Arc<Shared>) {
+async fn poll(shared: Arc<Shared>) {
     let known = shared.known().as_ref().and_then(Positions::read_at);
     let Some(positions) = shared.positions.newer_than(known, POSITIONS_WITHIN).await else { return };
     let start = Instant::now();
     let pause = match shared.notify_receivers(&positions).await {
         Ok(()) => PAUSE.max(start.elapsed() * 4),
-        // Those who wait read once more at their deadline, and then get the error.
+        // Waiting requests read the view at their deadline and report the error.
         Err(error) => {
-            tracing::debug!(%error, "Reading which organizations got events failed; trying again.");
+            tracing::debug!(%error, "Query for new events of waiting organizations failed; retrying");
             PAUSE_AFTER_ERROR
         }
     };
@@ -186,7 +185,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn so_many_may_wait_and_no_more_until_one_leaves() {
+    async fn waiting_requests_are_limited() {
         // Nothing listens there, and nothing needs to.
         let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
         let positions = PositionsPoller::new(pool.clone(), crate::projector::CONSUMER);

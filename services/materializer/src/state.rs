@@ -1,4 +1,4 @@
-//! What the routes of the inbox, of the acknowledgements and of the rejected records work with.
+//! The state that the routes of the inbox, of acknowledgements and of rejected records share.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
 use tokio_util::sync::CancellationToken;
 
-use super::notifier::NewEventNotifier;
-use super::read_your_writes::ReadYourWrites;
+use crate::notifier::NewEventNotifier;
+use crate::read_your_writes::ReadYourWrites;
 
-/// What the connections of [`InboxState`] are to be set to. A page comes out of an index in its order. The planner
-/// would rather sort what it takes for a few rows, in a part of the view that has grown since it was last looked at;
-/// and where nothing but a sort is left, that must not make it compile the statement.
+/// Settings of the connections of [`InboxState`]. An index returns a page in its order. With old statistics of a time
+/// partition that has grown, the planner expects few rows and prefers a sort. Where only a sort remains, its high cost
+/// must not start the JIT compiler.
 pub const READ_SETTINGS: &[(&str, &str)] = &[("enable_sort", "off"), ("jit", "off")];
 
-/// The parts, shared by all requests. Cloning is cheap.
+/// Shared by all requests. Cloning is cheap.
 #[derive(Clone)]
 pub struct InboxState {
     authenticator: Authenticator,
@@ -30,14 +30,13 @@ pub struct InboxState {
     pub(crate) shutdown: CancellationToken,
 }
 
-/// What outlives a request.
 pub(crate) struct Inbox {
     pub(crate) pool: PgPool,
     pub(crate) producer: Producer,
     pub(crate) events_topic: String,
     pub(crate) acks_topic: String,
     pub(crate) sealing: SealingKey,
-    /// Of the projector: the only reader of positions here, shared by all who wait for the view.
+    /// Polls the projector's positions; shared by all requests that wait for the view.
     pub(crate) positions: PositionsPoller,
     pub(crate) read_your_writes: ReadYourWrites,
     pub(crate) notifier: NewEventNotifier,
@@ -50,8 +49,8 @@ impl FromRef<InboxState> for Authenticator {
 }
 
 impl InboxState {
-    /// Puts the parts together. `pool` has the [`READ_SETTINGS`]; `written` is what the accept routes of this instance
-    /// note down, for read-your-writes.
+    /// `pool` must have the [`READ_SETTINGS`]. `written` is where the accept routes of this instance record accepted
+    /// events, for read-your-writes.
     pub fn new(
         authenticator: Authenticator,
         pool: PgPool,
@@ -74,19 +73,19 @@ impl InboxState {
         Self { authenticator, inbox: Arc::new(inbox), shutdown: CancellationToken::new() }
     }
 
-    /// Long polls answer at once when `shutdown` is cancelled; otherwise they hold a stop up for as long as they wait.
+    /// Long polls answer at once when `shutdown` is cancelled; otherwise a shutdown would wait for them.
     #[must_use]
     pub fn until(mut self, shutdown: CancellationToken) -> Self {
         self.shutdown = shutdown;
         self
     }
 
-    /// How many requests wait for events at the moment.
+    /// Number of requests that wait for events.
     pub fn waiting(&self) -> usize {
         self.inbox.notifier.waiting()
     }
 
-    /// Whether the positions of the projector are being read, because somebody waits for the view.
+    /// Whether the positions of the projector are being read, because a request waits for the view.
     pub fn is_polling(&self) -> bool {
         self.inbox.positions.is_polling()
     }
@@ -97,7 +96,7 @@ impl InboxState {
 pub(crate) enum ReadError {
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    /// It says nothing within the budget: a server that hangs refuses no connection.
+    /// No answer within the budget: a server that hangs refuses no connection.
     #[error("PostgreSQL did not answer in time")]
     TimedOut,
 }
@@ -111,16 +110,16 @@ impl From<ReadError> for Problem {
             }
         };
         if is_passing {
-            tracing::warn!(%error, "The view cannot be read.");
+            tracing::warn!(%error, "PostgreSQL is unavailable for an inbox read; answering 503");
             return Self::unavailable("the inbox cannot be read at the moment; nothing is lost, try again", 2);
         }
-        tracing::error!(%error, "Reading the view failed.");
+        tracing::error!(%error, "Inbox read failed; answering 500");
         Self::internal()
     }
 }
 
 impl Inbox {
-    /// Runs `reading` within the budget of a request, whatever becomes of the database.
+    /// Runs `reading` with a timeout of 5 s, the database budget of a request.
     pub(crate) async fn within_budget<T>(
         &self,
         reading: impl Future<Output = Result<T, sqlx::Error>>,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use platform::fence::{Positions, PositionsPoller};
 use platform::read_your_writes::RecentWrites;
 use schemas::ids::OrgId;
-use schemas::position::Place;
+use schemas::position::Place as LogPosition;
 
 /// Bound of the wait.
 const CATCH_UP: Duration = Duration::from_secs(1);
@@ -26,12 +26,11 @@ impl ReadYourWrites {
         Self { events_topic: events_topic.to_owned(), written, positions }
     }
 
-    /// Waits at most 1 s. Answers whether there was anything to wait for, which is when a second read may show more
-    /// than a first one did.
-    pub(crate) async fn catch_up(&self, organization: OrgId, min_positions: &[Place]) -> bool {
+    /// Waits at most 1 s. Returns whether there was a position to wait for; only then may a second read show more.
+    pub(crate) async fn catch_up(&self, organization: OrgId, min_positions: &[LogPosition]) -> bool {
         let written = self.written.last(organization.as_uuid(), Instant::now()).into_iter();
-        let mut goals: Vec<Place> = written
-            .map(|(partition, next)| Place { log_epoch: NEWEST_EPOCH, partition, offset: next.saturating_sub(1) })
+        let mut goals: Vec<LogPosition> = written
+            .map(|(partition, next)| LogPosition { log_epoch: NEWEST_EPOCH, partition, offset: next.saturating_sub(1) })
             .collect();
         goals.extend_from_slice(min_positions);
         if goals.is_empty() {
@@ -39,14 +38,14 @@ impl ReadYourWrites {
         }
         let are_shown = |positions: &Positions| goals.iter().all(|goal| is_shown(positions, &self.events_topic, *goal));
         if !self.positions.wait_until(CATCH_UP, are_shown).await {
-            tracing::debug!(%organization, ?goals, "View has not caught up within 1 s; reading it as it is.");
+            tracing::debug!(%organization, ?goals, "View did not catch up within 1 s; reading it as it is");
         }
         true
     }
 }
 
 /// Positions of another log epoch say nothing about this one: they count as shown.
-fn is_shown(positions: &Positions, topic: &str, goal: Place) -> bool {
+fn is_shown(positions: &Positions, topic: &str, goal: LogPosition) -> bool {
     match positions.get(topic, goal.partition) {
         Some(position) if goal.log_epoch == NEWEST_EPOCH || goal.log_epoch == position.log_epoch => {
             position.next_offset > goal.offset

@@ -1,0 +1,16 @@
+//! The `position` token: an event's log position, sealed for its organization. Ingest makes the same one when it
+//! accepts an event.
+
+use platform::seal::SealingKey;
+use schemas::ids::OrgId;
+use schemas::position::{Place as LogPosition, TOKEN_PURPOSE};
+
+/// The token of `log_position`.
+pub(crate) fn seal(key: &SealingKey, organization: OrgId, log_position: LogPosition) -> String {
+    key.seal_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &log_position.to_bytes())
+}
+
+/// Reads a client's token; `None` when it is none of this organization.
+pub(crate) fn open(key: &SealingKey, organization: OrgId, token: &str) -> Option<LogPosition> {
+    LogPosition::from_bytes(&key.open_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), token)?)
+}
