@@ -114,7 +114,7 @@ id!(
 impl EventId {
     /// The id of a native record that names none: the same on every reading, because it is made from the record's place
     /// and append time alone (milliseconds since the Unix epoch).
-    pub fn of_place(topic: &str, partition: i32, offset: i64, timestamp_ms: i64) -> Self {
+    pub fn derived_from_position(topic: &str, partition: i32, offset: i64, timestamp_ms: i64) -> Self {
         let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, crate::topics::EVENTS.as_bytes());
         Self(Uuid::new_v5(&namespace, format!("{topic}/{partition}/{offset}/{timestamp_ms}").as_bytes()))
     }
@@ -156,9 +156,9 @@ mod tests {
 
     #[test]
     fn a_place_always_gives_the_same_event_id_and_another_place_another() {
-        let one = EventId::of_place("triggers.events.v1", 3, 42, 1_700_000_000_000);
-        assert_eq!(one, EventId::of_place("triggers.events.v1", 3, 42, 1_700_000_000_000));
-        assert_ne!(one, EventId::of_place("triggers.events.v1", 3, 43, 1_700_000_000_000));
+        let one = EventId::derived_from_position("triggers.events.v1", 3, 42, 1_700_000_000_000);
+        assert_eq!(one, EventId::derived_from_position("triggers.events.v1", 3, 42, 1_700_000_000_000));
+        assert_ne!(one, EventId::derived_from_position("triggers.events.v1", 3, 43, 1_700_000_000_000));
         assert_eq!(one.as_uuid().get_version_num(), 5);
         assert_eq!(one.made_at_ms(), None);
     }

@@ -112,7 +112,7 @@ pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
     };
     // Whoever forges an origin reaches no event but those under the record's own key.
     let event_id = origin.map_or_else(
-        || EventId::of_place(record.topic, record.partition, record.offset, record.timestamp_ms),
+        || EventId::derived_from_position(record.topic, record.partition, record.offset, record.timestamp_ms),
         |origin| origin.event_id(),
     );
     let dedup = new.dedup_id.as_deref().map(|id| Dedup::dedup_id(id, value));

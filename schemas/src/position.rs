@@ -1,12 +1,10 @@
-//! A place on the log of events, and its compact byte form: what ingest seals into position tokens and the materializer
-//! opens.
-//!
-//! Sealing and cursors live elsewhere.
+//! A position on the log of events and its byte form. Ingest seals the byte form into position tokens; the materializer
+//! opens them.
 
-/// Where one event stands.
+/// Log epoch, partition and offset of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// Which log: raised when the topic had to be made anew, so that offsets of two logs are never compared.
+pub struct LogPosition {
+    /// Raised when the topic is recreated, so that offsets of two logs are never compared.
     pub log_epoch: i32,
     /// Partition of `triggers.events.v1`.
     pub partition: i32,
@@ -20,7 +18,7 @@ pub const TOKEN_PURPOSE: &str = "position";
 /// First byte of the form below. Another form gets another number.
 const VERSION: u8 = 1;
 
-impl Place {
+impl LogPosition {
     /// Length of the byte form.
     pub const ENCODED_BYTES: usize = 17;
 
@@ -40,13 +38,13 @@ impl Place {
         let (version, rest) = bytes.split_first_chunk::<1>()?;
         let (log_epoch, rest) = rest.split_first_chunk::<4>()?;
         let (partition, offset) = rest.split_first_chunk::<4>()?;
-        let place = Self {
+        let position = Self {
             log_epoch: i32::from_be_bytes(*log_epoch),
             partition: i32::from_be_bytes(*partition),
             offset: i64::from_be_bytes(offset.try_into().ok()?),
         };
-        let sane = place.log_epoch >= 0 && place.partition >= 0 && place.offset >= 0;
-        (*version == [VERSION] && sane).then_some(place)
+        let sane = position.log_epoch >= 0 && position.partition >= 0 && position.offset >= 0;
+        (*version == [VERSION] && sane).then_some(position)
     }
 }
 
@@ -58,15 +56,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_place_survives_its_byte_form(log_epoch in 0..=i32::MAX, partition in 0..=i32::MAX, offset in 0..=i64::MAX) {
-            let place = Place { log_epoch, partition, offset };
-            prop_assert_eq!(Place::from_bytes(&place.to_bytes()), Some(place));
+        fn a_position_survives_its_byte_form(log_epoch in 0..=i32::MAX, partition in 0..=i32::MAX, offset in 0..=i64::MAX) {
+            let position = LogPosition { log_epoch, partition, offset };
+            prop_assert_eq!(LogPosition::from_bytes(&position.to_bytes()), Some(position));
         }
 
         #[test]
-        fn whatever_reads_as_a_place_is_its_byte_form(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
-            if let Some(place) = Place::from_bytes(&bytes) {
-                let form = place.to_bytes();
+        fn bytes_that_decode_encode_to_the_same_bytes(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+            if let Some(position) = LogPosition::from_bytes(&bytes) {
+                let form = position.to_bytes();
                 prop_assert_eq!(form.as_slice(), bytes.as_slice());
             }
         }
@@ -74,15 +72,15 @@ mod tests {
 
     #[test]
     fn the_form_is_fixed_and_another_version_or_length_is_refused() {
-        let place = Place { log_epoch: 1, partition: 2, offset: 3 };
-        let bytes = place.to_bytes();
+        let position = LogPosition { log_epoch: 1, partition: 2, offset: 3 };
+        let bytes = position.to_bytes();
         assert_eq!(bytes, [1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]);
         let mut other = bytes;
         other[0] = 2;
-        assert_eq!(Place::from_bytes(&other), None);
-        assert_eq!(Place::from_bytes(&bytes[..16]), None);
+        assert_eq!(LogPosition::from_bytes(&other), None);
+        assert_eq!(LogPosition::from_bytes(&bytes[..16]), None);
         let mut negative = bytes;
         negative[9] = 0x80;
-        assert_eq!(Place::from_bytes(&negative), None);
+        assert_eq!(LogPosition::from_bytes(&negative), None);
     }
 }

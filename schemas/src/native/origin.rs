@@ -72,7 +72,7 @@ impl Origin {
 
     /// The id of an event that names none and stood here first.
     pub fn event_id(&self) -> EventId {
-        EventId::of_place(&self.topic, self.partition, self.offset, self.timestamp_ms)
+        EventId::derived_from_position(&self.topic, self.partition, self.offset, self.timestamp_ms)
     }
 }
 

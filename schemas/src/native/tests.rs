@@ -53,7 +53,7 @@ fn a_json_record_takes_its_organization_and_id_from_its_place() {
     let value = br#"{"type": "a", "data": {"x" : 1}, "dedup_id": "d"}"#;
     let read = read(value, &[("content-type", "application/json"), ("TraceParent", TRACE)]).unwrap();
     assert_eq!(read.org_id.to_string(), ORG);
-    assert_eq!(read.event_id, EventId::of_place("triggers.events.v1", 3, 42, 1_700_000_000_000));
+    assert_eq!(read.event_id, EventId::derived_from_position("triggers.events.v1", 3, 42, 1_700_000_000_000));
     assert_eq!(read.payload, r#"{"x" : 1}"#);
     assert_eq!(read.traceparent.as_deref(), Some(TRACE));
     let dedup = read.dedup.unwrap();
@@ -173,7 +173,7 @@ const ORIGIN: [(&str, &str); 4] = [
 fn a_record_that_was_written_again_has_the_id_of_its_first_place() {
     let json = br#"{"type": "a", "data": 1}"#;
     let read_there = read(json, &ORIGIN).unwrap();
-    assert_eq!(read_there.event_id, EventId::of_place("triggers.events.v1", 5, 7, 1_600_000_000_000));
+    assert_eq!(read_there.event_id, EventId::derived_from_position("triggers.events.v1", 5, 7, 1_600_000_000_000));
     // Of every version to come: these ids are in inboxes and at receivers.
     assert_eq!(read_there.event_id.to_string(), "0ba6bb14-c039-53a4-bcfe-27c66e195960");
     assert_ne!(read_there.event_id, read(json, &[]).unwrap().event_id);

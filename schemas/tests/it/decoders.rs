@@ -14,7 +14,7 @@ use schemas::ids::{EventId, OrgId};
 use schemas::native::{
     self, MAX_ACKS_PER_RECORD, MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, NativeRecord, Unreadable,
 };
-use schemas::position::Place;
+use schemas::position::LogPosition;
 use schemas::records::Event;
 use schemas::{cloudevents, trace};
 use serde::de::IgnoredAny;
@@ -284,8 +284,8 @@ fn native_attempts() {
 
 #[test]
 fn places() {
-    let place = |offset| Place { log_epoch: 1, partition: 2, offset }.to_bytes().to_vec();
-    drive("place", &samples::short(&[place(3), place(i64::MAX)]), |bytes| match Place::from_bytes(bytes) {
+    let place = |offset| LogPosition { log_epoch: 1, partition: 2, offset }.to_bytes().to_vec();
+    drive("place", &samples::short(&[place(3), place(i64::MAX)]), |bytes| match LogPosition::from_bytes(bytes) {
         Some(place) => hold(place.to_bytes() == *bytes, "a place has two forms").map(|()| Read),
         None => Ok(Refused),
     });

@@ -9,7 +9,7 @@ use platform::http::{BodyLimits, EVENT_BODY_BYTES, Problem, RecordKind, RequestC
 use platform::kafka::producer::{Appended, Outgoing};
 use schemas::codec;
 use schemas::ids::OrgId;
-use schemas::position::{Place, TOKEN_PURPOSE};
+use schemas::position::{LogPosition, TOKEN_PURPOSE};
 use schemas::records::{Dedup, DedupKind, Event};
 use tenancy::{Caller, Right};
 use tracing::{debug, error};
@@ -130,6 +130,6 @@ fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<S
     }
     state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
     // Epoch 0: ingest writes to the newest log epoch without knowing its number.
-    let place = Place { log_epoch: 0, partition: appended.partition, offset: appended.offset };
+    let place = LogPosition { log_epoch: 0, partition: appended.partition, offset: appended.offset };
     Some(state.sealing.seal_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &place.to_bytes()))
 }

@@ -3,7 +3,7 @@
 
 use platform::seal::SealingKey;
 use schemas::ids::OrgId;
-use schemas::position::{Place as LogPosition, TOKEN_PURPOSE};
+use schemas::position::{LogPosition, TOKEN_PURPOSE};
 
 /// The token of `log_position`.
 pub(crate) fn seal(key: &SealingKey, organization: OrgId, log_position: LogPosition) -> String {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use platform::fence::{Positions, PositionsPoller};
 use platform::read_your_writes::RecentWrites;
 use schemas::ids::OrgId;
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 
 /// Bound of the wait.
 const CATCH_UP: Duration = Duration::from_secs(1);

@@ -82,7 +82,9 @@ async fn once(sender: &Sender, producer: &FutureProducer, tag: &str, is_json: bo
         Ok(Written { partition, offset, timestamp_ms }) => {
             // Kafka does not always report offset and time. Then only the log has the id.
             let appended_at = (offset >= 0).then_some(timestamp_ms).flatten();
-            let id = own_id.or_else(|| appended_at.map(|at| EventId::of_place(topic, partition, offset, at).as_uuid()));
+            let id = own_id.or_else(|| {
+                appended_at.map(|at| EventId::derived_from_position(topic, partition, offset, at).as_uuid())
+            });
             Outcome::Accepted { id, replayed: false }
         }
         Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => Outcome::Refused,

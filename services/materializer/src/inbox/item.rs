@@ -3,7 +3,7 @@
 use platform::http::Timestamp;
 use platform::seal::SealingKey;
 use schemas::ids::{EventId, OrgId};
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;

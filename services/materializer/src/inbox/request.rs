@@ -5,7 +5,7 @@ use std::time::Duration;
 use platform::http::{Problem, QueryParams};
 use platform::seal::SealingKey;
 use schemas::ids::OrgId;
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

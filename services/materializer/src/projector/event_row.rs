@@ -2,7 +2,7 @@
 
 use platform::kafka::Record;
 use schemas::ids::{EventId, OrgId};
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 use schemas::records::Event;
 
 /// An event, the record that holds it, and what was decided about it.

@@ -6,7 +6,7 @@ use axum::extract::State;
 use platform::http::{Problem, QueryParams, Timestamp};
 use platform::seal::SealingKey;
 use schemas::ids::OrgId;
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 use tenancy::{Caller, Right};

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use platform::kafka::Record;
 use schemas::ids::OrgId;
 use schemas::native::Unreadable;
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 use schemas::topics::TopicNames;
 use schemas::unix_time::from_millis;
 use sqlx::postgres::{PgConnection, PgPool};

@@ -29,7 +29,7 @@ async fn write_everything(bench: &Bench, org: OrgId) {
     for _ in 0..2 {
         bench.event(&keyed(org, Dedup::dedup_id("k", b""))).await;
     }
-    append_to(bench, 1, &Event { event_id: EventId::of_place("t", 0, 0, 0), ..event(org) }).await;
+    append_to(bench, 1, &Event { event_id: EventId::derived_from_position("t", 0, 0, 0), ..event(org) }).await;
     bench.json_event(org, "garbage").await;
     bench.ack(org, EventId::generate()).await;
     bench.attempt(&attempt(org, ids[0], EndpointId::generate(), 1, DeliveryOutcome::Retrying)).await;

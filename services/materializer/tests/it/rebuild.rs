@@ -47,7 +47,7 @@ async fn write_a_log(bench: &Bench) -> (OrgId, Projecting) {
     // Keys of one organization over two partitions: which of the two is the original is up to who is first, and stays.
     let far = keyed(org, Dedup::dedup_id("k", b""));
     append_to(bench, 2, &far).await;
-    let twins = [event(org), Event { event_id: EventId::of_place("t", 0, 0, 0), ..event(org) }];
+    let twins = [event(org), Event { event_id: EventId::derived_from_position("t", 0, 0, 0), ..event(org) }];
     for (twin, [first, second]) in twins.iter().zip([[1, 2], [2, 1]]) {
         append_to(bench, first, twin).await;
         bench.passed().await;

@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, StatusCode, Uri};
 use platform::http::{MountOptions, PathId, QueryParams, mount};
 use platform::seal::SealingKey;
 use schemas::ids::EventId;
-use schemas::position::{Place, TOKEN_PURPOSE};
+use schemas::position::{LogPosition, TOKEN_PURPOSE};
 use tower::ServiceExt as _;
 
 const ID: &str = "0192f0c1-2345-7abc-8def-0123456789ab";
@@ -76,13 +76,13 @@ fn no_path_or_header_is_answered_with_an_error_of_ours() {
 #[test]
 fn only_what_was_sealed_opens() {
     let (key, org) = (SealingKey::from_bytes([7; 32]), b"an organization");
-    let place = |offset| Place { log_epoch: 1, partition: 2, offset }.to_bytes();
+    let place = |offset| LogPosition { log_epoch: 1, partition: 2, offset }.to_bytes();
     let golden: Vec<Vec<u8>> =
         [3, i64::MAX].iter().map(|offset| key.seal_token(TOKEN_PURPOSE, org, &place(*offset)).into_bytes()).collect();
     drive("position token", &Samples { golden: &golden, tokens: ANY_TEXT, header: 32, large: 200_000 }, |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Verdict::Refused) };
         match key.open_token(TOKEN_PURPOSE, org, text) {
-            Some(plain) if golden.iter().any(|known| known == bytes) && Place::from_bytes(&plain).is_some() => {
+            Some(plain) if golden.iter().any(|known| known == bytes) && LogPosition::from_bytes(&plain).is_some() => {
                 Ok(Verdict::Read)
             }
             Some(_) => Err("a token was forged".to_owned()),

@@ -118,8 +118,12 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
     };
     let number = |name: &str| value(name).as_str().unwrap().parse::<i64>().unwrap();
     let partition = i32::try_from(number("triggers-dlq-partition")).unwrap();
-    let first_id =
-        EventId::of_place(&topic, partition, number("triggers-dlq-offset"), number("triggers-dlq-timestamp"));
+    let first_id = EventId::derived_from_position(
+        &topic,
+        partition,
+        number("triggers-dlq-offset"),
+        number("triggers-dlq-timestamp"),
+    );
     assert_eq!(inbox[0]["event_id"], first_id.to_string());
     assert_eq!(value("x-mine"), "kept");
 

@@ -203,9 +203,9 @@ impl World {
                 (epoch, written),
                 "the claim and the position that the database has"
             );
-            let of_place =
+            let derived_from_position =
                 batch.records.iter().filter(|record| (&record.topic, record.partition) == (&place.0, place.1));
-            let offsets: Vec<i64> = of_place.map(|record| record.offset).collect();
+            let offsets: Vec<i64> = derived_from_position.map(|record| record.offset).collect();
             let expected: Vec<i64> =
                 open.iter().filter(|(of, _)| of == place).map(|(_, offset)| *offset).take(offsets.len()).collect();
             prop_assert_eq!(&offsets, &expected, "each once, in order, none left out");

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 
 use super::*;
 

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use schemas::ids::{EventId, OrgId};
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 use schemas::records::DedupKind;
 use schemas::unix_time::{from_millis, to_millis};
 use sqlx::postgres::PgConnection;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::ids::OrgId;
 use schemas::native::Unreadable;
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 
 use super::{Flusher, log_epoch_of};
 use crate::metrics::METRICS;

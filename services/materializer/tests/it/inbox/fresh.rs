@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
-use schemas::position::Place as LogPosition;
+use schemas::position::LogPosition;
 
 use super::harness::{Bench, ViewEvent, ids, row};
 

@@ -113,7 +113,10 @@ impl Bench {
     pub(crate) async fn json_event(&self, org: OrgId, value: &str) -> (EventId, Appended) {
         let topic = &self.topics().events;
         let appended = self.append(topic, Some(org.to_string().as_bytes()), Some(value.as_bytes()), JSON).await;
-        (EventId::of_place(topic, appended.partition, appended.offset, appended.timestamp_ms.unwrap()), appended)
+        (
+            EventId::derived_from_position(topic, appended.partition, appended.offset, appended.timestamp_ms.unwrap()),
+            appended,
+        )
     }
 
     pub(crate) async fn ack(&self, org: OrgId, event_id: EventId) -> Appended {
