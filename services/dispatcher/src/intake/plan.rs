@@ -13,7 +13,7 @@ pub struct Move {
     pub expected: i64,
     /// Where it stands afterwards.
     pub next: i64,
-    /// No record that is passed was appended later.
+    /// About when the last record that is passed was appended, milliseconds since the Unix epoch.
     pub record_time_ms: Option<i64>,
 }
 

@@ -40,7 +40,7 @@ async fn next_log_epoch(system: &System, partition: i32, moved: &[&str], to: i64
     let moved: Vec<_> = known.iter().filter(is_meant).collect();
     assert!(!moved.is_empty());
     let topic = system.kafka.topics.events.clone();
-    mend::mend(&system.pool, &topic, partition, &moved, to, mend::Log::Another).await.unwrap().unwrap();
+    mend::mend(&system.pool, &topic, partition, &moved, to, mend::Log::Another, None).await.unwrap().unwrap();
 }
 
 async fn claimed_again(system: &System, than: i64) {

@@ -10,12 +10,15 @@
 //! What is done with the records, and moving the positions ([`crate::fence::advance`]), is the owner's business.
 
 mod batches;
+mod chunk;
 mod follow;
 mod group;
 mod held;
+mod leader_epochs;
 mod log_ends;
 mod markers;
 mod stall;
+mod topic_ids;
 mod truncation;
 mod unanswered;
 mod watch;
@@ -34,16 +37,14 @@ use tracing::{error, warn};
 
 use self::batches::Batches;
 use self::held::{Held, Progress};
+use self::leader_epochs::{LeaderEpochs, ReadEpochs};
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
+use self::topic_ids::Pauses;
 use self::unanswered::Unanswered;
 use super::{KafkaConfig, Record};
 use crate::fence::Claim;
 
-/// Most records that are handed over at once.
-const CHUNK_RECORDS: usize = 500;
-/// A chunk takes no further record beyond this, so that large records do not multiply with the chunks that wait.
-const CHUNK_BYTES: usize = 1024 * 1024;
 /// Chunks that wait in the channel; with librdkafka's own queue this bounds what is read ahead.
 const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
@@ -146,9 +147,11 @@ impl Outlet {
 /// What a reading thread shares with the others.
 #[derive(Clone)]
 struct Shared {
+    kafka: KafkaConfig,
     outlet: Outlet,
     log_ends: LogEnds,
     held: Held,
+    epochs: LeaderEpochs,
     unanswered: Unanswered,
     batches: Batches,
     reading: Progress,
@@ -182,12 +185,14 @@ impl FencedConsumer {
         let outlet = Outlet { inflow, stopping: stopping.clone() };
         let (held, unanswered, readings) =
             (Held::default(), Unanswered::default(), [Progress::default(), Progress::default()]);
-        let batches = Batches::default();
+        let (batches, epochs) = (Batches::default(), LeaderEpochs::new(pool.clone(), &settings.consumer, held.clone()));
         let [group_reading, followed_reading] = readings.clone();
         let shared = |reading| Shared {
+            kafka: kafka.clone(),
             outlet: outlet.clone(),
             log_ends: log_ends.clone(),
             held: held.clone(),
+            epochs: epochs.clone(),
             unanswered: unanswered.clone(),
             batches: batches.clone(),
             reading,
@@ -304,37 +309,11 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
     config
 }
 
-/// Polls once and then takes what is there, up to a chunk; with what it met at its end, which no later poll says again.
-/// A rebalance is served inside of `poll`, and a poll without a time-out ends with it: so no record that was taken
-/// before a revocation is handed over after the next claim.
-fn poll_chunk<C: ConsumerContext>(
-    client: &BaseConsumer<C>,
-    topic_of: &mut impl FnMut(&str) -> Arc<str>,
-) -> (Vec<Record>, Option<KafkaError>) {
-    use rdkafka::message::Message;
-    let mut records = Vec::new();
-    let mut timeout = POLL_TIMEOUT;
-    let mut bytes = 0;
-    while records.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES {
-        match client.poll(timeout) {
-            None => break,
-            Some(Ok(message)) => {
-                let topic = topic_of(message.topic());
-                let record = Record::copy_of(&message, &topic);
-                bytes += record.size();
-                records.push(record);
-            }
-            Some(Err(error)) => return (records, Some(error)),
-        }
-        timeout = Duration::ZERO;
-    }
-    (records, None)
-}
-
 /// What a reading thread remembers between two chunks.
 #[derive(Default)]
 struct ReadState {
     markers: Markers,
+    pauses: Pauses,
     complaints: Complaints,
 }
 
@@ -347,12 +326,18 @@ fn hand_over<C: ConsumerContext>(
 ) -> bool {
     let outlet = &shared.outlet;
     let begun = Instant::now();
-    let (mut records, error) = poll_chunk(client, topic_of);
+    let (mut records, mut epochs, error) = chunk::poll(client, topic_of);
     shared.reading.note(client, begun.elapsed());
     if records.is_empty() && error.is_none() {
-        records = state.markers.find(client);
+        records = state.markers.find(client, &mut epochs);
     }
     let passed = shared.batches.take(client);
+    passed.iter().for_each(|batch| epochs.note(&batch.topic, batch.partition, None));
+    if let Err(reason) = check_log(client, &epochs, shared, state) {
+        error!(reason, "Consumer fails before it hands over records that it read.");
+        let _reported = outlet.send(Inflow::Failed(reason));
+        return false;
+    }
     if let Err(error) = batches::go_on_behind(client, &passed) {
         let _told = outlet.send(Inflow::Failed(format!("a place was not assigned behind a batch: {error}")));
         return false;
@@ -368,11 +353,24 @@ fn hand_over<C: ConsumerContext>(
             let _told = outlet.send(Inflow::Failed(code.to_string()));
             return false;
         }
-        Some(error) if truncation::is_truncation(&error) => truncation::report(client, outlet, &shared.held),
+        Some(error) if truncation::is_truncation(&error) => truncation::report(client, shared),
         // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
         Some(error) => state.complaints.about(&error),
     }
     true
+}
+
+/// Whether what was read may be of another log than the claims are for.
+fn check_log<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    read: &ReadEpochs,
+    shared: &Shared,
+    state: &mut ReadState,
+) -> Result<(), String> {
+    if let Some(topic) = state.pauses.end(client, &shared.held, read.places()) {
+        return Err(format!("{topic} was deleted and created again"));
+    }
+    shared.epochs.store(read, &shared.outlet)
 }
 
 #[cfg(test)]

@@ -5,14 +5,15 @@
 
 pub mod bounds;
 pub mod consumer;
-mod headers;
+mod ffi;
+pub mod log_state;
 pub mod partition;
 pub mod positions;
 pub mod producer;
 pub mod range;
 pub mod topics;
 mod unpackable;
-pub mod younger;
+mod validation;
 
 use std::fmt;
 use std::sync::Arc;
@@ -135,7 +136,7 @@ impl Record {
             timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
-            headers: headers::of(message),
+            headers: ffi::headers(message),
             is_marker: false,
             unpackable: None,
         }

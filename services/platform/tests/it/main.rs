@@ -7,6 +7,7 @@ mod fence;
 mod http;
 mod leaderless;
 mod lifecycle;
+mod log_identity;
 mod native;
 mod producer;
 mod stall;

@@ -175,7 +175,10 @@ async fn a_claim_that_somebody_raised_without_the_group_ends_the_consumer_also_w
     assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "its own claims stand");
     let seen = fence::mend::positions(&pool).await.unwrap();
     let acks = seen.iter().find(|position| position.topic == kafka.topics.acks).unwrap();
-    assert_eq!(fence::mend::mend(&pool, &acks.topic, 0, &[acks], 0, fence::mend::Log::Another).await.unwrap(), Some(2));
+    assert_eq!(
+        fence::mend::mend(&pool, &acks.topic, 0, &[acks], 0, fence::mend::Log::Another, None).await.unwrap(),
+        Some(2)
+    );
     let (_, reason) = read_until_failed(&mut inflow).await;
     assert!(reason.contains(&kafka.topics.acks), "{reason}");
     drop(inflow);

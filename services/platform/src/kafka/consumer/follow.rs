@@ -88,7 +88,7 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared
     let mut state = ReadState::default();
     while !shared.outlet.is_stopping() {
         while let Ok(order) = orders.try_recv() {
-            if let Err(error) = obey(client, order, topics) {
+            if let Err(error) = obey(client, order, shared, topics) {
                 error!(%error, "The following client refused an assignment.");
                 let _told = shared.outlet.send(Inflow::Failed(error.to_string()));
                 return;
@@ -100,9 +100,14 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared
     }
 }
 
-fn obey(client: &BaseConsumer<FollowContext>, order: Command, topics: &[Arc<str>]) -> Result<(), KafkaError> {
+fn obey(
+    client: &BaseConsumer<FollowContext>,
+    order: Command,
+    shared: &Shared,
+    topics: &[Arc<str>],
+) -> Result<(), KafkaError> {
     match order {
-        Command::Assign(claims) => client.incremental_assign(&group::offsets(&claims)?),
+        Command::Assign(claims) => client.incremental_assign(&group::offsets(&claims, &shared.held)?),
         Command::Unassign(partitions, done) => {
             // Only what is assigned: a partition that was stopped at its claim never was.
             let assigned = client.assignment()?;

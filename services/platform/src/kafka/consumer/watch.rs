@@ -20,7 +20,7 @@ use super::batches::Batches;
 use super::held::{Held, Hold, Place, Progress};
 use super::stall::{Sight, Stall, StallWatch};
 use super::unanswered::Unanswered;
-use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, Shared, base_config, on_thread};
+use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, Shared, base_config, on_thread, topic_ids};
 use crate::fence;
 use crate::kafka::{bounds, unpackable};
 use crate::telemetry::metrics;
@@ -28,6 +28,8 @@ use crate::telemetry::metrics;
 /// Short, so that a broker that does not answer does not keep the watch from the places of the others.
 const KAFKA_TIMEOUT: Duration = Duration::from_millis(1500);
 const ANSWERS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the ids of the topics are asked for: one request for all of them.
+const TOPIC_IDS_INTERVAL: Duration = Duration::from_secs(1);
 const CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often claims are looked at, and how long a lost one may stay: by then the group has said that the place is
 /// somebody else's, if it is.
@@ -87,6 +89,7 @@ impl Watch {
         let stall_interval = (self.settings.stall_after / 6).clamp(TICK, Duration::from_secs(5));
         let (mut next_stalls, mut next_claims) = (Instant::now() + stall_interval, Instant::now() + CLAIMS_INTERVAL);
         let mut next_answers = Instant::now() + ANSWERS_INTERVAL;
+        let mut next_topic_ids = Instant::now() + TOPIC_IDS_INTERVAL;
         while !self.outlet.is_stopping() {
             std::thread::sleep(TICK);
             let mut reason = None;
@@ -97,6 +100,10 @@ impl Watch {
             if reason.is_none() && Instant::now() >= next_claims {
                 reason = self.look_at_claims();
                 next_claims = Instant::now() + CLAIMS_INTERVAL;
+            }
+            if reason.is_none() && Instant::now() >= next_topic_ids {
+                reason = self.look_at_topic_ids();
+                next_topic_ids = Instant::now() + TOPIC_IDS_INTERVAL;
             }
             if Instant::now() >= next_answers {
                 self.look_for_answers();
@@ -170,6 +177,26 @@ impl Watch {
             Err(error) => {
                 debug!(%error, %topic, partition, "Whether a batch can be unpacked is not known.");
                 false
+            }
+        }
+    }
+
+    /// Whether a topic was deleted and created again under its readers.
+    fn look_at_topic_ids(&self) -> Option<String> {
+        let read = self.held.all();
+        let topics = read.iter().filter(|(_, hold)| !hold.is_stopped).map(|((topic, _), _)| topic.as_ref()).collect();
+        match topic_ids::recreated(&self.client, &self.held, &topics, KAFKA_TIMEOUT) {
+            Ok(topic) => {
+                let topic = topic?;
+                error!(
+                    consumer = self.settings.consumer,
+                    topic, "Topic was deleted and created again; restarting consumer."
+                );
+                Some(format!("{topic} was deleted and created again"))
+            }
+            Err(error) => {
+                debug!(%error, "Topic ids are not known.");
+                None
             }
         }
     }
@@ -267,6 +294,7 @@ impl LostClaims {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::log_state::LogIdentity;
 
     fn place(partition: i32) -> Place {
         (Arc::from("events"), partition)
@@ -280,8 +308,12 @@ mod tests {
             .collect()
     }
 
+    fn hold(epoch: i64, is_stopped: bool) -> Hold {
+        Hold { epoch, identity: LogIdentity::default(), read_epoch: None, is_stopped }
+    }
+
     fn held(epoch: i64) -> BTreeMap<Place, Hold> {
-        BTreeMap::from([(place(0), Hold { epoch, is_stopped: false }), (place(1), Hold { epoch: 1, is_stopped: true })])
+        BTreeMap::from([(place(0), hold(epoch, false)), (place(1), hold(1, true))])
     }
 
     #[test]
