@@ -24,10 +24,10 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 9, name: "rebuild", sql: include_str!("../postgres/0009_rebuild.sql") },
     Migration { version: 10, name: "erasure", sql: include_str!("../postgres/0010_erasure.sql") },
     Migration { version: 11, name: "refusals", sql: include_str!("../postgres/0011_refusals.sql") },
-    Migration { version: 12, name: "times", sql: include_str!("../postgres/0012_times.sql") },
     Migration { version: 13, name: "tellings", sql: include_str!("../postgres/0013_tellings.sql") },
     Migration { version: 14, name: "contests", sql: include_str!("../postgres/0014_contests.sql") },
     Migration { version: 15, name: "event_ids", sql: include_str!("../postgres/0015_event_ids.sql") },
     Migration { version: 16, name: "awaiting_dedup", sql: include_str!("../postgres/0016_awaiting_dedup.sql") },
     Migration { version: 17, name: "skips", sql: include_str!("../postgres/0017_skips.sql") },
+    Migration { version: 18, name: "log_identity", sql: include_str!("../postgres/0018_log_identity.sql") },
 ];
