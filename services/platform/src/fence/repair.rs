@@ -40,9 +40,12 @@ impl StoredPosition {
     }
 }
 
+/// Consumer, topic, partition, next offset, log epoch, topic id, leader epoch.
+type StoredRow = (String, String, i32, i64, i32, Option<Uuid>, Option<i32>);
+
 /// Every position there is, by consumer, topic and partition.
 pub async fn positions(pool: &PgPool) -> Result<Vec<StoredPosition>, sqlx::Error> {
-    let rows: Vec<(String, String, i32, i64, i32, Option<Uuid>, Option<i32>)> = sqlx::query_as(
+    let rows: Vec<StoredRow> = sqlx::query_as(
         "SELECT consumer, topic, partition, next_offset, log_epoch, topic_id, leader_epoch
          FROM consumer_positions ORDER BY consumer, topic, partition",
     )

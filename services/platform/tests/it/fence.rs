@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use platform::fence::repair::{self, Log};
-use platform::fence::{self, Advance, Position, PositionsPoller, Standing};
+use platform::fence::{self, Advance, Position, PositionsPoller, Standing, skip};
 use platform::kafka::log_state::LogIdentity;
 use platform::postgres;
 use sqlx::postgres::PgPool;
@@ -171,6 +171,26 @@ async fn a_position_keeps_its_log_until_it_is_mended() {
     assert_eq!(seen[0].identity, identity().await);
     repair::repair(&pool, TOPIC, 0, &[&seen[0]], 5, Log::Same, other).await.unwrap().unwrap();
     assert_eq!(identity().await, LogIdentity { topic_id: other, leader_epoch: None }, "the operator accepts the log");
+    let again = fence::claim(&pool, "test", &topic, None, &[(0, 5)]).await.unwrap().remove(0);
+    fence::store_leader_epochs(&pool, "test", &read(again.epoch, 6)).await.unwrap();
+    let seen = repair::positions(&pool).await.unwrap();
+    assert!(skip::skip(&pool, &[&seen[0]], 9).await.unwrap());
+    let skipped = LogIdentity { topic_id: other, leader_epoch: None };
+    assert_eq!(identity().await, skipped, "the leader epoch of the skipped records is not known");
+    drop((pool, database));
+}
+
+#[tokio::test]
+async fn a_topic_id_that_was_not_known_is_stored_later() {
+    let (database, pool) = database().await;
+    let topic: Arc<str> = Arc::from(TOPIC);
+    let (first, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    fence::claim(&pool, "test", &topic, Some(first), &[(0, 5)]).await.unwrap();
+    fence::claim(&pool, "test", &topic, None, &[(0, 5), (1, 5)]).await.unwrap();
+    fence::store_topic_id(&pool, "test", TOPIC, other).await.unwrap();
+    let stored = fence::log_identities(&pool, "test", TOPIC).await.unwrap();
+    let ids: Vec<_> = stored.values().map(|identity| identity.topic_id).collect();
+    assert_eq!(ids, [Some(first), Some(other)], "only a position without an id gets one");
     drop((pool, database));
 }
 

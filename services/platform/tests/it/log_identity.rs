@@ -239,7 +239,10 @@ async fn elections_stop_a_partition_only_when_its_log_lost_records() {
     nodes.node(2).unwrap().kill().await;
     nodes.start_nodes(&[1]).await.unwrap();
     send(&kafka, &topic, 30, "grown").await;
+    // A consumer that was quick saw the log before it grew. A claim from now on cannot.
     let reason = stopped(&topic, (consumer, inflow), || start(&kafka, &pool)).await;
+    assert!(reason.contains("the position is 22"), "{reason}");
+    let reason = stopped(&topic, start(&kafka, &pool), || start(&kafka, &pool)).await;
     assert!(reason.contains("lost records before the position") && reason.contains("22"), "{reason}");
     nodes.stop().await;
     drop((pool, database));
