@@ -117,7 +117,7 @@ impl Ledger {
         self.entries.front().map_or(self.next, |entry| entry.offset)
     }
 
-    /// Youngest append time before the frontier, milliseconds since the Unix epoch; `None` before the first.
+    /// Append time of the last record before the frontier, milliseconds since the Unix epoch; `None` before the first.
     pub(crate) fn frontier_time_ms(&self) -> Option<i64> {
         self.frontier_time_ms
     }
@@ -130,7 +130,7 @@ impl Ledger {
 
     fn shrink(&mut self) {
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.open_parts == 0) {
-            self.frontier_time_ms = self.frontier_time_ms.max(entry.timestamp_ms);
+            self.frontier_time_ms = entry.timestamp_ms.or(self.frontier_time_ms);
         }
     }
 }
@@ -144,10 +144,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_the_frontier_is_the_youngest_and_a_marker_has_none() {
+    fn the_frontier_has_the_time_of_the_last_record_and_no_marker() {
         let mut ledger = Ledger::new(1, 0);
         for (offset, time_ms, expected) in
-            [(0, None, None), (1, Some(500), Some(500)), (2, Some(400), Some(500)), (3, None, Some(500))]
+            [(0, None, None), (1, Some(500), Some(500)), (2, Some(400), Some(400)), (3, None, Some(400))]
         {
             ledger.enter(offset, time_ms, 0, 1).unwrap();
             assert_eq!(ledger.frontier_time_ms(), expected);

@@ -13,10 +13,13 @@ use std::sync::Arc;
 
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 pub use poller::{Position, Positions, PositionsPoller};
 
 use crate::retry::Backoff;
+
+use crate::kafka::log_state::LogIdentity;
 
 /// The right to write one partition, until somebody claims it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,10 +49,8 @@ pub struct Advance {
     pub expected: i64,
     /// Where it stands afterwards.
     pub next: i64,
-    /// Youngest append time of the records that are passed, milliseconds since the Unix epoch; `None`: there is no
-    /// record among them. Rather too late than too early: a record before the position that is younger counts as never
-    /// read. Kept is the youngest of all: a leader whose clock is behind gives records less than those before them
-    /// have.
+    /// Append time of the last record that is passed, milliseconds since the Unix epoch, from which lag is measured;
+    /// `None`: there is no record among them.
     pub record_time_ms: Option<i64>,
 }
 
@@ -81,7 +82,8 @@ pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble:
 }
 
 /// Claims partitions of one topic for `consumer`: (partition, where to begin when it was never read). Waits for an open
-/// transaction of the claim before, so that what is read back is final.
+/// transaction of the claim before, so that what is read back is final. `topic_id` is stored where none is: a position
+/// belongs to the log that it was first claimed in, until an operator says otherwise ([`repair`]).
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is claimed then.
@@ -89,6 +91,7 @@ pub async fn claim(
     pool: &PgPool,
     consumer: &str,
     topic: &Arc<str>,
+    topic_id: Option<Uuid>,
     partitions: &[(i32, i64)],
 ) -> Result<Vec<Claim>, sqlx::Error> {
     // Sorted, so that two instances that claim at once cannot deadlock.
@@ -96,17 +99,20 @@ pub async fn claim(
     sorted.sort_unstable();
     let (ids, begins): (Vec<i32>, Vec<i64>) = sorted.into_iter().unzip();
     let rows: Vec<(i32, i64, i32, i64)> = sqlx::query_as(
-        "INSERT INTO consumer_positions AS p (consumer, topic, partition, next_offset, log_epoch)
-         SELECT $1, $2, t.partition, t.begin_offset,
-                COALESCE((SELECT max(o.log_epoch) FROM consumer_positions o WHERE o.topic = $2 AND o.partition = t.partition), 1)
+        "INSERT INTO consumer_positions AS p (consumer, topic, partition, next_offset, topic_id, log_epoch)
+         SELECT $1, $2, t.partition, t.begin_offset, $5,
+                COALESCE((SELECT max(o.log_epoch) FROM consumer_positions o
+                          WHERE o.topic = $2 AND o.partition = t.partition), 1)
          FROM UNNEST($3::integer[], $4::bigint[]) AS t (partition, begin_offset) ORDER BY t.partition
-         ON CONFLICT (consumer, topic, partition) DO UPDATE SET epoch = p.epoch + 1, updated_at = now()
+         ON CONFLICT (consumer, topic, partition) DO UPDATE
+            SET epoch = p.epoch + 1, topic_id = COALESCE(p.topic_id, EXCLUDED.topic_id), updated_at = now()
          RETURNING partition, epoch, log_epoch, next_offset",
     )
     .bind(consumer)
     .bind(topic.as_ref())
     .bind(ids)
     .bind(begins)
+    .bind(topic_id)
     .fetch_all(pool)
     .await?;
     let claim = |(partition, epoch, log_epoch, next_offset)| Claim {
@@ -119,7 +125,7 @@ pub async fn claim(
     Ok(rows.into_iter().map(claim).collect())
 }
 
-/// Youngest append time of the records before a position, milliseconds since the Unix epoch; `None` while nothing was
+/// Append time of the last record before a position, milliseconds since the Unix epoch; `None` while nothing was
 /// passed.
 pub async fn record_time_ms(
     pool: &PgPool,
@@ -127,20 +133,75 @@ pub async fn record_time_ms(
     topic: &str,
     partition: i32,
 ) -> Result<Option<i64>, sqlx::Error> {
-    Ok(record_times(pool, consumer, topic).await?.remove(&partition))
+    let time: Option<Option<i64>> = sqlx::query_scalar(
+        "SELECT (extract(epoch FROM record_time) * 1000)::bigint FROM consumer_positions
+         WHERE consumer = $1 AND topic = $2 AND partition = $3",
+    )
+    .bind(consumer)
+    .bind(topic)
+    .bind(partition)
+    .fetch_optional(pool)
+    .await?;
+    Ok(time.flatten())
 }
 
-/// The same of all partitions of a topic that passed a record.
-pub async fn record_times(pool: &PgPool, consumer: &str, topic: &str) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
-    let rows: Vec<(i32, i64)> = sqlx::query_as(
-        "SELECT partition, (extract(epoch FROM record_time) * 1000)::bigint FROM consumer_positions
-         WHERE consumer = $1 AND topic = $2 AND record_time IS NOT NULL",
+/// Which logs the positions of `consumer` in `topic` are in, by partition.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn log_identities(
+    pool: &PgPool,
+    consumer: &str,
+    topic: &str,
+) -> Result<BTreeMap<i32, LogIdentity>, sqlx::Error> {
+    let rows: Vec<(i32, Option<Uuid>, Option<i32>)> = sqlx::query_as(
+        "SELECT partition, topic_id, leader_epoch FROM consumer_positions WHERE consumer = $1 AND topic = $2",
     )
     .bind(consumer)
     .bind(topic)
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().collect())
+    let identity = |(partition, topic_id, leader_epoch)| (partition, LogIdentity { topic_id, leader_epoch });
+    Ok(rows.into_iter().map(identity).collect())
+}
+
+/// Stores the id of a topic for the positions of `consumer` that were claimed while it was not known.
+pub async fn store_topic_id(pool: &PgPool, consumer: &str, topic: &str, topic_id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE consumer_positions SET topic_id = $3 WHERE consumer = $1 AND topic = $2 AND topic_id IS NULL")
+        .bind(consumer)
+        .bind(topic)
+        .bind(topic_id)
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// Stores the leader epoch of records that were read: (claim's epoch, topic, partition, leader epoch; `None`: it is not
+/// known). The caller does this before it applies the records, so that the stored leader epoch is never lower than that
+/// of the record before the position. A higher one is as good: the log holds its records only if it holds those before
+/// them. Positions that somebody else has claimed stay as they are.
+///
+/// # Errors
+/// As PostgreSQL has them.
+pub async fn store_leader_epochs(
+    pool: &PgPool,
+    consumer: &str,
+    read: &[(i64, Arc<str>, i32, Option<i32>)],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE consumer_positions AS p SET leader_epoch = t.leader_epoch
+         FROM UNNEST($2::bigint[], $3::text[], $4::integer[], $5::integer[])
+              AS t (epoch, topic, partition, leader_epoch)
+         WHERE p.consumer = $1 AND p.topic = t.topic AND p.partition = t.partition AND p.epoch = t.epoch",
+    )
+    .bind(consumer)
+    .bind(read.iter().map(|(epoch, ..)| *epoch).collect::<Vec<_>>())
+    .bind(read.iter().map(|(_, topic, ..)| topic.as_ref()).collect::<Vec<_>>())
+    .bind(read.iter().map(|(.., partition, _)| *partition).collect::<Vec<_>>())
+    .bind(read.iter().map(|(.., leader_epoch)| *leader_epoch).collect::<Vec<_>>())
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// Where every position of `consumer` stands: (topic, partition, epoch, next offset).
@@ -161,7 +222,7 @@ pub async fn advance(
     let moved: Vec<(String, i32)> = sqlx::query_as(
         "UPDATE consumer_positions AS p
          SET next_offset = t.next_offset, updated_at = now(),
-             record_time = GREATEST(p.record_time, to_timestamp(t.record_ms::double precision / 1000))
+             record_time = COALESCE(to_timestamp(t.record_ms::double precision / 1000), p.record_time)
          FROM UNNEST($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
               AS t (topic, partition, epoch, expected, next_offset, record_ms)
          WHERE p.consumer = $1 AND p.topic = t.topic AND p.partition = t.partition AND p.epoch = t.epoch AND p.next_offset = t.expected

@@ -76,8 +76,8 @@ impl Lane {
     pub(super) fn next_move(&self, partition: i32, limit: Option<i64>) -> Option<Advance> {
         let frontier = self.ledger.frontier();
         let next = limit.map_or(frontier, |limit| limit.min(frontier));
-        // What lies before a limit is not in the ledger any more, nor its time. Nothing there is younger than the
-        // youngest before the frontier; a time that is too low would make the log look as if it had lost its end.
+        // What lies before a limit is not in the ledger any more, nor its time. That of the frontier is near enough for
+        // lag.
         let record_time_ms = self.ledger.frontier_time_ms();
         (next > self.committed).then(|| Advance { next, record_time_ms, ..self.stay(partition) })
     }

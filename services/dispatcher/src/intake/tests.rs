@@ -297,7 +297,6 @@ fn rows_that_do_not_fit_into_a_transaction_hold_the_position_and_their_outcomes_
     desk.intake.landed(flights[2].0, Landing::Delivered);
     let settled = |settlements: &[Settlement]| settlements.iter().map(|one| one.delivery_id).collect::<Vec<_>>();
     let plan = desk.intake.plan(desk.max_bytes);
-    // No record that is passed is younger.
     assert_eq!(plan.moves, [advance(2, Some(20))]);
     assert_eq!((plan.rows.len(), settled(&plan.settlements)), (2, vec![flights[0].1.id]));
     desk.intake.committed(&plan.moves);

@@ -118,7 +118,7 @@ impl Course {
             }
         }
         for (topic, partitions) in by_topic {
-            let claims = fence::claim(&self.pool, self.consumer, &topic, &partitions).await?;
+            let claims = fence::claim(&self.pool, self.consumer, &topic, None, &partitions).await?;
             self.collector.assign(claims);
         }
         Ok(())

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use platform::fence::repair;
-use platform::kafka::bounds::outside;
 use platform::kafka::{KafkaConfig, positions};
 use sqlx::postgres::PgPool;
 
@@ -18,14 +17,14 @@ pub(super) async fn are_those_of_the_view(pool: &PgPool, kafka: &KafkaConfig) ->
     let mut stored = repair::positions(pool).await?;
     stored.retain(|position| position.consumer == CONSUMER);
     let looked = positions::look(kafka, &stored, TIMEOUT).await?;
-    for (position, bounds) in stored.iter().zip(looked) {
+    for (position, state) in stored.iter().zip(looked) {
         let place = format!("{}[{}]", position.topic, position.partition);
         let unknown = |error| {
             RebuildError::Unsuitable(format!(
                 "whether the position of {place} is inside of its log is not known: {error}"
             ))
         };
-        if let Some(outside) = outside(position.next_offset, &bounds.map_err(unknown)?) {
+        if let Some(outside) = state.map_err(unknown)?.outside {
             let message = format!(
                 "the position of {place} is outside of its log, so nothing can be read again: {outside}; see: triggers positions list"
             );

@@ -10,6 +10,9 @@
 mod plan;
 
 use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use crate::kafka::log_state::{LogIdentity, LogPlace};
 
 pub use plan::{How, Known, Refusal, Repair, check, plan};
 
@@ -26,25 +29,35 @@ pub struct StoredPosition {
     pub next_offset: i64,
     /// In which log that offset is.
     pub log_epoch: i32,
-    /// Youngest append time before it, milliseconds since the Unix epoch; `None`: not known.
-    pub record_time_ms: Option<i64>,
+    /// Which log of Kafka's that is.
+    pub identity: LogIdentity,
 }
+
+impl StoredPosition {
+    /// It, without its topic.
+    pub fn place(&self) -> LogPlace {
+        LogPlace { partition: self.partition, next_offset: self.next_offset, identity: self.identity }
+    }
+}
+
+/// Consumer, topic, partition, next offset, log epoch, topic id, leader epoch.
+type StoredRow = (String, String, i32, i64, i32, Option<Uuid>, Option<i32>);
 
 /// Every position there is, by consumer, topic and partition.
 pub async fn positions(pool: &PgPool) -> Result<Vec<StoredPosition>, sqlx::Error> {
-    let rows: Vec<(String, String, i32, i64, i32, Option<i64>)> = sqlx::query_as(
-        "SELECT consumer, topic, partition, next_offset, log_epoch, (extract(epoch FROM record_time) * 1000)::bigint
+    let rows: Vec<StoredRow> = sqlx::query_as(
+        "SELECT consumer, topic, partition, next_offset, log_epoch, topic_id, leader_epoch
          FROM consumer_positions ORDER BY consumer, topic, partition",
     )
     .fetch_all(pool)
     .await?;
-    let position = |(consumer, topic, partition, next_offset, log_epoch, record_time_ms)| StoredPosition {
+    let position = |(consumer, topic, partition, next_offset, log_epoch, topic_id, leader_epoch)| StoredPosition {
         consumer,
         topic,
         partition,
         next_offset,
         log_epoch,
-        record_time_ms,
+        identity: LogIdentity { topic_id, leader_epoch },
     };
     Ok(rows.into_iter().map(position).collect())
 }
@@ -59,8 +72,8 @@ pub enum Log {
 }
 
 /// Sets positions of one partition, those of `moved` to `next_offset`, and has them claimed again. Another log starts
-/// the partition's next log epoch for all consumers. Answers the log epoch; `None`: a position is not where it was seen
-/// any more, and nothing was changed.
+/// the partition's next log epoch for all consumers. `topic_id` is the topic's id now: the operator accepts the log as
+/// it is. Answers the log epoch; `None`: a position has moved since it was read, and nothing was changed.
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing was changed then.
@@ -71,6 +84,7 @@ pub async fn repair(
     moved: &[&StoredPosition],
     next_offset: i64,
     log: Log,
+    topic_id: Option<Uuid>,
 ) -> Result<Option<i32>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let stored: Vec<(String, i64, i32)> = sqlx::query_as(
@@ -91,10 +105,10 @@ pub async fn repair(
     }
     let newest = stored.iter().map(|(.., log_epoch)| *log_epoch).max().unwrap_or(0);
     let log_epoch = if log == Log::Another { newest.saturating_add(1) } else { newest };
-    // The time belongs to a record that is not before the position any more.
+    // Time and leader epoch belong to a record that is not before the position any more.
     sqlx::query(
         "UPDATE consumer_positions
-         SET epoch = epoch + 1, log_epoch = $3, updated_at = now(),
+         SET epoch = epoch + 1, log_epoch = $3, topic_id = $7, leader_epoch = NULL, updated_at = now(),
              next_offset = CASE WHEN consumer = ANY($4) THEN $5 ELSE next_offset END,
              record_time = CASE WHEN consumer = ANY($4) THEN NULL ELSE record_time END
          WHERE topic = $1 AND partition = $2 AND ($6 OR consumer = ANY($4))",
@@ -105,6 +119,7 @@ pub async fn repair(
     .bind(moved.iter().map(|position| position.consumer.as_str()).collect::<Vec<_>>())
     .bind(next_offset)
     .bind(log == Log::Another)
+    .bind(topic_id)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;

@@ -49,7 +49,7 @@ pub fn check(named: &[&Known], to: i64) -> Result<(), Refusal> {
     for one in named {
         let StoredPosition { consumer, topic, partition, next_offset, .. } = &one.position;
         let name = format!("{consumer} at {topic}[{partition}]");
-        let Some(bounds) = one.bounds else { return Err(Refusal::Unknown(name)) };
+        let Some(bounds) = one.log.as_ref().map(|log| log.bounds) else { return Err(Refusal::Unknown(name)) };
         if one.outside().is_some() {
             return Err(Refusal::Outside(name));
         }
@@ -83,9 +83,11 @@ pub fn line(position: &StoredPosition, to: i64) -> String {
 pub async fn skip(pool: &PgPool, positions: &[&StoredPosition], to: i64) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     for position in positions {
-        // The time of what is skipped is not known, so neither is that of the youngest record before the position.
+        // Time and leader epoch of what is skipped are not known. The stored leader epoch may be lower than that of the
+        // record before the new position, and the log would look as if it had lost that record.
         let moved = sqlx::query(
-            "UPDATE consumer_positions SET epoch = epoch + 1, next_offset = $6, record_time = NULL, updated_at = now()
+            "UPDATE consumer_positions
+             SET epoch = epoch + 1, next_offset = $6, record_time = NULL, leader_epoch = NULL, updated_at = now()
              WHERE consumer = $1 AND topic = $2 AND partition = $3 AND log_epoch = $4 AND next_offset = $5",
         )
         .bind(&position.consumer)
@@ -139,12 +141,15 @@ pub async fn skipped(pool: &PgPool, consumer: &str) -> Result<Vec<Span>, sqlx::E
 mod tests {
     use super::*;
     use crate::kafka::bounds::LogBounds;
+    use crate::kafka::log_state::{LogIdentity, LogState, outside};
 
     fn known(consumer: &str, next_offset: i64) -> Known {
         let (consumer, topic) = (consumer.to_owned(), "events".to_owned());
-        let position =
-            StoredPosition { consumer, topic, partition: 3, next_offset, log_epoch: 1, record_time_ms: None };
-        Known { position, bounds: Some(LogBounds { begin: 2, end: 10, first_later: None }) }
+        let identity = LogIdentity::default();
+        let position = StoredPosition { consumer, topic, partition: 3, next_offset, log_epoch: 1, identity };
+        let bounds = LogBounds { begin: 2, end: 10 };
+        let outside = outside(&position.place(), None, bounds);
+        Known { position, log: Some(LogState { bounds, topic_id: None, outside }) }
     }
 
     #[test]
@@ -156,7 +161,7 @@ mod tests {
         }
         assert_eq!(check(&[&known("m", 1)], 6), Err(Refusal::Outside("m at events[3]".to_owned())));
         assert_eq!(check(&[], 6), Err(Refusal::Missing));
-        let unknown = Known { bounds: None, ..at_5 };
+        let unknown = Known { log: None, ..at_5 };
         assert!(matches!(check(&[&unknown], 6), Err(Refusal::Unknown(_))));
     }
 

@@ -9,14 +9,17 @@
 //!
 //! What is done with the records, and moving the positions ([`crate::fence::advance`]), is the owner's business.
 
+mod chunk;
 mod follow;
 mod group;
 mod held;
 mod lag;
+mod leader_epochs;
 mod log_ends;
 mod markers;
 mod runner;
 mod stall;
+mod topic_ids;
 mod truncation;
 mod unanswered;
 mod undecodable;
@@ -36,19 +39,17 @@ use tracing::{error, warn};
 
 use self::held::{Held, Progress};
 pub use self::lag::{Lag, Reached};
+use self::leader_epochs::{LeaderEpochs, ReadEpochs};
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
 pub use self::runner::{Ended, Runner, Session, TopicPartition, finished};
+use self::topic_ids::Pauses;
 use self::unanswered::Unanswered;
 use self::undecodable::Undecodable;
 use super::{KafkaConfig, Record};
 use crate::fence::Claim;
 use crate::telemetry::throttle::Throttle;
 
-/// Most records that are handed over at once.
-const CHUNK_RECORDS: usize = 500;
-/// A chunk takes no further record beyond this, so that large records do not multiply with the chunks that wait.
-const CHUNK_BYTES: usize = 1024 * 1024;
 /// Chunks that wait in the channel; with librdkafka's own queue this bounds what is read ahead.
 const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
@@ -150,9 +151,11 @@ impl Outlet {
 /// What a reading thread shares with the others.
 #[derive(Clone)]
 struct Shared {
+    kafka: KafkaConfig,
     outlet: Outlet,
     log_ends: LogEnds,
     held: Held,
+    epochs: LeaderEpochs,
     unanswered: Unanswered,
     undecodable: Undecodable,
     reading: Progress,
@@ -187,11 +190,14 @@ impl FencedConsumer {
         let (held, unanswered, readings) =
             (Held::default(), Unanswered::default(), [Progress::default(), Progress::default()]);
         let undecodable = Undecodable::default();
+        let epochs = LeaderEpochs::new(pool.clone(), &settings.consumer, held.clone());
         let [group_reading, followed_reading] = readings.clone();
         let shared = |reading| Shared {
+            kafka: kafka.clone(),
             outlet: outlet.clone(),
             log_ends: log_ends.clone(),
             held: held.clone(),
+            epochs: epochs.clone(),
             unanswered: unanswered.clone(),
             undecodable: undecodable.clone(),
             reading,
@@ -296,37 +302,11 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
     config
 }
 
-/// Polls once and then takes what is there, up to a chunk; with what it met at its end, which no later poll says again.
-/// A rebalance is served inside of `poll`, and a poll without a time-out ends with it: so no record that was taken
-/// before a revocation is handed over after the next claim.
-fn poll_chunk<C: ConsumerContext>(
-    client: &BaseConsumer<C>,
-    topic_of: &mut impl FnMut(&str) -> Arc<str>,
-) -> (Vec<Record>, Option<KafkaError>) {
-    use rdkafka::message::Message;
-    let mut records = Vec::new();
-    let mut timeout = POLL_TIMEOUT;
-    let mut bytes = 0;
-    while records.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES {
-        match client.poll(timeout) {
-            None => break,
-            Some(Ok(message)) => {
-                let topic = topic_of(message.topic());
-                let record = Record::copy_of(&message, &topic);
-                bytes += record.size();
-                records.push(record);
-            }
-            Some(Err(error)) => return (records, Some(error)),
-        }
-        timeout = Duration::ZERO;
-    }
-    (records, None)
-}
-
 /// What a reading thread remembers between two chunks.
 #[derive(Default)]
 struct ReadState {
     markers: Markers,
+    pauses: Pauses,
 }
 
 /// Polls once and hands over what there is. `false`: the client is of no use any more, which the owner was told.
@@ -338,10 +318,15 @@ fn hand_over<C: ConsumerContext>(
 ) -> bool {
     let outlet = &shared.outlet;
     let begun = Instant::now();
-    let (mut records, error) = poll_chunk(client, topic_of);
+    let (mut records, mut epochs, error) = chunk::poll(client, topic_of);
     shared.reading.note(client, begun.elapsed());
     if records.is_empty() && error.is_none() {
-        records = state.markers.find(client);
+        records = state.markers.find(client, &mut epochs);
+    }
+    if let Err(reason) = check_log(client, &epochs, shared, state) {
+        error!(reason, "Consumer fails before it hands over records that it read.");
+        let _reported = outlet.send(Inflow::Failed(reason));
+        return false;
     }
     if !records.is_empty() {
         state.markers.note(&records);
@@ -357,7 +342,7 @@ fn hand_over<C: ConsumerContext>(
             let _told = outlet.send(Inflow::Failed(code.to_string()));
             return false;
         }
-        Some(error) if truncation::is_truncation(&error) => truncation::report(client, outlet, &shared.held),
+        Some(error) if truncation::is_truncation(&error) => truncation::report(client, shared),
         // Brokers away, leader moving, topic not there yet.
         Some(error) => {
             if let Some(held_back) = ERROR_LINES.admit() {
@@ -366,6 +351,19 @@ fn hand_over<C: ConsumerContext>(
         }
     }
     true
+}
+
+/// Whether what was read may be of another log than the claims are for.
+fn check_log<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    read: &ReadEpochs,
+    shared: &Shared,
+    state: &mut ReadState,
+) -> Result<(), String> {
+    if let Some(topic) = state.pauses.end(client, &shared.held, read.places()) {
+        return Err(format!("{topic} was deleted and created again"));
+    }
+    shared.epochs.store(read, &shared.outlet)
 }
 
 #[cfg(test)]

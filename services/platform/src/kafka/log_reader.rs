@@ -86,7 +86,7 @@ pub async fn bounds(kafka: &KafkaConfig, topic: &str) -> Result<Vec<(i32, i64, i
             return Err(KafkaError::MetadataFetch(error.into()));
         }
         let partitions = metadata.topics().iter().flat_map(|described| described.partitions());
-        let asked: Vec<bounds::Asked> = partitions.map(|partition| (partition.id(), None)).collect();
+        let asked: Vec<i32> = partitions.map(|partition| partition.id()).collect();
         let answers = bounds::ask(&client, &topic, &asked, CALL);
         answers.into_iter().map(|(partition, answer)| answer.map(|log| (partition, log.begin, log.end))).collect()
     })

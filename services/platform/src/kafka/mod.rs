@@ -5,14 +5,15 @@
 
 pub mod bounds;
 pub mod consumer;
-mod headers;
+mod ffi;
 pub mod log_reader;
+pub mod log_state;
 pub mod partition;
 pub mod positions;
 pub mod producer;
 pub mod topics;
 mod undecodable;
-pub mod younger;
+mod validation;
 
 use std::fmt;
 use std::sync::Arc;
@@ -146,7 +147,7 @@ impl Record {
             timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
-            headers: headers::of(message),
+            headers: ffi::headers(message),
             is_marker: false,
         }
     }

@@ -7,6 +7,7 @@ mod fence;
 mod http;
 mod leaderless;
 mod lifecycle;
+mod log_identity;
 mod log_reader;
 mod native;
 mod positions;

@@ -33,7 +33,7 @@ async fn stopped(poller: &PositionsPoller) {
 #[tokio::test]
 async fn one_poller_reads_for_all_who_wait_and_stops_after_them() {
     let (database, pool) = database().await;
-    fence::claim(&pool, "test", &Arc::from(TOPIC), &[(0, 5)]).await.unwrap();
+    fence::claim(&pool, "test", &Arc::from(TOPIC), None, &[(0, 5)]).await.unwrap();
     let config = PostgresConfig { max_connections: 1, ..PostgresConfig::new(&database.url) };
     let polling = postgres::connect(&config).unwrap();
     let poller = PositionsPoller::new(polling.clone(), "test");
@@ -57,7 +57,7 @@ async fn one_poller_reads_for_all_who_wait_and_stops_after_them() {
 #[tokio::test]
 async fn newer_positions_are_read_once_for_each_who_asks() {
     let (database, pool) = database().await;
-    fence::claim(&pool, "test", &Arc::from(TOPIC), &[(0, 5)]).await.unwrap();
+    fence::claim(&pool, "test", &Arc::from(TOPIC), None, &[(0, 5)]).await.unwrap();
     let poller = PositionsPoller::new(pool.clone(), "test");
     let first = poller.newer_than(None, LONG).await.unwrap();
     assert_eq!(first.of_topic(TOPIC).map(|(partition, at)| (partition, at.next_offset)).collect::<Vec<_>>(), [(0, 5)]);
@@ -85,7 +85,7 @@ async fn who_waits_is_answered_although_postgres_is_not() {
 #[tokio::test]
 async fn a_read_that_hangs_is_given_up_with_its_connection() {
     let (database, pool) = database().await;
-    fence::claim(&pool, "test", &Arc::from(TOPIC), &[(0, 5)]).await.unwrap();
+    fence::claim(&pool, "test", &Arc::from(TOPIC), None, &[(0, 5)]).await.unwrap();
     let config = PostgresConfig { max_connections: 1, ..PostgresConfig::new(&database.url) };
     let polling = postgres::connect(&config).unwrap();
     let poller = PositionsPoller::new(polling.clone(), "test");

@@ -176,7 +176,7 @@ async fn a_claim_that_somebody_raised_without_the_group_ends_the_consumer_also_w
     let seen = fence::repair::positions(&pool).await.unwrap();
     let acks = seen.iter().find(|position| position.topic == kafka.topics.acks).unwrap();
     assert_eq!(
-        fence::repair::repair(&pool, &acks.topic, 0, &[acks], 0, fence::repair::Log::Another).await.unwrap(),
+        fence::repair::repair(&pool, &acks.topic, 0, &[acks], 0, fence::repair::Log::Another, None).await.unwrap(),
         Some(2)
     );
     let (_, reason) = read_until_failed(&mut inflow).await;

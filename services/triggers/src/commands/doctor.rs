@@ -8,7 +8,6 @@ use clap::Args;
 use materializer::rebuild::REPLAY;
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::fence::repair;
-use platform::kafka::bounds::outside;
 use platform::kafka::{KafkaConfig, positions, topics};
 use platform::postgres;
 
@@ -173,10 +172,8 @@ async fn check_positions(
     stored.retain(|position| position.consumer != REPLAY);
     let Ok(looked) = positions::look(kafka, &stored, TIMEOUT).await else { return Ok(()) };
     let mut outsiders = 0;
-    for (position, bounds) in stored.iter().zip(&looked) {
-        let Some(outside) = bounds.as_ref().ok().and_then(|bounds| outside(position.next_offset, bounds)) else {
-            continue;
-        };
+    for (position, state) in stored.iter().zip(&looked) {
+        let Some(outside) = state.as_ref().ok().and_then(|state| state.outside.as_ref()) else { continue };
         outsiders += 1;
         let why = format!("{} in {}[{}]: {outside}", position.consumer, position.topic, position.partition);
         findings.bad("positions", why, "Its partition is stopped. Decide, and repair it: triggers positions list")?;

@@ -63,11 +63,8 @@ struct RepairArgs {
     /// Every position that lies outside of its log
     #[arg(long, conflicts_with_all = ["consumer", "topic", "partition"])]
     all_outside: bool,
-    /// The topic was made anew, although the position lies inside of the new log: begin at its begin, for every
-    /// consumer
-    #[arg(long, conflicts_with_all = ["all_outside", "keep"])]
-    recreated: bool,
-    /// The topic was not made anew, although its records look younger than the position: go on where the position is
+    /// Go on at the position although the topic is another one or lost its end: for a topic that was restored with the
+    /// offsets that it had
     #[arg(long, conflicts_with = "all_outside")]
     keep: bool,
     /// Do it
@@ -134,7 +131,7 @@ async fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Res
         Ok(looked) => looked,
         Err(error) => {
             print::warn(&format!("Kafka does not answer, so nothing is known of the logs: {error}"))?;
-            return Ok(positions.into_iter().map(|position| Known { position, bounds: None }).collect());
+            return Ok(positions.into_iter().map(|position| Known { position, log: None }).collect());
         }
     };
     let mut unknown: BTreeMap<(&str, String), BTreeSet<i32>> = BTreeMap::new();
@@ -150,15 +147,15 @@ async fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Res
             "{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"
         ))?;
     }
-    Ok(positions.into_iter().zip(looked).map(|(position, bounds)| Known { position, bounds: bounds.ok() }).collect())
+    Ok(positions.into_iter().zip(looked).map(|(position, log)| Known { position, log: log.ok() }).collect())
 }
 
 fn list(known: &[Known]) -> Result<()> {
     let line = |known: &Known| -> Value {
-        let position = &known.position;
+        let (position, bounds) = (&known.position, known.log.as_ref().map(|log| log.bounds));
         json!({
             "consumer": position.consumer, "topic": position.topic, "partition": position.partition, "position": position.next_offset,
-            "log_begin": known.bounds.map(|bounds| bounds.begin), "log_end": known.bounds.map(|bounds| bounds.end),
+            "log_begin": bounds.map(|bounds| bounds.begin), "log_end": bounds.map(|bounds| bounds.end),
             "log_epoch": position.log_epoch, "state": known.state(),
         })
     };
@@ -176,11 +173,7 @@ fn list(known: &[Known]) -> Result<()> {
 }
 
 async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()> {
-    let how = match (args.recreated, args.keep) {
-        (true, _) => How::Recreated,
-        (_, true) => How::Keep,
-        _ => How::AsItIs,
-    };
+    let how = if args.keep { How::Keep } else { How::AsItIs };
     let wanted = |position: &StoredPosition| {
         args.all_outside
             || (args.consumer.as_deref(), args.topic.as_deref(), args.partition)
@@ -192,7 +185,7 @@ async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()>
     }
     let repairs = plan(known, wanted, how);
     // Said at the end: what is known to lie outside can be repaired all the same.
-    let unknown = known.iter().filter(|known| known.bounds.is_none() && wanted(&known.position)).count();
+    let unknown = known.iter().filter(|known| known.log.is_none() && wanted(&known.position)).count();
     let told = || match unknown {
         0 => Ok(()),
         _ => bail!(
@@ -212,7 +205,7 @@ async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()>
     for repair in &repairs {
         let place = format!("{}[{}]", repair.topic, repair.partition);
         let moved: Vec<&StoredPosition> = repair.moved.iter().map(|known| &known.position).collect();
-        let done = repair::repair(pool, repair.topic, repair.partition, &moved, repair.to, repair.log);
+        let done = repair::repair(pool, repair.topic, repair.partition, &moved, repair.to, repair.log, repair.topic_id);
         match done.await.with_context(|| format!("{place} could not be repaired"))? {
             Some(_) if repair.log == Log::Same => print::line(&format!("repaired: {place}"))?,
             Some(log_epoch) => print::line(&format!("repaired: {place}, from here on in log epoch {log_epoch}"))?,

@@ -322,7 +322,7 @@ fn moves_of(part: &[Item], holds: &BTreeMap<Place, Hold>) -> Vec<Advance> {
             record_time_ms: None,
         });
         step.next = item.record.offset + 1;
-        step.record_time_ms = step.record_time_ms.max(item.record.log_time_ms());
+        step.record_time_ms = item.record.log_time_ms().or(step.record_time_ms);
     }
     moves.into_values().collect()
 }

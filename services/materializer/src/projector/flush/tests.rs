@@ -96,7 +96,7 @@ impl Bench {
         let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
         let topic: Arc<str> = kafka.topics.events.as_str().into();
         let mut collector = Collector::default();
-        collector.assign(fence::claim(&pool, CONSUMER, &topic, &[(0, 0)]).await.unwrap());
+        collector.assign(fence::claim(&pool, CONSUMER, &topic, None, &[(0, 0)]).await.unwrap());
         let flusher = Flusher::live(pool.clone(), producer, kafka.topics, Health::new().component(CONSUMER), 30);
         Self { flusher, collector, topic, org, next_offset: 0, pool, _database: database }
     }

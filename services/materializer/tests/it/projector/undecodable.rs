@@ -82,6 +82,6 @@ async fn an_undecodable_batch_is_skipped_by_every_reading() {
     projecting.stop().await;
     let position = StoredPosition { next_offset: stored(&bench).await.next_offset, ..position };
     let (topic, log) = (position.topic.as_str(), repair::Log::Another);
-    repair::repair(&bench.pool, topic, 0, &[&position], 0, log).await.unwrap().unwrap();
+    repair::repair(&bench.pool, topic, 0, &[&position], 0, log, None).await.unwrap().unwrap();
     assert_eq!(skip::skipped(&bench.pool, CONSUMER).await.unwrap(), []);
 }

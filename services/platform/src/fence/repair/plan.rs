@@ -1,30 +1,31 @@
 //! What repairing positions does, decided before anything is changed. Pure.
 
+use uuid::Uuid;
+
 use super::{Log, StoredPosition};
-use crate::kafka::bounds::{LogBounds, Outside, outside};
+use crate::kafka::log_state::{LogState, Outside};
 
 /// A position and its log.
 #[derive(Debug, Clone)]
 pub struct Known {
     /// As it is stored.
     pub position: StoredPosition,
-    /// `None`: the brokers did not tell.
-    pub bounds: Option<LogBounds>,
+    /// `None`: the brokers did not answer.
+    pub log: Option<LogState>,
 }
 
 impl Known {
-    /// How the position lies outside of its log, if it does and that is known.
-    pub fn outside(&self) -> Option<Outside> {
-        outside(self.position.next_offset, self.bounds.as_ref()?)
+    /// Why the position cannot be read on, if so and that is known.
+    pub fn outside(&self) -> Option<&Outside> {
+        self.log.as_ref()?.outside.as_ref()
     }
 
-    /// One word for it: `ok`, `truncated`, `recreated` or `unknown`.
+    /// One word for it: `ok`, `truncated`, `recreated`, `lost_end` or `unknown`.
     pub fn state(&self) -> &'static str {
-        match (self.bounds, self.outside()) {
+        match (&self.log, self.outside()) {
             (None, _) => "unknown",
             (_, None) => "ok",
-            (_, Some(Outside::Truncated(..))) => "truncated",
-            (_, Some(Outside::Recreated(..))) => "recreated",
+            (_, Some(outside)) => outside.word(),
         }
     }
 }
@@ -34,9 +35,7 @@ impl Known {
 pub enum How {
     /// Nothing beyond what can be seen.
     AsItIs,
-    /// It is another log than the one that the position is of.
-    Recreated,
-    /// It is the same log.
+    /// Offsets mean what they meant, whatever is found: the log as it is now is accepted.
     Keep,
 }
 
@@ -55,6 +54,8 @@ pub struct Repair<'a> {
     pub to: i64,
     /// Whether the log is another one.
     pub log: Log,
+    /// Id of the topic, which is stored.
+    pub topic_id: Option<Uuid>,
 }
 
 /// Why a position cannot be repaired.
@@ -64,7 +65,7 @@ pub enum Refusal {
     #[error("{0}: the brokers did not tell where its log begins and ends")]
     Unknown(String),
     /// There is nothing to repair.
-    #[error("{0} lies inside of its log; if the topic was made anew all the same, say --recreated")]
+    #[error("{0} lies inside of its log")]
     Inside(String),
     /// It cannot go on there.
     #[error("{0} lies outside of its log and cannot be kept")]
@@ -77,22 +78,22 @@ pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, ho
     let mut repairs: Vec<Repair<'a>> = Vec::new();
     for one in named.iter().filter(|one| how != How::AsItIs || one.outside().is_some()) {
         let (topic, partition) = (one.position.topic.as_str(), one.position.partition);
-        let Some(bounds) = one.bounds else { continue };
+        let Some(log_now) = &one.log else { continue };
         if repairs.iter().any(|repair| (repair.topic, repair.partition) == (topic, partition)) {
             continue;
         }
         let here = |known: &&&Known| (known.position.topic.as_str(), known.position.partition) == (topic, partition);
         let all: Vec<&Known> = known.iter().collect();
         // Another log is another one for everybody who reads it.
-        let is_recreated = |known: &&Known| matches!(known.outside(), Some(Outside::Recreated(..)));
-        let is_new_log = how == How::Recreated || (how == How::AsItIs && all.iter().filter(here).any(is_recreated));
+        let is_another = |known: &&Known| known.outside().is_some_and(Outside::is_another_log);
+        let is_new_log = how == How::AsItIs && all.iter().filter(here).any(is_another);
         let is_moved =
             |known: &Known| is_new_log || (wanted(&known.position) && (how == How::Keep || known.outside().is_some()));
         let (moved, stays): (Vec<&Known>, Vec<&Known>) =
             all.iter().filter(here).copied().partition(|known| is_moved(known));
-        let to = if how == How::Keep { one.position.next_offset } else { bounds.begin };
+        let to = if how == How::Keep { one.position.next_offset } else { log_now.bounds.begin };
         let log = if is_new_log { Log::Another } else { Log::Same };
-        repairs.push(Repair { topic, partition, moved, stays, to, log });
+        repairs.push(Repair { topic, partition, moved, stays, to, log, topic_id: log_now.topic_id });
     }
     repairs
 }
@@ -101,12 +102,10 @@ pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, ho
 pub fn check(named: &Known, how: How) -> Result<(), Refusal> {
     let StoredPosition { consumer, topic, partition, .. } = &named.position;
     let name = format!("{consumer} at {topic}[{partition}]");
-    let Some(bounds) = named.bounds else { return Err(Refusal::Unknown(name)) };
+    let Some(log) = &named.log else { return Err(Refusal::Unknown(name)) };
     match how {
         How::AsItIs if named.outside().is_none() => Err(Refusal::Inside(name)),
-        How::Keep if !(bounds.begin..=bounds.end).contains(&named.position.next_offset) => {
-            Err(Refusal::CannotKeep(name))
-        }
+        How::Keep if !log.bounds.hold(named.position.next_offset) => Err(Refusal::CannotKeep(name)),
         _ => Ok(()),
     }
 }
@@ -138,11 +137,16 @@ impl Repair<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::bounds::LogBounds;
+    use crate::kafka::log_state::{LogIdentity, outside};
 
     fn known(consumer: &str, partition: i32, next_offset: i64, (begin, end): (i64, i64)) -> Known {
         let (consumer, topic) = (consumer.to_owned(), "events".to_owned());
-        let position = StoredPosition { consumer, topic, partition, next_offset, log_epoch: 1, record_time_ms: None };
-        Known { position, bounds: Some(LogBounds { begin, end, first_later: None }) }
+        let identity = LogIdentity::default();
+        let position = StoredPosition { consumer, topic, partition, next_offset, log_epoch: 1, identity };
+        let bounds = LogBounds { begin, end };
+        let outside = outside(&position.place(), None, bounds);
+        Known { position, log: Some(LogState { bounds, topic_id: Some(Uuid::from_u128(7)), outside }) }
     }
 
     fn any(_: &StoredPosition) -> bool {
@@ -172,20 +176,25 @@ mod tests {
     }
 
     #[test]
-    fn what_the_operator_knows_goes_before_what_can_be_seen() {
+    fn a_log_that_was_kept_goes_on_where_the_position_is() {
         let positions = [known("d", 0, 3, (1, 5)), known("m", 0, 4, (1, 5))];
         let only = |position: &StoredPosition| position.consumer == "m";
         assert_eq!(check(&positions[1], How::AsItIs).unwrap_err(), Refusal::Inside("m at events[0]".to_owned()));
-        assert_eq!(summary(&plan(&positions, only, How::Recreated)), [(0, vec!["d".to_owned(), "m".to_owned()], 1)]);
-        let mut younger = positions;
-        younger[1].bounds = Some(LogBounds { begin: 1, end: 5, first_later: Some(1) });
-        assert_eq!(younger[1].state(), "recreated");
-        assert_eq!(summary(&plan(&younger, only, How::Keep)), [(0, vec!["m".to_owned()], 4)]);
+        let mut other = positions;
+        let ids = (Uuid::from_u128(1), Uuid::from_u128(7));
+        other[1].log.as_mut().unwrap().outside = Some(Outside::Recreated(ids.0, ids.1));
+        assert_eq!(other[1].state(), "recreated");
+        let restarted = plan(&other, only, How::AsItIs);
+        assert_eq!(summary(&restarted), [(0, vec!["d".to_owned(), "m".to_owned()], 1)]);
+        assert_eq!((restarted[0].log, restarted[0].topic_id), (Log::Another, Some(ids.1)));
+        let kept = plan(&other, only, How::Keep);
+        assert_eq!(summary(&kept), [(0, vec!["m".to_owned()], 4)]);
+        assert_eq!((kept[0].log, kept[0].topic_id), (Log::Same, Some(ids.1)), "the new id is accepted");
     }
 
     #[test]
     fn what_nobody_knows_or_cannot_be_kept_is_refused() {
-        let unknown = Known { bounds: None, ..known("m", 0, 4, (0, 0)) };
+        let unknown = Known { log: None, ..known("m", 0, 4, (0, 0)) };
         assert!(matches!(check(&unknown, How::AsItIs), Err(Refusal::Unknown(_))));
         assert!(matches!(check(&known("m", 0, 50, (0, 5)), How::Keep), Err(Refusal::CannotKeep(_))));
         assert!(plan(&[known("m", 0, 4, (0, 5)), known("m", 1, 4, (0, 5))], any, How::AsItIs).is_empty());

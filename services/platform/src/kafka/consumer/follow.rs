@@ -107,7 +107,7 @@ fn obey(
     topics: &[Arc<str>],
 ) -> Result<(), KafkaError> {
     match order {
-        Command::Assign(claims) => client.incremental_assign(&group::offsets(&claims)?),
+        Command::Assign(claims) => client.incremental_assign(&group::offsets(&claims, &shared.held)?),
         Command::Unassign(partitions, done) => {
             // Only what is assigned: a partition that was stopped at its claim never was.
             let assigned = client.assignment()?;

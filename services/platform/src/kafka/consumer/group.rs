@@ -1,26 +1,26 @@
 //! The group client: its thread, and what happens when the group gives or takes partitions.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{Offset, TopicPartitionList};
 use sqlx::postgres::PgPool;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use super::follow::Follower;
-use super::held::Place;
-use super::{ConsumerSettings, Inflow, KafkaConfig, ReadState, Shared, base_config, hand_over, on_thread};
+use super::held::{Held, Place};
+use super::{ConsumerSettings, Inflow, KafkaConfig, ReadState, Shared, base_config, hand_over, on_thread, topic_ids};
 use crate::fence::{self, Claim};
-use crate::kafka::bounds::{self, Asked, LogBounds};
-use crate::kafka::younger;
+use crate::kafka::log_state::{self, LogIdentity, LogPlace, Outside};
+use crate::kafka::{bounds, ffi};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a claim waits for leaders that are being elected. What has none then is left to be claimed later, so that
@@ -34,7 +34,6 @@ const METADATA_REFRESH: Duration = Duration::from_secs(5);
 
 /// Callbacks of the group client. They run on its thread, inside `poll`.
 pub(super) struct GroupContext {
-    kafka: KafkaConfig,
     pool: PgPool,
     runtime: Handle,
     settings: ConsumerSettings,
@@ -90,11 +89,13 @@ impl GroupContext {
         if client.assignment_lost() {
             return;
         }
-        for (topic, partitions) in self.shared.unanswered.take_answering() {
-            match self.try_claim(client, &topic, &partitions) {
+        let answering = self.shared.unanswered.take_answering();
+        let ids = topic_ids::known(client, &answering.keys().map(AsRef::as_ref).collect::<Vec<_>>());
+        for (topic, partitions) in answering {
+            match self.try_claim(client, &topic, ids.get(&*topic).copied(), &partitions) {
                 Ok(claims) if claims.made.is_empty() => {}
                 Ok(claims) => {
-                    for (claim, _) in &claims.made {
+                    for Claimed { claim, .. } in &claims.made {
                         self.shared.unanswered.remove(&(claim.topic.clone(), claim.partition));
                         info!(topic = %claim.topic, partition = claim.partition, "A partition that was left unread is claimed.");
                     }
@@ -112,21 +113,18 @@ impl GroupContext {
 
     /// Tells the owner of claims, and has those of followed topics read. Answers those that the group client is to
     /// read.
-    fn take_up(&self, mut claims: Vec<(Claim, Option<String>)>) -> Vec<Claim> {
-        claims.retain(|(claim, outside)| match outside {
-            None => {
-                self.shared.held.claimed(claim, false);
-                true
-            }
-            Some(reason) => {
-                self.shared.held.claimed(claim, true);
-                error!(topic = %claim.topic, partition = claim.partition, reason, "The stored position is outside of the log.");
-                let (topic, reason) = (claim.topic.clone(), reason.clone());
-                let _told = self.shared.outlet.send(Inflow::Stopped { topic, partition: claim.partition, reason });
-                false
-            }
-        });
-        let claims: Vec<Claim> = claims.into_iter().map(|(claim, _)| claim).collect();
+    fn take_up(&self, made: Vec<Claimed>) -> Vec<Claim> {
+        let mut claims = Vec::with_capacity(made.len());
+        for Claimed { claim, identity, outside } in made {
+            self.shared.held.claimed(&claim, identity, outside.is_some());
+            let Some(outside) = outside else {
+                claims.push(claim);
+                continue;
+            };
+            let (topic, partition, reason) = (claim.topic, claim.partition, outside.to_string());
+            error!(%topic, partition, reason, "Stored position is outside of its log; stopping the partition.");
+            let _reported = self.shared.outlet.send(Inflow::Stopped { topic, partition, reason });
+        }
         let (own, followed): (Vec<Claim>, Vec<Claim>) =
             claims.iter().cloned().partition(|claim| *claim.topic == self.settings.topic);
         // The claims stand in the channel before the first record that is read under them.
@@ -136,7 +134,7 @@ impl GroupContext {
     }
 
     fn read_own(&self, client: &BaseConsumer<Self>, own: &[Claim]) {
-        match offsets(own) {
+        match offsets(own, &self.shared.held) {
             Ok(list) => self.incremental(client.incremental_assign(&list)),
             Err(error) => self.fail(&format!("the assignment was refused: {error}")),
         }
@@ -190,67 +188,62 @@ impl GroupContext {
 
     fn try_claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Result<Claims, String> {
         let mut all = Claims::default();
-        for topic in std::iter::once(&self.settings.topic).chain(&self.settings.followed) {
-            let claims = self.try_claim(client, &Arc::from(topic.as_str()), partitions)?;
+        let topics = std::iter::once(&self.settings.topic).chain(&self.settings.followed).map(String::as_str);
+        let topics: Vec<&str> = topics.collect();
+        let ids = topic_ids::known(client, &topics);
+        for topic in topics {
+            let claims = self.try_claim(client, &Arc::from(topic), ids.get(topic).copied(), partitions)?;
             all.made.extend(claims.made);
             all.unanswered.extend(claims.unanswered);
         }
         Ok(all)
     }
 
-    /// Claims those partitions of one topic of which the brokers tell where the log begins and ends.
-    fn try_claim(&self, client: &BaseConsumer<Self>, topic: &Arc<str>, partitions: &[i32]) -> Result<Claims, String> {
-        let times = self
-            .runtime
-            .block_on(fence::record_times(&self.pool, &self.settings.consumer, topic))
-            .map_err(|e| e.to_string())?;
-        let asked: Vec<Asked> =
-            partitions.iter().map(|partition| (*partition, times.get(partition).copied())).collect();
-        let (mut claims, mut bounds) = (Claims::default(), BTreeMap::new());
-        for (partition, answer) in bounds::ask(client, topic, &asked, KAFKA_TIMEOUT) {
+    /// Claims those partitions of one topic of which the brokers tell where the log begins and ends. Then checks the
+    /// positions that were claimed: whoever had the partition may have moved one until then. A topic id that is not
+    /// known now is compared by the watch.
+    fn try_claim(
+        &self,
+        client: &BaseConsumer<Self>,
+        topic: &Arc<str>,
+        topic_id: Option<Uuid>,
+        partitions: &[i32],
+    ) -> Result<Claims, String> {
+        let (mut claims, mut begins) = (Claims::default(), Vec::new());
+        let mut left = |partition: i32, error: KafkaError| {
+            claims.unanswered.push(((topic.clone(), partition), error.to_string()));
+        };
+        for (partition, answer) in bounds::ask(client, topic, partitions, KAFKA_TIMEOUT) {
             match answer {
-                Ok(answer) => drop(bounds.insert(partition, answer)),
-                Err(error) => claims.unanswered.push(((topic.clone(), partition), error.to_string())),
+                Ok(bounds) => begins.push((partition, bounds.begin)),
+                Err(error) => left(partition, error),
             }
         }
-        let begins: Vec<(i32, i64)> = bounds.iter().map(|(partition, bounds)| (*partition, bounds.begin)).collect();
-        let made = self.runtime.block_on(fence::claim(&self.pool, &self.settings.consumer, topic, &begins));
-        for claim in made.map_err(|e| e.to_string())? {
-            let is_inside =
-                bounds.get(&claim.partition).is_none_or(|bounds| bounds::outside(claim.next_offset, bounds).is_none());
-            // The database's errors are not the brokers': they fail the claim as a whole.
-            let time_ms = || {
-                self.runtime.block_on(fence::record_time_ms(
-                    &self.pool,
-                    &self.settings.consumer,
-                    topic,
-                    claim.partition,
-                ))
-            };
-            let time_ms = if is_inside { None } else { time_ms().map_err(|e| e.to_string())? };
-            match if is_inside { Ok(None) } else { self.look_again(client, &claim, time_ms) } {
-                Ok(outside) => claims.made.push((claim, outside)),
-                Err(error) => claims.unanswered.push(((claim.topic, claim.partition), error)),
+        // The database's errors are not the brokers': they fail the claim as a whole.
+        let (pool, consumer) = (&self.pool, &self.settings.consumer);
+        let made = self.runtime.block_on(fence::claim(pool, consumer, topic, topic_id, &begins));
+        let made = made.map_err(|error| error.to_string())?;
+        let identities = self.runtime.block_on(fence::log_identities(pool, consumer, topic));
+        let identities = identities.map_err(|error| error.to_string())?;
+        let place = |claim: &Claim| LogPlace {
+            partition: claim.partition,
+            next_offset: claim.next_offset,
+            identity: identities.get(&claim.partition).copied().unwrap_or_default(),
+        };
+        let places: Vec<LogPlace> = made.iter().map(place).collect();
+        let mut states = log_state::ask(client, &self.shared.kafka, topic, topic_id, &places, KAFKA_TIMEOUT);
+        for (claim, place) in made.into_iter().zip(places) {
+            match states.remove(&claim.partition) {
+                Some(Ok(state)) => {
+                    claims.made.push(Claimed { claim, identity: place.identity, outside: state.outside })
+                }
+                Some(Err(error)) => {
+                    claims.unanswered.push(((claim.topic, claim.partition), error.to_string()));
+                }
+                None => claims.unanswered.push(((claim.topic, claim.partition), "no answer".to_owned())),
             }
         }
         Ok(claims)
-    }
-
-    /// Why a claimed position is outside of its log, if it is. What the claim was compared with was asked before it was
-    /// made, when whoever had the partition may still have moved the position; now nobody else does.
-    fn look_again(
-        &self,
-        client: &BaseConsumer<Self>,
-        claim: &Claim,
-        time_ms: Option<i64>,
-    ) -> Result<Option<String>, String> {
-        let Claim { topic, partition, next_offset, .. } = claim;
-        let asked: Asked = (*partition, time_ms);
-        let answer = bounds::ask(client, topic, &[asked], KAFKA_TIMEOUT).remove(partition).ok_or("no answer")?;
-        let bounds = answer.map_err(|e| e.to_string())?;
-        let seen = self.runtime.block_on(younger::seen(&self.kafka, topic, asked, *next_offset, bounds));
-        let bounds: LogBounds = seen.map_err(|e| e.to_string())?;
-        Ok(bounds::outside(*next_offset, &bounds).map(|outside| outside.to_string()))
     }
 
     fn incremental(&self, outcome: Result<(), KafkaError>) {
@@ -268,17 +261,26 @@ impl GroupContext {
 /// What claiming some places came to.
 #[derive(Default)]
 struct Claims {
-    /// With each claim, why its position is outside of the log, if it is.
-    made: Vec<(Claim, Option<String>)>,
+    made: Vec<Claimed>,
     /// Places of which the brokers did not tell where the log begins and ends, and what they said instead.
     unanswered: Vec<(Place, String)>,
 }
 
-/// Claims as a list of offsets to begin at.
-pub(super) fn offsets(claims: &[Claim]) -> Result<TopicPartitionList, KafkaError> {
+/// A claim, and what was found of its log.
+struct Claimed {
+    claim: Claim,
+    identity: LogIdentity,
+    /// Why its position cannot be read on, if so.
+    outside: Option<Outside>,
+}
+
+/// Claims as a list of offsets to begin at, with leader epochs: librdkafka validates them when the leader changes before
+/// the first record is read. From then on it goes by the epochs of the records.
+pub(super) fn offsets(claims: &[Claim], held: &Held) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(claims.len());
-    for claim in claims {
-        list.add_partition_offset(&claim.topic, claim.partition, Offset::Offset(claim.next_offset))?;
+    for Claim { topic, partition, next_offset, .. } in claims {
+        let leader_epoch = held.get(topic, *partition).and_then(|hold| hold.identity.leader_epoch);
+        ffi::add_with_leader_epoch(&mut list, topic, *partition, *next_offset, leader_epoch)?;
     }
     Ok(list)
 }
@@ -303,8 +305,8 @@ pub(super) fn start(
         config.set("group.instance.id", format!("{}-{instance}", settings.consumer));
     }
     kafka.overlay(&mut config);
-    let (kafka, runtime) = (kafka.clone(), Handle::current());
-    let context = GroupContext { kafka, pool, runtime, settings: settings.clone(), shared: shared.clone(), follower };
+    let runtime = Handle::current();
+    let context = GroupContext { pool, runtime, settings: settings.clone(), shared: shared.clone(), follower };
     let polled: Arc<BaseConsumer<GroupContext>> = Arc::new(config.create_with_context(context)?);
     polled.subscribe(&[&settings.topic])?;
     let client = Arc::downgrade(&polled);

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use uuid::Uuid;
 
 use super::POLL_TIMEOUT;
 use crate::fence::Claim;
+use crate::kafka::log_state::LogIdentity;
 
 /// One partition of one topic.
 pub(super) type Place = (Arc<str>, i32);
@@ -23,13 +25,43 @@ pub(super) struct Held(Arc<Mutex<BTreeMap<Place, Hold>>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hold {
     pub(super) epoch: i64,
+    /// Which log it is read in.
+    pub(super) identity: LogIdentity,
+    /// Highest leader epoch of the records that were read under this claim.
+    pub(super) read_epoch: Option<i32>,
     /// Its position is outside of the log, or the next batch does not decode: nothing of it is read.
     pub(super) is_stopped: bool,
 }
 
 impl Held {
-    pub(super) fn claimed(&self, claim: &Claim, is_stopped: bool) {
-        self.lock().insert((claim.topic.clone(), claim.partition), Hold { epoch: claim.epoch, is_stopped });
+    pub(super) fn claimed(&self, claim: &Claim, identity: LogIdentity, is_stopped: bool) {
+        let hold = Hold { epoch: claim.epoch, identity, read_epoch: None, is_stopped };
+        self.lock().insert((claim.topic.clone(), claim.partition), hold);
+    }
+
+    pub(super) fn get(&self, topic: &Arc<str>, partition: i32) -> Option<Hold> {
+        self.lock().get(&(topic.clone(), partition)).copied()
+    }
+
+    /// Notes the id of a topic for claims that were made without knowing it.
+    pub(super) fn learned_topic_id(&self, topic: &Arc<str>, id: Uuid) {
+        for (_, hold) in self.lock().iter_mut().filter(|((of, _), _)| of == topic) {
+            hold.identity.topic_id.get_or_insert(id);
+        }
+    }
+
+    /// Notes the highest leader epoch of records that were read.
+    pub(super) fn note_read_epoch(&self, topic: &Arc<str>, partition: i32, leader_epoch: Option<i32>) {
+        if let Some(hold) = self.lock().get_mut(&(topic.clone(), partition)) {
+            hold.read_epoch = hold.read_epoch.max(leader_epoch);
+        }
+    }
+
+    /// Notes a leader epoch that was stored under the claim of this epoch.
+    pub(super) fn stored_epoch(&self, topic: &Arc<str>, partition: i32, epoch: i64, leader_epoch: Option<i32>) {
+        if let Some(hold) = self.lock().get_mut(&(topic.clone(), partition)).filter(|hold| hold.epoch == epoch) {
+            hold.identity.leader_epoch = leader_epoch;
+        }
     }
 
     pub(super) fn stopped(&self, topic: &Arc<str>, partition: i32) {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 
-use crate::kafka::Record;
+use super::leader_epochs::ReadEpochs;
+use crate::kafka::{Record, ffi};
 
 /// How far each partition was handed over: (topic, partition) -> next offset.
 #[derive(Default)]
@@ -24,8 +25,12 @@ impl Markers {
     }
 
     /// A marker for each partition in which `client` stands further than was handed over. To be asked when it has
-    /// nothing more to read.
-    pub(super) fn find<C: ConsumerContext>(&mut self, client: &BaseConsumer<C>) -> Vec<Record> {
+    /// nothing more to read. Their leader epochs are noted in `epochs`.
+    pub(super) fn find<C: ConsumerContext>(
+        &mut self,
+        client: &BaseConsumer<C>,
+        epochs: &mut ReadEpochs,
+    ) -> Vec<Record> {
         let (Ok(positions), Ok(assigned)) = (client.position(), client.assignment()) else { return Vec::new() };
         let mut found = Vec::new();
         let mut reached = HashMap::with_capacity(self.0.len());
@@ -42,6 +47,7 @@ impl Markers {
             if let Some(Offset::Offset(next)) = position
                 && next > handed_over
             {
+                epochs.note(&place.0, place.1, ffi::leader_epoch_in(&positions, &place.0, place.1));
                 found.push(Record::marker(place.0.clone(), place.1, next - 1));
             }
             reached.insert(place, handed_over);

@@ -15,12 +15,13 @@ use sqlx::postgres::PgPool;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
+use uuid::Uuid;
 
 use super::held::{Held, Hold, Place, Progress};
 use super::stall::{Sight, Stall, StallWatch};
 use super::unanswered::Unanswered;
 use super::undecodable::Undecodable;
-use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, Shared, base_config, on_thread};
+use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, Shared, base_config, on_thread, topic_ids};
 use crate::fence;
 use crate::kafka::{bounds, undecodable};
 use crate::telemetry::metrics;
@@ -28,6 +29,8 @@ use crate::telemetry::metrics;
 /// Short, so that a broker that does not answer does not keep the watch from the places of the others.
 const KAFKA_TIMEOUT: Duration = Duration::from_millis(1500);
 const ANSWERS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the ids of the topics are asked for: one request for all of them.
+const TOPIC_IDS_INTERVAL: Duration = Duration::from_secs(1);
 const CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often claims are looked at, and how long a lost one may stay: by then the group has said that the place is
 /// somebody else's, if it is.
@@ -87,6 +90,7 @@ impl Watch {
         let stall_interval = (self.settings.stall_after / 6).clamp(TICK, Duration::from_secs(5));
         let (mut next_stalls, mut next_claims) = (Instant::now() + stall_interval, Instant::now() + CLAIMS_INTERVAL);
         let mut next_answers = Instant::now() + ANSWERS_INTERVAL;
+        let mut next_topic_ids = Instant::now() + TOPIC_IDS_INTERVAL;
         while !self.outlet.is_stopping() {
             std::thread::sleep(TICK);
             let mut reason = None;
@@ -97,6 +101,10 @@ impl Watch {
             if reason.is_none() && Instant::now() >= next_claims {
                 reason = self.look_at_claims();
                 next_claims = Instant::now() + CLAIMS_INTERVAL;
+            }
+            if reason.is_none() && Instant::now() >= next_topic_ids {
+                reason = self.look_at_topic_ids();
+                next_topic_ids = Instant::now() + TOPIC_IDS_INTERVAL;
             }
             if Instant::now() >= next_answers {
                 self.look_for_answers();
@@ -170,6 +178,30 @@ impl Watch {
                 debug!(%error, %topic, partition, "Whether the next batch decodes is not known.");
                 false
             }
+        }
+    }
+
+    /// Whether a topic was deleted and created again under its readers. Stores the ids of topics that were claimed while
+    /// their id was not known.
+    fn look_at_topic_ids(&self) -> Option<String> {
+        let claims = self.held.all();
+        let read = claims.iter().filter(|(_, hold)| !hold.is_stopped).map(|((topic, _), _)| topic.as_ref());
+        let ids = topic_ids::known(&self.client, &read.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<_>>());
+        for (topic, id) in topic_ids::learned(&claims, &ids) {
+            self.store_topic_id(&topic, id);
+        }
+        let topic = topic_ids::recreated(&claims, &ids)?;
+        error!(consumer = self.settings.consumer, %topic, "Topic was deleted and created again; restarting consumer.");
+        Some(format!("{topic} was deleted and created again"))
+    }
+
+    fn store_topic_id(&self, topic: &Arc<str>, id: Uuid) {
+        // A timeout must be made within the runtime, whose timer it uses.
+        let _within = self.runtime.enter();
+        let stored = fence::store_topic_id(&self.pool, &self.settings.consumer, topic, id);
+        // Without an answer of the database it is stored the next time.
+        if let Ok(Ok(())) = self.runtime.block_on(tokio::time::timeout(CLAIMS_TIMEOUT, stored)) {
+            self.held.learned_topic_id(topic, id);
         }
     }
 
@@ -266,6 +298,7 @@ impl LostClaims {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::log_state::LogIdentity;
 
     fn place(partition: i32) -> Place {
         (Arc::from("events"), partition)
@@ -279,8 +312,12 @@ mod tests {
             .collect()
     }
 
+    fn hold(epoch: i64, is_stopped: bool) -> Hold {
+        Hold { epoch, identity: LogIdentity::default(), read_epoch: None, is_stopped }
+    }
+
     fn held(epoch: i64) -> BTreeMap<Place, Hold> {
-        BTreeMap::from([(place(0), Hold { epoch, is_stopped: false }), (place(1), Hold { epoch: 1, is_stopped: true })])
+        BTreeMap::from([(place(0), hold(epoch, false)), (place(1), hold(1, true))])
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl TopicReader {
             return Err(ReadError::Truncated);
         }
         let nexts = self.nexts();
-        let asked: Vec<bounds::Asked> = nexts.iter().map(|(partition, _)| (*partition, None)).collect();
+        let asked: Vec<i32> = nexts.iter().map(|(partition, _)| *partition).collect();
         let answers = bounds::ask(&self.client, &self.topic, &asked, CALL);
         for (partition, next) in nexts {
             // One that is not known now is read from the same place again, and comes here again.
