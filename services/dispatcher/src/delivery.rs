@@ -51,7 +51,7 @@ impl Delivery {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Landing {
+pub(crate) enum AttemptOutcome {
     /// Taken, and reported to the log.
     Delivered,
     /// Not taken, and no attempt is left; reported.
@@ -84,7 +84,7 @@ pub(crate) enum Outcome {
 /// How long an attempt whose report failed waits before it is made again.
 const UNREPORTED_DELAY: Duration = Duration::from_secs(5);
 
-impl Landing {
+impl AttemptOutcome {
     /// What the end of attempt number `attempt` means.
     pub(crate) fn outcome(self, attempt: u32) -> Outcome {
         match self {

@@ -7,8 +7,8 @@ use platform::retry::Backoff;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 
-use crate::intake::Plan;
-use crate::rows;
+use crate::log::tracker::Plan;
+use crate::retry::schedule;
 
 /// What became of a plan.
 #[derive(Debug, Default)]
@@ -74,8 +74,8 @@ async fn attempt(pool: &PgPool, consumer: &str, plan: &Plan) -> Result<bool, sql
             return Ok(false);
         }
     }
-    rows::insert(&mut transaction, &plan.rows).await?;
-    rows::settle(&mut transaction, &plan.settlements).await?;
+    schedule::insert(&mut transaction, &plan.rows).await?;
+    schedule::settle(&mut transaction, &plan.settlements).await?;
     transaction.commit().await?;
     Ok(true)
 }

@@ -28,18 +28,18 @@ pub(crate) struct Reporter {
     producer: Producer,
     topic: Arc<str>,
     /// The report that failed last; `None` while the log listens.
-    unheard: Arc<Mutex<Option<Report>>>,
+    last_failed_report: Arc<Mutex<Option<Report>>>,
 }
 
 impl Reporter {
     /// Reports go to `topic`.
     pub(crate) fn new(producer: Producer, topic: &str) -> Self {
-        Self { producer, topic: Arc::from(topic), unheard: Arc::default() }
+        Self { producer, topic: Arc::from(topic), last_failed_report: Arc::default() }
     }
 
     /// Whether the log took the last report: only then may an attempt begin.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.unheard().is_none()
+    pub(crate) fn is_available(&self) -> bool {
+        self.last_failed_report().is_none()
     }
 
     /// Appends the record; the same one twice is one attempt in the view, so an unknown outcome is tried again too.
@@ -75,7 +75,7 @@ impl Reporter {
     pub(crate) async fn probe(&self) {
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
-            let Some(report) = self.unheard().clone() else { return };
+            let Some(report) = self.last_failed_report().clone() else { return };
             // How it went is kept, and looked at above.
             let _outcome = self.publish(&report).await;
         }
@@ -93,12 +93,12 @@ impl Reporter {
         match &outcome {
             // A refusal is an answer too.
             Ok(()) | Err(PublishError::Rejected(_)) => {
-                if self.unheard().take().is_some() {
+                if self.last_failed_report().take().is_some() {
                     info!("Attempts can be reported again.");
                 }
             }
             Err(error @ (PublishError::Unknown(_) | PublishError::Failed(_))) => {
-                if self.unheard().replace(report.clone()).is_none() {
+                if self.last_failed_report().replace(report.clone()).is_none() {
                     warn!(%error, "Attempts cannot be reported; none begins until they can.");
                 }
             }
@@ -108,7 +108,7 @@ impl Reporter {
         outcome
     }
 
-    fn unheard(&self) -> MutexGuard<'_, Option<Report>> {
-        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_failed_report(&self) -> MutexGuard<'_, Option<Report>> {
+        self.last_failed_report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,14 +14,14 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::CONSUMER;
-use crate::delivery::{Landing, Outcome, RowState};
-use crate::flight;
-use crate::matching::{Snapshot, Standing};
+use crate::attempt::in_flight;
+use crate::attempt::slots::Slot;
+use crate::delivery::{AttemptOutcome, Outcome, RowState};
+use crate::endpoints::matching::{EndpointState, Snapshot};
+use crate::log::duplicates::MATERIALIZER;
+use crate::log::worker::Dependencies;
 use crate::metrics::METRICS;
-use crate::pass::Parts;
-use crate::rows::{self, Claimed, Settlement};
-use crate::slots::Slot;
-use crate::verdicts::MATERIALIZER;
+use crate::retry::schedule::{self, Claimed, Settlement};
 
 /// Longest time between two looks at the schedule.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,8 +36,8 @@ const POSTPONED: Duration = Duration::from_secs(1);
 const UNUSABLE: Duration = Duration::from_secs(60);
 const CANCEL_LEASE: Duration = Duration::from_secs(60);
 
-pub(crate) struct Retries {
-    parts: Parts,
+pub(crate) struct RetryWorker {
+    dependencies: Dependencies,
     most: usize,
     drain: Duration,
     flights: JoinSet<Outcome>,
@@ -51,11 +51,11 @@ pub(crate) struct Retries {
     probing: Option<AbortOnDropHandle<()>>,
 }
 
-impl Retries {
+impl RetryWorker {
     /// At most `most` attempts at once; at the end they are waited for at most `drain`.
-    pub(crate) fn new(parts: &Parts, most: usize, drain: Duration) -> Self {
+    pub(crate) fn new(dependencies: &Dependencies, most: usize, drain: Duration) -> Self {
         Self {
-            parts: parts.clone(),
+            dependencies: dependencies.clone(),
             most,
             drain,
             flights: JoinSet::new(),
@@ -69,17 +69,17 @@ impl Retries {
 }
 
 /// Works until `shutdown`, then waits for the attempts under way.
-pub(crate) async fn run(mut retries: Retries, shutdown: CancellationToken) {
-    let scheduled = retries.parts.scheduled.clone();
+pub(crate) async fn run(mut retries: RetryWorker, shutdown: CancellationToken) {
+    let scheduled = retries.dependencies.scheduled.clone();
     let mut next_look = Instant::now();
     let mut next_count = Instant::now();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            Some(landed) = retries.flights.join_next_with_id() => {
-                retries.land(landed);
-                while let Some(landed) = retries.flights.try_join_next_with_id() {
-                    retries.land(landed);
+            Some(attempt_finished) = retries.flights.join_next_with_id() => {
+                retries.land(attempt_finished);
+                while let Some(attempt_finished) = retries.flights.try_join_next_with_id() {
+                    retries.land(attempt_finished);
                 }
                 if retries.more {
                     next_look = next_look.min(Instant::now() + LOOK_AT_MOST_EVERY);
@@ -101,7 +101,7 @@ pub(crate) async fn run(mut retries: Retries, shutdown: CancellationToken) {
         }
         if Instant::now() >= next_count {
             next_count = Instant::now() + COUNT_EVERY;
-            if let Ok(rows) = rows::depth(&retries.parts.pool).await {
+            if let Ok(rows) = schedule::depth(&retries.dependencies.pool).await {
                 METRICS.schedule_depth.set(rows as f64);
             }
         }
@@ -109,12 +109,12 @@ pub(crate) async fn run(mut retries: Retries, shutdown: CancellationToken) {
     retries.finish().await;
 }
 
-impl Retries {
+impl RetryWorker {
     /// One look: decide, take what is due, begin it, sweep. Answers when the next look is due.
     async fn look(&mut self) -> Result<Duration, sqlx::Error> {
-        let pool = self.parts.pool.clone();
-        let is_more_to_decide = rows::decide(&pool, MATERIALIZER, &self.parts.topic).await?;
-        let due = rows::due_endpoints(&pool).await?;
+        let pool = self.dependencies.pool.clone();
+        let is_more_to_decide = schedule::decide(&pool, MATERIALIZER, &self.dependencies.topic).await?;
+        let due = schedule::due_endpoints(&pool).await?;
         let wait = due
             .iter()
             .map(|(_, seconds)| seconds.max(0.0))
@@ -125,7 +125,7 @@ impl Retries {
         if self.may_begin() && !due.is_empty() && self.take(&due).await? {
             wait = Duration::ZERO;
         }
-        let is_more_to_sweep = rows::sweep(&pool, CONSUMER, &self.parts.topic).await?;
+        let is_more_to_sweep = schedule::sweep(&pool, CONSUMER, &self.dependencies.topic).await?;
         if is_more_to_decide || is_more_to_sweep {
             wait = Duration::ZERO;
         }
@@ -134,17 +134,17 @@ impl Retries {
 
     /// Whether attempts can be reported. If not, one task finds out when they can, for the pass too.
     fn may_begin(&mut self) -> bool {
-        let reporter = self.parts.reporter.clone();
-        let is_heard = reporter.is_heard();
-        if !is_heard && self.probing.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+        let reporter = self.dependencies.reporter.clone();
+        let is_available = reporter.is_available();
+        if !is_available && self.probing.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
             self.probing = Some(AbortOnDropHandle::new(tokio::spawn(async move { reporter.probe().await })));
         }
-        is_heard
+        is_available
     }
 
     /// Takes due rows of these endpoints and begins their attempts. `true`: there may be more to take at once.
     async fn take(&mut self, due: &[EndpointId]) -> Result<bool, sqlx::Error> {
-        let snapshot = self.parts.directory.current().await?;
+        let snapshot = self.dependencies.endpoint_cache.current().await?;
         let mut left = self.most.saturating_sub(self.flights.len());
         let mut slots: HashMap<EndpointId, Vec<Slot>> = HashMap::new();
         let mut wanted = Vec::new();
@@ -154,14 +154,14 @@ impl Retries {
         for id in due[begin..].iter().chain(&due[..begin]) {
             let rows = left.min(CLAIMED_PER_ENDPOINT);
             let (rows, lease) = match snapshot.standing(*id) {
-                Standing::Enabled(endpoint) => {
+                EndpointState::Enabled(endpoint) => {
                     let granted: Vec<Slot> =
-                        (0..rows).map_while(|_| self.parts.slots.take(*id, endpoint.max_in_flight)).collect();
+                        (0..rows).map_while(|_| self.dependencies.slots.take(*id, endpoint.max_in_flight)).collect();
                     let rows = granted.len();
                     slots.insert(*id, granted);
-                    (rows, flight::lease(endpoint.timeout))
+                    (rows, in_flight::lease(endpoint.timeout))
                 }
-                Standing::Withheld | Standing::Gone => (rows, CANCEL_LEASE),
+                EndpointState::Withheld | EndpointState::Gone => (rows, CANCEL_LEASE),
             };
             left -= rows;
             if rows == 0 {
@@ -170,7 +170,7 @@ impl Retries {
                 wanted.push((*id, rows, lease));
             }
         }
-        let taken = rows::claim(&self.parts.pool, &wanted).await?;
+        let taken = schedule::claim(&self.dependencies.pool, &wanted).await?;
         let of = |id: EndpointId| taken.iter().filter(|row| row.delivery.endpoint_id == id).count();
         self.more |= wanted.iter().any(|(id, rows, _)| of(*id) == *rows);
         let has_taken = !taken.is_empty();
@@ -181,7 +181,7 @@ impl Retries {
     /// Begins what was taken. Endpoints are read once more: between the first reading and now they may have been
     /// deleted.
     async fn begin(&mut self, taken: Vec<Claimed>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
-        let snapshot = match self.parts.directory.current().await {
+        let snapshot = match self.dependencies.endpoint_cache.current().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 warn!(%error, "Endpoints cannot be read at the moment; rows are put back.");
@@ -205,21 +205,22 @@ impl Retries {
     }
 
     fn attempt(&mut self, row: Claimed, snapshot: &Snapshot, slot: Slot) {
-        let Standing::Enabled(endpoint) = snapshot.standing(row.delivery.endpoint_id) else { return };
-        let (pilot, endpoint, attempt) = (self.parts.pilot.clone(), endpoint.clone(), row.attempts + 1);
+        let EndpointState::Enabled(endpoint) = snapshot.standing(row.delivery.endpoint_id) else { return };
+        let (attempter, endpoint, attempt) = (self.dependencies.attempter.clone(), endpoint.clone(), row.attempts + 1);
         let delivery = row.delivery.clone();
-        let flight =
-            self.flights.spawn(async move { pilot.fly(&endpoint, &delivery, attempt, slot).await.outcome(attempt) });
+        let flight = self
+            .flights
+            .spawn(async move { attempter.attempt(&endpoint, &delivery, attempt, slot).await.outcome(attempt) });
         self.leases.insert(flight.id(), (row.delivery.id, row.lease, row.attempts));
     }
 
     fn cancel(&mut self, row: Claimed, reason: &'static str) {
-        let (pilot, delivery, attempts) = (self.parts.pilot.clone(), row.delivery.clone(), row.attempts);
+        let (attempter, delivery, attempts) = (self.dependencies.attempter.clone(), row.delivery.clone(), row.attempts);
         let flight = self.flights.spawn(async move {
-            if pilot.cancel(&delivery, attempts, reason).await {
+            if attempter.cancel(&delivery, attempts, reason).await {
                 Outcome::Ended { state: RowState::Cancelled, attempts }
             } else {
-                Landing::Unreported.outcome(attempts + 1)
+                AttemptOutcome::Unreported.outcome(attempts + 1)
             }
         });
         self.leases.insert(flight.id(), (row.delivery.id, row.lease, row.attempts));
@@ -230,7 +231,7 @@ impl Retries {
             return;
         }
         let leases: Vec<(DeliveryId, Uuid)> = disabled.iter().map(|row| (row.delivery.id, row.lease)).collect();
-        let held = match rows::hold(&self.parts.pool, &leases).await {
+        let held = match schedule::hold(&self.dependencies.pool, &leases).await {
             Ok(held) => held,
             Err(error) => {
                 warn!(%error, "Rows of disabled endpoints could not be held; they come up again.");
@@ -246,8 +247,8 @@ impl Retries {
         self.settlements.push(Settlement { delivery_id: row.delivery.id, lease: row.lease, outcome });
     }
 
-    fn land(&mut self, landed: Result<(Id, Outcome), JoinError>) {
-        let (id, outcome) = match landed {
+    fn land(&mut self, attempt_finished: Result<(Id, Outcome), JoinError>) {
+        let (id, outcome) = match attempt_finished {
             Ok((id, outcome)) => (id, Some(outcome)),
             Err(error) => {
                 error!(%error, "An attempt panicked; it is made again.");
@@ -265,8 +266,8 @@ impl Retries {
         if self.settlements.is_empty() {
             return;
         }
-        let outcome = match self.parts.pool.acquire().await {
-            Ok(mut connection) => rows::settle(&mut connection, &self.settlements).await,
+        let outcome = match self.dependencies.pool.acquire().await {
+            Ok(mut connection) => schedule::settle(&mut connection, &self.settlements).await,
             Err(error) => Err(error),
         };
         match outcome {
@@ -284,8 +285,8 @@ impl Retries {
 
     async fn finish(&mut self) {
         let until = Instant::now() + self.drain;
-        while let Ok(Some(landed)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
-            self.land(landed);
+        while let Ok(Some(attempt_finished)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
+            self.land(attempt_finished);
         }
         self.settle().await;
     }
@@ -299,10 +300,10 @@ enum Step {
 
 fn decide(row: &Claimed, snapshot: &Snapshot) -> Step {
     match snapshot.standing(row.delivery.endpoint_id) {
-        Standing::Gone => Step::Cancel("the endpoint was deleted"),
+        EndpointState::Gone => Step::Cancel("the endpoint was deleted"),
         // Only a repeat: what is spilled before its first attempt is sent as it would have been from the log.
         _ if row.acknowledged && row.attempts > 0 => Step::Cancel("the event was acknowledged"),
-        Standing::Withheld => Step::Hold,
-        Standing::Enabled(_) => Step::Attempt,
+        EndpointState::Withheld => Step::Hold,
+        EndpointState::Enabled(_) => Step::Attempt,
     }
 }

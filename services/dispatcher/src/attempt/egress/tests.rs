@@ -63,7 +63,7 @@ fn what_is_not_the_public_internet_is_refused() {
         "ff02::1",
     ];
     for address in refused {
-        assert_eq!(open().reach(address.parse().unwrap()), Reach::Refused, "{address}");
+        assert_eq!(open().reach(address.parse().unwrap()), AddressClass::Refused, "{address}");
     }
     for address in [
         "1.1.1.1",
@@ -75,17 +75,17 @@ fn what_is_not_the_public_internet_is_refused() {
         "2606:4700::1111",
         "2a00:1450::1",
     ] {
-        assert_eq!(open().reach(address.parse().unwrap()), Reach::Public, "{address}");
+        assert_eq!(open().reach(address.parse().unwrap()), AddressClass::Public, "{address}");
     }
 }
 
 #[test]
 fn only_what_the_operator_lists_is_let_through() {
     for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
-        assert_eq!(with_loopback().reach(address.parse().unwrap()), Reach::Listed, "{address}");
+        assert_eq!(with_loopback().reach(address.parse().unwrap()), AddressClass::Listed, "{address}");
     }
     for address in ["10.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"] {
-        assert_eq!(with_loopback().reach(address.parse().unwrap()), Reach::Refused, "{address}");
+        assert_eq!(with_loopback().reach(address.parse().unwrap()), AddressClass::Refused, "{address}");
     }
 }
 
@@ -146,7 +146,7 @@ proptest! {
             Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
             Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, !high, !low),
         ] {
-            prop_assert_eq!(open().reach(IpAddr::V6(embedded)), Reach::Refused);
+            prop_assert_eq!(open().reach(IpAddr::V6(embedded)), AddressClass::Refused);
         }
     }
 

@@ -4,7 +4,7 @@ use schemas::ids::DeliveryId;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::intake::Scheduled;
+use crate::log::tracker::Scheduled;
 
 /// The deliveries of a partition's records from `from` on that have rows already, finished or not.
 ///

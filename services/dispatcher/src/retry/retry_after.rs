@@ -25,7 +25,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::retry_policy::{Answer, Next, RETRY_AFTER_LIMIT, after};
+    use crate::retry::policy::{Answer, Next, RETRY_AFTER_LIMIT, after};
 
     #[test]
     fn seconds_and_all_three_forms_of_a_date_are_read() {

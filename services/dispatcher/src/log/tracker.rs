@@ -17,9 +17,9 @@ use platform::kafka::consumer::Reached;
 use schemas::ids::EndpointId;
 use uuid::Uuid;
 
-use crate::delivery::{Accepted, Delivery, Landing, Outcome};
-use crate::queues::EndpointQueues;
-use crate::rows::{NewRow, Settlement, WaitsFor};
+use crate::delivery::{Accepted, AttemptOutcome, Delivery, Outcome};
+use crate::log::queues::EndpointQueues;
+use crate::retry::schedule::{NewRow, Settlement, WaitsFor};
 
 use lane::Lane;
 use spilled::Spilled;
@@ -53,7 +53,7 @@ pub(crate) struct Matched {
 /// A delivery whose event may be a duplicate.
 #[derive(Debug, Clone)]
 pub(crate) struct Undecided {
-    /// To be handed back to [`Intake::decide`].
+    /// To be handed back to [`DeliveryTracker::decide`].
     pub ticket: u64,
     /// The event in question.
     pub event: Arc<Accepted>,
@@ -75,7 +75,7 @@ enum Phase {
     /// Waits for its turn.
     Waiting,
     /// An attempt is being made.
-    Flying,
+    InFlight,
     /// An attempt is being made, and a row with this lease is in the schedule or in the next transaction.
     Leased(Uuid),
 }
@@ -88,7 +88,7 @@ struct Open {
 }
 
 #[derive(Debug)]
-pub(crate) struct Intake {
+pub(crate) struct DeliveryTracker {
     lanes: HashMap<i32, Lane>,
     open: HashMap<u64, Open>,
     /// Tickets in the order of reading; what is no longer open is skipped.
@@ -102,7 +102,7 @@ pub(crate) struct Intake {
     last_generation: u64,
 }
 
-impl Intake {
+impl DeliveryTracker {
     pub(crate) fn new(queue_capacity: usize, lease: Duration) -> Self {
         Self {
             lanes: HashMap::new(),
@@ -188,26 +188,26 @@ impl Intake {
     pub(crate) fn start<S>(&mut self, slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, Delivery, S)> {
         let (ticket, slot) = self.queues.next(slot)?;
         let open = self.open.get_mut(&ticket)?;
-        open.phase = Phase::Flying;
+        open.phase = Phase::InFlight;
         Some((ticket, open.delivery.clone(), slot))
     }
 
     /// The endpoint of a delivery that was about to be attempted is deleted, disabled or unusable: nothing is sent. Its
     /// row lets the retries decide, which know the difference.
-    pub(crate) fn ground(&mut self, ticket: u64) {
+    pub(crate) fn skip_unavailable(&mut self, ticket: u64) {
         if let Some(open) = self.open.remove(&ticket) {
             self.spill(open.delivery, open.generation, DUE_NOW);
         }
     }
 
     /// An attempt has ended.
-    pub(crate) fn landed(&mut self, ticket: u64, landing: Landing) {
+    pub(crate) fn attempt_finished(&mut self, ticket: u64, landing: AttemptOutcome) {
         let Some(open) = self.open.remove(&ticket) else { return };
         match (open.phase, landing) {
             (Phase::Leased(lease), landing) => {
                 self.settlements.push(Settlement { delivery_id: open.delivery.id, lease, outcome: landing.outcome(1) });
             }
-            (_, Landing::Delivered | Landing::Failed) => {
+            (_, AttemptOutcome::Delivered | AttemptOutcome::Failed) => {
                 self.complete(&open.delivery, open.generation);
             }
             (_, landing) => {
@@ -249,7 +249,7 @@ impl Intake {
                 Phase::Waiting => self.queues.remove(open.delivery.endpoint_id, ticket),
                 // Its row is not the partition's any more, so its outcome still counts.
                 Phase::Leased(_) => continue,
-                Phase::Undecided | Phase::Flying => {}
+                Phase::Undecided | Phase::InFlight => {}
             }
             self.open.remove(&ticket);
         }
@@ -330,7 +330,7 @@ impl Intake {
         let Some(open) = self.open.get_mut(&ticket) else { return };
         match open.phase {
             Phase::Leased(_) => {}
-            Phase::Flying => {
+            Phase::InFlight => {
                 let lease = Uuid::new_v4();
                 open.phase = Phase::Leased(lease);
                 let (delivery, generation) = (open.delivery.clone(), open.generation);

@@ -2,7 +2,7 @@
 
 use platform::fence::Advance;
 
-use crate::rows::{NewRow, Settlement};
+use crate::retry::schedule::{NewRow, Settlement};
 
 /// What one transaction holds. All of it or nothing.
 #[derive(Debug, Default)]

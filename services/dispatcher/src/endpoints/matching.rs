@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 use schemas::ids::{EndpointId, OrgId};
 
-use crate::sign::Secret;
+use crate::attempt::sign::Secret;
 
 /// Which events an endpoint is for: known of every endpoint, also of one that cannot be sent to.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ pub(crate) enum Change {
 
 /// How an endpoint stands.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Standing<'a> {
+pub(crate) enum EndpointState<'a> {
     /// It may be sent to.
     Enabled(&'a Arc<Endpoint>),
     /// It is there and is sent nothing for now: it is disabled, or cannot be used. What is for it is kept.
@@ -148,12 +148,12 @@ impl Snapshot {
     }
 
     /// How an endpoint stands.
-    pub(crate) fn standing(&self, id: EndpointId) -> Standing<'_> {
+    pub(crate) fn standing(&self, id: EndpointId) -> EndpointState<'_> {
         match self.by_id.get(&id) {
-            Some((subscription, _)) if self.is_erasing(subscription.org_id) => Standing::Gone,
-            Some((subscription, Some(endpoint))) if subscription.enabled => Standing::Enabled(endpoint),
-            Some(_) => Standing::Withheld,
-            None => Standing::Gone,
+            Some((subscription, _)) if self.is_erasing(subscription.org_id) => EndpointState::Gone,
+            Some((subscription, Some(endpoint))) if subscription.enabled => EndpointState::Enabled(endpoint),
+            Some(_) => EndpointState::Withheld,
+            None => EndpointState::Gone,
         }
     }
 }
@@ -238,7 +238,8 @@ mod tests {
         assert_eq!(ids(&snapshot, org, "a.b"), [two]);
         assert_eq!(ids(&snapshot, other, "a.b"), []);
         assert!(
-            matches!(snapshot.standing(one), Standing::Withheld) && matches!(snapshot.standing(theirs), Standing::Gone)
+            matches!(snapshot.standing(one), EndpointState::Withheld)
+                && matches!(snapshot.standing(theirs), EndpointState::Gone)
         );
         assert_eq!(snapshot.version(), 4);
     }
@@ -249,13 +250,13 @@ mod tests {
         let mut snapshot = Snapshot::default();
         let unusable = |enabled| Change::Put(Subscription { enabled, ..subscription(id, org, &["a"]) }, None);
         snapshot.apply(vec![unusable(true)], 1);
-        assert!(snapshot.knows(org) && matches!(snapshot.standing(id), Standing::Withheld));
+        assert!(snapshot.knows(org) && matches!(snapshot.standing(id), EndpointState::Withheld));
         assert_eq!((ids(&snapshot, org, "a"), ids(&snapshot, org, "b")), (vec![id], vec![]));
         assert_eq!(snapshot.unusable(), &BTreeSet::from([id]));
         snapshot.apply(vec![unusable(false)], 2);
         assert!(ids(&snapshot, org, "a").is_empty() && snapshot.unusable().is_empty());
         snapshot.apply(vec![unusable(true), put(subscription(id, org, &[]))], 3);
-        assert!(matches!(snapshot.standing(id), Standing::Enabled(_)) && snapshot.unusable().is_empty());
+        assert!(matches!(snapshot.standing(id), EndpointState::Enabled(_)) && snapshot.unusable().is_empty());
         snapshot.apply(vec![unusable(true), Change::Removed(id)], 4);
         assert!(!snapshot.knows(org) && snapshot.unusable().is_empty());
     }
@@ -268,8 +269,8 @@ mod tests {
         snapshot.apply(vec![put(subscription(erased, org, &[])), put(subscription(kept, other, &[]))], 1);
         snapshot.set_erasing(vec![org]);
         assert!(!snapshot.knows(org) && ids(&snapshot, org, "a").is_empty());
-        assert!(matches!(snapshot.standing(erased), Standing::Gone));
-        assert!(matches!(snapshot.standing(kept), Standing::Enabled(_)) && ids(&snapshot, other, "a") == [kept]);
+        assert!(matches!(snapshot.standing(erased), EndpointState::Gone));
+        assert!(matches!(snapshot.standing(kept), EndpointState::Enabled(_)) && ids(&snapshot, other, "a") == [kept]);
         snapshot.set_erasing(Vec::new());
         assert!(snapshot.knows(org), "a backup from before the tombstone has it back");
     }

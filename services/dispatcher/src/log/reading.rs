@@ -12,8 +12,8 @@ use schemas::records::Event;
 use time::OffsetDateTime;
 
 use crate::delivery::Accepted;
-use crate::intake::{Matched, Read};
-use crate::matching::Snapshot;
+use crate::endpoints::matching::Snapshot;
+use crate::log::tracker::{Matched, Read};
 
 /// What a record was, for the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 mod commits;
 mod gauges;
-mod wellness;
+mod health;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,20 +22,21 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use crate::CONSUMER;
-use crate::commit::{CommitError, Committed};
+use crate::attempt::in_flight::{self, Attempter};
+use crate::attempt::reporting::Reporter;
+use crate::attempt::slots::{Slot, Slots};
 use crate::config::DispatcherConfig;
-use crate::delivery::{Delivery, Landing};
-use crate::directory::Directory;
+use crate::delivery::{AttemptOutcome, Delivery};
+use crate::endpoints::cache::EndpointCache;
 use crate::endpoints::input::MAX_TIMEOUT_SECONDS;
-use crate::flight::{self, Pilot};
-use crate::intake::{Before, Intake, Undecided};
-use crate::matching::{Endpoint, Snapshot, Standing};
+use crate::endpoints::matching::{Endpoint, EndpointState, Snapshot};
+use crate::log::commit::{CommitError, Committed};
+use crate::log::duplicates::Decision;
+use crate::log::tracker::{Before, DeliveryTracker, Undecided};
+use crate::log::{duplicates, reading};
 use crate::metrics::METRICS;
-use crate::reporting::Reporter;
+use crate::retry::schedule;
 use crate::run::DispatchError;
-use crate::slots::{Slot, Slots};
-use crate::verdicts::Decision;
-use crate::{reading, rows, verdicts};
 
 /// Rows that wait, from which on no record is taken in.
 const MAX_ROWS_WAITING: usize = 5000;
@@ -43,14 +44,14 @@ const MAX_ROWS_WAITING: usize = 5000;
 const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(50);
 
-/// What the pass and the retries share. Cloning shares the parts.
+/// What the pass and the retries share. Cloning shares the dependencies.
 #[derive(Clone)]
-pub(crate) struct Parts {
+pub(crate) struct Dependencies {
     pub pool: PgPool,
     /// Full name of the events topic.
     pub topic: Arc<str>,
-    pub directory: Directory,
-    pub pilot: Pilot,
+    pub endpoint_cache: EndpointCache,
+    pub attempter: Attempter,
     /// Knows whether attempts may begin.
     pub reporter: Reporter,
     /// Bounds attempts per endpoint.
@@ -61,11 +62,11 @@ pub(crate) struct Parts {
     pub scheduled: Arc<Notify>,
 }
 
-pub(crate) struct Pass {
+pub(crate) struct LogWorker {
     config: DispatcherConfig,
-    parts: Parts,
-    intake: Intake,
-    flights: JoinSet<Landing>,
+    dependencies: Dependencies,
+    tracker: DeliveryTracker,
+    flights: JoinSet<AttemptOutcome>,
     tickets: HashMap<Id, u64>,
     deciding: JoinSet<Vec<Decision>>,
     committing: Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
@@ -77,14 +78,14 @@ pub(crate) struct Pass {
     hinted: Vec<(i32, i64)>,
 }
 
-impl Pass {
+impl LogWorker {
     /// A pass that has read nothing yet.
-    pub(crate) fn new(config: DispatcherConfig, parts: Parts) -> Self {
-        let lease = flight::lease(Duration::from_secs(u64::from(MAX_TIMEOUT_SECONDS)));
+    pub(crate) fn new(config: DispatcherConfig, dependencies: Dependencies) -> Self {
+        let lease = in_flight::lease(Duration::from_secs(u64::from(MAX_TIMEOUT_SECONDS)));
         Self {
-            intake: Intake::new(config.queue_capacity, lease),
+            tracker: DeliveryTracker::new(config.queue_capacity, lease),
             config,
-            parts,
+            dependencies,
             flights: JoinSet::new(),
             tickets: HashMap::new(),
             deciding: JoinSet::new(),
@@ -105,11 +106,11 @@ impl Pass {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.lost.clear();
-        session.report_health(self.trouble());
+        session.report_health(self.unhealthy_reason());
         loop {
             let (mut fresh, has_room) = (None, self.has_room());
             tokio::select! {
-                Some(landed) = self.flights.join_next_with_id() => self.land(landed),
+                Some(attempt_finished) = self.flights.join_next_with_id() => self.land(attempt_finished),
                 Some(decided) = self.deciding.join_next() => self.decide(decided),
                 outcome = finished(&mut self.committing) => self.committed(outcome?)?,
                 event = session.next(has_room) => match event {
@@ -118,14 +119,14 @@ impl Pass {
                 },
                 _ = tick.tick() => {}
             }
-            while let Some(landed) = self.flights.try_join_next_with_id() {
-                self.land(landed);
+            while let Some(attempt_finished) = self.flights.try_join_next_with_id() {
+                self.land(attempt_finished);
             }
             if let Some(limit) = Instant::now().checked_sub(self.config.spill_after) {
-                self.intake.age(limit);
+                self.tracker.age(limit);
             }
             for partition in std::mem::take(&mut self.lost) {
-                session.lost(&self.parts.topic, partition);
+                session.lost(&self.dependencies.topic, partition);
             }
             self.show(session);
             self.examine(session).await;
@@ -140,8 +141,8 @@ impl Pass {
     /// As [`Self::let_go`].
     pub(crate) async fn drain(&mut self) -> Result<(), DispatchError> {
         let until = tokio::time::Instant::now() + self.config.drain;
-        while let Ok(Some(landed)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
-            self.land(landed);
+        while let Ok(Some(attempt_finished)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
+            self.land(attempt_finished);
         }
         if !self.flights.is_empty() {
             warn!(
@@ -153,7 +154,7 @@ impl Pass {
     }
 
     fn has_room(&self) -> bool {
-        self.intake.rows_waiting() < MAX_ROWS_WAITING && self.intake.row_bytes_waiting() < MAX_ROW_BYTES_WAITING
+        self.tracker.rows_waiting() < MAX_ROWS_WAITING && self.tracker.row_bytes_waiting() < MAX_ROW_BYTES_WAITING
     }
 
     /// Takes an event of the session. Answers the endpoints if it had to read them.
@@ -170,33 +171,33 @@ impl Pass {
 
     async fn assign(&mut self, claims: Vec<Claim>, session: &Session) {
         for claim in claims {
-            let (pool, claim) = (self.parts.pool.clone(), &claim);
+            let (pool, claim) = (self.dependencies.pool.clone(), &claim);
             let read = || async {
                 let scheduled =
-                    rows::scheduled_from(&pool, claim.partition, claim.log_epoch, claim.next_offset).await?;
+                    schedule::scheduled_from(&pool, claim.partition, claim.log_epoch, claim.next_offset).await?;
                 let record_time_ms = fence::record_time_ms(&pool, CONSUMER, &claim.topic, claim.partition).await?;
                 Ok(Before { scheduled, record_time_ms })
             };
             let Some(before) = self.patiently(read, session).await else { return };
-            self.intake.assign(claim, before);
+            self.tracker.assign(claim, before);
         }
         // Now rather than with the first record: a sealing key that opens nothing shows at once.
-        let directory = self.parts.directory.clone();
+        let endpoint_cache = self.dependencies.endpoint_cache.clone();
         // Claims of a restored database are made anew, whoever ran on meanwhile.
-        directory.doubt();
-        let _known = self.patiently(|| directory.current(), session).await;
+        endpoint_cache.invalidate();
+        let _known = self.patiently(|| endpoint_cache.current(), session).await;
     }
 
     /// The group takes partitions away. What is open goes to the schedule, if nobody has claimed them yet; otherwise it
     /// is theirs.
     async fn revoke(&mut self, partitions: &[i32]) -> Result<(), DispatchError> {
         for partition in partitions {
-            self.intake.spill_all(Some(*partition));
+            self.tracker.spill_all(Some(*partition));
         }
         self.commit_in_time().await?;
         self.lost.retain(|lost| !partitions.contains(lost));
         for partition in partitions {
-            self.intake.drop_lane(*partition);
+            self.tracker.drop_lane(*partition);
             let label = partition.to_string();
             // A partition without a gauge yet is as well.
             let _removed = (
@@ -209,15 +210,15 @@ impl Pass {
 
     /// Takes records in, matched against endpoints that are read after the records were. `None`: the end came first.
     async fn enter(&mut self, records: &[Record], session: &Session) -> Option<Arc<Snapshot>> {
-        let directory = self.parts.directory.clone();
-        let snapshot = self.patiently(|| directory.current(), session).await?;
+        let endpoint_cache = self.dependencies.endpoint_cache.clone();
+        let snapshot = self.patiently(|| endpoint_cache.current(), session).await?;
         let now = Instant::now();
         let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
         for record in records {
-            let Some(log_epoch) = self.intake.log_epoch(record.partition) else { continue };
+            let Some(log_epoch) = self.tracker.log_epoch(record.partition) else { continue };
             let (read, kind) = reading::read(record, log_epoch, &snapshot);
             METRICS.records.with_label_values(&[kind.as_str()]).inc();
-            undecided.entry(record.partition).or_default().extend(self.intake.enter(read, now));
+            undecided.entry(record.partition).or_default().extend(self.tracker.enter(read, now));
         }
         for (partition, undecided) in undecided {
             self.ask_view(partition, undecided);
@@ -227,10 +228,11 @@ impl Pass {
 
     fn ask_view(&mut self, partition: i32, undecided: Vec<Undecided>) {
         let Some(last) = undecided.iter().map(|one| one.event.offset).max() else { return };
-        let (pool, view, topic) = (self.parts.pool.clone(), self.parts.view.clone(), self.parts.topic.clone());
+        let (pool, view, topic) =
+            (self.dependencies.pool.clone(), self.dependencies.view.clone(), self.dependencies.topic.clone());
         let deadline = self.config.spill_after;
         self.deciding.spawn(async move {
-            verdicts::decide(&pool, &view, &topic, (partition, last), &undecided, deadline).await
+            duplicates::decide(&pool, &view, &topic, (partition, last), &undecided, deadline).await
         });
     }
 
@@ -243,7 +245,7 @@ impl Pass {
         loop {
             match read().await {
                 Ok(value) => {
-                    session.report_health(self.trouble());
+                    session.report_health(self.unhealthy_reason());
                     return Some(value);
                 }
                 Err(error) => session.component().down(format!("the database: {error}")),
@@ -255,22 +257,22 @@ impl Pass {
         }
     }
 
-    fn land(&mut self, landed: Result<(Id, Landing), JoinError>) {
-        let (id, landing) = match landed {
-            Ok(landed) => landed,
+    fn land(&mut self, attempt_finished: Result<(Id, AttemptOutcome), JoinError>) {
+        let (id, landing) = match attempt_finished {
+            Ok(attempt_finished) => attempt_finished,
             Err(error) => {
                 error!(%error, "An attempt panicked; it is made again.");
-                (error.id(), Landing::Unreported)
+                (error.id(), AttemptOutcome::Unreported)
             }
         };
         if let Some(ticket) = self.tickets.remove(&id) {
-            self.intake.landed(ticket, landing);
+            self.tracker.attempt_finished(ticket, landing);
         }
     }
 
     fn decide(&mut self, decided: Result<Vec<Decision>, JoinError>) {
         match decided {
-            Ok(decisions) => decisions.into_iter().for_each(|(ticket, deliver)| self.intake.decide(ticket, deliver)),
+            Ok(decisions) => decisions.into_iter().for_each(|(ticket, deliver)| self.tracker.decide(ticket, deliver)),
             // What it was to decide grows old and goes to the schedule.
             Err(error) => error!(%error, "Reading verdicts panicked."),
         }
@@ -279,43 +281,43 @@ impl Pass {
     /// Starts what has a slot, while attempts can be reported. The version of the endpoints is read again, unless it
     /// was just now: nothing is sent to an endpoint after the answer that says it was deleted.
     async fn start_attempts(&mut self, fresh: Option<Arc<Snapshot>>, session: &Session) {
-        if self.intake.queue_depth() == 0
+        if self.tracker.queue_depth() == 0
             || self.flights.len() >= self.config.max_in_flight
-            || !self.parts.reporter.is_heard()
+            || !self.dependencies.reporter.is_available()
         {
             return;
         }
         let snapshot = match fresh {
             Some(snapshot) => snapshot,
-            None => match self.parts.directory.current().await {
+            None => match self.dependencies.endpoint_cache.current().await {
                 Ok(snapshot) => snapshot,
                 // The next tick tries again; what waits too long goes to the schedule.
                 Err(error) => return session.component().down(format!("the database: {error}")),
             },
         };
-        session.report_health(self.trouble());
-        let slots = self.parts.slots.clone();
+        session.report_health(self.unhealthy_reason());
+        let slots = self.dependencies.slots.clone();
         // An endpoint that is gone or withheld needs no slot: its deliveries leave the queue at once.
         let slot = |id: EndpointId| match snapshot.standing(id) {
-            Standing::Enabled(endpoint) => {
+            EndpointState::Enabled(endpoint) => {
                 slots.take(id, endpoint.max_in_flight).map(|slot| Some((endpoint.clone(), slot)))
             }
-            Standing::Withheld | Standing::Gone => Some(None),
+            EndpointState::Withheld | EndpointState::Gone => Some(None),
         };
         while self.flights.len() < self.config.max_in_flight
-            && let Some((ticket, delivery, granted)) = self.intake.start(slot)
+            && let Some((ticket, delivery, granted)) = self.tracker.start(slot)
         {
             match granted {
                 Some((endpoint, slot)) => self.start(ticket, endpoint, delivery, slot),
-                None => self.intake.ground(ticket),
+                None => self.tracker.skip_unavailable(ticket),
             }
         }
     }
 
     fn start(&mut self, ticket: u64, endpoint: Arc<Endpoint>, delivery: Delivery, slot: Slot) {
-        let pilot = self.parts.pilot.clone();
+        let attempter = self.dependencies.attempter.clone();
         let flight = self.flights.spawn(async move {
-            let landing = pilot.fly(&endpoint, &delivery, 1, slot).await;
+            let landing = attempter.attempt(&endpoint, &delivery, 1, slot).await;
             let age = OffsetDateTime::now_utc() - delivery.event.accepted_at;
             METRICS.first_attempt_seconds.observe(age.as_seconds_f64().max(0.0));
             landing

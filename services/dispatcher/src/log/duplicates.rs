@@ -8,7 +8,7 @@ use sqlx::postgres::PgPool;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::intake::Undecided;
+use crate::log::tracker::Undecided;
 
 /// Name under which the materializer keeps its positions.
 pub(crate) use schemas::topics::MATERIALIZER;
@@ -34,7 +34,7 @@ pub(crate) async fn decide(
     match shown(pool, undecided).await {
         Ok(shown) => undecided.iter().map(|one| (one.ticket, shown.contains(&one.ticket))).collect(),
         Err(error) => {
-            warn!(%error, "Verdicts could not be read; the deliveries go to the schedule.");
+            warn!(%error, "Duplicate decisions could not be read; the deliveries go to the schedule.");
             Vec::new()
         }
     }

@@ -8,7 +8,7 @@ use tracing::error;
 
 use super::{Before, Scheduled};
 use crate::delivery::Delivery;
-use crate::ledger::{Completion, Ledger};
+use crate::log::ledger::{Completion, Ledger};
 
 #[derive(Debug)]
 pub(super) struct Lane {

@@ -9,14 +9,14 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER
 use reqwest::{Client, Response, redirect};
 use time::OffsetDateTime;
 
-use crate::body;
+use crate::attempt::body;
+use crate::attempt::egress::{AddressClass, EgressPolicy};
+use crate::attempt::resolver::{AddressRefused, GuardedResolver, NameUnknown};
+use crate::attempt::sign;
 use crate::delivery::Accepted;
-use crate::egress::{EgressPolicy, Reach};
-use crate::matching::Endpoint;
-use crate::resolver::{AddressRefused, GuardedResolver, NameUnknown};
-use crate::retry_after;
-use crate::retry_policy::Answer;
-use crate::sign;
+use crate::endpoints::matching::Endpoint;
+use crate::retry::policy::Answer;
+use crate::retry::retry_after;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Below what servers keep idle connections for: a POST into a connection that the other end just closed would fail.
@@ -83,7 +83,7 @@ impl WebhookClient {
         let started_at = OffsetDateTime::now_utc();
         let begun = Instant::now();
         // Names are judged by the resolver; a literal address never gets there.
-        let outcome = if self.policy.check_literal(&endpoint.url) == Some(Reach::Refused) {
+        let outcome = if self.policy.check_literal(&endpoint.url) == Some(AddressClass::Refused) {
             Err(AddressRefused.to_string())
         } else {
             self.request(endpoint, event, started_at).await.map_err(|error| describe(&error, endpoint.timeout))
@@ -126,7 +126,8 @@ impl WebhookClient {
         };
         // Only an answer from the public Internet is shown: one from a listed address may hold what its owner would not
         // show outsiders.
-        let public = response.remote_addr().is_some_and(|address| self.policy.reach(address.ip()) == Reach::Public);
+        let public =
+            response.remote_addr().is_some_and(|address| self.policy.reach(address.ip()) == AddressClass::Public);
         let excerpt = excerpt(response).await.filter(|_| public);
         Ok(Received { is_success: status.is_success(), answer, excerpt })
     }

@@ -7,9 +7,9 @@ use platform::kafka::consumer::finished;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::Pass;
+use super::LogWorker;
 use crate::CONSUMER;
-use crate::commit::{self, CommitError, Committed};
+use crate::log::commit::{self, CommitError, Committed};
 use crate::metrics::METRICS;
 use crate::run::DispatchError;
 
@@ -20,7 +20,7 @@ const MAX_PLAN_BYTES: usize = 16 * 1024 * 1024;
 /// How long the last commits may take when the database does not answer.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
-impl Pass {
+impl LogWorker {
     /// Puts everything that is open into the schedule, commits while the partitions are still claimed, and is done with
     /// them. Attempts go on under leases.
     ///
@@ -28,9 +28,9 @@ impl Pass {
     /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered
     /// again.
     pub(crate) async fn let_go(&mut self) -> Result<(), DispatchError> {
-        self.intake.spill_all(None);
+        self.tracker.spill_all(None);
         self.commit_in_time().await?;
-        self.intake.drop_all();
+        self.tracker.drop_all();
         Ok(())
     }
 
@@ -51,7 +51,7 @@ impl Pass {
                 let outcome = finished(&mut self.committing).await?;
                 self.committed(outcome)?;
             }
-            if !self.intake.has_progress() {
+            if !self.tracker.has_progress() {
                 return Ok(());
             }
             self.begin_commit();
@@ -60,15 +60,15 @@ impl Pass {
 
     pub(super) fn commit_if_due(&mut self) {
         let due =
-            self.last_commit.elapsed() >= self.config.commit_interval || self.intake.rows_waiting() >= COMMIT_ROWS;
-        if due && self.committing.is_none() && self.intake.has_progress() {
+            self.last_commit.elapsed() >= self.config.commit_interval || self.tracker.rows_waiting() >= COMMIT_ROWS;
+        if due && self.committing.is_none() && self.tracker.has_progress() {
             self.begin_commit();
         }
     }
 
     fn begin_commit(&mut self) {
-        let pool = self.parts.pool.clone();
-        let plan = self.intake.plan(MAX_PLAN_BYTES);
+        let pool = self.dependencies.pool.clone();
+        let plan = self.tracker.plan(MAX_PLAN_BYTES);
         METRICS.spilled.inc_by(plan.rows.len() as u64);
         self.committing =
             Some(AbortOnDropHandle::new(tokio::spawn(async move { commit::commit(&pool, CONSUMER, plan).await })));
@@ -77,14 +77,14 @@ impl Pass {
     pub(super) fn committed(&mut self, outcome: Result<Committed, CommitError>) -> Result<(), DispatchError> {
         let committed = outcome?;
         self.last_commit = Instant::now();
-        self.intake.committed(&committed.moved);
+        self.tracker.committed(&committed.moved);
         for (partition, epoch) in committed.lost {
-            if self.intake.lose(partition, epoch) {
+            if self.tracker.lose(partition, epoch) {
                 self.lost.push(partition);
             }
         }
         if committed.rows > 0 {
-            self.parts.scheduled.notify_one();
+            self.dependencies.scheduled.notify_one();
         }
         Ok(())
     }

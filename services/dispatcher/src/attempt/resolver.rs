@@ -8,7 +8,7 @@ use std::sync::Arc;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 
-use crate::egress::{EgressPolicy, Reach};
+use crate::attempt::egress::{AddressClass, EgressPolicy};
 
 /// Look-ups at once. Each holds a thread of the runtime's blocking pool for as long as the system's resolver takes.
 const MAX_LOOKUPS: usize = 128;
@@ -52,7 +52,7 @@ impl Resolve for GuardedResolver {
                 return Err(NameUnknown.into());
             }
             let allowed: Vec<SocketAddr> =
-                found.into_iter().filter(|address| policy.reach(address.ip()) != Reach::Refused).collect();
+                found.into_iter().filter(|address| policy.reach(address.ip()) != AddressClass::Refused).collect();
             if allowed.is_empty() {
                 return Err(AddressRefused.into());
             }

@@ -9,14 +9,14 @@ use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
-use crate::attempt::{Attempted, WebhookClient};
-use crate::delivery::{Delivery, Landing};
+use crate::attempt::client::{Attempted, WebhookClient};
+use crate::attempt::reporting::Reporter;
+use crate::attempt::slots::Slot;
+use crate::delivery::{AttemptOutcome, Delivery};
 use crate::endpoints;
-use crate::matching::Endpoint;
+use crate::endpoints::matching::Endpoint;
 use crate::metrics::METRICS;
-use crate::reporting::Reporter;
-use crate::retry_policy::{self, Next};
-use crate::slots::Slot;
+use crate::retry::policy::{self, Next};
 
 /// What a lease has beyond the request's timeout: the report, and room for a slow database.
 const LEASE_MARGIN: Duration = Duration::from_secs(25);
@@ -28,37 +28,39 @@ pub(crate) fn lease(timeout: Duration) -> Duration {
 
 /// Makes attempts. Cloning shares connections and producer.
 #[derive(Clone)]
-pub(crate) struct Pilot {
+pub(crate) struct Attempter {
     client: WebhookClient,
     reporter: Reporter,
     pool: PgPool,
 }
 
-impl Pilot {
+impl Attempter {
     /// Attempts are made with `client` and told to `reporter`.
     pub(crate) fn new(client: WebhookClient, reporter: Reporter, pool: PgPool) -> Self {
         Self { client, reporter, pool }
     }
 
     /// Makes attempt number `attempt`. The slot is given back when the request has ended, before the report.
-    pub(crate) async fn fly(&self, endpoint: &Endpoint, delivery: &Delivery, attempt: u32, slot: Slot) -> Landing {
+    pub(crate) async fn attempt(
+        &self,
+        endpoint: &Endpoint,
+        delivery: &Delivery,
+        attempt: u32,
+        slot: Slot,
+    ) -> AttemptOutcome {
         let under_way = InFlight::begin();
         let attempted = self.client.send(endpoint, &delivery.event).await;
         drop((slot, under_way));
         METRICS.attempt_seconds.observe(attempted.latency.as_secs_f64());
-        let next = retry_policy::after(
-            &endpoint.retry_delays_seconds,
-            attempt,
-            attempted.answer,
-            rand::random_range(-1.0..=1.0),
-        );
+        let next =
+            policy::after(&endpoint.retry_delays_seconds, attempt, attempted.answer, rand::random_range(-1.0..=1.0));
         if next == Next::Gone {
             self.disable(endpoint).await;
         }
         let (outcome, landing) = match next {
-            Next::Delivered => (DeliveryOutcome::Delivered, Landing::Delivered),
-            Next::RetryIn(after) => (DeliveryOutcome::Retrying, Landing::Retry { after }),
-            Next::Exhausted | Next::Gone => (DeliveryOutcome::Failed, Landing::Failed),
+            Next::Delivered => (DeliveryOutcome::Delivered, AttemptOutcome::Delivered),
+            Next::RetryIn(after) => (DeliveryOutcome::Retrying, AttemptOutcome::Retry { after }),
+            Next::Exhausted | Next::Gone => (DeliveryOutcome::Failed, AttemptOutcome::Failed),
         };
         METRICS.attempts.with_label_values(&[outcome.as_str()]).inc();
         let record = record(delivery, attempt, outcome, &attempted, landing);
@@ -66,7 +68,7 @@ impl Pilot {
             landing
         } else {
             METRICS.unreported.inc();
-            Landing::Unreported
+            AttemptOutcome::Unreported
         }
     }
 
@@ -123,10 +125,10 @@ fn record(
     attempt: u32,
     outcome: DeliveryOutcome,
     attempted: &Attempted,
-    landing: Landing,
+    landing: AttemptOutcome,
 ) -> DeliveryAttempt {
     let next_attempt_at = match landing {
-        Landing::Retry { after } => Some(microseconds(attempted.started_at + attempted.latency + after)),
+        AttemptOutcome::Retry { after } => Some(microseconds(attempted.started_at + attempted.latency + after)),
         _ => None,
     };
     DeliveryAttempt {

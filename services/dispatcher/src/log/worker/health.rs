@@ -5,33 +5,33 @@ use std::time::{Duration, Instant};
 
 use platform::kafka::consumer::Session;
 
-use super::Pass;
+use super::LogWorker;
 
 const EXAMINE_EVERY: Duration = Duration::from_secs(1);
 
-impl Pass {
+impl LogWorker {
     /// Looks once a second, also while no records come, whether something is wrong or no longer is.
     pub(super) async fn examine(&mut self, session: &Session) {
         if self.last_examined.elapsed() < EXAMINE_EVERY {
             return;
         }
         self.last_examined = Instant::now();
-        if session.component().is_up() && session.trouble().is_none() && self.trouble().is_none() {
+        if session.component().is_up() && session.trouble().is_none() && self.unhealthy_reason().is_none() {
             return;
         }
         // Asks the database, and learns of an unusable endpoint that was deleted or disabled.
-        match self.parts.directory.current().await {
-            Ok(_) => session.report_health(self.trouble()),
+        match self.dependencies.endpoint_cache.current().await {
+            Ok(_) => session.report_health(self.unhealthy_reason()),
             Err(error) => session.component().down(format!("the database: {error}")),
         }
     }
 
     /// What keeps webhooks from being sent although records and database are there.
-    pub(super) fn trouble(&self) -> Option<String> {
-        if !self.parts.reporter.is_heard() {
+    pub(super) fn unhealthy_reason(&self) -> Option<String> {
+        if !self.dependencies.reporter.is_available() {
             return Some("attempts cannot be reported to Kafka, so none begins".to_owned());
         }
-        let known = self.parts.directory.known();
+        let known = self.dependencies.endpoint_cache.cached();
         let first = known.unusable().first()?;
         let more = known.unusable().len() - 1;
         Some(format!(

@@ -59,7 +59,7 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], prefix: u8) -> Ipv6Net {
 
 /// How an address stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum AddressClass {
     /// On the public Internet.
     Public,
     /// Not public, but listed by the operator. No word of its answers is kept: they may hold what an outsider should
@@ -100,15 +100,15 @@ pub struct EgressPolicy {
 
 impl EgressPolicy {
     /// How `address` stands.
-    pub fn reach(&self, address: IpAddr) -> Reach {
+    pub fn reach(&self, address: IpAddr) -> AddressClass {
         if is_public(address) {
-            return Reach::Public;
+            return AddressClass::Public;
         }
         // A mapped address connects to the IPv4 one, so it is listed when that is.
         let canonical = address.to_canonical();
         let listed =
             self.allowed_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical));
-        if listed { Reach::Listed } else { Reach::Refused }
+        if listed { AddressClass::Listed } else { AddressClass::Refused }
     }
 
     /// Reads the URL of an endpoint. A name is judged when it is resolved, a literal address here; a fragment, which is
@@ -130,7 +130,7 @@ impl EgressPolicy {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(UrlProblem::UserInfo);
         }
-        if self.check_literal(&url) == Some(Reach::Refused) {
+        if self.check_literal(&url) == Some(AddressClass::Refused) {
             return Err(UrlProblem::Refused);
         }
         url.set_fragment(None);
@@ -139,7 +139,7 @@ impl EgressPolicy {
 
     /// How the URL's host stands when no DNS is needed to tell; `None` for a name. The URL parser has already turned
     /// decimal, octal, hexadecimal and shortened spellings of IPv4 into the usual one.
-    pub fn check_literal(&self, url: &Url) -> Option<Reach> {
+    pub fn check_literal(&self, url: &Url) -> Option<AddressClass> {
         let host = url.host_str()?;
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if let Ok(address) = literal.parse::<IpAddr>() {
@@ -148,7 +148,8 @@ impl EgressPolicy {
         // Reserved names that mean loopback everywhere: refused early, so that the author sees it.
         let name = host.strip_suffix('.').unwrap_or(host);
         let loopback = name == "localhost" || name.ends_with(".localhost");
-        (loopback && self.reach(IpAddr::V4(Ipv4Addr::LOCALHOST)) == Reach::Refused).then_some(Reach::Refused)
+        (loopback && self.reach(IpAddr::V4(Ipv4Addr::LOCALHOST)) == AddressClass::Refused)
+            .then_some(AddressClass::Refused)
     }
 }
 

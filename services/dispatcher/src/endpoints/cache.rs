@@ -11,9 +11,9 @@ use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 
+use crate::endpoints::matching::{Change, Endpoint, Snapshot, Subscription};
 use crate::endpoints::store::{Stored, Version};
 use crate::endpoints::{input, secrets, store};
-use crate::matching::{Change, Endpoint, Snapshot, Subscription};
 
 /// How often the stored version is looked at, and how long it may be an older one.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const BACK_FOR: Duration = Duration::from_secs(4);
 
 /// Keeps the picture of all endpoints. Cloning shares it.
 #[derive(Clone)]
-pub(crate) struct Directory {
+pub(crate) struct EndpointCache {
     inner: Arc<Inner>,
 }
 
@@ -38,7 +38,7 @@ struct Inner {
     read_after: AtomicU64,
 }
 
-impl Directory {
+impl EndpointCache {
     pub(crate) fn new(pool: PgPool, sealing: SealingKey, default_max_in_flight: usize) -> Self {
         let snapshot = RwLock::new(Arc::new(Snapshot::default()));
         Self {
@@ -58,11 +58,11 @@ impl Directory {
     /// was committed before this call count as deleted.
     ///
     /// A version that went back is that of a database being restored from a backup: what is known goes on until
-    /// [`Directory::doubt`] is told, which is when the positions are claimed from it, or when it has stayed back
-    /// ([`Directory::watch`]). Read at once, a table that is still empty would have everything cancelled.
+    /// [`EndpointCache::invalidate`] is told, which is when the positions are claimed from it, or when it has stayed back
+    /// ([`EndpointCache::watch`]). Read at once, a table that is still empty would have everything cancelled.
     pub(crate) async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
         let inner = &*self.inner;
-        if let Some(known) = self.known_at(&store::version(&inner.pool).await?) {
+        if let Some(known) = self.cached_at(&store::version(&inner.pool).await?) {
             return Ok(known);
         }
         let _reading = inner.reading.lock().await;
@@ -71,10 +71,10 @@ impl Directory {
         // Read again, since somebody may have taken in a newer one meanwhile; and before the rows: what changes in
         // between is read, and read again next time.
         let current = store::version(&inner.pool).await?;
-        if let Some(known) = self.known_at(&current) {
+        if let Some(known) = self.cached_at(&current) {
             return Ok(known);
         }
-        let known = self.known();
+        let known = self.cached();
         let is_doubted = inner.read_after.load(Ordering::SeqCst) < doubts;
         let mut next = if is_doubted { Snapshot::default() } else { (*known).clone() };
         let changed = store::changed_since(&inner.pool, next.version()).await?;
@@ -92,7 +92,7 @@ impl Directory {
 
     /// Has the next reading take in all endpoints instead of what changed: a restored database counts on from an older
     /// version, and may have come past the one that is known by now.
-    pub(crate) fn doubt(&self) {
+    pub(crate) fn invalidate(&self) {
         self.inner.doubts.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -108,29 +108,29 @@ impl Directory {
                 back_since = None;
                 continue;
             };
-            back_since = (version < self.known().version()).then(|| back_since.unwrap_or_else(Instant::now));
+            back_since = (version < self.cached().version()).then(|| back_since.unwrap_or_else(Instant::now));
             if back_since.is_some_and(|since| since.elapsed() >= BACK_FOR) {
                 warn!(
                     version,
-                    known = self.known().version(),
+                    known = self.cached().version(),
                     "The endpoints went back to an older version: all of them are read anew."
                 );
-                self.doubt();
+                self.invalidate();
                 // What fails now is read by whoever needs it next.
                 let _read = self.current().await;
             }
         }
     }
 
-    fn known_at(&self, current: &Version) -> Option<Arc<Snapshot>> {
-        let known = self.known();
+    fn cached_at(&self, current: &Version) -> Option<Arc<Snapshot>> {
+        let known = self.cached();
         let is_doubted = self.inner.read_after.load(Ordering::SeqCst) < self.inner.doubts.load(Ordering::SeqCst);
         let holds = current.version <= known.version() && current.erasing == known.erasing();
         (holds && !is_doubted).then_some(known)
     }
 
     /// The endpoints as they were read last.
-    pub(crate) fn known(&self) -> Arc<Snapshot> {
+    pub(crate) fn cached(&self) -> Arc<Snapshot> {
         self.inner.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

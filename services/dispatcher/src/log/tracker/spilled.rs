@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use uuid::Uuid;
 
-use crate::rows::NewRow;
+use crate::retry::schedule::NewRow;
 
 /// Rows in the order in which they were spilled.
 #[derive(Debug, Default)]
