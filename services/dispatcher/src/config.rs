@@ -1,4 +1,4 @@
-//! Knobs of the dispatcher: flags of the binary, each also an environment variable, checked at start.
+//! Options of the dispatcher: flags of the binary, each also an environment variable, checked at start.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -95,7 +95,7 @@ pub struct DispatcherConfig {
     pub drain: Duration,
     /// How long a silent instance keeps its partitions.
     pub session_timeout: Duration,
-    /// How long records may be there without one being read before the consumer is started anew.
+    /// How long records may be there without one being read before the consumer is restarted.
     pub stall_after: Duration,
 }
 

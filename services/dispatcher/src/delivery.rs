@@ -36,7 +36,7 @@ impl Accepted {
 /// One event's way to one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivery {
-    /// The same whoever computes it.
+    /// Every instance computes the same id.
     pub id: DeliveryId,
     pub endpoint_id: EndpointId,
     pub event: Arc<Accepted>,
@@ -58,8 +58,8 @@ pub(crate) enum AttemptOutcome {
     Failed,
     /// Not taken; reported; to be tried again.
     Retry { after: Duration },
-    /// However it ended, the log could not be told. The same attempt is made again: at least once, and nothing goes
-    /// unreported.
+    /// Kafka did not take the report, whatever the outcome was. The same attempt is repeated: delivery is at least
+    /// once, and every attempt is reported.
     Unreported,
 }
 

@@ -10,8 +10,10 @@
 mod attempt;
 mod config;
 mod delivery;
+mod dependencies;
 mod endpoints;
 mod erasing;
+mod error;
 mod log;
 mod metrics;
 mod retry;

@@ -21,29 +21,16 @@ use crate::attempt::in_flight::Attempter;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::Slots;
 use crate::config::DispatcherConfig;
+use crate::dependencies::Dependencies;
 use crate::endpoints::cache::EndpointCache;
-use crate::log::commit::CommitError;
+use crate::error::DispatchError;
 use crate::log::duplicates::MATERIALIZER;
-use crate::log::worker::{Dependencies, LogWorker};
+use crate::log::worker::LogWorker;
 use crate::retry::worker;
 use crate::retry::worker::RetryWorker;
 use crate::{CONSUMER, erasing};
 
 const CONSUMER_STOP: Duration = Duration::from_secs(5);
-
-/// Why the dispatcher ended. Fatal: everything that passes by itself is waited for.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DispatchError {
-    /// The consumer cannot be made.
-    #[error("the consumer could not be made: {0}")]
-    Consumer(#[from] rdkafka::error::KafkaError),
-    /// The schedule cannot be written.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// A part of it panicked.
-    #[error("a task of the dispatcher ended unexpectedly: {0}")]
-    Panicked(#[from] tokio::task::JoinError),
-}
 
 /// Starts the dispatcher under `supervisor`, and with it the tasks "schedule erasure", "endpoint watch" and "retries".
 /// The component `dispatcher` is up while it delivers.

@@ -35,7 +35,7 @@ pub(crate) struct Attempter {
 }
 
 impl Attempter {
-    /// Attempts are made with `client` and told to `reporter`.
+    /// Attempts are made with `client` and reported by `reporter`.
     pub(crate) fn new(client: WebhookClient, reporter: Reporter, pool: PgPool) -> Self {
         Self { client, reporter, pool }
     }
@@ -72,7 +72,7 @@ impl Attempter {
         }
     }
 
-    /// Reports that a delivery was cancelled after so many attempts. `false`: the log could not be told.
+    /// Reports that a delivery was cancelled after so many attempts. `false`: Kafka did not take the report.
     pub(crate) async fn cancel(&self, delivery: &Delivery, attempts: u32, reason: &str) -> bool {
         METRICS.attempts.with_label_values(&[DeliveryOutcome::Cancelled.as_str()]).inc();
         let record = DeliveryAttempt {

@@ -43,7 +43,7 @@ impl Reporter {
     }
 
     /// Appends the record; the same one twice is one attempt in the view, so an unknown outcome is tried again too.
-    /// `false`: the log could not be told in time.
+    /// `false`: Kafka did not take the report in time.
     pub(crate) async fn report(&self, record: &DeliveryAttempt) -> bool {
         let value = match codec::encode_attempt(record) {
             Ok(value) => Arc::from(value),

@@ -16,7 +16,7 @@ use crate::endpoints::store::{Stored, Version};
 use crate::endpoints::{input, secrets, store};
 
 /// How often the stored version is looked at, and how long it may be an older one.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const BACK_FOR: Duration = Duration::from_secs(4);
 
 /// Keeps the picture of all endpoints. Cloning shares it.
@@ -32,7 +32,7 @@ struct Inner {
     snapshot: RwLock<Arc<Snapshot>>,
     /// One reads changes at a time; who waited finds them taken in.
     reading: Mutex<()>,
-    /// How often versions may have been given twice, so that all is to be read anew, and up to which of these times it
+    /// How often versions may have been given twice, so that all must be read again, and up to which of these times it
     /// was.
     doubts: AtomicU64,
     read_after: AtomicU64,
@@ -58,7 +58,7 @@ impl EndpointCache {
     /// was committed before this call count as deleted.
     ///
     /// A version that went back is that of a database being restored from a backup: what is known goes on until
-    /// [`EndpointCache::invalidate`] is told, which is when the positions are claimed from it, or when it has stayed back
+    /// [`EndpointCache::invalidate`] is called, which is when the positions are claimed from it, or when it has stayed back
     /// ([`EndpointCache::watch`]). Read at once, a table that is still empty would have everything cancelled.
     pub(crate) async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
         let inner = &*self.inner;
@@ -102,7 +102,7 @@ impl EndpointCache {
     pub(crate) async fn watch(self) {
         let mut back_since: Option<Instant> = None;
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             // What a database that does not answer has in it will be seen later.
             let Ok(Version { version, .. }) = store::version(&self.inner.pool).await else {
                 back_since = None;
@@ -113,10 +113,10 @@ impl EndpointCache {
                 warn!(
                     version,
                     known = self.cached().version(),
-                    "The endpoints went back to an older version: all of them are read anew."
+                    "The endpoints went back to an older version: reading all of them again."
                 );
                 self.invalidate();
-                // What fails now is read by whoever needs it next.
+                // The next caller of `current` retries a failed read.
                 let _read = self.current().await;
             }
         }

@@ -231,7 +231,7 @@ fn signed(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// Headers and secret are write-only; the secret is shown to whoever made it, once.
+/// Headers and secret are write-only; the secret is shown once, in the answer to its creation.
 fn shown(endpoint: &Stored, secret: Option<&Secret>) -> Value {
     let mut value = json!({
         "id": endpoint.id,

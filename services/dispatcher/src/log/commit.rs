@@ -15,7 +15,7 @@ use crate::retry::schedule;
 pub(crate) struct Committed {
     /// Positions that were moved.
     pub moved: Vec<Advance>,
-    /// Partitions that were claimed anew, with the epoch that lost them; nothing of them was committed.
+    /// Partitions that were claimed again, with the epoch that lost them; nothing of them was committed.
     pub lost: Vec<(i32, i64)>,
     /// Rows that were written or were there.
     pub rows: usize,
@@ -29,7 +29,7 @@ pub(crate) struct CommitError(#[source] pub sqlx::Error);
 /// Commits `plan`, as often as it takes. Partitions that were lost are left out, whole.
 ///
 /// # Errors
-/// Only what trying again would not mend.
+/// Only errors that a retry cannot repair.
 pub(crate) async fn commit(pool: &PgPool, consumer: &str, mut plan: Plan) -> Result<Committed, CommitError> {
     let (mut committed, mut backoff) = (Committed::default(), Backoff::of_database());
     while !plan.is_empty() {
@@ -75,7 +75,7 @@ async fn attempt(pool: &PgPool, consumer: &str, plan: &Plan) -> Result<bool, sql
         }
     }
     schedule::insert(&mut transaction, &plan.rows).await?;
-    schedule::settle(&mut transaction, &plan.settlements).await?;
+    schedule::write_outcomes(&mut transaction, &plan.settlements).await?;
     transaction.commit().await?;
     Ok(true)
 }

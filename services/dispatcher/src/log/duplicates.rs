@@ -18,7 +18,7 @@ pub(crate) type Decision = (u64, bool);
 
 /// Decides on events of one partition, the last of which lies at `last_offset`; nothing at all when the view has not
 /// passed it within `deadline`.
-pub(crate) async fn decide(
+pub(crate) async fn read_decisions(
     pool: &PgPool,
     view: &PositionsPoller,
     topic: &str,

@@ -163,14 +163,14 @@ impl DeliveryTracker {
             if matched.keyed {
                 undecided.push(Undecided { ticket, event: event.clone() });
             } else {
-                self.decide(ticket, true);
+                self.apply_decision(ticket, true);
             }
         }
         undecided
     }
 
     /// The view has spoken: `deliver`, or the event is a duplicate or gone.
-    pub(crate) fn decide(&mut self, ticket: u64, deliver: bool) {
+    pub(crate) fn apply_decision(&mut self, ticket: u64, deliver: bool) {
         let Some(open) = self.open.get_mut(&ticket).filter(|open| open.phase == Phase::Undecided) else { return };
         if deliver && self.queues.push(open.delivery.endpoint_id, ticket) {
             open.phase = Phase::Waiting;
@@ -236,7 +236,7 @@ impl DeliveryTracker {
         }
     }
 
-    /// Ends a partition: nothing more is committed of it. What was not committed belongs to whoever claims it.
+    /// Drops a partition: nothing more is committed of it. The next claimant reads the uncommitted records again.
     pub(crate) fn drop_lane(&mut self, partition: i32) {
         let Some(lane) = self.lanes.remove(&partition) else { return };
         let generation = lane.ledger.generation();
@@ -350,7 +350,7 @@ impl DeliveryTracker {
     /// it, never before.
     fn spill(&mut self, delivery: Delivery, generation: u64, waits_for: WaitsFor) {
         let counted = self.complete(&delivery, generation);
-        // A row of an earlier assignment is not ours to write: whoever has the partition now reads the record again.
+        // A row of an earlier assignment is not ours to write: the new owner of the partition reads the record again.
         if counted {
             self.rows.push(NewRow { delivery, waits_for });
         }

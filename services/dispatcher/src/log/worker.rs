@@ -8,59 +8,38 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::fence::{self, Claim, PositionsPoller};
+use platform::fence::{self, Claim};
 use platform::kafka::Record;
 use platform::kafka::consumer::{Ended, Inflow, Session, finished};
 use platform::retry::Backoff;
 use schemas::ids::EndpointId;
-use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
-use tokio::sync::Notify;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use crate::CONSUMER;
-use crate::attempt::in_flight::{self, Attempter};
-use crate::attempt::reporting::Reporter;
-use crate::attempt::slots::{Slot, Slots};
+use crate::attempt::in_flight;
+use crate::attempt::slots::Slot;
 use crate::config::DispatcherConfig;
 use crate::delivery::{AttemptOutcome, Delivery};
-use crate::endpoints::cache::EndpointCache;
+use crate::dependencies::Dependencies;
 use crate::endpoints::input::MAX_TIMEOUT_SECONDS;
 use crate::endpoints::matching::{Endpoint, EndpointState, Snapshot};
+use crate::error::DispatchError;
 use crate::log::commit::{CommitError, Committed};
 use crate::log::duplicates::Decision;
 use crate::log::tracker::{Before, DeliveryTracker, Undecided};
 use crate::log::{duplicates, reading};
 use crate::metrics::METRICS;
 use crate::retry::schedule;
-use crate::run::DispatchError;
 
 /// Rows that wait, from which on no record is taken in.
 const MAX_ROWS_WAITING: usize = 5000;
 /// Bytes of rows that wait, from which on no record is taken in.
 const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(50);
-
-/// What the pass and the retries share. Cloning shares the dependencies.
-#[derive(Clone)]
-pub(crate) struct Dependencies {
-    pub pool: PgPool,
-    /// Full name of the events topic.
-    pub topic: Arc<str>,
-    pub endpoint_cache: EndpointCache,
-    pub attempter: Attempter,
-    /// Knows whether attempts may begin.
-    pub reporter: Reporter,
-    /// Bounds attempts per endpoint.
-    pub slots: Slots,
-    /// Where the view stands.
-    pub view: PositionsPoller,
-    /// Tells the retries that there are new rows.
-    pub scheduled: Arc<Notify>,
-}
 
 pub(crate) struct LogWorker {
     config: DispatcherConfig,
@@ -101,7 +80,7 @@ impl LogWorker {
     /// Works until the session ends. Attempts of an earlier session go on and count.
     ///
     /// # Errors
-    /// What trying again does not mend.
+    /// Errors that a retry cannot repair.
     pub(crate) async fn run(&mut self, session: &mut Session) -> Result<Ended, DispatchError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -111,7 +90,7 @@ impl LogWorker {
             let (mut fresh, has_room) = (None, self.has_room());
             tokio::select! {
                 Some(attempt_finished) = self.flights.join_next_with_id() => self.land(attempt_finished),
-                Some(decided) = self.deciding.join_next() => self.decide(decided),
+                Some(decided) = self.deciding.join_next() => self.apply_decision(decided),
                 outcome = finished(&mut self.committing) => self.committed(outcome?)?,
                 event = session.next(has_room) => match event {
                     Ok(event) => fresh = self.take(event, session).await?,
@@ -183,7 +162,7 @@ impl LogWorker {
         }
         // Now rather than with the first record: a sealing key that opens nothing shows at once.
         let endpoint_cache = self.dependencies.endpoint_cache.clone();
-        // Claims of a restored database are made anew, whoever ran on meanwhile.
+        // After a database restore every instance claims its partitions again.
         endpoint_cache.invalidate();
         let _known = self.patiently(|| endpoint_cache.current(), session).await;
     }
@@ -232,7 +211,7 @@ impl LogWorker {
             (self.dependencies.pool.clone(), self.dependencies.view.clone(), self.dependencies.topic.clone());
         let deadline = self.config.spill_after;
         self.deciding.spawn(async move {
-            duplicates::decide(&pool, &view, &topic, (partition, last), &undecided, deadline).await
+            duplicates::read_decisions(&pool, &view, &topic, (partition, last), &undecided, deadline).await
         });
     }
 
@@ -270,9 +249,11 @@ impl LogWorker {
         }
     }
 
-    fn decide(&mut self, decided: Result<Vec<Decision>, JoinError>) {
+    fn apply_decision(&mut self, decided: Result<Vec<Decision>, JoinError>) {
         match decided {
-            Ok(decisions) => decisions.into_iter().for_each(|(ticket, deliver)| self.tracker.decide(ticket, deliver)),
+            Ok(decisions) => {
+                decisions.into_iter().for_each(|(ticket, deliver)| self.tracker.apply_decision(ticket, deliver))
+            }
             // What it was to decide grows old and goes to the schedule.
             Err(error) => error!(%error, "Reading verdicts panicked."),
         }

@@ -12,9 +12,9 @@ mod spill;
 mod sweep;
 
 pub(crate) use claim::{Claimed, claim, due_endpoints};
-pub(crate) use dedup::decide;
+pub(crate) use dedup::release_decided;
 pub(crate) use known::scheduled_from;
-pub(crate) use settle::{Settlement, hold, settle};
+pub(crate) use settle::{Settlement, hold, write_outcomes};
 pub(crate) use spill::{NewRow, WaitsFor, insert};
 pub(crate) use sweep::{depth, erase, sweep};
 

@@ -17,9 +17,9 @@ use crate::CONSUMER;
 use crate::attempt::in_flight;
 use crate::attempt::slots::Slot;
 use crate::delivery::{AttemptOutcome, Outcome, RowState};
+use crate::dependencies::Dependencies;
 use crate::endpoints::matching::{EndpointState, Snapshot};
 use crate::log::duplicates::MATERIALIZER;
-use crate::log::worker::Dependencies;
 use crate::metrics::METRICS;
 use crate::retry::schedule::{self, Claimed, Settlement};
 
@@ -113,7 +113,7 @@ impl RetryWorker {
     /// One look: decide, take what is due, begin it, sweep. Answers when the next look is due.
     async fn look(&mut self) -> Result<Duration, sqlx::Error> {
         let pool = self.dependencies.pool.clone();
-        let is_more_to_decide = schedule::decide(&pool, MATERIALIZER, &self.dependencies.topic).await?;
+        let is_more_to_decide = schedule::release_decided(&pool, MATERIALIZER, &self.dependencies.topic).await?;
         let due = schedule::due_endpoints(&pool).await?;
         let wait = due
             .iter()
@@ -267,7 +267,7 @@ impl RetryWorker {
             return;
         }
         let outcome = match self.dependencies.pool.acquire().await {
-            Ok(mut connection) => schedule::settle(&mut connection, &self.settlements).await,
+            Ok(mut connection) => schedule::write_outcomes(&mut connection, &self.settlements).await,
             Err(error) => Err(error),
         };
         match outcome {

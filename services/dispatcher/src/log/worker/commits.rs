@@ -9,9 +9,9 @@ use tracing::warn;
 
 use super::LogWorker;
 use crate::CONSUMER;
+use crate::error::DispatchError;
 use crate::log::commit::{self, CommitError, Committed};
 use crate::metrics::METRICS;
-use crate::run::DispatchError;
 
 /// Rows that wait, from which on a commit does not wait for its interval.
 const COMMIT_ROWS: usize = 500;
@@ -25,7 +25,7 @@ impl LogWorker {
     /// them. Attempts go on under leases.
     ///
     /// # Errors
-    /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered
+    /// Errors that a retry cannot repair. A database that does not answer is no error: what is not committed is delivered
     /// again.
     pub(crate) async fn let_go(&mut self) -> Result<(), DispatchError> {
         self.tracker.spill_all(None);

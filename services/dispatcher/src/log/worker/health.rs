@@ -1,5 +1,5 @@
-//! Whether the dispatcher does its work, as its health component tells. That the database or the consumer fails is told
-//! where it is found.
+//! Health of the log worker, as the component `dispatcher` reports it. Failures of the database and the consumer are
+//! reported where they occur.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::LogWorker;
 const EXAMINE_EVERY: Duration = Duration::from_secs(1);
 
 impl LogWorker {
-    /// Looks once a second, also while no records come, whether something is wrong or no longer is.
+    /// Checks the health once a second, also while no records come.
     pub(super) async fn examine(&mut self, session: &Session) {
         if self.last_examined.elapsed() < EXAMINE_EVERY {
             return;
@@ -26,7 +26,7 @@ impl LogWorker {
         }
     }
 
-    /// What keeps webhooks from being sent although records and database are there.
+    /// Why no webhooks are sent although Kafka and the database answer.
     pub(super) fn unhealthy_reason(&self) -> Option<String> {
         if !self.dependencies.reporter.is_available() {
             return Some("attempts cannot be reported to Kafka, so none begins".to_owned());

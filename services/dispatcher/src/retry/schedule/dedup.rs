@@ -17,7 +17,7 @@ const DECIDE_ROWS: i64 = 1000;
 /// under two log epochs can have two rows; the second one finds the first.
 ///
 /// `true`: the batch was full, so there may be more.
-pub(crate) async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {
+pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {
     // Partition by partition: rows that the view has not passed cost entries of the index, and are not read themselves.
     let decided: i64 = sqlx::query_scalar(
         "WITH passed AS (

@@ -18,7 +18,10 @@ pub(crate) struct Settlement {
 }
 
 /// Writes outcomes. A row that another instance has claimed since stays as it is.
-pub(crate) async fn settle(connection: &mut PgConnection, settlements: &[Settlement]) -> Result<(), sqlx::Error> {
+pub(crate) async fn write_outcomes(
+    connection: &mut PgConnection,
+    settlements: &[Settlement],
+) -> Result<(), sqlx::Error> {
     if settlements.is_empty() {
         return Ok(());
     }
