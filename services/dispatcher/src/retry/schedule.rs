@@ -1,6 +1,6 @@
 //! The tables of deliveries that are not finished: `deliveries_awaiting_dedup` holds those that wait for the duplicate
 //! decision, `delivery_schedule` those that wait for an attempt. Only SQL lives here; when a row is due and what its
-//! outcome means is decided in `retry_policy`, `intake` and `retries`.
+//! outcome means is decided in `policy`, `tracker` and `worker`.
 //!
 //! All times are the database's clock, so that instances need not agree on theirs.
 
