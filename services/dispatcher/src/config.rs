@@ -1,4 +1,4 @@
-//! Knobs of the dispatcher: flags of the binary, each also an environment variable, checked at start.
+//! Options of the dispatcher: flags of the binary, each also an environment variable, checked at start.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use clap::Args;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use platform::config::InvalidConfig;
 
-use crate::egress::EgressPolicy;
+use crate::attempt::egress::EgressPolicy;
 
 const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
@@ -28,7 +28,7 @@ pub struct WebhookArgs {
     /// First attempts made at once
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT", default_value_t = 1000)]
     pub webhook_max_in_flight: usize,
-    /// Retries made at once
+    /// RetryWorker made at once
     #[arg(long, env = "WEBHOOK_MAX_RETRIES_IN_FLIGHT", default_value_t = 500)]
     pub webhook_max_retries_in_flight: usize,
     /// Attempts made at once per endpoint that does not say so itself
@@ -81,7 +81,7 @@ pub struct DispatcherConfig {
     pub egress: EgressPolicy,
     /// First attempts made at once.
     pub max_in_flight: usize,
-    /// Retries made at once.
+    /// RetryWorker made at once.
     pub max_retries_in_flight: usize,
     /// Attempts made at once per endpoint that does not say so itself.
     pub max_in_flight_per_endpoint: usize,
@@ -95,7 +95,7 @@ pub struct DispatcherConfig {
     pub drain: Duration,
     /// How long a silent instance keeps its partitions.
     pub session_timeout: Duration,
-    /// How long records may be there without one being read before the consumer is started anew.
+    /// How long records may be there without one being read before the consumer is restarted.
     pub stall_after: Duration,
 }
 
@@ -135,7 +135,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::egress::Reach;
+    use crate::attempt::egress::AddressClass;
 
     #[derive(clap::Parser)]
     struct Cli {
@@ -159,7 +159,7 @@ mod tests {
         let reach = |address: &str| config.egress.reach(address.parse::<IpAddr>().unwrap());
         assert_eq!(
             [reach("10.1.2.3"), reach("10.2.0.1"), reach("fd00::1")],
-            [Reach::Listed, Reach::Refused, Reach::Listed]
+            [AddressClass::Listed, AddressClass::Refused, AddressClass::Listed]
         );
         assert_eq!(parse(&["--webhook-allowed-networks", "10.1.0.0"]).unwrap_err().knob, "WEBHOOK_ALLOWED_NETWORKS");
         assert_eq!(parse(&["--webhook-max-in-flight", "0"]).unwrap_err().knob, "WEBHOOK_MAX_IN_FLIGHT");
@@ -169,7 +169,7 @@ mod tests {
     fn this_machine_is_all_of_loopback_and_nothing_else() {
         let config = DispatcherConfig::default().on_this_machine();
         let reach = |address: &str| config.egress.reach(address.parse::<IpAddr>().unwrap());
-        assert_eq!([reach("127.0.0.1"), reach("127.9.9.9"), reach("::1")], [Reach::Listed; 3]);
-        assert_eq!([reach("10.0.0.1"), reach("169.254.169.254"), reach("::2")], [Reach::Refused; 3]);
+        assert_eq!([reach("127.0.0.1"), reach("127.9.9.9"), reach("::1")], [AddressClass::Listed; 3]);
+        assert_eq!([reach("10.0.0.1"), reach("169.254.169.254"), reach("::2")], [AddressClass::Refused; 3]);
     }
 }

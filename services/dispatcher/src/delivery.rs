@@ -36,7 +36,7 @@ impl Accepted {
 /// One event's way to one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivery {
-    /// The same whoever computes it.
+    /// Every instance computes the same id.
     pub id: DeliveryId,
     pub endpoint_id: EndpointId,
     pub event: Arc<Accepted>,
@@ -51,15 +51,15 @@ impl Delivery {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Landing {
+pub(crate) enum AttemptOutcome {
     /// Taken, and reported to the log.
     Delivered,
     /// Not taken, and no attempt is left; reported.
     Failed,
     /// Not taken; reported; to be tried again.
     Retry { after: Duration },
-    /// However it ended, the log could not be told. The same attempt is made again: at least once, and nothing goes
-    /// unreported.
+    /// Kafka did not take the report, whatever the outcome was. The same attempt is repeated: delivery is at least
+    /// once, and every attempt is reported.
     Unreported,
 }
 
@@ -84,7 +84,7 @@ pub(crate) enum Outcome {
 /// How long an attempt whose report failed waits before it is made again.
 const UNREPORTED_DELAY: Duration = Duration::from_secs(5);
 
-impl Landing {
+impl AttemptOutcome {
     /// What the end of attempt number `attempt` means.
     pub(crate) fn outcome(self, attempt: u32) -> Outcome {
         match self {

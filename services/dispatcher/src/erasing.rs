@@ -1,5 +1,5 @@
 //! Erases what the dispatcher has of organizations that are being erased: endpoints and rows of deliveries. That
-//! nothing more is sent does not depend on this: `Directory::current` sees the tombstone before every attempt.
+//! nothing more is sent does not depend on this: `EndpointCache::current` sees the tombstone before every attempt.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::endpoints::store;
-use crate::rows;
+use crate::retry::schedule;
 
 /// How often it is asked which organizations there are, and the least between two looks at one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
 
 /// Erases at most a batch of each table. Returns how many rows.
 async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
-    Ok(store::erase(connection, org_id).await? + rows::erase(connection, org_id).await?)
+    Ok(store::erase(connection, org_id).await? + schedule::erase(connection, org_id).await?)
 }
 
 /// Since when nothing of an organization went: one whose positions cannot come to the end, because nothing is sent or

@@ -1,45 +1,27 @@
 //! Webhooks: matches events to endpoints, delivers them signed, retries, and reports every attempt to the log.
 //!
-//! Lives here: endpoints and their routes ([`routes`]), the pass over the log ([`start`]) and the schedule of what it did
-//! not finish. The pure core is `matching`, `ledger`, `intake`, `queues`, `retry_policy`, `retry_after`, `sign`, `body`
-//! and `egress`; around it lie `directory` (endpoints from the database), `attempt` and `resolver` (HTTP), `flight` and
-//! `reporting` (an attempt and its report), `erasing` (what goes with an organization), `rows` and `commit` (SQL),
-//! `verdicts` and `retries`.
+//! Lives here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from
+//! the schedule (`retry`); one HTTP request with its report (`attempt`); deleting what belongs to an erased organization
+//! (`erasing`). [`start`] runs all of it.
 //!
 //! Does not live here: the inbox and what it shows of deliveries (`materializer`, which reads the reports), who may
 //! call (`tenancy`).
 
 mod attempt;
-mod body;
-mod commit;
 mod config;
 mod delivery;
-mod directory;
-mod egress;
+mod dependencies;
 mod endpoints;
 mod erasing;
-mod flight;
-mod intake;
-mod ledger;
-mod matching;
+mod error;
+mod log;
 mod metrics;
-mod pass;
-mod queues;
-mod reading;
-mod reporting;
-mod resolver;
-mod retries;
-mod retry_after;
-mod retry_policy;
-mod rows;
+mod retry;
 mod run;
-mod sign;
-mod slots;
-mod verdicts;
 
-pub use attempt::ClientError;
+pub use attempt::client::ClientError;
+pub use attempt::egress::EgressPolicy;
 pub use config::{DispatcherConfig, WebhookArgs};
-pub use egress::EgressPolicy;
 pub use endpoints::routes;
 pub use run::start;
 

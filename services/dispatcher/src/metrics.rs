@@ -8,12 +8,12 @@ use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec};
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     attempts: metrics::counter_vec(
         "triggers_dispatcher_attempts_total",
-        "Webhook attempts, by how the delivery stands after them.",
+        "Webhook attempts, by the state of the delivery after them.",
         &["outcome"],
     ),
     attempt_seconds: metrics::histogram(
         "triggers_dispatcher_attempt_seconds",
-        "From a request's begin to the end of its answer, failures included.",
+        "From the start of a request to the end of its answer, failures included.",
         &[0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
     ),
     first_attempt_seconds: metrics::histogram(
@@ -21,28 +21,31 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "From an event's acceptance to the end of its first attempt, for attempts straight from the log.",
         &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
     ),
-    in_flight: metrics::gauge("triggers_dispatcher_in_flight_attempts", "Attempts being made."),
-    queue_depth: metrics::gauge("triggers_dispatcher_queue_depth", "First attempts that wait for their turn."),
+    in_flight: metrics::gauge("triggers_dispatcher_in_flight_attempts", "First attempts and retries in flight."),
+    queue_depth: metrics::gauge(
+        "triggers_dispatcher_queue_depth",
+        "First attempts that wait for a slot of their endpoint.",
+    ),
     uncommitted: metrics::gauge(
         "triggers_dispatcher_uncommitted_records",
         "Records read ahead of the committed positions.",
     ),
     spilled: metrics::counter(
         "triggers_dispatcher_spilled_total",
-        "Deliveries handed from the pass over the log to the schedule.",
+        "Deliveries whose first attempt did not finish in time or failed, written to the schedule.",
     ),
     schedule_depth: metrics::gauge(
         "triggers_dispatcher_schedule_rows",
-        "Unfinished rows of the schedule; 10000 stands for more.",
+        "Unfinished rows of the schedule; 10000 means 10000 or more.",
     ),
     records: metrics::counter_vec(
         "triggers_dispatcher_records_total",
-        "Records read from the log, by what they were.",
+        "Records read from the log, by kind.",
         &["kind"],
     ),
     unreported: metrics::counter(
         "triggers_dispatcher_unreported_total",
-        "Attempts that the log could not be told of and that are made again.",
+        "Attempts whose report Kafka did not take; they are repeated.",
     ),
     lag_records: metrics::gauge_vec(
         "triggers_dispatcher_lag_records",
@@ -51,7 +54,7 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
     lag_seconds: metrics::gauge_vec(
         "triggers_dispatcher_lag_seconds",
-        "Age of the first record that is not done; of the last one done while later ones are not read yet; 0 at the end.",
+        "Age of the first unfinished record, or of the last finished one while later ones are unread; 0 at the end.",
         &["partition"],
     ),
 });

@@ -1,4 +1,4 @@
-//! The dispatcher from its start to its end: puts the parts together, and lets go in order.
+//! The dispatcher from its start to its end: puts the dependencies together, and lets go in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,33 +16,21 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::attempt::{ClientError, WebhookClient};
-use crate::commit::CommitError;
+use crate::attempt::client::{ClientError, WebhookClient};
+use crate::attempt::in_flight::Attempter;
+use crate::attempt::reporting::Reporter;
+use crate::attempt::slots::Slots;
 use crate::config::DispatcherConfig;
-use crate::directory::Directory;
-use crate::flight::Pilot;
-use crate::pass::{Parts, Pass};
-use crate::reporting::Reporter;
-use crate::retries::Retries;
-use crate::slots::Slots;
-use crate::verdicts::MATERIALIZER;
-use crate::{CONSUMER, erasing, retries};
+use crate::dependencies::Dependencies;
+use crate::endpoints::cache::EndpointCache;
+use crate::error::DispatchError;
+use crate::log::duplicates::MATERIALIZER;
+use crate::log::worker::LogWorker;
+use crate::retry::worker;
+use crate::retry::worker::RetryWorker;
+use crate::{CONSUMER, erasing};
 
 const CONSUMER_STOP: Duration = Duration::from_secs(5);
-
-/// Why the dispatcher ended. Fatal: everything that passes by itself is waited for.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DispatchError {
-    /// The consumer cannot be made.
-    #[error("the consumer could not be made: {0}")]
-    Consumer(#[from] rdkafka::error::KafkaError),
-    /// The schedule cannot be written.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// A part of it panicked.
-    #[error("a task of the dispatcher ended unexpectedly: {0}")]
-    Panicked(#[from] tokio::task::JoinError),
-}
 
 /// Starts the dispatcher under `supervisor`, and with it the tasks "schedule erasure", "endpoint watch" and "retries".
 /// The component `dispatcher` is up while it delivers.
@@ -73,29 +61,30 @@ pub fn start(
     }
     let client = WebhookClient::new(Arc::new(config.egress.clone()))?;
     let reporter = Reporter::new(producer, &kafka.topics.deliveries);
-    let parts = Parts {
+    let dependencies = Dependencies {
         pool: pool.clone(),
         topic: Arc::from(kafka.topics.events.as_str()),
-        directory: Directory::new(pool.clone(), sealing, config.max_in_flight_per_endpoint),
-        pilot: Pilot::new(client, reporter.clone(), pool.clone()),
+        endpoint_cache: EndpointCache::new(pool.clone(), sealing, config.max_in_flight_per_endpoint),
+        attempter: Attempter::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::default(),
         view: PositionsPoller::new(pool.clone(), MATERIALIZER),
         scheduled: Arc::new(Notify::new()),
     };
-    let (watching, stopping) = (parts.directory.clone().watch(), shutdown.clone());
+    let (watching, stopping) = (dependencies.endpoint_cache.clone().watch(), shutdown.clone());
     supervisor.spawn("endpoint watch", async move {
         stopping.run_until_cancelled(watching).await;
         Ok(())
     });
     // In a task of its own, so that neither waits for the other.
-    let retrying = retries::run(Retries::new(&parts, config.max_retries_in_flight, config.drain), shutdown.clone());
+    let retrying =
+        worker::run(RetryWorker::new(&dependencies, config.max_retries_in_flight, config.drain), shutdown.clone());
     supervisor.spawn("retries", async move {
         retrying.await;
         Ok(())
     });
     supervisor.spawn(CONSUMER, async move {
-        let outcome = deliver(&config, &parts, kafka, &component, shutdown).await;
+        let outcome = deliver(&config, &dependencies, kafka, &component, shutdown).await;
         component.down("stopped");
         Ok(outcome?)
     });
@@ -105,7 +94,7 @@ pub fn start(
 /// Delivers until the shutdown, then finishes what it can.
 async fn deliver(
     config: &DispatcherConfig,
-    parts: &Parts,
+    dependencies: &Dependencies,
     kafka: KafkaConfig,
     component: &Component,
     shutdown: CancellationToken,
@@ -115,9 +104,9 @@ async fn deliver(
     settings.fetch_wait = Duration::from_millis(10);
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
-    let (pool, component) = (parts.pool.clone(), component.clone());
+    let (pool, component) = (dependencies.pool.clone(), component.clone());
     let runner = Runner { kafka, pool, settings, component, shutdown, stop_within: CONSUMER_STOP };
-    let mut pass = Pass::new(config.clone(), parts.clone());
+    let mut pass = LogWorker::new(config.clone(), dependencies.clone());
     while let Some(mut session) = runner.start().await? {
         let ended = pass.run(&mut session).await?;
         // What is open goes to the schedule while the partitions are still ours; only then are they given up.

@@ -4,8 +4,8 @@ use http::{HeaderName, HeaderValue};
 use platform::http::FieldError;
 use serde_json::{Map, Value};
 
-use crate::egress::EgressPolicy;
-use crate::retry_policy::DEFAULT_DELAYS_SECONDS;
+use crate::attempt::egress::EgressPolicy;
+use crate::retry::policy::DEFAULT_DELAYS_SECONDS;
 
 /// Bound of one request when the endpoint does not say, seconds.
 pub(crate) const DEFAULT_TIMEOUT_SECONDS: u32 = 10;

@@ -3,7 +3,9 @@
 //!
 //! Nothing here needs Kafka. Sending to endpoints is the rest of the crate.
 
+pub(crate) mod cache;
 pub(crate) mod input;
+pub(crate) mod matching;
 pub(crate) mod secrets;
 pub(crate) mod store;
 
@@ -25,9 +27,9 @@ use tenancy::{Authenticator, Caller, Right};
 use time::OffsetDateTime;
 use tracing::{error, warn};
 
-use crate::egress::EgressPolicy;
-use crate::retry_policy::DEFAULT_DELAYS_SECONDS;
-use crate::sign::Secret;
+use crate::attempt::egress::EgressPolicy;
+use crate::attempt::sign::Secret;
+use crate::retry::policy::DEFAULT_DELAYS_SECONDS;
 use input::{DEFAULT_TIMEOUT_SECONDS, Patch};
 use store::{StoreError, Stored};
 
@@ -229,7 +231,7 @@ fn signed(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// Headers and secret are write-only; the secret is shown to whoever made it, once.
+/// Headers and secret are write-only; the secret is shown once, in the answer to its creation.
 fn shown(endpoint: &Stored, secret: Option<&Secret>) -> Value {
     let mut value = json!({
         "id": endpoint.id,

@@ -4,7 +4,7 @@ use platform::seal::SealingKey;
 use schemas::ids::EndpointId;
 
 use super::input::Headers;
-use crate::sign::Secret;
+use crate::attempt::sign::Secret;
 
 const SECRET: &str = "endpoint-secret";
 const HEADERS: &str = "endpoint-headers";

@@ -65,7 +65,7 @@ async fn another_organizations_endpoint_an_unknown_and_a_malformed_id_are_not_th
             bodies.push(answer.body);
         }
     }
-    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "they can be told apart");
+    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "the answers differ");
     assert_eq!(system.call(Method::GET, "/endpoints", KEY, None).await.body, json!({"endpoints": []}));
     let still = system.call(Method::GET, &format!("/endpoints/{theirs}"), OTHER_KEY, None).await;
     assert_eq!((still.status, &still.body["enabled"]), (StatusCode::OK, &json!(true)));

@@ -12,7 +12,7 @@ use crate::system::{KEY, System};
 
 #[tokio::test]
 async fn an_address_that_is_not_listed_is_not_reached_whatever_is_stored() {
-    // The routes of this system take loopback; its dispatcher was not told so.
+    // The routes of this system take loopback; its dispatcher does not allow it.
     let config = DispatcherConfig { session_timeout: Duration::from_secs(6), ..DispatcherConfig::default() };
     let system = System::start_with(config).await;
     let receiver = Receiver::start(Manner::Status(200)).await;

@@ -139,14 +139,14 @@ async fn what_was_scheduled_ahead_of_the_position_is_not_begun_again_in_the_next
     patient.spill_after = Duration::from_secs(60);
     let system = System::start_with(patient).await;
     let hanging = Receiver::start(Manner::Hang).await;
-    let (failing, mended) =
+    let (failing, recovering) =
         (Receiver::start(Manner::Status(500)).await, Receiver::start(Manner::Turns(vec![500, 200])).await);
     system.endpoint(&hanging, json!({"event_types": ["hang"], "timeout_seconds": 30})).await;
     system.endpoint(&failing, json!({"event_types": ["fail"], "retry_schedule": [3600]})).await;
-    system.endpoint(&mended, json!({"event_types": ["mend"], "retry_schedule": [1]})).await;
+    system.endpoint(&recovering, json!({"event_types": ["recover"], "retry_schedule": [1]})).await;
     let held = system.publish(&system.event("hang")).await;
     system.publish(&system.event("fail")).await;
-    let last = system.publish(&system.event("mend")).await;
+    let last = system.publish(&system.event("recover")).await;
     let is = |rows: &[(String, i32, bool)], wanted: &str| rows.iter().any(|(state, ..)| state == wanted);
     system
         .wait_for_schedule("one waits, one is finished", |rows| {
@@ -166,5 +166,5 @@ async fn what_was_scheduled_ahead_of_the_position_is_not_begun_again_in_the_next
     next_log_epoch(&system, held.partition, &["materializer"], 0).await;
     claimed_again(&system, epoch + 1).await;
     system.wait_until_passed(&last).await;
-    assert_eq!((failing.received().len(), mended.received().len()), (1, 2), "neither was sent again");
+    assert_eq!((failing.received().len(), recovering.received().len()), (1, 2), "neither was sent again");
 }

@@ -1,4 +1,4 @@
-//! A webhook receiver under the test's control: remembers every request and answers as it is told.
+//! A webhook receiver under the test's control: remembers every request and answers as the test configures it.
 
 use std::collections::HashMap;
 use std::future::pending;

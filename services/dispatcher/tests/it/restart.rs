@@ -122,13 +122,13 @@ async fn what_was_scheduled_or_finished_ahead_of_the_position_is_not_begun_again
     let mut system = System::start_with(patient).await;
     let hanging = Receiver::start(Manner::Hang).await;
     let failing = Receiver::start(Manner::Status(500)).await;
-    let mended = Receiver::start(Manner::Turns(vec![500, 200])).await;
+    let recovering = Receiver::start(Manner::Turns(vec![500, 200])).await;
     system.endpoint(&hanging, json!({"event_types": ["hang"], "timeout_seconds": 30})).await;
     system.endpoint(&failing, json!({"event_types": ["fail"], "retry_schedule": [3600]})).await;
-    system.endpoint(&mended, json!({"event_types": ["mend"], "retry_schedule": [1]})).await;
+    system.endpoint(&recovering, json!({"event_types": ["recover"], "retry_schedule": [1]})).await;
     let held = system.publish(&system.event("hang")).await;
     system.publish(&system.event("fail")).await;
-    let last = system.publish(&system.event("mend")).await;
+    let last = system.publish(&system.event("recover")).await;
     system
         .wait_for_schedule("one is scheduled and one finished", |rows| {
             let is = |wanted: &str| rows.iter().any(|(state, ..)| state == wanted);
@@ -148,7 +148,7 @@ async fn what_was_scheduled_or_finished_ahead_of_the_position_is_not_begun_again
     system.start_dispatcher(config());
     system.wait_until_passed(&last).await;
     system.wait_for_schedule("the finished one is swept", |rows| rows == [("pending".to_owned(), 1, false)]).await;
-    assert_eq!((hanging.received().len(), failing.received().len(), mended.received().len()), (2, 1, 2));
+    assert_eq!((hanging.received().len(), failing.received().len(), recovering.received().len()), (2, 1, 2));
 }
 
 #[tokio::test]

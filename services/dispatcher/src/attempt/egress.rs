@@ -1,0 +1,166 @@
+//! Which addresses a webhook may reach. Checked when an endpoint is written, after DNS, and on literal addresses before
+//! each request.
+//!
+//! Pure: resolving names and connecting is done in `resolver` and `attempt`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use reqwest::Url;
+
+/// Longest URL of an endpoint, bytes.
+const MAX_URL_BYTES: usize = 2048;
+
+/// IPv4 ranges that are not the public Internet, by IANA's special-purpose registry, and one address of a cloud's inner
+/// service that hides among public ones.
+const REFUSED_V4: &[Ipv4Net] = &[
+    v4([0, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([100, 64, 0, 0], 10),
+    v4([127, 0, 0, 0], 8),
+    v4([168, 63, 129, 16], 32),
+    v4([169, 254, 0, 0], 16),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 0, 0, 0], 24),
+    v4([192, 0, 2, 0], 24),
+    v4([192, 31, 196, 0], 24),
+    v4([192, 52, 193, 0], 24),
+    v4([192, 88, 99, 0], 24),
+    v4([192, 168, 0, 0], 16),
+    v4([192, 175, 48, 0], 24),
+    v4([198, 18, 0, 0], 15),
+    v4([198, 51, 100, 0], 24),
+    v4([203, 0, 113, 0], 24),
+    v4([224, 0, 0, 0], 4),
+    v4([240, 0, 0, 0], 4),
+];
+
+/// The one IPv6 range that is public. Outside of it lie loopback, unspecified, mapped and compatible IPv4, NAT64,
+/// unique local, link-local, multicast and segment routing.
+const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
+
+/// What is not public within it: protocol assignments with Teredo, benchmark and overlay ids, documentation, 6to4,
+/// sinks.
+const REFUSED_V6: &[Ipv6Net] = &[
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
+    v6([0x2001, 0x0db8, 0, 0, 0, 0, 0, 0], 32),
+    v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
+    v6([0x2620, 0x004f, 0x8000, 0, 0, 0, 0, 0], 48),
+    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
+];
+
+const fn v4([a, b, c, d]: [u8; 4], prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
+}
+
+/// How an address stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressClass {
+    /// On the public Internet.
+    Public,
+    /// Not public, but listed by the operator. No word of its answers is kept: they may hold what an outsider should
+    /// not see.
+    Listed,
+    /// Must not be reached.
+    Refused,
+}
+
+/// Why a URL is none for an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UrlProblem {
+    /// Not absolute, or no URL at all.
+    #[error("must be an absolute http or https URL")]
+    Malformed,
+    #[error("must be at most {MAX_URL_BYTES} bytes long")]
+    TooLong,
+    #[error("must begin with https:// or http://")]
+    Scheme,
+    /// Plain http where it is not allowed.
+    #[error("must begin with https://: plain http is not allowed here")]
+    PlainHttp,
+    /// A name or password in the URL.
+    #[error("must not carry a user name or password")]
+    UserInfo,
+    /// A literal address, or a name for loopback, that must not be reached.
+    #[error("the address is private, local or reserved and not allowed here")]
+    Refused,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct EgressPolicy {
+    /// Networks that are not public and may be reached all the same.
+    pub allowed_networks: Vec<IpNet>,
+    /// Whether plain http is taken.
+    pub allow_http: bool,
+}
+
+impl EgressPolicy {
+    /// How `address` stands.
+    pub fn reach(&self, address: IpAddr) -> AddressClass {
+        if is_public(address) {
+            return AddressClass::Public;
+        }
+        // A mapped address connects to the IPv4 one, so it is listed when that is.
+        let canonical = address.to_canonical();
+        let listed =
+            self.allowed_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical));
+        if listed { AddressClass::Listed } else { AddressClass::Refused }
+    }
+
+    /// Reads the URL of an endpoint. A name is judged when it is resolved, a literal address here; a fragment, which is
+    /// never sent, is cut off.
+    ///
+    /// # Errors
+    /// Says which rule it breaks.
+    pub fn check_url(&self, text: &str) -> Result<Url, UrlProblem> {
+        if text.len() > MAX_URL_BYTES {
+            return Err(UrlProblem::TooLong);
+        }
+        let mut url = Url::parse(text).map_err(|_| UrlProblem::Malformed)?;
+        match url.scheme() {
+            "https" => {}
+            "http" if self.allow_http => {}
+            "http" => return Err(UrlProblem::PlainHttp),
+            _ => return Err(UrlProblem::Scheme),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(UrlProblem::UserInfo);
+        }
+        if self.check_literal(&url) == Some(AddressClass::Refused) {
+            return Err(UrlProblem::Refused);
+        }
+        url.set_fragment(None);
+        Ok(url)
+    }
+
+    /// How the URL's host stands when no DNS is needed to tell; `None` for a name. The URL parser has already turned
+    /// decimal, octal, hexadecimal and shortened spellings of IPv4 into the usual one.
+    pub fn check_literal(&self, url: &Url) -> Option<AddressClass> {
+        let host = url.host_str()?;
+        let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if let Ok(address) = literal.parse::<IpAddr>() {
+            return Some(self.reach(address));
+        }
+        // Reserved names that mean loopback everywhere: refused early, so that the author sees it.
+        let name = host.strip_suffix('.').unwrap_or(host);
+        let loopback = name == "localhost" || name.ends_with(".localhost");
+        (loopback && self.reach(IpAddr::V4(Ipv4Addr::LOCALHOST)) == AddressClass::Refused)
+            .then_some(AddressClass::Refused)
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !REFUSED_V4.iter().any(|network| network.contains(&address)),
+        IpAddr::V6(address) => {
+            GLOBAL_V6.contains(&address) && !REFUSED_V6.iter().any(|network| network.contains(&address))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! What the egress guard refuses, and what it lets through.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn open() -> EgressPolicy {
+    EgressPolicy { allowed_networks: Vec::new(), allow_http: true }
+}
+
+fn with_loopback() -> EgressPolicy {
+    EgressPolicy {
+        allowed_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        allow_http: true,
+    }
+}
+
+#[test]
+fn what_is_not_the_public_internet_is_refused() {
+    let refused = [
+        "0.0.0.0",
+        "0.1.2.3",
+        "10.0.0.1",
+        "100.64.0.1",
+        "100.100.100.200",
+        "127.0.0.1",
+        "127.255.255.254",
+        "168.63.129.16",
+        "169.254.169.254",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.0.0.192",
+        "192.0.2.1",
+        "192.88.99.1",
+        "192.168.1.1",
+        "198.18.0.1",
+        "198.19.255.255",
+        "198.51.100.1",
+        "203.0.113.1",
+        "224.0.0.1",
+        "239.1.1.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::ffff:127.0.0.1",
+        "::ffff:8.8.8.8",
+        "::127.0.0.1",
+        "64:ff9b::7f00:1",
+        "64:ff9b:1::1",
+        "100::1",
+        "2001::1",
+        "2001:2::1",
+        "2001:db8::1",
+        "2002:7f00:1::1",
+        "2002:808:808::1",
+        "3fff::1",
+        "5f00::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "fe80::1",
+        "fec0::1",
+        "ff02::1",
+    ];
+    for address in refused {
+        assert_eq!(open().reach(address.parse().unwrap()), AddressClass::Refused, "{address}");
+    }
+    for address in [
+        "1.1.1.1",
+        "8.8.8.8",
+        "100.63.255.255",
+        "100.128.0.1",
+        "172.15.0.1",
+        "172.32.0.1",
+        "2606:4700::1111",
+        "2a00:1450::1",
+    ] {
+        assert_eq!(open().reach(address.parse().unwrap()), AddressClass::Public, "{address}");
+    }
+}
+
+#[test]
+fn only_what_the_operator_lists_is_let_through() {
+    for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+        assert_eq!(with_loopback().reach(address.parse().unwrap()), AddressClass::Listed, "{address}");
+    }
+    for address in ["10.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"] {
+        assert_eq!(with_loopback().reach(address.parse().unwrap()), AddressClass::Refused, "{address}");
+    }
+}
+
+#[test]
+fn every_spelling_of_a_refused_address_is_refused() {
+    let spellings = [
+        "http://127.0.0.1/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://0177.0.0.1/",
+        "http://127.1/",
+        "http://0x7f.1/",
+        "http://[::1]/",
+        "http://[::ffff:7f00:1]/",
+        "http://[0:0:0:0:0:0:0:1]/",
+        "http://%31%32%37.0.0.1/",
+        "http://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
+        "http://127.0.0.1./",
+        "http://localhost/",
+        "http://LOCALHOST./",
+        "http://a.localhost:80/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://0/",
+        "http://[fd00:ec2::254]/",
+    ];
+    for spelling in spellings {
+        assert_eq!(open().check_url(spelling), Err(UrlProblem::Refused), "{spelling}");
+    }
+    assert!(with_loopback().check_url("http://2130706433:8080/x").is_ok());
+    assert!(with_loopback().check_url("http://localhost:8080/x").is_ok());
+}
+
+#[test]
+fn a_url_is_http_without_user_info() {
+    let problem = |text: &str| open().check_url(text).unwrap_err();
+    for text in ["", "example.com", "/hook", "http://", "https://:80/", "https://a b/"] {
+        assert_eq!(problem(text), UrlProblem::Malformed, "{text}");
+    }
+    for text in ["ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)", "gopher://example.com/"] {
+        assert_eq!(problem(text), UrlProblem::Scheme, "{text}");
+    }
+    assert_eq!(problem("https://user@example.com/"), UrlProblem::UserInfo);
+    assert_eq!(problem("https://user:word@example.com/"), UrlProblem::UserInfo);
+    assert_eq!(problem(&format!("https://example.com/{}", "x".repeat(2048))), UrlProblem::TooLong);
+    assert_eq!(EgressPolicy::default().check_url("http://example.com/").unwrap_err(), UrlProblem::PlainHttp);
+    assert_eq!(open().check_url("https://example.com/a?b=c#d").unwrap().as_str(), "https://example.com/a?b=c");
+}
+
+proptest! {
+    #[test]
+    fn an_ipv4_address_is_never_reached_through_an_embedding_without_permission(octets in any::<[u8; 4]>()) {
+        let [a, b, c, d] = octets.map(u16::from);
+        let (high, low) = (a << 8 | b, c << 8 | d);
+        for embedded in [
+            Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, high, low),
+            Ipv6Addr::new(0, 0, 0, 0, 0, 0, high, low),
+            Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+            Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
+            Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, !high, !low),
+        ] {
+            prop_assert_eq!(open().reach(IpAddr::V6(embedded)), AddressClass::Refused);
+        }
+    }
+
+    #[test]
+    fn no_url_panics_and_what_is_taken_is_http(text in "\\PC{0,60}") {
+        if let Ok(url) = open().check_url(&text) {
+            prop_assert!(matches!(url.scheme(), "http" | "https"));
+        }
+    }
+}
