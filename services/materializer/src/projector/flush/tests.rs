@@ -132,9 +132,9 @@ impl Bench {
         self.next_offset += i64::try_from(events.len()).unwrap();
         self.collector.collect(records, |_| false);
         let outcome = self.flusher.flush(self.collector.take_batch(1000, 1 << 20).unwrap()).await.unwrap();
-        assert_eq!((outcome.lost.len(), outcome.written.len()), (0, 1));
-        for (place, hold) in &outcome.written {
-            self.collector.committed(place, hold);
+        assert_eq!((outcome.fenced.len(), outcome.written.len()), (0, 1));
+        for (key, written) in &outcome.written {
+            self.collector.mark_committed(key, written);
         }
     }
 
