@@ -1,8 +1,8 @@
 //! Finds distinct dead letters, and those that match a filter. Pure, and bounded: it keeps positions, never bytes.
 //!
-//! The first position of a record identifies its letter, however often it was redriven and rejected again. A producer can
-//! forge an origin, so an origin counts only among letters with the same key, and a redrive takes the bytes from the
-//! letter of the first position itself.
+//! The first position of a record identifies its letter, however often it was redriven and rejected again. A producer
+//! can forge an origin, so an origin counts only among letters with the same key, and a redrive takes the bytes from
+//! the letter of the first position itself.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::DefaultHasher;
@@ -135,8 +135,8 @@ impl Index {
         missing
     }
 
-    /// Classes of all letters that match apart from their class, in alphabetical order: for an error text if no letter has
-    /// the wanted class.
+    /// Classes of all letters that match apart from their class, in alphabetical order: for an error text if no letter
+    /// has the wanted class.
     pub fn classes(&self) -> BTreeSet<Arc<str>> {
         self.entries.values().map(|entry| entry.class.clone()).collect()
     }

@@ -33,8 +33,8 @@ pub struct Letters {
 }
 
 impl Letters {
-    /// The next record: `Some(None)` if it is no dead letter, `None` at the end. Records of one partition come in offset
-    /// order.
+    /// The next record: `Some(None)` if it is no dead letter, `None` at the end. Records of one partition come in
+    /// offset order.
     ///
     /// # Errors
     /// When the topic cannot be read.

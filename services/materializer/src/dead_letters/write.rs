@@ -1,6 +1,6 @@
 //! Writes dead letters: the bytes of the record, with its topic, partition, offset and the reason in headers. Kafka
-//! confirms a dead letter before the position moves, so a crash may write it twice; topic, partition and offset identify
-//! the duplicate.
+//! confirms a dead letter before the position moves, so a crash may write it twice; topic, partition and offset
+//! identify the duplicate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -76,7 +76,7 @@ pub(crate) async fn write(
         let mut outcome = producer.publish(whole).await;
         if let Err(PublishError::Rejected(why)) = outcome {
             let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
-            error!(%topic, partition, offset, why, "Kafka rejected a dead letter; retrying without the bytes of the record.");
+            error!(%topic, partition, offset, why, "Kafka rejected a dead letter; retrying without the record.");
             outcome = producer.publish(without_bytes).await;
         }
         match outcome {
@@ -87,8 +87,8 @@ pub(crate) async fn write(
                 warn!(%topic, partition, offset, class, reason = message, "Dead-lettered record.");
                 return;
             }
-            // Never skipped, not even if Kafka rejects it (a missing permission): an operator grants the permission, and
-            // then the whole record is written.
+            // Never skipped, not even if Kafka rejects it (a missing permission): an operator grants the permission,
+            // and then the whole record is written.
             Err(error) => component.down(format!("dead letters cannot be written: {error}")),
         }
         backoff.pause().await;

@@ -1,7 +1,7 @@
 //! Decides which of two events with one dedup key is the original. Pure: stored decisions and key owners are arguments.
 //!
-//! Within a partition the lower offset is the original, until its window ends. Across partitions it is the record that is
-//! read first. Windows use append time. Decisions are taken only here; the table `event_ids` keeps them for later
+//! Within a partition the lower offset is the original, until its window ends. Across partitions it is the record that
+//! is read first. Windows use append time. Decisions are taken only here; the table `event_ids` keeps them for later
 //! readings.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,8 +35,8 @@ pub(crate) fn keys(rows: &[&mut EventRow<'_>]) -> BTreeSet<Key> {
 }
 
 /// Sets `duplicate_of` of the rows, in their order, and returns the keys that get a new owner. `stored` has the current
-/// owners. An id that is decided keeps its decision and takes no key, even if its record has no key: an event that comes
-/// again in another record is the same event.
+/// owners. An id that is decided keeps its decision and takes no key, even if its record has no key: an event that
+/// comes again in another record is the same event.
 pub(crate) fn decide(
     rows: &mut [&mut EventRow<'_>],
     stored: &BTreeMap<Key, KeyOwner>,

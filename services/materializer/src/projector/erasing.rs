@@ -15,8 +15,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of rows (for attempts: deliveries) that one statement deletes.
 const BATCH: i64 = 1000;
 
-/// Deletes one batch from each table that has rows of an organization. `retention_gaps` comes last: it is written when
-/// events are dropped.
+/// Deletes one batch from each table that has rows of an organization. `retention_gaps` comes last: its rows
+/// are computed from those of `events`.
 const BATCHES: [&str; 8] = [
     "DELETE FROM view.events
      WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events WHERE org_id = $1 LIMIT $2)",
@@ -76,9 +76,9 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
     Ok(())
 }
 
-/// Locks out the other writers of these tables until the transaction ends: rebuilds and replays, and the task that drops
-/// time partitions and records their retention gaps. `false`: one of them is running, or a rebuilt generation exists,
-/// which is not searched here.
+/// Locks out the other writers of these tables until the transaction ends: rebuilds and replays, and the task that
+/// drops time partitions and records their retention gaps. `false`: one of them is running, or a rebuilt generation
+/// exists, which is not searched here.
 async fn lock_out_other_writers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT to_regnamespace('view_next') IS NULL

@@ -2,8 +2,8 @@
 //! records and moves the positions past them.
 //!
 //! Lives here: what a record becomes in the view, which of two duplicates is the original, and which record is a dead
-//! letter. Does not live here: reading Kafka and the fence (`platform`), the format of records (`schemas`), writing dead
-//! letters (`crate::dead_letters`), and reading the view (`crate::inbox`).
+//! letter. Does not live here: reading Kafka and the fence (`platform`), the format of records (`schemas`), writing
+//! dead letters (`crate::dead_letters`), and reading the view (`crate::inbox`).
 
 mod applied_until;
 pub(crate) mod batch;
@@ -48,8 +48,8 @@ pub use error::Error;
 
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts the projector under `supervisor`, and the tasks "view retention", "view sweep", "reconcile" and "view erasure".
-/// `producer` writes dead letters only.
+/// Starts the projector under `supervisor`, and the tasks "view retention", "view sweep", "reconcile" and "view
+/// erasure". `producer` writes dead letters only.
 pub fn start(
     supervisor: &mut Supervisor,
     config: ProjectorConfig,

@@ -1,6 +1,6 @@
-//! Applies pending effects whose event another instance wrote meanwhile: one transaction stored the effect while another
-//! one, which could not see it yet, wrote the event. This happens only if the two are in different partitions and so have
-//! different writers, for instance because a producer uses another partitioner.
+//! Applies pending effects whose event another instance wrote meanwhile: one transaction stored the effect while
+//! another one, which could not see it yet, wrote the event. This happens only if the two are in different partitions
+//! and so have different writers, for instance because a producer uses another partitioner.
 //!
 //! No fence is needed: the task reads no log, moves no position, and writes only what follows from committed rows. A
 //! concurrent flush does no harm: only one of the two deletes an effect, and that one applies it; an acknowledgement is

@@ -18,8 +18,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Expiring events are counted up to this number.
 const MAX_COUNTED: i64 = 10_000;
 
-/// Maintains the time partitions at once, and then every `interval` until `shutdown`. Every instance may: the work of one
-/// is done for all.
+/// Maintains the time partitions at once, and then every `interval` until `shutdown`. Every instance may: the work of
+/// one is done for all.
 pub(crate) async fn run(pool: PgPool, retention_days: u32, interval: Duration, shutdown: CancellationToken) {
     loop {
         let maintained = maintain_time_partitions(&pool, retention_days).await;

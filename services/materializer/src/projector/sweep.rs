@@ -40,7 +40,7 @@ async fn events_applied_until(pool: &PgPool, kafka: &KafkaConfig) -> Result<Opti
         match applied_until(pool, kafka).await {
             Ok(until) => return Ok(until),
             Err(error) => {
-                debug!(%error, "Reading how far the view is behind the log failed; keeping pending effects and dedup keys.")
+                debug!(%error, "Reading the lag of the view failed; keeping pending effects and dedup keys.")
             }
         }
     }
@@ -52,8 +52,8 @@ const EFFECTS: &str = "DELETE FROM view.pending_effects WHERE ctid IN (
      SELECT ctid FROM view.pending_effects WHERE appended_at < LEAST(now(), $1::timestamptz) - interval '9 days'
      LIMIT 1000 FOR UPDATE SKIP LOCKED)";
 
-/// Keys are kept long past their window: clocks of brokers differ, and an unread duplicate within the window must find its
-/// key.
+/// Keys are kept long past their window: clocks of brokers differ, and an unread duplicate within the window must find
+/// its key.
 const KEYS: &str = "DELETE FROM dedup_keys WHERE ctid IN (
      SELECT ctid FROM dedup_keys WHERE expires_at < LEAST(now(), $1::timestamptz) - interval '8 days'
      LIMIT 1000 FOR UPDATE SKIP LOCKED)";

@@ -43,8 +43,8 @@ impl TimePartitions {
         Self { pool, generation, days: partition_days(retention_days), cached: Mutex::new(None) }
     }
 
-    /// Creates the missing time partitions for records of these append times, and returns the retention floor: the caller
-    /// must skip older records.
+    /// Creates the missing time partitions for records of these append times, and returns the retention floor: the
+    /// caller must skip older records.
     pub(crate) async fn ensure(&self, times_ms: impl Iterator<Item = i64> + Clone) -> Result<i64, sqlx::Error> {
         // Clamped as in the rows: the time of a record may be any number.
         let times_ms = times_ms.map(|at_ms| to_millis(from_millis(at_ms)));
@@ -77,8 +77,8 @@ impl TimePartitions {
 
     async fn read(&self) -> Result<Spans, sqlx::Error> {
         let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
-        // The floor first: then a time partition that is dropped in between is missing from the list. Numbers, because a
-        // time partition may end after the last time that `OffsetDateTime` can represent.
+        // The floor first: then a time partition that is dropped in between is missing from the list. Numbers, because
+        // a time partition may end after the last time that `OffsetDateTime` can represent.
         let floor: Option<i64> = sqlx::query_scalar(
             "SELECT CASE WHEN isfinite(floor) THEN (extract(epoch FROM floor) * 1000)::bigint END FROM retention_floor",
         )

@@ -33,8 +33,8 @@ const MAX_REPORTED: i64 = 1000;
 
 /// The compared tables: display name, table name, and the condition for rows above the retention floor; `{view}` is the
 /// schema. The live view has rows below the floor until their time partition is dropped, which is days later if the
-/// retention was lowered. The row of a delivery whose attempts are all below the floor is left until it is swept. Pending
-/// effects are not compared: both generations apply them at different times.
+/// retention was lowered. The row of a delivery whose attempts are all below the floor is left until it is swept.
+/// Pending effects are not compared: both generations apply them at different times.
 const TABLES: [(&str, &str, &str); 3] = [
     ("events", "events", "t.accepted_at >= (SELECT floor FROM retention_floor)"),
     (

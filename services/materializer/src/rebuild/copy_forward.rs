@@ -1,5 +1,6 @@
-//! Copies rows of the live view into the rebuilt one that cannot be read from the log, or shall not be: events before the
-//! starting point of a rebuild, and the acks and attempts that are no longer on the log. Determines the starting points.
+//! Copies rows of the live view into the rebuilt one that cannot be read from the log, or shall not be: events before
+//! the starting point of a rebuild, and the acks and attempts that are no longer on the log. Determines the starting
+//! points.
 
 use std::collections::BTreeMap;
 
@@ -143,9 +144,9 @@ async fn copy_events(connection: &mut PgConnection, starts: &[&StartingPoint]) -
     Ok(done.bind(partitions).bind(epochs).bind(offsets).execute(connection).await?.rows_affected())
 }
 
-/// Copies acks of events that are read from the log, as pending effects. The view does not have the partition of an ack,
-/// which may differ from that of its event. So all acks from before the latest first record of any partition are copied.
-/// Some of them are on the log too; applying those twice changes nothing.
+/// Copies acks of events that are read from the log, as pending effects. The view does not have the partition of an
+/// ack, which may differ from that of its event. So all acks from before the latest first record of any partition are
+/// copied. Some of them are on the log too; applying those twice changes nothing.
 async fn copy_acks(connection: &mut PgConnection, starts: &[&StartingPoint]) -> Result<(), sqlx::Error> {
     let Some(before) = starts.iter().filter_map(|start| start.first_at).max() else { return Ok(()) };
     sqlx::query(
@@ -161,9 +162,9 @@ async fn copy_acks(connection: &mut PgConnection, starts: &[&StartingPoint]) -> 
     Ok(())
 }
 
-/// Copies attempts with their deliveries. The view does not have the partition of an attempt report. So all attempts from
-/// before the latest first record of any partition are copied. Some of them are on the log too; applying those twice
-/// changes nothing.
+/// Copies attempts with their deliveries. The view does not have the partition of an attempt report. So all attempts
+/// from before the latest first record of any partition are copied. Some of them are on the log too; applying those
+/// twice changes nothing.
 async fn copy_attempts(connection: &mut PgConnection, starts: &[&StartingPoint]) -> Result<u64, sqlx::Error> {
     let Some(before) = starts.iter().filter_map(|start| start.first_at).max() else { return Ok(0) };
     let attempts = sqlx::query(

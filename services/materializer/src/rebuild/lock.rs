@@ -60,8 +60,8 @@ async fn describe_holder(connection: &mut PgConnection) -> Result<String, sqlx::
         || "it has finished just now; run the command again".to_owned(),
         |(pid, from, since)| {
             format!(
-                "PostgreSQL backend {pid}, connected from {from} since {since}. If its process hangs, stop the process, or \
-                 the backend with SELECT pg_terminate_backend({pid})"
+                "PostgreSQL backend {pid}, connected from {from} since {since}. If its process hangs, stop the \
+                 process, or the backend with SELECT pg_terminate_backend({pid})"
             )
         },
     ))

@@ -73,9 +73,9 @@ pub struct Rebuilt {
     pub switched: bool,
 }
 
-/// Builds the next generation of the view from the log, compares it with the live one at exactly the live positions, and
-/// switches to it. A rebuild that was interrupted continues when it is run again. The live view is read all the time, and
-/// written until its positions are locked for the end of the rebuild.
+/// Builds the next generation of the view from the log, compares it with the live one at exactly the live positions,
+/// and switches to it. A rebuild that was interrupted continues when it is run again. The live view is read all the
+/// time, and written until its positions are locked for the end of the rebuild.
 ///
 /// # Errors
 /// See [`RebuildError`]; the live view is unchanged then.
@@ -107,8 +107,8 @@ async fn rebuild_locked(
     switch::drop_retired(pool).await?;
     let resumed = create_or_resume(pool, config.restart).await?;
     if resumed && config.from.is_some() {
-        let message = "an unfinished rebuild exists, with another start: continue it without a start, or start again with \
-                       --restart";
+        let message = "an unfinished rebuild exists, with another start: continue it without a start, or start \
+                       again with --restart";
         return Err(RebuildError::Unsuitable(message.to_owned()));
     }
     let mut replayer = LogReplayer::new(
@@ -168,7 +168,8 @@ pub async fn abandon(pool: &PgPool) -> Result<(), RebuildError> {
 /// Creates the next generation, unless an unfinished one can be continued (`true`).
 async fn create_or_resume(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
     let exists: bool = sqlx::query_scalar("SELECT to_regnamespace('view_next') IS NOT NULL").fetch_one(pool).await?;
-    // Positions are stored together with the copied rows. Without positions the rebuild was interrupted while it copied.
+    // Positions are stored together with the copied rows. Without positions the rebuild was interrupted while it
+    // copied.
     let has_positions: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM consumer_positions WHERE consumer = $1)")
         .bind(REBUILD)
         .fetch_one(pool)

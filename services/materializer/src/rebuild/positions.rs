@@ -48,9 +48,9 @@ pub(super) async fn live_positions(pool: &PgPool, topics: &TopicNames) -> Result
         None => Ok(live),
         Some(position) => {
             let message = format!(
-                "the view has positions of topic {}, besides {}, {} and {}; is the topic prefix right? If that topic is no \
-                 longer used, stop the materializers and run: DELETE FROM consumer_positions WHERE consumer = '{}' AND \
-                 topic = '{}'",
+                "the view has positions of topic {}, besides {}, {} and {}; is the topic prefix right? If that topic \
+                 is no longer used, stop the materializers and run: DELETE FROM consumer_positions WHERE \
+                 consumer = '{}' AND topic = '{}'",
                 position.topic, ours[0], ours[1], ours[2], CONSUMER, position.topic
             );
             Err(RebuildError::Unsuitable(message))

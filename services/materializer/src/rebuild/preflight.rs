@@ -1,5 +1,5 @@
-//! Checks that the logs still contain the positions of the live view. In another log of the same name, new records would
-//! get the positions of old ones, and rows that only the live view still has would count as differences.
+//! Checks that the logs still contain the positions of the live view. In another log of the same name, new records
+//! would get the positions of old ones, and rows that only the live view still has would count as differences.
 
 use std::time::Duration;
 

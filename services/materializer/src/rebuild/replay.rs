@@ -22,8 +22,8 @@ pub struct Replayed {
 }
 
 /// Reads the records that were appended from `from` (inclusive) to `to` (exclusive; `None`: up to the position of the
-/// live view), and writes the missing events, acks and attempts. Takes no duplicate decision and sends no webhook. Skips
-/// records that are older than the retention or of an erased organization.
+/// live view), and writes the missing events, acks and attempts. Takes no duplicate decision and sends no webhook.
+/// Skips records that are older than the retention or of an erased organization.
 ///
 /// # Errors
 /// See [`RebuildError`]. Rows that were written until then stay.

@@ -1,6 +1,6 @@
-//! Switches the live view to the next generation. The live positions are locked; the next generation is read up to them,
-//! compared, and renamed. The switch fences every materializer, so that each claims its partitions again and finds the
-//! new tables.
+//! Switches the live view to the next generation. The live positions are locked; the next generation is read up to
+//! them, compared, and renamed. The switch fences every materializer, so that each claims its partitions again and
+//! finds the new tables.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,10 @@ use crate::projector::reconcile;
 /// How long the live positions may be locked while the rest of the log is read. After that the live view continues, and
 /// the rebuild can be run again.
 const MAX_LOCKED: Duration = Duration::from_secs(120);
-/// Starts the transaction that locks the live positions. PostgreSQL enforces the limits, because this process may halt or
-/// lose its connection, and the live view must continue all the same. The idle time-out is longer than [`MAX_LOCKED`], in
-/// which this connection is idle. A statement may take ten minutes (the comparison reads both generations), and is
-/// cancelled when the client is gone.
+/// Starts the transaction that locks the live positions. PostgreSQL enforces the limits, because this process may halt
+/// or lose its connection, and the live view must continue all the same. The idle time-out is longer than
+/// [`MAX_LOCKED`], in which this connection is idle. A statement may take ten minutes (the comparison reads both
+/// generations), and is cancelled when the client is gone.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '30s'; \
                      SET LOCAL idle_in_transaction_session_timeout = '150s'; SET LOCAL statement_timeout = '10min'; \
                      SET LOCAL client_connection_check_interval = '1s'";

@@ -240,7 +240,8 @@ proptest! {
                 Step::Fence(topic, partition) => {
                     let key = topic_partition(topic, partition);
                     let claim = world.claims.remove(&key);
-                    prop_assert_eq!(world.collector.release_fenced(&key, claim.map_or(0, |claim| claim.0)), claim.is_some());
+                    let epoch = claim.map_or(0, |claim| claim.0);
+                    prop_assert_eq!(world.collector.release_fenced(&key, epoch), claim.is_some());
                 }
                 Step::Read { topic, partition, back, count } => {
                     let key = topic_partition(topic, partition);

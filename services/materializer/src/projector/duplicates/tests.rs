@@ -221,8 +221,8 @@ proptest! {
 
 const WINDOW_SECONDS: i64 = 10;
 
-/// Events of a few keys and bodies over some windows, in the order of reading. Times go up and down, as in any number of
-/// partitions.
+/// Events of a few keys and bodies over some windows, in the order of reading. Times go up and down, as in any number
+/// of partitions.
 fn log() -> impl Strategy<Value = Vec<(Event, i64)>> {
     let one = (0_u8..3, 0_u8..2, 0_i64..WINDOW_SECONDS * 4000);
     prop::collection::vec(one, 1..40).prop_map(|all| {

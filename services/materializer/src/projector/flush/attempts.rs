@@ -1,5 +1,5 @@
-//! Writes delivery attempts into the view: each attempt, each delivery by its winning report, and the event's status over
-//! all its deliveries.
+//! Writes delivery attempts into the view: each attempt, each delivery by its winning report, and the event's status
+//! over all its deliveries.
 //!
 //! A delivery's row does not need its event. If the view does not have the event yet, a pending effect has its status
 //! computed when it appears.

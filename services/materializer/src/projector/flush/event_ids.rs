@@ -4,15 +4,15 @@
 //!
 //! A row of `event_ids` names the record that owns an id and the event that the id resolves to. Every other record that
 //! names the id is a duplicate. An id that ingest makes needs no row: the index of its time partition keeps it unique,
-//! and the time inside the id (UUIDv7) says which time partition that is. Rows are needed for ids that a producer chose,
-//! ids made just before midnight, ids that two records name, and duplicates.
+//! and the time inside the id (UUIDv7) says which time partition that is. Rows are needed for ids that a producer
+//! chose, ids made just before midnight, ids that two records name, and duplicates.
 //!
-//! Rows are decisions: a rebuild and a replay read them and write none. A row is kept until the newest record that named
-//! the id is below the retention floor; from then on every reading of the log skips all records of the id.
+//! Rows are decisions: a rebuild and a replay read them and write none. A row is kept until the newest record that
+//! named the id is below the retention floor; from then on every reading of the log skips all records of the id.
 //!
-//! Several writers may decide on one id or key at once, if its records are in different partitions. Each writer stores a
-//! decision only if no other one was stored meanwhile. Else it rolls its transaction back and decides again, and looks up
-//! every id of the chunk ([`Lookup::All`]).
+//! Several writers may decide on one id or key at once, if its records are in different partitions. Each writer stores
+//! a decision only if no other one was stored meanwhile. Else it rolls its transaction back and decides again, and
+//! looks up every id of the chunk ([`Lookup::All`]).
 
 use std::collections::BTreeMap;
 
@@ -166,8 +166,8 @@ impl IdState {
     }
 }
 
-/// A row of [`read`]: `(kind, number of the id or key that was asked for, id, epoch, partition, offset, time, end of the
-/// window, body hash)`.
+/// A row of [`read`]: `(kind, number of the id or key that was asked for, id, epoch, partition, offset, time, end of
+/// the window, body hash)`.
 type FoundRow =
     (String, i64, Uuid, Option<i32>, Option<i32>, Option<i64>, OffsetDateTime, Option<OffsetDateTime>, Option<String>);
 

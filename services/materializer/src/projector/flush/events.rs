@@ -14,8 +14,8 @@ pub(super) struct InsertedEvents {
     pub(super) has_pending_effects: bool,
 }
 
-/// Inserts the rows that are not duplicates. Skips a row if the view has its id, if its id belongs to another record, or
-/// if its id was decided to be a duplicate.
+/// Inserts the rows that are not duplicates. Skips a row if the view has its id, if its id belongs to another record,
+/// or if its id was decided to be a duplicate.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[EventRow<'_>],

@@ -1,5 +1,5 @@
-//! Events that were below the retention floor at their first reading. They never come into the view. The inbox reports a
-//! retention gap to a reader whose cursor is before them.
+//! Events that were below the retention floor at their first reading. They never come into the view. The inbox reports
+//! a retention gap to a reader whose cursor is before them.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Which records of a batch are written. Skips records of erased organizations, events that were rejected at their first
-//! reading, and records below the retention floor. Events of unknown organizations become dead letters. Pure: the
+//! Which records of a batch are written. Skips records of erased organizations, events that were rejected at their
+//! first reading, and records below the retention floor. Events of unknown organizations become dead letters. Pure: the
 //! caller reads PostgreSQL.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -151,8 +151,8 @@ impl Flusher {
         Ok(())
     }
 
-    /// Skips events that were rejected at their first reading, even if they could be accepted now: only a redrive brings
-    /// them back.
+    /// Skips events that were rejected at their first reading, even if they could be accepted now: only a redrive
+    /// brings them back.
     async fn skip_rejected(&self, items: &mut [DecodedRecord], owned: &OwnedPartitions) -> Result<(), Error> {
         let events = filter::events_by_position(items, owned);
         let positions: Vec<LogPosition> = events.iter().map(|(position, _)| *position).collect();
@@ -230,8 +230,8 @@ impl Flusher {
     /// A chunk of events that ingest made without dedup keys takes two statements between BEGIN and COMMIT: (1) advance
     /// the positions, (4) insert the events. Events with dedup keys, or with ids that other records may name, add two:
     /// (2) read decisions and lock the owners of keys, (3) store new ones. If effects of these events are pending, (5)
-    /// takes and applies them, and (6) computes the delivery statuses of those that were attempted. So a chunk of events
-    /// takes at most six. Acks add one statement, attempts five, rejected and expired records one each.
+    /// takes and applies them, and (6) computes the delivery statuses of those that were attempted. So a chunk of
+    /// events takes at most six. Acks add one statement, attempts five, rejected and expired records one each.
     async fn transaction(
         &self,
         chunk: &[DecodedRecord],
@@ -269,7 +269,7 @@ impl Flusher {
                 Content::Skipped => return Err(Error::View(error)),
                 // The dead letter is in Kafka; only the tenant's view of it is missing.
                 Content::Dead(_) => {
-                    warn!(%error, "PostgreSQL rejected the row of a dead letter; skipping the row, its tenant will not see it.");
+                    warn!(%error, "PostgreSQL rejected the row of a dead letter; hiding it from the tenant.");
                     item.content = Content::Skipped;
                 }
                 Content::Expired(_) => item.content = Content::Skipped,

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::attempts;
 use super::columns::column;
 
-/// Applies the pending effects of these ids. An effect whose event is missing stays: the record that was read may not own
-/// the id, or a duplicate came before its original. Pending attempts of a duplicate are deleted: a duplicate never
+/// Applies the pending effects of these ids. An effect whose event is missing stays: the record that was read may not
+/// own the id, or a duplicate came before its original. Pending attempts of a duplicate are deleted: a duplicate never
 /// becomes an event.
 ///
 /// `ids` must include the ids of duplicates: an effect may name an id that turned out to be a duplicate later.

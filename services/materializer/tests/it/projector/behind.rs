@@ -32,7 +32,7 @@ async fn swept(bench: &Bench) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_and_effects_stay_for_unread_events_of_their_time_and_go_when_these_are_read() {
+async fn keys_and_effects_are_kept_for_unread_events() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let dedup = Dedup { window_seconds: 86_400, ..Dedup::dedup_id("k", b"") };

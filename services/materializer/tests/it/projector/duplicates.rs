@@ -28,7 +28,7 @@ async fn rows(bench: &Bench) -> Vec<EventId> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_one_dedup_id_are_one_row_in_one_batch_and_across_batches() {
+async fn events_of_one_dedup_id_are_one_row() {
     let bench = Bench::start().await;
     let (org, other) = (bench.organization(0).await, bench.organization(0).await);
     let original = keyed(org, Dedup::dedup_id("d", b"one"));
@@ -51,7 +51,7 @@ async fn events_of_one_dedup_id_are_one_row_in_one_batch_and_across_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twins_of_an_idempotency_key_are_one_row_when_their_bodies_agree_and_two_when_not() {
+async fn concurrent_requests_are_one_row_per_body() {
     let bench = Bench::start().await;
     let org = bench.organization(1).await;
     let original = keyed(org, Dedup::idempotency_key("k", b"one"));
@@ -68,7 +68,7 @@ async fn twins_of_an_idempotency_key_are_one_row_when_their_bodies_agree_and_two
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_after_the_window_is_a_new_event_and_the_next_original() {
+async fn a_duplicate_after_the_window_is_a_new_event() {
     let bench = Bench::start().await;
     let org = bench.organization(2).await;
     let short = || keyed(org, Dedup { window_seconds: 2, ..Dedup::dedup_id("d", b"one") });
@@ -95,7 +95,7 @@ async fn a_repeat_after_the_window_is_a_new_event_and_the_next_original() {
 
 /// A native producer that sends its records again after a day, ids and all.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_comes_again_after_its_window_under_its_own_id_stays_what_it_was() {
+async fn an_event_read_again_after_its_window_is_not_a_new_one() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let short = || keyed(org, Dedup { window_seconds: 1, ..Dedup::dedup_id("d", b"one") });
@@ -143,7 +143,7 @@ async fn a_record_with_a_duplicates_id_and_no_key_is_that_duplicate() {
 
 /// Somebody copies the id of an event that ingest made, under the key of another one.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_one_id_in_a_batch_the_first_that_was_read_is_the_event_whatever_key_the_second_names() {
+async fn the_first_record_of_an_id_in_a_batch_is_the_event() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (holder, made) = (keyed(org, Dedup::dedup_id("k", b"")), event(org));
@@ -164,7 +164,7 @@ async fn of_one_id_in_a_batch_the_first_that_was_read_is_the_event_whatever_key_
 /// One id in two partitions, under a key that another event has and without: whichever writer comes second goes by what
 /// the first one made of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once() {
+async fn two_concurrent_writers_take_one_decision_on_an_id() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
@@ -175,7 +175,8 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
     for statement in [
         "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $2, 1, 2, 7, now())",
-        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
+        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
+                                  payload)
          VALUES ($1, $2, 1, 2, 7, now(), 'a', '1')",
     ] {
         let query = sqlx::query(statement).bind(org.as_uuid()).bind(becomes_event.event_id.as_uuid());

@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use super::harness::{Bench, event, keyed, time_of};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_several_organizations_and_encodings_appear_once_and_in_log_order() {
+async fn events_appear_once_and_in_log_order() {
     let bench = Bench::start().await;
     let orgs = [
         bench.organization(0).await,
@@ -53,7 +53,8 @@ async fn a_row_says_what_the_record_said_and_when_it_was_appended() {
     let projecting = bench.project();
     bench.passed().await;
     let row = sqlx::query(
-        "SELECT payload::text, (extract(epoch FROM occurred_at) * 1000000)::bigint AS occurred_us, source, ordering_key, metadata::text,
+        "SELECT payload::text, (extract(epoch FROM occurred_at) * 1000000)::bigint AS occurred_us, source,
+                ordering_key, metadata::text,
                 dedup_id, event_type, log_epoch FROM view.events",
     )
     .fetch_one(&bench.pool)
@@ -75,7 +76,7 @@ async fn a_row_says_what_the_record_said_and_when_it_was_appended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_was_appended_twice_is_one_row_at_its_first_place() {
+async fn a_record_appended_twice_is_one_row_at_its_first_offset() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (once, other) = (event(org), event(org));
@@ -92,7 +93,7 @@ async fn a_record_that_was_appended_twice_is_one_row_at_its_first_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_at_either_end_of_the_calendar_are_stored_to_the_microsecond_and_can_be_read_back() {
+async fn extreme_times_are_stored_to_the_microsecond() {
     use schemas::event_json::{MAX_TIME_MICROS, MIN_TIME_MICROS};
     let bench = Bench::start().await;
     let org = bench.organization(0).await;

@@ -12,7 +12,7 @@ async fn own_postgres() -> Stack {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_may_be_killed_while_records_flow_and_each_event_is_written_exactly_once() {
+async fn events_are_written_once_although_postgres_is_killed() {
     let stack = own_postgres().await;
     let bench = Bench::on(&stack.database_url(), None).await;
     bench.watch_writes().await;

@@ -1,4 +1,4 @@
-//! One writer per partition, whoever comes, goes or stays too long.
+//! One writer per partition, although instances join, leave, and stall.
 
 use devstack::testing::eventually;
 use materializer::projector::CONSUMER;
@@ -32,7 +32,7 @@ async fn instances_that_come_and_go_write_each_event_exactly_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still_gives_it() {
+async fn a_fenced_instance_writes_nothing_and_claims_again() {
     let bench = Bench::start().await;
     bench.watch_writes().await;
     let (lost, kept) = (bench.organization(0).await, bench.organization(1).await);
@@ -42,7 +42,8 @@ async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still
     let topic = bench.topics().events.clone();
     // What another instance's claim does.
     let (stolen_epoch, stolen_at): (i64, i64) = sqlx::query_as(
-        "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1 AND topic = $2 AND partition = 0 RETURNING epoch, next_offset",
+        "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1 AND topic = $2 AND partition = 0
+         RETURNING epoch, next_offset",
     )
     .bind(CONSUMER)
     .bind(&topic)
@@ -77,7 +78,7 @@ async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acks_whose_place_was_claimed_by_somebody_else_are_claimed_again_too() {
+async fn a_fenced_partition_of_acks_is_claimed_again() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
@@ -98,7 +99,7 @@ async fn acks_whose_place_was_claimed_by_somebody_else_are_claimed_again_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_lost_in_one_partition_is_written_in_the_others_at_once() {
+async fn a_batch_fenced_in_one_partition_is_written_in_the_others() {
     let bench = Bench::start().await;
     let (lost, kept) = (bench.organization(0).await, bench.organization(1).await);
     let projecting = bench.project();
@@ -128,7 +129,7 @@ async fn a_batch_that_is_lost_in_one_partition_is_written_in_the_others_at_once(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_position_outside_of_the_log_stops_its_partition_and_readiness_stays_red_while_others_go_on() {
+async fn a_position_outside_of_the_log_stops_only_its_partition() {
     let bench = Bench::start().await;
     let (stopped, other) = (bench.organization(0).await, bench.organization(1).await);
     let first = bench.project();

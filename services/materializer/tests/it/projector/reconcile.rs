@@ -43,7 +43,7 @@ async fn retry(connection: &mut PgConnection, org: OrgId, id: EventId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn effects_that_another_writer_let_wait_while_their_event_was_written_are_applied_within_seconds() {
+async fn effects_of_another_writer_are_reconciled_within_seconds() {
     let bench = Bench::start().await;
     let (org, foreign) = (bench.organization(0).await, bench.organization(1).await);
     let (acked, attempted) = (event(org), event(org));
@@ -73,7 +73,7 @@ async fn effects_that_another_writer_let_wait_while_their_event_was_written_are_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_is_summed_up_late_does_not_go_back_behind_a_flush_at_the_same_time() {
+async fn a_late_status_does_not_overwrite_a_concurrent_flush() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let attempted = event(org);

@@ -1,4 +1,4 @@
-//! A consumer that gets nothing although there is something: it is started anew, and everything is written once.
+//! A stalled consumer, which gets no records although there is lag, is restarted, and each record is written once.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::harness::Bench;
 const MANY: usize = 2_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_and_acks_that_a_stalled_consumer_does_not_get_are_written_by_the_next_one() {
+async fn a_stalled_consumer_is_restarted_and_loses_nothing() {
     let bench = Bench::start().await;
     bench.watch_writes().await;
     let org = bench.organization(0).await;
