@@ -47,7 +47,7 @@ async fn acks_read_before_their_event_are_applied_with_it() {
     bench.passed().await;
     assert_eq!(bench.row(org, late.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)));
     assert_eq!(bench.row(org, later.event_id).await.unwrap().acknowledged_at, Some(time_of(&both)));
-    assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 0, "nothing waits any more");
+    assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 0, "no effect is pending");
     projecting.stop().await;
 }
 
@@ -127,7 +127,7 @@ async fn only_effects_and_keys_no_longer_needed_are_swept() {
         bench.project_as(ProjectorConfig { sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
     let left = "SELECT (SELECT count(*) FROM view.pending_effects) + (SELECT count(*) FROM dedup_keys)";
     let swept = || async { (bench.count(left).await == 2).then_some(()) };
-    devstack::testing::eventually(PATIENCE, "the old ones are swept", swept).await;
+    devstack::testing::eventually(PATIENCE, "the old rows are swept", swept).await;
     let kept = "SELECT count(*) FROM view.pending_effects, dedup_keys
                 WHERE appended_at > now() - interval '9 days' AND key = '8 days'";
     assert_eq!(bench.count(kept).await, 1);

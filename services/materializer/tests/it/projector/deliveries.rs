@@ -1,4 +1,4 @@
-//! Webhook attempts: each of them, each delivery as the last one left it, and the event's status over all deliveries.
+//! Webhook attempts: each attempt, each delivery by its last attempt, and the event's status over all deliveries.
 
 use schemas::codec::encode_attempt;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
@@ -36,7 +36,7 @@ pub(crate) fn attempt(
     }
 }
 
-/// Outcomes of the attempts of each delivery of one event, and what the event then shows: status and attempts.
+/// Outcomes of the attempts of each delivery of one event, and the resulting status and attempts of the event.
 type Case = (&'static [&'static [DeliveryOutcome]], (&'static str, i32));
 
 async fn status(bench: &Bench, org: OrgId, id: EventId) -> (String, i32) {
@@ -77,7 +77,7 @@ async fn an_events_status_is_the_worst_of_its_deliveries() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
-    // Events first, attempts first, and both in whatever batches they meet.
+    // Events first, attempts first, and both in any batches.
     for events_first in [true, false] {
         let events = cases.map(|_| event(org));
         if events_first {
@@ -133,7 +133,7 @@ async fn a_delivery_has_the_state_of_its_last_attempt() {
         ("retrying".to_owned(), 1, Some(503), Some("answered 503".to_owned()), Some(at(&attempts[0], 5)))
     );
     projecting.stop().await;
-    // One batch, with a record that was appended twice after its successors.
+    // One batch, with a record that was appended again after later ones.
     bench.attempt(&attempts[1]).await;
     bench.attempt(&attempts[2]).await;
     bench.attempt(&attempts[0]).await;
@@ -192,7 +192,7 @@ async fn a_delivery_does_not_depend_on_how_its_attempts_were_batched() {
     }
     let projecting = bench.project();
     bench.passed().await;
-    // All of a row but its names and when it was written to the log, as one text.
+    // All columns of a row except ids and append time, as one text.
     let rows: Vec<(String, OffsetDateTime)> = sqlx::query_as(
         "SELECT (to_jsonb(d) - 'delivery_id' - 'endpoint_id' - 'last_appended_at')::text, created_at
          FROM view.deliveries d",
@@ -202,11 +202,11 @@ async fn a_delivery_does_not_depend_on_how_its_attempts_were_batched() {
     .unwrap();
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0], rows[1]);
-    assert_eq!(rows[0].1.unix_timestamp(), STARTED_AT / 1_000_000 + 1, "made when the first attempt began");
+    assert_eq!(rows[0].1.unix_timestamp(), STARTED_AT / 1_000_000 + 1, "created when the first attempt started");
     projecting.stop().await;
 }
 
-/// A dispatcher that was halted, or out of reach of the log, tells of attempts after another one went on with the
+/// A dispatcher that was halted, or that could not reach Kafka, reports attempts after another one continued the
 /// delivery.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_attempt_report_never_reopens_a_finished_delivery() {
@@ -217,7 +217,7 @@ async fn a_late_attempt_report_never_reopens_a_finished_delivery() {
         ([(1, Delivered), (2, Failed)], ("delivered", 1)),
         ([(2, Delivered), (3, Cancelled)], ("delivered", 2)),
         ([(3, Failed), (3, Retrying)], ("failed", 3)),
-        // Its first attempt could not be reported in time, and was on the log nevertheless.
+        // The report of its first attempt timed out, and was appended nevertheless.
         ([(0, Cancelled), (1, Retrying)], ("cancelled", 0)),
         ([(1, Retrying), (2, Retrying)], ("retrying", 2)),
     ];

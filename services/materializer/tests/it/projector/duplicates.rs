@@ -1,4 +1,4 @@
-//! One row per key and window, and a duplicate decision for every other event.
+//! One event per dedup key and window; every other record is a duplicate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -93,7 +93,7 @@ async fn a_duplicate_after_the_window_is_a_new_event() {
     projecting.stop().await;
 }
 
-/// A native producer that sends its records again after a day, ids and all.
+/// A native producer sends its records again after a day, with the same ids.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_read_again_after_its_window_is_not_a_new_one() {
     let bench = Bench::start().await;
@@ -141,7 +141,7 @@ async fn a_record_with_a_duplicates_id_and_no_key_is_that_duplicate() {
     projecting.stop().await;
 }
 
-/// Somebody copies the id of an event that ingest made, under the key of another one.
+/// A producer copies the id of an event that ingest made, with the dedup key of another event.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_record_of_an_id_in_a_batch_is_the_event() {
     let bench = Bench::start().await;
@@ -156,13 +156,13 @@ async fn the_first_record_of_an_id_in_a_batch_is_the_event() {
     let projecting = bench.project();
     bench.passed().await;
     assert_eq!(rows(&bench).await, [holder.event_id, made.event_id]);
-    assert_eq!(bench.in_log_order().await[1].1, 1, "the first that was read");
+    assert_eq!(bench.in_log_order().await[1].1, 1, "the record that was read first");
     assert_eq!(duplicates(&bench).await, []);
     projecting.stop().await;
 }
 
-/// One id in two partitions, under a key that another event has and without: whichever writer comes second goes by what
-/// the first one made of it.
+/// One id in two partitions, with a key that another event owns and without a key: the second writer follows the
+/// decision of the first one.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_concurrent_writers_take_one_decision_on_an_id() {
     let bench = Bench::start().await;
@@ -185,7 +185,7 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
     bench.event(&becomes_event).await;
     let blocked =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually(PATIENCE, "the one with the key waits for the one without", || async {
+    eventually(PATIENCE, "the writer with the key waits for the writer without", || async {
         (bench.count(blocked).await > 0).then_some(())
     })
     .await;
@@ -193,7 +193,7 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, becomes_event.event_id]);
     assert_eq!(duplicates(&bench).await, []);
-    // The other way about: who finds a duplicate takes its id, so that a writer at the same time cannot.
+    // The other order: a writer that finds a duplicate stores its id, so that a concurrent writer cannot.
     let becomes_duplicate = keyed(org, Dedup::dedup_id("k", b""));
     let last = bench.event(&becomes_duplicate).await;
     bench.passed().await;
@@ -204,8 +204,8 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
         .await
         .unwrap();
     assert_eq!(owner, [(last.partition, last.offset)]);
-    // Nor does an id that another writer finds to be a duplicate keep a key: what came under that key later would stand
-    // for no event.
+    // An id that another writer finds to be a duplicate does not own a key: later duplicates of that key would have no
+    // original.
     let (named, later) = (keyed(org, Dedup::dedup_id("free", b"")), keyed(org, Dedup::dedup_id("free", b"")));
     let mut other_writer = bench.pool.begin().await.unwrap();
     let decide = sqlx::query(
@@ -215,7 +215,7 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
     let decide = decide.bind(org.as_uuid()).bind(named.event_id.as_uuid()).bind(original.event_id.as_uuid());
     decide.execute(&mut *other_writer).await.unwrap();
     bench.event(&named).await;
-    eventually(PATIENCE, "who takes the key waits for who judges", || async {
+    eventually(PATIENCE, "the writer that takes the key waits for the writer that decides", || async {
         (bench.count(blocked).await > 0).then_some(())
     })
     .await;

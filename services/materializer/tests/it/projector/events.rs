@@ -1,4 +1,4 @@
-//! From the log to the rows.
+//! Events of the log become rows of the view.
 
 use schemas::records::{Dedup, Event};
 use sqlx::Row as _;
@@ -15,7 +15,7 @@ async fn events_appear_once_and_in_log_order() {
         bench.organization(2).await,
     ];
     let mut expected = Vec::new();
-    // The first half is there before the projector, the second comes while it runs.
+    // The first half is on the log before the projector starts, the second half comes while it runs.
     let mut projecting = None;
     for round in 0..20 {
         if round == 10 {
@@ -88,7 +88,7 @@ async fn a_record_appended_twice_is_one_row_at_its_first_offset() {
     bench.event(&once).await;
     bench.passed().await;
     assert_eq!(bench.in_log_order().await, [(0, first.offset, once.event_id), (0, between.offset, other.event_id)]);
-    assert!(bench.dead_letters().await.is_empty(), "a repeat is nothing that PostgreSQL refuses");
+    assert!(bench.dead_letters().await.is_empty(), "PostgreSQL does not reject a duplicate");
     projecting.stop().await;
 }
 

@@ -24,7 +24,7 @@ async fn a_leaderless_partition_does_not_stop_the_others() {
     eventually(PATIENCE, "the other is written", async || (bench.position(&events, 0).await == Some(1)).then_some(()))
         .await;
     projecting.is_ready(false).await;
-    assert_eq!(bench.position(&events, 1).await, None, "where its log begins is not known");
+    assert_eq!(bench.position(&events, 1).await, None, "the start of its log is not known");
     mock.partition_leader(&events, 1, Some(1)).unwrap();
     bench.passed().await;
     projecting.is_ready(true).await;

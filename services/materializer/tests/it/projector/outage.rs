@@ -1,4 +1,4 @@
-//! PostgreSQL goes away and comes back.
+//! PostgreSQL is killed and started again.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn events_are_written_once_although_postgres_is_killed() {
     for shown in [300, 1000] {
         bench.shown(shown).await;
         stack.postgres_kill().await.unwrap();
-        // The flow may be through by now, and without a record nothing is missed.
+        // All events may be written by now; without a new record the outage would not be noticed.
         ids.extend(bench.flow(&orgs, 2).await);
         projecting.is_ready(false).await;
         stack.postgres_start().await.unwrap();

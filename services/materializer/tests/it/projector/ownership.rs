@@ -40,7 +40,7 @@ async fn a_fenced_instance_writes_nothing_and_claims_again() {
     let flow = bench.flowing(&[lost, kept], 4000);
     bench.shown(500).await;
     let topic = bench.topics().events.clone();
-    // What another instance's claim does.
+    // As another instance does when it claims.
     let (stolen_epoch, stolen_at): (i64, i64) = sqlx::query_as(
         "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1 AND topic = $2 AND partition = 0
          RETURNING epoch, next_offset",
@@ -51,7 +51,7 @@ async fn a_fenced_instance_writes_nothing_and_claims_again() {
     .await
     .unwrap();
     let mut ids = flow.await.unwrap();
-    // However fast it was: something comes after the theft.
+    // At least one record comes after the foreign claim.
     ids.extend(bench.flow(&[lost, kept], 100).await);
     bench.passed().await;
     bench.assert_each_once(ids).await;
@@ -106,7 +106,7 @@ async fn a_batch_fenced_in_one_partition_is_written_in_the_others() {
     bench.flow(&[lost, kept], 2).await;
     bench.passed().await;
     let topic = bench.topics().events.clone();
-    // Both rows are locked meanwhile, so that what comes collects behind a flush that waits, and is one batch.
+    // Both rows are locked meanwhile, so that new records collect behind a waiting flush and become one batch.
     let mut thief = bench.pool.begin().await.unwrap();
     let lock = "SELECT FROM consumer_positions WHERE topic = $1 FOR UPDATE";
     sqlx::query(lock).bind(&topic).execute(&mut *thief).await.unwrap();
@@ -114,15 +114,15 @@ async fn a_batch_fenced_in_one_partition_is_written_in_the_others() {
     let stolen: i64 = sqlx::query_scalar(steal).bind(&topic).fetch_one(&mut *thief).await.unwrap();
     bench.flow(&[lost, kept], 200).await;
     thief.commit().await.unwrap();
-    // Both at one moment: the other partition is through before the lost one is claimed again.
+    // Both checks in one statement: the other partition is written before the fenced one is claimed again.
     let look = "SELECT max(epoch), (SELECT count(*) FROM view.events WHERE log_partition = 1) FROM consumer_positions
                 WHERE topic = $1 AND partition = 0";
-    let epoch = eventually(PATIENCE, "the other partition goes on", || async {
+    let epoch = eventually(PATIENCE, "the other partition is written", || async {
         let (epoch, others): (i64, i64) = sqlx::query_as(look).bind(&topic).fetch_one(&bench.pool).await.unwrap();
         (others == 101).then_some(epoch)
     })
     .await;
-    assert_eq!(epoch, stolen, "it did not wait for the lost one");
+    assert_eq!(epoch, stolen, "it did not wait for the fenced partition");
     bench.passed().await;
     assert_eq!(bench.in_log_order().await.len(), 202);
     projecting.stop().await;
@@ -140,7 +140,7 @@ async fn a_position_outside_of_the_log_stops_only_its_partition() {
     sqlx::query(misplace).bind(&bench.topics().events).execute(&bench.pool).await.unwrap();
     bench.flow(&[stopped], 1).await;
     let projecting = bench.project();
-    // All the time: a moment of green between two transactions is one too many.
+    // Readiness must be red all the time, also between two transactions.
     let (health, done) = (projecting.health.clone(), CancellationToken::new());
     let watched = done.clone();
     let watching = tokio::task::spawn_blocking(move || {
@@ -151,7 +151,7 @@ async fn a_position_outside_of_the_log_stops_only_its_partition() {
         bench.shown(shown).await;
     }
     done.cancel();
-    assert!(!watching.await.unwrap(), "what is written elsewhere does not make it whole");
+    assert!(!watching.await.unwrap(), "writes of other partitions do not make readiness green");
     assert_eq!(bench.position(&bench.topics().events, 0).await, Some(1000));
     projecting.stop().await;
 }
