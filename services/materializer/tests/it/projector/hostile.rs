@@ -64,7 +64,8 @@ fn events(org: OrgId) -> Vec<Kind> {
         .collect();
     let json = texts(&[
         r#"{"event_type": "order.created", "payload": {"id": 7, "n": [1.50, null, "\u0000\u00e9"]}, "dedup_id": "ord-7",
-            "timestamp": "2026-11-21T09:00:00.123456Z", "source": "shop", "ordering_key": "o", "metadata": {"k": "v"}}"#,
+            "timestamp": "2026-11-21T09:00:00.123456Z", "source": "shop",
+            "ordering_key": "o", "metadata": {"k": "v"}}"#,
         r#"{"type":"a","data":1}"#,
         r#"{"type":"a","data":"x","timestamp":"9999-12-31T23:59:59.999999Z"}"#,
         r#"{"type":"a","data":"x","timestamp":"0001-01-01T00:00:00Z"}"#,
