@@ -26,7 +26,7 @@ pub(super) async fn record_gaps(connection: &mut PgConnection, newest: &NewestEx
     if newest.0.is_empty() {
         return Ok(());
     }
-    let newest: Vec<(&(OrgId, i32), &(i32, &Record))> = newest.0.iter().collect();
+    let newest: Vec<_> = newest.0.iter().collect();
     sqlx::query("SELECT view_record_gaps($1, $2, $3, $4, $5)")
         .bind(column(&newest, |((org, _), _)| org.as_uuid()))
         .bind(column(&newest, |((_, partition), _)| *partition))
