@@ -198,7 +198,7 @@ async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter() {
 
     let letters = bench.dead_letters().await;
     let mut found: Vec<_> =
-        letters.iter().map(|letter| (letter.place(), letter.header("triggers-dlq-error-class"))).collect();
+        letters.iter().map(|letter| (letter.position(), letter.header("triggers-dlq-error-class"))).collect();
     found.sort_unstable();
     expected_letters.sort_unstable();
     assert!(found == expected_letters, "{} dead letters instead of {}", found.len(), expected_letters.len());
