@@ -1,4 +1,4 @@
-//! What the materializer counts. No label carries an organization.
+//! Metrics of the materializer. No label carries an organization.
 
 use std::sync::LazyLock;
 
@@ -8,45 +8,42 @@ use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec};
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     lag_records: metrics::gauge_vec(
         "triggers_materializer_lag_records",
-        "Records on the log that the view does not show yet.",
+        "Records on the log that are not in the view yet.",
         &["topic"],
     ),
     lag_seconds: metrics::gauge_vec(
         "triggers_materializer_lag_seconds",
-        "Age of what the view shows last, while it is behind.",
+        "Seconds by which the view is behind the log.",
         &["topic"],
     ),
     rows: metrics::counter_vec("triggers_materializer_rows_total", "Rows written, by kind.", &["kind"]),
-    duplicates: metrics::counter("triggers_materializer_duplicates_total", "Events that were found to be duplicates."),
+    duplicates: metrics::counter("triggers_materializer_duplicates_total", "Events that are duplicates."),
     dead_letters: metrics::counter_vec(
         "triggers_materializer_dead_letters_total",
-        "Records that became dead letters, by class.",
+        "Dead letters written, by class of the error.",
         &["class"],
     ),
-    skipped: metrics::counter(
-        "triggers_materializer_skipped_total",
-        "Records of erased organizations that were passed over.",
-    ),
+    skipped: metrics::counter("triggers_materializer_skipped_total", "Skipped records of erased organizations."),
     too_old: metrics::counter(
         "triggers_materializer_too_old_total",
-        "Records older than the view's retention that were passed over.",
+        "Skipped records that are older than the retention.",
     ),
     events_expired: metrics::counter_vec(
         "triggers_materializer_events_expired_total",
-        "Events dropped because their retention was over, by whether they had been acknowledged.",
+        "Events dropped after their retention, by whether they were acknowledged.",
         &["state"],
     ),
     events_expiring: metrics::gauge(
         "triggers_materializer_unacknowledged_expiring",
-        "Unacknowledged events that will be dropped within two days, counted up to 10000.",
+        "Unacknowledged events that will be dropped within two days; at most 10000.",
     ),
     effects_dropped: metrics::counter(
         "triggers_materializer_effects_dropped_total",
-        "Acks and attempts dropped because their event never came.",
+        "Pending effects (acks and attempts) dropped because their event never came.",
     ),
     fenced: metrics::counter(
         "triggers_materializer_fenced_total",
-        "Partitions given up because somebody else had claimed them.",
+        "Partitions released because another instance had claimed them.",
     ),
     flush_records: metrics::histogram(
         "triggers_materializer_flush_records",
@@ -55,7 +52,7 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
     flush_seconds: metrics::histogram(
         "triggers_materializer_flush_seconds",
-        "From taking a batch to its commit.",
+        "Duration of a flush, from taking the batch to its commit.",
         &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0],
     ),
 });

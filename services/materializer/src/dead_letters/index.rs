@@ -1,8 +1,8 @@
-//! Which dead letters are distinct, and which of them are wanted. Pure, and bounded: places are held here, never bytes.
+//! Finds distinct dead letters, and those that match a filter. Pure, and bounded: it keeps positions, never bytes.
 //!
-//! The place where a record stood first identifies its letter, however often it was redriven and refused again. An
-//! origin is what a producer says, so it counts only among letters of one key, and the bytes that go back are those of
-//! the letter that was made at that place itself.
+//! The first position of a record identifies its letter, however often it was redriven and rejected again. A producer
+//! can forge an origin, so an origin counts only among letters with the same key, and a redrive takes the bytes from
+//! the letter of the first position itself.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::DefaultHasher;
@@ -14,24 +14,25 @@ use schemas::ids::OrgId;
 
 use super::letter::{At, Letter, RecordPlace};
 
-/// Distinct dead letters that are looked at together at most, about 100 MB.
+/// Maximum number of distinct dead letters in memory, about 100 MB.
 const MAX_DISTINCT: usize = 500_000;
 
-/// What is wanted. Topics are full names.
+/// Filter for dead letters. Topics are full names.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// By the newest reason.
+    /// Class of the newest error.
     pub class: Option<String>,
-    /// As the record's key.
+    /// Organization in the key of the record.
     pub org: Option<OrgId>,
-    /// Of the record that was refused first.
+    /// Topic of the first position.
     pub topic: Option<String>,
-    /// Of that record too.
+    /// Partition of the first position.
     pub partition: Option<i32>,
-    /// Written then or later, milliseconds since the Unix epoch.
+    /// Letters written at or after this time, milliseconds since the Unix epoch.
     pub since_ms: Option<i64>,
+    /// Letters written before this time, same unit.
     pub until_ms: Option<i64>,
-    /// These places; empty: any.
+    /// Positions of records; empty: any.
     pub places: HashSet<RecordPlace>,
 }
 
@@ -42,30 +43,30 @@ pub struct TooMany;
 /// A distinct dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pick {
-    /// What it is called.
+    /// Position that names it.
     pub place: RecordPlace,
-    /// The newest letter: its reason counts.
+    /// The newest letter: its error counts.
     pub newest: At,
-    /// The letter whose bytes go back.
+    /// The letter whose bytes are redriven.
     pub source: At,
     /// When the newest was written, milliseconds since the Unix epoch.
     pub written_ms: i64,
-    /// When the first one that was found was, by the clock of who wrote it.
+    /// When the first letter was written, by the clock of its writer.
     pub first_seen_ms: Option<i64>,
-    /// How many letters there are of it.
+    /// Number of letters.
     pub letters: u32,
 }
 
-/// The place of the first record, with its time: the same place may be another record's once the topic was made anew.
-type FirstPlace = (Arc<str>, i32, i64, i64);
+/// First position and append time: after a topic was recreated, another record may have the same position.
+type FirstPosition = (Arc<str>, i32, i64, i64);
 /// With a hash of the record's key.
-type Key = (FirstPlace, u64);
+type LetterKey = (FirstPosition, u64);
 
 #[derive(Debug)]
-struct Entry {
+struct LetterEntry {
     newest: At,
     newest_refused: (Arc<str>, i32, i64),
-    of_the_first: Option<At>,
+    of_first_position: Option<At>,
     written_ms: i64,
     first_seen_ms: Option<i64>,
     letters: u32,
@@ -75,22 +76,22 @@ struct Entry {
 #[derive(Debug)]
 pub struct Index {
     wanted: Wanted,
-    entries: HashMap<Key, Entry>,
-    /// Topics and classes: few, and named by many.
+    entries: HashMap<LetterKey, LetterEntry>,
+    /// Interned topics and classes: few values, in many letters.
     names: HashSet<Arc<str>>,
-    /// Places asked for that a letter was found of.
-    met: HashSet<RecordPlace>,
+    /// Wanted positions for which a letter was found.
+    found: HashSet<RecordPlace>,
 }
 
 impl Index {
     pub fn new(wanted: Wanted) -> Self {
-        Self { wanted, entries: HashMap::new(), names: HashSet::new(), met: HashSet::new() }
+        Self { wanted, entries: HashMap::new(), names: HashSet::new(), found: HashSet::new() }
     }
 
-    /// Looks at the next letter. Letters of one partition come in their order.
+    /// Adds the next letter, if it matches. Letters of one partition must come in offset order.
     ///
     /// # Errors
-    /// When more than fit are wanted.
+    /// When more letters match than fit in memory.
     pub fn note(&mut self, letter: &Letter) -> Result<(), TooMany> {
         if !self.is_wanted(letter) {
             return Ok(());
@@ -99,17 +100,18 @@ impl Index {
         letter.record.key.hash(&mut hasher);
         let class = self.name(&letter.class());
         let first = &letter.first;
-        let key: Key = ((self.name(&first.topic), first.partition, first.offset, first.timestamp_ms), hasher.finish());
+        let key: LetterKey =
+            ((self.name(&first.topic), first.partition, first.offset, first.timestamp_ms), hasher.finish());
         let is_full = self.entries.len() >= MAX_DISTINCT && !self.entries.contains_key(&key);
         if is_full {
             return Err(TooMany);
         }
         let (written_ms, at, seen) = (letter.record.timestamp_ms, letter.at(), letter.first_seen_ms());
         let refused = (self.name(&letter.refused_at.topic), letter.refused_at.partition, letter.refused_at.offset);
-        let entry = self.entries.entry(key).or_insert_with(|| Entry {
+        let entry = self.entries.entry(key).or_insert_with(|| LetterEntry {
             newest: at,
             newest_refused: refused.clone(),
-            of_the_first: None,
+            of_first_position: None,
             written_ms,
             first_seen_ms: seen,
             letters: 0,
@@ -118,7 +120,7 @@ impl Index {
         entry.letters = entry.letters.saturating_add(1);
         entry.first_seen_ms = entry.first_seen_ms.min(seen).or(seen);
         if letter.is_of_the_first() {
-            entry.of_the_first = Some(at);
+            entry.of_first_position = Some(at);
         }
         if (written_ms, at) >= (entry.written_ms, entry.newest) {
             (entry.newest, entry.newest_refused, entry.written_ms, entry.class) = (at, refused, written_ms, class);
@@ -126,31 +128,31 @@ impl Index {
         Ok(())
     }
 
-    /// Places that were asked for and have no letter.
+    /// Wanted positions without a letter.
     pub fn missing(&self) -> Vec<&RecordPlace> {
-        let mut missing: Vec<&RecordPlace> = self.wanted.places.difference(&self.met).collect();
+        let mut missing: Vec<&RecordPlace> = self.wanted.places.difference(&self.found).collect();
         missing.sort();
         missing
     }
 
-    /// The classes of what was found before it is asked for its class, in alphabetical order: an answer to a class that
-    /// is not there.
+    /// Classes of all letters that match apart from their class, in alphabetical order: for an error text if no letter
+    /// has the wanted class.
     pub fn classes(&self) -> BTreeSet<Arc<str>> {
         self.entries.values().map(|entry| entry.class.clone()).collect()
     }
 
-    /// What was found, the newest first.
+    /// The matching letters, the newest first.
     pub fn picks(self) -> Vec<Pick> {
-        let certain: HashSet<&FirstPlace> = self
+        let certain: HashSet<&FirstPosition> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.of_the_first.is_some())
+            .filter(|(_, entry)| entry.of_first_position.is_some())
             .map(|((place, _), _)| place)
             .collect();
-        let of_class = |entry: &Entry| self.wanted.class.as_ref().is_none_or(|class| **class == *entry.class);
-        let pick = |((first, _), entry): (&Key, &Entry)| {
-            // Somebody else's record stood at the place that this one claims: it goes by its own.
-            let is_claimed = entry.of_the_first.is_none() && certain.contains(first);
+        let of_class = |entry: &LetterEntry| self.wanted.class.as_ref().is_none_or(|class| **class == *entry.class);
+        let pick = |((first, _), entry): (&LetterKey, &LetterEntry)| {
+            // Another record was at the position that this one claims: this one is named by its own position.
+            let is_claimed = entry.of_first_position.is_none() && certain.contains(first);
             let (topic, partition, offset) =
                 if is_claimed { entry.newest_refused.clone() } else { (first.0.clone(), first.1, first.2) };
             let place = RecordPlace { topic: topic.to_string(), partition, offset };
@@ -158,7 +160,7 @@ impl Index {
             is_meant.then_some(Pick {
                 place,
                 newest: entry.newest,
-                source: entry.of_the_first.unwrap_or(entry.newest),
+                source: entry.of_first_position.unwrap_or(entry.newest),
                 written_ms: entry.written_ms,
                 first_seen_ms: entry.first_seen_ms,
                 letters: entry.letters,
@@ -169,7 +171,7 @@ impl Index {
         picks
     }
 
-    /// All but the class, which is that of the newest letter and so not known yet.
+    /// Checks everything except the class: the class of the newest letter is not known yet.
     fn is_wanted(&mut self, letter: &Letter) -> bool {
         let wanted = &self.wanted;
         let fits = wanted.org.is_none_or(|org| letter.organization() == Some(org))
@@ -186,7 +188,7 @@ impl Index {
             .filter(|place| wanted.places.contains(place))
             .collect();
         let is_named = !named.is_empty();
-        self.met.extend(named);
+        self.found.extend(named);
         is_named
     }
 
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_and_a_redriven_record_are_the_same_letter_with_its_newest_reason() {
+    fn letters_of_one_record_are_one_with_its_newest_error() {
         let letters = [
             letter((0, 0), 10, 7, 7, "unknown_organization", A),
             letter((0, 1), 11, 7, 7, "unknown_organization", A),
@@ -249,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_that_go_back_are_those_of_the_first_record_whatever_claims_to_be_it() {
+    fn a_redrive_takes_the_bytes_of_the_first_position() {
         let letters = [letter((0, 5), 10, 7, 7, "malformed", A), letter((0, 6), 20, 8, 7, "malformed", A)];
         assert_eq!(picks(Wanted::default(), &letters)[0].source, (0, 5));
         assert_eq!(picks(Wanted::default(), &letters[1..])[0].source, (0, 6), "the first letter has expired");
     }
 
     #[test]
-    fn filters_narrow_and_named_places_are_found_by_either_place() {
+    fn a_letter_is_found_by_its_first_and_its_last_position() {
         let letters = [
             letter((0, 0), 10, 7, 7, "malformed", A),
             letter((0, 1), 20, 8, 7, "malformed", A),

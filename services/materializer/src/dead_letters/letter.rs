@@ -1,5 +1,4 @@
-//! One dead letter: the record it was made of, where that stood, and why it was refused. Pure. Reading the topic is
-//! `topic`'s business.
+//! One dead letter: the rejected record, its position, and the reason. Pure. `topic` reads them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +9,7 @@ use schemas::ids::OrgId;
 use schemas::native::Origin;
 use schemas::topics::TopicNames;
 
-/// Topic, partition and offset of a record, as people write them: `TOPIC/PARTITION/OFFSET`.
+/// Topic, partition and offset of a record, in text: `TOPIC/PARTITION/OFFSET`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordPlace {
     pub topic: String,
@@ -19,7 +18,6 @@ pub struct RecordPlace {
 }
 
 impl RecordPlace {
-    /// Of the record that `origin` names.
     pub fn of(origin: &Origin) -> Self {
         Self { topic: origin.topic.clone(), partition: origin.partition, offset: origin.offset }
     }
@@ -46,39 +44,39 @@ impl FromStr for RecordPlace {
     }
 }
 
-/// Where a dead letter itself stands: partition and offset of the topic of dead letters.
+/// Partition and offset of a dead letter, on the topic of dead letters.
 pub type At = (i32, i64);
 
 #[derive(Debug, Clone)]
 pub struct Letter {
-    /// As it stands on the topic of dead letters.
+    /// The record on the topic of dead letters.
     pub record: Record,
-    /// Where the refused record stands.
+    /// Position of the rejected record.
     pub refused_at: Origin,
-    /// Where that record stood first, if it was written again before; else the same.
+    /// Its first position, if it was redriven before; else the same.
     pub first: Origin,
 }
 
 impl Letter {
-    /// What a record on the topic of dead letters says; `None` when it is no dead letter.
+    /// Parses a record of the topic of dead letters; `None` if it is no dead letter.
     pub fn read(record: Record) -> Option<Self> {
         let refused_at = Origin::of_dead_letter(&record.headers).ok().flatten()?;
-        // An origin that cannot be read is why the record was refused, and is replaced when it is written again.
+        // A record with an unreadable origin was rejected for it; a redrive replaces the origin.
         let first = Origin::of_headers(&record.headers).ok().flatten().unwrap_or_else(|| refused_at.clone());
         Some(Self { record, refused_at, first })
     }
 
-    /// Where the letter itself is.
+    /// Position of the letter itself.
     pub fn at(&self) -> At {
         (self.record.partition, self.record.offset)
     }
 
-    /// Whether it was made of the record that was written first.
+    /// Whether the rejected record was not a redriven one.
     pub fn is_of_the_first(&self) -> bool {
         self.refused_at == self.first
     }
 
-    /// Class of the reason.
+    /// Class of the error.
     pub fn class(&self) -> String {
         self.text(headers::DLQ_ERROR_CLASS)
     }
@@ -87,7 +85,7 @@ impl Letter {
         self.text(headers::DLQ_ERROR_MESSAGE)
     }
 
-    /// When this letter's record was refused, milliseconds since the Unix epoch.
+    /// When the record was rejected, milliseconds since the Unix epoch.
     pub fn first_seen_ms(&self) -> Option<i64> {
         self.text(headers::DLQ_FIRST_SEEN).parse().ok()
     }
@@ -97,49 +95,49 @@ impl Letter {
         std::str::from_utf8(self.record.key.as_deref()?).ok()?.parse().ok()
     }
 
-    /// Whether the record was too large even for the dead letters, so that only its place is here.
+    /// Whether the letter has only the position of the record, which was too large for the topic of dead letters.
     pub fn is_place_only(&self) -> bool {
         self.record.value.is_none() && self.class() != "null_value"
     }
 
     fn text(&self, name: &str) -> String {
-        // A producer may have written headers of these names too; ours come last.
+        // A producer may have written headers with these names too; ours come last.
         let value =
             self.record.headers.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_slice());
         String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
     }
 }
 
-/// A record that is ready to go to its topic again.
+/// A record that is ready to be written to its topic again.
 #[derive(Debug, Clone)]
 pub struct Again {
-    /// The letter it is made of.
+    /// Position of its letter.
     pub at: At,
-    /// The record that was refused.
+    /// Position of the rejected record.
     pub place: RecordPlace,
     /// Full name of its topic.
     pub topic: String,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
-    /// Its own headers, and where it was written first.
+    /// Its own headers, and its first position.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// It was too large for the dead letters, and may be for its topic.
+    /// It was too large for the topic of dead letters, and may be too large for its own topic.
     pub is_large: bool,
 }
 
-/// Why a record does not go back to its topic.
+/// Why a record cannot be redriven.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
-    /// A letter may name any topic.
-    #[error("{0}: {1} is no topic of this deployment")]
+    /// A letter may name any topic, but only topics of the deployment are written.
+    #[error("{0}: topic {1} does not belong to this deployment")]
     ForeignTopic(RecordPlace, String),
-    /// Nobody has its bytes.
-    #[error("{0}: only its place is kept, since it was too large for the dead letters, and the log no longer has it")]
+    /// The bytes of the record are lost.
+    #[error("{0}: the record was too large for the topic of dead letters, and its own topic no longer has it")]
     Expired(RecordPlace),
 }
 
 impl Letter {
-    /// Whether its record may go back at all; `place` is what it is called.
+    /// Checks that its record may be redriven; `place` names it in the error.
     pub fn check(&self, place: &RecordPlace, topics: &TopicNames) -> Result<(), Refusal> {
         let topic = &self.refused_at.topic;
         if [&topics.events, &topics.acks, &topics.deliveries].contains(&topic) {
@@ -148,10 +146,10 @@ impl Letter {
         Err(Refusal::ForeignTopic(place.clone(), topic.clone()))
     }
 
-    /// What goes back: the letter's own record, or the one `of_the_log` where only its place is in the letter.
+    /// The record to write: that of the letter, or `of_the_log` if the letter has no bytes.
     ///
     /// # Errors
-    /// When nobody has it.
+    /// When neither has the bytes.
     pub fn again(self, place: RecordPlace, of_the_log: Option<Record>) -> Result<Again, Refusal> {
         let (at, is_large, topic) = (self.at(), self.is_place_only(), self.refused_at.topic.clone());
         let record = match (is_large, of_the_log) {
@@ -164,7 +162,7 @@ impl Letter {
     }
 }
 
-/// The headers with which a record goes to its topic again: its own, and where it stood first.
+/// The headers of a redriven record: its own, and its first position.
 pub fn headers_again(own: &[(String, Vec<u8>)], first: &Origin) -> Vec<(String, Vec<u8>)> {
     let origin = first.to_headers();
     let is_ours = |name: &str| {
@@ -181,8 +179,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A dead letter at `at`, written at `written_ms`, of a record at offset `refused` that stood first at offset
-    /// `first`.
+    /// A dead letter at `at`, written at `written_ms`, of a record at offset `refused` whose first offset was `first`.
     pub(crate) fn letter(at: At, written_ms: i64, refused: i64, first: i64, class: &str, key: Option<&str>) -> Letter {
         let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
         let mut all = vec![header("x", "kept")];
@@ -213,7 +210,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_place_is_read_as_it_is_printed() {
+    fn a_position_is_parsed_as_it_is_printed() {
         let place = RecordPlace { topic: "a/b".to_owned(), partition: 3, offset: 1234 };
         assert_eq!(place.to_string().parse(), Ok(place));
         for bad in ["", "t", "t/1", "/1/2", "t/x/1", "t/1/-1", "t/-1/1", "t/1/2/"] {
@@ -222,7 +219,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_record_goes_back_with_its_own_headers_and_its_first_place() {
+    fn a_redriven_record_keeps_its_headers_and_first_position() {
         let redriven = letter((0, 0), 9, 8, 7, "malformed", None);
         assert_eq!((redriven.refused_at.offset, redriven.first.offset, redriven.is_of_the_first()), (8, 7, false));
         let mut own = redriven.record.headers.clone();
@@ -244,7 +241,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_record_that_was_refused_for_its_origin_goes_back_with_the_place_where_it_stands() {
+    fn a_redrive_replaces_an_unreadable_origin() {
         let mut record = letter((0, 0), 9, 8, 8, "bad_origin", None).record;
         record.headers.insert(0, ("triggers-origin-offset".to_owned(), b"7".to_vec()));
         let letter = Letter::read(record).unwrap();
@@ -254,7 +251,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_record_goes_back_to_topics_of_the_deployment_only() {
+    fn only_topics_of_the_deployment_are_redriven() {
         let refused = letter((0, 0), 9, 8, 8, "malformed", None);
         let place = RecordPlace::of(&refused.first);
         let foreign = Refusal::ForeignTopic(place.clone(), "t.events".to_owned());
@@ -265,7 +262,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_record_of_which_only_the_place_is_kept_goes_back_from_the_log() {
+    fn a_record_too_large_for_a_letter_is_redriven_from_the_log() {
         let whole = letter((0, 0), 9, 8, 8, "value_too_large", None);
         let mut place_only = whole.clone();
         place_only.record.value = None;
@@ -278,7 +275,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_record_without_a_place_is_no_dead_letter() {
+    fn a_record_without_a_position_is_no_dead_letter() {
         let mut record = letter((0, 0), 9, 8, 8, "malformed", None).record;
         record.headers.retain(|(name, _)| name != headers::DLQ_OFFSET);
         assert!(Letter::read(record).is_none());

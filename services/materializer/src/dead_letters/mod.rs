@@ -1,8 +1,8 @@
-//! Dead letters: records that nobody can read, put aside with the reason.
+//! Dead letters: records that cannot be read or accepted, stored in their own topic with the reason.
 //!
-//! The projector alone writes them (`write`). `letter` says what one is and which record goes back to its topic,
-//! `index` which of them are the same one and which are wanted; both are pure. `topic` reads them. Nothing here changes
-//! or deletes one. Does not live here: options and output of `triggers dlq`, and writing records again.
+//! Only the projector writes them (`write`). `letter` parses one and makes the record to redrive, `index` finds
+//! distinct and matching letters; both are pure. `topic` reads them. Nothing here changes or deletes a dead letter.
+//! Does not live here: options and output of `triggers dlq`, and writing records to their topics again.
 
 mod index;
 mod letter;

@@ -1,5 +1,5 @@
-//! Reading the topic of dead letters, from its begin to the end that is found at the start, and one refused record at
-//! its place.
+//! Reads the topic of dead letters, from its start to the end that it had when it was opened, and single rejected
+//! records from their topics.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,18 +12,15 @@ use tokio::sync::mpsc;
 
 use super::letter::{At, Letter};
 
-/// Why the dead letters cannot be read at all.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The topic does not exist.
     #[error("there is no topic {0}; run: triggers topics apply")]
     NoTopic(String),
-    /// Kafka does not answer.
     #[error("Kafka did not answer: {0}")]
     Kafka(#[from] KafkaError),
 }
 
-/// The topic of dead letters, as far as it reached at the start.
+/// The topic of dead letters, up to the end that it had when it was opened.
 pub struct DeadLetters {
     kafka: KafkaConfig,
     spans: Vec<Span>,
@@ -31,13 +28,13 @@ pub struct DeadLetters {
 
 /// Letters as they are read.
 pub struct Letters {
-    inflow: mpsc::Receiver<Result<Vec<Record>, ReadError>>,
+    reader: mpsc::Receiver<Result<Vec<Record>, ReadError>>,
     read: VecDeque<Record>,
 }
 
 impl Letters {
-    /// The next one, or `None` inside in the place of a record that is no dead letter; those of a partition in their
-    /// order. Nothing at the end.
+    /// The next record: `Some(None)` if it is no dead letter, `None` at the end. Records of one partition come in
+    /// offset order.
     ///
     /// # Errors
     /// When the topic cannot be read.
@@ -46,7 +43,7 @@ impl Letters {
             match self.read.pop_front() {
                 Some(record) if record.is_marker => {}
                 Some(record) => return Ok(Some(Letter::read(record))),
-                None => match self.inflow.recv().await {
+                None => match self.reader.recv().await {
                     Some(records) => self.read.extend(records?),
                     None => return Ok(None),
                 },
@@ -56,7 +53,7 @@ impl Letters {
 }
 
 impl DeadLetters {
-    /// Finds out where the topic begins and ends.
+    /// Reads the start and end offsets of the topic.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -82,15 +79,15 @@ impl DeadLetters {
     /// Reads everything.
     ///
     /// # Errors
-    /// When the client cannot be made.
+    /// When the client cannot be created.
     pub fn read_all(&self) -> Result<Letters, ReadError> {
         self.read(self.spans.clone())
     }
 
-    /// Reads no more than is needed to meet these.
+    /// Reads the smallest range of each partition that contains the wanted letters.
     ///
     /// # Errors
-    /// When the client cannot be made.
+    /// When the client cannot be created.
     pub fn read_around(&self, wanted: impl Iterator<Item = At>) -> Result<Letters, ReadError> {
         let mut around: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
         for (partition, offset) in wanted {
@@ -102,33 +99,33 @@ impl DeadLetters {
         self.read(around.into_iter().map(span).collect())
     }
 
-    /// What expires while it is read is gone, which is no error here.
+    /// Letters that expire during the reading are skipped.
     fn read(&self, spans: Vec<Span>) -> Result<Letters, ReadError> {
-        let inflow = log_reader::read(&self.kafka, spans, &[], OnTruncation::Skip)?;
-        Ok(Letters { inflow, read: VecDeque::new() })
+        let reader = log_reader::read(&self.kafka, spans, &[], OnTruncation::Skip)?;
+        Ok(Letters { reader, read: VecDeque::new() })
     }
 
-    /// The record itself, if the log still has it where the dead letter says.
+    /// The rejected record itself, if the log still has it at the position that the dead letter names.
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn record_at(&self, place: &Origin) -> Result<Option<Record>, ReadError> {
-        let bounds = match log_reader::bounds(&self.kafka, &place.topic).await {
+    pub async fn record_at(&self, origin: &Origin) -> Result<Option<Record>, ReadError> {
+        let bounds = match log_reader::bounds(&self.kafka, &origin.topic).await {
             Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)) => return Ok(None),
             bounds => bounds?,
         };
-        let bounds = bounds.into_iter().find(|(partition, ..)| *partition == place.partition);
-        if !bounds.is_some_and(|(_, begin, end)| (begin..end).contains(&place.offset)) {
+        let bounds = bounds.into_iter().find(|(partition, ..)| *partition == origin.partition);
+        if !bounds.is_some_and(|(_, begin, end)| (begin..end).contains(&origin.offset)) {
             return Ok(None);
         }
-        let topic: Arc<str> = Arc::from(place.topic.as_str());
-        let span = Span { topic, partition: place.partition, from: place.offset, to: place.offset + 1 };
-        let mut inflow = log_reader::read(&self.kafka, vec![span], &[], OnTruncation::Skip)?;
+        let topic: Arc<str> = Arc::from(origin.topic.as_str());
+        let span = Span { topic, partition: origin.partition, from: origin.offset, to: origin.offset + 1 };
+        let mut reader = log_reader::read(&self.kafka, vec![span], &[], OnTruncation::Skip)?;
         let mut found = None;
-        while let Some(records) = inflow.recv().await {
+        while let Some(records) = reader.recv().await {
             found = records?.into_iter().find(|record| !record.is_marker).or(found);
         }
-        // Another time: the topic was made anew, and this is another record.
-        Ok(found.filter(|record| record.offset == place.offset && record.timestamp_ms == place.timestamp_ms))
+        // Another append time: the topic was recreated, and this is another record.
+        Ok(found.filter(|record| record.offset == origin.offset && record.timestamp_ms == origin.timestamp_ms))
     }
 }

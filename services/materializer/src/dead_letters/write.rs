@@ -1,5 +1,6 @@
-//! Writing dead letters: the record's own bytes, with its place and the reason in headers. Confirmed by Kafka before
-//! the position moves, so one may repeat after a crash; (topic, partition, offset) tells repeats apart.
+//! Writes dead letters: the bytes of the record, with its topic, partition, offset and the reason in headers. Kafka
+//! confirms a dead letter before the position moves, so a crash may write it twice; topic, partition and offset
+//! identify the duplicate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,10 +18,10 @@ use crate::metrics::METRICS;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// One at a time, a producer of garbage would hold everybody else up for a round trip to Kafka per record.
-const AT_ONCE: usize = 64;
+/// Concurrent writes. One by one, a producer of garbage would delay all others by a round trip to Kafka per record.
+const CONCURRENCY: usize = 64;
 
-/// Writes all of them, some at once, as [`write`] does; their order on the topic says nothing.
+/// Writes all letters, some of them concurrently; their order on the topic has no meaning. See [`write`].
 pub(crate) async fn write_all<'a>(
     producer: &Producer,
     topics: &TopicNames,
@@ -28,10 +29,11 @@ pub(crate) async fn write_all<'a>(
     letters: impl Iterator<Item = (&'a Record, &'a Unreadable)>,
 ) {
     let written = |(record, reason)| write(producer, topics, component, record, reason);
-    futures_util::stream::iter(letters).for_each_concurrent(AT_ONCE, written).await;
+    futures_util::stream::iter(letters).for_each_concurrent(CONCURRENCY, written).await;
 }
 
-/// Writes one, trying until Kafka has it: the partition does not go past a record that would be lost.
+/// Writes one dead letter, and retries until Kafka confirms it: the position must not move past a record that would be
+/// lost.
 pub(crate) async fn write(
     producer: &Producer,
     topics: &TopicNames,
@@ -39,7 +41,7 @@ pub(crate) async fn write(
     record: &Record,
     reason: &Unreadable,
 ) {
-    let place = [
+    let numbers = [
         record.partition.to_string(),
         record.offset.to_string(),
         record.timestamp_ms.to_string(),
@@ -49,13 +51,13 @@ pub(crate) async fn write(
         record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
     all.extend([
         (headers::DLQ_TOPIC, record.topic.as_bytes()),
-        (headers::DLQ_PARTITION, place[0].as_bytes()),
-        (headers::DLQ_OFFSET, place[1].as_bytes()),
-        (headers::DLQ_TIMESTAMP, place[2].as_bytes()),
+        (headers::DLQ_PARTITION, numbers[0].as_bytes()),
+        (headers::DLQ_OFFSET, numbers[1].as_bytes()),
+        (headers::DLQ_TIMESTAMP, numbers[2].as_bytes()),
         (headers::DLQ_GROUP, topics.group_materializer.as_bytes()),
         (headers::DLQ_ERROR_CLASS, reason.class.as_bytes()),
         (headers::DLQ_ERROR_MESSAGE, reason.message.as_bytes()),
-        (headers::DLQ_FIRST_SEEN, place[3].as_bytes()),
+        (headers::DLQ_FIRST_SEEN, numbers[3].as_bytes()),
     ]);
     let whole = Outgoing {
         topic: &topics.dead_letters,
@@ -63,27 +65,30 @@ pub(crate) async fn write(
         value: record.value.as_deref(),
         headers: &all,
     };
-    // Ours alone, for a record that is too large even for the dead letters: the log itself still has it, at that place.
-    // With the first place of one that was written again before: it is the same letter still.
-    let first_place = Origin::of_headers(&record.headers).ok().flatten().map(|origin| origin.to_headers());
+    // For a record that is too large for the topic of dead letters: only our headers. The log still has the record. The
+    // origin of a redriven record is kept, so that it stays the same letter.
+    let origin = Origin::of_headers(&record.headers).ok().flatten().map(|origin| origin.to_headers());
     let mut ours = all[record.headers.len()..].to_vec();
-    ours.extend(first_place.iter().flatten().map(|(name, value)| (*name, value.as_bytes())));
-    let place_only = Outgoing { topic: &topics.dead_letters, key: None, value: None, headers: &ours };
+    ours.extend(origin.iter().flatten().map(|(name, value)| (*name, value.as_bytes())));
+    let without_bytes = Outgoing { topic: &topics.dead_letters, key: None, value: None, headers: &ours };
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let mut outcome = producer.publish(whole).await;
         if let Err(PublishError::Rejected(why)) = outcome {
-            error!(topic = %record.topic, partition = record.partition, offset = record.offset, why, "Kafka refuses a dead letter; trying with its place alone.");
-            outcome = producer.publish(place_only).await;
+            let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
+            error!(%topic, partition, offset, why, "Kafka rejected a dead letter; retrying without the record.");
+            outcome = producer.publish(without_bytes).await;
         }
         match outcome {
             Ok(_) => {
                 METRICS.dead_letters.with_label_values(&[reason.class]).inc();
-                warn!(topic = %record.topic, partition = record.partition, offset = record.offset, class = reason.class, reason = reason.message, "A record became a dead letter.");
+                let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
+                let Unreadable { class, message } = reason;
+                warn!(%topic, partition, offset, class, reason = message, "Dead-lettered record.");
                 return;
             }
-            // Never skipped, not even when refused (a missing right): an operator grants that, and then all of the
-            // record is written.
+            // Never skipped, not even if Kafka rejects it (a missing permission): an operator grants the permission,
+            // and then the whole record is written.
             Err(error) => component.down(format!("dead letters cannot be written: {error}")),
         }
         backoff.pause().await;

@@ -1,69 +1,65 @@
-//! What is collected between two transactions, by claim. Pure.
+//! Collects the records of owned partitions until the next transaction writes them. Pure.
 //!
-//! Guards the one rule that makes positions mean something: a record is taken only under a claim, in offset order,
-//! once.
+//! Keeps one rule: a record is taken only from an owned partition, in offset order, once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use platform::fence::Claim;
 use platform::kafka::Record;
+use platform::kafka::consumer::TopicPartition;
 
-/// One partition of one topic.
-pub(crate) type Place = (Arc<str>, i32);
-
-/// The claim of one partition, and how far it was read and written.
+/// A partition that this instance has claimed, and how far it was read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hold {
+pub(crate) struct OwnedPartition {
     pub(crate) epoch: i64,
     pub(crate) log_epoch: i32,
     /// Position in PostgreSQL, as this instance last wrote or read it.
     pub(crate) committed: i64,
     /// Append time of the last record before `committed`, milliseconds since the Unix epoch.
     pub(crate) record_time_ms: Option<i64>,
-    /// Append time of the first record that is collected and not written, so near as is known; same unit.
+    /// Append time of the oldest collected record that is not written, as near as it is known; same unit.
     pub(crate) waiting_since_ms: Option<i64>,
-    /// First offset that is not collected yet.
-    collected: i64,
+    /// The next offset to collect.
+    next_to_collect: i64,
 }
 
-/// What one transaction is to write.
+/// The records of one transaction.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// In the order in which they were read; in offset order within each place.
+    /// In the order in which they were read; in offset order within each partition.
     pub(crate) records: Vec<Record>,
-    /// The claims of the places they are from, as they stood when the batch was taken.
-    pub(crate) holds: BTreeMap<Place, Hold>,
+    /// The partitions of these records, as they were when the batch was taken.
+    pub(crate) owned: BTreeMap<TopicPartition, OwnedPartition>,
 }
 
 /// Collects records while a transaction runs.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
-    holds: BTreeMap<Place, Hold>,
-    /// Events and acks.
-    first: Lane,
-    /// Deliveries, which yield to them.
-    second: Lane,
+    owned: BTreeMap<TopicPartition, OwnedPartition>,
+    events_and_acks: RecordQueue,
+    /// Written only when no event or ack waits.
+    deliveries: RecordQueue,
 }
 
 #[derive(Debug, Default)]
-struct Lane {
+struct RecordQueue {
     records: Vec<Record>,
     bytes: usize,
 }
 
-impl Lane {
+impl RecordQueue {
     fn push(&mut self, record: Record) {
         self.bytes += record.size();
         self.records.push(record);
     }
 
-    fn forget(&mut self, gone: impl Fn(&Record) -> bool) {
-        self.records.retain(|record| !gone(record));
+    fn discard(&mut self, is_discarded: impl Fn(&Record) -> bool) {
+        self.records.retain(|record| !is_discarded(record));
         self.bytes = self.records.iter().map(Record::size).sum();
     }
 
-    /// At least one, however large.
+    /// Takes at least one record, however large.
     fn take(&mut self, max_records: usize, max_bytes: usize) -> Vec<Record> {
         let mut bytes = 0;
         let fits = |record: &&Record| {
@@ -78,98 +74,103 @@ impl Lane {
 }
 
 impl Collector {
-    /// Collects under these claims from now on.
+    /// Collects records of these partitions from now on.
     pub(crate) fn assign(&mut self, claims: Vec<Claim>) {
         for claim in claims {
-            let hold = Hold {
+            let partition = OwnedPartition {
                 epoch: claim.epoch,
                 log_epoch: claim.log_epoch,
                 committed: claim.next_offset,
                 record_time_ms: None,
                 waiting_since_ms: None,
-                collected: claim.next_offset,
+                next_to_collect: claim.next_offset,
             };
-            self.stop(&claim.topic, claim.partition);
-            self.holds.insert((claim.topic, claim.partition), hold);
+            self.release(&claim.topic, claim.partition);
+            self.owned.insert((claim.topic, claim.partition), partition);
         }
     }
 
-    /// Forgets these partitions of every topic and what was collected of them.
+    /// Releases these partitions of every topic and discards their collected records.
     pub(crate) fn revoke(&mut self, partitions: &[i32]) {
-        self.holds.retain(|(_, partition), _| !partitions.contains(partition));
-        self.first.forget(|record| partitions.contains(&record.partition));
-        self.second.forget(|record| partitions.contains(&record.partition));
+        self.owned.retain(|(_, partition), _| !partitions.contains(partition));
+        self.events_and_acks.discard(|record| partitions.contains(&record.partition));
+        self.deliveries.discard(|record| partitions.contains(&record.partition));
     }
 
-    /// Forgets one partition of one topic and what was collected of it.
-    pub(crate) fn stop(&mut self, topic: &Arc<str>, partition: i32) {
-        if self.holds.remove(&(topic.clone(), partition)).is_some() {
-            let gone = |record: &Record| record.partition == partition && record.topic == *topic;
-            self.first.forget(gone);
-            self.second.forget(gone);
+    /// Releases one partition of one topic and discards its collected records.
+    fn release(&mut self, topic: &Arc<str>, partition: i32) {
+        if self.owned.remove(&(topic.clone(), partition)).is_some() {
+            let is_released = |record: &Record| record.partition == partition && record.topic == *topic;
+            self.events_and_acks.discard(is_released);
+            self.deliveries.discard(is_released);
         }
     }
 
-    /// Takes the records that are under a claim and not collected yet; the others belong to somebody else, or were read
-    /// twice.
+    /// Collects the new records of owned partitions. Skips records of other partitions and records that were read
+    /// before.
     pub(crate) fn collect(&mut self, records: Vec<Record>, is_delivery: impl Fn(&str) -> bool) {
         for record in records {
-            let Some(hold) = self.holds.get_mut(&(record.topic.clone(), record.partition)) else { continue };
-            if record.offset < hold.collected {
+            let Some(partition) = self.owned.get_mut(&(record.topic.clone(), record.partition)) else { continue };
+            if record.offset < partition.next_to_collect {
                 continue;
             }
-            hold.collected = record.offset + 1;
-            hold.waiting_since_ms.get_or_insert(record.timestamp_ms);
-            if is_delivery(&record.topic) { self.second.push(record) } else { self.first.push(record) }
+            partition.next_to_collect = record.offset + 1;
+            partition.waiting_since_ms.get_or_insert(record.timestamp_ms);
+            if is_delivery(&record.topic) { self.deliveries.push(record) } else { self.events_and_acks.push(record) }
         }
     }
 
-    /// Whether more may be taken from the consumer. Both lanes are bounded, because one channel feeds both.
+    /// Whether the consumer may read more. Both queues are bounded, because one channel feeds both.
     pub(crate) fn has_room(&self, max_records: usize, max_bytes: usize) -> bool {
-        [&self.first, &self.second].iter().all(|lane| lane.records.len() < max_records && lane.bytes < max_bytes)
+        [&self.events_and_acks, &self.deliveries]
+            .iter()
+            .all(|queue| queue.records.len() < max_records && queue.bytes < max_bytes)
     }
 
-    /// What to write next: events and acks, else deliveries; `None` when nothing is collected.
+    /// The next records to write: events and acks, else deliveries; `None` when nothing is collected.
     pub(crate) fn take_batch(&mut self, max_records: usize, max_bytes: usize) -> Option<Batch> {
-        let lane = if self.first.records.is_empty() { &mut self.second } else { &mut self.first };
-        let records = lane.take(max_records, max_bytes);
+        let queue =
+            if self.events_and_acks.records.is_empty() { &mut self.deliveries } else { &mut self.events_and_acks };
+        let records = queue.take(max_records, max_bytes);
         if records.is_empty() {
             return None;
         }
-        let mut holds = BTreeMap::new();
+        let mut owned = BTreeMap::new();
         for record in &records {
-            let place = (record.topic.clone(), record.partition);
-            if let Some(hold) = self.holds.get(&place) {
-                holds.entry(place).or_insert(*hold);
+            let key = (record.topic.clone(), record.partition);
+            if let Some(partition) = self.owned.get(&key) {
+                owned.entry(key).or_insert(*partition);
             }
         }
-        Some(Batch { records, holds })
+        Some(Batch { records, owned })
     }
 
-    /// Notes a position that was written, unless the claim has changed since.
-    pub(crate) fn committed(&mut self, place: &Place, written: &Hold) {
-        if let Some(hold) = self.holds.get_mut(place)
-            && hold.epoch == written.epoch
+    /// Takes over a position that was written, unless the partition was claimed again since.
+    pub(crate) fn mark_committed(&mut self, key: &TopicPartition, written: &OwnedPartition) {
+        if let Some(partition) = self.owned.get_mut(key)
+            && partition.epoch == written.epoch
         {
-            hold.committed = written.committed;
-            hold.record_time_ms = written.record_time_ms;
-            // Of what was collected meanwhile the first is no older than the last one written.
-            hold.waiting_since_ms = written.record_time_ms.filter(|_| hold.collected > hold.committed);
+            partition.committed = written.committed;
+            partition.record_time_ms = written.record_time_ms;
+            // The first record that was collected meanwhile is at least as new as the last one written.
+            partition.waiting_since_ms =
+                written.record_time_ms.filter(|_| partition.next_to_collect > partition.committed);
         }
     }
 
-    /// Gives a claim up that was lost. `false`: it was given up before, or there is a newer one.
-    pub(crate) fn lost(&mut self, place: &Place, epoch: i64) -> bool {
-        let held = self.holds.get(place).is_some_and(|hold| hold.epoch == epoch);
-        if held {
-            self.stop(&place.0, place.1);
+    /// Releases a partition that another instance has claimed. `false`: it was released before, or was claimed again
+    /// since.
+    pub(crate) fn release_fenced(&mut self, key: &TopicPartition, epoch: i64) -> bool {
+        let is_owned = self.owned.get(key).is_some_and(|partition| partition.epoch == epoch);
+        if is_owned {
+            self.release(&key.0, key.1);
         }
-        held
+        is_owned
     }
 
-    /// Every place that is held, and how it stands.
-    pub(crate) fn holds(&self) -> impl Iterator<Item = (&Place, &Hold)> {
-        self.holds.iter()
+    /// The owned partitions.
+    pub(crate) fn owned(&self) -> impl Iterator<Item = (&TopicPartition, &OwnedPartition)> {
+        self.owned.iter()
     }
 }
 

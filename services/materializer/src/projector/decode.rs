@@ -1,19 +1,25 @@
-//! What a record means to the view. Pure; done outside of the transaction.
+//! Decodes a record for the view. Pure; done before the transaction starts.
 
 use platform::kafka::Record;
+use platform::kafka::consumer::TopicPartition;
 use schemas::ids::OrgId;
 use schemas::native::{self, Unreadable};
 use schemas::records::{Ack, DeliveryAttempt, Event};
 use schemas::topics::TopicNames;
 
-/// A record and what it means.
+/// A record and its decoded content.
 #[derive(Debug)]
-pub(crate) struct Item {
+pub(crate) struct DecodedRecord {
     pub(crate) record: Record,
     pub(crate) content: Content,
 }
 
-/// What a record means.
+impl DecodedRecord {
+    pub(crate) fn topic_partition(&self) -> TopicPartition {
+        (self.record.topic.clone(), self.record.partition)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Content {
     /// One row of the inbox, or a duplicate of one.
@@ -21,18 +27,18 @@ pub(crate) enum Content {
     /// Acknowledged events, at least one.
     Acks(Vec<Ack>),
     Attempt(Box<DeliveryAttempt>),
-    /// Nobody can read it; the partition goes on.
+    /// Cannot be read or accepted; it becomes a dead letter.
     Dead(Unreadable),
-    /// An event of this organization that is past its retention: nothing is shown of it but that there is a gap.
+    /// An event of this organization below the retention floor. The inbox reports it as part of a retention gap.
     Expired(OrgId),
-    /// To be passed over: its organization is erased, or it is no record but a marker.
+    /// Its organization is erased, or it is a transaction marker.
     Skipped,
 }
 
-/// Reads `record` by the rules of the topic it is from.
-pub(crate) fn decode(record: Record, topics: &TopicNames) -> Item {
+/// Decodes `record` by the rules of its topic.
+pub(crate) fn decode(record: Record, topics: &TopicNames) -> DecodedRecord {
     if record.is_marker {
-        return Item { record, content: Content::Skipped };
+        return DecodedRecord { record, content: Content::Skipped };
     }
     let (key, value) = (record.key.as_deref(), record.value.as_deref());
     let content = if *record.topic == *topics.acks {
@@ -43,5 +49,5 @@ pub(crate) fn decode(record: Record, topics: &TopicNames) -> Item {
         native::read_event(&record.as_native()).map(|event| Content::Event(Box::new(event)))
     };
     let content = content.unwrap_or_else(Content::Dead);
-    Item { record, content }
+    DecodedRecord { record, content }
 }

@@ -1,5 +1,5 @@
-//! What the view holds of organizations that are being erased goes, and what was decided about their events. That no
-//! record of theirs is written any more is judged with each batch, in `flush`.
+//! Deletes the rows of organizations that are being erased: in the view, in `rejected`, and their duplicate decisions.
+//! `flush` skips new records of these organizations.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use tenancy::erasure::{Erasure, ErasureError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::sweep::slept;
+use super::pause::sleep_unless_shutdown;
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Rows (for attempts: deliveries) that one statement takes away at most.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of rows (for attempts: deliveries) that one statement deletes.
 const BATCH: i64 = 1000;
 
-/// One batch of each table that holds anything of an organization. `retention_gaps` last: it is written from what the
-/// first one takes away.
+/// Deletes one batch from each table that has rows of an organization. `retention_gaps` comes last: its rows
+/// are computed from those of `events`.
 const BATCHES: [&str; 8] = [
     "DELETE FROM view.events
      WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events WHERE org_id = $1 LIMIT $2)",
@@ -31,16 +31,16 @@ const BATCHES: [&str; 8] = [
     "DELETE FROM retention_gaps WHERE ctid IN (SELECT ctid FROM retention_gaps WHERE org_id = $1 LIMIT $2)",
 ];
 
-/// Looks every second until `shutdown`. Every instance may: what one has done is not there any more for the others.
+/// Polls every second until `shutdown`. All instances may do so: each finds only the rows that are left.
 pub(super) async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
-    while slept(LOOK_EVERY, &shutdown).await {
-        if let Some(Err(error)) = shutdown.run_until_cancelled(look(&pool, &erasure)).await {
-            debug!(%error, "Erasing was cut short; it goes on with the next look.");
+    while sleep_unless_shutdown(POLL_INTERVAL, &shutdown).await {
+        if let Some(Err(error)) = shutdown.run_until_cancelled(erase_pending(&pool, &erasure)).await {
+            debug!(%error, "Erasing organizations failed; retrying in the next round.");
         }
     }
 }
 
-async fn look(pool: &PgPool, erasure: &Erasure) -> Result<(), ErasureError> {
+async fn erase_pending(pool: &PgPool, erasure: &Erasure) -> Result<(), ErasureError> {
     for org_id in erasure.open().await? {
         let mut connection = pool.acquire().await?;
         while erase_batch(&mut connection, org_id).await? > 0 {}
@@ -50,7 +50,7 @@ async fn look(pool: &PgPool, erasure: &Erasure) -> Result<(), ErasureError> {
     Ok(())
 }
 
-/// Answers how many rows went.
+/// Returns the number of deleted rows.
 async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
     let mut erased = 0;
     for statement in BATCHES {
@@ -62,24 +62,24 @@ async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64
 
 async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), ErasureError> {
     let mut transaction = pool.begin().await?;
-    // In this order: from here on nothing is written that is not there yet, and then nothing is there.
+    // In this order: first make sure that no more rows can be written, then that no row is left.
     if erasure.is_passed(&mut transaction, org_id).await?
-        && is_alone(&mut transaction).await?
+        && lock_out_other_writers(&mut transaction).await?
         && erase_batch(&mut transaction, org_id).await? == 0
     {
-        // A rebuild that ended between its last two steps has left the old tables.
+        // A rebuild that was interrupted before its last step has left the old tables.
         sqlx::query("DROP SCHEMA IF EXISTS view_retired CASCADE").execute(&mut *transaction).await?;
         erasure.done(&mut transaction, org_id).await?;
         transaction.commit().await?;
-        info!(organization = %org_id, "Nothing of an erased organization is left in the view.");
+        info!(organization = %org_id, "Organization erased from the view.");
     }
     Ok(())
 }
 
-/// Keeps others that write the view without its positions away until the transaction ends: whoever reads the log again,
-/// and whoever notes what a part held that is dropped. `false`: one of them is at work, or a generation of the view is
-/// there that this one does not look into.
-async fn is_alone(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+/// Locks out the other writers of these tables until the transaction ends: rebuilds and replays, and the task that
+/// drops time partitions and records their retention gaps. `false`: one of them is running, or a rebuilt generation
+/// exists, which is not searched here.
+async fn lock_out_other_writers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT to_regnamespace('view_next') IS NULL
                 AND pg_try_advisory_xact_lock(hashtext('triggers view rebuild'))

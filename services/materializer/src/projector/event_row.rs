@@ -5,16 +5,16 @@ use schemas::ids::{EventId, OrgId};
 use schemas::position::LogPosition;
 use schemas::records::Event;
 
-/// An event, the record that holds it, and what was decided about it.
+/// An event, the position of its record, and its duplicate decision.
 #[derive(Debug)]
 pub(crate) struct EventRow<'a> {
     pub(crate) event: &'a Event,
     pub(crate) position: LogPosition,
     /// Append time of the record, milliseconds since the Unix epoch.
     pub(crate) accepted_at_ms: i64,
-    /// Another record may have the same event id: a producer chose it, or the record was written again.
+    /// Another record may have the same event id: a producer chose the id, or the record was redriven.
     pub(crate) may_repeat: bool,
-    /// The original, once the record is found to be a duplicate of it.
+    /// The original, if the record is a duplicate.
     pub(crate) duplicate_of: Option<EventId>,
 }
 
@@ -29,7 +29,6 @@ impl<'a> EventRow<'a> {
         }
     }
 
-    /// What the event is known by.
     pub(crate) fn id(&self) -> (OrgId, EventId) {
         (self.event.org_id, self.event.event_id)
     }

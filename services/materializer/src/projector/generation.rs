@@ -1,17 +1,16 @@
-//! Which generation of the view is written. Each lives in a PostgreSQL schema of its own, and a transaction says at its
-//! begin into which it writes; the statements name their tables without one.
+//! Generations of the view. Each has its own PostgreSQL schema. A transaction sets the schema when it starts; the
+//! statements name their tables without a schema.
 
-/// A generation of the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
-    /// What the inbox reads.
+    /// The inbox reads this one.
     Live,
-    /// What a rebuild makes beside it.
+    /// A rebuild writes this one.
     Next,
 }
 
 impl Generation {
-    /// Name of its schema.
+    /// PostgreSQL schema of the generation.
     pub(crate) const fn schema(self) -> &'static str {
         match self {
             Self::Live => "view",
@@ -19,7 +18,8 @@ impl Generation {
         }
     }
 
-    /// Begins a transaction that writes into it. Local to the transaction, so that a connection never carries it on.
+    /// Statements that start a transaction in the generation. `SET LOCAL` ends with the transaction, so the pooled
+    /// connection keeps nothing of it.
     pub(crate) const fn begin(self) -> &'static str {
         match self {
             Self::Live => "BEGIN; SET LOCAL search_path TO view, public",

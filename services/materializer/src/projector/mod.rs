@@ -1,20 +1,23 @@
-//! From the log to the tables: one loop that collects records while its previous transaction runs, and writes them
-//! together with the positions they were read up to.
+//! Writes the log into the view. One loop collects records while the previous transaction runs. Each transaction writes
+//! records and moves the positions past them.
 //!
-//! Lives here: what a record becomes in the view, which of two duplicates is the original, and which
-//! record is a dead letter. Does not live here: reading Kafka and the fence (`platform`), what a record says
-//! (`schemas`), writing dead letters (`crate::dead_letters`), and reading the view (`crate::inbox`).
+//! Lives here: what a record becomes in the view, which of two duplicates is the original, and which record is a dead
+//! letter. Does not live here: reading Kafka and the fence (`platform`), the format of records (`schemas`), writing
+//! dead letters (`crate::dead_letters`), and reading the view (`crate::inbox`).
 
+mod applied_until;
 pub(crate) mod batch;
+mod config;
 mod decode;
 mod duplicates;
 mod erasing;
+mod error;
 mod event_row;
 pub(crate) mod flush;
 pub(crate) mod generation;
 mod lag;
 mod organizations;
-mod reach;
+mod pause;
 pub(crate) mod reconcile;
 mod retention;
 mod sweep;
@@ -38,68 +41,15 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use batch::Collector;
-use flush::{Flusher, Outcome};
+use flush::{FlushOutcome, Flusher};
 
-/// Name of this consumer in `consumer_positions`: what it has passed is visible in the view.
-pub const CONSUMER: &str = schemas::topics::MATERIALIZER;
-
-/// Knobs of the projector.
-#[derive(Debug, Clone)]
-pub struct ProjectorConfig {
-    /// Records in one transaction at most.
-    pub max_flush_records: usize,
-    /// Bytes of records in one transaction at most.
-    pub max_flush_bytes: usize,
-    /// How long a silent instance keeps its partitions.
-    pub session_timeout: Duration,
-    /// How long records may be there without one being read before the consumer is started anew.
-    pub stall_after: Duration,
-    /// How often what nothing will ask for again is taken away.
-    pub sweep_interval: Duration,
-    /// For how many days the view keeps an event at least, acknowledged or not; 1 to [`MAX_RETENTION_DAYS`].
-    pub retention_days: u32,
-    /// How often the view's parts are looked after: made ahead, and dropped after their time.
-    pub retention_interval: Duration,
-    /// How long ending may take after a shutdown began: half for the running transaction, half for leaving the group.
-    pub shutdown_deadline: Duration,
-}
-
-impl Default for ProjectorConfig {
-    fn default() -> Self {
-        Self {
-            max_flush_records: 1000,
-            max_flush_bytes: 8 * 1024 * 1024,
-            session_timeout: Duration::from_secs(10),
-            stall_after: Duration::from_secs(30),
-            sweep_interval: Duration::from_secs(60),
-            retention_days: 30,
-            retention_interval: Duration::from_secs(600),
-            shutdown_deadline: Duration::from_secs(10),
-        }
-    }
-}
-
-/// Why the projector ended. Everything that passes by itself is waited for; this is what is left.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A Kafka client could not be made.
-    #[error("the Kafka consumer could not be made: {0}")]
-    Kafka(#[from] rdkafka::error::KafkaError),
-    /// A statement failed in a way that repeating does not mend: a fault of ours or of the installation.
-    #[error("the view cannot be written: {0}")]
-    View(#[source] sqlx::Error),
-    /// The task that writes was cut off.
-    #[error("a flush was cut off: {0}")]
-    Interrupted(String),
-}
-
-/// Ten years: beyond it, what keeps the events is no inbox.
-pub const MAX_RETENTION_DAYS: u32 = 3650;
+pub use config::{CONSUMER, MAX_RETENTION_DAYS, ProjectorConfig};
+pub use error::Error;
 
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts the projector under `supervisor`, and with it the tasks "view retention", "view sweep" and "view erasure".
-/// `producer` writes dead letters only.
+/// Starts the projector under `supervisor`, and the tasks "view retention", "view sweep", "reconcile" and "view
+/// erasure". `producer` writes dead letters only.
 pub fn start(
     supervisor: &mut Supervisor,
     config: ProjectorConfig,
@@ -137,7 +87,7 @@ pub fn start(
 /// Runs until `shutdown`.
 ///
 /// # Errors
-/// When going on would be wrong; see [`Error`].
+/// See [`Error`].
 async fn run(
     config: ProjectorConfig,
     pool: PgPool,
@@ -156,14 +106,14 @@ async fn run(
     let stop_within = config.shutdown_deadline / 2;
     let runner = Runner { kafka, pool, settings, component, shutdown, stop_within };
     while let Some(mut session) = runner.start().await? {
-        let mut run = Run {
+        let mut session_loop = SessionLoop {
             config: config.clone(),
             topics: topics.clone(),
             collector: Collector::default(),
             flusher: flusher.clone(),
             flushing: None,
         };
-        match run.collect_and_flush(&mut session).await {
+        match session_loop.collect_and_flush(&mut session).await {
             Ok(Ended::Restart(reason)) => runner.restart(session, reason).await,
             ended => {
                 session.stop().await;
@@ -174,16 +124,16 @@ async fn run(
     Ok(())
 }
 
-/// One session of the consumer.
-struct Run {
+/// The loop of one consumer session.
+struct SessionLoop {
     config: ProjectorConfig,
     topics: TopicNames,
     collector: Collector,
     flusher: Arc<Flusher>,
-    flushing: Option<AbortOnDropHandle<Result<Outcome, Error>>>,
+    flushing: Option<AbortOnDropHandle<Result<FlushOutcome, Error>>>,
 }
 
-impl Run {
+impl SessionLoop {
     async fn collect_and_flush(&mut self, session: &mut Session) -> Result<Ended, Error> {
         let mut lag_ticks = tokio::time::interval(LAG_INTERVAL);
         lag_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,9 +142,9 @@ impl Run {
             let has_room = self.collector.has_room(self.config.max_flush_records, self.config.max_flush_bytes);
             tokio::select! {
                 biased;
-                outcome = finished(&mut self.flushing) => self.settle(joined(outcome)?, session),
+                outcome = finished(&mut self.flushing) => self.apply_outcome(joined(outcome)?, session),
                 event = session.next(has_room) => match event {
-                    Ok(event) => self.take(event, session),
+                    Ok(event) => self.handle(event, session),
                     Err(Ended::Shutdown) => return self.finish_running_flush().await.map(|()| Ended::Shutdown),
                     Err(ended) => return Ok(ended),
                 },
@@ -203,7 +153,7 @@ impl Run {
         }
     }
 
-    fn take(&mut self, event: Inflow, session: &Session) {
+    fn handle(&mut self, event: Inflow, session: &Session) {
         match event {
             Inflow::Assigned(claims) => {
                 self.collector.assign(claims);
@@ -217,13 +167,12 @@ impl Run {
                 let deliveries = &self.topics.deliveries;
                 self.collector.collect(records, |topic| topic == deliveries);
             }
-            // What was read before it stopped is in hand, and nobody will read it again: it is written like everything
-            // else.
+            // Records that were read before the partition stopped are collected. They are written like all others.
             Inflow::Stopped { .. } | Inflow::Failed(_) => {}
         }
     }
 
-    /// Events and acks go first; deliveries have transactions of their own when there is nothing else.
+    /// Starts the next transaction unless one is running.
     fn start_flush(&mut self) {
         if self.flushing.is_none()
             && let Some(batch) = self.collector.take_batch(self.config.max_flush_records, self.config.max_flush_bytes)
@@ -233,27 +182,29 @@ impl Run {
         }
     }
 
-    fn settle(&mut self, outcome: Outcome, session: &mut Session) {
-        for (place, epoch) in &outcome.lost {
-            if self.collector.lost(place, *epoch) {
-                session.lost(&place.0, place.1);
+    fn apply_outcome(&mut self, outcome: FlushOutcome, session: &mut Session) {
+        for (key, epoch) in &outcome.fenced {
+            if self.collector.release_fenced(key, *epoch) {
+                session.lost(&key.0, key.1);
             }
         }
-        for (place, hold) in &outcome.written {
-            self.collector.committed(place, hold);
+        for (key, written) in &outcome.written {
+            self.collector.mark_committed(key, written);
         }
         session.report_health(None);
-        let of_events = self.collector.holds().filter(|((topic, _), _)| **topic == *self.topics.events);
-        session.commit_hint(of_events.map(|((_, partition), hold)| (*partition, hold.committed)));
+        let of_events = self.collector.owned().filter(|((topic, _), _)| **topic == *self.topics.events);
+        session.commit_hint(of_events.map(|((_, partition), owned)| (*partition, owned.committed)));
     }
 
-    /// What is collected but not yet being written is left: the next owner reads it again.
+    /// Drops the records that are collected and not yet being written: the next owner reads them again.
     async fn finish_running_flush(&mut self) -> Result<(), Error> {
         let Some(mut flushing) = self.flushing.take() else { return Ok(()) };
         match tokio::time::timeout(self.config.shutdown_deadline / 2, &mut flushing).await {
             Ok(outcome) => joined(outcome).map(drop),
             Err(_) => {
-                warn!("The running flush did not end in time and is abandoned; what it wrote is rolled back.");
+                warn!(
+                    "The running flush exceeded the shutdown deadline; aborting it and rolling its transaction back."
+                );
                 flushing.abort();
                 Ok(())
             }
@@ -261,6 +212,6 @@ impl Run {
     }
 }
 
-fn joined(outcome: Result<Result<Outcome, Error>, JoinError>) -> Result<Outcome, Error> {
+fn joined(outcome: Result<Result<FlushOutcome, Error>, JoinError>) -> Result<FlushOutcome, Error> {
     outcome.map_err(|error| Error::Interrupted(error.to_string()))?
 }

@@ -1,5 +1,5 @@
-//! The status of organizations, as far as records need it. Active ones are cached for seconds; all others are read each
-//! time.
+//! The status of the organizations of records. Active organizations are cached for seconds; all others are read from
+//! PostgreSQL each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,17 +9,16 @@ use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-/// Organizations cached at most.
+/// Maximum number of cached organizations.
 const MAX_CACHED: u64 = 100_000;
-/// How long an organization that is erased may be taken for an active one; `tenancy::erasure` waits longer.
+/// How long an erased organization may still count as active; `tenancy::erasure` waits longer.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// How an organization stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Its records are taken.
+pub(crate) enum OrganizationStatus {
+    /// Its records are written.
     Active,
-    /// Its records are passed over.
+    /// Its records are skipped.
     Erased,
     /// Its events are dead letters.
     Unknown,
@@ -28,7 +27,7 @@ pub(crate) enum Standing {
 /// Reads `contract.organizations`, and caches the active ones for [`FRESH`].
 #[derive(Debug)]
 pub(crate) struct Organizations {
-    /// Active ones, and when PostgreSQL was asked about each.
+    /// Active organizations, and when PostgreSQL was asked about each.
     active: Cache<OrgId, Instant>,
 }
 
@@ -39,19 +38,19 @@ impl Default for Organizations {
 }
 
 impl Organizations {
-    /// How each of `wanted` stands.
-    pub(crate) async fn standings(
+    /// The status of each organization of `wanted`.
+    pub(crate) async fn statuses(
         &self,
         pool: &PgPool,
         wanted: BTreeSet<OrgId>,
-    ) -> Result<BTreeMap<OrgId, Standing>, sqlx::Error> {
-        // The cache counts from when the answer came; what counts is when the question was asked.
+    ) -> Result<BTreeMap<OrgId, OrganizationStatus>, sqlx::Error> {
+        // The cache counts from the insertion. The time that counts is the one before the query.
         let is_active = |org: &OrgId| self.active.get(org).is_some_and(|asked| asked.elapsed() < FRESH);
-        let mut standings: BTreeMap<OrgId, Standing> =
-            wanted.iter().filter(|org| is_active(org)).map(|org| (*org, Standing::Active)).collect();
-        let missing: Vec<Uuid> = wanted.iter().filter(|org| !standings.contains_key(org)).map(OrgId::as_uuid).collect();
+        let mut statuses: BTreeMap<OrgId, OrganizationStatus> =
+            wanted.iter().filter(|org| is_active(org)).map(|org| (*org, OrganizationStatus::Active)).collect();
+        let missing: Vec<Uuid> = wanted.iter().filter(|org| !statuses.contains_key(org)).map(OrgId::as_uuid).collect();
         if missing.is_empty() {
-            return Ok(standings);
+            return Ok(statuses);
         }
         let asked = Instant::now();
         let rows: Vec<(Uuid, String)> =
@@ -59,15 +58,15 @@ impl Organizations {
                 .bind(&missing)
                 .fetch_all(pool)
                 .await?;
-        standings.extend(missing.into_iter().map(|id| (OrgId::from_uuid(id), Standing::Unknown)));
+        statuses.extend(missing.into_iter().map(|id| (OrgId::from_uuid(id), OrganizationStatus::Unknown)));
         for (id, status) in rows {
             let org = OrgId::from_uuid(id);
             let is_active = status == "active";
             if is_active {
                 self.active.insert(org, asked);
             }
-            standings.insert(org, if is_active { Standing::Active } else { Standing::Erased });
+            statuses.insert(org, if is_active { OrganizationStatus::Active } else { OrganizationStatus::Erased });
         }
-        Ok(standings)
+        Ok(statuses)
     }
 }

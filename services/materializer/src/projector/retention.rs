@@ -1,5 +1,5 @@
-//! What the view keeps, and for how long: parts are made before they are needed and dropped when all of their events
-//! are past the retention, acknowledged or not. What is not kept by parts is taken away by `sweep`.
+//! Retention of the view: creates time partitions before they are needed, and drops those whose events are all past the
+//! retention, acknowledged or not. `sweep` deletes expired rows of the other tables.
 
 use std::time::Duration;
 
@@ -8,41 +8,42 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::sweep::slept;
+use super::pause::sleep_unless_shutdown;
 use super::time_partitions::partition_days;
 use crate::metrics::METRICS;
 
-/// How long before they go unacknowledged events are warned of, days.
+/// How long before unacknowledged events are dropped a warning is logged, days.
 const WARNING_DAYS: i32 = 2;
 const RETRY: Duration = Duration::from_secs(5);
-/// Counting what is about to go stops here.
-const COUNTED: i64 = 10_000;
+/// Expiring events are counted up to this number.
+const MAX_COUNTED: i64 = 10_000;
 
-/// Looks after the parts every `interval` until `shutdown`, at once to begin with. Every instance may: what one has
-/// done is done for all.
+/// Maintains the time partitions at once, and then every `interval` until `shutdown`. Every instance may: the work of
+/// one is done for all.
 pub(crate) async fn run(pool: PgPool, retention_days: u32, interval: Duration, shutdown: CancellationToken) {
     loop {
-        let looked_after = look_after(&pool, retention_days).await;
-        if let Err(error) = &looked_after {
-            warn!(%error, "The parts of the view could not be looked after; trying again.");
+        let maintained = maintain_time_partitions(&pool, retention_days).await;
+        if let Err(error) = &maintained {
+            warn!(%error, "Maintaining time partitions failed; retrying.");
         }
-        let pause = if looked_after.is_ok() { interval } else { interval.min(RETRY) };
-        if !slept(pause, &shutdown).await {
+        let pause = if maintained.is_ok() { interval } else { interval.min(RETRY) };
+        if !sleep_unless_shutdown(pause, &shutdown).await {
             return;
         }
     }
 }
 
-async fn look_after(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Error> {
+async fn maintain_time_partitions(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Error> {
     let days = partition_days(retention_days);
     sqlx::query(
-        "SELECT view_ensure_time_partition('view', now(), $1), view_ensure_time_partition('view', now() + make_interval(days => $1), $1)",
+        "SELECT view_ensure_time_partition('view', now(), $1),
+                view_ensure_time_partition('view', now() + make_interval(days => $1), $1)",
     )
     .bind(days)
     .execute(pool)
     .await?;
     let retention_days = i32::try_from(retention_days).unwrap_or(i32::MAX);
-    // On the grid of the parts: nothing that a part still holds is ever below the floor.
+    // On the grid of the time partitions: an event of a time partition that is kept is never below the floor.
     let limit: OffsetDateTime = sqlx::query_scalar(
         "SELECT date_bin(make_interval(days => $1), now() - make_interval(days => $2), 'epoch'::timestamptz)",
     )
@@ -56,15 +57,15 @@ async fn look_after(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Erro
             .fetch_all(pool)
             .await?;
     for (starts_at,) in expired {
-        drop_part(pool, starts_at).await?;
+        drop_time_partition(pool, starts_at).await?;
     }
-    // Also where no part was: a log that reaches back further is not read into the view.
+    // Also if no time partition was dropped: records of the log below the floor are not read into the view.
     sqlx::query("UPDATE retention_floor SET floor = $1 WHERE floor < $1").bind(limit).execute(pool).await?;
-    warn_ahead(pool, limit).await
+    warn_of_expiring_events(pool, limit).await
 }
 
-async fn drop_part(pool: &PgPool, starts_at: OffsetDateTime) -> Result<(), sqlx::Error> {
-    // Nobody is kept waiting for long behind the lock; looking everything up may take as long as it needs.
+async fn drop_time_partition(pool: &PgPool, starts_at: OffsetDateTime) -> Result<(), sqlx::Error> {
+    // A short lock time-out, so that other transactions do not queue behind the lock. Counting may take long.
     let mut transaction =
         pool.begin_with("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0").await?;
     let (dropped, unacknowledged): (Option<i64>, Option<i64>) =
@@ -77,14 +78,14 @@ async fn drop_part(pool: &PgPool, starts_at: OffsetDateTime) -> Result<(), sqlx:
     METRICS.events_expired.with_label_values(&["acknowledged"]).inc_by(count(dropped) - count(unacknowledged));
     METRICS.events_expired.with_label_values(&["unacknowledged"]).inc_by(count(unacknowledged));
     if count(unacknowledged) > 0 {
-        warn!(%starts_at, dropped, unacknowledged, "Events past their retention were dropped that nobody had acknowledged.");
+        warn!(%starts_at, dropped, unacknowledged, "Dropped expired events, some of them unacknowledged.");
     } else if dropped.is_some() {
-        info!(%starts_at, dropped, "Events past their retention were dropped.");
+        info!(%starts_at, dropped, "Dropped expired events.");
     }
     Ok(())
 }
 
-async fn warn_ahead(pool: &PgPool, limit: OffsetDateTime) -> Result<(), sqlx::Error> {
+async fn warn_of_expiring_events(pool: &PgPool, limit: OffsetDateTime) -> Result<(), sqlx::Error> {
     let ends: Option<OffsetDateTime> = sqlx::query_scalar(
         "SELECT max(ends_at) FROM view.time_partitions WHERE ends_at <= $1 + make_interval(days => $2)",
     )
@@ -100,14 +101,14 @@ async fn warn_ahead(pool: &PgPool, limit: OffsetDateTime) -> Result<(), sqlx::Er
                                        LIMIT $2) AS expiring",
             )
             .bind(ends)
-            .bind(COUNTED)
+            .bind(MAX_COUNTED)
             .fetch_one(pool)
             .await?
         }
     };
     METRICS.events_expiring.set(expiring as f64);
     if expiring > 0 {
-        warn!(expiring, within_days = WARNING_DAYS, "Events will be dropped soon that nobody has acknowledged.");
+        warn!(expiring, within_days = WARNING_DAYS, "Unacknowledged events will expire soon; they will be dropped.");
     }
     Ok(())
 }

@@ -1,19 +1,19 @@
-//! Whether two generations of the view show the same: rows and a checksum over their text, per organization and table.
+//! Compares two generations of the view: number of rows and a checksum over their text, per organization and table.
 
 use schemas::ids::OrgId;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-/// What is not the same for one organization.
+/// A difference in one table, for one organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub organization: OrgId,
-    /// Which table of the view.
+    /// Name of the table.
     pub table: &'static str,
-    /// Rows in the live view.
+    /// Number of rows in the live view.
     pub live: i64,
-    /// Rows in the rebuilt one; the same number where their content differs.
+    /// Number of rows in the rebuilt view; equal to `live` if only the content differs.
     pub rebuilt: i64,
 }
 
@@ -21,20 +21,20 @@ impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { organization, table, live, rebuilt } = self;
         if live == rebuilt {
-            write!(f, "{organization}: {table}: {live} rows each, of different content")
+            write!(f, "{organization}: {table}: {live} rows each, with different content")
         } else {
             write!(f, "{organization}: {table}: {live} rows live, {rebuilt} rebuilt")
         }
     }
 }
 
-/// So many are reported; the first ones say where to look.
-const REPORTED: i64 = 1000;
+/// Maximum number of reported differences per table.
+const MAX_REPORTED: i64 = 1000;
 
-/// The tables that are compared: what the difference calls them, their names, and which rows are above the retention
-/// floor; `{view}` is the schema. The live view has rows below the floor until their time partition is dropped, which
-/// is days later where the retention was lowered. Of a delivery whose attempts are all below it a row is left until a
-/// sweep comes to it. Pending effects are not compared: they are applied at their own time.
+/// The compared tables: display name, table name, and the condition for rows above the retention floor; `{view}` is the
+/// schema. The live view has rows below the floor until their time partition is dropped, which is days later if the
+/// retention was lowered. The row of a delivery whose attempts are all below the floor is left until it is swept.
+/// Pending effects are not compared: both generations apply them at different times.
 const TABLES: [(&str, &str, &str); 3] = [
     ("events", "events", "t.accepted_at >= (SELECT floor FROM retention_floor)"),
     (
@@ -46,7 +46,7 @@ const TABLES: [(&str, &str, &str); 3] = [
     ("delivery attempts", "delivery_attempts", "t.appended_at >= (SELECT floor FROM retention_floor)"),
 ];
 
-/// Rows and a checksum of one generation, per organization.
+/// Query for the number of rows and a checksum of one generation, per organization.
 fn sums(schema: &str, table: &str, is_kept: &str) -> String {
     format!(
         "SELECT org_id, count(*) AS n, sum(hashtextextended(t::text, 0)) AS s
@@ -55,7 +55,7 @@ fn sums(schema: &str, table: &str, is_kept: &str) -> String {
     )
 }
 
-/// The organizations whose rows differ, but for those that are being erased.
+/// Query for the organizations whose rows differ, except those that are being erased.
 fn statement(table: &str, is_kept: &str) -> String {
     let (live, rebuilt) = (sums("view", table, is_kept), sums("view_next", table, is_kept));
     format!(
@@ -70,12 +70,17 @@ fn statement(table: &str, is_kept: &str) -> String {
 /// Compares the live generation with the next one, as both are now.
 pub(super) async fn compare(connection: &mut PgConnection) -> Result<Vec<Difference>, sqlx::Error> {
     let mut differences = Vec::new();
-    for (called, table, is_kept) in TABLES {
-        // Made of constants.
+    for (display_name, table, is_kept) in TABLES {
+        // Safe: built from constants.
         let statement = AssertSqlSafe(statement(table, is_kept));
-        let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(statement).bind(REPORTED).fetch_all(&mut *connection).await?;
-        let difference =
-            |(org, live, rebuilt)| Difference { organization: OrgId::from_uuid(org), table: called, live, rebuilt };
+        let rows: Vec<(Uuid, i64, i64)> =
+            sqlx::query_as(statement).bind(MAX_REPORTED).fetch_all(&mut *connection).await?;
+        let difference = |(org, live, rebuilt)| Difference {
+            organization: OrgId::from_uuid(org),
+            table: display_name,
+            live,
+            rebuilt,
+        };
         differences.extend(rows.into_iter().map(difference));
     }
     Ok(differences)

@@ -1,16 +1,20 @@
-//! Reading the log again: a rebuild of the view beside the one that is read, and a replay into it.
+//! Reads the log again: a rebuild of the view beside the live one, and a replay into the live one.
 //!
-//! Both write through the projector's own flush, with positions of their own, and take no duplicate decision: those in
-//! `event_ids` are read. Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what
-//! the log no longer tells (`carry`), whether two generations are equal (`compare`), whether the log is still the
-//! view's (`logs`), the moment one takes the other's place (`switch`), and that nobody else does the same (`alone`).
-//! Reading Kafka is `platform`'s.
+//! Both write through the flush of the projector, under their own positions. They read the duplicate decisions in
+//! `event_ids` and take none. They send no webhook and write no dead letter.
+//!
+//! Lives here: reading a part of the log (`log_replayer`), copying rows that the log no longer has (`copy_forward`),
+//! comparing two generations (`compare`), checking that the log is still the one of the view (`preflight`), switching
+//! to the next generation (`switch`), and excluding concurrent runs (`lock`). Does not live here: reading Kafka
+//! (`platform`).
 
-mod alone;
-mod carry;
 mod compare;
-mod course;
-mod logs;
+mod copy_forward;
+mod error;
+mod lock;
+mod log_replayer;
+mod positions;
+mod preflight;
 mod replay;
 mod switch;
 
@@ -18,116 +22,96 @@ use std::time::Duration;
 
 use platform::health::Health;
 use platform::kafka::KafkaConfig;
-use platform::kafka::log_reader::ReadError;
-use rdkafka::error::KafkaError;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 
 pub use compare::Difference;
-pub use course::Progress;
-pub use replay::{REPLAY, Replayed, replay};
+pub use error::RebuildError;
+pub use log_replayer::Progress;
+pub use positions::REPLAY;
+pub use replay::{Replayed, replay};
 
 use crate::projector::generation::Generation;
-use alone::Alone;
-use course::Course;
+use lock::RebuildLock;
+use log_replayer::LogReplayer;
+use positions::{REBUILD, live_positions, live_targets};
+use switch::Switchover;
 
-/// Name of a rebuild in `consumer_positions`.
-const REBUILD: &str = "materializer-rebuild";
-/// As long as more than so many records are left, the live view goes on meanwhile.
-const NEAR: i64 = 2_000;
-/// Rounds of catching up before the live view is held whatever is left.
-const ROUNDS: usize = 20;
+/// The live positions are locked only when at most so many records are left to read.
+const MAX_REMAINING: i64 = 2_000;
+/// Rounds of catching up with the live view before its positions are locked anyway.
+const MAX_ROUNDS: usize = 20;
 
-/// What to rebuild, and when to be content.
 #[derive(Debug, Clone)]
 pub struct RebuildConfig {
-    /// Events accepted before it are copied from the live view; `None`: from where the log begins.
+    /// Events accepted before it are copied from the live view; `None`: the whole log is read.
     pub from: Option<OffsetDateTime>,
-    /// As the materializers have it, days.
+    /// Retention of the materializers, days.
     pub retention_days: u32,
-    /// Take the rebuilt view although it differs: the live one was wrong.
+    /// Switch to the rebuilt view even if it differs: the live view was wrong.
     pub accept_differences: bool,
-    /// Throw away what an interrupted rebuild has made, instead of going on with it.
+    /// Delete the tables of an interrupted rebuild instead of continuing it.
     pub restart: bool,
-    /// Compare, leave the live view as it is, and throw away what was made.
+    /// Only compare: keep the live view, and delete the rebuilt one.
     pub dry_run: bool,
 }
 
-/// What a rebuild did.
+/// Result of a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebuilt {
-    /// Records that were read in this run.
+    /// Number of offsets read in this run.
     pub records: u64,
-    /// Rows that were copied, because the log no longer tells of them (or was not to be asked).
+    /// Number of rows that were copied from the live view, because they are no longer on the log, or before `from`.
     pub carried: u64,
-    /// It went on with a rebuild that was interrupted, or that ended with differences.
+    /// The run continued a rebuild that was interrupted, or that found differences.
     pub resumed: bool,
-    /// For how long the live view was held still: nothing was lost meanwhile, but nothing new was shown either.
+    /// How long the live positions were locked. The live view showed no new events in that time; none was lost.
     pub held: Duration,
-    /// What differs, by organization; empty when the two were equal.
+    /// Differences between the two views; empty if they were equal.
     pub differences: Vec<Difference>,
-    /// Whether the rebuilt view is now the live one.
+    /// Whether the rebuilt view is live now.
     pub switched: bool,
 }
 
-/// Why reading the log again ended.
-#[derive(Debug, thiserror::Error)]
-pub enum RebuildError {
-    /// Somebody else does it at the moment.
-    #[error("another rebuild or replay, or an erasure, is at work: {0}")]
-    Busy(String),
-    /// The materializer has positions of its own in a log that has changed since.
-    #[error("{0}")]
-    Unsuitable(String),
-    /// The log could not be read.
-    #[error("the log could not be read: {0}")]
-    Log(#[from] ReadError),
-    /// Kafka did not answer.
-    #[error("Kafka did not answer: {0}")]
-    Kafka(#[from] KafkaError),
-    #[error("PostgreSQL: {0}")]
-    Sql(#[from] sqlx::Error),
-    /// The view could not be written.
-    #[error(transparent)]
-    View(#[from] crate::projector::Error),
-}
-
-/// Builds the next generation of the view from the log, compares it with the live one at exactly its positions, and
-/// puts it in its place. Interrupted, it goes on where it was when it is run again. The live view is read and written
-/// all the while, but for the last moment.
+/// Builds the next generation of the view from the log, compares it with the live one at exactly the live positions,
+/// and switches to it. A rebuild that was interrupted continues when it is run again. The live view is read all the
+/// time, and written until its positions are locked for the end of the rebuild.
 ///
 /// # Errors
-/// See [`RebuildError`]; the live view is as it was then.
+/// See [`RebuildError`]; the live view is unchanged then.
 pub async fn rebuild(
     pool: PgPool,
     kafka: KafkaConfig,
     config: RebuildConfig,
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Rebuilt, RebuildError> {
-    let alone = Alone::begin(&pool).await?;
-    let done = rebuild_alone(&pool, kafka, config, progress).await;
-    alone.end().await;
+    let lock = RebuildLock::acquire(&pool).await?;
+    let done = rebuild_locked(&pool, kafka, config, progress).await;
+    lock.release().await;
     done
 }
 
-async fn rebuild_alone(
+async fn rebuild_locked(
     pool: &PgPool,
     kafka: KafkaConfig,
     config: RebuildConfig,
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Rebuilt, RebuildError> {
     if config.from.is_some_and(|from| from > OffsetDateTime::now_utc()) {
-        return Err(RebuildError::Unsuitable("what is to be read begins in the future".to_owned()));
+        return Err(RebuildError::Unsuitable(
+            "the start of the rebuild is in the future; give an earlier one".to_owned(),
+        ));
     }
-    switch::live_places(pool, &kafka.topics).await?;
-    logs::are_those_of_the_view(pool, &kafka).await?;
+    live_positions(pool, &kafka.topics).await?;
+    preflight::check_positions(pool, &kafka).await?;
     switch::drop_retired(pool).await?;
-    let resumed = begin(pool, config.restart).await?;
+    let resumed = create_or_resume(pool, config.restart).await?;
     if resumed && config.from.is_some() {
-        let message = "an unfinished rebuild is there, which began elsewhere: go on with it (without a begin), or begin anew with --restart";
+        let message = "an unfinished rebuild exists, with another start: continue it without a start, or start \
+                       again with --restart";
         return Err(RebuildError::Unsuitable(message.to_owned()));
     }
-    let mut course = Course::new(
+    let mut replayer = LogReplayer::new(
         pool.clone(),
         kafka.clone(),
         (REBUILD, Generation::Next),
@@ -136,26 +120,25 @@ async fn rebuild_alone(
     );
     let mut carried = 0;
     if !resumed {
-        let carrying = carry::begin(pool, &kafka, config.from).await;
-        if carrying.is_err() {
-            // An empty generation is nothing to go on with, and would hold erasures back.
+        let copied = copy_forward::copy_forward(pool, &kafka, config.from).await;
+        if copied.is_err() {
+            // A rebuild cannot continue from an empty generation, and its tables would block erasures.
             drop_generation(pool).await?;
         }
-        carried = carrying?;
+        carried = copied?;
     }
     let mut records = 0;
-    for _ in 0..ROUNDS {
-        let goals = switch::live_positions(pool, &kafka.topics).await?;
-        let left = course.left(&goals).await?;
-        if left <= NEAR {
+    for _ in 0..MAX_ROUNDS {
+        let targets = live_targets(pool, &kafka.topics).await?;
+        if replayer.remaining(&targets).await? <= MAX_REMAINING {
             break;
         }
-        records += course.run_to(&goals, &progress).await?;
+        records += replayer.run_to(&targets, &progress).await?;
     }
-    // The log may have become another one meanwhile. It would be read as the one that the view stands in.
-    logs::are_those_of_the_view(pool, &kafka).await?;
-    let switch = switch::Switch { pool, accept_differences: config.accept_differences, dry_run: config.dry_run };
-    let outcome = switch.run(&mut course, &progress).await?;
+    // A topic may have been recreated meanwhile; the live positions are not of the new log.
+    preflight::check_positions(pool, &kafka).await?;
+    let switchover = Switchover { pool, accept_differences: config.accept_differences, dry_run: config.dry_run };
+    let outcome = switchover.run(&mut replayer, &progress).await?;
     if config.dry_run {
         drop_generation(pool).await?;
     }
@@ -163,29 +146,30 @@ async fn rebuild_alone(
         records: records + outcome.records,
         carried,
         resumed,
-        held: outcome.held,
+        held: outcome.locked,
         differences: outcome.differences,
         switched: outcome.switched,
     })
 }
 
-/// Takes away what an unfinished rebuild or replay has left.
+/// Deletes the tables and positions of an unfinished rebuild or replay.
 pub async fn abandon(pool: &PgPool) -> Result<(), RebuildError> {
-    let alone = Alone::begin(pool).await?;
+    let lock = RebuildLock::acquire(pool).await?;
     let done = async {
         switch::drop_retired(pool).await?;
-        replay::forget(pool).await?;
+        replay::delete_positions(pool).await?;
         drop_generation(pool).await
     };
     let done = done.await;
-    alone.end().await;
+    lock.release().await;
     Ok(done?)
 }
 
-/// `true`: there was one that goes on.
-async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
+/// Creates the next generation, unless an unfinished one can be continued (`true`).
+async fn create_or_resume(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
     let exists: bool = sqlx::query_scalar("SELECT to_regnamespace('view_next') IS NOT NULL").fetch_one(pool).await?;
-    // Carried over is what the positions begin behind; without them it was cut off while it copied.
+    // Positions are stored together with the copied rows. Without positions the rebuild was interrupted while it
+    // copied.
     let has_positions: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM consumer_positions WHERE consumer = $1)")
         .bind(REBUILD)
         .fetch_one(pool)
@@ -197,7 +181,7 @@ async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
         drop_generation(pool).await?;
     }
     let mut transaction = pool.begin().await?;
-    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
+    positions::delete(&mut transaction, REBUILD).await?;
     sqlx::query("SELECT view_create_next()").execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(false)
@@ -205,7 +189,7 @@ async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
 
 async fn drop_generation(pool: &PgPool) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0").await?;
-    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
+    positions::delete(&mut transaction, REBUILD).await?;
     sqlx::query("DROP SCHEMA IF EXISTS view_next CASCADE").execute(&mut *transaction).await?;
     transaction.commit().await
 }

@@ -1,35 +1,32 @@
-//! Reading a part of the log into the live view once more. What is there stays as it is, so it may be done as often as
-//! one likes.
+//! Reads a part of the log into the live view again. Rows that exist stay as they are, so a replay may be repeated.
 
 use platform::health::Health;
 use platform::kafka::{KafkaConfig, log_reader};
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 
-use super::carry::milliseconds;
-use super::course::{Course, Goals, Progress};
-use super::switch::LivePlace;
-use super::{Alone, RebuildError, logs, switch};
+use super::error::RebuildError;
+use super::lock::RebuildLock;
+use super::log_replayer::{LogReplayer, Progress};
+use super::positions::{self, REPLAY, StoredPosition, TargetOffsets, epoch_millis, live_positions};
+use super::preflight;
 use crate::projector::generation::Generation;
 
-/// Name of a replay in `consumer_positions`. Nobody waits for it to come up: interrupted, it is left there.
-pub const REPLAY: &str = "materializer-replay";
-
-/// What a replay did.
+/// Result of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replayed {
-    /// Records that were read.
+    /// Number of offsets read.
     pub records: u64,
-    /// The log begins later than asked for: what is before it could not be read.
+    /// The log starts later than asked for: older records could not be read.
     pub cut_short: bool,
 }
 
-/// Reads what was appended from `from` (inclusive) to `to` (exclusive; `None`: as far as the live view has come) and
-/// writes what of it is missing: events, acknowledgements, attempts. Nothing is decided anew, no webhook is sent, and
-/// what is older than the retention or of an erased organization is passed over.
+/// Reads the records that were appended from `from` (inclusive) to `to` (exclusive; `None`: up to the position of the
+/// live view), and writes the missing events, acks and attempts. Takes no duplicate decision and sends no webhook.
+/// Skips records that are older than the retention or of an erased organization.
 ///
 /// # Errors
-/// See [`RebuildError`]. What was written until then stays.
+/// See [`RebuildError`]. Rows that were written until then stay.
 pub async fn replay(
     pool: PgPool,
     kafka: KafkaConfig,
@@ -37,17 +34,17 @@ pub async fn replay(
     retention_days: u32,
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Replayed, RebuildError> {
-    let alone = Alone::begin(&pool).await?;
-    let done = replay_alone(&pool, kafka, (from, to), retention_days, progress).await;
+    let lock = RebuildLock::acquire(&pool).await?;
+    let done = replay_locked(&pool, kafka, (from, to), retention_days, progress).await;
     if done.is_err() {
-        // Of no use to anybody. Where it cannot be taken away now, the next replay does.
-        let _forgotten = forget(&pool).await;
+        // Nothing continues a replay. If the positions cannot be deleted now, the next replay deletes them.
+        let _deleted = delete_positions(&pool).await;
     }
-    alone.end().await;
+    lock.release().await;
     done
 }
 
-async fn replay_alone(
+async fn replay_locked(
     pool: &PgPool,
     kafka: KafkaConfig,
     times: (OffsetDateTime, Option<OffsetDateTime>),
@@ -55,79 +52,67 @@ async fn replay_alone(
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Replayed, RebuildError> {
     if times.0 >= times.1.unwrap_or_else(OffsetDateTime::now_utc) {
-        return Err(RebuildError::Unsuitable("what is to be read begins after its end, or in the future".to_owned()));
+        let message = "the start of the replay is after its end, or in the future; give an earlier start";
+        return Err(RebuildError::Unsuitable(message.to_owned()));
     }
-    let live = switch::live_places(pool, &kafka.topics).await?;
-    logs::are_those_of_the_view(pool, &kafka).await?;
-    let mut spans = Vec::new();
+    let live = live_positions(pool, &kafka.topics).await?;
+    preflight::check_positions(pool, &kafka).await?;
+    let mut ranges = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
-        let places: Vec<&LivePlace> = live.iter().filter(|place| place.topic == **topic).collect();
-        spans.extend(spans_of(&kafka, topic, &places, times).await?);
+        let of_topic: Vec<&StoredPosition> = live.iter().filter(|position| position.topic == **topic).collect();
+        ranges.extend(ranges_of(&kafka, topic, &of_topic, times).await?);
     }
-    begin(pool, &spans).await?;
-    let goals: Goals =
-        spans.iter().map(|span| ((span.place.topic.as_str().into(), span.place.partition), span.end)).collect();
-    let mut course =
-        Course::new(pool.clone(), kafka, (REPLAY, Generation::Live), retention_days, Health::new().component(REPLAY));
-    let records = course.run_to(&goals, &progress).await?;
-    forget(pool).await?;
-    Ok(Replayed { records, cut_short: spans.iter().any(|span| span.is_cut_short) })
+    store_positions(pool, &ranges).await?;
+    let targets: TargetOffsets = ranges.iter().map(|range| (range.start.topic_partition(), range.end)).collect();
+    let component = Health::new().component(REPLAY);
+    let mut replayer = LogReplayer::new(pool.clone(), kafka, (REPLAY, Generation::Live), retention_days, component);
+    let records = replayer.run_to(&targets, &progress).await?;
+    delete_positions(pool).await?;
+    Ok(Replayed { records, cut_short: ranges.iter().any(|range| range.is_cut_short) })
 }
 
-/// Takes away where a replay stands.
-pub(super) async fn forget(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REPLAY).execute(pool).await?;
-    Ok(())
+/// Deletes the positions of a replay.
+pub(super) async fn delete_positions(pool: &PgPool) -> Result<(), sqlx::Error> {
+    positions::delete(&mut *pool.acquire().await?, REPLAY).await
 }
 
-/// What is read of one place.
-struct Span {
-    place: LivePlace,
-    begin: i64,
-    /// First offset behind it.
+/// The range of one partition to replay.
+struct ReplayRange {
+    start: StoredPosition,
+    /// The first offset after the range.
     end: i64,
     is_cut_short: bool,
 }
 
-async fn spans_of(
+async fn ranges_of(
     kafka: &KafkaConfig,
     topic: &str,
-    places: &[&LivePlace],
+    live: &[&StoredPosition],
     (from, to): (OffsetDateTime, Option<OffsetDateTime>),
-) -> Result<Vec<Span>, RebuildError> {
-    let partitions: Vec<i32> = places.iter().map(|place| place.partition).collect();
-    let begins = log_reader::offsets_at(kafka, topic, partitions.clone(), milliseconds(from)).await?;
+) -> Result<Vec<ReplayRange>, RebuildError> {
+    let partitions: Vec<i32> = live.iter().map(|position| position.partition).collect();
+    let starts = log_reader::offsets_at(kafka, topic, partitions.clone(), epoch_millis(from)).await?;
     let ends = match to {
-        Some(to) => Some(log_reader::offsets_at(kafka, topic, partitions, milliseconds(to)).await?),
+        Some(to) => Some(log_reader::offsets_at(kafka, topic, partitions, epoch_millis(to)).await?),
         None => None,
     };
-    let lows = log_reader::bounds(kafka, topic).await?;
-    let span = |place: &&LivePlace| {
-        let live = place.next_offset;
-        let begin = begins.get(&place.partition).copied().unwrap_or(live).min(live);
-        let end = ends.as_ref().and_then(|ends| ends.get(&place.partition)).copied().unwrap_or(live).min(live);
-        // The first that is there may or may not be the first that was: where the log was cut, say so.
-        let is_cut_short =
-            lows.iter().any(|(partition, low, _)| *partition == place.partition && *low > 0 && begin == *low);
-        Span { place: (*place).clone(), begin, end, is_cut_short }
+    let bounds = log_reader::bounds(kafka, topic).await?;
+    let range = |position: &&StoredPosition| {
+        let (partition, live) = (position.partition, position.next_offset);
+        let start = starts.get(&partition).copied().unwrap_or(live).min(live);
+        let end = ends.as_ref().and_then(|ends| ends.get(&partition)).copied().unwrap_or(live).min(live);
+        // Records before the start of a truncated log may or may not have been in the range: report it.
+        let is_cut_short = bounds.iter().any(|(of, low, _)| *of == partition && *low > 0 && start == *low);
+        ReplayRange { start: StoredPosition { next_offset: start, ..(*position).clone() }, end, is_cut_short }
     };
-    Ok(places.iter().map(span).collect())
+    Ok(live.iter().map(range).collect())
 }
 
-/// Notes down where the reading begins.
-async fn begin(pool: &PgPool, spans: &[Span]) -> Result<(), sqlx::Error> {
+/// Stores the start positions, in place of those that a killed replay has left.
+async fn store_positions(pool: &PgPool, ranges: &[ReplayRange]) -> Result<(), sqlx::Error> {
+    let starts: Vec<StoredPosition> = ranges.iter().map(|range| range.start.clone()).collect();
     let mut transaction = pool.begin().await?;
-    sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REPLAY).execute(&mut *transaction).await?;
-    sqlx::query(
-        "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset)
-         SELECT $1, * FROM UNNEST($2::text[], $3::integer[], $4::integer[], $5::bigint[])",
-    )
-    .bind(REPLAY)
-    .bind(spans.iter().map(|span| span.place.topic.as_str()).collect::<Vec<&str>>())
-    .bind(spans.iter().map(|span| span.place.partition).collect::<Vec<i32>>())
-    .bind(spans.iter().map(|span| span.place.log_epoch).collect::<Vec<i32>>())
-    .bind(spans.iter().map(|span| span.begin).collect::<Vec<i64>>())
-    .execute(&mut *transaction)
-    .await?;
+    positions::delete(&mut transaction, REPLAY).await?;
+    positions::insert(&mut transaction, REPLAY, &starts).await?;
     transaction.commit().await
 }

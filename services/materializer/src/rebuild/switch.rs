@@ -1,113 +1,111 @@
-//! The moment in which the next generation takes the live one's place: with the live positions held still, it is
-//! brought to exactly them, compared, and given the name. Every materializer's claims are overtaken by it, so that each
-//! begins anew and finds the new tables.
+//! Switches the live view to the next generation. The live positions are locked; the next generation is read up to
+//! them, compared, and renamed. The switch fences every materializer, so that each claims its partitions again and
+//! finds the new tables.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use schemas::topics::TopicNames;
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::compare::{Difference, compare};
-use super::course::{Course, Goals, Progress};
-use super::{REBUILD, RebuildError};
+use super::error::RebuildError;
+use super::log_replayer::{LogReplayer, Progress};
+use super::positions::{self, REBUILD, StoredPosition, lock_live, positions_of};
+use crate::projector::CONSUMER;
 use crate::projector::generation::Generation;
 use crate::projector::reconcile;
 
-/// How long the live view may be held while what is left is read. It goes on after that, and the rebuild can be run
-/// again.
-const LONGEST_HOLD: Duration = Duration::from_secs(120);
-/// Begins the transaction that holds it. The bounds are PostgreSQL's to keep: whoever holds may be halted or cut off,
-/// and the live view must go on all the same. A silence is longer than [`LONGEST_HOLD`], in which this connection has
-/// nothing to say; a statement (the comparison reads both generations) has ten minutes, and ends with its client.
-const BEGIN_HOLD: &str = "BEGIN; SET LOCAL lock_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '150s'; \
-                          SET LOCAL statement_timeout = '10min'; SET LOCAL client_connection_check_interval = '1s'";
+/// How long the live positions may be locked while the rest of the log is read. After that the live view continues, and
+/// the rebuild can be run again.
+const MAX_LOCKED: Duration = Duration::from_secs(120);
+/// Starts the transaction that locks the live positions. PostgreSQL enforces the limits, because this process may halt
+/// or lose its connection, and the live view must continue all the same. The idle time-out is longer than
+/// [`MAX_LOCKED`], in which this connection is idle. A statement may take ten minutes (the comparison reads both
+/// generations), and is cancelled when the client is gone.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '30s'; \
+                     SET LOCAL idle_in_transaction_session_timeout = '150s'; SET LOCAL statement_timeout = '10min'; \
+                     SET LOCAL client_connection_check_interval = '1s'";
 
-/// A position of the live view.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LivePlace {
-    pub(super) topic: String,
-    pub(super) partition: i32,
-    pub(super) log_epoch: i32,
-    pub(super) next_offset: i64,
-}
-
-pub(super) struct Switch<'a> {
+pub(super) struct Switchover<'a> {
     pub(super) pool: &'a PgPool,
     pub(super) accept_differences: bool,
     pub(super) dry_run: bool,
 }
 
-pub(super) struct Switched {
+pub(super) struct SwitchoverResult {
     pub(super) records: u64,
-    pub(super) held: Duration,
+    pub(super) locked: Duration,
     pub(super) differences: Vec<Difference>,
     pub(super) switched: bool,
 }
 
-impl Switch<'_> {
+impl Switchover<'_> {
     pub(super) async fn run(
         &self,
-        course: &mut Course,
+        replayer: &mut LogReplayer,
         progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<Switched, RebuildError> {
-        let mut transaction = self.pool.begin_with(BEGIN_HOLD).await?;
+    ) -> Result<SwitchoverResult, RebuildError> {
+        let mut transaction = self.pool.begin_with(BEGIN).await?;
         let live = lock_live(&mut transaction).await?;
-        let held = Instant::now();
-        // An error or a time-out from here on ends the transaction, and the live view goes on.
-        let goals = goals(&live);
+        let started = Instant::now();
+        // An error or a time-out from here on rolls the transaction back, and the live view continues.
+        let targets = positions::targets(&live);
         let caught_up = async {
-            let records = course.run_to(&goals, progress).await?;
-            // Effects whose event was written by another transaction; the live view looks for them all the time.
+            let records = replayer.run_to(&targets, progress).await?;
+            // Both generations may have pending effects whose event another transaction wrote.
             reconcile::all(self.pool, Generation::Live).await?;
             reconcile::all(self.pool, Generation::Next).await?;
             Ok::<_, RebuildError>(records)
         };
-        let Ok(records) = timeout(LONGEST_HOLD, caught_up).await else {
-            return Err(RebuildError::Unsuitable("what was left could not be read in time; run it again".to_owned()));
+        let Ok(records) = timeout(MAX_LOCKED, caught_up).await else {
+            return Err(RebuildError::Unsuitable(
+                "the rest of the log could not be read within two minutes; run the rebuild again".to_owned(),
+            ));
         };
         let records = records?;
-        self.same_epochs(&mut transaction, &live).await?;
-        forget_expired(&mut transaction).await?;
+        self.check_same_positions(&mut transaction, &live).await?;
+        delete_expired(&mut transaction).await?;
         let differences = compare(&mut transaction).await?;
         let switched = !self.dry_run && (differences.is_empty() || self.accept_differences);
         if switched {
             sqlx::query("SELECT view_switch()").execute(&mut *transaction).await?;
-            // Who writes the view is overtaken, and learns of the new tables with its next claim.
+            // Fences every materializer. Its next claim finds the new tables.
             sqlx::query("UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1")
-                .bind(crate::projector::CONSUMER)
+                .bind(CONSUMER)
                 .execute(&mut *transaction)
                 .await?;
-            sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1")
-                .bind(REBUILD)
-                .execute(&mut *transaction)
-                .await?;
-            // Nobody holds a partition that was added meanwhile back: what was written of it went into the old tables.
-            if places(&mut transaction, crate::projector::CONSUMER).await? != live {
-                return Err(RebuildError::Unsuitable("a partition was added meanwhile; run it again".to_owned()));
+            positions::delete(&mut transaction, REBUILD).await?;
+            // A partition that was added meanwhile is not locked: its records were written into the old tables.
+            if positions_of(&mut transaction, CONSUMER).await? != live {
+                let message = "a partition was added during the rebuild; run it again";
+                return Err(RebuildError::Unsuitable(message.to_owned()));
             }
             transaction.commit().await?;
         } else {
             transaction.rollback().await?;
         }
-        let held = held.elapsed();
+        let locked = started.elapsed();
         if switched && let Err(error) = drop_retired(self.pool).await {
-            // It is done; what is left takes room until the next rebuild or erasure, or until it is abandoned.
-            warn!(%error, "The tables of the old view could not be dropped; triggers view abandon does it.");
+            // The switch is done. The old tables use disk space until the next rebuild, erasure or `view abandon`.
+            warn!(%error, "Dropping the tables of the old view failed; drop them with: triggers view abandon");
         }
-        Ok(Switched { records, held, differences, switched })
+        Ok(SwitchoverResult { records, locked, differences, switched })
     }
 
-    /// An operator's decision about the log in the middle of a rebuild makes what was read of it another log's.
-    async fn same_epochs(&self, connection: &mut PgConnection, live: &[LivePlace]) -> Result<(), RebuildError> {
-        let mine = places(connection, REBUILD).await?;
-        for place in live {
-            if !mine.contains(place) {
+    /// Fails if the positions of the rebuild differ from the live ones: an operator may have repaired a live position
+    /// during the rebuild, and then the rebuild has read another log.
+    async fn check_same_positions(
+        &self,
+        connection: &mut PgConnection,
+        live: &[StoredPosition],
+    ) -> Result<(), RebuildError> {
+        let rebuilt = positions_of(connection, REBUILD).await?;
+        for position in live {
+            if !rebuilt.contains(position) {
                 let message = format!(
-                    "{}[{}] stands elsewhere than the live view; begin anew with --restart",
-                    place.topic, place.partition
+                    "the position of {}[{}] differs from that of the live view; start again with --restart",
+                    position.topic, position.partition
                 );
                 return Err(RebuildError::Unsuitable(message));
             }
@@ -116,71 +114,9 @@ impl Switch<'_> {
     }
 }
 
-/// Where the live view stands.
-pub(super) async fn live_places(pool: &PgPool, topics: &TopicNames) -> Result<Vec<LivePlace>, RebuildError> {
-    let live = places(&mut *pool.acquire().await?, crate::projector::CONSUMER).await?;
-    // With other topics than the view's a rebuild would read nothing, and that would look like a log without events.
-    let ours = [&topics.events, &topics.acks, &topics.deliveries];
-    match live.iter().find(|place| !ours.contains(&&place.topic)) {
-        None => Ok(live),
-        Some(place) => {
-            let told = format!(
-                "the view is of {} and not only of {}, {} and {}; is the topic prefix right? If that topic was given up, stop the materializers \
-                 and: DELETE FROM consumer_positions WHERE consumer = '{}' AND topic = '{}'",
-                place.topic,
-                ours[0],
-                ours[1],
-                ours[2],
-                crate::projector::CONSUMER,
-                place.topic
-            );
-            Err(RebuildError::Unsuitable(told))
-        }
-    }
-}
-
-/// The same as goals of a reading.
-pub(super) async fn live_positions(pool: &PgPool, topics: &TopicNames) -> Result<Goals, RebuildError> {
-    Ok(goals(&live_places(pool, topics).await?))
-}
-
-fn goals(places: &[LivePlace]) -> Goals {
-    places
-        .iter()
-        .map(|place| ((place.topic.as_str().into(), place.partition), place.next_offset))
-        .collect::<BTreeMap<_, _>>()
-}
-
-async fn places(connection: &mut PgConnection, consumer: &str) -> Result<Vec<LivePlace>, sqlx::Error> {
-    let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(
-        "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1
-         ORDER BY topic, partition",
-    )
-    .bind(consumer)
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(place).collect())
-}
-
-/// Holds every flush of the live view back until the transaction ends.
-async fn lock_live(connection: &mut PgConnection) -> Result<Vec<LivePlace>, sqlx::Error> {
-    let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(
-        "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1
-         ORDER BY topic, partition FOR UPDATE",
-    )
-    .bind(crate::projector::CONSUMER)
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(place).collect())
-}
-
-fn place((topic, partition, log_epoch, next_offset): (String, i32, i32, i64)) -> LivePlace {
-    LivePlace { topic, partition, log_epoch, next_offset }
-}
-
-/// What the live view has dropped since, or still has although it is below the floor. Readers are told of the latter
-/// here: it goes with the old tables.
-async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// Deletes rows below the retention floor from the next generation. Records retention gaps for events below the floor
+/// that the live view still has: the switch drops them.
+async fn delete_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for statement in [
         "SELECT view_record_gaps_before('view.events', (SELECT floor FROM retention_floor))",
         "DELETE FROM view_next.events WHERE accepted_at < (SELECT floor FROM retention_floor)",
@@ -188,10 +124,11 @@ async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error
         "DELETE FROM view_next.deliveries d
          WHERE NOT EXISTS (SELECT FROM view_next.delivery_attempts a
                            WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
-        // Of events that were passed over.
+        // Of events that were skipped.
         "DELETE FROM view_next.pending_effects
          WHERE effect = 'attempt' AND log_offset = -1 AND appended_at < (SELECT floor FROM retention_floor)",
-        // Begun below the floor and tried again above it: the first attempt, which says when it began, is read no more.
+        // Deliveries with a first attempt below the floor and later ones above it: the log reading skips the first one,
+        // so `created_at` is copied.
         "UPDATE view_next.deliveries n SET created_at = l.created_at FROM view.deliveries l
          WHERE l.org_id = n.org_id AND l.delivery_id = n.delivery_id AND l.created_at < n.created_at
                AND NOT EXISTS (SELECT FROM view_next.delivery_attempts a
@@ -202,7 +139,7 @@ async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// Drops the tables of the generation that was live before, if they are left.
+/// Drops the tables of the previous live generation, if there are any.
 pub(crate) async fn drop_retired(pool: &PgPool) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin_with("BEGIN; SET LOCAL statement_timeout = 0").await?;
     sqlx::query("DROP SCHEMA IF EXISTS view_retired CASCADE").execute(&mut *transaction).await?;

@@ -1,5 +1,4 @@
-//! An organization is erased while its records arrive and the view is rebuilt: nothing of it is left, and nothing
-//! brings it back.
+//! Erasing an organization while its records arrive and the view is rebuilt: no row of it is left, and none comes back.
 
 use materializer::rebuild::{self, RebuildConfig, RebuildError};
 use schemas::ids::{EndpointId, EventId, OrgId};
@@ -14,16 +13,18 @@ const REBUILD: RebuildConfig =
     RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
 
 /// Rows of an organization over all tables of the materializer.
-async fn left(bench: &Bench, org: OrgId) -> i64 {
-    let statement = "SELECT (SELECT count(*) FROM view.events WHERE org_id = $1) + (SELECT count(*) FROM view.deliveries WHERE org_id = $1)
-             + (SELECT count(*) FROM view.delivery_attempts WHERE org_id = $1) + (SELECT count(*) FROM view.pending_effects WHERE org_id = $1)
+async fn rows_of(bench: &Bench, org: OrgId) -> i64 {
+    let statement = "SELECT (SELECT count(*) FROM view.events WHERE org_id = $1)
+             + (SELECT count(*) FROM view.deliveries WHERE org_id = $1)
+             + (SELECT count(*) FROM view.delivery_attempts WHERE org_id = $1)
+             + (SELECT count(*) FROM view.pending_effects WHERE org_id = $1)
              + (SELECT count(*) FROM rejected WHERE org_id = $1) + (SELECT count(*) FROM dedup_keys WHERE org_id = $1)
              + (SELECT count(*) FROM event_ids WHERE org_id = $1)
              + (SELECT count(*) FROM retention_gaps WHERE org_id = $1)";
     sqlx::query_scalar(statement).bind(org.as_uuid()).fetch_one(&bench.pool).await.unwrap()
 }
 
-/// Something for each of the tables.
+/// Appends records for each of the tables.
 async fn write_everything(bench: &Bench, org: OrgId) {
     let ids = bench.flow(&[org], 10).await;
     for _ in 0..2 {
@@ -41,7 +42,7 @@ async fn set_status(bench: &Bench, org: OrgId, status: &str) {
     sqlx::query(statement).bind(org.as_uuid()).bind(status).execute(&bench.pool).await.unwrap();
 }
 
-/// `false`: the erasure was just about to end, and kept the rebuild away.
+/// `false`: the erasure held the lock, so the rebuild did not run.
 async fn rebuilt(bench: &Bench) -> bool {
     match rebuild::rebuild(bench.pool.clone(), bench.kafka.clone(), REBUILD, |_| {}).await {
         Ok(done) => {
@@ -54,7 +55,7 @@ async fn rebuilt(bench: &Bench) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the_other_one_is_whole() {
+async fn an_organization_is_erased_under_load_and_rebuilds() {
     let bench = Bench::start().await;
     let (kept, erased) = (bench.organization(0).await, bench.organization(1).await);
     let projecting = bench.project();
@@ -87,13 +88,13 @@ async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the
     theirs.await.unwrap();
     write_everything(&bench, erased).await;
     bench.passed().await;
-    assert_eq!((left(&bench, erased).await, bench.dead_letters().await.len()), (0, dead_letters));
-    let of_kept = left(&bench, kept).await;
+    assert_eq!((rows_of(&bench, erased).await, bench.dead_letters().await.len()), (0, dead_letters));
+    let of_kept = rows_of(&bench, kept).await;
     for id in ids {
         assert!(bench.row(kept, id).await.is_some(), "an event of the other organization is missing");
     }
 
-    // As a whole system does when the dispatcher is done as well.
+    // As in a whole system, when the dispatcher is done as well.
     sqlx::query("INSERT INTO erasures (org_id, consumer) VALUES ($1, 'dispatcher')")
         .bind(erased.as_uuid())
         .execute(&bench.pool)
@@ -107,16 +108,16 @@ async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the
     assert!(rebuilt(&bench).await);
     let from = OffsetDateTime::now_utc() - time::Duration::days(1);
     rebuild::replay(bench.pool.clone(), bench.kafka.clone(), (from, None), 30, |_| {}).await.unwrap();
-    assert_eq!((left(&bench, erased).await, left(&bench, kept).await), (0, of_kept));
+    assert_eq!((rows_of(&bench, erased).await, rows_of(&bench, kept).await), (0, of_kept));
     projecting.stop().await;
 }
 
 const DONE: &str = "SELECT count(*) FROM erasures WHERE done_at IS NOT NULL";
 
-/// Waits until the end of the log is noted, and then until a look of after that has come to its end: the first row is
-/// gone with the begin of one, the second one with that of the next.
-async fn looked_over(bench: &Bench, org: OrgId) {
-    devstack::testing::eventually(PATIENCE, "the end of the log is noted", || async {
+/// Waits until the end offsets of the log are stored, and then for a whole round of the erasing task: a round that
+/// started before may delete the first row, so the second row is deleted by a later round.
+async fn wait_for_a_round(bench: &Bench, org: OrgId) {
+    devstack::testing::eventually(PATIENCE, "the end offsets of the log are stored", || async {
         (bench.count("SELECT count(*) FROM erasures WHERE ends IS NOT NULL").await == 1).then_some(())
     })
     .await;
@@ -127,31 +128,31 @@ async fn looked_over(bench: &Bench, org: OrgId) {
             .await
             .unwrap();
         devstack::testing::eventually(PATIENCE, "nothing is left", || async {
-            (left(bench, org).await == 0).then_some(())
+            (rows_of(bench, org).await == 0).then_some(())
         })
         .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_organization_is_not_erased_before_the_positions_have_passed_what_was_on_the_log() {
+async fn an_erasure_waits_for_the_positions() {
     let bench = Bench::start().await;
     let erased = bench.organization(1).await;
     bench.flow(&[erased], 5).await;
     let projecting = bench.project();
     bench.passed().await;
-    // One position is held before a record of the organization.
-    let mut held = bench.pool.begin_with("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
+    // One position is locked before a record of the organization.
+    let mut lock = bench.pool.begin_with("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
     sqlx::query("SELECT FROM consumer_positions WHERE topic = $1 AND partition = 1 FOR UPDATE")
         .bind(&bench.topics().acks)
-        .execute(&mut *held)
+        .execute(&mut *lock)
         .await
         .unwrap();
     bench.ack(erased, EventId::generate()).await;
     set_status(&bench, erased, "erasing").await;
-    looked_over(&bench, erased).await;
+    wait_for_a_round(&bench, erased).await;
     assert_eq!(bench.count(DONE).await, 0);
-    held.rollback().await.unwrap();
+    lock.rollback().await.unwrap();
     bench.passed().await;
     devstack::testing::eventually(PATIENCE, "it is done", || async { (bench.count(DONE).await == 1).then_some(()) })
         .await;
@@ -159,7 +160,7 @@ async fn an_organization_is_not_erased_before_the_positions_have_passed_what_was
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_organization_is_not_erased_while_an_unfinished_generation_may_hold_it() {
+async fn an_erasure_waits_for_an_unfinished_rebuild() {
     let bench = Bench::start().await;
     let erased = bench.organization(1).await;
     bench.flow(&[erased], 5).await;
@@ -167,7 +168,7 @@ async fn an_organization_is_not_erased_while_an_unfinished_generation_may_hold_i
     bench.passed().await;
     sqlx::query("SELECT view_create_next()").execute(&bench.pool).await.unwrap();
     set_status(&bench, erased, "erasing").await;
-    looked_over(&bench, erased).await;
+    wait_for_a_round(&bench, erased).await;
     assert_eq!(bench.count(DONE).await, 0);
     rebuild::abandon(&bench.pool).await.unwrap();
     devstack::testing::eventually(PATIENCE, "it is done", || async { (bench.count(DONE).await == 1).then_some(()) })

@@ -1,4 +1,4 @@
-//! Each record once, under a claim, in order, within bounds.
+//! Each record of an owned partition is taken once, in order, within bounds.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn is_delivery(topic: &str) -> bool {
 }
 
 #[test]
-fn only_records_under_a_claim_are_taken_and_each_once() {
+fn records_of_owned_partitions_are_taken_once() {
     let mut collector = Collector::default();
     collector.assign(vec![claim("events", 0, 1, 5)]);
     let read = vec![
@@ -46,7 +46,7 @@ fn only_records_under_a_claim_are_taken_and_each_once() {
 }
 
 #[test]
-fn what_was_collected_goes_with_the_partition_and_a_new_claim_begins_anew() {
+fn revoking_a_partition_discards_its_collected_records() {
     let mut collector = Collector::default();
     collector.assign(vec![claim("events", 0, 1, 0), claim("acks", 0, 1, 0), claim("events", 1, 1, 0)]);
     collector.collect(vec![record("events", 0, 0), record("acks", 0, 0), record("events", 1, 0)], is_delivery);
@@ -55,11 +55,11 @@ fn what_was_collected_goes_with_the_partition_and_a_new_claim_begins_anew() {
     collector.assign(vec![claim("events", 0, 3, 0)]);
     collector.collect(vec![record("events", 0, 0)], is_delivery);
     let batch = collector.take_batch(100, 1000).unwrap();
-    assert_eq!(batch.holds.values().next().unwrap().epoch, 3);
+    assert_eq!(batch.owned.values().next().unwrap().epoch, 3);
 }
 
 #[test]
-fn deliveries_yield_to_events_and_acks() {
+fn events_and_acks_are_taken_before_deliveries() {
     let mut collector = Collector::default();
     collector.assign(vec![claim("events", 0, 1, 0), claim("deliveries", 0, 1, 0)]);
     collector.collect(vec![record("deliveries", 0, 0), record("events", 0, 0)], is_delivery);
@@ -68,17 +68,17 @@ fn deliveries_yield_to_events_and_acks() {
 }
 
 #[test]
-fn a_position_written_under_an_older_claim_is_not_noted() {
+fn a_position_of_an_older_claim_is_ignored() {
     let mut collector = Collector::default();
     collector.assign(vec![claim("events", 0, 1, 0)]);
     collector.collect(vec![record("events", 0, 0)], is_delivery);
     let batch = collector.take_batch(100, 1000).unwrap();
-    let (place, mut written) = batch.holds.into_iter().next().unwrap();
+    let (key, mut written) = batch.owned.into_iter().next().unwrap();
     written.committed = 1;
     collector.assign(vec![claim("events", 0, 2, 0)]);
-    collector.committed(&place, &written);
-    assert!(!collector.lost(&place, 1));
-    assert_eq!(collector.holds().next().unwrap().1.committed, 0);
+    collector.mark_committed(&key, &written);
+    assert!(!collector.release_fenced(&key, 1));
+    assert_eq!(collector.owned().next().unwrap().1.committed, 0);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_batch_is_bounded_by_records_and_by_bytes_but_never_empty() {
 }
 
 #[test]
-fn both_lanes_are_bounded() {
+fn both_queues_are_bounded() {
     let mut collector = Collector::default();
     collector.assign(vec![claim("deliveries", 0, 1, 0)]);
     collector.collect(vec![record("deliveries", 0, 0), record("deliveries", 0, 1)], is_delivery);
@@ -104,26 +104,26 @@ fn both_lanes_are_bounded() {
 
 const TOPICS: [&str; 3] = ["events", "acks", "deliveries"];
 
-/// What comes to the collector, from the group, the consumer and the flush.
+/// What the group, the consumer and the flush do to the collector.
 #[derive(Debug, Clone)]
 enum Step {
     /// A partition is claimed: events at a position, acks and deliveries with it.
     Assign(i32),
     Revoke(i32),
-    /// One place was lost to somebody else.
-    Lose(usize, i32),
-    /// Records are read of a place, from so many before the last one read: a consumer may seek back.
+    /// Another instance claimed one topic partition.
+    Fence(usize, i32),
+    /// Records of a topic partition are read, from `back` before the last one read: a consumer may seek back.
     Read {
         topic: usize,
         partition: i32,
         back: i64,
         count: i64,
     },
-    /// A transaction; with `false` it found that the claims of its first place were lost.
+    /// A transaction; it may find that another instance claimed the partition of its first record.
     Flush {
         max_records: usize,
         max_bytes: usize,
-        holds: bool,
+        is_fenced: bool,
     },
 }
 
@@ -131,27 +131,27 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         2 => (0..3_i32).prop_map(Step::Assign),
         1 => (0..3_i32).prop_map(Step::Revoke),
-        1 => (0..3_usize, 0..3_i32).prop_map(|(topic, partition)| Step::Lose(topic, partition)),
+        1 => (0..3_usize, 0..3_i32).prop_map(|(topic, partition)| Step::Fence(topic, partition)),
         8 => (0..3_usize, 0..3_i32, 0..3_i64, 1..6_i64)
             .prop_map(|(topic, partition, back, count)| Step::Read { topic, partition, back, count }),
-        5 => (1..8_usize, 1..80_usize, prop::bool::weighted(0.9))
-            .prop_map(|(max_records, max_bytes, holds)| Step::Flush { max_records, max_bytes, holds }),
+        5 => (1..8_usize, 1..80_usize, prop::bool::weighted(0.1))
+            .prop_map(|(max_records, max_bytes, is_fenced)| Step::Flush { max_records, max_bytes, is_fenced }),
     ];
     prop::collection::vec(step, 1..150)
 }
 
-/// The world around the collector: what lies in the database, and how far each place was read.
+/// What the database has, and how far each topic partition was read.
 #[derive(Default)]
 struct World {
     collector: Collector,
-    /// By place: the epoch, the position, and where reading goes on. Gone with the claim.
-    claims: BTreeMap<Place, (i64, i64, i64)>,
+    /// The epoch, the position, and the next offset to read. Removed with the claim.
+    claims: BTreeMap<TopicPartition, (i64, i64, i64)>,
     /// Positions outlive their claims.
-    positions: BTreeMap<Place, i64>,
+    positions: BTreeMap<TopicPartition, i64>,
     last_epoch: i64,
 }
 
-fn place(topic: usize, partition: i32) -> Place {
+fn topic_partition(topic: usize, partition: i32) -> TopicPartition {
     (Arc::from(TOPICS[topic]), partition)
 }
 
@@ -164,28 +164,28 @@ impl World {
     fn assign(&mut self, partition: i32) {
         self.last_epoch += 1;
         let claims = (0..TOPICS.len()).map(|topic| {
-            let next = self.positions.get(&place(topic, partition)).copied().unwrap_or(0);
-            self.claims.insert(place(topic, partition), (self.last_epoch, next, next));
+            let next = self.positions.get(&topic_partition(topic, partition)).copied().unwrap_or(0);
+            self.claims.insert(topic_partition(topic, partition), (self.last_epoch, next, next));
             claim(TOPICS[topic], partition, self.last_epoch, next)
         });
         let claims = claims.collect();
         self.collector.assign(claims);
     }
 
-    /// What was read and is neither written nor lost, by place.
-    fn open(&self) -> Vec<(Place, i64)> {
-        let open = |(place, (_, written, read)): (&Place, &(i64, i64, i64))| {
-            let place = place.clone();
-            (*written..*read).filter(is_there).map(move |offset| (place.clone(), offset)).collect::<Vec<_>>()
+    /// Offsets that were read and are neither written nor fenced.
+    fn open(&self) -> Vec<(TopicPartition, i64)> {
+        let open = |(key, (_, written, read)): (&TopicPartition, &(i64, i64, i64))| {
+            let key = key.clone();
+            (*written..*read).filter(is_there).map(move |offset| (key.clone(), offset)).collect::<Vec<_>>()
         };
         self.claims.iter().flat_map(open).collect()
     }
 
-    /// One transaction: what it holds is exactly what is next of each of its places.
-    fn flush(&mut self, max_records: usize, max_bytes: usize, holds: bool) -> Result<bool, TestCaseError> {
+    /// One transaction: its records are exactly the next ones of each of its partitions.
+    fn flush(&mut self, max_records: usize, max_bytes: usize, is_fenced: bool) -> Result<bool, TestCaseError> {
         let open = self.open();
         let Some(batch) = self.collector.take_batch(max_records, max_bytes) else {
-            prop_assert!(open.is_empty(), "{:?} were forgotten", open);
+            prop_assert!(open.is_empty(), "{:?} were never taken", open);
             return Ok(false);
         };
         let bytes: usize = batch.records.iter().map(Record::size).sum();
@@ -195,32 +195,32 @@ impl World {
             of_deliveries == 0
                 || of_deliveries == batch.records.len() && open.iter().all(|((topic, _), _)| is_delivery(topic))
         );
-        let lost = (!holds).then(|| (batch.records[0].topic.clone(), batch.records[0].partition));
-        for (place, hold) in &batch.holds {
-            let (epoch, written, _) = self.claims[place];
+        let fenced = is_fenced.then(|| (batch.records[0].topic.clone(), batch.records[0].partition));
+        for (key, owned) in &batch.owned {
+            let (epoch, written, _) = self.claims[key];
             prop_assert_eq!(
-                (hold.epoch, hold.committed),
+                (owned.epoch, owned.committed),
                 (epoch, written),
                 "the claim and the position that the database has"
             );
-            let derived_from_position =
-                batch.records.iter().filter(|record| (&record.topic, record.partition) == (&place.0, place.1));
-            let offsets: Vec<i64> = derived_from_position.map(|record| record.offset).collect();
+            let of_partition =
+                batch.records.iter().filter(|record| (&record.topic, record.partition) == (&key.0, key.1));
+            let offsets: Vec<i64> = of_partition.map(|record| record.offset).collect();
             let expected: Vec<i64> =
-                open.iter().filter(|(of, _)| of == place).map(|(_, offset)| *offset).take(offsets.len()).collect();
-            prop_assert_eq!(&offsets, &expected, "each once, in order, none left out");
-            if lost.as_ref() == Some(place) {
-                prop_assert!(self.collector.lost(place, epoch));
-                self.claims.remove(place);
+                open.iter().filter(|(of, _)| of == key).map(|(_, offset)| *offset).take(offsets.len()).collect();
+            prop_assert_eq!(&offsets, &expected, "each record once, in order, none skipped");
+            if fenced.as_ref() == Some(key) {
+                prop_assert!(self.collector.release_fenced(key, epoch));
+                self.claims.remove(key);
                 continue;
             }
             let committed = offsets.last().map_or(written, |last| last + 1);
-            self.collector.committed(place, &Hold { committed, ..*hold });
-            self.claims.entry(place.clone()).and_modify(|claim| claim.1 = committed);
-            self.positions.insert(place.clone(), committed);
+            self.collector.mark_committed(key, &OwnedPartition { committed, ..*owned });
+            self.claims.entry(key.clone()).and_modify(|claim| claim.1 = committed);
+            self.positions.insert(key.clone(), committed);
         }
         prop_assert!(
-            batch.records.iter().all(|record| batch.holds.contains_key(&(record.topic.clone(), record.partition)))
+            batch.records.iter().all(|record| batch.owned.contains_key(&(record.topic.clone(), record.partition)))
         );
         Ok(true)
     }
@@ -228,7 +228,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn every_record_under_a_claim_is_in_one_batch_in_order_within_bounds_and_none_of_a_lost_claim_is(steps in steps()) {
+    fn records_of_owned_partitions_are_in_one_batch_in_order(steps in steps()) {
         let mut world = World::default();
         for step in steps {
             match step {
@@ -237,25 +237,28 @@ proptest! {
                     world.collector.revoke(&[partition]);
                     world.claims.retain(|(_, of), _| *of != partition);
                 }
-                Step::Lose(topic, partition) => {
-                    let place = place(topic, partition);
-                    let held = world.claims.remove(&place);
-                    prop_assert_eq!(world.collector.lost(&place, held.map_or(0, |claim| claim.0)), held.is_some());
+                Step::Fence(topic, partition) => {
+                    let key = topic_partition(topic, partition);
+                    let claim = world.claims.remove(&key);
+                    let epoch = claim.map_or(0, |claim| claim.0);
+                    prop_assert_eq!(world.collector.release_fenced(&key, epoch), claim.is_some());
                 }
                 Step::Read { topic, partition, back, count } => {
-                    let place = place(topic, partition);
+                    let key = topic_partition(topic, partition);
                     // Without a claim records still arrive for a moment; from anywhere.
-                    let next = world.claims.get(&place).map_or(7, |claim| claim.2);
+                    let next = world.claims.get(&key).map_or(7, |claim| claim.2);
                     let read = (next - back).max(0)..next + count;
-                    world.collector.collect(read.clone().filter(is_there).map(|offset| record(TOPICS[topic], partition, offset)).collect(), is_delivery);
-                    world.claims.entry(place).and_modify(|claim| claim.2 = read.end);
+                    let offsets = read.clone().filter(is_there);
+                    let records = offsets.map(|offset| record(TOPICS[topic], partition, offset)).collect();
+                    world.collector.collect(records, is_delivery);
+                    world.claims.entry(key).and_modify(|claim| claim.2 = read.end);
                 }
-                Step::Flush { max_records, max_bytes, holds } => {
-                    world.flush(max_records, max_bytes, holds)?;
+                Step::Flush { max_records, max_bytes, is_fenced } => {
+                    world.flush(max_records, max_bytes, is_fenced)?;
                 }
             }
         }
-        while world.flush(5, 50, true)? {}
+        while world.flush(5, 50, false)? {}
         prop_assert!(world.collector.has_room(1, 1), "and nothing is left");
     }
 }

@@ -1,4 +1,4 @@
-//! Which of two is the original, whatever the order of reading, and however often.
+//! Duplicate decisions do not depend on the order of reading, nor on how often records are read.
 
 use proptest::prelude::*;
 
@@ -26,42 +26,42 @@ fn row(event: &Event, accepted_at_ms: i64) -> EventRow<'_> {
     EventRow { event, position, accepted_at_ms, may_repeat: false, duplicate_of: None }
 }
 
-/// Indices of the duplicates with their originals, and the new holders.
-type Decided = (BTreeMap<usize, EventId>, BTreeMap<Key, Holder>);
+/// Indices of the duplicates with their originals, and the new key owners.
+type DecidedRows = (BTreeMap<usize, EventId>, BTreeMap<Key, KeyOwner>);
 
-fn decide_rows(mut rows: Vec<EventRow<'_>>, known: &BTreeMap<Key, Holder>, decided: &Decisions) -> Decided {
-    let holders = decide(&mut rows.iter_mut().collect::<Vec<_>>(), known, decided);
+fn decide_rows(mut rows: Vec<EventRow<'_>>, stored: &BTreeMap<Key, KeyOwner>, decided: &Decisions) -> DecidedRows {
+    let owners = decide(&mut rows.iter_mut().collect::<Vec<_>>(), stored, decided);
     let duplicates = rows.iter().enumerate().filter_map(|(index, row)| Some((index, row.duplicate_of?))).collect();
-    (duplicates, holders)
+    (duplicates, owners)
 }
 
-fn decide_at(events: &[Event], times: &[i64], known: &BTreeMap<Key, Holder>) -> Decided {
+fn decide_at(events: &[Event], times: &[i64], stored: &BTreeMap<Key, KeyOwner>) -> DecidedRows {
     let rows = events.iter().zip(times).map(|(event, at)| row(event, *at)).collect();
-    decide_rows(rows, known, &Decisions::new())
+    decide_rows(rows, stored, &Decisions::new())
 }
 
 #[test]
-fn the_first_one_is_the_original_until_its_window_ends() {
+fn the_first_event_is_the_original_until_its_window_ends() {
     let org = OrgId::generate();
     let events: Vec<Event> = (0..3).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
     let window = 86_400_000;
-    let (duplicates, holders) = decide_at(&events, &[0, window - 1, window], &BTreeMap::new());
+    let (duplicates, owners) = decide_at(&events, &[0, window - 1, window], &BTreeMap::new());
     assert_eq!(duplicates, BTreeMap::from([(1, events[0].event_id)]));
-    assert_eq!(holders.values().next().unwrap().event_id, events[2].event_id, "the key was free again");
+    assert_eq!(owners.values().next().unwrap().event_id, events[2].event_id, "the key was free again");
 }
 
 #[test]
-fn what_the_table_holds_goes_before_the_batch() {
+fn a_stored_owner_wins_over_the_batch() {
     let org = OrgId::generate();
-    let stored = event(org, Some(Dedup::dedup_id("k", b"body")));
-    let known = decide_at(std::slice::from_ref(&stored), &[0], &BTreeMap::new()).1;
+    let first = event(org, Some(Dedup::dedup_id("k", b"body")));
+    let stored = decide_at(std::slice::from_ref(&first), &[0], &BTreeMap::new()).1;
     let later = [event(org, Some(Dedup::dedup_id("k", b"other")))];
-    let decided = decide_at(&later, &[5], &known);
-    assert_eq!(decided, (BTreeMap::from([(0, stored.event_id)]), BTreeMap::new()));
+    let decided = decide_at(&later, &[5], &stored);
+    assert_eq!(decided, (BTreeMap::from([(0, first.event_id)]), BTreeMap::new()));
 }
 
 #[test]
-fn twins_of_an_idempotency_key_with_other_bodies_both_stay() {
+fn concurrent_requests_with_different_bodies_both_stay() {
     let org = OrgId::generate();
     let events = [
         event(org, Some(Dedup::idempotency_key("k", b"one"))),
@@ -71,7 +71,7 @@ fn twins_of_an_idempotency_key_with_other_bodies_both_stay() {
 }
 
 #[test]
-fn organizations_and_namespaces_do_not_meet() {
+fn organizations_and_namespaces_have_separate_keys() {
     let (one, other) = (OrgId::generate(), OrgId::generate());
     let events = [
         event(one, Some(Dedup::dedup_id("k", b""))),
@@ -80,41 +80,41 @@ fn organizations_and_namespaces_do_not_meet() {
         event(one, None),
         event(one, None),
     ];
-    let (duplicates, holders) = decide_at(&events, &[0; 5], &BTreeMap::new());
+    let (duplicates, owners) = decide_at(&events, &[0; 5], &BTreeMap::new());
     assert!(duplicates.is_empty());
-    assert_eq!(holders.len(), 3);
+    assert_eq!(owners.len(), 3);
 }
 
 #[test]
-fn an_event_that_was_read_late_is_no_repeat_of_one_far_behind_it() {
+fn an_event_read_late_is_separate_from_a_much_later_one() {
     let org = OrgId::generate();
     let later = event(org, Some(Dedup::dedup_id("k", b"body")));
     let window = 86_400_000;
-    let known = decide_at(std::slice::from_ref(&later), &[window + 10], &BTreeMap::new()).1;
+    let stored = decide_at(std::slice::from_ref(&later), &[window + 10], &BTreeMap::new()).1;
     let late = [event(org, Some(Dedup::dedup_id("k", b"body"))), event(org, Some(Dedup::dedup_id("k", b"body")))];
-    let (duplicates, holders) = decide_at(&late, &[10, 11], &known);
-    assert_eq!(duplicates, BTreeMap::from([(1, later.event_id)]), "the first one lies a whole window before");
-    assert!(holders.is_empty(), "the later one keeps the key");
+    let (duplicates, owners) = decide_at(&late, &[10, 11], &stored);
+    assert_eq!(duplicates, BTreeMap::from([(1, later.event_id)]), "the first event is a whole window older");
+    assert!(owners.is_empty(), "the later event keeps the key");
 }
 
 #[test]
-fn an_event_that_comes_again_after_its_window_is_what_it_was() {
+fn an_event_read_again_after_its_window_keeps_its_decision() {
     let org = OrgId::generate();
     let (shown, repeat, next) = (0, 1, 2);
     let events: Vec<Event> = (0..3).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
     let name = |index: usize| (org, events[index].event_id);
-    let stored = Decisions::from([(name(shown), None), (name(repeat), Some(events[shown].event_id))]);
-    let known = decide_at(&events[next..], &[86_400_000], &BTreeMap::new()).1;
-    // With another holder, and with none.
-    for known in [known, BTreeMap::new()] {
+    let decisions = Decisions::from([(name(shown), None), (name(repeat), Some(events[shown].event_id))]);
+    let owners = decide_at(&events[next..], &[86_400_000], &BTreeMap::new()).1;
+    // With another owner, and without one.
+    for owners in [owners, BTreeMap::new()] {
         let again = [shown, repeat].iter().map(|index| row(&events[*index], 90_000_000)).collect();
-        let decided = decide_rows(again, &known, &stored);
+        let decided = decide_rows(again, &owners, &decisions);
         assert_eq!(decided, (BTreeMap::from([(1, events[shown].event_id)]), BTreeMap::new()));
     }
 }
 
 #[test]
-fn a_record_without_a_key_is_what_the_record_of_its_id_before_it_was() {
+fn a_record_without_a_key_keeps_the_decision_of_its_id() {
     let org = OrgId::generate();
     let keyed: Vec<Event> = (0..2).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
     let unkeyed = |index: usize| Event { dedup: None, ..keyed[index].clone() };
@@ -140,10 +140,9 @@ proptest! {
         prop_assert_eq!(whole.0, joined);
     }
 
-    /// Several partitions, read in any order and any batches: the second reading of anything, in any order, decides
-    /// nothing anew.
+    /// Several partitions, read in any order and in any batches: a second reading, in any order, changes no decision.
     #[test]
-    fn whatever_the_order_of_reading_each_repeat_has_a_shown_original_in_its_window_and_no_rereading_changes_it(
+    fn a_second_reading_changes_no_decision(
         log in log(),
         cuts in prop::collection::vec(1_usize..7, 30),
         again in prop::collection::vec(any::<(prop::sample::Index, bool)>(), 0..60),
@@ -163,20 +162,20 @@ proptest! {
                 prop_assert!((time_of(original) - at).abs() < window, "within the window");
             }
         }
-        let (decided, holders) = (view.decided.clone(), view.holders.clone());
+        let (decided, owners) = (view.decided.clone(), view.owners.clone());
         for (index, is_keyed) in again {
             let (mut event, at) = index.get(&log).clone();
             event.dedup = event.dedup.filter(|_| is_keyed);
             view.read(&[(event, at)]);
         }
         view.read(&log);
-        prop_assert_eq!((&view.decided, &view.holders), (&decided, &holders));
+        prop_assert_eq!((&view.decided, &view.owners), (&decided, &owners));
     }
 
-    /// Where everything lies within one window, exactly one of each key is shown, whatever the order; and of
-    /// idempotency keys one for each body at least, since what was accepted with another body is an event of its own.
+    /// Within one window exactly one event of each key is shown, whatever the order. Of an idempotency key at least one
+    /// event for each body is shown, because a request with another body is a separate event.
     #[test]
-    fn within_one_window_each_key_is_shown_once_whatever_the_order(log in log(), named in any::<bool>()) {
+    fn within_one_window_each_key_is_shown_once(log in log(), named in any::<bool>()) {
         let mut view = View::default();
         let log: Vec<(Event, i64)> = log.into_iter().map(|(mut event, at)| {
             if !named {
@@ -200,10 +199,10 @@ proptest! {
         prop_assert!(!named || count == shown.len());
     }
 
-    /// One partition whose clock never steps back: what is shown of a key lies a window apart, and a repeat names the
-    /// last one shown before it.
+    /// One partition whose clock never steps back: shown events of a key are a window apart, and a duplicate names the
+    /// last shown event before it.
     #[test]
-    fn in_one_partition_the_lower_offset_wins_for_as_long_as_its_window_lasts(log in log()) {
+    fn in_one_partition_the_lower_offset_wins_within_its_window(log in log()) {
         let mut log = log;
         log.sort_by_key(|(_, at)| *at);
         let mut view = View::default();
@@ -222,8 +221,8 @@ proptest! {
 
 const WINDOW_SECONDS: i64 = 10;
 
-/// Events of a few keys and bodies over some windows, in the order of reading: that of any number of partitions, since
-/// times go up and down.
+/// Events of a few keys and bodies over some windows, in the order of reading. Times go up and down, as in any number
+/// of partitions.
 fn log() -> impl Strategy<Value = Vec<(Event, i64)>> {
     let one = (0_u8..3, 0_u8..2, 0_i64..WINDOW_SECONDS * 4000);
     prop::collection::vec(one, 1..40).prop_map(|all| {
@@ -236,19 +235,19 @@ fn log() -> impl Strategy<Value = Vec<(Event, i64)>> {
     })
 }
 
-/// What the tables hold.
+/// The content of the tables.
 #[derive(Default)]
 struct View {
-    holders: BTreeMap<Key, Holder>,
+    owners: BTreeMap<Key, KeyOwner>,
     decided: Decisions,
 }
 
 impl View {
-    /// As one transaction does it.
+    /// Reads a batch, as one transaction does.
     fn read(&mut self, batch: &[(Event, i64)]) {
         let mut rows: Vec<EventRow<'_>> = batch.iter().map(|(event, at)| row(event, *at)).collect();
-        let holders = decide(&mut rows.iter_mut().collect::<Vec<_>>(), &self.holders, &self.decided);
+        let owners = decide(&mut rows.iter_mut().collect::<Vec<_>>(), &self.owners, &self.decided);
         self.decided.extend(rows.iter().map(|row| (row.id(), row.duplicate_of)));
-        self.holders.extend(holders);
+        self.owners.extend(owners);
     }
 }

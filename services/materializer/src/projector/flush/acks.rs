@@ -1,4 +1,4 @@
-//! Acknowledgements into the view. One that comes before its event becomes a pending effect.
+//! Writes acknowledgements into the view. An ack that comes before its event becomes a pending effect.
 //!
 //! The id of a duplicate resolves to its original. An ack of an event that the organization does not have stays pending
 //! until it is swept.
@@ -8,18 +8,18 @@ use schemas::records::Ack;
 use schemas::unix_time::from_millis;
 use sqlx::postgres::PgConnection;
 
-use super::column;
+use super::columns::column;
 use crate::metrics::METRICS;
 
-pub(super) struct Row<'a> {
+pub(super) struct AckRow<'a> {
     pub(super) record: &'a Record,
     pub(super) ack: &'a Ack,
-    /// Place within the record.
-    pub(super) nth: i32,
+    /// Index within the record.
+    pub(super) index: i32,
 }
 
-/// Acknowledges the events that are there. The other acks become pending effects. The first acknowledgement counts.
-pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+/// Acknowledges the events that the view has. The other acks become pending effects. The first ack of an event counts.
+pub(super) async fn apply(connection: &mut PgConnection, rows: &[AckRow<'_>]) -> Result<(), sqlx::Error> {
     let done = sqlx::query(
         "WITH asked AS (
              SELECT t.org_id, COALESCE(i.canonical_id, t.event_id) AS event_id, t.log_partition, t.log_offset, t.item,
@@ -41,7 +41,7 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     .bind(column(rows, |row| row.ack.event_id.as_uuid()))
     .bind(column(rows, |row| row.record.partition))
     .bind(column(rows, |row| row.record.offset))
-    .bind(column(rows, |row| row.nth))
+    .bind(column(rows, |row| row.index))
     .bind(column(rows, |row| from_millis(row.record.timestamp_ms)))
     .execute(connection)
     .await?;

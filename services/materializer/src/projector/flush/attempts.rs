@@ -1,8 +1,8 @@
-//! Delivery attempts into the view: each attempt, each delivery as its winning report left it, and the event's status
+//! Writes delivery attempts into the view: each attempt, each delivery by its winning report, and the event's status
 //! over all its deliveries.
 //!
-//! A delivery's row does not need its event. Where the event is not there yet, a mark among the pending effects has its
-//! status computed when it appears.
+//! A delivery's row does not need its event. If the view does not have the event yet, a pending effect has its status
+//! computed when it appears.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use schemas::unix_time::{from_micros, from_millis};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::column;
+use super::columns::column;
 use crate::metrics::METRICS;
 
 /// One report of an attempt, and its record.
-pub(super) struct Row<'a> {
+pub(super) struct AttemptRow<'a> {
     pub(super) record: &'a Record,
     pub(super) attempt: &'a DeliveryAttempt,
 }
 
 /// Applies the attempts of a batch.
-pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+pub(super) async fn apply(connection: &mut PgConnection, rows: &[AttemptRow<'_>]) -> Result<(), sqlx::Error> {
     insert_attempts(connection, rows).await?;
     upsert_deliveries(connection, rows).await?;
     let mut events: Vec<(Uuid, Uuid)> =
@@ -30,14 +30,14 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[Row<'_>]) -> Re
     events.sort_unstable();
     events.dedup();
     let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = events.into_iter().unzip();
-    mark_absent(connection, rows).await?;
-    lock(connection, &orgs, &ids).await?;
+    insert_pending_effects(connection, rows).await?;
+    lock_events(connection, &orgs, &ids).await?;
     compute_statuses(connection, &orgs, &ids).await?;
     METRICS.rows.with_label_values(&["attempt"]).inc_by(rows.len() as u64);
     Ok(())
 }
 
-async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+async fn insert_attempts(connection: &mut PgConnection, rows: &[AttemptRow<'_>]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code,
                                         error, response_excerpt, appended_at)
@@ -61,11 +61,11 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[Row<'_>]) -> Res
 }
 
 /// Rank of a report of a delivery, stored with it. The highest rank wins; among equals the highest attempt; among
-/// reports of one attempt the one that was appended last. So the row does not depend on the batches in which the log is
-/// read, or on how often.
+/// reports of one attempt the one that was appended last. So the row depends neither on the batches in which the log is
+/// read, nor on how often it is read.
 ///
-/// A final outcome is never followed by a retry. A report that says so came late: from a dispatcher that was halted, or
-/// could not reach the log, while another one went on. An endpoint that took the delivery has it, whatever comes later.
+/// A final outcome is never followed by a retry. A later report of a retry was delayed: its dispatcher was halted, or
+/// could not reach Kafka, while another one continued. A delivery that an endpoint accepted stays delivered.
 const fn rank(outcome: DeliveryOutcome) -> i16 {
     match outcome {
         DeliveryOutcome::Delivered => 2,
@@ -76,19 +76,19 @@ const fn rank(outcome: DeliveryOutcome) -> i16 {
 
 /// The winning report of one delivery in a batch.
 struct Winner<'a> {
-    row: &'a Row<'a>,
-    /// When the first attempt in the batch started, microseconds since the Unix epoch: a delivery's row is created with
-    /// it, whatever the batch.
+    row: &'a AttemptRow<'a>,
+    /// When the first attempt in the batch started, microseconds since the Unix epoch. It becomes `created_at` of the
+    /// delivery's row.
     first_started_at: i64,
 }
 
-fn winners<'a>(rows: &'a [Row<'a>]) -> Vec<Winner<'a>> {
-    let order = |row: &Row<'_>| (rank(row.attempt.outcome), row.attempt.attempt, row.record.timestamp_ms);
+fn winners<'a>(rows: &'a [AttemptRow<'a>]) -> Vec<Winner<'a>> {
+    let order = |row: &AttemptRow<'_>| (rank(row.attempt.outcome), row.attempt.attempt, row.record.timestamp_ms);
     let mut winners: BTreeMap<(Uuid, Uuid), Winner<'a>> = BTreeMap::new();
     for row in rows {
         let delivery = (row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid());
         let winner = winners.entry(delivery).or_insert(Winner { row, first_started_at: row.attempt.started_at });
-        // A record that was appended twice may come after its successors.
+        // A record that was appended twice may come after later records.
         if order(row) >= order(winner.row) {
             winner.row = row;
         }
@@ -96,7 +96,7 @@ fn winners<'a>(rows: &'a [Row<'a>]) -> Vec<Winner<'a>> {
     winners.into_values().collect()
 }
 
-async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+async fn upsert_deliveries(connection: &mut PgConnection, rows: &[AttemptRow<'_>]) -> Result<(), sqlx::Error> {
     let winners = winners(rows);
     sqlx::query(
         "INSERT INTO deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, rank, attempts,
@@ -132,7 +132,7 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     Ok(())
 }
 
-async fn mark_absent(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), sqlx::Error> {
+async fn insert_pending_effects(connection: &mut PgConnection, rows: &[AttemptRow<'_>]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO pending_effects (org_id, event_id, effect, log_partition, log_offset, appended_at)
          SELECT org_id, event_id, 'attempt', log_partition, log_offset, appended_at
@@ -151,7 +151,7 @@ async fn mark_absent(connection: &mut PgConnection, rows: &[Row<'_>]) -> Result<
     Ok(())
 }
 
-async fn lock(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
+async fn lock_events(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT FROM events WHERE (org_id, event_id) IN (SELECT * FROM UNNEST($1::uuid[], $2::uuid[]))
          ORDER BY org_id, event_id FOR NO KEY UPDATE",
@@ -165,8 +165,8 @@ async fn lock(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid]) -> Res
 
 /// The event's status over its deliveries: failed before retrying before delivered. Cancelled ones do not count.
 ///
-/// The caller has locked the events, in a statement of its own. So the sum sees what the previous owner of the lock
-/// committed. Else a sum from before that commit would overwrite the one after it.
+/// The caller has locked the events in an earlier statement. So the sum sees the rows that the previous holder of the
+/// lock committed. Else a sum from before that commit would overwrite the one after it.
 pub(super) async fn compute_statuses(
     connection: &mut PgConnection,
     orgs: &[Uuid],

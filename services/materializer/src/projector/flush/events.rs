@@ -1,28 +1,30 @@
-//! Events into the view: one statement for a whole batch, one array per column.
+//! Inserts events into the view: one statement for a whole chunk, one array per column.
 
 use schemas::records::{Dedup, Event};
 use schemas::unix_time::{from_micros, from_millis};
 use sqlx::postgres::PgConnection;
 
-use super::column;
+use super::columns::column;
 use crate::projector::event_row::EventRow;
 
-/// What inserting a batch came to.
-pub(super) struct Inserted {
-    /// Events that were not there before.
+pub(super) struct InsertedEvents {
+    /// Number of events that the view did not have before.
     pub(super) events: u64,
-    /// Effects of some event are pending. Saves looking for them.
-    pub(super) effects_wait: bool,
+    /// Some event, of this chunk or not, has pending effects. `false` saves a statement.
+    pub(super) has_pending_effects: bool,
 }
 
-/// Inserts the rows that are not duplicates. A row whose id is there already is skipped, and so is one whose id belongs
-/// to another record, or was decided to be a duplicate.
-pub(super) async fn insert(connection: &mut PgConnection, rows: &[EventRow<'_>]) -> Result<Inserted, sqlx::Error> {
+/// Inserts the rows that are not duplicates. Skips a row if the view has its id, if its id belongs to another record,
+/// or if its id was decided to be a duplicate.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    rows: &[EventRow<'_>],
+) -> Result<InsertedEvents, sqlx::Error> {
     let mut rows: Vec<&EventRow<'_>> = rows.iter().filter(|row| row.duplicate_of.is_none()).collect();
-    // By id: two writers at once (only possible while partitions change hands) then lock in the same order and cannot
-    // block each other. All of those that share an id: `event_ids` says which of them owns it, and that may be any.
+    // By id: two concurrent writers (only possible during a rebalance) lock in the same order and cannot deadlock. All
+    // rows that share an id are sent: `event_ids` says which record owns the id, and that may be any of them.
     rows.sort_by_key(|row| row.id());
-    let (events, effects_wait): (i64, bool) = sqlx::query_as(
+    let (events, has_pending_effects): (i64, bool) = sqlx::query_as(
         "WITH written AS (
              INSERT INTO events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
                                  payload, occurred_at, source, ordering_key, metadata, dedup_id)
@@ -55,13 +57,13 @@ pub(super) async fn insert(connection: &mut PgConnection, rows: &[EventRow<'_>])
     .bind(column(&rows, |row| row.event.dedup.as_ref().and_then(Dedup::shown_id)))
     .fetch_one(connection)
     .await?;
-    Ok(Inserted { events: u64::try_from(events).unwrap_or(0), effects_wait })
+    Ok(InsertedEvents { events: u64::try_from(events).unwrap_or(0), has_pending_effects })
 }
 
 fn metadata_json(event: &Event) -> Option<String> {
     if event.metadata.is_empty() {
         return None;
     }
-    // Strings to strings: this cannot fail.
+    // A map of strings always serializes.
     serde_json::to_string(&event.metadata).ok()
 }

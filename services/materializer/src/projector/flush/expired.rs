@@ -1,5 +1,5 @@
-//! Events that were past their retention when they were read first. They never come into the view, so a reader whose
-//! cursor is before them is told of a retention gap.
+//! Events that were below the retention floor at their first reading. They never come into the view. The inbox reports
+//! a retention gap to a reader whose cursor is before them.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +8,25 @@ use schemas::ids::OrgId;
 use schemas::unix_time::from_millis;
 use sqlx::postgres::PgConnection;
 
-use super::column;
+use super::columns::column;
 
-/// The newest such event of each organization and partition.
+/// The newest expired event of each organization and partition.
 #[derive(Default)]
-pub(super) struct Newest<'a>(BTreeMap<(OrgId, i32), (i32, &'a Record)>);
+pub(super) struct NewestExpired<'a>(BTreeMap<(OrgId, i32), (i32, &'a Record)>);
 
-impl<'a> Newest<'a> {
-    /// Records of one partition come in their order.
-    pub(super) fn note(&mut self, org: OrgId, log_epoch: i32, record: &'a Record) {
+impl<'a> NewestExpired<'a> {
+    /// Records of one partition must come in offset order.
+    pub(super) fn add(&mut self, org: OrgId, log_epoch: i32, record: &'a Record) {
         self.0.insert((org, record.partition), (log_epoch, record));
     }
 }
 
-/// Notes them beside what was dropped.
-pub(super) async fn note(connection: &mut PgConnection, newest: &Newest<'_>) -> Result<(), sqlx::Error> {
+/// Stores them as retention gaps.
+pub(super) async fn record_gaps(connection: &mut PgConnection, newest: &NewestExpired<'_>) -> Result<(), sqlx::Error> {
     if newest.0.is_empty() {
         return Ok(());
     }
-    let newest: Vec<(&(OrgId, i32), &(i32, &Record))> = newest.0.iter().collect();
+    let newest: Vec<_> = newest.0.iter().collect();
     sqlx::query("SELECT view_record_gaps($1, $2, $3, $4, $5)")
         .bind(column(&newest, |((org, _), _)| org.as_uuid()))
         .bind(column(&newest, |((_, partition), _)| *partition))

@@ -1,100 +1,73 @@
-//! One batch into the tables: one transaction over all its partitions, and what is done when it does not go through.
+//! Writes one batch into the tables, in one transaction over all its partitions, and handles a transaction that fails.
 //!
-//! Each error names its effect: a conflict is tried again, an absent database is waited for, a row that PostgreSQL
-//! refuses is found by halving and becomes a dead letter, a lost claim is left to its new owner, and anything else ends
-//! the projector.
+//! Each error has its effect. After a conflict the transaction is retried. While PostgreSQL is unavailable the flush
+//! waits. A row that PostgreSQL rejects is found by bisecting and becomes a dead letter. A fenced partition is left to
+//! its new owner. Any other error stops the projector.
 
 mod acks;
 mod apply;
 mod attempts;
+mod columns;
 mod event_ids;
 mod events;
 mod expired;
 mod filter;
+mod outcome;
 pub(crate) mod pending_effects;
+mod positions;
+mod read_mode;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use platform::fence::{self, Advance, Standing};
 use platform::health::Component;
+use platform::kafka::consumer::TopicPartition;
 use platform::kafka::producer::Producer;
 use platform::postgres::{SqlEffect, effect};
 use platform::retry::Backoff;
 use schemas::native::Unreadable;
+use schemas::position::LogPosition;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
 use tracing::{debug, info, warn};
 
-use super::batch::{Batch, Hold, Place};
-use super::decode::{Content, Item, decode};
+use super::batch::Batch;
+use super::config::CONSUMER;
+use super::decode::{Content, DecodedRecord, decode};
+use super::error::Error;
 use super::generation::Generation;
 use super::organizations::Organizations;
 use super::time_partitions::{self, TimePartitions};
-use super::{CONSUMER, Error};
 use crate::dead_letters::write;
 use crate::metrics::METRICS;
 use crate::rejected::rows as rejected;
 use event_ids::Lookup;
+use outcome::{ChunkOutcome, TransactionError};
+use positions::{OwnedPartitions, advances_of, mark_written};
+use read_mode::ReadMode;
+
+pub(crate) use outcome::FlushOutcome;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Whether records are read for the first time.
-#[derive(Clone)]
-pub(crate) enum Reading {
-    /// They are: which of two is the original is decided, and what nobody can read becomes a dead letter.
-    First(Producer),
-    /// They were before (a rebuild, a replay): decisions are read and none is taken, and no dead letter is written
-    /// again.
-    Again,
-}
-
 pub(crate) struct Flusher {
     pool: PgPool,
-    /// Whose positions move with them.
+    /// Name in `consumer_positions`: the flush moves the positions of this consumer.
     consumer: &'static str,
     generation: Generation,
-    reading: Reading,
+    mode: ReadMode,
     time_partitions: TimePartitions,
     topics: TopicNames,
     organizations: Organizations,
     component: Component,
 }
 
-/// What became of a batch.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    /// Places that were written, and how they stand now.
-    pub(crate) written: Vec<(Place, Hold)>,
-    /// Places that somebody else has claimed, with the epoch that was lost.
-    pub(crate) lost: Vec<(Place, i64)>,
-}
-
-/// What became of one transaction.
-enum Attempted {
-    Committed,
-    /// These places are somebody else's; nothing was written.
-    Lost(Vec<Place>),
-    /// A time partition was dropped meanwhile; nothing was written.
-    NoRoom,
-    /// PostgreSQL refuses some row; nothing was written.
-    Refused(sqlx::Error),
-}
-
-/// Why one transaction did not go through.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Sql(#[from] sqlx::Error),
-    #[error("another writer took a dedup key or an event id meanwhile")]
-    Raced,
-}
-
 impl Flusher {
-    /// The one that writes what the inbox reads.
+    /// Writes the generation that the inbox reads, from records that are read for the first time.
     pub(crate) fn live(
         pool: PgPool,
         producer: Producer,
@@ -102,236 +75,232 @@ impl Flusher {
         component: Component,
         retention_days: u32,
     ) -> Self {
-        Self::new(pool, (CONSUMER, Generation::Live), Reading::First(producer), topics, component, retention_days)
+        Self::new(pool, (CONSUMER, Generation::Live), ReadMode::Live(producer), topics, component, retention_days)
     }
 
-    /// One that writes into `generation` what was read before, and moves the positions of `consumer`.
-    pub(crate) fn again(
+    /// Writes into `generation` from records that the live view has read before, and moves the positions of `consumer`.
+    pub(crate) fn for_replay(
         pool: PgPool,
         (consumer, generation): (&'static str, Generation),
         topics: TopicNames,
         component: Component,
         retention_days: u32,
     ) -> Self {
-        Self::new(pool, (consumer, generation), Reading::Again, topics, component, retention_days)
+        Self::new(pool, (consumer, generation), ReadMode::Replayed, topics, component, retention_days)
     }
 
     fn new(
         pool: PgPool,
         (consumer, generation): (&'static str, Generation),
-        reading: Reading,
+        mode: ReadMode,
         topics: TopicNames,
         component: Component,
         retention_days: u32,
     ) -> Self {
         let time_partitions = TimePartitions::new(pool.clone(), generation, retention_days);
         let organizations = Organizations::default();
-        Self { pool, consumer, generation, reading, time_partitions, topics, organizations, component }
+        Self { pool, consumer, generation, mode, time_partitions, topics, organizations, component }
     }
 
-    /// Writes the batch, whole, but for places that are lost. Waits for what passes by itself.
-    pub(crate) async fn flush(&self, batch: Batch) -> Result<Outcome, Error> {
-        let begun = Instant::now();
+    /// Writes the batch, without the records of fenced partitions. Waits while PostgreSQL or Kafka is unavailable.
+    pub(crate) async fn flush(&self, batch: Batch) -> Result<FlushOutcome, Error> {
+        let started = Instant::now();
         METRICS.flush_records.observe(batch.records.len() as f64);
-        let mut holds = batch.holds;
-        let mut outcome = Outcome::default();
-        let mut items: Vec<Item> = batch.records.into_iter().map(|record| decode(record, &self.topics)).collect();
-        self.filter_organizations(&mut items).await?;
-        if matches!(self.reading, Reading::Again) {
-            self.skip_refused(&mut items, &holds).await?;
+        let mut owned = batch.owned;
+        let mut outcome = FlushOutcome::default();
+        let records = batch.records.into_iter();
+        let mut items: Vec<DecodedRecord> = records.map(|record| decode(record, &self.topics)).collect();
+        self.check_organizations(&mut items).await?;
+        match &self.mode {
+            ReadMode::Live(producer) => self.write_dead_letters(producer, &items).await,
+            ReadMode::Replayed => self.skip_rejected(&mut items, &owned).await?,
         }
+        let mut chunks = VecDeque::from([items]);
+        while let Some(mut chunk) = chunks.pop_front() {
+            chunk.retain(|item| owned.contains_key(&item.topic_partition()));
+            if chunk.is_empty() {
+                continue;
+            }
+            self.ensure_time_partitions(&mut chunk).await?;
+            match self.write(&chunk, &owned).await? {
+                ChunkOutcome::Committed => mark_written(&chunk, &mut owned),
+                ChunkOutcome::Fenced(partitions) => {
+                    for key in partitions {
+                        METRICS.fenced.inc();
+                        outcome.fenced.extend(owned.remove(&key).map(|partition| (key, partition.epoch)));
+                    }
+                    chunks.push_front(chunk);
+                }
+                ChunkOutcome::MissingTimePartition => {
+                    self.time_partitions.invalidate();
+                    chunks.push_front(chunk);
+                }
+                ChunkOutcome::Rejected(error) => self.bisect(chunk, error, &mut chunks).await?,
+            }
+        }
+        outcome.written = owned.into_iter().collect();
+        METRICS.flush_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(outcome)
+    }
+
+    /// Turns events of unknown organizations into dead letters, and skips all records of erased organizations.
+    async fn check_organizations(&self, items: &mut [DecodedRecord]) -> Result<(), Error> {
+        let wanted = filter::organizations_of(items);
+        let statuses = self.retry_until_available(|| self.organizations.statuses(&self.pool, wanted.clone())).await?;
+        filter::apply_statuses(items, &statuses);
+        Ok(())
+    }
+
+    /// Skips events that were rejected at their first reading, even if they could be accepted now: only a redrive
+    /// brings them back.
+    async fn skip_rejected(&self, items: &mut [DecodedRecord], owned: &OwnedPartitions) -> Result<(), Error> {
+        let events = filter::events_by_position(items, owned);
+        let positions: Vec<LogPosition> = events.iter().map(|(position, _)| *position).collect();
+        let read = || rejected::find_rejected(&self.pool, &self.topics.events, &positions);
+        let rejected = self.retry_until_available(read).await?;
+        for (_, item) in events.into_iter().filter(|(position, _)| rejected.contains(position)) {
+            item.content = Content::Skipped;
+        }
+        Ok(())
+    }
+
+    async fn write_dead_letters(&self, producer: &Producer, items: &[DecodedRecord]) {
         let dead = items.iter().filter_map(|item| match &item.content {
             Content::Dead(reason) => Some((&item.record, reason)),
             _ => None,
         });
-        if let Reading::First(producer) = &self.reading {
-            write::write_all(producer, &self.topics, &self.component, dead).await;
-        }
-        let mut parts = VecDeque::from([items]);
-        while let Some(mut part) = parts.pop_front() {
-            part.retain(|item| holds.contains_key(&place_of(item)));
-            if part.is_empty() {
-                continue;
-            }
-            self.make_room(&mut part).await?;
-            match self.write(&part, &holds).await? {
-                Attempted::Committed => note_written(&part, &mut holds),
-                Attempted::Lost(places) => {
-                    for place in places {
-                        METRICS.fenced.inc();
-                        outcome.lost.extend(holds.remove(&place).map(|hold| (place, hold.epoch)));
-                    }
-                    parts.push_front(part);
-                }
-                Attempted::NoRoom => {
-                    self.time_partitions.forget();
-                    parts.push_front(part);
-                }
-                Attempted::Refused(error) => self.halve(part, error, &mut parts).await?,
-            }
-        }
-        outcome.written = holds.into_iter().collect();
-        METRICS.flush_seconds.observe(begun.elapsed().as_secs_f64());
-        Ok(outcome)
+        write::write_all(producer, &self.topics, &self.component, dead).await;
     }
 
-    /// Tries to write `part` in one transaction until its fate is known.
-    async fn write(&self, part: &[Item], holds: &BTreeMap<Place, Hold>) -> Result<Attempted, Error> {
-        let moves = moves_of(part, holds);
+    /// Creates missing time partitions for the records of the chunk, and skips records below the retention floor.
+    async fn ensure_time_partitions(&self, chunk: &mut [DecodedRecord]) -> Result<(), Error> {
+        let times = filter::partitioned_times(chunk);
+        let floor_ms = self.retry_until_available(|| self.time_partitions.ensure(times.iter().copied())).await?;
+        filter::skip_expired(chunk, floor_ms);
+        Ok(())
+    }
+
+    /// Writes `chunk` in one transaction, and retries until its outcome is known.
+    async fn write(&self, chunk: &[DecodedRecord], owned: &OwnedPartitions) -> Result<ChunkOutcome, Error> {
+        let advances = advances_of(chunk, owned);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut lookup = Lookup::Expected;
         loop {
-            match self.transaction(part, holds, &moves, lookup).await {
-                // Health is told when the batch is settled, by who knows of stopped partitions too.
-                Ok(true) => return Ok(Attempted::Committed),
-                Ok(false) => info!("A position was not where it was left; looking who moved it."),
-                Err(Failure::Raced) => {
-                    debug!("Another writer took a dedup key or an event id meanwhile; deciding again.");
+            match self.transaction(chunk, owned, &advances, lookup).await {
+                // The session reports health after the flush, because it also knows of stopped partitions.
+                Ok(true) => return Ok(ChunkOutcome::Committed),
+                Ok(false) => info!("Position was moved by another instance; reading who owns the partition."),
+                Err(TransactionError::Conflict) => {
+                    debug!(
+                        "Another writer took a dedup key or an event id; retrying the transaction with new decisions."
+                    );
                     lookup = Lookup::All;
                 }
-                Err(Failure::Sql(error)) if time_partitions::is_missing(&error) => return Ok(Attempted::NoRoom),
-                Err(Failure::Sql(error)) => match effect(&error) {
-                    SqlEffect::Data => return Ok(Attempted::Refused(error)),
+                Err(TransactionError::Sql(error)) if time_partitions::is_missing(&error) => {
+                    return Ok(ChunkOutcome::MissingTimePartition);
+                }
+                Err(TransactionError::Sql(error)) => match effect(&error) {
+                    SqlEffect::Data => return Ok(ChunkOutcome::Rejected(error)),
                     SqlEffect::Fatal => return Err(Error::View(error)),
-                    SqlEffect::Retry => debug!(%error, "A transaction met another one; trying again."),
+                    SqlEffect::Retry => debug!(%error, "Transaction conflict; retrying."),
                     SqlEffect::Unavailable => {
                         self.component.down(format!("PostgreSQL: {error}"));
                         backoff.pause().await;
                     }
                 },
             }
-            // Whether it was committed may be unknown: the positions know.
-            let standings = self.until_answered(|| fence::standing(&self.pool, self.consumer, &moves)).await?;
+            // It may be unknown whether the transaction was committed: the stored positions tell.
+            let standings =
+                self.retry_until_available(|| fence::standing(&self.pool, self.consumer, &advances)).await?;
             if standings.contains(&Standing::Committed) {
-                // One transaction: where one position was moved, all rows were written.
-                return Ok(Attempted::Committed);
+                // One transaction: if one position was moved, all rows were written.
+                return Ok(ChunkOutcome::Committed);
             }
-            let lost = moves.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Lost);
-            let lost: Vec<Place> = lost.map(|(step, _)| (step.topic.clone(), step.partition)).collect();
-            if !lost.is_empty() {
-                return Ok(Attempted::Lost(lost));
+            let fenced = advances.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Lost);
+            let fenced: Vec<TopicPartition> =
+                fenced.map(|(advance, _)| (advance.topic.clone(), advance.partition)).collect();
+            if !fenced.is_empty() {
+                return Ok(ChunkOutcome::Fenced(fenced));
             }
         }
     }
 
-    /// Writes `part` with its positions. `false`: a position did not match, and nothing was written.
+    /// Writes `chunk` with its positions. `false`: a position did not match, and nothing was written.
     ///
-    /// A batch of events that ingest made without dedup keys takes two statements between BEGIN and COMMIT: (1) advance
+    /// A chunk of events that ingest made without dedup keys takes two statements between BEGIN and COMMIT: (1) advance
     /// the positions, (4) insert the events. Events with dedup keys, or with ids that other records may name, add two:
-    /// (2) read decisions and lock the holders of keys, (3) store new ones. Where effects of these events are pending,
-    /// (5) takes and applies them, and (6) computes the delivery statuses of those that were attempted. So no batch of
-    /// events takes more than six. Acks add one statement, attempts five, rejected and expired records one each.
+    /// (2) read decisions and lock the owners of keys, (3) store new ones. If effects of these events are pending, (5)
+    /// takes and applies them, and (6) computes the delivery statuses of those that were attempted. So a chunk of
+    /// events takes at most six. Acks add one statement, attempts five, rejected and expired records one each.
     async fn transaction(
         &self,
-        part: &[Item],
-        holds: &BTreeMap<Place, Hold>,
-        moves: &[Advance],
+        chunk: &[DecodedRecord],
+        owned: &OwnedPartitions,
+        advances: &[Advance],
         lookup: Lookup,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, TransactionError> {
         let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
-        // First, because it is the fence: from here on nobody else can claim these places before this transaction ends.
-        let moved = fence::advance(&mut transaction, self.consumer, moves).await?;
+        // First, because it is the fence: until this transaction ends no other instance can claim these partitions.
+        let moved = fence::advance(&mut transaction, self.consumer, advances).await?;
         if moved.contains(&false) {
             transaction.rollback().await?;
             return Ok(false);
         }
-        self.apply(&mut transaction, part, holds, lookup).await?;
+        apply::apply(&mut transaction, (&self.mode, &self.topics), chunk, owned, lookup).await?;
         transaction.commit().await?;
         Ok(true)
     }
 
-    /// Splits a part that holds a refused row; a part of one row becomes a dead letter, and only its position is left
-    /// to move.
-    async fn halve(
+    /// Splits a chunk that has a rejected row. If the chunk is that one row, it becomes a dead letter, and only its
+    /// position is left to write.
+    async fn bisect(
         &self,
-        mut part: Vec<Item>,
+        mut chunk: Vec<DecodedRecord>,
         error: sqlx::Error,
-        parts: &mut VecDeque<Vec<Item>>,
+        chunks: &mut VecDeque<Vec<DecodedRecord>>,
     ) -> Result<(), Error> {
-        if part.len() > 1 {
-            warn!(records = part.len(), %error, "PostgreSQL refuses a row of a batch; halving it.");
-            let second = part.split_off(part.len() / 2);
-            parts.push_front(second);
-        } else if let Some(item) = part.first_mut() {
+        if chunk.len() > 1 {
+            warn!(records = chunk.len(), %error, "PostgreSQL rejected a row of a batch; bisecting the batch.");
+            let second = chunk.split_off(chunk.len() / 2);
+            chunks.push_front(second);
+        } else if let Some(item) = chunk.first_mut() {
             match item.content {
-                // Nothing but the position is left of it: it is the position that PostgreSQL refuses, and will again.
+                // Only the position is written: PostgreSQL rejects the position, and will do so again.
                 Content::Skipped => return Err(Error::View(error)),
-                // The dead letter is on the log; what the tenant would see of it is left out.
+                // The dead letter is in Kafka; only the tenant's view of it is missing.
                 Content::Dead(_) => {
-                    warn!(%error, "PostgreSQL refuses the row of a rejected record; its tenant will not see it.");
+                    warn!(%error, "PostgreSQL rejected the row of a dead letter; hiding it from the tenant.");
                     item.content = Content::Skipped;
                 }
                 Content::Expired(_) => item.content = Content::Skipped,
                 Content::Event(_) | Content::Acks(_) | Content::Attempt(_) => {
                     let reason = Unreadable { class: rejected::REFUSED_BY_DATABASE, message: error.to_string() };
-                    if let Reading::First(producer) = &self.reading {
+                    if let ReadMode::Live(producer) = &self.mode {
                         write::write(producer, &self.topics, &self.component, &item.record, &reason).await;
                     }
                     item.content = Content::Dead(reason);
                 }
             }
         }
-        parts.push_front(part);
+        chunks.push_front(chunk);
         Ok(())
     }
 
-    /// Asks until PostgreSQL answers.
-    async fn until_answered<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, Error>
+    /// Runs `query` until PostgreSQL is available.
+    async fn retry_until_available<T, F>(&self, mut query: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            match ask().await {
-                Ok(answer) => return Ok(answer),
+            match query().await {
+                Ok(value) => return Ok(value),
                 Err(error) if effect(&error) == SqlEffect::Fatal || effect(&error) == SqlEffect::Data => {
                     return Err(Error::View(error));
                 }
                 Err(error) => self.component.down(format!("PostgreSQL: {error}")),
             }
             backoff.pause().await;
-        }
-    }
-}
-
-/// One column of `rows`: the shape that `UNNEST` takes.
-fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
-    rows.iter().map(value).collect()
-}
-
-fn place_of(item: &Item) -> Place {
-    (item.record.topic.clone(), item.record.partition)
-}
-
-fn log_epoch_of(item: &Item, holds: &BTreeMap<Place, Hold>) -> i32 {
-    holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch)
-}
-
-/// How far `part` moves each of its places.
-fn moves_of(part: &[Item], holds: &BTreeMap<Place, Hold>) -> Vec<Advance> {
-    let mut moves: BTreeMap<Place, Advance> = BTreeMap::new();
-    for item in part {
-        let place = place_of(item);
-        let Some(hold) = holds.get(&place) else { continue };
-        let step = moves.entry(place).or_insert_with_key(|(topic, partition)| Advance {
-            topic: topic.clone(),
-            partition: *partition,
-            epoch: hold.epoch,
-            expected: hold.committed,
-            next: hold.committed,
-            record_time_ms: None,
-        });
-        step.next = item.record.offset + 1;
-        step.record_time_ms = item.record.log_time_ms().or(step.record_time_ms);
-    }
-    moves.into_values().collect()
-}
-
-fn note_written(part: &[Item], holds: &mut BTreeMap<Place, Hold>) {
-    for item in part {
-        if let Some(hold) = holds.get_mut(&place_of(item)) {
-            hold.committed = item.record.offset + 1;
-            hold.record_time_ms = Some(item.record.timestamp_ms);
         }
     }
 }

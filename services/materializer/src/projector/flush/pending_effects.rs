@@ -1,19 +1,19 @@
-//! Pending effects: acknowledgements that were read before their event, and marks that attempts were. They are applied
-//! when the event's id appears.
+//! Pending effects: acks and attempts that were read before their event. They are applied when the event's id appears.
 
 use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::{attempts, column};
+use super::attempts;
+use super::columns::column;
 
-/// Applies what is pending for these ids. Effects without an event stay: the record that was read may not own the id,
-/// or a duplicate came before its original. Marks of attempts to deliver a duplicate are deleted: it never becomes an
-/// event.
+/// Applies the pending effects of these ids. An effect whose event is missing stays: the record that was read may not
+/// own the id, or a duplicate came before its original. Pending attempts of a duplicate are deleted: a duplicate never
+/// becomes an event.
 ///
-/// An effect may have named a duplicate before it was known as one, so ids of duplicates are to be given too.
+/// `ids` must include the ids of duplicates: an effect may name an id that turned out to be a duplicate later.
 pub(crate) async fn apply(connection: &mut PgConnection, ids: &[(OrgId, EventId)]) -> Result<(), sqlx::Error> {
-    // Also where only a status is to be computed the event's row is written, because that locks it: see
+    // The update also touches events of which only the status must be computed, because it locks their rows: see
     // `attempts::compute_statuses`.
     let touched: Vec<(Uuid, Uuid, bool)> = sqlx::query_as(
         "WITH arrived AS (

@@ -1,4 +1,5 @@
-//! How many statements a batch takes on its way through its transaction, counted where the PostgreSQL client sends them.
+//! How many statements a batch takes on its way through its transaction, counted where the PostgreSQL client sends
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -132,14 +133,14 @@ impl Bench {
         self.next_offset += i64::try_from(events.len()).unwrap();
         self.collector.collect(records, |_| false);
         let outcome = self.flusher.flush(self.collector.take_batch(1000, 1 << 20).unwrap()).await.unwrap();
-        assert_eq!((outcome.lost.len(), outcome.written.len()), (0, 1));
-        for (place, hold) in &outcome.written {
-            self.collector.committed(place, hold);
+        assert_eq!((outcome.fenced.len(), outcome.written.len()), (0, 1));
+        for (key, written) in &outcome.written {
+            self.collector.mark_committed(key, written);
         }
     }
 
-    /// Has both kinds of effect wait for an event.
-    async fn let_wait(&self, event: &Event) {
+    /// Inserts pending effects of both kinds.
+    async fn insert_pending(&self, event: &Event) {
         sqlx::query(
             "INSERT INTO view.pending_effects (org_id, event_id, effect, log_partition, log_offset, appended_at)
              SELECT $1, $2, effect, 2, 0, now() FROM UNNEST('{ack,attempt}'::text[]) AS effect",
@@ -161,13 +162,13 @@ impl Bench {
 async fn a_keyed_batch_takes_at_most_six_statements() {
     let mut bench = Bench::start().await;
     let statements = Statements::default();
-    // With one dispatcher alone, tracing asks whichever thread meets a log line first whether it is wanted, and keeps
-    // that answer for all threads. With two it asks both.
+    // With a single dispatcher, tracing asks the first thread that meets a log line whether it is enabled, and caches
+    // the answer for all threads. With two dispatchers it asks both.
     let _second = Dispatch::new(statements.clone());
     let _counting = set_default(statements.clone());
     rebuild_interest_cache();
     let by_ingest = bench.event(None);
-    // Reads the time partitions too, and remembers them.
+    // Fills the cache of time partitions.
     bench.flush(&[(&by_ingest, false)]).await;
     drop(statements.take());
     let plain = [bench.event(None), bench.event(None)];
@@ -187,7 +188,7 @@ async fn a_keyed_batch_takes_at_most_six_statements() {
     // effects of both kinds that wait.
     let [other, attempted] = [Some(Dedup::dedup_id("other", b"")), None].map(|dedup| bench.event(dedup));
     for event in [&other, &attempted, &later] {
-        bench.let_wait(event).await;
+        bench.insert_pending(event).await;
     }
     drop(statements.take());
     let batch = [(&other, false), (&attempted, false), (&later, false), (&native, true), (&by_ingest, true)];
@@ -201,7 +202,7 @@ async fn a_keyed_batch_takes_at_most_six_statements() {
     assert_eq!(bench.count(acknowledged).await, 3, "two by their own ids, the original by that of its duplicate");
 }
 
-/// Ingest writes one record per id. Where a second one looks as if it were ingest's, nothing tells so beforehand.
+/// Ingest writes one record per id. A second record that looks like one of ingest is only found by the insert.
 #[tokio::test]
 async fn a_second_record_of_an_id_of_ingest_is_found_on_insert() {
     let mut bench = Bench::start().await;

@@ -8,7 +8,7 @@ use schemas::records::Dedup;
 use super::harness::{Bench, JSON, PATIENCE, event, keyed, time_of};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ack_hides_the_event_as_of_its_append_time_and_a_second_one_changes_nothing() {
+async fn the_first_ack_of_an_event_counts() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (acked, open) = (event(org), event(org));
@@ -31,7 +31,7 @@ async fn an_ack_hides_the_event_as_of_its_append_time_and_a_second_one_changes_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acks_that_are_read_before_their_event_are_applied_when_it_appears_the_first_one_wins() {
+async fn acks_read_before_their_event_are_applied_with_it() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (late, later) = (event(org), event(org));
@@ -47,12 +47,12 @@ async fn acks_that_are_read_before_their_event_are_applied_when_it_appears_the_f
     bench.passed().await;
     assert_eq!(bench.row(org, late.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)));
     assert_eq!(bench.row(org, later.event_id).await.unwrap().acknowledged_at, Some(time_of(&both)));
-    assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 0, "nothing waits any more");
+    assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 0, "no effect is pending");
     projecting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ack_of_another_organizations_event_does_nothing_before_it_and_after_it() {
+async fn an_ack_of_another_organizations_event_does_nothing() {
     let bench = Bench::start().await;
     let (owner, foreign) = (bench.organization(0).await, bench.organization(0).await);
     let (theirs, later) = (event(owner), event(owner));
@@ -72,7 +72,7 @@ async fn an_ack_of_another_organizations_event_does_nothing_before_it_and_after_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_id_of_a_duplicate_acknowledges_its_original_before_and_after_it_is_known() {
+async fn the_id_of_a_duplicate_acknowledges_its_original() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
@@ -99,7 +99,7 @@ async fn the_id_of_a_duplicate_acknowledges_its_original_before_and_after_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn effects_and_keys_that_nothing_will_ask_for_again_are_swept_and_no_others() {
+async fn only_effects_and_keys_no_longer_needed_are_swept() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     for age in ["8 days", "10 days"] {
@@ -114,7 +114,8 @@ async fn effects_and_keys_that_nothing_will_ask_for_again_are_swept_and_no_other
         .unwrap();
         sqlx::query(
             "INSERT INTO dedup_keys (org_id, kind, key, event_id, body_hash, accepted_at, expires_at)
-             VALUES ($1, 'dedup_id', $2, gen_random_uuid(), '', now() - interval '20 days', now() - $2::interval + interval '1 day')",
+             VALUES ($1, 'dedup_id', $2, gen_random_uuid(), '', now() - interval '20 days',
+                     now() - $2::interval + interval '1 day')",
         )
         .bind(org.as_uuid())
         .bind(age)
@@ -126,8 +127,9 @@ async fn effects_and_keys_that_nothing_will_ask_for_again_are_swept_and_no_other
         bench.project_as(ProjectorConfig { sweep_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
     let left = "SELECT (SELECT count(*) FROM view.pending_effects) + (SELECT count(*) FROM dedup_keys)";
     let swept = || async { (bench.count(left).await == 2).then_some(()) };
-    devstack::testing::eventually(PATIENCE, "the old ones are swept", swept).await;
-    let kept = "SELECT count(*) FROM view.pending_effects, dedup_keys WHERE appended_at > now() - interval '9 days' AND key = '8 days'";
+    devstack::testing::eventually(PATIENCE, "the old rows are swept", swept).await;
+    let kept = "SELECT count(*) FROM view.pending_effects, dedup_keys
+                WHERE appended_at > now() - interval '9 days' AND key = '8 days'";
     assert_eq!(bench.count(kept).await, 1);
     projecting.stop().await;
 }

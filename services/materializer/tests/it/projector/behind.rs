@@ -1,5 +1,5 @@
-//! A view that is far behind the log, as after a restore: what its unread events will ask for is still there when they
-//! are read.
+//! A view that is far behind the log, as after a restore: dedup keys and pending effects are kept until its unread
+//! events are read.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::retention::append_at;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Waits until a sweep that began after this call has ended: the first row shows that one runs, the second one that it
-/// is over.
+/// Waits until a sweep that started after this call has finished: the first row shows that a sweep runs, the second one
+/// that it has finished.
 async fn swept(bench: &Bench) {
     for _ in 0..2 {
         sqlx::query(
@@ -32,13 +32,13 @@ async fn swept(bench: &Bench) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_and_effects_stay_for_unread_events_of_their_time_and_go_when_these_are_read() {
+async fn keys_and_effects_are_kept_for_unread_events() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let dedup = Dedup { window_seconds: 86_400, ..Dedup::dedup_id("k", b"") };
     let (first, repeat, late) = (keyed(org, dedup.clone()), keyed(org, dedup), event(org));
     let at = OffsetDateTime::now_utc() - 20 * 24 * HOUR;
-    // By the first one the topic takes the test's times.
+    // The first append makes the topic use the times of the test.
     append_at(&bench, 0, &event(org), at).await;
     append_at(&bench, 0, &first, at).await;
     let projecting = bench.project_as(ProjectorConfig { sweep_interval: HOUR, ..ProjectorConfig::default() });
@@ -57,7 +57,7 @@ async fn keys_and_effects_stay_for_unread_events_of_their_time_and_go_when_these
     .await
     .unwrap();
 
-    // Nothing is read while the positions are held.
+    // No record is read while the positions are locked.
     let mut held = bench.pool.begin_with("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
     sqlx::query("SELECT FROM consumer_positions FOR UPDATE").execute(&mut *held).await.unwrap();
     let projecting =
@@ -71,7 +71,7 @@ async fn keys_and_effects_stay_for_unread_events_of_their_time_and_go_when_these
     assert!(bench.row(org, first.event_id).await.is_some());
     assert!(bench.row(org, late.event_id).await.unwrap().acknowledged_at.is_some());
 
-    // The last record is 20 days old, and nothing is unread.
+    // The last record is 20 days old, and all records are read.
     eventually(PATIENCE, "the key is swept", || async {
         (bench.count("SELECT count(*) FROM dedup_keys").await == 0).then_some(())
     })

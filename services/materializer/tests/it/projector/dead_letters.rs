@@ -1,4 +1,4 @@
-//! Records that nobody can take, and those that are passed over.
+//! Records that become dead letters, and records that are skipped.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::deliveries::attempt;
 use super::harness::{Bench, JSON, PARTITIONS, PATIENCE, event, stranger};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_taken_becomes_a_dead_letter_and_the_next_record_is_served() {
+async fn unreadable_records_become_dead_letters() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (events, acks) = (bench.topics().events.clone(), bench.topics().acks.clone());
@@ -34,7 +34,7 @@ async fn what_cannot_be_taken_becomes_a_dead_letter_and_the_next_record_is_serve
     let projecting = bench.project();
     bench.passed().await;
     assert!(bench.row(org, before.event_id).await.is_some());
-    assert!(bench.row(org, after.event_id).await.unwrap().acknowledged_at.is_some(), "the next ack was served too");
+    assert!(bench.row(org, after.event_id).await.unwrap().acknowledged_at.is_some(), "the next ack is applied too");
     assert_eq!(bench.in_log_order().await.len(), 2);
 
     let letters = bench.dead_letters().await;
@@ -46,14 +46,14 @@ async fn what_cannot_be_taken_becomes_a_dead_letter_and_the_next_record_is_serve
     ];
     assert_eq!(letters.len(), expected.len(), "{letters:?}");
     for (topic, appended, class, key, value) in expected {
-        let place = (topic.clone(), appended.partition, appended.offset);
-        let letter = letters.iter().find(|letter| letter.place() == place).unwrap();
+        let position = (topic.clone(), appended.partition, appended.offset);
+        let letter = letters.iter().find(|letter| letter.position() == position).unwrap();
         assert_eq!(letter.header("triggers-dlq-error-class"), class);
         assert!(!letter.header("triggers-dlq-error-message").is_empty());
         assert_eq!(letter.header("triggers-dlq-timestamp"), appended.timestamp_ms.unwrap().to_string());
         assert_eq!(letter.header("triggers-dlq-group"), bench.topics().group_materializer);
         assert_eq!(letter.key.as_deref(), Some(&key[..]));
-        assert_eq!(letter.value.as_deref(), value, "the bytes are untouched");
+        assert_eq!(letter.value.as_deref(), value, "the bytes are unchanged");
         assert_eq!(
             letter.headers.get("x").map(Vec::as_slice),
             (class == "bad_avro").then_some(&b"\xFF\x00"[..]),
@@ -64,11 +64,11 @@ async fn what_cannot_be_taken_becomes_a_dead_letter_and_the_next_record_is_serve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_too_large_for_the_dead_letters_leaves_its_place_there() {
+async fn a_record_too_large_for_a_dead_letter_leaves_its_position() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let events = &bench.topics().events;
-    // Small on the wire, but not when it is read.
+    // Small on the network, and large after decompression.
     let compressing: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", &bench.kafka.brokers)
         .set("compression.type", "gzip")
@@ -86,7 +86,7 @@ async fn a_record_too_large_for_the_dead_letters_leaves_its_place_there() {
     assert!(bench.row(org, after.event_id).await.is_some());
     let letters = bench.dead_letters().await;
     assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].place(), (events.clone(), 0, appended.offset));
+    assert_eq!(letters[0].position(), (events.clone(), 0, appended.offset));
     assert_eq!(letters[0].header("triggers-dlq-error-class"), "value_too_large");
     assert_eq!(letters[0].value, None);
     projecting.is_ready(true).await;
@@ -102,7 +102,7 @@ async fn erase(bench: &Bench, org: OrgId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_of_an_erased_organization_are_passed_over_without_a_trace() {
+async fn records_of_an_erased_organization_leave_no_trace() {
     let bench = Bench::start().await;
     let (erased, other) = (bench.organization(0).await, bench.organization(0).await);
     erase(&bench, erased).await;
@@ -128,7 +128,7 @@ async fn records_of_an_erased_organization_are_passed_over_without_a_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_organization_that_is_erased_meanwhile_is_passed_over_within_seconds() {
+async fn an_erased_organization_is_skipped_within_seconds() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
@@ -136,7 +136,7 @@ async fn an_organization_that_is_erased_meanwhile_is_passed_over_within_seconds(
     bench.passed().await;
     assert_eq!(bench.in_log_order().await.len(), 1);
     erase(&bench, org).await;
-    eventually(Duration::from_secs(20), "an event of the erased organization is passed over", || async {
+    eventually(Duration::from_secs(20), "an event of the erased organization is skipped", || async {
         let late = event(org);
         bench.event(&late).await;
         bench.passed().await;
@@ -147,7 +147,7 @@ async fn an_organization_that_is_erased_meanwhile_is_passed_over_within_seconds(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_postgres_refuses_is_found_and_all_others_are_written() {
+async fn a_row_that_postgres_rejects_becomes_a_dead_letter() {
     let bench = Bench::start().await;
     let orgs = [bench.organization(0).await, bench.organization(1).await];
     sqlx::raw_sql("ALTER TABLE view.events ADD CONSTRAINT no_poison CHECK (event_type <> 'poison')")
@@ -166,13 +166,13 @@ async fn a_row_that_postgres_refuses_is_found_and_all_others_are_written() {
     assert_eq!(letters.len(), 1, "{letters:?}");
     assert_eq!(letters[0].header("triggers-dlq-error-class"), "refused_by_database");
     assert!(letters[0].header("triggers-dlq-error-message").contains("no_poison"));
-    assert_eq!(letters[0].place(), (bench.topics().events.clone(), 1, refused.offset));
+    assert_eq!(letters[0].position(), (bench.topics().events.clone(), 1, refused.offset));
     assert_eq!(letters[0].value, Some(schemas::codec::encode_event(&poison).unwrap()));
     projecting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_of_an_event_that_never_comes_does_not_hold_anything_up() {
+async fn an_attempt_without_an_event_blocks_nothing() {
     let bench = Bench::start().await;
     let org = bench.organization(2).await;
     bench.attempt(&attempt(org, EventId::generate(), EndpointId::generate(), 1, DeliveryOutcome::Failed)).await;
@@ -185,10 +185,10 @@ async fn an_attempt_of_an_event_that_never_comes_does_not_hold_anything_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_whose_dead_letter_cannot_be_written_is_not_passed_until_it_can() {
+async fn the_position_waits_until_the_dead_letter_is_written() {
     let mut bench = Bench::start().await;
     let org = bench.organization(0).await;
-    // A topic that is not there yet.
+    // A topic that does not exist yet.
     bench.kafka.topics.dead_letters.push_str(".later");
     let projecting = bench.project();
     projecting.is_ready(true).await;
@@ -207,7 +207,7 @@ async fn a_record_whose_dead_letter_cannot_be_written_is_not_passed_until_it_can
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn much_garbage_is_one_dead_letter_each_and_the_next_record_is_served() {
+async fn much_garbage_is_one_dead_letter_each() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (events, key) = (bench.topics().events.clone(), org.to_string().into_bytes());
@@ -231,7 +231,8 @@ async fn much_garbage_is_one_dead_letter_each_and_the_next_record_is_served() {
 /// their offsets.
 async fn rejected(bench: &Bench) -> Vec<(OrgId, String, i32, i64, String, String)> {
     let rows: Vec<(uuid::Uuid, String, i32, i64, String, String)> = sqlx::query_as(
-        "SELECT org_id, log_topic, log_partition, log_offset, error_class, message FROM rejected WHERE org_id IS NOT NULL ORDER BY log_topic, log_offset",
+        "SELECT org_id, log_topic, log_partition, log_offset, error_class, message FROM rejected
+         WHERE org_id IS NOT NULL ORDER BY log_topic, log_offset",
     )
     .fetch_all(&bench.pool)
     .await
@@ -244,14 +245,14 @@ async fn rejected(bench: &Bench) -> Vec<(OrgId, String, i32, i64, String, String
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_is_told_of_the_dead_letters_under_its_key_once_however_often_they_are_read() {
+async fn a_rejected_record_is_stored_once_for_its_tenant() {
     let bench = Bench::start().await;
     let (org, erased) = (bench.organization(0).await, bench.organization(0).await);
     erase(&bench, erased).await;
     let (events, acks, deliveries) =
         (bench.topics().events.clone(), bench.topics().acks.clone(), bench.topics().deliveries.clone());
     let key = org.to_string().into_bytes();
-    // What the message repeats of a record need not be storable.
+    // The error message quotes bytes of the record that PostgreSQL cannot store.
     let named = [("ce_specversion", &b"1.0"[..]), ("ce_id", b"\xFF")];
     let first = bench.append(&events, Some(&key), Some(b"1"), &named).await;
     let second = bench.append(&events, Some(&key), Some(b"garbage"), &[]).await;
@@ -266,29 +267,34 @@ async fn a_tenant_is_told_of_the_dead_letters_under_its_key_once_however_often_t
     let projecting = bench.project();
     bench.passed().await;
     projecting.stop().await;
-    let told = rejected(&bench).await;
-    let places: Vec<_> = told
+    let stored = rejected(&bench).await;
+    let columns: Vec<_> = stored
         .iter()
         .map(|(org, topic, partition, offset, class, _)| (*org, topic, *partition, *offset, class.as_str()))
         .collect();
     let wanted = [(&acks, &third, "invalid_ack"), (&events, &first, "malformed"), (&events, &second, "malformed")];
-    assert_eq!(places, wanted.map(|(topic, appended, class)| (org, topic, appended.partition, appended.offset, class)));
-    assert!(told.iter().all(|(.., message)| !message.is_empty()));
+    assert_eq!(
+        columns,
+        wanted.map(|(topic, appended, class)| (org, topic, appended.partition, appended.offset, class))
+    );
+    assert!(stored.iter().all(|(.., message)| !message.is_empty()));
 
     sqlx::query("UPDATE consumer_positions SET next_offset = 0").execute(&bench.pool).await.unwrap();
     let projecting = bench.project();
     bench.passed().await;
-    assert_eq!(rejected(&bench).await, told);
+    assert_eq!(rejected(&bench).await, stored, "a second reading adds no row");
     projecting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rejected_records_are_taken_away_after_thirty_days_when_no_reading_takes_them_any_more() {
+async fn rejected_records_are_deleted_after_thirty_days() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     sqlx::query(
-        "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
-         SELECT $1, 't', 0, 1, day, now() - day * interval '1 day', 'c', 'm' FROM UNNEST('{28, 29, 40, 41}'::integer[]) day",
+        "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class,
+                               message)
+         SELECT $1, 't', 0, 1, day, now() - day * interval '1 day', 'c', 'm'
+         FROM UNNEST('{28, 29, 40, 41}'::integer[]) day",
     )
     .bind(org.as_uuid())
     .execute(&bench.pool)
@@ -296,6 +302,7 @@ async fn rejected_records_are_taken_away_after_thirty_days_when_no_reading_takes
     .unwrap();
     let config = ProjectorConfig { sweep_interval: Duration::from_millis(50), ..ProjectorConfig::default() };
     let projecting = bench.project_as(config);
-    eventually(PATIENCE, "the old ones are gone", || async { (rejected(&bench).await.len() == 2).then_some(()) }).await;
+    eventually(PATIENCE, "the old rows are deleted", || async { (rejected(&bench).await.len() == 2).then_some(()) })
+        .await;
     projecting.stop().await;
 }

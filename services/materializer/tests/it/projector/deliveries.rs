@@ -1,4 +1,4 @@
-//! Webhook attempts: each of them, each delivery as the last one left it, and the event's status over all deliveries.
+//! Webhook attempts: each attempt, each delivery by its last attempt, and the event's status over all deliveries.
 
 use schemas::codec::encode_attempt;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
@@ -36,7 +36,7 @@ pub(crate) fn attempt(
     }
 }
 
-/// Outcomes of the attempts of each delivery of one event, and what the event then shows: status and attempts.
+/// Outcomes of the attempts of each delivery of one event, and the resulting status and attempts of the event.
 type Case = (&'static [&'static [DeliveryOutcome]], (&'static str, i32));
 
 async fn status(bench: &Bench, org: OrgId, id: EventId) -> (String, i32) {
@@ -45,7 +45,7 @@ async fn status(bench: &Bench, org: OrgId, id: EventId) -> (String, i32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_with_the_largest_numbers_are_summed_up_to_the_largest_number() {
+async fn the_sum_of_attempts_is_capped() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
@@ -63,7 +63,7 @@ async fn attempts_with_the_largest_numbers_are_summed_up_to_the_largest_number()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_events_status_is_the_worst_of_its_deliveries_and_cancelled_ones_do_not_count() {
+async fn an_events_status_is_the_worst_of_its_deliveries() {
     use DeliveryOutcome::{Cancelled, Delivered, Failed, Retrying};
     let cases: [Case; 7] = [
         (&[&[Delivered]], ("delivered", 1)),
@@ -77,7 +77,7 @@ async fn an_events_status_is_the_worst_of_its_deliveries_and_cancelled_ones_do_n
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
-    // Events first, attempts first, and both in whatever batches they meet.
+    // Events first, attempts first, and both in any batches.
     for events_first in [true, false] {
         let events = cases.map(|_| event(org));
         if events_first {
@@ -115,7 +115,7 @@ async fn an_events_status_is_the_worst_of_its_deliveries_and_cancelled_ones_do_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_is_as_its_last_attempt_left_it_and_every_attempt_is_kept_once() {
+async fn a_delivery_has_the_state_of_its_last_attempt() {
     let bench = Bench::start().await;
     let org = bench.organization(1).await;
     let (of, endpoint) = (event(org), EndpointId::generate());
@@ -133,7 +133,7 @@ async fn a_delivery_is_as_its_last_attempt_left_it_and_every_attempt_is_kept_onc
         ("retrying".to_owned(), 1, Some(503), Some("answered 503".to_owned()), Some(at(&attempts[0], 5)))
     );
     projecting.stop().await;
-    // One batch, with a record that was appended twice after its successors.
+    // One batch, with a record that was appended again after later ones.
     bench.attempt(&attempts[1]).await;
     bench.attempt(&attempts[2]).await;
     bench.attempt(&attempts[0]).await;
@@ -144,11 +144,13 @@ async fn a_delivery_is_as_its_last_attempt_left_it_and_every_attempt_is_kept_onc
     bench.passed().await;
     assert_eq!(delivery(&bench).await, ("delivered".to_owned(), 3, Some(204), None, None));
     assert_eq!(status(&bench, org, of.event_id).await, ("delivered".to_owned(), 3));
-    let kept: Vec<(Uuid, i32, String, i64, Option<String>)> =
-        sqlx::query_as("SELECT delivery_id, attempt, outcome, latency_ms, response_excerpt FROM view.delivery_attempts ORDER BY attempt")
-            .fetch_all(&bench.pool)
-            .await
-            .unwrap();
+    let kept: Vec<(Uuid, i32, String, i64, Option<String>)> = sqlx::query_as(
+        "SELECT delivery_id, attempt, outcome, latency_ms, response_excerpt
+                        FROM view.delivery_attempts ORDER BY attempt",
+    )
+    .fetch_all(&bench.pool)
+    .await
+    .unwrap();
     let expected = attempts
         .map(|a| (a.delivery_id.as_uuid(), a.attempt, a.outcome.as_str().to_owned(), 12, Some("busy".to_owned())));
     assert_eq!(kept, expected);
@@ -190,20 +192,21 @@ async fn a_delivery_does_not_depend_on_how_its_attempts_were_batched() {
     }
     let projecting = bench.project();
     bench.passed().await;
-    // All of a row but its names and when it was written to the log, as one text.
+    // All columns of a row except ids and append time, as one text.
     let rows: Vec<(String, OffsetDateTime)> = sqlx::query_as(
-        "SELECT (to_jsonb(d) - 'delivery_id' - 'endpoint_id' - 'last_appended_at')::text, created_at FROM view.deliveries d",
+        "SELECT (to_jsonb(d) - 'delivery_id' - 'endpoint_id' - 'last_appended_at')::text, created_at
+         FROM view.deliveries d",
     )
     .fetch_all(&bench.pool)
     .await
     .unwrap();
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0], rows[1]);
-    assert_eq!(rows[0].1.unix_timestamp(), STARTED_AT / 1_000_000 + 1, "made when the first attempt began");
+    assert_eq!(rows[0].1.unix_timestamp(), STARTED_AT / 1_000_000 + 1, "created when the first attempt started");
     projecting.stop().await;
 }
 
-/// A dispatcher that was halted, or out of reach of the log, tells of attempts after another one went on with the
+/// A dispatcher that was halted, or that could not reach Kafka, reports attempts after another one continued the
 /// delivery.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_attempt_report_never_reopens_a_finished_delivery() {
@@ -214,7 +217,7 @@ async fn a_late_attempt_report_never_reopens_a_finished_delivery() {
         ([(1, Delivered), (2, Failed)], ("delivered", 1)),
         ([(2, Delivered), (3, Cancelled)], ("delivered", 2)),
         ([(3, Failed), (3, Retrying)], ("failed", 3)),
-        // Its first attempt could not be reported in time, and was on the log nevertheless.
+        // The report of its first attempt timed out, and was appended nevertheless.
         ([(0, Cancelled), (1, Retrying)], ("cancelled", 0)),
         ([(1, Retrying), (2, Retrying)], ("retrying", 2)),
     ];
@@ -224,30 +227,30 @@ async fn a_late_attempt_report_never_reopens_a_finished_delivery() {
         for in_turn in [true, false] {
             let mut projecting = (!in_one_batch).then(|| bench.project());
             let mut expected = Vec::new();
-            for (mut told, (status, attempts)) in cases {
+            for (mut reports, (status, attempts)) in cases {
                 let (id, endpoint) = (EventId::generate(), EndpointId::generate());
                 if !in_turn {
-                    told.reverse();
+                    reports.reverse();
                 }
-                for (number, outcome) in told {
+                for (number, outcome) in reports {
                     bench.attempt(&attempt(org, id, endpoint, number, outcome)).await;
                     if projecting.is_some() {
                         bench.passed().await;
                     }
                 }
-                expected.push((DeliveryId::of(endpoint, id), told, status, attempts));
+                expected.push((DeliveryId::of(endpoint, id), reports, status, attempts));
             }
             let projecting = projecting.take().unwrap_or_else(|| bench.project());
             bench.passed().await;
             projecting.stop().await;
-            for (id, told, status, attempts) in expected {
+            for (id, reports, status, attempts) in expected {
                 let row: (String, i32) =
                     sqlx::query_as("SELECT status, attempts FROM view.deliveries WHERE delivery_id = $1")
                         .bind(id.as_uuid())
                         .fetch_one(&bench.pool)
                         .await
                         .unwrap();
-                assert_eq!(row, (status.to_owned(), attempts), "{told:?}, in one batch: {in_one_batch}");
+                assert_eq!(row, (status.to_owned(), attempts), "{reports:?}, in one batch: {in_one_batch}");
             }
         }
     }
@@ -258,25 +261,25 @@ async fn of_reports_of_one_attempt_the_one_appended_last_wins() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (id, endpoint, now) = (EventId::generate(), EndpointId::generate(), OffsetDateTime::now_utc());
-    // The leader's clock says when: in one batch, and against what is stored.
-    let tell = async |status_code, seconds| {
-        let told = DeliveryAttempt {
+    // Append times are by the leader's clock. In one batch, and against the stored report.
+    let append_report = async |status_code, seconds| {
+        let report = DeliveryAttempt {
             status_code: Some(status_code),
             ..attempt(org, id, endpoint, 1, DeliveryOutcome::Retrying)
         };
-        let (key, value) = (org.to_string(), encode_attempt(&told).unwrap());
+        let (key, value) = (org.to_string(), encode_attempt(&report).unwrap());
         append_record_at(&bench, &bench.topics().deliveries, 0, (&key, &value), now + time::Duration::seconds(seconds))
             .await;
     };
-    tell(500, -60).await;
-    tell(501, -61).await;
+    append_report(500, -60).await;
+    append_report(501, -61).await;
     let projecting = bench.project();
     bench.passed().await;
     assert_eq!(delivery(&bench).await.2, Some(500));
-    tell(502, -62).await;
+    append_report(502, -62).await;
     bench.passed().await;
     assert_eq!(delivery(&bench).await.2, Some(500));
-    tell(503, -59).await;
+    append_report(503, -59).await;
     bench.passed().await;
     assert_eq!(delivery(&bench).await.2, Some(503));
     projecting.stop().await;

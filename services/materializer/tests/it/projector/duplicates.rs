@@ -1,4 +1,4 @@
-//! One row per key and window, and a duplicate decision for every other event.
+//! One event per dedup key and window; every other record is a duplicate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +28,7 @@ async fn rows(bench: &Bench) -> Vec<EventId> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_one_dedup_id_are_one_row_in_one_batch_and_across_batches() {
+async fn events_of_one_dedup_id_are_one_row() {
     let bench = Bench::start().await;
     let (org, other) = (bench.organization(0).await, bench.organization(0).await);
     let original = keyed(org, Dedup::dedup_id("d", b"one"));
@@ -51,7 +51,7 @@ async fn events_of_one_dedup_id_are_one_row_in_one_batch_and_across_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twins_of_an_idempotency_key_are_one_row_when_their_bodies_agree_and_two_when_not() {
+async fn concurrent_requests_are_one_row_per_body() {
     let bench = Bench::start().await;
     let org = bench.organization(1).await;
     let original = keyed(org, Dedup::idempotency_key("k", b"one"));
@@ -68,7 +68,7 @@ async fn twins_of_an_idempotency_key_are_one_row_when_their_bodies_agree_and_two
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_after_the_window_is_a_new_event_and_the_next_original() {
+async fn a_duplicate_after_the_window_is_a_new_event() {
     let bench = Bench::start().await;
     let org = bench.organization(2).await;
     let short = || keyed(org, Dedup { window_seconds: 2, ..Dedup::dedup_id("d", b"one") });
@@ -93,9 +93,9 @@ async fn a_repeat_after_the_window_is_a_new_event_and_the_next_original() {
     projecting.stop().await;
 }
 
-/// A native producer that sends its records again after a day, ids and all.
+/// A native producer sends its records again after a day, with the same ids.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_comes_again_after_its_window_under_its_own_id_stays_what_it_was() {
+async fn an_event_read_again_after_its_window_is_not_a_new_one() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let short = || keyed(org, Dedup { window_seconds: 1, ..Dedup::dedup_id("d", b"one") });
@@ -141,9 +141,9 @@ async fn a_record_with_a_duplicates_id_and_no_key_is_that_duplicate() {
     projecting.stop().await;
 }
 
-/// Somebody copies the id of an event that ingest made, under the key of another one.
+/// A producer copies the id of an event that ingest made, with the dedup key of another event.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_one_id_in_a_batch_the_first_that_was_read_is_the_event_whatever_key_the_second_names() {
+async fn the_first_record_of_an_id_in_a_batch_is_the_event() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (holder, made) = (keyed(org, Dedup::dedup_id("k", b"")), event(org));
@@ -156,15 +156,15 @@ async fn of_one_id_in_a_batch_the_first_that_was_read_is_the_event_whatever_key_
     let projecting = bench.project();
     bench.passed().await;
     assert_eq!(rows(&bench).await, [holder.event_id, made.event_id]);
-    assert_eq!(bench.in_log_order().await[1].1, 1, "the first that was read");
+    assert_eq!(bench.in_log_order().await[1].1, 1, "the record that was read first");
     assert_eq!(duplicates(&bench).await, []);
     projecting.stop().await;
 }
 
-/// One id in two partitions, under a key that another event has and without: whichever writer comes second goes by what
-/// the first one made of it.
+/// One id in two partitions, with a key that another event owns and without a key: the second writer follows the
+/// decision of the first one.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once() {
+async fn two_concurrent_writers_take_one_decision_on_an_id() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
@@ -175,7 +175,8 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
     for statement in [
         "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $2, 1, 2, 7, now())",
-        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
+        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
+                                  payload)
          VALUES ($1, $2, 1, 2, 7, now(), 'a', '1')",
     ] {
         let query = sqlx::query(statement).bind(org.as_uuid()).bind(becomes_event.event_id.as_uuid());
@@ -184,7 +185,7 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
     bench.event(&becomes_event).await;
     let blocked =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually(PATIENCE, "the one with the key waits for the one without", || async {
+    eventually(PATIENCE, "the writer with the key waits for the writer without", || async {
         (bench.count(blocked).await > 0).then_some(())
     })
     .await;
@@ -192,7 +193,7 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, becomes_event.event_id]);
     assert_eq!(duplicates(&bench).await, []);
-    // The other way about: who finds a duplicate takes its id, so that a writer at the same time cannot.
+    // The other order: a writer that finds a duplicate stores its id, so that a concurrent writer cannot.
     let becomes_duplicate = keyed(org, Dedup::dedup_id("k", b""));
     let last = bench.event(&becomes_duplicate).await;
     bench.passed().await;
@@ -203,8 +204,8 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
         .await
         .unwrap();
     assert_eq!(owner, [(last.partition, last.offset)]);
-    // Nor does an id that another writer finds to be a duplicate keep a key: what came under that key later would stand
-    // for no event.
+    // An id that another writer finds to be a duplicate does not own a key: later duplicates of that key would have no
+    // original.
     let (named, later) = (keyed(org, Dedup::dedup_id("free", b"")), keyed(org, Dedup::dedup_id("free", b"")));
     let mut other_writer = bench.pool.begin().await.unwrap();
     let decide = sqlx::query(
@@ -214,7 +215,7 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
     let decide = decide.bind(org.as_uuid()).bind(named.event_id.as_uuid()).bind(original.event_id.as_uuid());
     decide.execute(&mut *other_writer).await.unwrap();
     bench.event(&named).await;
-    eventually(PATIENCE, "who takes the key waits for who judges", || async {
+    eventually(PATIENCE, "the writer that takes the key waits for the writer that decides", || async {
         (bench.count(blocked).await > 0).then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! From the log to the rows.
+//! Events of the log become rows of the view.
 
 use schemas::records::{Dedup, Event};
 use sqlx::Row as _;
@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use super::harness::{Bench, event, keyed, time_of};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_several_organizations_and_encodings_appear_once_and_in_log_order() {
+async fn events_appear_once_and_in_log_order() {
     let bench = Bench::start().await;
     let orgs = [
         bench.organization(0).await,
@@ -15,7 +15,7 @@ async fn events_of_several_organizations_and_encodings_appear_once_and_in_log_or
         bench.organization(2).await,
     ];
     let mut expected = Vec::new();
-    // The first half is there before the projector, the second comes while it runs.
+    // The first half is on the log before the projector starts, the second half comes while it runs.
     let mut projecting = None;
     for round in 0..20 {
         if round == 10 {
@@ -53,7 +53,8 @@ async fn a_row_says_what_the_record_said_and_when_it_was_appended() {
     let projecting = bench.project();
     bench.passed().await;
     let row = sqlx::query(
-        "SELECT payload::text, (extract(epoch FROM occurred_at) * 1000000)::bigint AS occurred_us, source, ordering_key, metadata::text,
+        "SELECT payload::text, (extract(epoch FROM occurred_at) * 1000000)::bigint AS occurred_us, source,
+                ordering_key, metadata::text,
                 dedup_id, event_type, log_epoch FROM view.events",
     )
     .fetch_one(&bench.pool)
@@ -75,7 +76,7 @@ async fn a_row_says_what_the_record_said_and_when_it_was_appended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_was_appended_twice_is_one_row_at_its_first_place() {
+async fn a_record_appended_twice_is_one_row_at_its_first_offset() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let (once, other) = (event(org), event(org));
@@ -87,12 +88,12 @@ async fn a_record_that_was_appended_twice_is_one_row_at_its_first_place() {
     bench.event(&once).await;
     bench.passed().await;
     assert_eq!(bench.in_log_order().await, [(0, first.offset, once.event_id), (0, between.offset, other.event_id)]);
-    assert!(bench.dead_letters().await.is_empty(), "a repeat is nothing that PostgreSQL refuses");
+    assert!(bench.dead_letters().await.is_empty(), "PostgreSQL does not reject a duplicate");
     projecting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_at_either_end_of_the_calendar_are_stored_to_the_microsecond_and_can_be_read_back() {
+async fn extreme_times_are_stored_to_the_microsecond() {
     use schemas::event_json::{MAX_TIME_MICROS, MIN_TIME_MICROS};
     let bench = Bench::start().await;
     let org = bench.organization(0).await;

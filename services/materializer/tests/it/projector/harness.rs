@@ -31,13 +31,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const AVRO: &[(&str, &[u8])] = &[("content-type", b"application/avro")];
 pub(crate) const JSON: &[(&str, &[u8])] = &[("content-type", b"application/json")];
 
-/// The log and the database of one test. Clones share them.
+/// The topics and the database of one test. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Bench {
     pub pool: PgPool,
     pub kafka: KafkaConfig,
     producer: Producer,
-    /// Where the log ends, as far as this test wrote it.
+    /// End offsets of the partitions, as far as this test wrote them.
     ends: Arc<Mutex<BTreeMap<(String, i32), i64>>>,
     _database: Option<Arc<TestDatabase>>,
 }
@@ -49,7 +49,7 @@ impl Bench {
         Self::on(&database.url.clone(), Some(database)).await
     }
 
-    /// On a database of the test's own.
+    /// On the database at `url`.
     pub(crate) async fn on(url: &str, database: Option<TestDatabase>) -> Self {
         let shared = devstack::testing::shared().await;
         let pool = postgres::connect(&PostgresConfig::new(url)).unwrap();
@@ -84,7 +84,7 @@ impl Bench {
         org
     }
 
-    /// Appends a record, whatever it is.
+    /// Appends any record.
     pub(crate) async fn append(
         &self,
         topic: &str,
@@ -97,7 +97,7 @@ impl Bench {
         appended
     }
 
-    /// Waiting for the projector waits for this record too.
+    /// [`Self::passed`] waits for this record too.
     pub(crate) fn note(&self, topic: &str, partition: i32, offset: i64) {
         let mut ends = self.ends.lock().unwrap();
         let end = ends.entry((topic.to_owned(), partition)).or_default();
@@ -109,7 +109,7 @@ impl Bench {
         self.append(&self.topics().events, Some(event.org_id.to_string().as_bytes()), Some(&value), AVRO).await
     }
 
-    /// An event as a native producer writes it; answers its id too.
+    /// Appends an event as a native producer does; returns its id too.
     pub(crate) async fn json_event(&self, org: OrgId, value: &str) -> (EventId, Appended) {
         let topic = &self.topics().events;
         let appended = self.append(topic, Some(org.to_string().as_bytes()), Some(value.as_bytes()), JSON).await;
@@ -129,7 +129,7 @@ impl Bench {
         self.append(&self.topics().deliveries, Some(attempt.org_id.to_string().as_bytes()), Some(&value), AVRO).await
     }
 
-    /// Appends `count` events of `orgs` in turn, some dozens at a time, and answers their ids.
+    /// Appends `count` events of `orgs` in turn, some dozens at a time, and returns their ids.
     pub(crate) async fn flow(&self, orgs: &[OrgId], count: usize) -> Vec<EventId> {
         let events: Vec<Event> = orgs.iter().cycle().take(count).map(|org| event(*org)).collect();
         for some in events.chunks(50) {
@@ -138,13 +138,13 @@ impl Bench {
         events.into_iter().map(|event| event.event_id).collect()
     }
 
-    /// The same beside the test.
+    /// The same, in a task.
     pub(crate) fn flowing(&self, orgs: &[OrgId], count: usize) -> JoinHandle<Vec<EventId>> {
         let (bench, orgs) = (self.clone(), orgs.to_vec());
         tokio::spawn(async move { bench.flow(&orgs, count).await })
     }
 
-    /// Where the projector stands; `None` before it claimed the partition.
+    /// Position of the projector; `None` before it claimed the partition.
     pub(crate) async fn position(&self, topic: &str, partition: i32) -> Option<i64> {
         sqlx::query_scalar(
             "SELECT next_offset FROM consumer_positions WHERE consumer = $1 AND topic = $2 AND partition = $3",
@@ -158,43 +158,44 @@ impl Bench {
         .flatten()
     }
 
-    /// Waits until everything that the test appended is passed.
+    /// Waits until the positions are past all records that the test appended.
     pub(crate) async fn passed(&self) {
         let ends = self.ends.lock().unwrap().clone();
         for ((topic, partition), end) in ends {
-            let what = format!("{topic}[{partition}] is passed up to {end}");
+            let what = format!("{topic}[{partition}] is read up to {end}");
             let position = eventually(PATIENCE, &what, || async {
                 self.position(&topic, partition).await.filter(|position| *position >= end)
             })
             .await;
-            assert_eq!(position, end, "{topic}[{partition}] is not passed further than it reaches");
+            assert_eq!(position, end, "{topic}[{partition}] is not read past its end");
         }
     }
 
-    /// Waits until at least this many events are shown.
+    /// Waits until the view has at least `count` events.
     pub(crate) async fn shown(&self, count: i64) {
-        let what = format!("{count} events are shown");
+        let what = format!("{count} events are in the view");
         eventually(PATIENCE, &what, || async {
             (self.count("SELECT count(*) FROM view.events").await >= count).then_some(())
         })
         .await;
     }
 
-    /// A number, or -1 while the database is out of reach.
+    /// The result of a count, or -1 while PostgreSQL is unavailable.
     pub(crate) async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap_or(-1)
     }
 
-    pub(crate) async fn row(&self, org: OrgId, id: EventId) -> Option<Row> {
+    pub(crate) async fn row(&self, org: OrgId, id: EventId) -> Option<ShownEvent> {
         sqlx::query_as(
-            "SELECT acknowledged_at, delivery_status, attempts, accepted_at FROM view.events WHERE org_id = $1 AND event_id = $2",
+            "SELECT acknowledged_at, delivery_status, attempts, accepted_at FROM view.events
+             WHERE org_id = $1 AND event_id = $2",
         )
         .bind(org.as_uuid())
         .bind(id.as_uuid())
         .fetch_optional(&self.pool)
         .await
         .unwrap()
-        .map(|(acknowledged_at, delivery_status, attempts, accepted_at)| Row {
+        .map(|(acknowledged_at, delivery_status, attempts, accepted_at)| ShownEvent {
             acknowledged_at,
             delivery_status,
             attempts,
@@ -213,36 +214,38 @@ impl Bench {
         rows.into_iter().map(|(partition, offset, id)| (partition, offset, EventId::from_uuid(id))).collect()
     }
 
-    /// Has the database keep a line for each row that is offered to `view.events` by a transaction that commits, also
-    /// where the row is there already, and for each position that is moved: doing something twice shows, although it
-    /// changes nothing.
+    /// Creates triggers that record each insert into `view.events` of a committed transaction, even if the row exists,
+    /// and each move of a position. So a second write is seen although it changes nothing.
     pub(crate) async fn watch_writes(&self) {
         let statements = "
             CREATE TABLE public.offered (event_id uuid NOT NULL);
             CREATE FUNCTION public.note_offered() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN INSERT INTO public.offered VALUES (NEW.event_id); RETURN NEW; END $$;
-            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW EXECUTE FUNCTION public.note_offered();
-            CREATE TABLE public.moved (at bigserial, topic text, partition integer, epoch bigint, from_offset bigint, to_offset bigint);
+            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW
+                EXECUTE FUNCTION public.note_offered();
+            CREATE TABLE public.moved (at bigserial, topic text, partition integer, epoch bigint, from_offset bigint,
+                                       to_offset bigint);
             CREATE FUNCTION public.note_moved() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN INSERT INTO public.moved (topic, partition, epoch, from_offset, to_offset)
-                         VALUES (NEW.topic, NEW.partition, NEW.epoch, OLD.next_offset, NEW.next_offset); RETURN NEW; END $$;
+                         VALUES (NEW.topic, NEW.partition, NEW.epoch, OLD.next_offset, NEW.next_offset);
+                         RETURN NEW; END $$;
             CREATE TRIGGER note_moved BEFORE UPDATE ON consumer_positions FOR EACH ROW
                 WHEN (OLD.next_offset <> NEW.next_offset) EXECUTE FUNCTION public.note_moved();";
         sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
     }
 
-    /// Holds that exactly these events are shown, and that each was written exactly once.
+    /// Asserts that the view has exactly these events, and that each was written exactly once.
     pub(crate) async fn assert_each_once(&self, mut ids: Vec<EventId>) {
         let mut shown: Vec<EventId> = self.in_log_order().await.into_iter().map(|(.., id)| id).collect();
         shown.sort();
         ids.sort();
         assert_eq!(shown.len(), ids.len(), "rows");
-        assert!(shown == ids, "the rows are those of the log");
+        assert!(shown == ids, "the view has the events of the log");
         let offered = self.count("SELECT count(*) FROM public.offered").await;
-        assert_eq!(offered, i64::try_from(ids.len()).unwrap(), "each was written once");
+        assert_eq!(offered, i64::try_from(ids.len()).unwrap(), "each event was written once");
     }
 
-    /// Everything on the topic of dead letters.
+    /// All records on the topic of dead letters.
     pub(crate) async fn dead_letters(&self) -> Vec<DeadLetter> {
         read_topic(&self.kafka.brokers, &self.topics().dead_letters).await.iter().map(DeadLetter::of).collect()
     }
@@ -256,15 +259,15 @@ impl Bench {
     }
 }
 
-/// An id whose records go to this partition, and that no organization has.
+/// An id whose records go to this partition; no such organization exists.
 pub(crate) fn stranger(of_partition: i32) -> OrgId {
-    let goes_there = |org: &OrgId| partition::of_key(org.to_string().as_bytes(), PARTITIONS) == of_partition;
-    std::iter::repeat_with(OrgId::generate).find(goes_there).unwrap()
+    let is_of_partition = |org: &OrgId| partition::of_key(org.to_string().as_bytes(), PARTITIONS) == of_partition;
+    std::iter::repeat_with(OrgId::generate).find(is_of_partition).unwrap()
 }
 
-/// What the tests ask of a row.
+/// Columns of an event that tests check.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Row {
+pub(crate) struct ShownEvent {
     pub acknowledged_at: Option<OffsetDateTime>,
     pub delivery_status: String,
     pub attempts: i32,
@@ -285,15 +288,15 @@ impl Projecting {
         Self { ended: tokio::spawn(supervisor.run(PATIENCE)), health, stop }
     }
 
-    /// Ends it; answers how long that took.
+    /// Stops the projector; returns how long that took.
     pub(crate) async fn stop(self) -> Duration {
-        let begun = Instant::now();
+        let started = Instant::now();
         self.stop.cancel();
         self.ended.await.unwrap().unwrap();
-        begun.elapsed()
+        started.elapsed()
     }
 
-    /// Waits until health says so.
+    /// Waits until readiness is `ready`.
     pub(crate) async fn is_ready(&self, ready: bool) {
         let what = format!("readiness is {ready}");
         eventually(PATIENCE, &what, || async { (self.health.is_ready() == ready).then_some(()) }).await;
@@ -319,12 +322,12 @@ pub(crate) fn keyed(org: OrgId, dedup: Dedup) -> Event {
     Event { dedup: Some(dedup), ..event(org) }
 }
 
-/// An append time as the database has it.
+/// The append time as a column has it.
 pub(crate) fn time_of(appended: &Appended) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(appended.timestamp_ms.unwrap()) * 1_000_000).unwrap()
 }
 
-/// A dead letter as it stands on the log.
+/// A dead letter on its topic.
 #[derive(Debug)]
 pub(crate) struct DeadLetter {
     pub key: Option<Vec<u8>>,
@@ -347,7 +350,7 @@ impl DeadLetter {
     }
 
     /// Topic, partition and offset of the record.
-    pub(crate) fn place(&self) -> (String, i32, i64) {
+    pub(crate) fn position(&self) -> (String, i32, i64) {
         let number = |name| self.header(name).parse::<i64>().unwrap();
         let partition = i32::try_from(number("triggers-dlq-partition")).unwrap();
         (self.header("triggers-dlq-topic").to_owned(), partition, number("triggers-dlq-offset"))

@@ -1,5 +1,5 @@
-//! Thousands of arbitrary and mutated records on the real topics: each is a row, a duplicate of one, or a dead letter,
-//! and the next good record is served.
+//! Thousands of arbitrary and mutated records on the real topics: each becomes a row, a duplicate or a dead letter, and
+//! the next good record is written.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use uuid::Uuid;
 use super::deliveries::attempt;
 use super::harness::{Bench, event, keyed, stranger};
 
-/// Of each topic.
+/// Records of each topic.
 const RECORDS: u64 = 3000;
-/// As many as the log takes at once without refusing some.
+/// Concurrent appends: as many as Kafka accepts without rejecting some.
 const AT_ONCE: usize = 200;
 
-/// One record as it was written, and where it is.
+/// One record as it was written, and its position.
 struct Written {
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
@@ -46,7 +46,7 @@ fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// Headers that tell what a value is, and good values.
+/// Headers that name the encoding of a value, and valid values.
 type Kind = (Vec<(&'static str, &'static [u8])>, Vec<Vec<u8>>);
 
 fn events(org: OrgId) -> Vec<Kind> {
@@ -64,7 +64,8 @@ fn events(org: OrgId) -> Vec<Kind> {
         .collect();
     let json = texts(&[
         r#"{"event_type": "order.created", "payload": {"id": 7, "n": [1.50, null, "\u0000\u00e9"]}, "dedup_id": "ord-7",
-            "timestamp": "2026-11-21T09:00:00.123456Z", "source": "shop", "ordering_key": "o", "metadata": {"k": "v"}}"#,
+            "timestamp": "2026-11-21T09:00:00.123456Z", "source": "shop",
+            "ordering_key": "o", "metadata": {"k": "v"}}"#,
         r#"{"type":"a","data":1}"#,
         r#"{"type":"a","data":"x","timestamp":"9999-12-31T23:59:59.999999Z"}"#,
         r#"{"type":"a","data":"x","timestamp":"0001-01-01T00:00:00Z"}"#,
@@ -132,7 +133,7 @@ async fn ids(bench: &Bench, sql: &'static str) -> Vec<(Uuid, Uuid)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter_and_the_next_good_one_is_served() {
+async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter() {
     let bench = Bench::start().await;
     let orgs = [bench.organization(0).await, bench.organization(1).await, bench.organization(2).await];
     let topics = bench.topics().clone();
@@ -161,7 +162,7 @@ async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter_and_the_next
         assert!(bench.row(event.org_id, event.event_id).await.is_some());
     }
 
-    // What the decoders say of each record: they are held to the contract by tests of their own.
+    // The decoders give the expected outcome of each record; their own tests check them against the contract.
     let known = |org: OrgId| orgs.contains(&org);
     let (mut expected_ids, mut expected_letters) = (Vec::new(), Vec::new());
     let place =
@@ -193,11 +194,11 @@ async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter_and_the_next
     )
     .await;
     assert_eq!(rows.len(), expected_ids.len(), "rows and duplicates");
-    assert!(rows == expected_ids, "the rows and duplicates are those that can be read");
+    assert!(rows == expected_ids, "the rows and duplicates are the readable records");
 
     let letters = bench.dead_letters().await;
     let mut found: Vec<_> =
-        letters.iter().map(|letter| (letter.place(), letter.header("triggers-dlq-error-class"))).collect();
+        letters.iter().map(|letter| (letter.position(), letter.header("triggers-dlq-error-class"))).collect();
     found.sort_unstable();
     expected_letters.sort_unstable();
     assert!(found == expected_letters, "{} dead letters instead of {}", found.len(), expected_letters.len());

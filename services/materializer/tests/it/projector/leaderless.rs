@@ -1,4 +1,4 @@
-//! A partition without a leader, on a mock cluster: a real one cannot be told to lose the leader of one partition
+//! A partition without a leader, on a mock cluster: a real one cannot be made to lose the leader of one partition
 //! alone.
 
 use devstack::testing::eventually;
@@ -9,7 +9,7 @@ use rdkafka::mocking::MockCluster;
 use super::harness::{Bench, PARTITIONS, PATIENCE};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_others_go_on_and_readiness_is_red_until_the_leader_is_back() {
+async fn a_leaderless_partition_does_not_stop_the_others() {
     let mock = MockCluster::new(1).unwrap();
     let bench = Bench::start().await.with_log(KafkaConfig::new(mock.bootstrap_servers(), ""));
     for topic in [&bench.topics().events, &bench.topics().acks, &bench.topics().deliveries] {
@@ -24,7 +24,7 @@ async fn the_others_go_on_and_readiness_is_red_until_the_leader_is_back() {
     eventually(PATIENCE, "the other is written", async || (bench.position(&events, 0).await == Some(1)).then_some(()))
         .await;
     projecting.is_ready(false).await;
-    assert_eq!(bench.position(&events, 1).await, None, "where its log begins is not known");
+    assert_eq!(bench.position(&events, 1).await, None, "the start of its log is not known");
     mock.partition_leader(&events, 1, Some(1)).unwrap();
     bench.passed().await;
     projecting.is_ready(true).await;

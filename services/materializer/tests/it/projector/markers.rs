@@ -1,4 +1,4 @@
-//! Places of the log that hold no record of anybody's: the ends of transactions.
+//! Transaction markers: offsets of the log without a record.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! One writer per partition, whoever comes, goes or stays too long.
+//! One writer per partition, although instances join, leave, and stall.
 
 use devstack::testing::eventually;
 use materializer::projector::CONSUMER;
@@ -32,7 +32,7 @@ async fn instances_that_come_and_go_write_each_event_exactly_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still_gives_it() {
+async fn a_fenced_instance_writes_nothing_and_claims_again() {
     let bench = Bench::start().await;
     bench.watch_writes().await;
     let (lost, kept) = (bench.organization(0).await, bench.organization(1).await);
@@ -40,9 +40,10 @@ async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still
     let flow = bench.flowing(&[lost, kept], 4000);
     bench.shown(500).await;
     let topic = bench.topics().events.clone();
-    // What another instance's claim does.
+    // As another instance does when it claims.
     let (stolen_epoch, stolen_at): (i64, i64) = sqlx::query_as(
-        "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1 AND topic = $2 AND partition = 0 RETURNING epoch, next_offset",
+        "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1 AND topic = $2 AND partition = 0
+         RETURNING epoch, next_offset",
     )
     .bind(CONSUMER)
     .bind(&topic)
@@ -50,7 +51,7 @@ async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still
     .await
     .unwrap();
     let mut ids = flow.await.unwrap();
-    // However fast it was: something comes after the theft.
+    // At least one record comes after the foreign claim.
     ids.extend(bench.flow(&[lost, kept], 100).await);
     bench.passed().await;
     bench.assert_each_once(ids).await;
@@ -77,7 +78,7 @@ async fn who_was_overtaken_writes_nothing_more_and_claims_again_what_kafka_still
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acks_whose_place_was_claimed_by_somebody_else_are_claimed_again_too() {
+async fn a_fenced_partition_of_acks_is_claimed_again() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
@@ -98,14 +99,14 @@ async fn acks_whose_place_was_claimed_by_somebody_else_are_claimed_again_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_lost_in_one_partition_is_written_in_the_others_at_once() {
+async fn a_batch_fenced_in_one_partition_is_written_in_the_others() {
     let bench = Bench::start().await;
     let (lost, kept) = (bench.organization(0).await, bench.organization(1).await);
     let projecting = bench.project();
     bench.flow(&[lost, kept], 2).await;
     bench.passed().await;
     let topic = bench.topics().events.clone();
-    // Both rows are locked meanwhile, so that what comes collects behind a flush that waits, and is one batch.
+    // Both rows are locked meanwhile, so that new records collect behind a waiting flush and become one batch.
     let mut thief = bench.pool.begin().await.unwrap();
     let lock = "SELECT FROM consumer_positions WHERE topic = $1 FOR UPDATE";
     sqlx::query(lock).bind(&topic).execute(&mut *thief).await.unwrap();
@@ -113,22 +114,22 @@ async fn a_batch_that_is_lost_in_one_partition_is_written_in_the_others_at_once(
     let stolen: i64 = sqlx::query_scalar(steal).bind(&topic).fetch_one(&mut *thief).await.unwrap();
     bench.flow(&[lost, kept], 200).await;
     thief.commit().await.unwrap();
-    // Both at one moment: the other partition is through before the lost one is claimed again.
+    // Both checks in one statement: the other partition is written before the fenced one is claimed again.
     let look = "SELECT max(epoch), (SELECT count(*) FROM view.events WHERE log_partition = 1) FROM consumer_positions
                 WHERE topic = $1 AND partition = 0";
-    let epoch = eventually(PATIENCE, "the other partition goes on", || async {
+    let epoch = eventually(PATIENCE, "the other partition is written", || async {
         let (epoch, others): (i64, i64) = sqlx::query_as(look).bind(&topic).fetch_one(&bench.pool).await.unwrap();
         (others == 101).then_some(epoch)
     })
     .await;
-    assert_eq!(epoch, stolen, "it did not wait for the lost one");
+    assert_eq!(epoch, stolen, "it did not wait for the fenced partition");
     bench.passed().await;
     assert_eq!(bench.in_log_order().await.len(), 202);
     projecting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_position_outside_of_the_log_stops_its_partition_and_readiness_stays_red_while_others_go_on() {
+async fn a_position_outside_of_the_log_stops_only_its_partition() {
     let bench = Bench::start().await;
     let (stopped, other) = (bench.organization(0).await, bench.organization(1).await);
     let first = bench.project();
@@ -139,7 +140,7 @@ async fn a_position_outside_of_the_log_stops_its_partition_and_readiness_stays_r
     sqlx::query(misplace).bind(&bench.topics().events).execute(&bench.pool).await.unwrap();
     bench.flow(&[stopped], 1).await;
     let projecting = bench.project();
-    // All the time: a moment of green between two transactions is one too many.
+    // Readiness must be red all the time, also between two transactions.
     let (health, done) = (projecting.health.clone(), CancellationToken::new());
     let watched = done.clone();
     let watching = tokio::task::spawn_blocking(move || {
@@ -150,7 +151,7 @@ async fn a_position_outside_of_the_log_stops_its_partition_and_readiness_stays_r
         bench.shown(shown).await;
     }
     done.cancel();
-    assert!(!watching.await.unwrap(), "what is written elsewhere does not make it whole");
+    assert!(!watching.await.unwrap(), "writes of other partitions do not make readiness green");
     assert_eq!(bench.position(&bench.topics().events, 0).await, Some(1000));
     projecting.stop().await;
 }

@@ -11,7 +11,7 @@ use super::harness::{Bench, PATIENCE, event, keyed};
 
 const WAITING: &str = "SELECT count(*) FROM view.pending_effects";
 
-/// What the writer of another partition does that does not see the event.
+/// Does what the writer of another partition does if it does not see the event.
 async fn let_wait(connection: &mut PgConnection, org: OrgId, id: EventId, effect: &str) {
     sqlx::query(
         "INSERT INTO view.pending_effects (org_id, event_id, effect, log_partition, log_offset, appended_at)
@@ -43,13 +43,13 @@ async fn retry(connection: &mut PgConnection, org: OrgId, id: EventId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn effects_that_another_writer_let_wait_while_their_event_was_written_are_applied_within_seconds() {
+async fn effects_of_another_writer_are_reconciled_within_seconds() {
     let bench = Bench::start().await;
     let (org, foreign) = (bench.organization(0).await, bench.organization(1).await);
     let (acked, attempted) = (event(org), event(org));
     let (original, duplicate) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
     let projecting = bench.project();
-    // Neither of the two sees what the other one writes: this one begins first and commits last.
+    // Neither transaction sees the rows of the other one: this one starts first and commits last.
     let mut other_writer = bench.pool.begin().await.unwrap();
     for id in [acked.event_id, duplicate.event_id] {
         let_wait(&mut other_writer, org, id, "ack").await;
@@ -62,7 +62,7 @@ async fn effects_that_another_writer_let_wait_while_their_event_was_written_are_
     }
     bench.passed().await;
     other_writer.commit().await.unwrap();
-    eventually(PATIENCE, "they are applied", || async { (bench.count(WAITING).await == 1).then_some(()) }).await;
+    eventually(PATIENCE, "the effects are applied", || async { (bench.count(WAITING).await == 1).then_some(()) }).await;
     for id in [acked.event_id, original.event_id] {
         let acknowledged_at = bench.row(org, id).await.unwrap().acknowledged_at.unwrap();
         assert_eq!(acknowledged_at.unix_timestamp(), 1_795_251_600, "its append time");
@@ -73,7 +73,7 @@ async fn effects_that_another_writer_let_wait_while_their_event_was_written_are_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_is_summed_up_late_does_not_go_back_behind_a_flush_at_the_same_time() {
+async fn a_late_status_does_not_overwrite_a_concurrent_flush() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let attempted = event(org);
@@ -93,12 +93,13 @@ async fn a_status_that_is_summed_up_late_does_not_go_back_behind_a_flush_at_the_
     let_wait(&mut setup, org, attempted.event_id, "attempt").await;
     let blocked =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually(PATIENCE, "the one that sums up waits for the flush", || async {
+    eventually(PATIENCE, "reconciling waits for the flush", || async {
         (bench.count(blocked).await > 0).then_some(())
     })
     .await;
     flush.commit().await.unwrap();
-    eventually(PATIENCE, "it has summed up", || async { (bench.count(WAITING).await == 0).then_some(()) }).await;
+    eventually(PATIENCE, "reconciling has finished", || async { (bench.count(WAITING).await == 0).then_some(()) })
+        .await;
     let row = bench.row(org, attempted.event_id).await.unwrap();
     assert_eq!((row.delivery_status.as_str(), row.attempts), ("delivered", 2));
     projecting.stop().await;

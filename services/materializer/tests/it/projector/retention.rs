@@ -1,4 +1,4 @@
-//! What the view keeps: parts by time, what is too old for it, and ids over several parts.
+//! Retention: time partitions, records below the floor, and ids in several time partitions.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::harness::{Bench, PATIENCE, event};
 
-/// Appends an event to a partition of the test's choice, as a producer with another partitioner does.
+/// Appends an event to a given partition, as a producer with another partitioner does.
 pub(crate) async fn append_to(bench: &Bench, partition: i32, event: &Event) {
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
@@ -30,26 +30,26 @@ pub(crate) async fn append_to(bench: &Bench, partition: i32, event: &Event) {
 const REBUILD: RebuildConfig =
     RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
 
-/// An id that tells another day than today.
+/// An id that was made on another day.
 fn id_of_2024() -> EventId {
     EventId::from_uuid(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, 1_717_243_200, 0)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_down() {
+async fn one_id_in_two_partitions_is_one_row_with_its_owner() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
-    let told = Event { event_id: id_of_2024(), ..event(org) };
-    for twins in [&event(org), &told] {
-        // In turn, and both at once: in one batch or in two.
+    let foreign = Event { event_id: id_of_2024(), ..event(org) };
+    for twins in [&event(org), &foreign] {
+        // One after the other, and two at once: in one batch or in two.
         append_to(&bench, 1, twins).await;
         bench.passed().await;
         append_to(&bench, 2, twins).await;
         append_to(&bench, 0, twins).await;
         bench.passed().await;
         assert_eq!(bench.in_log_order().await.iter().filter(|(.., id)| *id == twins.event_id).count(), 1);
-        let place: (i32, i64) =
+        let owner: (i32, i64) =
             sqlx::query_as("SELECT log_partition, log_offset FROM event_ids WHERE org_id = $1 AND event_id = $2")
                 .bind(org.as_uuid())
                 .bind(twins.event_id.as_uuid())
@@ -57,10 +57,10 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
                 .await
                 .unwrap();
         let row = bench.in_log_order().await.into_iter().find(|(.., id)| *id == twins.event_id).unwrap();
-        assert_eq!((place.0, place.1), (row.0, row.1));
-        assert_eq!(row.0, 1, "the first that was read");
+        assert_eq!((owner.0, owner.1), (row.0, row.1));
+        assert_eq!(row.0, 1, "the first record that was read owns the id");
     }
-    // Ids that ingest makes cost nothing here.
+    // Ids that ingest makes need no row.
     let (key, value) = (org.to_string(), encode_event(&event(org)).unwrap());
     let by_ingest: [(&str, &[u8]); 2] = [("content-type", b"application/avro"), ("triggers-key-id", b"k")];
     bench.append(&bench.topics().events, Some(key.as_bytes()), Some(&value), &by_ingest).await;
@@ -69,7 +69,7 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
     projecting.stop().await;
 }
 
-/// Appends an event with an append time of the test's choice, which a topic as the manifest wants it does not allow.
+/// Appends an event with a given append time. The settings of the manifest do not allow that, so they are changed.
 pub(crate) async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetDateTime) {
     let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
     append_record_at(bench, &bench.topics().events, partition, (&key, &value), at).await;
@@ -88,8 +88,8 @@ pub(crate) async fn append_record_at(
     admin.alter_configs(&[lenient], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let at_ms = i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap();
-    // The broker may hear of it a moment later than its controller.
-    eventually(PATIENCE, "the topic takes the producer's time", || async {
+    // The broker gets the setting a moment later than the controller.
+    eventually(PATIENCE, "the topic uses the producer's time", || async {
         let record = FutureRecord::to(topic).partition(partition).key(key).payload(value).timestamp(at_ms);
         let delivered = producer.send(record, PATIENCE).await.unwrap();
         bench.note(topic, delivered.partition, delivered.offset);
@@ -99,7 +99,7 @@ pub(crate) async fn append_record_at(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ack_from_long_before_the_floor_does_not_wait_for_an_event_that_is_passed_over() {
+async fn an_ack_long_below_the_floor_is_not_pending() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let day = Duration::from_secs(86_400);
@@ -117,7 +117,7 @@ async fn an_ack_from_long_before_the_floor_does_not_wait_for_an_event_that_is_pa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_that_is_sent_twice_around_midnight_is_one_row_in_whatever_order_its_records_are_read() {
+async fn an_id_sent_twice_around_midnight_is_one_row() {
     let bench = Bench::start().await;
     let midnight = OffsetDateTime::now_utc().replace_time(time::Time::MIDNIGHT);
     let made_at = u64::try_from(midnight.unix_timestamp()).unwrap() - 1;
@@ -141,22 +141,21 @@ async fn an_id_that_is_sent_twice_around_midnight_is_one_row_in_whatever_order_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whose_id_a_second_record_named_is_known_for_as_long_as_that_one_is_read() {
+async fn the_owner_of_an_id_is_kept_for_its_newest_record() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let twins = event(org);
     let now = OffsetDateTime::now_utc();
     append_at(&bench, 0, &twins, now - Duration::from_secs(12 * 86_400)).await;
     append_at(&bench, 0, &twins, now - Duration::from_secs(86_400)).await;
-    // Parts of ten days: the two lie in different ones.
+    // Time partitions of ten days: the records are in different ones.
     let projecting = bench.project_as(ProjectorConfig { retention_days: 60, ..ProjectorConfig::default() });
     bench.passed().await;
     projecting.stop().await;
     assert_eq!(bench.in_log_order().await.len(), 1);
-    sqlx::query("SELECT view_drop_time_partition(starts_at) FROM view.time_partitions WHERE ends_at <= now() - interval '1 day'")
-        .execute(&bench.pool)
-        .await
-        .unwrap();
+    let drop_expired = "SELECT view_drop_time_partition(starts_at) FROM view.time_partitions
+                        WHERE ends_at <= now() - interval '1 day'";
+    sqlx::query(drop_expired).execute(&bench.pool).await.unwrap();
     let sweeping = bench.project_as(ProjectorConfig {
         retention_days: 60,
         sweep_interval: Duration::from_millis(20),
@@ -164,7 +163,7 @@ async fn whose_id_a_second_record_named_is_known_for_as_long_as_that_one_is_read
     });
     bench.flow(&[org], 1).await;
     bench.passed().await;
-    // One that goes with the same statement, or nothing would show that it ran.
+    // A row that the same statement deletes: it shows that the statement ran.
     sqlx::query(
         "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          SELECT $1, gen_random_uuid(), gen_random_uuid(), 0, 0, 0, floor - interval '1 second' FROM retention_floor",
@@ -175,29 +174,36 @@ async fn whose_id_a_second_record_named_is_known_for_as_long_as_that_one_is_read
     .unwrap();
     let expired = "SELECT count(*) FROM event_ids WHERE log_epoch = 0";
     eventually(PATIENCE, "a sweep", || async { (bench.count(expired).await == 0).then_some(()) }).await;
-    let of_the_gone = "SELECT count(*) FROM event_ids i
+    let without_event = "SELECT count(*) FROM event_ids i
                        WHERE NOT EXISTS (SELECT FROM view.events e WHERE e.event_id = i.event_id)";
-    assert_eq!((bench.in_log_order().await.len(), bench.count(of_the_gone).await), (1, 1));
+    assert_eq!((bench.in_log_order().await.len(), bench.count(without_event).await), (1, 1));
     sweeping.stop().await;
     let from = now - Duration::from_secs(30 * 86_400);
     replay(bench.pool.clone(), bench.kafka.clone(), (from, None), 60, |_| {}).await.unwrap();
-    assert_eq!(bench.in_log_order().await.len(), 1, "the repeat does not come back when its original has gone");
+    assert_eq!(
+        bench.in_log_order().await.len(),
+        1,
+        "a duplicate does not become an event when its original has expired"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
+async fn an_id_is_one_row_across_time_partitions() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
-    // A row of last month under an id of today, and one of its own day.
-    let (told, own) = (event(org), Event { event_id: id_of_2024(), ..event(org) });
-    for (nth, (one, at)) in [(&told, "2026-10-01T00:00:00Z"), (&own, "2024-06-01T12:00:00Z")].into_iter().enumerate() {
+    // A row of last month with an id of today, and a row of the day of its id.
+    let (of_today, of_its_day) = (event(org), Event { event_id: id_of_2024(), ..event(org) });
+    for (nth, (one, at)) in
+        [(&of_today, "2026-10-01T00:00:00Z"), (&of_its_day, "2024-06-01T12:00:00Z")].into_iter().enumerate()
+    {
         sqlx::query("SELECT view_ensure_time_partition('view', $1::text::timestamptz, 5)")
             .bind(at)
             .execute(&bench.pool)
             .await
             .unwrap();
         sqlx::query(
-            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
+            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
+                                      payload)
              VALUES ($1, $2, 0, 0, $3, $4::text::timestamptz, 'a', '1')",
         )
         .bind(org.as_uuid())
@@ -212,26 +218,26 @@ async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
         "INSERT INTO event_ids SELECT org_id, event_id, event_id, log_epoch, log_partition, log_offset, accepted_at
          FROM view.events WHERE event_id = $1",
     )
-    .bind(told.event_id.as_uuid())
+    .bind(of_today.event_id.as_uuid())
     .execute(&bench.pool)
     .await
     .unwrap();
     let projecting = bench.project_as(ProjectorConfig { retention_days: 3650, ..ProjectorConfig::default() });
-    bench.event(&told).await;
-    bench.event(&own).await;
+    bench.event(&of_today).await;
+    bench.event(&of_its_day).await;
     bench.flow(&[org], 1).await;
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 3);
     assert_eq!(
         bench.count("SELECT count(*) FROM event_ids WHERE log_epoch = 0").await,
         2,
-        "both belong to the rows of before"
+        "the earlier rows own both ids"
     );
     projecting.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
+async fn time_partitions_are_created_ahead_and_dropped() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     for days in [40, 20] {
@@ -241,7 +247,8 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
             .await
             .unwrap();
         sqlx::query(
-            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
+            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
+                                      payload)
              VALUES ($1, gen_random_uuid(), 1, 0, 100 - $2, now() - make_interval(days => $2), 'a', '1')",
         )
         .bind(org.as_uuid())
@@ -252,7 +259,7 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
     }
     let projecting = bench
         .project_as(ProjectorConfig { retention_interval: Duration::from_millis(20), ..ProjectorConfig::default() });
-    eventually(PATIENCE, "the older part is dropped", || async {
+    eventually(PATIENCE, "the older time partition is dropped", || async {
         (bench.count("SELECT count(*) FROM view.events").await == 1).then_some(())
     })
     .await;
@@ -262,12 +269,13 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
         .await
         .unwrap();
     assert_eq!(dropped, (0, 60));
-    let floor = "SELECT count(*) FROM retention_floor WHERE floor BETWEEN now() - interval '36 days' AND now() - interval '30 days'";
+    let floor = "SELECT count(*) FROM retention_floor
+                 WHERE floor BETWEEN now() - interval '36 days' AND now() - interval '30 days'";
     eventually(PATIENCE, "the floor is raised", || async { (bench.count(floor).await == 1).then_some(()) }).await;
     assert_eq!(
         bench.count("SELECT count(*) FROM view.time_partitions WHERE ends_at > now() + interval '5 days'").await,
         1,
-        "room ahead"
+        "a time partition is created ahead"
     );
     bench.flow(&[org], 3).await;
     bench.passed().await;
@@ -276,27 +284,27 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_below_the_floor_are_passed_over_and_a_part_that_went_meanwhile_stops_nothing() {
+async fn records_below_the_floor_are_skipped() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     let projecting = bench.project();
     bench.flow(&[org], 2).await;
     bench.passed().await;
-    // As another instance with a shorter retention would: this one has just written into the part.
+    // As another instance with a shorter retention does, although this one has just written into the time partition.
     let drop_all =
         "SELECT count(*) FROM (SELECT view_drop_time_partition(starts_at) FROM view.time_partitions) AS dropped";
     assert!(bench.count(drop_all).await > 0);
     bench.flow(&[org], 2).await;
     bench.passed().await;
-    assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 0, "all of it is below the floor now");
+    assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 0, "all events are below the floor now");
     let newest_dropped = "SELECT sum(log_offset)::bigint FROM retention_gaps";
-    assert_eq!(bench.count(newest_dropped).await, 3, "a cursor from before is told of a gap");
+    assert_eq!(bench.count(newest_dropped).await, 3, "the skipped records are a retention gap");
     assert!(bench.dead_letters().await.is_empty());
     sqlx::query("UPDATE retention_floor SET floor = '-infinity'").execute(&bench.pool).await.unwrap();
     projecting.stop().await;
     let projecting = bench.project();
     bench.flow(&[org], 2).await;
     bench.passed().await;
-    assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 2, "the part was made again");
+    assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 2, "the time partition is created again");
     projecting.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A consumer that gets nothing although there is something: it is started anew, and everything is written once.
+//! A stalled consumer, which gets no records although there is lag, is restarted, and each record is written once.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use materializer::projector::ProjectorConfig;
 
 use super::harness::Bench;
 
-/// More than the client's queue may hold before it fetches on, in one fetch.
+/// More records than the queue of the client may have before it fetches again, in one fetch.
 const MANY: usize = 2_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_and_acks_that_a_stalled_consumer_does_not_get_are_written_by_the_next_one() {
+async fn a_stalled_consumer_is_restarted_and_loses_nothing() {
     let bench = Bench::start().await;
     bench.watch_writes().await;
     let org = bench.organization(0).await;
@@ -25,10 +25,10 @@ async fn events_and_acks_that_a_stalled_consumer_does_not_get_are_written_by_the
     let projecting =
         stalling.project_as(ProjectorConfig { stall_after: Duration::from_secs(2), ..ProjectorConfig::default() });
     bench.passed().await;
-    // The events' client stalls.
+    // The consumer of events stalls.
     ids.extend(bench.flow(&[org], 1).await);
     bench.passed().await;
-    // The other one.
+    // The companion consumer stalls.
     bench.ack(org, ids[MANY]).await;
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events WHERE acknowledged_at IS NULL").await, 0);

@@ -57,11 +57,11 @@ async fn an_undecodable_batch_is_skipped_by_every_reading() {
     let projecting = bounded.project_as(config);
     projecting.is_ready(true).await;
     projecting.is_ready(false).await;
-    assert!(bench.row(org, before.event_id).await.is_some(), "what came before it is shown");
+    assert!(bench.row(org, before.event_id).await.is_some(), "records before the batch are in the view");
     let position = stored(&bench).await;
     assert_eq!(position.next_offset, first);
     assert!(skip::skip(&bench.pool, &[&position], last + 1).await.unwrap());
-    assert!(!skip::skip(&bench.pool, &[&position], last + 1).await.unwrap(), "it is not there any more");
+    assert!(!skip::skip(&bench.pool, &[&position], last + 1).await.unwrap(), "the skip is not needed any more");
     bench.passed().await;
     projecting.is_ready(true).await;
     assert!(bench.row(org, after.event_id).await.is_some());
@@ -69,14 +69,14 @@ async fn an_undecodable_batch_is_skipped_by_every_reading() {
     let from = OffsetDateTime::now_utc() - time::Duration::days(1);
     let config =
         RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
-    // Also those who could decode it.
+    // Also readers that could decode it.
     for reader in [&bounded, &bench] {
         rebuild::replay(reader.pool.clone(), reader.kafka.clone(), (from, None), 30, |_| {}).await.unwrap();
         let done = rebuild::rebuild(reader.pool.clone(), reader.kafka.clone(), config.clone(), |_| {}).await.unwrap();
         assert!(done.switched, "{:?}", done.differences);
         assert_eq!(bench.in_log_order().await.len(), 2);
     }
-    // What another log has at those offsets is not skipped.
+    // The same offsets of another log are not skipped.
     assert_eq!(skip::skipped(&bench.pool, CONSUMER).await.unwrap().len(), 1);
     let position = stored(&bench).await;
     projecting.stop().await;

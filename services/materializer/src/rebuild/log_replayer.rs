@@ -1,0 +1,134 @@
+//! Reads the log from the positions of a rebuild or replay up to target offsets, and writes the records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use platform::fence::{self, skip};
+use platform::health::Component;
+use platform::kafka::KafkaConfig;
+use platform::kafka::consumer::TopicPartition;
+use platform::kafka::log_reader::{self, OnTruncation, Span};
+use sqlx::postgres::PgPool;
+
+use super::error::RebuildError;
+use super::positions::TargetOffsets;
+use crate::projector::CONSUMER;
+use crate::projector::batch::{Collector, OwnedPartition};
+use crate::projector::flush::Flusher;
+use crate::projector::generation::Generation;
+
+const MAX_FLUSH_RECORDS: usize = 1000;
+const MAX_FLUSH_BYTES: usize = 8 * 1024 * 1024;
+
+/// Progress of one run up to target offsets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// Number of offsets passed.
+    pub done: u64,
+    /// Number of offsets to pass in all.
+    pub total: u64,
+    /// Offsets per second since the start of the run.
+    pub per_second: f64,
+}
+
+/// Reads under the positions of `consumer`.
+pub(super) struct LogReplayer {
+    pool: PgPool,
+    kafka: KafkaConfig,
+    consumer: &'static str,
+    flusher: Flusher,
+    collector: Collector,
+}
+
+impl LogReplayer {
+    pub(super) fn new(
+        pool: PgPool,
+        kafka: KafkaConfig,
+        (consumer, generation): (&'static str, Generation),
+        retention_days: u32,
+        component: Component,
+    ) -> Self {
+        let flusher =
+            Flusher::for_replay(pool.clone(), (consumer, generation), kafka.topics.clone(), component, retention_days);
+        Self { pool, kafka, consumer, flusher, collector: Collector::default() }
+    }
+
+    /// Number of offsets between the positions and `targets`; the number of records is at most that.
+    pub(super) async fn remaining(&mut self, targets: &TargetOffsets) -> Result<i64, RebuildError> {
+        self.claim(targets).await?;
+        Ok(self.spans(targets).iter().map(|span| span.to - span.from).sum())
+    }
+
+    /// Reads and writes up to `targets`; returns the number of offsets passed.
+    pub(super) async fn run_to(
+        &mut self,
+        targets: &TargetOffsets,
+        progress: &(impl Fn(Progress) + Sync),
+    ) -> Result<u64, RebuildError> {
+        self.claim(targets).await?;
+        let spans = self.spans(targets);
+        let total: u64 = spans.iter().map(|span| u64::try_from(span.to - span.from).unwrap_or(0)).sum();
+        let started = Instant::now();
+        // Ranges that the live view skipped are skipped here too, even if they can be read by now.
+        let skips = skip::skipped(&self.pool, CONSUMER).await?;
+        let mut reader = log_reader::read(&self.kafka, spans, &skips, OnTruncation::Fail)?;
+        let deliveries = self.kafka.topics.deliveries.clone();
+        while let Some(records) = reader.recv().await {
+            self.collector.collect(records?, |topic| topic == deliveries);
+            // Flush until there is room, so that collected records stay bounded, however large they are.
+            while !self.collector.has_room(MAX_FLUSH_RECORDS, MAX_FLUSH_BYTES) {
+                self.flush_one().await?;
+                let remaining: i64 = self.spans(targets).iter().map(|span| span.to - span.from).sum();
+                let done = total.saturating_sub(u64::try_from(remaining).unwrap_or(0));
+                let seconds = started.elapsed().as_secs_f64().max(0.001);
+                progress(Progress { done, total, per_second: done as f64 / seconds });
+            }
+        }
+        while self.flush_one().await? {}
+        if let Some(span) = self.spans(targets).first() {
+            return Err(RebuildError::Unsuitable(format!(
+                "{}[{}] could not be read up to offset {}; try again",
+                span.topic, span.partition, span.to
+            )));
+        }
+        Ok(total)
+    }
+
+    /// `false`: nothing was collected.
+    async fn flush_one(&mut self) -> Result<bool, RebuildError> {
+        let Some(batch) = self.collector.take_batch(MAX_FLUSH_RECORDS, MAX_FLUSH_BYTES) else { return Ok(false) };
+        let outcome = self.flusher.flush(batch).await?;
+        if !outcome.fenced.is_empty() {
+            return Err(RebuildError::Busy("it has claimed the positions of this one".to_owned()));
+        }
+        for (key, written) in &outcome.written {
+            self.collector.mark_committed(key, written);
+        }
+        Ok(true)
+    }
+
+    /// Claims the partitions of `targets` that are not owned yet.
+    async fn claim(&mut self, targets: &TargetOffsets) -> Result<(), RebuildError> {
+        let mut by_topic: BTreeMap<Arc<str>, Vec<(i32, i64)>> = BTreeMap::new();
+        for (topic, partition) in targets.keys() {
+            if !self.collector.owned().any(|(key, _)| key.0 == *topic && key.1 == *partition) {
+                // A partition without a stored position is new, so it is read from offset 0.
+                by_topic.entry(topic.clone()).or_default().push((*partition, 0));
+            }
+        }
+        for (topic, partitions) in by_topic {
+            let claims = fence::claim(&self.pool, self.consumer, &topic, None, &partitions).await?;
+            self.collector.assign(claims);
+        }
+        Ok(())
+    }
+
+    fn spans(&self, targets: &TargetOffsets) -> Vec<Span> {
+        let span = |(key, owned): (&TopicPartition, &OwnedPartition)| {
+            let (from, to) = (owned.committed, *targets.get(key)?);
+            (from < to).then(|| Span { topic: key.0.clone(), partition: key.1, from, to })
+        };
+        self.collector.owned().filter_map(span).collect()
+    }
+}
