@@ -43,13 +43,13 @@ load: tools ## load test against what `make up` started; SCENARIO=smoke|full, AR
 	$(PROFILE_DIR)/bench run --scenario $(SCENARIO) $(ARGS)
 
 schema: tools ## write schemas/postgres/schema.sql again after a new migration
-	WRITE_SCHEMA=1 cargo test --profile ci --locked -p platform --test it schema
+	WRITE_SCHEMA=1 cargo test --profile ci --locked -p runtime --test it schema
 
 docs: tools ## write docs/configuration.md again after a change of options
 	WRITE_DOCS=1 cargo test --profile ci --locked -p triggers --bin triggers documents
 
 fuzz: ## ten million arbitrary and mutated records through each decoder; RECORDS, SEED for others
-	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked -p schemas -p platform -p tenancy -p materializer -p dispatcher decoder -- --nocapture
+	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked -p schemas -p http-server -p kafka -p tenancy -p materializer -p dispatcher decoder -- --nocapture
 
 # Built with the tests' features, or half of the graph would be built again.
 faults: tools ## each fault alone under load, on three brokers; ARGS='--seed 7 --count 20' adds a random sequence, --resume continues a run

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use platform::config::InvalidConfig;
+use runtime::config::InvalidConfig;
 
 use crate::attempt::egress::EgressPolicy;
 

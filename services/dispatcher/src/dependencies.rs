@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use platform::fence::PositionsPoller;
+use kafka::fence::PositionsPoller;
 use sqlx::postgres::PgPool;
 use tokio::sync::Notify;
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence::PositionsPoller;
-use platform::health::Component;
-use platform::kafka::KafkaConfig;
-use platform::kafka::consumer::{ConsumerSettings, Ended, Runner};
-use platform::kafka::producer::Producer;
-use platform::lifecycle::Supervisor;
-use platform::seal::SealingKey;
+use kafka::KafkaConfig;
+use kafka::consumer::{ConsumerSettings, Ended, Runner};
+use kafka::fence::PositionsPoller;
+use kafka::producer::Producer;
+use runtime::health::Component;
+use runtime::lifecycle::Supervisor;
+use runtime::seal::SealingKey;
 use sqlx::postgres::PgPool;
 use tenancy::erasure::Erasure;
 use tokio::sync::Notify;

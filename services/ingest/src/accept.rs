@@ -5,12 +5,13 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use platform::http::{BodyLimits, EVENT_BODY_BYTES, Problem, RecordKind, RequestContext};
-use platform::kafka::producer::{Appended, Outgoing};
+use http_server::{BodyLimits, EVENT_BODY_BYTES, Problem, RequestContext};
+use kafka::producer::{Appended, Outgoing};
 use schemas::codec;
 use schemas::ids::OrgId;
 use schemas::position::{LogPosition, TOKEN_PURPOSE};
 use schemas::records::{Dedup, DedupKind, Event};
+use tenancy::record::{RecordKind, publish_problem, record_headers};
 use tenancy::{Caller, Right};
 use tracing::{debug, error};
 
@@ -49,7 +50,7 @@ async fn try_accept(
     caller.require(Right::Produce)?;
     let (parts, body) = request.into_parts();
     let form = Form::of(&parts.headers)?;
-    let body = platform::http::read(&parts.headers, body, BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions)).await?;
+    let body = http_server::read(&parts.headers, body, BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions)).await?;
     let admitted = admit::admit(caller, &parts.headers, &form, &body, context.traceparent.clone())?;
     let Some(dedup) = admitted.event.dedup.clone() else {
         let accepted = append(state, context, caller, admitted).await?;
@@ -109,12 +110,12 @@ async fn append(
     let mut key_id = [0_u8; uuid::fmt::Hyphenated::LENGTH];
     let key = org_id.as_uuid().hyphenated().encode_lower(&mut key).as_bytes();
     let key_id = caller.key_id.as_uuid().hyphenated().encode_lower(&mut key_id).as_bytes();
-    let record_headers = context.record_headers(key_id);
+    let record_headers = record_headers(context, key_id);
     let started = Instant::now();
     let outgoing = Outgoing { topic: &state.topic, key: Some(key), value: Some(&value), headers: &record_headers };
     let outcome = state.producer.publish(outgoing).await;
     METRICS.append_seconds.observe(started.elapsed().as_secs_f64());
-    let appended = outcome.map_err(|error| context.publish_problem(EVENT, &error))?;
+    let appended = outcome.map_err(|error| publish_problem(context, EVENT, &error))?;
     METRICS.accepted.inc();
     let (partition, offset) = (appended.partition, appended.offset);
     debug!(request_id = %context.request_id, %event_id, partition, offset, "Event accepted");

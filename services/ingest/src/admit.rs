@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use platform::http::{FieldError, Problem};
+use http_server::{FieldError, Problem};
 use schemas::cloudevents;
 use schemas::event_json::{self, Invalid, NewEvent};
 use schemas::ids::EventId;

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_server::Problem;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use platform::http::Problem;
-use platform::lifecycle::Supervisor;
+use runtime::lifecycle::Supervisor;
 use schemas::dedup::CONTENT_WINDOW_SECONDS;
 use schemas::records::{Dedup, Event};
 use sqlx::postgres::PgPool;

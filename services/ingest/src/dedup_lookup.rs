@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use platform::lifecycle::Supervisor;
+use runtime::lifecycle::Supervisor;
 use schemas::ids::{EventId, OrgId};
 use schemas::records::DedupKind;
 use sqlx::postgres::PgPool;

@@ -2,7 +2,7 @@
 //!
 //! Here: the accept route, the conversion of a request into an event ([`admit`]), and the cache of recent dedup keys
 //! ([`dedup_cache`]). A success code is sent only after Kafka's delivery report. Elsewhere: authentication (`tenancy`),
-//! the rules of a valid event (`schemas`), and appending records (`platform::kafka`). Only the materializer decides
+//! the rules of a valid event (`schemas`), and appending records (`kafka`). Only the materializer decides
 //! which of two duplicates is the original; ingest answers with the decisions and the recent keys that it knows.
 
 mod accept;

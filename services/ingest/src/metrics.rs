@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use platform::telemetry::metrics;
 use prometheus::{Histogram, IntCounter, IntCounterVec};
+use runtime::telemetry::metrics;
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     accepted: metrics::counter(

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use platform::http::{Dialect, Problem, Timestamp};
+use http_server::{Dialect, Problem, Timestamp};
 use schemas::ids::EventId;
 use schemas::records::DedupKind;
 use serde::Serialize;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRef;
-use platform::kafka::producer::Producer;
-use platform::lifecycle::Supervisor;
-use platform::read_your_writes::RecentWrites;
-use platform::seal::SealingKey;
+use kafka::producer::Producer;
+use kafka::read_your_writes::RecentWrites;
+use runtime::lifecycle::Supervisor;
+use runtime::seal::SealingKey;
 use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
 

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use platform::telemetry::metrics;
 use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec};
+use runtime::telemetry::metrics;
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     lag_records: metrics::gauge_vec(

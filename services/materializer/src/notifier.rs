@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use platform::fence::{Position, Positions, PositionsPoller};
-use platform::on_demand::OnDemand;
+use kafka::fence::{Position, Positions, PositionsPoller};
+use runtime::on_demand::OnDemand;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};

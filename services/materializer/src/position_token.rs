@@ -1,7 +1,7 @@
 //! The `position` token: an event's log position, sealed for its organization. Ingest makes the same one when it
 //! accepts an event.
 
-use platform::seal::SealingKey;
+use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use schemas::position::{LogPosition, TOKEN_PURPOSE};
 

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use platform::fence::{Positions, PositionsPoller};
-use platform::read_your_writes::RecentWrites;
+use kafka::fence::{Positions, PositionsPoller};
+use kafka::read_your_writes::RecentWrites;
 use schemas::ids::OrgId;
 use schemas::position::LogPosition;
 

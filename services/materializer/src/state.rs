@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
-use platform::fence::PositionsPoller;
-use platform::http::Problem;
-use platform::kafka::producer::Producer;
-use platform::postgres::SqlEffect;
-use platform::read_your_writes::RecentWrites;
-use platform::seal::SealingKey;
+use http_server::Problem;
+use kafka::fence::PositionsPoller;
+use kafka::producer::Producer;
+use kafka::read_your_writes::RecentWrites;
+use runtime::postgres::SqlEffect;
+use runtime::seal::SealingKey;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
@@ -106,7 +106,7 @@ impl From<ReadError> for Problem {
         let is_passing = match &error {
             ReadError::TimedOut => true,
             ReadError::Sql(error) => {
-                matches!(platform::postgres::effect(error), SqlEffect::Unavailable | SqlEffect::Retry)
+                matches!(runtime::postgres::effect(error), SqlEffect::Unavailable | SqlEffect::Retry)
             }
         };
         if is_passing {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use platform::http::Problem;
+use http_server::Problem;
 use schemas::ids::{KeyId, OrgId};
 
 use crate::role::{Right, Role};

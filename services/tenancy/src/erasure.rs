@@ -6,7 +6,7 @@
 //! positions have reached that end, those rows are written or the fence rejects them, so nothing is added any more.
 //! Each slice defines which rows of its consumer are deleted, and how.
 
-use platform::kafka::{KafkaConfig, log_reader};
+use kafka::{KafkaConfig, log_reader};
 use rdkafka::error::KafkaError;
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use axum::extract::{FromRef, FromRequestParts};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
-use platform::http::{PeerAddr, Problem};
+use http_server::{PeerAddr, Problem};
 
 use crate::auth::Authenticator;
 use crate::caller::Caller;

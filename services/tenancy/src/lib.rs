@@ -18,6 +18,7 @@ mod keys;
 mod metrics;
 mod operator;
 mod organizations;
+pub mod record;
 mod refusal;
 mod role;
 mod routes;

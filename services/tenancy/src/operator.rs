@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts};
 use http::request::Parts;
-use platform::http::Problem;
+use http_server::Problem;
 
 use crate::auth::Authenticator;
 use crate::extract::{bearer, client_address, presented_key};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use platform::http::Problem;
-use platform::postgres::{SqlEffect, effect};
+use http_server::Problem;
+use runtime::postgres::{SqlEffect, effect};
 
 /// Why a request is not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The service: the authenticator, the task that invalidates its cache, and the settings.
 
-use platform::lifecycle::Supervisor;
+use runtime::lifecycle::Supervisor;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::retry::Backoff;
+use runtime::retry::Backoff;
 use schemas::ids::{KeyId, OrgId};
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::mpsc;

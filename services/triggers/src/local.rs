@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use platform::config::{KafkaArgs, PostgresArgs};
-use platform::kafka::KafkaConfig;
-use platform::postgres::PostgresConfig;
+use kafka::KafkaConfig;
+use kafka::config::KafkaArgs;
+use runtime::config::PostgresArgs;
+use runtime::postgres::PostgresConfig;
 
 use crate::up::files::DevJson;
 

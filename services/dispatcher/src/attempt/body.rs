@@ -1,6 +1,6 @@
 //! The body of a webhook request: the same bytes for every attempt of an event. Signing them is `sign`'s business.
 
-use platform::http::Timestamp;
+use http_server::Timestamp;
 use schemas::ids::EventId;
 use time::OffsetDateTime;
 

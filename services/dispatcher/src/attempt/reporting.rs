@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use platform::kafka::producer::{Outgoing, Producer, PublishError};
+use kafka::producer::{Outgoing, Producer, PublishError};
 use schemas::codec;
 use schemas::records::DeliveryAttempt;
 use tokio::time::Instant;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use platform::seal::SealingKey;
 use reqwest::Url;
+use runtime::seal::SealingKey;
 use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
 use tracing::{error, info, warn};

@@ -1,7 +1,7 @@
 //! What a client may write into an endpoint, checked field by field. Pure; storing it is `store`'s business.
 
 use http::{HeaderName, HeaderValue};
-use platform::http::FieldError;
+use http_server::FieldError;
 use serde_json::{Map, Value};
 
 use crate::attempt::egress::EgressPolicy;

@@ -1,6 +1,6 @@
 //! What is secret of an endpoint, sealed and opened under its id: the signing secret and the headers.
 
-use platform::seal::SealingKey;
+use runtime::seal::SealingKey;
 use schemas::ids::EndpointId;
 
 use super::input::Headers;

@@ -1,9 +1,9 @@
 //! One transaction for positions, new rows and outcomes, carried through whatever the database does meanwhile. What
 //! goes into it is decided in `intake`.
 
-use platform::fence::{self, Advance, Standing};
-use platform::postgres::{SqlEffect, effect};
-use platform::retry::Backoff;
+use kafka::fence::{self, Advance, Standing};
+use runtime::postgres::{SqlEffect, effect};
+use runtime::retry::Backoff;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 

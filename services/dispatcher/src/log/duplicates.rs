@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use platform::fence::PositionsPoller;
+use kafka::fence::PositionsPoller;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 use uuid::Uuid;

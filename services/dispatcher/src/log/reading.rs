@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use platform::http::Timestamp;
-use platform::kafka::Record;
+use http_server::Timestamp;
+use kafka::Record;
 use schemas::ids::OrgId;
 use schemas::native;
 use schemas::records::Event;

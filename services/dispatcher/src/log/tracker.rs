@@ -12,8 +12,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::fence::{Advance, Claim};
-use platform::kafka::consumer::Reached;
+use kafka::consumer::Reached;
+use kafka::fence::{Advance, Claim};
 use schemas::ids::EndpointId;
 use uuid::Uuid;
 

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::fence::{self, Claim};
-use platform::kafka::Record;
-use platform::kafka::consumer::{Ended, Inflow, Session, finished};
-use platform::retry::Backoff;
+use kafka::Record;
+use kafka::consumer::{Ended, Inflow, Session, finished};
+use kafka::fence::{self, Claim};
+use runtime::retry::Backoff;
 use schemas::ids::EndpointId;
 use time::OffsetDateTime;
 use tokio::task::{Id, JoinError, JoinSet};

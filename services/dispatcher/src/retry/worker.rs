@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use platform::postgres::{SqlEffect, effect};
+use runtime::postgres::{SqlEffect, effect};
 use schemas::ids::{DeliveryId, EndpointId};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;

@@ -48,7 +48,7 @@ async fn an_event_on_the_log_reaches_the_endpoint_and_its_signature_verifies() {
     system.wait_until_passed(&appended).await;
     assert_eq!(system.schedule().await, []);
     assert_eq!(receiver.received().len(), 1);
-    let metrics = platform::telemetry::metrics::render();
+    let metrics = runtime::telemetry::metrics::render();
     for name in [
         "attempts_total{outcome=\"delivered\"}",
         "attempt_seconds_count",
@@ -208,7 +208,7 @@ async fn events_go_to_their_own_organizations_endpoints_only_and_what_cannot_be_
     for (key, value) in
         [(org.as_bytes(), b"garbage".as_slice()), (b"nobody", b"{}"), (org.as_bytes(), b"\xc3\x01 garbage")]
     {
-        let record = platform::kafka::producer::Outgoing {
+        let record = kafka::producer::Outgoing {
             topic: &system.kafka.topics.events,
             key: Some(key),
             value: Some(value),

@@ -1,6 +1,6 @@
 //! Events that may be duplicates: the view decides first.
 
-use platform::kafka::producer::Appended;
+use kafka::producer::Appended;
 use reqwest::{Method, StatusCode};
 use schemas::ids::{DeliveryId, EndpointId};
 use schemas::records::{DeliveryOutcome, Event};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
-use platform::fence::repair;
+use kafka::fence::repair;
 use serde_json::json;
 
 use crate::receiver::{Manner, Receiver};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
-use platform::kafka::KafkaConfig;
-use platform::kafka::producer::{Producer, ProducerSettings};
+use kafka::KafkaConfig;
+use kafka::producer::{Producer, ProducerSettings};
 use rdkafka::mocking::MockCluster;
 use serde_json::json;
 

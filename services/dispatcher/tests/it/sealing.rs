@@ -1,9 +1,9 @@
 //! A dispatcher whose sealing key is not the one that endpoints were sealed with.
 
 use devstack::testing::eventually;
-use platform::health::Health;
-use platform::seal::SealingKey;
 use reqwest::{Method, StatusCode};
+use runtime::health::Health;
+use runtime::seal::SealingKey;
 use schemas::ids::EventId;
 use schemas::records::DeliveryOutcome;
 use serde_json::{Value, json};

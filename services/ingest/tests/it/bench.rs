@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use devstack::testing::{TestDatabase, read_topic};
 use http::{HeaderMap, StatusCode};
+use http_server::{MountOptions, ServerLimits};
 use ingest::IngestState;
-use platform::health::Health;
-use platform::http::{MountOptions, ServerLimits};
-use platform::kafka::KafkaConfig;
-use platform::kafka::producer::{Producer, ProducerSettings};
-use platform::kafka::topics::{self, Replication};
-use platform::lifecycle::Supervisor;
-use platform::postgres::{self, PostgresConfig};
-use platform::read_your_writes::RecentWrites;
-use platform::seal::SealingKey;
+use kafka::KafkaConfig;
+use kafka::producer::{Producer, ProducerSettings};
+use kafka::read_your_writes::RecentWrites;
+use kafka::topics::{self, Replication};
 use rdkafka::message::{Headers as _, OwnedMessage};
 use rdkafka::{Message as _, Timestamp};
 use reqwest::{Client, RequestBuilder};
+use runtime::health::Health;
+use runtime::lifecycle::Supervisor;
+use runtime::postgres::{self, PostgresConfig};
+use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use schemas::records::Event;
 use serde_json::{Value, json};
@@ -85,14 +85,14 @@ impl Bench {
             written.clone(),
             pool,
         );
-        let router = platform::http::mount(
+        let router = http_server::mount(
             ingest::routes(state).merge(tenancy::routes(self.tenancy.clone())),
             MountOptions::default(),
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(supervisor.run(DEADLINE));
-        tokio::spawn(platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone()));
+        tokio::spawn(http_server::serve(listener, router, ServerLimits::default(), shutdown.clone()));
         Instance { url, client: Client::new(), sealing, written, _shutdown: shutdown.drop_guard() }
     }
 

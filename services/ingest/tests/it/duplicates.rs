@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::kafka::producer::{Producer, ProducerSettings};
-use platform::postgres::{self, PostgresConfig};
+use kafka::producer::{Producer, ProducerSettings};
+use runtime::postgres::{self, PostgresConfig};
 use schemas::records::Event;
 use serde_json::json;
 use tokio::net::TcpListener;

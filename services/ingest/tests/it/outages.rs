@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::kafka::KafkaConfig;
-use platform::kafka::producer::{Producer, ProducerSettings};
+use kafka::KafkaConfig;
+use kafka::producer::{Producer, ProducerSettings};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use platform::fence::Positions;
-use platform::http::{Problem, RecordKind, RequestContext, Timestamp};
-use platform::kafka::producer::{Appended, Outgoing};
+use http_server::{Problem, RequestContext, Timestamp};
+use kafka::fence::Positions;
+use kafka::producer::{Appended, Outgoing};
 use schemas::codec;
 use schemas::ids::{EventId, OrgId};
 use schemas::records::Ack;
+use tenancy::record::{RecordKind, publish_problem, record_headers};
 use tenancy::{Caller, Right};
 
 use super::target;
@@ -85,7 +86,7 @@ async fn publish(
 ) -> Result<Vec<(EventId, Appended)>, Problem> {
     let key = caller.org_id.to_string();
     let key_id = caller.key_id.to_string();
-    let record_headers = context.record_headers(key_id.as_bytes());
+    let record_headers = record_headers(context, key_id.as_bytes());
     let (key, record_headers) = (key.as_bytes(), record_headers.as_slice());
     let append = |event_id: EventId| async move {
         let value = codec::encode_ack(&Ack { org_id: caller.org_id, event_id }).map_err(|error| {
@@ -94,7 +95,7 @@ async fn publish(
         })?;
         let record =
             Outgoing { topic: &inbox.acks_topic, key: Some(key), value: Some(&value), headers: record_headers };
-        let appended = inbox.producer.publish(record).await.map_err(|error| context.publish_problem(ACK, &error))?;
+        let appended = inbox.producer.publish(record).await.map_err(|error| publish_problem(context, ACK, &error))?;
         Ok((event_id, appended))
     };
     stream::iter(unacknowledged.iter().copied().map(append)).buffer_unordered(MAX_IN_FLIGHT).try_collect().await

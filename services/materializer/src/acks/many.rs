@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use platform::http::{FieldError, JsonBody, Problem, RequestContext};
+use http_server::{FieldError, JsonBody, Problem, RequestContext};
 use schemas::ids::EventId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use platform::http::{PathId, Problem, RequestContext, Timestamp};
+use http_server::{PathId, Problem, RequestContext, Timestamp};
 use schemas::ids::EventId;
 use serde::Serialize;
 use tenancy::Caller;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use platform::http::{Problem, Timestamp};
+use http_server::{Problem, Timestamp};
 use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgPool;
 use tenancy::Caller;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use platform::kafka::Record;
+use kafka::Record;
 use schemas::headers;
 use schemas::ids::OrgId;
 use schemas::native::Origin;

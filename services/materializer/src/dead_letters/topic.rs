@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use platform::kafka::log_reader::{self, OnTruncation, ReadError, Span};
-use platform::kafka::{KafkaConfig, Record};
+use kafka::log_reader::{self, OnTruncation, ReadError, Span};
+use kafka::{KafkaConfig, Record};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use schemas::native::Origin;
 use tokio::sync::mpsc;

@@ -5,10 +5,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
-use platform::health::Component;
-use platform::kafka::Record;
-use platform::kafka::producer::{Outgoing, Producer, PublishError};
-use platform::retry::Backoff;
+use kafka::Record;
+use kafka::producer::{Outgoing, Producer, PublishError};
+use runtime::health::Component;
+use runtime::retry::Backoff;
 use schemas::headers;
 use schemas::native::{Origin, Unreadable};
 use schemas::topics::TopicNames;

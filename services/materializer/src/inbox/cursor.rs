@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use platform::seal::SealingKey;
+use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
 

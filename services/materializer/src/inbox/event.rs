@@ -3,7 +3,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use platform::http::{PathId, Problem};
+use http_server::{PathId, Problem};
 use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgPool;
 use tenancy::{Caller, Right};

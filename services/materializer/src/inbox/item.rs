@@ -1,7 +1,7 @@
 //! One event of the inbox: its row in the view, and its JSON form. `query` selects the rows.
 
-use platform::http::Timestamp;
-use platform::seal::SealingKey;
+use http_server::Timestamp;
+use runtime::seal::SealingKey;
 use schemas::ids::{EventId, OrgId};
 use schemas::position::LogPosition;
 use serde::Serialize;

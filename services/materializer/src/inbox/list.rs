@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRef as _, State};
 use axum::response::{IntoResponse, Response};
-use platform::http::{DeliberateWait, Dialect, Problem, QueryParams, RequestContext, Timestamp};
+use http_server::{DeliberateWait, Dialect, Problem, QueryParams, RequestContext, Timestamp};
 use schemas::ids::OrgId;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use platform::http::{Problem, QueryParams};
-use platform::seal::SealingKey;
+use http_server::{Problem, QueryParams};
+use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use schemas::position::LogPosition;
 use time::OffsetDateTime;

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use platform::http::{PathId, Problem, Timestamp};
+use http_server::{PathId, Problem, Timestamp};
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use serde::Serialize;
 use sqlx::postgres::{PgPool, PgRow};

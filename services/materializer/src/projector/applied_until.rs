@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use platform::kafka::{KafkaConfig, log_reader};
+use kafka::{KafkaConfig, log_reader};
 use rdkafka::error::KafkaError;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;

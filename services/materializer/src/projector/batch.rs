@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use platform::fence::Claim;
-use platform::kafka::Record;
-use platform::kafka::consumer::TopicPartition;
+use kafka::Record;
+use kafka::consumer::TopicPartition;
+use kafka::fence::Claim;
 
 /// A partition that this instance has claimed, and how far it was read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! One event record on its way into the view.
 
-use platform::kafka::Record;
+use kafka::Record;
 use schemas::ids::{EventId, OrgId};
 use schemas::position::LogPosition;
 use schemas::records::Event;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use platform::kafka::consumer::{Lag, Reached, Session, TopicPartition};
+use kafka::consumer::{Lag, Reached, Session, TopicPartition};
 use schemas::topics::TopicNames;
 
 use super::batch::{Collector, OwnedPartition};
@@ -48,8 +48,8 @@ fn by_topic<'a>(
 mod tests {
     use std::sync::Arc;
 
-    use platform::fence::Claim;
-    use platform::kafka::Record;
+    use kafka::Record;
+    use kafka::fence::Claim;
 
     use super::*;
 

@@ -26,11 +26,11 @@ mod time_partitions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::health::Component;
-use platform::kafka::KafkaConfig;
-use platform::kafka::consumer::{ConsumerSettings, Ended, Inflow, Runner, Session, finished};
-use platform::kafka::producer::Producer;
-use platform::lifecycle::Supervisor;
+use kafka::KafkaConfig;
+use kafka::consumer::{ConsumerSettings, Ended, Inflow, Runner, Session, finished};
+use kafka::producer::Producer;
+use runtime::health::Component;
+use runtime::lifecycle::Supervisor;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
 use tenancy::erasure::Erasure;

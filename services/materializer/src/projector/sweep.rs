@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use platform::kafka::KafkaConfig;
+use kafka::KafkaConfig;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use platform::fence::skip;
-use platform::kafka::KafkaConfig;
-use platform::kafka::consumer::TopicPartition;
-use platform::kafka::log_reader::{self, OnTruncation, Span};
+use kafka::KafkaConfig;
+use kafka::consumer::TopicPartition;
+use kafka::fence::skip;
+use kafka::log_reader::{self, OnTruncation, Span};
 use schemas::unix_time::from_millis;
 use sqlx::postgres::{PgConnection, PgPool};
 use time::OffsetDateTime;

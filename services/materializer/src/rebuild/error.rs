@@ -1,6 +1,6 @@
 //! Errors of rebuild and replay.
 
-use platform::kafka::log_reader::ReadError;
+use kafka::log_reader::ReadError;
 use rdkafka::error::KafkaError;
 
 #[derive(Debug, thiserror::Error)]

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use platform::fence::{self, skip};
-use platform::health::Component;
-use platform::kafka::KafkaConfig;
-use platform::kafka::consumer::TopicPartition;
-use platform::kafka::log_reader::{self, OnTruncation, Span};
+use kafka::KafkaConfig;
+use kafka::consumer::TopicPartition;
+use kafka::fence::{self, skip};
+use kafka::log_reader::{self, OnTruncation, Span};
+use runtime::health::Component;
 use sqlx::postgres::PgPool;
 
 use super::error::RebuildError;

@@ -20,8 +20,8 @@ mod switch;
 
 use std::time::Duration;
 
-use platform::health::Health;
-use platform::kafka::KafkaConfig;
+use kafka::KafkaConfig;
+use runtime::health::Health;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use platform::fence::repair;
-use platform::kafka::{KafkaConfig, positions};
+use kafka::fence::repair;
+use kafka::{KafkaConfig, positions};
 use sqlx::postgres::PgPool;
 
 use super::error::RebuildError;

@@ -1,7 +1,7 @@
 //! Reads a part of the log into the live view again. Rows that exist stay as they are, so a replay may be repeated.
 
-use platform::health::Health;
-use platform::kafka::{KafkaConfig, log_reader};
+use kafka::{KafkaConfig, log_reader};
+use runtime::health::Health;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 

@@ -1,6 +1,6 @@
 //! The cursor of `GET /rejected`: the last row that was shown. Sealed per organization, like the inbox cursor.
 
-use platform::seal::SealingKey;
+use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use time::OffsetDateTime;
 

@@ -3,8 +3,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use platform::http::{Problem, QueryParams, Timestamp};
-use platform::seal::SealingKey;
+use http_server::{Problem, QueryParams, Timestamp};
+use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use schemas::position::LogPosition;
 use serde::Serialize;

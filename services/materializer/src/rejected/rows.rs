@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use platform::kafka::Record;
+use kafka::Record;
 use schemas::ids::OrgId;
 use schemas::native::Unreadable;
 use schemas::position::LogPosition;

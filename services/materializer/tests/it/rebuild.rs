@@ -5,8 +5,8 @@ mod copied_rows;
 mod differences;
 mod harness;
 
+use kafka::KafkaConfig;
 use materializer::rebuild::{self, RebuildConfig, RebuildError};
-use platform::kafka::KafkaConfig;
 use schemas::ids::{EndpointId, EventId};
 use schemas::records::{Dedup, DeliveryAttempt, DeliveryOutcome};
 use time::OffsetDateTime;

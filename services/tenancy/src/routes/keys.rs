@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use platform::http::{JsonBody, PathId, Problem, Timestamp};
+use http_server::{JsonBody, PathId, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use http::{StatusCode, Uri};
-use platform::http::{JsonBody, PathId, Problem, QueryParams};
+use http_server::{JsonBody, PathId, Problem, QueryParams};
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
 

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use platform::http::Timestamp;
+use http_server::Timestamp;
 use schemas::ids::{KeyId, OrgId};
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, header};
-use platform::http::{JsonBody, Problem, Timestamp};
+use http_server::{JsonBody, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! Validation of names, and the responses to refused fields.
 
-use platform::http::{FieldError, Problem};
+use http_server::{FieldError, Problem};
 
 use crate::grant::{self, Fault};
 

@@ -6,11 +6,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use devstack::testing::TestDatabase;
-use platform::health::Health;
-use platform::http::{MountOptions, Problem, ServerLimits};
-use platform::lifecycle::Supervisor;
-use platform::postgres::{self, PostgresConfig};
+use http_server::{MountOptions, Problem, ServerLimits};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use runtime::health::Health;
+use runtime::lifecycle::Supervisor;
+use runtime::postgres::{self, PostgresConfig};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use tenancy::{Authenticator, Caller, Right, Tenancy, TenancyConfig};
@@ -64,10 +64,10 @@ impl Instance {
         let tenancy = Tenancy::start(&mut supervisor, pool, config);
         tokio::spawn(supervisor.run(SOON));
         let probe = Router::new().route("/probe", get(probe)).with_state(tenancy.authenticator());
-        let router = platform::http::mount(probe.merge(tenancy::routes(tenancy.clone())), MountOptions::default());
+        let router = http_server::mount(probe.merge(tenancy::routes(tenancy.clone())), MountOptions::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
-        tokio::spawn(platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone()));
+        tokio::spawn(http_server::serve(listener, router, ServerLimits::default(), shutdown.clone()));
         // Fails if another test has installed it already.
         drop(rustls::crypto::ring::default_provider().install_default());
         Self { tenancy, base_url, client: Client::new(), _shutdown: shutdown.drop_guard() }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use kafka::config::KafkaArgs;
+use kafka::fence::repair;
+use kafka::{KafkaConfig, positions, topics};
 use materializer::rebuild::REPLAY;
-use platform::config::{KafkaArgs, PostgresArgs};
-use platform::fence::repair;
-use platform::kafka::{KafkaConfig, positions, topics};
-use platform::postgres;
+use runtime::config::PostgresArgs;
+use runtime::postgres;
 
 use super::print;
 use crate::local::LocalArgs;

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use kafka::KafkaConfig;
+use kafka::config::KafkaArgs;
 use materializer::rebuild::REPLAY;
-use platform::config::{KafkaArgs, PostgresArgs};
-use platform::kafka::KafkaConfig;
-use platform::postgres;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use runtime::config::PostgresArgs;
+use runtime::postgres;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 

@@ -3,8 +3,8 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use platform::config::PostgresArgs;
-use platform::postgres;
+use runtime::config::PostgresArgs;
+use runtime::postgres;
 
 use super::print;
 use crate::local::LocalArgs;

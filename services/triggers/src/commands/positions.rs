@@ -1,18 +1,19 @@
 //! `triggers positions`: where the consumers are on the log, repairing positions that lie outside of it, and skipping
-//! what cannot be read. What either does is decided in `platform::fence`; docs/operating.md says when to use which.
+//! what cannot be read. What either does is decided in `kafka::fence`; docs/operating.md says when to use which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use kafka::config::KafkaArgs;
+use kafka::fence::repair::{self, How, Known, Log, StoredPosition, plan};
+use kafka::fence::skip;
+use kafka::positions::look;
+use kafka::{KafkaConfig, log_reader};
 use materializer::rebuild::REPLAY;
-use platform::config::{KafkaArgs, PostgresArgs};
-use platform::fence::repair::{self, How, Known, Log, StoredPosition, plan};
-use platform::fence::skip;
-use platform::kafka::positions::look;
-use platform::kafka::{KafkaConfig, log_reader};
-use platform::postgres;
+use runtime::config::PostgresArgs;
+use runtime::postgres;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use platform::config::KafkaArgs;
-use platform::kafka::KafkaConfig;
-use platform::kafka::topics::{self, Difference};
+use kafka::KafkaConfig;
+use kafka::config::KafkaArgs;
+use kafka::topics::{self, Difference};
 
 use super::print;
 use crate::local::LocalArgs;

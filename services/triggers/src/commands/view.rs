@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use kafka::KafkaConfig;
+use kafka::config::KafkaArgs;
 use materializer::rebuild::{self, RebuildConfig};
-use platform::config::{KafkaArgs, PostgresArgs};
-use platform::kafka::KafkaConfig;
-use platform::postgres;
+use runtime::config::PostgresArgs;
+use runtime::postgres;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use platform::config::{KafkaArgs, PostgresArgs};
-use platform::health::Health;
-use platform::lifecycle::{self, Supervisor};
-use platform::seal::SealingKey;
-use platform::telemetry::logs::LogFormat;
+use kafka::config::KafkaArgs;
+use runtime::config::PostgresArgs;
+use runtime::health::Health;
+use runtime::lifecycle::{self, Supervisor};
+use runtime::seal::SealingKey;
+use runtime::telemetry::logs::LogFormat;
 
 /// How long a process may take to end after the deadline of its tasks.
 const LET_GO: Duration = Duration::from_secs(3);

@@ -1,9 +1,9 @@
 //! The connections of a process: Kafka, PostgreSQL, and the producer.
 
 use anyhow::{Context, Result};
-use platform::kafka::KafkaConfig;
-use platform::kafka::producer::{Producer, ProducerSettings};
-use platform::postgres;
+use kafka::KafkaConfig;
+use kafka::producer::{Producer, ProducerSettings};
+use runtime::postgres;
 use sqlx::postgres::PgPool;
 
 use super::args::SharedArgs;

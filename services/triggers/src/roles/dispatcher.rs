@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use clap::Args;
 use dispatcher::{DispatcherConfig, WebhookArgs};
-use platform::config::ConsumerArgs;
-use platform::health::Health;
-use platform::kafka::producer::ProducerSettings;
-use platform::lifecycle::Supervisor;
-use platform::seal::SealingKey;
-use platform::telemetry::logs;
+use kafka::config::ConsumerArgs;
+use kafka::producer::ProducerSettings;
+use runtime::health::Health;
+use runtime::lifecycle::Supervisor;
+use runtime::seal::SealingKey;
+use runtime::telemetry::logs;
 
 use super::probes::{probe_kafka, probe_postgres, serve_running};
 use super::topics::check_topics;

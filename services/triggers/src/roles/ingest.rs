@@ -7,16 +7,16 @@ use anyhow::{Context, Result};
 use axum::Router;
 use clap::Args;
 use dispatcher::{EgressPolicy, WebhookArgs};
+use http_server::{MountOptions, ServerLimits};
 use ingest::IngestState;
+use kafka::producer::ProducerSettings;
+use kafka::read_your_writes::RecentWrites;
 use materializer::{InboxState, READ_SETTINGS};
-use platform::health::Health;
-use platform::http::{MountOptions, ServerLimits};
-use platform::kafka::producer::ProducerSettings;
-use platform::lifecycle::Supervisor;
-use platform::postgres;
-use platform::read_your_writes::RecentWrites;
-use platform::seal::SealingKey;
-use platform::telemetry::logs;
+use runtime::health::Health;
+use runtime::lifecycle::Supervisor;
+use runtime::postgres;
+use runtime::seal::SealingKey;
+use runtime::telemetry::logs;
 use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 
@@ -151,14 +151,14 @@ impl Api {
             .merge(materializer::routes(inbox))
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
-        let router = platform::http::mount(api, MountOptions::default())
-            .merge(platform::http::running_routes(service_info("ingest"), supervisor.health().clone()));
+        let router = http_server::mount(api, MountOptions::default())
+            .merge(http_server::running_routes(service_info("ingest"), supervisor.health().clone()));
         probe_kafka(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks]);
         // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching
         // this process.
         let postgres = supervisor.health().auxiliary("postgres");
         probe_postgres(supervisor, probed, postgres);
-        let server = platform::http::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
+        let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
         supervisor.spawn("http", async move {
             let outcome = server.await;
             // Whoever was answered has a delivery report; this is for those who hung up before theirs came.

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::Args;
+use kafka::config::ConsumerArgs;
+use kafka::producer::ProducerSettings;
 use materializer::projector::{self, MAX_RETENTION_DAYS, ProjectorConfig};
-use platform::config::ConsumerArgs;
-use platform::health::Health;
-use platform::kafka::producer::ProducerSettings;
-use platform::lifecycle::Supervisor;
-use platform::telemetry::logs;
+use runtime::health::Health;
+use runtime::lifecycle::Supervisor;
+use runtime::telemetry::logs;
 
 use super::probes::{probe_kafka, probe_postgres, serve_running};
 use super::topics::check_topics;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use platform::health::Component;
-use platform::http::{ServerLimits, ServiceInfo};
-use platform::kafka::producer::{Producer, PublishError};
-use platform::lifecycle::Supervisor;
+use http_server::{ServerLimits, ServiceInfo};
+use kafka::producer::{Producer, PublishError};
+use runtime::health::Component;
+use runtime::lifecycle::Supervisor;
 use sqlx::postgres::PgPool;
 use tokio::net::TcpListener;
 
@@ -43,8 +43,8 @@ pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres
 
 /// Serves health and metrics, which is all that a consumer serves over HTTP.
 pub(super) fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
-    let router = platform::http::running_routes(service_info(role), supervisor.health().clone());
-    let server = platform::http::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
+    let router = http_server::running_routes(service_info(role), supervisor.health().clone());
+    let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
     supervisor.spawn("http", async move { Ok(server.await?) });
 }
 

@@ -1,8 +1,8 @@
 //! Whether the topics of a cluster are as the manifest has them.
 
 use anyhow::Result;
-use platform::config::KafkaArgs;
-use platform::kafka::{KafkaConfig, topics};
+use kafka::config::KafkaArgs;
+use kafka::{KafkaConfig, topics};
 
 /// Refuses to start on a cluster whose topics contradict the manifest; a cluster that does not answer is no
 /// contradiction.

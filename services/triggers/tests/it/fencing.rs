@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use devstack::Signal;
 use devstack::testing::eventually;
-use platform::kafka::partition;
+use kafka::partition;
 use serde_json::json;
 use sqlx::PgPool;
 use tokio::io::AsyncWriteExt as _;

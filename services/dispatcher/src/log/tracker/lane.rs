@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use platform::fence::{Advance, Claim};
-use platform::kafka::consumer::Reached;
+use kafka::consumer::Reached;
+use kafka::fence::{Advance, Claim};
 use tracing::error;
 
 use super::{Before, Scheduled};

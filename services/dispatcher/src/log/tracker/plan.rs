@@ -1,6 +1,6 @@
 //! What one transaction holds. Pure; carrying it through is `commit`'s business.
 
-use platform::fence::Advance;
+use kafka::fence::Advance;
 
 use crate::retry::schedule::{NewRow, Settlement};
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use platform::kafka::consumer::finished;
+use kafka::consumer::finished;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 

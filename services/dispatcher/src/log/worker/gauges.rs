@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use platform::kafka::consumer::Session;
+use kafka::consumer::Session;
 use time::OffsetDateTime;
 
 use super::LogWorker;

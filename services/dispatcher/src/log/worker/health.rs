@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use platform::kafka::consumer::Session;
+use kafka::consumer::Session;
 
 use super::LogWorker;
 

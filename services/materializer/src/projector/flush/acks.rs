@@ -3,7 +3,7 @@
 //! The id of a duplicate resolves to its original. An ack of an event that the organization does not have stays pending
 //! until it is swept.
 
-use platform::kafka::Record;
+use kafka::Record;
 use schemas::records::Ack;
 use schemas::unix_time::from_millis;
 use sqlx::postgres::PgConnection;

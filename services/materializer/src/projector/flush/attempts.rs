@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use platform::kafka::Record;
+use kafka::Record;
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use schemas::unix_time::{from_micros, from_millis};
 use sqlx::postgres::PgConnection;

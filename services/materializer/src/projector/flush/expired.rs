@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use platform::kafka::Record;
+use kafka::Record;
 use schemas::ids::OrgId;
 use schemas::unix_time::from_millis;
 use sqlx::postgres::PgConnection;

@@ -22,12 +22,12 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use platform::fence::{self, Advance, Standing};
-use platform::health::Component;
-use platform::kafka::consumer::TopicPartition;
-use platform::kafka::producer::Producer;
-use platform::postgres::{SqlEffect, effect};
-use platform::retry::Backoff;
+use kafka::consumer::TopicPartition;
+use kafka::fence::{self, Advance, Standing};
+use kafka::producer::Producer;
+use runtime::health::Component;
+use runtime::postgres::{SqlEffect, effect};
+use runtime::retry::Backoff;
 use schemas::native::Unreadable;
 use schemas::position::LogPosition;
 use schemas::topics::TopicNames;

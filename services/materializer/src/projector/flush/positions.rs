@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use platform::fence::Advance;
-use platform::kafka::consumer::TopicPartition;
+use kafka::consumer::TopicPartition;
+use kafka::fence::Advance;
 
 use crate::projector::batch::OwnedPartition;
 use crate::projector::decode::DecodedRecord;

@@ -1,6 +1,6 @@
 //! Whether records are read for the first time.
 
-use platform::kafka::producer::Producer;
+use kafka::producer::Producer;
 
 #[derive(Clone)]
 pub(crate) enum ReadMode {

@@ -6,10 +6,10 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use devstack::testing::TestDatabase;
-use platform::health::Health;
-use platform::kafka::producer::ProducerSettings;
-use platform::kafka::{KafkaConfig, Record};
-use platform::postgres::{self, PostgresConfig};
+use kafka::producer::ProducerSettings;
+use kafka::{KafkaConfig, Record};
+use runtime::health::Health;
+use runtime::postgres::{self, PostgresConfig};
 use schemas::codec::encode_event;
 use schemas::headers;
 use schemas::ids::{EventId, OrgId};

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use devstack::testing::{eventually, read_topic};
 use http::StatusCode;
+use kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
+use kafka::topics::{self, Replication};
 use materializer::projector::ProjectorConfig;
-use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
-use platform::kafka::topics::{self, Replication};
 use rdkafka::Message as _;
 use rdkafka::message::{Headers as _, OwnedMessage};
 use schemas::ids::{EventId, OrgId};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use platform::postgres::PostgresConfig;
+use runtime::postgres::PostgresConfig;
 use schemas::ids::EventId;
 use serde_json::{Value, json};
 use time::OffsetDateTime;

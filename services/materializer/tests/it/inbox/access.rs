@@ -1,7 +1,7 @@
 //! Access rights and invalid requests.
 
 use http::{Method, StatusCode};
-use platform::postgres::PostgresConfig;
+use runtime::postgres::PostgresConfig;
 
 use super::harness::{Bench, ViewEvent, ids, row, text};
 

@@ -1,6 +1,6 @@
 //! The cost of a page: it reads about as many rows as it returns, at any depth and with any filter.
 
-use platform::postgres::PostgresConfig;
+use runtime::postgres::PostgresConfig;
 use serde_json::Value;
 use time::Duration;
 use time::format_description::well_known::Rfc3339;

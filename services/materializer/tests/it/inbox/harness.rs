@@ -6,15 +6,15 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use devstack::testing::{TestDatabase, eventually};
 use http::{HeaderMap, Method, Request, StatusCode};
+use http_server::MountOptions;
+use kafka::KafkaConfig;
+use kafka::producer::{Producer, ProducerSettings};
+use kafka::read_your_writes::RecentWrites;
 use materializer::{InboxState, READ_SETTINGS};
-use platform::health::Health;
-use platform::http::MountOptions;
-use platform::kafka::KafkaConfig;
-use platform::kafka::producer::{Producer, ProducerSettings};
-use platform::lifecycle::Supervisor;
-use platform::postgres::{self, PostgresConfig};
-use platform::read_your_writes::RecentWrites;
-use platform::seal::SealingKey;
+use runtime::health::Health;
+use runtime::lifecycle::Supervisor;
+use runtime::postgres::{self, PostgresConfig};
+use runtime::seal::SealingKey;
 use schemas::ids::{EventId, OrgId};
 use schemas::topics::TopicNames;
 use serde_json::Value;
@@ -91,7 +91,7 @@ impl Bench {
         let state = state.until(shutdown.clone());
         let api = materializer::routes(state.clone()).merge(tenancy::routes(tenancy));
         Self {
-            router: platform::http::mount(api, MountOptions::default()),
+            router: http_server::mount(api, MountOptions::default()),
             alpha: organization(&pool, "Alpha").await,
             beta: organization(&pool, "Beta").await,
             pool,

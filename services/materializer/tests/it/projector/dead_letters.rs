@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
+use kafka::topics::{self, Replication};
 use materializer::projector::ProjectorConfig;
-use platform::kafka::topics::{self, Replication};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schemas::ids::{EndpointId, EventId, OrgId};

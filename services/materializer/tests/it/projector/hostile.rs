@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use fuzz::{JSON, Rng, Samples};
-use platform::kafka::producer::Appended;
+use kafka::producer::Appended;
 use schemas::codec::{encode_ack, encode_attempt, encode_event};
 use schemas::ids::{EndpointId, OrgId};
 use schemas::native::{self, NativeRecord};

@@ -2,8 +2,8 @@
 //! alone.
 
 use devstack::testing::eventually;
+use kafka::KafkaConfig;
 use materializer::projector::ProjectorConfig;
-use platform::kafka::KafkaConfig;
 use rdkafka::mocking::MockCluster;
 
 use super::harness::{Bench, PARTITIONS, PATIENCE};

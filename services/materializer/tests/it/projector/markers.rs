@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use devstack::testing::eventually;
+use kafka::fence;
 use materializer::projector::CONSUMER;
-use platform::fence;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::harness::{Bench, PATIENCE};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use kafka::fence::repair::{self, StoredPosition};
+use kafka::fence::skip;
 use materializer::projector::{CONSUMER, ProjectorConfig};
 use materializer::rebuild::{self, RebuildConfig};
-use platform::fence::repair::{self, StoredPosition};
-use platform::fence::skip;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schemas::ids::OrgId;

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use clap::Args;
+use http_server::Timestamp;
+use kafka::KafkaConfig;
+use kafka::config::KafkaArgs;
 use materializer::dead_letters::{At, DeadLetters, Letter, Pick};
-use platform::config::KafkaArgs;
-use platform::http::Timestamp;
-use platform::kafka::KafkaConfig;
 use serde_json::{Value, json};
 
 use super::{Filters, find};

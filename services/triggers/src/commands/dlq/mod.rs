@@ -9,9 +9,9 @@ mod show;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use kafka::KafkaConfig;
+use kafka::config::KafkaArgs;
 use materializer::dead_letters::{DeadLetters, Index, Pick, RecordPlace, Wanted};
-use platform::config::KafkaArgs;
-use platform::kafka::KafkaConfig;
 use schemas::ids::OrgId;
 use schemas::unix_time::to_millis;
 use time::OffsetDateTime;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
+use http_server::Timestamp;
+use kafka::KafkaConfig;
+use kafka::config::KafkaArgs;
+use kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
 use materializer::dead_letters::{Again, At, DeadLetters, Letter, Letters, Pick, RecordPlace, Refusal};
-use platform::config::KafkaArgs;
-use platform::http::Timestamp;
-use platform::kafka::KafkaConfig;
-use platform::kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
 
 use super::{Filters, find, list};
 use crate::commands::print;

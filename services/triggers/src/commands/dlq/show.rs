@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
+use kafka::config::KafkaArgs;
+use kafka::{KafkaConfig, Record};
 use materializer::dead_letters::{DeadLetters, Letter, RecordPlace};
-use platform::config::KafkaArgs;
-use platform::kafka::{KafkaConfig, Record};
 use serde_json::{Value, json};
 
 use super::{Filters, find, list};

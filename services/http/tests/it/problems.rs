@@ -1,0 +1,225 @@
+//! Problems, mounts, request ids, methods, panics, metrics.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use http::StatusCode;
+use http_server::{Dialect, FieldError, PeerAddr, Problem, QueryParams, RequestContext};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Server, head, within};
+
+fn api() -> Router {
+    Router::new()
+        .route("/things", get(|| async { "things" }).post(|| async { "made" }))
+        .route("/things/{id}", get(|| async { Problem::not_found() }))
+        .route("/invalid", get(invalid))
+        .route("/conflict", get(conflict))
+        .route("/busy", get(|| async { Problem::unavailable("too much at once", 0) }))
+        .route("/key", get(|| async { Problem::unauthorized("send a key") }))
+        .route("/panic", get(panics))
+        .route("/plain", get(|| async { (StatusCode::BAD_REQUEST, "a framework's own words") }))
+        .route("/own", get(|| async { (StatusCode::GONE, axum::Json(json!({ "mine": true }))) }))
+        .route("/context", get(context))
+        .route("/query", get(query))
+        .route("/only-post", post(|| async {}))
+}
+
+async fn invalid() -> Problem {
+    let details = vec![FieldError { field: "limit".to_owned(), reason: "must be from 1 to 1000".to_owned() }];
+    Problem::invalid("invalid_request", "limit must be from 1 to 1000").with_details(details)
+}
+
+async fn conflict() -> Problem {
+    Problem::new(StatusCode::CONFLICT, "duplicate_event", "seen before").with_field("event_id", "abc")
+}
+
+async fn panics() {
+    panic!("on purpose");
+}
+
+async fn context(context: RequestContext, peer: PeerAddr) -> String {
+    assert!(peer.0.ip().is_loopback());
+    let api = context.dialect == Dialect::Api;
+    format!(
+        "{} {} {}",
+        context.request_id,
+        context.traceparent.unwrap_or_default(),
+        if api { "api" } else { "canonical" }
+    )
+}
+
+async fn query(query: QueryParams) -> Result<String, Problem> {
+    let limit = query.parse_in_range("limit", 1..=1000)?.unwrap_or(50);
+    Ok(limit.to_string())
+}
+
+#[tokio::test]
+async fn a_problem_has_all_members_and_the_path_that_was_asked_for() {
+    let server = Server::start(api()).await;
+    let problem = server.get("/v1/invalid?limit=0").await.problem(400, "invalid_request");
+    assert_eq!(problem["instance"], "/v1/invalid");
+    assert_eq!(problem["title"], "Bad Request");
+    assert_eq!(problem["details"], json!([{ "field": "limit", "reason": "must be from 1 to 1000" }]));
+    let problem = server.get("/api/conflict").await.problem(409, "duplicate_event");
+    assert_eq!(problem["event_id"], "abc");
+    assert!(problem.get("details").is_none());
+}
+
+#[tokio::test]
+async fn the_invalid_code_is_400_and_on_api_422() {
+    let server = Server::start(api()).await;
+    server.get("/v1/invalid").await.problem(400, "invalid_request");
+    server.get("/invalid").await.problem(400, "invalid_request");
+    server.get("/api/invalid").await.problem(422, "invalid_request");
+    server.get("/api/query?limit=1001").await.problem(422, "invalid_request");
+    server.get("/v1/query?limit=1&limit=2").await.problem(400, "invalid_request");
+    assert_eq!(server.get("/query?limit=7&unknown=1").await.text(), "7");
+}
+
+#[tokio::test]
+async fn all_mounts_have_the_same_routes() {
+    let server = Server::start(api()).await;
+    for mount in ["/v1", "", "/api"] {
+        assert_eq!(server.get(&format!("{mount}/things")).await.text(), "things");
+        assert_eq!(server.ask(&format!("POST {mount}/things"), &[], b"").await.text(), "made");
+    }
+    assert!(server.get("/api/context").await.text().ends_with(" api"));
+    assert!(server.get("/v1/context").await.text().ends_with(" canonical"));
+    assert!(server.get("/context").await.text().ends_with(" canonical"));
+}
+
+#[tokio::test]
+async fn an_unknown_route_is_a_404_and_a_wrong_method_a_405_with_allow() {
+    let server = Server::start(api()).await;
+    for path in ["/nothing", "/v1/nothing", "/api/nothing", "/v1", "/api/", "/v1/things/", "/v2/things"] {
+        server.get(path).await.problem(404, "route_not_found");
+    }
+    server.get("/v1/things/7").await.problem(404, "not_found");
+    for mount in ["/v1", "", "/api"] {
+        let answer = server.ask(&format!("DELETE {mount}/things"), &[], b"").await;
+        answer.problem(405, "method_not_allowed");
+        assert_eq!(answer.header("allow"), "GET,HEAD,POST");
+    }
+    server.ask("BREW /v1/things", &[], b"").await.problem(405, "method_not_allowed");
+}
+
+#[tokio::test]
+async fn options_is_answered_with_204_and_allow() {
+    let server = Server::start(api()).await;
+    let answer = server.ask("OPTIONS /v1/only-post", &[], b"").await;
+    assert_eq!((answer.status, answer.header("allow"), answer.text()), (204, "POST", ""));
+    assert!(!answer.headers.contains_key("content-type"));
+    server.ask("OPTIONS /v1/nothing", &[], b"").await.problem(404, "route_not_found");
+}
+
+#[tokio::test]
+async fn head_is_answered_like_get_without_a_body() {
+    let server = Server::start(api()).await;
+    let mut client = server.client().await;
+    for (path, status, length) in [("/v1/things", 200, Some("6")), ("/v1/invalid", 400, None)] {
+        client.send(format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await;
+        let answer = client.answer_without_body().await;
+        assert_eq!(answer.status, status);
+        assert!(length.is_none_or(|length| answer.header("content-length") == length), "{answer:?}");
+    }
+    client.send(b"GET /v1/things HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert_eq!(client.answer().await.text(), "things");
+}
+
+#[tokio::test]
+async fn a_sane_request_id_is_taken_over_and_any_other_replaced() {
+    let server = Server::start(api()).await;
+    for header in ["x-request-id: mine-1", "X-Correlation-Id: mine-1"] {
+        let answer = server.ask("GET /v1/context", &[header], b"").await;
+        assert!(answer.text().starts_with("mine-1 "));
+        assert_eq!(answer.header("x-request-id"), "mine-1");
+        assert_eq!(answer.header("x-correlation-id"), "mine-1");
+    }
+    let long = format!("x-request-id: {}", "a".repeat(129));
+    for insane in ["x-request-id: two words", &long, "x-request-id: \u{e9}", "x-request-id:"] {
+        let answer = server.ask("GET /v1/context", &[insane], b"").await;
+        assert!(Uuid::parse_str(answer.header("x-request-id")).is_ok(), "{insane}");
+    }
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let answer = server.ask("GET /v1/context", &[&format!("traceparent: {traceparent}")], b"").await;
+    assert!(answer.text().contains(traceparent));
+}
+
+#[tokio::test]
+async fn the_time_of_an_answer_is_in_milliseconds_with_one_decimal() {
+    let server = Server::start(api()).await;
+    let answer = server.get("/v1/things").await;
+    let time = answer.header("x-response-time").strip_suffix("ms").unwrap();
+    let (whole, tenths) = time.split_once('.').unwrap();
+    assert!(whole.parse::<u32>().is_ok() && tenths.len() == 1, "{time}");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_500_that_tells_nothing() {
+    let server = Server::start(api()).await;
+    let answer = server.get("/v1/panic").await;
+    answer.problem(500, "internal_error");
+    assert!(!answer.text().contains("on purpose"));
+    assert_eq!(server.get("/v1/things").await.status, 200);
+}
+
+#[tokio::test]
+async fn text_of_the_framework_becomes_a_problem_and_a_handlers_own_json_stays() {
+    let server = Server::start(api()).await;
+    let answer = server.get("/api/plain").await;
+    answer.problem(422, "invalid_request");
+    assert!(!answer.text().contains("own words"));
+    let answer = server.get("/v1/own").await;
+    assert_eq!((answer.status, answer.json()), (410, json!({ "mine": true })));
+}
+
+#[tokio::test]
+async fn problems_keep_their_headers() {
+    let server = Server::start(api()).await;
+    let answer = server.get("/v1/busy").await;
+    answer.problem(503, "unavailable");
+    assert_eq!(answer.header("retry-after"), "1");
+    let answer = server.get("/v1/key").await;
+    answer.problem(401, "unauthorized");
+    assert_eq!(answer.header("www-authenticate"), "Bearer");
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_template_and_never_by_path() {
+    let server = Server::start(Router::new().route("/counted/{id}", get(|| async {}))).await;
+    for id in ["secret-1", "secret-2"] {
+        server.get(&format!("/v1/counted/{id}")).await;
+        server.get(&format!("/uncounted/{id}")).await;
+    }
+    server.ask("BREW /v1/counted/secret-3", &[], b"").await;
+    let text = runtime::telemetry::metrics::render();
+    assert!(
+        text.contains("triggers_http_requests_total{method=\"GET\",route=\"/v1/counted/{id}\",status=\"200\"} 2\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("triggers_http_requests_total{method=\"OTHER\",route=\"/v1/counted/{id}\",status=\"405\"} 1\n"),
+        "{text}"
+    );
+    assert!(text.contains("triggers_http_request_duration_seconds_count{route=\"/v1/counted/{id}\"} 3\n"), "{text}");
+    assert!(text.contains("route=\"unmatched\""), "{text}");
+    assert!(!text.contains("secret-"), "{text}");
+}
+
+#[tokio::test]
+async fn a_request_whose_client_leaves_is_counted_too() {
+    let server = Server::start(Router::new().route("/abandoned", get(std::future::pending::<()>))).await;
+    let mut client = server.client().await;
+    client.send(&head("GET /v1/abandoned", &[], 0)).await;
+    drop(client);
+    let counted = "triggers_http_requests_total{method=\"GET\",route=\"/v1/abandoned\",status=\"cancelled\"} 1\n";
+    within("the count", async {
+        while !runtime::telemetry::metrics::render().contains(counted) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

@@ -1,0 +1,91 @@
+//! Status, health and metrics.
+
+use axum::Router;
+use axum::routing::get;
+use http_server::{MountOptions, ServerLimits, ServiceInfo, mount, running_routes};
+use runtime::health::Health;
+use serde_json::json;
+
+use super::Server;
+
+async fn start(health: &Health) -> Server {
+    let info = ServiceInfo::new("triggers", "ingest", "1.2.3");
+    let api = Router::new().route("/things", get(|| async { "things" }));
+    let router = mount(api, MountOptions::default()).merge(running_routes(info, health.clone()));
+    Server::start_with(router, ServerLimits::default()).await
+}
+
+#[tokio::test]
+async fn the_status_names_the_service_without_a_key() {
+    let server = start(&Health::new()).await;
+    for path in ["/", "/status"] {
+        let status = server.get(path).await.json();
+        assert_eq!((status["name"].as_str(), status["version"].as_str()), (Some("triggers"), Some("1.2.3")));
+        assert!(status["uptime_seconds"].is_u64());
+    }
+    assert_eq!(server.get("/v1/things").await.text(), "things");
+}
+
+#[tokio::test]
+async fn readiness_follows_the_components_and_never_tells_why() {
+    let health = Health::new();
+    let (kafka, postgres) = (health.component("kafka"), health.component("postgres"));
+    let server = start(&health).await;
+    postgres.up();
+    kafka.down("the password is hunter2");
+    for path in ["/health", "/v1/health", "/api/health", "/health/ready", "/v1/health/ready", "/api/health/detailed"] {
+        let answer = server.get(path).await;
+        let expected =
+            json!({ "status": "down", "checks": { "kafka": { "status": "down" }, "postgres": { "status": "up" } } });
+        assert_eq!((answer.status, answer.json()), (503, expected), "{path}");
+    }
+    kafka.up();
+    let answer = server.get("/health/ready").await;
+    assert_eq!((answer.status, &answer.json()["status"]), (200, &json!("ok")));
+}
+
+#[tokio::test]
+async fn an_auxiliary_part_that_is_down_shows_in_health_but_leaves_the_process_ready() {
+    let health = Health::new();
+    health.component("kafka").up();
+    health.auxiliary("postgres").down("gone");
+    let server = start(&health).await;
+    let (ready, whole) = (server.get("/health/ready").await, server.get("/health").await);
+    assert_eq!((ready.status, whole.status), (200, 503));
+    let expected =
+        json!({ "status": "degraded", "checks": { "kafka": { "status": "up" }, "postgres": { "status": "down" } } });
+    assert_eq!((ready.json(), whole.json()), (expected.clone(), expected));
+}
+
+#[tokio::test]
+async fn a_draining_process_is_not_ready_but_lives() {
+    let health = Health::new();
+    health.component("kafka").up();
+    let server = start(&health).await;
+    health.set_draining();
+    let answer = server.get("/health/ready").await;
+    assert_eq!((answer.status, &answer.json()["status"]), (503, &json!("draining")));
+    for path in ["/health/live", "/v1/health/live"] {
+        assert_eq!(server.get(path).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_rendered_as_text() {
+    let server = start(&Health::new()).await;
+    server.get("/v1/things").await;
+    let answer = server.get("/metrics").await;
+    assert!(answer.header("content-type").starts_with("text/plain"));
+    for name in ["triggers_http_requests_total{", "triggers_http_connections ", "process_resident_memory_bytes "] {
+        assert!(answer.text().lines().any(|line| line.starts_with(name)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn running_routes_alone_answer_unknown_paths_with_problems() {
+    let info = ServiceInfo::new("triggers", "materializer", "1.2.3");
+    let router = Router::new().merge(running_routes(info, Health::new()));
+    let server = Server::start_with(router, ServerLimits::default()).await;
+    server.get("/v1/things").await.problem(404, "route_not_found");
+    server.ask("POST /health", &[], b"").await.problem(405, "method_not_allowed");
+}

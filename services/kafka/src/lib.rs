@@ -1,0 +1,168 @@
+//! Kafka: the configuration every client is made from, the producer, the fenced consumer, and the topics of the
+//! manifest.
+//!
+//! What a record means lives in `schemas`; what is done with it lives in the slices.
+
+#![deny(missing_docs)]
+
+pub mod bounds;
+pub mod config;
+pub mod consumer;
+pub mod fence;
+mod ffi;
+pub mod log_reader;
+pub mod log_state;
+pub mod partition;
+pub mod positions;
+pub mod producer;
+pub mod read_your_writes;
+pub mod topics;
+mod undecodable;
+mod validation;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rdkafka::ClientConfig;
+use rdkafka::message::Message;
+use schemas::native::NativeRecord;
+use schemas::topics::TopicNames;
+
+/// How to reach the cluster. One value per process; every client is made from it.
+#[derive(Clone)]
+pub struct KafkaConfig {
+    /// `host:port[,host:port…]`.
+    pub brokers: String,
+    /// Any librdkafka property, passed through to every client after our own.
+    pub properties: Vec<(String, String)>,
+    /// Topic and group names of this deployment.
+    pub topics: TopicNames,
+    /// Name of this instance, for static group membership; none: dynamic.
+    pub instance: Option<String>,
+}
+
+impl KafkaConfig {
+    /// Plain configuration: `brokers`, names behind `prefix`, nothing else.
+    pub fn new(brokers: impl Into<String>, prefix: &str) -> Self {
+        Self {
+            brokers: brokers.into(),
+            properties: Vec::new(),
+            topics: TopicNames::with_prefix(prefix),
+            instance: None,
+        }
+    }
+
+    /// What every client begins with. `role` tells clients apart in the broker's log.
+    pub fn client(&self, role: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("client.id", format!("triggers-{role}"));
+        // A broker that comes back is found within a second; the default waits up to ten.
+        config.set("reconnect.backoff.ms", "50").set("reconnect.backoff.max.ms", "1000");
+        config.set("socket.nagle.disable", "true");
+        // The version of every broker since Kafka 0.10 is asked, never guessed.
+        config.set("allow.auto.create.topics", "false");
+        config
+    }
+
+    /// A client for looking at the cluster, complete: metadata, watermarks, administration.
+    pub fn admin_client(&self, role: &str) -> ClientConfig {
+        let mut config = self.client(role);
+        self.overlay(&mut config);
+        config
+    }
+
+    /// Lays the passed-through properties over `config`: they have the last word.
+    pub(crate) fn overlay(&self, config: &mut ClientConfig) {
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+    }
+}
+
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be passwords or key files: names are enough to see what was set.
+        let names: Vec<&str> = self.properties.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("KafkaConfig")
+            .field("brokers", &self.brokers)
+            .field("properties", &names)
+            .field("topics", &self.topics)
+            .field("instance", &self.instance)
+            .finish()
+    }
+}
+
+/// One record as read, owned.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Full topic name.
+    pub topic: Arc<str>,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Append time, milliseconds since the Unix epoch. Of what is no record: when it was found, by the clock of this
+    /// process.
+    pub timestamp_ms: i64,
+    /// Key, if there is one.
+    pub key: Option<Vec<u8>>,
+    /// Value; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Headers in their order; a header without a value has an empty one. In a name, U+FFFD stands for what is not
+    /// UTF-8.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or
+    /// what was aborted. It says that the position may move behind it.
+    pub is_marker: bool,
+}
+
+impl Record {
+    /// The time that the log has for it, milliseconds since the Unix epoch; `None` for what is no record. What is
+    /// compared with times of the log is this one: the clock of this process may be another.
+    pub fn log_time_ms(&self) -> Option<i64> {
+        (!self.is_marker).then_some(self.timestamp_ms)
+    }
+
+    /// The record as `schemas` reads it.
+    pub fn as_native(&self) -> NativeRecord<'_> {
+        NativeRecord {
+            topic: &self.topic,
+            partition: self.partition,
+            offset: self.offset,
+            timestamp_ms: self.timestamp_ms,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: &self.headers,
+        }
+    }
+
+    /// Bytes it holds on to, for bounds.
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers
+    }
+
+    /// Copies what librdkafka read; `topic` is its topic's name, shared by all of its records.
+    pub fn copy_of(message: &rdkafka::message::BorrowedMessage<'_>, topic: &Arc<str>) -> Self {
+        Self {
+            topic: topic.clone(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: ffi::headers(message),
+            is_marker: false,
+        }
+    }
+
+    fn marker(topic: Arc<str>, partition: i32, offset: i64) -> Self {
+        let now_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok());
+        let (timestamp_ms, headers) = (now_ms.unwrap_or(0), Vec::new());
+        Self { topic, partition, offset, timestamp_ms, key: None, value: None, headers, is_marker: true }
+    }
+}
