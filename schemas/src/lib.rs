@@ -4,6 +4,8 @@
 //! What does not live here: anything that does I/O. This crate knows neither tokio nor rdkafka nor axum; it turns bytes
 //! into checked values and back.
 
+#![deny(missing_docs)]
+
 pub mod cloudevents;
 pub mod codec;
 pub mod dedup;
@@ -16,3 +18,4 @@ pub mod postgres;
 pub mod records;
 pub mod topics;
 pub mod trace;
+pub mod unix_time;

@@ -44,17 +44,13 @@ pub struct NativeRecord<'a> {
     pub headers: &'a [(String, Vec<u8>)],
 }
 
-/// Class of the dead letter that stands for a whole batch of the log that cannot be unpacked: it has the place of the
-/// last record, and no bytes.
-pub const UNPACKABLE_BATCH: &str = "unpackable_batch";
-
 /// Why a record is none of ours: what a dead letter carries.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Unreadable {
     /// Stable, `lower_snake`: `null_value`, `bad_key`, `value_too_large`, `payload_too_large`, `malformed`,
     /// `invalid_event`, `invalid_ack`, `invalid_attempt`, `bad_avro`, `unknown_schema`, `organization_mismatch` or
-    /// `bad_origin`; and [`UNPACKABLE_BATCH`].
+    /// `bad_origin`.
     pub class: &'static str,
     /// One sentence, at most about a kilobyte.
     pub message: String,

@@ -1,30 +1,22 @@
-//! The SQL migrations, embedded, in their order. What they mean is said in their own comments; running them is
-//! `platform`'s business.
+//! The SQL migrations, embedded, in order. Their comments say what the tables mean; running them is the business of
+//! `runtime`. `schemas/postgres/schema.sql` is the schema that they give together.
 
 /// One migration.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
     /// Grows by one; never reused.
     pub version: i64,
-    /// What it makes.
+    /// What it creates.
     pub name: &'static str,
     /// The statements; run in one transaction.
     pub sql: &'static str,
 }
 
-/// All migrations ever, oldest first. A landed one is never changed.
+/// All migrations, oldest first. One that has landed never changes.
 pub const MIGRATIONS: &[Migration] = &[
-    Migration { version: 1, name: "positions", sql: include_str!("../postgres/0001_positions.sql") },
-    Migration { version: 2, name: "tenancy", sql: include_str!("../postgres/0002_tenancy.sql") },
-    Migration { version: 3, name: "view", sql: include_str!("../postgres/0003_view.sql") },
-    Migration { version: 4, name: "dispatcher", sql: include_str!("../postgres/0004_dispatcher.sql") },
-    Migration { version: 5, name: "contracts", sql: include_str!("../postgres/0005_contracts.sql") },
-    Migration { version: 6, name: "partitions", sql: include_str!("../postgres/0006_partitions.sql") },
-    Migration { version: 7, name: "rejected", sql: include_str!("../postgres/0007_rejected.sql") },
-    Migration { version: 9, name: "rebuild", sql: include_str!("../postgres/0009_rebuild.sql") },
-    Migration { version: 10, name: "erasure", sql: include_str!("../postgres/0010_erasure.sql") },
-    Migration { version: 11, name: "refusals", sql: include_str!("../postgres/0011_refusals.sql") },
-    Migration { version: 12, name: "times", sql: include_str!("../postgres/0012_times.sql") },
-    Migration { version: 13, name: "tellings", sql: include_str!("../postgres/0013_tellings.sql") },
-    Migration { version: 14, name: "contests", sql: include_str!("../postgres/0014_contests.sql") },
+    Migration { version: 1, name: "positions", sql: include_str!("../postgres/migrations/0001_positions.sql") },
+    Migration { version: 2, name: "tenancy", sql: include_str!("../postgres/migrations/0002_tenancy.sql") },
+    Migration { version: 3, name: "view", sql: include_str!("../postgres/migrations/0003_view.sql") },
+    Migration { version: 4, name: "dispatcher", sql: include_str!("../postgres/migrations/0004_dispatcher.sql") },
+    Migration { version: 5, name: "contract", sql: include_str!("../postgres/migrations/0005_contract.sql") },
 ];

@@ -35,7 +35,6 @@ const MEMORY_BOUND: u64 = 1024 * 1024 * 1024;
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It says something.
     Read,
     /// It says nothing, and the decoder said why.
     Refused,

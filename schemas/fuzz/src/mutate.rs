@@ -52,7 +52,6 @@ const NUMBERS: [&str; 16] = [
     "4294967296",
 ];
 
-/// Applies one mutation.
 pub(crate) fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>, tokens: &[&str], others: &[Vec<u8>]) {
     match rng.below(14) {
         0 | 1 => flip(rng, bytes),

@@ -11,7 +11,6 @@ const LONGEST: usize = 8 * 1024;
 /// What the records of one decoder are made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
-    /// Good records.
     pub golden: &'a [Vec<u8>],
     /// Pieces that mean something to the decoder.
     pub tokens: &'a [&'a str],

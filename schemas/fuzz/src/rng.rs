@@ -32,7 +32,6 @@ impl Rng {
         self.below(n) == 0
     }
 
-    /// A byte.
     pub fn byte(&mut self) -> u8 {
         self.bits().to_le_bytes()[0]
     }

@@ -11,6 +11,7 @@ use super::envelope::Members;
 use super::text::payload_flaw;
 use super::{FieldError, Invalid, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, RESERVED_TYPE_PREFIX};
 use crate::records::{Dedup, Event};
+use crate::unix_time::to_micros;
 
 /// 0001-01-01T00:00:00Z, microseconds since the Unix epoch: what RFC 3339 can write.
 pub const MIN_TIME_MICROS: i64 = -62_135_596_800_000_000;
@@ -123,8 +124,7 @@ impl Faults {
             self.add(field, "must be a time as in RFC 3339, with an offset");
             return None;
         };
-        let micros =
-            i64::try_from(time.unix_timestamp_nanos().div_euclid(1000)).ok().filter(|micros| in_range(*micros));
+        let micros = Some(to_micros(time)).filter(|micros| in_range(*micros));
         if micros.is_none() {
             self.add(field, "must lie in the years 1 to 9999");
         }

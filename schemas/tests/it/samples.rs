@@ -6,30 +6,30 @@ use fuzz::Samples;
 use schemas::codec;
 use schemas::records::{Ack, Dedup, DeliveryAttempt, DeliveryOutcome, Event};
 
-pub const ORG: &str = "0192f0c1-2345-7abc-8def-0123456789ab";
-pub const ID: &str = "0192f0c1-2345-7abc-8def-0123456789ac";
-pub const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+pub(crate) const ORG: &str = "0192f0c1-2345-7abc-8def-0123456789ab";
+pub(crate) const ID: &str = "0192f0c1-2345-7abc-8def-0123456789ac";
+pub(crate) const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 /// Just above what any decoder takes.
-pub const LARGE: usize = 530_000;
+pub(crate) const LARGE: usize = 530_000;
 
-pub fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+pub(crate) fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-pub const fn json(golden: &[Vec<u8>]) -> Samples<'_> {
+pub(crate) const fn json(golden: &[Vec<u8>]) -> Samples<'_> {
     Samples { golden, tokens: fuzz::JSON, header: 1, large: LARGE }
 }
 
-pub const fn short(golden: &[Vec<u8>]) -> Samples<'_> {
+pub(crate) const fn short(golden: &[Vec<u8>]) -> Samples<'_> {
     Samples { golden, tokens: fuzz::ANY_TEXT, header: 4, large: LARGE }
 }
 
-pub const fn avro(golden: &[Vec<u8>]) -> Samples<'_> {
+pub(crate) const fn avro(golden: &[Vec<u8>]) -> Samples<'_> {
     // Marker and fingerprint.
     Samples { golden, tokens: fuzz::JSON, header: 10, large: LARGE }
 }
 
-pub fn events() -> Vec<Vec<u8>> {
+pub(crate) fn events() -> Vec<Vec<u8>> {
     texts(&[
         r#"{"event_type": "order.created", "payload": {"id": 7, "n": [1.50, null, "\u00e9\ud83d\ude00"]}, "dedup_id": "ord-7",
             "timestamp": "2026-11-21T09:00:00.123456Z", "source": "shop", "ordering_key": "customer-9", "metadata": {"k": "v", "l": ""}}"#,
@@ -39,7 +39,7 @@ pub fn events() -> Vec<Vec<u8>> {
     ])
 }
 
-pub fn structured() -> Vec<Vec<u8>> {
+pub(crate) fn structured() -> Vec<Vec<u8>> {
     texts(&[
         r#"{"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.created", "time": "2026-11-21T09:00:00Z",
             "datacontenttype": "application/json", "partitionkey": "p", "ext": 7, "flag": true, "data": {"a": [1, 2]}}"#,
@@ -49,7 +49,7 @@ pub fn structured() -> Vec<Vec<u8>> {
 }
 
 /// Header lines, an empty line, the data.
-pub fn binary() -> Vec<Vec<u8>> {
+pub(crate) fn binary() -> Vec<Vec<u8>> {
     texts(&[
         "specversion: 1.0\nid: 1\nsource: /shop\ntype: a\ntime: 2026-11-21T09:00:00Z\ncontent-type: application/json\n\n{\"a\": 1}",
         "specversion: 1.0\nid: 1\nsource: s\ntype: a\npartitionkey: p\nx: %c3%a9\ncontent-type: text/plain; charset=utf-8\n\nhello",
@@ -58,7 +58,7 @@ pub fn binary() -> Vec<Vec<u8>> {
     ])
 }
 
-pub fn avro_events() -> Vec<Vec<u8>> {
+pub(crate) fn avro_events() -> Vec<Vec<u8>> {
     let bare = Event {
         org_id: ORG.parse().unwrap(),
         event_id: ID.parse().unwrap(),
@@ -85,18 +85,18 @@ pub fn avro_events() -> Vec<Vec<u8>> {
     [bare, full].iter().map(|event| codec::encode_event(event).unwrap()).collect()
 }
 
-pub fn avro_acks() -> Vec<Vec<u8>> {
+pub(crate) fn avro_acks() -> Vec<Vec<u8>> {
     vec![codec::encode_ack(&Ack { org_id: ORG.parse().unwrap(), event_id: ID.parse().unwrap() }).unwrap()]
 }
 
-pub fn json_acks() -> Vec<Vec<u8>> {
+pub(crate) fn json_acks() -> Vec<Vec<u8>> {
     texts(&[
         r#"{"event_id": "0192f0c1-2345-7abc-8def-0123456789ac"}"#,
         r#"{"event_ids": ["0192f0c1-2345-7abc-8def-0123456789ac", "0192f0c1-2345-7abc-8def-0123456789ad"], "note": 1}"#,
     ])
 }
 
-pub fn avro_attempts() -> Vec<Vec<u8>> {
+pub(crate) fn avro_attempts() -> Vec<Vec<u8>> {
     let attempt = DeliveryAttempt {
         org_id: ORG.parse().unwrap(),
         event_id: ID.parse().unwrap(),

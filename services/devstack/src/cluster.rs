@@ -116,7 +116,6 @@ impl Cluster {
         believed.max().map(|(_, leader)| leader)
     }
 
-    /// PostgreSQL.
     #[must_use]
     pub fn postgres(&self) -> &Server {
         &self.postgres

@@ -23,7 +23,6 @@ pub enum Error {
     /// Another process runs on this data folder.
     #[error("the data folder {} is in use by {holder}", path.display())]
     InUse {
-        /// The data folder.
         path: PathBuf,
         /// The process that holds it, with its ports if it has written them.
         holder: String,
@@ -31,7 +30,6 @@ pub enum Error {
     /// The data folder was written by a version that this one cannot open.
     #[error("the data folder {} {problem}", path.display())]
     Version {
-        /// The data folder.
         path: PathBuf,
         /// What does not fit, and what to do.
         problem: String,
@@ -41,13 +39,11 @@ pub enum Error {
     PortInUse {
         /// `Kafka` or `PostgreSQL`.
         server: &'static str,
-        /// The port.
         port: u16,
     },
     /// The disk is too full to begin.
     #[error("the disk of {} has {free_mib} MiB free, and {needed_mib} MiB are needed to start", path.display())]
     DiskFull {
-        /// The data folder.
         path: PathBuf,
         /// What is free, in MiB.
         free_mib: u64,
@@ -57,7 +53,6 @@ pub enum Error {
     /// A process of an earlier run does not end.
     #[error("process {pid} of an earlier run still uses {} and does not end", path.display())]
     Leftover {
-        /// Its process id.
         pid: u32,
         /// The folder it works in.
         path: PathBuf,
@@ -67,7 +62,6 @@ pub enum Error {
     Exited {
         /// `Kafka`, `PostgreSQL` or one of their set-up programs.
         server: &'static str,
-        /// How it ended.
         status: String,
         /// The end of its log, on one line, with the log's path.
         log: String,
@@ -88,7 +82,6 @@ pub enum Error {
     /// A file or process operation failed.
     #[error("cannot {action}: {source}")]
     Io {
-        /// What was tried.
         action: String,
         /// What the system said.
         source: io::Error,

@@ -44,9 +44,6 @@ pub fn kafka_version() -> &'static str {
 
 /// A port on 127.0.0.1 that was free a moment ago and that the system gives to no outgoing connection, so that a server
 /// which is started again finds it free again.
-///
-/// # Errors
-/// When there is none.
 pub fn free_port() -> Result<u16, Error> {
     ports::free()
 }

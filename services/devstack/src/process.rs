@@ -11,15 +11,11 @@ use std::time::Duration;
 use crate::child::{Child, Launch};
 use crate::{Error, Signal, tools};
 
-/// What to run.
 pub struct Program<'a> {
-    /// The executable.
     pub program: &'a Path,
-    /// Its arguments.
     pub args: &'a [&'a str],
     /// All that its environment holds.
     pub environment: &'a [(String, String)],
-    /// Where it works.
     pub folder: &'a Path,
     /// Takes standard output and standard error; an older file of that name is kept as `.previous`.
     pub output: &'a Path,
@@ -50,7 +46,6 @@ impl Process {
         Ok(Self { child: launch.spawn()? })
     }
 
-    /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.pid()

@@ -4,6 +4,7 @@
 //! Under `devstack exec` all test processes share one stack; without it each process starts its own at first use.
 
 pub mod processes;
+mod schema;
 mod topic;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{OnceCell, oneshot};
 use uuid::Uuid;
 
+pub use self::schema::dump_schema;
 pub use self::topic::read_topic;
 use crate::{Options, Stack, postgres};
 

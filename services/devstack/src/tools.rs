@@ -73,7 +73,6 @@ pub(crate) fn setpriv() -> Result<PathBuf, Error> {
     in_path("setpriv").ok_or(Error::MissingTool { tool: "`setpriv`", package: "util-linux" })
 }
 
-/// A PostgreSQL installation.
 pub(crate) struct PostgresBinaries {
     /// Holds `postgres` and `initdb`.
     pub(crate) folder: PathBuf,

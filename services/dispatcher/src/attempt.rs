@@ -14,7 +14,8 @@ use crate::delivery::Accepted;
 use crate::egress::{EgressPolicy, Reach};
 use crate::matching::Endpoint;
 use crate::resolver::{AddressRefused, GuardedResolver, NameUnknown};
-use crate::schedule::{self, Answer};
+use crate::retry_after;
+use crate::retry_policy::Answer;
 use crate::sign;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,8 +37,7 @@ pub struct ClientError(#[source] reqwest::Error);
 
 /// What came of one request.
 #[derive(Debug, Clone)]
-pub struct Attempted {
-    /// When it began.
+pub(crate) struct Attempted {
     pub started_at: OffsetDateTime,
     /// From its begin to the end of the answer, or to the failure.
     pub latency: Duration,
@@ -51,7 +51,7 @@ pub struct Attempted {
 
 /// Sends webhook requests. Cloning shares the connections.
 #[derive(Clone)]
-pub struct WebhookClient {
+pub(crate) struct WebhookClient {
     client: Client,
     policy: Arc<EgressPolicy>,
 }
@@ -61,7 +61,7 @@ impl WebhookClient {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(policy: Arc<EgressPolicy>) -> Result<Self, ClientError> {
+    pub(crate) fn new(policy: Arc<EgressPolicy>) -> Result<Self, ClientError> {
         // Already installed by another part of the process is as good.
         let _installed_before = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
@@ -79,7 +79,7 @@ impl WebhookClient {
     }
 
     /// Makes one attempt. Whatever happens is an answer.
-    pub async fn send(&self, endpoint: &Endpoint, event: &Accepted) -> Attempted {
+    pub(crate) async fn send(&self, endpoint: &Endpoint, event: &Accepted) -> Attempted {
         let started_at = OffsetDateTime::now_utc();
         let begun = Instant::now();
         // Names are judged by the resolver; a literal address never gets there.
@@ -114,7 +114,7 @@ impl WebhookClient {
         event: &Accepted,
         now: OffsetDateTime,
     ) -> Result<Received, reqwest::Error> {
-        let body = body::request_body(event.event_id, &event.event_type, event.accepted_at_ms, &event.payload);
+        let body = body::request_body(event.event_id, &event.event_type, event.accepted_at, &event.payload);
         let headers = headers(endpoint, event, now.unix_timestamp(), &body);
         let request = self.client.post(endpoint.url.clone()).headers(headers).timeout(endpoint.timeout).body(body);
         let response = request.send().await?;
@@ -122,7 +122,7 @@ impl WebhookClient {
         let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let answer = Answer {
             status: Some(status.as_u16()),
-            retry_after: asked.and_then(|value| schedule::retry_after(value, now)),
+            retry_after: asked.and_then(|value| retry_after::parse(value, now)),
         };
         // Only an answer from the public Internet is shown: one from a listed address may hold what its owner would not
         // show outsiders.

@@ -6,10 +6,9 @@ use time::OffsetDateTime;
 
 /// Writes the body. `payload` is JSON text and goes in byte for byte: parsing and writing it again could change
 /// numbers, order and escapes.
-pub fn request_body(event_id: EventId, event_type: &str, accepted_at_ms: i64, payload: &str) -> Vec<u8> {
+pub(crate) fn request_body(event_id: EventId, event_type: &str, accepted_at: OffsetDateTime, payload: &str) -> Vec<u8> {
     let event_type = serde_json::Value::from(event_type).to_string();
-    // No broker writes a time outside of the calendar; it would become the epoch.
-    let timestamp = Timestamp::from_millis(accepted_at_ms).unwrap_or(Timestamp(OffsetDateTime::UNIX_EPOCH));
+    let timestamp = Timestamp(accepted_at);
     format!(
         r#"{{"type":{event_type},"timestamp":"{timestamp}","data":{payload},"event_id":"{event_id}","event_type":{event_type},"id":"{event_id}"}}"#
     )
@@ -41,7 +40,8 @@ mod tests {
     #[test]
     fn the_payload_stays_as_it_was_sent() {
         let payload = "{ \"b\": 1.0,\n \"a\":\"\\u00e9\", \"a\": 12345678901234567890 }";
-        let body = request_body(id(), "order.created", 1_700_000_000_007, payload);
+        let accepted_at = time::macros::datetime!(2023-11-14 22:13:20.007 UTC);
+        let body = request_body(id(), "order.created", accepted_at, payload);
         let body: Body<'_> = serde_json::from_slice(&body).unwrap();
         assert_eq!(body.data.get(), payload);
         assert_eq!(body.timestamp, "2023-11-14T22:13:20.007Z");
@@ -51,7 +51,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_event_type_is_escaped(event_type in "\\PC{1,30}") {
-            let bytes = request_body(id(), &event_type, 0, "null");
+            let bytes = request_body(id(), &event_type, OffsetDateTime::UNIX_EPOCH, "null");
             let body: Body<'_> = serde_json::from_slice(&bytes).unwrap();
             prop_assert_eq!(&body.r#type, &event_type);
             prop_assert_eq!(&body.event_type, &event_type);

@@ -1,23 +1,20 @@
 //! One transaction for positions, new rows and outcomes, carried through whatever the database does meanwhile. What
 //! goes into it is decided in `intake`.
 
-use std::time::Duration;
-
 use platform::fence::{self, Advance, Standing};
 use platform::postgres::{SqlEffect, effect};
+use platform::retry::Backoff;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 
-use crate::intake::{Move, Plan};
+use crate::intake::Plan;
 use crate::rows;
-
-const RETRY: Duration = Duration::from_millis(200);
 
 /// What became of a plan.
 #[derive(Debug, Default)]
-pub struct Committed {
+pub(crate) struct Committed {
     /// Positions that were moved.
-    pub moved: Vec<Move>,
+    pub moved: Vec<Advance>,
     /// Partitions that were claimed anew, with the epoch that lost them; nothing of them was committed.
     pub lost: Vec<(i32, i64)>,
     /// Rows that were written or were there.
@@ -27,32 +24,31 @@ pub struct Committed {
 /// The database refuses what cannot be refused for a passing reason. Going on would repeat it for ever.
 #[derive(Debug, thiserror::Error)]
 #[error("the schedule could not be written: {0}")]
-pub struct CommitError(#[source] pub sqlx::Error);
+pub(crate) struct CommitError(#[source] pub sqlx::Error);
 
 /// Commits `plan`, as often as it takes. Partitions that were lost are left out, whole.
 ///
 /// # Errors
 /// Only what trying again would not mend.
-pub async fn commit(pool: &PgPool, consumer: &str, topic: &str, mut plan: Plan) -> Result<Committed, CommitError> {
-    let mut committed = Committed::default();
+pub(crate) async fn commit(pool: &PgPool, consumer: &str, mut plan: Plan) -> Result<Committed, CommitError> {
+    let (mut committed, mut backoff) = (Committed::default(), Backoff::of_database());
     while !plan.is_empty() {
-        let moves = advances(topic, &plan.moves);
-        match attempt(pool, consumer, &moves, &plan).await {
+        match attempt(pool, consumer, &plan).await {
             Ok(true) => {
                 committed.rows = plan.rows.len();
                 committed.moved = plan.moves;
                 return Ok(committed);
             }
             Ok(false) => {}
-            Err(error) => wait_after(error).await?,
+            Err(error) => wait_after(error, &mut backoff).await?,
         }
-        let standings = standings(pool, consumer, &moves).await?;
+        let standings = standings(pool, consumer, &plan.moves, &mut backoff).await?;
         // One transaction: a single position that was moved shows that all of it was committed. A move that goes
         // nowhere shows nothing; then the rows are written again, which finds them there.
         let has_moved =
-            |(one, standing): (&Move, &Standing)| one.next > one.expected && *standing == Standing::Committed;
+            |(one, standing): (&Advance, &Standing)| one.next > one.expected && *standing == Standing::Committed;
         let was_committed = plan.moves.iter().zip(&standings).any(has_moved);
-        let is_lost = |(_, standing): &(&Move, &Standing)| **standing == Standing::Lost;
+        let is_lost = |(_, standing): &(&Advance, &Standing)| **standing == Standing::Lost;
         let lost: Vec<(i32, i64)> =
             plan.moves.iter().zip(&standings).filter(is_lost).map(|(one, _)| (one.partition, one.epoch)).collect();
         for (partition, _) in &lost {
@@ -69,10 +65,10 @@ pub async fn commit(pool: &PgPool, consumer: &str, topic: &str, mut plan: Plan) 
 }
 
 /// `false`: a position did not match, and nothing was committed.
-async fn attempt(pool: &PgPool, consumer: &str, moves: &[Advance<'_>], plan: &Plan) -> Result<bool, sqlx::Error> {
+async fn attempt(pool: &PgPool, consumer: &str, plan: &Plan) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
-    if !moves.is_empty() {
-        let moved = fence::advance(&mut transaction, consumer, moves).await?;
+    if !plan.moves.is_empty() {
+        let moved = fence::advance(&mut transaction, consumer, &plan.moves).await?;
         if moved.contains(&false) {
             transaction.rollback().await?;
             return Ok(false);
@@ -84,35 +80,28 @@ async fn attempt(pool: &PgPool, consumer: &str, moves: &[Advance<'_>], plan: &Pl
     Ok(true)
 }
 
-async fn standings(pool: &PgPool, consumer: &str, moves: &[Advance<'_>]) -> Result<Vec<Standing>, CommitError> {
+async fn standings(
+    pool: &PgPool,
+    consumer: &str,
+    moves: &[Advance],
+    backoff: &mut Backoff,
+) -> Result<Vec<Standing>, CommitError> {
     loop {
         match fence::standing(pool, consumer, moves).await {
             Ok(standings) => return Ok(standings),
-            Err(error) => wait_after(error).await?,
+            Err(error) => wait_after(error, backoff).await?,
         }
     }
 }
 
-async fn wait_after(error: sqlx::Error) -> Result<(), CommitError> {
+async fn wait_after(error: sqlx::Error, backoff: &mut Backoff) -> Result<(), CommitError> {
     match effect(&error) {
         SqlEffect::Retry => Ok(()),
         SqlEffect::Unavailable => {
             warn!(%error, "The schedule cannot be written at the moment; trying again.");
-            tokio::time::sleep(RETRY).await;
+            backoff.pause().await;
             Ok(())
         }
         SqlEffect::Data | SqlEffect::Fatal => Err(CommitError(error)),
     }
-}
-
-fn advances<'a>(topic: &'a str, moves: &[Move]) -> Vec<Advance<'a>> {
-    let advance = |one: &Move| Advance {
-        topic,
-        partition: one.partition,
-        epoch: one.epoch,
-        expected: one.expected,
-        next: one.next,
-        record_time_ms: one.record_time_ms,
-    };
-    moves.iter().map(advance).collect()
 }

@@ -5,67 +5,59 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use time::OffsetDateTime;
 
 /// What a request needs of an event; shared by all its deliveries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
-    /// Its organization.
+pub(crate) struct Accepted {
     pub org_id: OrgId,
     /// Its id, which is also the `webhook-id`.
     pub event_id: EventId,
-    /// Its type.
     pub event_type: String,
-    /// Append time on the log, milliseconds since the Unix epoch.
-    pub accepted_at_ms: i64,
+    /// Append time on the log.
+    pub accepted_at: OffsetDateTime,
     /// JSON text, byte for byte.
     pub payload: String,
     /// W3C trace context, if the record had one.
     pub traceparent: Option<String>,
     /// Where it stands on the log.
     pub log_epoch: i32,
-    /// Partition.
     pub partition: i32,
-    /// Offset.
     pub offset: i64,
 }
 
 impl Accepted {
     /// Bytes it holds on to, about.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.payload.len() + self.event_type.len() + self.traceparent.as_ref().map_or(0, String::len) + 128
     }
 }
 
 /// One event's way to one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// The same whoever computes it.
     pub id: DeliveryId,
-    /// To where.
     pub endpoint_id: EndpointId,
-    /// What.
     pub event: Arc<Accepted>,
 }
 
 impl Delivery {
     /// The delivery of `event` to the endpoint.
-    pub fn new(endpoint_id: EndpointId, event: Arc<Accepted>) -> Self {
+    pub(crate) fn new(endpoint_id: EndpointId, event: Arc<Accepted>) -> Self {
         Self { id: DeliveryId::of(endpoint_id, event.event_id), endpoint_id, event }
     }
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Landing {
+pub(crate) enum Landing {
     /// Taken, and reported to the log.
     Delivered,
     /// Not taken, and no attempt is left; reported.
     Failed,
     /// Not taken; reported; to be tried again.
-    Retry {
-        /// After how long.
-        after: Duration,
-    },
+    Retry { after: Duration },
     /// However it ended, the log could not be told. The same attempt is made again: at least once, and nothing goes
     /// unreported.
     Unreported,
@@ -73,10 +65,9 @@ pub enum Landing {
 
 /// What an attempt's end means for its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The delivery has ended.
     Ended {
-        /// How.
         state: RowState,
         /// Attempts made in all.
         attempts: u32,
@@ -95,7 +86,7 @@ const UNREPORTED_DELAY: Duration = Duration::from_secs(5);
 
 impl Landing {
     /// What the end of attempt number `attempt` means.
-    pub fn outcome(self, attempt: u32) -> Outcome {
+    pub(crate) fn outcome(self, attempt: u32) -> Outcome {
         match self {
             Self::Delivered => Outcome::Ended { state: RowState::Delivered, attempts: attempt },
             Self::Failed => Outcome::Ended { state: RowState::Failed, attempts: attempt },
@@ -105,13 +96,11 @@ impl Landing {
     }
 }
 
-/// State of a row in the schedule.
+/// State of a row of `delivery_schedule`, as Rust writes it; `held` is written in SQL alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowState {
+pub(crate) enum RowState {
     /// Waits for its next attempt, or one is being made.
     Pending,
-    /// Waits for the view to say whether its event is a duplicate.
-    AwaitingVerdict,
     /// Taken.
     Delivered,
     /// Given up.
@@ -122,10 +111,9 @@ pub enum RowState {
 
 impl RowState {
     /// The name in the database.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
-            Self::AwaitingVerdict => "awaiting_verdict",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",

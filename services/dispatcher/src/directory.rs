@@ -11,7 +11,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 
-use crate::endpoints::store::Stored;
+use crate::endpoints::store::{Stored, Version};
 use crate::endpoints::{input, secrets, store};
 use crate::matching::{Change, Endpoint, Snapshot, Subscription};
 
@@ -21,7 +21,7 @@ const BACK_FOR: Duration = Duration::from_secs(4);
 
 /// Keeps the picture of all endpoints. Cloning shares it.
 #[derive(Clone)]
-pub struct Directory {
+pub(crate) struct Directory {
     inner: Arc<Inner>,
 }
 
@@ -39,8 +39,7 @@ struct Inner {
 }
 
 impl Directory {
-    /// Knows nothing yet.
-    pub fn new(pool: PgPool, sealing: SealingKey, default_max_in_flight: usize) -> Self {
+    pub(crate) fn new(pool: PgPool, sealing: SealingKey, default_max_in_flight: usize) -> Self {
         let snapshot = RwLock::new(Arc::new(Snapshot::default()));
         Self {
             inner: Arc::new(Inner {
@@ -55,17 +54,15 @@ impl Directory {
         }
     }
 
-    /// The endpoints with every change that was committed before this call.
+    /// The endpoints with every change that was committed before this call. Those of an organization whose tombstone
+    /// was committed before this call count as deleted.
     ///
     /// A version that went back is that of a database being restored from a backup: what is known goes on until
     /// [`Directory::doubt`] is told, which is when the positions are claimed from it, or when it has stayed back
     /// ([`Directory::watch`]). Read at once, a table that is still empty would have everything cancelled.
-    ///
-    /// # Errors
-    /// As PostgreSQL has them.
-    pub async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
+    pub(crate) async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
         let inner = &*self.inner;
-        if let Some(known) = self.known_at(store::version(&inner.pool).await?) {
+        if let Some(known) = self.known_at(&store::version(&inner.pool).await?) {
             return Ok(known);
         }
         let _reading = inner.reading.lock().await;
@@ -73,8 +70,8 @@ impl Directory {
         let doubts = inner.doubts.load(Ordering::SeqCst);
         // Read again, since somebody may have taken in a newer one meanwhile; and before the rows: what changes in
         // between is read, and read again next time.
-        let version = store::version(&inner.pool).await?;
-        if let Some(known) = self.known_at(version) {
+        let current = store::version(&inner.pool).await?;
+        if let Some(known) = self.known_at(&current) {
             return Ok(known);
         }
         let known = self.known();
@@ -82,8 +79,11 @@ impl Directory {
         let mut next = if is_doubted { Snapshot::default() } else { (*known).clone() };
         let changed = store::changed_since(&inner.pool, next.version()).await?;
         let changes = changed.into_iter().map(|stored| self.change(stored)).collect::<Vec<_>>();
-        info!(version, changes = changes.len(), "Endpoints were read.");
-        next.apply(changes, version);
+        let Version { version, erasing } = current;
+        info!(version, changes = changes.len(), erasing = erasing.len(), "Endpoints were read.");
+        // A version that went back says nothing: what is known goes on.
+        next.apply(changes, if is_doubted { version } else { version.max(known.version()) });
+        next.set_erasing(erasing);
         let next = Arc::new(next);
         *inner.snapshot.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         inner.read_after.store(doubts, Ordering::SeqCst);
@@ -92,19 +92,19 @@ impl Directory {
 
     /// Has the next reading take in all endpoints instead of what changed: a restored database counts on from an older
     /// version, and may have come past the one that is known by now.
-    pub fn doubt(&self) {
+    pub(crate) fn doubt(&self) {
         self.inner.doubts.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Looks at the stored version, also while nothing is delivered, until dropped, and doubts when it stays older than
     /// the known one. A backup that is older by endpoints alone shows nowhere else; and once new endpoints have brought
     /// its version up to the known one, nowhere at all.
-    pub async fn watch(self) {
+    pub(crate) async fn watch(self) {
         let mut back_since: Option<Instant> = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             // What a database that does not answer has in it will be seen later.
-            let Ok(version) = store::version(&self.inner.pool).await else {
+            let Ok(Version { version, .. }) = store::version(&self.inner.pool).await else {
                 back_since = None;
                 continue;
             };
@@ -122,14 +122,15 @@ impl Directory {
         }
     }
 
-    fn known_at(&self, version: i64) -> Option<Arc<Snapshot>> {
+    fn known_at(&self, current: &Version) -> Option<Arc<Snapshot>> {
         let known = self.known();
         let is_doubted = self.inner.read_after.load(Ordering::SeqCst) < self.inner.doubts.load(Ordering::SeqCst);
-        (version <= known.version() && !is_doubted).then_some(known)
+        let holds = current.version <= known.version() && current.erasing == known.erasing();
+        (holds && !is_doubted).then_some(known)
     }
 
     /// The endpoints as they were read last.
-    pub fn known(&self) -> Arc<Snapshot> {
+    pub(crate) fn known(&self) -> Arc<Snapshot> {
         self.inner.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -75,10 +75,8 @@ pub enum UrlProblem {
     /// Not absolute, or no URL at all.
     #[error("must be an absolute http or https URL")]
     Malformed,
-    /// Too long.
     #[error("must be at most {MAX_URL_BYTES} bytes long")]
     TooLong,
-    /// Another scheme.
     #[error("must begin with https:// or http://")]
     Scheme,
     /// Plain http where it is not allowed.
@@ -92,7 +90,6 @@ pub enum UrlProblem {
     Refused,
 }
 
-/// The operator's rules.
 #[derive(Debug, Clone, Default)]
 pub struct EgressPolicy {
     /// Networks that are not public and may be reached all the same.

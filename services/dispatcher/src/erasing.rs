@@ -1,15 +1,16 @@
-//! What the schedule holds of organizations that are being erased goes. That nothing more is sent does not depend on
-//! this: their endpoints were deleted with the tombstone, by a trigger.
+//! Erases what the dispatcher has of organizations that are being erased: endpoints and rows of deliveries. That
+//! nothing more is sent does not depend on this: `Directory::current` sees the tombstone before every attempt.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use platform::erasure::{Erasure, ErasureError};
 use schemas::ids::OrgId;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
+use tenancy::erasure::{Erasure, ErasureError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::endpoints::store;
 use crate::rows;
 
 /// How often it is asked which organizations there are, and the least between two looks at one.
@@ -19,7 +20,7 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 
 /// Looks every second until `shutdown`, and less often at an organization of which nothing goes. Every instance may:
 /// what one has done is not there any more for the others.
-pub async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
+pub(crate) async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
     let looks = async {
         let mut idle = Idle::default();
         loop {
@@ -38,7 +39,7 @@ async fn look(pool: &PgPool, erasure: &Erasure, idle: &mut Idle) -> Result<(), E
         let mut connection = pool.acquire().await?;
         let mut gone = 0;
         loop {
-            let erased = rows::erase(&mut connection, org_id).await?;
+            let erased = erase(&mut connection, org_id).await?;
             gone += erased;
             if erased == 0 {
                 break;
@@ -54,12 +55,17 @@ async fn look(pool: &PgPool, erasure: &Erasure, idle: &mut Idle) -> Result<(), E
 async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), ErasureError> {
     let mut transaction = pool.begin().await?;
     // In this order: with the position there no row comes any more, and then none is left.
-    if erasure.is_passed(&mut transaction, org_id).await? && rows::erase(&mut transaction, org_id).await? == 0 {
+    if erasure.is_passed(&mut transaction, org_id).await? && erase(&mut transaction, org_id).await? == 0 {
         erasure.done(&mut transaction, org_id).await?;
         transaction.commit().await?;
-        info!(organization = %org_id, "Nothing of an erased organization is left to be sent.");
+        info!(organization = %org_id, "Organization erased from the dispatcher.");
     }
     Ok(())
+}
+
+/// Erases at most a batch of each table. Returns how many rows.
+async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
+    Ok(store::erase(connection, org_id).await? + rows::erase(connection, org_id).await?)
 }
 
 /// Since when nothing of an organization went: one whose positions cannot come to the end, because nothing is sent or

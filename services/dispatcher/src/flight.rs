@@ -15,20 +15,20 @@ use crate::endpoints;
 use crate::matching::Endpoint;
 use crate::metrics::METRICS;
 use crate::reporting::Reporter;
-use crate::schedule::{self, Next};
+use crate::retry_policy::{self, Next};
 use crate::slots::Slot;
 
 /// What a lease has beyond the request's timeout: the report, and room for a slow database.
 const LEASE_MARGIN: Duration = Duration::from_secs(25);
 
 /// How long others keep away from a row while an attempt with this timeout is made.
-pub fn lease(timeout: Duration) -> Duration {
+pub(crate) fn lease(timeout: Duration) -> Duration {
     timeout + LEASE_MARGIN
 }
 
 /// Makes attempts. Cloning shares connections and producer.
 #[derive(Clone)]
-pub struct Pilot {
+pub(crate) struct Pilot {
     client: WebhookClient,
     reporter: Reporter,
     pool: PgPool,
@@ -36,18 +36,22 @@ pub struct Pilot {
 
 impl Pilot {
     /// Attempts are made with `client` and told to `reporter`.
-    pub fn new(client: WebhookClient, reporter: Reporter, pool: PgPool) -> Self {
+    pub(crate) fn new(client: WebhookClient, reporter: Reporter, pool: PgPool) -> Self {
         Self { client, reporter, pool }
     }
 
     /// Makes attempt number `attempt`. The slot is given back when the request has ended, before the report.
-    pub async fn fly(&self, endpoint: &Endpoint, delivery: &Delivery, attempt: u32, slot: Slot) -> Landing {
+    pub(crate) async fn fly(&self, endpoint: &Endpoint, delivery: &Delivery, attempt: u32, slot: Slot) -> Landing {
         let under_way = InFlight::begin();
         let attempted = self.client.send(endpoint, &delivery.event).await;
         drop((slot, under_way));
         METRICS.attempt_seconds.observe(attempted.latency.as_secs_f64());
-        let next =
-            schedule::after(&endpoint.retry_delays_seconds, attempt, attempted.answer, rand::random_range(-1.0..=1.0));
+        let next = retry_policy::after(
+            &endpoint.retry_delays_seconds,
+            attempt,
+            attempted.answer,
+            rand::random_range(-1.0..=1.0),
+        );
         if next == Next::Gone {
             self.disable(endpoint).await;
         }
@@ -67,7 +71,7 @@ impl Pilot {
     }
 
     /// Reports that a delivery was cancelled after so many attempts. `false`: the log could not be told.
-    pub async fn cancel(&self, delivery: &Delivery, attempts: u32, reason: &str) -> bool {
+    pub(crate) async fn cancel(&self, delivery: &Delivery, attempts: u32, reason: &str) -> bool {
         METRICS.attempts.with_label_values(&[DeliveryOutcome::Cancelled.as_str()]).inc();
         let record = DeliveryAttempt {
             org_id: delivery.event.org_id,

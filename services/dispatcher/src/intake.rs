@@ -5,32 +5,35 @@
 
 mod lane;
 mod plan;
+mod scheduled;
 mod spilled;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::fence::Claim;
-use schemas::ids::{DeliveryId, EndpointId};
+use platform::fence::{Advance, Claim};
+use platform::kafka::consumer::Reached;
+use schemas::ids::EndpointId;
 use uuid::Uuid;
 
-use crate::delivery::{Accepted, Delivery, Landing, Outcome, RowState};
+use crate::delivery::{Accepted, Delivery, Landing, Outcome};
 use crate::queues::EndpointQueues;
-use crate::rows::{NewRow, Settlement};
+use crate::rows::{NewRow, Settlement, WaitsFor};
 
 use lane::Lane;
 use spilled::Spilled;
 
-pub use plan::{Move, Plan};
+pub(crate) use plan::Plan;
+pub(crate) use scheduled::Scheduled;
+
+/// A row that can be claimed at once for its first attempt.
+const DUE_NOW: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None };
 
 /// A record as the desk takes it in.
 #[derive(Debug)]
-pub struct Read {
-    /// Partition.
+pub(crate) struct Read {
     pub partition: i32,
-    /// Offset.
     pub offset: i64,
     /// Append time, milliseconds since the Unix epoch; `None` for a marker.
     pub timestamp_ms: Option<i64>,
@@ -40,10 +43,8 @@ pub struct Read {
 
 /// An event with its endpoints.
 #[derive(Debug)]
-pub struct Matched {
-    /// The event.
+pub(crate) struct Matched {
     pub event: Arc<Accepted>,
-    /// Where it goes.
     pub endpoints: Vec<EndpointId>,
     /// Whether it must be known first that it is no duplicate.
     pub keyed: bool,
@@ -51,7 +52,7 @@ pub struct Matched {
 
 /// A delivery whose event may be a duplicate.
 #[derive(Debug, Clone)]
-pub struct Undecided {
+pub(crate) struct Undecided {
     /// To be handed back to [`Intake::decide`].
     pub ticket: u64,
     /// The event in question.
@@ -60,26 +61,11 @@ pub struct Undecided {
 
 /// What was before an assignment of a partition.
 #[derive(Debug, Default)]
-pub struct Before {
-    /// Deliveries of records from the position on that already have rows, each with the offsets that its row answers
-    /// for: of records there they are not begun again. Another record may have the same event id, and be the one that
-    /// is sent.
-    pub scheduled: HashMap<DeliveryId, RangeInclusive<i64>>,
+pub(crate) struct Before {
+    /// Deliveries of records from the position on that have rows already.
+    pub scheduled: Scheduled,
     /// Append time of the last record before the position, milliseconds since the Unix epoch.
     pub record_time_ms: Option<i64>,
-}
-
-/// Where a partition stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Partition.
-    pub partition: i32,
-    /// The position committed last.
-    pub next: i64,
-    /// Append time of the first record that was read and is not done, milliseconds since the Unix epoch.
-    pub open_since_ms: Option<i64>,
-    /// Append time of the last record before which everything is done, milliseconds since the Unix epoch.
-    pub last_done_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,9 +87,8 @@ struct Open {
     phase: Phase,
 }
 
-/// See the module.
 #[derive(Debug)]
-pub struct Intake {
+pub(crate) struct Intake {
     lanes: HashMap<i32, Lane>,
     open: HashMap<u64, Open>,
     /// Tickets in the order of reading; what is no longer open is skipped.
@@ -118,8 +103,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// An empty desk.
-    pub fn new(queue_capacity: usize, lease: Duration) -> Self {
+    pub(crate) fn new(queue_capacity: usize, lease: Duration) -> Self {
         Self {
             lanes: HashMap::new(),
             open: HashMap::new(),
@@ -133,25 +117,24 @@ impl Intake {
         }
     }
 
-    /// Begins a partition.
-    pub fn assign(&mut self, claim: &Claim, before: Before) {
+    pub(crate) fn assign(&mut self, claim: &Claim, before: Before) {
         self.drop_lane(claim.partition);
         self.last_generation += 1;
         self.lanes.insert(claim.partition, Lane::new(self.last_generation, claim, before));
     }
 
     /// Whether records of this partition are taken, and from which log.
-    pub fn log_epoch(&self, partition: i32) -> Option<i32> {
+    pub(crate) fn log_epoch(&self, partition: i32) -> Option<i32> {
         self.lanes.get(&partition).map(|lane| lane.log_epoch)
     }
 
-    /// Where the partitions stand.
-    pub fn positions(&self) -> impl Iterator<Item = Position> {
-        self.lanes.iter().map(|(partition, lane)| lane.position(*partition))
+    /// How far the partitions have come.
+    pub(crate) fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {
+        self.lanes.iter().map(|(partition, lane)| (*partition, lane.reached()))
     }
 
     /// Takes a record in. What must be decided first comes back; what does not fit goes to the schedule.
-    pub fn enter(&mut self, read: Read, now: Instant) -> Vec<Undecided> {
+    pub(crate) fn enter(&mut self, read: Read, now: Instant) -> Vec<Undecided> {
         let mut undecided = Vec::new();
         let Some(lane) = self.lanes.get_mut(&read.partition) else { return undecided };
         let generation = lane.ledger.generation();
@@ -170,8 +153,7 @@ impl Intake {
         }
         for delivery in deliveries {
             if beyond {
-                let state = if matched.keyed { RowState::AwaitingVerdict } else { RowState::Pending };
-                self.spill(delivery, generation, state);
+                self.spill(delivery, generation, if matched.keyed { WaitsFor::Dedup } else { DUE_NOW });
                 continue;
             }
             self.last_ticket += 1;
@@ -188,7 +170,7 @@ impl Intake {
     }
 
     /// The view has spoken: `deliver`, or the event is a duplicate or gone.
-    pub fn decide(&mut self, ticket: u64, deliver: bool) {
+    pub(crate) fn decide(&mut self, ticket: u64, deliver: bool) {
         let Some(open) = self.open.get_mut(&ticket).filter(|open| open.phase == Phase::Undecided) else { return };
         if deliver && self.queues.push(open.delivery.endpoint_id, ticket) {
             open.phase = Phase::Waiting;
@@ -196,14 +178,14 @@ impl Intake {
         }
         let Some(open) = self.open.remove(&ticket) else { return };
         if deliver {
-            self.spill(open.delivery, open.generation, RowState::Pending);
+            self.spill(open.delivery, open.generation, DUE_NOW);
         } else {
             self.complete(&open.delivery, open.generation);
         }
     }
 
     /// The next delivery to attempt, with the slot that `slot` gave for it.
-    pub fn start<S>(&mut self, slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, Delivery, S)> {
+    pub(crate) fn start<S>(&mut self, slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, Delivery, S)> {
         let (ticket, slot) = self.queues.next(slot)?;
         let open = self.open.get_mut(&ticket)?;
         open.phase = Phase::Flying;
@@ -212,14 +194,14 @@ impl Intake {
 
     /// The endpoint of a delivery that was about to be attempted is deleted, disabled or unusable: nothing is sent. Its
     /// row lets the retries decide, which know the difference.
-    pub fn ground(&mut self, ticket: u64) {
+    pub(crate) fn ground(&mut self, ticket: u64) {
         if let Some(open) = self.open.remove(&ticket) {
-            self.spill(open.delivery, open.generation, RowState::Pending);
+            self.spill(open.delivery, open.generation, DUE_NOW);
         }
     }
 
     /// An attempt has ended.
-    pub fn landed(&mut self, ticket: u64, landing: Landing) {
+    pub(crate) fn landed(&mut self, ticket: u64, landing: Landing) {
         let Some(open) = self.open.remove(&ticket) else { return };
         match (open.phase, landing) {
             (Phase::Leased(lease), landing) => {
@@ -230,27 +212,21 @@ impl Intake {
             }
             (_, landing) => {
                 let Outcome::Again { attempts, after } = landing.outcome(1) else { return };
-                let row = NewRow {
-                    delivery: open.delivery,
-                    state: RowState::Pending,
-                    attempts,
-                    due_after: after,
-                    lease: None,
-                };
-                self.push_row(row, open.generation);
+                let waits_for = WaitsFor::Attempt { attempts, due_after: after, lease: None };
+                self.spill(open.delivery, open.generation, waits_for);
             }
         }
     }
 
     /// Spills what was read before `limit` and is not finished.
-    pub fn age(&mut self, limit: Instant) {
+    pub(crate) fn age(&mut self, limit: Instant) {
         while let Some((_, ticket)) = self.aging.pop_front_if(|(read_at, _)| *read_at <= limit) {
             self.spill_ticket(ticket);
         }
     }
 
     /// Spills everything that is open in a partition, or in all. Attempts under way go on, under leases.
-    pub fn spill_all(&mut self, partition: Option<i32>) {
+    pub(crate) fn spill_all(&mut self, partition: Option<i32>) {
         let concerned = |open: &Open| partition.is_none_or(|partition| open.delivery.event.partition == partition);
         let mut tickets: Vec<u64> =
             self.open.iter().filter(|(_, open)| concerned(open)).map(|(ticket, _)| *ticket).collect();
@@ -261,7 +237,7 @@ impl Intake {
     }
 
     /// Ends a partition: nothing more is committed of it. What was not committed belongs to whoever claims it.
-    pub fn drop_lane(&mut self, partition: i32) {
+    pub(crate) fn drop_lane(&mut self, partition: i32) {
         let Some(lane) = self.lanes.remove(&partition) else { return };
         let generation = lane.ledger.generation();
         self.rows.forget(partition);
@@ -280,7 +256,7 @@ impl Intake {
     }
 
     /// Ends a partition that was lost under this epoch. `false`: it was claimed again since, and that goes on.
-    pub fn lose(&mut self, partition: i32, epoch: i64) -> bool {
+    pub(crate) fn lose(&mut self, partition: i32, epoch: i64) -> bool {
         let is_lost = self.lanes.get(&partition).is_some_and(|lane| lane.epoch == epoch);
         if is_lost {
             self.drop_lane(partition);
@@ -288,15 +264,14 @@ impl Intake {
         is_lost
     }
 
-    /// Ends all partitions.
-    pub fn drop_all(&mut self) {
+    pub(crate) fn drop_all(&mut self) {
         let partitions: Vec<i32> = self.lanes.keys().copied().collect();
         partitions.into_iter().for_each(|partition| self.drop_lane(partition));
     }
 
     /// What the next transaction holds, with rows of at most so many bytes. Until [`Self::committed`] no second plan
     /// may be asked for.
-    pub fn plan(&mut self, max_bytes: usize) -> Plan {
+    pub(crate) fn plan(&mut self, max_bytes: usize) -> Plan {
         let rows = self.rows.take(max_bytes);
         // For the rows that are left, everything of theirs waits too: the position, and the outcome of an attempt under
         // their lease.
@@ -316,7 +291,7 @@ impl Intake {
     }
 
     /// These positions were committed.
-    pub fn committed(&mut self, moves: &[Move]) {
+    pub(crate) fn committed(&mut self, moves: &[Advance]) {
         for one in moves {
             if let Some(lane) = self.lanes.get_mut(&one.partition).filter(|lane| lane.epoch == one.epoch) {
                 lane.committed = one.next;
@@ -325,29 +300,29 @@ impl Intake {
     }
 
     /// Whether a transaction would hold anything.
-    pub fn has_progress(&self) -> bool {
+    pub(crate) fn has_progress(&self) -> bool {
         self.rows.len() > 0
             || !self.settlements.is_empty()
             || self.lanes.iter().any(|(partition, lane)| lane.next_move(*partition, None).is_some())
     }
 
     /// Rows that wait for the next transaction.
-    pub fn rows_waiting(&self) -> usize {
+    pub(crate) fn rows_waiting(&self) -> usize {
         self.rows.len()
     }
 
     /// Their bytes, about.
-    pub fn row_bytes_waiting(&self) -> usize {
+    pub(crate) fn row_bytes_waiting(&self) -> usize {
         self.rows.bytes()
     }
 
     /// Deliveries that wait for their turn.
-    pub fn queue_depth(&self) -> usize {
+    pub(crate) fn queue_depth(&self) -> usize {
         self.queues.depth()
     }
 
     /// Records that are read and not committed, over all partitions.
-    pub fn uncommitted(&self) -> usize {
+    pub(crate) fn uncommitted(&self) -> usize {
         self.lanes.values().map(|lane| lane.ledger.len()).sum()
     }
 
@@ -358,37 +333,26 @@ impl Intake {
             Phase::Flying => {
                 let lease = Uuid::new_v4();
                 open.phase = Phase::Leased(lease);
-                let delivery = open.delivery.clone();
-                let generation = open.generation;
-                let row = NewRow {
-                    delivery,
-                    state: RowState::Pending,
-                    attempts: 0,
-                    due_after: self.lease,
-                    lease: Some(lease),
-                };
-                self.push_row(row, generation);
+                let (delivery, generation) = (open.delivery.clone(), open.generation);
+                let waits_for = WaitsFor::Attempt { attempts: 0, due_after: self.lease, lease: Some(lease) };
+                self.spill(delivery, generation, waits_for);
             }
             phase @ (Phase::Undecided | Phase::Waiting) => {
                 let Some(open) = self.open.remove(&ticket) else { return };
                 self.queues.remove(open.delivery.endpoint_id, ticket);
-                let state = if phase == Phase::Undecided { RowState::AwaitingVerdict } else { RowState::Pending };
-                self.spill(open.delivery, open.generation, state);
+                let waits_for = if phase == Phase::Undecided { WaitsFor::Dedup } else { DUE_NOW };
+                self.spill(open.delivery, open.generation, waits_for);
             }
         }
     }
 
-    fn spill(&mut self, delivery: Delivery, generation: u64, state: RowState) {
-        self.push_row(NewRow { delivery, state, attempts: 0, due_after: Duration::ZERO, lease: None }, generation);
-    }
-
     /// The row goes into the next transaction, so in the ledger its part is done: the position moves with it or after
     /// it, never before.
-    fn push_row(&mut self, row: NewRow, generation: u64) {
-        let counted = self.complete(&row.delivery, generation);
+    fn spill(&mut self, delivery: Delivery, generation: u64, waits_for: WaitsFor) {
+        let counted = self.complete(&delivery, generation);
         // A row of an earlier assignment is not ours to write: whoever has the partition now reads the record again.
         if counted {
-            self.rows.push(row);
+            self.rows.push(NewRow { delivery, waits_for });
         }
     }
 

@@ -6,14 +6,13 @@
 use std::collections::VecDeque;
 
 /// Records between the frontier and the last one read, beyond which a new one is spilled at once.
-pub const MAX_RECORDS: usize = 10_000;
+pub(crate) const MAX_RECORDS: usize = 10_000;
 /// Bytes of the records that are open, beyond which a new one is spilled at once.
-pub const MAX_BYTES: usize = 32 * 1024 * 1024;
+pub(crate) const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// What became of a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Completion {
-    /// It counted.
+pub(crate) enum Completion {
     Counted,
     /// It belongs to an earlier assignment of the partition and means nothing now.
     Stale,
@@ -24,7 +23,7 @@ pub enum Completion {
 /// A record that does not lie behind the last one: reading went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("offset {offset} was read after {last}")]
-pub struct OutOfOrder {
+pub(crate) struct OutOfOrder {
     /// The offset that came.
     pub offset: i64,
     /// The last one before.
@@ -39,9 +38,8 @@ struct Entry {
     bytes: usize,
 }
 
-/// See the module.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     generation: u64,
     /// From the first record with an open part to the last one read.
     entries: VecDeque<Entry>,
@@ -54,22 +52,22 @@ pub struct Ledger {
 
 impl Ledger {
     /// An empty ledger that begins at `position`. `generation` tells this assignment from earlier ones.
-    pub fn new(generation: u64, position: i64) -> Self {
+    pub(crate) fn new(generation: u64, position: i64) -> Self {
         Self { generation, entries: VecDeque::new(), next: position, open_bytes: 0, frontier_time_ms: None }
     }
 
     /// Which assignment this is.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
     /// Whether a new record lies beyond the bounds.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= MAX_RECORDS || self.open_bytes >= MAX_BYTES
     }
 
     /// Records between the frontier and the last one read.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
@@ -77,7 +75,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When it does not lie behind the last one.
-    pub fn enter(
+    pub(crate) fn enter(
         &mut self,
         offset: i64,
         timestamp_ms: Option<i64>,
@@ -96,7 +94,7 @@ impl Ledger {
     }
 
     /// Completes one part of the record at `offset`.
-    pub fn complete(&mut self, generation: u64, offset: i64) -> Completion {
+    pub(crate) fn complete(&mut self, generation: u64, offset: i64) -> Completion {
         if generation != self.generation {
             return Completion::Stale;
         }
@@ -115,18 +113,18 @@ impl Ledger {
     }
 
     /// One past the last record of the prefix in which everything is done: what may be committed.
-    pub fn frontier(&self) -> i64 {
+    pub(crate) fn frontier(&self) -> i64 {
         self.entries.front().map_or(self.next, |entry| entry.offset)
     }
 
     /// Youngest append time before the frontier, milliseconds since the Unix epoch; `None` before the first.
-    pub fn frontier_time_ms(&self) -> Option<i64> {
+    pub(crate) fn frontier_time_ms(&self) -> Option<i64> {
         self.frontier_time_ms
     }
 
     /// Append time of the first record that is not done, milliseconds since the Unix epoch; `None` while nothing is
     /// open.
-    pub fn open_since_ms(&self) -> Option<i64> {
+    pub(crate) fn open_since_ms(&self) -> Option<i64> {
         self.entries.front().and_then(|entry| entry.timestamp_ms)
     }
 

@@ -1,10 +1,10 @@
 //! Webhooks: matches events to endpoints, delivers them signed, retries, and reports every attempt to the log.
 //!
-//! Lives here: endpoints and their routes ([`routes`]), the pass over the log ([`run`]) and the schedule of what it did
-//! not finish. The pure core is `matching`, `ledger`, `intake`, `queues`, `schedule`, `sign`, `body` and `egress`;
-//! around it lie `directory` (endpoints from the database), `attempt` and `resolver` (HTTP), `flight` and `reporting`
-//! (an attempt and its report), `erasing` (what goes with an organization), `rows` and `commit` (SQL), `verdicts` and
-//! `retries`.
+//! Lives here: endpoints and their routes ([`routes`]), the pass over the log ([`start`]) and the schedule of what it did
+//! not finish. The pure core is `matching`, `ledger`, `intake`, `queues`, `retry_policy`, `retry_after`, `sign`, `body`
+//! and `egress`; around it lie `directory` (endpoints from the database), `attempt` and `resolver` (HTTP), `flight` and
+//! `reporting` (an attempt and its report), `erasing` (what goes with an organization), `rows` and `commit` (SQL),
+//! `verdicts` and `retries`.
 //!
 //! Does not live here: the inbox and what it shows of deliveries (`materializer`, which reads the reports), who may
 //! call (`tenancy`).
@@ -29,19 +29,19 @@ mod reading;
 mod reporting;
 mod resolver;
 mod retries;
+mod retry_after;
+mod retry_policy;
 mod rows;
 mod run;
-mod schedule;
 mod sign;
 mod slots;
 mod verdicts;
 
 pub use attempt::ClientError;
-pub use commit::CommitError;
 pub use config::{DispatcherConfig, WebhookArgs};
 pub use egress::EgressPolicy;
 pub use endpoints::routes;
-pub use run::{DispatchError, run};
+pub use run::start;
 
 /// Name under which positions are kept, and of the health component.
 pub const CONSUMER: &str = "dispatcher";

@@ -15,12 +15,9 @@ use crate::sign::Secret;
 
 /// Which events an endpoint is for: known of every endpoint, also of one that cannot be sent to.
 #[derive(Debug, Clone)]
-pub struct Subscription {
-    /// The endpoint's id.
+pub(crate) struct Subscription {
     pub id: EndpointId,
-    /// Whose it is.
     pub org_id: OrgId,
-    /// See [`matches`].
     pub event_types: Vec<String>,
     /// A disabled endpoint matches nothing and its rows are held.
     pub enabled: bool,
@@ -28,10 +25,8 @@ pub struct Subscription {
 
 /// An endpoint as requests need it.
 #[derive(Clone)]
-pub struct Endpoint {
-    /// Its id.
+pub(crate) struct Endpoint {
     pub id: EndpointId,
-    /// Where requests go.
     pub url: Url,
     /// Every one signs.
     pub secrets: Vec<Secret>,
@@ -54,43 +49,58 @@ impl fmt::Debug for Endpoint {
 
 /// One endpoint as a newer version of the table has it.
 #[derive(Debug)]
-pub enum Change {
+pub(crate) enum Change {
     /// It is new, or was changed. `None`: it cannot be used, since its secrets do not open.
     Put(Subscription, Option<Box<Endpoint>>),
-    /// It was deleted.
     Removed(EndpointId),
 }
 
 /// How an endpoint stands.
 #[derive(Debug, Clone, Copy)]
-pub enum Standing<'a> {
+pub(crate) enum Standing<'a> {
     /// It may be sent to.
     Enabled(&'a Arc<Endpoint>),
     /// It is there and is sent nothing for now: it is disabled, or cannot be used. What is for it is kept.
     Withheld,
-    /// It was deleted.
+    /// It was deleted, or its organization is being erased.
     Gone,
 }
 
 /// All endpoints at one version.
 #[derive(Debug, Default, Clone)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     version: i64,
     /// `None`: it is there and cannot be used.
     by_id: HashMap<EndpointId, (Arc<Subscription>, Option<Arc<Endpoint>>)>,
     by_org: HashMap<OrgId, Vec<Arc<Subscription>>>,
     /// Enabled, and cannot be used.
     unusable: BTreeSet<EndpointId>,
+    /// Organizations that are being erased: their endpoints count as deleted. Sorted.
+    erasing: Vec<OrgId>,
 }
 
 impl Snapshot {
     /// The version it shows.
-    pub fn version(&self) -> i64 {
+    pub(crate) fn version(&self) -> i64 {
         self.version
     }
 
+    /// The organizations whose endpoints count as deleted since they are being erased.
+    pub(crate) fn erasing(&self) -> &[OrgId] {
+        &self.erasing
+    }
+
+    /// Sets the organizations that are being erased; sorted.
+    pub(crate) fn set_erasing(&mut self, erasing: Vec<OrgId>) {
+        self.erasing = erasing;
+    }
+
+    fn is_erasing(&self, org_id: OrgId) -> bool {
+        self.erasing.binary_search(&org_id).is_ok()
+    }
+
     /// Takes changes in, which bring it to `version`.
-    pub fn apply(&mut self, changes: Vec<Change>, version: i64) {
+    pub(crate) fn apply(&mut self, changes: Vec<Change>, version: i64) {
         for change in changes {
             match change {
                 Change::Put(subscription, endpoint) => {
@@ -120,26 +130,27 @@ impl Snapshot {
     }
 
     /// Whether the organization has any endpoint.
-    pub fn knows(&self, org_id: OrgId) -> bool {
-        self.by_org.contains_key(&org_id)
+    pub(crate) fn knows(&self, org_id: OrgId) -> bool {
+        self.by_org.contains_key(&org_id) && !self.is_erasing(org_id)
     }
 
     /// The endpoints that an event of this organization and type goes to, also those that cannot be used: what is for
     /// them is not to be lost. An organization nobody knows has none.
-    pub fn matching<'a>(&'a self, org_id: OrgId, event_type: &'a str) -> impl Iterator<Item = EndpointId> + 'a {
-        let of_org = self.by_org.get(&org_id).map_or(&[][..], Vec::as_slice);
+    pub(crate) fn matching<'a>(&'a self, org_id: OrgId, event_type: &'a str) -> impl Iterator<Item = EndpointId> + 'a {
+        let of_org = self.by_org.get(&org_id).filter(|_| !self.is_erasing(org_id)).map_or(&[][..], Vec::as_slice);
         let is_for = move |one: &&Arc<Subscription>| one.enabled && matches(&one.event_types, event_type);
         of_org.iter().filter(is_for).map(|subscription| subscription.id)
     }
 
     /// Endpoints that should be sent to and cannot be used.
-    pub fn unusable(&self) -> &BTreeSet<EndpointId> {
+    pub(crate) fn unusable(&self) -> &BTreeSet<EndpointId> {
         &self.unusable
     }
 
     /// How an endpoint stands.
-    pub fn standing(&self, id: EndpointId) -> Standing<'_> {
+    pub(crate) fn standing(&self, id: EndpointId) -> Standing<'_> {
         match self.by_id.get(&id) {
+            Some((subscription, _)) if self.is_erasing(subscription.org_id) => Standing::Gone,
             Some((subscription, Some(endpoint))) if subscription.enabled => Standing::Enabled(endpoint),
             Some(_) => Standing::Withheld,
             None => Standing::Gone,
@@ -149,7 +160,7 @@ impl Snapshot {
 
 /// Whether a list of patterns takes a type: an empty list takes all, `order.*` what begins with `order.`, any other
 /// text itself.
-pub fn matches(patterns: &[String], event_type: &str) -> bool {
+pub(crate) fn matches(patterns: &[String], event_type: &str) -> bool {
     let taken = |pattern: &String| match pattern.strip_suffix('*') {
         Some(prefix) if prefix.ends_with('.') => event_type.starts_with(prefix),
         _ => pattern == event_type,
@@ -247,5 +258,19 @@ mod tests {
         assert!(matches!(snapshot.standing(id), Standing::Enabled(_)) && snapshot.unusable().is_empty());
         snapshot.apply(vec![unusable(true), Change::Removed(id)], 4);
         assert!(!snapshot.knows(org) && snapshot.unusable().is_empty());
+    }
+
+    #[test]
+    fn endpoints_of_an_organization_being_erased_count_as_deleted() {
+        let (org, other) = (OrgId::generate(), OrgId::generate());
+        let (erased, kept) = (EndpointId::generate(), EndpointId::generate());
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(vec![put(subscription(erased, org, &[])), put(subscription(kept, other, &[]))], 1);
+        snapshot.set_erasing(vec![org]);
+        assert!(!snapshot.knows(org) && ids(&snapshot, org, "a").is_empty());
+        assert!(matches!(snapshot.standing(erased), Standing::Gone));
+        assert!(matches!(snapshot.standing(kept), Standing::Enabled(_)) && ids(&snapshot, other, "a") == [kept]);
+        snapshot.set_erasing(Vec::new());
+        assert!(snapshot.knows(org), "a backup from before the tombstone has it back");
     }
 }

@@ -8,17 +8,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use platform::fence::{self, Claim, PositionWatch};
-use platform::health::Component;
+use platform::fence::{self, Claim, PositionsPoller};
 use platform::kafka::Record;
-use platform::kafka::consumer::{FencedConsumer, Inflow};
+use platform::kafka::consumer::{Ended, Inflow, Session, finished};
+use platform::retry::Backoff;
 use schemas::ids::EndpointId;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
@@ -43,55 +42,36 @@ const MAX_ROWS_WAITING: usize = 5000;
 /// Bytes of rows that wait, from which on no record is taken in.
 const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(50);
-const DATABASE_RETRY: Duration = Duration::from_millis(200);
-/// A partition that somebody else claimed is given up by the group soon; if not, a new consumer claims it again.
-const LOST_FOR: Duration = Duration::from_secs(3);
 
 /// What the pass and the retries share. Cloning shares the parts.
 #[derive(Clone)]
-pub struct Parts {
-    /// The database.
+pub(crate) struct Parts {
     pub pool: PgPool,
     /// Full name of the events topic.
     pub topic: Arc<str>,
-    /// Endpoints.
     pub directory: Directory,
-    /// Makes attempts.
     pub pilot: Pilot,
     /// Knows whether attempts may begin.
     pub reporter: Reporter,
     /// Bounds attempts per endpoint.
     pub slots: Slots,
     /// Where the view stands.
-    pub view: PositionWatch,
+    pub view: PositionsPoller,
     /// Tells the retries that there are new rows.
     pub scheduled: Arc<Notify>,
 }
 
-/// Why a pass ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// As asked.
-    Shutdown,
-    /// The consumer must be started anew.
-    Restart(String),
-}
-
-/// See the module.
-pub struct Pass {
+pub(crate) struct Pass {
     config: DispatcherConfig,
     parts: Parts,
-    component: Component,
     intake: Intake,
     flights: JoinSet<Landing>,
     tickets: HashMap<Id, u64>,
     deciding: JoinSet<Vec<Decision>>,
     committing: Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
     last_commit: Instant,
-    /// Partitions that are not read (outside of their log, or without a leader), with the reason: this instance is not
-    /// well meanwhile.
-    stopped: BTreeMap<i32, String>,
-    lost: HashMap<i32, Instant>,
+    /// Partitions that were lost, of which the session is not informed yet.
+    lost: Vec<i32>,
     last_gauges: Instant,
     last_examined: Instant,
     hinted: Vec<(i32, i64)>,
@@ -99,55 +79,43 @@ pub struct Pass {
 
 impl Pass {
     /// A pass that has read nothing yet.
-    pub fn new(config: DispatcherConfig, parts: Parts, component: Component) -> Self {
+    pub(crate) fn new(config: DispatcherConfig, parts: Parts) -> Self {
         let lease = flight::lease(Duration::from_secs(u64::from(MAX_TIMEOUT_SECONDS)));
         Self {
             intake: Intake::new(config.queue_capacity, lease),
             config,
             parts,
-            component,
             flights: JoinSet::new(),
             tickets: HashMap::new(),
             deciding: JoinSet::new(),
             committing: None,
             last_commit: Instant::now(),
-            stopped: BTreeMap::new(),
-            lost: HashMap::new(),
+            lost: Vec::new(),
             last_gauges: Instant::now(),
             last_examined: Instant::now(),
             hinted: Vec::new(),
         }
     }
 
-    /// Works until `shutdown` or until the consumer fails. Attempts of an earlier consumer's time go on and count.
+    /// Works until the session ends. Attempts of an earlier session go on and count.
     ///
     /// # Errors
     /// What trying again does not mend.
-    pub async fn run(
-        &mut self,
-        consumer: &FencedConsumer,
-        mut inflow: mpsc::Receiver<Inflow>,
-        shutdown: &CancellationToken,
-    ) -> Result<Ended, DispatchError> {
+    pub(crate) async fn run(&mut self, session: &mut Session) -> Result<Ended, DispatchError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.lost.clear();
-        self.stopped.clear();
-        self.feel_well();
+        session.report_health(self.trouble());
         loop {
-            let mut fresh = None;
+            let (mut fresh, has_room) = (None, self.has_room());
             tokio::select! {
-                () = shutdown.cancelled() => return Ok(Ended::Shutdown),
                 Some(landed) = self.flights.join_next_with_id() => self.land(landed),
                 Some(decided) = self.deciding.join_next() => self.decide(decided),
-                outcome = commits::finished(&mut self.committing) => self.committed(outcome?)?,
-                message = inflow.recv(), if self.has_room() => {
-                    let Some(message) = message else { return Ok(Ended::Restart("the consumer ended".to_owned())) };
-                    if let Inflow::Failed(reason) = message {
-                        return Ok(Ended::Restart(reason));
-                    }
-                    fresh = self.take(message, shutdown).await?;
-                }
+                outcome = finished(&mut self.committing) => self.committed(outcome?)?,
+                event = session.next(has_room) => match event {
+                    Ok(event) => fresh = self.take(event, session).await?,
+                    Err(ended) => return Ok(ended),
+                },
                 _ = tick.tick() => {}
             }
             while let Some(landed) = self.flights.try_join_next_with_id() {
@@ -156,15 +124,13 @@ impl Pass {
             if let Some(limit) = Instant::now().checked_sub(self.config.spill_after) {
                 self.intake.age(limit);
             }
-            self.show(consumer);
-            self.examine().await;
-            self.start_attempts(fresh).await;
-            self.commit_if_due();
-            if self.lost.values().any(|since| since.elapsed() > LOST_FOR) {
-                return Ok(Ended::Restart(
-                    "partitions were claimed by somebody else and not given up by the group".to_owned(),
-                ));
+            for partition in std::mem::take(&mut self.lost) {
+                session.lost(&self.parts.topic, partition);
             }
+            self.show(session);
+            self.examine(session).await;
+            self.start_attempts(fresh, session).await;
+            self.commit_if_due();
         }
     }
 
@@ -172,7 +138,7 @@ impl Pass {
     ///
     /// # Errors
     /// As [`Self::let_go`].
-    pub async fn drain(&mut self) -> Result<(), DispatchError> {
+    pub(crate) async fn drain(&mut self) -> Result<(), DispatchError> {
         let until = tokio::time::Instant::now() + self.config.drain;
         while let Ok(Some(landed)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
             self.land(landed);
@@ -190,27 +156,19 @@ impl Pass {
         self.intake.rows_waiting() < MAX_ROWS_WAITING && self.intake.row_bytes_waiting() < MAX_ROW_BYTES_WAITING
     }
 
-    /// Takes a message of the consumer. Answers the endpoints if it had to read them.
-    async fn take(
-        &mut self,
-        message: Inflow,
-        shutdown: &CancellationToken,
-    ) -> Result<Option<Arc<Snapshot>>, DispatchError> {
-        match message {
-            Inflow::Assigned(claims) => self.assign(claims, shutdown).await,
+    /// Takes an event of the session. Answers the endpoints if it had to read them.
+    async fn take(&mut self, event: Inflow, session: &Session) -> Result<Option<Arc<Snapshot>>, DispatchError> {
+        match event {
+            Inflow::Assigned(claims) => self.assign(claims, session).await,
             Inflow::Revoked(partitions) => self.revoke(&partitions).await?,
-            Inflow::Stopped { partition, reason, .. } => {
-                self.component.down(format!("partition {partition}: {reason}"));
-                self.revoke(&[partition]).await?;
-                self.stopped.insert(partition, reason);
-            }
-            Inflow::Records(records) => return Ok(self.enter(&records, shutdown).await),
+            Inflow::Stopped { partition, .. } => self.revoke(&[partition]).await?,
+            Inflow::Records(records) => return Ok(self.enter(&records, session).await),
             Inflow::Failed(_) => {}
         }
         Ok(None)
     }
 
-    async fn assign(&mut self, claims: Vec<Claim>, shutdown: &CancellationToken) {
+    async fn assign(&mut self, claims: Vec<Claim>, session: &Session) {
         for claim in claims {
             let (pool, claim) = (self.parts.pool.clone(), &claim);
             let read = || async {
@@ -219,16 +177,14 @@ impl Pass {
                 let record_time_ms = fence::record_time_ms(&pool, CONSUMER, &claim.topic, claim.partition).await?;
                 Ok(Before { scheduled, record_time_ms })
             };
-            let Some(before) = self.patiently(read, shutdown).await else { return };
+            let Some(before) = self.patiently(read, session).await else { return };
             self.intake.assign(claim, before);
-            self.lost.remove(&claim.partition);
-            self.stopped.remove(&claim.partition);
         }
         // Now rather than with the first record: a sealing key that opens nothing shows at once.
         let directory = self.parts.directory.clone();
         // Claims of a restored database are made anew, whoever ran on meanwhile.
         directory.doubt();
-        let _known = self.patiently(|| directory.current(), shutdown).await;
+        let _known = self.patiently(|| directory.current(), session).await;
     }
 
     /// The group takes partitions away. What is open goes to the schedule, if nobody has claimed them yet; otherwise it
@@ -238,10 +194,9 @@ impl Pass {
             self.intake.spill_all(Some(*partition));
         }
         self.commit_in_time().await?;
+        self.lost.retain(|lost| !partitions.contains(lost));
         for partition in partitions {
             self.intake.drop_lane(*partition);
-            self.lost.remove(partition);
-            self.stopped.remove(partition);
             let label = partition.to_string();
             // A partition without a gauge yet is as well.
             let _removed = (
@@ -253,9 +208,9 @@ impl Pass {
     }
 
     /// Takes records in, matched against endpoints that are read after the records were. `None`: the end came first.
-    async fn enter(&mut self, records: &[Record], shutdown: &CancellationToken) -> Option<Arc<Snapshot>> {
+    async fn enter(&mut self, records: &[Record], session: &Session) -> Option<Arc<Snapshot>> {
         let directory = self.parts.directory.clone();
-        let snapshot = self.patiently(|| directory.current(), shutdown).await?;
+        let snapshot = self.patiently(|| directory.current(), session).await?;
         let now = Instant::now();
         let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
         for record in records {
@@ -280,21 +235,22 @@ impl Pass {
     }
 
     /// Repeats a reading of the database until it succeeds. `None`: the end came first.
-    async fn patiently<T, F>(&self, mut read: impl FnMut() -> F, shutdown: &CancellationToken) -> Option<T>
+    async fn patiently<T, F>(&self, mut read: impl FnMut() -> F, session: &Session) -> Option<T>
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
+        let mut backoff = Backoff::of_database();
         loop {
             match read().await {
                 Ok(value) => {
-                    self.feel_well();
+                    session.report_health(self.trouble());
                     return Some(value);
                 }
-                Err(error) => self.component.down(format!("the database: {error}")),
+                Err(error) => session.component().down(format!("the database: {error}")),
             }
             tokio::select! {
-                () = shutdown.cancelled() => return None,
-                () = tokio::time::sleep(DATABASE_RETRY) => {}
+                () = session.shutdown().cancelled() => return None,
+                () = backoff.pause() => {}
             }
         }
     }
@@ -322,7 +278,7 @@ impl Pass {
 
     /// Starts what has a slot, while attempts can be reported. The version of the endpoints is read again, unless it
     /// was just now: nothing is sent to an endpoint after the answer that says it was deleted.
-    async fn start_attempts(&mut self, fresh: Option<Arc<Snapshot>>) {
+    async fn start_attempts(&mut self, fresh: Option<Arc<Snapshot>>, session: &Session) {
         if self.intake.queue_depth() == 0
             || self.flights.len() >= self.config.max_in_flight
             || !self.parts.reporter.is_heard()
@@ -334,10 +290,10 @@ impl Pass {
             None => match self.parts.directory.current().await {
                 Ok(snapshot) => snapshot,
                 // The next tick tries again; what waits too long goes to the schedule.
-                Err(error) => return self.component.down(format!("the database: {error}")),
+                Err(error) => return session.component().down(format!("the database: {error}")),
             },
         };
-        self.feel_well();
+        session.report_health(self.trouble());
         let slots = self.parts.slots.clone();
         // An endpoint that is gone or withheld needs no slot: its deliveries leave the queue at once.
         let slot = |id: EndpointId| match snapshot.standing(id) {
@@ -360,11 +316,8 @@ impl Pass {
         let pilot = self.parts.pilot.clone();
         let flight = self.flights.spawn(async move {
             let landing = pilot.fly(&endpoint, &delivery, 1, slot).await;
-            let age_ms = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000
-                - i128::from(delivery.event.accepted_at_ms);
-            METRICS
-                .first_attempt_seconds
-                .observe(Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)).as_secs_f64());
+            let age = OffsetDateTime::now_utc() - delivery.event.accepted_at;
+            METRICS.first_attempt_seconds.observe(age.as_seconds_f64().max(0.0));
             landing
         });
         self.tickets.insert(flight.id(), ticket);

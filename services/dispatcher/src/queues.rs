@@ -9,7 +9,7 @@ use schemas::ids::EndpointId;
 
 /// Tickets that wait per endpoint.
 #[derive(Debug)]
-pub struct EndpointQueues {
+pub(crate) struct EndpointQueues {
     capacity: usize,
     waiting: HashMap<EndpointId, VecDeque<u64>>,
     /// Endpoints with something waiting, each once, in the order of their turns.
@@ -19,13 +19,13 @@ pub struct EndpointQueues {
 
 impl EndpointQueues {
     /// Queues of at most `capacity` tickets each.
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self { capacity, waiting: HashMap::new(), turns: VecDeque::new(), depth: 0 }
     }
 
     /// Puts a ticket at the end of its endpoint's queue. `false`: the queue is full.
     #[must_use]
-    pub fn push(&mut self, endpoint: EndpointId, ticket: u64) -> bool {
+    pub(crate) fn push(&mut self, endpoint: EndpointId, ticket: u64) -> bool {
         let queue = self.waiting.entry(endpoint).or_default();
         if queue.len() >= self.capacity {
             return false;
@@ -40,7 +40,7 @@ impl EndpointQueues {
 
     /// Takes the next ticket whose endpoint has a slot left; endpoints take turns. `slot` is asked at most once per
     /// endpoint.
-    pub fn next<S>(&mut self, mut slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, S)> {
+    pub(crate) fn next<S>(&mut self, mut slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, S)> {
         for _ in 0..self.turns.len() {
             let endpoint = self.turns.pop_front()?;
             let Some(slot) = slot(endpoint) else {
@@ -63,7 +63,7 @@ impl EndpointQueues {
     }
 
     /// Takes a ticket out of its queue, wherever it stands.
-    pub fn remove(&mut self, endpoint: EndpointId, ticket: u64) {
+    pub(crate) fn remove(&mut self, endpoint: EndpointId, ticket: u64) {
         let Some(queue) = self.waiting.get_mut(&endpoint) else { return };
         // What is taken out is mostly the oldest, so this looks at few.
         if let Some(index) = queue.iter().position(|waiting| *waiting == ticket) {
@@ -77,7 +77,7 @@ impl EndpointQueues {
     }
 
     /// Tickets that wait in all queues.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.depth
     }
 }

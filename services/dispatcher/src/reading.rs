@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
+use platform::http::Timestamp;
 use platform::kafka::Record;
 use schemas::ids::OrgId;
-use schemas::native::{self, NativeRecord};
+use schemas::native;
 use schemas::records::Event;
+use time::OffsetDateTime;
 
 use crate::delivery::Accepted;
 use crate::intake::{Matched, Read};
@@ -15,18 +17,16 @@ use crate::matching::Snapshot;
 
 /// What a record was, for the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Goes to at least one endpoint.
     Matched,
     /// Goes to none.
     Unmatched,
-    /// Cannot be read.
     Unreadable,
 }
 
 impl Kind {
-    /// The label.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Matched => "matched",
             Self::Unmatched => "unmatched",
@@ -36,7 +36,7 @@ impl Kind {
 }
 
 /// Reads one record of a partition whose log is in `log_epoch`.
-pub fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (Read, Kind) {
+pub(crate) fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (Read, Kind) {
     let (matched, kind) = match matched(record, log_epoch, snapshot) {
         Ok(Some(matched)) => (Some(matched), Kind::Matched),
         Ok(None) => (None, Kind::Unmatched),
@@ -57,15 +57,7 @@ fn matched(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Optio
     if !snapshot.knows(org_id) {
         return Ok(None);
     }
-    let native = NativeRecord {
-        topic: &record.topic,
-        partition: record.partition,
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &record.headers,
-    };
+    let native = record.as_native();
     let event = native::read_event(&native).map_err(|_| Unreadable)?;
     let endpoints: Vec<_> = snapshot.matching(event.org_id, &event.event_type).collect();
     if endpoints.is_empty() {
@@ -80,7 +72,8 @@ fn accepted(event: Event, record: &Record, log_epoch: i32) -> Accepted {
         org_id: event.org_id,
         event_id: event.event_id,
         event_type: event.event_type,
-        accepted_at_ms: record.timestamp_ms,
+        // No broker writes a time outside of the calendar; it would become the epoch.
+        accepted_at: Timestamp::from_millis(record.timestamp_ms).map_or(OffsetDateTime::UNIX_EPOCH, |time| time.0),
         payload: event.payload,
         // It becomes a header, and a text in the database.
         traceparent: event

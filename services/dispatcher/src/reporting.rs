@@ -24,7 +24,7 @@ struct Report {
 
 /// Appends reports. Cloning shares the producer and what is known of the log.
 #[derive(Clone)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     producer: Producer,
     topic: Arc<str>,
     /// The report that failed last; `None` while the log listens.
@@ -33,18 +33,18 @@ pub struct Reporter {
 
 impl Reporter {
     /// Reports go to `topic`.
-    pub fn new(producer: Producer, topic: &str) -> Self {
+    pub(crate) fn new(producer: Producer, topic: &str) -> Self {
         Self { producer, topic: Arc::from(topic), unheard: Arc::default() }
     }
 
     /// Whether the log took the last report: only then may an attempt begin.
-    pub fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         self.unheard().is_none()
     }
 
     /// Appends the record; the same one twice is one attempt in the view, so an unknown outcome is tried again too.
     /// `false`: the log could not be told in time.
-    pub async fn report(&self, record: &DeliveryAttempt) -> bool {
+    pub(crate) async fn report(&self, record: &DeliveryAttempt) -> bool {
         let value = match codec::encode_attempt(record) {
             Ok(value) => Arc::from(value),
             Err(error) => {
@@ -72,7 +72,7 @@ impl Reporter {
 
     /// Waits until the log listens, and repeats the report that failed last to find out: asking for the topic would not
     /// show that nothing can be written to it.
-    pub async fn probe(&self) {
+    pub(crate) async fn probe(&self) {
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
             let Some(report) = self.unheard().clone() else { return };

@@ -16,22 +16,22 @@ const MAX_LOOKUPS: usize = 128;
 /// Every address of a name is one that must not be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("the address is private, local or reserved and not allowed")]
-pub struct AddressRefused;
+pub(crate) struct AddressRefused;
 
 /// The name has no address.
 #[derive(Debug, thiserror::Error)]
 #[error("the host name could not be resolved")]
-pub struct NameUnknown;
+pub(crate) struct NameUnknown;
 
 /// Resolves and filters.
-pub struct GuardedResolver {
+pub(crate) struct GuardedResolver {
     policy: Arc<EgressPolicy>,
     lookups: Arc<Semaphore>,
 }
 
 impl GuardedResolver {
     /// A resolver that answers only what `policy` lets through.
-    pub fn new(policy: Arc<EgressPolicy>) -> Self {
+    pub(crate) fn new(policy: Arc<EgressPolicy>) -> Self {
         Self { policy, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
 }

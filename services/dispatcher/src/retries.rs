@@ -1,5 +1,5 @@
-//! The schedule at work: takes due rows, makes their attempts and writes down how they ended. Also decides on rows that
-//! wait for a verdict, and sweeps finished ones. The statements are in `rows`.
+//! The schedule at work: claims due rows, makes their attempts and writes down how they ended. It also has rows decided
+//! that wait for the duplicate decision, and sweeps finished ones. The statements are in `rows`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::flight;
 use crate::matching::{Snapshot, Standing};
 use crate::metrics::METRICS;
 use crate::pass::Parts;
-use crate::rows::{self, Settlement, Taken};
+use crate::rows::{self, Claimed, Settlement};
 use crate::slots::Slot;
 use crate::verdicts::MATERIALIZER;
 
@@ -29,15 +29,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(20);
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// Rows of one endpoint that are taken at once.
-const TAKEN_PER_ENDPOINT: usize = 64;
+const CLAIMED_PER_ENDPOINT: usize = 64;
 /// How long a row that could not be attempted after all waits.
 const POSTPONED: Duration = Duration::from_secs(1);
 /// How long a row waits whose endpoint is there and cannot be used.
 const UNUSABLE: Duration = Duration::from_secs(60);
 const CANCEL_LEASE: Duration = Duration::from_secs(60);
 
-/// Works the schedule.
-pub struct Retries {
+pub(crate) struct Retries {
     parts: Parts,
     most: usize,
     drain: Duration,
@@ -54,7 +53,7 @@ pub struct Retries {
 
 impl Retries {
     /// At most `most` attempts at once; at the end they are waited for at most `drain`.
-    pub fn new(parts: &Parts, most: usize, drain: Duration) -> Self {
+    pub(crate) fn new(parts: &Parts, most: usize, drain: Duration) -> Self {
         Self {
             parts: parts.clone(),
             most,
@@ -70,7 +69,7 @@ impl Retries {
 }
 
 /// Works until `shutdown`, then waits for the attempts under way.
-pub async fn run(mut retries: Retries, shutdown: CancellationToken) {
+pub(crate) async fn run(mut retries: Retries, shutdown: CancellationToken) {
     let scheduled = retries.parts.scheduled.clone();
     let mut next_look = Instant::now();
     let mut next_count = Instant::now();
@@ -114,7 +113,7 @@ impl Retries {
     /// One look: decide, take what is due, begin it, sweep. Answers when the next look is due.
     async fn look(&mut self) -> Result<Duration, sqlx::Error> {
         let pool = self.parts.pool.clone();
-        rows::decide(&pool, MATERIALIZER, &self.parts.topic).await?;
+        let is_more_to_decide = rows::decide(&pool, MATERIALIZER, &self.parts.topic).await?;
         let due = rows::due_endpoints(&pool).await?;
         let wait = due
             .iter()
@@ -126,7 +125,8 @@ impl Retries {
         if self.may_begin() && !due.is_empty() && self.take(&due).await? {
             wait = Duration::ZERO;
         }
-        if rows::sweep(&pool, CONSUMER, &self.parts.topic).await? {
+        let is_more_to_sweep = rows::sweep(&pool, CONSUMER, &self.parts.topic).await?;
+        if is_more_to_decide || is_more_to_sweep {
             wait = Duration::ZERO;
         }
         Ok(wait)
@@ -152,7 +152,7 @@ impl Retries {
         let begin = self.turn % due.len();
         self.more = false;
         for id in due[begin..].iter().chain(&due[..begin]) {
-            let rows = left.min(TAKEN_PER_ENDPOINT);
+            let rows = left.min(CLAIMED_PER_ENDPOINT);
             let (rows, lease) = match snapshot.standing(*id) {
                 Standing::Enabled(endpoint) => {
                     let granted: Vec<Slot> =
@@ -170,7 +170,7 @@ impl Retries {
                 wanted.push((*id, rows, lease));
             }
         }
-        let taken = rows::take(&self.parts.pool, &wanted).await?;
+        let taken = rows::claim(&self.parts.pool, &wanted).await?;
         let of = |id: EndpointId| taken.iter().filter(|row| row.delivery.endpoint_id == id).count();
         self.more |= wanted.iter().any(|(id, rows, _)| of(*id) == *rows);
         let has_taken = !taken.is_empty();
@@ -180,7 +180,7 @@ impl Retries {
 
     /// Begins what was taken. Endpoints are read once more: between the first reading and now they may have been
     /// deleted.
-    async fn begin(&mut self, taken: Vec<Taken>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
+    async fn begin(&mut self, taken: Vec<Claimed>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
         let snapshot = match self.parts.directory.current().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
@@ -204,7 +204,7 @@ impl Retries {
         self.hold(disabled).await;
     }
 
-    fn attempt(&mut self, row: Taken, snapshot: &Snapshot, slot: Slot) {
+    fn attempt(&mut self, row: Claimed, snapshot: &Snapshot, slot: Slot) {
         let Standing::Enabled(endpoint) = snapshot.standing(row.delivery.endpoint_id) else { return };
         let (pilot, endpoint, attempt) = (self.parts.pilot.clone(), endpoint.clone(), row.attempts + 1);
         let delivery = row.delivery.clone();
@@ -213,7 +213,7 @@ impl Retries {
         self.leases.insert(flight.id(), (row.delivery.id, row.lease, row.attempts));
     }
 
-    fn cancel(&mut self, row: Taken, reason: &'static str) {
+    fn cancel(&mut self, row: Claimed, reason: &'static str) {
         let (pilot, delivery, attempts) = (self.parts.pilot.clone(), row.delivery.clone(), row.attempts);
         let flight = self.flights.spawn(async move {
             if pilot.cancel(&delivery, attempts, reason).await {
@@ -225,7 +225,7 @@ impl Retries {
         self.leases.insert(flight.id(), (row.delivery.id, row.lease, row.attempts));
     }
 
-    async fn hold(&mut self, disabled: Vec<Taken>) {
+    async fn hold(&mut self, disabled: Vec<Claimed>) {
         if disabled.is_empty() {
             return;
         }
@@ -241,7 +241,7 @@ impl Retries {
         disabled.iter().filter(|row| !held.contains(&row.delivery.id)).for_each(|row| self.put_back(row, UNUSABLE));
     }
 
-    fn put_back(&mut self, row: &Taken, after: Duration) {
+    fn put_back(&mut self, row: &Claimed, after: Duration) {
         let outcome = Outcome::Again { attempts: row.attempts, after };
         self.settlements.push(Settlement { delivery_id: row.delivery.id, lease: row.lease, outcome });
     }
@@ -297,7 +297,7 @@ enum Step {
     Cancel(&'static str),
 }
 
-fn decide(row: &Taken, snapshot: &Snapshot) -> Step {
+fn decide(row: &Claimed, snapshot: &Snapshot) -> Step {
     match snapshot.standing(row.delivery.endpoint_id) {
         Standing::Gone => Step::Cancel("the endpoint was deleted"),
         // Only a repeat: what is spilled before its first attempt is sent as it would have been from the log.

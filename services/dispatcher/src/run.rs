@@ -1,20 +1,19 @@
-//! The dispatcher from its start to its end: puts the parts together, starts the consumer anew when it fails, and lets
-//! go in order.
+//! The dispatcher from its start to its end: puts the parts together, and lets go in order.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::erasure::Erasure;
-use platform::fence::{self, PositionWatch};
-use platform::health::{Component, Health};
+use platform::fence::PositionsPoller;
+use platform::health::Component;
 use platform::kafka::KafkaConfig;
-use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
+use platform::kafka::consumer::{ConsumerSettings, Ended, Runner};
 use platform::kafka::producer::Producer;
+use platform::lifecycle::Supervisor;
 use platform::seal::SealingKey;
 use sqlx::postgres::PgPool;
+use tenancy::erasure::Erasure;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use crate::attempt::{ClientError, WebhookClient};
@@ -22,22 +21,18 @@ use crate::commit::CommitError;
 use crate::config::DispatcherConfig;
 use crate::directory::Directory;
 use crate::flight::Pilot;
-use crate::pass::{Ended, Parts, Pass};
+use crate::pass::{Parts, Pass};
 use crate::reporting::Reporter;
 use crate::retries::Retries;
 use crate::slots::Slots;
 use crate::verdicts::MATERIALIZER;
 use crate::{CONSUMER, erasing, retries};
 
-const RESTART_DELAY: Duration = Duration::from_secs(1);
 const CONSUMER_STOP: Duration = Duration::from_secs(5);
 
 /// Why the dispatcher ended. Fatal: everything that passes by itself is waited for.
 #[derive(Debug, thiserror::Error)]
-pub enum DispatchError {
-    /// No requests can be made.
-    #[error(transparent)]
-    Client(#[from] ClientError),
+pub(crate) enum DispatchError {
     /// The consumer cannot be made.
     #[error("the consumer could not be made: {0}")]
     Consumer(#[from] rdkafka::error::KafkaError),
@@ -49,27 +44,31 @@ pub enum DispatchError {
     Panicked(#[from] tokio::task::JoinError),
 }
 
-/// Delivers until `shutdown`, then finishes what it can. The component `dispatcher` of `health` is up while it does.
+/// Starts the dispatcher under `supervisor`, and with it the tasks "schedule erasure", "endpoint watch" and "retries".
+/// The component `dispatcher` is up while it delivers.
 ///
 /// # Errors
-/// See [`DispatchError`].
-pub async fn run(
+/// When no requests can be made.
+pub fn start(
+    supervisor: &mut Supervisor,
     config: DispatcherConfig,
     pool: PgPool,
     producer: Producer,
     kafka: KafkaConfig,
     sealing: SealingKey,
-    health: Health,
-    shutdown: CancellationToken,
-) -> Result<(), DispatchError> {
-    let component = health.component(CONSUMER);
+) -> Result<(), ClientError> {
+    let shutdown = supervisor.shutdown();
+    let component = supervisor.health().component(CONSUMER);
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, vec![kafka.topics.events.clone()]);
-    // Ends with this function, however that ends. Also while nothing is sent.
-    let _erasing = AbortOnDropHandle::new(tokio::spawn(erasing::run(pool.clone(), erasure, shutdown.clone())));
+    // Also while nothing is sent.
+    let erasing = erasing::run(pool.clone(), erasure, shutdown.clone());
+    supervisor.spawn("schedule erasure", async move {
+        erasing.await;
+        Ok(())
+    });
     if !config.delivers {
         info!("Webhook delivery is switched off; positions stay where they are.");
         component.up();
-        shutdown.cancelled().await;
         return Ok(());
     }
     let client = WebhookClient::new(Arc::new(config.egress.clone()))?;
@@ -81,46 +80,52 @@ pub async fn run(
         pilot: Pilot::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::default(),
-        view: PositionWatch::new(pool.clone(), MATERIALIZER),
+        view: PositionsPoller::new(pool.clone(), MATERIALIZER),
         scheduled: Arc::new(Notify::new()),
     };
-    let _watching = AbortOnDropHandle::new(tokio::spawn(parts.directory.clone().watch()));
-    let retrying = Retries::new(&parts, config.max_retries_in_flight, config.drain);
-    // In a task of its own, so that neither waits for the other; it ends with this one, however that ends.
-    let retrying = AbortOnDropHandle::new(tokio::spawn(retries::run(retrying, shutdown.clone())));
-    let outcome = deliver(&config, &parts, &kafka, &component, &shutdown).await;
-    component.down("stopped");
-    outcome?;
-    Ok(retrying.await?)
+    let (watching, stopping) = (parts.directory.clone().watch(), shutdown.clone());
+    supervisor.spawn("endpoint watch", async move {
+        stopping.run_until_cancelled(watching).await;
+        Ok(())
+    });
+    // In a task of its own, so that neither waits for the other.
+    let retrying = retries::run(Retries::new(&parts, config.max_retries_in_flight, config.drain), shutdown.clone());
+    supervisor.spawn("retries", async move {
+        retrying.await;
+        Ok(())
+    });
+    supervisor.spawn(CONSUMER, async move {
+        let outcome = deliver(&config, &parts, kafka, &component, shutdown).await;
+        component.down("stopped");
+        Ok(outcome?)
+    });
+    Ok(())
 }
 
+/// Delivers until the shutdown, then finishes what it can.
 async fn deliver(
     config: &DispatcherConfig,
     parts: &Parts,
-    kafka: &KafkaConfig,
+    kafka: KafkaConfig,
     component: &Component,
-    shutdown: &CancellationToken,
+    shutdown: CancellationToken,
 ) -> Result<(), DispatchError> {
     let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_dispatcher, &kafka.topics.events);
     // A webhook takes longer than this anyway, and fewer rounds leave more of the machine to everything else.
     settings.fetch_wait = Duration::from_millis(10);
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
-    let mut pass = Pass::new(config.clone(), parts.clone(), component.clone());
-    while fence::reachable(&parts.pool, shutdown, |reason| component.down(reason)).await {
-        let (consumer, inflow) = FencedConsumer::start(kafka, parts.pool.clone(), settings.clone())?;
-        let ended = pass.run(&consumer, inflow, shutdown).await?;
+    let (pool, component) = (parts.pool.clone(), component.clone());
+    let runner = Runner { kafka, pool, settings, component, shutdown, stop_within: CONSUMER_STOP };
+    let mut pass = Pass::new(config.clone(), parts.clone());
+    while let Some(mut session) = runner.start().await? {
+        let ended = pass.run(&mut session).await?;
         // What is open goes to the schedule while the partitions are still ours; only then are they given up.
         pass.let_go().await?;
         if let Ended::Restart(reason) = ended {
-            component.down(reason);
-            consumer.stop(CONSUMER_STOP).await;
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(RESTART_DELAY) => {}
-            }
+            runner.restart(session, reason).await;
         } else {
-            let (drained, ()) = tokio::join!(pass.drain(), consumer.stop(CONSUMER_STOP));
+            let (drained, ()) = tokio::join!(pass.drain(), session.stop());
             return drained;
         }
     }

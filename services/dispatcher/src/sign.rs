@@ -10,13 +10,13 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 /// What every secret's text begins with.
-pub const SECRET_PREFIX: &str = "whsec_";
+pub(crate) const SECRET_PREFIX: &str = "whsec_";
 /// Bytes of a secret made here; the rules take 24 to 64.
 const GENERATED_BYTES: usize = 32;
 
 /// A signing secret, ready to sign. `Debug` hides it.
 #[derive(Clone)]
-pub struct Secret {
+pub(crate) struct Secret {
     bytes: Vec<u8>,
     mac: Hmac<Sha256>,
 }
@@ -29,14 +29,14 @@ impl fmt::Debug for Secret {
 
 impl Secret {
     /// A new random secret.
-    pub fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         let bytes: [u8; GENERATED_BYTES] = rand::random();
         // Key lengths outside of the rules cannot come from here; HMAC itself takes any.
         Self { mac: Hmac::new(&padded(&bytes).into()), bytes: bytes.to_vec() }
     }
 
     /// Takes a secret's bytes; `None` when there are fewer than 24 or more than 64.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if !(24..=64).contains(&bytes.len()) {
             return None;
         }
@@ -44,12 +44,12 @@ impl Secret {
     }
 
     /// The bytes, for sealing.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// The text that its owner is shown once: `whsec_` and base64.
-    pub fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         format!("{SECRET_PREFIX}{}", STANDARD.encode(&self.bytes))
     }
 }
@@ -66,7 +66,7 @@ fn padded(bytes: &[u8]) -> [u8; 64] {
 
 /// The value of `webhook-signature`: one signature per secret, separated by blanks. `timestamp_seconds` is of the
 /// attempt, not of the event, and `body` the exact bytes that are sent.
-pub fn sign(secrets: &[Secret], id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
+pub(crate) fn sign(secrets: &[Secret], id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
     let mut value = String::with_capacity(secrets.len() * 48);
     for secret in secrets {
         let mut mac = secret.mac.clone();

@@ -7,18 +7,18 @@ use schemas::ids::EndpointId;
 
 /// Counts the requests that are in flight per endpoint. Cloning shares the counts.
 #[derive(Debug, Clone, Default)]
-pub struct Slots(Arc<Mutex<HashMap<EndpointId, usize>>>);
+pub(crate) struct Slots(Arc<Mutex<HashMap<EndpointId, usize>>>);
 
 /// The right to one request to an endpoint; dropping it gives it back.
 #[derive(Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     slots: Slots,
     endpoint: EndpointId,
 }
 
 impl Slots {
     /// Takes a slot of the endpoint, unless `limit` are taken.
-    pub fn take(&self, endpoint: EndpointId, limit: usize) -> Option<Slot> {
+    pub(crate) fn take(&self, endpoint: EndpointId, limit: usize) -> Option<Slot> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(endpoint).or_default();
         if *count >= limit.max(1) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use platform::fence::PositionWatch;
+use platform::fence::PositionsPoller;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 use uuid::Uuid;
@@ -11,16 +11,16 @@ use uuid::Uuid;
 use crate::intake::Undecided;
 
 /// Name under which the materializer keeps its positions.
-pub use schemas::topics::MATERIALIZER;
+pub(crate) use schemas::topics::MATERIALIZER;
 
 /// A decision: the ticket, and whether its event is delivered.
-pub type Decision = (u64, bool);
+pub(crate) type Decision = (u64, bool);
 
 /// Decides on events of one partition, the last of which lies at `last_offset`; nothing at all when the view has not
 /// passed it within `deadline`.
-pub async fn decide(
+pub(crate) async fn decide(
     pool: &PgPool,
-    view: &PositionWatch,
+    view: &PositionsPoller,
     topic: &str,
     (partition, last_offset): (i32, i64),
     undecided: &[Undecided],
@@ -51,7 +51,8 @@ async fn shown(pool: &PgPool, undecided: &[Undecided]) -> Result<Vec<u64>, sqlx:
               AS t (org_id, event_id, log_partition, log_offset, place)
          WHERE EXISTS (SELECT FROM contract.events e WHERE e.org_id = t.org_id AND e.event_id = t.event_id
                        AND e.log_partition = t.log_partition AND e.log_offset = t.log_offset)
-               AND NOT EXISTS (SELECT FROM contract.verdicts v WHERE v.org_id = t.org_id AND v.event_id = t.event_id)",
+               AND NOT EXISTS (SELECT FROM contract.duplicates v
+                               WHERE v.org_id = t.org_id AND v.event_id = t.event_id)",
     )
     .bind(undecided.iter().map(|one| one.event.org_id.as_uuid()).collect::<Vec<Uuid>>())
     .bind(undecided.iter().map(|one| one.event.event_id.as_uuid()).collect::<Vec<Uuid>>())

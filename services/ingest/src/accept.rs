@@ -5,15 +5,14 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use platform::http::{BodyLimits, EVENT_BODY_BYTES, Problem, RequestContext};
-use platform::kafka::producer::{Appended, Outgoing, PublishError};
-use platform::telemetry::throttle::Throttle;
+use platform::http::{BodyLimits, EVENT_BODY_BYTES, Problem, RecordKind, RequestContext};
+use platform::kafka::producer::{Appended, Outgoing};
+use schemas::codec;
 use schemas::ids::OrgId;
 use schemas::position::{Place, TOKEN_PURPOSE};
 use schemas::records::{Dedup, DedupKind, Event};
-use schemas::{codec, headers};
 use tenancy::{Caller, Right};
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 use crate::IngestState;
 use crate::admit::{self, Admitted, Form};
@@ -33,6 +32,12 @@ pub(crate) async fn accept(
         problem.into_response()
     })
 }
+
+const EVENT: RecordKind = RecordKind {
+    noun: "event",
+    after_refusal: "the event was not stored",
+    in_doubt: "repeat the request with the same Idempotency-Key",
+};
 
 /// Takes the request whole: its headers are read where they are, and nothing is read of a body that will not be taken.
 async fn try_accept(
@@ -103,22 +108,12 @@ async fn append(
     let mut key_id = [0_u8; uuid::fmt::Hyphenated::LENGTH];
     let key = org_id.as_uuid().hyphenated().encode_lower(&mut key).as_bytes();
     let key_id = caller.key_id.as_uuid().hyphenated().encode_lower(&mut key_id).as_bytes();
-    let mut record_headers = vec![
-        (headers::CONTENT_TYPE, headers::CONTENT_TYPE_AVRO.as_bytes()),
-        (headers::REQUEST_ID, context.request_id.as_bytes()),
-        (headers::KEY_ID, key_id),
-    ];
-    if let Some(traceparent) = context.traceparent.as_deref() {
-        record_headers.push((headers::TRACEPARENT, traceparent.as_bytes()));
-    }
-    if let Some(tracestate) = context.tracestate.as_deref() {
-        record_headers.push((headers::TRACESTATE, tracestate.as_bytes()));
-    }
+    let record_headers = context.record_headers(key_id);
     let begun = Instant::now();
     let outgoing = Outgoing { topic: &state.topic, key: Some(key), value: Some(&value), headers: &record_headers };
     let outcome = state.producer.publish(outgoing).await;
     METRICS.append_seconds.observe(begun.elapsed().as_secs_f64());
-    let appended = outcome.map_err(|error| refusal(context, &error))?;
+    let appended = outcome.map_err(|error| context.publish_problem(EVENT, &error))?;
     METRICS.accepted.inc();
     debug!(request_id = %context.request_id, %event_id, partition = appended.partition, offset = appended.offset, "Accepted an event.");
     let position = position(state, org_id, &appended);
@@ -135,31 +130,4 @@ fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<S
     // Epoch 0: ingest does not know in which log epoch it writes, only that it is the newest.
     let place = Place { log_epoch: 0, partition: appended.partition, offset: appended.offset };
     Some(state.sealing.seal_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &place.to_bytes()))
-}
-
-/// Without Kafka every event fails alike: a few lines a second tell it.
-static OUTAGE_LINES: Throttle = Throttle::new(5);
-
-/// How a failed append is told: what the client may assume of the event, and when to come again.
-fn refusal(context: &RequestContext, error: &PublishError) -> Problem {
-    match error {
-        PublishError::Busy => Problem::unavailable("too many events are in flight; the event was not stored", 1),
-        PublishError::Rejected(reason) => {
-            error!(request_id = %context.request_id, reason, "Kafka refused a valid event.");
-            Problem::internal()
-        }
-        PublishError::Failed(reason) => {
-            if let Some(held_back) = OUTAGE_LINES.admit() {
-                warn!(held_back, request_id = %context.request_id, reason, "Kafka did not take an event.");
-            }
-            Problem::unavailable("the log does not take events at the moment; the event was not stored", 2)
-        }
-        PublishError::Unknown(reason) => {
-            if let Some(held_back) = OUTAGE_LINES.admit() {
-                warn!(held_back, request_id = %context.request_id, reason, "Kafka did not confirm an event.");
-            }
-            let detail = "the log did not answer in time; the event may have been stored: repeat the request with the same Idempotency-Key";
-            Problem::unavailable(detail, 2)
-        }
-    }
 }

@@ -19,8 +19,9 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::post;
 use platform::kafka::producer::Producer;
+use platform::lifecycle::Supervisor;
+use platform::read_your_writes::RecentWrites;
 use platform::seal::SealingKey;
-use platform::written::RecentWrites;
 use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
 
@@ -48,11 +49,12 @@ impl FromRef<IngestState> for Authenticator {
 }
 
 impl IngestState {
-    /// Puts the parts together. Must be called within a runtime: looking up repeats runs on it.
+    /// Puts the parts together. Must be called within a runtime: looking up repeats runs on it, under `supervisor`.
     ///
     /// `topic` is the full name of the events topic, `written` what the inbox of this instance reads for
     /// read-your-writes.
-    pub fn new(
+    pub fn start(
+        supervisor: &mut Supervisor,
         authenticator: Authenticator,
         producer: Producer,
         topic: &str,
@@ -60,7 +62,7 @@ impl IngestState {
         written: RecentWrites,
         pool: PgPool,
     ) -> Self {
-        let repeats = Repeats::start(pool, producer.delivery_timeout() + TWIN_SLACK);
+        let repeats = Repeats::start(supervisor, pool, producer.delivery_timeout() + TWIN_SLACK);
         Self { authenticator, producer, topic: Arc::from(topic), sealing, written, repeats }
     }
 }

@@ -13,6 +13,7 @@ use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use platform::http::Problem;
+use platform::lifecycle::Supervisor;
 use schemas::dedup::CONTENT_WINDOW_SECONDS;
 use schemas::ids::OrgId;
 use schemas::records::{Dedup, DedupKind, Event};
@@ -78,8 +79,8 @@ pub(crate) struct Reservation {
 }
 
 impl Repeats {
-    /// Begins to look up on the current runtime. `twin_deadline`: a little more than the log is given to answer.
-    pub(crate) fn start(pool: PgPool, twin_deadline: Duration) -> Self {
+    /// Starts to look up, under `supervisor`. `twin_deadline`: a little more than the log is given to answer.
+    pub(crate) fn start(supervisor: &mut Supervisor, pool: PgPool, twin_deadline: Duration) -> Self {
         let recent = Cache::builder()
             .max_capacity(RECENT_BYTES)
             .weigher(|_key, slot: &Arc<Slot>| slot.weight)
@@ -87,7 +88,7 @@ impl Repeats {
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(RECENT_FOR)
             .build();
-        Self { recent, lookup: Lookup::start(pool), twin_deadline }
+        Self { recent, lookup: Lookup::start(supervisor, pool), twin_deadline }
     }
 
     /// Finds the event that has the key, or reserves it.

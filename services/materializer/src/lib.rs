@@ -6,6 +6,7 @@
 //! `view`.
 
 mod acks;
+pub mod dead_letters;
 pub mod inbox;
 mod metrics;
 pub mod projector;

@@ -4,17 +4,19 @@
 //! under that epoch, by compare-and-set, together with the rows. A writer that was overtaken matches no row and so
 //! writes nothing. What the rows are is the consumer's business; reading Kafka is [`crate::kafka`]'s.
 
-pub mod mend;
-mod watch;
+mod poller;
+pub mod repair;
+pub mod skip;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-pub use watch::PositionWatch;
+pub use poller::{Position, Positions, PositionsPoller};
+
+use crate::retry::Backoff;
 
 /// The right to write one partition, until somebody claims it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,17 +27,17 @@ pub struct Claim {
     pub partition: i32,
     /// Grows with every claim.
     pub epoch: i64,
-    /// Grows when an operator accepts that the topic was recreated or truncated.
+    /// Grows when an operator accepts that the topic was recreated.
     pub log_epoch: i32,
     /// Where reading begins.
     pub next_offset: i64,
 }
 
 /// One position to move.
-#[derive(Debug, Clone, Copy)]
-pub struct Advance<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
     /// Full topic name.
-    pub topic: &'a str,
+    pub topic: Arc<str>,
     /// Partition of that topic.
     pub partition: i32,
     /// Epoch of the claim that this is done under.
@@ -65,7 +67,7 @@ pub enum Standing {
 /// Waits until the positions can be read, telling `trouble` why not; `false` when `shutdown` came first. To be called
 /// before joining a group: a member that cannot claim holds its partitions back from those who could.
 pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble: impl FnMut(String)) -> bool {
-    const PAUSE: Duration = Duration::from_millis(500);
+    let mut backoff = Backoff::of_database();
     loop {
         match sqlx::query("SELECT FROM consumer_positions LIMIT 1").execute(pool).await {
             Ok(_) => return true,
@@ -73,7 +75,7 @@ pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble:
         }
         tokio::select! {
             () = shutdown.cancelled() => return false,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = backoff.pause() => {}
         }
     }
 }
@@ -119,9 +121,6 @@ pub async fn claim(
 
 /// Youngest append time of the records before a position, milliseconds since the Unix epoch; `None` while nothing was
 /// passed.
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn record_time_ms(
     pool: &PgPool,
     consumer: &str,
@@ -132,9 +131,6 @@ pub async fn record_time_ms(
 }
 
 /// The same of all partitions of a topic that passed a record.
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn record_times(pool: &PgPool, consumer: &str, topic: &str) -> Result<BTreeMap<i32, i64>, sqlx::Error> {
     let rows: Vec<(i32, i64)> = sqlx::query_as(
         "SELECT partition, (extract(epoch FROM record_time) * 1000)::bigint FROM consumer_positions
@@ -148,9 +144,6 @@ pub async fn record_times(pool: &PgPool, consumer: &str, topic: &str) -> Result<
 }
 
 /// Where every position of `consumer` stands: (topic, partition, epoch, next offset).
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn stands(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64, i64)>, sqlx::Error> {
     let query =
         sqlx::query_as("SELECT topic, partition, epoch, next_offset FROM consumer_positions WHERE consumer = $1");
@@ -159,13 +152,10 @@ pub async fn stands(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i
 
 /// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so
 /// roll back and ask [`standing`].
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn advance(
     connection: &mut PgConnection,
     consumer: &str,
-    moves: &[Advance<'_>],
+    moves: &[Advance],
 ) -> Result<Vec<bool>, sqlx::Error> {
     let columns = Columns::of(moves);
     let moved: Vec<(String, i32)> = sqlx::query_as(
@@ -188,16 +178,13 @@ pub async fn advance(
     .await?;
     Ok(moves
         .iter()
-        .map(|m| moved.iter().any(|(topic, partition)| topic == m.topic && *partition == m.partition))
+        .map(|m| moved.iter().any(|(topic, partition)| **topic == *m.topic && *partition == m.partition))
         .collect())
 }
 
 /// How each position stands, after an [`advance`] that did not match or a commit whose outcome is unknown; in the order
 /// of `moves`.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance<'_>]) -> Result<Vec<Standing>, sqlx::Error> {
+pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance]) -> Result<Vec<Standing>, sqlx::Error> {
     let columns = Columns::of(moves);
     let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(
         "SELECT p.topic, p.partition, p.epoch, p.next_offset
@@ -209,8 +196,8 @@ pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance<'_>]) -> R
     .bind(columns.partitions)
     .fetch_all(pool)
     .await?;
-    let standing_of = |m: &Advance<'_>| {
-        let row = rows.iter().find(|(topic, partition, ..)| topic == m.topic && *partition == m.partition);
+    let standing_of = |m: &Advance| {
+        let row = rows.iter().find(|(topic, partition, ..)| **topic == *m.topic && *partition == m.partition);
         match row {
             Some((.., epoch, next)) if *epoch == m.epoch && *next == m.next => Standing::Committed,
             Some((.., epoch, next)) if *epoch == m.epoch && *next == m.expected => Standing::Open,
@@ -232,9 +219,9 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(moves: &[Advance<'_>]) -> Self {
+    fn of(moves: &[Advance]) -> Self {
         Self {
-            topics: moves.iter().map(|m| m.topic.to_owned()).collect(),
+            topics: moves.iter().map(|m| m.topic.to_string()).collect(),
             partitions: moves.iter().map(|m| m.partition).collect(),
             epochs: moves.iter().map(|m| m.epoch).collect(),
             expected: moves.iter().map(|m| m.expected).collect(),

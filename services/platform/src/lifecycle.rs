@@ -1,44 +1,64 @@
 //! The beginning of the end: signals, and tasks that live and stop together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+use crate::health::Health;
 
 /// Exit code of a process that a second signal ended, as shells report an interrupt.
 const INTERRUPTED: i32 = 130;
 /// How long tasks that are cut off may take to notice.
 const CUT_OFF: Duration = Duration::from_secs(1);
 
-/// A token that SIGINT or SIGTERM cancels. A second signal ends the process at once. Call it inside the runtime.
-pub fn shutdown_on_signals() -> CancellationToken {
+/// A token that SIGINT or SIGTERM cancels, `grace` after the signal. With the signal `health` reports that the process
+/// is draining, so that no new work is sent to it; until the token is cancelled, everything goes on as before. Deadlines
+/// count from the token. A second signal ends the process at once. Call it inside the runtime.
+pub fn shutdown_on_signals(health: Health, grace: Duration) -> CancellationToken {
     let token = CancellationToken::new();
     match signals() {
-        Ok((mut interrupt, mut terminate)) => {
-            let cancelled = token.clone();
-            tokio::spawn(async move {
-                let mut next = async || {
-                    tokio::select! {
-                        _ = interrupt.recv() => "SIGINT",
-                        _ = terminate.recv() => "SIGTERM",
-                    }
-                };
-                let name = next().await;
-                tracing::info!(signal = name, "Shutting down; a second signal ends the process at once.");
-                cancelled.cancel();
-                let name = next().await;
-                tracing::warn!(signal = name, "Ending at once.");
-                std::process::exit(INTERRUPTED);
-            });
-        }
+        Ok(signals) => drop(tokio::spawn(drain_then_cancel(signals, health, grace, token.clone()))),
         Err(error) => tracing::error!(%error, "Signals cannot be received; the process can only be killed."),
     }
     token
+}
+
+async fn drain_then_cancel(
+    (mut interrupt, mut terminate): (Signal, Signal),
+    health: Health,
+    grace: Duration,
+    token: CancellationToken,
+) {
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    };
+    let signal = next().await;
+    health.set_draining();
+    let grace_ms = grace.as_millis() as u64;
+    tracing::info!(signal, grace_ms, "Draining, then shutting down; a second signal ends the process at once.");
+    tokio::select! {
+        biased;
+        signal = next() => end_at_once(signal),
+        // A task that failed leaves nothing to wait for.
+        () = token.cancelled() => {}
+        () = sleep(grace) => tracing::info!("Shutting down."),
+    }
+    token.cancel();
+    end_at_once(next().await);
+}
+
+fn end_at_once(signal: &str) {
+    tracing::warn!(signal, "Ending at once.");
+    std::process::exit(INTERRUPTED);
 }
 
 /// Ends the process `within` after `shutdown` at the latest, whatever hangs: what it did not get done then, who starts
@@ -55,22 +75,34 @@ pub fn end_within(shutdown: CancellationToken, within: Duration) {
     });
 }
 
-fn signals() -> io::Result<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)> {
+fn signals() -> io::Result<(Signal, Signal)> {
     Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
 }
 
 /// Named tasks of which none may end before the others. Each of them has the shutdown token and ends soon after it is
-/// cancelled.
-#[derive(Default)]
+/// cancelled. Every task that a role keeps running in the background is one of them: what a slice needs, its `start`
+/// registers here.
 pub struct Supervisor {
     tasks: JoinSet<anyhow::Result<()>>,
-    names: HashMap<Id, String>,
+    started: HashMap<Id, (String, AbortHandle)>,
+    health: Health,
+    shutdown: CancellationToken,
 }
 
 impl Supervisor {
-    /// Without tasks.
-    pub fn new() -> Self {
-        Self::default()
+    /// Without tasks. `shutdown` ends them all; a task that ends on its own is reported to `health`.
+    pub fn new(health: Health, shutdown: CancellationToken) -> Self {
+        Self { tasks: JoinSet::new(), started: HashMap::new(), health, shutdown }
+    }
+
+    /// The health of the process, for tasks that report their own.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The token that ends every task.
+    pub fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
     }
 
     /// Starts a task.
@@ -79,15 +111,21 @@ impl Supervisor {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let handle = self.tasks.spawn(task);
-        self.names.insert(handle.id(), name.into());
+        self.started.insert(handle.id(), (name.into(), handle));
     }
 
-    /// Runs until `shutdown`, then waits for every task, `deadline` in all. A task that ends on its own cancels
-    /// `shutdown` for the others.
+    /// The tasks by name, each with what cuts it off: for tests that kill one and see what becomes of the process.
+    pub fn tasks(&self) -> BTreeMap<String, AbortHandle> {
+        self.started.values().cloned().collect()
+    }
+
+    /// Runs until the shutdown, then waits for every task, `deadline` in all. A task that ends on its own is unhealthy
+    /// under its name, and shuts the others down.
     ///
     /// # Errors
     /// The first task that failed, panicked, ended on its own or had not ended by the deadline, by name.
-    pub async fn run(mut self, shutdown: CancellationToken, deadline: Duration) -> anyhow::Result<()> {
+    pub async fn run(mut self, deadline: Duration) -> anyhow::Result<()> {
+        let shutdown = self.shutdown.clone();
         let mut first_failure = None;
         loop {
             let ended = tokio::select! {
@@ -108,6 +146,7 @@ impl Supervisor {
                 Err(error) => error.context(format!("{name} failed")),
             };
             tracing::error!(task = name, error = format!("{failure:#}"), "A task ended; shutting down.");
+            self.health.component(&name).down(format!("{failure:#}"));
             first_failure = Some(failure);
             shutdown.cancel();
             break;
@@ -121,7 +160,7 @@ impl Supervisor {
         let mut first_failure = Ok(());
         loop {
             let Ok(ended) = timeout_at(until, self.tasks.join_next_with_id()).await else {
-                let mut late: Vec<String> = self.names.drain().map(|(_, name)| name).collect();
+                let mut late: Vec<String> = self.started.drain().map(|(_, (name, _))| name).collect();
                 late.sort();
                 let late = late.join(", ");
                 tracing::error!(tasks = late, "Tasks had not ended by the deadline; they are cut off.");
@@ -143,6 +182,6 @@ impl Supervisor {
             Ok((id, outcome)) => (id, outcome),
             Err(error) => (error.id(), Err(anyhow!(error))),
         };
-        (self.names.remove(&id).unwrap_or_else(|| "a task".to_owned()), outcome)
+        (self.started.remove(&id).map_or_else(|| "a task".to_owned(), |(name, _)| name), outcome)
     }
 }

@@ -98,11 +98,25 @@ pub fn place(pool: &PgPool) -> String {
     )
 }
 
+/// Why the schema could not be brought to this version.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// The schema is that of a version before the first release.
+    #[error(
+        "its schema is of a Triggers before the first release, from which nothing is migrated; use an empty database \
+         (`triggers up`: another --data-dir, or remove the folder)"
+    )]
+    Unreleased,
+    /// Anything else: the database is unreachable, or was migrated by a newer version.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+}
+
 /// Brings the schema to this binary's version. Several instances may do so at once: they take turns.
 ///
 /// # Errors
-/// When the database is out of reach, or was migrated by a newer version.
-pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+/// When the database is unreachable, or was migrated by a newer version, or by one before the first release.
+pub async fn migrate(pool: &PgPool) -> Result<(), SchemaError> {
     let migrations = schemas::postgres::MIGRATIONS
         .iter()
         .map(|m| {
@@ -110,7 +124,19 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
             Migration::new(m.version, Cow::Borrowed(m.name), MigrationType::Simple, sql, false)
         })
         .collect::<Vec<_>>();
-    Migrator::with_migrations(migrations).run(pool).await
+    match Migrator::with_migrations(migrations).run(pool).await {
+        // Before the first release, migration 1 had other bytes.
+        Err(MigrateError::VersionMismatch(1)) => Err(SchemaError::Unreleased),
+        // There were more of them, of which the last ones are unknown now.
+        Err(MigrateError::VersionMissing(_)) if has_unreleased_schema(pool).await => Err(SchemaError::Unreleased),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Before the first release, migration 5 had another name.
+async fn has_unreleased_schema(pool: &PgPool) -> bool {
+    let asked = sqlx::query_scalar("SELECT EXISTS (SELECT FROM _sqlx_migrations WHERE description = 'contracts')");
+    asked.fetch_one(pool).await.unwrap_or(false)
 }
 
 /// What an error asks of the caller.

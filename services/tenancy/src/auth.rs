@@ -28,7 +28,6 @@ const MAX_READS: u32 = 3;
 /// Knobs of the authenticator.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthSettings {
-    /// Of the cache.
     pub cache: CacheSettings,
     /// How many unknown keys are looked up at once; the rest of the pool is for those who are already known.
     pub max_look_ups: usize,

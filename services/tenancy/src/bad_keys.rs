@@ -9,7 +9,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// Bad keys per address and minute, in a table of bounded size.
 #[derive(Debug)]
-pub struct BadKeys {
+pub(crate) struct BadKeys {
     allowed_per_minute: u32,
     max_addresses: usize,
     windows: HashMap<IpAddr, Window>,
@@ -23,12 +23,12 @@ struct Window {
 
 impl BadKeys {
     /// Allows so many a minute, and remembers so many addresses.
-    pub fn new(allowed_per_minute: u32, max_addresses: usize) -> Self {
+    pub(crate) fn new(allowed_per_minute: u32, max_addresses: usize) -> Self {
         Self { allowed_per_minute, max_addresses, windows: HashMap::new() }
     }
 
     /// Counts a bad key. Answers how long its sender should stay away, if it was one too many.
-    pub fn count(&mut self, from: IpAddr, now: Instant) -> Option<Duration> {
+    pub(crate) fn count(&mut self, from: IpAddr, now: Instant) -> Option<Duration> {
         let from = subscriber(from);
         if !self.windows.contains_key(&from) {
             self.make_room(now);

@@ -42,7 +42,7 @@ impl Default for CacheSettings {
 
 /// A key that was valid when it was last read.
 #[derive(Debug)]
-pub struct Cached {
+pub(crate) struct Cached {
     /// Who calls with it.
     pub caller: Caller,
     /// When it ends by itself.
@@ -52,7 +52,7 @@ pub struct Cached {
 }
 
 /// Both caches. What was read before a change must not be stored after it was heard of: `generation` tells.
-pub struct KeyCache {
+pub(crate) struct KeyCache {
     known: Cache<KeyHash, Arc<Cached>>,
     unknown: Cache<KeyHash, ()>,
     generation: AtomicU64,
@@ -61,11 +61,10 @@ pub struct KeyCache {
 
 /// What the generation was before a read. See [`KeyCache::store`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Generation(u64);
+pub(crate) struct Generation(u64);
 
 impl KeyCache {
-    /// An empty one.
-    pub fn new(settings: &CacheSettings) -> Self {
+    pub(crate) fn new(settings: &CacheSettings) -> Self {
         Self {
             known: Cache::builder().max_capacity(settings.max_keys).time_to_live(settings.serve_for).build(),
             unknown: Cache::builder().max_capacity(settings.max_unknown).time_to_live(settings.unknown_for).build(),
@@ -75,28 +74,28 @@ impl KeyCache {
     }
 
     /// The key of that hash, if it is known.
-    pub fn get(&self, hash: &KeyHash) -> Option<Arc<Cached>> {
+    pub(crate) fn get(&self, hash: &KeyHash) -> Option<Arc<Cached>> {
         self.known.get(hash)
     }
 
     /// Whether that hash was lately found to be no key.
-    pub fn is_unknown(&self, hash: &KeyHash) -> bool {
+    pub(crate) fn is_unknown(&self, hash: &KeyHash) -> bool {
         self.unknown.contains_key(hash)
     }
 
     /// To be taken before reading what is to be stored.
-    pub fn generation(&self) -> Generation {
+    pub(crate) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::SeqCst))
     }
 
     /// What was read before this is not stored any more.
-    pub fn raise_generation(&self) {
+    pub(crate) fn raise_generation(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Stores what was read, unless a change was heard of since `before`: then it is to be read again. Answers whether
     /// it is stored.
-    pub fn store(&self, hash: KeyHash, cached: Arc<Cached>, before: Generation) -> bool {
+    pub(crate) fn store(&self, hash: KeyHash, cached: Arc<Cached>, before: Generation) -> bool {
         self.known.insert(hash, cached);
         // Looked at after storing: whoever raises it after this forgets the entry itself.
         let is_true = self.generation() == before;
@@ -107,22 +106,21 @@ impl KeyCache {
     }
 
     /// Remembers for a short time that this is no key.
-    pub fn store_unknown(&self, hash: KeyHash) {
+    pub(crate) fn store_unknown(&self, hash: KeyHash) {
         self.unknown.insert(hash, ());
     }
 
     /// Forgets that something was no key: it has just become one.
-    pub fn forget_unknown(&self, hash: &KeyHash) {
+    pub(crate) fn forget_unknown(&self, hash: &KeyHash) {
         self.unknown.invalidate(hash);
     }
 
-    /// Forgets one key.
-    pub fn forget_key(&self, key_id: KeyId) {
+    pub(crate) fn forget_key(&self, key_id: KeyId) {
         self.forget_where(|caller| caller.key_id == key_id);
     }
 
     /// Forgets all keys of an organization.
-    pub fn forget_organization(&self, org_id: OrgId) {
+    pub(crate) fn forget_organization(&self, org_id: OrgId) {
         self.forget_where(|caller| caller.org_id == org_id);
     }
 
@@ -137,7 +135,7 @@ impl KeyCache {
     }
 
     /// What is cached, for reading it again: everything, or what is no longer fresh at `now`.
-    pub fn entries(&self, which: Which, now: Instant) -> Vec<(KeyHash, KeyId)> {
+    pub(crate) fn entries(&self, which: Which, now: Instant) -> Vec<(KeyHash, KeyId)> {
         let wanted = |cached: &Cached| match which {
             Which::All => true,
             Which::Aging => now.saturating_duration_since(cached.checked_at) >= self.fresh_for,
@@ -150,15 +148,13 @@ impl KeyCache {
     }
 
     /// Forgets one entry that turned out to be no key any more.
-    pub fn forget(&self, hash: &KeyHash) {
+    pub(crate) fn forget(&self, hash: &KeyHash) {
         self.known.invalidate(hash);
     }
 }
 
-/// Which entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// All of them.
+pub(crate) enum Which {
     All,
     /// Those read longest ago.
     Aging,

@@ -92,18 +92,18 @@ impl<S: Sync> FromRequestParts<S> for Presented {
 }
 
 /// The address that bad keys are counted for.
-pub async fn client_address<S: Sync>(parts: &mut Parts, state: &S) -> IpAddr {
+pub(crate) async fn client_address<S: Sync>(parts: &mut Parts, state: &S) -> IpAddr {
     let Ok(PeerAddr(peer)) = PeerAddr::from_request_parts(parts, state).await;
     peer.ip()
 }
 
 /// The key in `Authorization: Bearer` or, without that, in `X-API-Key`.
-pub fn presented_key(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn presented_key(headers: &HeaderMap) -> Option<&str> {
     bearer(headers).or_else(|| headers.get(X_API_KEY)?.to_str().ok().map(str::trim)).filter(|key| !key.is_empty())
 }
 
 /// What follows `Bearer`, in any case, in the `Authorization` header.
-pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

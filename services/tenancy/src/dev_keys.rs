@@ -12,7 +12,7 @@ use crate::role::Role;
 use crate::tier::Tier;
 
 /// The organization of a key that names none.
-pub const DEFAULT_ORGANIZATION: &str = "Development";
+pub(crate) const DEFAULT_ORGANIZATION: &str = "Development";
 const LONGEST_KEY_BYTES: usize = 255;
 const MAX_DEV_KEYS: usize = 100;
 /// Only one process at a time makes organizations that are absent. Any number that nobody else locks.
@@ -20,14 +20,14 @@ const ADVISORY_LOCK: i64 = 0x7472_6967_6465_7601;
 
 /// One entry of the configuration.
 #[derive(Clone, PartialEq, Eq)]
-pub struct DevKey {
+pub(crate) struct DevKey {
     key: String,
     organization: String,
 }
 
 impl DevKey {
     /// What the authenticator knows it by.
-    pub fn hash(&self) -> KeyHash {
+    pub(crate) fn hash(&self) -> KeyHash {
         KeyHash::of(&self.key)
     }
 }
@@ -49,7 +49,6 @@ pub enum DevKeysError {
     Malformed {
         /// Counted from 1.
         place: usize,
-        /// What is wrong.
         reason: &'static str,
     },
     /// They could not be stored.
@@ -61,7 +60,7 @@ pub enum DevKeysError {
 ///
 /// # Errors
 /// When there are keys and not everything listens on loopback, or when an entry cannot be read.
-pub fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevKey>, DevKeysError> {
+pub(crate) fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevKey>, DevKeysError> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
@@ -92,10 +91,7 @@ pub fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevKey>, De
 
 /// Makes the keys and those of their organizations that are absent; changes nothing that is already so. Answers the
 /// organization of each.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgId>, sqlx::Error> {
+pub(crate) async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgId>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
     let mut organizations = Vec::with_capacity(dev_keys.len());

@@ -7,13 +7,12 @@ use time::OffsetDateTime;
 use crate::role::{Right, Role};
 
 /// Event types that one key may be restricted to.
-pub const MAX_EVENT_TYPES: usize = 100;
+pub(crate) const MAX_EVENT_TYPES: usize = 100;
 const MAX_NAME_CHARACTERS: usize = 255;
 
 /// The whole of what a key may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    /// Its role.
+pub(crate) struct Grant {
     pub role: Role,
     /// The only event types it sees or sends; `None`: all.
     pub event_types: Option<Vec<String>>,
@@ -25,7 +24,7 @@ pub struct Grant {
 
 /// Which part of a wanted grant is at fault, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The field, as in JSON.
     pub field: &'static str,
     /// Why, for people.
@@ -37,7 +36,7 @@ impl Grant {
     ///
     /// # Errors
     /// The first field at fault.
-    pub fn check(&self, now: OffsetDateTime) -> Result<(), Fault> {
+    pub(crate) fn check(&self, now: OffsetDateTime) -> Result<(), Fault> {
         let fault = |field, reason| Err(Fault { field, reason });
         if let Some(types) = &self.event_types {
             if types.is_empty() {
@@ -67,7 +66,7 @@ impl Grant {
     ///
     /// # Errors
     /// The first field in which `wanted` goes beyond.
-    pub fn may_make(&self, wanted: &Self) -> Result<(), Fault> {
+    pub(crate) fn may_make(&self, wanted: &Self) -> Result<(), Fault> {
         let fault = |field, reason| Err(Fault { field, reason });
         if !self.role.grants(Right::Manage) || !self.role.covers(wanted.role) {
             return fault("role", "a key makes no key with more rights than its own");
@@ -102,7 +101,7 @@ impl Grant {
 }
 
 /// What event types and the names of keys and organizations have in common.
-pub fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.chars().count() <= MAX_NAME_CHARACTERS
         && name.trim() == name

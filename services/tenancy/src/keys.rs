@@ -16,15 +16,14 @@ use crate::key::KeyHash;
 use crate::role::Role;
 
 /// Keys of one organization at most, revoked and expired ones not counted.
-pub const MAX_KEYS: i64 = 1_000;
+pub(crate) const MAX_KEYS: i64 = 1_000;
 
 /// The environment of a key that comes from configuration.
-pub const DEVELOPMENT: &str = "development";
+pub(crate) const DEVELOPMENT: &str = "development";
 
 /// A valid key as the authenticator needs it.
 #[derive(Debug)]
-pub struct FoundKey {
-    /// Its public id.
+pub(crate) struct FoundKey {
     pub key_id: KeyId,
     /// Whether it comes from configuration and counts only where that lists it.
     pub is_development: bool,
@@ -38,7 +37,7 @@ pub struct FoundKey {
 
 impl FoundKey {
     /// As the cache keeps it, read at `now`.
-    pub fn into_cached(self, now: Instant) -> Cached {
+    pub(crate) fn into_cached(self, now: Instant) -> Cached {
         let caller = Caller {
             org_id: self.org_id,
             key_id: self.key_id,
@@ -69,8 +68,7 @@ impl FromRow<'_, PgRow> for FoundKey {
 
 /// A key as its organization sees it.
 #[derive(Debug, Clone)]
-pub struct StoredKey {
-    /// Its public id.
+pub(crate) struct StoredKey {
     pub id: KeyId,
     /// What people call it.
     pub name: String,
@@ -116,19 +114,13 @@ fn role(row: &PgRow) -> Result<Role, sqlx::Error> {
 }
 
 /// What the version counter says: it grows with every change that can take a right away.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
+pub(crate) async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT version FROM tenancy_version").fetch_one(pool).await
 }
 
 /// The valid key of that hash. The index narrows it down by the prefix, which is no secret; the rest is compared in
 /// constant time.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<Option<FoundKey>, sqlx::Error> {
+pub(crate) async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<Option<FoundKey>, sqlx::Error> {
     let rows: Vec<FoundKey> = sqlx::query_as(
         "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at
          FROM api_keys k JOIN organizations o ON o.id = k.org_id
@@ -141,10 +133,7 @@ pub async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<Option<
 }
 
 /// Those of `ids` that are still valid.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn find_by_ids(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<FoundKey>, sqlx::Error> {
+pub(crate) async fn find_by_ids(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<FoundKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at
          FROM api_keys k JOIN organizations o ON o.id = k.org_id
@@ -157,7 +146,7 @@ pub async fn find_by_ids(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<FoundKey>, 
 
 /// A key to be stored.
 #[derive(Debug)]
-pub struct KeyToStore<'a> {
+pub(crate) struct KeyToStore<'a> {
     /// What people call it.
     pub name: &'a str,
     /// live, test or development.
@@ -173,10 +162,7 @@ pub struct KeyToStore<'a> {
 }
 
 /// Stores a key of an active organization. `None` when there is no such organization.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn insert(
+pub(crate) async fn insert(
     conn: &mut PgConnection,
     org_id: OrgId,
     key: &KeyToStore<'_>,
@@ -202,10 +188,7 @@ pub async fn insert(
 }
 
 /// How many keys of the organization are neither revoked nor expired.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn count(conn: &mut PgConnection, org_id: OrgId) -> Result<i64, sqlx::Error> {
+pub(crate) async fn count(conn: &mut PgConnection, org_id: OrgId) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT count(*) FROM api_keys WHERE org_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
     )
@@ -215,10 +198,7 @@ pub async fn count(conn: &mut PgConnection, org_id: OrgId) -> Result<i64, sqlx::
 }
 
 /// One valid key of the organization, as it stands now. Locked against revocation until the transaction ends.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn find_stored(
+pub(crate) async fn find_stored(
     conn: &mut PgConnection,
     org_id: OrgId,
     key_id: KeyId,
@@ -234,10 +214,7 @@ pub async fn find_stored(
 }
 
 /// The organization's keys: those in force first, then the newest; not more than [`MAX_KEYS`].
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>, sqlx::Error> {
+pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup, created_at, revoked_at
          FROM api_keys WHERE org_id = $1 ORDER BY revoked_at IS NOT NULL, created_at DESC, id LIMIT $2",
@@ -249,10 +226,7 @@ pub async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>, sqlx::
 }
 
 /// Revokes a key of the organization; again changes nothing. False: it has no such key.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn revoke(pool: &PgPool, org_id: OrgId, key_id: KeyId) -> Result<bool, sqlx::Error> {
+pub(crate) async fn revoke(pool: &PgPool, org_id: OrgId, key_id: KeyId) -> Result<bool, sqlx::Error> {
     let found: Option<bool> = sqlx::query_scalar(
         "WITH revoked AS (UPDATE api_keys SET revoked_at = now() WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL RETURNING id)
          SELECT true FROM api_keys WHERE org_id = $1 AND id = $2",

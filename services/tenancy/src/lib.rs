@@ -1,15 +1,16 @@
 //! Who may do what: organizations, API keys, roles, the operator.
 //!
 //! Lives here: the form and storage of keys, the cache that tells a key's organization on the hot path and forgets
-//! revoked keys at once, the rule that a key makes no key with more rights than its own, development keys, and the
-//! routes for all this. Does not live here: what a right is asked for (each slice asks [`Caller::require`] itself) and
-//! whatever belongs to an organization but its keys.
+//! revoked keys at once, the rule that a key makes no key with more rights than its own, development keys, the
+//! progress of erasures ([`erasure`]), and the routes for all this. Does not live here: what a right is asked for (each
+//! slice asks [`Caller::require`] itself) and the rows that a slice holds of an organization.
 
 mod auth;
 mod bad_keys;
 mod cache;
 mod caller;
 mod dev_keys;
+pub mod erasure;
 mod grant;
 pub mod key;
 mod keys;
@@ -22,9 +23,9 @@ mod routes;
 mod tier;
 mod watch;
 
+use platform::lifecycle::Supervisor;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
-use tokio_util::sync::CancellationToken;
 
 pub use auth::{AuthSettings, Authenticator};
 pub use cache::CacheSettings;
@@ -38,7 +39,6 @@ pub use routes::routes;
 /// Knobs of this slice.
 #[derive(Debug, Clone)]
 pub struct TenancyConfig {
-    /// The operator's token.
     pub operator_token: OperatorToken,
     /// Whether anybody may make an organization.
     pub open_signup: bool,
@@ -63,11 +63,15 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
-    /// Starts watching for changes of keys, until `shutdown`. Comes up whether or not PostgreSQL does; to be called
+    /// Starts the task "key watch", which learns of revoked keys. Comes up whether or not PostgreSQL does; to be called
     /// within a runtime.
-    pub fn start(pool: PgPool, config: TenancyConfig, shutdown: CancellationToken) -> Self {
+    pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
         let authenticator = Authenticator::new(pool.clone(), &config.auth);
-        drop(tokio::spawn(watch::run(authenticator.clone(), shutdown)));
+        let watching = watch::run(authenticator.clone(), supervisor.shutdown());
+        supervisor.spawn("key watch", async move {
+            watching.await;
+            Ok(())
+        });
         Self { authenticator, operator_token: config.operator_token, open_signup: config.open_signup, pool }
     }
 

@@ -6,7 +6,7 @@ use platform::telemetry::metrics;
 use prometheus::{Gauge, IntCounter};
 
 /// All metrics of the slice.
-pub static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
+pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     look_ups: metrics::counter(
         "triggers_tenancy_key_look_ups_total",
         "Keys that were not cached and were looked up in PostgreSQL.",
@@ -29,11 +29,9 @@ pub static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
 });
 
-/// See [`METRICS`].
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// Look-ups of keys in the database.
     pub look_ups: IntCounter,
-    /// Bad keys.
     pub refused: IntCounter,
     /// Keys that could not be checked.
     pub unavailable: IntCounter,

@@ -8,14 +8,12 @@ use uuid::Uuid;
 
 use crate::tier::Tier;
 
-/// An organization.
 #[derive(Debug, Clone)]
-pub struct Organization {
+pub(crate) struct Organization {
     /// Its id, and the key of its records on the log.
     pub id: OrgId,
     /// What people call it; not unique.
     pub name: String,
-    /// Its tier.
     pub tier: Tier,
     /// Requests per minute in force for all of it: its own limit or its tier's; 0: unlimited.
     pub rate_limit_per_minute: u32,
@@ -46,10 +44,7 @@ impl FromRow<'_, PgRow> for Organization {
 }
 
 /// Makes an organization. `rate_limit_per_minute`: `None` for the tier's, 0 for none.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn insert(
+pub(crate) async fn insert(
     conn: &mut PgConnection,
     name: &str,
     tier: Tier,
@@ -70,10 +65,7 @@ pub async fn insert(
 }
 
 /// The organization of that id, whatever its status.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization>, sqlx::Error> {
+pub(crate) async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization>, sqlx::Error> {
     sqlx::query_as("SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at FROM organizations WHERE id = $1")
         .bind(id.as_uuid())
         .fetch_optional(pool)
@@ -82,10 +74,7 @@ pub async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization>, sqlx
 
 /// Puts the tombstone in place: the keys are dead, nothing more is sent, and the slices begin to take everything away.
 /// Again changes nothing. `false`: there never was such an organization.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn erase(pool: &PgPool, id: OrgId) -> Result<bool, sqlx::Error> {
+pub(crate) async fn erase(pool: &PgPool, id: OrgId) -> Result<bool, sqlx::Error> {
     let found: Option<bool> = sqlx::query_scalar(
         "WITH marked AS (UPDATE organizations SET status = 'erasing', webhook_url = NULL WHERE id = $1 AND status = 'active')
          SELECT true FROM organizations WHERE id = $1",
@@ -97,10 +86,7 @@ pub async fn erase(pool: &PgPool, id: OrgId) -> Result<bool, sqlx::Error> {
 }
 
 /// The oldest active organization of that name.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn find_by_name(conn: &mut PgConnection, name: &str) -> Result<Option<OrgId>, sqlx::Error> {
+pub(crate) async fn find_by_name(conn: &mut PgConnection, name: &str) -> Result<Option<OrgId>, sqlx::Error> {
     let id: Option<Uuid> = sqlx::query_scalar(
         "SELECT id FROM organizations WHERE name = $1 AND status = 'active' ORDER BY created_at, id LIMIT 1",
     )
@@ -111,10 +97,7 @@ pub async fn find_by_name(conn: &mut PgConnection, name: &str) -> Result<Option<
 }
 
 /// A page of organizations in the order of their ids, which is that of their making, beginning after `after`.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn list(pool: &PgPool, after: Option<OrgId>, limit: i64) -> Result<Vec<Organization>, sqlx::Error> {
+pub(crate) async fn list(pool: &PgPool, after: Option<OrgId>, limit: i64) -> Result<Vec<Organization>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at FROM organizations
          WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2",

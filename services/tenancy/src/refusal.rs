@@ -41,7 +41,7 @@ impl From<Refusal> for Problem {
 }
 
 /// How a database error looks from outside. What happened goes to the log.
-pub fn database_problem(error: &sqlx::Error) -> Problem {
+pub(crate) fn database_problem(error: &sqlx::Error) -> Problem {
     match effect(error) {
         SqlEffect::Unavailable | SqlEffect::Retry => {
             tracing::warn!(%error, "PostgreSQL did not answer a tenancy request.");

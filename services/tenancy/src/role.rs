@@ -5,13 +5,11 @@ use serde::{Deserialize, Serialize};
 /// What a route asks of the key that calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// Send events.
     Produce,
     /// Read the inbox and events, acknowledge.
     Consume,
     /// Endpoints, deliveries, replays, keys.
     Manage,
-    /// The organization itself.
     Admin,
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// What an organization is granted per minute unless it has a limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Tier {
+pub(crate) enum Tier {
     /// 100 a minute.
     #[default]
     Free,
@@ -21,7 +21,7 @@ impl Tier {
     const ALL: [Self; 4] = [Self::Free, Self::Pro, Self::Business, Self::Enterprise];
 
     /// Requests per minute of the whole organization.
-    pub const fn per_minute(self) -> u32 {
+    pub(crate) const fn per_minute(self) -> u32 {
         match self {
             Self::Free => 100,
             Self::Pro => 1_000,
@@ -31,7 +31,7 @@ impl Tier {
     }
 
     /// The name in JSON and in the table.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Free => "free",
             Self::Pro => "pro",
@@ -41,14 +41,14 @@ impl Tier {
     }
 
     /// The tier of that name, if there is one.
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tier| tier.name() == name)
     }
 }
 
 /// The limit in force for a key, per minute; 0: unlimited. `organization`: the organization's own limit or its tier's.
 /// A key's limit only narrows it, except that 0, which the operator alone can set, lifts it.
-pub fn limit_of_key(organization: u32, key: Option<u32>) -> u32 {
+pub(crate) fn limit_of_key(organization: u32, key: Option<u32>) -> u32 {
     match key {
         None => organization,
         Some(0) => 0,

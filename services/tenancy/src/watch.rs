@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use platform::retry::Backoff;
 use schemas::ids::{KeyId, OrgId};
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::mpsc;
@@ -22,12 +23,11 @@ use crate::metrics::METRICS;
 const CHANNEL: &str = "tenancy";
 const POLL: Duration = Duration::from_millis(1_000);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-const PAUSE_BEFORE_LISTENING_AGAIN: Duration = Duration::from_millis(500);
 const REREAD_AT_ONCE: usize = 1_000;
 const HEARD_QUEUE: usize = 1_024;
 
 /// Runs both tasks until `shutdown`.
-pub async fn run(authenticator: Authenticator, shutdown: CancellationToken) {
+pub(crate) async fn run(authenticator: Authenticator, shutdown: CancellationToken) {
     let (heard, hearing) = mpsc::channel(HEARD_QUEUE);
     let pool = authenticator.pool().clone();
     let both = async { tokio::join!(listen(&pool, heard), Watch { authenticator, version: None }.run(hearing)) };
@@ -66,21 +66,23 @@ impl Heard {
 
 /// Passes on what is heard, for ever; connects again whenever the connection is gone.
 async fn listen(pool: &PgPool, heard: mpsc::Sender<Heard>) {
+    let mut backoff = Backoff::of_database();
     loop {
-        if let Err(error) = listen_once(pool, &heard).await {
+        if let Err(error) = listen_once(pool, &heard, &mut backoff).await {
             tracing::warn!(%error, "Changes of keys are not heard of at the moment; they are polled for each second.");
         }
         METRICS.listening.set(0.0);
-        tokio::time::sleep(PAUSE_BEFORE_LISTENING_AGAIN).await;
+        backoff.pause().await;
     }
 }
 
 /// Ends when the connection does, instead of letting the listener replace it in silence.
-async fn listen_once(pool: &PgPool, heard: &mpsc::Sender<Heard>) -> Result<(), sqlx::Error> {
+async fn listen_once(pool: &PgPool, heard: &mpsc::Sender<Heard>, backoff: &mut Backoff) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;
     METRICS.listening.set(1.0);
+    backoff.reset();
     while let Some(notification) = listener.try_recv().await? {
         match Heard::parse(notification.payload()) {
             // The receiver goes only when this does.

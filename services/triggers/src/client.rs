@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Where the system is, and with which key to talk to it.
 #[derive(Args, Clone)]
-pub struct TargetArgs {
+pub(crate) struct TargetArgs {
     /// Base URL; default: what `triggers up` wrote to its data folder
     #[arg(long, env = "TRIGGERS_URL", global = true)]
     url: Option<String>,
@@ -32,16 +32,14 @@ pub struct TargetArgs {
 
 /// With which of the two secrets a request is made.
 #[derive(Clone, Copy)]
-pub enum As {
-    /// The API key.
+pub(crate) enum As {
     Key,
-    /// The operator's token.
     Operator,
 }
 
 /// A client of one system.
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     base_url: String,
     key: Option<String>,
@@ -51,8 +49,7 @@ pub struct Client {
 /// An answer that is no success. Its text is what a person needs of it.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub struct Refused {
-    /// Its status.
+pub(crate) struct Refused {
     pub status: StatusCode,
     text: String,
 }
@@ -67,12 +64,12 @@ struct Problem {
 
 impl TargetArgs {
     /// What `triggers up` wrote, if it runs here.
-    pub fn dev_json(&self) -> Result<DevJson> {
+    pub(crate) fn dev_json(&self) -> Result<DevJson> {
         self.local.dev_json()
     }
 
     /// Finds the system: by flag or variable, else by what `triggers up` wrote.
-    pub fn client(&self) -> Result<Client> {
+    pub(crate) fn client(&self) -> Result<Client> {
         let dev = self.dev_json();
         let base_url = match (&self.url, &dev) {
             (Some(url), _) => url.trim_end_matches('/').to_owned(),
@@ -94,7 +91,7 @@ impl TargetArgs {
 
 impl Client {
     /// A request to `path` (beginning with `/`).
-    pub fn request(&self, who: As, method: Method, path: &str) -> Result<RequestBuilder> {
+    pub(crate) fn request(&self, who: As, method: Method, path: &str) -> Result<RequestBuilder> {
         let secret = match who {
             As::Key => self.key.as_ref().context("no API key: give --key or set TRIGGERS_API_KEY")?,
             As::Operator => self
@@ -106,14 +103,14 @@ impl Client {
     }
 
     /// Sends and reads the answer; a problem becomes an error with its sentence.
-    pub async fn fetch<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+    pub(crate) async fn fetch<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
         let (status, body) = self.send(request).await?;
         serde_json::from_slice(&body)
             .with_context(|| format!("the answer (HTTP {}) was not understood", status.as_u16()))
     }
 
     /// Sends and forgets the answer's body; a problem becomes an error with its sentence.
-    pub async fn order(&self, request: RequestBuilder) -> Result<StatusCode> {
+    pub(crate) async fn order(&self, request: RequestBuilder) -> Result<StatusCode> {
         Ok(self.send(request).await?.0)
     }
 

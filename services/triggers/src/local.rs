@@ -14,7 +14,7 @@ use crate::up::files::DevJson;
 
 /// Where to look for a local system.
 #[derive(Args, Clone)]
-pub struct LocalArgs {
+pub(crate) struct LocalArgs {
     /// Data folder of `triggers up`
     #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = ".triggers", global = true)]
     data_dir: PathBuf,
@@ -22,12 +22,12 @@ pub struct LocalArgs {
 
 impl LocalArgs {
     /// What `triggers up` wrote, if it runs here.
-    pub fn dev_json(&self) -> Result<DevJson> {
+    pub(crate) fn dev_json(&self) -> Result<DevJson> {
         DevJson::read(&self.data_dir)
     }
 
     /// The Kafka that a flag or a variable names, else the local system's, else the default.
-    pub fn kafka(&self, args: &KafkaArgs) -> Result<KafkaConfig> {
+    pub(crate) fn kafka(&self, args: &KafkaArgs) -> Result<KafkaConfig> {
         let mut config = args.config()?;
         if args.kafka_brokers.is_none()
             && let Some(dev) = self.running()?
@@ -38,7 +38,7 @@ impl LocalArgs {
     }
 
     /// The PostgreSQL that a flag or a variable names, else the local system's, else the default.
-    pub fn postgres(&self, args: &PostgresArgs) -> Result<PostgresConfig> {
+    pub(crate) fn postgres(&self, args: &PostgresArgs) -> Result<PostgresConfig> {
         let mut config = args.config()?;
         if args.database_url.is_none()
             && let Some(dev) = self.running()?

@@ -9,7 +9,7 @@ use devstack::testing::processes;
 use rustix::process::{Pid, kill_process};
 
 /// `devstack run`, ready.
-pub struct Running {
+pub(crate) struct Running {
     pub child: Child,
     pub brokers: String,
     pub database_url: String,
@@ -18,7 +18,7 @@ pub struct Running {
 
 impl Running {
     /// Starts it on a folder, or on a temporary one, and waits for its addresses.
-    pub fn start(data_dir: Option<&Path>) -> Self {
+    pub(crate) fn start(data_dir: Option<&Path>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_devstack"));
         command.arg("run").stdout(Stdio::piped());
         data_dir.into_iter().for_each(|folder| {
@@ -36,12 +36,12 @@ impl Running {
         Self { child, brokers, database_url, data_dir }
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Java, PostgreSQL's first process and its backends, each with its name.
-    pub fn servers(&self) -> Vec<(u32, String)> {
+    pub(crate) fn servers(&self) -> Vec<(u32, String)> {
         let servers = processes::descendants(self.child.id());
         let named = |name: &str| servers.iter().filter(|(_, comm)| comm == name).count();
         assert_eq!(named("java"), 1, "{servers:?}");

@@ -20,23 +20,28 @@ fn config(brokers: &str) -> ClientConfig {
     config
 }
 
-pub async fn create_topic(brokers: &str, topic: &str) {
+pub(crate) async fn create_topic(brokers: &str, topic: &str) {
     create_replicated_topic(brokers, topic, 1).await;
 }
 
-pub async fn create_replicated_topic(brokers: &str, topic: &str, copies: i32) {
+pub(crate) async fn create_replicated_topic(brokers: &str, topic: &str, copies: i32) {
     let admin: AdminClient<DefaultClientContext> = config(brokers).create().unwrap();
     let topic = NewTopic::new(topic, 3, TopicReplication::Fixed(copies));
     let made = admin.create_topics(&[topic], &AdminOptions::new()).await.unwrap();
     made.into_iter().for_each(|result| drop(result.unwrap()));
 }
 
-pub async fn produce(brokers: &str, topic: &str, payload: &str) {
+pub(crate) async fn produce(brokers: &str, topic: &str, payload: &str) {
     try_produce(brokers, topic, payload, DEADLINE).await.unwrap();
 }
 
 /// Whether all replicas that must have the record took it in time.
-pub async fn try_produce(brokers: &str, topic: &str, payload: &str, deadline: Duration) -> Result<(), KafkaError> {
+pub(crate) async fn try_produce(
+    brokers: &str,
+    topic: &str,
+    payload: &str,
+    deadline: Duration,
+) -> Result<(), KafkaError> {
     let mut config = config(brokers);
     config.set("acks", "all").set("message.timeout.ms", deadline.as_millis().to_string());
     let producer: FutureProducer = config.create().unwrap();
@@ -45,7 +50,7 @@ pub async fn try_produce(brokers: &str, topic: &str, payload: &str, deadline: Du
 }
 
 /// The first payload of partition 0.
-pub async fn consume(brokers: &str, topic: &str) -> String {
+pub(crate) async fn consume(brokers: &str, topic: &str) -> String {
     let consumer: BaseConsumer = config(brokers).set("group.id", "none").create().unwrap();
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
@@ -57,13 +62,13 @@ pub async fn consume(brokers: &str, topic: &str) -> String {
     .await
 }
 
-pub async fn insert_row(url: &str, value: &str) {
+pub(crate) async fn insert_row(url: &str, value: &str) {
     let mut connection = PgConnection::connect(url).await.unwrap();
     sqlx::query("CREATE TABLE IF NOT EXISTS kept (value text)").execute(&mut connection).await.unwrap();
     sqlx::query("INSERT INTO kept VALUES ($1)").bind(value).execute(&mut connection).await.unwrap();
 }
 
-pub async fn read_rows(url: &str) -> Vec<String> {
+pub(crate) async fn read_rows(url: &str) -> Vec<String> {
     let mut connection = PgConnection::connect(url).await.unwrap();
     sqlx::query_scalar("SELECT value FROM kept ORDER BY value").fetch_all(&mut connection).await.unwrap()
 }

@@ -5,12 +5,12 @@ use platform::http::FieldError;
 use serde_json::{Map, Value};
 
 use crate::egress::EgressPolicy;
-use crate::schedule::DEFAULT_DELAYS_SECONDS;
+use crate::retry_policy::DEFAULT_DELAYS_SECONDS;
 
 /// Bound of one request when the endpoint does not say, seconds.
-pub const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
+pub(crate) const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
 /// Largest bound of one request, seconds.
-pub const MAX_TIMEOUT_SECONDS: u32 = 30;
+pub(crate) const MAX_TIMEOUT_SECONDS: u32 = 30;
 const MAX_PATTERNS: usize = 100;
 const MAX_PATTERN_CHARACTERS: usize = 255;
 const MAX_DESCRIPTION_CHARACTERS: usize = 1000;
@@ -38,16 +38,15 @@ const REFUSED_HEADERS: &[&str] = &[
 ];
 
 /// Header names and values, as they are stored sealed.
-pub type Headers = Vec<(String, String)>;
+pub(crate) type Headers = Vec<(String, String)>;
 
 /// Fields that were given, each checked. `null` stands for the default.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Patch {
+pub(crate) struct Patch {
     /// Normalized.
     pub url: Option<String>,
     /// Patterns; empty: all types.
     pub event_types: Option<Vec<String>>,
-    /// For people.
     pub description: Option<Option<String>>,
     /// Sent along.
     pub headers: Option<Headers>,
@@ -67,7 +66,7 @@ impl Patch {
     ///
     /// # Errors
     /// Every field at fault.
-    pub fn read(object: &Map<String, Value>, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
+    pub(crate) fn read(object: &Map<String, Value>, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
         let mut fields = Fields { object, faults: Vec::new() };
         let patch = Self {
             url: fields.take("url", |value| url(value, policy)),
@@ -130,7 +129,7 @@ impl Fields<'_> {
 ///
 /// # Errors
 /// The reason it is none.
-pub fn url(value: &Value, policy: &EgressPolicy) -> Result<String, String> {
+pub(crate) fn url(value: &Value, policy: &EgressPolicy) -> Result<String, String> {
     let text = value.as_str().ok_or("must be a text")?;
     policy.check_url(text).map(Into::into).map_err(|problem| problem.to_string())
 }
@@ -207,7 +206,7 @@ fn headers(value: &Value) -> Result<Headers, String> {
 ///
 /// # Errors
 /// The reason it is refused.
-pub fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(crate) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "has a name that is no header name".to_owned())?;
     let refused = |rule: &&&str| {
         if rule.ends_with('-') { parsed.as_str().starts_with(**rule) } else { parsed.as_str() == **rule }

@@ -3,9 +3,9 @@
 //!
 //! Nothing here needs Kafka. Sending to endpoints is the rest of the crate.
 
-pub mod input;
-pub mod secrets;
-pub mod store;
+pub(crate) mod input;
+pub(crate) mod secrets;
+pub(crate) mod store;
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 use tracing::{error, warn};
 
 use crate::egress::EgressPolicy;
-use crate::schedule::DEFAULT_DELAYS_SECONDS;
+use crate::retry_policy::DEFAULT_DELAYS_SECONDS;
 use crate::sign::Secret;
 use input::{DEFAULT_TIMEOUT_SECONDS, Patch};
 use store::{StoreError, Stored};

@@ -10,17 +10,17 @@ const SECRET: &str = "endpoint-secret";
 const HEADERS: &str = "endpoint-headers";
 
 /// Seals a signing secret.
-pub fn seal_secret(key: &SealingKey, id: EndpointId, secret: &Secret) -> Vec<u8> {
+pub(crate) fn seal_secret(key: &SealingKey, id: EndpointId, secret: &Secret) -> Vec<u8> {
     key.seal(SECRET, id.as_uuid().as_bytes(), secret.as_bytes())
 }
 
 /// Opens a signing secret; `None` when it was sealed by another key.
-pub fn open_secret(key: &SealingKey, id: EndpointId, sealed: &[u8]) -> Option<Secret> {
+pub(crate) fn open_secret(key: &SealingKey, id: EndpointId, sealed: &[u8]) -> Option<Secret> {
     Secret::from_bytes(&key.open(SECRET, id.as_uuid().as_bytes(), sealed)?)
 }
 
 /// Seals headers; none at all need no sealing.
-pub fn seal_headers(key: &SealingKey, id: EndpointId, headers: &Headers) -> Option<Vec<u8>> {
+pub(crate) fn seal_headers(key: &SealingKey, id: EndpointId, headers: &Headers) -> Option<Vec<u8>> {
     if headers.is_empty() {
         return None;
     }
@@ -29,7 +29,7 @@ pub fn seal_headers(key: &SealingKey, id: EndpointId, headers: &Headers) -> Opti
 }
 
 /// Opens headers; `None` when they were sealed by another key.
-pub fn open_headers(key: &SealingKey, id: EndpointId, sealed: Option<&[u8]>) -> Option<Headers> {
+pub(crate) fn open_headers(key: &SealingKey, id: EndpointId, sealed: Option<&[u8]>) -> Option<Headers> {
     let Some(sealed) = sealed else { return Some(Headers::new()) };
     let plain = key.open(HEADERS, id.as_uuid().as_bytes(), sealed)?;
     let headers: std::collections::BTreeMap<String, String> = serde_json::from_slice(&plain).ok()?;

@@ -3,26 +3,23 @@
 
 use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::{FromRow, Row};
+use sqlx::{Connection, FromRow, Row};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// Endpoints that an organization may have.
-pub const MAX_ENDPOINTS: i64 = 100;
+pub(crate) const MAX_ENDPOINTS: i64 = 100;
+/// Endpoints that one statement erases at most.
+const ERASE_ROWS: i64 = 1000;
 
-/// An endpoint's row.
 #[derive(Clone)]
-pub struct Stored {
-    /// Its id.
+pub(crate) struct Stored {
     pub id: EndpointId,
-    /// Whose it is.
     pub org_id: OrgId,
-    /// Where requests go.
     pub url: String,
     /// Patterns.
     pub event_types: Vec<String>,
-    /// For people.
     pub description: Option<String>,
-    /// See [`super::secrets`].
     pub sealed_headers: Option<Vec<u8>>,
     /// See [`super::secrets`]; `None` once it is deleted.
     pub sealed_secret: Option<Vec<u8>>,
@@ -71,7 +68,7 @@ impl FromRow<'_, PgRow> for Stored {
 
 /// Why an endpoint was not stored.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The organization has as many as it may have.
     #[error("an organization has at most {MAX_ENDPOINTS} endpoints")]
     TooMany,
@@ -95,16 +92,16 @@ async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error
 ///
 /// # Errors
 /// [`StoreError::TooMany`], [`StoreError::Erased`], or as PostgreSQL has them; nothing is stored then.
-pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
+pub(crate) async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
-    // An erasure raises the version too: it has deleted all endpoints before this, or deletes this one as well.
-    let (is_erased,): (bool,) =
-        sqlx::query_as("SELECT EXISTS (SELECT FROM contract.organizations WHERE id = $1 AND status <> 'active')")
+    // The lock orders this against a tombstone: either the erasure finds this endpoint, or this sees the tombstone.
+    let status: Option<String> =
+        sqlx::query_scalar("SELECT status FROM contract.organizations WHERE id = $1 FOR SHARE")
             .bind(new.org_id.as_uuid())
-            .fetch_one(&mut *transaction)
+            .fetch_optional(&mut *transaction)
             .await?;
-    if is_erased {
+    if status.is_some_and(|status| status != "active") {
         return Err(StoreError::Erased);
     }
     // Changes take turns, so this count holds until the commit.
@@ -116,8 +113,8 @@ pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
         return Err(StoreError::TooMany);
     }
     let stored = sqlx::query_as(
-        "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight, timeout_seconds,
-                                retry_schedule, enabled, disabled_reason, is_default, version)
+        "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
+                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING *",
     )
     .bind(new.id.as_uuid())
@@ -141,10 +138,7 @@ pub async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
 }
 
 /// The organization's endpoints, oldest first.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sqlx::Error> {
+pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND deleted_at IS NULL ORDER BY created_at, id LIMIT $2")
         .bind(org_id.as_uuid())
         .bind(MAX_ENDPOINTS)
@@ -153,10 +147,7 @@ pub async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sqlx::Err
 }
 
 /// One endpoint of the organization.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<Stored>, sqlx::Error> {
+pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL")
         .bind(org_id.as_uuid())
         .bind(id.as_uuid())
@@ -165,10 +156,7 @@ pub async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<
 }
 
 /// The organization's default endpoint, if it has one.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, sqlx::Error> {
+pub(crate) async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND is_default AND deleted_at IS NULL")
         .bind(org_id.as_uuid())
         .fetch_optional(pool)
@@ -180,7 +168,7 @@ pub async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, 
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is changed then.
-pub async fn update(
+pub(crate) async fn update(
     pool: &PgPool,
     org_id: OrgId,
     id: EndpointId,
@@ -199,8 +187,9 @@ pub async fn update(
     change(&mut endpoint);
     let stored = sqlx::query_as(
         "UPDATE endpoints
-         SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6, timeout_seconds = $7,
-             retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11, updated_at = now()
+         SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
+             timeout_seconds = $7, retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11,
+             updated_at = now()
          WHERE id = $1 RETURNING *",
     )
     .bind(id.as_uuid())
@@ -233,12 +222,13 @@ pub async fn update(
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is deleted then.
-pub async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
+pub(crate) async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
     let deleted = sqlx::query(
         "UPDATE endpoints
-         SET deleted_at = now(), updated_at = now(), version = $3, sealed_secret = NULL, sealed_headers = NULL, description = NULL
+         SET deleted_at = now(), updated_at = now(), version = $3, sealed_secret = NULL, sealed_headers = NULL,
+             description = NULL
          WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL",
     )
     .bind(org_id.as_uuid())
@@ -261,10 +251,7 @@ pub async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool
 }
 
 /// Disables an endpoint that answered 410. One that is disabled or deleted already stays as it is.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Error> {
+pub(crate) async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
     let disabled = sqlx::query(
@@ -281,19 +268,62 @@ pub async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// The version now.
+/// Deletes endpoints of an organization that is being erased, at most a batch, and empties their rows, those of deleted
+/// endpoints too. The rows stay, so that dispatchers that know an older version see the change. Returns how many.
 ///
 /// # Errors
-/// As PostgreSQL has them.
-pub async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    let (version,): (i64,) = sqlx::query_as("SELECT version FROM endpoints_version").fetch_one(pool).await?;
-    Ok(version)
+/// As PostgreSQL has them; nothing is erased then.
+pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
+    // Asked first: raising the version has every dispatcher read changes.
+    let is_left: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM endpoints WHERE org_id = $1 AND url <> '')")
+        .bind(org_id.as_uuid())
+        .fetch_one(&mut *connection)
+        .await?;
+    if !is_left {
+        return Ok(0);
+    }
+    let mut transaction = connection.begin().await?;
+    let version = raise_version(&mut transaction).await?;
+    let erased = sqlx::query(
+        "UPDATE endpoints
+         SET deleted_at = COALESCE(deleted_at, now()), updated_at = now(), version = $2,
+             url = '', event_types = '{}', description = NULL, sealed_headers = NULL, sealed_secret = NULL
+         WHERE id IN (SELECT id FROM endpoints WHERE org_id = $1 AND url <> '' LIMIT $3)",
+    )
+    .bind(org_id.as_uuid())
+    .bind(version)
+    .bind(ERASE_ROWS)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(erased.rows_affected())
+}
+
+/// What decides whether the endpoints that a dispatcher knows still hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// Grows with every change of an endpoint.
+    pub version: i64,
+    /// Organizations that are being erased and whose endpoints the dispatcher has not deleted yet, sorted.
+    pub erasing: Vec<OrgId>,
+}
+
+/// The version now. It is read before every attempt, so it is one statement. The list is empty except for a second or
+/// so after a tombstone.
+pub(crate) async fn version(pool: &PgPool) -> Result<Version, sqlx::Error> {
+    let (version, erasing): (i64, Vec<Uuid>) = sqlx::query_as(
+        "SELECT version, ARRAY(SELECT o.id FROM contract.organizations o
+                               WHERE o.status = 'erasing'
+                                     AND EXISTS (SELECT FROM endpoints e WHERE e.org_id = o.id AND e.deleted_at IS NULL)
+                               ORDER BY o.id)
+         FROM endpoints_version",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Version { version, erasing: erasing.into_iter().map(OrgId::from_uuid).collect() })
 }
 
 /// Endpoints, deleted ones too, that changed after `version`.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn changed_since(pool: &PgPool, version: i64) -> Result<Vec<Stored>, sqlx::Error> {
+pub(crate) async fn changed_since(pool: &PgPool, version: i64) -> Result<Vec<Stored>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE version > $1").bind(version).fetch_all(pool).await
 }

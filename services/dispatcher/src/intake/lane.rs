@@ -1,18 +1,18 @@
 //! One partition at the desk, under one assignment.
 
-use std::collections::HashMap;
-use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use platform::fence::Claim;
-use schemas::ids::DeliveryId;
+use platform::fence::{Advance, Claim};
+use platform::kafka::consumer::Reached;
 use tracing::error;
 
-use super::{Before, Move, Position};
+use super::{Before, Scheduled};
 use crate::delivery::Delivery;
 use crate::ledger::{Completion, Ledger};
 
 #[derive(Debug)]
 pub(super) struct Lane {
+    topic: Arc<str>,
     pub(super) epoch: i64,
     pub(super) log_epoch: i32,
     pub(super) ledger: Ledger,
@@ -21,7 +21,7 @@ pub(super) struct Lane {
     /// What the position is in the database.
     pub(super) committed: i64,
     /// Deliveries ahead of the position that were scheduled before this assignment.
-    scheduled: HashMap<DeliveryId, RangeInclusive<i64>>,
+    scheduled: Scheduled,
 }
 
 impl Lane {
@@ -29,6 +29,7 @@ impl Lane {
         let ledger = Ledger::new(generation, claim.next_offset);
         let Before { scheduled, record_time_ms } = before;
         Self {
+            topic: claim.topic.clone(),
             epoch: claim.epoch,
             log_epoch: claim.log_epoch,
             ledger,
@@ -38,21 +39,14 @@ impl Lane {
         }
     }
 
-    pub(super) fn position(&self, partition: i32) -> Position {
+    pub(super) fn reached(&self) -> Reached {
         let last_done_ms = self.ledger.frontier_time_ms().or(self.record_time_ms);
-        Position { partition, next: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
+        Reached { next_offset: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
     }
 
-    /// Whether a row of an earlier assignment answers for this delivery of this very record. Asked in the order of
-    /// reading.
+    /// Whether a row of an earlier assignment answers for this delivery of this record.
     pub(super) fn is_scheduled(&mut self, delivery: &Delivery) -> bool {
-        let offset = delivery.event.offset;
-        let Some(offsets) = self.scheduled.get(&delivery.id) else { return false };
-        let (answers, is_last) = (offsets.contains(&offset), *offsets.end() <= offset);
-        if is_last {
-            self.scheduled.remove(&delivery.id);
-        }
-        answers
+        self.scheduled.take(delivery)
     }
 
     /// `false`: the record was read before, and is done or under way.
@@ -79,23 +73,24 @@ impl Lane {
 
     /// As far as everything is done, but not past `limit`, the first record with a row that is not in the same
     /// transaction.
-    pub(super) fn next_move(&self, partition: i32, limit: Option<i64>) -> Option<Move> {
+    pub(super) fn next_move(&self, partition: i32, limit: Option<i64>) -> Option<Advance> {
         let frontier = self.ledger.frontier();
         let next = limit.map_or(frontier, |limit| limit.min(frontier));
         // What lies before a limit is not in the ledger any more, nor its time. Nothing there is younger than the
         // youngest before the frontier; a time that is too low would make the log look as if it had lost its end.
         let record_time_ms = self.ledger.frontier_time_ms();
-        (next > self.committed).then_some(Move {
-            partition,
-            epoch: self.epoch,
-            expected: self.committed,
-            next,
-            record_time_ms,
-        })
+        (next > self.committed).then(|| Advance { next, record_time_ms, ..self.stay(partition) })
     }
 
     /// A move that goes nowhere and yet holds only under this epoch.
-    pub(super) fn stay(&self, partition: i32) -> Move {
-        Move { partition, epoch: self.epoch, expected: self.committed, next: self.committed, record_time_ms: None }
+    pub(super) fn stay(&self, partition: i32) -> Advance {
+        Advance {
+            topic: self.topic.clone(),
+            partition,
+            epoch: self.epoch,
+            expected: self.committed,
+            next: self.committed,
+            record_time_ms: None,
+        }
     }
 }

@@ -58,6 +58,6 @@ impl Spilled {
     }
 
     pub(super) fn leases(&self) -> HashSet<Uuid> {
-        self.rows.iter().filter_map(|row| row.lease).collect()
+        self.rows.iter().filter_map(NewRow::lease).collect()
     }
 }

@@ -1,9 +1,11 @@
 //! What may be committed, spilled and started, and when.
 
 use proptest::prelude::*;
-use schemas::ids::{EventId, OrgId};
+use schemas::ids::{DeliveryId, EventId, OrgId};
+use time::OffsetDateTime;
 
 use super::*;
+use crate::delivery::RowState;
 
 const SPILL_AFTER: Duration = Duration::from_secs(1);
 
@@ -60,12 +62,25 @@ fn claim(epoch: i64, next_offset: i64) -> Claim {
     Claim { topic: Arc::from("events"), partition: 0, epoch, log_epoch: 1, next_offset }
 }
 
+/// A move of the first claim.
+fn advance(next: i64, record_time_ms: Option<i64>) -> Advance {
+    Advance { topic: Arc::from("events"), partition: 0, epoch: 1, expected: 0, next, record_time_ms }
+}
+
+/// Attempts of a row that waits for its next one; `None`: it waits for the duplicate decision.
+fn attempts(row: &NewRow) -> Option<u32> {
+    match row.waits_for {
+        WaitsFor::Attempt { attempts, .. } => Some(attempts),
+        WaitsFor::Dedup => None,
+    }
+}
+
 fn event(offset: i64) -> Arc<Accepted> {
     Arc::new(Accepted {
         org_id: OrgId::generate(),
         event_id: EventId::generate(),
         event_type: "a".to_owned(),
-        accepted_at_ms: 0,
+        accepted_at: OffsetDateTime::UNIX_EPOCH,
         payload: "{}".to_owned(),
         traceparent: None,
         log_epoch: 1,
@@ -104,9 +119,8 @@ fn a_failed_attempt_becomes_a_row_in_the_transaction_that_passes_it() {
     let (ticket, delivery) = desk.start();
     assert_eq!(delivery, Delivery::new(desk.endpoints[0], event));
     desk.intake.landed(ticket, Landing::Retry { after: Duration::from_secs(30) });
-    let row =
-        NewRow { delivery, state: RowState::Pending, attempts: 1, due_after: Duration::from_secs(30), lease: None };
-    assert_eq!(desk.commit(), (vec![row], vec![], Some(1)));
+    let waits_for = WaitsFor::Attempt { attempts: 1, due_after: Duration::from_secs(30), lease: None };
+    assert_eq!(desk.commit(), (vec![NewRow { delivery, waits_for }], vec![], Some(1)));
 }
 
 #[test]
@@ -118,7 +132,7 @@ fn an_exhausted_delivery_needs_no_row_and_an_unreported_one_is_made_again() {
     desk.intake.landed(first, Landing::Failed);
     desk.intake.landed(second, Landing::Unreported);
     let (rows, _, moved) = desk.commit();
-    assert_eq!((rows.len(), rows[0].attempts, moved), (1, 0, Some(2)));
+    assert_eq!((rows.len(), attempts(&rows[0]), moved), (1, Some(0), Some(2)));
 }
 
 #[test]
@@ -129,11 +143,9 @@ fn what_hangs_is_spilled_under_a_lease_and_its_outcome_settles_the_row() {
     let (hanging, delivery) = desk.start();
     desk.age(0);
     let (rows, settlements, moved) = desk.commit();
-    let lease = rows[0].lease.unwrap();
-    assert_eq!(
-        (rows.len(), &rows[0].delivery, rows[0].due_after, rows[0].attempts),
-        (1, &delivery, Duration::from_secs(55), 0)
-    );
+    let lease = rows[0].lease().unwrap();
+    let waits_for = WaitsFor::Attempt { attempts: 0, due_after: Duration::from_secs(55), lease: Some(lease) };
+    assert_eq!(rows, [NewRow { delivery: delivery.clone(), waits_for }]);
     assert_eq!((settlements, moved), (vec![], Some(1)));
     desk.intake.landed(hanging, Landing::Delivered);
     let outcome = Outcome::Ended { state: RowState::Delivered, attempts: 1 };
@@ -146,10 +158,7 @@ fn what_waits_too_long_or_meets_a_full_queue_is_spilled_due_at_once() {
     desk.enter(0, &[0], false, 0);
     desk.enter(1, &[0], false, 0);
     let (rows, _, moved) = desk.commit();
-    assert_eq!(
-        (rows.len(), rows[0].delivery.event.offset, rows[0].due_after, rows[0].lease, moved),
-        (1, 1, Duration::ZERO, None, None)
-    );
+    assert_eq!((rows.len(), rows[0].delivery.event.offset, rows[0].waits_for, moved), (1, 1, DUE_NOW, None));
     desk.age(0);
     let (rows, _, moved) = desk.commit();
     assert_eq!((rows.len(), rows[0].delivery.event.offset, moved), (1, 0, Some(2)));
@@ -170,10 +179,7 @@ fn a_keyed_event_waits_for_its_verdict_and_a_duplicate_is_dropped() {
     desk.intake.landed(ticket, Landing::Delivered);
     desk.age(0);
     let (rows, _, moved) = desk.commit();
-    assert_eq!(
-        (rows.len(), rows[0].state, rows[0].delivery.event.offset, moved),
-        (1, RowState::AwaitingVerdict, 2, Some(3))
-    );
+    assert_eq!((rows.len(), rows[0].waits_for, rows[0].delivery.event.offset, moved), (1, WaitsFor::Dedup, 2, Some(3)));
     // The verdict comes too late: the schedule has it now.
     desk.intake.decide(open[0].ticket, true);
     assert!(desk.intake.start(|_| Some(())).is_none());
@@ -183,7 +189,8 @@ fn a_keyed_event_waits_for_its_verdict_and_a_duplicate_is_dropped() {
 fn what_was_scheduled_in_an_earlier_life_is_not_begun_again() {
     let mut desk = Desk::new(10);
     let (event, _) = desk.enter(0, &[0, 1], false, 0);
-    let scheduled = HashMap::from([(DeliveryId::of(desk.endpoints[0], event.event_id), 0..=0)]);
+    let mut scheduled = Scheduled::default();
+    scheduled.add(DeliveryId::of(desk.endpoints[0], event.event_id), Some(0));
     desk.intake.assign(&claim(2, 0), Before { scheduled, record_time_ms: None });
     let matched = Matched { event: event.clone(), endpoints: desk.endpoints[..2].to_vec(), keyed: false };
     desk.intake.enter(Read { partition: 0, offset: 0, timestamp_ms: Some(0), matched: Some(matched) }, desk.begun);
@@ -192,24 +199,25 @@ fn what_was_scheduled_in_an_earlier_life_is_not_begun_again() {
 }
 
 #[test]
-fn a_row_answers_for_the_records_at_its_offsets_and_for_no_other_one_with_the_same_event_id() {
-    let begun = |offsets: RangeInclusive<i64>| {
+fn a_row_answers_for_its_own_record_alone() {
+    let started = |rows: &[Option<i64>]| {
         let mut desk = Desk::new(10);
         let id = EventId::generate();
-        let scheduled = HashMap::from([(DeliveryId::of(desk.endpoints[0], id), offsets)]);
+        let mut scheduled = Scheduled::default();
+        rows.iter().for_each(|offset| scheduled.add(DeliveryId::of(desk.endpoints[0], id), *offset));
         desk.intake.assign(&claim(2, 0), Before { scheduled, record_time_ms: None });
-        let mut begun = Vec::new();
+        let mut started = Vec::new();
         for offset in [50, 100, 150] {
             let event = Arc::new(Accepted { event_id: id, ..(*event(offset)).clone() });
             let matched = Matched { event, endpoints: desk.endpoints[..1].to_vec(), keyed: true };
             let read = Read { partition: 0, offset, timestamp_ms: Some(0), matched: Some(matched) };
-            begun.extend(desk.intake.enter(read, desk.begun).iter().map(|one| one.event.offset));
+            started.extend(desk.intake.enter(read, desk.begun).iter().map(|one| one.event.offset));
         }
-        begun
+        started
     };
-    assert_eq!(begun(100..=100), [50, 150], "the view decides on the others for themselves");
-    assert_eq!(begun(0..=100), [150], "a contested one is sent whichever of the first two is shown");
-    assert!(begun(0..=i64::MAX).is_empty());
+    assert_eq!(started(&[Some(100)]), [50, 150], "other records of the event ask the view for themselves");
+    assert_eq!(started(&[Some(100), Some(50)]), [150], "each of two rows of one delivery answers for its record");
+    assert!(started(&[None]).is_empty(), "a row of an older log epoch answers for every record");
 }
 
 #[test]
@@ -228,13 +236,13 @@ fn nothing_of_an_earlier_assignment_is_committed() {
 #[test]
 fn a_position_tells_since_when_something_is_open_and_remembers_what_was_before() {
     let mut desk = Desk::new(10);
-    desk.intake.assign(&claim(2, 5), Before { scheduled: HashMap::new(), record_time_ms: Some(7) });
-    let position = |desk: &Desk| desk.intake.positions().next().unwrap();
-    assert_eq!(position(&desk), Position { partition: 0, next: 5, open_since_ms: None, last_done_ms: Some(7) });
+    desk.intake.assign(&claim(2, 5), Before { scheduled: Scheduled::default(), record_time_ms: Some(7) });
+    let position = |desk: &Desk| desk.intake.reached().next().unwrap();
+    assert_eq!(position(&desk), (0, Reached { next_offset: 5, open_since_ms: None, last_done_ms: Some(7) }));
     desk.enter(5, &[], false, 0);
     desk.enter(6, &[0], false, 0);
     desk.commit();
-    assert_eq!(position(&desk), Position { partition: 0, next: 6, open_since_ms: Some(60), last_done_ms: Some(50) });
+    assert_eq!(position(&desk), (0, Reached { next_offset: 6, open_since_ms: Some(60), last_done_ms: Some(50) }));
 }
 
 #[test]
@@ -257,11 +265,9 @@ fn letting_go_schedules_everything_and_attempts_still_count() {
     let (flying, _) = desk.start();
     desk.intake.spill_all(None);
     let (rows, _, moved) = desk.commit();
-    let states: Vec<_> = rows.iter().map(|row| (row.delivery.event.offset, row.state, row.lease.is_some())).collect();
-    assert_eq!(
-        states,
-        [(0, RowState::Pending, true), (1, RowState::Pending, false), (2, RowState::AwaitingVerdict, false)]
-    );
+    let kinds: Vec<_> =
+        rows.iter().map(|row| (row.delivery.event.offset, attempts(row), row.lease().is_some())).collect();
+    assert_eq!(kinds, [(0, Some(0), true), (1, Some(0), false), (2, None, false)]);
     assert_eq!(moved, Some(3));
     desk.intake.drop_lane(0);
     desk.intake.landed(flying, Landing::Delivered);
@@ -274,7 +280,7 @@ fn a_row_is_fenced_even_where_the_position_cannot_move() {
     desk.enter(0, &[0], false, 0);
     desk.enter(1, &[0], false, 0);
     let plan = desk.intake.plan(usize::MAX);
-    assert_eq!(plan.moves, [Move { partition: 0, epoch: 1, expected: 0, next: 0, record_time_ms: None }]);
+    assert_eq!(plan.moves, [advance(0, None)]);
     assert_eq!(plan.rows.len(), 1);
 }
 
@@ -292,7 +298,7 @@ fn rows_that_do_not_fit_into_a_transaction_hold_the_position_and_their_outcomes_
     let settled = |settlements: &[Settlement]| settlements.iter().map(|one| one.delivery_id).collect::<Vec<_>>();
     let plan = desk.intake.plan(desk.max_bytes);
     // No record that is passed is younger.
-    assert_eq!(plan.moves, [Move { partition: 0, epoch: 1, expected: 0, next: 2, record_time_ms: Some(20) }]);
+    assert_eq!(plan.moves, [advance(2, Some(20))]);
     assert_eq!((plan.rows.len(), settled(&plan.settlements)), (2, vec![flights[0].1.id]));
     desk.intake.committed(&plan.moves);
     assert!(desk.intake.has_progress());
@@ -412,7 +418,7 @@ proptest! {
             }
         }
         // Everything was old at the end, so everything is done or scheduled and the position has passed it.
-        prop_assert_eq!(desk.intake.positions().next().map(|position| position.next), Some(offset));
+        prop_assert_eq!(desk.intake.reached().next().map(|(_, reached)| reached.next_offset), Some(offset));
         prop_assert_eq!(desk.intake.uncommitted(), 0);
     }
 }

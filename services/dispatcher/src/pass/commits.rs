@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinError;
+use platform::kafka::consumer::finished;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
@@ -27,7 +27,7 @@ impl Pass {
     /// # Errors
     /// What trying again does not mend. A database that does not answer is no error: what is not committed is delivered
     /// again.
-    pub async fn let_go(&mut self) -> Result<(), DispatchError> {
+    pub(crate) async fn let_go(&mut self) -> Result<(), DispatchError> {
         self.intake.spill_all(None);
         self.commit_in_time().await?;
         self.intake.drop_all();
@@ -67,13 +67,11 @@ impl Pass {
     }
 
     fn begin_commit(&mut self) {
-        let (pool, topic) = (self.parts.pool.clone(), self.parts.topic.clone());
+        let pool = self.parts.pool.clone();
         let plan = self.intake.plan(MAX_PLAN_BYTES);
         METRICS.spilled.inc_by(plan.rows.len() as u64);
         self.committing =
-            Some(AbortOnDropHandle::new(tokio::spawn(
-                async move { commit::commit(&pool, CONSUMER, &topic, plan).await },
-            )));
+            Some(AbortOnDropHandle::new(tokio::spawn(async move { commit::commit(&pool, CONSUMER, plan).await })));
     }
 
     pub(super) fn committed(&mut self, outcome: Result<Committed, CommitError>) -> Result<(), DispatchError> {
@@ -82,27 +80,12 @@ impl Pass {
         self.intake.committed(&committed.moved);
         for (partition, epoch) in committed.lost {
             if self.intake.lose(partition, epoch) {
-                warn!(partition, "The partition was claimed by somebody else.");
-                self.lost.insert(partition, Instant::now());
+                self.lost.push(partition);
             }
         }
         if committed.rows > 0 {
             self.parts.scheduled.notify_one();
         }
         Ok(())
-    }
-}
-
-/// Waits for the commit under way; for ever when there is none.
-pub(super) async fn finished(
-    committing: &mut Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
-) -> Result<Result<Committed, CommitError>, JoinError> {
-    match committing {
-        Some(commit) => {
-            let outcome = commit.await;
-            *committing = None;
-            outcome
-        }
-        None => std::future::pending().await,
     }
 }

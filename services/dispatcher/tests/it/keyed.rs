@@ -1,15 +1,17 @@
 //! Events that may be duplicates: the view decides first.
 
+use platform::kafka::producer::Appended;
+use reqwest::{Method, StatusCode};
 use schemas::ids::{DeliveryId, EndpointId};
-use schemas::records::DeliveryOutcome;
-use serde_json::json;
+use schemas::records::{DeliveryOutcome, Event};
+use serde_json::{Value, json};
 
 use crate::receiver::{Manner, Receiver};
-use crate::system::{PARTITIONS, System};
+use crate::system::{KEY, PARTITIONS, System};
 
-async fn judge(system: &System, duplicate: &schemas::records::Event, original: &schemas::records::Event) {
+async fn decide_duplicate(system: &System, duplicate: &Event, original: &Event) {
     sqlx::query(
-        "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $3, 1, 0, 0, now())",
     )
     .bind(duplicate.org_id.as_uuid())
@@ -23,7 +25,7 @@ async fn judge(system: &System, duplicate: &schemas::records::Event, original: &
 #[tokio::test]
 async fn a_duplicate_is_not_delivered_and_its_original_is() {
     let mut config = crate::system::config();
-    // The verdict comes in time here, however slow the machine is.
+    // The decision comes in time here, however slow the machine is.
     config.spill_after = std::time::Duration::from_secs(20);
     let system = System::start_with(config).await;
     let receiver = Receiver::start(Manner::Status(200)).await;
@@ -39,7 +41,7 @@ async fn a_duplicate_is_not_delivered_and_its_original_is() {
     assert_eq!(receiver.received().len(), 1);
 
     system.show(&original, &appended, false).await;
-    judge(&system, &duplicate, &original).await;
+    decide_duplicate(&system, &duplicate, &original).await;
     system.pass_view(&last).await;
     receiver.wait_for_ids(&[original.event_id.to_string()]).await;
     system.wait_until_passed(&last).await;
@@ -48,31 +50,33 @@ async fn a_duplicate_is_not_delivered_and_its_original_is() {
 }
 
 #[tokio::test]
-async fn an_open_verdict_holds_nothing_back_and_is_decided_when_the_view_has_passed() {
+async fn an_open_decision_holds_nothing_back_and_is_taken_later() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
-    let (original, duplicate) = (system.keyed_event("k"), system.keyed_event("k"));
+    let (original, duplicate, dropped) = (system.keyed_event("k"), system.keyed_event("k"), system.keyed_event("old"));
     let appended = system.publish(&original).await;
-    let last = system.publish(&duplicate).await;
+    system.publish(&duplicate).await;
+    let last = system.publish(&dropped).await;
     // The view says nothing at all, and the position goes on.
     system.wait_until_passed(&last).await;
-    let waiting = ("awaiting_verdict".to_owned(), 0, false);
-    assert_eq!(system.schedule().await, [waiting.clone(), waiting]);
+    system.wait_for_awaiting(3).await;
     assert_eq!(receiver.received().len(), 0);
 
+    // The retention of the view has dropped the third event.
+
     system.show(&original, &appended, false).await;
-    judge(&system, &duplicate, &original).await;
+    decide_duplicate(&system, &duplicate, &original).await;
     system.pass_view(&last).await;
     let report = system.wait_for_reports(original.event_id, 1).await.remove(0);
     assert_eq!((report.outcome, report.attempt), (DeliveryOutcome::Delivered, 1));
-    system.wait_for_schedule("both rows are finished and swept", |rows| rows.is_empty()).await;
+    system.wait_for_schedule("all rows are finished and swept", |rows| rows.is_empty()).await;
     assert_eq!(receiver.counts().keys().collect::<Vec<_>>(), [&original.event_id.to_string()]);
-    assert_eq!(system.reports_of(duplicate.event_id), []);
+    assert_eq!([system.reports_of(duplicate.event_id), system.reports_of(dropped.event_id)], [[], []]);
 }
 
 #[tokio::test]
-async fn an_event_that_is_acknowledged_before_its_verdict_is_delivered_all_the_same() {
+async fn an_event_acknowledged_before_its_decision_is_delivered() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
@@ -123,7 +127,7 @@ async fn a_record_whose_event_id_another_one_has_is_not_delivered() {
 }
 
 #[tokio::test]
-async fn of_two_places_of_one_event_one_is_delivered_also_when_both_are_spilled_or_come_one_after_the_other() {
+async fn of_records_of_one_event_that_wait_one_is_delivered() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
@@ -132,9 +136,8 @@ async fn of_two_places_of_one_event_one_is_delivered_also_when_both_are_spilled_
     system.wait_until_passed(&first).await;
     let second = system.publish_with(&event, &[]).await;
     system.wait_until_passed(&second).await;
-    assert_eq!(system.schedule().await, [("awaiting_verdict".to_owned(), 0, false)]);
+    system.wait_for_awaiting(2).await;
 
-    // The view shows the place that did not make the row.
     system.show(&event, &first, false).await;
     system.pass_view(&second).await;
     system.wait_for_reports(event.event_id, 1).await;
@@ -149,7 +152,7 @@ async fn of_two_places_of_one_event_one_is_delivered_also_when_both_are_spilled_
 }
 
 #[tokio::test]
-async fn copies_that_wait_together_are_not_delivered_when_the_view_shows_one_that_was_before() {
+async fn waiting_copies_are_dropped_if_an_earlier_one_is_shown() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
@@ -161,21 +164,23 @@ async fn copies_that_wait_together_are_not_delivered_when_the_view_shows_one_tha
     system.wait_until_passed(&first).await;
     // In one statement and in two, of one partition and of another one.
     let mut last = system.publish_with(&event, &[]).await;
-    for partition in [first.partition, first.partition, (first.partition + 1) % PARTITIONS] {
+    for _ in 0..2 {
         system.wait_until_passed(&last).await;
-        last = system.publish_to(&event, partition).await;
+        last = system.publish_to(&event, first.partition).await;
     }
+    let same_partition = last;
+    let last = system.publish_to(&event, (first.partition + 1) % PARTITIONS).await;
+    system.wait_until_passed(&same_partition).await;
     system.wait_until_passed(&last).await;
-    system
-        .wait_for_schedule("one row waits", |rows| rows.iter().map(|(state, ..)| state).eq(["awaiting_verdict"]))
-        .await;
+    system.wait_for_awaiting(4).await;
+    system.pass_view(&same_partition).await;
     system.pass_view(&last).await;
     system.wait_for_schedule("they are dropped and swept", |rows| rows.is_empty()).await;
     assert_eq!((receiver.received().len(), system.reports_of(event.event_id).len()), (1, 1));
 }
 
 #[tokio::test]
-async fn an_event_whose_second_place_is_scheduled_is_delivered_from_its_first_after_a_crash() {
+async fn a_waiting_copy_does_not_answer_for_the_first_record() {
     let mut patient = crate::system::config();
     // The position is held by the attempt under way; nothing grows old.
     patient.spill_after = std::time::Duration::from_secs(60);
@@ -192,14 +197,14 @@ async fn an_event_whose_second_place_is_scheduled_is_delivered_from_its_first_af
     let large = format!("\"{}\"", "x".repeat(250_000));
     let mut ids = vec![id.clone()];
     for _ in 0..140 {
-        let filling = schemas::records::Event { payload: large.clone(), ..system.event("filling") };
+        let filling = Event { payload: large.clone(), ..system.event("filling") };
         system.publish(&filling).await;
         ids.push(filling.event_id.to_string());
     }
     let second = system.publish_with(&event, &[]).await;
     system
         .wait_for_schedule("the second place is scheduled", |rows| {
-            rows.iter().any(|(state, ..)| state == "awaiting_verdict")
+            rows.iter().any(|(state, ..)| state == "awaiting_dedup")
         })
         .await;
     system.crash().await;
@@ -216,44 +221,104 @@ async fn an_event_whose_second_place_is_scheduled_is_delivered_from_its_first_af
 }
 
 #[tokio::test]
-async fn a_first_place_that_is_scheduled_after_the_second_is_decided_together_with_it() {
+async fn either_record_of_an_event_can_be_the_one_that_is_sent() {
     for shown in [0, 1] {
         let mut system = System::without_dispatcher().await;
         let receiver = Receiver::start(Manner::Status(200)).await;
-        let endpoint: EndpointId = system.endpoint(&receiver, json!({})).await["id"].as_str().unwrap().parse().unwrap();
+        let endpoint = id_of(&system.endpoint(&receiver, json!({})).await);
         let event = system.event("twice");
-        let places = [system.publish_with(&event, &[]).await, system.publish_with(&event, &[]).await];
+        let records = [system.publish_with(&event, &[]).await, system.publish_with(&event, &[]).await];
         // As a dispatcher left it that was killed before it was done with the first.
-        sqlx::query(
-            "INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, log_epoch,
-                                            log_partition, log_offset, state, due_at)
-             VALUES ($1, $2, $3, $4, 'twice', now(), '1', 1, $5, $6, 'awaiting_verdict', now())",
-        )
-        .bind(DeliveryId::of(endpoint, event.event_id).as_uuid())
-        .bind(event.org_id.as_uuid())
-        .bind(event.event_id.as_uuid())
-        .bind(endpoint.as_uuid())
-        .bind(places[1].partition)
-        .bind(places[1].offset)
-        .execute(&system.pool)
-        .await
-        .unwrap();
+        insert_awaiting(&system, endpoint, &event, &records[1]).await;
         system.start_dispatcher(crate::system::config());
-        system.wait_until_passed(&places[1]).await;
-        let rows: Vec<(String, bool, i64)> =
-            sqlx::query_as("SELECT state, places IS NOT NULL, log_offset FROM delivery_schedule")
-                .fetch_all(&system.pool)
-                .await
-                .unwrap();
-        assert_eq!(
-            rows,
-            [("awaiting_verdict".to_owned(), true, places[1].offset)],
-            "it waits for the view to have passed both"
-        );
-        system.show(&event, &places[shown], false).await;
-        system.pass_view(&places[1]).await;
+        system.wait_until_passed(&records[1]).await;
+        system.wait_for_awaiting(2).await;
+        system.show(&event, &records[shown], false).await;
+        system.pass_view(&records[1]).await;
         system.wait_for_reports(event.event_id, 1).await;
-        system.wait_for_schedule("the row is finished and swept", |rows| rows.is_empty()).await;
-        assert_eq!(receiver.received().len(), 1, "shown from place {shown}");
+        system.wait_for_schedule("the rows are finished and swept", |rows| rows.is_empty()).await;
+        assert_eq!(receiver.received().len(), 1, "the view shows record {shown}");
     }
+}
+
+#[tokio::test]
+async fn a_waiting_row_answers_for_its_record_when_it_is_read_again() {
+    // Read again in the same log epoch, and in the next one.
+    for log_epoch in [1, 2] {
+        let mut system = System::without_dispatcher().await;
+        let receiver = Receiver::start(Manner::Status(200)).await;
+        let endpoint = id_of(&system.endpoint(&receiver, json!({})).await);
+        let mut ids = Vec::new();
+        for _ in 0..20 {
+            let event = system.keyed_event("k");
+            let appended = system.publish(&event).await;
+            // A dispatcher left these ahead of its position when it was killed. The view has passed them by now.
+            insert_awaiting(&system, endpoint, &event, &appended).await;
+            system.show(&event, &appended, false).await;
+            system.pass_view(&appended).await;
+            ids.push(event.event_id.to_string());
+        }
+        sqlx::query("UPDATE consumer_positions SET log_epoch = $1")
+            .bind(log_epoch)
+            .execute(&system.pool)
+            .await
+            .unwrap();
+        system.start_dispatcher(crate::system::config());
+        receiver.wait_for_ids(&ids).await;
+        let last = system.publish(&system.event("last")).await;
+        system.wait_until_passed(&last).await;
+        system
+            .wait_for_schedule("no delivery is open", |rows| rows.iter().all(|(state, ..)| state == "delivered"))
+            .await;
+        assert_eq!(receiver.received().len(), 21, "each event is sent once in log epoch {log_epoch}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_deleted_or_disabled_while_rows_wait_gets_nothing() {
+    let system = System::start().await;
+    let receiver = Receiver::start(Manner::Status(200)).await;
+    let deleted = system.endpoint(&receiver, json!({"event_types": ["keyed"]})).await;
+    let disabled = system.endpoint(&receiver, json!({"event_types": ["keyed"]})).await;
+    let event = system.keyed_event("k");
+    let appended = system.publish(&event).await;
+    system.wait_until_passed(&appended).await;
+    system.wait_for_awaiting(2).await;
+    let path = format!("/endpoints/{}", id_of(&deleted));
+    assert_eq!(system.call(Method::DELETE, &path, KEY, None).await.status, StatusCode::NO_CONTENT);
+    system.change_endpoint(&disabled["id"], json!({"enabled": false})).await;
+
+    system.show(&event, &appended, false).await;
+    system.pass_view(&appended).await;
+    system.wait_for_schedule("the disabled one is held", |rows| rows == [("held".to_owned(), 0, false)]).await;
+    let cancelled = system.wait_for_reports(event.event_id, 1).await.remove(0);
+    assert_eq!((cancelled.endpoint_id, cancelled.outcome), (id_of(&deleted), DeliveryOutcome::Cancelled));
+    assert_eq!(receiver.received().len(), 0);
+    system.change_endpoint(&disabled["id"], json!({"enabled": true})).await;
+    system.wait_for_schedule("the held row is delivered and swept", |rows| rows.is_empty()).await;
+    assert_eq!(receiver.received().len(), 1);
+}
+
+/// Writes the row of a delivery that waits for the duplicate decision, as a dispatcher that was killed left it.
+async fn insert_awaiting(system: &System, endpoint: EndpointId, event: &Event, appended: &Appended) {
+    sqlx::query(
+        "INSERT INTO deliveries_awaiting_dedup (endpoint_id, log_epoch, log_partition, log_offset, delivery_id,
+                                                org_id, event_id, event_type, accepted_at, payload)
+         VALUES ($1, 1, $2, $3, $4, $5, $6, $7, now(), $8)",
+    )
+    .bind(endpoint.as_uuid())
+    .bind(appended.partition)
+    .bind(appended.offset)
+    .bind(DeliveryId::of(endpoint, event.event_id).as_uuid())
+    .bind(event.org_id.as_uuid())
+    .bind(event.event_id.as_uuid())
+    .bind(&event.event_type)
+    .bind(&event.payload)
+    .execute(&system.pool)
+    .await
+    .unwrap();
+}
+
+fn id_of(endpoint: &Value) -> EndpointId {
+    endpoint["id"].as_str().unwrap().parse().unwrap()
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
-use platform::fence::mend;
-use platform::kafka::producer::Appended;
+use platform::fence::repair;
 use serde_json::json;
 
 use crate::receiver::{Manner, Receiver};
@@ -33,14 +32,14 @@ async fn an_event_that_a_stalled_consumer_does_not_get_is_delivered_by_the_next_
 
 /// Starts the next log epoch of a partition as the command does; sets the materializer's position, or everybody's.
 async fn next_log_epoch(system: &System, partition: i32, moved: &[&str], to: i64) {
-    let known = mend::positions(&system.pool).await.unwrap();
-    let is_meant = |position: &&mend::StoredPosition| {
+    let known = repair::positions(&system.pool).await.unwrap();
+    let is_meant = |position: &&repair::StoredPosition| {
         position.partition == partition && moved.contains(&position.consumer.as_str())
     };
     let moved: Vec<_> = known.iter().filter(is_meant).collect();
     assert!(!moved.is_empty());
     let topic = system.kafka.topics.events.clone();
-    mend::mend(&system.pool, &topic, partition, &moved, to, mend::Log::Another).await.unwrap().unwrap();
+    repair::repair(&system.pool, &topic, partition, &moved, to, repair::Log::Another).await.unwrap().unwrap();
 }
 
 async fn claimed_again(system: &System, than: i64) {
@@ -51,7 +50,7 @@ async fn claimed_again(system: &System, than: i64) {
 }
 
 #[tokio::test]
-async fn a_keyed_event_that_waits_for_its_verdict_over_a_mending_is_neither_dropped_nor_sent_twice() {
+async fn a_waiting_event_is_sent_once_over_a_new_log_epoch() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
@@ -69,11 +68,7 @@ async fn a_keyed_event_that_waits_for_its_verdict_over_a_mending_is_neither_drop
     .execute(&system.pool)
     .await
     .unwrap();
-    system
-        .wait_for_schedule("all wait", |rows| {
-            rows.len() == 3 && rows.iter().all(|(state, ..)| state == "awaiting_verdict")
-        })
-        .await;
+    system.wait_for_awaiting(4).await;
     system.wait_until_passed(&never_at).await;
     let epoch = system.epoch().await;
     // As after a truncation: the materializer goes on in the same log, before these records.
@@ -81,23 +76,25 @@ async fn a_keyed_event_that_waits_for_its_verdict_over_a_mending_is_neither_drop
     claimed_again(&system, epoch + 1).await;
     // Several looks at the schedule, about one a second.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(
-        system.schedule().await.iter().all(|(state, ..)| state == "awaiting_verdict"),
-        "{:?}",
-        system.schedule().await
-    );
+    system.wait_for_awaiting(4).await;
     system.show(&shown, &shown_at, false).await;
-    // At another place of the newer log, for which its row answers too.
-    system.show(&twice, &Appended { offset: never_at.offset + 100, ..shown_at }, false).await;
+    // A third record of its event, in the newer log, is the one that is shown.
+    let third = system.publish(&twice).await;
+    system.wait_until_passed(&third).await;
+    system.show(&twice, &third, false).await;
+    system.pass_view(&third).await;
     receiver.wait_for_ids(&[shown.event_id.to_string(), twice.event_id.to_string()]).await;
+    system
+        .wait_for_schedule("the rows of the older records are dropped, one still waits", |rows| {
+            rows.iter().filter(|(state, ..)| state == "awaiting_dedup").count() == 1
+        })
+        .await;
     // The view passes a younger record, and does not know the other event: it will never come.
     let pass =
         "UPDATE consumer_positions SET record_time = now() + interval '1 second' WHERE consumer = 'materializer'";
     sqlx::query(pass).execute(&system.pool).await.unwrap();
     system
-        .wait_for_schedule("the other one is dropped", |rows| {
-            rows.iter().all(|(state, ..)| state != "awaiting_verdict")
-        })
+        .wait_for_schedule("the other one is dropped", |rows| rows.iter().all(|(state, ..)| state != "awaiting_dedup"))
         .await;
     assert_eq!((receiver.received().len(), receiver.counts().len()), (2, 2));
 }
@@ -111,19 +108,20 @@ async fn a_keyed_event_of_a_new_log_waits_for_the_view_although_the_view_stood_f
     system.wait_for_schedule("it waits", |rows| rows.len() == 1).await;
     system.shut_down().await;
     // Far ahead in the old log; the dispatcher is in the new one already.
-    let stand = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, 1000)";
+    let stand = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset)
+                 VALUES ('materializer', $1, $2, 1000)";
     sqlx::query(stand).bind(&system.kafka.topics.events).bind(first.partition).execute(&system.pool).await.unwrap();
     sqlx::query("UPDATE consumer_positions SET log_epoch = 2 WHERE consumer = 'dispatcher'")
         .execute(&system.pool)
         .await
         .unwrap();
-    sqlx::query("DELETE FROM delivery_schedule").execute(&system.pool).await.unwrap();
+    sqlx::query("DELETE FROM deliveries_awaiting_dedup").execute(&system.pool).await.unwrap();
     system.start_dispatcher(config());
     let event = system.keyed_event("second");
     let appended = system.publish(&event).await;
-    system.wait_for_schedule("it waits", |rows| rows.len() == 1 && rows[0].0 == "awaiting_verdict").await;
+    system.wait_for_schedule("it waits", |rows| rows.len() == 1 && rows[0].0 == "awaiting_dedup").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(system.schedule().await[0].0, "awaiting_verdict");
+    assert_eq!(system.schedule().await[0].0, "awaiting_dedup");
     sqlx::query("UPDATE consumer_positions SET log_epoch = 2, next_offset = 0 WHERE consumer = 'materializer'")
         .execute(&system.pool)
         .await

@@ -3,6 +3,7 @@
 
 mod delivery;
 mod endpoints;
+mod erasure;
 mod guard;
 mod keyed;
 mod log_epochs;

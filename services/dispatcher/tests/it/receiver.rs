@@ -17,8 +17,7 @@ use tokio::task::JoinHandle;
 
 /// How a receiver answers.
 #[derive(Clone)]
-pub enum Manner {
-    /// With this status.
+pub(crate) enum Manner {
     Status(u16),
     /// With this status and this header.
     Header(u16, &'static str, String),
@@ -26,13 +25,12 @@ pub enum Manner {
     Turns(Vec<u16>),
     /// 200, after a while.
     Slow(Duration),
-    /// Never.
     Hang,
 }
 
 /// One request as it came.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub(crate) struct Received {
     pub at: Instant,
     pub path: String,
     pub headers: HeaderMap,
@@ -40,11 +38,11 @@ pub struct Received {
 }
 
 impl Received {
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).unwrap_or_else(|| panic!("no header {name}")).to_str().unwrap()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
@@ -54,7 +52,7 @@ struct Shared {
     received: Mutex<Vec<Received>>,
 }
 
-pub struct Receiver {
+pub(crate) struct Receiver {
     shared: Arc<Shared>,
     port: u16,
     server: JoinHandle<()>,
@@ -67,7 +65,7 @@ impl Drop for Receiver {
 }
 
 impl Receiver {
-    pub async fn start(manner: Manner) -> Self {
+    pub(crate) async fn start(manner: Manner) -> Self {
         let shared = Arc::new(Shared { manner: Mutex::new(manner), received: Mutex::new(Vec::new()) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -76,28 +74,28 @@ impl Receiver {
         Self { shared, port, server }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.url_of("hook")
     }
 
-    pub fn url_of(&self, path: &str) -> String {
+    pub(crate) fn url_of(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/{path}", self.port)
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn change(&self, manner: Manner) {
+    pub(crate) fn change(&self, manner: Manner) {
         *self.shared.manner.lock().unwrap() = manner;
     }
 
-    pub fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
     }
 
     /// How often each `webhook-id` came.
-    pub fn counts(&self) -> HashMap<String, usize> {
+    pub(crate) fn counts(&self) -> HashMap<String, usize> {
         let mut counts = HashMap::new();
         for received in self.received() {
             *counts.entry(received.header("webhook-id").to_owned()).or_default() += 1;
@@ -105,7 +103,7 @@ impl Receiver {
         counts
     }
 
-    pub async fn wait_for(&self, requests: usize) -> Vec<Received> {
+    pub(crate) async fn wait_for(&self, requests: usize) -> Vec<Received> {
         let what = format!("{requests} requests reach the receiver");
         eventually(Duration::from_secs(30), &what, || async {
             Some(self.received()).filter(|received| received.len() >= requests)
@@ -114,7 +112,7 @@ impl Receiver {
     }
 
     /// Waits until every one of these events has come.
-    pub async fn wait_for_ids(&self, ids: &[String]) {
+    pub(crate) async fn wait_for_ids(&self, ids: &[String]) {
         eventually(Duration::from_secs(30), "every event reaches the receiver", || async {
             let counts = self.counts();
             ids.iter().all(|id| counts.contains_key(id)).then_some(())

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devstack::testing::{TestDatabase, eventually};
-use dispatcher::{DispatchError, DispatcherConfig};
+use dispatcher::DispatcherConfig;
 use platform::health::Health;
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
 use platform::kafka::topics::{self, Replication};
+use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -31,13 +32,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::receiver::Receiver;
 
-pub const KEY: &str = "key-of-shop";
-pub const OTHER_KEY: &str = "key-of-others";
-pub const PATIENCE: Duration = Duration::from_secs(30);
-pub const PARTITIONS: i32 = 2;
+pub(crate) const KEY: &str = "key-of-shop";
+pub(crate) const OTHER_KEY: &str = "key-of-others";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PARTITIONS: i32 = 2;
 
-/// What tests share.
-pub struct System {
+pub(crate) struct System {
     pub pool: PgPool,
     pub kafka: KafkaConfig,
     pub producer: Producer,
@@ -51,10 +51,9 @@ pub struct System {
     database: TestDatabase,
 }
 
-/// One dispatcher.
 struct Running {
     shutdown: CancellationToken,
-    task: JoinHandle<Result<(), DispatchError>>,
+    task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Drop for Running {
@@ -64,12 +63,12 @@ impl Drop for Running {
 }
 
 /// An answer of the API.
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub body: Value,
 }
 
-pub fn config() -> DispatcherConfig {
+pub(crate) fn config() -> DispatcherConfig {
     let mut config = DispatcherConfig::default().on_this_machine();
     config.session_timeout = Duration::from_secs(6);
     config
@@ -77,7 +76,7 @@ pub fn config() -> DispatcherConfig {
 
 impl System {
     /// Everything but a dispatcher.
-    pub async fn without_dispatcher() -> Self {
+    pub(crate) async fn without_dispatcher() -> Self {
         let shared = devstack::testing::shared().await;
         let database = shared.database().await;
         let mut postgres = PostgresConfig::new(&database.url);
@@ -90,7 +89,9 @@ impl System {
         topics::apply(&kafka, &differences, one).await.unwrap();
         let stop = CancellationToken::new();
         let sealing = SealingKey::from_bytes([3; 32]);
-        let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), stop.clone());
+        let mut supervisor = Supervisor::new(Health::new(), stop.clone());
+        let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
+        drop(tokio::spawn(supervisor.run(PATIENCE)));
         let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
         let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), config().egress);
         let router = platform::http::mount(routes.merge(tenancy::routes(tenancy)), MountOptions::default());
@@ -115,42 +116,43 @@ impl System {
         }
     }
 
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(config()).await
     }
 
-    pub async fn start_with(config: DispatcherConfig) -> Self {
+    pub(crate) async fn start_with(config: DispatcherConfig) -> Self {
         let mut system = Self::without_dispatcher().await;
         system.start_dispatcher(config);
         system
     }
 
-    pub fn start_dispatcher(&mut self, config: DispatcherConfig) -> Health {
+    pub(crate) fn start_dispatcher(&mut self, config: DispatcherConfig) -> Health {
         let health = Health::new();
         let shutdown = CancellationToken::new();
         let (pool, producer, kafka, sealing) =
             (self.pool.clone(), self.producer.clone(), self.kafka.clone(), self.sealing.clone());
-        let task =
-            tokio::spawn(dispatcher::run(config, pool, producer, kafka, sealing, health.clone(), shutdown.clone()));
+        let mut supervisor = Supervisor::new(health.clone(), shutdown.clone());
+        dispatcher::start(&mut supervisor, config, pool, producer, kafka, sealing).unwrap();
+        let task = tokio::spawn(supervisor.run(PATIENCE));
         self.running.push(Running { shutdown, task });
         health
     }
 
     /// Ends the last dispatcher in order.
-    pub async fn shut_down(&mut self) {
+    pub(crate) async fn shut_down(&mut self) {
         let mut running = self.running.pop().unwrap();
         running.shutdown.cancel();
         tokio::time::timeout(PATIENCE, &mut running.task).await.expect("the dispatcher does not end").unwrap().unwrap();
     }
 
     /// Ends the last dispatcher as a crash would: nothing of it goes on, nothing is written down.
-    pub async fn crash(&mut self) {
+    pub(crate) async fn crash(&mut self) {
         let mut running = self.running.pop().unwrap();
         running.task.abort();
         assert!((&mut running.task).await.unwrap_err().is_cancelled());
     }
 
-    pub async fn call(&self, method: Method, path: &str, key: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn call(&self, method: Method, path: &str, key: &str, body: Option<Value>) -> Answer {
         let mut request = self.client.request(method, format!("{}{path}", self.base_url)).bearer_auth(key);
         if let Some(body) = body {
             request = request.json(&body);
@@ -162,7 +164,7 @@ impl System {
     }
 
     /// Makes an endpoint for a receiver; `more` are further fields. Answers the reply.
-    pub async fn endpoint(&self, receiver: &Receiver, more: Value) -> Value {
+    pub(crate) async fn endpoint(&self, receiver: &Receiver, more: Value) -> Value {
         let mut body = json!({"url": receiver.url()});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let answer = self.call(Method::POST, "/endpoints", KEY, Some(body)).await;
@@ -170,12 +172,12 @@ impl System {
         answer.body
     }
 
-    pub async fn change_endpoint(&self, id: &Value, body: Value) {
+    pub(crate) async fn change_endpoint(&self, id: &Value, body: Value) {
         let answer = self.call(Method::PATCH, &format!("/endpoints/{}", id.as_str().unwrap()), KEY, Some(body)).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
     }
 
-    pub fn event(&self, event_type: &str) -> Event {
+    pub(crate) fn event(&self, event_type: &str) -> Event {
         Event {
             org_id: self.org,
             event_id: EventId::generate(),
@@ -190,18 +192,18 @@ impl System {
         }
     }
 
-    pub fn keyed_event(&self, key: &str) -> Event {
+    pub(crate) fn keyed_event(&self, key: &str) -> Event {
         let dedup = Dedup { window_seconds: 60, ..Dedup::dedup_id(key, b"") };
         Event { dedup: Some(dedup), ..self.event("keyed") }
     }
 
     /// Writes an event to the log as ingest does.
-    pub async fn publish(&self, event: &Event) -> Appended {
+    pub(crate) async fn publish(&self, event: &Event) -> Appended {
         self.publish_with(event, &[("triggers-key-id", b"0192f0c1-2345-7abc-8def-0123456789ab")]).await
     }
 
     /// Writes an event to the log with these headers besides the content type.
-    pub async fn publish_with(&self, event: &Event, headers: &[(&str, &[u8])]) -> Appended {
+    pub(crate) async fn publish_with(&self, event: &Event, headers: &[(&str, &[u8])]) -> Appended {
         let (key, value) = (event.org_id.to_string(), codec::encode_event(event).unwrap());
         let headers = [&[("content-type", &b"application/avro"[..])], headers].concat();
         let record = Outgoing {
@@ -214,7 +216,7 @@ impl System {
     }
 
     /// Writes an event to a partition of the test's choice.
-    pub async fn publish_to(&self, event: &Event, partition: i32) -> Appended {
+    pub(crate) async fn publish_to(&self, event: &Event, partition: i32) -> Appended {
         let producer: FutureProducer = self.kafka.client("test").create().unwrap();
         let (key, value) = (event.org_id.to_string(), codec::encode_event(event).unwrap());
         let headers = OwnedHeaders::new().insert(Header { key: "content-type", value: Some("application/avro") });
@@ -225,25 +227,25 @@ impl System {
     }
 
     /// Writes so many plain events and answers their ids.
-    pub async fn publish_many(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn publish_many(&self, count: usize) -> Vec<String> {
         let events: Vec<Event> = (0..count).map(|_| self.event("many")).collect();
         futures_util::future::join_all(events.iter().map(|event| self.publish(event))).await;
         events.iter().map(|event| event.event_id.to_string()).collect()
     }
 
     /// The reports of an event so far, in their order.
-    pub fn reports_of(&self, event: EventId) -> Vec<DeliveryAttempt> {
+    pub(crate) fn reports_of(&self, event: EventId) -> Vec<DeliveryAttempt> {
         self.attempts.lock().unwrap().iter().filter(|attempt| attempt.event_id == event).cloned().collect()
     }
 
-    pub async fn wait_for_reports(&self, event: EventId, count: usize) -> Vec<DeliveryAttempt> {
+    pub(crate) async fn wait_for_reports(&self, event: EventId, count: usize) -> Vec<DeliveryAttempt> {
         let what = format!("{count} reports on the deliveries topic");
         eventually(PATIENCE, &what, || async { Some(self.reports_of(event)).filter(|reports| reports.len() >= count) })
             .await
     }
 
     /// Waits until the position has passed everything that is on the log now.
-    pub async fn wait_until_passed(&self, appended: &Appended) {
+    pub(crate) async fn wait_until_passed(&self, appended: &Appended) {
         eventually(PATIENCE, "the position passes the record", || async {
             let sql = "SELECT next_offset FROM consumer_positions WHERE consumer = 'dispatcher' AND partition = $1";
             let next: Option<(i64,)> =
@@ -253,15 +255,29 @@ impl System {
         .await;
     }
 
-    /// Rows of the schedule as (state, attempts, has a lease).
-    pub async fn schedule(&self) -> Vec<(String, i32, bool)> {
-        sqlx::query_as("SELECT state, attempts, lease_id IS NOT NULL FROM delivery_schedule ORDER BY delivery_id")
-            .fetch_all(&self.pool)
-            .await
-            .unwrap()
+    /// Rows of deliveries as (state, attempts, has a lease); those that wait for the duplicate decision have the state
+    /// `awaiting_dedup`.
+    pub(crate) async fn schedule(&self) -> Vec<(String, i32, bool)> {
+        sqlx::query_as(
+            "SELECT state, attempts, leased FROM (
+                 SELECT delivery_id, state, attempts, lease_id IS NOT NULL AS leased FROM delivery_schedule
+                 UNION ALL SELECT delivery_id, 'awaiting_dedup', 0, false FROM deliveries_awaiting_dedup) AS both_tables
+             ORDER BY delivery_id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
     }
 
-    pub async fn wait_for_schedule(&self, what: &str, wanted: impl Fn(&[(String, i32, bool)]) -> bool) {
+    /// Waits until so many rows wait for the duplicate decision, and nothing else has a row.
+    pub(crate) async fn wait_for_awaiting(&self, count: usize) {
+        self.wait_for_schedule(&format!("{count} rows wait for the duplicate decision"), |rows| {
+            rows.len() == count && rows.iter().all(|(state, ..)| state == "awaiting_dedup")
+        })
+        .await;
+    }
+
+    pub(crate) async fn wait_for_schedule(&self, what: &str, wanted: impl Fn(&[(String, i32, bool)]) -> bool) {
         eventually(PATIENCE, what, || async {
             let rows = self.schedule().await;
             wanted(&rows).then_some(())
@@ -270,21 +286,26 @@ impl System {
     }
 
     /// Takes the dispatcher's partitions away as another instance would, and answers the highest epoch then.
-    pub async fn overtake(&self) -> i64 {
+    pub(crate) async fn overtake(&self) -> i64 {
         let sql = "UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = 'dispatcher' RETURNING epoch";
         let epochs: Vec<(i64,)> = sqlx::query_as(sql).fetch_all(&self.pool).await.unwrap();
         epochs.into_iter().map(|(epoch,)| epoch).max().unwrap()
     }
 
+    /// For a connection of the test's own.
+    pub(crate) fn database_url(&self) -> String {
+        self.database.url.clone()
+    }
+
     /// The highest epoch of the dispatcher's partitions: grows with every claim.
-    pub async fn epoch(&self) -> i64 {
+    pub(crate) async fn epoch(&self) -> i64 {
         let sql = "SELECT COALESCE(max(epoch), 0) FROM consumer_positions WHERE consumer = 'dispatcher'";
         let (epoch,): (i64,) = sqlx::query_as(sql).fetch_one(&self.pool).await.unwrap();
         epoch
     }
 
     /// Breaks every connection to the database, again and again, for a while.
-    pub async fn break_database(&self, during: Duration) {
+    pub(crate) async fn break_database(&self, during: Duration) {
         let (server, _) = self.database.url.rsplit_once('/').unwrap();
         let name = self.database.url.rsplit_once('/').unwrap().1.split('?').next().unwrap().to_owned();
         let mut connection = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
@@ -300,7 +321,7 @@ impl System {
     }
 
     /// As if all leases and delays were over.
-    pub async fn make_all_due(&self) {
+    pub(crate) async fn make_all_due(&self) {
         sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE state = 'pending'")
             .execute(&self.pool)
             .await
@@ -308,7 +329,7 @@ impl System {
     }
 
     /// Shows an event in the view, as the materializer would.
-    pub async fn show(&self, event: &Event, appended: &Appended, acknowledged: bool) {
+    pub(crate) async fn show(&self, event: &Event, appended: &Appended, acknowledged: bool) {
         sqlx::query(
             "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
                                       acknowledged_at)
@@ -327,7 +348,7 @@ impl System {
     }
 
     /// Moves the materializer's position behind a record.
-    pub async fn pass_view(&self, appended: &Appended) {
+    pub(crate) async fn pass_view(&self, appended: &Appended) {
         sqlx::query(
             "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, $3)
              ON CONFLICT (consumer, topic, partition) DO UPDATE SET next_offset = EXCLUDED.next_offset",

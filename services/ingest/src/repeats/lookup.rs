@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use platform::lifecycle::Supervisor;
 use schemas::ids::EventId;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
@@ -43,10 +44,14 @@ pub(super) struct Holder {
 }
 
 impl Lookup {
-    pub(super) fn start(pool: PgPool) -> Self {
+    /// Starts the task "dedup look-up". It ends when the last clone is dropped: requests that are open at a shutdown
+    /// still ask.
+    pub(super) fn start(supervisor: &mut Supervisor, pool: PgPool) -> Self {
         let (questions, queue) = mpsc::channel(QUEUE);
-        // Ends when the last clone is dropped.
-        drop(tokio::spawn(serve(pool, queue)));
+        supervisor.spawn("dedup look-up", async move {
+            serve(pool, queue).await;
+            Ok(())
+        });
         Self { questions }
     }
 
@@ -121,7 +126,7 @@ async fn ask(pool: &PgPool, batch: &[Question]) -> Result<Vec<Option<Holder>>, s
     for (ordinal, event_id, body_hash, accepted_at) in rows {
         let slot = usize::try_from(ordinal - 1).ok().and_then(|index| found.get_mut(index));
         if let Some(slot) = slot {
-            let accepted_at_ms = i64::try_from(accepted_at.unix_timestamp_nanos() / 1_000_000).ok();
+            let accepted_at_ms = Some(schemas::unix_time::to_millis(accepted_at));
             *slot = Some(Holder { event_id: EventId::from_uuid(event_id), body_hash, accepted_at_ms });
         }
     }

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use platform::http::{Problem, RequestContext, Timestamp};
-use platform::kafka::producer::{Appended, Outgoing, PublishError};
+use platform::fence::Positions;
+use platform::http::{Problem, RecordKind, RequestContext, Timestamp};
+use platform::kafka::producer::{Appended, Outgoing};
+use schemas::codec;
 use schemas::ids::{EventId, OrgId};
 use schemas::records::Ack;
-use schemas::{codec, headers};
 use tenancy::{Caller, Right};
-use tokio::time::Instant;
 
 use super::target;
 use crate::inbox::InboxState;
@@ -24,6 +24,10 @@ use crate::inbox::state::Inbox;
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 /// Records of one request on their way at once: enough to fill a batch, too few to fill the producer.
 const AT_ONCE: usize = 256;
+
+/// Whatever was stored, acknowledging again is safe.
+const ACK: RecordKind =
+    RecordKind { noun: "acknowledgement", after_refusal: "repeating it is safe", in_doubt: "repeating it is safe" };
 
 /// What became of a request.
 pub(super) struct Outcome {
@@ -83,17 +87,7 @@ async fn publish(
 ) -> Result<Vec<(EventId, Appended)>, Problem> {
     let key = caller.org_id.to_string();
     let key_id = caller.key_id.to_string();
-    let mut record_headers: Vec<(&str, &[u8])> = vec![
-        (headers::CONTENT_TYPE, headers::CONTENT_TYPE_AVRO.as_bytes()),
-        (headers::REQUEST_ID, context.request_id.as_bytes()),
-        (headers::KEY_ID, key_id.as_bytes()),
-    ];
-    if let Some(traceparent) = &context.traceparent {
-        record_headers.push((headers::TRACEPARENT, traceparent.as_bytes()));
-    }
-    if let Some(tracestate) = &context.tracestate {
-        record_headers.push((headers::TRACESTATE, tracestate.as_bytes()));
-    }
+    let record_headers = context.record_headers(key_id.as_bytes());
     let (key, record_headers) = (key.as_bytes(), record_headers.as_slice());
     let append = |event_id: EventId| async move {
         let value = codec::encode_ack(&Ack { org_id: caller.org_id, event_id }).map_err(|error| {
@@ -102,7 +96,7 @@ async fn publish(
         })?;
         let record =
             Outgoing { topic: &inbox.acks_topic, key: Some(key), value: Some(&value), headers: record_headers };
-        let appended = inbox.producer.publish(record).await.map_err(|error| refusal(context, &error))?;
+        let appended = inbox.producer.publish(record).await.map_err(|error| context.publish_problem(ACK, &error))?;
         Ok((event_id, appended))
     };
     stream::iter(open.iter().copied().map(append)).buffer_unordered(AT_ONCE).try_collect().await
@@ -120,36 +114,14 @@ async fn wait_until_shown(
         let goal = goals.entry(appended.partition).or_default();
         *goal = appended.offset.saturating_add(1).max(*goal);
     }
-    let until = Instant::now() + SHOWN_WITHIN;
-    for (partition, next_offset) in goals {
-        let left = until.saturating_duration_since(Instant::now());
-        inbox.watch.reached(&inbox.acks_topic, partition, next_offset, left).await;
-    }
+    let is_passed = |positions: &Positions| {
+        goals.iter().all(|(partition, goal)| {
+            positions.get(&inbox.acks_topic, *partition).is_some_and(|position| position.next_offset >= *goal)
+        })
+    };
+    // Reached or not: the view is asked next, and says what it shows.
+    inbox.positions.wait_until(SHOWN_WITHIN, is_passed).await;
     let events: Vec<EventId> = appended.iter().map(|(id, _)| *id).collect();
     // The acks are on the log: not being able to look is no reason to say that they are not.
     inbox.within_budget(target::acknowledged(&inbox.pool, organization, &events)).await.unwrap_or_default()
-}
-
-/// How a failed append is told. Whatever was stored, acknowledging again is safe.
-fn refusal(context: &RequestContext, error: &PublishError) -> Problem {
-    match error {
-        PublishError::Busy => {
-            Problem::unavailable("too many records are in flight; repeating the acknowledgement is safe", 1)
-        }
-        PublishError::Rejected(reason) => {
-            tracing::error!(request_id = %context.request_id, reason, "Kafka refused an ack.");
-            Problem::internal()
-        }
-        PublishError::Failed(reason) => {
-            tracing::warn!(request_id = %context.request_id, reason, "Kafka did not take an ack.");
-            Problem::unavailable("the log takes no acknowledgements at the moment; repeating is safe", 2)
-        }
-        PublishError::Unknown(reason) => {
-            tracing::warn!(request_id = %context.request_id, reason, "Kafka did not confirm an ack.");
-            Problem::unavailable(
-                "the log did not answer in time; the acknowledgement may have been stored, and repeating it is safe",
-                2,
-            )
-        }
-    }
 }

@@ -23,7 +23,7 @@ pub(super) struct Target {
 /// instance accepted a moment ago are waited for.
 pub(super) async fn find(inbox: &Inbox, caller: &Caller, ids: &[EventId]) -> Result<HashMap<EventId, Target>, Problem> {
     let mut rows = inbox.within_budget(read(&inbox.pool, caller.org_id, ids)).await?;
-    if rows.len() < ids.len() && inbox.freshness.catch_up(caller.org_id, &[]).await {
+    if rows.len() < ids.len() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
         rows = inbox.within_budget(read(&inbox.pool, caller.org_id, ids)).await?;
     }
     let visible = rows.into_iter().filter(|row| caller.may_see(&row.2));
@@ -46,7 +46,8 @@ async fn read(pool: &PgPool, organization: OrgId, ids: &[EventId]) -> Result<Vec
          CROSS JOIN LATERAL (
              SELECT event_id, event_type, acknowledged_at FROM view.events
              WHERE org_id = $1
-               AND event_id = COALESCE((SELECT original_id FROM verdicts v WHERE v.org_id = $1 AND v.event_id = named.id), named.id)
+               AND event_id = COALESCE((SELECT canonical_id FROM event_ids i
+                                        WHERE i.org_id = $1 AND i.event_id = named.id), named.id)
              LIMIT 1
          ) AS e",
     )
@@ -64,7 +65,8 @@ pub(super) async fn acknowledged(
 ) -> Result<HashMap<EventId, Timestamp>, sqlx::Error> {
     let ids: Vec<Uuid> = events.iter().map(EventId::as_uuid).collect();
     let rows: Vec<(Uuid, OffsetDateTime)> = sqlx::query_as(
-        "SELECT event_id, acknowledged_at FROM view.events WHERE org_id = $1 AND event_id = ANY($2) AND acknowledged_at IS NOT NULL",
+        "SELECT event_id, acknowledged_at FROM view.events
+         WHERE org_id = $1 AND event_id = ANY($2) AND acknowledged_at IS NOT NULL",
     )
     .bind(organization.as_uuid())
     .bind(ids)

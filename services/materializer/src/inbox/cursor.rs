@@ -9,17 +9,18 @@ use std::collections::BTreeMap;
 
 use platform::seal::SealingKey;
 use schemas::ids::OrgId;
+use serde::{Deserialize, Serialize};
 
 /// Purpose of the sealed token.
 const PURPOSE: &str = "cursor";
 /// First byte of the sealed bytes; another layout gets another one.
-const VERSION: u8 = 1;
-/// Far above any partition count; bounds what a cursor may make us allocate.
-const MAX_PARTITIONS: u64 = 4096;
+const VERSION: u8 = 2;
+/// Far above any partition count.
+const MAX_PARTITIONS: usize = 4096;
 
 /// Direction of a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub(super) enum Order {
     /// Oldest first.
     Ascending,
     /// Newest first.
@@ -27,20 +28,19 @@ pub enum Order {
 }
 
 /// A place within one partition. Ordered as the log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Mark {
     /// Offsets of different log epochs do not compare; a later epoch is later.
     pub log_epoch: i32,
     /// Offset within the partition.
     pub offset: i64,
 }
 
-/// Places by partition.
-pub type Marks = BTreeMap<i32, Mark>;
+pub(super) type Marks = BTreeMap<i32, Mark>;
 
-/// How far a reading has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cursor {
+/// How far a reading has come. Its byte form depends on the order of variants and fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Cursor {
     /// Everything up to and including these marks was read; a partition without one was not read yet.
     Ascending(Marks),
     /// Goes down from where the log stood at the first page.
@@ -56,11 +56,11 @@ pub enum Cursor {
 /// The token is not a cursor of this organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of this inbox")]
-pub struct Unreadable;
+pub(super) struct Unreadable;
 
 /// What a page may read of one partition: the places strictly between two marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Range {
+pub(super) enum Range {
     /// Upwards, everything after the mark; from the beginning without one.
     After(Option<Mark>),
     /// Downwards, everything before the mark.
@@ -71,7 +71,7 @@ pub enum Range {
 
 impl Cursor {
     /// The cursor of a reading that has read nothing yet; `heads` is the newest event of each partition.
-    pub fn start(order: Order, heads: &Marks) -> Self {
+    pub(super) fn start(order: Order, heads: &Marks) -> Self {
         match order {
             Order::Ascending => Self::Ascending(Marks::new()),
             Order::Descending => Self::Descending { start: heads.clone(), reached: Marks::new() },
@@ -79,7 +79,7 @@ impl Cursor {
     }
 
     /// The direction it goes.
-    pub const fn order(&self) -> Order {
+    pub(super) const fn order(&self) -> Order {
         match self {
             Self::Ascending(_) => Order::Ascending,
             Self::Descending { .. } => Order::Descending,
@@ -87,7 +87,7 @@ impl Cursor {
     }
 
     /// What is still to be read of `partition`; `None` when it is no part of the reading.
-    pub fn range(&self, partition: i32) -> Option<Range> {
+    pub(super) fn range(&self, partition: i32) -> Option<Range> {
         match self {
             Self::Ascending(marks) => Some(Range::After(marks.get(&partition).copied())),
             Self::Descending { start, reached } => {
@@ -98,7 +98,7 @@ impl Cursor {
     }
 
     /// Notes that the reading has come to `mark`. A mark behind the one known changes nothing.
-    pub fn reach(&mut self, partition: i32, mark: Mark) {
+    pub(super) fn reach(&mut self, partition: i32, mark: Mark) {
         match self {
             Self::Ascending(marks) => {
                 let known = marks.entry(partition).or_insert(mark);
@@ -114,7 +114,7 @@ impl Cursor {
     /// Goes past what was dropped (its newest place by partition), but never past what is still there (its oldest place
     /// by partition); `true` when some of it had not been read. A descending reading meets the end of what there is
     /// anyway.
-    pub fn skip(&mut self, dropped: &Marks, oldest: &Marks) -> bool {
+    pub(super) fn skip(&mut self, dropped: &Marks, oldest: &Marks) -> bool {
         let Self::Ascending(marks) = self else { return false };
         let mut missed = false;
         for (partition, gone) in dropped {
@@ -134,7 +134,7 @@ impl Cursor {
     }
 
     /// The cursor that continues with what arrives later: a descending reading's is the ascending one at its start.
-    pub fn resume(&self) -> Self {
+    pub(super) fn resume(&self) -> Self {
         match self {
             Self::Ascending(marks) => Self::Ascending(marks.clone()),
             Self::Descending { start, .. } => Self::Ascending(start.clone()),
@@ -142,7 +142,7 @@ impl Cursor {
     }
 
     /// The token that a client carries.
-    pub fn seal(&self, key: &SealingKey, organization: OrgId) -> String {
+    pub(super) fn seal(&self, key: &SealingKey, organization: OrgId) -> String {
         key.seal_token(PURPOSE, organization.as_uuid().as_bytes(), &self.to_bytes())
     }
 
@@ -150,105 +150,25 @@ impl Cursor {
     ///
     /// # Errors
     /// When it was not made by [`Self::seal`] for this organization.
-    pub fn open(key: &SealingKey, organization: OrgId, token: &str) -> Result<Self, Unreadable> {
+    pub(super) fn open(key: &SealingKey, organization: OrgId, token: &str) -> Result<Self, Unreadable> {
         let bytes = key.open_token(PURPOSE, organization.as_uuid().as_bytes(), token).ok_or(Unreadable)?;
         Self::from_bytes(&bytes)
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
-        match self {
-            Self::Ascending(marks) => {
-                bytes.push(0);
-                put_marks(&mut bytes, marks);
-            }
-            Self::Descending { start, reached } => {
-                bytes.push(1);
-                put_marks(&mut bytes, start);
-                put_marks(&mut bytes, reached);
-            }
-        }
-        bytes
+        // Into memory, and there is nothing in a cursor that the format does not know.
+        postcard::to_extend(self, vec![VERSION]).unwrap_or_default()
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let mut reader = Reader(bytes);
-        if reader.byte()? != VERSION {
-            return Err(Unreadable);
-        }
-        let cursor = match reader.byte()? {
-            0 => Self::Ascending(reader.marks()?),
-            1 => Self::Descending { start: reader.marks()?, reached: reader.marks()? },
-            _ => return Err(Unreadable),
+        let (&VERSION, rest) = bytes.split_first().ok_or(Unreadable)? else { return Err(Unreadable) };
+        let cursor: Self = postcard::from_bytes(rest).map_err(|_| Unreadable)?;
+        let is_bounded = match &cursor {
+            Self::Ascending(marks) => marks.len() <= MAX_PARTITIONS,
+            Self::Descending { start, reached } => start.len().max(reached.len()) <= MAX_PARTITIONS,
         };
-        if reader.0.is_empty() { Ok(cursor) } else { Err(Unreadable) }
-    }
-}
-
-fn put_marks(bytes: &mut Vec<u8>, marks: &Marks) {
-    put_varint(bytes, marks.len() as u64);
-    for (partition, mark) in marks {
-        // None of the three is ever negative; if one were, its bits come back as they went.
-        put_varint(bytes, u64::from(partition.cast_unsigned()));
-        put_varint(bytes, u64::from(mark.log_epoch.cast_unsigned()));
-        put_varint(bytes, mark.offset.cast_unsigned());
-    }
-}
-
-/// Seven bits a byte, lowest first; the high bit says that more follow.
-fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-}
-
-/// The bytes not read yet.
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn byte(&mut self) -> Result<u8, Unreadable> {
-        let (first, rest) = self.0.split_first().ok_or(Unreadable)?;
-        self.0 = rest;
-        Ok(*first)
-    }
-
-    fn varint(&mut self) -> Result<u64, Unreadable> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for one bit.
-            if shift == 63 && bits > 1 {
-                return Err(Unreadable);
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(Unreadable)
-    }
-
-    fn varint32(&mut self) -> Result<i32, Unreadable> {
-        u32::try_from(self.varint()?).map(u32::cast_signed).map_err(|_| Unreadable)
-    }
-
-    fn marks(&mut self) -> Result<Marks, Unreadable> {
-        let count = self.varint()?;
-        if count > MAX_PARTITIONS {
-            return Err(Unreadable);
-        }
-        let mut marks = Marks::new();
-        for _ in 0..count {
-            let partition = self.varint32()?;
-            let mark = Mark { log_epoch: self.varint32()?, offset: self.varint()?.cast_signed() };
-            if marks.insert(partition, mark).is_some() {
-                return Err(Unreadable);
-            }
-        }
-        Ok(marks)
+        // One form for each cursor: none with bytes left over, or with a partition named twice.
+        if is_bounded && cursor.to_bytes() == bytes { Ok(cursor) } else { Err(Unreadable) }
     }
 }
 
@@ -312,9 +232,8 @@ mod tests {
         fuzz::drive("cursor", &samples, |bytes| {
             let token = key().seal_token(PURPOSE, org.as_uuid().as_bytes(), bytes);
             match Cursor::open(&key(), org, &token) {
-                // A varint may have been longer than it must be: what is written again is what counts.
-                Ok(cursor) if Cursor::from_bytes(&cursor.to_bytes()) == Ok(cursor.clone()) => Ok(fuzz::Verdict::Read),
-                Ok(cursor) => Err(format!("{cursor:?} does not come back")),
+                Ok(cursor) if cursor.to_bytes() == bytes => Ok(fuzz::Verdict::Read),
+                Ok(cursor) => Err(format!("{cursor:?} has another form")),
                 Err(Unreadable) => Ok(fuzz::Verdict::Refused),
             }
         });
@@ -328,6 +247,31 @@ mod tests {
                 Err(Unreadable) => Ok(fuzz::Verdict::Refused),
             }
         });
+    }
+
+    #[test]
+    fn the_form_is_fixed_and_hostile_forms_are_refused() {
+        let one = Mark { log_epoch: 1, offset: 300 };
+        let bytes = Cursor::Ascending(Marks::from([(3, one)])).to_bytes();
+        // Version, variant, count; partition, epoch and offset as zigzag varints.
+        assert_eq!(bytes, [VERSION, 0, 1, 6, 2, 0xd8, 0x04]);
+        for (bytes, reason) in [
+            (vec![VERSION - 1, 0, 0], "another version"),
+            (vec![VERSION, 2, 0], "an unknown variant"),
+            (vec![VERSION, 0, 0, 0], "a byte too many"),
+            (vec![VERSION, 0, 0x80, 0], "a count that is longer than it must be"),
+            (vec![VERSION, 0, 2, 6, 2, 2, 6, 2, 4], "a partition twice"),
+            (vec![VERSION, 0, 2, 6, 2, 2, 4, 2, 4], "partitions in another order"),
+            (vec![VERSION, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 6, 2, 2], "more partitions than there are bytes"),
+        ] {
+            assert_eq!(Cursor::from_bytes(&bytes), Err(Unreadable), "{reason}");
+        }
+        let marks = |count: i32| (0..count).map(|partition| (partition, one)).collect::<Marks>();
+        let limit = i32::try_from(MAX_PARTITIONS).unwrap();
+        assert!(Cursor::from_bytes(&Cursor::Ascending(marks(limit)).to_bytes()).is_ok());
+        assert_eq!(Cursor::from_bytes(&Cursor::Ascending(marks(limit + 1)).to_bytes()), Err(Unreadable));
+        let descending = Cursor::Descending { start: Marks::new(), reached: marks(limit + 1) };
+        assert_eq!(Cursor::from_bytes(&descending.to_bytes()), Err(Unreadable));
     }
 
     const LOW: Mark = Mark { log_epoch: 1, offset: 5 };

@@ -25,7 +25,7 @@ pub(super) async fn find(state: &InboxState, caller: &Caller, id: EventId) -> Re
     caller.require(Right::Consume)?;
     let inbox = &state.inbox;
     let mut row = inbox.within_budget(read(&inbox.pool, caller.org_id, id)).await?;
-    if row.is_none() && inbox.freshness.catch_up(caller.org_id, &[]).await {
+    if row.is_none() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
         row = inbox.within_budget(read(&inbox.pool, caller.org_id, id)).await?;
     }
     row.filter(|row| caller.may_see(&row.event_type)).ok_or_else(Problem::not_found)
@@ -36,7 +36,7 @@ async fn read(pool: &PgPool, organization: OrgId, id: EventId) -> Result<Option<
         "SELECT ",
         event_columns!(),
         " FROM view.events WHERE org_id = $1
-          AND event_id = COALESCE((SELECT original_id FROM verdicts WHERE org_id = $1 AND event_id = $2), $2)"
+          AND event_id = COALESCE((SELECT canonical_id FROM event_ids WHERE org_id = $1 AND event_id = $2), $2)"
     ))
     .bind(organization.as_uuid())
     .bind(id.as_uuid())

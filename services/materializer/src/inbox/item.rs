@@ -18,20 +18,17 @@ use super::position;
 
 /// A row of `view.events`, without its organization.
 #[derive(Debug)]
-pub struct EventRow {
-    /// Its id.
+pub(super) struct EventRow {
     pub event_id: Uuid,
     /// Where it stands on the log.
     pub place: Place,
     /// Append time on the log.
     pub accepted_at: OffsetDateTime,
-    /// Its type.
     pub event_type: String,
     /// The producer's text, byte for byte.
     pub payload: Box<RawValue>,
     /// What the producer says of time.
     pub occurred_at: Option<OffsetDateTime>,
-    /// Who says so.
     pub source: Option<String>,
     /// The key that orders it.
     pub ordering_key: Option<String>,
@@ -49,12 +46,12 @@ pub struct EventRow {
 
 impl EventRow {
     /// Where it stands within its partition.
-    pub const fn mark(&self) -> Mark {
+    pub(super) const fn mark(&self) -> Mark {
         Mark { log_epoch: self.place.log_epoch, offset: self.place.offset }
     }
 
     /// Bytes of its payload.
-    pub fn payload_bytes(&self) -> usize {
+    pub(super) fn payload_bytes(&self) -> usize {
         self.payload.get().len()
     }
 }
@@ -97,7 +94,7 @@ impl FromRow<'_, PgRow> for EventRow {
 
 /// An event as the API shows it.
 #[derive(Debug, Serialize)]
-pub struct Item {
+pub(super) struct Item {
     event_id: EventId,
     id: EventId,
     event_type: String,
@@ -132,7 +129,7 @@ enum Metadata {
 
 impl Item {
     /// Shows `row` to its organization.
-    pub fn new(row: EventRow, key: &SealingKey, organization: OrgId) -> Self {
+    pub(super) fn new(row: EventRow, key: &SealingKey, organization: OrgId) -> Self {
         let id = EventId::from_uuid(row.event_id);
         Self {
             event_id: id,
@@ -158,7 +155,7 @@ impl Item {
     }
 
     /// Notes that `asked_for` turned out to be a duplicate of this event.
-    pub fn asked_for_as(mut self, asked_for: EventId) -> Self {
+    pub(super) fn asked_for_as(mut self, asked_for: EventId) -> Self {
         self.duplicate_of = (asked_for != self.event_id).then_some(self.event_id);
         self
     }

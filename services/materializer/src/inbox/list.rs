@@ -71,7 +71,7 @@ pub(super) async fn list(
     let organization = caller.org_id;
     let mut request = ListRequest::parse(&params, defaults(context.dialect), &state.inbox.sealing, organization)?;
     request.filter.restrict(caller.event_types.as_deref());
-    state.inbox.freshness.catch_up(organization, &request.min_positions).await;
+    state.inbox.read_your_writes.catch_up(organization, &request.min_positions).await;
     let begun = Instant::now();
     let page = read_or_wait(&state, organization, &request).await?;
     let waited = if request.wait.is_zero() { Duration::ZERO } else { begun.elapsed() };
@@ -127,7 +127,7 @@ async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListReq
     if !page.rows.is_empty() || request.wait.is_zero() {
         return Ok(page);
     }
-    let Some(mut waiter) = state.inbox.arrivals.wait_for(organization) else {
+    let Some(mut waiter) = state.inbox.notifier.wait_for(organization) else {
         return Err(Problem::unavailable("too many requests are waiting for events; come again, or leave wait out", 1));
     };
     loop {
@@ -138,7 +138,7 @@ async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListReq
         let recheck = request.filter.status.map_or(deadline, |_| deadline.min(Instant::now() + STATUS_RECHECK));
         tokio::select! {
             () = state.shutdown.cancelled() => return Ok(page),
-            () = waiter.rung() => {}
+            () = waiter.notified() => {}
             () = tokio::time::sleep_until(recheck) => {}
         }
     }

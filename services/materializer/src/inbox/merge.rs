@@ -10,8 +10,7 @@ use super::cursor::Order;
 
 /// What was read of one partition, in the order of the reading.
 #[derive(Debug)]
-pub struct Source<T> {
-    /// Which partition.
+pub(super) struct Source<T> {
     pub partition: i32,
     /// Its next rows, each with its acceptance time.
     pub rows: Vec<(OffsetDateTime, T)>,
@@ -19,14 +18,12 @@ pub struct Source<T> {
     pub more: bool,
 }
 
-/// The merged page.
 #[derive(Debug)]
-pub struct Merged<T> {
+pub(super) struct Merged<T> {
     /// At most as many rows as asked for, each with its partition.
     pub rows: Vec<(i32, T)>,
     /// Partitions of which everything was taken.
     pub exhausted: Vec<i32>,
-    /// Something is left.
     pub has_more: bool,
 }
 
@@ -35,7 +32,7 @@ pub struct Merged<T> {
 /// Times of one partition may step back (the broker's clock can), so a row waits for the one before it in its
 /// partition, whatever its time is. A source that is used up but holds more ends the page: what comes next in it may be
 /// older than what the others offer.
-pub fn merge<T>(sources: Vec<Source<T>>, order: Order, limit: usize) -> Merged<T> {
+pub(super) fn merge<T>(sources: Vec<Source<T>>, order: Order, limit: usize) -> Merged<T> {
     let mut lanes: Vec<Lane<T>> = sources.into_iter().map(Lane::new).collect();
     let mut rows = Vec::with_capacity(limit.min(lanes.iter().map(|lane| lane.rows.len() + 1).sum()));
     while rows.len() < limit && !lanes.iter().any(Lane::is_starved) {

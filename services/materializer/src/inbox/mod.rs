@@ -2,19 +2,19 @@
 //! acknowledgements and the rejected records share.
 //!
 //! What a page is, is computed by pure parts (`cursor`, `merge`, `page`, `request`); `query`, `seek` and `event` hold
-//! the SQL; `freshness` and `arrivals` know when the view has got further. Writing the view is the projector's
-//! business, acknowledging that of `acks`.
+//! the SQL; `read_your_writes` and `notifier` wait until the view has got further. The projector writes the view, `acks`
+//! acknowledges.
 
-mod arrivals;
 mod cursor;
 pub(crate) mod event;
-mod freshness;
 mod item;
 mod list;
 mod merge;
+mod notifier;
 mod page;
 pub(crate) mod position;
 mod query;
+mod read_your_writes;
 mod request;
 mod seek;
 pub(crate) mod state;

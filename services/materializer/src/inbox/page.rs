@@ -5,7 +5,7 @@ use super::merge::Merged;
 
 /// Moves `cursor` over `merged`. `heads`, where given, were read before the rows: an ascending reading has then passed
 /// everything up to them in the partitions that are exhausted, wanted or not.
-pub fn turn<T>(cursor: &mut Cursor, merged: &Merged<T>, mark: impl Fn(&T) -> Mark, heads: Option<&Marks>) {
+pub(super) fn turn<T>(cursor: &mut Cursor, merged: &Merged<T>, mark: impl Fn(&T) -> Mark, heads: Option<&Marks>) {
     for (partition, row) in &merged.rows {
         cursor.reach(*partition, mark(row));
     }

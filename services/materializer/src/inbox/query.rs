@@ -19,24 +19,21 @@ use super::seek::Window;
 /// Payload bytes after which a page ends early, so that a thousand large events do not become one answer.
 const PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Up to here open events are counted exactly.
-pub const COUNTED_EXACTLY: i64 = 10_000;
+pub(super) const COUNTED_EXACTLY: i64 = 10_000;
 
 /// What the view holds of one partition for an organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Which partition.
+pub(super) struct Extent {
     pub partition: i32,
     /// When its oldest event was accepted.
     pub oldest_at: OffsetDateTime,
-    /// Its oldest event.
     pub oldest: Mark,
-    /// Its newest event.
     pub newest: Mark,
 }
 
 /// What the view holds of an organization, and what it held before its retention was over.
 #[derive(Debug, Default)]
-pub struct Holdings {
+pub(super) struct Holdings {
     /// Partitions with events; normally one.
     pub extents: Vec<Extent>,
     /// The newest event of each partition that was dropped.
@@ -45,12 +42,12 @@ pub struct Holdings {
 
 impl Holdings {
     /// The oldest event of each partition that is still there.
-    pub fn oldest(&self) -> Marks {
+    pub(super) fn oldest(&self) -> Marks {
         self.extents.iter().map(|extent| (extent.partition, extent.oldest)).collect()
     }
 
     /// The newest event of each partition, also where it was dropped.
-    pub fn heads(&self) -> Marks {
+    pub(super) fn heads(&self) -> Marks {
         let mut heads = self.dropped.clone();
         heads.extend(self.extents.iter().map(|extent| (extent.partition, extent.newest)));
         heads
@@ -58,10 +55,7 @@ impl Holdings {
 }
 
 /// What there is of the organization. PostgreSQL knows no skip scan: the recursion is one.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn holdings(connection: &mut PgConnection, organization: OrgId) -> Result<Holdings, sqlx::Error> {
+pub(super) async fn holdings(connection: &mut PgConnection, organization: OrgId) -> Result<Holdings, sqlx::Error> {
     // Partition and newest place; when the oldest was accepted and its place, where it is still there.
     type HeldRow = (i32, i32, i64, Option<OffsetDateTime>, Option<i32>, Option<i64>);
     let rows: Vec<HeldRow> = sqlx::query_as(
@@ -80,7 +74,7 @@ pub async fn holdings(connection: &mut PgConnection, organization: OrgId) -> Res
                              ORDER BY e.log_epoch DESC, e.log_offset DESC LIMIT 1) AS newest
          WHERE p.log_partition IS NOT NULL
          UNION ALL
-         SELECT log_partition, log_epoch, log_offset, NULL, NULL, NULL FROM view_dropped WHERE org_id = $1",
+         SELECT log_partition, log_epoch, log_offset, NULL, NULL, NULL FROM retention_gaps WHERE org_id = $1",
     )
     .bind(organization.as_uuid())
     .fetch_all(connection)
@@ -100,8 +94,7 @@ pub async fn holdings(connection: &mut PgConnection, organization: OrgId) -> Res
 
 /// What to read of one partition.
 #[derive(Debug, Clone, Copy)]
-pub struct Slice<'a> {
-    /// Whose.
+pub(super) struct Slice<'a> {
     pub organization: OrgId,
     /// Which partition, and what is in it.
     pub extent: &'a Extent,
@@ -109,17 +102,12 @@ pub struct Slice<'a> {
     pub range: Range,
     /// The part of the partition that the wanted times lie in.
     pub window: Window,
-    /// Which events.
     pub filter: &'a Filter,
     /// At most this many.
     pub limit: usize,
 }
 
-/// Reads a slice.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn rows(connection: &mut PgConnection, slice: &Slice<'_>) -> Result<Source<EventRow>, sqlx::Error> {
+pub(super) async fn rows(connection: &mut PgConnection, slice: &Slice<'_>) -> Result<Source<EventRow>, sqlx::Error> {
     let mut source = Source { partition: slice.extent.partition, rows: Vec::new(), more: false };
     let mut bytes = 0;
     for log_epoch in slice.log_epochs() {
@@ -218,10 +206,7 @@ fn push_filter(statement: &mut QueryBuilder<Postgres>, filter: &Filter) {
 }
 
 /// Counts the organization's open events of these types (all without a list), but stops above [`COUNTED_EXACTLY`].
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn count_open(
+pub(super) async fn count_open(
     connection: &mut PgConnection,
     organization: OrgId,
     event_types: Option<&[String]>,

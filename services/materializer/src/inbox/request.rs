@@ -21,16 +21,15 @@ const MAX_REPEATS: usize = 100;
 
 /// What holds for a parameter that is absent.
 #[derive(Debug, Clone, Copy)]
-pub struct Defaults {
+pub(super) struct Defaults {
     /// Events on a page.
     pub limit: usize,
-    /// Direction.
     pub order: Order,
 }
 
 /// How an event's deliveries stand, all together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeliveryStatus {
+pub(super) enum DeliveryStatus {
     /// None has ended, or there is none.
     Pending,
     /// One waits for its next attempt.
@@ -43,10 +42,9 @@ pub enum DeliveryStatus {
 
 /// Which events are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Filter {
+pub(super) struct Filter {
     /// One of these types; `None`: any.
     pub event_types: Option<Vec<String>>,
-    /// In this state.
     pub status: Option<DeliveryStatus>,
     /// Accepted at or after.
     pub since: Option<OffsetDateTime>,
@@ -59,12 +57,12 @@ pub struct Filter {
 impl Filter {
     /// Whether an event that does not pass now never will. Then a reading that has come to the end need not come back
     /// to it.
-    pub const fn is_final(&self) -> bool {
+    pub(super) const fn is_final(&self) -> bool {
         self.status.is_none() && self.until.is_none()
     }
 
     /// Leaves only what a key with these event types may see.
-    pub fn restrict(&mut self, allowed: Option<&[String]>) {
+    pub(super) fn restrict(&mut self, allowed: Option<&[String]>) {
         let Some(allowed) = allowed else { return };
         match &mut self.event_types {
             Some(wanted) => wanted.retain(|name| allowed.contains(name)),
@@ -73,21 +71,20 @@ impl Filter {
     }
 
     /// Whether nothing can pass.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.event_types.as_ref().is_some_and(Vec::is_empty)
     }
 }
 
 /// A read of the inbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListRequest {
+pub(super) struct ListRequest {
     /// Events on a page, 1 to 1,000.
     pub limit: usize,
     /// Direction; the cursor's when there is one.
     pub order: Order,
     /// Where to go on, as it was sent and as it reads.
     pub cursor: Option<(String, Cursor)>,
-    /// Which events.
     pub filter: Filter,
     /// What the view must have reached first.
     pub min_positions: Vec<Place>,
@@ -100,7 +97,7 @@ impl ListRequest {
     ///
     /// # Errors
     /// The invalid code, naming the first parameter at fault. A cursor or position of another organization is one.
-    pub fn parse(
+    pub(super) fn parse(
         given: &QueryParams,
         defaults: Defaults,
         key: &SealingKey,

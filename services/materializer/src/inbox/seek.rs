@@ -1,6 +1,11 @@
-//! Finding the part of a partition that a time window lies in, by bisection over offsets. Without it, reading a window
-//! deep in a long inbox would touch everything before it; the times themselves are compared again by the page's
-//! statement.
+//! Finds the offsets of a partition that a time window lies in, by bisection. Without it, reading a window deep in a
+//! long inbox would touch everything before it; the times themselves are compared again by the page's statement.
+//!
+//! Pruning by time partition cannot replace it. A time partition holds days of events (5 of 30), and the index of the
+//! page is in log order: within a time partition everything between the cursor and the window is read and thrown away.
+//! Measured: 29,998 rows for a page of 50 in the middle of 60,000 events, 59,971 for the last page of a window at
+//! their beginning. An index on (org_id, log_partition, accepted_at) would find each bound with one probe; but every
+//! event and every acknowledgement would have to write it, for a filter that few requests use.
 
 use schemas::ids::OrgId;
 use sqlx::postgres::PgConnection;
@@ -16,7 +21,7 @@ const CLOCK_STEP: Duration = Duration::minutes(10);
 
 /// Bounds within one partition; without a bound everything is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Window {
+pub(super) struct Window {
     /// Nothing before this place matters.
     pub floor: Option<Mark>,
     /// Nothing from this place on matters.
@@ -24,10 +29,7 @@ pub struct Window {
 }
 
 /// The window of `filter` in the partition of `extent`.
-///
-/// # Errors
-/// As PostgreSQL has them.
-pub async fn window(
+pub(super) async fn window(
     connection: &mut PgConnection,
     organization: OrgId,
     extent: &Extent,

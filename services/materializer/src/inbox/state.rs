@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
-use platform::fence::PositionWatch;
+use platform::fence::PositionsPoller;
 use platform::http::Problem;
 use platform::kafka::producer::Producer;
 use platform::postgres::SqlEffect;
+use platform::read_your_writes::RecentWrites;
 use platform::seal::SealingKey;
-use platform::written::RecentWrites;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
 use tenancy::Authenticator;
 use tokio_util::sync::CancellationToken;
 
-use super::arrivals::Arrivals;
-use super::freshness::Freshness;
+use super::notifier::NewEventNotifier;
+use super::read_your_writes::ReadYourWrites;
 
 /// What the connections of [`InboxState`] are to be set to. A page comes out of an index in its order. The planner
 /// would rather sort what it takes for a few rows, in a part of the view that has grown since it was last looked at;
@@ -37,9 +37,10 @@ pub(crate) struct Inbox {
     pub(crate) events_topic: String,
     pub(crate) acks_topic: String,
     pub(crate) sealing: SealingKey,
-    pub(crate) watch: PositionWatch,
-    pub(crate) freshness: Freshness,
-    pub(crate) arrivals: Arrivals,
+    /// Of the projector: the only reader of positions here, shared by all who wait for the view.
+    pub(crate) positions: PositionsPoller,
+    pub(crate) read_your_writes: ReadYourWrites,
+    pub(crate) notifier: NewEventNotifier,
 }
 
 impl FromRef<InboxState> for Authenticator {
@@ -59,17 +60,16 @@ impl InboxState {
         sealing: SealingKey,
         written: RecentWrites,
     ) -> Self {
-        let consumer = crate::projector::CONSUMER;
-        let watch = PositionWatch::new(pool.clone(), consumer);
+        let positions = PositionsPoller::new(pool.clone(), crate::projector::CONSUMER);
         let inbox = Inbox {
-            freshness: Freshness::new(pool.clone(), consumer, &topics.events, written, watch.clone()),
-            arrivals: Arrivals::new(pool.clone(), consumer, &topics.events),
+            read_your_writes: ReadYourWrites::new(&topics.events, written, positions.clone()),
+            notifier: NewEventNotifier::new(pool.clone(), &topics.events, positions.clone()),
             pool,
             producer,
             events_topic: topics.events,
             acks_topic: topics.acks,
             sealing,
-            watch,
+            positions,
         };
         Self { authenticator, inbox: Arc::new(inbox), shutdown: CancellationToken::new() }
     }
@@ -80,12 +80,21 @@ impl InboxState {
         self.shutdown = shutdown;
         self
     }
+
+    /// How many requests wait for events at the moment.
+    pub fn waiting(&self) -> usize {
+        self.inbox.notifier.waiting()
+    }
+
+    /// Whether the positions of the projector are being read, because somebody waits for the view.
+    pub fn is_polling(&self) -> bool {
+        self.inbox.positions.is_polling()
+    }
 }
 
 /// The view could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    /// PostgreSQL says why.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
     /// It says nothing within the budget: a server that hangs refuses no connection.

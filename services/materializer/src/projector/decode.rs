@@ -2,7 +2,7 @@
 
 use platform::kafka::Record;
 use schemas::ids::OrgId;
-use schemas::native::{self, NativeRecord, Unreadable};
+use schemas::native::{self, Unreadable};
 use schemas::records::{Ack, DeliveryAttempt, Event};
 use schemas::topics::TopicNames;
 
@@ -20,7 +20,6 @@ pub(crate) enum Content {
     Event(Box<Event>),
     /// Acknowledged events, at least one.
     Acks(Vec<Ack>),
-    /// One webhook attempt.
     Attempt(Box<DeliveryAttempt>),
     /// Nobody can read it; the partition goes on.
     Dead(Unreadable),
@@ -35,31 +34,14 @@ pub(crate) fn decode(record: Record, topics: &TopicNames) -> Item {
     if record.is_marker {
         return Item { record, content: Content::Skipped };
     }
-    if let Some(said) = &record.unpackable {
-        let message = format!("a batch that ends here cannot be unpacked, none of its records was read: {said}");
-        return Item { content: Content::Dead(Unreadable { class: native::UNPACKABLE_BATCH, message }), record };
-    }
     let (key, value) = (record.key.as_deref(), record.value.as_deref());
     let content = if *record.topic == *topics.acks {
         native::read_acks(key, value, &record.headers).map(Content::Acks)
     } else if *record.topic == *topics.deliveries {
         native::read_attempt(key, value).map(|attempt| Content::Attempt(Box::new(attempt)))
     } else {
-        native::read_event(&native(&record)).map(|event| Content::Event(Box::new(event)))
+        native::read_event(&record.as_native()).map(|event| Content::Event(Box::new(event)))
     };
     let content = content.unwrap_or_else(Content::Dead);
     Item { record, content }
-}
-
-/// The record as `schemas` reads it.
-pub(crate) fn native(record: &Record) -> NativeRecord<'_> {
-    NativeRecord {
-        topic: &record.topic,
-        partition: record.partition,
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &record.headers,
-    }
 }

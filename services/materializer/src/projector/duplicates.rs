@@ -1,13 +1,15 @@
 //! Which of two events under one key is the original. Pure: what is stored already is an argument.
 //!
 //! Within a partition the lower offset wins, for as long as its window lasts; across partitions the one that is read
-//! first. Windows are on append time. Taking a decision happens here and only here; keeping it (`verdicts`) is what
-//! later readings go by.
+//! first. Windows are on append time. Decisions are taken here and only here; table `event_ids` keeps them for later
+//! readings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::ids::{EventId, OrgId};
 use schemas::records::{Dedup, DedupKind, Event};
+
+use super::event_row::EventRow;
 
 /// A key within its organization and namespace.
 pub(crate) type Key = (OrgId, DedupKind, String);
@@ -24,71 +26,65 @@ pub(crate) struct Holder {
     pub(crate) expires_at_ms: i64,
 }
 
-/// What was decided of events before: nothing stands against the event, or it is a duplicate of that one.
-pub(crate) type Settled = BTreeMap<(OrgId, EventId), Option<EventId>>;
+/// Duplicate decisions by event id: `None` is an event, `Some` a duplicate of that event.
+pub(crate) type Decisions = BTreeMap<(OrgId, EventId), Option<EventId>>;
 
-/// What was decided of a batch.
-#[derive(Debug, Default)]
-pub(crate) struct Decision {
-    /// Index of each duplicate, and its original.
-    pub(crate) duplicates: BTreeMap<usize, EventId>,
-    /// Keys that have another holder than before.
-    pub(crate) holders: BTreeMap<Key, Holder>,
+/// The keys that these rows name. Their holders must be known to decide.
+pub(crate) fn keys(rows: &[&mut EventRow<'_>]) -> BTreeSet<Key> {
+    rows.iter().filter_map(|row| key_of(row.event)).collect()
 }
 
-/// The keys that `events` name; what holds them now must be known to decide.
-pub(crate) fn keys<'a>(events: impl Iterator<Item = &'a Event>) -> BTreeSet<Key> {
-    events.filter_map(key_of).collect()
-}
-
-/// Decides over `events` (with their acceptance times, milliseconds) in their order; `known` is what holds their keys
-/// so far. What is `settled` stays so and takes no key: an event that comes again, in another record, is still the same
-/// event. So is one that comes again without a key.
-pub(crate) fn decide(events: &[(&Event, i64)], known: &BTreeMap<Key, Holder>, settled: &Settled) -> Decision {
-    let mut decision = Decision::default();
-    let mut settled_here = Settled::new();
-    for (index, (event, accepted_at_ms)) in events.iter().enumerate() {
-        let name = (event.org_id, event.event_id);
-        let original = settled_here.get(&name).or_else(|| settled.get(&name)).copied().unwrap_or_else(|| {
-            let (key, dedup) = (key_of(event)?, event.dedup.as_ref()?);
-            let holder = decision.holders.get(&key).or_else(|| known.get(&key));
-            match holder.map(|holder| standing(holder, event.event_id, dedup, *accepted_at_ms)) {
-                Some(Standing::Repeat(original)) => Some(original),
-                Some(Standing::Apart) => None,
-                Some(Standing::First) | None => {
-                    decision.holders.insert(key, Holder::new(event.event_id, dedup, *accepted_at_ms));
+/// Sets `duplicate_of` of the rows, in their order, and returns the keys that get another holder than before. `known`
+/// has the holders so far. An id that is decided keeps its decision and takes no key, also in a record without a key:
+/// an event that comes again, in another record, is still the same event.
+pub(crate) fn decide(
+    rows: &mut [&mut EventRow<'_>],
+    known: &BTreeMap<Key, Holder>,
+    decided: &Decisions,
+) -> BTreeMap<Key, Holder> {
+    let mut holders: BTreeMap<Key, Holder> = BTreeMap::new();
+    let mut decided_here = Decisions::new();
+    for row in rows {
+        let original = decided_here.get(&row.id()).or_else(|| decided.get(&row.id())).copied().unwrap_or_else(|| {
+            let (key, dedup) = (key_of(row.event)?, row.event.dedup.as_ref()?);
+            let holder = holders.get(&key).or_else(|| known.get(&key));
+            match holder.map(|holder| relation(holder, row.event.event_id, dedup, row.accepted_at_ms)) {
+                Some(Relation::Duplicate(original)) => Some(original),
+                Some(Relation::Separate) => None,
+                Some(Relation::NextHolder) | None => {
+                    holders.insert(key, Holder::new(row.event.event_id, dedup, row.accepted_at_ms));
                     None
                 }
             }
         });
-        settled_here.insert(name, original);
-        decision.duplicates.extend(original.map(|original| (index, original)));
+        decided_here.insert(row.id(), original);
+        row.duplicate_of = original;
     }
-    decision
+    holders
 }
 
-/// How an event stands to the holder of its key.
-enum Standing {
-    /// It is a repeat of that one.
-    Repeat(EventId),
-    /// The key is free again.
-    First,
-    /// It stays an event, and the key stays with its holder.
-    Apart,
+/// What an event is to the holder of its key.
+enum Relation {
+    /// A duplicate of that event.
+    Duplicate(EventId),
+    /// The next holder: the key is free again.
+    NextHolder,
+    /// An event of its own. The key stays with its holder.
+    Separate,
 }
 
-fn standing(holder: &Holder, event_id: EventId, dedup: &Dedup, accepted_at_ms: i64) -> Standing {
+fn relation(holder: &Holder, event_id: EventId, dedup: &Dedup, accepted_at_ms: i64) -> Relation {
     if holder.event_id == event_id {
-        return Standing::Apart;
+        return Relation::Separate;
     }
     if holder.expires_at_ms <= accepted_at_ms {
-        return Standing::First;
+        return Relation::NextHolder;
     }
-    // Read long after a later one, from a partition that was behind: their windows do not meet.
+    // Read long after a later one, from a partition that was behind: their windows do not overlap.
     let is_long_before = end_of_window(dedup, accepted_at_ms) <= holder.accepted_at_ms;
-    // Twins with different bodies that raced on two instances: both were accepted, so both stay.
-    let is_other_twin = dedup.kind == DedupKind::IdempotencyKey && holder.body_hash != dedup.body_hash;
-    if is_long_before || is_other_twin { Standing::Apart } else { Standing::Repeat(holder.event_id) }
+    // Two requests with one key and different bodies that raced on two instances: both were accepted, so both stay.
+    let has_other_body = dedup.kind == DedupKind::IdempotencyKey && holder.body_hash != dedup.body_hash;
+    if is_long_before || has_other_body { Relation::Separate } else { Relation::Duplicate(holder.event_id) }
 }
 
 impl Holder {

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use platform::erasure::{Erasure, ErasureError};
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};
+use tenancy::erasure::{Erasure, ErasureError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -15,19 +15,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Rows (for attempts: deliveries) that one statement takes away at most.
 const BATCH: i64 = 1000;
 
-/// One batch of each table that holds anything of an organization. `view_dropped` last: it is written from what the
+/// One batch of each table that holds anything of an organization. `retention_gaps` last: it is written from what the
 /// first one takes away.
-const BATCHES: [&str; 9] = [
-    "DELETE FROM view.events WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events WHERE org_id = $1 LIMIT $2)",
+const BATCHES: [&str; 8] = [
+    "DELETE FROM view.events
+     WHERE org_id = $1 AND event_id IN (SELECT event_id FROM view.events WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view.delivery_attempts
      WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.delivery_attempts WHERE org_id = $1 LIMIT $2)",
-    "DELETE FROM view.deliveries WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.deliveries WHERE org_id = $1 LIMIT $2)",
+    "DELETE FROM view.deliveries
+     WHERE org_id = $1 AND delivery_id IN (SELECT delivery_id FROM view.deliveries WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM view.pending_effects WHERE ctid IN (SELECT ctid FROM view.pending_effects WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM rejected WHERE ctid IN (SELECT ctid FROM rejected WHERE org_id = $1 LIMIT $2)",
     "DELETE FROM dedup_keys WHERE ctid IN (SELECT ctid FROM dedup_keys WHERE org_id = $1 LIMIT $2)",
-    "DELETE FROM verdicts WHERE ctid IN (SELECT ctid FROM verdicts WHERE org_id = $1 LIMIT $2)",
-    "DELETE FROM event_places WHERE ctid IN (SELECT ctid FROM event_places WHERE org_id = $1 LIMIT $2)",
-    "DELETE FROM view_dropped WHERE ctid IN (SELECT ctid FROM view_dropped WHERE org_id = $1 LIMIT $2)",
+    "DELETE FROM event_ids WHERE ctid IN (SELECT ctid FROM event_ids WHERE org_id = $1 LIMIT $2)",
+    "DELETE FROM retention_gaps WHERE ctid IN (SELECT ctid FROM retention_gaps WHERE org_id = $1 LIMIT $2)",
 ];
 
 /// Looks every second until `shutdown`. Every instance may: what one has done is not there any more for the others.
@@ -82,7 +83,7 @@ async fn is_alone(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT to_regnamespace('view_next') IS NULL
                 AND pg_try_advisory_xact_lock(hashtext('triggers view rebuild'))
-                AND pg_try_advisory_xact_lock(hashtext('triggers view parts'))",
+                AND pg_try_advisory_xact_lock(hashtext('triggers time partitions'))",
     )
     .fetch_one(connection)
     .await

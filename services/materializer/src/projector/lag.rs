@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use platform::kafka::consumer::LogEnds;
+use platform::kafka::consumer::{Lag, Reached, Session};
 use schemas::topics::TopicNames;
 
 use super::batch::{Collector, Hold, Place};
@@ -11,13 +11,14 @@ use crate::metrics::METRICS;
 
 /// Sets the gauges from the partitions that are held. A topic of which nothing is held has no lag here: others report
 /// it.
-pub(crate) fn report(collector: &Collector, ends: &LogEnds, names: &TopicNames) {
+pub(crate) fn report(collector: &Collector, session: &Session, names: &TopicNames) {
     let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()
         .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
         .unwrap_or(0);
-    let lags = by_topic(collector.holds(), |topic, partition| ends.of(topic, partition), now_ms);
+    let lags =
+        by_topic(collector.holds(), |(topic, partition), hold| session.lag(topic, *partition, reached(hold), now_ms));
     for topic in [&names.events, &names.acks, &names.deliveries] {
         let lag = lags.get(topic.as_str()).copied().unwrap_or_default();
         METRICS.lag_records.with_label_values(&[topic]).set(lag.records as f64);
@@ -25,30 +26,20 @@ pub(crate) fn report(collector: &Collector, ends: &LogEnds, names: &TopicNames) 
     }
 }
 
-/// Over all partitions of a topic: the sum of records, the oldest of seconds.
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
-struct Lag {
-    records: i64,
-    seconds: f64,
+fn reached(hold: &Hold) -> Reached {
+    Reached { next_offset: hold.committed, open_since_ms: hold.waiting_since_ms, last_done_ms: hold.record_time_ms }
 }
 
+/// Over all partitions of a topic: the sum of records, the oldest of seconds.
 fn by_topic<'a>(
     holds: impl Iterator<Item = (&'a Place, &'a Hold)>,
-    end_of: impl Fn(&str, i32) -> Option<i64>,
-    now_ms: i64,
+    lag_of: impl Fn(&Place, &Hold) -> Lag,
 ) -> BTreeMap<&'a str, Lag> {
     let mut topics: BTreeMap<&str, Lag> = BTreeMap::new();
-    for ((topic, partition), hold) in holds {
-        let records = end_of(topic, *partition).map_or(0, |end| (end - hold.committed).max(0));
-        // What waits is collected but for a moment. The last record that was written is only the second best measure:
-        // after a quiet hour it would tell of an hour's lag.
-        let seconds = match hold.waiting_since_ms.or(hold.record_time_ms) {
-            Some(time) if records > 0 => (now_ms - time).max(0) as f64 / 1000.0,
-            _ => 0.0,
-        };
-        let lag = topics.entry(topic).or_default();
-        lag.records += records;
-        lag.seconds = lag.seconds.max(seconds);
+    for (place, hold) in holds {
+        let (lag, all) = (lag_of(place, hold), topics.entry(&place.0).or_default());
+        all.records += lag.records;
+        all.seconds = all.seconds.max(lag.seconds);
     }
     topics
 }
@@ -78,7 +69,6 @@ mod tests {
             value: None,
             headers: Vec::new(),
             is_marker: false,
-            unpackable: None,
         }
     }
 
@@ -94,10 +84,11 @@ mod tests {
     }
 
     fn lag(collector: &Collector, ends: [i64; 2], now_ms: i64) -> Lag {
-        let end_of = |_: &str, partition: i32| {
-            usize::try_from(partition).ok().and_then(|partition| ends.get(partition)).copied()
+        let lag_of = |(_, partition): &Place, hold: &Hold| {
+            let end = usize::try_from(*partition).ok().and_then(|partition| ends.get(partition)).copied();
+            Lag::of(end, reached(hold), now_ms)
         };
-        by_topic(collector.holds(), end_of, now_ms).get("events").copied().unwrap_or_default()
+        by_topic(collector.holds(), lag_of).get("events").copied().unwrap_or_default()
     }
 
     #[test]

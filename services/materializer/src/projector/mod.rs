@@ -1,43 +1,43 @@
 //! From the log to the tables: one loop that collects records while its previous transaction runs, and writes them
 //! together with the positions they were read up to.
 //!
-//! Lives here: what a record becomes in the view, which of two duplicates is the original, and dead letters. Does not
-//! live here: reading Kafka and the fence (`platform`), what a record says (`schemas`), and reading the view
-//! (`crate::inbox`).
+//! Lives here: what a record becomes in the view, which of two duplicates is the original, and which
+//! record is a dead letter. Does not live here: reading Kafka and the fence (`platform`), what a record says
+//! (`schemas`), writing dead letters (`crate::dead_letters`), and reading the view (`crate::inbox`).
 
 pub(crate) mod batch;
-mod dead_letters;
 mod decode;
 mod duplicates;
 mod erasing;
+mod event_row;
 pub(crate) mod flush;
 pub(crate) mod generation;
 mod lag;
 mod organizations;
-mod parts;
 mod reach;
+pub(crate) mod reconcile;
 mod retention;
-pub(crate) mod sweep;
+mod sweep;
+mod time_partitions;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use platform::erasure::Erasure;
-use platform::fence;
-use platform::health::{Component, Health};
+use platform::health::Component;
 use platform::kafka::KafkaConfig;
-use platform::kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
+use platform::kafka::consumer::{ConsumerSettings, Ended, Inflow, Runner, Session, finished};
 use platform::kafka::producer::Producer;
+use platform::lifecycle::Supervisor;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
-use tokio::sync::mpsc;
+use tenancy::erasure::Erasure;
+use tokio::task::JoinError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::warn;
 
-use batch::{Collector, Place};
+use batch::Collector;
 use flush::{Flusher, Outcome};
 
 /// Name of this consumer in `consumer_positions`: what it has passed is visible in the view.
@@ -96,96 +96,95 @@ pub enum Error {
 /// Ten years: beyond it, what keeps the events is no inbox.
 pub const MAX_RETENTION_DAYS: u32 = 3650;
 
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
-/// How long Kafka may take to say that a lost place is somebody else's: longer than a heartbeat, which is when a member
-/// learns of it.
-const LOST_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Runs until `shutdown`. `producer` writes dead letters only.
-///
-/// # Errors
-/// When going on would be wrong; see [`Error`].
-pub async fn run(
+/// Starts the projector under `supervisor`, and with it the tasks "view retention", "view sweep" and "view erasure".
+/// `producer` writes dead letters only.
+pub fn start(
+    supervisor: &mut Supervisor,
     config: ProjectorConfig,
     pool: PgPool,
     producer: Producer,
     kafka: KafkaConfig,
-    health: Health,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let component = health.component(CONSUMER);
-    let flusher =
-        Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
-    // All end with this function, however that ends.
+) {
+    let shutdown = supervisor.shutdown();
     let retaining = retention::run(pool.clone(), config.retention_days, config.retention_interval, shutdown.clone());
-    let _retaining = AbortOnDropHandle::new(tokio::spawn(retaining));
+    supervisor.spawn("view retention", async move {
+        retaining.await;
+        Ok(())
+    });
     let sweeping = sweep::run(pool.clone(), kafka.clone(), config.sweep_interval, shutdown.clone());
-    let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweeping));
+    supervisor.spawn("view sweep", async move {
+        sweeping.await;
+        Ok(())
+    });
+    let reconciling = reconcile::run(pool.clone(), config.sweep_interval, shutdown.clone());
+    supervisor.spawn("reconcile", async move {
+        reconciling.await;
+        Ok(())
+    });
     let topics = vec![kafka.topics.events.clone(), kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, topics);
-    let _erasing = AbortOnDropHandle::new(tokio::spawn(erasing::run(pool.clone(), erasure, shutdown.clone())));
-    while fence::reachable(&pool, &shutdown, |reason| component.down(reason)).await {
-        let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_materializer, &kafka.topics.events);
-        settings.followed = vec![kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
-        settings.session_timeout = config.session_timeout;
-        settings.stall_after = config.stall_after;
-        let (consumer, inflow) = FencedConsumer::start(&kafka, pool.clone(), settings)?;
+    let erasing = erasing::run(pool.clone(), erasure, shutdown.clone());
+    supervisor.spawn("view erasure", async move {
+        erasing.await;
+        Ok(())
+    });
+    let component = supervisor.health().component(CONSUMER);
+    supervisor.spawn(CONSUMER, async move { Ok(run(config, pool, producer, kafka, component, shutdown).await?) });
+}
+
+/// Runs until `shutdown`.
+///
+/// # Errors
+/// When going on would be wrong; see [`Error`].
+async fn run(
+    config: ProjectorConfig,
+    pool: PgPool,
+    producer: Producer,
+    kafka: KafkaConfig,
+    component: Component,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let flusher =
+        Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
+    let topics = kafka.topics.clone();
+    let mut settings = ConsumerSettings::new(CONSUMER, &topics.group_materializer, &topics.events);
+    settings.followed = vec![topics.acks.clone(), topics.deliveries.clone()];
+    settings.session_timeout = config.session_timeout;
+    settings.stall_after = config.stall_after;
+    let stop_within = config.shutdown_deadline / 2;
+    let runner = Runner { kafka, pool, settings, component, shutdown, stop_within };
+    while let Some(mut session) = runner.start().await? {
         let mut run = Run {
             config: config.clone(),
-            topics: kafka.topics.clone(),
+            topics: topics.clone(),
             collector: Collector::default(),
             flusher: flusher.clone(),
-            component: component.clone(),
-            consumer,
             flushing: None,
-            stopped: BTreeMap::new(),
-            lost: BTreeMap::new(),
         };
-        let ended = run.collect_and_flush(inflow, &shutdown).await;
-        leave(run.consumer, config.shutdown_deadline / 2).await;
-        match ended? {
-            End::Shutdown => return Ok(()),
-            End::Failed(reason) => {
-                component.down(reason.clone());
-                warn!(reason, "The consumer failed; it is started anew.");
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = tokio::time::sleep(RESTART_PAUSE) => {}
-                }
+        match run.collect_and_flush(&mut session).await {
+            Ok(Ended::Restart(reason)) => runner.restart(session, reason).await,
+            ended => {
+                session.stop().await;
+                return ended.map(drop);
             }
         }
     }
     Ok(())
 }
 
-enum End {
-    Shutdown,
-    Failed(String),
-}
-
-/// One life of the consumer.
+/// One session of the consumer.
 struct Run {
     config: ProjectorConfig,
     topics: TopicNames,
     collector: Collector,
     flusher: Arc<Flusher>,
-    component: Component,
-    consumer: FencedConsumer,
     flushing: Option<AbortOnDropHandle<Result<Outcome, Error>>>,
-    /// Partitions that are not read (outside of the log, or without a leader), and why: readiness stays red while there
-    /// is one.
-    stopped: BTreeMap<Place, String>,
-    /// Places that were claimed by somebody else although Kafka gives them to this instance, and since when.
-    lost: BTreeMap<Place, Instant>,
 }
 
 impl Run {
-    async fn collect_and_flush(
-        &mut self,
-        mut inflow: mpsc::Receiver<Inflow>,
-        shutdown: &CancellationToken,
-    ) -> Result<End, Error> {
+    async fn collect_and_flush(&mut self, session: &mut Session) -> Result<Ended, Error> {
         let mut lag_ticks = tokio::time::interval(LAG_INTERVAL);
         lag_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -193,79 +192,35 @@ impl Run {
             let has_room = self.collector.has_room(self.config.max_flush_records, self.config.max_flush_bytes);
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => {
-                    drop(inflow);
-                    return self.finish_running_flush().await.map(|()| End::Shutdown);
-                }
-                outcome = joined(&mut self.flushing), if self.flushing.is_some() => {
-                    self.flushing = None;
-                    self.settle(outcome?);
-                }
-                message = inflow.recv(), if has_room => match message {
-                    Some(message) => if let Some(reason) = self.take(message) {
-                        return Ok(End::Failed(reason));
-                    },
-                    None => return Ok(End::Failed("the consumer ended".to_owned())),
+                outcome = finished(&mut self.flushing) => self.settle(joined(outcome)?, session),
+                event = session.next(has_room) => match event {
+                    Ok(event) => self.take(event, session),
+                    Err(Ended::Shutdown) => return self.finish_running_flush().await.map(|()| Ended::Shutdown),
+                    Err(ended) => return Ok(ended),
                 },
-                _ = lag_ticks.tick() => {
-                    lag::report(&self.collector, self.consumer.log_ends(), &self.topics);
-                    if let Some(reason) = self.to_claim_again() {
-                        return Ok(End::Failed(reason));
-                    }
-                }
+                _ = lag_ticks.tick() => lag::report(&self.collector, session, &self.topics),
             }
         }
     }
 
-    /// Takes one message of the consumer; a reason when the consumer is of no use any more.
-    fn take(&mut self, message: Inflow) -> Option<String> {
-        match message {
+    fn take(&mut self, event: Inflow, session: &Session) {
+        match event {
             Inflow::Assigned(claims) => {
-                self.stopped.retain(|place, _| {
-                    !claims.iter().any(|claim| *claim.topic == *place.0 && claim.partition == place.1)
-                });
-                self.lost.retain(|place, _| {
-                    !claims.iter().any(|claim| *claim.topic == *place.0 && claim.partition == place.1)
-                });
                 self.collector.assign(claims);
-                self.tell_health();
+                session.report_health(None);
             }
             Inflow::Revoked(partitions) => {
                 self.collector.revoke(&partitions);
-                self.stopped.retain(|place, _| !partitions.contains(&place.1));
-                self.lost.retain(|place, _| !partitions.contains(&place.1));
-                self.tell_health();
+                session.report_health(None);
             }
             Inflow::Records(records) => {
                 let deliveries = &self.topics.deliveries;
                 self.collector.collect(records, |topic| topic == deliveries);
             }
-            Inflow::Stopped { topic, partition, reason } => {
-                error!(%topic, partition, reason, "A partition is not read.");
-                // What was read before it stopped is in hand, and nobody will read it again: it is written like
-                // everything else.
-                self.stopped.insert((topic, partition), reason);
-                self.tell_health();
-            }
-            Inflow::Failed(reason) => return Some(reason),
+            // What was read before it stopped is in hand, and nobody will read it again: it is written like everything
+            // else.
+            Inflow::Stopped { .. } | Inflow::Failed(_) => {}
         }
-        None
-    }
-
-    fn tell_health(&self) {
-        match self.stopped.first_key_value() {
-            None => self.component.up(),
-            Some(((topic, partition), reason)) => {
-                self.component.down(format!("{topic}[{partition}] is stopped: {reason}"))
-            }
-        }
-    }
-
-    /// A reason to begin anew: a place was lost, and Kafka has not taken it away since, so nobody reads it. A new life
-    /// of the consumer claims again what Kafka gives it.
-    fn to_claim_again(&self) -> Option<String> {
-        let ((topic, partition), _) = self.lost.iter().find(|(_, since)| since.elapsed() >= LOST_PATIENCE)?;
-        Some(format!("{topic}[{partition}] was claimed by somebody else, and Kafka still gives it to this instance"))
     }
 
     /// Events and acks go first; deliveries have transactions of their own when there is nothing else.
@@ -278,26 +233,25 @@ impl Run {
         }
     }
 
-    fn settle(&mut self, outcome: Outcome) {
+    fn settle(&mut self, outcome: Outcome, session: &mut Session) {
         for (place, epoch) in &outcome.lost {
-            info!(topic = %place.0, partition = place.1, "Somebody else has claimed a partition; it is left to them.");
             if self.collector.lost(place, *epoch) {
-                self.lost.insert(place.clone(), Instant::now());
+                session.lost(&place.0, place.1);
             }
         }
         for (place, hold) in &outcome.written {
             self.collector.committed(place, hold);
         }
-        self.tell_health();
+        session.report_health(None);
         let of_events = self.collector.holds().filter(|((topic, _), _)| **topic == *self.topics.events);
-        self.consumer.commit_hint(of_events.map(|((_, partition), hold)| (*partition, hold.committed)));
+        session.commit_hint(of_events.map(|((_, partition), hold)| (*partition, hold.committed)));
     }
 
     /// What is collected but not yet being written is left: the next owner reads it again.
     async fn finish_running_flush(&mut self) -> Result<(), Error> {
         let Some(mut flushing) = self.flushing.take() else { return Ok(()) };
         match tokio::time::timeout(self.config.shutdown_deadline / 2, &mut flushing).await {
-            Ok(outcome) => outcome.map_err(|error| Error::Interrupted(error.to_string()))?.map(drop),
+            Ok(outcome) => joined(outcome).map(drop),
             Err(_) => {
                 warn!("The running flush did not end in time and is abandoned; what it wrote is rolled back.");
                 flushing.abort();
@@ -307,16 +261,6 @@ impl Run {
     }
 }
 
-/// Leaves the group, within `deadline` over all threads.
-async fn leave(consumer: FencedConsumer, deadline: Duration) {
-    if tokio::time::timeout(deadline, consumer.stop(deadline)).await.is_err() {
-        warn!("The consumer did not leave the group in time.");
-    }
-}
-
-async fn joined(flushing: &mut Option<AbortOnDropHandle<Result<Outcome, Error>>>) -> Result<Outcome, Error> {
-    match flushing {
-        Some(handle) => handle.await.map_err(|error| Error::Interrupted(error.to_string()))?,
-        None => std::future::pending().await,
-    }
+fn joined(outcome: Result<Result<Outcome, Error>, JoinError>) -> Result<Outcome, Error> {
+    outcome.map_err(|error| Error::Interrupted(error.to_string()))?
 }

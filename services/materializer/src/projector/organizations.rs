@@ -1,17 +1,17 @@
-//! Which organizations there are, as far as records ask: active ones are remembered for seconds, all others are asked
-//! for each time.
+//! The status of organizations, as far as records need it. Active ones are cached for seconds; all others are read each
+//! time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use moka::sync::Cache;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-/// Known ones that are remembered; beyond it the memory begins anew.
-const REMEMBERED: usize = 100_000;
-/// How long an organization that is erased may be taken for an active one; `platform::erasure` waits longer.
+/// Organizations cached at most.
+const MAX_CACHED: u64 = 100_000;
+/// How long an organization that is erased may be taken for an active one; `tenancy::erasure` waits longer.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// How an organization stands.
@@ -25,11 +25,17 @@ pub(crate) enum Standing {
     Unknown,
 }
 
-/// Asks `contract.organizations`, and remembers the active ones for [`FRESH`].
-#[derive(Debug, Default)]
+/// Reads `contract.organizations`, and caches the active ones for [`FRESH`].
+#[derive(Debug)]
 pub(crate) struct Organizations {
-    /// When each of them was asked for.
-    active: Mutex<HashMap<OrgId, Instant>>,
+    /// Active ones, and when PostgreSQL was asked about each.
+    active: Cache<OrgId, Instant>,
+}
+
+impl Default for Organizations {
+    fn default() -> Self {
+        Self { active: Cache::builder().max_capacity(MAX_CACHED).time_to_live(FRESH).build() }
+    }
 }
 
 impl Organizations {
@@ -39,17 +45,14 @@ impl Organizations {
         pool: &PgPool,
         wanted: BTreeSet<OrgId>,
     ) -> Result<BTreeMap<OrgId, Standing>, sqlx::Error> {
-        let mut standings = BTreeMap::new();
-        {
-            let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_fresh = |org: &&OrgId| active.get(org).is_some_and(|asked| asked.elapsed() < FRESH);
-            standings.extend(wanted.iter().filter(is_fresh).map(|org| (*org, Standing::Active)));
-        }
+        // The cache counts from when the answer came; what counts is when the question was asked.
+        let is_active = |org: &OrgId| self.active.get(org).is_some_and(|asked| asked.elapsed() < FRESH);
+        let mut standings: BTreeMap<OrgId, Standing> =
+            wanted.iter().filter(|org| is_active(org)).map(|org| (*org, Standing::Active)).collect();
         let missing: Vec<Uuid> = wanted.iter().filter(|org| !standings.contains_key(org)).map(OrgId::as_uuid).collect();
         if missing.is_empty() {
             return Ok(standings);
         }
-        // Before the question: an answer is never older than it is taken for.
         let asked = Instant::now();
         let rows: Vec<(Uuid, String)> =
             sqlx::query_as("SELECT id, status FROM contract.organizations WHERE id = ANY($1)")
@@ -57,18 +60,13 @@ impl Organizations {
                 .fetch_all(pool)
                 .await?;
         standings.extend(missing.into_iter().map(|id| (OrgId::from_uuid(id), Standing::Unknown)));
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, status) in rows {
             let org = OrgId::from_uuid(id);
-            if status == "active" {
-                if active.len() >= REMEMBERED {
-                    active.clear();
-                }
-                active.insert(org, asked);
-                standings.insert(org, Standing::Active);
-            } else {
-                standings.insert(org, Standing::Erased);
+            let is_active = status == "active";
+            if is_active {
+                self.active.insert(org, asked);
             }
+            standings.insert(org, if is_active { Standing::Active } else { Standing::Erased });
         }
         Ok(standings)
     }

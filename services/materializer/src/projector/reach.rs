@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use platform::kafka::KafkaConfig;
-use platform::kafka::range;
+use platform::kafka::{KafkaConfig, log_reader};
 use rdkafka::error::KafkaError;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
@@ -35,12 +34,12 @@ pub(super) async fn of_events(pool: &PgPool, kafka: &KafkaConfig) -> Result<Opti
     .await?;
     let positions =
         rows.into_iter().map(|(partition, next_offset, record_time)| (partition, (next_offset, record_time))).collect();
-    Ok(oldest(&positions, &range::bounds(kafka, topic).await?))
+    Ok(oldest(&positions, &log_reader::bounds(kafka, topic).await?))
 }
 
 /// A partition that is read to its end is not behind, however old its last record. One that is not was read up to its
 /// last record's time; and one of which nothing was read may hold events of any age. It holds back until it is read (or
-/// mended, where it lies outside of its log): readiness is red all the while, and what is kept for it meanwhile is no
+/// repaired, where it lies outside of its log): readiness is red all the while, and what is kept for it meanwhile is no
 /// more than came in that time.
 fn oldest(
     positions: &BTreeMap<i32, (i64, Option<OffsetDateTime>)>,

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::parts::part_days;
 use super::sweep::slept;
+use super::time_partitions::partition_days;
 use crate::metrics::METRICS;
 
 /// How long before they go unacknowledged events are warned of, days.
@@ -34,9 +34,9 @@ pub(crate) async fn run(pool: PgPool, retention_days: u32, interval: Duration, s
 }
 
 async fn look_after(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Error> {
-    let days = part_days(retention_days);
+    let days = partition_days(retention_days);
     sqlx::query(
-        "SELECT view_make_room('view', now(), $1), view_make_room('view', now() + make_interval(days => $1), $1)",
+        "SELECT view_ensure_time_partition('view', now(), $1), view_ensure_time_partition('view', now() + make_interval(days => $1), $1)",
     )
     .bind(days)
     .execute(pool)
@@ -51,7 +51,7 @@ async fn look_after(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Erro
     .fetch_one(pool)
     .await?;
     let expired: Vec<(OffsetDateTime,)> =
-        sqlx::query_as("SELECT starts_at FROM view.parts WHERE ends_at <= $1 ORDER BY starts_at")
+        sqlx::query_as("SELECT starts_at FROM view.time_partitions WHERE ends_at <= $1 ORDER BY starts_at")
             .bind(limit)
             .fetch_all(pool)
             .await?;
@@ -59,7 +59,7 @@ async fn look_after(pool: &PgPool, retention_days: u32) -> Result<(), sqlx::Erro
         drop_part(pool, starts_at).await?;
     }
     // Also where no part was: a log that reaches back further is not read into the view.
-    sqlx::query("UPDATE view_floor SET floor = $1 WHERE floor < $1").bind(limit).execute(pool).await?;
+    sqlx::query("UPDATE retention_floor SET floor = $1 WHERE floor < $1").bind(limit).execute(pool).await?;
     warn_ahead(pool, limit).await
 }
 
@@ -68,7 +68,7 @@ async fn drop_part(pool: &PgPool, starts_at: OffsetDateTime) -> Result<(), sqlx:
     let mut transaction =
         pool.begin_with("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0").await?;
     let (dropped, unacknowledged): (Option<i64>, Option<i64>) =
-        sqlx::query_as("SELECT dropped, unacknowledged FROM view_drop_part($1)")
+        sqlx::query_as("SELECT dropped, unacknowledged FROM view_drop_time_partition($1)")
             .bind(starts_at)
             .fetch_one(&mut *transaction)
             .await?;
@@ -85,23 +85,26 @@ async fn drop_part(pool: &PgPool, starts_at: OffsetDateTime) -> Result<(), sqlx:
 }
 
 async fn warn_ahead(pool: &PgPool, limit: OffsetDateTime) -> Result<(), sqlx::Error> {
-    let ends: Option<OffsetDateTime> =
-        sqlx::query_scalar("SELECT max(ends_at) FROM view.parts WHERE ends_at <= $1 + make_interval(days => $2)")
-            .bind(limit)
-            .bind(WARNING_DAYS)
-            .fetch_one(pool)
-            .await?;
-    let expiring: i64 =
-        match ends {
-            None => 0,
-            Some(ends) => sqlx::query_scalar(
-                "SELECT count(*) FROM (SELECT FROM view.events WHERE accepted_at < $1 AND acknowledged_at IS NULL LIMIT $2) AS expiring",
+    let ends: Option<OffsetDateTime> = sqlx::query_scalar(
+        "SELECT max(ends_at) FROM view.time_partitions WHERE ends_at <= $1 + make_interval(days => $2)",
+    )
+    .bind(limit)
+    .bind(WARNING_DAYS)
+    .fetch_one(pool)
+    .await?;
+    let expiring: i64 = match ends {
+        None => 0,
+        Some(ends) => {
+            sqlx::query_scalar(
+                "SELECT count(*) FROM (SELECT FROM view.events WHERE accepted_at < $1 AND acknowledged_at IS NULL
+                                       LIMIT $2) AS expiring",
             )
             .bind(ends)
             .bind(COUNTED)
             .fetch_one(pool)
-            .await?,
-        };
+            .await?
+        }
+    };
     METRICS.events_expiring.set(expiring as f64);
     if expiring > 0 {
         warn!(expiring, within_days = WARNING_DAYS, "Events will be dropped soon that nobody has acknowledged.");

@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use platform::fence::skip;
 use platform::kafka::KafkaConfig;
-use platform::kafka::range::{self, Span};
+use platform::kafka::log_reader::{self, OnTruncation, Span};
+use schemas::unix_time::{from_millis, to_millis};
 use sqlx::postgres::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
 use super::{REBUILD, RebuildError, switch};
+use crate::projector::CONSUMER;
 
 /// Where a place is read from.
 #[derive(Debug, Clone)]
@@ -18,9 +21,9 @@ struct Begin {
     partition: i32,
     log_epoch: i32,
     offset: i64,
-    /// Append time of the first record that is read, milliseconds since the Unix epoch; what happened before it is
-    /// carried. `None`: everything that ever was is read.
-    first_ms: Option<i64>,
+    /// Append time of the first record that is read; what happened before it is carried. `None`: everything that ever
+    /// was is read.
+    first_at: Option<OffsetDateTime>,
 }
 
 /// Copies, and notes down where the reading begins, in one transaction. Answers how many rows were copied.
@@ -49,13 +52,15 @@ async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>
     let live = switch::live_places(pool, &kafka.topics).await?;
     let mut begins = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
-        let bounds: BTreeMap<i32, (i64, i64)> = range::bounds(kafka, topic)
+        let bounds: BTreeMap<i32, (i64, i64)> = log_reader::bounds(kafka, topic)
             .await?
             .into_iter()
             .map(|(partition, low, high)| (partition, (low, high)))
             .collect();
         let asked = match from {
-            Some(from) => range::offsets_at(kafka, topic, bounds.keys().copied().collect(), milliseconds(from)).await?,
+            Some(from) => {
+                log_reader::offsets_at(kafka, topic, bounds.keys().copied().collect(), milliseconds(from)).await?
+            }
             None => Default::default(),
         };
         for place in live.iter().filter(|place| *place.topic == **topic) {
@@ -75,21 +80,22 @@ async fn begins(pool: &PgPool, kafka: &KafkaConfig, from: Option<OffsetDateTime>
                 partition: place.partition,
                 log_epoch: place.log_epoch,
                 offset,
-                first_ms: None,
+                first_at: None,
             });
         }
     }
-    note_first_times(kafka, &mut begins).await?;
+    let skips = skip::skipped(pool, CONSUMER).await?;
+    note_first_times(kafka, skips, &mut begins).await?;
     Ok(begins)
 }
 
 /// Reads one record of each place of acks and deliveries: what happened to events is carried by its time.
-async fn note_first_times(kafka: &KafkaConfig, begins: &mut [Begin]) -> Result<(), RebuildError> {
-    let mut first: BTreeMap<(String, i32), i64> = BTreeMap::new();
+async fn note_first_times(kafka: &KafkaConfig, skips: Vec<Span>, begins: &mut [Begin]) -> Result<(), RebuildError> {
+    let mut first: BTreeMap<(String, i32), OffsetDateTime> = BTreeMap::new();
     let ends = |begin: &Begin| (begin.topic.clone(), begin.partition);
     let mut spans = Vec::new();
     for topic in [&kafka.topics.acks, &kafka.topics.deliveries] {
-        for (partition, _, high) in range::bounds(kafka, topic).await? {
+        for (partition, _, high) in log_reader::bounds(kafka, topic).await? {
             if let Some(begin) =
                 begins.iter().find(|begin| begin.topic == *topic && begin.partition == partition && begin.offset < high)
             {
@@ -97,29 +103,27 @@ async fn note_first_times(kafka: &KafkaConfig, begins: &mut [Begin]) -> Result<(
             }
         }
     }
-    let mut inflow = range::read(kafka, spans)?;
+    let mut inflow = log_reader::read(kafka, spans, &skips, OnTruncation::Fail)?;
     while let Some(records) = inflow.recv().await {
         for record in records? {
-            first.insert((record.topic.to_string(), record.partition), record.timestamp_ms);
+            first.insert((record.topic.to_string(), record.partition), from_millis(record.timestamp_ms));
         }
     }
     for begin in begins {
         // A log that begins at 0 in its first epoch tells everything. Without a record to go by, everything may be
         // older.
         let is_whole = begin.offset == 0 && begin.log_epoch <= 1;
-        begin.first_ms = (!is_whole).then(|| first.get(&ends(begin)).copied().unwrap_or(MAX_MS));
+        begin.first_at = (!is_whole).then(|| first.get(&ends(begin)).copied().unwrap_or(from_millis(i64::MAX)));
     }
     Ok(())
 }
-
-/// Later than every record: the year 9999.
-const MAX_MS: i64 = 253_402_300_799_000;
 
 async fn carry_events(connection: &mut PgConnection, begins: &[&Begin]) -> Result<u64, sqlx::Error> {
     let (partitions, epochs, offsets) = places(begins);
     let done = sqlx::query(
         "INSERT INTO view_next.events SELECT e.* FROM view.events e
-         LEFT JOIN UNNEST($1::integer[], $2::integer[], $3::bigint[]) AS b (log_partition, log_epoch, log_offset) USING (log_partition)
+         LEFT JOIN UNNEST($1::integer[], $2::integer[], $3::bigint[]) AS b (log_partition, log_epoch, log_offset)
+              USING (log_partition)
          WHERE b.log_partition IS NULL OR (e.log_epoch, e.log_offset) < (b.log_epoch, b.log_offset)",
     );
     Ok(done.bind(partitions).bind(epochs).bind(offsets).execute(connection).await?.rows_affected())
@@ -129,15 +133,15 @@ async fn carry_events(connection: &mut PgConnection, begins: &[&Begin]) -> Resul
 /// written, which need not be that of its event: those from before the last of the partitions begins are carried, which
 /// repeats what some of the records tell, and changes nothing.
 async fn carry_acks(connection: &mut PgConnection, begins: &[&Begin]) -> Result<(), sqlx::Error> {
-    let Some(before_ms) = begins.iter().filter_map(|begin| begin.first_ms).max() else { return Ok(()) };
+    let Some(before) = begins.iter().filter_map(|begin| begin.first_at).max() else { return Ok(()) };
     sqlx::query(
         "INSERT INTO view_next.pending_effects (org_id, event_id, effect, log_partition, log_offset, item, appended_at)
          SELECT e.org_id, e.event_id, 'ack', e.log_partition, -1, 0, e.acknowledged_at FROM view.events e
-         WHERE e.acknowledged_at < 'epoch'::timestamptz + $1 * interval '1 millisecond'
+         WHERE e.acknowledged_at < $1
                AND NOT EXISTS (SELECT FROM view_next.events n WHERE n.org_id = e.org_id AND n.event_id = e.event_id)
          ON CONFLICT DO NOTHING",
     )
-    .bind(before_ms)
+    .bind(before)
     .execute(connection)
     .await?;
     Ok(())
@@ -146,15 +150,15 @@ async fn carry_acks(connection: &mut PgConnection, begins: &[&Begin]) -> Result<
 /// Deliveries say not in which partition they were reported: those from before the last of the partitions begins are
 /// carried, which repeats what some of the records tell, and changes nothing.
 async fn carry_attempts(connection: &mut PgConnection, begins: &[&Begin]) -> Result<u64, sqlx::Error> {
-    let Some(before_ms) = begins.iter().filter_map(|begin| begin.first_ms).max() else { return Ok(0) };
+    let Some(before) = begins.iter().filter_map(|begin| begin.first_at).max() else { return Ok(0) };
     let attempts = sqlx::query(
-        "INSERT INTO view_next.delivery_attempts SELECT * FROM view.delivery_attempts
-         WHERE appended_at < 'epoch'::timestamptz + $1 * interval '1 millisecond'",
+        "INSERT INTO view_next.delivery_attempts SELECT * FROM view.delivery_attempts WHERE appended_at < $1",
     );
-    let attempts = attempts.bind(before_ms).execute(&mut *connection).await?.rows_affected();
+    let attempts = attempts.bind(before).execute(&mut *connection).await?.rows_affected();
     let deliveries = sqlx::query(
         "INSERT INTO view_next.deliveries SELECT d.* FROM view.deliveries d
-         WHERE EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
+         WHERE EXISTS (SELECT FROM view_next.delivery_attempts a
+                       WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
     );
     let deliveries = deliveries.execute(&mut *connection).await?.rows_affected();
     // An event that is read again, and whose attempts are not: their sum is taken when it is there.
@@ -176,14 +180,14 @@ async fn carry_waiting(connection: &mut PgConnection, begins: &[&Begin], effect:
     let (partitions, _, offsets) = places(begins);
     sqlx::query(
         "INSERT INTO view_next.pending_effects SELECT p.* FROM view.pending_effects p
-         JOIN UNNEST($1::integer[], $2::bigint[], $3::bigint[]) AS b (log_partition, begin_offset, first_ms) USING (log_partition)
-         WHERE p.effect = $4
-               AND (p.log_offset < b.begin_offset OR p.appended_at < 'epoch'::timestamptz + b.first_ms * interval '1 millisecond')
+         JOIN UNNEST($1::integer[], $2::bigint[], $3::timestamptz[]) AS b (log_partition, begin_offset, first_at)
+              USING (log_partition)
+         WHERE p.effect = $4 AND (p.log_offset < b.begin_offset OR p.appended_at < b.first_at)
          ON CONFLICT DO NOTHING",
     )
     .bind(partitions)
     .bind(offsets)
-    .bind(begins.iter().map(|begin| begin.first_ms).collect::<Vec<Option<i64>>>())
+    .bind(begins.iter().map(|begin| begin.first_at).collect::<Vec<Option<OffsetDateTime>>>())
     .bind(effect)
     .execute(connection)
     .await?;
@@ -220,5 +224,5 @@ fn places(begins: &[&Begin]) -> (Vec<i32>, Vec<i32>, Vec<i64>) {
 
 /// Milliseconds since the Unix epoch; 0 for what is before it, where no log reaches back to and Kafka takes no number.
 pub(super) fn milliseconds(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX).max(0)
+    to_millis(time).max(0)
 }

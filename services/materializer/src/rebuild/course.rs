@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use platform::fence;
+use platform::fence::{self, skip};
 use platform::health::Component;
 use platform::kafka::KafkaConfig;
-use platform::kafka::range::{self, Span};
+use platform::kafka::log_reader::{self, OnTruncation, Span};
 use sqlx::postgres::PgPool;
 
 use super::RebuildError;
+use crate::projector::CONSUMER;
 use crate::projector::batch::{Collector, Place};
 use crate::projector::flush::Flusher;
 use crate::projector::generation::Generation;
@@ -70,7 +71,9 @@ impl Course {
         let spans = self.spans(goals);
         let total: u64 = spans.iter().map(|span| u64::try_from(span.to - span.from).unwrap_or(0)).sum();
         let begun = Instant::now();
-        let mut inflow = range::read(&self.kafka, spans)?;
+        // What the view gave up is not shown by a reader that can read it.
+        let skips = skip::skipped(&self.pool, CONSUMER).await?;
+        let mut inflow = log_reader::read(&self.kafka, spans, &skips, OnTruncation::Fail)?;
         let deliveries = self.kafka.topics.deliveries.clone();
         while let Some(chunk) = inflow.recv().await {
             self.collector.collect(chunk?, |topic| topic == deliveries);

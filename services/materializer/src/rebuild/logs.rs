@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use platform::fence::mend;
+use platform::fence::repair;
 use platform::kafka::bounds::outside;
 use platform::kafka::{KafkaConfig, positions};
 use sqlx::postgres::PgPool;
@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Refuses when one of the live positions is outside of its log, or when that cannot be told.
 pub(super) async fn are_those_of_the_view(pool: &PgPool, kafka: &KafkaConfig) -> Result<(), RebuildError> {
-    let mut stored = mend::positions(pool).await?;
+    let mut stored = repair::positions(pool).await?;
     stored.retain(|position| position.consumer == CONSUMER);
     let looked = positions::look(kafka, &stored, TIMEOUT).await?;
     for (position, bounds) in stored.iter().zip(looked) {

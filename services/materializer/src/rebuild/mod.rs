@@ -1,7 +1,7 @@
 //! Reading the log again: a rebuild of the view beside the one that is read, and a replay into it.
 //!
-//! Both write through the projector's own flush, with positions of their own, and take no decision: verdicts and the
-//! places of ids are read. Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what
+//! Both write through the projector's own flush, with positions of their own, and take no duplicate decision: those in
+//! `event_ids` are read. Neither sends a webhook or writes a dead letter. Lives here: what is read (`course`), what
 //! the log no longer tells (`carry`), whether two generations are equal (`compare`), whether the log is still the
 //! view's (`logs`), the moment one takes the other's place (`switch`), and that nobody else does the same (`alone`).
 //! Reading Kafka is `platform`'s.
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use platform::health::Health;
 use platform::kafka::KafkaConfig;
-use platform::kafka::range::RangeError;
+use platform::kafka::log_reader::ReadError;
 use rdkafka::error::KafkaError;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
@@ -81,11 +81,10 @@ pub enum RebuildError {
     Unsuitable(String),
     /// The log could not be read.
     #[error("the log could not be read: {0}")]
-    Log(#[from] RangeError),
+    Log(#[from] ReadError),
     /// Kafka did not answer.
     #[error("Kafka did not answer: {0}")]
     Kafka(#[from] KafkaError),
-    /// PostgreSQL refused.
     #[error("PostgreSQL: {0}")]
     Sql(#[from] sqlx::Error),
     /// The view could not be written.
@@ -171,9 +170,6 @@ async fn rebuild_alone(
 }
 
 /// Takes away what an unfinished rebuild or replay has left.
-///
-/// # Errors
-/// As PostgreSQL has them.
 pub async fn abandon(pool: &PgPool) -> Result<(), RebuildError> {
     let alone = Alone::begin(pool).await?;
     let done = async {
@@ -202,7 +198,7 @@ async fn begin(pool: &PgPool, restart: bool) -> Result<bool, RebuildError> {
     }
     let mut transaction = pool.begin().await?;
     sqlx::query("DELETE FROM consumer_positions WHERE consumer = $1").bind(REBUILD).execute(&mut *transaction).await?;
-    sqlx::query("SELECT view_begin_next()").execute(&mut *transaction).await?;
+    sqlx::query("SELECT view_create_next()").execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(false)
 }

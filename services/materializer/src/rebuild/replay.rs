@@ -2,8 +2,7 @@
 //! one likes.
 
 use platform::health::Health;
-use platform::kafka::KafkaConfig;
-use platform::kafka::range;
+use platform::kafka::{KafkaConfig, log_reader};
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 
@@ -97,12 +96,12 @@ async fn spans_of(
     (from, to): (OffsetDateTime, Option<OffsetDateTime>),
 ) -> Result<Vec<Span>, RebuildError> {
     let partitions: Vec<i32> = places.iter().map(|place| place.partition).collect();
-    let begins = range::offsets_at(kafka, topic, partitions.clone(), milliseconds(from)).await?;
+    let begins = log_reader::offsets_at(kafka, topic, partitions.clone(), milliseconds(from)).await?;
     let ends = match to {
-        Some(to) => Some(range::offsets_at(kafka, topic, partitions, milliseconds(to)).await?),
+        Some(to) => Some(log_reader::offsets_at(kafka, topic, partitions, milliseconds(to)).await?),
         None => None,
     };
-    let lows = range::bounds(kafka, topic).await?;
+    let lows = log_reader::bounds(kafka, topic).await?;
     let span = |place: &&LivePlace| {
         let live = place.next_offset;
         let begin = begins.get(&place.partition).copied().unwrap_or(live).min(live);

@@ -13,9 +13,8 @@ use tracing::warn;
 use super::compare::{Difference, compare};
 use super::course::{Course, Goals, Progress};
 use super::{REBUILD, RebuildError};
-use crate::projector::flush::missed;
 use crate::projector::generation::Generation;
-use crate::projector::sweep::BEGIN;
+use crate::projector::reconcile;
 
 /// How long the live view may be held while what is left is read. It goes on after that, and the rebuild can be run
 /// again.
@@ -61,7 +60,9 @@ impl Switch<'_> {
         let goals = goals(&live);
         let caught_up = async {
             let records = course.run_to(&goals, progress).await?;
-            apply_missed(self.pool).await?;
+            // Effects whose event was written by another transaction; the live view looks for them all the time.
+            reconcile::all(self.pool, Generation::Live).await?;
+            reconcile::all(self.pool, Generation::Next).await?;
             Ok::<_, RebuildError>(records)
         };
         let Ok(records) = timeout(LONGEST_HOLD, caught_up).await else {
@@ -73,7 +74,7 @@ impl Switch<'_> {
         let differences = compare(&mut transaction).await?;
         let switched = !self.dry_run && (differences.is_empty() || self.accept_differences);
         if switched {
-            sqlx::query("SELECT view_flip()").execute(&mut *transaction).await?;
+            sqlx::query("SELECT view_switch()").execute(&mut *transaction).await?;
             // Who writes the view is overtaken, and learns of the new tables with its next claim.
             sqlx::query("UPDATE consumer_positions SET epoch = epoch + 1 WHERE consumer = $1")
                 .bind(crate::projector::CONSUMER)
@@ -152,7 +153,8 @@ fn goals(places: &[LivePlace]) -> Goals {
 
 async fn places(connection: &mut PgConnection, consumer: &str) -> Result<Vec<LivePlace>, sqlx::Error> {
     let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(
-        "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1 ORDER BY topic, partition",
+        "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1
+         ORDER BY topic, partition",
     )
     .bind(consumer)
     .fetch_all(connection)
@@ -163,7 +165,8 @@ async fn places(connection: &mut PgConnection, consumer: &str) -> Result<Vec<Liv
 /// Holds every flush of the live view back until the transaction ends.
 async fn lock_live(connection: &mut PgConnection) -> Result<Vec<LivePlace>, sqlx::Error> {
     let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(
-        "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1 ORDER BY topic, partition FOR UPDATE",
+        "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1
+         ORDER BY topic, partition FOR UPDATE",
     )
     .bind(crate::projector::CONSUMER)
     .fetch_all(connection)
@@ -175,34 +178,19 @@ fn place((topic, partition, log_epoch, next_offset): (String, i32, i32, i64)) ->
     LivePlace { topic, partition, log_epoch, next_offset }
 }
 
-/// Effects whose event was written by another transaction than theirs; the live view looks for them all the time.
-async fn apply_missed(pool: &PgPool) -> Result<(), sqlx::Error> {
-    for generation in [Generation::Live, Generation::Next] {
-        let mut after = BEGIN;
-        while let Some(last) = missed::apply(pool, generation, after).await? {
-            after = last;
-        }
-    }
-    Ok(())
-}
-
 /// What the live view has dropped since, or still has although it is below the floor. Readers are told of the latter
 /// here: it goes with the old tables.
 async fn forget_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for statement in [
-        "INSERT INTO view_dropped AS d (org_id, log_partition, log_epoch, log_offset, accepted_at)
-         SELECT DISTINCT ON (org_id, log_partition) org_id, log_partition, log_epoch, log_offset, accepted_at FROM view.events
-         WHERE accepted_at < (SELECT floor FROM view_floor)
-         ORDER BY org_id, log_partition, log_epoch DESC, log_offset DESC
-         ON CONFLICT (org_id, log_partition) DO UPDATE
-            SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset, accepted_at = EXCLUDED.accepted_at
-            WHERE (d.log_epoch, d.log_offset) < (EXCLUDED.log_epoch, EXCLUDED.log_offset)",
-        "DELETE FROM view_next.events WHERE accepted_at < (SELECT floor FROM view_floor)",
-        "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)",
+        "SELECT view_record_gaps_before('view.events', (SELECT floor FROM retention_floor))",
+        "DELETE FROM view_next.events WHERE accepted_at < (SELECT floor FROM retention_floor)",
+        "DELETE FROM view_next.delivery_attempts WHERE appended_at < (SELECT floor FROM retention_floor)",
         "DELETE FROM view_next.deliveries d
-         WHERE NOT EXISTS (SELECT FROM view_next.delivery_attempts a WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
+         WHERE NOT EXISTS (SELECT FROM view_next.delivery_attempts a
+                           WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)",
         // Of events that were passed over.
-        "DELETE FROM view_next.pending_effects WHERE effect = 'attempt' AND log_offset = -1 AND appended_at < (SELECT floor FROM view_floor)",
+        "DELETE FROM view_next.pending_effects
+         WHERE effect = 'attempt' AND log_offset = -1 AND appended_at < (SELECT floor FROM retention_floor)",
         // Begun below the floor and tried again above it: the first attempt, which says when it began, is read no more.
         "UPDATE view_next.deliveries n SET created_at = l.created_at FROM view.deliveries l
          WHERE l.org_id = n.org_id AND l.delivery_id = n.delivery_id AND l.created_at < n.created_at

@@ -16,11 +16,9 @@ pub(super) struct Cursor {
     pub(super) appended_at: OffsetDateTime,
     /// Full name of the topic.
     pub(super) topic: String,
-    /// Partition.
     pub(super) partition: i32,
     /// Epoch of the log.
     pub(super) log_epoch: i32,
-    /// Offset.
     pub(super) offset: i64,
 }
 

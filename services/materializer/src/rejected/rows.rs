@@ -7,18 +7,15 @@ use std::collections::BTreeSet;
 use platform::kafka::Record;
 use schemas::ids::OrgId;
 use schemas::native::Unreadable;
+use schemas::position::Place as LogPosition;
 use schemas::topics::TopicNames;
+use schemas::unix_time::from_millis;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
-
-/// Milliseconds of the last moment of the year 9999. A topic that is not as the manifest wants it may hold any time,
-/// which PostgreSQL would refuse.
-const MAX_TIME_MS: i64 = 253_402_300_799_999;
 
 /// Class of the dead letter that a row becomes which PostgreSQL refuses.
 pub(crate) const REFUSED_BY_DATABASE: &str = "refused_by_database";
 
-/// One rejected record.
 pub(crate) struct Row<'a> {
     /// Whose tenants are told of it, when there is such an organization.
     org_id: Option<Uuid>,
@@ -60,10 +57,10 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     }
     sqlx::query(
         "INSERT INTO rejected (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
-         SELECT o.id, log_topic, log_partition, log_epoch, log_offset, 'epoch'::timestamptz + appended_ms * interval '1 millisecond',
-                error_class, message
-         FROM UNNEST($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::bigint[], $6::bigint[], $7::text[], $8::text[])
-              AS t (org_id, log_topic, log_partition, log_epoch, log_offset, appended_ms, error_class, message)
+         SELECT o.id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message
+         FROM UNNEST($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::bigint[], $6::timestamptz[], $7::text[],
+                     $8::text[])
+              AS t (org_id, log_topic, log_partition, log_epoch, log_offset, appended_at, error_class, message)
          LEFT JOIN contract.organizations o ON o.id = t.org_id AND o.status = 'active'
          ORDER BY log_topic, log_partition, log_epoch, log_offset
          ON CONFLICT DO NOTHING",
@@ -73,7 +70,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     .bind(rows.iter().map(|row| row.record.partition).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.log_epoch).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.record.offset).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.record.timestamp_ms.clamp(0, MAX_TIME_MS)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| from_millis(row.record.timestamp_ms.max(0))).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.class).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.message.as_str()).collect::<Vec<_>>())
     .execute(connection)
@@ -81,29 +78,26 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[Row<'_>]) -> R
     Ok(())
 }
 
-/// Which of these places of a topic (partition, log epoch, offset) were refused when they were read first: their
-/// indices. Not what stands for a batch that could not be unpacked: nobody has refused its records, and who can read
-/// them takes them.
+/// Which of these positions of a topic were refused when they were read first.
 pub(crate) async fn refused(
     pool: &PgPool,
     topic: &str,
-    places: &[(i32, i32, i64)],
-) -> Result<BTreeSet<usize>, sqlx::Error> {
-    let found: Vec<(i64,)> = sqlx::query_as(
-        "SELECT asked.nth FROM UNNEST($2::integer[], $3::integer[], $4::bigint[]) WITH ORDINALITY
-                AS asked (log_partition, log_epoch, log_offset, nth)
+    positions: &[LogPosition],
+) -> Result<BTreeSet<LogPosition>, sqlx::Error> {
+    let found: Vec<(i32, i32, i64)> = sqlx::query_as(
+        "SELECT log_epoch, log_partition, log_offset FROM UNNEST($2::integer[], $3::integer[], $4::bigint[])
+                AS asked (log_epoch, log_partition, log_offset)
          WHERE EXISTS (SELECT FROM rejected r WHERE r.log_topic = $1 AND r.log_partition = asked.log_partition
-                       AND r.log_epoch = asked.log_epoch AND r.log_offset = asked.log_offset
-                       AND r.error_class <> $5)",
+                       AND r.log_epoch = asked.log_epoch AND r.log_offset = asked.log_offset)",
     )
     .bind(topic)
-    .bind(places.iter().map(|place| place.0).collect::<Vec<i32>>())
-    .bind(places.iter().map(|place| place.1).collect::<Vec<i32>>())
-    .bind(places.iter().map(|place| place.2).collect::<Vec<i64>>())
-    .bind(schemas::native::UNPACKABLE_BATCH)
+    .bind(positions.iter().map(|position| position.log_epoch).collect::<Vec<i32>>())
+    .bind(positions.iter().map(|position| position.partition).collect::<Vec<i32>>())
+    .bind(positions.iter().map(|position| position.offset).collect::<Vec<i64>>())
     .fetch_all(pool)
     .await?;
-    Ok(found.into_iter().filter_map(|(nth,)| usize::try_from(nth - 1).ok()).collect())
+    let position = |(log_epoch, partition, offset)| LogPosition { log_epoch, partition, offset };
+    Ok(found.into_iter().map(position).collect())
 }
 
 /// Takes away up to 1000 rows that are older than 30 days, as long as the dead letters themselves are kept, and below
@@ -111,7 +105,8 @@ pub(crate) async fn refused(
 pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let swept = sqlx::query(
         "DELETE FROM rejected WHERE ctid IN (
-             SELECT ctid FROM rejected WHERE appended_at < LEAST(now() - interval '30 days', (SELECT floor FROM view_floor))
+             SELECT ctid FROM rejected
+             WHERE appended_at < LEAST(now() - interval '30 days', (SELECT floor FROM retention_floor))
              LIMIT 1000 FOR UPDATE SKIP LOCKED)",
     );
     Ok(swept.execute(pool).await?.rows_affected())
@@ -133,7 +128,6 @@ mod tests {
             value: None,
             headers: Vec::new(),
             is_marker: false,
-            unpackable: None,
         }
     }
 

@@ -18,8 +18,8 @@ async fn left(bench: &Bench, org: OrgId) -> i64 {
     let statement = "SELECT (SELECT count(*) FROM view.events WHERE org_id = $1) + (SELECT count(*) FROM view.deliveries WHERE org_id = $1)
              + (SELECT count(*) FROM view.delivery_attempts WHERE org_id = $1) + (SELECT count(*) FROM view.pending_effects WHERE org_id = $1)
              + (SELECT count(*) FROM rejected WHERE org_id = $1) + (SELECT count(*) FROM dedup_keys WHERE org_id = $1)
-             + (SELECT count(*) FROM verdicts WHERE org_id = $1) + (SELECT count(*) FROM event_places WHERE org_id = $1)
-             + (SELECT count(*) FROM view_dropped WHERE org_id = $1)";
+             + (SELECT count(*) FROM event_ids WHERE org_id = $1)
+             + (SELECT count(*) FROM retention_gaps WHERE org_id = $1)";
     sqlx::query_scalar(statement).bind(org.as_uuid()).fetch_one(&bench.pool).await.unwrap()
 }
 
@@ -60,7 +60,7 @@ async fn an_organization_erased_under_load_and_rebuilds_is_gone_for_good_and_the
     let projecting = bench.project();
     write_everything(&bench, kept).await;
     write_everything(&bench, erased).await;
-    sqlx::query("INSERT INTO view_dropped VALUES ($1, 1, 1, 1, now())")
+    sqlx::query("INSERT INTO retention_gaps VALUES ($1, 1, 1, 1, now())")
         .bind(erased.as_uuid())
         .execute(&bench.pool)
         .await
@@ -121,7 +121,7 @@ async fn looked_over(bench: &Bench, org: OrgId) {
     })
     .await;
     for _ in 0..2 {
-        sqlx::query("INSERT INTO view_dropped VALUES ($1, 1, 1, 1, now())")
+        sqlx::query("INSERT INTO retention_gaps VALUES ($1, 1, 1, 1, now())")
             .bind(org.as_uuid())
             .execute(&bench.pool)
             .await
@@ -165,7 +165,7 @@ async fn an_organization_is_not_erased_while_an_unfinished_generation_may_hold_i
     bench.flow(&[erased], 5).await;
     let projecting = bench.project();
     bench.passed().await;
-    sqlx::query("SELECT view_begin_next()").execute(&bench.pool).await.unwrap();
+    sqlx::query("SELECT view_create_next()").execute(&bench.pool).await.unwrap();
     set_status(&bench, erased, "erasing").await;
     looked_over(&bench, erased).await;
     assert_eq!(bench.count(DONE).await, 0);

@@ -6,6 +6,6 @@ mod cost;
 mod filters;
 mod fresh;
 mod gap;
-pub mod harness;
+pub(crate) mod harness;
 mod paging;
 mod single;

@@ -1,4 +1,4 @@
-//! Reading the log again: the same log and the same verdicts give the same view, however often, and nothing comes back
+//! Reading the log again: the same log and the same duplicate decisions give the same view, however often, and nothing comes back
 //! that had gone.
 
 use std::time::Duration;
@@ -7,6 +7,7 @@ use materializer::rebuild::{self, Difference, RebuildConfig, RebuildError, Rebui
 use platform::kafka::KafkaConfig;
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{Dedup, DeliveryAttempt, DeliveryOutcome, Event};
+use schemas::unix_time::from_millis;
 use time::OffsetDateTime;
 
 use crate::projector::deliveries::attempt;
@@ -445,8 +446,8 @@ async fn what_the_live_view_still_has_below_the_floor_is_no_difference_and_its_r
     bench.passed().await;
     projecting.stop().await;
     // As when the retention is lowered: the floor is on the grid of the new parts, and lies within an old one.
-    sqlx::query("UPDATE view_floor SET floor = 'epoch'::timestamptz + ($1 + 1) * interval '1 millisecond'")
-        .bind(last)
+    sqlx::query("UPDATE retention_floor SET floor = $1")
+        .bind(from_millis(last + 1))
         .execute(&bench.pool)
         .await
         .unwrap();
@@ -456,7 +457,7 @@ async fn what_the_live_view_still_has_below_the_floor_is_no_difference_and_its_r
     assert!(bench.row(org, above.event_id).await.is_some());
     assert_eq!(bench.count("SELECT count(*) FROM view.deliveries").await, 0);
     let told =
-        "SELECT count(*) FROM view_dropped WHERE log_partition = 0 AND log_epoch = 1 AND accepted_at < (SELECT floor FROM view_floor)
+        "SELECT count(*) FROM retention_gaps WHERE log_partition = 0 AND log_epoch = 1 AND accepted_at < (SELECT floor FROM retention_floor)
                        AND log_offset + 1 = (SELECT min(log_offset) FROM view.events)";
     assert_eq!(bench.count(told).await, 1);
 }
@@ -480,13 +481,13 @@ async fn deliveries_that_began_below_the_floor_are_no_difference_whether_they_we
     bench.attempt(&attempt(org, spanning.event_id, endpoint, 2, DeliveryOutcome::Delivered)).await;
     bench.passed().await;
     projecting.stop().await;
-    sqlx::query("UPDATE view_floor SET floor = 'epoch'::timestamptz + ($1 + 1) * interval '1 millisecond'")
-        .bind(last)
+    sqlx::query("UPDATE retention_floor SET floor = $1")
+        .bind(from_millis(last + 1))
         .execute(&bench.pool)
         .await
         .unwrap();
     // As when their part has gone, and no sweep has come to what is left of the second one.
-    sqlx::query("DELETE FROM view.delivery_attempts WHERE appended_at < (SELECT floor FROM view_floor)")
+    sqlx::query("DELETE FROM view.delivery_attempts WHERE appended_at < (SELECT floor FROM retention_floor)")
         .execute(&bench.pool)
         .await
         .unwrap();
@@ -587,7 +588,12 @@ async fn a_key_that_was_used_again_after_its_window_and_what_is_below_the_floor_
     projecting.stop().await;
     // All of it expires: neither brings it back, although the log has it.
     assert!(
-        bench.count("SELECT count(*) FROM (SELECT view_drop_part(starts_at) FROM view.parts) AS dropped").await > 0
+        bench
+            .count(
+                "SELECT count(*) FROM (SELECT view_drop_time_partition(starts_at) FROM view.time_partitions) AS dropped"
+            )
+            .await
+            > 0
     );
     replay(&bench).await;
     assert_eq!(bench.in_log_order().await.len(), 0);

@@ -16,7 +16,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::refusal;
 use super::server::ServerLimits;
 
 /// How long unread bytes are still taken after the last answer, so that the client gets to read it before the
@@ -142,30 +141,11 @@ pub(super) struct PacedStream {
     stream: TcpStream,
     pace: Arc<Pace>,
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
-    /// What is sent in the place of an answer of hyper's own, and how much of it was.
-    refusal: Option<(Vec<u8>, usize)>,
 }
 
 impl PacedStream {
     pub(super) fn new(stream: TcpStream, pace: Arc<Pace>) -> Self {
-        Self { stream, pace, lingering: None, refusal: None }
-    }
-
-    /// hyper answers a head that it cannot read by itself, with a bare status, and closes. That answer is replaced by a
-    /// problem; `None` when `bytes` are an answer of ours.
-    fn poll_refusal(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
-        if self.refusal.is_none() && self.pace.phase.load(Ordering::Relaxed) == HEADERS {
-            self.refusal = refusal::in_place_of(bytes).map(|answer| (answer, 0));
-        }
-        let (answer, sent) = self.refusal.as_mut()?;
-        while let Some(rest) = answer.get(*sent..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(more)) => *sent += more,
-                other => return Some(other),
-            }
-        }
-        Some(Poll::Ready(Ok(bytes.len())))
+        Self { stream, pace, lingering: None }
     }
 
     /// Takes and throws away what still comes, up to the end or the bounds.
@@ -200,10 +180,7 @@ impl AsyncRead for PacedStream {
 
 impl AsyncWrite for PacedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = match self.poll_refusal(bytes, cx) {
-            Some(outcome) => outcome,
-            None => Pin::new(&mut self.stream).poll_write(cx, bytes),
-        };
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.pace.wrote(outcome)
     }
 
@@ -212,11 +189,7 @@ impl AsyncWrite for PacedStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
-        let outcome = match self.poll_refusal(first, cx) {
-            Some(outcome) => outcome,
-            None => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
-        };
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.pace.wrote(outcome)
     }
 

@@ -24,10 +24,11 @@ use tower::Service;
 
 use super::body::BodyReadTimeout;
 use super::connection::{Due, Pace, PacedBody, PacedStream};
-use super::context::PeerAddr;
+use super::context::{PeerAddr, made_id};
 use super::mount::MountOptions;
 use super::problem::Problem;
-use super::{edge, host, refusal};
+use super::{edge, host};
+use crate::retry::Backoff;
 use crate::telemetry::metrics;
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
@@ -50,7 +51,7 @@ struct Metrics {
 
 /// hyper reads no head larger than its buffer, and bodies in pieces of it.
 const BUFFER_BYTES: usize = 64 * 1024;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Bounds of a server. They exist as values so that tests need not wait for the real ones.
@@ -64,7 +65,7 @@ pub struct ServerLimits {
     pub idle_timeout: Duration,
     /// Without the client taking a byte of an answer. Default 30 s.
     pub write_stall_timeout: Duration,
-    /// Request line and headers. Default 32 KiB; more is answered with 431.
+    /// Request line and headers. Default 32 KiB; hyper answers more with a bare 431.
     pub max_header_bytes: usize,
     /// Open connections; further ones get 503. Default 20,000.
     pub max_connections: usize,
@@ -121,7 +122,7 @@ pub async fn serve(
 
 /// Takes the listener, so that nobody is let into the queue any more once it returns.
 async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, connections: &mut JoinSet<()>) {
-    let mut pause = SHORTEST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -131,7 +132,7 @@ async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, conn
         };
         match accepted {
             Ok((stream, peer)) => {
-                pause = SHORTEST_PAUSE;
+                backoff.reset();
                 if connections.len() < shared.limits.max_connections {
                     connections.spawn(connection(stream, peer, shared.clone()));
                 } else {
@@ -142,12 +143,12 @@ async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, conn
             Err(error) => {
                 // Most likely out of file descriptors: connections that end will free some. Trying at once would only
                 // burn a core.
+                let pause = backoff.next_delay();
                 tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "A connection could not be accepted.");
                 tokio::select! {
                     () = shared.shutdown.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
@@ -174,10 +175,32 @@ fn is_the_clients(error: &io::Error) -> bool {
 /// Says that there are too many connections, as far as the socket takes it at once.
 fn refuse(stream: TcpStream) {
     METRICS.refused.inc();
-    let written = stream.into_std().and_then(|mut stream| stream.write_all(&refusal::too_many_connections()));
+    let written = stream.into_std().and_then(|mut stream| stream.write_all(&too_many_connections()));
     if let Err(error) = written {
         tracing::debug!(%error, "A refused connection was gone before it was told.");
     }
+}
+
+/// A whole answer, to a connection that never becomes a request. Nothing is known of it, so its `instance` is the root.
+fn too_many_connections() -> Vec<u8> {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let problem = Problem::new(status, "too_many_connections", "too many connections are open; try again shortly");
+    let id = made_id();
+    let body = problem.body(status, "/", &id);
+    let mut answer = format!(
+        "HTTP/1.1 {status}\r\n\
+         content-type: application/problem+json\r\n\
+         content-length: {}\r\n\
+         x-request-id: {id}\r\n\
+         x-correlation-id: {id}\r\n\
+         x-response-time: 0ms\r\n\
+         retry-after: 1\r\n\
+         connection: close\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    answer.extend_from_slice(&body);
+    answer
 }
 
 /// Counts a connection as long as it lives.

@@ -1,7 +1,7 @@
 //! Where logs begin and end, asked of the brokers for many partitions at once, and whether a stored position lies
 //! inside.
 //!
-//! A position outside is never moved by itself: what it would skip is an operator's to decide ([`crate::fence::mend`]).
+//! A position outside is never moved by itself: an operator decides what it would skip ([`crate::fence::repair`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -118,6 +118,26 @@ pub fn ends<C: ConsumerContext>(
 ) -> Answers<i64> {
     let wanted = partitions.map(|partition| (partition, Offset::End)).collect();
     offsets(client, topic, wanted, timeout).into_iter().map(|(partition, end)| (partition, known(end))).collect()
+}
+
+/// In each of these partitions the offset of the first record appended at `time_ms` (milliseconds since the Unix epoch)
+/// or later; its end where there is none.
+pub(super) fn at<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: impl Iterator<Item = i32>,
+    time_ms: i64,
+    timeout: Duration,
+) -> Answers<i64> {
+    let wanted = partitions.map(|partition| (partition, Offset::Offset(time_ms))).collect();
+    let mut found: Answers<Option<i64>> = offsets(client, topic, wanted, timeout);
+    let is_after_all = |answer: &Result<Option<i64>, KafkaError>| matches!(answer, Ok(None));
+    let after: Vec<i32> =
+        found.iter().filter(|(_, answer)| is_after_all(answer)).map(|(partition, _)| *partition).collect();
+    for (partition, end) in ends(client, topic, after.into_iter(), timeout) {
+        found.insert(partition, end.map(Some));
+    }
+    found.into_iter().map(|(partition, answer)| (partition, known(answer))).collect()
 }
 
 /// Every log has a begin and an end.

@@ -9,15 +9,17 @@
 //!
 //! What is done with the records, and moving the positions ([`crate::fence::advance`]), is the owner's business.
 
-mod batches;
 mod follow;
 mod group;
 mod held;
+mod lag;
 mod log_ends;
 mod markers;
+mod runner;
 mod stall;
 mod truncation;
 mod unanswered;
+mod undecodable;
 mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,13 +34,16 @@ use sqlx::postgres::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use self::batches::Batches;
 use self::held::{Held, Progress};
+pub use self::lag::{Lag, Reached};
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
+pub use self::runner::{Ended, Runner, Session, TopicPartition, finished};
 use self::unanswered::Unanswered;
+use self::undecodable::Undecodable;
 use super::{KafkaConfig, Record};
 use crate::fence::Claim;
+use crate::telemetry::throttle::Throttle;
 
 /// Most records that are handed over at once.
 const CHUNK_RECORDS: usize = 500;
@@ -47,7 +52,6 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 /// Chunks that wait in the channel; with librdkafka's own queue this bounds what is read ahead.
 const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 const COMMIT_HINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Knobs of a fenced consumer.
@@ -95,15 +99,15 @@ pub enum Inflow {
     Revoked(Vec<i32>),
     /// Records, in offset order within each partition.
     Records(Vec<Record>),
-    /// The partition is not read. Either its stored position is outside of the log (topic recreated or truncated),
-    /// until an operator mends it; or the brokers do not tell where its log begins and ends, until they do: then it is
-    /// assigned.
+    /// The partition is not read. Its stored position is outside of the log (topic recreated or truncated), until an
+    /// operator repairs it; or the next batch does not decode, until an operator skips it; or the brokers do not tell
+    /// where its log begins and ends, until they do: then it is assigned.
     Stopped {
         /// Topic.
         topic: Arc<str>,
         /// Partition.
         partition: i32,
-        /// What does not fit, with figures, or what the brokers said.
+        /// What is wrong, with figures, and the command to use; or what the brokers said.
         reason: String,
     },
     /// The consumer ended and must be started anew.
@@ -150,7 +154,7 @@ struct Shared {
     log_ends: LogEnds,
     held: Held,
     unanswered: Unanswered,
-    batches: Batches,
+    undecodable: Undecodable,
     reading: Progress,
 }
 
@@ -182,14 +186,14 @@ impl FencedConsumer {
         let outlet = Outlet { inflow, stopping: stopping.clone() };
         let (held, unanswered, readings) =
             (Held::default(), Unanswered::default(), [Progress::default(), Progress::default()]);
-        let batches = Batches::default();
+        let undecodable = Undecodable::default();
         let [group_reading, followed_reading] = readings.clone();
         let shared = |reading| Shared {
             outlet: outlet.clone(),
             log_ends: log_ends.clone(),
             held: held.clone(),
             unanswered: unanswered.clone(),
-            batches: batches.clone(),
+            undecodable: undecodable.clone(),
             reading,
         };
         let (follower, followed_end) = follow::start(kafka, &settings, shared(followed_reading))?;
@@ -226,7 +230,7 @@ impl FencedConsumer {
                 warn!(%error, "A position does not fit into a commit.");
             }
         }
-        // Fails while rebalancing; the next hint mends it.
+        // Fails while rebalancing; the next hint replaces it.
         let Some(client) = self.client.upgrade() else { return };
         if let Err(error) = client.commit(&offsets, CommitMode::Async) {
             tracing::debug!(%error, "The commit hint was refused.");
@@ -244,20 +248,8 @@ impl FencedConsumer {
     }
 }
 
-/// Says that reading meets errors, but not ten times a second while brokers are away.
-#[derive(Default)]
-struct Complaints {
-    last: Option<Instant>,
-}
-
-impl Complaints {
-    fn about(&mut self, error: &KafkaError) {
-        if self.last.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
-            self.last = Some(Instant::now());
-            warn!(%error, "Reading met an error; it goes on by itself.");
-        }
-    }
-}
+/// Errors come ten times a second while brokers are away: a line for some of them tells it.
+static ERROR_LINES: Throttle = Throttle::new(1);
 
 /// Runs `read` on a thread of its own; what comes back resolves when it has ended. The owner is told of a panic: the
 /// other threads hold the channel open, and nobody else would notice that nothing comes any more.
@@ -335,7 +327,6 @@ fn poll_chunk<C: ConsumerContext>(
 #[derive(Default)]
 struct ReadState {
     markers: Markers,
-    complaints: Complaints,
 }
 
 /// Polls once and hands over what there is. `false`: the client is of no use any more, which the owner was told.
@@ -352,15 +343,13 @@ fn hand_over<C: ConsumerContext>(
     if records.is_empty() && error.is_none() {
         records = state.markers.find(client);
     }
-    let passed = shared.batches.take(client);
-    if let Err(error) = batches::go_on_behind(client, &passed) {
-        let _told = outlet.send(Inflow::Failed(format!("a place was not assigned behind a batch: {error}")));
-        return false;
-    }
-    records.extend(passed);
     if !records.is_empty() {
         state.markers.note(&records);
         let _told = outlet.send(Inflow::Records(records));
+    }
+    if let Err(error) = shared.undecodable.stop(client, outlet, &shared.held) {
+        let _told = outlet.send(Inflow::Failed(format!("a partition could not be paused: {error}")));
+        return false;
     }
     match error {
         None => {}
@@ -369,8 +358,12 @@ fn hand_over<C: ConsumerContext>(
             return false;
         }
         Some(error) if truncation::is_truncation(&error) => truncation::report(client, outlet, &shared.held),
-        // Brokers away, leader moving, topic not there yet: librdkafka goes on by itself.
-        Some(error) => state.complaints.about(&error),
+        // Brokers away, leader moving, topic not there yet.
+        Some(error) => {
+            if let Some(held_back) = ERROR_LINES.admit() {
+                warn!(%error, held_back, "Kafka consumer error; librdkafka retries it.");
+            }
+        }
     }
     true
 }

@@ -6,12 +6,12 @@
 pub mod bounds;
 pub mod consumer;
 mod headers;
+pub mod log_reader;
 pub mod partition;
 pub mod positions;
 pub mod producer;
-pub mod range;
 pub mod topics;
-mod unpackable;
+mod undecodable;
 pub mod younger;
 
 use std::fmt;
@@ -20,6 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
 use rdkafka::message::Message;
+use schemas::native::NativeRecord;
 use schemas::topics::TopicNames;
 
 /// How to reach the cluster. One value per process; every client is made from it.
@@ -108,16 +109,26 @@ pub struct Record {
     /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or
     /// what was aborted. It says that the position may move behind it.
     pub is_marker: bool,
-    /// No record either, but a whole batch that cannot be unpacked, at the place of its last record; and what is said
-    /// of it.
-    pub unpackable: Option<String>,
 }
 
 impl Record {
     /// The time that the log has for it, milliseconds since the Unix epoch; `None` for what is no record. What is
     /// compared with times of the log is this one: the clock of this process may be another.
     pub fn log_time_ms(&self) -> Option<i64> {
-        (!self.is_marker && self.unpackable.is_none()).then_some(self.timestamp_ms)
+        (!self.is_marker).then_some(self.timestamp_ms)
+    }
+
+    /// The record as `schemas` reads it.
+    pub fn as_native(&self) -> NativeRecord<'_> {
+        NativeRecord {
+            topic: &self.topic,
+            partition: self.partition,
+            offset: self.offset,
+            timestamp_ms: self.timestamp_ms,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: &self.headers,
+        }
     }
 
     /// Bytes it holds on to, for bounds.
@@ -137,7 +148,6 @@ impl Record {
             value: message.payload().map(<[u8]>::to_vec),
             headers: headers::of(message),
             is_marker: false,
-            unpackable: None,
         }
     }
 
@@ -147,20 +157,6 @@ impl Record {
             .ok()
             .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok());
         let (timestamp_ms, headers) = (now_ms.unwrap_or(0), Vec::new());
-        Self {
-            topic,
-            partition,
-            offset,
-            timestamp_ms,
-            key: None,
-            value: None,
-            headers,
-            is_marker: true,
-            unpackable: None,
-        }
-    }
-
-    fn unpackable(topic: Arc<str>, partition: i32, batch: unpackable::Batch) -> Self {
-        Self { is_marker: false, unpackable: Some(batch.reason), ..Self::marker(topic, partition, batch.next - 1) }
+        Self { topic, partition, offset, timestamp_ms, key: None, value: None, headers, is_marker: true }
     }
 }

@@ -1,7 +1,7 @@
 //! What the brokers say of the logs that stored positions are in: looked at as a consumer looks that claims them, for
 //! who is no consumer.
 //!
-//! Whether a position lies inside is told by [`super::bounds::outside`]; moving one is [`crate::fence::mend`]'s.
+//! Whether a position lies inside is told by [`super::bounds::outside`]; moving one is [`crate::fence::repair`]'s.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::bounds::{self, Answers, Asked, LogBounds};
 use super::{KafkaConfig, younger};
-use crate::fence::mend::StoredPosition;
+use crate::fence::repair::StoredPosition;
 
 /// In the order of `positions`, which were read together with their times. A partition whose leader does not answer, or
 /// a topic that is not there, takes nothing from the others. `timeout` is that of one request.

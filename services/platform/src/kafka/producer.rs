@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{KafkaConfig, partition};
-use crate::health::Component;
 
 /// Knobs of the producer.
 #[derive(Debug, Clone)]
@@ -121,6 +120,15 @@ impl Producer {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The same, never closed: for a producer that lives as long as its process. Closing one waits for librdkafka's
+    /// threads, which wait by the clock on the wall: a process that has stopped in order would hang for as long as that
+    /// clock was set back.
+    #[must_use]
+    pub fn never_closed(self) -> Self {
+        std::mem::forget(self.shared.clone());
+        self
+    }
+
     /// Learns how many partitions `topic` has, so that its records are bounded per partition too, and warms the
     /// connection: the first record otherwise pays for both. Blocks on the network, so it runs on a blocking thread;
     /// call it at start and when partitions were added.
@@ -148,26 +156,23 @@ impl Producer {
 
     /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added
     /// partitions (each topic that is written much belongs here, or its leaderless partition may take all places), and
-    /// tells `kafka` whether they answer.
-    pub async fn keep_in_touch(&self, topics: &[String], kafka: Component, shutdown: CancellationToken) {
+    /// reports after each round whether they answer.
+    pub async fn keep_in_touch(
+        &self,
+        topics: &[String],
+        report: impl Fn(Result<(), PublishError>),
+        shutdown: CancellationToken,
+    ) {
         const ANSWER_WITHIN: Duration = Duration::from_secs(3);
         const WHILE_DOWN: Duration = Duration::from_millis(250);
         const WHILE_UP: Duration = Duration::from_secs(2);
         loop {
-            let mut outcome = Ok(0);
+            let mut outcome = Ok(());
             for topic in topics {
-                outcome = outcome.and(self.warm(topic, ANSWER_WITHIN).await);
+                outcome = outcome.and(self.warm(topic, ANSWER_WITHIN).await.map(drop));
             }
-            let pause = match outcome {
-                Ok(_partitions) => {
-                    kafka.up();
-                    WHILE_UP
-                }
-                Err(error) => {
-                    kafka.down(error.to_string());
-                    WHILE_DOWN
-                }
-            };
+            let pause = if outcome.is_ok() { WHILE_UP } else { WHILE_DOWN };
+            report(outcome);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}

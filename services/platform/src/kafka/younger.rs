@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::KafkaConfig;
 use super::bounds::{Asked, CLOCK_SLACK_MS, LogBounds};
-use super::range::{self, RangeError, Span};
+use super::log_reader::{self, OnTruncation, ReadError, Span};
 
 /// How long reading may take. It ends with the first record that is younger; else it is the ends of a few transactions.
 /// What takes longer is a long aborted stretch rather than a record, and counts as read: nobody could say more, and
@@ -37,9 +37,9 @@ pub async fn seen(
     let first = tokio::time::timeout(TIMEOUT, first_after(kafka, span, time_ms.saturating_add(CLOCK_SLACK_MS)));
     let first_later = match first.await {
         Ok(Ok(first)) => first,
-        Ok(Err(RangeError::Kafka(error))) => return Err(error),
-        Ok(Err(RangeError::Truncated)) => return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetOutOfRange)),
-        Ok(Err(RangeError::Stalled(_))) | Err(_) => {
+        Ok(Err(ReadError::Kafka(error))) => return Err(error),
+        Ok(Err(ReadError::Truncated)) => return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetOutOfRange)),
+        Ok(Err(ReadError::Stalled(_) | ReadError::Undecodable { .. })) | Err(_) => {
             warn!(%topic, partition, from, "What lies before the position could not be read in time; it counts as read.");
             None
         }
@@ -47,8 +47,8 @@ pub async fn seen(
     Ok(LogBounds { first_later, ..bounds })
 }
 
-async fn first_after(kafka: &KafkaConfig, span: Span, time_ms: i64) -> Result<Option<i64>, RangeError> {
-    let mut inflow = range::read(kafka, vec![span])?;
+async fn first_after(kafka: &KafkaConfig, span: Span, time_ms: i64) -> Result<Option<i64>, ReadError> {
+    let mut inflow = log_reader::read(kafka, vec![span], &[], OnTruncation::Fail)?;
     while let Some(records) = inflow.recv().await {
         let records = records?;
         let first = records.iter().find(|record| record.log_time_ms().is_some_and(|appended_ms| appended_ms > time_ms));

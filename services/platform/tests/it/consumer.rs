@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use crate::database;
 
 const ONE: Replication = Replication { factor: 1, min_in_sync: 1 };
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub async fn cluster(partitions: i32) -> KafkaConfig {
+pub(crate) async fn cluster(partitions: i32) -> KafkaConfig {
     let shared = devstack::testing::shared().await;
     let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
     let manifest = kafka.topics.manifest(partitions);
@@ -29,12 +29,17 @@ pub async fn cluster(partitions: i32) -> KafkaConfig {
     kafka
 }
 
-pub async fn publish(producer: &Producer, topic: &str, key: &str, value: &str) -> platform::kafka::producer::Appended {
+pub(crate) async fn publish(
+    producer: &Producer,
+    topic: &str,
+    key: &str,
+    value: &str,
+) -> platform::kafka::producer::Appended {
     let record = Outgoing { topic, key: Some(key.as_bytes()), value: Some(value.as_bytes()), headers: &[("h", b"1")] };
     producer.publish(record).await.unwrap()
 }
 
-pub fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<Inflow>) {
+pub(crate) fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<Inflow>) {
     let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &kafka.topics.events);
     settings.followed = vec![kafka.topics.acks.clone()];
     settings.session_timeout = Duration::from_secs(2);
@@ -43,13 +48,13 @@ pub fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Recei
 
 /// What an owner keeps: claims, and the records read under them.
 #[derive(Default)]
-pub struct Owner {
+pub(crate) struct Owner {
     pub claims: BTreeMap<(String, i32), Claim>,
     pub records: Vec<Record>,
 }
 
 impl Owner {
-    pub async fn take(&mut self, inflow: &mut mpsc::Receiver<Inflow>) {
+    pub(crate) async fn take(&mut self, inflow: &mut mpsc::Receiver<Inflow>) {
         match tokio::time::timeout(PATIENCE, inflow.recv())
             .await
             .expect("the consumer says nothing")
@@ -70,7 +75,7 @@ impl Owner {
         }
     }
 
-    pub fn values(&self, topic: &str) -> Vec<String> {
+    pub(crate) fn values(&self, topic: &str) -> Vec<String> {
         let of_topic = self.records.iter().filter(|record| *record.topic == *topic);
         of_topic.map(|record| String::from_utf8(record.value.clone().unwrap_or_default()).unwrap()).collect()
     }
@@ -82,7 +87,7 @@ impl Owner {
             let read = self.records.iter().filter(|record| *record.topic == **topic && record.partition == *partition);
             let Some(next) = read.map(|record| record.offset + 1).max() else { continue };
             let step = Advance {
-                topic,
+                topic: claim.topic.clone(),
                 partition: *partition,
                 epoch: claim.epoch,
                 expected: claim.next_offset,
@@ -152,7 +157,7 @@ async fn a_second_member_takes_half_of_the_partitions_and_the_first_one_loses_it
     assert!(one.claims.keys().all(|place| !other.claims.contains_key(place)), "nobody owns what another one owns");
     for (place, claim) in &other.claims {
         let stale = Advance {
-            topic: &place.0,
+            topic: claim.topic.clone(),
             partition: place.1,
             epoch: before[place].epoch,
             expected: claim.next_offset,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fence::mend::{self, Log};
-use platform::fence::{self, Advance, PositionWatch, Standing};
+use platform::fence::repair::{self, Log};
+use platform::fence::{self, Advance, Position, PositionsPoller, Standing};
 use platform::postgres;
 use sqlx::postgres::PgPool;
 
@@ -12,11 +12,11 @@ use crate::database;
 
 const TOPIC: &str = "events";
 
-fn step(epoch: i64, expected: i64, next: i64) -> Advance<'static> {
-    Advance { topic: TOPIC, partition: 0, epoch, expected, next, record_time_ms: Some(1_700_000_000_000) }
+fn step(epoch: i64, expected: i64, next: i64) -> Advance {
+    Advance { topic: Arc::from(TOPIC), partition: 0, epoch, expected, next, record_time_ms: Some(1_700_000_000_000) }
 }
 
-async fn advance(pool: &PgPool, step: Advance<'_>) -> bool {
+async fn advance(pool: &PgPool, step: Advance) -> bool {
     let mut transaction = pool.begin().await.unwrap();
     let moved = fence::advance(&mut transaction, "test", &[step]).await.unwrap();
     transaction.commit().await.unwrap();
@@ -53,11 +53,11 @@ async fn standing_tells_a_commit_that_happened_from_one_that_did_not_and_from_a_
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
     let flush = step(claimed.epoch, 5, 8);
-    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Open]);
-    assert!(advance(&pool, flush).await);
-    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Committed]);
+    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Open]);
+    assert!(advance(&pool, flush.clone()).await);
+    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Committed]);
     claim(&pool).await;
-    assert_eq!(fence::standing(&pool, "test", &[flush]).await.unwrap(), vec![Standing::Lost]);
+    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Lost]);
     drop((pool, database));
 }
 
@@ -83,16 +83,21 @@ async fn a_claim_waits_for_the_open_transaction_of_the_one_before() {
     drop((pool, database));
 }
 
+async fn reached(watch: &PositionsPoller, next_offset: i64, deadline: Duration) -> bool {
+    let is_reached = |position: Position| position.next_offset >= next_offset;
+    watch.wait_until(deadline, |positions| positions.get(TOPIC, 0).is_some_and(is_reached)).await
+}
+
 #[tokio::test]
 async fn a_watch_sees_a_position_soon_after_its_commit_and_gives_up_at_its_deadline() {
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
-    let watch = PositionWatch::new(pool.clone(), "test");
-    assert!(watch.reached(TOPIC, 0, 5, Duration::from_secs(10)).await);
-    assert!(!watch.reached(TOPIC, 0, 6, Duration::from_millis(50)).await);
+    let watch = PositionsPoller::new(pool.clone(), "test");
+    assert!(reached(&watch, 5, Duration::from_secs(10)).await);
+    assert!(!reached(&watch, 6, Duration::from_millis(50)).await);
     let waiting = tokio::spawn({
         let watch = watch.clone();
-        async move { watch.reached(TOPIC, 0, 8, Duration::from_secs(10)).await }
+        async move { reached(&watch, 8, Duration::from_secs(10)).await }
     });
     assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
     assert!(waiting.await.unwrap());
@@ -106,12 +111,12 @@ async fn mending_moves_whom_it_must_and_fences_every_consumer_of_the_partition()
     let mine = claim(&pool).await;
     assert!(advance(&pool, step(mine.epoch, 5, 8)).await);
     fence::claim(&pool, "other", &topic, &[(0, 7), (1, 3)]).await.unwrap();
-    let known = mend::positions(&pool).await.unwrap();
+    let known = repair::positions(&pool).await.unwrap();
     let seen = |consumer: &str| known.iter().find(|one| one.consumer == consumer && one.partition == 0).unwrap();
     assert_eq!(seen("test").record_time_ms, Some(1_700_000_000_000));
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(), Some(2));
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(), Some(2));
     assert_eq!(
-        mend::mend(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(),
+        repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another).await.unwrap(),
         None,
         "it is not where it was seen"
     );
@@ -135,9 +140,9 @@ async fn mending_within_the_same_log_fences_whom_it_moves_and_leaves_its_epoch()
     let topic: Arc<str> = Arc::from(TOPIC);
     let mine = claim(&pool).await;
     let others = fence::claim(&pool, "other", &topic, &[(0, 7)]).await.unwrap();
-    let known = mend::positions(&pool).await.unwrap();
+    let known = repair::positions(&pool).await.unwrap();
     let seen = known.iter().find(|one| one.consumer == "test" && one.partition == 0).unwrap();
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[seen], 20, Log::Same).await.unwrap(), Some(1));
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen], 20, Log::Same).await.unwrap(), Some(1));
     assert!(!advance(&pool, step(mine.epoch, 5, 8)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
     let stands = fence::stands(&pool, "other").await.unwrap();
     assert_eq!(stands, [(TOPIC.to_owned(), 0, others[0].epoch, 7)], "its claim stands");
@@ -152,12 +157,12 @@ async fn a_watch_tells_log_epochs_apart_and_notices_a_position_that_went_back() 
     let claimed = claim(&pool).await;
     assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
     let (watch, short, long) =
-        (PositionWatch::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
+        (PositionsPoller::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
     assert!(watch.reached_in(1, TOPIC, 0, 8, long).await && !watch.reached_in(2, TOPIC, 0, 3, short).await);
-    let known = mend::positions(&pool).await.unwrap();
-    assert_eq!(mend::mend(&pool, TOPIC, 0, &[&known[0]], 0, Log::Another).await.unwrap(), Some(2));
+    let known = repair::positions(&pool).await.unwrap();
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[&known[0]], 0, Log::Another).await.unwrap(), Some(2));
     devstack::testing::eventually(long, "what is known is read again", || async {
-        (!watch.reached(TOPIC, 0, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
+        (!reached(&watch, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
     })
     .await;
     assert!(watch.reached_in(2, TOPIC, 0, 0, long).await);

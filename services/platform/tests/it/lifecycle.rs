@@ -4,6 +4,7 @@ use std::future::pending;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use platform::health::Health;
 use platform::lifecycle::{Supervisor, end_within};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn tasks_that_end_after_the_shutdown_end_well() {
     let shutdown = CancellationToken::new();
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
     for name in ["a", "b"] {
         let shutdown = shutdown.clone();
         supervisor.spawn(name, async move {
@@ -20,7 +21,7 @@ async fn tasks_that_end_after_the_shutdown_end_well() {
             Ok(())
         });
     }
-    let run = tokio::spawn(supervisor.run(shutdown.clone(), DEADLINE));
+    let run = tokio::spawn(supervisor.run(DEADLINE));
     shutdown.cancel();
     run.await.unwrap().unwrap();
 }
@@ -30,46 +31,49 @@ async fn a_task_that_ends_on_its_own_takes_the_others_along_and_is_named() {
     for (outcome, expected) in
         [(Ok(()), "worker ended on its own"), (Err(anyhow::anyhow!("no disk")), "worker failed: no disk")]
     {
-        let shutdown = CancellationToken::new();
-        let mut supervisor = Supervisor::new();
+        let (shutdown, health) = (CancellationToken::new(), Health::new());
+        let mut supervisor = Supervisor::new(health.clone(), shutdown.clone());
         let other = shutdown.clone();
         supervisor.spawn("other", async move {
             other.cancelled().await;
             Ok(())
         });
         supervisor.spawn("worker", async move { outcome });
-        let error = supervisor.run(shutdown.clone(), DEADLINE).await.unwrap_err();
+        let error = supervisor.run(DEADLINE).await.unwrap_err();
         assert_eq!(format!("{error:#}"), expected);
         assert!(shutdown.is_cancelled());
+        assert_eq!(health.components(), [("worker".to_owned(), false)], "it is reported under its name");
     }
 }
 
 #[tokio::test]
 async fn a_task_that_panics_is_named() {
-    let mut supervisor = Supervisor::new();
+    let health = Health::new();
+    let mut supervisor = Supervisor::new(health.clone(), CancellationToken::new());
     supervisor.spawn("worker", async { panic!("on purpose") });
-    let error = supervisor.run(CancellationToken::new(), DEADLINE).await.unwrap_err();
+    let error = supervisor.run(DEADLINE).await.unwrap_err();
     assert!(format!("{error:#}").starts_with("worker failed"), "{error:#}");
+    assert_eq!(health.components(), [("worker".to_owned(), false)]);
 }
 
 #[tokio::test]
 async fn a_failure_during_the_shutdown_is_reported() {
     let shutdown = CancellationToken::new();
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
     let token = shutdown.clone();
     supervisor.spawn("worker", async move {
         token.cancelled().await;
         anyhow::bail!("could not flush")
     });
     shutdown.cancel();
-    let error = supervisor.run(shutdown, DEADLINE).await.unwrap_err();
+    let error = supervisor.run(DEADLINE).await.unwrap_err();
     assert_eq!(format!("{error:#}"), "worker failed while shutting down: could not flush");
 }
 
 #[tokio::test]
 async fn tasks_that_do_not_end_are_cut_off_at_the_deadline_and_named() {
     let shutdown = CancellationToken::new();
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
     supervisor.spawn("stuck", pending());
     let token = shutdown.clone();
     supervisor.spawn("fine", async move {
@@ -78,7 +82,7 @@ async fn tasks_that_do_not_end_are_cut_off_at_the_deadline_and_named() {
     });
     shutdown.cancel();
     let begun = Instant::now();
-    let error = supervisor.run(shutdown, Duration::from_millis(200)).await.unwrap_err();
+    let error = supervisor.run(Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(format!("{error:#}"), "not ended by the deadline: stuck");
     assert!(begun.elapsed() < Duration::from_secs(5));
 }

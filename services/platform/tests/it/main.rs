@@ -7,8 +7,11 @@ mod fence;
 mod http;
 mod leaderless;
 mod lifecycle;
+mod log_reader;
 mod native;
+mod positions;
 mod producer;
+mod schema;
 mod stall;
 mod topics;
 

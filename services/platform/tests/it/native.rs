@@ -1,18 +1,20 @@
-//! What only producers other than ours write: names of headers that are no UTF-8, batches in each codec, and such as
-//! cannot be unpacked.
+//! What only producers other than ours write: names of headers that are no UTF-8, batches in each codec, and batches
+//! that librdkafka cannot decode.
 
+use std::collections::BTreeMap;
 use std::ffi::{c_char, c_void};
 use std::ptr;
 use std::time::Duration;
 
-use platform::kafka::consumer::{ConsumerSettings, FencedConsumer};
-use platform::kafka::range::{self, Span};
-use platform::kafka::{KafkaConfig, Record};
+use platform::kafka::KafkaConfig;
+use platform::kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
+use platform::kafka::log_reader::{self, OnTruncation, ReadError, Span};
 use rdkafka::bindings::{
     rd_kafka_header_add, rd_kafka_headers_new, rd_kafka_produceva, rd_kafka_vtype_t, rd_kafka_vu_s,
     rd_kafka_vu_s__bindgen_ty_1, rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1,
 };
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use tokio::sync::mpsc;
 
 use crate::consumer::{Owner, PATIENCE, cluster, start};
 use crate::database;
@@ -68,55 +70,103 @@ async fn batches_of_every_codec_of_kafka_are_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn batches_that_cannot_be_unpacked_are_told_and_passed_and_nothing_else_is() {
+async fn an_undecodable_batch_stops_its_partition_alone() {
     let (database, pool) = database().await;
-    let mut kafka = cluster(1).await;
+    let mut kafka = cluster(2).await;
     let (events, acks) = (kafka.topics.events.clone(), kafka.topics.acks.clone());
-    // Two such batches that follow each other, what can be read on both sides and in between, and one at the end of the
-    // log.
     for topic in [&events, &acks] {
-        let small = producer(&kafka, "none");
-        send(&small, topic, "first");
-        send_larger_than_is_unpacked(&kafka, topic, 3);
-        send_larger_than_is_unpacked(&kafka, topic, 1);
-        send(&small, topic, "between");
-        send_larger_than_is_unpacked(&kafka, topic, 2);
+        send_to(&kafka, (topic, 0), "first");
+        send_larger_than_is_decoded(&kafka, (topic, 0), 3);
+        send_to(&kafka, (topic, 0), "behind");
+        send_to(&kafka, (topic, 1), "other");
     }
-    for (name, value) in [("fetch.max.bytes", "1000000"), ("receive.message.max.bytes", "1001000")] {
-        kafka.properties.push((name.to_owned(), value.to_owned()));
-    }
-    let expected = [(0, false), (3, true), (4, true), (5, false), (7, true)];
+    decode_less(&mut kafka);
     let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &events);
     (settings.followed, settings.stall_after) = (vec![acks.clone()], Duration::from_secs(2));
     let (consumer, mut inflow) = FencedConsumer::start(&kafka, pool.clone(), settings).unwrap();
-    let mut owner = Owner::default();
-    while owner.records.len() < 2 * expected.len() {
-        owner.take(&mut inflow).await;
-    }
-    let seen = |records: &[Record], topic: &str| -> Vec<(i64, bool)> {
-        let of_topic = records.iter().filter(|record| *record.topic == *topic);
-        of_topic.map(|record| (record.offset, record.unpackable.is_some())).collect()
+    let (mut stopped, mut values) = (BTreeMap::new(), Vec::new());
+    let take = async |inflow: &mut mpsc::Receiver<Inflow>, stopped: &mut BTreeMap<_, _>, values: &mut Vec<_>| {
+        match tokio::time::timeout(PATIENCE, inflow.recv()).await.unwrap().unwrap() {
+            Inflow::Records(records) => {
+                values.extend(records.into_iter().map(|record| String::from_utf8(record.value.unwrap()).unwrap()));
+            }
+            Inflow::Stopped { topic, partition, reason } => {
+                assert_eq!(stopped.insert((topic.to_string(), partition), reason), None, "it is reported once");
+            }
+            Inflow::Failed(reason) => panic!("{reason}"),
+            Inflow::Assigned(_) | Inflow::Revoked(_) => {}
+        }
     };
-    assert_eq!((seen(&owner.records, &events), seen(&owner.records, &acks)), (expected.to_vec(), expected.to_vec()));
-    // Read on as ever.
-    send(&producer(&kafka, "none"), &events, "last");
-    while owner.values(&events).last().is_none_or(|value| value != "last") {
-        owner.take(&mut inflow).await;
+    while stopped.len() < 2 {
+        take(&mut inflow, &mut stopped, &mut values).await;
     }
-    assert_eq!(owner.records.len(), 2 * expected.len() + 1, "none was told twice");
+    for topic in [&events, &acks] {
+        let reason = &stopped[&(topic.clone(), 0)];
+        let command = format!("triggers positions skip --topic {topic} --partition 0 --to OFFSET");
+        assert!(reason.contains("the batch at offset 1 does not decode"), "{reason}");
+        assert!(reason.contains("Decompression") && reason.contains(&command), "{reason}");
+        send_to(&kafka, (topic, 1), "later");
+    }
+    while values.len() < 6 {
+        take(&mut inflow, &mut stopped, &mut values).await;
+    }
+    values.sort();
+    assert_eq!(values, ["first", "first", "later", "later", "other", "other"]);
+    // Longer than a stall takes: what is stopped does not restart the consumer.
+    let quiet = tokio::time::timeout(Duration::from_secs(4), inflow.recv()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
     drop(inflow);
     consumer.stop(PATIENCE).await;
-    let spans = vec![Span { topic: events.as_str().into(), partition: 0, from: 0, to: 8 }];
-    let (mut reading, mut read) = (range::read(&kafka, spans).unwrap(), Vec::new());
-    while let Some(records) = reading.recv().await {
-        read.extend(records.unwrap());
-    }
-    assert_eq!(seen(&read, &events), expected);
     drop((pool, database));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_reader_stops_at_an_undecodable_batch_or_skips_it() {
+    let mut kafka = cluster(1).await;
+    let topic = kafka.topics.events.clone();
+    send_to(&kafka, (&topic, 0), "first");
+    send_larger_than_is_decoded(&kafka, (&topic, 0), 3);
+    send_to(&kafka, (&topic, 0), "behind");
+    decode_less(&mut kafka);
+    let span = |from, to| Span { topic: topic.as_str().into(), partition: 0, from, to };
+    // Each as (offset, is marker).
+    let read = async |part: Span, skips: &[Span]| {
+        let mut inflow = log_reader::read(&kafka, vec![part], skips, OnTruncation::Fail).unwrap();
+        let mut read: Vec<(i64, bool)> = Vec::new();
+        while let Some(records) = inflow.recv().await {
+            match records {
+                Ok(records) => read.extend(records.iter().map(|record| (record.offset, record.is_marker))),
+                Err(error) => return (read, Some(error)),
+            }
+        }
+        (read, None)
+    };
+    let (before, error) = read(span(0, 5), &[]).await;
+    assert_eq!(before, [(0, false)]);
+    assert!(matches!(&error, Some(ReadError::Undecodable { partition: 0, offset: 1, .. })), "{error:?}");
+    for (part, skips, expected) in [
+        (span(0, 5), vec![span(1, 4)], vec![(0, false), (4, false)]),
+        (span(0, 4), vec![span(2, 9), span(1, 3)], vec![(0, false), (3, true)]),
+        (span(1, 4), vec![span(1, 4)], vec![(3, true)]),
+    ] {
+        let (read, error) = read(part, &skips).await;
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(read, expected, "without {skips:?}");
+    }
+    let text = log_reader::undecodable_at(&kafka, &topic, 0, 2).await.unwrap();
+    assert!(text.is_some_and(|text| text.contains("Decompression")), "an offset inside of the batch");
+    assert_eq!(log_reader::undecodable_at(&kafka, &topic, 0, 4).await.unwrap(), None);
+}
+
+/// What [`send_larger_than_is_decoded`] sends is too large from now on.
+fn decode_less(kafka: &mut KafkaConfig) {
+    for (name, value) in [("fetch.max.bytes", "1000000"), ("receive.message.max.bytes", "1001000")] {
+        kafka.properties.push((name.to_owned(), value.to_owned()));
+    }
+}
+
 /// One batch of so many records.
-fn send_larger_than_is_unpacked(kafka: &KafkaConfig, topic: &str, count: usize) {
+fn send_larger_than_is_decoded(kafka: &KafkaConfig, (topic, partition): (&str, i32), count: usize) {
     let mut config = kafka.client("test");
     config
         .set("compression.type", "zstd")
@@ -126,8 +176,16 @@ fn send_larger_than_is_unpacked(kafka: &KafkaConfig, topic: &str, count: usize) 
     let producer: BaseProducer = config.create().unwrap();
     let value = "x".repeat(1_200_000);
     for _ in 0..count {
-        producer.send(BaseRecord::to(topic).key("k").payload(&value)).map_err(|(error, _)| error).unwrap();
+        let record = BaseRecord::to(topic).partition(partition).key("k").payload(&value);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
     }
+    producer.flush(PATIENCE).unwrap();
+}
+
+fn send_to(kafka: &KafkaConfig, (topic, partition): (&str, i32), value: &str) {
+    let producer = producer(kafka, "none");
+    let record = BaseRecord::to(topic).partition(partition).key("k").payload(value);
+    producer.send(record).map_err(|(error, _)| error).unwrap();
     producer.flush(PATIENCE).unwrap();
 }
 

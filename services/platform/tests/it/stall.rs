@@ -173,9 +173,12 @@ async fn a_claim_that_somebody_raised_without_the_group_ends_the_consumer_also_w
     let (consumer, mut inflow) = start(&kafka, &pool);
     let Inflow::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
     assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "its own claims stand");
-    let seen = fence::mend::positions(&pool).await.unwrap();
+    let seen = fence::repair::positions(&pool).await.unwrap();
     let acks = seen.iter().find(|position| position.topic == kafka.topics.acks).unwrap();
-    assert_eq!(fence::mend::mend(&pool, &acks.topic, 0, &[acks], 0, fence::mend::Log::Another).await.unwrap(), Some(2));
+    assert_eq!(
+        fence::repair::repair(&pool, &acks.topic, 0, &[acks], 0, fence::repair::Log::Another).await.unwrap(),
+        Some(2)
+    );
     let (_, reason) = read_until_failed(&mut inflow).await;
     assert!(reason.contains(&kafka.topics.acks), "{reason}");
     drop(inflow);

@@ -14,7 +14,7 @@ use crate::tier::Tier;
 
 /// An organization, as the operator sees it.
 #[derive(Debug, Serialize)]
-pub struct OrganizationReply {
+pub(super) struct OrganizationReply {
     id: OrgId,
     name: String,
     tier: Tier,
@@ -40,7 +40,7 @@ impl From<Organization> for OrganizationReply {
 
 /// A key, as its organization sees it; the key itself only where it was just made.
 #[derive(Debug, Serialize)]
-pub struct KeyReply {
+pub(super) struct KeyReply {
     id: KeyId,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -59,7 +59,7 @@ pub struct KeyReply {
 
 impl KeyReply {
     /// With the key itself, which nobody will see again.
-    pub fn revealing(stored: StoredKey, key: &str) -> Self {
+    pub(super) fn revealing(stored: StoredKey, key: &str) -> Self {
         Self { key: Some(key.to_owned()), ..Self::from(stored) }
     }
 }
@@ -84,6 +84,6 @@ impl From<StoredKey> for KeyReply {
 }
 
 /// 201 with a key inside, which no cache may keep.
-pub fn created_secret(body: impl Serialize) -> Response {
+pub(super) fn created_secret(body: impl Serialize) -> Response {
     (StatusCode::CREATED, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
 }

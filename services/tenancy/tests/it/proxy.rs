@@ -15,14 +15,14 @@ enum Mode {
     MuteListeners,
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
 }
 
 impl Proxy {
     /// In front of the server that `url` names.
-    pub async fn start(url: &str) -> Self {
+    pub(crate) async fn start(url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (mode, watching) = watch::channel(Mode::Pass);
@@ -36,19 +36,19 @@ impl Proxy {
     }
 
     /// `url`, through this proxy.
-    pub fn url(&self, url: &str) -> String {
+    pub(crate) fn url(&self, url: &str) -> String {
         url.replace(server_of(url), &self.address.to_string())
     }
 
-    pub fn pass(&self) {
+    pub(crate) fn pass(&self) {
         self.mode.send_replace(Mode::Pass);
     }
 
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.mode.send_replace(Mode::Cut);
     }
 
-    pub fn mute_listeners(&self) {
+    pub(crate) fn mute_listeners(&self) {
         self.mode.send_replace(Mode::MuteListeners);
     }
 }

@@ -13,7 +13,7 @@ const CHUNK: usize = 1000;
 
 /// Flags of `triggers ack`.
 #[derive(Args)]
-pub struct AckArgs {
+pub(crate) struct AckArgs {
     /// Ids of events
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     event_ids: Vec<String>,
@@ -22,8 +22,7 @@ pub struct AckArgs {
     all: bool,
 }
 
-/// Runs it.
-pub async fn run(client: &Client, args: AckArgs) -> Result<()> {
+pub(super) async fn run(client: &Client, args: AckArgs) -> Result<()> {
     let ids = if args.all { inbox_ids(client).await? } else { args.event_ids };
     let (mut acknowledged, mut failed) = (0, 0);
     for chunk in ids.chunks(CHUNK) {

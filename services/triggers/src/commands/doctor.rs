@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use materializer::rebuild::REPLAY;
 use platform::config::{KafkaArgs, PostgresArgs};
-use platform::fence::mend;
+use platform::fence::repair;
 use platform::kafka::bounds::outside;
 use platform::kafka::{KafkaConfig, positions, topics};
 use platform::postgres;
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Flags of `triggers doctor`.
 #[derive(Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     #[command(flatten)]
     local: LocalArgs,
     #[command(flatten)]
@@ -47,8 +47,7 @@ impl Findings {
     }
 }
 
-/// Runs it.
-pub async fn run(args: DoctorArgs) -> Result<()> {
+pub(super) async fn run(args: DoctorArgs) -> Result<()> {
     let mut findings = Findings::default();
     check_tools(&mut findings).await?;
     let kafka = args.local.kafka(&args.kafka)?;
@@ -170,7 +169,7 @@ async fn check_positions(
     if postgres::reach(&pool).await.is_err() {
         return Ok(());
     }
-    let Ok(mut stored) = mend::positions(&pool).await else { return Ok(()) };
+    let Ok(mut stored) = repair::positions(&pool).await else { return Ok(()) };
     stored.retain(|position| position.consumer != REPLAY);
     let Ok(looked) = positions::look(kafka, &stored, TIMEOUT).await else { return Ok(()) };
     let mut outsiders = 0;
@@ -180,7 +179,7 @@ async fn check_positions(
         };
         outsiders += 1;
         let why = format!("{} in {}[{}]: {outside}", position.consumer, position.topic, position.partition);
-        findings.bad("positions", why, "Its partition stands. Decide, and mend it: triggers positions list")?;
+        findings.bad("positions", why, "Its partition is stopped. Decide, and repair it: triggers positions list")?;
     }
     if outsiders > 0 {
         return Ok(());

@@ -10,7 +10,7 @@ use crate::client::{As, Client};
 
 /// Flags of `triggers endpoint`.
 #[derive(Args)]
-pub struct EndpointArgs {
+pub(crate) struct EndpointArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -42,8 +42,7 @@ enum Action {
     },
 }
 
-/// Runs it.
-pub async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
+pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
     match args.action {
         Action::Create { webhook_url, event_types, description } => {
             let mut body = json!({"url": webhook_url, "event_types": event_types});

@@ -9,10 +9,9 @@ use crate::client::TargetArgs;
 
 /// It has no flags of its own.
 #[derive(Args)]
-pub struct EnvArgs {}
+pub(crate) struct EnvArgs {}
 
-/// Runs it.
-pub fn run(target: &TargetArgs, EnvArgs {}: EnvArgs) -> Result<()> {
+pub(super) fn run(target: &TargetArgs, EnvArgs {}: EnvArgs) -> Result<()> {
     let dev = target.dev_json()?;
     print::line(&format!("export TRIGGERS_URL={}", quoted(&dev.base_url)))?;
     print::line(&format!("export TRIGGERS_API_KEY={}", quoted(&dev.api_key)))?;

@@ -11,7 +11,7 @@ use crate::client::Client;
 
 /// Flags of `triggers inbox`.
 #[derive(Args)]
-pub struct InboxArgs {
+pub(crate) struct InboxArgs {
     /// Events at most
     #[arg(long, default_value_t = 50)]
     limit: u32,
@@ -29,8 +29,7 @@ pub struct InboxArgs {
     json: bool,
 }
 
-/// Runs it.
-pub async fn run(client: &Client, args: InboxArgs) -> Result<()> {
+pub(super) async fn run(client: &Client, args: InboxArgs) -> Result<()> {
     let mut query: Vec<(&str, String)> = vec![("limit", args.limit.to_string())];
     query.extend(args.cursor.map(|cursor| ("cursor", cursor)));
     query.extend(args.event_types.into_iter().map(|kind| ("event_type", kind)));

@@ -10,7 +10,7 @@ use crate::client::{As, Client};
 
 /// Flags of `triggers key`.
 #[derive(Args)]
-pub struct KeyArgs {
+pub(crate) struct KeyArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -45,8 +45,7 @@ enum Action {
     },
 }
 
-/// Runs it.
-pub async fn run(client: &Client, args: KeyArgs) -> Result<()> {
+pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
     match args.action {
         Action::Create { name, role, org, event_types, environment } => {
             let mut body = json!({"name": name, "role": role, "environment": environment});

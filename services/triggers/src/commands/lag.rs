@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Flags of `triggers lag`.
 #[derive(Args)]
-pub struct LagArgs {
+pub(crate) struct LagArgs {
     #[command(flatten)]
     local: LocalArgs,
     #[command(flatten)]
@@ -41,8 +41,7 @@ struct Place {
     record_time: Option<OffsetDateTime>,
 }
 
-/// Runs it.
-pub async fn run(args: LagArgs) -> Result<()> {
+pub(super) async fn run(args: LagArgs) -> Result<()> {
     let kafka = args.local.kafka(&args.kafka)?;
     let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
     postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;

@@ -11,15 +11,14 @@ use crate::local::LocalArgs;
 
 /// Flags of `triggers migrate`.
 #[derive(Args)]
-pub struct MigrateArgs {
+pub(crate) struct MigrateArgs {
     #[command(flatten)]
     local: LocalArgs,
     #[command(flatten)]
     postgres: PostgresArgs,
 }
 
-/// Runs it.
-pub async fn run(args: MigrateArgs) -> Result<()> {
+pub(super) async fn run(args: MigrateArgs) -> Result<()> {
     let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
     postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
     postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;

@@ -14,6 +14,7 @@ mod org;
 mod page;
 mod positions;
 mod print;
+mod progress;
 mod send;
 mod tail;
 mod topics;
@@ -26,7 +27,7 @@ use crate::client::TargetArgs;
 
 /// A command against a running system, or its Kafka and PostgreSQL.
 #[derive(Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Organizations (operator)
     Org(Targeted<org::OrgArgs>),
     /// API keys
@@ -43,7 +44,7 @@ pub enum Command {
     Ack(Targeted<ack::AckArgs>),
     /// How far the consumers are behind the log
     Lag(lag::LagArgs),
-    /// Where the consumers stand on the log, and mending positions outside of it
+    /// Where the consumers are on the log; repairing a position, and skipping what cannot be read
     Positions(positions::PositionsArgs),
     /// Compare the topics with the manifest, or mend them
     Topics(topics::TopicsArgs),
@@ -61,7 +62,7 @@ pub enum Command {
 
 /// A command's own flags, and where to send it.
 #[derive(clap::Args)]
-pub struct Targeted<A: clap::Args> {
+pub(crate) struct Targeted<A: clap::Args> {
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
@@ -69,7 +70,7 @@ pub struct Targeted<A: clap::Args> {
 }
 
 /// Runs one command to its end.
-pub async fn run(command: Command) -> Result<()> {
+pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Org(Targeted { target, args }) => org::run(&target.client()?, args).await,
         Command::Key(Targeted { target, args }) => key::run(&target.client()?, args).await,

@@ -10,7 +10,7 @@ use crate::client::{As, Client};
 
 /// Flags of `triggers org`.
 #[derive(Args)]
-pub struct OrgArgs {
+pub(crate) struct OrgArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -42,8 +42,7 @@ enum Action {
     },
 }
 
-/// Runs it.
-pub async fn run(client: &Client, args: OrgArgs) -> Result<()> {
+pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
     match args.action {
         Action::Create { name, tier } => {
             let request = client

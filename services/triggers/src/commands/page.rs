@@ -8,9 +8,8 @@ use serde_json::value::RawValue;
 
 use crate::client::{As, Client};
 
-/// One page.
 #[derive(Deserialize)]
-pub struct Page {
+pub(super) struct Page {
     /// Each event's JSON text.
     pub events: Vec<Box<RawValue>>,
     /// Goes on; null on the last page.
@@ -21,7 +20,7 @@ pub struct Page {
 
 /// What a person sees of an event.
 #[derive(Deserialize)]
-pub struct Event {
+pub(super) struct Event {
     pub event_id: String,
     pub event_type: String,
     pub timestamp: Option<String>,
@@ -29,19 +28,18 @@ pub struct Event {
     pub payload: Box<RawValue>,
 }
 
-/// Reads one page.
-pub async fn fetch(client: &Client, query: &[(&str, String)]) -> Result<Page> {
+pub(super) async fn fetch(client: &Client, query: &[(&str, String)]) -> Result<Page> {
     client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(query)).await
 }
 
 /// Reads one page as the text it came as.
-pub async fn fetch_text(client: &Client, query: &[(&str, String)]) -> Result<Box<RawValue>> {
+pub(super) async fn fetch_text(client: &Client, query: &[(&str, String)]) -> Result<Box<RawValue>> {
     client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(query)).await
 }
 
 impl Page {
     /// The events, read as far as people look at them.
-    pub fn read(&self) -> Result<Vec<Event>> {
+    pub(super) fn read(&self) -> Result<Vec<Event>> {
         self.events.iter().map(|event| Ok(serde_json::from_str(event.get())?)).collect()
     }
 }

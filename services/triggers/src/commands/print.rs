@@ -4,20 +4,21 @@ use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
 /// Prints `value` as indented JSON.
-pub fn json(value: &Value) -> Result<()> {
+pub(super) fn json(value: &Value) -> Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }
 
 /// Prints one line; a reader that has hung up (`| head`) is no error.
-pub fn line(text: &str) -> Result<()> {
+pub(super) fn line(text: &str) -> Result<()> {
     written(writeln!(io::stdout(), "{text}"))
 }
 
 /// Writes bytes as they are.
-pub fn raw(bytes: &[u8]) -> Result<()> {
+pub(super) fn raw(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout();
     written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
@@ -31,7 +32,7 @@ fn written(outcome: io::Result<()>) -> Result<()> {
 
 /// How rows are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(super) enum Output {
     /// Aligned columns
     Table,
     /// One JSON object per line
@@ -39,36 +40,69 @@ pub enum Output {
 }
 
 /// Prints one line to standard error, beside what a script reads.
-pub fn warn(text: &str) -> Result<()> {
+pub(super) fn warn(text: &str) -> Result<()> {
     Ok(writeln!(io::stderr(), "triggers: {text}")?)
 }
 
 /// Prints the rows of `array` (objects), columns by JSON pointer, aligned; as JSON lines when nobody watches.
-pub fn table(array: &[Value], columns: &[(&str, &str)]) -> Result<()> {
+pub(super) fn table(array: &[Value], columns: &[(&str, &str)]) -> Result<()> {
     rows(array, columns, None)
 }
 
 /// The same, with the choice left to the user.
-pub fn rows(array: &[Value], columns: &[(&str, &str)], output: Option<Output>) -> Result<()> {
+pub(super) fn rows(array: &[Value], columns: &[(&str, &str)], output: Option<Output>) -> Result<()> {
     let output = output.unwrap_or_else(|| if io::stdout().is_terminal() { Output::Table } else { Output::Json });
     if output == Output::Json {
         return array.iter().try_for_each(|row| line(&row.to_string()));
     }
-    // What came from a stranger must not reach the terminal as an order to it.
+    line(&aligned(array, columns))
+}
+
+/// Plain text without borders or colours: one line a row, two blanks between columns.
+fn aligned(array: &[Value], columns: &[(&str, &str)]) -> String {
+    // Control characters of a payload or a name must not reach the terminal.
     let shown = |text: &str| text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();
     let cell = |row: &Value, pointer: &str| match row.pointer(pointer) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) => shown(text),
         Some(other) => other.to_string(),
     };
-    let rows: Vec<Vec<String>> =
-        array.iter().map(|row| columns.iter().map(|(_, pointer)| cell(row, pointer)).collect()).collect();
-    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([columns[i].0.len()]).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let aligned = |cells: Vec<&str>| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    line(&aligned(columns.iter().map(|(title, _)| *title).collect()))?;
-    rows.iter().try_for_each(|row| line(&aligned(row.iter().map(String::as_str).collect())))
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(columns.iter().map(|(title, _)| *title));
+    table.add_rows(array.iter().map(|row| columns.iter().map(|(_, pointer)| cell(row, pointer)).collect::<Vec<_>>()));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const COLUMNS: [(&str, &str); 3] = [("ID", "/id"), ("NAME", "/name"), ("STATE", "/state")];
+
+    #[test]
+    fn columns_are_aligned_without_borders() {
+        let rows = [
+            json!({"id": 1, "name": "Acme", "state": null}),
+            json!({"id": 12345, "name": "\u{65e5}\u{672c}", "state": "open"}),
+            json!({"id": 2, "name": "x\u{1b}[31m\ny"}),
+        ];
+        let lines = [
+            "ID     NAME      STATE",
+            "1      Acme      -",
+            "12345  \u{65e5}\u{672c}      open",
+            "2      x\u{fffd}[31m\u{fffd}y  -",
+        ];
+        assert_eq!(aligned(&rows, &COLUMNS), lines.join("\n"));
+    }
+
+    #[test]
+    fn a_table_without_rows_is_its_header() {
+        assert_eq!(aligned(&[], &COLUMNS), "ID  NAME  STATE");
+    }
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::stream::{self, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
+use platform::retry::Backoff;
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,13 +25,14 @@ use crate::client::{As, Client, Refused};
 /// Longest line that is read; the system takes no larger body.
 const MAX_LINE_BYTES: usize = 512 * 1024;
 const MAX_TRIES: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Refused lines that are printed; the rest is only counted.
 const MAX_REPORTED: u64 = 20;
 
 /// Flags of `triggers send`.
 #[derive(Args)]
-pub struct SendArgs {
+pub(crate) struct SendArgs {
     /// Type of the one event
     #[arg(required_unless_present = "file")]
     event_type: Option<String>,
@@ -54,8 +56,7 @@ pub struct SendArgs {
     quiet: bool,
 }
 
-/// Runs it.
-pub async fn run(client: &Client, args: SendArgs) -> Result<()> {
+pub(super) async fn run(client: &Client, args: SendArgs) -> Result<()> {
     match args.file {
         Some(file) => send_lines(client, &file, args.concurrency, args.quiet).await,
         None => {
@@ -191,9 +192,10 @@ async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
     let key = uuid::Uuid::new_v4().to_string();
     // With a `dedup_id` the event has a name already; an Idempotency-Key would take precedence over it.
     let named = has_dedup_id(body);
-    let mut pause = Duration::from_millis(100);
+    let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
     let mut last = String::new();
     for attempt in 1..=MAX_TRIES {
+        let mut asked = None;
         let mut request = client
             .request(As::Key, Method::POST, "/v1/events")?
             .header("content-type", "application/json")
@@ -207,10 +209,8 @@ async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
                 // A repeat of our own that was stored after all is no duplicate of the user's.
                 StatusCode::CONFLICT => return Ok(if attempt > 1 { Outcome::Accepted } else { Outcome::Duplicate }),
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                    let asked =
-                        response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+                    asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
                     last = format!("HTTP {}", response.status().as_u16());
-                    pause = asked.map_or(pause, Duration::from_secs);
                 }
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                     bail!("the key is refused (HTTP {})", response.status().as_u16())
@@ -219,8 +219,8 @@ async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
             },
             Err(error) => last = error.without_url().to_string(),
         }
+        let pause = asked.map_or_else(|| backoff.next_delay(), Duration::from_secs);
         tokio::time::sleep(pause.min(MAX_PAUSE)).await;
-        pause = (pause * 2).min(MAX_PAUSE);
     }
     bail!("the system does not take events: {last}")
 }

@@ -8,7 +8,7 @@ use crate::client::Client;
 
 /// Flags of `triggers tail`.
 #[derive(Args)]
-pub struct TailArgs {
+pub(crate) struct TailArgs {
     /// Begin with what is not acknowledged yet, instead of with what arrives from now on
     #[arg(long)]
     from_start: bool,
@@ -20,8 +20,7 @@ pub struct TailArgs {
     count: Option<u64>,
 }
 
-/// Runs it.
-pub async fn run(client: &Client, args: TailArgs) -> Result<()> {
+pub(super) async fn run(client: &Client, args: TailArgs) -> Result<()> {
     let mut cursor = if args.from_start { None } else { Some(end(client).await?) };
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {

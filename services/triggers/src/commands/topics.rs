@@ -11,7 +11,7 @@ use crate::local::LocalArgs;
 
 /// Flags of `triggers topics`.
 #[derive(Args)]
-pub struct TopicsArgs {
+pub(crate) struct TopicsArgs {
     #[command(subcommand)]
     action: Action,
     #[command(flatten)]
@@ -35,8 +35,7 @@ enum Action {
     },
 }
 
-/// Runs it.
-pub async fn run(args: TopicsArgs) -> Result<()> {
+pub(super) async fn run(args: TopicsArgs) -> Result<()> {
     match args.action {
         Action::Plan { kafka } => {
             let differences = differences(&args.local.kafka(&kafka)?, &kafka).await?;

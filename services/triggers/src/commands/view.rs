@@ -1,12 +1,8 @@
 //! `triggers view`: building the inbox view again from the log, and reading a part of the log into it once more.
 
-use std::io::{IsTerminal as _, Write as _, stderr};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use materializer::rebuild::{self, Progress, RebuildConfig};
+use materializer::rebuild::{self, RebuildConfig};
 use platform::config::{KafkaArgs, PostgresArgs};
 use platform::kafka::KafkaConfig;
 use platform::postgres;
@@ -15,12 +11,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::print;
+use super::progress::Progress;
 use crate::local::LocalArgs;
 use crate::roles::materializer::ViewArgs;
 
 /// Flags of `triggers view`.
 #[derive(Args)]
-pub struct ViewCommandArgs {
+pub(crate) struct ViewCommandArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -85,16 +82,15 @@ impl System {
     }
 }
 
-/// Runs it.
-pub async fn run(args: ViewCommandArgs) -> Result<()> {
+pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
     match args.action {
         Action::Rebuild { system, from, accept_differences, dry_run, restart } => {
             let (kafka, pool) = system.connect().await?;
             let retention_days = system.view.projector().retention_days;
             let config = RebuildConfig { from, retention_days, accept_differences, restart, dry_run };
-            let line = Line::default();
-            let done = rebuild::rebuild(pool, kafka, config, |progress| line.show(progress)).await;
-            line.end();
+            let bar = Progress::new("records read")?;
+            let done = rebuild::rebuild(pool, kafka, config, |now| bar.show(now.done, now.total)).await;
+            bar.finish();
             let done = done?;
             if done.resumed {
                 print::line("went on with an unfinished rebuild; --restart begins anew")?;
@@ -119,9 +115,10 @@ pub async fn run(args: ViewCommandArgs) -> Result<()> {
         Action::Replay { system, from, to } => {
             let (kafka, pool) = system.connect().await?;
             let retention_days = system.view.projector().retention_days;
-            let line = Line::default();
-            let done = rebuild::replay(pool, kafka, (from, to), retention_days, |progress| line.show(progress)).await;
-            line.end();
+            let bar = Progress::new("records read")?;
+            let done =
+                rebuild::replay(pool, kafka, (from, to), retention_days, |now| bar.show(now.done, now.total)).await;
+            bar.finish();
             let done = done?;
             print::line(&format!("{} records read", done.records))?;
             if done.cut_short {
@@ -141,32 +138,4 @@ pub async fn run(args: ViewCommandArgs) -> Result<()> {
 
 fn time(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "not a time like 2026-11-21T09:00:00Z".to_owned())
-}
-
-/// Progress on standard error: one line that is written over on a terminal, else a line every few seconds.
-#[derive(Default)]
-struct Line(Mutex<Option<Instant>>);
-
-impl Line {
-    fn show(&self, progress: Progress) {
-        let is_terminal = stderr().is_terminal();
-        let pause = if is_terminal { Duration::from_millis(200) } else { Duration::from_secs(5) };
-        let Ok(mut last) = self.0.lock() else { return };
-        if last.is_some_and(|at| at.elapsed() < pause) {
-            return;
-        }
-        *last = Some(Instant::now());
-        let Progress { done, total, per_second } = progress;
-        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
-        let (begin, end) = if is_terminal { ("\r", "") } else { ("", "\n") };
-        // Nobody watches: then nobody misses it.
-        let _written =
-            write!(stderr(), "{begin}{done} of {total} records ({percent} %), {per_second:.0} per second{end}");
-    }
-
-    fn end(&self) {
-        if stderr().is_terminal() && self.0.lock().is_ok_and(|last| last.is_some()) {
-            let _written = writeln!(stderr());
-        }
-    }
 }

@@ -6,20 +6,19 @@ use anyhow::Result;
 use clap::Args;
 use dispatcher::{DispatcherConfig, WebhookArgs};
 use platform::config::ConsumerArgs;
+use platform::health::Health;
 use platform::kafka::producer::ProducerSettings;
 use platform::lifecycle::Supervisor;
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
-use tokio_util::sync::CancellationToken;
 
-use super::{
-    Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres,
-    serve_running,
-};
+use super::probes::{probe_kafka, probe_postgres, serve_running};
+use super::topics::check_topics;
+use super::{Connections, SealingArgs, SharedArgs, bind};
 
 /// Flags of `triggers dispatcher`.
 #[derive(Args)]
-pub struct DispatcherArgs {
+pub(crate) struct DispatcherArgs {
     /// Where health and metrics are served
     #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9094", value_name = "HOST:PORT")]
     metrics_listen: SocketAddr,
@@ -34,57 +33,45 @@ pub struct DispatcherArgs {
 }
 
 /// Runs the role in a process of its own.
-pub async fn main(args: DispatcherArgs) -> Result<()> {
+pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
     logs::init("dispatcher", args.shared.process.log_format);
     let listener = bind(args.metrics_listen).await?;
-    let shutdown = args.shared.process.shutdown_of_a_role();
     let mut config = args.webhooks.config()?;
     config.session_timeout = args.consumer.session_timeout();
     config.stall_after = args.consumer.stall_after();
     let delivery = Delivery { sealing: args.sealing.load_existing()?, config };
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = args.shared.supervisor(&Health::new());
     // Known before the first question is answered: a role that has reached nothing yet is not ready.
-    drop(connections.health.component(dispatcher::CONSUMER));
+    drop(supervisor.health().component(dispatcher::CONSUMER));
     // A consumer without records asks the database for nothing, and would look well while it is lost.
-    let postgres = connections.health.component("postgres");
-    supervisor.spawn("postgres probe", probe_postgres(connections.pool.clone(), postgres, shutdown.clone()));
-    serve_running(&mut supervisor, listener, "dispatcher", connections.health.clone(), &shutdown);
-    start(&mut supervisor, connections, delivery, &shutdown)?;
-    supervisor.run(shutdown, args.shared.process.shutdown_deadline()).await
+    let postgres = supervisor.health().component("postgres");
+    probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
+    serve_running(&mut supervisor, listener, "dispatcher");
+    start(&mut supervisor, connections, delivery)?;
+    supervisor.run(args.shared.process.shutdown_deadline()).await
 }
 
 /// What delivering needs beyond the connections.
-pub struct Delivery {
+pub(crate) struct Delivery {
     sealing: SealingKey,
     config: DispatcherConfig,
 }
 
 impl Delivery {
     /// For `triggers up`: receivers on this machine may be reached.
-    pub fn local(sealing: SealingKey) -> Self {
+    pub(crate) fn local(sealing: SealingKey) -> Self {
         Self { sealing, config: DispatcherConfig::default().on_this_machine() }
     }
 }
 
 /// Starts the dispatcher under `supervisor`.
-pub fn start(
-    supervisor: &mut Supervisor,
-    connections: Connections,
-    delivery: Delivery,
-    shutdown: &CancellationToken,
-) -> Result<()> {
-    let Connections { kafka, pool, health, is_a_role } = connections;
-    let producer = make_producer(&kafka, ProducerSettings::default(), is_a_role)?;
-    keep_in_touch(supervisor, &producer, vec![kafka.topics.deliveries.clone()], &health, shutdown);
-    let shutdown = shutdown.clone();
-    supervisor.spawn("dispatcher", async move {
-        dispatcher::run(delivery.config, pool, producer, kafka, delivery.sealing, health, shutdown)
-            .await
-            .map_err(Into::into)
-    });
-    Ok(())
+pub(crate) fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery) -> Result<()> {
+    let producer = connections.producer(ProducerSettings::default())?;
+    let Connections { kafka, pool } = connections;
+    probe_kafka(supervisor, &producer, vec![kafka.topics.deliveries.clone()]);
+    Ok(dispatcher::start(supervisor, delivery.config, pool, producer, kafka, delivery.sealing)?)
 }
 
 #[cfg(test)]

@@ -9,25 +9,24 @@ use clap::Args;
 use dispatcher::{EgressPolicy, WebhookArgs};
 use ingest::IngestState;
 use materializer::inbox::{InboxState, READ_SETTINGS};
+use platform::health::Health;
 use platform::http::{MountOptions, ServerLimits};
 use platform::kafka::producer::ProducerSettings;
 use platform::lifecycle::Supervisor;
 use platform::postgres;
+use platform::read_your_writes::RecentWrites;
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
-use platform::written::RecentWrites;
 use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-use super::{
-    Connections, SealingArgs, SharedArgs, bind, check_topics, keep_in_touch, make_producer, probe_postgres,
-    service_info,
-};
+use super::probes::{probe_kafka, probe_postgres, service_info};
+use super::topics::check_topics;
+use super::{Connections, SealingArgs, SharedArgs, bind};
 
 /// Flags of `triggers ingest`.
 #[derive(Args)]
-pub struct IngestArgs {
+pub(crate) struct IngestArgs {
     /// Where the API listens
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     listen: SocketAddr,
@@ -52,7 +51,7 @@ pub struct IngestArgs {
 
 /// Knobs of the accept path.
 #[derive(Args, Clone)]
-pub struct TuningArgs {
+pub(crate) struct TuningArgs {
     /// Events in flight to Kafka at most; beyond it 503
     #[arg(long, env = "MAX_CONCURRENT_EVENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_concurrent_events: u32,
@@ -79,7 +78,7 @@ impl TuningArgs {
 }
 
 /// Everything that the API is made from.
-pub struct Api {
+pub(crate) struct Api {
     pub connections: Connections,
     pub sealing: SealingKey,
     pub operator_token: Option<String>,
@@ -91,10 +90,10 @@ pub struct Api {
 }
 
 /// Runs the role in a process of its own.
-pub async fn main(args: IngestArgs) -> Result<()> {
+pub(crate) async fn main(args: IngestArgs) -> Result<()> {
     logs::init("ingest", args.shared.process.log_format);
     let listener = bind(args.listen).await?;
-    let shutdown = args.shared.process.shutdown_of_a_role();
+    let mut supervisor = args.shared.supervisor(&Health::new());
     let connections = Connections::from_args(&args.shared)?;
     check_topics(&args.shared.kafka, &connections.kafka).await?;
     let deadline = args.shared.process.shutdown_deadline();
@@ -107,32 +106,27 @@ pub async fn main(args: IngestArgs) -> Result<()> {
         tuning: args.tuning,
         egress: args.webhooks.config()?.egress,
     };
-    let mut supervisor = Supervisor::new();
-    api.start(&mut supervisor, listener, &shutdown).await?;
-    supervisor.run(shutdown, deadline).await
+    api.start(&mut supervisor, listener).await?;
+    supervisor.run(deadline).await
 }
 
 impl Api {
     /// Serves on `listener` under `supervisor`. Answers the first development organization's id, if there are
     /// development keys.
-    pub async fn start(
-        self,
-        supervisor: &mut Supervisor,
-        listener: TcpListener,
-        shutdown: &CancellationToken,
-    ) -> Result<Option<String>> {
-        let Connections { kafka, pool, health, is_a_role } = self.connections;
+    pub(crate) async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
+        let producer = self.connections.producer(self.tuning.producer())?;
+        let Connections { kafka, pool } = self.connections;
         let config = TenancyConfig::new(self.operator_token, self.open_signup);
         let on_loopback = listener.local_addr()?.ip().is_loopback();
-        let tenancy = Tenancy::start(pool.clone(), config, shutdown.clone());
+        let tenancy = Tenancy::start(supervisor, pool.clone(), config);
         let organization = match &self.dev_api_keys {
             Some(keys) => tenancy.apply_dev_keys(keys, on_loopback).await.context("DEV_API_KEYS")?,
             None => None,
         };
         let authenticator = tenancy.authenticator();
-        let producer = make_producer(&kafka, self.tuning.producer(), is_a_role)?;
         let written = RecentWrites::default();
-        let ingest = IngestState::new(
+        let ingest = IngestState::start(
+            supervisor,
             authenticator.clone(),
             producer.clone(),
             &kafka.topics.events,
@@ -149,7 +143,7 @@ impl Api {
             self.sealing.clone(),
             written,
         )
-        .until(shutdown.clone());
+        .until(supervisor.shutdown());
         let probed = pool.clone();
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
         let api = Router::new()
@@ -158,12 +152,13 @@ impl Api {
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
         let router = platform::http::mount(api, MountOptions::default())
-            .merge(platform::http::running_routes(service_info("ingest"), health.clone()));
-        keep_in_touch(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks], &health, shutdown);
+            .merge(platform::http::running_routes(service_info("ingest"), supervisor.health().clone()));
+        probe_kafka(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks]);
         // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching
         // this process.
-        supervisor.spawn("postgres probe", probe_postgres(probed, health.auxiliary("postgres"), shutdown.clone()));
-        let server = platform::http::serve(listener, router, ServerLimits::default(), shutdown.clone());
+        let postgres = supervisor.health().auxiliary("postgres");
+        probe_postgres(supervisor, probed, postgres);
+        let server = platform::http::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
         supervisor.spawn("http", async move {
             let outcome = server.await;
             // Whoever was answered has a delivery report; this is for those who hung up before theirs came.

@@ -3,7 +3,7 @@
 use super::files::DevJson;
 
 /// The text. The lines are the README's, with this system's URL and key.
-pub fn text(dev: &DevJson, folder: &str, ephemeral: bool) -> String {
+pub(super) fn text(dev: &DevJson, folder: &str, ephemeral: bool) -> String {
     let DevJson { base_url, api_key, organization_id, kafka_brokers, .. } = dev;
     let data = if ephemeral { "the data goes with it" } else { "the data stays for the next start" };
     format!(

@@ -10,16 +10,15 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 /// Name of the file that tells how to reach what runs here.
-pub const DEV_JSON: &str = "dev.json";
+pub(crate) const DEV_JSON: &str = "dev.json";
 
 /// How to reach a running system.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct DevJson {
+pub(crate) struct DevJson {
     /// `http://127.0.0.1:PORT`.
     pub base_url: String,
     /// Key of the development organization.
     pub api_key: String,
-    /// The development organization.
     pub organization_id: String,
     /// Bearer token of the operator's routes.
     pub operator_token: String,
@@ -33,7 +32,7 @@ pub struct DevJson {
 
 impl DevJson {
     /// Writes it into `folder`, readable by its owner alone, at once or not at all.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(DEV_JSON);
         let draft = folder.join(".dev.json.new");
         // A draft of an earlier start may have other permissions.
@@ -45,7 +44,7 @@ impl DevJson {
     }
 
     /// Reads it from `folder`.
-    pub fn read(folder: &Path) -> Result<Self> {
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(DEV_JSON);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_str(&text)
@@ -53,13 +52,13 @@ impl DevJson {
     }
 
     /// Takes it away at the end, so that nothing points at a system that is gone.
-    pub fn remove(folder: &Path) {
+    pub(crate) fn remove(folder: &Path) {
         drop(fs::remove_file(folder.join(DEV_JSON)));
     }
 }
 
 /// The secret in `name` of `folder`; made by `make` when there is none yet.
-pub fn secret(folder: &Path, name: &str, make: impl FnOnce() -> String) -> Result<String> {
+pub(crate) fn secret(folder: &Path, name: &str, make: impl FnOnce() -> String) -> Result<String> {
     let path = folder.join(name);
     match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),

@@ -4,7 +4,7 @@
 //! made of is `roles`'.
 
 mod banner;
-pub mod files;
+pub(crate) mod files;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,6 @@ use platform::lifecycle::{self, Supervisor};
 use platform::postgres::{self, PostgresConfig};
 use platform::seal::SealingKey;
 use platform::telemetry::logs;
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::roles::{self, Connections, ProcessArgs};
@@ -29,7 +28,7 @@ use files::DevJson;
 
 /// Flags of `triggers up`.
 #[derive(Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Port of the HTTP API on 127.0.0.1
     #[arg(long, env = "TRIGGERS_PORT", default_value_t = 8080)]
     port: u16,
@@ -57,17 +56,19 @@ pub struct UpArgs {
 }
 
 /// Runs until a signal or until something that was started is lost.
-pub async fn run(args: UpArgs) -> Result<()> {
+pub(crate) async fn run(args: UpArgs) -> Result<()> {
     logs::init("up", args.process.log_format);
     // First, because it costs nothing and is what most often fails.
     let listener = roles::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;
-    let shutdown = lifecycle::shutdown_on_signals();
+    // Nobody sends work here that could go elsewhere.
+    let health = Health::new();
+    let shutdown = lifecycle::shutdown_on_signals(health.clone(), Duration::ZERO);
     let stack = tokio::select! {
         stack = start_stack(&args) => stack?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let folder = stack.data_dir().to_owned();
-    let outcome = serve(&args, listener, &stack, &folder, shutdown).await;
+    let outcome = serve(&args, listener, &stack, &folder, Supervisor::new(health, shutdown)).await;
     DevJson::remove(&folder);
     stack.stop().await;
     outcome
@@ -97,7 +98,7 @@ async fn serve(
     listener: tokio::net::TcpListener,
     stack: &Stack,
     folder: &Path,
-    shutdown: CancellationToken,
+    mut supervisor: Supervisor,
 ) -> Result<()> {
     let brokers = args.kafka_brokers.clone().unwrap_or_else(|| stack.kafka_brokers().to_owned());
     let database_url = args.database_url.clone().unwrap_or_else(|| stack.database_url());
@@ -115,8 +116,7 @@ async fn serve(
         Some(keys) => keys.clone(),
         None => files::secret(folder, "dev.key", new_dev_key)?,
     };
-    let connections = Connections { kafka, pool, health: Health::new(), is_a_role: false };
-    let mut supervisor = Supervisor::new();
+    let connections = Connections { kafka, pool };
     let base_url = format!("http://{}", listener.local_addr()?);
     let api = roles::ingest::Api {
         connections: connections.clone(),
@@ -127,14 +127,9 @@ async fn serve(
         tuning: args.tuning.clone(),
         egress: DispatcherConfig::default().on_this_machine().egress,
     };
-    let organization_id = api.start(&mut supervisor, listener, &shutdown).await?;
-    roles::materializer::start(&mut supervisor, connections.clone(), args.view.projector(), &shutdown)?;
-    roles::dispatcher::start(
-        &mut supervisor,
-        connections.clone(),
-        roles::dispatcher::Delivery::local(sealing),
-        &shutdown,
-    )?;
+    let organization_id = api.start(&mut supervisor, listener).await?;
+    roles::materializer::start(&mut supervisor, connections.clone(), args.view.projector())?;
+    roles::dispatcher::start(&mut supervisor, connections, roles::dispatcher::Delivery::local(sealing))?;
 
     let dev = DevJson {
         metrics_urls: vec![format!("{base_url}/metrics")],
@@ -146,11 +141,11 @@ async fn serve(
         database_url,
     };
     dev.write(folder)?;
-    wait_until_ready(&connections.health, &shutdown).await;
-    if !shutdown.is_cancelled() {
+    wait_until_ready(&supervisor).await;
+    if !supervisor.shutdown().is_cancelled() {
         println!("{}", banner::text(&dev, &folder.display().to_string(), args.ephemeral));
     }
-    let running = supervisor.run(shutdown.clone(), args.process.shutdown_deadline());
+    let running = supervisor.run(args.process.shutdown_deadline());
     tokio::select! {
         outcome = running => outcome,
         reason = stack.failed() => anyhow::bail!("{reason}"),
@@ -166,13 +161,14 @@ async fn make_topics(kafka: &KafkaConfig, own: bool) -> Result<()> {
         .with_context(|| format!("the topics of {} could not be read", kafka.brokers))?;
     let (made, left): (Vec<Difference>, Vec<Difference>) =
         differences.into_iter().partition(|difference| own || matches!(difference, Difference::Missing(_)));
-    roles::judge_topics(&left)?;
+    roles::validate_topics(&left)?;
     topics::apply(kafka, &made, replication).await.context("the topics could not be made")
 }
 
 /// All parts up, or a minute gone: what is printed should be true, but a slow part is no reason to say nothing.
-async fn wait_until_ready(health: &Health, shutdown: &CancellationToken) {
+async fn wait_until_ready(supervisor: &Supervisor) {
     const PATIENCE: Duration = Duration::from_secs(60);
+    let (health, shutdown) = (supervisor.health(), supervisor.shutdown());
     let ready = async {
         while !health.is_ready() {
             tokio::time::sleep(Duration::from_millis(20)).await;

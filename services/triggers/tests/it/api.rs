@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client whose requests are bounded.
-pub fn http() -> reqwest::Client {
+pub(crate) fn http() -> reqwest::Client {
     // The client is built without a provider of its own choice; a second call in one process is harmless.
     drop(rustls::crypto::ring::default_provider().install_default());
     reqwest::Client::builder().timeout(TIMEOUT).build().unwrap()
@@ -19,7 +19,7 @@ pub fn http() -> reqwest::Client {
 
 /// One system, seen with one key.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     http: reqwest::Client,
     pub base_url: String,
     pub key: String,
@@ -28,31 +28,31 @@ pub struct Api {
 }
 
 /// An answer, read to its end.
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: u16,
     pub headers: HeaderMap,
     pub text: String,
 }
 
 impl Reply {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error} in {} {}", self.status, self.text))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// Fails unless the status is `status`.
     #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", self.text);
         self
     }
 
     /// Fails unless it is a problem of `status` that says when to try again.
     #[track_caller]
-    pub fn expect_retry_later(self) -> Self {
+    pub(crate) fn expect_retry_later(self) -> Self {
         let reply = self.expect(503);
         assert_eq!(reply.header("content-type"), "application/problem+json");
         assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1, "{:?}", reply.headers);
@@ -68,7 +68,7 @@ impl Reply {
 
 impl Api {
     /// A client of the system at `base_url`; asks it whose the key is.
-    pub async fn new(base_url: &str, key: &str) -> Self {
+    pub(crate) async fn new(base_url: &str, key: &str) -> Self {
         let mut api = Self { http: http(), base_url: base_url.to_owned(), key: key.to_owned(), org_id: String::new() };
         let answer = api.get("/v1/keys").await.expect(200).json();
         api.org_id = answer["organization_id"].as_str().unwrap().to_owned();
@@ -76,7 +76,7 @@ impl Api {
     }
 
     /// Makes an organization without limits and a key for it, as the operator.
-    pub async fn of_new_organization(base_url: &str, operator_token: &str, name: &str) -> Self {
+    pub(crate) async fn of_new_organization(base_url: &str, operator_token: &str, name: &str) -> Self {
         let operator =
             Self { http: http(), base_url: base_url.to_owned(), key: operator_token.to_owned(), org_id: String::new() };
         let wanted = json!({"name": name, "tier": "enterprise", "rate_limit_per_minute": 0});
@@ -88,35 +88,35 @@ impl Api {
     }
 
     /// The same system with another key of the same organization, made now and not used yet.
-    pub async fn with_new_key(&self, role: &str) -> Self {
+    pub(crate) async fn with_new_key(&self, role: &str) -> Self {
         let made = self.post("/v1/keys", &json!({"name": role, "role": role})).await.expect(201).json();
         self.with_key(made["key"].as_str().unwrap())
     }
 
     /// The same key at another instance.
-    pub fn at(&self, base_url: &str) -> Self {
+    pub(crate) fn at(&self, base_url: &str) -> Self {
         Self { base_url: base_url.to_owned(), ..self.clone() }
     }
 
     /// The same system with this key of the same organization.
-    pub fn with_key(&self, key: &str) -> Self {
+    pub(crate) fn with_key(&self, key: &str) -> Self {
         Self { key: key.to_owned(), ..self.clone() }
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send(self.http.request(Method::GET, self.url(path))).await
     }
 
-    pub async fn delete(&self, path: &str) -> Reply {
+    pub(crate) async fn delete(&self, path: &str) -> Reply {
         self.send(self.http.request(Method::DELETE, self.url(path))).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Reply {
         self.send(self.http.request(Method::POST, self.url(path)).json(body)).await
     }
 
     /// Posts an event under an idempotency key.
-    pub async fn post_event_as(&self, idempotency_key: &str, body: &Value) -> Reply {
+    pub(crate) async fn post_event_as(&self, idempotency_key: &str, body: &Value) -> Reply {
         self.send(
             self.http
                 .request(Method::POST, self.url("/v1/events"))
@@ -127,7 +127,7 @@ impl Api {
     }
 
     /// Posts an event that must be accepted; answers its id.
-    pub async fn accept(&self, event_type: &str, payload: &Value) -> String {
+    pub(crate) async fn accept(&self, event_type: &str, payload: &Value) -> String {
         let reply = self.post("/v1/events", &json!({"event_type": event_type, "payload": payload})).await.expect(201);
         let accepted = reply.json();
         let id = accepted["event_id"].as_str().unwrap().to_owned();
@@ -136,7 +136,7 @@ impl Api {
     }
 
     /// The whole inbox, oldest first, by pages of `limit`.
-    pub async fn inbox(&self, limit: u32) -> Vec<Value> {
+    pub(crate) async fn inbox(&self, limit: u32) -> Vec<Value> {
         let mut events = Vec::new();
         let mut path = format!("/v1/inbox?limit={limit}");
         loop {
@@ -153,7 +153,7 @@ impl Api {
     }
 
     /// Waits until the inbox shows the event.
-    pub async fn shown(&self, event_id: &str, deadline: Duration) -> Value {
+    pub(crate) async fn shown(&self, event_id: &str, deadline: Duration) -> Value {
         eventually(deadline, "the inbox shows the event", || async {
             self.inbox(1000).await.into_iter().find(|event| event["event_id"] == event_id)
         })
@@ -172,6 +172,6 @@ impl Api {
 }
 
 /// The ids of events, in their order.
-pub fn ids(events: &[Value]) -> Vec<String> {
+pub(crate) fn ids(events: &[Value]) -> Vec<String> {
     events.iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 const ONE_IN: usize = 7;
 
 /// Serves until dropped.
-pub struct DatabaseProxy {
+pub(crate) struct DatabaseProxy {
     pub url: String,
     counts: Arc<Counts>,
     server: JoinHandle<()>,
@@ -41,7 +41,7 @@ impl Drop for DatabaseProxy {
 
 impl DatabaseProxy {
     /// Before the server of `database_url`.
-    pub async fn start(database_url: &str) -> Self {
+    pub(crate) async fn start(database_url: &str) -> Self {
         let (head, rest) = database_url.split_once('@').unwrap();
         let (server, database) = rest.split_once('/').unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -58,7 +58,7 @@ impl DatabaseProxy {
     }
 
     /// Connections that were cut before their commit, and after it.
-    pub fn cuts(&self) -> (usize, usize) {
+    pub(crate) fn cuts(&self) -> (usize, usize) {
         (self.counts.before.load(Ordering::Relaxed), self.counts.after.load(Ordering::Relaxed))
     }
 }

@@ -17,7 +17,7 @@ use crate::system::System;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Milliseconds since the Unix epoch.
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
@@ -25,7 +25,7 @@ pub fn now_ms() -> i64 {
 type Came = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
 
 /// Serves until dropped; answers 204, after `delay`.
-pub struct Hook {
+pub(crate) struct Hook {
     pub url: String,
     came: Came,
     server: JoinHandle<()>,
@@ -38,11 +38,11 @@ impl Drop for Hook {
 }
 
 impl Hook {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::slow(Duration::ZERO).await
     }
 
-    pub async fn slow(delay: Duration) -> Self {
+    pub(crate) async fn slow(delay: Duration) -> Self {
         let came = Came::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -51,15 +51,15 @@ impl Hook {
         Self { url, came, server }
     }
 
-    pub fn came(&self) -> BTreeMap<String, Vec<i64>> {
+    pub(crate) fn came(&self) -> BTreeMap<String, Vec<i64>> {
         self.came.lock().unwrap().clone()
     }
 
-    pub fn counts(&self) -> BTreeMap<String, usize> {
+    pub(crate) fn counts(&self) -> BTreeMap<String, usize> {
         self.came().into_iter().map(|(id, times)| (id, times.len())).collect()
     }
 
-    pub async fn wait_for(&self, ids: &[String]) {
+    pub(crate) async fn wait_for(&self, ids: &[String]) {
         let what = format!("each of {} events is received", ids.len());
         eventually(PATIENCE, &what, || async {
             let came = self.came.lock().unwrap();
@@ -77,7 +77,7 @@ async fn note(State((came, delay)): State<(Came, Duration)>, headers: HeaderMap)
 }
 
 /// Id and append time of every event on the log.
-pub async fn accepted(system: &System) -> BTreeMap<String, i64> {
+pub(crate) async fn accepted(system: &System) -> BTreeMap<String, i64> {
     let records = read_topic(&system.brokers, &system.topic(schemas::topics::EVENTS)).await;
     let event = |record: &rdkafka::message::OwnedMessage| {
         let event = schemas::codec::decode_event(record.payload().unwrap()).unwrap();

@@ -70,7 +70,8 @@ impl Pair {
                     return None;
                 }
             }
-            let open = "SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL";
+            let open = "SELECT (SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL)
+                                + (SELECT count(*) FROM deliveries_awaiting_dedup)";
             let open: i64 = sqlx::query_scalar(open).fetch_one(&database).await.ok()?;
             (open == 0).then_some(())
         })

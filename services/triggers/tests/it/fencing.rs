@@ -199,7 +199,8 @@ async fn assert_received(bench: &Bench, hook: &Hook, total: u64, in_doubt: &[(i6
     assert_eq!(log.len() as u64, total);
     hook.wait_for(&log.keys().cloned().collect::<Vec<_>>()).await;
     // Whoever would be sent twice is sent twice soon.
-    let open = "SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL";
+    let open = "SELECT (SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL)
+                        + (SELECT count(*) FROM deliveries_awaiting_dedup)";
     eventually(PATIENCE, "nothing is scheduled any more", || async { (bench.number(open).await == 0).then_some(()) })
         .await;
     let mut twice = 0;

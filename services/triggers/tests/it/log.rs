@@ -10,10 +10,10 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A producer with no settings but the ones that every native producer needs.
-pub struct Writer(FutureProducer);
+pub(crate) struct Writer(FutureProducer);
 
 impl Writer {
-    pub fn new(brokers: &str) -> Self {
+    pub(crate) fn new(brokers: &str) -> Self {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", brokers)
@@ -24,7 +24,7 @@ impl Writer {
     }
 
     /// Writes one record, to the key's partition unless one is named, and answers where it is.
-    pub async fn write(
+    pub(crate) async fn write(
         &self,
         topic: &str,
         partition: Option<i32>,
@@ -42,7 +42,7 @@ impl Writer {
 }
 
 /// The value of a header, as text.
-pub fn header<'a>(record: &'a OwnedMessage, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(record: &'a OwnedMessage, name: &str) -> Option<&'a str> {
     let value = record.headers()?.iter().find(|header| header.key == name)?.value?;
     Some(std::str::from_utf8(value).unwrap())
 }

@@ -10,6 +10,7 @@ mod cli;
 mod database_proxy;
 mod deliveries;
 mod dlq;
+mod draining;
 mod duplicates;
 mod erasure;
 mod fencing;

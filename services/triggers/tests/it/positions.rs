@@ -1,4 +1,5 @@
-//! Positions outside of their log: what stops, what goes on, and what the command mends, on running roles.
+//! Positions outside of their log, and batches that do not decode: what stops, what goes on, and what the commands
+//! do, on running roles.
 
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use devstack::Signal;
 use devstack::testing::eventually;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -91,6 +93,8 @@ struct Installed {
     database: PgPool,
     _ingest: Process,
     consumers: Vec<Process>,
+    /// Of the consumers, beside [`QUICK`].
+    settings: Vec<(&'static str, &'static str)>,
     urls: Vec<String>,
     api: Api,
     other: Api,
@@ -118,6 +122,7 @@ impl Installed {
             database,
             _ingest: ingest,
             consumers: Vec::new(),
+            settings: Vec::new(),
             urls: Vec::new(),
             api,
             hook,
@@ -142,7 +147,8 @@ impl Installed {
 
     /// Started, not waited for: a stopped partition keeps readiness red.
     async fn start_consumers(&mut self) {
-        self.consumers = ["materializer", "dispatcher"].map(|role| self.system.role(role, &QUICK)).into();
+        let settings = [&QUICK[..], &self.settings].concat();
+        self.consumers = ["materializer", "dispatcher"].map(|role| self.system.role(role, &settings)).into();
         self.urls.clear();
         for consumer in &self.consumers {
             self.urls.push(format!("http://127.0.0.1:{}", consumer.port().await));
@@ -162,8 +168,8 @@ impl Installed {
         }
     }
 
-    async fn mend(&self, args: &[&str], code: i32) -> String {
-        let finished = self.system.run(&[&["positions", "mend"], args].concat()).await.expect(code);
+    async fn repair(&self, args: &[&str], code: i32) -> String {
+        let finished = self.system.run(&[&["positions", "repair"], args].concat()).await.expect(code);
         finished.output + &finished.log
     }
 
@@ -178,7 +184,7 @@ fn both(log_epoch: i32) -> Vec<(String, i32)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_truncated_log_stops_its_partition_until_the_command_mends_it_on_running_roles() {
+async fn a_truncated_log_stops_its_partition_until_it_is_repaired() {
     let mut installed = Installed::new().await;
     let before: Vec<String> = [ids(&installed.api.inbox(1000).await), post(&installed.api, 9).await].concat();
     all_shown(&installed.api, &before).await;
@@ -214,16 +220,16 @@ async fn a_truncated_log_stops_its_partition_until_the_command_mends_it_on_runni
     }
     let state = |consumer: &str| (consumer.to_owned(), i64::from(partition), "truncated".to_owned());
     assert_eq!(outside(&installed.system).await, [state("dispatcher"), state("materializer")]);
-    let said = installed.mend(&["--all-outside"], 1).await;
+    let said = installed.repair(&["--all-outside"], 1).await;
     assert!(said.contains("5 records were deleted") && said.contains("--yes"), "{said}");
     assert_eq!(outside(&installed.system).await.len(), 2, "nothing was changed");
     let named = ["--consumer", "materializer", "--topic", topic.as_str(), "--partition"];
     let number = partition.to_string();
-    installed.mend(&[&named[..], &[number.as_str(), "--yes"]].concat(), 0).await;
+    installed.repair(&[&named[..], &[number.as_str(), "--yes"]].concat(), 0).await;
     assert_eq!(outside(&installed.system).await, [state("dispatcher")]);
     all_shown(&installed.api, &[before.clone(), left.clone()].concat()).await;
-    assert!(left.iter().all(|id| !installed.hook.counts().contains_key(id)), "the other consumer is not mended");
-    installed.mend(&["--all-outside", "--yes"], 0).await;
+    assert!(left.iter().all(|id| !installed.hook.counts().contains_key(id)), "the other consumer is not repaired");
+    installed.repair(&["--all-outside", "--yes"], 0).await;
     installed.hook.wait_for(&left).await;
     installed.are_ready(true).await;
     assert_eq!(installed.log_epochs(partition).await, both(1));
@@ -238,15 +244,15 @@ async fn a_truncated_log_stops_its_partition_until_the_command_mends_it_on_runni
     installed.hook.wait_for(&[keyed]).await;
     assert!(installed.hook.counts().values().all(|count| *count == 1), "{:?}", installed.hook.counts());
     assert_eq!(outside(&installed.system).await, []);
-    let said = installed.mend(&["--all-outside", "--yes"], 0).await;
-    assert!(said.contains("nothing is to be mended"), "{said}");
+    let said = installed.repair(&["--all-outside", "--yes"], 0).await;
+    assert!(said.contains("nothing is to be repaired"), "{said}");
     // Nobody listens there.
-    let said = installed.mend(&["--all-outside", "--yes", "--kafka-brokers", "127.0.0.1:1"], 1).await;
-    assert!(said.contains("it is not known") && !said.contains("nothing is to be mended"), "{said}");
+    let said = installed.repair(&["--all-outside", "--yes", "--kafka-brokers", "127.0.0.1:1"], 1).await;
+    assert!(said.contains("it is not known") && !said.contains("nothing is to be repaired"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_made_anew_under_running_roles_stops_and_is_mended_without_a_restart() {
+async fn a_recreated_topic_is_repaired_under_running_roles() {
     let installed = Installed::new().await;
     let before: Vec<String> = [ids(&installed.api.inbox(1000).await), post(&installed.api, 9).await].concat();
     all_shown(&installed.api, &before).await;
@@ -262,7 +268,7 @@ async fn a_topic_made_anew_under_running_roles_stops_and_is_mended_without_a_res
     .await;
     installed.are_ready(false).await;
     assert!(!outside(&installed.system).await.is_empty());
-    installed.mend(&["--all-outside", "--yes"], 0).await;
+    installed.repair(&["--all-outside", "--yes"], 0).await;
     let after = [vec![accepted], post(&installed.api, 2).await].concat();
     all_shown(&installed.api, &[before.clone(), after.clone()].concat()).await;
     installed.hook.wait_for(&after).await;
@@ -308,9 +314,81 @@ async fn a_topic_made_anew_and_longer_than_the_position_is_told_by_its_times() {
         "FAIL  positions: materializer in {}[{partition}]",
         installed.system.topic(schemas::topics::EVENTS)
     )));
-    installed.mend(&["--all-outside", "--yes"], 0).await;
+    installed.repair(&["--all-outside", "--yes"], 0).await;
     all_shown(&installed.api, &[before, after.clone()].concat()).await;
     installed.hook.wait_for(&after).await;
     assert!(installed.hook.counts().values().all(|count| *count == 1));
     installed.system.run(&["doctor"]).await.expect(0);
+}
+
+/// Writes one batch of good events, together more than [`DECODES_LESS`] decodes; its last offset.
+async fn append_large_batch(installed: &Installed, partition: i32) -> i64 {
+    let native: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &installed.system.brokers)
+        .set("compression.type", "zstd")
+        .set("message.max.bytes", "10000000")
+        .set("batch.size", "10000000")
+        .set("linger.ms", "1000")
+        .create()
+        .unwrap();
+    let topic = installed.system.topic(schemas::topics::EVENTS);
+    let value = format!(r#"{{"type": "n", "data": "{}"}}"#, "x".repeat(200_000));
+    let org = &installed.api.org_id;
+    let record = || native.send(FutureRecord::to(&topic).partition(partition).key(org).payload(&value), PATIENCE);
+    let appended = futures_util::future::try_join_all((0..6).map(|_| record())).await.unwrap();
+    appended.iter().map(|appended| appended.offset).max().unwrap()
+}
+
+const DECODES_LESS: [(&str, &str); 2] = [
+    ("KAFKA_PROPERTIES", "fetch.max.bytes=1000000;receive.message.max.bytes=1001000"),
+    ("CONSUMER_STALL_AFTER_MS", "5000"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undecodable_batch_is_skipped_on_running_roles() {
+    let mut installed = Installed::new().await;
+    let before = ids(&installed.api.inbox(1000).await);
+    installed.hook.wait_for(&before).await;
+    let partition = partition_of(&installed.database, &installed.api).await;
+    installed.stop_consumers().await;
+    let last = append_large_batch(&installed, partition).await;
+    let behind = post(&installed.api, 2).await;
+    installed.settings = DECODES_LESS.to_vec();
+    installed.start_consumers().await;
+    installed.are_ready(true).await;
+    installed.are_ready(false).await;
+    let others = [ids(&installed.other.inbox(10).await), post(&installed.other, 3).await].concat();
+    all_shown(&installed.other, &others).await;
+
+    let topic = installed.system.topic(schemas::topics::EVENTS);
+    let (number, to, inside) = (partition.to_string(), (last + 1).to_string(), last.to_string());
+    let command = format!("triggers positions skip --topic {topic} --partition {number} --to OFFSET");
+    for consumer in &installed.consumers {
+        assert!(consumer.log().contains(&command), "{}", consumer.log());
+    }
+    let skip = ["positions", "skip", "--topic", &topic, "--partition", &number, "--to"];
+    let said = installed.system.run(&[&skip[..], &[&to]].concat()).await.expect(1);
+    let gives_up = format!("from {} to {to}; 6 offsets are skipped", last - 5);
+    for consumer in ["dispatcher", "materializer"] {
+        let line = format!("{consumer} at {topic}[{number}]: {gives_up}");
+        assert!(said.output.contains(&line), "{}", said.output);
+    }
+    assert!(said.log.contains("--yes") && !said.log.contains("does not decode"), "{}", said.log);
+    let bounded = [&skip[..], &[&inside, "--kafka", "receive.message.max.bytes=1001000"]].concat();
+    let bounded = [&bounded[..], &["--kafka", "fetch.max.bytes=1000000"]].concat();
+    let warned = installed.system.run(&bounded).await.expect(1);
+    assert!(warned.log.contains("does not decode either"), "an offset inside of the batch: {}", warned.log);
+    let refused = installed.system.run(&[&skip[..], &["1000000", "--yes"]].concat()).await.expect(1);
+    assert!(refused.log.contains("is not between its position"), "{}", refused.log);
+    assert_eq!(ids(&installed.api.inbox(1000).await), before, "nothing was changed");
+
+    installed.system.run(&[&skip[..], &[&to, "--yes"]].concat()).await.expect(0);
+    let all = [before, behind.clone()].concat();
+    all_shown(&installed.api, &all).await;
+    installed.hook.wait_for(&behind).await;
+    installed.are_ready(true).await;
+    // A command that could decode it skips it as well.
+    installed.system.run(&["view", "replay", "--from", "2026-01-01T00:00:00Z"]).await.expect(0);
+    installed.system.run(&["view", "rebuild"]).await.expect(0);
+    all_shown(&installed.api, &all).await;
 }

@@ -16,12 +16,12 @@ use tokio::process::{Child, ChildStdin, Command};
 /// How long a start may take on a busy machine; `up` starts a JVM and makes a database.
 const START: Duration = Duration::from_secs(90);
 /// How long an end may take: the roles' deadline, then Kafka's and PostgreSQL's.
-pub const END: Duration = Duration::from_secs(60);
+pub(crate) const END: Duration = Duration::from_secs(60);
 
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// The binary's knobs, which must not come from the environment of whoever runs the tests.
-const KNOBS: [&str; 20] = [
+const KNOBS: [&str; 22] = [
     "ACCEPT_TIMEOUT_MS",
     "DATABASE_URL",
     "DEV_API_KEYS",
@@ -36,6 +36,8 @@ const KNOBS: [&str; 20] = [
     "RUST_LOG",
     "SEALING_KEY",
     "SEALING_KEY_FILE",
+    "SHUTDOWN_DEADLINE_MS",
+    "SHUTDOWN_GRACE_MS",
     "TOPIC_PARTITIONS",
     "TOPIC_PREFIX",
     "TRIGGERS_API_KEY",
@@ -45,7 +47,7 @@ const KNOBS: [&str; 20] = [
 ];
 
 /// The binary under test, started in `folder`.
-pub fn triggers(folder: &Path) -> Command {
+pub(crate) fn triggers(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_triggers"));
     for name in KNOBS {
         command.env_remove(name);
@@ -55,7 +57,7 @@ pub fn triggers(folder: &Path) -> Command {
 }
 
 /// A running process. Dropping it kills it and waits until what it started is gone too.
-pub struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     pid: u32,
@@ -65,7 +67,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with its two outputs in files of `folder`: a pipe that nobody empties would stop it.
-    pub fn start(mut command: Command, folder: &Path, name: &str) -> Self {
+    pub(crate) fn start(mut command: Command, folder: &Path, name: &str) -> Self {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let output = folder.join(format!("{name}-{number}.out"));
         let log = folder.join(format!("{name}-{number}.log"));
@@ -75,34 +77,34 @@ impl Process {
         Self { name: name.to_owned(), child, pid, output, log }
     }
 
-    pub fn stdin(&mut self) -> ChildStdin {
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("started with a pipe")
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         // Not yet collected, so the id is still its own.
         kill_process(Pid::from_raw(i32::try_from(self.pid).unwrap()).unwrap(), signal).unwrap();
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         match tokio::time::timeout(END, self.child.wait()).await {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("{} did not end within {END:?}", self.name),
         }
     }
 
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.output).unwrap()
     }
 
     /// What it wrote to standard error.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
     /// Waits until `text` was printed.
-    pub async fn printed(&self, text: &str) {
+    pub(crate) async fn printed(&self, text: &str) {
         eventually(START, &format!("{} prints {text:?}", self.name), || async {
             self.assert_runs();
             self.output().contains(text).then_some(())
@@ -111,7 +113,7 @@ impl Process {
     }
 
     /// Waits for the port that it listens on. With port 0 only the kernel knows it.
-    pub async fn port(&self) -> u16 {
+    pub(crate) async fn port(&self) -> u16 {
         eventually(START, &format!("{} listens", self.name), || async {
             self.assert_runs();
             listening_port(self.pid)
@@ -120,7 +122,7 @@ impl Process {
     }
 
     /// Waits until it says that it is ready, and answers its base URL.
-    pub async fn ready(&self) -> String {
+    pub(crate) async fn ready(&self) -> String {
         let base_url = format!("http://127.0.0.1:{}", self.port().await);
         let url = format!("{base_url}/health/ready");
         let http = crate::api::http();
@@ -133,7 +135,7 @@ impl Process {
     }
 
     /// All processes below it, each with its name.
-    pub fn family(&self) -> Vec<(u32, String)> {
+    pub(crate) fn family(&self) -> Vec<(u32, String)> {
         processes::descendants(self.pid)
     }
 

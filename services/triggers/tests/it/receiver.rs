@@ -9,20 +9,20 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// A request as it came.
-pub struct Received {
+pub(crate) struct Received {
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
 /// Serves until dropped.
-pub struct Receiver {
+pub(crate) struct Receiver {
     pub url: String,
     pub inbox: mpsc::Receiver<Received>,
     server: JoinHandle<()>,
 }
 
 impl Receiver {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (sender, inbox) = mpsc::channel(100);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());

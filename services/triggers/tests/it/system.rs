@@ -16,10 +16,10 @@ use crate::process::{Process, triggers};
 /// How long one command may take.
 const COMMAND: Duration = Duration::from_secs(60);
 /// Fewer than in production: each costs the shared broker files and the start some time.
-pub const PARTITIONS: u32 = 6;
+pub(crate) const PARTITIONS: u32 = 6;
 
 /// Topics, a database and a folder for the processes of one test.
-pub struct System {
+pub(crate) struct System {
     pub brokers: String,
     pub database_url: String,
     pub topic_prefix: String,
@@ -30,7 +30,7 @@ pub struct System {
 }
 
 /// How a command ended and what it said.
-pub struct Finished {
+pub(crate) struct Finished {
     pub code: i32,
     pub output: String,
     pub log: String,
@@ -39,20 +39,20 @@ pub struct Finished {
 impl Finished {
     /// Fails unless the command ended with `code`.
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{}\n{}", self.output, self.log);
         self
     }
 
     /// The standard output as JSON, one value per line or one in all.
-    pub fn json(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn json(&self) -> Vec<serde_json::Value> {
         serde_json::Deserializer::from_str(&self.output).into_iter().map(|value| value.expect(&self.output)).collect()
     }
 }
 
 impl System {
     /// On the Kafka and PostgreSQL that all tests share.
-    pub async fn shared() -> Self {
+    pub(crate) async fn shared() -> Self {
         let shared = testing::shared().await;
         let database = shared.database().await;
         let url = database.url.clone();
@@ -62,7 +62,7 @@ impl System {
     }
 
     /// On these servers, with topics of its own; makes topics and schema.
-    pub async fn on(brokers: &str, database_url: &str) -> Self {
+    pub(crate) async fn on(brokers: &str, database_url: &str) -> Self {
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let system = Self {
             brokers: brokers.to_owned(),
@@ -77,17 +77,17 @@ impl System {
         system
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// A topic's name in this system.
-    pub fn topic(&self, name: &str) -> String {
+    pub(crate) fn topic(&self, name: &str) -> String {
         format!("{}{name}", self.topic_prefix)
     }
 
     /// The binary with everything that its roles need in its environment.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = triggers(self.folder());
         command
             .env("KAFKA_BROKERS", &self.brokers)
@@ -97,19 +97,20 @@ impl System {
             .env("OPERATOR_TOKEN", &self.operator_token)
             .env("SEALING_KEY_FILE", self.folder().join("sealing.key"))
             .env("LISTEN", "127.0.0.1:0")
-            .env("METRICS_LISTEN", "127.0.0.1:0");
+            .env("METRICS_LISTEN", "127.0.0.1:0")
+            // Nobody but the test of it waits for a role to drain.
+            .env("SHUTDOWN_GRACE_MS", "0");
         command
     }
 
-    /// Starts a role.
-    pub fn role(&self, role: &str, settings: &[(&str, &str)]) -> Process {
+    pub(crate) fn role(&self, role: &str, settings: &[(&str, &str)]) -> Process {
         let mut command = self.command();
         command.arg(role).envs(settings.iter().copied());
         Process::start(command, self.folder(), role)
     }
 
     /// Starts `ingest` and `materializer`, waits until both are ready, and makes an organization.
-    pub async fn inbox_roles(&self, settings: &[(&str, &str)]) -> (Process, Process, Api) {
+    pub(crate) async fn inbox_roles(&self, settings: &[(&str, &str)]) -> (Process, Process, Api) {
         let (ingest, materializer) = (self.role("ingest", settings), self.role("materializer", &[]));
         let (base_url, _) = tokio::join!(ingest.ready(), materializer.ready());
         let api = Api::of_new_organization(&base_url, &self.operator_token, "Test").await;
@@ -117,32 +118,32 @@ impl System {
     }
 
     /// Runs a command to its end.
-    pub async fn run(&self, args: &[&str]) -> Finished {
+    pub(crate) async fn run(&self, args: &[&str]) -> Finished {
         finish(self.command(), args).await
     }
 
     /// Runs a command of a client to its end.
-    pub async fn run_as(&self, api: &Api, args: &[&str]) -> Finished {
+    pub(crate) async fn run_as(&self, api: &Api, args: &[&str]) -> Finished {
         let mut command = self.command();
         command.env("TRIGGERS_URL", &api.base_url).env("TRIGGERS_API_KEY", &api.key);
         finish(command, args).await
     }
 
     /// Starts `send` for the lines of a file, or of a pipe when it is `-`.
-    pub fn start_send(&self, api: &Api, file: &str, concurrency: u16) -> Process {
+    pub(crate) fn start_send(&self, api: &Api, file: &str, concurrency: u16) -> Process {
         let mut command = self.command();
         command.env("TRIGGERS_URL", &api.base_url).env("TRIGGERS_API_KEY", &api.key).stdin(Stdio::piped());
         command.args(["send", "--quiet", "--concurrency", &concurrency.to_string(), "--file", file]);
         Process::start(command, self.folder(), "send")
     }
 
-    pub async fn database(&self) -> PgPool {
+    pub(crate) async fn database(&self) -> PgPool {
         PgPool::connect(&self.database_url).await.unwrap()
     }
 }
 
 /// Runs the command to its end.
-pub async fn finish(mut command: Command, args: &[&str]) -> Finished {
+pub(crate) async fn finish(mut command: Command, args: &[&str]) -> Finished {
     let done = tokio::time::timeout(COMMAND, command.args(args).output()).await;
     let output = done.unwrap_or_else(|_| panic!("triggers {args:?} took longer than {COMMAND:?}")).unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

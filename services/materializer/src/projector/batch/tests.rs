@@ -18,7 +18,6 @@ fn record(topic: &str, partition: i32, offset: i64) -> Record {
         value: Some(vec![0; 10]),
         headers: Vec::new(),
         is_marker: false,
-        unpackable: None,
     }
 }
 

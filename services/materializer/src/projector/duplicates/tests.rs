@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use schemas::position::Place as LogPosition;
+
 use super::*;
 
 fn event(org: OrgId, dedup: Option<Dedup>) -> Event {
@@ -19,9 +21,23 @@ fn event(org: OrgId, dedup: Option<Dedup>) -> Event {
     }
 }
 
-fn decide_at(events: &[Event], times: &[i64], known: &BTreeMap<Key, Holder>) -> Decision {
-    let timed: Vec<(&Event, i64)> = events.iter().zip(times.iter().copied()).collect();
-    decide(&timed, known, &Settled::new())
+fn row(event: &Event, accepted_at_ms: i64) -> EventRow<'_> {
+    let position = LogPosition { log_epoch: 1, partition: 0, offset: 0 };
+    EventRow { event, position, accepted_at_ms, may_repeat: false, duplicate_of: None }
+}
+
+/// Indices of the duplicates with their originals, and the new holders.
+type Decided = (BTreeMap<usize, EventId>, BTreeMap<Key, Holder>);
+
+fn decide_rows(mut rows: Vec<EventRow<'_>>, known: &BTreeMap<Key, Holder>, decided: &Decisions) -> Decided {
+    let holders = decide(&mut rows.iter_mut().collect::<Vec<_>>(), known, decided);
+    let duplicates = rows.iter().enumerate().filter_map(|(index, row)| Some((index, row.duplicate_of?))).collect();
+    (duplicates, holders)
+}
+
+fn decide_at(events: &[Event], times: &[i64], known: &BTreeMap<Key, Holder>) -> Decided {
+    let rows = events.iter().zip(times).map(|(event, at)| row(event, *at)).collect();
+    decide_rows(rows, known, &Decisions::new())
 }
 
 #[test]
@@ -29,20 +45,19 @@ fn the_first_one_is_the_original_until_its_window_ends() {
     let org = OrgId::generate();
     let events: Vec<Event> = (0..3).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
     let window = 86_400_000;
-    let decision = decide_at(&events, &[0, window - 1, window], &BTreeMap::new());
-    assert_eq!(decision.duplicates, BTreeMap::from([(1, events[0].event_id)]));
-    assert_eq!(decision.holders.values().next().unwrap().event_id, events[2].event_id, "the key was free again");
+    let (duplicates, holders) = decide_at(&events, &[0, window - 1, window], &BTreeMap::new());
+    assert_eq!(duplicates, BTreeMap::from([(1, events[0].event_id)]));
+    assert_eq!(holders.values().next().unwrap().event_id, events[2].event_id, "the key was free again");
 }
 
 #[test]
 fn what_the_table_holds_goes_before_the_batch() {
     let org = OrgId::generate();
     let stored = event(org, Some(Dedup::dedup_id("k", b"body")));
-    let known = decide_at(std::slice::from_ref(&stored), &[0], &BTreeMap::new()).holders;
+    let known = decide_at(std::slice::from_ref(&stored), &[0], &BTreeMap::new()).1;
     let later = [event(org, Some(Dedup::dedup_id("k", b"other")))];
-    let decision = decide_at(&later, &[5], &known);
-    assert_eq!(decision.duplicates, BTreeMap::from([(0, stored.event_id)]));
-    assert!(decision.holders.is_empty());
+    let decided = decide_at(&later, &[5], &known);
+    assert_eq!(decided, (BTreeMap::from([(0, stored.event_id)]), BTreeMap::new()));
 }
 
 #[test]
@@ -52,7 +67,7 @@ fn twins_of_an_idempotency_key_with_other_bodies_both_stay() {
         event(org, Some(Dedup::idempotency_key("k", b"one"))),
         event(org, Some(Dedup::idempotency_key("k", b"other"))),
     ];
-    assert!(decide_at(&events, &[0, 1], &BTreeMap::new()).duplicates.is_empty());
+    assert!(decide_at(&events, &[0, 1], &BTreeMap::new()).0.is_empty());
 }
 
 #[test]
@@ -65,9 +80,9 @@ fn organizations_and_namespaces_do_not_meet() {
         event(one, None),
         event(one, None),
     ];
-    let decision = decide_at(&events, &[0; 5], &BTreeMap::new());
-    assert!(decision.duplicates.is_empty());
-    assert_eq!(decision.holders.len(), 3);
+    let (duplicates, holders) = decide_at(&events, &[0; 5], &BTreeMap::new());
+    assert!(duplicates.is_empty());
+    assert_eq!(holders.len(), 3);
 }
 
 #[test]
@@ -75,11 +90,11 @@ fn an_event_that_was_read_late_is_no_repeat_of_one_far_behind_it() {
     let org = OrgId::generate();
     let later = event(org, Some(Dedup::dedup_id("k", b"body")));
     let window = 86_400_000;
-    let known = decide_at(std::slice::from_ref(&later), &[window + 10], &BTreeMap::new()).holders;
+    let known = decide_at(std::slice::from_ref(&later), &[window + 10], &BTreeMap::new()).1;
     let late = [event(org, Some(Dedup::dedup_id("k", b"body"))), event(org, Some(Dedup::dedup_id("k", b"body")))];
-    let decision = decide_at(&late, &[10, 11], &known);
-    assert_eq!(decision.duplicates, BTreeMap::from([(1, later.event_id)]), "the first one lies a whole window before");
-    assert!(decision.holders.is_empty(), "the later one keeps the key");
+    let (duplicates, holders) = decide_at(&late, &[10, 11], &known);
+    assert_eq!(duplicates, BTreeMap::from([(1, later.event_id)]), "the first one lies a whole window before");
+    assert!(holders.is_empty(), "the later one keeps the key");
 }
 
 #[test]
@@ -88,14 +103,13 @@ fn an_event_that_comes_again_after_its_window_is_what_it_was() {
     let (shown, repeat, next) = (0, 1, 2);
     let events: Vec<Event> = (0..3).map(|_| event(org, Some(Dedup::dedup_id("k", b"body")))).collect();
     let name = |index: usize| (org, events[index].event_id);
-    let settled = Settled::from([(name(shown), None), (name(repeat), Some(events[shown].event_id))]);
-    let known = decide_at(&events[next..], &[86_400_000], &BTreeMap::new()).holders;
+    let stored = Decisions::from([(name(shown), None), (name(repeat), Some(events[shown].event_id))]);
+    let known = decide_at(&events[next..], &[86_400_000], &BTreeMap::new()).1;
     // With another holder, and with none.
     for known in [known, BTreeMap::new()] {
-        let again: Vec<(&Event, i64)> = [shown, repeat].iter().map(|index| (&events[*index], 90_000_000)).collect();
-        let decision = decide(&again, &known, &settled);
-        assert_eq!(decision.duplicates, BTreeMap::from([(1, events[shown].event_id)]));
-        assert!(decision.holders.is_empty());
+        let again = [shown, repeat].iter().map(|index| row(&events[*index], 90_000_000)).collect();
+        let decided = decide_rows(again, &known, &stored);
+        assert_eq!(decided, (BTreeMap::from([(1, events[shown].event_id)]), BTreeMap::new()));
     }
 }
 
@@ -106,9 +120,9 @@ fn a_record_without_a_key_is_what_the_record_of_its_id_before_it_was() {
     let unkeyed = |index: usize| Event { dedup: None, ..keyed[index].clone() };
     let after = [keyed[0].clone(), keyed[1].clone(), unkeyed(1), unkeyed(0)];
     let original = keyed[0].event_id;
-    assert_eq!(decide_at(&after, &[0; 4], &BTreeMap::new()).duplicates, BTreeMap::from([(1, original), (2, original)]));
+    assert_eq!(decide_at(&after, &[0; 4], &BTreeMap::new()).0, BTreeMap::from([(1, original), (2, original)]));
     let before = [unkeyed(1), keyed[0].clone(), keyed[1].clone()];
-    assert!(decide_at(&before, &[0; 3], &BTreeMap::new()).duplicates.is_empty(), "it is an event already");
+    assert!(decide_at(&before, &[0; 3], &BTreeMap::new()).0.is_empty(), "it is an event already");
 }
 
 proptest! {
@@ -120,17 +134,19 @@ proptest! {
         let whole = decide_at(&events, &times, &BTreeMap::new());
         let cut = cut.min(events.len());
         let first = decide_at(&events[..cut], &times[..cut], &BTreeMap::new());
-        let second = decide_at(&events[cut..], &times[cut..], &first.holders);
-        let mut joined = first.duplicates;
-        joined.extend(second.duplicates.into_iter().map(|(index, original)| (index + cut, original)));
-        prop_assert_eq!(whole.duplicates, joined);
+        let second = decide_at(&events[cut..], &times[cut..], &first.1);
+        let mut joined = first.0;
+        joined.extend(second.0.into_iter().map(|(index, original)| (index + cut, original)));
+        prop_assert_eq!(whole.0, joined);
     }
 
     /// Several partitions, read in any order and any batches: the second reading of anything, in any order, decides
     /// nothing anew.
     #[test]
     fn whatever_the_order_of_reading_each_repeat_has_a_shown_original_in_its_window_and_no_rereading_changes_it(
-        log in log(), cuts in prop::collection::vec(1_usize..7, 30), again in prop::collection::vec(any::<(prop::sample::Index, bool)>(), 0..60),
+        log in log(),
+        cuts in prop::collection::vec(1_usize..7, 30),
+        again in prop::collection::vec(any::<(prop::sample::Index, bool)>(), 0..60),
     ) {
         let mut view = View::default();
         let mut rest = &log[..];
@@ -142,19 +158,19 @@ proptest! {
         let window = WINDOW_SECONDS * 1000;
         let time_of = |id: EventId| log.iter().find(|(event, _)| event.event_id == id).unwrap().1;
         for (event, at) in &log {
-            if let Some(original) = view.settled[&(event.org_id, event.event_id)] {
-                prop_assert_eq!(view.settled[&(event.org_id, original)], None, "an original is shown");
+            if let Some(original) = view.decided[&(event.org_id, event.event_id)] {
+                prop_assert_eq!(view.decided[&(event.org_id, original)], None, "an original is shown");
                 prop_assert!((time_of(original) - at).abs() < window, "within the window");
             }
         }
-        let (settled, holders) = (view.settled.clone(), view.holders.clone());
+        let (decided, holders) = (view.decided.clone(), view.holders.clone());
         for (index, is_keyed) in again {
             let (mut event, at) = index.get(&log).clone();
             event.dedup = event.dedup.filter(|_| is_keyed);
             view.read(&[(event, at)]);
         }
         view.read(&log);
-        prop_assert_eq!((&view.settled, &view.holders), (&settled, &holders));
+        prop_assert_eq!((&view.decided, &view.holders), (&decided, &holders));
     }
 
     /// Where everything lies within one window, exactly one of each key is shown, whatever the order; and of
@@ -172,7 +188,7 @@ proptest! {
         view.read(&log);
         let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut count = 0;
-        for (event, _) in log.iter().filter(|(event, _)| view.settled[&(event.org_id, event.event_id)].is_none()) {
+        for (event, _) in log.iter().filter(|(event, _)| view.decided[&(event.org_id, event.event_id)].is_none()) {
             let dedup = event.dedup.as_ref().unwrap();
             shown.entry(dedup.key.clone()).or_default().insert(dedup.body_hash.clone());
             count += 1;
@@ -196,7 +212,7 @@ proptest! {
         for (event, at) in &log {
             let key = event.dedup.as_ref().unwrap().key.as_str();
             let expected = last.get(key).filter(|(_, first)| at - first < WINDOW_SECONDS * 1000).map(|(id, _)| *id);
-            prop_assert_eq!(view.settled[&(event.org_id, event.event_id)], expected);
+            prop_assert_eq!(view.decided[&(event.org_id, event.event_id)], expected);
             if expected.is_none() {
                 last.insert(key, (event.event_id, *at));
             }
@@ -224,17 +240,15 @@ fn log() -> impl Strategy<Value = Vec<(Event, i64)>> {
 #[derive(Default)]
 struct View {
     holders: BTreeMap<Key, Holder>,
-    settled: Settled,
+    decided: Decisions,
 }
 
 impl View {
     /// As one transaction does it.
     fn read(&mut self, batch: &[(Event, i64)]) {
-        let timed: Vec<(&Event, i64)> = batch.iter().map(|(event, at)| (event, *at)).collect();
-        let decision = decide(&timed, &self.holders, &self.settled);
-        for (index, (event, _)) in batch.iter().enumerate() {
-            self.settled.insert((event.org_id, event.event_id), decision.duplicates.get(&index).copied());
-        }
-        self.holders.extend(decision.holders);
+        let mut rows: Vec<EventRow<'_>> = batch.iter().map(|(event, at)| row(event, *at)).collect();
+        let holders = decide(&mut rows.iter_mut().collect::<Vec<_>>(), &self.holders, &self.decided);
+        self.decided.extend(rows.iter().map(|row| (row.id(), row.duplicate_of)));
+        self.holders.extend(holders);
     }
 }

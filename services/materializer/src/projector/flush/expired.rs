@@ -1,12 +1,14 @@
-//! Events that were past their retention when they were read first: nobody sees them any more, so whose cursor lies
-//! before them is told of a gap, as of what was dropped from the view.
+//! Events that were past their retention when they were read first. They never come into the view, so a reader whose
+//! cursor is before them is told of a retention gap.
 
 use std::collections::BTreeMap;
 
 use platform::kafka::Record;
 use schemas::ids::OrgId;
+use schemas::unix_time::from_millis;
 use sqlx::postgres::PgConnection;
-use uuid::Uuid;
+
+use super::column;
 
 /// The newest such event of each organization and partition.
 #[derive(Default)]
@@ -24,22 +26,14 @@ pub(super) async fn note(connection: &mut PgConnection, newest: &Newest<'_>) -> 
     if newest.0.is_empty() {
         return Ok(());
     }
-    let column = |f: fn(&(i32, &Record)) -> i64| newest.0.values().map(f).collect::<Vec<i64>>();
-    sqlx::query(
-        "INSERT INTO view_dropped AS d (org_id, log_partition, log_epoch, log_offset, accepted_at)
-         SELECT org_id, log_partition, log_epoch, log_offset, 'epoch'::timestamptz + accepted_ms * interval '1 millisecond'
-         FROM UNNEST($1::uuid[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[])
-              AS t (org_id, log_partition, log_epoch, log_offset, accepted_ms)
-         ON CONFLICT (org_id, log_partition) DO UPDATE
-            SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset, accepted_at = EXCLUDED.accepted_at
-            WHERE (d.log_epoch, d.log_offset) < (EXCLUDED.log_epoch, EXCLUDED.log_offset)",
-    )
-    .bind(newest.0.keys().map(|(org, _)| org.as_uuid()).collect::<Vec<Uuid>>())
-    .bind(newest.0.keys().map(|(_, partition)| *partition).collect::<Vec<i32>>())
-    .bind(column(|(log_epoch, _)| i64::from(*log_epoch)))
-    .bind(column(|(_, record)| record.offset))
-    .bind(column(|(_, record)| record.timestamp_ms))
-    .execute(connection)
-    .await?;
+    let newest: Vec<(&(OrgId, i32), &(i32, &Record))> = newest.0.iter().collect();
+    sqlx::query("SELECT view_record_gaps($1, $2, $3, $4, $5)")
+        .bind(column(&newest, |((org, _), _)| org.as_uuid()))
+        .bind(column(&newest, |((_, partition), _)| *partition))
+        .bind(column(&newest, |(_, (log_epoch, _))| *log_epoch))
+        .bind(column(&newest, |(_, (_, record))| record.offset))
+        .bind(column(&newest, |(_, (_, record))| from_millis(record.timestamp_ms)))
+        .execute(connection)
+        .await?;
     Ok(())
 }

@@ -5,40 +5,42 @@
 //! the projector.
 
 mod acks;
+mod apply;
 mod attempts;
+mod event_ids;
 mod events;
 mod expired;
-mod keys;
-pub(crate) mod missed;
-mod places;
+mod filter;
+pub(crate) mod pending_effects;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use platform::fence::{self, Advance, Standing};
 use platform::health::Component;
 use platform::kafka::producer::Producer;
 use platform::postgres::{SqlEffect, effect};
-use schemas::ids::OrgId;
+use platform::retry::Backoff;
 use schemas::native::Unreadable;
 use schemas::topics::TopicNames;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgPool;
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use super::batch::{Batch, Hold, Place};
 use super::decode::{Content, Item, decode};
 use super::generation::Generation;
-use super::organizations::{self, Organizations};
-use super::parts::{self, Parts};
-use super::{CONSUMER, Error, dead_letters};
+use super::organizations::Organizations;
+use super::time_partitions::{self, TimePartitions};
+use super::{CONSUMER, Error};
+use crate::dead_letters::write;
 use crate::metrics::METRICS;
 use crate::rejected::rows as rejected;
+use event_ids::Lookup;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long an ack may be on the log before its event: far more than the clocks of two leaders differ.
-const ACK_BEFORE_EVENT_MS: i64 = 86_400_000;
 
 /// Whether records are read for the first time.
 #[derive(Clone)]
@@ -50,14 +52,13 @@ pub(crate) enum Reading {
     Again,
 }
 
-/// Writes batches.
 pub(crate) struct Flusher {
     pool: PgPool,
     /// Whose positions move with them.
     consumer: &'static str,
     generation: Generation,
     reading: Reading,
-    parts: Parts,
+    time_partitions: TimePartitions,
     topics: TopicNames,
     organizations: Organizations,
     component: Component,
@@ -77,7 +78,7 @@ enum Attempted {
     Committed,
     /// These places are somebody else's; nothing was written.
     Lost(Vec<Place>),
-    /// A part of the view was dropped meanwhile; nothing was written.
+    /// A time partition was dropped meanwhile; nothing was written.
     NoRoom,
     /// PostgreSQL refuses some row; nothing was written.
     Refused(sqlx::Error),
@@ -88,7 +89,7 @@ enum Attempted {
 enum Failure {
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    #[error("another writer took a dedup key meanwhile")]
+    #[error("another writer took a dedup key or an event id meanwhile")]
     Raced,
 }
 
@@ -123,8 +124,9 @@ impl Flusher {
         component: Component,
         retention_days: u32,
     ) -> Self {
-        let parts = Parts::new(pool.clone(), generation, retention_days);
-        Self { pool, consumer, generation, reading, parts, topics, organizations: Organizations::default(), component }
+        let time_partitions = TimePartitions::new(pool.clone(), generation, retention_days);
+        let organizations = Organizations::default();
+        Self { pool, consumer, generation, reading, time_partitions, topics, organizations, component }
     }
 
     /// Writes the batch, whole, but for places that are lost. Waits for what passes by itself.
@@ -134,16 +136,16 @@ impl Flusher {
         let mut holds = batch.holds;
         let mut outcome = Outcome::default();
         let mut items: Vec<Item> = batch.records.into_iter().map(|record| decode(record, &self.topics)).collect();
-        self.judge_organizations(&mut items).await?;
+        self.filter_organizations(&mut items).await?;
         if matches!(self.reading, Reading::Again) {
-            self.pass_over_refused(&mut items, &holds).await?;
+            self.skip_refused(&mut items, &holds).await?;
         }
         let dead = items.iter().filter_map(|item| match &item.content {
             Content::Dead(reason) => Some((&item.record, reason)),
             _ => None,
         });
         if let Reading::First(producer) = &self.reading {
-            dead_letters::write_all(producer, &self.topics, &self.component, dead).await;
+            write::write_all(producer, &self.topics, &self.component, dead).await;
         }
         let mut parts = VecDeque::from([items]);
         while let Some(mut part) = parts.pop_front() {
@@ -162,7 +164,7 @@ impl Flusher {
                     parts.push_front(part);
                 }
                 Attempted::NoRoom => {
-                    self.parts.forget();
+                    self.time_partitions.forget();
                     parts.push_front(part);
                 }
                 Attempted::Refused(error) => self.halve(part, error, &mut parts).await?,
@@ -173,88 +175,28 @@ impl Flusher {
         Ok(outcome)
     }
 
-    /// Turns events of organizations that do not exist into dead letters, and passes over all records of erased ones.
-    async fn judge_organizations(&self, items: &mut [Item]) -> Result<(), Error> {
-        let wanted: BTreeSet<OrgId> = items.iter().filter_map(org_of).collect();
-        let standings = self.until_answered(|| self.organizations.standings(&self.pool, wanted.clone())).await?;
-        for item in items {
-            let Some(org) = org_of(item) else { continue };
-            match standings.get(&org) {
-                Some(organizations::Standing::Active) => {}
-                Some(organizations::Standing::Erased) => {
-                    METRICS.skipped.inc();
-                    item.content = Content::Skipped;
-                }
-                // An ack or attempt of an unknown organization meets no event and waits its time out; a dead letter
-                // would tell nobody anything.
-                Some(organizations::Standing::Unknown) | None if !matches!(item.content, Content::Event(_)) => {}
-                Some(organizations::Standing::Unknown) | None => {
-                    let message = format!("there is no organization {org}");
-                    item.content = Content::Dead(Unreadable { class: "unknown_organization", message });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Passes over events that were refused when they were read first, whatever they look like now: they come back by
-    /// being redriven.
-    async fn pass_over_refused(&self, items: &mut [Item], holds: &BTreeMap<Place, Hold>) -> Result<(), Error> {
-        let events: Vec<usize> =
-            (0..items.len()).filter(|index| matches!(items[*index].content, Content::Event(_))).collect();
-        let place = |index: &usize| {
-            let item = &items[*index];
-            (item.record.partition, holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch), item.record.offset)
-        };
-        let places: Vec<(i32, i32, i64)> = events.iter().map(place).collect();
-        let refused = self.until_answered(|| rejected::refused(&self.pool, &self.topics.events, &places)).await?;
-        for (_, index) in events.into_iter().enumerate().filter(|(nth, _)| refused.contains(nth)) {
-            items[index].content = Content::Skipped;
-        }
-        Ok(())
-    }
-
-    /// Makes room for what is kept by time, and passes over what is past its time.
-    async fn make_room(&self, part: &mut [Item]) -> Result<(), Error> {
-        let times: Vec<i64> =
-            part.iter().filter(|item| is_kept_by_time(&item.content)).map(|item| item.record.timestamp_ms).collect();
-        let floor_ms = self.until_answered(|| self.parts.make_room(times.iter().copied())).await?;
-        // An ack is kept with its event, which was on the log before it, or soon after: such an old one would wait for
-        // what is passed over.
-        let least_ms = |content: &Content| match content {
-            Content::Acks(_) => floor_ms.saturating_sub(ACK_BEFORE_EVENT_MS),
-            content if is_kept_by_time(content) => floor_ms,
-            _ => i64::MIN,
-        };
-        for item in part.iter_mut().filter(|item| item.record.timestamp_ms < least_ms(&item.content)) {
-            METRICS.too_old.inc();
-            item.content = match &item.content {
-                Content::Event(event) => Content::Expired(event.org_id),
-                _ => Content::Skipped,
-            };
-        }
-        Ok(())
-    }
-
     /// Tries to write `part` in one transaction until its fate is known.
     async fn write(&self, part: &[Item], holds: &BTreeMap<Place, Hold>) -> Result<Attempted, Error> {
         let moves = moves_of(part, holds);
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut lookup = Lookup::Expected;
         loop {
-            match self.transaction(part, holds, &moves).await {
+            match self.transaction(part, holds, &moves, lookup).await {
                 // Health is told when the batch is settled, by who knows of stopped partitions too.
                 Ok(true) => return Ok(Attempted::Committed),
                 Ok(false) => info!("A position was not where it was left; looking who moved it."),
-                Err(Failure::Raced) => debug!("Another writer took a dedup key meanwhile; deciding again."),
-                Err(Failure::Sql(error)) if parts::is_missing(&error) => return Ok(Attempted::NoRoom),
+                Err(Failure::Raced) => {
+                    debug!("Another writer took a dedup key or an event id meanwhile; deciding again.");
+                    lookup = Lookup::All;
+                }
+                Err(Failure::Sql(error)) if time_partitions::is_missing(&error) => return Ok(Attempted::NoRoom),
                 Err(Failure::Sql(error)) => match effect(&error) {
                     SqlEffect::Data => return Ok(Attempted::Refused(error)),
                     SqlEffect::Fatal => return Err(Error::View(error)),
                     SqlEffect::Retry => debug!(%error, "A transaction met another one; trying again."),
                     SqlEffect::Unavailable => {
                         self.component.down(format!("PostgreSQL: {error}"));
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
+                        backoff.pause().await;
                     }
                 },
             }
@@ -265,19 +207,26 @@ impl Flusher {
                 return Ok(Attempted::Committed);
             }
             let lost = moves.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Lost);
-            let lost: Vec<Place> = lost.map(|(step, _)| (std::sync::Arc::from(step.topic), step.partition)).collect();
+            let lost: Vec<Place> = lost.map(|(step, _)| (step.topic.clone(), step.partition)).collect();
             if !lost.is_empty() {
                 return Ok(Attempted::Lost(lost));
             }
         }
     }
 
-    /// `false`: a position did not match, and nothing was written.
+    /// Writes `part` with its positions. `false`: a position did not match, and nothing was written.
+    ///
+    /// A batch of events that ingest made without dedup keys takes two statements between BEGIN and COMMIT: (1) advance
+    /// the positions, (4) insert the events. Events with dedup keys, or with ids that other records may name, add two:
+    /// (2) read decisions and lock the holders of keys, (3) store new ones. Where effects of these events are pending,
+    /// (5) takes and applies them, and (6) computes the delivery statuses of those that were attempted. So no batch of
+    /// events takes more than six. Acks add one statement, attempts five, rejected and expired records one each.
     async fn transaction(
         &self,
         part: &[Item],
         holds: &BTreeMap<Place, Hold>,
-        moves: &[Advance<'_>],
+        moves: &[Advance],
+        lookup: Lookup,
     ) -> Result<bool, Failure> {
         let mut transaction = self.pool.begin_with(self.generation.begin()).await?;
         // First, because it is the fence: from here on nobody else can claim these places before this transaction ends.
@@ -286,7 +235,7 @@ impl Flusher {
             transaction.rollback().await?;
             return Ok(false);
         }
-        apply(&mut transaction, part, holds, &self.topics, &self.reading).await?;
+        self.apply(&mut transaction, part, holds, lookup).await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -316,7 +265,7 @@ impl Flusher {
                 Content::Event(_) | Content::Acks(_) | Content::Attempt(_) => {
                     let reason = Unreadable { class: rejected::REFUSED_BY_DATABASE, message: error.to_string() };
                     if let Reading::First(producer) = &self.reading {
-                        dead_letters::write(producer, &self.topics, &self.component, &item.record, &reason).await;
+                        write::write(producer, &self.topics, &self.component, &item.record, &reason).await;
                     }
                     item.content = Content::Dead(reason);
                 }
@@ -331,7 +280,7 @@ impl Flusher {
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             match ask().await {
                 Ok(answer) => return Ok(answer),
@@ -340,90 +289,33 @@ impl Flusher {
                 }
                 Err(error) => self.component.down(format!("PostgreSQL: {error}")),
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff.pause().await;
         }
     }
 }
 
-/// Events before acks and attempts: an effect in the same batch finds its event.
-async fn apply(
-    connection: &mut PgConnection,
-    part: &[Item],
-    holds: &BTreeMap<Place, Hold>,
-    topics: &TopicNames,
-    reading: &Reading,
-) -> Result<(), Failure> {
-    let mut rows = Vec::new();
-    let mut acknowledged = Vec::new();
-    let mut attempted = Vec::new();
-    let mut refused = Vec::new();
-    let mut expired = expired::Newest::default();
-    for item in part {
-        let log_epoch = holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch);
-        match &item.content {
-            Content::Event(event) => rows.push(events::Row::new(&item.record, event, log_epoch)),
-            Content::Acks(acks) => {
-                acknowledged.extend(acks.iter().zip(0_i32..).map(|(ack, nth)| acks::Row::new(&item.record, ack, nth)))
-            }
-            Content::Attempt(attempt) => attempted.push(attempts::Row { record: &item.record, attempt }),
-            Content::Dead(reason) => refused.extend(rejected::Row::of(&item.record, reason, log_epoch, topics)),
-            Content::Expired(org) => expired.note(*org, log_epoch, &item.record),
-            Content::Skipped => {}
-        }
-    }
-    if !rows.is_empty() {
-        let duplicates = keys::settle(connection, &rows, reading).await?;
-        if events::insert(connection, &rows, &duplicates, reading).await? {
-            let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) =
-                rows.iter().map(|row| (row.event.org_id.as_uuid(), row.event.event_id.as_uuid())).unzip();
-            acks::apply_waiting(connection, &orgs, &ids).await?;
-        }
-    }
-    if !acknowledged.is_empty() {
-        acks::apply(connection, &acknowledged).await?;
-    }
-    if !attempted.is_empty() {
-        attempts::apply(connection, &attempted).await?;
-    }
-    if matches!(reading, Reading::First(_)) {
-        rejected::insert(connection, &refused).await?;
-        expired::note(connection, &expired).await?;
-    }
-    Ok(())
-}
-
-/// Events and attempts lie in the part of their append time; an ack changes a row that is there.
-const fn is_kept_by_time(content: &Content) -> bool {
-    matches!(content, Content::Event(_) | Content::Attempt(_))
+/// One column of `rows`: the shape that `UNNEST` takes.
+fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
 }
 
 fn place_of(item: &Item) -> Place {
     (item.record.topic.clone(), item.record.partition)
 }
 
-fn org_of(item: &Item) -> Option<OrgId> {
-    match &item.content {
-        Content::Event(event) => Some(event.org_id),
-        // All of one record have the organization that is its key.
-        Content::Acks(acks) => acks.first().map(|ack| ack.org_id),
-        Content::Attempt(attempt) => Some(attempt.org_id),
-        Content::Expired(org) => Some(*org),
-        // Of an erased organization even what nobody can read is passed over.
-        Content::Dead(_) => std::str::from_utf8(item.record.key.as_deref()?).ok()?.parse().ok(),
-        Content::Skipped => None,
-    }
+fn log_epoch_of(item: &Item, holds: &BTreeMap<Place, Hold>) -> i32 {
+    holds.get(&place_of(item)).map_or(1, |hold| hold.log_epoch)
 }
 
 /// How far `part` moves each of its places.
-fn moves_of<'a>(part: &'a [Item], holds: &BTreeMap<Place, Hold>) -> Vec<Advance<'a>> {
-    let mut moves: BTreeMap<(&'a str, i32), Advance<'a>> = BTreeMap::new();
+fn moves_of(part: &[Item], holds: &BTreeMap<Place, Hold>) -> Vec<Advance> {
+    let mut moves: BTreeMap<Place, Advance> = BTreeMap::new();
     for item in part {
-        let Some(hold) = holds.get(&place_of(item)) else { continue };
-        let (topic, partition): (&'a str, i32) = (&item.record.topic, item.record.partition);
-        let step = moves.entry((topic, partition)).or_insert(Advance {
-            topic,
-            partition,
+        let place = place_of(item);
+        let Some(hold) = holds.get(&place) else { continue };
+        let step = moves.entry(place).or_insert_with_key(|(topic, partition)| Advance {
+            topic: topic.clone(),
+            partition: *partition,
             epoch: hold.epoch,
             expected: hold.committed,
             next: hold.committed,

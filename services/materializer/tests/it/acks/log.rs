@@ -16,11 +16,11 @@ use crate::inbox::harness::Bench;
 use crate::projector::harness::{Projecting, event};
 
 const PARTITIONS: i32 = 3;
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An ack as it stands on the log.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub(super) struct Written {
     pub key: String,
     pub headers: HashMap<String, String>,
     pub ack: (OrgId, EventId),
@@ -36,14 +36,14 @@ impl Written {
     }
 }
 
-pub async fn create_topics(bench: &Bench) {
+pub(super) async fn create_topics(bench: &Bench) {
     let replication = Replication { factor: 1, min_in_sync: 1 };
     let differences = topics::plan(&bench.kafka, &bench.topics().manifest(PARTITIONS), replication).await.unwrap();
     topics::apply(&bench.kafka, &differences, replication).await.unwrap();
 }
 
 /// Appends `count` events of Alpha to the log, as ingest does.
-pub async fn accept(bench: &Bench, count: usize) -> Vec<(EventId, Appended)> {
+pub(super) async fn accept(bench: &Bench, count: usize) -> Vec<(EventId, Appended)> {
     let producer = Producer::new(&bench.kafka, ProducerSettings::default()).unwrap();
     let key = bench.alpha.to_string();
     let mut accepted = Vec::with_capacity(count);
@@ -59,7 +59,7 @@ pub async fn accept(bench: &Bench, count: usize) -> Vec<(EventId, Appended)> {
 }
 
 /// As [`accept`], and waits until the view shows the last one. Answers the ids in log order.
-pub async fn accept_and_show(bench: &Bench, count: usize) -> Vec<EventId> {
+pub(super) async fn accept_and_show(bench: &Bench, count: usize) -> Vec<EventId> {
     let ids: Vec<EventId> = accept(bench, count).await.into_iter().map(|(id, _)| id).collect();
     let last = format!("/v1/events/{}", ids[count - 1]);
     eventually(PATIENCE, "the view shows the events", || async {
@@ -70,12 +70,12 @@ pub async fn accept_and_show(bench: &Bench, count: usize) -> Vec<EventId> {
 }
 
 /// Runs the projector on the bench's log and view.
-pub fn project(bench: &Bench) -> Projecting {
+pub(super) fn project(bench: &Bench) -> Projecting {
     let producer = Producer::new(&bench.kafka, ProducerSettings::default()).unwrap();
     Projecting::start(ProjectorConfig::default(), bench.pool.clone(), producer, bench.kafka.clone())
 }
 
 /// All acks on the log up to now.
-pub async fn written(bench: &Bench) -> Vec<Written> {
+pub(super) async fn written(bench: &Bench) -> Vec<Written> {
     read_topic(&bench.kafka.brokers, &bench.topics().acks).await.iter().map(Written::of).collect()
 }

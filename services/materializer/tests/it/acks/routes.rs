@@ -13,7 +13,6 @@ use time::format_description::well_known::Rfc3339;
 use super::log::{PATIENCE, accept, accept_and_show, create_topics, project, written};
 use crate::inbox::harness::{Answer, Bench, Row, START, ids, row, text};
 
-/// The single-event routes.
 fn routes(id: EventId) -> [(Method, String); 8] {
     [
         (Method::DELETE, format!("/v1/events/{id}")),
@@ -124,7 +123,7 @@ async fn many_are_acknowledged_with_one_result_per_distinct_id_in_order() {
     let accepted = accept_and_show(&bench, 600).await;
     let duplicate = EventId::generate();
     sqlx::query(
-        "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $3, 1, 0, 900, $4)",
     )
     .bind(bench.alpha.as_uuid())

@@ -7,11 +7,9 @@ use schemas::position::Place;
 
 use super::harness::{Bench, Row, ids, row};
 
-/// Lets a request begin to wait before what it waits for happens. What is asserted holds however long this takes.
-const A_MOMENT: Duration = Duration::from_millis(150);
-
-async fn show_in_a_moment(bench: &Bench, rows: &[Row]) {
-    tokio::time::sleep(A_MOMENT).await;
+/// Shows events of Alpha when a read waits for the view.
+async fn show_while_a_read_waits(bench: &Bench, rows: &[Row]) {
+    bench.a_read_waits().await;
     bench.show(bench.alpha, rows).await;
 }
 
@@ -21,7 +19,8 @@ async fn a_read_waits_for_what_its_instance_accepted_a_moment_ago() {
     bench.show(bench.alpha, &[row(4, 0)]).await;
     let accepted = row(4, 17);
     bench.written.note(bench.alpha.as_uuid(), 4, 17, Instant::now());
-    let ((), answer) = tokio::join!(show_in_a_moment(&bench, std::slice::from_ref(&accepted)), bench.get("/v1/inbox"));
+    let shown = show_while_a_read_waits(&bench, std::slice::from_ref(&accepted));
+    let ((), answer) = tokio::join!(shown, bench.get("/v1/inbox"));
     assert_eq!(ids(&answer.json()).last(), Some(&accepted.id));
     assert!(answer.took < Duration::from_millis(900), "it goes on as soon as the view is there: {:?}", answer.took);
     let other = bench.ask(Method::GET, "/v1/inbox", "beta", "").await;
@@ -34,7 +33,8 @@ async fn one_event_is_waited_for_when_its_instance_accepted_it_a_moment_ago() {
     let accepted = row(4, 17);
     let path = format!("/v1/events/{}", accepted.id);
     bench.written.note(bench.alpha.as_uuid(), 4, 17, Instant::now());
-    let ((), answer) = tokio::join!(show_in_a_moment(&bench, std::slice::from_ref(&accepted)), bench.get(&path));
+    let shown = show_while_a_read_waits(&bench, std::slice::from_ref(&accepted));
+    let ((), answer) = tokio::join!(shown, bench.get(&path));
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
 }
 
@@ -66,7 +66,7 @@ async fn positions_given_by_a_client_are_waited_for_unless_they_are_of_another_l
         );
         let before = ids(&bench.page("/v1/inbox").await).len();
         let both = [row(2, offset), row(5, offset)];
-        let ((), page) = tokio::join!(show_in_a_moment(&bench, &both), bench.page(&path));
+        let ((), page) = tokio::join!(show_while_a_read_waits(&bench, &both), bench.page(&path));
         assert_eq!(ids(&page).len(), before + 2, "epoch {log_epoch}");
     }
     let of_an_older_log = bench.get(&format!("/v1/inbox?min_position={}", token(7, 2, 1_000))).await;
@@ -81,11 +81,15 @@ async fn a_long_poll_answers_as_soon_as_there_is_one_event_of_its_organization()
     let cursor = bench.page("/v1/inbox").await["resume_cursor"].as_str().unwrap().to_owned();
     let path = format!("/v1/inbox?wait=30&cursor={cursor}");
     let arrivals = async {
-        tokio::time::sleep(A_MOMENT).await;
         // Not for us, then not of our type, then ours on a partition that nobody knew.
-        bench.show(bench.beta, &[row(0, 1)]).await;
-        bench.show(bench.alpha, &[Row { event_type: "b".to_owned(), ..row(0, 2) }]).await;
-        tokio::time::sleep(A_MOMENT).await;
+        let others = async {
+            bench.requests_wait(2).await;
+            bench.show(bench.beta, &[row(0, 1)]).await;
+            bench.show(bench.alpha, &[Row { event_type: "b".to_owned(), ..row(0, 2) }]).await;
+        };
+        // This one takes any type: once it is answered, the other one has been notified too.
+        let ((), of_any_type) = tokio::join!(others, bench.page(&path));
+        assert_eq!(ids(&of_any_type).len(), 1);
         bench.show(bench.alpha, &[row(9, 40)]).await;
         Instant::now()
     };
@@ -104,7 +108,7 @@ async fn a_long_poll_by_status_notices_that_a_status_changed() {
     let bench = Bench::start().await;
     bench.show(bench.alpha, &[row(0, 0)]).await;
     let change = async {
-        tokio::time::sleep(A_MOMENT).await;
+        bench.requests_wait(1).await;
         sqlx::query("UPDATE view.events SET delivery_status = 'failed'").execute(&bench.pool).await.unwrap();
     };
     let ((), answer) = tokio::join!(change, bench.get("/v1/inbox?wait=20&status=failed"));
@@ -119,7 +123,7 @@ async fn a_long_poll_ends_empty_when_its_time_is_over_or_the_process_stops() {
     assert_eq!((answer.status, ids(&answer.json()).len()), (StatusCode::OK, 0));
     assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&answer.took), "{:?}", answer.took);
     let stop = async {
-        tokio::time::sleep(A_MOMENT).await;
+        bench.requests_wait(1).await;
         bench.shutdown.cancel();
     };
     let ((), answer) = tokio::join!(stop, bench.get("/v1/inbox?wait=30"));
@@ -135,7 +139,11 @@ async fn a_hundred_long_polls_are_all_woken_by_one_arrival_each() {
     let path = format!("/v1/inbox?wait=30&cursor={cursor}");
     let all = futures_util::future::join_all((0..100).map(|_| bench.get(&path)));
     let one = [row(0, 1)];
-    let (answers, ()) = tokio::join!(all, show_in_a_moment(&bench, &one));
+    let arrival = async {
+        bench.requests_wait(100).await;
+        bench.show(bench.alpha, &one).await;
+    };
+    let (answers, ()) = tokio::join!(all, arrival);
     for answer in answers {
         assert_eq!(ids(&answer.json()).len(), 1, "{}", answer.text);
         assert!(answer.took < Duration::from_secs(10), "{:?}", answer.took);
@@ -146,7 +154,7 @@ async fn a_hundred_long_polls_are_all_woken_by_one_arrival_each() {
 async fn a_long_poll_tells_nothing_to_a_key_that_was_revoked_while_it_waited() {
     let bench = Bench::start().await;
     let revoke_then_show = async {
-        tokio::time::sleep(A_MOMENT).await;
+        bench.requests_wait(1).await;
         sqlx::query("UPDATE api_keys SET revoked_at = now()").execute(&bench.pool).await.unwrap();
         // Seen by this instance: from here on a new request is refused.
         let refused = || async { (bench.get("/v1/inbox").await.status == StatusCode::UNAUTHORIZED).then_some(()) };

@@ -9,14 +9,14 @@ use super::harness::{Bench, START, ids, row, text};
 async fn a_cursor_from_before_what_was_dropped_goes_on_at_the_oldest_and_says_so_once() {
     let bench = Bench::start().await;
     let later = START + Duration::days(30);
-    sqlx::query("SELECT view_make_room('view', $1, 5)").bind(later).execute(&bench.pool).await.unwrap();
+    sqlx::query("SELECT view_ensure_time_partition('view', $1, 5)").bind(later).execute(&bench.pool).await.unwrap();
     let mut kept = row(0, 11);
     kept.accepted_at = later;
     bench.show(bench.alpha, &[row(0, 1), row(0, 2), row(0, 3), kept.clone()]).await;
     let first = bench.page("/v1/inbox?limit=1").await;
     let behind = bench.page(&format!("/v1/inbox?limit=2&cursor={}", text(&first, "next_cursor"))).await;
     assert_eq!((&first["gap"], &behind["gap"]), (&Value::Bool(false), &Value::Bool(false)));
-    sqlx::query("SELECT view_drop_part(starts_at) FROM view.parts WHERE ends_at <= $1")
+    sqlx::query("SELECT view_drop_time_partition(starts_at) FROM view.time_partitions WHERE ends_at <= $1")
         .bind(later)
         .execute(&bench.pool)
         .await

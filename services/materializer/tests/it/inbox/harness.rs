@@ -1,18 +1,20 @@
 //! Helpers: a mounted inbox with two organizations, rows in its view, and requests to it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use devstack::testing::TestDatabase;
+use devstack::testing::{TestDatabase, eventually};
 use http::{HeaderMap, Method, Request, StatusCode};
 use materializer::inbox::{self, InboxState, READ_SETTINGS};
+use platform::health::Health;
 use platform::http::MountOptions;
 use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Producer, ProducerSettings};
+use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
+use platform::read_your_writes::RecentWrites;
 use platform::seal::SealingKey;
-use platform::written::RecentWrites;
 use schemas::ids::{EventId, OrgId};
 use schemas::topics::TopicNames;
 use serde_json::Value;
@@ -25,10 +27,12 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 /// When the first event of most tests is accepted.
-pub const START: OffsetDateTime = datetime!(2026-11-21 9:00 UTC);
+pub(crate) const START: OffsetDateTime = datetime!(2026-11-21 9:00 UTC);
+/// How long a condition may take to come true.
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// An inbox, mounted, with the organization "Alpha" (key "alpha") and "Beta" (key "beta").
-pub struct Bench {
+pub(crate) struct Bench {
     pub router: Router,
     pub pool: PgPool,
     /// The pool that the inbox itself reads with.
@@ -37,6 +41,7 @@ pub struct Bench {
     pub sealing: SealingKey,
     pub written: RecentWrites,
     pub shutdown: CancellationToken,
+    state: InboxState,
     pub alpha: OrgId,
     pub beta: OrgId,
     _end: CancelOnDrop,
@@ -53,24 +58,25 @@ impl Drop for CancelOnDrop {
 }
 
 impl Bench {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|url| PostgresConfig::new(url), None).await
     }
 
     /// With a pool of its own for the inbox, and other brokers than the shared ones.
-    pub async fn start_with(inbox_pool: impl FnOnce(&str) -> PostgresConfig, brokers: Option<&str>) -> Self {
+    pub(crate) async fn start_with(inbox_pool: impl FnOnce(&str) -> PostgresConfig, brokers: Option<&str>) -> Self {
         let shared = devstack::testing::shared().await;
         let database = shared.database().await;
         let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
         postgres::migrate(&pool).await.unwrap();
         // Rows of tests begin there.
-        sqlx::query("SELECT view_make_room('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
+        sqlx::query("SELECT view_ensure_time_partition('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
         let shutdown = CancellationToken::new();
-        let tenancy = Tenancy::start(pool.clone(), TenancyConfig::new(None, false), shutdown.clone());
+        let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
+        let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
+        drop(tokio::spawn(supervisor.run(Duration::from_secs(10))));
         tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
         let kafka = KafkaConfig::new(brokers.unwrap_or(shared.brokers()), &shared.topic_prefix());
-        let settings =
-            ProducerSettings { delivery_timeout: std::time::Duration::from_secs(3), ..ProducerSettings::default() };
+        let settings = ProducerSettings { delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
         let producer = Producer::new(&kafka, settings).unwrap();
         let (sealing, written) = (SealingKey::from_bytes([5; 32]), RecentWrites::default());
         let view = postgres::with_settings(&postgres::connect(&inbox_pool(&database.url)).unwrap(), READ_SETTINGS);
@@ -82,7 +88,8 @@ impl Bench {
             sealing.clone(),
             written.clone(),
         );
-        let api = inbox::routes(state.until(shutdown.clone())).merge(tenancy::routes(tenancy));
+        let state = state.until(shutdown.clone());
+        let api = inbox::routes(state.clone()).merge(tenancy::routes(tenancy));
         Self {
             router: platform::http::mount(api, MountOptions::default()),
             alpha: organization(&pool, "Alpha").await,
@@ -94,20 +101,32 @@ impl Bench {
             written,
             _end: CancelOnDrop(shutdown.clone()),
             shutdown,
+            state,
             _database: database,
         }
     }
 
-    pub fn topics(&self) -> &TopicNames {
+    pub(crate) fn topics(&self) -> &TopicNames {
         &self.kafka.topics
     }
 
-    pub async fn ask(&self, method: Method, path: &str, key: &str, body: &str) -> Answer {
+    /// Until a read waits for the view to catch up, and no request for events.
+    pub(crate) async fn a_read_waits(&self) {
+        let waits = async || (self.state.is_polling() && self.state.waiting() == 0).then_some(());
+        eventually(WITHIN, "a read waits for the view", waits).await;
+    }
+
+    /// Until so many requests wait for events.
+    pub(crate) async fn requests_wait(&self, count: usize) {
+        let wait = async || (self.state.waiting() == count).then_some(());
+        eventually(WITHIN, "requests wait for events", wait).await;
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str, key: &str, body: &str) -> Answer {
         self.ask_with(method, path, key, body, &[]).await
     }
 
-    /// With further headers.
-    pub async fn ask_with(
+    pub(crate) async fn ask_with(
         &self,
         method: Method,
         path: &str,
@@ -126,19 +145,19 @@ impl Bench {
         Answer { status: parts.status, headers: parts.headers, text, took: begun.elapsed() }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.ask(Method::GET, path, "alpha", "").await
     }
 
     /// A page that must be one.
-    pub async fn page(&self, path: &str) -> Value {
+    pub(crate) async fn page(&self, path: &str) -> Value {
         let answer = self.get(path).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
         answer.json()
     }
 
     /// A key of Alpha that sees only these event types.
-    pub async fn restricted_key(&self, event_types: &[&str]) -> String {
+    pub(crate) async fn restricted_key(&self, event_types: &[&str]) -> String {
         let body =
             serde_json::json!({"name": "narrow", "role": "consume", "event_types": event_types, "environment": "test"});
         let answer = self.ask(Method::POST, "/v1/keys", "alpha", &body.to_string()).await;
@@ -147,7 +166,7 @@ impl Bench {
     }
 
     /// Puts events into the view, and moves its positions past them, in one transaction as the projector does.
-    pub async fn show(&self, organization: OrgId, rows: &[Row]) {
+    pub(crate) async fn show(&self, organization: OrgId, rows: &[Row]) {
         let mut transaction = self.pool.begin().await.unwrap();
         sqlx::query(
             "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
@@ -194,7 +213,7 @@ async fn organization(pool: &PgPool, name: &str) -> OrgId {
 
 /// One row of `view.events`.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub(crate) struct Row {
     pub id: EventId,
     pub log_epoch: i32,
     pub partition: i32,
@@ -207,7 +226,7 @@ pub struct Row {
 }
 
 /// An open event of type "a", accepted `offset` seconds after [`START`].
-pub fn row(partition: i32, offset: i64) -> Row {
+pub(crate) fn row(partition: i32, offset: i64) -> Row {
     Row {
         id: EventId::generate(),
         log_epoch: 1,
@@ -221,21 +240,21 @@ pub fn row(partition: i32, offset: i64) -> Row {
     }
 }
 
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub text: String,
-    pub took: std::time::Duration,
+    pub took: Duration,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 }
 
 /// The ids on a page, in order.
-pub fn ids(page: &Value) -> Vec<EventId> {
+pub(crate) fn ids(page: &Value) -> Vec<EventId> {
     page["events"]
         .as_array()
         .unwrap()
@@ -244,7 +263,6 @@ pub fn ids(page: &Value) -> Vec<EventId> {
         .collect()
 }
 
-/// A string member.
-pub fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_else(|| panic!("{name} of {value}"))
 }

@@ -39,7 +39,8 @@ async fn an_id_that_turned_out_to_be_a_duplicate_answers_with_the_original() {
     bench.show(bench.alpha, std::slice::from_ref(&original)).await;
     let duplicate = EventId::generate();
     sqlx::query(
-        "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at) VALUES ($1, $2, $3, 1, 0, 1, $4)",
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
+         VALUES ($1, $2, $3, 1, 0, 1, $4)",
     )
     .bind(bench.alpha.as_uuid())
     .bind(duplicate.as_uuid())
@@ -71,9 +72,10 @@ async fn a_status_sums_the_deliveries_up() {
         [(1, "failed", 5, None), (2, "retrying", 2, Some(7)), (3, "delivered", 1, None)]
     {
         sqlx::query(
-            "INSERT INTO view.deliveries (org_id, delivery_id, event_id, endpoint_id, event_type, status, attempts, last_started_at,
-                                          last_status_code, last_error, next_attempt_at, created_at)
-             VALUES ($1, $2, $3, $4, 'a', $5, $6, $7, 503, 'no', $8, $9)",
+            "INSERT INTO view.deliveries (org_id, delivery_id, event_id, endpoint_id, event_type, status, rank, attempts,
+                                          last_started_at, last_status_code, last_error, next_attempt_at, created_at,
+                                          last_appended_at)
+             VALUES ($1, $2, $3, $4, 'a', $5, 0, $6, $7, 503, 'no', $8, $9, $7)",
         )
         .bind(bench.alpha.as_uuid())
         .bind(DeliveryId::generate().as_uuid())

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use devstack::testing::eventually;
 use materializer::projector::ProjectorConfig;
-use materializer::rebuild;
 use platform::kafka::topics::{self, Replication};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{DeliveryOutcome, Event};
-use time::OffsetDateTime;
 
 use super::deliveries::attempt;
 use super::harness::{Bench, JSON, PARTITIONS, PATIENCE, event, stranger};
@@ -92,49 +90,6 @@ async fn a_record_too_large_for_the_dead_letters_leaves_its_place_there() {
     assert_eq!(letters[0].header("triggers-dlq-error-class"), "value_too_large");
     assert_eq!(letters[0].value, None);
     projecting.is_ready(true).await;
-    projecting.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_cannot_be_unpacked_leaves_a_dead_letter_and_a_replay_that_can_takes_its_events() {
-    let bench = Bench::start().await;
-    let org = bench.organization(0).await;
-    let events = &bench.topics().events;
-    // Each is a good event; together they are more than is unpacked.
-    let native: FutureProducer = ClientConfig::new()
-        .set("bootstrap.servers", &bench.kafka.brokers)
-        .set("compression.type", "zstd")
-        .set("message.max.bytes", "10000000")
-        .set("batch.size", "10000000")
-        .set("linger.ms", "1000")
-        .create()
-        .unwrap();
-    let (key, value) = (org.to_string(), format!(r#"{{"type": "a", "data": "{}"}}"#, "x".repeat(200_000)));
-    let record = || native.send(FutureRecord::to(events).partition(0).key(&key).payload(&value), PATIENCE);
-    let appended = futures_util::future::try_join_all((0..6).map(|_| record())).await.unwrap();
-    let last = appended.iter().map(|appended| appended.offset).max().unwrap();
-    bench.note(events, 0, last);
-    let after = event(org);
-    bench.event(&after).await;
-    let mut bounded = bench.clone();
-    for (name, value) in [("fetch.max.bytes", "1000000"), ("receive.message.max.bytes", "1001000")] {
-        bounded.kafka.properties.push((name.to_owned(), value.to_owned()));
-    }
-    let projecting =
-        bounded.project_as(ProjectorConfig { stall_after: Duration::from_secs(2), ..ProjectorConfig::default() });
-    bench.passed().await;
-    assert!(bench.row(org, after.event_id).await.is_some());
-    let letters = bench.dead_letters().await;
-    assert_eq!(letters.len(), 1, "{letters:?}");
-    assert_eq!(letters[0].place(), (events.clone(), 0, last));
-    assert_eq!(letters[0].header("triggers-dlq-error-class"), "unpackable_batch");
-    projecting.is_ready(true).await;
-    assert_eq!(bench.in_log_order().await.len(), 1);
-    let from = OffsetDateTime::now_utc() - time::Duration::days(1);
-    for (bench, rows) in [(&bounded, 1), (&bench, 7), (&bench, 7)] {
-        rebuild::replay(bench.pool.clone(), bench.kafka.clone(), (from, None), 30, |_| {}).await.unwrap();
-        assert_eq!(bench.in_log_order().await.len(), rows);
-    }
     projecting.stop().await;
 }
 

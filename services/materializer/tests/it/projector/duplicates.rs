@@ -1,4 +1,4 @@
-//! One row per key and window, and a verdict for every other event.
+//! One row per key and window, and a duplicate decision for every other event.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,12 +11,15 @@ use uuid::Uuid;
 use super::harness::{Bench, PATIENCE, event, keyed};
 use super::retention::append_to;
 
-async fn verdicts(bench: &Bench) -> Vec<(EventId, EventId)> {
-    let rows: Vec<(Uuid, Uuid)> =
-        sqlx::query_as("SELECT event_id, original_id FROM verdicts ORDER BY log_partition, log_offset")
-            .fetch_all(&bench.pool)
-            .await
-            .unwrap();
+/// Every duplicate and its original.
+async fn duplicates(bench: &Bench) -> Vec<(EventId, EventId)> {
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "SELECT event_id, canonical_id FROM contract.duplicates JOIN event_ids USING (org_id, event_id, canonical_id)
+         ORDER BY log_partition, log_offset",
+    )
+    .fetch_all(&bench.pool)
+    .await
+    .unwrap();
     rows.into_iter().map(|(event, original)| (EventId::from_uuid(event), EventId::from_uuid(original))).collect()
 }
 
@@ -25,7 +28,7 @@ async fn rows(bench: &Bench) -> Vec<EventId> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_one_dedup_id_are_one_row_and_verdicts_in_one_batch_and_across_batches() {
+async fn events_of_one_dedup_id_are_one_row_in_one_batch_and_across_batches() {
     let bench = Bench::start().await;
     let (org, other) = (bench.organization(0).await, bench.organization(0).await);
     let original = keyed(org, Dedup::dedup_id("d", b"one"));
@@ -43,7 +46,7 @@ async fn events_of_one_dedup_id_are_one_row_and_verdicts_in_one_batch_and_across
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, foreign.event_id, namespace.event_id]);
     let first = original.event_id;
-    assert_eq!(verdicts(&bench).await, [(in_batch.event_id, first), (later.event_id, first), (json, first)]);
+    assert_eq!(duplicates(&bench).await, [(in_batch.event_id, first), (later.event_id, first), (json, first)]);
     projecting.stop().await;
 }
 
@@ -60,7 +63,7 @@ async fn twins_of_an_idempotency_key_are_one_row_when_their_bodies_agree_and_two
     let projecting = bench.project();
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, twin.event_id]);
-    assert_eq!(verdicts(&bench).await, [(repeat.event_id, original.event_id)]);
+    assert_eq!(duplicates(&bench).await, [(repeat.event_id, original.event_id)]);
     projecting.stop().await;
 }
 
@@ -83,7 +86,10 @@ async fn a_repeat_after_the_window_is_a_new_event_and_the_next_original() {
     bench.event(&its_repeat).await;
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, renewed.event_id]);
-    assert_eq!(verdicts(&bench).await, [(repeat.event_id, original.event_id), (its_repeat.event_id, renewed.event_id)]);
+    assert_eq!(
+        duplicates(&bench).await,
+        [(repeat.event_id, original.event_id), (its_repeat.event_id, renewed.event_id)]
+    );
     projecting.stop().await;
 }
 
@@ -109,7 +115,7 @@ async fn an_event_that_comes_again_after_its_window_under_its_own_id_stays_what_
     }
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, renewed.event_id]);
-    assert_eq!(verdicts(&bench).await, [(repeat.event_id, original.event_id)]);
+    assert_eq!(duplicates(&bench).await, [(repeat.event_id, original.event_id)]);
     projecting.stop().await;
 }
 
@@ -151,7 +157,7 @@ async fn of_one_id_in_a_batch_the_first_that_was_read_is_the_event_whatever_key_
     bench.passed().await;
     assert_eq!(rows(&bench).await, [holder.event_id, made.event_id]);
     assert_eq!(bench.in_log_order().await[1].1, 1, "the first that was read");
-    assert_eq!(verdicts(&bench).await, []);
+    assert_eq!(duplicates(&bench).await, []);
     projecting.stop().await;
 }
 
@@ -167,7 +173,8 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
     bench.passed().await;
     let mut other_writer = bench.pool.begin().await.unwrap();
     for statement in [
-        "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at) VALUES ($1, $2, 1, 2, 7, now())",
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
+         VALUES ($1, $2, $2, 1, 2, 7, now())",
         "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
          VALUES ($1, $2, 1, 2, 7, now(), 'a', '1')",
     ] {
@@ -184,32 +191,28 @@ async fn an_id_is_not_an_event_and_a_duplicate_when_two_writers_meet_it_at_once(
     other_writer.commit().await.unwrap();
     bench.passed().await;
     assert_eq!(rows(&bench).await, [original.event_id, becomes_event.event_id]);
-    assert_eq!(verdicts(&bench).await, []);
+    assert_eq!(duplicates(&bench).await, []);
     // The other way about: who finds a duplicate takes its id, so that a writer at the same time cannot.
     let becomes_duplicate = keyed(org, Dedup::dedup_id("k", b""));
     let last = bench.event(&becomes_duplicate).await;
     bench.passed().await;
-    assert_eq!(verdicts(&bench).await, [(becomes_duplicate.event_id, original.event_id)]);
-    let places: Vec<(i32, i64)> =
-        sqlx::query_as("SELECT log_partition, log_offset FROM event_places WHERE event_id = $1")
-            .bind(becomes_duplicate.event_id.as_uuid())
-            .fetch_all(&bench.pool)
-            .await
-            .unwrap();
-    assert_eq!(places, [(last.partition, last.offset)]);
+    assert_eq!(duplicates(&bench).await, [(becomes_duplicate.event_id, original.event_id)]);
+    let owner: Vec<(i32, i64)> = sqlx::query_as("SELECT log_partition, log_offset FROM event_ids WHERE event_id = $1")
+        .bind(becomes_duplicate.event_id.as_uuid())
+        .fetch_all(&bench.pool)
+        .await
+        .unwrap();
+    assert_eq!(owner, [(last.partition, last.offset)]);
     // Nor does an id that another writer finds to be a duplicate keep a key: what came under that key later would stand
     // for no event.
     let (named, later) = (keyed(org, Dedup::dedup_id("free", b"")), keyed(org, Dedup::dedup_id("free", b"")));
     let mut other_writer = bench.pool.begin().await.unwrap();
-    for statement in [
-        "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at) VALUES ($1, $2, 1, 2, 8, now())",
-        "INSERT INTO verdicts (org_id, event_id, original_id, log_epoch, log_partition, log_offset, accepted_at)
+    let decide = sqlx::query(
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
          VALUES ($1, $2, $3, 1, 2, 8, now())",
-    ] {
-        let query =
-            sqlx::query(statement).bind(org.as_uuid()).bind(named.event_id.as_uuid()).bind(original.event_id.as_uuid());
-        query.execute(&mut *other_writer).await.unwrap();
-    }
+    );
+    let decide = decide.bind(org.as_uuid()).bind(named.event_id.as_uuid()).bind(original.event_id.as_uuid());
+    decide.execute(&mut *other_writer).await.unwrap();
     bench.event(&named).await;
     eventually(PATIENCE, "who takes the key waits for who judges", || async {
         (bench.count(blocked).await > 0).then_some(())

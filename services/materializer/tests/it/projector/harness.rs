@@ -10,6 +10,7 @@ use platform::health::Health;
 use platform::kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
 use platform::kafka::topics::{self, Replication};
 use platform::kafka::{KafkaConfig, partition};
+use platform::lifecycle::Supervisor;
 use platform::postgres::{self, PostgresConfig};
 use rdkafka::Message as _;
 use rdkafka::message::{Headers as _, OwnedMessage};
@@ -23,16 +24,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub const PARTITIONS: i32 = 3;
+pub(crate) const PARTITIONS: i32 = 3;
 /// Generous: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 const AVRO: &[(&str, &[u8])] = &[("content-type", b"application/avro")];
-pub const JSON: &[(&str, &[u8])] = &[("content-type", b"application/json")];
+pub(crate) const JSON: &[(&str, &[u8])] = &[("content-type", b"application/json")];
 
 /// The log and the database of one test. Clones share them.
 #[derive(Clone)]
-pub struct Bench {
+pub(crate) struct Bench {
     pub pool: PgPool,
     pub kafka: KafkaConfig,
     producer: Producer,
@@ -43,13 +44,13 @@ pub struct Bench {
 
 impl Bench {
     /// On the shared stack.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let database = devstack::testing::shared().await.database().await;
         Self::on(&database.url.clone(), Some(database)).await
     }
 
     /// On a database of the test's own.
-    pub async fn on(url: &str, database: Option<TestDatabase>) -> Self {
+    pub(crate) async fn on(url: &str, database: Option<TestDatabase>) -> Self {
         let shared = devstack::testing::shared().await;
         let pool = postgres::connect(&PostgresConfig::new(url)).unwrap();
         postgres::migrate(&pool).await.unwrap();
@@ -63,17 +64,17 @@ impl Bench {
     }
 
     /// The same database, and another log.
-    pub fn with_log(self, kafka: KafkaConfig) -> Self {
+    pub(crate) fn with_log(self, kafka: KafkaConfig) -> Self {
         let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
         Self { kafka, producer, ..self }
     }
 
-    pub fn topics(&self) -> &TopicNames {
+    pub(crate) fn topics(&self) -> &TopicNames {
         &self.kafka.topics
     }
 
     /// An organization whose records go to this partition.
-    pub async fn organization(&self, of_partition: i32) -> OrgId {
+    pub(crate) async fn organization(&self, of_partition: i32) -> OrgId {
         let org = stranger(of_partition);
         sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'One')")
             .bind(org.as_uuid())
@@ -84,7 +85,7 @@ impl Bench {
     }
 
     /// Appends a record, whatever it is.
-    pub async fn append(
+    pub(crate) async fn append(
         &self,
         topic: &str,
         key: Option<&[u8]>,
@@ -97,36 +98,36 @@ impl Bench {
     }
 
     /// Waiting for the projector waits for this record too.
-    pub fn note(&self, topic: &str, partition: i32, offset: i64) {
+    pub(crate) fn note(&self, topic: &str, partition: i32, offset: i64) {
         let mut ends = self.ends.lock().unwrap();
         let end = ends.entry((topic.to_owned(), partition)).or_default();
         *end = (*end).max(offset + 1);
     }
 
-    pub async fn event(&self, event: &Event) -> Appended {
+    pub(crate) async fn event(&self, event: &Event) -> Appended {
         let value = encode_event(event).unwrap();
         self.append(&self.topics().events, Some(event.org_id.to_string().as_bytes()), Some(&value), AVRO).await
     }
 
     /// An event as a native producer writes it; answers its id too.
-    pub async fn json_event(&self, org: OrgId, value: &str) -> (EventId, Appended) {
+    pub(crate) async fn json_event(&self, org: OrgId, value: &str) -> (EventId, Appended) {
         let topic = &self.topics().events;
         let appended = self.append(topic, Some(org.to_string().as_bytes()), Some(value.as_bytes()), JSON).await;
         (EventId::of_place(topic, appended.partition, appended.offset, appended.timestamp_ms.unwrap()), appended)
     }
 
-    pub async fn ack(&self, org: OrgId, event_id: EventId) -> Appended {
+    pub(crate) async fn ack(&self, org: OrgId, event_id: EventId) -> Appended {
         let value = encode_ack(&Ack { org_id: org, event_id }).unwrap();
         self.append(&self.topics().acks, Some(org.to_string().as_bytes()), Some(&value), AVRO).await
     }
 
-    pub async fn attempt(&self, attempt: &DeliveryAttempt) -> Appended {
+    pub(crate) async fn attempt(&self, attempt: &DeliveryAttempt) -> Appended {
         let value = encode_attempt(attempt).unwrap();
         self.append(&self.topics().deliveries, Some(attempt.org_id.to_string().as_bytes()), Some(&value), AVRO).await
     }
 
     /// Appends `count` events of `orgs` in turn, some dozens at a time, and answers their ids.
-    pub async fn flow(&self, orgs: &[OrgId], count: usize) -> Vec<EventId> {
+    pub(crate) async fn flow(&self, orgs: &[OrgId], count: usize) -> Vec<EventId> {
         let events: Vec<Event> = orgs.iter().cycle().take(count).map(|org| event(*org)).collect();
         for some in events.chunks(50) {
             futures_util::future::join_all(some.iter().map(|event| self.event(event))).await;
@@ -135,13 +136,13 @@ impl Bench {
     }
 
     /// The same beside the test.
-    pub fn flowing(&self, orgs: &[OrgId], count: usize) -> JoinHandle<Vec<EventId>> {
+    pub(crate) fn flowing(&self, orgs: &[OrgId], count: usize) -> JoinHandle<Vec<EventId>> {
         let (bench, orgs) = (self.clone(), orgs.to_vec());
         tokio::spawn(async move { bench.flow(&orgs, count).await })
     }
 
     /// Where the projector stands; `None` before it claimed the partition.
-    pub async fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+    pub(crate) async fn position(&self, topic: &str, partition: i32) -> Option<i64> {
         sqlx::query_scalar(
             "SELECT next_offset FROM consumer_positions WHERE consumer = $1 AND topic = $2 AND partition = $3",
         )
@@ -155,7 +156,7 @@ impl Bench {
     }
 
     /// Waits until everything that the test appended is passed.
-    pub async fn passed(&self) {
+    pub(crate) async fn passed(&self) {
         let ends = self.ends.lock().unwrap().clone();
         for ((topic, partition), end) in ends {
             let what = format!("{topic}[{partition}] is passed up to {end}");
@@ -168,7 +169,7 @@ impl Bench {
     }
 
     /// Waits until at least this many events are shown.
-    pub async fn shown(&self, count: i64) {
+    pub(crate) async fn shown(&self, count: i64) {
         let what = format!("{count} events are shown");
         eventually(PATIENCE, &what, || async {
             (self.count("SELECT count(*) FROM view.events").await >= count).then_some(())
@@ -177,11 +178,11 @@ impl Bench {
     }
 
     /// A number, or -1 while the database is out of reach.
-    pub async fn count(&self, sql: &'static str) -> i64 {
+    pub(crate) async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap_or(-1)
     }
 
-    pub async fn row(&self, org: OrgId, id: EventId) -> Option<Row> {
+    pub(crate) async fn row(&self, org: OrgId, id: EventId) -> Option<Row> {
         sqlx::query_as(
             "SELECT acknowledged_at, delivery_status, attempts, accepted_at FROM view.events WHERE org_id = $1 AND event_id = $2",
         )
@@ -199,7 +200,7 @@ impl Bench {
     }
 
     /// Rows of the view in the order of the log: partition, offset, id.
-    pub async fn in_log_order(&self) -> Vec<(i32, i64, EventId)> {
+    pub(crate) async fn in_log_order(&self) -> Vec<(i32, i64, EventId)> {
         let rows: Vec<(i32, i64, Uuid)> = sqlx::query_as(
             "SELECT log_partition, log_offset, event_id FROM view.events ORDER BY log_partition, log_epoch, log_offset",
         )
@@ -212,7 +213,7 @@ impl Bench {
     /// Has the database keep a line for each row that is offered to `view.events` by a transaction that commits, also
     /// where the row is there already, and for each position that is moved: doing something twice shows, although it
     /// changes nothing.
-    pub async fn watch_writes(&self) {
+    pub(crate) async fn watch_writes(&self) {
         let statements = "
             CREATE TABLE public.offered (event_id uuid NOT NULL);
             CREATE FUNCTION public.note_offered() RETURNS trigger LANGUAGE plpgsql AS
@@ -228,7 +229,7 @@ impl Bench {
     }
 
     /// Holds that exactly these events are shown, and that each was written exactly once.
-    pub async fn assert_each_once(&self, mut ids: Vec<EventId>) {
+    pub(crate) async fn assert_each_once(&self, mut ids: Vec<EventId>) {
         let mut shown: Vec<EventId> = self.in_log_order().await.into_iter().map(|(.., id)| id).collect();
         shown.sort();
         ids.sort();
@@ -239,52 +240,50 @@ impl Bench {
     }
 
     /// Everything on the topic of dead letters.
-    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
+    pub(crate) async fn dead_letters(&self) -> Vec<DeadLetter> {
         read_topic(&self.kafka.brokers, &self.topics().dead_letters).await.iter().map(DeadLetter::of).collect()
     }
 
-    pub fn project(&self) -> Projecting {
+    pub(crate) fn project(&self) -> Projecting {
         self.project_as(ProjectorConfig::default())
     }
 
-    pub fn project_as(&self, config: ProjectorConfig) -> Projecting {
+    pub(crate) fn project_as(&self, config: ProjectorConfig) -> Projecting {
         Projecting::start(config, self.pool.clone(), self.producer.clone(), self.kafka.clone())
     }
 }
 
 /// An id whose records go to this partition, and that no organization has.
-pub fn stranger(of_partition: i32) -> OrgId {
+pub(crate) fn stranger(of_partition: i32) -> OrgId {
     let goes_there = |org: &OrgId| partition::of_key(org.to_string().as_bytes(), PARTITIONS) == of_partition;
     std::iter::repeat_with(OrgId::generate).find(goes_there).unwrap()
 }
 
 /// What the tests ask of a row.
 #[derive(Debug, PartialEq)]
-pub struct Row {
+pub(crate) struct Row {
     pub acknowledged_at: Option<OffsetDateTime>,
     pub delivery_status: String,
     pub attempts: i32,
     pub accepted_at: OffsetDateTime,
 }
 
-/// A running projector.
-pub struct Projecting {
+pub(crate) struct Projecting {
     stop: CancellationToken,
     pub health: Health,
-    ended: JoinHandle<Result<(), projector::Error>>,
+    ended: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Projecting {
-    pub fn start(config: ProjectorConfig, pool: PgPool, producer: Producer, kafka: KafkaConfig) -> Self {
+    pub(crate) fn start(config: ProjectorConfig, pool: PgPool, producer: Producer, kafka: KafkaConfig) -> Self {
         let (stop, health) = (CancellationToken::new(), Health::new());
-        let running = projector::run(config, pool, producer, kafka, health.clone(), stop.clone());
-        // From now on, not from when the task first runs: without components a process is ready.
-        let _component = health.component(CONSUMER);
-        Self { ended: tokio::spawn(running), health, stop }
+        let mut supervisor = Supervisor::new(health.clone(), stop.clone());
+        projector::start(&mut supervisor, config, pool, producer, kafka);
+        Self { ended: tokio::spawn(supervisor.run(PATIENCE)), health, stop }
     }
 
     /// Ends it; answers how long that took.
-    pub async fn stop(self) -> Duration {
+    pub(crate) async fn stop(self) -> Duration {
         let begun = Instant::now();
         self.stop.cancel();
         self.ended.await.unwrap().unwrap();
@@ -292,13 +291,13 @@ impl Projecting {
     }
 
     /// Waits until health says so.
-    pub async fn is_ready(&self, ready: bool) {
+    pub(crate) async fn is_ready(&self, ready: bool) {
         let what = format!("readiness is {ready}");
         eventually(PATIENCE, &what, || async { (self.health.is_ready() == ready).then_some(()) }).await;
     }
 }
 
-pub fn event(org: OrgId) -> Event {
+pub(crate) fn event(org: OrgId) -> Event {
     Event {
         org_id: org,
         event_id: EventId::generate(),
@@ -313,18 +312,18 @@ pub fn event(org: OrgId) -> Event {
     }
 }
 
-pub fn keyed(org: OrgId, dedup: Dedup) -> Event {
+pub(crate) fn keyed(org: OrgId, dedup: Dedup) -> Event {
     Event { dedup: Some(dedup), ..event(org) }
 }
 
 /// An append time as the database has it.
-pub fn time_of(appended: &Appended) -> OffsetDateTime {
+pub(crate) fn time_of(appended: &Appended) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(appended.timestamp_ms.unwrap()) * 1_000_000).unwrap()
 }
 
 /// A dead letter as it stands on the log.
 #[derive(Debug)]
-pub struct DeadLetter {
+pub(crate) struct DeadLetter {
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: BTreeMap<String, Vec<u8>>,
@@ -340,12 +339,12 @@ impl DeadLetter {
         }
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         std::str::from_utf8(&self.headers[name]).unwrap()
     }
 
     /// Topic, partition and offset of the record.
-    pub fn place(&self) -> (String, i32, i64) {
+    pub(crate) fn place(&self) -> (String, i32, i64) {
         let number = |name| self.header(name).parse::<i64>().unwrap();
         let partition = i32::try_from(number("triggers-dlq-partition")).unwrap();
         (self.header("triggers-dlq-topic").to_owned(), partition, number("triggers-dlq-offset"))

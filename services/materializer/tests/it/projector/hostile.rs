@@ -187,8 +187,11 @@ async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter_and_the_next
     expected_ids.sort_unstable();
     // Mutated records that kept their event id are one event.
     expected_ids.dedup();
-    let rows =
-        ids(&bench, "SELECT org_id, event_id FROM view.events UNION ALL SELECT org_id, event_id FROM verdicts").await;
+    let rows = ids(
+        &bench,
+        "SELECT org_id, event_id FROM view.events UNION ALL SELECT org_id, event_id FROM contract.duplicates",
+    )
+    .await;
     assert_eq!(rows.len(), expected_ids.len(), "rows and duplicates");
     assert!(rows == expected_ids, "the rows and duplicates are those that can be read");
 

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::harness::{Bench, PATIENCE, event};
 
 /// Appends an event to a partition of the test's choice, as a producer with another partitioner does.
-pub async fn append_to(bench: &Bench, partition: i32, event: &Event) {
+pub(crate) async fn append_to(bench: &Bench, partition: i32, event: &Event) {
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
     let record = FutureRecord::to(&bench.topics().events).partition(partition).key(&key).payload(&value);
@@ -50,7 +50,7 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
         bench.passed().await;
         assert_eq!(bench.in_log_order().await.iter().filter(|(.., id)| *id == twins.event_id).count(), 1);
         let place: (i32, i64) =
-            sqlx::query_as("SELECT log_partition, log_offset FROM event_places WHERE org_id = $1 AND event_id = $2")
+            sqlx::query_as("SELECT log_partition, log_offset FROM event_ids WHERE org_id = $1 AND event_id = $2")
                 .bind(org.as_uuid())
                 .bind(twins.event_id.as_uuid())
                 .fetch_one(&bench.pool)
@@ -65,17 +65,17 @@ async fn one_id_in_two_partitions_is_one_row_and_which_record_has_it_is_written_
     let by_ingest: [(&str, &[u8]); 2] = [("content-type", b"application/avro"), ("triggers-key-id", b"k")];
     bench.append(&bench.topics().events, Some(key.as_bytes()), Some(&value), &by_ingest).await;
     bench.passed().await;
-    assert_eq!(bench.count("SELECT count(*) FROM event_places").await, 2);
+    assert_eq!(bench.count("SELECT count(*) FROM event_ids").await, 2);
     projecting.stop().await;
 }
 
 /// Appends an event with an append time of the test's choice, which a topic as the manifest wants it does not allow.
-pub async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetDateTime) {
+pub(crate) async fn append_at(bench: &Bench, partition: i32, event: &Event, at: OffsetDateTime) {
     let (key, value) = (event.org_id.to_string(), encode_event(event).unwrap());
     append_record_at(bench, &bench.topics().events, partition, (&key, &value), at).await;
 }
 
-pub async fn append_record_at(
+pub(crate) async fn append_record_at(
     bench: &Bench,
     topic: &str,
     partition: i32,
@@ -153,7 +153,7 @@ async fn whose_id_a_second_record_named_is_known_for_as_long_as_that_one_is_read
     bench.passed().await;
     projecting.stop().await;
     assert_eq!(bench.in_log_order().await.len(), 1);
-    sqlx::query("SELECT view_drop_part(starts_at) FROM view.parts WHERE ends_at <= now() - interval '1 day'")
+    sqlx::query("SELECT view_drop_time_partition(starts_at) FROM view.time_partitions WHERE ends_at <= now() - interval '1 day'")
         .execute(&bench.pool)
         .await
         .unwrap();
@@ -166,16 +166,17 @@ async fn whose_id_a_second_record_named_is_known_for_as_long_as_that_one_is_read
     bench.passed().await;
     // One that goes with the same statement, or nothing would show that it ran.
     sqlx::query(
-        "INSERT INTO event_places (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at)
-         SELECT $1, gen_random_uuid(), 0, 0, 0, floor - interval '1 second' FROM view_floor",
+        "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
+         SELECT $1, gen_random_uuid(), gen_random_uuid(), 0, 0, 0, floor - interval '1 second' FROM retention_floor",
     )
     .bind(org.as_uuid())
     .execute(&bench.pool)
     .await
     .unwrap();
-    let expired = "SELECT count(*) FROM event_places WHERE log_epoch = 0";
+    let expired = "SELECT count(*) FROM event_ids WHERE log_epoch = 0";
     eventually(PATIENCE, "a sweep", || async { (bench.count(expired).await == 0).then_some(()) }).await;
-    let of_the_gone = "SELECT count(*) FROM event_places p WHERE NOT EXISTS (SELECT FROM view.events e WHERE e.event_id = p.event_id)";
+    let of_the_gone = "SELECT count(*) FROM event_ids i
+                       WHERE NOT EXISTS (SELECT FROM view.events e WHERE e.event_id = i.event_id)";
     assert_eq!((bench.in_log_order().await.len(), bench.count(of_the_gone).await), (1, 1));
     sweeping.stop().await;
     let from = now - Duration::from_secs(30 * 86_400);
@@ -190,7 +191,7 @@ async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
     // A row of last month under an id of today, and one of its own day.
     let (told, own) = (event(org), Event { event_id: id_of_2024(), ..event(org) });
     for (nth, (one, at)) in [(&told, "2026-10-01T00:00:00Z"), (&own, "2024-06-01T12:00:00Z")].into_iter().enumerate() {
-        sqlx::query("SELECT view_make_room('view', $1::text::timestamptz, 5)")
+        sqlx::query("SELECT view_ensure_time_partition('view', $1::text::timestamptz, 5)")
             .bind(at)
             .execute(&bench.pool)
             .await
@@ -208,7 +209,8 @@ async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
         .unwrap();
     }
     sqlx::query(
-        "INSERT INTO event_places SELECT org_id, event_id, log_epoch, log_partition, log_offset, accepted_at FROM view.events WHERE event_id = $1",
+        "INSERT INTO event_ids SELECT org_id, event_id, event_id, log_epoch, log_partition, log_offset, accepted_at
+         FROM view.events WHERE event_id = $1",
     )
     .bind(told.event_id.as_uuid())
     .execute(&bench.pool)
@@ -221,7 +223,7 @@ async fn an_id_is_one_row_also_where_its_records_lie_in_different_parts() {
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 3);
     assert_eq!(
-        bench.count("SELECT count(*) FROM event_places WHERE log_epoch = 0").await,
+        bench.count("SELECT count(*) FROM event_ids WHERE log_epoch = 0").await,
         2,
         "both belong to the rows of before"
     );
@@ -233,7 +235,7 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
     let bench = Bench::start().await;
     let org = bench.organization(0).await;
     for days in [40, 20] {
-        sqlx::query("SELECT view_make_room('view', now() - make_interval(days => $1), 5)")
+        sqlx::query("SELECT view_ensure_time_partition('view', now() - make_interval(days => $1), 5)")
             .bind(days)
             .execute(&bench.pool)
             .await
@@ -254,17 +256,16 @@ async fn parts_past_their_retention_are_dropped_and_parts_are_made_ahead() {
         (bench.count("SELECT count(*) FROM view.events").await == 1).then_some(())
     })
     .await;
-    let dropped: (i32, i64) = sqlx::query_as("SELECT log_partition, log_offset FROM view_dropped WHERE org_id = $1")
+    let dropped: (i32, i64) = sqlx::query_as("SELECT log_partition, log_offset FROM retention_gaps WHERE org_id = $1")
         .bind(org.as_uuid())
         .fetch_one(&bench.pool)
         .await
         .unwrap();
     assert_eq!(dropped, (0, 60));
-    let floor =
-        "SELECT count(*) FROM view_floor WHERE floor BETWEEN now() - interval '36 days' AND now() - interval '30 days'";
+    let floor = "SELECT count(*) FROM retention_floor WHERE floor BETWEEN now() - interval '36 days' AND now() - interval '30 days'";
     eventually(PATIENCE, "the floor is raised", || async { (bench.count(floor).await == 1).then_some(()) }).await;
     assert_eq!(
-        bench.count("SELECT count(*) FROM view.parts WHERE ends_at > now() + interval '5 days'").await,
+        bench.count("SELECT count(*) FROM view.time_partitions WHERE ends_at > now() + interval '5 days'").await,
         1,
         "room ahead"
     );
@@ -282,15 +283,16 @@ async fn records_below_the_floor_are_passed_over_and_a_part_that_went_meanwhile_
     bench.flow(&[org], 2).await;
     bench.passed().await;
     // As another instance with a shorter retention would: this one has just written into the part.
-    let drop_all = "SELECT count(*) FROM (SELECT view_drop_part(starts_at) FROM view.parts) AS dropped";
+    let drop_all =
+        "SELECT count(*) FROM (SELECT view_drop_time_partition(starts_at) FROM view.time_partitions) AS dropped";
     assert!(bench.count(drop_all).await > 0);
     bench.flow(&[org], 2).await;
     bench.passed().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 0, "all of it is below the floor now");
-    let newest_dropped = "SELECT sum(log_offset)::bigint FROM view_dropped";
+    let newest_dropped = "SELECT sum(log_offset)::bigint FROM retention_gaps";
     assert_eq!(bench.count(newest_dropped).await, 3, "a cursor from before is told of a gap");
     assert!(bench.dead_letters().await.is_empty());
-    sqlx::query("UPDATE view_floor SET floor = '-infinity'").execute(&bench.pool).await.unwrap();
+    sqlx::query("UPDATE retention_floor SET floor = '-infinity'").execute(&bench.pool).await.unwrap();
     projecting.stop().await;
     let projecting = bench.project();
     bench.flow(&[org], 2).await;

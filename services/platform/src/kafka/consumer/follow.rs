@@ -88,7 +88,7 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared
     let mut state = ReadState::default();
     while !shared.outlet.is_stopping() {
         while let Ok(order) = orders.try_recv() {
-            if let Err(error) = obey(client, order, topics) {
+            if let Err(error) = obey(client, order, shared, topics) {
                 error!(%error, "The following client refused an assignment.");
                 let _told = shared.outlet.send(Inflow::Failed(error.to_string()));
                 return;
@@ -100,7 +100,12 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared
     }
 }
 
-fn obey(client: &BaseConsumer<FollowContext>, order: Command, topics: &[Arc<str>]) -> Result<(), KafkaError> {
+fn obey(
+    client: &BaseConsumer<FollowContext>,
+    order: Command,
+    shared: &Shared,
+    topics: &[Arc<str>],
+) -> Result<(), KafkaError> {
     match order {
         Command::Assign(claims) => client.incremental_assign(&group::offsets(&claims)?),
         Command::Unassign(partitions, done) => {
@@ -113,6 +118,7 @@ fn obey(client: &BaseConsumer<FollowContext>, order: Command, topics: &[Arc<str>
                 }
             }
             let outcome = if gone.count() == 0 { Ok(()) } else { client.incremental_unassign(&gone) };
+            shared.undecodable.forget(client, topics, &partitions);
             let _nobody_waits = done.send(());
             outcome
         }

@@ -159,7 +159,7 @@ impl GroupContext {
         self.shared.log_ends.forget(ids);
         self.shared.held.forget(ids);
         self.shared.unanswered.forget(ids);
-        self.shared.batches.forget(ids);
+        self.shared.undecodable.forget(client, &[Arc::from(self.settings.topic.as_str())], ids);
         let _told = self.shared.outlet.send(Inflow::Revoked(ids.to_vec()));
     }
 

@@ -23,7 +23,7 @@ pub(super) struct Held(Arc<Mutex<BTreeMap<Place, Hold>>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hold {
     pub(super) epoch: i64,
-    /// Its position is outside of the log: nothing of it is read.
+    /// Its position is outside of the log, or the next batch does not decode: nothing of it is read.
     pub(super) is_stopped: bool,
 }
 

@@ -94,7 +94,7 @@ impl StallWatch {
         stall
     }
 
-    /// What held `place` up is known and will pass: it stalls only after another patience.
+    /// What holds `place` up is known: it stalls only after another patience.
     pub(super) fn forget(&mut self, place: &Place) {
         self.suspects.remove(place);
     }

@@ -16,13 +16,13 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
-use super::batches::Batches;
 use super::held::{Held, Hold, Place, Progress};
 use super::stall::{Sight, Stall, StallWatch};
 use super::unanswered::Unanswered;
+use super::undecodable::Undecodable;
 use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, Shared, base_config, on_thread};
 use crate::fence;
-use crate::kafka::{bounds, unpackable};
+use crate::kafka::{bounds, undecodable};
 use crate::telemetry::metrics;
 
 /// Short, so that a broker that does not answer does not keep the watch from the places of the others.
@@ -44,7 +44,7 @@ struct Watch {
     outlet: Outlet,
     held: Held,
     unanswered: Unanswered,
-    batches: Batches,
+    undecodable: Undecodable,
     readings: [Progress; 2],
     stalls: StallWatch,
     seen: BTreeMap<Place, i64>,
@@ -72,7 +72,7 @@ pub(super) fn start(
         outlet: shared.outlet.clone(),
         held: shared.held,
         unanswered: shared.unanswered,
-        batches: shared.batches,
+        undecodable: shared.undecodable,
         config,
         readings,
         stalls: StallWatch::new(settings.stall_after),
@@ -142,8 +142,8 @@ impl Watch {
             }
         }
         let stall = self.stalls.look(Instant::now(), &sights)?;
-        if self.is_passed(&stall) {
-            // Or it would be told at each look until it is passed, and no other one with it.
+        if self.is_undecodable(&stall) {
+            // Or it would be reported at each look until it is stopped, and no other one with it.
             self.stalls.forget(&stall.place);
             return None;
         }
@@ -157,18 +157,17 @@ impl Watch {
         Some(stall.to_string())
     }
 
-    /// Whether what it is about is a batch that cannot be unpacked, which a new consumer would meet again: then it is
-    /// passed.
-    fn is_passed(&self, stall: &Stall) -> bool {
+    /// Whether the next batch does not decode. A new consumer would meet it again, so its partition is stopped.
+    fn is_undecodable(&self, stall: &Stall) -> bool {
         let (topic, partition) = &stall.place;
-        match unpackable::look(&self.config, topic, *partition, stall.reached, stall.end) {
-            Ok(Some(batch)) => {
-                self.batches.found(stall.place.clone(), stall.reached, batch);
+        match undecodable::probe(&self.config, topic, *partition, stall.reached) {
+            Ok(Some(text)) => {
+                self.undecodable.found(stall.place.clone(), stall.reached, text);
                 true
             }
             Ok(None) => false,
             Err(error) => {
-                debug!(%error, %topic, partition, "Whether a batch can be unpacked is not known.");
+                debug!(%error, %topic, partition, "Whether the next batch decodes is not known.");
                 false
             }
         }
@@ -185,7 +184,7 @@ impl Watch {
     }
 
     /// Whether somebody moved an epoch of ours although the group still gives us the place, or a position back under
-    /// it: an operator who mended a position, a database that was restored from a backup, or another instance in an
+    /// it: an operator who repaired or skipped, a database that was restored from a backup, or another instance in an
     /// error.
     fn look_at_claims(&mut self) -> Option<String> {
         // A timeout must be made within the runtime, whose timer it uses.
@@ -207,7 +206,7 @@ impl Watch {
         let (topic, partition) = self.lost.look(Instant::now(), &self.held.all(), &stored)?;
         info!(consumer = self.settings.consumer, %topic, partition, "A claim does not stand any more: the consumer is started anew.");
         Some(format!(
-            "{topic}[{partition}] was claimed anew, mended or restored, and Kafka still gives it to this instance"
+            "{topic}[{partition}] was claimed, repaired, skipped or restored, and Kafka still gives it to this instance"
         ))
     }
 }
@@ -290,9 +289,9 @@ mod tests {
         let standing = stored([(5, 0), (1, 0)]);
         assert_eq!(lost.look(now, &held(5), &standing), None);
         assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &standing), None, "it stands");
-        let mended = stored([(5, 0), (2, 0)]);
-        assert_eq!(lost.look(now, &held(5), &mended), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &mended), Some(place(1)));
+        let repaired = stored([(5, 0), (2, 0)]);
+        assert_eq!(lost.look(now, &held(5), &repaired), None);
+        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &repaired), Some(place(1)));
     }
 
     #[test]

@@ -162,6 +162,13 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// hyper's own answer to what is no request: a status alone, and the end of the connection.
+    #[track_caller]
+    fn bare(&self, status: u16) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!((self.header("connection"), self.header("content-length")), ("close", "0"), "{self:?}");
+    }
+
     /// The problem, after a look at the members that every one has.
     #[track_caller]
     fn problem(&self, status: u16, error_code: &str) -> Value {

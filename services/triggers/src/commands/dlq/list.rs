@@ -4,14 +4,12 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use clap::Args;
+use materializer::dead_letters::{At, DeadLetters, Letter, Pick};
 use platform::config::KafkaArgs;
 use platform::http::Timestamp;
 use platform::kafka::KafkaConfig;
 use serde_json::{Value, json};
 
-use super::index::Pick;
-use super::letter::{At, Letter};
-use super::log::DeadLetters;
 use super::{Filters, find};
 use crate::commands::print::{self, Output};
 
@@ -27,7 +25,7 @@ const COLUMNS: &[(&str, &str)] = &[
 
 /// Flags of `triggers dlq list`.
 #[derive(Args)]
-pub struct ListArgs {
+pub(super) struct ListArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     #[command(flatten)]
@@ -43,8 +41,7 @@ pub struct ListArgs {
     output: Option<Output>,
 }
 
-/// Runs it.
-pub async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
+pub(super) async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
     let wanted = args.filters.wanted(&kafka, &[]);
     let log = DeadLetters::open(kafka).await?;
     let mut picks = find(&log, wanted).await?;
@@ -63,9 +60,9 @@ pub async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
 }
 
 /// Prints a row for each pick: the newest first, or in the order of the topic when there are many.
-pub async fn print(log: &DeadLetters, picks: &[Pick], output: Option<Output>) -> Result<()> {
+pub(super) async fn print(log: &DeadLetters, picks: &[Pick], output: Option<Output>) -> Result<()> {
     let by_letter: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.newest, pick)).collect();
-    let mut letters = log.read_around(by_letter.keys().copied());
+    let mut letters = log.read_around(by_letter.keys().copied())?;
     let mut rows: Vec<(i64, Value)> = Vec::new();
     let limit = if picks.len() <= 10 * ROWS_TOGETHER { picks.len() } else { ROWS_TOGETHER };
     while let Some(letter) = letters.next().await? {
@@ -87,7 +84,7 @@ fn print_rows(rows: &mut Vec<(i64, Value)>, output: Option<Output>) -> Result<()
 }
 
 /// What is told of a dead letter in one line.
-pub fn row(pick: &Pick, letter: &Letter) -> Value {
+pub(super) fn row(pick: &Pick, letter: &Letter) -> Value {
     json!({
         "place": pick.place.to_string(),
         "topic": pick.place.topic,

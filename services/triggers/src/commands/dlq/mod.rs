@@ -1,32 +1,27 @@
 //! `triggers dlq`: the dead letters, to be looked at and to be written to their topics again.
 //!
-//! `letter` says what one is, `index` which of them are distinct and wanted; both are pure. `log` reads topics; `list`,
-//! `show` and `redrive` are the three actions. Dead letters are written by the materializer alone; this never changes
-//! or removes one.
+//! `list`, `show` and `redrive` are the three actions. What a dead letter is, which of them are the same, and reading
+//! them live in `materializer::dead_letters`.
 
-mod index;
-mod letter;
 mod list;
-mod log;
 mod redrive;
 mod show;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use materializer::dead_letters::{DeadLetters, Index, Pick, RecordPlace, Wanted};
 use platform::config::KafkaArgs;
 use platform::kafka::KafkaConfig;
 use schemas::ids::OrgId;
+use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::local::LocalArgs;
-use index::{Index, Pick, Wanted};
-use letter::Place;
-use log::DeadLetters;
 
 /// Flags of `triggers dlq`.
 #[derive(Args)]
-pub struct DlqArgs {
+pub(crate) struct DlqArgs {
     #[command(subcommand)]
     action: Action,
     #[command(flatten)]
@@ -45,7 +40,7 @@ enum Action {
 
 /// Which dead letters.
 #[derive(Args, Clone, Default)]
-pub struct Filters {
+pub(super) struct Filters {
     /// Only of this class, by the newest reason: malformed, invalid_event, unknown_organization, ...
     #[arg(long)]
     class: Option<String>,
@@ -72,18 +67,17 @@ impl Filters {
         class.is_none() && org.is_none() && topic.is_none() && partition.is_none() && since.is_none() && until.is_none()
     }
 
-    fn wanted(&self, kafka: &KafkaConfig, places: &[Place]) -> Wanted {
-        let millis = |time: OffsetDateTime| time.unix_timestamp() * 1000 + i64::from(time.millisecond());
+    fn wanted(&self, kafka: &KafkaConfig, places: &[RecordPlace]) -> Wanted {
         Wanted {
             class: self.class.clone(),
             org: self.org,
             topic: self.topic.as_ref().map(|name| full_name(kafka, name)),
             partition: self.partition,
-            since_ms: self.since.map(millis),
-            until_ms: self.until.map(millis),
+            since_ms: self.since.map(to_millis),
+            until_ms: self.until.map(to_millis),
             places: places
                 .iter()
-                .map(|place| Place { topic: full_name(kafka, &place.topic), ..place.clone() })
+                .map(|place| RecordPlace { topic: full_name(kafka, &place.topic), ..place.clone() })
                 .collect(),
         }
     }
@@ -102,8 +96,7 @@ fn full_name(kafka: &KafkaConfig, name: &str) -> String {
     known.map_or_else(|| name.to_owned(), String::clone)
 }
 
-/// Runs it.
-pub async fn run(args: DlqArgs) -> Result<()> {
+pub(super) async fn run(args: DlqArgs) -> Result<()> {
     let kafka = |flags: &KafkaArgs| args.local.kafka(flags);
     match &args.action {
         Action::List(list) => list::run(kafka(&list.kafka)?, list).await,
@@ -117,7 +110,7 @@ pub async fn run(args: DlqArgs) -> Result<()> {
 async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
     let mut index = Index::new(wanted);
     let mut foreign = 0_u64;
-    let mut letters = log.read_all();
+    let mut letters = log.read_all()?;
     while let Some(found) = letters.next().await? {
         match found {
             Some(letter) => index.note(&letter)?,

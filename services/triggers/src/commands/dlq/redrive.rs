@@ -3,40 +3,36 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
-use indicatif::{ProgressBar, ProgressStyle};
+use materializer::dead_letters::{Again, At, DeadLetters, Letter, Letters, Pick, RecordPlace, Refusal};
 use platform::config::KafkaArgs;
 use platform::http::Timestamp;
 use platform::kafka::KafkaConfig;
 use platform::kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
 
-use super::index::Pick;
-use super::letter::{At, Letter, Place, headers_again};
-use super::log::DeadLetters;
 use super::{Filters, find, list};
 use crate::commands::print;
+use crate::commands::progress::Progress;
 
 /// Records that are being written at once.
 const IN_FLIGHT: usize = 32;
 /// How long Kafka may take for one record.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often progress is told where there is no terminal.
-const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Refusals that are written out.
 const MAX_REPORTED: usize = 20;
 
 /// Flags of `triggers dlq redrive`.
 #[derive(Args)]
-pub struct RedriveArgs {
+pub(super) struct RedriveArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     /// TOPIC/PARTITION/OFFSET of refused records, as `list` prints them
     #[arg(value_name = "PLACE")]
-    places: Vec<Place>,
+    places: Vec<RecordPlace>,
     #[command(flatten)]
     filters: Filters,
     /// Every dead letter that there is
@@ -53,8 +49,7 @@ pub struct RedriveArgs {
     yes: bool,
 }
 
-/// Runs it.
-pub async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
+pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
     if args.places.is_empty() && args.filters.is_empty() && !args.all {
         let message = "name places, or filters, or --all\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
@@ -74,7 +69,7 @@ pub async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
     if args.places.is_empty() && !args.yes {
         bail!("{} dead letters match; add --yes to redrive them, or --dry-run to see them", picks.len());
     }
-    Redriving::new(kafka, log, &picks)?.run(&picks).await
+    Redriving::new(kafka, log)?.run(&picks).await
 }
 
 /// What becomes of a dead letter.
@@ -84,18 +79,6 @@ enum Outcome {
     Refused(String),
     /// The next one would not fare better.
     Failed(String),
-}
-
-/// A record that is ready to be written.
-struct Again {
-    at: At,
-    place: Place,
-    topic: String,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Vec<u8>)>,
-    /// It was too large for the dead letters, and may be for its topic.
-    is_large: bool,
 }
 
 struct Redriving {
@@ -108,22 +91,22 @@ struct Redriving {
 }
 
 impl Redriving {
-    fn new(kafka: KafkaConfig, log: DeadLetters, picks: &[Pick]) -> Result<Self> {
+    fn new(kafka: KafkaConfig, log: DeadLetters) -> Result<Self> {
         let mut writing = kafka.clone();
         // In front, so that what the user says has the last word. What was small on the wire when it came is so again.
         let ours = [("message.max.bytes", "100000000"), ("compression.type", "gzip")];
         writing.properties.splice(0..0, ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let settings = ProducerSettings { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerSettings::default() };
         let producer = Producer::new(&writing, settings).context("the Kafka producer could not be made")?;
-        Ok(Self { kafka, log, producer, progress: Progress::new(picks.len())?, stopped: AtomicBool::new(false) })
+        Ok(Self { kafka, log, producer, progress: Progress::new("redriven")?, stopped: AtomicBool::new(false) })
     }
 
-    async fn run(mut self, picks: &[Pick]) -> Result<()> {
+    async fn run(self, picks: &[Pick]) -> Result<()> {
         let mut done: HashSet<At> = HashSet::with_capacity(picks.len());
         let (mut refused, mut failure) = (0_usize, None);
         {
             let wanted: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.source, pick)).collect();
-            let letters = self.log.read_around(wanted.keys().copied());
+            let letters = self.log.read_around(wanted.keys().copied())?;
             // Taken one by one, in the order of the topic: records of one key go back in the order in which they were
             // refused.
             let ready = stream::unfold((letters, &self, &wanted), |(mut letters, this, wanted)| async move {
@@ -137,14 +120,13 @@ impl Redriving {
                 }
             };
             let mut outcomes = Box::pin(ready.map(write).buffered(IN_FLIGHT));
-            let mut telling = self.progress.clone();
             while let Some(outcome) = outcomes.next().await {
                 match outcome {
                     Outcome::Redriven(at) => drop(done.insert(at)),
                     Outcome::Refused(reason) => {
                         refused += 1;
                         if refused <= MAX_REPORTED {
-                            telling.tell(&reason);
+                            self.progress.say(&reason);
                         }
                     }
                     Outcome::Failed(reason) => {
@@ -153,10 +135,10 @@ impl Redriving {
                         failure = failure.or(Some(reason));
                     }
                 }
-                telling.reach(done.len());
+                self.progress.show(done.len() as u64, picks.len() as u64);
             }
         }
-        self.progress.end();
+        self.progress.finish();
         let (redriven, total) = (done.len(), picks.len());
         print::line(&format!("{redriven} redriven"))?;
         if let Some(reason) = failure {
@@ -177,11 +159,7 @@ impl Redriving {
     }
 
     /// The next record that is wanted; nothing at the end.
-    async fn next(
-        &self,
-        letters: &mut super::log::Letters,
-        wanted: &HashMap<At, &Pick>,
-    ) -> Option<Result<Again, Outcome>> {
+    async fn next(&self, letters: &mut Letters, wanted: &HashMap<At, &Pick>) -> Option<Result<Again, Outcome>> {
         while !self.stopped.load(Ordering::Relaxed) {
             match letters.next().await {
                 Ok(Some(Some(letter))) => {
@@ -191,40 +169,22 @@ impl Redriving {
                 }
                 Ok(Some(None)) => {}
                 Ok(None) => return None,
-                Err(error) => return Some(Err(Outcome::Failed(format!("{error:#}")))),
+                Err(error) => return Some(Err(Outcome::Failed(error.to_string()))),
             }
         }
         None
     }
 
-    /// Puts the original record together, from the log itself where only its place is here.
+    /// Puts the original record together, from the log itself where only its place is in the letter.
     async fn prepare(&self, letter: Letter, pick: &Pick) -> Result<Again, Outcome> {
-        let (at, place, is_large, topic) =
-            (letter.at(), pick.place.clone(), letter.is_place_only(), letter.refused_at.topic.clone());
-        let topics = &self.kafka.topics;
-        if ![&topics.events, &topics.acks, &topics.deliveries].contains(&&topic) {
-            return Err(Outcome::Refused(format!("{place}: {topic} is no topic of this deployment")));
+        let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
+        letter.check(&pick.place, &self.kafka.topics).map_err(refused)?;
+        let mut of_the_log = None;
+        if letter.is_place_only() {
+            let read = self.log.record_at(&letter.refused_at).await;
+            of_the_log = read.map_err(|error| Outcome::Failed(error.to_string()))?;
         }
-        if letter.is_of_a_batch() {
-            return Err(Outcome::Refused(format!(
-                "{place}: a whole batch could not be unpacked, so there is nothing to write again; a version that can unpack it reads it with: triggers view replay"
-            )));
-        }
-        let record = if is_large {
-            match self.log.record_at(&letter.refused_at).await {
-                Ok(Some(record)) => record,
-                Ok(None) => {
-                    return Err(Outcome::Refused(format!(
-                        "{place}: only its place is kept, since it was too large for the dead letters, and the log does not have it any more"
-                    )));
-                }
-                Err(error) => return Err(Outcome::Failed(format!("{error:#}"))),
-            }
-        } else {
-            letter.record
-        };
-        let headers = headers_again(&record.headers, &letter.first);
-        Ok(Again { at, place, topic, key: record.key, value: record.value, headers, is_large })
+        letter.again(pick.place.clone(), of_the_log).map_err(refused)
     }
 
     async fn write(&self, again: Again) -> Outcome {
@@ -243,36 +203,5 @@ impl Redriving {
             }
             Err(error) => Outcome::Failed(format!("{}: {error}", again.place)),
         }
-    }
-}
-
-/// How far it has come, on standard error: a bar on a terminal, else a line now and then.
-#[derive(Clone)]
-struct Progress {
-    bar: ProgressBar,
-    total: usize,
-    told: Instant,
-}
-
-impl Progress {
-    fn new(total: usize) -> Result<Self> {
-        let style = ProgressStyle::with_template("{bar:40} {pos} of {len} redriven  {elapsed} (eta {eta})")?;
-        Ok(Self { bar: ProgressBar::new(total as u64).with_style(style), total, told: Instant::now() })
-    }
-
-    fn reach(&mut self, redriven: usize) {
-        self.bar.set_position(redriven as u64);
-        if self.bar.is_hidden() && self.told.elapsed() >= TELL_EVERY {
-            self.told = Instant::now();
-            eprintln!("{redriven} of {} redriven", self.total);
-        }
-    }
-
-    fn tell(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
-    }
-
-    fn end(&mut self) {
-        self.bar.finish_and_clear();
     }
 }

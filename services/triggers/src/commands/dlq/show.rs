@@ -2,29 +2,27 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
+use materializer::dead_letters::{DeadLetters, Letter, RecordPlace};
 use platform::config::KafkaArgs;
 use platform::kafka::{KafkaConfig, Record};
 use serde_json::{Value, json};
 
-use super::letter::{Letter, Place};
-use super::log::DeadLetters;
 use super::{Filters, find, list};
 use crate::commands::print;
 
 /// Flags of `triggers dlq show`.
 #[derive(Args)]
-pub struct ShowArgs {
+pub(super) struct ShowArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     /// TOPIC/PARTITION/OFFSET of the record that was refused, as `list` prints it
-    place: Place,
+    place: RecordPlace,
     /// Only the record's bytes, as they are
     #[arg(long)]
     raw: bool,
 }
 
-/// Runs it.
-pub async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
+pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     let wanted = Filters::default().wanted(&kafka, std::slice::from_ref(&args.place));
     let log = DeadLetters::open(kafka).await?;
     let picks = find(&log, wanted).await?;
@@ -33,7 +31,7 @@ pub async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
         bail!("there is no dead letter of {}", args.place);
     };
     let (mut newest, mut source) = (None, None);
-    let mut letters = log.read_around([pick.newest, pick.source].into_iter());
+    let mut letters = log.read_around([pick.newest, pick.source].into_iter())?;
     while let Some(letter) = letters.next().await? {
         let Some(letter) = letter else { continue };
         newest = newest.or_else(|| (letter.at() == pick.newest).then(|| letter.clone()));
@@ -46,7 +44,6 @@ pub async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     if args.raw {
         return match body.and_then(|record| record.value) {
             Some(value) => print::raw(&value),
-            None if source.is_of_a_batch() => bail!("{} has no bytes: its batch could not be unpacked", pick.place),
             None => bail!(
                 "{} has no bytes here: {}",
                 pick.place,
@@ -55,7 +52,7 @@ pub async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
         };
     }
     let mut shown = list::row(pick, &newest);
-    shown["refused_at"] = json!(Place::of(&newest.refused_at).to_string());
+    shown["refused_at"] = json!(RecordPlace::of(&newest.refused_at).to_string());
     shown["too_large"] = json!(source.is_place_only());
     shown["key"] = body.as_ref().and_then(|record| record.key.as_deref()).map_or(Value::Null, text_or_hex);
     shown["headers"] =
@@ -68,7 +65,7 @@ const TOO_LARGE: &str = "it was too large for the dead letters, and the log does
 
 /// The refused record, from the log itself where only its place is here.
 async fn body(log: &DeadLetters, letter: &Letter) -> Result<Option<Record>> {
-    if letter.is_place_only() { log.record_at(&letter.refused_at).await } else { Ok(Some(letter.record.clone())) }
+    if letter.is_place_only() { Ok(log.record_at(&letter.refused_at).await?) } else { Ok(Some(letter.record.clone())) }
 }
 
 /// `{"text": ...}`, or `{"hex": ...}` for what is no text.

@@ -1,0 +1,97 @@
+//! The process of a bare loop: an axum handler that parses the JSON and answers 201, with or without a Kafka producer.
+//!
+//! It has no keys, limits, validation, record format or metrics. The comparison shows what these cost in the product.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// The topic that the loop produces to.
+#[derive(Debug, Clone)]
+pub(crate) struct Sink {
+    pub brokers: String,
+    pub topic: String,
+    pub linger_ms: u32,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    event_type: &'a str,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+struct Producer {
+    producer: FutureProducer,
+    topic: String,
+}
+
+type Shared = Arc<Option<Producer>>;
+
+/// Serves until standard input is closed, because then the parent process has exited. Prints its port.
+pub(crate) async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
+    let producer =
+        sink.map(|sink| producer(&sink).map(|producer| Producer { producer, topic: sink.topic })).transpose()?;
+    let app = Router::new().route("/v1/events", post(accept)).with_state(Arc::new(producer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("listening")?;
+    println!("{}", listener.local_addr().context("listening")?.port());
+    let (closed, orphaned) = tokio::sync::oneshot::channel();
+    // A plain thread: a blocking task would keep the runtime from stopping when serving fails.
+    std::thread::spawn(move || {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
+        closed.send(()).ok();
+    });
+    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true)));
+    tokio::select! {
+        served = axum::serve(listener, app) => served.context("serving"),
+        // An error means that the thread has stopped, which is as good as closed.
+        _ = orphaned => Ok(()),
+    }
+}
+
+fn producer(sink: &Sink) -> anyhow::Result<FutureProducer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", &sink.brokers)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", sink.linger_ms.to_string())
+        .create()
+        .context("creating the producer")
+}
+
+async fn accept(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    let event: Event<'_> = match serde_json::from_slice(&body) {
+        Ok(event) => event,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    };
+    let id = Uuid::now_v7();
+    let reply = format!(
+        "{{\"event_id\":\"{id}\",\"id\":\"{id}\",\"status\":\"accepted\",\"event_type\":\"{}\"}}",
+        event.event_type
+    );
+    if let Some(producer) = shared.as_ref() {
+        let key = headers.get(header::AUTHORIZATION).map(|key| key.as_bytes()).unwrap_or_default();
+        let record = FutureRecord::to(&producer.topic).key(key).payload(event.payload.get());
+        let delivered = match producer.producer.send_result(record) {
+            Ok(report) => tokio::time::timeout(Duration::from_secs(5), report).await,
+            Err((error, _)) => return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+        };
+        if !matches!(delivered, Ok(Ok(Ok(_)))) {
+            return (StatusCode::SERVICE_UNAVAILABLE, "not delivered").into_response();
+        }
+    }
+    (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], reply).into_response()
+}

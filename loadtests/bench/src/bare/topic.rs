@@ -1,0 +1,50 @@
+//! A topic for one run of a bare loop, with the options of the product's log, which is deleted afterwards.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+
+const BUDGET: Duration = Duration::from_secs(10);
+
+pub(super) struct Topic {
+    pub name: String,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl Topic {
+    /// Creates a topic with a unique name and as many partitions as the product's log.
+    pub(super) async fn create(brokers: &str) -> anyhow::Result<Self> {
+        let name = format!("bench.bare.{}", uuid::Uuid::now_v7());
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", brokers).create().context("creating a Kafka client")?;
+        let topic = NewTopic::new(&name, schemas::topics::DEFAULT_PARTITIONS, TopicReplication::Fixed(1))
+            .set("message.timestamp.type", "LogAppendTime")
+            // If the topic is never deleted, its records expire.
+            .set("retention.ms", "3600000");
+        check(admin.create_topics([&topic], &options()).await, "creating the topic")?;
+        Ok(Self { name, admin })
+    }
+
+    pub(super) async fn delete(self) -> anyhow::Result<()> {
+        check(self.admin.delete_topics(&[&self.name], &options()).await, "deleting the topic")
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(BUDGET)).operation_timeout(Some(BUDGET))
+}
+
+fn check(
+    result: rdkafka::error::KafkaResult<Vec<rdkafka::admin::TopicResult>>,
+    doing: &'static str,
+) -> anyhow::Result<()> {
+    for topic in result.context(doing)? {
+        if let Err((name, code)) = topic {
+            bail!("{doing} {name}: {code}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! The command line and its defaults. The options of the load are in `load`.
+
+mod load;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use loadkit::duration;
+
+pub(crate) use self::load::LoadArgs;
+use crate::process_usage::Component;
+use crate::scenario::{Compared, Scenario, Thresholds};
+
+/// Measures Triggers under load, counts the stored events, and compares with bare loops.
+#[derive(Parser)]
+#[command(name = "bench", version, args_override_self = true)]
+pub(crate) struct Cli {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Put a running system under load and count the stored events.
+    Run(RunArgs),
+    /// Measure a bare loop with the same generator.
+    #[command(subcommand)]
+    Bare(BareCommand),
+    /// Run product and bare loop in turns; report the ratio of their medians.
+    Pair(PairArgs),
+    /// The process of a bare loop; started by `bare` and `pair`.
+    #[command(hide = true)]
+    BareServer(BareServerArgs),
+}
+
+/// The bare loops.
+#[derive(Subcommand)]
+pub(crate) enum BareCommand {
+    /// Parses the JSON and answers.
+    Http(BareHttpArgs),
+    /// The same, and one Kafka producer with acks from all replicas.
+    Produce(BareProduceArgs),
+}
+
+/// The system under load.
+#[derive(Args, Clone)]
+pub(crate) struct SystemArgs {
+    /// Base URL [default: from dev.json in the data folder].
+    #[arg(long, env = "TRIGGERS_URL")]
+    pub url: Option<String>,
+    /// Send for the organization of this key instead of creating organizations.
+    #[arg(long, env = "TRIGGERS_API_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Token to create organizations with [default: from dev.json].
+    #[arg(long, env = "TRIGGERS_OPERATOR_TOKEN", hide_env_values = true)]
+    pub operator_token: Option<String>,
+    /// Database of the view, to measure visibility [default: from dev.json].
+    #[arg(long)]
+    pub database_url: Option<String>,
+    /// Data folder of `triggers up`.
+    #[arg(long, default_value = ".triggers")]
+    pub data_dir: PathBuf,
+    /// Allow a system on another machine.
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// How long accepted events may take to appear after the last reply.
+    #[arg(long, default_value = "120s", value_parser = duration)]
+    pub settle: Duration,
+    /// Process of a component, NAME=PID; triggers, kafka and postgres are found by their ports.
+    #[arg(long = "pid", value_parser = component)]
+    pub pids: Vec<Component>,
+}
+
+/// `run`.
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// Named load; other options override parts of it.
+    #[arg(long, value_enum, default_value = "smoke")]
+    pub scenario: Scenario,
+    /// The system.
+    #[command(flatten)]
+    pub system: SystemArgs,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Thresholds.
+    #[command(flatten)]
+    pub thresholds: ThresholdArgs,
+}
+
+/// Thresholds that replace those of the scenario.
+#[derive(Args, Clone)]
+pub(crate) struct ThresholdArgs {
+    /// Maximum errors, in percent.
+    #[arg(long)]
+    pub max_error_percent: Option<f64>,
+    /// Maximum p95, in milliseconds.
+    #[arg(long)]
+    pub p95_ms: Option<f64>,
+    /// Maximum p99, in milliseconds.
+    #[arg(long)]
+    pub p99_ms: Option<f64>,
+    /// Maximum p95 of the time from success to visible, in milliseconds.
+    #[arg(long)]
+    pub visible_p95_ms: Option<f64>,
+}
+
+/// `bare http`.
+#[derive(Args)]
+pub(crate) struct BareHttpArgs {
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Worker threads of the loop [default: one per core].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub server_threads: Option<u8>,
+}
+
+/// `bare produce`.
+#[derive(Args)]
+pub(crate) struct BareProduceArgs {
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// The producer.
+    #[command(flatten)]
+    pub producer: ProducerArgs,
+    /// Data folder of `triggers up`.
+    #[arg(long, default_value = ".triggers")]
+    pub data_dir: PathBuf,
+}
+
+/// The bare loop's producer.
+#[derive(Args, Clone)]
+pub(crate) struct ProducerArgs {
+    /// Bootstrap servers [default: from dev.json].
+    #[arg(long)]
+    pub brokers: Option<String>,
+    /// Linger of the producer, in milliseconds.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub linger_ms: u32,
+    /// Worker threads of the loop [default: one per core].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub server_threads: Option<u8>,
+}
+
+/// `pair`.
+#[derive(Args)]
+pub(crate) struct PairArgs {
+    /// s1: closed loop, accepted events per second. s2: 10,000/s, p95.
+    #[arg(long, value_enum)]
+    pub scenario: Compared,
+    /// Number of runs of each side.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub rounds: u8,
+    /// The system.
+    #[command(flatten)]
+    pub system: SystemArgs,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// The bare loop's producer.
+    #[command(flatten)]
+    pub producer: ProducerArgs,
+}
+
+/// `bare-server`.
+#[derive(Args)]
+pub(crate) struct BareServerArgs {
+    /// Worker threads.
+    #[arg(long)]
+    pub threads: usize,
+    /// Bootstrap servers; without them the loop only answers.
+    #[arg(long, requires = "topic")]
+    pub brokers: Option<String>,
+    /// Topic to produce to.
+    #[arg(long, requires = "brokers")]
+    pub topic: Option<String>,
+    /// Linger of the producer, in milliseconds.
+    #[arg(long, default_value_t = 2)]
+    pub linger_ms: u32,
+}
+
+impl RunArgs {
+    /// The thresholds of the scenario, with those of the command line. A closed loop has only the one for errors by
+    /// default. Without a database visibility cannot be measured and has no threshold.
+    pub(crate) fn thresholds(&self) -> Thresholds {
+        let defaults = if self.load.closed { Thresholds::none() } else { self.scenario.thresholds() };
+        let has_no_database = self.system.url.is_some() && self.system.database_url.is_none();
+        Thresholds {
+            max_error_percent: self.thresholds.max_error_percent.unwrap_or(defaults.max_error_percent),
+            p95_ms: self.thresholds.p95_ms.or(defaults.p95_ms),
+            p99_ms: self.thresholds.p99_ms.or(defaults.p99_ms),
+            max_ms: defaults.max_ms,
+            visible_p95_ms: self.thresholds.visible_p95_ms.or(defaults.visible_p95_ms.filter(|_| !has_no_database)),
+        }
+    }
+
+    /// Name of the run in its report.
+    pub(crate) fn name(&self) -> String {
+        let closed = if self.load.closed { "closed" } else { self.scenario.name() };
+        format!("{closed}{}", if self.load.keyed { "-keyed" } else { "" })
+    }
+}
+
+fn component(text: &str) -> Result<Component, String> {
+    let (name, pid) = text.split_once('=').ok_or("write NAME=PID")?;
+    let is_valid = !name.is_empty()
+        && name.chars().all(|character| character.is_ascii_alphanumeric() || character == '-' || character == '_');
+    match (is_valid, pid.parse()) {
+        (true, Ok(pid)) => Ok(Component { name: name.to_owned(), pid }),
+        _ => Err("write NAME=PID".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Pace;
+    use crate::schedule::Schedule;
+    use clap::CommandFactory;
+
+    pub(super) fn run_args(line: &str) -> RunArgs {
+        match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Run(arguments) => arguments,
+            _ => panic!("not a run"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_line_overrides_a_scenario() {
+        let arguments = run_args("bench run --scenario full --rate 2000 --duration 1m");
+        let load = arguments.load.of_scenario(arguments.scenario).unwrap();
+        let Pace::Open(schedule) = load.pace else { panic!("not open") };
+        assert_eq!(schedule, Schedule::new(2_000, Duration::from_secs(60), Duration::from_secs(60)));
+        assert_eq!((load.connections, load.organizations, load.payload_bytes), (256, 1_000, 600));
+        assert_eq!(arguments.thresholds().p95_ms, Some(10.0));
+    }
+
+    #[test]
+    fn a_closed_run_has_a_concurrency_and_no_rate() {
+        let arguments = run_args("bench run --closed --concurrency 64 --duration 20s");
+        let load = arguments.load.of_scenario(arguments.scenario).unwrap();
+        assert!(matches!(load.pace, Pace::Closed { measured, .. } if measured == Duration::from_secs(20)));
+        assert_eq!(load.connections, 64);
+        assert_eq!(arguments.thresholds().p95_ms, None);
+    }
+}

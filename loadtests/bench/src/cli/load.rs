@@ -1,0 +1,170 @@
+//! The options of a load, and the load that they give: with defaults, within bounds, and without contradictions.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use loadkit::{Failure, duration};
+
+use crate::scenario::{Compared, Load, MIN_PAYLOAD_BYTES, Pace, Scenario};
+use crate::schedule::Schedule;
+
+/// Maximum number of requests of a run. Their ids are kept for the comparison with the inbox, 24 bytes or more each.
+const MAX_REQUESTS: u64 = 20_000_000;
+/// Maximum duration of a run. Times are kept as microseconds in 32 bits.
+const MAX_RUN: Duration = Duration::from_secs(70 * 60);
+/// Maximum duration of a closed run: it is the only bound of its number of requests.
+const MAX_CLOSED_RUN: Duration = Duration::from_secs(120);
+/// Maximum payload that the product accepts.
+const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
+
+/// The options of the load.
+#[derive(Args, Clone)]
+pub(crate) struct LoadArgs {
+    /// Requests per second.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=200_000))]
+    pub rate: Option<u64>,
+    /// Measured time: 90, 90s, 5m, 500ms.
+    #[arg(long, value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Time before the measured time: the rate rises (open model) or the system warms up (closed loop).
+    #[arg(long, value_parser = duration)]
+    pub ramp: Option<Duration>,
+    /// Exact size of the JSON text of each payload.
+    #[arg(long, default_value_t = 600)]
+    pub payload_bytes: usize,
+    /// Number of organizations, which are used in turns.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub orgs: Option<u32>,
+    /// Give every event its own dedup_id.
+    #[arg(long)]
+    pub keyed: bool,
+    /// Connections: maximum number of requests in flight (open model).
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub connections: Option<u32>,
+    /// Closed loop: each connection sends its next request after the reply to the last one.
+    #[arg(long)]
+    pub closed: bool,
+    /// Requests in flight in the closed loop [default: 256].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub concurrency: Option<u32>,
+    /// Timeout of a request, in milliseconds.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub timeout_ms: u64,
+    /// Threads that drive the connections.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub client_threads: u8,
+    /// Folder of the report [default: loadtests/reports/TIME-NAME].
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+}
+
+/// Defaults of a load.
+#[derive(Clone, Copy)]
+struct Defaults {
+    rate: u64,
+    ramp: Duration,
+    hold: Duration,
+    organizations: usize,
+    connections: usize,
+}
+
+impl LoadArgs {
+    /// The load of `scenario` with the options of the command line.
+    pub(crate) fn of_scenario(&self, scenario: Scenario) -> Result<Load, Failure> {
+        let (rate, ramp, hold, organizations, connections) = scenario.shape();
+        self.load(Defaults { rate, ramp, hold, organizations, connections })
+    }
+
+    /// The load of a bare loop.
+    pub(crate) fn of_bare(&self) -> Result<Load, Failure> {
+        let seconds = Duration::from_secs;
+        self.load(Defaults {
+            rate: 10_000,
+            ramp: seconds(10),
+            hold: seconds(60),
+            organizations: 1_000,
+            connections: 256,
+        })
+    }
+
+    /// The load of a comparison.
+    pub(crate) fn of_pair(&self, compared: Compared) -> Result<Load, Failure> {
+        match (compared, self.closed) {
+            (Compared::S1, _) => Self { closed: true, ..self.clone() }.of_bare(),
+            (Compared::S2, false) => self.of_bare(),
+            (Compared::S2, true) => Err(Failure::Usage("s2 uses the open model: it cannot be --closed".to_owned())),
+        }
+    }
+
+    fn load(&self, defaults: Defaults) -> Result<Load, Failure> {
+        let refuse = |text: String| Err(Failure::Usage(text));
+        if !(MIN_PAYLOAD_BYTES..=MAX_PAYLOAD_BYTES).contains(&self.payload_bytes) {
+            return refuse(format!("--payload-bytes must be {MIN_PAYLOAD_BYTES} to {MAX_PAYLOAD_BYTES}"));
+        }
+        if self.closed && (self.rate.is_some() || self.connections.is_some()) {
+            return refuse("a closed loop has --concurrency and neither --rate nor --connections".to_owned());
+        }
+        if !self.closed && self.concurrency.is_some() {
+            return refuse(
+                "--concurrency belongs to the closed loop; the open model is bounded by --connections".to_owned(),
+            );
+        }
+        let (pace, measured) = if self.closed {
+            let (warm_up, measured) =
+                (self.ramp.unwrap_or(Duration::from_secs(5)), self.duration.unwrap_or(Duration::from_secs(20)));
+            if warm_up + measured > MAX_CLOSED_RUN {
+                return refuse(format!("a closed run lasts {} s at most", MAX_CLOSED_RUN.as_secs()));
+            }
+            (Pace::Closed { warm_up, measured }, measured)
+        } else {
+            let (ramp, hold) = (self.ramp.unwrap_or(defaults.ramp), self.duration.unwrap_or(defaults.hold));
+            let schedule = Schedule::new(self.rate.unwrap_or(defaults.rate), ramp, hold);
+            if ramp + hold > MAX_RUN || schedule.total() > MAX_REQUESTS {
+                return refuse(format!(
+                    "a run has {MAX_REQUESTS} requests and lasts {} min at most",
+                    MAX_RUN.as_secs() / 60
+                ));
+            }
+            (Pace::Open(schedule), hold)
+        };
+        if measured.is_zero() {
+            return refuse("--duration must not be zero".to_owned());
+        }
+        let option = if self.closed { Some(self.concurrency.unwrap_or(256)) } else { self.connections };
+        let connections = option.map_or(defaults.connections, |n| n as usize);
+        Ok(Load {
+            pace,
+            measured,
+            connections,
+            payload_bytes: self.payload_bytes,
+            organizations: self.orgs.map_or(defaults.organizations, |n| n as usize),
+            keyed: self.keyed,
+            timeout: Duration::from_millis(self.timeout_ms),
+            client_threads: usize::from(self.client_threads).min(connections),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::tests::run_args;
+
+    #[test]
+    fn loads_out_of_bounds_are_wrong_usage() {
+        for line in [
+            "bench run --duration 200m",
+            "bench run --rate 200000 --duration 30m",
+            "bench run --payload-bytes 5",
+            "bench run --closed --rate 5",
+            "bench run --concurrency 5",
+            "bench run --duration 0",
+        ] {
+            let arguments = run_args(line);
+            assert!(matches!(arguments.load.of_scenario(arguments.scenario), Err(Failure::Usage(_))), "{line}");
+        }
+        assert!(run_args("bench run").load.of_pair(Compared::S1).is_ok());
+        assert!(run_args("bench run --rate 5").load.of_pair(Compared::S1).is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! Measures Triggers under load: an open-model generator, a count of the stored events, and bare loops to compare with.
+//!
+//! A run sends requests at fixed times (`schedule`, `request`, `connection`, `generator`), records the outcomes
+//! (`recorder`, `session`, `figures`), measures the time until events are visible (`visibility`), checks that each
+//! event is in the inbox once (`inbox_reader`, `inbox_check`), and writes a report (`report`). It uses only the HTTP
+//! contract of the product and one SQL view.
+//!
+//! Exit codes: 0 all thresholds met, 1 a missed threshold or a failure, 2 wrong usage.
+
+mod bare;
+mod cli;
+mod connection;
+mod control_client;
+mod figures;
+mod generator;
+mod inbox_check;
+mod inbox_reader;
+mod organizations;
+mod pair;
+mod process_usage;
+mod product;
+mod recorder;
+mod report;
+mod request;
+mod scenario;
+mod schedule;
+mod session;
+mod target;
+mod visibility;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use loadkit::Failure;
+
+use crate::bare::Loop;
+use crate::cli::{BareCommand, BareServerArgs, Cli, Command, LoadArgs, PairArgs, ProducerArgs, RunArgs, SystemArgs};
+use crate::scenario::{Load, Thresholds};
+use crate::target::{DevFile, Target};
+
+fn main() -> ExitCode {
+    match execute(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(failure) => {
+            failure.print("bench");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Executes the command. Returns whether all thresholds were met.
+fn execute(command: Command) -> Result<bool, Failure> {
+    // The load runs on its own threads; this runtime only watches it.
+    let threads = match &command {
+        Command::BareServer(arguments) => arguments.threads,
+        _ => 1,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(1))
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(arguments) => run(arguments).await,
+            Command::Bare(BareCommand::Http(arguments)) => {
+                run_bare(&Loop::Http, &arguments.load, arguments.server_threads).await
+            }
+            Command::Bare(BareCommand::Produce(arguments)) => {
+                let bare = produce(
+                    &arguments.producer,
+                    DevFile::read(&arguments.data_dir)?.and_then(|dev| dev.kafka_brokers),
+                )?;
+                run_bare(&bare, &arguments.load, arguments.producer.server_threads).await
+            }
+            Command::Pair(arguments) => run_pair(arguments).await,
+            Command::BareServer(arguments) => serve_bare(arguments).await,
+        }
+    })
+}
+
+async fn run(arguments: RunArgs) -> Result<bool, Failure> {
+    let load = arguments.load.of_scenario(arguments.scenario)?;
+    let (name, thresholds) = (arguments.name(), arguments.thresholds());
+    let folder = report::folder(arguments.load.out.as_deref(), &name);
+    let (target, options) = system(arguments.system, &load, name, thresholds)?;
+    publish(&folder, &product::run(&target, load, &options).await?)
+}
+
+async fn run_bare(bare: &Loop, arguments: &LoadArgs, server_threads: Option<u8>) -> Result<bool, Failure> {
+    let load = arguments.of_bare()?;
+    let report = bare::run(bare, load, &Thresholds::none(), threads(server_threads)).await?;
+    publish(&report::folder(arguments.out.as_deref(), bare.name()), &report)
+}
+
+async fn run_pair(arguments: PairArgs) -> Result<bool, Failure> {
+    let load = arguments.load.of_pair(arguments.scenario)?;
+    let name = format!("{}-product", arguments.scenario.name());
+    let folder = report::folder(arguments.load.out.as_deref(), &format!("pair-{}", arguments.scenario.name()));
+    let (target, options) = system(arguments.system, &load, name, Thresholds::none())?;
+    let pair = pair::Pair {
+        compared: arguments.scenario,
+        rounds: usize::from(arguments.rounds),
+        load,
+        bare: produce(&arguments.producer, target.kafka_brokers.clone())?,
+        server_threads: threads(arguments.producer.server_threads),
+        options,
+    };
+    pair::run(&target, &pair, &folder).await
+}
+
+async fn serve_bare(arguments: BareServerArgs) -> Result<bool, Failure> {
+    let sink = match (arguments.brokers, arguments.topic) {
+        (Some(brokers), Some(topic)) => Some(bare::server::Sink { brokers, topic, linger_ms: arguments.linger_ms }),
+        _ => None,
+    };
+    bare::server::run(sink).await?;
+    Ok(true)
+}
+
+fn publish(folder: &Path, report: &report::Report) -> Result<bool, Failure> {
+    report::publish(folder, report)?;
+    Ok(report.passed)
+}
+
+/// The system that the command line names, and the options of the run.
+fn system(
+    arguments: SystemArgs,
+    load: &Load,
+    name: String,
+    thresholds: Thresholds,
+) -> Result<(Target, product::Options), Failure> {
+    let target = Target::find(&arguments)?;
+    if target.key.is_some() && load.organizations > 1 {
+        eprintln!("only one key: all events are sent for its organization");
+    }
+    Ok((target, product::Options { name, thresholds, settle: arguments.settle, components: arguments.pids }))
+}
+
+fn produce(arguments: &ProducerArgs, found: Option<String>) -> Result<Loop, Failure> {
+    let brokers = arguments.brokers.clone().or(found);
+    let brokers = brokers.ok_or_else(|| {
+        Failure::Usage("no broker found: start a system with `make up`, or give --brokers".to_owned())
+    })?;
+    Ok(Loop::Produce { brokers, linger_ms: arguments.linger_ms })
+}
+
+/// Worker threads of a bare loop: by default as many as the product has.
+fn threads(option: Option<u8>) -> usize {
+    option.map_or_else(|| std::thread::available_parallelism().map_or(2, usize::from), usize::from)
+}

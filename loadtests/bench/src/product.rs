@@ -1,0 +1,136 @@
+//! One run against the whole product: organizations, load, visibility, and the count of the stored events.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use loadkit::{Failure, RunEnvironment};
+use tokio::sync::mpsc;
+
+use crate::control_client::ControlClient;
+use crate::figures::Figures;
+use crate::generator::{Generator, Watch};
+use crate::inbox_reader::{self, Expected};
+use crate::organizations;
+use crate::process_usage::{Component, listener};
+use crate::report::Report;
+use crate::request::Requests;
+use crate::scenario::{Load, Pace, Thresholds};
+use crate::session;
+use crate::target::{Target, port_of};
+use crate::visibility::{MAX_OPEN, Visibility, Watcher};
+
+/// Approximate number of sampled events per second.
+const SAMPLES_PER_SECOND: u64 = 100;
+
+/// Options of a run.
+pub(crate) struct Options {
+    /// Name of the run.
+    pub name: String,
+    pub thresholds: Thresholds,
+    /// How long accepted events may take to appear after the last reply.
+    pub settle: Duration,
+    /// Components given on the command line.
+    pub components: Vec<Component>,
+}
+
+/// Runs `load` against `target` and counts afterwards.
+pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> Result<Report, Failure> {
+    let mut environment = RunEnvironment::detect();
+    let control = ControlClient::new(&target.address)?;
+    let organizations = organizations::ensure(target, &control, load.organizations).await?;
+    load.organizations = organizations.list.len();
+    environment.versions = versions(&control, target).await;
+    let from = inbox_reader::ends(&control, &organizations.list).await?;
+
+    let (watch, visibility) = start_watcher(target, &load, &organizations.list, options.settle).await?;
+    let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
+    let requests =
+        Requests::new(&target.address, &organizations.list, load.payload_bytes, load.keyed.then_some(run_tag.as_str()));
+    let generator = Generator::start(load, target.address.authority.clone(), requests, watch).await?;
+    let session = session::watch(generator, &load, &components(target, &options.components)).await?;
+
+    let mut figures = Figures::of(&load, &session);
+    if let Some(visibility) = visibility {
+        match visibility.await.context("watching the view").flatten() {
+            Ok(seen) => figures.visibility = Some(seen),
+            Err(error) => figures.measurement_errors.push(format!("{error:#}")),
+        }
+    }
+    eprintln!("counting stored events");
+    figures.allowed_unexpected = organizations.exclusive.then(|| session.recorder.maybe_stored());
+    let accepted = session.recorder.into_accepted(organizations.list.len());
+    let expected = Expected { organizations: organizations.list, from, accepted };
+    // An error here is a result: the figures of a long run are kept.
+    match inbox_reader::check(&control, expected, Instant::now() + options.settle).await {
+        Ok(result) => figures.inbox = Some(result),
+        Err(error) => figures.measurement_errors.push(format!("{error:#}")),
+    }
+
+    let checks = figures.check(&options.thresholds);
+    let passed = checks.iter().all(|check| check.passed);
+    Ok(Report { name: options.name.clone(), environment, figures, checks, passed, rows: session.rows })
+}
+
+type VisibilityTask = tokio::task::JoinHandle<anyhow::Result<Visibility>>;
+
+async fn start_watcher(
+    target: &Target,
+    load: &Load,
+    organizations: &[organizations::Organization],
+    settle: Duration,
+) -> Result<(Option<Watch>, Option<VisibilityTask>), Failure> {
+    let Some(database_url) = &target.database_url else {
+        eprintln!("no database given: visibility is not measured");
+        return Ok((None, None));
+    };
+    let ids = organizations.iter().map(|organization| organization.id).collect();
+    let watcher = Watcher::connect(database_url, ids, settle).await?;
+    let (sender, receiver) = mpsc::channel(MAX_OPEN);
+    let every = match load.pace {
+        Pace::Open(schedule) => schedule.rate_at(schedule.ramp()) / SAMPLES_PER_SECOND,
+        Pace::Closed { .. } => 100,
+    };
+    Ok((Some(Watch { every: every.max(1), sender }), Some(tokio::spawn(watcher.run(receiver)))))
+}
+
+/// The components that are found by their ports or given on the command line.
+fn components(target: &Target, named: &[Component]) -> Vec<Component> {
+    let mut components = vec![Component { name: "generator".to_owned(), pid: std::process::id() }];
+    components.extend_from_slice(named);
+    let ports = [
+        ("triggers", Some(target.address.port)),
+        ("kafka", target.kafka_brokers.as_deref().and_then(port_of)),
+        ("postgres", target.database_url.as_deref().and_then(port_of)),
+    ];
+    for (name, port) in ports {
+        if components.iter().any(|component| component.name == name) {
+            continue;
+        }
+        match port.and_then(listener) {
+            Some(pid) => components.push(Component { name: name.to_owned(), pid }),
+            None => eprintln!(
+                "no process found for {name}: its CPU and memory are not measured (--pid {name}=PID names it)"
+            ),
+        }
+    }
+    components
+}
+
+/// Versions of the product and the database.
+async fn versions(control: &ControlClient, target: &Target) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    if let Ok((200, body)) = control.get("/status", "").await
+        && let Ok(status) = serde_json::from_slice::<serde_json::Value>(&body)
+        && let Some(version) = status.get("version").and_then(serde_json::Value::as_str)
+    {
+        versions.insert("triggers".to_owned(), version.to_owned());
+    }
+    if let Some(url) = &target.database_url
+        && let Ok(mut connection) = <sqlx::PgConnection as sqlx::Connection>::connect(url).await
+        && let Ok(version) = sqlx::query_scalar::<_, String>("SHOW server_version").fetch_one(&mut connection).await
+    {
+        versions.insert("postgres".to_owned(), version);
+    }
+    versions
+}

@@ -1,0 +1,149 @@
+//! The bytes of the requests: a head per organization, and a body in which only the number changes.
+//!
+//! Sending them and reading the reply is in `connection`.
+
+use crate::organizations::Organization;
+use crate::target::Address;
+
+/// Width of the number in the body; fixed, so that `content-length` never changes.
+const DIGITS: usize = 12;
+/// Event type of every event of a load run.
+pub(crate) const EVENT_TYPE: &str = "load.order.created";
+
+/// Prebuilt requests `POST /v1/events`, one per number. Organizations are used in turns.
+pub(crate) struct Requests {
+    heads: Vec<Vec<u8>>,
+    body: Vec<u8>,
+    /// Offsets of the number in the body.
+    number_offsets: Vec<usize>,
+}
+
+impl Requests {
+    /// Requests to `address` with a payload of exactly `payload_bytes`; with `dedup_run` each has its own
+    /// `dedup_id`, which starts with it.
+    pub(crate) fn new(
+        address: &Address,
+        organizations: &[Organization],
+        payload_bytes: usize,
+        dedup_run: Option<&str>,
+    ) -> Self {
+        let (body, number_offsets) = body(payload_bytes, dedup_run);
+        let head = |organization: &Organization| {
+            format!(
+                "POST {}/v1/events HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n\
+                 content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                address.path,
+                address.authority,
+                organization.key,
+                body.len()
+            )
+            .into_bytes()
+        };
+        Self { heads: organizations.iter().map(head).collect(), body, number_offsets }
+    }
+
+    /// Index of the organization of request `number`.
+    pub(crate) fn organization_of(&self, number: u64) -> usize {
+        usize::try_from(number % self.heads.len().max(1) as u64).unwrap_or(0)
+    }
+
+    /// Replaces the content of `buffer` by request `number`.
+    pub(crate) fn write(&self, number: u64, buffer: &mut Vec<u8>) {
+        buffer.clear();
+        if let Some(head) = self.heads.get(self.organization_of(number)) {
+            buffer.extend_from_slice(head);
+        }
+        let body_at = buffer.len();
+        buffer.extend_from_slice(&self.body);
+        for offset in &self.number_offsets {
+            let mut rest = number;
+            for digit in buffer[body_at + offset..body_at + offset + DIGITS].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+    }
+}
+
+/// The body, and the offsets of the number in it.
+fn body(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>) {
+    let zeros = "0".repeat(DIGITS);
+    let mut number_offsets = Vec::new();
+    let mut body = format!("{{\"event_type\":\"{EVENT_TYPE}\",");
+    if let Some(run) = dedup_run {
+        body.push_str(&format!("\"dedup_id\":\"{run}-"));
+        number_offsets.push(body.len());
+        body.push_str(&format!("{zeros}\","));
+    }
+    body.push_str("\"payload\":{\"order\":\"");
+    number_offsets.push(body.len());
+    // Some structure, because a parser has work with a real event too, and a filler for the exact length.
+    let mut rest = format!("{zeros}\",\"lines\":[");
+    let opened = "{\"order\":\"".len();
+    let closing = "],\"note\":\"\"}".len();
+    let line = "{\"sku\":\"A-1001\",\"quantity\":2,\"price\":\"19.90\"}";
+    while opened + rest.len() + line.len() + 1 + closing <= payload_bytes {
+        if !rest.ends_with('[') {
+            rest.push(',');
+        }
+        rest.push_str(line);
+    }
+    let filler = payload_bytes.saturating_sub(opened + rest.len() + closing);
+    body.push_str(&format!("{rest}],\"note\":\"{}\"}}}}", "x".repeat(filler)));
+    (body.into_bytes(), number_offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::MIN_PAYLOAD_BYTES;
+    use serde_json::Value;
+    use serde_json::value::RawValue;
+
+    fn requests(payload_bytes: usize, run: Option<&str>) -> Requests {
+        let address = Address { authority: "127.0.0.1:80".to_owned(), path: String::new(), port: 80 };
+        let organizations: Vec<_> =
+            ["k1", "key-2"].iter().map(|key| Organization { id: uuid::Uuid::nil(), key: (*key).to_owned() }).collect();
+        Requests::new(&address, &organizations, payload_bytes, run)
+    }
+
+    fn parts(bytes: &[u8]) -> (String, String) {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        payload: &'a RawValue,
+    }
+
+    #[test]
+    fn every_payload_has_the_exact_size_and_its_own_number() {
+        for payload_bytes in [MIN_PAYLOAD_BYTES, 100, 600, 601, 4096] {
+            let requests = requests(payload_bytes, None);
+            let mut buffer = Vec::new();
+            requests.write(1_234, &mut buffer);
+            let (head, body) = parts(&buffer);
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+            let raw: Body = serde_json::from_str(&body).unwrap();
+            assert_eq!(raw.payload.get().len(), payload_bytes);
+            let value: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(value["payload"]["order"], "000000001234");
+            assert!(value.get("dedup_id").is_none());
+        }
+    }
+
+    #[test]
+    fn organizations_take_turns_and_keyed_events_differ() {
+        let requests = requests(600, Some("run7"));
+        let mut buffer = Vec::new();
+        requests.write(6, &mut buffer);
+        assert!(parts(&buffer).0.contains("Bearer k1\r\n"));
+        requests.write(7, &mut buffer);
+        let (head, body) = parts(&buffer);
+        assert!(head.contains("Bearer key-2\r\n"));
+        assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["dedup_id"], "run7-000000000007");
+    }
+}

@@ -1,0 +1,269 @@
+//! The named scenarios with their thresholds, and the rule that stops a hopeless run. Pure.
+//!
+//! The load is produced in `generator`; the command line is in `cli`.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::schedule::Schedule;
+
+/// Minimum payload: it has room for the number of the request.
+pub(crate) const MIN_PAYLOAD_BYTES: usize = 64;
+
+/// A named load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// 100/s for 30 s: a smoke test.
+    Smoke,
+    /// 1,000/s for 2 min.
+    Baseline,
+    /// 10,000/s for 5 min after a ramp of 1 min.
+    Full,
+}
+
+impl Scenario {
+    /// Its name in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Baseline => "baseline",
+            Self::Full => "full",
+        }
+    }
+
+    /// Rate per second, ramp, time at the rate, organizations, connections.
+    pub(crate) fn shape(self) -> (u64, Duration, Duration, usize, usize) {
+        let seconds = Duration::from_secs;
+        match self {
+            Self::Smoke => (100, seconds(0), seconds(30), 10, 32),
+            Self::Baseline => (1_000, seconds(10), seconds(120), 1_000, 128),
+            Self::Full => (10_000, seconds(60), seconds(300), 1_000, 256),
+        }
+    }
+
+    pub(crate) fn thresholds(self) -> Thresholds {
+        match self {
+            Self::Smoke => Thresholds {
+                max_error_percent: 0.0,
+                p95_ms: Some(50.0),
+                visible_p95_ms: Some(1_000.0),
+                ..Thresholds::none()
+            },
+            Self::Baseline => Thresholds {
+                max_error_percent: 0.01,
+                p95_ms: Some(3.0),
+                visible_p95_ms: Some(15.0),
+                ..Thresholds::none()
+            },
+            Self::Full => Thresholds {
+                max_error_percent: 0.01,
+                p95_ms: Some(10.0),
+                p99_ms: Some(30.0),
+                max_ms: Some(1_000.0),
+                visible_p95_ms: Some(30.0),
+            },
+        }
+    }
+}
+
+/// Which figure of the product is compared with the bare loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compared {
+    /// Accepted per second in the closed loop; more is better.
+    S1,
+    /// p95 at a fixed rate; less is better.
+    S2,
+}
+
+impl Compared {
+    /// Its name in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::S1 => "s1",
+            Self::S2 => "s2",
+        }
+    }
+
+    /// Unit of the figure.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::S1 => "accepted/s",
+            Self::S2 => "ms p95",
+        }
+    }
+
+    /// The threshold for the ratio of product to bare loop, and whether `ratio` meets it.
+    pub(crate) fn check_ratio(self, ratio: f64) -> (&'static str, bool) {
+        match self {
+            Self::S1 => (">= 0.75", ratio >= 0.75),
+            Self::S2 => ("<= 1.2", ratio <= 1.2),
+        }
+    }
+}
+
+/// How requests are paced.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// At fixed times, whatever the system does (open model).
+    Open(Schedule),
+    /// Each connection sends its next request after the reply to the last one (closed loop).
+    Closed {
+        /// Time at the start that is not measured.
+        warm_up: Duration,
+        measured: Duration,
+    },
+}
+
+impl Pace {
+    /// Start of the measured time.
+    pub(crate) fn measured_from(&self) -> Duration {
+        match self {
+            Self::Open(schedule) => schedule.ramp(),
+            Self::Closed { warm_up, .. } => *warm_up,
+        }
+    }
+}
+
+/// A load, independent of its target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub pace: Pace,
+    pub measured: Duration,
+    /// Connections: the maximum number of requests in flight.
+    pub connections: usize,
+    /// Exact size of the JSON text of each payload.
+    pub payload_bytes: usize,
+    /// Number of organizations, which are used in turns.
+    pub organizations: usize,
+    /// Whether each event has a `dedup_id`.
+    pub keyed: bool,
+    /// Timeout of a request.
+    pub timeout: Duration,
+    /// Threads that drive the connections.
+    pub client_threads: usize,
+}
+
+/// Thresholds of a run; `None` is not checked.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[allow(missing_docs, reason = "the names are clear")]
+pub(crate) struct Thresholds {
+    pub max_error_percent: f64,
+    pub p95_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+    pub max_ms: Option<f64>,
+    pub visible_p95_ms: Option<f64>,
+}
+
+impl Thresholds {
+    /// Only one: at most 1 % errors.
+    pub(crate) fn none() -> Self {
+        Self { max_error_percent: 1.0, p95_ms: None, p99_ms: None, max_ms: None, visible_p95_ms: None }
+    }
+}
+
+/// A threshold and the figure.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Check {
+    pub name: &'static str,
+    /// The threshold, as text.
+    pub threshold: String,
+    /// The figure, as text.
+    pub found: String,
+    /// Whether the threshold is met.
+    pub passed: bool,
+}
+
+impl Check {
+    /// `found` must be at most `threshold`. A missing figure fails.
+    pub(crate) fn at_most(name: &'static str, threshold: f64, found: Option<f64>, unit: &str) -> Self {
+        Self {
+            name,
+            threshold: format!("<= {threshold} {unit}"),
+            found: found.map_or_else(|| "not measured".to_owned(), |found| format!("{found:.3} {unit}")),
+            passed: found.is_some_and(|found| found <= threshold),
+        }
+    }
+}
+
+/// One second of a run, for the stop rule.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Second {
+    pub finished: u64,
+    /// Finished requests that were not accepted.
+    pub errors: u64,
+    /// 95th percentile of their latency.
+    pub p95_ms: f64,
+    /// Requests in flight or due.
+    pub waiting: u64,
+}
+
+/// Stops a run after ten seconds of stalls, high latency or errors: its figures would be meaningless.
+#[derive(Debug, Default)]
+pub(crate) struct StopRule {
+    slow_seconds: u32,
+    failing_seconds: u32,
+}
+
+impl StopRule {
+    const SECONDS: u32 = 10;
+    const P95_MS: f64 = 200.0;
+
+    /// Adds a second. Returns the reason if the run has to stop.
+    pub(crate) fn observe(&mut self, second: &Second) -> Option<&'static str> {
+        let stalled = second.finished == 0 && second.waiting > 0;
+        let slow = stalled || (second.finished > 0 && second.p95_ms > Self::P95_MS);
+        let failing = second.errors * 100 > second.finished;
+        self.slow_seconds = if slow { self.slow_seconds + 1 } else { 0 };
+        self.failing_seconds = if failing { self.failing_seconds + 1 } else { 0 };
+        if self.failing_seconds >= Self::SECONDS {
+            Some("more than 1 % errors for 10 s")
+        } else if self.slow_seconds >= Self::SECONDS {
+            Some("p95 over 200 ms for 10 s")
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Second = Second { finished: 100, errors: 1, p95_ms: 200.0, waiting: 5 };
+    const SLOW: Second = Second { p95_ms: 201.0, ..GOOD };
+    const FAILING: Second = Second { errors: 2, ..GOOD };
+    const STALLED: Second = Second { finished: 0, errors: 0, p95_ms: 0.0, waiting: 5 };
+    const IDLE: Second = Second { waiting: 0, ..STALLED };
+
+    #[test]
+    fn ten_bad_seconds_in_a_row_stop_a_run() {
+        for bad in [SLOW, FAILING, STALLED] {
+            let mut rule = StopRule::default();
+            for _ in 0..9 {
+                assert_eq!(rule.observe(&bad), None);
+            }
+            assert!(rule.observe(&bad).is_some(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_good_second_resets_the_count_and_idle_is_not_bad() {
+        let mut rule = StopRule::default();
+        for n in 0..100 {
+            let second = if n % 10 == 9 { GOOD } else { SLOW };
+            assert_eq!(rule.observe(&second), None);
+            assert_eq!(StopRule::default().observe(&IDLE), None);
+        }
+        let mut rule = StopRule::default();
+        assert!((0..100).all(|_| rule.observe(&IDLE).is_none()));
+    }
+
+    #[test]
+    fn a_missing_figure_fails_its_check() {
+        assert!(!Check::at_most("visible p95", 30.0, None, "ms").passed);
+        assert!(Check::at_most("p95", 10.0, Some(10.0), "ms").passed);
+        assert!(!Check::at_most("p95", 10.0, Some(10.01), "ms").passed);
+    }
+}

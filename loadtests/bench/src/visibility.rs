@@ -1,0 +1,131 @@
+//! Measures the time until an accepted event is visible: polls the view for a sample of the accepted events.
+//!
+//! It polls the database and not the inbox, because the inbox waits for the events of its own instance (read your
+//! writes). One connection asks for all open events in one statement, so the cost does not grow with the rate. The
+//! pause grows with the duration of the last poll, so that polling does not slow down a view that is behind. The figure
+//! is an upper bound: it includes one poll interval.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::Serialize;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::generator::Watched;
+use crate::recorder::{Latency, histogram, micros};
+
+/// Minimum time between two polls.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(3);
+/// Time between two polls as a multiple of the last poll: polling uses less than a twentieth of a core.
+const PAUSE_FACTOR: u32 = 20;
+/// Maximum number of open events; others are dropped from the sample.
+pub(crate) const MAX_OPEN: usize = 4_096;
+
+/// The visibility of the sample.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Visibility {
+    /// Time from success to visible; includes up to one poll interval.
+    pub latency: Latency,
+    /// Minimum time between two polls.
+    pub poll_interval_ms: u64,
+    /// Sampled events that were not visible at the end.
+    pub never_visible: u64,
+    /// Events dropped from the sample because too many were open.
+    pub dropped: u64,
+}
+
+/// Polls for sampled events until the senders are gone and all are visible, or `settle` later.
+pub(crate) struct Watcher {
+    connection: PgConnection,
+    organizations: Vec<Uuid>,
+    settle: Duration,
+}
+
+impl Watcher {
+    /// Connects to the view's database. `organizations`: ids by index.
+    pub(crate) async fn connect(
+        database_url: &str,
+        organizations: Vec<Uuid>,
+        settle: Duration,
+    ) -> anyhow::Result<Self> {
+        let options: PgConnectOptions = database_url.parse().context("the database URL is invalid")?;
+        // Forces index scans: statistics of a table that was empty a moment ago would choose a sequential scan.
+        let options = options.application_name("bench").disable_statement_logging().options([
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+        ]);
+        let connection = PgConnection::connect_with(&options).await.context("connecting to the view's database")?;
+        Ok(Self { connection, organizations, settle })
+    }
+
+    /// Polls for the events of `accepted` until the end.
+    pub(crate) async fn run(mut self, mut accepted: mpsc::Receiver<Watched>) -> anyhow::Result<Visibility> {
+        let mut latency = histogram();
+        let mut open: Vec<Watched> = Vec::new();
+        let (mut dropped, mut closed_at) = (0_u64, None);
+        loop {
+            if open.is_empty() {
+                // Wait for an event.
+                match accepted.recv().await {
+                    Some(event) => open.push(event),
+                    None => break,
+                }
+            }
+            loop {
+                match accepted.try_recv() {
+                    Ok(event) if open.len() < MAX_OPEN => open.push(event),
+                    Ok(_) => dropped += 1,
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    Err(mpsc::error::TryRecvError::Disconnected) => {
+                        closed_at.get_or_insert_with(Instant::now);
+                        break;
+                    }
+                }
+            }
+            let started = Instant::now();
+            let found = self.poll(&open).await?;
+            let now = Instant::now();
+            let next_poll = started + POLL_INTERVAL.max((now - started) * PAUSE_FACTOR);
+            open.retain(|event| {
+                let visible = found.binary_search(&event.event_id).is_ok();
+                if visible && event.measured {
+                    latency.saturating_record(micros(now.saturating_duration_since(event.accepted_at)));
+                }
+                !visible
+            });
+            if closed_at.is_some_and(|closed| closed.elapsed() > self.settle) {
+                break;
+            }
+            tokio::time::sleep_until(next_poll.into()).await;
+        }
+        self.connection.close().await.ok();
+        Ok(Visibility {
+            latency: Latency::of(&latency),
+            poll_interval_ms: POLL_INTERVAL.as_millis() as u64,
+            never_visible: open.len() as u64,
+            dropped,
+        })
+    }
+
+    /// The visible ids of `open`, sorted.
+    async fn poll(&mut self, open: &[Watched]) -> anyhow::Result<Vec<Uuid>> {
+        let organizations: Vec<Uuid> =
+            open.iter().map(|event| self.organizations.get(event.organization).copied().unwrap_or_default()).collect();
+        let ids: Vec<Uuid> = open.iter().map(|event| event.event_id).collect();
+        let mut found: Vec<Uuid> = sqlx::query_scalar(
+            "SELECT e.event_id FROM UNNEST($1::uuid[], $2::uuid[]) AS sampled (org_id, event_id) \
+             JOIN contract.events e ON e.org_id = sampled.org_id AND e.event_id = sampled.event_id",
+        )
+        .bind(organizations)
+        .bind(ids)
+        .fetch_all(&mut self.connection)
+        .await
+        .context("polling the view for sampled events")?;
+        found.sort_unstable();
+        Ok(found)
+    }
+}

@@ -1,0 +1,96 @@
+//! The limits of the producers are reached: by limits of two events, or by brokers that are halted under load.
+
+use std::time::Instant;
+
+use devstack::Signal;
+
+use super::contract::{Fault, Injection, InjectionContext, Pending, REPORT_RETRIES, RedeliveryPolicy};
+use crate::fleet::Role;
+use crate::system::System;
+
+/// Options of an `ingest` with room for two events. The linger is long enough for requests to meet.
+const TINY_LIMITS: [(&str, &str); 3] =
+    [("MAX_CONCURRENT_EVENTS", "2"), ("MAX_CONCURRENT_EVENTS_PER_PARTITION", "1"), ("KAFKA_LINGER_MS", "50")];
+
+pub(super) const ALL: &[&dyn Fault] = &[&TinyLimits, &HaltedBrokers];
+
+/// `ingest` is restarted with room for two events.
+struct TinyLimits;
+
+/// All brokers are halted.
+struct HaltedBrokers;
+
+impl Fault for TinyLimits {
+    fn id(&self) -> &'static str {
+        "queue-bounds"
+    }
+
+    fn describe(&self) -> &'static str {
+        "ingest with room for two events in flight"
+    }
+
+    fn in_short_form(&self) -> bool {
+        true
+    }
+
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+        Box::pin(async move {
+            let started = Instant::now();
+            let mut failures = restart_ingest(context.system, &TINY_LIMITS).await?;
+            tokio::time::sleep(context.timing.condition).await;
+            failures.extend(restart_ingest(context.system, &[]).await?);
+            Ok(Injection { failures, ..context.injected_since(started) })
+        })
+    }
+
+    fn redelivery_allowed(&self, _injection: &Injection) -> RedeliveryPolicy {
+        RedeliveryPolicy::IfDispatchersRebalanced
+    }
+}
+
+impl Fault for HaltedBrokers {
+    fn id(&self) -> &'static str {
+        "queue-halted"
+    }
+
+    fn describe(&self) -> &'static str {
+        "all brokers halted under load"
+    }
+
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+        Box::pin(async move {
+            let cluster = &context.system.cluster;
+            let started = Instant::now();
+            for id in cluster.ids() {
+                cluster.node(id)?.signal(Signal::STOP);
+            }
+            let all_halted = Instant::now();
+            tokio::time::sleep(context.timing.condition).await;
+            let undone = Instant::now();
+            for id in cluster.ids() {
+                cluster.node(id)?.signal(Signal::CONT);
+            }
+            let without_quorum = Some((all_halted, undone));
+            Ok(Injection { without_quorum, undone, ..context.injected_since(started) })
+        })
+    }
+
+    /// Attempt reports are lost while Kafka is down.
+    fn redelivery_allowed(&self, _injection: &Injection) -> RedeliveryPolicy {
+        RedeliveryPolicy::WhileInjected { margin: REPORT_RETRIES }
+    }
+}
+
+/// Restarts each `ingest` with these options laid over its environment. Returns what failed, one sentence each.
+async fn restart_ingest(system: &System, options: &[(&str, &str)]) -> anyhow::Result<Vec<String>> {
+    let mut failures = Vec::new();
+    for instance in system.fleet.of(Role::Ingest) {
+        instance.set_overrides(options);
+        if !system.fleet.terminate(instance).await {
+            failures.push(format!("{} did not exit cleanly after SIGTERM", instance.name));
+        }
+        system.fleet.start(instance)?;
+        system.fleet.wait_ready(instance).await?;
+    }
+    Ok(failures)
+}

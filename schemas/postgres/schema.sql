@@ -1,0 +1,514 @@
+-- The schema as it is now: the sum of the migrations beside this file, whose comments say what each column means.
+-- Written by `make schema`; a test compares both. Not run by the product.
+
+-- Functions come before the tables that they read.
+SET check_function_bodies = false;
+
+CREATE SCHEMA contract;
+CREATE SCHEMA view;
+CREATE FUNCTION public.organizations_erased() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    -- Both slices may be done at once: the second one waits here, and then sees the first.
+    PERFORM FROM organizations WHERE id = NEW.org_id FOR UPDATE;
+    IF (SELECT count(*) FROM erasures WHERE org_id = NEW.org_id AND done_at IS NOT NULL) = 2 THEN
+        DELETE FROM api_keys WHERE org_id = NEW.org_id;
+        UPDATE organizations SET status = 'erased' WHERE id = NEW.org_id AND status = 'erasing';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION public.tenancy_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    new_version bigint;
+BEGIN
+    UPDATE tenancy_version SET version = version + 1 RETURNING version INTO new_version;
+    PERFORM pg_notify('tenancy', new_version || ' ' || TG_ARGV[0] || ' ' || OLD.id);
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION public.view_create_next() RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+DECLARE
+    relation record;
+BEGIN
+    CREATE SCHEMA view_next;
+    FOR relation IN SELECT c.oid, c.relname, c.relkind FROM pg_class c
+                    WHERE c.relnamespace = 'view'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition LOOP
+        EXECUTE format('CREATE TABLE view_next.%1$I (LIKE view.%1$I INCLUDING ALL)', relation.relname)
+            || CASE WHEN relation.relkind = 'p' THEN ' PARTITION BY ' || pg_get_partkeydef(relation.oid) ELSE '' END;
+    END LOOP;
+    PERFORM view_create_time_partition('view_next', starts_at, ends_at) FROM view.time_partitions;
+END
+$_$;
+CREATE FUNCTION public.view_create_time_partition(generation text, starts timestamp with time zone, ends timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+DECLARE
+    suffix   text := to_char(starts AT TIME ZONE 'UTC', 'YYYYMMDD');
+    events   text := 'events_' || suffix;
+    attempts text := 'delivery_attempts_' || suffix;
+BEGIN
+    EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.events INCLUDING ALL)', generation, events);
+    EXECUTE format('CREATE UNIQUE INDEX ON %I.%I (org_id, event_id)', generation, events);
+    EXECUTE format('ALTER TABLE %1$I.events ATTACH PARTITION %1$I.%2$I FOR VALUES FROM (%3$L) TO (%4$L)',
+                   generation, events, starts, ends);
+    EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.delivery_attempts INCLUDING ALL)', generation, attempts);
+    EXECUTE format('CREATE UNIQUE INDEX ON %I.%I (org_id, delivery_id, attempt, outcome)', generation, attempts);
+    EXECUTE format('ALTER TABLE %1$I.delivery_attempts ATTACH PARTITION %1$I.%2$I FOR VALUES FROM (%3$L) TO (%4$L)',
+                   generation, attempts, starts, ends);
+    EXECUTE format('INSERT INTO %I.time_partitions (starts_at, ends_at) VALUES ($1, $2)', generation) USING starts, ends;
+END
+$_$;
+CREATE FUNCTION public.view_drop_time_partition(starts timestamp with time zone, OUT dropped bigint, OUT unacknowledged bigint) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    suffix text := to_char(starts AT TIME ZONE 'UTC', 'YYYYMMDD');
+    events text := format('view.%I', 'events_' || suffix);
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('triggers time partitions'));
+    IF NOT EXISTS (SELECT FROM view.time_partitions WHERE starts_at = starts) THEN
+        RETURN; -- Another instance has dropped it.
+    END IF;
+    PERFORM view_record_gaps_before(events::regclass, 'infinity');
+    EXECUTE format('SELECT count(*), count(*) FILTER (WHERE acknowledged_at IS NULL) FROM %s', events)
+        INTO dropped, unacknowledged;
+    UPDATE retention_floor
+    SET floor = greatest(floor, (SELECT ends_at FROM view.time_partitions WHERE starts_at = starts));
+    EXECUTE format('DROP TABLE %s', events);
+    EXECUTE format('DROP TABLE view.%I', 'delivery_attempts_' || suffix);
+    DELETE FROM view.time_partitions WHERE starts_at = starts;
+END
+$$;
+CREATE FUNCTION public.view_ensure_time_partition(generation text, at timestamp with time zone, days integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+DECLARE
+    width     interval := make_interval(days => days);
+    starts    timestamptz := date_bin(width, at, 'epoch'::timestamptz);
+    ends      timestamptz := starts + width;
+    covered   boolean;
+    previous  timestamptz;
+    following timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('triggers time partitions'));
+    EXECUTE format('SELECT bool_or(starts_at <= $1 AND ends_at > $1), max(ends_at) FILTER (WHERE ends_at <= $1),
+                           min(starts_at) FILTER (WHERE starts_at > $1) FROM %I.time_partitions', generation)
+        INTO covered, previous, following USING at;
+    IF NOT COALESCE(covered, false) AND at >= (SELECT floor FROM retention_floor) THEN
+        PERFORM view_create_time_partition(generation, greatest(starts, previous), least(ends, following));
+    END IF;
+END
+$_$;
+CREATE FUNCTION public.view_record_gaps(orgs uuid[], partitions integer[], epochs integer[], offsets bigint[], times timestamp with time zone[]) RETURNS void
+    LANGUAGE sql
+    AS $$
+    INSERT INTO retention_gaps AS g (org_id, log_partition, log_epoch, log_offset, accepted_at)
+    SELECT DISTINCT ON (org_id, log_partition) org_id, log_partition, log_epoch, log_offset, accepted_at
+    FROM UNNEST(orgs, partitions, epochs, offsets, times)
+         AS t (org_id, log_partition, log_epoch, log_offset, accepted_at)
+    ORDER BY org_id, log_partition, log_epoch DESC, log_offset DESC
+    ON CONFLICT (org_id, log_partition) DO UPDATE
+       SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset, accepted_at = EXCLUDED.accepted_at
+       WHERE (g.log_epoch, g.log_offset) < (EXCLUDED.log_epoch, EXCLUDED.log_offset)
+$$;
+CREATE FUNCTION public.view_record_gaps_before(events regclass, before timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+BEGIN
+    EXECUTE format(
+        'SELECT view_record_gaps(array_agg(org_id), array_agg(log_partition), array_agg(log_epoch),
+                                 array_agg(log_offset), array_agg(accepted_at))
+         FROM (SELECT DISTINCT ON (org_id, log_partition) org_id, log_partition, log_epoch, log_offset, accepted_at
+               FROM %s WHERE accepted_at < $1
+               ORDER BY org_id, log_partition, log_epoch DESC, log_offset DESC) AS newest', events) USING before;
+END
+$_$;
+CREATE FUNCTION public.view_switch() RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    contracts text[] := ARRAY(SELECT format('CREATE OR REPLACE VIEW contract.%I AS %s', relname, pg_get_viewdef(oid))
+                              FROM pg_class WHERE relnamespace = 'contract'::regnamespace AND relkind = 'v');
+    statement text;
+BEGIN
+    ALTER SCHEMA view RENAME TO view_retired;
+    ALTER SCHEMA view_next RENAME TO view;
+    FOREACH statement IN ARRAY contracts LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$$;
+CREATE TABLE view.events (
+    org_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    log_epoch integer NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    accepted_at timestamp with time zone NOT NULL,
+    event_type text NOT NULL COLLATE pg_catalog."C",
+    payload json NOT NULL,
+    occurred_at timestamp with time zone,
+    source text,
+    ordering_key text,
+    metadata json,
+    dedup_id text,
+    acknowledged_at timestamp with time zone,
+    delivery_status text DEFAULT 'pending'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL
+)
+PARTITION BY RANGE (accepted_at);
+COMMENT ON TABLE view.events IS 'The events of the inbox. An id is unique within each time partition (its index is created with it, since a unique index over all of them would need the time); over all time partitions, event_ids decides.';
+CREATE VIEW contract.acknowledged AS
+ SELECT events.org_id,
+    events.event_id,
+    events.acknowledged_at
+   FROM view.events
+  WHERE (events.acknowledged_at IS NOT NULL);
+CREATE TABLE public.dedup_keys (
+    org_id uuid NOT NULL,
+    kind text NOT NULL,
+    key text NOT NULL COLLATE pg_catalog."C",
+    event_id uuid NOT NULL,
+    body_hash text NOT NULL,
+    accepted_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+COMMENT ON TABLE public.dedup_keys IS 'Which event has a dedup key. Not partitioned by time: the upsert overwrites an expired key, and the sweep deletes the others in small batches.';
+CREATE VIEW contract.dedup_keys AS
+ SELECT dedup_keys.org_id,
+    dedup_keys.kind,
+    dedup_keys.key,
+    dedup_keys.event_id,
+    dedup_keys.body_hash,
+    dedup_keys.accepted_at,
+    dedup_keys.expires_at
+   FROM public.dedup_keys;
+CREATE TABLE public.event_ids (
+    org_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    canonical_id uuid NOT NULL,
+    log_epoch integer NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    newest_at timestamp with time zone NOT NULL
+);
+COMMENT ON TABLE public.event_ids IS 'Which record an event id belongs to, and of which event that record is a duplicate. One row for each id that does not say so itself: ids that producers choose, ids that two records name, and duplicates. Ids of ingest need none. These are decisions: only a first reading writes them; replay and rebuild read them.';
+CREATE VIEW contract.duplicates AS
+ SELECT event_ids.org_id,
+    event_ids.event_id,
+    event_ids.canonical_id
+   FROM public.event_ids
+  WHERE (event_ids.canonical_id <> event_ids.event_id);
+CREATE TABLE public.erasures (
+    org_id uuid NOT NULL,
+    consumer text NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    topics text[],
+    partitions integer[],
+    log_epochs integer[],
+    ends bigint[],
+    done_at timestamp with time zone,
+    CONSTRAINT erasures_consumer_check CHECK ((consumer = ANY (ARRAY['materializer'::text, 'dispatcher'::text])))
+);
+COMMENT ON TABLE public.erasures IS 'How far each slice has erased an organization. A slice writes only its own rows.';
+CREATE VIEW contract.erasures AS
+ SELECT erasures.org_id,
+    erasures.consumer,
+    erasures.done_at
+   FROM public.erasures;
+CREATE VIEW contract.events AS
+ SELECT events.org_id,
+    events.event_id,
+    events.event_type,
+    events.accepted_at,
+    events.log_epoch,
+    events.log_partition,
+    events.log_offset
+   FROM view.events;
+CREATE TABLE public.organizations (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    tier text DEFAULT 'free'::text NOT NULL,
+    rate_limit_per_minute integer,
+    webhook_url text,
+    status text DEFAULT 'active'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT organizations_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 255))),
+    CONSTRAINT organizations_rate_limit_per_minute_check CHECK ((rate_limit_per_minute >= 0)),
+    CONSTRAINT organizations_status_check CHECK ((status = ANY (ARRAY['active'::text, 'erasing'::text, 'erased'::text]))),
+    CONSTRAINT organizations_tier_check CHECK ((tier = ANY (ARRAY['free'::text, 'pro'::text, 'business'::text, 'enterprise'::text])))
+);
+COMMENT ON TABLE public.organizations IS 'The tenants. Erasing one sets its status; that alone stops its keys, records and webhooks. The slices then delete their rows in batches.';
+CREATE VIEW contract.organizations AS
+ SELECT organizations.id,
+    organizations.status
+   FROM public.organizations;
+CREATE TABLE public.api_keys (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    name text NOT NULL,
+    role text NOT NULL,
+    environment text NOT NULL,
+    prefix text NOT NULL COLLATE pg_catalog."C",
+    hash bytea NOT NULL,
+    event_types text[] COLLATE pg_catalog."C",
+    rate_limit_per_minute integer,
+    content_dedup boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    CONSTRAINT api_keys_environment_check CHECK ((environment = ANY (ARRAY['live'::text, 'test'::text, 'development'::text]))),
+    CONSTRAINT api_keys_event_types_check CHECK ((cardinality(event_types) > 0)),
+    CONSTRAINT api_keys_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 255))),
+    CONSTRAINT api_keys_prefix_check CHECK ((char_length(prefix) = 17)),
+    CONSTRAINT api_keys_rate_limit_per_minute_check CHECK ((rate_limit_per_minute >= 0)),
+    CONSTRAINT api_keys_role_check CHECK ((role = ANY (ARRAY['produce'::text, 'consume'::text, 'manage'::text, 'admin'::text])))
+);
+COMMENT ON TABLE public.api_keys IS 'API keys, as hashes.';
+CREATE TABLE public.consumer_positions (
+    consumer text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    epoch bigint DEFAULT 1 NOT NULL,
+    log_epoch integer DEFAULT 1 NOT NULL,
+    next_offset bigint NOT NULL,
+    record_time timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    topic_id uuid,
+    leader_epoch integer,
+    CONSTRAINT consumer_positions_leader_epoch_check CHECK ((leader_epoch >= 0)),
+    CONSTRAINT consumer_positions_next_offset_check CHECK ((next_offset >= 0))
+)
+WITH (fillfactor='25');
+COMMENT ON TABLE public.consumer_positions IS 'The next offset of each consumer. It advances in the transaction that writes what the records before it gave. A writer whose epoch is older matches no row and writes nothing: this makes the view effectively-once. Offsets committed to Kafka are only a copy for lag tools.';
+CREATE TABLE public.deliveries_awaiting_dedup (
+    endpoint_id uuid NOT NULL,
+    log_epoch integer NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    delivery_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    event_type text NOT NULL,
+    accepted_at timestamp with time zone NOT NULL,
+    payload text NOT NULL,
+    traceparent text
+)
+WITH (autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON TABLE public.deliveries_awaiting_dedup IS 'Deliveries that wait for the duplicate decision on their event, keyed by the record. Two records may have one event id: each is decided for itself when the view has passed it. The delivery becomes pending if the view shows the event at exactly this position and no decision calls it a duplicate. Otherwise the row is deleted.';
+CREATE TABLE public.delivery_schedule (
+    delivery_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    event_type text NOT NULL,
+    accepted_at timestamp with time zone NOT NULL,
+    payload text NOT NULL,
+    traceparent text,
+    log_epoch integer NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    state text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    lease_id uuid,
+    finished_at timestamp with time zone,
+    CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
+    CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'held'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON TABLE public.delivery_schedule IS 'Deliveries that the first attempt from the log did not finish. A row holds what sending needs, so it depends neither on the view nor on what the log still has. A finished row stays until the position has passed its record: until then, a second reading of the record must find that it is done.';
+CREATE TABLE public.endpoints (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    url text NOT NULL,
+    event_types text[] DEFAULT '{}'::text[] NOT NULL,
+    description text,
+    sealed_headers bytea,
+    sealed_secret bytea,
+    max_in_flight integer,
+    timeout_seconds integer NOT NULL,
+    retry_schedule integer[] NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    disabled_reason text,
+    is_default boolean DEFAULT false NOT NULL,
+    version bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
+    CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
+    CONSTRAINT endpoints_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 30)))
+);
+COMMENT ON TABLE public.endpoints IS 'Webhook endpoints of organizations.';
+CREATE TABLE public.endpoints_version (
+    only_row boolean DEFAULT true NOT NULL,
+    version bigint NOT NULL,
+    CONSTRAINT endpoints_version_only_row_check CHECK (only_row)
+);
+COMMENT ON TABLE public.endpoints_version IS 'One row, raised in the transaction of every change to endpoints. It serializes these transactions: versions become visible in order and without gaps, so "newer than the one I know" misses nothing.';
+CREATE TABLE public.log_skips (
+    consumer text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    log_epoch integer NOT NULL,
+    from_offset bigint NOT NULL,
+    to_offset bigint NOT NULL,
+    skipped_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT log_skips_check CHECK ((to_offset > from_offset))
+);
+COMMENT ON TABLE public.log_skips IS 'Ranges that an operator made a consumer skip because nobody could read them. Replay and rebuild skip them too. Rows are never deleted: there are few.';
+CREATE TABLE public.rejected (
+    log_topic text NOT NULL COLLATE pg_catalog."C",
+    log_partition integer NOT NULL,
+    log_epoch integer NOT NULL,
+    log_offset bigint NOT NULL,
+    org_id uuid,
+    appended_at timestamp with time zone NOT NULL,
+    error_class text NOT NULL COLLATE pg_catalog."C",
+    message text NOT NULL
+);
+COMMENT ON TABLE public.rejected IS 'Records that became dead letters: when, where and why, never their bytes. A decision: such a record stays rejected when the log is read again. A redrive brings it back as a new record.';
+CREATE TABLE public.retention_floor (
+    only_row boolean DEFAULT true NOT NULL,
+    floor timestamp with time zone NOT NULL,
+    CONSTRAINT retention_floor_only_row_check CHECK (only_row)
+);
+COMMENT ON TABLE public.retention_floor IS 'Records accepted before the floor are not part of the view, whatever the log still holds. It only rises.';
+CREATE TABLE public.retention_gaps (
+    org_id uuid NOT NULL,
+    log_partition integer NOT NULL,
+    log_epoch integer NOT NULL,
+    log_offset bigint NOT NULL,
+    accepted_at timestamp with time zone NOT NULL
+);
+COMMENT ON TABLE public.retention_gaps IS 'The newest dropped event of each organization and partition. A reader whose cursor is before it has missed it.';
+CREATE TABLE public.tenancy_version (
+    only_row boolean DEFAULT true NOT NULL,
+    version bigint NOT NULL,
+    CONSTRAINT tenancy_version_only_row_check CHECK (only_row)
+)
+WITH (fillfactor='25');
+COMMENT ON TABLE public.tenancy_version IS 'One row that counts every change that can take a right away from a cached key. It serializes such changes, so versions commit in order: a process that has seen version n and reads n has missed nothing.';
+CREATE TABLE view.deliveries (
+    org_id uuid NOT NULL,
+    delivery_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    event_type text NOT NULL COLLATE pg_catalog."C",
+    status text NOT NULL,
+    attempts integer NOT NULL,
+    last_started_at timestamp with time zone NOT NULL,
+    last_status_code integer,
+    last_error text,
+    next_attempt_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    last_appended_at timestamp with time zone NOT NULL,
+    rank smallint NOT NULL
+);
+COMMENT ON TABLE view.deliveries IS 'One row per event and endpoint, as its last attempt left it. Not partitioned: each attempt updates the row by id.';
+CREATE TABLE view.delivery_attempts (
+    org_id uuid NOT NULL,
+    delivery_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    outcome text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    latency_ms bigint NOT NULL,
+    status_code integer,
+    error text,
+    response_excerpt text,
+    appended_at timestamp with time zone NOT NULL
+)
+PARTITION BY RANGE (appended_at);
+COMMENT ON TABLE view.delivery_attempts IS 'Every attempt that a dispatcher reported.';
+CREATE TABLE view.pending_effects (
+    org_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    effect text NOT NULL,
+    log_partition integer NOT NULL,
+    log_offset bigint NOT NULL,
+    item integer DEFAULT 0 NOT NULL,
+    appended_at timestamp with time zone NOT NULL
+);
+COMMENT ON TABLE view.pending_effects IS 'Acks and attempt reports that came before their event. They are applied when an event with that id appears.';
+CREATE TABLE view.time_partitions (
+    starts_at timestamp with time zone NOT NULL,
+    ends_at timestamp with time zone NOT NULL,
+    CONSTRAINT time_partitions_check CHECK ((ends_at > starts_at))
+);
+COMMENT ON TABLE view.time_partitions IS 'The time partitions of view.events and view.delivery_attempts, which have the same ones: [starts_at, ends_at).';
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_hash_key UNIQUE (hash);
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.consumer_positions
+    ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (consumer, topic, partition);
+ALTER TABLE ONLY public.dedup_keys
+    ADD CONSTRAINT dedup_keys_pkey PRIMARY KEY (org_id, kind, key);
+ALTER TABLE ONLY public.deliveries_awaiting_dedup
+    ADD CONSTRAINT deliveries_awaiting_dedup_pkey PRIMARY KEY (log_partition, log_epoch, log_offset, endpoint_id);
+ALTER TABLE ONLY public.delivery_schedule
+    ADD CONSTRAINT delivery_schedule_pkey PRIMARY KEY (delivery_id);
+ALTER TABLE ONLY public.endpoints
+    ADD CONSTRAINT endpoints_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.endpoints_version
+    ADD CONSTRAINT endpoints_version_pkey PRIMARY KEY (only_row);
+ALTER TABLE ONLY public.erasures
+    ADD CONSTRAINT erasures_pkey PRIMARY KEY (org_id, consumer);
+ALTER TABLE ONLY public.event_ids
+    ADD CONSTRAINT event_ids_pkey PRIMARY KEY (org_id, event_id);
+ALTER TABLE ONLY public.log_skips
+    ADD CONSTRAINT log_skips_pkey PRIMARY KEY (consumer, topic, partition, log_epoch, from_offset);
+ALTER TABLE ONLY public.organizations
+    ADD CONSTRAINT organizations_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.rejected
+    ADD CONSTRAINT rejected_pkey PRIMARY KEY (log_topic, log_partition, log_epoch, log_offset);
+ALTER TABLE ONLY public.retention_floor
+    ADD CONSTRAINT retention_floor_pkey PRIMARY KEY (only_row);
+ALTER TABLE ONLY public.retention_gaps
+    ADD CONSTRAINT retention_gaps_pkey PRIMARY KEY (org_id, log_partition);
+ALTER TABLE ONLY public.tenancy_version
+    ADD CONSTRAINT tenancy_version_pkey PRIMARY KEY (only_row);
+ALTER TABLE ONLY view.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (org_id, delivery_id);
+ALTER TABLE ONLY view.pending_effects
+    ADD CONSTRAINT pending_effects_pkey PRIMARY KEY (org_id, event_id, effect, log_partition, log_offset, item);
+ALTER TABLE ONLY view.time_partitions
+    ADD CONSTRAINT time_partitions_pkey PRIMARY KEY (starts_at);
+CREATE INDEX api_keys_org ON public.api_keys USING btree (org_id, created_at DESC, id);
+CREATE INDEX api_keys_prefix ON public.api_keys USING btree (prefix);
+CREATE INDEX dedup_keys_expiry ON public.dedup_keys USING btree (expires_at);
+CREATE INDEX deliveries_awaiting_dedup_org ON public.deliveries_awaiting_dedup USING btree (org_id);
+CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE (state = 'pending'::text);
+CREATE INDEX delivery_schedule_finished ON public.delivery_schedule USING btree (finished_at) WHERE (finished_at IS NOT NULL);
+CREATE INDEX delivery_schedule_held ON public.delivery_schedule USING btree (endpoint_id) WHERE (state = 'held'::text);
+CREATE INDEX delivery_schedule_org ON public.delivery_schedule USING btree (org_id);
+CREATE INDEX delivery_schedule_position ON public.delivery_schedule USING btree (log_partition, log_offset);
+CREATE INDEX endpoints_changed ON public.endpoints USING btree (version);
+CREATE UNIQUE INDEX endpoints_default ON public.endpoints USING btree (org_id) WHERE (is_default AND (deleted_at IS NULL));
+CREATE INDEX endpoints_not_erased ON public.endpoints USING btree (org_id) WHERE (url <> ''::text);
+CREATE INDEX endpoints_org ON public.endpoints USING btree (org_id, created_at, id) WHERE (deleted_at IS NULL);
+CREATE INDEX event_ids_newest ON public.event_ids USING btree (newest_at);
+CREATE INDEX organizations_erasing ON public.organizations USING btree (id) WHERE (status = 'erasing'::text);
+CREATE INDEX organizations_name ON public.organizations USING btree (name);
+CREATE INDEX rejected_age ON public.rejected USING btree (appended_at);
+CREATE INDEX rejected_newest ON public.rejected USING btree (org_id, appended_at, log_topic, log_partition, log_epoch, log_offset) WHERE (org_id IS NOT NULL);
+CREATE INDEX deliveries_age ON view.deliveries USING btree (last_started_at);
+CREATE INDEX deliveries_endpoint ON view.deliveries USING btree (org_id, endpoint_id, created_at);
+CREATE INDEX deliveries_event ON view.deliveries USING btree (org_id, event_id);
+CREATE INDEX events_failed_or_retrying ON ONLY view.events USING btree (org_id, delivery_status, log_partition, log_epoch, log_offset) WHERE (delivery_status = ANY (ARRAY['retrying'::text, 'failed'::text]));
+CREATE INDEX events_open ON ONLY view.events USING btree (org_id, log_partition, log_epoch, log_offset) WHERE (acknowledged_at IS NULL);
+CREATE INDEX events_position ON ONLY view.events USING btree (org_id, log_partition, log_epoch, log_offset);
+CREATE INDEX pending_effects_age ON view.pending_effects USING btree (appended_at);
+CREATE TRIGGER api_keys_changed AFTER DELETE OR UPDATE ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.tenancy_changed('key');
+CREATE TRIGGER erasures_done AFTER UPDATE OF done_at ON public.erasures FOR EACH ROW WHEN ((new.done_at IS NOT NULL)) EXECUTE FUNCTION public.organizations_erased();
+CREATE TRIGGER organizations_changed AFTER DELETE OR UPDATE ON public.organizations FOR EACH ROW EXECUTE FUNCTION public.tenancy_changed('organization');
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id);

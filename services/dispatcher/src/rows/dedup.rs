@@ -1,0 +1,62 @@
+//! The duplicate decision on rows that wait for it.
+
+use sqlx::postgres::PgPool;
+
+/// Rows that one statement decides at most.
+const DECIDE_ROWS: i64 = 1000;
+
+/// Decides the rows whose record the view has passed, in one statement. A row leaves `deliveries_awaiting_dedup`; it
+/// becomes pending if the view shows its event at exactly this position and no decision calls the event a duplicate.
+/// Otherwise its event is a duplicate, is shown from another record, was erased, is below the retention floor, or
+/// became a dead letter: nothing is sent.
+///
+/// Offsets of an older log epoch do not compare with the view's position. Such a row is decided when the view knows its
+/// event, and at the latest when the view has passed a younger record.
+///
+/// At most one record of an event id is shown, so at most one row of a delivery becomes pending. A record that was read
+/// under two log epochs can have two rows; the second one finds the first.
+///
+/// `true`: the batch was full, so there may be more.
+pub(crate) async fn decide(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {
+    // Partition by partition: rows that the view has not passed cost entries of the index, and are not read themselves.
+    let decided: i64 = sqlx::query_scalar(
+        "WITH passed AS (
+             SELECT picked.*
+             FROM consumer_positions p CROSS JOIN LATERAL (
+                 SELECT d.log_partition, d.log_epoch, d.log_offset, d.endpoint_id,
+                        EXISTS (SELECT FROM contract.events e WHERE e.org_id = d.org_id AND e.event_id = d.event_id
+                                AND e.log_partition = d.log_partition AND e.log_offset = d.log_offset)
+                        AND NOT EXISTS (SELECT FROM contract.duplicates v
+                                        WHERE v.org_id = d.org_id AND v.event_id = d.event_id) AS is_original
+                 FROM deliveries_awaiting_dedup d
+                 WHERE d.log_partition = p.partition AND (d.log_epoch, d.log_offset) < (p.log_epoch, p.next_offset)
+                       AND (d.log_epoch = p.log_epoch OR p.record_time > d.accepted_at
+                            OR EXISTS (SELECT FROM contract.events e
+                                       WHERE e.org_id = d.org_id AND e.event_id = d.event_id)
+                            OR EXISTS (SELECT FROM contract.duplicates v
+                                       WHERE v.org_id = d.org_id AND v.event_id = d.event_id))
+                 ORDER BY d.log_epoch, d.log_offset, d.endpoint_id LIMIT $3 FOR UPDATE SKIP LOCKED
+             ) AS picked
+             WHERE p.consumer = $1 AND p.topic = $2 LIMIT $3
+         ), decided AS (
+             DELETE FROM deliveries_awaiting_dedup d USING passed
+             WHERE d.log_partition = passed.log_partition AND d.log_epoch = passed.log_epoch
+                   AND d.log_offset = passed.log_offset AND d.endpoint_id = passed.endpoint_id
+             RETURNING d.*, passed.is_original
+         ), promoted AS (
+             INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
+                                            payload, traceparent, log_epoch, log_partition, log_offset, state, due_at)
+             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
+                    log_epoch, log_partition, log_offset, 'pending', now()
+             FROM decided WHERE is_original ORDER BY delivery_id
+             ON CONFLICT (delivery_id) DO NOTHING
+         )
+         SELECT count(*) FROM decided",
+    )
+    .bind(materializer)
+    .bind(topic)
+    .bind(DECIDE_ROWS)
+    .fetch_one(pool)
+    .await?;
+    Ok(decided >= DECIDE_ROWS)
+}

@@ -1,0 +1,112 @@
+//! Repair of positions that lie outside of their log: by an operator's command only, because it gives records up.
+//!
+//! A log epoch belongs to a partition of a topic, not to one consumer: what one consumer wrote about a log position (a
+//! row of the schedule, a duplicate decision) is compared with another one's position. So another log starts another
+//! epoch for all consumers of that partition, in one transaction. The same log, however much of it was deleted, keeps
+//! its epoch: its offsets mean what they meant, and what was decided about them (refused, a duplicate) still holds.
+//!
+//! What a repair would do is decided in [`plan`], before anything is changed.
+
+mod plan;
+
+use sqlx::postgres::PgPool;
+
+pub use plan::{How, Known, Refusal, Repair, check, plan};
+
+/// One consumer's position in one partition, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredPosition {
+    /// Name of the consumer.
+    pub consumer: String,
+    /// Full topic name.
+    pub topic: String,
+    /// Partition of that topic.
+    pub partition: i32,
+    /// Offset of the next record.
+    pub next_offset: i64,
+    /// In which log that offset is.
+    pub log_epoch: i32,
+    /// Youngest append time before it, milliseconds since the Unix epoch; `None`: not known.
+    pub record_time_ms: Option<i64>,
+}
+
+/// Every position there is, by consumer, topic and partition.
+pub async fn positions(pool: &PgPool) -> Result<Vec<StoredPosition>, sqlx::Error> {
+    let rows: Vec<(String, String, i32, i64, i32, Option<i64>)> = sqlx::query_as(
+        "SELECT consumer, topic, partition, next_offset, log_epoch, (extract(epoch FROM record_time) * 1000)::bigint
+         FROM consumer_positions ORDER BY consumer, topic, partition",
+    )
+    .fetch_all(pool)
+    .await?;
+    let position = |(consumer, topic, partition, next_offset, log_epoch, record_time_ms)| StoredPosition {
+        consumer,
+        topic,
+        partition,
+        next_offset,
+        log_epoch,
+        record_time_ms,
+    };
+    Ok(rows.into_iter().map(position).collect())
+}
+
+/// Whose offsets the log has that is read from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// The ones that were known.
+    Same,
+    /// Its own: a place in it is no place in the one before.
+    Another,
+}
+
+/// Sets positions of one partition, those of `moved` to `next_offset`, and has them claimed again. Another log starts
+/// the partition's next log epoch for all consumers. Answers the log epoch; `None`: a position is not where it was seen
+/// any more, and nothing was changed.
+///
+/// # Errors
+/// As PostgreSQL has them; nothing was changed then.
+pub async fn repair(
+    pool: &PgPool,
+    topic: &str,
+    partition: i32,
+    moved: &[&StoredPosition],
+    next_offset: i64,
+    log: Log,
+) -> Result<Option<i32>, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let stored: Vec<(String, i64, i32)> = sqlx::query_as(
+        "SELECT consumer, next_offset, log_epoch FROM consumer_positions
+         WHERE topic = $1 AND partition = $2 ORDER BY consumer FOR UPDATE",
+    )
+    .bind(topic)
+    .bind(partition)
+    .fetch_all(&mut *transaction)
+    .await?;
+    let is_as_seen = |seen: &&StoredPosition| {
+        stored.iter().any(|(consumer, next, log_epoch)| {
+            *consumer == seen.consumer && (*next, *log_epoch) == (seen.next_offset, seen.log_epoch)
+        })
+    };
+    if moved.is_empty() || !moved.iter().all(is_as_seen) {
+        return Ok(None);
+    }
+    let newest = stored.iter().map(|(.., log_epoch)| *log_epoch).max().unwrap_or(0);
+    let log_epoch = if log == Log::Another { newest.saturating_add(1) } else { newest };
+    // The time belongs to a record that is not before the position any more.
+    sqlx::query(
+        "UPDATE consumer_positions
+         SET epoch = epoch + 1, log_epoch = $3, updated_at = now(),
+             next_offset = CASE WHEN consumer = ANY($4) THEN $5 ELSE next_offset END,
+             record_time = CASE WHEN consumer = ANY($4) THEN NULL ELSE record_time END
+         WHERE topic = $1 AND partition = $2 AND ($6 OR consumer = ANY($4))",
+    )
+    .bind(topic)
+    .bind(partition)
+    .bind(log_epoch)
+    .bind(moved.iter().map(|position| position.consumer.as_str()).collect::<Vec<_>>())
+    .bind(next_offset)
+    .bind(log == Log::Another)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(Some(log_epoch))
+}

@@ -1,0 +1,109 @@
+//! The recent writes of this instance, which it must be able to read: per writer, the last offset in each partition.
+//!
+//! Ingest notes them, the inbox waits for them, and slices never import each other; so this lives in `platform`. It
+//! knows only a key (who wrote) and offsets. Waiting until the view shows them is [`crate::fence::PositionsPoller`]'s
+//! part. Nothing here survives a restart, and nothing needs to.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use uuid::Uuid;
+
+/// How long a write is remembered. A view that is further behind than this is behind for everybody.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// Writers remembered at most. Beyond it the least recently used one is forgotten.
+const MAX_WRITERS: u64 = 131_072;
+
+/// The last writes of each writer. Cloning shares them.
+#[derive(Clone)]
+pub struct RecentWrites {
+    by_writer: Cache<Uuid, Arc<[Write]>>,
+}
+
+#[derive(Clone, Copy)]
+struct Write {
+    partition: i32,
+    next_offset: i64,
+    at: Instant,
+}
+
+impl Default for RecentWrites {
+    fn default() -> Self {
+        let by_writer = Cache::builder()
+            .max_capacity(MAX_WRITERS)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(REMEMBERED)
+            .build();
+        Self { by_writer }
+    }
+}
+
+impl RecentWrites {
+    /// Remembers that `writer` appended a record at `offset` of `partition`.
+    pub fn note(&self, writer: Uuid, partition: i32, offset: i64, now: Instant) {
+        self.by_writer.entry(writer).and_upsert_with(|known| {
+            let known = known.as_ref().map(|entry| &**entry.value()).unwrap_or_default();
+            let same = known.iter().filter(|write| write.partition == partition).map(|write| write.next_offset).max();
+            let write = Write { partition, next_offset: same.unwrap_or(0).max(offset + 1), at: now };
+            // Usually none; one after partitions were added, until it expires.
+            let others = known.iter().filter(|write| write.partition != partition && write.is_recent(now));
+            others.copied().chain([write]).collect()
+        });
+    }
+
+    /// Where the view must be to show the recent writes of `writer`: (partition, next offset).
+    pub fn last(&self, writer: Uuid, now: Instant) -> Vec<(i32, i64)> {
+        let known = self.by_writer.get(&writer).unwrap_or_default();
+        known.iter().filter(|write| write.is_recent(now)).map(|write| (write.partition, write.next_offset)).collect()
+    }
+}
+
+impl Write {
+    fn is_recent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < REMEMBERED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_offset_counts_and_is_forgotten_after_10_s() {
+        let writes = RecentWrites::default();
+        let (writer, start) = (Uuid::from_u128(1), Instant::now());
+        writes.note(writer, 3, 41, start);
+        writes.note(writer, 3, 40, start);
+        writes.note(writer, 5, 7, start);
+        assert_eq!(writes.last(writer, start), vec![(3, 42), (5, 8)]);
+        assert_eq!(writes.last(Uuid::from_u128(2), start), vec![]);
+        assert_eq!(writes.last(writer, start + REMEMBERED), vec![]);
+    }
+
+    #[test]
+    fn a_partition_is_forgotten_while_its_writer_goes_on_elsewhere() {
+        let writes = RecentWrites::default();
+        let (writer, start) = (Uuid::from_u128(1), Instant::now());
+        writes.note(writer, 3, 41, start);
+        let later = start + REMEMBERED / 2;
+        writes.note(writer, 5, 7, later);
+        assert_eq!(writes.last(writer, later), vec![(3, 42), (5, 8)]);
+        assert_eq!(writes.last(writer, start + REMEMBERED), vec![(5, 8)]);
+        writes.note(writer, 5, 8, start + REMEMBERED);
+        assert_eq!(writes.by_writer.get(&writer).map(|known| known.len()), Some(1), "the expired write takes no room");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_newest_writers_are_kept() {
+        let (writes, now) = (RecentWrites::default(), Instant::now());
+        for n in 0..u128::from(MAX_WRITERS * 2) {
+            writes.note(Uuid::from_u128(n), 0, 0, now);
+        }
+        writes.by_writer.run_pending_tasks();
+        assert!(writes.by_writer.entry_count() <= MAX_WRITERS);
+        let newest = Uuid::from_u128(u128::from(MAX_WRITERS * 2 - 1));
+        assert_eq!(writes.last(newest, now), vec![(0, 1)]);
+    }
+}

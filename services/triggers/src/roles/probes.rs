@@ -1,0 +1,54 @@
+//! How a process shows its state: probes of what it depends on, and the health page.
+
+use std::time::Duration;
+
+use platform::health::Component;
+use platform::http::{ServerLimits, ServiceInfo};
+use platform::kafka::producer::{Producer, PublishError};
+use platform::lifecycle::Supervisor;
+use sqlx::postgres::PgPool;
+use tokio::net::TcpListener;
+
+/// Keeps in touch with the topics that `producer` writes, and reports to the component `kafka` whether they answer.
+pub(super) fn probe_kafka(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>) {
+    let (producer, kafka) = (producer.clone(), supervisor.health().component("kafka"));
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn("kafka probe", async move {
+        let report = |answer: Result<(), PublishError>| match answer {
+            Ok(()) => kafka.up(),
+            Err(error) => kafka.down(error.to_string()),
+        };
+        producer.keep_in_touch(&topics, report, shutdown).await;
+        Ok(())
+    });
+}
+
+/// Reports to `postgres` every two seconds whether the database answers.
+pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres: Component) {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn("postgres probe", async move {
+        loop {
+            match sqlx::query("SELECT 1").execute(&pool).await {
+                Ok(_) => postgres.up(),
+                Err(error) => postgres.down(error.to_string()),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    });
+}
+
+/// Serves health and metrics, which is all that a consumer serves over HTTP.
+pub(super) fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
+    let router = platform::http::running_routes(service_info(role), supervisor.health().clone());
+    let server = platform::http::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
+    supervisor.spawn("http", async move { Ok(server.await?) });
+}
+
+/// What `/status` reports of this process.
+pub(super) fn service_info(role: &'static str) -> ServiceInfo {
+    ServiceInfo::new("triggers", role, env!("CARGO_PKG_VERSION"))
+}

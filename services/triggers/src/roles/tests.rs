@@ -1,0 +1,101 @@
+//! Every background task of every role is supervised: a task that ends on its own ends the role, by its name.
+
+use std::time::Duration;
+
+use clap::Parser;
+use devstack::testing::{self, TestDatabase};
+use dispatcher::DispatcherConfig;
+use materializer::projector::ProjectorConfig;
+use platform::health::Health;
+use platform::kafka::KafkaConfig;
+use platform::kafka::topics::{self, Replication};
+use platform::lifecycle::Supervisor;
+use platform::postgres::{self, PostgresConfig};
+use platform::seal::SealingKey;
+use tokio_util::sync::CancellationToken;
+
+use super::dispatcher::Delivery;
+use super::ingest::{Api, TuningArgs};
+use super::{Connections, bind, dispatcher as dispatching, materializer as materializing};
+
+const PARTITIONS: i32 = 2;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[derive(Parser)]
+struct Tuning {
+    #[command(flatten)]
+    tuning: TuningArgs,
+}
+
+/// A database and topics of one test's own.
+async fn connections() -> (TestDatabase, Connections) {
+    let shared = testing::shared().await;
+    let database = shared.database().await;
+    let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
+    postgres::migrate(&pool).await.unwrap();
+    let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
+    let replication = Replication { factor: 1, min_in_sync: 1 };
+    let missing = topics::plan(&kafka, &kafka.topics.manifest(PARTITIONS), replication).await.unwrap();
+    topics::apply(&kafka, &missing, replication).await.unwrap();
+    (database, Connections { kafka, pool })
+}
+
+/// Starts a role again and again, kills one of its tasks each time, and sees the role end with that task's name.
+async fn every_task_ends_the_role(expected: &[&str], start: impl AsyncFn(&mut Supervisor)) {
+    for task in expected {
+        let health = Health::new();
+        let mut supervisor = Supervisor::new(health.clone(), CancellationToken::new());
+        start(&mut supervisor).await;
+        let tasks = supervisor.tasks();
+        assert_eq!(tasks.keys().collect::<Vec<_>>(), expected, "the tasks of the role");
+        let running = tokio::spawn(supervisor.run(DEADLINE));
+        tasks[*task].abort();
+        let ended = tokio::time::timeout(DEADLINE, running).await.expect("the role goes on without it").unwrap();
+        let reason = format!("{:#}", ended.unwrap_err());
+        assert!(reason.starts_with(&format!("{task} failed")), "{reason}");
+        assert!(health.components().contains(&((*task).to_owned(), false)), "{task} is not reported as unhealthy");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ingest_ends_when_one_of_its_tasks_does() {
+    let (_database, connections) = connections().await;
+    let expected = ["dedup look-up", "http", "kafka probe", "key watch", "postgres probe"];
+    every_task_ends_the_role(&expected, async |supervisor| {
+        let api = Api {
+            connections: connections.clone(),
+            sealing: SealingKey::from_bytes([1; 32]),
+            operator_token: None,
+            dev_api_keys: None,
+            open_signup: false,
+            tuning: Tuning::parse_from(["triggers"]).tuning,
+            egress: DispatcherConfig::default().egress,
+        };
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        api.start(supervisor, listener).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn materializer_ends_when_one_of_its_tasks_does() {
+    let (_database, connections) = connections().await;
+    let expected = ["kafka probe", "materializer", "view erasure", "view retention", "view sweep"];
+    every_task_ends_the_role(&expected, async |supervisor| {
+        materializing::start(supervisor, connections.clone(), ProjectorConfig::default()).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dispatcher_ends_when_one_of_its_tasks_does() {
+    let (_database, connections) = connections().await;
+    let expected = ["dispatcher", "endpoint watch", "kafka probe", "retries", "schedule erasure"];
+    every_task_ends_the_role(&expected, async |supervisor| {
+        // reqwest is built without a provider of its own choice; a second call in one process is harmless.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let delivery = Delivery::local(SealingKey::from_bytes([1; 32]));
+        dispatching::start(supervisor, connections.clone(), delivery).unwrap();
+    })
+    .await;
+}

@@ -1,0 +1,64 @@
+//! SIGTERM to a role: it drains, is still served from, and only then ends.
+
+use std::time::{Duration, Instant};
+
+use devstack::Signal;
+use devstack::testing::eventually;
+use serde_json::{Value, json};
+
+use crate::api::{Api, http};
+use crate::system::System;
+
+const GRACE: Duration = Duration::from_secs(5);
+const SETTINGS: [(&str, &str); 1] = [("SHUTDOWN_GRACE_MS", "5000")];
+/// How long the test looks at the draining roles: long before the grace is over, even on a busy machine.
+const LOOKED_AT: Duration = Duration::from_secs(2);
+
+/// Status of the answer and of the report in it, on a new connection.
+async fn readiness(base_url: &str) -> (u16, Value) {
+    let answer = http().get(format!("{base_url}/health/ready")).send().await.unwrap();
+    (answer.status().as_u16(), answer.json::<Value>().await.unwrap()["status"].take())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_role_is_not_ready_and_still_answers() {
+    let system = System::shared().await;
+    let mut roles = vec![system.role("ingest", &SETTINGS)];
+    let base_url = roles[0].ready().await;
+    // The dispatcher needs the sealing key that ingest makes.
+    roles.extend(["materializer", "dispatcher"].map(|role| system.role(role, &SETTINGS)));
+    let urls = [base_url, roles[1].ready().await, roles[2].ready().await];
+    let api = Api::of_new_organization(&urls[0], &system.operator_token, "Drained").await;
+
+    let signalled = Instant::now();
+    for role in &roles {
+        role.signal(Signal::TERM);
+    }
+    for url in &urls {
+        eventually(GRACE, "readiness turns 503", || async { (readiness(url).await.0 == 503).then_some(()) }).await;
+    }
+    let mut accepted = 0;
+    while accepted == 0 || signalled.elapsed() < LOOKED_AT {
+        for url in &urls {
+            assert_eq!(readiness(url).await, (503, json!("draining")), "{url}");
+            assert_eq!(http().get(format!("{url}/health/live")).send().await.unwrap().status(), 200, "{url}");
+        }
+        Api::new(&urls[0], &api.key).await.accept("order.created", &json!(accepted)).await;
+        accepted += 1;
+    }
+    for mut role in roles {
+        assert_eq!(role.ended().await.code(), Some(0), "{}", role.log());
+        assert!(signalled.elapsed() >= GRACE, "it ended before its grace was over");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_a_draining_role_at_once() {
+    let system = System::shared().await;
+    let mut ingest = system.role("ingest", &[("SHUTDOWN_GRACE_MS", "300000")]);
+    let url = ingest.ready().await;
+    ingest.signal(Signal::TERM);
+    eventually(GRACE, "readiness turns 503", || async { (readiness(&url).await.0 == 503).then_some(()) }).await;
+    ingest.signal(Signal::TERM);
+    assert_eq!(ingest.ended().await.code(), Some(130), "{}", ingest.log());
+}
