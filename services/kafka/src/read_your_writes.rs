@@ -1,6 +1,6 @@
 //! The recent writes of this instance, which it must be able to read: per writer, the last offset in each partition.
 //!
-//! Ingest notes them, the inbox waits for them, and slices never import each other; so this lives in `platform`. It
+//! Ingest notes them, the inbox waits for them, and slices never import each other; so this is in `kafka`. It
 //! knows only a key (who wrote) and offsets. Waiting until the view shows them is [`crate::fence::PositionsPoller`]'s
 //! part. Nothing here survives a restart, and nothing needs to.
 

@@ -6,6 +6,8 @@
 
 mod client;
 mod commands;
+#[cfg(test)]
+mod documents;
 mod local;
 mod roles;
 mod up;

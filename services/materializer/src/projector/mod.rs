@@ -2,7 +2,7 @@
 //! records and moves the positions past them.
 //!
 //! Lives here: what a record becomes in the view, which of two duplicates is the original, and which record is a dead
-//! letter. Does not live here: reading Kafka and the fence (`platform`), the format of records (`schemas`), writing
+//! letter. Does not live here: reading Kafka and the fence (`kafka`), the format of records (`schemas`), writing
 //! dead letters (`crate::dead_letters`), and reading the view (`crate::inbox`).
 
 mod applied_until;

@@ -6,7 +6,7 @@
 //! Lives here: reading a part of the log (`log_replayer`), copying rows that the log no longer has (`copy_forward`),
 //! comparing two generations (`compare`), checking that the log is still the one of the view (`preflight`), switching
 //! to the next generation (`switch`), and excluding concurrent runs (`lock`). Does not live here: reading Kafka
-//! (`platform`).
+//! (`kafka`).
 
 mod compare;
 mod copy_forward;

@@ -1,0 +1,208 @@
+//! Holds documents to the code: `docs/configuration.md` is written from the command line's options, and
+//! `docs/metrics.md` lists every metric. `make docs` writes the first one again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgAction, CommandFactory as _};
+
+use crate::Cli;
+
+/// Commands that run for long, in the order of the table's columns.
+const ROLES: [&str; 4] = ["up", "ingest", "materializer", "dispatcher"];
+
+const HEADER: &str = "\
+# Configuration
+
+Every option of the roles is also an environment variable. `triggers ROLE --help` shows the same. Options of the other
+commands are in their `--help`. This page is written from the code: run `make docs` after a change.
+
+Flags take no value on the command line. As a variable, `true` or `1` sets them. Values that the program refuses are
+refused at start, by name.
+
+| variable | option | default | unit | roles | meaning |
+| --- | --- | --- | --- | --- | --- |
+";
+
+/// One option, over all roles that have it.
+struct Row {
+    option: String,
+    default: String,
+    meaning: String,
+    roles: Vec<&'static str>,
+}
+
+#[test]
+fn the_configuration_page_is_what_the_options_say() {
+    let page = configuration();
+    let path = repository().join("docs/configuration.md");
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert!(written == page, "docs/configuration.md differs from the options; run: make docs");
+}
+
+fn configuration() -> String {
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    for role in ROLES {
+        let mut cli = Cli::command();
+        cli.build();
+        let command = cli.find_subcommand(role).unwrap();
+        for (variable, arg) in command.get_arguments().filter_map(|arg| Some((variable_of(arg)?, arg))) {
+            let row = rows.entry(variable).or_insert_with(|| row_of(arg));
+            row.roles.push(role);
+        }
+    }
+    let mut page = HEADER.to_owned();
+    for (variable, Row { option, default, meaning, roles }) in rows {
+        let unit = unit_of(&variable);
+        page += &format!("| `{variable}` | `{option}` | {default} | {unit} | {} | {meaning} |\n", roles.join(", "));
+    }
+    page
+}
+
+fn variable_of(arg: &Arg) -> Option<String> {
+    arg.get_env().map(|name| name.to_string_lossy().into_owned())
+}
+
+fn row_of(arg: &Arg) -> Row {
+    let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
+    let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    // A default that the program fills in later is in the help text.
+    let (meaning, said) = match help.split_once(" [default: ") {
+        Some((meaning, default)) => (meaning.to_owned(), Some(default.trim_end_matches(']').to_owned())),
+        None => (help, None),
+    };
+    let default = match said.or_else(|| (!defaults.is_empty()).then(|| defaults.join(","))) {
+        Some(default) if !default.is_empty() && !is_flag => format!("`{default}`"),
+        _ if is_flag => "off".to_owned(),
+        _ => "none".to_owned(),
+    };
+    let meaning = meaning.replace('|', "\\|").replace('\n', " ");
+    Row { option: format!("--{}", arg.get_long().unwrap_or_default()), default, meaning, roles: Vec::new() }
+}
+
+fn unit_of(variable: &str) -> &'static str {
+    let units = [("_MS", "ms"), ("_BYTES", "bytes"), ("_SECONDS", "s"), ("_DAYS", "days")];
+    units.iter().find(|(suffix, _)| variable.ends_with(suffix)).map_or("", |(_, unit)| unit)
+}
+
+#[test]
+fn the_metrics_page_lists_every_metric_with_type_and_help() {
+    let page = std::fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let documented: BTreeSet<(String, String, String)> = page
+        .lines()
+        .filter(|line| line.starts_with("| `triggers_"))
+        .map(cells)
+        .map(|cells| (cells[1].trim_matches('`').to_owned(), cells[2].clone(), cells[4].clone()))
+        .collect();
+    let made = metrics_in(&repository().join("services"));
+    assert!(made.len() > 30, "the source is read: {}", made.len());
+    let missing: Vec<_> = made.difference(&documented).collect();
+    let unknown: Vec<_> = documented.difference(&made).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "not in docs/metrics.md: {missing:#?}; not in the code: {unknown:#?}");
+}
+
+/// Name, type and help of each metric that the source makes.
+fn metrics_in(folder: &Path) -> BTreeSet<(String, String, String)> {
+    let mut sources = String::new();
+    read_all(folder, "rs", &mut sources);
+    metrics_of(&sources).into_iter().collect()
+}
+
+fn metrics_of(source: &str) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    for kind in ["counter", "gauge", "histogram"] {
+        for call in [format!("metrics::{kind}("), format!("metrics::{kind}_vec(")] {
+            for (at, _) in source.match_indices(&call) {
+                let mut literals = source[at + call.len()..].split('"');
+                let is_literal = literals.next().is_some_and(|before| before.trim().is_empty());
+                if let (true, Some(name), _, Some(help)) = (is_literal, literals.next(), literals.next(), literals.next())
+                    && name.starts_with("triggers_")
+                {
+                    found.push((name.to_owned(), kind.to_owned(), joined(help)));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// A literal that goes on in the next line, after a backslash.
+fn joined(literal: &str) -> String {
+    let mut parts = literal.split("\\\n");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.trim_start())
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn the_features_page_names_tests_that_exist() {
+    let page = std::fs::read_to_string(repository().join("docs/features.md")).unwrap();
+    let mut sources = String::new();
+    for folder in ["services", "schemas", "loadtests"] {
+        read_all(&repository().join(folder), "rs", &mut sources);
+    }
+    let named: BTreeSet<&str> = page.split('`').skip(1).step_by(2).filter(|code| is_test_name(code)).collect();
+    assert!(named.len() > 50, "the page names tests: {}", named.len());
+    let missing: Vec<_> = named.into_iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "docs/features.md names tests that do not exist: {missing:#?}");
+}
+
+/// A name with at least three words and nothing else; a variable is in capitals.
+fn is_test_name(code: &str) -> bool {
+    code.matches('_').count() >= 3 && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !code.starts_with("triggers_")
+}
+
+#[test]
+fn links_between_documents_lead_to_files_and_headings() {
+    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md"].map(|name| repository().join(name)).to_vec();
+    for folder in ["docs", "docs/adr"] {
+        let entries = std::fs::read_dir(repository().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    let mut broken = Vec::new();
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            if !link.contains("://") && !leads_somewhere(&page, link) {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "broken links: {broken:#?}");
+}
+
+fn leads_somewhere(page: &Path, link: &str) -> bool {
+    let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+    let target = if file.is_empty() { page.to_owned() } else { page.parent().unwrap().join(file) };
+    if heading.is_empty() {
+        return target.exists();
+    }
+    let text = std::fs::read_to_string(target).unwrap_or_default();
+    text.lines().filter(|line| line.starts_with('#')).any(|line| anchor_of(line) == heading)
+}
+
+/// As renderers of Markdown make it: lower case, hyphens for blanks, nothing else.
+fn anchor_of(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+fn read_all(folder: &Path, extension: &str, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_all(&path, extension, text);
+        } else if path.extension().is_some_and(|found| found == extension) {
+            *text += &std::fs::read_to_string(&path).unwrap();
+        }
+    }
+}
