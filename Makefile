@@ -25,8 +25,9 @@ test: tools ## all tests, against a real Kafka and a real PostgreSQL, and the sh
 	target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
 	$(if $(ARGS),,target/ci/faults --short --work target/faults-short)
 
-lint: tools ## formatting, patches that still apply, and clippy, warnings denied
+lint: tools ## formatting, the word list, patches that still apply, and clippy; warnings are errors
 	cargo fmt --all --check
+	.ci/words
 	for patch in loadtests/sabotage/*.patch; do git apply --check "$$patch" || exit 1; done
 	cargo clippy --profile ci --locked --workspace --all-targets -- -D warnings
 

@@ -5,7 +5,7 @@
 //! schema it was written with; fields that version lacks get the defaults of [`crate::records`]. Whether a decoded
 //! record makes sense is judged in [`crate::native`].
 //!
-//! Another wire format (Confluent's zero byte and registry id) would be told apart in [`Codec::decode`] by its first
+//! Another wire format (Confluent's zero byte and registry id) would be recognized in [`Codec::decode`] by its first
 //! byte and share the readers.
 
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! The rules a new event must meet, for whoever brings it: the JSON body of `POST /v1/events` and of a native record.
+//! The rules a new event must meet, for every producer: the JSON body of `POST /v1/events` and of a native record.
 //! CloudEvents are mapped onto the same [`NewEvent`] in [`crate::cloudevents`].
 //!
 //! Here: the types, and the reading of the envelope. Text that serde_json does not judge is judged in `text`, an object

@@ -128,7 +128,7 @@ impl EventId {
 }
 
 impl DeliveryId {
-    /// The delivery of `event` to `endpoint`, the same whoever computes it, so that scheduling it twice is scheduling
+    /// The delivery of `event` to `endpoint`, the same for every caller, so that scheduling it twice is scheduling
     /// it once.
     pub fn of(endpoint: EndpointId, event: EventId) -> Self {
         Self(Uuid::new_v5(&endpoint.as_uuid(), event.as_uuid().as_bytes()))

@@ -1,4 +1,4 @@
-//! From one Kafka record, whoever wrote it, to what it says: an event, acknowledgements, a delivery attempt; or to the
+//! From one Kafka record of any writer to what it says: an event, acknowledgements, a delivery attempt; or to the
 //! reason why it says nothing, for the dead letter. The same bytes at the same place give the same answer, on every
 //! reading and in every reader.
 //!
@@ -25,7 +25,7 @@ use crate::records::{Dedup, Event};
 use crate::trace::is_traceparent;
 use crate::{cloudevents, headers};
 
-/// One record as it was read from the log of events, whoever wrote it.
+/// One record as it was read from the log of events, of any writer.
 #[derive(Debug, Clone, Copy)]
 pub struct NativeRecord<'a> {
     /// The topic's name as read, with the deployment's prefix.

@@ -1,5 +1,5 @@
 //! The records on the log as Rust values, one struct per Avro schema under `avro/`. Encoding is the codec's business,
-//! validity that of whoever makes one.
+//! validity that of its author.
 //!
 //! None carries the acceptance time: that is the record's append time on the log (`LogAppendTime`), the one clock.
 

@@ -17,41 +17,41 @@ fn outcome(decode: impl Fn(&[u8]) -> Result<Verdict, String>) -> String {
 
 #[test]
 fn a_decoder_that_panics_is_told_with_the_seed_and_the_record() {
-    let told = outcome(|bytes| {
+    let reported = outcome(|bytes| {
         assert!(!bytes.ends_with(b"\x80"), "of this");
         Ok(Verdict::Read)
     });
-    assert!(told.starts_with("test: panicked. Again: DECODER_SEED=0x72199e7500001 DECODER_FIRST="), "{told}");
+    assert!(reported.starts_with("test: panicked. Again: DECODER_SEED=0x72199e7500001 DECODER_FIRST="), "{reported}");
 }
 
 #[test]
 fn a_decoder_that_grows_with_the_square_is_told() {
-    let told = outcome(|bytes| {
+    let reported = outcome(|bytes| {
         let begun = Instant::now();
         let square = Duration::from_nanos((bytes.len() * bytes.len()) as u64 * 2);
         while bytes.len() > 5000 && begun.elapsed() < square {}
         Ok(Verdict::Refused)
     });
-    assert!(told.contains("more than"), "{told}");
+    assert!(reported.contains("more than"), "{reported}");
 }
 
 #[test]
 fn what_the_decoder_is_held_to_is_told() {
-    let told =
+    let reported =
         outcome(|bytes| if bytes.contains(&b'\\') { Err("has a backslash".to_owned()) } else { Ok(Verdict::Refused) });
-    assert!(told.starts_with("test: has a backslash. "), "{told}");
+    assert!(reported.starts_with("test: has a backslash. "), "{reported}");
 }
 
 #[test]
 fn one_slow_moment_of_the_machine_is_not_believed() {
     let calls = AtomicU64::new(0);
-    let told = outcome(|_| {
+    let reported = outcome(|_| {
         if calls.fetch_add(1, Ordering::Relaxed) == 1000 {
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(Verdict::Read)
     });
-    assert_eq!(told, "held");
+    assert_eq!(reported, "held");
 }
 
 #[test]

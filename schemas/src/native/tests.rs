@@ -213,7 +213,7 @@ fn only_a_well_formed_traceparent_is_kept() {
     for good in [TRACE, &later] {
         assert_eq!(read(value, &[("traceparent", good)]).unwrap().traceparent.as_deref(), Some(good));
     }
-    // As over HTTP: a webhook passes it on, whoever wrote the record.
+    // As over HTTP: a webhook passes it on, from any writer.
     let of_nothing = format!("00-{}-{}-01", "0".repeat(32), "0".repeat(16));
     for bad in ["", "x", &of_nothing, &format!("ff{}", &TRACE[2..]), &format!("{TRACE}-more"), &format!("{TRACE}-\0")] {
         assert_eq!(read(value, &[("traceparent", bad)]).unwrap().traceparent, None, "{bad}");

@@ -62,7 +62,7 @@ fn new_event(outcome: Result<NewEvent, Invalid>) -> Result<Verdict, String> {
     }
 }
 
-/// What the rest of the system relies on, told apart from how it is checked; and that the record written from it is
+/// What the rest of the system relies on, apart from how it is checked; and that the record written from it is
 /// read as the same event.
 fn holds_by_the_limits(event: &Event) -> Result<Verdict, String> {
     let text = |text: &str| (1..=MAX_TEXT_CHARS).contains(&text.chars().count()) && !text.contains('\0');

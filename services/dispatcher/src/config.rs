@@ -28,7 +28,7 @@ pub struct WebhookArgs {
     /// First attempts made at once
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT", default_value_t = 1000)]
     pub webhook_max_in_flight: usize,
-    /// RetryWorker made at once
+    /// Retries made at once
     #[arg(long, env = "WEBHOOK_MAX_RETRIES_IN_FLIGHT", default_value_t = 500)]
     pub webhook_max_retries_in_flight: usize,
     /// Attempts made at once per endpoint that does not say so itself
@@ -42,9 +42,9 @@ impl WebhookArgs {
     /// # Errors
     /// Names the first value that cannot be.
     pub fn config(&self) -> Result<DispatcherConfig, InvalidConfig> {
-        let invalid = |knob, reason: String| InvalidConfig { knob, reason };
-        let in_range = |knob, value: usize, most: usize| {
-            if (1..=most).contains(&value) { Ok(value) } else { Err(invalid(knob, format!("from 1 to {most}"))) }
+        let invalid = |option, reason: String| InvalidConfig { option, reason };
+        let in_range = |option, value: usize, most: usize| {
+            if (1..=most).contains(&value) { Ok(value) } else { Err(invalid(option, format!("from 1 to {most}"))) }
         };
         let mut allowed_networks: Vec<IpNet> = Vec::new();
         for text in self.webhook_allowed_networks.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
@@ -81,7 +81,7 @@ pub struct DispatcherConfig {
     pub egress: EgressPolicy,
     /// First attempts made at once.
     pub max_in_flight: usize,
-    /// RetryWorker made at once.
+    /// Retries made at once.
     pub max_retries_in_flight: usize,
     /// Attempts made at once per endpoint that does not say so itself.
     pub max_in_flight_per_endpoint: usize,
@@ -161,8 +161,8 @@ mod tests {
             [reach("10.1.2.3"), reach("10.2.0.1"), reach("fd00::1")],
             [AddressClass::Listed, AddressClass::Refused, AddressClass::Listed]
         );
-        assert_eq!(parse(&["--webhook-allowed-networks", "10.1.0.0"]).unwrap_err().knob, "WEBHOOK_ALLOWED_NETWORKS");
-        assert_eq!(parse(&["--webhook-max-in-flight", "0"]).unwrap_err().knob, "WEBHOOK_MAX_IN_FLIGHT");
+        assert_eq!(parse(&["--webhook-allowed-networks", "10.1.0.0"]).unwrap_err().option, "WEBHOOK_ALLOWED_NETWORKS");
+        assert_eq!(parse(&["--webhook-max-in-flight", "0"]).unwrap_err().option, "WEBHOOK_MAX_IN_FLIGHT");
     }
 
     #[test]

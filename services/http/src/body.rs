@@ -152,7 +152,7 @@ fn broken_or_full(bounded: &Bounded) -> Problem {
     }
 }
 
-/// The next piece of data; trailers are passed over.
+/// The next piece of data; trailers are skipped.
 async fn next(body: &mut axum::body::Body) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = body.frame().await {
         match frame.map(|frame| frame.into_data()) {

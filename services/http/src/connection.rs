@@ -122,7 +122,7 @@ impl Pace {
     ) -> Poll<Due> {
         loop {
             let (at, due) = self.next_due(limits);
-            // A later moment needs no new timer: the old one fires, and is then set anew. That spares setting it for
+            // A later moment needs no new timer: the old one fires, and is then set again. That spares setting it for
             // each request.
             if at < timer.deadline().into_std() {
                 timer.as_mut().reset(at.into());

@@ -44,7 +44,7 @@ pub fn mount(api: Router, options: MountOptions) -> Router {
 
 /// Puts the layer around each route.
 pub(super) fn with_edge(routes: Router, options: MountOptions) -> Router {
-    // Handlers are turned into services first: otherwise the layer would be made anew, without its metrics, for every
+    // Handlers are turned into services first: otherwise the layer would be created again, without its metrics, for every
     // request.
     let routes: Router = routes.with_state(());
     routes.layer(EdgeLayer { slow: options.slow_after() })

@@ -177,7 +177,7 @@ fn refuse(stream: TcpStream) {
     METRICS.refused.inc();
     let written = stream.into_std().and_then(|mut stream| stream.write_all(&too_many_connections()));
     if let Err(error) = written {
-        tracing::debug!(%error, "A refused connection was gone before it was told.");
+        tracing::debug!(%error, "A refused connection was closed before it got its answer.");
     }
 }
 

@@ -47,7 +47,7 @@ impl KafkaArgs {
     /// # Errors
     /// Names the first value that cannot be.
     pub fn config(&self) -> Result<KafkaConfig, InvalidConfig> {
-        let invalid = |knob, reason: &str| Err(InvalidConfig { knob, reason: reason.to_owned() });
+        let invalid = |option, reason: &str| Err(InvalidConfig { option, reason: reason.to_owned() });
         let brokers = self.kafka_brokers.as_deref().unwrap_or(DEFAULT_BROKERS).trim();
         if brokers.is_empty() {
             return invalid("KAFKA_BROKERS", "no broker is named");
@@ -71,7 +71,7 @@ impl KafkaArgs {
         }
         let mut config = KafkaConfig::new(brokers, &self.topic_prefix);
         config.instance.clone_from(&self.instance_name);
-        let (knob, given) = match self.kafka_property.as_slice() {
+        let (option, given) = match self.kafka_property.as_slice() {
             [] => ("KAFKA_PROPERTIES", &self.kafka_properties),
             _ => ("--kafka", &self.kafka_property),
         };
@@ -81,7 +81,7 @@ impl KafkaArgs {
                     config.properties.push((name.trim().to_owned(), value.to_owned()));
                 }
                 // The text is not repeated: it may be half a password.
-                _ => return invalid(knob, "each property is NAME=VALUE"),
+                _ => return invalid(option, "each property is NAME=VALUE"),
             }
         }
         // Each alone, so that the one to blame can be named; its value stays unsaid, here and in what librdkafka would
@@ -91,7 +91,7 @@ impl KafkaArgs {
                 let reason = format!(
                     "librdkafka does not know the property {name}, or not with this value; TLS and SASL need a build with the feature kafka-tls"
                 );
-                return Err(InvalidConfig { knob, reason });
+                return Err(InvalidConfig { option, reason });
             }
         }
         Ok(config)
@@ -110,7 +110,7 @@ pub struct ConsumerArgs {
     /// least, by default)
     #[arg(long, env = "CONSUMER_SESSION_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=300_000))]
     pub consumer_session_timeout_ms: u64,
-    /// How long records may be there without one being read before the consumer is started anew, milliseconds
+    /// How long records may be there without one being read before the consumer is restarted, milliseconds
     #[arg(long, env = "CONSUMER_STALL_AFTER_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(5_000..=3_600_000))]
     pub consumer_stall_after_ms: u64,
 }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused_by_name() {
-        let refused = |arguments: &[&str]| parse(arguments).unwrap_err().knob;
+        let refused = |arguments: &[&str]| parse(arguments).unwrap_err().option;
         assert_eq!(refused(&["--kafka", "no-equals-sign"]), "--kafka");
         let typo = parse(&["--kafka", "sasl.pasword=s3cret"]).unwrap_err().to_string();
         assert!(typo.contains("sasl.pasword") && !typo.contains("s3cret"), "{typo}");

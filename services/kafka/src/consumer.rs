@@ -68,7 +68,7 @@ pub struct ConsumerSettings {
     pub followed: Vec<String>,
     /// How long a silent member keeps its partitions.
     pub session_timeout: Duration,
-    /// How long records may be there without one coming before the consumer ends as failed, to be started anew.
+    /// How long records may be there without one coming before the consumer ends as failed, to be restarted.
     pub stall_after: Duration,
     /// How long the broker gathers records before it answers a fetch. Shorter is sooner, and costs the broker, this
     /// process and the owner a round for every few records: answering each at once took a fifth of the broker's
@@ -111,7 +111,7 @@ pub enum Inflow {
         /// What is wrong, with figures, and the command to use; or what the brokers said.
         reason: String,
     },
-    /// The consumer ended and must be started anew.
+    /// The consumer ended and must be restarted.
     Failed(String),
 }
 
@@ -257,7 +257,7 @@ impl FencedConsumer {
 /// Errors come ten times a second while brokers are away: a line for some of them tells it.
 static ERROR_LINES: Throttle = Throttle::new(1);
 
-/// Runs `read` on a thread of its own; what comes back resolves when it has ended. The owner is told of a panic: the
+/// Runs `read` on a thread of its own; what comes back resolves when it has ended. A panic is reported to the owner: the
 /// other threads hold the channel open, and nobody else would notice that nothing comes any more.
 fn on_thread(
     name: String,
@@ -309,7 +309,7 @@ struct ReadState {
     pauses: Pauses,
 }
 
-/// Polls once and hands over what there is. `false`: the client is of no use any more, which the owner was told.
+/// Polls once and hands over what there is. `false`: the client is of no use any more, which is reported to the owner.
 fn hand_over<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,
@@ -375,9 +375,9 @@ mod tests {
         let (inflow, mut receiver) = mpsc::channel(1);
         let outlet = Outlet { inflow, stopping: Arc::default() };
         let ended = on_thread("test-group".to_owned(), outlet.clone(), || panic!("on purpose")).unwrap();
-        let told = receiver.recv().await.unwrap();
-        assert!(matches!(&told, Inflow::Failed(reason) if reason.contains("test-group")), "{told:?}");
-        ended.await.expect("its end is told too");
+        let reported = receiver.recv().await.unwrap();
+        assert!(matches!(&reported, Inflow::Failed(reason) if reason.contains("test-group")), "{reported:?}");
+        ended.await.expect("its end is reported too");
         drop(outlet);
     }
 }

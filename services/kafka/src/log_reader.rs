@@ -228,7 +228,7 @@ mod tests {
         let span = Span { topic: "events".into(), partition: 0, from: 0, to: 10 };
         let mut inflow = read(&kafka, vec![span], &[], OnTruncation::Fail).unwrap();
         let mut came = Vec::new();
-        // One comes behind that end, after it was told: so the mocking has it.
+        // One comes behind that end, after it was reported: so the mocking has it.
         while came.len() < 6 {
             came.extend(inflow.recv().await.unwrap().unwrap().iter().map(|record| (record.offset, record.is_marker)));
         }

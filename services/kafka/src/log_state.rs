@@ -185,8 +185,8 @@ mod tests {
             assert_eq!(found, Some(Outside::Recreated(before, now)), "{next}");
         }
         assert_eq!(outside(&place(15, Some(now)), Some(now), LOG), None);
-        for (stored, told) in [(None, Some(now)), (Some(now), None)] {
-            assert_eq!(outside(&place(15, stored), told, LOG), None, "an id that is not known is not compared");
+        for (stored, reported) in [(None, Some(now)), (Some(now), None)] {
+            assert_eq!(outside(&place(15, stored), reported, LOG), None, "an id that is not known is not compared");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The manifest of topics held against a cluster: what differs, and mending it. Never shrinks anything, never deletes.
+//! The manifest of topics held against a cluster: what differs, and how to repair it. Never shrinks anything, never deletes.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use schemas::topics::TopicSpec;
 
 use super::KafkaConfig;
 
-/// How topics are replicated; a topic with fewer replicas is a difference that no one can mend in place.
+/// How topics are replicated; a topic with fewer replicas is a difference that nobody can repair in place.
 #[derive(Debug, Clone, Copy)]
 pub struct Replication {
     /// Copies of each partition: 3 in production, 1 on one broker.
@@ -45,7 +45,7 @@ pub enum Difference {
         /// What the manifest wants.
         wants: String,
     },
-    /// The topic has fewer replicas than configured. Only a reassignment by Kafka's own tools mends it.
+    /// The topic has fewer replicas than configured. Only a reassignment by Kafka's own tools repairs it.
     TooFewReplicas {
         /// Topic.
         topic: String,
@@ -75,13 +75,13 @@ impl std::fmt::Display for Difference {
                 write!(f, "{topic}: {name} is {has}, must be {bound}{wants}")
             }
             Self::TooFewReplicas { topic, has, wants } => {
-                write!(f, "{topic}: {has} replicas, {wants} configured; mend it with kafka-reassign-partitions")
+                write!(f, "{topic}: {has} replicas, {wants} configured; repair it with kafka-reassign-partitions")
             }
         }
     }
 }
 
-/// How a setting's wanted value is meant. A cluster may keep more than the manifest asks for: mending that would shrink
+/// How a setting's wanted value is meant. A cluster may keep more than the manifest asks for: lowering that would shrink
 /// what it keeps.
 #[derive(Clone, Copy)]
 enum Bound {
@@ -116,7 +116,7 @@ fn holds(setting: &str, has: &str, wants: &str) -> bool {
     }
 }
 
-/// Why topics could not be compared or mended.
+/// Why topics could not be compared or repaired.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicsError {
     /// The cluster did not answer or refused the call.
@@ -177,10 +177,10 @@ pub async fn plan(
     Ok(differences)
 }
 
-/// Mends what can be mended. Topics made meanwhile by another instance are taken as they are.
+/// Repairs what can be repaired. Topics made meanwhile by another instance are taken as they are.
 ///
 /// # Errors
-/// At the first refusal; what was mended before stays.
+/// At the first refusal; what was repaired before stays.
 pub async fn apply(
     config: &KafkaConfig,
     differences: &[Difference],
@@ -218,7 +218,7 @@ pub async fn apply(
 }
 
 /// Waits until the brokers show topics that were just made: the controller answers before they have heard of it, and
-/// who asks next would be told that there are none. Bounded; that they exist is certain already.
+/// who asks next would learn that there are none. Bounded; that they exist is certain already.
 async fn until_shown(config: &KafkaConfig, made: &[&TopicSpec]) -> Result<(), TopicsError> {
     let made: Vec<TopicSpec> = made.iter().copied().cloned().collect();
     let until = Instant::now() + TIMEOUT;

@@ -11,10 +11,10 @@ const DEFAULT_DATABASE_URL: &str = "postgres://triggers@127.0.0.1:5432/triggers"
 
 /// A value that cannot be, with the place.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{knob}: {reason}")]
+#[error("{option}: {reason}")]
 pub struct InvalidConfig {
     /// Flag or variable.
-    pub knob: &'static str,
+    pub option: &'static str,
     /// What is wrong with it.
     pub reason: String,
 }
@@ -39,7 +39,7 @@ impl PostgresArgs {
     /// # Errors
     /// Names the first value that cannot be.
     pub fn config(&self) -> Result<PostgresConfig, InvalidConfig> {
-        let invalid = |knob, reason: &str| Err(InvalidConfig { knob, reason: reason.to_owned() });
+        let invalid = |option, reason: &str| Err(InvalidConfig { option, reason: reason.to_owned() });
         let url = self.database_url.as_deref().unwrap_or(DEFAULT_DATABASE_URL);
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return invalid("DATABASE_URL", "must begin with postgres://");

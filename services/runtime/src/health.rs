@@ -1,6 +1,6 @@
 //! Which parts a process depends on, and whether each of them works.
 //!
-//! Parts report themselves; nothing here asks anybody. How it is told over HTTP is in `http`.
+//! Parts report themselves; nothing here asks anybody. How it is shown over HTTP is in `http`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use crate::telemetry::metrics;
 static UP: LazyLock<GaugeVec> = LazyLock::new(|| {
     metrics::gauge_vec(
         "triggers_health_component_up",
-        "1 while a part that this process depends on works.",
+        "1 while the component is healthy, 0 while it is not.",
         &["component"],
     )
 });
@@ -109,7 +109,7 @@ impl Component {
         if !self.0.up.swap(true, Ordering::Relaxed) {
             reason.clear();
             self.0.gauge.set(1.0);
-            tracing::info!(component = %self.0.name, "Component is up.");
+            tracing::info!(component = %self.0.name, "Component is healthy.");
         }
     }
 
@@ -119,7 +119,7 @@ impl Component {
         let mut known = self.reason();
         if self.0.up.swap(false, Ordering::Relaxed) || *known != reason {
             self.0.gauge.set(0.0);
-            tracing::warn!(component = %self.0.name, reason, "Component is down.");
+            tracing::warn!(component = %self.0.name, reason, "Component is unhealthy.");
             *known = reason;
         }
     }

@@ -50,7 +50,7 @@ async fn run<F>(
 ) where
     F: Future<Output = ()> + Send,
 {
-    // Under the lock: whoever needs the task from here on either is seen, or finds it stopped and starts another one.
+    // Under the lock: a caller that needs the task from here on either is seen, or finds it stopped and starts another one.
     let goes_on = || {
         let mut is_running = lock(&is_running);
         *is_running = is_needed();

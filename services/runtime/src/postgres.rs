@@ -16,7 +16,7 @@ pub struct PostgresConfig {
     pub url: String,
     /// Bound of the pool.
     pub max_connections: u32,
-    /// How long a caller waits for a connection before it is told that the database is out of reach.
+    /// How long a caller waits for a connection before it learns that the database is out of reach.
     pub acquire_timeout: Duration,
     /// Bound of one statement, set on each connection; nothing here runs long.
     pub statement_timeout: Duration,

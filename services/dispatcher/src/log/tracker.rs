@@ -53,7 +53,7 @@ pub(crate) struct Matched {
 /// A delivery whose event may be a duplicate.
 #[derive(Debug, Clone)]
 pub(crate) struct Undecided {
-    /// To be handed back to [`DeliveryTracker::decide`].
+    /// To be handed back to [`DeliveryTracker::apply_decision`].
     pub ticket: u64,
     /// The event in question.
     pub event: Arc<Accepted>,

@@ -1,4 +1,4 @@
-//! RetryWorker: claims due rows of the schedule and makes their attempts. The pure core is `policy` and `retry_after`.
+//! Retries: claims due rows of the schedule and makes their attempts. The pure core is `policy` and `retry_after`.
 
 pub(crate) mod policy;
 pub(crate) mod retry_after;

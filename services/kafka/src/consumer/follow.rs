@@ -28,7 +28,7 @@ enum Command {
 impl Follower {
     /// Reads these too, from where their claims begin.
     pub(super) fn assign(&self, claims: Vec<Claim>) {
-        // A closed channel means that the thread has ended, which it told the owner.
+        // A closed channel means that the thread has ended, which it reported to the owner.
         if !claims.is_empty() && self.0.send(Command::Assign(claims)).is_err() {
             warn!("The following client is gone.");
         }
@@ -65,7 +65,7 @@ pub(super) fn start(
 ) -> Result<(Follower, oneshot::Receiver<()>), KafkaError> {
     let (commands, orders) = channel();
     if settings.followed.is_empty() {
-        // Its sender is gone: whoever waits for the end has it at once.
+        // Its sender is gone: a waiter for the end has it at once.
         return Ok((Follower(commands), oneshot::channel().1));
     }
     // Group-less in effect: it never subscribes and never commits. librdkafka wants a name for any assignment, and this

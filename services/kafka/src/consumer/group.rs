@@ -65,7 +65,7 @@ impl ConsumerContext for GroupContext {
 impl GroupContext {
     fn assign(&self, client: &BaseConsumer<Self>, partitions: &[i32]) {
         let Some(claims) = self.claim_all(client, partitions) else {
-            // Nothing is read; the group is told so, or the rebalance would never end.
+            // Nothing is read; the group learns it, or the rebalance would never end.
             self.incremental(client.incremental_assign(&TopicPartitionList::new()));
             return;
         };
@@ -200,7 +200,7 @@ impl GroupContext {
     }
 
     /// Claims those partitions of one topic of which the brokers tell where the log begins and ends. Then checks the
-    /// positions that were claimed: whoever had the partition may have moved one until then. A topic id that is not
+    /// positions that were claimed: the previous owner may have moved one until then. A topic id that is not
     /// known now is compared by the watch.
     fn try_claim(
         &self,
@@ -313,7 +313,7 @@ pub(super) fn start(
     let topic: Arc<str> = Arc::from(settings.topic.as_str());
     let ended = on_thread(format!("{}-group", settings.consumer), shared.outlet.clone(), move || {
         read(&polled, &shared, &topic);
-        // Leaving the group happens here, before the end is told, so that the next instance need not wait for the
+        // Leaving the group happens here, before the end is reported, so that the next instance need not wait for the
         // session to time out. A commit that has hold of the client at this moment is waited for: it must not be the
         // one that closes it.
         let mut polled = polled;

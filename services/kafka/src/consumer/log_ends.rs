@@ -1,4 +1,4 @@
-//! Where the log ends, per partition, as librdkafka's statistics last told: the other half of lag.
+//! Where the log ends, per partition, as librdkafka's statistics last reported: the other half of lag.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -189,15 +189,15 @@ mod tests {
     #[test]
     fn of_two_places_that_stand_each_is_told_when_the_other_is_forgotten() {
         let (mut watch, start) = (StallWatch::new(PATIENCE), Instant::now());
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for at in 0..=70 {
             let sights = BTreeMap::from([0, 1].map(|partition| (place(partition), behind(at))));
             if let Some(stall) = watch.look(start + SECOND * at, &sights) {
                 watch.forget(&stall.place);
-                told.push((at, stall.place.1));
+                reported.push((at, stall.place.1));
             }
         }
-        assert_eq!(told, [(30, 0), (31, 1), (61, 0), (62, 1)]);
+        assert_eq!(reported, [(30, 0), (31, 1), (61, 0), (62, 1)]);
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Unanswered {
         }
     }
 
-    /// Those that may be tried, by topic. Each is told once per answer: who tries in vain waits for the next.
+    /// Those that may be tried, by topic. Each is given once per answer: who tries in vain waits for the next.
     pub(super) fn take_answering(&self) -> BTreeMap<Arc<str>, Vec<i32>> {
         let mut places = self.lock();
         by_topic(places.iter_mut().filter_map(|(place, answers)| std::mem::take(answers).then_some(place)))

@@ -20,7 +20,7 @@ pub(super) struct Undecodable(Arc<Mutex<State>>);
 struct State {
     /// Offset of the batch, and what librdkafka says of it.
     found: BTreeMap<Place, (i64, String)>,
-    /// librdkafka would fetch the batch over and over, so it is told not to. It keeps that over an assignment.
+    /// librdkafka would fetch the batch over and over, so this is turned off. It keeps that over an assignment.
     paused: BTreeSet<Place>,
 }
 
@@ -58,7 +58,7 @@ impl Undecodable {
         Ok(())
     }
 
-    /// Partitions that `client` reads no more: whoever reads them again starts afresh.
+    /// Partitions that `client` reads no more: the next reader starts afresh.
     pub(super) fn forget<C: ConsumerContext>(&self, client: &BaseConsumer<C>, topics: &[Arc<str>], partitions: &[i32]) {
         let is_gone = |place: &Place| topics.contains(&place.0) && partitions.contains(&place.1);
         let mut state = self.lock();

@@ -160,7 +160,7 @@ impl Watch {
         error!(
             consumer = self.settings.consumer,
             %topic, partition, reached = stall.reached, log_end = stall.end, seconds,
-            "Records are there and none came, or the log ends before what was read: the consumer is started anew."
+            "Kafka consumer stalled: lag without records, or a log that ends before the position; restarting consumer."
         );
         Some(stall.to_string())
     }
@@ -236,7 +236,7 @@ impl Watch {
         };
         // Read after the database was: a claim made meanwhile is newer than what was read, never older.
         let (topic, partition) = self.lost.look(Instant::now(), &self.held.all(), &stored)?;
-        info!(consumer = self.settings.consumer, %topic, partition, "A claim does not stand any more: the consumer is started anew.");
+        info!(consumer = self.settings.consumer, %topic, partition, "Claim lost; restarting consumer.");
         Some(format!(
             "{topic}[{partition}] was claimed, repaired, skipped or restored, and Kafka still gives it to this instance"
         ))
@@ -246,7 +246,7 @@ impl Watch {
 fn stalls_counter() -> IntCounterVec {
     metrics::counter_vec(
         "triggers_consumer_stalls_total",
-        "Consumers that were started anew because records were there and none came, or a log ended before what was read.",
+        "Restarts of a Kafka consumer that stalled (lag without records), or whose log ended before its position.",
         &["consumer"],
     )
 }

@@ -1,6 +1,6 @@
 //! Skipping a range of the log that nobody can read: by an operator's command only, because it gives records up.
 //!
-//! What a consumer skipped is stored in `log_skips`, so that whoever reads the log again for it skips the same range: a
+//! What a consumer skipped is stored in `log_skips`, so that a later reader of the log skips the same range: a
 //! reader that could decode it would otherwise show what the first reading gave up.
 
 use std::sync::Arc;

@@ -18,7 +18,7 @@ pub(super) struct Rest {
 pub(super) enum After {
     /// Reading goes on in this piece.
     SamePiece,
-    /// Reading goes on elsewhere: the client must be told.
+    /// Reading goes on elsewhere: the client must get an error.
     OtherPiece,
     /// The span is read. With an offset, a marker there stands for what came without a record.
     Done(Option<i64>),

@@ -1,4 +1,4 @@
-//! Partitions without a leader, on a mock cluster: a real one cannot be told to lose the leader of one partition alone.
+//! Partitions without a leader, on a mock cluster: a real one cannot be made to lose the leader of one partition alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ async fn publish(kafka: &KafkaConfig, topic: &str, partition: i32, value: &str) 
     tokio::task::spawn_blocking(publish).await.unwrap();
 }
 
-/// What an owner was told, by place.
+/// What an owner learned, by partition.
 struct Owner {
     consumer: FencedConsumer,
     inflow: mpsc::Receiver<Inflow>,
@@ -225,7 +225,7 @@ async fn bounds_are_told_of_every_partition_whose_leader_answers() {
     assert!(matches!(ask().await[&0], Ok(LogBounds { begin: 0, end: 1 })));
 
     mock.partition_leader(&events, 1, None).unwrap();
-    // What the client remembers of leaders is mended by its first question in vain.
+    // What the client remembers of leaders is corrected by its first question in vain.
     devstack::testing::eventually(PATIENCE, "the others answer", async || (answered().await == [0, 2]).then_some(()))
         .await;
     // A broker that does not answer: of partitions 0 and 2 it is the leader.

@@ -1,5 +1,5 @@
 //! Topics that somebody else has set up, held against the manifest: what is more generous stays, what is too little is
-//! mended.
+//! repaired.
 
 use kafka::KafkaConfig;
 use kafka::topics::{self, Difference, Replication};
@@ -37,7 +37,7 @@ async fn a_topic_that_keeps_more_than_the_manifest_asks_for_is_no_difference_and
     let less = [("cleanup.policy", "compact"), ("retention.ms", "3600000"), ("segment.ms", "604800000")];
     set_up(&kafka, &kafka.topics.deliveries, &less).await;
     let differences = topics::plan(&kafka, &manifest, ONE).await.unwrap();
-    let told: Vec<String> = differences.iter().map(Difference::to_string).collect();
+    let reported: Vec<String> = differences.iter().map(Difference::to_string).collect();
     let topic = &kafka.topics.deliveries;
     let wanted = [
         "cleanup.policy is compact, must be delete",
@@ -45,7 +45,7 @@ async fn a_topic_that_keeps_more_than_the_manifest_asks_for_is_no_difference_and
         "retention.ms is 3600000, must be at least 777600000",
         "segment.ms is 604800000, must be at most 86400000",
     ];
-    assert_eq!(told, wanted.map(|difference| format!("{topic}: {difference}")));
+    assert_eq!(reported, wanted.map(|difference| format!("{topic}: {difference}")));
     topics::apply(&kafka, &differences, ONE).await.unwrap();
     assert_eq!(topics::plan(&kafka, &manifest, ONE).await.unwrap(), []);
 }

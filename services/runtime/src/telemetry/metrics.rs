@@ -25,7 +25,7 @@ pub fn counter(name: &str, help: &str) -> IntCounter {
     make(name, |name| IntCounter::new(name, help))
 }
 
-/// Counters told apart by labels.
+/// Counters per label.
 pub fn counter_vec(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     make(name, |name| IntCounterVec::new(Opts::new(name, help), labels))
 }
@@ -35,7 +35,7 @@ pub fn gauge(name: &str, help: &str) -> Gauge {
     make(name, |name| Gauge::new(name, help))
 }
 
-/// Values told apart by labels.
+/// Values per label.
 pub fn gauge_vec(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
     make(name, |name| GaugeVec::new(Opts::new(name, help), labels))
 }
@@ -45,7 +45,7 @@ pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
     make(name, |name| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
 }
 
-/// Distributions told apart by labels.
+/// Distributions per label.
 pub fn histogram_vec(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
     make(name, |name| HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
 }

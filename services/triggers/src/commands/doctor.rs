@@ -41,9 +41,9 @@ impl Findings {
         print::line(&format!("ok    {what}: {how}"))
     }
 
-    fn bad(&mut self, what: &str, why: impl Display, mend: &str) -> Result<()> {
+    fn bad(&mut self, what: &str, why: impl Display, advice: &str) -> Result<()> {
         self.failures += 1;
-        print::line(&format!("FAIL  {what}: {why}\n      {mend}"))
+        print::line(&format!("FAIL  {what}: {why}\n      {advice}"))
     }
 }
 
@@ -127,7 +127,7 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
         return findings.bad(
             "PostgreSQL",
             why,
-            "Start it, mend what is said, or name the right one with DATABASE_URL.",
+            "Start it, repair what it reports, or name the right one with DATABASE_URL.",
         );
     }
     let version: Result<i32, sqlx::Error> =
@@ -159,7 +159,7 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
 }
 
 /// Positions outside of their logs stop their partitions. That Kafka or PostgreSQL do not answer, or that there is no
-/// schema, was told by now.
+/// schema, was reported by now.
 async fn check_positions(
     findings: &mut Findings,
     kafka: &KafkaConfig,

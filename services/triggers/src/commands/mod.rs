@@ -46,7 +46,7 @@ pub(crate) enum Command {
     Lag(lag::LagArgs),
     /// Where the consumers are on the log; repairing a position, and skipping what cannot be read
     Positions(positions::PositionsArgs),
-    /// Compare the topics with the manifest, or mend them
+    /// Compare the topics with the manifest, or repair them
     Topics(topics::TopicsArgs),
     /// Build the inbox view again from the log, or read a part of the log into it once more
     View(view::ViewCommandArgs),

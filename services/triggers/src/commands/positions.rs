@@ -187,14 +187,14 @@ async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()>
     let repairs = plan(known, wanted, how);
     // Said at the end: what is known to lie outside can be repaired all the same.
     let unknown = known.iter().filter(|known| known.log.is_none() && wanted(&known.position)).count();
-    let told = || match unknown {
+    let reported = || match unknown {
         0 => Ok(()),
         _ => bail!(
             "of {unknown} positions it is not known whether they lie inside of their logs: triggers positions list"
         ),
     };
     if repairs.is_empty() {
-        told()?;
+        reported()?;
         return print::line("every position lies inside of its log; nothing is to be repaired");
     }
     for repair in &repairs {
@@ -213,7 +213,7 @@ async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()>
             None => bail!("{place} has moved meanwhile and was left; look again: triggers positions list"),
         }
     }
-    told()
+    reported()
 }
 
 async fn skip(kafka: &KafkaConfig, pool: &PgPool, known: &[Known], args: &SkipArgs) -> Result<()> {

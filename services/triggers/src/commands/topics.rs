@@ -1,4 +1,4 @@
-//! `triggers topics`: what differs between the cluster's topics and the manifest, and mending it.
+//! `triggers topics`: what differs between the cluster's topics and the manifest, and repairing it.
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -25,7 +25,7 @@ enum Action {
         #[command(flatten)]
         kafka: KafkaArgs,
     },
-    /// Make and mend; never shrinks, never deletes
+    /// Create and repair; never shrinks, never deletes
     Apply {
         #[command(flatten)]
         kafka: KafkaArgs,
@@ -55,15 +55,15 @@ async fn differences(config: &KafkaConfig, args: &KafkaArgs) -> Result<Vec<Diffe
 }
 
 async fn apply(config: &KafkaConfig, args: &KafkaArgs, add_partitions: bool) -> Result<()> {
-    let (held, mended): (Vec<Difference>, Vec<Difference>) =
+    let (held, repaired): (Vec<Difference>, Vec<Difference>) =
         differences(config, args).await?.into_iter().partition(|difference| match difference {
             Difference::TooFewPartitions { .. } => !add_partitions,
             Difference::TooFewReplicas { .. } => true,
             Difference::Missing(_) | Difference::Setting { .. } => false,
         });
-    topics::apply(config, &mended, args.replication()).await?;
-    mended.iter().try_for_each(|difference| print::line(&format!("mended: {difference}")))?;
-    if mended.is_empty() && held.is_empty() {
+    topics::apply(config, &repaired, args.replication()).await?;
+    repaired.iter().try_for_each(|difference| print::line(&format!("applied: {difference}")))?;
+    if repaired.is_empty() && held.is_empty() {
         return print::line("the topics are as the manifest wants them");
     }
     held.iter().try_for_each(|difference| print::line(&format!("left: {difference}")))?;

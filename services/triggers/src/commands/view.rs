@@ -25,7 +25,7 @@ pub(crate) struct ViewCommandArgs {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Build the view anew beside the live one, compare them, and switch over. Run it again to go on after an
+    /// Build a second view beside the live one, compare them, and switch over. Run it again to go on after an
     /// interruption
     Rebuild {
         #[command(flatten)]
@@ -40,7 +40,7 @@ enum Action {
         /// Compare only; the live view stays
         #[arg(long, conflicts_with = "accept_differences")]
         dry_run: bool,
-        /// Begin anew instead of going on with a rebuild that was interrupted
+        /// Start over instead of continuing an interrupted rebuild
         #[arg(long)]
         restart: bool,
     },
@@ -94,7 +94,7 @@ pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
             bar.finish();
             let done = done?;
             if done.resumed {
-                print::line("went on with an unfinished rebuild; --restart begins anew")?;
+                print::line("continued an unfinished rebuild; --restart starts over")?;
             }
             print::line(&format!(
                 "{} records read, {} rows carried over; the live view was held for {:.1} s",

@@ -152,7 +152,7 @@ async fn serve(
     }
 }
 
-/// Makes the topics, as one broker can have them. Those that exist are mended only on a Kafka of our `own`.
+/// Makes the topics, as one broker can have them. Those that exist are repaired only on a Kafka of our `own`.
 async fn make_topics(kafka: &KafkaConfig, own: bool) -> Result<()> {
     let replication = topics::Replication { factor: 1, min_in_sync: 1 };
     let manifest = kafka.topics.manifest(schemas::topics::DEFAULT_PARTITIONS);

@@ -157,8 +157,8 @@ async fn a_record_that_stays_unreadable_stays_one_letter_with_its_newest_reason_
     let late = uuid::Uuid::new_v4().to_string();
     let garbage = b"garbage\xff\x00";
     let first = place(&topic, writer.write(&topic, None, &late, garbage, &[]).await);
-    // An origin that is none is mended by the place where the record stands.
-    let json = br#"{"event_type": "mended", "payload": 1}"#;
+    // An origin that is none is replaced by the place where the record stands.
+    let json = br#"{"event_type": "repaired", "payload": 1}"#;
     let misled = place(&topic, writer.write(&topic, None, &api.org_id, json, &[("triggers-origin-offset", "7")]).await);
     dead_letters(&system, 2).await;
     let tenant = found(&system, &api, &late).await;
@@ -208,8 +208,10 @@ async fn a_record_that_stays_unreadable_stays_one_letter_with_its_newest_reason_
     assert_eq!(page["rejected"][0]["error_code"], "bad_origin");
 
     system.run(&["dlq", "redrive", &misled]).await.expect(0);
-    eventually(PATIENCE, "the mended one is in the inbox", || async { (api.inbox(50).await.len() == 1).then_some(()) })
-        .await;
+    eventually(PATIENCE, "the repaired one is in the inbox", || async {
+        (api.inbox(50).await.len() == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

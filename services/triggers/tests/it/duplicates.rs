@@ -203,7 +203,7 @@ async fn a_key_is_refused_for_another_body_and_replayed_for_the_same_one_also_af
     let ingest = system.role("ingest", &[]);
     let mut api = api;
     api.base_url = ingest.ready().await;
-    // A look-up that is late on a busy machine rightly accepts: of twenty keys some are told in time.
+    // A look-up that is late on a busy machine rightly accepts: of twenty keys some are recognized in time.
     let (mut replayed, mut refused) = (0, 0);
     for (n, id) in ids.iter().enumerate() {
         let other = api.post_event_as(&format!("k{n}"), &body(2)).await;
@@ -286,7 +286,7 @@ async fn names_and_content_are_recognized_over_instances_and_each_kind_and_organ
     let restarted = pair.system.role("ingest", &[]);
     let mut fresh = api.clone();
     fresh.base_url = restarted.ready().await;
-    let told = eventually(PATIENCE, "a repeat is told from the view", || async {
+    let reported = eventually(PATIENCE, "a repeat is recognized from the view", || async {
         let reply = fresh.post("/v1/events", &named(5)).await;
         (reply.status == 409).then(|| reply.json())
     })
@@ -294,7 +294,7 @@ async fn names_and_content_are_recognized_over_instances_and_each_kind_and_organ
     // A look-up that was late accepted one meanwhile, which this instance then knows of: it leads to the original all
     // the same.
     eventually(PATIENCE, "it leads to the original", || async {
-        let event = api.get(&format!("/v1/events/{}", told["event_id"].as_str()?)).await;
+        let event = api.get(&format!("/v1/events/{}", reported["event_id"].as_str()?)).await;
         (event.status == 200 && event.json()["event_id"] == original.as_str()).then_some(())
     })
     .await;

@@ -64,7 +64,7 @@ async fn endpoint(api: &Api, url: String) {
     api.post("/v1/endpoints", &json!({"url": url, "retry_schedule": schedule})).await.expect(201);
 }
 
-/// Sends events and acknowledges some until told to stop or refused; answers what was accepted, and what of it was
+/// Sends events and acknowledges some until stopped or refused; answers what was accepted, and what of it was
 /// acknowledged.
 async fn flow(api: Api, stop: Arc<AtomicBool>) -> (Vec<String>, BTreeSet<String>) {
     let (mut accepted, mut acknowledged) = (Vec::new(), BTreeSet::new());

@@ -1,5 +1,5 @@
 //! Instances that are paused past their session, that come, leave and die under load, and commits whose outcome nobody
-//! was told.
+//! was reported.
 //!
 //! The database itself keeps book of who claimed which partition and who moved its position: an instance that was
 //! overtaken must not be among those who moved it, whatever it had in hand.
@@ -83,7 +83,7 @@ impl Bench {
         self.join("materializer", "view").await
     }
 
-    /// Every organization sends, until told to end.
+    /// Every organization sends, until stopped.
     fn put_under_load(&mut self) {
         for api in &self.apis {
             let mut sender = self.system.start_send(api, "-", 4);

@@ -27,13 +27,13 @@ fn options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE))
 }
 
-/// Deletes the events topic and makes it anew, empty.
+/// Deletes the events topic and creates it again, empty.
 async fn recreate(system: &System) {
     let topic = system.topic(schemas::topics::EVENTS);
     for deleted in admin(system).delete_topics(&[&topic], &options()).await.unwrap() {
         deleted.unwrap();
     }
-    eventually(PATIENCE, "the topic is made anew", || async {
+    eventually(PATIENCE, "the topic is created again", || async {
         (system.run(&["topics", "apply"]).await.code == 0).then_some(())
     })
     .await;

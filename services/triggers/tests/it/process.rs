@@ -20,8 +20,8 @@ pub(crate) const END: Duration = Duration::from_secs(60);
 
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
-/// The binary's knobs, which must not come from the environment of whoever runs the tests.
-const KNOBS: [&str; 22] = [
+/// The binary's options, which must not come from the environment of the caller of the tests.
+const OPTIONS: [&str; 22] = [
     "ACCEPT_TIMEOUT_MS",
     "DATABASE_URL",
     "DEV_API_KEYS",
@@ -49,7 +49,7 @@ const KNOBS: [&str; 22] = [
 /// The binary under test, started in `folder`.
 pub(crate) fn triggers(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_triggers"));
-    for name in KNOBS {
+    for name in OPTIONS {
         command.env_remove(name);
     }
     command.current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);

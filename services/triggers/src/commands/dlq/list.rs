@@ -83,7 +83,7 @@ fn print_rows(rows: &mut Vec<(i64, Value)>, output: Option<Output>) -> Result<()
     if values.is_empty() { Ok(()) } else { print::rows(&values, COLUMNS, output) }
 }
 
-/// What is told of a dead letter in one line.
+/// A dead letter in one line.
 pub(super) fn row(pick: &Pick, letter: &Letter) -> Value {
     json!({
         "place": pick.place.to_string(),

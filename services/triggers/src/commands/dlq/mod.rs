@@ -118,7 +118,7 @@ async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
         }
     }
     if foreign > 0 {
-        eprintln!("{foreign} records on {} are no dead letters and were passed over", log.topic());
+        eprintln!("{foreign} records on {} are no dead letters and were skipped", log.topic());
     }
     if let Some(place) = index.missing().first() {
         bail!("there is no dead letter of {place}");

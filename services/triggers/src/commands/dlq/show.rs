@@ -26,7 +26,7 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     let wanted = Filters::default().wanted(&kafka, std::slice::from_ref(&args.place));
     let log = DeadLetters::open(kafka).await?;
     let picks = find(&log, wanted).await?;
-    // The newest: two only when the topic was made anew meanwhile.
+    // The newest: two only when the topic was created again meanwhile.
     let Some(pick) = picks.first() else {
         bail!("there is no dead letter of {}", args.place);
     };
