@@ -26,6 +26,7 @@ command -v c++ >/dev/null || need 'a C++ compiler (c++)' g++
 command -v make >/dev/null || need 'make' make
 command -v pkg-config >/dev/null || need 'pkg-config' pkg-config
 command -v curl >/dev/null || need 'curl' curl
+command -v jq >/dev/null || need 'jq, with which the README reads an answer' jq
 command -v setpriv >/dev/null || need 'setpriv' util-linux
 has_recent_java || need 'Java 17 or newer (java)' "$(apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 && echo openjdk-17-jre-headless || echo default-jre-headless)"
 command -v mvn >/dev/null || need 'Maven (mvn)' maven
