@@ -56,7 +56,7 @@ pub fn start(
     });
     if !config.delivers {
         info!("Webhook delivery is switched off; positions stay where they are.");
-        component.up();
+        component.report_healthy();
         return Ok(());
     }
     let client = WebhookClient::new(Arc::new(config.egress.clone()))?;
@@ -85,7 +85,7 @@ pub fn start(
     });
     supervisor.spawn(CONSUMER, async move {
         let outcome = deliver(&config, &dependencies, kafka, &component, shutdown).await;
-        component.down("stopped");
+        component.report_unhealthy("stopped");
         Ok(outcome?)
     });
     Ok(())

@@ -18,7 +18,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tower::{Layer, Service, ServiceExt};
 
 use super::context::{CORRELATION_ID, REQUEST_ID, RequestContext};
-use super::observe::{DeliberateWait, RouteMetrics, SlowAfter};
+use super::observe::{LongPollWait, RouteMetrics, SlowAfter};
 use super::problem::Problem;
 
 const RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
@@ -109,7 +109,7 @@ struct Watch {
 impl Watch {
     fn finish(mut self, response: Response, method: &Method, uri: &Uri, slow: SlowAfter) -> Response {
         self.open = false;
-        let waited = response.extensions().get::<DeliberateWait>().map_or(Duration::ZERO, |wait| wait.0);
+        let waited = response.extensions().get::<LongPollWait>().map_or(Duration::ZERO, |wait| wait.0);
         let mut response = complete(response, &self.context, method, uri);
         identify(&mut response, &self.context);
         self.metrics.answered(&self.context, response.status(), waited, slow);

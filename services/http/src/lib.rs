@@ -22,7 +22,7 @@ pub use body::{BATCH_BODY_BYTES, Body, BodyLimits, BodyReadTimeout, EVENT_BODY_B
 pub use context::{Dialect, PeerAddr, RequestContext};
 pub use json::{JsonBody, JsonObject};
 pub use mount::{MountOptions, mount};
-pub use observe::DeliberateWait;
+pub use observe::LongPollWait;
 pub use path::PathId;
 pub use problem::{FieldError, Problem};
 pub use query::QueryParams;

@@ -35,7 +35,7 @@ struct Metrics {
 /// Put into a response's extensions by a handler that waited because the client asked it to (a long poll): the request
 /// is not slow for it.
 #[derive(Debug, Clone, Copy)]
-pub struct DeliberateWait(pub Duration);
+pub struct LongPollWait(pub Duration);
 
 /// From when on a request is worth a line in the log.
 #[derive(Debug, Clone, Copy)]

@@ -46,8 +46,8 @@ pub fn probe_routes(info: ServiceInfo, health: Health) -> Router {
     }
     for mount in ["", "/v1", "/api"] {
         routes = routes
-            .route(&format!("{mount}/health"), get(whole))
-            .route(&format!("{mount}/health/detailed"), get(whole))
+            .route(&format!("{mount}/health"), get(all))
+            .route(&format!("{mount}/health/detailed"), get(all))
             .route(&format!("{mount}/health/ready"), get(ready))
             .route(&format!("{mount}/health/live"), get(live));
     }
@@ -64,37 +64,33 @@ fn status(info: ServiceInfo) -> Json<Value> {
         "name": info.name,
         "role": info.role,
         "version": info.version,
-        "status": "ok",
+        "status": "healthy",
         "uptime_seconds": info.started.elapsed().as_secs(),
     }))
 }
 
-/// The process answers, so it lives; what it depends on is no reason to restart it.
+/// The process answers, so it is alive. A dependency that is unhealthy is no reason to restart it.
 async fn live() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+    Json(json!({ "status": "healthy" }))
 }
 
-/// Whether work may be sent here: 503 while a part is down that the main work needs.
+/// Whether this process may get work: 503 while it drains or a required component is unhealthy.
 async fn ready(State(health): State<Health>) -> Response {
     report(&health, health.is_ready())
 }
 
-/// Whether all is well: 503 while any part is down.
-async fn whole(State(health): State<Health>) -> Response {
-    report(&health, health.is_whole())
+/// Whether every component is healthy: 503 while it drains or any component is unhealthy, optional ones included.
+async fn all(State(health): State<Health>) -> Response {
+    report(&health, health.is_fully_healthy())
 }
 
-/// Which parts are up. Why one is down stands in the log and is not for strangers.
-fn report(health: &Health, good: bool) -> Response {
-    let check = |(name, up)| (name, json!({ "status": if up { "up" } else { "down" } }));
+/// The state of each component. The reason of an unhealthy one is in the log only: clients may be strangers.
+fn report(health: &Health, is_good: bool) -> Response {
+    let word = |is_healthy: bool| if is_healthy { "healthy" } else { "unhealthy" };
+    let check = |(name, is_healthy)| (name, json!({ "status": word(is_healthy) }));
     let checks: serde_json::Map<String, Value> = health.components().into_iter().map(check).collect();
-    let status = match (health.is_draining(), health.is_ready(), health.is_whole()) {
-        (true, ..) => "draining",
-        (false, false, _) => "down",
-        (false, true, false) => "degraded",
-        (false, true, true) => "ok",
-    };
-    let code = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if health.is_draining() { "draining" } else { word(is_good) };
+    let code = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "status": status, "checks": checks }))).into_response()
 }
 

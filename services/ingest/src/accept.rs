@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http_server::{BodyLimits, EVENT_BODY_BYTES, Problem, RequestContext};
-use kafka::producer::{Appended, Outgoing};
+use kafka::producer::{Appended, ProducerRecord};
 use schemas::codec;
 use schemas::ids::OrgId;
 use schemas::position::{LogPosition, TOKEN_PURPOSE};
@@ -112,7 +112,8 @@ async fn append(
     let key_id = caller.key_id.as_uuid().hyphenated().encode_lower(&mut key_id).as_bytes();
     let record_headers = record_headers(context, key_id);
     let started = Instant::now();
-    let outgoing = Outgoing { topic: &state.topic, key: Some(key), value: Some(&value), headers: &record_headers };
+    let outgoing =
+        ProducerRecord { topic: &state.topic, key: Some(key), value: Some(&value), headers: &record_headers };
     let outcome = state.producer.publish(outgoing).await;
     METRICS.append_seconds.observe(started.elapsed().as_secs_f64());
     let appended = outcome.map_err(|error| publish_problem(context, EVENT, &error))?;

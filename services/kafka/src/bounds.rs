@@ -22,14 +22,14 @@ pub struct LogBounds {
 
 impl LogBounds {
     /// Whether a consumer can go on at `next_offset`.
-    pub fn hold(&self, next_offset: i64) -> bool {
+    pub fn contains(&self, next_offset: i64) -> bool {
         (self.begin..=self.end).contains(&next_offset)
     }
 }
 
 /// What the brokers said, per partition. One that has no leader, or whose leader does not answer, takes nothing from
 /// the others.
-pub type Answers<T> = BTreeMap<i32, Result<T, KafkaError>>;
+pub type PerPartition<T> = BTreeMap<i32, Result<T, KafkaError>>;
 
 /// Asks for partitions of one topic.
 pub fn ask<C: ConsumerContext>(
@@ -37,9 +37,9 @@ pub fn ask<C: ConsumerContext>(
     topic: &str,
     partitions: &[i32],
     timeout: Duration,
-) -> Answers<LogBounds> {
+) -> PerPartition<LogBounds> {
     let all = |offset: Offset| partitions.iter().map(move |partition| (*partition, offset));
-    let mut answers: Answers<LogBounds> = BTreeMap::new();
+    let mut answers: PerPartition<LogBounds> = BTreeMap::new();
     for (partition, begin) in offsets(client, topic, all(Offset::Beginning).collect(), timeout) {
         answers.insert(partition, known(begin).map(|begin| LogBounds { begin, end: begin }));
     }
@@ -58,7 +58,7 @@ pub fn ends<C: ConsumerContext>(
     topic: &str,
     partitions: impl Iterator<Item = i32>,
     timeout: Duration,
-) -> Answers<i64> {
+) -> PerPartition<i64> {
     let wanted = partitions.map(|partition| (partition, Offset::End)).collect();
     offsets(client, topic, wanted, timeout).into_iter().map(|(partition, end)| (partition, known(end))).collect()
 }
@@ -71,9 +71,9 @@ pub(super) fn at<C: ConsumerContext>(
     partitions: impl Iterator<Item = i32>,
     time_ms: i64,
     timeout: Duration,
-) -> Answers<i64> {
+) -> PerPartition<i64> {
     let wanted = partitions.map(|partition| (partition, Offset::Offset(time_ms))).collect();
-    let mut found: Answers<Option<i64>> = offsets(client, topic, wanted, timeout);
+    let mut found: PerPartition<Option<i64>> = offsets(client, topic, wanted, timeout);
     let is_after_all = |answer: &Result<Option<i64>, KafkaError>| matches!(answer, Ok(None));
     let after: Vec<i32> =
         found.iter().filter(|(_, answer)| is_after_all(answer)).map(|(partition, _)| *partition).collect();
@@ -94,7 +94,7 @@ fn offsets<C: ConsumerContext>(
     topic: &str,
     wanted: Vec<(i32, Offset)>,
     timeout: Duration,
-) -> Answers<Option<i64>> {
+) -> PerPartition<Option<i64>> {
     if wanted.is_empty() {
         return BTreeMap::new();
     }
@@ -119,7 +119,7 @@ fn together<C: ConsumerContext>(
     topic: &str,
     wanted: &[(i32, Offset)],
     timeout: Duration,
-) -> Result<Answers<Option<i64>>, KafkaError> {
+) -> Result<PerPartition<Option<i64>>, KafkaError> {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in wanted {
         list.add_partition_offset(topic, *partition, *offset)?;
@@ -140,7 +140,7 @@ fn each_alone<C: ConsumerContext>(
     topic: &str,
     wanted: &[(i32, Offset)],
     timeout: Duration,
-) -> Answers<Option<i64>> {
+) -> PerPartition<Option<i64>> {
     std::thread::scope(|scope| {
         let ask = |one| scope.spawn(move || together(client, topic, std::slice::from_ref(one), timeout));
         let asked: Vec<_> = wanted.iter().map(|one| (one.0, ask(one))).collect();

@@ -9,19 +9,19 @@
 //!
 //! What is done with the records, and moving the positions ([`crate::fence::advance`]), is the owner's business.
 
+mod assignments;
 mod chunk;
-mod follow;
+mod companion;
 mod group;
-mod held;
 mod lag;
 mod leader_epochs;
+mod leaderless;
 mod log_ends;
 mod markers;
 mod runner;
 mod stall;
 mod topic_ids;
 mod truncation;
-mod unanswered;
 mod undecodable;
 mod watch;
 
@@ -37,14 +37,14 @@ use sqlx::postgres::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use self::held::{Held, Progress};
+use self::assignments::{Assignments, Progress};
 pub use self::lag::{Lag, Reached};
 use self::leader_epochs::{LeaderEpochs, ReadEpochs};
+use self::leaderless::Leaderless;
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
 pub use self::runner::{Ended, Runner, Session, TopicPartition, finished};
 use self::topic_ids::Pauses;
-use self::unanswered::Unanswered;
 use self::undecodable::Undecodable;
 use super::{KafkaConfig, Record};
 use crate::fence::Claim;
@@ -65,7 +65,7 @@ pub struct ConsumerSettings {
     /// The topic whose partitions the group shares out.
     pub topic: String,
     /// Topics that are read at the same partitions.
-    pub followed: Vec<String>,
+    pub companion_topics: Vec<String>,
     /// How long a silent member keeps its partitions.
     pub session_timeout: Duration,
     /// How long records may be there without one coming before the consumer ends as failed, to be restarted.
@@ -83,7 +83,7 @@ impl ConsumerSettings {
             consumer: consumer.to_owned(),
             group: group.to_owned(),
             topic: topic.to_owned(),
-            followed: Vec::new(),
+            companion_topics: Vec::new(),
             session_timeout: Duration::from_secs(10),
             stall_after: Duration::from_secs(30),
             fetch_wait: Duration::from_millis(5),
@@ -93,7 +93,7 @@ impl ConsumerSettings {
 
 /// What the consumer tells its owner, in order.
 #[derive(Debug)]
-pub enum Inflow {
+pub enum ConsumerEvent {
     /// These partitions, of all topics, are now read under these claims.
     Assigned(Vec<Claim>),
     /// These partitions of every topic now belong to somebody else. What is not committed is theirs to read again.
@@ -117,15 +117,15 @@ pub enum Inflow {
 
 /// Where the threads meet the owner.
 #[derive(Clone)]
-struct Outlet {
-    inflow: mpsc::Sender<Inflow>,
+struct EventSender {
+    inflow: mpsc::Sender<ConsumerEvent>,
     stopping: Arc<AtomicBool>,
 }
 
-impl Outlet {
+impl EventSender {
     /// Hands `message` over, waiting while the owner is busy. `false`: the owner is gone, or the consumer is being
     /// stopped.
-    fn send(&self, message: Inflow) -> bool {
+    fn send(&self, message: ConsumerEvent) -> bool {
         let mut message = message;
         loop {
             if self.is_stopping() {
@@ -152,11 +152,11 @@ impl Outlet {
 #[derive(Clone)]
 struct Shared {
     kafka: KafkaConfig,
-    outlet: Outlet,
+    outlet: EventSender,
     log_ends: LogEnds,
-    held: Held,
+    held: Assignments,
     epochs: LeaderEpochs,
-    unanswered: Unanswered,
+    leaderless: Leaderless,
     undecodable: Undecodable,
     reading: Progress,
 }
@@ -182,13 +182,13 @@ impl FencedConsumer {
         kafka: &KafkaConfig,
         pool: PgPool,
         settings: ConsumerSettings,
-    ) -> Result<(Self, mpsc::Receiver<Inflow>), KafkaError> {
+    ) -> Result<(Self, mpsc::Receiver<ConsumerEvent>), KafkaError> {
         let (inflow, receiver) = mpsc::channel(CHANNEL_CHUNKS);
         let stopping = Arc::new(AtomicBool::new(false));
         let log_ends = LogEnds::default();
-        let outlet = Outlet { inflow, stopping: stopping.clone() };
-        let (held, unanswered, readings) =
-            (Held::default(), Unanswered::default(), [Progress::default(), Progress::default()]);
+        let outlet = EventSender { inflow, stopping: stopping.clone() };
+        let (held, leaderless, readings) =
+            (Assignments::default(), Leaderless::default(), [Progress::default(), Progress::default()]);
         let undecodable = Undecodable::default();
         let epochs = LeaderEpochs::new(pool.clone(), &settings.consumer, held.clone());
         let [group_reading, followed_reading] = readings.clone();
@@ -198,11 +198,11 @@ impl FencedConsumer {
             log_ends: log_ends.clone(),
             held: held.clone(),
             epochs: epochs.clone(),
-            unanswered: unanswered.clone(),
+            leaderless: leaderless.clone(),
             undecodable: undecodable.clone(),
             reading,
         };
-        let (follower, followed_end) = follow::start(kafka, &settings, shared(followed_reading))?;
+        let (follower, followed_end) = companion::start(kafka, &settings, shared(followed_reading))?;
         let (client, group_end) = group::start(kafka, pool.clone(), &settings, shared(group_reading), follower)?;
         let watch_end = watch::start(kafka, pool, &settings, shared(Progress::default()), readings)?;
         let consumer = Self {
@@ -261,7 +261,7 @@ static ERROR_LINES: Throttle = Throttle::new(1);
 /// other threads hold the channel open, and nobody else would notice that nothing comes any more.
 fn on_thread(
     name: String,
-    outlet: Outlet,
+    outlet: EventSender,
     read: impl FnOnce() + Send + 'static,
 ) -> Result<oneshot::Receiver<()>, KafkaError> {
     let (ended, end) = oneshot::channel();
@@ -271,7 +271,7 @@ fn on_thread(
         // poisoned.
         if catch_unwind(AssertUnwindSafe(read)).is_err() {
             error!(thread, "A reading thread panicked.");
-            let _told = outlet.send(Inflow::Failed(format!("its thread {thread} panicked")));
+            let _told = outlet.send(ConsumerEvent::Failed(format!("its thread {thread} panicked")));
         }
         let _nobody_waits = ended.send(());
     };
@@ -310,7 +310,7 @@ struct ReadState {
 }
 
 /// Polls once and hands over what there is. `false`: the client is of no use any more, which is reported to the owner.
-fn hand_over<C: ConsumerContext>(
+fn poll_and_forward<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,
     shared: &Shared,
@@ -325,21 +325,21 @@ fn hand_over<C: ConsumerContext>(
     }
     if let Err(reason) = check_log(client, &epochs, shared, state) {
         error!(reason, "Consumer fails before it hands over records that it read.");
-        let _reported = outlet.send(Inflow::Failed(reason));
+        let _reported = outlet.send(ConsumerEvent::Failed(reason));
         return false;
     }
     if !records.is_empty() {
         state.markers.note(&records);
-        let _told = outlet.send(Inflow::Records(records));
+        let _told = outlet.send(ConsumerEvent::Records(records));
     }
     if let Err(error) = shared.undecodable.stop(client, outlet, &shared.held) {
-        let _told = outlet.send(Inflow::Failed(format!("a partition could not be paused: {error}")));
+        let _told = outlet.send(ConsumerEvent::Failed(format!("a partition could not be paused: {error}")));
         return false;
     }
     match error {
         None => {}
         Some(KafkaError::MessageConsumptionFatal(code)) => {
-            let _told = outlet.send(Inflow::Failed(code.to_string()));
+            let _told = outlet.send(ConsumerEvent::Failed(code.to_string()));
             return false;
         }
         Some(error) if truncation::is_truncation(&error) => truncation::report(client, shared),
@@ -373,10 +373,10 @@ mod tests {
     #[tokio::test]
     async fn the_owner_is_told_of_a_thread_that_panics_though_others_hold_the_channel_open() {
         let (inflow, mut receiver) = mpsc::channel(1);
-        let outlet = Outlet { inflow, stopping: Arc::default() };
+        let outlet = EventSender { inflow, stopping: Arc::default() };
         let ended = on_thread("test-group".to_owned(), outlet.clone(), || panic!("on purpose")).unwrap();
         let reported = receiver.recv().await.unwrap();
-        assert!(matches!(&reported, Inflow::Failed(reason) if reason.contains("test-group")), "{reported:?}");
+        assert!(matches!(&reported, ConsumerEvent::Failed(reason) if reason.contains("test-group")), "{reported:?}");
         ended.await.expect("its end is reported too");
         drop(outlet);
     }

@@ -56,18 +56,22 @@ pub struct Advance {
 
 /// How a position stands when its move is in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum CommitOutcome {
     /// It was moved: what went with it was committed.
     Committed,
     /// It was not moved: do it again.
-    Open,
+    Retry,
     /// Somebody else claimed it: stop.
-    Lost,
+    Fenced,
 }
 
 /// Waits until the positions can be read, telling `trouble` why not; `false` when `shutdown` came first. To be called
 /// before joining a group: a member that cannot claim holds its partitions back from those who could.
-pub async fn reachable(pool: &PgPool, shutdown: &CancellationToken, mut trouble: impl FnMut(String)) -> bool {
+pub async fn wait_until_reachable(
+    pool: &PgPool,
+    shutdown: &CancellationToken,
+    mut trouble: impl FnMut(String),
+) -> bool {
     let mut backoff = Backoff::of_database();
     loop {
         match sqlx::query("SELECT FROM consumer_positions LIMIT 1").execute(pool).await {
@@ -205,14 +209,14 @@ pub async fn store_leader_epochs(
 }
 
 /// Where every position of `consumer` stands: (topic, partition, epoch, next offset).
-pub async fn stands(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64, i64)>, sqlx::Error> {
+pub async fn current_positions(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64, i64)>, sqlx::Error> {
     let query =
         sqlx::query_as("SELECT topic, partition, epoch, next_offset FROM consumer_positions WHERE consumer = $1");
     query.bind(consumer).fetch_all(pool).await
 }
 
 /// Moves positions inside the caller's transaction; one answer per move, in order. `false`: the row did not match, so
-/// roll back and ask [`standing`].
+/// roll back and ask [`commit_outcomes`].
 pub async fn advance(
     connection: &mut PgConnection,
     consumer: &str,
@@ -245,7 +249,11 @@ pub async fn advance(
 
 /// How each position stands, after an [`advance`] that did not match or a commit whose outcome is unknown; in the order
 /// of `moves`.
-pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance]) -> Result<Vec<Standing>, sqlx::Error> {
+pub async fn commit_outcomes(
+    pool: &PgPool,
+    consumer: &str,
+    moves: &[Advance],
+) -> Result<Vec<CommitOutcome>, sqlx::Error> {
     let columns = Columns::of(moves);
     let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(
         "SELECT p.topic, p.partition, p.epoch, p.next_offset
@@ -257,16 +265,16 @@ pub async fn standing(pool: &PgPool, consumer: &str, moves: &[Advance]) -> Resul
     .bind(columns.partitions)
     .fetch_all(pool)
     .await?;
-    let standing_of = |m: &Advance| {
+    let outcome_of = |m: &Advance| {
         let row = rows.iter().find(|(topic, partition, ..)| **topic == *m.topic && *partition == m.partition);
         match row {
-            Some((.., epoch, next)) if *epoch == m.epoch && *next == m.next => Standing::Committed,
-            Some((.., epoch, next)) if *epoch == m.epoch && *next == m.expected => Standing::Open,
+            Some((.., epoch, next)) if *epoch == m.epoch && *next == m.next => CommitOutcome::Committed,
+            Some((.., epoch, next)) if *epoch == m.epoch && *next == m.expected => CommitOutcome::Retry,
             // Another epoch, no row, or an offset that nobody of this epoch wrote: not ours to write.
-            _ => Standing::Lost,
+            _ => CommitOutcome::Fenced,
         }
     };
-    Ok(moves.iter().map(standing_of).collect())
+    Ok(moves.iter().map(outcome_of).collect())
 }
 
 /// Moves as one array per column, the shape that `UNNEST` takes.

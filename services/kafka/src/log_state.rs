@@ -15,7 +15,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use uuid::Uuid;
 
-use super::bounds::{self, Answers, LogBounds};
+use super::bounds::{self, LogBounds, PerPartition};
 use super::{KafkaConfig, ffi, validation};
 
 /// What is stored of the log that a position is in.
@@ -30,7 +30,7 @@ pub struct LogIdentity {
 
 /// A stored position in one partition of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogPlace {
+pub struct LogPosition {
     /// Partition.
     pub partition: i32,
     /// Offset of the next record.
@@ -47,12 +47,12 @@ pub struct LogState {
     /// Id of the topic; `None`: the brokers have none.
     pub topic_id: Option<Uuid>,
     /// Why the position cannot be read on, if so.
-    pub outside: Option<Outside>,
+    pub mismatch: Option<LogMismatch>,
 }
 
 /// Why a position cannot be read on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outside {
+pub enum LogMismatch {
     /// The log begins after it: records were deleted before they were read.
     Truncated(i64, LogBounds),
     /// The topic was deleted and created again: the ids before and now.
@@ -63,7 +63,7 @@ pub enum Outside {
     LostEnd(i64, LogBounds),
 }
 
-impl Outside {
+impl LogMismatch {
     /// Whether offsets of the log do not mean what they meant when the position was stored.
     pub fn is_another_log(&self) -> bool {
         !matches!(self, Self::Truncated(..))
@@ -79,7 +79,7 @@ impl Outside {
     }
 }
 
-impl fmt::Display for Outside {
+impl fmt::Display for LogMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Truncated(next, LogBounds { begin, end }) | Self::BehindEnd(next, LogBounds { begin, end }) => {
@@ -98,11 +98,11 @@ impl fmt::Display for Outside {
 }
 
 /// Why `place` cannot be read on, as far as ids and bounds tell.
-pub fn outside(place: &LogPlace, topic_id: Option<Uuid>, bounds: LogBounds) -> Option<Outside> {
+pub fn mismatch(place: &LogPosition, topic_id: Option<Uuid>, bounds: LogBounds) -> Option<LogMismatch> {
     match (place.identity.topic_id, topic_id) {
-        (Some(before), Some(now)) if before != now => Some(Outside::Recreated(before, now)),
-        _ if place.next_offset < bounds.begin => Some(Outside::Truncated(place.next_offset, bounds)),
-        _ if place.next_offset > bounds.end => Some(Outside::BehindEnd(place.next_offset, bounds)),
+        (Some(before), Some(now)) if before != now => Some(LogMismatch::Recreated(before, now)),
+        _ if place.next_offset < bounds.begin => Some(LogMismatch::Truncated(place.next_offset, bounds)),
+        _ if place.next_offset > bounds.end => Some(LogMismatch::BehindEnd(place.next_offset, bounds)),
         _ => None,
     }
 }
@@ -115,29 +115,29 @@ pub fn ask<C: ConsumerContext>(
     kafka: &KafkaConfig,
     topic: &str,
     topic_id: Option<Uuid>,
-    places: &[LogPlace],
+    places: &[LogPosition],
     timeout: Duration,
-) -> Answers<LogState> {
+) -> PerPartition<LogState> {
     if places.is_empty() {
-        return Answers::new();
+        return PerPartition::new();
     }
     let partitions: Vec<i32> = places.iter().map(|place| place.partition).collect();
-    let mut states: Answers<LogState> = bounds::ask(client, topic, &partitions, timeout)
+    let mut states: PerPartition<LogState> = bounds::ask(client, topic, &partitions, timeout)
         .into_iter()
-        .map(|(partition, bounds)| (partition, bounds.map(|bounds| LogState { bounds, topic_id, outside: None })))
+        .map(|(partition, bounds)| (partition, bounds.map(|bounds| LogState { bounds, topic_id, mismatch: None })))
         .collect();
     let mut in_doubt = Vec::new();
     for place in places {
         let Some(Ok(state)) = states.get_mut(&place.partition) else { continue };
-        state.outside = outside(place, topic_id, state.bounds);
-        if state.outside.is_none() {
+        state.mismatch = mismatch(place, topic_id, state.bounds);
+        if state.mismatch.is_none() {
             in_doubt.push(*place);
         }
     }
     for (place, is_held) in validation::holds_records_before(kafka, topic, &in_doubt, timeout) {
         let Some(state) = states.get_mut(&place.partition) else { continue };
         match (is_held, state.as_mut()) {
-            (Ok(false), Ok(known)) => known.outside = Some(Outside::LostEnd(place.next_offset, known.bounds)),
+            (Ok(false), Ok(known)) => known.mismatch = Some(LogMismatch::LostEnd(place.next_offset, known.bounds)),
             (Err(error), _) => *state = Err(error),
             _ => {}
         }
@@ -164,29 +164,29 @@ mod tests {
 
     const LOG: LogBounds = LogBounds { begin: 10, end: 20 };
 
-    fn place(next_offset: i64, topic_id: Option<Uuid>) -> LogPlace {
-        LogPlace { partition: 0, next_offset, identity: LogIdentity { topic_id, leader_epoch: None } }
+    fn place(next_offset: i64, topic_id: Option<Uuid>) -> LogPosition {
+        LogPosition { partition: 0, next_offset, identity: LogIdentity { topic_id, leader_epoch: None } }
     }
 
     #[test]
     fn a_position_from_begin_to_end_is_inside() {
         for next in [10, 15, 20] {
-            assert_eq!(outside(&place(next, None), None, LOG), None);
+            assert_eq!(mismatch(&place(next, None), None, LOG), None);
         }
-        assert_eq!(outside(&place(9, None), None, LOG), Some(Outside::Truncated(9, LOG)));
-        assert_eq!(outside(&place(21, None), None, LOG), Some(Outside::BehindEnd(21, LOG)));
+        assert_eq!(mismatch(&place(9, None), None, LOG), Some(LogMismatch::Truncated(9, LOG)));
+        assert_eq!(mismatch(&place(21, None), None, LOG), Some(LogMismatch::BehindEnd(21, LOG)));
     }
 
     #[test]
     fn another_topic_id_is_another_log_wherever_the_position() {
         let (before, now) = (Uuid::from_u128(1), Uuid::from_u128(2));
         for next in [9, 15, 21] {
-            let found = outside(&place(next, Some(before)), Some(now), LOG);
-            assert_eq!(found, Some(Outside::Recreated(before, now)), "{next}");
+            let found = mismatch(&place(next, Some(before)), Some(now), LOG);
+            assert_eq!(found, Some(LogMismatch::Recreated(before, now)), "{next}");
         }
-        assert_eq!(outside(&place(15, Some(now)), Some(now), LOG), None);
+        assert_eq!(mismatch(&place(15, Some(now)), Some(now), LOG), None);
         for (stored, reported) in [(None, Some(now)), (Some(now), None)] {
-            assert_eq!(outside(&place(15, stored), reported, LOG), None, "an id that is not known is not compared");
+            assert_eq!(mismatch(&place(15, stored), reported, LOG), None, "an id that is not known is not compared");
         }
     }
 }

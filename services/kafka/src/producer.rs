@@ -42,7 +42,7 @@ impl Default for ProducerSettings {
 
 /// A record to append. The partition follows from the key.
 #[derive(Debug, Clone, Copy)]
-pub struct Outgoing<'a> {
+pub struct ProducerRecord<'a> {
     /// Full topic name.
     pub topic: &'a str,
     /// The organization's id as text, or a dead letter's original key.
@@ -189,7 +189,7 @@ impl Producer {
     ///
     /// # Errors
     /// See [`PublishError`]; each kind says whether the record may have been stored.
-    pub async fn publish(&self, record: Outgoing<'_>) -> Result<Appended, PublishError> {
+    pub async fn publish(&self, record: ProducerRecord<'_>) -> Result<Appended, PublishError> {
         let _places = self.take_places(&record)?;
         let (producer, report) = self.enqueue(&record)?;
         // librdkafka looks for timed-out records once a second only; the budget is kept here.
@@ -223,7 +223,7 @@ impl Producer {
     /// Takes a place in all and, where the partition is known, one of the partition; given back when dropped.
     fn take_places(
         &self,
-        record: &Outgoing<'_>,
+        record: &ProducerRecord<'_>,
     ) -> Result<(SemaphorePermit<'_>, Option<OwnedSemaphorePermit>), PublishError> {
         let place = self.shared.in_flight.try_acquire().map_err(|_| PublishError::Busy)?;
         let semaphore = record.key.and_then(|key| {
@@ -241,7 +241,7 @@ impl Producer {
 
     /// Hands the record to the producer. What fails here was never queued, so it is not on the log; where the producer
     /// has failed for good, the record may therefore go to its successor.
-    fn enqueue(&self, record: &Outgoing<'_>) -> Result<(Arc<FutureProducer>, DeliveryFuture), PublishError> {
+    fn enqueue(&self, record: &ProducerRecord<'_>) -> Result<(Arc<FutureProducer>, DeliveryFuture), PublishError> {
         let not_queued = |error: KafkaError| match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => PublishError::Busy,
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => PublishError::Rejected(error.to_string()),
@@ -320,7 +320,7 @@ fn create(config: &KafkaConfig, settings: &ProducerSettings) -> Result<FuturePro
     client.create()
 }
 
-fn enqueue(producer: &FutureProducer, record: &Outgoing<'_>) -> Result<DeliveryFuture, KafkaError> {
+fn enqueue(producer: &FutureProducer, record: &ProducerRecord<'_>) -> Result<DeliveryFuture, KafkaError> {
     let mut message = FutureRecord::<[u8], [u8]>::to(record.topic);
     if let Some(key) = record.key {
         message = message.key(key);

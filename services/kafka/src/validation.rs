@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, TopicPartitionList};
 
-use super::log_state::LogPlace;
+use super::log_state::LogPosition;
 use super::{KafkaConfig, ffi};
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
@@ -22,10 +22,11 @@ const SEEK_RETRY: Duration = Duration::from_millis(20);
 pub(super) fn holds_records_before(
     kafka: &KafkaConfig,
     topic: &str,
-    places: &[LogPlace],
+    places: &[LogPosition],
     timeout: Duration,
-) -> Vec<(LogPlace, Result<bool, KafkaError>)> {
-    let places: Vec<LogPlace> = places.iter().filter(|place| place.identity.leader_epoch.is_some()).copied().collect();
+) -> Vec<(LogPosition, Result<bool, KafkaError>)> {
+    let places: Vec<LogPosition> =
+        places.iter().filter(|place| place.identity.leader_epoch.is_some()).copied().collect();
     if places.is_empty() {
         return Vec::new();
     }
@@ -41,8 +42,8 @@ pub(super) fn holds_records_before(
 fn validate(
     kafka: &KafkaConfig,
     topic: &str,
-    open: &mut Vec<LogPlace>,
-    answers: &mut Vec<(LogPlace, Result<bool, KafkaError>)>,
+    open: &mut Vec<LogPosition>,
+    answers: &mut Vec<(LogPosition, Result<bool, KafkaError>)>,
     deadline: Instant,
 ) -> Result<(), KafkaError> {
     let client: BaseConsumer = client_config(kafka).create()?;
@@ -65,7 +66,7 @@ fn validate(
 }
 
 /// Repeats the seek for the partitions that refuse it.
-fn seek(client: &BaseConsumer, topic: &str, places: &[LogPlace], deadline: Instant) -> Result<(), KafkaError> {
+fn seek(client: &BaseConsumer, topic: &str, places: &[LogPosition], deadline: Instant) -> Result<(), KafkaError> {
     let mut left = places.to_vec();
     loop {
         let sought = client.seek_partitions(list(topic, &left)?, deadline.saturating_duration_since(Instant::now()))?;
@@ -85,9 +86,9 @@ fn seek(client: &BaseConsumer, topic: &str, places: &[LogPlace], deadline: Insta
     }
 }
 
-fn list(topic: &str, places: &[LogPlace]) -> Result<TopicPartitionList, KafkaError> {
+fn list(topic: &str, places: &[LogPosition]) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(places.len());
-    for LogPlace { partition, next_offset, identity } in places {
+    for LogPosition { partition, next_offset, identity } in places {
         ffi::add_with_leader_epoch(&mut list, topic, *partition, *next_offset, identity.leader_epoch)?;
     }
     Ok(list)

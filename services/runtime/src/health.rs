@@ -10,9 +10,9 @@ use prometheus::{Gauge, GaugeVec};
 
 use crate::telemetry::metrics;
 
-static UP: LazyLock<GaugeVec> = LazyLock::new(|| {
+static HEALTHY: LazyLock<GaugeVec> = LazyLock::new(|| {
     metrics::gauge_vec(
-        "triggers_health_component_up",
+        "triggers_component_healthy",
         "1 while the component is healthy, 0 while it is not.",
         &["component"],
     )
@@ -34,14 +34,14 @@ impl Health {
         Self::default()
     }
 
-    /// The component of that name, down ("starting") until it reports otherwise. A second call returns the same one.
+    /// The component of that name, unhealthy ("starting") until it reports otherwise. A second call returns the same one.
     pub fn component(&self, name: &str) -> Component {
         self.named(name, true)
     }
 
     /// Like [`Health::component`], for a part without which the process still does its main work: shown, but not
     /// counted for readiness.
-    pub fn auxiliary(&self, name: &str) -> Component {
+    pub fn optional(&self, name: &str) -> Component {
         self.named(name, false)
     }
 
@@ -49,14 +49,14 @@ impl Health {
         self.lock().entry(name.to_owned()).or_insert_with(|| Component::starting(name, required)).clone()
     }
 
-    /// Whether every component is up, apart from auxiliary ones, and no shutdown has begun.
+    /// Whether every required component is healthy, and no shutdown has begun.
     pub fn is_ready(&self) -> bool {
-        !self.is_draining() && self.lock().values().all(|component| component.is_up() || !component.0.required)
+        !self.is_draining() && self.lock().values().all(|component| component.is_healthy() || !component.0.required)
     }
 
-    /// Whether every component is up, auxiliary ones included, and no shutdown has begun.
-    pub fn is_whole(&self) -> bool {
-        !self.is_draining() && self.lock().values().all(Component::is_up)
+    /// Whether every component is healthy, optional ones included, and no shutdown has begun.
+    pub fn is_fully_healthy(&self) -> bool {
+        !self.is_draining() && self.lock().values().all(Component::is_healthy)
     }
 
     /// From now on not ready, whatever the components say: nobody should send new work.
@@ -69,9 +69,9 @@ impl Health {
         self.0.draining.load(Ordering::Relaxed)
     }
 
-    /// Each component by name, and whether it is up.
+    /// Each component by name, and whether it is healthy.
     pub fn components(&self) -> Vec<(String, bool)> {
-        self.lock().iter().map(|(name, component)| (name.clone(), component.is_up())).collect()
+        self.lock().iter().map(|(name, component)| (name.clone(), component.is_healthy())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Component>> {
@@ -86,27 +86,27 @@ pub struct Component(Arc<State>);
 struct State {
     name: String,
     required: bool,
-    up: AtomicBool,
-    /// Why it is down; a change of it is worth a line in the log.
+    healthy: AtomicBool,
+    /// Why it is unhealthy. A change of the reason is logged.
     reason: Mutex<String>,
     gauge: Gauge,
 }
 
 impl Component {
     fn starting(name: &str, required: bool) -> Self {
-        let gauge = UP.with_label_values(&[name]);
+        let gauge = HEALTHY.with_label_values(&[name]);
         gauge.set(0.0);
         let reason = Mutex::new("starting".to_owned());
-        Self(Arc::new(State { name: name.to_owned(), required, up: AtomicBool::new(false), reason, gauge }))
+        Self(Arc::new(State { name: name.to_owned(), required, healthy: AtomicBool::new(false), reason, gauge }))
     }
 
     /// It works. Cheap when it did before.
-    pub fn up(&self) {
-        if self.is_up() {
+    pub fn report_healthy(&self) {
+        if self.is_healthy() {
             return;
         }
         let mut reason = self.reason();
-        if !self.0.up.swap(true, Ordering::Relaxed) {
+        if !self.0.healthy.swap(true, Ordering::Relaxed) {
             reason.clear();
             self.0.gauge.set(1.0);
             tracing::info!(component = %self.0.name, "Component is healthy.");
@@ -114,10 +114,10 @@ impl Component {
     }
 
     /// It does not work. `reason` goes to the log, when it is another one than before, and nowhere else.
-    pub fn down(&self, reason: impl Into<String>) {
+    pub fn report_unhealthy(&self, reason: impl Into<String>) {
         let reason = reason.into();
         let mut known = self.reason();
-        if self.0.up.swap(false, Ordering::Relaxed) || *known != reason {
+        if self.0.healthy.swap(false, Ordering::Relaxed) || *known != reason {
             self.0.gauge.set(0.0);
             tracing::warn!(component = %self.0.name, reason, "Component is unhealthy.");
             *known = reason;
@@ -125,8 +125,8 @@ impl Component {
     }
 
     /// What it said last.
-    pub fn is_up(&self) -> bool {
-        self.0.up.load(Ordering::Relaxed)
+    pub fn is_healthy(&self) -> bool {
+        self.0.healthy.load(Ordering::Relaxed)
     }
 
     fn reason(&self) -> MutexGuard<'_, String> {
@@ -139,36 +139,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_ready_when_all_its_components_are_up() {
+    fn a_process_is_ready_when_its_components_are_healthy() {
         let health = Health::new();
         assert!(health.is_ready());
         let (kafka, postgres) = (health.component("kafka"), health.component("postgres"));
         assert!(!health.is_ready());
-        kafka.up();
+        kafka.report_healthy();
         assert!(!health.is_ready());
-        postgres.up();
+        postgres.report_healthy();
         assert!(health.is_ready());
-        health.component("kafka").down("gone");
+        health.component("kafka").report_unhealthy("gone");
         assert!(!health.is_ready());
         assert_eq!(health.components(), [("kafka".to_owned(), false), ("postgres".to_owned(), true)]);
-        kafka.up();
+        kafka.report_healthy();
         assert!(health.is_ready());
     }
 
     #[test]
-    fn an_auxiliary_component_is_shown_but_not_counted_for_readiness() {
+    fn an_optional_component_does_not_count_for_readiness() {
         let health = Health::new();
-        let postgres = health.auxiliary("postgres");
-        assert!(health.is_ready() && !health.is_whole());
+        let postgres = health.optional("postgres");
+        assert!(health.is_ready() && !health.is_fully_healthy());
         assert_eq!(health.components(), [("postgres".to_owned(), false)]);
-        postgres.up();
-        assert!(health.is_whole());
+        postgres.report_healthy();
+        assert!(health.is_fully_healthy());
     }
 
     #[test]
-    fn a_draining_process_is_not_ready_although_its_components_are_up() {
+    fn a_draining_process_is_not_ready() {
         let health = Health::new();
-        health.component("kafka").up();
+        health.component("kafka").report_healthy();
         health.set_draining();
         assert!(!health.is_ready());
     }

@@ -64,7 +64,7 @@ fn end_at_once(signal: &str) {
 /// Ends the process `within` after `shutdown` at the latest, whatever hangs: what it did not get done then, who starts
 /// next does again. On a thread, since the runtime's may be what hangs. Sleeping goes by the monotonic clock, other
 /// than waiting inside of librdkafka.
-pub fn end_within(shutdown: CancellationToken, within: Duration) {
+pub fn exit_within(shutdown: CancellationToken, within: Duration) {
     tokio::spawn(async move {
         shutdown.cancelled().await;
         std::thread::spawn(move || {
@@ -146,7 +146,7 @@ impl Supervisor {
                 Err(error) => error.context(format!("{name} failed")),
             };
             tracing::error!(task = name, error = format!("{failure:#}"), "A task ended; shutting down.");
-            self.health.component(&name).down(format!("{failure:#}"));
+            self.health.component(&name).report_unhealthy(format!("{failure:#}"));
             first_failure = Some(failure);
             shutdown.cancel();
             break;

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kafka::producer::{Outgoing, Producer, PublishError};
+use kafka::producer::{Producer, ProducerRecord, PublishError};
 use schemas::codec;
 use schemas::records::DeliveryAttempt;
 use tokio::time::Instant;
@@ -83,7 +83,7 @@ impl Reporter {
 
     async fn publish(&self, report: &Report) -> Result<(), PublishError> {
         let headers = [(schemas::headers::CONTENT_TYPE, schemas::headers::CONTENT_TYPE_AVRO.as_bytes())];
-        let outgoing = Outgoing {
+        let outgoing = ProducerRecord {
             topic: &self.topic,
             key: Some(report.key.as_bytes()),
             value: Some(&report.value),

@@ -1,7 +1,7 @@
 //! One transaction for positions, new rows and outcomes, carried through whatever the database does meanwhile. What
 //! goes into it is decided in `intake`.
 
-use kafka::fence::{self, Advance, Standing};
+use kafka::fence::{self, Advance, CommitOutcome};
 use runtime::postgres::{SqlEffect, effect};
 use runtime::retry::Backoff;
 use sqlx::postgres::PgPool;
@@ -45,10 +45,11 @@ pub(crate) async fn commit(pool: &PgPool, consumer: &str, mut plan: Plan) -> Res
         let standings = standings(pool, consumer, &plan.moves, &mut backoff).await?;
         // One transaction: a single position that was moved shows that all of it was committed. A move that goes
         // nowhere shows nothing; then the rows are written again, which finds them there.
-        let has_moved =
-            |(one, standing): (&Advance, &Standing)| one.next > one.expected && *standing == Standing::Committed;
+        let has_moved = |(one, standing): (&Advance, &CommitOutcome)| {
+            one.next > one.expected && *standing == CommitOutcome::Committed
+        };
         let was_committed = plan.moves.iter().zip(&standings).any(has_moved);
-        let is_lost = |(_, standing): &(&Advance, &Standing)| **standing == Standing::Lost;
+        let is_lost = |(_, standing): &(&Advance, &CommitOutcome)| **standing == CommitOutcome::Fenced;
         let lost: Vec<(i32, i64)> =
             plan.moves.iter().zip(&standings).filter(is_lost).map(|(one, _)| (one.partition, one.epoch)).collect();
         for (partition, _) in &lost {
@@ -85,9 +86,9 @@ async fn standings(
     consumer: &str,
     moves: &[Advance],
     backoff: &mut Backoff,
-) -> Result<Vec<Standing>, CommitError> {
+) -> Result<Vec<CommitOutcome>, CommitError> {
     loop {
-        match fence::standing(pool, consumer, moves).await {
+        match fence::commit_outcomes(pool, consumer, moves).await {
             Ok(standings) => return Ok(standings),
             Err(error) => wait_after(error, backoff).await?,
         }

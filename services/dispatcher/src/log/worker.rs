@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::Record;
-use kafka::consumer::{Ended, Inflow, Session, finished};
+use kafka::consumer::{ConsumerEvent, Ended, Session, finished};
 use kafka::fence::{self, Claim};
 use runtime::retry::Backoff;
 use schemas::ids::EndpointId;
@@ -137,13 +137,13 @@ impl LogWorker {
     }
 
     /// Takes an event of the session. Answers the endpoints if it had to read them.
-    async fn take(&mut self, event: Inflow, session: &Session) -> Result<Option<Arc<Snapshot>>, DispatchError> {
+    async fn take(&mut self, event: ConsumerEvent, session: &Session) -> Result<Option<Arc<Snapshot>>, DispatchError> {
         match event {
-            Inflow::Assigned(claims) => self.assign(claims, session).await,
-            Inflow::Revoked(partitions) => self.revoke(&partitions).await?,
-            Inflow::Stopped { partition, .. } => self.revoke(&[partition]).await?,
-            Inflow::Records(records) => return Ok(self.enter(&records, session).await),
-            Inflow::Failed(_) => {}
+            ConsumerEvent::Assigned(claims) => self.assign(claims, session).await,
+            ConsumerEvent::Revoked(partitions) => self.revoke(&partitions).await?,
+            ConsumerEvent::Stopped { partition, .. } => self.revoke(&[partition]).await?,
+            ConsumerEvent::Records(records) => return Ok(self.enter(&records, session).await),
+            ConsumerEvent::Failed(_) => {}
         }
         Ok(None)
     }
@@ -227,7 +227,7 @@ impl LogWorker {
                     session.report_health(self.unhealthy_reason());
                     return Some(value);
                 }
-                Err(error) => session.component().down(format!("the database: {error}")),
+                Err(error) => session.component().report_unhealthy(format!("the database: {error}")),
             }
             tokio::select! {
                 () = session.shutdown().cancelled() => return None,
@@ -273,7 +273,7 @@ impl LogWorker {
             None => match self.dependencies.endpoint_cache.current().await {
                 Ok(snapshot) => snapshot,
                 // The next tick tries again; what waits too long goes to the schedule.
-                Err(error) => return session.component().down(format!("the database: {error}")),
+                Err(error) => return session.component().report_unhealthy(format!("the database: {error}")),
             },
         };
         session.report_health(self.unhealthy_reason());

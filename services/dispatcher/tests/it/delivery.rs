@@ -208,7 +208,7 @@ async fn events_go_to_their_own_organizations_endpoints_only_and_what_cannot_be_
     for (key, value) in
         [(org.as_bytes(), b"garbage".as_slice()), (b"nobody", b"{}"), (org.as_bytes(), b"\xc3\x01 garbage")]
     {
-        let record = kafka::producer::Outgoing {
+        let record = kafka::producer::ProducerRecord {
             topic: &system.kafka.topics.events,
             key: Some(key),
             value: Some(value),

@@ -8,7 +8,7 @@ use devstack::testing::{TestDatabase, eventually};
 use dispatcher::DispatcherConfig;
 use http_server::{MountOptions, ServerLimits};
 use kafka::KafkaConfig;
-use kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
+use kafka::producer::{Appended, Producer, ProducerRecord, ProducerSettings};
 use kafka::topics::{self, Replication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -206,7 +206,7 @@ impl System {
     pub(crate) async fn publish_with(&self, event: &Event, headers: &[(&str, &[u8])]) -> Appended {
         let (key, value) = (event.org_id.to_string(), codec::encode_event(event).unwrap());
         let headers = [&[("content-type", &b"application/avro"[..])], headers].concat();
-        let record = Outgoing {
+        let record = ProducerRecord {
             topic: &self.kafka.topics.events,
             key: Some(key.as_bytes()),
             value: Some(&value),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::routing::get;
 use axum::{Extension, Router};
-use http_server::{DeliberateWait, MountOptions, ServerLimits, mount};
+use http_server::{LongPollWait, MountOptions, ServerLimits, mount};
 use tracing::subscriber::DefaultGuard;
 
 use super::Server;
@@ -43,7 +43,7 @@ async fn ask(options: MountOptions, path: &str) -> String {
     let (captured, _guard) = Captured::start();
     let api = Router::new()
         .route("/things", get(|| async { "things" }))
-        .route("/poll", get(|| async { (Extension(DeliberateWait(Duration::from_secs(3600))), "waited") }));
+        .route("/poll", get(|| async { (Extension(LongPollWait(Duration::from_secs(3600))), "waited") }));
     let server = Server::start_with(mount(api, options), ServerLimits::default()).await;
     let answer = server.ask(&format!("GET {path}"), &["x-request-id: slow-1"], b"").await;
     assert_eq!(answer.status, 200);

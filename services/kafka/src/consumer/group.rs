@@ -15,11 +15,14 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::follow::Follower;
-use super::held::{Held, Place};
-use super::{ConsumerSettings, Inflow, KafkaConfig, ReadState, Shared, base_config, hand_over, on_thread, topic_ids};
+use super::assignments::{Assignments, Place};
+use super::companion::CompanionConsumer;
+use super::{
+    ConsumerEvent, ConsumerSettings, KafkaConfig, ReadState, Shared, base_config, on_thread, poll_and_forward,
+    topic_ids,
+};
 use crate::fence::{self, Claim};
-use crate::log_state::{self, LogIdentity, LogPlace, Outside};
+use crate::log_state::{self, LogIdentity, LogMismatch, LogPosition};
 use crate::{bounds, ffi};
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,7 +41,7 @@ pub(super) struct GroupContext {
     runtime: Handle,
     settings: ConsumerSettings,
     shared: Shared,
-    follower: Follower,
+    follower: CompanionConsumer,
 }
 
 impl ClientContext for GroupContext {
@@ -70,14 +73,14 @@ impl GroupContext {
             return;
         };
         info!(consumer = self.settings.consumer, ?partitions, "Partitions were assigned and claimed.");
-        for (place, error) in claims.unanswered {
+        for (place, error) in claims.leaderless {
             let (topic, partition) = place.clone();
-            self.shared.unanswered.add(place);
+            self.shared.leaderless.add(place);
             let reason = format!(
                 "without a leader that answers, the brokers do not tell where its log begins and ends; it is read as soon as they do: {error}"
             );
             error!(%topic, partition, reason, "A partition is left unread.");
-            let _told = self.shared.outlet.send(Inflow::Stopped { topic, partition, reason });
+            let _told = self.shared.outlet.send(ConsumerEvent::Stopped { topic, partition, reason });
         }
         let own = self.take_up(claims.made);
         self.read_own(client, &own);
@@ -89,14 +92,14 @@ impl GroupContext {
         if client.assignment_lost() {
             return;
         }
-        let answering = self.shared.unanswered.take_answering();
+        let answering = self.shared.leaderless.take_answering();
         let ids = topic_ids::known(client, &answering.keys().map(AsRef::as_ref).collect::<Vec<_>>());
         for (topic, partitions) in answering {
             match self.try_claim(client, &topic, ids.get(&*topic).copied(), &partitions) {
                 Ok(claims) if claims.made.is_empty() => {}
                 Ok(claims) => {
                     for Claimed { claim, .. } in &claims.made {
-                        self.shared.unanswered.remove(&(claim.topic.clone(), claim.partition));
+                        self.shared.leaderless.remove(&(claim.topic.clone(), claim.partition));
                         info!(topic = %claim.topic, partition = claim.partition, "A partition that was left unread is claimed.");
                     }
                     let own = self.take_up(claims.made);
@@ -115,20 +118,20 @@ impl GroupContext {
     /// read.
     fn take_up(&self, made: Vec<Claimed>) -> Vec<Claim> {
         let mut claims = Vec::with_capacity(made.len());
-        for Claimed { claim, identity, outside } in made {
-            self.shared.held.claimed(&claim, identity, outside.is_some());
-            let Some(outside) = outside else {
+        for Claimed { claim, identity, mismatch } in made {
+            self.shared.held.claimed(&claim, identity, mismatch.is_some());
+            let Some(mismatch) = mismatch else {
                 claims.push(claim);
                 continue;
             };
-            let (topic, partition, reason) = (claim.topic, claim.partition, outside.to_string());
+            let (topic, partition, reason) = (claim.topic, claim.partition, mismatch.to_string());
             error!(%topic, partition, reason, "Stored position is outside of its log; stopping the partition.");
-            let _reported = self.shared.outlet.send(Inflow::Stopped { topic, partition, reason });
+            let _reported = self.shared.outlet.send(ConsumerEvent::Stopped { topic, partition, reason });
         }
         let (own, followed): (Vec<Claim>, Vec<Claim>) =
             claims.iter().cloned().partition(|claim| *claim.topic == self.settings.topic);
         // The claims stand in the channel before the first record that is read under them.
-        let own = if self.shared.outlet.send(Inflow::Assigned(claims)) { own } else { Vec::new() };
+        let own = if self.shared.outlet.send(ConsumerEvent::Assigned(claims)) { own } else { Vec::new() };
         self.follower.assign(followed);
         own
     }
@@ -156,9 +159,9 @@ impl GroupContext {
         self.follower.unassign(ids.to_vec());
         self.shared.log_ends.forget(ids);
         self.shared.held.forget(ids);
-        self.shared.unanswered.forget(ids);
+        self.shared.leaderless.forget(ids);
         self.shared.undecodable.forget(client, &[Arc::from(self.settings.topic.as_str())], ids);
-        let _told = self.shared.outlet.send(Inflow::Revoked(ids.to_vec()));
+        let _told = self.shared.outlet.send(ConsumerEvent::Revoked(ids.to_vec()));
     }
 
     /// Claims the partitions in every topic. Waits for PostgreSQL, and a moment for leaders; `None` when stopping or
@@ -167,7 +170,7 @@ impl GroupContext {
         let started = Instant::now();
         loop {
             match self.try_claim_all(client, partitions) {
-                Ok(claims) if claims.unanswered.is_empty() || started.elapsed() > ELECTION_GRACE => {
+                Ok(claims) if claims.leaderless.is_empty() || started.elapsed() > ELECTION_GRACE => {
                     return Some(claims);
                 }
                 Ok(_) => {}
@@ -188,13 +191,13 @@ impl GroupContext {
 
     fn try_claim_all(&self, client: &BaseConsumer<Self>, partitions: &[i32]) -> Result<Claims, String> {
         let mut all = Claims::default();
-        let topics = std::iter::once(&self.settings.topic).chain(&self.settings.followed).map(String::as_str);
+        let topics = std::iter::once(&self.settings.topic).chain(&self.settings.companion_topics).map(String::as_str);
         let topics: Vec<&str> = topics.collect();
         let ids = topic_ids::known(client, &topics);
         for topic in topics {
             let claims = self.try_claim(client, &Arc::from(topic), ids.get(topic).copied(), partitions)?;
             all.made.extend(claims.made);
-            all.unanswered.extend(claims.unanswered);
+            all.leaderless.extend(claims.leaderless);
         }
         Ok(all)
     }
@@ -211,7 +214,7 @@ impl GroupContext {
     ) -> Result<Claims, String> {
         let (mut claims, mut begins) = (Claims::default(), Vec::new());
         let mut left = |partition: i32, error: KafkaError| {
-            claims.unanswered.push(((topic.clone(), partition), error.to_string()));
+            claims.leaderless.push(((topic.clone(), partition), error.to_string()));
         };
         for (partition, answer) in bounds::ask(client, topic, partitions, KAFKA_TIMEOUT) {
             match answer {
@@ -225,22 +228,22 @@ impl GroupContext {
         let made = made.map_err(|error| error.to_string())?;
         let identities = self.runtime.block_on(fence::log_identities(pool, consumer, topic));
         let identities = identities.map_err(|error| error.to_string())?;
-        let place = |claim: &Claim| LogPlace {
+        let place = |claim: &Claim| LogPosition {
             partition: claim.partition,
             next_offset: claim.next_offset,
             identity: identities.get(&claim.partition).copied().unwrap_or_default(),
         };
-        let places: Vec<LogPlace> = made.iter().map(place).collect();
+        let places: Vec<LogPosition> = made.iter().map(place).collect();
         let mut states = log_state::ask(client, &self.shared.kafka, topic, topic_id, &places, KAFKA_TIMEOUT);
         for (claim, place) in made.into_iter().zip(places) {
             match states.remove(&claim.partition) {
                 Some(Ok(state)) => {
-                    claims.made.push(Claimed { claim, identity: place.identity, outside: state.outside })
+                    claims.made.push(Claimed { claim, identity: place.identity, mismatch: state.mismatch })
                 }
                 Some(Err(error)) => {
-                    claims.unanswered.push(((claim.topic, claim.partition), error.to_string()));
+                    claims.leaderless.push(((claim.topic, claim.partition), error.to_string()));
                 }
-                None => claims.unanswered.push(((claim.topic, claim.partition), "no answer".to_owned())),
+                None => claims.leaderless.push(((claim.topic, claim.partition), "no answer".to_owned())),
             }
         }
         Ok(claims)
@@ -254,7 +257,7 @@ impl GroupContext {
 
     fn fail(&self, reason: &str) {
         error!(consumer = self.settings.consumer, reason, "The consumer fails.");
-        let _told = self.shared.outlet.send(Inflow::Failed(reason.to_owned()));
+        let _told = self.shared.outlet.send(ConsumerEvent::Failed(reason.to_owned()));
     }
 }
 
@@ -263,7 +266,7 @@ impl GroupContext {
 struct Claims {
     made: Vec<Claimed>,
     /// Places of which the brokers did not tell where the log begins and ends, and what they said instead.
-    unanswered: Vec<(Place, String)>,
+    leaderless: Vec<(Place, String)>,
 }
 
 /// A claim, and what was found of its log.
@@ -271,12 +274,12 @@ struct Claimed {
     claim: Claim,
     identity: LogIdentity,
     /// Why its position cannot be read on, if so.
-    outside: Option<Outside>,
+    mismatch: Option<LogMismatch>,
 }
 
 /// Claims as a list of offsets to begin at, with leader epochs: librdkafka validates them when the leader changes before
 /// the first record is read. From then on it goes by the epochs of the records.
-pub(super) fn offsets(claims: &[Claim], held: &Held) -> Result<TopicPartitionList, KafkaError> {
+pub(super) fn offsets(claims: &[Claim], held: &Assignments) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(claims.len());
     for Claim { topic, partition, next_offset, .. } in claims {
         let leader_epoch = held.get(topic, *partition).and_then(|hold| hold.identity.leader_epoch);
@@ -291,7 +294,7 @@ pub(super) fn start(
     pool: PgPool,
     settings: &ConsumerSettings,
     shared: Shared,
-    follower: Follower,
+    follower: CompanionConsumer,
 ) -> Result<(Weak<BaseConsumer<GroupContext>>, oneshot::Receiver<()>), KafkaError> {
     let mut config = base_config(kafka, settings, &settings.consumer);
     config
@@ -327,7 +330,7 @@ pub(super) fn start(
 
 fn read(client: &BaseConsumer<GroupContext>, shared: &Shared, topic: &Arc<str>) {
     let mut state = ReadState::default();
-    while !shared.outlet.is_stopping() && hand_over(client, &mut |_| topic.clone(), shared, &mut state) {
+    while !shared.outlet.is_stopping() && poll_and_forward(client, &mut |_| topic.clone(), shared, &mut state) {
         client.context().claim_left(client);
     }
 }

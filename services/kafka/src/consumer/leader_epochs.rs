@@ -9,8 +9,8 @@ use sqlx::postgres::PgPool;
 use tokio::runtime::Handle;
 use tracing::warn;
 
-use super::Outlet;
-use super::held::Held;
+use super::EventSender;
+use super::assignments::Assignments;
 use crate::fence;
 
 /// How long storing waits for PostgreSQL. Beyond it the consumer fails: without PostgreSQL nothing is applied either.
@@ -62,11 +62,11 @@ pub(super) struct LeaderEpochs {
     pool: PgPool,
     runtime: Handle,
     consumer: String,
-    held: Held,
+    held: Assignments,
 }
 
 impl LeaderEpochs {
-    pub(super) fn new(pool: PgPool, consumer: &str, held: Held) -> Self {
+    pub(super) fn new(pool: PgPool, consumer: &str, held: Assignments) -> Self {
         Self { pool, runtime: Handle::current(), consumer: consumer.to_owned(), held }
     }
 
@@ -74,7 +74,7 @@ impl LeaderEpochs {
     ///
     /// # Errors
     /// Why the records must not be handed over: they are of another log, or nothing could be stored in time.
-    pub(super) fn store(&self, read: &ReadEpochs, outlet: &Outlet) -> Result<(), String> {
+    pub(super) fn store(&self, read: &ReadEpochs, outlet: &EventSender) -> Result<(), String> {
         let mut new = Vec::new();
         for ReadEpoch { topic, partition, first, highest, last, went_down } in &read.0 {
             let Some(hold) = self.held.get(topic, *partition) else { continue };
@@ -103,7 +103,7 @@ impl LeaderEpochs {
         Ok(())
     }
 
-    fn write(&self, new: &[(i64, Arc<str>, i32, Option<i32>)], outlet: &Outlet) -> Result<(), String> {
+    fn write(&self, new: &[(i64, Arc<str>, i32, Option<i32>)], outlet: &EventSender) -> Result<(), String> {
         let started = Instant::now();
         // A timeout must be made within the runtime, whose timer it uses.
         let _within = self.runtime.enter();

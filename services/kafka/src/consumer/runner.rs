@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
-use super::{ConsumerSettings, FencedConsumer, Inflow, KafkaConfig, Lag, Reached};
+use super::{ConsumerEvent, ConsumerSettings, FencedConsumer, KafkaConfig, Lag, Reached};
 use crate::fence;
 use runtime::health::Component;
 
@@ -60,7 +60,9 @@ impl Runner {
     /// # Errors
     /// When a configured property does not exist or contradicts another, or no thread can be had.
     pub async fn start(&self) -> Result<Option<Session>, KafkaError> {
-        if !fence::reachable(&self.pool, &self.shutdown, |reason| self.component.down(reason)).await {
+        if !fence::wait_until_reachable(&self.pool, &self.shutdown, |reason| self.component.report_unhealthy(reason))
+            .await
+        {
             return Ok(None);
         }
         let (consumer, inflow) = FencedConsumer::start(&self.kafka, self.pool.clone(), self.settings.clone())?;
@@ -77,7 +79,7 @@ impl Runner {
     /// Ends a session that failed for `reason`, and waits a moment before the next one.
     pub async fn restart(&self, session: Session, reason: String) {
         warn!(consumer = self.settings.consumer, reason, "Kafka consumer failed; restarting it.");
-        self.component.down(reason);
+        self.component.report_unhealthy(reason);
         session.stop().await;
         tokio::select! {
             () = self.shutdown.cancelled() => {}
@@ -89,7 +91,7 @@ impl Runner {
 /// One life of the consumer, under the assignments that it gets.
 pub struct Session {
     consumer: FencedConsumer,
-    inflow: mpsc::Receiver<Inflow>,
+    inflow: mpsc::Receiver<ConsumerEvent>,
     partitions: Partitions,
     component: Component,
     shutdown: CancellationToken,
@@ -102,21 +104,21 @@ impl Session {
     ///
     /// # Errors
     /// Why the session ended.
-    pub async fn next(&mut self, has_room: bool) -> Result<Inflow, Ended> {
+    pub async fn next(&mut self, has_room: bool) -> Result<ConsumerEvent, Ended> {
         let event = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => return Err(Ended::Shutdown),
             reason = lost_for_too_long(self.partitions.first_lost()) => return Err(Ended::Restart(reason)),
             event = self.inflow.recv(), if has_room => event,
         };
-        let event = event.unwrap_or_else(|| Inflow::Failed("the consumer ended".to_owned()));
+        let event = event.unwrap_or_else(|| ConsumerEvent::Failed("the consumer ended".to_owned()));
         self.partitions.note(&event);
         match event {
-            Inflow::Failed(reason) => Err(Ended::Restart(reason)),
-            Inflow::Stopped { topic, partition, reason } => {
+            ConsumerEvent::Failed(reason) => Err(Ended::Restart(reason)),
+            ConsumerEvent::Stopped { topic, partition, reason } => {
                 error!(%topic, partition, reason, "A partition is not read.");
                 self.report_health(None);
-                Ok(Inflow::Stopped { topic, partition, reason })
+                Ok(ConsumerEvent::Stopped { topic, partition, reason })
             }
             event => Ok(event),
         }
@@ -138,8 +140,8 @@ impl Session {
     /// Reports the component healthy, unless a partition is stopped or the owner has a `trouble` of its own.
     pub fn report_health(&self, trouble: Option<String>) {
         match self.trouble().or(trouble) {
-            None => self.component.up(),
-            Some(reason) => self.component.down(reason),
+            None => self.component.report_healthy(),
+            Some(reason) => self.component.report_unhealthy(reason),
         }
     }
 
@@ -182,18 +184,18 @@ struct Partitions {
 }
 
 impl Partitions {
-    fn note(&mut self, event: &Inflow) {
+    fn note(&mut self, event: &ConsumerEvent) {
         match event {
-            Inflow::Assigned(claims) => {
+            ConsumerEvent::Assigned(claims) => {
                 self.forget(|(topic, partition)| {
                     claims.iter().any(|claim| claim.topic == *topic && claim.partition == *partition)
                 });
             }
-            Inflow::Revoked(partitions) => self.forget(|(_, partition)| partitions.contains(partition)),
-            Inflow::Stopped { topic, partition, reason } => {
+            ConsumerEvent::Revoked(partitions) => self.forget(|(_, partition)| partitions.contains(partition)),
+            ConsumerEvent::Stopped { topic, partition, reason } => {
                 self.stopped.insert((topic.clone(), *partition), reason.clone());
             }
-            Inflow::Records(_) | Inflow::Failed(_) => {}
+            ConsumerEvent::Records(_) | ConsumerEvent::Failed(_) => {}
         }
     }
 
@@ -237,12 +239,18 @@ mod tests {
     use super::*;
     use crate::fence::Claim;
 
-    fn stopped(topic: &str, partition: i32) -> Inflow {
-        Inflow::Stopped { topic: Arc::from(topic), partition, reason: "outside of the log".to_owned() }
+    fn stopped(topic: &str, partition: i32) -> ConsumerEvent {
+        ConsumerEvent::Stopped { topic: Arc::from(topic), partition, reason: "outside of the log".to_owned() }
     }
 
-    fn assigned(topic: &str, partition: i32) -> Inflow {
-        Inflow::Assigned(vec![Claim { topic: Arc::from(topic), partition, epoch: 1, log_epoch: 1, next_offset: 0 }])
+    fn assigned(topic: &str, partition: i32) -> ConsumerEvent {
+        ConsumerEvent::Assigned(vec![Claim {
+            topic: Arc::from(topic),
+            partition,
+            epoch: 1,
+            log_epoch: 1,
+            next_offset: 0,
+        }])
     }
 
     fn stopped_ones(partitions: &Partitions) -> Vec<(&str, i32)> {
@@ -257,7 +265,7 @@ mod tests {
         }
         partitions.note(&assigned("acks", 0));
         assert_eq!(stopped_ones(&partitions), [("acks", 1), ("events", 0)], "only the one that was assigned");
-        partitions.note(&Inflow::Revoked(vec![0]));
+        partitions.note(&ConsumerEvent::Revoked(vec![0]));
         assert_eq!(stopped_ones(&partitions), [("acks", 1)], "a revocation is of all topics");
     }
 
@@ -272,7 +280,7 @@ mod tests {
         assert!(reason.starts_with("events[3]"), "{reason}");
         partitions.note(&assigned("events", 3));
         assert!(lost_for_too_long(partitions.first_lost()).now_or_never().is_none(), "it was claimed again");
-        partitions.note(&Inflow::Revoked(vec![3]));
+        partitions.note(&ConsumerEvent::Revoked(vec![3]));
         assert_eq!(partitions.first_lost(), None, "what Kafka took away is not claimed again");
     }
 }

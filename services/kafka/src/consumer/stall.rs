@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::held::Place;
+use super::assignments::Place;
 
 /// What is seen of one place at one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::held::{Held, Hold, Place};
+use super::assignments::{Assignment, Assignments, Place};
 use crate::log_state;
 
 /// Half of `fetch.error.backoff.ms`.
@@ -33,8 +33,8 @@ pub(super) fn known<C: ConsumerContext>(client: &BaseConsumer<C>, topics: &[&str
 }
 
 /// A topic whose id is not the one that its claims are for; `None`: there is none among those of which the id is known.
-pub(super) fn recreated(claims: &BTreeMap<Place, Hold>, ids: &BTreeMap<String, Uuid>) -> Option<Arc<str>> {
-    let is_other = |topic: &str, hold: &Hold| {
+pub(super) fn recreated(claims: &BTreeMap<Place, Assignment>, ids: &BTreeMap<String, Uuid>) -> Option<Arc<str>> {
+    let is_other = |topic: &str, hold: &Assignment| {
         let ids = (hold.identity.topic_id, ids.get(topic));
         !hold.is_stopped && matches!(ids, (Some(before), Some(now)) if before != *now)
     };
@@ -42,7 +42,7 @@ pub(super) fn recreated(claims: &BTreeMap<Place, Hold>, ids: &BTreeMap<String, U
 }
 
 /// Topics that were claimed while their id was not known, and the id.
-pub(super) fn learned(claims: &BTreeMap<Place, Hold>, ids: &BTreeMap<String, Uuid>) -> BTreeMap<Arc<str>, Uuid> {
+pub(super) fn learned(claims: &BTreeMap<Place, Assignment>, ids: &BTreeMap<String, Uuid>) -> BTreeMap<Arc<str>, Uuid> {
     let unknown = claims.iter().filter(|(_, hold)| !hold.is_stopped && hold.identity.topic_id.is_none());
     unknown.filter_map(|((topic, _), _)| Some((topic.clone(), *ids.get(&**topic)?))).collect()
 }
@@ -59,7 +59,7 @@ impl Pauses {
     pub(super) fn end<'a, C: ConsumerContext>(
         &mut self,
         client: &BaseConsumer<C>,
-        held: &Held,
+        held: &Assignments,
         places: impl Iterator<Item = (&'a Arc<str>, i32)>,
     ) -> Option<Arc<str>> {
         let topics: Vec<&str> = self.paused(Instant::now(), places).into_iter().collect();
@@ -95,7 +95,10 @@ mod tests {
         let (before, now) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let claims = |topic_id: Option<Uuid>, is_stopped: bool| {
             let identity = LogIdentity { topic_id, leader_epoch: None };
-            BTreeMap::from([((Arc::from("events"), 0), Hold { epoch: 1, identity, read_epoch: None, is_stopped })])
+            BTreeMap::from([(
+                (Arc::from("events"), 0),
+                Assignment { epoch: 1, identity, read_epoch: None, is_stopped },
+            )])
         };
         let ids = BTreeMap::from([("events".to_owned(), now)]);
         assert_eq!(recreated(&claims(Some(before), false), &ids).as_deref(), Some("events"));

@@ -9,8 +9,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use tracing::error;
 
-use super::held::{Held, Place, reached};
-use super::{Inflow, Outlet};
+use super::assignments::{Assignments, Place, reached};
+use super::{ConsumerEvent, EventSender};
 
 /// Cloning shares it.
 #[derive(Clone, Default)]
@@ -37,8 +37,8 @@ impl Undecodable {
     pub(super) fn stop<C: ConsumerContext>(
         &self,
         client: &BaseConsumer<C>,
-        outlet: &Outlet,
-        held: &Held,
+        outlet: &EventSender,
+        held: &Assignments,
     ) -> Result<(), KafkaError> {
         if self.lock().found.is_empty() {
             return Ok(());
@@ -53,7 +53,7 @@ impl Undecodable {
             let reason = reason(&topic, partition, next, &text);
             error!(%topic, partition, offset = next, reason, "A batch does not decode; its partition is stopped.");
             held.stopped(&topic, partition);
-            let _told = outlet.send(Inflow::Stopped { topic, partition, reason });
+            let _told = outlet.send(ConsumerEvent::Stopped { topic, partition, reason });
         }
         Ok(())
     }

@@ -17,11 +17,11 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
-use super::held::{Held, Hold, Place, Progress};
+use super::assignments::{Assignment, Assignments, Place, Progress};
+use super::leaderless::Leaderless;
 use super::stall::{Sight, Stall, StallWatch};
-use super::unanswered::Unanswered;
 use super::undecodable::Undecodable;
-use super::{ConsumerSettings, Inflow, KafkaConfig, Outlet, Shared, base_config, on_thread, topic_ids};
+use super::{ConsumerEvent, ConsumerSettings, EventSender, KafkaConfig, Shared, base_config, on_thread, topic_ids};
 use crate::fence;
 use crate::{bounds, undecodable};
 use runtime::telemetry::metrics;
@@ -44,9 +44,9 @@ struct Watch {
     pool: PgPool,
     runtime: Handle,
     settings: ConsumerSettings,
-    outlet: Outlet,
-    held: Held,
-    unanswered: Unanswered,
+    outlet: EventSender,
+    held: Assignments,
+    leaderless: Leaderless,
     undecodable: Undecodable,
     readings: [Progress; 2],
     stalls: StallWatch,
@@ -74,7 +74,7 @@ pub(super) fn start(
         settings: settings.clone(),
         outlet: shared.outlet.clone(),
         held: shared.held,
-        unanswered: shared.unanswered,
+        leaderless: shared.leaderless,
         undecodable: shared.undecodable,
         config,
         readings,
@@ -111,7 +111,7 @@ impl Watch {
                 next_answers = Instant::now() + ANSWERS_INTERVAL;
             }
             if let Some(reason) = reason {
-                let _told = self.outlet.send(Inflow::Failed(reason));
+                let _told = self.outlet.send(ConsumerEvent::Failed(reason));
                 return;
             }
         }
@@ -207,10 +207,10 @@ impl Watch {
 
     /// Whether the brokers answer by now for what could not be claimed.
     fn look_for_answers(&self) {
-        for (topic, partitions) in self.unanswered.all() {
+        for (topic, partitions) in self.leaderless.all() {
             let ends = bounds::ends(&self.client, &topic, partitions.into_iter(), KAFKA_TIMEOUT);
             for (partition, _) in ends.into_iter().filter(|(_, end)| end.is_ok()) {
-                self.unanswered.answers(&(topic.clone(), partition));
+                self.leaderless.answers(&(topic.clone(), partition));
             }
         }
     }
@@ -221,9 +221,10 @@ impl Watch {
     fn look_at_claims(&mut self) -> Option<String> {
         // A timeout must be made within the runtime, whose timer it uses.
         let _within = self.runtime.enter();
-        let stored = self
-            .runtime
-            .block_on(tokio::time::timeout(CLAIMS_TIMEOUT, fence::stands(&self.pool, &self.settings.consumer)));
+        let stored = self.runtime.block_on(tokio::time::timeout(
+            CLAIMS_TIMEOUT,
+            fence::current_positions(&self.pool, &self.settings.consumer),
+        ));
         let stored: BTreeMap<Place, Stand> = match stored {
             Ok(Ok(stored)) => stored
                 .into_iter()
@@ -270,7 +271,12 @@ struct LostClaims {
 
 impl LostClaims {
     /// A place that has not been stored as it is held for a while.
-    fn look(&mut self, now: Instant, held: &BTreeMap<Place, Hold>, stored: &BTreeMap<Place, Stand>) -> Option<Place> {
+    fn look(
+        &mut self,
+        now: Instant,
+        held: &BTreeMap<Place, Assignment>,
+        stored: &BTreeMap<Place, Stand>,
+    ) -> Option<Place> {
         self.furthest.retain(|place, seen| held.get(place).is_some_and(|hold| hold.epoch == seen.epoch));
         let mut suspects = BTreeMap::new();
         for (place, hold) in held.iter().filter(|(place, hold)| !self.stands(place, hold, stored.get(*place))) {
@@ -288,7 +294,7 @@ impl LostClaims {
         self.suspects.iter().find(|(_, (_, since))| is_over(since)).map(|(place, _)| place.clone())
     }
 
-    fn stands(&self, place: &Place, hold: &Hold, stored: Option<&Stand>) -> bool {
+    fn stands(&self, place: &Place, hold: &Assignment, stored: Option<&Stand>) -> bool {
         let went_back =
             |stand: &Stand| self.furthest.get(place).is_some_and(|furthest| stand.next_offset < furthest.next_offset);
         stored.is_some_and(|stand| stand.epoch == hold.epoch && !went_back(stand))
@@ -312,11 +318,11 @@ mod tests {
             .collect()
     }
 
-    fn hold(epoch: i64, is_stopped: bool) -> Hold {
-        Hold { epoch, identity: LogIdentity::default(), read_epoch: None, is_stopped }
+    fn hold(epoch: i64, is_stopped: bool) -> Assignment {
+        Assignment { epoch, identity: LogIdentity::default(), read_epoch: None, is_stopped }
     }
 
-    fn held(epoch: i64) -> BTreeMap<Place, Hold> {
+    fn held(epoch: i64) -> BTreeMap<Place, Assignment> {
         BTreeMap::from([(place(0), hold(epoch, false)), (place(1), hold(1, true))])
     }
 

@@ -12,9 +12,9 @@ mod plan;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::log_state::{LogIdentity, LogPlace};
+use crate::log_state::{LogIdentity, LogPosition};
 
-pub use plan::{How, Known, Refusal, Repair, check, plan};
+pub use plan::{CheckedPosition, Refusal, Repair, RepairMode, check, plan};
 
 /// One consumer's position in one partition, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct StoredPosition {
 
 impl StoredPosition {
     /// It, without its topic.
-    pub fn place(&self) -> LogPlace {
-        LogPlace { partition: self.partition, next_offset: self.next_offset, identity: self.identity }
+    pub fn log_position(&self) -> LogPosition {
+        LogPosition { partition: self.partition, next_offset: self.next_offset, identity: self.identity }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sqlx::postgres::PgPool;
 
-use super::repair::{Known, StoredPosition};
+use super::repair::{CheckedPosition, StoredPosition};
 use crate::log_reader::Span;
 
 /// Why a range cannot be skipped.
@@ -21,7 +21,7 @@ pub enum Refusal {
     Unknown(String),
     /// The log itself is in question.
     #[error("{0} lies outside of its log; repair it first: triggers positions repair")]
-    Outside(String),
+    LogMismatch(String),
     /// It would go back, or beyond what can be read.
     #[error("{consumer} at {topic}[{partition}]: {to} is not between its position {next} and the end of its log {end}")]
     NotAhead {
@@ -44,14 +44,14 @@ pub enum Refusal {
 }
 
 /// Whether all of `named`, the positions of one partition, can skip to `to`.
-pub fn check(named: &[&Known], to: i64) -> Result<(), Refusal> {
+pub fn check(named: &[&CheckedPosition], to: i64) -> Result<(), Refusal> {
     let Some(first) = named.first() else { return Err(Refusal::Missing) };
     for one in named {
         let StoredPosition { consumer, topic, partition, next_offset, .. } = &one.position;
         let name = format!("{consumer} at {topic}[{partition}]");
         let Some(bounds) = one.log.as_ref().map(|log| log.bounds) else { return Err(Refusal::Unknown(name)) };
-        if one.outside().is_some() {
-            return Err(Refusal::Outside(name));
+        if one.mismatch().is_some() {
+            return Err(Refusal::LogMismatch(name));
         }
         if to <= *next_offset || to > bounds.end {
             let (consumer, topic, partition) = (consumer.clone(), topic.clone(), *partition);
@@ -59,7 +59,7 @@ pub fn check(named: &[&Known], to: i64) -> Result<(), Refusal> {
         }
     }
     if named.iter().any(|one| one.position.next_offset != first.position.next_offset) {
-        let at = |one: &&Known| format!("{} at {}", one.position.consumer, one.position.next_offset);
+        let at = |one: &&CheckedPosition| format!("{} at {}", one.position.consumer, one.position.next_offset);
         return Err(Refusal::Apart(named.iter().map(at).collect::<Vec<_>>().join(", ")));
     }
     Ok(())
@@ -141,15 +141,15 @@ pub async fn skipped(pool: &PgPool, consumer: &str) -> Result<Vec<Span>, sqlx::E
 mod tests {
     use super::*;
     use crate::bounds::LogBounds;
-    use crate::log_state::{LogIdentity, LogState, outside};
+    use crate::log_state::{LogIdentity, LogState, mismatch};
 
-    fn known(consumer: &str, next_offset: i64) -> Known {
+    fn known(consumer: &str, next_offset: i64) -> CheckedPosition {
         let (consumer, topic) = (consumer.to_owned(), "events".to_owned());
         let identity = LogIdentity::default();
         let position = StoredPosition { consumer, topic, partition: 3, next_offset, log_epoch: 1, identity };
         let bounds = LogBounds { begin: 2, end: 10 };
-        let outside = outside(&position.place(), None, bounds);
-        Known { position, log: Some(LogState { bounds, topic_id: None, outside }) }
+        let mismatch = mismatch(&position.log_position(), None, bounds);
+        CheckedPosition { position, log: Some(LogState { bounds, topic_id: None, mismatch }) }
     }
 
     #[test]
@@ -159,9 +159,9 @@ mod tests {
         for to in [0, 5, 11] {
             assert!(matches!(check(&[&at_5], to), Err(Refusal::NotAhead { .. })), "{to}");
         }
-        assert_eq!(check(&[&known("m", 1)], 6), Err(Refusal::Outside("m at events[3]".to_owned())));
+        assert_eq!(check(&[&known("m", 1)], 6), Err(Refusal::LogMismatch("m at events[3]".to_owned())));
         assert_eq!(check(&[], 6), Err(Refusal::Missing));
-        let unknown = Known { log: None, ..at_5 };
+        let unknown = CheckedPosition { log: None, ..at_5 };
         assert!(matches!(check(&[&unknown], 6), Err(Refusal::Unknown(_))));
     }
 

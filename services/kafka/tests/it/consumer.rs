@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
+use kafka::consumer::{ConsumerEvent, ConsumerSettings, FencedConsumer};
 use kafka::fence::{self, Advance, Claim};
-use kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
+use kafka::producer::{Producer, ProducerRecord, ProducerSettings, PublishError};
 use kafka::topics::{self, Replication};
 use kafka::{KafkaConfig, Record};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -30,13 +30,14 @@ pub(crate) async fn cluster(partitions: i32) -> KafkaConfig {
 }
 
 pub(crate) async fn publish(producer: &Producer, topic: &str, key: &str, value: &str) -> kafka::producer::Appended {
-    let record = Outgoing { topic, key: Some(key.as_bytes()), value: Some(value.as_bytes()), headers: &[("h", b"1")] };
+    let record =
+        ProducerRecord { topic, key: Some(key.as_bytes()), value: Some(value.as_bytes()), headers: &[("h", b"1")] };
     producer.publish(record).await.unwrap()
 }
 
-pub(crate) fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<Inflow>) {
+pub(crate) fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<ConsumerEvent>) {
     let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &kafka.topics.events);
-    settings.followed = vec![kafka.topics.acks.clone()];
+    settings.companion_topics = vec![kafka.topics.acks.clone()];
     settings.session_timeout = Duration::from_secs(2);
     FencedConsumer::start(kafka, pool.clone(), settings).unwrap()
 }
@@ -49,24 +50,26 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) async fn take(&mut self, inflow: &mut mpsc::Receiver<Inflow>) {
+    pub(crate) async fn take(&mut self, inflow: &mut mpsc::Receiver<ConsumerEvent>) {
         match tokio::time::timeout(PATIENCE, inflow.recv())
             .await
             .expect("the consumer says nothing")
             .expect("the consumer ended")
         {
-            Inflow::Assigned(claims) => {
+            ConsumerEvent::Assigned(claims) => {
                 self.claims.extend(claims.into_iter().map(|claim| ((claim.topic.to_string(), claim.partition), claim)));
             }
-            Inflow::Revoked(partitions) => self.claims.retain(|(_, partition), _| !partitions.contains(partition)),
-            Inflow::Records(records) => {
+            ConsumerEvent::Revoked(partitions) => {
+                self.claims.retain(|(_, partition), _| !partitions.contains(partition))
+            }
+            ConsumerEvent::Records(records) => {
                 for record in &records {
                     let claim = self.claims.get(&(record.topic.to_string(), record.partition));
                     assert!(claim.is_some(), "a record of {}[{}] came without a claim", record.topic, record.partition);
                 }
                 self.records.extend(records);
             }
-            Inflow::Stopped { reason, .. } | Inflow::Failed(reason) => panic!("{reason}"),
+            ConsumerEvent::Stopped { reason, .. } | ConsumerEvent::Failed(reason) => panic!("{reason}"),
         }
     }
 
@@ -185,8 +188,10 @@ async fn a_stored_position_outside_of_the_log_stops_its_partition_and_no_other()
     let mut assigned = Vec::new();
     while stopped.is_none() || assigned.is_empty() {
         match tokio::time::timeout(PATIENCE, inflow.recv()).await.unwrap().unwrap() {
-            Inflow::Stopped { topic, partition, reason } => stopped = Some((topic.to_string(), partition, reason)),
-            Inflow::Assigned(claims) => assigned = claims,
+            ConsumerEvent::Stopped { topic, partition, reason } => {
+                stopped = Some((topic.to_string(), partition, reason))
+            }
+            ConsumerEvent::Assigned(claims) => assigned = claims,
             other => panic!("{other:?}"),
         }
     }
@@ -235,8 +240,8 @@ async fn truncated_before_it_was_read(which: fn(&TopicNames) -> String) {
             .expect("the consumer says nothing")
             .expect("the consumer ended")
         {
-            Inflow::Records(records) => read += records.len(),
-            Inflow::Stopped { topic, partition: 0, reason } => break (topic, reason),
+            ConsumerEvent::Records(records) => read += records.len(),
+            ConsumerEvent::Stopped { topic, partition: 0, reason } => break (topic, reason),
             other => panic!("{other:?}"),
         }
     };
@@ -335,11 +340,11 @@ async fn a_full_bound_is_told_at_once_and_a_missing_topic_as_not_stored() {
     let settings =
         ProducerSettings { max_in_flight: 1, delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
     let producer = Producer::new(&kafka, settings).unwrap();
-    let record = Outgoing { topic: &kafka.topics.events, key: Some(b"k"), value: Some(b"v"), headers: &[] };
+    let record = ProducerRecord { topic: &kafka.topics.events, key: Some(b"k"), value: Some(b"v"), headers: &[] };
     let (one, other) = tokio::join!(producer.publish(record), producer.publish(record));
     assert!(one.is_ok(), "{one:?}");
     assert!(matches!(other, Err(PublishError::Busy)), "{other:?}");
-    let nowhere = Outgoing { topic: "there.is.no.such.topic", ..record };
+    let nowhere = ProducerRecord { topic: "there.is.no.such.topic", ..record };
     let outcome = producer.publish(nowhere).await;
     assert!(matches!(outcome, Err(PublishError::Failed(_) | PublishError::Unknown(_))), "{outcome:?}");
     // librdkafka lets go of a record that timed out at its next look, within about a second.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::fence::repair::{self, Log};
-use kafka::fence::{self, Advance, Position, PositionsPoller, Standing, skip};
+use kafka::fence::{self, Advance, CommitOutcome, Position, PositionsPoller, skip};
 use kafka::log_state::LogIdentity;
 use runtime::postgres;
 use sqlx::postgres::PgPool;
@@ -54,11 +54,20 @@ async fn standing_tells_a_commit_that_happened_from_one_that_did_not_and_from_a_
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
     let flush = step(claimed.epoch, 5, 8);
-    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Open]);
+    assert_eq!(
+        fence::commit_outcomes(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(),
+        vec![CommitOutcome::Retry]
+    );
     assert!(advance(&pool, flush.clone()).await);
-    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Committed]);
+    assert_eq!(
+        fence::commit_outcomes(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(),
+        vec![CommitOutcome::Committed]
+    );
     claim(&pool).await;
-    assert_eq!(fence::standing(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(), vec![Standing::Lost]);
+    assert_eq!(
+        fence::commit_outcomes(&pool, "test", std::slice::from_ref(&flush)).await.unwrap(),
+        vec![CommitOutcome::Fenced]
+    );
     drop((pool, database));
 }
 
@@ -144,7 +153,7 @@ async fn mending_within_the_same_log_fences_whom_it_moves_and_leaves_its_epoch()
     let seen = known.iter().find(|one| one.consumer == "test" && one.partition == 0).unwrap();
     assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen], 20, Log::Same, None).await.unwrap(), Some(1));
     assert!(!advance(&pool, step(mine.epoch, 5, 8)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
-    let stands = fence::stands(&pool, "other").await.unwrap();
+    let stands = fence::current_positions(&pool, "other").await.unwrap();
     assert_eq!(stands, [(TOPIC.to_owned(), 0, others[0].epoch, 7)], "its claim stands");
     let again = claim(&pool).await;
     assert_eq!((again.epoch, again.log_epoch, again.next_offset), (3, 1, 20));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kafka::KafkaConfig;
 use kafka::bounds::{self, LogBounds};
-use kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
+use kafka::consumer::{ConsumerEvent, ConsumerSettings, FencedConsumer};
 use kafka::fence::Claim;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::mocking::MockCluster;
@@ -50,7 +50,7 @@ async fn publish(kafka: &KafkaConfig, topic: &str, partition: i32, value: &str) 
 /// What an owner learned, by partition.
 struct Owner {
     consumer: FencedConsumer,
-    inflow: mpsc::Receiver<Inflow>,
+    inflow: mpsc::Receiver<ConsumerEvent>,
     claims: BTreeMap<(String, i32), Claim>,
     stopped: BTreeMap<(String, i32), String>,
     values: BTreeSet<String>,
@@ -59,7 +59,7 @@ struct Owner {
 impl Owner {
     fn start(kafka: &KafkaConfig, pool: &PgPool, stall_after: Duration) -> Self {
         let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &kafka.topics.events);
-        settings.followed = vec![kafka.topics.acks.clone()];
+        settings.companion_topics = vec![kafka.topics.acks.clone()];
         settings.session_timeout = Duration::from_secs(6);
         settings.stall_after = stall_after;
         let (consumer, inflow) = FencedConsumer::start(kafka, pool.clone(), settings).unwrap();
@@ -72,21 +72,21 @@ impl Owner {
             .unwrap_or_else(|_| panic!("nothing comes; {:?} is stopped, {:?} was read", self.stopped, self.values))
             .unwrap()
         {
-            Inflow::Assigned(claims) => {
+            ConsumerEvent::Assigned(claims) => {
                 for claim in claims {
                     let place = (claim.topic.to_string(), claim.partition);
                     self.stopped.remove(&place);
                     self.claims.insert(place, claim);
                 }
             }
-            Inflow::Revoked(partitions) => {
+            ConsumerEvent::Revoked(partitions) => {
                 self.claims.retain(|(_, partition), _| !partitions.contains(partition));
                 self.stopped.retain(|(_, partition), _| !partitions.contains(partition));
             }
-            Inflow::Stopped { topic, partition, reason } => {
+            ConsumerEvent::Stopped { topic, partition, reason } => {
                 drop(self.stopped.insert((topic.to_string(), partition), reason))
             }
-            Inflow::Records(records) => {
+            ConsumerEvent::Records(records) => {
                 for record in records {
                     assert!(
                         self.claims.contains_key(&(record.topic.to_string(), record.partition)),
@@ -95,7 +95,7 @@ impl Owner {
                     self.values.insert(String::from_utf8(record.value.unwrap()).unwrap());
                 }
             }
-            Inflow::Failed(reason) => panic!("{reason}"),
+            ConsumerEvent::Failed(reason) => panic!("{reason}"),
         }
     }
 

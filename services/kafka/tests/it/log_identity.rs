@@ -7,7 +7,7 @@ use std::time::Duration;
 use devstack::testing::eventually;
 use devstack::{Cluster, ClusterOptions};
 use kafka::KafkaConfig;
-use kafka::consumer::{FencedConsumer, Inflow};
+use kafka::consumer::{ConsumerEvent, FencedConsumer};
 use kafka::fence::Claim;
 use kafka::producer::{Producer, ProducerSettings};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -74,17 +74,19 @@ async fn abort(kafka: &KafkaConfig, topic: &str) {
 }
 
 /// Reads until the position of `topic` would be `next`, and commits it. A partition without a leader is waited for.
-async fn read_to(next: i64, topic: &str, inflow: &mut mpsc::Receiver<Inflow>, owner: &mut Owner, pool: &PgPool) {
+async fn read_to(next: i64, topic: &str, inflow: &mut mpsc::Receiver<ConsumerEvent>, owner: &mut Owner, pool: &PgPool) {
     while owner.records.iter().filter(|record| *record.topic == *topic).all(|record| record.offset + 1 < next) {
         match tokio::time::timeout(ELECTION, inflow.recv()).await.expect("nothing is read").unwrap() {
-            Inflow::Assigned(claims) => {
+            ConsumerEvent::Assigned(claims) => {
                 let place = |claim: &Claim| (claim.topic.to_string(), claim.partition);
                 owner.claims.extend(claims.into_iter().map(|claim| (place(&claim), claim)));
             }
-            Inflow::Records(records) => owner.records.extend(records),
-            Inflow::Revoked(_) => {}
-            Inflow::Stopped { reason, .. } if reason.contains(LEADERLESS) => {}
-            Inflow::Stopped { reason, .. } | Inflow::Failed(reason) => panic!("a healthy log stops: {reason}"),
+            ConsumerEvent::Records(records) => owner.records.extend(records),
+            ConsumerEvent::Revoked(_) => {}
+            ConsumerEvent::Stopped { reason, .. } if reason.contains(LEADERLESS) => {}
+            ConsumerEvent::Stopped { reason, .. } | ConsumerEvent::Failed(reason) => {
+                panic!("a healthy log stops: {reason}")
+            }
         }
     }
     let sql = "UPDATE consumer_positions SET next_offset = $1 WHERE consumer = 'test' AND topic = $2";
@@ -94,22 +96,22 @@ async fn read_to(next: i64, topic: &str, inflow: &mut mpsc::Receiver<Inflow>, ow
 /// Restarts the consumer as its owner does, until `topic` stops: why. Records of the topic must not come.
 async fn stopped(
     topic: &str,
-    first: (FencedConsumer, mpsc::Receiver<Inflow>),
-    restart: impl Fn() -> (FencedConsumer, mpsc::Receiver<Inflow>),
+    first: (FencedConsumer, mpsc::Receiver<ConsumerEvent>),
+    restart: impl Fn() -> (FencedConsumer, mpsc::Receiver<ConsumerEvent>),
 ) -> String {
     let (mut consumer, mut inflow) = first;
     loop {
         match tokio::time::timeout(ELECTION, inflow.recv()).await.expect("nothing happens").unwrap() {
-            Inflow::Stopped { topic: of, reason, .. } if *of == *topic && !reason.contains(LEADERLESS) => {
+            ConsumerEvent::Stopped { topic: of, reason, .. } if *of == *topic && !reason.contains(LEADERLESS) => {
                 drop(inflow);
                 consumer.stop(PATIENCE).await;
                 return reason;
             }
-            Inflow::Records(records) => {
+            ConsumerEvent::Records(records) => {
                 let of_topic: Vec<_> = records.iter().filter(|record| *record.topic == *topic).collect();
                 assert!(of_topic.is_empty(), "records of another log are handed over: {of_topic:?}");
             }
-            Inflow::Failed(_) => {
+            ConsumerEvent::Failed(_) => {
                 drop(inflow);
                 consumer.stop(PATIENCE).await;
                 (consumer, inflow) = restart();

@@ -7,7 +7,7 @@ use std::ptr;
 use std::time::Duration;
 
 use kafka::KafkaConfig;
-use kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
+use kafka::consumer::{ConsumerEvent, ConsumerSettings, FencedConsumer};
 use kafka::log_reader::{self, OnTruncation, ReadError, Span};
 use rdkafka::bindings::{
     rd_kafka_header_add, rd_kafka_headers_new, rd_kafka_produceva, rd_kafka_vtype_t, rd_kafka_vu_s,
@@ -82,19 +82,19 @@ async fn an_undecodable_batch_stops_its_partition_alone() {
     }
     decode_less(&mut kafka);
     let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &events);
-    (settings.followed, settings.stall_after) = (vec![acks.clone()], Duration::from_secs(2));
+    (settings.companion_topics, settings.stall_after) = (vec![acks.clone()], Duration::from_secs(2));
     let (consumer, mut inflow) = FencedConsumer::start(&kafka, pool.clone(), settings).unwrap();
     let (mut stopped, mut values) = (BTreeMap::new(), Vec::new());
-    let take = async |inflow: &mut mpsc::Receiver<Inflow>, stopped: &mut BTreeMap<_, _>, values: &mut Vec<_>| {
+    let take = async |inflow: &mut mpsc::Receiver<ConsumerEvent>, stopped: &mut BTreeMap<_, _>, values: &mut Vec<_>| {
         match tokio::time::timeout(PATIENCE, inflow.recv()).await.unwrap().unwrap() {
-            Inflow::Records(records) => {
+            ConsumerEvent::Records(records) => {
                 values.extend(records.into_iter().map(|record| String::from_utf8(record.value.unwrap()).unwrap()));
             }
-            Inflow::Stopped { topic, partition, reason } => {
+            ConsumerEvent::Stopped { topic, partition, reason } => {
                 assert_eq!(stopped.insert((topic.to_string(), partition), reason), None, "it is reported once");
             }
-            Inflow::Failed(reason) => panic!("{reason}"),
-            Inflow::Assigned(_) | Inflow::Revoked(_) => {}
+            ConsumerEvent::Failed(reason) => panic!("{reason}"),
+            ConsumerEvent::Assigned(_) | ConsumerEvent::Revoked(_) => {}
         }
     };
     while stopped.len() < 2 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kafka::KafkaConfig;
-use kafka::producer::{Appended, Outgoing, Producer, ProducerSettings, PublishError};
+use kafka::producer::{Appended, Producer, ProducerRecord, ProducerSettings, PublishError};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -20,7 +20,7 @@ fn cluster(settings: ProducerSettings) -> (Mock, Producer) {
 }
 
 async fn publish(producer: &Producer) -> Result<Appended, PublishError> {
-    producer.publish(Outgoing { topic: TOPIC, key: Some(b"k"), value: Some(b"v"), headers: &[("h", b"1")] }).await
+    producer.publish(ProducerRecord { topic: TOPIC, key: Some(b"k"), value: Some(b"v"), headers: &[("h", b"1")] }).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

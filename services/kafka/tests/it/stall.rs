@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use kafka::KafkaConfig;
-use kafka::consumer::{ConsumerSettings, FencedConsumer, Inflow};
+use kafka::consumer::{ConsumerEvent, ConsumerSettings, FencedConsumer};
 use kafka::fence;
 use kafka::producer::{Producer, ProducerSettings};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -19,15 +19,15 @@ use crate::database;
 const STALL_AFTER: Duration = Duration::from_secs(2);
 const MANY: usize = 3_000;
 
-fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<Inflow>) {
+fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<ConsumerEvent>) {
     let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &kafka.topics.events);
-    settings.followed = vec![kafka.topics.acks.clone()];
+    settings.companion_topics = vec![kafka.topics.acks.clone()];
     settings.session_timeout = Duration::from_secs(2);
     settings.stall_after = STALL_AFTER;
     FencedConsumer::start(kafka, pool.clone(), settings).unwrap()
 }
 
-async fn next(inflow: &mut mpsc::Receiver<Inflow>) -> Inflow {
+async fn next(inflow: &mut mpsc::Receiver<ConsumerEvent>) -> ConsumerEvent {
     tokio::time::timeout(PATIENCE, inflow.recv()).await.expect("the consumer says nothing").expect("the consumer ended")
 }
 
@@ -38,30 +38,30 @@ async fn publish_many(producer: &Producer, topic: &str, count: usize) {
 }
 
 /// Values of the records that come until something else does.
-async fn read_until_failed(inflow: &mut mpsc::Receiver<Inflow>) -> (Vec<String>, String) {
+async fn read_until_failed(inflow: &mut mpsc::Receiver<ConsumerEvent>) -> (Vec<String>, String) {
     let mut values = Vec::new();
     loop {
         match next(inflow).await {
-            Inflow::Assigned(_) => {}
-            Inflow::Records(records) => {
+            ConsumerEvent::Assigned(_) => {}
+            ConsumerEvent::Records(records) => {
                 values.extend(
                     records.iter().map(|record| String::from_utf8(record.value.clone().unwrap_or_default()).unwrap()),
                 );
             }
-            Inflow::Failed(reason) => return (values, reason),
+            ConsumerEvent::Failed(reason) => return (values, reason),
             other => panic!("{other:?}"),
         }
     }
 }
 
 /// What comes within `time`, as long as it is no failure.
-async fn well_for(time: Duration, inflow: &mut mpsc::Receiver<Inflow>) -> usize {
+async fn well_for(time: Duration, inflow: &mut mpsc::Receiver<ConsumerEvent>) -> usize {
     let until = Instant::now() + time;
     let mut read = 0;
     while let Ok(message) = tokio::time::timeout(until.saturating_duration_since(Instant::now()), inflow.recv()).await {
         match message.expect("the consumer ended") {
-            Inflow::Records(records) => read += records.len(),
-            Inflow::Assigned(_) => {}
+            ConsumerEvent::Records(records) => read += records.len(),
+            ConsumerEvent::Assigned(_) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -89,7 +89,7 @@ async fn a_stall_is_found(which: fn(&KafkaConfig) -> String) {
     // So many that the queue holds some when the client decides whether to fetch on.
     publish_many(&producer, &topic, MANY).await;
     let (consumer, mut inflow) = start(&stalling, &pool);
-    let Inflow::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
+    let ConsumerEvent::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
     let read = well_for(Duration::from_secs(1), &mut inflow).await;
     assert_eq!(read, MANY);
     publish(&producer, &topic, "k", "one more").await;
@@ -104,7 +104,7 @@ async fn a_stall_is_found(which: fn(&KafkaConfig) -> String) {
     let (consumer, mut inflow) = start(&kafka, &pool);
     let mut read = 0;
     while read <= MANY {
-        if let Inflow::Records(records) = next(&mut inflow).await {
+        if let ConsumerEvent::Records(records) = next(&mut inflow).await {
             read += records.len();
         }
     }
@@ -138,7 +138,7 @@ async fn an_open_transaction_of_a_native_producer_is_no_stall() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let (consumer, mut inflow) = start(&kafka, &pool);
-    let Inflow::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
+    let ConsumerEvent::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
     let topic = kafka.topics.events.clone();
     let open = tokio::task::spawn_blocking({
         let (mut config, topic) = (kafka.client("test"), topic.clone());
@@ -158,7 +158,7 @@ async fn an_open_transaction_of_a_native_producer_is_no_stall() {
     tokio::task::spawn_blocking(move || open.commit_transaction(PATIENCE).unwrap()).await.unwrap();
     let mut read = 0;
     while read < 3 {
-        let Inflow::Records(records) = next(&mut inflow).await else { panic!("records come") };
+        let ConsumerEvent::Records(records) = next(&mut inflow).await else { panic!("records come") };
         read += records.len();
     }
     drop(inflow);
@@ -171,7 +171,7 @@ async fn a_claim_that_somebody_raised_without_the_group_ends_the_consumer_also_w
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let (consumer, mut inflow) = start(&kafka, &pool);
-    let Inflow::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
+    let ConsumerEvent::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
     assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "its own claims stand");
     let seen = fence::repair::positions(&pool).await.unwrap();
     let acks = seen.iter().find(|position| position.topic == kafka.topics.acks).unwrap();
@@ -191,7 +191,7 @@ async fn a_position_that_a_restored_backup_took_back_ends_the_consumer_also_wher
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let (consumer, mut inflow) = start(&kafka, &pool);
-    let Inflow::Assigned(claims) = next(&mut inflow).await else { panic!("claims come first") };
+    let ConsumerEvent::Assigned(claims) = next(&mut inflow).await else { panic!("claims come first") };
     let claim = claims.iter().find(|claim| *claim.topic == *kafka.topics.events).unwrap();
     // Under the same epoch, as in a backup that was made since the last claim. The watch has seen the later place when
     // it is well.

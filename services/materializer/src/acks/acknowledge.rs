@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http_server::{Problem, RequestContext, Timestamp};
 use kafka::fence::Positions;
-use kafka::producer::{Appended, Outgoing};
+use kafka::producer::{Appended, ProducerRecord};
 use schemas::codec;
 use schemas::ids::{EventId, OrgId};
 use schemas::records::Ack;
@@ -94,7 +94,7 @@ async fn publish(
             Problem::internal()
         })?;
         let record =
-            Outgoing { topic: &inbox.acks_topic, key: Some(key), value: Some(&value), headers: record_headers };
+            ProducerRecord { topic: &inbox.acks_topic, key: Some(key), value: Some(&value), headers: record_headers };
         let appended = inbox.producer.publish(record).await.map_err(|error| publish_problem(context, ACK, &error))?;
         Ok((event_id, appended))
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt as _;
 use kafka::Record;
-use kafka::producer::{Outgoing, Producer, PublishError};
+use kafka::producer::{Producer, ProducerRecord, PublishError};
 use runtime::health::Component;
 use runtime::retry::Backoff;
 use schemas::headers;
@@ -59,7 +59,7 @@ pub(crate) async fn write(
         (headers::DLQ_ERROR_MESSAGE, reason.message.as_bytes()),
         (headers::DLQ_FIRST_SEEN, numbers[3].as_bytes()),
     ]);
-    let whole = Outgoing {
+    let whole = ProducerRecord {
         topic: &topics.dead_letters,
         key: record.key.as_deref(),
         value: record.value.as_deref(),
@@ -70,7 +70,7 @@ pub(crate) async fn write(
     let origin = Origin::of_headers(&record.headers).ok().flatten().map(|origin| origin.to_headers());
     let mut ours = all[record.headers.len()..].to_vec();
     ours.extend(origin.iter().flatten().map(|(name, value)| (*name, value.as_bytes())));
-    let without_bytes = Outgoing { topic: &topics.dead_letters, key: None, value: None, headers: &ours };
+    let without_bytes = ProducerRecord { topic: &topics.dead_letters, key: None, value: None, headers: &ours };
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let mut outcome = producer.publish(whole).await;
@@ -89,7 +89,7 @@ pub(crate) async fn write(
             }
             // Never skipped, not even if Kafka rejects it (a missing permission): an operator grants the permission,
             // and then the whole record is written.
-            Err(error) => component.down(format!("dead letters cannot be written: {error}")),
+            Err(error) => component.report_unhealthy(format!("dead letters cannot be written: {error}")),
         }
         backoff.pause().await;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRef as _, State};
 use axum::response::{IntoResponse, Response};
-use http_server::{DeliberateWait, Dialect, Problem, QueryParams, RequestContext, Timestamp};
+use http_server::{Dialect, LongPollWait, Problem, QueryParams, RequestContext, Timestamp};
 use schemas::ids::OrgId;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
@@ -84,7 +84,7 @@ pub(super) async fn list(
         None => Some(count_open(&state, organization, caller.event_types.as_deref()).await?),
     };
     let mut response = Json(page_response(&state, organization, request, page, open)).into_response();
-    response.extensions_mut().insert(DeliberateWait(waited));
+    response.extensions_mut().insert(LongPollWait(waited));
     Ok(response)
 }
 

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::KafkaConfig;
-use kafka::consumer::{ConsumerSettings, Ended, Inflow, Runner, Session, finished};
+use kafka::consumer::{ConsumerEvent, ConsumerSettings, Ended, Runner, Session, finished};
 use kafka::producer::Producer;
 use runtime::health::Component;
 use runtime::lifecycle::Supervisor;
@@ -100,7 +100,7 @@ async fn run(
         Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
     let topics = kafka.topics.clone();
     let mut settings = ConsumerSettings::new(CONSUMER, &topics.group_materializer, &topics.events);
-    settings.followed = vec![topics.acks.clone(), topics.deliveries.clone()];
+    settings.companion_topics = vec![topics.acks.clone(), topics.deliveries.clone()];
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
     let stop_within = config.shutdown_deadline / 2;
@@ -153,22 +153,22 @@ impl SessionLoop {
         }
     }
 
-    fn handle(&mut self, event: Inflow, session: &Session) {
+    fn handle(&mut self, event: ConsumerEvent, session: &Session) {
         match event {
-            Inflow::Assigned(claims) => {
+            ConsumerEvent::Assigned(claims) => {
                 self.collector.assign(claims);
                 session.report_health(None);
             }
-            Inflow::Revoked(partitions) => {
+            ConsumerEvent::Revoked(partitions) => {
                 self.collector.revoke(&partitions);
                 session.report_health(None);
             }
-            Inflow::Records(records) => {
+            ConsumerEvent::Records(records) => {
                 let deliveries = &self.topics.deliveries;
                 self.collector.collect(records, |topic| topic == deliveries);
             }
             // Records that were read before the partition stopped are collected. They are written like all others.
-            Inflow::Stopped { .. } | Inflow::Failed(_) => {}
+            ConsumerEvent::Stopped { .. } | ConsumerEvent::Failed(_) => {}
         }
     }
 

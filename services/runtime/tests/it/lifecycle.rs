@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use runtime::health::Health;
-use runtime::lifecycle::{Supervisor, end_within};
+use runtime::lifecycle::{Supervisor, exit_within};
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -108,7 +108,7 @@ fn hang() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        end_within(shutdown.clone(), Duration::from_millis(100));
+        exit_within(shutdown.clone(), Duration::from_millis(100));
         shutdown.cancel();
     });
     std::thread::sleep(DEADLINE);

@@ -171,10 +171,10 @@ async fn check_positions(
     }
     let Ok(mut stored) = repair::positions(&pool).await else { return Ok(()) };
     stored.retain(|position| position.consumer != REPLAY);
-    let Ok(looked) = positions::look(kafka, &stored, TIMEOUT).await else { return Ok(()) };
+    let Ok(looked) = positions::check(kafka, &stored, TIMEOUT).await else { return Ok(()) };
     let mut outsiders = 0;
     for (position, state) in stored.iter().zip(&looked) {
-        let Some(outside) = state.as_ref().ok().and_then(|state| state.outside.as_ref()) else { continue };
+        let Some(outside) = state.as_ref().ok().and_then(|state| state.mismatch.as_ref()) else { continue };
         outsiders += 1;
         let why = format!("{} in {}[{}]: {outside}", position.consumer, position.topic, position.partition);
         findings.bad("positions", why, "Its partition is stopped. Decide, and repair it: triggers positions list")?;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use kafka::config::KafkaArgs;
-use kafka::fence::repair::{self, How, Known, Log, StoredPosition, plan};
+use kafka::fence::repair::{self, CheckedPosition, Log, RepairMode, StoredPosition, plan};
 use kafka::fence::skip;
-use kafka::positions::look;
+use kafka::positions;
 use kafka::{KafkaConfig, log_reader};
 use materializer::rebuild::REPLAY;
 use runtime::config::PostgresArgs;
@@ -114,7 +114,7 @@ pub(super) async fn run(args: PositionsArgs) -> Result<()> {
 }
 
 impl Connections {
-    async fn look(&self, local: &LocalArgs) -> Result<(PgPool, Vec<Known>)> {
+    async fn look(&self, local: &LocalArgs) -> Result<(PgPool, Vec<CheckedPosition>)> {
         let kafka = local.kafka(&self.kafka)?;
         let pool = postgres::connect(&local.postgres(&self.postgres)?).context("DATABASE_URL")?;
         postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
@@ -127,12 +127,12 @@ impl Connections {
 }
 
 /// Asks the brokers for each position's log. Of a topic that is not there nothing is known.
-async fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Vec<Known>> {
-    let looked = match look(kafka, &positions, TIMEOUT).await {
+async fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Vec<CheckedPosition>> {
+    let looked = match positions::check(kafka, &positions, TIMEOUT).await {
         Ok(looked) => looked,
         Err(error) => {
             print::warn(&format!("Kafka does not answer, so nothing is known of the logs: {error}"))?;
-            return Ok(positions.into_iter().map(|position| Known { position, log: None }).collect());
+            return Ok(positions.into_iter().map(|position| CheckedPosition { position, log: None }).collect());
         }
     };
     let mut unknown: BTreeMap<(&str, String), BTreeSet<i32>> = BTreeMap::new();
@@ -148,11 +148,11 @@ async fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Res
             "{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"
         ))?;
     }
-    Ok(positions.into_iter().zip(looked).map(|(position, log)| Known { position, log: log.ok() }).collect())
+    Ok(positions.into_iter().zip(looked).map(|(position, log)| CheckedPosition { position, log: log.ok() }).collect())
 }
 
-fn list(known: &[Known]) -> Result<()> {
-    let line = |known: &Known| -> Value {
+fn list(known: &[CheckedPosition]) -> Result<()> {
+    let line = |known: &CheckedPosition| -> Value {
         let (position, bounds) = (&known.position, known.log.as_ref().map(|log| log.bounds));
         json!({
             "consumer": position.consumer, "topic": position.topic, "partition": position.partition, "position": position.next_offset,
@@ -173,8 +173,8 @@ fn list(known: &[Known]) -> Result<()> {
     print::table(&known.iter().map(line).collect::<Vec<_>>(), &columns)
 }
 
-async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()> {
-    let how = if args.keep { How::Keep } else { How::AsItIs };
+async fn repair(pool: &PgPool, known: &[CheckedPosition], args: &RepairArgs) -> Result<()> {
+    let mode = if args.keep { RepairMode::KeepOffset } else { RepairMode::ReadAgain };
     let wanted = |position: &StoredPosition| {
         args.all_outside
             || (args.consumer.as_deref(), args.topic.as_deref(), args.partition)
@@ -182,9 +182,9 @@ async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()>
     };
     if !args.all_outside {
         let named = known.iter().find(|known| wanted(&known.position));
-        repair::check(named.context("there is no such position; see: triggers positions list")?, how)?;
+        repair::check(named.context("there is no such position; see: triggers positions list")?, mode)?;
     }
-    let repairs = plan(known, wanted, how);
+    let repairs = plan(known, wanted, mode);
     // Said at the end: what is known to lie outside can be repaired all the same.
     let unknown = known.iter().filter(|known| known.log.is_none() && wanted(&known.position)).count();
     let reported = || match unknown {
@@ -216,13 +216,13 @@ async fn repair(pool: &PgPool, known: &[Known], args: &RepairArgs) -> Result<()>
     reported()
 }
 
-async fn skip(kafka: &KafkaConfig, pool: &PgPool, known: &[Known], args: &SkipArgs) -> Result<()> {
-    let is_named = |known: &&Known| {
+async fn skip(kafka: &KafkaConfig, pool: &PgPool, known: &[CheckedPosition], args: &SkipArgs) -> Result<()> {
+    let is_named = |known: &&CheckedPosition| {
         let StoredPosition { consumer, topic, partition, .. } = &known.position;
         (topic, *partition) == (&args.topic, args.partition)
             && args.consumer.as_ref().is_none_or(|name| name == consumer)
     };
-    let named: Vec<&Known> = known.iter().filter(is_named).collect();
+    let named: Vec<&CheckedPosition> = known.iter().filter(is_named).collect();
     skip::check(&named, args.to)?;
     let positions: Vec<&StoredPosition> = named.iter().map(|known| &known.position).collect();
     positions.iter().try_for_each(|position| print::line(&skip::line(position, args.to)))?;

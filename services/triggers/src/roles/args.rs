@@ -34,7 +34,7 @@ impl SharedArgs {
     pub(crate) fn supervisor(&self, health: &Health) -> Supervisor {
         let grace = Duration::from_millis(self.shutdown_grace_ms);
         let shutdown = lifecycle::shutdown_on_signals(health.clone(), grace);
-        lifecycle::end_within(shutdown.clone(), self.process.shutdown_deadline() + LET_GO);
+        lifecycle::exit_within(shutdown.clone(), self.process.shutdown_deadline() + LET_GO);
         Supervisor::new(health.clone(), shutdown)
     }
 }

@@ -156,7 +156,7 @@ impl Api {
         probe_kafka(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks]);
         // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching
         // this process.
-        let postgres = supervisor.health().auxiliary("postgres");
+        let postgres = supervisor.health().optional("postgres");
         probe_postgres(supervisor, probed, postgres);
         let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
         supervisor.spawn("http", async move {

@@ -15,8 +15,8 @@ pub(super) fn probe_kafka(supervisor: &mut Supervisor, producer: &Producer, topi
     let shutdown = supervisor.shutdown();
     supervisor.spawn("kafka probe", async move {
         let report = |answer: Result<(), PublishError>| match answer {
-            Ok(()) => kafka.up(),
-            Err(error) => kafka.down(error.to_string()),
+            Ok(()) => kafka.report_healthy(),
+            Err(error) => kafka.report_unhealthy(error.to_string()),
         };
         producer.keep_in_touch(&topics, report, shutdown).await;
         Ok(())
@@ -30,8 +30,8 @@ pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres
     supervisor.spawn("postgres probe", async move {
         loop {
             match sqlx::query("SELECT 1").execute(&pool).await {
-                Ok(_) => postgres.up(),
-                Err(error) => postgres.down(error.to_string()),
+                Ok(_) => postgres.report_healthy(),
+                Err(error) => postgres.report_unhealthy(error.to_string()),
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

@@ -16,13 +16,13 @@ impl LogWorker {
             return;
         }
         self.last_examined = Instant::now();
-        if session.component().is_up() && session.trouble().is_none() && self.unhealthy_reason().is_none() {
+        if session.component().is_healthy() && session.trouble().is_none() && self.unhealthy_reason().is_none() {
             return;
         }
         // Asks the database, and learns of an unusable endpoint that was deleted or disabled.
         match self.dependencies.endpoint_cache.current().await {
             Ok(_) => session.report_health(self.unhealthy_reason()),
-            Err(error) => session.component().down(format!("the database: {error}")),
+            Err(error) => session.component().report_unhealthy(format!("the database: {error}")),
         }
     }
 

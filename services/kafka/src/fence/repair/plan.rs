@@ -3,40 +3,40 @@
 use uuid::Uuid;
 
 use super::{Log, StoredPosition};
-use crate::log_state::{LogState, Outside};
+use crate::log_state::{LogMismatch, LogState};
 
 /// A position and its log.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct CheckedPosition {
     /// As it is stored.
     pub position: StoredPosition,
     /// `None`: the brokers did not answer.
     pub log: Option<LogState>,
 }
 
-impl Known {
+impl CheckedPosition {
     /// Why the position cannot be read on, if so and that is known.
-    pub fn outside(&self) -> Option<&Outside> {
-        self.log.as_ref()?.outside.as_ref()
+    pub fn mismatch(&self) -> Option<&LogMismatch> {
+        self.log.as_ref()?.mismatch.as_ref()
     }
 
     /// One word for it: `ok`, `truncated`, `recreated`, `lost_end` or `unknown`.
     pub fn state(&self) -> &'static str {
-        match (&self.log, self.outside()) {
+        match (&self.log, self.mismatch()) {
             (None, _) => "unknown",
             (_, None) => "ok",
-            (_, Some(outside)) => outside.word(),
+            (_, Some(mismatch)) => mismatch.word(),
         }
     }
 }
 
 /// What the operator knows of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum RepairMode {
     /// Nothing beyond what can be seen.
-    AsItIs,
+    ReadAgain,
     /// Offsets mean what they meant, whatever is found: the log as it is now is accepted.
-    Keep,
+    KeepOffset,
 }
 
 /// What is done to one partition of a topic.
@@ -47,9 +47,9 @@ pub struct Repair<'a> {
     /// Partition.
     pub partition: i32,
     /// Positions that are set.
-    pub moved: Vec<&'a Known>,
+    pub moved: Vec<&'a CheckedPosition>,
     /// Positions of other consumers, which stay.
-    pub stays: Vec<&'a Known>,
+    pub stays: Vec<&'a CheckedPosition>,
     /// Where they are set to.
     pub to: i64,
     /// Whether the log is another one.
@@ -73,25 +73,31 @@ pub enum Refusal {
 }
 
 /// What is to be done for the `wanted` positions: nothing for those that are inside, unless the operator knows better.
-pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, how: How) -> Vec<Repair<'a>> {
-    let named: Vec<&Known> = known.iter().filter(|known| wanted(&known.position)).collect();
+pub fn plan<'a>(
+    known: &'a [CheckedPosition],
+    wanted: impl Fn(&StoredPosition) -> bool,
+    mode: RepairMode,
+) -> Vec<Repair<'a>> {
+    let named: Vec<&CheckedPosition> = known.iter().filter(|known| wanted(&known.position)).collect();
     let mut repairs: Vec<Repair<'a>> = Vec::new();
-    for one in named.iter().filter(|one| how != How::AsItIs || one.outside().is_some()) {
+    for one in named.iter().filter(|one| mode != RepairMode::ReadAgain || one.mismatch().is_some()) {
         let (topic, partition) = (one.position.topic.as_str(), one.position.partition);
         let Some(log_now) = &one.log else { continue };
         if repairs.iter().any(|repair| (repair.topic, repair.partition) == (topic, partition)) {
             continue;
         }
-        let here = |known: &&&Known| (known.position.topic.as_str(), known.position.partition) == (topic, partition);
-        let all: Vec<&Known> = known.iter().collect();
+        let here =
+            |known: &&&CheckedPosition| (known.position.topic.as_str(), known.position.partition) == (topic, partition);
+        let all: Vec<&CheckedPosition> = known.iter().collect();
         // Another log is another one for everybody who reads it.
-        let is_another = |known: &&Known| known.outside().is_some_and(Outside::is_another_log);
-        let is_new_log = how == How::AsItIs && all.iter().filter(here).any(is_another);
-        let is_moved =
-            |known: &Known| is_new_log || (wanted(&known.position) && (how == How::Keep || known.outside().is_some()));
-        let (moved, stays): (Vec<&Known>, Vec<&Known>) =
+        let is_another = |known: &&CheckedPosition| known.mismatch().is_some_and(LogMismatch::is_another_log);
+        let is_new_log = mode == RepairMode::ReadAgain && all.iter().filter(here).any(is_another);
+        let is_moved = |known: &CheckedPosition| {
+            is_new_log || (wanted(&known.position) && (mode == RepairMode::KeepOffset || known.mismatch().is_some()))
+        };
+        let (moved, stays): (Vec<&CheckedPosition>, Vec<&CheckedPosition>) =
             all.iter().filter(here).copied().partition(|known| is_moved(known));
-        let to = if how == How::Keep { one.position.next_offset } else { log_now.bounds.begin };
+        let to = if mode == RepairMode::KeepOffset { one.position.next_offset } else { log_now.bounds.begin };
         let log = if is_new_log { Log::Another } else { Log::Same };
         repairs.push(Repair { topic, partition, moved, stays, to, log, topic_id: log_now.topic_id });
     }
@@ -99,13 +105,13 @@ pub fn plan<'a>(known: &'a [Known], wanted: impl Fn(&StoredPosition) -> bool, ho
 }
 
 /// Whether a position that was named can be repaired at all.
-pub fn check(named: &Known, how: How) -> Result<(), Refusal> {
+pub fn check(named: &CheckedPosition, mode: RepairMode) -> Result<(), Refusal> {
     let StoredPosition { consumer, topic, partition, .. } = &named.position;
     let name = format!("{consumer} at {topic}[{partition}]");
     let Some(log) = &named.log else { return Err(Refusal::Unknown(name)) };
-    match how {
-        How::AsItIs if named.outside().is_none() => Err(Refusal::Inside(name)),
-        How::Keep if !log.bounds.hold(named.position.next_offset) => Err(Refusal::CannotKeep(name)),
+    match mode {
+        RepairMode::ReadAgain if named.mismatch().is_none() => Err(Refusal::Inside(name)),
+        RepairMode::KeepOffset if !log.bounds.contains(named.position.next_offset) => Err(Refusal::CannotKeep(name)),
         _ => Ok(()),
     }
 }
@@ -113,7 +119,7 @@ pub fn check(named: &Known, how: How) -> Result<(), Refusal> {
 impl Repair<'_> {
     /// What it does and what it gives up, for people.
     pub fn lines(&self) -> Vec<String> {
-        let line = |known: &&Known| {
+        let line = |known: &&CheckedPosition| {
             let (consumer, from) = (&known.position.consumer, known.position.next_offset);
             let skipped = if self.log == Log::Another {
                 format!(
@@ -126,7 +132,7 @@ impl Repair<'_> {
             };
             format!("{consumer} at {}[{}]: from {from} to {}; {skipped}", self.topic, self.partition, self.to)
         };
-        let stays = |known: &&Known| {
+        let stays = |known: &&CheckedPosition| {
             let (consumer, at) = (&known.position.consumer, known.position.next_offset);
             format!("{consumer} at {}[{}]: stays at {at}", self.topic, self.partition)
         };
@@ -138,15 +144,15 @@ impl Repair<'_> {
 mod tests {
     use super::*;
     use crate::bounds::LogBounds;
-    use crate::log_state::{LogIdentity, outside};
+    use crate::log_state::{LogIdentity, mismatch};
 
-    fn known(consumer: &str, partition: i32, next_offset: i64, (begin, end): (i64, i64)) -> Known {
+    fn known(consumer: &str, partition: i32, next_offset: i64, (begin, end): (i64, i64)) -> CheckedPosition {
         let (consumer, topic) = (consumer.to_owned(), "events".to_owned());
         let identity = LogIdentity::default();
         let position = StoredPosition { consumer, topic, partition, next_offset, log_epoch: 1, identity };
         let bounds = LogBounds { begin, end };
-        let outside = outside(&position.place(), None, bounds);
-        Known { position, log: Some(LogState { bounds, topic_id: Some(Uuid::from_u128(7)), outside }) }
+        let mismatch = mismatch(&position.log_position(), None, bounds);
+        CheckedPosition { position, log: Some(LogState { bounds, topic_id: Some(Uuid::from_u128(7)), mismatch }) }
     }
 
     fn any(_: &StoredPosition) -> bool {
@@ -162,7 +168,7 @@ mod tests {
     #[test]
     fn after_a_truncation_only_those_move_that_are_outside() {
         let positions = [known("d", 0, 150, (100, 200)), known("m", 0, 50, (100, 200)), known("m", 1, 50, (0, 200))];
-        let repairs = plan(&positions, any, How::AsItIs);
+        let repairs = plan(&positions, any, RepairMode::ReadAgain);
         assert_eq!(summary(&repairs), [(0, vec!["m".to_owned()], 100)]);
         let lines = repairs[0].lines();
         assert!(lines[0].contains("from 50 to 100; 50 records") && lines[1].contains("stays at 150"), "{lines:?}");
@@ -171,7 +177,7 @@ mod tests {
     #[test]
     fn a_new_log_is_new_to_every_consumer_also_to_one_whose_position_lies_inside() {
         let positions = [known("d", 0, 3, (0, 5)), known("m", 0, 50, (0, 5))];
-        let repairs = plan(&positions, |position| position.consumer == "m", How::AsItIs);
+        let repairs = plan(&positions, |position| position.consumer == "m", RepairMode::ReadAgain);
         assert_eq!(summary(&repairs), [(0, vec!["d".to_owned(), "m".to_owned()], 0)]);
     }
 
@@ -179,24 +185,27 @@ mod tests {
     fn a_log_that_was_kept_goes_on_where_the_position_is() {
         let positions = [known("d", 0, 3, (1, 5)), known("m", 0, 4, (1, 5))];
         let only = |position: &StoredPosition| position.consumer == "m";
-        assert_eq!(check(&positions[1], How::AsItIs).unwrap_err(), Refusal::Inside("m at events[0]".to_owned()));
+        assert_eq!(
+            check(&positions[1], RepairMode::ReadAgain).unwrap_err(),
+            Refusal::Inside("m at events[0]".to_owned())
+        );
         let mut other = positions;
         let ids = (Uuid::from_u128(1), Uuid::from_u128(7));
-        other[1].log.as_mut().unwrap().outside = Some(Outside::Recreated(ids.0, ids.1));
+        other[1].log.as_mut().unwrap().mismatch = Some(LogMismatch::Recreated(ids.0, ids.1));
         assert_eq!(other[1].state(), "recreated");
-        let restarted = plan(&other, only, How::AsItIs);
+        let restarted = plan(&other, only, RepairMode::ReadAgain);
         assert_eq!(summary(&restarted), [(0, vec!["d".to_owned(), "m".to_owned()], 1)]);
         assert_eq!((restarted[0].log, restarted[0].topic_id), (Log::Another, Some(ids.1)));
-        let kept = plan(&other, only, How::Keep);
+        let kept = plan(&other, only, RepairMode::KeepOffset);
         assert_eq!(summary(&kept), [(0, vec!["m".to_owned()], 4)]);
         assert_eq!((kept[0].log, kept[0].topic_id), (Log::Same, Some(ids.1)), "the new id is accepted");
     }
 
     #[test]
     fn what_nobody_knows_or_cannot_be_kept_is_refused() {
-        let unknown = Known { log: None, ..known("m", 0, 4, (0, 0)) };
-        assert!(matches!(check(&unknown, How::AsItIs), Err(Refusal::Unknown(_))));
-        assert!(matches!(check(&known("m", 0, 50, (0, 5)), How::Keep), Err(Refusal::CannotKeep(_))));
-        assert!(plan(&[known("m", 0, 4, (0, 5)), known("m", 1, 4, (0, 5))], any, How::AsItIs).is_empty());
+        let unknown = CheckedPosition { log: None, ..known("m", 0, 4, (0, 0)) };
+        assert!(matches!(check(&unknown, RepairMode::ReadAgain), Err(Refusal::Unknown(_))));
+        assert!(matches!(check(&known("m", 0, 50, (0, 5)), RepairMode::KeepOffset), Err(Refusal::CannotKeep(_))));
+        assert!(plan(&[known("m", 0, 4, (0, 5)), known("m", 1, 4, (0, 5))], any, RepairMode::ReadAgain).is_empty());
     }
 }

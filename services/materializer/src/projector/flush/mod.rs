@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use kafka::consumer::TopicPartition;
-use kafka::fence::{self, Advance, Standing};
+use kafka::fence::{self, Advance, CommitOutcome};
 use kafka::producer::Producer;
 use runtime::health::Component;
 use runtime::postgres::{SqlEffect, effect};
@@ -204,19 +204,19 @@ impl Flusher {
                     SqlEffect::Fatal => return Err(Error::View(error)),
                     SqlEffect::Retry => debug!(%error, "Transaction conflict; retrying."),
                     SqlEffect::Unavailable => {
-                        self.component.down(format!("PostgreSQL: {error}"));
+                        self.component.report_unhealthy(format!("PostgreSQL: {error}"));
                         backoff.pause().await;
                     }
                 },
             }
             // It may be unknown whether the transaction was committed: the stored positions tell.
             let standings =
-                self.retry_until_available(|| fence::standing(&self.pool, self.consumer, &advances)).await?;
-            if standings.contains(&Standing::Committed) {
+                self.retry_until_available(|| fence::commit_outcomes(&self.pool, self.consumer, &advances)).await?;
+            if standings.contains(&CommitOutcome::Committed) {
                 // One transaction: if one position was moved, all rows were written.
                 return Ok(ChunkOutcome::Committed);
             }
-            let fenced = advances.iter().zip(&standings).filter(|(_, standing)| **standing == Standing::Lost);
+            let fenced = advances.iter().zip(&standings).filter(|(_, standing)| **standing == CommitOutcome::Fenced);
             let fenced: Vec<TopicPartition> =
                 fenced.map(|(advance, _)| (advance.topic.clone(), advance.partition)).collect();
             if !fenced.is_empty() {
@@ -298,7 +298,7 @@ impl Flusher {
                 Err(error) if effect(&error) == SqlEffect::Fatal || effect(&error) == SqlEffect::Data => {
                     return Err(Error::View(error));
                 }
-                Err(error) => self.component.down(format!("PostgreSQL: {error}")),
+                Err(error) => self.component.report_unhealthy(format!("PostgreSQL: {error}")),
             }
             backoff.pause().await;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use devstack::testing::{eventually, read_topic};
 use http::StatusCode;
-use kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
+use kafka::producer::{Appended, Producer, ProducerRecord, ProducerSettings};
 use kafka::topics::{self, Replication};
 use materializer::projector::ProjectorConfig;
 use rdkafka::Message as _;
@@ -52,7 +52,7 @@ pub(super) async fn accept(bench: &Bench, count: usize) -> Vec<(EventId, Appende
         let value = schemas::codec::encode_event(&event).unwrap();
         let headers: &[(&str, &[u8])] = &[("content-type", b"application/avro")];
         let record =
-            Outgoing { topic: &bench.topics().events, key: Some(key.as_bytes()), value: Some(&value), headers };
+            ProducerRecord { topic: &bench.topics().events, key: Some(key.as_bytes()), value: Some(&value), headers };
         accepted.push((event.event_id, producer.publish(record).await.unwrap()));
     }
     accepted

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devstack::testing::{TestDatabase, eventually, read_topic};
-use kafka::producer::{Appended, Outgoing, Producer, ProducerSettings};
+use kafka::producer::{Appended, Producer, ProducerRecord, ProducerSettings};
 use kafka::topics::{self, Replication};
 use kafka::{KafkaConfig, partition};
 use materializer::projector::{self, CONSUMER, ProjectorConfig};
@@ -92,7 +92,7 @@ impl Bench {
         value: Option<&[u8]>,
         headers: &[(&str, &[u8])],
     ) -> Appended {
-        let appended = self.producer.publish(Outgoing { topic, key, value, headers }).await.unwrap();
+        let appended = self.producer.publish(ProducerRecord { topic, key, value, headers }).await.unwrap();
         self.note(topic, appended.partition, appended.offset);
         appended
     }

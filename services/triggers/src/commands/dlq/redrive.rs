@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use http_server::Timestamp;
 use kafka::KafkaConfig;
 use kafka::config::KafkaArgs;
-use kafka::producer::{Outgoing, Producer, ProducerSettings, PublishError};
+use kafka::producer::{Producer, ProducerRecord, ProducerSettings, PublishError};
 use materializer::dead_letters::{Again, At, DeadLetters, Letter, Letters, Pick, RecordPlace, Refusal};
 
 use super::{Filters, find, list};
@@ -190,7 +190,7 @@ impl Redriving {
     async fn write(&self, again: Again) -> Outcome {
         let headers: Vec<(&str, &[u8])> =
             again.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let record = Outgoing {
+        let record = ProducerRecord {
             topic: &again.topic,
             key: again.key.as_deref(),
             value: again.value.as_deref(),

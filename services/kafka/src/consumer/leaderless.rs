@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::held::Place;
+use super::assignments::Place;
 
 /// Each place, and whether the brokers answered for it since it was tried last. Cloning shares them.
 #[derive(Clone, Default)]
-pub(super) struct Unanswered(Arc<Mutex<BTreeMap<Place, bool>>>);
+pub(super) struct Leaderless(Arc<Mutex<BTreeMap<Place, bool>>>);
 
-impl Unanswered {
+impl Leaderless {
     pub(super) fn add(&self, place: Place) {
         self.lock().insert(place, false);
     }

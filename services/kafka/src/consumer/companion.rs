@@ -12,12 +12,13 @@ use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::{
-    ConsumerSettings, Inflow, KafkaConfig, LogEnds, ReadState, Shared, base_config, group, hand_over, on_thread,
+    ConsumerEvent, ConsumerSettings, KafkaConfig, LogEnds, ReadState, Shared, base_config, group, on_thread,
+    poll_and_forward,
 };
 use crate::fence::Claim;
 
 /// The group client's hold on the following one.
-pub(super) struct Follower(Sender<Command>);
+pub(super) struct CompanionConsumer(Sender<Command>);
 
 enum Command {
     Assign(Vec<Claim>),
@@ -25,7 +26,7 @@ enum Command {
     Unassign(Vec<i32>, Sender<()>),
 }
 
-impl Follower {
+impl CompanionConsumer {
     /// Reads these too, from where their claims begin.
     pub(super) fn assign(&self, claims: Vec<Claim>) {
         // A closed channel means that the thread has ended, which it reported to the owner.
@@ -62,11 +63,11 @@ pub(super) fn start(
     kafka: &KafkaConfig,
     settings: &ConsumerSettings,
     shared: Shared,
-) -> Result<(Follower, oneshot::Receiver<()>), KafkaError> {
+) -> Result<(CompanionConsumer, oneshot::Receiver<()>), KafkaError> {
     let (commands, orders) = channel();
-    if settings.followed.is_empty() {
+    if settings.companion_topics.is_empty() {
         // Its sender is gone: a waiter for the end has it at once.
-        return Ok((Follower(commands), oneshot::channel().1));
+        return Ok((CompanionConsumer(commands), oneshot::channel().1));
     }
     // Group-less in effect: it never subscribes and never commits. librdkafka wants a name for any assignment, and this
     // one needs no right beyond those of the group client.
@@ -74,12 +75,12 @@ pub(super) fn start(
     kafka.overlay(&mut config);
     let client: BaseConsumer<FollowContext> =
         config.create_with_context(FollowContext { log_ends: shared.log_ends.clone() })?;
-    let topics: Vec<Arc<str>> = settings.followed.iter().map(|topic| Arc::from(topic.as_str())).collect();
+    let topics: Vec<Arc<str>> = settings.companion_topics.iter().map(|topic| Arc::from(topic.as_str())).collect();
     let ended = on_thread(format!("{}-follow", settings.consumer), shared.outlet.clone(), move || {
         read(&client, &orders, &shared, &topics);
         drop(client);
     })?;
-    Ok((Follower(commands), ended))
+    Ok((CompanionConsumer(commands), ended))
 }
 
 fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared: &Shared, topics: &[Arc<str>]) {
@@ -88,19 +89,19 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared
     let mut state = ReadState::default();
     while !shared.outlet.is_stopping() {
         while let Ok(order) = orders.try_recv() {
-            if let Err(error) = obey(client, order, shared, topics) {
+            if let Err(error) = handle(client, order, shared, topics) {
                 error!(%error, "The following client refused an assignment.");
-                let _told = shared.outlet.send(Inflow::Failed(error.to_string()));
+                let _told = shared.outlet.send(ConsumerEvent::Failed(error.to_string()));
                 return;
             }
         }
-        if !hand_over(client, &mut topic_of, shared, &mut state) {
+        if !poll_and_forward(client, &mut topic_of, shared, &mut state) {
             return;
         }
     }
 }
 
-fn obey(
+fn handle(
     client: &BaseConsumer<FollowContext>,
     order: Command,
     shared: &Shared,

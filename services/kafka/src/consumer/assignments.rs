@@ -20,10 +20,10 @@ const NOTE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Claims of one consumer. Cloning shares them.
 #[derive(Clone, Default)]
-pub(super) struct Held(Arc<Mutex<BTreeMap<Place, Hold>>>);
+pub(super) struct Assignments(Arc<Mutex<BTreeMap<Place, Assignment>>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hold {
+pub(super) struct Assignment {
     pub(super) epoch: i64,
     /// Which log it is read in.
     pub(super) identity: LogIdentity,
@@ -33,40 +33,42 @@ pub(super) struct Hold {
     pub(super) is_stopped: bool,
 }
 
-impl Held {
+impl Assignments {
     pub(super) fn claimed(&self, claim: &Claim, identity: LogIdentity, is_stopped: bool) {
-        let hold = Hold { epoch: claim.epoch, identity, read_epoch: None, is_stopped };
-        self.lock().insert((claim.topic.clone(), claim.partition), hold);
+        let assignment = Assignment { epoch: claim.epoch, identity, read_epoch: None, is_stopped };
+        self.lock().insert((claim.topic.clone(), claim.partition), assignment);
     }
 
-    pub(super) fn get(&self, topic: &Arc<str>, partition: i32) -> Option<Hold> {
+    pub(super) fn get(&self, topic: &Arc<str>, partition: i32) -> Option<Assignment> {
         self.lock().get(&(topic.clone(), partition)).copied()
     }
 
     /// Notes the id of a topic for claims that were made without knowing it.
     pub(super) fn learned_topic_id(&self, topic: &Arc<str>, id: Uuid) {
-        for (_, hold) in self.lock().iter_mut().filter(|((of, _), _)| of == topic) {
-            hold.identity.topic_id.get_or_insert(id);
+        for (_, assignment) in self.lock().iter_mut().filter(|((of, _), _)| of == topic) {
+            assignment.identity.topic_id.get_or_insert(id);
         }
     }
 
     /// Notes the highest leader epoch of records that were read.
     pub(super) fn note_read_epoch(&self, topic: &Arc<str>, partition: i32, leader_epoch: Option<i32>) {
-        if let Some(hold) = self.lock().get_mut(&(topic.clone(), partition)) {
-            hold.read_epoch = hold.read_epoch.max(leader_epoch);
+        if let Some(assignment) = self.lock().get_mut(&(topic.clone(), partition)) {
+            assignment.read_epoch = assignment.read_epoch.max(leader_epoch);
         }
     }
 
     /// Notes a leader epoch that was stored under the claim of this epoch.
     pub(super) fn stored_epoch(&self, topic: &Arc<str>, partition: i32, epoch: i64, leader_epoch: Option<i32>) {
-        if let Some(hold) = self.lock().get_mut(&(topic.clone(), partition)).filter(|hold| hold.epoch == epoch) {
-            hold.identity.leader_epoch = leader_epoch;
+        if let Some(assignment) =
+            self.lock().get_mut(&(topic.clone(), partition)).filter(|assignment| assignment.epoch == epoch)
+        {
+            assignment.identity.leader_epoch = leader_epoch;
         }
     }
 
     pub(super) fn stopped(&self, topic: &Arc<str>, partition: i32) {
-        if let Some(hold) = self.lock().get_mut(&(topic.clone(), partition)) {
-            hold.is_stopped = true;
+        if let Some(assignment) = self.lock().get_mut(&(topic.clone(), partition)) {
+            assignment.is_stopped = true;
         }
     }
 
@@ -74,11 +76,11 @@ impl Held {
         self.lock().retain(|(_, partition), _| !partitions.contains(partition));
     }
 
-    pub(super) fn all(&self) -> BTreeMap<Place, Hold> {
+    pub(super) fn all(&self) -> BTreeMap<Place, Assignment> {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, Hold>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, Assignment>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
