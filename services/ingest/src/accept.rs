@@ -50,7 +50,7 @@ async fn try_accept(
     caller.require(Right::Produce)?;
     let (parts, body) = request.into_parts();
     let form = Form::of(&parts.headers)?;
-    let body = http_server::read(&parts.headers, body, BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions)).await?;
+    let body = http_server::read_body(&parts.headers, body, BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions)).await?;
     let admitted = admit::admit(caller, &parts.headers, &form, &body, context.traceparent.clone())?;
     let Some(dedup) = admitted.event.dedup.clone() else {
         let accepted = append(state, context, caller, admitted).await?;
