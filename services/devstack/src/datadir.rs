@@ -100,8 +100,8 @@ impl DataDir {
     pub(crate) fn check_postgres(&self, major: u32) -> Result<(), Error> {
         let Some(written) = self.record.postgres_major.filter(|&written| written != major) else { return Ok(()) };
         let problem = format!(
-            "was written by PostgreSQL {written}, which PostgreSQL {major} cannot open; install `postgresql-{written}`, or \
-             migrate the data with pg_upgrade"
+            "was written by PostgreSQL {written}, which PostgreSQL {major} cannot open; \
+             install `postgresql-{written}`, or migrate the data with pg_upgrade"
         );
         Err(Error::Version { path: self.root.clone(), problem })
     }

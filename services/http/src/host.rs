@@ -1,5 +1,5 @@
-//! Which `Host` headers a server on loopback accepts. This prevents DNS rebinding: a web page whose host name resolves to
-//! 127.0.0.1 gets no response.
+//! Which `Host` headers a server on loopback accepts. This prevents DNS rebinding: a web page whose host name resolves
+//! to 127.0.0.1 gets no response.
 
 use axum::extract::Request;
 use http::header;

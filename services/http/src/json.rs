@@ -1,6 +1,7 @@
 //! JSON bodies, deserialized into a type.
 //!
-//! Handlers that must keep bytes verbatim, as those of an event's payload, take a [`RequestBody`] and parse it themselves.
+//! Handlers that must keep bytes verbatim, as those of an event's payload, take a [`RequestBody`] and parse it
+//! themselves.
 
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use serde::Deserialize;
@@ -100,7 +101,8 @@ fn problem_of(error: &serde_json::Error, path: &str) -> Problem {
     }
 }
 
-/// The path of the field that is missing or invalid. serde gives no path for a missing field; its name is in the message.
+/// The path of the field that is missing or invalid. serde gives no path for a missing field; its name is in the
+/// message.
 fn invalid_field(path: &str, reason: &str) -> Option<String> {
     let parent = if path == "." { "" } else { path };
     let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));

@@ -13,12 +13,12 @@ use runtime::telemetry::throttle::Throttle;
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     requests: metrics::counter_vec(
         "triggers_http_requests_total",
-        "Requests by route template, method and status code; `cancelled` when the client disconnected before the response.",
+        "Requests by route template, method and status code; `cancelled` when the client disconnected first.",
         &["route", "method", "status"],
     ),
     duration: metrics::histogram_vec(
         "triggers_http_request_duration_seconds",
-        "Time from request headers to response headers, by route template; without the wait that a long poll asked for.",
+        "Time from request headers to response headers, by route template; without the wait of long polls.",
         &["route"],
         &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0],
     ),

@@ -84,7 +84,8 @@ async fn all_healthy(State(state): State<Health>) -> Response {
     report(&state, state.is_fully_healthy())
 }
 
-/// Reports the state of each component. The reason of an unhealthy one is only logged, because these routes need no key.
+/// Reports the state of each component. The reason of an unhealthy one is only logged, because these routes need no
+/// key.
 fn report(health: &Health, is_good: bool) -> Response {
     let word = |is_healthy: bool| if is_healthy { "healthy" } else { "unhealthy" };
     let check = |(name, is_healthy)| (name, json!({ "status": word(is_healthy) }));

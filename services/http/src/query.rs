@@ -19,8 +19,8 @@ impl QueryParams {
     /// Decodes the query of `uri`.
     ///
     /// # Errors
-    /// 400 (422 on `/api`) when it cannot be parsed or is not UTF-8. The decoder would put replacement characters there,
-    /// and the handler would answer another query than the client sent.
+    /// 400 (422 on `/api`) when it cannot be parsed or is not UTF-8. The decoder would put replacement characters
+    /// there, and the handler would answer another query than the client sent.
     pub fn of(uri: &Uri) -> Result<Self, Problem> {
         if percent_decode_str(uri.query().unwrap_or_default()).decode_utf8().is_err() {
             return Err(Problem::invalid("invalid_request", "the query string is not UTF-8"));

@@ -1,5 +1,5 @@
-//! Options for PostgreSQL, each also an environment variable, validated at start. Options for Kafka are in `kafka`, those
-//! of a role in its crate.
+//! Options for PostgreSQL, each also an environment variable, validated at start. Options for Kafka are in `kafka`,
+//! those of a role in its crate.
 
 use std::time::Duration;
 

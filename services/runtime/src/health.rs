@@ -34,8 +34,8 @@ impl Health {
         Self::default()
     }
 
-    /// The required component of that name, unhealthy ("starting") until it reports otherwise. A second call returns the
-    /// same component.
+    /// The required component of that name, unhealthy ("starting") until it reports otherwise. A second call returns
+    /// the same component.
     pub fn component(&self, name: &str) -> Component {
         self.named(name, true)
     }

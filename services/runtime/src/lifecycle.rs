@@ -79,8 +79,8 @@ fn signals() -> io::Result<(Signal, Signal)> {
     Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
 }
 
-/// Runs named tasks, and shuts all of them down when one stops. Each task has the shutdown token and stops soon after the
-/// token is cancelled. Every background task of a role is spawned here.
+/// Runs named tasks, and shuts all of them down when one stops. Each task has the shutdown token and stops soon after
+/// the token is cancelled. Every background task of a role is spawned here.
 pub struct Supervisor {
     tasks: JoinSet<anyhow::Result<()>>,
     started: HashMap<Id, (String, AbortHandle)>,
@@ -118,8 +118,8 @@ impl Supervisor {
         self.started.values().cloned().collect()
     }
 
-    /// Runs until the shutdown, then waits at most `deadline` for all tasks to stop. A task that stops before the shutdown
-    /// is reported as an unhealthy component under its name, and the other tasks are shut down.
+    /// Runs until the shutdown, then waits at most `deadline` for all tasks to stop. A task that stops before the
+    /// shutdown is reported as an unhealthy component under its name, and the other tasks are shut down.
     ///
     /// # Errors
     /// The name of the first task that failed, panicked, stopped before the shutdown or missed the deadline.

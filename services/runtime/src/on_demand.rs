@@ -22,8 +22,8 @@ impl OnDemand {
         Self { name, is_running: Arc::default() }
     }
 
-    /// Starts the task unless it is running. The task repeats `step` while `is_needed`. Call it inside a runtime, and only
-    /// after `is_needed` has become true: then either the running task sees that, or this starts a new task.
+    /// Starts the task unless it is running. The task repeats `step` while `is_needed`. Call it inside a runtime, and
+    /// only after `is_needed` has become true: then either the running task sees that, or this starts a new task.
     pub fn ensure_running<F>(
         &self,
         is_needed: impl Fn() -> bool + Send + Sync + 'static,
@@ -50,8 +50,8 @@ async fn run<F>(
 ) where
     F: Future<Output = ()> + Send,
 {
-    // Checked under the lock: a caller that needs the task from now on is either seen here, or finds the task stopped and
-    // starts a new one.
+    // Checked under the lock: a caller that needs the task from now on is either seen here, or finds the task stopped
+    // and starts a new one.
     let is_still_needed = || {
         let mut is_running = lock(&is_running);
         *is_running = is_needed();

@@ -19,8 +19,8 @@ pub struct PostgresConfig {
     pub acquire_timeout: Duration,
     /// `statement_timeout` of each connection.
     pub statement_timeout: Duration,
-    /// `idle_in_transaction_session_timeout` of each connection. Without it, a paused or lost process would hold its locks
-    /// for ever, and no other instance could claim its partitions.
+    /// `idle_in_transaction_session_timeout` of each connection. Without it, a paused or lost process would hold its
+    /// locks for ever, and no other instance could claim its partitions.
     pub idle_transaction_timeout: Duration,
 }
 
@@ -141,13 +141,13 @@ async fn has_unreleased_schema(pool: &PgPool) -> bool {
 /// What the caller must do about an SQL error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SqlEffect {
-    /// The data is invalid (SQLSTATE classes 22, 23 and 54: value, constraint, size of an index row and the like). A retry
-    /// fails again; a part of the batch may succeed.
+    /// The data is invalid (SQLSTATE classes 22, 23 and 54: value, constraint, size of an index row and the like). A
+    /// retry fails again; a part of the batch may succeed.
     Data,
     /// A conflict with another transaction (40001, 40P01): retry at once.
     Retry,
-    /// The server is unreachable, starting, stopping, full or read-only: wait, then retry. The transaction may have been
-    /// committed.
+    /// The server is unreachable, starting, stopping, full or read-only: wait, then retry. The transaction may have
+    /// been committed.
     Unavailable,
     /// A bug, or a wrong installation: a retry does not help.
     Fatal,

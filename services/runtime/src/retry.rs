@@ -1,5 +1,5 @@
-//! Exponential backoff with jitter: each pause is about twice as long as the one before, and instances that failed at the
-//! same time do not retry at the same time. The caller decides what is retried and how often.
+//! Exponential backoff with jitter: each pause is about twice as long as the one before, and instances that failed at
+//! the same time do not retry at the same time. The caller decides what is retried and how often.
 
 use std::time::Duration;
 

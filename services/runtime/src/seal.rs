@@ -1,8 +1,8 @@
 //! Sealing: authenticated encryption (XChaCha20-Poly1305) of small values with one key per deployment.
 //!
 //! It has two uses: secrets at rest (endpoint secrets), and tokens that a client stores but must not read or forge
-//! (cursors, positions). A token does not expire here; its owner checks that. If the sealing key is lost, sealed secrets
-//! can never be read again.
+//! (cursors, positions). A token does not expire here; its owner checks that. If the sealing key is lost, sealed
+//! secrets can never be read again.
 
 use std::fmt;
 use std::fs;

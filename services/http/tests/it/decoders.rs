@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
-use fuzz::{ANY_TEXT, Samples, Verdict, drive};
+use fuzz::{ANY_TEXT, DecodeOutcome, Samples, drive};
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_server::{MountOptions, PathId, QueryParams, mount};
 use runtime::seal::SealingKey;
@@ -39,9 +39,9 @@ fn no_path_or_header_causes_a_server_error() {
         |bytes| {
             let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
             // hyper refuses an invalid URI or header before it calls the router.
-            let Ok(uri) = Uri::try_from(lines.next().unwrap_or_default()) else { return Ok(Verdict::Refused) };
+            let Ok(uri) = Uri::try_from(lines.next().unwrap_or_default()) else { return Ok(DecodeOutcome::Refused) };
             let Ok(header) = HeaderValue::from_bytes(lines.next().unwrap_or_default()) else {
-                return Ok(Verdict::Refused);
+                return Ok(DecodeOutcome::Refused);
             };
             if let Ok(params) = QueryParams::of(&uri) {
                 // None of them may panic.
@@ -62,9 +62,9 @@ fn no_path_or_header_causes_a_server_error() {
                 return Err(format!("the request id is {id:?}"));
             }
             match response.status() {
-                StatusCode::OK => Ok(Verdict::Read),
+                StatusCode::OK => Ok(DecodeOutcome::Read),
                 StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
-                    Ok(Verdict::Refused)
+                    Ok(DecodeOutcome::Refused)
                 }
                 other => Err(format!("answered {other}")),
             }
@@ -81,13 +81,13 @@ fn only_sealed_tokens_open() {
         .map(|offset| key.seal_token(TOKEN_PURPOSE, org, &position(*offset)).into_bytes())
         .collect();
     drive("position token", &Samples { golden: &golden, tokens: ANY_TEXT, header: 32, large: 200_000 }, |bytes| {
-        let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Verdict::Refused) };
+        let Ok(text) = std::str::from_utf8(bytes) else { return Ok(DecodeOutcome::Refused) };
         match key.open_token(TOKEN_PURPOSE, org, text) {
             Some(plain) if golden.iter().any(|token| token == bytes) && LogPosition::from_bytes(&plain).is_some() => {
-                Ok(Verdict::Read)
+                Ok(DecodeOutcome::Read)
             }
             Some(_) => Err("a token was forged".to_owned()),
-            None => Ok(Verdict::Refused),
+            None => Ok(DecodeOutcome::Refused),
         }
     });
 }

@@ -68,7 +68,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let reason = panic.payload_as_str().unwrap_or("not text");
     let thread = std::thread::current();
-    tracing::error!(target: "panic", location, reason, thread = thread.name().unwrap_or_default(), "Thread or task panicked.");
+    let thread = thread.name().unwrap_or_default();
+    tracing::error!(target: "panic", location, reason, thread, "Thread or task panicked.");
 }
 
 /// Writes an event as one JSON object: time, level, role, target and message first, then its fields. Fields of spans

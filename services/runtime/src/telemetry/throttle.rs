@@ -1,5 +1,5 @@
-//! Limits the rate of log lines of one kind. Under overload every request would log, and logging would make the overload
-//! worse.
+//! Limits the rate of log lines of one kind. Under overload every request would log, and logging would make the
+//! overload worse.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +20,8 @@ impl Throttle {
         Self { per_second, window: AtomicU64::new(0) }
     }
 
-    /// `Some` if a line may be written now, with the number of lines suppressed in the last second that had any; `None` if
-    /// the line is suppressed.
+    /// `Some` if a line may be written now, with the number of lines suppressed in the last second that had any; `None`
+    /// if the line is suppressed.
     pub fn admit(&self) -> Option<u32> {
         self.admit_at(STARTED.elapsed().as_secs())
     }
