@@ -4,7 +4,9 @@
 //! Submodules: `envelope` and `members` parse the JSON object, `text` checks what serde_json does not check, `limits`
 //! checks the values.
 
+mod constants;
 pub(crate) mod envelope;
+mod error;
 pub(crate) mod limits;
 pub(crate) mod members;
 #[cfg(test)]
@@ -12,8 +14,12 @@ mod tests;
 pub(crate) mod text;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+pub use constants::{
+    MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, MAX_TEXT_CHARS,
+    RESERVED_TYPE_PREFIX,
+};
+pub use error::{FieldError, Invalid};
 pub use limits::{MAX_TIME_MICROS, MAX_WINDOW_SECONDS, MIN_TIME_MICROS};
 
 use envelope::Envelope;
@@ -22,21 +28,6 @@ use members::Members;
 
 use crate::ids::{EventId, OrgId};
 use crate::records::{Dedup, Event};
-
-/// The largest body of one event, bytes after decompression. The caller that reads the body enforces it.
-pub const MAX_BODY_BYTES: usize = 512 * 1024;
-/// The largest payload, bytes of its JSON text.
-pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
-/// How deep arrays and objects may be nested; `[[1]]` is 2 deep.
-pub const MAX_PAYLOAD_DEPTH: usize = 64;
-/// The longest type, source, ordering key, dedup id and metadata key or value, characters.
-pub const MAX_TEXT_CHARS: usize = 255;
-/// The most metadata pairs.
-pub const MAX_METADATA_PAIRS: usize = 32;
-/// The most events of one batch.
-pub const MAX_BATCH_EVENTS: usize = 1000;
-/// Prefix of the event types that only the system itself writes.
-pub const RESERVED_TYPE_PREFIX: &str = "triggers.";
 
 /// A valid event as its producer sent it, without organization, id and trace context, which only the reader knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,52 +72,6 @@ impl NewEvent {
         }
     }
 }
-
-/// Why a body is not a valid event. `Display` gives one sentence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Invalid {
-    /// The text is not JSON, or not an object without duplicate keys.
-    Malformed {
-        /// What is wrong, with line and column.
-        message: String,
-    },
-    /// All fields that break a rule, in the order of the contract.
-    Fields(Vec<FieldError>),
-    /// The payload is over [`MAX_PAYLOAD_BYTES`].
-    PayloadTooLarge {
-        /// Its size.
-        bytes: usize,
-    },
-}
-
-/// One field that breaks a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldError {
-    /// The field's name in the contract, for example `event_type` or `metadata.k`.
-    pub field: String,
-    /// What is wrong with it. Continues a sentence that starts with the field's name.
-    pub reason: String,
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Malformed { message } => f.write_str(message),
-            Self::Fields(errors) => {
-                for (i, error) in errors.iter().enumerate() {
-                    let separator = if i == 0 { "" } else { "; " };
-                    write!(f, "{separator}{} {}", error.field, error.reason)?;
-                }
-                Ok(())
-            }
-            Self::PayloadTooLarge { bytes } => {
-                write!(f, "the payload is {bytes} bytes of JSON text, at most {MAX_PAYLOAD_BYTES} are allowed")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Invalid {}
 
 /// Parses the body of one event. The caller must have enforced [`MAX_BODY_BYTES`].
 ///

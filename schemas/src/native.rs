@@ -9,6 +9,8 @@ mod acks;
 mod attempts;
 mod encoding;
 mod origin;
+mod parts;
+mod unreadable;
 
 use std::borrow::Cow;
 
@@ -16,10 +18,12 @@ pub use acks::{MAX_ACKS_PER_RECORD, read_acks};
 pub use attempts::{MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, read_attempt};
 use encoding::{Encoding, encoding_of};
 pub use origin::Origin;
+use parts::{header, organization_of, same_organization, value_of};
+pub use unreadable::Unreadable;
 
-use crate::codec::{self, DecodeError};
+use crate::codec;
 use crate::event_json::limits::check_event;
-use crate::event_json::{self, Invalid, MAX_BODY_BYTES, NewEvent};
+use crate::event_json::{self, NewEvent};
 use crate::ids::{EventId, OrgId};
 use crate::records::{Dedup, Event};
 use crate::trace::is_traceparent;
@@ -42,45 +46,6 @@ pub struct NativeRecord<'a> {
     pub value: Option<&'a [u8]>,
     /// Name and value of each header, in order; a value may be empty.
     pub headers: &'a [(String, Vec<u8>)],
-}
-
-/// Why a record cannot be decoded. Its dead letter has both fields as headers.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Unreadable {
-    /// Stable, `lower_snake`: `null_value`, `bad_key`, `value_too_large`, `payload_too_large`, `malformed`,
-    /// `invalid_event`, `invalid_ack`, `invalid_attempt`, `bad_avro`, `unknown_schema`, `organization_mismatch` or
-    /// `bad_origin`.
-    pub class: &'static str,
-    /// One sentence, at most about a kilobyte.
-    pub message: String,
-}
-
-impl Unreadable {
-    fn new(class: &'static str, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        // The message becomes a Kafka header, and may contain text of the producer.
-        message.truncate(message.floor_char_boundary(1024));
-        Self { class, message }
-    }
-}
-
-impl From<DecodeError> for Unreadable {
-    fn from(error: DecodeError) -> Self {
-        let class = if matches!(error, DecodeError::UnknownSchema { .. }) { "unknown_schema" } else { "bad_avro" };
-        Self::new(class, error.to_string())
-    }
-}
-
-impl From<Invalid> for Unreadable {
-    fn from(error: Invalid) -> Self {
-        let class = match &error {
-            Invalid::Malformed { .. } => "malformed",
-            Invalid::Fields(_) => "invalid_event",
-            Invalid::PayloadTooLarge { .. } => "payload_too_large",
-        };
-        Self::new(class, error.to_string())
-    }
 }
 
 impl NativeRecord<'_> {
@@ -144,35 +109,6 @@ fn read_binary(value: &[u8], headers: &[(String, Vec<u8>)]) -> Result<NewEvent, 
         content_type.as_deref(),
         value,
     )?)
-}
-
-/// The value, if it is present and within the size limit.
-fn value_of(value: Option<&[u8]>) -> Result<&[u8], Unreadable> {
-    let value = value.ok_or_else(|| Unreadable::new("null_value", "the record has no value"))?;
-    // Avro is smaller than JSON apart from a few hundred bytes, so one limit fits all encodings.
-    if value.len() > MAX_BODY_BYTES {
-        let message = format!("the value has {} bytes, at most {MAX_BODY_BYTES} are allowed", value.len());
-        return Err(Unreadable::new("value_too_large", message));
-    }
-    Ok(value)
-}
-
-fn organization_of(key: Option<&[u8]>) -> Result<OrgId, Unreadable> {
-    key.and_then(|key| std::str::from_utf8(key).ok())
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| Unreadable::new("bad_key", "the key is not an organization id, a hyphenated UUID"))
-}
-
-fn same_organization(key: OrgId, value: OrgId) -> Result<(), Unreadable> {
-    if key == value {
-        return Ok(());
-    }
-    Err(Unreadable::new("organization_mismatch", format!("the key names the organization {key}, the value {value}")))
-}
-
-/// The last header of that name, whatever its case: a later one replaces an earlier one.
-fn header<'a>(headers: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
-    headers.iter().rev().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
 }
 
 fn traceparent_of(headers: &[(String, Vec<u8>)]) -> Option<String> {

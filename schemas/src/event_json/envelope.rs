@@ -6,10 +6,11 @@ use serde::Deserializer;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::constants::MAX_PAYLOAD_DEPTH;
+use super::error::Invalid;
 use super::limits::FieldErrors;
 use super::members::Members;
 use super::text::{body_text, first_flaw, line_and_column, malformed, offset_of, syntax_error};
-use super::{Invalid, MAX_PAYLOAD_DEPTH};
 
 /// A body that is one JSON object, with its wanted members.
 pub(crate) struct Envelope<'a> {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::constants::{MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, RESERVED_TYPE_PREFIX};
+use super::error::{FieldError, Invalid};
 use super::members::Members;
 use super::text::payload_flaw;
-use super::{FieldError, Invalid, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, RESERVED_TYPE_PREFIX};
 use crate::records::{Dedup, Event};
 use crate::unix_time::to_micros;
 

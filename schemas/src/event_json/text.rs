@@ -3,7 +3,8 @@
 
 use serde::de::IgnoredAny;
 
-use super::{Invalid, MAX_PAYLOAD_DEPTH};
+use super::constants::MAX_PAYLOAD_DEPTH;
+use super::error::Invalid;
 
 /// An error in a text that is well-formed JSON otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Records of `triggers.acks.v1`: one acknowledgement in Avro, or up to a thousand event ids in JSON.
 
 use super::encoding::{Encoding, encoding_of};
-use super::{Unreadable, organization_of, same_organization, value_of};
+use super::parts::{organization_of, same_organization, value_of};
+use super::unreadable::Unreadable;
 use crate::codec;
 use crate::event_json::envelope::{Envelope, items};
 use crate::ids::EventId;

@@ -1,6 +1,7 @@
 //! Records of `triggers.deliveries.v1`.
 
-use super::{Unreadable, organization_of, same_organization, value_of};
+use super::parts::{organization_of, same_organization, value_of};
+use super::unreadable::Unreadable;
 use crate::codec;
 use crate::event_json::limits::{FieldErrors, is_time_in_range};
 use crate::records::DeliveryAttempt;

@@ -1,6 +1,6 @@
 //! The encoding of a record's value, from its headers, else from its first bytes.
 
-use super::header;
+use super::parts::header;
 use crate::cloudevents::media_type;
 use crate::codec::MARKER;
 use crate::event_json::members::Members;

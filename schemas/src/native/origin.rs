@@ -1,7 +1,8 @@
 //! The original log position of a record that was redriven from its dead letter, read from and written to headers. The
 //! header names are in `headers`; `triggers dlq redrive` writes the record.
 
-use super::{Unreadable, header};
+use super::parts::header;
+use super::unreadable::Unreadable;
 use crate::headers;
 use crate::ids::EventId;
 
