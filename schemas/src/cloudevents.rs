@@ -1,4 +1,4 @@
-//! CloudEvents 1.0 in their JSON format (structured, batch) and in binary mode, mapped onto [`NewEvent`].
+//! CloudEvents 1.0 in the JSON format (structured, batch) and in binary mode, mapped to [`NewEvent`].
 //!
 //! | CloudEvent | event |
 //! | --- | --- |
@@ -19,40 +19,40 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::dedup::sha256_hex;
 use crate::event_json::envelope::{Envelope, items};
-use crate::event_json::limits::{Faults, payload_size};
-use crate::event_json::text::{malformed, of_body, payload_flaw, syntax};
+use crate::event_json::limits::{FieldErrors, check_payload_size};
+use crate::event_json::text::{body_text, malformed, payload_flaw, syntax_error};
 use crate::event_json::{Invalid, MAX_BATCH_EVENTS, MAX_METADATA_PAIRS, MAX_TEXT_CHARS, NewEvent};
 
-/// The attributes with a meaning of their own, and as many extensions as metadata takes, and one more so that too many
-/// are noticed.
+/// The attributes that CloudEvents define, the most extensions that fit into metadata, and one more to notice that
+/// there are too many.
 const MAX_ATTRIBUTES: usize = 8 + MAX_METADATA_PAIRS + 1;
 
-/// Reads a structured CloudEvent (`application/cloudevents+json`).
+/// Parses a structured CloudEvent (`application/cloudevents+json`).
 ///
 /// # Errors
 /// [`Invalid`], with every attribute that breaks a rule.
 pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
     let envelope = Envelope::read(body, |_| true, MAX_ATTRIBUTES)?;
     let members = &envelope.members;
-    let mut faults = Faults::default();
-    let (field, payload) = match (members.get("data"), members.given("data_base64")) {
+    let mut errors = FieldErrors::default();
+    let (field, payload) = match (members.get("data"), members.non_null("data_base64")) {
         (Some(_), Some(_)) => {
-            faults.add("data_base64", "must not be there beside data");
+            errors.add("data_base64", "must not be combined with data");
             ("data", "null")
         }
         (Some(data), None) => ("data", data),
         (None, Some(text)) => ("data_base64", text),
         (None, None) => ("data", "null"),
     };
-    payload_size(payload)?;
-    envelope.judge(field, Some(payload), &mut faults)?;
+    check_payload_size(payload)?;
+    envelope.check_flaws(field, payload, &mut errors)?;
     if field == "data_base64"
         && !serde_json::from_str::<String>(payload).is_ok_and(|text| STANDARD.decode(text).is_ok())
     {
-        faults.add(field, "must be a string in base64");
+        errors.add(field, "must be a string in base64");
     }
     if members.overflow() {
-        faults.add("metadata", format!("would have more than {MAX_METADATA_PAIRS} pairs of extension attributes"));
+        errors.add("metadata", format!("would have more than {MAX_METADATA_PAIRS} pairs of extension attributes"));
     }
     let mut attributes = Attributes::default();
     for (name, json) in
@@ -61,29 +61,29 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
         if let Some(value) = scalar(json) {
             attributes.0.insert(name.to_owned(), value);
         } else {
-            faults.add(name, "must be a string, a boolean or an integer");
+            errors.add(name, "must be a string, a boolean or an integer");
         }
     }
-    attributes.event(payload.to_owned(), faults)
+    attributes.into_event(payload.to_owned(), errors)
 }
 
-/// Reads a batch (`application/cloudevents-batch+json`): one result per item, in order. Places in an item's error count
-/// from its beginning.
+/// Parses a batch (`application/cloudevents-batch+json`): one result per item, in order. Line and column in an item's
+/// error count from the start of the item.
 ///
 /// # Errors
-/// [`Invalid`] when the body is no JSON array of 1 to [`MAX_BATCH_EVENTS`] items.
+/// [`Invalid`] when the body is not a JSON array of 1 to [`MAX_BATCH_EVENTS`] items.
 pub fn batch(body: &[u8]) -> Result<Vec<Result<NewEvent, Invalid>>, Invalid> {
-    let items = items(of_body(body)?, MAX_BATCH_EVENTS).map_err(|error| syntax(&error))?;
+    let items = items(body_text(body)?, MAX_BATCH_EVENTS).map_err(|error| syntax_error(&error))?;
     if items.is_empty() {
-        return Err(malformed("a batch has at least one event"));
+        return Err(malformed("a batch must have at least one event"));
     }
     Ok(items.into_iter().map(|item| structured(item.as_bytes())).collect())
 }
 
-/// Reads a CloudEvent in binary mode. `attributes` are names without `ce-` or `ce_`, in lower case, with their values
-/// as text (HTTP's percent-encoding undone with [`percent_decoded`]). Data that `content_type` calls JSON, or that has
-/// no content type, is kept verbatim and no data is `null`; `text/*` becomes a JSON string; anything else a JSON string
-/// of its base64 text.
+/// Parses a CloudEvent in binary mode. `attributes` are names in lower case without `ce-` or `ce_`, with their values
+/// as text; for HTTP, the caller decodes percent-encoding with [`percent_decoded`]. JSON data, and data without a
+/// content type, is kept verbatim; no data becomes `null`; `text/*` becomes a JSON string; other data becomes a JSON
+/// string of its base64 text.
 ///
 /// # Errors
 /// [`Invalid`], with every attribute that breaks a rule.
@@ -92,23 +92,23 @@ pub fn binary<'a>(
     content_type: Option<&str>,
     body: &[u8],
 ) -> Result<NewEvent, Invalid> {
-    let mut faults = Faults::default();
+    let mut errors = FieldErrors::default();
     let mut given = Attributes::default();
     for (name, value) in attributes.take(MAX_ATTRIBUTES) {
         if given.0.insert(name.to_owned(), value.to_owned()).is_some() {
-            faults.add(name, "is there twice");
+            errors.add(name, "is duplicated");
         }
     }
     if let Some(content_type) = content_type {
         given.0.insert("datacontenttype".to_owned(), content_type.to_owned());
     }
-    let payload = binary_payload(content_type, body, &mut faults)?;
-    payload_size(&payload)?;
-    given.event(payload, faults)
+    let payload = binary_payload(content_type, body, &mut errors)?;
+    check_payload_size(&payload)?;
+    given.into_event(payload, errors)
 }
 
-/// The text of a `ce-` header of an HTTP request, where CloudEvents ask for percent-encoding; Kafka's headers have
-/// none. `None` when what comes out is not UTF-8. A percent sign without two hex digits stays as it is.
+/// Decodes the percent-encoding that CloudEvents require in `ce-` headers over HTTP; Kafka headers are not encoded.
+/// `None` when the result is not UTF-8. A percent sign without two hex digits is kept.
 pub fn percent_decoded(value: &str) -> Option<Cow<'_, str>> {
     if !value.contains('%') {
         return Some(Cow::Borrowed(value));
@@ -128,20 +128,20 @@ pub fn percent_decoded(value: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
-fn binary_payload(content_type: Option<&str>, body: &[u8], faults: &mut Faults) -> Result<String, Invalid> {
+fn binary_payload(content_type: Option<&str>, body: &[u8], errors: &mut FieldErrors) -> Result<String, Invalid> {
     let media_type = content_type.map(media_type);
     match media_type.as_deref() {
-        Some(text) if text.starts_with("text/") && !is_json(text) => as_json_string(of_body(body)?),
+        Some(text) if text.starts_with("text/") && !is_json(text) => as_json_string(body_text(body)?),
         Some(other) if !is_json(other) => as_json_string(&STANDARD.encode(body)),
         _ => {
-            let json = of_body(body)?.trim_ascii();
+            let json = body_text(body)?.trim_ascii();
             if json.is_empty() {
                 return Ok("null".to_owned());
             }
-            // Before the judging: nobody reads through megabytes to refuse them.
-            payload_size(json)?;
+            // First, so that megabytes are rejected without parsing them.
+            check_payload_size(json)?;
             if let Some(flaw) = payload_flaw(json) {
-                faults.add("data", flaw);
+                errors.add("data", flaw);
             }
             Ok(json.to_owned())
         }
@@ -153,16 +153,16 @@ pub(crate) fn media_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Whether a media type says JSON, as CloudEvents define it.
+/// Whether a media type is JSON, as CloudEvents define it.
 fn is_json(media_type: &str) -> bool {
     media_type.ends_with("/json") || media_type.ends_with("+json")
 }
 
 fn as_json_string(text: &str) -> Result<String, Invalid> {
-    serde_json::to_string(text).map_err(|error| syntax(&error))
+    serde_json::to_string(text).map_err(|error| syntax_error(&error))
 }
 
-/// The value of an attribute as text, if it is of a type that attributes have.
+/// The value of an attribute as text; `None` if it is not a string, a boolean or an integer.
 fn scalar(json: &str) -> Option<String> {
     match serde_json::from_str(json).ok()? {
         serde_json::Value::String(text) => Some(text),
@@ -177,32 +177,32 @@ fn scalar(json: &str) -> Option<String> {
 struct Attributes(BTreeMap<String, String>);
 
 impl Attributes {
-    fn event(mut self, payload: String, mut faults: Faults) -> Result<NewEvent, Invalid> {
-        if self.required("specversion", &mut faults).is_some_and(|version| version != "1.0") {
-            faults.add("specversion", "must be 1.0");
+    fn into_event(mut self, payload: String, mut errors: FieldErrors) -> Result<NewEvent, Invalid> {
+        if self.required("specversion", &mut errors).is_some_and(|version| version != "1.0") {
+            errors.add("specversion", "must be 1.0");
         }
-        let id = self.required("id", &mut faults).unwrap_or_default();
+        let id = self.required("id", &mut errors).unwrap_or_default();
         if id.contains('\0') {
-            faults.add("id", "must not hold the character U+0000");
+            errors.add("id", "must not contain the character U+0000");
         }
-        let source = self.required("source", &mut faults).unwrap_or_default();
+        let source = self.required("source", &mut errors).unwrap_or_default();
         if source.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            faults.add("source", "must be a URI reference, which holds no blanks");
+            errors.add("source", "must be a URI reference, which contains no whitespace");
         } else if !source.is_empty() {
-            faults.text("source", &source);
+            errors.check_text("source", &source);
         }
-        let event_type = self.required("type", &mut faults);
+        let event_type = self.required("type", &mut errors);
         if let Some(event_type) = &event_type {
-            faults.event_type("type", event_type);
-            faults.not_reserved("type", event_type);
+            errors.check_event_type("type", event_type);
+            errors.check_not_reserved("type", event_type);
         }
-        let occurred_at = self.0.remove("time").and_then(|text| faults.time("time", &text));
+        let occurred_at = self.0.remove("time").and_then(|text| errors.parse_time("time", &text));
         let ordering_key = self.0.remove("partitionkey");
         if let Some(key) = &ordering_key {
-            faults.text("partitionkey", key);
+            errors.check_text("partitionkey", key);
         }
-        faults.metadata(&self.0);
-        faults.or(NewEvent {
+        errors.check_metadata(&self.0);
+        errors.into_result(NewEvent {
             event_type: event_type.unwrap_or_default(),
             payload,
             occurred_at,
@@ -213,18 +213,18 @@ impl Attributes {
         })
     }
 
-    /// Takes an attribute that must be there and must not be empty.
-    fn required(&mut self, name: &str, faults: &mut Faults) -> Option<String> {
+    /// Removes and returns a required attribute, which must not be empty.
+    fn required(&mut self, name: &str, errors: &mut FieldErrors) -> Option<String> {
         let value = self.0.remove(name).filter(|value| !value.is_empty());
         if value.is_none() {
-            faults.add(name, "is required");
+            errors.add(name, "is required");
         }
         value
     }
 }
 
-/// What names a repeat: source, a blank, id. A source holds no blank, so no two pairs give the same text. Too long a
-/// text is replaced by its SHA-256 in hex.
+/// The dedup id: source, a space, id. A source contains no space, so different pairs give different texts. A text over
+/// 255 characters is replaced by its SHA-256 in hex.
 pub fn dedup_id(source: &str, id: &str) -> String {
     let joined = format!("{source} {id}");
     if joined.chars().count() > MAX_TEXT_CHARS { sha256_hex(&[joined.as_bytes()]) } else { joined }

@@ -1,12 +1,8 @@
-//! Records as bytes and back: Avro single-object encoding, which is the marker `C3 01`, the schema's fingerprint and
-//! the datum.
+//! Encodes and decodes records in Avro single-object encoding: the marker `C3 01`, the schema's fingerprint and the
+//! datum.
 //!
-//! A reader looks the fingerprint up among all versions of the record that were ever committed and decodes with the
-//! schema it was written with; fields that version lacks get the defaults of [`crate::records`]. Whether a decoded
-//! record makes sense is judged in [`crate::native`].
-//!
-//! Another wire format (Confluent's zero byte and registry id) would be recognized in [`Codec::decode`] by its first
-//! byte and share the readers.
+//! A decoder finds the writer's schema by its fingerprint, among all versions of the record. Fields that the writer's
+//! version lacks get the defaults of [`crate::records`]. [`crate::native`] validates decoded records.
 
 use std::sync::LazyLock;
 
@@ -22,7 +18,7 @@ use crate::records::{Ack, DeliveryAttempt, Event};
 /// First two bytes of Avro single-object encoding.
 pub const MARKER: [u8; 2] = [0xC3, 0x01];
 
-/// A record's schemas: the newest is written, all are read, and none is ever taken out.
+/// The schemas of a record. The newest one encodes, all of them decode, and none is ever removed.
 struct Versions<'a> {
     older: &'a [&'a str],
     newest: &'a str,
@@ -38,37 +34,37 @@ static EVENT: LazyLock<Codec> = LazyLock::new(|| embedded(&EVENT_VERSIONS));
 static ACK: LazyLock<Codec> = LazyLock::new(|| embedded(&ACK_VERSIONS));
 static ATTEMPT: LazyLock<Codec> = LazyLock::new(|| embedded(&ATTEMPT_VERSIONS));
 
-/// The longest text a hostile length prefix can make a reader reserve memory for; above every size that brokers let
-/// through. The library keeps this limit once per process.
+/// The most memory that a forged length prefix can make a decoder reserve. It is larger than any record that brokers
+/// accept. The library has one such limit per process.
 const MAX_ALLOCATION_BYTES: usize = 2 * 1024 * 1024;
 
 const FINGERPRINT_BYTES: usize = 8;
 type Fingerprint = [u8; FINGERPRINT_BYTES];
 
-/// A record that its own schema does not take: a mistake in the program.
+/// A record does not fit its own schema, which is a bug.
 #[derive(Debug, thiserror::Error)]
 #[error("the record does not fit its Avro schema: {0}")]
 pub struct EncodeError(#[source] apache_avro::Error);
 
-/// Why bytes are no record.
+/// Why bytes cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Another encoding, or nothing at all.
-    #[error("the value does not begin with the marker and fingerprint of Avro single-object encoding")]
+    /// Another encoding, or no bytes at all.
+    #[error("the value does not start with the marker and fingerprint of Avro single-object encoding")]
     NoMarker,
-    /// Written with a schema that is none of this record's versions: another record's, or newer than this program.
+    /// The fingerprint is not of a version of this record: the value is another record, or newer than this program.
     #[error("the schema with the fingerprint {fingerprint:016x} is unknown for this topic")]
     UnknownSchema {
         /// Rabin fingerprint of the writer's schema.
         fingerprint: u64,
     },
-    /// The datum does not follow the schema it names.
-    #[error("the Avro datum cannot be read: {0}")]
+    /// The datum does not match its schema.
+    #[error("the Avro datum cannot be decoded: {0}")]
     Malformed(#[source] apache_avro::Error),
     /// The datum ends before the value does.
     #[error("{bytes} bytes follow the Avro datum")]
     Trailing {
-        /// How many.
+        /// Number of bytes after the datum.
         bytes: usize,
     },
 }
@@ -97,10 +93,10 @@ pub fn encode_attempt(attempt: &DeliveryAttempt) -> Result<Vec<u8>, EncodeError>
     ATTEMPT.encode(attempt, attempt.response_excerpt.as_ref().map_or(0, String::len))
 }
 
-/// Decodes an event of any version. The values are as they were written: unchecked.
+/// Decodes an event of any version. The values are not validated.
 ///
 /// # Errors
-/// [`DecodeError`]; never panics, whatever the bytes.
+/// [`DecodeError`]. It never panics.
 pub fn decode_event(value: &[u8]) -> Result<Event, DecodeError> {
     EVENT.decode(value)
 }
@@ -108,20 +104,20 @@ pub fn decode_event(value: &[u8]) -> Result<Event, DecodeError> {
 /// Decodes an acknowledgement of any version.
 ///
 /// # Errors
-/// [`DecodeError`]; never panics, whatever the bytes.
+/// [`DecodeError`]. It never panics.
 pub fn decode_ack(value: &[u8]) -> Result<Ack, DecodeError> {
     ACK.decode(value)
 }
 
-/// Decodes a delivery attempt of any version. The values are as they were written: unchecked.
+/// Decodes a delivery attempt of any version. The values are not validated.
 ///
 /// # Errors
-/// [`DecodeError`]; never panics, whatever the bytes.
+/// [`DecodeError`]. It never panics.
 pub fn decode_attempt(value: &[u8]) -> Result<DeliveryAttempt, DecodeError> {
     ATTEMPT.decode(value)
 }
 
-/// One record's schemas, made ready once: resolving them costs more than encoding does.
+/// The parsed schemas of one record. They are parsed once, because that costs more than encoding.
 struct Codec {
     prefix: [u8; 2 + FINGERPRINT_BYTES],
     writer: GenericDatumWriter<'static>,
@@ -143,7 +139,7 @@ impl Codec {
     }
 
     fn encode<T: Serialize>(&self, record: &T, body_bytes: usize) -> Result<Vec<u8>, EncodeError> {
-        // Ids and short fields beside the one long text; a guess that spares most copies.
+        // 256 bytes for ids and short fields; with this estimate the buffer rarely grows.
         let mut value = Vec::with_capacity(body_bytes + 256);
         value.extend_from_slice(&self.prefix);
         self.writer.write_ser(&mut value, record).map_err(EncodeError)?;
@@ -161,18 +157,18 @@ impl Codec {
     }
 }
 
-/// Reads one version of a record.
+/// Decodes one version of a record.
 struct Reader {
     fingerprint: Fingerprint,
-    /// What apache-avro takes for the fingerprint: it does not reduce `{"type": "long", "logicalType": "..."}` to
-    /// `"long"` as the specification asks. Producers that use that library write this one, all others the right one.
+    /// The fingerprint that apache-avro computes. It does not reduce `{"type": "long", "logicalType": "..."}` to
+    /// `"long"`, as the specification requires. Producers that use this library write this fingerprint, all others the
+    /// right one.
     alias: Fingerprint,
     datum: GenericDatumReader<'static>,
 }
 
 impl Reader {
-    /// The schema is leaked on purpose: a handful of them live as long as the process, and readers and writers borrow
-    /// them.
+    /// Leaks the schema on purpose: readers and writers borrow the few schemas for the life of the process.
     fn open(text: &str) -> Result<(&'static Schema, Self), apache_avro::Error> {
         let schema: &'static Schema = Box::leak(Box::new(Schema::parse_str(text)?));
         let reader = Self {
@@ -188,7 +184,7 @@ impl Reader {
     }
 }
 
-/// The schema as its canonical form sees it: a logical type is an attribute, and attributes do not count.
+/// The schema without logical types, which are not part of the canonical form.
 fn without_logical_types(text: &str) -> Result<Schema, apache_avro::Error> {
     fn strip(value: &mut serde_json::Value) {
         match value {
@@ -205,17 +201,17 @@ fn without_logical_types(text: &str) -> Result<Schema, apache_avro::Error> {
     Schema::parse(&json)
 }
 
-/// Rabin fingerprint of the canonical form, little-endian as on the wire.
+/// Rabin fingerprint of the canonical form, little-endian as in the encoding.
 fn fingerprint(schema: &Schema) -> Fingerprint {
     let mut bytes = [0; FINGERPRINT_BYTES];
-    // The library already gives little-endian bytes.
+    // The library returns little-endian bytes.
     for (to, from) in bytes.iter_mut().zip(schema.fingerprint::<Rabin>().bytes) {
         *to = from;
     }
     bytes
 }
 
-#[expect(clippy::expect_used, reason = "the schemas are compiled in and a test opens each: no input reaches this")]
+#[expect(clippy::expect_used, reason = "the schemas are compiled in, and a test opens each; no input reaches this")]
 fn embedded(versions: &Versions<'_>) -> Codec {
     apache_avro::util::max_allocation_bytes(MAX_ALLOCATION_BYTES);
     Codec::open(versions).expect("an embedded Avro schema is invalid")

@@ -1,6 +1,6 @@
-//! How a repeat of an event is named: the constructors of [`Dedup`] for its three namespaces, and their windows.
+//! Dedup keys: the constructors of [`Dedup`] for its three namespaces, and their windows.
 //!
-//! Which of them an event gets is its reader's decision; what a repeat then leads to is the materializer's.
+//! The code that reads an event chooses the namespace. The materializer takes the duplicate decision.
 
 use std::fmt::Write;
 
@@ -8,14 +8,14 @@ use sha2::{Digest, Sha256};
 
 use crate::records::{Dedup, DedupKind};
 
-/// How long a named key (`Idempotency-Key`, `dedup_id`) is remembered, seconds.
+/// Window of a key that the producer chose (`Idempotency-Key`, `dedup_id`), seconds.
 pub const DEDUP_WINDOW_SECONDS: i64 = 86_400;
-/// How long a content fingerprint is remembered, seconds.
+/// Window of a content fingerprint, seconds.
 pub const CONTENT_WINDOW_SECONDS: i64 = 300;
 
 impl Dedup {
-    /// Named by the header `Idempotency-Key`; `body` is what a repeat must say again: the request's body as it was
-    /// sent, after decompression, and what of the event stands in headers.
+    /// The key from the header `Idempotency-Key`. A duplicate must have the same `body`: the request's body after
+    /// decompression, and the parts of the event that are in headers.
     pub fn idempotency_key(key: impl Into<String>, body: &[u8]) -> Self {
         Self {
             kind: DedupKind::IdempotencyKey,
@@ -26,7 +26,7 @@ impl Dedup {
         }
     }
 
-    /// Named by the body's `dedup_id` or by a CloudEvent's source and id; `body` as above.
+    /// The key from the body's `dedup_id`, or from a CloudEvent's source and id. `body` as above.
     pub fn dedup_id(id: impl Into<String>, body: &[u8]) -> Self {
         Self {
             kind: DedupKind::DedupId,
@@ -37,9 +37,9 @@ impl Dedup {
         }
     }
 
-    /// Named by what it says: the fingerprint of type and payload text is both the key and the body hash.
+    /// The key from the content: the fingerprint of type and payload text is both the key and the body hash.
     pub fn content(event_type: &str, payload: &str) -> Self {
-        // No event type holds a NUL, so no type and payload can be cut differently and give the same bytes.
+        // An event type contains no NUL, so different pairs of type and payload never give the same bytes.
         let fingerprint = sha256_hex(&[event_type.as_bytes(), b"\0", payload.as_bytes()]);
         Self {
             kind: DedupKind::Content,
@@ -50,13 +50,13 @@ impl Dedup {
         }
     }
 
-    /// What the producer calls the event, whatever names its repeats.
+    /// The producer's `dedup_id`, also when the key is an idempotency key. For display.
     pub fn shown_id(&self) -> Option<&str> {
         if self.kind == DedupKind::DedupId { Some(&self.key) } else { self.dedup_id.as_deref() }
     }
 }
 
-/// SHA-256 over the parts one after the other, as 64 lower-case hex digits.
+/// SHA-256 over the concatenated parts, as 64 lower-case hex digits.
 pub fn sha256_hex(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_told_apart_by_type_and_by_payload() {
+    fn type_and_payload_both_decide_the_content_key() {
         let one = Dedup::content("a", "\"bc\"");
         assert_eq!(one, Dedup::content("a", "\"bc\""));
         assert_ne!(one.key, Dedup::content("a\"", "bc\"").key);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn named_keys_are_remembered_for_a_day_with_the_hash_of_the_body() {
+    fn keys_of_the_producer_have_a_window_of_one_day() {
         let header = Dedup::idempotency_key("k", b"abc");
         let field = Dedup::dedup_id("k", b"abc");
         assert_eq!((header.kind, field.kind), (DedupKind::IdempotencyKey, DedupKind::DedupId));

@@ -1,45 +1,38 @@
-//! The rules a new event must meet, for every producer: the JSON body of `POST /v1/events` and of a native record.
-//! CloudEvents are mapped onto the same [`NewEvent`] in [`crate::cloudevents`].
+//! Parses and validates a new event from JSON: the body of `POST /v1/events`, and of a native record. CloudEvents are
+//! mapped to the same [`NewEvent`] in [`crate::cloudevents`].
 //!
-//! Here: the types, and the reading of the envelope. Text that serde_json does not judge is judged in `text`, an object
-//! is taken apart in `envelope`, the limits on values are in `limits`.
+//! Submodules: `envelope` and `members` parse the JSON object, `text` checks what serde_json does not check, `limits`
+//! checks the values.
 
+mod constants;
 pub(crate) mod envelope;
+mod error;
 pub(crate) mod limits;
+pub(crate) mod members;
 #[cfg(test)]
 mod tests;
 pub(crate) mod text;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+pub use constants::{
+    MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, MAX_TEXT_CHARS,
+    RESERVED_TYPE_PREFIX,
+};
+pub use error::{FieldError, Invalid};
 pub use limits::{MAX_TIME_MICROS, MAX_WINDOW_SECONDS, MIN_TIME_MICROS};
 
-use envelope::{Envelope, Members};
-use limits::{Faults, payload_size};
+use envelope::Envelope;
+use limits::{FieldErrors, check_payload_size};
+use members::Members;
 
 use crate::ids::{EventId, OrgId};
 use crate::records::{Dedup, Event};
 
-/// The largest body of one event, bytes after decompression. Whoever reads the body keeps to it.
-pub const MAX_BODY_BYTES: usize = 512 * 1024;
-/// The largest payload, bytes of its JSON text.
-pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
-/// How deep arrays and objects may be nested; `[[1]]` is 2 deep.
-pub const MAX_PAYLOAD_DEPTH: usize = 64;
-/// The longest type, source, ordering key, dedup id and metadata key or value, characters.
-pub const MAX_TEXT_CHARS: usize = 255;
-/// The most metadata pairs.
-pub const MAX_METADATA_PAIRS: usize = 32;
-/// The most events of one batch.
-pub const MAX_BATCH_EVENTS: usize = 1000;
-/// Types that begin so are the system's own.
-pub const RESERVED_TYPE_PREFIX: &str = "triggers.";
-
-/// An event as its producer gave it, checked; without what only the reader knows (organization, id, trace).
+/// A valid event as its producer sent it, without organization, id and trace context, which only the reader knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
-    /// 1 to 255 characters, no control characters, no blank at either end, not reserved.
+    /// 1 to 255 characters, no control characters, no outer whitespace, not reserved.
     pub event_type: String,
     /// JSON text, byte for byte as it was sent.
     pub payload: String,
@@ -56,7 +49,8 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// The record to append. `dedup` is the reader's choice: `dedup_id` alone says nothing of a header or of content.
+    /// Makes the record to append. The caller chooses `dedup`, because it may also come from a header or from the
+    /// content.
     pub fn into_event(
         self,
         org_id: OrgId,
@@ -79,80 +73,34 @@ impl NewEvent {
     }
 }
 
-/// Why a body is no event. `Display` gives one sentence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Invalid {
-    /// The text is not what JSON or the envelope allows.
-    Malformed {
-        /// What is wrong, with line and column.
-        message: String,
-    },
-    /// Fields break rules; all of them, in the order of the contract.
-    Fields(Vec<FieldError>),
-    /// The payload is over [`MAX_PAYLOAD_BYTES`].
-    PayloadTooLarge {
-        /// Its size.
-        bytes: usize,
-    },
-}
-
-/// One field that breaks a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldError {
-    /// As the contract names it, for example `event_type` or `metadata.k`.
-    pub field: String,
-    /// What is wrong with it, to be read after the field's name.
-    pub reason: String,
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Malformed { message } => f.write_str(message),
-            Self::Fields(errors) => {
-                for (i, error) in errors.iter().enumerate() {
-                    let separator = if i == 0 { "" } else { "; " };
-                    write!(f, "{separator}{} {}", error.field, error.reason)?;
-                }
-                Ok(())
-            }
-            Self::PayloadTooLarge { bytes } => {
-                write!(f, "the payload is {bytes} bytes of JSON text, at most {MAX_PAYLOAD_BYTES} are allowed")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Invalid {}
-
-/// Reads the body of one event. Whoever read the body has kept to [`MAX_BODY_BYTES`].
+/// Parses the body of one event. The caller must have enforced [`MAX_BODY_BYTES`].
 ///
 /// # Errors
 /// [`Invalid`], with every field that breaks a rule.
 pub fn parse(body: &[u8]) -> Result<NewEvent, Invalid> {
-    let envelope = Envelope::read(body, is_known, KNOWN.len())?;
+    let envelope = Envelope::read(body, is_member, MEMBER_NAMES.len())?;
     let members = &envelope.members;
-    let mut faults = Faults::default();
-    let payload = payload(members, &mut faults);
-    payload_size(payload)?;
+    let mut errors = FieldErrors::default();
+    let payload = payload(members, &mut errors);
+    check_payload_size(payload)?;
     let field = if members.get("payload").is_none() && members.get("data").is_some() { "data" } else { "payload" };
-    envelope.judge(field, Some(payload), &mut faults)?;
+    envelope.check_flaws(field, payload, &mut errors)?;
 
-    let event_type = event_type(members, &mut faults);
-    let optional = |field: &str, faults: &mut Faults| {
-        let text = faults.string(field, members.given(field)?)?;
-        faults.text(field, &text);
+    let event_type = event_type(members, &mut errors);
+    let optional = |field: &str, errors: &mut FieldErrors| {
+        let text = errors.parse_string(field, members.non_null(field)?)?;
+        errors.check_text(field, &text);
         Some(text)
     };
-    let dedup_id = optional("dedup_id", &mut faults);
-    let occurred_at = members.given("timestamp").and_then(|json| {
-        let text = faults.string("timestamp", json)?;
-        faults.time("timestamp", &text)
+    let dedup_id = optional("dedup_id", &mut errors);
+    let occurred_at = members.non_null("timestamp").and_then(|json| {
+        let text = errors.parse_string("timestamp", json)?;
+        errors.parse_time("timestamp", &text)
     });
-    let source = optional("source", &mut faults);
-    let ordering_key = optional("ordering_key", &mut faults);
-    let metadata = members.given("metadata").map(|json| faults.metadata_of_json(json)).unwrap_or_default();
-    faults.or(NewEvent {
+    let source = optional("source", &mut errors);
+    let ordering_key = optional("ordering_key", &mut errors);
+    let metadata = members.non_null("metadata").map(|json| errors.parse_metadata(json)).unwrap_or_default();
+    errors.into_result(NewEvent {
         event_type,
         payload: payload.to_owned(),
         occurred_at,
@@ -163,27 +111,27 @@ pub fn parse(body: &[u8]) -> Result<NewEvent, Invalid> {
     })
 }
 
-/// The members of the envelope, aliases among them. All others are ignored.
-const KNOWN: [&str; 9] =
+/// The members of the envelope, with aliases. All other members are ignored.
+const MEMBER_NAMES: [&str; 9] =
     ["event_type", "type", "payload", "data", "dedup_id", "timestamp", "source", "ordering_key", "metadata"];
 
-fn is_known(name: &str) -> bool {
-    KNOWN.contains(&name)
+fn is_member(name: &str) -> bool {
+    MEMBER_NAMES.contains(&name)
 }
 
-/// The type under either name; empty beside a fault.
-fn event_type(members: &Members<'_>, faults: &mut Faults) -> String {
-    let given =
-        ["event_type", "type"].map(|field| members.given(field).map(|json| (field, faults.string(field, json))));
+/// The event type under either name; empty if an error was added.
+fn event_type(members: &Members<'_>, errors: &mut FieldErrors) -> String {
+    let given = ["event_type", "type"]
+        .map(|field| members.non_null(field).map(|json| (field, errors.parse_string(field, json))));
     let (field, text) = match given {
         [None, None] => {
-            faults.add("event_type", "is required");
+            errors.add("event_type", "is required");
             return String::new();
         }
         [Some(one), None] | [None, Some(one)] => one,
         [Some(one), Some(other)] => {
             if one.1 != other.1 {
-                faults.add("event_type", "differs from type, its alias");
+                errors.add("event_type", "differs from type, its alias");
                 return String::new();
             }
             one
@@ -192,22 +140,22 @@ fn event_type(members: &Members<'_>, faults: &mut Faults) -> String {
     let Some(text) = text else {
         return String::new();
     };
-    faults.event_type(field, &text);
-    faults.not_reserved(field, &text);
+    errors.check_event_type(field, &text);
+    errors.check_not_reserved(field, &text);
     text
 }
 
-/// The payload's text under either name; null is a payload, absent is none.
-fn payload<'a>(members: &Members<'a>, faults: &mut Faults) -> &'a str {
+/// The payload's text under either name. Null is a payload; a missing payload is an error.
+fn payload<'a>(members: &Members<'a>, errors: &mut FieldErrors) -> &'a str {
     match (members.get("payload"), members.get("data")) {
         (None, None) => {
-            faults.add("payload", "is required");
+            errors.add("payload", "is required");
             ""
         }
         (Some(one), None) | (None, Some(one)) => one,
         (Some(one), Some(other)) => {
             if one != other {
-                faults.add("payload", "differs from data, its alias");
+                errors.add("payload", "differs from data, its alias");
             }
             // The longer one, so that the size limit holds for both.
             if other.len() > one.len() { other } else { one }

@@ -1,7 +1,6 @@
-//! Names of the Kafka record headers that Triggers reads and writes. Headers a producer added on its own survive
-//! untouched.
+//! Names of the Kafka record headers that Triggers reads and writes. Other headers of a producer are kept unchanged.
 
-/// Tells the encoding of the value; see `log.md` for the three that are read.
+/// Encoding of the value; `log.md` describes the three supported encodings.
 pub const CONTENT_TYPE: &str = "content-type";
 /// W3C trace context of the request that made the record.
 pub const TRACEPARENT: &str = "traceparent";
@@ -9,7 +8,7 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 /// The id of the HTTP request that made the record.
 pub const REQUEST_ID: &str = "x-request-id";
-/// Which API key wrote the record (its id, never the secret).
+/// Id of the API key that wrote the record (never the secret).
 pub const KEY_ID: &str = "triggers-key-id";
 
 /// `content-type` of Avro single-object encoding.
@@ -19,32 +18,31 @@ pub const CONTENT_TYPE_JSON: &str = "application/json";
 /// `content-type` of a structured CloudEvent.
 pub const CONTENT_TYPE_CLOUDEVENT: &str = "application/cloudevents+json";
 
-/// Topic that a record stood on before it was written again from its dead letter. With the next three it names the
-/// first place of the record, from which the event id of a native record is made; they come all four or not at all, and
-/// decide nothing else.
+/// Original topic of a record that was redriven from its dead letter. The event id of a native record is derived from
+/// this and the next three headers; nothing else depends on them. All four must be present, or none.
 pub const ORIGIN_TOPIC: &str = "triggers-origin-topic";
-/// Partition of the first place, decimal.
+/// Original partition, decimal.
 pub const ORIGIN_PARTITION: &str = "triggers-origin-partition";
-/// Offset of the first place, decimal.
+/// Original offset, decimal.
 pub const ORIGIN_OFFSET: &str = "triggers-origin-offset";
-/// Append time at the first place, milliseconds since the Unix epoch, decimal.
+/// Original append time, milliseconds since the Unix epoch, decimal.
 pub const ORIGIN_TIMESTAMP: &str = "triggers-origin-timestamp";
 
-/// How the name of every header begins that tells of a dead letter. None of them survives when it is written again.
+/// Prefix of all headers of a dead letter. A redrive removes these headers.
 pub const DLQ_PREFIX: &str = "triggers-dlq-";
-/// Topic a dead letter came from.
+/// Topic of the original record.
 pub const DLQ_TOPIC: &str = "triggers-dlq-topic";
-/// Partition a dead letter came from, decimal.
+/// Partition of the original record, decimal.
 pub const DLQ_PARTITION: &str = "triggers-dlq-partition";
-/// Offset a dead letter came from, decimal.
+/// Offset of the original record, decimal.
 pub const DLQ_OFFSET: &str = "triggers-dlq-offset";
 /// Append time of the original record, milliseconds since the Unix epoch, decimal.
 pub const DLQ_TIMESTAMP: &str = "triggers-dlq-timestamp";
-/// Consumer group that refused the record.
+/// Consumer group that rejected the record.
 pub const DLQ_GROUP: &str = "triggers-dlq-group";
 /// Stable class of the reason, `lower_snake`.
 pub const DLQ_ERROR_CLASS: &str = "triggers-dlq-error-class";
 /// The reason as a sentence.
 pub const DLQ_ERROR_MESSAGE: &str = "triggers-dlq-error-message";
-/// When the record was first refused, milliseconds since the Unix epoch, decimal.
+/// When the record was first rejected, milliseconds since the Unix epoch, decimal.
 pub const DLQ_FIRST_SEEN: &str = "triggers-dlq-first-seen";

@@ -1,7 +1,6 @@
-//! The identifiers of the system: one type each, so that an event's id cannot be passed where an organization's is
-//! meant.
+//! Ids: one type for each kind, so that they cannot be confused.
 //!
-//! All are UUIDs in the hyphenated lower-case text form, in JSON, in Avro (plain `string`) and as Kafka keys; in
+//! All are UUIDs. Their text form in JSON, in Avro (plain `string`) and in Kafka keys is hyphenated and lower-case; in
 //! PostgreSQL they are `uuid`.
 
 use std::fmt;
@@ -10,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
-/// The text is no hyphenated UUID.
+/// The text is not a hyphenated UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a UUID of the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")]
 pub struct InvalidId;
@@ -22,17 +21,17 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Takes a UUID as this kind of id.
+            /// Makes an id from a UUID.
             pub const fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
-            /// The UUID itself, for binding to SQL.
+            /// The UUID, for binding to SQL.
             pub const fn as_uuid(&self) -> Uuid {
                 self.0
             }
 
-            /// A new id that sorts by the time of its making (UUIDv7).
+            /// A new id (UUIDv7), which sorts by its creation time.
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
@@ -42,8 +41,8 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                // `Uuid::parse_str` also takes braces, URNs and bare hex: one spelling per id keeps keys and logs
-                // comparable.
+                // `Uuid::parse_str` also accepts braces, URNs and bare hex. With one spelling per id, keys and logs can
+                // be compared.
                 if text.len() != 36 {
                     return Err(InvalidId);
                 }
@@ -95,7 +94,7 @@ id!(
     OrgId
 );
 id!(
-    /// One event. UUIDv7 when made at ingest, UUIDv5 of its place on the log for a native record that names none.
+    /// An event. UUIDv7 if ingest made it; UUIDv5 of the log position for a native record without an id.
     EventId
 );
 id!(
@@ -107,20 +106,20 @@ id!(
     EndpointId
 );
 id!(
-    /// One delivery: an event's way to one endpoint, over all its attempts.
+    /// A delivery: one event to one endpoint, over all attempts.
     DeliveryId
 );
 
 impl EventId {
-    /// The id of a native record that names none: the same on every reading, because it is made from the record's place
-    /// and append time alone (milliseconds since the Unix epoch).
+    /// The id of a native record without an id. It is derived from the record's position and append time (milliseconds
+    /// since the Unix epoch), so every read gives the same id.
     pub fn derived_from_position(topic: &str, partition: i32, offset: i64, timestamp_ms: i64) -> Self {
         let namespace = Uuid::new_v5(&Uuid::NAMESPACE_DNS, crate::topics::EVENTS.as_bytes());
         Self(Uuid::new_v5(&namespace, format!("{topic}/{partition}/{offset}/{timestamp_ms}").as_bytes()))
     }
 
-    /// When it was made, milliseconds since the Unix epoch, if it says so (UUIDv7). Its maker's clock, which nobody
-    /// checked.
+    /// The creation time in a UUIDv7, milliseconds since the Unix epoch; `None` for other versions. The clock is that
+    /// of the process that made the id, and is not verified.
     pub fn made_at_ms(&self) -> Option<i64> {
         // The first 48 bits.
         (self.0.get_version_num() == 7).then(|| i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX))
@@ -128,8 +127,7 @@ impl EventId {
 }
 
 impl DeliveryId {
-    /// The delivery of `event` to `endpoint`, the same for every caller, so that scheduling it twice is scheduling
-    /// it once.
+    /// The id of the delivery of `event` to `endpoint`. It is always the same, so a delivery cannot be scheduled twice.
     pub fn of(endpoint: EndpointId, event: EventId) -> Self {
         Self(Uuid::new_v5(&endpoint.as_uuid(), event.as_uuid().as_bytes()))
     }
@@ -155,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_always_gives_the_same_event_id_and_another_place_another() {
+    fn a_position_always_gives_the_same_event_id() {
         let one = EventId::derived_from_position("triggers.events.v1", 3, 42, 1_700_000_000_000);
         assert_eq!(one, EventId::derived_from_position("triggers.events.v1", 3, 42, 1_700_000_000_000));
         assert_ne!(one, EventId::derived_from_position("triggers.events.v1", 3, 43, 1_700_000_000_000));
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_version_7_id_tells_when_it_was_made() {
+    fn only_a_version_7_id_has_a_creation_time() {
         let id: EventId = "0192f0c1-2345-7abc-8def-0123456789ab".parse().unwrap();
         assert_eq!(id.made_at_ms(), Some(0x0192_f0c1_2345));
         let id: EventId = "0192f0c1-2345-4abc-8def-0123456789ab".parse().unwrap();

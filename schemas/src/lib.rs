@@ -1,8 +1,8 @@
-//! Every contract that crosses a boundary, and nothing else: ids, the records on the Kafka log and their encodings, the
-//! rules a new event must meet, topic and header names, and the SQL migrations.
+//! The contracts between processes and with users: ids, the records on the Kafka log and their encodings, the rules for
+//! new events, topic and header names, and the SQL migrations.
 //!
-//! What does not live here: anything that does I/O. This crate knows neither tokio nor rdkafka nor axum; it turns bytes
-//! into checked values and back.
+//! This crate does no I/O and does not depend on tokio, rdkafka or axum. It converts bytes into validated values and
+//! back.
 
 #![deny(missing_docs)]
 

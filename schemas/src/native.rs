@@ -1,14 +1,16 @@
-//! From one Kafka record of any writer to what it says: an event, acknowledgements, a delivery attempt; or to the
-//! reason why it says nothing, for the dead letter. The same bytes at the same place give the same answer, on every
-//! reading and in every reader.
+//! Decodes Kafka records of any producer into events, acknowledgements and delivery attempts. A record that cannot be
+//! decoded gives the reason for its dead letter. The result depends only on the record and its log position, so every
+//! consumer and every replay gets the same.
 //!
-//! What comes out holds by all limits and holds nothing PostgreSQL would refuse. Whether the organization exists is not
-//! known here.
+//! A decoded record is within all limits, and PostgreSQL can store it. This crate does not check whether the
+//! organization exists.
 
 mod acks;
 mod attempts;
 mod encoding;
 mod origin;
+mod parts;
+mod unreadable;
 
 use std::borrow::Cow;
 
@@ -16,19 +18,21 @@ pub use acks::{MAX_ACKS_PER_RECORD, read_acks};
 pub use attempts::{MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, read_attempt};
 use encoding::{Encoding, encoding_of};
 pub use origin::Origin;
+use parts::{header, organization_of, same_organization, value_of};
+pub use unreadable::Unreadable;
 
-use crate::codec::{self, DecodeError};
-use crate::event_json::limits::check;
-use crate::event_json::{self, Invalid, MAX_BODY_BYTES, NewEvent};
+use crate::codec;
+use crate::event_json::limits::check_event;
+use crate::event_json::{self, NewEvent};
 use crate::ids::{EventId, OrgId};
 use crate::records::{Dedup, Event};
 use crate::trace::is_traceparent;
 use crate::{cloudevents, headers};
 
-/// One record as it was read from the log of events, of any writer.
+/// One record of the log of events, from any producer.
 #[derive(Debug, Clone, Copy)]
 pub struct NativeRecord<'a> {
-    /// The topic's name as read, with the deployment's prefix.
+    /// The topic's name, with the deployment's prefix.
     pub topic: &'a str,
     /// Partition.
     pub partition: i32,
@@ -36,56 +40,17 @@ pub struct NativeRecord<'a> {
     pub offset: i64,
     /// Append time, milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
-    /// The organization's id as text, if the record is what it should be.
+    /// The record's key; in a valid record the organization's id as text.
     pub key: Option<&'a [u8]>,
     /// The value.
     pub value: Option<&'a [u8]>,
-    /// Name and value of each header, in their order; a value may be empty.
+    /// Name and value of each header, in order; a value may be empty.
     pub headers: &'a [(String, Vec<u8>)],
 }
 
-/// Why a record is none of ours: what a dead letter carries.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Unreadable {
-    /// Stable, `lower_snake`: `null_value`, `bad_key`, `value_too_large`, `payload_too_large`, `malformed`,
-    /// `invalid_event`, `invalid_ack`, `invalid_attempt`, `bad_avro`, `unknown_schema`, `organization_mismatch` or
-    /// `bad_origin`.
-    pub class: &'static str,
-    /// One sentence, at most about a kilobyte.
-    pub message: String,
-}
-
-impl Unreadable {
-    fn new(class: &'static str, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        // It travels in a header; foreign keys and names may be in it.
-        message.truncate(message.floor_char_boundary(1024));
-        Self { class, message }
-    }
-}
-
-impl From<DecodeError> for Unreadable {
-    fn from(error: DecodeError) -> Self {
-        let class = if matches!(error, DecodeError::UnknownSchema { .. }) { "unknown_schema" } else { "bad_avro" };
-        Self::new(class, error.to_string())
-    }
-}
-
-impl From<Invalid> for Unreadable {
-    fn from(error: Invalid) -> Self {
-        let class = match &error {
-            Invalid::Malformed { .. } => "malformed",
-            Invalid::Fields(_) => "invalid_event",
-            Invalid::PayloadTooLarge { .. } => "payload_too_large",
-        };
-        Self::new(class, error.to_string())
-    }
-}
-
 impl NativeRecord<'_> {
-    /// Whether another record may have the same event id: this one was written again, or its producer chose the id. Ids
-    /// made at ingest and ids made of the record's own place come once.
+    /// Whether another record may have the same event id: the record is a redriven dead letter, or its producer chose
+    /// the id. Ids made by ingest, and ids derived from the record's own position, are unique.
     pub fn may_repeat_an_id(&self) -> bool {
         let names_its_id = || {
             self.value.is_some_and(|value| {
@@ -96,10 +61,10 @@ impl NativeRecord<'_> {
     }
 }
 
-/// Reads one record of `triggers.events.v1`: Avro, JSON or a CloudEvent.
+/// Decodes one record of `triggers.events.v1`: Avro, JSON or a CloudEvent.
 ///
 /// # Errors
-/// [`Unreadable`]; never panics, whatever the record.
+/// [`Unreadable`]. It never panics.
 pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
     let value = value_of(record.value)?;
     let org_id = organization_of(record.key)?;
@@ -110,7 +75,7 @@ pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
         Encoding::CloudEvent => cloudevents::structured(value)?,
         Encoding::BinaryCloudEvent => read_binary(value, record.headers)?,
     };
-    // Whoever forges an origin reaches no event but those under the record's own key.
+    // A forged origin can only give the id of another event of the same organization.
     let event_id = origin.map_or_else(
         || EventId::derived_from_position(record.topic, record.partition, record.offset, record.timestamp_ms),
         |origin| origin.event_id(),
@@ -122,8 +87,8 @@ pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
 fn read_avro(org_id: OrgId, value: &[u8]) -> Result<Event, Unreadable> {
     let mut event = codec::decode_event(value)?;
     same_organization(org_id, event.org_id)?;
-    check(&event)?;
-    // A trace context that is none decides nothing: a new trace begins.
+    check_event(&event)?;
+    // Without a valid trace context, a new trace starts.
     event.traceparent = event.traceparent.filter(|text| is_traceparent(text));
     Ok(event)
 }
@@ -144,35 +109,6 @@ fn read_binary(value: &[u8], headers: &[(String, Vec<u8>)]) -> Result<NewEvent, 
         content_type.as_deref(),
         value,
     )?)
-}
-
-/// The value, if there is one of a size that a producer may send.
-fn value_of(value: Option<&[u8]>) -> Result<&[u8], Unreadable> {
-    let value = value.ok_or_else(|| Unreadable::new("null_value", "the record has no value"))?;
-    // Avro adds a few hundred bytes to what JSON says in more: one limit fits all encodings.
-    if value.len() > MAX_BODY_BYTES {
-        let message = format!("the value has {} bytes, at most {MAX_BODY_BYTES} are allowed", value.len());
-        return Err(Unreadable::new("value_too_large", message));
-    }
-    Ok(value)
-}
-
-fn organization_of(key: Option<&[u8]>) -> Result<OrgId, Unreadable> {
-    key.and_then(|key| std::str::from_utf8(key).ok())
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| Unreadable::new("bad_key", "the key is not an organization id, a hyphenated UUID"))
-}
-
-fn same_organization(key: OrgId, value: OrgId) -> Result<(), Unreadable> {
-    if key == value {
-        return Ok(());
-    }
-    Err(Unreadable::new("organization_mismatch", format!("the key names the organization {key}, the value {value}")))
-}
-
-/// The last header of that name, whatever its case: a later one replaces an earlier one.
-fn header<'a>(headers: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
-    headers.iter().rev().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
 }
 
 fn traceparent_of(headers: &[(String, Vec<u8>)]) -> Option<String> {

@@ -4,7 +4,7 @@
 /// Log epoch, partition and offset of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogPosition {
-    /// Raised when the topic is recreated, so that offsets of two logs are never compared.
+    /// Raised when the topic is recreated, so that offsets of different logs are never compared.
     pub log_epoch: i32,
     /// Partition of `triggers.events.v1`.
     pub partition: i32,
@@ -12,10 +12,10 @@ pub struct LogPosition {
     pub offset: i64,
 }
 
-/// Purpose of the tokens that hold the byte form: a token sealed for another purpose does not open as a position.
+/// Sealing purpose of position tokens. A token that was sealed for another purpose does not open as a position.
 pub const TOKEN_PURPOSE: &str = "position";
 
-/// First byte of the form below. Another form gets another number.
+/// First byte of the byte form. Another form gets another version.
 const VERSION: u8 = 1;
 
 impl LogPosition {
@@ -32,7 +32,7 @@ impl LogPosition {
         bytes
     }
 
-    /// Reads the byte form back; `None` for another version, another length or a negative number.
+    /// Parses the byte form; `None` for another version, another length or a negative number.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::ENCODED_BYTES] = bytes.try_into().ok()?;
         let (version, rest) = bytes.split_first_chunk::<1>()?;
@@ -43,8 +43,8 @@ impl LogPosition {
             partition: i32::from_be_bytes(*partition),
             offset: i64::from_be_bytes(offset.try_into().ok()?),
         };
-        let sane = position.log_epoch >= 0 && position.partition >= 0 && position.offset >= 0;
-        (*version == [VERSION] && sane).then_some(position)
+        let is_valid = position.log_epoch >= 0 && position.partition >= 0 && position.offset >= 0;
+        (*version == [VERSION] && is_valid).then_some(position)
     }
 }
 
@@ -56,7 +56,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_position_survives_its_byte_form(log_epoch in 0..=i32::MAX, partition in 0..=i32::MAX, offset in 0..=i64::MAX) {
+        fn a_position_survives_its_byte_form(
+            log_epoch in 0..=i32::MAX, partition in 0..=i32::MAX, offset in 0..=i64::MAX,
+        ) {
             let position = LogPosition { log_epoch, partition, offset };
             prop_assert_eq!(LogPosition::from_bytes(&position.to_bytes()), Some(position));
         }
@@ -71,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_fixed_and_another_version_or_length_is_refused() {
+    fn the_byte_form_is_fixed_and_other_bytes_are_refused() {
         let position = LogPosition { log_epoch: 1, partition: 2, offset: 3 };
         let bytes = position.to_bytes();
         assert_eq!(bytes, [1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]);

@@ -1,10 +1,10 @@
-//! The SQL migrations, embedded, in order. Their comments say what the tables mean; running them is the business of
-//! `runtime`. `schemas/postgres/schema.sql` is the schema that they give together.
+//! The SQL migrations, embedded, in order. Their comments document the tables; `runtime` runs them. Their result is
+//! `schemas/postgres/schema.sql`.
 
 /// One migration.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
-    /// Grows by one; never reused.
+    /// Consecutive number; never reused.
     pub version: i64,
     /// What it creates.
     pub name: &'static str,
@@ -12,7 +12,7 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-/// All migrations, oldest first. One that has landed never changes.
+/// All migrations, oldest first. A released migration never changes.
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "positions", sql: include_str!("../postgres/migrations/0001_positions.sql") },
     Migration { version: 2, name: "tenancy", sql: include_str!("../postgres/migrations/0002_tenancy.sql") },

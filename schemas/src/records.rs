@@ -1,7 +1,6 @@
-//! The records on the log as Rust values, one struct per Avro schema under `avro/`. Encoding is the codec's business,
-//! validity that of its author.
+//! The records on the log, one struct per Avro schema under `avro/`. The structs are not validated.
 //!
-//! None carries the acceptance time: that is the record's append time on the log (`LogAppendTime`), the one clock.
+//! No record contains its acceptance time: that is the record's append time on the log (`LogAppendTime`).
 
 use std::collections::BTreeMap;
 
@@ -12,43 +11,42 @@ use crate::ids::{DeliveryId, EndpointId, EventId, OrgId};
 /// One accepted event: the value on `triggers.events.v1`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// The organization it belongs to; equals the record's key.
+    /// The event's organization; equals the record's key.
     pub org_id: OrgId,
-    /// Its id, unique within the organization.
+    /// The event's id, unique within the organization.
     pub event_id: EventId,
     /// 1 to 255 characters.
     pub event_type: String,
     /// The payload's JSON text, byte for byte as the producer sent it.
     pub payload: String,
-    /// What the producer says of time, microseconds since the Unix epoch. Decides nothing.
+    /// When the event happened, according to the producer, microseconds since the Unix epoch. Informational.
     pub occurred_at: Option<i64>,
-    /// Who says so.
+    /// Where the event comes from, according to the producer. Informational.
     pub source: Option<String>,
     /// Events with the same key keep their order on ordered endpoints.
     pub ordering_key: Option<String>,
     /// At most 32 pairs of at most 255 characters each.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
-    /// Set when the producer named a way to recognize a repeat.
+    /// How duplicates of the event are detected, if they are.
     pub dedup: Option<Dedup>,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
 }
 
-/// How a repeat of an event is recognized. It travels with the event so that a later reading decides alike, whatever
-/// the configuration then is.
+/// How duplicates of an event are detected. It is part of the record, so that a replay takes the same duplicate
+/// decision under another configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dedup {
     /// Namespace of the key.
     pub kind: DedupKind,
     /// The key within its organization and namespace, 1 to 255 characters (for content: the hash in hex).
     pub key: String,
-    /// How long the key is remembered, seconds.
+    /// Dedup window, seconds.
     pub window_seconds: i64,
-    /// SHA-256 of the request body, hex: tells a repeat from another event under the same idempotency key.
+    /// SHA-256 of the request body, hex. It distinguishes a duplicate from another event with the same idempotency key.
     pub body_hash: String,
-    /// The producer's name for the event (`dedup_id`) beside an idempotency key, which names its repeats alone: shown,
-    /// and decides nothing.
+    /// The producer's `dedup_id`, if the key is an idempotency key. Informational.
     #[serde(default)]
     pub dedup_id: Option<String>,
 }
@@ -81,52 +79,52 @@ impl DedupKind {
 pub struct Ack {
     /// The organization; equals the record's key.
     pub org_id: OrgId,
-    /// The event that is done.
+    /// The acknowledged event.
     pub event_id: EventId,
 }
 
-/// One webhook attempt, or the final verdict on a delivery: the value on `triggers.deliveries.v1`.
+/// One webhook attempt, or the final outcome of a delivery without one: the value on `triggers.deliveries.v1`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryAttempt {
     /// The organization; equals the record's key.
     pub org_id: OrgId,
-    /// The event that is delivered.
+    /// The event of the delivery.
     pub event_id: EventId,
-    /// To where.
+    /// The endpoint of the delivery.
     pub endpoint_id: EndpointId,
-    /// The delivery that this attempt belongs to.
+    /// The delivery of this attempt.
     pub delivery_id: DeliveryId,
-    /// The event's type, so that a native consumer of outcomes need not look it up.
+    /// The event's type, so that native consumers have it without a lookup.
     pub event_type: String,
     /// 1 for the first attempt. A `cancelled` delivery repeats the number of its last attempt, 0 if there was none.
     pub attempt: i32,
-    /// How the delivery stands after this attempt.
+    /// State of the delivery after this attempt.
     pub outcome: DeliveryOutcome,
-    /// When the request began, microseconds since the Unix epoch.
+    /// When the request started, microseconds since the Unix epoch.
     pub started_at: i64,
-    /// From the request's begin to the answer's end or the failure, milliseconds.
+    /// From the start of the request to the end of the response or the failure, milliseconds.
     pub latency_ms: i64,
-    /// HTTP status, when there was an answer.
+    /// HTTP status, if there was a response.
     pub status_code: Option<i32>,
-    /// Why it failed, as a short sentence without secrets.
+    /// Why the attempt failed, as a short sentence without secrets.
     pub error: Option<String>,
-    /// The answer's first bytes as text, at most 4 KiB.
+    /// The first bytes of the response body as text, at most 4 KiB.
     pub response_excerpt: Option<String>,
     /// When the next attempt is due, microseconds since the Unix epoch; set while `retrying`.
     pub next_attempt_at: Option<i64>,
 }
 
-/// How a delivery stands.
+/// State of a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryOutcome {
     /// The endpoint answered 2xx.
     Delivered,
-    /// The attempt failed and another one is due.
+    /// The attempt failed, and another one is scheduled.
     Retrying,
     /// The last attempt failed, or the endpoint is gone.
     Failed,
-    /// Acknowledged, or the endpoint was deleted, before it succeeded.
+    /// The event was acknowledged, or the endpoint deleted, before an attempt succeeded.
     Cancelled,
 }
 

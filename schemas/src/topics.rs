@@ -1,4 +1,4 @@
-//! The topics: their names, and the manifest that `triggers topics plan|apply` holds against a cluster.
+//! Topic names, and the topic configuration that `triggers topics plan|apply` compares with a cluster.
 
 /// The log of record: one `Event` per record, keyed by organization.
 pub const EVENTS: &str = "triggers.events.v1";
@@ -6,7 +6,7 @@ pub const EVENTS: &str = "triggers.events.v1";
 pub const ACKS: &str = "triggers.acks.v1";
 /// One `DeliveryAttempt` per record, keyed by organization.
 pub const DELIVERIES: &str = "triggers.deliveries.v1";
-/// Records nobody could read: original key and bytes, the place of origin and the reason in headers.
+/// Records that could not be decoded: original key and bytes, with the original position and the reason in headers.
 pub const DEAD_LETTERS: &str = "triggers.dead-letters.v1";
 
 /// Consumer group of the materializer.
@@ -14,12 +14,12 @@ pub const GROUP_MATERIALIZER: &str = "triggers.materializer";
 /// Consumer group of the dispatcher.
 pub const GROUP_DISPATCHER: &str = "triggers.dispatcher";
 
-/// Name under which the materializer keeps its positions: what it has passed is visible in the view. The dispatcher and
-/// the inbox wait for it.
+/// Consumer name of the materializer's positions. Records before such a position are visible in the view. The
+/// dispatcher and the inbox wait for these positions.
 pub const MATERIALIZER: &str = "materializer";
 
-/// Default partition count of the three keyed topics. They must be equal: partition `i` of acks and deliveries belongs
-/// to the instance that owns partition `i` of events.
+/// Default partition count of the three keyed topics. Their counts must be equal: the instance that owns partition `i`
+/// of events also reads partition `i` of acks and deliveries.
 pub const DEFAULT_PARTITIONS: i32 = 12;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -42,7 +42,7 @@ pub struct TopicNames {
 }
 
 impl TopicNames {
-    /// The names, each behind `prefix`.
+    /// The names, each with `prefix`.
     pub fn with_prefix(prefix: &str) -> Self {
         let name = |base: &str| format!("{prefix}{base}");
         Self {
@@ -55,7 +55,7 @@ impl TopicNames {
         }
     }
 
-    /// What each topic must look like: `partitions` for the three keyed topics.
+    /// The required configuration of each topic, with `partitions` for the three keyed topics.
     pub fn manifest(&self, partitions: i32) -> Vec<TopicSpec> {
         let log = |name: &str, retention_days: i64| TopicSpec {
             name: name.to_owned(),
@@ -69,7 +69,7 @@ impl TopicNames {
         };
         vec![
             log(&self.events, 7),
-            // Two days longer than events: an effect must still be there when its event is read again.
+            // Two days longer than events: an ack or attempt must still exist when its event is replayed.
             log(&self.acks, 9),
             log(&self.deliveries, 9),
             TopicSpec {
@@ -78,7 +78,7 @@ impl TopicNames {
                 config: vec![
                     ("cleanup.policy", "delete".to_owned()),
                     ("retention.ms", (30 * DAY_MS).to_string()),
-                    // Original bytes plus our headers must fit, whatever the original's size was.
+                    // The original record must fit together with the headers of the dead letter.
                     ("max.message.bytes", (2 * 1024 * 1024).to_string()),
                 ],
             },
@@ -86,14 +86,14 @@ impl TopicNames {
     }
 }
 
-/// One topic as it must be.
+/// The required configuration of one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {
     /// Full name, prefix included.
     pub name: String,
     /// Number of partitions; a cluster may have more, never fewer.
     pub partitions: i32,
-    /// Topic configuration that must hold, as (name, value).
+    /// Required topic configuration, as (name, value).
     pub config: Vec<(&'static str, String)>,
 }
 
@@ -104,19 +104,19 @@ mod tests {
 
     const ASYNCAPI: &str = include_str!("../asyncapi.yaml");
 
-    /// The part of the document from the line `key:` at this indentation to the next line that is not deeper. Begins
-    /// with the line break, as what is found in it does.
+    /// The part of the document after the line `key:` at this indentation, up to the next line that is not deeper. It
+    /// starts with a line break, so that nested sections can be found in it.
     fn section<'a>(text: &'a str, indent: usize, key: &str) -> &'a str {
         let head = format!("\n{}{key}:\n", " ".repeat(indent));
-        let begin = text.find(&head).unwrap_or_else(|| panic!("{key} is missing")) + head.len() - 1;
-        let rest = &text[begin..];
+        let start = text.find(&head).unwrap_or_else(|| panic!("{key} is missing")) + head.len() - 1;
+        let rest = &text[start..];
         let deeper = |line: &str| line.trim().is_empty() || line.starts_with(&" ".repeat(indent + 1));
         let length = rest.split_inclusive('\n').take_while(|line| deeper(line)).map(str::len).sum();
         &rest[..length]
     }
 
     #[test]
-    fn the_asyncapi_document_names_the_topics_as_the_manifest_makes_them() {
+    fn asyncapi_describes_the_topics_as_the_manifest_does() {
         let channels = section(ASYNCAPI, 0, "channels");
         let named: Vec<&str> = channels.lines().filter_map(|line| line.trim().strip_prefix("address: ")).collect();
         let manifest = TopicNames::with_prefix("").manifest(DEFAULT_PARTITIONS);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_asyncapi_document_names_every_header_and_schema() {
+    fn asyncapi_describes_every_header_and_schema() {
         for name in [
             headers::CONTENT_TYPE,
             headers::TRACEPARENT,

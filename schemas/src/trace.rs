@@ -1,31 +1,30 @@
-//! W3C trace context as it travels through headers: which texts are passed on. Whose header it is, and what is done
-//! without one, is not known here.
+//! Validation of W3C trace context headers. Only valid ones are forwarded to webhooks.
 
 const MAX_TRACEPARENT_BYTES: usize = 256;
 const MAX_TRACESTATE_BYTES: usize = 512;
 
 /// Whether the text is a `traceparent`: `<2 hex>-<32 hex>-<16 hex>-<2 hex>`, ids not all zero, at most 256 bytes. A
-/// version after 00 may go on behind a further dash, which is kept.
+/// version after 00 may have more fields after another dash.
 pub fn is_traceparent(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let Some((known, later)) = bytes.split_at_checked(55) else { return false };
+    let Some((fields, more)) = bytes.split_at_checked(55) else { return false };
     let dashes = [2, 35, 52];
-    let shaped = known.iter().enumerate().all(|(at, byte)| match dashes.contains(&at) {
+    let has_form = fields.iter().enumerate().all(|(at, byte)| match dashes.contains(&at) {
         true => *byte == b'-',
         false => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
     });
-    let is_some_id = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
-    let may_go_on = !text.starts_with("00") && later.starts_with(b"-") && later.iter().all(u8::is_ascii_graphic);
-    shaped
+    let is_not_zero = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
+    let may_have_more = !text.starts_with("00") && more.starts_with(b"-") && more.iter().all(u8::is_ascii_graphic);
+    has_form
         && !text.starts_with("ff")
-        && is_some_id(&known[3..35])
-        && is_some_id(&known[36..52])
-        && (later.is_empty() || may_go_on)
+        && is_not_zero(&fields[3..35])
+        && is_not_zero(&fields[36..52])
+        && (more.is_empty() || may_have_more)
         && bytes.len() <= MAX_TRACEPARENT_BYTES
 }
 
-/// Whether the text may be passed on as `tracestate`: 1 to 512 bytes of printable ASCII. What vendors write in it is
-/// theirs to read.
+/// Whether the text may be forwarded as `tracestate`: 1 to 512 bytes of printable ASCII. The entries of vendors are not
+/// checked.
 pub fn is_tracestate(text: &str) -> bool {
     (1..=MAX_TRACESTATE_BYTES).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
@@ -37,7 +36,7 @@ mod tests {
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_traceparent_has_the_form_of_its_version_and_ids_that_are_some() {
+    fn a_traceparent_has_the_form_of_its_version_and_nonzero_ids() {
         let later = |version: &str, more: &str| format!("{version}{}{more}", &TRACE[2..]);
         let longest = later("01", &format!("-{}", "x".repeat(MAX_TRACEPARENT_BYTES - 56)));
         for good in [TRACE, &later("01", ""), &later("01", "-"), &later("fe", "-more"), &longest] {

@@ -1,14 +1,13 @@
-//! Drives a decoder with arbitrary and mutated records, from a seed: no panic, no record that takes long, no memory
-//! that stays, and whatever else the caller holds each record to. For tests; every crate with a decoder drives its own.
+//! Fuzz tests of decoders with arbitrary and mutated records from a seed. The driver checks for panics, slow records
+//! and memory use; the caller checks the result of each record. Each crate with a decoder has its own fuzz test.
 //!
-//! Lives here: the driver. What a record is made of is in `record`, how one is mutated in `mutate`. Does not live here:
-//! any decoder, and what its answers must be.
+//! `record` makes a record, `mutate` mutates one.
 //!
-//! | variable | means |
+//! | variable | meaning |
 //! | --- | --- |
 //! | `DECODER_RECORDS` | records for each decoder; 200,000 by default |
-//! | `DECODER_SEED` | another run; the default is fixed |
-//! | `DECODER_FIRST` | the number of the first record: with `DECODER_RECORDS=1` a failure is repeated |
+//! | `DECODER_SEED` | the seed; the default is fixed |
+//! | `DECODER_FIRST` | number of the first record; `DECODER_RECORDS=1` then reproduces a failure |
 
 mod mutate;
 mod record;
@@ -23,29 +22,29 @@ pub use rng::Rng;
 
 const DEFAULT_RECORDS: u64 = 200_000;
 const DEFAULT_SEED: u64 = 0x0007_2199_e750_0001;
-/// What a record may take, whatever its size: far above what any needs.
-const LEAST_BOUND: Duration = Duration::from_millis(50);
-/// And per byte. Linear, so that a large record shows what grows faster.
-const BOUND_PER_BYTE: Duration = Duration::from_nanos(1000);
-/// A slow record is tried again this often before it is believed.
-const TRIES: u32 = 6;
-/// What the process may have needed at its worst over the whole drive, bytes.
-const MEMORY_BOUND: u64 = 1024 * 1024 * 1024;
+/// Time limit of a small record, far more than any needs.
+const BASE_TIME_LIMIT: Duration = Duration::from_millis(50);
+/// Additional time limit per byte. It is linear, so that large records show superlinear decoders.
+const TIME_LIMIT_PER_BYTE: Duration = Duration::from_nanos(1000);
+/// How often a slow record is repeated before the test fails.
+const SLOW_RETRIES: u32 = 6;
+/// Limit of the process's peak memory, bytes.
+const MEMORY_LIMIT: u64 = 1024 * 1024 * 1024;
 
-/// What became of a record.
+/// The result of decoding one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DecodeOutcome {
     Read,
-    /// It says nothing, and the decoder said why.
+    /// The decoder refused the record, with a reason.
     Refused,
 }
 
-/// What a drive saw.
+/// Statistics of a fuzz test.
 #[derive(Debug, Default)]
-struct Seen {
+struct Stats {
     read: u64,
     refused: u64,
-    /// The longest time that one record took, at the best of several tries.
+    /// The longest time of one record, as the minimum of several tries.
     slowest: Duration,
     /// The largest record, bytes.
     largest: usize,
@@ -57,60 +56,59 @@ struct Plan {
     records: u64,
 }
 
-/// Gives `decode` as many records as the environment asks for, made from `samples`, and prints what it saw. `decode`
-/// answers a sentence where something does not hold that must.
+/// Calls `decode` with the configured number of records, made from `samples`, and prints statistics. `decode` returns
+/// an error sentence if a check of the caller fails.
 ///
 /// # Panics
-/// When `decode` panics, takes too long or answers a sentence, with the seed and the number of the record; when nothing
-/// at all was read, since that shows little; when the environment cannot be read.
-pub fn drive(name: &str, samples: &Samples<'_>, decode: impl Fn(&[u8]) -> Result<Verdict, String>) {
+/// When `decode` panics, is too slow or returns an error, with seed and number of the record; when no record was read,
+/// because then the test shows little; when an environment variable is invalid.
+pub fn drive(name: &str, samples: &Samples<'_>, decode: impl Fn(&[u8]) -> Result<DecodeOutcome, String>) {
     let plan = plan();
     let stream = plan.seed ^ hash(name);
-    let begun = Instant::now();
-    let mut seen = Seen::default();
+    let started = Instant::now();
+    let mut stats = Stats::default();
     let mut bytes = Vec::new();
     for number in plan.first..plan.first.saturating_add(plan.records) {
         record::make(&mut Rng::of(stream, number), samples, &mut bytes);
-        let (mut taken, outcome) = timed(&decode, &bytes);
+        let (mut elapsed, outcome) = timed(&decode, &bytes);
         match outcome {
-            Ok(Verdict::Read) => seen.read += 1,
-            Ok(Verdict::Refused) => seen.refused += 1,
+            Ok(DecodeOutcome::Read) => stats.read += 1,
+            Ok(DecodeOutcome::Refused) => stats.refused += 1,
             Err(sentence) => fail(name, &plan, number, &bytes, &sentence),
         }
-        let bound = LEAST_BOUND + BOUND_PER_BYTE * u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        // Once more whatever is slower than all before: a busy machine is not the decoder's fault.
-        for _ in 0..TRIES {
-            if taken > seen.slowest {
-                let (begun, again) = (on_processor(), timed(&decode, &bytes).0);
-                // What this thread itself used, to a tick or two: where the machine has much else to do, the clock on
-                // the wall tells of that.
-                let used = on_processor().zip(begun).map(|(end, begun)| end.saturating_sub(begun));
-                taken = taken.min(again).min(used.filter(|_| again > bound).unwrap_or(again));
+        let limit = BASE_TIME_LIMIT + TIME_LIMIT_PER_BYTE * u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        // Repeat a record that is slower than all before: the machine may be busy.
+        for _ in 0..SLOW_RETRIES {
+            if elapsed > stats.slowest {
+                let (started, again) = (cpu_time(), timed(&decode, &bytes).0);
+                // CPU time of this thread, to a tick or two. On a busy machine the elapsed time is longer.
+                let used = cpu_time().zip(started).map(|(end, start)| end.saturating_sub(start));
+                elapsed = elapsed.min(again).min(used.filter(|_| again > limit).unwrap_or(again));
             }
         }
-        if taken > bound {
-            fail(name, &plan, number, &bytes, &format!("took {taken:?} at best, more than {bound:?}"));
+        if elapsed > limit {
+            fail(name, &plan, number, &bytes, &format!("took {elapsed:?} at best, more than {limit:?}"));
         }
-        seen.slowest = seen.slowest.max(taken);
-        seen.largest = seen.largest.max(bytes.len());
+        stats.slowest = stats.slowest.max(elapsed);
+        stats.largest = stats.largest.max(bytes.len());
     }
     let peak = peak_memory();
     println!(
         "{name}: {} records from seed {:#x}, {} read, {} refused, slowest {:?}, largest {} bytes, {:.1} s, peak {} MiB",
         plan.records,
         plan.seed,
-        seen.read,
-        seen.refused,
-        seen.slowest,
-        seen.largest,
-        begun.elapsed().as_secs_f64(),
+        stats.read,
+        stats.refused,
+        stats.slowest,
+        stats.largest,
+        started.elapsed().as_secs_f64(),
         peak / (1024 * 1024),
     );
-    assert!(peak < MEMORY_BOUND, "{name}: the process needed {peak} bytes");
-    assert!(seen.read > 0 || plan.records < 1000, "{name}: nothing was read");
+    assert!(peak < MEMORY_LIMIT, "{name}: the process needed {peak} bytes");
+    assert!(stats.read > 0 || plan.records < 1000, "{name}: nothing was read");
 }
 
-/// The first `count` records that [`drive`] would give a decoder of that name: to be brought in by another way.
+/// The first `count` records of [`drive`] for a decoder of that name, for tests that use them in another way.
 ///
 /// # Panics
 /// When the environment cannot be read.
@@ -124,10 +122,13 @@ pub fn records(name: &str, samples: &Samples<'_>, count: u64) -> Vec<Vec<u8>> {
     (0..count).map(one).collect()
 }
 
-fn timed(decode: &impl Fn(&[u8]) -> Result<Verdict, String>, bytes: &[u8]) -> (Duration, Result<Verdict, String>) {
-    let begun = Instant::now();
+fn timed(
+    decode: &impl Fn(&[u8]) -> Result<DecodeOutcome, String>,
+    bytes: &[u8],
+) -> (Duration, Result<DecodeOutcome, String>) {
+    let started = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| decode(bytes)));
-    (begun.elapsed(), outcome.unwrap_or_else(|_| Err("panicked".to_owned())))
+    (started.elapsed(), outcome.unwrap_or_else(|_| Err("panicked".to_owned())))
 }
 
 fn fail(name: &str, plan: &Plan, number: u64, bytes: &[u8], sentence: &str) -> ! {
@@ -137,7 +138,8 @@ fn fail(name: &str, plan: &Plan, number: u64, bytes: &[u8], sentence: &str) -> !
         let _ = write!(hex, "{byte:02x}");
     }
     panic!(
-        "{name}: {sentence}. Again: DECODER_SEED={:#x} DECODER_FIRST={number} DECODER_RECORDS=1. {} bytes, beginning {hex} = {}",
+        "{name}: {sentence}. Reproduce: DECODER_SEED={:#x} DECODER_FIRST={number} DECODER_RECORDS=1. {} bytes, \
+         starting with {hex} = {}",
         plan.seed,
         bytes.len(),
         String::from_utf8_lossy(bytes).chars().take(300).collect::<String>(),
@@ -163,18 +165,18 @@ fn parse(text: &str) -> Option<u64> {
     }
 }
 
-/// Each decoder gets records of its own.
+/// Each decoder gets different records.
 fn hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// What this thread has used of the processor, to a few milliseconds; `None` where the system does not say.
-fn on_processor() -> Option<Duration> {
+/// CPU time of this thread, to a few milliseconds; `None` if the system does not report it.
+fn cpu_time() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
-/// The most that this process ever had resident, bytes; 0 where the system does not say.
+/// Peak resident memory of this process, bytes; 0 if the system does not report it.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,4 +1,4 @@
-//! What is done to a good record: bits, cuts, copies, splices, and texts and numbers that decoders have stumbled over.
+//! Mutations of a record: flipped bits, truncation, copies, splices, and difficult texts and numbers.
 
 use crate::rng::Rng;
 
@@ -14,7 +14,7 @@ const VARINTS: [&[u8]; 8] = [
     &[0x01],
 ];
 
-/// Bytes that are no UTF-8, or that are and mean trouble.
+/// Bytes that are invalid UTF-8, or difficult UTF-8.
 const BYTES: [&[u8]; 14] = [
     b"\xff",
     b"\xc3",
@@ -90,22 +90,22 @@ fn set(rng: &mut Rng, bytes: &mut [u8]) {
     }
 }
 
-/// A piece of the record: begin and end.
+/// Start and end of a random piece of the record.
 fn piece(rng: &mut Rng, length: usize) -> (usize, usize) {
-    let begin = rng.below(length + 1);
+    let start = rng.below(length + 1);
     let longest = if rng.one_in(4) { length } else { 24 };
-    (begin, (begin + rng.below(longest + 1)).min(length))
+    (start, (start + rng.below(longest + 1)).min(length))
 }
 
 fn remove(rng: &mut Rng, bytes: &mut Vec<u8>) {
-    let (begin, end) = piece(rng, bytes.len());
-    drop(bytes.drain(begin..end));
+    let (start, end) = piece(rng, bytes.len());
+    drop(bytes.drain(start..end));
 }
 
 fn repeat(rng: &mut Rng, bytes: &mut Vec<u8>) {
-    let (begin, end) = piece(rng, bytes.len());
+    let (start, end) = piece(rng, bytes.len());
     let times = if rng.one_in(16) { 1 + rng.below(64) } else { 1 };
-    let copy = bytes[begin..end].repeat(times);
+    let copy = bytes[start..end].repeat(times);
     drop(bytes.splice(end..end, copy));
 }
 
@@ -128,7 +128,7 @@ fn overwrite_one(rng: &mut Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// The beginning of one record and the end of another one.
+/// The start of one record and the end of another one.
 fn splice(rng: &mut Rng, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
     if let Some(other) = rng.choose(others) {
         bytes.truncate(rng.below(bytes.len() + 1));
@@ -136,13 +136,13 @@ fn splice(rng: &mut Rng, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
     }
 }
 
-/// A run of digits becomes another number.
+/// Replaces a run of digits by another number.
 fn number(rng: &mut Rng, bytes: &mut Vec<u8>) {
     let from = rng.below(bytes.len());
-    let Some(begin) = bytes.iter().skip(from).position(u8::is_ascii_digit).map(|at| at + from) else { return };
-    let end = bytes.iter().skip(begin).position(|byte| !byte.is_ascii_digit()).map_or(bytes.len(), |at| at + begin);
+    let Some(start) = bytes.iter().skip(from).position(u8::is_ascii_digit).map(|at| at + from) else { return };
+    let end = bytes.iter().skip(start).position(|byte| !byte.is_ascii_digit()).map_or(bytes.len(), |at| at + start);
     if let Some(number) = rng.choose(&NUMBERS) {
-        drop(bytes.splice(begin..end, number.bytes()));
+        drop(bytes.splice(start..end, number.bytes()));
     }
 }
 

@@ -1,26 +1,27 @@
-//! One record: arbitrary, mutated, of the decoder's own words, or far too large.
+//! Makes one record: arbitrary bytes, a mutated golden record, random tokens, or a very large record.
 
 use crate::mutate::mutate;
 use crate::rng::Rng;
 
-/// One in so many is large: it costs as much as thousands of others.
+/// One in this many records is large. A large one costs as much as thousands of others.
 const LARGE_ONE_IN: usize = 20_000;
-/// The longest of the others; mutations do not add up beyond it.
-const LONGEST: usize = 8 * 1024;
+/// The longest of the other records, bytes.
+const MAX_BYTES: usize = 8 * 1024;
 
-/// What the records of one decoder are made from.
+/// The input from which the records for one decoder are made.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
+    /// Valid records.
     pub golden: &'a [Vec<u8>],
-    /// Pieces that mean something to the decoder.
+    /// Pieces of text that have a meaning for the decoder.
     pub tokens: &'a [&'a str],
-    /// Bytes at the beginning of a golden record that tell what it is: some arbitrary records keep them.
+    /// Length of the header of a golden record, bytes. Some arbitrary records keep the header.
     pub header: usize,
-    /// The size of the few large records, bytes. Above the decoder's own limit, if it has one.
+    /// Size of the few large records, bytes. Larger than the decoder's own limit, if it has one.
     pub large: usize,
 }
 
-/// For decoders of short texts.
+/// Tokens for decoders of short texts.
 pub const ANY_TEXT: &[&str] = &[
     "",
     " ",
@@ -54,7 +55,7 @@ pub const ANY_TEXT: &[&str] = &[
     "urn:uuid:",
 ];
 
-/// For decoders of JSON.
+/// Tokens for decoders of JSON.
 pub const JSON: &[&str] = &[
     "{",
     "}",
@@ -113,7 +114,7 @@ pub const JSON: &[&str] = &[
     "\u{e9}\u{301}",
 ];
 
-/// Makes the record of this generator in `bytes`.
+/// Makes the next record of the generator in `bytes`.
 pub(crate) fn make(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
     bytes.clear();
     if rng.one_in(LARGE_ONE_IN) {
@@ -130,15 +131,15 @@ pub(crate) fn make(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
             let count = rng.below(300);
             rng.fill(bytes, count);
         }
-        2 | 3 => words(rng, samples, bytes),
-        // As it is: what must be read is among what is not.
+        2 | 3 => random_tokens(rng, samples, bytes),
+        // Unchanged, so that the decoder also gets valid records.
         4 => golden(rng, samples, bytes),
         _ => {
             golden(rng, samples, bytes);
             let most = *rng.choose(&[1, 1, 2, 12]).unwrap_or(&1);
             for _ in 0..1 + rng.below(most) {
                 mutate(rng, bytes, samples.tokens, samples.golden);
-                bytes.truncate(LONGEST);
+                bytes.truncate(MAX_BYTES);
             }
         }
     }
@@ -150,8 +151,8 @@ fn golden(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
     }
 }
 
-/// The decoder's words in any order.
-fn words(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
+/// Random tokens.
+fn random_tokens(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
     for _ in 0..1 + rng.below(24) {
         if let Some(token) = rng.choose(samples.tokens) {
             bytes.extend_from_slice(token.as_bytes());
@@ -159,7 +160,7 @@ fn words(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
     }
 }
 
-/// One piece over and over: alone, anywhere in a good record, or as the value of a member.
+/// One piece repeated many times: alone, anywhere in a golden record, or as the value of a member.
 fn large(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
     const PIECES: [(&str, &str); 14] = [
         ("[", "]"),
@@ -180,7 +181,7 @@ fn large(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
     const MEMBERS: [&str; 9] =
         ["zzz", "payload", "data", "metadata", "dedup_id", "event_ids", "type", "timestamp", "data_base64"];
     let (opening, closing) = *rng.choose(&PIECES).unwrap_or(&("[", "]"));
-    // Half of them close to, but below what decoders take.
+    // Half of them are a little smaller than the limit of the decoders.
     let size = if rng.one_in(2) { samples.large } else { samples.large * 9 / 20 };
     let times = size / (opening.len() + closing.len());
     let middle = [opening.repeat(times), closing.repeat(times)].concat();
@@ -205,7 +206,7 @@ fn large(rng: &mut Rng, samples: &Samples<'_>, bytes: &mut Vec<u8>) {
     drop(bytes.splice(at..at, text.bytes()));
 }
 
-/// An object of as many different members as fit.
+/// An object of about `size` bytes with as many different members as fit.
 fn many_members(rng: &mut Rng, size: usize) -> String {
     let mut object = String::with_capacity(size);
     let salt = rng.bits();

@@ -1,6 +1,7 @@
-//! Random numbers that are the same on every machine and in every version: a record is its seed and its number.
+//! Deterministic random numbers: seed and number of a record give the same record on every machine and in every
+//! version.
 
-/// A small generator (splitmix64): fast, and good enough to mutate bytes. Not for secrets.
+/// splitmix64: fast, and good enough to mutate bytes. Not for secrets.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
@@ -23,7 +24,7 @@ impl Rng {
 
     /// Below `bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // The bias is of no matter here.
+        // The modulo bias does not matter here.
         usize::try_from(self.bits() % (bound.max(1) as u64)).unwrap_or(0)
     }
 
@@ -36,12 +37,12 @@ impl Rng {
         self.bits().to_le_bytes()[0]
     }
 
-    /// One of them; `None` when there is none.
+    /// One of the items; `None` if there are none.
     pub fn choose<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         items.get(self.below(items.len()))
     }
 
-    /// Appends so many random bytes.
+    /// Appends `count` random bytes.
     pub fn fill(&mut self, bytes: &mut Vec<u8>, count: usize) {
         for _ in 0..count.div_ceil(8) {
             bytes.extend_from_slice(&self.bits().to_le_bytes());

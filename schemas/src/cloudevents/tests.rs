@@ -1,12 +1,13 @@
-//! What holds of CloudEvents in each mode.
+//! CloudEvents in each mode.
 
 use proptest::prelude::*;
 
 use super::*;
 
-const FULL: &str = r#"{"specversion": "1.0", "id": "A-1", "source": "/shop/1", "type": "order.created", "time": "2026-11-21T09:00:00Z",
-    "subject": "o/7", "datacontenttype": "application/json", "dataschema": "https://a.test/s", "partitionkey": "c-9",
-    "sequence": 12, "sampled": true, "absent": null, "data": { "id": 7.0 }}"#;
+const FULL: &str = r#"{"specversion": "1.0", "id": "A-1", "source": "/shop/1", "type": "order.created",
+    "time": "2026-11-21T09:00:00Z", "subject": "o/7", "datacontenttype": "application/json",
+    "dataschema": "https://a.test/s", "partitionkey": "c-9", "sequence": 12, "sampled": true,
+    "absent": null, "data": { "id": 7.0 }}"#;
 
 fn fields(result: Result<NewEvent, Invalid>) -> Vec<String> {
     match result {
@@ -27,7 +28,7 @@ fn binary_data(content_type: Option<&str>, body: &[u8]) -> Result<String, Invali
 }
 
 #[test]
-fn a_structured_event_is_mapped_whole() {
+fn all_parts_of_a_structured_event_are_mapped() {
     let event = structured(FULL.as_bytes()).unwrap();
     assert_eq!(event.event_type, "order.created");
     assert_eq!(event.payload, "{ \"id\": 7.0 }");
@@ -65,7 +66,7 @@ fn both_modes_give_the_same_event() {
 }
 
 #[test]
-fn the_four_required_attributes_must_be_there() {
+fn four_attributes_are_required() {
     assert_eq!(fields(structured(b"{}")), ["specversion", "id", "source", "type"]);
     assert_eq!(fields(binary(std::iter::empty(), None, b"")), ["specversion", "id", "source", "type"]);
     assert_eq!(
@@ -102,7 +103,7 @@ fn binary_data_is_kept_by_its_content_type() {
 }
 
 #[test]
-fn attributes_keep_the_limits_of_every_event() {
+fn attributes_have_the_limits_of_every_event() {
     let long = "x".repeat(256);
     assert_eq!(fields(structured(&with(&format!(r#", "partitionkey": "{long}""#)))), ["partitionkey"]);
     assert_eq!(fields(structured(&with(r#", "time": "now""#))), ["time"]);
@@ -117,8 +118,8 @@ fn attributes_keep_the_limits_of_every_event() {
         ["id", "source", "type"]
     );
     assert!(matches!(structured(&with(r#", "id": "2""#)), Err(Invalid::Malformed { .. })));
-    let twice = REQUIRED.into_iter().chain([("id", "2")]);
-    assert_eq!(fields(binary(twice, None, b"")), ["id"]);
+    let duplicate = REQUIRED.into_iter().chain([("id", "2")]);
+    assert_eq!(fields(binary(duplicate, None, b"")), ["id"]);
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn a_long_source_and_id_are_hashed() {
 }
 
 #[test]
-fn percent_encoding_is_undone_and_other_percent_signs_stay() {
+fn percent_encoding_is_decoded_and_other_percents_stay() {
     for (value, text) in [
         ("a", Some("a")),
         ("Euro%20%E2%82%AC", Some("Euro \u{20ac}")),
@@ -144,7 +145,7 @@ fn percent_encoding_is_undone_and_other_percent_signs_stay() {
 }
 
 #[test]
-fn a_batch_answers_item_by_item() {
+fn a_batch_has_one_result_per_item() {
     let body = [b"[".as_slice(), &with(""), b", {}, 1]"].concat();
     let results = batch(&body).unwrap();
     assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false]);
@@ -155,12 +156,16 @@ fn a_batch_answers_item_by_item() {
 
 proptest! {
     #[test]
-    fn different_sources_and_ids_never_share_a_dedup_id(a in "[a/:]{1,3}", b in "[a/: ]{1,3}", c in "[a/:]{1,3}", d in "[a/: ]{1,3}") {
+    fn different_sources_and_ids_never_share_a_dedup_id(
+        a in "[a/:]{1,3}", b in "[a/: ]{1,3}", c in "[a/:]{1,3}", d in "[a/: ]{1,3}",
+    ) {
         prop_assert_eq!(dedup_id(&a, &b) == dedup_id(&c, &d), (a, b) == (c, d));
     }
 
     #[test]
-    fn no_bytes_make_the_readers_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), name in ".*", value in ".*") {
+    fn no_bytes_make_the_parsers_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..100), name in ".*", value in ".*",
+    ) {
         drop(structured(&bytes));
         drop(batch(&bytes));
         drop(binary(REQUIRED.into_iter().chain([(name.as_str(), value.as_str())]), Some(&value), &bytes));

@@ -1,4 +1,4 @@
-//! The codec's promises: golden bytes stay readable and writable, versions read each other, hostile bytes are errors.
+//! Golden bytes decode and encode unchanged, schema versions read each other, and invalid bytes are errors.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ fn full_event() -> Event {
     }
 }
 
-/// As far as the first version goes.
+/// The event with the fields of version 1.
 fn full_event_v1() -> Event {
     let event = full_event();
     Event { dedup: event.dedup.map(|dedup| Dedup { dedup_id: None, ..dedup }), ..event }
@@ -81,7 +81,7 @@ fn attempt() -> DeliveryAttempt {
 }
 
 #[test]
-fn golden_bytes_decode_to_the_same_values_for_ever() {
+fn golden_bytes_decode_to_the_same_values() {
     assert_eq!(decode_event(EVENT_V1).unwrap(), full_event_v1());
     assert_eq!(decode_event(EVENT_BARE_V1).unwrap(), bare_event());
     assert_eq!(decode_event(EVENT_V2).unwrap(), full_event());
@@ -90,18 +90,18 @@ fn golden_bytes_decode_to_the_same_values_for_ever() {
     assert_eq!(decode_attempt(ATTEMPT_V1).unwrap(), attempt());
 }
 
-/// Holds for the newest version only: a new version gets golden bytes of its own and these move to them.
+/// For the newest version only: a new version gets its own golden bytes, and this test moves to them.
 #[test]
-fn todays_encoder_still_gives_the_golden_bytes() {
+fn the_encoder_gives_the_golden_bytes() {
     assert_eq!(encode_event(&full_event()).unwrap(), EVENT_V2);
     assert_eq!(encode_event(&bare_event()).unwrap(), EVENT_BARE_V2);
     assert_eq!(encode_ack(&ack()).unwrap(), ACK_V1);
     assert_eq!(encode_attempt(&attempt()).unwrap(), ATTEMPT_V1);
 }
 
-/// The values come from another implementation of the specification: what a producer in any language writes.
+/// The expected values are from another implementation of the specification, as producers in other languages use it.
 #[test]
-fn the_fingerprints_are_those_of_the_specification_and_the_librarys_own_are_read_too() {
+fn both_the_right_and_the_librarys_fingerprints_are_read() {
     assert_eq!(EVENT_V1[2..10], [0xeb, 0x0b, 0x19, 0xa0, 0x05, 0x46, 0x80, 0x25]);
     assert_eq!(EVENT_V2[2..10], [0xd6, 0x6b, 0xe8, 0xef, 0x53, 0x6b, 0xd7, 0xc9]);
     assert_eq!(ACK_V1[2..10], [0xc0, 0xc2, 0xb5, 0x96, 0xad, 0xaf, 0x68, 0xfa]);
@@ -127,9 +127,9 @@ fn every_version_of_a_record_reads_every_other() {
     }
 }
 
-/// What the test above would say of a change that is not compatible.
+/// Shows that the test above fails for an incompatible change.
 #[test]
-fn a_new_field_without_a_default_breaks_compatibility_and_one_with_a_default_does_not() {
+fn only_a_new_field_with_a_default_is_compatible() {
     let today = Schema::parse_str(ACK_VERSIONS.newest).unwrap();
     let with =
         |field: &str| Schema::parse_str(&ACK_VERSIONS.newest.replace("\n  ]", &format!(", {field}\n  ]"))).unwrap();
@@ -140,14 +140,15 @@ fn a_new_field_without_a_default_breaks_compatibility_and_one_with_a_default_doe
 }
 
 #[test]
-fn an_older_and_a_newer_version_are_read_with_defaults_and_without_what_is_unknown() {
-    // An event schema that lacks all that has a default, and one with fields this program does not know.
+fn older_and_newer_versions_are_read() {
+    // An older schema without the fields that have defaults, and a newer one with additional fields.
     let older = r#"{"type": "record", "name": "Event", "namespace": "triggers.v1", "fields": [
         {"name": "org_id", "type": "string"}, {"name": "event_id", "type": "string"},
         {"name": "event_type", "type": "string"}, {"name": "payload", "type": "string"}]}"#;
     let newer = EVENT_VERSIONS.newest.replace(
         r#"{"name": "traceparent""#,
-        r#"{"name": "tags", "type": {"type": "map", "values": ["null", "long"]}, "default": {}}, {"name": "traceparent""#,
+        r#"{"name": "tags", "type": {"type": "map", "values": ["null", "long"]}, "default": {}},
+           {"name": "traceparent""#,
     );
     let codec = Codec::open(&Versions { older: &[older, EVENT_VERSIONS.newest], newest: &newer }).unwrap();
 
@@ -181,7 +182,7 @@ fn an_older_and_a_newer_version_are_read_with_defaults_and_without_what_is_unkno
 }
 
 #[test]
-fn another_records_bytes_and_trailing_bytes_are_told_apart() {
+fn other_records_and_trailing_bytes_are_different_errors() {
     assert!(matches!(decode_event(ACK_V1), Err(DecodeError::UnknownSchema { .. })));
     assert!(matches!(decode_event(b"{}"), Err(DecodeError::NoMarker)));
     assert!(matches!(decode_event(&EVENT_V1[..9]), Err(DecodeError::NoMarker)));
@@ -190,7 +191,7 @@ fn another_records_bytes_and_trailing_bytes_are_told_apart() {
 }
 
 #[test]
-fn a_huge_length_prefix_is_an_error_and_reserves_nothing() {
+fn a_huge_length_prefix_is_an_error_without_allocation() {
     // The first field is a string; its length is a zigzag varint: 2^62, the largest positive, and -1.
     for length in
         [&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01][..], &[0xFE, 0xFF, 0xFF, 0xFF, 0x0F], &[0x01]]
@@ -198,7 +199,7 @@ fn a_huge_length_prefix_is_an_error_and_reserves_nothing() {
         let value = [&ACK_V1[..10], length].concat();
         assert!(matches!(decode_ack(&value), Err(DecodeError::Malformed(_))), "{length:x?}");
     }
-    // Lazily made, so ask once more for what holds in this process.
+    // The codec sets the limit at first use; this call returns the limit of the process.
     assert_eq!(apache_avro::util::max_allocation_bytes(usize::MAX), MAX_ALLOCATION_BYTES);
 }
 
@@ -213,7 +214,7 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_record_is_an_error(cut in 0..ATTEMPT_V1.len()) {
+    fn a_truncated_record_is_an_error(cut in 0..ATTEMPT_V1.len()) {
         prop_assert!(decode_attempt(&ATTEMPT_V1[..cut]).is_err());
         prop_assert!(decode_event(&EVENT_V1[..cut.min(EVENT_V1.len() - 1)]).is_err());
     }
@@ -226,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn any_event_survives_its_bytes(
+    fn any_event_survives_encoding(
         payload in ".*",
         event_type in ".*",
         occurred_at in any::<Option<i64>>(),
@@ -239,8 +240,8 @@ proptest! {
     }
 }
 
-/// Writes the golden bytes of the newest version. Run by hand, once, when a version is added; existing files are left
-/// alone.
+/// Writes the golden bytes of the newest version. Run it by hand once, when a version is added. It keeps existing
+/// files.
 #[test]
 #[ignore = "writes files; only for a new version"]
 fn write_golden_bytes() {

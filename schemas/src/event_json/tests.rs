@@ -1,4 +1,4 @@
-//! What holds of every new event.
+//! Parsing and validation of new events.
 
 use proptest::prelude::*;
 
@@ -25,7 +25,8 @@ fn accepted(body: &str) -> NewEvent {
 #[test]
 fn a_full_event_is_read_with_its_payload_verbatim() {
     let event = accepted(
-        r#" {"event_type": "order.created", "payload": { "id" : 7.0e0,  "b":"\u0041\u0000\/", "id": 1e999 } , "dedup_id": "ord-7",
+        r#" {"event_type": "order.created",
+             "payload": { "id" : 7.0e0,  "b":"\u0041\u0000\/", "id": 1e999 } , "dedup_id": "ord-7",
              "timestamp": "2026-11-21T09:00:00.1234567+01:00", "source": "shop", "ordering_key": "customer-9",
              "metadata": {"k": "v", "e": ""}, "unknown": [{"x": 1}], "unknown": 2} "#,
     );
@@ -44,14 +45,15 @@ fn any_json_value_is_a_payload_and_null_elsewhere_means_absent() {
         assert_eq!(accepted(&format!(r#"{{"type": "a", "data": {payload}}}"#)).payload, payload);
     }
     let event = accepted(
-        r#"{"type": null, "event_type": "a", "payload": null, "dedup_id": null, "source": null, "ordering_key": null, "timestamp": null, "metadata": null}"#,
+        r#"{"type": null, "event_type": "a", "payload": null, "dedup_id": null, "source": null, "ordering_key": null,
+            "timestamp": null, "metadata": null}"#,
     );
     assert_eq!((event.dedup_id, event.source, event.ordering_key, event.occurred_at), (None, None, None, None));
     assert!(event.metadata.is_empty());
 }
 
 #[test]
-fn aliases_may_be_given_both_when_they_say_the_same() {
+fn both_aliases_are_allowed_if_they_are_equal() {
     assert_eq!(accepted(r#"{"type": "a\u0062", "event_type": "ab", "payload": [1], "data": [1]}"#).event_type, "ab");
     assert_eq!(fields(r#"{"type": "a", "event_type": "b", "payload": 1}"#)[0].0, "event_type");
     assert_eq!(fields(r#"{"type": "a", "data": [1], "payload": [ 1]}"#)[0].0, "payload");
@@ -59,15 +61,15 @@ fn aliases_may_be_given_both_when_they_say_the_same() {
 }
 
 #[test]
-fn a_key_of_the_envelope_twice_is_malformed_with_its_place() {
+fn a_duplicate_key_of_the_envelope_is_malformed() {
     let message = malformed(b"{\"type\": \"a\",\n \"payload\": 1, \"type\": \"a\"}");
-    assert_eq!(message, "the key \"type\" is there twice, again at line 2 column 24");
-    assert!(malformed(br#"{"payload": 1, "pay\u006coad": 1, "type": "a"}"#).contains("twice"));
+    assert_eq!(message, "the key \"type\" is duplicated at line 2 column 24");
+    assert!(malformed(br#"{"payload": 1, "pay\u006coad": 1, "type": "a"}"#).contains("duplicated"));
 }
 
 #[test]
-fn malformed_bodies_are_told_with_line_and_column() {
-    for (body, place) in [
+fn malformed_bodies_are_reported_with_line_and_column() {
+    for (body, position) in [
         (&b""[..], "line 1 column 1"),
         (b" \n ", "line 1 column 1"),
         (b"\xEF\xBB\xBF{}", "line 1 column 1"),
@@ -89,19 +91,19 @@ fn malformed_bodies_are_told_with_line_and_column() {
         (b"{\"\\ud800\": 1}", "line 1 column"),
     ] {
         let message = malformed(body);
-        assert!(message.contains(place), "{} gave {message}", String::from_utf8_lossy(body));
+        assert!(message.contains(position), "{} gave {message}", String::from_utf8_lossy(body));
     }
 }
 
 #[test]
-fn flaws_inside_the_payload_are_the_payloads_fault() {
+fn flaws_inside_the_payload_are_errors_of_the_payload() {
     let [(field, reason)] = &fields("{\"type\": \"a\",\n\"payload\": {\"k\": \"\\uDBFF\"}}")[..] else { panic!() };
-    assert_eq!((field.as_str(), reason.as_str()), ("payload", "holds a lone surrogate at line 2 column 19"));
+    assert_eq!((field.as_str(), reason.as_str()), ("payload", "contains a lone surrogate at line 2 column 19"));
     let nested = |depth: usize| format!(r#"{{"type": "a", "data": {}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     accepted(&nested(64));
     let [(field, reason)] = &fields(&nested(65))[..] else { panic!() };
     assert_eq!((field.as_str(), reason.as_str()), ("data", "is nested deeper than 64 at line 1 column 87"));
-    // Far beyond serde_json's own limit, and the stack's.
+    // Far deeper than serde_json's own limit and the stack.
     assert_eq!(fields(&nested(100_000))[0].0, "data");
     accepted(r#"{"type": "a", "data": "\ud83d\ude00"}"#);
 }
@@ -117,9 +119,10 @@ fn the_payload_limit_counts_bytes_of_json_text() {
 }
 
 #[test]
-fn all_faults_are_told_together_in_the_order_of_the_contract() {
+fn all_invalid_fields_are_reported_in_the_contracts_order() {
     let found = fields(
-        r#"{"type": " ", "dedup_id": "", "timestamp": "yesterday", "source": 1, "ordering_key": "a\u0000", "metadata": {"k": 1, "l": null}}"#,
+        r#"{"type": " ", "dedup_id": "", "timestamp": "yesterday", "source": 1, "ordering_key": "a\u0000",
+            "metadata": {"k": 1, "l": null}}"#,
     );
     let names: Vec<&str> = found.iter().map(|(field, _)| field.as_str()).collect();
     assert_eq!(
@@ -132,7 +135,7 @@ fn all_faults_are_told_together_in_the_order_of_the_contract() {
 }
 
 #[test]
-fn types_are_1_to_255_characters_without_controls_or_outer_blanks_and_not_reserved() {
+fn invalid_and_reserved_event_types_are_refused() {
     let body = |event_type: &str| serde_json::json!({"event_type": event_type, "payload": 1}).to_string();
     let longest = "\u{e4}".repeat(255);
     for good in ["a", "order.created", "a b", "\u{1F600}", "triggersx", "trigger.s", &longest] {
@@ -188,7 +191,7 @@ fn metadata_is_at_most_32_pairs_of_strings() {
 }
 
 #[test]
-fn timestamps_are_rfc_3339_with_an_offset_in_the_years_1_to_9999() {
+fn timestamps_are_rfc_3339_in_the_years_1_to_9999() {
     let body = |time: &str| format!(r#"{{"type": "a", "data": 1, "timestamp": "{time}"}}"#);
     for (time, micros) in [
         ("1970-01-01T00:00:00Z", 0),
@@ -255,22 +258,26 @@ proptest! {
 
     #[test]
     fn a_damaged_event_never_panics(at in 0_usize..120, byte in any::<u8>(), cut in any::<prop::sample::Index>()) {
-        let mut body = br#"{"type": "a\u00e4", "payload": {"a": [1, "\ud83d\ude00"]}, "metadata": {"k": "v"}, "timestamp": "2026-11-21T09:00:00Z"}"#.to_vec();
-        if let Some(place) = body.get_mut(at) { *place = byte; }
+        let mut body = br#"{"type": "a\u00e4", "payload": {"a": [1, "\ud83d\ude00"]}, "metadata": {"k": "v"},
+            "timestamp": "2026-11-21T09:00:00Z"}"#.to_vec();
+        if let Some(target) = body.get_mut(at) { *target = byte; }
         drop(parse(&body));
         body.truncate(cut.index(body.len()));
         prop_assert!(parse(&body).is_err());
     }
 
-    /// Whatever is accepted also holds by the rules for records made elsewhere: the materializer takes all that ingest
-    /// takes.
+    /// The materializer accepts every event that ingest accepts.
     #[test]
-    fn what_is_accepted_passes_the_check_of_records(event_type in "\\PC{0,4}", payload in json(), dedup_id in "\\PC{0,3}") {
-        let body = format!("{{\"type\":{},\"payload\":{payload},\"dedup_id\":{}}}", serde_json::to_string(&event_type).unwrap(), serde_json::to_string(&dedup_id).unwrap());
+    fn an_accepted_event_passes_the_check_of_records(
+        event_type in "\\PC{0,4}", payload in json(), dedup_id in "\\PC{0,3}",
+    ) {
+        let quoted = |text: &str| serde_json::to_string(text).unwrap();
+        let (event_type, dedup_id) = (quoted(&event_type), quoted(&dedup_id));
+        let body = format!("{{\"type\":{event_type},\"payload\":{payload},\"dedup_id\":{dedup_id}}}");
         if let Ok(new) = parse(body.as_bytes()) {
             let dedup = new.dedup_id.clone().map(|id| Dedup::dedup_id(id, body.as_bytes()));
             let event = new.into_event(OrgId::generate(), EventId::generate(), dedup, None);
-            prop_assert_eq!(limits::check(&event), Ok(()));
+            prop_assert_eq!(limits::check_event(&event), Ok(()));
         }
     }
 }

@@ -1,43 +1,44 @@
-//! Judges JSON text where serde_json does not: byte-order mark, wrong UTF-8, nesting, lone surrogates; and says where
-//! in the text something is.
+//! Checks of JSON text that serde_json does not do: byte-order mark, UTF-8, nesting, lone surrogates. Also converts
+//! byte offsets to lines and columns.
 
 use serde::de::IgnoredAny;
 
-use super::{Invalid, MAX_PAYLOAD_DEPTH};
+use super::constants::MAX_PAYLOAD_DEPTH;
+use super::error::Invalid;
 
-/// What is wrong at one byte of a text that is JSON otherwise.
+/// An error in a text that is well-formed JSON otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flaw {
     /// Byte offset.
     pub(crate) at: usize,
-    /// To be read after "the payload" or the like.
+    /// Continues a sentence that starts with "the payload" or the like.
     pub(crate) reason: &'static str,
 }
 
 const TOO_DEEP: &str = "is nested deeper than 64";
-const LONE_SURROGATE: &str = "holds a lone surrogate";
+const LONE_SURROGATE: &str = "contains a lone surrogate";
 
-/// The body as text.
-pub(crate) fn of_body(body: &[u8]) -> Result<&str, Invalid> {
+/// The body as text: UTF-8 without a byte-order mark.
+pub(crate) fn body_text(body: &[u8]) -> Result<&str, Invalid> {
     if body.starts_with(b"\xEF\xBB\xBF") {
-        return Err(malformed("the body begins with a byte-order mark at line 1 column 1"));
+        return Err(malformed("the body starts with a byte-order mark at line 1 column 1"));
     }
     std::str::from_utf8(body).map_err(|error| {
-        // The part before the wrong byte is UTF-8.
+        // The part before the invalid byte is UTF-8.
         let valid = std::str::from_utf8(&body[..error.valid_up_to()]).unwrap_or_default();
-        malformed(format!("the body is not UTF-8 at {}", place(valid, valid.len())))
+        malformed(format!("the body is not UTF-8 at {}", line_and_column(valid, valid.len())))
     })
 }
 
-/// Line and column of a byte offset, both from 1; columns count bytes, as serde_json's do.
-pub(crate) fn place(text: &str, at: usize) -> String {
+/// Line and column of a byte offset, both from 1. Columns count bytes, as in serde_json.
+pub(crate) fn line_and_column(text: &str, at: usize) -> String {
     let before = &text.as_bytes()[..at.min(text.len())];
     let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
     let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
     format!("line {line} column {column}")
 }
 
-/// Where `part`, a slice of `text`, begins in it.
+/// The byte offset of `part`, a slice of `text`, in `text`.
 pub(crate) fn offset_of(text: &str, part: &str) -> usize {
     part.as_ptr().addr().saturating_sub(text.as_ptr().addr())
 }
@@ -46,23 +47,23 @@ pub(crate) fn malformed(message: impl Into<String>) -> Invalid {
     Invalid::Malformed { message: message.into() }
 }
 
-/// What serde_json found, in its words, which end with line and column.
-pub(crate) fn syntax(error: &serde_json::Error) -> Invalid {
+/// An error of serde_json. Its text ends with line and column.
+pub(crate) fn syntax_error(error: &serde_json::Error) -> Invalid {
     malformed(format!("the JSON is malformed: {error}"))
 }
 
-/// The first flaw of a payload that came from elsewhere than a JSON body: all that [`first_flaw`] finds, and whether it
-/// is JSON at all.
+/// The first error of a payload that was not part of a JSON body: a syntax error, or a flaw as in [`first_flaw`].
 pub(crate) fn payload_flaw(json: &str) -> Option<String> {
     if let Err(error) = serde_json::from_str::<IgnoredAny>(json) {
         return Some(format!("is not JSON: {error}"));
     }
-    first_flaw(json, MAX_PAYLOAD_DEPTH).map(|flaw| format!("{} at {}", flaw.reason, place(json, flaw.at)))
+    first_flaw(json, MAX_PAYLOAD_DEPTH).map(|flaw| format!("{} at {}", flaw.reason, line_and_column(json, flaw.at)))
 }
 
-/// The first nesting beyond `max_depth` or lone surrogate in `json`. serde_json skips values without judging either.
+/// The first nesting deeper than `max_depth`, or lone surrogate, in `json`. serde_json checks neither in a value that
+/// it skips.
 ///
-/// `json` must have been found well-formed before: anything else gives an answer, but not a meaningful one.
+/// `json` must be well-formed. Otherwise the result is meaningless, but there is no panic.
 pub(crate) fn first_flaw(json: &str, max_depth: usize) -> Option<Flaw> {
     let bytes = json.as_bytes();
     let mut depth = 0_usize;
@@ -87,7 +88,8 @@ pub(crate) fn first_flaw(json: &str, max_depth: usize) -> Option<Flaw> {
     None
 }
 
-/// The offset of the quote that ends the string which begins at `at`, or that of its first lone surrogate.
+/// The offset of the closing quote of the string whose content starts at `at`. The error is the offset of its first
+/// lone surrogate.
 fn end_of_string(bytes: &[u8], mut at: usize) -> Result<usize, usize> {
     while let Some(&byte) = bytes.get(at) {
         match byte {
@@ -149,30 +151,30 @@ mod tests {
     }
 
     #[test]
-    fn a_place_counts_lines_and_bytes_from_one() {
-        assert_eq!(place("", 0), "line 1 column 1");
-        assert_eq!(place("ab\ncd", 4), "line 2 column 2");
-        assert_eq!(place("ab", 9), "line 1 column 3");
+    fn line_and_column_count_from_one() {
+        assert_eq!(line_and_column("", 0), "line 1 column 1");
+        assert_eq!(line_and_column("ab\ncd", 4), "line 2 column 2");
+        assert_eq!(line_and_column("ab", 9), "line 1 column 3");
     }
 
     #[test]
-    fn payload_text_from_elsewhere_must_be_one_json_value() {
+    fn a_payload_that_is_not_from_json_must_be_one_json_value() {
         assert_eq!(payload_flaw(" {\"a\": [1, \"\\u0000\"]} "), None);
         for bad in ["", "{", "1 2", "\u{feff}1", "nul", "\"\u{0}\"", "01", &"[".repeat(200_000)] {
             assert!(payload_flaw(bad).unwrap().starts_with("is not JSON: "));
         }
-        assert_eq!(payload_flaw("[\n\"\\ud800\"]").unwrap(), "holds a lone surrogate at line 2 column 2");
+        assert_eq!(payload_flaw("[\n\"\\ud800\"]").unwrap(), "contains a lone surrogate at line 2 column 2");
     }
 
     proptest! {
         #[test]
-        fn any_text_gives_an_answer(text in r#"[\\"u{}\[\]d8cD0-9]{0,60}"#) {
+        fn any_text_gives_a_result(text in r#"[\\"u{}\[\]d8cD0-9]{0,60}"#) {
             first_flaw(&text, 3);
         }
 
-        /// serde_json judges surrogates when it makes a `String`: both must agree.
+        /// serde_json rejects lone surrogates when it makes a `String`; both must agree.
         #[test]
-        fn surrogates_are_judged_as_serde_json_does(units in prop::collection::vec(0xD7FE_u32..0xE002, 0..6)) {
+        fn surrogates_are_checked_as_serde_json_does(units in prop::collection::vec(0xD7FE_u32..0xE002, 0..6)) {
             let json = format!("\"{}\"", units.iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>());
             prop_assert_eq!(first_flaw(&json, 1).is_none(), serde_json::from_str::<String>(&json).is_ok(), "{}", json);
         }

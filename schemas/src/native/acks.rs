@@ -1,7 +1,8 @@
 //! Records of `triggers.acks.v1`: one acknowledgement in Avro, or up to a thousand event ids in JSON.
 
 use super::encoding::{Encoding, encoding_of};
-use super::{Unreadable, organization_of, same_organization, value_of};
+use super::parts::{organization_of, same_organization, value_of};
+use super::unreadable::Unreadable;
 use crate::codec;
 use crate::event_json::envelope::{Envelope, items};
 use crate::ids::EventId;
@@ -10,11 +11,11 @@ use crate::records::Ack;
 /// The most events that one JSON record may acknowledge.
 pub const MAX_ACKS_PER_RECORD: usize = 1000;
 
-/// Reads one record of `triggers.acks.v1`: Avro, or JSON `{"event_id": "..."}` or `{"event_ids": ["..."]}` with the
-/// organization as key. Ids come in their order and as often as they are named.
+/// Decodes one record of `triggers.acks.v1`: Avro, or JSON `{"event_id": "..."}` or `{"event_ids": ["..."]}` with the
+/// organization as key. The ids keep their order, and duplicates are kept.
 ///
 /// # Errors
-/// [`Unreadable`]; never panics, whatever the record.
+/// [`Unreadable`]. It never panics.
 pub fn read_acks(
     key: Option<&[u8]>,
     value: Option<&[u8]>,
@@ -33,11 +34,11 @@ pub fn read_acks(
 
 fn ids_of_json(value: &[u8]) -> Result<Vec<EventId>, Unreadable> {
     let envelope = Envelope::read(value, |name| matches!(name, "event_id" | "event_ids"), 2)?;
-    let ids = match (envelope.members.given("event_id"), envelope.members.given("event_ids")) {
+    let ids = match (envelope.members.non_null("event_id"), envelope.members.non_null("event_ids")) {
         (Some(id), None) => vec![id],
         (None, Some(ids)) => items(ids, MAX_ACKS_PER_RECORD)
             .map_err(|_| invalid(format!("event_ids must be an array of at most {MAX_ACKS_PER_RECORD} event ids")))?,
-        (Some(_), Some(_)) => return Err(invalid("event_id and event_ids must not both be there")),
+        (Some(_), Some(_)) => return Err(invalid("event_id and event_ids must not be combined")),
         (None, None) => return Err(invalid("event_id or event_ids is required")),
     };
     if ids.is_empty() {

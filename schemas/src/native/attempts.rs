@@ -1,21 +1,21 @@
 //! Records of `triggers.deliveries.v1`.
 
-use super::{Unreadable, organization_of, same_organization, value_of};
+use super::parts::{organization_of, same_organization, value_of};
+use super::unreadable::Unreadable;
 use crate::codec;
-use crate::event_json::limits::{Faults, in_range};
+use crate::event_json::limits::{FieldErrors, is_time_in_range};
 use crate::records::DeliveryAttempt;
 
-/// The longest excerpt of an answer that is kept, bytes.
+/// The longest response excerpt that is stored, bytes.
 pub const MAX_RESPONSE_EXCERPT_BYTES: usize = 4096;
-/// The longest error that is kept, bytes.
+/// The longest error that is stored, bytes.
 pub const MAX_ERROR_BYTES: usize = 1024;
 
-/// Reads one record of `triggers.deliveries.v1`, always Avro. Texts that only describe (error, excerpt) are cut to
-/// their limits and lose what PostgreSQL would refuse: what a foreign server answered must not make the attempt itself
-/// unreadable.
+/// Decodes one record of `triggers.deliveries.v1`, always Avro. Error and excerpt are truncated to their limits, and
+/// NUL in them is replaced, because the response of an endpoint must not make the attempt unreadable.
 ///
 /// # Errors
-/// [`Unreadable`]; never panics, whatever the record.
+/// [`Unreadable`]. It never panics.
 pub fn read_attempt(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<DeliveryAttempt, Unreadable> {
     let value = value_of(value)?;
     let org_id = organization_of(key)?;
@@ -28,23 +28,24 @@ pub fn read_attempt(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Delivery
 }
 
 fn check(attempt: &DeliveryAttempt) -> Result<(), String> {
-    let mut faults = Faults::default();
-    faults.event_type("event_type", &attempt.event_type);
+    let mut errors = FieldErrors::default();
+    errors.check_event_type("event_type", &attempt.event_type);
     if attempt.attempt < 0 {
-        faults.add("attempt", "must not be negative");
+        errors.add("attempt", "must not be negative");
     }
     if attempt.latency_ms < 0 {
-        faults.add("latency_ms", "must not be negative");
+        errors.add("latency_ms", "must not be negative");
     }
-    if !in_range(attempt.started_at) {
-        faults.add("started_at", "must lie in the years 1 to 9999");
+    if !is_time_in_range(attempt.started_at) {
+        errors.add("started_at", "must be in the years 1 to 9999");
     }
-    if attempt.next_attempt_at.is_some_and(|micros| !in_range(micros)) {
-        faults.add("next_attempt_at", "must lie in the years 1 to 9999");
+    if attempt.next_attempt_at.is_some_and(|micros| !is_time_in_range(micros)) {
+        errors.add("next_attempt_at", "must be in the years 1 to 9999");
     }
-    faults.or(()).map_err(|invalid| invalid.to_string())
+    errors.into_result(()).map_err(|invalid| invalid.to_string())
 }
 
+/// Replaces NUL and truncates, so that PostgreSQL can store the text.
 fn storable(text: String, max_bytes: usize) -> String {
     let mut text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
     text.truncate(text.floor_char_boundary(max_bytes));

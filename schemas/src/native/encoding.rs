@@ -1,12 +1,12 @@
-//! Which encoding a record's value is in: by its headers, else by its first bytes.
+//! The encoding of a record's value, from its headers, else from its first bytes.
 
-use super::header;
+use super::parts::header;
 use crate::cloudevents::media_type;
 use crate::codec::MARKER;
-use crate::event_json::envelope::Members;
+use crate::event_json::members::Members;
 use crate::headers;
 
-/// The encodings that are read.
+/// The supported encodings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     /// Avro single-object encoding.
@@ -23,11 +23,11 @@ pub(super) fn encoding_of(value: &[u8], headers: &[(String, Vec<u8>)]) -> Encodi
     let content_type = header(headers, headers::CONTENT_TYPE).map(|text| media_type(&String::from_utf8_lossy(text)));
     match content_type.as_deref() {
         Some(headers::CONTENT_TYPE_CLOUDEVENT) => return Encoding::CloudEvent,
-        // In binary mode the content type is that of the data.
+        // In binary mode, the content type is the type of the data.
         _ if header(headers, "ce_specversion").is_some() => return Encoding::BinaryCloudEvent,
         Some(headers::CONTENT_TYPE_AVRO) => return Encoding::Avro,
         Some(headers::CONTENT_TYPE_JSON) => return Encoding::Json,
-        // A content type that says nothing to us (client defaults such as octet-stream) decides nothing.
+        // Other content types, such as a client's default octet-stream, are ignored.
         _ => {}
     }
     if value.starts_with(&MARKER) {

@@ -1,15 +1,16 @@
-//! Where a record stood before it was written again from its dead letter: read from its headers, and put into them.
-//! Whoever writes a record again does so in `triggers`; what a dead letter is, is said in `headers`.
+//! The original log position of a record that was redriven from its dead letter, read from and written to headers. The
+//! header names are in `headers`; `triggers dlq redrive` writes the record.
 
-use super::{Unreadable, header};
+use super::parts::header;
+use super::unreadable::Unreadable;
 use crate::headers;
 use crate::ids::EventId;
 
-/// Longest name of a topic that Kafka takes.
+/// Longest topic name that Kafka allows.
 const MAX_TOPIC_BYTES: usize = 249;
 
-/// The first place of a record. It decides the id of an event that names none, and nothing else: the acceptance time,
-/// the organization and the order are those of the record that has the headers.
+/// The original position of a redriven record. The event id is derived from it if the event has no id. Acceptance time,
+/// organization and order are those of the redriven record itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     /// Full name of the topic.
@@ -23,10 +24,10 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The origin that the headers name; none without such headers.
+    /// Reads the `triggers-origin-*` headers; `None` if there are none.
     ///
     /// # Errors
-    /// When they are not all there, or one is not what it should be.
+    /// When one of the four headers is missing or invalid.
     pub fn of_headers(all: &[(String, Vec<u8>)]) -> Result<Option<Self>, Unreadable> {
         Self::read(
             all,
@@ -34,10 +35,10 @@ impl Origin {
         )
     }
 
-    /// The place of the record that a dead letter was made of.
+    /// Reads the position of the original record from the headers of its dead letter.
     ///
     /// # Errors
-    /// As for [`Self::of_headers`].
+    /// When one of the four headers is missing or invalid.
     pub fn of_dead_letter(all: &[(String, Vec<u8>)]) -> Result<Option<Self>, Unreadable> {
         Self::read(all, [headers::DLQ_TOPIC, headers::DLQ_PARTITION, headers::DLQ_OFFSET, headers::DLQ_TIMESTAMP])
     }
@@ -60,7 +61,7 @@ impl Origin {
         }))
     }
 
-    /// The headers that name it.
+    /// The `triggers-origin-*` headers.
     pub fn to_headers(&self) -> [(&'static str, String); 4] {
         [
             (headers::ORIGIN_TOPIC, self.topic.clone()),
@@ -70,7 +71,7 @@ impl Origin {
         ]
     }
 
-    /// The id of an event that names none and stood here first.
+    /// The id of an event without an id whose original position this is.
     pub fn event_id(&self) -> EventId {
         EventId::derived_from_position(&self.topic, self.partition, self.offset, self.timestamp_ms)
     }
@@ -81,7 +82,7 @@ fn is_topic(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-/// A number in its one spelling: no sign without need, no zeros in front.
+/// Parses a number in its canonical spelling: no plus sign, no leading zeros.
 fn number<T: std::str::FromStr + ToString>(text: &str) -> Option<T> {
     text.parse().ok().filter(|number: &T| number.to_string() == text)
 }
@@ -103,14 +104,17 @@ mod tests {
     proptest! {
         #[test]
         fn an_origin_comes_back_from_its_headers(
-            topic in "[a-zA-Z0-9._-]{1,249}", partition in 0..=i32::MAX, offset in 0..=i64::MAX, timestamp_ms in any::<i64>(),
+            topic in "[a-zA-Z0-9._-]{1,249}", partition in 0..=i32::MAX, offset in 0..=i64::MAX,
+            timestamp_ms in any::<i64>(),
         ) {
             let origin = Origin { topic, partition, offset, timestamp_ms };
             prop_assert_eq!(Origin::of_headers(&bytes(&origin.to_headers())), Ok(Some(origin)));
         }
 
         #[test]
-        fn whatever_reads_as_an_origin_is_in_its_one_spelling(which in 0..4_usize, value in prop::collection::vec(any::<u8>(), 0..6)) {
+        fn an_origin_has_only_one_spelling(
+            which in 0..4_usize, value in prop::collection::vec(any::<u8>(), 0..6),
+        ) {
             let mut headers = bytes(&origin().to_headers());
             headers[which].1 = value;
             if let Ok(read) = Origin::of_headers(&headers) {
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn all_four_headers_are_there_or_none() {
+    fn all_four_headers_are_required() {
         let whole = bytes(&origin().to_headers());
         assert_eq!(Origin::of_headers(&[]), Ok(None));
         assert_eq!(Origin::of_headers(&[("x".to_owned(), Vec::new())]), Ok(None));
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_place_is_refused() {
+    fn an_invalid_header_is_refused() {
         for (which, bad) in [
             (0, ""),
             (0, "a b"),

@@ -1,4 +1,4 @@
-//! What holds of records from anywhere.
+//! Decoding of records of any producer.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ fn event() -> Event {
 }
 
 #[test]
-fn a_json_record_takes_its_organization_and_id_from_its_place() {
+fn a_json_record_gets_its_organization_from_the_key() {
     let value = br#"{"type": "a", "data": {"x" : 1}, "dedup_id": "d"}"#;
     let read = read(value, &[("content-type", "application/json"), ("TraceParent", TRACE)]).unwrap();
     assert_eq!(read.org_id.to_string(), ORG);
@@ -62,7 +62,7 @@ fn a_json_record_takes_its_organization_and_id_from_its_place() {
 }
 
 #[test]
-fn the_encoding_is_told_by_headers_and_else_by_the_first_bytes() {
+fn headers_or_else_the_first_bytes_decide_the_encoding() {
     let avro = encode_event(&event()).unwrap();
     let json = br#"{"type": "a", "data": 1}"#;
     let cloud = br#" {"specversion": "1.0", "id": "1", "source": "s", "type": "a", "data": 1}"#;
@@ -90,7 +90,7 @@ fn the_encoding_is_told_by_headers_and_else_by_the_first_bytes() {
 }
 
 #[test]
-fn an_avro_record_is_the_event_it_says_when_it_keeps_all_limits() {
+fn an_avro_record_within_all_limits_is_decoded() {
     let whole = event();
     assert_eq!(read(&encode_event(&whole).unwrap(), &[]).unwrap(), whole);
     let system = Event { event_type: "triggers.endpoint.disabled".to_owned(), ..event() };
@@ -133,7 +133,7 @@ fn an_avro_record_that_breaks_a_limit_is_refused() {
 }
 
 #[test]
-fn a_record_without_value_or_organization_is_refused_with_its_reason() {
+fn a_record_without_value_or_organization_is_refused() {
     let json = br#"{"type": "a", "data": 1}"#;
     let record = NativeRecord {
         topic: "t",
@@ -170,21 +170,21 @@ const ORIGIN: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn a_record_that_was_written_again_has_the_id_of_its_first_place() {
+fn a_redriven_record_has_the_id_of_its_original_position() {
     let json = br#"{"type": "a", "data": 1}"#;
-    let read_there = read(json, &ORIGIN).unwrap();
-    assert_eq!(read_there.event_id, EventId::derived_from_position("triggers.events.v1", 5, 7, 1_600_000_000_000));
-    // Of every version to come: these ids are in inboxes and at receivers.
-    assert_eq!(read_there.event_id.to_string(), "0ba6bb14-c039-53a4-bcfe-27c66e195960");
-    assert_ne!(read_there.event_id, read(json, &[]).unwrap().event_id);
+    let redriven = read(json, &ORIGIN).unwrap();
+    assert_eq!(redriven.event_id, EventId::derived_from_position("triggers.events.v1", 5, 7, 1_600_000_000_000));
+    // This must never change: these ids are in inboxes and at webhook receivers.
+    assert_eq!(redriven.event_id.to_string(), "0ba6bb14-c039-53a4-bcfe-27c66e195960");
+    assert_ne!(redriven.event_id, read(json, &[]).unwrap().event_id);
     let avro = read(&encode_event(&event()).unwrap(), &ORIGIN).unwrap();
-    assert_eq!(avro.event_id, event().event_id, "an id that the producer chose stays");
+    assert_eq!(avro.event_id, event().event_id, "an id that the producer chose is kept");
     assert_eq!(class(read(json, &ORIGIN[..3])), "bad_origin");
     assert_eq!(class(read(&encode_event(&event()).unwrap(), &[ORIGIN[0]])), "bad_origin");
 }
 
 #[test]
-fn an_id_may_repeat_when_a_producer_chose_it_or_the_record_was_written_again() {
+fn only_chosen_ids_and_redriven_records_may_repeat_an_id() {
     let may_repeat = |value: &[u8], pairs: &[(&str, &str)]| {
         let headers = headers(pairs);
         let record = NativeRecord {
@@ -202,7 +202,10 @@ fn an_id_may_repeat_when_a_producer_chose_it_or_the_record_was_written_again() {
     assert!(may_repeat(&avro, &[]) && may_repeat(&avro, &[("content-type", "application/avro")]));
     assert!(!may_repeat(&avro, &[("triggers-key-id", OTHER)]));
     assert!(!may_repeat(json, &[]) && !may_repeat(json, &[("triggers-key-id", OTHER)]));
-    assert!(!may_repeat(&avro, &[("ce_specversion", "1.0")]), "the data of a CloudEvent, whatever it begins with");
+    assert!(
+        !may_repeat(&avro, &[("ce_specversion", "1.0")]),
+        "the value is the data of a CloudEvent, although it starts with the Avro marker"
+    );
     assert!(may_repeat(json, &ORIGIN) && may_repeat(&avro, &[ORIGIN[0], ("triggers-key-id", OTHER)]));
 }
 
@@ -213,9 +216,9 @@ fn only_a_well_formed_traceparent_is_kept() {
     for good in [TRACE, &later] {
         assert_eq!(read(value, &[("traceparent", good)]).unwrap().traceparent.as_deref(), Some(good));
     }
-    // As over HTTP: a webhook passes it on, from any writer.
-    let of_nothing = format!("00-{}-{}-01", "0".repeat(32), "0".repeat(16));
-    for bad in ["", "x", &of_nothing, &format!("ff{}", &TRACE[2..]), &format!("{TRACE}-more"), &format!("{TRACE}-\0")] {
+    // As over HTTP, because webhooks forward it.
+    let all_zero = format!("00-{}-{}-01", "0".repeat(32), "0".repeat(16));
+    for bad in ["", "x", &all_zero, &format!("ff{}", &TRACE[2..]), &format!("{TRACE}-more"), &format!("{TRACE}-\0")] {
         assert_eq!(read(value, &[("traceparent", bad)]).unwrap().traceparent, None, "{bad}");
     }
 }
@@ -296,29 +299,36 @@ fn an_attempt_is_read_when_it_can_be_stored() {
     assert_eq!(stored.response_excerpt.unwrap().len(), 4096);
 }
 
+/// A pattern of header names that the decoders read.
+const HEADER_NAMES: &str = "content-type|ce_specversion|ce_id|ce_\\PC{0,3}|traceparent|triggers-origin-(topic|offset)";
+
 proptest! {
     #[test]
     fn no_record_makes_a_reader_panic(
         value in prop::collection::vec(any::<u8>(), 0..200),
         key in prop::collection::vec(any::<u8>(), 0..40),
-        names in prop::collection::vec("content-type|ce_specversion|ce_id|ce_\\PC{0,3}|traceparent|triggers-origin-(topic|offset)", 0..5),
+        names in prop::collection::vec(HEADER_NAMES, 0..5),
     ) {
         let headers: Vec<_> = names.into_iter().map(|name| (name, value.clone())).collect();
         for key in [key.as_slice(), ORG.as_bytes()] {
-            let record = NativeRecord { topic: "t", partition: 0, offset: 0, timestamp_ms: 0, key: Some(key), value: Some(&value), headers: &headers };
+            let (key, value) = (Some(key), Some(value.as_slice()));
+            let record =
+                NativeRecord { topic: "t", partition: 0, offset: 0, timestamp_ms: 0, key, value, headers: &headers };
             drop(read_event(&record));
-            drop(read_acks(Some(key), Some(&value), &headers));
-            drop(read_attempt(Some(key), Some(&value)));
+            drop(read_acks(key, value, &headers));
+            drop(read_attempt(key, value));
         }
     }
 
     #[test]
-    fn a_damaged_avro_event_is_read_within_the_limits_or_refused(byte in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn a_damaged_avro_event_is_within_the_limits_or_refused(
+        byte in any::<prop::sample::Index>(), to in any::<u8>(),
+    ) {
         let mut value = encode_event(&event()).unwrap();
         let at = byte.index(value.len());
         value[at] = to;
         if let Ok(event) = read(&value, &[]) {
-            prop_assert_eq!(check(&event), Ok(()));
+            prop_assert_eq!(check_event(&event), Ok(()));
         }
     }
 }

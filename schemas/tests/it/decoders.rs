@@ -1,10 +1,10 @@
-//! Every decoder of foreign bytes with arbitrary and mutated records: it never panics, answers soon, what it takes
-//! holds by the contract, and what it refuses comes with a class and a sentence, which is a dead letter.
+//! Fuzz tests of every decoder of foreign bytes. A decoder never panics and is fast. A record that it accepts is within
+//! the limits; for a record that it refuses, it returns a class and a sentence, which the dead letter needs.
 //!
-//! `DECODER_RECORDS` says how many for each decoder; see the crate `fuzz`.
+//! `DECODER_RECORDS` is the number of records for each decoder; see the crate `fuzz`.
 
-use fuzz::Verdict::{Read, Refused};
-use fuzz::{Verdict, drive};
+use fuzz::DecodeOutcome::{Read, Refused};
+use fuzz::{DecodeOutcome, drive};
 use schemas::codec::{self, DecodeError};
 use schemas::event_json::{
     self, Invalid, MAX_BODY_BYTES, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, MAX_TIME_MICROS,
@@ -23,7 +23,7 @@ use crate::samples::{self, ID, ORG, TRACE};
 
 type Header = (String, Vec<u8>);
 
-/// All classes of refusals that [`Unreadable`] documents.
+/// All error classes that [`Unreadable`] documents.
 const CLASSES: [&str; 12] = [
     "null_value",
     "bad_key",
@@ -39,53 +39,52 @@ const CLASSES: [&str; 12] = [
     "bad_origin",
 ];
 
-fn hold(holds: bool, sentence: &str) -> Result<(), String> {
+fn ensure(holds: bool, sentence: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(sentence.to_owned()) }
 }
 
-fn refused(error: &Unreadable) -> Result<Verdict, String> {
-    hold(CLASSES.contains(&error.class), &format!("a refusal of the class {}", error.class))?;
-    sentence(&error.message)?;
-    hold(error.message.len() <= 1024, "a refusal that is too long for a header")?;
+fn refused(error: &Unreadable) -> Result<DecodeOutcome, String> {
+    ensure(CLASSES.contains(&error.class), &format!("a refusal of the class {}", error.class))?;
+    check_sentence(&error.message)?;
+    ensure(error.message.len() <= 1024, "a refusal that is too long for a header")?;
     Ok(Refused)
 }
 
-fn sentence(text: &str) -> Result<Verdict, String> {
-    hold(text.len() > 10 && text.contains(' '), &format!("a refusal that says {text:?}"))?;
+fn check_sentence(text: &str) -> Result<DecodeOutcome, String> {
+    ensure(text.len() > 10 && text.contains(' '), &format!("a refusal that says {text:?}"))?;
     Ok(Refused)
 }
 
-fn new_event(outcome: Result<NewEvent, Invalid>) -> Result<Verdict, String> {
+fn new_event(outcome: Result<NewEvent, Invalid>) -> Result<DecodeOutcome, String> {
     match outcome {
-        Ok(new) => holds_by_the_limits(&new.into_event(ORG.parse().unwrap(), ID.parse().unwrap(), None, None)),
-        Err(error) => sentence(&error.to_string()),
+        Ok(new) => is_within_limits(&new.into_event(ORG.parse().unwrap(), ID.parse().unwrap(), None, None)),
+        Err(error) => check_sentence(&error.to_string()),
     }
 }
 
-/// What the rest of the system relies on, apart from how it is checked; and that the record written from it is
-/// read as the same event.
-fn holds_by_the_limits(event: &Event) -> Result<Verdict, String> {
+/// Checks the limits that other crates rely on, and that the encoded event decodes to the same event.
+fn is_within_limits(event: &Event) -> Result<DecodeOutcome, String> {
     let text = |text: &str| (1..=MAX_TEXT_CHARS).contains(&text.chars().count()) && !text.contains('\0');
-    hold(text(&event.event_type) && event.event_type.trim() == event.event_type, "a wrong event type was taken")?;
-    hold(!event.event_type.contains(char::is_control), "a control character in an event type was taken")?;
-    hold(event.payload.len() <= MAX_PAYLOAD_BYTES, "a payload over the limit was taken")?;
-    hold(serde_json::from_str::<IgnoredAny>(&event.payload).is_ok(), "a payload that is not JSON was taken")?;
-    hold(event.source.as_deref().is_none_or(text), "a wrong source was taken")?;
-    hold(event.ordering_key.as_deref().is_none_or(text), "a wrong ordering key was taken")?;
+    ensure(text(&event.event_type) && event.event_type.trim() == event.event_type, "a wrong event type was accepted")?;
+    ensure(!event.event_type.contains(char::is_control), "a control character in an event type was accepted")?;
+    ensure(event.payload.len() <= MAX_PAYLOAD_BYTES, "a payload over the limit was accepted")?;
+    ensure(serde_json::from_str::<IgnoredAny>(&event.payload).is_ok(), "a payload that is not JSON was accepted")?;
+    ensure(event.source.as_deref().is_none_or(text), "a wrong source was accepted")?;
+    ensure(event.ordering_key.as_deref().is_none_or(text), "a wrong ordering key was accepted")?;
     let dedup = event.dedup.as_ref();
-    hold(dedup.is_none_or(|dedup| text(&dedup.key) && dedup.window_seconds > 0), "a wrong dedup key was taken")?;
-    hold(
+    ensure(dedup.is_none_or(|dedup| text(&dedup.key) && dedup.window_seconds > 0), "a wrong dedup key was accepted")?;
+    ensure(
         event.occurred_at.is_none_or(|micros| (MIN_TIME_MICROS..=MAX_TIME_MICROS).contains(&micros)),
-        "a time out of range was taken",
+        "a time out of range was accepted",
     )?;
     let pair = |(key, value): (&String, &String)| {
         text(key) && value.chars().count() <= MAX_TEXT_CHARS && !value.contains('\0')
     };
-    hold(event.metadata.len() <= MAX_METADATA_PAIRS && event.metadata.iter().all(pair), "wrong metadata were taken")?;
+    ensure(event.metadata.len() <= MAX_METADATA_PAIRS && event.metadata.iter().all(pair), "wrong metadata were taken")?;
 
     let value = codec::encode_event(event).map_err(|error| error.to_string())?;
     let again = native::read_event(&record(Some(ORG.as_bytes()), Some(&value), &[]));
-    hold(again.as_ref() == Ok(event), &format!("written and read it is {again:?}"))?;
+    ensure(again.as_ref() == Ok(event), &format!("written and read it is {again:?}"))?;
     Ok(Read)
 }
 
@@ -121,11 +120,11 @@ fn batches_of_cloud_events() {
         Ok(items) => {
             items.into_iter().try_fold(Refused, |all, item| Ok(if new_event(item)? == Read { Read } else { all }))
         }
-        Err(error) => sentence(&error.to_string()),
+        Err(error) => check_sentence(&error.to_string()),
     });
 }
 
-/// Header lines up to an empty line, and what is behind it.
+/// Header lines up to an empty line, and the body after it.
 fn head_and_body(bytes: &[u8]) -> (Vec<Header>, &[u8]) {
     let (head, body) = bytes
         .windows(2)
@@ -155,22 +154,22 @@ fn binary_cloud_events() {
     });
 }
 
-fn decoded<T>(outcome: Result<T, DecodeError>) -> Result<Verdict, String> {
-    outcome.map_or_else(|error| sentence(&error.to_string()), |_| Ok(Read))
+fn decoded<T>(outcome: Result<T, DecodeError>) -> Result<DecodeOutcome, String> {
+    outcome.map_or_else(|error| check_sentence(&error.to_string()), |_| Ok(Read))
 }
 
 #[test]
 fn avro_events() {
-    // Another record's bytes, too: splices of both.
+    // Bytes of another record too, for splices of both.
     let golden = [samples::avro_events(), samples::avro_acks()].concat();
     drive("Avro event", &samples::avro(&golden), |bytes| decoded(codec::decode_event(bytes)));
 }
 
-/// Lengths and counts that promise more than there is are among the mutations; this one keeps its promise.
+/// The mutations contain lengths and counts that are too large; in this record they are correct.
 #[test]
-fn an_avro_event_that_is_one_huge_map_is_refused_as_any_other() {
+fn an_avro_event_with_a_huge_map_is_refused() {
     let bare = &samples::avro_events()[0];
-    // It ends with the map's end, no dedup, no trace context.
+    // The last three bytes are the end of the map, no dedup and no trace context.
     let (head, tail) = bare.split_at(bare.len() - 3);
     let mut value = head.to_vec();
     let mut pairs = 0;
@@ -198,8 +197,8 @@ fn avro_attempts() {
     drive("Avro attempt", &samples::avro(&samples::avro_attempts()), |bytes| decoded(codec::decode_attempt(bytes)));
 }
 
-/// A record in one text: the key in the first line, headers as above, then the value. `-` as the key is none, a value
-/// that begins with `-` is none.
+/// Parses a record from one text: the key in the first line, headers as above, then the value. The key `-` means no
+/// key, and a value that starts with `-` means no value.
 fn native(bytes: &[u8]) -> (Option<&[u8]>, Vec<Header>, Option<&[u8]>) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let key = (bytes[..end] != *b"-").then_some(&bytes[..end]);
@@ -207,7 +206,7 @@ fn native(bytes: &[u8]) -> (Option<&[u8]>, Vec<Header>, Option<&[u8]>) {
     (key, headers, (value.first() != Some(&b'-')).then_some(value))
 }
 
-/// Each value as a record of its own, with and without headers that tell what it is.
+/// Each value as a separate record, with and without headers that declare its encoding.
 fn native_golden(values: &[(&str, Vec<Vec<u8>>)]) -> Vec<Vec<u8>> {
     let record = |head: &str, value: &[u8]| [ORG.as_bytes(), b"\n", head.as_bytes(), b"\n\n", value].concat();
     values
@@ -233,10 +232,10 @@ fn native_events() {
     drive("native event", &samples::json(&golden), |bytes| {
         let (key, headers, value) = native(bytes);
         match native::read_event(&record(key, value, &headers)) {
-            Ok(event) if event.org_id.to_string() == ORG => holds_by_the_limits(&event),
+            Ok(event) if event.org_id.to_string() == ORG => is_within_limits(&event),
             Ok(event) => {
                 let named = key.and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.parse::<OrgId>().ok());
-                hold(named == Some(event.org_id), "an event of another organization than its key's was taken")?;
+                ensure(named == Some(event.org_id), "an event of another organization than its key's was accepted")?;
                 Ok(Read)
             }
             Err(error) => refused(&error),
@@ -254,7 +253,7 @@ fn native_acks() {
         let (key, headers, value) = native(bytes);
         match native::read_acks(key, value, &headers) {
             Ok(acks) => {
-                hold((1..=MAX_ACKS_PER_RECORD).contains(&acks.len()), "a wrong number of acks was taken")?;
+                ensure((1..=MAX_ACKS_PER_RECORD).contains(&acks.len()), "a wrong number of acks was accepted")?;
                 Ok(Read)
             }
             Err(error) => refused(&error),
@@ -272,9 +271,9 @@ fn native_attempts() {
                 let fits = |text: &Option<String>, bytes| {
                     text.as_ref().is_none_or(|text| text.len() <= bytes && !text.contains('\0'))
                 };
-                hold(fits(&attempt.error, MAX_ERROR_BYTES), "a wrong error was taken")?;
-                hold(fits(&attempt.response_excerpt, MAX_RESPONSE_EXCERPT_BYTES), "a wrong excerpt was taken")?;
-                hold(attempt.attempt >= 0 && attempt.latency_ms >= 0, "a negative number was taken")?;
+                ensure(fits(&attempt.error, MAX_ERROR_BYTES), "a wrong error was accepted")?;
+                ensure(fits(&attempt.response_excerpt, MAX_RESPONSE_EXCERPT_BYTES), "a wrong excerpt was accepted")?;
+                ensure(attempt.attempt >= 0 && attempt.latency_ms >= 0, "a negative number was accepted")?;
                 Ok(Read)
             }
             Err(error) => refused(&error),
@@ -283,11 +282,13 @@ fn native_attempts() {
 }
 
 #[test]
-fn places() {
-    let place = |offset| LogPosition { log_epoch: 1, partition: 2, offset }.to_bytes().to_vec();
-    drive("place", &samples::short(&[place(3), place(i64::MAX)]), |bytes| match LogPosition::from_bytes(bytes) {
-        Some(place) => hold(place.to_bytes() == *bytes, "a place has two forms").map(|()| Read),
-        None => Ok(Refused),
+fn log_positions() {
+    let position = |offset| LogPosition { log_epoch: 1, partition: 2, offset }.to_bytes().to_vec();
+    drive("log position", &samples::short(&[position(3), position(i64::MAX)]), |bytes| {
+        match LogPosition::from_bytes(bytes) {
+            Some(position) => ensure(position.to_bytes() == *bytes, "a position has two byte forms").map(|()| Read),
+            None => Ok(Refused),
+        }
     });
 }
 
@@ -297,8 +298,8 @@ fn ids() {
     drive("id", &samples::short(&golden), |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Refused) };
         match text.parse::<EventId>() {
-            Ok(id) => hold(id.to_string() == text.to_lowercase(), "an id has two spellings").map(|()| Read),
-            Err(error) => sentence(&error.to_string()),
+            Ok(id) => ensure(id.to_string() == text.to_lowercase(), "an id has two spellings").map(|()| Read),
+            Err(error) => check_sentence(&error.to_string()),
         }
     });
 }
@@ -314,7 +315,7 @@ fn trace_contexts() {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Refused) };
         let (parent, state) = (trace::is_traceparent(text), trace::is_tracestate(text));
         let one_line = text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && text.len() <= 512;
-        hold(one_line || !parent && !state, "a trace context that breaks a header was taken")?;
+        ensure(one_line || !parent && !state, "a trace context that breaks a header was accepted")?;
         Ok(if parent { Read } else { Refused })
     });
 }
@@ -335,9 +336,9 @@ fn timestamps() {
         match event_json::parse(body.as_bytes()) {
             Ok(new) => {
                 let kept = new.occurred_at.is_some_and(|micros| (MIN_TIME_MICROS..=MAX_TIME_MICROS).contains(&micros));
-                hold(kept, "a time that cannot be stored was taken").map(|()| Read)
+                ensure(kept, "a time that cannot be stored was accepted").map(|()| Read)
             }
-            Err(error) => sentence(&error.to_string()),
+            Err(error) => check_sentence(&error.to_string()),
         }
     });
 }
@@ -348,7 +349,7 @@ fn percent_encoding() {
     drive("percent-encoding", &samples::short(&golden), |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Refused) };
         match cloudevents::percent_decoded(text) {
-            Some(decoded) => hold(decoded.len() <= text.len(), "a text grew").map(|()| Read),
+            Some(decoded) => ensure(decoded.len() <= text.len(), "a text grew").map(|()| Read),
             None => Ok(Refused),
         }
     });

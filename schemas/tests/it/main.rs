@@ -1,4 +1,4 @@
-//! Integration tests of the contracts: what holds of bytes from anywhere.
+//! Fuzz tests of the decoders.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod decoders;

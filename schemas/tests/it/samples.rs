@@ -1,4 +1,4 @@
-//! Good records of every encoding, for mutating.
+//! Valid records of every encoding, for mutation.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use schemas::records::{Ack, Dedup, DeliveryAttempt, DeliveryOutcome, Event};
 pub(crate) const ORG: &str = "0192f0c1-2345-7abc-8def-0123456789ab";
 pub(crate) const ID: &str = "0192f0c1-2345-7abc-8def-0123456789ac";
 pub(crate) const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-/// Just above what any decoder takes.
+/// A little more than any decoder accepts.
 pub(crate) const LARGE: usize = 530_000;
 
 pub(crate) fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -31,8 +31,9 @@ pub(crate) const fn avro(golden: &[Vec<u8>]) -> Samples<'_> {
 
 pub(crate) fn events() -> Vec<Vec<u8>> {
     texts(&[
-        r#"{"event_type": "order.created", "payload": {"id": 7, "n": [1.50, null, "\u00e9\ud83d\ude00"]}, "dedup_id": "ord-7",
-            "timestamp": "2026-11-21T09:00:00.123456Z", "source": "shop", "ordering_key": "customer-9", "metadata": {"k": "v", "l": ""}}"#,
+        r#"{"event_type": "order.created", "payload": {"id": 7, "n": [1.50, null, "\u00e9\ud83d\ude00"]},
+            "dedup_id": "ord-7", "timestamp": "2026-11-21T09:00:00.123456Z", "source": "shop",
+            "ordering_key": "customer-9", "metadata": {"k": "v", "l": ""}}"#,
         r#"{"type":"a","data":1}"#,
         r#"{"type":"a","event_type":"a","data":[[[["deep"]]]],"payload":[[[["deep"]]]],"unknown":{"type":"b"}}"#,
         r#"{"type": "a", "data": null, "timestamp": "2026-11-21 10:00:00+01:00", "dedup_id": null}"#,
@@ -42,7 +43,8 @@ pub(crate) fn events() -> Vec<Vec<u8>> {
 pub(crate) fn structured() -> Vec<Vec<u8>> {
     texts(&[
         r#"{"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.created", "time": "2026-11-21T09:00:00Z",
-            "datacontenttype": "application/json", "partitionkey": "p", "ext": 7, "flag": true, "data": {"a": [1, 2]}}"#,
+            "datacontenttype": "application/json", "partitionkey": "p", "ext": 7, "flag": true,
+            "data": {"a": [1, 2]}}"#,
         r#"{"specversion":"1.0","id":"1","source":"s","type":"a","data_base64":"AAEC/w==","subject":"x"}"#,
         r#"{"specversion":"1.0","id":"1","source":"s","type":"a"}"#,
     ])
@@ -51,8 +53,10 @@ pub(crate) fn structured() -> Vec<Vec<u8>> {
 /// Header lines, an empty line, the data.
 pub(crate) fn binary() -> Vec<Vec<u8>> {
     texts(&[
-        "specversion: 1.0\nid: 1\nsource: /shop\ntype: a\ntime: 2026-11-21T09:00:00Z\ncontent-type: application/json\n\n{\"a\": 1}",
-        "specversion: 1.0\nid: 1\nsource: s\ntype: a\npartitionkey: p\nx: %c3%a9\ncontent-type: text/plain; charset=utf-8\n\nhello",
+        "specversion: 1.0\nid: 1\nsource: /shop\ntype: a\ntime: 2026-11-21T09:00:00Z\n\
+         content-type: application/json\n\n{\"a\": 1}",
+        "specversion: 1.0\nid: 1\nsource: s\ntype: a\npartitionkey: p\nx: %c3%a9\n\
+         content-type: text/plain; charset=utf-8\n\nhello",
         "specversion: 1.0\nid: 1\nsource: s\ntype: a\ncontent-type: image/png\n\n\u{0}\u{1}\u{2}",
         "specversion: 1.0\nid: 1\nsource: s\ntype: a\n\n",
     ])

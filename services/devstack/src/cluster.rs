@@ -111,8 +111,8 @@ impl Cluster {
     /// that was just killed is returned until another is elected.
     #[must_use]
     pub fn controller_leader(&self) -> Option<i32> {
-        let known = self.nodes.iter().filter_map(|node| kafka(node)?.last_known_leader());
-        known.max().map(|(_, leader)| leader)
+        let leaders = self.nodes.iter().filter_map(|node| kafka(node)?.last_known_leader());
+        leaders.max().map(|(_, leader)| leader)
     }
 
     #[must_use]

@@ -100,8 +100,8 @@ impl DataDir {
     pub(crate) fn check_postgres(&self, major: u32) -> Result<(), Error> {
         let Some(written) = self.record.postgres_major.filter(|&written| written != major) else { return Ok(()) };
         let problem = format!(
-            "was written by PostgreSQL {written}, which PostgreSQL {major} cannot open; install `postgresql-{written}`, or \
-             migrate the data with pg_upgrade"
+            "was written by PostgreSQL {written}, which PostgreSQL {major} cannot open; \
+             install `postgresql-{written}`, or migrate the data with pg_upgrade"
         );
         Err(Error::Version { path: self.root.clone(), problem })
     }
@@ -216,8 +216,8 @@ fn lock(root: &Path) -> Result<File, Error> {
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
             // A holder that has just started has written nothing yet.
-            let known = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
-            let holder = if known { holder.trim().to_owned() } else { "another process".into() };
+            let has_holder = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
+            let holder = if has_holder { holder.trim().to_owned() } else { "another process".into() };
             Err(Error::InUse { path: root.to_path_buf(), holder })
         }
         Err(TryLockError::Error(error)) => Err(Error::io(action)(error)),

@@ -156,23 +156,23 @@ fn publish(partial: &Path, folder: &Path) -> Result<(), Error> {
     fs::rename(partial, folder).map_err(Error::io(format!("move the jars to {}", folder.display())))
 }
 
-/// Makes the jars visible as `place` to a server that may not be able to reach the cache.
+/// Makes the jars visible as `target` to a server that may not be able to reach the cache.
 ///
 /// A link where `reachable`; otherwise hard links, or copies onto another file system.
-pub(crate) fn provide(jars: &Jars, place: &Path, reachable: bool) -> Result<(), Error> {
-    let failed = || Error::io(format!("put the jars into {}", place.display()));
-    match fs::symlink_metadata(place) {
-        Ok(meta) if meta.is_dir() => files::remove_dir(place)?,
-        Ok(_) => fs::remove_file(place).map_err(failed())?,
+pub(crate) fn provide(jars: &Jars, target: &Path, reachable: bool) -> Result<(), Error> {
+    let failed = || Error::io(format!("put the jars into {}", target.display()));
+    match fs::symlink_metadata(target) {
+        Ok(meta) if meta.is_dir() => files::remove_dir(target)?,
+        Ok(_) => fs::remove_file(target).map_err(failed())?,
         Err(_) => {}
     }
     if reachable {
-        return std::os::unix::fs::symlink(&jars.folder, place).map_err(failed());
+        return std::os::unix::fs::symlink(&jars.folder, target).map_err(failed());
     }
-    files::create_dir(place)?;
-    files::set_mode(place, 0o755)?;
+    files::create_dir(target)?;
+    files::set_mode(target, 0o755)?;
     for name in &jars.names {
-        let (from, to) = (jars.folder.join(name), place.join(name));
+        let (from, to) = (jars.folder.join(name), target.join(name));
         if fs::hard_link(&from, &to).is_err() {
             fs::copy(&from, &to).map_err(failed())?;
         }

@@ -30,10 +30,10 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a test waits at its end until its database is dropped.
 const DROP_TIMEOUT: Duration = Duration::from_secs(10);
 
-static SHARED: OnceCell<Shared> = OnceCell::const_new();
+static SHARED: OnceCell<SharedServers> = OnceCell::const_new();
 
 /// The stack that all tests of this process share.
-pub struct Shared {
+pub struct SharedServers {
     brokers: String,
     database_url: String,
     /// A runtime that outlives the runtime of each test.
@@ -44,7 +44,7 @@ pub struct Shared {
 ///
 /// # Panics
 /// When it cannot be started.
-pub async fn shared() -> &'static Shared {
+pub async fn shared() -> &'static SharedServers {
     let start = || async {
         match start_shared().await {
             Ok(shared) => shared,
@@ -54,7 +54,7 @@ pub async fn shared() -> &'static Shared {
     SHARED.get_or_init(start).await
 }
 
-async fn start_shared() -> Result<Shared, String> {
+async fn start_shared() -> Result<SharedServers, String> {
     let (ready, started) = oneshot::channel();
     let serve = move || {
         let runtime = match Builder::new_multi_thread().worker_threads(1).enable_all().build() {
@@ -68,7 +68,7 @@ async fn start_shared() -> Result<Shared, String> {
 }
 
 /// Keeps the stack and the runtime for as long as the process lives.
-fn serve_shared(runtime: &Runtime, ready: oneshot::Sender<Result<Shared, String>>) {
+fn serve_shared(runtime: &Runtime, ready: oneshot::Sender<Result<SharedServers, String>>) {
     let background = runtime.handle().clone();
     let from_environment = std::env::var(KAFKA_VARIABLE).ok().zip(std::env::var(DATABASE_VARIABLE).ok());
     runtime.block_on(async {
@@ -80,13 +80,13 @@ fn serve_shared(runtime: &Runtime, ready: oneshot::Sender<Result<Shared, String>
                 (stack.kafka_brokers().to_owned(), stack.database_url())
             }),
         };
-        let shared = addresses.map(|(brokers, database_url)| Shared { brokers, database_url, background });
+        let shared = addresses.map(|(brokers, database_url)| SharedServers { brokers, database_url, background });
         drop(ready.send(shared.map_err(|error| error.to_string())));
         std::future::pending::<()>().await;
     });
 }
 
-impl Shared {
+impl SharedServers {
     /// `host:port` of Kafka.
     #[must_use]
     pub fn brokers(&self) -> &str {

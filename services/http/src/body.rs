@@ -1,5 +1,4 @@
-//! Reading request bodies: bounded in bytes and in time, decompressed where they are compressed. What is in them is the
-//! handlers' business.
+//! Reads request bodies, with a limit on bytes and on time, and decompresses gzip.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,61 +11,61 @@ use http_body_util::BodyExt;
 
 use super::problem::Problem;
 
-/// Largest body of a request that carries one event or one command.
+/// Largest body of a request with one event or one command.
 pub const EVENT_BODY_BYTES: usize = 512 * 1024;
 /// Largest body of a batch.
 pub const BATCH_BODY_BYTES: usize = 4 * 1024 * 1024;
-/// More is reserved only as bytes arrive: a length is a claim.
+/// Memory that is reserved at first. More is reserved only as bytes arrive, because `Content-Length` may be wrong.
 const FIRST_RESERVATION: usize = 64 * 1024;
 
-/// Put into every request's extensions by the server: how long its body may take in all.
+/// How long the whole body of a request may take. The server puts it into the extensions of every request.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyReadTimeout(pub Duration);
 
-/// What a body may be.
+/// Limits of one body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
     /// Most bytes, before and after decompression.
     pub max_bytes: usize,
-    /// From now to the last byte.
+    /// Time until the last byte.
     pub timeout: Duration,
 }
 
 impl BodyLimits {
-    /// `max_bytes`, within the time that the server grants (30 s without one).
+    /// `max_bytes`, and the server's [`BodyReadTimeout`] (30 s without one).
     pub fn new(max_bytes: usize, extensions: &Extensions) -> Self {
-        let timeout = extensions.get::<BodyReadTimeout>().map_or(Duration::from_secs(30), |given| given.0);
+        let timeout = extensions.get::<BodyReadTimeout>().map_or(Duration::from_secs(30), |timeout| timeout.0);
         Self { max_bytes, timeout }
     }
 }
 
-/// A whole body, read within `LIMIT` bytes and the server's time.
+/// A whole body of at most `LIMIT` bytes, read within the server's [`BodyReadTimeout`].
 #[derive(Debug, Clone)]
-pub struct Body<const LIMIT: usize = EVENT_BODY_BYTES> {
+pub struct RequestBody<const LIMIT: usize = EVENT_BODY_BYTES> {
     /// Decompressed.
     pub bytes: Bytes,
-    /// As sent, parameters included; `None` when absent or not ASCII.
+    /// As sent, with parameters; `None` when absent or not ASCII.
     pub content_type: Option<String>,
 }
 
-impl<S: Sync, const LIMIT: usize> FromRequest<S> for Body<LIMIT> {
+impl<S: Sync, const LIMIT: usize> FromRequest<S> for RequestBody<LIMIT> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body, BodyLimits::new(LIMIT, &parts.extensions)).await?;
+        let bytes = read_body(&parts.headers, body, BodyLimits::new(LIMIT, &parts.extensions)).await?;
         let content_type =
             parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Ok(Self { bytes, content_type })
     }
 }
 
-/// Reads a body to its end.
+/// Reads a whole body.
 ///
 /// # Errors
-/// 413 as soon as it is known to be too large, 408 when it is too slow, 415 for another encoding than gzip, and the
-/// invalid code for broken compression or a body that ends early.
-pub async fn read(headers: &HeaderMap, body: axum::body::Body, limits: BodyLimits) -> Result<Bytes, Problem> {
+/// 413 as soon as the body is over the limit, 408 when it is too slow, 415 for another encoding than gzip, and 400 (422
+/// on `/api`) for invalid gzip or a body that ends early.
+pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limits: BodyLimits) -> Result<Bytes, Problem> {
     let gzip = is_gzip(headers)?;
     if declared_length(headers).is_some_and(|length| length > limits.max_bytes as u64) {
         return Err(too_large(limits.max_bytes));
@@ -80,12 +79,12 @@ pub async fn read(headers: &HeaderMap, body: axum::body::Body, limits: BodyLimit
 }
 
 async fn collect(mut body: axum::body::Body, max_bytes: usize) -> Result<Bytes, Problem> {
-    // Most bodies arrive in one piece, which is then passed on without a copy.
-    let Some(first) = next(&mut body).await? else { return Ok(Bytes::new()) };
+    // Most bodies arrive in one piece, which is returned without a copy.
+    let Some(first) = next_piece(&mut body).await? else { return Ok(Bytes::new()) };
     if first.len() > max_bytes {
         return Err(too_large(max_bytes));
     }
-    let Some(second) = next(&mut body).await? else { return Ok(first) };
+    let Some(second) = next_piece(&mut body).await? else { return Ok(first) };
     let mut whole = BytesMut::with_capacity(FIRST_RESERVATION.max(first.len() + second.len()).min(max_bytes));
     whole.extend_from_slice(&first);
     let mut piece = second;
@@ -94,7 +93,7 @@ async fn collect(mut body: axum::body::Body, max_bytes: usize) -> Result<Bytes, 
             return Err(too_large(max_bytes));
         }
         whole.extend_from_slice(&piece);
-        piece = match next(&mut body).await? {
+        piece = match next_piece(&mut body).await? {
             Some(piece) => piece,
             None => return Ok(whole.freeze()),
         };
@@ -102,34 +101,34 @@ async fn collect(mut body: axum::body::Body, max_bytes: usize) -> Result<Bytes, 
 }
 
 async fn decompress(mut body: axum::body::Body, max_bytes: usize) -> Result<Bytes, Problem> {
-    let mut decoder = MultiGzDecoder::new(Bounded { bytes: Vec::new(), max_bytes, full: false });
+    let mut decoder = MultiGzDecoder::new(LimitedBuffer { bytes: Vec::new(), max_bytes, full: false });
     let mut compressed = 0;
-    while let Some(piece) = next(&mut body).await? {
+    while let Some(piece) = next_piece(&mut body).await? {
         compressed += piece.len();
         if compressed > max_bytes {
             return Err(too_large(max_bytes));
         }
         if decoder.write_all(&piece).is_err() {
-            return Err(broken_or_full(decoder.get_ref()));
+            return Err(gzip_problem(decoder.get_ref()));
         }
     }
     if decoder.try_finish().is_err() {
-        return Err(broken_or_full(decoder.get_ref()));
+        return Err(gzip_problem(decoder.get_ref()));
     }
     match decoder.finish() {
-        Ok(bounded) => Ok(Bytes::from(bounded.bytes)),
+        Ok(buffer) => Ok(Bytes::from(buffer.bytes)),
         Err(_) => Err(Problem::invalid("invalid_encoding", "the body is not valid gzip")),
     }
 }
 
-/// Takes decompressed bytes up to a bound: a bomb is stopped while it unfolds.
-struct Bounded {
+/// Collects decompressed bytes up to a limit, so that a gzip bomb is stopped while it is decompressed.
+struct LimitedBuffer {
     bytes: Vec<u8>,
     max_bytes: usize,
     full: bool,
 }
 
-impl Write for Bounded {
+impl Write for LimitedBuffer {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         if self.bytes.len() + piece.len() > self.max_bytes {
             self.full = true;
@@ -144,16 +143,16 @@ impl Write for Bounded {
     }
 }
 
-fn broken_or_full(bounded: &Bounded) -> Problem {
-    if bounded.full {
-        too_large(bounded.max_bytes)
+fn gzip_problem(buffer: &LimitedBuffer) -> Problem {
+    if buffer.full {
+        too_large(buffer.max_bytes)
     } else {
         Problem::invalid("invalid_encoding", "the body is not valid gzip")
     }
 }
 
-/// The next piece of data; trailers are skipped.
-async fn next(body: &mut axum::body::Body) -> Result<Option<Bytes>, Problem> {
+/// The next piece of data. Trailers are skipped.
+async fn next_piece(body: &mut axum::body::Body) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = body.frame().await {
         match frame.map(|frame| frame.into_data()) {
             Ok(Ok(data)) if !data.is_empty() => return Ok(Some(data)),

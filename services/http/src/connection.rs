@@ -1,7 +1,7 @@
-//! One connection: the socket as hyper sees it, and how long it may stay in each phase of its life.
+//! Timeouts of one connection: for headers, for idle time and for clients that do not read.
 //!
-//! hyper's own timer for headers also runs while a connection is idle, which would close pooled connections after
-//! seconds and now and then under a client's hands. So the phases are followed here, and hyper's timer is off.
+//! hyper's own header timeout also runs while a connection is idle. It would close pooled connections after seconds,
+//! sometimes while the client is sending a request. So this file tracks the phases, and hyper's timeout is off.
 
 use std::io;
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::server::ServerLimits;
+use super::server_limits::ServerLimits;
 
-/// How long unread bytes are still taken after the last answer, so that the client gets to read it before the
-/// connection is reset.
-const LINGER: Duration = Duration::from_secs(1);
-/// How many of them at most.
+/// Lingering close: how long unread bytes are read and discarded after the last response. Closing a socket with unread
+/// bytes resets it, and the client might lose the response.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+/// The most bytes that a lingering close reads.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 const HEADERS: u8 = 0;
@@ -29,35 +29,35 @@ const REQUEST: u8 = 1;
 const IDLE: u8 = 2;
 const NOT_BLOCKED: u64 = u64::MAX;
 
-/// Where a connection stands. Only its own task touches it; the atomics are for the compiler.
-pub(super) struct Pace {
+/// The phase of a connection and the time it started. Only the connection's task uses it; the fields are atomic because
+/// the task may move between threads.
+pub(super) struct ConnectionTimer {
     opened: Instant,
     phase: AtomicU8,
-    /// When the phase began, milliseconds since `opened`.
-    since: AtomicU64,
-    /// Since when the client has not taken what is written, likewise.
+    /// When the phase started, milliseconds since `opened`.
+    phase_since: AtomicU64,
+    /// Since when writes are blocked because the client does not read, milliseconds since `opened`.
     blocked_since: AtomicU64,
     linger: AtomicBool,
 }
 
-/// What became due.
+/// Which timeout expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Due {
-    /// Nothing.
-    No,
-    /// The connection was idle for long enough: it may be closed politely.
+pub(super) enum Expired {
+    None,
+    /// The idle timeout: the connection is closed gracefully.
     Idle,
-    /// The client is too slow: it is dropped.
-    Slow,
+    /// The client sends or reads too slowly: the connection is dropped.
+    SlowClient,
 }
 
-impl Pace {
-    /// A fresh connection owes headers from the start.
+impl ConnectionTimer {
+    /// A new connection. The header timeout runs from now.
     pub(super) fn new() -> Self {
         Self {
             opened: Instant::now(),
             phase: AtomicU8::new(HEADERS),
-            since: AtomicU64::new(0),
+            phase_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(NOT_BLOCKED),
             linger: AtomicBool::new(false),
         }
@@ -69,17 +69,17 @@ impl Pace {
 
     fn enter(&self, phase: u8) {
         self.phase.store(phase, Ordering::Relaxed);
-        self.since.store(self.now(), Ordering::Relaxed);
+        self.phase_since.store(self.now(), Ordering::Relaxed);
     }
 
-    /// The headers are complete.
-    pub(super) fn begin_request(&self) {
+    /// Called when the headers are complete.
+    pub(super) fn request_started(&self) {
         self.enter(REQUEST);
         self.linger.store(false, Ordering::Relaxed);
     }
 
-    /// The answer goes out although the request may not have been read to its end.
-    pub(super) fn linger_at_the_end(&self) {
+    /// Called when a response is sent although the request's body may not have been read completely.
+    pub(super) fn linger_on_close(&self) {
         self.linger.store(true, Ordering::Relaxed);
     }
 
@@ -89,7 +89,7 @@ impl Pace {
         }
     }
 
-    fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
+    fn track_write<T>(&self, outcome: Poll<T>) -> Poll<T> {
         let blocked = self.blocked_since.load(Ordering::Relaxed) != NOT_BLOCKED;
         if outcome.is_pending() != blocked {
             self.blocked_since.store(if blocked { NOT_BLOCKED } else { self.now() }, Ordering::Relaxed);
@@ -97,63 +97,64 @@ impl Pace {
         outcome
     }
 
-    /// When something becomes due as things stand, and what.
-    fn next_due(&self, limits: &ServerLimits) -> (Instant, Due) {
+    /// The timeout of the current phase, and when it expires.
+    fn next_expiry(&self, limits: &ServerLimits) -> (Instant, Expired) {
         let at = |since: u64, allowed: Duration| self.opened + Duration::from_millis(since) + allowed;
         let blocked = self.blocked_since.load(Ordering::Relaxed);
         if blocked != NOT_BLOCKED {
-            return (at(blocked, limits.write_stall_timeout), Due::Slow);
+            return (at(blocked, limits.write_stall_timeout), Expired::SlowClient);
         }
-        let since = self.since.load(Ordering::Relaxed);
+        let since = self.phase_since.load(Ordering::Relaxed);
         match self.phase.load(Ordering::Relaxed) {
-            HEADERS => (at(since, limits.header_read_timeout), Due::Slow),
-            IDLE => (at(since, limits.idle_timeout), Due::Idle),
-            // Bodies have a limit of their own, and handlers theirs.
-            _ => (self.opened + Duration::from_millis(self.now()) + limits.idle_timeout, Due::No),
+            HEADERS => (at(since, limits.header_read_timeout), Expired::SlowClient),
+            IDLE => (at(since, limits.idle_timeout), Expired::Idle),
+            // Request bodies and handlers have their own timeouts.
+            _ => (self.opened + Duration::from_millis(self.now()) + limits.idle_timeout, Expired::None),
         }
     }
 
-    /// Polls the timer so that it fires when something becomes due.
-    pub(super) fn poll_due(
+    /// Ready when the timeout of the current phase has expired.
+    pub(super) fn poll_expired(
         &self,
-        mut timer: Pin<&mut Sleep>,
+        mut sleep: Pin<&mut Sleep>,
         limits: &ServerLimits,
         cx: &mut Context<'_>,
-    ) -> Poll<Due> {
+    ) -> Poll<Expired> {
         loop {
-            let (at, due) = self.next_due(limits);
-            // A later moment needs no new timer: the old one fires, and is then set again. That spares setting it for
-            // each request.
-            if at < timer.deadline().into_std() {
-                timer.as_mut().reset(at.into());
+            let (at, expired) = self.next_expiry(limits);
+            // A later expiry needs no reset now: the sleep ends at the old time and is set again then. So it is not set
+            // for every request.
+            if at < sleep.deadline().into_std() {
+                sleep.as_mut().reset(at.into());
             }
-            ready!(timer.as_mut().poll(cx));
-            if due != Due::No && Instant::now() >= at {
-                return Poll::Ready(due);
+            ready!(sleep.as_mut().poll(cx));
+            if expired != Expired::None && Instant::now() >= at {
+                return Poll::Ready(expired);
             }
-            timer.as_mut().reset(at.into());
+            sleep.as_mut().reset(at.into());
         }
     }
 }
 
-/// A socket that tells the [`Pace`] what happens on it.
-pub(super) struct PacedStream {
+/// A socket that reports its reads and writes to a [`ConnectionTimer`].
+pub(super) struct TimedStream {
     stream: TcpStream,
-    pace: Arc<Pace>,
-    lingering: Option<(Pin<Box<Sleep>>, usize)>,
+    timer: Arc<ConnectionTimer>,
+    linger: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl PacedStream {
-    pub(super) fn new(stream: TcpStream, pace: Arc<Pace>) -> Self {
-        Self { stream, pace, lingering: None }
+impl TimedStream {
+    pub(super) fn new(stream: TcpStream, timer: Arc<ConnectionTimer>) -> Self {
+        Self { stream, timer, linger: None }
     }
 
-    /// Takes and throws away what still comes, up to the end or the bounds.
+    /// Reads and discards what still arrives, until the client closes or a limit of the lingering close is reached.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (timer, left) = self.lingering.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER)), LINGER_BYTES));
+        let (sleep, left) =
+            self.linger.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER_TIME)), LINGER_BYTES));
         let mut scratch = [0_u8; 16 * 1024];
         loop {
-            if timer.as_mut().poll(cx).is_ready() {
+            if sleep.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             let mut buffer = ReadBuf::new(&mut scratch);
@@ -167,21 +168,21 @@ impl PacedStream {
     }
 }
 
-impl AsyncRead for PacedStream {
+impl AsyncRead for TimedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.pace.bytes_read();
+            self.timer.bytes_read();
         }
         outcome
     }
 }
 
-impl AsyncWrite for PacedStream {
+impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.pace.wrote(outcome)
+        self.timer.track_write(outcome)
     }
 
     fn poll_write_vectored(
@@ -190,7 +191,7 @@ impl AsyncWrite for PacedStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.pace.wrote(outcome)
+        self.timer.track_write(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -202,35 +203,35 @@ impl AsyncWrite for PacedStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
+        if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         }
-        if self.pace.linger.load(Ordering::Relaxed) {
+        if self.timer.linger.load(Ordering::Relaxed) {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// A response body whose end makes the connection idle.
-pub(super) struct PacedBody {
+/// A response body. The connection is idle once it is dropped.
+pub(super) struct TimedBody {
     inner: axum::body::Body,
-    pace: Arc<Pace>,
+    timer: Arc<ConnectionTimer>,
 }
 
-impl PacedBody {
-    pub(super) fn new(inner: axum::body::Body, pace: Arc<Pace>) -> Self {
-        Self { inner, pace }
+impl TimedBody {
+    pub(super) fn new(inner: axum::body::Body, timer: Arc<ConnectionTimer>) -> Self {
+        Self { inner, timer }
     }
 }
 
-impl Drop for PacedBody {
+impl Drop for TimedBody {
     fn drop(&mut self) {
-        self.pace.enter(IDLE);
+        self.timer.enter(IDLE);
     }
 }
 
-impl Body for PacedBody {
+impl Body for TimedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,5 +1,4 @@
-//! What is known of a request before any handler runs: its id, its trace, the dialect of its mount, when it came and
-//! from where.
+//! The context of a request, made before any handler runs: request id, trace context, dialect, time and peer address.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,9 +14,9 @@ use uuid::Uuid;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
-const LONGEST_REQUEST_ID: usize = 128;
+const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// In which manner a mount answers. Mounts differ in nothing else.
+/// How a mount formats its responses. Mounts differ in nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// `/v1` and `/`.
@@ -35,7 +34,7 @@ impl Dialect {
         }
     }
 
-    /// The status that says "invalid request".
+    /// The status code for an invalid request.
     pub fn invalid_status(self) -> StatusCode {
         match self {
             Self::Canonical => StatusCode::BAD_REQUEST,
@@ -44,19 +43,19 @@ impl Dialect {
     }
 }
 
-/// Made once per request by the edge layer; an extractor for handlers.
+/// The context of a request. The request layer makes it; handlers extract it.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
-    /// The client's `X-Request-Id` or `X-Correlation-Id` when sane, else a random UUID. 1 to 128 visible ASCII
-    /// characters.
+    /// The client's `X-Request-Id` or `X-Correlation-Id` if it is valid (1 to 128 visible ASCII characters), else a
+    /// random UUID.
     pub request_id: Arc<str>,
-    /// W3C trace context as the client sent it, when its shape is right.
+    /// W3C trace context as the client sent it; `None` if it is not valid.
     pub traceparent: Option<String>,
-    /// What vendors add to `traceparent`, as the client sent it; never without one. Printable ASCII, at most 512 bytes.
+    /// W3C `tracestate` as the client sent it: printable ASCII, at most 512 bytes; `None` without a `traceparent`.
     pub tracestate: Option<String>,
-    /// Of the mount that was asked.
+    /// Dialect of the mount.
     pub dialect: Dialect,
-    /// When the headers had been read.
+    /// When the headers were complete.
     pub received: Instant,
 }
 
@@ -66,21 +65,21 @@ impl RequestContext {
         let traceparent =
             headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).filter(|text| is_traceparent(text));
         Self {
-            request_id: given_id(headers).map_or_else(made_id, Arc::from),
+            request_id: client_request_id(headers).map_or_else(generate_request_id, Arc::from),
             traceparent: traceparent.map(str::to_owned),
-            tracestate: traceparent.and_then(|_| given_tracestate(headers)),
+            tracestate: traceparent.and_then(|_| client_tracestate(headers)),
             dialect: Dialect::of(uri.path()),
             received: Instant::now(),
         }
     }
 
-    /// The id as a header value; it is visible ASCII by construction.
+    /// The request id as a header value.
     pub(super) fn id_header(&self) -> HeaderValue {
         HeaderValue::from_str(&self.request_id).unwrap_or_else(|_| HeaderValue::from_static("-"))
     }
 }
 
-/// Where the layer is missing (a router in a test) a context is made on the spot.
+/// Without the request layer, as in a test of a router, the extractor makes a new context.
 impl<S: Sync> FromRequestParts<S> for RequestContext {
     type Rejection = Infallible;
 
@@ -89,28 +88,29 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
     }
 }
 
-fn given_id(headers: &HeaderMap) -> Option<&str> {
-    [REQUEST_ID, CORRELATION_ID].into_iter().find_map(|name| headers.get(name).and_then(sane_id))
+fn client_request_id(headers: &HeaderMap) -> Option<&str> {
+    [REQUEST_ID, CORRELATION_ID].into_iter().find_map(|name| headers.get(name).and_then(valid_id))
 }
 
-fn sane_id(value: &HeaderValue) -> Option<&str> {
-    let sane = (1..=LONGEST_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
-    if sane { value.to_str().ok() } else { None }
+fn valid_id(value: &HeaderValue) -> Option<&str> {
+    let is_valid =
+        (1..=MAX_REQUEST_ID_BYTES).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
+    if is_valid { value.to_str().ok() } else { None }
 }
 
-/// A list that may be spread over several headers.
-fn given_tracestate(headers: &HeaderMap) -> Option<String> {
+/// The `tracestate` list, which may be spread over several headers.
+fn client_tracestate(headers: &HeaderMap) -> Option<String> {
     let parts: Option<Vec<&str>> = headers.get_all(TRACESTATE).iter().map(|value| value.to_str().ok()).collect();
     parts.map(|parts| parts.join(",")).filter(|text| is_tracestate(text))
 }
 
-pub(super) fn made_id() -> Arc<str> {
-    // From the thread's generator: asking the kernel for every request would cost more than the rest of the layer.
+pub(super) fn generate_request_id() -> Arc<str> {
+    // The thread's generator: a system call per request would cost more than the rest of the layer.
     let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
     Arc::from(&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
 }
 
-/// The address at the other end of the socket. Unspecified where there is no socket, as in a test that calls a router
+/// The address of the client's socket; unspecified (0.0.0.0:0) without a socket, as in a test that calls a router
 /// directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
@@ -134,25 +134,25 @@ mod tests {
     }
 
     #[test]
-    fn only_sane_ids_are_taken_over() {
+    fn only_valid_request_ids_are_kept() {
         assert_eq!(&*id_of("x-request-id", b"abc-1"), "abc-1");
         assert_eq!(&*id_of("x-correlation-id", &[b'a'; 128]), "a".repeat(128));
-        for insane in [&b""[..], b"a b", b"\xe9", b"tab\there", &[b'a'; 129]] {
-            let id = id_of("x-request-id", insane);
-            assert!(Uuid::parse_str(&id).is_ok(), "{insane:?} became {id}");
+        for invalid in [&b""[..], b"a b", b"\xe9", b"tab\there", &[b'a'; 129]] {
+            let id = id_of("x-request-id", invalid);
+            assert!(Uuid::parse_str(&id).is_ok(), "{invalid:?} became {id}");
         }
     }
 
     #[test]
-    fn an_insane_request_id_leaves_room_for_a_sane_correlation_id() {
+    fn a_valid_correlation_id_replaces_an_invalid_request_id() {
         let mut headers = HeaderMap::new();
-        headers.insert(REQUEST_ID, HeaderValue::from_static("not sane"));
-        headers.insert(CORRELATION_ID, HeaderValue::from_static("sane"));
-        assert_eq!(&*RequestContext::new(&headers, &Uri::from_static("/")).request_id, "sane");
+        headers.insert(REQUEST_ID, HeaderValue::from_static("not valid"));
+        headers.insert(CORRELATION_ID, HeaderValue::from_static("valid"));
+        assert_eq!(&*RequestContext::new(&headers, &Uri::from_static("/")).request_id, "valid");
     }
 
     #[test]
-    fn a_dialect_is_told_by_the_first_segment() {
+    fn the_first_segment_decides_the_dialect() {
         assert_eq!(Dialect::of("/api/events"), Dialect::Api);
         assert_eq!(Dialect::of("/api"), Dialect::Api);
         assert_eq!(Dialect::of("/apis"), Dialect::Canonical);
@@ -161,9 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn trace_contexts_of_another_shape_are_not_passed_on() {
-        let sane = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let of_nothing = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
+    fn invalid_trace_contexts_are_dropped() {
+        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let all_zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         let trace_of = |parent: &'static str, states: &[&'static [u8]]| {
             let mut headers =
                 HeaderMap::from_iter([(HeaderName::from_static(TRACEPARENT), HeaderValue::from_static(parent))]);
@@ -174,9 +174,9 @@ mod tests {
             (context.traceparent, context.tracestate)
         };
         let kept = |parent: &str, state: Option<&str>| (Some(parent.to_owned()), state.map(str::to_owned));
-        assert_eq!(trace_of(sane, &[]), kept(sane, None));
-        assert_eq!(trace_of(sane, &[b"a=1", b"b=2"]), kept(sane, Some("a=1,b=2")));
-        assert_eq!(trace_of(sane, &[b"a=\xe9"]), kept(sane, None));
-        assert_eq!(trace_of(of_nothing, &[b"a=1"]), (None, None));
+        assert_eq!(trace_of(valid, &[]), kept(valid, None));
+        assert_eq!(trace_of(valid, &[b"a=1", b"b=2"]), kept(valid, Some("a=1,b=2")));
+        assert_eq!(trace_of(valid, &[b"a=\xe9"]), kept(valid, None));
+        assert_eq!(trace_of(all_zero, &[b"a=1"]), (None, None));
     }
 }

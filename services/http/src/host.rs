@@ -1,11 +1,11 @@
-//! Which `Host` a server on loopback answers to: a page on another site that had its own name resolve to 127.0.0.1 must
-//! get nothing.
+//! Which `Host` headers a server on loopback accepts. This prevents DNS rebinding: a web page whose host name resolves
+//! to 127.0.0.1 gets no response.
 
 use axum::extract::Request;
 use http::header;
 
-/// Whether every name that the request gives for this server is one of this machine's.
-pub(super) fn is_local(request: &Request) -> bool {
+/// Whether every `Host` header and the URI's authority name this machine, and there is at least one of them.
+pub(super) fn has_local_host(request: &Request) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter().peekable();
     let named = hosts.peek().is_some() || request.uri().authority().is_some();
     named
@@ -15,12 +15,12 @@ pub(super) fn is_local(request: &Request) -> bool {
 
 fn is_local_authority(authority: &str) -> bool {
     let (host, port) = match authority.rfind(':') {
-        // The colons of `[::1]` stand before its bracket.
+        // The colons of `[::1]` are inside its brackets.
         Some(at) if !authority[at..].contains(']') => (&authority[..at], &authority[at + 1..]),
         _ => (authority, ""),
     };
-    let known = host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1" || host == "[::1]";
-    known && port.bytes().all(|byte| byte.is_ascii_digit())
+    let is_local = host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1" || host == "[::1]";
+    is_local && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

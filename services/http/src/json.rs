@@ -1,6 +1,7 @@
-//! Bodies that are JSON of a known shape.
+//! JSON bodies, deserialized into a type.
 //!
-//! Where bytes must be kept verbatim, as in an event's payload, the handler takes the plain body and parses it itself.
+//! Handlers that must keep bytes verbatim, as those of an event's payload, take a [`RequestBody`] and parse it
+//! themselves.
 
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use serde::Deserialize;
@@ -8,13 +9,13 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::{Map, Value};
 
-use super::body::{Body, EVENT_BODY_BYTES};
+use super::body::{EVENT_BODY_BYTES, RequestBody};
 use super::problem::{FieldError, Problem};
 
-/// A JSON body, read into `T`. As `Option<JsonBody<T>>` it is `None` for an empty body.
+/// A JSON body, deserialized into `T`. `Option<JsonBody<T>>` is `None` for an empty body.
 ///
-/// Refusals: 415 unless the content type is JSON or absent, `invalid_json` with the place for what is not JSON,
-/// `invalid_request` with the field to blame for JSON of another shape, and those of [`Body`].
+/// Rejections: 415 unless the content type is JSON or absent; `invalid_json` with line and column when the body is not
+/// JSON; `invalid_request` with the field when the JSON does not fit `T`; and those of [`RequestBody`].
 #[derive(Debug, Clone)]
 pub struct JsonBody<T, const LIMIT: usize = EVENT_BODY_BYTES>(pub T);
 
@@ -22,7 +23,7 @@ impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for JsonBo
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let body = <Body<LIMIT> as FromRequest<S>>::from_request(request, state).await?;
+        let body = <RequestBody<LIMIT> as FromRequest<S>>::from_request(request, state).await?;
         parse(&body)
     }
 }
@@ -31,13 +32,13 @@ impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> OptionalFromRequest<S> fo
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
-        let body = <Body<LIMIT> as FromRequest<S>>::from_request(request, state).await?;
+        let body = <RequestBody<LIMIT> as FromRequest<S>>::from_request(request, state).await?;
         if body.bytes.is_empty() { Ok(None) } else { parse(&body).map(Some) }
     }
 }
 
-/// A JSON object whose fields are read one by one. A field that is given twice is refused: which of the two was meant
-/// nobody knows.
+/// A JSON object whose fields the handler reads one by one. An object with a duplicate field is refused, because either
+/// value could be the intended one.
 #[derive(Debug, Clone)]
 pub struct JsonObject(pub Map<String, Value>);
 
@@ -66,45 +67,46 @@ impl<'de> Deserialize<'de> for JsonObject {
     }
 }
 
-fn parse<T: DeserializeOwned, const LIMIT: usize>(body: &Body<LIMIT>) -> Result<JsonBody<T, LIMIT>, Problem> {
+fn parse<T: DeserializeOwned, const LIMIT: usize>(body: &RequestBody<LIMIT>) -> Result<JsonBody<T, LIMIT>, Problem> {
     if !body.content_type.as_deref().is_none_or(is_json) {
         return Err(Problem::unsupported_media_type("send application/json"));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(&body.bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        refusal(error.inner(), &path)
+        problem_of(error.inner(), &path)
     })?;
-    deserializer.end().map_err(|error| refusal(&error, "."))?;
+    deserializer.end().map_err(|error| problem_of(&error, "."))?;
     Ok(JsonBody(value))
 }
 
 fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let suffix = essence.len().checked_sub(5).and_then(|at| essence.get(at..));
-    essence.eq_ignore_ascii_case("application/json")
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    let suffix = media_type.len().checked_sub(5).and_then(|at| media_type.get(at..));
+    media_type.eq_ignore_ascii_case("application/json")
         || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
-fn refusal(error: &serde_json::Error, path: &str) -> Problem {
+fn problem_of(error: &serde_json::Error, path: &str) -> Problem {
     let message = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let reason = message.strip_suffix(&place).unwrap_or(&message);
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    let reason = message.strip_suffix(&position).unwrap_or(&message);
     if error.classify() != Category::Data {
         return Problem::invalid("invalid_json", format!("the body is not valid JSON: {message}"));
     }
     let problem = Problem::invalid("invalid_request", format!("the body is not of the expected shape: {message}"));
-    match blamed(path, reason) {
+    match invalid_field(path, reason) {
         Some(field) => problem.with_details(vec![FieldError { field, reason: reason.to_owned() }]),
         None => problem,
     }
 }
 
-/// The field to blame. An absent field has no path of its own: its name stands in the message.
-fn blamed(path: &str, reason: &str) -> Option<String> {
+/// The path of the field that is missing or invalid. serde gives no path for a missing field; its name is in the
+/// message.
+fn invalid_field(path: &str, reason: &str) -> Option<String> {
     let parent = if path == "." { "" } else { path };
-    let absent = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-    match (parent, absent) {
+    let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    match (parent, missing) {
         ("", None) => None,
         ("", Some(name)) => Some(name.to_owned()),
         (parent, None) => Some(parent.to_owned()),
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_told_by_its_essence() {
+    fn json_is_recognized_by_its_media_type() {
         for json in [
             "application/json",
             "Application/JSON; charset=utf-8",
@@ -139,10 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn the_blamed_field_has_its_whole_path() {
-        assert_eq!(blamed(".", "missing field `name`").as_deref(), Some("name"));
-        assert_eq!(blamed("events[3]", "missing field `type`").as_deref(), Some("events[3].type"));
-        assert_eq!(blamed("limit", "invalid type: string").as_deref(), Some("limit"));
-        assert_eq!(blamed(".", "invalid type: sequence"), None);
+    fn an_invalid_field_has_its_whole_path() {
+        assert_eq!(invalid_field(".", "missing field `name`").as_deref(), Some("name"));
+        assert_eq!(invalid_field("events[3]", "missing field `type`").as_deref(), Some("events[3].type"));
+        assert_eq!(invalid_field("limit", "invalid type: string").as_deref(), Some("limit"));
+        assert_eq!(invalid_field(".", "invalid type: sequence"), None);
     }
 }

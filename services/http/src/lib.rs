@@ -1,31 +1,33 @@
-//! HTTP as every role speaks it: problems, request ids, the three mounts, bodies, queries, the server and the running
-//! routes.
+//! HTTP for every role: the server, request bodies and queries, problem responses, request ids, the three mounts, and
+//! the operational routes (status, health, metrics).
 //!
-//! No business routes and no knowledge of keys or tenants live here: those are the slices'.
+//! API routes, API keys and organizations are in other crates.
 
 mod body;
 mod connection;
 mod context;
-mod edge;
 mod host;
 mod json;
 mod mount;
 mod observe;
+mod operational;
 mod path;
 mod problem;
 mod query;
-mod running;
+mod request_layer;
 mod server;
+mod server_limits;
 mod timestamp;
 
-pub use body::{BATCH_BODY_BYTES, Body, BodyLimits, BodyReadTimeout, EVENT_BODY_BYTES, read};
+pub use body::{BATCH_BODY_BYTES, BodyLimits, BodyReadTimeout, EVENT_BODY_BYTES, RequestBody, read_body};
 pub use context::{Dialect, PeerAddr, RequestContext};
 pub use json::{JsonBody, JsonObject};
 pub use mount::{MountOptions, mount};
 pub use observe::LongPollWait;
+pub use operational::{ServiceInfo, metrics_route, operational_routes, probe_routes};
 pub use path::PathId;
 pub use problem::{FieldError, Problem};
 pub use query::QueryParams;
-pub use running::{ServiceInfo, metrics_route, probe_routes, routes as running_routes};
-pub use server::{ServerLimits, serve};
+pub use server::serve;
+pub use server_limits::ServerLimits;
 pub use timestamp::Timestamp;

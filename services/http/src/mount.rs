@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::Router;
 use http::StatusCode;
 
-use super::edge::EdgeLayer;
-use super::observe::SlowAfter;
+use super::observe::SlowThresholds;
 use super::problem::Problem;
+use super::request_layer::RequestLayer;
 
-/// Knobs of the layer around the routes.
+/// When a request is logged as slow.
 #[derive(Debug, Clone, Copy)]
 pub struct MountOptions {
     /// A request that takes longer is logged as a warning. Default 100 ms.
@@ -25,27 +25,27 @@ impl Default for MountOptions {
 }
 
 impl MountOptions {
-    pub(super) fn slow_after(&self) -> SlowAfter {
-        SlowAfter { warn: self.slow_warn, error: self.slow_error }
+    pub(super) fn slow_thresholds(&self) -> SlowThresholds {
+        SlowThresholds { warn: self.slow_warn, error: self.slow_error }
     }
 }
 
-/// The routes of `api` (relative, such as `/events`) under all three mounts, with everything around them that the
-/// contract asks of every answer. `api` brings no fallback of its own and no path that begins with `/v1` or `/api`.
-/// Other routers may be merged into the result.
+/// Mounts the routes of `api` (relative, such as `/events`) at `/v1`, `/` and `/api`, each inside the request layer.
+/// `api` must have no fallback and no path that starts with `/v1` or `/api`. Other routers may be merged into the
+/// result.
 pub fn mount(api: Router, options: MountOptions) -> Router {
     let routes = Router::new()
         .nest("/v1", api.clone())
         .nest("/api", api.clone())
         .merge(api)
         .fallback(|| async { Problem::from_status(StatusCode::NOT_FOUND) });
-    with_edge(routes, options)
+    with_request_layer(routes, options)
 }
 
-/// Puts the layer around each route.
-pub(super) fn with_edge(routes: Router, options: MountOptions) -> Router {
-    // Handlers are turned into services first: otherwise the layer would be created again, without its metrics, for every
-    // request.
+/// Wraps each route in the request layer.
+pub(super) fn with_request_layer(routes: Router, options: MountOptions) -> Router {
+    // `with_state` turns handlers into services. Without it, axum would create the layer again for every request, and
+    // the cached metrics would be lost.
     let routes: Router = routes.with_state(());
-    routes.layer(EdgeLayer { slow: options.slow_after() })
+    routes.layer(RequestLayer { slow: options.slow_thresholds() })
 }

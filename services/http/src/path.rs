@@ -7,7 +7,7 @@ use http::request::Parts;
 
 use super::problem::Problem;
 
-/// The one id in the route's path. One that is malformed answers as an unknown one does: 404.
+/// The only id in the route's path. A malformed id is answered like an unknown one: 404.
 #[derive(Debug, Clone, Copy)]
 pub struct PathId<T>(pub T);
 

@@ -1,7 +1,7 @@
-//! Errors as clients see them: `application/problem+json`.
+//! Error responses: `application/problem+json` (RFC 9457).
 //!
-//! A handler makes a [`Problem`] and returns it. Its body is written by the edge layer, which alone knows the request
-//! id, the path and the dialect of the mount.
+//! A handler returns a [`Problem`]. The request layer writes its body, because the body needs the request id, the path
+//! and the dialect of the mount.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{Dialect, RequestContext};
 
-/// One field that is to blame, and why.
+/// One invalid field, and why it is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldError {
     /// Name or path of the field as the client wrote it.
@@ -22,12 +22,12 @@ pub struct FieldError {
     pub reason: String,
 }
 
-/// An error on its way to a client. Nothing in it may tell of internals: the log does that, under the same request id.
+/// An error response. It must not contain internals; those are logged under the same request id.
 #[derive(Debug, Clone)]
-pub struct Problem(Box<Inner>);
+pub struct Problem(Box<ProblemFields>);
 
 #[derive(Debug, Clone)]
-struct Inner {
+struct ProblemFields {
     status: Status,
     error_code: &'static str,
     detail: Cow<'static, str>,
@@ -36,7 +36,7 @@ struct Inner {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// `Invalid` is 400 or 422, which is the mount's to decide.
+/// `Invalid` becomes 400 or 422, depending on the mount's dialect.
 #[derive(Debug, Clone, Copy)]
 enum Status {
     Invalid,
@@ -45,7 +45,7 @@ enum Status {
 
 impl Problem {
     fn with_status(status: Status, error_code: &'static str, detail: Cow<'static, str>) -> Self {
-        Self(Box::new(Inner {
+        Self(Box::new(ProblemFields {
             status,
             error_code,
             detail,
@@ -65,7 +65,7 @@ impl Problem {
         Self::with_status(Status::Fixed(status), error_code, Cow::Owned(detail.into()))
     }
 
-    /// 404: absent, another organization's or malformed, which nobody can tell apart.
+    /// 404. The response is the same for an absent object, one of another organization and a malformed id.
     pub fn not_found() -> Self {
         Self::with_status(Status::Fixed(StatusCode::NOT_FOUND), "not_found", Cow::Borrowed("there is nothing here"))
     }
@@ -76,7 +76,7 @@ impl Problem {
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
-    /// 403: the key is known, and may not do this.
+    /// 403: the key is valid but not allowed to do this.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
@@ -101,13 +101,13 @@ impl Problem {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).with_retry_after(retry_after_seconds)
     }
 
-    /// 500. What happened goes to the log, never to the client.
+    /// 500. The cause is logged and never sent to the client.
     pub fn internal() -> Self {
         let detail = "something went wrong on our side; the request id names it in our logs";
         Self::with_status(Status::Fixed(StatusCode::INTERNAL_SERVER_ERROR), "internal_error", Cow::Borrowed(detail))
     }
 
-    /// The problem for a bare status, such as a framework's own refusal.
+    /// The problem for an error response of the framework, which has only a status code.
     pub(super) fn from_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
@@ -144,7 +144,7 @@ impl Problem {
         self.with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
     }
 
-    /// Names the fields that are to blame.
+    /// Adds the invalid fields.
     #[must_use]
     pub fn with_details(mut self, details: Vec<FieldError>) -> Self {
         self.0.details = details;
@@ -165,12 +165,12 @@ impl Problem {
         self
     }
 
-    /// The stable code.
+    /// The stable error code.
     pub fn error_code(&self) -> &'static str {
         self.0.error_code
     }
 
-    /// The text for people.
+    /// The human-readable text.
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
@@ -195,7 +195,7 @@ impl Problem {
 
     /// The body alone.
     pub(super) fn body(&self, status: StatusCode, instance: &str, request_id: &str) -> Vec<u8> {
-        serde_json::to_vec(&Rendered { problem: &self.0, status, instance, request_id }).unwrap_or_default()
+        serde_json::to_vec(&ProblemBody { problem: &self.0, status, instance, request_id }).unwrap_or_default()
     }
 
     fn add_headers(&self, response: &mut Response) {
@@ -206,7 +206,7 @@ impl Problem {
 }
 
 impl IntoResponse for Problem {
-    /// An empty body with the problem beside it, for the edge layer to write.
+    /// A response without a body, with the problem in its extensions. The request layer writes the body.
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.status(Dialect::Canonical);
@@ -216,14 +216,14 @@ impl IntoResponse for Problem {
     }
 }
 
-struct Rendered<'a> {
-    problem: &'a Inner,
+struct ProblemBody<'a> {
+    problem: &'a ProblemFields,
     status: StatusCode,
     instance: &'a str,
     request_id: &'a str,
 }
 
-impl Serialize for Rendered<'_> {
+impl Serialize for ProblemBody<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("type", &format_args!("urn:triggers:problem:{}", self.problem.error_code))?;
@@ -232,7 +232,7 @@ impl Serialize for Rendered<'_> {
         map.serialize_entry("detail", &self.problem.detail)?;
         map.serialize_entry("instance", self.instance)?;
         map.serialize_entry("error_code", self.problem.error_code)?;
-        // Two more names for the same text: clients of older trigger APIs read one or the other.
+        // The same text under two more names, for clients of older trigger APIs.
         map.serialize_entry("message", &self.problem.detail)?;
         map.serialize_entry("error", &self.problem.detail)?;
         map.serialize_entry("request_id", self.request_id)?;

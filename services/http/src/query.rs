@@ -1,4 +1,4 @@
-//! Query strings, read strictly: what is given twice or out of range is invalid, and unknown names are ignored.
+//! Strict parsing of query strings: a duplicate or out-of-range parameter is invalid; unknown parameters are ignored.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -19,8 +19,8 @@ impl QueryParams {
     /// Decodes the query of `uri`.
     ///
     /// # Errors
-    /// The invalid code when it is not readable, or not text: the decoder would put replacement characters there, and
-    /// answer a question that nobody asked.
+    /// 400 (422 on `/api`) when it cannot be parsed or is not UTF-8. The decoder would put replacement characters
+    /// there, and the handler would answer another query than the client sent.
     pub fn of(uri: &Uri) -> Result<Self, Problem> {
         if percent_decode_str(uri.query().unwrap_or_default()).decode_utf8().is_err() {
             return Err(Problem::invalid("invalid_request", "the query string is not UTF-8"));
@@ -31,10 +31,10 @@ impl QueryParams {
         }
     }
 
-    /// The value of a parameter that may be given once.
+    /// The value of a parameter that may be given at most once.
     ///
     /// # Errors
-    /// The invalid code when it is given twice.
+    /// 400 (422 on `/api`) when it is given twice.
     pub fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
@@ -48,10 +48,10 @@ impl QueryParams {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a parameter as a number or the like, within `range`.
+    /// The value of a parameter, parsed, within `range`.
     ///
     /// # Errors
-    /// The invalid code when it is unreadable, out of range or given twice.
+    /// 400 (422 on `/api`) when it cannot be parsed, is out of range or is given twice.
     pub fn parse_in_range<T>(&self, name: &str, range: RangeInclusive<T>) -> Result<Option<T>, Problem>
     where
         T: FromStr + PartialOrd + Display,
@@ -66,7 +66,7 @@ impl QueryParams {
     /// `true` or `false`; a name without a value means `true`.
     ///
     /// # Errors
-    /// The invalid code for anything else, or when it is given twice.
+    /// 400 (422 on `/api`) for anything else, or when it is given twice.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, Problem> {
         match self.one(name)? {
             None => Ok(None),
@@ -76,7 +76,7 @@ impl QueryParams {
         }
     }
 
-    /// The problem that blames a parameter. `reason` continues a sentence that begins with its name.
+    /// The problem for an invalid parameter. `reason` continues a sentence that starts with its name.
     pub fn invalid(name: &str, reason: impl Into<String>) -> Problem {
         let reason = reason.into();
         Problem::invalid("invalid_request", format!("{name} {reason}"))
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn twice_given_unreadable_and_out_of_range_are_invalid() {
+    fn duplicate_unreadable_and_out_of_range_are_invalid() {
         assert!(params("limit=1&limit=1").one("limit").is_err());
         for limit in ["0", "1001", "-1", "1.5", "", "x", "99999999999999999999"] {
             assert!(params(&format!("limit={limit}")).parse_in_range("limit", 1_u32..=1000).is_err(), "{limit}");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_invalid() {
+    fn bytes_that_are_not_utf_8_are_invalid() {
         for query in ["event_type=%ff", "%c3%28=1", "a=b&event_type=%ed%a0%80"] {
             assert!(QueryParams::of(&format!("/inbox?{query}").parse().unwrap()).is_err(), "{query}");
         }

@@ -1,4 +1,5 @@
-//! The HTTP/1 server: accepting, bounds on connections and on slow clients, and an end that waits for open requests.
+//! The HTTP/1 server: it accepts connections, limits their number, drops slow clients, and waits for open requests when
+//! it shuts down.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -23,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::body::BodyReadTimeout;
-use super::connection::{Due, Pace, PacedBody, PacedStream};
-use super::context::{PeerAddr, made_id};
+use super::connection::{ConnectionTimer, Expired, TimedBody, TimedStream};
+use super::context::{PeerAddr, generate_request_id};
 use super::mount::MountOptions;
 use super::problem::Problem;
-use super::{edge, host};
+use super::server_limits::ServerLimits;
+use super::{host, request_layer};
 use runtime::retry::Backoff;
 use runtime::telemetry::metrics;
 
@@ -49,59 +51,26 @@ struct Metrics {
     slow: IntCounter,
 }
 
-/// hyper reads no head larger than its buffer, and bodies in pieces of it.
+/// Size of hyper's read buffer. It limits the size of request headers and of one piece of a body.
 const BUFFER_BYTES: usize = 64 * 1024;
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Bounds of a server. They exist as values so that tests need not wait for the real ones.
-#[derive(Debug, Clone, Copy)]
-pub struct ServerLimits {
-    /// From the first byte of a request (or the opening of the connection) to the end of its headers. Default 10 s.
-    pub header_read_timeout: Duration,
-    /// The whole body. Default 30 s.
-    pub body_read_timeout: Duration,
-    /// Between two requests of a connection. Default 75 s.
-    pub idle_timeout: Duration,
-    /// Without the client taking a byte of an answer. Default 30 s.
-    pub write_stall_timeout: Duration,
-    /// Request line and headers. Default 32 KiB; hyper answers more with a bare 431.
-    pub max_header_bytes: usize,
-    /// Open connections; further ones get 503. Default 20,000.
-    pub max_connections: usize,
-    /// How long open requests may take after the shutdown began. Default 10 s.
-    pub shutdown_deadline: Duration,
-}
-
-impl Default for ServerLimits {
-    fn default() -> Self {
-        Self {
-            header_read_timeout: Duration::from_secs(10),
-            body_read_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(75),
-            write_stall_timeout: Duration::from_secs(30),
-            max_header_bytes: 32 * 1024,
-            max_connections: 20_000,
-            shutdown_deadline: Duration::from_secs(10),
-        }
-    }
-}
-
-/// What all connections share.
-struct Shared {
+/// Settings that all connections share.
+struct ConnectionSettings {
     router: Router,
     limits: ServerLimits,
-    /// The listener is on loopback: a foreign `Host` is refused.
+    /// Whether the listener is on loopback. Then a request with a foreign `Host` is refused.
     loopback: bool,
     http: http1::Builder,
     shutdown: CancellationToken,
 }
 
-/// Serves `router` until `shutdown`, then waits for open requests, at most `limits.shutdown_deadline`. A client that
-/// leaves early takes its handler with it: the handler's future is dropped at its next await.
+/// Serves `router` until `shutdown`, then waits for open requests, at most `limits.shutdown_deadline`. When a client
+/// disconnects early, the future of its handler is dropped.
 ///
 /// # Errors
-/// When the listener has no address, which means that it is not usable.
+/// When the listener has no address, so it cannot be used.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -113,40 +82,45 @@ pub async fn serve(
     http.header_read_timeout(None)
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(BUFFER_BYTES.max(limits.max_header_bytes));
-    let shared = Arc::new(Shared { router: router.with_state(()), limits, loopback, http, shutdown });
+    let settings = Arc::new(ConnectionSettings { router: router.with_state(()), limits, loopback, http, shutdown });
     let mut connections = JoinSet::new();
-    accept_until_shutdown(listener, &shared, &mut connections).await;
-    finish(connections, limits.shutdown_deadline).await;
+    accept_until_shutdown(listener, &settings, &mut connections).await;
+    wait_for_connections(connections, limits.shutdown_deadline).await;
     Ok(())
 }
 
-/// Takes the listener, so that nobody is let into the queue any more once it returns.
-async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, connections: &mut JoinSet<()>) {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+/// Accepts connections until the shutdown. It owns the listener: when it returns, the socket is closed and the kernel
+/// queues no further connections.
+async fn accept_until_shutdown(
+    listener: TcpListener,
+    settings: &Arc<ConnectionSettings>,
+    connections: &mut JoinSet<()>,
+) {
+    let mut backoff = Backoff::new(FIRST_ACCEPT_PAUSE, LONGEST_ACCEPT_PAUSE);
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shared.shutdown.cancelled() => return,
+            () = settings.shutdown.cancelled() => return,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
                 backoff.reset();
-                if connections.len() < shared.limits.max_connections {
-                    connections.spawn(connection(stream, peer, shared.clone()));
+                if connections.len() < settings.limits.max_connections {
+                    connections.spawn(serve_connection(stream, peer, settings.clone()));
                 } else {
-                    refuse(stream);
+                    refuse_connection(stream);
                 }
             }
-            Err(error) if is_the_clients(&error) => {}
+            Err(error) if is_caused_by_client(&error) => {}
             Err(error) => {
-                // Most likely out of file descriptors: connections that end will free some. Trying at once would only
-                // burn a core.
+                // Most likely no file descriptor is free. Connections that close free some; retrying at once would only
+                // use up a core.
                 let pause = backoff.next_delay();
-                tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "A connection could not be accepted.");
+                tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "Accepting a connection failed; retrying.");
                 tokio::select! {
-                    () = shared.shutdown.cancelled() => return,
+                    () = settings.shutdown.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -154,38 +128,36 @@ async fn accept_until_shutdown(listener: TcpListener, shared: &Arc<Shared>, conn
     }
 }
 
-async fn finish(mut connections: JoinSet<()>, deadline: Duration) {
+/// Waits until all connections are closed, and aborts the remaining ones at the deadline.
+async fn wait_for_connections(mut connections: JoinSet<()>, deadline: Duration) {
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(deadline, all).await.is_err() {
-        tracing::warn!(
-            connections = connections.len(),
-            "Requests were still open at the deadline of the shutdown; they are cut off."
-        );
+        tracing::warn!(connections = connections.len(), "Requests still open at the shutdown deadline; aborting them.");
         connections.shutdown().await;
     }
 }
 
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_caused_by_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
 }
 
-/// Says that there are too many connections, as far as the socket takes it at once.
-fn refuse(stream: TcpStream) {
+/// Sends 503 to a connection over the limit. What does not fit into the socket's buffer is not sent.
+fn refuse_connection(stream: TcpStream) {
     METRICS.refused.inc();
     let written = stream.into_std().and_then(|mut stream| stream.write_all(&too_many_connections()));
     if let Err(error) = written {
-        tracing::debug!(%error, "A refused connection was closed before it got its answer.");
+        tracing::debug!(%error, "Refused connection closed before the 503 was sent.");
     }
 }
 
-/// A whole answer, to a connection that never becomes a request. Nothing is known of it, so its `instance` is the root.
+/// The whole response to a connection over the limit. Its request is never read, so `instance` is the root path.
 fn too_many_connections() -> Vec<u8> {
     let status = StatusCode::SERVICE_UNAVAILABLE;
     let problem = Problem::new(status, "too_many_connections", "too many connections are open; try again shortly");
-    let id = made_id();
+    let id = generate_request_id();
     let body = problem.body(status, "/", &id);
     let mut answer = format!(
         "HTTP/1.1 {status}\r\n\
@@ -203,42 +175,42 @@ fn too_many_connections() -> Vec<u8> {
     answer
 }
 
-/// Counts a connection as long as it lives.
-struct Open;
+/// Counts an open connection in the gauge until it is dropped.
+struct OpenConnection;
 
-impl Open {
+impl OpenConnection {
     fn new() -> Self {
         METRICS.open.inc();
         Self
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         METRICS.open.dec();
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let _open = Open::new();
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, settings: Arc<ConnectionSettings>) {
+    let _open = OpenConnection::new();
     if let Err(error) = stream.set_nodelay(true) {
-        // Answers would be held back for tens of milliseconds; that is slow, not wrong.
-        tracing::debug!(%error, "TCP_NODELAY could not be set.");
+        // Responses may then be delayed by tens of milliseconds, which does no harm.
+        tracing::debug!(%error, "Setting TCP_NODELAY failed.");
     }
-    let pace = Arc::new(Pace::new());
+    let timer = Arc::new(ConnectionTimer::new());
     let service = {
-        let (shared, pace) = (shared.clone(), pace.clone());
-        hyper::service::service_fn(move |request| answer(request, peer, shared.clone(), pace.clone()))
+        let (settings, timer) = (settings.clone(), timer.clone());
+        hyper::service::service_fn(move |request| handle_request(request, peer, settings.clone(), timer.clone()))
     };
-    let io = TokioIo::new(PacedStream::new(stream, pace.clone()));
-    let mut http = pin!(shared.http.serve_connection(io, service));
-    let mut timer = pin!(tokio::time::sleep(shared.limits.header_read_timeout));
-    let mut shutdown = pin!(shared.shutdown.cancelled());
+    let io = TokioIo::new(TimedStream::new(stream, timer.clone()));
+    let mut http = pin!(settings.http.serve_connection(io, service));
+    let mut sleep = pin!(tokio::time::sleep(settings.limits.header_read_timeout));
+    let mut shutdown = pin!(settings.shutdown.cancelled());
     let mut closing = false;
     poll_fn(|cx| {
         if let Poll::Ready(outcome) = http.as_mut().poll(cx) {
             if let Err(error) = outcome {
-                tracing::debug!(%error, %peer, "A connection ended with an error.");
+                tracing::debug!(%error, %peer, "Connection closed with an error.");
             }
             return Poll::Ready(());
         }
@@ -247,16 +219,16 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
             http.as_mut().graceful_shutdown();
             cx.waker().wake_by_ref();
         }
-        match pace.poll_due(timer.as_mut(), &shared.limits, cx) {
-            Poll::Ready(Due::Idle) if !closing => {
+        match timer.poll_expired(sleep.as_mut(), &settings.limits, cx) {
+            Poll::Ready(Expired::Idle) if !closing => {
                 closing = true;
                 http.as_mut().graceful_shutdown();
-                timer.as_mut().reset(tokio::time::Instant::now() + shared.limits.header_read_timeout);
+                sleep.as_mut().reset(tokio::time::Instant::now() + settings.limits.header_read_timeout);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Poll::Ready(due) => {
-                if due == Due::Slow {
+            Poll::Ready(expired) => {
+                if expired == Expired::SlowClient {
                     METRICS.slow.inc();
                 }
                 Poll::Ready(())
@@ -267,29 +239,29 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     .await;
 }
 
-async fn answer(
+async fn handle_request(
     request: http::Request<Incoming>,
     peer: SocketAddr,
-    shared: Arc<Shared>,
-    pace: Arc<Pace>,
-) -> Result<http::Response<PacedBody>, Infallible> {
-    pace.begin_request();
+    settings: Arc<ConnectionSettings>,
+    timer: Arc<ConnectionTimer>,
+) -> Result<http::Response<TimedBody>, Infallible> {
+    timer.request_started();
     let has_body = !request.body().is_end_stream();
     let mut request = request.map(axum::body::Body::new);
     request.extensions_mut().insert(PeerAddr(peer));
-    request.extensions_mut().insert(BodyReadTimeout(shared.limits.body_read_timeout));
-    let response = route(request, &shared).await;
+    request.extensions_mut().insert(BodyReadTimeout(settings.limits.body_read_timeout));
+    let response = route(request, &settings).await;
     if has_body && response.status().as_u16() >= 400 {
-        pace.linger_at_the_end();
+        timer.linger_on_close();
     }
-    Ok(response.map(|body| PacedBody::new(body, pace)))
+    Ok(response.map(|body| TimedBody::new(body, timer)))
 }
 
-async fn route(request: Request, shared: &Shared) -> Response {
-    if shared.loopback && !host::is_local(&request) {
+async fn route(request: Request, settings: &ConnectionSettings) -> Response {
+    if settings.loopback && !host::has_local_host(&request) {
         let problem = Problem::from_status(StatusCode::MISDIRECTED_REQUEST);
-        return edge::refuse(request, problem, MountOptions::default().slow_after()).await;
+        return request_layer::respond_with(request, problem, MountOptions::default().slow_thresholds()).await;
     }
-    let mut router = shared.router.clone();
+    let mut router = settings.router.clone();
     router.call(request).await.unwrap_or_else(|never| match never {})
 }

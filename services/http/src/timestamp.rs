@@ -1,17 +1,16 @@
-//! Times as every reply and webhook spells them. Reading times that others spell is not done here.
+//! The format of times in responses and webhooks.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 use time::{OffsetDateTime, UtcOffset};
 
-/// A time, written as RFC 3339 in UTC with exactly three digits of a second; finer ones are cut off, as the log's clock
-/// has none.
+/// A time, written as RFC 3339 in UTC with milliseconds, like the log's clock. Finer digits are truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub OffsetDateTime);
 
 impl Timestamp {
-    /// From milliseconds since the Unix epoch; `None` beyond what a calendar knows.
+    /// From milliseconds since the Unix epoch; `None` outside of the years that `time` supports.
     pub fn from_millis(millis: i64) -> Option<Self> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok().map(Self)
     }

@@ -50,7 +50,8 @@ async fn try_accept(
     caller.require(Right::Produce)?;
     let (parts, body) = request.into_parts();
     let form = Form::of(&parts.headers)?;
-    let body = http_server::read(&parts.headers, body, BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions)).await?;
+    let limits = BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions);
+    let body = http_server::read_body(&parts.headers, body, limits).await?;
     let admitted = admit::admit(caller, &parts.headers, &form, &body, context.traceparent.clone())?;
     let Some(dedup) = admitted.event.dedup.clone() else {
         let accepted = append(state, context, caller, admitted).await?;
@@ -132,6 +133,6 @@ fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<S
     }
     state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
     // Epoch 0: ingest writes to the newest log epoch without knowing its number.
-    let place = LogPosition { log_epoch: 0, partition: appended.partition, offset: appended.offset };
-    Some(state.sealing.seal_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &place.to_bytes()))
+    let position = LogPosition { log_epoch: 0, partition: appended.partition, offset: appended.offset };
+    Some(state.sealing.seal_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &position.to_bytes()))
 }

@@ -45,7 +45,7 @@ impl<'a> Form<'a> {
         let content_type =
             headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str).transpose().map_err(|_| unsupported())?;
         let media_type = content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
-        let is = |known: &str| media_type.is_some_and(|given| given.eq_ignore_ascii_case(known));
+        let is = |name: &str| media_type.is_some_and(|given| given.eq_ignore_ascii_case(name));
         let is_of_cloudevents = media_type
             .and_then(|given| given.get(..CLOUDEVENTS.len()))
             .is_some_and(|prefix| prefix.eq_ignore_ascii_case(CLOUDEVENTS));

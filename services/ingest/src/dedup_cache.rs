@@ -53,11 +53,11 @@ pub(crate) struct DedupCache {
 }
 
 /// The response to the event of a key, or the error of its append. Concurrent duplicates are answered with the same.
-type Outcome = Result<CachedResponse, Problem>;
+type AppendOutcome = Result<CachedResponse, Problem>;
 
 struct Entry {
     /// `None` while the first request has no answer. A closed channel means that its client disconnected.
-    outcome: watch::Receiver<Option<Outcome>>,
+    outcome: watch::Receiver<Option<AppendOutcome>>,
     /// Size of the entry, bytes.
     weight: u32,
 }
@@ -67,7 +67,7 @@ pub(crate) struct Reservation {
     cache: DedupCache,
     key: DedupKey,
     entry: Arc<Entry>,
-    outcome: watch::Sender<Option<Outcome>>,
+    outcome: watch::Sender<Option<AppendOutcome>>,
     body_hash: String,
     published: bool,
 }
@@ -119,7 +119,7 @@ impl DedupCache {
         &self,
         key: DedupKey,
         entry: Arc<Entry>,
-        outcome: watch::Sender<Option<Outcome>>,
+        outcome: watch::Sender<Option<AppendOutcome>>,
         event: &Event,
         dedup: &Dedup,
     ) -> Reserved {
@@ -190,7 +190,7 @@ impl Reservation {
         self.cache.remove(&self.key, &self.entry);
     }
 
-    fn publish(&mut self, outcome: Outcome) {
+    fn publish(&mut self, outcome: AppendOutcome) {
         self.published = true;
         // `send_replace` stores the outcome in the channel even without a receiver; the cached entry is read later.
         self.outcome.send_replace(Some(outcome));

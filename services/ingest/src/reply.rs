@@ -20,7 +20,7 @@ pub(crate) struct Accepted {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct ResponseBody<'a> {
     event_id: EventId,
     id: EventId,
     status: &'static str,
@@ -35,8 +35,8 @@ struct Body<'a> {
 }
 
 impl Accepted {
-    fn body(&self, message: &'static str, duplicate: bool) -> Json<Body<'_>> {
-        Json(Body {
+    fn body(&self, message: &'static str, duplicate: bool) -> Json<ResponseBody<'_>> {
+        Json(ResponseBody {
             event_id: self.event_id,
             id: self.event_id,
             status: "accepted",

@@ -1,5 +1,5 @@
-//! Options of PostgreSQL, each also an environment variable, validated at start. Options of Kafka are in `kafka`, those
-//! of a slice in the slice; the binary puts all of them together.
+//! Options for PostgreSQL, each also an environment variable, validated at start. Options for Kafka are in `kafka`,
+//! those of a role in its crate.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use crate::postgres::PostgresConfig;
 
 const DEFAULT_DATABASE_URL: &str = "postgres://triggers@127.0.0.1:5432/triggers";
 
-/// A value that cannot be, with the place.
+/// An invalid value of an option.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{option}: {reason}")]
 pub struct InvalidConfig {
-    /// Flag or variable.
+    /// Option or environment variable.
     pub option: &'static str,
     /// What is wrong with it.
     pub reason: String,
 }
 
-/// How to reach PostgreSQL.
+/// How to connect to PostgreSQL.
 #[derive(Args, Clone)]
 pub struct PostgresArgs {
     /// postgres://user:password@host:port/database [default: postgres://triggers@127.0.0.1:5432/triggers]
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Connections at most, per process
+    /// Maximum number of connections per process
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 16)]
     pub database_max_connections: u32,
     /// How long a request waits for a connection, milliseconds
@@ -34,22 +34,22 @@ pub struct PostgresArgs {
 }
 
 impl PostgresArgs {
-    /// Checks the values and makes the configuration.
+    /// Validates the values and makes the configuration.
     ///
     /// # Errors
-    /// Names the first value that cannot be.
+    /// The first invalid value.
     pub fn config(&self) -> Result<PostgresConfig, InvalidConfig> {
         let invalid = |option, reason: &str| Err(InvalidConfig { option, reason: reason.to_owned() });
         let url = self.database_url.as_deref().unwrap_or(DEFAULT_DATABASE_URL);
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return invalid("DATABASE_URL", "must begin with postgres://");
+            return invalid("DATABASE_URL", "must start with postgres://");
         }
-        // The projector, the retries, the listener and the pollers each hold one.
+        // The projector, the retry worker, the listener and the pollers use one each.
         if !(5..=1000).contains(&self.database_max_connections) {
-            return invalid("DATABASE_MAX_CONNECTIONS", "from 5 to 1000");
+            return invalid("DATABASE_MAX_CONNECTIONS", "must be from 5 to 1000");
         }
         if !(10..=60_000).contains(&self.database_acquire_timeout_ms) {
-            return invalid("DATABASE_ACQUIRE_TIMEOUT_MS", "from 10 to 60000");
+            return invalid("DATABASE_ACQUIRE_TIMEOUT_MS", "must be from 10 to 60000");
         }
         let mut config = PostgresConfig::new(url);
         config.max_connections = self.database_max_connections;

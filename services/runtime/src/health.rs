@@ -1,6 +1,6 @@
-//! Which parts a process depends on, and whether each of them works.
+//! The health of a process: the components that it depends on, and whether each is healthy.
 //!
-//! Parts report themselves; nothing here asks anybody. How it is shown over HTTP is in `http`.
+//! Components report their state; nothing here polls them. The health routes are in `http`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,26 +20,27 @@ static HEALTHY: LazyLock<GaugeVec> = LazyLock::new(|| {
 
 /// The health of a process. Clones share it.
 #[derive(Clone, Default)]
-pub struct Health(Arc<Inner>);
+pub struct Health(Arc<HealthState>);
 
 #[derive(Default)]
-struct Inner {
+struct HealthState {
     components: Mutex<BTreeMap<String, Component>>,
     draining: AtomicBool,
 }
 
 impl Health {
-    /// Without components: ready.
+    /// A process without components, which is ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The component of that name, unhealthy ("starting") until it reports otherwise. A second call returns the same one.
+    /// The required component of that name, unhealthy ("starting") until it reports otherwise. A second call returns
+    /// the same component.
     pub fn component(&self, name: &str) -> Component {
         self.named(name, true)
     }
 
-    /// Like [`Health::component`], for a part without which the process still does its main work: shown, but not
+    /// Like [`Health::component`], for a component that the process does not need for its main work: reported, but not
     /// counted for readiness.
     pub fn optional(&self, name: &str) -> Component {
         self.named(name, false)
@@ -49,22 +50,22 @@ impl Health {
         self.lock().entry(name.to_owned()).or_insert_with(|| Component::starting(name, required)).clone()
     }
 
-    /// Whether every required component is healthy, and no shutdown has begun.
+    /// Whether every required component is healthy and the process is not draining.
     pub fn is_ready(&self) -> bool {
         !self.is_draining() && self.lock().values().all(|component| component.is_healthy() || !component.0.required)
     }
 
-    /// Whether every component is healthy, optional ones included, and no shutdown has begun.
+    /// Whether every component is healthy, optional ones included, and the process is not draining.
     pub fn is_fully_healthy(&self) -> bool {
         !self.is_draining() && self.lock().values().all(Component::is_healthy)
     }
 
-    /// From now on not ready, whatever the components say: nobody should send new work.
+    /// The process shuts down: from now on it is not ready, so that it gets no new work.
     pub fn set_draining(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a shutdown has begun.
+    /// Whether the process shuts down.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Relaxed)
     }
@@ -79,15 +80,15 @@ impl Health {
     }
 }
 
-/// One part that a process depends on. Clones share its state.
+/// A part that a process depends on. Clones share its state.
 #[derive(Clone)]
-pub struct Component(Arc<State>);
+pub struct Component(Arc<ComponentState>);
 
-struct State {
+struct ComponentState {
     name: String,
     required: bool,
     healthy: AtomicBool,
-    /// Why it is unhealthy. A change of the reason is logged.
+    /// Why the component is unhealthy. A change of the reason is logged.
     reason: Mutex<String>,
     gauge: Gauge,
 }
@@ -97,10 +98,16 @@ impl Component {
         let gauge = HEALTHY.with_label_values(&[name]);
         gauge.set(0.0);
         let reason = Mutex::new("starting".to_owned());
-        Self(Arc::new(State { name: name.to_owned(), required, healthy: AtomicBool::new(false), reason, gauge }))
+        Self(Arc::new(ComponentState {
+            name: name.to_owned(),
+            required,
+            healthy: AtomicBool::new(false),
+            reason,
+            gauge,
+        }))
     }
 
-    /// It works. Cheap when it did before.
+    /// Reports that the component works. Cheap when it was healthy before.
     pub fn report_healthy(&self) {
         if self.is_healthy() {
             return;
@@ -113,18 +120,18 @@ impl Component {
         }
     }
 
-    /// It does not work. `reason` goes to the log, when it is another one than before, and nowhere else.
+    /// Reports that the component does not work. `reason` is only logged, and only when it changed.
     pub fn report_unhealthy(&self, reason: impl Into<String>) {
         let reason = reason.into();
-        let mut known = self.reason();
-        if self.0.healthy.swap(false, Ordering::Relaxed) || *known != reason {
+        let mut last_reason = self.reason();
+        if self.0.healthy.swap(false, Ordering::Relaxed) || *last_reason != reason {
             self.0.gauge.set(0.0);
             tracing::warn!(component = %self.0.name, reason, "Component is unhealthy.");
-            *known = reason;
+            *last_reason = reason;
         }
     }
 
-    /// What it said last.
+    /// What the component reported last.
     pub fn is_healthy(&self) -> bool {
         self.0.healthy.load(Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
-//! What every role runs on: lifecycle and supervision, health, PostgreSQL, telemetry, sealing, retries.
+//! What every role needs: signals and supervision, health, PostgreSQL, telemetry, sealing, retries.
 //!
-//! Nothing here knows Kafka, HTTP, events or tenants.
+//! This crate does not depend on Kafka, HTTP, events or organizations.
 
 #![deny(missing_docs)]
 

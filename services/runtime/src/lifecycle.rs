@@ -1,4 +1,4 @@
-//! The beginning of the end: signals, and tasks that live and stop together.
+//! Shutdown on signals, and supervision of tasks that run and stop together.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -12,19 +12,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
 
-/// Exit code of a process that a second signal ended, as shells report an interrupt.
+/// Exit code after a second signal; shells use it for an interrupt.
 const INTERRUPTED: i32 = 130;
-/// How long tasks that are cut off may take to notice.
-const CUT_OFF: Duration = Duration::from_secs(1);
+/// How long aborted tasks may take to stop.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A token that SIGINT or SIGTERM cancels, `grace` after the signal. With the signal `health` reports that the process
-/// is draining, so that no new work is sent to it; until the token is cancelled, everything goes on as before. Deadlines
-/// count from the token. A second signal ends the process at once. Call it inside the runtime.
+/// Returns a token that is cancelled `grace` after SIGINT or SIGTERM. At the signal, `health` reports that the process
+/// is draining, so that it gets no new work; everything runs as before until the token is cancelled. Deadlines count
+/// from the cancellation. A second signal exits the process at once. Call it inside the runtime.
 pub fn shutdown_on_signals(health: Health, grace: Duration) -> CancellationToken {
     let token = CancellationToken::new();
     match signals() {
         Ok(signals) => drop(tokio::spawn(drain_then_cancel(signals, health, grace, token.clone()))),
-        Err(error) => tracing::error!(%error, "Signals cannot be received; the process can only be killed."),
+        Err(error) => tracing::error!(%error, "Installing signal handlers failed; the process can only be killed."),
     }
     token
 }
@@ -44,32 +44,32 @@ async fn drain_then_cancel(
     let signal = next().await;
     health.set_draining();
     let grace_ms = grace.as_millis() as u64;
-    tracing::info!(signal, grace_ms, "Draining, then shutting down; a second signal ends the process at once.");
+    tracing::info!(signal, grace_ms, "Received a signal; draining, then shutting down. A second signal exits at once.");
     tokio::select! {
         biased;
-        signal = next() => end_at_once(signal),
-        // A task that failed leaves nothing to wait for.
+        signal = next() => exit_now(signal),
+        // A task failed, and the supervisor shuts down without the grace period.
         () = token.cancelled() => {}
         () = sleep(grace) => tracing::info!("Shutting down."),
     }
     token.cancel();
-    end_at_once(next().await);
+    exit_now(next().await);
 }
 
-fn end_at_once(signal: &str) {
-    tracing::warn!(signal, "Ending at once.");
+fn exit_now(signal: &str) {
+    tracing::warn!(signal, "Received a second signal; exiting at once.");
     std::process::exit(INTERRUPTED);
 }
 
-/// Ends the process `within` after `shutdown` at the latest, whatever hangs: what it did not get done then, who starts
-/// next does again. On a thread, since the runtime's may be what hangs. Sleeping goes by the monotonic clock, other
-/// than waiting inside of librdkafka.
+/// Exits the process `within` after `shutdown`, even if a task or a thread of the runtime hangs. The next start repeats
+/// unfinished work. It uses its own thread, because the threads of the runtime may hang. `sleep` uses the monotonic
+/// clock; librdkafka's waits do not.
 pub fn exit_within(shutdown: CancellationToken, within: Duration) {
     tokio::spawn(async move {
         shutdown.cancelled().await;
         std::thread::spawn(move || {
             std::thread::sleep(within);
-            tracing::error!("The process did not come to its end; ending it at once.");
+            tracing::error!("Shutdown did not finish in time; exiting at once.");
             std::process::exit(1);
         });
     });
@@ -79,9 +79,8 @@ fn signals() -> io::Result<(Signal, Signal)> {
     Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
 }
 
-/// Named tasks of which none may end before the others. Each of them has the shutdown token and ends soon after it is
-/// cancelled. Every task that a role keeps running in the background is one of them: what a slice needs, its `start`
-/// registers here.
+/// Runs named tasks, and shuts all of them down when one stops. Each task has the shutdown token and stops soon after
+/// the token is cancelled. Every background task of a role is spawned here.
 pub struct Supervisor {
     tasks: JoinSet<anyhow::Result<()>>,
     started: HashMap<Id, (String, AbortHandle)>,
@@ -90,7 +89,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Without tasks. `shutdown` ends them all; a task that ends on its own is reported to `health`.
+    /// A supervisor without tasks. `shutdown` stops all tasks; a task that stops before is reported to `health`.
     pub fn new(health: Health, shutdown: CancellationToken) -> Self {
         Self { tasks: JoinSet::new(), started: HashMap::new(), health, shutdown }
     }
@@ -100,7 +99,7 @@ impl Supervisor {
         &self.health
     }
 
-    /// The token that ends every task.
+    /// The token that stops every task.
     pub fn shutdown(&self) -> CancellationToken {
         self.shutdown.clone()
     }
@@ -114,16 +113,16 @@ impl Supervisor {
         self.started.insert(handle.id(), (name.into(), handle));
     }
 
-    /// The tasks by name, each with what cuts it off: for tests that kill one and see what becomes of the process.
+    /// Abort handles of the tasks by name, for tests that kill a task.
     pub fn tasks(&self) -> BTreeMap<String, AbortHandle> {
         self.started.values().cloned().collect()
     }
 
-    /// Runs until the shutdown, then waits for every task, `deadline` in all. A task that ends on its own is unhealthy
-    /// under its name, and shuts the others down.
+    /// Runs until the shutdown, then waits at most `deadline` for all tasks to stop. A task that stops before the
+    /// shutdown is reported as an unhealthy component under its name, and the other tasks are shut down.
     ///
     /// # Errors
-    /// The first task that failed, panicked, ended on its own or had not ended by the deadline, by name.
+    /// The name of the first task that failed, panicked, stopped before the shutdown or missed the deadline.
     pub async fn run(mut self, deadline: Duration) -> anyhow::Result<()> {
         let shutdown = self.shutdown.clone();
         let mut first_failure = None;
@@ -138,14 +137,14 @@ impl Supervisor {
                 break;
             };
             let (name, outcome) = self.name_outcome(ended);
-            // A task may notice the shutdown before this loop does; then it did what it should.
-            let by_itself = !shutdown.is_cancelled();
+            // A task may see the cancelled token before this loop does. Then it stopped as it should.
+            let is_unexpected = !shutdown.is_cancelled();
             let failure = match outcome {
-                Ok(()) if !by_itself => continue,
-                Ok(()) => anyhow!("{name} ended on its own"),
+                Ok(()) if !is_unexpected => continue,
+                Ok(()) => anyhow!("{name} stopped unexpectedly"),
                 Err(error) => error.context(format!("{name} failed")),
             };
-            tracing::error!(task = name, error = format!("{failure:#}"), "A task ended; shutting down.");
+            tracing::error!(task = name, error = format!("{failure:#}"), "Task stopped; shutting down.");
             self.health.component(&name).report_unhealthy(format!("{failure:#}"));
             first_failure = Some(failure);
             shutdown.cancel();
@@ -163,17 +162,17 @@ impl Supervisor {
                 let mut late: Vec<String> = self.started.drain().map(|(_, (name, _))| name).collect();
                 late.sort();
                 let late = late.join(", ");
-                tracing::error!(tasks = late, "Tasks had not ended by the deadline; they are cut off.");
-                // A task that is stuck in a call rather than waiting cannot be cut off, and is left.
-                let _cut_off = timeout(CUT_OFF, self.tasks.shutdown()).await;
-                return first_failure.and(Err(anyhow!("not ended by the deadline: {late}")));
+                tracing::error!(tasks = late, "Tasks still running at the shutdown deadline; aborting them.");
+                // A task that blocks its thread cannot be aborted; it is not waited for any longer.
+                let _aborted = timeout(ABORT_TIMEOUT, self.tasks.shutdown()).await;
+                return first_failure.and(Err(anyhow!("still running at the shutdown deadline: {late}")));
             };
             let Some(ended) = ended else { return first_failure };
             let (name, outcome) = self.name_outcome(ended);
             if let Err(error) = &outcome {
-                tracing::error!(task = name, error = format!("{error:#}"), "A task failed while shutting down.");
+                tracing::error!(task = name, error = format!("{error:#}"), "Task failed during the shutdown.");
             }
-            first_failure = first_failure.and(outcome.with_context(|| format!("{name} failed while shutting down")));
+            first_failure = first_failure.and(outcome.with_context(|| format!("{name} failed during the shutdown")));
         }
     }
 

@@ -1,5 +1,5 @@
-//! A background task that runs only while somebody needs it: the first one starts it, it stops when nobody is left, and
-//! it is restarted when it panics.
+//! A background task that runs only while a caller needs it: the first caller starts it, it stops when no caller needs
+//! it any longer, and it is restarted when it panics.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-/// Pause before a task that panicked runs again.
+/// Pause before a task that panicked is restarted.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
-/// At most one task at a time.
+/// Runs at most one task at a time.
 pub struct OnDemand {
     name: &'static str,
     is_running: Arc<Mutex<bool>>,
 }
 
 impl OnDemand {
-    /// Not running yet. `name` is for the log.
+    /// A task that is not running yet. `name` is logged.
     pub fn new(name: &'static str) -> Self {
         Self { name, is_running: Arc::default() }
     }
 
-    /// Starts the task unless it runs: it repeats `step` for as long as `is_needed`. To be called within a runtime, and
-    /// after the caller did what makes `is_needed` true: then either the running task sees it, or a new one starts.
+    /// Starts the task unless it is running. The task repeats `step` while `is_needed`. Call it inside a runtime, and
+    /// only after `is_needed` has become true: then either the running task sees that, or this starts a new task.
     pub fn ensure_running<F>(
         &self,
         is_needed: impl Fn() -> bool + Send + Sync + 'static,
@@ -36,7 +36,7 @@ impl OnDemand {
         }
     }
 
-    /// Whether it runs.
+    /// Whether the task is running.
     pub fn is_running(&self) -> bool {
         *lock(&self.is_running)
     }
@@ -50,13 +50,14 @@ async fn run<F>(
 ) where
     F: Future<Output = ()> + Send,
 {
-    // Under the lock: a caller that needs the task from here on either is seen, or finds it stopped and starts another one.
-    let goes_on = || {
+    // Checked under the lock: a caller that needs the task from now on is either seen here, or finds the task stopped
+    // and starts a new one.
+    let is_still_needed = || {
         let mut is_running = lock(&is_running);
         *is_running = is_needed();
         *is_running
     };
-    while goes_on() {
+    while is_still_needed() {
         if AssertUnwindSafe(async { step().await }).catch_unwind().await.is_err() {
             tracing::error!(task = name, "Background task panicked; restarting it.");
             tokio::time::sleep(RESTART_PAUSE).await;
@@ -76,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// A task that publishes how often it ran, for as long as somebody listens. Its first step panics.
+    /// A task that publishes how often it ran, while there are listeners. Its first step panics.
     struct Counter {
         task: OnDemand,
         steps: Arc<AtomicUsize>,
@@ -104,15 +105,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_survived_and_who_waits_is_served() {
+    async fn a_task_that_panicked_is_restarted() {
         let counter = Counter::new();
         let mut listener = counter.listen();
         let served = tokio::time::timeout(Duration::from_secs(10), listener.wait_for(|step| *step >= 3)).await;
-        assert!(served.is_ok(), "a listener that was there before the panic is served after it");
+        assert!(served.is_ok(), "a listener from before the panic is served after it");
     }
 
     #[tokio::test]
-    async fn it_stops_when_nobody_is_left_and_starts_again() {
+    async fn it_stops_without_listeners_and_starts_again() {
         let counter = Counter::new();
         let mut listeners = [counter.listen(), counter.listen()];
         listeners[1].wait_for(|step| *step >= 2).await.unwrap();
@@ -123,7 +124,7 @@ mod tests {
         }
         let steps = counter.steps.load(Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(counter.steps.load(Ordering::Relaxed), steps, "nothing runs while nobody listens");
+        assert_eq!(counter.steps.load(Ordering::Relaxed), steps, "no step runs without listeners");
         counter.listen().wait_for(|step| *step > steps).await.unwrap();
     }
 }

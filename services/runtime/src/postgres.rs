@@ -1,5 +1,4 @@
-//! PostgreSQL: connecting, migrating, and telling what an error asks of us. Statements live in the slices that own the
-//! tables.
+//! PostgreSQL: connecting, migrating, and classifying errors. Statements are in the crates that own the tables.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -9,19 +8,19 @@ use sqlx::Connection as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
-/// How to reach the database.
+/// How to connect to the database.
 #[derive(Clone)]
 pub struct PostgresConfig {
-    /// `postgres://user:password@host:port/database`; options as libpq knows them.
+    /// `postgres://user:password@host:port/database`, with libpq's options.
     pub url: String,
-    /// Bound of the pool.
+    /// The most connections of the pool.
     pub max_connections: u32,
-    /// How long a caller waits for a connection before it learns that the database is out of reach.
+    /// How long a caller waits for a connection before it gets an error.
     pub acquire_timeout: Duration,
-    /// Bound of one statement, set on each connection; nothing here runs long.
+    /// `statement_timeout` of each connection.
     pub statement_timeout: Duration,
-    /// How long a transaction may wait for its client before the server ends it: a process that is paused, or gone
-    /// without a word, would hold its locks for ever, and with them the partitions that another instance has to claim.
+    /// `idle_in_transaction_session_timeout` of each connection. Without it, a paused or lost process would hold its
+    /// locks for ever, and no other instance could claim its partitions.
     pub idle_transaction_timeout: Duration,
 }
 
@@ -33,7 +32,7 @@ impl std::fmt::Debug for PostgresConfig {
 }
 
 impl PostgresConfig {
-    /// Defaults: 16 connections, 2 s to get one, 30 s for a statement, 10 s between two of a transaction.
+    /// Defaults: 16 connections, 2 s to acquire one, 30 s per statement, 10 s idle in a transaction.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -45,10 +44,10 @@ impl PostgresConfig {
     }
 }
 
-/// Makes the pool. It connects when first used, so that what can work without the database starts without it.
+/// Makes the pool. It connects at first use, so that a process can start while the database is down.
 ///
 /// # Errors
-/// When the URL cannot be read.
+/// When the URL cannot be parsed.
 pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
     let options = PgConnectOptions::from_str(&config.url)?.application_name("triggers").options([
         ("statement_timeout", config.statement_timeout.as_millis().to_string()),
@@ -60,23 +59,23 @@ pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
         .connect_lazy_with(options))
 }
 
-/// A second pool to the same server, of the same size, whose connections carry these settings of PostgreSQL.
+/// A second pool to the same server, of the same size, whose connections have these PostgreSQL settings.
 pub fn with_settings(pool: &PgPool, settings: &'static [(&'static str, &'static str)]) -> PgPool {
     let options = PgConnectOptions::clone(&pool.connect_options()).options(settings.iter().copied());
     pool.options().clone().connect_lazy_with(options)
 }
 
-/// Connects once, to have the reason when that fails: a pool only says that it had no connection in time.
+/// Connects once, outside of the pool, because the pool's error is only a timeout without the reason.
 ///
 /// # Errors
-/// Why not, in a sentence that names the place and never the password.
-pub async fn reach(pool: &PgPool) -> Result<(), String> {
+/// The database and the reason, as one sentence; never the password.
+pub async fn check_connection(pool: &PgPool) -> Result<(), String> {
     let connected =
         tokio::time::timeout(pool.options().get_acquire_timeout(), PgConnection::connect_with(&pool.connect_options()))
             .await;
     let reason = match connected {
         Ok(Ok(connection)) => {
-            // Whether it says goodbye does not matter.
+            // The check has succeeded; an error while closing does not matter.
             let _closed = connection.close().await;
             return Ok(());
         }
@@ -84,11 +83,11 @@ pub async fn reach(pool: &PgPool) -> Result<(), String> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer in time".to_owned(),
     };
-    Err(format!("{}: {reason}", place(pool)))
+    Err(format!("{}: {reason}", describe_database(pool)))
 }
 
-/// Which database a pool is for, for messages: never the user or the password.
-pub fn place(pool: &PgPool) -> String {
+/// The database of a pool, for messages: name, host and port, never user or password.
+pub fn describe_database(pool: &PgPool) -> String {
     let options = pool.connect_options();
     format!(
         "the database {} at {}:{} (DATABASE_URL)",
@@ -98,24 +97,24 @@ pub fn place(pool: &PgPool) -> String {
     )
 }
 
-/// Why the schema could not be brought to this version.
+/// Why the schema could not be migrated to this version.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// The schema is that of a version before the first release.
+    /// The schema is from before the first release.
     #[error(
-        "its schema is of a Triggers before the first release, from which nothing is migrated; use an empty database \
+        "its schema is of a Triggers version before the first release and cannot be migrated; use an empty database \
          (`triggers up`: another --data-dir, or remove the folder)"
     )]
     Unreleased,
-    /// Anything else: the database is unreachable, or was migrated by a newer version.
+    /// Another error: the database is unreachable, or was migrated by a newer version.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
 }
 
-/// Brings the schema to this binary's version. Several instances may do so at once: they take turns.
+/// Migrates the schema to this binary's version. Several instances may call it at once: they run one after the other.
 ///
 /// # Errors
-/// When the database is unreachable, or was migrated by a newer version, or by one before the first release.
+/// When the database is unreachable, or was migrated by a newer version or by one before the first release.
 pub async fn migrate(pool: &PgPool) -> Result<(), SchemaError> {
     let migrations = schemas::postgres::MIGRATIONS
         .iter()
@@ -125,9 +124,9 @@ pub async fn migrate(pool: &PgPool) -> Result<(), SchemaError> {
         })
         .collect::<Vec<_>>();
     match Migrator::with_migrations(migrations).run(pool).await {
-        // Before the first release, migration 1 had other bytes.
+        // Before the first release, migration 1 had another checksum.
         Err(MigrateError::VersionMismatch(1)) => Err(SchemaError::Unreleased),
-        // There were more of them, of which the last ones are unknown now.
+        // There were more migrations before the first release; this version does not have the last ones.
         Err(MigrateError::VersionMissing(_)) if has_unreleased_schema(pool).await => Err(SchemaError::Unreleased),
         outcome => Ok(outcome?),
     }
@@ -135,26 +134,26 @@ pub async fn migrate(pool: &PgPool) -> Result<(), SchemaError> {
 
 /// Before the first release, migration 5 had another name.
 async fn has_unreleased_schema(pool: &PgPool) -> bool {
-    let asked = sqlx::query_scalar("SELECT EXISTS (SELECT FROM _sqlx_migrations WHERE description = 'contracts')");
-    asked.fetch_one(pool).await.unwrap_or(false)
+    let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM _sqlx_migrations WHERE description = 'contracts')");
+    query.fetch_one(pool).await.unwrap_or(false)
 }
 
-/// What an error asks of the caller.
+/// What the caller must do about an SQL error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SqlEffect {
-    /// The data is at fault (SQLSTATE classes 22, 23 and 54: value, constraint, limit of an index row and the like):
-    /// doing it again changes nothing; part of the batch may do.
+    /// The data is invalid (SQLSTATE classes 22, 23 and 54: value, constraint, size of an index row and the like). A
+    /// retry fails again; a part of the batch may succeed.
     Data,
-    /// A conflict with another transaction (40001, 40P01): do it again at once.
+    /// A conflict with another transaction (40001, 40P01): retry at once.
     Retry,
-    /// The server is out of reach, starting, stopping, full or read-only: wait, then do it again. A commit may have
-    /// happened.
+    /// The server is unreachable, starting, stopping, full or read-only: wait, then retry. The transaction may have
+    /// been committed.
     Unavailable,
-    /// A fault of ours, or of the installation.
+    /// A bug, or a wrong installation: a retry does not help.
     Fatal,
 }
 
-/// Tells what `error` asks of the caller.
+/// Classifies an SQL error.
 pub fn effect(error: &sqlx::Error) -> SqlEffect {
     match error {
         sqlx::Error::Io(_)
@@ -162,16 +161,15 @@ pub fn effect(error: &sqlx::Error) -> SqlEffect {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::Tls(_) => SqlEffect::Unavailable,
-        // A connection that breaks in the middle of a message looks like nonsense on the wire.
+        // A connection that breaks in the middle of a message.
         sqlx::Error::Protocol(_) => SqlEffect::Unavailable,
         sqlx::Error::Database(database) => match database.code().as_deref() {
             Some("40001" | "40P01") => SqlEffect::Retry,
-            // Read-only, as the old primary is after a fail-over; a transaction whose client did not come back in time;
-            // or a lock that did not come in time.
+            // Read-only, as the old primary is after a failover; idle-in-transaction timeout; lock timeout.
             Some("25006" | "25P03" | "55P03") => SqlEffect::Unavailable,
             Some(code) => match code.get(..2) {
                 Some("22" | "23" | "54") => SqlEffect::Data,
-                // Connection, resources, intervention of an operator (restart, statement timeout), system error.
+                // Connection, resources, operator intervention (restart, statement timeout), system error.
                 Some("08" | "53" | "57" | "58") => SqlEffect::Unavailable,
                 _ => SqlEffect::Fatal,
             },

@@ -1,5 +1,5 @@
-//! Pauses between attempts of one operation: each about twice as long as the one before, with jitter, so that instances
-//! that failed together do not retry together. The caller decides what is retried and when it stops.
+//! Exponential backoff with jitter: each pause is about twice as long as the one before, and instances that failed at
+//! the same time do not retry at the same time. The caller decides what is retried and how often.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first pause is at most `first`, no pause is longer than `longest`, and none is shorter than half of what it
-    /// may be at most.
+    /// The first pause is at most `first`, and no pause is longer than `longest`. A pause is at least half of its upper
+    /// bound.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        // backon adds up to as much again to each delay: of the halves, the whole is never exceeded.
+        // backon's jitter adds up to 100 % to each delay. With half of the delay, the sum stays within the bound.
         let policy = ExponentialBuilder::new()
             .with_min_delay(first / 2)
             .with_max_delay(longest / 2)
@@ -26,12 +26,12 @@ impl Backoff {
         Self { policy, delays: policy.build(), longest }
     }
 
-    /// While PostgreSQL cannot be reached: 200 ms at first, 2 s at most.
+    /// For an unreachable PostgreSQL: 200 ms at first, 2 s at most.
     pub fn of_database() -> Self {
         Self::new(Duration::from_millis(200), Duration::from_secs(2))
     }
 
-    /// The next pause, for a caller that waits for something else too.
+    /// The next pause, for a caller that also waits for something else.
     pub fn next_delay(&mut self) -> Duration {
         self.delays.next().unwrap_or(self.longest)
     }
@@ -41,7 +41,7 @@ impl Backoff {
         tokio::time::sleep(self.next_delay()).await;
     }
 
-    /// The operation succeeded: the next pause is a first one.
+    /// Call it after a success: the next pause is a first one again.
     pub fn reset(&mut self) {
         self.delays = self.policy.build();
     }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn two_instances_do_not_pause_alike() {
+    fn two_instances_pause_differently() {
         let delays = || {
             let mut backoff = Backoff::new(FIRST, LONGEST);
             (0..4).map(|_| backoff.next_delay()).collect::<Vec<_>>()

@@ -1,8 +1,8 @@
-//! Sealing: authenticated encryption of small values with one key of the deployment.
+//! Sealing: authenticated encryption (XChaCha20-Poly1305) of small values with one key per deployment.
 //!
-//! Two uses: secrets at rest (endpoint secrets), and tokens that a client carries but must not read or forge (cursors,
-//! positions). What is inside a token, and how long it means something, is its owner's business. A lost sealing key
-//! makes sealed secrets unreadable for ever.
+//! It has two uses: secrets at rest (endpoint secrets), and tokens that a client stores but must not read or forge
+//! (cursors, positions). A token does not expire here; its owner checks that. If the sealing key is lost, sealed
+//! secrets can never be read again.
 
 use std::fmt;
 use std::fs;
@@ -16,7 +16,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 
-/// Bytes of the key.
+/// Length of the key, bytes.
 pub const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 
@@ -30,37 +30,37 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Why there is no sealing key. Fatal at start: without it no secret could be read.
+/// Why the sealing key could not be loaded. The process cannot start without it.
 #[derive(Debug, thiserror::Error)]
 pub enum SealingKeyError {
-    /// The file cannot be read or made.
-    #[error("the sealing key {path} cannot be read or made: {source}")]
+    /// The file cannot be read or created.
+    #[error("the sealing key {path} cannot be read or created: {source}")]
     Io {
         /// Which file.
         path: String,
         /// Why.
         source: io::Error,
     },
-    /// Others may read the file.
-    #[error("the sealing key {path} is readable by others (mode {mode:o}); run: chmod 600 {path}")]
+    /// The file's mode lets other users read it.
+    #[error("the sealing key {path} is readable by other users (mode {mode:o}); run: chmod 600 {path}")]
     Exposed {
         /// Which file.
         path: String,
         /// Its permission bits.
         mode: u32,
     },
-    /// Not a key.
-    #[error("a sealing key is base64 of {KEY_BYTES} bytes; {0} holds something else")]
+    /// The content is not a key.
+    #[error("{0} is not a sealing key, which is the base64 text of {KEY_BYTES} bytes")]
     Malformed(String),
 }
 
 impl SealingKey {
-    /// Takes the key's bytes.
+    /// Makes the key from its bytes.
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
         Self(Arc::new(XChaCha20Poly1305::new(&bytes.into())))
     }
 
-    /// Reads a key from its base64 text, as configuration carries it.
+    /// Parses a key from base64 text in the configuration.
     ///
     /// # Errors
     /// When the text is not base64 of 32 bytes.
@@ -74,11 +74,10 @@ impl SealingKey {
         Ok(Self::from_bytes(bytes.try_into().map_err(|_| malformed())?))
     }
 
-    /// Reads the key file. A role that only opens what others sealed must never make a key: with one of its own it
-    /// would open nothing.
+    /// Reads the key file. For roles that only open values of other processes: with a new key they could open none.
     ///
     /// # Errors
-    /// When it is not there or cannot be read, when others may read it, or when it holds no key.
+    /// When the file is absent or cannot be read, when other users may read it, or when it contains no key.
     pub fn load(path: &Path) -> Result<Self, SealingKeyError> {
         let shown = path.display().to_string();
         let failed = |source| SealingKeyError::Io { path: shown.clone(), source };
@@ -90,10 +89,10 @@ impl SealingKey {
         Self::parse(&text, &shown)
     }
 
-    /// Reads the key file, or makes it (mode 0600) when there is none.
+    /// Reads the key file, or creates it (mode 0600) when it is absent.
     ///
     /// # Errors
-    /// When it can neither be read nor made, when others may read it, or when it holds no key.
+    /// When it can be neither read nor created, when other users may read it, or when it contains no key.
     pub fn load_or_create(path: &Path) -> Result<Self, SealingKeyError> {
         match Self::load(path) {
             Err(SealingKeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -101,17 +100,17 @@ impl SealingKey {
         }
         let failed = |source| SealingKeyError::Io { path: path.display().to_string(), source };
         let bytes: [u8; KEY_BYTES] = rand::random();
-        // `create_new`: two starts at once must not each believe in a key of its own.
+        // `create_new`: of two processes that start at once, only one may create the key.
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
         file.write_all(STANDARD.encode(bytes).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         Ok(Self::from_bytes(bytes))
     }
 
-    /// Seals `plain`. It opens only with the same `purpose` (what kind of value) and `context` (whose it is).
+    /// Seals `plain`. Opening needs the same `purpose` (the kind of value) and `context` (its owner).
     pub fn seal(&self, purpose: &str, context: &[u8], plain: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let aad = associated_data(purpose, context);
-        // The cipher refuses only plaintexts of 256 GiB; an empty answer would then open to nothing.
+        // The cipher fails only for plaintexts of 256 GiB. The empty result of that case cannot be opened.
         let sealed = self.0.encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: &aad }).unwrap_or_default();
         let mut bytes = Vec::with_capacity(NONCE_BYTES + sealed.len());
         bytes.extend_from_slice(&nonce);
@@ -119,8 +118,7 @@ impl SealingKey {
         bytes
     }
 
-    /// Opens what [`Self::seal`] made; `None` when it was made by another key, for another purpose or context, or was
-    /// altered.
+    /// Opens a value of [`Self::seal`]. `None` if it was sealed with another key, purpose or context, or was altered.
     pub fn open(&self, purpose: &str, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, body) = sealed.split_at_checked(NONCE_BYTES)?;
         let nonce: [u8; NONCE_BYTES] = nonce.try_into().ok()?;
@@ -128,18 +126,18 @@ impl SealingKey {
         self.0.decrypt(&XNonce::from(nonce), Payload { msg: body, aad: &aad }).ok()
     }
 
-    /// [`Self::seal`] as text for URLs and JSON (base64url without padding).
+    /// Like [`Self::seal`], as text for URLs and JSON (base64url without padding).
     pub fn seal_token(&self, purpose: &str, context: &[u8], plain: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(self.seal(purpose, context, plain))
     }
 
-    /// Opens the text of [`Self::seal_token`]; `None` for anything else.
+    /// Opens a token of [`Self::seal_token`]; `None` for any other text.
     pub fn open_token(&self, purpose: &str, context: &[u8], token: &str) -> Option<Vec<u8>> {
         self.open(purpose, context, &URL_SAFE_NO_PAD.decode(token).ok()?)
     }
 }
 
-/// Length-prefixed, so that no purpose and context can be shifted into another pair.
+/// The purpose has a length prefix, so that two different pairs of purpose and context never give the same bytes.
 fn associated_data(purpose: &str, context: &[u8]) -> Vec<u8> {
     let mut aad = Vec::with_capacity(8 + purpose.len() + context.len());
     aad.extend_from_slice(&(purpose.len() as u64).to_be_bytes());
@@ -153,10 +151,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opens_only_for_its_purpose_and_context() {
+    fn a_value_opens_only_with_its_purpose_and_context() {
         let key = SealingKey::from_bytes([7; KEY_BYTES]);
-        let token = key.seal_token("cursor", b"org-a", b"place");
-        assert_eq!(key.open_token("cursor", b"org-a", &token).as_deref(), Some(&b"place"[..]));
+        let token = key.seal_token("cursor", b"org-a", b"value");
+        assert_eq!(key.open_token("cursor", b"org-a", &token).as_deref(), Some(&b"value"[..]));
         assert_eq!(key.open_token("cursor", b"org-b", &token), None);
         assert_eq!(key.open_token("position", b"org-a", &token), None);
         assert_eq!(SealingKey::from_bytes([8; KEY_BYTES]).open_token("cursor", b"org-a", &token), None);
@@ -165,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_is_made_once_and_only_when_asked_and_refused_when_others_may_read_it() {
+    fn a_key_file_is_created_once_and_must_be_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sealing.key");
         let absent = SealingKey::load(&path);

@@ -85,7 +85,7 @@ impl Authenticator {
     /// See [`Refusal`].
     pub async fn authenticate(&self, presented: &str, from: IpAddr) -> Result<Caller, Refusal> {
         match self.find(presented).await {
-            Ok(Some(known)) if !is_expired(&known) => Ok(known.caller.clone()),
+            Ok(Some(cached)) if !is_expired(&cached) => Ok(cached.caller.clone()),
             Ok(_) => Err(self.refuse(from)),
             Err(refusal) => Err(refusal),
         }
@@ -96,8 +96,8 @@ impl Authenticator {
             return Ok(None);
         }
         let hash = KeyHash::of(presented);
-        if let Some(known) = self.0.cache.get(&hash) {
-            return Ok(Some(known));
+        if let Some(cached) = self.0.cache.get(&hash) {
+            return Ok(Some(cached));
         }
         if !self.is_possible(presented, &hash) || self.0.cache.is_unknown(&hash) {
             return Ok(None);
@@ -129,8 +129,8 @@ impl Authenticator {
     async fn look_up(&self, presented: &str, hash: KeyHash) -> Result<Option<Arc<Cached>>, sqlx::Error> {
         let Ok(_turn) = self.0.lookups.acquire().await else { return Err(sqlx::Error::PoolClosed) };
         // Of concurrent requests with a new key, the first one has stored it for all.
-        if let Some(known) = self.0.cache.get(&hash) {
-            return Ok(Some(known));
+        if let Some(cached) = self.0.cache.get(&hash) {
+            return Ok(Some(cached));
         }
         let mut reads = 0;
         loop {
@@ -144,11 +144,11 @@ impl Authenticator {
             if found.is_development && !self.is_development(&hash) {
                 return Ok(None);
             }
-            let known = Arc::new(found.into_cached(Instant::now()));
+            let cached = Arc::new(found.into_cached(Instant::now()));
             reads += 1;
             // If keys change faster than this loop queries, the key is used for this request and not cached.
-            if self.0.cache.store(hash, Arc::clone(&known), before) || reads == MAX_READS {
-                return Ok(Some(known));
+            if self.0.cache.store(hash, Arc::clone(&cached), before) || reads == MAX_READS {
+                return Ok(Some(cached));
             }
         }
     }
@@ -178,6 +178,6 @@ impl Authenticator {
     }
 }
 
-fn is_expired(known: &Cached) -> bool {
-    known.expires_at.is_some_and(|end| end <= OffsetDateTime::now_utc())
+fn is_expired(cached: &Cached) -> bool {
+    cached.expires_at.is_some_and(|end| end <= OffsetDateTime::now_utc())
 }

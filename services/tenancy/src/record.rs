@@ -14,7 +14,7 @@ static OUTAGE_LINES: Throttle = Throttle::new(5);
 pub struct RecordKind {
     /// Such as "event".
     pub noun: &'static str,
-    /// What to know after a refusal.
+    /// Continues the text of an error: what became of the record. Such as "it was not stored".
     pub after_refusal: &'static str,
     /// What to do when the record may have been stored.
     pub in_doubt: &'static str,

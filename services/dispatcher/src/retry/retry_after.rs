@@ -49,7 +49,7 @@ mod tests {
         let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 4, large: 64 * 1024 };
         let now = datetime!(1994-11-06 08:49:00 UTC);
         fuzz::drive("Retry-After", &samples, |bytes| {
-            let Ok(text) = std::str::from_utf8(bytes) else { return Ok(fuzz::Verdict::Refused) };
+            let Ok(text) = std::str::from_utf8(bytes) else { return Ok(fuzz::DecodeOutcome::Refused) };
             let asked = parse(text, now);
             // Whatever was asked for: a delay that can be waited for.
             let Next::RetryIn(delay) = after(&[30], 1, Answer { status: Some(503), retry_after: asked }, 0.0) else {
@@ -58,7 +58,7 @@ mod tests {
             if !(Duration::from_secs(30)..=RETRY_AFTER_LIMIT).contains(&delay) {
                 return Err(format!("the delay is {delay:?}"));
             }
-            Ok(if asked.is_some() { fuzz::Verdict::Read } else { fuzz::Verdict::Refused })
+            Ok(if asked.is_some() { fuzz::DecodeOutcome::Read } else { fuzz::DecodeOutcome::Refused })
         });
     }
 

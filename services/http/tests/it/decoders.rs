@@ -1,10 +1,9 @@
-//! What every request brings, with arbitrary and mutated bytes: paths with ids, queries, request ids and trace
-//! contexts, sealed tokens.
+//! Fuzz tests with arbitrary and mutated bytes: ids in paths, queries, request ids, trace contexts, sealed tokens.
 
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
-use fuzz::{ANY_TEXT, Samples, Verdict, drive};
+use fuzz::{ANY_TEXT, DecodeOutcome, Samples, drive};
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_server::{MountOptions, PathId, QueryParams, mount};
 use runtime::seal::SealingKey;
@@ -14,7 +13,7 @@ use tower::ServiceExt as _;
 
 const ID: &str = "0192f0c1-2345-7abc-8def-0123456789ab";
 
-/// A path and the value of a header, on a line each.
+/// A path and the value of a header, each on its own line.
 fn golden() -> Vec<Vec<u8>> {
     let lines = [
         format!("/v1/events/{ID}\nabc-1"),
@@ -27,7 +26,7 @@ fn golden() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_path_or_header_is_answered_with_an_error_of_ours() {
+fn no_path_or_header_causes_a_server_error() {
     let api = Router::new()
         .route("/events/{id}", get(async |PathId(id): PathId<EventId>| id.to_string()))
         .route("/inbox", get(async |_: QueryParams| "page"));
@@ -39,13 +38,13 @@ fn no_path_or_header_is_answered_with_an_error_of_ours() {
         &Samples { golden: &golden, tokens: ANY_TEXT, header: 11, large: 40_000 },
         |bytes| {
             let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
-            // What is no URI or no header does not come past the server.
-            let Ok(uri) = Uri::try_from(lines.next().unwrap_or_default()) else { return Ok(Verdict::Refused) };
+            // hyper refuses an invalid URI or header before it calls the router.
+            let Ok(uri) = Uri::try_from(lines.next().unwrap_or_default()) else { return Ok(DecodeOutcome::Refused) };
             let Ok(header) = HeaderValue::from_bytes(lines.next().unwrap_or_default()) else {
-                return Ok(Verdict::Refused);
+                return Ok(DecodeOutcome::Refused);
             };
             if let Ok(params) = QueryParams::of(&uri) {
-                // Neither of them panics, whatever the text.
+                // None of them may panic.
                 drop((
                     params.parse_in_range("limit", 1..=1000_u32),
                     params.flag("limit"),
@@ -57,15 +56,15 @@ fn no_path_or_header_is_answered_with_an_error_of_ours() {
             for name in ["x-request-id", "traceparent", "tracestate", "accept", "content-length"] {
                 request.headers_mut().insert(name, header.clone());
             }
-            let answer = runtime.block_on(router.clone().oneshot(request)).map_err(|never| never.to_string())?;
-            let id = answer.headers().get("x-request-id").map(HeaderValue::as_bytes).unwrap_or_default();
+            let response = runtime.block_on(router.clone().oneshot(request)).map_err(|never| never.to_string())?;
+            let id = response.headers().get("x-request-id").map(HeaderValue::as_bytes).unwrap_or_default();
             if !(1..=128).contains(&id.len()) || !id.iter().all(u8::is_ascii_graphic) {
                 return Err(format!("the request id is {id:?}"));
             }
-            match answer.status() {
-                StatusCode::OK => Ok(Verdict::Read),
+            match response.status() {
+                StatusCode::OK => Ok(DecodeOutcome::Read),
                 StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
-                    Ok(Verdict::Refused)
+                    Ok(DecodeOutcome::Refused)
                 }
                 other => Err(format!("answered {other}")),
             }
@@ -74,19 +73,21 @@ fn no_path_or_header_is_answered_with_an_error_of_ours() {
 }
 
 #[test]
-fn only_what_was_sealed_opens() {
+fn only_sealed_tokens_open() {
     let (key, org) = (SealingKey::from_bytes([7; 32]), b"an organization");
-    let place = |offset| LogPosition { log_epoch: 1, partition: 2, offset }.to_bytes();
-    let golden: Vec<Vec<u8>> =
-        [3, i64::MAX].iter().map(|offset| key.seal_token(TOKEN_PURPOSE, org, &place(*offset)).into_bytes()).collect();
+    let position = |offset| LogPosition { log_epoch: 1, partition: 2, offset }.to_bytes();
+    let golden: Vec<Vec<u8>> = [3, i64::MAX]
+        .iter()
+        .map(|offset| key.seal_token(TOKEN_PURPOSE, org, &position(*offset)).into_bytes())
+        .collect();
     drive("position token", &Samples { golden: &golden, tokens: ANY_TEXT, header: 32, large: 200_000 }, |bytes| {
-        let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Verdict::Refused) };
+        let Ok(text) = std::str::from_utf8(bytes) else { return Ok(DecodeOutcome::Refused) };
         match key.open_token(TOKEN_PURPOSE, org, text) {
-            Some(plain) if golden.iter().any(|known| known == bytes) && LogPosition::from_bytes(&plain).is_some() => {
-                Ok(Verdict::Read)
+            Some(plain) if golden.iter().any(|token| token == bytes) && LogPosition::from_bytes(&plain).is_some() => {
+                Ok(DecodeOutcome::Read)
             }
             Some(_) => Err("a token was forged".to_owned()),
-            None => Ok(Verdict::Refused),
+            None => Ok(DecodeOutcome::Refused),
         }
     });
 }

@@ -1,11 +1,11 @@
-//! The HTTP plumbing, through a real listener and raw TCP.
+//! Tests of the HTTP server, through a real listener and raw TCP.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod bodies;
 mod decoders;
+mod operational;
 mod problems;
-mod running;
 mod server;
 mod slow;
 
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits for what a test expects to happen, and says so when it does not.
+/// Waits for `what`, and fails the test when it does not happen.
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
 }
@@ -33,7 +33,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 struct Server {
     address: SocketAddr,
     shutdown: CancellationToken,
-    ended: JoinHandle<io::Result<()>>,
+    task: JoinHandle<io::Result<()>>,
 }
 
 impl Server {
@@ -45,24 +45,24 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let ended = tokio::spawn(serve(listener, router, limits, shutdown.clone()));
-        Self { address, shutdown, ended }
+        let task = tokio::spawn(serve(listener, router, limits, shutdown.clone()));
+        Self { address, shutdown, task }
     }
 
     async fn client(&self) -> Client {
         Client(TcpStream::connect(self.address).await.unwrap(), Vec::new())
     }
 
-    /// One request on a connection of its own. `lines` are further header lines.
-    async fn ask(&self, request: &str, lines: &[&str], body: &[u8]) -> Answer {
+    /// Sends one request on its own connection. `lines` are further header lines.
+    async fn request(&self, request: &str, lines: &[&str], body: &[u8]) -> Response {
         let mut client = self.client().await;
         client.send(&head(request, lines, body.len())).await;
         client.send(body).await;
-        client.answer().await
+        client.response().await
     }
 
-    async fn get(&self, path: &str) -> Answer {
-        self.ask(&format!("GET {path}"), &[], b"").await
+    async fn get(&self, path: &str) -> Response {
+        self.request(&format!("GET {path}"), &[], b"").await
     }
 }
 
@@ -88,44 +88,44 @@ fn head(request: &str, lines: &[&str], length: usize) -> Vec<u8> {
     head.into_bytes()
 }
 
-/// A connection, and what was read beyond the last answer.
+/// A connection, and the bytes that were read after the last response.
 struct Client(TcpStream, Vec<u8>);
 
 impl Client {
-    /// A server that has already answered and closed is not the sender's failure.
+    /// Sends bytes. Errors are ignored: the server may have answered and closed already.
     async fn send(&mut self, bytes: &[u8]) {
         let _sent = self.0.write_all(bytes).await;
     }
 
-    async fn answer(&mut self) -> Answer {
-        within("an answer", self.read_answer(true)).await
+    async fn response(&mut self) -> Response {
+        within("a response", self.read_response(true)).await
     }
 
-    async fn answer_without_body(&mut self) -> Answer {
-        within("an answer", self.read_answer(false)).await
+    async fn response_without_body(&mut self) -> Response {
+        within("a response", self.read_response(false)).await
     }
 
     /// Whether the server closed the connection without another byte.
     async fn closed(&mut self) -> bool {
-        within("the end of the connection", async {
+        within("the close of the connection", async {
             let mut byte = [0];
             !matches!(self.0.read(&mut byte).await, Ok(1..))
         })
         .await
     }
 
-    async fn read_answer(&mut self, with_body: bool) -> Answer {
-        let end = loop {
+    async fn read_response(&mut self, with_body: bool) -> Response {
+        let head_end = loop {
             if let Some(at) = self.1.windows(4).position(|window| window == b"\r\n\r\n") {
                 break at;
             }
             assert!(
                 self.more().await,
-                "the connection ended without an answer: {:?}",
+                "the connection closed without a response: {:?}",
                 String::from_utf8_lossy(&self.1)
             );
         };
-        let head = String::from_utf8(self.1.drain(..end + 4).collect()).unwrap();
+        let head = String::from_utf8(self.1.drain(..head_end + 4).collect()).unwrap();
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let mut headers = HashMap::new();
@@ -135,9 +135,9 @@ impl Client {
         let length =
             if with_body { headers.get("content-length").map_or(0, |length| length.parse().unwrap()) } else { 0 };
         while self.1.len() < length {
-            assert!(self.more().await, "the body ended early");
+            assert!(self.more().await, "the connection closed before the end of the body");
         }
-        Answer { status, headers, body: self.1.drain(..length).collect() }
+        Response { status, headers, body: self.1.drain(..length).collect() }
     }
 
     async fn more(&mut self) -> bool {
@@ -146,13 +146,13 @@ impl Client {
 }
 
 #[derive(Debug)]
-struct Answer {
+struct Response {
     status: u16,
     headers: HashMap<String, String>,
     body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     fn header(&self, name: &str) -> &str {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"))
     }
@@ -165,14 +165,14 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// hyper's own answer to what is no request: a status alone, and the end of the connection.
+    /// Checks hyper's own response to an invalid request: no body, and the connection is closed.
     #[track_caller]
-    fn bare(&self, status: u16) {
+    fn assert_bare(&self, status: u16) {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!((self.header("connection"), self.header("content-length")), ("close", "0"), "{self:?}");
     }
 
-    /// The problem, after a look at the members that every one has.
+    /// Checks the members that every problem has, and returns the problem.
     #[track_caller]
     fn problem(&self, status: u16, error_code: &str) -> Value {
         assert_eq!(self.status, status, "{self:?}");

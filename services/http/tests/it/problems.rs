@@ -33,7 +33,7 @@ async fn invalid() -> Problem {
 }
 
 async fn conflict() -> Problem {
-    Problem::new(StatusCode::CONFLICT, "duplicate_event", "seen before").with_field("event_id", "abc")
+    Problem::new(StatusCode::CONFLICT, "duplicate_event", "duplicate").with_field("event_id", "abc")
 }
 
 async fn panics() {
@@ -57,7 +57,7 @@ async fn query(query: QueryParams) -> Result<String, Problem> {
 }
 
 #[tokio::test]
-async fn a_problem_has_all_members_and_the_path_that_was_asked_for() {
+async fn a_problem_has_all_members_and_the_path_of_the_request() {
     let server = Server::start(api()).await;
     let problem = server.get("/v1/invalid?limit=0").await.problem(400, "invalid_request");
     assert_eq!(problem["instance"], "/v1/invalid");
@@ -84,7 +84,7 @@ async fn all_mounts_have_the_same_routes() {
     let server = Server::start(api()).await;
     for mount in ["/v1", "", "/api"] {
         assert_eq!(server.get(&format!("{mount}/things")).await.text(), "things");
-        assert_eq!(server.ask(&format!("POST {mount}/things"), &[], b"").await.text(), "made");
+        assert_eq!(server.request(&format!("POST {mount}/things"), &[], b"").await.text(), "made");
     }
     assert!(server.get("/api/context").await.text().ends_with(" api"));
     assert!(server.get("/v1/context").await.text().ends_with(" canonical"));
@@ -92,27 +92,27 @@ async fn all_mounts_have_the_same_routes() {
 }
 
 #[tokio::test]
-async fn an_unknown_route_is_a_404_and_a_wrong_method_a_405_with_allow() {
+async fn unknown_routes_are_404_and_wrong_methods_405_with_allow() {
     let server = Server::start(api()).await;
     for path in ["/nothing", "/v1/nothing", "/api/nothing", "/v1", "/api/", "/v1/things/", "/v2/things"] {
         server.get(path).await.problem(404, "route_not_found");
     }
     server.get("/v1/things/7").await.problem(404, "not_found");
     for mount in ["/v1", "", "/api"] {
-        let answer = server.ask(&format!("DELETE {mount}/things"), &[], b"").await;
-        answer.problem(405, "method_not_allowed");
-        assert_eq!(answer.header("allow"), "GET,HEAD,POST");
+        let response = server.request(&format!("DELETE {mount}/things"), &[], b"").await;
+        response.problem(405, "method_not_allowed");
+        assert_eq!(response.header("allow"), "GET,HEAD,POST");
     }
-    server.ask("BREW /v1/things", &[], b"").await.problem(405, "method_not_allowed");
+    server.request("BREW /v1/things", &[], b"").await.problem(405, "method_not_allowed");
 }
 
 #[tokio::test]
 async fn options_is_answered_with_204_and_allow() {
     let server = Server::start(api()).await;
-    let answer = server.ask("OPTIONS /v1/only-post", &[], b"").await;
-    assert_eq!((answer.status, answer.header("allow"), answer.text()), (204, "POST", ""));
-    assert!(!answer.headers.contains_key("content-type"));
-    server.ask("OPTIONS /v1/nothing", &[], b"").await.problem(404, "route_not_found");
+    let response = server.request("OPTIONS /v1/only-post", &[], b"").await;
+    assert_eq!((response.status, response.header("allow"), response.text()), (204, "POST", ""));
+    assert!(!response.headers.contains_key("content-type"));
+    server.request("OPTIONS /v1/nothing", &[], b"").await.problem(404, "route_not_found");
 }
 
 #[tokio::test]
@@ -121,70 +121,70 @@ async fn head_is_answered_like_get_without_a_body() {
     let mut client = server.client().await;
     for (path, status, length) in [("/v1/things", 200, Some("6")), ("/v1/invalid", 400, None)] {
         client.send(format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await;
-        let answer = client.answer_without_body().await;
-        assert_eq!(answer.status, status);
-        assert!(length.is_none_or(|length| answer.header("content-length") == length), "{answer:?}");
+        let response = client.response_without_body().await;
+        assert_eq!(response.status, status);
+        assert!(length.is_none_or(|length| response.header("content-length") == length), "{response:?}");
     }
     client.send(b"GET /v1/things HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
-    assert_eq!(client.answer().await.text(), "things");
+    assert_eq!(client.response().await.text(), "things");
 }
 
 #[tokio::test]
-async fn a_sane_request_id_is_taken_over_and_any_other_replaced() {
+async fn a_valid_request_id_is_kept_and_an_invalid_one_replaced() {
     let server = Server::start(api()).await;
     for header in ["x-request-id: mine-1", "X-Correlation-Id: mine-1"] {
-        let answer = server.ask("GET /v1/context", &[header], b"").await;
-        assert!(answer.text().starts_with("mine-1 "));
-        assert_eq!(answer.header("x-request-id"), "mine-1");
-        assert_eq!(answer.header("x-correlation-id"), "mine-1");
+        let response = server.request("GET /v1/context", &[header], b"").await;
+        assert!(response.text().starts_with("mine-1 "));
+        assert_eq!(response.header("x-request-id"), "mine-1");
+        assert_eq!(response.header("x-correlation-id"), "mine-1");
     }
     let long = format!("x-request-id: {}", "a".repeat(129));
-    for insane in ["x-request-id: two words", &long, "x-request-id: \u{e9}", "x-request-id:"] {
-        let answer = server.ask("GET /v1/context", &[insane], b"").await;
-        assert!(Uuid::parse_str(answer.header("x-request-id")).is_ok(), "{insane}");
+    for invalid in ["x-request-id: two words", &long, "x-request-id: \u{e9}", "x-request-id:"] {
+        let response = server.request("GET /v1/context", &[invalid], b"").await;
+        assert!(Uuid::parse_str(response.header("x-request-id")).is_ok(), "{invalid}");
     }
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let answer = server.ask("GET /v1/context", &[&format!("traceparent: {traceparent}")], b"").await;
-    assert!(answer.text().contains(traceparent));
+    let response = server.request("GET /v1/context", &[&format!("traceparent: {traceparent}")], b"").await;
+    assert!(response.text().contains(traceparent));
 }
 
 #[tokio::test]
-async fn the_time_of_an_answer_is_in_milliseconds_with_one_decimal() {
+async fn the_response_time_is_in_milliseconds_with_one_decimal() {
     let server = Server::start(api()).await;
-    let answer = server.get("/v1/things").await;
-    let time = answer.header("x-response-time").strip_suffix("ms").unwrap();
+    let response = server.get("/v1/things").await;
+    let time = response.header("x-response-time").strip_suffix("ms").unwrap();
     let (whole, tenths) = time.split_once('.').unwrap();
     assert!(whole.parse::<u32>().is_ok() && tenths.len() == 1, "{time}");
 }
 
 #[tokio::test]
-async fn a_panic_is_a_500_that_tells_nothing() {
+async fn a_panic_is_a_500_without_its_reason() {
     let server = Server::start(api()).await;
-    let answer = server.get("/v1/panic").await;
-    answer.problem(500, "internal_error");
-    assert!(!answer.text().contains("on purpose"));
+    let response = server.get("/v1/panic").await;
+    response.problem(500, "internal_error");
+    assert!(!response.text().contains("on purpose"));
     assert_eq!(server.get("/v1/things").await.status, 200);
 }
 
 #[tokio::test]
-async fn text_of_the_framework_becomes_a_problem_and_a_handlers_own_json_stays() {
+async fn plain_text_errors_become_problems_and_json_errors_stay() {
     let server = Server::start(api()).await;
-    let answer = server.get("/api/plain").await;
-    answer.problem(422, "invalid_request");
-    assert!(!answer.text().contains("own words"));
-    let answer = server.get("/v1/own").await;
-    assert_eq!((answer.status, answer.json()), (410, json!({ "mine": true })));
+    let response = server.get("/api/plain").await;
+    response.problem(422, "invalid_request");
+    assert!(!response.text().contains("own words"));
+    let response = server.get("/v1/own").await;
+    assert_eq!((response.status, response.json()), (410, json!({ "mine": true })));
 }
 
 #[tokio::test]
 async fn problems_keep_their_headers() {
     let server = Server::start(api()).await;
-    let answer = server.get("/v1/busy").await;
-    answer.problem(503, "unavailable");
-    assert_eq!(answer.header("retry-after"), "1");
-    let answer = server.get("/v1/key").await;
-    answer.problem(401, "unauthorized");
-    assert_eq!(answer.header("www-authenticate"), "Bearer");
+    let response = server.get("/v1/busy").await;
+    response.problem(503, "unavailable");
+    assert_eq!(response.header("retry-after"), "1");
+    let response = server.get("/v1/key").await;
+    response.problem(401, "unauthorized");
+    assert_eq!(response.header("www-authenticate"), "Bearer");
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn requests_are_counted_by_template_and_never_by_path() {
         server.get(&format!("/v1/counted/{id}")).await;
         server.get(&format!("/uncounted/{id}")).await;
     }
-    server.ask("BREW /v1/counted/secret-3", &[], b"").await;
+    server.request("BREW /v1/counted/secret-3", &[], b"").await;
     let text = runtime::telemetry::metrics::render();
     assert!(
         text.contains("triggers_http_requests_total{method=\"GET\",route=\"/v1/counted/{id}\",status=\"200\"} 2\n"),

@@ -1,4 +1,4 @@
-//! The server: slow clients, hosts, connections, the end.
+//! Slow clients, `Host` headers, connection limits and shutdown.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,26 +16,27 @@ use super::{Server, head, within};
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Routes of which `/held` answers when it is let go, and `/endless` says when its answer is given up.
-struct Held {
+/// Controls the routes `/blocked`, which answers when it is released, and `/endless`, which reports when its body is
+/// dropped.
+struct BlockedRoutes {
     entered: Arc<Semaphore>,
-    let_go: Arc<Notify>,
-    endless_ended: CancellationToken,
+    release: Arc<Notify>,
+    endless_dropped: CancellationToken,
 }
 
-fn api() -> (Router, Held) {
-    let (entered, let_go) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
-    let (enter, wait) = (entered.clone(), let_go.clone());
-    let hold = move || {
+fn api() -> (Router, BlockedRoutes) {
+    let (entered, release) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+    let (enter, wait) = (entered.clone(), release.clone());
+    let blocked = move || {
         let (enter, wait) = (enter.clone(), wait.clone());
         async move {
             enter.add_permits(1);
             wait.notified().await;
-            "let go"
+            "released"
         }
     };
-    let endless_ended = CancellationToken::new();
-    let token = endless_ended.clone();
+    let endless_dropped = CancellationToken::new();
+    let token = endless_dropped.clone();
     let endless = move || {
         let guard = token.clone().drop_guard();
         let pieces = futures_util::stream::repeat(Bytes::from(vec![b'x'; 64 * 1024]));
@@ -48,36 +49,36 @@ fn api() -> (Router, Held) {
     };
     let router = Router::new()
         .route("/things", get(|| async { "things" }))
-        .route("/read", post(|body: http_server::Body| async move { body.bytes.len().to_string() }))
-        .route("/held", get(hold))
+        .route("/read", post(|body: http_server::RequestBody| async move { body.bytes.len().to_string() }))
+        .route("/blocked", get(blocked))
         .route("/endless", get(endless));
-    (router, Held { entered, let_go, endless_ended })
+    (router, BlockedRoutes { entered, release, endless_dropped })
 }
 
-async fn start(limits: ServerLimits) -> (Server, Held) {
-    let (api, held) = api();
-    (Server::start_with(mount(api, MountOptions::default()), limits).await, held)
+async fn start(limits: ServerLimits) -> (Server, BlockedRoutes) {
+    let (api, routes) = api();
+    (Server::start_with(mount(api, MountOptions::default()), limits).await, routes)
 }
 
 #[tokio::test]
-async fn slow_headers_end_the_connection_while_others_are_answered() {
-    let (server, _held) = start(ServerLimits { header_read_timeout: SHORT, ..ServerLimits::default() }).await;
+async fn a_client_with_slow_headers_is_dropped_others_are_served() {
+    let (server, _routes) = start(ServerLimits { header_read_timeout: SHORT, ..ServerLimits::default() }).await;
     let mut silent = server.client().await;
     let mut slow = server.client().await;
     slow.send(b"GET /v1/things HTTP/1.1\r\nhost: loc").await;
-    let begun = Instant::now();
+    let started = Instant::now();
     assert_eq!(server.get("/v1/things").await.text(), "things");
     assert!(slow.closed().await);
     assert!(silent.closed().await);
-    assert!(begun.elapsed() < SHORT * 10, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < SHORT * 10, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
-async fn headers_that_drip_steadily_do_not_gain_time() {
-    let (server, _held) = start(ServerLimits { header_read_timeout: SHORT, ..ServerLimits::default() }).await;
+async fn headers_that_trickle_in_do_not_extend_the_timeout() {
+    let (server, _routes) = start(ServerLimits { header_read_timeout: SHORT, ..ServerLimits::default() }).await;
     let mut client = server.client().await;
     client.send(b"GET /v1/things HTTP/1.1\r\nx: ").await;
-    within("the end of a dripping client", async {
+    within("the drop of the trickling client", async {
         loop {
             client.send(b"x").await;
             if tokio::time::timeout(Duration::from_millis(20), client.closed()).await.is_ok() {
@@ -89,32 +90,32 @@ async fn headers_that_drip_steadily_do_not_gain_time() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_outlives_the_time_for_headers() {
+async fn an_idle_connection_outlives_the_header_timeout() {
     let limits =
         ServerLimits { header_read_timeout: SHORT, idle_timeout: Duration::from_secs(60), ..ServerLimits::default() };
-    let (server, _held) = start(limits).await;
+    let (server, _routes) = start(limits).await;
     let mut client = server.client().await;
     for _ in 0..2 {
         client.send(&head("GET /v1/things", &[], 0)).await;
-        assert_eq!(client.answer().await.text(), "things");
+        assert_eq!(client.response().await.text(), "things");
         assert!(tokio::time::timeout(SHORT * 3, client.closed()).await.is_err(), "closed while idle");
     }
-    // The next request has the time for headers again, counted from its first byte.
+    // The header timeout of the next request counts from its first byte.
     client.send(b"GET /v1/thi").await;
     assert!(client.closed().await);
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_after_its_own_time() {
-    let (server, _held) = start(ServerLimits { idle_timeout: SHORT, ..ServerLimits::default() }).await;
+async fn an_idle_connection_is_closed_after_the_idle_timeout() {
+    let (server, _routes) = start(ServerLimits { idle_timeout: SHORT, ..ServerLimits::default() }).await;
     let mut client = server.client().await;
     client.send(&head("GET /v1/things", &[], 0)).await;
-    client.answer().await;
+    client.response().await;
     assert!(client.closed().await);
 }
 
 #[tokio::test]
-async fn a_handler_may_take_longer_than_every_limit_on_clients() {
+async fn no_client_timeout_applies_while_a_handler_runs() {
     let limits = ServerLimits {
         header_read_timeout: SHORT,
         idle_timeout: SHORT,
@@ -122,34 +123,34 @@ async fn a_handler_may_take_longer_than_every_limit_on_clients() {
         write_stall_timeout: SHORT,
         ..ServerLimits::default()
     };
-    let (server, held) = start(limits).await;
+    let (server, routes) = start(limits).await;
     let mut client = server.client().await;
-    client.send(&head("GET /v1/held", &[], 0)).await;
+    client.send(&head("GET /v1/blocked", &[], 0)).await;
     assert!(tokio::time::timeout(SHORT * 3, client.closed()).await.is_err(), "closed while its request was open");
-    held.let_go.notify_one();
-    assert_eq!(client.answer().await.text(), "let go");
+    routes.release.notify_one();
+    assert_eq!(client.response().await.text(), "released");
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_its_answer_is_dropped() {
-    let (server, held) = start(ServerLimits { write_stall_timeout: SHORT, ..ServerLimits::default() }).await;
+async fn a_client_that_does_not_read_the_response_is_dropped() {
+    let (server, routes) = start(ServerLimits { write_stall_timeout: SHORT, ..ServerLimits::default() }).await;
     let mut client = server.client().await;
     client.send(&head("GET /v1/endless", &[], 0)).await;
-    within("the end of the answer", held.endless_ended.cancelled()).await;
+    within("the drop of the response body", routes.endless_dropped.cancelled()).await;
 }
 
 #[tokio::test]
 async fn headers_over_the_limit_are_refused() {
-    let (server, _held) = start(ServerLimits::default()).await;
+    let (server, _routes) = start(ServerLimits::default()).await;
     let large = format!("x-large: {}", "x".repeat(40 * 1024));
-    server.ask("GET /v1/things", &[&large], b"").await.bare(431);
+    server.request("GET /v1/things", &[&large], b"").await.assert_bare(431);
     let fitting = format!("x-large: {}", "x".repeat(30 * 1024));
-    assert_eq!(server.ask("GET /v1/things", &[&fitting], b"").await.status, 200);
+    assert_eq!(server.request("GET /v1/things", &[&fitting], b"").await.status, 200);
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_refused_with_a_bare_400() {
-    let (server, _held) = start(ServerLimits::default()).await;
+async fn invalid_http_is_refused_with_a_400_without_body() {
+    let (server, _routes) = start(ServerLimits::default()).await;
     for nonsense in [
         "nonsense\r\n\r\n",
         "GET /v1/things HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n",
@@ -157,38 +158,38 @@ async fn what_is_no_http_is_refused_with_a_bare_400() {
     ] {
         let mut client = server.client().await;
         client.send(nonsense.as_bytes()).await;
-        client.answer().await.bare(400);
+        client.response().await.assert_bare(400);
         assert!(client.closed().await, "{nonsense:?} left its connection open");
     }
 }
 
 #[tokio::test]
 async fn on_loopback_a_foreign_host_gets_421() {
-    let (server, _held) = start(ServerLimits::default()).await;
+    let (server, _routes) = start(ServerLimits::default()).await;
     for foreign in
         ["host: example.com", "host: localhost.example.com:80", "host: localhost\r\nhost: example.com", "host:"]
     {
-        server.ask("GET /v1/things", &[foreign], b"").await.problem(421, "misdirected_request");
+        server.request("GET /v1/things", &[foreign], b"").await.problem(421, "misdirected_request");
     }
     for local in ["host: localhost", "host: LOCALHOST:1", "host: 127.0.0.1:8080", "host: [::1]:8080", "host: [::1]"] {
-        assert_eq!(server.ask("GET /v1/things", &[local], b"").await.status, 200, "{local}");
+        assert_eq!(server.request("GET /v1/things", &[local], b"").await.status, 200, "{local}");
     }
-    server.ask("GET http://example.com/v1/things", &[], b"").await.problem(421, "misdirected_request");
-    assert_eq!(server.ask("GET http://localhost:1/v1/things", &[], b"").await.text(), "things");
+    server.request("GET http://example.com/v1/things", &[], b"").await.problem(421, "misdirected_request");
+    assert_eq!(server.request("GET http://localhost:1/v1/things", &[], b"").await.text(), "things");
     let mut client = server.client().await;
     client.send(b"GET /v1/things HTTP/1.0\r\n\r\n").await;
-    client.answer().await.problem(421, "misdirected_request");
+    client.response().await.problem(421, "misdirected_request");
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_are_refused_and_accepted_again_later() {
-    let (server, _held) = start(ServerLimits { max_connections: 2, ..ServerLimits::default() }).await;
+async fn connections_over_the_limit_are_refused_until_one_closes() {
+    let (server, _routes) = start(ServerLimits { max_connections: 2, ..ServerLimits::default() }).await;
     let (mut first, mut second) = (server.client().await, server.client().await);
     for client in [&mut first, &mut second] {
         client.send(&head("GET /v1/things", &[], 0)).await;
-        assert_eq!(client.answer().await.status, 200);
+        assert_eq!(client.response().await.status, 200);
     }
-    let refused = server.client().await.answer().await;
+    let refused = server.client().await.response().await;
     assert_eq!(refused.header("retry-after"), "1");
     refused.problem(503, "too_many_connections");
     drop(first);
@@ -202,41 +203,41 @@ async fn connections_beyond_the_bound_are_refused_and_accepted_again_later() {
 
 #[tokio::test]
 async fn shutdown_waits_for_open_requests_and_closes_idle_connections() {
-    let (mut server, held) = start(ServerLimits::default()).await;
+    let (mut server, routes) = start(ServerLimits::default()).await;
     let (mut idle, mut fresh, mut open) = (server.client().await, server.client().await, server.client().await);
     idle.send(&head("GET /v1/things", &[], 0)).await;
-    idle.answer().await;
-    open.send(&head("GET /v1/held", &[], 0)).await;
-    within("the handler", held.entered.acquire()).await.unwrap().forget();
+    idle.response().await;
+    open.send(&head("GET /v1/blocked", &[], 0)).await;
+    within("the handler", routes.entered.acquire()).await.unwrap().forget();
     server.shutdown.cancel();
     assert!(idle.closed().await);
     assert!(fresh.closed().await);
-    assert!(!server.ended.is_finished());
+    assert!(!server.task.is_finished());
     assert!(tokio::net::TcpStream::connect(server.address).await.is_err(), "still accepting");
-    held.let_go.notify_one();
-    assert_eq!(open.answer().await.text(), "let go");
-    within("the end", &mut server.ended).await.unwrap().unwrap();
+    routes.release.notify_one();
+    assert_eq!(open.response().await.text(), "released");
+    within("the end of the server", &mut server.task).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn shutdown_ends_at_the_deadline_with_requests_still_open() {
-    let (mut server, held) = start(ServerLimits { shutdown_deadline: SHORT, ..ServerLimits::default() }).await;
+async fn shutdown_aborts_open_requests_at_the_deadline() {
+    let (mut server, routes) = start(ServerLimits { shutdown_deadline: SHORT, ..ServerLimits::default() }).await;
     let mut open = server.client().await;
-    open.send(&head("GET /v1/held", &[], 0)).await;
-    within("the handler", held.entered.acquire()).await.unwrap().forget();
-    let begun = Instant::now();
+    open.send(&head("GET /v1/blocked", &[], 0)).await;
+    within("the handler", routes.entered.acquire()).await.unwrap().forget();
+    let started = Instant::now();
     server.shutdown.cancel();
-    within("the end", &mut server.ended).await.unwrap().unwrap();
-    assert!((SHORT..SHORT * 10).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    within("the end of the server", &mut server.task).await.unwrap().unwrap();
+    assert!((SHORT..SHORT * 10).contains(&started.elapsed()), "{:?}", started.elapsed());
     assert!(open.closed().await);
 }
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
-    let (server, _held) = start(ServerLimits::default()).await;
+    let (server, _routes) = start(ServerLimits::default()).await;
     let mut client = server.client().await;
     let requests = [head("POST /v1/read", &[], 3), b"abc".to_vec(), head("GET /v1/things", &[], 0)].concat();
     client.send(&requests).await;
-    assert_eq!(client.answer().await.text(), "3");
-    assert_eq!(client.answer().await.text(), "things");
+    assert_eq!(client.response().await.text(), "3");
+    assert_eq!(client.response().await.text(), "things");
 }

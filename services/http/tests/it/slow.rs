@@ -1,4 +1,4 @@
-//! The log lines of slow requests.
+//! Log lines of slow requests.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use super::Server;
 struct Captured(Arc<Mutex<Vec<u8>>>);
 
 impl Captured {
-    /// Catches what this thread logs, which in a test of one thread is all of its server's lines.
+    /// Captures the log of this thread, on which the server of the test runs too.
     fn start() -> (Self, DefaultGuard) {
         let captured = Self::default();
         let writer = captured.clone();
@@ -45,8 +45,8 @@ async fn ask(options: MountOptions, path: &str) -> String {
         .route("/things", get(|| async { "things" }))
         .route("/poll", get(|| async { (Extension(LongPollWait(Duration::from_secs(3600))), "waited") }));
     let server = Server::start_with(mount(api, options), ServerLimits::default()).await;
-    let answer = server.ask(&format!("GET {path}"), &["x-request-id: slow-1"], b"").await;
-    assert_eq!(answer.status, 200);
+    let response = server.request(&format!("GET {path}"), &["x-request-id: slow-1"], b"").await;
+    assert_eq!(response.status, 200);
     captured.text()
 }
 
@@ -60,13 +60,13 @@ async fn a_slow_request_is_a_warning_with_its_id_and_template() {
 }
 
 #[tokio::test]
-async fn a_far_too_slow_request_is_an_error() {
+async fn a_request_over_the_error_threshold_is_an_error() {
     let text = ask(MountOptions { slow_warn: Duration::ZERO, slow_error: Duration::ZERO }, "/v1/things").await;
     assert!(text.lines().any(|line| line.contains("slow-1") && line.contains("ERROR")), "{text}");
 }
 
 #[tokio::test]
-async fn a_request_that_waited_because_it_was_asked_to_is_not_slow() {
+async fn the_wait_of_a_long_poll_does_not_count_as_slow() {
     let text = ask(MountOptions { slow_warn: Duration::ZERO, slow_error: Duration::ZERO }, "/v1/poll").await;
     assert!(!text.contains("slow-1"), "{text}");
 }

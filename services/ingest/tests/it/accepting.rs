@@ -77,10 +77,10 @@ async fn the_response_has_event_id_append_time_and_position() {
     let reported = OffsetDateTime::parse(timestamp, &Rfc3339).unwrap().unix_timestamp_nanos() / 1_000_000;
     assert_eq!(reported, i128::from(record.append_time_ms));
     assert_eq!((timestamp.len(), timestamp.ends_with('Z')), (24, true), "milliseconds, in UTC: {timestamp}");
-    let place =
+    let position =
         instance.sealing.open_token("position", bench.org.as_uuid().as_bytes(), answer.text("position")).unwrap();
     assert_eq!(
-        LogPosition::from_bytes(&place),
+        LogPosition::from_bytes(&position),
         Some(LogPosition { log_epoch: 0, partition: record.partition, offset: record.offset })
     );
     assert_eq!(instance.written.last(bench.org.as_uuid(), Instant::now()), vec![(record.partition, record.offset + 1)]);

@@ -239,19 +239,19 @@ mod tests {
         fuzz::drive("cursor", &samples, |bytes| {
             let token = key().seal_token(PURPOSE, org.as_uuid().as_bytes(), bytes);
             match Cursor::open(&key(), org, &token) {
-                Ok(cursor) if cursor.to_bytes() == bytes => Ok(fuzz::Verdict::Read),
+                Ok(cursor) if cursor.to_bytes() == bytes => Ok(fuzz::DecodeOutcome::Read),
                 Ok(cursor) => Err(format!("{cursor:?} has another form")),
-                Err(InvalidCursor) => Ok(fuzz::Verdict::Refused),
+                Err(InvalidCursor) => Ok(fuzz::DecodeOutcome::Refused),
             }
         });
         let golden: Vec<Vec<u8>> = cursors.iter().map(|cursor| cursor.seal(&key(), org).into_bytes()).collect();
         let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 40, large: 200_000 };
         fuzz::drive("cursor token", &samples, |bytes| {
-            let Ok(token) = std::str::from_utf8(bytes) else { return Ok(fuzz::Verdict::Refused) };
+            let Ok(token) = std::str::from_utf8(bytes) else { return Ok(fuzz::DecodeOutcome::Refused) };
             match Cursor::open(&key(), org, token) {
-                Ok(_) if golden.iter().any(|known| known == bytes) => Ok(fuzz::Verdict::Read),
+                Ok(_) if golden.iter().any(|known| known == bytes) => Ok(fuzz::DecodeOutcome::Read),
                 Ok(cursor) => Err(format!("{cursor:?} was forged")),
-                Err(InvalidCursor) => Ok(fuzz::Verdict::Refused),
+                Err(InvalidCursor) => Ok(fuzz::DecodeOutcome::Refused),
             }
         });
     }

@@ -1,5 +1,4 @@
-//! Where log lines go and what they look like: one JSON object per line on standard error, or readable text on a
-//! terminal.
+//! Log output: one JSON object per line on standard error, or readable text on a terminal.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -16,18 +15,18 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// librdkafka says at `info` what concerns only its own workings.
+/// librdkafka logs internals at `info`.
 const DEFAULT_FILTER: &str = "info,librdkafka=warn";
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Human on a terminal, JSON otherwise.
+    /// `Human` on a terminal, `Json` otherwise.
     #[default]
     Auto,
     /// One JSON object per line.
     Json,
-    /// Text for people.
+    /// Readable text.
     Human,
 }
 
@@ -41,11 +40,11 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Starts logging for the process, panics included. `role` stands in every JSON line. The filter is `RUST_LOG`, else
-/// (also when that is unreadable) `info` with librdkafka at `warn`. Where logging was started before, as by another
-/// test, that stays.
+/// Starts logging for the process, panics included. Every JSON line has `role`. The filter is `RUST_LOG`; if that is
+/// unset or invalid, it is `info`, with librdkafka at `warn`. If logging was started before, as by another test, this
+/// does nothing.
 pub fn init(role: &str, format: LogFormat) {
-    // Empty is what a compose file makes of an unset variable; taken literally it would silence warnings.
+    // A compose file sets an unset variable to the empty string, which as a filter would silence warnings.
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.trim().is_empty());
     let filter =
         wanted.and_then(|wanted| EnvFilter::try_new(wanted).ok()).unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
@@ -66,14 +65,15 @@ pub fn init(role: &str, format: LogFormat) {
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    let reason = panic.payload_as_str().unwrap_or("not a text");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let reason = panic.payload_as_str().unwrap_or("not text");
     let thread = std::thread::current();
-    tracing::error!(target: "panic", place, reason, thread = thread.name().unwrap_or_default(), "Panicked.");
+    let thread = thread.name().unwrap_or_default();
+    tracing::error!(target: "panic", location, reason, thread, "Thread or task panicked.");
 }
 
 /// Writes an event as one JSON object: time, level, role, target and message first, then its fields. Fields of spans
-/// are left out: nothing here opens spans, and an event that concerns a request carries its `request_id`.
+/// are omitted: the code opens no spans, and an event of a request has a `request_id` field.
 struct JsonLines {
     role: String,
 }
@@ -117,7 +117,7 @@ impl Line {
                 self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 return;
             }
-            // A key twice in one object is read differently by every reader.
+            // JSON parsers disagree about duplicate keys.
             reserved @ ("timestamp" | "level" | "role" | "target") => format!("field_{reserved}"),
             name => name.to_owned(),
         };

@@ -1,8 +1,8 @@
-//! Making metrics on the default registry, and rendering them.
+//! Registers metrics in the default registry, and renders them.
 //!
 //! A crate keeps its metrics in one `static METRICS: LazyLock<Metrics>`. Names are
-//! `triggers_<part>_<thing>_<unit|total>`; no label carries an organization. Finding a child by label takes a lock, so
-//! hot paths keep the child.
+//! `triggers_<part>_<thing>_<unit|total>`; no label is an organization. A lookup by label takes a lock, so hot paths
+//! cache the metric of their labels.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -15,75 +15,74 @@ use prometheus::{
 
 use super::process;
 
-type Known = HashMap<String, Box<dyn Any + Send>>;
+type MetricsByName = HashMap<String, Box<dyn Any + Send>>;
 
-/// What was made so far, by name, so that asking again returns the same metric and not an unregistered twin.
-static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+/// The metrics registered so far. A second call with the same name returns the registered metric.
+static REGISTERED: LazyLock<Mutex<MetricsByName>> = LazyLock::new(Mutex::default);
 
-/// A counter of whole things.
+/// A counter of integers.
 pub fn counter(name: &str, help: &str) -> IntCounter {
-    make(name, |name| IntCounter::new(name, help))
+    register(name, |name| IntCounter::new(name, help))
 }
 
 /// Counters per label.
 pub fn counter_vec(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    make(name, |name| IntCounterVec::new(Opts::new(name, help), labels))
+    register(name, |name| IntCounterVec::new(Opts::new(name, help), labels))
 }
 
 /// A value that goes up and down.
 pub fn gauge(name: &str, help: &str) -> Gauge {
-    make(name, |name| Gauge::new(name, help))
+    register(name, |name| Gauge::new(name, help))
 }
 
 /// Values per label.
 pub fn gauge_vec(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-    make(name, |name| GaugeVec::new(Opts::new(name, help), labels))
+    register(name, |name| GaugeVec::new(Opts::new(name, help), labels))
 }
 
 /// A distribution, with the upper bounds of its buckets, ascending.
 pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    make(name, |name| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    register(name, |name| Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
 }
 
 /// Distributions per label.
 pub fn histogram_vec(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-    make(name, |name| HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    register(name, |name| HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
 }
 
 /// All metrics in Prometheus' text format, those of the process included.
 pub fn render() -> String {
     let mut text = String::with_capacity(16 * 1024);
     if let Err(error) = TextEncoder::new().encode_utf8(&prometheus::gather(), &mut text) {
-        tracing::error!(%error, "Metrics could not be rendered.");
+        tracing::error!(%error, "Rendering metrics failed.");
     }
     process::render_into(&mut text);
     text
 }
 
-/// The metric of that name, made and registered when there is none of its kind yet.
-fn make<M, F>(name: &str, build: F) -> M
+/// Returns the registered metric of that name and type, or builds and registers it.
+fn register<M, F>(name: &str, build: F) -> M
 where
     M: Collector + Clone + 'static,
     F: Fn(&str) -> prometheus::Result<M>,
 {
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(metric) = known.get(name).and_then(|known| known.downcast_ref::<M>()) {
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(metric) = registered.get(name).and_then(|metric| metric.downcast_ref::<M>()) {
         return metric.clone();
     }
-    let metric = built(name, build);
+    let metric = build_or_panic(name, build);
     match prometheus::register(Box::new(metric.clone())) {
         Ok(()) => {
-            known.insert(name.to_owned(), Box::new(metric.clone()));
+            registered.insert(name.to_owned(), Box::new(metric.clone()));
         }
-        // It works all the same, only nobody gets to see it.
-        Err(error) => tracing::error!(name, %error, "A metric could not be registered."),
+        // The metric works, but it is not rendered.
+        Err(error) => tracing::error!(name, %error, "Metric not registered; /metrics will not show it."),
     }
     metric
 }
 
-/// Names, labels and buckets are constants of this code. A bad one is a mistake that the first test to touch it shows,
-/// so there is no error to pass on; and no metric to return either.
-fn built<M, F>(name: &str, build: F) -> M
+/// Names, labels and buckets are constants in the code. A wrong one is a bug that the first test of the metric shows.
+fn build_or_panic<M, F>(name: &str, build: F) -> M
 where
     F: Fn(&str) -> prometheus::Result<M>,
 {
@@ -95,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asking_twice_returns_the_same_metric() {
+    fn a_second_call_returns_the_same_metric() {
         let first = counter("triggers_test_twice_total", "Test.");
         let second = counter("triggers_test_twice_total", "Test.");
         first.inc();
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_taken_by_another_kind_still_returns_a_working_metric() {
+    fn a_name_of_another_type_still_returns_a_working_metric() {
         let _counter = counter("triggers_test_kind", "Test.");
         let gauge = gauge("triggers_test_kind", "Test.");
         gauge.set(1.5);

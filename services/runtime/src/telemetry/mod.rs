@@ -1,4 +1,4 @@
-//! Logs and metrics: how they are written. What is worth logging or counting is decided where it happens.
+//! Setup and output of logs and metrics.
 
 pub mod logs;
 pub mod metrics;

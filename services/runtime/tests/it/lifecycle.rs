@@ -1,4 +1,4 @@
-//! Tasks that live and stop together.
+//! Supervision of tasks, and exit on a hanging shutdown.
 
 use std::future::pending;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn tasks_that_end_after_the_shutdown_end_well() {
+async fn tasks_that_stop_after_the_shutdown_succeed() {
     let shutdown = CancellationToken::new();
     let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
     for name in ["a", "b"] {
@@ -27,9 +27,9 @@ async fn tasks_that_end_after_the_shutdown_end_well() {
 }
 
 #[tokio::test]
-async fn a_task_that_ends_on_its_own_takes_the_others_along_and_is_named() {
+async fn a_task_that_stops_early_is_named_and_stops_the_others() {
     for (outcome, expected) in
-        [(Ok(()), "worker ended on its own"), (Err(anyhow::anyhow!("no disk")), "worker failed: no disk")]
+        [(Ok(()), "worker stopped unexpectedly"), (Err(anyhow::anyhow!("no disk")), "worker failed: no disk")]
     {
         let (shutdown, health) = (CancellationToken::new(), Health::new());
         let mut supervisor = Supervisor::new(health.clone(), shutdown.clone());
@@ -42,7 +42,7 @@ async fn a_task_that_ends_on_its_own_takes_the_others_along_and_is_named() {
         let error = supervisor.run(DEADLINE).await.unwrap_err();
         assert_eq!(format!("{error:#}"), expected);
         assert!(shutdown.is_cancelled());
-        assert_eq!(health.components(), [("worker".to_owned(), false)], "it is reported under its name");
+        assert_eq!(health.components(), [("worker".to_owned(), false)], "the task is reported under its name");
     }
 }
 
@@ -67,11 +67,11 @@ async fn a_failure_during_the_shutdown_is_reported() {
     });
     shutdown.cancel();
     let error = supervisor.run(DEADLINE).await.unwrap_err();
-    assert_eq!(format!("{error:#}"), "worker failed while shutting down: could not flush");
+    assert_eq!(format!("{error:#}"), "worker failed during the shutdown: could not flush");
 }
 
 #[tokio::test]
-async fn tasks_that_do_not_end_are_cut_off_at_the_deadline_and_named() {
+async fn tasks_that_do_not_stop_are_aborted_and_named() {
     let shutdown = CancellationToken::new();
     let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
     supervisor.spawn("stuck", pending());
@@ -81,29 +81,29 @@ async fn tasks_that_do_not_end_are_cut_off_at_the_deadline_and_named() {
         Ok(())
     });
     shutdown.cancel();
-    let begun = Instant::now();
+    let started = Instant::now();
     let error = supervisor.run(Duration::from_millis(200)).await.unwrap_err();
-    assert_eq!(format!("{error:#}"), "not ended by the deadline: stuck");
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(format!("{error:#}"), "still running at the shutdown deadline: stuck");
+    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
-/// Set for the process that the test below starts: this very test, which then hangs.
+/// Set for the process that the test below starts: it runs the same test, which then hangs.
 const HANGS: &str = "LIFECYCLE_TEST_HANGS";
 
 #[test]
-fn a_process_that_hangs_after_its_shutdown_is_ended() {
+fn a_process_that_hangs_after_its_shutdown_exits() {
     if std::env::var_os(HANGS).is_some() {
         return hang();
     }
-    let name = "lifecycle::a_process_that_hangs_after_its_shutdown_is_ended";
+    let name = "lifecycle::a_process_that_hangs_after_its_shutdown_exits";
     let mut process = Command::new(std::env::current_exe().unwrap());
-    let ended =
+    let exit =
         process.args(["--exact", name]).env(HANGS, "1").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-    // Neither 0 nor 101, with which tests end by themselves.
-    assert_eq!(ended.code(), Some(1));
+    // A test binary itself exits with 0 or 101.
+    assert_eq!(exit.code(), Some(1));
 }
 
-/// Everything was done, and something that cannot be cut off does not return.
+/// Finishes its shutdown, and then blocks a thread.
 fn hang() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {

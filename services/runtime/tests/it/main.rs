@@ -1,4 +1,4 @@
-//! Integration tests of what every role runs on.
+//! Integration tests of `runtime`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod lifecycle;

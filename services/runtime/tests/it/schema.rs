@@ -1,4 +1,4 @@
-//! The migrations and `schemas/postgres/schema.sql`, which is their sum.
+//! The migrations, and `schemas/postgres/schema.sql`, which is their result.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use runtime::postgres::{self, PostgresConfig};
 
 use crate::database;
 
-/// Tables that depend on the day, and the one of the migrations themselves.
+/// Time partitions, whose names depend on the date, and the table of sqlx.
 const EXCLUDED: [&str; 3] = ["view.events_*", "view.delivery_attempts_*", "public._sqlx_migrations"];
 
 const HEADER: &str = "\
@@ -31,12 +31,12 @@ async fn migrations_and_schema_sql_give_the_same_schema() {
     let pool = postgres::connect(&PostgresConfig::new(&loaded.url)).unwrap();
     let statements = std::fs::read_to_string(&path).unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
-    let of_file = dump_schema(&loaded.url, &EXCLUDED);
-    assert!(dump == of_file, "schema.sql is not the sum of the migrations; run: make schema");
+    let from_file = dump_schema(&loaded.url, &EXCLUDED);
+    assert!(dump == from_file, "schema.sql differs from the result of the migrations; run: make schema");
 }
 
 #[tokio::test]
-async fn a_schema_of_before_the_first_release_is_refused() {
+async fn a_schema_from_before_the_first_release_is_refused() {
     let database = devstack::testing::shared().await.database().await;
     let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
     let earlier = "CREATE TABLE _sqlx_migrations (version bigint PRIMARY KEY, description text NOT NULL,

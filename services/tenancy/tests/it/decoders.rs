@@ -1,6 +1,6 @@
 //! Fuzzing of the format of API keys: clients may send any text.
 
-use fuzz::{Samples, Verdict, drive};
+use fuzz::{DecodeOutcome, Samples, drive};
 use tenancy::key::{self, Environment, PREFIX_CHARACTERS};
 
 #[test]
@@ -15,15 +15,15 @@ fn any_text_gets_a_prefix_and_only_our_keys_are_well_formed() {
         large: 32_768,
     };
     drive("API key", &samples, |bytes| {
-        let Ok(text) = std::str::from_utf8(bytes) else { return Ok(Verdict::Refused) };
+        let Ok(text) = std::str::from_utf8(bytes) else { return Ok(DecodeOutcome::Refused) };
         if key::prefix(text).chars().count() != PREFIX_CHARACTERS {
             return Err("a prefix of another length".to_owned());
         }
         match key::is_well_formed(text) {
-            true if made.iter().any(|key| key.reveal() == text) => Ok(Verdict::Read),
+            true if made.iter().any(|key| key.reveal() == text) => Ok(DecodeOutcome::Read),
             // A chance hit has the probability of 62^-6 a record, and most mutated ones have another length.
             true => Err("noise was accepted as a key".to_owned()),
-            false => Ok(Verdict::Refused),
+            false => Ok(DecodeOutcome::Refused),
         }
     });
 }

@@ -123,7 +123,7 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
             return findings.bad("PostgreSQL", error, "DATABASE_URL is postgres://user:password@host:port/database.");
         }
     };
-    if let Err(why) = postgres::reach(&pool).await {
+    if let Err(why) = postgres::check_connection(&pool).await {
         return findings.bad(
             "PostgreSQL",
             why,
@@ -166,7 +166,7 @@ async fn check_positions(
     config: &postgres::PostgresConfig,
 ) -> Result<()> {
     let Ok(pool) = postgres::connect(config) else { return Ok(()) };
-    if postgres::reach(&pool).await.is_err() {
+    if postgres::check_connection(&pool).await.is_err() {
         return Ok(());
     }
     let Ok(mut stored) = repair::positions(&pool).await else { return Ok(()) };

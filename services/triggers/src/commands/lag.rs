@@ -45,7 +45,7 @@ struct Place {
 pub(super) async fn run(args: LagArgs) -> Result<()> {
     let kafka = args.local.kafka(&args.kafka)?;
     let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
-    postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
+    postgres::check_connection(&pool).await.map_err(anyhow::Error::msg)?;
     let rows: Vec<(String, String, i32, i64, Option<OffsetDateTime>)> = sqlx::query_as(
         "SELECT consumer, topic, partition, next_offset, record_time FROM consumer_positions ORDER BY consumer, topic, partition",
     )

@@ -20,7 +20,9 @@ pub(crate) struct MigrateArgs {
 
 pub(super) async fn run(args: MigrateArgs) -> Result<()> {
     let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
-    postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
-    postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;
+    postgres::check_connection(&pool).await.map_err(anyhow::Error::msg)?;
+    postgres::migrate(&pool)
+        .await
+        .with_context(|| format!("{} could not be migrated", postgres::describe_database(&pool)))?;
     print::line("the database has this version's schema")
 }

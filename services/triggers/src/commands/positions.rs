@@ -117,7 +117,7 @@ impl Connections {
     async fn look(&self, local: &LocalArgs) -> Result<(PgPool, Vec<CheckedPosition>)> {
         let kafka = local.kafka(&self.kafka)?;
         let pool = postgres::connect(&local.postgres(&self.postgres)?).context("DATABASE_URL")?;
-        postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
+        postgres::check_connection(&pool).await.map_err(anyhow::Error::msg)?;
         let mut positions = repair::positions(&pool).await.context("the positions could not be read")?;
         // Noted down by a replay for itself, and left where it was interrupted: the next one begins elsewhere.
         positions.retain(|position| position.consumer != REPLAY);

@@ -78,7 +78,7 @@ impl System {
     async fn connect(&self) -> Result<(KafkaConfig, PgPool)> {
         let kafka = self.local.kafka(&self.kafka)?;
         let pool = postgres::connect(&self.local.postgres(&self.postgres)?).context("DATABASE_URL")?;
-        postgres::reach(&pool).await.map_err(anyhow::Error::msg)?;
+        postgres::check_connection(&pool).await.map_err(anyhow::Error::msg)?;
         Ok((kafka, pool))
     }
 }

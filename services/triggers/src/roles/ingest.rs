@@ -152,7 +152,7 @@ impl Api {
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
         let router = http_server::mount(api, MountOptions::default())
-            .merge(http_server::running_routes(service_info("ingest"), supervisor.health().clone()));
+            .merge(http_server::operational_routes(service_info("ingest"), supervisor.health().clone()));
         probe_kafka(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks]);
         // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching
         // this process.

@@ -43,7 +43,7 @@ pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres
 
 /// Serves health and metrics, which is all that a consumer serves over HTTP.
 pub(super) fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
-    let router = http_server::running_routes(service_info(role), supervisor.health().clone());
+    let router = http_server::operational_routes(service_info(role), supervisor.health().clone());
     let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
     supervisor.spawn("http", async move { Ok(server.await?) });
 }

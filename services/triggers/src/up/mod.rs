@@ -107,7 +107,9 @@ async fn serve(
     // dead one's session.
     kafka.instance = args.kafka_brokers.is_none().then(|| "up".to_owned());
     let pool = postgres::connect(&PostgresConfig::new(&database_url)).context("DATABASE_URL")?;
-    postgres::migrate(&pool).await.with_context(|| format!("{} could not be migrated", postgres::place(&pool)))?;
+    postgres::migrate(&pool)
+        .await
+        .with_context(|| format!("{} could not be migrated", postgres::describe_database(&pool)))?;
     make_topics(&kafka, args.kafka_brokers.is_none()).await?;
 
     let sealing = SealingKey::load_or_create(&folder.join("sealing.key"))?;

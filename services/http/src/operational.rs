@@ -1,4 +1,4 @@
-//! What a process tells of itself without a key: status, health and metrics.
+//! Routes for operators, without an API key: status, health and metrics.
 
 use std::time::Instant;
 
@@ -9,20 +9,20 @@ use axum::{Json, Router};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::mount::{MountOptions, with_edge};
+use super::mount::{MountOptions, with_request_layer};
 use runtime::health::Health;
 use runtime::telemetry::metrics;
 
-/// Who is answering.
+/// The program, its role and its version, as `/status` reports them.
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceInfo {
-    /// Of the product.
+    /// Name of the product.
     pub name: &'static str,
-    /// Which part of it this process is.
+    /// Role of this process.
     pub role: &'static str,
-    /// Of the build.
+    /// Version of the build.
     pub version: &'static str,
-    /// When the process began.
+    /// When the process started.
     pub started: Instant,
 }
 
@@ -33,12 +33,12 @@ impl ServiceInfo {
     }
 }
 
-/// All running routes: [`probe_routes`] and [`metrics_route`].
-pub fn routes(info: ServiceInfo, health: Health) -> Router {
+/// All operational routes: [`probe_routes`] and [`metrics_route`].
+pub fn operational_routes(info: ServiceInfo, health: Health) -> Router {
     probe_routes(info, health).merge(metrics_route())
 }
 
-/// Status and health, at the root and under each mount.
+/// Status and health, at the root and under `/v1` and `/api`.
 pub fn probe_routes(info: ServiceInfo, health: Health) -> Router {
     let mut routes = Router::new();
     for path in ["/", "/status", "/v1/status", "/api/status"] {
@@ -46,17 +46,17 @@ pub fn probe_routes(info: ServiceInfo, health: Health) -> Router {
     }
     for mount in ["", "/v1", "/api"] {
         routes = routes
-            .route(&format!("{mount}/health"), get(all))
-            .route(&format!("{mount}/health/detailed"), get(all))
+            .route(&format!("{mount}/health"), get(all_healthy))
+            .route(&format!("{mount}/health/detailed"), get(all_healthy))
             .route(&format!("{mount}/health/ready"), get(ready))
             .route(&format!("{mount}/health/live"), get(live));
     }
-    with_edge(routes.with_state(health), MountOptions::default())
+    with_request_layer(routes.with_state(health), MountOptions::default())
 }
 
-/// `/metrics` alone, for a port of its own.
+/// `/metrics` alone, for a separate port.
 pub fn metrics_route() -> Router {
-    with_edge(Router::new().route("/metrics", get(render_metrics)), MountOptions::default())
+    with_request_layer(Router::new().route("/metrics", get(render_metrics)), MountOptions::default())
 }
 
 fn status(info: ServiceInfo) -> Json<Value> {
@@ -69,22 +69,23 @@ fn status(info: ServiceInfo) -> Json<Value> {
     }))
 }
 
-/// The process answers, so it is alive. A dependency that is unhealthy is no reason to restart it.
+/// Liveness: always 200, because restarting the process does not repair an unhealthy dependency.
 async fn live() -> Json<Value> {
     Json(json!({ "status": "healthy" }))
 }
 
-/// Whether this process may get work: 503 while it drains or a required component is unhealthy.
+/// Readiness: 503 while the process drains or a required component is unhealthy.
 async fn ready(State(health): State<Health>) -> Response {
     report(&health, health.is_ready())
 }
 
-/// Whether every component is healthy: 503 while it drains or any component is unhealthy, optional ones included.
-async fn all(State(health): State<Health>) -> Response {
-    report(&health, health.is_fully_healthy())
+/// Health: 503 while the process drains or any component is unhealthy, optional ones included.
+async fn all_healthy(State(state): State<Health>) -> Response {
+    report(&state, state.is_fully_healthy())
 }
 
-/// The state of each component. The reason of an unhealthy one is in the log only: clients may be strangers.
+/// Reports the state of each component. The reason of an unhealthy one is only logged, because these routes need no
+/// key.
 fn report(health: &Health, is_good: bool) -> Response {
     let word = |is_healthy: bool| if is_healthy { "healthy" } else { "unhealthy" };
     let check = |(name, is_healthy)| (name, json!({ "status": word(is_healthy) }));

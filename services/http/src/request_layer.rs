@@ -1,6 +1,7 @@
-//! The one layer around every route: request context, problems, identifying headers, panics, metrics and slow requests.
+//! The one layer around every route. It makes the request context, writes problem bodies, adds the request id and the
+//! response time as headers, catches panics, records metrics and logs slow requests.
 //!
-//! One hand-written layer instead of a tower of six, since every request pays for each of them.
+//! It is one hand-written layer and not six of tower, because every request pays for each layer.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -18,50 +19,49 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tower::{Layer, Service, ServiceExt};
 
 use super::context::{CORRELATION_ID, REQUEST_ID, RequestContext};
-use super::observe::{LongPollWait, RouteMetrics, SlowAfter};
+use super::observe::{LongPollWait, RouteMetrics, SlowThresholds};
 use super::problem::Problem;
 
 const RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
-/// The label of requests that no route took: paths are the client's to invent.
+/// The route label of requests that match no route. Clients choose paths, so a path must not become a label.
 const UNMATCHED: &str = "unmatched";
 
-/// Makes an [`Edge`] around each route.
+/// Wraps each route in a [`RequestService`].
 #[derive(Clone, Copy)]
-pub(super) struct EdgeLayer {
-    pub(super) slow: SlowAfter,
+pub(super) struct RequestLayer {
+    pub(super) slow: SlowThresholds,
 }
 
-impl<S> Layer<S> for EdgeLayer {
-    type Service = Edge<S>;
+impl<S> Layer<S> for RequestLayer {
+    type Service = RequestService<S>;
 
-    fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, slow: self.slow, metrics: Arc::default() }
+    fn layer(&self, inner: S) -> RequestService<S> {
+        RequestService { inner, slow: self.slow, metrics: Arc::default() }
     }
 }
 
-/// The layer around one route. A router makes one for each route and method, so the metrics found first fit all later
-/// requests.
+/// The layer around one route. A router makes one for each route and method, so it looks up the metrics once.
 #[derive(Clone)]
-pub(super) struct Edge<S> {
+pub(super) struct RequestService<S> {
     inner: S,
-    slow: SlowAfter,
+    slow: SlowThresholds,
     metrics: Arc<OnceLock<Arc<RouteMetrics>>>,
 }
 
-impl<S> Edge<S> {
+impl<S> RequestService<S> {
     fn route_metrics(&self, request: &Request) -> Arc<RouteMetrics> {
         let route = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str);
-        let known = self.metrics.get_or_init(|| Arc::new(RouteMetrics::new(route, request.method())));
-        // The answer to a wrong method and the one to an unknown path are shared by several methods.
-        if known.is_of(route, request.method()) {
-            known.clone()
+        let cached = self.metrics.get_or_init(|| Arc::new(RouteMetrics::new(route, request.method())));
+        // The 404 and 405 handlers serve several methods.
+        if cached.is_of(route, request.method()) {
+            cached.clone()
         } else {
             Arc::new(RouteMetrics::new(route, request.method()))
         }
     }
 }
 
-impl<S> Service<Request> for Edge<S>
+impl<S> Service<Request> for RequestService<S>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
     S::Future: Send + 'static,
@@ -76,7 +76,7 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let context = RequestContext::new(request.headers(), request.uri());
-        let watch = Watch { metrics: self.route_metrics(&request), context: context.clone(), open: true };
+        let recorder = RequestRecorder { metrics: self.route_metrics(&request), context: context.clone(), open: true };
         let (method, uri, slow) = (request.method().clone(), request.uri().clone(), self.slow);
         request.extensions_mut().insert(context);
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
@@ -84,40 +84,40 @@ where
             let response = match answer.await {
                 Ok(Ok(response)) => response,
                 Ok(Err(never)) => match never {},
-                Err(panic) => after_panic(&*panic, &watch),
+                Err(panic) => panic_response(&*panic, &recorder),
             };
-            Ok(watch.finish(response, &method, &uri, slow))
+            Ok(recorder.finish(response, &method, &uri, slow))
         })
     }
 }
 
-/// Answers a request that must not reach any route, with everything that other answers have.
-pub(super) async fn refuse(request: Request, problem: Problem, slow: SlowAfter) -> Response {
-    let refusal = tower::service_fn(move |_: Request| {
+/// Answers a request with a problem, without calling a route. The response has the same headers as all others.
+pub(super) async fn respond_with(request: Request, problem: Problem, slow: SlowThresholds) -> Response {
+    let service = tower::service_fn(move |_: Request| {
         std::future::ready(Ok(axum::response::IntoResponse::into_response(problem.clone())))
     });
-    EdgeLayer { slow }.layer(refusal).oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
+    RequestLayer { slow }.layer(service).oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
 }
 
-/// Sees to it that a request is counted, also when its future is dropped.
-struct Watch {
+/// Records the metrics of a request, also when its future is dropped.
+struct RequestRecorder {
     metrics: Arc<RouteMetrics>,
     context: RequestContext,
     open: bool,
 }
 
-impl Watch {
-    fn finish(mut self, response: Response, method: &Method, uri: &Uri, slow: SlowAfter) -> Response {
+impl RequestRecorder {
+    fn finish(mut self, response: Response, method: &Method, uri: &Uri, slow: SlowThresholds) -> Response {
         self.open = false;
         let waited = response.extensions().get::<LongPollWait>().map_or(Duration::ZERO, |wait| wait.0);
-        let mut response = complete(response, &self.context, method, uri);
-        identify(&mut response, &self.context);
+        let mut response = write_problem_body(response, &self.context, method, uri);
+        add_headers(&mut response, &self.context);
         self.metrics.answered(&self.context, response.status(), waited, slow);
         response
     }
 }
 
-impl Drop for Watch {
+impl Drop for RequestRecorder {
     fn drop(&mut self) {
         if self.open {
             self.metrics.cancelled(&self.context);
@@ -125,25 +125,25 @@ impl Drop for Watch {
     }
 }
 
-fn after_panic(panic: &(dyn Any + Send), watch: &Watch) -> Response {
+fn panic_response(panic: &(dyn Any + Send), recorder: &RequestRecorder) -> Response {
     let reason = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(
-        request_id = &*watch.context.request_id,
-        route = &*watch.metrics.route,
-        reason = reason.unwrap_or("not a text"),
-        "A handler panicked."
+        request_id = &*recorder.context.request_id,
+        route = &*recorder.metrics.route,
+        reason = reason.unwrap_or("not text"),
+        "Handler panicked; answering 500."
     );
     axum::response::IntoResponse::into_response(Problem::internal())
 }
 
-/// Writes the body of a problem, also where a refusal came from the framework and not from a handler.
-fn complete(mut response: Response, context: &RequestContext, method: &Method, uri: &Uri) -> Response {
+/// Writes the body of a problem. An error response of the framework becomes a problem too.
+fn write_problem_body(mut response: Response, context: &RequestContext, method: &Method, uri: &Uri) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
     }
     if status == StatusCode::METHOD_NOT_ALLOWED && *method == Method::OPTIONS {
-        // The router adds `Allow` to this answer as it does to a 405.
+        // The router adds `Allow` to this response, as to every 405.
         *response.status_mut() = StatusCode::NO_CONTENT;
         *response.body_mut() = axum::body::Body::empty();
         response.headers_mut().remove(header::CONTENT_TYPE);
@@ -151,11 +151,11 @@ fn complete(mut response: Response, context: &RequestContext, method: &Method, u
     }
     let problem = match response.extensions_mut().remove::<Problem>() {
         Some(problem) => problem,
-        None if is_plain(&response) => Problem::from_status(status),
+        None if is_frameworks_own(&response) => Problem::from_status(status),
         None => return response,
     };
     let mut rendered = problem.render(context, uri.path());
-    // What layers further in have added (rate limits, say) stays; what described the replaced body goes.
+    // Headers of inner layers (rate limits, for example) stay; those that describe the replaced body do not.
     for (name, value) in response.headers() {
         if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH && !rendered.headers().contains_key(name) {
             rendered.headers_mut().append(name, value.clone());
@@ -164,12 +164,13 @@ fn complete(mut response: Response, context: &RequestContext, method: &Method, u
     rendered
 }
 
-/// Whether a response looks like the framework's own: no body, or a sentence of text.
-fn is_plain(response: &Response) -> bool {
+/// Whether a response looks like the framework's own: it has no content type, or plain text.
+fn is_frameworks_own(response: &Response) -> bool {
     response.headers().get(header::CONTENT_TYPE).is_none_or(|value| value.as_bytes().starts_with(b"text/plain"))
 }
 
-fn identify(response: &mut Response, context: &RequestContext) {
+/// Adds the request id and the response time.
+fn add_headers(response: &mut Response, context: &RequestContext) {
     let id = context.id_header();
     let tenths = context.received.elapsed().as_micros() / 100;
     let mut time = String::with_capacity(12);

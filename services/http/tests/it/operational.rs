@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::routing::get;
-use http_server::{MountOptions, ServerLimits, ServiceInfo, mount, running_routes};
+use http_server::{MountOptions, ServerLimits, ServiceInfo, mount, operational_routes};
 use runtime::health::Health;
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use super::Server;
 async fn start(health: &Health) -> Server {
     let info = ServiceInfo::new("triggers", "ingest", "1.2.3");
     let api = Router::new().route("/things", get(|| async { "things" }));
-    let router = mount(api, MountOptions::default()).merge(running_routes(info, health.clone()));
+    let router = mount(api, MountOptions::default()).merge(operational_routes(info, health.clone()));
     Server::start_with(router, ServerLimits::default()).await
 }
 
@@ -34,13 +34,14 @@ async fn health_reports_each_component_without_a_reason() {
     postgres.report_healthy();
     kafka.report_unhealthy("the password is hunter2");
     for path in ["/health", "/v1/health", "/api/health", "/health/ready", "/v1/health/ready", "/api/health/detailed"] {
-        let answer = server.get(path).await;
-        let expected = json!({ "status": "unhealthy", "checks": { "kafka": { "status": "unhealthy" }, "postgres": { "status": "healthy" } } });
-        assert_eq!((answer.status, answer.json()), (503, expected), "{path}");
+        let response = server.get(path).await;
+        let checks = json!({ "kafka": { "status": "unhealthy" }, "postgres": { "status": "healthy" } });
+        let expected = json!({ "status": "unhealthy", "checks": checks });
+        assert_eq!((response.status, response.json()), (503, expected), "{path}");
     }
     kafka.report_healthy();
-    let answer = server.get("/health/ready").await;
-    assert_eq!((answer.status, &answer.json()["status"]), (200, &json!("healthy")));
+    let response = server.get("/health/ready").await;
+    assert_eq!((response.status, &response.json()["status"]), (200, &json!("healthy")));
 }
 
 #[tokio::test]
@@ -62,8 +63,8 @@ async fn a_draining_process_is_not_ready_but_lives() {
     health.component("kafka").report_healthy();
     let server = start(&health).await;
     health.set_draining();
-    let answer = server.get("/health/ready").await;
-    assert_eq!((answer.status, &answer.json()["status"]), (503, &json!("draining")));
+    let response = server.get("/health/ready").await;
+    assert_eq!((response.status, &response.json()["status"]), (503, &json!("draining")));
     for path in ["/health/live", "/v1/health/live"] {
         assert_eq!(server.get(path).await.status, 200);
     }
@@ -73,18 +74,18 @@ async fn a_draining_process_is_not_ready_but_lives() {
 async fn metrics_are_rendered_as_text() {
     let server = start(&Health::new()).await;
     server.get("/v1/things").await;
-    let answer = server.get("/metrics").await;
-    assert!(answer.header("content-type").starts_with("text/plain"));
+    let response = server.get("/metrics").await;
+    assert!(response.header("content-type").starts_with("text/plain"));
     for name in ["triggers_http_requests_total{", "triggers_http_connections ", "process_resident_memory_bytes "] {
-        assert!(answer.text().lines().any(|line| line.starts_with(name)), "{name}");
+        assert!(response.text().lines().any(|line| line.starts_with(name)), "{name}");
     }
 }
 
 #[tokio::test]
-async fn running_routes_alone_answer_unknown_paths_with_problems() {
+async fn unknown_paths_are_problems_without_an_api_too() {
     let info = ServiceInfo::new("triggers", "materializer", "1.2.3");
-    let router = Router::new().merge(running_routes(info, Health::new()));
+    let router = Router::new().merge(operational_routes(info, Health::new()));
     let server = Server::start_with(router, ServerLimits::default()).await;
     server.get("/v1/things").await.problem(404, "route_not_found");
-    server.ask("POST /health", &[], b"").await.problem(405, "method_not_allowed");
+    server.request("POST /health", &[], b"").await.problem(405, "method_not_allowed");
 }
