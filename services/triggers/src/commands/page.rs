@@ -1,24 +1,24 @@
-//! A page of the inbox as the commands read it: events stay the text they came as, because a valid payload may hold
-//! what no `Value` can.
+//! A page of the inbox. Events are kept as received JSON text: a valid payload may contain numbers that a `Value` cannot
+//! hold.
 
 use anyhow::Result;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::client::{As, Client};
+use crate::client::{Client, Credential};
 
 #[derive(Deserialize)]
 pub(super) struct Page {
     /// Each event's JSON text.
     pub events: Vec<Box<RawValue>>,
-    /// Goes on; null on the last page.
+    /// Cursor of the next page; null on the last page.
     pub next_cursor: Option<String>,
-    /// Goes on with what arrives later.
+    /// Cursor of events that arrive later.
     pub resume_cursor: Option<String>,
 }
 
-/// What a person sees of an event.
+/// The fields of an event that are shown in columns.
 #[derive(Deserialize)]
 pub(super) struct Event {
     pub event_id: String,
@@ -29,17 +29,17 @@ pub(super) struct Event {
 }
 
 pub(super) async fn fetch(client: &Client, query: &[(&str, String)]) -> Result<Page> {
-    client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(query)).await
+    client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/inbox")?.query(query)).await
 }
 
-/// Reads one page as the text it came as.
+/// Reads one page as received JSON text.
 pub(super) async fn fetch_text(client: &Client, query: &[(&str, String)]) -> Result<Box<RawValue>> {
-    client.fetch(client.request(As::Key, Method::GET, "/v1/inbox")?.query(query)).await
+    client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/inbox")?.query(query)).await
 }
 
 impl Page {
-    /// The events, read as far as people look at them.
-    pub(super) fn read(&self) -> Result<Vec<Event>> {
+    /// Decodes the events.
+    pub(super) fn decode(&self) -> Result<Vec<Event>> {
         self.events.iter().map(|event| Ok(serde_json::from_str(event.get())?)).collect()
     }
 }
