@@ -1,8 +1,8 @@
-//! The `triggers` binary: the roles `ingest`, `materializer` and `dispatcher`; `up`, which runs all of them with its own
-//! Kafka and PostgreSQL; and the commands for operators and developers.
+//! The `triggers` binary: the roles `ingest`, `materializer` and `dispatcher`; `up`, which runs all of them with its
+//! own Kafka and PostgreSQL; and the commands for operators and developers.
 //!
-//! This crate parses the command line, connects the parts of a role, and implements the commands as clients of a running
-//! system. The roles themselves are in `ingest`, `materializer`, `dispatcher` and `tenancy`.
+//! This crate parses the command line, connects the parts of a role, and implements the commands as clients of a
+//! running system. The roles themselves are in `ingest`, `materializer`, `dispatcher` and `tenancy`.
 
 mod client;
 mod commands;

@@ -165,8 +165,8 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
     }
 }
 
-/// Reports positions outside of their logs. It ignores other errors: the checks of Kafka, PostgreSQL and the schema have
-/// reported them.
+/// Reports positions outside of their logs. It ignores other errors: the checks of Kafka, PostgreSQL and the schema
+/// have reported them.
 async fn check_positions(
     findings: &mut Findings,
     kafka: &KafkaConfig,

@@ -94,8 +94,8 @@ async fn log_ends(kafka: KafkaConfig, positions: &[ConsumerPosition]) -> Result<
     query.await?.context("Kafka did not answer")
 }
 
-/// Lag in records, and an upper bound in seconds: the time since the last applied record was accepted. After a quiet hour
-/// the next record counts as an hour late until it is applied. `None`: no record was applied yet.
+/// Lag in records, and an upper bound in seconds: the time since the last applied record was accepted. After a quiet
+/// hour the next record counts as an hour late until it is applied. `None`: no record was applied yet.
 fn lag(position: &ConsumerPosition, ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> (i64, Option<f64>) {
     let end = ends.get(&(position.topic.clone(), position.partition)).copied().unwrap_or(position.next_offset);
     let records = (end - position.next_offset).max(0);

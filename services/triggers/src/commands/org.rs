@@ -32,8 +32,8 @@ enum Action {
         /// Id of the organization
         id: String,
     },
-    /// Erase an organization irrevocably: its API keys stop working at once, and its events, endpoints and deliveries are
-    /// deleted within minutes. Needs --yes
+    /// Erase an organization irrevocably: its API keys stop working at once, and its events, endpoints and deliveries
+    /// are deleted within minutes. Needs --yes
     Erase {
         /// Id of the organization
         id: String,

@@ -1,5 +1,5 @@
-//! A page of the inbox. Events are kept as received JSON text: a valid payload may contain numbers that a `Value` cannot
-//! hold.
+//! A page of the inbox. Events are kept as received JSON text: a valid payload may contain numbers that a `Value`
+//! cannot hold.
 
 use anyhow::Result;
 use reqwest::Method;

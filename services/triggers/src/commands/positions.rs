@@ -1,5 +1,6 @@
-//! `triggers positions`: lists the positions of the consumers, repairs positions outside of their log, and skips records
-//! that cannot be read. `kafka::fence` decides what a repair or skip does; docs/operating.md says when to use which.
+//! `triggers positions`: lists the positions of the consumers, repairs positions outside of their log, and skips
+//! records that cannot be read. `kafka::fence` decides what a repair or skip does; docs/operating.md says when to use
+//! which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,8 +36,8 @@ pub(crate) struct PositionsArgs {
 enum Action {
     /// Print the position of every consumer, the bounds of its log, and whether the position is inside of them
     List(ConnectionArgs),
-    /// Move positions outside of their log to its start and give up unread records. Without --yes, only print what it would
-    /// do
+    /// Move positions outside of their log to its start and give up unread records. Without --yes, only print what it
+    /// would do
     Repair(RepairArgs),
     /// Move positions past records that cannot be read, and give those up. Without --yes, only print what it would do
     Skip(SkipArgs),
@@ -197,7 +198,7 @@ async fn repair(pool: &PgPool, positions: &[CheckedPosition], args: &RepairArgs)
         repair.lines().iter().try_for_each(|line| print::line(line))?;
     }
     if !args.yes {
-        bail!("nothing was changed; to do this, run it again with --yes");
+        bail!("nothing was changed; to do this, repeat the command with --yes");
     }
     for repair in &repairs {
         let partition = format!("{}[{}]", repair.topic, repair.partition);
@@ -229,7 +230,7 @@ async fn skip(kafka: &KafkaConfig, pool: &PgPool, checked: &[CheckedPosition], a
         ))?;
     }
     if !args.yes {
-        bail!("nothing was changed; to do this, run it again with --yes");
+        bail!("nothing was changed; to do this, repeat the command with --yes");
     }
     let partition = format!("{}[{}]", args.topic, args.partition);
     if !skip::skip(pool, &positions, args.to)

@@ -1,6 +1,7 @@
 //! `triggers send`: sends one event from options, or many from JSON lines, each line a body of `POST /v1/events`.
 //!
-//! A line that may not have been stored is sent again with the same `Idempotency-Key`, so it never becomes a second event.
+//! A line that may not have been stored is sent again with the same `Idempotency-Key`, so it never becomes a second
+//! event.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;

@@ -25,8 +25,8 @@ pub(crate) struct ViewCommandArgs {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Build a second view, compare it with the live one, and switch to it. Repeat the command to continue an interrupted
-    /// rebuild
+    /// Build a second view, compare it with the live one, and switch to it. Repeat the command to continue an
+    /// interrupted rebuild
     Rebuild {
         #[command(flatten)]
         system: System,

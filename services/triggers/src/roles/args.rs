@@ -31,8 +31,8 @@ pub(crate) struct RoleArgs {
 }
 
 impl RoleArgs {
-    /// A supervisor without tasks. A signal shuts it down: first the grace, then the deadline of the tasks. A process that
-    /// hangs after that exits.
+    /// A supervisor without tasks. A signal shuts it down: first the grace, then the deadline of the tasks. A process
+    /// that hangs after that exits.
     pub(crate) fn supervisor(&self, health: &Health) -> Supervisor {
         let grace = Duration::from_millis(self.shutdown_grace_ms);
         let shutdown = lifecycle::shutdown_on_signals(health.clone(), grace);

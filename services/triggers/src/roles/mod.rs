@@ -1,5 +1,5 @@
-//! The three roles, and what they share: options (`args`), `connections`, the check of the `topics`, health `probes`, and
-//! the listening socket (`listen`).
+//! The three roles, and what they share: options (`args`), `connections`, the check of the `topics`, health `probes`,
+//! and the listening socket (`listen`).
 //!
 //! The file of a role connects its parts from the options. `triggers up` calls the same functions.
 

@@ -17,8 +17,8 @@ pub(super) async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Resul
     validate_topics(&differences)
 }
 
-/// Fails if a topic has too few replicas or the wrong timestamp type, and warns about every other difference. It repairs
-/// nothing: on an existing Kafka only the operator does that.
+/// Fails if a topic has too few replicas or the wrong timestamp type, and warns about every other difference. It
+/// repairs nothing: on an existing Kafka only the operator does that.
 pub(crate) fn validate_topics(differences: &[topics::Difference]) -> Result<()> {
     let fatal = differences.iter().find(|difference| match difference {
         topics::Difference::TooFewReplicas { .. } => true,

@@ -1,5 +1,5 @@
-//! Files in the data folder of `triggers up`: secrets that are kept for the next start, and `dev.json`, by which scripts
-//! and commands find the running system.
+//! Files in the data folder of `triggers up`: secrets that are kept for the next start, and `dev.json`, by which
+//! scripts and commands find the running system.
 
 use std::fs;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! `triggers dlq redrive`: writes records to their topics again. A record that is written twice is still one event, so a
-//! redrive can be repeated.
+//! `triggers dlq redrive`: writes records to their topics again. A record that is written twice is still one event, so
+//! a redrive can be repeated.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,7 +93,8 @@ struct Redriver {
 impl Redriver {
     fn new(kafka: KafkaConfig, log: DeadLetters) -> Result<Self> {
         let mut producer_config = kafka.clone();
-        // First, so that properties of the user override them. Compressed as by its producer, a large record fits again.
+        // First, so that properties of the user override them. Compressed as by its producer, a large record fits
+        // again.
         let defaults = [("message.max.bytes", "100000000"), ("compression.type", "gzip")];
         producer_config.properties.splice(0..0, defaults.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let settings = ProducerSettings { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerSettings::default() };
