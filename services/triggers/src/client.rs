@@ -56,7 +56,7 @@ pub(crate) struct ErrorResponse {
 
 /// The fields of a problem document that an error message needs.
 #[derive(Deserialize)]
-struct Problem {
+struct ProblemFields {
     detail: String,
     #[serde(default)]
     request_id: String,
@@ -124,7 +124,7 @@ impl Client {
         if status.is_success() {
             return Ok((status, body));
         }
-        match serde_json::from_slice::<Problem>(&body) {
+        match serde_json::from_slice::<ProblemFields>(&body) {
             Ok(problem) => {
                 let text = format!("{} (HTTP {}, request {})", problem.detail, status.as_u16(), problem.request_id);
                 Err(ErrorResponse { status, text }.into())

@@ -5,7 +5,7 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{page, print};
+use super::{inbox_page, print};
 use crate::client::{Client, Credential};
 
 /// Largest number of ids in one request.
@@ -45,7 +45,7 @@ async fn inbox_ids(client: &Client) -> Result<Vec<String>> {
     loop {
         let mut query = vec![("limit", CHUNK.to_string())];
         query.extend(cursor.map(|cursor| ("cursor", cursor)));
-        let page = page::fetch(client, &query).await?;
+        let page = inbox_page::fetch(client, &query).await?;
         ids.extend(page.decode()?.into_iter().map(|event| event.event_id));
         cursor = page.next_cursor;
         if cursor.is_none() {

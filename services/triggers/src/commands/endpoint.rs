@@ -12,11 +12,11 @@ use crate::client::{Client, Credential};
 #[derive(Args)]
 pub(crate) struct EndpointArgs {
     #[command(subcommand)]
-    action: Action,
+    action: EndpointAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum EndpointAction {
     /// Create an endpoint and print it with its secret, which is never shown again
     Create {
         /// URL that events are posted to
@@ -44,7 +44,7 @@ enum Action {
 
 pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
     match args.action {
-        Action::Create { webhook_url, event_types, description } => {
+        EndpointAction::Create { webhook_url, event_types, description } => {
             let mut body = json!({"url": webhook_url, "event_types": event_types});
             if let Some(description) = description {
                 body["description"] = json!(description);
@@ -53,16 +53,16 @@ pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
                 &client.fetch(client.request(Credential::ApiKey, Method::POST, "/v1/endpoints")?.json(&body)).await?,
             )
         }
-        Action::List => {
+        EndpointAction::List => {
             let response: Value =
                 client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/endpoints")?).await?;
             let rows = response.get("endpoints").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             print::table(rows, &[("ID", "/id"), ("URL", "/url"), ("TYPES", "/event_types"), ("STATUS", "/status")])
         }
-        Action::Show { id } => print::json(
+        EndpointAction::Show { id } => print::json(
             &client.fetch(client.request(Credential::ApiKey, Method::GET, &format!("/v1/endpoints/{id}"))?).await?,
         ),
-        Action::Delete { id } => {
+        EndpointAction::Delete { id } => {
             client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/endpoints/{id}"))?).await?;
             print::line("deleted")
         }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{page, print};
+use super::{inbox_page, print};
 use crate::client::Client;
 
 /// Options of `triggers inbox`.
@@ -37,13 +37,13 @@ pub(super) async fn run(client: &Client, args: InboxArgs) -> Result<()> {
         query.push(("include_acknowledged", "true".to_owned()));
     }
     if args.json {
-        return print::line(page::fetch_text(client, &query).await?.get());
+        return print::line(inbox_page::fetch_text(client, &query).await?.get());
     }
-    let page = page::fetch(client, &query).await?;
+    let page = inbox_page::fetch(client, &query).await?;
     if !std::io::stdout().is_terminal() {
         page.events.iter().try_for_each(|event| print::line(event.get()))?;
     } else {
-        let cells = |event: page::Event| {
+        let cells = |event: inbox_page::InboxEvent| {
             json!({
                 "id": event.event_id, "type": event.event_type, "time": event.timestamp, "status": event.status,
                 "payload": event.payload.get(),

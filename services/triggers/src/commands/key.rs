@@ -12,11 +12,11 @@ use crate::client::{Client, Credential};
 #[derive(Args)]
 pub(crate) struct KeyArgs {
     #[command(subcommand)]
-    action: Action,
+    action: KeyAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum KeyAction {
     /// Create an API key and print it; it is never shown again
     Create {
         /// Name of the key
@@ -47,7 +47,7 @@ enum Action {
 
 pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
     match args.action {
-        Action::Create { name, role, org, event_types, environment } => {
+        KeyAction::Create { name, role, org, event_types, environment } => {
             let mut body = json!({"name": name, "role": role, "environment": environment});
             if !event_types.is_empty() {
                 body["event_types"] = json!(event_types);
@@ -60,7 +60,7 @@ pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
             };
             print::json(&client.fetch(request.json(&body)).await?)
         }
-        Action::List => {
+        KeyAction::List => {
             let response: Value =
                 client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/keys/list")?).await?;
             let rows = response.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -76,8 +76,10 @@ pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
                 ],
             )
         }
-        Action::Show => print::json(&client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/keys")?).await?),
-        Action::Revoke { id } => {
+        KeyAction::Show => {
+            print::json(&client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/keys")?).await?)
+        }
+        KeyAction::Revoke { id } => {
             client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/keys/{id}"))?).await?;
             print::line("revoked")
         }

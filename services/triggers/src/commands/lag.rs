@@ -91,7 +91,7 @@ async fn log_ends(kafka: KafkaConfig, positions: &[ConsumerPosition]) -> Result<
         }
         Ok::<_, rdkafka::error::KafkaError>(ends)
     });
-    query.await?.context("Kafka did not answer")
+    query.await?.context("Kafka does not answer; start it, or set KAFKA_BROKERS to its address")
 }
 
 /// Lag in records, and an upper bound in seconds: the time since the last applied record was accepted. After a quiet

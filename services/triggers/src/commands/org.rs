@@ -12,11 +12,11 @@ use crate::client::{Client, Credential};
 #[derive(Args)]
 pub(crate) struct OrgArgs {
     #[command(subcommand)]
-    action: Action,
+    action: OrgAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum OrgAction {
     /// Create an organization
     Create {
         /// Name, 1 to 255 characters
@@ -45,20 +45,20 @@ enum Action {
 
 pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
     match args.action {
-        Action::Create { name, tier } => {
+        OrgAction::Create { name, tier } => {
             let request = client
                 .request(Credential::OperatorToken, Method::POST, "/v1/organizations")?
                 .json(&json!({"name": name, "tier": tier}));
             print::json(&client.fetch(request).await?)
         }
-        Action::List => {
+        OrgAction::List => {
             let response: Value =
                 client.fetch(client.request(Credential::OperatorToken, Method::GET, "/v1/organizations")?).await?;
             let rows = response.get("organizations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             print::table(rows, &[("ID", "/id"), ("NAME", "/name"), ("TIER", "/tier"), ("CREATED", "/created_at")])
         }
-        Action::Show { id } => print::json(&show(client, &id).await?),
-        Action::Erase { id, yes } => {
+        OrgAction::Show { id } => print::json(&show(client, &id).await?),
+        OrgAction::Erase { id, yes } => {
             if !yes {
                 let name = show(client, &id).await?.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
                 bail!("this erases {name} and all its data irrevocably; to do it, repeat the command with --yes");

@@ -27,13 +27,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Args)]
 pub(crate) struct PositionsArgs {
     #[command(subcommand)]
-    action: Action,
+    action: PositionsAction,
     #[command(flatten)]
     local: LocalSystemArgs,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum PositionsAction {
     /// Print the position of every consumer, the bounds of its log, and whether the position is inside of them
     List(ConnectionArgs),
     /// Move positions outside of their log to its start and give up unread records. Without --yes, only print what it
@@ -68,7 +68,7 @@ struct RepairArgs {
     /// Keep the offset although the topic was recreated or lost its end: for a topic that was restored with its offsets
     #[arg(long, conflicts_with = "all_outside")]
     keep: bool,
-    /// Do it
+    /// Really move the positions
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -89,7 +89,7 @@ struct SkipArgs {
     /// Next offset to read: the first one after the records that cannot be read
     #[arg(long, value_name = "OFFSET")]
     to: i64,
-    /// Do it
+    /// Really move the positions
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -98,15 +98,15 @@ struct SkipArgs {
 
 pub(super) async fn run(args: PositionsArgs) -> Result<()> {
     match args.action {
-        Action::List(connections) => {
+        PositionsAction::List(connections) => {
             let (_, positions) = connections.check_positions(&args.local).await?;
             list(&positions)
         }
-        Action::Repair(action) => {
+        PositionsAction::Repair(action) => {
             let (pool, positions) = action.connections.check_positions(&args.local).await?;
             repair(&pool, &positions, &action).await
         }
-        Action::Skip(action) => {
+        PositionsAction::Skip(action) => {
             let (pool, positions) = action.connections.check_positions(&args.local).await?;
             skip(&args.local.kafka(&action.connections.kafka)?, &pool, &positions, &action).await
         }

@@ -9,15 +9,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Interval of the lines when standard error is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Progress display. `label` follows the counts: "5 of 10 records read".
-pub(super) struct Progress {
+/// Progress on standard error. `label` follows the counts: "5 of 10 records read".
+pub(super) struct ProgressDisplay {
     bar: ProgressBar,
     label: &'static str,
     last_line: Mutex<Instant>,
 }
 
-impl Progress {
-    /// Shows nothing before the first [`Progress::show`].
+impl ProgressDisplay {
+    /// Shows nothing before the first [`ProgressDisplay::show`].
     pub(super) fn new(label: &'static str) -> Result<Self> {
         let template = format!("{{bar:40}} {{pos}} of {{len}} {label}  {{per_sec}}  {{elapsed}} (eta {{eta}})");
         let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(&template)?);

@@ -184,7 +184,7 @@ fn read_lines(mut lines: Box<dyn BufRead + Send>, sender: &mpsc::Sender<Result<(
     }
 }
 
-/// SendOutcome of one line.
+/// Outcome of sending one line.
 enum SendOutcome {
     Accepted,
     Duplicate,
@@ -219,7 +219,10 @@ async fn send_one(client: &Client, body: &[u8]) -> Result<SendOutcome> {
                     last = format!("HTTP {}", response.status().as_u16());
                 }
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    bail!("the API key is refused (HTTP {})", response.status().as_u16())
+                    bail!(
+                        "the API key is refused (HTTP {}); check --key or TRIGGERS_API_KEY",
+                        response.status().as_u16()
+                    )
                 }
                 status => return Ok(SendOutcome::Refused(detail(status, &response.bytes().await.unwrap_or_default()))),
             },

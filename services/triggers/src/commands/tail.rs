@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{page, print};
+use super::{inbox_page, print};
 use crate::client::Client;
 
 /// Options of `triggers tail`.
@@ -27,7 +27,7 @@ pub(super) async fn run(client: &Client, args: TailArgs) -> Result<()> {
         let mut query: Vec<(&str, String)> = vec![("limit", left.min(1000).to_string()), ("wait", "30".to_owned())];
         query.extend(cursor.clone().map(|cursor| ("cursor", cursor)));
         query.extend(args.event_types.iter().map(|kind| ("event_type", kind.clone())));
-        let page = page::fetch(client, &query).await?;
+        let page = inbox_page::fetch(client, &query).await?;
         page.events.iter().try_for_each(|event| print::line(event.get()))?;
         left = left.saturating_sub(page.events.len() as u64);
         cursor = page.resume_cursor.or(cursor);
@@ -39,5 +39,8 @@ pub(super) async fn run(client: &Client, args: TailArgs) -> Result<()> {
 async fn end_cursor(client: &Client) -> Result<String> {
     let query = [("limit", "1"), ("order", "desc"), ("include_acknowledged", "true")]
         .map(|(name, value)| (name, value.to_owned()));
-    page::fetch(client, &query).await?.resume_cursor.ok_or_else(|| anyhow::anyhow!("the response has no resume_cursor"))
+    inbox_page::fetch(client, &query)
+        .await?
+        .resume_cursor
+        .ok_or_else(|| anyhow::anyhow!("the response has no resume_cursor"))
 }

@@ -13,13 +13,13 @@ use crate::local_system::LocalSystemArgs;
 #[derive(Args)]
 pub(crate) struct TopicsArgs {
     #[command(subcommand)]
-    action: Action,
+    action: TopicsAction,
     #[command(flatten)]
     local: LocalSystemArgs,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum TopicsAction {
     /// Print the differences from the manifest; exits with 1 if there are any
     Plan {
         #[command(flatten)]
@@ -37,7 +37,7 @@ enum Action {
 
 pub(super) async fn run(args: TopicsArgs) -> Result<()> {
     match args.action {
-        Action::Plan { kafka } => {
+        TopicsAction::Plan { kafka } => {
             let differences = differences(&args.local.kafka(&kafka)?, &kafka).await?;
             differences.iter().try_for_each(|difference| print::line(&difference.to_string()))?;
             if differences.is_empty() {
@@ -46,7 +46,9 @@ pub(super) async fn run(args: TopicsArgs) -> Result<()> {
                 bail!("{} differences from the manifest; to repair them: triggers topics apply", differences.len())
             }
         }
-        Action::Apply { kafka, add_partitions } => apply(&args.local.kafka(&kafka)?, &kafka, add_partitions).await,
+        TopicsAction::Apply { kafka, add_partitions } => {
+            apply(&args.local.kafka(&kafka)?, &kafka, add_partitions).await
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 
 use super::print;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::time_argument::parse_time;
 use crate::local_system::LocalSystemArgs;
 use crate::roles::materializer::ViewArgs;
@@ -20,16 +20,16 @@ use crate::roles::materializer::ViewArgs;
 #[derive(Args)]
 pub(crate) struct ViewCommandArgs {
     #[command(subcommand)]
-    action: Action,
+    action: ViewAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum ViewAction {
     /// Build a second view, compare it with the live one, and switch to it. Repeat the command to continue an
     /// interrupted rebuild
     Rebuild {
         #[command(flatten)]
-        system: System,
+        system: SystemArgs,
         /// Copy events accepted before this time (RFC 3339) from the live view instead of reading them from the log;
         /// default: read the whole log
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -47,7 +47,7 @@ enum Action {
     /// Read a part of the log into the live view again; it can be repeated, rows are not duplicated
     Replay {
         #[command(flatten)]
-        system: System,
+        system: SystemArgs,
         /// Read records appended at or after this time (RFC 3339)
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
         from: OffsetDateTime,
@@ -58,12 +58,12 @@ enum Action {
     /// Delete the tables that an unfinished rebuild left
     Abandon {
         #[command(flatten)]
-        system: System,
+        system: SystemArgs,
     },
 }
 
 #[derive(Args)]
-struct System {
+struct SystemArgs {
     #[command(flatten)]
     local: LocalSystemArgs,
     #[command(flatten)]
@@ -74,7 +74,7 @@ struct System {
     view: ViewArgs,
 }
 
-impl System {
+impl SystemArgs {
     async fn connect(&self) -> Result<(KafkaConfig, PgPool)> {
         let kafka = self.local.kafka(&self.kafka)?;
         let pool = postgres::connect(&self.local.postgres(&self.postgres)?).context("DATABASE_URL")?;
@@ -85,11 +85,11 @@ impl System {
 
 pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
     match args.action {
-        Action::Rebuild { system, from, accept_differences, dry_run, restart } => {
+        ViewAction::Rebuild { system, from, accept_differences, dry_run, restart } => {
             let (kafka, pool) = system.connect().await?;
             let retention_days = system.view.projector().retention_days;
             let config = RebuildConfig { from, retention_days, accept_differences, restart, dry_run };
-            let bar = Progress::new("records read")?;
+            let bar = ProgressDisplay::new("records read")?;
             let done = rebuild::rebuild(pool, kafka, config, |now| bar.show(now.done, now.total)).await;
             bar.finish();
             let done = done?;
@@ -114,10 +114,10 @@ pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
                 ),
             }
         }
-        Action::Replay { system, from, to } => {
+        ViewAction::Replay { system, from, to } => {
             let (kafka, pool) = system.connect().await?;
             let retention_days = system.view.projector().retention_days;
-            let bar = Progress::new("records read")?;
+            let bar = ProgressDisplay::new("records read")?;
             let done =
                 rebuild::replay(pool, kafka, (from, to), retention_days, |now| bar.show(now.done, now.total)).await;
             bar.finish();
@@ -130,7 +130,7 @@ pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
             }
             Ok(())
         }
-        Action::Abandon { system } => {
+        ViewAction::Abandon { system } => {
             let (_, pool) = system.connect().await?;
             rebuild::abandon(&pool).await?;
             print::line("no tables of a rebuild are left")

@@ -79,18 +79,18 @@ impl Api {
     pub(crate) async fn of_new_organization(base_url: &str, operator_token: &str, name: &str) -> Self {
         let operator =
             Self { http: http(), base_url: base_url.to_owned(), key: operator_token.to_owned(), org_id: String::new() };
-        let wanted = json!({"name": name, "tier": "enterprise", "rate_limit_per_minute": 0});
-        let made = operator.post("/v1/organizations", &wanted).await.expect(201).json();
-        let org_id = made["id"].as_str().unwrap().to_owned();
-        let wanted = json!({"name": "test", "role": "manage"});
-        let made = operator.post(&format!("/v1/organizations/{org_id}/keys"), &wanted).await.expect(201).json();
-        Self { key: made["key"].as_str().unwrap().to_owned(), org_id, ..operator }
+        let body = json!({"name": name, "tier": "enterprise", "rate_limit_per_minute": 0});
+        let created = operator.post("/v1/organizations", &body).await.expect(201).json();
+        let org_id = created["id"].as_str().unwrap().to_owned();
+        let body = json!({"name": "test", "role": "manage"});
+        let created = operator.post(&format!("/v1/organizations/{org_id}/keys"), &body).await.expect(201).json();
+        Self { key: created["key"].as_str().unwrap().to_owned(), org_id, ..operator }
     }
 
     /// The same system with a new key of the same organization, which no instance has cached.
     pub(crate) async fn with_new_key(&self, role: &str) -> Self {
-        let made = self.post("/v1/keys", &json!({"name": role, "role": role})).await.expect(201).json();
-        self.with_key(made["key"].as_str().unwrap())
+        let created = self.post("/v1/keys", &json!({"name": role, "role": role})).await.expect(201).json();
+        self.with_key(created["key"].as_str().unwrap())
     }
 
     /// The same key at another instance.

@@ -43,8 +43,8 @@ async fn each_command_works_on_a_running_system() {
 
 /// Creates an organization with the commands; returns a client of it.
 async fn organizations_and_keys(system: &System, api: &Api) -> Api {
-    let made = system.run_as(api, &["org", "create", "Acme", "--tier", "enterprise"]).await.expect(0).json();
-    let id = made[0]["id"].as_str().unwrap();
+    let created = system.run_as(api, &["org", "create", "Acme", "--tier", "enterprise"]).await.expect(0).json();
+    let id = created[0]["id"].as_str().unwrap();
     let listed = system.run_as(api, &["org", "list"]).await.expect(0).json();
     assert!(
         listed.iter().any(|org| org["id"] == id && org["name"] == "Acme" && org["tier"] == "enterprise"),
@@ -110,9 +110,9 @@ async fn acks(system: &System, api: &Api, id: &str) {
 async fn endpoints(system: &System, api: &Api) {
     let create =
         ["endpoint", "create", "https://example.com/hook", "--event-type", "order.*", "--description", "orders"];
-    let made = system.run_as(api, &create).await.expect(0).json();
-    assert!(made[0]["secret"].as_str().unwrap().starts_with("whsec_"));
-    let id = made[0]["id"].as_str().unwrap();
+    let created = system.run_as(api, &create).await.expect(0).json();
+    assert!(created[0]["secret"].as_str().unwrap().starts_with("whsec_"));
+    let id = created[0]["id"].as_str().unwrap();
     let listed = system.run_as(api, &["endpoint", "list"]).await.expect(0).json();
     assert_eq!(
         (listed.len(), &listed[0]["id"], &listed[0]["url"]),

@@ -63,7 +63,7 @@ async fn a_record_redriven_twice_is_one_event_and_one_webhook() {
     // Three records of an organization that does not exist yet.
     let late = uuid::Uuid::new_v4().to_string();
     let event = |event_type: &str| json!({"event_type": event_type, "payload": 1}).to_string().into_bytes();
-    let wanted = writer.write(&topic, None, &late, &event("wanted"), &[("x-mine", "kept")]).await;
+    let first = writer.write(&topic, None, &late, &event("first"), &[("x-mine", "kept")]).await;
     writer.write(&topic, None, &late, &event("other"), &[]).await;
     let mut avro = Event {
         org_id: late.parse().unwrap(),
@@ -84,16 +84,16 @@ async fn a_record_redriven_twice_is_one_event_and_one_webhook() {
     let mistyped = system.run(&["dlq", "list", "--org", &late, "--class", "unknown-organization"]).await.expect(0);
     assert_eq!(mistyped.output, "");
     assert!(mistyped.log.contains("there are: unknown_organization"), "{}", mistyped.log);
-    let wanted = position(&topic, wanted);
+    let first = position(&topic, first);
     assert!(
-        listed.iter().any(|letter| letter["position"] == wanted.as_str() && letter["organization"] == late.as_str()),
+        listed.iter().any(|letter| letter["position"] == first.as_str() && letter["organization"] == late.as_str()),
         "{listed:?}"
     );
 
     let tenant = create_organization(&system, &api, &late).await;
     tenant.post("/v1/endpoints", &json!({"url": receiver.url})).await.expect(201);
     for _ in 0..2 {
-        let done = system.run(&["dlq", "redrive", &wanted]).await.expect(0);
+        let done = system.run(&["dlq", "redrive", &first]).await.expect(0);
         assert_eq!(done.output, "1 redriven\n");
     }
     system.run(&["dlq", "redrive", "--org", &late]).await.expect(1);
@@ -111,8 +111,8 @@ async fn a_record_redriven_twice_is_one_event_and_one_webhook() {
     tenant.shown(&last, PATIENCE).await;
     let inbox = tenant.inbox(50).await;
     let types: Vec<&Value> = inbox.iter().map(|event| &event["event_type"]).collect();
-    assert_eq!(types, ["wanted", "other", "avro", "avro", "last"]);
-    let shown = system.run(&["dlq", "show", &wanted]).await.expect(0).json().remove(0);
+    assert_eq!(types, ["first", "other", "avro", "avro", "last"]);
+    let shown = system.run(&["dlq", "show", &first]).await.expect(0).json().remove(0);
     let value = |name: &str| {
         shown["headers"].as_array().unwrap().iter().find(|h| h["name"] == name).unwrap()["value"]["text"].clone()
     };
@@ -247,15 +247,16 @@ async fn a_too_large_record_is_redriven_from_the_log() {
     );
 
     // A dead letter whose record is no longer on its topic.
-    let gone = [
+    let expired_headers = [
         ("triggers-dlq-topic", events.as_str()),
         ("triggers-dlq-partition", "0"),
         ("triggers-dlq-offset", "4000000"),
         ("triggers-dlq-timestamp", "1700000000000"),
         ("triggers-dlq-error-class", "value_too_large"),
     ];
-    let headers =
-        gone.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+    let headers = expired_headers
+        .iter()
+        .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
     compressing.send(FutureRecord::<(), ()>::to(&letters).headers(headers), PATIENCE).await.unwrap();
     let expired = position(&events, (0, 4_000_000));
     let refused = system.run(&["dlq", "redrive", &expired]).await.expect(1);

@@ -22,13 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RECEIVERS: [(&str, &str); 2] = [("WEBHOOK_ALLOW_HTTP", "true"), ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
 
 /// Two instances of ingest, with a client of each that has the same key. The test starts the consumers.
-struct Pair {
+struct IngestPair {
     system: System,
     apis: [Api; 2],
     _instances: [Process; 2],
 }
 
-impl Pair {
+impl IngestPair {
     async fn start() -> Self {
         let system = System::shared().await;
         // One after the other: the first creates the sealing key.
@@ -112,7 +112,7 @@ async fn resolve(api: &Api, id: &str) -> Value {
 }
 
 /// A hundred concurrent posts under one key: post n is sent to instance n % 2, with `body` of that instance.
-async fn post_concurrently(pair: &Pair, key: &'static str, body: fn(usize) -> Value) -> Vec<(usize, Reply)> {
+async fn post_concurrently(pair: &IngestPair, key: &'static str, body: fn(usize) -> Value) -> Vec<(usize, Reply)> {
     let mut posts = JoinSet::new();
     for n in 0..100 {
         let api = pair.apis[n % 2].clone();
@@ -123,7 +123,7 @@ async fn post_concurrently(pair: &Pair, key: &'static str, body: fn(usize) -> Va
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_posts_of_one_key_are_one_row_and_one_webhook() {
-    let pair = Pair::start().await;
+    let pair = IngestPair::start().await;
     let api = &pair.apis[0];
     let mut receiver = receiver(api).await;
     let consumers = pair.start_consumers().await;
@@ -152,7 +152,7 @@ async fn concurrent_posts_of_one_key_are_one_row_and_one_webhook() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn different_bodies_under_one_key_are_two_rows_and_webhooks() {
-    let pair = Pair::start().await;
+    let pair = IngestPair::start().await;
     let api = &pair.apis[0];
     let mut receiver = receiver(api).await;
     // Without a materializer, neither instance sees the event of the other, so both accept one.
@@ -223,7 +223,7 @@ async fn keys_are_recognized_after_a_restart_of_ingest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dedup_keys_are_separate_by_kind_and_organization() {
-    let pair = Pair::start().await;
+    let pair = IngestPair::start().await;
     let [api, other_instance] = &pair.apis;
     let stranger = Api::of_new_organization(&api.base_url, &pair.system.operator_token, "Other").await;
     let mut receiver = receiver(api).await;
@@ -237,12 +237,12 @@ async fn dedup_keys_are_separate_by_kind_and_organization() {
     ];
     let by_key = id_of(&api.post_event_as("k", &named(3)).await.expect(201));
     let foreign = id_of(&stranger.post("/v1/events", &named(1)).await.expect(201));
-    let made = api
+    let created = api
         .post("/v1/keys", &json!({"name": "content", "role": "produce", "content_dedup": true}))
         .await
         .expect(201)
         .json();
-    let key = made["key"].as_str().unwrap();
+    let key = created["key"].as_str().unwrap();
     let mut by_content = Vec::new();
     for api in [api, other_instance] {
         let api = api.with_key(key);

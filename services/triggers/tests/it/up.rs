@@ -119,8 +119,8 @@ async fn assert_dev_json_is_correct(parent: &ParentFolder, dev: &Value) {
 
 async fn assert_event_reaches_inbox_and_webhook(api: &Api) {
     let mut receiver = Receiver::start().await;
-    let wanted = json!({"url": receiver.url, "event_types": ["order.*"]});
-    let endpoint = api.post("/v1/endpoints", &wanted).await.expect(201).json();
+    let body = json!({"url": receiver.url, "event_types": ["order.*"]});
+    let endpoint = api.post("/v1/endpoints", &body).await.expect(201).json();
     let id = api.accept("order.created", &json!({"id": 7, "total": "12.50"})).await;
     let accepted = Instant::now();
     let event = api.shown(&id, Duration::from_secs(10)).await;

@@ -22,13 +22,13 @@ use crate::local_system::LocalSystemArgs;
 #[derive(Args)]
 pub(crate) struct DlqArgs {
     #[command(subcommand)]
-    action: Action,
+    action: DlqAction,
     #[command(flatten)]
     local: LocalSystemArgs,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum DlqAction {
     /// List dead letters, the newest first
     List(Box<list::ListArgs>),
     /// Show a dead letter: its reason, and headers and bytes of its record
@@ -95,9 +95,9 @@ fn full_name(kafka: &KafkaConfig, name: &str) -> String {
 pub(super) async fn run(args: DlqArgs) -> Result<()> {
     let kafka = |flags: &KafkaArgs| args.local.kafka(flags);
     match &args.action {
-        Action::List(list) => list::run(kafka(&list.kafka)?, list).await,
-        Action::Show(show) => show::run(kafka(&show.kafka)?, show).await,
-        Action::Redrive(redrive) => redrive::run(kafka(&redrive.kafka)?, redrive).await,
+        DlqAction::List(list) => list::run(kafka(&list.kafka)?, list).await,
+        DlqAction::Show(show) => show::run(kafka(&show.kafka)?, show).await,
+        DlqAction::Redrive(redrive) => redrive::run(kafka(&redrive.kafka)?, redrive).await,
     }
 }
 

@@ -16,7 +16,7 @@ use materializer::dead_letters::{Again, At, DeadLetters, Letter, Letters, Pick, 
 
 use super::{Filters, find_dead_letters, list};
 use crate::commands::print;
-use crate::commands::progress::Progress;
+use crate::commands::progress::ProgressDisplay;
 
 /// Largest number of records in flight.
 const MAX_IN_FLIGHT: usize = 32;
@@ -72,7 +72,7 @@ pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
     Redriver::new(kafka, log)?.run(&picks).await
 }
 
-/// RedriveOutcome of one dead letter.
+/// Outcome of redriving one dead letter.
 enum RedriveOutcome {
     Redriven(At),
     /// This record cannot be redriven; others can.
@@ -85,7 +85,7 @@ struct Redriver {
     kafka: KafkaConfig,
     log: DeadLetters,
     producer: Producer,
-    progress: Progress,
+    progress: ProgressDisplay,
     /// Set at the first failure: no more records are written.
     stopped: AtomicBool,
 }
@@ -99,7 +99,7 @@ impl Redriver {
         producer_config.properties.splice(0..0, defaults.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let settings = ProducerSettings { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerSettings::default() };
         let producer = Producer::new(&producer_config, settings).context("cannot create the Kafka producer")?;
-        Ok(Self { kafka, log, producer, progress: Progress::new("redriven")?, stopped: AtomicBool::new(false) })
+        Ok(Self { kafka, log, producer, progress: ProgressDisplay::new("redriven")?, stopped: AtomicBool::new(false) })
     }
 
     async fn run(self, picks: &[Pick]) -> Result<()> {
@@ -154,7 +154,7 @@ impl Redriver {
             bail!("{refused} of {total} could not be redriven");
         }
         if redriven < total {
-            bail!("{} of {total} have expired meanwhile", total - redriven);
+            bail!("{} of {total} were not redriven: their dead letters have expired meanwhile", total - redriven);
         }
         Ok(())
     }

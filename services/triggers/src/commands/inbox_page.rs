@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::client::{Client, Credential};
 
 #[derive(Deserialize)]
-pub(super) struct Page {
+pub(super) struct InboxPage {
     /// Each event's JSON text.
     pub events: Vec<Box<RawValue>>,
     /// Cursor of the next page; null on the last page.
@@ -20,7 +20,7 @@ pub(super) struct Page {
 
 /// The fields of an event that are shown in columns.
 #[derive(Deserialize)]
-pub(super) struct Event {
+pub(super) struct InboxEvent {
     pub event_id: String,
     pub event_type: String,
     pub timestamp: Option<String>,
@@ -28,7 +28,7 @@ pub(super) struct Event {
     pub payload: Box<RawValue>,
 }
 
-pub(super) async fn fetch(client: &Client, query: &[(&str, String)]) -> Result<Page> {
+pub(super) async fn fetch(client: &Client, query: &[(&str, String)]) -> Result<InboxPage> {
     client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/inbox")?.query(query)).await
 }
 
@@ -37,9 +37,9 @@ pub(super) async fn fetch_text(client: &Client, query: &[(&str, String)]) -> Res
     client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/inbox")?.query(query)).await
 }
 
-impl Page {
+impl InboxPage {
     /// Decodes the events.
-    pub(super) fn decode(&self) -> Result<Vec<Event>> {
+    pub(super) fn decode(&self) -> Result<Vec<InboxEvent>> {
         self.events.iter().map(|event| Ok(serde_json::from_str(event.get())?)).collect()
     }
 }
