@@ -42,14 +42,16 @@ impl Bench {
         let system = System::shared().await;
         let database = system.database().await;
         let book = "
-            CREATE TABLE public.claimed (at bigserial, consumer text, topic text, partition integer, epoch bigint, instance text);
-            CREATE TABLE public.moved (at bigserial, consumer text, topic text, partition integer, epoch bigint, from_offset bigint,
-                                       to_offset bigint, instance text);
+            CREATE TABLE public.claimed (at bigserial, consumer text, topic text, partition integer, epoch bigint,
+                                         instance text);
+            CREATE TABLE public.moved (at bigserial, consumer text, topic text, partition integer, epoch bigint,
+                                       from_offset bigint, to_offset bigint, instance text);
             CREATE TABLE public.offered (event_id uuid NOT NULL);
             CREATE FUNCTION public.note_position() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF TG_OP = 'INSERT' OR NEW.epoch <> OLD.epoch THEN
                     INSERT INTO public.claimed (consumer, topic, partition, epoch, instance)
-                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, current_setting('triggers.instance', true));
+                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch,
+                            current_setting('triggers.instance', true));
                 ELSIF NEW.next_offset <> OLD.next_offset THEN
                     INSERT INTO public.moved (consumer, topic, partition, epoch, from_offset, to_offset, instance)
                     VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, OLD.next_offset, NEW.next_offset,
@@ -60,7 +62,8 @@ impl Bench {
                 EXECUTE FUNCTION public.note_position();
             CREATE FUNCTION public.note_offered() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN INSERT INTO public.offered VALUES (NEW.event_id); RETURN NEW; END $$;
-            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW EXECUTE FUNCTION public.note_offered();";
+            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW
+                EXECUTE FUNCTION public.note_offered();";
         sqlx::raw_sql(book).execute(&database).await.unwrap();
         let ingest =
             system.role("ingest", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]);
@@ -158,9 +161,11 @@ impl Bench {
 
     /// Waits until this instance has the latest claim of every partition of the events topic.
     async fn owns_all(&self, role: &str, name: &str) {
-        let sql = "SELECT count(*) FROM consumer_positions p WHERE topic LIKE '%events%' AND consumer = $2 AND NOT EXISTS
-                       (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch) = (p.consumer, p.topic, p.partition, p.epoch)
-                                                           AND c.instance = $1)";
+        let sql = "SELECT count(*) FROM consumer_positions p
+                   WHERE topic LIKE '%events%' AND consumer = $2 AND NOT EXISTS
+                       (SELECT FROM public.claimed c
+                        WHERE (c.consumer, c.topic, c.partition, c.epoch) = (p.consumer, p.topic, p.partition, p.epoch)
+                            AND c.instance = $1)";
         eventually(PATIENCE, &format!("{name} has all partitions"), || async {
             let others: i64 = sqlx::query_scalar(sql).bind(name).bind(role).fetch_one(&self.database).await.unwrap();
             (others == 0).then_some(())
@@ -175,9 +180,9 @@ impl Bench {
                 (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch, c.instance)
                                                     = (m.consumer, m.topic, m.partition, m.epoch, m.instance))";
         assert_eq!(self.number(by_others).await, 0, "a position was moved by an instance without the claim");
-        let jumps =
-            "SELECT count(*) FROM (SELECT from_offset, lag(to_offset) OVER (PARTITION BY consumer, topic, partition ORDER BY at) AS ended
-                                           FROM public.moved) AS moves WHERE ended <> from_offset";
+        let jumps = "SELECT count(*) FROM
+                (SELECT from_offset, lag(to_offset) OVER (PARTITION BY consumer, topic, partition ORDER BY at) AS ended
+                 FROM public.moved) AS moves WHERE ended <> from_offset";
         assert_eq!(self.number(jumps).await, 0, "a position was moved back, or by another instance in between");
     }
 
