@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Sees which tools the build and the local stack need, installs what is missing on Debian and Ubuntu (as root or with sudo), and otherwise
-# names exactly what is missing. Changes nothing when all is there. With the word `faults`: also what only the fault suite needs.
+# Installs the tools that the build and the local stack need, on Debian and Ubuntu as root or with sudo. Elsewhere it
+# prints which are missing. It changes nothing if all are installed. With the argument `faults` it also installs the
+# tools that only the fault suite needs.
 set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
 
-# Debian's package starts a server of its own on port 5432 when it is installed; ours are started by `triggers up` alone.
+# Debian's package would start its own server on port 5432. Only `triggers up` and the tests start servers.
 no_main_cluster() {
   local conf=/etc/postgresql-common/createcluster.conf
   if [ ! -e "$conf" ]; then
@@ -26,9 +27,11 @@ command -v c++ >/dev/null || need 'a C++ compiler (c++)' g++
 command -v make >/dev/null || need 'make' make
 command -v pkg-config >/dev/null || need 'pkg-config' pkg-config
 command -v curl >/dev/null || need 'curl' curl
-command -v jq >/dev/null || need 'jq, with which the README reads an answer' jq
+command -v jq >/dev/null || need 'jq, which the shell lines of README.md use' jq
 command -v setpriv >/dev/null || need 'setpriv' util-linux
-has_recent_java || need 'Java 17 or newer (java)' "$(apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 && echo openjdk-17-jre-headless || echo default-jre-headless)"
+java=default-jre-headless
+if apt-cache show openjdk-17-jre-headless >/dev/null 2>&1; then java=openjdk-17-jre-headless; fi
+has_recent_java || need 'Java 17 or newer (java)' "$java"
 command -v mvn >/dev/null || need 'Maven (mvn)' maven
 has_postgres || need 'a PostgreSQL server (postgres, initdb)' postgresql
 if [ "${1:-}" = faults ] && ! has_faketime; then need 'libfaketime (steps the clock of the roles)' libfaketime; fi

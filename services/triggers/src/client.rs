@@ -1,5 +1,5 @@
-//! Talking to a running system as any client would: finding it, sending requests, and turning its problems into
-//! sentences.
+//! HTTP client for a running system: finds its URL and credentials, sends requests, and turns error responses into
+//! error messages.
 
 use std::time::Duration;
 
@@ -9,32 +9,32 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::local::LocalArgs;
+use crate::local_system::LocalSystemArgs;
 use crate::up::files::DevJson;
 
 const TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Where the system is, and with which key to talk to it.
+/// URL and credentials of the system.
 #[derive(Args, Clone)]
 pub(crate) struct TargetArgs {
-    /// Base URL; default: what `triggers up` wrote to its data folder
+    /// Base URL; default: that of the system that `triggers up` runs here
     #[arg(long, env = "TRIGGERS_URL", global = true)]
     url: Option<String>,
-    /// API key; default likewise
+    /// API key; default: that of the system that `triggers up` runs here
     #[arg(long, env = "TRIGGERS_API_KEY", hide_env_values = true, global = true)]
     key: Option<String>,
-    /// Token for the operator's commands; default likewise
+    /// Token for operator commands; default: that of the system that `triggers up` runs here
     #[arg(long, env = "OPERATOR_TOKEN", hide_env_values = true, global = true)]
     operator_token: Option<String>,
     #[command(flatten)]
-    local: LocalArgs,
+    local: LocalSystemArgs,
 }
 
-/// With which of the two secrets a request is made.
+/// The secret that authorizes a request.
 #[derive(Clone, Copy)]
-pub(crate) enum As {
-    Key,
-    Operator,
+pub(crate) enum Credential {
+    ApiKey,
+    OperatorToken,
 }
 
 /// A client of one system.
@@ -46,29 +46,29 @@ pub(crate) struct Client {
     operator_token: Option<String>,
 }
 
-/// An answer that is no success. Its text is what a person needs of it.
+/// A response with an error status. Its text is the problem's `detail`.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub(crate) struct Refused {
+pub(crate) struct ErrorResponse {
     pub status: StatusCode,
     text: String,
 }
 
-/// The part of a problem that a person needs.
+/// The fields of a problem document that an error message needs.
 #[derive(Deserialize)]
-struct Problem {
+struct ProblemFields {
     detail: String,
     #[serde(default)]
     request_id: String,
 }
 
 impl TargetArgs {
-    /// What `triggers up` wrote, if it runs here.
+    /// The `dev.json` of `triggers up`, if it runs here.
     pub(crate) fn dev_json(&self) -> Result<DevJson> {
         self.local.dev_json()
     }
 
-    /// Finds the system: by flag or variable, else by what `triggers up` wrote.
+    /// A client of the system that options or variables name; else of the system that `triggers up` runs here.
     pub(crate) fn client(&self) -> Result<Client> {
         let dev = self.dev_json();
         let base_url = match (&self.url, &dev) {
@@ -76,25 +76,26 @@ impl TargetArgs {
             (None, Ok(dev)) => dev.base_url.clone(),
             (None, Err(error)) => {
                 bail!(
-                    "no system is named by --url or TRIGGERS_URL, and none runs here ({error:#}); start one with: triggers up"
+                    "no system: neither --url nor TRIGGERS_URL is set, and no local system runs here ({error:#}); \
+                     start one with: triggers up"
                 )
             }
         };
-        // A key of the local system is not sent to another one.
+        // The credentials of the local system are not sent to another one.
         let local = dev.ok().filter(|dev| dev.base_url == base_url);
         let key = self.key.clone().or_else(|| local.as_ref().map(|dev| dev.api_key.clone()));
         let operator_token = self.operator_token.clone().or_else(|| local.map(|dev| dev.operator_token));
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().context("no HTTP client could be made")?;
+        let http = reqwest::Client::builder().timeout(TIMEOUT).build().context("cannot create the HTTP client")?;
         Ok(Client { http, base_url, key, operator_token })
     }
 }
 
 impl Client {
-    /// A request to `path` (beginning with `/`).
-    pub(crate) fn request(&self, who: As, method: Method, path: &str) -> Result<RequestBuilder> {
-        let secret = match who {
-            As::Key => self.key.as_ref().context("no API key: give --key or set TRIGGERS_API_KEY")?,
-            As::Operator => self
+    /// A request to `path` (starts with `/`).
+    pub(crate) fn request(&self, credential: Credential, method: Method, path: &str) -> Result<RequestBuilder> {
+        let secret = match credential {
+            Credential::ApiKey => self.key.as_ref().context("no API key: give --key or set TRIGGERS_API_KEY")?,
+            Credential::OperatorToken => self
                 .operator_token
                 .as_ref()
                 .context("no operator token: give --operator-token or set OPERATOR_TOKEN")?,
@@ -102,15 +103,14 @@ impl Client {
         Ok(self.http.request(method, format!("{}{path}", self.base_url)).bearer_auth(secret))
     }
 
-    /// Sends and reads the answer; a problem becomes an error with its sentence.
+    /// Sends the request and decodes the response body; an error status becomes [`ErrorResponse`].
     pub(crate) async fn fetch<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
         let (status, body) = self.send(request).await?;
-        serde_json::from_slice(&body)
-            .with_context(|| format!("the answer (HTTP {}) was not understood", status.as_u16()))
+        serde_json::from_slice(&body).with_context(|| format!("cannot decode the response (HTTP {})", status.as_u16()))
     }
 
-    /// Sends and forgets the answer's body; a problem becomes an error with its sentence.
-    pub(crate) async fn order(&self, request: RequestBuilder) -> Result<StatusCode> {
+    /// Sends the request and ignores the response body; an error status becomes [`ErrorResponse`].
+    pub(crate) async fn execute(&self, request: RequestBuilder) -> Result<StatusCode> {
         Ok(self.send(request).await?.0)
     }
 
@@ -120,16 +120,16 @@ impl Client {
             anyhow::anyhow!("{} did not answer: {}{hint}", self.base_url, error.without_url())
         })?;
         let status = response.status();
-        let body = response.bytes().await.context("the answer broke off")?.to_vec();
+        let body = response.bytes().await.context("the connection broke during the response")?.to_vec();
         if status.is_success() {
             return Ok((status, body));
         }
-        match serde_json::from_slice::<Problem>(&body) {
+        match serde_json::from_slice::<ProblemFields>(&body) {
             Ok(problem) => {
                 let text = format!("{} (HTTP {}, request {})", problem.detail, status.as_u16(), problem.request_id);
-                Err(Refused { status, text }.into())
+                Err(ErrorResponse { status, text }.into())
             }
-            Err(_) => Err(Refused { status, text: format!("HTTP {}", status.as_u16()) }.into()),
+            Err(_) => Err(ErrorResponse { status, text: format!("HTTP {}", status.as_u16()) }.into()),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Holds documents to the code: `docs/configuration.md` is written from the command line's options, and
-//! `docs/metrics.md` lists every metric. `make docs` writes the first one again.
+//! Tests that keep documents consistent with the code: `docs/configuration.md` (which `make docs` generates from the
+//! options), `docs/metrics.md`, the test names in `docs/features.md`, and links between documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -8,27 +8,27 @@ use clap::{Arg, ArgAction, CommandFactory as _};
 
 use crate::Cli;
 
-/// Commands that run for long, in the order of the table's columns.
+/// Long-running commands, in the order in which the page lists them.
 const ROLES: [&str; 4] = ["up", "ingest", "materializer", "dispatcher"];
 
 const HEADER: &str = "\
 # Configuration
 
 Every option of the roles is also an environment variable. `triggers ROLE --help` shows the same. Options of the other
-commands are in their `--help`. This page is written from the code: run `make docs` after a change.
+commands are in their `--help`. This page is generated from the code: run `make docs` after a change.
 
-Flags take no value on the command line. As a variable, `true` or `1` sets them. Values that the program refuses are
-refused at start, by name.
+Flags take no value on the command line. As a variable, `true` or `1` sets them. An invalid value is an error at start,
+which names the option.
 
 | variable | option | default | unit | roles | meaning |
 | --- | --- | --- | --- | --- | --- |
 ";
 
-/// Variable, option, default and meaning, which may differ between roles.
+/// Variable, option, default and meaning. They may differ between roles.
 type Row = (String, String, String, String);
 
 #[test]
-fn the_configuration_page_is_what_the_options_say() {
+fn configuration_page_matches_the_options() {
     let page = configuration();
     let path = repository().join("docs/configuration.md");
     if std::env::var_os("WRITE_DOCS").is_some() {
@@ -64,12 +64,12 @@ fn row_of(variable: String, arg: &Arg) -> Row {
     let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
     let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-    // A default that the program fills in later is in the help text.
-    let (meaning, said) = match help.split_once(" [default: ") {
+    // A default that is computed later is written in the help text.
+    let (meaning, written) = match help.split_once(" [default: ") {
         Some((meaning, default)) => (meaning.to_owned(), Some(default.trim_end_matches(']').to_owned())),
         None => (help, None),
     };
-    let default = match said.or_else(|| (!defaults.is_empty()).then(|| defaults.join(","))) {
+    let default = match written.or_else(|| (!defaults.is_empty()).then(|| defaults.join(","))) {
         Some(default) if !default.is_empty() && !is_flag => format!("`{default}`"),
         _ if is_flag => "off".to_owned(),
         _ => "none".to_owned(),
@@ -84,7 +84,7 @@ fn unit_of(variable: &str) -> &'static str {
 }
 
 #[test]
-fn the_metrics_page_lists_every_metric_with_type_and_help() {
+fn metrics_page_matches_the_metrics() {
     let page = std::fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
     let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let documented: BTreeSet<(String, String, String)> = page
@@ -93,17 +93,17 @@ fn the_metrics_page_lists_every_metric_with_type_and_help() {
         .map(cells)
         .map(|cells| (cells[1].trim_matches('`').to_owned(), cells[2].clone(), cells[4].clone()))
         .collect();
-    let made = metrics_in(&repository().join("services"));
-    assert!(made.len() > 30, "the source is read: {}", made.len());
-    let missing: Vec<_> = made.difference(&documented).collect();
-    let unknown: Vec<_> = documented.difference(&made).collect();
+    let in_source = metrics_in(&repository().join("services"));
+    assert!(in_source.len() > 30, "the source has metrics: {}", in_source.len());
+    let missing: Vec<_> = in_source.difference(&documented).collect();
+    let unknown: Vec<_> = documented.difference(&in_source).collect();
     assert!(
         missing.is_empty() && unknown.is_empty(),
         "not in docs/metrics.md: {missing:#?}; not in the code: {unknown:#?}"
     );
 }
 
-/// Name, type and help of each metric that the source makes.
+/// Name, type and help of each metric in the source.
 fn metrics_in(folder: &Path) -> BTreeSet<(String, String, String)> {
     let mut sources = String::new();
     read_all(folder, "rs", &mut sources);
@@ -121,7 +121,7 @@ fn metrics_of(source: &str) -> Vec<(String, String, String)> {
                     (is_literal, literals.next(), literals.next(), literals.next())
                     && name.starts_with("triggers_")
                 {
-                    found.push((name.to_owned(), kind.to_owned(), joined(help)));
+                    found.push((name.to_owned(), kind.to_owned(), join_lines(help)));
                 }
             }
         }
@@ -129,8 +129,8 @@ fn metrics_of(source: &str) -> Vec<(String, String, String)> {
     found
 }
 
-/// A literal that goes on in the next line, after a backslash.
-fn joined(literal: &str) -> String {
+/// A literal without its line continuations (backslash, newline, indentation).
+fn join_lines(literal: &str) -> String {
     let mut parts = literal.split("\\\n");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, part| text + part.trim_start())
@@ -141,7 +141,7 @@ fn repository() -> PathBuf {
 }
 
 #[test]
-fn the_features_page_names_tests_that_exist() {
+fn features_page_names_existing_tests() {
     let page = std::fs::read_to_string(repository().join("docs/features.md")).unwrap();
     let mut sources = String::new();
     for folder in ["services", "schemas", "loadtests"] {
@@ -153,7 +153,7 @@ fn the_features_page_names_tests_that_exist() {
     assert!(missing.is_empty(), "docs/features.md names tests that do not exist: {missing:#?}");
 }
 
-/// A name with at least three words and nothing else; a variable is in capitals.
+/// A test name has at least four words in lower case, joined by underscores.
 fn is_test_name(code: &str) -> bool {
     code.matches('_').count() >= 3
         && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
@@ -162,7 +162,7 @@ fn is_test_name(code: &str) -> bool {
 }
 
 #[test]
-fn links_between_documents_lead_to_files_and_headings() {
+fn links_between_documents_are_valid() {
     let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md"].map(|name| repository().join(name)).to_vec();
     for folder in ["docs", "docs/adr"] {
         let entries = std::fs::read_dir(repository().join(folder)).unwrap().map(|entry| entry.unwrap().path());
@@ -172,7 +172,7 @@ fn links_between_documents_lead_to_files_and_headings() {
     for page in pages {
         let text = std::fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
-            if !link.contains("://") && !leads_somewhere(&page, link) {
+            if !link.contains("://") && !is_valid_link(&page, link) {
                 broken.push(format!("{}: {link}", page.display()));
             }
         }
@@ -180,7 +180,7 @@ fn links_between_documents_lead_to_files_and_headings() {
     assert!(broken.is_empty(), "broken links: {broken:#?}");
 }
 
-fn leads_somewhere(page: &Path, link: &str) -> bool {
+fn is_valid_link(page: &Path, link: &str) -> bool {
     let (file, heading) = link.split_once('#').unwrap_or((link, ""));
     let target = if file.is_empty() { page.to_owned() } else { page.parent().unwrap().join(file) };
     if heading.is_empty() {
@@ -190,7 +190,7 @@ fn leads_somewhere(page: &Path, link: &str) -> bool {
     text.lines().filter(|line| line.starts_with('#')).any(|line| anchor_of(line) == heading)
 }
 
-/// As renderers of Markdown make it: lower case, hyphens for blanks, nothing else.
+/// The anchor of a heading, as Markdown renderers make it: lower case, hyphens instead of spaces, no punctuation.
 fn anchor_of(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     text.chars()

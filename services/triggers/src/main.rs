@@ -1,14 +1,14 @@
-//! The `triggers` binary: the roles `ingest`, `materializer` and `dispatcher`, `up` (all of them with a Kafka and a
-//! PostgreSQL of its own), and the command line for operators and developers.
+//! The `triggers` binary: the roles `ingest`, `materializer` and `dispatcher`; `up`, which runs all of them with its
+//! own Kafka and PostgreSQL; and the commands for operators and developers.
 //!
-//! Lives here: reading the command line, putting the slices together, and talking to a running system as any client
-//! would. Does not live here: anything a slice does.
+//! This crate parses the command line, connects the parts of a role, and implements the commands as clients of a
+//! running system. The roles themselves are in `ingest`, `materializer`, `dispatcher` and `tenancy`.
 
 mod client;
 mod commands;
 #[cfg(test)]
 mod documents;
-mod local;
+mod local_system;
 mod roles;
 mod up;
 
@@ -39,14 +39,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // clap ends with 2 on wrong usage by itself, 0 on --help.
+    // clap exits with 2 on wrong usage and with 0 on --help.
     let cli = Cli::parse();
-    // reqwest is built without a provider of its own choice; a second call in one process is harmless.
+    // reqwest is built without a crypto provider. A second call in one process is harmless.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("triggers: no runtime could be started: {error}");
+            eprintln!("triggers: cannot start the async runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -59,23 +59,23 @@ fn main() -> ExitCode {
             Command::Other(command) => commands::run(command).await,
         }
     });
-    // Tasks that still run (a blocking look-up, a client that hangs) must not hold the process.
+    // Tasks that still run (a blocking DNS lookup, a client that hangs) must not keep the process alive.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("triggers: {}", sentence(&error));
+            eprintln!("triggers: {}", message_of(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The error and its causes as one sentence; many an error repeats its cause's words, which are then not said twice.
-fn sentence(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said {
-        said if said.is_empty() => cause,
-        said if said.contains(&cause) => said,
-        said => format!("{said}: {cause}"),
+/// The error and its causes in one line. A cause that the text already contains is left out.
+fn message_of(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
+        text if text.is_empty() => cause,
+        text if text.contains(&cause) => text,
+        text => format!("{text}: {cause}"),
     })
 }
 
@@ -84,8 +84,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_that_was_said_already_is_not_said_again() {
+    fn an_error_message_does_not_repeat_a_cause() {
         let error = anyhow::anyhow!("no such file").context("cannot read x: no such file").context("DATABASE_URL");
-        assert_eq!(sentence(&error), "DATABASE_URL: cannot read x: no such file");
+        assert_eq!(message_of(&error), "DATABASE_URL: cannot read x: no such file");
     }
 }

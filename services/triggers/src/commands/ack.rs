@@ -1,23 +1,23 @@
-//! `triggers ack`: acknowledges events by id, or everything that is in the inbox.
+//! `triggers ack`: acknowledges events by id, or all events in the inbox.
 
 use anyhow::{Result, bail};
 use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{page, print};
-use crate::client::{As, Client};
+use super::{inbox_page, print};
+use crate::client::{Client, Credential};
 
-/// As many as one request takes.
+/// Largest number of ids in one request.
 const CHUNK: usize = 1000;
 
-/// Flags of `triggers ack`.
+/// Options of `triggers ack`.
 #[derive(Args)]
 pub(crate) struct AckArgs {
     /// Ids of events
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     event_ids: Vec<String>,
-    /// Everything that is in the inbox now
+    /// Acknowledge all events that are in the inbox now
     #[arg(long)]
     all: bool,
 }
@@ -26,14 +26,15 @@ pub(super) async fn run(client: &Client, args: AckArgs) -> Result<()> {
     let ids = if args.all { inbox_ids(client).await? } else { args.event_ids };
     let (mut acknowledged, mut failed) = (0, 0);
     for chunk in ids.chunks(CHUNK) {
-        let request = client.request(As::Key, Method::POST, "/v1/inbox/ack")?.json(&json!({"event_ids": chunk}));
-        let answer: Value = client.fetch(request).await?;
-        acknowledged += answer.get("acknowledged").and_then(Value::as_u64).unwrap_or(0);
-        failed += answer.get("failed").and_then(Value::as_u64).unwrap_or(0);
+        let request =
+            client.request(Credential::ApiKey, Method::POST, "/v1/inbox/ack")?.json(&json!({"event_ids": chunk}));
+        let response: Value = client.fetch(request).await?;
+        acknowledged += response.get("acknowledged").and_then(Value::as_u64).unwrap_or(0);
+        failed += response.get("failed").and_then(Value::as_u64).unwrap_or(0);
     }
     print::line(&format!("{acknowledged} acknowledged"))?;
     if failed > 0 {
-        bail!("{failed} not found");
+        bail!("{failed} events were not found");
     }
     Ok(())
 }
@@ -44,8 +45,8 @@ async fn inbox_ids(client: &Client) -> Result<Vec<String>> {
     loop {
         let mut query = vec![("limit", CHUNK.to_string())];
         query.extend(cursor.map(|cursor| ("cursor", cursor)));
-        let page = page::fetch(client, &query).await?;
-        ids.extend(page.read()?.into_iter().map(|event| event.event_id));
+        let page = inbox_page::fetch(client, &query).await?;
+        ids.extend(page.decode()?.into_iter().map(|event| event.event_id));
         cursor = page.next_cursor;
         if cursor.is_none() {
             return Ok(ids);

@@ -1,4 +1,5 @@
-//! `triggers doctor`: checks what a system needs, one line per check, and says what to do about each that fails.
+//! `triggers doctor`: checks tools, Kafka, PostgreSQL, topics, schema and positions. It prints one line for each check,
+//! and what to do if it fails.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -13,37 +14,37 @@ use runtime::config::PostgresArgs;
 use runtime::postgres;
 
 use super::print;
-use crate::local::LocalArgs;
+use crate::local_system::LocalSystemArgs;
 
-/// Oldest PostgreSQL that is supported.
+/// Oldest supported major version of PostgreSQL.
 const MIN_POSTGRES: i32 = 15;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Flags of `triggers doctor`.
+/// Options of `triggers doctor`.
 #[derive(Args)]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
-    local: LocalArgs,
+    local: LocalSystemArgs,
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
     postgres: PostgresArgs,
 }
 
-/// Counts failures while it prints.
+/// Prints the result of each check and counts the failures.
 #[derive(Default)]
 struct Findings {
     failures: usize,
 }
 
 impl Findings {
-    fn good(&self, what: &str, how: impl Display) -> Result<()> {
-        print::line(&format!("ok    {what}: {how}"))
+    fn ok(&self, check: &str, detail: impl Display) -> Result<()> {
+        print::line(&format!("ok    {check}: {detail}"))
     }
 
-    fn bad(&mut self, what: &str, why: impl Display, advice: &str) -> Result<()> {
+    fn fail(&mut self, check: &str, reason: impl Display, advice: &str) -> Result<()> {
         self.failures += 1;
-        print::line(&format!("FAIL  {what}: {why}\n      {advice}"))
+        print::line(&format!("FAIL  {check}: {reason}\n      {advice}"))
     }
 }
 
@@ -54,10 +55,13 @@ pub(super) async fn run(args: DoctorArgs) -> Result<()> {
     let postgres = args.local.postgres(&args.postgres)?;
     match args.local.dev_json() {
         Ok(dev) => {
-            findings.good("local system", format!("dev.json names {}", dev.base_url))?;
+            findings.ok("local system", format!("dev.json names {}", dev.base_url))?;
             check_api(&mut findings, &dev.base_url).await?;
         }
-        Err(_) => findings.good("local system", "none runs here; checking what flags and variables name")?,
+        Err(_) => findings.ok(
+            "local system",
+            "none runs here; checking the Kafka and PostgreSQL that options, variables or defaults name",
+        )?,
     }
     check_topics(&mut findings, &args.kafka, &kafka).await?;
     check_database(&mut findings, &postgres).await?;
@@ -69,13 +73,13 @@ pub(super) async fn run(args: DoctorArgs) -> Result<()> {
     }
 }
 
-/// The tools that `triggers up` needs; a system on an existing Kafka and PostgreSQL needs none of them.
+/// Checks the tools that `triggers up` needs. A system on an existing Kafka and PostgreSQL needs none of them.
 async fn check_tools(findings: &mut Findings) -> Result<()> {
-    // Runs each tool once, which blocks.
+    // Blocks: it runs each tool once.
     for check in tokio::task::spawn_blocking(devstack::tools::check_all).await? {
         match check.found {
-            Ok(found) => findings.good(check.tool, found)?,
-            Err(error) => findings.bad(check.tool, error, "Needed by `triggers up` only; `make tools` installs it.")?,
+            Ok(found) => findings.ok(check.tool, found)?,
+            Err(error) => findings.fail(check.tool, error, "Only `triggers up` needs it. Install it: make tools")?,
         }
     }
     Ok(())
@@ -84,34 +88,32 @@ async fn check_tools(findings: &mut Findings) -> Result<()> {
 async fn check_api(findings: &mut Findings, base_url: &str) -> Result<()> {
     let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
     match client.get(format!("{base_url}/health/ready")).send().await {
-        Ok(response) if response.status().is_success() => findings.good("API", "ready"),
+        Ok(response) if response.status().is_success() => findings.ok("API", "ready"),
         Ok(response) => {
-            let why = format!("not ready (HTTP {})", response.status().as_u16());
-            findings.bad(
-                "API",
-                why,
-                &format!("See which part: curl {base_url}/health/detailed, and the log for the reason."),
-            )
+            let reason = format!("not ready (HTTP {})", response.status().as_u16());
+            let advice =
+                format!("Find the unhealthy component: curl {base_url}/health/detailed. The reason is in the log.");
+            findings.fail("API", reason, &advice)
         }
-        Err(error) => findings.bad("API", error.without_url(), "Start it: triggers up"),
+        Err(error) => findings.fail("API", error.without_url(), "Start it: triggers up"),
     }
 }
 
 async fn check_topics(findings: &mut Findings, args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
     match topics::plan(kafka, &kafka.topics.manifest(args.topic_partitions), args.replication()).await {
         Ok(differences) if differences.is_empty() => {
-            findings.good("Kafka", format!("{} answers, the topics are as they must be", kafka.brokers))
+            findings.ok("Kafka", format!("{} answers, all topics match the manifest", kafka.brokers))
         }
         Ok(differences) => {
             for difference in differences {
-                findings.bad("topics", difference, "Run: triggers topics apply")?;
+                findings.fail("topics", difference, "Run: triggers topics apply")?;
             }
             Ok(())
         }
-        Err(error) => findings.bad(
+        Err(error) => findings.fail(
             "Kafka",
             format!("{}: {error}", kafka.brokers),
-            "Start it, or name the right one with KAFKA_BROKERS.",
+            "Start Kafka, or set KAFKA_BROKERS to its address.",
         ),
     }
 }
@@ -120,46 +122,51 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
     let pool = match postgres::connect(config) {
         Ok(pool) => pool,
         Err(error) => {
-            return findings.bad("PostgreSQL", error, "DATABASE_URL is postgres://user:password@host:port/database.");
+            return findings.fail(
+                "PostgreSQL",
+                error,
+                "Set DATABASE_URL to a URL like postgres://user:password@host:port/database.",
+            );
         }
     };
-    if let Err(why) = postgres::check_connection(&pool).await {
-        return findings.bad(
+    if let Err(reason) = postgres::check_connection(&pool).await {
+        return findings.fail(
             "PostgreSQL",
-            why,
-            "Start it, repair what it reports, or name the right one with DATABASE_URL.",
+            reason,
+            "Start PostgreSQL, repair what it reports, or set DATABASE_URL to its address.",
         );
     }
     let version: Result<i32, sqlx::Error> =
         sqlx::query_scalar("SELECT current_setting('server_version_num')::integer / 10000").fetch_one(&pool).await;
     match version {
         Ok(major) if major < MIN_POSTGRES => {
-            findings.bad(
-                "PostgreSQL",
-                format!("version {major}"),
-                &format!("Version {MIN_POSTGRES} or newer is needed."),
-            )?;
+            let advice = format!("Upgrade PostgreSQL to version {MIN_POSTGRES} or newer.");
+            findings.fail("PostgreSQL", format!("version {major}"), &advice)?;
         }
-        Ok(major) => findings.good("PostgreSQL", format!("version {major} answers"))?,
-        Err(error) => return findings.bad("PostgreSQL", error, "Start it, or name the right one with DATABASE_URL."),
+        Ok(major) => findings.ok("PostgreSQL", format!("version {major} answers"))?,
+        Err(error) => {
+            return findings.fail("PostgreSQL", error, "Start PostgreSQL, or set DATABASE_URL to its address.");
+        }
     }
     let newest = schemas::postgres::MIGRATIONS.last().map_or(0, |migration| migration.version);
     let applied: Result<Option<i64>, sqlx::Error> =
         sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(&pool).await;
     match applied {
-        Ok(Some(version)) if version == newest => findings.good("schema", format!("version {version}")),
-        Ok(Some(version)) if version > newest => {
-            findings.bad("schema", format!("version {version}, this binary knows {newest}"), "Use the newer binary.")
-        }
+        Ok(Some(version)) if version == newest => findings.ok("schema", format!("version {version}")),
+        Ok(Some(version)) if version > newest => findings.fail(
+            "schema",
+            format!("version {version}, but this binary supports {newest}"),
+            "Upgrade this binary.",
+        ),
         Ok(version) => {
-            findings.bad("schema", format!("version {} of {newest}", version.unwrap_or(0)), "Run: triggers migrate")
+            findings.fail("schema", format!("version {} of {newest}", version.unwrap_or(0)), "Run: triggers migrate")
         }
-        Err(_) => findings.bad("schema", "none", "Run: triggers migrate"),
+        Err(_) => findings.fail("schema", "none", "Run: triggers migrate"),
     }
 }
 
-/// Positions outside of their logs stop their partitions. That Kafka or PostgreSQL do not answer, or that there is no
-/// schema, was reported by now.
+/// Reports positions outside of their logs. It ignores other errors: the checks of Kafka, PostgreSQL and the schema
+/// have reported them.
 async fn check_positions(
     findings: &mut Findings,
     kafka: &KafkaConfig,
@@ -171,19 +178,23 @@ async fn check_positions(
     }
     let Ok(mut stored) = repair::positions(&pool).await else { return Ok(()) };
     stored.retain(|position| position.consumer != REPLAY);
-    let Ok(looked) = positions::check(kafka, &stored, TIMEOUT).await else { return Ok(()) };
-    let mut outsiders = 0;
-    for (position, state) in stored.iter().zip(&looked) {
-        let Some(outside) = state.as_ref().ok().and_then(|state| state.mismatch.as_ref()) else { continue };
-        outsiders += 1;
-        let why = format!("{} in {}[{}]: {outside}", position.consumer, position.topic, position.partition);
-        findings.bad("positions", why, "Its partition is stopped. Decide, and repair it: triggers positions list")?;
+    let Ok(checked) = positions::check(kafka, &stored, TIMEOUT).await else { return Ok(()) };
+    let mut outside = 0;
+    for (position, state) in stored.iter().zip(&checked) {
+        let Some(mismatch) = state.as_ref().ok().and_then(|state| state.mismatch.as_ref()) else { continue };
+        outside += 1;
+        let reason = format!("{} in {}[{}]: {mismatch}", position.consumer, position.topic, position.partition);
+        findings.fail(
+            "positions",
+            reason,
+            "The partition is stopped. See: triggers positions list, then positions repair",
+        )?;
     }
-    if outsiders > 0 {
+    if outside > 0 {
         return Ok(());
     }
-    findings.good(
+    findings.ok(
         "positions",
-        format!("{} of {} are known to be inside of their logs", looked.iter().flatten().count(), stored.len()),
+        format!("{} of {} checked, all inside of their logs", checked.iter().flatten().count(), stored.len()),
     )
 }

@@ -1,4 +1,4 @@
-//! `triggers endpoint`: webhook endpoints. A new endpoint's secret is printed once.
+//! `triggers endpoint`: webhook endpoints. The secret of a new endpoint is printed once.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -6,61 +6,64 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::print;
-use crate::client::{As, Client};
+use crate::client::{Client, Credential};
 
-/// Flags of `triggers endpoint`.
+/// Options of `triggers endpoint`.
 #[derive(Args)]
 pub(crate) struct EndpointArgs {
     #[command(subcommand)]
-    action: Action,
+    action: EndpointAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
-    /// Make one; the answer holds the secret, this once
+enum EndpointAction {
+    /// Create an endpoint and print it with its secret, which is never shown again
     Create {
-        /// Where events are posted to
+        /// URL that events are posted to
         webhook_url: String,
-        /// Only these types, `order.*` for all that begin so; may be given more than once; default: all
+        /// Only events of this type, or, as in `order.*`, with this prefix; repeatable; default: all types
         #[arg(long = "event-type", value_name = "TYPE")]
         event_types: Vec<String>,
-        /// What it is for
+        /// Description for people
         #[arg(long)]
         description: Option<String>,
     },
-    /// List all
+    /// List all endpoints
     List,
-    /// Show one
+    /// Show an endpoint
     Show {
-        /// Its id
+        /// Id of the endpoint
         id: String,
     },
-    /// Delete one; pending deliveries are cancelled
+    /// Delete an endpoint and cancel its pending deliveries
     Delete {
-        /// Its id
+        /// Id of the endpoint
         id: String,
     },
 }
 
 pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
     match args.action {
-        Action::Create { webhook_url, event_types, description } => {
+        EndpointAction::Create { webhook_url, event_types, description } => {
             let mut body = json!({"url": webhook_url, "event_types": event_types});
             if let Some(description) = description {
                 body["description"] = json!(description);
             }
-            print::json(&client.fetch(client.request(As::Key, Method::POST, "/v1/endpoints")?.json(&body)).await?)
+            print::json(
+                &client.fetch(client.request(Credential::ApiKey, Method::POST, "/v1/endpoints")?.json(&body)).await?,
+            )
         }
-        Action::List => {
-            let answer: Value = client.fetch(client.request(As::Key, Method::GET, "/v1/endpoints")?).await?;
-            let rows = answer.get("endpoints").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        EndpointAction::List => {
+            let response: Value =
+                client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/endpoints")?).await?;
+            let rows = response.get("endpoints").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             print::table(rows, &[("ID", "/id"), ("URL", "/url"), ("TYPES", "/event_types"), ("STATUS", "/status")])
         }
-        Action::Show { id } => {
-            print::json(&client.fetch(client.request(As::Key, Method::GET, &format!("/v1/endpoints/{id}"))?).await?)
-        }
-        Action::Delete { id } => {
-            client.order(client.request(As::Key, Method::DELETE, &format!("/v1/endpoints/{id}"))?).await?;
+        EndpointAction::Show { id } => print::json(
+            &client.fetch(client.request(Credential::ApiKey, Method::GET, &format!("/v1/endpoints/{id}"))?).await?,
+        ),
+        EndpointAction::Delete { id } => {
+            client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/endpoints/{id}"))?).await?;
             print::line("deleted")
         }
     }

@@ -1,5 +1,4 @@
-//! `triggers env`: shell lines that make the local system the default for curl and for every command: `eval "$(triggers
-//! env)"`.
+//! `triggers env`: shell lines that export URL and key of the local system, for `eval "$(triggers env)"`.
 
 use anyhow::Result;
 use clap::Args;
@@ -7,7 +6,7 @@ use clap::Args;
 use super::print;
 use crate::client::TargetArgs;
 
-/// It has no flags of its own.
+/// Options of `triggers env`: none.
 #[derive(Args)]
 pub(crate) struct EnvArgs {}
 
@@ -16,12 +15,11 @@ pub(super) fn run(target: &TargetArgs, EnvArgs {}: EnvArgs) -> Result<()> {
     print::line(&format!("export TRIGGERS_URL={}", quoted(&dev.base_url)))?;
     print::line(&format!("export TRIGGERS_API_KEY={}", quoted(&dev.api_key)))?;
     print::line(&format!("export TRIGGERS_ORGANIZATION={}", quoted(&dev.organization_id)))?;
-    // Not `KAFKA_BROKERS`: from the same shell the next `triggers up` would take it for a Kafka that it should use
-    // instead of its own.
+    // Not `KAFKA_BROKERS`: the next `triggers up` from the same shell would use that Kafka instead of starting its own.
     print::line(&format!("export TRIGGERS_KAFKA={}", quoted(&dev.kafka_brokers)))
 }
 
-/// As one word of a POSIX shell, whatever is in it.
+/// Quotes `text` as one word of a POSIX shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -31,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quote_cannot_break_out() {
+    fn a_quote_in_a_value_stays_inside_the_quotes() {
         assert_eq!(quoted("a'; rm -rf b"), r"'a'\''; rm -rf b'");
     }
 }

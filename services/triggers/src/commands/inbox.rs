@@ -6,25 +6,25 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{page, print};
+use super::{inbox_page, print};
 use crate::client::Client;
 
-/// Flags of `triggers inbox`.
+/// Options of `triggers inbox`.
 #[derive(Args)]
 pub(crate) struct InboxArgs {
-    /// Events at most
+    /// Largest number of events
     #[arg(long, default_value_t = 50)]
     limit: u32,
-    /// Continue after this cursor
+    /// Start after this cursor
     #[arg(long)]
     cursor: Option<String>,
-    /// Only these types; may be given more than once
+    /// Only events of this type; repeatable
     #[arg(long = "event-type", value_name = "TYPE")]
     event_types: Vec<String>,
-    /// Also what is acknowledged
+    /// Include acknowledged events
     #[arg(long)]
     all: bool,
-    /// The whole answer as JSON; without it, and when nobody watches, each event's JSON on a line
+    /// Print the whole response as JSON; default: columns on a terminal, else one JSON object a line
     #[arg(long)]
     json: bool,
 }
@@ -37,21 +37,26 @@ pub(super) async fn run(client: &Client, args: InboxArgs) -> Result<()> {
         query.push(("include_acknowledged", "true".to_owned()));
     }
     if args.json {
-        return print::line(page::fetch_text(client, &query).await?.get());
+        return print::line(inbox_page::fetch_text(client, &query).await?.get());
     }
-    let page = page::fetch(client, &query).await?;
+    let page = inbox_page::fetch(client, &query).await?;
     if !std::io::stdout().is_terminal() {
         page.events.iter().try_for_each(|event| print::line(event.get()))?;
     } else {
-        let cells = |event: page::Event| json!({"id": event.event_id, "type": event.event_type, "time": event.timestamp, "status": event.status, "payload": event.payload.get()});
-        let rows: Vec<Value> = page.read()?.into_iter().map(cells).collect();
+        let cells = |event: inbox_page::InboxEvent| {
+            json!({
+                "id": event.event_id, "type": event.event_type, "time": event.timestamp, "status": event.status,
+                "payload": event.payload.get(),
+            })
+        };
+        let rows: Vec<Value> = page.decode()?.into_iter().map(cells).collect();
         print::table(
             &rows,
             &[("ID", "/id"), ("TYPE", "/type"), ("TIME", "/time"), ("STATUS", "/status"), ("PAYLOAD", "/payload")],
         )?;
     }
     if let Some(cursor) = page.next_cursor {
-        eprintln!("more: triggers inbox --cursor {cursor}");
+        eprintln!("more events: triggers inbox --cursor {cursor}");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `triggers key`: API keys. A new key's secret is printed once.
+//! `triggers key`: API keys. A new key is printed once.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -6,61 +6,64 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::print;
-use crate::client::{As, Client};
+use crate::client::{Client, Credential};
 
-/// Flags of `triggers key`.
+/// Options of `triggers key`.
 #[derive(Args)]
 pub(crate) struct KeyArgs {
     #[command(subcommand)]
-    action: Action,
+    action: KeyAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
-    /// Make one; the answer holds the secret, this once
+enum KeyAction {
+    /// Create an API key and print it; it is never shown again
     Create {
-        /// What it is for
+        /// Name of the key
         name: String,
         /// produce, consume, manage or admin
         #[arg(long, default_value = "produce")]
         role: String,
-        /// The organization it is for, as the operator; default: the one of the key in use
+        /// Organization of the key, which needs the operator token; default: that of the API key in use
         #[arg(long, value_name = "ID")]
         org: Option<String>,
-        /// Only for these event types; may be given more than once
+        /// Allow only events of this type; repeatable
         #[arg(long = "event-type", value_name = "TYPE")]
         event_types: Vec<String>,
         /// live or test
         #[arg(long, default_value = "live")]
         environment: String,
     },
-    /// List the organization's keys, without their secrets
+    /// List the organization's API keys, without their secrets
     List,
-    /// Show the key in use
+    /// Show the API key in use
     Show,
-    /// Revoke one: it is refused everywhere within a second
+    /// Revoke an API key: every instance refuses it within a second
     Revoke {
-        /// Its id
+        /// Id of the API key
         id: String,
     },
 }
 
 pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
     match args.action {
-        Action::Create { name, role, org, event_types, environment } => {
+        KeyAction::Create { name, role, org, event_types, environment } => {
             let mut body = json!({"name": name, "role": role, "environment": environment});
             if !event_types.is_empty() {
                 body["event_types"] = json!(event_types);
             }
             let request = match org {
-                Some(org) => client.request(As::Operator, Method::POST, &format!("/v1/organizations/{org}/keys"))?,
-                None => client.request(As::Key, Method::POST, "/v1/keys")?,
+                Some(org) => {
+                    client.request(Credential::OperatorToken, Method::POST, &format!("/v1/organizations/{org}/keys"))?
+                }
+                None => client.request(Credential::ApiKey, Method::POST, "/v1/keys")?,
             };
             print::json(&client.fetch(request.json(&body)).await?)
         }
-        Action::List => {
-            let answer: Value = client.fetch(client.request(As::Key, Method::GET, "/v1/keys/list")?).await?;
-            let rows = answer.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        KeyAction::List => {
+            let response: Value =
+                client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/keys/list")?).await?;
+            let rows = response.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             print::table(
                 rows,
                 &[
@@ -73,9 +76,11 @@ pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
                 ],
             )
         }
-        Action::Show => print::json(&client.fetch(client.request(As::Key, Method::GET, "/v1/keys")?).await?),
-        Action::Revoke { id } => {
-            client.order(client.request(As::Key, Method::DELETE, &format!("/v1/keys/{id}"))?).await?;
+        KeyAction::Show => {
+            print::json(&client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/keys")?).await?)
+        }
+        KeyAction::Revoke { id } => {
+            client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/keys/{id}"))?).await?;
             print::line("revoked")
         }
     }

@@ -1,4 +1,4 @@
-//! `triggers lag`: how far each consumer is behind the log, in records, and for how many seconds at most.
+//! `triggers lag`: lag of each consumer, in records, and an upper bound of it in seconds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::print;
-use crate::local::LocalArgs;
+use crate::local_system::LocalSystemArgs;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Flags of `triggers lag`.
+/// Options of `triggers lag`.
 #[derive(Args)]
 pub(crate) struct LagArgs {
     #[command(flatten)]
-    local: LocalArgs,
+    local: LocalSystemArgs,
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
     postgres: PostgresArgs,
-    /// A line per partition
+    /// Print a line for each partition
     #[arg(long)]
     partitions: bool,
 }
 
-/// One consumer's place in one partition.
-struct Place {
+/// Position of one consumer in one partition.
+struct ConsumerPosition {
     consumer: String,
     topic: String,
     partition: i32,
@@ -47,25 +47,26 @@ pub(super) async fn run(args: LagArgs) -> Result<()> {
     let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
     postgres::check_connection(&pool).await.map_err(anyhow::Error::msg)?;
     let rows: Vec<(String, String, i32, i64, Option<OffsetDateTime>)> = sqlx::query_as(
-        "SELECT consumer, topic, partition, next_offset, record_time FROM consumer_positions ORDER BY consumer, topic, partition",
+        "SELECT consumer, topic, partition, next_offset, record_time FROM consumer_positions
+         ORDER BY consumer, topic, partition",
     )
     .fetch_all(&pool)
     .await
-    .context("the positions could not be read")?;
-    let place = |(consumer, topic, partition, next_offset, record_time)| Place {
+    .context("cannot read the positions")?;
+    let position = |(consumer, topic, partition, next_offset, record_time)| ConsumerPosition {
         consumer,
         topic,
         partition,
         next_offset,
         record_time,
     };
-    let mut places: Vec<Place> = rows.into_iter().map(place).collect();
-    // Of a replay that was interrupted nothing is behind.
-    places.retain(|place| place.consumer != REPLAY);
-    let ends = log_ends(kafka, &places).await?;
+    let mut positions: Vec<ConsumerPosition> = rows.into_iter().map(position).collect();
+    // The position of an interrupted replay does not advance, so it has no lag.
+    positions.retain(|position| position.consumer != REPLAY);
+    let ends = log_ends(kafka, &positions).await?;
     let now = OffsetDateTime::now_utc();
     let lines: Vec<Value> =
-        if args.partitions { by_partition(&places, &ends, now) } else { by_topic(&places, &ends, now) };
+        if args.partitions { by_partition(&positions, &ends, now) } else { by_topic(&positions, &ends, now) };
     let mut columns = vec![("CONSUMER", "/consumer"), ("TOPIC", "/topic")];
     if args.partitions {
         columns.extend([("PARTITION", "/partition"), ("NEXT", "/next_offset"), ("END", "/log_end")]);
@@ -74,13 +75,14 @@ pub(super) async fn run(args: LagArgs) -> Result<()> {
     print::table(&lines, &columns)
 }
 
-async fn log_ends(kafka: KafkaConfig, places: &[Place]) -> Result<BTreeMap<(String, i32), i64>> {
-    let wanted: Vec<(String, i32)> = places.iter().map(|place| (place.topic.clone(), place.partition)).collect();
-    let read = tokio::task::spawn_blocking(move || {
-        // With what open transactions hold back: to who waits for it, that is behind too.
+async fn log_ends(kafka: KafkaConfig, positions: &[ConsumerPosition]) -> Result<BTreeMap<(String, i32), i64>> {
+    let partitions: Vec<(String, i32)> =
+        positions.iter().map(|position| (position.topic.clone(), position.partition)).collect();
+    let query = tokio::task::spawn_blocking(move || {
+        // Records of open transactions count as lag: consumers cannot read what is after them.
         let client: BaseConsumer = kafka.admin_client("lag").set("isolation.level", "read_uncommitted").create()?;
         let mut ends = BTreeMap::new();
-        for (topic, partition) in wanted {
+        for (topic, partition) in partitions {
             if ends.contains_key(&(topic.clone(), partition)) {
                 continue;
             }
@@ -89,63 +91,71 @@ async fn log_ends(kafka: KafkaConfig, places: &[Place]) -> Result<BTreeMap<(Stri
         }
         Ok::<_, rdkafka::error::KafkaError>(ends)
     });
-    read.await?.context("Kafka did not answer")
+    query.await?.context("Kafka does not answer; start it, or set KAFKA_BROKERS to its address")
 }
 
-/// Records behind, and an upper bound of the seconds that the oldest of them has waited: since the last record that was
-/// passed. After a quiet hour the next record counts as an hour late until it is passed. None: no record was ever
-/// passed.
-fn lag(place: &Place, ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> (i64, Option<f64>) {
-    let end = ends.get(&(place.topic.clone(), place.partition)).copied().unwrap_or(place.next_offset);
-    let records = (end - place.next_offset).max(0);
+/// Lag in records, and an upper bound in seconds: the time since the last applied record was accepted. After a quiet
+/// hour the next record counts as an hour late until it is applied. `None`: no record was applied yet.
+fn lag(position: &ConsumerPosition, ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> (i64, Option<f64>) {
+    let end = ends.get(&(position.topic.clone(), position.partition)).copied().unwrap_or(position.next_offset);
+    let records = (end - position.next_offset).max(0);
     let seconds =
-        if records == 0 { Some(0.0) } else { place.record_time.map(|time| (now - time).as_seconds_f64().max(0.0)) };
+        if records == 0 { Some(0.0) } else { position.record_time.map(|time| (now - time).as_seconds_f64().max(0.0)) };
     (records, seconds)
 }
 
-fn by_partition(places: &[Place], ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> Vec<Value> {
-    let line = |place: &Place| {
-        let (records, seconds) = lag(place, ends, now);
-        let end = ends.get(&(place.topic.clone(), place.partition));
-        json!({"consumer": place.consumer, "topic": place.topic, "partition": place.partition, "next_offset": place.next_offset,
-               "log_end": end, "lag_records": records, "lag_seconds_at_most": seconds})
+fn by_partition(
+    positions: &[ConsumerPosition],
+    ends: &BTreeMap<(String, i32), i64>,
+    now: OffsetDateTime,
+) -> Vec<Value> {
+    let line = |position: &ConsumerPosition| {
+        let (records, seconds) = lag(position, ends, now);
+        let end = ends.get(&(position.topic.clone(), position.partition));
+        json!({
+            "consumer": position.consumer, "topic": position.topic, "partition": position.partition,
+            "next_offset": position.next_offset, "log_end": end, "lag_records": records,
+            "lag_seconds_at_most": seconds,
+        })
     };
-    places.iter().map(line).collect()
+    positions.iter().map(line).collect()
 }
 
-fn by_topic(places: &[Place], ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> Vec<Value> {
+fn by_topic(positions: &[ConsumerPosition], ends: &BTreeMap<(String, i32), i64>, now: OffsetDateTime) -> Vec<Value> {
     let mut sums: BTreeMap<(&str, &str), (i64, Option<f64>)> = BTreeMap::new();
-    for place in places {
-        let (records, seconds) = lag(place, ends, now);
-        let sum = sums.entry((&place.consumer, &place.topic)).or_insert((0, Some(0.0)));
+    for position in positions {
+        let (records, seconds) = lag(position, ends, now);
+        let sum = sums.entry((&position.consumer, &position.topic)).or_insert((0, Some(0.0)));
         sum.0 += records;
-        // Without one partition's bound there is none for the topic.
+        // If one partition has no bound, the topic has none.
         sum.1 = sum.1.zip(seconds).map(|(most, more)| most.max(more));
     }
-    let line = |((consumer, topic), (records, seconds)): (&(&str, &str), &(i64, Option<f64>))| json!({"consumer": consumer, "topic": topic, "lag_records": records, "lag_seconds_at_most": seconds});
-    sums.iter().map(line).collect()
+    let lines = sums.into_iter().map(|((consumer, topic), (records, seconds))| {
+        json!({"consumer": consumer, "topic": topic, "lag_records": records, "lag_seconds_at_most": seconds})
+    });
+    lines.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn place(partition: i32, next_offset: i64, seconds_ago: Option<i64>) -> Place {
+    fn position(partition: i32, next_offset: i64, seconds_ago: Option<i64>) -> ConsumerPosition {
         let record_time = seconds_ago.map(|seconds| OffsetDateTime::UNIX_EPOCH - time::Duration::seconds(seconds));
-        Place { consumer: "c".to_owned(), topic: "t".to_owned(), partition, next_offset, record_time }
+        ConsumerPosition { consumer: "c".to_owned(), topic: "t".to_owned(), partition, next_offset, record_time }
     }
 
     #[test]
-    fn a_topics_lag_is_the_sum_of_records_and_a_bound_that_holds_for_each_partition() {
+    fn lag_of_a_topic_sums_records_and_takes_the_largest_bound() {
         let ends = (0..3).map(|partition| (("t".to_owned(), partition), 10)).collect();
-        let of_topic = |places: &[Place]| {
-            let line = by_topic(places, &ends, OffsetDateTime::UNIX_EPOCH).remove(0);
+        let of_topic = |positions: &[ConsumerPosition]| {
+            let line = by_topic(positions, &ends, OffsetDateTime::UNIX_EPOCH).remove(0);
             (line["lag_records"].as_i64().unwrap(), line["lag_seconds_at_most"].as_f64())
         };
-        let (read, behind) = (place(0, 10, Some(3600)), place(1, 7, Some(60)));
-        assert_eq!(of_topic(&[place(0, 10, None)]), (0, Some(0.0)));
+        let (read, behind) = (position(0, 10, Some(3600)), position(1, 7, Some(60)));
+        assert_eq!(of_topic(&[position(0, 10, None)]), (0, Some(0.0)));
         assert_eq!(of_topic(&[read, behind]), (3, Some(60.0)));
-        let (never_read, behind) = (place(0, 0, None), place(1, 7, Some(60)));
+        let (never_read, behind) = (position(0, 0, None), position(1, 7, Some(60)));
         assert_eq!(of_topic(&[never_read, behind]), (13, None));
     }
 }

@@ -1,5 +1,4 @@
-//! `triggers migrate`: brings the database to this version's schema. Safe to run again, and from several places at
-//! once.
+//! `triggers migrate`: migrates the database to the schema of this binary. It can run repeatedly and concurrently.
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -7,13 +6,13 @@ use runtime::config::PostgresArgs;
 use runtime::postgres;
 
 use super::print;
-use crate::local::LocalArgs;
+use crate::local_system::LocalSystemArgs;
 
-/// Flags of `triggers migrate`.
+/// Options of `triggers migrate`.
 #[derive(Args)]
 pub(crate) struct MigrateArgs {
     #[command(flatten)]
-    local: LocalArgs,
+    local: LocalSystemArgs,
     #[command(flatten)]
     postgres: PostgresArgs,
 }
@@ -21,8 +20,6 @@ pub(crate) struct MigrateArgs {
 pub(super) async fn run(args: MigrateArgs) -> Result<()> {
     let pool = postgres::connect(&args.local.postgres(&args.postgres)?).context("DATABASE_URL")?;
     postgres::check_connection(&pool).await.map_err(anyhow::Error::msg)?;
-    postgres::migrate(&pool)
-        .await
-        .with_context(|| format!("{} could not be migrated", postgres::describe_database(&pool)))?;
-    print::line("the database has this version's schema")
+    postgres::migrate(&pool).await.with_context(|| format!("cannot migrate {}", postgres::describe_database(&pool)))?;
+    print::line("the database has the schema of this binary")
 }

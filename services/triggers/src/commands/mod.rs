@@ -1,5 +1,4 @@
-//! The command line for operators and developers. Each command's own file says what it does; here is only which there
-//! are.
+//! The commands for operators and developers, one file each.
 
 mod ack;
 mod dlq;
@@ -7,16 +6,17 @@ mod doctor;
 mod endpoint;
 mod env;
 mod inbox;
+mod inbox_page;
 mod key;
 mod lag;
 mod migrate;
 mod org;
-mod page;
 mod positions;
 mod print;
 mod progress;
 mod send;
 mod tail;
+mod time_argument;
 mod topics;
 mod view;
 
@@ -25,16 +25,16 @@ use clap::Subcommand;
 
 use crate::client::TargetArgs;
 
-/// A command against a running system, or its Kafka and PostgreSQL.
+/// A command that uses the API of a running system, or its Kafka and PostgreSQL.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Organizations (operator)
+    /// Create, list, show and erase organizations (operator)
     Org(Targeted<org::OrgArgs>),
-    /// API keys
+    /// Create, list, show and revoke API keys
     Key(Targeted<key::KeyArgs>),
-    /// Webhook endpoints
+    /// Create, list, show and delete webhook endpoints
     Endpoint(Targeted<endpoint::EndpointArgs>),
-    /// Send one event, or many from a file of JSON lines
+    /// Send an event, or many from a file of JSON lines
     Send(Targeted<send::SendArgs>),
     /// Print events as they arrive
     Tail(Targeted<tail::TailArgs>),
@@ -42,25 +42,25 @@ pub(crate) enum Command {
     Inbox(Targeted<inbox::InboxArgs>),
     /// Acknowledge events
     Ack(Targeted<ack::AckArgs>),
-    /// How far the consumers are behind the log
+    /// Print the lag of the consumers
     Lag(lag::LagArgs),
-    /// Where the consumers are on the log; repairing a position, and skipping what cannot be read
+    /// List the positions of the consumers, repair them, or skip records that cannot be read
     Positions(positions::PositionsArgs),
-    /// Compare the topics with the manifest, or repair them
+    /// Compare the topics with the manifest, or repair the topics
     Topics(topics::TopicsArgs),
-    /// Build the inbox view again from the log, or read a part of the log into it once more
+    /// Rebuild the inbox view from the log, or replay a part of the log into it
     View(view::ViewCommandArgs),
-    /// Bring the database to this version's schema
+    /// Migrate the database to the schema of this binary
     Migrate(migrate::MigrateArgs),
-    /// Dead letters: list them, look at one, write records to their topics again
+    /// List and show dead letters, or write their records to their topics again
     Dlq(dlq::DlqArgs),
-    /// Check tools, Kafka, PostgreSQL, topics and versions, and say what to do
+    /// Check tools, Kafka, PostgreSQL, topics, schema and positions, and print what to do
     Doctor(doctor::DoctorArgs),
     /// Print shell lines that export URL and key of the local system
     Env(Targeted<env::EnvArgs>),
 }
 
-/// A command's own flags, and where to send it.
+/// The options of a command, and of the system that it is sent to.
 #[derive(clap::Args)]
 pub(crate) struct Targeted<A: clap::Args> {
     #[command(flatten)]
@@ -69,7 +69,7 @@ pub(crate) struct Targeted<A: clap::Args> {
     args: A,
 }
 
-/// Runs one command to its end.
+/// Runs one command.
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Org(Targeted { target, args }) => org::run(&target.client()?, args).await,

@@ -6,18 +6,18 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::print;
-use crate::client::{As, Client};
+use crate::client::{Client, Credential};
 
-/// Flags of `triggers org`.
+/// Options of `triggers org`.
 #[derive(Args)]
 pub(crate) struct OrgArgs {
     #[command(subcommand)]
-    action: Action,
+    action: OrgAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
-    /// Make one
+enum OrgAction {
+    /// Create an organization
     Create {
         /// Name, 1 to 255 characters
         name: String,
@@ -25,18 +25,19 @@ enum Action {
         #[arg(long, default_value = "free")]
         tier: String,
     },
-    /// List all
+    /// List all organizations
     List,
-    /// Show one
+    /// Show an organization
     Show {
-        /// Its id
+        /// Id of the organization
         id: String,
     },
-    /// Erase one for good: its keys die at once, its events, endpoints and deliveries go within minutes. Needs --yes
+    /// Erase an organization irrevocably: its API keys stop working at once, and its events, endpoints and deliveries
+    /// are deleted within minutes. Needs --yes
     Erase {
-        /// Its id
+        /// Id of the organization
         id: String,
-        /// Do it; there is no way back
+        /// Really erase it; this cannot be undone
         #[arg(long)]
         yes: bool,
     },
@@ -44,29 +45,36 @@ enum Action {
 
 pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
     match args.action {
-        Action::Create { name, tier } => {
+        OrgAction::Create { name, tier } => {
             let request = client
-                .request(As::Operator, Method::POST, "/v1/organizations")?
+                .request(Credential::OperatorToken, Method::POST, "/v1/organizations")?
                 .json(&json!({"name": name, "tier": tier}));
             print::json(&client.fetch(request).await?)
         }
-        Action::List => {
-            let answer: Value = client.fetch(client.request(As::Operator, Method::GET, "/v1/organizations")?).await?;
-            let rows = answer.get("organizations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        OrgAction::List => {
+            let response: Value =
+                client.fetch(client.request(Credential::OperatorToken, Method::GET, "/v1/organizations")?).await?;
+            let rows = response.get("organizations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             print::table(rows, &[("ID", "/id"), ("NAME", "/name"), ("TIER", "/tier"), ("CREATED", "/created_at")])
         }
-        Action::Show { id } => print::json(&show(client, &id).await?),
-        Action::Erase { id, yes } => {
+        OrgAction::Show { id } => print::json(&show(client, &id).await?),
+        OrgAction::Erase { id, yes } => {
             if !yes {
                 let name = show(client, &id).await?.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-                bail!("this erases {name} and everything of it for good; to do it, run it again with --yes");
+                bail!("this erases {name} and all its data irrevocably; to do it, repeat the command with --yes");
             }
-            client.order(client.request(As::Operator, Method::DELETE, &format!("/v1/organizations/{id}"))?).await?;
+            client
+                .execute(client.request(
+                    Credential::OperatorToken,
+                    Method::DELETE,
+                    &format!("/v1/organizations/{id}"),
+                )?)
+                .await?;
             print::json(&show(client, &id).await?)
         }
     }
 }
 
 async fn show(client: &Client, id: &str) -> Result<Value> {
-    client.fetch(client.request(As::Operator, Method::GET, &format!("/v1/organizations/{id}"))?).await
+    client.fetch(client.request(Credential::OperatorToken, Method::GET, &format!("/v1/organizations/{id}"))?).await
 }

@@ -1,5 +1,6 @@
-//! `triggers positions`: where the consumers are on the log, repairing positions that lie outside of it, and skipping
-//! what cannot be read. What either does is decided in `kafka::fence`; docs/operating.md says when to use which.
+//! `triggers positions`: lists the positions of the consumers, repairs positions outside of their log, and skips
+//! records that cannot be read. `kafka::fence` decides what a repair or skip does; docs/operating.md says when to use
+//! which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,32 +19,32 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 
 use super::print;
-use crate::local::LocalArgs;
+use crate::local_system::LocalSystemArgs;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Flags of `triggers positions`.
+/// Options of `triggers positions`.
 #[derive(Args)]
 pub(crate) struct PositionsArgs {
     #[command(subcommand)]
-    action: Action,
+    action: PositionsAction,
     #[command(flatten)]
-    local: LocalArgs,
+    local: LocalSystemArgs,
 }
 
 #[derive(Subcommand)]
-enum Action {
-    /// Print every consumer's position, where the log begins and ends, and whether the position lies inside
-    List(Connections),
-    /// Set positions outside of their log to its begin, giving up what was not read; says what it would do, and does it
-    /// with --yes
+enum PositionsAction {
+    /// Print the position of every consumer, the bounds of its log, and whether the position is inside of them
+    List(ConnectionArgs),
+    /// Move positions outside of their log to its start and give up unread records. Without --yes, only print what it
+    /// would do
     Repair(RepairArgs),
-    /// Go past what cannot be read, giving it up; says what it would do, and does it with --yes
+    /// Move positions past records that cannot be read, and give those up. Without --yes, only print what it would do
     Skip(SkipArgs),
 }
 
 #[derive(Args)]
-struct Connections {
+struct ConnectionArgs {
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
@@ -52,112 +53,110 @@ struct Connections {
 
 #[derive(Args)]
 struct RepairArgs {
-    /// Whose position
+    /// Consumer, as `list` prints it
     #[arg(long, required_unless_present = "all_outside")]
     consumer: Option<String>,
     /// Full name of the topic
     #[arg(long, required_unless_present = "all_outside")]
     topic: Option<String>,
-    /// Which partition
+    /// Partition
     #[arg(long, required_unless_present = "all_outside")]
     partition: Option<i32>,
-    /// Every position that lies outside of its log
+    /// Repair every position that is outside of its log
     #[arg(long, conflicts_with_all = ["consumer", "topic", "partition"])]
     all_outside: bool,
-    /// Go on at the position although the topic is another one or lost its end: for a topic that was restored with the
-    /// offsets that it had
+    /// Keep the offset although the topic was recreated or lost its end: for a topic that was restored with its offsets
     #[arg(long, conflicts_with = "all_outside")]
     keep: bool,
-    /// Do it
+    /// Really move the positions
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    connections: Connections,
+    connections: ConnectionArgs,
 }
 
 #[derive(Args)]
 struct SkipArgs {
-    /// Whose position; default: every consumer of the partition, if they are at the same offset
+    /// Consumer, as `list` prints it; default: every consumer of the partition, if all are at the same offset
     #[arg(long)]
     consumer: Option<String>,
     /// Full name of the topic
     #[arg(long)]
     topic: String,
-    /// Which partition
+    /// Partition
     #[arg(long)]
     partition: i32,
-    /// Where to go on: the first offset behind what cannot be read
+    /// Next offset to read: the first one after the records that cannot be read
     #[arg(long, value_name = "OFFSET")]
     to: i64,
-    /// Do it
+    /// Really move the positions
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    connections: Connections,
+    connections: ConnectionArgs,
 }
 
 pub(super) async fn run(args: PositionsArgs) -> Result<()> {
     match args.action {
-        Action::List(connections) => {
-            let (_, known) = connections.look(&args.local).await?;
-            list(&known)
+        PositionsAction::List(connections) => {
+            let (_, positions) = connections.check_positions(&args.local).await?;
+            list(&positions)
         }
-        Action::Repair(wanted) => {
-            let (pool, known) = wanted.connections.look(&args.local).await?;
-            repair(&pool, &known, &wanted).await
+        PositionsAction::Repair(action) => {
+            let (pool, positions) = action.connections.check_positions(&args.local).await?;
+            repair(&pool, &positions, &action).await
         }
-        Action::Skip(wanted) => {
-            let (pool, known) = wanted.connections.look(&args.local).await?;
-            skip(&args.local.kafka(&wanted.connections.kafka)?, &pool, &known, &wanted).await
+        PositionsAction::Skip(action) => {
+            let (pool, positions) = action.connections.check_positions(&args.local).await?;
+            skip(&args.local.kafka(&action.connections.kafka)?, &pool, &positions, &action).await
         }
     }
 }
 
-impl Connections {
-    async fn look(&self, local: &LocalArgs) -> Result<(PgPool, Vec<CheckedPosition>)> {
+impl ConnectionArgs {
+    /// Reads the stored positions and compares each with its log.
+    async fn check_positions(&self, local: &LocalSystemArgs) -> Result<(PgPool, Vec<CheckedPosition>)> {
         let kafka = local.kafka(&self.kafka)?;
         let pool = postgres::connect(&local.postgres(&self.postgres)?).context("DATABASE_URL")?;
         postgres::check_connection(&pool).await.map_err(anyhow::Error::msg)?;
-        let mut positions = repair::positions(&pool).await.context("the positions could not be read")?;
-        // Noted down by a replay for itself, and left where it was interrupted: the next one begins elsewhere.
+        let mut positions = repair::positions(&pool).await.context("cannot read the positions")?;
+        // An interrupted replay leaves its position behind; the next replay does not use it.
         positions.retain(|position| position.consumer != REPLAY);
-        let known = with_bounds(&kafka, positions).await?;
-        Ok((pool, known))
+        let checked = compare_with_logs(&kafka, positions).await?;
+        Ok((pool, checked))
     }
 }
 
-/// Asks the brokers for each position's log. Of a topic that is not there nothing is known.
-async fn with_bounds(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Vec<CheckedPosition>> {
-    let looked = match positions::check(kafka, &positions, TIMEOUT).await {
-        Ok(looked) => looked,
+/// Queries the brokers for the log of each position. Positions without an answer get no log, and a warning is printed.
+async fn compare_with_logs(kafka: &KafkaConfig, positions: Vec<StoredPosition>) -> Result<Vec<CheckedPosition>> {
+    let checked = match positions::check(kafka, &positions, TIMEOUT).await {
+        Ok(checked) => checked,
         Err(error) => {
-            print::warn(&format!("Kafka does not answer, so nothing is known of the logs: {error}"))?;
+            print::warn(&format!("Kafka does not answer, so the bounds of the logs are unknown: {error}"))?;
             return Ok(positions.into_iter().map(|position| CheckedPosition { position, log: None }).collect());
         }
     };
-    let mut unknown: BTreeMap<(&str, String), BTreeSet<i32>> = BTreeMap::new();
-    for (position, bounds) in positions.iter().zip(&looked) {
-        if let Err(error) = bounds {
-            unknown.entry((&position.topic, error.to_string())).or_default().insert(position.partition);
+    let mut unanswered: BTreeMap<(&str, String), BTreeSet<i32>> = BTreeMap::new();
+    for (position, log) in positions.iter().zip(&checked) {
+        if let Err(error) = log {
+            unanswered.entry((&position.topic, error.to_string())).or_default().insert(position.partition);
         }
     }
-    for ((topic, error), partitions) in unknown {
+    for ((topic, error), partitions) in unanswered {
         let partitions: Vec<String> = partitions.iter().map(ToString::to_string).collect();
         let partitions = partitions.join(", ");
-        print::warn(&format!(
-            "{topic}: the brokers did not tell where partitions {partitions} begin and end: {error}"
-        ))?;
+        print::warn(&format!("{topic}: the brokers do not report the bounds of partitions {partitions}: {error}"))?;
     }
-    Ok(positions.into_iter().zip(looked).map(|(position, log)| CheckedPosition { position, log: log.ok() }).collect())
+    Ok(positions.into_iter().zip(checked).map(|(position, log)| CheckedPosition { position, log: log.ok() }).collect())
 }
 
-fn list(known: &[CheckedPosition]) -> Result<()> {
-    let line = |known: &CheckedPosition| -> Value {
-        let (position, bounds) = (&known.position, known.log.as_ref().map(|log| log.bounds));
+fn list(positions: &[CheckedPosition]) -> Result<()> {
+    let line = |checked: &CheckedPosition| -> Value {
+        let (position, bounds) = (&checked.position, checked.log.as_ref().map(|log| log.bounds));
         json!({
-            "consumer": position.consumer, "topic": position.topic, "partition": position.partition, "position": position.next_offset,
-            "log_begin": bounds.map(|bounds| bounds.begin), "log_end": bounds.map(|bounds| bounds.end),
-            "log_epoch": position.log_epoch, "state": known.state(),
+            "consumer": position.consumer, "topic": position.topic, "partition": position.partition,
+            "position": position.next_offset, "log_start": bounds.map(|bounds| bounds.begin),
+            "log_end": bounds.map(|bounds| bounds.end), "log_epoch": position.log_epoch, "state": checked.state(),
         })
     };
     let columns = [
@@ -165,76 +164,80 @@ fn list(known: &[CheckedPosition]) -> Result<()> {
         ("TOPIC", "/topic"),
         ("PARTITION", "/partition"),
         ("POSITION", "/position"),
-        ("LOG BEGIN", "/log_begin"),
+        ("LOG START", "/log_start"),
         ("LOG END", "/log_end"),
         ("LOG EPOCH", "/log_epoch"),
         ("STATE", "/state"),
     ];
-    print::table(&known.iter().map(line).collect::<Vec<_>>(), &columns)
+    print::table(&positions.iter().map(line).collect::<Vec<_>>(), &columns)
 }
 
-async fn repair(pool: &PgPool, known: &[CheckedPosition], args: &RepairArgs) -> Result<()> {
+async fn repair(pool: &PgPool, positions: &[CheckedPosition], args: &RepairArgs) -> Result<()> {
     let mode = if args.keep { RepairMode::KeepOffset } else { RepairMode::ReadAgain };
-    let wanted = |position: &StoredPosition| {
+    let is_selected = |position: &StoredPosition| {
         args.all_outside
             || (args.consumer.as_deref(), args.topic.as_deref(), args.partition)
                 == (Some(&position.consumer), Some(&position.topic), Some(position.partition))
     };
     if !args.all_outside {
-        let named = known.iter().find(|known| wanted(&known.position));
+        let named = positions.iter().find(|checked| is_selected(&checked.position));
         repair::check(named.context("there is no such position; see: triggers positions list")?, mode)?;
     }
-    let repairs = plan(known, wanted, mode);
-    // Said at the end: what is known to lie outside can be repaired all the same.
-    let unknown = known.iter().filter(|known| known.log.is_none() && wanted(&known.position)).count();
-    let reported = || match unknown {
+    let repairs = plan(positions, is_selected, mode);
+    // Reported at the end: positions whose log is known can be repaired all the same.
+    let unknown = positions.iter().filter(|checked| checked.log.is_none() && is_selected(&checked.position)).count();
+    let fail_if_unknown = || match unknown {
         0 => Ok(()),
-        _ => bail!(
-            "of {unknown} positions it is not known whether they lie inside of their logs: triggers positions list"
-        ),
+        _ => bail!("{unknown} positions could not be checked against their logs; see: triggers positions list"),
     };
     if repairs.is_empty() {
-        reported()?;
-        return print::line("every position lies inside of its log; nothing is to be repaired");
+        fail_if_unknown()?;
+        return print::line("every position is inside of its log; nothing to repair");
     }
     for repair in &repairs {
         repair.lines().iter().try_for_each(|line| print::line(line))?;
     }
     if !args.yes {
-        bail!("nothing was changed; to do this, run it again with --yes");
+        bail!("nothing was changed; to do this, repeat the command with --yes");
     }
     for repair in &repairs {
-        let place = format!("{}[{}]", repair.topic, repair.partition);
-        let moved: Vec<&StoredPosition> = repair.moved.iter().map(|known| &known.position).collect();
+        let partition = format!("{}[{}]", repair.topic, repair.partition);
+        let moved: Vec<&StoredPosition> = repair.moved.iter().map(|checked| &checked.position).collect();
         let done = repair::repair(pool, repair.topic, repair.partition, &moved, repair.to, repair.log, repair.topic_id);
-        match done.await.with_context(|| format!("{place} could not be repaired"))? {
-            Some(_) if repair.log == Log::Same => print::line(&format!("repaired: {place}"))?,
-            Some(log_epoch) => print::line(&format!("repaired: {place}, from here on in log epoch {log_epoch}"))?,
-            None => bail!("{place} has moved meanwhile and was left; look again: triggers positions list"),
+        match done.await.with_context(|| format!("cannot repair {partition}"))? {
+            Some(_) if repair.log == Log::Same => print::line(&format!("repaired: {partition}"))?,
+            Some(log_epoch) => print::line(&format!("repaired: {partition}, which starts log epoch {log_epoch}"))?,
+            None => bail!("{partition} was not repaired: a position moved meanwhile; see: triggers positions list"),
         }
     }
-    reported()
+    fail_if_unknown()
 }
 
-async fn skip(kafka: &KafkaConfig, pool: &PgPool, known: &[CheckedPosition], args: &SkipArgs) -> Result<()> {
-    let is_named = |known: &&CheckedPosition| {
-        let StoredPosition { consumer, topic, partition, .. } = &known.position;
+async fn skip(kafka: &KafkaConfig, pool: &PgPool, checked: &[CheckedPosition], args: &SkipArgs) -> Result<()> {
+    let is_named = |checked: &&CheckedPosition| {
+        let StoredPosition { consumer, topic, partition, .. } = &checked.position;
         (topic, *partition) == (&args.topic, args.partition)
             && args.consumer.as_ref().is_none_or(|name| name == consumer)
     };
-    let named: Vec<&CheckedPosition> = known.iter().filter(is_named).collect();
+    let named: Vec<&CheckedPosition> = checked.iter().filter(is_named).collect();
     skip::check(&named, args.to)?;
-    let positions: Vec<&StoredPosition> = named.iter().map(|known| &known.position).collect();
+    let positions: Vec<&StoredPosition> = named.iter().map(|checked| &checked.position).collect();
     positions.iter().try_for_each(|position| print::line(&skip::line(position, args.to)))?;
     if let Ok(Some(text)) = log_reader::undecodable_at(kafka, &args.topic, args.partition, args.to).await {
-        print::warn(&format!("the batch at {} does not decode either, so reading stops there again: {text}", args.to))?;
+        print::warn(&format!(
+            "the batch at offset {} cannot be decoded either, so the consumers will stop there again: {text}",
+            args.to
+        ))?;
     }
     if !args.yes {
-        bail!("nothing was changed; to do this, run it again with --yes");
+        bail!("nothing was changed; to do this, repeat the command with --yes");
     }
-    let place = format!("{}[{}]", args.topic, args.partition);
-    if !skip::skip(pool, &positions, args.to).await.with_context(|| format!("{place} could not be skipped"))? {
-        bail!("{place} has moved meanwhile and was left; look again: triggers positions list");
+    let partition = format!("{}[{}]", args.topic, args.partition);
+    if !skip::skip(pool, &positions, args.to)
+        .await
+        .with_context(|| format!("cannot move the positions of {partition}"))?
+    {
+        bail!("nothing was skipped in {partition}: a position moved meanwhile; see: triggers positions list");
     }
-    print::line(&format!("skipped: {place}, from here on read from {}", args.to))
+    print::line(&format!("skipped: {partition} is read from offset {}", args.to))
 }

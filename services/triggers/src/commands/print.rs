@@ -1,4 +1,4 @@
-//! How answers are shown: as JSON for scripts, as aligned columns for people.
+//! Output of commands: JSON for scripts, aligned columns for people.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -12,25 +12,25 @@ pub(super) fn json(value: &Value) -> Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }
 
-/// Prints one line; a reader that has hung up (`| head`) is no error.
+/// Prints one line. A closed pipe (`| head`) ends the process without an error.
 pub(super) fn line(text: &str) -> Result<()> {
-    written(writeln!(io::stdout(), "{text}"))
+    exit_on_closed_pipe(writeln!(io::stdout(), "{text}"))
 }
 
-/// Writes bytes as they are.
+/// Writes bytes unchanged.
 pub(super) fn raw(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout();
-    written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+    exit_on_closed_pipe(stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
 
-fn written(outcome: io::Result<()>) -> Result<()> {
+fn exit_on_closed_pipe(outcome: io::Result<()>) -> Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => Ok(other?),
     }
 }
 
-/// How rows are shown.
+/// Format of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
     /// Aligned columns
@@ -39,17 +39,17 @@ pub(super) enum Output {
     Json,
 }
 
-/// Prints one line to standard error, beside what a script reads.
+/// Prints a warning to standard error, so that scripts can read standard output.
 pub(super) fn warn(text: &str) -> Result<()> {
     Ok(writeln!(io::stderr(), "triggers: {text}")?)
 }
 
-/// Prints the rows of `array` (objects), columns by JSON pointer, aligned; as JSON lines when nobody watches.
+/// Prints the objects of `array`: on a terminal as aligned columns, given by JSON pointers, else as JSON lines.
 pub(super) fn table(array: &[Value], columns: &[(&str, &str)]) -> Result<()> {
     rows(array, columns, None)
 }
 
-/// The same, with the choice left to the user.
+/// Like [`table`], but the user may choose the format.
 pub(super) fn rows(array: &[Value], columns: &[(&str, &str)], output: Option<Output>) -> Result<()> {
     let output = output.unwrap_or_else(|| if io::stdout().is_terminal() { Output::Table } else { Output::Json });
     if output == Output::Json {
@@ -58,7 +58,7 @@ pub(super) fn rows(array: &[Value], columns: &[(&str, &str)], output: Option<Out
     line(&aligned(array, columns))
 }
 
-/// Plain text without borders or colours: one line a row, two blanks between columns.
+/// One line for each row, two spaces between columns; no borders, no colors.
 fn aligned(array: &[Value], columns: &[(&str, &str)]) -> String {
     // Control characters of a payload or a name must not reach the terminal.
     let shown = |text: &str| text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();

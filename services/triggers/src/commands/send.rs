@@ -1,7 +1,7 @@
-//! `triggers send`: one event from flags, or many from JSON lines, each line a body of `POST /v1/events`.
+//! `triggers send`: sends one event from options, or many from JSON lines, each line a body of `POST /v1/events`.
 //!
-//! Repeats what may not have been stored, under an `Idempotency-Key` of its own, so that a repeat never becomes a
-//! second event.
+//! A line that may not have been stored is sent again with the same `Idempotency-Key`, so it never becomes a second
+//! event.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -20,38 +20,38 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::print;
-use crate::client::{As, Client, Refused};
+use crate::client::{Client, Credential, ErrorResponse};
 
-/// Longest line that is read; the system takes no larger body.
+/// Longest line; the API accepts no larger body.
 const MAX_LINE_BYTES: usize = 512 * 1024;
-const MAX_TRIES: u32 = 8;
+const MAX_ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// Refused lines that are printed; the rest is only counted.
+/// Largest number of refused lines that are printed; more are only counted.
 const MAX_REPORTED: u64 = 20;
 
-/// Flags of `triggers send`.
+/// Options of `triggers send`.
 #[derive(Args)]
 pub(crate) struct SendArgs {
-    /// Type of the one event
+    /// Type of the event
     #[arg(required_unless_present = "file")]
     event_type: Option<String>,
-    /// Its payload, JSON
+    /// Payload of the event, JSON
     #[arg(default_value = "{}")]
     payload: String,
-    /// Repeats with the same id within 24 hours are refused
+    /// A second event with this id within 24 hours is refused
     #[arg(long)]
     dedup_id: Option<String>,
-    /// A repeat with the same key within 24 hours is answered as the first one was; made up when not given
+    /// A repeat with this key within 24 hours gets the response of the first request; default: a random key
     #[arg(long, value_name = "KEY", conflicts_with = "dedup_id")]
     idempotency_key: Option<String>,
-    /// Send the lines of this file instead; - is standard input
+    /// Send each line of this file as an event; - is standard input
     #[arg(long, short, value_name = "FILE", conflicts_with_all = ["event_type", "dedup_id", "idempotency_key"])]
     file: Option<PathBuf>,
-    /// Requests at once; 1 keeps the order of the lines
+    /// Largest number of concurrent requests; 1 keeps the order of the lines
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1000))]
     concurrency: u16,
-    /// No progress bar
+    /// Show no progress bar
     #[arg(long, short)]
     quiet: bool,
 }
@@ -60,27 +60,30 @@ pub(super) async fn run(client: &Client, args: SendArgs) -> Result<()> {
     match args.file {
         Some(file) => send_lines(client, &file, args.concurrency, args.quiet).await,
         None => {
-            // Not through a `Value`: the payload goes out byte for byte.
+            // Not through a `Value`: the payload is sent byte for byte.
             let payload: &RawValue = serde_json::from_str(&args.payload).context("the payload is not JSON")?;
             let body = OneEvent { event_type: args.event_type.as_deref(), payload, dedup_id: args.dedup_id.as_deref() };
-            // One request, so that its answer is the answer. The key makes the API's own advice true of this command,
-            // too.
+            // One request without retries, so that the user sees its response. The key makes a repeat by the user safe.
             let key = args.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-            let mut request = client.request(As::Key, Method::POST, "/v1/events")?.json(&body);
+            let mut request = client.request(Credential::ApiKey, Method::POST, "/v1/events")?.json(&body);
             if args.dedup_id.is_none() {
                 request = request.header("idempotency-key", &key);
             }
             match client.fetch(request).await {
-                Ok(answer) => print::json(&answer),
+                Ok(response) => print::json(&response),
                 Err(error)
-                    if error.downcast_ref::<Refused>().is_some_and(|refused| refused.status.is_client_error()) =>
+                    if error
+                        .downcast_ref::<ErrorResponse>()
+                        .is_some_and(|response| response.status.is_client_error()) =>
                 {
                     Err(error)
                 }
                 Err(error) if args.dedup_id.is_some() => {
-                    Err(error.context("not confirmed; send it again with the same --dedup-id"))
+                    Err(error.context("not confirmed; repeat the command with the same --dedup-id"))
                 }
-                Err(error) => Err(error.context(format!("not confirmed; send it again with --idempotency-key {key}"))),
+                Err(error) => {
+                    Err(error.context(format!("not confirmed; repeat the command with --idempotency-key {key}")))
+                }
             }
         }
     }
@@ -95,7 +98,7 @@ struct OneEvent<'a> {
     dedup_id: Option<&'a str>,
 }
 
-/// What became of the lines.
+/// Number of lines by outcome.
 #[derive(Default)]
 struct Tally {
     accepted: AtomicU64,
@@ -108,7 +111,7 @@ async fn send_lines(client: &Client, file: &PathBuf, concurrency: u16, quiet: bo
     let progress = progress_bar(total, quiet)?;
     let tally = Tally::default();
     let (sender, receiver) = mpsc::channel::<Result<(u64, Vec<u8>)>>(usize::from(concurrency) * 2);
-    // Reading a file or a pipe blocks, so it has a thread of its own; the channel bounds what it reads ahead.
+    // Reading a file or a pipe blocks, so it needs its own thread. The channel bounds what it reads ahead.
     let reader = tokio::task::spawn_blocking(move || read_lines(lines, &sender));
     let numbered =
         stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|line| (line, receiver)) });
@@ -130,7 +133,7 @@ async fn send_lines(client: &Client, file: &PathBuf, concurrency: u16, quiet: bo
     drop(outcomes);
     progress.finish_and_clear();
     if failed.is_ok() {
-        reader.await.context("reading was interrupted")?;
+        reader.await.context("the reading thread panicked")?;
     }
     let (accepted, duplicates, refused) =
         (tally.accepted.into_inner(), tally.duplicates.into_inner(), tally.refused.into_inner());
@@ -139,7 +142,7 @@ async fn send_lines(client: &Client, file: &PathBuf, concurrency: u16, quiet: bo
     if refused > 0 { bail!("{refused} lines were refused") } else { Ok(()) }
 }
 
-/// The lines, and how many bytes they have in all where that is known.
+/// The lines, and their size in bytes if it is known.
 fn open(file: &PathBuf) -> Result<(Box<dyn BufRead + Send>, Option<u64>)> {
     if file.as_os_str() == "-" {
         return Ok((Box::new(BufReader::new(std::io::stdin())), None));
@@ -153,7 +156,7 @@ fn progress_bar(total: Option<u64>, quiet: bool) -> Result<ProgressBar> {
     if quiet {
         return Ok(ProgressBar::hidden());
     }
-    // Hidden by itself where standard error is no terminal.
+    // `indicatif` hides it when standard error is not a terminal.
     let (bar, template) = match total {
         Some(total) => (ProgressBar::new(total), "{bar:40} {percent}%  {msg}  {elapsed} (eta {eta})"),
         None => (ProgressBar::new_spinner(), "{spinner} {bytes}  {msg}  {elapsed}"),
@@ -181,59 +184,65 @@ fn read_lines(mut lines: Box<dyn BufRead + Send>, sender: &mpsc::Sender<Result<(
     }
 }
 
-/// What became of one line.
-enum Outcome {
+/// Outcome of sending one line.
+enum SendOutcome {
     Accepted,
     Duplicate,
     Refused(String),
 }
 
-async fn send_one(client: &Client, body: &[u8]) -> Result<Outcome> {
+async fn send_one(client: &Client, body: &[u8]) -> Result<SendOutcome> {
     let key = uuid::Uuid::new_v4().to_string();
-    // With a `dedup_id` the event has a name already; an Idempotency-Key would take precedence over it.
-    let named = has_dedup_id(body);
+    // An Idempotency-Key would take precedence over the `dedup_id` of the body.
+    let has_dedup_id = has_dedup_id(body);
     let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
     let mut last = String::new();
-    for attempt in 1..=MAX_TRIES {
-        let mut asked = None;
+    for attempt in 1..=MAX_ATTEMPTS {
+        let mut retry_after = None;
         let mut request = client
-            .request(As::Key, Method::POST, "/v1/events")?
+            .request(Credential::ApiKey, Method::POST, "/v1/events")?
             .header("content-type", "application/json")
             .body(body.to_vec());
-        if !named {
+        if !has_dedup_id {
             request = request.header("idempotency-key", &key);
         }
         match request.send().await {
             Ok(response) => match response.status() {
-                status if status.is_success() => return Ok(Outcome::Accepted),
-                // A repeat of our own that was stored after all is no duplicate of the user's.
-                StatusCode::CONFLICT => return Ok(if attempt > 1 { Outcome::Accepted } else { Outcome::Duplicate }),
+                status if status.is_success() => return Ok(SendOutcome::Accepted),
+                // A conflict with an earlier attempt of this line: that attempt was stored.
+                StatusCode::CONFLICT => {
+                    return Ok(if attempt > 1 { SendOutcome::Accepted } else { SendOutcome::Duplicate });
+                }
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                    asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+                    retry_after =
+                        response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
                     last = format!("HTTP {}", response.status().as_u16());
                 }
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    bail!("the key is refused (HTTP {})", response.status().as_u16())
+                    bail!(
+                        "the API key is refused (HTTP {}); check --key or TRIGGERS_API_KEY",
+                        response.status().as_u16()
+                    )
                 }
-                status => return Ok(Outcome::Refused(detail(status, &response.bytes().await.unwrap_or_default()))),
+                status => return Ok(SendOutcome::Refused(detail(status, &response.bytes().await.unwrap_or_default()))),
             },
             Err(error) => last = error.without_url().to_string(),
         }
-        let pause = asked.map_or_else(|| backoff.next_delay(), Duration::from_secs);
+        let pause = retry_after.map_or_else(|| backoff.next_delay(), Duration::from_secs);
         tokio::time::sleep(pause.min(MAX_PAUSE)).await;
     }
-    bail!("the system does not take events: {last}")
+    bail!("not accepted in {MAX_ATTEMPTS} attempts; last error: {last}")
 }
 
-/// The part of a line that decides how it may be repeated.
+/// The dedup id in a line.
 #[derive(Deserialize)]
-struct Named {
+struct DedupIdField {
     dedup_id: Option<String>,
 }
 
-/// Whether the body itself, not its payload, names the event. What cannot be read is refused by the system in any case.
+/// Whether the body itself (not its payload) has a `dedup_id`. The API refuses a body that cannot be parsed.
 fn has_dedup_id(body: &[u8]) -> bool {
-    serde_json::from_slice::<Named>(body).is_ok_and(|line| line.dedup_id.is_some())
+    serde_json::from_slice::<DedupIdField>(body).is_ok_and(|line| line.dedup_id.is_some())
 }
 
 fn detail(status: StatusCode, body: &[u8]) -> String {
@@ -242,11 +251,11 @@ fn detail(status: StatusCode, body: &[u8]) -> String {
     detail.unwrap_or_else(|| format!("HTTP {}", status.as_u16()))
 }
 
-fn count(tally: &Tally, number: u64, outcome: Result<Outcome>) -> Result<()> {
+fn count(tally: &Tally, number: u64, outcome: Result<SendOutcome>) -> Result<()> {
     match outcome.with_context(|| format!("line {number}"))? {
-        Outcome::Accepted => drop(tally.accepted.fetch_add(1, Ordering::Relaxed)),
-        Outcome::Duplicate => drop(tally.duplicates.fetch_add(1, Ordering::Relaxed)),
-        Outcome::Refused(reason) => {
+        SendOutcome::Accepted => drop(tally.accepted.fetch_add(1, Ordering::Relaxed)),
+        SendOutcome::Duplicate => drop(tally.duplicates.fetch_add(1, Ordering::Relaxed)),
+        SendOutcome::Refused(reason) => {
             let before = tally.refused.fetch_add(1, Ordering::Relaxed);
             if before < MAX_REPORTED {
                 eprintln!("line {number}: {reason}");
@@ -261,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_dedup_id_of_the_event_itself_names_it() {
+    fn a_dedup_id_inside_the_payload_does_not_count() {
         assert!(has_dedup_id(br#"{"event_type": "a", "payload": {}, "dedup_id": "x"}"#));
         for unnamed in [
             r#"{"event_type": "a", "payload": {"dedup_id": "x"}}"#,

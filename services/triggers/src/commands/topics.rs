@@ -1,4 +1,4 @@
-//! `triggers topics`: what differs between the cluster's topics and the manifest, and repairing it.
+//! `triggers topics`: compares the topics of the cluster with the manifest, and repairs them.
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -7,29 +7,29 @@ use kafka::config::KafkaArgs;
 use kafka::topics::{self, Difference};
 
 use super::print;
-use crate::local::LocalArgs;
+use crate::local_system::LocalSystemArgs;
 
-/// Flags of `triggers topics`.
+/// Options of `triggers topics`.
 #[derive(Args)]
 pub(crate) struct TopicsArgs {
     #[command(subcommand)]
-    action: Action,
+    action: TopicsAction,
     #[command(flatten)]
-    local: LocalArgs,
+    local: LocalSystemArgs,
 }
 
 #[derive(Subcommand)]
-enum Action {
-    /// Show what differs; ends with 1 when something does
+enum TopicsAction {
+    /// Print the differences from the manifest; exits with 1 if there are any
     Plan {
         #[command(flatten)]
         kafka: KafkaArgs,
     },
-    /// Create and repair; never shrinks, never deletes
+    /// Create missing topics and repair settings; never deletes topics or partitions
     Apply {
         #[command(flatten)]
         kafka: KafkaArgs,
-        /// Also add partitions, although that moves keys: order across the change is lost
+        /// Also add partitions. This moves keys to other partitions, so events before and after are not in order
         #[arg(long)]
         add_partitions: bool,
     },
@@ -37,16 +37,18 @@ enum Action {
 
 pub(super) async fn run(args: TopicsArgs) -> Result<()> {
     match args.action {
-        Action::Plan { kafka } => {
+        TopicsAction::Plan { kafka } => {
             let differences = differences(&args.local.kafka(&kafka)?, &kafka).await?;
             differences.iter().try_for_each(|difference| print::line(&difference.to_string()))?;
             if differences.is_empty() {
-                print::line("the topics are as the manifest wants them")
+                print::line("all topics match the manifest")
             } else {
-                bail!("{} differences", differences.len())
+                bail!("{} differences from the manifest; to repair them: triggers topics apply", differences.len())
             }
         }
-        Action::Apply { kafka, add_partitions } => apply(&args.local.kafka(&kafka)?, &kafka, add_partitions).await,
+        TopicsAction::Apply { kafka, add_partitions } => {
+            apply(&args.local.kafka(&kafka)?, &kafka, add_partitions).await
+        }
     }
 }
 
@@ -55,7 +57,7 @@ async fn differences(config: &KafkaConfig, args: &KafkaArgs) -> Result<Vec<Diffe
 }
 
 async fn apply(config: &KafkaConfig, args: &KafkaArgs, add_partitions: bool) -> Result<()> {
-    let (held, repaired): (Vec<Difference>, Vec<Difference>) =
+    let (left, repaired): (Vec<Difference>, Vec<Difference>) =
         differences(config, args).await?.into_iter().partition(|difference| match difference {
             Difference::TooFewPartitions { .. } => !add_partitions,
             Difference::TooFewReplicas { .. } => true,
@@ -63,9 +65,9 @@ async fn apply(config: &KafkaConfig, args: &KafkaArgs, add_partitions: bool) -> 
         });
     topics::apply(config, &repaired, args.replication()).await?;
     repaired.iter().try_for_each(|difference| print::line(&format!("applied: {difference}")))?;
-    if repaired.is_empty() && held.is_empty() {
-        return print::line("the topics are as the manifest wants them");
+    if repaired.is_empty() && left.is_empty() {
+        return print::line("all topics match the manifest");
     }
-    held.iter().try_for_each(|difference| print::line(&format!("left: {difference}")))?;
-    if held.is_empty() { Ok(()) } else { bail!("{} differences were left; see above", held.len()) }
+    left.iter().try_for_each(|difference| print::line(&format!("not repaired: {difference}")))?;
+    if left.is_empty() { Ok(()) } else { bail!("{} differences were not repaired", left.len()) }
 }

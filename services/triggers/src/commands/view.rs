@@ -1,4 +1,4 @@
-//! `triggers view`: building the inbox view again from the log, and reading a part of the log into it once more.
+//! `triggers view`: rebuilds the inbox view from the log, or replays a part of the log into it.
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -9,63 +9,63 @@ use runtime::config::PostgresArgs;
 use runtime::postgres;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::print;
-use super::progress::Progress;
-use crate::local::LocalArgs;
+use super::progress::ProgressDisplay;
+use super::time_argument::parse_time;
+use crate::local_system::LocalSystemArgs;
 use crate::roles::materializer::ViewArgs;
 
-/// Flags of `triggers view`.
+/// Options of `triggers view`.
 #[derive(Args)]
 pub(crate) struct ViewCommandArgs {
     #[command(subcommand)]
-    action: Action,
+    action: ViewAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
-    /// Build a second view beside the live one, compare them, and switch over. Run it again to go on after an
-    /// interruption
+enum ViewAction {
+    /// Build a second view, compare it with the live one, and switch to it. Repeat the command to continue an
+    /// interrupted rebuild
     Rebuild {
         #[command(flatten)]
-        system: System,
-        /// Copy what was accepted before this time from the live view (RFC 3339); without it, everything that the log
-        /// still has is read
-        #[arg(long, value_name = "TIME", value_parser = time)]
+        system: SystemArgs,
+        /// Copy events accepted before this time (RFC 3339) from the live view instead of reading them from the log;
+        /// default: read the whole log
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
         from: Option<OffsetDateTime>,
-        /// Switch over although the two differ, because the live one is wrong
+        /// Switch even if the views differ, because the live one is wrong
         #[arg(long)]
         accept_differences: bool,
-        /// Compare only; the live view stays
+        /// Only compare the views; keep the live one
         #[arg(long, conflicts_with = "accept_differences")]
         dry_run: bool,
-        /// Start over instead of continuing an interrupted rebuild
+        /// Restart an interrupted rebuild instead of continuing it
         #[arg(long)]
         restart: bool,
     },
-    /// Read a part of the log into the live view once more; harmless, however often
+    /// Read a part of the log into the live view again; it can be repeated, rows are not duplicated
     Replay {
         #[command(flatten)]
-        system: System,
-        /// What was appended from this time on (RFC 3339)
-        #[arg(long, value_name = "TIME", value_parser = time)]
+        system: SystemArgs,
+        /// Read records appended at or after this time (RFC 3339)
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
         from: OffsetDateTime,
-        /// and before this one; without it, up to where the view stands
-        #[arg(long, value_name = "TIME", value_parser = time)]
+        /// Read records appended before this time (RFC 3339); default: up to the position of the view
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
         to: Option<OffsetDateTime>,
     },
-    /// Take away what an unfinished rebuild has left
+    /// Delete the tables that an unfinished rebuild left
     Abandon {
         #[command(flatten)]
-        system: System,
+        system: SystemArgs,
     },
 }
 
 #[derive(Args)]
-struct System {
+struct SystemArgs {
     #[command(flatten)]
-    local: LocalArgs,
+    local: LocalSystemArgs,
     #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
@@ -74,7 +74,7 @@ struct System {
     view: ViewArgs,
 }
 
-impl System {
+impl SystemArgs {
     async fn connect(&self) -> Result<(KafkaConfig, PgPool)> {
         let kafka = self.local.kafka(&self.kafka)?;
         let pool = postgres::connect(&self.local.postgres(&self.postgres)?).context("DATABASE_URL")?;
@@ -85,19 +85,19 @@ impl System {
 
 pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
     match args.action {
-        Action::Rebuild { system, from, accept_differences, dry_run, restart } => {
+        ViewAction::Rebuild { system, from, accept_differences, dry_run, restart } => {
             let (kafka, pool) = system.connect().await?;
             let retention_days = system.view.projector().retention_days;
             let config = RebuildConfig { from, retention_days, accept_differences, restart, dry_run };
-            let bar = Progress::new("records read")?;
+            let bar = ProgressDisplay::new("records read")?;
             let done = rebuild::rebuild(pool, kafka, config, |now| bar.show(now.done, now.total)).await;
             bar.finish();
             let done = done?;
             if done.resumed {
-                print::line("continued an unfinished rebuild; --restart starts over")?;
+                print::line("continued an unfinished rebuild; --restart would discard it")?;
             }
             print::line(&format!(
-                "{} records read, {} rows carried over; the live view was held for {:.1} s",
+                "{} records read, {} rows copied from the live view, which was locked for {:.1} s",
                 done.records,
                 done.carried,
                 done.held.as_secs_f64()
@@ -107,16 +107,17 @@ pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
                 return print::line("the rebuilt view is live");
             }
             match done.differences.len() {
-                0 => print::line("the two are equal; the live view stays"),
+                0 => print::line("the views are equal; the live view is kept"),
                 count => bail!(
-                    "{count} differences; the live view stays. To switch over nevertheless: triggers view rebuild --accept-differences"
+                    "{count} differences; the live view is kept. To switch in spite of them: \
+                     triggers view rebuild --accept-differences"
                 ),
             }
         }
-        Action::Replay { system, from, to } => {
+        ViewAction::Replay { system, from, to } => {
             let (kafka, pool) = system.connect().await?;
             let retention_days = system.view.projector().retention_days;
-            let bar = Progress::new("records read")?;
+            let bar = ProgressDisplay::new("records read")?;
             let done =
                 rebuild::replay(pool, kafka, (from, to), retention_days, |now| bar.show(now.done, now.total)).await;
             bar.finish();
@@ -124,19 +125,15 @@ pub(super) async fn run(args: ViewCommandArgs) -> Result<()> {
             print::line(&format!("{} records read", done.records))?;
             if done.cut_short {
                 print::line(
-                    "the log does not reach back to that time in every partition; what it no longer has was not read",
+                    "some partitions of the log start after --from; older records are deleted and were not read",
                 )?;
             }
             Ok(())
         }
-        Action::Abandon { system } => {
+        ViewAction::Abandon { system } => {
             let (_, pool) = system.connect().await?;
             rebuild::abandon(&pool).await?;
-            print::line("nothing of a rebuild is left")
+            print::line("no tables of a rebuild are left")
         }
     }
-}
-
-fn time(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "not a time like 2026-11-21T09:00:00Z".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Flags that roles have in common.
+//! Options that roles have in common.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,41 +12,44 @@ use runtime::lifecycle::{self, Supervisor};
 use runtime::seal::SealingKey;
 use runtime::telemetry::logs::LogFormat;
 
-/// How long a process may take to end after the deadline of its tasks.
-const LET_GO: Duration = Duration::from_secs(3);
+/// How long a process may take to exit after the deadline of its tasks.
+const EXIT_MARGIN: Duration = Duration::from_secs(3);
 
-/// Flags that every role has.
+/// Options of every role.
 #[derive(Args, Clone)]
-pub(crate) struct SharedArgs {
+pub(crate) struct RoleArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     #[command(flatten)]
     pub postgres: PostgresArgs,
     #[command(flatten)]
     pub process: ProcessArgs,
-    /// How long a role goes on as before after a signal to end, reporting that it is not ready, milliseconds
-    #[arg(long, env = "SHUTDOWN_GRACE_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(0..=300_000))]
+    /// How long a role still works after a signal to stop, while readiness says 503, milliseconds
+    #[arg(long, env = "SHUTDOWN_GRACE_MS", default_value_t = 5_000,
+          value_parser = clap::value_parser!(u64).range(0..=300_000))]
     pub shutdown_grace_ms: u64,
 }
 
-impl SharedArgs {
-    /// Without tasks. A signal ends it: first the grace, then the tasks' deadline; a process that hangs is ended.
+impl RoleArgs {
+    /// A supervisor without tasks. A signal shuts it down: first the grace, then the deadline of the tasks. A process
+    /// that hangs after that exits.
     pub(crate) fn supervisor(&self, health: &Health) -> Supervisor {
         let grace = Duration::from_millis(self.shutdown_grace_ms);
         let shutdown = lifecycle::shutdown_on_signals(health.clone(), grace);
-        lifecycle::exit_within(shutdown.clone(), self.process.shutdown_deadline() + LET_GO);
+        lifecycle::exit_within(shutdown.clone(), self.process.shutdown_deadline() + EXIT_MARGIN);
         Supervisor::new(health.clone(), shutdown)
     }
 }
 
-/// Flags of a long-running process, whatever it is connected to.
+/// Options of every long-running process.
 #[derive(Args, Clone)]
 pub(crate) struct ProcessArgs {
-    /// auto: JSON lines, but readable text on a terminal
+    /// auto: readable text on a terminal, else JSON lines
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
-    /// How long open work may take after a signal to end, milliseconds
-    #[arg(long, env = "SHUTDOWN_DEADLINE_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=300_000))]
+    /// How long work in progress may take once the grace is over, milliseconds
+    #[arg(long, env = "SHUTDOWN_DEADLINE_MS", default_value_t = 15_000,
+          value_parser = clap::value_parser!(u64).range(100..=300_000))]
     pub shutdown_deadline_ms: u64,
 }
 
@@ -56,14 +59,14 @@ impl ProcessArgs {
     }
 }
 
-/// Where the sealing key comes from. Without it nothing starts: secrets could neither be written nor read.
+/// Source of the sealing key. It is required: without it, secrets can neither be sealed nor opened.
 #[derive(Args, Clone)]
 #[group(required = true, multiple = false)]
 pub(crate) struct SealingArgs {
-    /// Base64 of 32 random bytes, the same on every instance (make one: openssl rand -base64 32)
+    /// Base64 of 32 random bytes, the same on every instance (create one: openssl rand -base64 32)
     #[arg(long, env = "SEALING_KEY", hide_env_values = true)]
     sealing_key: Option<String>,
-    /// A file that holds it; `ingest` makes it when absent, `dispatcher` does not
+    /// File that contains the sealing key; `ingest` creates a missing file, `dispatcher` does not
     #[arg(long, env = "SEALING_KEY_FILE", value_name = "FILE")]
     sealing_key_file: Option<PathBuf>,
 }
@@ -77,11 +80,12 @@ impl SealingArgs {
         }
     }
 
-    /// For a role that only opens: a key of its own making would open nothing.
+    /// For a role that only opens secrets: a new key would open none.
     pub(crate) fn load_existing(&self) -> Result<SealingKey> {
         match &self.sealing_key_file {
-            Some(path) => SealingKey::load(path)
-                .context("SEALING_KEY_FILE (this role makes none: it takes the one that `triggers ingest` made)"),
+            Some(path) => SealingKey::load(path).context(
+                "SEALING_KEY_FILE (this role does not create it: give the file that `triggers ingest` created)",
+            ),
             None => self.load(),
         }
     }

@@ -1,4 +1,4 @@
-//! The connections of a process: Kafka, PostgreSQL, and the producer.
+//! Connections of a process to Kafka and PostgreSQL.
 
 use anyhow::{Context, Result};
 use kafka::KafkaConfig;
@@ -6,9 +6,9 @@ use kafka::producer::{Producer, ProducerSettings};
 use runtime::postgres;
 use sqlx::postgres::PgPool;
 
-use super::args::SharedArgs;
+use super::args::RoleArgs;
 
-/// What every role is made from.
+/// Connections that every role needs.
 #[derive(Clone)]
 pub(crate) struct Connections {
     pub kafka: KafkaConfig,
@@ -16,15 +16,15 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn from_args(args: &SharedArgs) -> Result<Self> {
+    pub(crate) fn from_args(args: &RoleArgs) -> Result<Self> {
         let kafka = args.kafka.config()?;
         let pool = postgres::connect(&args.postgres.config()?).context("DATABASE_URL")?;
         Ok(Self { kafka, pool })
     }
 
-    /// A producer that lives as long as the process.
+    /// A producer that is used until the process exits.
     pub(crate) fn producer(&self, settings: ProducerSettings) -> Result<Producer> {
-        let producer = Producer::new(&self.kafka, settings).context("the Kafka producer could not be made")?;
+        let producer = Producer::new(&self.kafka, settings).context("cannot create the Kafka producer")?;
         Ok(producer.never_closed())
     }
 }

@@ -1,4 +1,4 @@
-//! Role `dispatcher`: delivers webhooks; serves health and metrics only.
+//! Role `dispatcher`: delivers webhooks. Over HTTP it serves only health and metrics.
 
 use std::net::SocketAddr;
 
@@ -12,18 +12,18 @@ use runtime::lifecycle::Supervisor;
 use runtime::seal::SealingKey;
 use runtime::telemetry::logs;
 
-use super::probes::{probe_kafka, probe_postgres, serve_running};
+use super::probes::{probe_kafka, probe_postgres, serve_health};
 use super::topics::check_topics;
-use super::{Connections, SealingArgs, SharedArgs, bind};
+use super::{Connections, RoleArgs, SealingArgs, bind};
 
-/// Flags of `triggers dispatcher`.
+/// Options of `triggers dispatcher`.
 #[derive(Args)]
 pub(crate) struct DispatcherArgs {
-    /// Where health and metrics are served
+    /// Address for health and metrics
     #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9094", value_name = "HOST:PORT")]
     metrics_listen: SocketAddr,
     #[command(flatten)]
-    shared: SharedArgs,
+    role: RoleArgs,
     #[command(flatten)]
     sealing: SealingArgs,
     #[command(flatten)]
@@ -32,42 +32,42 @@ pub(crate) struct DispatcherArgs {
     consumer: ConsumerArgs,
 }
 
-/// Runs the role in a process of its own.
+/// Runs the role as its own process.
 pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
-    logs::init("dispatcher", args.shared.process.log_format);
+    logs::init("dispatcher", args.role.process.log_format);
     let listener = bind(args.metrics_listen).await?;
     let mut config = args.webhooks.config()?;
     config.session_timeout = args.consumer.session_timeout();
     config.stall_after = args.consumer.stall_after();
-    let delivery = Delivery { sealing: args.sealing.load_existing()?, config };
-    let connections = Connections::from_args(&args.shared)?;
-    check_topics(&args.shared.kafka, &connections.kafka).await?;
-    let mut supervisor = args.shared.supervisor(&Health::new());
-    // Known before the first question is answered: a role that has reached nothing yet is not ready.
+    let delivery = DeliverySettings { sealing: args.sealing.load_existing()?, config };
+    let connections = Connections::from_args(&args.role)?;
+    check_topics(&args.role.kafka, &connections.kafka).await?;
+    let mut supervisor = args.role.supervisor(&Health::new());
+    // Registered before HTTP is served: a role is not ready until its consumer works.
     drop(supervisor.health().component(dispatcher::CONSUMER));
-    // A consumer without records asks the database for nothing, and would look well while it is lost.
+    // A consumer without records sends no query, so it would not notice that the database is away.
     let postgres = supervisor.health().component("postgres");
     probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
-    serve_running(&mut supervisor, listener, "dispatcher");
+    serve_health(&mut supervisor, listener, "dispatcher");
     start(&mut supervisor, connections, delivery)?;
-    supervisor.run(args.shared.process.shutdown_deadline()).await
+    supervisor.run(args.role.process.shutdown_deadline()).await
 }
 
-/// What delivering needs beyond the connections.
-pub(crate) struct Delivery {
+/// What the dispatcher needs besides the connections.
+pub(crate) struct DeliverySettings {
     sealing: SealingKey,
     config: DispatcherConfig,
 }
 
-impl Delivery {
-    /// For `triggers up`: receivers on this machine may be reached.
+impl DeliverySettings {
+    /// For `triggers up`: webhooks may be sent to this machine.
     pub(crate) fn local(sealing: SealingKey) -> Self {
         Self { sealing, config: DispatcherConfig::default().on_this_machine() }
     }
 }
 
 /// Starts the dispatcher under `supervisor`.
-pub(crate) fn start(supervisor: &mut Supervisor, connections: Connections, delivery: Delivery) -> Result<()> {
+pub(crate) fn start(supervisor: &mut Supervisor, connections: Connections, delivery: DeliverySettings) -> Result<()> {
     let producer = connections.producer(ProducerSettings::default())?;
     let Connections { kafka, pool } = connections;
     probe_kafka(supervisor, &producer, vec![kafka.topics.deliveries.clone()]);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn this_role_reads_a_sealing_key_file_and_makes_none() {
+    fn dispatcher_does_not_create_a_sealing_key_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sealing.key");
         let cli = Cli::parse_from(["triggers".as_ref(), "--sealing-key-file".as_ref(), path.as_os_str()]);

@@ -1,4 +1,4 @@
-//! Role `ingest`: the HTTP API, the routes of all slices on one server.
+//! Role `ingest`: the HTTP API, with the routes of all crates on one server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,25 +22,25 @@ use tokio::net::TcpListener;
 
 use super::probes::{probe_kafka, probe_postgres, service_info};
 use super::topics::check_topics;
-use super::{Connections, SealingArgs, SharedArgs, bind};
+use super::{Connections, RoleArgs, SealingArgs, bind};
 
-/// Flags of `triggers ingest`.
+/// Options of `triggers ingest`.
 #[derive(Args)]
 pub(crate) struct IngestArgs {
-    /// Where the API listens
+    /// Address of the API
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     listen: SocketAddr,
-    /// Bearer token of the operator's routes; without it they are closed
+    /// Bearer token of the operator's routes; without it, nobody can use them
     #[arg(long, env = "OPERATOR_TOKEN", hide_env_values = true)]
     operator_token: Option<String>,
-    /// Development keys, KEY[=ORGANIZATION NAME], comma-separated; refused unless everything listens on loopback
+    /// Development keys, KEY[=ORGANIZATION NAME], comma-separated; allowed only if the API listens on loopback
     #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
     dev_api_keys: Option<String>,
-    /// Let anybody make an organization
+    /// Let anybody create an organization
     #[arg(long, env = "OPEN_SIGNUP", value_parser = clap::builder::FalseyValueParser::new())]
     open_signup: bool,
     #[command(flatten)]
-    shared: SharedArgs,
+    role: RoleArgs,
     #[command(flatten)]
     sealing: SealingArgs,
     #[command(flatten)]
@@ -49,19 +49,22 @@ pub(crate) struct IngestArgs {
     webhooks: WebhookArgs,
 }
 
-/// Knobs of the accept path.
+/// Limits and timeouts of accepting events.
 #[derive(Args, Clone)]
 pub(crate) struct TuningArgs {
-    /// Events in flight to Kafka at most; beyond it 503
-    #[arg(long, env = "MAX_CONCURRENT_EVENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Largest number of events in flight to Kafka; above it, POST answers 503
+    #[arg(long, env = "MAX_CONCURRENT_EVENTS", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_concurrent_events: u32,
-    /// Of these, at most so many for one partition
-    #[arg(long, env = "MAX_CONCURRENT_EVENTS_PER_PARTITION", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Largest number of events in flight to one partition
+    #[arg(long, env = "MAX_CONCURRENT_EVENTS_PER_PARTITION", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_concurrent_events_per_partition: u32,
     /// How long an event waits for Kafka's confirmation, milliseconds
-    #[arg(long, env = "ACCEPT_TIMEOUT_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    #[arg(long, env = "ACCEPT_TIMEOUT_MS", default_value_t = 5_000,
+          value_parser = clap::value_parser!(u64).range(100..=60_000))]
     accept_timeout_ms: u64,
-    /// How long a batch to Kafka waits for company, milliseconds
+    /// How long the producer waits for more events for a batch, milliseconds
     #[arg(long, env = "KAFKA_LINGER_MS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     kafka_linger_ms: u32,
 }
@@ -77,27 +80,27 @@ impl TuningArgs {
     }
 }
 
-/// Everything that the API is made from.
-pub(crate) struct Api {
+/// The HTTP API, before it is started.
+pub(crate) struct ApiServer {
     pub connections: Connections,
     pub sealing: SealingKey,
     pub operator_token: Option<String>,
     pub dev_api_keys: Option<String>,
     pub open_signup: bool,
     pub tuning: TuningArgs,
-    /// Which URLs an endpoint may have.
+    /// URLs that an endpoint may have.
     pub egress: EgressPolicy,
 }
 
-/// Runs the role in a process of its own.
+/// Runs the role as its own process.
 pub(crate) async fn main(args: IngestArgs) -> Result<()> {
-    logs::init("ingest", args.shared.process.log_format);
+    logs::init("ingest", args.role.process.log_format);
     let listener = bind(args.listen).await?;
-    let mut supervisor = args.shared.supervisor(&Health::new());
-    let connections = Connections::from_args(&args.shared)?;
-    check_topics(&args.shared.kafka, &connections.kafka).await?;
-    let deadline = args.shared.process.shutdown_deadline();
-    let api = Api {
+    let mut supervisor = args.role.supervisor(&Health::new());
+    let connections = Connections::from_args(&args.role)?;
+    check_topics(&args.role.kafka, &connections.kafka).await?;
+    let deadline = args.role.process.shutdown_deadline();
+    let api = ApiServer {
         connections,
         sealing: args.sealing.load()?,
         operator_token: args.operator_token,
@@ -110,8 +113,8 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
     supervisor.run(deadline).await
 }
 
-impl Api {
-    /// Serves on `listener` under `supervisor`. Answers the first development organization's id, if there are
+impl ApiServer {
+    /// Serves on `listener` under `supervisor`. Returns the id of the first development organization, if there are
     /// development keys.
     pub(crate) async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
         let producer = self.connections.producer(self.tuning.producer())?;
@@ -124,27 +127,27 @@ impl Api {
             None => None,
         };
         let authenticator = tenancy.authenticator();
-        let written = RecentWrites::default();
+        let recent_writes = RecentWrites::default();
         let ingest = IngestState::start(
             supervisor,
             authenticator.clone(),
             producer.clone(),
             &kafka.topics.events,
             self.sealing.clone(),
-            written.clone(),
+            recent_writes.clone(),
             pool.clone(),
         );
-        let reading = postgres::with_settings(&pool, READ_SETTINGS);
+        let read_pool = postgres::with_settings(&pool, READ_SETTINGS);
         let inbox = InboxState::new(
             authenticator.clone(),
-            reading,
+            read_pool,
             producer.clone(),
             kafka.topics.clone(),
             self.sealing.clone(),
-            written,
+            recent_writes,
         )
         .until(supervisor.shutdown());
-        let probed = pool.clone();
+        let probe_pool = pool.clone();
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
         let api = Router::new()
             .merge(ingest::routes(ingest))
@@ -154,14 +157,14 @@ impl Api {
         let router = http_server::mount(api, MountOptions::default())
             .merge(http_server::operational_routes(service_info("ingest"), supervisor.health().clone()));
         probe_kafka(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks]);
-        // Not counted for readiness: events with known keys are accepted without PostgreSQL, and must go on reaching
-        // this process.
+        // Optional for readiness: without PostgreSQL, events with cached API keys are still accepted, so this process
+        // must still get requests.
         let postgres = supervisor.health().optional("postgres");
-        probe_postgres(supervisor, probed, postgres);
+        probe_postgres(supervisor, probe_pool, postgres);
         let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
         supervisor.spawn("http", async move {
             let outcome = server.await;
-            // Whoever was answered has a delivery report; this is for those who hung up before theirs came.
+            // Events of clients that disconnected before Kafka confirmed them.
             producer.flush(Duration::from_secs(5)).await;
             Ok(outcome?)
         });

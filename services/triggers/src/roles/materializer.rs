@@ -1,4 +1,4 @@
-//! Role `materializer`: builds the inbox from the log; serves health and metrics only.
+//! Role `materializer`: builds the inbox from the log. Over HTTP it serves only health and metrics.
 
 use std::net::SocketAddr;
 
@@ -11,28 +11,28 @@ use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
 use runtime::telemetry::logs;
 
-use super::probes::{probe_kafka, probe_postgres, serve_running};
+use super::probes::{probe_kafka, probe_postgres, serve_health};
 use super::topics::check_topics;
-use super::{Connections, SharedArgs, bind};
+use super::{Connections, RoleArgs, bind};
 
-/// Flags of `triggers materializer`.
+/// Options of `triggers materializer`.
 #[derive(Args)]
 pub(crate) struct MaterializerArgs {
-    /// Where health and metrics are served
+    /// Address for health and metrics
     #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9091", value_name = "HOST:PORT")]
     metrics_listen: SocketAddr,
     #[command(flatten)]
     view: ViewArgs,
     #[command(flatten)]
-    shared: SharedArgs,
+    role: RoleArgs,
     #[command(flatten)]
     consumer: ConsumerArgs,
 }
 
-/// What the view keeps.
+/// Retention of the view.
 #[derive(Args)]
 pub(crate) struct ViewArgs {
-    /// For how many days an event stays in the inbox at least, acknowledged or not
+    /// Days that the inbox keeps an event at least, acknowledged or not
     #[arg(long, env = "VIEW_RETENTION_DAYS", default_value_t = 30, value_name = "DAYS",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RETENTION_DAYS)))]
     view_retention_days: u32,
@@ -44,31 +44,31 @@ impl ViewArgs {
     }
 }
 
-/// Runs the role in a process of its own.
+/// Runs the role as its own process.
 pub(crate) async fn main(args: MaterializerArgs) -> Result<()> {
-    logs::init("materializer", args.shared.process.log_format);
+    logs::init("materializer", args.role.process.log_format);
     let listener = bind(args.metrics_listen).await?;
-    let connections = Connections::from_args(&args.shared)?;
-    check_topics(&args.shared.kafka, &connections.kafka).await?;
-    let mut supervisor = args.shared.supervisor(&Health::new());
-    // Known before the first question is answered: a role that has reached nothing yet is not ready.
+    let connections = Connections::from_args(&args.role)?;
+    check_topics(&args.role.kafka, &connections.kafka).await?;
+    let mut supervisor = args.role.supervisor(&Health::new());
+    // Registered before HTTP is served: a role is not ready until its consumer works.
     drop(supervisor.health().component(projector::CONSUMER));
-    // A consumer without records asks the database for nothing, and would look well while it is lost.
+    // A consumer without records sends no query, so it would not notice that the database is away.
     let postgres = supervisor.health().component("postgres");
     probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
-    serve_running(&mut supervisor, listener, "materializer");
+    serve_health(&mut supervisor, listener, "materializer");
     let config = ProjectorConfig {
         session_timeout: args.consumer.session_timeout(),
         stall_after: args.consumer.stall_after(),
         ..args.view.projector()
     };
     start(&mut supervisor, connections, config)?;
-    supervisor.run(args.shared.process.shutdown_deadline()).await
+    supervisor.run(args.role.process.shutdown_deadline()).await
 }
 
 /// Starts the projector under `supervisor`.
 pub(crate) fn start(supervisor: &mut Supervisor, connections: Connections, config: ProjectorConfig) -> Result<()> {
-    // Writes dead letters only.
+    // For dead letters only.
     let producer = connections.producer(ProducerSettings::default())?;
     let Connections { kafka, pool } = connections;
     probe_kafka(supervisor, &producer, vec![kafka.topics.dead_letters.clone()]);

@@ -1,8 +1,7 @@
-//! The three roles, and what they have in common: flags (`args`), `connections`, the check of the `topics`, `probes` and
-//! the listening socket (`listen`).
+//! The three roles, and what they share: options (`args`), `connections`, the check of the `topics`, health `probes`,
+//! and the listening socket (`listen`).
 //!
-//! Each role's own file puts one slice (or, for `ingest`, the routes of all) together from flags. `up` calls the same
-//! functions.
+//! The file of a role connects its parts from the options. `triggers up` calls the same functions.
 
 mod args;
 mod connections;
@@ -15,7 +14,7 @@ mod probes;
 mod tests;
 mod topics;
 
-pub(crate) use args::{ProcessArgs, SealingArgs, SharedArgs};
+pub(crate) use args::{ProcessArgs, RoleArgs, SealingArgs};
 pub(crate) use connections::Connections;
 pub(crate) use listen::bind;
 pub(crate) use topics::validate_topics;

@@ -1,4 +1,4 @@
-//! How a process shows its state: probes of what it depends on, and the health page.
+//! Probes of Kafka and PostgreSQL for `/health`, and the HTTP server of roles that serve nothing else.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use runtime::lifecycle::Supervisor;
 use sqlx::postgres::PgPool;
 use tokio::net::TcpListener;
 
-/// Keeps in touch with the topics that `producer` writes, and reports to the component `kafka` whether they answer.
+/// Queries the leaders of the topics that `producer` writes, and reports to the component `kafka` whether they answer.
 pub(super) fn probe_kafka(supervisor: &mut Supervisor, producer: &Producer, topics: Vec<String>) {
     let (producer, kafka) = (producer.clone(), supervisor.health().component("kafka"));
     let shutdown = supervisor.shutdown();
@@ -41,14 +41,14 @@ pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres
     });
 }
 
-/// Serves health and metrics, which is all that a consumer serves over HTTP.
-pub(super) fn serve_running(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
+/// Serves health and metrics.
+pub(super) fn serve_health(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
     let router = http_server::operational_routes(service_info(role), supervisor.health().clone());
     let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
     supervisor.spawn("http", async move { Ok(server.await?) });
 }
 
-/// What `/status` reports of this process.
+/// What `/status` reports about this process.
 pub(super) fn service_info(role: &'static str) -> ServiceInfo {
     ServiceInfo::new("triggers", role, env!("CARGO_PKG_VERSION"))
 }

@@ -1,4 +1,5 @@
-//! Every background task of every role is supervised: a task that ends on its own ends the role, by its name.
+//! Every background task of every role is supervised: a task that stops unexpectedly ends the role, with an error that
+//! names the task.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use runtime::postgres::{self, PostgresConfig};
 use runtime::seal::SealingKey;
 use tokio_util::sync::CancellationToken;
 
-use super::dispatcher::Delivery;
-use super::ingest::{Api, TuningArgs};
+use super::dispatcher::DeliverySettings;
+use super::ingest::{ApiServer, TuningArgs};
 use super::{Connections, bind, dispatcher as dispatching, materializer as materializing};
 
 const PARTITIONS: i32 = 2;
@@ -27,7 +28,7 @@ struct Tuning {
     tuning: TuningArgs,
 }
 
-/// A database and topics of one test's own.
+/// A new database and new topics.
 async fn connections() -> (TestDatabase, Connections) {
     let shared = testing::shared().await;
     let database = shared.database().await;
@@ -40,8 +41,8 @@ async fn connections() -> (TestDatabase, Connections) {
     (database, Connections { kafka, pool })
 }
 
-/// Starts a role again and again, kills one of its tasks each time, and sees the role end with that task's name.
-async fn every_task_ends_the_role(expected: &[&str], start: impl AsyncFn(&mut Supervisor)) {
+/// For each task: starts the role, aborts the task, and checks that the role ends with an error that names it.
+async fn assert_each_task_ends_the_role(expected: &[&str], start: impl AsyncFn(&mut Supervisor)) {
     for task in expected {
         let health = Health::new();
         let mut supervisor = Supervisor::new(health.clone(), CancellationToken::new());
@@ -50,7 +51,10 @@ async fn every_task_ends_the_role(expected: &[&str], start: impl AsyncFn(&mut Su
         assert_eq!(tasks.keys().collect::<Vec<_>>(), expected, "the tasks of the role");
         let running = tokio::spawn(supervisor.run(DEADLINE));
         tasks[*task].abort();
-        let ended = tokio::time::timeout(DEADLINE, running).await.expect("the role goes on without it").unwrap();
+        let ended = tokio::time::timeout(DEADLINE, running)
+            .await
+            .expect("the role must not run without one of its tasks")
+            .unwrap();
         let reason = format!("{:#}", ended.unwrap_err());
         assert!(reason.starts_with(&format!("{task} failed")), "{reason}");
         assert!(health.components().contains(&((*task).to_owned(), false)), "{task} is not reported as unhealthy");
@@ -58,11 +62,11 @@ async fn every_task_ends_the_role(expected: &[&str], start: impl AsyncFn(&mut Su
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ingest_ends_when_one_of_its_tasks_does() {
+async fn ingest_ends_when_one_of_its_tasks_ends() {
     let (_database, connections) = connections().await;
     let expected = ["dedup lookup", "http", "kafka probe", "key watch", "postgres probe"];
-    every_task_ends_the_role(&expected, async |supervisor| {
-        let api = Api {
+    assert_each_task_ends_the_role(&expected, async |supervisor| {
+        let api = ApiServer {
             connections: connections.clone(),
             sealing: SealingKey::from_bytes([1; 32]),
             operator_token: None,
@@ -78,23 +82,23 @@ async fn ingest_ends_when_one_of_its_tasks_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn materializer_ends_when_one_of_its_tasks_does() {
+async fn materializer_ends_when_one_of_its_tasks_ends() {
     let (_database, connections) = connections().await;
     let expected = ["kafka probe", "materializer", "reconcile", "view erasure", "view retention", "view sweep"];
-    every_task_ends_the_role(&expected, async |supervisor| {
+    assert_each_task_ends_the_role(&expected, async |supervisor| {
         materializing::start(supervisor, connections.clone(), ProjectorConfig::default()).unwrap();
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dispatcher_ends_when_one_of_its_tasks_does() {
+async fn dispatcher_ends_when_one_of_its_tasks_ends() {
     let (_database, connections) = connections().await;
     let expected = ["dispatcher", "endpoint watch", "kafka probe", "retries", "schedule erasure"];
-    every_task_ends_the_role(&expected, async |supervisor| {
-        // reqwest is built without a provider of its own choice; a second call in one process is harmless.
+    assert_each_task_ends_the_role(&expected, async |supervisor| {
+        // reqwest is built without a crypto provider. A second call in one process is harmless.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let delivery = Delivery::local(SealingKey::from_bytes([1; 32]));
+        let delivery = DeliverySettings::local(SealingKey::from_bytes([1; 32]));
         dispatching::start(supervisor, connections.clone(), delivery).unwrap();
     })
     .await;

@@ -1,25 +1,24 @@
-//! Whether the topics of a cluster are as the manifest has them.
+//! Compares the topics of a cluster with the manifest at the start of a role.
 
 use anyhow::Result;
 use kafka::config::KafkaArgs;
 use kafka::{KafkaConfig, topics};
 
-/// Refuses to start on a cluster whose topics contradict the manifest; a cluster that does not answer is no
-/// contradiction.
+/// Fails if a topic cannot be used. A cluster that does not answer is only a warning: the role starts and waits for it.
 pub(super) async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Result<()> {
     let manifest = kafka.topics.manifest(args.topic_partitions);
     let differences = match topics::plan(kafka, &manifest, args.replication()).await {
         Ok(differences) => differences,
         Err(error) => {
-            tracing::warn!(%error, "The topics could not be checked; Kafka may not be up yet.");
+            tracing::warn!(%error, "Cannot check the topics, Kafka does not answer; starting without the check");
             return Ok(());
         }
     };
     validate_topics(&differences)
 }
 
-/// Refuses topics that contradict the manifest, and warns of every other difference. Repairs nothing: on a Kafka that was
-/// given only the operator does.
+/// Fails if a topic has too few replicas or the wrong timestamp type, and warns about every other difference. It
+/// repairs nothing: on an existing Kafka only the operator does that.
 pub(crate) fn validate_topics(differences: &[topics::Difference]) -> Result<()> {
     let fatal = differences.iter().find(|difference| match difference {
         topics::Difference::TooFewReplicas { .. } => true,
@@ -30,7 +29,7 @@ pub(crate) fn validate_topics(differences: &[topics::Difference]) -> Result<()> 
         anyhow::bail!("{difference}");
     }
     for difference in differences {
-        tracing::warn!(%difference, "A topic differs from the manifest; run: triggers topics apply");
+        tracing::warn!(%difference, "Topic differs from the manifest; run: triggers topics apply");
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! What `up` prints when everything runs: where it is, and lines to copy.
+//! What `triggers up` prints once it is ready: URL, key, and commands to copy.
 
 use super::files::DevJson;
 
-/// The text. The lines are the README's, with this system's URL and key.
+/// The commands are those of the README, with this system's URL and key.
 pub(super) fn text(dev: &DevJson, folder: &str, ephemeral: bool) -> String {
     let DevJson { base_url, api_key, organization_id, kafka_brokers, .. } = dev;
-    let data = if ephemeral { "the data goes with it" } else { "the data stays for the next start" };
+    let data = if ephemeral { "the data is deleted then" } else { "the data is kept for the next start" };
     format!(
         "
 Triggers is up.
@@ -14,7 +14,7 @@ Triggers is up.
   API key       {api_key}
   organization  {organization_id}
   Kafka         {kafka_brokers}
-  all of it     {folder}/dev.json
+  all settings  {folder}/dev.json
 
 Send an event, read the inbox, acknowledge:
 
@@ -25,12 +25,12 @@ Send an event, read the inbox, acknowledge:
 
   curl -s -X POST {base_url}/v1/events/EVENT_ID/ack -H 'Authorization: Bearer {api_key}'
 
-Receive webhooks (the secret to verify them with is in the answer):
+Receive webhooks (the response has the secret that verifies their signatures):
 
   curl -s {base_url}/v1/endpoints -H 'Authorization: Bearer {api_key}' \\
     -H 'Content-Type: application/json' -d '{{\"url\": \"http://127.0.0.1:9000/hook\", \"event_types\": [\"order.*\"]}}'
 
-Ctrl-C ends everything; {data}.
+Ctrl-C stops everything; {data}.
 "
     )
 }

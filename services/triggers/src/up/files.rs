@@ -1,5 +1,5 @@
-//! The small files that `up` keeps in its data folder: secrets that must be the same at the next start, and `dev.json`,
-//! by which scripts and the command line find the running system.
+//! Files in the data folder of `triggers up`: secrets that are kept for the next start, and `dev.json`, by which
+//! scripts and commands find the running system.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// Name of the file that tells how to reach what runs here.
+/// File with URL and credentials of the running system.
 pub(crate) const DEV_JSON: &str = "dev.json";
 
-/// How to reach a running system.
+/// URL and credentials of a running system.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DevJson {
     /// `http://127.0.0.1:PORT`.
@@ -24,18 +24,18 @@ pub(crate) struct DevJson {
     pub operator_token: String,
     /// `host:port`.
     pub kafka_brokers: String,
-    /// With its password: the file is readable by its owner alone.
+    /// Contains the password, so only the owner can read the file.
     pub database_url: String,
-    /// Where each role's metrics are.
+    /// `/metrics` of each process.
     pub metrics_urls: Vec<String>,
 }
 
 impl DevJson {
-    /// Writes it into `folder`, readable by its owner alone, at once or not at all.
+    /// Writes the file into `folder`, atomically. Only its owner can read it.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(DEV_JSON);
         let draft = folder.join(".dev.json.new");
-        // A draft of an earlier start may have other permissions.
+        // A draft that an earlier start left may have other permissions.
         drop(fs::remove_file(&draft));
         let text = serde_json::to_string_pretty(self)?;
         write_private(&draft, text.as_bytes())
@@ -43,22 +43,26 @@ impl DevJson {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reads it from `folder`.
+    /// Reads the file in `folder`.
+    ///
+    /// # Errors
+    /// The cause is an [`io::Error`] of kind `NotFound` if there is no such file.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(DEV_JSON);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} does not hold what `triggers up` writes", path.display()))
+        serde_json::from_str(&text).with_context(|| {
+            format!("{} is not a file that `triggers up` wrote; delete it, or name another --data-dir", path.display())
+        })
     }
 
-    /// Takes it away at the end, so that nothing points at a system that is gone.
+    /// Deletes the file at the end, so that no command finds a system that has stopped.
     pub(crate) fn remove(folder: &Path) {
         drop(fs::remove_file(folder.join(DEV_JSON)));
     }
 }
 
-/// The secret in `name` of `folder`; made by `make` when there is none yet.
-pub(crate) fn secret(folder: &Path, name: &str, make: impl FnOnce() -> String) -> Result<String> {
+/// Reads the secret in file `name` of `folder`; writes the result of `generate` there if it has none.
+pub(crate) fn load_or_create_secret(folder: &Path, name: &str, generate: impl FnOnce() -> String) -> Result<String> {
     let path = folder.join(name);
     match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
@@ -66,7 +70,7 @@ pub(crate) fn secret(folder: &Path, name: &str, make: impl FnOnce() -> String) -
             Err(error).with_context(|| format!("cannot read {}", path.display()))
         }
         _ => {
-            let secret = make();
+            let secret = generate();
             drop(fs::remove_file(&path));
             write_private(&path, secret.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
             Ok(secret)

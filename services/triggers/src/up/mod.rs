@@ -1,7 +1,6 @@
 //! `triggers up`: a real Kafka, a real PostgreSQL and all roles in one process, for development on one machine.
 //!
-//! Everything listens on 127.0.0.1 alone. Starting and ending the two servers is `devstack`'s business; what a role is
-//! made of is `roles`'.
+//! Everything listens on 127.0.0.1 only. `devstack` starts and stops the two servers; `roles` has the roles.
 
 mod banner;
 pub(crate) mod files;
@@ -26,16 +25,16 @@ use tracing::info;
 use crate::roles::{self, Connections, ProcessArgs};
 use files::DevJson;
 
-/// Flags of `triggers up`.
+/// Options of `triggers up`.
 #[derive(Args)]
 pub(crate) struct UpArgs {
     /// Port of the HTTP API on 127.0.0.1
     #[arg(long, env = "TRIGGERS_PORT", default_value_t = 8080)]
     port: u16,
-    /// Where data, keys and dev.json are kept
+    /// Folder for data, keys and dev.json
     #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = ".triggers")]
     data_dir: PathBuf,
-    /// Keep nothing: data in a temporary folder, removed at the end; --data-dir is then not looked at
+    /// Keep nothing: use a temporary folder instead of --data-dir, and delete it at the end
     #[arg(long)]
     ephemeral: bool,
     /// Use this Kafka instead of starting one
@@ -44,7 +43,7 @@ pub(crate) struct UpArgs {
     /// Use this PostgreSQL instead of starting one
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
-    /// Development keys, KEY[=ORGANIZATION NAME], comma-separated; one is made when none is given
+    /// Development keys, KEY[=ORGANIZATION NAME], comma-separated; default: one generated key, kept in the data folder
     #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
     dev_api_keys: Option<String>,
     #[command(flatten)]
@@ -55,12 +54,12 @@ pub(crate) struct UpArgs {
     view: roles::materializer::ViewArgs,
 }
 
-/// Runs until a signal or until something that was started is lost.
+/// Runs until a signal, or until a server or task stops unexpectedly.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
     logs::init("up", args.process.log_format);
-    // First, because it costs nothing and is what most often fails.
+    // First: it is cheap, and a port in use is the most frequent error.
     let listener = roles::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;
-    // Nobody sends work here that could go elsewhere.
+    // No grace: there is no load balancer that could send requests elsewhere.
     let health = Health::new();
     let shutdown = lifecycle::shutdown_on_signals(health.clone(), Duration::ZERO);
     let stack = tokio::select! {
@@ -82,13 +81,13 @@ async fn start_stack(args: &UpArgs) -> Result<Stack> {
     options.kafka = args.kafka_brokers.is_none();
     options.postgres = args.database_url.is_none();
     if let Some(brokers) = &args.kafka_brokers {
-        info!(brokers, "Using the Kafka that KAFKA_BROKERS names; none is started.");
+        info!(brokers, "KAFKA_BROKERS is set; using that Kafka instead of starting one");
     }
     if args.database_url.is_some() {
-        info!("Using the PostgreSQL that DATABASE_URL names; none is started.");
+        info!("DATABASE_URL is set; using that PostgreSQL instead of starting one");
     }
     if options.kafka || options.postgres {
-        info!("Starting Kafka and PostgreSQL; a first start fetches and prepares both and takes longer.");
+        info!("Starting Kafka and PostgreSQL; the first start downloads and initializes them and takes longer");
     }
     Ok(Stack::start(options).await?)
 }
@@ -103,24 +102,23 @@ async fn serve(
     let brokers = args.kafka_brokers.clone().unwrap_or_else(|| stack.kafka_brokers().to_owned());
     let database_url = args.database_url.clone().unwrap_or_else(|| stack.database_url());
     let mut kafka = KafkaConfig::new(&brokers, "");
-    // On a Kafka of its own this process is always the same member: after a kill its partitions need not wait for the
-    // dead one's session.
+    // On its own Kafka this process is always the same group member: after a kill, its partitions are assigned again
+    // without waiting for the old session to time out.
     kafka.instance = args.kafka_brokers.is_none().then(|| "up".to_owned());
     let pool = postgres::connect(&PostgresConfig::new(&database_url)).context("DATABASE_URL")?;
-    postgres::migrate(&pool)
-        .await
-        .with_context(|| format!("{} could not be migrated", postgres::describe_database(&pool)))?;
-    make_topics(&kafka, args.kafka_brokers.is_none()).await?;
+    postgres::migrate(&pool).await.with_context(|| format!("cannot migrate {}", postgres::describe_database(&pool)))?;
+    create_topics(&kafka, args.kafka_brokers.is_none()).await?;
 
     let sealing = SealingKey::load_or_create(&folder.join("sealing.key"))?;
-    let operator_token = files::secret(folder, "operator.token", || format!("op_{}", uuid::Uuid::new_v4().simple()))?;
+    let new_operator_token = || format!("op_{}", uuid::Uuid::new_v4().simple());
+    let operator_token = files::load_or_create_secret(folder, "operator.token", new_operator_token)?;
     let dev_keys = match &args.dev_api_keys {
         Some(keys) => keys.clone(),
-        None => files::secret(folder, "dev.key", new_dev_key)?,
+        None => files::load_or_create_secret(folder, "dev.key", new_dev_key)?,
     };
     let connections = Connections { kafka, pool };
     let base_url = format!("http://{}", listener.local_addr()?);
-    let api = roles::ingest::Api {
+    let api = roles::ingest::ApiServer {
         connections: connections.clone(),
         sealing: sealing.clone(),
         operator_token: Some(operator_token.clone()),
@@ -131,13 +129,13 @@ async fn serve(
     };
     let organization_id = api.start(&mut supervisor, listener).await?;
     roles::materializer::start(&mut supervisor, connections.clone(), args.view.projector())?;
-    roles::dispatcher::start(&mut supervisor, connections, roles::dispatcher::Delivery::local(sealing))?;
+    roles::dispatcher::start(&mut supervisor, connections, roles::dispatcher::DeliverySettings::local(sealing))?;
 
     let dev = DevJson {
         metrics_urls: vec![format!("{base_url}/metrics")],
         base_url,
         api_key: first_key(&dev_keys),
-        organization_id: organization_id.context("DEV_API_KEYS names no key")?,
+        organization_id: organization_id.context("DEV_API_KEYS has no key")?,
         operator_token,
         kafka_brokers: brokers,
         database_url,
@@ -154,20 +152,20 @@ async fn serve(
     }
 }
 
-/// Makes the topics, as one broker can have them. Those that exist are repaired only on a Kafka of our `own`.
-async fn make_topics(kafka: &KafkaConfig, own: bool) -> Result<()> {
+/// Creates missing topics with one replica. Existing topics are repaired only on this process's `own` Kafka.
+async fn create_topics(kafka: &KafkaConfig, own: bool) -> Result<()> {
     let replication = topics::Replication { factor: 1, min_in_sync: 1 };
     let manifest = kafka.topics.manifest(schemas::topics::DEFAULT_PARTITIONS);
     let differences = topics::plan(kafka, &manifest, replication)
         .await
-        .with_context(|| format!("the topics of {} could not be read", kafka.brokers))?;
-    let (made, left): (Vec<Difference>, Vec<Difference>) =
+        .with_context(|| format!("cannot read the topics of Kafka at {}", kafka.brokers))?;
+    let (repaired, left): (Vec<Difference>, Vec<Difference>) =
         differences.into_iter().partition(|difference| own || matches!(difference, Difference::Missing(_)));
     roles::validate_topics(&left)?;
-    topics::apply(kafka, &made, replication).await.context("the topics could not be made")
+    topics::apply(kafka, &repaired, replication).await.context("cannot create the topics")
 }
 
-/// All parts up, or a minute gone: what is printed should be true, but a slow part is no reason to say nothing.
+/// Waits until all components are healthy, at most a minute: after that, the URL is printed with a warning.
 async fn wait_until_ready(supervisor: &Supervisor) {
     const PATIENCE: Duration = Duration::from_secs(60);
     let (health, shutdown) = (supervisor.health(), supervisor.shutdown());
@@ -180,7 +178,7 @@ async fn wait_until_ready(supervisor: &Supervisor) {
         () = shutdown.cancelled() => {}
         outcome = tokio::time::timeout(PATIENCE, ready) => {
             if outcome.is_err() {
-                tracing::warn!("Not every part is ready yet; /health/detailed tells which.");
+                tracing::warn!("Not ready after 60 s; /health/detailed names the unhealthy component");
             }
         }
     }

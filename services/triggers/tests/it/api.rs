@@ -7,27 +7,27 @@ use devstack::testing::eventually;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Nothing here may take longer; what is expected sooner is asserted by the test.
+/// Timeout of every request; a test that expects a faster response asserts that itself.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client whose requests are bounded.
+/// An HTTP client with a timeout.
 pub(crate) fn http() -> reqwest::Client {
-    // The client is built without a provider of its own choice; a second call in one process is harmless.
+    // reqwest is built without a crypto provider. A second call in one process is harmless.
     drop(rustls::crypto::ring::default_provider().install_default());
     reqwest::Client::builder().timeout(TIMEOUT).build().unwrap()
 }
 
-/// One system, seen with one key.
+/// A client of one system with one API key.
 #[derive(Clone)]
 pub(crate) struct Api {
     http: reqwest::Client,
     pub base_url: String,
     pub key: String,
-    /// The organization that the key belongs to.
+    /// The organization of the key.
     pub org_id: String,
 }
 
-/// An answer, read to its end.
+/// A response with its whole body.
 pub(crate) struct Reply {
     pub status: u16,
     pub headers: HeaderMap,
@@ -50,7 +50,7 @@ impl Reply {
         self
     }
 
-    /// Fails unless it is a problem of `status` that says when to try again.
+    /// Fails unless it is a 503 problem with a `Retry-After` header.
     #[track_caller]
     pub(crate) fn expect_retry_later(self) -> Self {
         let reply = self.expect(503);
@@ -67,7 +67,7 @@ impl Reply {
 }
 
 impl Api {
-    /// A client of the system at `base_url`; asks it whose the key is.
+    /// A client of the system at `base_url`; queries the organization of the key.
     pub(crate) async fn new(base_url: &str, key: &str) -> Self {
         let mut api = Self { http: http(), base_url: base_url.to_owned(), key: key.to_owned(), org_id: String::new() };
         let answer = api.get("/v1/keys").await.expect(200).json();
@@ -75,22 +75,22 @@ impl Api {
         api
     }
 
-    /// Makes an organization without limits and a key for it, as the operator.
+    /// Creates an organization without rate limit and a key for it, as the operator.
     pub(crate) async fn of_new_organization(base_url: &str, operator_token: &str, name: &str) -> Self {
         let operator =
             Self { http: http(), base_url: base_url.to_owned(), key: operator_token.to_owned(), org_id: String::new() };
-        let wanted = json!({"name": name, "tier": "enterprise", "rate_limit_per_minute": 0});
-        let made = operator.post("/v1/organizations", &wanted).await.expect(201).json();
-        let org_id = made["id"].as_str().unwrap().to_owned();
-        let wanted = json!({"name": "test", "role": "manage"});
-        let made = operator.post(&format!("/v1/organizations/{org_id}/keys"), &wanted).await.expect(201).json();
-        Self { key: made["key"].as_str().unwrap().to_owned(), org_id, ..operator }
+        let body = json!({"name": name, "tier": "enterprise", "rate_limit_per_minute": 0});
+        let created = operator.post("/v1/organizations", &body).await.expect(201).json();
+        let org_id = created["id"].as_str().unwrap().to_owned();
+        let body = json!({"name": "test", "role": "manage"});
+        let created = operator.post(&format!("/v1/organizations/{org_id}/keys"), &body).await.expect(201).json();
+        Self { key: created["key"].as_str().unwrap().to_owned(), org_id, ..operator }
     }
 
-    /// The same system with another key of the same organization, made now and not used yet.
+    /// The same system with a new key of the same organization, which no instance has cached.
     pub(crate) async fn with_new_key(&self, role: &str) -> Self {
-        let made = self.post("/v1/keys", &json!({"name": role, "role": role})).await.expect(201).json();
-        self.with_key(made["key"].as_str().unwrap())
+        let created = self.post("/v1/keys", &json!({"name": role, "role": role})).await.expect(201).json();
+        self.with_key(created["key"].as_str().unwrap())
     }
 
     /// The same key at another instance.
@@ -126,7 +126,7 @@ impl Api {
         .await
     }
 
-    /// Posts an event that must be accepted; answers its id.
+    /// Posts an event that must be accepted; returns its id.
     pub(crate) async fn accept(&self, event_type: &str, payload: &Value) -> String {
         let reply = self.post("/v1/events", &json!({"event_type": event_type, "payload": payload})).await.expect(201);
         let accepted = reply.json();

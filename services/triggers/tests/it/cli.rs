@@ -1,4 +1,4 @@
-//! The command line: each command against a running system, its exit codes, and its one sentence when it fails.
+//! The commands against a running system: their output, exit codes and one-line error messages.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::process::triggers;
 use crate::system::{System, finish};
 
 #[tokio::test]
-async fn wrong_usage_ends_with_2_and_help_with_0_and_a_system_that_is_not_there_with_1() {
+async fn exit_codes_of_help_usage_errors_and_failures() {
     let folder = tempfile::tempdir().unwrap();
     let wrong: [&[&str]; 5] = [&[], &["frobnicate"], &["send"], &["key", "create"], &["up", "--port", "nine"]];
     for args in wrong {
@@ -31,7 +31,7 @@ async fn wrong_usage_ends_with_2_and_help_with_0_and_a_system_that_is_not_there_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_command_does_on_a_running_system_what_it_says() {
+async fn each_command_works_on_a_running_system() {
     let system = System::shared().await;
     let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
     let api = organizations_and_keys(&system, &api).await;
@@ -41,10 +41,10 @@ async fn every_command_does_on_a_running_system_what_it_says() {
     operations(&system).await;
 }
 
-/// Answers a client of an organization that was made from the command line.
+/// Creates an organization with the commands; returns a client of it.
 async fn organizations_and_keys(system: &System, api: &Api) -> Api {
-    let made = system.run_as(api, &["org", "create", "Acme", "--tier", "enterprise"]).await.expect(0).json();
-    let id = made[0]["id"].as_str().unwrap();
+    let created = system.run_as(api, &["org", "create", "Acme", "--tier", "enterprise"]).await.expect(0).json();
+    let id = created[0]["id"].as_str().unwrap();
     let listed = system.run_as(api, &["org", "list"]).await.expect(0).json();
     assert!(
         listed.iter().any(|org| org["id"] == id && org["name"] == "Acme" && org["tier"] == "enterprise"),
@@ -59,7 +59,7 @@ async fn organizations_and_keys(system: &System, api: &Api) -> Api {
     let second = system.run_as(&acme, &["key", "create", "second", "--role", "produce"]).await.expect(0).json();
     let second = acme.with_key(second[0]["key"].as_str().unwrap());
     let listed = system.run_as(&acme, &["key", "list"]).await.expect(0);
-    assert!(!listed.output.contains(&acme.key) && !listed.output.contains(&second.key), "no key is shown twice");
+    assert!(!listed.output.contains(&acme.key) && !listed.output.contains(&second.key), "a key is shown only once");
     let keys = listed.json();
     let key_id = keys.iter().find(|key| key["name"] == "second").unwrap()["id"].as_str().unwrap();
 
@@ -76,7 +76,7 @@ async fn organizations_and_keys(system: &System, api: &Api) -> Api {
     acme
 }
 
-/// Answers the id of the one event that stays in the inbox.
+/// Returns the id of an event in the inbox.
 async fn events(system: &System, api: &Api) -> String {
     let sent = system.run_as(api, &["send", "order.created", r#"{"id": 1}"#]).await.expect(0).json();
     assert_eq!(sent[0]["status"], "accepted");
@@ -110,9 +110,9 @@ async fn acks(system: &System, api: &Api, id: &str) {
 async fn endpoints(system: &System, api: &Api) {
     let create =
         ["endpoint", "create", "https://example.com/hook", "--event-type", "order.*", "--description", "orders"];
-    let made = system.run_as(api, &create).await.expect(0).json();
-    assert!(made[0]["secret"].as_str().unwrap().starts_with("whsec_"));
-    let id = made[0]["id"].as_str().unwrap();
+    let created = system.run_as(api, &create).await.expect(0).json();
+    assert!(created[0]["secret"].as_str().unwrap().starts_with("whsec_"));
+    let id = created[0]["id"].as_str().unwrap();
     let listed = system.run_as(api, &["endpoint", "list"]).await.expect(0).json();
     assert_eq!(
         (listed.len(), &listed[0]["id"], &listed[0]["url"]),
@@ -126,7 +126,7 @@ async fn endpoints(system: &System, api: &Api) {
 }
 
 async fn operations(system: &System) {
-    eventually(Duration::from_secs(10), "nothing lags", || async {
+    eventually(Duration::from_secs(10), "the lag is 0", || async {
         let lag = system.run(&["lag"]).await.expect(0).json();
         let events = lag.iter().find(|line| line["topic"] == system.topic(schemas::topics::EVENTS))?;
         (events["lag_records"] == 0).then_some(())
@@ -143,18 +143,20 @@ async fn operations(system: &System) {
     assert!(healthy.output.lines().all(|line| line.starts_with("ok ")), "{}", healthy.output);
     let mut command = system.command();
     command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
-    let ill = finish(command, &["doctor"]).await.expect(1);
-    assert!(ill.output.contains("FAIL  PostgreSQL") && ill.output.contains("DATABASE_URL"), "{}", ill.output);
+    let failed = finish(command, &["doctor"]).await.expect(1);
+    assert!(failed.output.contains("FAIL  PostgreSQL") && failed.output.contains("DATABASE_URL"), "{}", failed.output);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operators_commands_go_where_a_flag_says_else_where_dev_json_says() {
+async fn operator_commands_use_options_before_dev_json() {
     let system = System::shared().await;
     let nowhere = "127.0.0.1:1";
     let nobody = "postgres://nobody@127.0.0.1:1/nothing";
     let dev_json = |folder: &Path, brokers: &str, database_url: &str| {
-        let dev = json!({"base_url": "http://127.0.0.1:1", "api_key": "k", "organization_id": "o", "operator_token": "t",
-                         "kafka_brokers": brokers, "database_url": database_url, "metrics_urls": []});
+        let dev = json!({
+            "base_url": "http://127.0.0.1:1", "api_key": "k", "organization_id": "o", "operator_token": "t",
+            "kafka_brokers": brokers, "database_url": database_url, "metrics_urls": [],
+        });
         std::fs::write(folder.join("dev.json"), dev.to_string()).unwrap();
     };
     let run = |folder: &Path, args: &[&str]| {
@@ -176,29 +178,29 @@ async fn operators_commands_go_where_a_flag_says_else_where_dev_json_says() {
     run(elsewhere.path(), &[&["migrate"][..], &database_url].concat()).await.expect(0);
     run(elsewhere.path(), &[&["lag"][..], &brokers, &database_url].concat()).await.expect(0);
     let checked = run(elsewhere.path(), &[&["doctor"][..], &brokers, &database_url].concat()).await.expect(1).output;
-    assert_eq!(checked.matches("FAIL").count(), 1, "the API of dev.json alone is away: {checked}");
+    assert_eq!(checked.matches("FAIL").count(), 1, "only the API of dev.json does not answer: {checked}");
     assert!(checked.contains("FAIL  API") && checked.contains(&format!("{} answers", system.brokers)), "{checked}");
 
     std::fs::write(elsewhere.path().join("dev.json"), "{").unwrap();
     let refused = run(elsewhere.path(), &["topics", "plan"]).await.expect(1);
-    assert!(refused.log.contains("dev.json does not hold"), "{}", refused.log);
+    assert!(refused.log.contains("dev.json is not a file that `triggers up` wrote"), "{}", refused.log);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lag_counts_what_an_open_transaction_of_a_native_producer_holds_back() {
+async fn lag_counts_records_behind_an_open_transaction() {
     const PATIENCE: Duration = Duration::from_secs(60);
     let system = System::shared().await;
     let (_ingest, _materializer, _api) = system.inbox_roles(&[]).await;
     let (brokers, topic) = (system.brokers.clone(), system.topic(schemas::topics::EVENTS));
-    let behind = async |wanted: i64| {
-        eventually(PATIENCE, &format!("{wanted} records behind"), || async {
+    let lag_is = async |expected: i64| {
+        eventually(PATIENCE, &format!("the lag is {expected}"), || async {
             let lines = system.run(&["lag"]).await.expect(0).json();
             let line = lines.into_iter().find(|line| line["topic"] == topic.as_str())?;
-            (line["lag_records"] == wanted).then_some(())
+            (line["lag_records"] == expected).then_some(())
         })
         .await;
     };
-    behind(0).await;
+    lag_is(0).await;
     let events = topic.clone();
     let open = move || {
         let mut config = ClientConfig::new();
@@ -211,7 +213,7 @@ async fn lag_counts_what_an_open_transaction_of_a_native_producer_holds_back() {
         producer
     };
     let producer = tokio::task::spawn_blocking(open).await.unwrap();
-    behind(1).await;
+    lag_is(1).await;
     tokio::task::spawn_blocking(move || producer.abort_transaction(PATIENCE).unwrap()).await.unwrap();
-    behind(0).await;
+    lag_is(0).await;
 }

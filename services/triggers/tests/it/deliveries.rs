@@ -1,4 +1,4 @@
-//! A receiver that remembers which webhooks came and when, and what the log says of when they were accepted.
+//! A receiver that records the webhooks and their times, and the acceptance times on the log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,13 +21,13 @@ pub(crate) fn now_ms() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// Times (milliseconds since the Unix epoch) at which each `webhook-id` came.
-type Came = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
+/// Times (milliseconds since the Unix epoch) at which each `webhook-id` was received.
+type Received = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
 
-/// Serves until dropped; answers 204, after `delay`.
+/// Serves until dropped; responds with 204 after `delay`.
 pub(crate) struct Hook {
     pub url: String,
-    came: Came,
+    received: Received,
     server: JoinHandle<()>,
 }
 
@@ -43,35 +43,35 @@ impl Hook {
     }
 
     pub(crate) async fn slow(delay: Duration) -> Self {
-        let came = Came::default();
+        let received = Received::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
-        let router = Router::new().route("/hook", axum::routing::post(note)).with_state((came.clone(), delay));
+        let router = Router::new().route("/hook", axum::routing::post(receive)).with_state((received.clone(), delay));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, came, server }
+        Self { url, received, server }
     }
 
-    pub(crate) fn came(&self) -> BTreeMap<String, Vec<i64>> {
-        self.came.lock().unwrap().clone()
+    pub(crate) fn received(&self) -> BTreeMap<String, Vec<i64>> {
+        self.received.lock().unwrap().clone()
     }
 
     pub(crate) fn counts(&self) -> BTreeMap<String, usize> {
-        self.came().into_iter().map(|(id, times)| (id, times.len())).collect()
+        self.received().into_iter().map(|(id, times)| (id, times.len())).collect()
     }
 
     pub(crate) async fn wait_for(&self, ids: &[String]) {
         let what = format!("each of {} events is received", ids.len());
         eventually(PATIENCE, &what, || async {
-            let came = self.came.lock().unwrap();
-            ids.iter().all(|id| came.contains_key(id)).then_some(())
+            let received = self.received.lock().unwrap();
+            ids.iter().all(|id| received.contains_key(id)).then_some(())
         })
         .await;
     }
 }
 
-async fn note(State((came, delay)): State<(Came, Duration)>, headers: HeaderMap) -> StatusCode {
+async fn receive(State((received, delay)): State<(Received, Duration)>, headers: HeaderMap) -> StatusCode {
     let id = headers["webhook-id"].to_str().unwrap().to_owned();
-    came.lock().unwrap().entry(id).or_default().push(now_ms());
+    received.lock().unwrap().entry(id).or_default().push(now_ms());
     tokio::time::sleep(delay).await;
     StatusCode::NO_CONTENT
 }

@@ -1,4 +1,4 @@
-//! Dead letters as an operator and a tenant have them: listed, shown, written again, and what becomes of them then.
+//! Dead letters: an operator lists, shows and redrives them; a tenant sees its own.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::system::System;
 /// A busy machine shares its processors among many tests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn dead_letters(system: &System, count: usize) {
+async fn wait_for_dead_letters(system: &System, count: usize) {
     let what = format!("there are {count} dead letters");
     eventually(PATIENCE, &what, || async {
         let letters = read_topic(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await;
@@ -30,12 +30,12 @@ async fn dead_letters(system: &System, count: usize) {
     .await;
 }
 
-fn place(topic: &str, (partition, offset): (i32, i64)) -> String {
+fn position(topic: &str, (partition, offset): (i32, i64)) -> String {
     format!("{topic}/{partition}/{offset}")
 }
 
-/// Makes the organization that so far only records named, with a key for it.
-async fn found(system: &System, api: &Api, id: &str) -> Api {
+/// Creates an organization that only records have named so far, and a key for it.
+async fn create_organization(system: &System, api: &Api, id: &str) -> Api {
     let database = system.database().await;
     sqlx::query("INSERT INTO organizations (id, name, rate_limit_per_minute) VALUES ($1, 'Late', 0)")
         .bind(id.parse::<uuid::Uuid>().unwrap())
@@ -51,7 +51,7 @@ fn dispatcher(system: &System) -> Process {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one_webhook() {
+async fn a_record_redriven_twice_is_one_event_and_one_webhook() {
     let system = System::shared().await;
     let allow = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "1")];
     let (_ingest, _materializer, api) = system.inbox_roles(&allow).await;
@@ -60,10 +60,10 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
     let (writer, topic) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
     let mut receiver = Receiver::start().await;
 
-    // Three records of an organization that nobody has made yet.
+    // Three records of an organization that does not exist yet.
     let late = uuid::Uuid::new_v4().to_string();
     let event = |event_type: &str| json!({"event_type": event_type, "payload": 1}).to_string().into_bytes();
-    let wanted = writer.write(&topic, None, &late, &event("wanted"), &[("x-mine", "kept")]).await;
+    let first = writer.write(&topic, None, &late, &event("first"), &[("x-mine", "kept")]).await;
     writer.write(&topic, None, &late, &event("other"), &[]).await;
     let mut avro = Event {
         org_id: late.parse().unwrap(),
@@ -78,41 +78,41 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
         traceparent: None,
     };
     writer.write(&topic, None, &late, &encode_event(&avro).unwrap(), &[]).await;
-    dead_letters(&system, 3).await;
+    wait_for_dead_letters(&system, 3).await;
     let listed = system.run(&["dlq", "list", "--org", &late, "--class", "unknown_organization"]).await.expect(0).json();
     assert_eq!(listed.len(), 3);
     let mistyped = system.run(&["dlq", "list", "--org", &late, "--class", "unknown-organization"]).await.expect(0);
     assert_eq!(mistyped.output, "");
     assert!(mistyped.log.contains("there are: unknown_organization"), "{}", mistyped.log);
-    let wanted = place(&topic, wanted);
+    let first = position(&topic, first);
     assert!(
-        listed.iter().any(|letter| letter["place"] == wanted.as_str() && letter["organization"] == late.as_str()),
+        listed.iter().any(|letter| letter["position"] == first.as_str() && letter["organization"] == late.as_str()),
         "{listed:?}"
     );
 
-    let tenant = found(&system, &api, &late).await;
+    let tenant = create_organization(&system, &api, &late).await;
     tenant.post("/v1/endpoints", &json!({"url": receiver.url})).await.expect(201);
     for _ in 0..2 {
-        let done = system.run(&["dlq", "redrive", &wanted]).await.expect(0);
+        let done = system.run(&["dlq", "redrive", &first]).await.expect(0);
         assert_eq!(done.output, "1 redriven\n");
     }
     system.run(&["dlq", "redrive", "--org", &late]).await.expect(1);
     let done =
         system.run(&["dlq", "redrive", "--org", &late, "--class", "unknown_organization", "--yes"]).await.expect(0);
     assert_eq!(done.output, "3 redriven\n");
-    // A native producer that sends an id of its own twice.
+    // A native producer sends its own event id twice.
     avro.event_id = EventId::generate();
     for _ in 0..2 {
         writer.write(&topic, None, &late, &encode_event(&avro).unwrap(), &[]).await;
     }
-    // Behind all others in the one partition of the organization.
+    // The last record in the organization's partition.
     let last = tenant.accept("last", &json!(1)).await;
 
     tenant.shown(&last, PATIENCE).await;
     let inbox = tenant.inbox(50).await;
     let types: Vec<&Value> = inbox.iter().map(|event| &event["event_type"]).collect();
-    assert_eq!(types, ["wanted", "other", "avro", "avro", "last"]);
-    let shown = system.run(&["dlq", "show", &wanted]).await.expect(0).json().remove(0);
+    assert_eq!(types, ["first", "other", "avro", "avro", "last"]);
+    let shown = system.run(&["dlq", "show", &first]).await.expect(0).json().remove(0);
     let value = |name: &str| {
         shown["headers"].as_array().unwrap().iter().find(|h| h["name"] == name).unwrap()["value"]["text"].clone()
     };
@@ -132,7 +132,7 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
         let request = tokio::time::timeout(PATIENCE, receiver.inbox.recv()).await.expect("five webhooks").unwrap();
         received.push(request.headers["webhook-id"].to_str().unwrap().to_owned());
     }
-    // Every record is passed, so nothing more comes.
+    // When the dispatcher has applied every record, no webhook can follow.
     eventually(PATIENCE, "the dispatcher is done", || async {
         let lag = system.run(&["lag"]).await.expect(0).json();
         let done = lag.iter().filter(|line| line["topic"] == topic.as_str()).all(|line| line["lag_records"] == 0);
@@ -142,7 +142,7 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
         (done && open == 0).then_some(())
     })
     .await;
-    assert!(receiver.inbox.try_recv().is_err(), "no sixth one");
+    assert!(receiver.inbox.try_recv().is_err(), "there is no sixth webhook");
     received.sort();
     let mut expected = crate::api::ids(&inbox);
     expected.sort();
@@ -150,27 +150,28 @@ async fn a_record_that_is_redriven_twice_is_one_event_under_its_first_id_and_one
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_that_stays_unreadable_stays_one_letter_with_its_newest_reason_and_its_tenant_sees_it() {
+async fn an_unreadable_record_stays_one_dead_letter() {
     let system = System::shared().await;
     let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
     let (writer, topic) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
     let late = uuid::Uuid::new_v4().to_string();
     let garbage = b"garbage\xff\x00";
-    let first = place(&topic, writer.write(&topic, None, &late, garbage, &[]).await);
-    // An origin that is none is replaced by the place where the record stands.
-    let json = br#"{"event_type": "repaired", "payload": 1}"#;
-    let misled = place(&topic, writer.write(&topic, None, &api.org_id, json, &[("triggers-origin-offset", "7")]).await);
-    dead_letters(&system, 2).await;
-    let tenant = found(&system, &api, &late).await;
+    let first = position(&topic, writer.write(&topic, None, &late, garbage, &[]).await);
+    // An invalid origin is replaced by the position of the record.
+    let event = br#"{"event_type": "repaired", "payload": 1}"#;
+    let bad_origin =
+        position(&topic, writer.write(&topic, None, &api.org_id, event, &[("triggers-origin-offset", "7")]).await);
+    wait_for_dead_letters(&system, 2).await;
+    let tenant = create_organization(&system, &api, &late).await;
     for _ in 0..2 {
         system.run(&["dlq", "redrive", &first]).await.expect(0);
     }
-    dead_letters(&system, 4).await;
+    wait_for_dead_letters(&system, 4).await;
 
     let listed = system.run(&["dlq", "list", "--output", "json"]).await.expect(0).json();
     assert_eq!(listed.len(), 2, "{listed:?}");
-    assert_eq!((&listed[0]["place"], &listed[0]["letters"]), (&json!(first), &json!(3)));
-    assert_eq!((&listed[1]["place"], &listed[1]["class"]), (&json!(misled), &json!("bad_origin")));
+    assert_eq!((&listed[0]["position"], &listed[0]["letters"]), (&json!(first), &json!(3)));
+    assert_eq!((&listed[1]["position"], &listed[1]["class"]), (&json!(bad_origin), &json!("bad_origin")));
     let only = |args: &'static [&'static str]| {
         let system = &system;
         async move { system.run(&[&["dlq", "list"][..], args].concat()).await.expect(0).json().len() }
@@ -182,16 +183,16 @@ async fn a_record_that_stays_unreadable_stays_one_letter_with_its_newest_reason_
     );
     assert_eq!((only(&["--topic", topics::EVENTS]).await, only(&["--topic", topics::ACKS]).await), (2, 0));
     let table = system.run(&["dlq", "list", "--output", "table"]).await.expect(0).output;
-    assert!(table.starts_with("PLACE") && table.lines().count() == 3, "{table}");
+    assert!(table.starts_with("POSITION") && table.lines().count() == 3, "{table}");
 
     let shown = system.run(&["dlq", "show", &first]).await.expect(0).json().remove(0);
     assert_eq!(shown["value"], json!({"hex": "67617262616765ff00"}));
-    assert_ne!(shown["refused_at"], json!(first), "the newest reason is that of the record that was written last");
+    assert_ne!(shown["refused_at"], json!(first), "the shown reason is that of the newest letter");
     let mut command = system.command();
     let raw = command.args(["dlq", "show", "--raw", &first]).output().await.unwrap();
     assert_eq!(raw.stdout, garbage);
 
-    // The tenant sees the two that were refused when it existed, and nothing of the first, which was nobody's.
+    // The tenant sees the two letters that were written after it was created, but not the first.
     let page = tenant.get("/v1/rejected").await.expect(200).json();
     let rejected = page["rejected"].as_array().unwrap();
     assert_eq!((rejected.len(), &page["has_more"]), (2, &json!(false)), "{page}");
@@ -207,19 +208,19 @@ async fn a_record_that_stays_unreadable_stays_one_letter_with_its_newest_reason_
     let page = api.get("/v1/rejected").await.expect(200).json();
     assert_eq!(page["rejected"][0]["error_code"], "bad_origin");
 
-    system.run(&["dlq", "redrive", &misled]).await.expect(0);
-    eventually(PATIENCE, "the repaired one is in the inbox", || async {
+    system.run(&["dlq", "redrive", &bad_origin]).await.expect(0);
+    eventually(PATIENCE, "the redriven event is in the inbox", || async {
         (api.inbox(50).await.len() == 1).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_too_large_for_the_dead_letters_goes_back_from_the_log_or_is_refused() {
+async fn a_too_large_record_is_redriven_from_the_log() {
     let system = System::shared().await;
     let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
     let (events, letters) = (system.topic(topics::EVENTS), system.topic(topics::DEAD_LETTERS));
-    // Small on the wire, but not when it is read.
+    // Small when compressed, too large when decompressed.
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &system.brokers)
@@ -229,60 +230,65 @@ async fn a_record_too_large_for_the_dead_letters_goes_back_from_the_log_or_is_re
     let value = vec![b' '; 4_000_000];
     let record = FutureRecord::to(&events).partition(0).key(&api.org_id).payload(&value);
     let at = compressing.send(record, PATIENCE).await.unwrap();
-    dead_letters(&system, 1).await;
-    let large = place(&events, (at.partition, at.offset));
+    wait_for_dead_letters(&system, 1).await;
+    let large = position(&events, (at.partition, at.offset));
     let shown = system.run(&["dlq", "show", &large]).await.expect(0).json().remove(0);
     assert_eq!((&shown["too_large"], &shown["bytes"]), (&json!(true), &Value::Null));
-    assert_eq!(shown["value"]["text"].as_str().unwrap().len(), value.len(), "read from the log");
+    assert_eq!(shown["value"]["text"].as_str().unwrap().len(), value.len(), "the value is read from its own topic");
     for count in 2..4 {
         system.run(&["dlq", "redrive", &large]).await.expect(0);
-        dead_letters(&system, count).await;
+        wait_for_dead_letters(&system, count).await;
     }
     let listed = system.run(&["dlq", "list"]).await.expect(0).json();
-    assert_eq!((listed.len(), &listed[0]["place"], &listed[0]["letters"]), (1, &json!(large), &json!(3)), "{listed:?}");
+    assert_eq!(
+        (listed.len(), &listed[0]["position"], &listed[0]["letters"]),
+        (1, &json!(large), &json!(3)),
+        "{listed:?}"
+    );
 
-    // One that the log does not have any more.
-    let gone = [
+    // A dead letter whose record is no longer on its topic.
+    let expired_headers = [
         ("triggers-dlq-topic", events.as_str()),
         ("triggers-dlq-partition", "0"),
         ("triggers-dlq-offset", "4000000"),
         ("triggers-dlq-timestamp", "1700000000000"),
         ("triggers-dlq-error-class", "value_too_large"),
     ];
-    let headers =
-        gone.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+    let headers = expired_headers
+        .iter()
+        .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
     compressing.send(FutureRecord::<(), ()>::to(&letters).headers(headers), PATIENCE).await.unwrap();
-    let place = place(&events, (0, 4_000_000));
-    let refused = system.run(&["dlq", "redrive", &place]).await.expect(1);
+    let expired = position(&events, (0, 4_000_000));
+    let refused = system.run(&["dlq", "redrive", &expired]).await.expect(1);
     assert!(refused.output == "0 redriven\n" && refused.log.contains("too large"), "{}", refused.log);
-    system.run(&["dlq", "show", "--raw", &place]).await.expect(1);
+    system.run(&["dlq", "show", "--raw", &expired]).await.expect(1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redriving_needs_a_choice_and_says_how_far_it_came_when_it_fails() {
+async fn redrive_needs_a_selection_and_reports_its_progress() {
     let system = System::shared().await;
     let materializer = system.role("materializer", &[]);
     materializer.ready().await;
     let (writer, topic) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
     let stranger = uuid::Uuid::new_v4().to_string();
-    let mut places = Vec::new();
+    let mut positions = Vec::new();
     for bytes in [10, 5_000, 10] {
         let value = format!(r#"{{"event_type": "a", "payload": "{}"}}"#, "x".repeat(bytes));
-        places.push(place(&topic, writer.write(&topic, None, &stranger, value.as_bytes(), &[]).await));
+        positions.push(position(&topic, writer.write(&topic, None, &stranger, value.as_bytes(), &[]).await));
     }
-    dead_letters(&system, 3).await;
+    wait_for_dead_letters(&system, 3).await;
 
     for wrong in [
         &["dlq", "redrive"][..],
-        &["dlq", "redrive", "no-place"],
+        &["dlq", "redrive", "no-position"],
         &["dlq", "list", "--since", "yesterday"],
         &["dlq", "show"],
     ] {
         system.run(wrong).await.expect(2);
     }
-    let nowhere = place(&topic, (0, 1_000_000));
+    let nowhere = position(&topic, (0, 1_000_000));
     for failing in
-        [&["dlq", "show", &nowhere][..], &["dlq", "redrive", &places[0], &nowhere], &["dlq", "redrive", "--all"]]
+        [&["dlq", "show", &nowhere][..], &["dlq", "redrive", &positions[0], &nowhere], &["dlq", "redrive", "--all"]]
     {
         let failed = system.run(failing).await.expect(1);
         assert!(
@@ -296,12 +302,16 @@ async fn redriving_needs_a_choice_and_says_how_far_it_came_when_it_fails() {
 
     let failed = system.run(&["dlq", "redrive", "--all", "--yes", "--kafka", "message.max.bytes=1000"]).await.expect(1);
     assert_eq!(failed.output, "2 redriven\n");
-    assert!(failed.log.contains("2 of 3 were redriven and the rest is left: go on with --since 2"), "{}", failed.log);
-    assert!(failed.log.contains(&places[1]), "it names the one that failed: {}", failed.log);
-    dead_letters(&system, 5).await;
+    assert!(
+        failed.log.contains("2 of 3 were redriven; to continue, repeat the command with --since 2"),
+        "{}",
+        failed.log
+    );
+    assert!(failed.log.contains(&positions[1]), "the error names the record: {}", failed.log);
+    wait_for_dead_letters(&system, 5).await;
     let records = read_topic(&system.brokers, &topic).await;
-    assert_eq!(records.len(), 5, "three and the two that were redriven");
+    assert_eq!(records.len(), 5, "three records and two redriven ones");
     let again = &records[3];
-    assert_eq!(header(again, "triggers-origin-offset").unwrap(), places[0].rsplit('/').next().unwrap());
+    assert_eq!(header(again, "triggers-origin-offset").unwrap(), positions[0].rsplit('/').next().unwrap());
     assert!(header(again, "triggers-dlq-topic").is_none());
 }

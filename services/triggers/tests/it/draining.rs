@@ -1,4 +1,4 @@
-//! SIGTERM to a role: it drains, is still served from, and only then ends.
+//! SIGTERM to a role: it drains, still answers requests, and then exits.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::system::System;
 
 const GRACE: Duration = Duration::from_secs(5);
 const SETTINGS: [(&str, &str); 1] = [("SHUTDOWN_GRACE_MS", "5000")];
-/// How long the test looks at the draining roles: long before the grace is over, even on a busy machine.
-const LOOKED_AT: Duration = Duration::from_secs(2);
+/// How long the test observes the draining roles: less than the grace, even on a busy machine.
+const OBSERVED_FOR: Duration = Duration::from_secs(2);
 
-/// Status of the answer and of the report in it, on a new connection.
+/// HTTP status, and `status` in the body, on a new connection.
 async fn readiness(base_url: &str) -> (u16, Value) {
     let answer = http().get(format!("{base_url}/health/ready")).send().await.unwrap();
     (answer.status().as_u16(), answer.json::<Value>().await.unwrap()["status"].take())
@@ -25,7 +25,7 @@ async fn a_draining_role_is_not_ready_and_still_answers() {
     let system = System::shared().await;
     let mut roles = vec![system.role("ingest", &SETTINGS)];
     let base_url = roles[0].ready().await;
-    // The dispatcher needs the sealing key that ingest makes.
+    // The dispatcher needs the sealing key that ingest creates.
     roles.extend(["materializer", "dispatcher"].map(|role| system.role(role, &SETTINGS)));
     let urls = [base_url, roles[1].ready().await, roles[2].ready().await];
     let api = Api::of_new_organization(&urls[0], &system.operator_token, "Drained").await;
@@ -38,7 +38,7 @@ async fn a_draining_role_is_not_ready_and_still_answers() {
         eventually(GRACE, "readiness turns 503", || async { (readiness(url).await.0 == 503).then_some(()) }).await;
     }
     let mut accepted = 0;
-    while accepted == 0 || signalled.elapsed() < LOOKED_AT {
+    while accepted == 0 || signalled.elapsed() < OBSERVED_FOR {
         for url in &urls {
             assert_eq!(readiness(url).await, (503, json!("draining")), "{url}");
             assert_eq!(http().get(format!("{url}/health/live")).send().await.unwrap().status(), 200, "{url}");
@@ -48,7 +48,7 @@ async fn a_draining_role_is_not_ready_and_still_answers() {
     }
     for mut role in roles {
         assert_eq!(role.ended().await.code(), Some(0), "{}", role.log());
-        assert!(signalled.elapsed() >= GRACE, "it ended before its grace was over");
+        assert!(signalled.elapsed() >= GRACE, "it exited before its grace was over");
     }
 }
 

@@ -1,4 +1,4 @@
-//! An organization is erased while events, acks and webhooks flow for it and for another one.
+//! An organization is erased under load; another one is not affected.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,14 +20,14 @@ use crate::log::Writer;
 use crate::system::System;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What was in flight at the answer has arrived by then, on a busy machine too. Retries come each second, for twenty
-/// seconds.
+/// Requests in flight at the response have arrived after this time, even on a busy machine. Retries follow each second
+/// for twenty seconds.
 const IN_FLIGHT: Duration = Duration::from_secs(3);
 
-/// What arrived: at which path, under which id, and when.
+/// Path, `webhook-id` and time of each received webhook.
 type Arrivals = Arc<Mutex<Vec<(String, String, Instant)>>>;
 
-/// Serves until dropped; answers 500 at `fails`.
+/// Serves until dropped; responds with 500 at `/fails`.
 struct Hooks {
     url: String,
     arrivals: Arrivals,
@@ -39,12 +39,12 @@ impl Hooks {
         let arrivals = Arrivals::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/{name}", axum::routing::post(note)).with_state(arrivals.clone());
+        let router = Router::new().route("/{name}", axum::routing::post(receive)).with_state(arrivals.clone());
         let _server = AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
         Self { url, arrivals, _server }
     }
 
-    /// Ids that arrived at a path after this time.
+    /// Ids that were received at a path after this time.
     fn since(&self, name: &str, after: Option<Instant>) -> BTreeSet<String> {
         let arrivals = self.arrivals.lock().unwrap();
         let counts =
@@ -53,7 +53,7 @@ impl Hooks {
     }
 }
 
-async fn note(State(arrivals): State<Arrivals>, Path(name): Path<String>, headers: HeaderMap) -> StatusCode {
+async fn receive(State(arrivals): State<Arrivals>, Path(name): Path<String>, headers: HeaderMap) -> StatusCode {
     let status = if name == "fails" { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::NO_CONTENT };
     arrivals.lock().unwrap().push((name, headers["webhook-id"].to_str().unwrap().to_owned(), Instant::now()));
     status
@@ -64,9 +64,8 @@ async fn endpoint(api: &Api, url: String) {
     api.post("/v1/endpoints", &json!({"url": url, "retry_schedule": schedule})).await.expect(201);
 }
 
-/// Sends events and acknowledges some until stopped or refused; answers what was accepted, and what of it was
-/// acknowledged.
-async fn flow(api: Api, stop: Arc<AtomicBool>) -> (Vec<String>, BTreeSet<String>) {
+/// Sends events and acknowledges some until stopped or refused; returns the accepted and the acknowledged ids.
+async fn send_and_acknowledge(api: Api, stop: Arc<AtomicBool>) -> (Vec<String>, BTreeSet<String>) {
     let (mut accepted, mut acknowledged) = (Vec::new(), BTreeSet::new());
     while !stop.load(Ordering::Relaxed) {
         let reply = api.post("/v1/events", &json!({"event_type": "a", "payload": accepted.len()})).await;
@@ -78,7 +77,7 @@ async fn flow(api: Api, stop: Arc<AtomicBool>) -> (Vec<String>, BTreeSet<String>
             match api.post(&format!("/v1/events/{id}/ack"), &json!({})).await.status {
                 200 | 202 => drop(acknowledged.insert(id.clone())),
                 401 => break,
-                // Too busy to know yet.
+                // The event is not in the view yet.
                 status => assert!([404, 503].contains(&status), "{status}"),
             }
         }
@@ -87,9 +86,8 @@ async fn flow(api: Api, stop: Arc<AtomicBool>) -> (Vec<String>, BTreeSet<String>
     (accepted, acknowledged)
 }
 
-/// Tables with rows of the organization, the tombstone's own and those of how far its erasure is left out, and emptied
-/// endpoints.
-async fn left(database: &PgPool, org_id: &str) -> Vec<String> {
+/// Tables that still have rows of the organization, except `erasures`, and emptied rows of `endpoints`.
+async fn remaining_rows(database: &PgPool, org_id: &str) -> Vec<String> {
     let tables: Vec<(String,)> = sqlx::query_as(
         "SELECT format('%I.%I', c.table_schema, c.table_name) FROM information_schema.columns c
          JOIN information_schema.tables t USING (table_schema, table_name)
@@ -115,7 +113,7 @@ async fn left(database: &PgPool, org_id: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_one_loses_nothing() {
+async fn an_organization_erased_under_load_leaves_no_rows() {
     let system = System::shared().await;
     let settings = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")];
     let (_ingest, _materializer, kept) = system.inbox_roles(&settings).await;
@@ -129,8 +127,9 @@ async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_o
     endpoint(&erased, format!("{}/fails", hooks.url)).await;
 
     let stop = Arc::new(AtomicBool::new(false));
-    let flowing: Vec<_> =
-        [&kept, &kept, &erased, &erased].map(|api| tokio::spawn(flow(api.clone(), stop.clone()))).into();
+    let flowing: Vec<_> = [&kept, &kept, &erased, &erased]
+        .map(|api| tokio::spawn(send_and_acknowledge(api.clone(), stop.clone())))
+        .into();
     eventually(PATIENCE, "webhooks arrive and some wait for their next attempt", || async {
         let enough = |name| hooks.since(name, None).len() >= 30;
         (enough("kept") && enough("erased") && enough("fails")).then_some(())
@@ -155,44 +154,43 @@ async fn an_organization_erased_under_load_is_gone_from_everywhere_and_another_o
         flowed.push(flow.await.unwrap());
     }
     let database = system.database().await;
-    assert_eq!(left(&database, &erased.org_id).await, [""; 0]);
+    assert_eq!(remaining_rows(&database, &erased.org_id).await, [""; 0]);
     for name in ["erased", "fails"] {
-        assert_eq!(hooks.since(name, Some(answered + IN_FLIGHT)), BTreeSet::new(), "sent after the answer to {name}");
+        assert_eq!(hooks.since(name, Some(answered + IN_FLIGHT)), BTreeSet::new(), "sent to {name} after the erasure");
     }
 
-    // A native producer knows nothing of it.
+    // A native producer still writes records of the organization.
     let (writer, events) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
     writer.write(&events, None, &erased.org_id, b"garbage", &[]).await;
     let event = br#"{"event_type": "a", "payload": 1}"#;
     let (partition, offset) = writer.write(&events, None, &erased.org_id, event, &[]).await;
-    eventually(PATIENCE, "both consumers have passed it", || async {
-        let passed = "SELECT count(*) FROM consumer_positions WHERE topic = $1 AND partition = $2 AND next_offset > $3";
-        let passed: i64 =
-            sqlx::query_scalar(passed).bind(&events).bind(partition).bind(offset).fetch_one(&database).await.unwrap();
-        (passed == 2).then_some(())
+    eventually(PATIENCE, "both consumers have applied the record", || async {
+        let sql = "SELECT count(*) FROM consumer_positions WHERE topic = $1 AND partition = $2 AND next_offset > $3";
+        let consumers: i64 =
+            sqlx::query_scalar(sql).bind(&events).bind(partition).bind(offset).fetch_one(&database).await.unwrap();
+        (consumers == 2).then_some(())
     })
     .await;
     let accepted: BTreeSet<String> = flowed[..2].iter().flat_map(|(accepted, _)| accepted.clone()).collect();
     let acknowledged: BTreeSet<String> =
         flowed[..2].iter().flat_map(|(_, acknowledged)| acknowledged.clone()).collect();
-    nothing_is_missing(&system, &hooks, &kept, (&accepted, &acknowledged)).await;
+    assert_nothing_is_missing(&system, &hooks, &kept, (&accepted, &acknowledged)).await;
     system.run(&["view", "rebuild"]).await.expect(0);
     system.run(&["view", "replay", "--from", "2020-01-01T00:00:00Z"]).await.expect(0);
-    assert_eq!(left(&database, &erased.org_id).await, [""; 0], "nothing is brought back");
-    nothing_is_missing(&system, &hooks, &kept, (&accepted, &acknowledged)).await;
+    assert_eq!(remaining_rows(&database, &erased.org_id).await, [""; 0], "rebuild and replay bring no rows back");
+    assert_nothing_is_missing(&system, &hooks, &kept, (&accepted, &acknowledged)).await;
     assert_eq!(read_topic(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await.len(), 0);
 }
 
-/// Every accepted event is in the inbox until it is acknowledged, and was sent to the endpoint, acknowledged before or
-/// not.
-async fn nothing_is_missing(
+/// Every accepted event has a row, acknowledged events are shown as such, and all were sent to the endpoint.
+async fn assert_nothing_is_missing(
     system: &System,
     hooks: &Hooks,
     api: &Api,
     (accepted, acknowledged): (&BTreeSet<String>, &BTreeSet<String>),
 ) {
     let database = system.database().await;
-    eventually(PATIENCE, "the other organization's events are all there", || async {
+    eventually(PATIENCE, "all events of the other organization have a row", || async {
         let rows: Vec<(String, bool)> = sqlx::query_as(
             "SELECT event_id::text, acknowledged_at IS NOT NULL FROM view.events WHERE org_id = $1::uuid",
         )
@@ -208,7 +206,7 @@ async fn nothing_is_missing(
         .then_some(())
     })
     .await;
-    eventually(PATIENCE, "they were all sent", || async {
+    eventually(PATIENCE, "all events of the other organization were sent", || async {
         let sent = hooks.since("kept", None);
         accepted.iter().all(|id| sent.contains(id)).then_some(())
     })

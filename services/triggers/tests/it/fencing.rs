@@ -1,8 +1,8 @@
-//! Instances that are paused past their session, that come, leave and die under load, and commits whose outcome nobody
-//! was reported.
+//! Fencing of consumers that are paused past their session timeout, that join, leave and die under load, and whose
+//! commits have an unknown outcome.
 //!
-//! The database itself keeps book of who claimed which partition and who moved its position: an instance that was
-//! overtaken must not be among those who moved it, whatever it had in hand.
+//! Triggers in the database record which instance claimed which partition and which instance moved its position: a
+//! fenced instance must not move it, whatever it had in flight.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::process::Process;
 use crate::system::{PARTITIONS, System};
 
 const PATIENCE: Duration = Duration::from_secs(90);
-/// What was not committed when an instance was stopped or killed was accepted at most so long before, milliseconds.
-const IN_HAND_MS: i64 = 5_000;
+/// Events that were not committed when an instance was stopped or killed are at most this old, milliseconds.
+const IN_FLIGHT_MS: i64 = 5_000;
 
-/// A system under load, with a book of claims and moves.
+/// A system under load, with audit tables of claims and moves.
 struct Bench {
     system: System,
     database: PgPool,
@@ -42,14 +42,16 @@ impl Bench {
         let system = System::shared().await;
         let database = system.database().await;
         let book = "
-            CREATE TABLE public.claimed (at bigserial, consumer text, topic text, partition integer, epoch bigint, instance text);
-            CREATE TABLE public.moved (at bigserial, consumer text, topic text, partition integer, epoch bigint, from_offset bigint,
-                                       to_offset bigint, instance text);
+            CREATE TABLE public.claimed (at bigserial, consumer text, topic text, partition integer, epoch bigint,
+                                         instance text);
+            CREATE TABLE public.moved (at bigserial, consumer text, topic text, partition integer, epoch bigint,
+                                       from_offset bigint, to_offset bigint, instance text);
             CREATE TABLE public.offered (event_id uuid NOT NULL);
             CREATE FUNCTION public.note_position() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF TG_OP = 'INSERT' OR NEW.epoch <> OLD.epoch THEN
                     INSERT INTO public.claimed (consumer, topic, partition, epoch, instance)
-                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, current_setting('triggers.instance', true));
+                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch,
+                            current_setting('triggers.instance', true));
                 ELSIF NEW.next_offset <> OLD.next_offset THEN
                     INSERT INTO public.moved (consumer, topic, partition, epoch, from_offset, to_offset, instance)
                     VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, OLD.next_offset, NEW.next_offset,
@@ -60,12 +62,13 @@ impl Bench {
                 EXECUTE FUNCTION public.note_position();
             CREATE FUNCTION public.note_offered() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN INSERT INTO public.offered VALUES (NEW.event_id); RETURN NEW; END $$;
-            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW EXECUTE FUNCTION public.note_offered();";
+            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW
+                EXECUTE FUNCTION public.note_offered();";
         sqlx::raw_sql(book).execute(&database).await.unwrap();
         let ingest =
             system.role("ingest", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]);
         let base_url = ingest.ready().await;
-        // One for every partition: however they are shared, each instance has something to do.
+        // One organization in every partition, so that each instance has work, however partitions are assigned.
         let mut of_partition = BTreeMap::new();
         while of_partition.len() < PARTITIONS as usize {
             let api = Api::of_new_organization(&base_url, &system.operator_token, "Fenced").await;
@@ -75,8 +78,9 @@ impl Bench {
         Self { system, database, _ingest: ingest, apis, stop: Arc::default(), load: Vec::new() }
     }
 
-    /// An endpoint of every organization, and a view: what is sent has keys, so its verdicts are waited for.
-    async fn hook(&self, hook: &Hook) -> Process {
+    /// Creates an endpoint for every organization, and starts a materializer: the sent events have idempotency keys, so
+    /// the dispatcher needs its duplicate decisions.
+    async fn create_endpoints(&self, hook: &Hook) -> Process {
         for api in &self.apis {
             api.post("/v1/endpoints", &json!({"url": hook.url})).await.expect(201);
         }
@@ -102,12 +106,12 @@ impl Bench {
         }
     }
 
-    /// Ends the load; answers how many events were accepted.
+    /// Stops the load; returns the number of accepted events.
     async fn end_load(&mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let mut total = 0;
         for load in self.load.drain(..) {
-            // Its pipe is closed by now.
+            // Its standard input is closed now.
             let (mut sender, sent) = load.await.unwrap();
             assert_eq!(sender.ended().await.code(), Some(0), "{}", sender.log());
             assert_eq!(sender.output().trim(), format!("{sent} accepted, 0 duplicates, 0 refused"));
@@ -116,7 +120,7 @@ impl Bench {
         total
     }
 
-    /// A consumer that the database knows by name.
+    /// A consumer whose connections carry its instance name.
     fn consumer(&self, role: &str, name: &str, database_url: &str) -> Process {
         let url = format!("{database_url}&options=-c%20triggers.instance%3D{name}");
         let settings = [
@@ -140,14 +144,14 @@ impl Bench {
             .unwrap()
     }
 
-    /// Starts one and waits until it has partitions.
+    /// Starts a consumer and waits until it has claimed partitions.
     async fn join(&self, role: &str, name: &str) -> Process {
         let process = self.consumer(role, name, &self.system.database_url);
         self.claims(name, 0).await;
         process
     }
 
-    /// Waits until an instance has claimed something again.
+    /// Waits until an instance has more than `before` claims.
     async fn claims(&self, name: &str, before: i64) {
         eventually(PATIENCE, &format!("{name} claims"), || async {
             (self.claims_of(name).await > before).then_some(())
@@ -155,11 +159,13 @@ impl Bench {
         .await;
     }
 
-    /// Waits until every partition of the events topic was claimed by this one last.
+    /// Waits until this instance has the latest claim of every partition of the events topic.
     async fn owns_all(&self, role: &str, name: &str) {
-        let sql = "SELECT count(*) FROM consumer_positions p WHERE topic LIKE '%events%' AND consumer = $2 AND NOT EXISTS
-                       (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch) = (p.consumer, p.topic, p.partition, p.epoch)
-                                                           AND c.instance = $1)";
+        let sql = "SELECT count(*) FROM consumer_positions p
+                   WHERE topic LIKE '%events%' AND consumer = $2 AND NOT EXISTS
+                       (SELECT FROM public.claimed c
+                        WHERE (c.consumer, c.topic, c.partition, c.epoch) = (p.consumer, p.topic, p.partition, p.epoch)
+                            AND c.instance = $1)";
         eventually(PATIENCE, &format!("{name} has all partitions"), || async {
             let others: i64 = sqlx::query_scalar(sql).bind(name).bind(role).fetch_one(&self.database).await.unwrap();
             (others == 0).then_some(())
@@ -167,71 +173,70 @@ impl Bench {
         .await;
     }
 
-    /// Holds that only who claimed an epoch moved a position under it, and that each move began where the last one
-    /// ended.
+    /// Asserts that only the instance that claimed an epoch moved a position in it, and that each move starts where the
+    /// last one ended.
     async fn assert_fenced(&self) {
         let by_others = "SELECT count(*) FROM public.moved m WHERE NOT EXISTS
                 (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch, c.instance)
                                                     = (m.consumer, m.topic, m.partition, m.epoch, m.instance))";
-        assert_eq!(self.number(by_others).await, 0, "a position was moved by one who had not claimed it");
-        let jumps =
-            "SELECT count(*) FROM (SELECT from_offset, lag(to_offset) OVER (PARTITION BY consumer, topic, partition ORDER BY at) AS ended
-                                           FROM public.moved) AS moves WHERE ended <> from_offset";
-        assert_eq!(self.number(jumps).await, 0, "a position was moved back or by somebody else meanwhile");
+        assert_eq!(self.number(by_others).await, 0, "a position was moved by an instance without the claim");
+        let jumps = "SELECT count(*) FROM
+                (SELECT from_offset, lag(to_offset) OVER (PARTITION BY consumer, topic, partition ORDER BY at) AS ended
+                 FROM public.moved) AS moves WHERE ended <> from_offset";
+        assert_eq!(self.number(jumps).await, 0, "a position was moved back, or by another instance in between");
     }
 
-    /// Waits until so many events are shown, and holds that each was written once.
-    async fn shown_once(&self, total: u64) {
+    /// Waits until the view has `total` events, and asserts that each was written once.
+    async fn assert_shown_once(&self, total: u64) {
         let total = i64::try_from(total).unwrap();
         let rows = "SELECT count(*) FROM contract.events";
         eventually(PATIENCE, "there are as many rows as events", || async {
             (self.number(rows).await >= total).then_some(())
         })
         .await;
-        assert_eq!(self.number(rows).await, total, "exactly");
-        assert_eq!(self.number("SELECT count(*) FROM public.offered").await, total, "each was written once");
+        assert_eq!(self.number(rows).await, total, "one row for each event");
+        assert_eq!(self.number("SELECT count(*) FROM public.offered").await, total, "each event was written once");
     }
 }
 
-/// Every accepted event came, and came once unless it was in hand at one of these times (milliseconds): accepted then, or
-/// sent for the first time then, as an older delivery from the schedule may be.
+/// Asserts that every accepted event was received, and once, unless it was in flight at one of the times `in_doubt`
+/// (milliseconds): accepted then, or sent for the first time then, as an older delivery from the schedule may be.
 async fn assert_received(bench: &Bench, hook: &Hook, total: u64, in_doubt: &[(i64, i64)]) {
     let log = accepted(&bench.system).await;
     assert_eq!(log.len() as u64, total);
     hook.wait_for(&log.keys().cloned().collect::<Vec<_>>()).await;
-    // Whoever would be sent twice is sent twice soon.
+    // Deliveries that are repeated are repeated soon.
     let open = "SELECT (SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL)
                         + (SELECT count(*) FROM deliveries_awaiting_dedup)";
-    eventually(PATIENCE, "nothing is scheduled any more", || async { (bench.number(open).await == 0).then_some(()) })
-        .await;
+    eventually(PATIENCE, "no delivery is pending", || async { (bench.number(open).await == 0).then_some(()) }).await;
     let mut twice = 0;
-    for (id, times) in hook.came() {
+    for (id, times) in hook.received() {
         let accepted_at = log[&id];
-        let was_in_hand = |at: i64| in_doubt.iter().any(|(from, to)| (*from..=*to).contains(&at));
-        let may_repeat = was_in_hand(accepted_at) || times.first().is_some_and(|first| was_in_hand(*first));
+        let was_in_flight = |at: i64| in_doubt.iter().any(|(from, to)| (*from..=*to).contains(&at));
+        let may_repeat = was_in_flight(accepted_at) || times.first().is_some_and(|first| was_in_flight(*first));
         assert!(
             times.len() == 1 || (may_repeat && times.len() == 2),
-            "{id}, accepted at {accepted_at}, came at {times:?}; in doubt: {in_doubt:?}"
+            "{id}, accepted at {accepted_at}, was received at {times:?}; in doubt: {in_doubt:?}"
         );
         twice += times.len() - 1;
     }
-    eprintln!("{twice} of {total} webhooks came twice");
+    eprintln!("{twice} of {total} webhooks were received twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_materializer_paused_past_its_session_in_the_middle_of_a_transaction_changes_nothing_and_works_again() {
+async fn a_paused_materializer_changes_nothing_and_recovers() {
     let mut bench = Bench::start().await;
     let first = bench.join("materializer", "first").await;
     let second = bench.join("materializer", "second").await;
     bench.put_under_load();
     let rows = "SELECT count(*) FROM contract.events";
-    eventually(PATIENCE, "rows come", || async { (bench.number(rows).await > 100).then_some(()) }).await;
-    // Both flushes wait for this lock, with their positions moved and not committed.
+    eventually(PATIENCE, "the view has rows", || async { (bench.number(rows).await > 100).then_some(()) }).await;
+    // Both flushes wait for this lock, in transactions that have moved their positions.
     let mut lock = bench.database.begin().await.unwrap();
     sqlx::query("LOCK TABLE view.events IN SHARE MODE").execute(&mut *lock).await.unwrap();
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually(PATIENCE, "both wait", || async { (bench.number(waiting).await >= 2).then_some(()) }).await;
+    eventually(PATIENCE, "both flushes wait", || async { (bench.number(waiting).await >= 2).then_some(()) }).await;
     first.signal(Signal::STOP);
     lock.rollback().await.unwrap();
     bench.owns_all("materializer", "second").await;
@@ -241,46 +246,51 @@ async fn a_materializer_paused_past_its_session_in_the_middle_of_a_transaction_c
     first.ready().await;
     let moved = "SELECT count(*) FROM public.moved WHERE instance = 'first'";
     let moves = bench.number(moved).await;
-    eventually(PATIENCE, "it works again", || async { (bench.number(moved).await > moves).then_some(()) }).await;
+    eventually(PATIENCE, "the resumed instance moves positions again", || async {
+        (bench.number(moved).await > moves).then_some(())
+    })
+    .await;
     let total = bench.end_load().await;
-    bench.shown_once(total).await;
+    bench.assert_shown_once(total).await;
     bench.assert_fenced().await;
     drop((first, second));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dispatcher_paused_past_its_session_loses_nothing_and_repeats_only_what_was_in_hand() {
+async fn a_paused_dispatcher_loses_nothing_and_recovers() {
     let mut bench = Bench::start().await;
     let hook = Hook::slow(Duration::from_millis(20)).await;
-    let view = bench.hook(&hook).await;
+    let view = bench.create_endpoints(&hook).await;
     let first = bench.join("dispatcher", "first").await;
     let second = bench.join("dispatcher", "second").await;
     bench.put_under_load();
-    eventually(PATIENCE, "webhooks come", || async { (hook.came().len() > 100).then_some(()) }).await;
+    eventually(PATIENCE, "webhooks are received", || async { (hook.received().len() > 100).then_some(()) }).await;
     let paused_at = now_ms();
     first.signal(Signal::STOP);
     bench.owns_all("dispatcher", "second").await;
     let before = bench.claims_of("first").await;
     first.signal(Signal::CONT);
-    let woken_at = now_ms();
+    let resumed_at = now_ms();
     bench.claims("first", before).await;
     first.ready().await;
     let moved = "SELECT count(*) FROM public.moved WHERE instance = 'first'";
     let moves = bench.number(moved).await;
-    eventually(PATIENCE, "it works again", || async { (bench.number(moved).await > moves).then_some(()) }).await;
+    eventually(PATIENCE, "the resumed instance moves positions again", || async {
+        (bench.number(moved).await > moves).then_some(())
+    })
+    .await;
     let total = bench.end_load().await;
-    // Until it has heard that its partitions are gone, who was woken also reads on.
-    assert_received(&bench, &hook, total, &[(paused_at - IN_HAND_MS, woken_at + IN_HAND_MS)]).await;
+    // The resumed instance still reads until it learns that its partitions were revoked.
+    assert_received(&bench, &hook, total, &[(paused_at - IN_FLIGHT_MS, resumed_at + IN_FLIGHT_MS)]).await;
     bench.assert_fenced().await;
     drop((view, first, second));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_repeat_only_what_the_dead_one_had_in_hand()
-{
+async fn dispatchers_that_join_leave_and_die_send_every_event() {
     let mut bench = Bench::start().await;
     let hook = Hook::slow(Duration::from_millis(20)).await;
-    let view = bench.hook(&hook).await;
+    let view = bench.create_endpoints(&hook).await;
     bench.put_under_load();
     let mut first = bench.join("dispatcher", "first").await;
     let second = bench.join("dispatcher", "second").await;
@@ -288,21 +298,22 @@ async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_rep
     assert_eq!(first.ended().await.code(), Some(0), "{}", first.log());
     bench.owns_all("dispatcher", "second").await;
     let third = bench.join("dispatcher", "third").await;
-    let came = hook.came().len();
-    eventually(PATIENCE, "webhooks come", || async { (hook.came().len() > came + 100).then_some(()) }).await;
+    let received = hook.received().len();
+    eventually(PATIENCE, "webhooks are received", || async { (hook.received().len() > received + 100).then_some(()) })
+        .await;
     let killed_at = now_ms();
     second.signal(Signal::KILL);
     drop(second);
     bench.owns_all("dispatcher", "third").await;
     let fourth = bench.join("dispatcher", "fourth").await;
     let total = bench.end_load().await;
-    assert_received(&bench, &hook, total, &[(killed_at - IN_HAND_MS, killed_at + 1_000)]).await;
+    assert_received(&bench, &hook, total, &[(killed_at - IN_FLIGHT_MS, killed_at + 1_000)]).await;
     bench.assert_fenced().await;
     drop((view, third, fourth));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_whose_outcome_is_unknown_are_resolved_so_that_each_event_is_one_row_written_once() {
+async fn materializer_resolves_commits_with_unknown_outcome() {
     let mut bench = Bench::start().await;
     let proxy = DatabaseProxy::start(&bench.system.database_url).await;
     let materializer = bench.consumer("materializer", "only", &proxy.url);
@@ -310,16 +321,16 @@ async fn commits_whose_outcome_is_unknown_are_resolved_so_that_each_event_is_one
     let enough = || async { (proxy.cuts().0 >= 5 && proxy.cuts().1 >= 5).then_some(()) };
     eventually(PATIENCE, "commits are cut before and after", enough).await;
     let total = bench.end_load().await;
-    bench.shown_once(total).await;
+    bench.assert_shown_once(total).await;
     bench.assert_fenced().await;
     drop(materializer);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dispatcher_whose_commits_are_cut_sends_everything_once_and_schedules_it_once() {
+async fn dispatcher_resolves_commits_with_unknown_outcome() {
     let mut bench = Bench::start().await;
     let hook = Hook::slow(Duration::from_millis(20)).await;
-    let view = bench.hook(&hook).await;
+    let view = bench.create_endpoints(&hook).await;
     let proxy = DatabaseProxy::start(&bench.system.database_url).await;
     let dispatcher = bench.consumer("dispatcher", "only", &proxy.url);
     bench.put_under_load();

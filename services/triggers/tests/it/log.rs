@@ -1,4 +1,4 @@
-//! The log as a native producer uses it, with nothing of ours in between.
+//! A native producer: it writes to Kafka without any code of this project.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-/// How long the broker may take for one call.
+/// Timeout of a call to the broker.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A producer with no settings but the ones that every native producer needs.
+/// A producer with only the settings that every native producer needs.
 pub(crate) struct Writer(FutureProducer);
 
 impl Writer {
@@ -23,7 +23,7 @@ impl Writer {
         Self(config.create().unwrap())
     }
 
-    /// Writes one record, to the key's partition unless one is named, and answers where it is.
+    /// Writes one record to the given partition, else to that of the key; returns its partition and offset.
     pub(crate) async fn write(
         &self,
         topic: &str,

@@ -1,4 +1,4 @@
-//! Native producers: what is written to Kafka itself takes the same way as what came by HTTP.
+//! Native producers: records that are written to Kafka directly are handled like those of the HTTP API.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::system::System;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn json_and_cloud_events_written_to_kafka_are_in_the_inbox_and_a_json_ack_takes_one_out() {
+async fn native_json_events_and_acks_reach_the_inbox() {
     let system = System::shared().await;
     let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
     let (writer, topic, org) = (Writer::new(&system.brokers), system.topic(topics::EVENTS), api.org_id.as_str());
@@ -65,7 +65,7 @@ async fn json_and_cloud_events_written_to_kafka_are_in_the_inbox_and_a_json_ack_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_can_read_is_a_dead_letter_with_its_reason_and_the_next_record_is_served() {
+async fn unreadable_records_become_dead_letters_with_a_reason() {
     let system = System::shared().await;
     let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
     let (writer, topic) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
@@ -73,8 +73,8 @@ async fn what_nobody_can_read_is_a_dead_letter_with_its_reason_and_the_next_reco
     let garbage = b"garbage\xff\x00";
     let (partition, offset) = writer.write(&topic, None, &api.org_id, garbage, &[("x-mine", "kept")]).await;
     let stranger = uuid::Uuid::new_v4().to_string();
-    let homeless = br#"{"event_type": "homeless", "payload": 1}"#;
-    writer.write(&topic, Some(partition), &stranger, homeless, &[]).await;
+    let unknown_org = br#"{"event_type": "unknown", "payload": 1}"#;
+    writer.write(&topic, Some(partition), &stranger, unknown_org, &[]).await;
     writer.write(&topic, None, &api.org_id, br#"{"event_type": "good", "payload": 1}"#, &[]).await;
 
     let inbox = eventually(PATIENCE, "the good record is in the inbox", || async {
@@ -84,15 +84,15 @@ async fn what_nobody_can_read_is_a_dead_letter_with_its_reason_and_the_next_reco
     .await;
     assert_eq!((inbox.len(), &inbox[0]["event_type"]), (1, &json!("good")));
 
-    let letters = eventually(PATIENCE, "both others are dead letters", || async {
+    let letters = eventually(PATIENCE, "the two other records are dead letters", || async {
         let mut letters = read_topic(&system.brokers, &system.topic(topics::DEAD_LETTERS)).await;
         letters.sort_by_key(|letter| header(letter, headers::DLQ_OFFSET).map(str::to_owned));
         (letters.len() >= 2).then_some(letters)
     })
     .await;
-    assert_eq!(letters.len(), 2, "each once");
+    assert_eq!(letters.len(), 2, "one dead letter for each record");
     assert_eq!((letters[0].payload(), letters[0].key()), (Some(&garbage[..]), Some(api.org_id.as_bytes())));
-    assert_eq!((letters[1].payload(), letters[1].key()), (Some(&homeless[..]), Some(stranger.as_bytes())));
+    assert_eq!((letters[1].payload(), letters[1].key()), (Some(&unknown_org[..]), Some(stranger.as_bytes())));
     assert_eq!(header(&letters[0], "x-mine"), Some("kept"));
     for (letter, offset) in letters.iter().zip([offset, offset + 1]) {
         assert_eq!(header(letter, headers::DLQ_TOPIC), Some(topic.as_str()));
@@ -107,5 +107,5 @@ async fn what_nobody_can_read_is_a_dead_letter_with_its_reason_and_the_next_reco
         }
     }
     let classes: Vec<_> = letters.iter().map(|letter| header(letter, headers::DLQ_ERROR_CLASS)).collect();
-    assert_ne!(classes[0], classes[1], "the class tells the reasons apart");
+    assert_ne!(classes[0], classes[1], "different reasons have different classes");
 }

@@ -1,5 +1,5 @@
-//! Positions outside of their log, and batches that do not decode: what stops, what goes on, and what the commands
-//! do, on running roles.
+//! Positions outside of their log, and undecodable batches: the partition stops, the others are read on, and `triggers
+//! positions` repairs or skips, all on running roles.
 
 use std::time::Duration;
 
@@ -50,21 +50,21 @@ async fn outside(system: &System) -> Vec<(String, i64, String)> {
     bad.map(|line| (text(&line, "consumer"), line["partition"].as_i64().unwrap(), text(&line, "state"))).collect()
 }
 
-async fn ready(base_url: &str, wanted: bool) {
+async fn ready(base_url: &str, expected: bool) {
     let url = format!("{base_url}/health/ready");
-    eventually(PATIENCE, &format!("readiness is {wanted}"), || async {
-        (http().get(&url).send().await.ok()?.status().is_success() == wanted).then_some(())
+    eventually(PATIENCE, &format!("readiness is {expected}"), || async {
+        (http().get(&url).send().await.ok()?.status().is_success() == expected).then_some(())
     })
     .await;
 }
 
-/// The partition of an organization, as the log has it.
+/// The partition of an organization with at least one event in the view.
 async fn partition_of(database: &PgPool, api: &Api) -> i32 {
     let sql = "SELECT log_partition FROM contract.events WHERE org_id::text = $1 LIMIT 1";
     sqlx::query_scalar(sql).bind(&api.org_id).fetch_one(database).await.unwrap()
 }
 
-/// Posts so many events, one after the other; their ids.
+/// Posts `count` events, one after the other; returns their ids.
 async fn post(api: &Api, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for n in 0..count {
@@ -73,27 +73,27 @@ async fn post(api: &Api, count: usize) -> Vec<String> {
     ids
 }
 
-async fn all_shown(api: &Api, wanted: &[String]) {
-    eventually(PATIENCE, "the inbox has exactly these, in their order", || async {
-        (ids(&api.inbox(1000).await) == wanted).then_some(())
+async fn all_shown(api: &Api, expected: &[String]) {
+    eventually(PATIENCE, "the inbox has exactly the expected events, in order", || async {
+        (ids(&api.inbox(1000).await) == expected).then_some(())
     })
     .await;
 }
 
-/// An ascending page from a cursor on: ids, and the cursor that goes on.
+/// An ascending page after a cursor: ids, and the resume cursor.
 async fn page(api: &Api, cursor: Option<&str>, limit: u32) -> (Vec<String>, String) {
     let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
     let page = api.get(&format!("/v1/inbox?limit={limit}&order=asc{cursor}")).await.expect(200).json();
     (ids(page["events"].as_array().unwrap()), page["resume_cursor"].as_str().unwrap().to_owned())
 }
 
-/// All roles, two organizations in different partitions, and a webhook of the first.
+/// All roles, two organizations in different partitions, and an endpoint of the first.
 struct Installed {
     system: System,
     database: PgPool,
     _ingest: Process,
     consumers: Vec<Process>,
-    /// Of the consumers, beside [`QUICK`].
+    /// Settings of the consumers besides [`QUICK`].
     settings: Vec<(&'static str, &'static str)>,
     urls: Vec<String>,
     api: Api,
@@ -145,7 +145,7 @@ impl Installed {
         }
     }
 
-    /// Started, not waited for: a stopped partition keeps readiness red.
+    /// Starts them without waiting for readiness: a stopped partition keeps it at 503.
     async fn start_consumers(&mut self) {
         let settings = [&QUICK[..], &self.settings].concat();
         self.consumers = ["materializer", "dispatcher"].map(|role| self.system.role(role, &settings)).into();
@@ -162,9 +162,9 @@ impl Installed {
         }
     }
 
-    async fn are_ready(&self, wanted: bool) {
+    async fn are_ready(&self, expected: bool) {
         for url in &self.urls {
-            ready(url, wanted).await;
+            ready(url, expected).await;
         }
     }
 
@@ -174,7 +174,8 @@ impl Installed {
     }
 
     async fn log_epochs(&self, partition: i32) -> Vec<(String, i32)> {
-        let sql = "SELECT consumer, log_epoch FROM consumer_positions WHERE topic LIKE '%events%' AND partition = $1 ORDER BY 1";
+        let sql = "SELECT consumer, log_epoch FROM consumer_positions
+                   WHERE topic LIKE '%events%' AND partition = $1 ORDER BY 1";
         sqlx::query_as(sql).bind(partition).fetch_all(&self.database).await.unwrap()
     }
 }
@@ -205,7 +206,7 @@ async fn a_truncated_log_stops_its_partition_until_it_is_repaired() {
     installed.start_consumers().await;
     installed.are_ready(false).await;
 
-    // The other partition goes on, and nothing is skipped here.
+    // The other partition is read on, and nothing is skipped in this one.
     let others = [ids(&installed.other.inbox(10).await), post(&installed.other, 3).await].concat();
     all_shown(&installed.other, &others).await;
     assert_eq!(ids(&installed.api.inbox(1000).await), before);
@@ -220,35 +221,41 @@ async fn a_truncated_log_stops_its_partition_until_it_is_repaired() {
     }
     let state = |consumer: &str| (consumer.to_owned(), i64::from(partition), "truncated".to_owned());
     assert_eq!(outside(&installed.system).await, [state("dispatcher"), state("materializer")]);
-    let said = installed.repair(&["--all-outside"], 1).await;
-    assert!(said.contains("5 records were deleted") && said.contains("--yes"), "{said}");
+    let printed = installed.repair(&["--all-outside"], 1).await;
+    assert!(printed.contains("5 records were deleted") && printed.contains("--yes"), "{printed}");
     assert_eq!(outside(&installed.system).await.len(), 2, "nothing was changed");
     let named = ["--consumer", "materializer", "--topic", topic.as_str(), "--partition"];
     let number = partition.to_string();
     installed.repair(&[&named[..], &[number.as_str(), "--yes"]].concat(), 0).await;
     assert_eq!(outside(&installed.system).await, [state("dispatcher")]);
     all_shown(&installed.api, &[before.clone(), left.clone()].concat()).await;
-    assert!(left.iter().all(|id| !installed.hook.counts().contains_key(id)), "the other consumer is not repaired");
+    assert!(
+        left.iter().all(|id| !installed.hook.counts().contains_key(id)),
+        "the position of the other consumer is not repaired"
+    );
     installed.repair(&["--all-outside", "--yes"], 0).await;
     installed.hook.wait_for(&left).await;
     installed.are_ready(true).await;
     assert_eq!(installed.log_epochs(partition).await, both(1));
 
-    // An old cursor goes on over the boundary; what was written after it is read at once; a keyed event gets its
-    // verdict.
+    // An old cursor continues across the gap; new events are read at once; an event with a key gets its decision.
     let (rest, cursor) = page(&installed.api, Some(&cursor), 1000).await;
     assert_eq!(rest, [before[4..].to_vec(), left].concat());
     let keyed = installed.api.post_event_as("key", &json!({"event_type": "n", "payload": 1})).await.expect(201).json();
     let keyed = keyed["event_id"].as_str().unwrap().to_owned();
-    assert_eq!(page(&installed.api, Some(&cursor), 1000).await.0, [keyed.as_str()], "read what you wrote");
+    assert_eq!(
+        page(&installed.api, Some(&cursor), 1000).await.0,
+        [keyed.as_str()],
+        "a read returns the event that was just written"
+    );
     installed.hook.wait_for(&[keyed]).await;
     assert!(installed.hook.counts().values().all(|count| *count == 1), "{:?}", installed.hook.counts());
     assert_eq!(outside(&installed.system).await, []);
-    let said = installed.repair(&["--all-outside", "--yes"], 0).await;
-    assert!(said.contains("nothing is to be repaired"), "{said}");
-    // Nobody listens there.
-    let said = installed.repair(&["--all-outside", "--yes", "--kafka-brokers", "127.0.0.1:1"], 1).await;
-    assert!(said.contains("it is not known") && !said.contains("nothing is to be repaired"), "{said}");
+    let printed = installed.repair(&["--all-outside", "--yes"], 0).await;
+    assert!(printed.contains("nothing to repair"), "{printed}");
+    // No Kafka answers there.
+    let printed = installed.repair(&["--all-outside", "--yes", "--kafka-brokers", "127.0.0.1:1"], 1).await;
+    assert!(printed.contains("could not be checked") && !printed.contains("nothing to repair"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,7 +267,7 @@ async fn a_recreated_topic_is_repaired_under_running_roles() {
     let (first, cursor) = page(&installed.api, None, 4).await;
     let partition = partition_of(&installed.database, &installed.api).await;
     recreate(&installed.system).await;
-    // Accepted into the new log, whose offsets begin again.
+    // Accepted into the new log, whose offsets start at 0 again.
     let accepted = eventually(PATIENCE, "ingest writes to the new topic", || async {
         let reply = installed.api.post("/v1/events", &json!({"event_type": "n", "payload": 0})).await;
         (reply.status == 201).then(|| reply.json()["event_id"].as_str().unwrap().to_owned())
@@ -278,7 +285,7 @@ async fn a_recreated_topic_is_repaired_under_running_roles() {
     let all = [before.clone(), after].concat();
     assert_eq!([first, rest].concat(), all, "an old cursor repeats nothing and skips nothing");
     installed.api.post(&format!("/v1/inbox/ack/{}", before[0]), &json!({})).await.expect(200);
-    assert_eq!(ids(&installed.api.inbox(5).await), all[1..], "what is of the old log can be acknowledged");
+    assert_eq!(ids(&installed.api.inbox(5).await), all[1..], "events of the old log can be acknowledged");
     assert!(installed.hook.counts().values().all(|count| *count == 1));
 }
 
@@ -301,14 +308,14 @@ async fn a_topic_created_again_stops_although_it_outgrew_positions() {
     let found = outside(&installed.system).await;
     let state = |consumer: &str| (consumer.to_owned(), partition, "recreated".to_owned());
     assert!(found.contains(&state("materializer")) && found.contains(&state("dispatcher")), "{found:?}");
-    assert_eq!(ids(&installed.api.inbox(1000).await), before, "nothing is read from the middle of another log");
+    assert_eq!(ids(&installed.api.inbox(1000).await), before, "no consumer reads from the middle of another log");
     for words in [["rebuild", "--accept-differences"].as_slice(), &["replay", "--from", "2026-01-01T00:00:00Z"]] {
         let refused = installed.system.run(&[&["view"], words].concat()).await.expect(1);
         assert!(refused.log.contains("is outside of its log"), "{}", refused.log);
     }
-    assert_eq!(ids(&installed.api.inbox(1000).await), before, "nor by a command");
-    let ill = installed.system.run(&["doctor"]).await.expect(1);
-    assert!(ill.output.contains(&format!(
+    assert_eq!(ids(&installed.api.inbox(1000).await), before, "no command reads from it either");
+    let failed = installed.system.run(&["doctor"]).await.expect(1);
+    assert!(failed.output.contains(&format!(
         "FAIL  positions: materializer in {}[{partition}]",
         installed.system.topic(schemas::topics::EVENTS)
     )));
@@ -319,7 +326,8 @@ async fn a_topic_created_again_stops_although_it_outgrew_positions() {
     installed.system.run(&["doctor"]).await.expect(0);
 }
 
-/// Writes one batch of good events, together more than [`DECODES_LESS`] decodes; its last offset.
+/// Writes one batch of valid events that is larger than consumers with [`SMALL_RECEIVE_LIMIT`] can decode; returns its
+/// last offset.
 async fn append_large_batch(installed: &Installed, partition: i32) -> i64 {
     let native: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", &installed.system.brokers)
@@ -337,7 +345,7 @@ async fn append_large_batch(installed: &Installed, partition: i32) -> i64 {
     appended.iter().map(|appended| appended.offset).max().unwrap()
 }
 
-const DECODES_LESS: [(&str, &str); 2] = [
+const SMALL_RECEIVE_LIMIT: [(&str, &str); 2] = [
     ("KAFKA_PROPERTIES", "fetch.max.bytes=1000000;receive.message.max.bytes=1001000"),
     ("CONSUMER_STALL_AFTER_MS", "5000"),
 ];
@@ -351,7 +359,7 @@ async fn an_undecodable_batch_is_skipped_on_running_roles() {
     installed.stop_consumers().await;
     let last = append_large_batch(&installed, partition).await;
     let behind = post(&installed.api, 2).await;
-    installed.settings = DECODES_LESS.to_vec();
+    installed.settings = SMALL_RECEIVE_LIMIT.to_vec();
     installed.start_consumers().await;
     installed.are_ready(true).await;
     installed.are_ready(false).await;
@@ -365,17 +373,17 @@ async fn an_undecodable_batch_is_skipped_on_running_roles() {
         assert!(consumer.log().contains(&command), "{}", consumer.log());
     }
     let skip = ["positions", "skip", "--topic", &topic, "--partition", &number, "--to"];
-    let said = installed.system.run(&[&skip[..], &[&to]].concat()).await.expect(1);
+    let printed = installed.system.run(&[&skip[..], &[&to]].concat()).await.expect(1);
     let gives_up = format!("from {} to {to}; 6 offsets are skipped", last - 5);
     for consumer in ["dispatcher", "materializer"] {
         let line = format!("{consumer} at {topic}[{number}]: {gives_up}");
-        assert!(said.output.contains(&line), "{}", said.output);
+        assert!(printed.output.contains(&line), "{}", printed.output);
     }
-    assert!(said.log.contains("--yes") && !said.log.contains("does not decode"), "{}", said.log);
+    assert!(printed.log.contains("--yes") && !printed.log.contains("cannot be decoded"), "{}", printed.log);
     let bounded = [&skip[..], &[&inside, "--kafka", "receive.message.max.bytes=1001000"]].concat();
     let bounded = [&bounded[..], &["--kafka", "fetch.max.bytes=1000000"]].concat();
     let warned = installed.system.run(&bounded).await.expect(1);
-    assert!(warned.log.contains("does not decode either"), "an offset inside of the batch: {}", warned.log);
+    assert!(warned.log.contains("cannot be decoded either"), "an offset inside of the batch: {}", warned.log);
     let refused = installed.system.run(&[&skip[..], &["1000000", "--yes"]].concat()).await.expect(1);
     assert!(refused.log.contains("is not between its position"), "{}", refused.log);
     assert_eq!(ids(&installed.api.inbox(1000).await), before, "nothing was changed");
@@ -385,7 +393,7 @@ async fn an_undecodable_batch_is_skipped_on_running_roles() {
     all_shown(&installed.api, &all).await;
     installed.hook.wait_for(&behind).await;
     installed.are_ready(true).await;
-    // A command that could decode it skips it as well.
+    // Replay and rebuild skip the batch too, although they could decode it.
     installed.system.run(&["view", "replay", "--from", "2026-01-01T00:00:00Z"]).await.expect(0);
     installed.system.run(&["view", "rebuild"]).await.expect(0);
     all_shown(&installed.api, &all).await;

@@ -1,5 +1,5 @@
-//! A PostgreSQL that is restored from a backup older than the log: positions go back with it, and the log brings
-//! everything again.
+//! PostgreSQL is restored from an old backup: the positions are as old as the rows, so the roles read the rest from the
+//! log again.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,7 +27,7 @@ async fn copy(from: &Path, to: &Path) {
     assert!(copied.success());
 }
 
-/// Posts so many events; every third has a key.
+/// Posts `count` events; every third has an idempotency key.
 async fn post(api: &Api, phase: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for n in 0..count {
@@ -48,16 +48,16 @@ async fn acknowledge(api: &Api, ids: &[String]) {
 }
 
 /// Waits until the inbox has exactly these open events, in this order.
-async fn open(api: &Api, wanted: &[String]) {
-    eventually(PATIENCE, "exactly these are open", || async {
+async fn open(api: &Api, expected: &[String]) {
+    eventually(PATIENCE, "the inbox has exactly the expected events, in order", || async {
         let reply = api.get("/v1/inbox?limit=1000&order=asc").await;
-        (reply.status == 200 && ids(reply.json()["events"].as_array().unwrap()) == wanted).then_some(())
+        (reply.status == 200 && ids(reply.json()["events"].as_array().unwrap()) == expected).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_is_missing_or_twice() {
+async fn a_restored_database_catches_up_with_the_log() {
     let stack = Stack::start(Options { kafka: false, ..Options::test() }).await.unwrap();
     let system = System::on(testing::shared().await.brokers(), &stack.database_url()).await;
     let ingest = system.role("ingest", &ROLE);
@@ -73,12 +73,12 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     open(&api, &before).await;
     hook.wait_for(&before).await;
     acknowledge(&api, &before[..10]).await;
-    // Received is not noted down yet: what the backup does not know as sent is sent again.
+    // The backup must contain the position after these deliveries, or they are sent again.
     let database = system.database().await;
-    eventually(PATIENCE, "what was sent is noted down", || async {
-        let noted = "SELECT sum(next_offset)::bigint FROM consumer_positions WHERE consumer = 'dispatcher'";
-        let noted: Option<i64> = sqlx::query_scalar(noted).fetch_one(&database).await.unwrap();
-        (noted >= Some(30)).then_some(())
+    eventually(PATIENCE, "the position of the dispatcher is stored", || async {
+        let sql = "SELECT sum(next_offset)::bigint FROM consumer_positions WHERE consumer = 'dispatcher'";
+        let sum: Option<i64> = sqlx::query_scalar(sql).fetch_one(&database).await.unwrap();
+        (sum >= Some(30)).then_some(())
     })
     .await;
     database.close().await;
@@ -90,7 +90,7 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     for consumer in &consumers {
         consumer.ready().await;
     }
-    // What the backup does not know.
+    // Events and acknowledgements after the backup.
     let after = post(&api, "after", 30).await;
     open(&api, &[&before[10..], &after[..]].concat()).await;
     hook.wait_for(&after).await;
@@ -107,8 +107,8 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     copy(&backup, &data).await;
     stack.postgres().unwrap().start().await.unwrap();
 
-    // This instance remembers the key, and may say so: its event is on the log. Another one knows nothing, and accepts
-    // a twin.
+    // This instance has the key in its dedup cache, and the event is on the log, so it replays the response. Another
+    // instance knows nothing of it and accepts a duplicate.
     let keyed = json!({"event_type": "after", "payload": 0});
     let remembered = eventually(PATIENCE, "ingest answers", || async {
         let reply = api.post_event_as("after-0", &keyed).await;
@@ -117,7 +117,7 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     .await;
     let second = system.role("ingest", &ROLE);
     let elsewhere = api.at(&second.ready().await);
-    let twin =
+    let duplicate =
         elsewhere.post_event_as("after-0", &keyed).await.expect(201).json()["event_id"].as_str().unwrap().to_owned();
     let late = post(&elsewhere, "late", 3).await;
 
@@ -128,16 +128,16 @@ async fn a_database_restored_from_a_backup_catches_up_with_the_log_and_nothing_i
     open(&api, &[left, late.clone()].concat()).await;
     let all = [before.clone(), after.clone(), late].concat();
     let everything = api.get("/v1/inbox?limit=1000&order=asc&include_acknowledged=true").await.expect(200).json();
-    assert_eq!(ids(everything["events"].as_array().unwrap()), all, "each once, in the order of the log");
-    for id in [&remembered, &twin] {
+    assert_eq!(ids(everything["events"].as_array().unwrap()), all, "each event once, in the order of the log");
+    for id in [&remembered, &duplicate] {
         let event = api.get(&format!("/v1/events/{id}")).await.expect(200).json();
         assert_eq!(event["payload"], 0, "{event}");
         assert!(event["event_id"] == after[0].as_str() || event["duplicate_of"] == after[0].as_str(), "{event}");
     }
     hook.wait_for(&all).await;
     let counts = hook.counts();
-    assert_eq!(counts.keys().collect::<BTreeSet<_>>(), all.iter().collect(), "no webhook but of these events");
-    assert!(before.iter().all(|id| counts[id] == 1), "what the backup knew as sent is not sent again");
+    assert_eq!(counts.keys().collect::<BTreeSet<_>>(), all.iter().collect(), "webhooks of these events only");
+    assert!(before.iter().all(|id| counts[id] == 1), "deliveries before the backup are not repeated");
     assert!(counts.values().all(|count| *count <= 2), "{counts:?}");
     drop((ingest, second, consumers));
     stack.stop().await;

@@ -1,4 +1,4 @@
-//! Materializers that join, leave and die while events arrive.
+//! Ten thousand events are each one row, in log order, while materializers join, leave and die.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::api::{Api, ids};
 use crate::process::Process;
 use crate::system::System;
 
-/// Written in this many steps, one for each thing that happens meanwhile.
+/// Number of steps; a materializer joins, leaves or dies in each.
 const STEPS: u64 = 5;
 const STEP: u64 = 1400;
-/// Sent from a file by each of three other organizations, which live in other partitions.
+/// Number of events that each of three other organizations sends from a file.
 const FILE: u64 = 1000;
 const TOTAL: u64 = STEPS * STEP + 3 * FILE;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,12 +27,12 @@ fn lines(range: std::ops::Range<u64>) -> String {
     range.map(|n| format!("{}\n", json!({"event_type": "n", "payload": n}))).collect()
 }
 
-/// Lets the sender send the lines of one step.
+/// Writes the lines of one step to the sender.
 async fn feed(sender: &mut ChildStdin, step: u64) {
     sender.write_all(lines(step * STEP..(step + 1) * STEP).as_bytes()).await.unwrap();
 }
 
-/// Starts a materializer and waits until partitions have changed hands.
+/// Starts a materializer and waits until it has claimed partitions.
 async fn join(system: &System, database: &PgPool) -> Process {
     let before = claims(database).await;
     let materializer = system.role("materializer", &[]);
@@ -41,7 +41,7 @@ async fn join(system: &System, database: &PgPool) -> Process {
     materializer
 }
 
-/// How often any partition was claimed by any instance.
+/// Number of claims of all partitions by all instances.
 async fn claims(database: &PgPool) -> i64 {
     let claims = "SELECT coalesce(sum(epoch), 0)::bigint FROM consumer_positions WHERE consumer = 'materializer'";
     sqlx::query_scalar(claims).fetch_one(database).await.unwrap()
@@ -58,7 +58,7 @@ async fn sent(mut sender: Process, count: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_events_are_each_one_row_in_log_order_while_two_materializers_come_and_go() {
+async fn materializers_that_join_and_leave_keep_each_event_once() {
     let system = System::shared().await;
     let ingest = system.role("ingest", &[]);
     let base_url = ingest.ready().await;
@@ -88,21 +88,21 @@ async fn ten_thousand_events_are_each_one_row_in_log_order_while_two_materialize
     drop(pipe);
     tokio::join!(sent(many, STEPS * STEP), sent(one, FILE), sent(two, FILE), sent(three, FILE));
 
-    // The member that died is missed only after its session's time.
+    // Partitions of the killed member are assigned again only after its session timeout.
     eventually(PATIENCE, "there are as many rows as events", || async {
         (rows(&database).await >= TOTAL).then_some(())
     })
     .await;
     let log = log(&system).await;
     for (api, count) in apis.iter().zip([STEPS * STEP, FILE, FILE, FILE]) {
-        pages_are_the_log(&log, api, count).await;
+        assert_pages_match_the_log(&log, api, count).await;
     }
-    assert_eq!(rows(&database).await, TOTAL, "exactly");
+    assert_eq!(rows(&database).await, TOTAL, "no event has two rows");
     drop((first, second));
 }
 
-/// The inbox, paged, has every event once, in the order of the log itself.
-async fn pages_are_the_log(log: &[(String, String)], api: &Api, count: u64) {
+/// The inbox, read in pages, has every event once, in the order of the log.
+async fn assert_pages_match_the_log(log: &[(String, String)], api: &Api, count: u64) {
     let inbox = api.inbox(1000).await;
     let mut payloads: Vec<u64> = inbox.iter().map(|event| event["payload"].as_u64().unwrap()).collect();
     payloads.sort_unstable();
@@ -112,10 +112,10 @@ async fn pages_are_the_log(log: &[(String, String)], api: &Api, count: u64) {
         payloads.len()
     );
     let shown = ids(&inbox);
-    let known: BTreeSet<&String> = shown.iter().collect();
-    // A request that was repeated may be in the log twice; which of the two counts is not this test's subject.
+    let shown_ids: BTreeSet<&String> = shown.iter().collect();
+    // A repeated request may be on the log twice; only the record that owns the row is compared.
     let logged: Vec<&String> =
-        log.iter().filter(|(org_id, id)| *org_id == api.org_id && known.contains(id)).map(|(_, id)| id).collect();
+        log.iter().filter(|(org_id, id)| *org_id == api.org_id && shown_ids.contains(id)).map(|(_, id)| id).collect();
     assert!(logged.into_iter().eq(&shown), "not in the order of the log");
 }
 

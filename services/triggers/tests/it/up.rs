@@ -1,4 +1,5 @@
-//! `triggers up`: everything on one machine, its refusals, its end, and what is left after it was killed.
+//! `triggers up`: it serves everything on one machine, refuses to start twice, stops cleanly, and recovers after a
+//! kill.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,10 +22,11 @@ use crate::process::{Process, triggers};
 use crate::receiver::Receiver;
 use crate::system::{Finished, finish};
 
-/// A place for a data folder, which the servers of a run as root must be able to pass.
-struct Place(TempDir);
+/// A parent folder of data folders. If the test runs as root, the servers run as another user and must be able to enter
+/// it.
+struct ParentFolder(TempDir);
 
-impl Place {
+impl ParentFolder {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
@@ -49,12 +51,12 @@ impl Place {
     async fn refused(&self, port: u16, data: &Path) -> String {
         let (port, data) = (port.to_string(), data.to_str().unwrap());
         let finished = finish(triggers(self.0.path()), &["up", "--port", &port, "--data-dir", data]).await.expect(1);
-        the_sentence(&finished)
+        error_message(&finished)
     }
 }
 
-/// The one sentence for a person; the rest of standard error is log lines.
-fn the_sentence(finished: &Finished) -> String {
+/// The error message: the only line of standard error that is not a log line.
+fn error_message(finished: &Finished) -> String {
     let lines: Vec<&str> = finished.log.lines().filter(|line| !line.starts_with('{')).collect();
     assert_eq!(lines.len(), 1, "{}", finished.log);
     lines[0].strip_prefix("triggers: ").unwrap().to_owned()
@@ -64,7 +66,7 @@ async fn client(dev: &Value) -> Api {
     Api::new(dev["base_url"].as_str().unwrap(), dev["api_key"].as_str().unwrap()).await
 }
 
-/// Java and PostgreSQL below `up`.
+/// The processes of Java and PostgreSQL that `up` started.
 fn servers(up: &Process) -> Vec<(u32, String)> {
     let family = up.family();
     let named = |name: &str| family.iter().filter(|(_, comm)| comm == name).count();
@@ -73,32 +75,32 @@ fn servers(up: &Process) -> Vec<(u32, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn up_takes_an_event_to_inbox_and_webhook_and_refuses_a_second_one_and_ends_in_order() {
-    let place = Place::new();
-    let (mut up, dev) = place.up().await;
+async fn up_serves_inbox_and_webhooks_and_stops_cleanly() {
+    let parent = ParentFolder::new();
+    let (mut up, dev) = parent.up().await;
     let api = client(&dev).await;
     assert_eq!(dev["organization_id"], api.org_id);
-    assert_that_dev_json_is_true(&place, &dev).await;
-    an_event_goes_to_inbox_and_webhook_and_an_ack_takes_it_out(&api).await;
+    assert_dev_json_is_correct(&parent, &dev).await;
+    assert_event_reaches_inbox_and_webhook(&api).await;
 
     let port = dev["base_url"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
-    let refusal = place.refused(0, &place.data()).await;
+    let refusal = parent.refused(0, &parent.data()).await;
     assert!(refusal.contains("in use by process"), "{refusal}");
-    let other = place.0.path().join("other");
-    let refusal = place.refused(port, &other).await;
+    let other = parent.0.path().join("other");
+    let refusal = parent.refused(port, &other).await;
     assert!(refusal.contains(&format!("port {port}")) && refusal.contains("in use"), "{refusal}");
-    assert!(!other.exists(), "a refused start leaves nothing behind");
+    assert!(!other.exists(), "a refused start creates no files");
     api.accept("still.there", &json!({})).await;
 
     let family = servers(&up);
     up.signal(Signal::INT);
     assert_eq!(up.ended().await.code(), Some(0), "{}", up.log());
     gone(&family).await;
-    assert!(!place.data().join("dev.json").exists(), "nothing points at a system that is gone");
+    assert!(!parent.data().join("dev.json").exists(), "dev.json is deleted");
 }
 
-async fn assert_that_dev_json_is_true(place: &Place, dev: &Value) {
-    let mode = std::fs::metadata(place.data().join("dev.json")).unwrap().permissions().mode();
+async fn assert_dev_json_is_correct(parent: &ParentFolder, dev: &Value) {
+    let mode = std::fs::metadata(parent.data().join("dev.json")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     for metrics in dev["metrics_urls"].as_array().unwrap() {
         let text = api::http().get(metrics.as_str().unwrap()).send().await.unwrap().text().await.unwrap();
@@ -115,10 +117,10 @@ async fn assert_that_dev_json_is_true(place: &Place, dev: &Value) {
     assert_eq!(organizations, 1);
 }
 
-async fn an_event_goes_to_inbox_and_webhook_and_an_ack_takes_it_out(api: &Api) {
+async fn assert_event_reaches_inbox_and_webhook(api: &Api) {
     let mut receiver = Receiver::start().await;
-    let wanted = json!({"url": receiver.url, "event_types": ["order.*"]});
-    let endpoint = api.post("/v1/endpoints", &wanted).await.expect(201).json();
+    let body = json!({"url": receiver.url, "event_types": ["order.*"]});
+    let endpoint = api.post("/v1/endpoints", &body).await.expect(201).json();
     let id = api.accept("order.created", &json!({"id": 7, "total": "12.50"})).await;
     let accepted = Instant::now();
     let event = api.shown(&id, Duration::from_secs(10)).await;
@@ -142,16 +144,16 @@ async fn an_event_goes_to_inbox_and_webhook_and_an_ack_takes_it_out(api: &Api) {
     .await;
 
     api.post(&format!("/v1/events/{id}/ack"), &json!({})).await.expect(200);
-    assert!(api.inbox(50).await.is_empty(), "the next read does not list it");
+    assert!(api.inbox(50).await.is_empty(), "an acknowledged event is not in the inbox");
     let event = api.get(&format!("/v1/events/{id}")).await.expect(200).json();
     assert!(event["acknowledged_at"].is_string(), "{event}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_up_leaves_no_server_and_the_next_start_shows_each_accepted_event_once() {
+async fn up_keeps_each_accepted_event_once_after_a_kill() {
     const EVENTS: usize = 1000;
-    let place = Place::new();
-    let (mut up, dev) = place.up().await;
+    let parent = ParentFolder::new();
+    let (mut up, dev) = parent.up().await;
     let api = client(&dev).await;
     let family = servers(&up);
     let posts = stream::iter(0..EVENTS).map(|n| {
@@ -165,7 +167,7 @@ async fn a_killed_up_leaves_no_server_and_the_next_start_shows_each_accepted_eve
     assert_eq!(accepted.len(), EVENTS);
     gone(&family).await;
 
-    let (mut up, dev) = place.up().await;
+    let (mut up, dev) = parent.up().await;
     let api = client(&dev).await;
     eventually(Duration::from_secs(30), "the inbox has as many events as were accepted", || async {
         let page = api.get("/v1/inbox?limit=1").await.expect(200).json();
@@ -173,7 +175,7 @@ async fn a_killed_up_leaves_no_server_and_the_next_start_shows_each_accepted_eve
     })
     .await;
     let shown = ids(&api.inbox(300).await);
-    assert_eq!(shown.len(), EVENTS, "each once");
+    assert_eq!(shown.len(), EVENTS, "each event once");
     assert_eq!(shown.into_iter().collect::<BTreeSet<_>>(), accepted);
     let family = servers(&up);
     up.signal(Signal::TERM);
@@ -182,7 +184,7 @@ async fn a_killed_up_leaves_no_server_and_the_next_start_shows_each_accepted_eve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn up_on_a_given_kafka_makes_what_is_missing_and_changes_nothing_else() {
+async fn up_on_an_existing_kafka_only_creates_missing_topics() {
     let stack = Stack::start(Options { postgres: false, ..Options::test() }).await.unwrap();
     let database = testing::shared().await.database().await;
     let admin: AdminClient<DefaultClientContext> =
@@ -191,11 +193,11 @@ async fn up_on_a_given_kafka_makes_what_is_missing_and_changes_nothing_else() {
     let short = short.set("message.timestamp.type", "LogAppendTime").set("retention.ms", "3600000");
     admin.create_topics(&[short], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
 
-    let place = Place::new();
-    let mut command = triggers(place.0.path());
+    let parent = ParentFolder::new();
+    let mut command = triggers(parent.0.path());
     command.env("KAFKA_BROKERS", stack.kafka_brokers()).env("DATABASE_URL", &database.url);
-    command.args(["up", "--port", "0", "--data-dir"]).arg(place.data());
-    let mut up = Process::start(command, place.0.path(), "up");
+    command.args(["up", "--port", "0", "--data-dir"]).arg(parent.data());
+    let mut up = Process::start(command, parent.0.path(), "up");
     up.printed("Triggers is up").await;
     let log = up.log();
     for left in ["2 partitions, 12 wanted", "retention.ms is 3600000, must be at least 604800000"] {

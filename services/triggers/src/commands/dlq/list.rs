@@ -1,4 +1,4 @@
-//! `triggers dlq list`: one line per distinct dead letter.
+//! `triggers dlq list`: one line for each distinct dead letter.
 
 use std::collections::HashMap;
 
@@ -10,41 +10,42 @@ use kafka::config::KafkaArgs;
 use materializer::dead_letters::{At, DeadLetters, Letter, Pick};
 use serde_json::{Value, json};
 
-use super::{Filters, find};
+use super::{Filters, find_dead_letters};
 use crate::commands::print::{self, Output};
 
-/// Rows that are printed together: columns are aligned within them.
-const ROWS_TOGETHER: usize = 1000;
+/// Rows that are aligned and printed together.
+const ROWS_PER_TABLE: usize = 1000;
 const COLUMNS: &[(&str, &str)] = &[
-    ("PLACE", "/place"),
+    ("POSITION", "/position"),
     ("TIME", "/time"),
     ("CLASS", "/class"),
     ("ORGANIZATION", "/organization"),
     ("REASON", "/message"),
 ];
 
-/// Flags of `triggers dlq list`.
+/// Options of `triggers dlq list`.
 #[derive(Args)]
 pub(super) struct ListArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     #[command(flatten)]
     filters: Filters,
-    /// The newest so many
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "all")]
+    /// Number of dead letters, the newest ones
+    #[arg(long, default_value_t = 100, conflicts_with = "all",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
-    /// All, in the order of the topic
+    /// Print all dead letters, in the order of the topic
     #[arg(long)]
     all: bool,
-    /// Default: columns on a terminal, else JSON
+    /// Format of the output; default: table on a terminal, else json
     #[arg(long, value_enum)]
     output: Option<Output>,
 }
 
 pub(super) async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
-    let wanted = args.filters.wanted(&kafka, &[]);
+    let selection = args.filters.selection(&kafka, &[]);
     let log = DeadLetters::open(kafka).await?;
-    let mut picks = find(&log, wanted).await?;
+    let mut picks = find_dead_letters(&log, selection).await?;
     let found = picks.len();
     if found == 0 {
         eprintln!("no dead letter matches");
@@ -54,17 +55,17 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
     }
     print(&log, &picks, args.output).await?;
     if picks.len() < found {
-        eprintln!("{} of {found} dead letters are shown; --all shows all", picks.len());
+        eprintln!("{} of {found} dead letters shown; --all shows all", picks.len());
     }
     Ok(())
 }
 
-/// Prints a row for each pick: the newest first, or in the order of the topic when there are many.
+/// Prints a row for each dead letter: the newest first, or in the order of the topic if there are many.
 pub(super) async fn print(log: &DeadLetters, picks: &[Pick], output: Option<Output>) -> Result<()> {
     let by_letter: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.newest, pick)).collect();
     let mut letters = log.read_around(by_letter.keys().copied())?;
     let mut rows: Vec<(i64, Value)> = Vec::new();
-    let limit = if picks.len() <= 10 * ROWS_TOGETHER { picks.len() } else { ROWS_TOGETHER };
+    let limit = if picks.len() <= 10 * ROWS_PER_TABLE { picks.len() } else { ROWS_PER_TABLE };
     while let Some(letter) = letters.next().await? {
         let Some(letter) = letter else { continue };
         if let Some(pick) = by_letter.get(&letter.at()) {
@@ -83,10 +84,10 @@ fn print_rows(rows: &mut Vec<(i64, Value)>, output: Option<Output>) -> Result<()
     if values.is_empty() { Ok(()) } else { print::rows(&values, COLUMNS, output) }
 }
 
-/// A dead letter in one line.
+/// A dead letter as one row.
 pub(super) fn row(pick: &Pick, letter: &Letter) -> Value {
     json!({
-        "place": pick.place.to_string(),
+        "position": pick.place.to_string(),
         "topic": pick.place.topic,
         "partition": pick.place.partition,
         "offset": pick.place.offset,

@@ -1,7 +1,6 @@
-//! `triggers dlq`: the dead letters, to be looked at and to be written to their topics again.
+//! `triggers dlq`: lists and shows dead letters, and writes their records to their topics again.
 //!
-//! `list`, `show` and `redrive` are the three actions. What a dead letter is, which of them are the same, and reading
-//! them live in `materializer::dead_letters`.
+//! `materializer::dead_letters` reads dead letters and decides which of them are of the same record.
 
 mod list;
 mod redrive;
@@ -15,49 +14,49 @@ use materializer::dead_letters::{DeadLetters, Index, Pick, RecordPlace, Wanted};
 use schemas::ids::OrgId;
 use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use crate::local::LocalArgs;
+use super::time_argument::parse_time;
+use crate::local_system::LocalSystemArgs;
 
-/// Flags of `triggers dlq`.
+/// Options of `triggers dlq`.
 #[derive(Args)]
 pub(crate) struct DlqArgs {
     #[command(subcommand)]
-    action: Action,
+    action: DlqAction,
     #[command(flatten)]
-    local: LocalArgs,
+    local: LocalSystemArgs,
 }
 
 #[derive(Subcommand)]
-enum Action {
-    /// One line per dead letter, the newest first
+enum DlqAction {
+    /// List dead letters, the newest first
     List(Box<list::ListArgs>),
-    /// Everything about one dead letter: reason, headers, the record's bytes
+    /// Show a dead letter: its reason, and headers and bytes of its record
     Show(Box<show::ShowArgs>),
-    /// Write records to their topics again; twice makes one event
+    /// Write records to their topics again; a record that is redriven twice is still one event
     Redrive(Box<redrive::RedriveArgs>),
 }
 
-/// Which dead letters.
+/// Options that select dead letters.
 #[derive(Args, Clone, Default)]
 pub(super) struct Filters {
-    /// Only of this class, by the newest reason: malformed, invalid_event, unknown_organization, ...
+    /// Only with this class of the newest reason: malformed, invalid_event, unknown_organization, ...
     #[arg(long)]
     class: Option<String>,
-    /// Only with this organization as key
+    /// Only records with this organization as key
     #[arg(long, value_name = "ID")]
     org: Option<OrgId>,
-    /// Only of records of this topic
+    /// Only records of this topic
     #[arg(long)]
     topic: Option<String>,
-    /// Only of records of this partition
+    /// Only records of this partition
     #[arg(long)]
     partition: Option<i32>,
-    /// Only dead letters that were written at or after this time, RFC 3339
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    /// Only dead letters that were written at or after this time (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<OffsetDateTime>,
-    /// Only dead letters that were written before this time, RFC 3339
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    /// Only dead letters that were written before this time (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<OffsetDateTime>,
 }
 
@@ -67,7 +66,8 @@ impl Filters {
         class.is_none() && org.is_none() && topic.is_none() && partition.is_none() && since.is_none() && until.is_none()
     }
 
-    fn wanted(&self, kafka: &KafkaConfig, places: &[RecordPlace]) -> Wanted {
+    /// The selection of [`Filters`], restricted to `positions` unless that is empty.
+    fn selection(&self, kafka: &KafkaConfig, positions: &[RecordPlace]) -> Wanted {
         Wanted {
             class: self.class.clone(),
             org: self.org,
@@ -75,40 +75,38 @@ impl Filters {
             partition: self.partition,
             since_ms: self.since.map(to_millis),
             until_ms: self.until.map(to_millis),
-            places: places
+            places: positions
                 .iter()
-                .map(|place| RecordPlace { topic: full_name(kafka, &place.topic), ..place.clone() })
+                .map(|position| RecordPlace { topic: full_name(kafka, &position.topic), ..position.clone() })
                 .collect(),
         }
     }
 }
 
-fn moment(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "must be a time like 2026-11-21T09:00:00Z".to_owned())
-}
-
-/// A topic by the name that it has in the cluster, or without the deployment's prefix.
+/// The full name of a topic, which may be given with or without the deployment's prefix.
 fn full_name(kafka: &KafkaConfig, name: &str) -> String {
     let topics = &kafka.topics;
     let has_suffix =
         |topic: &&String| topic.strip_suffix(name).is_some_and(|prefix| topics.dead_letters.starts_with(prefix));
-    let known = [&topics.events, &topics.acks, &topics.deliveries].into_iter().find(has_suffix);
-    known.map_or_else(|| name.to_owned(), String::clone)
+    let topic = [&topics.events, &topics.acks, &topics.deliveries].into_iter().find(has_suffix);
+    topic.map_or_else(|| name.to_owned(), String::clone)
 }
 
 pub(super) async fn run(args: DlqArgs) -> Result<()> {
     let kafka = |flags: &KafkaArgs| args.local.kafka(flags);
     match &args.action {
-        Action::List(list) => list::run(kafka(&list.kafka)?, list).await,
-        Action::Show(show) => show::run(kafka(&show.kafka)?, show).await,
-        Action::Redrive(redrive) => redrive::run(kafka(&redrive.kafka)?, redrive).await,
+        DlqAction::List(list) => list::run(kafka(&list.kafka)?, list).await,
+        DlqAction::Show(show) => show::run(kafka(&show.kafka)?, show).await,
+        DlqAction::Redrive(redrive) => redrive::run(kafka(&redrive.kafka)?, redrive).await,
     }
 }
 
-/// Reads all dead letters that there are now, and finds those that are wanted, the newest first. Fails when a named
-/// place has none.
-async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
-    let mut index = Index::new(wanted);
+/// Reads all dead letters and returns the selected ones, the newest first.
+///
+/// # Errors
+/// A selected position has no dead letter, or more match than can be held.
+async fn find_dead_letters(log: &DeadLetters, selection: Wanted) -> Result<Vec<Pick>> {
+    let mut index = Index::new(selection);
     let mut foreign = 0_u64;
     let mut letters = log.read_all()?;
     while let Some(found) = letters.next().await? {
@@ -118,16 +116,16 @@ async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
         }
     }
     if foreign > 0 {
-        eprintln!("{foreign} records on {} are no dead letters and were skipped", log.topic());
+        eprintln!("skipped {foreign} records of {} that are not dead letters", log.topic());
     }
-    if let Some(place) = index.missing().first() {
-        bail!("there is no dead letter of {place}");
+    if let Some(position) = index.missing().first() {
+        bail!("there is no dead letter of {position}; see: triggers dlq list");
     }
     let classes = index.classes();
     let picks = index.picks();
     if picks.is_empty() && !classes.is_empty() {
         let classes: Vec<&str> = classes.iter().map(AsRef::as_ref).collect();
-        eprintln!("none is of that class; there are: {}", classes.join(", "));
+        eprintln!("no dead letter has that class; there are: {}", classes.join(", "));
     }
     Ok(picks)
 }

@@ -1,5 +1,5 @@
-//! `triggers dlq redrive`: writes records to their topics again. What is written twice makes one event, so any part of
-//! it may be repeated.
+//! `triggers dlq redrive`: writes records to their topics again. A record that is written twice is still one event, so
+//! a redrive can be repeated.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,123 +14,123 @@ use kafka::config::KafkaArgs;
 use kafka::producer::{Producer, ProducerRecord, ProducerSettings, PublishError};
 use materializer::dead_letters::{Again, At, DeadLetters, Letter, Letters, Pick, RecordPlace, Refusal};
 
-use super::{Filters, find, list};
+use super::{Filters, find_dead_letters, list};
 use crate::commands::print;
-use crate::commands::progress::Progress;
+use crate::commands::progress::ProgressDisplay;
 
-/// Records that are being written at once.
-const IN_FLIGHT: usize = 32;
-/// How long Kafka may take for one record.
+/// Largest number of records in flight.
+const MAX_IN_FLIGHT: usize = 32;
+/// Largest time until Kafka confirms a record.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Refusals that are written out.
+/// Largest number of refusals that are printed; more are only counted.
 const MAX_REPORTED: usize = 20;
 
-/// Flags of `triggers dlq redrive`.
+/// Options of `triggers dlq redrive`.
 #[derive(Args)]
 pub(super) struct RedriveArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
-    /// TOPIC/PARTITION/OFFSET of refused records, as `list` prints them
-    #[arg(value_name = "PLACE")]
-    places: Vec<RecordPlace>,
+    /// TOPIC/PARTITION/OFFSET of rejected records, as `list` prints them
+    #[arg(value_name = "POSITION")]
+    positions: Vec<RecordPlace>,
     #[command(flatten)]
     filters: Filters,
-    /// Every dead letter that there is
+    /// Redrive every dead letter
     #[arg(long)]
     all: bool,
-    /// Of those that match, the newest so many
+    /// Redrive at most this number, the newest ones
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Only print what would be written again
+    /// Only print what would be redriven
     #[arg(long)]
     dry_run: bool,
-    /// Do it; needed wherever places are not named one by one
+    /// Really redrive; required unless positions are given
     #[arg(long)]
     yes: bool,
 }
 
 pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
-    if args.places.is_empty() && args.filters.is_empty() && !args.all {
-        let message = "name places, or filters, or --all\n";
+    if args.positions.is_empty() && args.filters.is_empty() && !args.all {
+        let message = "give positions, filters, or --all\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
-    let wanted = args.filters.wanted(&kafka, &args.places);
+    let selection = args.filters.selection(&kafka, &args.positions);
     let log = DeadLetters::open(kafka.clone()).await?;
-    let mut picks = find(&log, wanted).await?;
+    let mut picks = find_dead_letters(&log, selection).await?;
     picks.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
     if picks.is_empty() {
-        bail!("no dead letter matches; triggers dlq list shows them");
+        bail!("no dead letter matches; see: triggers dlq list");
     }
     if args.dry_run {
         list::print(&log, &picks, None).await?;
         eprintln!("{} would be redriven", picks.len());
         return Ok(());
     }
-    if args.places.is_empty() && !args.yes {
+    if args.positions.is_empty() && !args.yes {
         bail!("{} dead letters match; add --yes to redrive them, or --dry-run to see them", picks.len());
     }
-    Redriving::new(kafka, log)?.run(&picks).await
+    Redriver::new(kafka, log)?.run(&picks).await
 }
 
-/// What becomes of a dead letter.
-enum Outcome {
+/// Outcome of redriving one dead letter.
+enum RedriveOutcome {
     Redriven(At),
-    /// It cannot be, and the next one can.
+    /// This record cannot be redriven; others can.
     Refused(String),
-    /// The next one would not fare better.
+    /// Kafka failed, so the redrive stops.
     Failed(String),
 }
 
-struct Redriving {
+struct Redriver {
     kafka: KafkaConfig,
     log: DeadLetters,
     producer: Producer,
-    progress: Progress,
-    /// Set at the first failure: nothing more is begun.
+    progress: ProgressDisplay,
+    /// Set at the first failure: no more records are written.
     stopped: AtomicBool,
 }
 
-impl Redriving {
+impl Redriver {
     fn new(kafka: KafkaConfig, log: DeadLetters) -> Result<Self> {
-        let mut writing = kafka.clone();
-        // In front, so that what the user says has the last word. What was small on the wire when it came is so again.
-        let ours = [("message.max.bytes", "100000000"), ("compression.type", "gzip")];
-        writing.properties.splice(0..0, ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let mut producer_config = kafka.clone();
+        // First, so that properties of the user override them. Compressed as by its producer, a large record fits
+        // again.
+        let defaults = [("message.max.bytes", "100000000"), ("compression.type", "gzip")];
+        producer_config.properties.splice(0..0, defaults.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let settings = ProducerSettings { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerSettings::default() };
-        let producer = Producer::new(&writing, settings).context("the Kafka producer could not be made")?;
-        Ok(Self { kafka, log, producer, progress: Progress::new("redriven")?, stopped: AtomicBool::new(false) })
+        let producer = Producer::new(&producer_config, settings).context("cannot create the Kafka producer")?;
+        Ok(Self { kafka, log, producer, progress: ProgressDisplay::new("redriven")?, stopped: AtomicBool::new(false) })
     }
 
     async fn run(self, picks: &[Pick]) -> Result<()> {
         let mut done: HashSet<At> = HashSet::with_capacity(picks.len());
         let (mut refused, mut failure) = (0_usize, None);
         {
-            let wanted: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.source, pick)).collect();
-            let letters = self.log.read_around(wanted.keys().copied())?;
-            // Taken one by one, in the order of the topic: records of one key go back in the order in which they were
-            // refused.
-            let ready = stream::unfold((letters, &self, &wanted), |(mut letters, this, wanted)| async move {
-                let next = this.next(&mut letters, wanted).await?;
-                Some((next, (letters, this, wanted)))
+            let by_source: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.source, pick)).collect();
+            let letters = self.log.read_around(by_source.keys().copied())?;
+            // In the order of the topic: records of one key are redriven in the order in which they were rejected.
+            let ready = stream::unfold((letters, &self, &by_source), |(mut letters, this, by_source)| async move {
+                let next = this.next(&mut letters, by_source).await?;
+                Some((next, (letters, this, by_source)))
             });
-            let write = |again: Result<Again, Outcome>| async {
+            let write = |again: Result<Again, RedriveOutcome>| async {
                 match again {
                     Ok(again) => self.write(again).await,
                     Err(outcome) => outcome,
                 }
             };
-            let mut outcomes = Box::pin(ready.map(write).buffered(IN_FLIGHT));
+            let mut outcomes = Box::pin(ready.map(write).buffered(MAX_IN_FLIGHT));
             while let Some(outcome) = outcomes.next().await {
                 match outcome {
-                    Outcome::Redriven(at) => drop(done.insert(at)),
-                    Outcome::Refused(reason) => {
+                    RedriveOutcome::Redriven(at) => drop(done.insert(at)),
+                    RedriveOutcome::Refused(reason) => {
                         refused += 1;
                         if refused <= MAX_REPORTED {
-                            self.progress.say(&reason);
+                            self.progress.print_line(&reason);
                         }
                     }
-                    Outcome::Failed(reason) => {
-                        // What is in flight comes to its end and is counted.
+                    RedriveOutcome::Failed(reason) => {
+                        // Records in flight are still awaited and counted.
                         self.stopped.store(true, Ordering::Relaxed);
                         failure = failure.or(Some(reason));
                     }
@@ -146,48 +146,53 @@ impl Redriving {
             let since =
                 rest.and_then(Timestamp::from_millis).map(|time| format!(" with --since {time}")).unwrap_or_default();
             bail!(
-                "{reason}; {redriven} of {total} were redriven and the rest is left: go on{since}, what is written twice makes one event"
+                "{reason}; {redriven} of {total} were redriven; to continue, repeat the command{since} \
+                 (a record that is redriven twice is still one event)"
             );
         }
         if refused > 0 {
             bail!("{refused} of {total} could not be redriven");
         }
         if redriven < total {
-            bail!("{} of {total} have expired meanwhile", total - redriven);
+            bail!("{} of {total} were not redriven: their dead letters have expired meanwhile", total - redriven);
         }
         Ok(())
     }
 
-    /// The next record that is wanted; nothing at the end.
-    async fn next(&self, letters: &mut Letters, wanted: &HashMap<At, &Pick>) -> Option<Result<Again, Outcome>> {
+    /// The next record to write; `None` at the end, or after a failure.
+    async fn next(
+        &self,
+        letters: &mut Letters,
+        by_source: &HashMap<At, &Pick>,
+    ) -> Option<Result<Again, RedriveOutcome>> {
         while !self.stopped.load(Ordering::Relaxed) {
             match letters.next().await {
                 Ok(Some(Some(letter))) => {
-                    if let Some(pick) = wanted.get(&letter.at()) {
+                    if let Some(pick) = by_source.get(&letter.at()) {
                         return Some(self.prepare(letter, pick).await);
                     }
                 }
                 Ok(Some(None)) => {}
                 Ok(None) => return None,
-                Err(error) => return Some(Err(Outcome::Failed(error.to_string()))),
+                Err(error) => return Some(Err(RedriveOutcome::Failed(error.to_string()))),
             }
         }
         None
     }
 
-    /// Puts the original record together, from the log itself where only its place is in the letter.
-    async fn prepare(&self, letter: Letter, pick: &Pick) -> Result<Again, Outcome> {
-        let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
+    /// Restores the original record. If it was too large for a dead letter, it is read from its own topic.
+    async fn prepare(&self, letter: Letter, pick: &Pick) -> Result<Again, RedriveOutcome> {
+        let refused = |refusal: Refusal| RedriveOutcome::Refused(refusal.to_string());
         letter.check(&pick.place, &self.kafka.topics).map_err(refused)?;
         let mut of_the_log = None;
         if letter.is_place_only() {
             let read = self.log.record_at(&letter.refused_at).await;
-            of_the_log = read.map_err(|error| Outcome::Failed(error.to_string()))?;
+            of_the_log = read.map_err(|error| RedriveOutcome::Failed(error.to_string()))?;
         }
         letter.again(pick.place.clone(), of_the_log).map_err(refused)
     }
 
-    async fn write(&self, again: Again) -> Outcome {
+    async fn write(&self, again: Again) -> RedriveOutcome {
         let headers: Vec<(&str, &[u8])> =
             again.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         let record = ProducerRecord {
@@ -197,11 +202,11 @@ impl Redriving {
             headers: &headers,
         };
         match self.producer.publish(record).await {
-            Ok(_) => Outcome::Redriven(again.at),
+            Ok(_) => RedriveOutcome::Redriven(again.at),
             Err(PublishError::Rejected(reason)) if again.is_large => {
-                Outcome::Refused(format!("{}: {reason}", again.place))
+                RedriveOutcome::Refused(format!("{}: {reason}", again.place))
             }
-            Err(error) => Outcome::Failed(format!("{}: {error}", again.place)),
+            Err(error) => RedriveOutcome::Failed(format!("{}: {error}", again.place)),
         }
     }
 }

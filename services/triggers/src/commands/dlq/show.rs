@@ -1,4 +1,4 @@
-//! `triggers dlq show`: everything about one dead letter.
+//! `triggers dlq show`: reason, headers and bytes of one dead letter.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -7,28 +7,28 @@ use kafka::{KafkaConfig, Record};
 use materializer::dead_letters::{DeadLetters, Letter, RecordPlace};
 use serde_json::{Value, json};
 
-use super::{Filters, find, list};
+use super::{Filters, find_dead_letters, list};
 use crate::commands::print;
 
-/// Flags of `triggers dlq show`.
+/// Options of `triggers dlq show`.
 #[derive(Args)]
 pub(super) struct ShowArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
-    /// TOPIC/PARTITION/OFFSET of the record that was refused, as `list` prints it
-    place: RecordPlace,
-    /// Only the record's bytes, as they are
+    /// TOPIC/PARTITION/OFFSET of the rejected record, as `list` prints it
+    position: RecordPlace,
+    /// Print only the bytes of the record, unchanged
     #[arg(long)]
     raw: bool,
 }
 
 pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
-    let wanted = Filters::default().wanted(&kafka, std::slice::from_ref(&args.place));
+    let selection = Filters::default().selection(&kafka, std::slice::from_ref(&args.position));
     let log = DeadLetters::open(kafka).await?;
-    let picks = find(&log, wanted).await?;
-    // The newest: two only when the topic was created again meanwhile.
+    let picks = find_dead_letters(&log, selection).await?;
+    // The newest. There are two only if the topic was recreated.
     let Some(pick) = picks.first() else {
-        bail!("there is no dead letter of {}", args.place);
+        bail!("there is no dead letter of {}; see: triggers dlq list", args.position);
     };
     let (mut newest, mut source) = (None, None);
     let mut letters = log.read_around([pick.newest, pick.source].into_iter())?;
@@ -38,14 +38,14 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
         source = source.or_else(|| (letter.at() == pick.source).then_some(letter));
     }
     let (Some(newest), Some(source)) = (newest, source) else {
-        bail!("the dead letter of {} has just expired", args.place);
+        bail!("the dead letter of {} has just expired", args.position);
     };
-    let body = body(&log, &source).await?;
+    let record = read_record(&log, &source).await?;
     if args.raw {
-        return match body.and_then(|record| record.value) {
+        return match record.and_then(|record| record.value) {
             Some(value) => print::raw(&value),
             None => bail!(
-                "{} has no bytes here: {}",
+                "no bytes of {}: {}",
                 pick.place,
                 if source.is_place_only() { TOO_LARGE } else { "its value is null" }
             ),
@@ -54,21 +54,21 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     let mut shown = list::row(pick, &newest);
     shown["refused_at"] = json!(RecordPlace::of(&newest.refused_at).to_string());
     shown["too_large"] = json!(source.is_place_only());
-    shown["key"] = body.as_ref().and_then(|record| record.key.as_deref()).map_or(Value::Null, text_or_hex);
+    shown["key"] = record.as_ref().and_then(|record| record.key.as_deref()).map_or(Value::Null, text_or_hex);
     shown["headers"] =
         newest.record.headers.iter().map(|(name, value)| json!({"name": name, "value": text_or_hex(value)})).collect();
-    shown["value"] = body.as_ref().and_then(|record| record.value.as_deref()).map_or(Value::Null, text_or_hex);
+    shown["value"] = record.as_ref().and_then(|record| record.value.as_deref()).map_or(Value::Null, text_or_hex);
     print::json(&shown)
 }
 
-const TOO_LARGE: &str = "it was too large for the dead letters, and the log does not have it any more";
+const TOO_LARGE: &str = "the record was too large for the topic of dead letters, and its own topic no longer has it";
 
-/// The refused record, from the log itself where only its place is here.
-async fn body(log: &DeadLetters, letter: &Letter) -> Result<Option<Record>> {
+/// The rejected record. If it was too large for a dead letter, it is read from its own topic.
+async fn read_record(log: &DeadLetters, letter: &Letter) -> Result<Option<Record>> {
     if letter.is_place_only() { Ok(log.record_at(&letter.refused_at).await?) } else { Ok(Some(letter.record.clone())) }
 }
 
-/// `{"text": ...}`, or `{"hex": ...}` for what is no text.
+/// `{"text": ...}`, or `{"hex": ...}` if the bytes are not UTF-8.
 fn text_or_hex(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => json!({"text": text}),

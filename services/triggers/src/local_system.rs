@@ -1,5 +1,4 @@
-//! The system that `triggers up` runs on this machine, as commands find it: by the `dev.json` of its data folder. What
-//! is in that file is `up`'s business; talking to the API is `client`'s.
+//! Finds the system that `triggers up` runs on this machine, by the `dev.json` in its data folder.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,44 +12,44 @@ use runtime::postgres::PostgresConfig;
 
 use crate::up::files::DevJson;
 
-/// Where to look for a local system.
+/// Location of a local system.
 #[derive(Args, Clone)]
-pub(crate) struct LocalArgs {
+pub(crate) struct LocalSystemArgs {
     /// Data folder of `triggers up`
     #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = ".triggers", global = true)]
     data_dir: PathBuf,
 }
 
-impl LocalArgs {
-    /// What `triggers up` wrote, if it runs here.
+impl LocalSystemArgs {
+    /// The `dev.json` of `triggers up`; an error if it does not run here.
     pub(crate) fn dev_json(&self) -> Result<DevJson> {
         DevJson::read(&self.data_dir)
     }
 
-    /// The Kafka that a flag or a variable names, else the local system's, else the default.
+    /// The Kafka that an option or variable names; else the local system's; else the default.
     pub(crate) fn kafka(&self, args: &KafkaArgs) -> Result<KafkaConfig> {
         let mut config = args.config()?;
         if args.kafka_brokers.is_none()
-            && let Some(dev) = self.running()?
+            && let Some(dev) = self.find_dev_json()?
         {
             config.brokers = dev.kafka_brokers;
         }
         Ok(config)
     }
 
-    /// The PostgreSQL that a flag or a variable names, else the local system's, else the default.
+    /// The PostgreSQL that an option or variable names; else the local system's; else the default.
     pub(crate) fn postgres(&self, args: &PostgresArgs) -> Result<PostgresConfig> {
         let mut config = args.config()?;
         if args.database_url.is_none()
-            && let Some(dev) = self.running()?
+            && let Some(dev) = self.find_dev_json()?
         {
             config.url = dev.database_url;
         }
         Ok(config)
     }
 
-    /// A file that is there and cannot be read is an error: the default would be another system.
-    fn running(&self) -> Result<Option<DevJson>> {
+    /// `None`: no file. A file that exists and cannot be read is an error: the default would be another system.
+    fn find_dev_json(&self) -> Result<Option<DevJson>> {
         match self.dev_json() {
             Ok(dev) => Ok(Some(dev)),
             Err(error)
