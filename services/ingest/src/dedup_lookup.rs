@@ -50,8 +50,11 @@ impl DedupLookup {
     /// shutdown are still looked up.
     pub(crate) fn start(supervisor: &mut Supervisor, pool: PgPool) -> Self {
         let (requests, queue) = mpsc::channel(QUEUE);
+        let shutdown = supervisor.shutdown();
         supervisor.spawn("dedup lookup", async move {
             serve(pool, queue).await;
+            // The last clone is dropped when the HTTP server ends. If that was a failure, its own error is reported.
+            shutdown.cancelled().await;
             Ok(())
         });
         Self { requests }
