@@ -1,8 +1,8 @@
 //! Webhooks: matches events to endpoints, sends signed requests, retries them, and reports every attempt to the log.
 //!
 //! Here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from the
-//! schedule (`retry`); one HTTP request with its report (`attempt`); the erasure of an organization's endpoints and rows
-//! (`erasing`). [`start`] runs all of it.
+//! schedule (`retry`); one HTTP request with its report (`attempt`); the erasure of an organization's endpoints and
+//! rows (`erasing`). [`start`] runs all of it.
 //!
 //! Elsewhere: the inbox, which shows the reported attempts (`materializer`); the authentication of callers (`tenancy`).
 

@@ -51,7 +51,7 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
     lag_seconds: metrics::gauge_vec(
         "triggers_dispatcher_lag_seconds",
-        "Age of the first unfinished record, or of the last finished one while later ones are unread; 0 at the log's end.",
+        "Age of the first unfinished record, or of the last finished one while later ones are unread; 0 at the end.",
         &["partition"],
     ),
 });

@@ -102,8 +102,8 @@ impl EgressPolicy {
         if listed { AddressClass::Listed } else { AddressClass::Refused }
     }
 
-    /// Parses the URL of an endpoint. A literal address is checked here, a name when it is resolved. A fragment, which is
-    /// never sent, is removed.
+    /// Parses the URL of an endpoint. A literal address is checked here, a name when it is resolved. A fragment, which
+    /// is never sent, is removed.
     ///
     /// # Errors
     /// The rule that the URL breaks.
@@ -128,8 +128,8 @@ impl EgressPolicy {
         Ok(url)
     }
 
-    /// The class of a host that needs no DNS; `None` for a name. The URL parser has normalized decimal, octal, hexadecimal
-    /// and shortened IPv4 addresses.
+    /// The class of a host that needs no DNS; `None` for a name. The URL parser has normalized decimal, octal,
+    /// hexadecimal and shortened IPv4 addresses.
     pub fn check_literal(&self, url: &Url) -> Option<AddressClass> {
         let host = url.host_str()?;
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);

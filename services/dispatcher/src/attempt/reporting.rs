@@ -69,8 +69,8 @@ impl Reporter {
         }
     }
 
-    /// Waits until Kafka accepts reports again, by repeating the report that failed last: reading metadata would not show
-    /// whether the topic can be written.
+    /// Waits until Kafka accepts reports again, by repeating the report that failed last: reading metadata would not
+    /// show whether the topic can be written.
     pub(crate) async fn probe(&self) {
         loop {
             tokio::time::sleep(PROBE_EVERY).await;

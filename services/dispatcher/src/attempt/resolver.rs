@@ -1,5 +1,5 @@
-//! DNS for webhook requests: the system resolves names, and the egress policy filters the addresses. The client connects
-//! only to addresses returned here, so a name cannot change between the check and the connection.
+//! DNS for webhook requests: the system resolves names, and the egress policy filters the addresses. The client
+//! connects only to addresses returned here, so a name cannot change between the check and the connection.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;

@@ -61,8 +61,8 @@ fn padded(bytes: &[u8]) -> [u8; 64] {
     block
 }
 
-/// The value of `webhook-signature`: one signature per secret, separated by blanks. `timestamp_seconds` is the attempt's
-/// time, not the event's; `body` has the exact bytes that are sent.
+/// The value of `webhook-signature`: one signature per secret, separated by blanks. `timestamp_seconds` is the
+/// attempt's time, not the event's; `body` has the exact bytes that are sent.
 pub(crate) fn sign(secrets: &[Secret], id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
     let mut value = String::with_capacity(secrets.len() * 48);
     for secret in secrets {

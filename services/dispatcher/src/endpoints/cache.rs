@@ -52,8 +52,8 @@ impl EndpointCache {
         }
     }
 
-    /// The endpoints with every change that was committed before this call. Endpoints of an organization whose tombstone
-    /// was committed before this call count as deleted.
+    /// The endpoints with every change that was committed before this call. Endpoints of an organization whose
+    /// tombstone was committed before this call count as deleted.
     ///
     /// The stored version is older while a database is being restored from a backup. Then the cached endpoints stay in
     /// use until [`EndpointCache::invalidate`] is called: when the positions are claimed from the restored database, or
@@ -67,8 +67,8 @@ impl EndpointCache {
         let _refresh = inner.refresh.lock().await;
         // Loaded first: the rows that are read below do not cover a later invalidation.
         let invalidations = inner.invalidations.load(Ordering::SeqCst);
-        // Another task may have refreshed meanwhile. The version is read before the rows: a change in between is read, and
-        // read again next time.
+        // Another task may have refreshed meanwhile. The version is read before the rows: a change in between is read,
+        // and read again next time.
         let current = store::version(&inner.pool).await?;
         if let Some(cached) = self.cached_at(&current) {
             return Ok(cached);
@@ -88,15 +88,15 @@ impl EndpointCache {
         Ok(next)
     }
 
-    /// Makes the next read load all endpoints instead of the changes: a restored database continues from an older version
-    /// and may have passed the cached version by now.
+    /// Makes the next read load all endpoints instead of the changes: a restored database continues from an older
+    /// version and may have passed the cached version by now.
     pub(crate) fn invalidate(&self) {
         self.inner.invalidations.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Polls the stored version until dropped, also while nothing is delivered, and invalidates the cache if the version
-    /// stays older than the cached one. Only this notices a restored backup that lacks endpoints and has the same
-    /// positions, and only until new endpoints raise its version to the cached one.
+    /// Polls the stored version until dropped, also while nothing is delivered, and invalidates the cache if the
+    /// version stays older than the cached one. Only this notices a restored backup that lacks endpoints and has the
+    /// same positions, and only until new endpoints raise its version to the cached one.
     pub(crate) async fn watch(self) {
         let mut older_since: Option<Instant> = None;
         loop {
@@ -137,7 +137,7 @@ impl EndpointCache {
         let subscription = Subscription { id, org_id: stored.org_id, event_types, enabled: stored.enabled };
         let endpoint = self.open(stored).map(Box::new);
         if endpoint.is_none() {
-            error!(endpoint_id = %id, "The sealing key does not open the secrets of an endpoint; its deliveries are held.");
+            error!(endpoint_id = %id, "Sealing key does not open the endpoint's secrets; holding its deliveries.");
         }
         Change::Put(subscription, endpoint)
     }

@@ -19,8 +19,8 @@ const MAX_DELAY_SECONDS: u32 = 86_400;
 const MAX_HEADERS: usize = 20;
 const MAX_HEADER_BYTES: usize = 4096;
 
-/// Headers that the dispatcher sets, that describe the body, or that belong to the connection. A trailing hyphen makes a
-/// prefix.
+/// Headers that the dispatcher sets, that describe the body, or that belong to the connection. A trailing hyphen makes
+/// a prefix.
 const REFUSED_HEADERS: &[&str] = &[
     "host",
     "content-",
@@ -58,8 +58,8 @@ pub(crate) struct EndpointPatch {
 }
 
 impl EndpointPatch {
-    /// Reads the fields of a JSON object. Unknown fields are ignored. Planned fields are refused, so that no client relies
-    /// on them.
+    /// Reads the fields of a JSON object. Unknown fields are ignored. Planned fields are refused, so that no client
+    /// relies on them.
     ///
     /// # Errors
     /// Every invalid field.

@@ -1,5 +1,5 @@
-//! Endpoints in the database. Every change raises `endpoints_version` in its transaction, so that every dispatcher reads
-//! it before the next record. Secrets and headers are sealed by the caller.
+//! Endpoints in the database. Every change raises `endpoints_version` in its transaction, so that every dispatcher
+//! reads it before the next record. Secrets and headers are sealed by the caller.
 
 use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
@@ -149,8 +149,8 @@ pub(crate) async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<St
         .await
 }
 
-/// Changes an endpoint: `change` modifies the locked row. Enabling an endpoint releases its held deliveries. `None`: the
-/// organization has no such endpoint.
+/// Changes an endpoint: `change` modifies the locked row. Enabling an endpoint releases its held deliveries. `None`:
+/// the organization has no such endpoint.
 pub(crate) async fn update(
     pool: &PgPool,
     org_id: OrgId,

@@ -13,8 +13,8 @@ use crate::log::tracker::Undecided;
 /// A ticket, and whether its event is delivered.
 pub(crate) type Decision = (u64, bool);
 
-/// Reads the decisions on events of one partition and one log epoch; `last_offset` is the last of their offsets. Returns
-/// none if the view has not applied that within `deadline`.
+/// Reads the decisions on events of one partition and one log epoch; `last_offset` is the last of their offsets.
+/// Returns none if the view has not applied that within `deadline`.
 pub(crate) async fn read_decisions(
     pool: &PgPool,
     view_positions: &PositionsPoller,
@@ -37,8 +37,8 @@ pub(crate) async fn read_decisions(
 }
 
 /// The tickets of events that the view shows from exactly this record and that are no duplicates. An event that the
-/// view does not show was erased or is a dead letter; if it is shown from another record, that one is delivered. The log
-/// epoch is not compared: each consumer counts its own.
+/// view does not show was erased or is a dead letter; if it is shown from another record, that one is delivered. The
+/// log epoch is not compared: each consumer counts its own.
 async fn read_originals(pool: &PgPool, undecided: &[Undecided]) -> Result<Vec<u64>, sqlx::Error> {
     // Indexes instead of tickets: PostgreSQL has no unsigned integers.
     let indexes: Vec<i64> = sqlx::query_scalar(

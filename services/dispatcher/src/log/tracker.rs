@@ -120,8 +120,8 @@ impl DeliveryTracker {
         self.lanes.iter().map(|(partition, lane)| (*partition, lane.reached()))
     }
 
-    /// Starts tracking the deliveries of a record; spills those that do not fit. Returns those that wait for a duplicate
-    /// decision.
+    /// Starts tracking the deliveries of a record; spills those that do not fit. Returns those that wait for a
+    /// duplicate decision.
     pub(crate) fn track(&mut self, read: ReadRecord, now: Instant) -> Vec<Undecided> {
         let mut undecided = Vec::new();
         let Some(lane) = self.lanes.get_mut(&read.partition) else { return undecided };
@@ -178,7 +178,8 @@ impl DeliveryTracker {
         Some((ticket, open.delivery.clone(), slot))
     }
 
-    /// The endpoint is deleted, disabled or unusable: the delivery is spilled, and the retry worker cancels or holds it.
+    /// The endpoint is deleted, disabled or unusable: the delivery is spilled, and the retry worker cancels or holds
+    /// it.
     pub(crate) fn skip_unavailable(&mut self, ticket: u64) {
         if let Some(open) = self.open.remove(&ticket) {
             self.spill(open.delivery, open.generation, DUE_NOW);
@@ -324,8 +325,8 @@ impl DeliveryTracker {
         }
     }
 
-    /// The row is part of the next transaction, so the delivery is finished in the ledger: the position advances with the
-    /// row or after it, never before.
+    /// The row is part of the next transaction, so the delivery is finished in the ledger: the position advances with
+    /// the row or after it, never before.
     fn spill(&mut self, delivery: Delivery, generation: u64, waits_for: WaitsFor) {
         let is_current = self.complete(&delivery, generation);
         // A delivery of an earlier assignment gets no row: the new owner of the partition reads the record again.

@@ -108,8 +108,8 @@ impl LogWorker {
         }
     }
 
-    /// Spills all open deliveries, commits while the partitions are still claimed, and drops the partitions. Attempts in
-    /// flight continue under leases.
+    /// Spills all open deliveries, commits while the partitions are still claimed, and drops the partitions. Attempts
+    /// in flight continue under leases.
     ///
     /// # Errors
     /// Errors that a retry cannot repair. If the database does not answer, uncommitted deliveries are repeated.
@@ -235,8 +235,8 @@ impl LogWorker {
         }
     }
 
-    /// Starts the attempts that have a slot, while attempts can be reported. Reads the endpoints again, unless they were
-    /// just read: nothing is sent to an endpoint after the client got the response that it is deleted.
+    /// Starts the attempts that have a slot, while attempts can be reported. Reads the endpoints again, unless they
+    /// were just read: nothing is sent to an endpoint after the client got the response that it is deleted.
     async fn start_attempts(&mut self, just_read: Option<Arc<Snapshot>>, session: &Session) {
         if self.tracker.queue_depth() == 0
             || self.attempts.len() >= self.config.max_in_flight

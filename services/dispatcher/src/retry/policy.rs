@@ -103,7 +103,8 @@ mod tests {
     proptest! {
         #[test]
         fn jitter_stays_within_a_fifth(delay in 1_u32..100_000, jitter in -2.0_f64..2.0) {
-            let RetryDecision::RetryIn(got) = after_attempt(&[delay], 1, status(500), jitter) else { panic!("an attempt is left") };
+            let decision = after_attempt(&[delay], 1, status(500), jitter);
+            let RetryDecision::RetryIn(got) = decision else { panic!("an attempt is left") };
             let wanted = f64::from(delay);
             prop_assert!(got.as_secs_f64() >= wanted * 0.8 - 1e-6 && got.as_secs_f64() <= wanted * 1.2 + 1e-6);
         }

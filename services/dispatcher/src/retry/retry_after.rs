@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 
-/// Parses a `Retry-After` header: seconds, or an HTTP date in any of its three forms, relative to `now`. Anything else is
-/// ignored.
+/// Parses a `Retry-After` header: seconds, or an HTTP date in any of its three forms, relative to `now`. Anything else
+/// is ignored.
 pub(crate) fn parse(value: &str, now: OffsetDateTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {

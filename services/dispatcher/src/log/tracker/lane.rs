@@ -73,7 +73,8 @@ impl Lane {
     pub(super) fn advance(&self, partition: i32, limit: Option<i64>) -> Option<Advance> {
         let frontier = self.ledger.frontier();
         let next = limit.map_or(frontier, |limit| limit.min(frontier));
-        // The ledger does not have the time of a record before `limit` any more. The frontier's is close enough for lag.
+        // The ledger does not have the time of a record before `limit` any more. The frontier's is close enough for
+        // lag.
         let record_time_ms = self.ledger.frontier_time_ms();
         (next > self.committed).then(|| Advance { next, record_time_ms, ..self.fence(partition) })
     }

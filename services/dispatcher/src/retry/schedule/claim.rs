@@ -53,7 +53,8 @@ pub(crate) async fn claim(
          SET lease_id = gen_random_uuid(), due_at = now() + make_interval(secs => due.lease_seconds)
          FROM (
              SELECT picked.delivery_id, wanted.lease_seconds
-             FROM UNNEST($1::uuid[], $2::bigint[], $3::double precision[]) AS wanted (endpoint_id, max_rows, lease_seconds)
+             FROM UNNEST($1::uuid[], $2::bigint[], $3::double precision[])
+                  AS wanted (endpoint_id, max_rows, lease_seconds)
              CROSS JOIN LATERAL (
                  SELECT d.delivery_id FROM delivery_schedule d
                  WHERE d.state = 'pending' AND d.endpoint_id = wanted.endpoint_id AND d.due_at <= now()

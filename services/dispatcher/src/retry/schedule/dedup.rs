@@ -13,8 +13,8 @@ const MAX_ROWS: i64 = 1000;
 /// Offsets of an older log epoch cannot be compared with the view's position. Such a row is released when the view has
 /// its event, or at the latest when the view has applied a younger record.
 ///
-/// The view shows at most one record of an event id, so at most one row of a delivery becomes pending. A record that was
-/// read under two log epochs can have two rows; then the second one finds the first.
+/// The view shows at most one record of an event id, so at most one row of a delivery becomes pending. A record that
+/// was read under two log epochs can have two rows; then the second one finds the first.
 ///
 /// `true`: the batch was full, so there may be more.
 pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {

@@ -34,9 +34,10 @@ impl ScheduledDeliveries {
 
 /// The deliveries of a partition's records from `from` on that have rows already, finished or not.
 ///
-/// A row covers its own record. Another record with the same event id waits for its own duplicate decision, and the view
-/// shows at most one of the two. Offsets of an older log epoch cannot be compared: a row of `delivery_schedule` covers
-/// every record of its event. A row that waits for the duplicate decision is decided at its own offset and covers that.
+/// A row covers its own record. Another record with the same event id waits for its own duplicate decision, and the
+/// view shows at most one of the two. Offsets of an older log epoch cannot be compared: a row of `delivery_schedule`
+/// covers every record of its event. A row that waits for the duplicate decision is decided at its own offset and
+/// covers that.
 pub(crate) async fn scheduled_from(
     pool: &PgPool,
     partition: i32,

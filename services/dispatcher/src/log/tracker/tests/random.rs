@@ -28,8 +28,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// A position advances past a record only if each of its deliveries is finished or has a row in the same or an earlier
-    /// transaction. No delivery is both finished and scheduled, or scheduled twice.
+    /// A position advances past a record only if each of its deliveries is finished or has a row in the same or an
+    /// earlier transaction. No delivery is both finished and scheduled, or scheduled twice.
     #[test]
     fn no_position_advances_past_an_unfinished_delivery(steps in steps()) {
         let mut harness = Harness::new(2);
