@@ -1,4 +1,4 @@
-//! Options of the dispatcher: flags of the binary, each also an environment variable, checked at start.
+//! Options of the dispatcher. Each is a flag and an environment variable, checked at start.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -9,48 +9,54 @@ use runtime::config::InvalidConfig;
 
 use crate::attempt::egress::EgressPolicy;
 
+/// Name of the consumer in `consumer_positions`, and of the health component.
+pub const CONSUMER: &str = "dispatcher";
+
 const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
 
 /// Webhook delivery.
 #[derive(Args, Clone, Debug)]
 pub struct WebhookArgs {
-    /// Send no webhooks: the dispatcher's position stays where it is, and delivery goes on from there when this is
-    /// taken away
+    /// Send no webhooks. Positions do not move; delivery continues from them when this option is removed
     #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = clap::builder::FalseyValueParser::new())]
     pub disable_webhook_delivery: bool,
-    /// Networks that webhooks may reach although they are not public, such as 10.1.0.0/16; comma-separated
+    /// Networks that are not public and that webhooks may reach, such as 10.1.0.0/16; comma-separated
     #[arg(long, env = "WEBHOOK_ALLOWED_NETWORKS", value_name = "CIDR,…", value_delimiter = ',')]
     pub webhook_allowed_networks: Vec<String>,
-    /// Take endpoints with plain http URLs
+    /// Allow endpoints with plain http URLs
     #[arg(long, env = "WEBHOOK_ALLOW_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
     pub webhook_allow_http: bool,
-    /// First attempts made at once
+    /// Maximum of first attempts in flight
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT", default_value_t = 1000)]
     pub webhook_max_in_flight: usize,
-    /// Retries made at once
+    /// Maximum of retries in flight
     #[arg(long, env = "WEBHOOK_MAX_RETRIES_IN_FLIGHT", default_value_t = 500)]
     pub webhook_max_retries_in_flight: usize,
-    /// Attempts made at once per endpoint that does not say so itself
+    /// Maximum of attempts in flight per endpoint, if the endpoint has no max_in_flight of its own
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT_PER_ENDPOINT", default_value_t = 16)]
     pub webhook_max_in_flight_per_endpoint: usize,
 }
 
 impl WebhookArgs {
-    /// Checks the values and makes the configuration.
+    /// Checks the values.
     ///
     /// # Errors
-    /// Names the first value that cannot be.
+    /// Names the first invalid value.
     pub fn config(&self) -> Result<DispatcherConfig, InvalidConfig> {
         let invalid = |option, reason: String| InvalidConfig { option, reason };
-        let in_range = |option, value: usize, most: usize| {
-            if (1..=most).contains(&value) { Ok(value) } else { Err(invalid(option, format!("from 1 to {most}"))) }
+        let in_range = |option, value: usize, max: usize| {
+            if (1..=max).contains(&value) {
+                Ok(value)
+            } else {
+                Err(invalid(option, format!("must be from 1 to {max}")))
+            }
         };
         let mut allowed_networks: Vec<IpNet> = Vec::new();
         for text in self.webhook_allowed_networks.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-            let network = text
-                .parse()
-                .map_err(|_| invalid("WEBHOOK_ALLOWED_NETWORKS", format!("{text} is no network like 10.1.0.0/16")))?;
+            let network = text.parse().map_err(|_| {
+                invalid("WEBHOOK_ALLOWED_NETWORKS", format!("{text} is not a network such as 10.1.0.0/16"))
+            })?;
             allowed_networks.push(network);
         }
         Ok(DispatcherConfig {
@@ -72,35 +78,33 @@ impl WebhookArgs {
     }
 }
 
-/// What the dispatcher is run with.
 #[derive(Debug, Clone)]
 pub struct DispatcherConfig {
-    /// Whether anything is sent at all.
+    /// `false`: no webhooks are sent.
     pub delivers: bool,
-    /// Which addresses may be reached.
     pub egress: EgressPolicy,
-    /// First attempts made at once.
+    /// First attempts in flight.
     pub max_in_flight: usize,
-    /// Retries made at once.
+    /// Retries in flight.
     pub max_retries_in_flight: usize,
-    /// Attempts made at once per endpoint that does not say so itself.
+    /// Attempts in flight per endpoint, unless the endpoint has a limit of its own.
     pub max_in_flight_per_endpoint: usize,
     /// First attempts that wait per endpoint.
     pub queue_capacity: usize,
-    /// What is not finished so long after it was read goes to the schedule.
+    /// A delivery that is not finished so long after its record was read is spilled to the schedule.
     pub spill_after: Duration,
-    /// How long what is finished may wait for its position's commit.
+    /// Time between two commits of positions.
     pub commit_interval: Duration,
-    /// How long attempts under way are waited for at the end.
+    /// How long the shutdown waits for attempts in flight.
     pub drain: Duration,
-    /// How long a silent instance keeps its partitions.
+    /// How long an instance that sends no heartbeat keeps its partitions.
     pub session_timeout: Duration,
-    /// How long records may be there without one being read before the consumer is restarted.
+    /// The consumer is restarted after so long with lag and without records.
     pub stall_after: Duration,
 }
 
 impl Default for DispatcherConfig {
-    /// The defaults of the flags: only public addresses, only https.
+    /// The defaults of the options: only public addresses, only https.
     fn default() -> Self {
         Self {
             delivers: true,
@@ -111,7 +115,7 @@ impl Default for DispatcherConfig {
             queue_capacity: 1000,
             spill_after: Duration::from_secs(1),
             commit_interval: Duration::from_millis(100),
-            // Below the deadline that a process gives its parts by default.
+            // Shorter than the default shutdown deadline of a process.
             drain: Duration::from_secs(8),
             session_timeout: Duration::from_secs(10),
             stall_after: Duration::from_secs(30),
@@ -120,7 +124,7 @@ impl Default for DispatcherConfig {
 }
 
 impl DispatcherConfig {
-    /// For `triggers up` and tests: receivers on this machine may be reached, by plain http.
+    /// For `triggers up` and tests: allows receivers on loopback addresses, by plain http.
     #[must_use]
     pub fn on_this_machine(mut self) -> Self {
         let loopback = [IpNet::V4(LOOPBACK_V4), IpNet::V6(LOOPBACK_V6)];
@@ -148,15 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_only_public_addresses_are_reached() {
+    fn by_default_only_public_addresses_are_allowed() {
         let config = parse(&[]).unwrap();
         assert!(config.delivers && !config.egress.allow_http && config.egress.allowed_networks.is_empty());
     }
 
     #[test]
-    fn networks_are_listed_and_nonsense_is_refused_by_name() {
+    fn networks_are_parsed_and_invalid_options_are_named() {
         let config = parse(&["--webhook-allowed-networks", "10.1.0.0/16, fd00::/8", "--webhook-allow-http"]).unwrap();
-        let reach = |address: &str| config.egress.reach(address.parse::<IpAddr>().unwrap());
+        let reach = |address: &str| config.egress.classify(address.parse::<IpAddr>().unwrap());
         assert_eq!(
             [reach("10.1.2.3"), reach("10.2.0.1"), reach("fd00::1")],
             [AddressClass::Listed, AddressClass::Refused, AddressClass::Listed]
@@ -166,9 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_all_of_loopback_and_nothing_else() {
+    fn on_this_machine_allows_loopback_only() {
         let config = DispatcherConfig::default().on_this_machine();
-        let reach = |address: &str| config.egress.reach(address.parse::<IpAddr>().unwrap());
+        let reach = |address: &str| config.egress.classify(address.parse::<IpAddr>().unwrap());
         assert_eq!([reach("127.0.0.1"), reach("127.9.9.9"), reach("::1")], [AddressClass::Listed; 3]);
         assert_eq!([reach("10.0.0.1"), reach("169.254.169.254"), reach("::2")], [AddressClass::Refused; 3]);
     }

@@ -1,5 +1,4 @@
-//! What is delivered: one event as it was read from the log, on its way to one endpoint. How a delivery goes is
-//! `flight`'s and `intake`'s business, its row that of `rows`.
+//! A delivery: one event on its way to one endpoint, the outcome of an attempt, and what it changes in the schedule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +6,11 @@ use std::time::Duration;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use time::OffsetDateTime;
 
-/// What a request needs of an event; shared by all its deliveries.
+/// What a request needs of an event. All deliveries of the event share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Accepted {
+pub(crate) struct OutboundEvent {
     pub org_id: OrgId,
-    /// Its id, which is also the `webhook-id`.
+    /// Also the `webhook-id`.
     pub event_id: EventId,
     pub event_type: String,
     /// Append time on the log.
@@ -20,92 +19,89 @@ pub(crate) struct Accepted {
     pub payload: String,
     /// W3C trace context, if the record had one.
     pub traceparent: Option<String>,
-    /// Where it stands on the log.
     pub log_epoch: i32,
     pub partition: i32,
     pub offset: i64,
 }
 
-impl Accepted {
-    /// Bytes it holds on to, about.
+impl OutboundEvent {
+    /// Approximate size in memory, bytes.
     pub(crate) fn size(&self) -> usize {
         self.payload.len() + self.event_type.len() + self.traceparent.as_ref().map_or(0, String::len) + 128
     }
 }
 
-/// One event's way to one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivery {
     /// Every instance computes the same id.
     pub id: DeliveryId,
     pub endpoint_id: EndpointId,
-    pub event: Arc<Accepted>,
+    pub event: Arc<OutboundEvent>,
 }
 
 impl Delivery {
-    /// The delivery of `event` to the endpoint.
-    pub(crate) fn new(endpoint_id: EndpointId, event: Arc<Accepted>) -> Self {
+    pub(crate) fn new(endpoint_id: EndpointId, event: Arc<OutboundEvent>) -> Self {
         Self { id: DeliveryId::of(endpoint_id, event.event_id), endpoint_id, event }
     }
 }
 
-/// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AttemptOutcome {
-    /// Taken, and reported to the log.
+    /// The endpoint accepted the event, and the attempt is reported.
     Delivered,
-    /// Not taken, and no attempt is left; reported.
+    /// The last attempt failed, and it is reported.
     Failed,
-    /// Not taken; reported; to be tried again.
+    /// The attempt failed and is reported; the next one is due after this time.
     Retry { after: Duration },
-    /// Kafka did not take the report, whatever the outcome was. The same attempt is repeated: delivery is at least
-    /// once, and every attempt is reported.
+    /// Kafka did not accept the report. The same attempt is repeated, whatever the endpoint answered: delivery is at
+    /// least once, and every attempt is reported.
     Unreported,
 }
 
-/// What an attempt's end means for its row.
+/// What an attempt changes in the delivery's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// The delivery has ended.
-    Ended {
-        state: RowState,
-        /// Attempts made in all.
-        attempts: u32,
-    },
-    /// It goes on.
-    Again {
-        /// Attempts made so far.
-        attempts: u32,
-        /// When the next one is due.
-        after: Duration,
-    },
+pub(crate) struct RowUpdate {
+    pub state: RowState,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// Time until the next attempt; `None`: the delivery is finished.
+    pub due_after: Option<Duration>,
 }
 
-/// How long an attempt whose report failed waits before it is made again.
+impl RowUpdate {
+    pub(crate) fn finished(state: RowState, attempts: u32) -> Self {
+        Self { state, attempts, due_after: None }
+    }
+
+    pub(crate) fn pending(attempts: u32, due_after: Duration) -> Self {
+        Self { state: RowState::Pending, attempts, due_after: Some(due_after) }
+    }
+}
+
+/// How long an attempt whose report failed waits before it is repeated.
 const UNREPORTED_DELAY: Duration = Duration::from_secs(5);
 
 impl AttemptOutcome {
-    /// What the end of attempt number `attempt` means.
-    pub(crate) fn outcome(self, attempt: u32) -> Outcome {
+    /// What attempt number `attempt` (1 is the first) changes.
+    pub(crate) fn row_update(self, attempt: u32) -> RowUpdate {
         match self {
-            Self::Delivered => Outcome::Ended { state: RowState::Delivered, attempts: attempt },
-            Self::Failed => Outcome::Ended { state: RowState::Failed, attempts: attempt },
-            Self::Retry { after } => Outcome::Again { attempts: attempt, after },
-            Self::Unreported => Outcome::Again { attempts: attempt.saturating_sub(1), after: UNREPORTED_DELAY },
+            Self::Delivered => RowUpdate::finished(RowState::Delivered, attempt),
+            Self::Failed => RowUpdate::finished(RowState::Failed, attempt),
+            Self::Retry { after } => RowUpdate::pending(attempt, after),
+            Self::Unreported => RowUpdate::pending(attempt.saturating_sub(1), UNREPORTED_DELAY),
         }
     }
 }
 
-/// State of a row of `delivery_schedule`, as Rust writes it; `held` is written in SQL alone.
+/// State of a row of `delivery_schedule`. Rust never writes `held`: only SQL does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RowState {
-    /// Waits for its next attempt, or one is being made.
+    /// Waits for its next attempt, or the attempt is in flight.
     Pending,
-    /// Taken.
     Delivered,
-    /// Given up.
+    /// The last attempt failed.
     Failed,
-    /// Acknowledged or its endpoint deleted before it succeeded.
+    /// The event was acknowledged, or the endpoint deleted, before an attempt succeeded.
     Cancelled,
 }
 
@@ -119,4 +115,9 @@ impl RowState {
             Self::Cancelled => "cancelled",
         }
     }
+}
+
+/// PostgreSQL and Avro have signed integers only. The numbers of this crate are checked to be small.
+pub(crate) fn signed(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
 }

@@ -1,12 +1,10 @@
-//! What the log worker and the retry worker share.
-
 use std::sync::Arc;
 
 use kafka::fence::PositionsPoller;
 use sqlx::postgres::PgPool;
 use tokio::sync::Notify;
 
-use crate::attempt::in_flight::Attempter;
+use crate::attempt::attempter::Attempter;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::Slots;
 use crate::endpoints::cache::EndpointCache;
@@ -19,12 +17,12 @@ pub(crate) struct Dependencies {
     pub topic: Arc<str>,
     pub endpoint_cache: EndpointCache,
     pub attempter: Attempter,
-    /// Knows whether attempts may start.
+    /// Says whether attempts may start.
     pub reporter: Reporter,
     /// Bounds attempts per endpoint.
     pub slots: Slots,
-    /// The positions that the view has reached.
-    pub view: PositionsPoller,
-    /// Wakes the retry worker when there are new rows.
-    pub scheduled: Arc<Notify>,
+    /// Positions of the materializer.
+    pub view_positions: PositionsPoller,
+    /// Wakes the retry worker after new rows were committed.
+    pub rows_added: Arc<Notify>,
 }

@@ -1,5 +1,5 @@
-//! Erases what the dispatcher has of organizations that are being erased: endpoints and rows of deliveries. That
-//! nothing more is sent does not depend on this: `EndpointCache::current` sees the tombstone before every attempt.
+//! Erases the endpoints and delivery rows of organizations that are being erased. Attempts do not wait for this:
+//! `EndpointCache::current` sees the tombstone before every attempt.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,49 +13,43 @@ use tracing::{debug, info};
 use crate::endpoints::store;
 use crate::retry::schedule;
 
-/// How often it is asked which organizations there are, and the least between two looks at one.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The most between two looks at one.
-const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
+/// How often the open erasures are read, and the shortest pause between two passes over one organization.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Looks every second until `shutdown`, and less often at an organization of which nothing goes. Every instance may:
-/// what one has done is not there any more for the others.
+/// Erases until `shutdown`. Every instance may run this: rows that one has deleted are gone for the others.
 pub(crate) async fn run(pool: PgPool, erasure: Erasure, shutdown: CancellationToken) {
-    let looks = async {
-        let mut idle = Idle::default();
+    let polling = async {
+        let mut pauses = Pauses::default();
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            if let Err(error) = look(&pool, &erasure, &mut idle).await {
-                debug!(%error, "Erasing was cut short; it goes on with the next look.");
+            tokio::time::sleep(POLL_INTERVAL).await;
+            if let Err(error) = erase_open(&pool, &erasure, &mut pauses).await {
+                debug!(%error, "Erasure interrupted; continuing with the next poll.");
             }
         }
     };
-    shutdown.run_until_cancelled(looks).await;
+    shutdown.run_until_cancelled(polling).await;
 }
 
-async fn look(pool: &PgPool, erasure: &Erasure, idle: &mut Idle) -> Result<(), ErasureError> {
+async fn erase_open(pool: &PgPool, erasure: &Erasure, pauses: &mut Pauses) -> Result<(), ErasureError> {
     let open = erasure.open().await?;
-    for org_id in idle.due(&open, Instant::now()) {
+    for org_id in pauses.due(&open, Instant::now()) {
         let mut connection = pool.acquire().await?;
-        let mut gone = 0;
-        loop {
-            let erased = erase(&mut connection, org_id).await?;
-            gone += erased;
-            if erased == 0 {
-                break;
-            }
+        let mut found_rows = false;
+        while erase_batch(&mut connection, org_id).await? > 0 {
+            found_rows = true;
         }
         drop(connection);
         finish(pool, erasure, org_id).await?;
-        idle.looked(org_id, gone > 0, Instant::now());
+        pauses.erased(org_id, found_rows, Instant::now());
     }
     Ok(())
 }
 
 async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), ErasureError> {
     let mut transaction = pool.begin().await?;
-    // In this order: with the position there no row comes any more, and then none is left.
-    if erasure.is_passed(&mut transaction, org_id).await? && erase(&mut transaction, org_id).await? == 0 {
+    // In this order: once the positions have reached the end, no row is added; then the last rows are deleted.
+    if erasure.is_passed(&mut transaction, org_id).await? && erase_batch(&mut transaction, org_id).await? == 0 {
         erasure.done(&mut transaction, org_id).await?;
         transaction.commit().await?;
         info!(organization = %org_id, "Organization erased from the dispatcher.");
@@ -64,31 +58,31 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
 }
 
 /// Erases at most a batch of each table. Returns how many rows.
-async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
+async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
     Ok(store::erase(connection, org_id).await? + schedule::erase(connection, org_id).await?)
 }
 
-/// Since when nothing of an organization went: one whose positions cannot come to the end, because nothing is sent or
-/// somebody is away, is looked at ever less often. Pure.
+/// Pauses between two passes over one organization. They grow while there is nothing to erase: positions may not reach
+/// the end of the log for a long time, because delivery is disabled or an instance is down. Pure.
 #[derive(Default)]
-struct Idle {
-    /// By organization: since when, and when the next look is due.
-    known: HashMap<OrgId, (Instant, Instant)>,
+struct Pauses {
+    /// By organization: when rows were last erased, and when the next pass is due.
+    by_org: HashMap<OrgId, (Instant, Instant)>,
 }
 
-impl Idle {
-    /// Those of the open ones at which to look now. Others are forgotten.
+impl Pauses {
+    /// The open organizations that are due. Organizations that are not open any more are removed.
     fn due(&mut self, open: &[OrgId], now: Instant) -> Vec<OrgId> {
-        self.known =
-            open.iter().map(|org_id| (*org_id, self.known.get(org_id).copied().unwrap_or((now, now)))).collect();
-        open.iter().filter(|org_id| self.known.get(org_id).is_some_and(|(_, next)| *next <= now)).copied().collect()
+        self.by_org =
+            open.iter().map(|org_id| (*org_id, self.by_org.get(org_id).copied().unwrap_or((now, now)))).collect();
+        open.iter().filter(|org_id| self.by_org.get(org_id).is_some_and(|(_, due)| *due <= now)).copied().collect()
     }
 
-    fn looked(&mut self, org_id: OrgId, something_went: bool, now: Instant) {
-        let since = self.known.get(&org_id).map_or(now, |(since, _)| if something_went { now } else { *since });
-        // A quarter of the time since then: an erasure that ends in seconds is not held up by it.
-        let pause = (now.saturating_duration_since(since) / 4).clamp(LOOK_EVERY, LOOK_AT_LEAST_EVERY);
-        self.known.insert(org_id, (since, now + pause));
+    fn erased(&mut self, org_id: OrgId, found_rows: bool, now: Instant) {
+        let last = self.by_org.get(&org_id).map_or(now, |(last, _)| if found_rows { now } else { *last });
+        // A quarter of the time since then: it delays an erasure of a few seconds very little.
+        let pause = (now.saturating_duration_since(last) / 4).clamp(POLL_INTERVAL, MAX_PAUSE);
+        self.by_org.insert(org_id, (last, now + pause));
     }
 }
 
@@ -97,28 +91,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_organization_of_which_nothing_goes_is_looked_at_less_often_and_the_others_are_not() {
-        let begun = Instant::now();
-        let at = |second| begun + Duration::from_secs(second);
+    fn pauses_grow_only_for_an_organization_without_rows() {
+        let started = Instant::now();
+        let at = |second| started + Duration::from_secs(second);
         let (stuck, busy) = (OrgId::generate(), OrgId::generate());
-        let mut idle = Idle::default();
-        let mut looks = Vec::new();
+        let mut pauses = Pauses::default();
+        let mut passes = Vec::new();
         for second in 0..600 {
-            let due = idle.due(&[stuck, busy], at(second));
-            assert!(due.contains(&busy));
-            idle.looked(busy, true, at(second));
+            let due = pauses.due(&[stuck, busy], at(second));
+            assert!(due.contains(&busy), "an organization with rows is due every second");
+            pauses.erased(busy, true, at(second));
             if due.contains(&stuck) {
-                idle.looked(stuck, false, at(second));
-                looks.push(second);
+                pauses.erased(stuck, false, at(second));
+                passes.push(second);
             }
         }
-        assert_eq!(looks[..8], [0, 1, 2, 3, 4, 5, 7, 9]);
-        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] <= 30) && looks.len() < 40, "{looks:?}");
+        assert_eq!(passes[..8], [0, 1, 2, 3, 4, 5, 7, 9]);
+        assert!(passes.windows(2).all(|pair| pair[1] - pair[0] <= 30) && passes.len() < 40, "{passes:?}");
 
-        // Something came and went: quick again.
-        idle.looked(stuck, true, at(600));
-        assert_eq!((idle.due(&[stuck], at(600)), idle.due(&[stuck], at(601))), (vec![], vec![stuck]));
-        assert_eq!(idle.due(&[], at(602)), []);
-        assert!(idle.known.is_empty());
+        pauses.erased(stuck, true, at(600));
+        let due = (pauses.due(&[stuck], at(600)), pauses.due(&[stuck], at(601)));
+        assert_eq!(due, (vec![], vec![stuck]), "the pause is short again after rows were found");
+        assert_eq!(pauses.due(&[], at(602)), []);
+        assert!(pauses.by_org.is_empty(), "an organization that is erased is removed");
     }
 }

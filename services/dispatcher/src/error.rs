@@ -1,17 +1,12 @@
-//! Fatal errors of the dispatcher.
-
 use crate::log::commit::CommitError;
 
-/// Why the dispatcher stopped. Transient failures are retried and are not among these.
+/// Errors that stop the dispatcher. Transient failures are retried.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DispatchError {
-    /// The consumer cannot be made.
-    #[error("the consumer could not be made: {0}")]
+    #[error("the Kafka consumer could not be created: {0}")]
     Consumer(#[from] rdkafka::error::KafkaError),
-    /// The schedule cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// A part of it panicked.
-    #[error("a task of the dispatcher ended unexpectedly: {0}")]
+    #[error("a task of the dispatcher panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }

@@ -1,4 +1,4 @@
-//! What the dispatcher measures. No label carries an organization or an endpoint.
+//! Metrics of the dispatcher. No label has an organization or an endpoint.
 
 use std::sync::LazyLock;
 
@@ -13,12 +13,12 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
     attempt_seconds: metrics::histogram(
         "triggers_dispatcher_attempt_seconds",
-        "From the start of a request to the end of its answer, failures included.",
+        "From the start of a request to the end of its response, including failed requests.",
         &[0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
     ),
     first_attempt_seconds: metrics::histogram(
         "triggers_dispatcher_first_attempt_seconds",
-        "From an event's acceptance to the end of its first attempt, for attempts straight from the log.",
+        "From the acceptance of an event to the end of its first attempt, for attempts that start from the log.",
         &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
     ),
     in_flight: metrics::gauge("triggers_dispatcher_in_flight_attempts", "First attempts and retries in flight."),
@@ -26,26 +26,23 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "triggers_dispatcher_queue_depth",
         "First attempts that wait for a slot of their endpoint.",
     ),
-    uncommitted: metrics::gauge(
-        "triggers_dispatcher_uncommitted_records",
-        "Records read ahead of the committed positions.",
-    ),
+    uncommitted: metrics::gauge("triggers_dispatcher_uncommitted_records", "Records that are read and not committed."),
     spilled: metrics::counter(
         "triggers_dispatcher_spilled_total",
-        "Deliveries whose first attempt did not finish in time or failed, written to the schedule.",
+        "Deliveries written to the schedule because their first attempt did not finish in time or failed.",
     ),
     schedule_depth: metrics::gauge(
         "triggers_dispatcher_schedule_rows",
-        "Unfinished rows of the schedule; 10000 means 10000 or more.",
+        "Unfinished rows of the schedule, counted up to 10000.",
     ),
     records: metrics::counter_vec(
         "triggers_dispatcher_records_total",
-        "Records read from the log, by kind.",
+        "Records read from the log: matched, unmatched or unreadable.",
         &["kind"],
     ),
     unreported: metrics::counter(
         "triggers_dispatcher_unreported_total",
-        "Attempts whose report Kafka did not take; they are repeated.",
+        "Attempts whose report Kafka did not accept; they are repeated.",
     ),
     lag_records: metrics::gauge_vec(
         "triggers_dispatcher_lag_records",

@@ -1,4 +1,4 @@
-//! The dispatcher from its start to its end: puts the dependencies together, and lets go in order.
+//! Starts the tasks of the dispatcher and shuts them down in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,33 +10,33 @@ use kafka::producer::Producer;
 use runtime::health::Component;
 use runtime::lifecycle::Supervisor;
 use runtime::seal::SealingKey;
+use schemas::topics::MATERIALIZER;
 use sqlx::postgres::PgPool;
 use tenancy::erasure::Erasure;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::attempt::attempter::Attempter;
 use crate::attempt::client::{ClientError, WebhookClient};
-use crate::attempt::in_flight::Attempter;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::Slots;
-use crate::config::DispatcherConfig;
+use crate::config::{CONSUMER, DispatcherConfig};
 use crate::dependencies::Dependencies;
 use crate::endpoints::cache::EndpointCache;
+use crate::erasing;
 use crate::error::DispatchError;
-use crate::log::duplicates::MATERIALIZER;
 use crate::log::worker::LogWorker;
-use crate::retry::worker;
 use crate::retry::worker::RetryWorker;
-use crate::{CONSUMER, erasing};
 
+/// How long the consumer may take to leave its group.
 const CONSUMER_STOP: Duration = Duration::from_secs(5);
 
-/// Starts the dispatcher under `supervisor`, and with it the tasks "schedule erasure", "endpoint watch" and "retries".
-/// The component `dispatcher` is up while it delivers.
+/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint watch` and `retries` under `supervisor`. The component
+/// `dispatcher` is healthy while webhooks are delivered.
 ///
 /// # Errors
-/// When no requests can be made.
+/// If the HTTP client cannot be created.
 pub fn start(
     supervisor: &mut Supervisor,
     config: DispatcherConfig,
@@ -48,14 +48,14 @@ pub fn start(
     let shutdown = supervisor.shutdown();
     let component = supervisor.health().component(CONSUMER);
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, vec![kafka.topics.events.clone()]);
-    // Also while nothing is sent.
+    // Erasure runs even if delivery is disabled.
     let erasing = erasing::run(pool.clone(), erasure, shutdown.clone());
     supervisor.spawn("schedule erasure", async move {
         erasing.await;
         Ok(())
     });
     if !config.delivers {
-        info!("Webhook delivery is switched off; positions stay where they are.");
+        info!("Webhook delivery is disabled; positions do not move.");
         component.report_healthy();
         return Ok(());
     }
@@ -68,17 +68,17 @@ pub fn start(
         attempter: Attempter::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::default(),
-        view: PositionsPoller::new(pool.clone(), MATERIALIZER),
-        scheduled: Arc::new(Notify::new()),
+        view_positions: PositionsPoller::new(pool.clone(), MATERIALIZER),
+        rows_added: Arc::new(Notify::new()),
     };
-    let (watching, stopping) = (dependencies.endpoint_cache.clone().watch(), shutdown.clone());
+    let (watching, stop) = (dependencies.endpoint_cache.clone().watch(), shutdown.clone());
     supervisor.spawn("endpoint watch", async move {
-        stopping.run_until_cancelled(watching).await;
+        stop.run_until_cancelled(watching).await;
         Ok(())
     });
-    // In a task of its own, so that neither waits for the other.
-    let retrying =
-        worker::run(RetryWorker::new(&dependencies, config.max_retries_in_flight, config.drain), shutdown.clone());
+    // A separate task, so that first attempts and retries do not wait for each other.
+    let retry_worker = RetryWorker::new(&dependencies, config.max_retries_in_flight, config.drain);
+    let retrying = retry_worker.run(shutdown.clone());
     supervisor.spawn("retries", async move {
         retrying.await;
         Ok(())
@@ -91,7 +91,7 @@ pub fn start(
     Ok(())
 }
 
-/// Delivers until the shutdown, then finishes what it can.
+/// Delivers until the shutdown, then waits for the attempts in flight.
 async fn deliver(
     config: &DispatcherConfig,
     dependencies: &Dependencies,
@@ -100,23 +100,23 @@ async fn deliver(
     shutdown: CancellationToken,
 ) -> Result<(), DispatchError> {
     let mut settings = ConsumerSettings::new(CONSUMER, &kafka.topics.group_dispatcher, &kafka.topics.events);
-    // A webhook takes longer than this anyway, and fewer rounds leave more of the machine to everything else.
+    // A webhook takes longer than this anyway, and fewer fetches save CPU.
     settings.fetch_wait = Duration::from_millis(10);
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
     let (pool, component) = (dependencies.pool.clone(), component.clone());
     let runner = Runner { kafka, pool, settings, component, shutdown, stop_within: CONSUMER_STOP };
-    let mut pass = LogWorker::new(config.clone(), dependencies.clone());
+    let mut log_worker = LogWorker::new(config.clone(), dependencies.clone());
     while let Some(mut session) = runner.start().await? {
-        let ended = pass.run(&mut session).await?;
-        // What is open goes to the schedule while the partitions are still ours; only then are they given up.
-        pass.let_go().await?;
+        let ended = log_worker.run(&mut session).await?;
+        // Open deliveries are written to the schedule while the partitions are still claimed.
+        log_worker.release_partitions().await?;
         if let Ended::Restart(reason) = ended {
             runner.restart(session, reason).await;
         } else {
-            let (drained, ()) = tokio::join!(pass.drain(), session.stop());
+            let (drained, ()) = tokio::join!(log_worker.drain(), session.stop());
             return drained;
         }
     }
-    pass.drain().await
+    log_worker.drain().await
 }

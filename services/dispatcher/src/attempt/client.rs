@@ -1,5 +1,4 @@
-//! One HTTP request to an endpoint, and what came of it. Whether there is another one is decided in `schedule`;
-//! reporting is `flight`'s.
+//! One HTTP request to an endpoint, and its result.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -13,16 +12,16 @@ use crate::attempt::body;
 use crate::attempt::egress::{AddressClass, EgressPolicy};
 use crate::attempt::resolver::{AddressRefused, GuardedResolver, NameUnknown};
 use crate::attempt::sign;
-use crate::delivery::Accepted;
+use crate::delivery::OutboundEvent;
 use crate::endpoints::matching::Endpoint;
-use crate::retry::policy::Answer;
+use crate::retry::policy::ReceiverAnswer;
 use crate::retry::retry_after;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Below what servers keep idle connections for: a POST into a connection that the other end just closed would fail.
+/// Shorter than servers keep idle connections: a POST on a connection that the server just closed would fail.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const POOL_MAX_IDLE_PER_HOST: usize = 16;
-/// Most of an answer's body that is read.
+/// At most so much of a response's body is read.
 const EXCERPT_BYTES: usize = 4096;
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -30,22 +29,20 @@ const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The client could not be made: the TLS provider or the system's root certificates are not usable. Fatal at start.
+/// The TLS provider or the system's root certificates cannot be used. Fatal at start.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client for webhooks could not be made (are root certificates installed?): {0}")]
+#[error("the HTTP client for webhooks could not be created (are root certificates installed?): {0}")]
 pub struct ClientError(#[source] reqwest::Error);
 
-/// What came of one request.
 #[derive(Debug, Clone)]
-pub(crate) struct Attempted {
+pub(crate) struct RequestResult {
     pub started_at: OffsetDateTime,
-    /// From its begin to the end of the answer, or to the failure.
+    /// From the start of the request to the end of the response, or to the failure.
     pub latency: Duration,
-    /// Status and `Retry-After`.
-    pub answer: Answer,
-    /// Why there was no 2xx, as a short sentence.
+    pub answer: ReceiverAnswer,
+    /// Why the status is not 2xx, as a short sentence.
     pub error: Option<String>,
-    /// The first bytes of the answer's body as text.
+    /// The start of the response's body as text.
     pub excerpt: Option<String>,
 }
 
@@ -57,17 +54,15 @@ pub(crate) struct WebhookClient {
 }
 
 impl WebhookClient {
-    /// Makes the client.
-    ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub(crate) fn new(policy: Arc<EgressPolicy>) -> Result<Self, ClientError> {
-        // Already installed by another part of the process is as good.
+        // An error means that another part of the process has installed it already.
         let _installed_before = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .user_agent(concat!("Triggers/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
-            // A proxy from the environment would resolve names behind the guard's back.
+            // A proxy from the environment would resolve names without the egress policy.
             .no_proxy()
             .dns_resolver(Arc::new(GuardedResolver::new(policy.clone())))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -78,27 +73,27 @@ impl WebhookClient {
         Ok(Self { client, policy })
     }
 
-    /// Makes one attempt. Whatever happens is an answer.
-    pub(crate) async fn send(&self, endpoint: &Endpoint, event: &Accepted) -> Attempted {
+    /// Sends one request. Every failure is part of the result.
+    pub(crate) async fn send(&self, endpoint: &Endpoint, event: &OutboundEvent) -> RequestResult {
         let started_at = OffsetDateTime::now_utc();
-        let begun = Instant::now();
-        // Names are judged by the resolver; a literal address never gets there.
+        let started = Instant::now();
+        // The resolver checks names; it never sees a literal address.
         let outcome = if self.policy.check_literal(&endpoint.url) == Some(AddressClass::Refused) {
             Err(AddressRefused.to_string())
         } else {
             self.request(endpoint, event, started_at).await.map_err(|error| describe(&error, endpoint.timeout))
         };
-        let failed = |error| Attempted {
+        let failed = |error| RequestResult {
             started_at,
-            latency: begun.elapsed(),
-            answer: Answer { status: None, retry_after: None },
+            latency: started.elapsed(),
+            answer: ReceiverAnswer { status: None, retry_after: None },
             error: Some(error),
             excerpt: None,
         };
         match outcome {
-            Ok(received) => Attempted {
+            Ok(received) => RequestResult {
                 started_at,
-                latency: begun.elapsed(),
+                latency: started.elapsed(),
                 error: (!received.is_success)
                     .then(|| format!("the endpoint answered {}", received.answer.status.unwrap_or_default())),
                 answer: received.answer,
@@ -111,37 +106,36 @@ impl WebhookClient {
     async fn request(
         &self,
         endpoint: &Endpoint,
-        event: &Accepted,
+        event: &OutboundEvent,
         now: OffsetDateTime,
-    ) -> Result<Received, reqwest::Error> {
+    ) -> Result<EndpointResponse, reqwest::Error> {
         let body = body::request_body(event.event_id, &event.event_type, event.accepted_at, &event.payload);
         let headers = headers(endpoint, event, now.unix_timestamp(), &body);
         let request = self.client.post(endpoint.url.clone()).headers(headers).timeout(endpoint.timeout).body(body);
         let response = request.send().await?;
         let status = response.status();
-        let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let answer = Answer {
+        let requested = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let answer = ReceiverAnswer {
             status: Some(status.as_u16()),
-            retry_after: asked.and_then(|value| retry_after::parse(value, now)),
+            retry_after: requested.and_then(|value| retry_after::parse(value, now)),
         };
-        // Only an answer from the public Internet is shown: one from a listed address may hold what its owner would not
-        // show outsiders.
-        let public =
-            response.remote_addr().is_some_and(|address| self.policy.reach(address.ip()) == AddressClass::Public);
-        let excerpt = excerpt(response).await.filter(|_| public);
-        Ok(Received { is_success: status.is_success(), answer, excerpt })
+        // Only a response from the public Internet is shown: one from a listed address may be confidential.
+        let is_public =
+            response.remote_addr().is_some_and(|address| self.policy.classify(address.ip()) == AddressClass::Public);
+        let excerpt = excerpt(response).await.filter(|_| is_public);
+        Ok(EndpointResponse { is_success: status.is_success(), answer, excerpt })
     }
 }
 
-struct Received {
+struct EndpointResponse {
     is_success: bool,
-    answer: Answer,
+    answer: ReceiverAnswer,
     excerpt: Option<String>,
 }
 
-fn headers(endpoint: &Endpoint, event: &Accepted, timestamp: i64, body: &[u8]) -> HeaderMap {
+fn headers(endpoint: &Endpoint, event: &OutboundEvent, timestamp: i64, body: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 5);
-    // The endpoint's own first, so that none of ours can be replaced.
+    // The endpoint's own headers first, so that they cannot replace ours.
     for (name, value) in &endpoint.headers {
         headers.insert(name, value.clone());
     }
@@ -158,8 +152,8 @@ fn headers(endpoint: &Endpoint, event: &Accepted, timestamp: i64, body: &[u8]) -
     headers
 }
 
-/// Reads the begin of the body. The status has already decided, so a body that breaks off, or never ends, changes
-/// nothing. What fits is read to its end, which lets the connection be used again; what does not closes it.
+/// Reads the start of the body. The status has decided already, so a body that breaks off changes nothing. A short body
+/// is read to its end, so that the connection can be used again; a long one closes it.
 async fn excerpt(mut response: Response) -> Option<String> {
     let mut bytes = Vec::new();
     while bytes.len() < EXCERPT_BYTES
@@ -170,15 +164,14 @@ async fn excerpt(mut response: Response) -> Option<String> {
     (!bytes.is_empty()).then(|| text(&bytes))
 }
 
-/// Any bytes as text of at most as many bytes as an excerpt has, without the one character that PostgreSQL does not
-/// take.
+/// Any bytes as text of at most [`EXCERPT_BYTES`], without NUL, which PostgreSQL refuses.
 fn text(bytes: &[u8]) -> String {
     let mut text = String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     text.truncate(text.floor_char_boundary(EXCERPT_BYTES));
     text
 }
 
-/// A short sentence without addresses, URLs or what the library says to itself.
+/// A short sentence without addresses, URLs or internal details of the library.
 fn describe(error: &reqwest::Error, timeout: Duration) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
@@ -197,11 +190,11 @@ fn describe(error: &reqwest::Error, timeout: Duration) -> String {
     }
     if error.is_timeout() {
         let seconds = if error.is_connect() { CONNECT_TIMEOUT.min(timeout).as_secs() } else { timeout.as_secs() };
-        format!("no answer within {seconds} s")
+        format!("no response within {seconds} s")
     } else if error.is_connect() {
         "the connection could not be made".to_owned()
     } else {
-        "the connection broke before there was an answer".to_owned()
+        "the connection broke before the response".to_owned()
     }
 }
 
@@ -210,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_excerpt_is_text_that_the_database_takes_and_stays_short() {
+    fn an_excerpt_is_short_text_without_nul() {
         assert_eq!(text(b"a\0b"), "a\u{fffd}b");
         assert_eq!(text(&[0xff; 3]), "\u{fffd}\u{fffd}\u{fffd}");
         let long = text(&[0xff; EXCERPT_BYTES]);

@@ -1,7 +1,5 @@
 //! Which addresses a webhook may reach. Checked when an endpoint is written, after DNS, and on literal addresses before
-//! each request.
-//!
-//! Pure: resolving names and connecting is done in `resolver` and `attempt`.
+//! each request. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,8 +9,8 @@ use reqwest::Url;
 /// Longest URL of an endpoint, bytes.
 const MAX_URL_BYTES: usize = 2048;
 
-/// IPv4 ranges that are not the public Internet, by IANA's special-purpose registry, and one address of a cloud's inner
-/// service that hides among public ones.
+/// IPv4 ranges that are not the public Internet, from IANA's special-purpose registry, and one public address that a
+/// cloud uses for an internal service.
 const REFUSED_V4: &[Ipv4Net] = &[
     v4([0, 0, 0, 0], 8),
     v4([10, 0, 0, 0], 8),
@@ -35,12 +33,12 @@ const REFUSED_V4: &[Ipv4Net] = &[
     v4([240, 0, 0, 0], 4),
 ];
 
-/// The one IPv6 range that is public. Outside of it lie loopback, unspecified, mapped and compatible IPv4, NAT64,
-/// unique local, link-local, multicast and segment routing.
+/// The only public IPv6 range. It excludes loopback, unspecified, mapped and compatible IPv4, NAT64, unique local,
+/// link-local, multicast and segment routing.
 const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
-/// What is not public within it: protocol assignments with Teredo, benchmark and overlay ids, documentation, 6to4,
-/// sinks.
+/// Ranges within it that are not public: protocol assignments with Teredo, benchmark and overlay ids, documentation,
+/// 6to4, sinks.
 const REFUSED_V6: &[Ipv6Net] = &[
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
     v6([0x2001, 0x0db8, 0, 0, 0, 0, 0, 0], 32),
@@ -57,65 +55,58 @@ const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
 }
 
-/// How an address stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressClass {
     /// On the public Internet.
     Public,
-    /// Not public, but listed by the operator. No word of its answers is kept: they may hold what an outsider should
-    /// not see.
+    /// Not public, but allowed by the operator. Its responses are not stored: they may be confidential.
     Listed,
-    /// Must not be reached.
     Refused,
 }
 
-/// Why a URL is none for an endpoint.
+/// Why an endpoint cannot have a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlProblem {
-    /// Not absolute, or no URL at all.
     #[error("must be an absolute http or https URL")]
     Malformed,
     #[error("must be at most {MAX_URL_BYTES} bytes long")]
     TooLong,
-    #[error("must begin with https:// or http://")]
+    #[error("must start with https:// or http://")]
     Scheme,
-    /// Plain http where it is not allowed.
-    #[error("must begin with https://: plain http is not allowed here")]
+    #[error("must start with https://: plain http is not allowed here")]
     PlainHttp,
     /// A name or password in the URL.
     #[error("must not carry a user name or password")]
     UserInfo,
-    /// A literal address, or a name for loopback, that must not be reached.
+    /// A literal address, or a name for loopback.
     #[error("the address is private, local or reserved and not allowed here")]
     Refused,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct EgressPolicy {
-    /// Networks that are not public and may be reached all the same.
+    /// Networks that are not public and may be reached.
     pub allowed_networks: Vec<IpNet>,
-    /// Whether plain http is taken.
     pub allow_http: bool,
 }
 
 impl EgressPolicy {
-    /// How `address` stands.
-    pub fn reach(&self, address: IpAddr) -> AddressClass {
+    pub fn classify(&self, address: IpAddr) -> AddressClass {
         if is_public(address) {
             return AddressClass::Public;
         }
-        // A mapped address connects to the IPv4 one, so it is listed when that is.
+        // A mapped address connects to the IPv4 address, so it is listed if that is.
         let canonical = address.to_canonical();
         let listed =
             self.allowed_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical));
         if listed { AddressClass::Listed } else { AddressClass::Refused }
     }
 
-    /// Reads the URL of an endpoint. A name is judged when it is resolved, a literal address here; a fragment, which is
-    /// never sent, is cut off.
+    /// Parses the URL of an endpoint. A literal address is checked here, a name when it is resolved. A fragment, which
+    /// is never sent, is removed.
     ///
     /// # Errors
-    /// Says which rule it breaks.
+    /// The rule that the URL breaks.
     pub fn check_url(&self, text: &str) -> Result<Url, UrlProblem> {
         if text.len() > MAX_URL_BYTES {
             return Err(UrlProblem::TooLong);
@@ -137,18 +128,18 @@ impl EgressPolicy {
         Ok(url)
     }
 
-    /// How the URL's host stands when no DNS is needed to tell; `None` for a name. The URL parser has already turned
-    /// decimal, octal, hexadecimal and shortened spellings of IPv4 into the usual one.
+    /// The class of a host that needs no DNS; `None` for a name. The URL parser has normalized decimal, octal,
+    /// hexadecimal and shortened IPv4 addresses.
     pub fn check_literal(&self, url: &Url) -> Option<AddressClass> {
         let host = url.host_str()?;
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if let Ok(address) = literal.parse::<IpAddr>() {
-            return Some(self.reach(address));
+            return Some(self.classify(address));
         }
-        // Reserved names that mean loopback everywhere: refused early, so that the author sees it.
+        // Reserved names for loopback are refused early, so that the client sees the error.
         let name = host.strip_suffix('.').unwrap_or(host);
         let loopback = name == "localhost" || name.ends_with(".localhost");
-        (loopback && self.reach(IpAddr::V4(Ipv4Addr::LOCALHOST)) == AddressClass::Refused)
+        (loopback && self.classify(IpAddr::V4(Ipv4Addr::LOCALHOST)) == AddressClass::Refused)
             .then_some(AddressClass::Refused)
     }
 }

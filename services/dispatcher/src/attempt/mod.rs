@@ -1,9 +1,9 @@
 //! One attempt: the signed HTTP request and its report to the log. The pure core is `body`, `sign` and `egress`.
 
+pub(crate) mod attempter;
 pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod egress;
-pub(crate) mod in_flight;
 pub(crate) mod reporting;
 pub(crate) mod resolver;
 pub(crate) mod sign;

@@ -1,6 +1,5 @@
-//! DNS for webhook requests: names are resolved by the system and the answer is filtered by the egress policy. The
-//! client connects to what is returned here and to nothing else, so a name cannot point elsewhere between the check and
-//! the connection.
+//! DNS for webhook requests: the system resolves names, and the egress policy filters the addresses. The client
+//! connects only to addresses returned here, so a name cannot change between the check and the connection.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -10,27 +9,24 @@ use tokio::sync::Semaphore;
 
 use crate::attempt::egress::{AddressClass, EgressPolicy};
 
-/// Look-ups at once. Each holds a thread of the runtime's blocking pool for as long as the system's resolver takes.
+/// Concurrent lookups. Each uses a thread of the runtime's blocking pool until the system's resolver returns.
 const MAX_LOOKUPS: usize = 128;
 
-/// Every address of a name is one that must not be reached.
+/// All addresses of the name are refused.
 #[derive(Debug, thiserror::Error)]
 #[error("the address is private, local or reserved and not allowed")]
 pub(crate) struct AddressRefused;
 
-/// The name has no address.
 #[derive(Debug, thiserror::Error)]
 #[error("the host name could not be resolved")]
 pub(crate) struct NameUnknown;
 
-/// Resolves and filters.
 pub(crate) struct GuardedResolver {
     policy: Arc<EgressPolicy>,
     lookups: Arc<Semaphore>,
 }
 
 impl GuardedResolver {
-    /// A resolver that answers only what `policy` lets through.
     pub(crate) fn new(policy: Arc<EgressPolicy>) -> Self {
         Self { policy, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
@@ -40,19 +36,19 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (policy, lookups) = (self.policy.clone(), self.lookups.clone());
         Box::pin(async move {
-            let place = lookups.acquire_owned().await?;
-            // The place goes with the thread: one that a request no longer waits for still asks a dead name server.
-            let look_up = move || {
+            let permit = lookups.acquire_owned().await?;
+            // The thread keeps the permit: after the request's timeout it still waits for the name server.
+            let lookup = move || {
                 let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>);
-                drop(place);
+                drop(permit);
                 found
             };
-            let found = tokio::task::spawn_blocking(look_up).await?.map_err(|_| NameUnknown)?;
+            let found = tokio::task::spawn_blocking(lookup).await?.map_err(|_| NameUnknown)?;
             if found.is_empty() {
                 return Err(NameUnknown.into());
             }
             let allowed: Vec<SocketAddr> =
-                found.into_iter().filter(|address| policy.reach(address.ip()) != AddressClass::Refused).collect();
+                found.into_iter().filter(|address| policy.classify(address.ip()) != AddressClass::Refused).collect();
             if allowed.is_empty() {
                 return Err(AddressRefused.into());
             }
@@ -73,7 +69,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_leads_to_a_refused_address_has_none() {
+    async fn refused_addresses_are_filtered_after_dns() {
         assert_eq!(resolve(EgressPolicy::default()).await, Err(AddressRefused.to_string()));
         let listed = EgressPolicy { allowed_networks: vec!["127.0.0.0/8".parse().unwrap()], allow_http: true };
         let found = resolve(listed).await.unwrap();

@@ -1,6 +1,5 @@
-//! Signatures of webhook requests by the Standard Webhooks rules, version `v1`: HMAC-SHA256 over `id.timestamp.body`.
-//!
-//! Where secrets are kept, and for how long an old one still signs, is decided by the endpoints.
+//! Signatures of webhook requests by the Standard Webhooks specification, version `v1`: HMAC-SHA256 over
+//! `id.timestamp.body`.
 
 use std::fmt;
 
@@ -9,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// What every secret's text begins with.
+/// Prefix of every secret's text.
 pub(crate) const SECRET_PREFIX: &str = "whsec_";
-/// Bytes of a secret made here; the rules take 24 to 64.
+/// Bytes of a generated secret; the specification allows 24 to 64.
 const GENERATED_BYTES: usize = 32;
 
 /// A signing secret, ready to sign. `Debug` hides it.
@@ -31,11 +30,10 @@ impl Secret {
     /// A new random secret.
     pub(crate) fn generate() -> Self {
         let bytes: [u8; GENERATED_BYTES] = rand::random();
-        // Key lengths outside of the rules cannot come from here; HMAC itself takes any.
         Self { mac: Hmac::new(&padded(&bytes).into()), bytes: bytes.to_vec() }
     }
 
-    /// Takes a secret's bytes; `None` when there are fewer than 24 or more than 64.
+    /// `None`: there are fewer than 24 bytes or more than 64.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if !(24..=64).contains(&bytes.len()) {
             return None;
@@ -48,14 +46,13 @@ impl Secret {
         &self.bytes
     }
 
-    /// The text that its owner is shown once: `whsec_` and base64.
+    /// The text that the client gets once: `whsec_` and base64.
     pub(crate) fn to_text(&self) -> String {
         format!("{SECRET_PREFIX}{}", STANDARD.encode(&self.bytes))
     }
 }
 
-/// HMAC's key block: a shorter key is filled with zeros, by definition of HMAC. A secret is never longer than the
-/// block.
+/// HMAC's key block: HMAC fills a shorter key with zeros. A secret is never longer than the block.
 fn padded(bytes: &[u8]) -> [u8; 64] {
     let mut block = [0; 64];
     for (to, from) in block.iter_mut().zip(bytes) {
@@ -64,8 +61,8 @@ fn padded(bytes: &[u8]) -> [u8; 64] {
     block
 }
 
-/// The value of `webhook-signature`: one signature per secret, separated by blanks. `timestamp_seconds` is of the
-/// attempt, not of the event, and `body` the exact bytes that are sent.
+/// The value of `webhook-signature`: one signature per secret, separated by blanks. `timestamp_seconds` is the
+/// attempt's time, not the event's; `body` has the exact bytes that are sent.
 pub(crate) fn sign(secrets: &[Secret], id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
     let mut value = String::with_capacity(secrets.len() * 48);
     for secret in secrets {
@@ -120,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_shows_only_where_it_is_meant_to() {
+    fn a_secret_has_no_debug_output() {
         let secret = Secret::generate();
         assert!(secret.to_text().starts_with(SECRET_PREFIX));
         assert_eq!(format!("{secret:?}"), "Secret(..)");
@@ -130,7 +127,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_independent_library_verifies_what_either_secret_signed(
+        fn an_independent_library_verifies_both_signatures(
             old in prop::collection::vec(any::<u8>(), 24..=64),
             new in prop::collection::vec(any::<u8>(), 24..=64),
             body in "\\PC{0,200}",

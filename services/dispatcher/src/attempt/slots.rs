@@ -1,15 +1,15 @@
-//! Requests at once per endpoint, counted over first attempts and retries together.
+//! Bounds the requests in flight per endpoint, for first attempts and retries together.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use schemas::ids::EndpointId;
 
-/// Counts the requests that are in flight per endpoint. Cloning shares the counts.
+/// Requests in flight per endpoint. Cloning shares the counts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Slots(Arc<Mutex<HashMap<EndpointId, usize>>>);
 
-/// The right to one request to an endpoint; dropping it gives it back.
+/// The right to one request to an endpoint. Dropping it frees the slot.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Slots,
@@ -17,7 +17,7 @@ pub(crate) struct Slot {
 }
 
 impl Slots {
-    /// Takes a slot of the endpoint, unless `limit` are taken.
+    /// `None`: `limit` slots of the endpoint are taken.
     pub(crate) fn take(&self, endpoint: EndpointId, limit: usize) -> Option<Slot> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(endpoint).or_default();
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_bounded_per_endpoint_and_come_back() {
+    fn slots_are_bounded_per_endpoint_and_freed() {
         let slots = Slots::default();
         let (a, b) = (EndpointId::generate(), EndpointId::generate());
         let first = slots.take(a, 2);

@@ -1,5 +1,4 @@
-//! Endpoints as the dispatcher knows them: reads the version, takes in what changed since, keeps the secrets opened.
-//! Which endpoints match is decided in `matching`.
+//! The endpoints in memory, with opened secrets. Every read compares the stored version and applies the changes since.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,14 +11,14 @@ use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 
 use crate::endpoints::matching::{Change, Endpoint, Snapshot, Subscription};
-use crate::endpoints::store::{Stored, Version};
+use crate::endpoints::store::{StoredEndpoint, Version};
 use crate::endpoints::{input, secrets, store};
 
-/// How often the stored version is looked at, and how long it may be an older one.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
-const BACK_FOR: Duration = Duration::from_secs(4);
+/// The cache is invalidated if the stored version is older than the cached one for so long.
+const MAX_REGRESSION: Duration = Duration::from_secs(4);
 
-/// Keeps the picture of all endpoints. Cloning shares it.
+/// All endpoints. Cloning shares the cache.
 #[derive(Clone)]
 pub(crate) struct EndpointCache {
     inner: Arc<Inner>,
@@ -30,12 +29,11 @@ struct Inner {
     sealing: SealingKey,
     default_max_in_flight: usize,
     snapshot: RwLock<Arc<Snapshot>>,
-    /// One reads changes at a time; who waited finds them taken in.
-    reading: Mutex<()>,
-    /// How often versions may have been given twice, so that all must be read again, and up to which of these times it
-    /// was.
-    doubts: AtomicU64,
-    read_after: AtomicU64,
+    /// One task refreshes at a time; the others then find a current snapshot.
+    refresh: Mutex<()>,
+    /// How often the cache was invalidated, and how many of these invalidations the snapshot covers.
+    invalidations: AtomicU64,
+    covered: AtomicU64,
 }
 
 impl EndpointCache {
@@ -47,74 +45,70 @@ impl EndpointCache {
                 sealing,
                 default_max_in_flight,
                 snapshot,
-                reading: Mutex::new(()),
-                doubts: AtomicU64::new(0),
-                read_after: AtomicU64::new(0),
+                refresh: Mutex::new(()),
+                invalidations: AtomicU64::new(0),
+                covered: AtomicU64::new(0),
             }),
         }
     }
 
-    /// The endpoints with every change that was committed before this call. Those of an organization whose tombstone
-    /// was committed before this call count as deleted.
+    /// The endpoints with every change that was committed before this call. Endpoints of an organization whose
+    /// tombstone was committed before this call count as deleted.
     ///
-    /// A version that went back is that of a database being restored from a backup: what is known goes on until
-    /// [`EndpointCache::invalidate`] is called, which is when the positions are claimed from it, or when it has stayed back
-    /// ([`EndpointCache::watch`]). Read at once, a table that is still empty would have everything cancelled.
+    /// The stored version is older while a database is being restored from a backup. Then the cached endpoints stay in
+    /// use until [`EndpointCache::invalidate`] is called: when the positions are claimed from the restored database, or
+    /// when the version stays older ([`EndpointCache::watch`]). Reading a table that is still empty would cancel all
+    /// deliveries.
     pub(crate) async fn current(&self) -> Result<Arc<Snapshot>, sqlx::Error> {
         let inner = &*self.inner;
-        if let Some(known) = self.cached_at(&store::version(&inner.pool).await?) {
-            return Ok(known);
+        if let Some(cached) = self.cached_at(&store::version(&inner.pool).await?) {
+            return Ok(cached);
         }
-        let _reading = inner.reading.lock().await;
-        // Before everything else: a doubt that comes meanwhile is not of what is read now.
-        let doubts = inner.doubts.load(Ordering::SeqCst);
-        // Read again, since somebody may have taken in a newer one meanwhile; and before the rows: what changes in
-        // between is read, and read again next time.
+        let _refresh = inner.refresh.lock().await;
+        // Loaded first: the rows that are read below do not cover a later invalidation.
+        let invalidations = inner.invalidations.load(Ordering::SeqCst);
+        // Another task may have refreshed meanwhile. The version is read before the rows: a change in between is read,
+        // and read again next time.
         let current = store::version(&inner.pool).await?;
-        if let Some(known) = self.cached_at(&current) {
-            return Ok(known);
+        if let Some(cached) = self.cached_at(&current) {
+            return Ok(cached);
         }
-        let known = self.cached();
-        let is_doubted = inner.read_after.load(Ordering::SeqCst) < doubts;
-        let mut next = if is_doubted { Snapshot::default() } else { (*known).clone() };
+        let cached = self.cached();
+        let is_invalid = inner.covered.load(Ordering::SeqCst) < invalidations;
+        let mut next = if is_invalid { Snapshot::default() } else { (*cached).clone() };
         let changed = store::changed_since(&inner.pool, next.version()).await?;
         let changes = changed.into_iter().map(|stored| self.change(stored)).collect::<Vec<_>>();
         let Version { version, erasing } = current;
-        info!(version, changes = changes.len(), erasing = erasing.len(), "Endpoints were read.");
-        // A version that went back says nothing: what is known goes on.
-        next.apply(changes, if is_doubted { version } else { version.max(known.version()) });
+        info!(version, changes = changes.len(), erasing = erasing.len(), "Endpoint cache refreshed.");
+        next.apply(changes, if is_invalid { version } else { version.max(cached.version()) });
         next.set_erasing(erasing);
         let next = Arc::new(next);
         *inner.snapshot.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
-        inner.read_after.store(doubts, Ordering::SeqCst);
+        inner.covered.store(invalidations, Ordering::SeqCst);
         Ok(next)
     }
 
-    /// Has the next reading take in all endpoints instead of what changed: a restored database counts on from an older
-    /// version, and may have come past the one that is known by now.
+    /// Makes the next read load all endpoints instead of the changes: a restored database continues from an older
+    /// version and may have passed the cached version by now.
     pub(crate) fn invalidate(&self) {
-        self.inner.doubts.fetch_add(1, Ordering::SeqCst);
+        self.inner.invalidations.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Looks at the stored version, also while nothing is delivered, until dropped, and doubts when it stays older than
-    /// the known one. A backup that is older by endpoints alone shows nowhere else; and once new endpoints have brought
-    /// its version up to the known one, nowhere at all.
+    /// Polls the stored version until dropped, also while nothing is delivered, and invalidates the cache if the
+    /// version stays older than the cached one. Only this notices a restored backup that lacks endpoints and has the
+    /// same positions, and only until new endpoints raise its version to the cached one.
     pub(crate) async fn watch(self) {
-        let mut back_since: Option<Instant> = None;
+        let mut older_since: Option<Instant> = None;
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
-            // What a database that does not answer has in it will be seen later.
             let Ok(Version { version, .. }) = store::version(&self.inner.pool).await else {
-                back_since = None;
+                older_since = None;
                 continue;
             };
-            back_since = (version < self.cached().version()).then(|| back_since.unwrap_or_else(Instant::now));
-            if back_since.is_some_and(|since| since.elapsed() >= BACK_FOR) {
-                warn!(
-                    version,
-                    known = self.cached().version(),
-                    "The endpoints went back to an older version: reading all of them again."
-                );
+            let cached = self.cached().version();
+            older_since = (version < cached).then(|| older_since.unwrap_or_else(Instant::now));
+            if older_since.is_some_and(|since| since.elapsed() >= MAX_REGRESSION) {
+                warn!(version, cached, "Stored endpoints are older than the cached ones; reading all of them again.");
                 self.invalidate();
                 // The next caller of `current` retries a failed read.
                 let _read = self.current().await;
@@ -123,18 +117,18 @@ impl EndpointCache {
     }
 
     fn cached_at(&self, current: &Version) -> Option<Arc<Snapshot>> {
-        let known = self.cached();
-        let is_doubted = self.inner.read_after.load(Ordering::SeqCst) < self.inner.doubts.load(Ordering::SeqCst);
-        let holds = current.version <= known.version() && current.erasing == known.erasing();
-        (holds && !is_doubted).then_some(known)
+        let cached = self.cached();
+        let is_valid = self.inner.covered.load(Ordering::SeqCst) >= self.inner.invalidations.load(Ordering::SeqCst);
+        let is_current = current.version <= cached.version() && current.erasing == cached.erasing();
+        (is_valid && is_current).then_some(cached)
     }
 
-    /// The endpoints as they were read last.
+    /// The endpoints of the last read.
     pub(crate) fn cached(&self) -> Arc<Snapshot> {
         self.inner.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn change(&self, mut stored: Stored) -> Change {
+    fn change(&self, mut stored: StoredEndpoint) -> Change {
         let id = stored.id;
         if stored.deleted_at.is_some() {
             return Change::Removed(id);
@@ -143,12 +137,12 @@ impl EndpointCache {
         let subscription = Subscription { id, org_id: stored.org_id, event_types, enabled: stored.enabled };
         let endpoint = self.open(stored).map(Box::new);
         if endpoint.is_none() {
-            error!(endpoint_id = %id, "An endpoint's secrets cannot be opened with this sealing key; what is for it is kept and not sent.");
+            error!(endpoint_id = %id, "Sealing key does not open the endpoint's secrets; holding its deliveries.");
         }
         Change::Put(subscription, endpoint)
     }
 
-    fn open(&self, stored: Stored) -> Option<Endpoint> {
+    fn open(&self, stored: StoredEndpoint) -> Option<Endpoint> {
         let sealing = &self.inner.sealing;
         let secret = secrets::open_secret(sealing, stored.id, &stored.sealed_secret?)?;
         let headers = secrets::open_headers(sealing, stored.id, stored.sealed_headers.as_deref())?;
@@ -159,7 +153,7 @@ impl EndpointCache {
             headers: headers.iter().filter_map(|(name, value)| input::header(name, value).ok()).collect(),
             max_in_flight: stored
                 .max_in_flight
-                .and_then(|most| usize::try_from(most).ok())
+                .and_then(|max| usize::try_from(max).ok())
                 .unwrap_or(self.inner.default_max_in_flight),
             timeout: Duration::from_secs(u64::try_from(stored.timeout_seconds).ok()?),
             retry_delays_seconds: stored.retry_schedule.iter().filter_map(|delay| u32::try_from(*delay).ok()).collect(),

@@ -1,4 +1,4 @@
-//! What a client may write into an endpoint, checked field by field. Pure; storing it is `store`'s business.
+//! Validates the fields that a client writes to an endpoint. Pure.
 
 use http::{HeaderName, HeaderValue};
 use http_server::FieldError;
@@ -7,9 +7,8 @@ use serde_json::{Map, Value};
 use crate::attempt::egress::EgressPolicy;
 use crate::retry::policy::DEFAULT_DELAYS_SECONDS;
 
-/// Bound of one request when the endpoint does not say, seconds.
+/// Timeout of one request if the endpoint has none of its own, seconds.
 pub(crate) const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
-/// Largest bound of one request, seconds.
 pub(crate) const MAX_TIMEOUT_SECONDS: u32 = 30;
 const MAX_PATTERNS: usize = 100;
 const MAX_PATTERN_CHARACTERS: usize = 255;
@@ -20,7 +19,8 @@ const MAX_DELAY_SECONDS: u32 = 86_400;
 const MAX_HEADERS: usize = 20;
 const MAX_HEADER_BYTES: usize = 4096;
 
-/// Headers that are ours, describe the body, or belong to the connection. Prefixes end with a hyphen.
+/// Headers that the dispatcher sets, that describe the body, or that belong to the connection. A trailing hyphen makes
+/// a prefix.
 const REFUSED_HEADERS: &[&str] = &[
     "host",
     "content-",
@@ -37,37 +37,34 @@ const REFUSED_HEADERS: &[&str] = &[
     "traceparent",
 ];
 
-/// Header names and values, as they are stored sealed.
+/// Names and values.
 pub(crate) type Headers = Vec<(String, String)>;
 
-/// Fields that were given, each checked. `null` stands for the default.
+/// The valid fields of a request; `None`: the request does not have the field. `null` means the default.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Patch {
+pub(crate) struct EndpointPatch {
     /// Normalized.
     pub url: Option<String>,
-    /// Patterns; empty: all types.
+    /// Patterns; empty: all event types.
     pub event_types: Option<Vec<String>>,
     pub description: Option<Option<String>>,
-    /// Sent along.
     pub headers: Option<Headers>,
-    /// `None`: the dispatcher's default.
+    /// Inner `None`: the dispatcher's default.
     pub max_in_flight: Option<Option<u32>>,
-    /// 1 to 30.
     pub timeout_seconds: Option<u32>,
-    /// Delays before the retries.
+    /// Delays before the retries, seconds.
     pub retry_schedule: Option<Vec<u32>>,
-    /// Whether it is sent anything.
     pub enabled: Option<bool>,
 }
 
-impl Patch {
-    /// Reads the fields of a JSON object. Unknown ones are ignored; known ones that have no effect yet are refused, so
-    /// that nobody relies on them.
+impl EndpointPatch {
+    /// Reads the fields of a JSON object. Unknown fields are ignored. Planned fields are refused, so that no client
+    /// relies on them.
     ///
     /// # Errors
-    /// Every field at fault.
+    /// Every invalid field.
     pub(crate) fn read(object: &Map<String, Value>, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
-        let mut fields = Fields { object, faults: Vec::new() };
+        let mut fields = Fields { object, errors: Vec::new() };
         let patch = Self {
             url: fields.take("url", |value| url(value, policy)),
             event_types: fields.take_or("event_types", Vec::new, event_types),
@@ -88,14 +85,14 @@ impl Patch {
         for name in ["filter", "rate_limit_per_second"] {
             fields.refuse_unless(name, |_| false);
         }
-        if fields.faults.is_empty() { Ok(patch) } else { Err(fields.faults) }
+        if fields.errors.is_empty() { Ok(patch) } else { Err(fields.errors) }
     }
 }
 
-/// Reads fields and collects what is wrong with them.
+/// Reads fields and collects the errors.
 struct Fields<'a> {
     object: &'a Map<String, Value>,
-    faults: Vec<FieldError>,
+    errors: Vec<FieldError>,
 }
 
 impl Fields<'_> {
@@ -103,7 +100,7 @@ impl Fields<'_> {
         match read(self.object.get(name)?) {
             Ok(value) => Some(value),
             Err(reason) => {
-                self.faults.push(FieldError { field: name.to_owned(), reason });
+                self.errors.push(FieldError { field: name.to_owned(), reason });
                 None
             }
         }
@@ -120,15 +117,15 @@ impl Fields<'_> {
 
     fn refuse_unless(&mut self, name: &str, harmless: impl FnOnce(&Value) -> bool) {
         if self.object.get(name).is_some_and(|value| !value.is_null() && !harmless(value)) {
-            self.faults.push(FieldError { field: name.to_owned(), reason: "is not supported yet".to_owned() });
+            self.errors.push(FieldError { field: name.to_owned(), reason: "is not supported yet".to_owned() });
         }
     }
 }
 
-/// Reads the URL of an endpoint.
+/// Validates the URL of an endpoint.
 ///
 /// # Errors
-/// The reason it is none.
+/// Why it is refused.
 pub(crate) fn url(value: &Value, policy: &EgressPolicy) -> Result<String, String> {
     let text = value.as_str().ok_or("must be a text")?;
     policy.check_url(text).map(Into::into).map_err(|problem| problem.to_string())
@@ -163,10 +160,10 @@ fn description(value: &Value) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn number(value: &Value, least: u32, most: u32) -> Result<u32, String> {
+fn number(value: &Value, min: u32, max: u32) -> Result<u32, String> {
     let number =
-        value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| (least..=most).contains(number));
-    number.ok_or_else(|| format!("must be a whole number from {least} to {most}"))
+        value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| format!("must be a whole number from {min} to {max}"))
 }
 
 fn flag(value: &Value) -> Result<bool, String> {
@@ -190,7 +187,7 @@ fn headers(value: &Value) -> Result<Headers, String> {
     for (name, value) in object {
         let value = value.as_str().ok_or("must be an object of texts")?;
         let (name, _) = header(name, value)?;
-        if headers.iter().any(|(known, _)| known == name.as_str()) {
+        if headers.iter().any(|(other, _)| other == name.as_str()) {
             return Err(format!("names {name} twice"));
         }
         headers.push((name.as_str().to_owned(), value.to_owned()));
@@ -202,16 +199,16 @@ fn headers(value: &Value) -> Result<Headers, String> {
     Ok(headers)
 }
 
-/// Reads one header of an endpoint's own. The value, which may be a secret, is never in the reason.
+/// Validates a header of an endpoint. The value may be a secret and is never part of the error.
 ///
 /// # Errors
-/// The reason it is refused.
+/// Why it is refused.
 pub(crate) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "has a name that is no header name".to_owned())?;
-    let refused = |rule: &&&str| {
-        if rule.ends_with('-') { parsed.as_str().starts_with(**rule) } else { parsed.as_str() == **rule }
+    let is_refused = |rule: &&str| {
+        if rule.ends_with('-') { parsed.as_str().starts_with(*rule) } else { parsed.as_str() == *rule }
     };
-    if REFUSED_HEADERS.iter().find(refused).is_some() {
+    if REFUSED_HEADERS.iter().any(is_refused) {
         return Err(format!("must not set {parsed}"));
     }
     let visible = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && value.trim() == value;
@@ -235,21 +232,22 @@ mod tests {
         EgressPolicy::default()
     }
 
-    fn read(value: &Value) -> Result<Patch, Vec<FieldError>> {
-        Patch::read(value.as_object().unwrap(), &policy())
+    fn read(value: &Value) -> Result<EndpointPatch, Vec<FieldError>> {
+        EndpointPatch::read(value.as_object().unwrap(), &policy())
     }
 
-    fn blamed(value: &Value) -> Vec<String> {
-        read(value).unwrap_err().into_iter().map(|fault| fault.field).collect()
+    fn invalid_fields(value: &Value) -> Vec<String> {
+        read(value).unwrap_err().into_iter().map(|error| error.field).collect()
     }
 
     #[test]
-    fn what_is_given_is_read_and_the_rest_stays_open() {
+    fn given_fields_are_read_and_the_others_are_none() {
         let patch = read(&json!({
-            "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d", "headers": {"X-Token": "t 1"},
-            "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [], "enabled": false, "ordered": false, "unknown": 1,
+            "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d",
+            "headers": {"X-Token": "t 1"}, "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
+            "enabled": false, "ordered": false, "unknown": 1,
         }));
-        let wanted = Patch {
+        let wanted = EndpointPatch {
             url: Some("https://example.com/hook".to_owned()),
             event_types: Some(vec!["order.*".to_owned()]),
             description: Some(Some("d".to_owned())),
@@ -260,30 +258,30 @@ mod tests {
             enabled: Some(false),
         };
         assert_eq!(patch.unwrap(), wanted);
-        assert_eq!(read(&json!({})).unwrap(), Patch::default());
-        let defaults = read(&json!({"timeout_seconds": null, "retry_schedule": null, "description": null})).unwrap();
-        assert_eq!((defaults.timeout_seconds, defaults.description), (Some(10), Some(None)));
-        assert_eq!(defaults.retry_schedule, Some(vec![30, 120, 600, 3600]));
+        assert_eq!(read(&json!({})).unwrap(), EndpointPatch::default());
+        let deerrors = read(&json!({"timeout_seconds": null, "retry_schedule": null, "description": null})).unwrap();
+        assert_eq!((deerrors.timeout_seconds, deerrors.description), (Some(10), Some(None)));
+        assert_eq!(deerrors.retry_schedule, Some(vec![30, 120, 600, 3600]));
     }
 
     #[test]
-    fn what_has_no_effect_yet_is_refused_by_name() {
+    fn planned_fields_are_refused() {
         for (name, value) in [
             ("ordered", json!(true)),
             ("ack_on_success", json!(true)),
             ("filter", json!({})),
             ("rate_limit_per_second", json!(5)),
         ] {
-            let faults = read(&json!({ name: value })).unwrap_err();
-            assert_eq!((faults[0].field.as_str(), faults[0].reason.as_str()), (name, "is not supported yet"));
+            let errors = read(&json!({ name: value })).unwrap_err();
+            assert_eq!((errors[0].field.as_str(), errors[0].reason.as_str()), (name, "is not supported yet"));
         }
     }
 
     #[test]
-    fn every_field_at_fault_is_named() {
+    fn every_invalid_field_is_named() {
         let all = json!({
-            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "max_in_flight": 0, "timeout_seconds": 31,
-            "retry_schedule": [0], "enabled": "yes",
+            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "max_in_flight": 0,
+            "timeout_seconds": 31, "retry_schedule": [0], "enabled": "yes",
         });
         let fields = [
             "url",
@@ -295,15 +293,15 @@ mod tests {
             "retry_schedule",
             "enabled",
         ];
-        assert_eq!(blamed(&all), fields);
-        assert_eq!(blamed(&json!({"url": null})), ["url"]);
-        assert_eq!(blamed(&json!({"event_types": ["*"]})), ["event_types"]);
-        assert_eq!(blamed(&json!({"timeout_seconds": 1.5})), ["timeout_seconds"]);
-        assert_eq!(blamed(&json!({"retry_schedule": vec![1; 21]})), ["retry_schedule"]);
+        assert_eq!(invalid_fields(&all), fields);
+        assert_eq!(invalid_fields(&json!({"url": null})), ["url"]);
+        assert_eq!(invalid_fields(&json!({"event_types": ["*"]})), ["event_types"]);
+        assert_eq!(invalid_fields(&json!({"timeout_seconds": 1.5})), ["timeout_seconds"]);
+        assert_eq!(invalid_fields(&json!({"retry_schedule": vec![1; 21]})), ["retry_schedule"]);
     }
 
     #[test]
-    fn headers_that_are_ours_or_the_connections_are_refused() {
+    fn reserved_and_malformed_headers_are_refused() {
         for name in [
             "Host",
             "Content-Type",
@@ -331,8 +329,8 @@ mod tests {
         for name in ["Authorization", "X-Api-Key", "Cookie", "Test", "Hosting"] {
             assert!(header(name, "v").is_ok(), "{name}");
         }
-        assert_eq!(blamed(&json!({"headers": {"X-A": "1", "x-a": "2"}})), ["headers"]);
-        assert_eq!(blamed(&json!({"headers": {"x-a": "v".repeat(4096)}})), ["headers"]);
+        assert_eq!(invalid_fields(&json!({"headers": {"X-A": "1", "x-a": "2"}})), ["headers"]);
+        assert_eq!(invalid_fields(&json!({"headers": {"x-a": "v".repeat(4096)}})), ["headers"]);
         let reason = read(&json!({"headers": {"x-a": "hush\u{1}"}})).unwrap_err().remove(0).reason;
         assert!(!reason.contains("hush"), "{reason}");
     }

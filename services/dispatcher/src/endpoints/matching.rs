@@ -1,6 +1,4 @@
-//! Which endpoints an event goes to: an in-memory picture of all endpoints, kept up by version.
-//!
-//! Pure. Reading the changes from the database is `directory`'s business.
+//! Which endpoints get an event: a snapshot of all endpoints at one version. Pure.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -13,13 +11,13 @@ use schemas::ids::{EndpointId, OrgId};
 
 use crate::attempt::sign::Secret;
 
-/// Which events an endpoint is for: known of every endpoint, also of one that cannot be sent to.
+/// Which events an endpoint gets. Also of an endpoint that cannot be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Subscription {
     pub id: EndpointId,
     pub org_id: OrgId,
     pub event_types: Vec<String>,
-    /// A disabled endpoint matches nothing and its rows are held.
+    /// A disabled endpoint matches no events, and its deliveries are held.
     pub enabled: bool,
 }
 
@@ -28,13 +26,12 @@ pub(crate) struct Subscription {
 pub(crate) struct Endpoint {
     pub id: EndpointId,
     pub url: Url,
-    /// Every one signs.
+    /// Each adds a signature.
     pub secrets: Vec<Secret>,
-    /// Sent along with each request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Requests at once.
+    /// Maximum of requests in flight.
     pub max_in_flight: usize,
-    /// Bound of one request in all.
+    /// Of one request, including its response.
     pub timeout: Duration,
     /// Delays before the retries.
     pub retry_delays_seconds: Vec<u32>,
@@ -47,22 +44,20 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// One endpoint as a newer version of the table has it.
+/// A change of one endpoint.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// It is new, or was changed. `None`: it cannot be used, since its secrets do not open.
+    /// New or changed. `None`: it cannot be used, since the sealing key does not open its secrets.
     Put(Subscription, Option<Box<Endpoint>>),
     Removed(EndpointId),
 }
 
-/// How an endpoint stands.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum EndpointState<'a> {
-    /// It may be sent to.
     Enabled(&'a Arc<Endpoint>),
-    /// It is there and is sent nothing for now: it is disabled, or cannot be used. What is for it is kept.
+    /// Disabled or unusable: its deliveries are held.
     Withheld,
-    /// It was deleted, or its organization is being erased.
+    /// Deleted, or its organization is being erased.
     Gone,
 }
 
@@ -70,27 +65,26 @@ pub(crate) enum EndpointState<'a> {
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Snapshot {
     version: i64,
-    /// `None`: it is there and cannot be used.
+    /// `None`: the endpoint cannot be used.
     by_id: HashMap<EndpointId, (Arc<Subscription>, Option<Arc<Endpoint>>)>,
     by_org: HashMap<OrgId, Vec<Arc<Subscription>>>,
-    /// Enabled, and cannot be used.
+    /// Enabled endpoints that cannot be used.
     unusable: BTreeSet<EndpointId>,
     /// Organizations that are being erased: their endpoints count as deleted. Sorted.
     erasing: Vec<OrgId>,
 }
 
 impl Snapshot {
-    /// The version it shows.
     pub(crate) fn version(&self) -> i64 {
         self.version
     }
 
-    /// The organizations whose endpoints count as deleted since they are being erased.
+    /// Organizations that are being erased; sorted.
     pub(crate) fn erasing(&self) -> &[OrgId] {
         &self.erasing
     }
 
-    /// Sets the organizations that are being erased; sorted.
+    /// `erasing` must be sorted.
     pub(crate) fn set_erasing(&mut self, erasing: Vec<OrgId>) {
         self.erasing = erasing;
     }
@@ -99,7 +93,7 @@ impl Snapshot {
         self.erasing.binary_search(&org_id).is_ok()
     }
 
-    /// Takes changes in, which bring it to `version`.
+    /// Applies the changes that lead to `version`.
     pub(crate) fn apply(&mut self, changes: Vec<Change>, version: i64) {
         for change in changes {
             match change {
@@ -129,26 +123,24 @@ impl Snapshot {
         }
     }
 
-    /// Whether the organization has any endpoint.
-    pub(crate) fn knows(&self, org_id: OrgId) -> bool {
+    pub(crate) fn has_endpoints(&self, org_id: OrgId) -> bool {
         self.by_org.contains_key(&org_id) && !self.is_erasing(org_id)
     }
 
-    /// The endpoints that an event of this organization and type goes to, also those that cannot be used: what is for
-    /// them is not to be lost. An organization nobody knows has none.
+    /// The endpoints that get an event of this organization and type, including unusable ones, so that their events are
+    /// not lost.
     pub(crate) fn matching<'a>(&'a self, org_id: OrgId, event_type: &'a str) -> impl Iterator<Item = EndpointId> + 'a {
         let of_org = self.by_org.get(&org_id).filter(|_| !self.is_erasing(org_id)).map_or(&[][..], Vec::as_slice);
         let is_for = move |one: &&Arc<Subscription>| one.enabled && matches(&one.event_types, event_type);
         of_org.iter().filter(is_for).map(|subscription| subscription.id)
     }
 
-    /// Endpoints that should be sent to and cannot be used.
+    /// Enabled endpoints that cannot be used.
     pub(crate) fn unusable(&self) -> &BTreeSet<EndpointId> {
         &self.unusable
     }
 
-    /// How an endpoint stands.
-    pub(crate) fn standing(&self, id: EndpointId) -> EndpointState<'_> {
+    pub(crate) fn state(&self, id: EndpointId) -> EndpointState<'_> {
         match self.by_id.get(&id) {
             Some((subscription, _)) if self.is_erasing(subscription.org_id) => EndpointState::Gone,
             Some((subscription, Some(endpoint))) if subscription.enabled => EndpointState::Enabled(endpoint),
@@ -158,14 +150,14 @@ impl Snapshot {
     }
 }
 
-/// Whether a list of patterns takes a type: an empty list takes all, `order.*` what begins with `order.`, any other
-/// text itself.
+/// Whether a list of patterns matches a type: an empty list matches all, `order.*` matches types that start with
+/// `order.`, any other text matches itself.
 pub(crate) fn matches(patterns: &[String], event_type: &str) -> bool {
-    let taken = |pattern: &String| match pattern.strip_suffix('*') {
+    let is_match = |pattern: &String| match pattern.strip_suffix('*') {
         Some(prefix) if prefix.ends_with('.') => event_type.starts_with(prefix),
         _ => pattern == event_type,
     };
-    patterns.is_empty() || patterns.iter().any(taken)
+    patterns.is_empty() || patterns.iter().any(is_match)
 }
 
 #[cfg(test)]
@@ -198,10 +190,10 @@ mod tests {
     }
 
     #[test]
-    fn patterns_take_all_a_prefix_or_one_type() {
+    fn patterns_match_all_a_prefix_or_one_type() {
         assert!(matches(&[], "anything"));
         let patterns = list(&["order.*", "invoice.paid"]);
-        for (event_type, taken) in [
+        for (event_type, expected) in [
             ("order.created", true),
             ("order.a.b", true),
             ("order.", true),
@@ -211,13 +203,13 @@ mod tests {
             ("invoice.paid.late", false),
             ("Order.created", false),
         ] {
-            assert_eq!(matches(&patterns, event_type), taken, "{event_type}");
+            assert_eq!(matches(&patterns, event_type), expected, "{event_type}");
         }
         assert!(!matches(&list(&["or*"]), "order"));
     }
 
     #[test]
-    fn an_event_goes_to_its_own_organizations_enabled_endpoints_only() {
+    fn only_enabled_endpoints_of_the_organization_match() {
         let (org, other) = (OrgId::generate(), OrgId::generate());
         let (one, two, theirs) = (EndpointId::generate(), EndpointId::generate(), EndpointId::generate());
         let mut snapshot = Snapshot::default();
@@ -238,40 +230,40 @@ mod tests {
         assert_eq!(ids(&snapshot, org, "a.b"), [two]);
         assert_eq!(ids(&snapshot, other, "a.b"), []);
         assert!(
-            matches!(snapshot.standing(one), EndpointState::Withheld)
-                && matches!(snapshot.standing(theirs), EndpointState::Gone)
+            matches!(snapshot.state(one), EndpointState::Withheld)
+                && matches!(snapshot.state(theirs), EndpointState::Gone)
         );
         assert_eq!(snapshot.version(), 4);
     }
 
     #[test]
-    fn an_endpoint_that_cannot_be_used_still_matches_and_is_named_while_it_is_enabled() {
+    fn an_unusable_endpoint_matches_while_it_is_enabled() {
         let (org, id) = (OrgId::generate(), EndpointId::generate());
         let mut snapshot = Snapshot::default();
         let unusable = |enabled| Change::Put(Subscription { enabled, ..subscription(id, org, &["a"]) }, None);
         snapshot.apply(vec![unusable(true)], 1);
-        assert!(snapshot.knows(org) && matches!(snapshot.standing(id), EndpointState::Withheld));
+        assert!(snapshot.has_endpoints(org) && matches!(snapshot.state(id), EndpointState::Withheld));
         assert_eq!((ids(&snapshot, org, "a"), ids(&snapshot, org, "b")), (vec![id], vec![]));
         assert_eq!(snapshot.unusable(), &BTreeSet::from([id]));
         snapshot.apply(vec![unusable(false)], 2);
         assert!(ids(&snapshot, org, "a").is_empty() && snapshot.unusable().is_empty());
         snapshot.apply(vec![unusable(true), put(subscription(id, org, &[]))], 3);
-        assert!(matches!(snapshot.standing(id), EndpointState::Enabled(_)) && snapshot.unusable().is_empty());
+        assert!(matches!(snapshot.state(id), EndpointState::Enabled(_)) && snapshot.unusable().is_empty());
         snapshot.apply(vec![unusable(true), Change::Removed(id)], 4);
-        assert!(!snapshot.knows(org) && snapshot.unusable().is_empty());
+        assert!(!snapshot.has_endpoints(org) && snapshot.unusable().is_empty());
     }
 
     #[test]
-    fn endpoints_of_an_organization_being_erased_count_as_deleted() {
+    fn endpoints_of_an_erased_organization_are_gone() {
         let (org, other) = (OrgId::generate(), OrgId::generate());
         let (erased, kept) = (EndpointId::generate(), EndpointId::generate());
         let mut snapshot = Snapshot::default();
         snapshot.apply(vec![put(subscription(erased, org, &[])), put(subscription(kept, other, &[]))], 1);
         snapshot.set_erasing(vec![org]);
-        assert!(!snapshot.knows(org) && ids(&snapshot, org, "a").is_empty());
-        assert!(matches!(snapshot.standing(erased), EndpointState::Gone));
-        assert!(matches!(snapshot.standing(kept), EndpointState::Enabled(_)) && ids(&snapshot, other, "a") == [kept]);
+        assert!(!snapshot.has_endpoints(org) && ids(&snapshot, org, "a").is_empty());
+        assert!(matches!(snapshot.state(erased), EndpointState::Gone));
+        assert!(matches!(snapshot.state(kept), EndpointState::Enabled(_)) && ids(&snapshot, other, "a") == [kept]);
         snapshot.set_erasing(Vec::new());
-        assert!(snapshot.knows(org), "a backup from before the tombstone has it back");
+        assert!(snapshot.has_endpoints(org), "a restored backup from before the tombstone has the endpoints again");
     }
 }

@@ -1,7 +1,5 @@
-//! Webhook endpoints: the routes that manage them (here), what may be written (`input`), what is secret (`secrets`),
-//! and the rows (`store`).
-//!
-//! Nothing here needs Kafka. Sending to endpoints is the rest of the crate.
+//! Webhook endpoints: the routes that manage them (here), the validation (`input`), the sealed secrets (`secrets`), and
+//! the rows (`store`); the cache of the dispatcher (`cache`, `matching`). Nothing here needs Kafka.
 
 pub(crate) mod cache;
 pub(crate) mod input;
@@ -29,9 +27,10 @@ use tracing::{error, warn};
 
 use crate::attempt::egress::EgressPolicy;
 use crate::attempt::sign::Secret;
+use crate::delivery::signed;
 use crate::retry::policy::DEFAULT_DELAYS_SECONDS;
-use input::{DEFAULT_TIMEOUT_SECONDS, Patch};
-use store::{StoreError, Stored};
+use input::{DEFAULT_TIMEOUT_SECONDS, EndpointPatch};
+use store::{CreateError, StoredEndpoint};
 
 #[derive(Clone)]
 struct EndpointsState {
@@ -47,8 +46,7 @@ impl FromRef<EndpointsState> for Authenticator {
     }
 }
 
-/// The routes of webhook endpoints. `policy` says which URLs are taken; it must be the one that the dispatcher runs
-/// with.
+/// The routes of webhook endpoints. `policy` must be the dispatcher's.
 pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, policy: EgressPolicy) -> Router {
     Router::new()
         .route("/endpoints", post(create).get(list))
@@ -63,7 +61,7 @@ async fn create(
     JsonBody(JsonObject(body)): JsonBody<JsonObject>,
 ) -> Result<Response, Problem> {
     may_write(&caller)?;
-    let patch = Patch::read(&body, &state.policy).map_err(invalid)?;
+    let patch = EndpointPatch::read(&body, &state.policy).map_err(invalid)?;
     let Some(url) = patch.url.clone() else {
         return Err(invalid(vec![FieldError { field: "url".to_owned(), reason: "is required".to_owned() }]));
     };
@@ -71,13 +69,13 @@ async fn create(
     apply(&mut endpoint, patch, &state.sealing);
     let stored = store::create(&state.pool, &endpoint).await.map_err(refused)?;
     let location = HeaderValue::from_str(&format!("/v1/endpoints/{}", stored.id)).map_err(|_| Problem::internal())?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(shown(&stored, Some(&secret)))).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(to_json(&stored, Some(&secret)))).into_response())
 }
 
 async fn list(State(state): State<EndpointsState>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.require(Right::Manage)?;
     let endpoints = store::list(&state.pool, caller.org_id).await.map_err(failed)?;
-    let endpoints: Vec<Value> = endpoints.iter().map(|endpoint| shown(endpoint, None)).collect();
+    let endpoints: Vec<Value> = endpoints.iter().map(|endpoint| to_json(endpoint, None)).collect();
     Ok(Json(json!({ "endpoints": endpoints })))
 }
 
@@ -88,7 +86,7 @@ async fn show(
 ) -> Result<Json<Value>, Problem> {
     caller.require(Right::Manage)?;
     let endpoint = store::get(&state.pool, caller.org_id, id).await.map_err(failed)?;
-    endpoint.map(|endpoint| Json(shown(&endpoint, None))).ok_or_else(Problem::not_found)
+    endpoint.map(|endpoint| Json(to_json(&endpoint, None))).ok_or_else(Problem::not_found)
 }
 
 async fn update(
@@ -98,11 +96,11 @@ async fn update(
     JsonBody(JsonObject(body)): JsonBody<JsonObject>,
 ) -> Result<Json<Value>, Problem> {
     may_write(&caller)?;
-    let patch = Patch::read(&body, &state.policy).map_err(invalid)?;
+    let patch = EndpointPatch::read(&body, &state.policy).map_err(invalid)?;
     let stored = store::update(&state.pool, caller.org_id, id, |endpoint| apply(endpoint, patch, &state.sealing))
         .await
         .map_err(failed)?;
-    stored.map(|endpoint| Json(shown(&endpoint, None))).ok_or_else(Problem::not_found)
+    stored.map(|endpoint| Json(to_json(&endpoint, None))).ok_or_else(Problem::not_found)
 }
 
 async fn remove(
@@ -120,8 +118,8 @@ struct Configuration {
     webhook_url: Value,
 }
 
-/// For clients of older trigger APIs, which know one URL per organization: makes the default endpoint, or moves it.
-/// They know no way to enable one, so setting the URL does.
+/// For clients of older trigger APIs, which have one URL per organization: creates the default endpoint, or changes its
+/// URL. These clients cannot enable an endpoint, so setting the URL does.
 async fn configure(
     State(state): State<EndpointsState>,
     caller: Caller,
@@ -130,15 +128,15 @@ async fn configure(
     may_write(&caller)?;
     let url = input::url(&body.webhook_url, &state.policy)
         .map_err(|reason| invalid(vec![FieldError { field: "webhook_url".to_owned(), reason }]))?;
-    let moved = match store::default_of(&state.pool, caller.org_id).await.map_err(failed)? {
+    let updated = match store::default_of(&state.pool, caller.org_id).await.map_err(failed)? {
         Some(default) => {
-            let patch = Patch { url: Some(url.clone()), enabled: Some(true), ..Patch::default() };
-            let change = |endpoint: &mut Stored| apply(endpoint, patch, &state.sealing);
+            let patch = EndpointPatch { url: Some(url.clone()), enabled: Some(true), ..EndpointPatch::default() };
+            let change = |endpoint: &mut StoredEndpoint| apply(endpoint, patch, &state.sealing);
             store::update(&state.pool, caller.org_id, default.id, change).await.map_err(failed)?
         }
         None => None,
     };
-    let (endpoint, secret) = match moved {
+    let (endpoint, secret) = match updated {
         Some(endpoint) => (endpoint, None),
         None => {
             let (mut endpoint, secret) = new_endpoint(&state.sealing, caller.org_id, url);
@@ -160,19 +158,19 @@ async fn configure(
     Ok(Json(answer))
 }
 
-/// A key that is restricted to event types makes no endpoints: they would be sent what the key may not see.
+/// A key that is restricted to event types may not write endpoints: they would get events that the key may not read.
 fn may_write(caller: &Caller) -> Result<(), Problem> {
     caller.require(Right::Manage)?;
     if caller.event_types.is_some() {
-        return Err(Problem::forbidden("a key that is restricted to event types makes and changes no endpoints"));
+        return Err(Problem::forbidden("a key that is restricted to event types cannot create or change endpoints"));
     }
     Ok(())
 }
 
-fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> (Stored, Secret) {
+fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> (StoredEndpoint, Secret) {
     let (id, secret) = (EndpointId::generate(), Secret::generate());
     let now = OffsetDateTime::now_utc();
-    let endpoint = Stored {
+    let endpoint = StoredEndpoint {
         id,
         org_id,
         url,
@@ -193,9 +191,17 @@ fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> (Stored, Se
     (endpoint, secret)
 }
 
-fn apply(endpoint: &mut Stored, patch: Patch, sealing: &SealingKey) {
-    let Patch { url, event_types, description, headers, max_in_flight, timeout_seconds, retry_schedule, enabled } =
-        patch;
+fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing: &SealingKey) {
+    let EndpointPatch {
+        url,
+        event_types,
+        description,
+        headers,
+        max_in_flight,
+        timeout_seconds,
+        retry_schedule,
+        enabled,
+    } = patch;
     if let Some(url) = url {
         endpoint.url = url;
     }
@@ -218,7 +224,7 @@ fn apply(endpoint: &mut Stored, patch: Patch, sealing: &SealingKey) {
         endpoint.retry_schedule = retry_schedule.into_iter().map(signed).collect();
     }
     if let Some(enabled) = enabled {
-        // Asking for what is already so keeps the reason for which it was disabled.
+        // Disabling a disabled endpoint keeps its reason.
         if enabled != endpoint.enabled {
             endpoint.disabled_reason = (!enabled).then(|| "requested".to_owned());
         }
@@ -226,13 +232,8 @@ fn apply(endpoint: &mut Stored, patch: Patch, sealing: &SealingKey) {
     }
 }
 
-/// Every number here was checked to be small.
-fn signed(number: u32) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-/// Headers and secret are write-only; the secret is shown once, in the answer to its creation.
-fn shown(endpoint: &Stored, secret: Option<&Secret>) -> Value {
+/// Headers and secret are write-only. The secret is returned once, in the response to the creation.
+fn to_json(endpoint: &StoredEndpoint, secret: Option<&Secret>) -> Value {
     let mut value = json!({
         "id": endpoint.id,
         "url": endpoint.url,
@@ -254,30 +255,30 @@ fn shown(endpoint: &Stored, secret: Option<&Secret>) -> Value {
 }
 
 fn invalid(details: Vec<FieldError>) -> Problem {
-    let text: Vec<String> = details.iter().map(|fault| format!("{} {}", fault.field, fault.reason)).collect();
+    let text: Vec<String> = details.iter().map(|error| format!("{} {}", error.field, error.reason)).collect();
     Problem::invalid("invalid_endpoint", text.join("; ")).with_details(details)
 }
 
-fn refused(error: StoreError) -> Problem {
+fn refused(error: CreateError) -> Problem {
     match error {
-        StoreError::TooMany => Problem::new(StatusCode::CONFLICT, "too_many_endpoints", error.to_string()),
-        StoreError::Erased => Problem::unauthorized(error.to_string()),
-        StoreError::Sql(error) => failed(error),
+        CreateError::TooMany => Problem::new(StatusCode::CONFLICT, "too_many_endpoints", error.to_string()),
+        CreateError::Erased => Problem::unauthorized(error.to_string()),
+        CreateError::Sql(error) => failed(error),
     }
 }
 
 fn failed(error: sqlx::Error) -> Problem {
     match effect(&error) {
         SqlEffect::Unavailable | SqlEffect::Retry => {
-            warn!(%error, "An endpoint route could not reach the database.");
+            warn!(%error, "Database unavailable; refusing a request to an endpoint route.");
             Problem::unavailable("endpoints cannot be read or changed at the moment", 1)
         }
-        // A second default endpoint made at the same moment: the client's next try finds the first.
+        // A second default endpoint was created at the same time. When the client retries, it finds the first.
         SqlEffect::Data => {
             Problem::new(StatusCode::CONFLICT, "conflict", "another change was made at the same moment; try again")
         }
         SqlEffect::Fatal => {
-            error!(%error, "An endpoint route failed.");
+            error!(%error, "Request to an endpoint route failed.");
             Problem::internal()
         }
     }

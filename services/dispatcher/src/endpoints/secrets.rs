@@ -1,4 +1,4 @@
-//! What is secret of an endpoint, sealed and opened under its id: the signing secret and the headers.
+//! Seals and opens the secrets of an endpoint under its id: the signing secret and the headers.
 
 use runtime::seal::SealingKey;
 use schemas::ids::EndpointId;
@@ -9,17 +9,16 @@ use crate::attempt::sign::Secret;
 const SECRET: &str = "endpoint-secret";
 const HEADERS: &str = "endpoint-headers";
 
-/// Seals a signing secret.
 pub(crate) fn seal_secret(key: &SealingKey, id: EndpointId, secret: &Secret) -> Vec<u8> {
     key.seal(SECRET, id.as_uuid().as_bytes(), secret.as_bytes())
 }
 
-/// Opens a signing secret; `None` when it was sealed by another key.
+/// `None`: another key sealed the secret.
 pub(crate) fn open_secret(key: &SealingKey, id: EndpointId, sealed: &[u8]) -> Option<Secret> {
     Secret::from_bytes(&key.open(SECRET, id.as_uuid().as_bytes(), sealed)?)
 }
 
-/// Seals headers; none at all need no sealing.
+/// `None`: there are no headers.
 pub(crate) fn seal_headers(key: &SealingKey, id: EndpointId, headers: &Headers) -> Option<Vec<u8>> {
     if headers.is_empty() {
         return None;
@@ -28,7 +27,7 @@ pub(crate) fn seal_headers(key: &SealingKey, id: EndpointId, headers: &Headers) 
     Some(key.seal(HEADERS, id.as_uuid().as_bytes(), plain.as_bytes()))
 }
 
-/// Opens headers; `None` when they were sealed by another key.
+/// `None`: another key sealed the headers.
 pub(crate) fn open_headers(key: &SealingKey, id: EndpointId, sealed: Option<&[u8]>) -> Option<Headers> {
     let Some(sealed) = sealed else { return Some(Headers::new()) };
     let plain = key.open(HEADERS, id.as_uuid().as_bytes(), sealed)?;

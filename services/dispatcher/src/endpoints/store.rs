@@ -1,5 +1,5 @@
-//! Endpoints in the database. Every change raises `endpoints_version` in its transaction, which lets every dispatcher
-//! see it before the next record it matches; secrets and headers are sealed before they get here.
+//! Endpoints in the database. Every change raises `endpoints_version` in its transaction, so that every dispatcher
+//! reads it before the next record. Secrets and headers are sealed by the caller.
 
 use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
@@ -7,43 +7,37 @@ use sqlx::{Connection, FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Endpoints that an organization may have.
+/// Endpoints per organization.
 pub(crate) const MAX_ENDPOINTS: i64 = 100;
 /// Endpoints that one statement erases at most.
 const ERASE_ROWS: i64 = 1000;
 
 #[derive(Clone)]
-pub(crate) struct Stored {
+pub(crate) struct StoredEndpoint {
     pub id: EndpointId,
     pub org_id: OrgId,
     pub url: String,
-    /// Patterns.
     pub event_types: Vec<String>,
     pub description: Option<String>,
     pub sealed_headers: Option<Vec<u8>>,
-    /// See [`super::secrets`]; `None` once it is deleted.
+    /// `None`: the endpoint is deleted.
     pub sealed_secret: Option<Vec<u8>>,
     /// `None`: the dispatcher's default.
     pub max_in_flight: Option<i32>,
-    /// Bound of one request.
     pub timeout_seconds: i32,
     /// Delays before the retries, seconds.
     pub retry_schedule: Vec<i32>,
-    /// Whether it is sent anything.
     pub enabled: bool,
-    /// `requested` or `gone` while it is not.
+    /// `requested` or `gone` while the endpoint is disabled.
     pub disabled_reason: Option<String>,
-    /// The one that older clients set by its URL alone.
+    /// The endpoint of `/webhook/config`.
     pub is_default: bool,
-    /// When it was made.
     pub created_at: OffsetDateTime,
-    /// When it was last changed.
     pub updated_at: OffsetDateTime,
-    /// When it was deleted.
     pub deleted_at: Option<OffsetDateTime>,
 }
 
-impl FromRow<'_, PgRow> for Stored {
+impl FromRow<'_, PgRow> for StoredEndpoint {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: EndpointId::from_uuid(row.try_get("id")?),
@@ -66,21 +60,18 @@ impl FromRow<'_, PgRow> for Stored {
     }
 }
 
-/// Why an endpoint was not stored.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    /// The organization has as many as it may have.
-    #[error("an organization has at most {MAX_ENDPOINTS} endpoints")]
+pub(crate) enum CreateError {
+    #[error("an organization can have at most {MAX_ENDPOINTS} endpoints")]
     TooMany,
-    /// The organization was erased: whose key was cached may still ask.
+    /// The organization is being erased; a cached API key can still reach the route.
     #[error("this API key is not known")]
     Erased,
-    /// As PostgreSQL has it.
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
 }
 
-/// Begins a change: the version is raised, and later changes wait for this one's end.
+/// Raises the version. Later changes wait until this transaction ends.
 async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
     let (version,): (i64,) = sqlx::query_as("UPDATE endpoints_version SET version = version + 1 RETURNING version")
         .fetch_one(connection)
@@ -88,29 +79,26 @@ async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error
     Ok(version)
 }
 
-/// Makes an endpoint and answers its row as stored.
-///
-/// # Errors
-/// [`StoreError::TooMany`], [`StoreError::Erased`], or as PostgreSQL has them; nothing is stored then.
-pub(crate) async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreError> {
+/// Creates an endpoint and returns its row.
+pub(crate) async fn create(pool: &PgPool, new: &StoredEndpoint) -> Result<StoredEndpoint, CreateError> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
-    // The lock orders this against a tombstone: either the erasure finds this endpoint, or this sees the tombstone.
+    // With this lock, either the erasure finds the endpoint, or this transaction sees the tombstone.
     let status: Option<String> =
         sqlx::query_scalar("SELECT status FROM contract.organizations WHERE id = $1 FOR SHARE")
             .bind(new.org_id.as_uuid())
             .fetch_optional(&mut *transaction)
             .await?;
     if status.is_some_and(|status| status != "active") {
-        return Err(StoreError::Erased);
+        return Err(CreateError::Erased);
     }
-    // Changes take turns, so this count holds until the commit.
+    // `raise_version` serializes changes, so the count is valid until the commit.
     let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM endpoints WHERE org_id = $1 AND deleted_at IS NULL")
         .bind(new.org_id.as_uuid())
         .fetch_one(&mut *transaction)
         .await?;
     if count >= MAX_ENDPOINTS {
-        return Err(StoreError::TooMany);
+        return Err(CreateError::TooMany);
     }
     let stored = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
@@ -138,7 +126,7 @@ pub(crate) async fn create(pool: &PgPool, new: &Stored) -> Result<Stored, StoreE
 }
 
 /// The organization's endpoints, oldest first.
-pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sqlx::Error> {
+pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredEndpoint>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND deleted_at IS NULL ORDER BY created_at, id LIMIT $2")
         .bind(org_id.as_uuid())
         .bind(MAX_ENDPOINTS)
@@ -146,8 +134,7 @@ pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<Stored>, sq
         .await
 }
 
-/// One endpoint of the organization.
-pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<Stored>, sqlx::Error> {
+pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<Option<StoredEndpoint>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL")
         .bind(org_id.as_uuid())
         .bind(id.as_uuid())
@@ -155,34 +142,30 @@ pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<
         .await
 }
 
-/// The organization's default endpoint, if it has one.
-pub(crate) async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<Stored>, sqlx::Error> {
+pub(crate) async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<StoredEndpoint>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND is_default AND deleted_at IS NULL")
         .bind(org_id.as_uuid())
         .fetch_optional(pool)
         .await
 }
 
-/// Changes an endpoint: `change` gets the row as it is, alone with it, and alters it. `None`: there is none. Enabling
-/// releases its held rows.
-///
-/// # Errors
-/// As PostgreSQL has them; nothing is changed then.
+/// Changes an endpoint: `change` modifies the locked row. Enabling an endpoint releases its held deliveries. `None`:
+/// the organization has no such endpoint.
 pub(crate) async fn update(
     pool: &PgPool,
     org_id: OrgId,
     id: EndpointId,
-    change: impl FnOnce(&mut Stored) + Send,
-) -> Result<Option<Stored>, sqlx::Error> {
+    change: impl FnOnce(&mut StoredEndpoint) + Send,
+) -> Result<Option<StoredEndpoint>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
-    let found: Option<Stored> =
+    let found: Option<StoredEndpoint> =
         sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL FOR UPDATE")
             .bind(org_id.as_uuid())
             .bind(id.as_uuid())
             .fetch_optional(&mut *transaction)
             .await?;
-    // Dropping the transaction takes the version back.
+    // Dropping the transaction rolls the version back.
     let Some(mut endpoint) = found else { return Ok(None) };
     change(&mut endpoint);
     let stored = sqlx::query_as(
@@ -217,11 +200,8 @@ pub(crate) async fn update(
     Ok(Some(stored))
 }
 
-/// Deletes an endpoint and forgets its secrets. Its waiting rows become due, so that the retries cancel them and say so
-/// on the log; a row under a lease is left to its attempt. `false`: there is none.
-///
-/// # Errors
-/// As PostgreSQL has them; nothing is deleted then.
+/// Deletes an endpoint and its secrets. Its waiting deliveries become due, so that the retry worker cancels and reports
+/// them; a row under a lease gets the outcome of its attempt. `false`: the organization has no such endpoint.
 pub(crate) async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
@@ -250,7 +230,7 @@ pub(crate) async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Resu
     Ok(true)
 }
 
-/// Disables an endpoint that answered 410. One that is disabled or deleted already stays as it is.
+/// Disables an endpoint that answered 410, unless it is disabled or deleted already.
 pub(crate) async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = raise_version(&mut transaction).await?;
@@ -268,13 +248,11 @@ pub(crate) async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sq
     Ok(())
 }
 
-/// Deletes endpoints of an organization that is being erased, at most a batch, and empties their rows, those of deleted
-/// endpoints too. The rows stay, so that dispatchers that know an older version see the change. Returns how many.
-///
-/// # Errors
-/// As PostgreSQL has them; nothing is erased then.
+/// Deletes endpoints of an organization that is being erased, at most a batch, and empties their rows, also those of
+/// deleted endpoints. The rows stay, so that dispatchers with an older version see the change. Returns how many were
+/// emptied.
 pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
-    // Asked first: raising the version has every dispatcher read changes.
+    // Checked first: raising the version makes every dispatcher read changes.
     let is_left: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM endpoints WHERE org_id = $1 AND url <> '')")
         .bind(org_id.as_uuid())
         .fetch_one(&mut *connection)
@@ -299,17 +277,17 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
     Ok(erased.rows_affected())
 }
 
-/// What decides whether the endpoints that a dispatcher knows still hold.
+/// Decides whether a cached snapshot is current.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Version {
-    /// Grows with every change of an endpoint.
+    /// Every change of an endpoint raises it.
     pub version: i64,
-    /// Organizations that are being erased and whose endpoints the dispatcher has not deleted yet, sorted.
+    /// Organizations that are being erased and whose endpoints are not deleted yet, sorted.
     pub erasing: Vec<OrgId>,
 }
 
-/// The version now. It is read before every attempt, so it is one statement. The list is empty except for a second or
-/// so after a tombstone.
+/// Read before every attempt, so it is one statement. The list is usually empty: endpoints are deleted about a second
+/// after the tombstone.
 pub(crate) async fn version(pool: &PgPool) -> Result<Version, sqlx::Error> {
     let (version, erasing): (i64, Vec<Uuid>) = sqlx::query_as(
         "SELECT version, ARRAY(SELECT o.id FROM contract.organizations o
@@ -323,7 +301,7 @@ pub(crate) async fn version(pool: &PgPool) -> Result<Version, sqlx::Error> {
     Ok(Version { version, erasing: erasing.into_iter().map(OrgId::from_uuid).collect() })
 }
 
-/// Endpoints, deleted ones too, that changed after `version`.
-pub(crate) async fn changed_since(pool: &PgPool, version: i64) -> Result<Vec<Stored>, sqlx::Error> {
+/// Endpoints that changed after `version`, including deleted ones.
+pub(crate) async fn changed_since(pool: &PgPool, version: i64) -> Result<Vec<StoredEndpoint>, sqlx::Error> {
     sqlx::query_as("SELECT * FROM endpoints WHERE version > $1").bind(version).fetch_all(pool).await
 }

@@ -1,5 +1,4 @@
-//! One transaction for positions, new rows and outcomes, carried through whatever the database does meanwhile. What
-//! goes into it is decided in `intake`.
+//! Commits a plan in one transaction: positions, new rows and outcomes. Repeats it until its outcome is known.
 
 use kafka::fence::{self, Advance, CommitOutcome};
 use runtime::postgres::{SqlEffect, effect};
@@ -7,89 +6,81 @@ use runtime::retry::Backoff;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 
-use crate::log::tracker::Plan;
+use crate::log::tracker::CommitPlan;
 use crate::retry::schedule;
 
-/// What became of a plan.
 #[derive(Debug, Default)]
-pub(crate) struct Committed {
-    /// Positions that were moved.
-    pub moved: Vec<Advance>,
-    /// Partitions that were claimed again, with the epoch that lost them; nothing of them was committed.
-    pub lost: Vec<(i32, i64)>,
-    /// Rows that were written or were there.
+pub(crate) struct CommitResult {
+    /// Positions that were committed.
+    pub advances: Vec<Advance>,
+    /// Partitions that another instance has claimed, with our epoch; nothing of them was committed.
+    pub fenced: Vec<(i32, i64)>,
+    /// Rows that were written, or existed already.
     pub rows: usize,
 }
 
-/// The database refuses what cannot be refused for a passing reason. Going on would repeat it for ever.
+/// The database refuses the transaction for a reason that does not pass: a retry would repeat it for ever.
 #[derive(Debug, thiserror::Error)]
-#[error("the schedule could not be written: {0}")]
+#[error("positions and delivery rows could not be written: {0}")]
 pub(crate) struct CommitError(#[source] pub sqlx::Error);
 
-/// Commits `plan`, as often as it takes. Partitions that were lost are left out, whole.
+/// Commits `plan`, as often as needed. Nothing of a fenced partition is committed.
 ///
 /// # Errors
 /// Only errors that a retry cannot repair.
-pub(crate) async fn commit(pool: &PgPool, consumer: &str, mut plan: Plan) -> Result<Committed, CommitError> {
-    let (mut committed, mut backoff) = (Committed::default(), Backoff::of_database());
-    while !plan.is_empty() {
-        match attempt(pool, consumer, &plan).await {
-            Ok(true) => {
-                committed.rows = plan.rows.len();
-                committed.moved = plan.moves;
-                return Ok(committed);
-            }
+pub(crate) async fn commit(pool: &PgPool, consumer: &str, mut plan: CommitPlan) -> Result<CommitResult, CommitError> {
+    let (mut fenced, mut backoff) = (Vec::new(), Backoff::of_database());
+    let mut is_committed = false;
+    while !is_committed && !plan.is_empty() {
+        match try_commit(pool, consumer, &plan).await {
+            Ok(true) => break,
             Ok(false) => {}
             Err(error) => wait_after(error, &mut backoff).await?,
         }
-        let standings = standings(pool, consumer, &plan.moves, &mut backoff).await?;
-        // One transaction: a single position that was moved shows that all of it was committed. A move that goes
-        // nowhere shows nothing; then the rows are written again, which finds them there.
-        let has_moved = |(one, standing): (&Advance, &CommitOutcome)| {
-            one.next > one.expected && *standing == CommitOutcome::Committed
-        };
-        let was_committed = plan.moves.iter().zip(&standings).any(has_moved);
-        let is_lost = |(_, standing): &(&Advance, &CommitOutcome)| **standing == CommitOutcome::Fenced;
-        let lost: Vec<(i32, i64)> =
-            plan.moves.iter().zip(&standings).filter(is_lost).map(|(one, _)| (one.partition, one.epoch)).collect();
-        for (partition, _) in &lost {
-            plan.forget(*partition);
-        }
-        committed.lost.extend(lost);
-        if was_committed {
-            committed.rows = plan.rows.len();
-            committed.moved = plan.moves;
-            return Ok(committed);
+        let outcomes = commit_outcomes(pool, consumer, &plan.advances, &mut backoff).await?;
+        for (advance, outcome) in std::mem::take(&mut plan.advances).into_iter().zip(outcomes) {
+            match outcome {
+                // One transaction: one committed position shows that all of it was committed. An advance to the same
+                // offset shows nothing; then the rows are written again, which finds them.
+                CommitOutcome::Committed if advance.next > advance.expected => is_committed = true,
+                CommitOutcome::Fenced => {
+                    plan.drop_rows(advance.partition);
+                    fenced.push((advance.partition, advance.epoch));
+                    continue;
+                }
+                CommitOutcome::Committed | CommitOutcome::Retry => {}
+            }
+            plan.advances.push(advance);
         }
     }
-    Ok(committed)
+    Ok(CommitResult { rows: plan.rows.len(), advances: plan.advances, fenced })
 }
 
 /// `false`: a position did not match, and nothing was committed.
-async fn attempt(pool: &PgPool, consumer: &str, plan: &Plan) -> Result<bool, sqlx::Error> {
+async fn try_commit(pool: &PgPool, consumer: &str, plan: &CommitPlan) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
-    if !plan.moves.is_empty() {
-        let moved = fence::advance(&mut transaction, consumer, &plan.moves).await?;
-        if moved.contains(&false) {
+    if !plan.advances.is_empty() {
+        let advanced = fence::advance(&mut transaction, consumer, &plan.advances).await?;
+        if advanced.contains(&false) {
             transaction.rollback().await?;
             return Ok(false);
         }
     }
     schedule::insert(&mut transaction, &plan.rows).await?;
-    schedule::write_outcomes(&mut transaction, &plan.settlements).await?;
+    schedule::write_outcomes(&mut transaction, &plan.outcomes).await?;
     transaction.commit().await?;
     Ok(true)
 }
 
-async fn standings(
+async fn commit_outcomes(
     pool: &PgPool,
     consumer: &str,
-    moves: &[Advance],
+    advances: &[Advance],
     backoff: &mut Backoff,
 ) -> Result<Vec<CommitOutcome>, CommitError> {
     loop {
-        match fence::commit_outcomes(pool, consumer, moves).await {
-            Ok(standings) => return Ok(standings),
+        match fence::commit_outcomes(pool, consumer, advances).await {
+            Ok(outcomes) => return Ok(outcomes),
             Err(error) => wait_after(error, backoff).await?,
         }
     }
@@ -99,7 +90,7 @@ async fn wait_after(error: sqlx::Error, backoff: &mut Backoff) -> Result<(), Com
     match effect(&error) {
         SqlEffect::Retry => Ok(()),
         SqlEffect::Unavailable => {
-            warn!(%error, "The schedule cannot be written at the moment; trying again.");
+            warn!(%error, "Database unavailable; retrying the commit of positions and delivery rows.");
             backoff.pause().await;
             Ok(())
         }

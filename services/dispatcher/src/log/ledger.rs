@@ -1,37 +1,34 @@
-//! The ledger of one partition under one assignment: which records are done, in any order, and up to where everything
-//! is.
+//! The ledger of one partition under one assignment: which records are finished, in any order, and the offset before
+//! which all are.
 //!
-//! Pure. What a part is (a delivery) and what happens beyond the bounds is decided by `intake`.
+//! Pure. Each record has parts: its deliveries. `tracker` decides what happens when the ledger is full.
 
 use std::collections::VecDeque;
 
-/// Records between the frontier and the last one read, beyond which a new one is spilled at once.
+/// The ledger is full with so many records from the frontier to the last one read.
 pub(crate) const MAX_RECORDS: usize = 10_000;
-/// Bytes of the records that are open, beyond which a new one is spilled at once.
+/// The ledger is full with open records of so many bytes.
 pub(crate) const MAX_BYTES: usize = 32 * 1024 * 1024;
 
-/// What became of a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Completion {
     Counted,
-    /// It belongs to an earlier assignment of the partition and means nothing now.
+    /// It belongs to an earlier assignment of the partition.
     Stale,
-    /// That record has no open part: a mistake in the program, reported rather than believed.
+    /// The record has no open part: a bug.
     Unknown,
 }
 
-/// A record that does not lie behind the last one: reading went wrong.
+/// A record that was read again or out of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("offset {offset} was read after {last}")]
+#[error("offset {offset} was read after offset {last}")]
 pub(crate) struct OutOfOrder {
-    /// The offset that came.
     pub offset: i64,
-    /// The last one before.
     pub last: i64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct LedgerEntry {
     offset: i64,
     timestamp_ms: Option<i64>,
     open_parts: usize,
@@ -42,7 +39,7 @@ struct Entry {
 pub(crate) struct Ledger {
     generation: u64,
     /// From the first record with an open part to the last one read.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<LedgerEntry>,
     /// One past the last record read.
     next: i64,
     open_bytes: usize,
@@ -51,30 +48,28 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger that begins at `position`. `generation` tells this assignment from earlier ones.
+    /// An empty ledger from `position` on. `generation` distinguishes this assignment from earlier ones.
     pub(crate) fn new(generation: u64, position: i64) -> Self {
         Self { generation, entries: VecDeque::new(), next: position, open_bytes: 0, frontier_time_ms: None }
     }
 
-    /// Which assignment this is.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether a new record lies beyond the bounds.
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= MAX_RECORDS || self.open_bytes >= MAX_BYTES
     }
 
-    /// Records between the frontier and the last one read.
+    /// Records from the frontier to the last one read.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Enters a record with so many open parts (none: it is done). Gaps between offsets are normal.
+    /// Enters a record with so many open parts; without parts it is finished. Gaps between offsets are normal.
     ///
     /// # Errors
-    /// When it does not lie behind the last one.
+    /// If its offset is not greater than the last one.
     pub(crate) fn enter(
         &mut self,
         offset: i64,
@@ -88,7 +83,7 @@ impl Ledger {
         self.next = offset + 1;
         let bytes = if parts == 0 { 0 } else { bytes };
         self.open_bytes += bytes;
-        self.entries.push_back(Entry { offset, timestamp_ms, open_parts: parts, bytes });
+        self.entries.push_back(LedgerEntry { offset, timestamp_ms, open_parts: parts, bytes });
         self.shrink();
         Ok(())
     }
@@ -112,7 +107,7 @@ impl Ledger {
         Completion::Counted
     }
 
-    /// One past the last record of the prefix in which everything is done: what may be committed.
+    /// The offset before which all records are finished: the position that may be committed.
     pub(crate) fn frontier(&self) -> i64 {
         self.entries.front().map_or(self.next, |entry| entry.offset)
     }
@@ -122,8 +117,7 @@ impl Ledger {
         self.frontier_time_ms
     }
 
-    /// Append time of the first record that is not done, milliseconds since the Unix epoch; `None` while nothing is
-    /// open.
+    /// Append time of the first unfinished record, milliseconds since the Unix epoch; `None`: all are finished.
     pub(crate) fn open_since_ms(&self) -> Option<i64> {
         self.entries.front().and_then(|entry| entry.timestamp_ms)
     }
@@ -144,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_frontier_has_the_time_of_the_last_record_and_no_marker() {
+    fn a_marker_does_not_change_the_frontiers_time() {
         let mut ledger = Ledger::new(1, 0);
         for (offset, time_ms, expected) in
             [(0, None, None), (1, Some(500), Some(500)), (2, Some(400), Some(400)), (3, None, Some(400))]
@@ -172,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn completions_of_an_earlier_assignment_or_of_nothing_do_not_count() {
+    fn stale_and_unknown_completions_do_not_count() {
         let mut ledger = Ledger::new(2, 0);
         ledger.enter(0, Some(0), 1, 1).unwrap();
         assert_eq!(ledger.complete(1, 0), Completion::Stale);
@@ -184,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn both_bounds_make_it_full_and_completing_makes_room() {
+    fn either_bound_fills_it_and_completing_makes_room() {
         let mut ledger = Ledger::new(1, 0);
         ledger.enter(0, Some(0), 1, MAX_BYTES).unwrap();
         assert!(ledger.is_full());
@@ -201,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_frontier_is_the_first_open_record_whatever_the_order(
+        fn the_frontier_is_the_first_open_record_in_any_order(
             records in prop::collection::vec((1_i64..4, 0_usize..3), 1..40),
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..120),
         ) {
@@ -223,29 +217,30 @@ mod tests {
             }
         }
 
-        /// Attempts end in any order, also after their partition went and came back: then everything from the committed
-        /// position on is read again, and only what belongs to this assignment counts.
+        /// Attempts end in any order, also after their partition was revoked and assigned again. Then the records are
+        /// read again from the committed position, and only completions of the new assignment count.
         #[test]
-        fn no_completion_of_any_assignment_takes_the_position_past_an_open_record(
+        fn no_completion_moves_the_position_past_an_open_record(
             steps in prop::collection::vec((0_u8..8, any::<prop::sample::Index>(), 0_usize..3), 1..150),
         ) {
             let (mut generation, mut committed) = (1, 0);
             let mut ledger = Ledger::new(generation, committed);
-            // By offset, what this assignment has open; and every part that any assignment ever began.
+            // By offset, the open parts of this assignment; and every part that any assignment started.
             let mut model: BTreeMap<i64, usize> = BTreeMap::new();
-            let mut begun: Vec<(u64, i64)> = Vec::new();
+            let mut started: Vec<(u64, i64)> = Vec::new();
             for (kind, index, parts) in steps {
                 match kind {
                     0..=2 => {
                         let offset = model.last_key_value().map_or(committed, |(last, _)| last + 1) + i64::from(kind);
                         ledger.enter(offset, Some(offset), parts, 1).unwrap();
-                        begun.extend(std::iter::repeat_n((generation, offset), parts));
+                        started.extend(std::iter::repeat_n((generation, offset), parts));
                         model.insert(offset, parts);
                     }
-                    3..=5 if !begun.is_empty() => {
-                        let (of, offset) = begun.swap_remove(index.index(begun.len()));
+                    3..=5 if !started.is_empty() => {
+                        let (of, offset) = started.swap_remove(index.index(started.len()));
                         let completion = ledger.complete(of, offset);
-                        prop_assert_eq!(completion, if of == generation { Completion::Counted } else { Completion::Stale });
+                        let expected = if of == generation { Completion::Counted } else { Completion::Stale };
+                        prop_assert_eq!(completion, expected);
                         if of == generation {
                             model.entry(offset).and_modify(|open| *open -= 1);
                         }

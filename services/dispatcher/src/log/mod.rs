@@ -1,10 +1,10 @@
-//! First attempts: reads the events topic, matches events to endpoints, and commits positions with the rows of what it
-//! did not finish. The pure core is `tracker`, `ledger` and `queues`.
+//! First attempts: reads the events topic, matches events to endpoints, and commits positions together with the rows of
+//! unfinished deliveries. The pure core is `tracker`, `ledger` and `queues`.
 
 pub(crate) mod commit;
 pub(crate) mod duplicates;
 pub(crate) mod ledger;
 pub(crate) mod queues;
-pub(crate) mod reading;
+pub(crate) mod record;
 pub(crate) mod tracker;
 pub(crate) mod worker;

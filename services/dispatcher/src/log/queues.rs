@@ -1,18 +1,17 @@
-//! First attempts that wait: one bounded queue per endpoint, served in turn, so that an endpoint that hangs fills its
+//! Queues of first attempts: one bounded queue per endpoint. Endpoints take turns, so an endpoint that hangs fills its
 //! own queue and no other.
 //!
-//! Pure. Who may start is asked of the caller; what is spilled when a queue is full is `intake`'s business.
+//! Pure.
 
 use std::collections::{HashMap, VecDeque};
 
 use schemas::ids::EndpointId;
 
-/// Tickets that wait per endpoint.
 #[derive(Debug)]
 pub(crate) struct EndpointQueues {
     capacity: usize,
     waiting: HashMap<EndpointId, VecDeque<u64>>,
-    /// Endpoints with something waiting, each once, in the order of their turns.
+    /// Endpoints with a queue that is not empty, each once, in the order of their turns.
     turns: VecDeque<EndpointId>,
     depth: usize,
 }
@@ -38,8 +37,7 @@ impl EndpointQueues {
         true
     }
 
-    /// Takes the next ticket whose endpoint has a slot left; endpoints take turns. `slot` is asked at most once per
-    /// endpoint.
+    /// Takes the next ticket whose endpoint has a free slot. Calls `slot` at most once per endpoint.
     pub(crate) fn next<S>(&mut self, mut slot: impl FnMut(EndpointId) -> Option<S>) -> Option<(u64, S)> {
         for _ in 0..self.turns.len() {
             let endpoint = self.turns.pop_front()?;
@@ -62,10 +60,10 @@ impl EndpointQueues {
         None
     }
 
-    /// Takes a ticket out of its queue, wherever it stands.
+    /// Removes a ticket from its queue.
     pub(crate) fn remove(&mut self, endpoint: EndpointId, ticket: u64) {
         let Some(queue) = self.waiting.get_mut(&endpoint) else { return };
-        // What is taken out is mostly the oldest, so this looks at few.
+        // The ticket is usually the oldest, so this compares few.
         if let Some(index) = queue.iter().position(|waiting| *waiting == ticket) {
             queue.remove(index);
             self.depth -= 1;
@@ -76,7 +74,7 @@ impl EndpointQueues {
         }
     }
 
-    /// Tickets that wait in all queues.
+    /// Tickets in all queues.
     pub(crate) fn depth(&self) -> usize {
         self.depth
     }
@@ -89,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_without_a_slot_does_not_hold_the_others_back() {
+    fn an_endpoint_without_a_slot_does_not_delay_others() {
         let (hanging, fine) = (EndpointId::generate(), EndpointId::generate());
         let mut queues = EndpointQueues::new(2);
         assert!(queues.push(hanging, 1) && queues.push(hanging, 2) && !queues.push(hanging, 3));

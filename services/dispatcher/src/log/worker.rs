@@ -1,4 +1,5 @@
-//! The pass over the log: takes records in, starts first attempts, and commits. One task; every decision is `intake`'s.
+//! The loop that reads the log: tracks records, starts first attempts, and commits. One task; the decisions are
+//! `tracker`'s.
 
 mod commits;
 mod gauges;
@@ -9,35 +10,35 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::Record;
-use kafka::consumer::{ConsumerEvent, Ended, Session, finished};
+use kafka::consumer::{ConsumerEvent, Ended, Session};
 use kafka::fence::{self, Claim};
-use runtime::retry::Backoff;
 use schemas::ids::EndpointId;
 use time::OffsetDateTime;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
-use crate::CONSUMER;
-use crate::attempt::in_flight;
+use crate::attempt::attempter;
 use crate::attempt::slots::Slot;
-use crate::config::DispatcherConfig;
+use crate::config::{CONSUMER, DispatcherConfig};
 use crate::delivery::{AttemptOutcome, Delivery};
 use crate::dependencies::Dependencies;
 use crate::endpoints::input::MAX_TIMEOUT_SECONDS;
 use crate::endpoints::matching::{Endpoint, EndpointState, Snapshot};
 use crate::error::DispatchError;
-use crate::log::commit::{CommitError, Committed};
 use crate::log::duplicates::Decision;
-use crate::log::tracker::{Before, DeliveryTracker, Undecided};
-use crate::log::{duplicates, reading};
+use crate::log::tracker::{DeliveryTracker, PartitionHistory, Undecided};
+use crate::log::{duplicates, record};
 use crate::metrics::METRICS;
 use crate::retry::schedule;
 
-/// Rows that wait, from which on no record is taken in.
+use commits::Committer;
+use gauges::Gauges;
+use health::{HealthCheck, read_with_retries, report_database_error, unhealthy_reason};
+
+/// While so many spilled rows wait for a transaction, no records are read.
 const MAX_ROWS_WAITING: usize = 5000;
-/// Bytes of rows that wait, from which on no record is taken in.
+/// While spilled rows of so many bytes wait for a transaction, no records are read.
 const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(50);
 
@@ -45,264 +46,239 @@ pub(crate) struct LogWorker {
     config: DispatcherConfig,
     dependencies: Dependencies,
     tracker: DeliveryTracker,
-    flights: JoinSet<AttemptOutcome>,
+    attempts: JoinSet<AttemptOutcome>,
+    /// Tickets of the attempts in flight.
     tickets: HashMap<Id, u64>,
-    deciding: JoinSet<Vec<Decision>>,
-    committing: Option<AbortOnDropHandle<Result<Committed, CommitError>>>,
-    last_commit: Instant,
-    /// Partitions that were lost, of which the session is not informed yet.
-    lost: Vec<i32>,
-    last_gauges: Instant,
-    last_examined: Instant,
-    hinted: Vec<(i32, i64)>,
+    decisions: JoinSet<Vec<Decision>>,
+    committer: Committer,
+    gauges: Gauges,
+    health_check: HealthCheck,
 }
 
 impl LogWorker {
-    /// A pass that has read nothing yet.
     pub(crate) fn new(config: DispatcherConfig, dependencies: Dependencies) -> Self {
-        let lease = in_flight::lease(Duration::from_secs(u64::from(MAX_TIMEOUT_SECONDS)));
+        let lease = attempter::lease(Duration::from_secs(u64::from(MAX_TIMEOUT_SECONDS)));
         Self {
             tracker: DeliveryTracker::new(config.queue_capacity, lease),
+            committer: Committer::new(&dependencies),
             config,
             dependencies,
-            flights: JoinSet::new(),
+            attempts: JoinSet::new(),
             tickets: HashMap::new(),
-            deciding: JoinSet::new(),
-            committing: None,
-            last_commit: Instant::now(),
-            lost: Vec::new(),
-            last_gauges: Instant::now(),
-            last_examined: Instant::now(),
-            hinted: Vec::new(),
+            decisions: JoinSet::new(),
+            gauges: Gauges::new(),
+            health_check: HealthCheck::new(),
         }
     }
 
-    /// Works until the session ends. Attempts of an earlier session go on and count.
+    /// Runs until the session ends. Attempts of an earlier session continue and count.
     ///
     /// # Errors
     /// Errors that a retry cannot repair.
     pub(crate) async fn run(&mut self, session: &mut Session) -> Result<Ended, DispatchError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.lost.clear();
-        session.report_health(self.unhealthy_reason());
+        self.committer.fenced.clear();
+        session.report_health(unhealthy_reason(&self.dependencies));
         loop {
-            let (mut fresh, has_room) = (None, self.has_room());
+            let (mut just_read, has_room) = (None, self.has_room());
             tokio::select! {
-                Some(attempt_finished) = self.flights.join_next_with_id() => self.land(attempt_finished),
-                Some(decided) = self.deciding.join_next() => self.apply_decision(decided),
-                outcome = finished(&mut self.committing) => self.committed(outcome?)?,
+                Some(finished) = self.attempts.join_next_with_id() => self.attempt_finished(finished),
+                Some(decisions) = self.decisions.join_next() => self.apply_decisions(decisions),
+                result = self.committer.finished() => self.committer.apply(result?, &mut self.tracker),
                 event = session.next(has_room) => match event {
-                    Ok(event) => fresh = self.take(event, session).await?,
+                    Ok(event) => just_read = self.handle_event(event, session).await?,
                     Err(ended) => return Ok(ended),
                 },
                 _ = tick.tick() => {}
             }
-            while let Some(attempt_finished) = self.flights.try_join_next_with_id() {
-                self.land(attempt_finished);
+            while let Some(finished) = self.attempts.try_join_next_with_id() {
+                self.attempt_finished(finished);
             }
             if let Some(limit) = Instant::now().checked_sub(self.config.spill_after) {
-                self.tracker.age(limit);
+                self.tracker.spill_old(limit);
             }
-            for partition in std::mem::take(&mut self.lost) {
+            for partition in std::mem::take(&mut self.committer.fenced) {
                 session.lost(&self.dependencies.topic, partition);
             }
-            self.show(session);
-            self.examine(session).await;
-            self.start_attempts(fresh, session).await;
-            self.commit_if_due();
+            self.gauges.update(&self.tracker, &self.dependencies.topic, session);
+            self.health_check.run_if_due(&self.dependencies, session).await;
+            self.start_attempts(just_read, session).await;
+            self.committer.start_if_due(&mut self.tracker, self.config.commit_interval);
         }
     }
 
-    /// Waits for the attempts that are under way, within bounds, and writes down how they ended.
+    /// Spills all open deliveries, commits while the partitions are still claimed, and drops the partitions. Attempts
+    /// in flight continue under leases.
     ///
     /// # Errors
-    /// As [`Self::let_go`].
+    /// Errors that a retry cannot repair. If the database does not answer, uncommitted deliveries are repeated.
+    pub(crate) async fn release_partitions(&mut self) -> Result<(), DispatchError> {
+        self.tracker.spill_all(None);
+        self.committer.commit_all(&mut self.tracker).await?;
+        self.tracker.drop_all();
+        Ok(())
+    }
+
+    /// Waits for the attempts in flight, at most `config.drain`, and writes their outcomes.
+    ///
+    /// # Errors
+    /// As [`Self::release_partitions`].
     pub(crate) async fn drain(&mut self) -> Result<(), DispatchError> {
         let until = tokio::time::Instant::now() + self.config.drain;
-        while let Ok(Some(attempt_finished)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
-            self.land(attempt_finished);
+        while let Ok(Some(finished)) = tokio::time::timeout_at(until, self.attempts.join_next_with_id()).await {
+            self.attempt_finished(finished);
         }
-        if !self.flights.is_empty() {
-            warn!(
-                attempts = self.flights.len(),
-                "Attempts were still under way at the end; they are made again when their leases end."
-            );
+        if !self.attempts.is_empty() {
+            let attempts = self.attempts.len();
+            warn!(attempts, "Shutdown did not wait for all attempts; they are repeated when their leases end.");
         }
-        self.commit_in_time().await
+        self.committer.commit_all(&mut self.tracker).await
     }
 
     fn has_room(&self) -> bool {
         self.tracker.rows_waiting() < MAX_ROWS_WAITING && self.tracker.row_bytes_waiting() < MAX_ROW_BYTES_WAITING
     }
 
-    /// Takes an event of the session. Answers the endpoints if it had to read them.
-    async fn take(&mut self, event: ConsumerEvent, session: &Session) -> Result<Option<Arc<Snapshot>>, DispatchError> {
+    /// Returns the endpoints if it had to read them.
+    async fn handle_event(
+        &mut self,
+        event: ConsumerEvent,
+        session: &Session,
+    ) -> Result<Option<Arc<Snapshot>>, DispatchError> {
         match event {
             ConsumerEvent::Assigned(claims) => self.assign(claims, session).await,
             ConsumerEvent::Revoked(partitions) => self.revoke(&partitions).await?,
             ConsumerEvent::Stopped { partition, .. } => self.revoke(&[partition]).await?,
-            ConsumerEvent::Records(records) => return Ok(self.enter(&records, session).await),
+            ConsumerEvent::Records(records) => return Ok(self.track(&records, session).await),
             ConsumerEvent::Failed(_) => {}
         }
         Ok(None)
     }
 
     async fn assign(&mut self, claims: Vec<Claim>, session: &Session) {
-        for claim in claims {
-            let (pool, claim) = (self.dependencies.pool.clone(), &claim);
-            let read = || async {
+        let (pool, endpoint_cache) = (self.dependencies.pool.clone(), self.dependencies.endpoint_cache.clone());
+        for claim in &claims {
+            let read_history = || async {
                 let scheduled =
                     schedule::scheduled_from(&pool, claim.partition, claim.log_epoch, claim.next_offset).await?;
                 let record_time_ms = fence::record_time_ms(&pool, CONSUMER, &claim.topic, claim.partition).await?;
-                Ok(Before { scheduled, record_time_ms })
+                Ok(PartitionHistory { scheduled, record_time_ms })
             };
-            let Some(before) = self.patiently(read, session).await else { return };
-            self.tracker.assign(claim, before);
+            let Some(history) = read_with_retries(&self.dependencies, session, read_history).await else { return };
+            self.tracker.assign(claim, history);
         }
-        // Now rather than with the first record: a sealing key that opens nothing shows at once.
-        let endpoint_cache = self.dependencies.endpoint_cache.clone();
         // After a database restore every instance claims its partitions again.
         endpoint_cache.invalidate();
-        let _known = self.patiently(|| endpoint_cache.current(), session).await;
+        // Read now and not with the first record, so that a wrong sealing key is reported at once.
+        let _endpoints = read_with_retries(&self.dependencies, session, || endpoint_cache.current()).await;
     }
 
-    /// The group takes partitions away. What is open goes to the schedule, if nobody has claimed them yet; otherwise it
-    /// is theirs.
+    /// Spills the open deliveries of revoked partitions and commits, unless another instance has claimed them already.
     async fn revoke(&mut self, partitions: &[i32]) -> Result<(), DispatchError> {
         for partition in partitions {
             self.tracker.spill_all(Some(*partition));
         }
-        self.commit_in_time().await?;
-        self.lost.retain(|lost| !partitions.contains(lost));
+        self.committer.commit_all(&mut self.tracker).await?;
+        self.committer.fenced.retain(|fenced| !partitions.contains(fenced));
         for partition in partitions {
             self.tracker.drop_lane(*partition);
-            let label = partition.to_string();
-            // A partition without a gauge yet is as well.
-            let _removed = (
-                METRICS.lag_records.remove_label_values(&[&label]),
-                METRICS.lag_seconds.remove_label_values(&[&label]),
-            );
+            gauges::remove_lag(*partition);
         }
         Ok(())
     }
 
-    /// Takes records in, matched against endpoints that are read after the records were. `None`: the end came first.
-    async fn enter(&mut self, records: &[Record], session: &Session) -> Option<Arc<Snapshot>> {
+    /// Matches records against the endpoints, which are read after the records, and tracks the deliveries. `None`: the
+    /// shutdown came first.
+    async fn track(&mut self, records: &[Record], session: &Session) -> Option<Arc<Snapshot>> {
         let endpoint_cache = self.dependencies.endpoint_cache.clone();
-        let snapshot = self.patiently(|| endpoint_cache.current(), session).await?;
+        let snapshot = read_with_retries(&self.dependencies, session, || endpoint_cache.current()).await?;
         let now = Instant::now();
         let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
         for record in records {
             let Some(log_epoch) = self.tracker.log_epoch(record.partition) else { continue };
-            let (read, kind) = reading::read(record, log_epoch, &snapshot);
+            let (read, kind) = record::read(record, log_epoch, &snapshot);
             METRICS.records.with_label_values(&[kind.as_str()]).inc();
-            undecided.entry(record.partition).or_default().extend(self.tracker.enter(read, now));
+            undecided.entry(record.partition).or_default().extend(self.tracker.track(read, now));
         }
         for (partition, undecided) in undecided {
-            self.ask_view(partition, undecided);
+            self.read_decisions(partition, undecided);
         }
         Some(snapshot)
     }
 
-    fn ask_view(&mut self, partition: i32, undecided: Vec<Undecided>) {
+    fn read_decisions(&mut self, partition: i32, undecided: Vec<Undecided>) {
         let Some(last) = undecided.iter().map(|one| one.event.offset).max() else { return };
-        let (pool, view, topic) =
-            (self.dependencies.pool.clone(), self.dependencies.view.clone(), self.dependencies.topic.clone());
+        let Dependencies { pool, view_positions, topic, .. } = self.dependencies.clone();
         let deadline = self.config.spill_after;
-        self.deciding.spawn(async move {
-            duplicates::read_decisions(&pool, &view, &topic, (partition, last), &undecided, deadline).await
+        self.decisions.spawn(async move {
+            duplicates::read_decisions(&pool, &view_positions, &topic, (partition, last), &undecided, deadline).await
         });
     }
 
-    /// Repeats a reading of the database until it succeeds. `None`: the end came first.
-    async fn patiently<T, F>(&self, mut read: impl FnMut() -> F, session: &Session) -> Option<T>
-    where
-        F: Future<Output = Result<T, sqlx::Error>>,
-    {
-        let mut backoff = Backoff::of_database();
-        loop {
-            match read().await {
-                Ok(value) => {
-                    session.report_health(self.unhealthy_reason());
-                    return Some(value);
-                }
-                Err(error) => session.component().report_unhealthy(format!("the database: {error}")),
-            }
-            tokio::select! {
-                () = session.shutdown().cancelled() => return None,
-                () = backoff.pause() => {}
-            }
-        }
-    }
-
-    fn land(&mut self, attempt_finished: Result<(Id, AttemptOutcome), JoinError>) {
-        let (id, landing) = match attempt_finished {
-            Ok(attempt_finished) => attempt_finished,
-            Err(error) => {
-                error!(%error, "An attempt panicked; it is made again.");
-                (error.id(), AttemptOutcome::Unreported)
-            }
-        };
+    fn attempt_finished(&mut self, finished: Result<(Id, AttemptOutcome), JoinError>) {
+        let (id, outcome) = finished.unwrap_or_else(|error| {
+            error!(%error, "Webhook attempt panicked; repeating it.");
+            (error.id(), AttemptOutcome::Unreported)
+        });
         if let Some(ticket) = self.tickets.remove(&id) {
-            self.tracker.attempt_finished(ticket, landing);
+            self.tracker.attempt_finished(ticket, outcome);
         }
     }
 
-    fn apply_decision(&mut self, decided: Result<Vec<Decision>, JoinError>) {
-        match decided {
+    fn apply_decisions(&mut self, decisions: Result<Vec<Decision>, JoinError>) {
+        match decisions {
             Ok(decisions) => {
                 decisions.into_iter().for_each(|(ticket, deliver)| self.tracker.apply_decision(ticket, deliver))
             }
-            // What it was to decide grows old and goes to the schedule.
-            Err(error) => error!(%error, "Reading verdicts panicked."),
+            Err(error) => error!(%error, "Reading duplicate decisions panicked; spilling the deliveries later."),
         }
     }
 
-    /// Starts what has a slot, while attempts can be reported. The version of the endpoints is read again, unless it
-    /// was just now: nothing is sent to an endpoint after the answer that says it was deleted.
-    async fn start_attempts(&mut self, fresh: Option<Arc<Snapshot>>, session: &Session) {
+    /// Starts the attempts that have a slot, while attempts can be reported. Reads the endpoints again, unless they
+    /// were just read: nothing is sent to an endpoint after the client got the response that it is deleted.
+    async fn start_attempts(&mut self, just_read: Option<Arc<Snapshot>>, session: &Session) {
         if self.tracker.queue_depth() == 0
-            || self.flights.len() >= self.config.max_in_flight
+            || self.attempts.len() >= self.config.max_in_flight
             || !self.dependencies.reporter.is_available()
         {
             return;
         }
-        let snapshot = match fresh {
+        let snapshot = match just_read {
             Some(snapshot) => snapshot,
             None => match self.dependencies.endpoint_cache.current().await {
                 Ok(snapshot) => snapshot,
-                // The next tick tries again; what waits too long goes to the schedule.
-                Err(error) => return session.component().report_unhealthy(format!("the database: {error}")),
+                // The next tick tries again; deliveries that wait too long are spilled.
+                Err(error) => return report_database_error(session, &error),
             },
         };
-        session.report_health(self.unhealthy_reason());
+        session.report_health(unhealthy_reason(&self.dependencies));
         let slots = self.dependencies.slots.clone();
-        // An endpoint that is gone or withheld needs no slot: its deliveries leave the queue at once.
-        let slot = |id: EndpointId| match snapshot.standing(id) {
+        // Without an enabled endpoint no slot is needed: the delivery leaves the queue at once.
+        let slot = |id: EndpointId| match snapshot.state(id) {
             EndpointState::Enabled(endpoint) => {
                 slots.take(id, endpoint.max_in_flight).map(|slot| Some((endpoint.clone(), slot)))
             }
             EndpointState::Withheld | EndpointState::Gone => Some(None),
         };
-        while self.flights.len() < self.config.max_in_flight
+        while self.attempts.len() < self.config.max_in_flight
             && let Some((ticket, delivery, granted)) = self.tracker.start(slot)
         {
             match granted {
-                Some((endpoint, slot)) => self.start(ticket, endpoint, delivery, slot),
+                Some((endpoint, slot)) => self.start_attempt(ticket, endpoint, delivery, slot),
                 None => self.tracker.skip_unavailable(ticket),
             }
         }
     }
 
-    fn start(&mut self, ticket: u64, endpoint: Arc<Endpoint>, delivery: Delivery, slot: Slot) {
+    fn start_attempt(&mut self, ticket: u64, endpoint: Arc<Endpoint>, delivery: Delivery, slot: Slot) {
         let attempter = self.dependencies.attempter.clone();
-        let flight = self.flights.spawn(async move {
-            let landing = attempter.attempt(&endpoint, &delivery, 1, slot).await;
+        let attempt = self.attempts.spawn(async move {
+            let outcome = attempter.attempt(&endpoint, &delivery, 1, slot).await;
             let age = OffsetDateTime::now_utc() - delivery.event.accepted_at;
             METRICS.first_attempt_seconds.observe(age.as_seconds_f64().max(0.0));
-            landing
+            outcome
         });
-        self.tickets.insert(flight.id(), ticket);
+        self.tickets.insert(attempt.id(), ticket);
     }
 }

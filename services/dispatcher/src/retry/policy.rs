@@ -1,53 +1,55 @@
-//! Retry policy: whether and when a delivery is attempted again, from the delays of its endpoint, jitter, and what the
-//! receiver asked for with `Retry-After`.
+//! Retry policy: whether and when a delivery is attempted again, from the delays of its endpoint, jitter, and the
+//! receiver's `Retry-After`.
 //!
-//! Pure: the random part is passed in. Rows and leases live in `rows`.
+//! Pure: takes the jitter.
 
 use std::time::Duration;
 
-/// Delays after the first, second, … failed attempt when an endpoint names none, seconds: five attempts in all.
+/// Delays after the first, second, … failed attempt if an endpoint has none of its own, seconds: five attempts in all.
 pub(crate) const DEFAULT_DELAYS_SECONDS: [u32; 4] = [30, 120, 600, 3600];
-/// `Retry-After` lengthens a delay at most to this.
+/// `Retry-After` extends a delay at most to this.
 pub(crate) const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
-/// A delay varies by this share up and down, so that what failed together does not come back together.
+/// A delay varies by this share up and down, so that attempts that failed together are not retried together.
 const JITTER: f64 = 0.2;
 
-/// What came of an attempt, as far as the schedule is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Answer {
-    /// HTTP status; `None` when there was no answer.
+pub(crate) struct ReceiverAnswer {
+    /// HTTP status; `None`: there was no response.
     pub status: Option<u16>,
-    /// What `Retry-After` asked for.
+    /// Value of `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// It was taken: done.
+pub(crate) enum RetryDecision {
     Delivered,
-    /// Try again after this delay.
     RetryIn(Duration),
     /// No attempt is left.
     Exhausted,
-    /// The receiver is gone for good (410): disable the endpoint, try no more.
+    /// The receiver is gone for good (410): the endpoint is disabled.
     Gone,
 }
 
-/// Decides what follows the attempt number `attempt` (1 is the first). `jitter` is random, from -1 to 1.
-pub(crate) fn after(delays_seconds: &[u32], attempt: u32, answer: Answer, jitter: f64) -> Next {
+/// Decides what follows attempt number `attempt` (1 is the first). `jitter` is random, from -1 to 1.
+pub(crate) fn after_attempt(
+    delays_seconds: &[u32],
+    attempt: u32,
+    answer: ReceiverAnswer,
+    jitter: f64,
+) -> RetryDecision {
     match answer.status {
-        Some(200..=299) => return Next::Delivered,
-        Some(410) => return Next::Gone,
-        // Redirects too: following one would send signed events to an address that nobody configured.
+        Some(200..=299) => return RetryDecision::Delivered,
+        Some(410) => return RetryDecision::Gone,
+        // Redirects are retried too: following one would send signed events to an address that nobody configured.
         _ => {}
     }
     let Some(delay) = (attempt as usize).checked_sub(1).and_then(|index| delays_seconds.get(index)) else {
-        return Next::Exhausted;
+        return RetryDecision::Exhausted;
     };
     let factor = 1.0 + JITTER * jitter.clamp(-1.0, 1.0);
     let delay = Duration::from_secs_f64(f64::from(*delay) * factor);
-    let asked = answer.retry_after.map_or(Duration::ZERO, |asked| asked.min(RETRY_AFTER_LIMIT));
-    Next::RetryIn(delay.max(asked))
+    let requested = answer.retry_after.map_or(Duration::ZERO, |requested| requested.min(RETRY_AFTER_LIMIT));
+    RetryDecision::RetryIn(delay.max(requested))
 }
 
 #[cfg(test)]
@@ -56,67 +58,76 @@ mod tests {
 
     use super::*;
 
-    fn status(status: u16) -> Answer {
-        Answer { status: Some(status), retry_after: None }
+    fn status(status: u16) -> ReceiverAnswer {
+        ReceiverAnswer { status: Some(status), retry_after: None }
     }
 
     #[test]
     fn the_default_schedule_is_five_attempts() {
-        let seconds = |attempt| match after(&DEFAULT_DELAYS_SECONDS, attempt, status(500), 0.0) {
-            Next::RetryIn(delay) => Some(delay.as_secs()),
+        let seconds = |attempt| match after_attempt(&DEFAULT_DELAYS_SECONDS, attempt, status(500), 0.0) {
+            RetryDecision::RetryIn(delay) => Some(delay.as_secs()),
             _ => None,
         };
         assert_eq!((1..=6).map(seconds).collect::<Vec<_>>(), [Some(30), Some(120), Some(600), Some(3600), None, None]);
-        assert_eq!(after(&[], 1, status(500), 0.0), Next::Exhausted);
+        assert_eq!(after_attempt(&[], 1, status(500), 0.0), RetryDecision::Exhausted);
     }
 
     #[test]
-    fn only_2xx_delivers_and_only_410_ends_at_once() {
+    fn only_2xx_delivers_and_only_410_disables() {
         for code in [200, 201, 204, 299] {
-            assert_eq!(after(&[1], 1, status(code), 0.0), Next::Delivered, "{code}");
+            assert_eq!(after_attempt(&[1], 1, status(code), 0.0), RetryDecision::Delivered, "{code}");
         }
         for code in [100, 199, 301, 302, 307, 400, 401, 404, 429, 500, 503] {
-            assert_eq!(after(&[1], 1, status(code), 0.0), Next::RetryIn(Duration::from_secs(1)), "{code}");
+            assert_eq!(
+                after_attempt(&[1], 1, status(code), 0.0),
+                RetryDecision::RetryIn(Duration::from_secs(1)),
+                "{code}"
+            );
         }
-        assert_eq!(after(&[1], 1, status(410), 0.0), Next::Gone);
+        assert_eq!(after_attempt(&[1], 1, status(410), 0.0), RetryDecision::Gone);
         assert_eq!(
-            after(&[1], 1, Answer { status: None, retry_after: None }, 0.0),
-            Next::RetryIn(Duration::from_secs(1))
+            after_attempt(&[1], 1, ReceiverAnswer { status: None, retry_after: None }, 0.0),
+            RetryDecision::RetryIn(Duration::from_secs(1))
         );
     }
 
     #[test]
-    fn retry_after_lengthens_a_delay_up_to_an_hour_and_never_shortens_it() {
-        let asked = |seconds| Answer { status: Some(429), retry_after: Some(Duration::from_secs(seconds)) };
-        assert_eq!(after(&[30], 1, asked(90), 0.0), Next::RetryIn(Duration::from_secs(90)));
-        assert_eq!(after(&[30], 1, asked(1), 0.0), Next::RetryIn(Duration::from_secs(30)));
-        assert_eq!(after(&[30], 1, asked(86_400), 0.0), Next::RetryIn(Duration::from_secs(3600)));
-        assert_eq!(after(&[7200], 1, asked(86_400), 0.0), Next::RetryIn(Duration::from_secs(7200)));
+    fn retry_after_extends_a_delay_up_to_an_hour() {
+        let asked = |seconds| ReceiverAnswer { status: Some(429), retry_after: Some(Duration::from_secs(seconds)) };
+        assert_eq!(after_attempt(&[30], 1, asked(90), 0.0), RetryDecision::RetryIn(Duration::from_secs(90)));
+        assert_eq!(after_attempt(&[30], 1, asked(1), 0.0), RetryDecision::RetryIn(Duration::from_secs(30)));
+        assert_eq!(after_attempt(&[30], 1, asked(86_400), 0.0), RetryDecision::RetryIn(Duration::from_secs(3600)));
+        assert_eq!(after_attempt(&[7200], 1, asked(86_400), 0.0), RetryDecision::RetryIn(Duration::from_secs(7200)));
     }
 
     proptest! {
         #[test]
         fn jitter_stays_within_a_fifth(delay in 1_u32..100_000, jitter in -2.0_f64..2.0) {
-            let Next::RetryIn(got) = after(&[delay], 1, status(500), jitter) else { panic!("an attempt is left") };
+            let decision = after_attempt(&[delay], 1, status(500), jitter);
+            let RetryDecision::RetryIn(got) = decision else { panic!("an attempt is left") };
             let wanted = f64::from(delay);
             prop_assert!(got.as_secs_f64() >= wanted * 0.8 - 1e-6 && got.as_secs_f64() <= wanted * 1.2 + 1e-6);
         }
 
         #[test]
-        fn a_failing_delivery_has_one_attempt_more_than_delays_and_each_waits_as_long_as_its_delay_or_as_asked(
+        fn a_failing_delivery_has_one_attempt_more_than_delays(
             delays in prop::collection::vec(1_u32..100_000, 0..8),
-            answers in prop::collection::vec((prop::option::of(100_u16..600), prop::option::of(0_u64..200_000), -1.0_f64..1.0), 9),
+            answers in prop::collection::vec(
+                (prop::option::of(100_u16..600), prop::option::of(0_u64..200_000), -1.0_f64..1.0),
+                9,
+            ),
         ) {
             for (attempt, (status, asked, jitter)) in (1_u32..).zip(answers) {
-                let next = after(&delays, attempt, Answer { status, retry_after: asked.map(Duration::from_secs) }, jitter);
+                let answer = ReceiverAnswer { status, retry_after: asked.map(Duration::from_secs) };
+                let next = after_attempt(&delays, attempt, answer, jitter);
                 let delay = delays.get(attempt as usize - 1).map(|delay| f64::from(*delay));
                 match (status, delay, next) {
-                    (Some(200..=299), _, Next::Delivered) | (Some(410), _, Next::Gone) => break,
-                    (_, None, Next::Exhausted) => {
+                    (Some(200..=299), _, RetryDecision::Delivered) | (Some(410), _, RetryDecision::Gone) => break,
+                    (_, None, RetryDecision::Exhausted) => {
                         prop_assert_eq!(attempt as usize, delays.len() + 1);
                         break;
                     }
-                    (_, Some(delay), Next::RetryIn(got)) => {
+                    (_, Some(delay), RetryDecision::RetryIn(got)) => {
                         let asked = asked.map_or(0.0, |asked| (asked as f64).min(RETRY_AFTER_LIMIT.as_secs_f64()));
                         prop_assert!(got.as_secs_f64() + 1e-6 >= (delay * 0.8).max(asked));
                         prop_assert!(got.as_secs_f64() - 1e-6 <= (delay * 1.2).max(asked));

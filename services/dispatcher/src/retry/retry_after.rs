@@ -1,21 +1,19 @@
-//! The `Retry-After` header of an answer.
-//!
-//! Pure: the clock is passed in. How long a delivery waits is decided in `retry_policy`.
+//! The `Retry-After` header of a response. Pure: takes `now`.
 
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
 
-/// Reads a `Retry-After` header: seconds, or an HTTP date in any of its three forms, which is compared with `now`.
-/// Anything else asks for nothing.
+/// Parses a `Retry-After` header: seconds, or an HTTP date in any of its three forms, relative to `now`. Anything else
+/// is ignored.
 pub(crate) fn parse(value: &str, now: OffsetDateTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Too many digits mean a very long time: the limit applies later.
+        // Too many digits mean a very long time; `policy` limits it.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    // A date in the past asks for no delay.
+    // A date in the past means no delay.
     Some(date.duration_since(SystemTime::from(now)).unwrap_or(Duration::ZERO))
 }
 
@@ -25,7 +23,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::retry::policy::{Answer, Next, RETRY_AFTER_LIMIT, after};
+    use crate::retry::policy::{RETRY_AFTER_LIMIT, ReceiverAnswer, RetryDecision, after_attempt};
 
     #[test]
     fn seconds_and_all_three_forms_of_a_date_are_read() {
@@ -42,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn the_retry_after_decoder_stands_any_text() {
+    fn the_retry_after_parser_accepts_any_text() {
         let dates = ["Fri, 31 Dec 9999 23:59:59 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"];
         let golden = ["120", " 0 ", "Sun, 06 Nov 1994 08:49:37 GMT", dates[0], dates[1], dates[2]]
             .map(|text| text.as_bytes().to_vec());
@@ -51,8 +49,10 @@ mod tests {
         fuzz::drive("Retry-After", &samples, |bytes| {
             let Ok(text) = std::str::from_utf8(bytes) else { return Ok(fuzz::DecodeOutcome::Refused) };
             let asked = parse(text, now);
-            // Whatever was asked for: a delay that can be waited for.
-            let Next::RetryIn(delay) = after(&[30], 1, Answer { status: Some(503), retry_after: asked }, 0.0) else {
+            // The resulting delay is bounded for any text.
+            let RetryDecision::RetryIn(delay) =
+                after_attempt(&[30], 1, ReceiverAnswer { status: Some(503), retry_after: asked }, 0.0)
+            else {
                 return Err("no attempt is left".to_owned());
             };
             if !(Duration::from_secs(30)..=RETRY_AFTER_LIMIT).contains(&delay) {

@@ -1,24 +1,19 @@
-//! The tables of deliveries that are not finished: `deliveries_awaiting_dedup` holds those that wait for the duplicate
-//! decision, `delivery_schedule` those that wait for an attempt. Only SQL lives here; when a row is due and what its
-//! outcome means is decided in `policy`, `tracker` and `worker`.
+//! The tables of unfinished deliveries: rows of `deliveries_awaiting_dedup` wait for the duplicate decision, rows of
+//! `delivery_schedule` wait for an attempt. Only SQL is here; `policy`, `tracker` and `worker` decide when a row is due
+//! and what an outcome means.
 //!
-//! All times are the database's clock, so that instances need not agree on theirs.
+//! All times are the database's clock, so that the clocks of instances need not agree.
 
 mod claim;
 mod dedup;
-mod known;
-mod settle;
+mod outcomes;
+mod scheduled;
 mod spill;
 mod sweep;
 
-pub(crate) use claim::{Claimed, claim, due_endpoints};
+pub(crate) use claim::{ClaimedRow, claim, due_endpoints};
 pub(crate) use dedup::release_decided;
-pub(crate) use known::scheduled_from;
-pub(crate) use settle::{Settlement, hold, write_outcomes};
+pub(crate) use outcomes::{LeasedOutcome, hold, write_outcomes};
+pub(crate) use scheduled::{ScheduledDeliveries, scheduled_from};
 pub(crate) use spill::{NewRow, WaitsFor, insert};
 pub(crate) use sweep::{depth, erase, sweep};
-
-/// Attempts are a handful; the column is a signed integer.
-fn number(attempts: u32) -> i32 {
-    i32::try_from(attempts).unwrap_or(i32::MAX)
-}

@@ -1,11 +1,12 @@
-//! The schedule at work: claims due rows, makes their attempts and writes down how they ended. It also has rows decided
-//! that wait for the duplicate decision, and sweeps finished ones. The statements are in `rows`.
+//! The retry worker: claims due rows of the schedule, makes their attempts and writes the outcomes. It also releases
+//! rows that have their duplicate decision, and sweeps finished ones. `schedule` has the SQL.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use runtime::postgres::{SqlEffect, effect};
 use schemas::ids::{DeliveryId, EndpointId};
+use schemas::topics::MATERIALIZER;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,297 +14,283 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use crate::CONSUMER;
-use crate::attempt::in_flight;
+use crate::attempt::attempter;
 use crate::attempt::slots::Slot;
-use crate::delivery::{AttemptOutcome, Outcome, RowState};
+use crate::config::CONSUMER;
+use crate::delivery::{AttemptOutcome, RowState, RowUpdate};
 use crate::dependencies::Dependencies;
 use crate::endpoints::matching::{EndpointState, Snapshot};
-use crate::log::duplicates::MATERIALIZER;
 use crate::metrics::METRICS;
-use crate::retry::schedule::{self, Claimed, Settlement};
+use crate::retry::schedule::{self, ClaimedRow, LeasedOutcome};
 
-/// Longest time between two looks at the schedule.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Shortest time between two looks: news comes in bursts.
-const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(20);
-const COUNT_EVERY: Duration = Duration::from_secs(10);
-/// Rows of one endpoint that are taken at once.
-const CLAIMED_PER_ENDPOINT: usize = 64;
-/// How long a row that could not be attempted after all waits.
+/// Longest time between two polls of the schedule.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest time between two polls: notifications come in bursts.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+/// Rows of one endpoint that one poll claims at most.
+const MAX_CLAIMS_PER_ENDPOINT: usize = 64;
+/// How long a row waits that was claimed and cannot be attempted yet.
 const POSTPONED: Duration = Duration::from_secs(1);
-/// How long a row waits whose endpoint is there and cannot be used.
+/// How long a row waits whose endpoint cannot be used.
 const UNUSABLE: Duration = Duration::from_secs(60);
 const CANCEL_LEASE: Duration = Duration::from_secs(60);
 
 pub(crate) struct RetryWorker {
     dependencies: Dependencies,
-    most: usize,
+    max_in_flight: usize,
     drain: Duration,
-    flights: JoinSet<Outcome>,
+    attempts: JoinSet<RowUpdate>,
+    /// Delivery, lease and attempts so far of the rows in flight.
     leases: HashMap<Id, (DeliveryId, Uuid, u32)>,
-    settlements: Vec<Settlement>,
-    /// Where the next round over the endpoints begins, so that none is always last.
-    turn: usize,
-    /// There was more due than could be taken.
-    more: bool,
-    /// Finds out when attempts can be reported again.
-    probing: Option<AbortOnDropHandle<()>>,
+    /// Outcomes that are not written yet.
+    outcomes: Vec<LeasedOutcome>,
+    /// Each poll starts with another endpoint, so that none is always the last.
+    first_endpoint: usize,
+    /// The last poll left due rows behind.
+    has_more: bool,
+    /// Waits until attempts can be reported again.
+    probe: Option<AbortOnDropHandle<()>>,
 }
 
 impl RetryWorker {
-    /// At most `most` attempts at once; at the end they are waited for at most `drain`.
-    pub(crate) fn new(dependencies: &Dependencies, most: usize, drain: Duration) -> Self {
+    /// The shutdown waits at most `drain` for the attempts in flight.
+    pub(crate) fn new(dependencies: &Dependencies, max_in_flight: usize, drain: Duration) -> Self {
         Self {
             dependencies: dependencies.clone(),
-            most,
+            max_in_flight,
             drain,
-            flights: JoinSet::new(),
+            attempts: JoinSet::new(),
             leases: HashMap::new(),
-            settlements: Vec::new(),
-            turn: 0,
-            more: false,
-            probing: None,
+            outcomes: Vec::new(),
+            first_endpoint: 0,
+            has_more: false,
+            probe: None,
         }
     }
-}
 
-/// Works until `shutdown`, then waits for the attempts under way.
-pub(crate) async fn run(mut retries: RetryWorker, shutdown: CancellationToken) {
-    let scheduled = retries.dependencies.scheduled.clone();
-    let mut next_look = Instant::now();
-    let mut next_count = Instant::now();
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            Some(attempt_finished) = retries.flights.join_next_with_id() => {
-                retries.land(attempt_finished);
-                while let Some(attempt_finished) = retries.flights.try_join_next_with_id() {
-                    retries.land(attempt_finished);
+    /// Runs until `shutdown`, then waits for the attempts in flight.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let rows_added = self.dependencies.rows_added.clone();
+        let mut next_poll = Instant::now();
+        let mut next_count = Instant::now();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(finished) = self.attempts.join_next_with_id() => {
+                    self.attempt_finished(finished);
+                    while let Some(finished) = self.attempts.try_join_next_with_id() {
+                        self.attempt_finished(finished);
+                    }
+                    if self.has_more {
+                        next_poll = next_poll.min(Instant::now() + MIN_POLL_INTERVAL);
+                    }
                 }
-                if retries.more {
-                    next_look = next_look.min(Instant::now() + LOOK_AT_MOST_EVERY);
+                () = rows_added.notified() => next_poll = next_poll.min(Instant::now() + MIN_POLL_INTERVAL),
+                () = tokio::time::sleep_until(next_poll) => {}
+            }
+            self.write_outcomes().await;
+            if Instant::now() >= next_poll {
+                let wait = self.poll().await.unwrap_or_else(|error| {
+                    warn!(%error, "Delivery schedule could not be read; trying again.");
+                    MAX_POLL_INTERVAL
+                });
+                next_poll = Instant::now() + wait.clamp(MIN_POLL_INTERVAL, MAX_POLL_INTERVAL);
+            }
+            if Instant::now() >= next_count {
+                next_count = Instant::now() + COUNT_INTERVAL;
+                if let Ok(rows) = schedule::depth(&self.dependencies.pool).await {
+                    METRICS.schedule_depth.set(rows as f64);
                 }
             }
-            () = scheduled.notified() => next_look = next_look.min(Instant::now() + LOOK_AT_MOST_EVERY),
-            () = tokio::time::sleep_until(next_look) => {}
         }
-        retries.settle().await;
-        if Instant::now() >= next_look {
-            let wait = match retries.look().await {
-                Ok(wait) => wait,
-                Err(error) => {
-                    warn!(%error, "The schedule cannot be read at the moment; trying again.");
-                    LOOK_EVERY
-                }
-            };
-            next_look = Instant::now() + wait.clamp(LOOK_AT_MOST_EVERY, LOOK_EVERY);
-        }
-        if Instant::now() >= next_count {
-            next_count = Instant::now() + COUNT_EVERY;
-            if let Ok(rows) = schedule::depth(&retries.dependencies.pool).await {
-                METRICS.schedule_depth.set(rows as f64);
-            }
-        }
+        self.finish().await;
     }
-    retries.finish().await;
-}
 
-impl RetryWorker {
-    /// One look: decide, take what is due, begin it, sweep. Answers when the next look is due.
-    async fn look(&mut self) -> Result<Duration, sqlx::Error> {
+    /// Releases decided rows, claims due rows, starts their attempts, sweeps finished rows. Returns the time until the
+    /// next poll.
+    async fn poll(&mut self) -> Result<Duration, sqlx::Error> {
         let pool = self.dependencies.pool.clone();
-        let is_more_to_decide = schedule::release_decided(&pool, MATERIALIZER, &self.dependencies.topic).await?;
-        let due = schedule::due_endpoints(&pool).await?;
-        let wait = due
-            .iter()
-            .map(|(_, seconds)| seconds.max(0.0))
-            .filter(|seconds| *seconds > 0.0)
-            .fold(LOOK_EVERY.as_secs_f64(), f64::min);
-        let due: Vec<EndpointId> = due.into_iter().filter(|(_, seconds)| *seconds <= 0.0).map(|(id, _)| id).collect();
-        let mut wait = Duration::from_secs_f64(wait);
-        if self.may_begin() && !due.is_empty() && self.take(&due).await? {
-            wait = Duration::ZERO;
-        }
-        let is_more_to_sweep = schedule::sweep(&pool, CONSUMER, &self.dependencies.topic).await?;
-        if is_more_to_decide || is_more_to_sweep {
-            wait = Duration::ZERO;
-        }
-        Ok(wait)
+        let has_more_decided = schedule::release_decided(&pool, MATERIALIZER, &self.dependencies.topic).await?;
+        let (due, later): (Vec<_>, Vec<_>) =
+            schedule::due_endpoints(&pool).await?.into_iter().partition(|(_, seconds)| *seconds <= 0.0);
+        let due: Vec<EndpointId> = due.into_iter().map(|(id, _)| id).collect();
+        let wait = later.into_iter().map(|(_, seconds)| seconds).fold(MAX_POLL_INTERVAL.as_secs_f64(), f64::min);
+        let has_more_due = self.can_report() && !due.is_empty() && self.claim(&due).await?;
+        let has_more_finished = schedule::sweep(&pool, CONSUMER, &self.dependencies.topic).await?;
+        let has_more = has_more_decided || has_more_due || has_more_finished;
+        Ok(if has_more { Duration::ZERO } else { Duration::from_secs_f64(wait) })
     }
 
-    /// Whether attempts can be reported. If not, one task finds out when they can, for the pass too.
-    fn may_begin(&mut self) -> bool {
+    /// Whether attempts can be reported. If not, one task waits until they can, for the log worker too.
+    fn can_report(&mut self) -> bool {
         let reporter = self.dependencies.reporter.clone();
         let is_available = reporter.is_available();
-        if !is_available && self.probing.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
-            self.probing = Some(AbortOnDropHandle::new(tokio::spawn(async move { reporter.probe().await })));
+        if !is_available && self.probe.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+            self.probe = Some(AbortOnDropHandle::new(tokio::spawn(async move { reporter.probe().await })));
         }
         is_available
     }
 
-    /// Takes due rows of these endpoints and begins their attempts. `true`: there may be more to take at once.
-    async fn take(&mut self, due: &[EndpointId]) -> Result<bool, sqlx::Error> {
+    /// Claims due rows of these endpoints and starts their attempts. `true`: more can be claimed at once.
+    async fn claim(&mut self, due: &[EndpointId]) -> Result<bool, sqlx::Error> {
         let snapshot = self.dependencies.endpoint_cache.current().await?;
-        let mut left = self.most.saturating_sub(self.flights.len());
+        let mut free = self.max_in_flight.saturating_sub(self.attempts.len());
         let mut slots: HashMap<EndpointId, Vec<Slot>> = HashMap::new();
         let mut wanted = Vec::new();
-        self.turn = self.turn.wrapping_add(1);
-        let begin = self.turn % due.len();
-        self.more = false;
-        for id in due[begin..].iter().chain(&due[..begin]) {
-            let rows = left.min(CLAIMED_PER_ENDPOINT);
-            let (rows, lease) = match snapshot.standing(*id) {
+        self.first_endpoint = self.first_endpoint.wrapping_add(1);
+        let first = self.first_endpoint % due.len();
+        self.has_more = false;
+        for id in due[first..].iter().chain(&due[..first]) {
+            let rows = free.min(MAX_CLAIMS_PER_ENDPOINT);
+            let (rows, lease) = match snapshot.state(*id) {
                 EndpointState::Enabled(endpoint) => {
                     let granted: Vec<Slot> =
                         (0..rows).map_while(|_| self.dependencies.slots.take(*id, endpoint.max_in_flight)).collect();
                     let rows = granted.len();
                     slots.insert(*id, granted);
-                    (rows, in_flight::lease(endpoint.timeout))
+                    (rows, attempter::lease(endpoint.timeout))
                 }
                 EndpointState::Withheld | EndpointState::Gone => (rows, CANCEL_LEASE),
             };
-            left -= rows;
+            free -= rows;
             if rows == 0 {
-                self.more = true;
+                self.has_more = true;
             } else {
                 wanted.push((*id, rows, lease));
             }
         }
-        let taken = schedule::claim(&self.dependencies.pool, &wanted).await?;
-        let of = |id: EndpointId| taken.iter().filter(|row| row.delivery.endpoint_id == id).count();
-        self.more |= wanted.iter().any(|(id, rows, _)| of(*id) == *rows);
-        let has_taken = !taken.is_empty();
-        self.begin(taken, slots).await;
-        Ok(self.more && has_taken && self.flights.len() < self.most)
+        let claimed = schedule::claim(&self.dependencies.pool, &wanted).await?;
+        let count = |id: EndpointId| claimed.iter().filter(|row| row.delivery.endpoint_id == id).count();
+        self.has_more |= wanted.iter().any(|(id, rows, _)| count(*id) == *rows);
+        let has_claimed = !claimed.is_empty();
+        self.start_attempts(claimed, slots).await;
+        Ok(self.has_more && has_claimed && self.attempts.len() < self.max_in_flight)
     }
 
-    /// Begins what was taken. Endpoints are read once more: between the first reading and now they may have been
-    /// deleted.
-    async fn begin(&mut self, taken: Vec<Claimed>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
+    /// Reads the endpoints once more: they may have been deleted before the rows were claimed.
+    async fn start_attempts(&mut self, claimed: Vec<ClaimedRow>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
         let snapshot = match self.dependencies.endpoint_cache.current().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                warn!(%error, "Endpoints cannot be read at the moment; rows are put back.");
-                taken.iter().for_each(|row| self.put_back(row, POSTPONED));
+                warn!(%error, "Endpoints could not be read; claimed deliveries are postponed.");
+                claimed.iter().for_each(|row| self.postpone(row, POSTPONED));
                 return;
             }
         };
         let mut disabled = Vec::new();
-        for row in taken {
+        for row in claimed {
             let slot = slots.get_mut(&row.delivery.endpoint_id).and_then(Vec::pop);
-            match decide(&row, &snapshot) {
-                Step::Cancel(reason) => self.cancel(row, reason),
-                Step::Hold => disabled.push(row),
-                Step::Attempt => match slot {
-                    Some(slot) => self.attempt(row, &snapshot, slot),
-                    None => self.put_back(&row, POSTPONED),
-                },
+            match (action(&row, &snapshot), slot) {
+                (RowAction::Cancel(reason), _) => self.cancel(row, reason),
+                (RowAction::Hold, _) => disabled.push(row),
+                (RowAction::Attempt, Some(slot)) => self.attempt(row, &snapshot, slot),
+                (RowAction::Attempt, None) => self.postpone(&row, POSTPONED),
             }
         }
         self.hold(disabled).await;
     }
 
-    fn attempt(&mut self, row: Claimed, snapshot: &Snapshot, slot: Slot) {
-        let EndpointState::Enabled(endpoint) = snapshot.standing(row.delivery.endpoint_id) else { return };
+    fn attempt(&mut self, row: ClaimedRow, snapshot: &Snapshot, slot: Slot) {
+        let EndpointState::Enabled(endpoint) = snapshot.state(row.delivery.endpoint_id) else { return };
         let (attempter, endpoint, attempt) = (self.dependencies.attempter.clone(), endpoint.clone(), row.attempts + 1);
-        let delivery = row.delivery.clone();
-        let flight = self
-            .flights
-            .spawn(async move { attempter.attempt(&endpoint, &delivery, attempt, slot).await.outcome(attempt) });
-        self.leases.insert(flight.id(), (row.delivery.id, row.lease, row.attempts));
+        let lease = (row.delivery.id, row.lease, row.attempts);
+        let task = async move { attempter.attempt(&endpoint, &row.delivery, attempt, slot).await.row_update(attempt) };
+        self.leases.insert(self.attempts.spawn(task).id(), lease);
     }
 
-    fn cancel(&mut self, row: Claimed, reason: &'static str) {
-        let (attempter, delivery, attempts) = (self.dependencies.attempter.clone(), row.delivery.clone(), row.attempts);
-        let flight = self.flights.spawn(async move {
-            if attempter.cancel(&delivery, attempts, reason).await {
-                Outcome::Ended { state: RowState::Cancelled, attempts }
+    fn cancel(&mut self, row: ClaimedRow, reason: &'static str) {
+        let (attempter, attempts) = (self.dependencies.attempter.clone(), row.attempts);
+        let lease = (row.delivery.id, row.lease, attempts);
+        let task = async move {
+            if attempter.cancel(&row.delivery, attempts, reason).await {
+                RowUpdate::finished(RowState::Cancelled, attempts)
             } else {
-                AttemptOutcome::Unreported.outcome(attempts + 1)
+                AttemptOutcome::Unreported.row_update(attempts + 1)
             }
-        });
-        self.leases.insert(flight.id(), (row.delivery.id, row.lease, row.attempts));
+        };
+        self.leases.insert(self.attempts.spawn(task).id(), lease);
     }
 
-    async fn hold(&mut self, disabled: Vec<Claimed>) {
+    async fn hold(&mut self, disabled: Vec<ClaimedRow>) {
         if disabled.is_empty() {
             return;
         }
         let leases: Vec<(DeliveryId, Uuid)> = disabled.iter().map(|row| (row.delivery.id, row.lease)).collect();
-        let held = match schedule::hold(&self.dependencies.pool, &leases).await {
-            Ok(held) => held,
-            Err(error) => {
-                warn!(%error, "Rows of disabled endpoints could not be held; they come up again.");
-                return;
+        match schedule::hold(&self.dependencies.pool, &leases).await {
+            // The others' endpoints were just enabled again, or cannot be used.
+            Ok(held) => {
+                let not_held = disabled.iter().filter(|row| !held.contains(&row.delivery.id));
+                not_held.for_each(|row| self.postpone(row, UNUSABLE));
             }
-        };
-        // Enabled again just now, or there and unusable.
-        disabled.iter().filter(|row| !held.contains(&row.delivery.id)).for_each(|row| self.put_back(row, UNUSABLE));
-    }
-
-    fn put_back(&mut self, row: &Claimed, after: Duration) {
-        let outcome = Outcome::Again { attempts: row.attempts, after };
-        self.settlements.push(Settlement { delivery_id: row.delivery.id, lease: row.lease, outcome });
-    }
-
-    fn land(&mut self, attempt_finished: Result<(Id, Outcome), JoinError>) {
-        let (id, outcome) = match attempt_finished {
-            Ok((id, outcome)) => (id, Some(outcome)),
             Err(error) => {
-                error!(%error, "An attempt panicked; it is made again.");
+                warn!(%error, "Deliveries of disabled endpoints could not be held; trying again when their leases end.")
+            }
+        }
+    }
+
+    fn postpone(&mut self, row: &ClaimedRow, due_after: Duration) {
+        let update = RowUpdate::pending(row.attempts, due_after);
+        self.outcomes.push(LeasedOutcome { delivery_id: row.delivery.id, lease: row.lease, update });
+    }
+
+    fn attempt_finished(&mut self, finished: Result<(Id, RowUpdate), JoinError>) {
+        let (id, update) = match finished {
+            Ok((id, update)) => (id, Some(update)),
+            Err(error) => {
+                error!(%error, "Webhook attempt panicked; repeating it.");
                 (error.id(), None)
             }
         };
         if let Some((delivery_id, lease, attempts)) = self.leases.remove(&id) {
-            let outcome = outcome.unwrap_or(Outcome::Again { attempts, after: UNUSABLE });
-            self.settlements.push(Settlement { delivery_id, lease, outcome });
+            let update = update.unwrap_or(RowUpdate::pending(attempts, UNUSABLE));
+            self.outcomes.push(LeasedOutcome { delivery_id, lease, update });
         }
     }
 
-    /// Writes down how attempts ended. Without the database they wait; past their leases they are attempted again.
-    async fn settle(&mut self) {
-        if self.settlements.is_empty() {
+    /// Outcomes wait while the database is unavailable. When their leases end, the attempts are repeated.
+    async fn write_outcomes(&mut self) {
+        if self.outcomes.is_empty() {
             return;
         }
-        let outcome = match self.dependencies.pool.acquire().await {
-            Ok(mut connection) => schedule::write_outcomes(&mut connection, &self.settlements).await,
+        let written = match self.dependencies.pool.acquire().await {
+            Ok(mut connection) => schedule::write_outcomes(&mut connection, &self.outcomes).await,
             Err(error) => Err(error),
         };
-        match outcome {
-            Ok(()) => self.settlements.clear(),
+        match written {
+            Ok(()) => self.outcomes.clear(),
             Err(error) if matches!(effect(&error), SqlEffect::Retry | SqlEffect::Unavailable) => {
-                warn!(%error, "Outcomes of attempts cannot be written at the moment; trying again.");
+                warn!(%error, "Database unavailable; retrying to write outcomes of attempts.");
                 tokio::time::sleep(POSTPONED).await;
             }
             Err(error) => {
-                error!(%error, "Outcomes of attempts could not be written; the attempts are made again.");
-                self.settlements.clear();
+                error!(%error, "Outcomes of attempts could not be written; the attempts are repeated.");
+                self.outcomes.clear();
             }
         }
     }
 
     async fn finish(&mut self) {
         let until = Instant::now() + self.drain;
-        while let Ok(Some(attempt_finished)) = tokio::time::timeout_at(until, self.flights.join_next_with_id()).await {
-            self.land(attempt_finished);
+        while let Ok(Some(finished)) = tokio::time::timeout_at(until, self.attempts.join_next_with_id()).await {
+            self.attempt_finished(finished);
         }
-        self.settle().await;
+        self.write_outcomes().await;
     }
 }
 
-enum Step {
+enum RowAction {
     Attempt,
     Hold,
     Cancel(&'static str),
 }
 
-fn decide(row: &Claimed, snapshot: &Snapshot) -> Step {
-    match snapshot.standing(row.delivery.endpoint_id) {
-        EndpointState::Gone => Step::Cancel("the endpoint was deleted"),
-        // Only a repeat: what is spilled before its first attempt is sent as it would have been from the log.
-        _ if row.acknowledged && row.attempts > 0 => Step::Cancel("the event was acknowledged"),
-        EndpointState::Withheld => Step::Hold,
-        EndpointState::Enabled(_) => Step::Attempt,
+fn action(row: &ClaimedRow, snapshot: &Snapshot) -> RowAction {
+    match snapshot.state(row.delivery.endpoint_id) {
+        EndpointState::Gone => RowAction::Cancel("the endpoint was deleted"),
+        // Only retries are cancelled: a first attempt is sent as it would have been from the log.
+        _ if row.acknowledged && row.attempts > 0 => RowAction::Cancel("the event was acknowledged"),
+        EndpointState::Withheld => RowAction::Hold,
+        EndpointState::Enabled(_) => RowAction::Attempt,
     }
 }

@@ -1,4 +1,4 @@
-//! First attempts, straight from the log.
+//! First attempts from the log.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, OTHER_KEY, PATIENCE, System};
 
 #[tokio::test]
-async fn an_event_on_the_log_reaches_the_endpoint_and_its_signature_verifies() {
+async fn an_event_reaches_its_endpoint_with_a_valid_signature() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(204)).await;
     let endpoint = system.endpoint(&receiver, json!({"event_types": ["order.*"], "headers": {"X-Token": "t"}})).await;
@@ -43,7 +43,7 @@ async fn an_event_on_the_log_reaches_the_endpoint_and_its_signature_verifies() {
     let report = system.wait_for_reports(event.event_id, 1).await.remove(0);
     assert_eq!((report.outcome, report.attempt, report.status_code), (DeliveryOutcome::Delivered, 1, Some(204)));
     assert_eq!(report.endpoint_id.to_string(), endpoint["id"]);
-    // Loopback is an address that the operator listed: nothing of its answers is kept.
+    // Loopback is listed by the operator: its responses are not stored.
     assert_eq!((report.error, report.response_excerpt, report.next_attempt_at), (None, None, None));
     system.wait_until_passed(&appended).await;
     assert_eq!(system.schedule().await, []);
@@ -65,17 +65,17 @@ async fn a_hanging_endpoint_delays_no_other() {
     let (hanging, fine) = (Receiver::start(Manner::Hang).await, Receiver::start(Manner::Status(200)).await);
     system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 2})).await;
     system.endpoint(&fine, json!({})).await;
-    // So that starting up is not measured.
+    // The start of the dispatcher is not measured.
     system.publish_many(1).await;
     fine.wait_for(1).await;
 
-    let begun = Instant::now();
+    let started = Instant::now();
     let ids = system.publish_many(200).await;
     let last = system.publish(&system.event("last")).await;
     fine.wait_for_ids(&ids).await;
     system.wait_until_passed(&last).await;
-    // Not even the position waits for it: what hangs is in the schedule.
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // The position does not wait either: hanging deliveries are in the schedule.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert_eq!(hanging.received().len(), 2);
     let rows = system.schedule().await;
     assert_eq!(rows.len(), 202);
@@ -87,10 +87,10 @@ async fn a_hanging_endpoint_delays_no_other() {
 }
 
 #[tokio::test]
-async fn a_new_endpoint_sees_every_event_accepted_after_its_answer() {
+async fn a_new_endpoint_gets_every_later_event() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
-    // The dispatcher is at work, and knows the endpoints of before.
+    // The dispatcher has the earlier endpoints in its cache.
     system.endpoint(&receiver, json!({"url": receiver.url_of("first")})).await;
     system.publish_many(1).await;
     receiver.wait_for(1).await;
@@ -106,7 +106,7 @@ async fn a_new_endpoint_sees_every_event_accepted_after_its_answer() {
 }
 
 #[tokio::test]
-async fn the_endpoints_of_a_restored_database_are_known_also_where_versions_are_given_twice() {
+async fn a_restored_database_may_reuse_endpoint_versions() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({"url": receiver.url_of("kept"), "event_types": ["kept"]})).await;
@@ -115,42 +115,42 @@ async fn the_endpoints_of_a_restored_database_are_known_also_where_versions_are_
     system.publish(&system.event("lost")).await;
     receiver.wait_for(1).await;
 
-    // As a backup has it that was made between the two.
+    // As in a backup from between the two.
     let lost: uuid::Uuid = lost["id"].as_str().unwrap().parse().unwrap();
     sqlx::query("DELETE FROM endpoints WHERE id = $1").bind(lost).execute(&system.pool).await.unwrap();
     sqlx::query("UPDATE endpoints_version SET version = version - 1").execute(&system.pool).await.unwrap();
-    let claims_anew = async || {
+    let claim_again = async || {
         let overtaken = system.overtake().await;
-        eventually(PATIENCE, "the dispatcher claims again by itself", || async {
+        eventually(PATIENCE, "the dispatcher claims its partitions again", || async {
             (system.epoch().await > overtaken).then_some(())
         })
         .await;
     };
-    claims_anew().await;
-    let passed = system.publish(&system.event("kept")).await;
-    system.wait_until_passed(&passed).await;
+    claim_again().await;
+    let appended = system.publish(&system.event("kept")).await;
+    system.wait_until_passed(&appended).await;
     let paths =
         |receiver: &Receiver| receiver.received().iter().map(|request| request.path.clone()).collect::<Vec<_>>();
     assert_eq!(paths(&receiver), ["/lost", "/kept"]);
-    // It gets the version that the lost one had.
+    // It gets the version of the lost endpoint.
     system.endpoint(&receiver, json!({"url": receiver.url_of("new"), "event_types": ["new"]})).await;
-    let passed = system.publish(&system.event("new")).await;
-    system.wait_until_passed(&passed).await;
+    let appended = system.publish(&system.event("new")).await;
+    system.wait_until_passed(&appended).await;
     assert_eq!(paths(&receiver), ["/lost", "/kept", "/new"]);
 
-    // A backup that came to the version that was known before anybody looked.
+    // A restored backup that reached the cached version before the cache compared it.
     sqlx::query("UPDATE endpoints SET event_types = '{other}' WHERE event_types = '{new}'")
         .execute(&system.pool)
         .await
         .unwrap();
-    claims_anew().await;
-    let passed = system.publish(&system.event("other")).await;
-    system.wait_until_passed(&passed).await;
+    claim_again().await;
+    let appended = system.publish(&system.event("other")).await;
+    system.wait_until_passed(&appended).await;
     assert_eq!(paths(&receiver), ["/lost", "/kept", "/new", "/new"]);
 }
 
 #[tokio::test]
-async fn a_backup_that_is_older_by_endpoints_alone_is_noticed_while_the_claims_stand() {
+async fn a_backup_that_only_lacks_endpoints_is_noticed() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     let lost = system.endpoint(&receiver, json!({"url": receiver.url_of("lost"), "event_types": ["lost"]})).await;
@@ -160,23 +160,23 @@ async fn a_backup_that_is_older_by_endpoints_alone_is_noticed_while_the_claims_s
     let epoch = system.epoch().await;
     sqlx::query("DELETE FROM endpoints WHERE id = $1").bind(lost).execute(&system.pool).await.unwrap();
     sqlx::query("UPDATE endpoints_version SET version = version - 1").execute(&system.pool).await.unwrap();
-    eventually(PATIENCE, "nothing is sent to it any more", || async {
+    eventually(PATIENCE, "nothing is sent to the lost endpoint any more", || async {
         let before = receiver.received().len();
-        let passed = system.publish(&system.event("lost")).await;
-        system.wait_until_passed(&passed).await;
+        let appended = system.publish(&system.event("lost")).await;
+        system.wait_until_passed(&appended).await;
         (receiver.received().len() == before).then_some(())
     })
     .await;
-    assert_eq!(system.epoch().await, epoch, "nobody claimed anything");
-    // It gets the version that the lost one had.
+    assert_eq!(system.epoch().await, epoch, "no partition was claimed again");
+    // It gets the version of the lost endpoint.
     system.endpoint(&receiver, json!({"url": receiver.url_of("new"), "event_types": ["new"]})).await;
-    let passed = system.publish(&system.event("new")).await;
-    system.wait_until_passed(&passed).await;
+    let appended = system.publish(&system.event("new")).await;
+    system.wait_until_passed(&appended).await;
     assert_eq!(receiver.received().last().unwrap().path, "/new");
 }
 
 #[tokio::test]
-async fn nothing_is_sent_to_an_endpoint_after_the_answer_that_it_is_deleted_or_disabled() {
+async fn nothing_is_sent_to_a_deleted_or_disabled_endpoint() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     for (round, disable) in [(0, false), (1, true), (2, false), (3, true)] {
@@ -198,7 +198,7 @@ async fn nothing_is_sent_to_an_endpoint_after_the_answer_that_it_is_deleted_or_d
 }
 
 #[tokio::test]
-async fn events_go_to_their_own_organizations_endpoints_only_and_what_cannot_be_read_is_passed() {
+async fn endpoints_get_only_events_of_their_organization() {
     let system = System::start().await;
     let (ours, theirs) = (Receiver::start(Manner::Status(200)).await, Receiver::start(Manner::Status(200)).await);
     system.endpoint(&ours, json!({})).await;
@@ -217,11 +217,11 @@ async fn events_go_to_their_own_organizations_endpoints_only_and_what_cannot_be_
         system.producer.publish(record).await.unwrap();
     }
     let unknown = Event { org_id: schemas::ids::OrgId::generate(), ..system.event("a") };
-    let passed = system.publish(&unknown).await;
+    let unknown_at = system.publish(&unknown).await;
     let event = system.event("a");
     let appended = system.publish(&event).await;
     ours.wait_for_ids(&[event.event_id.to_string()]).await;
     system.wait_until_passed(&appended).await;
-    system.wait_until_passed(&passed).await;
+    system.wait_until_passed(&unknown_at).await;
     assert_eq!((ours.received().len(), theirs.received().len()), (1, 0));
 }

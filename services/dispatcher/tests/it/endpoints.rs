@@ -1,4 +1,4 @@
-//! The routes of endpoints. No Kafka is needed for any of this.
+//! The routes of endpoints. They need no Kafka.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ async fn version(system: &System) -> i64 {
 }
 
 #[tokio::test]
-async fn an_endpoint_is_made_shown_changed_and_deleted_and_each_change_raises_the_version() {
+async fn every_change_of_an_endpoint_raises_the_version() {
     let system = System::without_dispatcher().await;
     let body =
         json!({"url": "https://example.com/a#b", "event_types": ["order.*"], "description": "d", "timeout_seconds": 5});
@@ -48,7 +48,7 @@ async fn an_endpoint_is_made_shown_changed_and_deleted_and_each_change_raises_th
 }
 
 #[tokio::test]
-async fn another_organizations_endpoint_an_unknown_and_a_malformed_id_are_not_there() {
+async fn foreign_unknown_and_malformed_ids_are_not_found() {
     let system = System::without_dispatcher().await;
     let made = system.call(Method::POST, "/endpoints", OTHER_KEY, Some(json!({"url": "https://example.com/"}))).await;
     let theirs = made.body["id"].as_str().unwrap().to_owned();
@@ -65,14 +65,14 @@ async fn another_organizations_endpoint_an_unknown_and_a_malformed_id_are_not_th
             bodies.push(answer.body);
         }
     }
-    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "the answers differ");
+    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "all responses are the same");
     assert_eq!(system.call(Method::GET, "/endpoints", KEY, None).await.body, json!({"endpoints": []}));
     let still = system.call(Method::GET, &format!("/endpoints/{theirs}"), OTHER_KEY, None).await;
     assert_eq!((still.status, &still.body["enabled"]), (StatusCode::OK, &json!(true)));
 }
 
 #[tokio::test]
-async fn what_is_invalid_or_without_effect_is_refused_with_its_field() {
+async fn invalid_and_planned_fields_are_refused_by_name() {
     let system = System::without_dispatcher().await;
     let url = "https://example.com/";
     for (body, field) in [
@@ -94,7 +94,7 @@ async fn what_is_invalid_or_without_effect_is_refused_with_its_field() {
 }
 
 #[tokio::test]
-async fn only_an_unrestricted_key_that_manages_may_write_endpoints() {
+async fn only_an_unrestricted_manage_key_may_write_endpoints() {
     let system = System::without_dispatcher().await;
     let key = async |more: Value| {
         let mut body = json!({"name": "k", "environment": "test"});
@@ -117,7 +117,7 @@ async fn only_an_unrestricted_key_that_manages_may_write_endpoints() {
 }
 
 #[tokio::test]
-async fn older_clients_set_one_url_and_move_it_and_that_enables_it() {
+async fn webhook_config_sets_and_enables_the_default_endpoint() {
     let system = System::without_dispatcher().await;
     let set = |url: &str| system.call(Method::POST, "/webhook/config", KEY, Some(json!({"webhook_url": url})));
     let made = set("https://example.com/one").await;
@@ -133,7 +133,7 @@ async fn older_clients_set_one_url_and_move_it_and_that_enables_it() {
         (&made.body["endpoint_id"], &json!("https://example.com/two"))
     );
     assert!(moved.body.get("secret").is_none());
-    // The answer says that events are delivered, so they are: also where the endpoint was disabled.
+    // The response says that events are delivered, so a disabled endpoint is enabled.
     let path = format!("/endpoints/{}", made.body["endpoint_id"].as_str().unwrap());
     system.change_endpoint(&made.body["endpoint_id"], json!({"enabled": false})).await;
     set("https://example.com/two").await;

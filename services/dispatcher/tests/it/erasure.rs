@@ -1,4 +1,4 @@
-//! An organization is erased: nothing more is sent from the tombstone on, and its endpoints and rows go.
+//! Erasure of an organization: nothing is sent after the tombstone, and its endpoints and rows are deleted.
 
 use std::time::Duration;
 
@@ -35,14 +35,14 @@ async fn nothing_is_sent_after_the_tombstone() {
     failing.wait_for(1).await;
     system.wait_until_passed(&plain).await;
     system.wait_until_passed(&keyed_at).await;
-    // Nobody can delete the endpoints meanwhile: only the tombstone stops the dispatcher.
+    // The endpoints are locked, so only the tombstone stops the dispatcher.
     let mut locking = PgConnection::connect(&system.database_url()).await.unwrap();
     let mut lock = locking.begin().await.unwrap();
     sqlx::query("SELECT FROM endpoints FOR UPDATE").execute(&mut *lock).await.unwrap();
     set_tombstone(&system).await;
     let before = (fine.received().len(), failing.received().len());
     assert_eq!(before.0, 1);
-    // First attempts from the log, a retry, and a row whose duplicate decision is taken now.
+    // First attempts from the log, a retry, and a row that gets its duplicate decision now.
     for _ in 0..5 {
         system.publish(&system.event("late")).await;
     }
@@ -53,13 +53,13 @@ async fn nothing_is_sent_after_the_tombstone() {
     system.wait_until_passed(&last).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((fine.received().len(), failing.received().len()), before, "nothing is sent after the tombstone");
-    assert_eq!(emptied_endpoints(&system).await, 0, "the endpoints are still there");
+    assert_eq!(emptied_endpoints(&system).await, 0, "the endpoints are not deleted yet");
     lock.rollback().await.unwrap();
     system.wait_for_schedule("all rows are deleted", |rows| rows.is_empty()).await;
 }
 
 #[tokio::test]
-async fn endpoints_and_waiting_rows_of_an_erased_organization_go() {
+async fn an_erased_organizations_endpoints_and_rows_are_deleted() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(500)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [3600], "event_types": ["fails"]})).await;
@@ -73,7 +73,7 @@ async fn endpoints_and_waiting_rows_of_an_erased_organization_go() {
     set_tombstone(&system).await;
     system.wait_for_schedule("all rows are deleted", |rows| rows.is_empty()).await;
     assert_eq!(emptied_endpoints(&system).await, 2, "a deleted endpoint is emptied too");
-    devstack::testing::eventually(crate::system::PATIENCE, "the dispatcher has erased it", || async {
+    devstack::testing::eventually(crate::system::PATIENCE, "the dispatcher has erased the organization", || async {
         let done = "SELECT EXISTS (SELECT FROM erasures WHERE consumer = 'dispatcher' AND done_at IS NOT NULL)";
         sqlx::query_scalar::<_, bool>(done).fetch_one(&system.pool).await.unwrap().then_some(())
     })

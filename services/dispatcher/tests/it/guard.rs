@@ -1,4 +1,4 @@
-//! The egress guard and the secrets.
+//! The egress policy and the sealed secrets.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, System};
 
 #[tokio::test]
-async fn an_address_that_is_not_listed_is_not_reached_whatever_is_stored() {
-    // The routes of this system take loopback; its dispatcher does not allow it.
+async fn a_stored_endpoint_at_a_refused_address_is_not_reached() {
+    // The routes of this system allow loopback; its dispatcher does not.
     let config = DispatcherConfig { session_timeout: Duration::from_secs(6), ..DispatcherConfig::default() };
     let system = System::start_with(config).await;
     let receiver = Receiver::start(Manner::Status(200)).await;
@@ -30,7 +30,7 @@ async fn an_address_that_is_not_listed_is_not_reached_whatever_is_stored() {
 }
 
 #[tokio::test]
-async fn endpoints_at_addresses_that_are_not_listed_are_refused() {
+async fn endpoints_at_refused_addresses_cannot_be_created() {
     let system = System::without_dispatcher().await;
     for url in [
         "http://10.0.0.1/",
@@ -46,7 +46,7 @@ async fn endpoints_at_addresses_that_are_not_listed_are_refused() {
 }
 
 #[tokio::test]
-async fn neither_secret_nor_headers_are_in_the_database_as_text() {
+async fn secrets_and_headers_are_sealed_in_the_database() {
     let system = System::without_dispatcher().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     let endpoint = system.endpoint(&receiver, json!({"headers": {"authorization": "Bearer hush-hush"}})).await;
@@ -61,7 +61,6 @@ async fn neither_secret_nor_headers_are_in_the_database_as_text() {
     let raw = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &secret).unwrap();
     assert!(!contains(&sealed_secret, &raw) && !contains(&sealed_secret, secret.as_bytes()));
     assert!(!contains(&sealed_headers, b"hush-hush"));
-    // Nor does a reader get them back.
     let id = endpoint["id"].as_str().unwrap();
     let shown = system.call(Method::GET, &format!("/endpoints/{id}"), KEY, None).await.body.to_string();
     assert!(!shown.contains("whsec_") && !shown.contains("hush-hush"), "{shown}");

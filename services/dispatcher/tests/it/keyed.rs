@@ -1,4 +1,4 @@
-//! Events that may be duplicates: the view decides first.
+//! Events that may be duplicates wait for the duplicate decision of the view.
 
 use kafka::producer::Appended;
 use reqwest::{Method, StatusCode};
@@ -25,7 +25,7 @@ async fn decide_duplicate(system: &System, duplicate: &Event, original: &Event) 
 #[tokio::test]
 async fn a_duplicate_is_not_delivered_and_its_original_is() {
     let mut config = crate::system::config();
-    // The decision comes in time here, however slow the machine is.
+    // The decision comes in time, even on a slow machine.
     config.spill_after = std::time::Duration::from_secs(20);
     let system = System::start_with(config).await;
     let receiver = Receiver::start(Manner::Status(200)).await;
@@ -34,7 +34,7 @@ async fn a_duplicate_is_not_delivered_and_its_original_is() {
     let appended = system.publish(&original).await;
     system.publish(&duplicate).await;
     let last = system.publish(&erased).await;
-    // Another key, another partition perhaps: this one waits for nobody.
+    // This event does not wait for a decision.
     let plain = system.event("plain");
     system.publish(&plain).await;
     receiver.wait_for_ids(&[plain.event_id.to_string()]).await;
@@ -50,7 +50,7 @@ async fn a_duplicate_is_not_delivered_and_its_original_is() {
 }
 
 #[tokio::test]
-async fn an_open_decision_holds_nothing_back_and_is_taken_later() {
+async fn a_late_duplicate_decision_does_not_delay_the_position() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
@@ -58,13 +58,12 @@ async fn an_open_decision_holds_nothing_back_and_is_taken_later() {
     let appended = system.publish(&original).await;
     system.publish(&duplicate).await;
     let last = system.publish(&dropped).await;
-    // The view says nothing at all, and the position goes on.
+    // Without any decision, the position advances.
     system.wait_until_passed(&last).await;
     system.wait_for_awaiting(3).await;
     assert_eq!(receiver.received().len(), 0);
 
-    // The retention of the view has dropped the third event.
-
+    // The view has dropped the third event by retention.
     system.show(&original, &appended, false).await;
     decide_duplicate(&system, &duplicate, &original).await;
     system.pass_view(&last).await;
@@ -83,7 +82,7 @@ async fn an_event_acknowledged_before_its_decision_is_delivered() {
     let event = system.keyed_event("k");
     let appended = system.publish(&event).await;
     system.wait_until_passed(&appended).await;
-    assert_eq!(system.schedule().await.len(), 1, "it waits");
+    assert_eq!(system.schedule().await.len(), 1, "the delivery waits");
     system.show(&event, &appended, true).await;
     system.pass_view(&appended).await;
     let report = system.wait_for_reports(event.event_id, 1).await.remove(0);
@@ -92,13 +91,13 @@ async fn an_event_acknowledged_before_its_decision_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_record_whose_event_id_another_one_has_is_not_delivered() {
+async fn a_second_record_of_an_event_id_is_not_delivered() {
     let mut config = crate::system::config();
     config.spill_after = std::time::Duration::from_secs(20);
     let system = System::start_with(config).await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
-    // A native producer that names its events and sends one again; and one that was written again from its dead letter.
+    // A native producer with event ids of its own sends one twice; another record was redriven from its dead letter.
     let (resent, redriven) = (system.event("resent"), system.event("redriven"));
     let key_id = ("triggers-key-id", &b"0192f0c1-2345-7abc-8def-0123456789ab"[..]);
     let origin: [(&str, &[u8]); 5] = [
@@ -110,7 +109,7 @@ async fn a_record_whose_event_id_another_one_has_is_not_delivered() {
     ];
     let first = system.publish_with(&resent, &[]).await;
     system.publish_with(&resent, &[]).await;
-    let written_again = system.publish_with(&redriven, &origin).await;
+    let redriven_at = system.publish_with(&redriven, &origin).await;
     let last = system.publish_with(&redriven, &origin).await;
     let plain = system.event("plain");
     system.publish(&plain).await;
@@ -118,7 +117,7 @@ async fn a_record_whose_event_id_another_one_has_is_not_delivered() {
     assert_eq!(receiver.received().len(), 1, "the others wait for the view");
 
     system.show(&resent, &first, false).await;
-    system.show(&redriven, &written_again, false).await;
+    system.show(&redriven, &redriven_at, false).await;
     system.pass_view(&last).await;
     receiver.wait_for_ids(&[resent.event_id.to_string(), redriven.event_id.to_string()]).await;
     system.wait_until_passed(&last).await;
@@ -127,7 +126,7 @@ async fn a_record_whose_event_id_another_one_has_is_not_delivered() {
 }
 
 #[tokio::test]
-async fn of_records_of_one_event_that_wait_one_is_delivered() {
+async fn one_of_two_waiting_records_of_an_event_is_delivered() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
@@ -156,13 +155,13 @@ async fn waiting_copies_are_dropped_if_an_earlier_one_is_shown() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
-    let event = system.event("again and again");
+    let event = system.event("copies");
     let first = system.publish_with(&event, &[]).await;
     system.show(&event, &first, false).await;
     system.pass_view(&first).await;
     system.wait_for_reports(event.event_id, 1).await;
     system.wait_until_passed(&first).await;
-    // In one statement and in two, of one partition and of another one.
+    // Two copies in the same partition and one in another.
     let mut last = system.publish_with(&event, &[]).await;
     for _ in 0..2 {
         system.wait_until_passed(&last).await;
@@ -175,14 +174,14 @@ async fn waiting_copies_are_dropped_if_an_earlier_one_is_shown() {
     system.wait_for_awaiting(4).await;
     system.pass_view(&same_partition).await;
     system.pass_view(&last).await;
-    system.wait_for_schedule("they are dropped and swept", |rows| rows.is_empty()).await;
+    system.wait_for_schedule("the copies are dropped and swept", |rows| rows.is_empty()).await;
     assert_eq!((receiver.received().len(), system.reports_of(event.event_id).len()), (1, 1));
 }
 
 #[tokio::test]
-async fn a_waiting_copy_does_not_answer_for_the_first_record() {
+async fn a_waiting_copy_does_not_cover_the_first_record() {
     let mut patient = crate::system::config();
-    // The position is held by the attempt under way; nothing grows old.
+    // The attempt in flight stops the position; nothing is spilled by age.
     patient.spill_after = std::time::Duration::from_secs(60);
     let mut system = System::start_with(patient.clone()).await;
     let receiver = Receiver::start(Manner::Hang).await;
@@ -193,7 +192,7 @@ async fn a_waiting_copy_does_not_answer_for_the_first_record() {
     system.show(&event, &first, false).await;
     system.pass_view(&first).await;
     receiver.wait_for_ids(std::slice::from_ref(&id)).await;
-    // More than is kept open, so what comes next is scheduled at once.
+    // The ledger is full with these, so the next record is spilled at once.
     let large = format!("\"{}\"", "x".repeat(250_000));
     let mut ids = vec![id.clone()];
     for _ in 0..140 {
@@ -203,7 +202,7 @@ async fn a_waiting_copy_does_not_answer_for_the_first_record() {
     }
     let second = system.publish_with(&event, &[]).await;
     system
-        .wait_for_schedule("the second place is scheduled", |rows| {
+        .wait_for_schedule("the second record is scheduled", |rows| {
             rows.iter().any(|(state, ..)| state == "awaiting_dedup")
         })
         .await;
@@ -215,20 +214,20 @@ async fn a_waiting_copy_does_not_answer_for_the_first_record() {
     system.pass_view(&second).await;
     receiver.wait_for_ids(&ids).await;
     system.wait_until_passed(&second).await;
-    system.wait_for_schedule("all is delivered, and the second place dropped", |rows| rows.is_empty()).await;
-    assert_eq!(receiver.counts()[&id], 2, "the attempt that the crash cut off, and one more");
+    system.wait_for_schedule("all is delivered, and the second record dropped", |rows| rows.is_empty()).await;
+    assert_eq!(receiver.counts()[&id], 2, "the attempt that the crash interrupted, and one more");
     assert_eq!(system.reports_of(event.event_id).len(), 1);
 }
 
 #[tokio::test]
-async fn either_record_of_an_event_can_be_the_one_that_is_sent() {
+async fn either_record_of_an_event_can_be_the_original() {
     for shown in [0, 1] {
         let mut system = System::without_dispatcher().await;
         let receiver = Receiver::start(Manner::Status(200)).await;
         let endpoint = id_of(&system.endpoint(&receiver, json!({})).await);
         let event = system.event("twice");
         let records = [system.publish_with(&event, &[]).await, system.publish_with(&event, &[]).await];
-        // As a dispatcher left it that was killed before it was done with the first.
+        // As left by a dispatcher that was killed before it finished the first record.
         insert_awaiting(&system, endpoint, &event, &records[1]).await;
         system.start_dispatcher(crate::system::config());
         system.wait_until_passed(&records[1]).await;
@@ -242,8 +241,8 @@ async fn either_record_of_an_event_can_be_the_one_that_is_sent() {
 }
 
 #[tokio::test]
-async fn a_waiting_row_answers_for_its_record_when_it_is_read_again() {
-    // Read again in the same log epoch, and in the next one.
+async fn a_waiting_row_covers_its_record_when_it_is_read_again() {
+    // The records are read again in the same log epoch, and in the next one.
     for log_epoch in [1, 2] {
         let mut system = System::without_dispatcher().await;
         let receiver = Receiver::start(Manner::Status(200)).await;
@@ -252,7 +251,7 @@ async fn a_waiting_row_answers_for_its_record_when_it_is_read_again() {
         for _ in 0..20 {
             let event = system.keyed_event("k");
             let appended = system.publish(&event).await;
-            // A dispatcher left these ahead of its position when it was killed. The view has passed them by now.
+            // A killed dispatcher left these ahead of its position. The view has applied them by now.
             insert_awaiting(&system, endpoint, &event, &appended).await;
             system.show(&event, &appended, false).await;
             system.pass_view(&appended).await;
@@ -299,7 +298,7 @@ async fn an_endpoint_deleted_or_disabled_while_rows_wait_gets_nothing() {
     assert_eq!(receiver.received().len(), 1);
 }
 
-/// Writes the row of a delivery that waits for the duplicate decision, as a dispatcher that was killed left it.
+/// Writes the row of a delivery that waits for the duplicate decision.
 async fn insert_awaiting(system: &System, endpoint: EndpointId, event: &Event, appended: &Appended) {
     sqlx::query(
         "INSERT INTO deliveries_awaiting_dedup (endpoint_id, log_epoch, log_partition, log_offset, delivery_id,

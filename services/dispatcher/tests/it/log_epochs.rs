@@ -1,4 +1,4 @@
-//! What stalls, and what was scheduled under one log epoch and is decided under the next.
+//! A stalled consumer, and deliveries that were scheduled in an older log epoch.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use crate::receiver::{Manner, Receiver};
 use crate::system::{PATIENCE, System, config};
 
 #[tokio::test]
-async fn an_event_that_a_stalled_consumer_does_not_get_is_delivered_by_the_next_one() {
+async fn a_stalled_consumer_is_restarted_and_delivers() {
     let mut system = System::without_dispatcher().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({"event_types": ["last"]})).await;
     system.publish_many(2_000).await;
-    // With more than a hundred records in its queue the client fetches nothing for five minutes.
+    // With more than a hundred records in its queue, this client fetches nothing for five minutes.
     let property = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     system.kafka.properties =
         vec![property("queued.min.messages", "100"), property("fetch.queue.backoff.ms", "300000")];
-    let mut hasty = config();
-    hasty.stall_after = Duration::from_secs(2);
-    system.start_dispatcher(hasty);
+    let mut impatient = config();
+    impatient.stall_after = Duration::from_secs(2);
+    system.start_dispatcher(impatient);
     let first = system.publish(&system.event("last")).await;
     system.wait_until_passed(&first).await;
     let second = system.publish(&system.event("last")).await;
@@ -30,20 +30,20 @@ async fn an_event_that_a_stalled_consumer_does_not_get_is_delivered_by_the_next_
     assert!(receiver.counts().values().all(|count| *count == 1));
 }
 
-/// Starts the next log epoch of a partition as the command does; sets the materializer's position, or everybody's.
+/// Starts the next log epoch of a partition as `positions repair` does, and moves these consumers to an offset.
 async fn next_log_epoch(system: &System, partition: i32, moved: &[&str], to: i64) {
-    let known = repair::positions(&system.pool).await.unwrap();
+    let stored = repair::positions(&system.pool).await.unwrap();
     let is_meant = |position: &&repair::StoredPosition| {
         position.partition == partition && moved.contains(&position.consumer.as_str())
     };
-    let moved: Vec<_> = known.iter().filter(is_meant).collect();
+    let moved: Vec<_> = stored.iter().filter(is_meant).collect();
     assert!(!moved.is_empty());
     let topic = system.kafka.topics.events.clone();
     repair::repair(&system.pool, &topic, partition, &moved, to, repair::Log::Another, None).await.unwrap().unwrap();
 }
 
 async fn claimed_again(system: &System, than: i64) {
-    eventually(PATIENCE, "the dispatcher claims again by itself", || async {
+    eventually(PATIENCE, "the dispatcher claims its partitions again", || async {
         (system.epoch().await > than).then_some(())
     })
     .await;
@@ -71,14 +71,14 @@ async fn a_waiting_event_is_sent_once_over_a_new_log_epoch() {
     system.wait_for_awaiting(4).await;
     system.wait_until_passed(&never_at).await;
     let epoch = system.epoch().await;
-    // As after a truncation: the materializer goes on in the same log, before these records.
+    // As after a truncation: the materializer continues in the same log, before these records.
     next_log_epoch(&system, shown_at.partition, &["materializer"], shown_at.offset).await;
     claimed_again(&system, epoch + 1).await;
-    // Several looks at the schedule, about one a second.
+    // Several polls of the schedule, about one a second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     system.wait_for_awaiting(4).await;
     system.show(&shown, &shown_at, false).await;
-    // A third record of its event, in the newer log, is the one that is shown.
+    // The view shows a third record of the event, from the newer log epoch.
     let third = system.publish(&twice).await;
     system.wait_until_passed(&third).await;
     system.show(&twice, &third, false).await;
@@ -89,10 +89,10 @@ async fn a_waiting_event_is_sent_once_over_a_new_log_epoch() {
             rows.iter().filter(|(state, ..)| state == "awaiting_dedup").count() == 1
         })
         .await;
-    // The view passes a younger record, and does not know the other event: it will never come.
-    let pass =
+    // The view applies a younger record and does not have the other event, so it will never have it.
+    let apply =
         "UPDATE consumer_positions SET record_time = now() + interval '1 second' WHERE consumer = 'materializer'";
-    sqlx::query(pass).execute(&system.pool).await.unwrap();
+    sqlx::query(apply).execute(&system.pool).await.unwrap();
     system
         .wait_for_schedule("the other one is dropped", |rows| rows.iter().all(|(state, ..)| state != "awaiting_dedup"))
         .await;
@@ -100,17 +100,17 @@ async fn a_waiting_event_is_sent_once_over_a_new_log_epoch() {
 }
 
 #[tokio::test]
-async fn a_keyed_event_of_a_new_log_waits_for_the_view_although_the_view_stood_further_in_the_old_one() {
+async fn a_keyed_event_waits_for_the_view_in_its_own_log_epoch() {
     let mut system = System::start().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let first = system.publish(&system.keyed_event("first")).await;
-    system.wait_for_schedule("it waits", |rows| rows.len() == 1).await;
+    system.wait_for_schedule("the delivery waits", |rows| rows.len() == 1).await;
     system.shut_down().await;
-    // Far ahead in the old log; the dispatcher is in the new one already.
-    let stand = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset)
+    // The materializer is far ahead in the old log; the dispatcher is in the new log already.
+    let insert = "INSERT INTO consumer_positions (consumer, topic, partition, next_offset)
                  VALUES ('materializer', $1, $2, 1000)";
-    sqlx::query(stand).bind(&system.kafka.topics.events).bind(first.partition).execute(&system.pool).await.unwrap();
+    sqlx::query(insert).bind(&system.kafka.topics.events).bind(first.partition).execute(&system.pool).await.unwrap();
     sqlx::query("UPDATE consumer_positions SET log_epoch = 2 WHERE consumer = 'dispatcher'")
         .execute(&system.pool)
         .await
@@ -119,7 +119,7 @@ async fn a_keyed_event_of_a_new_log_waits_for_the_view_although_the_view_stood_f
     system.start_dispatcher(config());
     let event = system.keyed_event("second");
     let appended = system.publish(&event).await;
-    system.wait_for_schedule("it waits", |rows| rows.len() == 1 && rows[0].0 == "awaiting_dedup").await;
+    system.wait_for_schedule("the delivery waits", |rows| rows.len() == 1 && rows[0].0 == "awaiting_dedup").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(system.schedule().await[0].0, "awaiting_dedup");
     sqlx::query("UPDATE consumer_positions SET log_epoch = 2, next_offset = 0 WHERE consumer = 'materializer'")
@@ -133,9 +133,9 @@ async fn a_keyed_event_of_a_new_log_waits_for_the_view_although_the_view_stood_f
 }
 
 #[tokio::test]
-async fn what_was_scheduled_ahead_of_the_position_is_not_begun_again_in_the_next_log_epoch() {
+async fn a_new_log_epoch_starts_no_scheduled_delivery_again() {
     let mut patient = config();
-    // The position is held by one attempt under way; nothing grows old.
+    // One attempt in flight stops the position; nothing is spilled by age.
     patient.spill_after = Duration::from_secs(60);
     let system = System::start_with(patient).await;
     let hanging = Receiver::start(Manner::Hang).await;

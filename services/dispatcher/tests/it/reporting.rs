@@ -1,4 +1,4 @@
-//! A Kafka that takes no reports. A mock cluster stands in for it: a real one does not err on demand.
+//! A Kafka that accepts no reports. librdkafka's mock cluster fails on demand, a real one does not.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::receiver::{Manner, Receiver};
 use crate::system::{PATIENCE, System, config};
 
 #[tokio::test]
-async fn while_reports_fail_nothing_is_sent_again_or_begun_and_nothing_is_lost() {
+async fn while_reports_fail_nothing_is_sent_or_lost() {
     let mut system = System::without_dispatcher().await;
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic(&system.kafka.topics.deliveries, 2, 1).unwrap();
@@ -31,19 +31,23 @@ async fn while_reports_fail_nothing_is_sent_again_or_begun_and_nothing_is_lost()
     let unreported = system.event("unreported");
     system.publish(&unreported).await;
     receiver.wait_for(2).await;
-    eventually(PATIENCE, "readiness turns red", || async { (!health.is_ready()).then_some(()) }).await;
+    eventually(PATIENCE, "the dispatcher is unready", || async { (!health.is_ready()).then_some(()) }).await;
     let waiting = system.event("waiting");
     for event in [&waiting, &system.event("marker")] {
         let appended = system.publish(event).await;
         system.wait_until_passed(&appended).await;
     }
-    // The time for the report runs out; then all three could be attempted.
+    // After the time for the report, all three could be attempted.
     let pending = ("pending".to_owned(), 0, false);
-    system.wait_for_schedule("all is kept", |rows| rows.len() == 3 && rows.iter().all(|row| *row == pending)).await;
+    system
+        .wait_for_schedule("all deliveries are scheduled", |rows| {
+            rows.len() == 3 && rows.iter().all(|row| *row == pending)
+        })
+        .await;
     system.make_all_due().await;
     let finished = "UPDATE delivery_schedule SET state = 'delivered', finished_at = now() WHERE event_type = 'marker'";
     sqlx::query(finished).execute(&system.pool).await.unwrap();
-    // The schedule was looked at when the finished one is swept.
+    // The schedule was polled when the finished row is swept.
     system.wait_for_schedule("the finished row is swept", |rows| rows.len() == 2).await;
     assert_eq!(receiver.received().len(), 2);
 
@@ -51,5 +55,5 @@ async fn while_reports_fail_nothing_is_sent_again_or_begun_and_nothing_is_lost()
     system.wait_for_schedule("all is delivered", |rows| rows.is_empty()).await;
     let counts = receiver.counts();
     assert_eq!((counts[&unreported.event_id.to_string()], counts[&waiting.event_id.to_string()]), (2, 1));
-    eventually(PATIENCE, "the dispatcher is well", || async { health.is_ready().then_some(()) }).await;
+    eventually(PATIENCE, "the dispatcher is ready", || async { health.is_ready().then_some(()) }).await;
 }

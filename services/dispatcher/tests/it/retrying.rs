@@ -1,4 +1,4 @@
-//! The schedule: retries, their end, and what cancels or holds them.
+//! Retries: their schedule, their end, and what cancels or holds them.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, PATIENCE, System};
 
 #[tokio::test]
-async fn a_failing_endpoint_is_tried_again_by_its_schedule_and_succeeds() {
+async fn a_failing_endpoint_is_retried_by_its_schedule() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Turns(vec![500, 200])).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
@@ -40,7 +40,7 @@ async fn a_failing_endpoint_is_tried_again_by_its_schedule_and_succeeds() {
 }
 
 #[tokio::test]
-async fn a_delivery_without_attempts_left_has_failed() {
+async fn a_delivery_fails_after_its_last_attempt() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(503)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
@@ -56,7 +56,7 @@ async fn a_delivery_without_attempts_left_has_failed() {
 }
 
 #[tokio::test]
-async fn an_acknowledged_event_is_not_tried_again() {
+async fn an_acknowledged_event_is_not_retried() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(500)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
@@ -72,7 +72,7 @@ async fn an_acknowledged_event_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_deleted_endpoints_pending_deliveries_are_cancelled_at_once() {
+async fn pending_deliveries_of_a_deleted_endpoint_are_cancelled() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Status(500)).await;
     let endpoint = system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
@@ -90,7 +90,7 @@ async fn a_deleted_endpoints_pending_deliveries_are_cancelled_at_once() {
 }
 
 #[tokio::test]
-async fn a_disabled_endpoints_rows_are_held_until_it_is_enabled() {
+async fn deliveries_of_a_disabled_endpoint_are_held() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Turns(vec![500, 200])).await;
     let endpoint = system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
@@ -136,11 +136,11 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
     system.publish(&event).await;
     let report = system.wait_for_reports(event.event_id, 1).await.remove(0);
     assert_eq!((report.outcome, report.status_code), (DeliveryOutcome::Failed, Some(307)));
-    assert_eq!(elsewhere.received().len(), 0);
+    assert_eq!(elsewhere.received().len(), 0, "the redirect is not followed");
 }
 
 #[tokio::test]
-async fn retry_after_lengthens_the_delay() {
+async fn retry_after_extends_the_delay() {
     let system = System::start().await;
     let receiver = Receiver::start(Manner::Header(429, "retry-after", "600".to_owned())).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
@@ -159,7 +159,7 @@ async fn retry_after_lengthens_the_delay() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_hangs_holds_no_retries_of_others_back() {
+async fn a_hanging_endpoint_delays_no_retries_of_others() {
     let system = System::start().await;
     let hanging = Receiver::start(Manner::Hang).await;
     let failing = Receiver::start(Manner::Status(500)).await;
@@ -167,10 +167,10 @@ async fn an_endpoint_that_hangs_holds_no_retries_of_others_back() {
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     let ids = system.publish_many(100).await;
     failing.wait_for_ids(&ids).await;
-    system.wait_for_schedule("everything is scheduled", |rows| rows.len() == 200).await;
+    system.wait_for_schedule("all deliveries are scheduled", |rows| rows.len() == 200).await;
     failing.change(Manner::Status(200));
     sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE attempts = 1").execute(&system.pool).await.unwrap();
-    // A hundred rows of the hanging endpoint were due before all of these.
+    // A hundred rows of the hanging endpoint are due before these.
     failing.wait_for(200).await;
     assert_eq!(hanging.received().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! A dispatcher whose sealing key is not the one that endpoints were sealed with.
+//! A dispatcher with another sealing key than the one that sealed the endpoints.
 
 use devstack::testing::eventually;
 use reqwest::{Method, StatusCode};
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, PATIENCE, System, config};
 
-/// An event that a dispatcher with another key has passed; also the endpoint it is for, and that dispatcher's health.
-async fn passed_with_another_key(system: &mut System, receiver: &Receiver) -> (EventId, Value, Health) {
+/// Publishes an event for a dispatcher with another key. Returns it, its endpoint, and the dispatcher's health.
+async fn publish_with_another_key(system: &mut System, receiver: &Receiver) -> (EventId, Value, Health) {
     let endpoint = system.endpoint(receiver, json!({})).await;
     let sealing = std::mem::replace(&mut system.sealing, SealingKey::from_bytes([9; 32]));
     let health = system.start_dispatcher(config());
@@ -21,35 +21,36 @@ async fn passed_with_another_key(system: &mut System, receiver: &Receiver) -> (E
     let appended = system.publish(&event).await;
     system.wait_until_passed(&appended).await;
     assert!(!health.is_ready());
-    // Taken once and put back for later: a row that is taken at this moment would come up again only then.
-    let later = "SELECT count(*) FROM delivery_schedule WHERE state = 'pending' AND lease_id IS NULL AND due_at > now() + interval '10 s'";
+    // The row was claimed once and postponed.
+    let later = "SELECT count(*) FROM delivery_schedule
+                 WHERE state = 'pending' AND lease_id IS NULL AND due_at > now() + interval '10 s'";
     let kept =
         || async { (sqlx::query_scalar::<_, i64>(later).fetch_one(&system.pool).await.unwrap() == 1).then_some(()) };
-    eventually(PATIENCE, "the delivery is kept", kept).await;
+    eventually(PATIENCE, "the delivery is postponed", kept).await;
     assert_eq!(receiver.received().len(), 0);
     (event.event_id, endpoint, health)
 }
 
 #[tokio::test]
-async fn what_cannot_be_signed_is_kept_and_sent_once_the_key_is_right() {
+async fn unsigned_deliveries_are_sent_with_the_right_key_later() {
     let mut system = System::without_dispatcher().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
-    let (event, ..) = passed_with_another_key(&mut system, &receiver).await;
+    let (event, ..) = publish_with_another_key(&mut system, &receiver).await;
     system.shut_down().await;
     let health = system.start_dispatcher(config());
     system.make_all_due().await;
     receiver.wait_for_ids(&[event.to_string()]).await;
-    eventually(PATIENCE, "the dispatcher is well", || async { health.is_ready().then_some(()) }).await;
+    eventually(PATIENCE, "the dispatcher is ready", || async { health.is_ready().then_some(()) }).await;
 }
 
 #[tokio::test]
-async fn without_unusable_endpoints_the_dispatcher_is_well_again_although_no_record_comes() {
+async fn it_is_healthy_again_without_the_unusable_endpoint() {
     let mut system = System::without_dispatcher().await;
     let receiver = Receiver::start(Manner::Status(200)).await;
-    let (event, endpoint, health) = passed_with_another_key(&mut system, &receiver).await;
+    let (event, endpoint, health) = publish_with_another_key(&mut system, &receiver).await;
     let path = format!("/endpoints/{}", endpoint["id"].as_str().unwrap());
     assert_eq!(system.call(Method::DELETE, &path, KEY, None).await.status, StatusCode::NO_CONTENT);
-    eventually(PATIENCE, "the dispatcher is well", || async { health.is_ready().then_some(()) }).await;
+    eventually(PATIENCE, "the dispatcher is ready", || async { health.is_ready().then_some(()) }).await;
     assert_eq!(system.wait_for_reports(event, 1).await.remove(0).outcome, DeliveryOutcome::Cancelled);
     assert_eq!(receiver.received().len(), 0);
 }

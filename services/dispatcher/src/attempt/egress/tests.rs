@@ -1,5 +1,3 @@
-//! What the egress guard refuses, and what it lets through.
-
 use proptest::prelude::*;
 
 use super::*;
@@ -16,7 +14,7 @@ fn with_loopback() -> EgressPolicy {
 }
 
 #[test]
-fn what_is_not_the_public_internet_is_refused() {
+fn addresses_outside_the_public_internet_are_refused() {
     let refused = [
         "0.0.0.0",
         "0.1.2.3",
@@ -63,7 +61,7 @@ fn what_is_not_the_public_internet_is_refused() {
         "ff02::1",
     ];
     for address in refused {
-        assert_eq!(open().reach(address.parse().unwrap()), AddressClass::Refused, "{address}");
+        assert_eq!(open().classify(address.parse().unwrap()), AddressClass::Refused, "{address}");
     }
     for address in [
         "1.1.1.1",
@@ -75,17 +73,17 @@ fn what_is_not_the_public_internet_is_refused() {
         "2606:4700::1111",
         "2a00:1450::1",
     ] {
-        assert_eq!(open().reach(address.parse().unwrap()), AddressClass::Public, "{address}");
+        assert_eq!(open().classify(address.parse().unwrap()), AddressClass::Public, "{address}");
     }
 }
 
 #[test]
-fn only_what_the_operator_lists_is_let_through() {
+fn only_listed_networks_are_allowed() {
     for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
-        assert_eq!(with_loopback().reach(address.parse().unwrap()), AddressClass::Listed, "{address}");
+        assert_eq!(with_loopback().classify(address.parse().unwrap()), AddressClass::Listed, "{address}");
     }
     for address in ["10.0.0.1", "169.254.169.254", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"] {
-        assert_eq!(with_loopback().reach(address.parse().unwrap()), AddressClass::Refused, "{address}");
+        assert_eq!(with_loopback().classify(address.parse().unwrap()), AddressClass::Refused, "{address}");
     }
 }
 
@@ -119,7 +117,7 @@ fn every_spelling_of_a_refused_address_is_refused() {
 }
 
 #[test]
-fn a_url_is_http_without_user_info() {
+fn a_url_is_http_without_user_name() {
     let problem = |text: &str| open().check_url(text).unwrap_err();
     for text in ["", "example.com", "/hook", "http://", "https://:80/", "https://a b/"] {
         assert_eq!(problem(text), UrlProblem::Malformed, "{text}");
@@ -136,7 +134,7 @@ fn a_url_is_http_without_user_info() {
 
 proptest! {
     #[test]
-    fn an_ipv4_address_is_never_reached_through_an_embedding_without_permission(octets in any::<[u8; 4]>()) {
+    fn embedded_ipv4_addresses_are_refused(octets in any::<[u8; 4]>()) {
         let [a, b, c, d] = octets.map(u16::from);
         let (high, low) = (a << 8 | b, c << 8 | d);
         for embedded in [
@@ -146,12 +144,12 @@ proptest! {
             Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1),
             Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, !high, !low),
         ] {
-            prop_assert_eq!(open().reach(IpAddr::V6(embedded)), AddressClass::Refused);
+            prop_assert_eq!(open().classify(IpAddr::V6(embedded)), AddressClass::Refused);
         }
     }
 
     #[test]
-    fn no_url_panics_and_what_is_taken_is_http(text in "\\PC{0,60}") {
+    fn no_url_panics_and_accepted_urls_are_http(text in "\\PC{0,60}") {
         if let Ok(url) = open().check_url(&text) {
             prop_assert!(matches!(url.scheme(), "http" | "https"));
         }

@@ -1,4 +1,4 @@
-//! One partition at the desk, under one assignment.
+//! The tracker's state of one partition under one assignment.
 
 use std::sync::Arc;
 
@@ -6,9 +6,18 @@ use kafka::consumer::Reached;
 use kafka::fence::{Advance, Claim};
 use tracing::error;
 
-use super::{Before, Scheduled};
 use crate::delivery::Delivery;
 use crate::log::ledger::{Completion, Ledger};
+use crate::retry::schedule::ScheduledDeliveries;
+
+/// What earlier assignments left of a partition.
+#[derive(Debug, Default)]
+pub(crate) struct PartitionHistory {
+    /// Deliveries of records from the position on that have rows already.
+    pub scheduled: ScheduledDeliveries,
+    /// Append time of the last record before the position, milliseconds since the Unix epoch.
+    pub record_time_ms: Option<i64>,
+}
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -16,74 +25,62 @@ pub(super) struct Lane {
     pub(super) epoch: i64,
     pub(super) log_epoch: i32,
     pub(super) ledger: Ledger,
-    /// Append time of the last record before this assignment, if it is known.
-    record_time_ms: Option<i64>,
-    /// What the position is in the database.
+    /// The position in the database.
     pub(super) committed: i64,
-    /// Deliveries ahead of the position that were scheduled before this assignment.
-    scheduled: Scheduled,
+    history: PartitionHistory,
 }
 
 impl Lane {
-    pub(super) fn new(generation: u64, claim: &Claim, before: Before) -> Self {
-        let ledger = Ledger::new(generation, claim.next_offset);
-        let Before { scheduled, record_time_ms } = before;
+    pub(super) fn new(generation: u64, claim: &Claim, history: PartitionHistory) -> Self {
         Self {
             topic: claim.topic.clone(),
             epoch: claim.epoch,
             log_epoch: claim.log_epoch,
-            ledger,
-            record_time_ms,
+            ledger: Ledger::new(generation, claim.next_offset),
             committed: claim.next_offset,
-            scheduled,
+            history,
         }
     }
 
     pub(super) fn reached(&self) -> Reached {
-        let last_done_ms = self.ledger.frontier_time_ms().or(self.record_time_ms);
+        let last_done_ms = self.ledger.frontier_time_ms().or(self.history.record_time_ms);
         Reached { next_offset: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
     }
 
-    /// Whether a row of an earlier assignment answers for this delivery of this record.
+    /// Whether a row of an earlier assignment covers this delivery of this record.
     pub(super) fn is_scheduled(&mut self, delivery: &Delivery) -> bool {
-        self.scheduled.take(delivery)
+        self.history.scheduled.take(delivery)
     }
 
-    /// `false`: the record was read before, and is done or under way.
+    /// `false`: the record was read before.
     pub(super) fn enter(&mut self, offset: i64, timestamp_ms: Option<i64>, parts: usize, bytes: usize) -> bool {
-        match self.ledger.enter(offset, timestamp_ms, parts, bytes) {
-            Ok(()) => true,
-            Err(out_of_order) => {
-                error!(%out_of_order, "A record came out of order and was left out.");
-                false
-            }
+        let entered = self.ledger.enter(offset, timestamp_ms, parts, bytes);
+        if let Err(error) = &entered {
+            error!(%error, "Record read out of order; ignoring it.");
         }
+        entered.is_ok()
     }
 
     pub(super) fn complete(&mut self, generation: u64, offset: i64) -> bool {
-        match self.ledger.complete(generation, offset) {
-            Completion::Counted => true,
-            Completion::Stale => false,
-            Completion::Unknown => {
-                error!(offset, "A record was completed that is not open.");
-                false
-            }
+        let completion = self.ledger.complete(generation, offset);
+        if completion == Completion::Unknown {
+            error!(offset, "Delivery finished for a record that is not open; ignoring it.");
         }
+        completion == Completion::Counted
     }
 
-    /// As far as everything is done, but not past `limit`, the first record with a row that is not in the same
-    /// transaction.
-    pub(super) fn next_move(&self, partition: i32, limit: Option<i64>) -> Option<Advance> {
+    /// Advances to the frontier, but not past `limit`, the first record with a row in a later transaction.
+    pub(super) fn advance(&self, partition: i32, limit: Option<i64>) -> Option<Advance> {
         let frontier = self.ledger.frontier();
         let next = limit.map_or(frontier, |limit| limit.min(frontier));
-        // What lies before a limit is not in the ledger any more, nor its time. That of the frontier is near enough for
+        // The ledger does not have the time of a record before `limit` any more. The frontier's is close enough for
         // lag.
         let record_time_ms = self.ledger.frontier_time_ms();
-        (next > self.committed).then(|| Advance { next, record_time_ms, ..self.stay(partition) })
+        (next > self.committed).then(|| Advance { next, record_time_ms, ..self.fence(partition) })
     }
 
-    /// A move that goes nowhere and yet holds only under this epoch.
-    pub(super) fn stay(&self, partition: i32) -> Advance {
+    /// Advances to the same offset: the transaction commits only under this epoch.
+    pub(super) fn fence(&self, partition: i32) -> Advance {
         Advance {
             topic: self.topic.clone(),
             partition,

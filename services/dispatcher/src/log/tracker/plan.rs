@@ -1,28 +1,26 @@
-//! What one transaction holds. Pure; carrying it through is `commit`'s business.
+//! The content of one transaction. Pure.
 
 use kafka::fence::Advance;
 
-use crate::retry::schedule::{NewRow, Settlement};
+use crate::retry::schedule::{LeasedOutcome, NewRow};
 
-/// What one transaction holds. All of it or nothing.
+/// The content of one transaction: all of it is committed, or nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Plan {
-    pub moves: Vec<Advance>,
-    /// Deliveries that leave the desk for the schedule. A position passes a record only with or after its rows.
+pub(crate) struct CommitPlan {
+    pub advances: Vec<Advance>,
+    /// Spilled deliveries. A position advances past a record only with its rows or after them.
     pub rows: Vec<NewRow>,
-    /// Outcomes of attempts whose rows were scheduled while they were made.
-    pub settlements: Vec<Settlement>,
+    /// Outcomes of attempts whose deliveries were spilled while they were in flight.
+    pub outcomes: Vec<LeasedOutcome>,
 }
 
-impl Plan {
-    /// Whether there is nothing to commit.
+impl CommitPlan {
     pub(crate) fn is_empty(&self) -> bool {
-        self.moves.is_empty() && self.rows.is_empty() && self.settlements.is_empty()
+        self.advances.is_empty() && self.rows.is_empty() && self.outcomes.is_empty()
     }
 
-    /// Takes a partition out: it belongs to somebody else, who will read its records again.
-    pub(crate) fn forget(&mut self, partition: i32) {
-        self.moves.retain(|one| one.partition != partition);
+    /// Removes the rows of a partition that another instance owns now; that instance reads the records again.
+    pub(crate) fn drop_rows(&mut self, partition: i32) {
         self.rows.retain(|row| row.delivery.event.partition != partition);
     }
 }

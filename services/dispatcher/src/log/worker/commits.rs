@@ -1,91 +1,102 @@
-//! When the pass commits, and what it does with the outcome. What a transaction holds is `intake`'s, carrying it
-//! through is `commit`'s.
+//! When positions and rows are committed, and what the result changes in the tracker.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::consumer::finished;
+use sqlx::postgres::PgPool;
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::LogWorker;
-use crate::CONSUMER;
+use crate::config::CONSUMER;
+use crate::dependencies::Dependencies;
 use crate::error::DispatchError;
-use crate::log::commit::{self, CommitError, Committed};
+use crate::log::commit::{self, CommitError, CommitResult};
+use crate::log::tracker::DeliveryTracker;
 use crate::metrics::METRICS;
 
-/// Rows that wait, from which on a commit does not wait for its interval.
+/// With so many rows a commit does not wait for its interval.
 const COMMIT_ROWS: usize = 500;
 /// Bytes of rows in one transaction: a statement is built, sent and parsed as a whole.
 const MAX_PLAN_BYTES: usize = 16 * 1024 * 1024;
-/// How long the last commits may take when the database does not answer.
-const LAST_COMMIT: Duration = Duration::from_secs(5);
+/// How long the commit of everything may take if the database does not answer.
+const COMMIT_ALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl LogWorker {
-    /// Puts everything that is open into the schedule, commits while the partitions are still claimed, and is done with
-    /// them. Attempts go on under leases.
+/// Commits plans of the tracker, one at a time.
+pub(super) struct Committer {
+    pool: PgPool,
+    rows_added: Arc<Notify>,
+    running: Option<AbortOnDropHandle<Result<CommitResult, CommitError>>>,
+    last_commit: Instant,
+    /// Partitions that were fenced and are not reported to the session yet.
+    pub(super) fenced: Vec<i32>,
+}
+
+impl Committer {
+    pub(super) fn new(dependencies: &Dependencies) -> Self {
+        Self {
+            pool: dependencies.pool.clone(),
+            rows_added: dependencies.rows_added.clone(),
+            running: None,
+            last_commit: Instant::now(),
+            fenced: Vec::new(),
+        }
+    }
+
+    /// The result of the running commit; pending while none is running. Safe to cancel.
+    pub(super) async fn finished(&mut self) -> Result<CommitResult, DispatchError> {
+        Ok(finished(&mut self.running).await??)
+    }
+
+    pub(super) fn apply(&mut self, result: CommitResult, tracker: &mut DeliveryTracker) {
+        self.last_commit = Instant::now();
+        tracker.committed(&result.advances);
+        for (partition, epoch) in result.fenced {
+            if tracker.drop_fenced(partition, epoch) {
+                self.fenced.push(partition);
+            }
+        }
+        if result.rows > 0 {
+            self.rows_added.notify_one();
+        }
+    }
+
+    pub(super) fn start_if_due(&mut self, tracker: &mut DeliveryTracker, interval: Duration) {
+        let is_due = self.last_commit.elapsed() >= interval || tracker.rows_waiting() >= COMMIT_ROWS;
+        if is_due && self.running.is_none() && tracker.has_progress() {
+            self.start(tracker);
+        }
+    }
+
+    /// Commits everything, including progress that is made while an earlier commit is running. A timeout is no error:
+    /// uncommitted deliveries are repeated.
     ///
     /// # Errors
-    /// Errors that a retry cannot repair. A database that does not answer is no error: what is not committed is delivered
-    /// again.
-    pub(crate) async fn let_go(&mut self) -> Result<(), DispatchError> {
-        self.tracker.spill_all(None);
-        self.commit_in_time().await?;
-        self.tracker.drop_all();
-        Ok(())
-    }
-
-    pub(super) async fn commit_in_time(&mut self) -> Result<(), DispatchError> {
-        match tokio::time::timeout(LAST_COMMIT, self.commit_all()).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                warn!("The last commit was not done in time; what it held is delivered again.");
-                Ok(())
+    /// Errors that a retry cannot repair.
+    pub(super) async fn commit_all(&mut self, tracker: &mut DeliveryTracker) -> Result<(), DispatchError> {
+        let committing = async {
+            loop {
+                if self.running.is_some() {
+                    let result = self.finished().await?;
+                    self.apply(result, tracker);
+                }
+                if !tracker.has_progress() {
+                    return Ok(());
+                }
+                self.start(tracker);
             }
-        }
+        };
+        tokio::time::timeout(COMMIT_ALL_TIMEOUT, committing).await.unwrap_or_else(|_| {
+            warn!("Database did not answer before the partitions were released; uncommitted deliveries are repeated.");
+            Ok(())
+        })
     }
 
-    /// Commits everything there is, also what came up while an earlier commit ran.
-    async fn commit_all(&mut self) -> Result<(), DispatchError> {
-        loop {
-            if self.committing.is_some() {
-                let outcome = finished(&mut self.committing).await?;
-                self.committed(outcome)?;
-            }
-            if !self.tracker.has_progress() {
-                return Ok(());
-            }
-            self.begin_commit();
-        }
-    }
-
-    pub(super) fn commit_if_due(&mut self) {
-        let due =
-            self.last_commit.elapsed() >= self.config.commit_interval || self.tracker.rows_waiting() >= COMMIT_ROWS;
-        if due && self.committing.is_none() && self.tracker.has_progress() {
-            self.begin_commit();
-        }
-    }
-
-    fn begin_commit(&mut self) {
-        let pool = self.dependencies.pool.clone();
-        let plan = self.tracker.plan(MAX_PLAN_BYTES);
+    fn start(&mut self, tracker: &mut DeliveryTracker) {
+        let (pool, plan) = (self.pool.clone(), tracker.plan(MAX_PLAN_BYTES));
         METRICS.spilled.inc_by(plan.rows.len() as u64);
-        self.committing =
-            Some(AbortOnDropHandle::new(tokio::spawn(async move { commit::commit(&pool, CONSUMER, plan).await })));
-    }
-
-    pub(super) fn committed(&mut self, outcome: Result<Committed, CommitError>) -> Result<(), DispatchError> {
-        let committed = outcome?;
-        self.last_commit = Instant::now();
-        self.tracker.committed(&committed.moved);
-        for (partition, epoch) in committed.lost {
-            if self.tracker.lose(partition, epoch) {
-                self.lost.push(partition);
-            }
-        }
-        if committed.rows > 0 {
-            self.dependencies.scheduled.notify_one();
-        }
-        Ok(())
+        let commit = tokio::spawn(async move { commit::commit(&pool, CONSUMER, plan).await });
+        self.running = Some(AbortOnDropHandle::new(commit));
     }
 }

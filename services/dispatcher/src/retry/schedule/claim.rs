@@ -8,21 +8,21 @@ use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
-use crate::delivery::{Accepted, Delivery};
+use crate::delivery::{Delivery, OutboundEvent};
 
 /// A row that was claimed for an attempt.
 #[derive(Debug, Clone)]
-pub(crate) struct Claimed {
+pub(crate) struct ClaimedRow {
     pub delivery: Delivery,
     /// Attempts made before.
     pub attempts: u32,
     pub lease: Uuid,
-    /// Whether its event is acknowledged, so that nothing need be sent again.
+    /// Whether its event is acknowledged, so that no retry is needed.
     pub acknowledged: bool,
 }
 
 /// Endpoints with pending rows, and in how many seconds the first row of each is due (negative: it is overdue). Costs
-/// one index look-up per endpoint, however many rows each has.
+/// one index lookup per endpoint, however many rows each has.
 pub(crate) async fn due_endpoints(pool: &PgPool) -> Result<Vec<(EndpointId, f64)>, sqlx::Error> {
     let rows: Vec<(Uuid, f64)> = sqlx::query_as(
         "WITH RECURSIVE first AS (
@@ -43,24 +43,22 @@ pub(crate) async fn due_endpoints(pool: &PgPool) -> Result<Vec<(EndpointId, f64)
     Ok(rows.into_iter().map(|(id, seconds)| (EndpointId::from_uuid(id), seconds)).collect())
 }
 
-/// Claims due rows: (endpoint, most rows, lease). Nobody else claims them before the lease ends.
-///
-/// # Errors
-/// As PostgreSQL has them; nothing is claimed then.
+/// Claims due rows: (endpoint, maximum of rows, lease). No other instance claims them before the lease ends.
 pub(crate) async fn claim(
     pool: &PgPool,
     wanted: &[(EndpointId, usize, Duration)],
-) -> Result<Vec<Claimed>, sqlx::Error> {
+) -> Result<Vec<ClaimedRow>, sqlx::Error> {
     sqlx::query_as(
         "UPDATE delivery_schedule AS s
          SET lease_id = gen_random_uuid(), due_at = now() + make_interval(secs => due.lease_seconds)
          FROM (
              SELECT picked.delivery_id, wanted.lease_seconds
-             FROM UNNEST($1::uuid[], $2::bigint[], $3::double precision[]) AS wanted (endpoint_id, most, lease_seconds)
+             FROM UNNEST($1::uuid[], $2::bigint[], $3::double precision[])
+                  AS wanted (endpoint_id, max_rows, lease_seconds)
              CROSS JOIN LATERAL (
                  SELECT d.delivery_id FROM delivery_schedule d
                  WHERE d.state = 'pending' AND d.endpoint_id = wanted.endpoint_id AND d.due_at <= now()
-                 ORDER BY d.due_at LIMIT wanted.most FOR UPDATE SKIP LOCKED
+                 ORDER BY d.due_at LIMIT wanted.max_rows FOR UPDATE SKIP LOCKED
              ) AS picked
          ) AS due
          WHERE s.delivery_id = due.delivery_id
@@ -70,15 +68,15 @@ pub(crate) async fn claim(
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
     )
     .bind(wanted.iter().map(|(endpoint, ..)| endpoint.as_uuid()).collect::<Vec<_>>())
-    .bind(wanted.iter().map(|(_, most, _)| i64::try_from(*most).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|(_, max_rows, _)| i64::try_from(*max_rows).unwrap_or(i64::MAX)).collect::<Vec<_>>())
     .bind(wanted.iter().map(|(.., lease)| lease.as_secs_f64()).collect::<Vec<_>>())
     .fetch_all(pool)
     .await
 }
 
-impl FromRow<'_, PgRow> for Claimed {
+impl FromRow<'_, PgRow> for ClaimedRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let event = Accepted {
+        let event = OutboundEvent {
             org_id: OrgId::from_uuid(row.try_get("org_id")?),
             event_id: EventId::from_uuid(row.try_get("event_id")?),
             event_type: row.try_get("event_type")?,

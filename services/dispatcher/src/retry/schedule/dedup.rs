@@ -1,26 +1,26 @@
-//! The duplicate decision on rows that wait for it.
+//! Moves rows whose event has its duplicate decision.
 
 use sqlx::postgres::PgPool;
 
-/// Rows that one statement decides at most.
-const DECIDE_ROWS: i64 = 1000;
+/// Rows that one statement moves at most.
+const MAX_ROWS: i64 = 1000;
 
-/// Decides the rows whose record the view has passed, in one statement. A row leaves `deliveries_awaiting_dedup`; it
-/// becomes pending if the view shows its event at exactly this position and no decision calls the event a duplicate.
-/// Otherwise its event is a duplicate, is shown from another record, was erased, is below the retention floor, or
-/// became a dead letter: nothing is sent.
+/// Removes the rows whose record the view has applied from `deliveries_awaiting_dedup`, in one statement. A row becomes
+/// pending if the view shows its event at exactly this log position and the event is no duplicate. Otherwise nothing is
+/// sent: the event is a duplicate, is shown from another record, was erased, is below the retention floor, or became a
+/// dead letter.
 ///
-/// Offsets of an older log epoch do not compare with the view's position. Such a row is decided when the view knows its
-/// event, and at the latest when the view has passed a younger record.
+/// Offsets of an older log epoch cannot be compared with the view's position. Such a row is released when the view has
+/// its event, or at the latest when the view has applied a younger record.
 ///
-/// At most one record of an event id is shown, so at most one row of a delivery becomes pending. A record that was read
-/// under two log epochs can have two rows; the second one finds the first.
+/// The view shows at most one record of an event id, so at most one row of a delivery becomes pending. A record that
+/// was read under two log epochs can have two rows; then the second one finds the first.
 ///
 /// `true`: the batch was full, so there may be more.
 pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {
-    // Partition by partition: rows that the view has not passed cost entries of the index, and are not read themselves.
+    // Partition by partition: of rows that the view has not reached, only index entries are read.
     let decided: i64 = sqlx::query_scalar(
-        "WITH passed AS (
+        "WITH applied AS (
              SELECT picked.*
              FROM consumer_positions p CROSS JOIN LATERAL (
                  SELECT d.log_partition, d.log_epoch, d.log_offset, d.endpoint_id,
@@ -39,10 +39,10 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
              ) AS picked
              WHERE p.consumer = $1 AND p.topic = $2 LIMIT $3
          ), decided AS (
-             DELETE FROM deliveries_awaiting_dedup d USING passed
-             WHERE d.log_partition = passed.log_partition AND d.log_epoch = passed.log_epoch
-                   AND d.log_offset = passed.log_offset AND d.endpoint_id = passed.endpoint_id
-             RETURNING d.*, passed.is_original
+             DELETE FROM deliveries_awaiting_dedup d USING applied
+             WHERE d.log_partition = applied.log_partition AND d.log_epoch = applied.log_epoch
+                   AND d.log_offset = applied.log_offset AND d.endpoint_id = applied.endpoint_id
+             RETURNING d.*, applied.is_original
          ), promoted AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                             payload, traceparent, log_epoch, log_partition, log_offset, state, due_at)
@@ -55,8 +55,8 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
     )
     .bind(materializer)
     .bind(topic)
-    .bind(DECIDE_ROWS)
+    .bind(MAX_ROWS)
     .fetch_one(pool)
     .await?;
-    Ok(decided >= DECIDE_ROWS)
+    Ok(decided >= MAX_ROWS)
 }

@@ -6,14 +6,13 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::number;
-use crate::delivery::{Delivery, RowState};
+use crate::delivery::{Delivery, signed};
 
 /// A spilled delivery: a row to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewRow {
     pub delivery: Delivery,
-    /// In which table the row goes.
+    /// Which of the two tables gets the row.
     pub waits_for: WaitsFor,
 }
 
@@ -34,7 +33,7 @@ pub(crate) enum WaitsFor {
 }
 
 impl NewRow {
-    /// Bytes that it adds to a statement, about.
+    /// Approximate size in a statement, bytes.
     pub(crate) fn size(&self) -> usize {
         self.delivery.event.size() + 128
     }
@@ -48,34 +47,34 @@ impl NewRow {
     }
 }
 
-/// Writes rows. A row that exists already stays as it is: a commit whose outcome was unknown is repeated.
+/// Writes rows. A row that exists already is not changed: a commit whose outcome was unknown is repeated.
 pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
-    let (mut awaiting, mut pending) = (Vec::new(), Vec::new());
-    for row in rows {
-        match row.waits_for {
-            WaitsFor::Dedup => awaiting.push(&row.delivery),
-            WaitsFor::Attempt { attempts, due_after, lease } => {
-                pending.push(Pending { delivery: &row.delivery, attempts, due_after, lease });
-            }
-        }
-    }
-    insert_awaiting(connection, &awaiting).await?;
-    insert_pending(connection, &pending).await
-}
-
-async fn insert_awaiting(connection: &mut PgConnection, deliveries: &[&Delivery]) -> Result<(), sqlx::Error> {
-    if deliveries.is_empty() {
+    if rows.is_empty() {
         return Ok(());
     }
-    let columns = Columns::of(deliveries.iter().copied());
+    let columns = Columns::of(rows);
     sqlx::query(
-        "INSERT INTO deliveries_awaiting_dedup (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
+        "WITH rows AS (
+             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[],
+                                  $7::text[], $8::text[], $9::integer[], $10::integer[], $11::bigint[],
+                                  $12::integer[], $13::double precision[], $14::uuid[])
+                  AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
+                        log_epoch, log_partition, log_offset, attempts, due_after, lease_id)
+         ), pending AS (
+             INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
+                                            payload, traceparent, log_epoch, log_partition, log_offset, state,
+                                            attempts, due_at, lease_id)
+             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
+                    log_epoch, log_partition, log_offset, 'pending', attempts,
+                    now() + make_interval(secs => due_after), lease_id
+             FROM rows WHERE due_after IS NOT NULL ORDER BY delivery_id
+             ON CONFLICT (delivery_id) DO NOTHING
+         )
+         INSERT INTO deliveries_awaiting_dedup (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                                 payload, traceparent, log_epoch, log_partition, log_offset)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
-                              $8::text[], $9::integer[], $10::integer[], $11::bigint[])
-              AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
-                    log_epoch, log_partition, log_offset)
-         ORDER BY log_partition, log_epoch, log_offset, endpoint_id
+         SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent, log_epoch,
+                log_partition, log_offset
+         FROM rows WHERE due_after IS NULL ORDER BY log_partition, log_epoch, log_offset, endpoint_id
          ON CONFLICT DO NOTHING",
     )
     .bind(columns.delivery_ids)
@@ -89,59 +88,15 @@ async fn insert_awaiting(connection: &mut PgConnection, deliveries: &[&Delivery]
     .bind(columns.log_epochs)
     .bind(columns.partitions)
     .bind(columns.offsets)
+    .bind(columns.attempts)
+    .bind(columns.due_after)
+    .bind(columns.leases)
     .execute(connection)
     .await?;
     Ok(())
 }
 
-async fn insert_pending(connection: &mut PgConnection, rows: &[Pending<'_>]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let columns = Columns::of(rows.iter().map(|row| row.delivery));
-    let state = RowState::Pending.as_str();
-    sqlx::query(
-        "INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload,
-                                        traceparent, log_epoch, log_partition, log_offset, state, attempts, due_at,
-                                        lease_id)
-         SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent, log_epoch,
-                log_partition, log_offset, $12, attempts, now() + make_interval(secs => due_after), lease_id
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
-                     $8::text[], $9::integer[], $10::integer[], $11::bigint[], $13::integer[], $14::double precision[],
-                     $15::uuid[])
-              AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
-                    log_epoch, log_partition, log_offset, attempts, due_after, lease_id)
-         ORDER BY delivery_id
-         ON CONFLICT (delivery_id) DO NOTHING",
-    )
-    .bind(columns.delivery_ids)
-    .bind(columns.org_ids)
-    .bind(columns.event_ids)
-    .bind(columns.endpoint_ids)
-    .bind(columns.event_types)
-    .bind(columns.accepted_at)
-    .bind(columns.payloads)
-    .bind(columns.traceparents)
-    .bind(columns.log_epochs)
-    .bind(columns.partitions)
-    .bind(columns.offsets)
-    .bind(state)
-    .bind(rows.iter().map(|row| number(row.attempts)).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.due_after.as_secs_f64()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.lease).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-struct Pending<'a> {
-    delivery: &'a Delivery,
-    attempts: u32,
-    due_after: Duration,
-    lease: Option<Uuid>,
-}
-
-/// The columns that both tables have, one array per column: the shape that `UNNEST` takes.
+/// One array per column: the shape that `UNNEST` takes.
 #[derive(Default)]
 struct Columns<'a> {
     delivery_ids: Vec<Uuid>,
@@ -155,12 +110,16 @@ struct Columns<'a> {
     log_epochs: Vec<i32>,
     partitions: Vec<i32>,
     offsets: Vec<i64>,
+    attempts: Vec<i32>,
+    /// Seconds; `None`: the row waits for the duplicate decision.
+    due_after: Vec<Option<f64>>,
+    leases: Vec<Option<Uuid>>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(deliveries: impl Iterator<Item = &'a Delivery>) -> Self {
+    fn of(rows: &'a [NewRow]) -> Self {
         let mut columns = Self::default();
-        for delivery in deliveries {
+        for NewRow { delivery, waits_for } in rows {
             let event = &delivery.event;
             columns.delivery_ids.push(delivery.id.as_uuid());
             columns.org_ids.push(event.org_id.as_uuid());
@@ -173,6 +132,13 @@ impl<'a> Columns<'a> {
             columns.log_epochs.push(event.log_epoch);
             columns.partitions.push(event.partition);
             columns.offsets.push(event.offset);
+            let (attempts, due_after, lease) = match *waits_for {
+                WaitsFor::Dedup => (0, None, None),
+                WaitsFor::Attempt { attempts, due_after, lease } => (attempts, Some(due_after.as_secs_f64()), lease),
+            };
+            columns.attempts.push(signed(attempts));
+            columns.due_after.push(due_after);
+            columns.leases.push(lease);
         }
         columns
     }

@@ -1,4 +1,4 @@
-//! Deletes rows that nobody needs any more, and counts those that are left.
+//! Deletes rows that are no longer needed, and counts the rest.
 
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};
@@ -8,8 +8,8 @@ const SWEEP_ROWS: i64 = 1000;
 /// Counting open rows stops here: a gauge is not worth a scan.
 const COUNTED_ROWS: i64 = 10_000;
 
-/// Deletes finished rows whose record the dispatcher's position has passed (of an older log epoch: a younger record):
-/// nobody reads it again. `true`: the batch was full, so there may be more.
+/// Deletes finished rows whose record lies before the dispatcher's position (of an older log epoch: a younger record
+/// does), so that it is not read again. `true`: the batch was full, so there may be more.
 pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
     let swept = sqlx::query(
         "DELETE FROM delivery_schedule WHERE delivery_id IN (
@@ -29,7 +29,7 @@ pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<
     Ok(i64::try_from(swept.rows_affected()).is_ok_and(|rows| rows >= SWEEP_ROWS))
 }
 
-/// Rows that are not finished, those that wait for the duplicate decision included; 10,000 means 10,000 or more.
+/// Unfinished rows, including those that wait for the duplicate decision; 10,000 means 10,000 or more.
 pub(crate) async fn depth(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT count(*) FROM (SELECT FROM delivery_schedule WHERE finished_at IS NULL
@@ -40,10 +40,10 @@ pub(crate) async fn depth(pool: &PgPool) -> Result<i64, sqlx::Error> {
     .await
 }
 
-/// Deletes rows of an organization, at most a batch of each table, finished or not; an attempt in flight then finds
-/// nothing to settle. Returns how many.
+/// Deletes rows of an organization, finished or not, at most a batch of each table. The outcome of an attempt in flight
+/// then finds no row. Returns how many rows were deleted.
 pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
-    // In this order, as rows move: one that becomes pending between the statements is found by the second.
+    // In this order, since rows move from the first table to the second.
     let awaiting = sqlx::query(
         "DELETE FROM deliveries_awaiting_dedup WHERE (log_partition, log_epoch, log_offset, endpoint_id) IN (
              SELECT log_partition, log_epoch, log_offset, endpoint_id FROM deliveries_awaiting_dedup

@@ -8,12 +8,12 @@ use crate::retry::schedule::NewRow;
 
 /// Rows in the order in which they were spilled.
 #[derive(Debug, Default)]
-pub(super) struct Spilled {
+pub(super) struct SpilledRows {
     rows: VecDeque<NewRow>,
     bytes: usize,
 }
 
-impl Spilled {
+impl SpilledRows {
     pub(super) fn push(&mut self, row: NewRow) {
         self.bytes += row.size();
         self.rows.push_back(row);
@@ -27,7 +27,7 @@ impl Spilled {
         self.bytes
     }
 
-    /// Takes the first rows out, of at most so many bytes together; one in any case, or nothing would ever go on.
+    /// Removes and returns the first rows, up to `max_bytes` together, but always at least one.
     pub(super) fn take(&mut self, max_bytes: usize) -> Vec<NewRow> {
         let mut taken = Vec::new();
         let mut taken_bytes = 0;
@@ -39,20 +39,17 @@ impl Spilled {
         taken
     }
 
-    /// Forgets the rows of a partition.
-    pub(super) fn forget(&mut self, partition: i32) {
+    pub(super) fn drop_partition(&mut self, partition: i32) {
         self.rows.retain(|row| row.delivery.event.partition != partition);
         self.bytes = self.rows.iter().map(NewRow::size).sum();
     }
 
-    /// The first record of each partition that has a row here: no position may pass it.
+    /// By partition, the first record that has a row here: no position may advance past it.
     pub(super) fn first_offsets(&self) -> HashMap<i32, i64> {
         let mut first = HashMap::new();
         for event in self.rows.iter().map(|row| &row.delivery.event) {
-            first
-                .entry(event.partition)
-                .and_modify(|offset: &mut i64| *offset = event.offset.min(*offset))
-                .or_insert(event.offset);
+            let offset = first.entry(event.partition).or_insert(event.offset);
+            *offset = event.offset.min(*offset);
         }
         first
     }

@@ -1,4 +1,4 @@
-//! What becomes of claimed rows: the outcome of their attempt, or waiting for a disabled endpoint.
+//! What happens to claimed rows: they get the outcome of their attempt, or are held while their endpoint is disabled.
 
 use std::collections::HashSet;
 
@@ -6,26 +6,28 @@ use schemas::ids::DeliveryId;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::number;
-use crate::delivery::{Outcome, RowState};
+use crate::delivery::{RowUpdate, signed};
 
 /// The outcome of an attempt that was made under a lease. It counts only while the row has that lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Settlement {
+pub(crate) struct LeasedOutcome {
     pub delivery_id: DeliveryId,
     pub lease: Uuid,
-    pub outcome: Outcome,
+    pub update: RowUpdate,
 }
 
-/// Writes outcomes. A row that another instance has claimed since stays as it is.
+/// Writes outcomes. A row that another instance has claimed since is not changed.
 pub(crate) async fn write_outcomes(
     connection: &mut PgConnection,
-    settlements: &[Settlement],
+    outcomes: &[LeasedOutcome],
 ) -> Result<(), sqlx::Error> {
-    if settlements.is_empty() {
+    if outcomes.is_empty() {
         return Ok(());
     }
-    let columns = Columns::of(settlements);
+    // Sorted, so that two instances that write at once lock the rows in one order.
+    let mut sorted: Vec<&LeasedOutcome> = outcomes.iter().collect();
+    sorted.sort_unstable_by_key(|outcome| outcome.delivery_id);
+    let due_after = |outcome: &&LeasedOutcome| outcome.update.due_after.map(|after| after.as_secs_f64());
     sqlx::query(
         "UPDATE delivery_schedule AS s
          SET state = t.state, attempts = t.attempts, lease_id = NULL,
@@ -35,50 +37,18 @@ pub(crate) async fn write_outcomes(
               AS t (delivery_id, lease_id, state, attempts, due_after)
          WHERE s.delivery_id = t.delivery_id AND s.lease_id = t.lease_id AND s.state = 'pending'",
     )
-    .bind(columns.delivery_ids)
-    .bind(columns.leases)
-    .bind(columns.states)
-    .bind(columns.attempts)
-    .bind(columns.due_after)
+    .bind(sorted.iter().map(|outcome| outcome.delivery_id.as_uuid()).collect::<Vec<_>>())
+    .bind(sorted.iter().map(|outcome| outcome.lease).collect::<Vec<_>>())
+    .bind(sorted.iter().map(|outcome| outcome.update.state.as_str()).collect::<Vec<_>>())
+    .bind(sorted.iter().map(|outcome| signed(outcome.update.attempts)).collect::<Vec<_>>())
+    .bind(sorted.iter().map(due_after).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Settlements as one array per column, the shape that `UNNEST` takes.
-#[derive(Default)]
-struct Columns {
-    delivery_ids: Vec<Uuid>,
-    leases: Vec<Uuid>,
-    states: Vec<&'static str>,
-    attempts: Vec<i32>,
-    /// Seconds until the next attempt; `None`: the delivery is finished.
-    due_after: Vec<Option<f64>>,
-}
-
-impl Columns {
-    fn of(settlements: &[Settlement]) -> Self {
-        // Sorted, so that two instances that settle at once lock the rows in one order.
-        let mut sorted: Vec<&Settlement> = settlements.iter().collect();
-        sorted.sort_unstable_by_key(|settlement| settlement.delivery_id);
-        let mut columns = Self::default();
-        for settlement in sorted {
-            let (state, attempts, due_after) = match settlement.outcome {
-                Outcome::Ended { state, attempts } => (state, attempts, None),
-                Outcome::Again { attempts, after } => (RowState::Pending, attempts, Some(after.as_secs_f64())),
-            };
-            columns.delivery_ids.push(settlement.delivery_id.as_uuid());
-            columns.leases.push(settlement.lease);
-            columns.states.push(state.as_str());
-            columns.attempts.push(number(attempts));
-            columns.due_after.push(due_after);
-        }
-        columns
-    }
-}
-
-/// Holds claimed rows whose endpoint is disabled; enabling it releases them. Returns the rows that were held. The
-/// statement locks the endpoint's row: an endpoint that is being enabled misses no held row.
+/// Holds claimed rows (delivery, lease) whose endpoint is disabled; enabling it releases them. Returns the rows that
+/// were held. The statement locks the endpoint's row, so enabling the endpoint at the same time finds every held row.
 pub(crate) async fn hold(pool: &PgPool, claimed: &[(DeliveryId, Uuid)]) -> Result<HashSet<DeliveryId>, sqlx::Error> {
     let held: Vec<(Uuid,)> = sqlx::query_as(
         "WITH disabled AS (

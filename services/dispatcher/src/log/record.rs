@@ -1,6 +1,5 @@
-//! A record of the log as the intake takes it: who it is for. Pure. What a record may look like is defined in
-//! `schemas`; a record that nobody can read is counted and passed here, since the materializer alone writes dead
-//! letters.
+//! Decodes a record of the log and matches it against the endpoints. Pure. `schemas` defines what a record may be. An
+//! unreadable record is only counted here: the materializer writes the dead letters.
 
 use std::sync::Arc;
 
@@ -11,21 +10,20 @@ use schemas::native;
 use schemas::records::Event;
 use time::OffsetDateTime;
 
-use crate::delivery::Accepted;
+use crate::delivery::OutboundEvent;
 use crate::endpoints::matching::Snapshot;
-use crate::log::tracker::{Matched, Read};
+use crate::log::tracker::{MatchedEvent, ReadRecord};
 
-/// What a record was, for the metric.
+/// Label of the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Goes to at least one endpoint.
+pub(crate) enum MatchKind {
+    /// At least one endpoint gets the event.
     Matched,
-    /// Goes to none.
     Unmatched,
     Unreadable,
 }
 
-impl Kind {
+impl MatchKind {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Matched => "matched",
@@ -36,25 +34,26 @@ impl Kind {
 }
 
 /// Reads one record of a partition whose log is in `log_epoch`.
-pub(crate) fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (Read, Kind) {
-    let (matched, kind) = match matched(record, log_epoch, snapshot) {
-        Ok(Some(matched)) => (Some(matched), Kind::Matched),
-        Ok(None) => (None, Kind::Unmatched),
-        Err(Unreadable) => (None, Kind::Unreadable),
+pub(crate) fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (ReadRecord, MatchKind) {
+    let (matched, kind) = match match_event(record, log_epoch, snapshot) {
+        Ok(Some(matched)) => (Some(matched), MatchKind::Matched),
+        Ok(None) => (None, MatchKind::Unmatched),
+        Err(Unreadable) => (None, MatchKind::Unreadable),
     };
-    (Read { partition: record.partition, offset: record.offset, timestamp_ms: record.log_time_ms(), matched }, kind)
+    let (partition, offset, timestamp_ms) = (record.partition, record.offset, record.log_time_ms());
+    (ReadRecord { partition, offset, timestamp_ms, matched }, kind)
 }
 
 struct Unreadable;
 
-fn matched(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Option<Matched>, Unreadable> {
+fn match_event(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Option<MatchedEvent>, Unreadable> {
     if record.is_marker {
         return Ok(None);
     }
     let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
     let org_id: OrgId = key.and_then(|key| key.parse().ok()).ok_or(Unreadable)?;
-    // Most organizations have no endpoint: their records are not even decoded.
-    if !snapshot.knows(org_id) {
+    // Most organizations have no endpoint: their records are not decoded.
+    if !snapshot.has_endpoints(org_id) {
         return Ok(None);
     }
     let native = record.as_native();
@@ -63,16 +62,16 @@ fn matched(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Optio
     if endpoints.is_empty() {
         return Ok(None);
     }
-    let keyed = event.dedup.is_some() || native.may_repeat_an_id();
-    Ok(Some(Matched { event: Arc::new(accepted(event, record, log_epoch)), endpoints, keyed }))
+    let may_be_duplicate = event.dedup.is_some() || native.may_repeat_an_id();
+    Ok(Some(MatchedEvent { event: Arc::new(outbound_event(event, record, log_epoch)), endpoints, may_be_duplicate }))
 }
 
-fn accepted(event: Event, record: &Record, log_epoch: i32) -> Accepted {
-    Accepted {
+fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEvent {
+    OutboundEvent {
         org_id: event.org_id,
         event_id: event.event_id,
         event_type: event.event_type,
-        // No broker writes a time outside of the calendar; it would become the epoch.
+        // No broker writes a time outside of the calendar.
         accepted_at: Timestamp::from_millis(record.timestamp_ms).map_or(OffsetDateTime::UNIX_EPOCH, |time| time.0),
         payload: event.payload,
         // It becomes a header, and a text in the database.

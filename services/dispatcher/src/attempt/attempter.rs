@@ -1,0 +1,142 @@
+//! One attempt: sends the request, decides what follows, and reports the attempt. For first attempts and retries.
+
+use std::time::Duration;
+
+use schemas::records::{DeliveryAttempt, DeliveryOutcome};
+use sqlx::postgres::PgPool;
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use crate::attempt::client::WebhookClient;
+use crate::attempt::reporting::Reporter;
+use crate::attempt::slots::Slot;
+use crate::delivery::{AttemptOutcome, Delivery, signed};
+use crate::endpoints;
+use crate::endpoints::matching::Endpoint;
+use crate::metrics::METRICS;
+use crate::retry::policy::{self, RetryDecision};
+
+/// A lease is longer than the request's timeout by the time for the report and a slow database.
+const LEASE_MARGIN: Duration = Duration::from_secs(25);
+
+/// The lease of an attempt with this timeout.
+pub(crate) fn lease(timeout: Duration) -> Duration {
+    timeout + LEASE_MARGIN
+}
+
+/// Makes attempts. Cloning shares connections and producer.
+#[derive(Clone)]
+pub(crate) struct Attempter {
+    client: WebhookClient,
+    reporter: Reporter,
+    pool: PgPool,
+}
+
+impl Attempter {
+    pub(crate) fn new(client: WebhookClient, reporter: Reporter, pool: PgPool) -> Self {
+        Self { client, reporter, pool }
+    }
+
+    /// Makes attempt number `attempt`. Frees the slot after the request, before the report.
+    pub(crate) async fn attempt(
+        &self,
+        endpoint: &Endpoint,
+        delivery: &Delivery,
+        attempt: u32,
+        slot: Slot,
+    ) -> AttemptOutcome {
+        let in_flight = InFlight::start();
+        let result = self.client.send(endpoint, &delivery.event).await;
+        drop((slot, in_flight));
+        METRICS.attempt_seconds.observe(result.latency.as_secs_f64());
+        let jitter = rand::random_range(-1.0..=1.0);
+        let decision = policy::after_attempt(&endpoint.retry_delays_seconds, attempt, result.answer, jitter);
+        if decision == RetryDecision::Gone {
+            self.disable(endpoint).await;
+        }
+        let (reported, outcome) = match decision {
+            RetryDecision::Delivered => (DeliveryOutcome::Delivered, AttemptOutcome::Delivered),
+            RetryDecision::RetryIn(after) => (DeliveryOutcome::Retrying, AttemptOutcome::Retry { after }),
+            RetryDecision::Exhausted | RetryDecision::Gone => (DeliveryOutcome::Failed, AttemptOutcome::Failed),
+        };
+        let next_attempt_at = match outcome {
+            AttemptOutcome::Retry { after } => Some(microseconds(result.started_at + result.latency + after)),
+            _ => None,
+        };
+        let report = DeliveryAttempt {
+            latency_ms: i64::try_from(result.latency.as_millis()).unwrap_or(i64::MAX),
+            status_code: result.answer.status.map(i32::from),
+            error: result.error,
+            response_excerpt: result.excerpt,
+            next_attempt_at,
+            ..report(delivery, attempt, reported, result.started_at)
+        };
+        if self.report(&report).await {
+            outcome
+        } else {
+            METRICS.unreported.inc();
+            AttemptOutcome::Unreported
+        }
+    }
+
+    /// Reports that a delivery was cancelled after so many attempts. `false`: Kafka did not accept the report.
+    pub(crate) async fn cancel(&self, delivery: &Delivery, attempts: u32, reason: &str) -> bool {
+        let report = report(delivery, attempts, DeliveryOutcome::Cancelled, OffsetDateTime::now_utc());
+        self.report(&DeliveryAttempt { error: Some(reason.to_owned()), ..report }).await
+    }
+
+    async fn report(&self, report: &DeliveryAttempt) -> bool {
+        METRICS.attempts.with_label_values(&[report.outcome.as_str()]).inc();
+        self.reporter.report(report).await
+    }
+
+    /// Disables an endpoint that answered 410. After an error it gets another request and answers 410 again.
+    async fn disable(&self, endpoint: &Endpoint) {
+        match endpoints::store::disable_gone(&self.pool, endpoint.id).await {
+            Ok(()) => info!(endpoint_id = %endpoint.id, "Endpoint answered 410; disabled it."),
+            Err(error) => warn!(
+                endpoint_id = %endpoint.id, %error,
+                "Endpoint answered 410 and could not be disabled; trying again after its next answer."
+            ),
+        }
+    }
+}
+
+/// Counts an attempt in flight until it is dropped.
+struct InFlight;
+
+impl InFlight {
+    fn start() -> Self {
+        METRICS.in_flight.inc();
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        METRICS.in_flight.dec();
+    }
+}
+
+/// A report without the details of a request.
+fn report(delivery: &Delivery, attempt: u32, outcome: DeliveryOutcome, started_at: OffsetDateTime) -> DeliveryAttempt {
+    DeliveryAttempt {
+        org_id: delivery.event.org_id,
+        event_id: delivery.event.event_id,
+        endpoint_id: delivery.endpoint_id,
+        delivery_id: delivery.id,
+        event_type: delivery.event.event_type.clone(),
+        attempt: signed(attempt),
+        outcome,
+        started_at: microseconds(started_at),
+        latency_ms: 0,
+        status_code: None,
+        error: None,
+        response_excerpt: None,
+        next_attempt_at: None,
+    }
+}
+
+fn microseconds(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}
