@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use kafka::KafkaConfig;
 use kafka::config::KafkaArgs;
-use materializer::dead_letters::{DeadLetters, Index, Pick, RecordPlace, Wanted};
+use materializer::dead_letters::{DeadLetterFilter, DeadLetterIndex, DeadLetterTopic, FoundDeadLetter, RecordPosition};
 use schemas::ids::OrgId;
 use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
@@ -67,17 +67,17 @@ impl Filters {
         class.is_none() && org.is_none() && topic.is_none() && partition.is_none() && since.is_none() && until.is_none()
     }
 
-    fn wanted(&self, kafka: &KafkaConfig, places: &[RecordPlace]) -> Wanted {
-        Wanted {
+    fn wanted(&self, kafka: &KafkaConfig, places: &[RecordPosition]) -> DeadLetterFilter {
+        DeadLetterFilter {
             class: self.class.clone(),
             org: self.org,
             topic: self.topic.as_ref().map(|name| full_name(kafka, name)),
             partition: self.partition,
             since_ms: self.since.map(to_millis),
             until_ms: self.until.map(to_millis),
-            places: places
+            positions: places
                 .iter()
-                .map(|place| RecordPlace { topic: full_name(kafka, &place.topic), ..place.clone() })
+                .map(|place| RecordPosition { topic: full_name(kafka, &place.topic), ..place.clone() })
                 .collect(),
         }
     }
@@ -107,13 +107,13 @@ pub(super) async fn run(args: DlqArgs) -> Result<()> {
 
 /// Reads all dead letters that there are now, and finds those that are wanted, the newest first. Fails when a named
 /// place has none.
-async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
-    let mut index = Index::new(wanted);
+async fn find(log: &DeadLetterTopic, wanted: DeadLetterFilter) -> Result<Vec<FoundDeadLetter>> {
+    let mut index = DeadLetterIndex::new(wanted);
     let mut foreign = 0_u64;
     let mut letters = log.read_all()?;
     while let Some(found) = letters.next().await? {
         match found {
-            Some(letter) => index.note(&letter)?,
+            Some(letter) => index.add(&letter)?,
             None => foreign += 1,
         }
     }
@@ -124,7 +124,7 @@ async fn find(log: &DeadLetters, wanted: Wanted) -> Result<Vec<Pick>> {
         bail!("there is no dead letter of {place}");
     }
     let classes = index.classes();
-    let picks = index.picks();
+    let picks = index.into_found();
     if picks.is_empty() && !classes.is_empty() {
         let classes: Vec<&str> = classes.iter().map(AsRef::as_ref).collect();
         eprintln!("none is of that class; there are: {}", classes.join(", "));

@@ -12,7 +12,10 @@ use http_server::Timestamp;
 use kafka::KafkaConfig;
 use kafka::config::KafkaArgs;
 use kafka::producer::{Producer, ProducerRecord, ProducerSettings, PublishError};
-use materializer::dead_letters::{Again, At, DeadLetters, Letter, Letters, Pick, RecordPlace, Refusal};
+use materializer::dead_letters::{
+    DeadLetter, DeadLetterReader, DeadLetterTopic, FoundDeadLetter, PartitionOffset, RecordPosition, RedriveRecord,
+    RedriveRefusal,
+};
 
 use super::{Filters, find, list};
 use crate::commands::print;
@@ -32,7 +35,7 @@ pub(super) struct RedriveArgs {
     pub kafka: KafkaArgs,
     /// TOPIC/PARTITION/OFFSET of refused records, as `list` prints them
     #[arg(value_name = "PLACE")]
-    places: Vec<RecordPlace>,
+    places: Vec<RecordPosition>,
     #[command(flatten)]
     filters: Filters,
     /// Every dead letter that there is
@@ -55,7 +58,7 @@ pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
     let wanted = args.filters.wanted(&kafka, &args.places);
-    let log = DeadLetters::open(kafka.clone()).await?;
+    let log = DeadLetterTopic::open(kafka.clone()).await?;
     let mut picks = find(&log, wanted).await?;
     picks.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
     if picks.is_empty() {
@@ -74,7 +77,7 @@ pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
 
 /// What becomes of a dead letter.
 enum Outcome {
-    Redriven(At),
+    Redriven(PartitionOffset),
     /// It cannot be, and the next one can.
     Refused(String),
     /// The next one would not fare better.
@@ -83,7 +86,7 @@ enum Outcome {
 
 struct Redriving {
     kafka: KafkaConfig,
-    log: DeadLetters,
+    log: DeadLetterTopic,
     producer: Producer,
     progress: Progress,
     /// Set at the first failure: nothing more is begun.
@@ -91,7 +94,7 @@ struct Redriving {
 }
 
 impl Redriving {
-    fn new(kafka: KafkaConfig, log: DeadLetters) -> Result<Self> {
+    fn new(kafka: KafkaConfig, log: DeadLetterTopic) -> Result<Self> {
         let mut writing = kafka.clone();
         // In front, so that what the user says has the last word. What was small on the wire when it came is so again.
         let ours = [("message.max.bytes", "100000000"), ("compression.type", "gzip")];
@@ -101,11 +104,12 @@ impl Redriving {
         Ok(Self { kafka, log, producer, progress: Progress::new("redriven")?, stopped: AtomicBool::new(false) })
     }
 
-    async fn run(self, picks: &[Pick]) -> Result<()> {
-        let mut done: HashSet<At> = HashSet::with_capacity(picks.len());
+    async fn run(self, picks: &[FoundDeadLetter]) -> Result<()> {
+        let mut done: HashSet<PartitionOffset> = HashSet::with_capacity(picks.len());
         let (mut refused, mut failure) = (0_usize, None);
         {
-            let wanted: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.source, pick)).collect();
+            let wanted: HashMap<PartitionOffset, &FoundDeadLetter> =
+                picks.iter().map(|pick| (pick.source, pick)).collect();
             let letters = self.log.read_around(wanted.keys().copied())?;
             // Taken one by one, in the order of the topic: records of one key go back in the order in which they were
             // refused.
@@ -113,7 +117,7 @@ impl Redriving {
                 let next = this.next(&mut letters, wanted).await?;
                 Some((next, (letters, this, wanted)))
             });
-            let write = |again: Result<Again, Outcome>| async {
+            let write = |again: Result<RedriveRecord, Outcome>| async {
                 match again {
                     Ok(again) => self.write(again).await,
                     Err(outcome) => outcome,
@@ -159,11 +163,15 @@ impl Redriving {
     }
 
     /// The next record that is wanted; nothing at the end.
-    async fn next(&self, letters: &mut Letters, wanted: &HashMap<At, &Pick>) -> Option<Result<Again, Outcome>> {
+    async fn next(
+        &self,
+        letters: &mut DeadLetterReader,
+        wanted: &HashMap<PartitionOffset, &FoundDeadLetter>,
+    ) -> Option<Result<RedriveRecord, Outcome>> {
         while !self.stopped.load(Ordering::Relaxed) {
             match letters.next().await {
                 Ok(Some(Some(letter))) => {
-                    if let Some(pick) = wanted.get(&letter.at()) {
+                    if let Some(pick) = wanted.get(&letter.partition_offset()) {
                         return Some(self.prepare(letter, pick).await);
                     }
                 }
@@ -176,18 +184,18 @@ impl Redriving {
     }
 
     /// Puts the original record together, from the log itself where only its place is in the letter.
-    async fn prepare(&self, letter: Letter, pick: &Pick) -> Result<Again, Outcome> {
-        let refused = |refusal: Refusal| Outcome::Refused(refusal.to_string());
-        letter.check(&pick.place, &self.kafka.topics).map_err(refused)?;
+    async fn prepare(&self, letter: DeadLetter, pick: &FoundDeadLetter) -> Result<RedriveRecord, Outcome> {
+        let refused = |refusal: RedriveRefusal| Outcome::Refused(refusal.to_string());
+        letter.check_topic(&pick.position, &self.kafka.topics).map_err(refused)?;
         let mut of_the_log = None;
-        if letter.is_place_only() {
+        if letter.is_position_only() {
             let read = self.log.record_at(&letter.refused_at).await;
             of_the_log = read.map_err(|error| Outcome::Failed(error.to_string()))?;
         }
-        letter.again(pick.place.clone(), of_the_log).map_err(refused)
+        letter.redrive(pick.position.clone(), of_the_log).map_err(refused)
     }
 
-    async fn write(&self, again: Again) -> Outcome {
+    async fn write(&self, again: RedriveRecord) -> Outcome {
         let headers: Vec<(&str, &[u8])> =
             again.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         let record = ProducerRecord {
@@ -197,11 +205,11 @@ impl Redriving {
             headers: &headers,
         };
         match self.producer.publish(record).await {
-            Ok(_) => Outcome::Redriven(again.at),
+            Ok(_) => Outcome::Redriven(again.partition_offset),
             Err(PublishError::Rejected(reason)) if again.is_large => {
-                Outcome::Refused(format!("{}: {reason}", again.place))
+                Outcome::Refused(format!("{}: {reason}", again.position))
             }
-            Err(error) => Outcome::Failed(format!("{}: {error}", again.place)),
+            Err(error) => Outcome::Failed(format!("{}: {error}", again.position)),
         }
     }
 }
