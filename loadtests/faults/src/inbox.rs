@@ -1,4 +1,4 @@
-//! Reads the view as its users do: complete inboxes over HTTP, and the duplicate decisions from the contract's SQL view.
+//! Reads the view as its users do: inboxes over HTTP, and the duplicate decisions from the SQL view of the contract.
 
 use std::time::{Duration, Instant};
 
