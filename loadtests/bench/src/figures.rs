@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::inbox_check::InboxCheck;
-use crate::recorder::{Latency, Outcome};
+use crate::recorder::{Latency, RequestOutcome};
 use crate::scenario::{Check, Load, Pace, Thresholds};
 use crate::session::{Row, Session};
 use crate::visibility::Visibility;
@@ -73,7 +73,7 @@ impl Figures {
     pub(crate) fn of(load: &Load, session: &Session) -> Self {
         let recorder = &session.recorder;
         let requests: u64 = recorder.measured.values().sum();
-        let accepted = recorder.measured.get(&Outcome::Accepted).copied().unwrap_or(0);
+        let accepted = recorder.measured.get(&RequestOutcome::Accepted).copied().unwrap_or(0);
         let errors = requests - accepted;
         let seconds = recorder.last_done.saturating_sub(load.pace.measured_from()).as_secs_f64();
         let (rate, never_sent) = match load.pace {
@@ -114,7 +114,7 @@ impl Figures {
     pub(crate) fn check(&self, thresholds: &Thresholds) -> Vec<Check> {
         let mut checks = vec![
             Check {
-                name: "the whole schedule was sent",
+                name: "the complete schedule was sent",
                 threshold: "all of it".to_owned(),
                 found: self.stopped.clone().unwrap_or_else(|| "all of it".to_owned()),
                 passed: self.stopped.is_none() && self.requests > 0,
@@ -203,7 +203,7 @@ mod tests {
         }
     }
 
-    fn session(outcomes: &[Outcome], stopped: Option<&str>) -> Session {
+    fn session(outcomes: &[RequestOutcome], stopped: Option<&str>) -> Session {
         let mut recorder = Recorder::new(Duration::ZERO);
         for (n, outcome) in outcomes.iter().enumerate() {
             let intended = Duration::from_millis(100) * n as u32;
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn rate_and_errors_count_the_measured_part_only() {
-        let figures = Figures::of(&load(), &session(&[Outcome::Accepted; 10], None));
+        let figures = Figures::of(&load(), &session(&[RequestOutcome::Accepted; 10], None));
         assert!((figures.accepted_per_second - 10.0).abs() < 0.01, "{figures:?}");
         assert_eq!((figures.requests, figures.errors, figures.never_sent), (10, 0, 0));
         assert!(failed(&figures).is_empty());
@@ -235,13 +235,13 @@ mod tests {
 
     #[test]
     fn errors_early_stop_and_missing_event_each_fail_a_check() {
-        let mut outcomes = [Outcome::Accepted; 10];
-        outcomes[3] = Outcome::Status(503);
+        let mut outcomes = [RequestOutcome::Accepted; 10];
+        outcomes[3] = RequestOutcome::Status(503);
         assert_eq!(failed(&Figures::of(&load(), &session(&outcomes, None))), ["errors"]);
-        let short = Figures::of(&load(), &session(&[Outcome::Accepted; 4], Some("interrupted")));
+        let short = Figures::of(&load(), &session(&[RequestOutcome::Accepted; 4], Some("interrupted")));
         assert_eq!(short.never_sent, 6);
-        assert_eq!(failed(&short), ["the whole schedule was sent"]);
-        let mut lost = Figures::of(&load(), &session(&[Outcome::Accepted; 10], None));
+        assert_eq!(failed(&short), ["the complete schedule was sent"]);
+        let mut lost = Figures::of(&load(), &session(&[RequestOutcome::Accepted; 10], None));
         lost.inbox = Some(InboxCheck { accepted: 10, stored: 9, missing: 1, ..InboxCheck::default() });
         assert_eq!(failed(&lost), ["every accepted event is in the inbox once"]);
     }

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
 use crate::connection::{Connection, ExchangeError, Reply};
-use crate::recorder::{Interval, Observation, Outcome, Recorder, histogram};
+use crate::recorder::{Interval, Observation, Recorder, RequestOutcome, histogram};
 use crate::request::Requests;
 use crate::scenario::{Load, Pace};
 use crate::schedule::Schedule;
@@ -41,7 +41,7 @@ pub(crate) struct Watched {
     pub measured: bool,
 }
 
-/// Which accepted events are sampled for visibility, and where they go.
+/// Which accepted events are sampled for visibility, and the channel for them.
 #[derive(Debug, Clone)]
 pub(crate) struct Watch {
     /// Every n-th event, on average.
@@ -57,8 +57,8 @@ impl Watch {
     }
 }
 
-/// State that all threads share.
-struct Shared {
+/// Shared by all threads.
+struct GeneratorState {
     load: Load,
     address: String,
     requests: Requests,
@@ -74,7 +74,7 @@ struct Shared {
 }
 
 pub(crate) struct Generator {
-    shared: Arc<Shared>,
+    state: Arc<GeneratorState>,
     recorders: Vec<Arc<Mutex<Recorder>>>,
     threads: Vec<JoinHandle<()>>,
     /// Start of the schedule.
@@ -89,7 +89,7 @@ impl Generator {
         requests: Requests,
         watch: Option<Watch>,
     ) -> anyhow::Result<Self> {
-        let shared = Arc::new(Shared {
+        let state = Arc::new(GeneratorState {
             load,
             address,
             requests,
@@ -108,30 +108,30 @@ impl Generator {
             let recorder = Arc::new(Mutex::new(Recorder::new(load.pace.measured_from())));
             recorders.push(Arc::clone(&recorder));
             let connections = (thread..load.connections).step_by(load.client_threads).count();
-            let shared = Arc::clone(&shared);
-            threads.push(spawn("load-client", move || client_thread(&shared, &recorder, connections))?);
+            let state = Arc::clone(&state);
+            threads.push(spawn("load-client", move || client_thread(&state, &recorder, connections))?);
         }
         let all = u32::try_from(load.connections).unwrap_or(u32::MAX);
-        let ready = tokio::time::timeout(CONNECT_BUDGET, shared.ready.acquire_many(all)).await;
+        let ready = tokio::time::timeout(CONNECT_BUDGET, state.ready.acquire_many(all)).await;
         if !matches!(ready, Ok(Ok(_))) {
             // Stops the threads, whose connections wait for the start.
-            shared.stop.store(true, Relaxed);
-            shared.started.send_replace(Some(Instant::now()));
-            shared.due.add_permits(load.connections);
+            state.stop.store(true, Relaxed);
+            state.started.send_replace(Some(Instant::now()));
+            state.due.add_permits(load.connections);
             bail!(
                 "{} connections to {} could not be opened within {CONNECT_BUDGET:?}",
                 load.connections,
-                shared.address
+                state.address
             );
         }
         drop(ready);
         let started = Instant::now();
-        shared.started.send_replace(Some(started));
+        state.started.send_replace(Some(started));
         if let Pace::Open(schedule) = load.pace {
-            let shared = Arc::clone(&shared);
-            threads.push(spawn("load-pacer", move || pace(&shared, &schedule, started))?);
+            let state = Arc::clone(&state);
+            threads.push(spawn("load-pacer", move || pace(&state, &schedule, started))?);
         }
-        Ok(Self { shared, recorders, threads, started })
+        Ok(Self { state, recorders, threads, started })
     }
 
     /// Whether all requests are finished.
@@ -141,7 +141,7 @@ impl Generator {
 
     /// Stops sending. Requests in flight are still finished.
     pub(crate) fn stop(&self) {
-        self.shared.stop.store(true, Relaxed);
+        self.state.stop.store(true, Relaxed);
     }
 
     /// The results since the last call.
@@ -154,13 +154,13 @@ impl Generator {
     }
 
     /// Requests sent so far, in flight, and due without a free connection.
-    pub(crate) fn counts(&self) -> Counts {
-        let taken = self.shared.taken.load(Relaxed);
-        let backlog = match self.shared.load.pace {
-            Pace::Open(_) => self.shared.released.load(Relaxed).saturating_sub(taken),
+    pub(crate) fn counts(&self) -> RequestCounts {
+        let taken = self.state.taken.load(Relaxed);
+        let backlog = match self.state.load.pace {
+            Pace::Open(_) => self.state.released.load(Relaxed).saturating_sub(taken),
             Pace::Closed { .. } => 0,
         };
-        Counts { sent: taken, in_flight: self.shared.in_flight.load(Relaxed) as u64, backlog }
+        RequestCounts { sent: taken, in_flight: self.state.in_flight.load(Relaxed) as u64, backlog }
     }
 
     /// The results of all threads. Waits for them.
@@ -170,17 +170,17 @@ impl Generator {
                 bail!("a thread of the generator panicked");
             }
         }
-        let mut whole = Recorder::new(self.shared.load.pace.measured_from());
+        let mut merged = Recorder::new(self.state.load.pace.measured_from());
         for recorder in self.recorders {
             let recorder = Arc::try_unwrap(recorder).ok().context("a recorder is still in use")?;
-            whole.merge(recorder.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+            merged.merge(recorder.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
         }
-        Ok(whole)
+        Ok(merged)
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Counts {
+pub(crate) struct RequestCounts {
     /// Requests sent since the start.
     pub sent: u64,
     /// Requests sent and not finished.
@@ -194,18 +194,18 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<Joi
 }
 
 /// Releases each request when it is due. It has its own thread: timers of tokio have a resolution of a millisecond.
-fn pace(shared: &Shared, schedule: &Schedule, started: Instant) {
+fn pace(state: &GeneratorState, schedule: &Schedule, started: Instant) {
     let total = schedule.total();
     let mut next = 0;
-    while next < total && !shared.stop.load(Relaxed) {
+    while next < total && !state.stop.load(Relaxed) {
         let now = started.elapsed();
         let first = next;
         while next < total && schedule.at(next) <= now {
             next += 1;
         }
         if next > first {
-            shared.released.store(next, Relaxed);
-            shared.due.add_permits(usize::try_from(next - first).unwrap_or(0));
+            state.released.store(next, Relaxed);
+            state.due.add_permits(usize::try_from(next - first).unwrap_or(0));
         }
         if next < total {
             std::thread::sleep(
@@ -214,63 +214,62 @@ fn pace(shared: &Shared, schedule: &Schedule, started: Instant) {
         }
     }
     // One more for each connection: it finds no request left and stops.
-    shared.due.add_permits(shared.load.connections);
+    state.due.add_permits(state.load.connections);
 }
 
-fn client_thread(shared: &Arc<Shared>, recorder: &Arc<Mutex<Recorder>>, connections: usize) {
+fn client_thread(state: &Arc<GeneratorState>, recorder: &Arc<Mutex<Recorder>>, connections: usize) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;
     };
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..connections {
-            tasks.spawn(drive(Arc::clone(shared), Arc::clone(recorder)));
+            tasks.spawn(drive(Arc::clone(state), Arc::clone(recorder)));
         }
         tasks.join_all().await;
     });
 }
 
 /// Runs one connection: takes the next request, sends it, records the result.
-async fn drive(shared: Arc<Shared>, recorder: Arc<Mutex<Recorder>>) {
+async fn drive(state: Arc<GeneratorState>, recorder: Arc<Mutex<Recorder>>) {
     // If this fails, the first request tries again, and the error is the result of that request.
-    let mut connection = Connection::open(&shared.address).await.ok();
-    shared.ready.add_permits(1);
-    let Ok(Some(started)) = shared.started.subscribe().wait_for(Option::is_some).await.map(|started| *started) else {
+    let mut connection = Connection::open(&state.address).await.ok();
+    state.ready.add_permits(1);
+    let Ok(Some(started)) = state.started.subscribe().wait_for(Option::is_some).await.map(|started| *started) else {
         return;
     };
-    let mut buffer = Vec::with_capacity(shared.load.payload_bytes + 1024);
-    while let Some((number, intended)) = shared.next(started).await {
-        shared.requests.write(number, &mut buffer);
-        shared.in_flight.fetch_add(1, Relaxed);
+    let mut buffer = Vec::with_capacity(state.load.payload_bytes + 1024);
+    while let Some((number, intended)) = state.next(started).await {
+        state.requests.write(number, &mut buffer);
+        state.in_flight.fetch_add(1, Relaxed);
         let sent = started.elapsed();
-        let reply =
-            tokio::time::timeout(shared.load.timeout, exchange(&mut connection, &shared.address, &buffer)).await;
+        let reply = tokio::time::timeout(state.load.timeout, exchange(&mut connection, &state.address, &buffer)).await;
         let accepted_at = Instant::now();
-        shared.in_flight.fetch_sub(1, Relaxed);
+        state.in_flight.fetch_sub(1, Relaxed);
         let (outcome, event_id) = outcome(reply);
-        if !matches!(outcome, Outcome::Accepted | Outcome::Status(_)) {
+        if !matches!(outcome, RequestOutcome::Accepted | RequestOutcome::Status(_)) {
             connection = None;
         }
-        let organization = shared.requests.organization_of(number);
+        let organization = state.requests.organization_of(number);
         let done = accepted_at.saturating_duration_since(started);
         // Without a schedule the intended time is the time of sending.
         let intended = intended.unwrap_or(sent);
         lock(&recorder).record(&Observation { organization, intended, sent, done, outcome, event_id });
-        if let (Some(watch), Some(event_id)) = (&shared.watch, event_id)
-            && outcome == Outcome::Accepted
+        if let (Some(watch), Some(event_id)) = (&state.watch, event_id)
+            && outcome == RequestOutcome::Accepted
             && watch.picks(number)
         {
-            let measured = intended >= shared.load.pace.measured_from();
+            let measured = intended >= state.load.pace.measured_from();
             // If the channel is full, the watcher is behind, and this event is dropped.
             watch.sender.try_send(Watched { organization, event_id, accepted_at, measured }).ok();
         }
-        if outcome == Outcome::Connection {
+        if outcome == RequestOutcome::Connection {
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
     }
 }
 
-impl Shared {
+impl GeneratorState {
     /// Number and intended time of the next request; `None` at the end.
     async fn next(&self, started: Instant) -> Option<(u64, Option<Duration>)> {
         match self.load.pace {
@@ -306,12 +305,12 @@ async fn exchange(connection: &mut Option<Connection>, address: &str, request: &
     Ok(reply)
 }
 
-fn outcome(reply: Result<Result<Reply, ExchangeError>, tokio::time::error::Elapsed>) -> (Outcome, Option<Uuid>) {
+fn outcome(reply: Result<Result<Reply, ExchangeError>, tokio::time::error::Elapsed>) -> (RequestOutcome, Option<Uuid>) {
     match reply {
-        Ok(Ok(Reply { status: 200..=299, event_id: Some(id), .. })) => (Outcome::Accepted, Some(id)),
-        Ok(Ok(reply)) => (Outcome::Status(reply.status), None),
-        Ok(Err(ExchangeError::Connection(_))) => (Outcome::Connection, None),
-        Ok(Err(ExchangeError::Unreadable(_))) => (Outcome::Unreadable, None),
-        Err(_) => (Outcome::TimedOut, None),
+        Ok(Ok(Reply { status: 200..=299, event_id: Some(id), .. })) => (RequestOutcome::Accepted, Some(id)),
+        Ok(Ok(reply)) => (RequestOutcome::Status(reply.status), None),
+        Ok(Err(ExchangeError::Connection(_))) => (RequestOutcome::Connection, None),
+        Ok(Err(ExchangeError::Unreadable(_))) => (RequestOutcome::Unreadable, None),
+        Err(_) => (RequestOutcome::TimedOut, None),
     }
 }

@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::recorder::Accepted;
+use crate::recorder::AcceptedEvent;
 
 /// Maximum number of examples in a report.
 const MAX_EXAMPLES: usize = 5;
 
 /// An event in the inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shown {
+pub(crate) struct InboxEntry {
     pub id: Uuid,
     /// Its acceptance time, milliseconds since the Unix epoch.
     pub accepted_ms: i64,
@@ -31,7 +31,7 @@ pub(crate) struct InboxCheck {
     pub missing: u64,
     /// Repetitions of an id in the inbox.
     pub duplicates: u64,
-    /// Shown ids that were never reported as accepted.
+    /// InboxEntry ids that were never reported as accepted.
     pub unexpected: u64,
     /// Ids that were reported for two requests.
     pub reported_twice: u64,
@@ -71,9 +71,9 @@ impl InboxCheck {
 }
 
 /// Compares the accepted events of one organization with its inbox, in the order of the inbox.
-pub(crate) fn compare(accepted: &[Accepted], shown: &[Shown]) -> InboxCheck {
+pub(crate) fn compare(accepted: &[AcceptedEvent], shown: &[InboxEntry]) -> InboxCheck {
     let mut result = InboxCheck { accepted: accepted.len() as u64, ..InboxCheck::default() };
-    let mut by_id: HashMap<Uuid, (&Accepted, bool)> = HashMap::with_capacity(accepted.len());
+    let mut by_id: HashMap<Uuid, (&AcceptedEvent, bool)> = HashMap::with_capacity(accepted.len());
     for event in accepted {
         if by_id.insert(event.id, (event, false)).is_some() {
             result.reported_twice += 1;
@@ -112,7 +112,7 @@ pub(crate) fn compare(accepted: &[Accepted], shown: &[Shown]) -> InboxCheck {
 
 /// The inbox shows the order of the log. So acceptance times never decrease, and an event that was answered before
 /// another one was sent comes before it.
-fn check_order(seen: &[Accepted], shown: &[Shown], result: &mut InboxCheck) {
+fn check_order(seen: &[AcceptedEvent], shown: &[InboxEntry], result: &mut InboxCheck) {
     for pair in shown.windows(2) {
         if let [before, after] = pair
             && after.accepted_ms < before.accepted_ms
@@ -136,12 +136,17 @@ mod tests {
     use super::*;
 
     /// Event `n` is sent at `n` milliseconds and answered half a millisecond later.
-    fn accepted(n: u32) -> Accepted {
-        Accepted { id: Uuid::from_u128(u128::from(n)), organization: 0, sent_us: n * 1_000, done_us: n * 1_000 + 500 }
+    fn accepted(n: u32) -> AcceptedEvent {
+        AcceptedEvent {
+            id: Uuid::from_u128(u128::from(n)),
+            organization: 0,
+            sent_us: n * 1_000,
+            done_us: n * 1_000 + 500,
+        }
     }
 
-    fn shown(n: u32) -> Shown {
-        Shown { id: Uuid::from_u128(u128::from(n)), accepted_ms: i64::from(n) }
+    fn shown(n: u32) -> InboxEntry {
+        InboxEntry { id: Uuid::from_u128(u128::from(n)), accepted_ms: i64::from(n) }
     }
 
     fn found(accepted_numbers: &[u32], shown_numbers: &[u32]) -> InboxCheck {
@@ -193,18 +198,18 @@ mod tests {
     #[test]
     fn an_event_before_one_that_was_answered_first_is_found() {
         // Acceptance times alone do not show it: both have the same millisecond.
-        let shown: Vec<_> = [2, 1].iter().map(|n| Shown { accepted_ms: 5, ..shown(*n) }).collect();
+        let shown: Vec<_> = [2, 1].iter().map(|n| InboxEntry { accepted_ms: 5, ..shown(*n) }).collect();
         let result = compare(&[accepted(1), accepted(2)], &shown);
         assert_eq!(result.misordered, 1);
         assert!(!result.passed(None));
         // Two that were in flight together may come in either order.
-        let both = [accepted(1), Accepted { sent_us: 1_200, ..accepted(2) }];
+        let both = [accepted(1), AcceptedEvent { sent_us: 1_200, ..accepted(2) }];
         assert_eq!(compare(&both, &shown).misordered, 0);
     }
 
     #[test]
     fn acceptance_times_that_decrease_are_found() {
-        let shown = [Shown { accepted_ms: 10, ..shown(1) }, Shown { accepted_ms: 9, ..shown(2) }];
+        let shown = [InboxEntry { accepted_ms: 10, ..shown(1) }, InboxEntry { accepted_ms: 9, ..shown(2) }];
         assert_eq!(compare(&[accepted(1), accepted(2)], &shown).misordered, 1);
     }
 

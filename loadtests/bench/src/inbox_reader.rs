@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::control_client::ControlClient;
-use crate::inbox_check::{InboxCheck, Shown, compare};
+use crate::inbox_check::{InboxCheck, InboxEntry, compare};
 use crate::organizations::Organization;
-use crate::recorder::Accepted;
+use crate::recorder::AcceptedEvent;
 
 /// Number of concurrent readers.
 const READERS: usize = 4;
@@ -31,21 +31,21 @@ const BUSY_BUDGET: Duration = Duration::from_secs(30);
 pub(crate) type Cursor = String;
 
 #[derive(Deserialize)]
-struct Page {
-    events: Vec<Event>,
+struct InboxPage {
+    events: Vec<InboxEvent>,
     resume_cursor: Cursor,
     has_more: bool,
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct InboxEvent {
     event_id: Uuid,
     #[serde(with = "time::serde::rfc3339")]
     timestamp: OffsetDateTime,
 }
 
 /// Reads one page. Retries after 503 until `deadline`.
-async fn page(control: &ControlClient, key: &str, query: &str, deadline: Instant) -> anyhow::Result<Page> {
+async fn page(control: &ControlClient, key: &str, query: &str, deadline: Instant) -> anyhow::Result<InboxPage> {
     let path = format!("/v1/inbox?{query}");
     loop {
         let (status, body) = control.get(&path, key).await?;
@@ -90,7 +90,7 @@ pub(crate) struct Expected {
     /// Cursor at the end of each inbox before the run.
     pub from: Vec<Cursor>,
     /// The accepted events of each organization.
-    pub accepted: Vec<Vec<Accepted>>,
+    pub accepted: Vec<Vec<AcceptedEvent>>,
 }
 
 /// Reads each inbox from its end before the run, and compares. Events may take until `deadline` to be visible.
@@ -127,9 +127,9 @@ async fn read(
     control: &ControlClient,
     key: &str,
     mut cursor: Cursor,
-    accepted: &[Accepted],
+    accepted: &[AcceptedEvent],
     deadline: Instant,
-) -> anyhow::Result<Vec<Shown>> {
+) -> anyhow::Result<Vec<InboxEntry>> {
     let mut open: HashSet<Uuid> = accepted.iter().map(|event| event.id).collect();
     let mut shown = Vec::with_capacity(accepted.len());
     loop {
@@ -138,7 +138,7 @@ async fn read(
         for event in &page.events {
             open.remove(&event.event_id);
             let accepted_ms = schemas::unix_time::to_millis(event.timestamp);
-            shown.push(Shown { id: event.event_id, accepted_ms });
+            shown.push(InboxEntry { id: event.event_id, accepted_ms });
         }
         cursor = page.resume_cursor;
         if !page.has_more {

@@ -51,20 +51,20 @@ pub(crate) async fn ensure(target: &Target, control: &ControlClient, count: usiz
         return Err(Failure::Usage("give --key, or --operator-token to create organizations with".to_owned()));
     };
     let path = target.data_dir.join("bench-organizations.json");
-    let mut known = load_saved(&path, &target.address.url());
+    let mut saved = load_saved(&path, &target.address.url());
     // The first key shows whether the system still has the data that the keys belong to.
-    if let Some(first) = known.first()
+    if let Some(first) = saved.first()
         && owner(control, &first.key).await? != Some(first.id)
     {
-        known.clear();
+        saved.clear();
     }
-    if known.len() < count {
-        eprintln!("creating {} organizations", count - known.len());
-        known.extend(create(control, token, known.len(), count).await?);
-        save(&path, &Saved { base_url: target.address.url(), organizations: known.clone() })?;
+    if saved.len() < count {
+        eprintln!("creating {} organizations", count - saved.len());
+        saved.extend(create(control, token, saved.len(), count).await?);
+        save(&path, &Saved { base_url: target.address.url(), organizations: saved.clone() })?;
     }
-    known.truncate(count);
-    Ok(Organizations { list: known, exclusive: true })
+    saved.truncate(count);
+    Ok(Organizations { list: saved, exclusive: true })
 }
 
 #[derive(Deserialize)]

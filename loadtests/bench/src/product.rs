@@ -1,4 +1,4 @@
-//! One run against the whole product: organizations, load, visibility, and the count of the stored events.
+//! One run against the product: organizations, load, visibility, and the count of the stored events.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -17,7 +17,7 @@ const BLOCK: usize = 1 << 16;
 
 /// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Outcome {
+pub(crate) enum RequestOutcome {
     /// A success code with an event id.
     Accepted,
     /// Any other status, or a success without an id.
@@ -28,7 +28,7 @@ pub(crate) enum Outcome {
     Unreadable,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// Whether the event may be stored although it was not reported as accepted.
     fn may_be_stored(self) -> bool {
         match self {
@@ -53,7 +53,7 @@ impl Outcome {
 
 /// An accepted event. Times are microseconds from the start of the run, which may last 71 minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Accepted {
+pub(crate) struct AcceptedEvent {
     pub id: Uuid,
     /// Index of its organization.
     pub organization: u32,
@@ -74,7 +74,7 @@ pub(crate) struct Observation {
     pub sent: Duration,
     /// When the reply was read.
     pub done: Duration,
-    pub outcome: Outcome,
+    pub outcome: RequestOutcome,
     /// Id of the accepted event.
     pub event_id: Option<Uuid>,
 }
@@ -144,10 +144,10 @@ pub(crate) struct Recorder {
     /// When the last measured request was finished, from the start of the run.
     pub last_done: Duration,
     /// Measured requests by outcome.
-    pub measured: BTreeMap<Outcome, u64>,
+    pub measured: BTreeMap<RequestOutcome, u64>,
     /// All requests by outcome.
-    pub all: BTreeMap<Outcome, u64>,
-    accepted: Vec<Vec<Accepted>>,
+    pub all: BTreeMap<RequestOutcome, u64>,
+    accepted: Vec<Vec<AcceptedEvent>>,
 }
 
 impl Recorder {
@@ -170,7 +170,7 @@ impl Recorder {
         let latency = micros(seen.done.saturating_sub(seen.intended));
         self.interval.latency.saturating_record(latency);
         *self.all.entry(seen.outcome).or_default() += 1;
-        if seen.outcome == Outcome::Accepted {
+        if seen.outcome == RequestOutcome::Accepted {
             self.interval.accepted += 1;
         } else {
             self.interval.errors += 1;
@@ -181,13 +181,13 @@ impl Recorder {
             self.last_done = self.last_done.max(seen.done);
             *self.measured.entry(seen.outcome).or_default() += 1;
         }
-        if let (Outcome::Accepted, Some(id)) = (seen.outcome, seen.event_id) {
+        if let (RequestOutcome::Accepted, Some(id)) = (seen.outcome, seen.event_id) {
             if self.accepted.last().is_none_or(|block| block.len() == BLOCK) {
                 self.accepted.push(Vec::with_capacity(BLOCK));
             }
             if let Some(block) = self.accepted.last_mut() {
                 let clock = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-                block.push(Accepted {
+                block.push(AcceptedEvent {
                     id,
                     organization: seen.organization as u32,
                     sent_us: clock(seen.sent),
@@ -226,7 +226,7 @@ impl Recorder {
     }
 
     /// The accepted events by organization.
-    pub(crate) fn into_accepted(self, organizations: usize) -> Vec<Vec<Accepted>> {
+    pub(crate) fn into_accepted(self, organizations: usize) -> Vec<Vec<AcceptedEvent>> {
         let mut by_organization = vec![Vec::new(); organizations];
         for accepted in self.accepted.into_iter().flatten() {
             if let Some(list) = by_organization.get_mut(accepted.organization as usize) {
@@ -241,7 +241,7 @@ impl Recorder {
 mod tests {
     use super::*;
 
-    fn observation(intended_ms: u64, sent_ms: u64, done_ms: u64, outcome: Outcome) -> Observation {
+    fn observation(intended_ms: u64, sent_ms: u64, done_ms: u64, outcome: RequestOutcome) -> Observation {
         let ms = Duration::from_millis;
         Observation {
             organization: 1,
@@ -249,14 +249,14 @@ mod tests {
             sent: ms(sent_ms),
             done: ms(done_ms),
             outcome,
-            event_id: (outcome == Outcome::Accepted).then(Uuid::now_v7),
+            event_id: (outcome == RequestOutcome::Accepted).then(Uuid::now_v7),
         }
     }
 
     #[test]
     fn latency_counts_from_the_intended_time() {
         let mut recorder = Recorder::new(Duration::ZERO);
-        recorder.record(&observation(100, 1_100, 1_105, Outcome::Accepted));
+        recorder.record(&observation(100, 1_100, 1_105, RequestOutcome::Accepted));
         assert!((Latency::of(&recorder.latency).max_ms - 1_005.0).abs() < 1.0);
         assert!((Latency::of(&recorder.send_delay).max_ms - 1_000.0).abs() < 1.0);
     }
@@ -264,10 +264,10 @@ mod tests {
     #[test]
     fn the_ramp_counts_for_the_inbox_only() {
         let mut recorder = Recorder::new(Duration::from_secs(1));
-        recorder.record(&observation(999, 999, 1_000, Outcome::Accepted));
-        recorder.record(&observation(1_000, 1_000, 1_001, Outcome::Status(503)));
+        recorder.record(&observation(999, 999, 1_000, RequestOutcome::Accepted));
+        recorder.record(&observation(1_000, 1_000, 1_001, RequestOutcome::Status(503)));
         assert_eq!(recorder.latency.len(), 1);
-        assert_eq!(recorder.measured.get(&Outcome::Accepted), None);
+        assert_eq!(recorder.measured.get(&RequestOutcome::Accepted), None);
         assert_eq!((recorder.all.len(), recorder.maybe_stored()), (2, 1));
         let accepted = recorder.into_accepted(2);
         assert_eq!((accepted[0].len(), accepted[1].len()), (0, 1));
@@ -276,8 +276,8 @@ mod tests {
     #[test]
     fn an_interval_is_read_once() {
         let mut recorder = Recorder::new(Duration::ZERO);
-        recorder.record(&observation(0, 0, 5, Outcome::Accepted));
-        recorder.record(&observation(0, 0, 9, Outcome::TimedOut));
+        recorder.record(&observation(0, 0, 5, RequestOutcome::Accepted));
+        recorder.record(&observation(0, 0, 9, RequestOutcome::TimedOut));
         let mut interval = Interval { latency: histogram(), accepted: 0, errors: 0 };
         recorder.drain_interval(&mut interval);
         assert_eq!((interval.latency.len(), interval.accepted, interval.errors), (2, 1, 1));

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[derive(serde::Deserialize)]
-    struct Body<'a> {
+    struct EventBody<'a> {
         #[serde(borrow)]
         payload: &'a RawValue,
     }
@@ -127,7 +127,7 @@ mod tests {
             requests.write(1_234, &mut buffer);
             let (head, body) = parts(&buffer);
             assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
-            let raw: Body = serde_json::from_str(&body).unwrap();
+            let raw: EventBody = serde_json::from_str(&body).unwrap();
             assert_eq!(raw.payload.get().len(), payload_bytes);
             let value: Value = serde_json::from_str(&body).unwrap();
             assert_eq!(value["payload"]["order"], "000000001234");

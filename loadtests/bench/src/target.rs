@@ -20,7 +20,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Reads a base URL. Load goes to this machine only, unless `allow_remote`.
+    /// Reads a base URL. Refuses other machines than this one, unless `allow_remote`.
     pub(crate) fn parse(url: &str, allow_remote: bool) -> Result<Self, Failure> {
         let refuse = |why: &str| Failure::Usage(format!("{url}: {why}"));
         let uri: http::Uri = url.parse().map_err(|_| refuse("not a URL"))?;

@@ -84,7 +84,7 @@ impl Args {
         }
         let is_chosen = |fault: &&'static dyn Fault| {
             if self.only.is_empty() {
-                !self.short || fault.in_short_form()
+                !self.short || fault.info().in_short_form
             } else {
                 self.only.iter().any(|id| id == fault.id())
             }

@@ -1,4 +1,4 @@
-//! An HTTP client for all instances of `ingest`: each request goes to one of them, in turns, and is never retried.
+//! An HTTP client for all instances of `ingest`: it sends each request to one of them, in turns, and is never retried.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;

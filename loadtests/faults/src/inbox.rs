@@ -1,4 +1,4 @@
-//! Reads the view as its users do: whole inboxes over HTTP, and the duplicate decisions from the contract's SQL view.
+//! Reads the view as its users do: inboxes over HTTP, and the duplicate decisions from the SQL view of the contract.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,16 @@ use uuid::Uuid;
 
 use crate::check::Duplicates;
 use crate::client::Api;
-use crate::ledger::Shown;
+use crate::ledger::ShownEvent;
 
 /// Wait before a retry.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// One page of an inbox.
 #[derive(Deserialize)]
-pub(crate) struct Page {
+pub(crate) struct InboxPage {
     /// Events in the order of the log.
-    pub events: Vec<Event>,
+    pub events: Vec<InboxEvent>,
     /// Cursor that continues after this page.
     pub resume_cursor: String,
     /// Whether there are more events now.
@@ -27,21 +27,21 @@ pub(crate) struct Page {
 
 /// The fields of an event that the suite checks.
 #[derive(Deserialize)]
-pub(crate) struct Event {
+pub(crate) struct InboxEvent {
     event_id: Uuid,
-    payload: Payload,
+    payload: EventPayload,
     acknowledged_at: Option<String>,
     delivery_status: String,
 }
 
 #[derive(Deserialize)]
-struct Payload {
+struct EventPayload {
     tag: String,
     org: Uuid,
 }
 
-impl From<Event> for Shown {
-    fn from(event: Event) -> Self {
+impl From<InboxEvent> for ShownEvent {
+    fn from(event: InboxEvent) -> Self {
         Self {
             id: event.event_id,
             tag: event.payload.tag,
@@ -52,9 +52,9 @@ impl From<Event> for Shown {
     }
 }
 
-/// The whole inbox of the key's organization, oldest first, acknowledged events included. Failed requests are retried
-/// until `deadline`.
-pub(crate) async fn read(api: &Api, key: &str, deadline: Instant) -> anyhow::Result<Vec<Shown>> {
+/// All events in the inbox of the key's organization, oldest first, acknowledged events included. Retries failed
+/// requests until `deadline`.
+pub(crate) async fn read(api: &Api, key: &str, deadline: Instant) -> anyhow::Result<Vec<ShownEvent>> {
     let mut shown = Vec::new();
     let mut query = "limit=1000&include_acknowledged=true".to_owned();
     loop {
@@ -66,7 +66,7 @@ pub(crate) async fn read(api: &Api, key: &str, deadline: Instant) -> anyhow::Res
             }
             Err(error) => return Err(error),
         };
-        shown.extend(page.events.into_iter().map(Shown::from));
+        shown.extend(page.events.into_iter().map(ShownEvent::from));
         if !page.has_more {
             return Ok(shown);
         }
@@ -75,7 +75,7 @@ pub(crate) async fn read(api: &Api, key: &str, deadline: Instant) -> anyhow::Res
 }
 
 /// One page of an inbox.
-pub(crate) async fn page(api: &Api, key: &str, query: &str) -> anyhow::Result<Page> {
+pub(crate) async fn page(api: &Api, key: &str, query: &str) -> anyhow::Result<InboxPage> {
     let (status, body) = api.get(&format!("/v1/inbox?{query}"), key).await?;
     if status != 200 {
         bail!("the inbox answered {status}: {}", String::from_utf8_lossy(&body));

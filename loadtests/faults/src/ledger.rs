@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 /// The outcome of a request, or of a record written to Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum SendOutcome {
     /// A success code, or the confirmation of Kafka. The id is missing if only the log has it.
     Accepted {
         id: Option<Uuid>,
@@ -34,14 +34,14 @@ pub(crate) struct Sent {
     pub tag: String,
     /// When the request was started.
     pub started: Instant,
-    /// When the outcome was known.
+    /// When the outcome was received.
     pub finished: Instant,
-    pub outcome: Outcome,
+    pub outcome: SendOutcome,
 }
 
 /// The state of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ack {
+pub(crate) enum AckState {
     /// Confirmed: it must hold.
     Confirmed,
     /// Sent without a confirmation: it may hold.
@@ -50,7 +50,7 @@ pub(crate) enum Ack {
 
 /// An event as the inbox shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Shown {
+pub(crate) struct ShownEvent {
     pub id: Uuid,
     /// The tag in its payload.
     pub tag: String,
@@ -66,10 +66,10 @@ pub(crate) struct Shown {
 #[derive(Default)]
 pub(crate) struct Ledger {
     sent: Mutex<Vec<Sent>>,
-    acks: Mutex<HashMap<(usize, Uuid), Ack>>,
+    acks: Mutex<HashMap<(usize, Uuid), AckState>>,
     /// Start of the latest acknowledgement that was confirmed.
     last_confirmed: Mutex<Option<Instant>>,
-    tails: Mutex<HashMap<usize, Vec<Shown>>>,
+    tails: Mutex<HashMap<usize, Vec<ShownEvent>>>,
     unexpected_answers: Mutex<Vec<String>>,
 }
 
@@ -79,20 +79,20 @@ impl Ledger {
     }
 
     /// Records an acknowledgement that was started then. A confirmation replaces an unknown state.
-    pub(crate) fn record_ack(&self, tenant: usize, id: Uuid, ack: Ack, started: Instant) {
-        if ack == Ack::Confirmed {
+    pub(crate) fn record_ack(&self, tenant: usize, id: Uuid, ack: AckState, started: Instant) {
+        if ack == AckState::Confirmed {
             let mut last = lock(&self.last_confirmed);
             *last = (*last).max(Some(started));
         }
         let mut acks = lock(&self.acks);
-        let known = acks.entry((tenant, id)).or_insert(ack);
-        if ack == Ack::Confirmed {
-            *known = ack;
+        let stored = acks.entry((tenant, id)).or_insert(ack);
+        if ack == AckState::Confirmed {
+            *stored = ack;
         }
     }
 
     /// Records what the tail of an inbox showed, in its order.
-    pub(crate) fn record_tail(&self, tenant: usize, shown: impl IntoIterator<Item = Shown>) {
+    pub(crate) fn record_tail(&self, tenant: usize, shown: impl IntoIterator<Item = ShownEvent>) {
         lock(&self.tails).entry(tenant).or_default().extend(shown);
     }
 
@@ -106,12 +106,12 @@ impl Ledger {
         lock(&self.sent).clone()
     }
 
-    pub(crate) fn acks(&self) -> HashMap<(usize, Uuid), Ack> {
+    pub(crate) fn acks(&self) -> HashMap<(usize, Uuid), AckState> {
         lock(&self.acks).clone()
     }
 
     /// What the tail of an organization's inbox showed.
-    pub(crate) fn tail(&self, tenant: usize) -> Vec<Shown> {
+    pub(crate) fn tail(&self, tenant: usize) -> Vec<ShownEvent> {
         lock(&self.tails).get(&tenant).cloned().unwrap_or_default()
     }
 
@@ -121,25 +121,25 @@ impl Ledger {
     }
 
     /// Number of requests by outcome.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> SendCounts {
         let sent = lock(&self.sent);
-        let of = |wanted: fn(&Outcome) -> bool| sent.iter().filter(|sent| wanted(&sent.outcome)).count();
-        Counts {
-            accepted: of(|outcome| matches!(outcome, Outcome::Accepted { .. })),
-            refused: of(|outcome| *outcome == Outcome::Refused),
-            unknown: of(|outcome| *outcome == Outcome::Unknown),
+        let of = |wanted: fn(&SendOutcome) -> bool| sent.iter().filter(|sent| wanted(&sent.outcome)).count();
+        SendCounts {
+            accepted: of(|outcome| matches!(outcome, SendOutcome::Accepted { .. })),
+            refused: of(|outcome| *outcome == SendOutcome::Refused),
+            unknown: of(|outcome| *outcome == SendOutcome::Unknown),
         }
     }
 
     /// The senders that started a request after `since` whose event was accepted for the first time.
     pub(crate) fn senders_accepted_since(&self, since: Instant) -> HashSet<usize> {
         let sent = lock(&self.sent);
-        let mut known = HashSet::new();
+        let mut seen = HashSet::new();
         let mut accepted = HashSet::new();
         for sent in sent.iter() {
-            let Outcome::Accepted { replayed, .. } = sent.outcome else { continue };
+            let SendOutcome::Accepted { replayed, .. } = sent.outcome else { continue };
             // A repetition may be answered from a cache, and need not say so.
-            if known.insert(&sent.tag) && !replayed && sent.started >= since {
+            if seen.insert(&sent.tag) && !replayed && sent.started >= since {
                 accepted.insert(sent.sender);
             }
         }
@@ -154,14 +154,14 @@ impl Ledger {
     /// The accepted tags, each with the index of its organization.
     pub(crate) fn accepted_tags(&self) -> Vec<(usize, String)> {
         let sent = lock(&self.sent);
-        let accepted = sent.iter().filter(|sent| matches!(sent.outcome, Outcome::Accepted { .. }));
+        let accepted = sent.iter().filter(|sent| matches!(sent.outcome, SendOutcome::Accepted { .. }));
         accepted.map(|sent| (sent.tenant, sent.tag.clone())).collect()
     }
 }
 
 /// Number of requests by outcome.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Counts {
+pub(crate) struct SendCounts {
     /// Success codes and confirmations.
     pub accepted: usize,
     pub refused: usize,
@@ -183,20 +183,20 @@ mod tests {
         let record = |sender: usize, tag: &str, started, outcome| {
             ledger.record(Sent { tenant: 0, sender, tag: tag.to_owned(), started, finished: since, outcome });
         };
-        let accepted = |replayed| Outcome::Accepted { id: None, replayed };
+        let accepted = |replayed| SendOutcome::Accepted { id: None, replayed };
         record(1, "a", before, accepted(false));
         record(1, "a", since, accepted(false));
         record(2, "b", since, accepted(true));
-        record(3, "c", since, Outcome::Unknown);
+        record(3, "c", since, SendOutcome::Unknown);
         assert!(ledger.senders_accepted_since(since).is_empty());
         record(3, "c", since, accepted(false));
         assert_eq!(ledger.senders_accepted_since(since), HashSet::from([3]));
-        ledger.record_ack(0, Uuid::nil(), Ack::Confirmed, before);
-        ledger.record_ack(0, Uuid::nil(), Ack::Unknown, since);
+        ledger.record_ack(0, Uuid::nil(), AckState::Confirmed, before);
+        ledger.record_ack(0, Uuid::nil(), AckState::Unknown, since);
         assert!(!ledger.ack_confirmed_since(since));
-        ledger.record_ack(0, Uuid::nil(), Ack::Confirmed, since);
+        ledger.record_ack(0, Uuid::nil(), AckState::Confirmed, since);
         // A late confirmation of an earlier request changes nothing.
-        ledger.record_ack(0, Uuid::nil(), Ack::Confirmed, before);
+        ledger.record_ack(0, Uuid::nil(), AckState::Confirmed, before);
         assert!(ledger.ack_confirmed_since(since));
     }
 }

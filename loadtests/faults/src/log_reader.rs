@@ -1,7 +1,7 @@
 //! An independent reader of the log: the topics of events and acknowledgements, with the decoder of `schemas` and none
 //! of the product's consumers.
 //!
-//! `check::view_matches_log` compares the view with this reading. `rebuild_check` compares it with the product's own
+//! `check::view_matches_log` compares the view with what it reads. `rebuild_check` compares it with the product's own
 //! rebuild.
 
 use std::collections::{BTreeMap, HashSet};
@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// What the log contains.
 #[derive(Default)]
-pub(crate) struct Reading {
+pub(crate) struct LogContent {
     /// Events, in order within their partition.
     pub events: Vec<LogEvent>,
     /// Organization and id of each acknowledged event.
@@ -39,8 +39,8 @@ pub(crate) fn read(
     topics: &TopicNames,
     from: Option<&EndOffsets>,
     to: &EndOffsets,
-) -> anyhow::Result<Reading> {
-    let mut reading = Reading::default();
+) -> anyhow::Result<LogContent> {
+    let mut content = LogContent::default();
     let mut assignment = TopicPartitionList::new();
     let mut unfinished: BTreeMap<(String, i32), i64> = BTreeMap::new();
     for ((topic, partition), end) in to.iter().filter(|((topic, _), _)| *topic != topics.deliveries) {
@@ -69,7 +69,7 @@ pub(crate) fn read(
                 let partition = (message.topic().to_owned(), message.partition());
                 let Some(end) = unfinished.get(&partition).copied() else { continue };
                 if message.offset() < end {
-                    decode(&message, topics, &mut reading);
+                    decode(&message, topics, &mut content);
                 }
                 if message.offset() + 1 >= end {
                     unfinished.remove(&partition);
@@ -78,10 +78,10 @@ pub(crate) fn read(
         }
     }
     client.unassign()?;
-    Ok(reading)
+    Ok(content)
 }
 
-fn decode(message: &BorrowedMessage<'_>, topics: &TopicNames, reading: &mut Reading) {
+fn decode(message: &BorrowedMessage<'_>, topics: &TopicNames, content: &mut LogContent) {
     let headers: Vec<(String, Vec<u8>)> = message.headers().map_or_else(Vec::new, |headers| {
         headers.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
     });
@@ -98,7 +98,7 @@ fn decode(message: &BorrowedMessage<'_>, topics: &TopicNames, reading: &mut Read
     let decoded = if record.topic == topics.events {
         read_event(&record).map(|event| {
             let dedup = event.dedup.map(|dedup| (dedup.kind.as_str().to_owned(), dedup.key, dedup.body_hash));
-            reading.events.push(LogEvent {
+            content.events.push(LogEvent {
                 org: event.org_id.as_uuid(),
                 id: event.event_id.as_uuid(),
                 dedup,
@@ -107,10 +107,10 @@ fn decode(message: &BorrowedMessage<'_>, topics: &TopicNames, reading: &mut Read
         })
     } else {
         read_acks(record.key, record.value, record.headers).map(|acks| {
-            reading.acked.extend(acks.iter().map(|ack| (ack.org_id.as_uuid(), ack.event_id.as_uuid())));
+            content.acked.extend(acks.iter().map(|ack| (ack.org_id.as_uuid(), ack.event_id.as_uuid())));
         })
     };
     if let Err(reason) = decoded {
-        reading.undecodable.push(format!("{}/{}/{}: {reason}", record.topic, position.0, position.1));
+        content.undecodable.push(format!("{}/{}/{}: {reason}", record.topic, position.0, position.1));
     }
 }

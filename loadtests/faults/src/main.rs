@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 
 fn execute(args: &Args) -> Result<bool, Failure> {
     if args.list {
-        fault::all().iter().for_each(|fault| println!("{:20} {}", fault.id(), fault.describe()));
+        fault::all().iter().for_each(|fault| println!("{:20} {}", fault.id(), fault.info().description));
         return Ok(true);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -56,7 +56,7 @@ pub(crate) fn topic_brokers(client: &BaseConsumer, topic: &str) -> anyhow::Resul
     let metadata =
         client.fetch_metadata(Some(topic), TIMEOUT).with_context(|| format!("asking for the leaders of {topic}"))?;
     let mut brokers = TopicBrokers::default();
-    for partition in metadata.topics().iter().filter(|known| known.name() == topic).flat_map(|known| known.partitions())
+    for partition in metadata.topics().iter().filter(|found| found.name() == topic).flat_map(|found| found.partitions())
     {
         brokers.in_sync.extend(partition.isr());
         // The leader of a leaderless partition is -1.

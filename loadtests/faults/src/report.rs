@@ -67,7 +67,7 @@ impl Report {
             brokers: args.nodes(),
             instances: args.instances_per_role(),
             rate: args.rate,
-            descriptions: steps.iter().map(|step| (step.fault.id(), step.fault.describe())).collect(),
+            descriptions: steps.iter().map(|step| (step.fault.id(), step.fault.info().description)).collect(),
             random: steps.iter().enumerate().filter(|(_, step)| step.random).map(|(number, _)| number).collect(),
             state,
         }

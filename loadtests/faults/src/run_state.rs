@@ -110,7 +110,7 @@ impl RunState {
     pub(crate) fn add(&mut self, folder: &Path, step: FinishedStep) -> anyhow::Result<()> {
         // The inboxes of a completed round need the final check.
         self.final_check_done &= !step.is_completed();
-        self.finished.retain(|known| known.number != step.number);
+        self.finished.retain(|finished| finished.number != step.number);
         self.finished.push(step);
         self.finished.sort_by_key(|step| step.number);
         self.write(folder)

@@ -1,4 +1,4 @@
-//! A smoke test after all faults, rebuilds and replays: one more event goes from a request to the inbox and to the
+//! A smoke test after all faults, rebuilds and replays: one more event must come from a request to the inbox and to the
 //! receiver.
 
 use std::time::{Duration, Instant};

@@ -20,7 +20,7 @@ use crate::check::Violation;
 use crate::client::Api;
 use crate::fleet::{Fleet, Role, database_user};
 use crate::load::Tenant;
-use crate::log_reader::{self, Reading};
+use crate::log_reader::{self, LogContent};
 use crate::offsets::{self, EndOffsets, TopicBrokers};
 use crate::receiver::Receiver;
 
@@ -169,7 +169,7 @@ impl System {
     }
 
     /// Reads the log from `from`, or from its start, to `to`.
-    pub(crate) async fn read_log(&self, from: Option<EndOffsets>, to: EndOffsets) -> anyhow::Result<Reading> {
+    pub(crate) async fn read_log(&self, from: Option<EndOffsets>, to: EndOffsets) -> anyhow::Result<LogContent> {
         let (consumer, topics) = (Arc::clone(&self.consumer), self.topics.clone());
         tokio::task::spawn_blocking(move || log_reader::read(&consumer, &topics, from.as_ref(), &to)).await?
     }

@@ -6,6 +6,7 @@
 //! the tables of schema `view`.
 
 mod acks;
+mod columns;
 pub mod dead_letters;
 mod inbox;
 mod metrics;

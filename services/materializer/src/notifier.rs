@@ -15,6 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::columns::column;
+
 /// Requests that may wait at once in one process.
 const MAX_WAITING: usize = 2_000;
 /// Pause between two polls. A slow poll makes it longer, so that polling takes at most a fifth of one connection's
@@ -27,11 +29,11 @@ const POSITIONS_WITHIN: Duration = Duration::from_secs(1);
 /// Wakes waiting requests. Clones share one task.
 #[derive(Clone)]
 pub(crate) struct NewEventNotifier {
-    shared: Arc<Shared>,
+    state: Arc<NotifierState>,
     task: Arc<OnDemand>,
 }
 
-struct Shared {
+struct NotifierState {
     pool: PgPool,
     events_topic: String,
     positions: PositionsPoller,
@@ -40,7 +42,7 @@ struct Shared {
     /// receivers.
     notifiers: Mutex<HashMap<Uuid, watch::Sender<()>>>,
     /// The positions at the last poll.
-    known: Mutex<Option<Positions>>,
+    last_polled: Mutex<Option<Positions>>,
 }
 
 /// A waiting request; dropping it stops the wait.
@@ -59,38 +61,38 @@ impl Waiter {
 
 impl NewEventNotifier {
     pub(crate) fn new(pool: PgPool, events_topic: &str, positions: PositionsPoller) -> Self {
-        let shared = Shared {
+        let state = NotifierState {
             pool,
             events_topic: events_topic.to_owned(),
             positions,
             permits: Arc::new(Semaphore::new(MAX_WAITING)),
             notifiers: Mutex::default(),
-            known: Mutex::default(),
+            last_polled: Mutex::default(),
         };
-        Self { shared: Arc::new(shared), task: Arc::new(OnDemand::new("new-event notifier")) }
+        Self { state: Arc::new(state), task: Arc::new(OnDemand::new("new-event notifier")) }
     }
 
     /// Starts to wait; events that become visible from now on wake it. `None`: too many requests wait already.
     pub(crate) fn wait_for(&self, organization: OrgId) -> Option<Waiter> {
-        let permit = self.shared.permits.clone().try_acquire_owned().ok()?;
-        let notified = self.shared.notifiers().entry(organization.as_uuid()).or_default().subscribe();
-        let (needed, shared) = (self.shared.clone(), self.shared.clone());
-        self.task.ensure_running(move || needed.is_needed(), move || poll(shared.clone()));
+        let permit = self.state.permits.clone().try_acquire_owned().ok()?;
+        let notified = self.state.notifiers().entry(organization.as_uuid()).or_default().subscribe();
+        let (needed, state) = (self.state.clone(), self.state.clone());
+        self.task.ensure_running(move || needed.is_needed(), move || poll(state.clone()));
         Some(Waiter { notified, _permit: permit })
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        MAX_WAITING - self.shared.permits.available_permits()
+        MAX_WAITING - self.state.permits.available_permits()
     }
 }
 
-impl Shared {
+impl NotifierState {
     fn notifiers(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<()>>> {
         self.notifiers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Positions>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_polled(&self) -> MutexGuard<'_, Option<Positions>> {
+        self.last_polled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether any request waits. Removes the senders of requests that stopped.
@@ -107,31 +109,28 @@ impl Shared {
         }
     }
 
-    /// Wakes the organizations that got an event between the last known positions and `positions`. A request
+    /// Wakes the organizations that got an event between the positions of the last poll and `positions`. A request
     /// that starts to wait later itself reads the events before `positions`; this query serves all others. So
     /// positions are read first, then organizations, and no event is missed between two polls.
     async fn notify_receivers(&self, positions: &Positions) -> Result<(), sqlx::Error> {
         let organizations: Vec<Uuid> = self.notifiers().keys().copied().collect();
-        let known = self.known().clone();
-        let receivers = match known {
+        let last = self.last_polled().clone();
+        let receivers = match last {
             // The first poll: earlier events are unknown, so wake everyone.
             None => organizations,
-            Some(known) => {
-                let moved = moved(&by_partition(&known, &self.events_topic), positions.of_topic(&self.events_topic));
+            Some(last) => {
+                let moved = moved(&by_partition(&last, &self.events_topic), positions.of_topic(&self.events_topic));
                 if moved.is_empty() { Vec::new() } else { self.receivers(&moved, &organizations).await? }
             }
         };
         self.notify(&receivers);
-        *self.known() = Some(positions.clone());
+        *self.last_polled() = Some(positions.clone());
         Ok(())
     }
 
     /// Those of `organizations` that have an event at or after one of `positions`.
     async fn receivers(&self, positions: &[(i32, Position)], organizations: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
-        let partitions: Vec<i32> = positions.iter().map(|(partition, _)| *partition).collect();
-        let epochs: Vec<i32> = positions.iter().map(|(_, position)| position.log_epoch).collect();
-        let offsets: Vec<i64> = positions.iter().map(|(_, position)| position.next_offset).collect();
-        // LIMIT keeps the planner from turning the probes into one join over the whole table.
+        // LIMIT keeps the planner from turning the index lookups into one join over the table.
         sqlx::query_scalar(
             "SELECT DISTINCT o.org_id
              FROM UNNEST($1::uuid[]) AS o (org_id)
@@ -142,19 +141,19 @@ impl Shared {
                                  LIMIT 1) AS arrived",
         )
         .bind(organizations)
-        .bind(partitions)
-        .bind(epochs)
-        .bind(offsets)
+        .bind(column(positions, |(partition, _)| *partition))
+        .bind(column(positions, |(_, position)| position.log_epoch))
+        .bind(column(positions, |(_, position)| position.next_offset))
         .fetch_all(&self.pool)
         .await
     }
 }
 
-async fn poll(shared: Arc<Shared>) {
-    let known = shared.known().as_ref().and_then(Positions::read_at);
-    let Some(positions) = shared.positions.newer_than(known, POSITIONS_WITHIN).await else { return };
+async fn poll(state: Arc<NotifierState>) {
+    let last = state.last_polled().as_ref().and_then(Positions::read_at);
+    let Some(positions) = state.positions.newer_than(last, POSITIONS_WITHIN).await else { return };
     let start = Instant::now();
-    let pause = match shared.notify_receivers(&positions).await {
+    let pause = match state.notify_receivers(&positions).await {
         Ok(()) => PAUSE.max(start.elapsed() * 4),
         // Waiting requests read the view at their deadline and report the error.
         Err(error) => {
@@ -169,10 +168,10 @@ fn by_partition(positions: &Positions, topic: &str) -> BTreeMap<i32, Position> {
     positions.of_topic(topic).collect()
 }
 
-/// For each partition whose position has moved, where it was before; the beginning for a new partition.
-fn moved(known: &BTreeMap<i32, Position>, now: impl Iterator<Item = (i32, Position)>) -> Vec<(i32, Position)> {
-    const BEGINNING: Position = Position { log_epoch: 0, next_offset: 0 };
-    now.map(|(partition, new)| (partition, known.get(&partition).copied().unwrap_or(BEGINNING), new))
+/// For each partition whose position has moved, where it was before; the start of the log for a new partition.
+fn moved(last: &BTreeMap<i32, Position>, now: impl Iterator<Item = (i32, Position)>) -> Vec<(i32, Position)> {
+    const START: Position = Position { log_epoch: 0, next_offset: 0 };
+    now.map(|(partition, new)| (partition, last.get(&partition).copied().unwrap_or(START), new))
         .filter(|(_, old, new)| old != new)
         .map(|(partition, old, _)| (partition, old))
         .collect()
@@ -197,15 +196,15 @@ mod tests {
         waiters.pop();
         waiters.push(notifier.wait_for(organization).unwrap());
         drop(waiters);
-        assert!(!notifier.shared.is_needed() && notifier.shared.notifiers().is_empty(), "nothing is kept of them");
+        assert!(!notifier.state.is_needed() && notifier.state.notifiers().is_empty(), "nothing is kept of them");
     }
 
     #[test]
     fn a_partition_has_moved_from_where_it_was_seen_last() {
         let at = |log_epoch, next_offset| Position { log_epoch, next_offset };
-        let known = BTreeMap::from([(0, at(1, 5)), (1, at(1, 9)), (2, at(1, 7))]);
+        let last = BTreeMap::from([(0, at(1, 5)), (1, at(1, 9)), (2, at(1, 7))]);
         let now = [(0, at(1, 5)), (1, at(1, 12)), (2, at(2, 0)), (3, at(1, 4))];
-        assert_eq!(moved(&known, now.into_iter()), vec![(1, at(1, 9)), (2, at(1, 7)), (3, at(0, 0))]);
-        assert_eq!(moved(&known, known.clone().into_iter()), vec![]);
+        assert_eq!(moved(&last, now.into_iter()), vec![(1, at(1, 9)), (2, at(1, 7)), (3, at(0, 0))]);
+        assert_eq!(moved(&last, last.clone().into_iter()), vec![]);
     }
 }

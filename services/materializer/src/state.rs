@@ -93,7 +93,7 @@ impl InboxState {
 
 /// The view could not be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
+pub(crate) enum ViewReadError {
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
     /// No answer within the budget: a server that hangs refuses no connection.
@@ -101,15 +101,15 @@ pub(crate) enum ReadError {
     TimedOut,
 }
 
-impl From<ReadError> for Problem {
-    fn from(error: ReadError) -> Self {
-        let is_passing = match &error {
-            ReadError::TimedOut => true,
-            ReadError::Sql(error) => {
+impl From<ViewReadError> for Problem {
+    fn from(error: ViewReadError) -> Self {
+        let is_transient = match &error {
+            ViewReadError::TimedOut => true,
+            ViewReadError::Sql(error) => {
                 matches!(runtime::postgres::effect(error), SqlEffect::Unavailable | SqlEffect::Retry)
             }
         };
-        if is_passing {
+        if is_transient {
             tracing::warn!(%error, "PostgreSQL is unavailable for an inbox read; answering 503");
             return Self::unavailable("the inbox cannot be read at the moment; nothing is lost, try again", 2);
         }
@@ -123,11 +123,11 @@ impl Inbox {
     pub(crate) async fn within_budget<T>(
         &self,
         reading: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, ReadError> {
+    ) -> Result<T, ViewReadError> {
         const BUDGET: std::time::Duration = std::time::Duration::from_secs(5);
         match tokio::time::timeout(BUDGET, reading).await {
             Ok(outcome) => Ok(outcome?),
-            Err(_) => Err(ReadError::TimedOut),
+            Err(_) => Err(ViewReadError::TimedOut),
         }
     }
 }

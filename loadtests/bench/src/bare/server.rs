@@ -27,23 +27,23 @@ pub(crate) struct Sink {
 }
 
 #[derive(Deserialize)]
-struct Event<'a> {
+struct PostedEvent<'a> {
     event_type: &'a str,
     #[serde(borrow)]
     payload: &'a RawValue,
 }
 
-struct Producer {
+struct TopicProducer {
     producer: FutureProducer,
     topic: String,
 }
 
-type Shared = Arc<Option<Producer>>;
+type ServerState = Arc<Option<TopicProducer>>;
 
 /// Serves until standard input is closed, because then the parent process has exited. Prints its port.
 pub(crate) async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
     let producer =
-        sink.map(|sink| producer(&sink).map(|producer| Producer { producer, topic: sink.topic })).transpose()?;
+        sink.map(|sink| producer(&sink).map(|producer| TopicProducer { producer, topic: sink.topic })).transpose()?;
     let app = Router::new().route("/v1/events", post(accept)).with_state(Arc::new(producer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("listening")?;
     println!("{}", listener.local_addr().context("listening")?.port());
@@ -56,7 +56,7 @@ pub(crate) async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true)));
     tokio::select! {
         served = axum::serve(listener, app) => served.context("serving"),
-        // An error means that the thread has stopped, which is as good as closed.
+        // An error means that the thread has stopped, which is handled like a closed input.
         _ = orphaned => Ok(()),
     }
 }
@@ -72,8 +72,8 @@ fn producer(sink: &Sink) -> anyhow::Result<FutureProducer> {
         .context("creating the producer")
 }
 
-async fn accept(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
-    let event: Event<'_> = match serde_json::from_slice(&body) {
+async fn accept(State(state): State<ServerState>, headers: HeaderMap, body: Bytes) -> Response {
+    let event: PostedEvent<'_> = match serde_json::from_slice(&body) {
         Ok(event) => event,
         Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     };
@@ -82,7 +82,7 @@ async fn accept(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -
         "{{\"event_id\":\"{id}\",\"id\":\"{id}\",\"status\":\"accepted\",\"event_type\":\"{}\"}}",
         event.event_type
     );
-    if let Some(producer) = shared.as_ref() {
+    if let Some(producer) = state.as_ref() {
         let key = headers.get(header::AUTHORIZATION).map(|key| key.as_bytes()).unwrap_or_default();
         let record = FutureRecord::to(&producer.topic).key(key).payload(event.payload.get());
         let delivered = match producer.producer.send_result(record) {

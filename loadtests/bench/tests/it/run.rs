@@ -7,7 +7,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::stub::{Fault, STORE_DELAY, Stub};
+use crate::stub::{STORE_DELAY, Stub, StubFault};
 use crate::{assert_code, bench};
 
 /// One second at 200/s for one organization.
@@ -22,7 +22,7 @@ async fn run(stub: &Stub, data: &Path, more: &[&str]) -> (Output, Value) {
 
 #[tokio::test]
 async fn a_correct_system_passes_and_every_request_is_counted() {
-    let (stub, data) = (Stub::start(Fault::None, None).await, tempfile::tempdir().unwrap());
+    let (stub, data) = (Stub::start(StubFault::None, None).await, tempfile::tempdir().unwrap());
     let (output, report) = run(&stub, data.path(), &["--orgs", "3", "--keyed"]).await;
     assert_code(&output, 0);
     assert_eq!(report["figures"]["requests"], 200);
@@ -41,10 +41,10 @@ async fn a_correct_system_passes_and_every_request_is_counted() {
 #[tokio::test]
 async fn lost_doubled_misplaced_and_invented_events_are_noticed() {
     for (fault, field, count) in [
-        (Fault::Lost, "missing", 1),
-        (Fault::Doubled, "duplicates", 1),
-        (Fault::Misplaced, "misordered", 1),
-        (Fault::Invented, "unexpected", 2),
+        (StubFault::Lost, "missing", 1),
+        (StubFault::Doubled, "duplicates", 1),
+        (StubFault::Misplaced, "misordered", 1),
+        (StubFault::Invented, "unexpected", 2),
     ] {
         let (stub, data) = (Stub::start(fault, None).await, tempfile::tempdir().unwrap());
         let (output, report) = run(&stub, data.path(), &[]).await;
@@ -56,7 +56,7 @@ async fn lost_doubled_misplaced_and_invented_events_are_noticed() {
 
 #[tokio::test]
 async fn an_unreadable_inbox_fails_the_run_but_keeps_its_figures() {
-    let (stub, data) = (Stub::start(Fault::Unreadable, None).await, tempfile::tempdir().unwrap());
+    let (stub, data) = (Stub::start(StubFault::Unreadable, None).await, tempfile::tempdir().unwrap());
     let (output, report) = run(&stub, data.path(), &[]).await;
     assert_code(&output, 1);
     assert_eq!(report["figures"]["requests"], 200);
@@ -66,7 +66,7 @@ async fn an_unreadable_inbox_fails_the_run_but_keeps_its_figures() {
 #[tokio::test]
 async fn a_pair_reports_the_ratio_of_the_medians() {
     let brokers = devstack::testing::shared().await.brokers();
-    let (stub, data) = (Stub::start(Fault::None, None).await, tempfile::tempdir().unwrap());
+    let (stub, data) = (Stub::start(StubFault::None, None).await, tempfile::tempdir().unwrap());
     let system = [
         "pair",
         "--scenario",
@@ -103,7 +103,7 @@ async fn a_pair_reports_the_ratio_of_the_medians() {
 
 #[tokio::test]
 async fn a_refused_request_is_an_error_and_may_be_stored() {
-    for (fault, unexpected) in [(Fault::Refused, 0), (Fault::RefusedAndStored, 1)] {
+    for (fault, unexpected) in [(StubFault::Refused, 0), (StubFault::RefusedAndStored, 1)] {
         let (stub, data) = (Stub::start(fault, None).await, tempfile::tempdir().unwrap());
         let (output, report) = run(&stub, data.path(), &["--max-error-percent", "1"]).await;
         assert_code(&output, 0);
@@ -116,7 +116,7 @@ async fn a_refused_request_is_an_error_and_may_be_stored() {
 
 #[tokio::test]
 async fn a_stall_delays_every_request_that_is_due_meanwhile() {
-    let (stub, data) = (Stub::start(Fault::Stalled, None).await, tempfile::tempdir().unwrap());
+    let (stub, data) = (Stub::start(StubFault::Stalled, None).await, tempfile::tempdir().unwrap());
     let (output, report) = run(&stub, data.path(), &["--connections", "1", "--p95-ms", "10000"]).await;
     assert_code(&output, 0);
     // 300 ms at 200/s: 60 of 200 requests were due during the stall. From the time of sending only one would be slow.
@@ -127,7 +127,7 @@ async fn a_stall_delays_every_request_that_is_due_meanwhile() {
 
 #[tokio::test]
 async fn a_closed_run_sends_as_fast_as_it_is_answered() {
-    let (stub, data) = (Stub::start(Fault::None, None).await, tempfile::tempdir().unwrap());
+    let (stub, data) = (Stub::start(StubFault::None, None).await, tempfile::tempdir().unwrap());
     let data_dir = data.path().to_str().unwrap();
     let arguments = ["run", "--url", &stub.url, "--operator-token", "operator", "--data-dir", data_dir, "--orgs", "2"];
     let closed = ["--closed", "--concurrency", "2", "--ramp", "0", "--duration", "500ms"];
@@ -145,7 +145,7 @@ async fn the_time_to_visible_is_measured_in_the_database() {
     for migration in schemas::postgres::MIGRATIONS {
         sqlx::raw_sql(migration.sql).execute(&pool).await.unwrap();
     }
-    let (stub, data) = (Stub::start(Fault::None, Some(pool.clone())).await, tempfile::tempdir().unwrap());
+    let (stub, data) = (Stub::start(StubFault::None, Some(pool.clone())).await, tempfile::tempdir().unwrap());
     let dev = json!({"base_url": stub.url, "operator_token": "operator", "database_url": database.url});
     std::fs::write(data.path().join("dev.json"), dev.to_string()).unwrap();
     let arguments =

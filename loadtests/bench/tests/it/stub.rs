@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 /// The fault of event number `AT`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum StubFault {
     None,
     /// The event is accepted and not stored.
     Lost,
@@ -48,8 +48,8 @@ struct Organization {
     events: Vec<(Uuid, OffsetDateTime)>,
 }
 
-struct Inner {
-    fault: Fault,
+struct StubData {
+    fault: StubFault,
     started: OffsetDateTime,
     /// Number of events, for increasing times and for the fault.
     events: Mutex<usize>,
@@ -58,18 +58,18 @@ struct Inner {
     database: Option<PgPool>,
 }
 
-type Shared = State<Arc<Inner>>;
+type StubState = State<Arc<StubData>>;
 
 /// A running stub; it stops when dropped.
 pub(crate) struct Stub {
     pub url: String,
-    inner: Arc<Inner>,
+    inner: Arc<StubData>,
     server: JoinHandle<()>,
 }
 
 impl Stub {
-    pub(crate) async fn start(fault: Fault, database: Option<PgPool>) -> Self {
-        let inner = Arc::new(Inner {
+    pub(crate) async fn start(fault: StubFault, database: Option<PgPool>) -> Self {
+        let inner = Arc::new(StubData {
             fault,
             started: OffsetDateTime::UNIX_EPOCH + TimeSpan::days(20_000),
             events: Mutex::new(0),
@@ -103,7 +103,7 @@ impl Drop for Stub {
 }
 
 /// The organization of the key of the request.
-fn owner(inner: &Inner, headers: &HeaderMap) -> Result<Uuid, StatusCode> {
+fn owner(inner: &StubData, headers: &HeaderMap) -> Result<Uuid, StatusCode> {
     let key = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
@@ -116,7 +116,7 @@ fn owner(inner: &Inner, headers: &HeaderMap) -> Result<Uuid, StatusCode> {
         .ok_or(StatusCode::UNAUTHORIZED)
 }
 
-async fn organization(State(inner): Shared, headers: HeaderMap) -> Result<(StatusCode, Json<Value>), StatusCode> {
+async fn organization(State(inner): StubState, headers: HeaderMap) -> Result<(StatusCode, Json<Value>), StatusCode> {
     if headers.get(header::AUTHORIZATION).is_none_or(|value| value != "Bearer operator") {
         return Err(StatusCode::UNAUTHORIZED);
     }
@@ -125,18 +125,18 @@ async fn organization(State(inner): Shared, headers: HeaderMap) -> Result<(Statu
     Ok((StatusCode::CREATED, Json(json!({"id": id}))))
 }
 
-async fn key(State(inner): Shared, Path(id): Path<Uuid>) -> Result<(StatusCode, Json<Value>), StatusCode> {
+async fn key(State(inner): StubState, Path(id): Path<Uuid>) -> Result<(StatusCode, Json<Value>), StatusCode> {
     let key = format!("key-{id}");
     inner.organizations.lock().unwrap().get_mut(&id).ok_or(StatusCode::NOT_FOUND)?.key.clone_from(&key);
     Ok((StatusCode::CREATED, Json(json!({"key": key}))))
 }
 
-async fn keys(State(inner): Shared, headers: HeaderMap) -> Result<Json<Value>, StatusCode> {
+async fn keys(State(inner): StubState, headers: HeaderMap) -> Result<Json<Value>, StatusCode> {
     Ok(Json(json!({"organization_id": owner(&inner, &headers)?})))
 }
 
 async fn event(
-    State(inner): Shared,
+    State(inner): StubState,
     headers: HeaderMap,
     Json(body): Json<Value>,
 ) -> Result<(StatusCode, Json<Value>), StatusCode> {
@@ -150,31 +150,33 @@ async fn event(
         *events += 1;
         *events
     };
-    if number == AT && inner.fault == Fault::Stalled {
+    if number == AT && inner.fault == StubFault::Stalled {
         let stalled = inner.stall.write().await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         drop(stalled);
     }
     drop(inner.stall.read().await);
-    let fault = if number == AT { inner.fault } else { Fault::None };
+    let fault = if number == AT { inner.fault } else { StubFault::None };
     {
         let mut organizations = inner.organizations.lock().unwrap();
         let stored = &mut organizations.get_mut(&organization_id).unwrap().events;
         let time = inner.started + TimeSpan::milliseconds(number as i64);
         match fault {
-            Fault::Lost | Fault::Refused => {}
-            Fault::Doubled => stored.extend([(id, time), (id, time)]),
+            StubFault::Lost | StubFault::Refused => {}
+            StubFault::Doubled => stored.extend([(id, time), (id, time)]),
             // With a matching time, so that only the order of requests and replies shows it.
-            Fault::Misplaced => stored.insert(0, (id, inner.started)),
-            Fault::Invented => stored.extend([(id, time), (Uuid::now_v7(), time), (Uuid::now_v7(), time)]),
-            Fault::None | Fault::RefusedAndStored | Fault::Unreadable | Fault::Stalled => stored.push((id, time)),
+            StubFault::Misplaced => stored.insert(0, (id, inner.started)),
+            StubFault::Invented => stored.extend([(id, time), (Uuid::now_v7(), time), (Uuid::now_v7(), time)]),
+            StubFault::None | StubFault::RefusedAndStored | StubFault::Unreadable | StubFault::Stalled => {
+                stored.push((id, time))
+            }
         }
     }
     if let Some(pool) = inner.database.clone() {
         tokio::spawn(store(pool, organization_id, id, number as i64));
     }
     match fault {
-        Fault::Refused | Fault::RefusedAndStored => Err(StatusCode::SERVICE_UNAVAILABLE),
+        StubFault::Refused | StubFault::RefusedAndStored => Err(StatusCode::SERVICE_UNAVAILABLE),
         _ => Ok((StatusCode::CREATED, Json(json!({"event_id": id, "status": "accepted"})))),
     }
 }
@@ -195,7 +197,7 @@ async fn store(pool: PgPool, organization: Uuid, id: Uuid, offset: i64) {
 }
 
 async fn inbox(
-    State(inner): Shared,
+    State(inner): StubState,
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, StatusCode> {
@@ -206,7 +208,7 @@ async fn inbox(
         return Ok(Json(json!({"events": [], "resume_cursor": stored.len().to_string(), "has_more": true})));
     }
     let from: usize = query.get("cursor").and_then(|cursor| cursor.parse().ok()).ok_or(StatusCode::BAD_REQUEST)?;
-    if inner.fault == Fault::Unreadable {
+    if inner.fault == StubFault::Unreadable {
         return Err(StatusCode::INTERNAL_SERVER_ERROR);
     }
     // Small pages, so that paging is needed.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::violation::Violation;
-use crate::ledger::Shown;
+use crate::ledger::ShownEvent;
 
 /// A delivery that succeeded this long before a fault may still be in flight: its attempt is not reported, or the
 /// stored position is not yet behind it.
@@ -63,13 +63,13 @@ impl Redelivery {
 /// Checks the endpoints of one organization. Returns the violations and the number of repeated deliveries.
 pub(crate) fn delivered(
     endpoints: &[String],
-    rows: &[Shown],
+    rows: &[ShownEvent],
     receipts: &[Receipt],
     redelivery: Redelivery,
 ) -> (Vec<Violation>, usize) {
     let mut found = Vec::new();
     let mut repeated = 0;
-    let listed: HashMap<Uuid, &Shown> = rows.iter().map(|row| (row.id, row)).collect();
+    let listed: HashMap<Uuid, &ShownEvent> = rows.iter().map(|row| (row.id, row)).collect();
     for endpoint in endpoints {
         // When the delivery of each event first succeeded.
         let mut succeeded: HashMap<Uuid, Instant> = HashMap::new();
@@ -99,16 +99,16 @@ pub(crate) fn delivered(
 /// whatever happened in the round.
 pub(crate) fn delivered_later(
     endpoints: &[String],
-    rows: &[Shown],
+    rows: &[ShownEvent],
     receipts: &[Receipt],
     checked: usize,
 ) -> Vec<Violation> {
-    let known = receipts.get(..checked).unwrap_or(receipts);
-    let (mut before, _) = delivered(endpoints, rows, known, Redelivery::Never);
+    let in_round = receipts.get(..checked).unwrap_or(receipts);
+    let (mut before, _) = delivered(endpoints, rows, in_round, Redelivery::Never);
     let (mut found, _) = delivered(endpoints, rows, receipts, Redelivery::Never);
-    // Each violation that was already known is removed once.
+    // Each violation that was of the round is removed once.
     found.retain(|violation| {
-        let Some(index) = before.iter().position(|known| known == violation) else { return true };
+        let Some(index) = before.iter().position(|earlier| earlier == violation) else { return true };
         before.swap_remove(index);
         false
     });
@@ -118,7 +118,7 @@ pub(crate) fn delivered_later(
         .collect()
 }
 
-fn check_receipt(receipt: &Receipt, listed: &HashMap<Uuid, &Shown>, found: &mut Vec<Violation>) {
+fn check_receipt(receipt: &Receipt, listed: &HashMap<Uuid, &ShownEvent>, found: &mut Vec<Violation>) {
     let Receipt { endpoint, id, event_id, tag, org, .. } = receipt;
     if !receipt.signature_valid {
         found.push(Violation::new("bad-signature", format!("{endpoint} got {id} with an invalid signature")));
@@ -154,7 +154,7 @@ mod tests {
 
     fn rules(receipts: &[Receipt], redelivery: Redelivery) -> Vec<String> {
         let org = Uuid::from_u128(7);
-        let rows = [Shown {
+        let rows = [ShownEvent {
             id: Uuid::from_u128(1),
             tag: "a".to_owned(),
             org,
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn after_its_round_no_delivery_is_repeated() {
         let now = Instant::now();
-        let rows = [1, 2].map(|n| Shown {
+        let rows = [1, 2].map(|n| ShownEvent {
             id: Uuid::from_u128(n),
             tag: "a".to_owned(),
             org: Uuid::from_u128(7),

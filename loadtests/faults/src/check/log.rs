@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::violation::{Duplicates, Violation};
-use crate::ledger::Shown;
+use crate::ledger::ShownEvent;
 
 /// An event on the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) fn view_matches_log(
     events: &[LogEvent],
     acked: &HashSet<(Uuid, Uuid)>,
     duplicates: &Duplicates,
-    rows: &[Shown],
+    rows: &[ShownEvent],
 ) -> Vec<Violation> {
     let mut found = Vec::new();
     let of_org = || events.iter().filter(|event| event.org == org);
@@ -101,8 +101,8 @@ mod tests {
         LogEvent { org: ORG, id: id(n), dedup, position: (0, i64::try_from(n).unwrap()) }
     }
 
-    fn row(n: u128, acknowledged: bool) -> Shown {
-        Shown { id: id(n), tag: String::new(), org: ORG, acknowledged, delivery_status: String::new() }
+    fn row(n: u128, acknowledged: bool) -> ShownEvent {
+        ShownEvent { id: id(n), tag: String::new(), org: ORG, acknowledged, delivery_status: String::new() }
     }
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
         let duplicates = Duplicates::from([((ORG, id(2)), id(1))]);
         // The acknowledgement names the duplicate. The one of another organization has no effect.
         let acked = HashSet::from([(ORG, id(2)), (id(8), id(3))]);
-        let rules = |rows: &[Shown]| {
+        let rules = |rows: &[ShownEvent]| {
             let found = view_matches_log(ORG, &events, &acked, &duplicates, rows);
             found.into_iter().map(|violation| violation.rule).collect::<Vec<_>>()
         };

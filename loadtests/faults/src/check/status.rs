@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::delivered::{Receipt, Redelivery};
 use super::violation::Violation;
-use crate::ledger::Shown;
+use crate::ledger::ShownEvent;
 
 /// Checks one organization when all its deliveries are finished: an event that all endpoints took is `delivered`.
 ///
@@ -15,7 +15,7 @@ use crate::ledger::Shown;
 /// cancelled delivery does not count, so such an event may be `pending`.
 pub(crate) fn status(
     endpoints: &[String],
-    rows: &[Shown],
+    rows: &[ShownEvent],
     receipts: &[Receipt],
     redelivery: Redelivery,
 ) -> Vec<Violation> {
@@ -65,7 +65,7 @@ mod tests {
         let receipts = [taken("e", 1), taken("f", 1), taken("e", 2)];
         let found = |n: u128, delivery_status: &str, acknowledged, redelivery| {
             let delivery_status = delivery_status.to_owned();
-            let row = Shown { id: Uuid::from_u128(n), tag: "a".to_owned(), org, acknowledged, delivery_status };
+            let row = ShownEvent { id: Uuid::from_u128(n), tag: "a".to_owned(), org, acknowledged, delivery_status };
             status(&endpoints, &[row], &receipts, redelivery).len()
         };
         let around = Redelivery::Around { started: now, until: now };

@@ -6,18 +6,18 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::violation::{Duplicates, Violation};
-use crate::ledger::{Ack, Outcome, Sent, Shown};
+use crate::ledger::{AckState, SendOutcome, Sent, ShownEvent};
 
-/// Compares the requests and acknowledgements of one organization with its whole inbox.
+/// Compares the requests and acknowledgements of one organization with its inbox.
 pub(crate) fn stored(
     org: Uuid,
     sent: &[&Sent],
-    acks: &HashMap<Uuid, Ack>,
-    rows: &[Shown],
+    acks: &HashMap<Uuid, AckState>,
+    rows: &[ShownEvent],
     duplicates: &Duplicates,
 ) -> Vec<Violation> {
     let mut found = Vec::new();
-    let mut by_tag: HashMap<&str, Vec<&Shown>> = HashMap::new();
+    let mut by_tag: HashMap<&str, Vec<&ShownEvent>> = HashMap::new();
     let mut ids = HashSet::new();
     for row in rows {
         by_tag.entry(&row.tag).or_default().push(row);
@@ -49,7 +49,7 @@ fn check_tag(
     org: Uuid,
     tag: &str,
     requests: &[&Sent],
-    rows: &[&Shown],
+    rows: &[&ShownEvent],
     duplicates: &Duplicates,
     found: &mut Vec<Violation>,
 ) {
@@ -57,15 +57,18 @@ fn check_tag(
     let accepted: Vec<Option<Uuid>> = requests
         .iter()
         .filter_map(|request| match request.outcome {
-            Outcome::Accepted { id, .. } => Some(id),
+            SendOutcome::Accepted { id, .. } => Some(id),
             _ => None,
         })
         .collect();
-    let may_be_stored = !accepted.is_empty() || requests.iter().any(|request| request.outcome == Outcome::Unknown);
+    let may_be_stored = !accepted.is_empty() || requests.iter().any(|request| request.outcome == SendOutcome::Unknown);
     match rows {
         [] if !accepted.is_empty() => {
-            let known: Vec<String> = accepted.iter().flatten().map(ToString::to_string).collect();
-            found.push(Violation::new("lost", format!("{tag}, accepted as {}, is not in the inbox", known.join(", "))));
+            let accepted_ids: Vec<String> = accepted.iter().flatten().map(ToString::to_string).collect();
+            found.push(Violation::new(
+                "lost",
+                format!("{tag}, accepted as {}, is not in the inbox", accepted_ids.join(", ")),
+            ));
         }
         [row, ..] if !may_be_stored => {
             found.push(Violation::new(
@@ -85,10 +88,10 @@ fn check_tag(
     }
 }
 
-fn check_acks(acks: &HashMap<Uuid, Ack>, rows: &[Shown], found: &mut Vec<Violation>) {
+fn check_acks(acks: &HashMap<Uuid, AckState>, rows: &[ShownEvent], found: &mut Vec<Violation>) {
     for row in rows {
         match acks.get(&row.id) {
-            Some(Ack::Confirmed) if !row.acknowledged => {
+            Some(AckState::Confirmed) if !row.acknowledged => {
                 found.push(Violation::new(
                     "ack-lost",
                     format!("the acknowledgement of {} was confirmed and is lost", row.id),
@@ -106,15 +109,15 @@ fn check_acks(acks: &HashMap<Uuid, Ack>, rows: &[Shown], found: &mut Vec<Violati
 }
 
 /// The events of each sender are shown in the order in which they were accepted.
-pub(crate) fn in_order(sent: &[&Sent], rows: &[Shown]) -> Vec<Violation> {
+pub(crate) fn in_order(sent: &[&Sent], rows: &[ShownEvent]) -> Vec<Violation> {
     let index_of: HashMap<&str, usize> =
         rows.iter().enumerate().map(|(index, row)| (row.tag.as_str(), index)).collect();
     let mut last: HashMap<usize, (usize, &str)> = HashMap::new();
-    let mut known = HashSet::new();
+    let mut seen = HashSet::new();
     let mut found = Vec::new();
     for request in sent {
         // A repeated request has no position of its own: the event keeps its first one.
-        if !matches!(request.outcome, Outcome::Accepted { .. }) || !known.insert(&request.tag) {
+        if !matches!(request.outcome, SendOutcome::Accepted { .. }) || !seen.insert(&request.tag) {
             continue;
         }
         let Some(&now) = index_of.get(request.tag.as_str()) else { continue };
@@ -129,11 +132,11 @@ pub(crate) fn in_order(sent: &[&Sent], rows: &[Shown]) -> Vec<Violation> {
 }
 
 /// A reader that followed the inbox by cursor was shown each event once, in the order in which it is listed now.
-pub(crate) fn tail_complete(org: Uuid, seen: &[Shown], rows: &[Shown]) -> Vec<Violation> {
+pub(crate) fn tail_complete(org: Uuid, seen: &[ShownEvent], rows: &[ShownEvent]) -> Vec<Violation> {
     let mut found = Vec::new();
-    let mut known = HashSet::new();
+    let mut shown_ids = HashSet::new();
     for shown in seen {
-        if !known.insert(shown.id) {
+        if !shown_ids.insert(shown.id) {
             found.push(Violation::new("tail-repeated", format!("the tail of {org} showed {} twice", shown.id)));
         }
         if shown.org != org {
@@ -141,7 +144,7 @@ pub(crate) fn tail_complete(org: Uuid, seen: &[Shown], rows: &[Shown]) -> Vec<Vi
             found.push(Violation::new("wrong-organization", message));
         }
     }
-    for row in rows.iter().filter(|row| !known.contains(&row.id)) {
+    for row in rows.iter().filter(|row| !shown_ids.contains(&row.id)) {
         found.push(Violation::new("tail-skipped", format!("the tail of {org} never showed {} ({})", row.id, row.tag)));
     }
     let listed: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
@@ -172,36 +175,45 @@ mod tests {
         Uuid::from_u128(n)
     }
 
-    fn sent(tag: &str, outcome: Outcome) -> Sent {
+    fn sent(tag: &str, outcome: SendOutcome) -> Sent {
         let now = Instant::now();
         Sent { tenant: 0, sender: 1, tag: tag.to_owned(), started: now, finished: now, outcome }
     }
 
     fn accepted(tag: &str, n: u128) -> Sent {
-        sent(tag, Outcome::Accepted { id: Some(id(n)), replayed: false })
+        sent(tag, SendOutcome::Accepted { id: Some(id(n)), replayed: false })
     }
 
-    fn row(tag: &str, n: u128) -> Shown {
-        Shown { id: id(n), tag: tag.to_owned(), org: ORG, acknowledged: false, delivery_status: String::new() }
+    fn row(tag: &str, n: u128) -> ShownEvent {
+        ShownEvent { id: id(n), tag: tag.to_owned(), org: ORG, acknowledged: false, delivery_status: String::new() }
     }
 
-    fn rules(sent: &[Sent], acks: &HashMap<Uuid, Ack>, rows: &[Shown], duplicates: &Duplicates) -> Vec<String> {
+    fn rules(
+        sent: &[Sent],
+        acks: &HashMap<Uuid, AckState>,
+        rows: &[ShownEvent],
+        duplicates: &Duplicates,
+    ) -> Vec<String> {
         let sent: Vec<&Sent> = sent.iter().collect();
         stored(ORG, &sent, acks, rows, duplicates).into_iter().map(|violation| violation.rule).collect()
     }
 
     #[test]
     fn accepted_is_stored_once_and_unknown_at_most_once() {
-        let requests =
-            [accepted("a", 1), sent("b", Outcome::Unknown), sent("c", Outcome::Unknown), sent("d", Outcome::Refused)];
+        let requests = [
+            accepted("a", 1),
+            sent("b", SendOutcome::Unknown),
+            sent("c", SendOutcome::Unknown),
+            sent("d", SendOutcome::Refused),
+        ];
         let (none, no_duplicates) = (HashMap::new(), Duplicates::new());
-        let found = |rows: &[Shown]| rules(&requests, &none, rows, &no_duplicates);
+        let found = |rows: &[ShownEvent]| rules(&requests, &none, rows, &no_duplicates);
         assert!(found(&[row("a", 1), row("b", 2)]).is_empty());
         assert_eq!(found(&[row("b", 2)]), ["lost"]);
         assert_eq!(found(&[row("a", 1), row("b", 2), row("b", 3)]), ["stored-twice"]);
         assert_eq!(found(&[row("a", 1), row("d", 4)]), ["refused-yet-stored"]);
         assert_eq!(found(&[row("a", 1), row("x", 4)]), ["never-sent"]);
-        assert_eq!(found(&[Shown { org: id(8), ..row("a", 1) }]), ["wrong-organization"]);
+        assert_eq!(found(&[ShownEvent { org: id(8), ..row("a", 1) }]), ["wrong-organization"]);
     }
 
     #[test]
@@ -215,9 +227,9 @@ mod tests {
     #[test]
     fn exactly_the_confirmed_acknowledgements_hold() {
         let requests = [accepted("a", 1), accepted("b", 2), accepted("c", 3)];
-        let acks = HashMap::from([(id(1), Ack::Confirmed), (id(2), Ack::Unknown)]);
-        let done = |tag: &str, n| Shown { acknowledged: true, ..row(tag, n) };
-        let found = |rows: &[Shown]| rules(&requests, &acks, rows, &Duplicates::new());
+        let acks = HashMap::from([(id(1), AckState::Confirmed), (id(2), AckState::Unknown)]);
+        let done = |tag: &str, n| ShownEvent { acknowledged: true, ..row(tag, n) };
+        let found = |rows: &[ShownEvent]| rules(&requests, &acks, rows, &Duplicates::new());
         assert!(found(&[done("a", 1), row("b", 2), row("c", 3)]).is_empty());
         assert!(found(&[done("a", 1), done("b", 2), row("c", 3)]).is_empty());
         assert_eq!(found(&[row("a", 1), row("b", 2), row("c", 3)]), ["ack-lost"]);
@@ -235,7 +247,8 @@ mod tests {
     #[test]
     fn a_tail_shows_each_event_once_and_in_order() {
         let rows = [row("a", 1), row("b", 2)];
-        let found = |seen: &[Shown]| tail_complete(ORG, seen, &rows).into_iter().map(|v| v.rule).collect::<Vec<_>>();
+        let found =
+            |seen: &[ShownEvent]| tail_complete(ORG, seen, &rows).into_iter().map(|v| v.rule).collect::<Vec<_>>();
         assert!(found(&rows).is_empty());
         assert_eq!(found(&rows[..1]), ["tail-skipped"]);
         assert_eq!(found(&[row("a", 1), row("b", 2), row("a", 1)]), ["tail-repeated"]);

@@ -10,21 +10,29 @@ use std::time::Instant;
 use anyhow::Context;
 use devstack::Signal;
 
-use super::contract::{Fault, Injection, InjectionContext, Pending, REPORT_RETRIES, RedeliveryPolicy};
+use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, REPORT_RETRIES, RedeliveryPolicy};
 use crate::system::System;
 
 pub(super) const ALL: &[&dyn Fault] = &[
-    &fault("broker-kill", "SIGKILL of one broker", Victims::One, Action::Kill),
-    &fault("broker-stop", "SIGSTOP of one broker", Victims::One, Action::Halt),
-    &fault("leader-kill", "SIGKILL of the controller leader", Victims::ControllerLeader, Action::Kill).short(),
-    &fault("leader-stop", "SIGSTOP of the controller leader", Victims::ControllerLeader, Action::Halt),
-    &fault("two-brokers-kill", "SIGKILL of two brokers of three", Victims::Two, Action::Kill),
-    &fault("two-brokers-stop", "SIGSTOP of two brokers of three", Victims::Two, Action::Halt),
+    &fault(FaultInfo::new("broker-kill", "SIGKILL of one broker"), Victims::One, BrokerAction::Kill),
+    &fault(FaultInfo::new("broker-stop", "SIGSTOP of one broker"), Victims::One, BrokerAction::Halt),
+    &fault(
+        FaultInfo::new("leader-kill", "SIGKILL of the controller leader").short(),
+        Victims::ControllerLeader,
+        BrokerAction::Kill,
+    ),
+    &fault(
+        FaultInfo::new("leader-stop", "SIGSTOP of the controller leader"),
+        Victims::ControllerLeader,
+        BrokerAction::Halt,
+    ),
+    &fault(FaultInfo::new("two-brokers-kill", "SIGKILL of two brokers of three"), Victims::Two, BrokerAction::Kill),
+    &fault(FaultInfo::new("two-brokers-stop", "SIGSTOP of two brokers of three"), Victims::Two, BrokerAction::Halt),
 ];
 
 /// What is done to a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+enum BrokerAction {
     /// SIGKILL, and a restart later.
     Kill,
     /// SIGSTOP, and SIGCONT later.
@@ -41,22 +49,16 @@ enum Victims {
 }
 
 struct BrokerFault {
-    id: &'static str,
-    what: &'static str,
+    info: FaultInfo,
     victims: Victims,
-    action: Action,
-    short: bool,
+    action: BrokerAction,
 }
 
-const fn fault(id: &'static str, what: &'static str, victims: Victims, action: Action) -> BrokerFault {
-    BrokerFault { id, what, victims, action, short: false }
+const fn fault(info: FaultInfo, victims: Victims, action: BrokerAction) -> BrokerFault {
+    BrokerFault { info, victims, action }
 }
 
 impl BrokerFault {
-    const fn short(self) -> Self {
-        Self { short: true, ..self }
-    }
-
     async fn hit(&self, context: &InjectionContext<'_>) -> anyhow::Result<Injection> {
         let cluster = &context.system.cluster;
         let controller = cluster.controller_leader().context("the controller has no leader")?;
@@ -71,24 +73,24 @@ impl BrokerFault {
         for id in &chosen {
             let node = cluster.node(*id)?;
             match self.action {
-                Action::Halt => node.signal(Signal::STOP),
-                Action::Kill => node.kill().await,
+                BrokerAction::Halt => node.signal(Signal::STOP),
+                BrokerAction::Kill => node.kill().await,
             }
         }
         let all_down = Instant::now();
         tokio::time::sleep(match self.action {
-            Action::Halt => context.timing.halted,
-            Action::Kill => context.timing.down,
+            BrokerAction::Halt => context.timing.halted,
+            BrokerAction::Kill => context.timing.down,
         })
         .await;
         let undone = Instant::now();
         match self.action {
-            Action::Halt => {
+            BrokerAction::Halt => {
                 for id in &chosen {
                     cluster.node(*id)?.signal(Signal::CONT);
                 }
             }
-            Action::Kill => cluster.start_nodes(&chosen).await?,
+            BrokerAction::Kill => cluster.start_nodes(&chosen).await?,
         }
         let is_majority = chosen.len() * 2 > usize::from(context.system.options.brokers);
         let without_quorum = is_majority.then_some((all_down, undone));
@@ -97,16 +99,8 @@ impl BrokerFault {
 }
 
 impl Fault for BrokerFault {
-    fn id(&self) -> &'static str {
-        self.id
-    }
-
-    fn describe(&self) -> &'static str {
-        self.what
-    }
-
-    fn in_short_form(&self) -> bool {
-        self.short
+    fn info(&self) -> FaultInfo {
+        self.info
     }
 
     fn available(&self, system: &System) -> Result<(), String> {
@@ -114,7 +108,7 @@ impl Fault for BrokerFault {
         if system.options.brokers < needed { Err(format!("needs {needed} brokers")) } else { Ok(()) }
     }
 
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(self.hit(context))
     }
 

@@ -4,17 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::contract::{Fault, Injection, InjectionContext, Pending, RedeliveryPolicy};
+use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use crate::system::System;
 
 pub(super) const ALL: &[&dyn Fault] = &[
-    &ClockStep { id: "clock-back", what: "the roles' clock steps back by an hour", offset: "-1h" },
-    &ClockStep { id: "clock-forth", what: "the roles' clock steps forth by an hour", offset: "+1h" },
+    &ClockStep { info: FaultInfo::new("clock-back", "the roles' clock steps back by an hour"), offset: "-1h" },
+    &ClockStep { info: FaultInfo::new("clock-forth", "the roles' clock steps forth by an hour"), offset: "+1h" },
 ];
 
 struct ClockStep {
-    id: &'static str,
-    what: &'static str,
+    info: FaultInfo,
     /// As libfaketime reads it.
     offset: &'static str,
 }
@@ -43,24 +42,20 @@ impl ClockStep {
 }
 
 impl Fault for ClockStep {
-    fn id(&self) -> &'static str {
-        self.id
-    }
-
-    fn describe(&self) -> &'static str {
-        self.what
+    fn info(&self) -> FaultInfo {
+        self.info
     }
 
     fn available(&self, _system: &System) -> Result<(), String> {
         library().map(|_| ()).ok_or_else(|| "libfaketime is not installed (Debian: libfaketime)".to_owned())
     }
 
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(self.step(context))
     }
 
     /// Restarts the roles with the real clock.
-    fn clean_up<'a>(&'a self, system: &'a System) -> Pending<'a, Vec<String>> {
+    fn clean_up<'a>(&'a self, system: &'a System) -> FaultFuture<'a, Vec<String>> {
         Box::pin(system.fleet.restart_all(&[]))
     }
 
@@ -77,7 +72,7 @@ fn library() -> Option<PathBuf> {
     folders.chain([PathBuf::from("/usr/lib/faketime/libfaketimeMT.so.1")]).find(|path| path.exists())
 }
 
-/// Replaces the whole file, so that no process reads half a line.
+/// Replaces the file atomically, so that no process reads half a line.
 fn write_offset(file: &Path, offset: &str) -> std::io::Result<()> {
     let next = file.with_extension("next");
     std::fs::write(&next, format!("{offset}\n"))?;

@@ -8,20 +8,36 @@ use crate::fleet::Role;
 use crate::load::Tenant;
 use crate::system::System;
 
-/// A pending result of a fault. Boxed, so that faults of different types are in one list.
-pub(super) type Pending<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + 'a>>;
+/// A step of a fault. Boxed, so that faults of different types are in one list.
+pub(super) type FaultFuture<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + 'a>>;
+
+/// Name and description of a fault.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FaultInfo {
+    pub id: &'static str,
+    /// What the fault does, in a few words.
+    pub description: &'static str,
+    /// Whether the short form of the suite, with one broker, includes it.
+    pub in_short_form: bool,
+}
+
+impl FaultInfo {
+    pub(super) const fn new(id: &'static str, description: &'static str) -> Self {
+        Self { id, description, in_short_form: false }
+    }
+
+    pub(super) const fn short(self) -> Self {
+        Self { in_short_form: true, ..self }
+    }
+}
 
 /// One kind of failure that the suite can inject.
 pub(crate) trait Fault: Sync {
+    fn info(&self) -> FaultInfo;
+
     /// The name on the command line and in reports.
-    fn id(&self) -> &'static str;
-
-    /// What the fault does, in a few words.
-    fn describe(&self) -> &'static str;
-
-    /// Whether the short form of the suite, with one broker, includes it.
-    fn in_short_form(&self) -> bool {
-        false
+    fn id(&self) -> &'static str {
+        self.info().id
     }
 
     /// Whether the fault can be injected into this system.
@@ -33,10 +49,10 @@ pub(crate) trait Fault: Sync {
     }
 
     /// Injects the fault, waits, and undoes it. Returns when the victim is ready again.
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection>;
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection>;
 
     /// Undoes what has to last until the round is over. Returns what failed, one sentence each.
-    fn clean_up<'a>(&'a self, _system: &'a System) -> Pending<'a, Vec<String>> {
+    fn clean_up<'a>(&'a self, _system: &'a System) -> FaultFuture<'a, Vec<String>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 

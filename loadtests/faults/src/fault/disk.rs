@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::contract::{Fault, Injection, InjectionContext, Pending, REPORT_RETRIES, RedeliveryPolicy};
+use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, REPORT_RETRIES, RedeliveryPolicy};
 use crate::system::System;
 
 pub(super) const ALL: &[&dyn Fault] = &[&FullDisk];
@@ -28,19 +28,15 @@ impl FullDisk {
 }
 
 impl Fault for FullDisk {
-    fn id(&self) -> &'static str {
-        "disk-full"
-    }
-
-    fn describe(&self) -> &'static str {
-        "a broker's disk is full"
+    fn info(&self) -> FaultInfo {
+        FaultInfo::new("disk-full", "a broker's disk is full")
     }
 
     fn available(&self, system: &System) -> Result<(), String> {
         system.cluster.node_with_small_disk().map(|_| ())
     }
 
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(self.fill(context))
     }
 

@@ -4,27 +4,23 @@ use std::time::Instant;
 
 use devstack::Signal;
 
-use super::contract::{Fault, Injection, InjectionContext, Pending, REPORT_RETRIES, RedeliveryPolicy};
+use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, REPORT_RETRIES, RedeliveryPolicy};
 
 pub(super) const ALL: &[&dyn Fault] = &[
-    &PostgresFault {
-        id: "postgres-fast",
-        what: "PostgreSQL restarted, fast shutdown",
-        action: Action::FastShutdown,
-        short: true,
-    },
-    &PostgresFault {
-        id: "postgres-immediate",
-        what: "PostgreSQL restarted, immediate shutdown",
-        action: Action::ImmediateShutdown,
-        short: true,
-    },
-    &PostgresFault { id: "postgres-stop", what: "SIGSTOP of PostgreSQL", action: Action::Halt, short: false },
+    &fault(
+        FaultInfo::new("postgres-fast", "PostgreSQL restarted, fast shutdown").short(),
+        PostgresAction::FastShutdown,
+    ),
+    &fault(
+        FaultInfo::new("postgres-immediate", "PostgreSQL restarted, immediate shutdown").short(),
+        PostgresAction::ImmediateShutdown,
+    ),
+    &fault(FaultInfo::new("postgres-stop", "SIGSTOP of PostgreSQL"), PostgresAction::Halt),
 ];
 
 /// What is done to PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+enum PostgresAction {
     /// Fast shutdown, and a restart later.
     FastShutdown,
     /// Immediate shutdown, and a restart with crash recovery later.
@@ -34,10 +30,12 @@ enum Action {
 }
 
 struct PostgresFault {
-    id: &'static str,
-    what: &'static str,
-    action: Action,
-    short: bool,
+    info: FaultInfo,
+    action: PostgresAction,
+}
+
+const fn fault(info: FaultInfo, action: PostgresAction) -> PostgresFault {
+    PostgresFault { info, action }
 }
 
 impl PostgresFault {
@@ -45,14 +43,14 @@ impl PostgresFault {
         let postgres = context.system.cluster.postgres();
         let started = Instant::now();
         match self.action {
-            Action::Halt => {
+            PostgresAction::Halt => {
                 postgres.signal(Signal::STOP);
                 tokio::time::sleep(context.timing.halted).await;
                 postgres.signal(Signal::CONT);
                 return Ok(context.injected_since(started));
             }
-            Action::FastShutdown => postgres.stop().await,
-            Action::ImmediateShutdown => postgres.stop_immediately().await,
+            PostgresAction::FastShutdown => postgres.stop().await,
+            PostgresAction::ImmediateShutdown => postgres.stop_immediately().await,
         }
         tokio::time::sleep(context.timing.down).await;
         let undone = Instant::now();
@@ -62,19 +60,11 @@ impl PostgresFault {
 }
 
 impl Fault for PostgresFault {
-    fn id(&self) -> &'static str {
-        self.id
+    fn info(&self) -> FaultInfo {
+        self.info
     }
 
-    fn describe(&self) -> &'static str {
-        self.what
-    }
-
-    fn in_short_form(&self) -> bool {
-        self.short
-    }
-
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(self.hit(context))
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use devstack::Signal;
 
-use super::contract::{Fault, Injection, InjectionContext, Pending, REPORT_RETRIES, RedeliveryPolicy};
+use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, REPORT_RETRIES, RedeliveryPolicy};
 use crate::fleet::Role;
 use crate::system::System;
 
@@ -21,19 +21,11 @@ struct TinyLimits;
 struct HaltedBrokers;
 
 impl Fault for TinyLimits {
-    fn id(&self) -> &'static str {
-        "queue-bounds"
+    fn info(&self) -> FaultInfo {
+        FaultInfo::new("queue-bounds", "ingest with room for two events in flight").short()
     }
 
-    fn describe(&self) -> &'static str {
-        "ingest with room for two events in flight"
-    }
-
-    fn in_short_form(&self) -> bool {
-        true
-    }
-
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(async move {
             let started = Instant::now();
             let mut failures = restart_ingest(context.system, &TINY_LIMITS).await?;
@@ -49,15 +41,11 @@ impl Fault for TinyLimits {
 }
 
 impl Fault for HaltedBrokers {
-    fn id(&self) -> &'static str {
-        "queue-halted"
+    fn info(&self) -> FaultInfo {
+        FaultInfo::new("queue-halted", "all brokers halted under load")
     }
 
-    fn describe(&self) -> &'static str {
-        "all brokers halted under load"
-    }
-
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(async move {
             let cluster = &context.system.cluster;
             let started = Instant::now();

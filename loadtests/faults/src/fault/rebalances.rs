@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::contract::{Fault, Injection, InjectionContext, Pending, RedeliveryPolicy};
+use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use super::roles::HANDOVER;
 use crate::fleet::Role;
 
@@ -37,15 +37,11 @@ impl RebalanceStorm {
 }
 
 impl Fault for RebalanceStorm {
-    fn id(&self) -> &'static str {
-        "rebalance-storm"
+    fn info(&self) -> FaultInfo {
+        FaultInfo::new("rebalance-storm", "consumers join and leave quickly")
     }
 
-    fn describe(&self) -> &'static str {
-        "consumers join and leave quickly"
-    }
-
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(self.restart_consumers(context))
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::contract::{Fault, Injection, InjectionContext, Pending, RedeliveryPolicy};
+use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use crate::receiver::{Receiver, ReceiverBehavior};
 
 /// A healthy receiver gets a request at least this often, whatever the others do. It is far longer than the time
@@ -12,30 +12,24 @@ const MAX_GAP: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 
 pub(super) const ALL: &[&dyn Fault] = &[
-    &fault("receiver-hangs", "receivers that never answer", ReceiverBehavior::Hangs),
-    &fault("receiver-resets", "receivers that reset the connection", ReceiverBehavior::Resets).short(),
-    &fault("receiver-500", "receivers that answer 500", ReceiverBehavior::Status(500)),
-    &fault("receiver-429", "receivers that answer 429", ReceiverBehavior::Status(429)),
-    &fault("receiver-301", "receivers that answer 301", ReceiverBehavior::Status(301)),
-    &fault("receiver-drips", "receivers that answer a byte a second", ReceiverBehavior::Drips),
+    &fault(FaultInfo::new("receiver-hangs", "receivers that never answer"), ReceiverBehavior::Hangs),
+    &fault(FaultInfo::new("receiver-resets", "receivers that reset the connection").short(), ReceiverBehavior::Resets),
+    &fault(FaultInfo::new("receiver-500", "receivers that answer 500"), ReceiverBehavior::Status(500)),
+    &fault(FaultInfo::new("receiver-429", "receivers that answer 429"), ReceiverBehavior::Status(429)),
+    &fault(FaultInfo::new("receiver-301", "receivers that answer 301"), ReceiverBehavior::Status(301)),
+    &fault(FaultInfo::new("receiver-drips", "receivers that answer a byte a second"), ReceiverBehavior::Drips),
 ];
 
 struct ReceiverFault {
-    id: &'static str,
-    what: &'static str,
+    info: FaultInfo,
     behavior: ReceiverBehavior,
-    short: bool,
 }
 
-const fn fault(id: &'static str, what: &'static str, behavior: ReceiverBehavior) -> ReceiverFault {
-    ReceiverFault { id, what, behavior, short: false }
+const fn fault(info: FaultInfo, behavior: ReceiverBehavior) -> ReceiverFault {
+    ReceiverFault { info, behavior }
 }
 
 impl ReceiverFault {
-    const fn short(self) -> Self {
-        Self { short: true, ..self }
-    }
-
     async fn misbehave(&self, context: &InjectionContext<'_>) -> anyhow::Result<Injection> {
         let receiver = &context.system.receiver;
         let all: Vec<String> = context.tenants.iter().flat_map(|tenant| tenant.endpoints.clone()).collect();
@@ -57,19 +51,11 @@ impl ReceiverFault {
 }
 
 impl Fault for ReceiverFault {
-    fn id(&self) -> &'static str {
-        self.id
+    fn info(&self) -> FaultInfo {
+        self.info
     }
 
-    fn describe(&self) -> &'static str {
-        self.what
-    }
-
-    fn in_short_form(&self) -> bool {
-        self.short
-    }
-
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(self.misbehave(context))
     }
 

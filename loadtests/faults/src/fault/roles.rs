@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use devstack::Signal;
 
-use super::contract::{Fault, Injection, InjectionContext, Pending, RedeliveryPolicy};
+use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use crate::fleet::{Instance, Role};
 use crate::system::System;
 
@@ -22,20 +22,36 @@ const OWNERS: &str = "
     ) AS held";
 
 pub(super) const ALL: &[&dyn Fault] = &[
-    &fault("ingest-kill", "SIGKILL of one ingest", Role::Ingest, Action::Kill).short(),
-    &fault("ingest-term", "SIGTERM of one ingest", Role::Ingest, Action::Terminate).short(),
-    &fault("ingest-stop", "SIGSTOP of one ingest", Role::Ingest, Action::Halt),
-    &fault("materializer-kill", "SIGKILL of one materializer", Role::Materializer, Action::Kill).short(),
-    &fault("materializer-term", "SIGTERM of one materializer", Role::Materializer, Action::Terminate),
-    &fault("materializer-stop", "SIGSTOP of one materializer", Role::Materializer, Action::Halt).short(),
-    &fault("dispatcher-kill", "SIGKILL of one dispatcher", Role::Dispatcher, Action::Kill).short(),
-    &fault("dispatcher-term", "SIGTERM of one dispatcher", Role::Dispatcher, Action::Terminate).short(),
-    &fault("dispatcher-stop", "SIGSTOP of one dispatcher", Role::Dispatcher, Action::Halt),
+    &fault(FaultInfo::new("ingest-kill", "SIGKILL of one ingest").short(), Role::Ingest, RoleAction::Kill),
+    &fault(FaultInfo::new("ingest-term", "SIGTERM of one ingest").short(), Role::Ingest, RoleAction::Terminate),
+    &fault(FaultInfo::new("ingest-stop", "SIGSTOP of one ingest"), Role::Ingest, RoleAction::Halt),
+    &fault(
+        FaultInfo::new("materializer-kill", "SIGKILL of one materializer").short(),
+        Role::Materializer,
+        RoleAction::Kill,
+    ),
+    &fault(
+        FaultInfo::new("materializer-term", "SIGTERM of one materializer"),
+        Role::Materializer,
+        RoleAction::Terminate,
+    ),
+    &fault(
+        FaultInfo::new("materializer-stop", "SIGSTOP of one materializer").short(),
+        Role::Materializer,
+        RoleAction::Halt,
+    ),
+    &fault(FaultInfo::new("dispatcher-kill", "SIGKILL of one dispatcher").short(), Role::Dispatcher, RoleAction::Kill),
+    &fault(
+        FaultInfo::new("dispatcher-term", "SIGTERM of one dispatcher").short(),
+        Role::Dispatcher,
+        RoleAction::Terminate,
+    ),
+    &fault(FaultInfo::new("dispatcher-stop", "SIGSTOP of one dispatcher"), Role::Dispatcher, RoleAction::Halt),
 ];
 
 /// What is done to the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+enum RoleAction {
     /// SIGKILL, and a restart later.
     Kill,
     /// SIGTERM, and a restart later.
@@ -45,22 +61,16 @@ enum Action {
 }
 
 struct RoleFault {
-    id: &'static str,
-    what: &'static str,
+    info: FaultInfo,
     role: Role,
-    action: Action,
-    short: bool,
+    action: RoleAction,
 }
 
-const fn fault(id: &'static str, what: &'static str, role: Role, action: Action) -> RoleFault {
-    RoleFault { id, what, role, action, short: false }
+const fn fault(info: FaultInfo, role: Role, action: RoleAction) -> RoleFault {
+    RoleFault { info, role, action }
 }
 
 impl RoleFault {
-    const fn short(self) -> Self {
-        Self { short: true, ..self }
-    }
-
     async fn hit_one(&self, context: &InjectionContext<'_>) -> anyhow::Result<Injection> {
         let (system, role) = (context.system, self.role);
         let (mut failures, mut no_effect) = (Vec::new(), Vec::new());
@@ -73,17 +83,17 @@ impl RoleFault {
         let Some(instance) = instances.get(chosen) else { bail!("there is no {}", role.name()) };
         let started = Instant::now();
         match self.action {
-            Action::Halt => {
+            RoleAction::Halt => {
                 instance.signal(Signal::STOP).await;
                 tokio::time::sleep(context.timing.halted).await;
                 instance.signal(Signal::CONT).await;
             }
-            Action::Kill => {
+            RoleAction::Kill => {
                 instance.signal(Signal::KILL).await;
                 tokio::time::sleep(context.timing.down).await;
                 system.fleet.start(instance)?;
             }
-            Action::Terminate => {
+            RoleAction::Terminate => {
                 if !system.fleet.terminate(instance).await {
                     failures.push(format!("{} did not exit cleanly after SIGTERM", instance.name));
                 }
@@ -98,19 +108,11 @@ impl RoleFault {
 }
 
 impl Fault for RoleFault {
-    fn id(&self) -> &'static str {
-        self.id
+    fn info(&self) -> FaultInfo {
+        self.info
     }
 
-    fn describe(&self) -> &'static str {
-        self.what
-    }
-
-    fn in_short_form(&self) -> bool {
-        self.short
-    }
-
-    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> Pending<'a, Injection> {
+    fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(self.hit_one(context))
     }
 
@@ -121,7 +123,7 @@ impl Fault for RoleFault {
     fn redelivery_allowed(&self, injection: &Injection) -> RedeliveryPolicy {
         match (self.role, self.action) {
             // A terminated dispatcher finishes the attempts that it started.
-            (Role::Dispatcher, Action::Terminate) => RedeliveryPolicy::Never,
+            (Role::Dispatcher, RoleAction::Terminate) => RedeliveryPolicy::Never,
             (Role::Dispatcher, _) => RedeliveryPolicy::WhileInjected { margin: injection.consumer_session + HANDOVER },
             _ => RedeliveryPolicy::IfDispatchersRebalanced,
         }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::context::{RoundContext, Tenant};
 use super::native;
-use crate::ledger::Ack;
+use crate::ledger::AckState;
 
 /// Every n-th event is acknowledged.
 const ACKNOWLEDGE_EVERY: u64 = 3;
@@ -73,14 +73,14 @@ async fn acknowledge_delivered(
         }
         let started = Instant::now();
         // Recorded before the request: if this task is aborted, the acknowledgement may hold all the same.
-        context.ledger.record_ack(tenant, id, Ack::Unknown, started);
+        context.ledger.record_ack(tenant, id, AckState::Unknown, started);
         let confirmed = match (nth / ACKNOWLEDGE_EVERY) % 4 {
             0 => by_list(context, &of.key, id).await,
             1 => by_delete(context, &of.key, id).await,
             is_json => native::acknowledge(producer, &context.topics.acks, of.org, id, is_json == 2).await,
         };
         if confirmed {
-            context.ledger.record_ack(tenant, id, Ack::Confirmed, started);
+            context.ledger.record_ack(tenant, id, AckState::Confirmed, started);
         }
     }
 }

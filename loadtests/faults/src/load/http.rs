@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::context::Naming;
 use super::sender::Sender;
-use crate::ledger::{Outcome, Sent};
+use crate::ledger::SendOutcome;
 
 /// Every n-th named event is sent again on purpose.
 const REPEAT_EVERY: u64 = 7;
@@ -47,8 +47,8 @@ pub(super) async fn send(mut sender: Sender, naming: Naming) {
 async fn until_accepted(sender: &Sender, naming: Naming, tag: &str) -> bool {
     loop {
         match once(sender, naming, tag).await {
-            Outcome::Accepted { .. } => return true,
-            Outcome::Unknown if naming == Naming::None => return false,
+            SendOutcome::Accepted { .. } => return true,
+            SendOutcome::Unknown if naming == Naming::None => return false,
             _ if sender.is_stopping() => return false,
             _ => tokio::time::sleep(PAUSE).await,
         }
@@ -56,32 +56,26 @@ async fn until_accepted(sender: &Sender, naming: Naming, tag: &str) -> bool {
 }
 
 /// Sends one event once and records the outcome.
-pub(super) async fn once(sender: &Sender, naming: Naming, tag: &str) -> Outcome {
-    let Some(tenant) = sender.tenant() else { return Outcome::Refused };
+pub(super) async fn once(sender: &Sender, naming: Naming, tag: &str) -> SendOutcome {
+    let Some(tenant) = sender.tenant() else { return SendOutcome::Refused };
     let body = sender.body(tag, naming == Naming::DedupId);
     let idempotency_key = (naming == Naming::IdempotencyKey).then_some(tag);
     let started = Instant::now();
     let reply = sender.context.api.post("/v1/events", &tenant.key, body, idempotency_key).await;
-    let ledger = &sender.context.ledger;
     let outcome = match reply {
         // Without a connection nothing was stored.
-        Err(error) if is_unconnected(&error) => Outcome::Refused,
-        Err(_) => Outcome::Unknown,
+        Err(error) if is_unconnected(&error) => SendOutcome::Refused,
+        Err(_) => SendOutcome::Unknown,
         Ok((status, body)) => outcome_of(status, &body).unwrap_or_else(|| {
             let body = String::from_utf8_lossy(&body);
-            ledger.record_unexpected_answer(format!("POST /v1/events of {tag} answered {status}: {body}"));
-            Outcome::Unknown
+            sender
+                .context
+                .ledger
+                .record_unexpected_answer(format!("POST /v1/events of {tag} answered {status}: {body}"));
+            SendOutcome::Unknown
         }),
     };
-    let (tenant, number) = (sender.tenant, sender.number);
-    ledger.record(Sent {
-        tenant,
-        sender: number,
-        tag: tag.to_owned(),
-        started,
-        finished: Instant::now(),
-        outcome: outcome.clone(),
-    });
+    sender.record(tag, started, outcome.clone());
     outcome
 }
 
@@ -90,22 +84,22 @@ fn is_unconnected(error: &anyhow::Error) -> bool {
 }
 
 #[derive(Deserialize)]
-struct Reply {
+struct AcceptReply {
     event_id: Option<Uuid>,
     detail: Option<String>,
 }
 
 /// The outcome that an answer means; `None` if the API must not answer this.
-fn outcome_of(status: u16, body: &[u8]) -> Option<Outcome> {
-    let reply: Reply = serde_json::from_slice(body).ok()?;
+fn outcome_of(status: u16, body: &[u8]) -> Option<SendOutcome> {
+    let reply: AcceptReply = serde_json::from_slice(body).ok()?;
     match (status, reply.event_id) {
-        (201, Some(id)) => Some(Outcome::Accepted { id: Some(id), replayed: false }),
+        (201, Some(id)) => Some(SendOutcome::Accepted { id: Some(id), replayed: false }),
         // A repetition; the id is the original's.
-        (409, Some(id)) => Some(Outcome::Accepted { id: Some(id), replayed: true }),
+        (409, Some(id)) => Some(SendOutcome::Accepted { id: Some(id), replayed: true }),
         (503, _) if reply.detail.is_some_and(|detail| detail.contains("may have been stored")) => {
-            Some(Outcome::Unknown)
+            Some(SendOutcome::Unknown)
         }
-        (503 | 429, _) => Some(Outcome::Refused),
+        (503 | 429, _) => Some(SendOutcome::Refused),
         _ => None,
     }
 }
@@ -117,13 +111,16 @@ mod tests {
     #[test]
     fn an_answer_says_whether_the_event_is_stored() {
         let id = Uuid::from_u128(1);
-        let accepted = |replayed| Some(Outcome::Accepted { id: Some(id), replayed });
+        let accepted = |replayed| Some(SendOutcome::Accepted { id: Some(id), replayed });
         let with_id = format!(r#"{{"event_id":"{id}"}}"#);
         assert_eq!(outcome_of(201, with_id.as_bytes()), accepted(false));
         assert_eq!(outcome_of(409, with_id.as_bytes()), accepted(true));
-        assert_eq!(outcome_of(503, br#"{"detail":"the event may have been stored: repeat"}"#), Some(Outcome::Unknown));
-        assert_eq!(outcome_of(503, br#"{"detail":"the event was not stored"}"#), Some(Outcome::Refused));
-        assert_eq!(outcome_of(429, br#"{"detail":"too many"}"#), Some(Outcome::Refused));
+        assert_eq!(
+            outcome_of(503, br#"{"detail":"the event may have been stored: repeat"}"#),
+            Some(SendOutcome::Unknown)
+        );
+        assert_eq!(outcome_of(503, br#"{"detail":"the event was not stored"}"#), Some(SendOutcome::Refused));
+        assert_eq!(outcome_of(429, br#"{"detail":"too many"}"#), Some(SendOutcome::Refused));
         assert_eq!(outcome_of(500, br#"{"detail":"internal"}"#), None);
         assert_eq!(outcome_of(201, b"{}"), None);
         assert_eq!(outcome_of(404, br#"{"detail":"not found"}"#), None);

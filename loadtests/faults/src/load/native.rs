@@ -16,7 +16,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::sender::Sender;
-use crate::ledger::{Outcome, Sent};
+use crate::ledger::SendOutcome;
 
 /// After this time the outcome of a record is unknown, in milliseconds.
 const DELIVERY_MS: &str = "15000";
@@ -63,15 +63,15 @@ pub(super) async fn send(mut sender: Sender, producer: FutureProducer) {
 async fn until_written(sender: &Sender, producer: &FutureProducer, tag: &str, is_json: bool) -> bool {
     loop {
         match once(sender, producer, tag, is_json).await {
-            Outcome::Accepted { .. } => return true,
+            SendOutcome::Accepted { .. } => return true,
             _ if !is_json || sender.is_stopping() => return false,
             _ => tokio::time::sleep(PAUSE).await,
         }
     }
 }
 
-async fn once(sender: &Sender, producer: &FutureProducer, tag: &str, is_json: bool) -> Outcome {
-    let Some(tenant) = sender.tenant() else { return Outcome::Refused };
+async fn once(sender: &Sender, producer: &FutureProducer, tag: &str, is_json: bool) -> SendOutcome {
+    let Some(tenant) = sender.tenant() else { return SendOutcome::Refused };
     let (value, own_id) =
         if is_json { (sender.body(tag, true).into_bytes(), None) } else { avro(sender, tag, tenant.org) };
     let content_type = if is_json { CONTENT_TYPE_JSON } else { CONTENT_TYPE_AVRO };
@@ -79,26 +79,18 @@ async fn once(sender: &Sender, producer: &FutureProducer, tag: &str, is_json: bo
     let started = Instant::now();
     let written = write(producer, topic, tenant.org, &value, content_type).await;
     let outcome = match written {
-        Ok(Written { partition, offset, timestamp_ms }) => {
+        Ok(AppendedAt { partition, offset, timestamp_ms }) => {
             // Kafka does not always report offset and time. Then only the log has the id.
             let appended_at = (offset >= 0).then_some(timestamp_ms).flatten();
             let id = own_id.or_else(|| {
                 appended_at.map(|at| EventId::derived_from_position(topic, partition, offset, at).as_uuid())
             });
-            Outcome::Accepted { id, replayed: false }
+            SendOutcome::Accepted { id, replayed: false }
         }
-        Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => Outcome::Refused,
-        Err(_) => Outcome::Unknown,
+        Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => SendOutcome::Refused,
+        Err(_) => SendOutcome::Unknown,
     };
-    let (tenant, number) = (sender.tenant, sender.number);
-    sender.context.ledger.record(Sent {
-        tenant,
-        sender: number,
-        tag: tag.to_owned(),
-        started,
-        finished: Instant::now(),
-        outcome: outcome.clone(),
-    });
+    sender.record(tag, started, outcome.clone());
     outcome
 }
 
@@ -134,7 +126,7 @@ pub(super) async fn acknowledge(producer: &FutureProducer, topic: &str, org: Uui
 }
 
 /// Where Kafka appended a record.
-struct Written {
+struct AppendedAt {
     partition: i32,
     offset: i64,
     timestamp_ms: Option<i64>,
@@ -146,7 +138,7 @@ async fn write(
     org: Uuid,
     value: &[u8],
     content_type: &str,
-) -> Result<Written, KafkaError> {
+) -> Result<AppendedAt, KafkaError> {
     let key = org.to_string();
     let headers = OwnedHeaders::new().insert(Header { key: CONTENT_TYPE, value: Some(content_type) });
     let record = FutureRecord::to(topic).key(&key).payload(value).headers(headers);
@@ -156,5 +148,5 @@ async fn write(
         Timestamp::CreateTime(_) => None,
         Timestamp::LogAppendTime(at) => Some(at),
     };
-    Ok(Written { partition: delivery.partition, offset: delivery.offset, timestamp_ms })
+    Ok(AppendedAt { partition: delivery.partition, offset: delivery.offset, timestamp_ms })
 }

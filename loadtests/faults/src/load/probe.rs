@@ -11,7 +11,7 @@ use super::context::{Naming, RoundContext, SENDERS_PER_TENANT};
 use super::http;
 use super::sender::Sender;
 use crate::client::Api;
-use crate::ledger::Outcome;
+use crate::ledger::SendOutcome;
 
 /// Wait before a retry.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -49,7 +49,7 @@ async fn until_accepted(sender: &Sender, since: Instant, timeout: Duration) -> b
     let mut seq = 0;
     while since.elapsed() < timeout {
         let outcome = http::once(sender, Naming::None, &sender.tag(seq)).await;
-        if matches!(outcome, Outcome::Accepted { .. }) {
+        if matches!(outcome, SendOutcome::Accepted { .. }) {
             return true;
         }
         seq += 1;

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::context::{RoundContext, Tenant};
+use crate::ledger::{SendOutcome, Sent};
 
 /// What every sender has.
 pub(super) struct Sender {
@@ -43,6 +44,18 @@ impl Sender {
             fields.insert("dedup_id".to_owned(), tag.into());
         }
         event.to_string()
+    }
+
+    /// Records the outcome of a request that was started then and is finished now.
+    pub(super) fn record(&self, tag: &str, started: Instant, outcome: SendOutcome) {
+        self.context.ledger.record(Sent {
+            tenant: self.tenant,
+            sender: self.number,
+            tag: tag.to_owned(),
+            started,
+            finished: Instant::now(),
+            outcome,
+        });
     }
 
     /// Waits until the next event is due. Returns `false` when the sender has to stop.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::context::RoundContext;
 use crate::inbox::page;
-use crate::ledger::Shown;
+use crate::ledger::ShownEvent;
 
 /// Long poll of the inbox in seconds; shorter than every timeout.
 const WAIT_SECONDS: u32 = 2;
@@ -35,7 +35,7 @@ pub(super) async fn follow(
             continue;
         };
         cursor = Some(page.resume_cursor);
-        let shown: Vec<Shown> = page.events.into_iter().map(Shown::from).collect();
+        let shown: Vec<ShownEvent> = page.events.into_iter().map(ShownEvent::from).collect();
         for event in &shown {
             // If the acknowledger is behind, some events are not acknowledged.
             let _is_full = show.try_send(event.id);

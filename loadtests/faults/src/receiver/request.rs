@@ -21,7 +21,7 @@ pub(super) struct Request {
 impl Request {
     /// The value of a header, named in lower case; empty when there is none.
     pub(super) fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+        self.headers.iter().find(|(header, _)| header == name).map_or("", |(_, value)| value)
     }
 }
 

@@ -37,11 +37,11 @@ pub(crate) enum ReceiverBehavior {
 }
 
 #[derive(Default)]
-struct Shared {
+struct ReceiverState {
     secrets: Mutex<HashMap<String, String>>,
     behaviors: Mutex<HashMap<String, ReceiverBehavior>>,
     receipts: Mutex<Vec<Receipt>>,
-    /// Endpoint and event of each success, for quick look-ups.
+    /// Endpoint and event of each success, for quick lookups.
     succeeded: Mutex<HashSet<(String, Uuid)>>,
     /// Endpoints that got a request while they misbehaved.
     called_while_faulty: Mutex<HashSet<String>>,
@@ -52,7 +52,7 @@ struct Shared {
 /// A running receiver; it stops when dropped.
 pub(crate) struct Receiver {
     port: u16,
-    shared: Arc<Shared>,
+    state: Arc<ReceiverState>,
     server: JoinHandle<()>,
 }
 
@@ -61,9 +61,9 @@ impl Receiver {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        let shared = Arc::new(Shared::default());
-        let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        Ok(Self { port, shared, server })
+        let state = Arc::new(ReceiverState::default());
+        let server = tokio::spawn(serve(listener, Arc::clone(&state)));
+        Ok(Self { port, state, server })
     }
 
     /// The URL of an endpoint.
@@ -73,39 +73,39 @@ impl Receiver {
 
     /// Registers an endpoint with the secret that signs its requests.
     pub(crate) fn register(&self, endpoint: &str, secret: String) {
-        lock(&self.shared.secrets).insert(endpoint.to_owned(), secret);
+        lock(&self.state.secrets).insert(endpoint.to_owned(), secret);
     }
 
     /// From now on the endpoints answer like this.
     pub(crate) fn set_behavior(&self, endpoints: &[String], behavior: ReceiverBehavior) {
-        let mut behaviors = lock(&self.shared.behaviors);
+        let mut behaviors = lock(&self.state.behaviors);
         behaviors.extend(endpoints.iter().map(|endpoint| (endpoint.clone(), behavior)));
     }
 
     /// Whether the endpoint got a request while it misbehaved.
     pub(crate) fn was_called_while_faulty(&self, endpoint: &str) -> bool {
-        lock(&self.shared.called_while_faulty).contains(endpoint)
+        lock(&self.state.called_while_faulty).contains(endpoint)
     }
 
     /// Requested paths that belong to no endpoint.
     pub(crate) fn unknown_paths(&self) -> Vec<String> {
-        lock(&self.shared.unknown_paths).iter().cloned().collect()
+        lock(&self.state.unknown_paths).iter().cloned().collect()
     }
 
     /// All requests to these endpoints, in the order of their arrival.
     pub(crate) fn receipts(&self, endpoints: &[String]) -> Vec<Receipt> {
-        lock(&self.shared.receipts).iter().filter(|receipt| endpoints.contains(&receipt.endpoint)).cloned().collect()
+        lock(&self.state.receipts).iter().filter(|receipt| endpoints.contains(&receipt.endpoint)).cloned().collect()
     }
 
     /// Whether the endpoint answered a delivery of the event with success.
     pub(crate) fn has_succeeded(&self, endpoint: &str, id: Uuid) -> bool {
-        lock(&self.shared.succeeded).contains(&(endpoint.to_owned(), id))
+        lock(&self.state.succeeded).contains(&(endpoint.to_owned(), id))
     }
 
     /// Deletes the recorded requests.
     pub(crate) fn clear(&self) {
-        lock(&self.shared.receipts).clear();
-        lock(&self.shared.succeeded).clear();
+        lock(&self.state.receipts).clear();
+        lock(&self.state.succeeded).clear();
     }
 }
 
@@ -115,37 +115,37 @@ impl Drop for Receiver {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, state: Arc<ReceiverState>) {
     let mut connections = JoinSet::new();
     loop {
         if let Ok((stream, _)) = listener.accept().await {
-            let shared = Arc::clone(&shared);
-            connections.spawn(async move { drop(serve_connection(stream, &shared).await) });
+            let state = Arc::clone(&state);
+            connections.spawn(async move { drop(serve_connection(stream, &state).await) });
         }
         // Collects the finished connections.
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn serve_connection(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn serve_connection(stream: TcpStream, state: &ReceiverState) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_request(&mut stream).await? {
         let endpoint = request.path.trim_start_matches('/').to_owned();
-        let behavior = lock(&shared.behaviors).get(&endpoint).copied().unwrap_or(ReceiverBehavior::Healthy);
-        let secret = lock(&shared.secrets).get(&endpoint).cloned();
+        let behavior = lock(&state.behaviors).get(&endpoint).copied().unwrap_or(ReceiverBehavior::Healthy);
+        let secret = lock(&state.secrets).get(&endpoint).cloned();
         if secret.is_none() {
-            lock(&shared.unknown_paths).insert(format!("/{endpoint}"));
+            lock(&state.unknown_paths).insert(format!("/{endpoint}"));
         } else if behavior != ReceiverBehavior::Healthy {
-            lock(&shared.called_while_faulty).insert(endpoint.clone());
+            lock(&state.called_while_faulty).insert(endpoint.clone());
         }
         let mut receipt = receipt(endpoint, &request, secret.as_deref());
         let host = request.header("host").to_owned();
         let answered = answer(stream.get_mut(), behavior, &host).await;
         receipt.succeeded = behavior == ReceiverBehavior::Healthy && answered.is_ok();
         if receipt.succeeded {
-            lock(&shared.succeeded).insert((receipt.endpoint.clone(), receipt.id));
+            lock(&state.succeeded).insert((receipt.endpoint.clone(), receipt.id));
         }
-        lock(&shared.receipts).push(receipt);
+        lock(&state.receipts).push(receipt);
         answered?;
     }
     Ok(())
@@ -184,12 +184,12 @@ async fn answer(stream: &mut TcpStream, behavior: ReceiverBehavior, host: &str) 
 
 fn receipt(endpoint: String, request: &Request, secret: Option<&str>) -> Receipt {
     #[derive(serde::Deserialize, Default)]
-    struct Body {
+    struct WebhookBody {
         event_id: Uuid,
-        data: Payload,
+        data: WebhookData,
     }
     #[derive(serde::Deserialize, Default)]
-    struct Payload {
+    struct WebhookData {
         tag: String,
         org: Uuid,
     }
@@ -203,7 +203,8 @@ fn receipt(endpoint: String, request: &Request, secret: Option<&str>) -> Receipt
             request.header("webhook-signature"),
         )
     });
-    let Body { event_id, data: Payload { tag, org } } = serde_json::from_slice(&request.body).unwrap_or_default();
+    let WebhookBody { event_id, data: WebhookData { tag, org } } =
+        serde_json::from_slice(&request.body).unwrap_or_default();
     Receipt {
         endpoint,
         id: id.parse().unwrap_or_default(),

@@ -15,7 +15,7 @@ use crate::check::{
 use crate::fault::{Fault, Injection, RedeliveryPolicy};
 use crate::fleet::Role;
 use crate::inbox;
-use crate::ledger::{Ack, Outcome, Sent, Shown};
+use crate::ledger::{AckState, SendOutcome, Sent, ShownEvent};
 use crate::load::{Load, RoundContext, Tenant};
 use crate::offsets::EndOffsets;
 use crate::system::System;
@@ -79,7 +79,7 @@ impl Comparison<'_> {
             let (endpoints, receipts_checked) = (tenant.endpoints.clone(), receipts.len());
             results.push(RoundResult { org: tenant.org, key: tenant.key.clone(), rows, endpoints, receipts_checked });
         }
-        outcomes.acknowledged = acks.values().filter(|ack| **ack == Ack::Confirmed).count();
+        outcomes.acknowledged = acks.values().filter(|ack| **ack == AckState::Confirmed).count();
         found.extend(self.inactivity(outcomes));
         let violations_of = |rule: &'static str, messages: Vec<String>| {
             messages.into_iter().map(move |message| Violation::new(rule, message))
@@ -156,7 +156,7 @@ impl Comparison<'_> {
     }
 
     /// Waits for the webhooks of all listed events. The rules report those that do not come.
-    async fn wait_for_webhooks(&self, inboxes: &[Vec<Shown>]) {
+    async fn wait_for_webhooks(&self, inboxes: &[Vec<ShownEvent>]) {
         let started = Instant::now();
         let receiver = &self.system.receiver;
         let all_delivered = || {
@@ -171,7 +171,7 @@ impl Comparison<'_> {
     }
 
     /// Waits until the tails have shown all listed events. The rules report those that they do not show.
-    async fn wait_for_tails(&self, inboxes: &[Vec<Shown>]) {
+    async fn wait_for_tails(&self, inboxes: &[Vec<ShownEvent>]) {
         let started = Instant::now();
         let ledger = &self.context.ledger;
         let all_shown = || inboxes.iter().enumerate().all(|(number, rows)| ledger.tail(number).len() >= rows.len());
@@ -181,11 +181,11 @@ impl Comparison<'_> {
     }
 
     /// Violations for accepted ids that are not listed and for which the API does not return the original.
-    async fn unresolved(&self, tenant: &Tenant, sent: &[&Sent], rows: &[Shown]) -> anyhow::Result<Vec<Violation>> {
+    async fn unresolved(&self, tenant: &Tenant, sent: &[&Sent], rows: &[ShownEvent]) -> anyhow::Result<Vec<Violation>> {
         let by_tag: HashMap<&str, Uuid> = rows.iter().map(|row| (row.tag.as_str(), row.id)).collect();
         let mut found = Vec::new();
         for request in sent {
-            let Outcome::Accepted { id: Some(id), .. } = request.outcome else { continue };
+            let SendOutcome::Accepted { id: Some(id), .. } = request.outcome else { continue };
             let Some(listed) = by_tag.get(request.tag.as_str()).filter(|listed| **listed != id) else { continue };
             let resolved = inbox::resolve(&self.system.api, &tenant.key, id).await?;
             if resolved != Some(*listed) {
@@ -202,12 +202,12 @@ impl Comparison<'_> {
     /// Violations for requests that were started and accepted while too few brokers were up, and wrote something.
     fn accepted_without_quorum(&self, sent: &[Sent]) -> Vec<Violation> {
         let Some((from, to)) = self.injection.without_quorum else { return Vec::new() };
-        let has_written = |sent: &&Sent| matches!(sent.outcome, Outcome::Accepted { replayed: false, .. });
-        let mut known = HashSet::new();
+        let has_written = |sent: &&Sent| matches!(sent.outcome, SendOutcome::Accepted { replayed: false, .. });
+        let mut seen = HashSet::new();
         let mut found = Vec::new();
         for sent in sent.iter().filter(has_written) {
             // A repetition of an accepted event may be answered from a cache.
-            if known.insert(&sent.tag) && sent.started >= from && sent.finished <= to {
+            if seen.insert(&sent.tag) && sent.started >= from && sent.finished <= to {
                 let message = format!("{} was accepted while too few brokers were up", sent.tag);
                 found.push(Violation::new("accepted-without-quorum", message));
             }

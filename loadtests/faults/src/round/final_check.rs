@@ -1,5 +1,5 @@
 //! The final check of a run, after rebuilds and replays: each inbox is as its round left it, the view still matches the
-//! whole log, no webhook was repeated, and the system still works.
+//! complete log, no webhook was repeated, and the system still works.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub(crate) async fn final_check(
     outcomes.violations.extend(smoke_after(system, settle).await);
     let orgs: Vec<Uuid> = results.iter().map(|result| result.org).collect();
     outcomes.violations.extend(wait_for_deliveries(system, &orgs, settle).await);
-    let log = system.read_log(None, log_end).await.context("reading the whole log")?;
+    let log = system.read_log(None, log_end).await.context("reading the complete log")?;
     let duplicates = inbox::duplicates(&system.pool).await?;
     let mut found = Vec::new();
     for RoundResult { org, key, rows, endpoints, receipts_checked } in results {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::check::Violation;
 use crate::fault::FaultTiming;
-use crate::ledger::{Counts, Shown};
+use crate::ledger::{SendCounts, ShownEvent};
 
 /// How many violations of one rule are reported one by one.
 const MAX_EXAMPLES: usize = 20;
@@ -31,7 +31,7 @@ pub(crate) struct RoundOptions {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Outcomes {
     /// Requests by outcome.
-    pub counts: Counts,
+    pub counts: SendCounts,
     /// Events in the inboxes.
     pub shown: usize,
     /// Confirmed acknowledgements.
@@ -71,7 +71,7 @@ pub(crate) struct RoundResult {
     /// An API key of it.
     pub key: String,
     /// Its inbox, in order.
-    pub rows: Vec<Shown>,
+    pub rows: Vec<ShownEvent>,
     pub endpoints: Vec<String>,
     /// Number of receipts that were checked with the round. The final check checks the later ones.
     pub receipts_checked: usize,

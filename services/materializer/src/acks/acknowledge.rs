@@ -54,22 +54,23 @@ pub(super) async fn acknowledge(
 ) -> Result<AckOutcome, Problem> {
     caller.require(Right::Consume)?;
     let targets = target::find_targets(&state.inbox, caller, ids).await?;
-    let mut known: HashMap<EventId, Option<Timestamp>> =
+    let mut acknowledged_at: HashMap<EventId, Option<Timestamp>> =
         targets.values().map(|t| (t.event_id, t.acknowledged_at)).collect();
-    let unacknowledged: Vec<EventId> = known.iter().filter(|(_, at)| at.is_none()).map(|(id, _)| *id).collect();
+    let unacknowledged: Vec<EventId> =
+        acknowledged_at.iter().filter(|(_, at)| at.is_none()).map(|(id, _)| *id).collect();
     let mut is_shown = true;
     if !unacknowledged.is_empty() {
         let appended = publish(&state.inbox, caller, context, &unacknowledged).await?;
-        known.extend(
+        acknowledged_at.extend(
             appended.iter().map(|(id, appended)| (*id, appended.timestamp_ms.and_then(Timestamp::from_millis))),
         );
         let shown = wait_until_shown(&state.inbox, caller.org_id, &appended).await;
         is_shown = unacknowledged.iter().all(|id| shown.contains_key(id));
-        known.extend(shown.into_iter().map(|(id, at)| (id, Some(at))));
+        acknowledged_at.extend(shown.into_iter().map(|(id, at)| (id, Some(at))));
     }
     let acknowledged = |target: &target::AckTarget| AcknowledgedEvent {
         event_id: target.event_id,
-        at: known.get(&target.event_id).copied().flatten(),
+        at: acknowledged_at.get(&target.event_id).copied().flatten(),
     };
     Ok(AckOutcome {
         acknowledged: targets.iter().map(|(named, target)| (*named, acknowledged(target))).collect(),

@@ -46,8 +46,8 @@ pub(super) async fn ack(
     JsonBody(request): JsonBody<AckManyRequest>,
 ) -> Result<Response, Problem> {
     let requested_ids = distinct(request.requested_ids()?);
-    let known: Vec<EventId> = requested_ids.iter().filter_map(|(_, id)| *id).collect();
-    let outcome = acknowledge(&state, &caller, &context, &known).await?;
+    let ids: Vec<EventId> = requested_ids.iter().filter_map(|(_, id)| *id).collect();
+    let outcome = acknowledge(&state, &caller, &context, &ids).await?;
     let is_acknowledged = |id: Option<EventId>| id.is_some_and(|id| outcome.acknowledged.contains_key(&id));
     let acknowledged = requested_ids.iter().filter(|(_, id)| is_acknowledged(*id)).count();
     let entry =

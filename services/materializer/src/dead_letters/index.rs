@@ -1,8 +1,8 @@
 //! Finds distinct dead letters, and those that match a filter. Pure, and bounded: it keeps positions, never bytes.
 //!
-//! The first position of a record identifies its letter, however often it was redriven and rejected again. A producer
-//! can forge an origin, so an origin counts only among letters with the same key, and a redrive takes the bytes from
-//! the letter of the first position itself.
+//! The first position of a record identifies its dead letter, however often it was redriven and rejected again. A
+//! producer can forge an origin. So an origin counts only among dead letters with the same key, and a redrive takes the
+//! bytes from the dead letter of the first position itself.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::DefaultHasher;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use schemas::ids::OrgId;
 
-use super::letter::{At, Letter, RecordPlace};
+use super::dead_letter::{DeadLetter, PartitionOffset, RecordPosition};
 
 /// Maximum number of distinct dead letters in memory, about 100 MB.
 const MAX_DISTINCT: usize = 500_000;
 
 /// Filter for dead letters. Topics are full names.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct DeadLetterFilter {
     /// Class of the newest error.
     pub class: Option<String>,
     /// Organization in the key of the record.
@@ -28,33 +28,33 @@ pub struct Wanted {
     pub topic: Option<String>,
     /// Partition of the first position.
     pub partition: Option<i32>,
-    /// Letters written at or after this time, milliseconds since the Unix epoch.
+    /// Dead letters written at or after this time, milliseconds since the Unix epoch.
     pub since_ms: Option<i64>,
-    /// Letters written before this time, same unit.
+    /// Dead letters written before this time, same unit.
     pub until_ms: Option<i64>,
     /// Positions of records; empty: any.
-    pub places: HashSet<RecordPlace>,
+    pub positions: HashSet<RecordPosition>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("more than {MAX_DISTINCT} dead letters match; narrow it with --since, --until, --org, --topic or --partition")]
-pub struct TooMany;
+pub struct TooManyDeadLetters;
 
 /// A distinct dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pick {
+pub struct FoundDeadLetter {
     /// Position that names it.
-    pub place: RecordPlace,
-    /// The newest letter: its error counts.
-    pub newest: At,
-    /// The letter whose bytes are redriven.
-    pub source: At,
+    pub position: RecordPosition,
+    /// The newest dead letter: its error counts.
+    pub newest: PartitionOffset,
+    /// The dead letter whose bytes are redriven.
+    pub source: PartitionOffset,
     /// When the newest was written, milliseconds since the Unix epoch.
     pub written_ms: i64,
-    /// When the first letter was written, by the clock of its writer.
+    /// When the first dead letter was written, by the clock of its writer.
     pub first_seen_ms: Option<i64>,
-    /// Number of letters.
-    pub letters: u32,
+    /// Number of dead letters of this record.
+    pub count: u32,
 }
 
 /// First position and append time: after a topic was recreated, another record may have the same position.
@@ -64,62 +64,64 @@ type LetterKey = (FirstPosition, u64);
 
 #[derive(Debug)]
 struct LetterEntry {
-    newest: At,
+    newest: PartitionOffset,
     newest_refused: (Arc<str>, i32, i64),
-    of_first_position: Option<At>,
+    of_first_position: Option<PartitionOffset>,
     written_ms: i64,
     first_seen_ms: Option<i64>,
-    letters: u32,
+    count: u32,
     class: Arc<str>,
 }
 
 #[derive(Debug)]
-pub struct Index {
-    wanted: Wanted,
+pub struct DeadLetterIndex {
+    wanted: DeadLetterFilter,
     entries: HashMap<LetterKey, LetterEntry>,
-    /// Interned topics and classes: few values, in many letters.
+    /// Interned topics and classes: few values, in many dead letters.
     names: HashSet<Arc<str>>,
-    /// Wanted positions for which a letter was found.
-    found: HashSet<RecordPlace>,
+    /// Wanted positions for which a dead letter was found.
+    found: HashSet<RecordPosition>,
 }
 
-impl Index {
-    pub fn new(wanted: Wanted) -> Self {
+impl DeadLetterIndex {
+    pub fn new(wanted: DeadLetterFilter) -> Self {
         Self { wanted, entries: HashMap::new(), names: HashSet::new(), found: HashSet::new() }
     }
 
-    /// Adds the next letter, if it matches. Letters of one partition must come in offset order.
+    /// Adds the next dead letter, if it matches. Dead letters of one partition must come in offset order.
     ///
     /// # Errors
-    /// When more letters match than fit in memory.
-    pub fn note(&mut self, letter: &Letter) -> Result<(), TooMany> {
-        if !self.is_wanted(letter) {
+    /// When more dead letters match than fit in memory.
+    pub fn add(&mut self, dead_letter: &DeadLetter) -> Result<(), TooManyDeadLetters> {
+        if !self.is_wanted(dead_letter) {
             return Ok(());
         }
         let mut hasher = DefaultHasher::new();
-        letter.record.key.hash(&mut hasher);
-        let class = self.name(&letter.class());
-        let first = &letter.first;
+        dead_letter.record.key.hash(&mut hasher);
+        let class = self.name(&dead_letter.class());
+        let first = &dead_letter.first;
         let key: LetterKey =
             ((self.name(&first.topic), first.partition, first.offset, first.timestamp_ms), hasher.finish());
         let is_full = self.entries.len() >= MAX_DISTINCT && !self.entries.contains_key(&key);
         if is_full {
-            return Err(TooMany);
+            return Err(TooManyDeadLetters);
         }
-        let (written_ms, at, seen) = (letter.record.timestamp_ms, letter.at(), letter.first_seen_ms());
-        let refused = (self.name(&letter.refused_at.topic), letter.refused_at.partition, letter.refused_at.offset);
+        let (written_ms, at, seen) =
+            (dead_letter.record.timestamp_ms, dead_letter.partition_offset(), dead_letter.first_seen_ms());
+        let refused =
+            (self.name(&dead_letter.refused_at.topic), dead_letter.refused_at.partition, dead_letter.refused_at.offset);
         let entry = self.entries.entry(key).or_insert_with(|| LetterEntry {
             newest: at,
             newest_refused: refused.clone(),
             of_first_position: None,
             written_ms,
             first_seen_ms: seen,
-            letters: 0,
+            count: 0,
             class: class.clone(),
         });
-        entry.letters = entry.letters.saturating_add(1);
+        entry.count = entry.count.saturating_add(1);
         entry.first_seen_ms = entry.first_seen_ms.min(seen).or(seen);
-        if letter.is_of_the_first() {
+        if dead_letter.is_first_rejection() {
             entry.of_first_position = Some(at);
         }
         if (written_ms, at) >= (entry.written_ms, entry.newest) {
@@ -128,26 +130,26 @@ impl Index {
         Ok(())
     }
 
-    /// Wanted positions without a letter.
-    pub fn missing(&self) -> Vec<&RecordPlace> {
-        let mut missing: Vec<&RecordPlace> = self.wanted.places.difference(&self.found).collect();
+    /// Wanted positions without a dead letter.
+    pub fn missing(&self) -> Vec<&RecordPosition> {
+        let mut missing: Vec<&RecordPosition> = self.wanted.positions.difference(&self.found).collect();
         missing.sort();
         missing
     }
 
-    /// Classes of all letters that match apart from their class, in alphabetical order: for an error text if no letter
-    /// has the wanted class.
+    /// Classes of all dead letters that match apart from their class, in alphabetical order: for an error text if no
+    /// dead letter has the wanted class.
     pub fn classes(&self) -> BTreeSet<Arc<str>> {
         self.entries.values().map(|entry| entry.class.clone()).collect()
     }
 
-    /// The matching letters, the newest first.
-    pub fn picks(self) -> Vec<Pick> {
+    /// The matching dead letters, the newest first.
+    pub fn into_found(self) -> Vec<FoundDeadLetter> {
         let certain: HashSet<&FirstPosition> = self
             .entries
             .iter()
             .filter(|(_, entry)| entry.of_first_position.is_some())
-            .map(|((place, _), _)| place)
+            .map(|((position, _), _)| position)
             .collect();
         let of_class = |entry: &LetterEntry| self.wanted.class.as_ref().is_none_or(|class| **class == *entry.class);
         let pick = |((first, _), entry): (&LetterKey, &LetterEntry)| {
@@ -155,37 +157,39 @@ impl Index {
             let is_claimed = entry.of_first_position.is_none() && certain.contains(first);
             let (topic, partition, offset) =
                 if is_claimed { entry.newest_refused.clone() } else { (first.0.clone(), first.1, first.2) };
-            let place = RecordPlace { topic: topic.to_string(), partition, offset };
-            let is_meant = !is_claimed || self.wanted.places.is_empty() || self.wanted.places.contains(&place);
-            is_meant.then_some(Pick {
-                place,
+            let position = RecordPosition { topic: topic.to_string(), partition, offset };
+            let is_wanted =
+                !is_claimed || self.wanted.positions.is_empty() || self.wanted.positions.contains(&position);
+            is_wanted.then_some(FoundDeadLetter {
+                position,
                 newest: entry.newest,
                 source: entry.of_first_position.unwrap_or(entry.newest),
                 written_ms: entry.written_ms,
                 first_seen_ms: entry.first_seen_ms,
-                letters: entry.letters,
+                count: entry.count,
             })
         };
-        let mut picks: Vec<Pick> = self.entries.iter().filter(|(_, entry)| of_class(entry)).filter_map(pick).collect();
+        let mut picks: Vec<FoundDeadLetter> =
+            self.entries.iter().filter(|(_, entry)| of_class(entry)).filter_map(pick).collect();
         picks.sort_by_key(|pick| Reverse((pick.written_ms, pick.newest)));
         picks
     }
 
-    /// Checks everything except the class: the class of the newest letter is not known yet.
-    fn is_wanted(&mut self, letter: &Letter) -> bool {
+    /// Checks everything except the class: only the newest dead letter has the class that counts.
+    fn is_wanted(&mut self, dead_letter: &DeadLetter) -> bool {
         let wanted = &self.wanted;
-        let fits = wanted.org.is_none_or(|org| letter.organization() == Some(org))
-            && wanted.topic.as_ref().is_none_or(|topic| *topic == letter.first.topic)
-            && wanted.partition.is_none_or(|partition| partition == letter.first.partition)
-            && wanted.since_ms.is_none_or(|since| letter.record.timestamp_ms >= since)
-            && wanted.until_ms.is_none_or(|until| letter.record.timestamp_ms < until);
-        if !fits || wanted.places.is_empty() {
+        let fits = wanted.org.is_none_or(|org| dead_letter.organization() == Some(org))
+            && wanted.topic.as_ref().is_none_or(|topic| *topic == dead_letter.first.topic)
+            && wanted.partition.is_none_or(|partition| partition == dead_letter.first.partition)
+            && wanted.since_ms.is_none_or(|since| dead_letter.record.timestamp_ms >= since)
+            && wanted.until_ms.is_none_or(|until| dead_letter.record.timestamp_ms < until);
+        if !fits || wanted.positions.is_empty() {
             return fits;
         }
-        let named: Vec<RecordPlace> = [&letter.first, &letter.refused_at]
+        let named: Vec<RecordPosition> = [&dead_letter.first, &dead_letter.refused_at]
             .into_iter()
-            .map(RecordPlace::of)
-            .filter(|place| wanted.places.contains(place))
+            .map(RecordPosition::of)
+            .filter(|position| wanted.positions.contains(position))
             .collect();
         let is_named = !named.is_empty();
         self.found.extend(named);
@@ -193,8 +197,8 @@ impl Index {
     }
 
     fn name(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.names.get(text) {
-            return known.clone();
+        if let Some(interned) = self.names.get(text) {
+            return interned.clone();
         }
         let name: Arc<str> = Arc::from(text);
         self.names.insert(name.clone());
@@ -204,77 +208,80 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::super::letter::tests::letter;
+    use super::super::dead_letter::tests::dead_letter;
+    use super::DeadLetterFilter as Filter;
     use super::*;
 
     const A: Option<&str> = Some("0192f0c1-2345-7abc-8def-0123456789ab");
     const B: Option<&str> = Some("0192f0c1-2345-7abc-8def-0123456789ac");
 
-    fn picks(wanted: Wanted, letters: &[Letter]) -> Vec<Pick> {
-        let mut index = Index::new(wanted);
-        letters.iter().for_each(|letter| index.note(letter).unwrap());
-        index.picks()
+    fn picks(wanted: Filter, records: &[DeadLetter]) -> Vec<FoundDeadLetter> {
+        let mut index = DeadLetterIndex::new(wanted);
+        records.iter().for_each(|dead_letter| index.add(dead_letter).unwrap());
+        index.into_found()
     }
 
-    fn offsets(picks: &[Pick]) -> Vec<i64> {
-        picks.iter().map(|pick| pick.place.offset).collect()
+    fn offsets(picks: &[FoundDeadLetter]) -> Vec<i64> {
+        picks.iter().map(|pick| pick.position.offset).collect()
     }
 
     #[test]
-    fn letters_of_one_record_are_one_with_its_newest_error() {
-        let letters = [
-            letter((0, 0), 10, 7, 7, "unknown_organization", A),
-            letter((0, 1), 11, 7, 7, "unknown_organization", A),
-            letter((0, 2), 20, 8, 7, "malformed", A),
-            letter((1, 0), 15, 9, 9, "malformed", B),
+    fn recordsof_one_record_are_one_with_its_newest_error() {
+        let records = [
+            dead_letter((0, 0), 10, 7, 7, "unknown_organization", A),
+            dead_letter((0, 1), 11, 7, 7, "unknown_organization", A),
+            dead_letter((0, 2), 20, 8, 7, "malformed", A),
+            dead_letter((1, 0), 15, 9, 9, "malformed", B),
         ];
-        let found = picks(Wanted::default(), &letters);
+        let found = picks(Filter::default(), &records);
         assert_eq!(offsets(&found), [7, 9], "the newest first");
-        assert_eq!((found[0].newest, found[0].source, found[0].letters), ((0, 2), (0, 1), 3));
+        assert_eq!((found[0].newest, found[0].source, found[0].count), ((0, 2), (0, 1), 3));
         assert_eq!((found[0].written_ms, found[0].first_seen_ms), (20, Some(10)));
-        let of_class = |class: &str| picks(Wanted { class: Some(class.to_owned()), ..Wanted::default() }, &letters);
+        let of_class = |class: &str| picks(Filter { class: Some(class.to_owned()), ..Filter::default() }, &records);
         assert_eq!(offsets(&of_class("malformed")), [7, 9]);
         assert!(of_class("unknown_organization").is_empty(), "the newest reason counts");
     }
 
     #[test]
     fn an_origin_that_another_key_claims_hides_nobodys_letter() {
-        let letters = [letter((0, 0), 10, 7, 7, "malformed", A), letter((1, 0), 20, 8, 7, "malformed", B)];
-        for letters in [&letters[..], &[letters[1].clone(), letters[0].clone()]] {
-            let found = picks(Wanted::default(), letters);
+        let records = [dead_letter((0, 0), 10, 7, 7, "malformed", A), dead_letter((1, 0), 20, 8, 7, "malformed", B)];
+        for records in [&records[..], &[records[1].clone(), records[0].clone()]] {
+            let found = picks(Filter::default(), records);
             assert_eq!(offsets(&found), [8, 7]);
             assert_eq!((found[0].source, found[1].source), ((1, 0), (0, 0)));
-            let place = |offset| HashSet::from([RecordPlace { topic: "t.events".to_owned(), partition: 3, offset }]);
-            assert_eq!(offsets(&picks(Wanted { places: place(7), ..Wanted::default() }, letters)), [7]);
-            assert_eq!(picks(Wanted { places: place(8), ..Wanted::default() }, letters)[0].source, (1, 0));
+            let position =
+                |offset| HashSet::from([RecordPosition { topic: "t.events".to_owned(), partition: 3, offset }]);
+            assert_eq!(offsets(&picks(Filter { positions: position(7), ..Filter::default() }, records)), [7]);
+            assert_eq!(picks(Filter { positions: position(8), ..Filter::default() }, records)[0].source, (1, 0));
         }
     }
 
     #[test]
     fn a_redrive_takes_the_bytes_of_the_first_position() {
-        let letters = [letter((0, 5), 10, 7, 7, "malformed", A), letter((0, 6), 20, 8, 7, "malformed", A)];
-        assert_eq!(picks(Wanted::default(), &letters)[0].source, (0, 5));
-        assert_eq!(picks(Wanted::default(), &letters[1..])[0].source, (0, 6), "the first letter has expired");
+        let records = [dead_letter((0, 5), 10, 7, 7, "malformed", A), dead_letter((0, 6), 20, 8, 7, "malformed", A)];
+        assert_eq!(picks(Filter::default(), &records)[0].source, (0, 5));
+        assert_eq!(picks(Filter::default(), &records[1..])[0].source, (0, 6), "the first dead letter has expired");
     }
 
     #[test]
     fn a_letter_is_found_by_its_first_and_its_last_position() {
-        let letters = [
-            letter((0, 0), 10, 7, 7, "malformed", A),
-            letter((0, 1), 20, 8, 7, "malformed", A),
-            letter((1, 0), 30, 9, 9, "malformed", B),
+        let records = [
+            dead_letter((0, 0), 10, 7, 7, "malformed", A),
+            dead_letter((0, 1), 20, 8, 7, "malformed", A),
+            dead_letter((1, 0), 30, 9, 9, "malformed", B),
         ];
-        let with = |wanted: Wanted| offsets(&picks(wanted, &letters));
-        assert_eq!(with(Wanted { org: A.map(|id| id.parse().unwrap()), ..Wanted::default() }), [7]);
-        assert_eq!(with(Wanted { since_ms: Some(20), ..Wanted::default() }), [9, 7]);
-        assert_eq!(with(Wanted { since_ms: Some(20), until_ms: Some(30), ..Wanted::default() }), [7]);
-        assert!(with(Wanted { topic: Some("other".to_owned()), ..Wanted::default() }).is_empty());
-        assert!(with(Wanted { partition: Some(4), ..Wanted::default() }).is_empty());
-        let place = |offset| RecordPlace { topic: "t.events".to_owned(), partition: 3, offset };
-        assert_eq!(with(Wanted { places: HashSet::from([place(8)]), ..Wanted::default() }), [7]);
-        let mut index = Index::new(Wanted { places: HashSet::from([place(9), place(10)]), ..Wanted::default() });
-        letters.iter().for_each(|letter| index.note(letter).unwrap());
-        assert_eq!(index.missing(), [&place(10)]);
-        assert_eq!(offsets(&index.picks()), [9]);
+        let with = |wanted: Filter| offsets(&picks(wanted, &records));
+        assert_eq!(with(Filter { org: A.map(|id| id.parse().unwrap()), ..Filter::default() }), [7]);
+        assert_eq!(with(Filter { since_ms: Some(20), ..Filter::default() }), [9, 7]);
+        assert_eq!(with(Filter { since_ms: Some(20), until_ms: Some(30), ..Filter::default() }), [7]);
+        assert!(with(Filter { topic: Some("other".to_owned()), ..Filter::default() }).is_empty());
+        assert!(with(Filter { partition: Some(4), ..Filter::default() }).is_empty());
+        let position = |offset| RecordPosition { topic: "t.events".to_owned(), partition: 3, offset };
+        assert_eq!(with(Filter { positions: HashSet::from([position(8)]), ..Filter::default() }), [7]);
+        let mut index =
+            DeadLetterIndex::new(Filter { positions: HashSet::from([position(9), position(10)]), ..Filter::default() });
+        records.iter().for_each(|dead_letter| index.add(dead_letter).unwrap());
+        assert_eq!(index.missing(), [&position(10)]);
+        assert_eq!(offsets(&index.into_found()), [9]);
     }
 }

@@ -1,14 +1,14 @@
 //! Dead letters: records that cannot be read or accepted, stored in their own topic with the reason.
 //!
-//! Only the projector writes them (`write`). `letter` parses one and makes the record to redrive, `index` finds
-//! distinct and matching letters; both are pure. `topic` reads them. Nothing here changes or deletes a dead letter.
-//! Does not live here: options and output of `triggers dlq`, and writing records to their topics again.
+//! Only the projector writes them (`write`). `dead_letter` parses one and prepares the record to redrive. `index` finds
+//! distinct and matching dead letters. Both are pure. `topic` reads the topic. Nothing here changes or deletes a dead
+//! letter. The options and the output of `triggers dlq`, and the writing of redriven records, are in `triggers`.
 
+mod dead_letter;
 mod index;
-mod letter;
 mod topic;
 pub(crate) mod write;
 
-pub use index::{Index, Pick, TooMany, Wanted};
-pub use letter::{Again, At, Letter, RecordPlace, Refusal, headers_again};
-pub use topic::{DeadLetters, Letters, OpenError};
+pub use dead_letter::{DeadLetter, PartitionOffset, RecordPosition, RedriveRecord, RedriveRefusal};
+pub use index::{DeadLetterFilter, DeadLetterIndex, FoundDeadLetter, TooManyDeadLetters};
+pub use topic::{DeadLetterReader, DeadLetterTopic, OpenError};

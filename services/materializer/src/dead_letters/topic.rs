@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use schemas::native::Origin;
 use tokio::sync::mpsc;
 
-use super::letter::{At, Letter};
+use super::dead_letter::{DeadLetter, PartitionOffset};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -21,28 +21,28 @@ pub enum OpenError {
 }
 
 /// The topic of dead letters, up to the end that it had when it was opened.
-pub struct DeadLetters {
+pub struct DeadLetterTopic {
     kafka: KafkaConfig,
     spans: Vec<Span>,
 }
 
-/// Letters as they are read.
-pub struct Letters {
+/// Dead letters as they are read.
+pub struct DeadLetterReader {
     reader: mpsc::Receiver<Result<Vec<Record>, ReadError>>,
     read: VecDeque<Record>,
 }
 
-impl Letters {
+impl DeadLetterReader {
     /// The next record: `Some(None)` if it is no dead letter, `None` at the end. Records of one partition come in
     /// offset order.
     ///
     /// # Errors
     /// When the topic cannot be read.
-    pub async fn next(&mut self) -> Result<Option<Option<Letter>>, ReadError> {
+    pub async fn next(&mut self) -> Result<Option<Option<DeadLetter>>, ReadError> {
         loop {
             match self.read.pop_front() {
                 Some(record) if record.is_marker => {}
-                Some(record) => return Ok(Some(Letter::read(record))),
+                Some(record) => return Ok(Some(DeadLetter::read(record))),
                 None => match self.reader.recv().await {
                     Some(records) => self.read.extend(records?),
                     None => return Ok(None),
@@ -52,7 +52,7 @@ impl Letters {
     }
 }
 
-impl DeadLetters {
+impl DeadLetterTopic {
     /// Reads the start and end offsets of the topic.
     ///
     /// # Errors
@@ -80,15 +80,15 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When the client cannot be created.
-    pub fn read_all(&self) -> Result<Letters, ReadError> {
+    pub fn read_all(&self) -> Result<DeadLetterReader, ReadError> {
         self.read(self.spans.clone())
     }
 
-    /// Reads the smallest range of each partition that contains the wanted letters.
+    /// Reads the smallest range of each partition that contains the wanted dead letters.
     ///
     /// # Errors
     /// When the client cannot be created.
-    pub fn read_around(&self, wanted: impl Iterator<Item = At>) -> Result<Letters, ReadError> {
+    pub fn read_around(&self, wanted: impl Iterator<Item = PartitionOffset>) -> Result<DeadLetterReader, ReadError> {
         let mut around: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
         for (partition, offset) in wanted {
             let (from, to) = around.entry(partition).or_insert((offset, offset + 1));
@@ -99,10 +99,10 @@ impl DeadLetters {
         self.read(around.into_iter().map(span).collect())
     }
 
-    /// Letters that expire during the reading are skipped.
-    fn read(&self, spans: Vec<Span>) -> Result<Letters, ReadError> {
+    /// Dead letters that expire during the reading are skipped.
+    fn read(&self, spans: Vec<Span>) -> Result<DeadLetterReader, ReadError> {
         let reader = log_reader::read(&self.kafka, spans, &[], OnTruncation::Skip)?;
-        Ok(Letters { reader, read: VecDeque::new() })
+        Ok(DeadLetterReader { reader, read: VecDeque::new() })
     }
 
     /// The rejected record itself, if the log still has it at the position that the dead letter names.
@@ -115,7 +115,7 @@ impl DeadLetters {
             bounds => bounds?,
         };
         let bounds = bounds.into_iter().find(|(partition, ..)| *partition == origin.partition);
-        if !bounds.is_some_and(|(_, begin, end)| (begin..end).contains(&origin.offset)) {
+        if !bounds.is_some_and(|(_, low, high)| (low..high).contains(&origin.offset)) {
             return Ok(None);
         }
         let topic: Arc<str> = Arc::from(origin.topic.as_str());

@@ -21,15 +21,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Concurrent writes. One by one, a producer of garbage would delay all others by a round trip to Kafka per record.
 const CONCURRENCY: usize = 64;
 
-/// Writes all letters, some of them concurrently; their order on the topic has no meaning. See [`write`].
+/// Writes all dead letters, some of them concurrently; their order on the topic has no meaning. See [`write`].
 pub(crate) async fn write_all<'a>(
     producer: &Producer,
     topics: &TopicNames,
     component: &Component,
-    letters: impl Iterator<Item = (&'a Record, &'a Unreadable)>,
+    dead_letters: impl Iterator<Item = (&'a Record, &'a Unreadable)>,
 ) {
     let written = |(record, reason)| write(producer, topics, component, record, reason);
-    futures_util::stream::iter(letters).for_each_concurrent(CONCURRENCY, written).await;
+    futures_util::stream::iter(dead_letters).for_each_concurrent(CONCURRENCY, written).await;
 }
 
 /// Writes one dead letter, and retries until Kafka confirms it: the position must not move past a record that would be
@@ -59,21 +59,21 @@ pub(crate) async fn write(
         (headers::DLQ_ERROR_MESSAGE, reason.message.as_bytes()),
         (headers::DLQ_FIRST_SEEN, numbers[3].as_bytes()),
     ]);
-    let whole = ProducerRecord {
+    let complete = ProducerRecord {
         topic: &topics.dead_letters,
         key: record.key.as_deref(),
         value: record.value.as_deref(),
         headers: &all,
     };
     // For a record that is too large for the topic of dead letters: only our headers. The log still has the record. The
-    // origin of a redriven record is kept, so that it stays the same letter.
+    // origin of a redriven record is kept, so that it stays the same dead letter.
     let origin = Origin::of_headers(&record.headers).ok().flatten().map(|origin| origin.to_headers());
     let mut ours = all[record.headers.len()..].to_vec();
     ours.extend(origin.iter().flatten().map(|(name, value)| (*name, value.as_bytes())));
     let without_bytes = ProducerRecord { topic: &topics.dead_letters, key: None, value: None, headers: &ours };
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let mut outcome = producer.publish(whole).await;
+        let mut outcome = producer.publish(complete).await;
         if let Err(PublishError::Rejected(why)) = outcome {
             let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
             error!(%topic, partition, offset, why, "Kafka rejected a dead letter; retrying without the record.");
@@ -88,7 +88,7 @@ pub(crate) async fn write(
                 return;
             }
             // Never skipped, not even if Kafka rejects it (a missing permission): an operator grants the permission,
-            // and then the whole record is written.
+            // and then the record is written.
             Err(error) => component.report_unhealthy(format!("dead letters cannot be written: {error}")),
         }
         backoff.pause().await;

@@ -1,12 +1,12 @@
 //! Moves the cursor over one page. Pure.
 
-use super::cursor::{Cursor, EpochOffset, OffsetsByPartition, SortOrder};
+use super::cursor::{EpochOffset, InboxCursor, OffsetsByPartition, SortOrder};
 use super::merge::MergedRows;
 
 /// Moves `cursor` over `merged`. `newest`, where given, were read before the rows: an ascending cursor then moves
 /// up to them in exhausted partitions, past events that the filter excludes.
 pub(super) fn advance_cursor<T>(
-    cursor: &mut Cursor,
+    cursor: &mut InboxCursor,
     merged: &MergedRows<T>,
     epoch_offset: impl Fn(&T) -> EpochOffset,
     newest: Option<&OffsetsByPartition>,
@@ -37,7 +37,8 @@ mod tests {
         Append { partition: i32, second: i64 },
         /// Any event is acknowledged.
         Acknowledge(prop::sample::Index),
-        /// The next page is read; so many of the next actions happen between the look at the newest and the rows.
+        /// The next page is read. So many of the next actions happen after the newest offsets were read and before the
+        /// rows are read.
         Page { limit: usize, meanwhile: usize },
     }
 
@@ -112,16 +113,16 @@ mod tests {
         }
     }
 
-    /// As the list route reads a page; what happens meanwhile happens between its statements.
+    /// Reads a page as the list route does; `meanwhile` happens between its statements.
     fn read(
         inbox: &mut Inbox,
-        cursor: &mut Option<Cursor>,
+        cursor: &mut Option<InboxCursor>,
         order: SortOrder,
         limit: usize,
         meanwhile: &[Action],
     ) -> (Vec<(i32, EpochOffset)>, bool) {
         let newest = inbox.newest();
-        let mut now = cursor.take().unwrap_or_else(|| Cursor::start(order, &newest));
+        let mut now = cursor.take().unwrap_or_else(|| InboxCursor::start(order, &newest));
         for action in meanwhile {
             inbox.happen(action);
         }
@@ -159,7 +160,7 @@ mod tests {
         Ok(())
     }
 
-    fn run(actions: &[Action], order: SortOrder) -> (Inbox, Option<Cursor>, Vec<(i32, EpochOffset)>) {
+    fn run(actions: &[Action], order: SortOrder) -> (Inbox, Option<InboxCursor>, Vec<(i32, EpochOffset)>) {
         let (mut inbox, mut cursor, mut seen) = (Inbox::default(), None, Vec::new());
         for (at, action) in actions.iter().enumerate() {
             if let Action::Page { limit, meanwhile } = action {

@@ -10,9 +10,9 @@ use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
 
-/// Purpose of the sealed token.
+/// Purpose of the cursor's seal.
 const PURPOSE: &str = "cursor";
-/// First byte of the sealed bytes; every change of the layout changes it.
+/// First byte of the cursor; every change of the layout changes it.
 const VERSION: u8 = 2;
 /// Far above any partition count.
 const MAX_PARTITIONS: usize = 4096;
@@ -39,7 +39,7 @@ pub(super) type OffsetsByPartition = BTreeMap<i32, EpochOffset>;
 
 /// The offsets that a client has read. The byte form depends on the order of variants and fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Cursor {
+pub(super) enum InboxCursor {
     /// Everything up to and including these offsets was read; a partition without one was not read yet.
     Ascending(OffsetsByPartition),
     /// Reads downwards from the newest events at the first page.
@@ -68,7 +68,7 @@ pub(super) enum UnreadRange {
     UpTo(EpochOffset),
 }
 
-impl Cursor {
+impl InboxCursor {
     /// A cursor that has read nothing yet; `newest` is the newest event of each partition.
     pub(super) fn start(order: SortOrder, newest: &OffsetsByPartition) -> Self {
         match order {
@@ -104,12 +104,12 @@ impl Cursor {
     pub(super) fn advance(&mut self, partition: i32, epoch_offset: EpochOffset) {
         match self {
             Self::Ascending(offsets) => {
-                let known = offsets.entry(partition).or_insert(epoch_offset);
-                *known = epoch_offset.max(*known);
+                let last = offsets.entry(partition).or_insert(epoch_offset);
+                *last = epoch_offset.max(*last);
             }
             Self::Descending { reached, .. } => {
-                let known = reached.entry(partition).or_insert(epoch_offset);
-                *known = epoch_offset.min(*known);
+                let last = reached.entry(partition).or_insert(epoch_offset);
+                *last = epoch_offset.min(*last);
             }
         }
     }
@@ -124,14 +124,14 @@ impl Cursor {
                 continue;
             }
             missed = true;
-            // The broker's clock may have stepped back, so that what is kept lies before what was dropped.
+            // The broker's clock may have stepped back, so that kept events come before dropped ones.
             let before_oldest = oldest
                 .get(partition)
                 .map(|epoch_offset| EpochOffset { offset: (epoch_offset.offset - 1).max(0), ..*epoch_offset });
             let target = before_oldest.map_or(*gone, |kept| kept.min(*gone));
             if oldest.get(partition).is_none_or(|kept| target < *kept) {
-                let known = offsets.entry(*partition).or_insert(target);
-                *known = target.max(*known);
+                let last = offsets.entry(*partition).or_insert(target);
+                *last = target.max(*last);
             }
         }
         missed
@@ -160,7 +160,7 @@ impl Cursor {
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        // Into memory, and there is nothing in a cursor that the format does not know.
+        // It is written into memory, and the format has all types of a cursor.
         postcard::to_extend(self, vec![VERSION]).unwrap_or_default()
     }
 
@@ -188,10 +188,10 @@ mod tests {
         })
     }
 
-    fn cursor() -> impl Strategy<Value = Cursor> {
+    fn cursor() -> impl Strategy<Value = InboxCursor> {
         prop_oneof![
-            offsets().prop_map(Cursor::Ascending),
-            (offsets(), offsets()).prop_map(|(start, reached)| Cursor::Descending { start, reached })
+            offsets().prop_map(InboxCursor::Ascending),
+            (offsets(), offsets()).prop_map(|(start, reached)| InboxCursor::Descending { start, reached })
         ]
     }
 
@@ -203,24 +203,24 @@ mod tests {
         #[test]
         fn cursor_round_trips(cursor in cursor()) {
             let org = OrgId::generate();
-            prop_assert_eq!(Cursor::open(&key(), org, &cursor.seal(&key(), org)), Ok(cursor));
+            prop_assert_eq!(InboxCursor::open(&key(), org, &cursor.seal(&key(), org)), Ok(cursor));
         }
 
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), order in 0..3_u8) {
-            let _read = Cursor::from_bytes(&bytes);
-            let _framed = Cursor::from_bytes(&[&[VERSION, order], &bytes[..]].concat());
+            let _read = InboxCursor::from_bytes(&bytes);
+            let _framed = InboxCursor::from_bytes(&[&[VERSION, order], &bytes[..]].concat());
         }
 
         #[test]
         fn a_cut_or_longer_cursor_is_refused(cursor in cursor(), cut in 1..10_usize) {
             let bytes = cursor.to_bytes();
-            prop_assert_eq!(Cursor::from_bytes(&bytes[..bytes.len().saturating_sub(cut)]), Err(InvalidCursor));
-            prop_assert_eq!(Cursor::from_bytes(&[&bytes[..], &[0]].concat()), Err(InvalidCursor));
+            prop_assert_eq!(InboxCursor::from_bytes(&bytes[..bytes.len().saturating_sub(cut)]), Err(InvalidCursor));
+            prop_assert_eq!(InboxCursor::from_bytes(&[&bytes[..], &[0]].concat()), Err(InvalidCursor));
         }
     }
 
-    /// Both ways in: noise as a token, and noise that somebody sealed with the right key.
+    /// Noise as a token, and noise that was sealed with the right key.
     #[test]
     fn cursor_decoder_survives_any_bytes_and_rejects_forged_tokens() {
         let org = OrgId::generate();
@@ -230,15 +230,15 @@ mod tests {
                 .collect::<OffsetsByPartition>()
         };
         let cursors = [
-            Cursor::Ascending(OffsetsByPartition::new()),
-            Cursor::Ascending(offsets(3)),
-            Cursor::Descending { start: offsets(12), reached: offsets(5) },
+            InboxCursor::Ascending(OffsetsByPartition::new()),
+            InboxCursor::Ascending(offsets(3)),
+            InboxCursor::Descending { start: offsets(12), reached: offsets(5) },
         ];
-        let golden: Vec<Vec<u8>> = cursors.iter().map(Cursor::to_bytes).collect();
+        let golden: Vec<Vec<u8>> = cursors.iter().map(InboxCursor::to_bytes).collect();
         let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 2, large: 200_000 };
         fuzz::drive("cursor", &samples, |bytes| {
             let token = key().seal_token(PURPOSE, org.as_uuid().as_bytes(), bytes);
-            match Cursor::open(&key(), org, &token) {
+            match InboxCursor::open(&key(), org, &token) {
                 Ok(cursor) if cursor.to_bytes() == bytes => Ok(fuzz::DecodeOutcome::Read),
                 Ok(cursor) => Err(format!("{cursor:?} has another form")),
                 Err(InvalidCursor) => Ok(fuzz::DecodeOutcome::Refused),
@@ -248,8 +248,8 @@ mod tests {
         let samples = fuzz::Samples { golden: &golden, tokens: fuzz::ANY_TEXT, header: 40, large: 200_000 };
         fuzz::drive("cursor token", &samples, |bytes| {
             let Ok(token) = std::str::from_utf8(bytes) else { return Ok(fuzz::DecodeOutcome::Refused) };
-            match Cursor::open(&key(), org, token) {
-                Ok(_) if golden.iter().any(|known| known == bytes) => Ok(fuzz::DecodeOutcome::Read),
+            match InboxCursor::open(&key(), org, token) {
+                Ok(_) if golden.iter().any(|token| token == bytes) => Ok(fuzz::DecodeOutcome::Read),
                 Ok(cursor) => Err(format!("{cursor:?} was forged")),
                 Err(InvalidCursor) => Ok(fuzz::DecodeOutcome::Refused),
             }
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn the_form_is_fixed_and_hostile_forms_are_refused() {
         let one = EpochOffset { log_epoch: 1, offset: 300 };
-        let bytes = Cursor::Ascending(OffsetsByPartition::from([(3, one)])).to_bytes();
+        let bytes = InboxCursor::Ascending(OffsetsByPartition::from([(3, one)])).to_bytes();
         // Version, variant, count; partition, epoch and offset as zigzag varints.
         assert_eq!(bytes, [VERSION, 0, 1, 6, 2, 0xd8, 0x04]);
         for (bytes, reason) in [
@@ -271,14 +271,14 @@ mod tests {
             (vec![VERSION, 0, 2, 6, 2, 2, 4, 2, 4], "partitions in another order"),
             (vec![VERSION, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 6, 2, 2], "more partitions than there are bytes"),
         ] {
-            assert_eq!(Cursor::from_bytes(&bytes), Err(InvalidCursor), "{reason}");
+            assert_eq!(InboxCursor::from_bytes(&bytes), Err(InvalidCursor), "{reason}");
         }
         let offsets = |count: i32| (0..count).map(|partition| (partition, one)).collect::<OffsetsByPartition>();
         let limit = i32::try_from(MAX_PARTITIONS).unwrap();
-        assert!(Cursor::from_bytes(&Cursor::Ascending(offsets(limit)).to_bytes()).is_ok());
-        assert_eq!(Cursor::from_bytes(&Cursor::Ascending(offsets(limit + 1)).to_bytes()), Err(InvalidCursor));
-        let descending = Cursor::Descending { start: OffsetsByPartition::new(), reached: offsets(limit + 1) };
-        assert_eq!(Cursor::from_bytes(&descending.to_bytes()), Err(InvalidCursor));
+        assert!(InboxCursor::from_bytes(&InboxCursor::Ascending(offsets(limit)).to_bytes()).is_ok());
+        assert_eq!(InboxCursor::from_bytes(&InboxCursor::Ascending(offsets(limit + 1)).to_bytes()), Err(InvalidCursor));
+        let descending = InboxCursor::Descending { start: OffsetsByPartition::new(), reached: offsets(limit + 1) };
+        assert_eq!(InboxCursor::from_bytes(&descending.to_bytes()), Err(InvalidCursor));
     }
 
     const LOW: EpochOffset = EpochOffset { log_epoch: 1, offset: 5 };
@@ -286,14 +286,14 @@ mod tests {
 
     #[test]
     fn another_organization_and_noise_are_refused() {
-        let token = Cursor::Ascending(OffsetsByPartition::new()).seal(&key(), OrgId::generate());
-        assert_eq!(Cursor::open(&key(), OrgId::generate(), &token), Err(InvalidCursor));
-        assert_eq!(Cursor::open(&key(), OrgId::generate(), "50"), Err(InvalidCursor));
+        let token = InboxCursor::Ascending(OffsetsByPartition::new()).seal(&key(), OrgId::generate());
+        assert_eq!(InboxCursor::open(&key(), OrgId::generate(), &token), Err(InvalidCursor));
+        assert_eq!(InboxCursor::open(&key(), OrgId::generate(), "50"), Err(InvalidCursor));
     }
 
     #[test]
     fn ascending_cursor_reads_a_new_partition_from_its_start() {
-        let mut cursor = Cursor::start(SortOrder::Ascending, &OffsetsByPartition::from([(3, HIGH)]));
+        let mut cursor = InboxCursor::start(SortOrder::Ascending, &OffsetsByPartition::from([(3, HIGH)]));
         assert_eq!(cursor.range(3), Some(UnreadRange::After(None)));
         cursor.advance(3, HIGH);
         cursor.advance(3, LOW);
@@ -307,7 +307,7 @@ mod tests {
         let at = |offset| EpochOffset { log_epoch: 1, offset };
         let dropped = OffsetsByPartition::from([(3, at(50))]);
         let skipped = |reached: Option<i64>, oldest: Option<i64>| {
-            let mut cursor = Cursor::Ascending(reached.map(|offset| (3, at(offset))).into_iter().collect());
+            let mut cursor = InboxCursor::Ascending(reached.map(|offset| (3, at(offset))).into_iter().collect());
             let missed = cursor.skip_dropped(&dropped, &oldest.map(|offset| (3, at(offset))).into_iter().collect());
             (missed, cursor.range(3))
         };
@@ -320,18 +320,18 @@ mod tests {
             "what is still there is not skipped"
         );
         assert_eq!(skipped(None, Some(0)), (true, Some(UnreadRange::After(None))));
-        let mut descending = Cursor::start(SortOrder::Descending, &OffsetsByPartition::from([(3, at(60))]));
+        let mut descending = InboxCursor::start(SortOrder::Descending, &OffsetsByPartition::from([(3, at(60))]));
         assert!(!descending.skip_dropped(&dropped, &OffsetsByPartition::new()));
     }
 
     #[test]
     fn descending_cursor_stays_below_its_start_and_resumes_there() {
-        let mut cursor = Cursor::start(SortOrder::Descending, &OffsetsByPartition::from([(3, HIGH)]));
+        let mut cursor = InboxCursor::start(SortOrder::Descending, &OffsetsByPartition::from([(3, HIGH)]));
         assert_eq!(cursor.range(3), Some(UnreadRange::UpTo(HIGH)));
         assert_eq!(cursor.range(4), None);
         cursor.advance(3, LOW);
         cursor.advance(3, HIGH);
         assert_eq!(cursor.range(3), Some(UnreadRange::Before(LOW)));
-        assert_eq!(cursor.resume(), Cursor::Ascending(OffsetsByPartition::from([(3, HIGH)])));
+        assert_eq!(cursor.resume(), InboxCursor::Ascending(OffsetsByPartition::from([(3, HIGH)])));
     }
 }

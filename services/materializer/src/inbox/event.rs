@@ -8,20 +8,20 @@ use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgPool;
 use tenancy::{Caller, Right};
 
-use super::item::{EventRow, Item, event_columns};
+use super::item::{InboxItem, InboxRow, event_columns};
 use crate::state::InboxState;
 
 pub(super) async fn event(
     State(state): State<InboxState>,
     caller: Caller,
     PathId(id): PathId<EventId>,
-) -> Result<Json<Item>, Problem> {
+) -> Result<Json<InboxItem>, Problem> {
     let row = find(&state, &caller, id).await?;
-    Ok(Json(Item::new(row, &state.inbox.sealing, caller.org_id).asked_for_as(id)))
+    Ok(Json(InboxItem::new(row, &state.inbox.sealing, caller.org_id).asked_for_as(id)))
 }
 
 /// The event that `id` names for this caller. One that this instance accepted a moment ago is waited for.
-pub(super) async fn find(state: &InboxState, caller: &Caller, id: EventId) -> Result<EventRow, Problem> {
+pub(super) async fn find(state: &InboxState, caller: &Caller, id: EventId) -> Result<InboxRow, Problem> {
     caller.require(Right::Consume)?;
     let inbox = &state.inbox;
     let mut row = inbox.within_budget(read(&inbox.pool, caller.org_id, id)).await?;
@@ -31,7 +31,7 @@ pub(super) async fn find(state: &InboxState, caller: &Caller, id: EventId) -> Re
     row.filter(|row| caller.allows_event_type(&row.event_type)).ok_or_else(Problem::not_found)
 }
 
-async fn read(pool: &PgPool, organization: OrgId, id: EventId) -> Result<Option<EventRow>, sqlx::Error> {
+async fn read(pool: &PgPool, organization: OrgId, id: EventId) -> Result<Option<InboxRow>, sqlx::Error> {
     sqlx::query_as(concat!(
         "SELECT ",
         event_columns!(),

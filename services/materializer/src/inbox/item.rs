@@ -17,9 +17,9 @@ use crate::position_token;
 
 /// A row of `view.events`, without its organization.
 #[derive(Debug)]
-pub(super) struct EventRow {
+pub(super) struct InboxRow {
     pub event_id: Uuid,
-    /// Where it stands on the log.
+    /// Its position on the log.
     pub log_position: LogPosition,
     /// Append time on the log.
     pub accepted_at: OffsetDateTime,
@@ -42,8 +42,8 @@ pub(super) struct EventRow {
     pub attempts: i32,
 }
 
-impl EventRow {
-    /// Where it stands within its partition.
+impl InboxRow {
+    /// Its offset within its partition.
     pub(super) const fn epoch_offset(&self) -> EpochOffset {
         EpochOffset { log_epoch: self.log_position.log_epoch, offset: self.log_position.offset }
     }
@@ -54,7 +54,7 @@ impl EventRow {
     }
 }
 
-/// The columns that [`EventRow`] reads, as they follow a `SELECT`.
+/// The columns that [`InboxRow`] reads, as they follow a `SELECT`.
 macro_rules! event_columns {
     () => {
         "event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at, \
@@ -63,7 +63,7 @@ macro_rules! event_columns {
 }
 pub(crate) use event_columns;
 
-impl FromRow<'_, PgRow> for EventRow {
+impl FromRow<'_, PgRow> for InboxRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let log_position = LogPosition {
             log_epoch: row.try_get("log_epoch")?,
@@ -92,7 +92,7 @@ impl FromRow<'_, PgRow> for EventRow {
 
 /// An event as the API shows it.
 #[derive(Debug, Serialize)]
-pub(super) struct Item {
+pub(super) struct InboxItem {
     event_id: EventId,
     id: EventId,
     event_type: String,
@@ -111,8 +111,7 @@ pub(super) struct Item {
     acknowledged_at: Option<Timestamp>,
     leased_until: Option<Timestamp>,
     position: String,
-    /// Only where the id that was asked for turned out to be a duplicate: the event that stands for it, which is this
-    /// one.
+    /// Only if the request named a duplicate: the id of the original, which is this event.
     #[serde(skip_serializing_if = "Option::is_none")]
     duplicate_of: Option<EventId>,
 }
@@ -125,9 +124,9 @@ enum Metadata {
     None {},
 }
 
-impl Item {
+impl InboxItem {
     /// Shows `row` to its organization.
-    pub(super) fn new(row: EventRow, key: &SealingKey, organization: OrgId) -> Self {
+    pub(super) fn new(row: InboxRow, key: &SealingKey, organization: OrgId) -> Self {
         let id = EventId::from_uuid(row.event_id);
         Self {
             event_id: id,
@@ -152,7 +151,7 @@ impl Item {
         }
     }
 
-    /// Notes that `asked_for` turned out to be a duplicate of this event.
+    /// Sets `duplicate_of` if the request named a duplicate of this event.
     pub(super) fn asked_for_as(mut self, asked_for: EventId) -> Self {
         self.duplicate_of = (asked_for != self.event_id).then_some(self.event_id);
         self
@@ -163,8 +162,8 @@ impl Item {
 mod tests {
     use super::*;
 
-    fn row(payload: &str) -> EventRow {
-        EventRow {
+    fn row(payload: &str) -> InboxRow {
+        InboxRow {
             event_id: Uuid::from_u128(1),
             log_position: LogPosition { log_epoch: 1, partition: 2, offset: 3 },
             accepted_at: OffsetDateTime::UNIX_EPOCH,
@@ -185,7 +184,7 @@ mod tests {
     fn payload_bytes_are_kept_and_the_position_token_opens() {
         let (key, org) = (SealingKey::from_bytes([9; 32]), OrgId::generate());
         let payload = "{ \"b\" : 1.0e+5,\n \"a\":12345678901234567890123, \"b\":null}";
-        let text = serde_json::to_string(&Item::new(row(payload), &key, org)).unwrap();
+        let text = serde_json::to_string(&InboxItem::new(row(payload), &key, org)).unwrap();
         assert!(text.contains(&format!("\"payload\":{payload},\"timestamp\":\"1970-01-01T00:00:00.000Z\"")), "{text}");
         assert!(
             text.contains("\"metadata\":{},")
@@ -203,7 +202,7 @@ mod tests {
     fn an_id_that_was_a_duplicate_is_answered_with_the_original() {
         let (key, org) = (SealingKey::from_bytes([9; 32]), OrgId::generate());
         let (original, duplicate) = (EventId::from_uuid(Uuid::from_u128(1)), EventId::generate());
-        assert_eq!(Item::new(row("1"), &key, org).asked_for_as(duplicate).duplicate_of, Some(original));
-        assert_eq!(Item::new(row("1"), &key, org).asked_for_as(original).duplicate_of, None);
+        assert_eq!(InboxItem::new(row("1"), &key, org).asked_for_as(duplicate).duplicate_of, Some(original));
+        assert_eq!(InboxItem::new(row("1"), &key, org).asked_for_as(original).duplicate_of, None);
     }
 }

@@ -15,20 +15,20 @@ use tokio::time::Instant;
 
 use super::advance_cursor::advance_cursor;
 use super::bounds::{PartitionBounds, read_bounds};
-use super::cursor::{Cursor, SortOrder, UnreadRange};
-use super::item::{EventRow, Item};
+use super::cursor::{InboxCursor, SortOrder, UnreadRange};
+use super::item::{InboxItem, InboxRow};
 use super::merge::{PartitionRows, merge};
 use super::query::{self, COUNTED_EXACTLY, PartitionQuery};
-use super::request::{Defaults, ListRequest};
+use super::request::{ListDefaults, ListRequest};
 use super::time_window::find_window;
-use crate::state::{InboxState, ReadError};
+use crate::state::{InboxState, ViewReadError};
 
 /// How often a waiting read by status polls the view: a status changes without a new event.
 const STATUS_RECHECK: Duration = Duration::from_millis(500);
 
 #[derive(Serialize)]
 struct InboxPage {
-    events: Vec<Item>,
+    events: Vec<InboxItem>,
     next_cursor: Option<String>,
     resume_cursor: String,
     has_more: bool,
@@ -52,9 +52,9 @@ struct Pagination {
 }
 
 struct ReadPage {
-    rows: Vec<EventRow>,
+    rows: Vec<InboxRow>,
     has_more: bool,
-    cursor: Cursor,
+    cursor: InboxCursor,
     oldest_at: Option<OffsetDateTime>,
     gap: bool,
 }
@@ -88,10 +88,10 @@ pub(super) async fn list(
     Ok(response)
 }
 
-fn defaults(dialect: Dialect) -> Defaults {
+fn defaults(dialect: Dialect) -> ListDefaults {
     match dialect {
-        Dialect::Canonical => Defaults { limit: 50, order: SortOrder::Ascending },
-        Dialect::Api => Defaults { limit: 100, order: SortOrder::Descending },
+        Dialect::Canonical => ListDefaults { limit: 50, order: SortOrder::Ascending },
+        Dialect::Api => ListDefaults { limit: 100, order: SortOrder::Descending },
     }
 }
 
@@ -120,7 +120,7 @@ fn page_response(
             total_is_lower_bound: open.is_some_and(|open| open > COUNTED_EXACTLY),
         },
         next_cursor,
-        events: page.rows.into_iter().map(|row| Item::new(row, key, organization)).collect(),
+        events: page.rows.into_iter().map(|row| InboxItem::new(row, key, organization)).collect(),
     }
 }
 
@@ -149,12 +149,16 @@ async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListReq
     }
 }
 
-async fn read(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<ReadPage, ReadError> {
+async fn read(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<ReadPage, ViewReadError> {
     let reading = async { read_page(&mut *state.inbox.pool.acquire().await?, organization, request).await };
     state.inbox.within_budget(reading).await
 }
 
-async fn count_open(state: &InboxState, organization: OrgId, event_types: Option<&[String]>) -> Result<i64, ReadError> {
+async fn count_open(
+    state: &InboxState,
+    organization: OrgId,
+    event_types: Option<&[String]>,
+) -> Result<i64, ViewReadError> {
     let counting =
         async { query::count_open(&mut *state.inbox.pool.acquire().await?, organization, event_types).await };
     state.inbox.within_budget(counting).await
@@ -168,8 +172,10 @@ async fn read_page(
     // Read before the rows: the filter excludes every event up to these offsets that is not on the page.
     let bounds = read_bounds(connection, organization).await?;
     let newest = bounds.newest();
-    let mut cursor =
-        request.cursor.as_ref().map_or_else(|| Cursor::start(request.order, &newest), |(_, cursor)| cursor.clone());
+    let mut cursor = request
+        .cursor
+        .as_ref()
+        .map_or_else(|| InboxCursor::start(request.order, &newest), |(_, cursor)| cursor.clone());
     let gap = cursor.skip_dropped(&bounds.dropped, &bounds.oldest()) && request.cursor.is_some();
     let mut sources = Vec::with_capacity(bounds.partitions.len());
     for partition in bounds.partitions.iter().filter(|_| !request.filter.is_empty()) {
@@ -179,8 +185,8 @@ async fn read_page(
     }
     let merged = merge(sources, request.order, request.limit);
     // Events that a final filter excludes stay excluded: the next page need not read them again.
-    let passed = request.filter.is_final().then_some(&newest);
-    advance_cursor(&mut cursor, &merged, EventRow::epoch_offset, passed);
+    let excluded_up_to = request.filter.is_final().then_some(&newest);
+    advance_cursor(&mut cursor, &merged, InboxRow::epoch_offset, excluded_up_to);
     Ok(ReadPage {
         rows: merged.rows.into_iter().map(|(_, row)| row).collect(),
         has_more: merged.has_more,
@@ -196,7 +202,7 @@ async fn read_partition(
     request: &ListRequest,
     bounds: &PartitionBounds,
     range: UnreadRange,
-) -> Result<PartitionRows<EventRow>, sqlx::Error> {
+) -> Result<PartitionRows<InboxRow>, sqlx::Error> {
     // The usual poll: there is nothing new.
     if matches!(range, UnreadRange::After(Some(epoch_offset)) if epoch_offset >= bounds.newest) {
         return Ok(PartitionRows { partition: bounds.partition, rows: Vec::new(), more: false });

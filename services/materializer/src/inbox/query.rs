@@ -11,7 +11,7 @@ use sqlx::{FromRow, QueryBuilder};
 
 use super::bounds::PartitionBounds;
 use super::cursor::{EpochOffset, UnreadRange};
-use super::item::{EventRow, event_columns};
+use super::item::{InboxRow, event_columns};
 use super::merge::PartitionRows;
 use super::request::{DeliveryStatus, Filter};
 use super::time_window::OffsetWindow;
@@ -38,7 +38,7 @@ pub(super) struct PartitionQuery<'a> {
 pub(super) async fn read_events(
     connection: &mut PgConnection,
     query: &PartitionQuery<'_>,
-) -> Result<PartitionRows<EventRow>, sqlx::Error> {
+) -> Result<PartitionRows<InboxRow>, sqlx::Error> {
     let mut source = PartitionRows { partition: query.bounds.partition, rows: Vec::new(), more: false };
     let mut bytes = 0;
     for log_epoch in query.log_epochs() {
@@ -50,7 +50,7 @@ pub(super) async fn read_events(
                 source.more = true;
                 return Ok(source);
             }
-            let row = EventRow::from_row(&row)?;
+            let row = InboxRow::from_row(&row)?;
             bytes += row.payload_bytes();
             source.rows.push((row.accepted_at, row));
         }

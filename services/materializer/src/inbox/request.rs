@@ -9,7 +9,7 @@ use schemas::position::LogPosition;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::cursor::{Cursor, SortOrder};
+use super::cursor::{InboxCursor, SortOrder};
 use crate::position_token;
 
 const MAX_LIMIT: usize = 1000;
@@ -20,7 +20,7 @@ const MAX_REPEATS: usize = 100;
 
 /// Values of absent parameters.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Defaults {
+pub(super) struct ListDefaults {
     /// Events on a page.
     pub limit: usize,
     pub order: SortOrder,
@@ -68,7 +68,7 @@ impl Filter {
         }
     }
 
-    /// Whether nothing can pass.
+    /// Whether no event can match.
     pub(super) fn is_empty(&self) -> bool {
         self.event_types.as_ref().is_some_and(Vec::is_empty)
     }
@@ -82,7 +82,7 @@ pub(super) struct ListRequest {
     /// Direction; the cursor's when there is one.
     pub order: SortOrder,
     /// The cursor, as sent and parsed.
-    pub cursor: Option<(String, Cursor)>,
+    pub cursor: Option<(String, InboxCursor)>,
     pub filter: Filter,
     /// The view must have reached these positions first.
     pub min_positions: Vec<LogPosition>,
@@ -97,7 +97,7 @@ impl ListRequest {
     /// The invalid code, naming the first parameter at fault. A cursor or position of another organization is one.
     pub(super) fn parse(
         given: &QueryParams,
-        defaults: Defaults,
+        defaults: ListDefaults,
         key: &SealingKey,
         organization: OrgId,
     ) -> Result<Self, Problem> {
@@ -135,12 +135,12 @@ fn parse_cursor(
     wanted: Option<SortOrder>,
     key: &SealingKey,
     organization: OrgId,
-) -> Result<Cursor, Problem> {
+) -> Result<InboxCursor, Problem> {
     let unreadable = |_| QueryParams::invalid("cursor", "is not a cursor that this organization was given");
-    let cursor = Cursor::open(key, organization, token).map_err(unreadable)?;
-    // Without an explicit order the cursor says which: /api reads newest first, and its resume cursor goes up.
+    let cursor = InboxCursor::open(key, organization, token).map_err(unreadable)?;
+    // Without an explicit order the cursor has it: /api reads newest first, and its resume cursor is ascending.
     if wanted.is_some_and(|order| order != cursor.order()) {
-        return Err(QueryParams::invalid("cursor", "goes in the other order"));
+        return Err(QueryParams::invalid("cursor", "has the other order; leave order out"));
     }
     Ok(cursor)
 }
@@ -175,7 +175,7 @@ fn parse_status(text: &str) -> Result<DeliveryStatus, Problem> {
 fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, Problem> {
     let unreadable = || QueryParams::invalid(name, "must be a time of RFC 3339, such as 2026-11-21T09:00:00Z");
     let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| unreadable())?;
-    // In UTC it may lie beyond the years that the database's type can be read back from.
+    // In UTC it may be in a year that cannot be read back from the database.
     time.checked_to_offset(time::UtcOffset::UTC).ok_or_else(unreadable)
 }
 
@@ -195,7 +195,7 @@ mod tests {
     use super::super::cursor::OffsetsByPartition;
     use super::*;
 
-    const DEFAULTS: Defaults = Defaults { limit: 50, order: SortOrder::Ascending };
+    const DEFAULTS: ListDefaults = ListDefaults { limit: 50, order: SortOrder::Ascending };
 
     fn key() -> SealingKey {
         SealingKey::from_bytes([3; 32])
@@ -266,11 +266,11 @@ mod tests {
     #[test]
     fn a_cursor_brings_its_order_and_refuses_the_other() {
         let org = OrgId::generate();
-        let down = Cursor::start(SortOrder::Descending, &OffsetsByPartition::new()).seal(&key(), org);
+        let down = InboxCursor::start(SortOrder::Descending, &OffsetsByPartition::new()).seal(&key(), org);
         assert_eq!(parse_for(org, &format!("cursor={down}")).unwrap().order, SortOrder::Descending);
         assert_eq!(
             parse_for(org, &format!("cursor={down}&order=asc")).unwrap_err().detail(),
-            "cursor goes in the other order"
+            "cursor has the other order; leave order out"
         );
         assert!(parse(&format!("cursor={down}")).is_err(), "a cursor of another organization");
     }

@@ -1,4 +1,4 @@
-//! `GET /events/{id}/status`: how an event's deliveries stand, each and all together.
+//! `GET /events/{id}/status`: the status of an event's deliveries, each and all together.
 
 use axum::Json;
 use axum::extract::State;
@@ -29,11 +29,11 @@ pub(super) struct EventStatus {
     /// When the last delivery failed for good.
     failed_at: Option<Timestamp>,
     acknowledged_at: Option<Timestamp>,
-    deliveries: Vec<Delivery>,
+    deliveries: Vec<DeliveryItem>,
 }
 
 #[derive(Debug, Serialize)]
-struct Delivery {
+struct DeliveryItem {
     delivery_id: DeliveryId,
     event_id: EventId,
     endpoint_id: EndpointId,
@@ -48,7 +48,7 @@ struct Delivery {
     last_started_at: Timestamp,
 }
 
-impl FromRow<'_, PgRow> for Delivery {
+impl FromRow<'_, PgRow> for DeliveryItem {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let id = |column| row.try_get::<Uuid, _>(column);
         let time = |column| row.try_get::<OffsetDateTime, _>(column).map(Timestamp);
@@ -91,11 +91,11 @@ pub(super) async fn status(
     }))
 }
 
-fn latest(deliveries: &[Delivery], counts: impl Fn(&Delivery) -> bool) -> Option<Timestamp> {
+fn latest(deliveries: &[DeliveryItem], counts: impl Fn(&DeliveryItem) -> bool) -> Option<Timestamp> {
     deliveries.iter().filter(|delivery| counts(delivery)).map(|delivery| delivery.last_started_at).max()
 }
 
-async fn read(pool: &PgPool, organization: OrgId, event: EventId) -> Result<Vec<Delivery>, sqlx::Error> {
+async fn read(pool: &PgPool, organization: OrgId, event: EventId) -> Result<Vec<DeliveryItem>, sqlx::Error> {
     sqlx::query_as(
         "SELECT delivery_id, event_id, endpoint_id, event_type, status, attempts, next_attempt_at, last_status_code,
                 last_error, created_at, last_started_at

@@ -83,6 +83,6 @@ async fn first_offset_since(
     .bind(time)
     .fetch_optional(connection)
     .await
-    // No row: the events were dropped in the meantime, and the page's statement finds none either.
+    // No row: the events were dropped in the meantime, and the statement of the page finds none either.
     .map(|found| found.unwrap_or((0, 0)))
 }

@@ -26,8 +26,8 @@ pub(super) async fn applied_until(
     kafka: &KafkaConfig,
 ) -> Result<Option<OffsetDateTime>, AppliedUntilError> {
     let topic = &kafka.topics.events;
-    // Positions first, then the ends of the log: a position that equals the later end has passed every record that
-    // there was when the positions were read.
+    // Positions first, then the ends of the log: a position that equals the later end is past every record that
+    // existed when the positions were read.
     let rows: Vec<(i32, i64, Option<OffsetDateTime>)> = sqlx::query_as(
         "SELECT partition, next_offset, record_time FROM consumer_positions WHERE consumer = $1 AND topic = $2",
     )
@@ -43,7 +43,7 @@ pub(super) async fn applied_until(
 /// A partition whose position is at the end of its log is not behind, however old its last record. Any other partition
 /// counts with the time of its last applied record, or with the oldest time of all where nothing was read: its events
 /// may be of any age. Nothing is deleted until that partition is read, or repaired where its position is outside of its
-/// log. Readiness is red meanwhile, and the extra rows are no more than that time brings.
+/// log. Meanwhile the materializer is unhealthy, and the extra rows are those of that time.
 fn oldest(
     positions: &BTreeMap<i32, (i64, Option<OffsetDateTime>)>,
     bounds: &[(i32, i64, i64)],

@@ -18,7 +18,7 @@ pub(crate) struct OwnedPartition {
     pub(crate) committed: i64,
     /// Append time of the last record before `committed`, milliseconds since the Unix epoch.
     pub(crate) record_time_ms: Option<i64>,
-    /// Append time of the oldest collected record that is not written, as near as it is known; same unit.
+    /// Append time of the oldest collected record that is not written, same unit; it may be earlier than that.
     pub(crate) waiting_since_ms: Option<i64>,
     /// The next offset to collect.
     next_to_collect: i64,

@@ -1,7 +1,7 @@
 //! Errors that stop the projector. It retries or waits for everything else.
 
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ProjectorError {
     #[error("the Kafka consumer could not be created: {0}")]
     Kafka(#[from] rdkafka::error::KafkaError),
     /// A statement failed in a way that a retry does not cure: a fault of the program or of the installation.

@@ -44,7 +44,7 @@ use batch::Collector;
 use flush::{FlushOutcome, Flusher};
 
 pub use config::{CONSUMER, MAX_RETENTION_DAYS, ProjectorConfig};
-pub use error::Error;
+pub use error::ProjectorError;
 
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -59,35 +59,30 @@ pub fn start(
 ) {
     let shutdown = supervisor.shutdown();
     let retaining = retention::run(pool.clone(), config.retention_days, config.retention_interval, shutdown.clone());
-    supervisor.spawn("view retention", async move {
-        retaining.await;
-        Ok(())
-    });
+    spawn(supervisor, "view retention", retaining);
     let sweeping = sweep::run(pool.clone(), kafka.clone(), config.sweep_interval, shutdown.clone());
-    supervisor.spawn("view sweep", async move {
-        sweeping.await;
-        Ok(())
-    });
+    spawn(supervisor, "view sweep", sweeping);
     let reconciling = reconcile::run(pool.clone(), config.sweep_interval, shutdown.clone());
-    supervisor.spawn("reconcile", async move {
-        reconciling.await;
-        Ok(())
-    });
+    spawn(supervisor, "reconcile", reconciling);
     let topics = vec![kafka.topics.events.clone(), kafka.topics.acks.clone(), kafka.topics.deliveries.clone()];
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, topics);
     let erasing = erasing::run(pool.clone(), erasure, shutdown.clone());
-    supervisor.spawn("view erasure", async move {
-        erasing.await;
-        Ok(())
-    });
+    spawn(supervisor, "view erasure", erasing);
     let component = supervisor.health().component(CONSUMER);
     supervisor.spawn(CONSUMER, async move { Ok(run(config, pool, producer, kafka, component, shutdown).await?) });
+}
+
+fn spawn(supervisor: &mut Supervisor, name: &str, task: impl Future<Output = ()> + Send + 'static) {
+    supervisor.spawn(name, async move {
+        task.await;
+        Ok(())
+    });
 }
 
 /// Runs until `shutdown`.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`ProjectorError`].
 async fn run(
     config: ProjectorConfig,
     pool: PgPool,
@@ -95,7 +90,7 @@ async fn run(
     kafka: KafkaConfig,
     component: Component,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
+) -> Result<(), ProjectorError> {
     let flusher =
         Arc::new(Flusher::live(pool.clone(), producer, kafka.topics.clone(), component.clone(), config.retention_days));
     let topics = kafka.topics.clone();
@@ -130,11 +125,11 @@ struct SessionLoop {
     topics: TopicNames,
     collector: Collector,
     flusher: Arc<Flusher>,
-    flushing: Option<AbortOnDropHandle<Result<FlushOutcome, Error>>>,
+    flushing: Option<AbortOnDropHandle<Result<FlushOutcome, ProjectorError>>>,
 }
 
 impl SessionLoop {
-    async fn collect_and_flush(&mut self, session: &mut Session) -> Result<Ended, Error> {
+    async fn collect_and_flush(&mut self, session: &mut Session) -> Result<Ended, ProjectorError> {
         let mut lag_ticks = tokio::time::interval(LAG_INTERVAL);
         lag_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -197,7 +192,7 @@ impl SessionLoop {
     }
 
     /// Drops the records that are collected and not yet being written: the next owner reads them again.
-    async fn finish_running_flush(&mut self) -> Result<(), Error> {
+    async fn finish_running_flush(&mut self) -> Result<(), ProjectorError> {
         let Some(mut flushing) = self.flushing.take() else { return Ok(()) };
         match tokio::time::timeout(self.config.shutdown_deadline / 2, &mut flushing).await {
             Ok(outcome) => joined(outcome).map(drop),
@@ -212,6 +207,6 @@ impl SessionLoop {
     }
 }
 
-fn joined(outcome: Result<Result<FlushOutcome, Error>, JoinError>) -> Result<FlushOutcome, Error> {
-    outcome.map_err(|error| Error::Interrupted(error.to_string()))?
+fn joined(outcome: Result<Result<FlushOutcome, ProjectorError>, JoinError>) -> Result<FlushOutcome, ProjectorError> {
+    outcome.map_err(|error| ProjectorError::Interrupted(error.to_string()))?
 }

@@ -26,18 +26,18 @@ pub(crate) enum OrganizationStatus {
 
 /// Reads `contract.organizations`, and caches the active ones for [`FRESH`].
 #[derive(Debug)]
-pub(crate) struct Organizations {
+pub(crate) struct OrganizationStatuses {
     /// Active organizations, and when PostgreSQL was asked about each.
     active: Cache<OrgId, Instant>,
 }
 
-impl Default for Organizations {
+impl Default for OrganizationStatuses {
     fn default() -> Self {
         Self { active: Cache::builder().max_capacity(MAX_CACHED).time_to_live(FRESH).build() }
     }
 }
 
-impl Organizations {
+impl OrganizationStatuses {
     /// The status of each organization of `wanted`.
     pub(crate) async fn statuses(
         &self,

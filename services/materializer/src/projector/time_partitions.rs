@@ -9,8 +9,8 @@ use sqlx::postgres::PgPool;
 use super::generation::Generation;
 
 /// Days (UTC) of one time partition, for a view that keeps `retention_days`. A read of the inbox searches every time
-/// partition, and a time partition is dropped as a whole. About six are few to search, and keep expired events for at
-/// most another sixth of the retention.
+/// partition, and a time partition is dropped with all its events. About six are few to search, and keep expired events
+/// for at most another sixth of the retention.
 pub(crate) fn partition_days(retention_days: u32) -> i32 {
     i32::try_from((retention_days / 6).max(1)).unwrap_or(i32::MAX)
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// A difference in one table, for one organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct ViewDifference {
     pub organization: OrgId,
     /// Name of the table.
     pub table: &'static str,
@@ -17,7 +17,7 @@ pub struct Difference {
     pub rebuilt: i64,
 }
 
-impl std::fmt::Display for Difference {
+impl std::fmt::Display for ViewDifference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { organization, table, live, rebuilt } = self;
         if live == rebuilt {
@@ -68,14 +68,14 @@ fn statement(table: &str, is_kept: &str) -> String {
 }
 
 /// Compares the live generation with the next one, as both are now.
-pub(super) async fn compare(connection: &mut PgConnection) -> Result<Vec<Difference>, sqlx::Error> {
+pub(super) async fn compare(connection: &mut PgConnection) -> Result<Vec<ViewDifference>, sqlx::Error> {
     let mut differences = Vec::new();
     for (display_name, table, is_kept) in TABLES {
         // Safe: built from constants.
         let statement = AssertSqlSafe(statement(table, is_kept));
         let rows: Vec<(Uuid, i64, i64)> =
             sqlx::query_as(statement).bind(MAX_REPORTED).fetch_all(&mut *connection).await?;
-        let difference = |(org, live, rebuilt)| Difference {
+        let difference = |(org, live, rebuilt)| ViewDifference {
             organization: OrgId::from_uuid(org),
             table: display_name,
             live,

@@ -13,13 +13,14 @@ use sqlx::postgres::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
 use super::error::RebuildError;
-use super::positions::{self, REBUILD, StoredPosition, epoch_millis, live_positions};
+use super::positions::{self, REBUILD, ViewPosition, epoch_millis, live_positions};
+use crate::columns::column;
 use crate::projector::CONSUMER;
 
 /// Where a partition is read from.
 #[derive(Debug, Clone)]
 struct StartingPoint {
-    position: StoredPosition,
+    position: ViewPosition,
     /// Append time of the first record that is read; older acks and attempts are copied. `None`: the log is complete.
     first_at: Option<OffsetDateTime>,
 }
@@ -41,7 +42,7 @@ pub(super) async fn copy_forward(
     copied += copy_attempts(&mut transaction, &deliveries).await?;
     copy_pending_effects(&mut transaction, &acks, "ack").await?;
     copy_pending_effects(&mut transaction, &deliveries, "attempt").await?;
-    let stored: Vec<StoredPosition> = starts.into_iter().map(|start| start.position).collect();
+    let stored: Vec<ViewPosition> = starts.into_iter().map(|start| start.position).collect();
     positions::insert(&mut transaction, REBUILD, &stored).await?;
     transaction.commit().await?;
     Ok(copied)
@@ -71,7 +72,7 @@ async fn starting_points(
             let bounds = bounds.get(&live.partition).copied();
             let (low, position) = (checked_low(live, bounds)?, live.next_offset);
             let next_offset = asked.get(&live.partition).copied().unwrap_or(low).clamp(low, position);
-            starts.push(StartingPoint { position: StoredPosition { next_offset, ..live.clone() }, first_at: None });
+            starts.push(StartingPoint { position: ViewPosition { next_offset, ..live.clone() }, first_at: None });
         }
     }
     let skips = skip::skipped(pool, CONSUMER).await?;
@@ -80,7 +81,7 @@ async fn starting_points(
 }
 
 /// The start of the log of a live position, which must be inside of its log.
-fn checked_low(live: &StoredPosition, bounds: Option<(i64, i64)>) -> Result<i64, RebuildError> {
+fn checked_low(live: &ViewPosition, bounds: Option<(i64, i64)>) -> Result<i64, RebuildError> {
     let Some((low, high)) = bounds else {
         let message = format!(
             "{} no longer has partition {}; recreate the topic with all its partitions",
@@ -134,14 +135,17 @@ async fn read_first_times(
 }
 
 async fn copy_events(connection: &mut PgConnection, starts: &[&StartingPoint]) -> Result<u64, sqlx::Error> {
-    let (partitions, epochs, offsets) = columns(starts);
     let done = sqlx::query(
         "INSERT INTO view_next.events SELECT e.* FROM view.events e
          LEFT JOIN UNNEST($1::integer[], $2::integer[], $3::bigint[]) AS b (log_partition, log_epoch, log_offset)
               USING (log_partition)
          WHERE b.log_partition IS NULL OR (e.log_epoch, e.log_offset) < (b.log_epoch, b.log_offset)",
     );
-    Ok(done.bind(partitions).bind(epochs).bind(offsets).execute(connection).await?.rows_affected())
+    let done = done
+        .bind(column(starts, |start| start.position.partition))
+        .bind(column(starts, |start| start.position.log_epoch))
+        .bind(column(starts, |start| start.position.next_offset));
+    Ok(done.execute(connection).await?.rows_affected())
 }
 
 /// Copies acks of events that are read from the log, as pending effects. The view does not have the partition of an
@@ -197,7 +201,6 @@ async fn copy_pending_effects(
     starts: &[&StartingPoint],
     effect: &str,
 ) -> Result<(), sqlx::Error> {
-    let (partitions, _, offsets) = columns(starts);
     sqlx::query(
         "INSERT INTO view_next.pending_effects SELECT p.* FROM view.pending_effects p
          JOIN UNNEST($1::integer[], $2::bigint[], $3::timestamptz[]) AS b (log_partition, start_offset, first_at)
@@ -205,22 +208,11 @@ async fn copy_pending_effects(
          WHERE p.effect = $4 AND (p.log_offset < b.start_offset OR p.appended_at < b.first_at)
          ON CONFLICT DO NOTHING",
     )
-    .bind(partitions)
-    .bind(offsets)
-    .bind(starts.iter().map(|start| start.first_at).collect::<Vec<Option<OffsetDateTime>>>())
+    .bind(column(starts, |start| start.position.partition))
+    .bind(column(starts, |start| start.position.next_offset))
+    .bind(column(starts, |start| start.first_at))
     .bind(effect)
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Partitions, log epochs and offsets, as one array each.
-fn columns(starts: &[&StartingPoint]) -> (Vec<i32>, Vec<i32>, Vec<i64>) {
-    let mut columns = (Vec::new(), Vec::new(), Vec::new());
-    for StartingPoint { position, .. } in starts {
-        columns.0.push(position.partition);
-        columns.1.push(position.log_epoch);
-        columns.2.push(position.next_offset);
-    }
-    columns
 }

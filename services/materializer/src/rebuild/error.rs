@@ -19,5 +19,5 @@ pub enum RebuildError {
     Sql(#[from] sqlx::Error),
     /// The view could not be written.
     #[error(transparent)]
-    View(#[from] crate::projector::Error),
+    View(#[from] crate::projector::ProjectorError),
 }

@@ -21,12 +21,12 @@ use crate::projector::generation::Generation;
 const MAX_FLUSH_RECORDS: usize = 1000;
 const MAX_FLUSH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Progress of one run up to target offsets.
+/// ReplayProgress of one run up to target offsets.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress {
-    /// Number of offsets passed.
+pub struct ReplayProgress {
+    /// Number of offsets read.
     pub done: u64,
-    /// Number of offsets to pass in all.
+    /// Number of offsets to read in all.
     pub total: u64,
     /// Offsets per second since the start of the run.
     pub per_second: f64,
@@ -60,11 +60,11 @@ impl LogReplayer {
         Ok(self.spans(targets).iter().map(|span| span.to - span.from).sum())
     }
 
-    /// Reads and writes up to `targets`; returns the number of offsets passed.
+    /// Reads and writes up to `targets`; returns the number of offsets read.
     pub(super) async fn run_to(
         &mut self,
         targets: &TargetOffsets,
-        progress: &(impl Fn(Progress) + Sync),
+        progress: &(impl Fn(ReplayProgress) + Sync),
     ) -> Result<u64, RebuildError> {
         self.claim(targets).await?;
         let spans = self.spans(targets);
@@ -82,7 +82,7 @@ impl LogReplayer {
                 let remaining: i64 = self.spans(targets).iter().map(|span| span.to - span.from).sum();
                 let done = total.saturating_sub(u64::try_from(remaining).unwrap_or(0));
                 let seconds = started.elapsed().as_secs_f64().max(0.001);
-                progress(Progress { done, total, per_second: done as f64 / seconds });
+                progress(ReplayProgress { done, total, per_second: done as f64 / seconds });
             }
         }
         while self.flush_one().await? {}

@@ -25,9 +25,9 @@ use runtime::health::Health;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 
-pub use compare::Difference;
+pub use compare::ViewDifference;
 pub use error::RebuildError;
-pub use log_replayer::Progress;
+pub use log_replayer::ReplayProgress;
 pub use positions::REPLAY;
 pub use replay::{Replayed, replay};
 
@@ -44,7 +44,7 @@ const MAX_ROUNDS: usize = 20;
 
 #[derive(Debug, Clone)]
 pub struct RebuildConfig {
-    /// Events accepted before it are copied from the live view; `None`: the whole log is read.
+    /// Events accepted before it are copied from the live view; `None`: everything on the log is read.
     pub from: Option<OffsetDateTime>,
     /// Retention of the materializers, days.
     pub retention_days: u32,
@@ -68,7 +68,7 @@ pub struct Rebuilt {
     /// How long the live positions were locked. The live view showed no new events in that time; none was lost.
     pub held: Duration,
     /// Differences between the two views; empty if they were equal.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<ViewDifference>,
     /// Whether the rebuilt view is live now.
     pub switched: bool,
 }
@@ -83,7 +83,7 @@ pub async fn rebuild(
     pool: PgPool,
     kafka: KafkaConfig,
     config: RebuildConfig,
-    progress: impl Fn(Progress) + Send + Sync,
+    progress: impl Fn(ReplayProgress) + Send + Sync,
 ) -> Result<Rebuilt, RebuildError> {
     let lock = RebuildLock::acquire(&pool).await?;
     let done = rebuild_locked(&pool, kafka, config, progress).await;
@@ -95,7 +95,7 @@ async fn rebuild_locked(
     pool: &PgPool,
     kafka: KafkaConfig,
     config: RebuildConfig,
-    progress: impl Fn(Progress) + Send + Sync,
+    progress: impl Fn(ReplayProgress) + Send + Sync,
 ) -> Result<Rebuilt, RebuildError> {
     if config.from.is_some_and(|from| from > OffsetDateTime::now_utc()) {
         return Err(RebuildError::Unsuitable(

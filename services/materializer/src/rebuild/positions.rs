@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
 use super::error::RebuildError;
+use crate::columns::column;
 use crate::projector::CONSUMER;
 
 /// Name of a rebuild in `consumer_positions`.
@@ -22,25 +23,21 @@ pub(super) type TargetOffsets = BTreeMap<TopicPartition, i64>;
 
 /// A row of `consumer_positions`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct StoredPosition {
+pub(super) struct ViewPosition {
     pub(super) topic: String,
     pub(super) partition: i32,
     pub(super) log_epoch: i32,
     pub(super) next_offset: i64,
 }
 
-impl StoredPosition {
-    fn of_row((topic, partition, log_epoch, next_offset): (String, i32, i32, i64)) -> Self {
-        Self { topic, partition, log_epoch, next_offset }
-    }
-
+impl ViewPosition {
     pub(super) fn topic_partition(&self) -> TopicPartition {
         (self.topic.as_str().into(), self.partition)
     }
 }
 
 /// The positions of the live view. Fails if some are of other topics than `topics`.
-pub(super) async fn live_positions(pool: &PgPool, topics: &TopicNames) -> Result<Vec<StoredPosition>, RebuildError> {
+pub(super) async fn live_positions(pool: &PgPool, topics: &TopicNames) -> Result<Vec<ViewPosition>, RebuildError> {
     let live = positions_of(&mut *pool.acquire().await?, CONSUMER).await?;
     // With other topics than those of the view, a rebuild would find no record, as in a log without events.
     let ours = [&topics.events, &topics.acks, &topics.deliveries];
@@ -63,51 +60,60 @@ pub(super) async fn live_targets(pool: &PgPool, topics: &TopicNames) -> Result<T
     Ok(targets(&live_positions(pool, topics).await?))
 }
 
-pub(super) fn targets(positions: &[StoredPosition]) -> TargetOffsets {
+pub(super) fn targets(positions: &[ViewPosition]) -> TargetOffsets {
     positions.iter().map(|position| (position.topic_partition(), position.next_offset)).collect()
 }
 
 pub(super) async fn positions_of(
     connection: &mut PgConnection,
     consumer: &str,
-) -> Result<Vec<StoredPosition>, sqlx::Error> {
-    let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(
+) -> Result<Vec<ViewPosition>, sqlx::Error> {
+    read(
+        connection,
+        consumer,
         "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1
          ORDER BY topic, partition",
     )
-    .bind(consumer)
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(StoredPosition::of_row).collect())
+    .await
 }
 
 /// Locks the positions of the live view. All its flushes wait until the transaction ends.
-pub(super) async fn lock_live(connection: &mut PgConnection) -> Result<Vec<StoredPosition>, sqlx::Error> {
-    let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(
+pub(super) async fn lock_live(connection: &mut PgConnection) -> Result<Vec<ViewPosition>, sqlx::Error> {
+    read(
+        connection,
+        CONSUMER,
         "SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1
          ORDER BY topic, partition FOR UPDATE",
     )
-    .bind(CONSUMER)
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(StoredPosition::of_row).collect())
+    .await
+}
+
+async fn read(
+    connection: &mut PgConnection,
+    consumer: &str,
+    statement: &'static str,
+) -> Result<Vec<ViewPosition>, sqlx::Error> {
+    let rows: Vec<(String, i32, i32, i64)> = sqlx::query_as(statement).bind(consumer).fetch_all(connection).await?;
+    let position =
+        |(topic, partition, log_epoch, next_offset)| ViewPosition { topic, partition, log_epoch, next_offset };
+    Ok(rows.into_iter().map(position).collect())
 }
 
 /// Stores start positions for `consumer`, which has none.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     consumer: &str,
-    positions: &[StoredPosition],
+    positions: &[ViewPosition],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset)
          SELECT $1, * FROM UNNEST($2::text[], $3::integer[], $4::integer[], $5::bigint[])",
     )
     .bind(consumer)
-    .bind(positions.iter().map(|position| position.topic.as_str()).collect::<Vec<&str>>())
-    .bind(positions.iter().map(|position| position.partition).collect::<Vec<i32>>())
-    .bind(positions.iter().map(|position| position.log_epoch).collect::<Vec<i32>>())
-    .bind(positions.iter().map(|position| position.next_offset).collect::<Vec<i64>>())
+    .bind(column(positions, |position| position.topic.as_str()))
+    .bind(column(positions, |position| position.partition))
+    .bind(column(positions, |position| position.log_epoch))
+    .bind(column(positions, |position| position.next_offset))
     .execute(connection)
     .await?;
     Ok(())

@@ -35,8 +35,8 @@ pub(super) async fn check_positions(pool: &PgPool, kafka: &KafkaConfig) -> Resul
                 Ok(LogState { mismatch: None, .. }) => {}
                 Ok(LogState { mismatch: Some(mismatch), .. }) => {
                     let message = format!(
-                        "the position of {partition} is outside of its log, so the log cannot be read again: {mismatch}; \
-                         see: triggers positions list"
+                        "the position of {partition} is outside of its log, so the log cannot be read again: \
+                         {mismatch}; see: triggers positions list"
                     );
                     return Err(RebuildError::Unsuitable(message));
                 }

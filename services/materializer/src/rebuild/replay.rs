@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use super::error::RebuildError;
 use super::lock::RebuildLock;
-use super::log_replayer::{LogReplayer, Progress};
-use super::positions::{self, REPLAY, StoredPosition, TargetOffsets, epoch_millis, live_positions};
+use super::log_replayer::{LogReplayer, ReplayProgress};
+use super::positions::{self, REPLAY, TargetOffsets, ViewPosition, epoch_millis, live_positions};
 use super::preflight;
 use crate::projector::generation::Generation;
 
@@ -32,7 +32,7 @@ pub async fn replay(
     kafka: KafkaConfig,
     (from, to): (OffsetDateTime, Option<OffsetDateTime>),
     retention_days: u32,
-    progress: impl Fn(Progress) + Send + Sync,
+    progress: impl Fn(ReplayProgress) + Send + Sync,
 ) -> Result<Replayed, RebuildError> {
     let lock = RebuildLock::acquire(&pool).await?;
     let done = replay_locked(&pool, kafka, (from, to), retention_days, progress).await;
@@ -49,7 +49,7 @@ async fn replay_locked(
     kafka: KafkaConfig,
     times: (OffsetDateTime, Option<OffsetDateTime>),
     retention_days: u32,
-    progress: impl Fn(Progress) + Send + Sync,
+    progress: impl Fn(ReplayProgress) + Send + Sync,
 ) -> Result<Replayed, RebuildError> {
     if times.0 >= times.1.unwrap_or_else(OffsetDateTime::now_utc) {
         let message = "the start of the replay is after its end, or in the future; give an earlier start";
@@ -59,7 +59,7 @@ async fn replay_locked(
     preflight::check_positions(pool, &kafka).await?;
     let mut ranges = Vec::new();
     for topic in [&kafka.topics.events, &kafka.topics.acks, &kafka.topics.deliveries] {
-        let of_topic: Vec<&StoredPosition> = live.iter().filter(|position| position.topic == **topic).collect();
+        let of_topic: Vec<&ViewPosition> = live.iter().filter(|position| position.topic == **topic).collect();
         ranges.extend(ranges_of(&kafka, topic, &of_topic, times).await?);
     }
     store_positions(pool, &ranges).await?;
@@ -78,7 +78,7 @@ pub(super) async fn delete_positions(pool: &PgPool) -> Result<(), sqlx::Error> {
 
 /// The range of one partition to replay.
 struct ReplayRange {
-    start: StoredPosition,
+    start: ViewPosition,
     /// The first offset after the range.
     end: i64,
     is_cut_short: bool,
@@ -87,7 +87,7 @@ struct ReplayRange {
 async fn ranges_of(
     kafka: &KafkaConfig,
     topic: &str,
-    live: &[&StoredPosition],
+    live: &[&ViewPosition],
     (from, to): (OffsetDateTime, Option<OffsetDateTime>),
 ) -> Result<Vec<ReplayRange>, RebuildError> {
     let partitions: Vec<i32> = live.iter().map(|position| position.partition).collect();
@@ -97,20 +97,20 @@ async fn ranges_of(
         None => None,
     };
     let bounds = log_reader::bounds(kafka, topic).await?;
-    let range = |position: &&StoredPosition| {
+    let range = |position: &&ViewPosition| {
         let (partition, live) = (position.partition, position.next_offset);
         let start = starts.get(&partition).copied().unwrap_or(live).min(live);
         let end = ends.as_ref().and_then(|ends| ends.get(&partition)).copied().unwrap_or(live).min(live);
         // Records before the start of a truncated log may or may not have been in the range: report it.
         let is_cut_short = bounds.iter().any(|(of, low, _)| *of == partition && *low > 0 && start == *low);
-        ReplayRange { start: StoredPosition { next_offset: start, ..(*position).clone() }, end, is_cut_short }
+        ReplayRange { start: ViewPosition { next_offset: start, ..(*position).clone() }, end, is_cut_short }
     };
     Ok(live.iter().map(range).collect())
 }
 
-/// Stores the start positions, in place of those that a killed replay has left.
+/// Stores the start positions, and deletes those that a killed replay has left.
 async fn store_positions(pool: &PgPool, ranges: &[ReplayRange]) -> Result<(), sqlx::Error> {
-    let starts: Vec<StoredPosition> = ranges.iter().map(|range| range.start.clone()).collect();
+    let starts: Vec<ViewPosition> = ranges.iter().map(|range| range.start.clone()).collect();
     let mut transaction = pool.begin().await?;
     positions::delete(&mut transaction, REPLAY).await?;
     positions::insert(&mut transaction, REPLAY, &starts).await?;

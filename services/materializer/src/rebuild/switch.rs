@@ -8,10 +8,10 @@ use sqlx::postgres::{PgConnection, PgPool};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::compare::{Difference, compare};
+use super::compare::{ViewDifference, compare};
 use super::error::RebuildError;
-use super::log_replayer::{LogReplayer, Progress};
-use super::positions::{self, REBUILD, StoredPosition, lock_live, positions_of};
+use super::log_replayer::{LogReplayer, ReplayProgress};
+use super::positions::{self, REBUILD, ViewPosition, lock_live, positions_of};
 use crate::projector::CONSUMER;
 use crate::projector::generation::Generation;
 use crate::projector::reconcile;
@@ -36,7 +36,7 @@ pub(super) struct Switchover<'a> {
 pub(super) struct SwitchoverResult {
     pub(super) records: u64,
     pub(super) locked: Duration,
-    pub(super) differences: Vec<Difference>,
+    pub(super) differences: Vec<ViewDifference>,
     pub(super) switched: bool,
 }
 
@@ -44,7 +44,7 @@ impl Switchover<'_> {
     pub(super) async fn run(
         &self,
         replayer: &mut LogReplayer,
-        progress: &(impl Fn(Progress) + Sync),
+        progress: &(impl Fn(ReplayProgress) + Sync),
     ) -> Result<SwitchoverResult, RebuildError> {
         let mut transaction = self.pool.begin_with(BEGIN).await?;
         let live = lock_live(&mut transaction).await?;
@@ -98,7 +98,7 @@ impl Switchover<'_> {
     async fn check_same_positions(
         &self,
         connection: &mut PgConnection,
-        live: &[StoredPosition],
+        live: &[ViewPosition],
     ) -> Result<(), RebuildError> {
         let rebuilt = positions_of(connection, REBUILD).await?;
         for position in live {

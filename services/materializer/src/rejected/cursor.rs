@@ -4,9 +4,9 @@ use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use time::OffsetDateTime;
 
-/// Purpose of the sealed token.
+/// Purpose of the cursor's seal.
 const PURPOSE: &str = "rejected";
-/// First byte of the sealed bytes; every change of the layout changes it.
+/// First byte of the cursor; every change of the layout changes it.
 const VERSION: u8 = 1;
 
 /// The sort key of the last row that was shown.

@@ -13,6 +13,8 @@ use schemas::unix_time::from_millis;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::columns::column;
+
 /// Error class of a record whose row PostgreSQL refuses.
 pub(crate) const REFUSED_BY_DATABASE: &str = "refused_by_database";
 
@@ -65,14 +67,14 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[RejectedRow<'_
          ORDER BY log_topic, log_partition, log_epoch, log_offset
          ON CONFLICT DO NOTHING",
     )
-    .bind(rows.iter().map(|row| row.org_id).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| &*row.record.topic).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.record.partition).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.log_epoch).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.record.offset).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| from_millis(row.record.timestamp_ms.max(0))).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.class).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.message.as_str()).collect::<Vec<_>>())
+    .bind(column(rows, |row| row.org_id))
+    .bind(column(rows, |row| &*row.record.topic))
+    .bind(column(rows, |row| row.record.partition))
+    .bind(column(rows, |row| row.log_epoch))
+    .bind(column(rows, |row| row.record.offset))
+    .bind(column(rows, |row| from_millis(row.record.timestamp_ms.max(0))))
+    .bind(column(rows, |row| row.class))
+    .bind(column(rows, |row| row.message.as_str()))
     .execute(connection)
     .await?;
     Ok(())
@@ -91,9 +93,9 @@ pub(crate) async fn find_rejected(
                        AND r.log_epoch = asked.log_epoch AND r.log_offset = asked.log_offset)",
     )
     .bind(topic)
-    .bind(positions.iter().map(|position| position.log_epoch).collect::<Vec<i32>>())
-    .bind(positions.iter().map(|position| position.partition).collect::<Vec<i32>>())
-    .bind(positions.iter().map(|position| position.offset).collect::<Vec<i64>>())
+    .bind(column(positions, |position| position.log_epoch))
+    .bind(column(positions, |position| position.partition))
+    .bind(column(positions, |position| position.offset))
     .fetch_all(pool)
     .await?;
     let position = |(log_epoch, partition, offset)| LogPosition { log_epoch, partition, offset };

@@ -66,7 +66,7 @@ async fn an_organization_is_erased_under_load_and_rebuilds() {
         .execute(&bench.pool)
         .await
         .unwrap();
-    bench.passed().await;
+    bench.all_applied().await;
     let dead_letters = bench.dead_letters().await.len();
     assert_eq!(dead_letters, 4, "two of each organization");
     let (ours, theirs) = (bench.flowing(&[kept], 2_000), bench.flowing(&[erased], 2_000));
@@ -87,14 +87,14 @@ async fn an_organization_is_erased_under_load_and_rebuilds() {
     let ids = ours.await.unwrap();
     theirs.await.unwrap();
     write_everything(&bench, erased).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!((rows_of(&bench, erased).await, bench.dead_letters().await.len()), (0, dead_letters));
     let of_kept = rows_of(&bench, kept).await;
     for id in ids {
         assert!(bench.row(kept, id).await.is_some(), "an event of the other organization is missing");
     }
 
-    // As in a whole system, when the dispatcher is done as well.
+    // As when the dispatcher is done as well.
     sqlx::query("INSERT INTO erasures (org_id, consumer) VALUES ($1, 'dispatcher')")
         .bind(erased.as_uuid())
         .execute(&bench.pool)
@@ -114,7 +114,7 @@ async fn an_organization_is_erased_under_load_and_rebuilds() {
 
 const DONE: &str = "SELECT count(*) FROM erasures WHERE done_at IS NOT NULL";
 
-/// Waits until the end offsets of the log are stored, and then for a whole round of the erasing task: a round that
+/// Waits until the end offsets of the log are stored, and then for a complete round of the erasing task: a round that
 /// started before may delete the first row, so the second row is deleted by a later round.
 async fn wait_for_a_round(bench: &Bench, org: OrgId) {
     devstack::testing::eventually(PATIENCE, "the end offsets of the log are stored", || async {
@@ -140,7 +140,7 @@ async fn an_erasure_waits_for_the_positions() {
     let erased = bench.organization(1).await;
     bench.flow(&[erased], 5).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     // One position is locked before a record of the organization.
     let mut lock = bench.pool.begin_with("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
     sqlx::query("SELECT FROM consumer_positions WHERE topic = $1 AND partition = 1 FOR UPDATE")
@@ -153,7 +153,7 @@ async fn an_erasure_waits_for_the_positions() {
     wait_for_a_round(&bench, erased).await;
     assert_eq!(bench.count(DONE).await, 0);
     lock.rollback().await.unwrap();
-    bench.passed().await;
+    bench.all_applied().await;
     devstack::testing::eventually(PATIENCE, "it is done", || async { (bench.count(DONE).await == 1).then_some(()) })
         .await;
     projecting.stop().await;
@@ -165,7 +165,7 @@ async fn an_erasure_waits_for_an_unfinished_rebuild() {
     let erased = bench.organization(1).await;
     bench.flow(&[erased], 5).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     sqlx::query("SELECT view_create_next()").execute(&bench.pool).await.unwrap();
     set_status(&bench, erased, "erasing").await;
     wait_for_a_round(&bench, erased).await;

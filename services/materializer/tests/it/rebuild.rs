@@ -36,7 +36,7 @@ async fn rebuild_and_replay_twice_give_the_same_view() {
     assert_eq!(bench.count("SELECT count(*) FROM consumer_positions WHERE consumer <> 'materializer'").await, 0);
     // The projector was fenced and has found the new tables; so have readers of the contract views.
     bench.flow(&[org], 5).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(
         bench.count("SELECT count(*) FROM contract.events").await,
         bench.count("SELECT count(*) FROM view.events").await
@@ -60,23 +60,23 @@ async fn pending_effects_stay_when_only_a_duplicate_is_read() {
     for event in [&original, &repeat] {
         bench.event(event).await;
     }
-    bench.passed().await;
-    let whole = bench.in_log_order().await;
+    bench.all_applied().await;
+    let before = bench.in_log_order().await;
     // The state of a rebuild that has not read these records yet.
     sqlx::query("DELETE FROM view.events").execute(&bench.pool).await.unwrap();
     for id in [twin.event_id, repeat.event_id] {
         bench.ack(org, id).await;
     }
     bench.attempt(&attempt(org, twin.event_id, EndpointId::generate(), 1, DeliveryOutcome::Delivered)).await;
-    bench.passed().await;
+    bench.all_applied().await;
     append_to(&bench, 0, &twin).await;
     append_to(&bench, 0, &repeat).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 0);
     assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 3);
 
     replay(&bench).await;
-    assert_eq!(bench.in_log_order().await, whole);
+    assert_eq!(bench.in_log_order().await, before);
     let done =
         "SELECT count(*) FROM view.events WHERE acknowledged_at IS NOT NULL AND (attempts, delivery_status) = ($1, $2)";
     for (attempts, status) in [(1, "delivered"), (0, "pending")] {
@@ -123,7 +123,7 @@ async fn a_replay_between_two_reports_keeps_the_later_one() {
     for (first, shift) in alike.into_iter().zip(shifts) {
         bench.attempt(&DeliveryAttempt { started_at: first.started_at + shift, latency_ms: 5, ..first }).await;
     }
-    bench.passed().await;
+    bench.all_applied().await;
     let before = shown(&bench).await;
     assert_eq!(bench.row(org, sent.event_id).await.unwrap().delivery_status, "delivered");
     let to = OffsetDateTime::from_unix_timestamp_nanos(i128::from(between) * 1_000_000).unwrap();
@@ -141,7 +141,7 @@ async fn other_topics_and_future_times_are_rejected() {
     let org = bench.organization(0).await;
     let projecting = bench.project();
     bench.flow(&[org], 3).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let before = shown(&bench).await;
     let (elsewhere, hour) = (KafkaConfig::new(&bench.kafka.brokers, "elsewhere."), time::Duration::hours(1));
     let accepting = RebuildConfig { accept_differences: true, ..REBUILD };
@@ -190,7 +190,7 @@ async fn a_rebuild_under_load_shows_every_event_once() {
         switched += 1;
     }
     let ids = flowing.await.unwrap();
-    bench.passed().await;
+    bench.all_applied().await;
     let shown: std::collections::BTreeSet<EventId> =
         bench.in_log_order().await.into_iter().map(|(.., id)| id).collect();
     assert_eq!(bench.in_log_order().await.len(), 3_300);
@@ -207,16 +207,16 @@ async fn rejected_records_stay_rejected() {
     for _ in 0..2 {
         bench.event(&keyed(late, Dedup::dedup_id("k", b""))).await;
     }
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.dead_letters().await.len(), 2);
     sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'Late')")
         .bind(late.as_uuid())
         .execute(&bench.pool)
         .await
         .unwrap();
-    // An accepted event: the organization is known from now on.
+    // An accepted event: the organization exists from now on.
     bench.flow(&[late], 1).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let before = shown(&bench).await;
     replay(&bench).await;
     assert_eq!(shown(&bench).await, before);
@@ -232,7 +232,7 @@ async fn tables_left_by_a_killed_rebuild_do_no_harm() {
     let org = bench.organization(0).await;
     let projecting = bench.project();
     bench.flow(&[org], 5).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let left = "CREATE SCHEMA view_retired; CREATE TABLE view_retired.events (org_id uuid)";
     let retired = "SELECT count(*) FROM pg_namespace WHERE nspname = 'view_retired'";
     sqlx::raw_sql(left).execute(&bench.pool).await.unwrap();
@@ -258,7 +258,7 @@ async fn a_reused_key_and_expired_events_stay_as_they_are() {
         // Until the append time is past the window.
         while bench.event(&event(org)).await.timestamp_ms.unwrap() <= at + 1000 {}
     }
-    bench.passed().await;
+    bench.all_applied().await;
     let rows = bench.in_log_order().await;
     assert!(
         used.iter().all(|id| rows.iter().any(|(.., shown)| shown == id)),

@@ -93,7 +93,7 @@ fn an_event_read_late_is_separate_from_a_much_later_one() {
     let stored = decide_at(std::slice::from_ref(&later), &[window + 10], &BTreeMap::new()).1;
     let late = [event(org, Some(Dedup::dedup_id("k", b"body"))), event(org, Some(Dedup::dedup_id("k", b"body")))];
     let (duplicates, owners) = decide_at(&late, &[10, 11], &stored);
-    assert_eq!(duplicates, BTreeMap::from([(1, later.event_id)]), "the first event is a whole window older");
+    assert_eq!(duplicates, BTreeMap::from([(1, later.event_id)]), "the first event is older than the window");
     assert!(owners.is_empty(), "the later event keeps the key");
 }
 
@@ -131,13 +131,13 @@ proptest! {
         let org = OrgId::generate();
         let events: Vec<Event> = keys.iter().map(|k| event(org, Some(Dedup::dedup_id(k.to_string(), b"")))).collect();
         let times: Vec<i64> = (0..events.len() as i64).collect();
-        let whole = decide_at(&events, &times, &BTreeMap::new());
+        let at_once = decide_at(&events, &times, &BTreeMap::new());
         let cut = cut.min(events.len());
         let first = decide_at(&events[..cut], &times[..cut], &BTreeMap::new());
         let second = decide_at(&events[cut..], &times[cut..], &first.1);
         let mut joined = first.0;
         joined.extend(second.0.into_iter().map(|(index, original)| (index + cut, original)));
-        prop_assert_eq!(whole.0, joined);
+        prop_assert_eq!(at_once.0, joined);
     }
 
     /// Several partitions, read in any order and in any batches: a second reading, in any order, changes no decision.

@@ -8,7 +8,7 @@ use schemas::records::Ack;
 use schemas::unix_time::from_millis;
 use sqlx::postgres::PgConnection;
 
-use super::columns::column;
+use crate::columns::column;
 use crate::metrics::METRICS;
 
 pub(super) struct AckRow<'a> {

@@ -12,7 +12,7 @@ use schemas::unix_time::{from_micros, from_millis};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::columns::column;
+use crate::columns::column;
 use crate::metrics::METRICS;
 
 /// One report of an attempt, and its record.

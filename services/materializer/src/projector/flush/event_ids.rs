@@ -12,7 +12,7 @@
 //!
 //! Several writers may decide on one id or key at once, if its records are in different partitions. Each writer stores
 //! a decision only if no other one was stored meanwhile. Else it rolls its transaction back and decides again, and
-//! looks up every id of the chunk ([`Lookup::All`]).
+//! reads every id of the chunk ([`Lookup::All`]).
 
 use std::collections::BTreeMap;
 
@@ -24,14 +24,14 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::column;
 use super::outcome::TransactionError;
+use crate::columns::column;
 use crate::projector::duplicates::{self, Decisions, Key, KeyOwner};
 use crate::projector::event_row::EventRow;
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Which ids of a chunk are looked up.
+/// Which ids of a chunk are read from the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lookup {
     /// Ids that other records may name, and ids of events with a dedup key. Without such ids there is no statement.
@@ -41,7 +41,7 @@ pub(super) enum Lookup {
 
 #[derive(Debug, Default)]
 pub(super) struct DecisionCounts {
-    /// Ids that are no duplicates and that the view does not have, as far as they were looked up.
+    /// Ids that are no duplicates and that the view does not have, as far as they were read.
     pub(super) new_events: u64,
     /// Records that were decided to be duplicates in this chunk.
     pub(super) new_duplicates: u64,
@@ -62,7 +62,7 @@ struct IdState {
     needs_row: bool,
     /// The row of `event_ids`.
     stored: Option<IdOwner>,
-    /// The event that the view shows under the id. Looked up only if [`IdState::may_be_shown`].
+    /// The event that the view shows under the id. Read only if [`IdState::may_be_shown`].
     shown: Option<IdOwner>,
     duplicate_of: Option<EventId>,
 }
@@ -72,7 +72,7 @@ struct IdState {
 struct IdOwner {
     position: LogPosition,
     canonical_id: EventId,
-    /// Append time of the newest record that is known to name the id, milliseconds since the Unix epoch.
+    /// Append time of the newest record that names the id, as far as stored, milliseconds since the Unix epoch.
     newest_ms: i64,
 }
 
@@ -135,7 +135,7 @@ fn is_of_its_day(row: &EventRow<'_>) -> bool {
 }
 
 impl IdState {
-    /// Ids that ingest made come once, so only the other ids are looked up in the view.
+    /// Ids that ingest made come once, so only the other ids are read from the view.
     fn may_be_shown(&self, lookup: Lookup) -> bool {
         self.needs_row || lookup == Lookup::All
     }
@@ -148,7 +148,7 @@ impl IdState {
     /// The row of `event_ids` to write, if one is needed and not stored.
     fn row(&self, (org_id, event_id): Id) -> Option<IdRow> {
         let canonical_id = self.duplicate_of.unwrap_or(event_id);
-        let known = self.stored.or(self.shown);
+        let owner = self.stored.or(self.shown);
         let is_needed = match self.stored {
             Some(stored) => stored.newest_ms < self.newest_ms,
             None => {
@@ -160,8 +160,8 @@ impl IdState {
             org_id,
             event_id,
             canonical_id,
-            owner: known.map_or(self.first, |owner| owner.position),
-            newest_ms: known.map_or(self.newest_ms, |owner| owner.newest_ms.max(self.newest_ms)),
+            owner: owner.map_or(self.first, |owner| owner.position),
+            newest_ms: owner.map_or(self.newest_ms, |owner| owner.newest_ms.max(self.newest_ms)),
         })
     }
 }

@@ -1,10 +1,10 @@
-//! Inserts events into the view: one statement for a whole chunk, one array per column.
+//! Inserts events into the view: one statement for all events of a chunk, one array per column.
 
 use schemas::records::{Dedup, Event};
 use schemas::unix_time::{from_micros, from_millis};
 use sqlx::postgres::PgConnection;
 
-use super::columns::column;
+use crate::columns::column;
 use crate::projector::event_row::EventRow;
 
 pub(super) struct InsertedEvents {

@@ -8,7 +8,7 @@ use schemas::ids::OrgId;
 use schemas::unix_time::from_millis;
 use sqlx::postgres::PgConnection;
 
-use super::columns::column;
+use crate::columns::column;
 
 /// The newest expired event of each organization and partition.
 #[derive(Default)]

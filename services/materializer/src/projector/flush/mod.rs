@@ -7,7 +7,6 @@
 mod acks;
 mod apply;
 mod attempts;
-mod columns;
 mod event_ids;
 mod events;
 mod expired;
@@ -37,9 +36,9 @@ use tracing::{debug, info, warn};
 use super::batch::Batch;
 use super::config::CONSUMER;
 use super::decode::{Content, DecodedRecord, decode};
-use super::error::Error;
+use super::error::ProjectorError;
 use super::generation::Generation;
-use super::organizations::Organizations;
+use super::organizations::OrganizationStatuses;
 use super::time_partitions::{self, TimePartitions};
 use crate::dead_letters::write;
 use crate::metrics::METRICS;
@@ -62,12 +61,12 @@ pub(crate) struct Flusher {
     mode: ReadMode,
     time_partitions: TimePartitions,
     topics: TopicNames,
-    organizations: Organizations,
+    organizations: OrganizationStatuses,
     component: Component,
 }
 
 impl Flusher {
-    /// Writes the generation that the inbox reads, from records that are read for the first time.
+    /// Writes the live generation, from records that are read for the first time.
     pub(crate) fn live(
         pool: PgPool,
         producer: Producer,
@@ -98,12 +97,12 @@ impl Flusher {
         retention_days: u32,
     ) -> Self {
         let time_partitions = TimePartitions::new(pool.clone(), generation, retention_days);
-        let organizations = Organizations::default();
+        let organizations = OrganizationStatuses::default();
         Self { pool, consumer, generation, mode, time_partitions, topics, organizations, component }
     }
 
     /// Writes the batch, without the records of fenced partitions. Waits while PostgreSQL or Kafka is unavailable.
-    pub(crate) async fn flush(&self, batch: Batch) -> Result<FlushOutcome, Error> {
+    pub(crate) async fn flush(&self, batch: Batch) -> Result<FlushOutcome, ProjectorError> {
         let started = Instant::now();
         METRICS.flush_records.observe(batch.records.len() as f64);
         let mut owned = batch.owned;
@@ -144,7 +143,7 @@ impl Flusher {
     }
 
     /// Turns events of unknown organizations into dead letters, and skips all records of erased organizations.
-    async fn check_organizations(&self, items: &mut [DecodedRecord]) -> Result<(), Error> {
+    async fn check_organizations(&self, items: &mut [DecodedRecord]) -> Result<(), ProjectorError> {
         let wanted = filter::organizations_of(items);
         let statuses = self.retry_until_available(|| self.organizations.statuses(&self.pool, wanted.clone())).await?;
         filter::apply_statuses(items, &statuses);
@@ -153,7 +152,7 @@ impl Flusher {
 
     /// Skips events that were rejected at their first reading, even if they could be accepted now: only a redrive
     /// brings them back.
-    async fn skip_rejected(&self, items: &mut [DecodedRecord], owned: &OwnedPartitions) -> Result<(), Error> {
+    async fn skip_rejected(&self, items: &mut [DecodedRecord], owned: &OwnedPartitions) -> Result<(), ProjectorError> {
         let events = filter::events_by_position(items, owned);
         let positions: Vec<LogPosition> = events.iter().map(|(position, _)| *position).collect();
         let read = || rejected::find_rejected(&self.pool, &self.topics.events, &positions);
@@ -173,15 +172,15 @@ impl Flusher {
     }
 
     /// Creates missing time partitions for the records of the chunk, and skips records below the retention floor.
-    async fn ensure_time_partitions(&self, chunk: &mut [DecodedRecord]) -> Result<(), Error> {
+    async fn ensure_time_partitions(&self, chunk: &mut [DecodedRecord]) -> Result<(), ProjectorError> {
         let times = filter::partitioned_times(chunk);
         let floor_ms = self.retry_until_available(|| self.time_partitions.ensure(times.iter().copied())).await?;
         filter::skip_expired(chunk, floor_ms);
         Ok(())
     }
 
-    /// Writes `chunk` in one transaction, and retries until its outcome is known.
-    async fn write(&self, chunk: &[DecodedRecord], owned: &OwnedPartitions) -> Result<ChunkOutcome, Error> {
+    /// Writes `chunk` in one transaction, and retries until it is committed, rejected or fenced.
+    async fn write(&self, chunk: &[DecodedRecord], owned: &OwnedPartitions) -> Result<ChunkOutcome, ProjectorError> {
         let advances = advances_of(chunk, owned);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut lookup = Lookup::Expected;
@@ -201,7 +200,7 @@ impl Flusher {
                 }
                 Err(TransactionError::Sql(error)) => match effect(&error) {
                     SqlEffect::Data => return Ok(ChunkOutcome::Rejected(error)),
-                    SqlEffect::Fatal => return Err(Error::View(error)),
+                    SqlEffect::Fatal => return Err(ProjectorError::View(error)),
                     SqlEffect::Retry => debug!(%error, "Transaction conflict; retrying."),
                     SqlEffect::Unavailable => {
                         self.component.report_unhealthy(format!("PostgreSQL: {error}"));
@@ -209,14 +208,14 @@ impl Flusher {
                     }
                 },
             }
-            // It may be unknown whether the transaction was committed: the stored positions tell.
-            let standings =
+            // The transaction may have been committed although it failed: the stored positions show whether it was.
+            let outcomes =
                 self.retry_until_available(|| fence::commit_outcomes(&self.pool, self.consumer, &advances)).await?;
-            if standings.contains(&CommitOutcome::Committed) {
+            if outcomes.contains(&CommitOutcome::Committed) {
                 // One transaction: if one position was moved, all rows were written.
                 return Ok(ChunkOutcome::Committed);
             }
-            let fenced = advances.iter().zip(&standings).filter(|(_, standing)| **standing == CommitOutcome::Fenced);
+            let fenced = advances.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == CommitOutcome::Fenced);
             let fenced: Vec<TopicPartition> =
                 fenced.map(|(advance, _)| (advance.topic.clone(), advance.partition)).collect();
             if !fenced.is_empty() {
@@ -258,7 +257,7 @@ impl Flusher {
         mut chunk: Vec<DecodedRecord>,
         error: sqlx::Error,
         chunks: &mut VecDeque<Vec<DecodedRecord>>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), ProjectorError> {
         if chunk.len() > 1 {
             warn!(records = chunk.len(), %error, "PostgreSQL rejected a row of a batch; bisecting the batch.");
             let second = chunk.split_off(chunk.len() / 2);
@@ -266,7 +265,7 @@ impl Flusher {
         } else if let Some(item) = chunk.first_mut() {
             match item.content {
                 // Only the position is written: PostgreSQL rejects the position, and will do so again.
-                Content::Skipped => return Err(Error::View(error)),
+                Content::Skipped => return Err(ProjectorError::View(error)),
                 // The dead letter is in Kafka; only the tenant's view of it is missing.
                 Content::Dead(_) => {
                     warn!(%error, "PostgreSQL rejected the row of a dead letter; hiding it from the tenant.");
@@ -286,8 +285,8 @@ impl Flusher {
         Ok(())
     }
 
-    /// Runs `query` until PostgreSQL is available.
-    async fn retry_until_available<T, F>(&self, mut query: impl FnMut() -> F) -> Result<T, Error>
+    /// Retries `query` until PostgreSQL is available.
+    async fn retry_until_available<T, F>(&self, mut query: impl FnMut() -> F) -> Result<T, ProjectorError>
     where
         F: Future<Output = Result<T, sqlx::Error>>,
     {
@@ -296,7 +295,7 @@ impl Flusher {
             match query().await {
                 Ok(value) => return Ok(value),
                 Err(error) if effect(&error) == SqlEffect::Fatal || effect(&error) == SqlEffect::Data => {
-                    return Err(Error::View(error));
+                    return Err(ProjectorError::View(error));
                 }
                 Err(error) => self.component.report_unhealthy(format!("PostgreSQL: {error}")),
             }

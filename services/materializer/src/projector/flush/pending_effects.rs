@@ -5,7 +5,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::attempts;
-use super::columns::column;
+use crate::columns::column;
 
 /// Applies the pending effects of these ids. An effect whose event is missing stays: the record that was read may not
 /// own the id, or a duplicate came before its original. Pending attempts of a duplicate are deleted: a duplicate never

@@ -1,5 +1,4 @@
-//! How many statements a batch takes on its way through its transaction, counted where the PostgreSQL client sends
-//! them.
+//! The number of statements of a flush, counted in the PostgreSQL client.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -30,7 +29,7 @@ use crate::projector::batch::Collector;
 struct Statements(Arc<Mutex<Vec<String>>>);
 
 impl Statements {
-    /// Those since the last call, without COMMIT and without the look-up of organizations that precedes a transaction
+    /// Those since the last call, without COMMIT and without the query for organizations that precedes a transaction
     /// when the last one was seconds ago.
     fn take(&self) -> Vec<String> {
         let mut all = std::mem::take(&mut *self.0.lock().unwrap());
@@ -184,8 +183,8 @@ async fn a_keyed_batch_takes_at_most_six_statements() {
     let taken = statements.take();
     assert_eq!(taken.len(), 4, "with keys: reading and storing decisions too: {taken:#?}");
 
-    // Everything at once: new keys, duplicates, an id for the second time, a copy of an event that ingest made, and
-    // effects of both kinds that wait.
+    // All of these at once: new keys, duplicates, an id for the second time, a copy of an event that ingest made, and
+    // pending effects of both kinds.
     let [other, attempted] = [Some(Dedup::dedup_id("other", b"")), None].map(|dedup| bench.event(dedup));
     for event in [&other, &attempted, &later] {
         bench.insert_pending(event).await;

@@ -82,7 +82,7 @@ async fn ack_record_carries_the_trace_headers() {
     let shown = row(0, 0);
     bench.show(bench.alpha, std::slice::from_ref(&shown)).await;
     let trace = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), ("tracestate", "a=1")];
-    // Nobody shows it: it is on the log all the same.
+    // No projector runs: the record is on the log all the same.
     bench.ask_with(Method::POST, &format!("/v1/ack/{}", shown.id), "alpha", "", &trace).await;
     let record = &written(&bench).await[0];
     for (name, value) in trace {
@@ -238,6 +238,6 @@ async fn ack_without_kafka_answers_503_and_may_be_repeated() {
         assert!(answer.took < Duration::from_secs(10), "{:?}", answer.took);
     }
     let done = ack(&bench, Method::POST, &format!("/v1/ack/{}", rows[1].id)).await;
-    assert_eq!(done.status, StatusCode::OK, "what is acknowledged already needs no log: {}", done.text);
+    assert_eq!(done.status, StatusCode::OK, "an acknowledged event needs no record: {}", done.text);
     assert_eq!(text(&done.json(), "acknowledged_at"), "2026-11-21T09:00:00.000Z");
 }

@@ -22,7 +22,11 @@ async fn page_read_waits_for_events_that_were_just_accepted() {
     let shown = show_while_a_read_waits(&bench, std::slice::from_ref(&accepted));
     let ((), answer) = tokio::join!(shown, bench.get("/v1/inbox"));
     assert_eq!(ids(&answer.json()).last(), Some(&accepted.id));
-    assert!(answer.took < Duration::from_millis(900), "it goes on as soon as the view is there: {:?}", answer.took);
+    assert!(
+        answer.took < Duration::from_millis(900),
+        "it continues as soon as the view has caught up: {:?}",
+        answer.took
+    );
     let other = bench.ask(Method::GET, "/v1/inbox", "beta", "").await;
     assert!(other.took < Duration::from_secs(1), "another organization does not wait");
 }
@@ -56,7 +60,7 @@ async fn min_position_is_awaited_unless_of_another_log_epoch() {
         let log_position = LogPosition { log_epoch, partition, offset };
         bench.sealing.seal_token("position", bench.alpha.as_uuid().as_bytes(), &log_position.to_bytes())
     };
-    // As ingest makes them: in epoch 0, which stands for the newest.
+    // As ingest makes them: in epoch 0, which means the newest.
     for log_epoch in [0, 1] {
         let offset = 20 + i64::from(log_epoch);
         let path = format!(
@@ -81,7 +85,7 @@ async fn long_poll_answers_when_its_organization_gets_an_event() {
     let cursor = bench.page("/v1/inbox").await["resume_cursor"].as_str().unwrap().to_owned();
     let path = format!("/v1/inbox?wait=30&cursor={cursor}");
     let arrivals = async {
-        // Not for us, then not of our type, then ours on a partition that nobody knew.
+        // Not for us, then not of our type, then ours on a new partition.
         let others = async {
             bench.requests_wait(2).await;
             bench.show(bench.beta, &[row(0, 1)]).await;
@@ -100,7 +104,7 @@ async fn long_poll_answers_when_its_organization_gets_an_event() {
     assert!(answered >= arrived && answered - arrived < Duration::from_secs(2), "{:?}", answered - arrived);
     let at_once = bench.get(&path).await;
     assert_eq!(ids(&at_once.json()).len(), 2);
-    assert!(at_once.took < Duration::from_secs(2), "what is there is not waited for: {:?}", at_once.took);
+    assert!(at_once.took < Duration::from_secs(2), "existing events are returned at once: {:?}", at_once.took);
 }
 
 #[tokio::test]

@@ -49,7 +49,7 @@ fn assert_log_order(seen: &[EventId], rows: &[ViewEvent], descending: bool) {
     }
 }
 
-/// Shows `rows` in small transactions and acknowledges every third of `old`, so that both happen while somebody pages.
+/// Shows `rows` in small transactions and acknowledges every third of `old`, so that both happen between two pages.
 async fn disturb(bench: &Bench, rows: &[ViewEvent], old: &[ViewEvent]) {
     let mut victims = old.iter().step_by(3);
     for chunk in rows.chunks(10) {

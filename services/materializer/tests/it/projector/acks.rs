@@ -15,12 +15,12 @@ async fn the_first_ack_of_an_event_counts() {
     bench.event(&acked).await;
     bench.event(&open).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     let first = bench.ack(org, acked.event_id).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.row(org, acked.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)));
     bench.ack(org, acked.event_id).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(
         bench.row(org, acked.event_id).await.unwrap().acknowledged_at,
         Some(time_of(&first)),
@@ -40,11 +40,11 @@ async fn acks_read_before_their_event_are_applied_with_it() {
     bench.ack(org, late.event_id).await;
     let both = format!(r#"{{"event_ids": ["{}", "{}"]}}"#, late.event_id, later.event_id);
     let both = bench.append(&bench.topics().acks, Some(org.to_string().as_bytes()), Some(both.as_bytes()), JSON).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 4);
     bench.event(&late).await;
     bench.event(&later).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.row(org, late.event_id).await.unwrap().acknowledged_at, Some(time_of(&first)));
     assert_eq!(bench.row(org, later.event_id).await.unwrap().acknowledged_at, Some(time_of(&both)));
     assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 0, "no effect is pending");
@@ -58,12 +58,12 @@ async fn an_ack_of_another_organizations_event_does_nothing() {
     let (theirs, later) = (event(owner), event(owner));
     bench.event(&theirs).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     bench.ack(foreign, theirs.event_id).await;
     bench.ack(foreign, later.event_id).await;
-    bench.passed().await;
+    bench.all_applied().await;
     bench.event(&later).await;
-    bench.passed().await;
+    bench.all_applied().await;
     for id in [theirs.event_id, later.event_id] {
         assert_eq!(bench.row(owner, id).await.unwrap().acknowledged_at, None);
         assert_eq!(bench.row(foreign, id).await, None);
@@ -81,18 +81,18 @@ async fn the_id_of_a_duplicate_acknowledges_its_original() {
     let (original, duplicate) = pair("after");
     bench.event(&original).await;
     bench.event(&duplicate).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let ack = bench.ack(org, duplicate.event_id).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.row(org, original.event_id).await.unwrap().acknowledged_at, Some(time_of(&ack)));
 
     let (original, duplicate) = pair("before");
     let ack = bench.ack(org, duplicate.event_id).await;
     bench.event(&original).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.row(org, original.event_id).await.unwrap().acknowledged_at, None);
     bench.event(&duplicate).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.row(org, original.event_id).await.unwrap().acknowledged_at, Some(time_of(&ack)));
     assert_eq!(bench.row(org, duplicate.event_id).await, None);
     projecting.stop().await;

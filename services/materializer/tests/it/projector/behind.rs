@@ -42,7 +42,7 @@ async fn keys_and_effects_are_kept_for_unread_events() {
     append_at(&bench, 0, &event(org), at).await;
     append_at(&bench, 0, &first, at).await;
     let projecting = bench.project_as(ProjectorConfig { sweep_interval: HOUR, ..ProjectorConfig::default() });
-    bench.passed().await;
+    bench.all_applied().await;
     projecting.stop().await;
     append_at(&bench, 0, &repeat, at + HOUR).await;
     append_at(&bench, 0, &late, at + HOUR).await;
@@ -66,7 +66,7 @@ async fn keys_and_effects_are_kept_for_unread_events() {
     assert_eq!(bench.count("SELECT count(*) FROM dedup_keys").await, 1);
     assert_eq!(bench.count("SELECT count(*) FROM view.pending_effects").await, 1);
     held.rollback().await.unwrap();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.row(org, repeat.event_id).await, None, "a duplicate, an hour after its original");
     assert!(bench.row(org, first.event_id).await.is_some());
     assert!(bench.row(org, late.event_id).await.unwrap().acknowledged_at.is_some());

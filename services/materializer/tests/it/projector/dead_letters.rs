@@ -32,30 +32,30 @@ async fn unreadable_records_become_dead_letters() {
     bench.ack(org, after.event_id).await;
 
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert!(bench.row(org, before.event_id).await.is_some());
     assert!(bench.row(org, after.event_id).await.unwrap().acknowledged_at.is_some(), "the next ack is applied too");
     assert_eq!(bench.in_log_order().await.len(), 2);
 
-    let letters = bench.dead_letters().await;
+    let dead_letters = bench.dead_letters().await;
     let expected = [
         (&events, &first, "bad_avro", &key, Some(garbage)),
         (&events, &second, "null_value", &key, None),
         (&events, &third, "unknown_organization", &unknown, Some(&json[..])),
         (&acks, &fourth, "invalid_ack", &key, Some(&b"{}"[..])),
     ];
-    assert_eq!(letters.len(), expected.len(), "{letters:?}");
+    assert_eq!(dead_letters.len(), expected.len(), "{dead_letters:?}");
     for (topic, appended, class, key, value) in expected {
         let position = (topic.clone(), appended.partition, appended.offset);
-        let letter = letters.iter().find(|letter| letter.position() == position).unwrap();
-        assert_eq!(letter.header("triggers-dlq-error-class"), class);
-        assert!(!letter.header("triggers-dlq-error-message").is_empty());
-        assert_eq!(letter.header("triggers-dlq-timestamp"), appended.timestamp_ms.unwrap().to_string());
-        assert_eq!(letter.header("triggers-dlq-group"), bench.topics().group_materializer);
-        assert_eq!(letter.key.as_deref(), Some(&key[..]));
-        assert_eq!(letter.value.as_deref(), value, "the bytes are unchanged");
+        let dead_letter = dead_letters.iter().find(|dead_letter| dead_letter.position() == position).unwrap();
+        assert_eq!(dead_letter.header("triggers-dlq-error-class"), class);
+        assert!(!dead_letter.header("triggers-dlq-error-message").is_empty());
+        assert_eq!(dead_letter.header("triggers-dlq-timestamp"), appended.timestamp_ms.unwrap().to_string());
+        assert_eq!(dead_letter.header("triggers-dlq-group"), bench.topics().group_materializer);
+        assert_eq!(dead_letter.key.as_deref(), Some(&key[..]));
+        assert_eq!(dead_letter.value.as_deref(), value, "the bytes are unchanged");
         assert_eq!(
-            letter.headers.get("x").map(Vec::as_slice),
+            dead_letter.headers.get("x").map(Vec::as_slice),
             (class == "bad_avro").then_some(&b"\xFF\x00"[..]),
             "so are the headers"
         );
@@ -82,13 +82,13 @@ async fn a_record_too_large_for_a_dead_letter_leaves_its_position() {
     let after = event(org);
     bench.event(&after).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert!(bench.row(org, after.event_id).await.is_some());
-    let letters = bench.dead_letters().await;
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0].position(), (events.clone(), 0, appended.offset));
-    assert_eq!(letters[0].header("triggers-dlq-error-class"), "value_too_large");
-    assert_eq!(letters[0].value, None);
+    let dead_letters = bench.dead_letters().await;
+    assert_eq!(dead_letters.len(), 1);
+    assert_eq!(dead_letters[0].position(), (events.clone(), 0, appended.offset));
+    assert_eq!(dead_letters[0].header("triggers-dlq-error-class"), "value_too_large");
+    assert_eq!(dead_letters[0].value, None);
     projecting.is_ready(true).await;
     projecting.stop().await;
 }
@@ -113,7 +113,7 @@ async fn records_of_an_erased_organization_leave_no_trace() {
     let after = event(other);
     bench.event(&after).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert!(bench.row(other, after.event_id).await.is_some());
     assert_eq!(bench.in_log_order().await.len(), 1);
     for trace in [
@@ -133,13 +133,13 @@ async fn an_erased_organization_is_skipped_within_seconds() {
     let org = bench.organization(0).await;
     let projecting = bench.project();
     bench.event(&event(org)).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.in_log_order().await.len(), 1);
     erase(&bench, org).await;
     eventually(Duration::from_secs(20), "an event of the erased organization is skipped", || async {
         let late = event(org);
         bench.event(&late).await;
-        bench.passed().await;
+        bench.all_applied().await;
         bench.row(org, late.event_id).await.is_none().then_some(())
     })
     .await;
@@ -160,14 +160,14 @@ async fn a_row_that_postgres_rejects_becomes_a_dead_letter() {
     let refused = bench.event(&poison).await;
     ids.extend(bench.flow(&orgs, 149).await);
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     bench.assert_each_once(ids).await;
-    let letters = bench.dead_letters().await;
-    assert_eq!(letters.len(), 1, "{letters:?}");
-    assert_eq!(letters[0].header("triggers-dlq-error-class"), "refused_by_database");
-    assert!(letters[0].header("triggers-dlq-error-message").contains("no_poison"));
-    assert_eq!(letters[0].position(), (bench.topics().events.clone(), 1, refused.offset));
-    assert_eq!(letters[0].value, Some(schemas::codec::encode_event(&poison).unwrap()));
+    let dead_letters = bench.dead_letters().await;
+    assert_eq!(dead_letters.len(), 1, "{dead_letters:?}");
+    assert_eq!(dead_letters[0].header("triggers-dlq-error-class"), "refused_by_database");
+    assert!(dead_letters[0].header("triggers-dlq-error-message").contains("no_poison"));
+    assert_eq!(dead_letters[0].position(), (bench.topics().events.clone(), 1, refused.offset));
+    assert_eq!(dead_letters[0].value, Some(schemas::codec::encode_event(&poison).unwrap()));
     projecting.stop().await;
 }
 
@@ -178,7 +178,7 @@ async fn an_attempt_without_an_event_blocks_nothing() {
     bench.attempt(&attempt(org, EventId::generate(), EndpointId::generate(), 1, DeliveryOutcome::Failed)).await;
     let projecting = bench.project();
     bench.flow(&[org], 3).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.in_log_order().await.len(), 3);
     assert!(bench.dead_letters().await.is_empty());
     projecting.stop().await;
@@ -199,9 +199,9 @@ async fn the_position_waits_until_the_dead_letter_is_written() {
     let one = Replication { factor: 1, min_in_sync: 1 };
     let differences = topics::plan(&bench.kafka, &bench.topics().manifest(PARTITIONS), one).await.unwrap();
     topics::apply(&bench.kafka, &differences, one).await.unwrap();
-    bench.passed().await;
-    let letters = bench.dead_letters().await;
-    assert_eq!((letters.len(), letters[0].value.as_deref()), (1, Some(&b"garbage"[..])));
+    bench.all_applied().await;
+    let dead_letters = bench.dead_letters().await;
+    assert_eq!((dead_letters.len(), dead_letters[0].value.as_deref()), (1, Some(&b"garbage"[..])));
     projecting.is_ready(true).await;
     projecting.stop().await;
 }
@@ -218,8 +218,9 @@ async fn much_garbage_is_one_dead_letter_each() {
     }
     bench.event(&event(org)).await;
     let projecting = bench.project();
-    bench.passed().await;
-    let mut values: Vec<Vec<u8>> = bench.dead_letters().await.into_iter().filter_map(|letter| letter.value).collect();
+    bench.all_applied().await;
+    let mut values: Vec<Vec<u8>> =
+        bench.dead_letters().await.into_iter().filter_map(|dead_letter| dead_letter.value).collect();
     values.sort_unstable();
     let mut expected = garbage;
     expected.sort_unstable();
@@ -265,7 +266,7 @@ async fn a_rejected_record_is_stored_once_for_its_tenant() {
     bench.event(&after).await;
 
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     projecting.stop().await;
     let stored = rejected(&bench).await;
     let columns: Vec<_> = stored
@@ -281,7 +282,7 @@ async fn a_rejected_record_is_stored_once_for_its_tenant() {
 
     sqlx::query("UPDATE consumer_positions SET next_offset = 0").execute(&bench.pool).await.unwrap();
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rejected(&bench).await, stored, "a second reading adds no row");
     projecting.stop().await;
 }

@@ -56,7 +56,7 @@ async fn the_sum_of_attempts_is_capped() {
             .attempt(&attempt(org, event.event_id, EndpointId::generate(), i32::MAX, DeliveryOutcome::Delivered))
             .await;
     }
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(status(&bench, org, event.event_id).await, ("delivered".to_owned(), i32::MAX));
     assert!(bench.dead_letters().await.is_empty());
     projecting.stop().await;
@@ -84,7 +84,7 @@ async fn an_events_status_is_the_worst_of_its_deliveries() {
             for event in &events {
                 bench.event(event).await;
             }
-            bench.passed().await;
+            bench.all_applied().await;
         }
         for (event, (deliveries, _)) in events.iter().zip(cases) {
             for outcomes in deliveries {
@@ -94,13 +94,13 @@ async fn an_events_status_is_the_worst_of_its_deliveries() {
                 }
             }
         }
-        bench.passed().await;
+        bench.all_applied().await;
         if !events_first {
             assert!(bench.count("SELECT count(*) FROM view.pending_effects").await > 0);
             for event in &events {
                 bench.event(event).await;
             }
-            bench.passed().await;
+            bench.all_applied().await;
         }
         for (event, (deliveries, (expected, attempts))) in events.iter().zip(cases) {
             assert_eq!(
@@ -127,7 +127,7 @@ async fn a_delivery_has_the_state_of_its_last_attempt() {
     ];
     bench.attempt(&attempts[0]).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(
         delivery(&bench).await,
         ("retrying".to_owned(), 1, Some(503), Some("answered 503".to_owned()), Some(at(&attempts[0], 5)))
@@ -138,10 +138,10 @@ async fn a_delivery_has_the_state_of_its_last_attempt() {
     bench.attempt(&attempts[2]).await;
     bench.attempt(&attempts[0]).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(delivery(&bench).await, ("delivered".to_owned(), 3, Some(204), None, None));
     bench.attempt(&attempts[1]).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(delivery(&bench).await, ("delivered".to_owned(), 3, Some(204), None, None));
     assert_eq!(status(&bench, org, of.event_id).await, ("delivered".to_owned(), 3));
     let kept: Vec<(Uuid, i32, String, i64, Option<String>)> = sqlx::query_as(
@@ -184,14 +184,14 @@ async fn a_delivery_does_not_depend_on_how_its_attempts_were_batched() {
     let projecting = bench.project();
     for attempt in attempts(apart) {
         bench.attempt(&attempt).await;
-        bench.passed().await;
+        bench.all_applied().await;
     }
     projecting.stop().await;
     for attempt in attempts(together) {
         bench.attempt(&attempt).await;
     }
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     // All columns of a row except ids and append time, as one text.
     let rows: Vec<(String, OffsetDateTime)> = sqlx::query_as(
         "SELECT (to_jsonb(d) - 'delivery_id' - 'endpoint_id' - 'last_appended_at')::text, created_at
@@ -235,13 +235,13 @@ async fn a_late_attempt_report_never_reopens_a_finished_delivery() {
                 for (number, outcome) in reports {
                     bench.attempt(&attempt(org, id, endpoint, number, outcome)).await;
                     if projecting.is_some() {
-                        bench.passed().await;
+                        bench.all_applied().await;
                     }
                 }
                 expected.push((DeliveryId::of(endpoint, id), reports, status, attempts));
             }
             let projecting = projecting.take().unwrap_or_else(|| bench.project());
-            bench.passed().await;
+            bench.all_applied().await;
             projecting.stop().await;
             for (id, reports, status, attempts) in expected {
                 let row: (String, i32) =
@@ -274,13 +274,13 @@ async fn of_reports_of_one_attempt_the_one_appended_last_wins() {
     append_report(500, -60).await;
     append_report(501, -61).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(delivery(&bench).await.2, Some(500));
     append_report(502, -62).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(delivery(&bench).await.2, Some(500));
     append_report(503, -59).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(delivery(&bench).await.2, Some(503));
     projecting.stop().await;
 }

@@ -39,11 +39,11 @@ async fn events_of_one_dedup_id_are_one_row() {
         bench.event(event).await;
     }
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     let later = keyed(org, Dedup::dedup_id("d", b"one"));
     bench.event(&later).await;
     let (json, _) = bench.json_event(org, r#"{"type": "a", "data": 1, "dedup_id": "d"}"#).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rows(&bench).await, [original.event_id, foreign.event_id, namespace.event_id]);
     let first = original.event_id;
     assert_eq!(duplicates(&bench).await, [(in_batch.event_id, first), (later.event_id, first), (json, first)]);
@@ -61,7 +61,7 @@ async fn concurrent_requests_are_one_row_per_body() {
         bench.event(event).await;
     }
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rows(&bench).await, [original.event_id, twin.event_id]);
     assert_eq!(duplicates(&bench).await, [(repeat.event_id, original.event_id)]);
     projecting.stop().await;
@@ -84,7 +84,7 @@ async fn a_duplicate_after_the_window_is_a_new_event() {
     .await;
     bench.event(&renewed).await;
     bench.event(&its_repeat).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rows(&bench).await, [original.event_id, renewed.event_id]);
     assert_eq!(
         duplicates(&bench).await,
@@ -103,7 +103,7 @@ async fn an_event_read_again_after_its_window_is_not_a_new_one() {
     let (original, repeat, renewed) = (short(), short(), short());
     bench.event(&original).await;
     let last = bench.event(&repeat).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let ends_ms = last.timestamp_ms.unwrap() + 1000;
     eventually(PATIENCE, "the window ends", || async {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -113,7 +113,7 @@ async fn an_event_read_again_after_its_window_is_not_a_new_one() {
     for event in [&repeat, &original, &renewed, &repeat, &original] {
         bench.event(event).await;
     }
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rows(&bench).await, [original.event_id, renewed.event_id]);
     assert_eq!(duplicates(&bench).await, [(repeat.event_id, original.event_id)]);
     projecting.stop().await;
@@ -127,16 +127,16 @@ async fn a_record_with_a_duplicates_id_and_no_key_is_that_duplicate() {
     let (original, repeat) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
     for event in [&original, &repeat, &Event { dedup: None, ..repeat.clone() }] {
         bench.event(event).await;
-        bench.passed().await;
+        bench.all_applied().await;
     }
     assert_eq!(rows(&bench).await, [original.event_id]);
     // In one batch, and from another partition.
     let again = keyed(org, Dedup::dedup_id("k", b""));
     bench.event(&again).await;
     bench.event(&Event { dedup: None, ..again.clone() }).await;
-    bench.passed().await;
+    bench.all_applied().await;
     append_to(&bench, 2, &Event { dedup: None, ..again }).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rows(&bench).await, [original.event_id]);
     projecting.stop().await;
 }
@@ -154,7 +154,7 @@ async fn the_first_record_of_an_id_in_a_batch_is_the_event() {
     bench.append(&bench.topics().events, Some(key.as_bytes()), Some(&value), &by_ingest).await;
     bench.event(&copy).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rows(&bench).await, [holder.event_id, made.event_id]);
     assert_eq!(bench.in_log_order().await[1].1, 1, "the record that was read first");
     assert_eq!(duplicates(&bench).await, []);
@@ -170,7 +170,7 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
     let projecting = bench.project();
     let (original, becomes_event) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
     bench.event(&original).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let mut other_writer = bench.pool.begin().await.unwrap();
     for statement in [
         "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
@@ -190,13 +190,13 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
     })
     .await;
     other_writer.commit().await.unwrap();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rows(&bench).await, [original.event_id, becomes_event.event_id]);
     assert_eq!(duplicates(&bench).await, []);
     // The other order: a writer that finds a duplicate stores its id, so that a concurrent writer cannot.
     let becomes_duplicate = keyed(org, Dedup::dedup_id("k", b""));
     let last = bench.event(&becomes_duplicate).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(duplicates(&bench).await, [(becomes_duplicate.event_id, original.event_id)]);
     let owner: Vec<(i32, i64)> = sqlx::query_as("SELECT log_partition, log_offset FROM event_ids WHERE event_id = $1")
         .bind(becomes_duplicate.event_id.as_uuid())
@@ -221,7 +221,7 @@ async fn two_concurrent_writers_take_one_decision_on_an_id() {
     .await;
     other_writer.commit().await.unwrap();
     bench.event(&later).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(rows(&bench).await, [original.event_id, later.event_id, becomes_event.event_id]);
     projecting.stop().await;
 }

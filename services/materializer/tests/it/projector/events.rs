@@ -29,7 +29,7 @@ async fn events_appear_once_and_in_log_order() {
             expected.push((appended.partition, appended.offset, id));
         }
     }
-    bench.passed().await;
+    bench.all_applied().await;
     expected.sort_unstable();
     assert_eq!(bench.in_log_order().await, expected);
     assert!(bench.dead_letters().await.is_empty());
@@ -41,7 +41,7 @@ async fn a_row_says_what_the_record_said_and_when_it_was_appended() {
     let bench = Bench::start().await;
     let org = bench.organization(1).await;
     let payload = "{\"b\" : 1.0, \"a\":\"\u{e4}\\u00e4\",\"a\": [ ]}";
-    let whole = Event {
+    let complete = Event {
         payload: payload.to_owned(),
         occurred_at: Some(1_700_000_000_123_456),
         source: Some("shop".to_owned()),
@@ -49,9 +49,9 @@ async fn a_row_says_what_the_record_said_and_when_it_was_appended() {
         metadata: [("k".to_owned(), "v".to_owned())].into(),
         ..keyed(org, Dedup::dedup_id("d 1", b"body"))
     };
-    let appended = bench.event(&whole).await;
+    let appended = bench.event(&complete).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     let row = sqlx::query(
         "SELECT payload::text, (extract(epoch FROM occurred_at) * 1000000)::bigint AS occurred_us, source,
                 ordering_key, metadata::text,
@@ -67,7 +67,7 @@ async fn a_row_says_what_the_record_said_and_when_it_was_appended() {
         ["shop", "cart 7", r#"{"k":"v"}"#, "d 1", "a"]
     );
     assert_eq!(row.get::<i32, _>("log_epoch"), 1);
-    let row = bench.row(org, whole.event_id).await.unwrap();
+    let row = bench.row(org, complete.event_id).await.unwrap();
     assert_eq!(
         (row.accepted_at, row.acknowledged_at, row.delivery_status.as_str()),
         (time_of(&appended), None, "pending")
@@ -84,9 +84,9 @@ async fn a_record_appended_twice_is_one_row_at_its_first_offset() {
     bench.event(&once).await;
     let between = bench.event(&other).await;
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     bench.event(&once).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.in_log_order().await, [(0, first.offset, once.event_id), (0, between.offset, other.event_id)]);
     assert!(bench.dead_letters().await.is_empty(), "PostgreSQL does not reject a duplicate");
     projecting.stop().await;
@@ -102,7 +102,7 @@ async fn extreme_times_are_stored_to_the_microsecond() {
         bench.event(&Event { occurred_at: Some(occurred_at), ..event(org) }).await;
     }
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     let stored: Vec<(time::OffsetDateTime,)> =
         sqlx::query_as("SELECT occurred_at FROM view.events ORDER BY log_offset").fetch_all(&bench.pool).await.unwrap();
     let micros: Vec<i128> = stored.iter().map(|(time,)| time.unix_timestamp_nanos() / 1000).collect();

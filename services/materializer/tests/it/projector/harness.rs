@@ -97,7 +97,7 @@ impl Bench {
         appended
     }
 
-    /// [`Self::passed`] waits for this record too.
+    /// [`Self::all_applied`] waits for this record too.
     pub(crate) fn note(&self, topic: &str, partition: i32, offset: i64) {
         let mut ends = self.ends.lock().unwrap();
         let end = ends.entry((topic.to_owned(), partition)).or_default();
@@ -159,7 +159,7 @@ impl Bench {
     }
 
     /// Waits until the positions are past all records that the test appended.
-    pub(crate) async fn passed(&self) {
+    pub(crate) async fn all_applied(&self) {
         let ends = self.ends.lock().unwrap().clone();
         for ((topic, partition), end) in ends {
             let what = format!("{topic}[{partition}] is read up to {end}");

@@ -157,31 +157,33 @@ async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter() {
     }
 
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     for event in &good {
         assert!(bench.row(event.org_id, event.event_id).await.is_some());
     }
 
     // The decoders give the expected outcome of each record; their own tests check them against the contract.
-    let known = |org: OrgId| orgs.contains(&org);
-    let (mut expected_ids, mut expected_letters) = (Vec::new(), Vec::new());
-    let place =
+    let is_known_org = |org: OrgId| orgs.contains(&org);
+    let (mut expected_ids, mut expected_dead_letters) = (Vec::new(), Vec::new());
+    let position =
         |topic: &str, written: &Written| (topic.to_owned(), written.appended.partition, written.appended.offset);
     for written in &events {
         match native::read_event(&written.native(&topics.events)) {
-            Ok(event) if known(event.org_id) => expected_ids.push((event.org_id.as_uuid(), event.event_id.as_uuid())),
-            Ok(_) => expected_letters.push((place(&topics.events, written), "unknown_organization")),
-            Err(error) => expected_letters.push((place(&topics.events, written), error.class)),
+            Ok(event) if is_known_org(event.org_id) => {
+                expected_ids.push((event.org_id.as_uuid(), event.event_id.as_uuid()))
+            }
+            Ok(_) => expected_dead_letters.push((position(&topics.events, written), "unknown_organization")),
+            Err(error) => expected_dead_letters.push((position(&topics.events, written), error.class)),
         }
     }
     for written in &acks {
         if let Err(error) = native::read_acks(written.key.as_deref(), written.value.as_deref(), &written.headers) {
-            expected_letters.push((place(&topics.acks, written), error.class));
+            expected_dead_letters.push((position(&topics.acks, written), error.class));
         }
     }
     for written in &deliveries {
         if let Err(error) = native::read_attempt(written.key.as_deref(), written.value.as_deref()) {
-            expected_letters.push((place(&topics.deliveries, written), error.class));
+            expected_dead_letters.push((position(&topics.deliveries, written), error.class));
         }
     }
     expected_ids.extend(good.iter().map(|event| (event.org_id.as_uuid(), event.event_id.as_uuid())));
@@ -196,14 +198,16 @@ async fn every_hostile_record_is_a_row_a_duplicate_or_a_dead_letter() {
     assert_eq!(rows.len(), expected_ids.len(), "rows and duplicates");
     assert!(rows == expected_ids, "the rows and duplicates are the readable records");
 
-    let letters = bench.dead_letters().await;
-    let mut found: Vec<_> =
-        letters.iter().map(|letter| (letter.position(), letter.header("triggers-dlq-error-class"))).collect();
+    let dead_letters = bench.dead_letters().await;
+    let mut found: Vec<_> = dead_letters
+        .iter()
+        .map(|dead_letter| (dead_letter.position(), dead_letter.header("triggers-dlq-error-class")))
+        .collect();
     found.sort_unstable();
-    expected_letters.sort_unstable();
-    assert!(found == expected_letters, "{} dead letters instead of {}", found.len(), expected_letters.len());
-    assert!(letters.iter().all(|letter| letter.header("triggers-dlq-error-message").len() > 10));
-    println!("{} rows and duplicates, {} dead letters", rows.len(), letters.len());
+    expected_dead_letters.sort_unstable();
+    assert!(found == expected_dead_letters, "{} dead letters instead of {}", found.len(), expected_dead_letters.len());
+    assert!(dead_letters.iter().all(|dead_letter| dead_letter.header("triggers-dlq-error-message").len() > 10));
+    println!("{} rows and duplicates, {} dead letters", rows.len(), dead_letters.len());
     projecting.is_ready(true).await;
     projecting.stop().await;
 }

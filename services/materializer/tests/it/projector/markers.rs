@@ -24,8 +24,8 @@ async fn the_end_of_a_transaction_moves_the_position_and_not_its_time() {
     tokio::task::spawn_blocking(transaction).await.unwrap();
     let ended_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
     let projecting = bench.project();
-    let passed = async || (bench.position(&topic, 0).await == Some(2)).then_some(());
-    eventually(PATIENCE, "the record and the end of its transaction are passed", passed).await;
+    let is_past = async || (bench.position(&topic, 0).await == Some(2)).then_some(());
+    eventually(PATIENCE, "the position is past the record and the end of its transaction", is_past).await;
     let stored = fence::record_time_ms(&bench.pool, CONSUMER, &topic, 0).await.unwrap();
     assert!(
         stored.is_some_and(|stored| stored <= ended_ms),

@@ -31,7 +31,7 @@ async fn events_are_written_once_although_postgres_is_killed() {
         projecting.is_ready(true).await;
     }
     ids.extend(flow.await.unwrap());
-    bench.passed().await;
+    bench.all_applied().await;
     bench.assert_each_once(ids).await;
     projecting.stop().await;
     bench.pool.close().await;
@@ -46,7 +46,7 @@ async fn a_shutdown_ends_in_time_while_postgres_is_gone() {
     let deadline = Duration::from_secs(4);
     let projecting = bench.project_as(ProjectorConfig { shutdown_deadline: deadline, ..ProjectorConfig::default() });
     bench.flow(&[org], 10).await;
-    bench.passed().await;
+    bench.all_applied().await;
     stack.postgres().unwrap().kill().await;
     bench.flow(&[org], 10).await;
     projecting.is_ready(false).await;
@@ -54,7 +54,7 @@ async fn a_shutdown_ends_in_time_while_postgres_is_gone() {
     assert!(projecting.stop().await < deadline + Duration::from_secs(1));
     stack.postgres().unwrap().start().await.unwrap();
     let again = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 20);
     again.stop().await;
     bench.pool.close().await;

@@ -25,7 +25,7 @@ async fn instances_that_come_and_go_write_each_event_exactly_once() {
     let third = bench.project();
     third.is_ready(true).await;
     let ids = flow.await.unwrap();
-    bench.passed().await;
+    bench.all_applied().await;
     bench.assert_each_once(ids).await;
     second.stop().await;
     third.stop().await;
@@ -53,7 +53,7 @@ async fn a_fenced_instance_writes_nothing_and_claims_again() {
     let mut ids = flow.await.unwrap();
     // At least one record comes after the foreign claim.
     ids.extend(bench.flow(&[lost, kept], 100).await);
-    bench.passed().await;
+    bench.all_applied().await;
     bench.assert_each_once(ids).await;
     let moves: Vec<(i64, i64, i64)> = sqlx::query_as(
         "SELECT epoch, from_offset, to_offset FROM public.moved WHERE topic = $1 AND partition = 0 ORDER BY at",
@@ -64,7 +64,7 @@ async fn a_fenced_instance_writes_nothing_and_claims_again() {
     .unwrap();
     assert!(
         moves.iter().all(|(epoch, ..)| *epoch != stolen_epoch),
-        "nobody wrote under a claim that nobody made: {moves:?}"
+        "every write was made under a claim of its writer: {moves:?}"
     );
     assert!(
         moves.iter().all(|(epoch, _, to)| *epoch > stolen_epoch || *to <= stolen_at),
@@ -84,7 +84,7 @@ async fn a_fenced_partition_of_acks_is_claimed_again() {
     let projecting = bench.project();
     let ids = bench.flow(&[org], 3).await;
     bench.ack(org, ids[0]).await;
-    bench.passed().await;
+    bench.all_applied().await;
     sqlx::query("UPDATE consumer_positions SET epoch = epoch + 1 WHERE topic = $1")
         .bind(&bench.topics().acks)
         .execute(&bench.pool)
@@ -93,7 +93,7 @@ async fn a_fenced_partition_of_acks_is_claimed_again() {
     for id in &ids {
         bench.ack(org, *id).await;
     }
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events WHERE acknowledged_at IS NULL").await, 0);
     projecting.stop().await;
 }
@@ -104,7 +104,7 @@ async fn a_batch_fenced_in_one_partition_is_written_in_the_others() {
     let (lost, kept) = (bench.organization(0).await, bench.organization(1).await);
     let projecting = bench.project();
     bench.flow(&[lost, kept], 2).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let topic = bench.topics().events.clone();
     // Both rows are locked meanwhile, so that new records collect behind a waiting flush and become one batch.
     let mut thief = bench.pool.begin().await.unwrap();
@@ -115,15 +115,15 @@ async fn a_batch_fenced_in_one_partition_is_written_in_the_others() {
     bench.flow(&[lost, kept], 200).await;
     thief.commit().await.unwrap();
     // Both checks in one statement: the other partition is written before the fenced one is claimed again.
-    let look = "SELECT max(epoch), (SELECT count(*) FROM view.events WHERE log_partition = 1) FROM consumer_positions
+    let query = "SELECT max(epoch), (SELECT count(*) FROM view.events WHERE log_partition = 1) FROM consumer_positions
                 WHERE topic = $1 AND partition = 0";
     let epoch = eventually(PATIENCE, "the other partition is written", || async {
-        let (epoch, others): (i64, i64) = sqlx::query_as(look).bind(&topic).fetch_one(&bench.pool).await.unwrap();
+        let (epoch, others): (i64, i64) = sqlx::query_as(query).bind(&topic).fetch_one(&bench.pool).await.unwrap();
         (others == 101).then_some(epoch)
     })
     .await;
-    assert_eq!(epoch, stolen, "it did not wait for the fenced partition");
-    bench.passed().await;
+    assert_eq!(epoch, stolen, "the other partition did not wait for the fenced one");
+    bench.all_applied().await;
     assert_eq!(bench.in_log_order().await.len(), 202);
     projecting.stop().await;
 }
@@ -134,13 +134,13 @@ async fn a_position_outside_of_the_log_stops_only_its_partition() {
     let (stopped, other) = (bench.organization(0).await, bench.organization(1).await);
     let first = bench.project();
     bench.flow(&[stopped, other], 2).await;
-    bench.passed().await;
+    bench.all_applied().await;
     first.stop().await;
     let misplace = "UPDATE consumer_positions SET next_offset = 1000 WHERE topic = $1 AND partition = 0";
     sqlx::query(misplace).bind(&bench.topics().events).execute(&bench.pool).await.unwrap();
     bench.flow(&[stopped], 1).await;
     let projecting = bench.project();
-    // Readiness must be red all the time, also between two transactions.
+    // Readiness must fail all the time, also between two transactions.
     let (health, done) = (projecting.health.clone(), CancellationToken::new());
     let watched = done.clone();
     let watching = tokio::task::spawn_blocking(move || {
@@ -151,7 +151,7 @@ async fn a_position_outside_of_the_log_stops_only_its_partition() {
         bench.shown(shown).await;
     }
     done.cancel();
-    assert!(!watching.await.unwrap(), "writes of other partitions do not make readiness green");
+    assert!(!watching.await.unwrap(), "writes of other partitions do not make the process ready");
     assert_eq!(bench.position(&bench.topics().events, 0).await, Some(1000));
     projecting.stop().await;
 }

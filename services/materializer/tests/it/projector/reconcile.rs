@@ -60,7 +60,7 @@ async fn effects_of_another_writer_are_reconciled_within_seconds() {
     for event in [&acked, &attempted, &original, &duplicate] {
         bench.event(event).await;
     }
-    bench.passed().await;
+    bench.all_applied().await;
     other_writer.commit().await.unwrap();
     eventually(PATIENCE, "the effects are applied", || async { (bench.count(WAITING).await == 1).then_some(()) }).await;
     for id in [acked.event_id, original.event_id] {
@@ -79,7 +79,7 @@ async fn a_late_status_does_not_overwrite_a_concurrent_flush() {
     let attempted = event(org);
     let projecting = bench.project();
     bench.event(&attempted).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let mut setup = bench.pool.acquire().await.unwrap();
     retry(&mut setup, org, attempted.event_id).await;
     // A flush with the second attempt, up to just before its commit.

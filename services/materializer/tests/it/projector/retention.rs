@@ -44,10 +44,10 @@ async fn one_id_in_two_partitions_is_one_row_with_its_owner() {
     for twins in [&event(org), &foreign] {
         // One after the other, and two at once: in one batch or in two.
         append_to(&bench, 1, twins).await;
-        bench.passed().await;
+        bench.all_applied().await;
         append_to(&bench, 2, twins).await;
         append_to(&bench, 0, twins).await;
-        bench.passed().await;
+        bench.all_applied().await;
         assert_eq!(bench.in_log_order().await.iter().filter(|(.., id)| *id == twins.event_id).count(), 1);
         let owner: (i32, i64) =
             sqlx::query_as("SELECT log_partition, log_offset FROM event_ids WHERE org_id = $1 AND event_id = $2")
@@ -64,7 +64,7 @@ async fn one_id_in_two_partitions_is_one_row_with_its_owner() {
     let (key, value) = (org.to_string(), encode_event(&event(org)).unwrap());
     let by_ingest: [(&str, &[u8]); 2] = [("content-type", b"application/avro"), ("triggers-key-id", b"k")];
     bench.append(&bench.topics().events, Some(key.as_bytes()), Some(&value), &by_ingest).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM event_ids").await, 2);
     projecting.stop().await;
 }
@@ -110,7 +110,7 @@ async fn an_ack_long_below_the_floor_is_not_pending() {
         append_record_at(&bench, &bench.topics().acks, 0, (&key, &value), now - days * day).await;
     }
     let projecting = bench.project_as(ProjectorConfig { retention_days: 2, ..ProjectorConfig::default() });
-    bench.passed().await;
+    bench.all_applied().await;
     let waiting = "SELECT count(*) FROM view.pending_effects WHERE appended_at > now() - interval '2 days'";
     assert_eq!((bench.count(waiting).await, bench.count("SELECT count(*) FROM view.pending_effects").await), (2, 2));
     projecting.stop().await;
@@ -132,7 +132,7 @@ async fn an_id_sent_twice_around_midnight_is_one_row() {
     }
     // All of them in one batch.
     let projecting = bench.project();
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.in_log_order().await.len(), expected);
     projecting.stop().await;
     let done = rebuild(bench.pool.clone(), bench.kafka.clone(), REBUILD, |_| {}).await.unwrap();
@@ -150,7 +150,7 @@ async fn the_owner_of_an_id_is_kept_for_its_newest_record() {
     append_at(&bench, 0, &twins, now - Duration::from_secs(86_400)).await;
     // Time partitions of ten days: the records are in different ones.
     let projecting = bench.project_as(ProjectorConfig { retention_days: 60, ..ProjectorConfig::default() });
-    bench.passed().await;
+    bench.all_applied().await;
     projecting.stop().await;
     assert_eq!(bench.in_log_order().await.len(), 1);
     let drop_expired = "SELECT view_drop_time_partition(starts_at) FROM view.time_partitions
@@ -162,7 +162,7 @@ async fn the_owner_of_an_id_is_kept_for_its_newest_record() {
         ..ProjectorConfig::default()
     });
     bench.flow(&[org], 1).await;
-    bench.passed().await;
+    bench.all_applied().await;
     // A row that the same statement deletes: it shows that the statement ran.
     sqlx::query(
         "INSERT INTO event_ids (org_id, event_id, canonical_id, log_epoch, log_partition, log_offset, newest_at)
@@ -226,7 +226,7 @@ async fn an_id_is_one_row_across_time_partitions() {
     bench.event(&of_today).await;
     bench.event(&of_its_day).await;
     bench.flow(&[org], 1).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 3);
     assert_eq!(
         bench.count("SELECT count(*) FROM event_ids WHERE log_epoch = 0").await,
@@ -278,7 +278,7 @@ async fn time_partitions_are_created_ahead_and_dropped() {
         "a time partition is created ahead"
     );
     bench.flow(&[org], 3).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 4);
     projecting.stop().await;
 }
@@ -289,13 +289,13 @@ async fn records_below_the_floor_are_skipped() {
     let org = bench.organization(0).await;
     let projecting = bench.project();
     bench.flow(&[org], 2).await;
-    bench.passed().await;
+    bench.all_applied().await;
     // As another instance with a shorter retention does, although this one has just written into the time partition.
     let drop_all =
         "SELECT count(*) FROM (SELECT view_drop_time_partition(starts_at) FROM view.time_partitions) AS dropped";
     assert!(bench.count(drop_all).await > 0);
     bench.flow(&[org], 2).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 0, "all events are below the floor now");
     let newest_dropped = "SELECT sum(log_offset)::bigint FROM retention_gaps";
     assert_eq!(bench.count(newest_dropped).await, 3, "the skipped records are a retention gap");
@@ -304,7 +304,7 @@ async fn records_below_the_floor_are_skipped() {
     projecting.stop().await;
     let projecting = bench.project();
     bench.flow(&[org], 2).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 2, "the time partition is created again");
     projecting.stop().await;
 }

@@ -24,13 +24,13 @@ async fn a_stalled_consumer_is_restarted_and_loses_nothing() {
         vec![property("queued.min.messages", "100"), property("fetch.queue.backoff.ms", "300000")];
     let projecting =
         stalling.project_as(ProjectorConfig { stall_after: Duration::from_secs(2), ..ProjectorConfig::default() });
-    bench.passed().await;
+    bench.all_applied().await;
     // The consumer of events stalls.
     ids.extend(bench.flow(&[org], 1).await);
-    bench.passed().await;
+    bench.all_applied().await;
     // The companion consumer stalls.
     bench.ack(org, ids[MANY]).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.count("SELECT count(*) FROM view.events WHERE acknowledged_at IS NULL").await, 0);
     bench.assert_each_once(ids).await;
     projecting.is_ready(true).await;

@@ -22,7 +22,7 @@ async fn rows_no_longer_on_the_log_are_copied_forward() {
         bench.attempt(&attempt(org, late.event_id, EndpointId::generate(), 1, DeliveryOutcome::Delivered)).await;
         bench.ack(org, late.event_id).await;
     }
-    bench.passed().await;
+    bench.all_applied().await;
     let before = shown(&bench).await;
     // As retention does: it deletes acks and deliveries first, which is the worse case, and then half of the events.
     for (topic, part) in [(&bench.topics().acks, 1), (&bench.topics().deliveries, 1), (&bench.topics().events, 2)] {
@@ -47,7 +47,7 @@ async fn rows_no_longer_on_the_log_are_copied_forward() {
     );
     assert_eq!(shown(&bench).await, before);
     bench.flow(&[org], 2).await;
-    bench.passed().await;
+    bench.all_applied().await;
     projecting.stop().await;
 }
 
@@ -62,7 +62,7 @@ async fn an_ack_is_copied_when_its_event_is_in_another_partition() {
     append_to(&bench, 1, &elsewhere).await;
     bench.event(&event(org)).await;
     bench.ack(org, elsewhere.event_id).await;
-    bench.passed().await;
+    bench.all_applied().await;
     let before = shown(&bench).await;
     assert!(bench.row(org, elsewhere.event_id).await.unwrap().acknowledged_at.is_some());
     truncate(&bench, &bench.topics().acks, 0, 1).await;
@@ -80,7 +80,7 @@ async fn pending_acks_of_an_older_log_are_copied() {
     // The new log of the acks has a record in one partition, and none in the other.
     bench.ack(orgs[0], EventId::generate()).await;
     bench.flow(&orgs, 2).await;
-    bench.passed().await;
+    bench.all_applied().await;
     assert_eq!(bench.position(&bench.topics().acks, 1).await, Some(0));
     projecting.stop().await;
     // As after the topic was recreated and its positions were repaired.
@@ -108,7 +108,7 @@ async fn pending_acks_of_an_older_log_are_copied() {
     for awaited in &awaited {
         bench.event(awaited).await;
     }
-    bench.passed().await;
+    bench.all_applied().await;
     for awaited in &awaited {
         assert!(bench.row(awaited.org_id, awaited.event_id).await.unwrap().acknowledged_at.is_some());
     }

@@ -1,6 +1,6 @@
 //! Differences between the live view and the rebuilt one.
 
-use materializer::rebuild::{Difference, RebuildConfig};
+use materializer::rebuild::{RebuildConfig, ViewDifference};
 use schemas::ids::EndpointId;
 use schemas::records::DeliveryOutcome;
 use schemas::unix_time::from_millis;
@@ -16,15 +16,15 @@ async fn a_view_that_differs_is_replaced_only_when_accepted() {
     let org = bench.organization(0).await;
     let projecting = bench.project();
     let ids = bench.flow(&[org], 30).await;
-    bench.passed().await;
-    let whole = shown(&bench).await;
+    bench.all_applied().await;
+    let before = shown(&bench).await;
     sqlx::query("DELETE FROM view.events WHERE event_id = $1")
         .bind(ids[3].as_uuid())
         .execute(&bench.pool)
         .await
         .unwrap();
     let damaged = shown(&bench).await;
-    let expected = [Difference { organization: org, table: "events", live: 29, rebuilt: 30 }];
+    let expected = [ViewDifference { organization: org, table: "events", live: 29, rebuilt: 30 }];
 
     let found = rebuild(&bench, RebuildConfig { dry_run: true, ..REBUILD }).await;
     assert_eq!((found.differences.as_slice(), found.switched), (&expected[..], false));
@@ -38,7 +38,7 @@ async fn a_view_that_differs_is_replaced_only_when_accepted() {
     assert_eq!(shown(&bench).await, damaged);
     let done = rebuild(&bench, RebuildConfig { accept_differences: true, ..REBUILD }).await;
     assert_eq!((done.switched, done.records), (true, 0), "it continues the finished rebuild");
-    assert_eq!(shown(&bench).await, whole);
+    assert_eq!(shown(&bench).await, before);
 
     sqlx::query("DELETE FROM view.events WHERE event_id = $1")
         .bind(ids[3].as_uuid())
@@ -46,7 +46,7 @@ async fn a_view_that_differs_is_replaced_only_when_accepted() {
         .await
         .unwrap();
     replay(&bench).await;
-    assert_eq!(shown(&bench).await, whole, "a replay restores missing rows");
+    assert_eq!(shown(&bench).await, before, "a replay restores missing rows");
     projecting.stop().await;
 }
 
@@ -70,10 +70,10 @@ async fn a_delivery_that_differs_in_any_column_is_reported() {
         let sent = event(org);
         bench.event(&sent).await;
         bench.attempt(&attempt(org, sent.event_id, EndpointId::generate(), 1, DeliveryOutcome::Retrying)).await;
-        bench.passed().await;
+        bench.all_applied().await;
         let statement = sqlx::AssertSqlSafe(format!("UPDATE view.deliveries SET {column} WHERE org_id = $1"));
         sqlx::query(statement).bind(org.as_uuid()).execute(&bench.pool).await.unwrap();
-        expected.push(Difference { organization: org, table: "deliveries", live: 1, rebuilt: 1 });
+        expected.push(ViewDifference { organization: org, table: "deliveries", live: 1, rebuilt: 1 });
     }
     expected.sort_by_key(|difference| difference.organization);
     let found = rebuild(&bench, RebuildConfig { dry_run: true, ..REBUILD }).await;
@@ -93,7 +93,7 @@ async fn events_below_the_floor_become_a_gap_not_a_difference() {
     let above = event(org);
     while bench.event(&event(org)).await.timestamp_ms.unwrap() <= last {}
     bench.event(&above).await;
-    bench.passed().await;
+    bench.all_applied().await;
     projecting.stop().await;
     // As when the retention is lowered: the floor is on the grid of the new time partitions, inside of an old one.
     sqlx::query("UPDATE retention_floor SET floor = $1")
@@ -129,7 +129,7 @@ async fn deliveries_from_below_the_floor_are_no_difference() {
         .unwrap();
     while bench.event(&event(org)).await.timestamp_ms.unwrap() <= last {}
     bench.attempt(&attempt(org, spanning.event_id, endpoint, 2, DeliveryOutcome::Delivered)).await;
-    bench.passed().await;
+    bench.all_applied().await;
     projecting.stop().await;
     sqlx::query("UPDATE retention_floor SET floor = $1")
         .bind(from_millis(last + 1))

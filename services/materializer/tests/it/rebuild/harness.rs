@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use materializer::rebuild::{self, Difference, RebuildConfig, Rebuilt, Replayed};
+use materializer::rebuild::{self, RebuildConfig, Rebuilt, Replayed, ViewDifference};
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{Dedup, DeliveryOutcome, Event};
 use time::OffsetDateTime;
@@ -14,7 +14,7 @@ use crate::projector::retention::append_to;
 pub(super) const REBUILD: RebuildConfig =
     RebuildConfig { from: None, retention_days: 30, accept_differences: false, restart: false, dry_run: false };
 
-pub(super) const NONE: &[Difference] = &[];
+pub(super) const NONE: &[ViewDifference] = &[];
 
 pub(super) async fn rebuild(bench: &Bench, config: RebuildConfig) -> Rebuilt {
     rebuild::rebuild(bench.pool.clone(), bench.kafka.clone(), config, |_| {}).await.unwrap()
@@ -48,14 +48,14 @@ pub(super) async fn write_a_log(bench: &Bench) -> (OrgId, Projecting) {
     let twins = [event(org), Event { event_id: EventId::derived_from_position("t", 0, 0, 0), ..event(org) }];
     for (twin, [first, second]) in twins.iter().zip([[1, 2], [2, 1]]) {
         append_to(bench, first, twin).await;
-        bench.passed().await;
+        bench.all_applied().await;
         append_to(bench, second, twin).await;
     }
     bench.json_event(org, r#"{"event_type": "a", "payload": 1}"#).await;
     bench.json_event(org, "garbage").await;
     let early = event(org);
     bench.ack(org, early.event_id).await;
-    bench.passed().await;
+    bench.all_applied().await;
     bench.event(&early).await;
     for id in [plain[0], repeat.event_id, far.event_id] {
         bench.ack(org, id).await;
@@ -64,7 +64,7 @@ pub(super) async fn write_a_log(bench: &Bench) -> (OrgId, Projecting) {
     bench.attempt(&attempt(org, plain[2], endpoint, 1, DeliveryOutcome::Retrying)).await;
     bench.attempt(&attempt(org, plain[2], endpoint, 2, DeliveryOutcome::Delivered)).await;
     bench.attempt(&attempt(org, plain[4], endpoint, 1, DeliveryOutcome::Failed)).await;
-    bench.passed().await;
+    bench.all_applied().await;
     sqlx::query("UPDATE organizations SET status = 'erased' WHERE id = $1")
         .bind(erased.as_uuid())
         .execute(&bench.pool)

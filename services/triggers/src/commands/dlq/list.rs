@@ -7,7 +7,7 @@ use clap::Args;
 use http_server::Timestamp;
 use kafka::KafkaConfig;
 use kafka::config::KafkaArgs;
-use materializer::dead_letters::{At, DeadLetters, Letter, Pick};
+use materializer::dead_letters::{DeadLetter, DeadLetterTopic, FoundDeadLetter, PartitionOffset};
 use serde_json::{Value, json};
 
 use super::{Filters, find_dead_letters};
@@ -44,7 +44,7 @@ pub(super) struct ListArgs {
 
 pub(super) async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
     let selection = args.filters.selection(&kafka, &[]);
-    let log = DeadLetters::open(kafka).await?;
+    let log = DeadLetterTopic::open(kafka).await?;
     let mut picks = find_dead_letters(&log, selection).await?;
     let found = picks.len();
     if found == 0 {
@@ -61,14 +61,14 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
 }
 
 /// Prints a row for each dead letter: the newest first, or in the order of the topic if there are many.
-pub(super) async fn print(log: &DeadLetters, picks: &[Pick], output: Option<Output>) -> Result<()> {
-    let by_letter: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.newest, pick)).collect();
+pub(super) async fn print(log: &DeadLetterTopic, picks: &[FoundDeadLetter], output: Option<Output>) -> Result<()> {
+    let by_letter: HashMap<PartitionOffset, &FoundDeadLetter> = picks.iter().map(|pick| (pick.newest, pick)).collect();
     let mut letters = log.read_around(by_letter.keys().copied())?;
     let mut rows: Vec<(i64, Value)> = Vec::new();
     let limit = if picks.len() <= 10 * ROWS_PER_TABLE { picks.len() } else { ROWS_PER_TABLE };
     while let Some(letter) = letters.next().await? {
         let Some(letter) = letter else { continue };
-        if let Some(pick) = by_letter.get(&letter.at()) {
+        if let Some(pick) = by_letter.get(&letter.partition_offset()) {
             rows.push((pick.written_ms, row(pick, &letter)));
         }
         if rows.len() >= limit {
@@ -85,18 +85,18 @@ fn print_rows(rows: &mut Vec<(i64, Value)>, output: Option<Output>) -> Result<()
 }
 
 /// A dead letter as one row.
-pub(super) fn row(pick: &Pick, letter: &Letter) -> Value {
+pub(super) fn row(pick: &FoundDeadLetter, letter: &DeadLetter) -> Value {
     json!({
-        "position": pick.place.to_string(),
-        "topic": pick.place.topic,
-        "partition": pick.place.partition,
-        "offset": pick.place.offset,
+        "position": pick.position.to_string(),
+        "topic": pick.position.topic,
+        "partition": pick.position.partition,
+        "offset": pick.position.offset,
         "time": Timestamp::from_millis(pick.written_ms).map(|time| time.to_string()),
         "first_seen": pick.first_seen_ms.and_then(Timestamp::from_millis).map(|time| time.to_string()),
         "class": letter.class(),
         "message": letter.message(),
         "organization": letter.organization().map(|id| id.to_string()),
         "bytes": letter.record.value.as_ref().map(Vec::len),
-        "letters": pick.letters,
+        "letters": pick.count,
     })
 }

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use kafka::KafkaConfig;
 use kafka::config::KafkaArgs;
-use materializer::dead_letters::{DeadLetters, Index, Pick, RecordPlace, Wanted};
+use materializer::dead_letters::{DeadLetterFilter, DeadLetterIndex, DeadLetterTopic, FoundDeadLetter, RecordPosition};
 use schemas::ids::OrgId;
 use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
@@ -67,17 +67,17 @@ impl Filters {
     }
 
     /// The selection of [`Filters`], restricted to `positions` unless that is empty.
-    fn selection(&self, kafka: &KafkaConfig, positions: &[RecordPlace]) -> Wanted {
-        Wanted {
+    fn selection(&self, kafka: &KafkaConfig, positions: &[RecordPosition]) -> DeadLetterFilter {
+        DeadLetterFilter {
             class: self.class.clone(),
             org: self.org,
             topic: self.topic.as_ref().map(|name| full_name(kafka, name)),
             partition: self.partition,
             since_ms: self.since.map(to_millis),
             until_ms: self.until.map(to_millis),
-            places: positions
+            positions: positions
                 .iter()
-                .map(|position| RecordPlace { topic: full_name(kafka, &position.topic), ..position.clone() })
+                .map(|position| RecordPosition { topic: full_name(kafka, &position.topic), ..position.clone() })
                 .collect(),
         }
     }
@@ -105,13 +105,13 @@ pub(super) async fn run(args: DlqArgs) -> Result<()> {
 ///
 /// # Errors
 /// A selected position has no dead letter, or more match than can be held.
-async fn find_dead_letters(log: &DeadLetters, selection: Wanted) -> Result<Vec<Pick>> {
-    let mut index = Index::new(selection);
+async fn find_dead_letters(log: &DeadLetterTopic, selection: DeadLetterFilter) -> Result<Vec<FoundDeadLetter>> {
+    let mut index = DeadLetterIndex::new(selection);
     let mut foreign = 0_u64;
     let mut letters = log.read_all()?;
     while let Some(found) = letters.next().await? {
         match found {
-            Some(letter) => index.note(&letter)?,
+            Some(letter) => index.add(&letter)?,
             None => foreign += 1,
         }
     }
@@ -122,7 +122,7 @@ async fn find_dead_letters(log: &DeadLetters, selection: Wanted) -> Result<Vec<P
         bail!("there is no dead letter of {position}; see: triggers dlq list");
     }
     let classes = index.classes();
-    let picks = index.picks();
+    let picks = index.into_found();
     if picks.is_empty() && !classes.is_empty() {
         let classes: Vec<&str> = classes.iter().map(AsRef::as_ref).collect();
         eprintln!("no dead letter has that class; there are: {}", classes.join(", "));

@@ -12,7 +12,10 @@ use http_server::Timestamp;
 use kafka::KafkaConfig;
 use kafka::config::KafkaArgs;
 use kafka::producer::{Producer, ProducerRecord, ProducerSettings, PublishError};
-use materializer::dead_letters::{Again, At, DeadLetters, Letter, Letters, Pick, RecordPlace, Refusal};
+use materializer::dead_letters::{
+    DeadLetter, DeadLetterReader, DeadLetterTopic, FoundDeadLetter, PartitionOffset, RecordPosition, RedriveRecord,
+    RedriveRefusal,
+};
 
 use super::{Filters, find_dead_letters, list};
 use crate::commands::print;
@@ -32,7 +35,7 @@ pub(super) struct RedriveArgs {
     pub kafka: KafkaArgs,
     /// TOPIC/PARTITION/OFFSET of rejected records, as `list` prints them
     #[arg(value_name = "POSITION")]
-    positions: Vec<RecordPlace>,
+    positions: Vec<RecordPosition>,
     #[command(flatten)]
     filters: Filters,
     /// Redrive every dead letter
@@ -55,7 +58,7 @@ pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
     let selection = args.filters.selection(&kafka, &args.positions);
-    let log = DeadLetters::open(kafka.clone()).await?;
+    let log = DeadLetterTopic::open(kafka.clone()).await?;
     let mut picks = find_dead_letters(&log, selection).await?;
     picks.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
     if picks.is_empty() {
@@ -74,7 +77,7 @@ pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
 
 /// Outcome of redriving one dead letter.
 enum RedriveOutcome {
-    Redriven(At),
+    Redriven(PartitionOffset),
     /// This record cannot be redriven; others can.
     Refused(String),
     /// Kafka failed, so the redrive stops.
@@ -83,7 +86,7 @@ enum RedriveOutcome {
 
 struct Redriver {
     kafka: KafkaConfig,
-    log: DeadLetters,
+    log: DeadLetterTopic,
     producer: Producer,
     progress: ProgressDisplay,
     /// Set at the first failure: no more records are written.
@@ -91,7 +94,7 @@ struct Redriver {
 }
 
 impl Redriver {
-    fn new(kafka: KafkaConfig, log: DeadLetters) -> Result<Self> {
+    fn new(kafka: KafkaConfig, log: DeadLetterTopic) -> Result<Self> {
         let mut producer_config = kafka.clone();
         // First, so that properties of the user override them. Compressed as by its producer, a large record fits
         // again.
@@ -102,18 +105,19 @@ impl Redriver {
         Ok(Self { kafka, log, producer, progress: ProgressDisplay::new("redriven")?, stopped: AtomicBool::new(false) })
     }
 
-    async fn run(self, picks: &[Pick]) -> Result<()> {
-        let mut done: HashSet<At> = HashSet::with_capacity(picks.len());
+    async fn run(self, picks: &[FoundDeadLetter]) -> Result<()> {
+        let mut done: HashSet<PartitionOffset> = HashSet::with_capacity(picks.len());
         let (mut refused, mut failure) = (0_usize, None);
         {
-            let by_source: HashMap<At, &Pick> = picks.iter().map(|pick| (pick.source, pick)).collect();
+            let by_source: HashMap<PartitionOffset, &FoundDeadLetter> =
+                picks.iter().map(|pick| (pick.source, pick)).collect();
             let letters = self.log.read_around(by_source.keys().copied())?;
             // In the order of the topic: records of one key are redriven in the order in which they were rejected.
             let ready = stream::unfold((letters, &self, &by_source), |(mut letters, this, by_source)| async move {
                 let next = this.next(&mut letters, by_source).await?;
                 Some((next, (letters, this, by_source)))
             });
-            let write = |again: Result<Again, RedriveOutcome>| async {
+            let write = |again: Result<RedriveRecord, RedriveOutcome>| async {
                 match again {
                     Ok(again) => self.write(again).await,
                     Err(outcome) => outcome,
@@ -162,13 +166,13 @@ impl Redriver {
     /// The next record to write; `None` at the end, or after a failure.
     async fn next(
         &self,
-        letters: &mut Letters,
-        by_source: &HashMap<At, &Pick>,
-    ) -> Option<Result<Again, RedriveOutcome>> {
+        letters: &mut DeadLetterReader,
+        by_source: &HashMap<PartitionOffset, &FoundDeadLetter>,
+    ) -> Option<Result<RedriveRecord, RedriveOutcome>> {
         while !self.stopped.load(Ordering::Relaxed) {
             match letters.next().await {
                 Ok(Some(Some(letter))) => {
-                    if let Some(pick) = by_source.get(&letter.at()) {
+                    if let Some(pick) = by_source.get(&letter.partition_offset()) {
                         return Some(self.prepare(letter, pick).await);
                     }
                 }
@@ -181,18 +185,18 @@ impl Redriver {
     }
 
     /// Restores the original record. If it was too large for a dead letter, it is read from its own topic.
-    async fn prepare(&self, letter: Letter, pick: &Pick) -> Result<Again, RedriveOutcome> {
-        let refused = |refusal: Refusal| RedriveOutcome::Refused(refusal.to_string());
-        letter.check(&pick.place, &self.kafka.topics).map_err(refused)?;
+    async fn prepare(&self, letter: DeadLetter, pick: &FoundDeadLetter) -> Result<RedriveRecord, RedriveOutcome> {
+        let refused = |refusal: RedriveRefusal| RedriveOutcome::Refused(refusal.to_string());
+        letter.check_topic(&pick.position, &self.kafka.topics).map_err(refused)?;
         let mut of_the_log = None;
-        if letter.is_place_only() {
+        if letter.is_position_only() {
             let read = self.log.record_at(&letter.refused_at).await;
             of_the_log = read.map_err(|error| RedriveOutcome::Failed(error.to_string()))?;
         }
-        letter.again(pick.place.clone(), of_the_log).map_err(refused)
+        letter.redrive(pick.position.clone(), of_the_log).map_err(refused)
     }
 
-    async fn write(&self, again: Again) -> RedriveOutcome {
+    async fn write(&self, again: RedriveRecord) -> RedriveOutcome {
         let headers: Vec<(&str, &[u8])> =
             again.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         let record = ProducerRecord {
@@ -202,11 +206,11 @@ impl Redriver {
             headers: &headers,
         };
         match self.producer.publish(record).await {
-            Ok(_) => RedriveOutcome::Redriven(again.at),
+            Ok(_) => RedriveOutcome::Redriven(again.partition_offset),
             Err(PublishError::Rejected(reason)) if again.is_large => {
-                RedriveOutcome::Refused(format!("{}: {reason}", again.place))
+                RedriveOutcome::Refused(format!("{}: {reason}", again.position))
             }
-            Err(error) => RedriveOutcome::Failed(format!("{}: {error}", again.place)),
+            Err(error) => RedriveOutcome::Failed(format!("{}: {error}", again.position)),
         }
     }
 }

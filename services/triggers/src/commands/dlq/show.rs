@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use kafka::config::KafkaArgs;
 use kafka::{KafkaConfig, Record};
-use materializer::dead_letters::{DeadLetters, Letter, RecordPlace};
+use materializer::dead_letters::{DeadLetter, DeadLetterTopic, RecordPosition};
 use serde_json::{Value, json};
 
 use super::{Filters, find_dead_letters, list};
@@ -16,7 +16,7 @@ pub(super) struct ShowArgs {
     #[command(flatten)]
     pub kafka: KafkaArgs,
     /// TOPIC/PARTITION/OFFSET of the rejected record, as `list` prints it
-    position: RecordPlace,
+    position: RecordPosition,
     /// Print only the bytes of the record, unchanged
     #[arg(long)]
     raw: bool,
@@ -24,7 +24,7 @@ pub(super) struct ShowArgs {
 
 pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     let selection = Filters::default().selection(&kafka, std::slice::from_ref(&args.position));
-    let log = DeadLetters::open(kafka).await?;
+    let log = DeadLetterTopic::open(kafka).await?;
     let picks = find_dead_letters(&log, selection).await?;
     // The newest. There are two only if the topic was recreated.
     let Some(pick) = picks.first() else {
@@ -34,8 +34,8 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     let mut letters = log.read_around([pick.newest, pick.source].into_iter())?;
     while let Some(letter) = letters.next().await? {
         let Some(letter) = letter else { continue };
-        newest = newest.or_else(|| (letter.at() == pick.newest).then(|| letter.clone()));
-        source = source.or_else(|| (letter.at() == pick.source).then_some(letter));
+        newest = newest.or_else(|| (letter.partition_offset() == pick.newest).then(|| letter.clone()));
+        source = source.or_else(|| (letter.partition_offset() == pick.source).then_some(letter));
     }
     let (Some(newest), Some(source)) = (newest, source) else {
         bail!("the dead letter of {} has just expired", args.position);
@@ -46,14 +46,14 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
             Some(value) => print::raw(&value),
             None => bail!(
                 "no bytes of {}: {}",
-                pick.place,
-                if source.is_place_only() { TOO_LARGE } else { "its value is null" }
+                pick.position,
+                if source.is_position_only() { TOO_LARGE } else { "its value is null" }
             ),
         };
     }
     let mut shown = list::row(pick, &newest);
-    shown["refused_at"] = json!(RecordPlace::of(&newest.refused_at).to_string());
-    shown["too_large"] = json!(source.is_place_only());
+    shown["refused_at"] = json!(RecordPosition::of(&newest.refused_at).to_string());
+    shown["too_large"] = json!(source.is_position_only());
     shown["key"] = record.as_ref().and_then(|record| record.key.as_deref()).map_or(Value::Null, text_or_hex);
     shown["headers"] =
         newest.record.headers.iter().map(|(name, value)| json!({"name": name, "value": text_or_hex(value)})).collect();
@@ -64,8 +64,12 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
 const TOO_LARGE: &str = "the record was too large for the topic of dead letters, and its own topic no longer has it";
 
 /// The rejected record. If it was too large for a dead letter, it is read from its own topic.
-async fn read_record(log: &DeadLetters, letter: &Letter) -> Result<Option<Record>> {
-    if letter.is_place_only() { Ok(log.record_at(&letter.refused_at).await?) } else { Ok(Some(letter.record.clone())) }
+async fn read_record(log: &DeadLetterTopic, letter: &DeadLetter) -> Result<Option<Record>> {
+    if letter.is_position_only() {
+        Ok(log.record_at(&letter.refused_at).await?)
+    } else {
+        Ok(Some(letter.record.clone()))
+    }
 }
 
 /// `{"text": ...}`, or `{"hex": ...}` if the bytes are not UTF-8.
