@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::KafkaConfig;
-use kafka::consumer::{ConsumerSettings, Ended, Runner};
+use kafka::consumer::{ConsumerSettings, Runner, SessionEnd};
 use kafka::fence::PositionsPoller;
 use kafka::producer::Producer;
 use runtime::health::Component;
@@ -111,7 +111,7 @@ async fn deliver(
         let ended = log_worker.run(&mut session).await?;
         // Open deliveries are written to the schedule while the partitions are still claimed.
         log_worker.release_partitions().await?;
-        if let Ended::Restart(reason) = ended {
+        if let SessionEnd::Restart(reason) = ended {
             runner.restart(session, reason).await;
         } else {
             let (drained, ()) = tokio::join!(log_worker.drain(), session.stop());

@@ -1,13 +1,13 @@
-//! The fenced consumer: reads the partitions that the group gives to this instance, each from its position in
+//! The fenced consumer: reads the partitions that the consumer group assigns to this instance, each from its position in
 //! PostgreSQL, under a claim.
 //!
-//! Two clients on two threads, and a third that watches over them. The *group* client subscribes to one topic. For
-//! every partition `i` it is given, a second, *following* client reads partition `i` of further topics, so that one
-//! instance owns everything of an organization. Both hand what they read to the owner through one bounded channel, in
-//! which a claim always stands before the first record read under it and a revocation after the last. Kafka's committed
-//! offsets are written as a hint for lag tools and never read.
+//! It has three threads with one Kafka client each. The *group* client subscribes to one topic. For every partition `i`
+//! that it is assigned, the *companion* client reads partition `i` of the companion topics, so that one instance owns
+//! all partitions of an organization. The *watch* checks the two others. All send their events through one bounded
+//! channel. In it, a claim always comes before the first record that is read under it, and a revocation after the last
+//! one. Offsets are committed to Kafka as a hint for lag tools and never read.
 //!
-//! What is done with the records, and moving the positions ([`crate::fence::advance`]), is the owner's business.
+//! The owner processes the records and moves the positions ([`crate::fence::advance`]).
 
 mod assignments;
 mod chunk;
@@ -38,12 +38,12 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use self::assignments::{Assignments, Progress};
-pub use self::lag::{Lag, Reached};
+pub use self::lag::{CommitProgress, Lag};
 use self::leader_epochs::{LeaderEpochs, ReadEpochs};
 use self::leaderless::Leaderless;
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
-pub use self::runner::{Ended, Runner, Session, TopicPartition, finished};
+pub use self::runner::{Runner, Session, SessionEnd, finished};
 use self::topic_ids::Pauses;
 use self::undecodable::Undecodable;
 use super::{KafkaConfig, Record};
@@ -55,29 +55,29 @@ const CHANNEL_CHUNKS: usize = 4;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const COMMIT_HINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Knobs of a fenced consumer.
+/// Settings of a fenced consumer.
 #[derive(Debug, Clone)]
 pub struct ConsumerSettings {
     /// Name in `consumer_positions`.
     pub consumer: String,
     /// Kafka's group id.
     pub group: String,
-    /// The topic whose partitions the group shares out.
+    /// The topic whose partitions the group distributes.
     pub topic: String,
-    /// Topics that are read at the same partitions.
+    /// Companion topics: they are read at the same partitions.
     pub companion_topics: Vec<String>,
-    /// How long a silent member keeps its partitions.
+    /// How long a member that sends no heartbeat keeps its partitions.
     pub session_timeout: Duration,
-    /// How long records may be there without one coming before the consumer ends as failed, to be restarted.
+    /// How long a partition may have lag without a record being read before the consumer fails and is restarted.
     pub stall_after: Duration,
-    /// How long the broker gathers records before it answers a fetch. Shorter is sooner, and costs the broker, this
-    /// process and the owner a round for every few records: answering each at once took a fifth of the broker's
-    /// processor time at 10,000 records a second.
+    /// How long the broker waits for more records before it answers a fetch (`fetch.wait.max.ms`). A shorter wait lowers
+    /// latency, and costs the broker, this process and the owner one round for every few records: an answer to each
+    /// fetch at once took a fifth of the broker's processor time at 10,000 records a second.
     pub fetch_wait: Duration,
 }
 
 impl ConsumerSettings {
-    /// Settings with the default session timeout of 10 s, stalls after 30 s, fetches of 5 ms and nothing followed.
+    /// Settings with a session timeout of 10 s, stalls after 30 s, fetches of 5 ms and no companion topics.
     pub fn new(consumer: &str, group: &str, topic: &str) -> Self {
         Self {
             consumer: consumer.to_owned(),
@@ -91,31 +91,31 @@ impl ConsumerSettings {
     }
 }
 
-/// What the consumer tells its owner, in order.
+/// What the consumer reports to its owner, in order.
 #[derive(Debug)]
 pub enum ConsumerEvent {
-    /// These partitions, of all topics, are now read under these claims.
+    /// These partitions, of all topics, are now owned under these claims.
     Assigned(Vec<Claim>),
-    /// These partitions of every topic now belong to somebody else. What is not committed is theirs to read again.
+    /// Another instance owns these partitions of every topic. It reads again what is not committed.
     Revoked(Vec<i32>),
     /// Records, in offset order within each partition.
     Records(Vec<Record>),
-    /// The partition is not read. Its stored position is outside of the log (topic recreated or truncated), until an
-    /// operator repairs it; or the next batch does not decode, until an operator skips it; or the brokers do not tell
-    /// where its log begins and ends, until they do: then it is assigned.
+    /// The partition is not read, for one of three reasons. Its stored position is outside of the log (topic recreated
+    /// or truncated), until an operator repairs it. The next batch cannot be decoded, until an operator skips it. Or it
+    /// is leaderless, until the brokers report the bounds of its log; then it is assigned.
     Stopped {
         /// Topic.
         topic: Arc<str>,
         /// Partition.
         partition: i32,
-        /// What is wrong, with figures, and the command to use; or what the brokers said.
+        /// What is wrong, with figures, and the command to use; or the error of the brokers.
         reason: String,
     },
     /// The consumer ended and must be restarted.
     Failed(String),
 }
 
-/// Where the threads meet the owner.
+/// Sends events from the threads to the owner.
 #[derive(Clone)]
 struct EventSender {
     inflow: mpsc::Sender<ConsumerEvent>,
@@ -123,8 +123,7 @@ struct EventSender {
 }
 
 impl EventSender {
-    /// Hands `message` over, waiting while the owner is busy. `false`: the owner is gone, or the consumer is being
-    /// stopped.
+    /// Sends `message`, and waits while the channel is full. `false`: the owner is gone, or the consumer is stopping.
     fn send(&self, message: ConsumerEvent) -> bool {
         let mut message = message;
         loop {
@@ -148,7 +147,7 @@ impl EventSender {
     }
 }
 
-/// What a reading thread shares with the others.
+/// What the threads of one consumer share.
 #[derive(Clone)]
 struct Shared {
     kafka: KafkaConfig,
@@ -163,8 +162,8 @@ struct Shared {
 
 /// A running fenced consumer.
 pub struct FencedConsumer {
-    /// The thread owns it: who drops it leaves the group, with callbacks that block, which no thread of the runtime may
-    /// do.
+    /// The thread owns the client: dropping it leaves the group, with callbacks that block, which no thread of the
+    /// runtime may do.
     client: Weak<BaseConsumer<group::GroupContext>>,
     topic: String,
     log_ends: LogEnds,
@@ -174,10 +173,10 @@ pub struct FencedConsumer {
 }
 
 impl FencedConsumer {
-    /// Starts its threads. Must be called within a runtime: claims are made on it.
+    /// Starts its threads. Must be called within a runtime, which claims use.
     ///
     /// # Errors
-    /// When a configured property does not exist or contradicts another, or no thread can be had.
+    /// When a configured property does not exist or contradicts another, or no thread can be started.
     pub fn start(
         kafka: &KafkaConfig,
         pool: PgPool,
@@ -216,13 +215,13 @@ impl FencedConsumer {
         Ok((consumer, receiver))
     }
 
-    /// Where the partitions that are read end, as the brokers last said.
+    /// Ends of the logs of the partitions that are read, as the brokers last reported them.
     pub fn log_ends(&self) -> &LogEnds {
         &self.log_ends
     }
 
-    /// Copies positions of the subscribed topic to Kafka for lag tools, at most once a second; calls in between are
-    /// dropped.
+    /// Commits positions of the subscribed topic to Kafka for lag tools, at most once a second; calls in between do
+    /// nothing.
     pub fn commit_hint(&self, positions: impl Iterator<Item = (i32, i64)>) {
         let mut last = self.last_hint.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.is_some_and(|at| at.elapsed() < COMMIT_HINT_INTERVAL) {
@@ -233,32 +232,33 @@ impl FencedConsumer {
         let mut offsets = TopicPartitionList::new();
         for (partition, next_offset) in positions {
             if let Err(error) = offsets.add_partition_offset(&self.topic, partition, Offset::Offset(next_offset)) {
-                warn!(%error, "A position does not fit into a commit.");
+                warn!(%error, "Position is no valid Kafka offset; leaving it out of the commit hint.");
             }
         }
         // Fails while rebalancing; the next hint replaces it.
         let Some(client) = self.client.upgrade() else { return };
         if let Err(error) = client.commit(&offsets, CommitMode::Async) {
-            tracing::debug!(%error, "The commit hint was refused.");
+            tracing::debug!(%error, "Commit hint failed; the next one replaces it.");
         }
     }
 
-    /// Leaves the group and ends the threads, waiting at most `deadline`. Drop the receiver first or keep draining it.
+    /// Leaves the group and stops the threads; waits at most `deadline` for each. Drop the receiver first or keep
+    /// draining it.
     pub async fn stop(self, deadline: Duration) {
         self.stopping.store(true, Ordering::Relaxed);
         for ended in self.ended {
             if tokio::time::timeout(deadline, ended).await.is_err() {
-                warn!("A consumer thread did not end in time and is left behind.");
+                warn!("Kafka consumer thread did not stop in time; leaving it behind.");
             }
         }
     }
 }
 
-/// Errors come ten times a second while brokers are away: a line for some of them tells it.
+/// While brokers are away, errors come ten times a second: one line a second is enough.
 static ERROR_LINES: Throttle = Throttle::new(1);
 
-/// Runs `read` on a thread of its own; what comes back resolves when it has ended. A panic is reported to the owner: the
-/// other threads hold the channel open, and nobody else would notice that nothing comes any more.
+/// Runs `read` on a new thread; the receiver resolves when the thread has ended. A panic is reported to the owner: the
+/// other threads keep the channel open, so nothing else would show it.
 fn on_thread(
     name: String,
     outlet: EventSender,
@@ -267,11 +267,10 @@ fn on_thread(
     let (ended, end) = oneshot::channel();
     let thread = name.clone();
     let run = move || {
-        // What `read` owns is gone with the panic, and what it shares with other threads is behind locks that are taken
-        // poisoned.
+        // The panic drops what `read` owns. What it shares with other threads is behind locks, which ignore poison.
         if catch_unwind(AssertUnwindSafe(read)).is_err() {
-            error!(thread, "A reading thread panicked.");
-            let _told = outlet.send(ConsumerEvent::Failed(format!("its thread {thread} panicked")));
+            error!(thread, "Kafka consumer thread panicked; restarting consumer.");
+            let _sent = outlet.send(ConsumerEvent::Failed(format!("its thread {thread} panicked")));
         }
         let _nobody_waits = ended.send(());
     };
@@ -279,14 +278,14 @@ fn on_thread(
     Ok(end)
 }
 
-/// What both clients have in common.
+/// Configuration of all clients of a consumer.
 fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> rdkafka::ClientConfig {
     let mut config = kafka.client(role);
     config
         .set("group.id", &settings.group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // A position outside of the log is an operator's decision, never a silent jump.
+        // A position outside of the log is an operator's decision, never an automatic reset.
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", "1000")
@@ -295,21 +294,21 @@ fn base_config(kafka: &KafkaConfig, settings: &ConsumerSettings, role: &str) -> 
         .set("queued.min.messages", "20000")
         .set("queued.max.messages.kbytes", "32768")
         .set("fetch.queue.backoff.ms", "10")
-        // The broker gathers for a few milliseconds, unless there is a good chunk already.
+        // The broker waits a few milliseconds for more records, unless it has 100 kB.
         .set("fetch.wait.max.ms", settings.fetch_wait.as_millis().to_string())
         .set("fetch.min.bytes", "100000")
         .set("fetch.error.backoff.ms", "100");
     config
 }
 
-/// What a reading thread remembers between two chunks.
+/// State of a reading thread between two chunks.
 #[derive(Default)]
 struct ReadState {
     markers: Markers,
     pauses: Pauses,
 }
 
-/// Polls once and hands over what there is. `false`: the client is of no use any more, which is reported to the owner.
+/// Polls one chunk and sends it to the owner. `false`: the client cannot be used any more, which is reported.
 fn poll_and_forward<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,
@@ -317,29 +316,29 @@ fn poll_and_forward<C: ConsumerContext>(
     state: &mut ReadState,
 ) -> bool {
     let outlet = &shared.outlet;
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut records, mut epochs, error) = chunk::poll(client, topic_of);
-    shared.reading.note(client, begun.elapsed());
+    shared.reading.note(client, started.elapsed());
     if records.is_empty() && error.is_none() {
         records = state.markers.find(client, &mut epochs);
     }
     if let Err(reason) = check_log(client, &epochs, shared, state) {
-        error!(reason, "Consumer fails before it hands over records that it read.");
+        error!(reason, "Kafka consumer discards the records of this poll and fails; restarting consumer.");
         let _reported = outlet.send(ConsumerEvent::Failed(reason));
         return false;
     }
     if !records.is_empty() {
         state.markers.note(&records);
-        let _told = outlet.send(ConsumerEvent::Records(records));
+        let _sent = outlet.send(ConsumerEvent::Records(records));
     }
     if let Err(error) = shared.undecodable.stop(client, outlet, &shared.held) {
-        let _told = outlet.send(ConsumerEvent::Failed(format!("a partition could not be paused: {error}")));
+        let _sent = outlet.send(ConsumerEvent::Failed(format!("a partition could not be paused: {error}")));
         return false;
     }
     match error {
         None => {}
         Some(KafkaError::MessageConsumptionFatal(code)) => {
-            let _told = outlet.send(ConsumerEvent::Failed(code.to_string()));
+            let _sent = outlet.send(ConsumerEvent::Failed(code.to_string()));
             return false;
         }
         Some(error) if truncation::is_truncation(&error) => truncation::report(client, shared),
@@ -353,14 +352,14 @@ fn poll_and_forward<C: ConsumerContext>(
     true
 }
 
-/// Whether what was read may be of another log than the claims are for.
+/// Fails if the records may be of another log than the claims are for.
 fn check_log<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     read: &ReadEpochs,
     shared: &Shared,
     state: &mut ReadState,
 ) -> Result<(), String> {
-    if let Some(topic) = state.pauses.end(client, &shared.held, read.places()) {
+    if let Some(topic) = state.pauses.find_recreated(client, &shared.held, read.partitions()) {
         return Err(format!("{topic} was deleted and created again"));
     }
     shared.epochs.store(read, &shared.outlet)
@@ -371,13 +370,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_owner_is_told_of_a_thread_that_panics_though_others_hold_the_channel_open() {
+    async fn a_thread_that_panics_is_reported_to_the_owner() {
         let (inflow, mut receiver) = mpsc::channel(1);
         let outlet = EventSender { inflow, stopping: Arc::default() };
         let ended = on_thread("test-group".to_owned(), outlet.clone(), || panic!("on purpose")).unwrap();
         let reported = receiver.recv().await.unwrap();
         assert!(matches!(&reported, ConsumerEvent::Failed(reason) if reason.contains("test-group")), "{reported:?}");
-        ended.await.expect("its end is reported too");
+        ended.await.expect("the end of the thread is reported too");
         drop(outlet);
     }
 }

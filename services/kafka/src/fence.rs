@@ -19,7 +19,7 @@ pub use poller::{Position, Positions, PositionsPoller};
 
 use runtime::retry::Backoff;
 
-use crate::log_state::LogIdentity;
+use crate::log_identity::LogIdentity;
 
 /// The right to write one partition, until somebody claims it again.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ pub mod config;
 pub mod consumer;
 pub mod fence;
 mod ffi;
+pub mod log_identity;
 pub mod log_reader;
 pub mod log_state;
 pub mod partition;

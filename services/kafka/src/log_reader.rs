@@ -1,9 +1,8 @@
-//! Reading parts of the log without a group, from here to there. Nothing is committed, and nobody's partitions move.
+//! Reads ranges of the log once, without a consumer group. Nothing is committed, and no consumer loses partitions.
 //!
-//! Where a reading stands and what is made of the records is its owner's business. Where logs begin and end is asked as
-//! [`super::bounds`] does.
+//! The caller chooses the ranges and processes the records.
 
-mod rest;
+mod remaining;
 mod topic;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,64 +14,64 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use tokio::sync::mpsc;
 
-use self::rest::Rest;
-use self::topic::{Open, TopicReader};
+use self::remaining::Remaining;
+use self::topic::{OpenPartitions, TopicReader};
 use super::{KafkaConfig, Record, bounds, undecodable};
 
-const CALL: Duration = Duration::from_secs(10);
-/// Chunks that wait; with librdkafka's own queue this bounds what is read ahead.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Chunks that wait in the channel; with librdkafka's own queue this bounds what is read ahead.
 const CHANNEL_CHUNKS: usize = 4;
 
-/// A part of one partition.
+/// A range of offsets in one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
+pub struct OffsetRange {
     /// Full topic name.
     pub topic: Arc<str>,
     /// Partition.
     pub partition: i32,
     /// First offset.
     pub from: i64,
-    /// First offset behind it.
+    /// First offset after the range.
     pub to: i64,
 }
 
-/// What to do when the log no longer holds what is to be read.
+/// What to do when records of a range were deleted from the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnTruncation {
-    /// Report it: the reading is worth nothing without those records.
+    /// Report it: without those records the others are of no use.
     Fail,
-    /// Go on where the log begins now.
+    /// Continue at the start of the log.
     Skip,
 }
 
-/// Why a reading ended early.
+/// Why reading stopped early.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The client could not be made, or Kafka refuses.
+    /// The client could not be created, or Kafka refused.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
     /// The log lost records before they were read.
-    #[error("the log does not hold what was to be read any more: it was truncated, or its retention is over")]
+    #[error("the log does not have all records of the range any more: they were deleted by retention or truncation")]
     Truncated,
     /// librdkafka cannot decode a batch.
-    #[error("{topic}[{partition}]: the batch at offset {offset} does not decode with these Kafka properties: {text}")]
+    #[error("{topic}[{partition}]: the batch at offset {offset} cannot be decoded with these Kafka properties: {text}")]
     Undecodable {
         /// Full topic name.
         topic: Arc<str>,
         /// Partition.
         partition: i32,
-        /// Where reading stands.
+        /// Next offset to read.
         offset: i64,
-        /// What librdkafka says.
+        /// librdkafka's error text.
         text: String,
     },
-    /// Nothing came for a minute.
+    /// No record came for a minute.
     #[error("nothing was read for a minute: {0}")]
     Stalled(String),
 }
 
-/// Begin and end of every partition of `topic` as they are now: (partition, first offset, first offset behind the
-/// last).
+/// Start and end of every partition of `topic` now: (partition, offset of the first record, offset after the last
+/// readable record).
 ///
 /// # Errors
 /// As Kafka reports them; also when the topic does not exist.
@@ -80,21 +79,21 @@ pub async fn bounds(kafka: &KafkaConfig, topic: &str) -> Result<Vec<(i32, i64, i
     let (config, topic) = (client_config(kafka), topic.to_owned());
     blocking(move || {
         let client: BaseConsumer = config.create()?;
-        let metadata = client.fetch_metadata(Some(&topic), CALL)?;
+        let metadata = client.fetch_metadata(Some(&topic), REQUEST_TIMEOUT)?;
         if let Some(error) = metadata.topics().iter().find_map(|described| described.error()) {
-            // A topic that is not there is not one without partitions.
+            // A missing topic is reported, not treated as one without partitions.
             return Err(KafkaError::MetadataFetch(error.into()));
         }
         let partitions = metadata.topics().iter().flat_map(|described| described.partitions());
-        let asked: Vec<i32> = partitions.map(|partition| partition.id()).collect();
-        let answers = bounds::ask(&client, &topic, &asked, CALL);
-        answers.into_iter().map(|(partition, answer)| answer.map(|log| (partition, log.begin, log.end))).collect()
+        let ids: Vec<i32> = partitions.map(|partition| partition.id()).collect();
+        let answers = bounds::query(&client, &topic, &ids, REQUEST_TIMEOUT);
+        answers.into_iter().map(|(partition, answer)| answer.map(|log| (partition, log.start, log.end))).collect()
     })
     .await
 }
 
-/// In each of these partitions the offset of the first record appended at `time_ms` (milliseconds since the Unix epoch)
-/// or later; its end where there is none.
+/// In each of these partitions, the offset of the first record that was appended at `time_ms` (milliseconds since the
+/// Unix epoch) or later; the end of the log where there is none.
 ///
 /// # Errors
 /// As Kafka reports them.
@@ -107,16 +106,16 @@ pub async fn offsets_at(
     let (config, topic) = (client_config(kafka), topic.to_owned());
     blocking(move || {
         let client: BaseConsumer = config.create()?;
-        let answers = bounds::at(&client, &topic, partitions.into_iter(), time_ms, CALL);
+        let answers = bounds::at(&client, &topic, partitions.into_iter(), time_ms, REQUEST_TIMEOUT);
         answers.into_iter().map(|(partition, offset)| Ok((partition, offset?))).collect()
     })
     .await
 }
 
-/// What librdkafka says of the batch at `offset`, when it does not decode with these Kafka properties.
+/// librdkafka's error text, if the batch at `offset` cannot be decoded with these Kafka properties.
 ///
 /// # Errors
-/// As Kafka reports them, and a time-out when nothing comes in five seconds.
+/// As Kafka reports them, and a timeout if no record comes in five seconds.
 pub async fn undecodable_at(
     kafka: &KafkaConfig,
     topic: &str,
@@ -127,25 +126,25 @@ pub async fn undecodable_at(
     blocking(move || undecodable::probe(&config, &topic, partition, offset)).await
 }
 
-/// Reads the spans, at most one of each partition, and hands their records over, those of a partition in their order;
-/// the channel closes after the last. Nothing of `skips` is read. A span whose last offsets hold no record (the end of
-/// a transaction) or are skipped ends with a marker, so that its end is reached. No span may reach beyond what a reader
-/// of committed records sees.
+/// Reads the ranges, at most one of each partition. The records of a partition come in their order; the channel closes
+/// after the last record. Offsets in `skips` are not read. If the last offsets of a range are skipped or hold no record
+/// (a transaction marker), the range ends with a marker, so that its end is reached. No range may reach past the last
+/// stable offset.
 ///
 /// # Errors
-/// As Kafka reports them, when a client cannot be made. What is met later comes through the channel, as the last thing
-/// of its topic.
+/// As Kafka reports them, when a client cannot be created. A later error comes through the channel, as the last item of
+/// its topic.
 pub fn read(
     kafka: &KafkaConfig,
-    spans: Vec<Span>,
-    skips: &[Span],
+    ranges: Vec<OffsetRange>,
+    skips: &[OffsetRange],
     on_truncation: OnTruncation,
 ) -> Result<mpsc::Receiver<Result<Vec<Record>, ReadError>>, KafkaError> {
-    let mut by_topic: BTreeMap<Arc<str>, Open> = BTreeMap::new();
-    for span in spans.into_iter().filter(|span| span.from < span.to) {
-        let here = skips.iter().filter(|skip| skip.topic == span.topic && skip.partition == span.partition);
-        let rest = Rest::new((span.from, span.to), here.map(|skip| (skip.from, skip.to)));
-        by_topic.entry(span.topic).or_default().insert(span.partition, rest);
+    let mut by_topic: BTreeMap<Arc<str>, OpenPartitions> = BTreeMap::new();
+    for range in ranges.into_iter().filter(|range| range.from < range.to) {
+        let same = skips.iter().filter(|skip| skip.topic == range.topic && skip.partition == range.partition);
+        let remaining = Remaining::new((range.from, range.to), same.map(|skip| (skip.from, skip.to)));
+        by_topic.entry(range.topic).or_default().insert(range.partition, remaining);
     }
     let (sender, receiver) = mpsc::channel(CHANNEL_CHUNKS);
     for (topic, open) in by_topic {
@@ -153,18 +152,18 @@ pub fn read(
         let config = client_config(kafka);
         let client: BaseConsumer = config.create()?;
         let sender = sender.clone();
-        let panics = sender.clone();
+        let panic_sender = sender.clone();
         let mut reader = TopicReader { client, config, topic, open, on_truncation };
-        // Ends with the last record, or when nobody takes them any more.
+        // Ends with the last record, or when the receiver is dropped.
         let reading = tokio::task::spawn_blocking(move || {
             if let Err(error) = reader.run(&sender) {
                 let _nobody_waits = sender.blocking_send(Err(error));
             }
         });
-        // A channel that just closes would say that all was read.
+        // Closing the channel alone would mean that everything was read.
         drop(tokio::spawn(async move {
             if let Err(panic) = reading.await {
-                let _nobody_waits = panics.send(Err(ReadError::Stalled(panic.to_string()))).await;
+                let _nobody_waits = panic_sender.send(Err(ReadError::Stalled(panic.to_string()))).await;
             }
         }));
     }
@@ -174,7 +173,7 @@ pub fn read(
 fn client_config(kafka: &KafkaConfig) -> ClientConfig {
     let mut config = kafka.client("log-reader");
     config
-        // librdkafka wants a name for any assignment.
+        // librdkafka requires a group id for any assignment.
         .set("group.id", &kafka.topics.group_materializer)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
@@ -203,12 +202,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_end_before_the_span_that_a_replica_tells_leaves_no_record_out() {
+    async fn an_end_from_a_lagging_replica_leaves_no_record_out() {
         let mock = MockCluster::new(2).unwrap();
         mock.create_topic("events", 1, 2).unwrap();
         mock.partition_leader("events", 0, Some(1)).unwrap();
         let mut kafka = KafkaConfig::new(mock.bootstrap_servers(), "");
-        // The mocking has a replica's own end only for who reads everything.
+        // The mock reports a replica's own end only to readers of uncommitted records.
         kafka.properties.push(("isolation.level".to_owned(), "read_uncommitted".to_owned()));
         let config = kafka.client("test");
         let publish = move || {
@@ -218,24 +217,24 @@ mod tests {
                     .send(BaseRecord::<str, str>::to("events").partition(0).payload("v"))
                     .map_err(|(error, _)| error)
                     .unwrap();
-                producer.flush(CALL).unwrap();
+                producer.flush(REQUEST_TIMEOUT).unwrap();
             }
         };
         tokio::task::spawn_blocking(publish).await.unwrap();
-        // The replica that is read is behind.
+        // The replica that serves the reads lags.
         mock.partition_follower("events", 0, 2).unwrap();
         mock.follower_watermarks("events", 0, Some(0), Some(5)).unwrap();
-        let span = Span { topic: "events".into(), partition: 0, from: 0, to: 10 };
-        let mut inflow = read(&kafka, vec![span], &[], OnTruncation::Fail).unwrap();
-        let mut came = Vec::new();
-        // One comes behind that end, after it was reported: so the mocking has it.
-        while came.len() < 6 {
-            came.extend(inflow.recv().await.unwrap().unwrap().iter().map(|record| (record.offset, record.is_marker)));
+        let range = OffsetRange { topic: "events".into(), partition: 0, from: 0, to: 10 };
+        let mut chunks = read(&kafka, vec![range], &[], OnTruncation::Fail).unwrap();
+        let mut read = Vec::new();
+        // The mock serves one record past that end, after it reported the end.
+        while read.len() < 6 {
+            read.extend(chunks.recv().await.unwrap().unwrap().iter().map(|record| (record.offset, record.is_marker)));
         }
         mock.follower_watermarks("events", 0, Some(0), Some(10)).unwrap();
-        while let Some(records) = inflow.recv().await {
-            came.extend(records.unwrap().iter().map(|record| (record.offset, record.is_marker)));
+        while let Some(records) = chunks.recv().await {
+            read.extend(records.unwrap().iter().map(|record| (record.offset, record.is_marker)));
         }
-        assert_eq!(came, (0..10).map(|offset| (offset, false)).collect::<Vec<_>>());
+        assert_eq!(read, (0..10).map(|offset| (offset, false)).collect::<Vec<_>>());
     }
 }

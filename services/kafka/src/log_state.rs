@@ -1,10 +1,11 @@
-//! Whether a stored position can be read on: it lies inside of its log, and the log is the one that the position is of.
+//! Whether reading can continue at a stored position: it is inside of its log, and the log is the one that the position
+//! belongs to.
 //!
-//! Two things identify a log. The topic id (KIP-516) is another one when a topic was deleted and created again. The
-//! leader epoch of a record that was read (KIP-320) tells whether the log still holds that record and those before it;
-//! after an unclean election it may have lost them and have other ones at their offsets.
+//! Two things identify a log. The topic id (KIP-516) changes when a topic is deleted and created again. The leader epoch
+//! of a record that was read (KIP-320) shows whether the log still has that record and those before it: in an unclean
+//! election the log may lose them and get other ones at their offsets.
 //!
-//! A position outside is never moved automatically: what that would skip is an operator's decision
+//! A position outside of its log is never moved automatically: skipping records is an operator's decision
 //! ([`crate::fence::repair`]).
 
 use std::collections::BTreeMap;
@@ -16,61 +17,41 @@ use rdkafka::error::KafkaError;
 use uuid::Uuid;
 
 use super::bounds::{self, LogBounds, PerPartition};
+use super::log_identity::PartitionPosition;
 use super::{KafkaConfig, ffi, validation};
 
-/// What is stored of the log that a position is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LogIdentity {
-    /// Kafka's id of the topic; `None`: not known, so nothing is compared.
-    pub topic_id: Option<Uuid>,
-    /// Highest leader epoch of the records that were read. It is never lower than that of the record before the
-    /// position; `None`: not known, so nothing is validated.
-    pub leader_epoch: Option<i32>,
-}
-
-/// A stored position in one partition of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogPosition {
-    /// Partition.
-    pub partition: i32,
-    /// Offset of the next record.
-    pub next_offset: i64,
-    /// Which log that offset is in.
-    pub identity: LogIdentity,
-}
-
-/// What the brokers say of the log that a position is in.
+/// The state of the log of a position, as the brokers report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogState {
-    /// Where the log begins and ends.
+    /// Start and end of the log.
     pub bounds: LogBounds,
-    /// Id of the topic; `None`: the brokers have none.
+    /// Id of the topic; `None`: unknown.
     pub topic_id: Option<Uuid>,
-    /// Why the position cannot be read on, if so.
+    /// Why reading cannot continue at the position, if so.
     pub mismatch: Option<LogMismatch>,
 }
 
-/// Why a position cannot be read on.
+/// Why reading cannot continue at a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogMismatch {
-    /// The log begins after it: records were deleted before they were read.
+    /// The log starts after it: records were deleted before they were read.
     Truncated(i64, LogBounds),
     /// The topic was deleted and created again: the ids before and now.
     Recreated(Uuid, Uuid),
-    /// The log ends before it.
+    /// The log ends before the position.
     BehindEnd(i64, LogBounds),
-    /// The log does not hold the records before it any more: it lost its end and grew again.
+    /// The log lost records before the position, and grew again.
     LostEnd(i64, LogBounds),
 }
 
 impl LogMismatch {
-    /// Whether offsets of the log do not mean what they meant when the position was stored.
+    /// Whether offsets of the log no longer mean what they meant when the position was stored.
     pub fn is_another_log(&self) -> bool {
         !matches!(self, Self::Truncated(..))
     }
 
-    /// The state, as `positions list` prints it.
-    pub fn word(&self) -> &'static str {
+    /// The name of the state, as `positions list` prints it.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Truncated(..) => "truncated",
             Self::Recreated(..) => "recreated",
@@ -82,62 +63,62 @@ impl LogMismatch {
 impl fmt::Display for LogMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Truncated(next, LogBounds { begin, end }) | Self::BehindEnd(next, LogBounds { begin, end }) => {
-                write!(f, "the position is {next}, the log reaches from {begin} to {end}")
+            Self::Truncated(next, LogBounds { start, end }) | Self::BehindEnd(next, LogBounds { start, end }) => {
+                write!(f, "the position is {next}, the log reaches from {start} to {end}")
             }
             Self::Recreated(before, now) => {
                 write!(f, "the topic was deleted and created again: its id was {before} and is {now}")
             }
-            Self::LostEnd(next, LogBounds { begin, end }) => write!(
+            Self::LostEnd(next, LogBounds { start, end }) => write!(
                 f,
-                "the position is {next}, the log reaches from {begin} to {end}, but it lost records before the position \
+                "the position is {next}, the log reaches from {start} to {end}, but it lost records before the position \
                  and has other ones at their offsets (unclean leader election)"
             ),
         }
     }
 }
 
-/// Why `place` cannot be read on, as far as ids and bounds tell.
-pub fn mismatch(place: &LogPosition, topic_id: Option<Uuid>, bounds: LogBounds) -> Option<LogMismatch> {
-    match (place.identity.topic_id, topic_id) {
+/// Why reading cannot continue at `position`, as far as topic ids and bounds show.
+pub fn mismatch(position: &PartitionPosition, topic_id: Option<Uuid>, bounds: LogBounds) -> Option<LogMismatch> {
+    match (position.identity.topic_id, topic_id) {
         (Some(before), Some(now)) if before != now => Some(LogMismatch::Recreated(before, now)),
-        _ if place.next_offset < bounds.begin => Some(LogMismatch::Truncated(place.next_offset, bounds)),
-        _ if place.next_offset > bounds.end => Some(LogMismatch::BehindEnd(place.next_offset, bounds)),
+        _ if position.next_offset < bounds.start => Some(LogMismatch::Truncated(position.next_offset, bounds)),
+        _ if position.next_offset > bounds.end => Some(LogMismatch::BehindEnd(position.next_offset, bounds)),
         _ => None,
     }
 }
 
-/// Asks the brokers about positions in one topic: two requests per broker for the bounds, and one per partition to
-/// validate a leader epoch. `topic_id` is the topic's id now, of [`topic_ids`]. `timeout` is that of one request. A
-/// partition that has no leader, or whose leader does not answer, takes nothing from the others.
-pub fn ask<C: ConsumerContext>(
+/// Queries the state of the logs of some positions in one topic: two requests per broker for the bounds, and one per
+/// partition to validate a leader epoch. `topic_id` is the topic's id now, from [`topic_ids`]. `timeout` is that of one
+/// request. A leaderless partition has an error, which does not affect the others.
+pub fn query<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     kafka: &KafkaConfig,
     topic: &str,
     topic_id: Option<Uuid>,
-    places: &[LogPosition],
+    positions: &[PartitionPosition],
     timeout: Duration,
 ) -> PerPartition<LogState> {
-    if places.is_empty() {
+    if positions.is_empty() {
         return PerPartition::new();
     }
-    let partitions: Vec<i32> = places.iter().map(|place| place.partition).collect();
-    let mut states: PerPartition<LogState> = bounds::ask(client, topic, &partitions, timeout)
+    let partitions: Vec<i32> = positions.iter().map(|position| position.partition).collect();
+    let mut states: PerPartition<LogState> = bounds::query(client, topic, &partitions, timeout)
         .into_iter()
         .map(|(partition, bounds)| (partition, bounds.map(|bounds| LogState { bounds, topic_id, mismatch: None })))
         .collect();
-    let mut in_doubt = Vec::new();
-    for place in places {
-        let Some(Ok(state)) = states.get_mut(&place.partition) else { continue };
-        state.mismatch = mismatch(place, topic_id, state.bounds);
+    let mut to_validate = Vec::new();
+    for position in positions {
+        let Some(Ok(state)) = states.get_mut(&position.partition) else { continue };
+        state.mismatch = mismatch(position, topic_id, state.bounds);
         if state.mismatch.is_none() {
-            in_doubt.push(*place);
+            to_validate.push(*position);
         }
     }
-    for (place, is_held) in validation::holds_records_before(kafka, topic, &in_doubt, timeout) {
-        let Some(state) = states.get_mut(&place.partition) else { continue };
-        match (is_held, state.as_mut()) {
-            (Ok(false), Ok(known)) => known.mismatch = Some(LogMismatch::LostEnd(place.next_offset, known.bounds)),
+    for (position, has_records) in validation::has_records_before(kafka, topic, &to_validate, timeout) {
+        let Some(state) = states.get_mut(&position.partition) else { continue };
+        match (has_records, state.as_mut()) {
+            (Ok(false), Ok(state)) => state.mismatch = Some(LogMismatch::LostEnd(position.next_offset, state.bounds)),
             (Err(error), _) => *state = Err(error),
             _ => {}
         }
@@ -145,11 +126,10 @@ pub fn ask<C: ConsumerContext>(
     states
 }
 
-/// The ids of topics, in one request. A topic that does not exist, or that the brokers give no id for, is not in the
-/// answer.
+/// The ids of topics, in one request. Topics that do not exist, and topics without an id, are missing in the result.
 ///
 /// # Errors
-/// When the controller does not answer within `timeout`: librdkafka asks no other broker.
+/// When the controller does not answer within `timeout`: librdkafka queries no other broker.
 pub fn topic_ids<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topics: &[&str],
@@ -162,31 +142,33 @@ pub fn topic_ids<C: ConsumerContext>(
 mod tests {
     use super::*;
 
-    const LOG: LogBounds = LogBounds { begin: 10, end: 20 };
+    use crate::log_identity::LogIdentity;
 
-    fn place(next_offset: i64, topic_id: Option<Uuid>) -> LogPosition {
-        LogPosition { partition: 0, next_offset, identity: LogIdentity { topic_id, leader_epoch: None } }
+    const LOG: LogBounds = LogBounds { start: 10, end: 20 };
+
+    fn position(next_offset: i64, topic_id: Option<Uuid>) -> PartitionPosition {
+        PartitionPosition { partition: 0, next_offset, identity: LogIdentity { topic_id, leader_epoch: None } }
     }
 
     #[test]
-    fn a_position_from_begin_to_end_is_inside() {
+    fn a_position_from_start_to_end_is_inside() {
         for next in [10, 15, 20] {
-            assert_eq!(mismatch(&place(next, None), None, LOG), None);
+            assert_eq!(mismatch(&position(next, None), None, LOG), None);
         }
-        assert_eq!(mismatch(&place(9, None), None, LOG), Some(LogMismatch::Truncated(9, LOG)));
-        assert_eq!(mismatch(&place(21, None), None, LOG), Some(LogMismatch::BehindEnd(21, LOG)));
+        assert_eq!(mismatch(&position(9, None), None, LOG), Some(LogMismatch::Truncated(9, LOG)));
+        assert_eq!(mismatch(&position(21, None), None, LOG), Some(LogMismatch::BehindEnd(21, LOG)));
     }
 
     #[test]
-    fn another_topic_id_is_another_log_wherever_the_position() {
+    fn another_topic_id_is_another_log_at_any_position() {
         let (before, now) = (Uuid::from_u128(1), Uuid::from_u128(2));
         for next in [9, 15, 21] {
-            let found = mismatch(&place(next, Some(before)), Some(now), LOG);
+            let found = mismatch(&position(next, Some(before)), Some(now), LOG);
             assert_eq!(found, Some(LogMismatch::Recreated(before, now)), "{next}");
         }
-        assert_eq!(mismatch(&place(15, Some(now)), Some(now), LOG), None);
+        assert_eq!(mismatch(&position(15, Some(now)), Some(now), LOG), None);
         for (stored, reported) in [(None, Some(now)), (Some(now), None)] {
-            assert_eq!(mismatch(&place(15, stored), reported, LOG), None, "an id that is not known is not compared");
+            assert_eq!(mismatch(&position(15, stored), reported, LOG), None, "an unknown id is not compared");
         }
     }
 }

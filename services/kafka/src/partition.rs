@@ -4,6 +4,11 @@
 //! Producing leaves the choice to librdkafka; this copy of the rule exists to bound what is in flight per partition
 //! before producing.
 
+use std::sync::Arc;
+
+/// A topic, by its full name, and a partition of it.
+pub type TopicPartition = (Arc<str>, i32);
+
 const SEED: u32 = 0x9747_b28c;
 const M: u32 = 0x5bd1_e995;
 const R: u32 = 24;

@@ -9,7 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::KafkaConfig;
 use super::bounds::PerPartition;
-use super::log_state::{self, LogPosition, LogState};
+use super::log_identity::PartitionPosition;
+use super::log_state::{self, LogState};
 use crate::fence::repair::StoredPosition;
 
 /// In the order of `positions`. A partition whose leader does not answer, or a topic that is not there, takes nothing
@@ -34,16 +35,16 @@ fn ask(
     let client: BaseConsumer = kafka.admin_client("positions").create()?;
     // Asked once: asking for each topic would take as many time-outs.
     client.fetch_metadata(None, timeout)?;
-    let mut asked: BTreeMap<(&str, &str), Vec<LogPosition>> = BTreeMap::new();
+    let mut asked: BTreeMap<(&str, &str), Vec<PartitionPosition>> = BTreeMap::new();
     for position in positions {
-        asked.entry((&position.consumer, &position.topic)).or_default().push(position.log_position());
+        asked.entry((&position.consumer, &position.topic)).or_default().push(position.in_partition());
     }
     let topics: BTreeSet<&str> = asked.keys().map(|(_, topic)| *topic).collect();
     // What an operator decides depends on the ids: without them nothing is known.
     let ids = log_state::topic_ids(&client, &topics.into_iter().collect::<Vec<_>>(), timeout)?;
     let mut answers: BTreeMap<(&str, &str), PerPartition<LogState>> = BTreeMap::new();
     for ((consumer, topic), places) in asked {
-        let state = log_state::ask(&client, kafka, topic, ids.get(topic).copied(), &places, timeout);
+        let state = log_state::query(&client, kafka, topic, ids.get(topic).copied(), &places, timeout);
         answers.insert((consumer, topic), state);
     }
     let unknown = || Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));

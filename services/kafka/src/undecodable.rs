@@ -1,8 +1,8 @@
-//! Batches that librdkafka cannot decode: damaged, of a codec that this build lacks, or larger than it decompresses.
-//! librdkafka reports an error code for such a batch again and again, and reads nothing of its partition meanwhile.
+//! Batches that librdkafka cannot decode: damaged, with a codec that this build lacks, or larger than it decompresses.
+//! librdkafka reports an error code for such a batch again and again, and reads nothing else of its partition.
 //!
-//! The error that a client reports has no partition. So the partition in question is read by a client of its own, and
-//! only the code counts, never the sentence that comes with it. Blocking. What follows is the reader's business.
+//! The error does not name the partition. So [`probe`] reads one partition with its own client. Only the error code
+//! decides, never the text. Blocking.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-/// How long one probe may take. A broker that does not answer in time makes no batch undecodable.
+/// How long one probe may take. A batch is not undecodable because a broker does not answer in time.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Whether `error` is one that librdkafka reports for a batch that it cannot decode. Of which partition is not known.
+/// Whether librdkafka reports `error` for a batch that it cannot decode. The error does not name the partition.
 pub(super) fn is_decode_error(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{
         BadCompression, BadMessage, InvalidMessage, InvalidMessageSize, MessageSizeTooLarge, NotImplemented,
@@ -28,11 +28,11 @@ pub(super) fn is_decode_error(error: &KafkaError) -> bool {
     )
 }
 
-/// Reads at one offset with a client made from `config`. Answers what librdkafka says when the batch there does not
-/// decode, and `None` when a record or the end of the log comes.
+/// Reads at one offset with a client made from `config`. Returns librdkafka's error text if the batch there cannot be
+/// decoded, and `None` if a record or the end of the log comes.
 ///
 /// # Errors
-/// As Kafka reports them, and a time-out when nothing comes in five seconds.
+/// As Kafka reports them, and a timeout if nothing comes in five seconds.
 pub(super) fn probe(
     config: &ClientConfig,
     topic: &str,
@@ -45,15 +45,15 @@ pub(super) fn probe(
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
     client.assign(&assignment)?;
-    let until = Instant::now() + PROBE_TIMEOUT;
-    while Instant::now() < until {
+    let deadline = Instant::now() + PROBE_TIMEOUT;
+    while Instant::now() < deadline {
         match client.poll(POLL_TIMEOUT) {
             None => {}
             Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(None),
             Some(Err(error)) if is_decode_error(&error) => {
                 return Ok(Some(client.context().text().unwrap_or_else(|| error.to_string())));
             }
-            // The position is outside of the log: waiting changes nothing.
+            // The position is outside of the log: a retry does not help.
             Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
                 return Err(error);
             }
@@ -64,7 +64,7 @@ pub(super) fn probe(
     Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut))
 }
 
-/// Keeps the sentence of the last decode error: the error that a poll returns has none.
+/// Keeps the text of the last decode error: the error that a poll returns has none.
 #[derive(Default)]
 struct LastError(Mutex<Option<String>>);
 

@@ -1,8 +1,8 @@
-//! Whether a log still holds the records before a position, asked by their leader epoch (KIP-320).
+//! Validates leader epochs: whether a log still has the records before a position (KIP-320).
 //!
 //! librdkafka has no call for the request (OffsetForLeaderEpoch). It sends it when a consumer seeks to an offset with a
-//! leader epoch: then either reading begins, or the consumer reports an error for the partition. An assignment alone is
-//! not validated. So a short-lived client of its own seeks, and waits for one of the two.
+//! leader epoch: then either reading starts, or the consumer reports an error for the partition. An assignment alone is
+//! not validated. So a short-lived client seeks, and waits for one of the two.
 
 use std::time::{Duration, Instant};
 
@@ -10,53 +10,52 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, TopicPartitionList};
 
-use super::log_state::LogPosition;
+use super::log_identity::PartitionPosition;
 use super::{KafkaConfig, ffi};
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
-/// How long a seek waits before it is tried again. It is refused until the assignment has been taken up.
+/// How long a refused seek waits for the next try. librdkafka refuses a seek until the assignment is active.
 const SEEK_RETRY: Duration = Duration::from_millis(20);
 
-/// For each place with a leader epoch, which must lie inside of its log: whether the log holds the records before it.
-/// No answer within `timeout` is an error.
-pub(super) fn holds_records_before(
+/// For each position with a leader epoch: whether the log has the records before it. The positions must be inside of
+/// their logs. No answer within `timeout` is an error.
+pub(super) fn has_records_before(
     kafka: &KafkaConfig,
     topic: &str,
-    places: &[LogPosition],
+    positions: &[PartitionPosition],
     timeout: Duration,
-) -> Vec<(LogPosition, Result<bool, KafkaError>)> {
-    let places: Vec<LogPosition> =
-        places.iter().filter(|place| place.identity.leader_epoch.is_some()).copied().collect();
-    if places.is_empty() {
+) -> Vec<(PartitionPosition, Result<bool, KafkaError>)> {
+    let mut open: Vec<PartitionPosition> =
+        positions.iter().filter(|position| position.identity.leader_epoch.is_some()).copied().collect();
+    if open.is_empty() {
         return Vec::new();
     }
-    let mut answers = Vec::with_capacity(places.len());
-    let mut open = places;
+    let mut answers = Vec::with_capacity(open.len());
     let outcome = validate(kafka, topic, &mut open, &mut answers, Instant::now() + timeout);
     let error = outcome.err().unwrap_or(KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut));
-    answers.extend(open.into_iter().map(|place| (place, Err(error.clone()))));
+    answers.extend(open.into_iter().map(|position| (position, Err(error.clone()))));
     answers
 }
 
-/// Moves places from `open` to `answers`; those that are left were not answered in time.
+/// Moves positions from `open` to `answers`; those that are left were not answered in time.
 fn validate(
     kafka: &KafkaConfig,
     topic: &str,
-    open: &mut Vec<LogPosition>,
-    answers: &mut Vec<(LogPosition, Result<bool, KafkaError>)>,
+    open: &mut Vec<PartitionPosition>,
+    answers: &mut Vec<(PartitionPosition, Result<bool, KafkaError>)>,
     deadline: Instant,
 ) -> Result<(), KafkaError> {
     let client: BaseConsumer = client_config(kafka).create()?;
     client.incremental_assign(&list(topic, open)?)?;
     seek(&client, topic, open, deadline)?;
     while !open.is_empty() && Instant::now() < deadline {
-        let Some(met) = ffi::poll(&client, POLL_TIMEOUT) else { continue };
-        let Some(index) = open.iter().position(|place| place.partition == met.partition) else { continue };
-        let answer = match met.error {
-            // A record, or the end of the log: reading began, so the leader epoch was accepted.
+        let Some(polled) = ffi::poll(&client, POLL_TIMEOUT) else { continue };
+        let Some(index) = open.iter().position(|position| position.partition == polled.partition) else { continue };
+        let answer = match polled.error {
+            // A record, or the end of the log: reading started, so the leader epoch was accepted.
             None => Ok(true),
             Some((RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::LogTruncation, _)) => Ok(false),
-            // So it did where what comes first cannot be decoded.
+            // Reading started, and met a batch that cannot be decoded.
             Some((code, _)) if is_about_content(code) => Ok(true),
             Some((code, _)) => Err(KafkaError::MessageConsumption(code)),
         };
@@ -66,13 +65,18 @@ fn validate(
 }
 
 /// Repeats the seek for the partitions that refuse it.
-fn seek(client: &BaseConsumer, topic: &str, places: &[LogPosition], deadline: Instant) -> Result<(), KafkaError> {
-    let mut left = places.to_vec();
+fn seek(
+    client: &BaseConsumer,
+    topic: &str,
+    positions: &[PartitionPosition],
+    deadline: Instant,
+) -> Result<(), KafkaError> {
+    let mut left = positions.to_vec();
     loop {
         let sought = client.seek_partitions(list(topic, &left)?, deadline.saturating_duration_since(Instant::now()))?;
         let mut refused = None;
-        left.retain(|place| {
-            let element = sought.find_partition(topic, place.partition);
+        left.retain(|position| {
+            let element = sought.find_partition(topic, position.partition);
             let error = element.and_then(|element| element.error().err());
             let is_refused = error.is_some();
             refused = error.or(refused.take());
@@ -86,9 +90,9 @@ fn seek(client: &BaseConsumer, topic: &str, places: &[LogPosition], deadline: In
     }
 }
 
-fn list(topic: &str, places: &[LogPosition]) -> Result<TopicPartitionList, KafkaError> {
-    let mut list = TopicPartitionList::with_capacity(places.len());
-    for LogPosition { partition, next_offset, identity } in places {
+fn list(topic: &str, positions: &[PartitionPosition]) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(positions.len());
+    for PartitionPosition { partition, next_offset, identity } in positions {
         ffi::add_with_leader_epoch(&mut list, topic, *partition, *next_offset, identity.leader_epoch)?;
     }
     Ok(list)
@@ -108,7 +112,7 @@ fn is_about_content(code: RDKafkaErrorCode) -> bool {
 fn client_config(kafka: &KafkaConfig) -> ClientConfig {
     let mut config = kafka.client("validation");
     config
-        // librdkafka wants a name for any assignment.
+        // librdkafka requires a group id for any assignment.
         .set("group.id", &kafka.topics.group_materializer)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")

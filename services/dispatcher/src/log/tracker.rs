@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::consumer::Reached;
+use kafka::consumer::CommitProgress;
 use kafka::fence::{Advance, Claim};
 use schemas::ids::EndpointId;
 use uuid::Uuid;
@@ -116,7 +116,7 @@ impl DeliveryTracker {
         self.lanes.get(&partition).map(|lane| lane.log_epoch)
     }
 
-    pub(crate) fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {
+    pub(crate) fn reached(&self) -> impl Iterator<Item = (i32, CommitProgress)> {
         self.lanes.iter().map(|(partition, lane)| (*partition, lane.reached()))
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka::Record;
-use kafka::consumer::{ConsumerEvent, Ended, Session};
+use kafka::consumer::{ConsumerEvent, Session, SessionEnd};
 use kafka::fence::{self, Claim};
 use schemas::ids::EndpointId;
 use time::OffsetDateTime;
@@ -75,7 +75,7 @@ impl LogWorker {
     ///
     /// # Errors
     /// Errors that a retry cannot repair.
-    pub(crate) async fn run(&mut self, session: &mut Session) -> Result<Ended, DispatchError> {
+    pub(crate) async fn run(&mut self, session: &mut Session) -> Result<SessionEnd, DispatchError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.committer.fenced.clear();
@@ -99,7 +99,7 @@ impl LogWorker {
                 self.tracker.spill_old(limit);
             }
             for partition in std::mem::take(&mut self.committer.fenced) {
-                session.lost(&self.dependencies.topic, partition);
+                session.report_fenced(&self.dependencies.topic, partition);
             }
             self.gauges.update(&self.tracker, &self.dependencies.topic, session);
             self.health_check.run_if_due(&self.dependencies, session).await;

@@ -1,40 +1,40 @@
-//! What a consumer has in hand, as its threads tell it to the one that watches over them: which places under which
-//! claims, which of them are stopped, and how far each client has read.
+//! State that the threads of a consumer share with its watch: the claimed partitions, which of them are stopped, and how
+//! far each client has read. Also the list of start offsets that both clients assign.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
 use super::POLL_TIMEOUT;
 use crate::fence::Claim;
-use crate::log_state::LogIdentity;
-
-/// One partition of one topic.
-pub(super) type Place = (Arc<str>, i32);
+use crate::ffi;
+use crate::log_identity::LogIdentity;
+use crate::partition::TopicPartition;
 
 const NOTE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Claims of one consumer. Cloning shares them.
+/// Claimed partitions of one consumer. Cloning shares them.
 #[derive(Clone, Default)]
-pub(super) struct Assignments(Arc<Mutex<BTreeMap<Place, Assignment>>>);
+pub(super) struct Assignments(Arc<Mutex<BTreeMap<TopicPartition, Assignment>>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Assignment {
     pub(super) epoch: i64,
-    /// Which log it is read in.
+    /// The log that the stored position belongs to.
     pub(super) identity: LogIdentity,
     /// Highest leader epoch of the records that were read under this claim.
     pub(super) read_epoch: Option<i32>,
-    /// Its position is outside of the log, or the next batch does not decode: nothing of it is read.
+    /// Nothing is read: its position is outside of the log, or the next batch cannot be decoded.
     pub(super) is_stopped: bool,
 }
 
 impl Assignments {
-    pub(super) fn claimed(&self, claim: &Claim, identity: LogIdentity, is_stopped: bool) {
+    pub(super) fn insert(&self, claim: &Claim, identity: LogIdentity, is_stopped: bool) {
         let assignment = Assignment { epoch: claim.epoch, identity, read_epoch: None, is_stopped };
         self.lock().insert((claim.topic.clone(), claim.partition), assignment);
     }
@@ -43,22 +43,22 @@ impl Assignments {
         self.lock().get(&(topic.clone(), partition)).copied()
     }
 
-    /// Notes the id of a topic for claims that were made without knowing it.
-    pub(super) fn learned_topic_id(&self, topic: &Arc<str>, id: Uuid) {
+    /// Sets the id of a topic in claims that were made without it.
+    pub(super) fn set_topic_id(&self, topic: &Arc<str>, id: Uuid) {
         for (_, assignment) in self.lock().iter_mut().filter(|((of, _), _)| of == topic) {
             assignment.identity.topic_id.get_or_insert(id);
         }
     }
 
-    /// Notes the highest leader epoch of records that were read.
+    /// Notes the highest leader epoch of a chunk of records.
     pub(super) fn note_read_epoch(&self, topic: &Arc<str>, partition: i32, leader_epoch: Option<i32>) {
         if let Some(assignment) = self.lock().get_mut(&(topic.clone(), partition)) {
             assignment.read_epoch = assignment.read_epoch.max(leader_epoch);
         }
     }
 
-    /// Notes a leader epoch that was stored under the claim of this epoch.
-    pub(super) fn stored_epoch(&self, topic: &Arc<str>, partition: i32, epoch: i64, leader_epoch: Option<i32>) {
+    /// Notes the leader epoch that was stored under the claim with this epoch.
+    pub(super) fn set_leader_epoch(&self, topic: &Arc<str>, partition: i32, epoch: i64, leader_epoch: Option<i32>) {
         if let Some(assignment) =
             self.lock().get_mut(&(topic.clone(), partition)).filter(|assignment| assignment.epoch == epoch)
         {
@@ -66,7 +66,7 @@ impl Assignments {
         }
     }
 
-    pub(super) fn stopped(&self, topic: &Arc<str>, partition: i32) {
+    pub(super) fn mark_stopped(&self, topic: &Arc<str>, partition: i32) {
         if let Some(assignment) = self.lock().get_mut(&(topic.clone(), partition)) {
             assignment.is_stopped = true;
         }
@@ -76,11 +76,11 @@ impl Assignments {
         self.lock().retain(|(_, partition), _| !partitions.contains(partition));
     }
 
-    pub(super) fn all(&self) -> BTreeMap<Place, Assignment> {
+    pub(super) fn all(&self) -> BTreeMap<TopicPartition, Assignment> {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, Assignment>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Assignment>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -92,42 +92,53 @@ pub(super) struct Progress(Arc<Mutex<Reading>>);
 /// See [`Progress`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
-    /// Time in which the client could have handed records over: it does not pass while the owner holds back, while
-    /// partitions change hands or while the process is paused.
+    /// Time in which the client could have sent records. Time does not count while the owner is busy, during a
+    /// rebalance, or while the process is paused.
     pub(super) polled: Duration,
-    /// Next offset of each place that is assigned.
-    pub(super) reached: BTreeMap<Place, i64>,
+    /// Next offset of each assigned partition.
+    pub(super) next_offsets: BTreeMap<TopicPartition, i64>,
     noted_at: Option<Instant>,
 }
 
 impl Progress {
-    /// Notes a poll that took so long, and now and then where `client` stands.
+    /// Adds the duration of a poll, and updates the next offsets of `client` every 250 ms.
     pub(super) fn note<C: ConsumerContext>(&self, client: &BaseConsumer<C>, poll: Duration) {
         let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A rebalance is served inside of a poll, and then it takes longer than it waits for records.
+        // A rebalance runs inside of a poll, which then takes longer than its timeout.
         reading.polled += poll.min(POLL_TIMEOUT);
         if reading.noted_at.is_none_or(|at| at.elapsed() >= NOTE_INTERVAL) {
             reading.noted_at = Some(Instant::now());
-            reading.reached = reached(client).into_iter().collect();
+            reading.next_offsets = next_offsets(client).into_iter().collect();
         }
     }
 
-    pub(super) fn reading(&self) -> Reading {
+    pub(super) fn snapshot(&self) -> Reading {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// The next offset of each place that `client` reads.
-pub(super) fn reached<C: ConsumerContext>(client: &BaseConsumer<C>) -> Vec<(Place, i64)> {
+/// The next offset of each partition that is assigned to `client`.
+pub(super) fn next_offsets<C: ConsumerContext>(client: &BaseConsumer<C>) -> Vec<(TopicPartition, i64)> {
     let (Ok(positions), Ok(assigned)) = (client.position(), client.assignment()) else { return Vec::new() };
-    let mut reached = Vec::with_capacity(assigned.count());
+    let mut offsets = Vec::with_capacity(assigned.count());
     for element in assigned.elements() {
         let (topic, partition) = (element.topic(), element.partition());
         let position = positions.find_partition(topic, partition).map(|position| position.offset());
-        // Before its first record a place has no position but the one that it was assigned with.
+        // Before its first record a partition has no position except the assigned offset.
         if let (Some(Offset::Offset(next)), _) | (_, Offset::Offset(next)) = (position, element.offset()) {
-            reached.push(((Arc::from(topic), partition), next));
+            offsets.push(((Arc::from(topic), partition), next));
         }
     }
-    reached
+    offsets
+}
+
+/// Start offsets of `claims`, with leader epochs: librdkafka validates them when the leader changes before the first
+/// record is read. From then on it uses the epochs of the records.
+pub(super) fn start_offsets(claims: &[Claim], held: &Assignments) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(claims.len());
+    for Claim { topic, partition, next_offset, .. } in claims {
+        let leader_epoch = held.get(topic, *partition).and_then(|hold| hold.identity.leader_epoch);
+        ffi::add_with_leader_epoch(&mut list, topic, *partition, *next_offset, leader_epoch)?;
+    }
+    Ok(list)
 }

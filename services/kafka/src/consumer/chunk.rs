@@ -1,4 +1,4 @@
-//! Polling so many records that handing them over is cheap.
+//! Polls records in chunks, so that sending one to the owner is cheap.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use super::POLL_TIMEOUT;
 use super::leader_epochs::ReadEpochs;
 use crate::{Record, ffi};
 
-/// Most records that are handed over at once.
+/// Largest number of records in a chunk.
 const CHUNK_RECORDS: usize = 500;
-/// A chunk takes no further record beyond this, so that large records do not multiply with the chunks that wait.
+/// A chunk takes no further record above this size, so that large records do not multiply with the queued chunks.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Polls once and then takes what is there, up to a chunk; with what it met at its end, which no later poll says again.
-/// A rebalance is served inside of `poll`, and a poll without a time-out ends with it: so no record that was taken
-/// before a revocation is handed over after the next claim.
+/// Polls once, then takes the records that are already there, up to a chunk. Also returns the error that ended the
+/// chunk: librdkafka reports it only once. A rebalance runs inside of `poll`, and a poll without a timeout returns after
+/// it. So no record that was polled before a revocation is sent after the next claim.
 pub(super) fn poll<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,

@@ -1,4 +1,4 @@
-//! The following client: reads further topics at the partitions that the group gave, on a thread of its own.
+//! The companion client: reads the companion topics at the partitions that the group assigned, on its own thread.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,35 +11,35 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
+use super::assignments::start_offsets;
 use super::{
-    ConsumerEvent, ConsumerSettings, KafkaConfig, LogEnds, ReadState, Shared, base_config, group, on_thread,
-    poll_and_forward,
+    ConsumerEvent, ConsumerSettings, KafkaConfig, LogEnds, ReadState, Shared, base_config, on_thread, poll_and_forward,
 };
 use crate::fence::Claim;
 
-/// The group client's hold on the following one.
+/// The group client's handle of the companion client.
 pub(super) struct CompanionConsumer(Sender<Command>);
 
 enum Command {
     Assign(Vec<Claim>),
-    /// Answered when nothing more of these partitions will be handed over.
+    /// Answered when no further record of these partitions will be sent.
     Unassign(Vec<i32>, Sender<()>),
 }
 
 impl CompanionConsumer {
-    /// Reads these too, from where their claims begin.
+    /// Adds these partitions, from the offsets of their claims.
     pub(super) fn assign(&self, claims: Vec<Claim>) {
-        // A closed channel means that the thread has ended, which it reported to the owner.
+        // A closed channel means that the thread has ended and has reported that to the owner.
         if !claims.is_empty() && self.0.send(Command::Assign(claims)).is_err() {
-            warn!("The following client is gone.");
+            warn!("Companion consumer has ended; its partitions are not read until the consumer is restarted.");
         }
     }
 
-    /// Reads these partitions no more; returns when that is so.
+    /// Removes these partitions; returns when no further record of them will be sent.
     pub(super) fn unassign(&self, partitions: Vec<i32>) {
         let (done, is_done) = channel();
         if self.0.send(Command::Unassign(partitions, done)).is_ok() {
-            // Ends with an error when the thread ended, which is as good.
+            // An error means that the thread has ended, and sends nothing either.
             let _answer = is_done.recv();
         }
     }
@@ -51,47 +51,47 @@ struct FollowContext {
 
 impl ClientContext for FollowContext {
     fn stats(&self, statistics: Statistics) {
-        self.log_ends.learn(&statistics);
+        self.log_ends.update(&statistics);
     }
 }
 
 impl ConsumerContext for FollowContext {}
 
-/// Makes the client and its thread; the receiver resolves when the thread has ended. With nothing to follow there is
-/// only the channel.
+/// Creates the client and its thread; the receiver resolves when the thread has ended. Without companion topics there
+/// is no thread.
 pub(super) fn start(
     kafka: &KafkaConfig,
     settings: &ConsumerSettings,
     shared: Shared,
 ) -> Result<(CompanionConsumer, oneshot::Receiver<()>), KafkaError> {
-    let (commands, orders) = channel();
+    let (commands, command_queue) = channel();
     if settings.companion_topics.is_empty() {
-        // Its sender is gone: a waiter for the end has it at once.
+        // The sender of this receiver is dropped, so it resolves at once.
         return Ok((CompanionConsumer(commands), oneshot::channel().1));
     }
-    // Group-less in effect: it never subscribes and never commits. librdkafka wants a name for any assignment, and this
-    // one needs no right beyond those of the group client.
-    let mut config = base_config(kafka, settings, &format!("{}-follow", settings.consumer));
+    // It uses no group: it never subscribes and never commits. librdkafka requires a group id for any assignment, and
+    // with this one it needs no permission beyond those of the group client.
+    let mut config = base_config(kafka, settings, &format!("{}-companion", settings.consumer));
     kafka.overlay(&mut config);
     let client: BaseConsumer<FollowContext> =
         config.create_with_context(FollowContext { log_ends: shared.log_ends.clone() })?;
     let topics: Vec<Arc<str>> = settings.companion_topics.iter().map(|topic| Arc::from(topic.as_str())).collect();
-    let ended = on_thread(format!("{}-follow", settings.consumer), shared.outlet.clone(), move || {
-        read(&client, &orders, &shared, &topics);
+    let ended = on_thread(format!("{}-companion", settings.consumer), shared.outlet.clone(), move || {
+        read(&client, &command_queue, &shared, &topics);
         drop(client);
     })?;
     Ok((CompanionConsumer(commands), ended))
 }
 
-fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared: &Shared, topics: &[Arc<str>]) {
+fn read(client: &BaseConsumer<FollowContext>, command_queue: &Receiver<Command>, shared: &Shared, topics: &[Arc<str>]) {
     let mut topic_of =
         |name: &str| topics.iter().find(|topic| ***topic == *name).cloned().unwrap_or_else(|| Arc::from(name));
     let mut state = ReadState::default();
     while !shared.outlet.is_stopping() {
-        while let Ok(order) = orders.try_recv() {
-            if let Err(error) = handle(client, order, shared, topics) {
-                error!(%error, "The following client refused an assignment.");
-                let _told = shared.outlet.send(ConsumerEvent::Failed(error.to_string()));
+        while let Ok(command) = command_queue.try_recv() {
+            if let Err(error) = handle(client, command, shared, topics) {
+                error!(%error, "Companion consumer could not change its assignment; restarting consumer.");
+                let _sent = shared.outlet.send(ConsumerEvent::Failed(error.to_string()));
                 return;
             }
         }
@@ -103,14 +103,14 @@ fn read(client: &BaseConsumer<FollowContext>, orders: &Receiver<Command>, shared
 
 fn handle(
     client: &BaseConsumer<FollowContext>,
-    order: Command,
+    command: Command,
     shared: &Shared,
     topics: &[Arc<str>],
 ) -> Result<(), KafkaError> {
-    match order {
-        Command::Assign(claims) => client.incremental_assign(&group::offsets(&claims, &shared.held)?),
+    match command {
+        Command::Assign(claims) => client.incremental_assign(&start_offsets(&claims, &shared.held)?),
         Command::Unassign(partitions, done) => {
-            // Only what is assigned: a partition that was stopped at its claim never was.
+            // Only assigned partitions: one that was stopped at its claim was never assigned.
             let assigned = client.assignment()?;
             let mut gone = TopicPartitionList::new();
             for element in assigned.elements() {

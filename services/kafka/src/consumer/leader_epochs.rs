@@ -1,5 +1,5 @@
-//! Leader epochs of the records that are read: each new one is stored before its records are handed over, so that the
-//! log can be validated from there on ([`crate::fence::store_leader_epochs`]). Leaders change rarely, so this writes
+//! Leader epochs of the records that are read. Each new one is stored before its records are sent to the owner, so that
+//! the log can be validated from there on ([`crate::fence::store_leader_epochs`]). Leaders change rarely, so this writes
 //! rarely.
 
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use super::EventSender;
 use super::assignments::Assignments;
 use crate::fence;
 
-/// How long storing waits for PostgreSQL. Beyond it the consumer fails: without PostgreSQL nothing is applied either.
+/// How long storing waits for PostgreSQL. After it the consumer fails: without PostgreSQL no record is applied either.
 const STORE_DEADLINE: Duration = Duration::from_secs(20);
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 const STORE_RETRY: Duration = Duration::from_millis(250);
 
-/// Leader epochs per partition among records that were polled together. Records come in runs of one partition, so the
-/// last entry is mostly the one that is wanted.
+/// Leader epochs per partition of one chunk. Records come in runs of one partition, so the last entry is usually the
+/// right one.
 #[derive(Debug, Default)]
 pub(super) struct ReadEpochs(Vec<ReadEpoch>);
 
@@ -27,20 +27,20 @@ pub(super) struct ReadEpochs(Vec<ReadEpoch>);
 struct ReadEpoch {
     topic: Arc<str>,
     partition: i32,
-    /// Of the first record that has one.
+    /// Of the first record that has a leader epoch.
     first: Option<i32>,
     highest: Option<i32>,
     /// Of the last record.
     last: Option<i32>,
-    /// A record has a lower one than a record before it.
+    /// A record has a lower leader epoch than a record before it.
     went_down: bool,
 }
 
 impl ReadEpochs {
-    /// Notes the leader epoch of a record; `None`: it is not known.
+    /// Notes the leader epoch of a record; `None`: unknown.
     pub(super) fn note(&mut self, topic: &Arc<str>, partition: i32, epoch: Option<i32>) {
-        let known = self.0.iter_mut().rev().find(|one| one.partition == partition && one.topic == *topic);
-        let Some(one) = known else {
+        let existing = self.0.iter_mut().rev().find(|one| one.partition == partition && one.topic == *topic);
+        let Some(one) = existing else {
             let (topic, first, highest, last) = (topic.clone(), epoch, epoch, epoch);
             self.0.push(ReadEpoch { topic, partition, first, highest, last, went_down: false });
             return;
@@ -51,12 +51,12 @@ impl ReadEpochs {
     }
 
     /// The partitions.
-    pub(super) fn places(&self) -> impl Iterator<Item = (&Arc<str>, i32)> {
+    pub(super) fn partitions(&self) -> impl Iterator<Item = (&Arc<str>, i32)> {
         self.0.iter().map(|one| (&one.topic, one.partition))
     }
 }
 
-/// Stores leader epochs. Cloning shares nothing but the connection.
+/// Stores leader epochs in PostgreSQL.
 #[derive(Clone)]
 pub(super) struct LeaderEpochs {
     pool: PgPool,
@@ -70,23 +70,23 @@ impl LeaderEpochs {
         Self { pool, runtime: Handle::current(), consumer: consumer.to_owned(), held }
     }
 
-    /// Stores what is new in `read`. Waits for PostgreSQL.
+    /// Stores the new leader epochs of `read`. Waits for PostgreSQL.
     ///
     /// # Errors
-    /// Why the records must not be handed over: they are of another log, or nothing could be stored in time.
+    /// Why the records must not be sent to the owner: they are of another log, or PostgreSQL did not answer in time.
     pub(super) fn store(&self, read: &ReadEpochs, outlet: &EventSender) -> Result<(), String> {
         let mut new = Vec::new();
         for ReadEpoch { topic, partition, first, highest, last, went_down } in &read.0 {
             let Some(hold) = self.held.get(topic, *partition) else { continue };
-            // Within one log leader epochs never go down.
+            // Within one log, leader epochs never decrease.
             if *went_down || first.is_some_and(|first| hold.read_epoch > Some(first)) {
                 return Err(format!(
                     "{topic}[{partition}] has a record of a lower leader epoch than one before it: \
                      this is another log of the same name"
                 ));
             }
-            // What is stored may be higher: it was read ahead of the position. Of a batch that cannot be decoded the epoch
-            // is not known, and may be a new one; then the next record brings one again.
+            // The stored one may be higher: the reader is ahead of the position. A batch that cannot be decoded has an
+            // unknown leader epoch, possibly a new one; the next record has one again.
             let stored = if last.is_none() { None } else { hold.identity.leader_epoch.max(*highest) };
             if hold.identity.leader_epoch != stored {
                 new.push((hold.epoch, topic.clone(), *partition, stored));
@@ -98,14 +98,14 @@ impl LeaderEpochs {
         }
         self.write(&new, outlet)?;
         for (epoch, topic, partition, leader_epoch) in &new {
-            self.held.stored_epoch(topic, *partition, *epoch, *leader_epoch);
+            self.held.set_leader_epoch(topic, *partition, *epoch, *leader_epoch);
         }
         Ok(())
     }
 
     fn write(&self, new: &[(i64, Arc<str>, i32, Option<i32>)], outlet: &EventSender) -> Result<(), String> {
         let started = Instant::now();
-        // A timeout must be made within the runtime, whose timer it uses.
+        // tokio's timeout needs the runtime's timer.
         let _within = self.runtime.enter();
         loop {
             let stored = fence::store_leader_epochs(&self.pool, &self.consumer, new);
@@ -115,7 +115,7 @@ impl LeaderEpochs {
                 Err(elapsed) => elapsed.to_string(),
             };
             if started.elapsed() > STORE_DEADLINE || outlet.is_stopping() {
-                return Err(format!("leader epochs could not be stored: {error}"));
+                return Err(format!("leader epochs could not be stored in PostgreSQL: {error}"));
             }
             warn!(consumer = self.consumer, error, "Storing leader epochs failed; retrying.");
             std::thread::sleep(STORE_RETRY);
@@ -135,6 +135,6 @@ mod tests {
         }
         let ranges: Vec<_> = read.0.iter().map(|one| (one.partition, one.first, one.highest, one.went_down)).collect();
         let expected = [(0, Some(3), Some(4), false), (1, Some(7), Some(7), true), (2, None, None, false)];
-        assert_eq!(ranges, expected, "a batch without an epoch says nothing");
+        assert_eq!(ranges, expected, "a batch without a leader epoch changes nothing");
     }
 }

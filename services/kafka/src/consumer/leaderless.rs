@@ -1,23 +1,22 @@
-//! Places that the group gave, and of which the brokers did not tell where the log begins and ends: there is no leader,
-//! or it does not answer. They are neither claimed nor read. The watch asks for them; the group client claims them when
-//! there is an answer.
+//! Assigned partitions that are leaderless: the brokers did not report the bounds of their logs. They are neither
+//! claimed nor read. The watch asks the brokers again; the group client claims the partitions when a leader answers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::assignments::Place;
+use crate::partition::TopicPartition;
 
-/// Each place, and whether the brokers answered for it since it was tried last. Cloning shares them.
+/// Each leaderless partition, and whether its leader has answered since the last claim. Cloning shares them.
 #[derive(Clone, Default)]
-pub(super) struct Leaderless(Arc<Mutex<BTreeMap<Place, bool>>>);
+pub(super) struct Leaderless(Arc<Mutex<BTreeMap<TopicPartition, bool>>>);
 
 impl Leaderless {
-    pub(super) fn add(&self, place: Place) {
-        self.lock().insert(place, false);
+    pub(super) fn add(&self, partition: TopicPartition) {
+        self.lock().insert(partition, false);
     }
 
-    pub(super) fn remove(&self, place: &Place) {
-        self.lock().remove(place);
+    pub(super) fn remove(&self, partition: &TopicPartition) {
+        self.lock().remove(partition);
     }
 
     pub(super) fn forget(&self, partitions: &[i32]) {
@@ -29,27 +28,28 @@ impl Leaderless {
         by_topic(self.lock().keys())
     }
 
-    /// Notes that the brokers answer for `place`, if it is still one of these.
-    pub(super) fn answers(&self, place: &Place) {
-        if let Some(answers) = self.lock().get_mut(place) {
-            *answers = true;
+    /// Notes that the leader of `partition` answers, if the partition is still leaderless.
+    pub(super) fn mark_answering(&self, partition: &TopicPartition) {
+        if let Some(is_answering) = self.lock().get_mut(partition) {
+            *is_answering = true;
         }
     }
 
-    /// Those that may be tried, by topic. Each is given once per answer: who tries in vain waits for the next.
+    /// Partitions to claim now, by topic. Each is returned once per answer: after a failed claim it waits for the next
+    /// answer.
     pub(super) fn take_answering(&self) -> BTreeMap<Arc<str>, Vec<i32>> {
-        let mut places = self.lock();
-        by_topic(places.iter_mut().filter_map(|(place, answers)| std::mem::take(answers).then_some(place)))
+        let mut partitions = self.lock();
+        by_topic(partitions.iter_mut().filter_map(|(one, is_answering)| std::mem::take(is_answering).then_some(one)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, bool>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, bool>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn by_topic<'a>(places: impl Iterator<Item = &'a Place>) -> BTreeMap<Arc<str>, Vec<i32>> {
+fn by_topic<'a>(partitions: impl Iterator<Item = &'a TopicPartition>) -> BTreeMap<Arc<str>, Vec<i32>> {
     let mut topics: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
-    for (topic, partition) in places {
+    for (topic, partition) in partitions {
         topics.entry(topic.clone()).or_default().push(*partition);
     }
     topics

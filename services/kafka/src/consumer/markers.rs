@@ -1,7 +1,7 @@
-//! Places on the log that hold no record of anybody's: the ends of transactions, and what was aborted.
+//! Offsets of the log that hold no record for consumers: transaction markers, and aborted records.
 //!
-//! librdkafka passes them in silence. Where one is the last of its partition, a position that moves with records only
-//! would stay before it: lag for ever, and after the retention a position outside of the log although nothing was lost.
+//! librdkafka skips them silently. Where one is the last of its partition, a position that moves with records only would
+//! stay before it: lag for ever, and after the retention a position outside of the log although no record was lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,50 +10,51 @@ use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 
 use super::leader_epochs::ReadEpochs;
+use crate::partition::TopicPartition;
 use crate::{Record, ffi};
 
-/// How far each partition was handed over: (topic, partition) -> next offset.
+/// Next offset of each partition after the records that were sent to the owner.
 #[derive(Default)]
-pub(super) struct Markers(HashMap<(Arc<str>, i32), i64>);
+pub(super) struct Markers(HashMap<TopicPartition, i64>);
 
 impl Markers {
-    /// Notes what is handed over.
+    /// Notes records that are sent to the owner.
     pub(super) fn note(&mut self, records: &[Record]) {
         for record in records {
             self.0.insert((record.topic.clone(), record.partition), record.offset + 1);
         }
     }
 
-    /// A marker for each partition in which `client` stands further than was handed over. To be asked when it has
-    /// nothing more to read. Their leader epochs are noted in `epochs`.
+    /// A marker for each partition in which `client` is further than the records that were sent. Call it when `client`
+    /// has no record to read. Notes the leader epochs of the markers in `epochs`.
     pub(super) fn find<C: ConsumerContext>(
         &mut self,
         client: &BaseConsumer<C>,
         epochs: &mut ReadEpochs,
     ) -> Vec<Record> {
-        let (Ok(positions), Ok(assigned)) = (client.position(), client.assignment()) else { return Vec::new() };
+        let (Ok(positions), Ok(assignment)) = (client.position(), client.assignment()) else { return Vec::new() };
         let mut found = Vec::new();
-        let mut reached = HashMap::with_capacity(self.0.len());
-        for element in assigned.elements() {
-            let place: (Arc<str>, i32) = (Arc::from(element.topic()), element.partition());
+        let mut sent = HashMap::with_capacity(self.0.len());
+        for element in assignment.elements() {
+            let assigned: TopicPartition = (Arc::from(element.topic()), element.partition());
             let position =
                 positions.find_partition(element.topic(), element.partition()).map(|position| position.offset());
-            // Before its first record a partition stands where it was assigned.
-            let handed_over = match (self.0.get(&place), element.offset()) {
+            // Before its first record a partition is at the assigned offset.
+            let sent_next = match (self.0.get(&assigned), element.offset()) {
                 (Some(next), _) => *next,
                 (None, Offset::Offset(next)) => next,
                 (None, _) => continue,
             };
             if let Some(Offset::Offset(next)) = position
-                && next > handed_over
+                && next > sent_next
             {
-                epochs.note(&place.0, place.1, ffi::leader_epoch_in(&positions, &place.0, place.1));
-                found.push(Record::marker(place.0.clone(), place.1, next - 1));
+                epochs.note(&assigned.0, assigned.1, ffi::leader_epoch_in(&positions, &assigned.0, assigned.1));
+                found.push(Record::marker(assigned.0.clone(), assigned.1, next - 1));
             }
-            reached.insert(place, handed_over);
+            sent.insert(assigned, sent_next);
         }
-        // What is assigned no more is forgotten: it may come back at another position.
-        self.0 = reached;
+        // Forget partitions that are not assigned any more: they may come back at another position.
+        self.0 = sent;
         found
     }
 }

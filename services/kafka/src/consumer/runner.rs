@@ -1,8 +1,8 @@
-//! Runs a fenced consumer for its owner: starts it, restarts it when it fails, and keeps account of partitions that are
-//! not read or were lost to another instance.
+//! Runs a fenced consumer for its owner: starts it, restarts it when it fails, and tracks partitions that are stopped or
+//! that another instance has claimed.
 //!
-//! What is done with the records is the owner's part. It asks a [`Session`] for one event after the other, beside
-//! whatever else it waits for, and reports which positions it lost.
+//! The owner processes the records. It takes one event after the other from a [`Session`], and reports positions whose
+//! commits were fenced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,17 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
-use super::{ConsumerEvent, ConsumerSettings, FencedConsumer, KafkaConfig, Lag, Reached};
+use super::{CommitProgress, ConsumerEvent, ConsumerSettings, FencedConsumer, KafkaConfig, Lag};
 use crate::fence;
+use crate::partition::TopicPartition;
 use runtime::health::Component;
 
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
-/// How long Kafka may take to revoke a partition that another instance has claimed: longer than a heartbeat, which is
-/// when a member learns of it.
+/// How long Kafka may take to revoke a partition that another instance has claimed: longer than a heartbeat, with which
+/// a member learns of it.
 const LOST_PATIENCE: Duration = Duration::from_secs(3);
-
-/// A topic's name and a partition of it.
-pub type TopicPartition = (Arc<str>, i32);
 
 /// Starts consumers, one after the other.
 pub struct Runner {
@@ -35,11 +33,11 @@ pub struct Runner {
     pub kafka: KafkaConfig,
     /// Where the positions are.
     pub pool: PgPool,
-    /// Of each consumer.
+    /// Settings of each consumer.
     pub settings: ConsumerSettings,
-    /// Healthy while the consumer reads all that it owns.
+    /// Healthy while the consumer reads all partitions that it owns.
     pub component: Component,
-    /// Ends the running session.
+    /// Stops the running session.
     pub shutdown: CancellationToken,
     /// How long leaving the group may take.
     pub stop_within: Duration,
@@ -47,18 +45,18 @@ pub struct Runner {
 
 /// Why a session ended.
 #[derive(Debug)]
-pub enum Ended {
-    /// As asked.
+pub enum SessionEnd {
+    /// The shutdown was requested.
     Shutdown,
     /// The consumer must be restarted.
     Restart(String),
 }
 
 impl Runner {
-    /// Starts a consumer as soon as PostgreSQL answers. `None`: the shutdown came first.
+    /// Starts a consumer when PostgreSQL answers. `None`: the shutdown came first.
     ///
     /// # Errors
-    /// When a configured property does not exist or contradicts another, or no thread can be had.
+    /// When a configured property does not exist or contradicts another, or no thread can be started.
     pub async fn start(&self) -> Result<Option<Session>, KafkaError> {
         if !fence::wait_until_reachable(&self.pool, &self.shutdown, |reason| self.component.report_unhealthy(reason))
             .await
@@ -76,7 +74,7 @@ impl Runner {
         }))
     }
 
-    /// Ends a session that failed for `reason`, and waits a moment before the next one.
+    /// Stops a session that failed for `reason`, and waits a second before the next one.
     pub async fn restart(&self, session: Session, reason: String) {
         warn!(consumer = self.settings.consumer, reason, "Kafka consumer failed; restarting it.");
         self.component.report_unhealthy(reason);
@@ -88,7 +86,7 @@ impl Runner {
     }
 }
 
-/// One life of the consumer, under the assignments that it gets.
+/// The time from the start of a consumer to its end or restart.
 pub struct Session {
     consumer: FencedConsumer,
     inflow: mpsc::Receiver<ConsumerEvent>,
@@ -99,24 +97,23 @@ pub struct Session {
 }
 
 impl Session {
-    /// The next event. Without room for more the owner gets none, and still learns when the session ends. Dropping the
-    /// future loses nothing.
+    /// The next event. With `has_room` false it returns no event, only the end of the session. Cancel safe.
     ///
     /// # Errors
     /// Why the session ended.
-    pub async fn next(&mut self, has_room: bool) -> Result<ConsumerEvent, Ended> {
+    pub async fn next(&mut self, has_room: bool) -> Result<ConsumerEvent, SessionEnd> {
         let event = tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => return Err(Ended::Shutdown),
-            reason = lost_for_too_long(self.partitions.first_lost()) => return Err(Ended::Restart(reason)),
+            () = self.shutdown.cancelled() => return Err(SessionEnd::Shutdown),
+            reason = lost_for_too_long(self.partitions.first_lost()) => return Err(SessionEnd::Restart(reason)),
             event = self.inflow.recv(), if has_room => event,
         };
         let event = event.unwrap_or_else(|| ConsumerEvent::Failed("the consumer ended".to_owned()));
         self.partitions.note(&event);
         match event {
-            ConsumerEvent::Failed(reason) => Err(Ended::Restart(reason)),
+            ConsumerEvent::Failed(reason) => Err(SessionEnd::Restart(reason)),
             ConsumerEvent::Stopped { topic, partition, reason } => {
-                error!(%topic, partition, reason, "A partition is not read.");
+                error!(%topic, partition, reason, "Partition is not read; reporting the consumer unhealthy.");
                 self.report_health(None);
                 Ok(ConsumerEvent::Stopped { topic, partition, reason })
             }
@@ -124,39 +121,40 @@ impl Session {
         }
     }
 
-    /// Another instance claimed this partition, although Kafka gives it to this one. If Kafka does not revoke it soon,
-    /// nobody reads it; then the session ends, and the next one claims again what Kafka gives it.
-    pub fn lost(&mut self, topic: &Arc<str>, partition: i32) {
-        warn!(%topic, partition, "Partition claimed by another instance; releasing it.");
+    /// A commit of this partition was fenced: another instance claimed it, although Kafka assigns it to this one. If
+    /// Kafka does not revoke it soon, no instance reads it; then the session ends, and the next one claims again what
+    /// Kafka assigns to it.
+    pub fn report_fenced(&mut self, topic: &Arc<str>, partition: i32) {
+        warn!(%topic, partition, "Partition fenced by another instance; releasing it.");
         self.partitions.lost.insert((topic.clone(), partition), Instant::now());
     }
 
-    /// Why not everything is read that this instance owns, if so.
-    pub fn trouble(&self) -> Option<String> {
+    /// The first stopped partition and the reason, if any.
+    pub fn stopped_reason(&self) -> Option<String> {
         let ((topic, partition), reason) = self.partitions.stopped.first_key_value()?;
         Some(format!("{topic}[{partition}] is stopped: {reason}"))
     }
 
-    /// Reports the component healthy, unless a partition is stopped or the owner has a `trouble` of its own.
-    pub fn report_health(&self, trouble: Option<String>) {
-        match self.trouble().or(trouble) {
+    /// Reports the component healthy, unless a partition is stopped or the owner gives a `reason`.
+    pub fn report_health(&self, reason: Option<String>) {
+        match self.stopped_reason().or(reason) {
             None => self.component.report_healthy(),
             Some(reason) => self.component.report_unhealthy(reason),
         }
     }
 
-    /// The component of the consumer, for what keeps the owner from its work.
+    /// The component of the consumer, for the owner's own reports.
     pub fn component(&self) -> &Component {
         &self.component
     }
 
-    /// Cancelled when the owner must end.
+    /// Cancelled when the owner must stop.
     pub fn shutdown(&self) -> &CancellationToken {
         &self.shutdown
     }
 
-    /// How far a partition is behind its log.
-    pub fn lag(&self, topic: &str, partition: i32, reached: Reached, now_ms: i64) -> Lag {
+    /// The lag of a partition.
+    pub fn lag(&self, topic: &str, partition: i32, reached: CommitProgress, now_ms: i64) -> Lag {
         Lag::of(self.consumer.log_ends().of(topic, partition), reached, now_ms)
     }
 
@@ -165,19 +163,19 @@ impl Session {
         self.consumer.commit_hint(positions);
     }
 
-    /// Leaves the group, within the runner's bound over all threads.
+    /// Leaves the group; waits at most [`Runner::stop_within`] for all threads together.
     pub async fn stop(self) {
         drop(self.inflow);
         if tokio::time::timeout(self.stop_within, self.consumer.stop(self.stop_within)).await.is_err() {
-            warn!("The Kafka consumer did not leave the group in time.");
+            warn!("Kafka consumer did not leave the group in time; the session timeout releases its partitions.");
         }
     }
 }
 
-/// What is the matter with partitions that Kafka gives to this instance.
+/// Assigned partitions that are stopped or fenced.
 #[derive(Debug, Default)]
 struct Partitions {
-    /// Not read (outside of the log, or without a leader), and why: unhealthy while there is one.
+    /// Stopped partitions (outside of the log, undecodable or leaderless), and why. Unhealthy while there is one.
     stopped: BTreeMap<TopicPartition, String>,
     /// Claimed by another instance, and since when.
     lost: BTreeMap<TopicPartition, Instant>,
@@ -204,20 +202,20 @@ impl Partitions {
         self.lost.retain(|one, _| !gone(one));
     }
 
-    /// The partition that was lost first, and when.
+    /// The partition that was fenced first, and when.
     fn first_lost(&self) -> Option<(&TopicPartition, Instant)> {
         self.lost.iter().min_by_key(|(_, since)| **since).map(|(one, since)| (one, *since))
     }
 }
 
-/// Waits until it is time to claim a lost partition again; answers why. For ever when none is lost.
+/// Waits until a fenced partition must be claimed again; returns why. Waits for ever when there is none.
 async fn lost_for_too_long(first: Option<(&TopicPartition, Instant)>) -> String {
     let Some(((topic, partition), since)) = first else { return std::future::pending().await };
     tokio::time::sleep_until(since + LOST_PATIENCE).await;
-    format!("{topic}[{partition}] was claimed by another instance, and Kafka still gives it to this one")
+    format!("{topic}[{partition}] was claimed by another instance, and Kafka still assigns it to this one")
 }
 
-/// Waits for the task under way, and forgets it; for ever when there is none. Dropping the future loses nothing.
+/// Waits for the running task and clears it; waits for ever when there is none. Cancel safe.
 ///
 /// # Errors
 /// When the task panicked.
@@ -253,7 +251,7 @@ mod tests {
         }])
     }
 
-    fn stopped_ones(partitions: &Partitions) -> Vec<(&str, i32)> {
+    fn stopped_partitions(partitions: &Partitions) -> Vec<(&str, i32)> {
         partitions.stopped.keys().map(|(topic, partition)| (topic.as_ref(), *partition)).collect()
     }
 
@@ -264,13 +262,13 @@ mod tests {
             partitions.note(&event);
         }
         partitions.note(&assigned("acks", 0));
-        assert_eq!(stopped_ones(&partitions), [("acks", 1), ("events", 0)], "only the one that was assigned");
+        assert_eq!(stopped_partitions(&partitions), [("acks", 1), ("events", 0)], "only the assigned one is read");
         partitions.note(&ConsumerEvent::Revoked(vec![0]));
-        assert_eq!(stopped_ones(&partitions), [("acks", 1)], "a revocation is of all topics");
+        assert_eq!(stopped_partitions(&partitions), [("acks", 1)], "a revocation covers all topics");
     }
 
     #[tokio::test]
-    async fn a_lost_partition_is_claimed_again_unless_it_is_revoked() {
+    async fn a_fenced_partition_is_claimed_again_unless_it_is_revoked() {
         let mut partitions = Partitions::default();
         let long_ago = Instant::now().checked_sub(LOST_PATIENCE).unwrap();
         partitions.lost.insert((Arc::from("acks"), 3), Instant::now());
@@ -281,6 +279,6 @@ mod tests {
         partitions.note(&assigned("events", 3));
         assert!(lost_for_too_long(partitions.first_lost()).now_or_never().is_none(), "it was claimed again");
         partitions.note(&ConsumerEvent::Revoked(vec![3]));
-        assert_eq!(partitions.first_lost(), None, "what Kafka took away is not claimed again");
+        assert_eq!(partitions.first_lost(), None, "a revoked partition is not claimed again");
     }
 }

@@ -1,9 +1,10 @@
-//! Whether a topic was deleted and created again under its readers. librdkafka goes on in the new log without a word, at
-//! the offset where it was in the old one.
+//! Detects that a topic was deleted and created again while it is read. librdkafka silently continues in the new log, at
+//! its offset in the old one.
 //!
-//! The watch asks once a second. A reading thread asks when records of a partition come after a pause: its fetches fail
-//! from the deletion on, and each failure is followed by `fetch.error.backoff.ms` without a fetch. So before the first
-//! record of the new log there is a pause, and the thread finds the new id before it hands that record over.
+//! The watch queries the topic ids once a second. A reading thread queries them when records of a partition come after a
+//! pause. From the deletion on its fetches fail, and `fetch.error.backoff.ms` passes after each failure without a fetch.
+//! So there is a pause before the first record of the new log, and the thread finds the new id before it sends that
+//! record to the owner.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,27 +14,30 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use tracing::debug;
 use uuid::Uuid;
 
-use super::assignments::{Assignment, Assignments, Place};
+use super::assignments::{Assignment, Assignments};
 use crate::log_state;
+use crate::partition::TopicPartition;
 
 /// Half of `fetch.error.backoff.ms`.
 const PAUSE: Duration = Duration::from_millis(50);
-/// A controller that does not answer holds claims and records back for no longer than this.
+/// The longest time that claims and records wait for a controller that does not answer.
 pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a reading thread does not ask after there was no answer. The watch asks on.
-const SILENCE: Duration = Duration::from_secs(5);
+/// After a query without an answer, a reading thread does not query for this time. The watch continues to.
+const QUERY_BACKOFF: Duration = Duration::from_secs(5);
 
-/// The ids of topics as far as they can be had in a short time. What is not known now is not compared now: the watch
-/// asks again.
-pub(super) fn known<C: ConsumerContext>(client: &BaseConsumer<C>, topics: &[&str]) -> BTreeMap<String, Uuid> {
+/// The ids of topics, as far as the controller answers in a short time. The watch compares unknown ids later.
+pub(super) fn query<C: ConsumerContext>(client: &BaseConsumer<C>, topics: &[&str]) -> BTreeMap<String, Uuid> {
     log_state::topic_ids(client, topics, TIMEOUT).unwrap_or_else(|error| {
-        debug!(%error, "Topic ids are not known now.");
+        debug!(%error, "Topic ids are unknown; querying them again.");
         BTreeMap::new()
     })
 }
 
-/// A topic whose id is not the one that its claims are for; `None`: there is none among those of which the id is known.
-pub(super) fn recreated(claims: &BTreeMap<Place, Assignment>, ids: &BTreeMap<String, Uuid>) -> Option<Arc<str>> {
+/// A topic whose id is not the one of its claims; `None`: no known id differs.
+pub(super) fn recreated(
+    claims: &BTreeMap<TopicPartition, Assignment>,
+    ids: &BTreeMap<String, Uuid>,
+) -> Option<Arc<str>> {
     let is_other = |topic: &str, hold: &Assignment| {
         let ids = (hold.identity.topic_id, ids.get(topic));
         !hold.is_stopped && matches!(ids, (Some(before), Some(now)) if before != *now)
@@ -41,57 +45,61 @@ pub(super) fn recreated(claims: &BTreeMap<Place, Assignment>, ids: &BTreeMap<Str
     claims.iter().find(|((topic, _), hold)| is_other(topic, hold)).map(|((topic, _), _)| topic.clone())
 }
 
-/// Topics that were claimed while their id was not known, and the id.
-pub(super) fn learned(claims: &BTreeMap<Place, Assignment>, ids: &BTreeMap<String, Uuid>) -> BTreeMap<Arc<str>, Uuid> {
+/// Topics that were claimed without their id, and the id.
+pub(super) fn new_ids(
+    claims: &BTreeMap<TopicPartition, Assignment>,
+    ids: &BTreeMap<String, Uuid>,
+) -> BTreeMap<Arc<str>, Uuid> {
     let unknown = claims.iter().filter(|(_, hold)| !hold.is_stopped && hold.identity.topic_id.is_none());
     unknown.filter_map(|((topic, _), _)| Some((topic.clone(), *ids.get(&**topic)?))).collect()
 }
 
-/// When a reading thread asks.
+/// Pauses between the records of each partition, after which a reading thread queries the topic ids.
 #[derive(Default)]
 pub(super) struct Pauses {
-    read_at: HashMap<Place, Instant>,
-    silent_until: Option<Instant>,
+    read_at: HashMap<TopicPartition, Instant>,
+    no_query_until: Option<Instant>,
 }
 
 impl Pauses {
-    /// Notes that records of these places were read; a topic of those that paused which was created again.
-    pub(super) fn end<'a, C: ConsumerContext>(
+    /// Notes that records of these partitions were read. Returns a topic that was created again, among those whose
+    /// records came after a pause.
+    pub(super) fn find_recreated<'a, C: ConsumerContext>(
         &mut self,
         client: &BaseConsumer<C>,
         held: &Assignments,
-        places: impl Iterator<Item = (&'a Arc<str>, i32)>,
+        partitions: impl Iterator<Item = (&'a Arc<str>, i32)>,
     ) -> Option<Arc<str>> {
-        let topics: Vec<&str> = self.paused(Instant::now(), places).into_iter().collect();
+        let topics: Vec<&str> = self.paused(Instant::now(), partitions).into_iter().collect();
         match log_state::topic_ids(client, &topics, TIMEOUT) {
             Ok(ids) => recreated(&held.all(), &ids),
             Err(error) => {
-                debug!(%error, "Topic ids are not known now.");
-                self.silent_until = Some(Instant::now() + SILENCE);
+                debug!(%error, "Topic ids are unknown; the watch queries them again.");
+                self.no_query_until = Some(Instant::now() + QUERY_BACKOFF);
                 None
             }
         }
     }
 
-    fn paused<'a>(&mut self, now: Instant, places: impl Iterator<Item = (&'a Arc<str>, i32)>) -> BTreeSet<&'a str> {
+    fn paused<'a>(&mut self, now: Instant, partitions: impl Iterator<Item = (&'a Arc<str>, i32)>) -> BTreeSet<&'a str> {
         let mut paused = BTreeSet::new();
-        for (topic, partition) in places {
+        for (topic, partition) in partitions {
             let before = self.read_at.insert((topic.clone(), partition), now);
             if before.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE) {
                 paused.insert(&**topic);
             }
         }
-        if self.silent_until.is_some_and(|until| now < until) { BTreeSet::new() } else { paused }
+        if self.no_query_until.is_some_and(|until| now < until) { BTreeSet::new() } else { paused }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log_state::LogIdentity;
+    use crate::log_identity::LogIdentity;
 
     #[test]
-    fn only_ids_that_are_known_are_compared() {
+    fn only_known_ids_are_compared() {
         let (before, now) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let claims = |topic_id: Option<Uuid>, is_stopped: bool| {
             let identity = LogIdentity { topic_id, leader_epoch: None };
@@ -106,22 +114,22 @@ mod tests {
         assert_eq!(recreated(&claims(Some(now), false), &ids), None);
         assert_eq!(recreated(&claims(Some(before), false), &BTreeMap::new()), None, "no answer");
         assert_eq!(recreated(&claims(None, false), &ids), None, "nothing to compare with");
-        assert_eq!(learned(&claims(None, false), &ids), BTreeMap::from([(Arc::from("events"), now)]));
-        assert_eq!(learned(&claims(Some(before), false), &ids).len() + learned(&claims(None, true), &ids).len(), 0);
+        assert_eq!(new_ids(&claims(None, false), &ids), BTreeMap::from([(Arc::from("events"), now)]));
+        assert_eq!(new_ids(&claims(Some(before), false), &ids).len() + new_ids(&claims(None, true), &ids).len(), 0);
     }
 
     #[test]
-    fn the_first_records_and_those_after_a_pause_are_checked() {
+    fn the_ids_are_queried_at_first_records_and_after_a_pause() {
         let (mut pauses, start, topic): (_, _, Arc<str>) = (Pauses::default(), Instant::now(), Arc::from("events"));
-        let mut is_asked = |after_ms: u64, partition: i32| {
-            let places = [(&topic, partition)].into_iter();
-            !pauses.paused(start + Duration::from_millis(after_ms), places).is_empty()
+        let mut is_queried = |after_ms: u64, partition: i32| {
+            let partitions = [(&topic, partition)].into_iter();
+            !pauses.paused(start + Duration::from_millis(after_ms), partitions).is_empty()
         };
-        assert!(is_asked(0, 0), "the first of a partition");
-        assert!(!is_asked(10, 0) && !is_asked(50, 0), "records that follow at once");
-        assert!(is_asked(50, 1), "the first of another one");
-        assert!(is_asked(100, 0) && !is_asked(110, 0), "after a pause");
-        pauses.silent_until = Some(start + Duration::from_secs(3));
+        assert!(is_queried(0, 0), "the first of a partition");
+        assert!(!is_queried(10, 0) && !is_queried(50, 0), "records that follow at once");
+        assert!(is_queried(50, 1), "the first of another one");
+        assert!(is_queried(100, 0) && !is_queried(110, 0), "after a pause");
+        pauses.no_query_until = Some(start + Duration::from_secs(3));
         assert!(
             pauses.paused(start + Duration::from_secs(2), [(&topic, 0)].into_iter()).is_empty(),
             "no answer lately"

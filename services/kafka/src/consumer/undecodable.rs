@@ -1,5 +1,5 @@
-//! Partitions whose next batch does not decode, from the watch that found them to the thread that reads them: only
-//! there it is sure that the partition is still owned and reading is still at the batch.
+//! Undecodable partitions: their next batch cannot be decoded. The watch finds them, and the thread that reads them
+//! stops them, because only there it is sure that the partition is still owned and reading is still at the batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,28 +9,29 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use tracing::error;
 
-use super::assignments::{Assignments, Place, reached};
+use super::assignments::{Assignments, next_offsets};
 use super::{ConsumerEvent, EventSender};
+use crate::partition::TopicPartition;
 
-/// Cloning shares it.
+/// Undecodable partitions of one consumer. Cloning shares them.
 #[derive(Clone, Default)]
 pub(super) struct Undecodable(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Offset of the batch, and what librdkafka says of it.
-    found: BTreeMap<Place, (i64, String)>,
-    /// librdkafka would fetch the batch over and over, so this is turned off. It keeps that over an assignment.
-    paused: BTreeSet<Place>,
+    /// Offset of the batch, and librdkafka's error text.
+    found: BTreeMap<TopicPartition, (i64, String)>,
+    /// Paused, because librdkafka would fetch the batch again and again. A pause survives a new assignment.
+    paused: BTreeSet<TopicPartition>,
 }
 
 impl Undecodable {
-    /// The batch at `offset` of `place` does not decode.
-    pub(super) fn found(&self, place: Place, offset: i64, text: String) {
-        self.lock().found.insert(place, (offset, text));
+    /// Notes that the batch at `offset` cannot be decoded.
+    pub(super) fn add(&self, partition: TopicPartition, offset: i64, text: String) {
+        self.lock().found.insert(partition, (offset, text));
     }
 
-    /// Stops the partitions that `client` reads and whose next batch does not decode, and reports them to the owner.
+    /// Stops the undecodable partitions that `client` reads, and reports them to the owner.
     ///
     /// # Errors
     /// When librdkafka refuses to pause a partition.
@@ -43,34 +44,34 @@ impl Undecodable {
         if self.lock().found.is_empty() {
             return Ok(());
         }
-        for (place, next) in reached(client) {
-            let Some((_, text)) = self.lock().found.remove(&place).filter(|(offset, _)| *offset == next) else {
+        for (one, next) in next_offsets(client) {
+            let Some((_, text)) = self.lock().found.remove(&one).filter(|(offset, _)| *offset == next) else {
                 continue;
             };
-            client.pause(&list([&place]))?;
-            self.lock().paused.insert(place.clone());
-            let (topic, partition) = place;
+            client.pause(&list([&one]))?;
+            self.lock().paused.insert(one.clone());
+            let (topic, partition) = one;
             let reason = reason(&topic, partition, next, &text);
-            error!(%topic, partition, offset = next, reason, "A batch does not decode; its partition is stopped.");
-            held.stopped(&topic, partition);
-            let _told = outlet.send(ConsumerEvent::Stopped { topic, partition, reason });
+            error!(%topic, partition, offset = next, reason, "Batch cannot be decoded; stopping its partition.");
+            held.mark_stopped(&topic, partition);
+            let _sent = outlet.send(ConsumerEvent::Stopped { topic, partition, reason });
         }
         Ok(())
     }
 
-    /// Partitions that `client` reads no more: the next reader starts afresh.
+    /// Forgets partitions that `client` does not read any more, and ends their pause for the next reader.
     pub(super) fn forget<C: ConsumerContext>(&self, client: &BaseConsumer<C>, topics: &[Arc<str>], partitions: &[i32]) {
-        let is_gone = |place: &Place| topics.contains(&place.0) && partitions.contains(&place.1);
+        let is_gone = |one: &TopicPartition| topics.contains(&one.0) && partitions.contains(&one.1);
         let mut state = self.lock();
-        state.found.retain(|place, _| !is_gone(place));
-        let gone: Vec<Place> = state.paused.iter().filter(|place| is_gone(place)).cloned().collect();
-        state.paused.retain(|place| !is_gone(place));
+        state.found.retain(|one, _| !is_gone(one));
+        let gone: Vec<TopicPartition> = state.paused.iter().filter(|one| is_gone(one)).cloned().collect();
+        state.paused.retain(|one| !is_gone(one));
         drop(state);
         if !gone.is_empty()
             && let Err(error) = client.resume(&list(&gone))
         {
-            // The stall watch finds a partition that stays paused, and the consumer is restarted.
-            error!(%error, "A stopped partition could not be resumed.");
+            // The watch finds a partition that stays paused as stalled, and the consumer is restarted.
+            error!(%error, "Paused partitions could not be resumed; the stall check restarts the consumer.");
         }
     }
 
@@ -79,9 +80,9 @@ impl Undecodable {
     }
 }
 
-fn list<'a>(places: impl IntoIterator<Item = &'a Place>) -> TopicPartitionList {
+fn list<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
-    for (topic, partition) in places {
+    for (topic, partition) in partitions {
         list.add_partition(topic, *partition);
     }
     list
@@ -89,7 +90,7 @@ fn list<'a>(places: impl IntoIterator<Item = &'a Place>) -> TopicPartitionList {
 
 fn reason(topic: &str, partition: i32, offset: i64, text: &str) -> String {
     format!(
-        "the batch at offset {offset} does not decode: {text}. To go past it, with OFFSET the first offset behind it: \
+        "the batch at offset {offset} cannot be decoded: {text}. To skip it, with OFFSET the first offset after it: \
          triggers positions skip --topic {topic} --partition {partition} --to OFFSET"
     )
 }

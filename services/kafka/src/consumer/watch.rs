@@ -1,7 +1,7 @@
-//! Watches over a consumer, on a thread and with a client of its own: whether records that are there do not come,
-//! whether a log ends before what was read of it, and whether its claims still stand. Whoever finds something ends this
-//! consumer; the next one begins where the positions are. Also whether the brokers answer by now for places that were
-//! not claimed because they did not.
+//! Watches a consumer, on its own thread and with its own client, for four faults: a partition stalled, a log ends
+//! before the offset up to which it was read, a topic was created again, or a claim was lost. Each ends this consumer;
+//! the next one starts at the stored positions. The watch also asks whether the leaders of leaderless partitions answer
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,25 +17,24 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 use uuid::Uuid;
 
-use super::assignments::{Assignment, Assignments, Place, Progress};
+use super::assignments::{Assignment, Assignments, Progress};
 use super::leaderless::Leaderless;
-use super::stall::{Sight, Stall, StallWatch};
+use super::stall::{Sample, Stall, StallDetector};
 use super::undecodable::Undecodable;
 use super::{ConsumerEvent, ConsumerSettings, EventSender, KafkaConfig, Shared, base_config, on_thread, topic_ids};
-use crate::fence;
-use crate::{bounds, undecodable};
+use crate::partition::TopicPartition;
+use crate::{bounds, fence, undecodable};
 use runtime::telemetry::metrics;
 
-/// Short, so that a broker that does not answer does not keep the watch from the places of the others.
+/// Short, so that a broker that does not answer does not delay the checks of the other brokers' partitions.
 const KAFKA_TIMEOUT: Duration = Duration::from_millis(1500);
-const ANSWERS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the ids of the topics are asked for: one request for all of them.
+const LEADERLESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the topic ids are queried: one request for all topics.
 const TOPIC_IDS_INTERVAL: Duration = Duration::from_secs(1);
 const CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often claims are looked at, and how long a lost one may stay: by then the group has said that the place is
-/// somebody else's, if it is.
 const CLAIMS_INTERVAL: Duration = Duration::from_secs(2);
-const LOST_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a claim may be lost: if the group has assigned the partition to another member, it revokes it by then.
+const LOST_CLAIM_GRACE: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(100);
 
 struct Watch {
@@ -48,10 +47,10 @@ struct Watch {
     held: Assignments,
     leaderless: Leaderless,
     undecodable: Undecodable,
-    readings: [Progress; 2],
-    stalls: StallWatch,
-    seen: BTreeMap<Place, i64>,
-    lost: LostClaims,
+    client_progress: [Progress; 2],
+    stalls: StallDetector,
+    last_next_offsets: BTreeMap<TopicPartition, i64>,
+    lost_claims: LostClaims,
 }
 
 /// Starts the thread; the receiver resolves when it has ended.
@@ -60,10 +59,9 @@ pub(super) fn start(
     pool: PgPool,
     settings: &ConsumerSettings,
     shared: Shared,
-    readings: [Progress; 2],
+    client_progress: [Progress; 2],
 ) -> Result<oneshot::Receiver<()>, KafkaError> {
-    // What it reads of the brokers must be what the readers see, so it is configured as they are. It is assigned
-    // nothing.
+    // It must see the same log ends as the readers, so it has their configuration. It is assigned no partition.
     let mut config = base_config(kafka, settings, &format!("{}-watch", settings.consumer));
     config.set("statistics.interval.ms", "0");
     kafka.overlay(&mut config);
@@ -77,10 +75,10 @@ pub(super) fn start(
         leaderless: shared.leaderless,
         undecodable: shared.undecodable,
         config,
-        readings,
-        stalls: StallWatch::new(settings.stall_after),
-        seen: BTreeMap::new(),
-        lost: LostClaims::default(),
+        client_progress,
+        stalls: StallDetector::new(settings.stall_after),
+        last_next_offsets: BTreeMap::new(),
+        lost_claims: LostClaims::default(),
     };
     on_thread(format!("{}-watch", settings.consumer), shared.outlet, move || watch.run())
 }
@@ -89,105 +87,110 @@ impl Watch {
     fn run(&mut self) {
         let stall_interval = (self.settings.stall_after / 6).clamp(TICK, Duration::from_secs(5));
         let (mut next_stalls, mut next_claims) = (Instant::now() + stall_interval, Instant::now() + CLAIMS_INTERVAL);
-        let mut next_answers = Instant::now() + ANSWERS_INTERVAL;
+        let mut next_leaderless = Instant::now() + LEADERLESS_INTERVAL;
         let mut next_topic_ids = Instant::now() + TOPIC_IDS_INTERVAL;
         while !self.outlet.is_stopping() {
             std::thread::sleep(TICK);
             let mut reason = None;
             if Instant::now() >= next_stalls {
-                reason = self.look_for_stalls();
+                reason = self.check_stalls();
                 next_stalls = Instant::now() + stall_interval;
             }
             if reason.is_none() && Instant::now() >= next_claims {
-                reason = self.look_at_claims();
+                reason = self.check_claims();
                 next_claims = Instant::now() + CLAIMS_INTERVAL;
             }
             if reason.is_none() && Instant::now() >= next_topic_ids {
-                reason = self.look_at_topic_ids();
+                reason = self.check_topic_ids();
                 next_topic_ids = Instant::now() + TOPIC_IDS_INTERVAL;
             }
-            if Instant::now() >= next_answers {
-                self.look_for_answers();
-                next_answers = Instant::now() + ANSWERS_INTERVAL;
+            if Instant::now() >= next_leaderless {
+                self.check_leaderless();
+                next_leaderless = Instant::now() + LEADERLESS_INTERVAL;
             }
             if let Some(reason) = reason {
-                let _told = self.outlet.send(ConsumerEvent::Failed(reason));
+                let _sent = self.outlet.send(ConsumerEvent::Failed(reason));
                 return;
             }
         }
     }
 
-    /// Asks for the ends of those places only that have not moved since the last look.
-    fn look_for_stalls(&mut self) -> Option<String> {
-        let held = self.held.all();
-        let readings = self.readings.each_ref().map(Progress::reading);
-        let mut sights: BTreeMap<Place, Sight> = BTreeMap::new();
-        for reading in readings {
-            for (place, reached) in reading.reached {
-                if held.get(&place).is_some_and(|hold| !hold.is_stopped) {
-                    sights.insert(place, Sight { reached, end: None, polled: reading.polled });
-                }
-            }
-        }
-        let before = std::mem::replace(
-            &mut self.seen,
-            sights.iter().map(|(place, sight)| (place.clone(), sight.reached)).collect(),
-        );
-        let standing: BTreeSet<Place> = sights
+    /// Queries the log ends of those partitions only whose next offset did not change since the last check.
+    fn check_stalls(&mut self) -> Option<String> {
+        let mut samples = self.samples();
+        let next_offsets = samples.iter().map(|(partition, sample)| (partition.clone(), sample.next_offset)).collect();
+        let before = std::mem::replace(&mut self.last_next_offsets, next_offsets);
+        let unmoved: BTreeSet<TopicPartition> = samples
             .iter()
-            .filter(|(place, sight)| before.get(place) == Some(&sight.reached))
-            .map(|(place, _)| place.clone())
+            .filter(|(partition, sample)| before.get(partition) == Some(&sample.next_offset))
+            .map(|(partition, _)| partition.clone())
             .collect();
-        let topics: BTreeSet<&Arc<str>> = standing.iter().map(|(topic, _)| topic).collect();
+        let topics: BTreeSet<&Arc<str>> = unmoved.iter().map(|(topic, _)| topic).collect();
         for topic in topics {
-            let partitions = standing.iter().filter(|(of, _)| of == topic).map(|(_, partition)| *partition);
+            let partitions = unmoved.iter().filter(|(of, _)| of == topic).map(|(_, partition)| *partition);
             for (partition, end) in bounds::ends(&self.client, topic, partitions, KAFKA_TIMEOUT) {
                 match end {
-                    Ok(end) => drop(sights.entry((topic.clone(), partition)).and_modify(|sight| sight.end = Some(end))),
-                    // Brokers that do not answer have no records for anybody.
-                    Err(error) => debug!(%error, %topic, partition, "A log's end is not known."),
+                    Ok(end) => {
+                        samples.entry((topic.clone(), partition)).and_modify(|sample| sample.end = Some(end));
+                    }
+                    // A broker that does not answer has no records for readers either.
+                    Err(error) => debug!(%error, %topic, partition, "End of the log is unknown; checking again."),
                 }
             }
         }
-        let stall = self.stalls.look(Instant::now(), &sights)?;
+        let stall = self.stalls.check(Instant::now(), &samples)?;
         if self.is_undecodable(&stall) {
-            // Or it would be reported at each look until it is stopped, and no other one with it.
-            self.stalls.forget(&stall.place);
+            // It would be reported at each check until it is stopped, and would hide a stall of another partition.
+            self.stalls.forget(&stall.partition);
             return None;
         }
         stalls_counter().with_label_values(&[&self.settings.consumer]).inc();
-        let ((topic, partition), seconds) = (&stall.place, stall.waited.as_secs());
+        let ((topic, partition), seconds) = (&stall.partition, stall.waited.as_secs());
         error!(
             consumer = self.settings.consumer,
-            %topic, partition, reached = stall.reached, log_end = stall.end, seconds,
+            %topic, partition, next_offset = stall.next_offset, log_end = stall.end, seconds,
             "Kafka consumer stalled: lag without records, or a log that ends before the position; restarting consumer."
         );
         Some(stall.to_string())
     }
 
-    /// Whether the next batch does not decode. A new consumer would meet it again, so its partition is stopped.
+    /// The partitions that are read, their log ends not known yet.
+    fn samples(&self) -> BTreeMap<TopicPartition, Sample> {
+        let held = self.held.all();
+        let mut samples = BTreeMap::new();
+        for progress in self.client_progress.each_ref().map(Progress::snapshot) {
+            for (partition, next_offset) in progress.next_offsets {
+                if held.get(&partition).is_some_and(|hold| !hold.is_stopped) {
+                    samples.insert(partition, Sample { next_offset, end: None, polled: progress.polled });
+                }
+            }
+        }
+        samples
+    }
+
+    /// Whether the next batch cannot be decoded. A new consumer would meet the same batch, so its partition is stopped.
     fn is_undecodable(&self, stall: &Stall) -> bool {
-        let (topic, partition) = &stall.place;
-        match undecodable::probe(&self.config, topic, *partition, stall.reached) {
+        let (topic, partition) = &stall.partition;
+        match undecodable::probe(&self.config, topic, *partition, stall.next_offset) {
             Ok(Some(text)) => {
-                self.undecodable.found(stall.place.clone(), stall.reached, text);
+                self.undecodable.add(stall.partition.clone(), stall.next_offset, text);
                 true
             }
             Ok(None) => false,
             Err(error) => {
-                debug!(%error, %topic, partition, "Whether the next batch decodes is not known.");
+                debug!(%error, %topic, partition, "Probing the next batch failed; treating the stall as a fault.");
                 false
             }
         }
     }
 
-    /// Whether a topic was deleted and created again under its readers. Stores the ids of topics that were claimed while
-    /// their id was not known.
-    fn look_at_topic_ids(&self) -> Option<String> {
+    /// Whether a topic was deleted and created again while it is read. Stores the ids of topics that were claimed
+    /// without their id.
+    fn check_topic_ids(&self) -> Option<String> {
         let claims = self.held.all();
         let read = claims.iter().filter(|(_, hold)| !hold.is_stopped).map(|((topic, _), _)| topic.as_ref());
-        let ids = topic_ids::known(&self.client, &read.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<_>>());
-        for (topic, id) in topic_ids::learned(&claims, &ids) {
+        let ids = topic_ids::query(&self.client, &read.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<_>>());
+        for (topic, id) in topic_ids::new_ids(&claims, &ids) {
             self.store_topic_id(&topic, id);
         }
         let topic = topic_ids::recreated(&claims, &ids)?;
@@ -196,50 +199,51 @@ impl Watch {
     }
 
     fn store_topic_id(&self, topic: &Arc<str>, id: Uuid) {
-        // A timeout must be made within the runtime, whose timer it uses.
+        // tokio's timeout needs the runtime's timer.
         let _within = self.runtime.enter();
         let stored = fence::store_topic_id(&self.pool, &self.settings.consumer, topic, id);
-        // Without an answer of the database it is stored the next time.
+        // If PostgreSQL does not answer, it is stored at the next check.
         if let Ok(Ok(())) = self.runtime.block_on(tokio::time::timeout(CLAIMS_TIMEOUT, stored)) {
-            self.held.learned_topic_id(topic, id);
+            self.held.set_topic_id(topic, id);
         }
     }
 
-    /// Whether the brokers answer by now for what could not be claimed.
-    fn look_for_answers(&self) {
+    /// Whether the leaders of leaderless partitions answer again.
+    fn check_leaderless(&self) {
         for (topic, partitions) in self.leaderless.all() {
             let ends = bounds::ends(&self.client, &topic, partitions.into_iter(), KAFKA_TIMEOUT);
             for (partition, _) in ends.into_iter().filter(|(_, end)| end.is_ok()) {
-                self.leaderless.answers(&(topic.clone(), partition));
+                self.leaderless.mark_answering(&(topic.clone(), partition));
             }
         }
     }
 
-    /// Whether somebody moved an epoch of ours although the group still gives us the place, or a position back under
-    /// it: an operator who repaired or skipped, a database that was restored from a backup, or another instance in an
-    /// error.
-    fn look_at_claims(&mut self) -> Option<String> {
-        // A timeout must be made within the runtime, whose timer it uses.
+    /// Whether an epoch of this consumer was raised although the group still assigns the partition, or a position went
+    /// back under its epoch. Causes: an operator's repair or skip, a database restored from a backup, or another
+    /// instance in an error.
+    fn check_claims(&mut self) -> Option<String> {
+        // tokio's timeout needs the runtime's timer.
         let _within = self.runtime.enter();
         let stored = self.runtime.block_on(tokio::time::timeout(
             CLAIMS_TIMEOUT,
             fence::current_positions(&self.pool, &self.settings.consumer),
         ));
-        let stored: BTreeMap<Place, Stand> = match stored {
+        let stored: BTreeMap<TopicPartition, StoredClaim> = match stored {
             Ok(Ok(stored)) => stored
                 .into_iter()
                 .map(|(topic, partition, epoch, next_offset)| {
-                    ((Arc::from(topic), partition), Stand { epoch, next_offset })
+                    ((Arc::from(topic), partition), StoredClaim { epoch, next_offset })
                 })
                 .collect(),
-            // What a database that does not answer has in it will be seen later.
+            // Without an answer of PostgreSQL, the next check reads them.
             _ => return None,
         };
-        // Read after the database was: a claim made meanwhile is newer than what was read, never older.
-        let (topic, partition) = self.lost.look(Instant::now(), &self.held.all(), &stored)?;
+        // The assignments are read after the database: a claim made meanwhile is newer than the stored one, never older.
+        let (topic, partition) = self.lost_claims.check(Instant::now(), &self.held.all(), &stored)?;
         info!(consumer = self.settings.consumer, %topic, partition, "Claim lost; restarting consumer.");
         Some(format!(
-            "{topic}[{partition}] was claimed, repaired, skipped or restored, and Kafka still gives it to this instance"
+            "{topic}[{partition}] was claimed, repaired, skipped or restored, and Kafka still assigns it to this \
+             instance"
         ))
     }
 }
@@ -252,122 +256,122 @@ fn stalls_counter() -> IntCounterVec {
     )
 }
 
-/// What PostgreSQL has of a place.
+/// A claimed position as PostgreSQL has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stand {
+struct StoredClaim {
     epoch: i64,
     next_offset: i64,
 }
 
-/// Claims that do not stand. Pure.
+/// Claims that are not stored any more as they were made. Pure.
 #[derive(Debug, Default)]
 struct LostClaims {
-    /// Under which epoch each was held, and since when it does not stand.
-    suspects: BTreeMap<Place, (i64, Instant)>,
-    /// The furthest that was seen under the epoch that is held. Under one epoch a position only grows: one that went
-    /// back is of a backup.
-    furthest: BTreeMap<Place, Stand>,
+    /// The epoch of each such claim, and since when it is not stored.
+    suspects: BTreeMap<TopicPartition, (i64, Instant)>,
+    /// The highest position that was seen under the current epoch. Under one epoch a position only grows: one that went
+    /// back comes from a backup.
+    highest: BTreeMap<TopicPartition, StoredClaim>,
 }
 
 impl LostClaims {
-    /// A place that has not been stored as it is held for a while.
-    fn look(
+    /// A partition whose claim has been lost for [`LOST_CLAIM_GRACE`].
+    fn check(
         &mut self,
         now: Instant,
-        held: &BTreeMap<Place, Assignment>,
-        stored: &BTreeMap<Place, Stand>,
-    ) -> Option<Place> {
-        self.furthest.retain(|place, seen| held.get(place).is_some_and(|hold| hold.epoch == seen.epoch));
+        held: &BTreeMap<TopicPartition, Assignment>,
+        stored: &BTreeMap<TopicPartition, StoredClaim>,
+    ) -> Option<TopicPartition> {
+        self.highest.retain(|partition, seen| held.get(partition).is_some_and(|hold| hold.epoch == seen.epoch));
         let mut suspects = BTreeMap::new();
-        for (place, hold) in held.iter().filter(|(place, hold)| !self.stands(place, hold, stored.get(*place))) {
-            let since =
-                self.suspects.get(place).filter(|(epoch, _)| *epoch == hold.epoch).map_or(now, |(_, since)| *since);
-            suspects.insert(place.clone(), (hold.epoch, since));
+        for (partition, hold) in held {
+            if self.is_stored(partition, hold, stored.get(partition)) {
+                continue;
+            }
+            let suspect = self.suspects.get(partition).filter(|(epoch, _)| *epoch == hold.epoch);
+            suspects.insert(partition.clone(), (hold.epoch, suspect.map_or(now, |(_, since)| *since)));
         }
-        for (place, stand) in
-            stored.iter().filter(|(place, _)| held.contains_key(*place) && !suspects.contains_key(*place))
-        {
-            self.furthest.insert(place.clone(), *stand);
+        for (partition, claim) in stored {
+            if held.contains_key(partition) && !suspects.contains_key(partition) {
+                self.highest.insert(partition.clone(), *claim);
+            }
         }
         self.suspects = suspects;
-        let is_over = |since: &Instant| now.saturating_duration_since(*since) >= LOST_PATIENCE;
-        self.suspects.iter().find(|(_, (_, since))| is_over(since)).map(|(place, _)| place.clone())
+        let is_over = |since: &Instant| now.saturating_duration_since(*since) >= LOST_CLAIM_GRACE;
+        self.suspects.iter().find(|(_, (_, since))| is_over(since)).map(|(partition, _)| partition.clone())
     }
 
-    fn stands(&self, place: &Place, hold: &Assignment, stored: Option<&Stand>) -> bool {
-        let went_back =
-            |stand: &Stand| self.furthest.get(place).is_some_and(|furthest| stand.next_offset < furthest.next_offset);
-        stored.is_some_and(|stand| stand.epoch == hold.epoch && !went_back(stand))
+    fn is_stored(&self, partition: &TopicPartition, hold: &Assignment, stored: Option<&StoredClaim>) -> bool {
+        let highest = self.highest.get(partition).map(|claim| claim.next_offset);
+        let went_back = |claim: &StoredClaim| highest.is_some_and(|highest| claim.next_offset < highest);
+        stored.is_some_and(|claim| claim.epoch == hold.epoch && !went_back(claim))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log_state::LogIdentity;
+    use crate::log_identity::LogIdentity;
 
-    fn place(partition: i32) -> Place {
+    fn partition(partition: i32) -> TopicPartition {
         (Arc::from("events"), partition)
     }
 
     /// Each as (epoch, next offset).
-    fn stored<const N: usize>(stands: [(i64, i64); N]) -> BTreeMap<Place, Stand> {
-        (0..)
-            .zip(stands)
-            .map(|(partition, (epoch, next_offset))| (place(partition), Stand { epoch, next_offset }))
-            .collect()
+    fn stored<const N: usize>(claims: [(i64, i64); N]) -> BTreeMap<TopicPartition, StoredClaim> {
+        let claim = |(number, (epoch, next_offset))| (partition(number), StoredClaim { epoch, next_offset });
+        (0..).zip(claims).map(claim).collect()
     }
 
     fn hold(epoch: i64, is_stopped: bool) -> Assignment {
         Assignment { epoch, identity: LogIdentity::default(), read_epoch: None, is_stopped }
     }
 
-    fn held(epoch: i64) -> BTreeMap<Place, Assignment> {
-        BTreeMap::from([(place(0), hold(epoch, false)), (place(1), hold(1, true))])
+    fn held(epoch: i64) -> BTreeMap<TopicPartition, Assignment> {
+        BTreeMap::from([(partition(0), hold(epoch, false)), (partition(1), hold(1, true))])
     }
 
     #[test]
-    fn a_claim_that_was_overtaken_is_told_after_a_while_also_when_its_place_is_stopped() {
+    fn a_lost_claim_is_reported_also_of_a_stopped_partition() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
-        let standing = stored([(5, 0), (1, 0)]);
-        assert_eq!(lost.look(now, &held(5), &standing), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &standing), None, "it stands");
+        let unchanged = stored([(5, 0), (1, 0)]);
+        assert_eq!(lost.check(now, &held(5), &unchanged), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(5), &unchanged), None, "it is stored as it was made");
         let repaired = stored([(5, 0), (2, 0)]);
-        assert_eq!(lost.look(now, &held(5), &repaired), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &repaired), Some(place(1)));
+        assert_eq!(lost.check(now, &held(5), &repaired), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(5), &repaired), Some(partition(1)));
     }
 
     #[test]
-    fn a_claim_of_our_own_made_meanwhile_or_a_place_given_up_is_no_loss() {
+    fn a_newer_claim_of_this_instance_or_a_revocation_is_no_loss() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
         let claimed = stored([(6, 0), (1, 0)]);
-        assert_eq!(lost.look(now, &held(5), &claimed), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &held(6), &claimed), None, "claimed again");
-        assert_eq!(lost.look(now, &held(5), &claimed), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &BTreeMap::new(), &claimed), None, "given up");
+        assert_eq!(lost.check(now, &held(5), &claimed), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(6), &claimed), None, "claimed again");
+        assert_eq!(lost.check(now, &held(5), &claimed), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &BTreeMap::new(), &claimed), None, "revoked");
     }
 
     #[test]
-    fn a_claim_that_is_gone_or_of_an_older_epoch_is_a_loss() {
+    fn a_claim_that_is_missing_or_of_an_older_epoch_is_a_loss() {
         for stored in [BTreeMap::new(), stored([(4, 0), (1, 0)])] {
             let (mut lost, now) = (LostClaims::default(), Instant::now());
-            assert_eq!(lost.look(now, &held(5), &stored), None);
-            assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &stored), Some(place(0)));
+            assert_eq!(lost.check(now, &held(5), &stored), None);
+            assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(5), &stored), Some(partition(0)));
         }
     }
 
     #[test]
-    fn a_position_that_went_back_under_its_epoch_is_a_loss_and_one_under_a_later_epoch_is_not() {
+    fn a_position_that_went_back_is_a_loss_unless_its_epoch_is_newer() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
         for next_offset in [500, 1_000] {
-            assert_eq!(lost.look(now, &held(5), &stored([(5, next_offset), (1, 0)])), None);
+            assert_eq!(lost.check(now, &held(5), &stored([(5, next_offset), (1, 0)])), None);
         }
         let restored = stored([(5, 500), (1, 0)]);
-        assert_eq!(lost.look(now, &held(5), &restored), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE / 2, &held(5), &restored), None, "not forgotten either");
-        assert_eq!(lost.look(now + LOST_PATIENCE, &held(5), &restored), Some(place(0)));
+        assert_eq!(lost.check(now, &held(5), &restored), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE / 2, &held(5), &restored), None, "the grace is not over");
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(5), &restored), Some(partition(0)));
         let claimed = stored([(6, 500), (1, 0)]);
-        assert_eq!(lost.look(now, &held(6), &claimed), None);
-        assert_eq!(lost.look(now + LOST_PATIENCE, &held(6), &claimed), None, "claimed where it stands");
+        assert_eq!(lost.check(now, &held(6), &claimed), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(6), &claimed), None, "claimed at the restored position");
     }
 }

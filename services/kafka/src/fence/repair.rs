@@ -12,7 +12,7 @@ mod plan;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::log_state::{LogIdentity, LogPosition};
+use crate::log_identity::{LogIdentity, PartitionPosition};
 
 pub use plan::{CheckedPosition, Refusal, Repair, RepairMode, check, plan};
 
@@ -35,8 +35,8 @@ pub struct StoredPosition {
 
 impl StoredPosition {
     /// It, without its topic.
-    pub fn log_position(&self) -> LogPosition {
-        LogPosition { partition: self.partition, next_offset: self.next_offset, identity: self.identity }
+    pub fn in_partition(&self) -> PartitionPosition {
+        PartitionPosition { partition: self.partition, next_offset: self.next_offset, identity: self.identity }
     }
 }
 

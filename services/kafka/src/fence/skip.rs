@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sqlx::postgres::PgPool;
 
 use super::repair::{CheckedPosition, StoredPosition};
-use crate::log_reader::Span;
+use crate::log_reader::OffsetRange;
 
 /// Why a range cannot be skipped.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub async fn skip(pool: &PgPool, positions: &[&StoredPosition], to: i64) -> Resu
 ///
 /// # Errors
 /// As PostgreSQL reports them.
-pub async fn skipped(pool: &PgPool, consumer: &str) -> Result<Vec<Span>, sqlx::Error> {
+pub async fn skipped(pool: &PgPool, consumer: &str) -> Result<Vec<OffsetRange>, sqlx::Error> {
     let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(
         "SELECT s.topic, s.partition, s.from_offset, s.to_offset
          FROM log_skips s JOIN consumer_positions p USING (consumer, topic, partition, log_epoch)
@@ -133,7 +133,8 @@ pub async fn skipped(pool: &PgPool, consumer: &str) -> Result<Vec<Span>, sqlx::E
     .bind(consumer)
     .fetch_all(pool)
     .await?;
-    let span = |(topic, partition, from, to)| Span { topic: Arc::from(String::as_str(&topic)), partition, from, to };
+    let span =
+        |(topic, partition, from, to)| OffsetRange { topic: Arc::from(String::as_str(&topic)), partition, from, to };
     Ok(rows.into_iter().map(span).collect())
 }
 
@@ -141,14 +142,15 @@ pub async fn skipped(pool: &PgPool, consumer: &str) -> Result<Vec<Span>, sqlx::E
 mod tests {
     use super::*;
     use crate::bounds::LogBounds;
-    use crate::log_state::{LogIdentity, LogState, mismatch};
+    use crate::log_identity::LogIdentity;
+    use crate::log_state::{LogState, mismatch};
 
     fn known(consumer: &str, next_offset: i64) -> CheckedPosition {
         let (consumer, topic) = (consumer.to_owned(), "events".to_owned());
         let identity = LogIdentity::default();
         let position = StoredPosition { consumer, topic, partition: 3, next_offset, log_epoch: 1, identity };
-        let bounds = LogBounds { begin: 2, end: 10 };
-        let mismatch = mismatch(&position.log_position(), None, bounds);
+        let bounds = LogBounds { start: 2, end: 10 };
+        let mismatch = mismatch(&position.in_partition(), None, bounds);
         CheckedPosition { position, log: Some(LogState { bounds, topic_id: None, mismatch }) }
     }
 

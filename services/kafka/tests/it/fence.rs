@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kafka::fence::repair::{self, Log};
 use kafka::fence::{self, Advance, CommitOutcome, Position, PositionsPoller, skip};
-use kafka::log_state::LogIdentity;
+use kafka::log_identity::LogIdentity;
 use runtime::postgres;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;

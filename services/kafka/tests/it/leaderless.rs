@@ -216,13 +216,13 @@ async fn bounds_are_told_of_every_partition_whose_leader_answers() {
     let client: Arc<BaseConsumer> = Arc::new(kafka.admin_client("test").set("group.id", "test").create().unwrap());
     let ask = async || {
         let (client, events) = (client.clone(), events.clone());
-        tokio::task::spawn_blocking(move || bounds::ask(&client, &events, &[0, 1, 2], TIMEOUT)).await.unwrap()
+        tokio::task::spawn_blocking(move || bounds::query(&client, &events, &[0, 1, 2], TIMEOUT)).await.unwrap()
     };
     let answered = async || -> Vec<i32> {
         ask().await.into_iter().filter_map(|(partition, bounds)| bounds.ok().map(|_| partition)).collect()
     };
     assert_eq!(answered().await, [0, 1, 2]);
-    assert!(matches!(ask().await[&0], Ok(LogBounds { begin: 0, end: 1 })));
+    assert!(matches!(ask().await[&0], Ok(LogBounds { start: 0, end: 1 })));
 
     mock.partition_leader(&events, 1, None).unwrap();
     // What the client remembers of leaders is corrected by its first question in vain.

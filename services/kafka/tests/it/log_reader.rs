@@ -1,7 +1,7 @@
 //! The log reader on a log that loses records while it is read.
 
 use kafka::KafkaConfig;
-use kafka::log_reader::{self, OnTruncation, ReadError, Span};
+use kafka::log_reader::{self, OffsetRange, OnTruncation, ReadError};
 use kafka::producer::{Producer, ProducerSettings};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
@@ -17,8 +17,8 @@ async fn delete_before(kafka: &KafkaConfig, topic: &str, offset: i64) {
 
 /// Offsets 0 to 4 of the topic, each as (offset, is marker), or why not.
 async fn read(kafka: &KafkaConfig, on_truncation: OnTruncation) -> Result<Vec<(i64, bool)>, ReadError> {
-    let span = Span { topic: kafka.topics.events.as_str().into(), partition: 0, from: 0, to: 5 };
-    let mut inflow = log_reader::read(kafka, vec![span], &[], on_truncation).unwrap();
+    let range = OffsetRange { topic: kafka.topics.events.as_str().into(), partition: 0, from: 0, to: 5 };
+    let mut inflow = log_reader::read(kafka, vec![range], &[], on_truncation).unwrap();
     let mut read = Vec::new();
     while let Some(records) = inflow.recv().await {
         read.extend(records?.iter().map(|record| (record.offset, record.is_marker)));
@@ -39,7 +39,7 @@ async fn a_truncated_span_fails_or_goes_on_where_the_log_begins() {
     assert!(matches!(read(&kafka, OnTruncation::Fail).await, Err(ReadError::Truncated)));
     assert_eq!(read(&kafka, OnTruncation::Skip).await.unwrap(), [(3, false), (4, false)]);
     delete_before(&kafka, &topic, 6).await;
-    assert_eq!(read(&kafka, OnTruncation::Skip).await.unwrap(), [(4, true)], "nothing of the span is left");
+    assert_eq!(read(&kafka, OnTruncation::Skip).await.unwrap(), [(4, true)], "nothing of the range is left");
     let offsets = log_reader::offsets_at(&kafka, &topic, vec![0], 0).await.unwrap();
     assert_eq!(offsets.get(&0), Some(&6), "without a record it is the end");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kafka::KafkaConfig;
 use kafka::consumer::{ConsumerEvent, ConsumerSettings, FencedConsumer};
-use kafka::log_reader::{self, OnTruncation, ReadError, Span};
+use kafka::log_reader::{self, OffsetRange, OnTruncation, ReadError};
 use rdkafka::bindings::{
     rd_kafka_header_add, rd_kafka_headers_new, rd_kafka_produceva, rd_kafka_vtype_t, rd_kafka_vu_s,
     rd_kafka_vu_s__bindgen_ty_1, rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1,
@@ -128,9 +128,9 @@ async fn the_log_reader_stops_at_an_undecodable_batch_or_skips_it() {
     send_larger_than_is_decoded(&kafka, (&topic, 0), 3);
     send_to(&kafka, (&topic, 0), "behind");
     decode_less(&mut kafka);
-    let span = |from, to| Span { topic: topic.as_str().into(), partition: 0, from, to };
+    let range = |from, to| OffsetRange { topic: topic.as_str().into(), partition: 0, from, to };
     // Each as (offset, is marker).
-    let read = async |part: Span, skips: &[Span]| {
+    let read = async |part: OffsetRange, skips: &[OffsetRange]| {
         let mut inflow = log_reader::read(&kafka, vec![part], skips, OnTruncation::Fail).unwrap();
         let mut read: Vec<(i64, bool)> = Vec::new();
         while let Some(records) = inflow.recv().await {
@@ -141,13 +141,13 @@ async fn the_log_reader_stops_at_an_undecodable_batch_or_skips_it() {
         }
         (read, None)
     };
-    let (before, error) = read(span(0, 5), &[]).await;
+    let (before, error) = read(range(0, 5), &[]).await;
     assert_eq!(before, [(0, false)]);
     assert!(matches!(&error, Some(ReadError::Undecodable { partition: 0, offset: 1, .. })), "{error:?}");
     for (part, skips, expected) in [
-        (span(0, 5), vec![span(1, 4)], vec![(0, false), (4, false)]),
-        (span(0, 4), vec![span(2, 9), span(1, 3)], vec![(0, false), (3, true)]),
-        (span(1, 4), vec![span(1, 4)], vec![(3, true)]),
+        (range(0, 5), vec![range(1, 4)], vec![(0, false), (4, false)]),
+        (range(0, 4), vec![range(2, 9), range(1, 3)], vec![(0, false), (3, true)]),
+        (range(1, 4), vec![range(1, 4)], vec![(3, true)]),
     ] {
         let (read, error) = read(part, &skips).await;
         assert!(error.is_none(), "{error:?}");

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use kafka::log_reader::{self, OnTruncation, ReadError, Span};
+use kafka::log_reader::{self, OffsetRange, OnTruncation, ReadError};
 use kafka::{KafkaConfig, Record};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use schemas::native::Origin;
@@ -23,7 +23,7 @@ pub enum OpenError {
 /// The topic of dead letters, up to the end that it had when it was opened.
 pub struct DeadLetterTopic {
     kafka: KafkaConfig,
-    spans: Vec<Span>,
+    ranges: Vec<OffsetRange>,
 }
 
 /// Dead letters as they are read.
@@ -67,8 +67,8 @@ impl DeadLetterTopic {
             Err(error) => return Err(error.into()),
         };
         let topic: Arc<str> = Arc::from(topic);
-        let span = |(partition, from, to)| Span { topic: topic.clone(), partition, from, to };
-        Ok(Self { spans: bounds.into_iter().map(span).collect(), kafka })
+        let range = |(partition, from, to)| OffsetRange { topic: topic.clone(), partition, from, to };
+        Ok(Self { ranges: bounds.into_iter().map(range).collect(), kafka })
     }
 
     /// Full name of the topic.
@@ -81,7 +81,7 @@ impl DeadLetterTopic {
     /// # Errors
     /// When the client cannot be created.
     pub fn read_all(&self) -> Result<DeadLetterReader, ReadError> {
-        self.read(self.spans.clone())
+        self.read(self.ranges.clone())
     }
 
     /// Reads the smallest range of each partition that contains the wanted dead letters.
@@ -95,13 +95,13 @@ impl DeadLetterTopic {
             (*from, *to) = ((*from).min(offset), (*to).max(offset + 1));
         }
         let topic: Arc<str> = Arc::from(self.topic());
-        let span = |(partition, (from, to))| Span { topic: topic.clone(), partition, from, to };
-        self.read(around.into_iter().map(span).collect())
+        let range = |(partition, (from, to))| OffsetRange { topic: topic.clone(), partition, from, to };
+        self.read(around.into_iter().map(range).collect())
     }
 
     /// Dead letters that expire during the reading are skipped.
-    fn read(&self, spans: Vec<Span>) -> Result<DeadLetterReader, ReadError> {
-        let reader = log_reader::read(&self.kafka, spans, &[], OnTruncation::Skip)?;
+    fn read(&self, ranges: Vec<OffsetRange>) -> Result<DeadLetterReader, ReadError> {
+        let reader = log_reader::read(&self.kafka, ranges, &[], OnTruncation::Skip)?;
         Ok(DeadLetterReader { reader, read: VecDeque::new() })
     }
 
@@ -119,8 +119,8 @@ impl DeadLetterTopic {
             return Ok(None);
         }
         let topic: Arc<str> = Arc::from(origin.topic.as_str());
-        let span = Span { topic, partition: origin.partition, from: origin.offset, to: origin.offset + 1 };
-        let mut reader = log_reader::read(&self.kafka, vec![span], &[], OnTruncation::Skip)?;
+        let range = OffsetRange { topic, partition: origin.partition, from: origin.offset, to: origin.offset + 1 };
+        let mut reader = log_reader::read(&self.kafka, vec![range], &[], OnTruncation::Skip)?;
         let mut found = None;
         while let Some(records) = reader.recv().await {
             found = records?.into_iter().find(|record| !record.is_marker).or(found);

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka::Record;
-use kafka::consumer::TopicPartition;
 use kafka::fence::Claim;
+use kafka::partition::TopicPartition;
 
 /// A partition that this instance has claimed, and how far it was read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Decodes a record for the view. Pure; done before the transaction starts.
 
 use kafka::Record;
-use kafka::consumer::TopicPartition;
+use kafka::partition::TopicPartition;
 use schemas::ids::OrgId;
 use schemas::native::{self, Unreadable};
 use schemas::records::{Ack, DeliveryAttempt, Event};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kafka::consumer::{Lag, Reached, Session, TopicPartition};
+use kafka::consumer::{CommitProgress, Lag, Session};
+use kafka::partition::TopicPartition;
 use schemas::topics::TopicNames;
 
 use super::batch::{Collector, OwnedPartition};
@@ -26,8 +27,12 @@ pub(crate) fn report(collector: &Collector, session: &Session, names: &TopicName
     }
 }
 
-fn reached(owned: &OwnedPartition) -> Reached {
-    Reached { next_offset: owned.committed, open_since_ms: owned.waiting_since_ms, last_done_ms: owned.record_time_ms }
+fn reached(owned: &OwnedPartition) -> CommitProgress {
+    CommitProgress {
+        next_offset: owned.committed,
+        open_since_ms: owned.waiting_since_ms,
+        last_done_ms: owned.record_time_ms,
+    }
 }
 
 /// Over all partitions of a topic: the sum of records, the maximum of seconds.

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::KafkaConfig;
-use kafka::consumer::{ConsumerEvent, ConsumerSettings, Ended, Runner, Session, finished};
+use kafka::consumer::{ConsumerEvent, ConsumerSettings, Runner, Session, SessionEnd, finished};
 use kafka::producer::Producer;
 use runtime::health::Component;
 use runtime::lifecycle::Supervisor;
@@ -109,7 +109,7 @@ async fn run(
             flushing: None,
         };
         match session_loop.collect_and_flush(&mut session).await {
-            Ok(Ended::Restart(reason)) => runner.restart(session, reason).await,
+            Ok(SessionEnd::Restart(reason)) => runner.restart(session, reason).await,
             ended => {
                 session.stop().await;
                 return ended.map(drop);
@@ -129,7 +129,7 @@ struct SessionLoop {
 }
 
 impl SessionLoop {
-    async fn collect_and_flush(&mut self, session: &mut Session) -> Result<Ended, ProjectorError> {
+    async fn collect_and_flush(&mut self, session: &mut Session) -> Result<SessionEnd, ProjectorError> {
         let mut lag_ticks = tokio::time::interval(LAG_INTERVAL);
         lag_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -140,7 +140,7 @@ impl SessionLoop {
                 outcome = finished(&mut self.flushing) => self.apply_outcome(joined(outcome)?, session),
                 event = session.next(has_room) => match event {
                     Ok(event) => self.handle(event, session),
-                    Err(Ended::Shutdown) => return self.finish_running_flush().await.map(|()| Ended::Shutdown),
+                    Err(SessionEnd::Shutdown) => return self.finish_running_flush().await.map(|()| SessionEnd::Shutdown),
                     Err(ended) => return Ok(ended),
                 },
                 _ = lag_ticks.tick() => lag::report(&self.collector, session, &self.topics),
@@ -180,7 +180,7 @@ impl SessionLoop {
     fn apply_outcome(&mut self, outcome: FlushOutcome, session: &mut Session) {
         for (key, epoch) in &outcome.fenced {
             if self.collector.release_fenced(key, *epoch) {
-                session.lost(&key.0, key.1);
+                session.report_fenced(&key.0, key.1);
             }
         }
         for (key, written) in &outcome.written {

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use kafka::KafkaConfig;
-use kafka::consumer::TopicPartition;
 use kafka::fence::skip;
-use kafka::log_reader::{self, OnTruncation, Span};
+use kafka::log_reader::{self, OffsetRange, OnTruncation};
+use kafka::partition::TopicPartition;
 use schemas::unix_time::from_millis;
 use sqlx::postgres::{PgConnection, PgPool};
 use time::OffsetDateTime;
@@ -102,11 +102,11 @@ fn checked_low(live: &ViewPosition, bounds: Option<(i64, i64)>) -> Result<i64, R
 /// Reads the first record of each partition of acks and deliveries: older acks and attempts are copied.
 async fn read_first_times(
     kafka: &KafkaConfig,
-    skips: Vec<Span>,
+    skips: Vec<OffsetRange>,
     starts: &mut [StartingPoint],
 ) -> Result<(), RebuildError> {
     let mut first: BTreeMap<TopicPartition, OffsetDateTime> = BTreeMap::new();
-    let mut spans = Vec::new();
+    let mut ranges = Vec::new();
     for topic in [&kafka.topics.acks, &kafka.topics.deliveries] {
         for (partition, _, high) in log_reader::bounds(kafka, topic).await? {
             let mut positions = starts.iter().map(|start| &start.position);
@@ -114,11 +114,11 @@ async fn read_first_times(
                 && start.next_offset < high
             {
                 let (from, to) = (start.next_offset, start.next_offset + 1);
-                spans.push(Span { topic: topic.as_str().into(), partition, from, to });
+                ranges.push(OffsetRange { topic: topic.as_str().into(), partition, from, to });
             }
         }
     }
-    let mut reader = log_reader::read(kafka, spans, &skips, OnTruncation::Fail)?;
+    let mut reader = log_reader::read(kafka, ranges, &skips, OnTruncation::Fail)?;
     while let Some(records) = reader.recv().await {
         for record in records? {
             first.insert((record.topic.clone(), record.partition), from_millis(record.timestamp_ms));

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kafka::KafkaConfig;
-use kafka::consumer::TopicPartition;
 use kafka::fence::{self, skip};
-use kafka::log_reader::{self, OnTruncation, Span};
+use kafka::log_reader::{self, OffsetRange, OnTruncation};
+use kafka::partition::TopicPartition;
 use runtime::health::Component;
 use sqlx::postgres::PgPool;
 
@@ -57,7 +57,7 @@ impl LogReplayer {
     /// Number of offsets between the positions and `targets`; the number of records is at most that.
     pub(super) async fn remaining(&mut self, targets: &TargetOffsets) -> Result<i64, RebuildError> {
         self.claim(targets).await?;
-        Ok(self.spans(targets).iter().map(|span| span.to - span.from).sum())
+        Ok(self.ranges(targets).iter().map(|range| range.to - range.from).sum())
     }
 
     /// Reads and writes up to `targets`; returns the number of offsets read.
@@ -67,29 +67,29 @@ impl LogReplayer {
         progress: &(impl Fn(ReplayProgress) + Sync),
     ) -> Result<u64, RebuildError> {
         self.claim(targets).await?;
-        let spans = self.spans(targets);
-        let total: u64 = spans.iter().map(|span| u64::try_from(span.to - span.from).unwrap_or(0)).sum();
+        let ranges = self.ranges(targets);
+        let total: u64 = ranges.iter().map(|range| u64::try_from(range.to - range.from).unwrap_or(0)).sum();
         let started = Instant::now();
         // Ranges that the live view skipped are skipped here too, even if they can be read by now.
         let skips = skip::skipped(&self.pool, CONSUMER).await?;
-        let mut reader = log_reader::read(&self.kafka, spans, &skips, OnTruncation::Fail)?;
+        let mut reader = log_reader::read(&self.kafka, ranges, &skips, OnTruncation::Fail)?;
         let deliveries = self.kafka.topics.deliveries.clone();
         while let Some(records) = reader.recv().await {
             self.collector.collect(records?, |topic| topic == deliveries);
             // Flush until there is room, so that collected records stay bounded, however large they are.
             while !self.collector.has_room(MAX_FLUSH_RECORDS, MAX_FLUSH_BYTES) {
                 self.flush_one().await?;
-                let remaining: i64 = self.spans(targets).iter().map(|span| span.to - span.from).sum();
+                let remaining: i64 = self.ranges(targets).iter().map(|range| range.to - range.from).sum();
                 let done = total.saturating_sub(u64::try_from(remaining).unwrap_or(0));
                 let seconds = started.elapsed().as_secs_f64().max(0.001);
                 progress(ReplayProgress { done, total, per_second: done as f64 / seconds });
             }
         }
         while self.flush_one().await? {}
-        if let Some(span) = self.spans(targets).first() {
+        if let Some(range) = self.ranges(targets).first() {
             return Err(RebuildError::Unsuitable(format!(
                 "{}[{}] could not be read up to offset {}; try again",
-                span.topic, span.partition, span.to
+                range.topic, range.partition, range.to
             )));
         }
         Ok(total)
@@ -124,11 +124,11 @@ impl LogReplayer {
         Ok(())
     }
 
-    fn spans(&self, targets: &TargetOffsets) -> Vec<Span> {
-        let span = |(key, owned): (&TopicPartition, &OwnedPartition)| {
+    fn ranges(&self, targets: &TargetOffsets) -> Vec<OffsetRange> {
+        let range = |(key, owned): (&TopicPartition, &OwnedPartition)| {
             let (from, to) = (owned.committed, *targets.get(key)?);
-            (from < to).then(|| Span { topic: key.0.clone(), partition: key.1, from, to })
+            (from < to).then(|| OffsetRange { topic: key.0.clone(), partition: key.1, from, to })
         };
-        self.collector.owned().filter_map(span).collect()
+        self.collector.owned().filter_map(range).collect()
     }
 }

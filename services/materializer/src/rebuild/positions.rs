@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kafka::consumer::TopicPartition;
+use kafka::partition::TopicPartition;
 use schemas::topics::TopicNames;
 use schemas::unix_time::to_millis;
 use sqlx::postgres::{PgConnection, PgPool};

@@ -155,7 +155,7 @@ fn list(positions: &[CheckedPosition]) -> Result<()> {
         let (position, bounds) = (&checked.position, checked.log.as_ref().map(|log| log.bounds));
         json!({
             "consumer": position.consumer, "topic": position.topic, "partition": position.partition,
-            "position": position.next_offset, "log_start": bounds.map(|bounds| bounds.begin),
+            "position": position.next_offset, "log_start": bounds.map(|bounds| bounds.start),
             "log_end": bounds.map(|bounds| bounds.end), "log_epoch": position.log_epoch, "state": checked.state(),
         })
     };

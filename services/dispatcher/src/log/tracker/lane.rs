@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kafka::consumer::Reached;
+use kafka::consumer::CommitProgress;
 use kafka::fence::{Advance, Claim};
 use tracing::error;
 
@@ -42,9 +42,9 @@ impl Lane {
         }
     }
 
-    pub(super) fn reached(&self) -> Reached {
+    pub(super) fn reached(&self) -> CommitProgress {
         let last_done_ms = self.ledger.frontier_time_ms().or(self.history.record_time_ms);
-        Reached { next_offset: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
+        CommitProgress { next_offset: self.committed, open_since_ms: self.ledger.open_since_ms(), last_done_ms }
     }
 
     /// Whether a row of an earlier assignment covers this delivery of this record.

@@ -248,11 +248,14 @@ fn lag_comes_from_the_oldest_open_record_and_the_history() {
         .tracker
         .assign(&claim(2, 5), PartitionHistory { scheduled: ScheduledDeliveries::default(), record_time_ms: Some(7) });
     let position = |harness: &Harness| harness.tracker.reached().next().unwrap();
-    assert_eq!(position(&harness), (0, Reached { next_offset: 5, open_since_ms: None, last_done_ms: Some(7) }));
+    assert_eq!(position(&harness), (0, CommitProgress { next_offset: 5, open_since_ms: None, last_done_ms: Some(7) }));
     harness.enter(5, &[], false, 0);
     harness.enter(6, &[0], false, 0);
     harness.commit();
-    assert_eq!(position(&harness), (0, Reached { next_offset: 6, open_since_ms: Some(60), last_done_ms: Some(50) }));
+    assert_eq!(
+        position(&harness),
+        (0, CommitProgress { next_offset: 6, open_since_ms: Some(60), last_done_ms: Some(50) })
+    );
 }
 
 #[test]

@@ -61,7 +61,10 @@ impl HealthCheck {
             return;
         }
         self.last = Instant::now();
-        if session.component().is_healthy() && session.trouble().is_none() && unhealthy_reason(dependencies).is_none() {
+        if session.component().is_healthy()
+            && session.stopped_reason().is_none()
+            && unhealthy_reason(dependencies).is_none()
+        {
             return;
         }
         // Tests the database, and notices when an unusable endpoint was deleted or disabled.

@@ -25,7 +25,7 @@ impl CheckedPosition {
         match (&self.log, self.mismatch()) {
             (None, _) => "unknown",
             (_, None) => "ok",
-            (_, Some(mismatch)) => mismatch.word(),
+            (_, Some(mismatch)) => mismatch.name(),
         }
     }
 }
@@ -97,7 +97,7 @@ pub fn plan<'a>(
         };
         let (moved, stays): (Vec<&CheckedPosition>, Vec<&CheckedPosition>) =
             all.iter().filter(here).copied().partition(|known| is_moved(known));
-        let to = if mode == RepairMode::KeepOffset { one.position.next_offset } else { log_now.bounds.begin };
+        let to = if mode == RepairMode::KeepOffset { one.position.next_offset } else { log_now.bounds.start };
         let log = if is_new_log { Log::Another } else { Log::Same };
         repairs.push(Repair { topic, partition, moved, stays, to, log, topic_id: log_now.topic_id });
     }
@@ -144,14 +144,15 @@ impl Repair<'_> {
 mod tests {
     use super::*;
     use crate::bounds::LogBounds;
-    use crate::log_state::{LogIdentity, mismatch};
+    use crate::log_identity::LogIdentity;
+    use crate::log_state::mismatch;
 
-    fn known(consumer: &str, partition: i32, next_offset: i64, (begin, end): (i64, i64)) -> CheckedPosition {
+    fn known(consumer: &str, partition: i32, next_offset: i64, (start, end): (i64, i64)) -> CheckedPosition {
         let (consumer, topic) = (consumer.to_owned(), "events".to_owned());
         let identity = LogIdentity::default();
         let position = StoredPosition { consumer, topic, partition, next_offset, log_epoch: 1, identity };
-        let bounds = LogBounds { begin, end };
-        let mismatch = mismatch(&position.log_position(), None, bounds);
+        let bounds = LogBounds { start, end };
+        let mismatch = mismatch(&position.in_partition(), None, bounds);
         CheckedPosition { position, log: Some(LogState { bounds, topic_id: Some(Uuid::from_u128(7)), mismatch }) }
     }
 

@@ -21,8 +21,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use kafka::consumer::TopicPartition;
 use kafka::fence::{self, Advance, CommitOutcome};
+use kafka::partition::TopicPartition;
 use kafka::producer::Producer;
 use runtime::health::Component;
 use runtime::postgres::{SqlEffect, effect};

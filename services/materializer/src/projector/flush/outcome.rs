@@ -1,6 +1,6 @@
 //! Outcomes of a flush, of one of its transactions, and of one attempt at a transaction.
 
-use kafka::consumer::TopicPartition;
+use kafka::partition::TopicPartition;
 
 use crate::projector::batch::OwnedPartition;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kafka::consumer::TopicPartition;
 use kafka::fence::Advance;
+use kafka::partition::TopicPartition;
 
 use crate::projector::batch::OwnedPartition;
 use crate::projector::decode::DecodedRecord;
