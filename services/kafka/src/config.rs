@@ -13,7 +13,7 @@ const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
 /// How to reach Kafka.
 #[derive(Args, Clone)]
 pub struct KafkaArgs {
-    /// Brokers to begin with, host:port, comma-separated [default: 127.0.0.1:9092]
+    /// Bootstrap brokers, host:port, comma-separated [default: 127.0.0.1:9092]
     // Without a default of clap's, so that a command can tell whether they were named.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
     pub kafka_brokers: Option<String>,
@@ -84,7 +84,7 @@ impl KafkaArgs {
                 _ => return invalid(option, "each property is NAME=VALUE"),
             }
         }
-        // Each alone, so that the one to blame can be named; its value stays unsaid, here and in what librdkafka would
+        // One at a time, so that the error can name the property. Its value is not shown, here or in what librdkafka would
         // print later.
         for (name, value) in &config.properties {
             if rdkafka::ClientConfig::new().set(name, value).create_native_config().is_err() {

@@ -32,7 +32,7 @@ pub struct Claim {
     pub epoch: i64,
     /// Grows when an operator accepts that the topic was recreated.
     pub log_epoch: i32,
-    /// Where reading begins.
+    /// First offset to read.
     pub next_offset: i64,
 }
 
@@ -45,28 +45,28 @@ pub struct Advance {
     pub partition: i32,
     /// Epoch of the claim that this is done under.
     pub epoch: i64,
-    /// Where the position must stand now.
+    /// The offset that must be stored now.
     pub expected: i64,
-    /// Where it stands afterwards.
+    /// The offset that is stored by this.
     pub next: i64,
-    /// Append time of the last record that is passed, milliseconds since the Unix epoch, from which lag is measured;
+    /// Append time of the last record before `next`, milliseconds since the Unix epoch, from which lag is measured;
     /// `None`: there is no record among them.
     pub record_time_ms: Option<i64>,
 }
 
-/// How a position stands when its move is in doubt.
+/// What became of a commit that failed or whose outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// It was moved: what went with it was committed.
+    /// The position was moved, so everything in that transaction was committed.
     Committed,
-    /// It was not moved: do it again.
+    /// The position was not moved: repeat the transaction.
     Retry,
-    /// Somebody else claimed it: stop.
+    /// Another instance has claimed the partition: stop writing it.
     Fenced,
 }
 
 /// Waits until the positions can be read, telling `trouble` why not; `false` when `shutdown` came first. To be called
-/// before joining a group: a member that cannot claim holds its partitions back from those who could.
+/// before joining a group: a member that cannot claim would keep its partitions from other instances that can.
 pub async fn wait_until_reachable(
     pool: &PgPool,
     shutdown: &CancellationToken,
@@ -85,8 +85,8 @@ pub async fn wait_until_reachable(
     }
 }
 
-/// Claims partitions of one topic for `consumer`: (partition, where to begin when it was never read). Waits for an open
-/// transaction of the claim before, so that what is read back is final. `topic_id` is stored where none is: a position
+/// Claims partitions of one topic for `consumer`: (partition, start offset if it was never read). Waits for an open
+/// transaction of the previous claim, so that the returned positions are final. `topic_id` is stored where none is: a position
 /// belongs to the log that it was first claimed in, until an operator says otherwise ([`repair`]).
 ///
 /// # Errors
@@ -101,13 +101,13 @@ pub async fn claim(
     // Sorted, so that two instances that claim at once cannot deadlock.
     let mut sorted = partitions.to_vec();
     sorted.sort_unstable();
-    let (ids, begins): (Vec<i32>, Vec<i64>) = sorted.into_iter().unzip();
+    let (ids, starts): (Vec<i32>, Vec<i64>) = sorted.into_iter().unzip();
     let rows: Vec<(i32, i64, i32, i64)> = sqlx::query_as(
         "INSERT INTO consumer_positions AS p (consumer, topic, partition, next_offset, topic_id, log_epoch)
-         SELECT $1, $2, t.partition, t.begin_offset, $5,
+         SELECT $1, $2, t.partition, t.start_offset, $5,
                 COALESCE((SELECT max(o.log_epoch) FROM consumer_positions o
                           WHERE o.topic = $2 AND o.partition = t.partition), 1)
-         FROM UNNEST($3::integer[], $4::bigint[]) AS t (partition, begin_offset) ORDER BY t.partition
+         FROM UNNEST($3::integer[], $4::bigint[]) AS t (partition, start_offset) ORDER BY t.partition
          ON CONFLICT (consumer, topic, partition) DO UPDATE
             SET epoch = p.epoch + 1, topic_id = COALESCE(p.topic_id, EXCLUDED.topic_id), updated_at = now()
          RETURNING partition, epoch, log_epoch, next_offset",
@@ -115,7 +115,7 @@ pub async fn claim(
     .bind(consumer)
     .bind(topic.as_ref())
     .bind(ids)
-    .bind(begins)
+    .bind(starts)
     .bind(topic_id)
     .fetch_all(pool)
     .await?;
@@ -169,7 +169,7 @@ pub async fn log_identities(
     Ok(rows.into_iter().map(identity).collect())
 }
 
-/// Stores the id of a topic for the positions of `consumer` that were claimed while it was not known.
+/// Stores the id of a topic for the positions of `consumer` that were claimed without it.
 pub async fn store_topic_id(pool: &PgPool, consumer: &str, topic: &str, topic_id: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE consumer_positions SET topic_id = $3 WHERE consumer = $1 AND topic = $2 AND topic_id IS NULL")
         .bind(consumer)
@@ -208,7 +208,7 @@ pub async fn store_leader_epochs(
     Ok(())
 }
 
-/// Where every position of `consumer` stands: (topic, partition, epoch, next offset).
+/// Every position of `consumer`: (topic, partition, epoch, next offset).
 pub async fn current_positions(pool: &PgPool, consumer: &str) -> Result<Vec<(String, i32, i64, i64)>, sqlx::Error> {
     let query =
         sqlx::query_as("SELECT topic, partition, epoch, next_offset FROM consumer_positions WHERE consumer = $1");
@@ -247,7 +247,7 @@ pub async fn advance(
         .collect())
 }
 
-/// How each position stands, after an [`advance`] that did not match or a commit whose outcome is unknown; in the order
+/// The outcome of each move, after an [`advance`] that did not match or a commit whose outcome is unknown, in the order
 /// of `moves`.
 pub async fn commit_outcomes(
     pool: &PgPool,

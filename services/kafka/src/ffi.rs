@@ -16,13 +16,13 @@ use uuid::Uuid;
 
 const NO_ERROR: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
 
-/// The headers in their order; a header without a value has an empty one. In a name, U+FFFD stands for what is not
+/// The headers in their order; a header without a value has an empty one. In a name, U+FFFD replaces what is not
 /// UTF-8.
 #[allow(unsafe_code)]
 pub(super) fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, Vec<u8>)> {
     let mut headers = ptr::null_mut();
-    // SAFETY: the message is borrowed, so librdkafka keeps it and what hangs on it for as long as this function runs.
-    // It writes the second argument, which stays its own.
+    // SAFETY: the message is borrowed, so librdkafka keeps it and its parts while this function runs.
+    // It writes the second argument, which it owns.
     if unsafe { native::rd_kafka_message_headers(message.ptr(), &mut headers) } != NO_ERROR {
         return Vec::new();
     }
@@ -100,7 +100,7 @@ pub(super) struct Met {
     pub(super) error: Option<(RDKafkaErrorCode, String)>,
 }
 
-/// Polls once. rdkafka's own `poll` does not tell which partition an error is about. `None`: nothing came, or an error
+/// Polls once. rdkafka's own `poll` does not report the partition of an error. `None`: nothing came, or an error
 /// that is about no partition.
 #[allow(unsafe_code)]
 pub(super) fn poll<C: ConsumerContext>(client: &BaseConsumer<C>, timeout: Duration) -> Option<Met> {

@@ -1,7 +1,7 @@
 //! Kafka: the configuration every client is made from, the producer, the fenced consumer, and the topics of the
 //! manifest.
 //!
-//! What a record means lives in `schemas`; what is done with it lives in the slices.
+//! The meaning of records is in `schemas`; the crates of the roles process them.
 
 #![deny(missing_docs)]
 
@@ -35,7 +35,7 @@ use schemas::topics::TopicNames;
 pub struct KafkaConfig {
     /// `host:port[,host:port…]`.
     pub brokers: String,
-    /// Any librdkafka property, passed through to every client after our own.
+    /// librdkafka properties that override those of this crate, for every client.
     pub properties: Vec<(String, String)>,
     /// Topic and group names of this deployment.
     pub topics: TopicNames,
@@ -54,7 +54,7 @@ impl KafkaConfig {
         }
     }
 
-    /// What every client begins with. `role` tells clients apart in the broker's log.
+    /// The configuration that every client starts with. `role` tells clients apart in the broker's log.
     pub fn client(&self, role: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers).set("client.id", format!("triggers-{role}"));
@@ -73,7 +73,7 @@ impl KafkaConfig {
         config
     }
 
-    /// Lays the passed-through properties over `config`: they have the last word.
+    /// Sets the operator's properties in `config`. They override earlier ones.
     pub(crate) fn overlay(&self, config: &mut ClientConfig) {
         for (name, value) in &self.properties {
             config.set(name, value);
@@ -103,24 +103,24 @@ pub struct Record {
     pub partition: i32,
     /// Offset.
     pub offset: i64,
-    /// Append time, milliseconds since the Unix epoch. Of what is no record: when it was found, by the clock of this
-    /// process.
+    /// Append time, milliseconds since the Unix epoch. Of a marker: when it was found, by the clock of
+    /// this process.
     pub timestamp_ms: i64,
     /// Key, if there is one.
     pub key: Option<Vec<u8>>,
     /// Value; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Headers in their order; a header without a value has an empty one. In a name, U+FFFD stands for what is not
-    /// UTF-8.
+    /// Headers in their order; a header without a value has an empty one. In a name, invalid UTF-8 is
+    /// replaced by U+FFFD.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// No record of anybody's, but the last of those places that are passed without one: the end of a transaction, or
-    /// what was aborted. It says that the position may move behind it.
+    /// Not a record: the last offset of a range that holds none (the end of a transaction, or aborted records). The
+    /// position may move past it.
     pub is_marker: bool,
 }
 
 impl Record {
-    /// The time that the log has for it, milliseconds since the Unix epoch; `None` for what is no record. What is
-    /// compared with times of the log is this one: the clock of this process may be another.
+    /// Its append time, milliseconds since the Unix epoch; `None` for a marker. Times of the log are compared with this
+    /// one only, because the clock of this process may differ.
     pub fn log_time_ms(&self) -> Option<i64> {
         (!self.is_marker).then_some(self.timestamp_ms)
     }
@@ -144,7 +144,7 @@ impl Record {
         self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers
     }
 
-    /// Copies what librdkafka read; `topic` is its topic's name, shared by all of its records.
+    /// Copies a message of librdkafka. `topic` is the name of its topic, shared by all its records.
     pub fn copy_of(message: &rdkafka::message::BorrowedMessage<'_>, topic: &Arc<str>) -> Self {
         Self {
             topic: topic.clone(),

@@ -40,18 +40,18 @@ fn ask(
         asked.entry((&position.consumer, &position.topic)).or_default().push(position.in_partition());
     }
     let topics: BTreeSet<&str> = asked.keys().map(|(_, topic)| *topic).collect();
-    // What an operator decides depends on the ids: without them nothing is known.
+    // The operator's decision depends on the ids, so nothing is reported without them.
     let ids = log_state::topic_ids(&client, &topics.into_iter().collect::<Vec<_>>(), timeout)?;
     let mut answers: BTreeMap<(&str, &str), PerPartition<LogState>> = BTreeMap::new();
-    for ((consumer, topic), places) in asked {
-        let state = log_state::query(&client, kafka, topic, ids.get(topic).copied(), &places, timeout);
+    for ((consumer, topic), positions) in asked {
+        let state = log_state::query(&client, kafka, topic, ids.get(topic).copied(), &positions, timeout);
         answers.insert((consumer, topic), state);
     }
     let unknown = || Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
-    let mut looked = Vec::with_capacity(positions.len());
+    let mut checked = Vec::with_capacity(positions.len());
     for position in positions {
         let of_topic = answers.get_mut(&(position.consumer.as_str(), position.topic.as_str()));
-        looked.push(of_topic.and_then(|of_topic| of_topic.remove(&position.partition)).unwrap_or_else(unknown));
+        checked.push(of_topic.and_then(|of_topic| of_topic.remove(&position.partition)).unwrap_or_else(unknown));
     }
-    Ok(looked)
+    Ok(checked)
 }

@@ -16,16 +16,16 @@ use tracing::{error, info, warn};
 
 use super::{KafkaConfig, partition};
 
-/// Knobs of the producer.
+/// Settings of the producer.
 #[derive(Debug, Clone)]
 pub struct ProducerSettings {
-    /// How long a batch waits for company, milliseconds.
+    /// How long a batch waits for further records, milliseconds.
     pub linger_ms: u32,
     /// From `publish` to the delivery report or [`PublishError::Unknown`].
     pub delivery_timeout: Duration,
     /// Records in flight in all; above it `publish` answers [`PublishError::Busy`].
     pub max_in_flight: usize,
-    /// Records in flight per partition, so that a partition without a leader cannot take all places.
+    /// Records in flight per partition, so that a leaderless partition cannot use up the bound in all.
     pub max_in_flight_per_partition: usize,
 }
 
@@ -120,7 +120,7 @@ impl Producer {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The same, never closed: for a producer that lives as long as its process. Closing one waits for librdkafka's
+    /// The same producer, never closed: for one that lives as long as its process. Closing one waits for librdkafka's
     /// threads, which wait by the clock on the wall: a process that has stopped in order would hang for as long as that
     /// clock was set back.
     #[must_use]
@@ -155,7 +155,7 @@ impl Producer {
     }
 
     /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added
-    /// partitions (each topic that is written much belongs here, or its leaderless partition may take all places), and
+    /// partitions (each topic that is written much belongs here, or its leaderless partition may use up the bound in all), and
     /// reports after each round whether they answer.
     pub async fn keep_in_touch(
         &self,
@@ -190,7 +190,7 @@ impl Producer {
     /// # Errors
     /// See [`PublishError`]; each kind says whether the record may have been stored.
     pub async fn publish(&self, record: ProducerRecord<'_>) -> Result<Appended, PublishError> {
-        let _places = self.take_places(&record)?;
+        let _permits = self.acquire_permits(&record)?;
         let (producer, report) = self.enqueue(&record)?;
         // librdkafka looks for timed-out records once a second only; the budget is kept here.
         match tokio::time::timeout(self.shared.settings.delivery_timeout, report).await {
@@ -220,27 +220,27 @@ impl Producer {
         self.shared.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes a place in all and, where the partition is known, one of the partition; given back when dropped.
-    fn take_places(
+    /// Takes a permit, and one of the partition if that is known. They are returned when dropped.
+    fn acquire_permits(
         &self,
         record: &ProducerRecord<'_>,
     ) -> Result<(SemaphorePermit<'_>, Option<OwnedSemaphorePermit>), PublishError> {
-        let place = self.shared.in_flight.try_acquire().map_err(|_| PublishError::Busy)?;
+        let permit = self.shared.in_flight.try_acquire().map_err(|_| PublishError::Busy)?;
         let semaphore = record.key.and_then(|key| {
             let topics = self.shared.partitions.read().unwrap_or_else(PoisonError::into_inner);
             let bounds = &topics.get(record.topic)?.partitions;
             let index = partition::of_key(key, i32::try_from(bounds.len()).ok()?);
             bounds.get(usize::try_from(index).ok()?).cloned()
         });
-        let partition_place = match semaphore {
+        let partition_permit = match semaphore {
             Some(semaphore) => Some(semaphore.try_acquire_owned().map_err(|_| PublishError::Busy)?),
             None => None,
         };
-        Ok((place, partition_place))
+        Ok((permit, partition_permit))
     }
 
-    /// Hands the record to the producer. What fails here was never queued, so it is not on the log; where the producer
-    /// has failed for good, the record may therefore go to its successor.
+    /// Hands the record to the producer. A record that fails here was never queued, so it is not on the log. If the
+    /// producer has failed for good, the new producer may take the record.
     fn enqueue(&self, record: &ProducerRecord<'_>) -> Result<(Arc<FutureProducer>, DeliveryFuture), PublishError> {
         let not_queued = |error: KafkaError| match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => PublishError::Busy,
@@ -284,20 +284,20 @@ impl Producer {
         }
     }
 
-    /// Puts a new producer in the place of one that failed for good; who comes second finds it done.
+    /// Replaces a producer that failed for good. A second caller finds it replaced.
     fn replace(&self, failed: &Arc<FutureProducer>) {
         let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&current, failed) {
             return;
         }
         let reason = failed.client().fatal_error().map(|(code, text)| format!("{code}: {text}"));
-        error!(reason, "The producer failed for good; a new one takes its place.");
+        error!(reason, "Kafka producer failed for good; creating a new one.");
         match create(&self.shared.config, &self.shared.settings) {
             Ok(producer) => {
                 *current = Arc::new(producer);
-                info!("The new producer is in place.");
+                info!("Kafka producer was replaced.");
             }
-            Err(error) => error!(%error, "The new producer could not be made; the next failure tries again."),
+            Err(error) => error!(%error, "Kafka producer could not be created; trying again at the next failure."),
         }
     }
 }
@@ -310,7 +310,7 @@ fn create(config: &KafkaConfig, settings: &ProducerSettings) -> Result<FuturePro
         .set("partitioner", "murmur2_random")
         .set("linger.ms", settings.linger_ms.to_string())
         .set("message.timeout.ms", settings.delivery_timeout.as_millis().to_string())
-        // Twice our own bound, which is the one that answers: librdkafka counts a record until a moment after its
+        // Twice `max_in_flight`, so that this bound is never the one that refuses: librdkafka counts a record until a moment after its
         // report was delivered, and one that timed out for up to a second longer.
         .set("queue.buffering.max.messages", settings.max_in_flight.saturating_mul(2).to_string())
         // The largest event is 256 KiB of payload; an ack or an attempt is far smaller.

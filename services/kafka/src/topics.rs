@@ -1,4 +1,4 @@
-//! The manifest of topics held against a cluster: what differs, and how to repair it. Never shrinks anything, never deletes.
+//! Compares the topics of a cluster with the manifest, and repairs what differs. Deletes nothing, and lowers no setting.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use schemas::topics::TopicSpec;
 
 use super::KafkaConfig;
 
-/// How topics are replicated; a topic with fewer replicas is a difference that nobody can repair in place.
+/// How topics are replicated; a topic with fewer replicas is a difference that only Kafka's own tools can repair.
 #[derive(Debug, Clone, Copy)]
 pub struct Replication {
     /// Copies of each partition: 3 in production, 1 on one broker.
@@ -177,10 +177,10 @@ pub async fn plan(
     Ok(differences)
 }
 
-/// Repairs what can be repaired. Topics made meanwhile by another instance are taken as they are.
+/// Repairs what can be repaired. Topics that another instance created meanwhile are accepted as they are.
 ///
 /// # Errors
-/// At the first refusal; what was repaired before stays.
+/// The first refusal of the cluster. Earlier repairs are kept.
 pub async fn apply(
     config: &KafkaConfig,
     differences: &[Difference],
@@ -218,7 +218,7 @@ pub async fn apply(
 }
 
 /// Waits until the brokers show topics that were just made: the controller answers before they have heard of it, and
-/// who asks next would learn that there are none. Bounded; that they exist is certain already.
+/// the next query would report that there are none. Bounded, as it is certain that they exist.
 async fn until_shown(config: &KafkaConfig, made: &[&TopicSpec]) -> Result<(), TopicsError> {
     let made: Vec<TopicSpec> = made.iter().copied().cloned().collect();
     let until = Instant::now() + TIMEOUT;

@@ -1,4 +1,4 @@
-//! The positions of one consumer, read for everybody in this process who waits until the consumer has passed a record.
+//! The positions of one consumer, polled while a request in this process waits until the consumer has applied a record.
 //! One reader for all; nobody waits, nobody reads.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ const FRESH: Duration = Duration::from_secs(1);
 pub struct Position {
     /// Which log of the topic.
     pub log_epoch: i32,
-    /// The first offset that it has not passed.
+    /// The first offset that it has not applied.
     pub next_offset: i64,
 }
 
@@ -100,7 +100,7 @@ impl PositionsPoller {
         matches!(tokio::time::timeout_at(start + deadline, positions.wait_for(is_reached)).await, Ok(Ok(_)))
     }
 
-    /// Waits until the consumer has passed `next_offset - 1` of this log. A position in another log says nothing about
+    /// Waits until the consumer has applied `next_offset - 1` of this log. A position in another log says nothing about
     /// it.
     pub async fn reached_in(
         &self,
@@ -156,7 +156,7 @@ async fn read(shared: &Shared) -> Result<Positions, sqlx::Error> {
     let mut connection = shared.pool.acquire().await?;
     let rows = query.bind(&shared.consumer).fetch_all(&mut *connection);
     let Ok(rows) = tokio::time::timeout(READ_TIMEOUT, rows).await else {
-        // Not back into the pool, where it would hold a place until the server answers after all.
+        // Not back into the pool, where it would be used up until the server answers.
         drop(connection.detach());
         return Err(sqlx::Error::PoolTimedOut);
     };

@@ -1,6 +1,6 @@
 //! Repair of positions that lie outside of their log: by an operator's command only, because it gives records up.
 //!
-//! A log epoch belongs to a partition of a topic, not to one consumer: what one consumer wrote about a log position (a
+//! A log epoch belongs to a partition of a topic, not to one consumer: what one consumer stored about a log position (a
 //! row of the schedule, a duplicate decision) is compared with another one's position. So another log starts another
 //! epoch for all consumers of that partition, in one transaction. The same log, however much of it was deleted, keeps
 //! its epoch: its offsets mean what they meant, and what was decided about them (refused, a duplicate) still holds.
@@ -65,9 +65,9 @@ pub async fn positions(pool: &PgPool) -> Result<Vec<StoredPosition>, sqlx::Error
 /// Whose offsets the log has that is read from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Log {
-    /// The ones that were known.
+    /// Those of the stored positions.
     Same,
-    /// Its own: a place in it is no place in the one before.
+    /// Its own: an offset in it has nothing to do with the same offset in the log before.
     Another,
 }
 

@@ -16,8 +16,8 @@ pub enum Refusal {
     /// No consumer has a position there.
     #[error("there is no such position; see: triggers positions list")]
     Missing,
-    /// Without bounds nothing is known.
-    #[error("{0}: the brokers did not report where its log begins and ends")]
+    /// Without the bounds of the log nothing can be checked.
+    #[error("{0}: the brokers did not report where its log starts and ends")]
     Unknown(String),
     /// The log itself is in question.
     #[error("{0} lies outside of its log; repair it first: triggers positions repair")]
@@ -83,7 +83,7 @@ pub fn line(position: &StoredPosition, to: i64) -> String {
 pub async fn skip(pool: &PgPool, positions: &[&StoredPosition], to: i64) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     for position in positions {
-        // Time and leader epoch of what is skipped are not known. The stored leader epoch may be lower than that of the
+        // Time and leader epoch of skipped records are unknown. The stored leader epoch may be lower than that of the
         // record before the new position, and the log would look as if it had lost that record.
         let moved = sqlx::query(
             "UPDATE consumer_positions

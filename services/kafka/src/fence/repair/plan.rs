@@ -15,7 +15,7 @@ pub struct CheckedPosition {
 }
 
 impl CheckedPosition {
-    /// Why the position cannot be read on, if so and that is known.
+    /// Why the consumer cannot continue at the position; `None`: it can, or that is unknown.
     pub fn mismatch(&self) -> Option<&LogMismatch> {
         self.log.as_ref()?.mismatch.as_ref()
     }
@@ -30,12 +30,13 @@ impl CheckedPosition {
     }
 }
 
-/// What the operator knows of the log.
+/// How a position is repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairMode {
-    /// Nothing beyond what can be seen.
+    /// The consumer continues at the start of the log.
     ReadAgain,
-    /// Offsets mean what they meant, whatever is found: the log as it is now is accepted.
+    /// The operator knows that the offsets still mean the same records: the consumer continues at its position, and the
+    /// topic id is accepted as it is now.
     KeepOffset,
 }
 
@@ -48,9 +49,9 @@ pub struct Repair<'a> {
     pub partition: i32,
     /// Positions that are set.
     pub moved: Vec<&'a CheckedPosition>,
-    /// Positions of other consumers, which stay.
+    /// Positions of other consumers, which are not changed.
     pub stays: Vec<&'a CheckedPosition>,
-    /// Where they are set to.
+    /// The offset that they are set to.
     pub to: i64,
     /// Whether the log is another one.
     pub log: Log,
@@ -62,17 +63,17 @@ pub struct Repair<'a> {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// Without bounds nothing can be set.
-    #[error("{0}: the brokers did not tell where its log begins and ends")]
+    #[error("{0}: the brokers did not report where its log starts and ends")]
     Unknown(String),
     /// There is nothing to repair.
-    #[error("{0} lies inside of its log")]
+    #[error("{0} is inside of its log")]
     Inside(String),
-    /// It cannot go on there.
-    #[error("{0} lies outside of its log and cannot be kept")]
+    /// The log does not have that offset.
+    #[error("{0} is outside of its log and cannot be kept")]
     CannotKeep(String),
 }
 
-/// What is to be done for the `wanted` positions: nothing for those that are inside, unless the operator knows better.
+/// The repairs of the `wanted` positions. Those inside of their log need none, except to keep their offset.
 pub fn plan<'a>(
     known: &'a [CheckedPosition],
     wanted: impl Fn(&StoredPosition) -> bool,
@@ -89,7 +90,7 @@ pub fn plan<'a>(
         let here =
             |known: &&&CheckedPosition| (known.position.topic.as_str(), known.position.partition) == (topic, partition);
         let all: Vec<&CheckedPosition> = known.iter().collect();
-        // Another log is another one for everybody who reads it.
+        // If the log is another one, it is so for every consumer.
         let is_another = |known: &&CheckedPosition| known.mismatch().is_some_and(LogMismatch::is_another_log);
         let is_new_log = mode == RepairMode::ReadAgain && all.iter().filter(here).any(is_another);
         let is_moved = |known: &CheckedPosition| {
@@ -104,7 +105,7 @@ pub fn plan<'a>(
     repairs
 }
 
-/// Whether a position that was named can be repaired at all.
+/// Checks whether the position can be repaired.
 pub fn check(named: &CheckedPosition, mode: RepairMode) -> Result<(), Refusal> {
     let StoredPosition { consumer, topic, partition, .. } = &named.position;
     let name = format!("{consumer} at {topic}[{partition}]");
@@ -117,13 +118,14 @@ pub fn check(named: &CheckedPosition, mode: RepairMode) -> Result<(), Refusal> {
 }
 
 impl Repair<'_> {
-    /// What it does and what it gives up, for people.
+    /// What the repair does and which records are given up, one line per position.
     pub fn lines(&self) -> Vec<String> {
         let line = |known: &&CheckedPosition| {
             let (consumer, from) = (&known.position.consumer, known.position.next_offset);
             let skipped = if self.log == Log::Another {
                 format!(
-                    "the log is another one, and all of it is read: events that it holds already stay one row each, their webhooks are sent again; what the old one held from {from} on and this consumer had not read is given up"
+                    "the log is another one, and all of it is read: events that the view has stay one row each, and webhooks \
+                     are sent again; records of the old log from {from} on, which this consumer had not read, are given up"
                 )
             } else if self.to > from {
                 format!("{} records were deleted before this consumer read them and are given up", self.to - from)
