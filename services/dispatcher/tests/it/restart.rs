@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use devstack::testing::eventually;
 use serde_json::json;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{PATIENCE, System, config};
 
 #[tokio::test]
 async fn after_a_crash_nothing_is_lost_and_what_was_scheduled_stays() {
     let mut system = System::start().await;
-    let hanging = Receiver::start(Manner::Hang).await;
-    let failing = Receiver::start(Manner::Status(500)).await;
-    let fine = Receiver::start(Manner::Status(200)).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
+    let failing = Receiver::start(ReceiverBehavior::Status(500)).await;
+    let fine = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&hanging, json!({"timeout_seconds": 12, "max_in_flight": 4})).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     system.endpoint(&fine, json!({})).await;
@@ -35,8 +35,8 @@ async fn after_a_crash_nothing_is_lost_and_what_was_scheduled_stays() {
     let counts = failing.counts();
     assert!(before.iter().all(|id| counts[id] == 1));
     // Leases of the crashed instance end by themselves; here the clock is helped along.
-    hanging.change(Manner::Status(200));
-    failing.change(Manner::Status(200));
+    hanging.change(ReceiverBehavior::Status(200));
+    failing.change(ReceiverBehavior::Status(200));
     system.make_all_due().await;
     hanging.wait_for_ids(&all).await;
     eventually(PATIENCE, "every retry is made", || async {
@@ -50,7 +50,7 @@ async fn after_a_crash_nothing_is_lost_and_what_was_scheduled_stays() {
 #[tokio::test]
 async fn a_shutdown_waits_for_attempts_under_way_and_nothing_is_sent_twice() {
     let mut system = System::start().await;
-    let slow = Receiver::start(Manner::Slow(Duration::from_millis(400))).await;
+    let slow = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(400))).await;
     system.endpoint(&slow, json!({"max_in_flight": 5})).await;
     let mut ids = system.publish_many(40).await;
     slow.wait_for(3).await;
@@ -68,7 +68,7 @@ async fn a_shutdown_leaves_what_hangs_under_a_lease_and_what_waits_in_the_schedu
     hasty.spill_after = Duration::from_secs(60);
     hasty.drain = Duration::from_millis(100);
     let mut system = System::start_with(hasty).await;
-    let hanging = Receiver::start(Manner::Hang).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
     system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 1})).await;
     let ids = system.publish_many(3).await;
     hanging.wait_for(1).await;
@@ -77,7 +77,7 @@ async fn a_shutdown_leaves_what_hangs_under_a_lease_and_what_waits_in_the_schedu
     // Passed, so that another instance begins none of them; what was read is in the schedule.
     let rows = system.schedule().await;
     assert_eq!(rows.iter().filter(|(.., leased)| *leased).count(), 1);
-    hanging.change(Manner::Status(200));
+    hanging.change(ReceiverBehavior::Status(200));
     system.start_dispatcher(config());
     system.wait_until_passed(&last).await;
     system.wait_for_schedule("only the lease is left", |rows| matches!(rows, [(_, 0, true)])).await;
@@ -92,7 +92,7 @@ async fn a_shutdown_leaves_what_hangs_under_a_lease_and_what_waits_in_the_schedu
 #[tokio::test]
 async fn a_second_instance_takes_partitions_over_and_gives_them_back_without_a_loss() {
     let mut system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let mut ids = system.publish_many(20).await;
     receiver.wait_for_ids(&ids).await;
@@ -120,9 +120,9 @@ async fn what_was_scheduled_or_finished_ahead_of_the_position_is_not_begun_again
     // The position is held by one attempt under way; nothing grows old.
     patient.spill_after = Duration::from_secs(60);
     let mut system = System::start_with(patient).await;
-    let hanging = Receiver::start(Manner::Hang).await;
-    let failing = Receiver::start(Manner::Status(500)).await;
-    let recovering = Receiver::start(Manner::Turns(vec![500, 200])).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
+    let failing = Receiver::start(ReceiverBehavior::Status(500)).await;
+    let recovering = Receiver::start(ReceiverBehavior::Turns(vec![500, 200])).await;
     system.endpoint(&hanging, json!({"event_types": ["hang"], "timeout_seconds": 30})).await;
     system.endpoint(&failing, json!({"event_types": ["fail"], "retry_schedule": [3600]})).await;
     system.endpoint(&recovering, json!({"event_types": ["recover"], "retry_schedule": [1]})).await;
@@ -144,7 +144,7 @@ async fn what_was_scheduled_or_finished_ahead_of_the_position_is_not_begun_again
             .unwrap();
     assert_eq!(position.0, held.offset);
     system.crash().await;
-    hanging.change(Manner::Status(200));
+    hanging.change(ReceiverBehavior::Status(200));
     system.start_dispatcher(config());
     system.wait_until_passed(&last).await;
     system.wait_for_schedule("the finished one is swept", |rows| rows == [("pending".to_owned(), 1, false)]).await;
@@ -154,7 +154,7 @@ async fn what_was_scheduled_or_finished_ahead_of_the_position_is_not_begun_again
 #[tokio::test]
 async fn an_instance_that_was_overtaken_commits_nothing_until_it_has_claimed_again() {
     let system = System::start().await;
-    let failing = Receiver::start(Manner::Status(500)).await;
+    let failing = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     let first = system.publish(&system.event("a")).await;
     system.wait_until_passed(&first).await;
@@ -170,7 +170,7 @@ async fn an_instance_that_was_overtaken_commits_nothing_until_it_has_claimed_aga
 #[tokio::test]
 async fn a_position_outside_of_the_log_turns_readiness_red_and_nothing_is_skipped() {
     let mut system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let appended = system.publish(&system.event("a")).await;
     system.wait_until_passed(&appended).await;
@@ -188,7 +188,8 @@ async fn a_position_outside_of_the_log_turns_readiness_red_and_nothing_is_skippe
 #[tokio::test]
 async fn a_database_that_breaks_connections_costs_time_and_no_event() {
     let system = System::start().await;
-    let (receiver, failing) = (Receiver::start(Manner::Status(200)).await, Receiver::start(Manner::Status(500)).await);
+    let (receiver, failing) =
+        (Receiver::start(ReceiverBehavior::Status(200)).await, Receiver::start(ReceiverBehavior::Status(500)).await);
     system.endpoint(&receiver, json!({})).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     let mut ids = system.publish_many(10).await;
@@ -215,7 +216,7 @@ async fn a_dispatcher_that_is_switched_off_sends_nothing_and_loses_nothing() {
     let mut off = config();
     off.delivers = false;
     let mut system = System::start_with(off).await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let ids = system.publish_many(5).await;
     let (positions,): (i64,) =

@@ -6,14 +6,14 @@ use devstack::testing::eventually;
 use reqwest::{Method, StatusCode};
 use schemas::records::DeliveryOutcome;
 use serde_json::json;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, PATIENCE, System};
 
 #[tokio::test]
 async fn a_failing_endpoint_is_tried_again_by_its_schedule_and_succeeds() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Turns(vec![500, 200])).await;
+    let receiver = Receiver::start(ReceiverBehavior::Turns(vec![500, 200])).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -42,7 +42,7 @@ async fn a_failing_endpoint_is_tried_again_by_its_schedule_and_succeeds() {
 #[tokio::test]
 async fn a_delivery_without_attempts_left_has_failed() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(503)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(503)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -58,7 +58,7 @@ async fn a_delivery_without_attempts_left_has_failed() {
 #[tokio::test]
 async fn an_acknowledged_event_is_not_tried_again() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(500)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
     let event = system.event("a");
     let appended = system.publish(&event).await;
@@ -74,7 +74,7 @@ async fn an_acknowledged_event_is_not_tried_again() {
 #[tokio::test]
 async fn a_deleted_endpoints_pending_deliveries_are_cancelled_at_once() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(500)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
     let endpoint = system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -92,7 +92,7 @@ async fn a_deleted_endpoints_pending_deliveries_are_cancelled_at_once() {
 #[tokio::test]
 async fn a_disabled_endpoints_rows_are_held_until_it_is_enabled() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Turns(vec![500, 200])).await;
+    let receiver = Receiver::start(ReceiverBehavior::Turns(vec![500, 200])).await;
     let endpoint = system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -109,7 +109,7 @@ async fn a_disabled_endpoints_rows_are_held_until_it_is_enabled() {
 #[tokio::test]
 async fn an_endpoint_that_answers_410_is_disabled() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(410)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(410)).await;
     let endpoint = system.endpoint(&receiver, json!({})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -129,8 +129,8 @@ async fn an_endpoint_that_answers_410_is_disabled() {
 #[tokio::test]
 async fn a_redirect_is_a_failure_and_is_not_followed() {
     let system = System::start().await;
-    let elsewhere = Receiver::start(Manner::Status(200)).await;
-    let receiver = Receiver::start(Manner::Header(307, "location", elsewhere.url())).await;
+    let elsewhere = Receiver::start(ReceiverBehavior::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Header(307, "location", elsewhere.url())).await;
     system.endpoint(&receiver, json!({"retry_schedule": []})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -142,7 +142,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
 #[tokio::test]
 async fn retry_after_lengthens_the_delay() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Header(429, "retry-after", "600".to_owned())).await;
+    let receiver = Receiver::start(ReceiverBehavior::Header(429, "retry-after", "600".to_owned())).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -161,14 +161,14 @@ async fn retry_after_lengthens_the_delay() {
 #[tokio::test]
 async fn an_endpoint_that_hangs_holds_no_retries_of_others_back() {
     let system = System::start().await;
-    let hanging = Receiver::start(Manner::Hang).await;
-    let failing = Receiver::start(Manner::Status(500)).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
+    let failing = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 1, "retry_schedule": []})).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     let ids = system.publish_many(100).await;
     failing.wait_for_ids(&ids).await;
     system.wait_for_schedule("everything is scheduled", |rows| rows.len() == 200).await;
-    failing.change(Manner::Status(200));
+    failing.change(ReceiverBehavior::Status(200));
     sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE attempts = 1").execute(&system.pool).await.unwrap();
     // A hundred rows of the hanging endpoint were due before all of these.
     failing.wait_for(200).await;

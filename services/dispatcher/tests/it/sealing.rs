@@ -7,8 +7,8 @@ use runtime::seal::SealingKey;
 use schemas::ids::EventId;
 use schemas::records::DeliveryOutcome;
 use serde_json::{Value, json};
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, PATIENCE, System, config};
 
 /// An event that a dispatcher with another key has passed; also the endpoint it is for, and that dispatcher's health.
@@ -33,7 +33,7 @@ async fn passed_with_another_key(system: &mut System, receiver: &Receiver) -> (E
 #[tokio::test]
 async fn what_cannot_be_signed_is_kept_and_sent_once_the_key_is_right() {
     let mut system = System::without_dispatcher().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let (event, ..) = passed_with_another_key(&mut system, &receiver).await;
     system.shut_down().await;
     let health = system.start_dispatcher(config());
@@ -45,7 +45,7 @@ async fn what_cannot_be_signed_is_kept_and_sent_once_the_key_is_right() {
 #[tokio::test]
 async fn without_unusable_endpoints_the_dispatcher_is_well_again_although_no_record_comes() {
     let mut system = System::without_dispatcher().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let (event, endpoint, health) = passed_with_another_key(&mut system, &receiver).await;
     let path = format!("/endpoints/{}", endpoint["id"].as_str().unwrap());
     assert_eq!(system.call(Method::DELETE, &path, KEY, None).await.status, StatusCode::NO_CONTENT);

@@ -1,79 +1,19 @@
-//! A receiver that remembers which webhooks came and when, and what the log says of when they were accepted.
+//! What the log says of when events were accepted.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use devstack::testing::{eventually, read_topic};
+use devstack::testing::read_topic;
 use rdkafka::message::Message as _;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use crate::system::System;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a receiver may take to get what was accepted, on a busy machine.
+pub(crate) const RECEIVED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now_ms() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
-
-/// Times (milliseconds since the Unix epoch) at which each `webhook-id` came.
-type Came = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
-
-/// Serves until dropped; answers 204, after `delay`.
-pub(crate) struct Hook {
-    pub url: String,
-    came: Came,
-    server: JoinHandle<()>,
-}
-
-impl Drop for Hook {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
-impl Hook {
-    pub(crate) async fn start() -> Self {
-        Self::slow(Duration::ZERO).await
-    }
-
-    pub(crate) async fn slow(delay: Duration) -> Self {
-        let came = Came::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/hook", listener.local_addr().unwrap());
-        let router = Router::new().route("/hook", axum::routing::post(note)).with_state((came.clone(), delay));
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, came, server }
-    }
-
-    pub(crate) fn came(&self) -> BTreeMap<String, Vec<i64>> {
-        self.came.lock().unwrap().clone()
-    }
-
-    pub(crate) fn counts(&self) -> BTreeMap<String, usize> {
-        self.came().into_iter().map(|(id, times)| (id, times.len())).collect()
-    }
-
-    pub(crate) async fn wait_for(&self, ids: &[String]) {
-        let what = format!("each of {} events is received", ids.len());
-        eventually(PATIENCE, &what, || async {
-            let came = self.came.lock().unwrap();
-            ids.iter().all(|id| came.contains_key(id)).then_some(())
-        })
-        .await;
-    }
-}
-
-async fn note(State((came, delay)): State<(Came, Duration)>, headers: HeaderMap) -> StatusCode {
-    let id = headers["webhook-id"].to_str().unwrap().to_owned();
-    came.lock().unwrap().entry(id).or_default().push(now_ms());
-    tokio::time::sleep(delay).await;
-    StatusCode::NO_CONTENT
 }
 
 /// Id and append time of every event on the log.

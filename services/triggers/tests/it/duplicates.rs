@@ -8,11 +8,11 @@ use devstack::testing::{eventually, read_topic};
 use rdkafka::message::{Message as _, OwnedMessage};
 use schemas::topics;
 use serde_json::{Value, json};
+use testkit::receiver::{Receiver, ReceiverBehavior};
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Reply};
 use crate::process::Process;
-use crate::receiver::Receiver;
 use crate::system::System;
 
 /// A busy machine shares its processors among many tests.
@@ -50,7 +50,7 @@ impl Pair {
 
     /// Waits until view and dispatcher have passed everything on the log and nothing waits to be sent; answers what was
     /// received, by event.
-    async fn settled(&self, receiver: &mut Receiver) -> BTreeMap<String, usize> {
+    async fn settled(&self, receiver: &Receiver) -> BTreeMap<String, usize> {
         let topic = self.system.topic(topics::EVENTS);
         let records = read_topic(&self.system.brokers, &topic).await;
         let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
@@ -77,8 +77,8 @@ impl Pair {
         })
         .await;
         let mut received = BTreeMap::new();
-        while let Ok(one) = receiver.inbox.try_recv() {
-            *received.entry(one.headers["webhook-id"].to_str().unwrap().to_owned()).or_default() += 1;
+        for one in receiver.take() {
+            *received.entry(one.id()).or_default() += 1;
         }
         received
     }
@@ -94,8 +94,8 @@ impl Pair {
 
 /// An endpoint for all events of the organization.
 async fn receiver(api: &Api) -> Receiver {
-    let receiver = Receiver::start().await;
-    api.post("/v1/endpoints", &json!({"url": receiver.url})).await.expect(201);
+    let receiver = Receiver::start(ReceiverBehavior::Status(204)).await;
+    api.post("/v1/endpoints", &json!({"url": receiver.url()})).await.expect(201);
     receiver
 }
 
@@ -126,11 +126,11 @@ async fn hundred_at_once(pair: &Pair, key: &'static str, body: fn(usize) -> Valu
 async fn a_hundred_posts_of_one_idempotency_key_over_two_instances_are_one_row_and_one_webhook() {
     let pair = Pair::start().await;
     let api = &pair.apis[0];
-    let mut receiver = receiver(api).await;
+    let receiver = receiver(api).await;
     let readers = pair.readers().await;
     for round in ["one", "two", "three"] {
         let replies = hundred_at_once(&pair, round, |_| json!({"event_type": "a", "payload": {"n": 1}})).await;
-        let before = pair.settled(&mut receiver).await;
+        let before = pair.settled(&receiver).await;
         assert_eq!(before.values().sum::<usize>(), 1, "one webhook: {before:?}");
         let mut originals = BTreeSet::new();
         let mut fresh = 0;
@@ -155,7 +155,7 @@ async fn a_hundred_posts_of_one_idempotency_key_over_two_instances_are_one_row_a
 async fn two_bodies_that_raced_under_one_idempotency_key_are_two_rows_and_two_webhooks() {
     let pair = Pair::start().await;
     let api = &pair.apis[0];
-    let mut receiver = receiver(api).await;
+    let receiver = receiver(api).await;
     // Without a view neither instance can know of the other: they race for certain.
     let replies =
         hundred_at_once(&pair, "k", |instance| json!({"event_type": "a", "payload": {"body": instance}})).await;
@@ -174,7 +174,7 @@ async fn two_bodies_that_raced_under_one_idempotency_key_are_two_rows_and_two_we
         assert_eq!(other["error_code"], "idempotency_key_reused");
     }
     let readers = pair.readers().await;
-    let received = pair.settled(&mut receiver).await;
+    let received = pair.settled(&receiver).await;
     assert_eq!(received.values().copied().collect::<Vec<_>>(), [1, 1], "{received:?}");
     let inbox = api.inbox(50).await;
     assert_eq!(inbox.len(), 2, "nothing that was accepted is lost");
@@ -227,7 +227,7 @@ async fn names_and_content_are_recognized_over_instances_and_each_kind_and_organ
     let pair = Pair::start().await;
     let [api, other_instance] = &pair.apis;
     let stranger = Api::of_new_organization(&api.base_url, &pair.system.operator_token, "Other").await;
-    let mut receiver = receiver(api).await;
+    let receiver = receiver(api).await;
     let event = |n: u32| json!({"event_type": "a", "payload": {"n": n}});
     let named = |n: u32| json!({"event_type": "a", "payload": {"n": n}, "dedup_id": "k"});
 
@@ -261,7 +261,7 @@ async fn names_and_content_are_recognized_over_instances_and_each_kind_and_organ
     ];
 
     let readers = pair.readers().await;
-    let received = pair.settled(&mut receiver).await;
+    let received = pair.settled(&receiver).await;
     let event_of = async |ids: &[String]| {
         let mut originals = BTreeSet::new();
         for id in ids {

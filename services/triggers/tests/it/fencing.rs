@@ -14,12 +14,13 @@ use devstack::testing::eventually;
 use kafka::partition;
 use serde_json::json;
 use sqlx::PgPool;
+use testkit::proxy::DatabaseProxy;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 
 use crate::api::Api;
-use crate::database_proxy::DatabaseProxy;
-use crate::deliveries::{Hook, accepted, now_ms};
+use crate::deliveries::{RECEIVED_WITHIN, accepted, now_ms};
 use crate::process::Process;
 use crate::system::{PARTITIONS, System};
 
@@ -76,9 +77,9 @@ impl Bench {
     }
 
     /// An endpoint of every organization, and a view: what is sent has keys, so its verdicts are waited for.
-    async fn hook(&self, hook: &Hook) -> Process {
+    async fn hook(&self, hook: &Receiver) -> Process {
         for api in &self.apis {
-            api.post("/v1/endpoints", &json!({"url": hook.url})).await.expect(201);
+            api.post("/v1/endpoints", &json!({"url": hook.url()})).await.expect(201);
         }
         self.join("materializer", "view").await
     }
@@ -195,17 +196,17 @@ impl Bench {
 
 /// Every accepted event came, and came once unless it was in hand at one of these times (milliseconds): accepted then, or
 /// sent for the first time then, as an older delivery from the schedule may be.
-async fn assert_received(bench: &Bench, hook: &Hook, total: u64, in_doubt: &[(i64, i64)]) {
+async fn assert_received(bench: &Bench, hook: &Receiver, total: u64, in_doubt: &[(i64, i64)]) {
     let log = accepted(&bench.system).await;
     assert_eq!(log.len() as u64, total);
-    hook.wait_for(&log.keys().cloned().collect::<Vec<_>>()).await;
+    hook.wait_for_ids(&log.keys().cloned().collect::<Vec<_>>()).await;
     // Whoever would be sent twice is sent twice soon.
     let open = "SELECT (SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL)
                         + (SELECT count(*) FROM deliveries_awaiting_dedup)";
     eventually(PATIENCE, "nothing is scheduled any more", || async { (bench.number(open).await == 0).then_some(()) })
         .await;
     let mut twice = 0;
-    for (id, times) in hook.came() {
+    for (id, times) in hook.times() {
         let accepted_at = log[&id];
         let was_in_hand = |at: i64| in_doubt.iter().any(|(from, to)| (*from..=*to).contains(&at));
         let may_repeat = was_in_hand(accepted_at) || times.first().is_some_and(|first| was_in_hand(*first));
@@ -251,12 +252,12 @@ async fn a_materializer_paused_past_its_session_in_the_middle_of_a_transaction_c
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_paused_past_its_session_loses_nothing_and_repeats_only_what_was_in_hand() {
     let mut bench = Bench::start().await;
-    let hook = Hook::slow(Duration::from_millis(20)).await;
+    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
     let view = bench.hook(&hook).await;
     let first = bench.join("dispatcher", "first").await;
     let second = bench.join("dispatcher", "second").await;
     bench.put_under_load();
-    eventually(PATIENCE, "webhooks come", || async { (hook.came().len() > 100).then_some(()) }).await;
+    eventually(PATIENCE, "webhooks come", || async { (hook.times().len() > 100).then_some(()) }).await;
     let paused_at = now_ms();
     first.signal(Signal::STOP);
     bench.owns_all("dispatcher", "second").await;
@@ -279,7 +280,7 @@ async fn a_dispatcher_paused_past_its_session_loses_nothing_and_repeats_only_wha
 async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_repeat_only_what_the_dead_one_had_in_hand()
 {
     let mut bench = Bench::start().await;
-    let hook = Hook::slow(Duration::from_millis(20)).await;
+    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
     let view = bench.hook(&hook).await;
     bench.put_under_load();
     let mut first = bench.join("dispatcher", "first").await;
@@ -288,8 +289,8 @@ async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_rep
     assert_eq!(first.ended().await.code(), Some(0), "{}", first.log());
     bench.owns_all("dispatcher", "second").await;
     let third = bench.join("dispatcher", "third").await;
-    let came = hook.came().len();
-    eventually(PATIENCE, "webhooks come", || async { (hook.came().len() > came + 100).then_some(()) }).await;
+    let came = hook.times().len();
+    eventually(PATIENCE, "webhooks come", || async { (hook.times().len() > came + 100).then_some(()) }).await;
     let killed_at = now_ms();
     second.signal(Signal::KILL);
     drop(second);
@@ -305,6 +306,7 @@ async fn dispatchers_that_come_leave_and_die_under_load_send_every_event_and_rep
 async fn commits_whose_outcome_is_unknown_are_resolved_so_that_each_event_is_one_row_written_once() {
     let mut bench = Bench::start().await;
     let proxy = DatabaseProxy::start(&bench.system.database_url).await;
+    proxy.cut_commits();
     let materializer = bench.consumer("materializer", "only", &proxy.url);
     bench.put_under_load();
     let enough = || async { (proxy.cuts().0 >= 5 && proxy.cuts().1 >= 5).then_some(()) };
@@ -318,9 +320,10 @@ async fn commits_whose_outcome_is_unknown_are_resolved_so_that_each_event_is_one
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_whose_commits_are_cut_sends_everything_once_and_schedules_it_once() {
     let mut bench = Bench::start().await;
-    let hook = Hook::slow(Duration::from_millis(20)).await;
+    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
     let view = bench.hook(&hook).await;
     let proxy = DatabaseProxy::start(&bench.system.database_url).await;
+    proxy.cut_commits();
     let dispatcher = bench.consumer("dispatcher", "only", &proxy.url);
     bench.put_under_load();
     let enough = || async { (proxy.cuts().0 >= 5 && proxy.cuts().1 >= 5).then_some(()) };
