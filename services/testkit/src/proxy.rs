@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 /// One commit of this many is cut, in turn before and after it.
 const CUT_ONE_IN: usize = 7;
+const BUFFER_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -123,7 +124,10 @@ async fn forward(
     mut mode: watch::Receiver<Mode>,
     commits: &Commits,
 ) -> std::io::Result<()> {
-    let (mut requests, mut answers) = (Vec::new(), Vec::new());
+    // Small writes must not wait for each other's acknowledgement, nor answers be read in small pieces.
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (mut requests, mut answers) = (Vec::with_capacity(BUFFER_BYTES), Vec::with_capacity(BUFFER_BYTES));
     // The first message has no type.
     let (mut is_typed, mut listens) = (false, false);
     loop {
