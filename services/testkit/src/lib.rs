@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 pub mod api;
+pub mod fence_audit;
 pub mod proxy;
 pub mod receiver;
 pub mod records;

@@ -14,6 +14,7 @@ use devstack::testing::eventually;
 use kafka::partition;
 use serde_json::json;
 use sqlx::PgPool;
+use testkit::fence_audit;
 use testkit::proxy::DatabaseProxy;
 use testkit::receiver::{Receiver, ReceiverBehavior};
 use tokio::io::AsyncWriteExt as _;
@@ -42,27 +43,14 @@ impl Bench {
     async fn start() -> Self {
         let system = System::shared().await;
         let database = system.database().await;
-        let book = "
-            CREATE TABLE public.claimed (at bigserial, consumer text, topic text, partition integer, epoch bigint, instance text);
-            CREATE TABLE public.moved (at bigserial, consumer text, topic text, partition integer, epoch bigint, from_offset bigint,
-                                       to_offset bigint, instance text);
+        fence_audit::install(&database).await.unwrap();
+        let count_inserts = "
             CREATE TABLE public.offered (event_id uuid NOT NULL);
-            CREATE FUNCTION public.note_position() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF TG_OP = 'INSERT' OR NEW.epoch <> OLD.epoch THEN
-                    INSERT INTO public.claimed (consumer, topic, partition, epoch, instance)
-                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, current_setting('triggers.instance', true));
-                ELSIF NEW.next_offset <> OLD.next_offset THEN
-                    INSERT INTO public.moved (consumer, topic, partition, epoch, from_offset, to_offset, instance)
-                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, OLD.next_offset, NEW.next_offset,
-                            current_setting('triggers.instance', true));
-                END IF;
-                RETURN NEW; END $$;
-            CREATE TRIGGER note_position BEFORE INSERT OR UPDATE ON consumer_positions FOR EACH ROW
-                EXECUTE FUNCTION public.note_position();
             CREATE FUNCTION public.note_offered() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN INSERT INTO public.offered VALUES (NEW.event_id); RETURN NEW; END $$;
-            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW EXECUTE FUNCTION public.note_offered();";
-        sqlx::raw_sql(book).execute(&database).await.unwrap();
+            CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW
+                EXECUTE FUNCTION public.note_offered();";
+        sqlx::raw_sql(count_inserts).execute(&database).await.unwrap();
         let ingest =
             system.role("ingest", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]);
         let base_url = ingest.ready().await;
@@ -133,12 +121,12 @@ impl Bench {
         sqlx::query_scalar(sql).fetch_one(&self.database).await.unwrap()
     }
 
-    async fn claims_of(&self, name: &str) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM public.claimed WHERE instance = $1")
-            .bind(name)
-            .fetch_one(&self.database)
-            .await
-            .unwrap()
+    async fn claims_of(&self, name: &str) -> usize {
+        fence_audit::claims(&self.database).await.unwrap().iter().filter(|claim| claim.holder == name).count()
+    }
+
+    async fn moves_of(&self, name: &str) -> usize {
+        fence_audit::moves(&self.database).await.unwrap().iter().filter(|change| change.holder == name).count()
     }
 
     /// Starts one and waits until it has partitions.
@@ -149,7 +137,7 @@ impl Bench {
     }
 
     /// Waits until an instance has claimed something again.
-    async fn claims(&self, name: &str, before: i64) {
+    async fn claims(&self, name: &str, before: usize) {
         eventually(PATIENCE, &format!("{name} claims"), || async {
             (self.claims_of(name).await > before).then_some(())
         })
@@ -158,27 +146,20 @@ impl Bench {
 
     /// Waits until every partition of the events topic was claimed by this one last.
     async fn owns_all(&self, role: &str, name: &str) {
-        let sql = "SELECT count(*) FROM consumer_positions p WHERE topic LIKE '%events%' AND consumer = $2 AND NOT EXISTS
-                       (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch) = (p.consumer, p.topic, p.partition, p.epoch)
-                                                           AND c.instance = $1)";
         eventually(PATIENCE, &format!("{name} has all partitions"), || async {
-            let others: i64 = sqlx::query_scalar(sql).bind(name).bind(role).fetch_one(&self.database).await.unwrap();
-            (others == 0).then_some(())
+            let owners = fence_audit::current_owners(&self.database, role).await.unwrap();
+            let mut owners = owners.iter().filter(|(topic, _)| topic.contains("events"));
+            owners.all(|(_, holder)| holder.as_deref() == Some(name)).then_some(())
         })
         .await;
     }
 
-    /// Holds that only who claimed an epoch moved a position under it, and that each move began where the last one
-    /// ended.
+    /// Asserts that only the holder of an epoch moved a position under it, and only forward.
     async fn assert_fenced(&self) {
-        let by_others = "SELECT count(*) FROM public.moved m WHERE NOT EXISTS
-                (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch, c.instance)
-                                                    = (m.consumer, m.topic, m.partition, m.epoch, m.instance))";
-        assert_eq!(self.number(by_others).await, 0, "a position was moved by one who had not claimed it");
-        let jumps =
-            "SELECT count(*) FROM (SELECT from_offset, lag(to_offset) OVER (PARTITION BY consumer, topic, partition ORDER BY at) AS ended
-                                           FROM public.moved) AS moves WHERE ended <> from_offset";
-        assert_eq!(self.number(jumps).await, 0, "a position was moved back or by somebody else meanwhile");
+        let moves = fence_audit::moves(&self.database).await.unwrap();
+        let claims = fence_audit::claims(&self.database).await.unwrap();
+        assert!(!moves.is_empty(), "the audit records moves");
+        assert_eq!(fence_audit::violations(&claims, &moves), [""; 0]);
     }
 
     /// Waits until so many events are shown, and holds that each was written once.
@@ -240,9 +221,8 @@ async fn a_materializer_paused_past_its_session_in_the_middle_of_a_transaction_c
     first.signal(Signal::CONT);
     bench.claims("first", before).await;
     first.ready().await;
-    let moved = "SELECT count(*) FROM public.moved WHERE instance = 'first'";
-    let moves = bench.number(moved).await;
-    eventually(PATIENCE, "it works again", || async { (bench.number(moved).await > moves).then_some(()) }).await;
+    let moves = bench.moves_of("first").await;
+    eventually(PATIENCE, "it works again", || async { (bench.moves_of("first").await > moves).then_some(()) }).await;
     let total = bench.end_load().await;
     bench.shown_once(total).await;
     bench.assert_fenced().await;
@@ -266,9 +246,8 @@ async fn a_dispatcher_paused_past_its_session_loses_nothing_and_repeats_only_wha
     let woken_at = now_ms();
     bench.claims("first", before).await;
     first.ready().await;
-    let moved = "SELECT count(*) FROM public.moved WHERE instance = 'first'";
-    let moves = bench.number(moved).await;
-    eventually(PATIENCE, "it works again", || async { (bench.number(moved).await > moves).then_some(()) }).await;
+    let moves = bench.moves_of("first").await;
+    eventually(PATIENCE, "it works again", || async { (bench.moves_of("first").await > moves).then_some(()) }).await;
     let total = bench.end_load().await;
     // Until it has heard that its partitions are gone, who was woken also reads on.
     assert_received(&bench, &hook, total, &[(paused_at - IN_HAND_MS, woken_at + IN_HAND_MS)]).await;
