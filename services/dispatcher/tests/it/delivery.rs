@@ -7,14 +7,14 @@ use reqwest::{Method, StatusCode};
 use schemas::records::{DeliveryOutcome, Event};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, OTHER_KEY, PATIENCE, System};
 
 #[tokio::test]
 async fn an_event_reaches_its_endpoint_with_a_valid_signature() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(204)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(204)).await;
     let endpoint = system.endpoint(&receiver, json!({"event_types": ["order.*"], "headers": {"X-Token": "t"}})).await;
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let event = Event {
@@ -62,7 +62,8 @@ async fn an_event_reaches_its_endpoint_with_a_valid_signature() {
 #[tokio::test]
 async fn a_hanging_endpoint_delays_no_other() {
     let system = System::start().await;
-    let (hanging, fine) = (Receiver::start(Manner::Hang).await, Receiver::start(Manner::Status(200)).await);
+    let (hanging, fine) =
+        (Receiver::start(ReceiverBehavior::Hang).await, Receiver::start(ReceiverBehavior::Status(200)).await);
     system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 2})).await;
     system.endpoint(&fine, json!({})).await;
     // The start of the dispatcher is not measured.
@@ -89,7 +90,7 @@ async fn a_hanging_endpoint_delays_no_other() {
 #[tokio::test]
 async fn a_new_endpoint_gets_every_later_event() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     // The dispatcher has the earlier endpoints in its cache.
     system.endpoint(&receiver, json!({"url": receiver.url_of("first")})).await;
     system.publish_many(1).await;
@@ -108,7 +109,7 @@ async fn a_new_endpoint_gets_every_later_event() {
 #[tokio::test]
 async fn a_restored_database_may_reuse_endpoint_versions() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({"url": receiver.url_of("kept"), "event_types": ["kept"]})).await;
     let lost =
         system.endpoint(&receiver, json!({"url": receiver.url_of("lost"), "event_types": ["lost", "kept"]})).await;
@@ -152,7 +153,7 @@ async fn a_restored_database_may_reuse_endpoint_versions() {
 #[tokio::test]
 async fn a_backup_that_only_lacks_endpoints_is_noticed() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let lost = system.endpoint(&receiver, json!({"url": receiver.url_of("lost"), "event_types": ["lost"]})).await;
     system.publish(&system.event("lost")).await;
     receiver.wait_for(1).await;
@@ -178,7 +179,7 @@ async fn a_backup_that_only_lacks_endpoints_is_noticed() {
 #[tokio::test]
 async fn nothing_is_sent_to_a_deleted_or_disabled_endpoint() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     for (round, disable) in [(0, false), (1, true), (2, false), (3, true)] {
         let path = format!("round-{round}");
         let endpoint = system.endpoint(&receiver, json!({"url": receiver.url_of(&path)})).await;
@@ -200,7 +201,8 @@ async fn nothing_is_sent_to_a_deleted_or_disabled_endpoint() {
 #[tokio::test]
 async fn endpoints_get_only_events_of_their_organization() {
     let system = System::start().await;
-    let (ours, theirs) = (Receiver::start(Manner::Status(200)).await, Receiver::start(Manner::Status(200)).await);
+    let (ours, theirs) =
+        (Receiver::start(ReceiverBehavior::Status(200)).await, Receiver::start(ReceiverBehavior::Status(200)).await);
     system.endpoint(&ours, json!({})).await;
     let answer = system.call(Method::POST, "/endpoints", OTHER_KEY, Some(json!({"url": theirs.url()}))).await;
     assert_eq!(answer.status, StatusCode::CREATED);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::System;
 
 async fn set_tombstone(system: &System) {
@@ -26,7 +26,8 @@ async fn emptied_endpoints(system: &System) -> i64 {
 #[tokio::test]
 async fn nothing_is_sent_after_the_tombstone() {
     let system = System::start().await;
-    let (fine, failing) = (Receiver::start(Manner::Status(200)).await, Receiver::start(Manner::Status(500)).await);
+    let (fine, failing) =
+        (Receiver::start(ReceiverBehavior::Status(200)).await, Receiver::start(ReceiverBehavior::Status(500)).await);
     system.endpoint(&fine, json!({})).await;
     system.endpoint(&failing, json!({"retry_schedule": [1, 3600]})).await;
     let plain = system.publish(&system.event("plain")).await;
@@ -61,7 +62,7 @@ async fn nothing_is_sent_after_the_tombstone() {
 #[tokio::test]
 async fn an_erased_organizations_endpoints_and_rows_are_deleted() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(500)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [3600], "event_types": ["fails"]})).await;
     let deleted = system.endpoint(&receiver, json!({"event_types": ["keyed"]})).await;
     system.publish(&system.event("fails")).await;

@@ -6,8 +6,8 @@ use dispatcher::DispatcherConfig;
 use reqwest::{Method, StatusCode};
 use schemas::records::DeliveryOutcome;
 use serde_json::json;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, System};
 
 #[tokio::test]
@@ -15,7 +15,7 @@ async fn a_stored_endpoint_at_a_refused_address_is_not_reached() {
     // The routes of this system allow loopback; its dispatcher does not.
     let config = DispatcherConfig { session_timeout: Duration::from_secs(6), ..DispatcherConfig::default() };
     let system = System::start_with(config).await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let port = receiver.port();
     for host in ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"] {
         system.endpoint(&receiver, json!({"url": format!("http://{host}:{port}/"), "retry_schedule": []})).await;
@@ -48,7 +48,7 @@ async fn endpoints_at_refused_addresses_cannot_be_created() {
 #[tokio::test]
 async fn secrets_and_headers_are_sealed_in_the_database() {
     let system = System::without_dispatcher().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let endpoint = system.endpoint(&receiver, json!({"headers": {"authorization": "Bearer hush-hush"}})).await;
     let secret = endpoint["secret"].as_str().unwrap().strip_prefix("whsec_").unwrap().to_owned();
     let (row, sealed_secret, sealed_headers): (String, Vec<u8>, Vec<u8>) =

@@ -5,8 +5,8 @@ use reqwest::{Method, StatusCode};
 use schemas::ids::{DeliveryId, EndpointId};
 use schemas::records::{DeliveryOutcome, Event};
 use serde_json::{Value, json};
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, PARTITIONS, System};
 
 async fn decide_duplicate(system: &System, duplicate: &Event, original: &Event) {
@@ -28,7 +28,7 @@ async fn a_duplicate_is_not_delivered_and_its_original_is() {
     // The decision comes in time, even on a slow machine.
     config.spill_after = std::time::Duration::from_secs(20);
     let system = System::start_with(config).await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let (original, duplicate, erased) = (system.keyed_event("k"), system.keyed_event("k"), system.keyed_event("x"));
     let appended = system.publish(&original).await;
@@ -52,7 +52,7 @@ async fn a_duplicate_is_not_delivered_and_its_original_is() {
 #[tokio::test]
 async fn a_late_duplicate_decision_does_not_delay_the_position() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let (original, duplicate, dropped) = (system.keyed_event("k"), system.keyed_event("k"), system.keyed_event("old"));
     let appended = system.publish(&original).await;
@@ -77,7 +77,7 @@ async fn a_late_duplicate_decision_does_not_delay_the_position() {
 #[tokio::test]
 async fn an_event_acknowledged_before_its_decision_is_delivered() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let event = system.keyed_event("k");
     let appended = system.publish(&event).await;
@@ -95,7 +95,7 @@ async fn a_second_record_of_an_event_id_is_not_delivered() {
     let mut config = crate::system::config();
     config.spill_after = std::time::Duration::from_secs(20);
     let system = System::start_with(config).await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     // A native producer with event ids of its own sends one twice; another record was redriven from its dead letter.
     let (resent, redriven) = (system.event("resent"), system.event("redriven"));
@@ -128,7 +128,7 @@ async fn a_second_record_of_an_event_id_is_not_delivered() {
 #[tokio::test]
 async fn one_of_two_waiting_records_of_an_event_is_delivered() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let event = system.event("twice");
     let first = system.publish_with(&event, &[]).await;
@@ -153,7 +153,7 @@ async fn one_of_two_waiting_records_of_an_event_is_delivered() {
 #[tokio::test]
 async fn waiting_copies_are_dropped_if_an_earlier_one_is_shown() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let event = system.event("copies");
     let first = system.publish_with(&event, &[]).await;
@@ -184,7 +184,7 @@ async fn a_waiting_copy_does_not_cover_the_first_record() {
     // The attempt in flight stops the position; nothing is spilled by age.
     patient.spill_after = std::time::Duration::from_secs(60);
     let mut system = System::start_with(patient.clone()).await;
-    let receiver = Receiver::start(Manner::Hang).await;
+    let receiver = Receiver::start(ReceiverBehavior::Hang).await;
     system.endpoint(&receiver, json!({"timeout_seconds": 30, "max_in_flight": 1})).await;
     let event = system.event("twice");
     let id = event.event_id.to_string();
@@ -209,7 +209,7 @@ async fn a_waiting_copy_does_not_cover_the_first_record() {
     system.crash().await;
     assert_eq!(receiver.received().len(), 1);
 
-    receiver.change(Manner::Status(200));
+    receiver.change(ReceiverBehavior::Status(200));
     system.start_dispatcher(patient);
     system.pass_view(&second).await;
     receiver.wait_for_ids(&ids).await;
@@ -223,7 +223,7 @@ async fn a_waiting_copy_does_not_cover_the_first_record() {
 async fn either_record_of_an_event_can_be_the_original() {
     for shown in [0, 1] {
         let mut system = System::without_dispatcher().await;
-        let receiver = Receiver::start(Manner::Status(200)).await;
+        let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
         let endpoint = id_of(&system.endpoint(&receiver, json!({})).await);
         let event = system.event("twice");
         let records = [system.publish_with(&event, &[]).await, system.publish_with(&event, &[]).await];
@@ -245,7 +245,7 @@ async fn a_waiting_row_covers_its_record_when_it_is_read_again() {
     // The records are read again in the same log epoch, and in the next one.
     for log_epoch in [1, 2] {
         let mut system = System::without_dispatcher().await;
-        let receiver = Receiver::start(Manner::Status(200)).await;
+        let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
         let endpoint = id_of(&system.endpoint(&receiver, json!({})).await);
         let mut ids = Vec::new();
         for _ in 0..20 {
@@ -276,7 +276,7 @@ async fn a_waiting_row_covers_its_record_when_it_is_read_again() {
 #[tokio::test]
 async fn an_endpoint_deleted_or_disabled_while_rows_wait_gets_nothing() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let deleted = system.endpoint(&receiver, json!({"event_types": ["keyed"]})).await;
     let disabled = system.endpoint(&receiver, json!({"event_types": ["keyed"]})).await;
     let event = system.keyed_event("k");

@@ -5,14 +5,14 @@ use std::time::Duration;
 use devstack::testing::eventually;
 use kafka::fence::repair;
 use serde_json::json;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{PATIENCE, System, config};
 
 #[tokio::test]
 async fn a_stalled_consumer_is_restarted_and_delivers() {
     let mut system = System::without_dispatcher().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({"event_types": ["last"]})).await;
     system.publish_many(2_000).await;
     // With more than a hundred records in its queue, this client fetches nothing for five minutes.
@@ -52,7 +52,7 @@ async fn claimed_again(system: &System, than: i64) {
 #[tokio::test]
 async fn a_waiting_event_is_sent_once_over_a_new_log_epoch() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let (shown, twice, never) = (system.keyed_event("shown"), system.keyed_event("twice"), system.keyed_event("never"));
     let shown_at = system.publish(&shown).await;
@@ -102,7 +102,7 @@ async fn a_waiting_event_is_sent_once_over_a_new_log_epoch() {
 #[tokio::test]
 async fn a_keyed_event_waits_for_the_view_in_its_own_log_epoch() {
     let mut system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let first = system.publish(&system.keyed_event("first")).await;
     system.wait_for_schedule("the delivery waits", |rows| rows.len() == 1).await;
@@ -138,9 +138,11 @@ async fn a_new_log_epoch_starts_no_scheduled_delivery_again() {
     // One attempt in flight stops the position; nothing is spilled by age.
     patient.spill_after = Duration::from_secs(60);
     let system = System::start_with(patient).await;
-    let hanging = Receiver::start(Manner::Hang).await;
-    let (failing, recovering) =
-        (Receiver::start(Manner::Status(500)).await, Receiver::start(Manner::Turns(vec![500, 200])).await);
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
+    let (failing, recovering) = (
+        Receiver::start(ReceiverBehavior::Status(500)).await,
+        Receiver::start(ReceiverBehavior::Turns(vec![500, 200])).await,
+    );
     system.endpoint(&hanging, json!({"event_types": ["hang"], "timeout_seconds": 30})).await;
     system.endpoint(&failing, json!({"event_types": ["fail"], "retry_schedule": [3600]})).await;
     system.endpoint(&recovering, json!({"event_types": ["recover"], "retry_schedule": [1]})).await;
@@ -162,7 +164,7 @@ async fn a_new_log_epoch_starts_no_scheduled_delivery_again() {
     .await
     .unwrap();
     let epoch = system.epoch().await;
-    hanging.change(Manner::Status(200));
+    hanging.change(ReceiverBehavior::Status(200));
     next_log_epoch(&system, held.partition, &["materializer"], 0).await;
     claimed_again(&system, epoch + 1).await;
     system.wait_until_passed(&last).await;

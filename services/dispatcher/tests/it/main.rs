@@ -7,7 +7,6 @@ mod erasure;
 mod guard;
 mod keyed;
 mod log_epochs;
-mod receiver;
 mod reporting;
 mod restart;
 mod retrying;

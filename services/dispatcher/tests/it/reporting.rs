@@ -7,8 +7,8 @@ use kafka::KafkaConfig;
 use kafka::producer::{Producer, ProducerSettings};
 use rdkafka::mocking::MockCluster;
 use serde_json::json;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{PATIENCE, System, config};
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn while_reports_fail_nothing_is_sent_or_lost() {
     let real = std::mem::replace(&mut system.producer, Producer::new(&kafka, settings).unwrap());
     let health = system.start_dispatcher(config());
     system.producer = real;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let first = system.publish(&system.event("a")).await;
     system.wait_until_passed(&first).await;

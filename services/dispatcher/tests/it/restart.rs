@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use devstack::testing::eventually;
 use serde_json::json;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{PATIENCE, System, config};
 
 #[tokio::test]
 async fn a_crash_loses_no_event_and_keeps_the_schedule() {
     let mut system = System::start().await;
-    let hanging = Receiver::start(Manner::Hang).await;
-    let failing = Receiver::start(Manner::Status(500)).await;
-    let fine = Receiver::start(Manner::Status(200)).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
+    let failing = Receiver::start(ReceiverBehavior::Status(500)).await;
+    let fine = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&hanging, json!({"timeout_seconds": 12, "max_in_flight": 4})).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     system.endpoint(&fine, json!({})).await;
@@ -34,8 +34,8 @@ async fn a_crash_loses_no_event_and_keeps_the_schedule() {
     let counts = failing.counts();
     assert!(before.iter().all(|id| counts[id] == 1), "a scheduled delivery is not started again");
     // The test does not wait for the leases of the crashed instance.
-    hanging.change(Manner::Status(200));
-    failing.change(Manner::Status(200));
+    hanging.change(ReceiverBehavior::Status(200));
+    failing.change(ReceiverBehavior::Status(200));
     system.make_all_due().await;
     hanging.wait_for_ids(&all).await;
     eventually(PATIENCE, "every retry is made", || async {
@@ -49,7 +49,7 @@ async fn a_crash_loses_no_event_and_keeps_the_schedule() {
 #[tokio::test]
 async fn a_shutdown_waits_for_attempts_in_flight() {
     let mut system = System::start().await;
-    let slow = Receiver::start(Manner::Slow(Duration::from_millis(400))).await;
+    let slow = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(400))).await;
     system.endpoint(&slow, json!({"max_in_flight": 5})).await;
     let mut ids = system.publish_many(40).await;
     slow.wait_for(3).await;
@@ -67,7 +67,7 @@ async fn a_shutdown_writes_open_deliveries_to_the_schedule() {
     impatient.spill_after = Duration::from_secs(60);
     impatient.drain = Duration::from_millis(100);
     let mut system = System::start_with(impatient).await;
-    let hanging = Receiver::start(Manner::Hang).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
     system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 1})).await;
     let ids = system.publish_many(3).await;
     hanging.wait_for(1).await;
@@ -75,7 +75,7 @@ async fn a_shutdown_writes_open_deliveries_to_the_schedule() {
     system.shut_down().await;
     let rows = system.schedule().await;
     assert_eq!(rows.iter().filter(|(.., leased)| *leased).count(), 1, "the attempt in flight has a lease");
-    hanging.change(Manner::Status(200));
+    hanging.change(ReceiverBehavior::Status(200));
     system.start_dispatcher(config());
     system.wait_until_passed(&last).await;
     system.wait_for_schedule("only the lease is left", |rows| matches!(rows, [(_, 0, true)])).await;
@@ -90,7 +90,7 @@ async fn a_shutdown_writes_open_deliveries_to_the_schedule() {
 #[tokio::test]
 async fn no_event_is_lost_when_partitions_move_between_instances() {
     let mut system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let mut ids = system.publish_many(20).await;
     receiver.wait_for_ids(&ids).await;
@@ -118,9 +118,9 @@ async fn deliveries_ahead_of_the_position_are_not_started_again() {
     // One attempt in flight stops the position; nothing is spilled by age.
     patient.spill_after = Duration::from_secs(60);
     let mut system = System::start_with(patient).await;
-    let hanging = Receiver::start(Manner::Hang).await;
-    let failing = Receiver::start(Manner::Status(500)).await;
-    let recovering = Receiver::start(Manner::Turns(vec![500, 200])).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
+    let failing = Receiver::start(ReceiverBehavior::Status(500)).await;
+    let recovering = Receiver::start(ReceiverBehavior::Turns(vec![500, 200])).await;
     system.endpoint(&hanging, json!({"event_types": ["hang"], "timeout_seconds": 30})).await;
     system.endpoint(&failing, json!({"event_types": ["fail"], "retry_schedule": [3600]})).await;
     system.endpoint(&recovering, json!({"event_types": ["recover"], "retry_schedule": [1]})).await;
@@ -142,7 +142,7 @@ async fn deliveries_ahead_of_the_position_are_not_started_again() {
             .unwrap();
     assert_eq!(position.0, held.offset);
     system.crash().await;
-    hanging.change(Manner::Status(200));
+    hanging.change(ReceiverBehavior::Status(200));
     system.start_dispatcher(config());
     system.wait_until_passed(&last).await;
     system.wait_for_schedule("the finished one is swept", |rows| rows == [("pending".to_owned(), 1, false)]).await;
@@ -152,7 +152,7 @@ async fn deliveries_ahead_of_the_position_are_not_started_again() {
 #[tokio::test]
 async fn a_fenced_instance_commits_nothing_until_it_claims_again() {
     let system = System::start().await;
-    let failing = Receiver::start(Manner::Status(500)).await;
+    let failing = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     let first = system.publish(&system.event("a")).await;
     system.wait_until_passed(&first).await;
@@ -168,7 +168,7 @@ async fn a_fenced_instance_commits_nothing_until_it_claims_again() {
 #[tokio::test]
 async fn a_position_outside_of_the_log_makes_it_unready() {
     let mut system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let appended = system.publish(&system.event("a")).await;
     system.wait_until_passed(&appended).await;
@@ -186,7 +186,8 @@ async fn a_position_outside_of_the_log_makes_it_unready() {
 #[tokio::test]
 async fn broken_database_connections_lose_no_event() {
     let system = System::start().await;
-    let (receiver, failing) = (Receiver::start(Manner::Status(200)).await, Receiver::start(Manner::Status(500)).await);
+    let (receiver, failing) =
+        (Receiver::start(ReceiverBehavior::Status(200)).await, Receiver::start(ReceiverBehavior::Status(500)).await);
     system.endpoint(&receiver, json!({})).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     let mut ids = system.publish_many(10).await;
@@ -213,7 +214,7 @@ async fn a_disabled_dispatcher_sends_and_loses_nothing() {
     let mut disabled = config();
     disabled.delivers = false;
     let mut system = System::start_with(disabled).await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     system.endpoint(&receiver, json!({})).await;
     let ids = system.publish_many(5).await;
     let (positions,): (i64,) =

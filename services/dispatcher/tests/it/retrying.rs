@@ -6,14 +6,14 @@ use devstack::testing::eventually;
 use reqwest::{Method, StatusCode};
 use schemas::records::DeliveryOutcome;
 use serde_json::json;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, PATIENCE, System};
 
 #[tokio::test]
 async fn a_failing_endpoint_is_retried_by_its_schedule() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Turns(vec![500, 200])).await;
+    let receiver = Receiver::start(ReceiverBehavior::Turns(vec![500, 200])).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -42,7 +42,7 @@ async fn a_failing_endpoint_is_retried_by_its_schedule() {
 #[tokio::test]
 async fn a_delivery_fails_after_its_last_attempt() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(503)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(503)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -58,7 +58,7 @@ async fn a_delivery_fails_after_its_last_attempt() {
 #[tokio::test]
 async fn an_acknowledged_event_is_not_retried() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(500)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
     let event = system.event("a");
     let appended = system.publish(&event).await;
@@ -74,7 +74,7 @@ async fn an_acknowledged_event_is_not_retried() {
 #[tokio::test]
 async fn pending_deliveries_of_a_deleted_endpoint_are_cancelled() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(500)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
     let endpoint = system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -92,7 +92,7 @@ async fn pending_deliveries_of_a_deleted_endpoint_are_cancelled() {
 #[tokio::test]
 async fn deliveries_of_a_disabled_endpoint_are_held() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Turns(vec![500, 200])).await;
+    let receiver = Receiver::start(ReceiverBehavior::Turns(vec![500, 200])).await;
     let endpoint = system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -109,7 +109,7 @@ async fn deliveries_of_a_disabled_endpoint_are_held() {
 #[tokio::test]
 async fn an_endpoint_that_answers_410_is_disabled() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Status(410)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(410)).await;
     let endpoint = system.endpoint(&receiver, json!({})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -129,8 +129,8 @@ async fn an_endpoint_that_answers_410_is_disabled() {
 #[tokio::test]
 async fn a_redirect_is_a_failure_and_is_not_followed() {
     let system = System::start().await;
-    let elsewhere = Receiver::start(Manner::Status(200)).await;
-    let receiver = Receiver::start(Manner::Header(307, "location", elsewhere.url())).await;
+    let elsewhere = Receiver::start(ReceiverBehavior::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Header(307, "location", elsewhere.url())).await;
     system.endpoint(&receiver, json!({"retry_schedule": []})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -142,7 +142,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
 #[tokio::test]
 async fn retry_after_extends_the_delay() {
     let system = System::start().await;
-    let receiver = Receiver::start(Manner::Header(429, "retry-after", "600".to_owned())).await;
+    let receiver = Receiver::start(ReceiverBehavior::Header(429, "retry-after", "600".to_owned())).await;
     system.endpoint(&receiver, json!({"retry_schedule": [1]})).await;
     let event = system.event("a");
     system.publish(&event).await;
@@ -161,14 +161,14 @@ async fn retry_after_extends_the_delay() {
 #[tokio::test]
 async fn a_hanging_endpoint_delays_no_retries_of_others() {
     let system = System::start().await;
-    let hanging = Receiver::start(Manner::Hang).await;
-    let failing = Receiver::start(Manner::Status(500)).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
+    let failing = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&hanging, json!({"timeout_seconds": 30, "max_in_flight": 1, "retry_schedule": []})).await;
     system.endpoint(&failing, json!({"retry_schedule": [3600]})).await;
     let ids = system.publish_many(100).await;
     failing.wait_for_ids(&ids).await;
     system.wait_for_schedule("all deliveries are scheduled", |rows| rows.len() == 200).await;
-    failing.change(Manner::Status(200));
+    failing.change(ReceiverBehavior::Status(200));
     sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE attempts = 1").execute(&system.pool).await.unwrap();
     // A hundred rows of the hanging endpoint are due before these.
     failing.wait_for(200).await;

@@ -7,8 +7,8 @@ use runtime::seal::SealingKey;
 use schemas::ids::EventId;
 use schemas::records::DeliveryOutcome;
 use serde_json::{Value, json};
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::receiver::{Manner, Receiver};
 use crate::system::{KEY, PATIENCE, System, config};
 
 /// Publishes an event for a dispatcher with another key. Returns it, its endpoint, and the dispatcher's health.
@@ -34,7 +34,7 @@ async fn publish_with_another_key(system: &mut System, receiver: &Receiver) -> (
 #[tokio::test]
 async fn unsigned_deliveries_are_sent_with_the_right_key_later() {
     let mut system = System::without_dispatcher().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let (event, ..) = publish_with_another_key(&mut system, &receiver).await;
     system.shut_down().await;
     let health = system.start_dispatcher(config());
@@ -46,7 +46,7 @@ async fn unsigned_deliveries_are_sent_with_the_right_key_later() {
 #[tokio::test]
 async fn it_is_healthy_again_without_the_unusable_endpoint() {
     let mut system = System::without_dispatcher().await;
-    let receiver = Receiver::start(Manner::Status(200)).await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let (event, endpoint, health) = publish_with_another_key(&mut system, &receiver).await;
     let path = format!("/endpoints/{}", endpoint["id"].as_str().unwrap());
     assert_eq!(system.call(Method::DELETE, &path, KEY, None).await.status, StatusCode::NO_CONTENT);

@@ -1,15 +1,12 @@
 //! A dispatcher with what it needs around it: database, topics, routes, and a reader of its reports.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devstack::testing::{TestDatabase, eventually};
 use dispatcher::DispatcherConfig;
-use http_server::{MountOptions, ServerLimits};
 use kafka::KafkaConfig;
-use kafka::producer::{Appended, Producer, ProducerRecord, ProducerSettings};
-use kafka::topics::{self, Replication};
+use kafka::producer::{Appended, Producer, ProducerRecord};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -25,12 +22,14 @@ use schemas::records::{Dedup, DeliveryAttempt, Event};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection};
-use tenancy::{Tenancy, TenancyConfig};
-use tokio::net::TcpListener;
+use tenancy::TenancyConfig;
+pub(crate) use testkit::api::Answer;
+use testkit::api::{client, send, serve, start_tenancy};
+use testkit::receiver::Receiver;
+use testkit::records::event;
+use testkit::setup;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-
-use crate::receiver::Receiver;
 
 pub(crate) const KEY: &str = "key-of-shop";
 pub(crate) const OTHER_KEY: &str = "key-of-others";
@@ -62,12 +61,6 @@ impl Drop for Running {
     }
 }
 
-/// An answer of the API.
-pub(crate) struct Answer {
-    pub status: StatusCode,
-    pub body: Value,
-}
-
 pub(crate) fn config() -> DispatcherConfig {
     let mut config = DispatcherConfig::default().on_this_machine();
     config.session_timeout = Duration::from_secs(6);
@@ -77,38 +70,28 @@ pub(crate) fn config() -> DispatcherConfig {
 impl System {
     /// Everything but a dispatcher.
     pub(crate) async fn without_dispatcher() -> Self {
-        let shared = devstack::testing::shared().await;
-        let database = shared.database().await;
+        let (database, unused) = setup::database().await;
+        unused.close().await;
         let mut postgres = PostgresConfig::new(&database.url);
         postgres.max_connections = 8;
         let pool = postgres::connect(&postgres).unwrap();
-        postgres::migrate(&pool).await.unwrap();
-        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
-        let one = Replication { factor: 1, min_in_sync: 1 };
-        let differences = topics::plan(&kafka, &kafka.topics.manifest(PARTITIONS), one).await.unwrap();
-        topics::apply(&kafka, &differences, one).await.unwrap();
+        let kafka = setup::topics(PARTITIONS).await;
         let stop = CancellationToken::new();
         let sealing = SealingKey::from_bytes([3; 32]);
-        let mut supervisor = Supervisor::new(Health::new(), stop.clone());
-        let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
-        drop(tokio::spawn(supervisor.run(PATIENCE)));
+        let tenancy = start_tenancy(pool.clone(), TenancyConfig::new(None, false), &stop);
         let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
         let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), config().egress);
-        let router = http_server::mount(routes.merge(tenancy::routes(tenancy)), MountOptions::default());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
-        drop(tokio::spawn(http_server::serve(listener, router, ServerLimits::default(), stop.clone())));
-        drop(rustls::crypto::ring::default_provider().install_default());
+        let base_url = format!("{}/v1", serve(routes.merge(tenancy::routes(tenancy)), &stop).await);
         let attempts = Arc::new(Mutex::new(Vec::new()));
         read_attempts(&kafka, attempts.clone(), stop.clone());
         Self {
-            producer: Producer::new(&kafka, ProducerSettings::default()).unwrap(),
+            producer: setup::producer(&kafka),
             pool,
             kafka,
             org,
             sealing,
             base_url,
-            client: Client::new(),
+            client: client(),
             attempts,
             running: Vec::new(),
             _stop: stop.drop_guard(),
@@ -157,10 +140,7 @@ impl System {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.send().await.unwrap();
-        let status = response.status();
-        let text = response.text().await.unwrap();
-        Answer { status, body: if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() } }
+        send(request).await
     }
 
     /// Makes an endpoint for a receiver; `more` are further fields. Answers the reply.
@@ -178,18 +158,8 @@ impl System {
     }
 
     pub(crate) fn event(&self, event_type: &str) -> Event {
-        Event {
-            org_id: self.org,
-            event_id: EventId::generate(),
-            event_type: event_type.to_owned(),
-            payload: r#"{"n": 1.0}"#.to_owned(),
-            occurred_at: None,
-            source: None,
-            ordering_key: None,
-            metadata: BTreeMap::new(),
-            dedup: None,
-            traceparent: None,
-        }
+        let payload = r#"{"n": 1.0}"#.to_owned();
+        Event { event_type: event_type.to_owned(), payload, ..event(self.org) }
     }
 
     pub(crate) fn keyed_event(&self, key: &str) -> Event {

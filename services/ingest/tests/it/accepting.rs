@@ -27,7 +27,7 @@ async fn success_means_the_whole_event_is_on_the_log() {
     let [record] = &log[..] else { panic!("{log:?}") };
     let event = &record.event;
     assert_eq!(record.key, bench.org.to_string());
-    assert_eq!((event.org_id, event.event_id.to_string().as_str()), (bench.org, answer.text("event_id")));
+    assert_eq!((event.org_id, event.event_id.to_string()), (bench.org, answer.text("event_id")));
     assert_eq!((event.event_type.as_str(), event.payload.as_str()), ("order.created", r#"{"id":7}"#));
     assert_eq!((event.source.as_deref(), event.ordering_key.as_deref()), (Some("shop"), Some("customer-9")));
     assert_eq!(event.occurred_at, Some(1_795_251_600_000_000));
@@ -70,15 +70,15 @@ async fn the_response_has_event_id_append_time_and_position() {
     let record = &bench.log().await[0];
 
     assert_eq!(answer.text("id"), answer.text("event_id"));
-    assert_eq!((answer.text("event_type"), answer.text("type"), answer.text("status")), ("a", "a", "accepted"));
+    assert_eq!(["event_type", "type", "status"].map(|field| answer.text(field)), ["a", "a", "accepted"]);
     assert!(!answer.text("message").is_empty());
     assert!(answer.body.get("duplicate").is_none());
     let timestamp = answer.text("timestamp");
-    let reported = OffsetDateTime::parse(timestamp, &Rfc3339).unwrap().unix_timestamp_nanos() / 1_000_000;
+    let reported = OffsetDateTime::parse(&timestamp, &Rfc3339).unwrap().unix_timestamp_nanos() / 1_000_000;
     assert_eq!(reported, i128::from(record.append_time_ms));
     assert_eq!((timestamp.len(), timestamp.ends_with('Z')), (24, true), "milliseconds, in UTC: {timestamp}");
     let position =
-        instance.sealing.open_token("position", bench.org.as_uuid().as_bytes(), answer.text("position")).unwrap();
+        instance.sealing.open_token("position", bench.org.as_uuid().as_bytes(), &answer.text("position")).unwrap();
     assert_eq!(
         LogPosition::from_bytes(&position),
         Some(LogPosition { log_epoch: 0, partition: record.partition, offset: record.offset })

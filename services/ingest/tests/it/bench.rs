@@ -4,26 +4,24 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use devstack::testing::{TestDatabase, read_topic};
-use http::{HeaderMap, StatusCode};
-use http_server::{MountOptions, ServerLimits};
 use ingest::IngestState;
 use kafka::KafkaConfig;
-use kafka::producer::{Producer, ProducerSettings};
+use kafka::producer::Producer;
 use kafka::read_your_writes::RecentWrites;
-use kafka::topics::{self, Replication};
 use rdkafka::message::{Headers as _, OwnedMessage};
 use rdkafka::{Message as _, Timestamp};
 use reqwest::{Client, RequestBuilder};
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
-use runtime::postgres::{self, PostgresConfig};
 use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use schemas::records::Event;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use tenancy::{Tenancy, TenancyConfig};
-use tokio::net::TcpListener;
+pub(crate) use testkit::api::{Answer, send};
+use testkit::api::{client, serve, start_tenancy};
+use testkit::setup;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const PARTITIONS: i32 = 3;
@@ -45,29 +43,17 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start() -> Self {
-        // Fails if another test has installed it already.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let shared = devstack::testing::shared().await;
-        let database = shared.database().await;
-        let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
-        postgres::migrate(&pool).await.unwrap();
-        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
-        let replication = Replication { factor: 1, min_in_sync: 1 };
-        let manifest: Vec<_> =
-            kafka.topics.manifest(PARTITIONS).into_iter().filter(|topic| topic.name == kafka.topics.events).collect();
-        let differences = topics::plan(&kafka, &manifest, replication).await.unwrap();
-        topics::apply(&kafka, &differences, replication).await.unwrap();
+        let (database, pool) = setup::database().await;
+        let kafka = setup::topics(PARTITIONS).await;
         let shutdown = CancellationToken::new();
-        let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
-        let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
-        tokio::spawn(supervisor.run(DEADLINE));
+        let tenancy = start_tenancy(pool.clone(), TenancyConfig::new(None, false), &shutdown);
         let org = tenancy.apply_dev_keys(KEY, true).await.unwrap().unwrap();
         Self { pool, kafka, org, tenancy, _shutdown: shutdown.drop_guard(), _database: database }
     }
 
     /// An instance on the bench's log and database.
     pub(crate) async fn instance(&self) -> Instance {
-        self.instance_with(Producer::new(&self.kafka, ProducerSettings::default()).unwrap(), self.pool.clone()).await
+        self.instance_with(setup::producer(&self.kafka), self.pool.clone()).await
     }
 
     /// An instance that appends with `producer` and looks dedup keys up in `pool`. API keys are always read from the
@@ -85,15 +71,9 @@ impl Bench {
             written.clone(),
             pool,
         );
-        let router = http_server::mount(
-            ingest::routes(state).merge(tenancy::routes(self.tenancy.clone())),
-            MountOptions::default(),
-        );
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(supervisor.run(DEADLINE));
-        tokio::spawn(http_server::serve(listener, router, ServerLimits::default(), shutdown.clone()));
-        Instance { url, client: Client::new(), sealing, written, _shutdown: shutdown.drop_guard() }
+        drop(tokio::spawn(supervisor.run(DEADLINE)));
+        let url = serve(ingest::routes(state).merge(tenancy::routes(self.tenancy.clone())), &shutdown).await;
+        Instance { url, client: client(), sealing, written, _shutdown: shutdown.drop_guard() }
     }
 
     /// All records on the log of events up to now.
@@ -142,29 +122,6 @@ pub(crate) struct Instance {
     _shutdown: DropGuard,
 }
 
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Value,
-}
-
-impl Answer {
-    pub(crate) fn text(&self, field: &str) -> &str {
-        self.body[field].as_str().unwrap_or_else(|| panic!("no text {field} in {}", self.body))
-    }
-
-    /// Fails the test with the whole answer unless it has this status.
-    pub(crate) fn expect(self, status: u16) -> Self {
-        assert_eq!(self.status.as_u16(), status, "{self:?}");
-        self
-    }
-
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().unwrap())
-    }
-}
-
 impl Instance {
     /// A request to post, without a key.
     pub(crate) fn post(&self, path: &str) -> RequestBuilder {
@@ -189,14 +146,6 @@ impl Instance {
     pub(crate) async fn key(&self, mut wanted: Value) -> String {
         wanted["name"] = json!("a key");
         wanted["environment"] = json!("test");
-        send(self.post("/v1/keys").bearer_auth(KEY).json(&wanted)).await.expect(201).text("key").to_owned()
+        send(self.post("/v1/keys").bearer_auth(KEY).json(&wanted)).await.expect(201).text("key")
     }
-}
-
-pub(crate) async fn send(request: RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
-    let (status, headers) = (response.status(), response.headers().clone());
-    let bytes = response.bytes().await.unwrap();
-    let body = serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{status}: {error}: {bytes:?}"));
-    Answer { status, headers, body }
 }

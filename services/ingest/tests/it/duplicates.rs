@@ -25,7 +25,7 @@ async fn a_duplicate_dedup_id_is_409_with_the_original_id() {
                 .expect(409);
         assert_eq!(
             (duplicate.text("error_code"), duplicate.text("event_id")),
-            ("duplicate_event", first.text("event_id"))
+            ("duplicate_event".to_owned(), first.text("event_id"))
         );
     }
     // An idempotency key with the same text is a different dedup key.
@@ -89,7 +89,7 @@ async fn fifty_concurrent_duplicates_are_one_record_and_one_id() {
         requests.spawn(async move { instance.accept_as("k", &json!({"type": "a", "data": 1})).await.expect(201) });
     }
     let answers = requests.join_all().await;
-    let ids: HashSet<&str> = answers.iter().map(|answer| answer.text("event_id")).collect();
+    let ids: HashSet<String> = answers.iter().map(|answer| answer.text("event_id")).collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
     assert_eq!(answers.iter().filter(|answer| answer.header("idempotency-replayed").is_none()).count(), 1);
     assert_eq!(bench.log().await.len(), 1);

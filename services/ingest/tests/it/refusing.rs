@@ -42,7 +42,7 @@ async fn invalid_events_are_400_or_422_on_api_with_the_fields() {
             let answer = send(request).await;
             assert_eq!(
                 (answer.status.as_u16(), answer.text("error_code")),
-                (status, "invalid_event"),
+                (status, "invalid_event".to_owned()),
                 "{path} {body:.200}: {answer:?}"
             );
             assert_eq!(answer.body["details"][0]["field"], field, "{body:.200}");
@@ -72,7 +72,7 @@ async fn malformed_bodies_are_refused_with_line_and_column() {
             let shown = String::from_utf8_lossy(body);
             assert_eq!(
                 (answer.status.as_u16(), answer.text("error_code")),
-                (status, "invalid_json"),
+                (status, "invalid_json".to_owned()),
                 "{shown}: {answer:?}"
             );
             assert!(answer.text("detail").contains("line 1"), "{shown}: {answer:?}");

@@ -6,28 +6,20 @@ use std::time::Duration;
 use kafka::consumer::{ConsumerEvent, ConsumerSettings, FencedConsumer};
 use kafka::fence::{self, Advance, Claim};
 use kafka::producer::{Producer, ProducerRecord, ProducerSettings, PublishError};
-use kafka::topics::{self, Replication};
+use kafka::topics;
 use kafka::{KafkaConfig, Record};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
+pub(crate) use testkit::setup::topics as cluster;
+use testkit::setup::{ONE_REPLICA as ONE, apply_topics};
 use tokio::sync::mpsc;
 
 use crate::database;
 
-const ONE: Replication = Replication { factor: 1, min_in_sync: 1 };
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-pub(crate) async fn cluster(partitions: i32) -> KafkaConfig {
-    let shared = devstack::testing::shared().await;
-    let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
-    let manifest = kafka.topics.manifest(partitions);
-    let differences = topics::plan(&kafka, &manifest, ONE).await.unwrap();
-    topics::apply(&kafka, &differences, ONE).await.unwrap();
-    kafka
-}
 
 pub(crate) async fn publish(producer: &Producer, topic: &str, key: &str, value: &str) -> kafka::producer::Appended {
     let record =
@@ -307,8 +299,7 @@ async fn partitions_that_are_added_are_read_without_a_restart() {
     let mut owner = Owner::default();
     owner.take(&mut inflow).await;
     assert_eq!(owner.claims.len(), 2, "one partition of each topic");
-    let differences = topics::plan(&kafka, &kafka.topics.manifest(2), ONE).await.unwrap();
-    topics::apply(&kafka, &differences, ONE).await.unwrap();
+    apply_topics(&kafka, 2).await;
     while owner.claims.len() < 4 {
         owner.take(&mut inflow).await;
     }

@@ -6,9 +6,9 @@ use reqwest::StatusCode;
 use schemas::ids::OrgId;
 use serde_json::json;
 use tenancy::{CacheSettings, TenancyConfig};
+use testkit::proxy::DatabaseProxy;
 
 use crate::instance::{Instance, OPERATOR_TOKEN, database, pool, until_probe};
-use crate::proxy::Proxy;
 
 /// The guaranteed bound.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -16,12 +16,12 @@ const WITHIN: Duration = Duration::from_secs(1);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_an_erased_organization_are_refused_within_a_second() {
     let (database, near) = database().await;
-    let proxy = Proxy::start(&database.url).await;
+    let proxy = DatabaseProxy::start(&database.url).await;
     let one = Instance::start(near).await;
     // Unknown keys are not cached: a key refused after the cut was removed from the cache of valid keys.
     let mut config = TenancyConfig::new(None, false);
     config.auth.cache = CacheSettings { unknown_for: Duration::from_millis(1), ..CacheSettings::default() };
-    let other = Instance::start_with(pool(&proxy.url(&database.url)), config).await;
+    let other = Instance::start_with(pool(&proxy.url), config).await;
     let (erased, key) = one.organization_with_key("admin").await;
     let (_, others_key) = one.organization_with_key("admin").await;
     for instance in [&one, &other] {
@@ -35,7 +35,7 @@ async fn keys_of_an_erased_organization_are_refused_within_a_second() {
     until_probe(&other, &key, StatusCode::UNAUTHORIZED, WITHIN).await;
     assert!(answered.elapsed() < WITHIN);
 
-    proxy.cut();
+    proxy.disconnect();
     until_probe(&other, &key, StatusCode::SERVICE_UNAVAILABLE, WITHIN).await;
     assert_eq!(other.probe(&others_key).await, StatusCode::OK, "the key of the other organization is still cached");
 }

@@ -5,52 +5,25 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use devstack::testing::TestDatabase;
-use http_server::{MountOptions, Problem, ServerLimits};
+use http_server::Problem;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
-use runtime::health::Health;
-use runtime::lifecycle::Supervisor;
-use runtime::postgres::{self, PostgresConfig};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use tenancy::{Authenticator, Caller, Right, Tenancy, TenancyConfig};
-use tokio::net::TcpListener;
+pub(crate) use testkit::api::{Answer, send};
+use testkit::api::{client, serve, start_tenancy};
+pub(crate) use testkit::setup::{database, pool};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const OPERATOR_TOKEN: &str = "the operator token of these tests";
 /// Timeout for conditions without a guaranteed bound, with slack for a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-/// A fresh, migrated database; keep it until all pools are dropped.
-pub(crate) async fn database() -> (TestDatabase, PgPool) {
-    let database = devstack::testing::shared().await.database().await;
-    let pool = pool(&database.url);
-    postgres::migrate(&pool).await.unwrap();
-    (database, pool)
-}
-
-pub(crate) fn pool(url: &str) -> PgPool {
-    postgres::connect(&PostgresConfig::new(url)).unwrap()
-}
-
 pub(crate) struct Instance {
     pub tenancy: Tenancy,
     base_url: String,
     client: Client,
     _shutdown: DropGuard,
-}
-
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub status: StatusCode,
-    pub headers: http::HeaderMap,
-    pub body: Value,
-}
-
-impl Answer {
-    pub(crate) fn text(&self, field: &str) -> String {
-        self.body[field].as_str().unwrap_or_else(|| panic!("no text {field} in {}", self.body)).to_owned()
-    }
 }
 
 impl Instance {
@@ -60,17 +33,10 @@ impl Instance {
 
     pub(crate) async fn start_with(pool: PgPool, config: TenancyConfig) -> Self {
         let shutdown = CancellationToken::new();
-        let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
-        let tenancy = Tenancy::start(&mut supervisor, pool, config);
-        tokio::spawn(supervisor.run(SOON));
+        let tenancy = start_tenancy(pool, config, &shutdown);
         let probe = Router::new().route("/probe", get(probe)).with_state(tenancy.authenticator());
-        let router = http_server::mount(probe.merge(tenancy::routes(tenancy.clone())), MountOptions::default());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
-        tokio::spawn(http_server::serve(listener, router, ServerLimits::default(), shutdown.clone()));
-        // Fails if another test has installed it already.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        Self { tenancy, base_url, client: Client::new(), _shutdown: shutdown.drop_guard() }
+        let url = serve(probe.merge(tenancy::routes(tenancy.clone())), &shutdown).await;
+        Self { tenancy, base_url: format!("{url}/v1"), client: client(), _shutdown: shutdown.drop_guard() }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -115,14 +81,6 @@ impl Instance {
         let key = self.key(&organization, role).await.text("key");
         (organization, key)
     }
-}
-
-pub(crate) async fn send(request: RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
-    let (status, headers) = (response.status(), response.headers().clone());
-    let bytes = response.bytes().await.unwrap();
-    let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
-    Answer { status, headers, body }
 }
 
 /// Waits until `key` gets `wanted` from the probe.

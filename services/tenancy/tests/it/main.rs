@@ -12,7 +12,6 @@ mod erasure;
 mod instance;
 mod limits;
 mod outage;
-mod proxy;
 mod revocation;
 mod routes;
 mod signup;

@@ -5,21 +5,21 @@ use std::time::Duration;
 use http::header;
 use reqwest::StatusCode;
 use tenancy::{CacheSettings, TenancyConfig};
+use testkit::proxy::DatabaseProxy;
 
 use crate::instance::{Instance, SOON, database, pool, until_probe};
-use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn during_an_outage_cached_keys_pass_and_others_get_503() {
     let (database, near) = database().await;
-    let proxy = Proxy::start(&database.url).await;
-    let instance = Instance::start(pool(&proxy.url(&database.url))).await;
+    let proxy = DatabaseProxy::start(&database.url).await;
+    let instance = Instance::start(pool(&proxy.url)).await;
     let (_, cached) = instance.organization_with_key("produce").await;
     let (_, not_cached) = Instance::start(near).await.organization_with_key("produce").await;
     let no_key = tenancy::key::generate(tenancy::key::Environment::Live);
     assert_eq!(instance.probe(&cached).await, StatusCode::OK);
 
-    proxy.cut();
+    proxy.disconnect();
     for key in [&not_cached, no_key.reveal()] {
         let answer = instance.get("/probe", key).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "valid or not: it cannot be checked");
@@ -30,7 +30,7 @@ async fn during_an_outage_cached_keys_pass_and_others_get_503() {
     assert_eq!(instance.probe("noise").await, StatusCode::UNAUTHORIZED, "a malformed key needs no lookup");
     assert_eq!(instance.get("/keys/list", &cached).await.status, StatusCode::FORBIDDEN, "a role check needs no lookup");
 
-    proxy.pass();
+    proxy.reconnect();
     until_probe(&instance, &not_cached, StatusCode::OK, SOON).await;
     until_probe(&instance, no_key.reveal(), StatusCode::UNAUTHORIZED, SOON).await;
 }
@@ -39,11 +39,11 @@ async fn during_an_outage_cached_keys_pass_and_others_get_503() {
 async fn an_instance_started_without_postgres_works_when_it_is_up() {
     let (database, near) = database().await;
     let (_, key) = Instance::start(near).await.organization_with_key("produce").await;
-    let proxy = Proxy::start(&database.url).await;
-    proxy.cut();
-    let instance = Instance::start(pool(&proxy.url(&database.url))).await;
+    let proxy = DatabaseProxy::start(&database.url).await;
+    proxy.disconnect();
+    let instance = Instance::start(pool(&proxy.url)).await;
     assert_eq!(instance.probe(&key).await, StatusCode::SERVICE_UNAVAILABLE);
-    proxy.pass();
+    proxy.reconnect();
     until_probe(&instance, &key, StatusCode::OK, SOON).await;
 }
 
@@ -57,11 +57,11 @@ fn config(cache: CacheSettings) -> TenancyConfig {
 async fn a_cached_key_stays_valid_for_a_bounded_time() {
     let (database, near) = database().await;
     let (_, key) = Instance::start(near).await.organization_with_key("produce").await;
-    let proxy = Proxy::start(&database.url).await;
+    let proxy = DatabaseProxy::start(&database.url).await;
     let cache = CacheSettings { serve_for: Duration::from_secs(3), ..CacheSettings::default() };
-    let instance = Instance::start_with(pool(&proxy.url(&database.url)), config(cache)).await;
+    let instance = Instance::start_with(pool(&proxy.url), config(cache)).await;
     assert_eq!(instance.probe(&key).await, StatusCode::OK);
-    proxy.cut();
+    proxy.disconnect();
     assert_eq!(instance.probe(&key).await, StatusCode::OK);
     until_probe(&instance, &key, StatusCode::SERVICE_UNAVAILABLE, SOON).await;
 }

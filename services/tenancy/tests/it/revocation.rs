@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
+use testkit::proxy::DatabaseProxy;
 use uuid::Uuid;
 
 use crate::instance::{Instance, SOON, database, pool, until_probe};
-use crate::proxy::Proxy;
 
 /// The guaranteed bound.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -73,8 +73,8 @@ async fn a_revocation_by_sql_takes_effect_as_well() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_takes_effect_with_a_silent_listen_connection() {
     let (database, near) = database().await;
-    let proxy = Proxy::start(&database.url).await;
-    let pair = pair(Instance::start(near).await, Instance::start(pool(&proxy.url(&database.url))).await).await;
+    let proxy = DatabaseProxy::start(&database.url).await;
+    let pair = pair(Instance::start(near).await, Instance::start(pool(&proxy.url)).await).await;
     proxy.mute_listeners();
     pair.revoke().await;
     // The interval of the poll and its duration.
@@ -84,12 +84,12 @@ async fn a_revocation_takes_effect_with_a_silent_listen_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_missed_in_an_outage_takes_effect_after_it() {
     let (database, near) = database().await;
-    let proxy = Proxy::start(&database.url).await;
-    let pair = pair(Instance::start(near).await, Instance::start(pool(&proxy.url(&database.url))).await).await;
-    proxy.cut();
+    let proxy = DatabaseProxy::start(&database.url).await;
+    let pair = pair(Instance::start(near).await, Instance::start(pool(&proxy.url)).await).await;
+    proxy.disconnect();
     pair.revoke().await;
     assert_eq!(pair.other.probe(&pair.key).await, StatusCode::OK, "the key is cached, and PostgreSQL does not answer");
-    proxy.pass();
+    proxy.reconnect();
     until_probe(&pair.other, &pair.key, StatusCode::UNAUTHORIZED, SOON).await;
     assert_eq!(pair.other.probe(&pair.admin).await, StatusCode::OK, "the other key is still valid");
 }

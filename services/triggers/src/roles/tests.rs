@@ -4,15 +4,13 @@
 use std::time::Duration;
 
 use clap::Parser;
-use devstack::testing::{self, TestDatabase};
+use devstack::testing::TestDatabase;
 use dispatcher::DispatcherConfig;
-use kafka::KafkaConfig;
-use kafka::topics::{self, Replication};
 use materializer::projector::ProjectorConfig;
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
-use runtime::postgres::{self, PostgresConfig};
 use runtime::seal::SealingKey;
+use testkit::setup;
 use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::DeliverySettings;
@@ -30,15 +28,8 @@ struct Tuning {
 
 /// A new database and new topics.
 async fn connections() -> (TestDatabase, Connections) {
-    let shared = testing::shared().await;
-    let database = shared.database().await;
-    let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
-    postgres::migrate(&pool).await.unwrap();
-    let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
-    let replication = Replication { factor: 1, min_in_sync: 1 };
-    let missing = topics::plan(&kafka, &kafka.topics.manifest(PARTITIONS), replication).await.unwrap();
-    topics::apply(&kafka, &missing, replication).await.unwrap();
-    (database, Connections { kafka, pool })
+    let (database, pool) = setup::database().await;
+    (database, Connections { kafka: setup::topics(PARTITIONS).await, pool })
 }
 
 /// For each task: starts the role, aborts the task, and checks that the role ends with an error that names it.

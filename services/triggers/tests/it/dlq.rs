@@ -11,11 +11,12 @@ use schemas::ids::EventId;
 use schemas::records::Event;
 use schemas::topics;
 use serde_json::{Value, json};
+use testkit::receiver::{Received, Receiver, ReceiverBehavior};
+use testkit::records;
 
 use crate::api::Api;
 use crate::log::{Writer, header};
 use crate::process::Process;
-use crate::receiver::Receiver;
 use crate::system::System;
 
 /// A busy machine shares its processors among many tests.
@@ -58,25 +59,15 @@ async fn a_record_redriven_twice_is_one_event_and_one_webhook() {
     let dispatcher = dispatcher(&system);
     dispatcher.ready().await;
     let (writer, topic) = (Writer::new(&system.brokers), system.topic(topics::EVENTS));
-    let mut receiver = Receiver::start().await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(204)).await;
 
     // Three records of an organization that does not exist yet.
     let late = uuid::Uuid::new_v4().to_string();
     let event = |event_type: &str| json!({"event_type": event_type, "payload": 1}).to_string().into_bytes();
     let first = writer.write(&topic, None, &late, &event("first"), &[("x-mine", "kept")]).await;
     writer.write(&topic, None, &late, &event("other"), &[]).await;
-    let mut avro = Event {
-        org_id: late.parse().unwrap(),
-        event_id: EventId::generate(),
-        event_type: "avro".to_owned(),
-        payload: "1".to_owned(),
-        occurred_at: None,
-        source: None,
-        ordering_key: None,
-        metadata: std::collections::BTreeMap::new(),
-        dedup: None,
-        traceparent: None,
-    };
+    let mut avro =
+        Event { event_type: "avro".to_owned(), payload: "1".to_owned(), ..records::event(late.parse().unwrap()) };
     writer.write(&topic, None, &late, &encode_event(&avro).unwrap(), &[]).await;
     wait_for_dead_letters(&system, 3).await;
     let listed = system.run(&["dlq", "list", "--org", &late, "--class", "unknown_organization"]).await.expect(0).json();
@@ -91,7 +82,7 @@ async fn a_record_redriven_twice_is_one_event_and_one_webhook() {
     );
 
     let tenant = create_organization(&system, &api, &late).await;
-    tenant.post("/v1/endpoints", &json!({"url": receiver.url})).await.expect(201);
+    tenant.post("/v1/endpoints", &json!({"url": receiver.url()})).await.expect(201);
     for _ in 0..2 {
         let done = system.run(&["dlq", "redrive", &first]).await.expect(0);
         assert_eq!(done.output, "1 redriven\n");
@@ -127,11 +118,7 @@ async fn a_record_redriven_twice_is_one_event_and_one_webhook() {
     assert_eq!(inbox[0]["event_id"], first_id.to_string());
     assert_eq!(value("x-mine"), "kept");
 
-    let mut received = Vec::new();
-    while received.len() < 5 {
-        let request = tokio::time::timeout(PATIENCE, receiver.inbox.recv()).await.expect("five webhooks").unwrap();
-        received.push(request.headers["webhook-id"].to_str().unwrap().to_owned());
-    }
+    let received = receiver.wait_for(5).await;
     // When the dispatcher has applied every record, no webhook can follow.
     eventually(PATIENCE, "the dispatcher is done", || async {
         let lag = system.run(&["lag"]).await.expect(0).json();
@@ -142,7 +129,8 @@ async fn a_record_redriven_twice_is_one_event_and_one_webhook() {
         (done && open == 0).then_some(())
     })
     .await;
-    assert!(receiver.inbox.try_recv().is_err(), "there is no sixth webhook");
+    assert_eq!(receiver.received().len(), 5, "there is no sixth webhook");
+    let mut received: Vec<String> = received.iter().map(Received::id).collect();
     received.sort();
     let mut expected = crate::api::ids(&inbox);
     expected.sort();

@@ -8,11 +8,11 @@ use devstack::testing::{eventually, read_topic};
 use rdkafka::message::{Message as _, OwnedMessage};
 use schemas::topics;
 use serde_json::{Value, json};
+use testkit::receiver::{Receiver, ReceiverBehavior};
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Reply};
 use crate::process::Process;
-use crate::receiver::Receiver;
 use crate::system::System;
 
 /// A busy machine shares its processors among many tests.
@@ -50,7 +50,7 @@ impl IngestPair {
 
     /// Waits until both consumers have applied the whole log and no delivery is pending; returns the number of received
     /// webhooks by event id.
-    async fn wait_until_delivered(&self, receiver: &mut Receiver) -> BTreeMap<String, usize> {
+    async fn wait_until_delivered(&self, receiver: &Receiver) -> BTreeMap<String, usize> {
         let topic = self.system.topic(topics::EVENTS);
         let records = read_topic(&self.system.brokers, &topic).await;
         let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
@@ -77,8 +77,8 @@ impl IngestPair {
         })
         .await;
         let mut received = BTreeMap::new();
-        while let Ok(webhook) = receiver.inbox.try_recv() {
-            *received.entry(webhook.headers["webhook-id"].to_str().unwrap().to_owned()).or_default() += 1;
+        for one in receiver.take() {
+            *received.entry(one.id()).or_default() += 1;
         }
         received
     }
@@ -94,8 +94,8 @@ impl IngestPair {
 
 /// A receiver with an endpoint for all events of the organization.
 async fn receiver(api: &Api) -> Receiver {
-    let receiver = Receiver::start().await;
-    api.post("/v1/endpoints", &json!({"url": receiver.url})).await.expect(201);
+    let receiver = Receiver::start(ReceiverBehavior::Status(204)).await;
+    api.post("/v1/endpoints", &json!({"url": receiver.url()})).await.expect(201);
     receiver
 }
 
@@ -125,11 +125,11 @@ async fn post_concurrently(pair: &IngestPair, key: &'static str, body: fn(usize)
 async fn concurrent_posts_of_one_key_are_one_row_and_one_webhook() {
     let pair = IngestPair::start().await;
     let api = &pair.apis[0];
-    let mut receiver = receiver(api).await;
+    let receiver = receiver(api).await;
     let consumers = pair.start_consumers().await;
     for round in ["one", "two", "three"] {
         let replies = post_concurrently(&pair, round, |_| json!({"event_type": "a", "payload": {"n": 1}})).await;
-        let received = pair.wait_until_delivered(&mut receiver).await;
+        let received = pair.wait_until_delivered(&receiver).await;
         assert_eq!(received.values().sum::<usize>(), 1, "one webhook: {received:?}");
         let mut originals = BTreeSet::new();
         let mut accepted = 0;
@@ -154,7 +154,7 @@ async fn concurrent_posts_of_one_key_are_one_row_and_one_webhook() {
 async fn different_bodies_under_one_key_are_two_rows_and_webhooks() {
     let pair = IngestPair::start().await;
     let api = &pair.apis[0];
-    let mut receiver = receiver(api).await;
+    let receiver = receiver(api).await;
     // Without a materializer, neither instance sees the event of the other, so both accept one.
     let replies =
         post_concurrently(&pair, "k", |instance| json!({"event_type": "a", "payload": {"body": instance}})).await;
@@ -173,7 +173,7 @@ async fn different_bodies_under_one_key_are_two_rows_and_webhooks() {
         assert_eq!(other["error_code"], "idempotency_key_reused");
     }
     let consumers = pair.start_consumers().await;
-    let received = pair.wait_until_delivered(&mut receiver).await;
+    let received = pair.wait_until_delivered(&receiver).await;
     assert_eq!(received.values().copied().collect::<Vec<_>>(), [1, 1], "{received:?}");
     let inbox = api.inbox(50).await;
     assert_eq!(inbox.len(), 2, "no accepted event is lost");
@@ -226,7 +226,7 @@ async fn dedup_keys_are_separate_by_kind_and_organization() {
     let pair = IngestPair::start().await;
     let [api, other_instance] = &pair.apis;
     let stranger = Api::of_new_organization(&api.base_url, &pair.system.operator_token, "Other").await;
-    let mut receiver = receiver(api).await;
+    let receiver = receiver(api).await;
     let event = |n: u32| json!({"event_type": "a", "payload": {"n": n}});
     let named = |n: u32| json!({"event_type": "a", "payload": {"n": n}, "dedup_id": "k"});
 
@@ -260,7 +260,7 @@ async fn dedup_keys_are_separate_by_kind_and_organization() {
     ];
 
     let consumers = pair.start_consumers().await;
-    let received = pair.wait_until_delivered(&mut receiver).await;
+    let received = pair.wait_until_delivered(&receiver).await;
     let event_of = async |ids: &[String]| {
         let mut originals = BTreeSet::new();
         for id in ids {

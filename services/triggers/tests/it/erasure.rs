@@ -1,19 +1,15 @@
 //! An organization is erased under load; another one is not affected.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
 use devstack::testing::{eventually, read_topic};
 use schemas::topics;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
-use tokio::net::TcpListener;
-use tokio_util::task::AbortOnDropHandle;
+use testkit::receiver::{Received, Receiver, ReceiverBehavior};
 
 use crate::api::Api;
 use crate::log::Writer;
@@ -24,39 +20,23 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// for twenty seconds.
 const IN_FLIGHT: Duration = Duration::from_secs(3);
 
-/// Path, `webhook-id` and time of each received webhook.
-type Arrivals = Arc<Mutex<Vec<(String, String, Instant)>>>;
-
-/// Serves until dropped; responds with 500 at `/fails`.
+/// One receiver takes everything, the other one answers 500.
 struct Hooks {
-    url: String,
-    arrivals: Arrivals,
-    _server: AbortOnDropHandle<()>,
+    fine: Receiver,
+    failing: Receiver,
 }
 
 impl Hooks {
     async fn start() -> Self {
-        let arrivals = Arrivals::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/{name}", axum::routing::post(receive)).with_state(arrivals.clone());
-        let _server = AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
-        Self { url, arrivals, _server }
+        let fine = Receiver::start(ReceiverBehavior::Status(204)).await;
+        Self { fine, failing: Receiver::start(ReceiverBehavior::Status(500)).await }
     }
 
     /// Ids that were received at a path after this time.
     fn since(&self, name: &str, after: Option<Instant>) -> BTreeSet<String> {
-        let arrivals = self.arrivals.lock().unwrap();
-        let counts =
-            |(at_name, _, at): &&(String, String, Instant)| at_name == name && after.is_none_or(|after| *at > after);
-        arrivals.iter().filter(counts).map(|(_, id, _)| id.clone()).collect()
+        let counts = |one: &&Received| one.path == format!("/{name}") && after.is_none_or(|after| one.at > after);
+        [self.fine.received(), self.failing.received()].iter().flatten().filter(counts).map(Received::id).collect()
     }
-}
-
-async fn receive(State(arrivals): State<Arrivals>, Path(name): Path<String>, headers: HeaderMap) -> StatusCode {
-    let status = if name == "fails" { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::NO_CONTENT };
-    arrivals.lock().unwrap().push((name, headers["webhook-id"].to_str().unwrap().to_owned(), Instant::now()));
-    status
 }
 
 async fn endpoint(api: &Api, url: String) {
@@ -122,9 +102,9 @@ async fn an_organization_erased_under_load_leaves_no_rows() {
     let erased = Api::of_new_organization(&kept.base_url, &system.operator_token, "Erased").await;
     let operator = kept.with_key(&system.operator_token);
     let hooks = Hooks::start().await;
-    endpoint(&kept, format!("{}/kept", hooks.url)).await;
-    endpoint(&erased, format!("{}/erased", hooks.url)).await;
-    endpoint(&erased, format!("{}/fails", hooks.url)).await;
+    endpoint(&kept, hooks.fine.url_of("kept")).await;
+    endpoint(&erased, hooks.fine.url_of("erased")).await;
+    endpoint(&erased, hooks.failing.url_of("fails")).await;
 
     let stop = Arc::new(AtomicBool::new(false));
     let flowing: Vec<_> = [&kept, &kept, &erased, &erased]

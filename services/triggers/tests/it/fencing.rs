@@ -14,12 +14,14 @@ use devstack::testing::eventually;
 use kafka::partition;
 use serde_json::json;
 use sqlx::PgPool;
+use testkit::fence_audit;
+use testkit::proxy::DatabaseProxy;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 
 use crate::api::Api;
-use crate::database_proxy::DatabaseProxy;
-use crate::deliveries::{Hook, accepted, now_ms};
+use crate::deliveries::{RECEIVED_WITHIN, accepted, now_ms};
 use crate::process::Process;
 use crate::system::{PARTITIONS, System};
 
@@ -41,30 +43,14 @@ impl Bench {
     async fn start() -> Self {
         let system = System::shared().await;
         let database = system.database().await;
-        let book = "
-            CREATE TABLE public.claimed (at bigserial, consumer text, topic text, partition integer, epoch bigint,
-                                         instance text);
-            CREATE TABLE public.moved (at bigserial, consumer text, topic text, partition integer, epoch bigint,
-                                       from_offset bigint, to_offset bigint, instance text);
+        fence_audit::install(&database).await.unwrap();
+        let count_inserts = "
             CREATE TABLE public.offered (event_id uuid NOT NULL);
-            CREATE FUNCTION public.note_position() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF TG_OP = 'INSERT' OR NEW.epoch <> OLD.epoch THEN
-                    INSERT INTO public.claimed (consumer, topic, partition, epoch, instance)
-                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch,
-                            current_setting('triggers.instance', true));
-                ELSIF NEW.next_offset <> OLD.next_offset THEN
-                    INSERT INTO public.moved (consumer, topic, partition, epoch, from_offset, to_offset, instance)
-                    VALUES (NEW.consumer, NEW.topic, NEW.partition, NEW.epoch, OLD.next_offset, NEW.next_offset,
-                            current_setting('triggers.instance', true));
-                END IF;
-                RETURN NEW; END $$;
-            CREATE TRIGGER note_position BEFORE INSERT OR UPDATE ON consumer_positions FOR EACH ROW
-                EXECUTE FUNCTION public.note_position();
             CREATE FUNCTION public.note_offered() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN INSERT INTO public.offered VALUES (NEW.event_id); RETURN NEW; END $$;
             CREATE TRIGGER note_offered BEFORE INSERT ON view.events FOR EACH ROW
                 EXECUTE FUNCTION public.note_offered();";
-        sqlx::raw_sql(book).execute(&database).await.unwrap();
+        sqlx::raw_sql(count_inserts).execute(&database).await.unwrap();
         let ingest =
             system.role("ingest", &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")]);
         let base_url = ingest.ready().await;
@@ -80,9 +66,9 @@ impl Bench {
 
     /// Creates an endpoint for every organization, and starts a materializer: the sent events have idempotency keys, so
     /// the dispatcher needs its duplicate decisions.
-    async fn create_endpoints(&self, hook: &Hook) -> Process {
+    async fn create_endpoints(&self, hook: &Receiver) -> Process {
         for api in &self.apis {
-            api.post("/v1/endpoints", &json!({"url": hook.url})).await.expect(201);
+            api.post("/v1/endpoints", &json!({"url": hook.url()})).await.expect(201);
         }
         self.join("materializer", "view").await
     }
@@ -136,12 +122,12 @@ impl Bench {
         sqlx::query_scalar(sql).fetch_one(&self.database).await.unwrap()
     }
 
-    async fn claims_of(&self, name: &str) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM public.claimed WHERE instance = $1")
-            .bind(name)
-            .fetch_one(&self.database)
-            .await
-            .unwrap()
+    async fn claims_of(&self, name: &str) -> usize {
+        fence_audit::claims(&self.database).await.unwrap().iter().filter(|claim| claim.holder == name).count()
+    }
+
+    async fn moves_of(&self, name: &str) -> usize {
+        fence_audit::moves(&self.database).await.unwrap().iter().filter(|change| change.holder == name).count()
     }
 
     /// Starts a consumer and waits until it has claimed partitions.
@@ -152,7 +138,7 @@ impl Bench {
     }
 
     /// Waits until an instance has more than `before` claims.
-    async fn claims(&self, name: &str, before: i64) {
+    async fn claims(&self, name: &str, before: usize) {
         eventually(PATIENCE, &format!("{name} claims"), || async {
             (self.claims_of(name).await > before).then_some(())
         })
@@ -161,29 +147,20 @@ impl Bench {
 
     /// Waits until this instance has the latest claim of every partition of the events topic.
     async fn owns_all(&self, role: &str, name: &str) {
-        let sql = "SELECT count(*) FROM consumer_positions p
-                   WHERE topic LIKE '%events%' AND consumer = $2 AND NOT EXISTS
-                       (SELECT FROM public.claimed c
-                        WHERE (c.consumer, c.topic, c.partition, c.epoch) = (p.consumer, p.topic, p.partition, p.epoch)
-                            AND c.instance = $1)";
         eventually(PATIENCE, &format!("{name} has all partitions"), || async {
-            let others: i64 = sqlx::query_scalar(sql).bind(name).bind(role).fetch_one(&self.database).await.unwrap();
-            (others == 0).then_some(())
+            let owners = fence_audit::current_owners(&self.database, role).await.unwrap();
+            let mut owners = owners.iter().filter(|(topic, _)| topic.contains("events"));
+            owners.all(|(_, holder)| holder.as_deref() == Some(name)).then_some(())
         })
         .await;
     }
 
-    /// Asserts that only the instance that claimed an epoch moved a position in it, and that each move starts where the
-    /// last one ended.
+    /// Asserts that only the holder of an epoch moved a position under it, and only forward.
     async fn assert_fenced(&self) {
-        let by_others = "SELECT count(*) FROM public.moved m WHERE NOT EXISTS
-                (SELECT FROM public.claimed c WHERE (c.consumer, c.topic, c.partition, c.epoch, c.instance)
-                                                    = (m.consumer, m.topic, m.partition, m.epoch, m.instance))";
-        assert_eq!(self.number(by_others).await, 0, "a position was moved by an instance without the claim");
-        let jumps = "SELECT count(*) FROM
-                (SELECT from_offset, lag(to_offset) OVER (PARTITION BY consumer, topic, partition ORDER BY at) AS ended
-                 FROM public.moved) AS moves WHERE ended <> from_offset";
-        assert_eq!(self.number(jumps).await, 0, "a position was moved back, or by another instance in between");
+        let moves = fence_audit::moves(&self.database).await.unwrap();
+        let claims = fence_audit::claims(&self.database).await.unwrap();
+        assert!(!moves.is_empty(), "the audit records moves");
+        assert_eq!(fence_audit::violations(&claims, &moves), [""; 0]);
     }
 
     /// Waits until the view has `total` events, and asserts that each was written once.
@@ -199,18 +176,18 @@ impl Bench {
     }
 }
 
-/// Asserts that every accepted event was received, and once, unless it was in flight at one of the times `in_doubt`
-/// (milliseconds): accepted then, or sent for the first time then, as an older delivery from the schedule may be.
-async fn assert_received(bench: &Bench, hook: &Hook, total: u64, in_doubt: &[(i64, i64)]) {
+/// Every accepted event came, and came once unless it was in hand at one of these times (milliseconds): accepted then, or
+/// sent for the first time then, as an older delivery from the schedule may be.
+async fn assert_received(bench: &Bench, hook: &Receiver, total: u64, in_doubt: &[(i64, i64)]) {
     let log = accepted(&bench.system).await;
     assert_eq!(log.len() as u64, total);
-    hook.wait_for(&log.keys().cloned().collect::<Vec<_>>()).await;
+    hook.wait_for_ids(&log.keys().cloned().collect::<Vec<_>>()).await;
     // Deliveries that are repeated are repeated soon.
     let open = "SELECT (SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL)
                         + (SELECT count(*) FROM deliveries_awaiting_dedup)";
     eventually(PATIENCE, "no delivery is pending", || async { (bench.number(open).await == 0).then_some(()) }).await;
     let mut twice = 0;
-    for (id, times) in hook.received() {
+    for (id, times) in hook.times() {
         let accepted_at = log[&id];
         let was_in_flight = |at: i64| in_doubt.iter().any(|(from, to)| (*from..=*to).contains(&at));
         let may_repeat = was_in_flight(accepted_at) || times.first().is_some_and(|first| was_in_flight(*first));
@@ -244,10 +221,9 @@ async fn a_paused_materializer_changes_nothing_and_recovers() {
     first.signal(Signal::CONT);
     bench.claims("first", before).await;
     first.ready().await;
-    let moved = "SELECT count(*) FROM public.moved WHERE instance = 'first'";
-    let moves = bench.number(moved).await;
+    let moves = bench.moves_of("first").await;
     eventually(PATIENCE, "the resumed instance moves positions again", || async {
-        (bench.number(moved).await > moves).then_some(())
+        (bench.moves_of("first").await > moves).then_some(())
     })
     .await;
     let total = bench.end_load().await;
@@ -259,12 +235,12 @@ async fn a_paused_materializer_changes_nothing_and_recovers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_dispatcher_loses_nothing_and_recovers() {
     let mut bench = Bench::start().await;
-    let hook = Hook::slow(Duration::from_millis(20)).await;
+    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
     let view = bench.create_endpoints(&hook).await;
     let first = bench.join("dispatcher", "first").await;
     let second = bench.join("dispatcher", "second").await;
     bench.put_under_load();
-    eventually(PATIENCE, "webhooks are received", || async { (hook.received().len() > 100).then_some(()) }).await;
+    eventually(PATIENCE, "webhooks are received", || async { (hook.times().len() > 100).then_some(()) }).await;
     let paused_at = now_ms();
     first.signal(Signal::STOP);
     bench.owns_all("dispatcher", "second").await;
@@ -273,10 +249,9 @@ async fn a_paused_dispatcher_loses_nothing_and_recovers() {
     let resumed_at = now_ms();
     bench.claims("first", before).await;
     first.ready().await;
-    let moved = "SELECT count(*) FROM public.moved WHERE instance = 'first'";
-    let moves = bench.number(moved).await;
+    let moves = bench.moves_of("first").await;
     eventually(PATIENCE, "the resumed instance moves positions again", || async {
-        (bench.number(moved).await > moves).then_some(())
+        (bench.moves_of("first").await > moves).then_some(())
     })
     .await;
     let total = bench.end_load().await;
@@ -289,7 +264,7 @@ async fn a_paused_dispatcher_loses_nothing_and_recovers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatchers_that_join_leave_and_die_send_every_event() {
     let mut bench = Bench::start().await;
-    let hook = Hook::slow(Duration::from_millis(20)).await;
+    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
     let view = bench.create_endpoints(&hook).await;
     bench.put_under_load();
     let mut first = bench.join("dispatcher", "first").await;
@@ -298,8 +273,8 @@ async fn dispatchers_that_join_leave_and_die_send_every_event() {
     assert_eq!(first.ended().await.code(), Some(0), "{}", first.log());
     bench.owns_all("dispatcher", "second").await;
     let third = bench.join("dispatcher", "third").await;
-    let received = hook.received().len();
-    eventually(PATIENCE, "webhooks are received", || async { (hook.received().len() > received + 100).then_some(()) })
+    let received = hook.times().len();
+    eventually(PATIENCE, "webhooks are received", || async { (hook.times().len() > received + 100).then_some(()) })
         .await;
     let killed_at = now_ms();
     second.signal(Signal::KILL);
@@ -316,6 +291,7 @@ async fn dispatchers_that_join_leave_and_die_send_every_event() {
 async fn materializer_resolves_commits_with_unknown_outcome() {
     let mut bench = Bench::start().await;
     let proxy = DatabaseProxy::start(&bench.system.database_url).await;
+    proxy.cut_commits();
     let materializer = bench.consumer("materializer", "only", &proxy.url);
     bench.put_under_load();
     let enough = || async { (proxy.cuts().0 >= 5 && proxy.cuts().1 >= 5).then_some(()) };
@@ -329,9 +305,10 @@ async fn materializer_resolves_commits_with_unknown_outcome() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatcher_resolves_commits_with_unknown_outcome() {
     let mut bench = Bench::start().await;
-    let hook = Hook::slow(Duration::from_millis(20)).await;
+    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
     let view = bench.create_endpoints(&hook).await;
     let proxy = DatabaseProxy::start(&bench.system.database_url).await;
+    proxy.cut_commits();
     let dispatcher = bench.consumer("dispatcher", "only", &proxy.url);
     bench.put_under_load();
     let enough = || async { (proxy.cuts().0 >= 5 && proxy.cuts().1 >= 5).then_some(()) };

@@ -7,7 +7,6 @@
 
 mod api;
 mod cli;
-mod database_proxy;
 mod deliveries;
 mod dlq;
 mod draining;
@@ -19,7 +18,6 @@ mod native;
 mod outages;
 mod positions;
 mod process;
-mod receiver;
 mod restore;
 mod scaling;
 mod system;

@@ -16,10 +16,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::DefaultClientContext;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::receiver::{Receiver, ReceiverBehavior};
 
 use crate::api::{self, Api, ids};
 use crate::process::{Process, triggers};
-use crate::receiver::Receiver;
 use crate::system::{Finished, finish};
 
 /// A parent folder of data folders. If the test runs as root, the servers run as another user and must be able to enter
@@ -118,16 +118,16 @@ async fn assert_dev_json_is_correct(parent: &ParentFolder, dev: &Value) {
 }
 
 async fn assert_event_reaches_inbox_and_webhook(api: &Api) {
-    let mut receiver = Receiver::start().await;
-    let body = json!({"url": receiver.url, "event_types": ["order.*"]});
-    let endpoint = api.post("/v1/endpoints", &body).await.expect(201).json();
+    let receiver = Receiver::start(ReceiverBehavior::Status(204)).await.with_patience(Duration::from_secs(10));
+    let wanted = json!({"url": receiver.url(), "event_types": ["order.*"]});
+    let endpoint = api.post("/v1/endpoints", &wanted).await.expect(201).json();
     let id = api.accept("order.created", &json!({"id": 7, "total": "12.50"})).await;
     let accepted = Instant::now();
     let event = api.shown(&id, Duration::from_secs(10)).await;
     assert!(accepted.elapsed() < Duration::from_secs(1), "in the inbox after {:?}", accepted.elapsed());
     assert_eq!(event["payload"], json!({"id": 7, "total": "12.50"}));
 
-    let received = tokio::time::timeout(Duration::from_secs(10), receiver.inbox.recv()).await.unwrap().unwrap();
+    let received = receiver.wait_for(1).await.remove(0);
     let verifier = standardwebhooks::Webhook::new(endpoint["secret"].as_str().unwrap()).unwrap();
     verifier.verify(&received.body, &received.headers).unwrap();
     verifier.verify(b"{}", &received.headers).unwrap_err();

@@ -1,19 +1,17 @@
 //! The number of statements of a flush, counted in the PostgreSQL client.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use devstack::testing::TestDatabase;
-use kafka::producer::ProducerSettings;
-use kafka::{KafkaConfig, Record};
+use kafka::Record;
 use runtime::health::Health;
-use runtime::postgres::{self, PostgresConfig};
 use schemas::codec::encode_event;
 use schemas::headers;
-use schemas::ids::{EventId, OrgId};
+use schemas::ids::OrgId;
 use schemas::records::{Dedup, Event};
 use schemas::unix_time::to_millis;
+use testkit::{records, setup};
 use time::OffsetDateTime;
 use tracing::callsite::rebuild_interest_cache;
 use tracing::field::{Field, Visit};
@@ -85,15 +83,12 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Self {
-        let shared = devstack::testing::shared().await;
-        let database = shared.database().await;
-        let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
-        postgres::migrate(&pool).await.unwrap();
+        let (database, pool) = setup::database().await;
         let org = OrgId::generate();
         let insert = sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'One')").bind(org.as_uuid());
         insert.execute(&pool).await.unwrap();
-        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
-        let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
+        let kafka = setup::kafka().await;
+        let producer = setup::producer(&kafka);
         let topic: Arc<str> = kafka.topics.events.as_str().into();
         let mut collector = Collector::default();
         collector.assign(fence::claim(&pool, CONSUMER, &topic, None, &[(0, 0)]).await.unwrap());
@@ -102,18 +97,7 @@ impl Bench {
     }
 
     fn event(&self, dedup: Option<Dedup>) -> Event {
-        Event {
-            org_id: self.org,
-            event_id: EventId::generate(),
-            event_type: "a".to_owned(),
-            payload: "{}".to_owned(),
-            occurred_at: None,
-            source: None,
-            ordering_key: None,
-            metadata: BTreeMap::new(),
-            dedup,
-            traceparent: None,
-        }
+        Event { dedup, ..records::event(self.org) }
     }
 
     /// Flushes these events as one batch: from ingest, or from a producer that chose their ids.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use devstack::testing::{eventually, read_topic};
 use http::StatusCode;
 use kafka::producer::{Appended, Producer, ProducerRecord, ProducerSettings};
-use kafka::topics::{self, Replication};
 use materializer::projector::ProjectorConfig;
 use rdkafka::Message as _;
 use rdkafka::message::{Headers as _, OwnedMessage};
 use schemas::ids::{EventId, OrgId};
+use testkit::setup;
 
 use crate::inbox::harness::Bench;
 use crate::projector::harness::{Projecting, event};
@@ -37,9 +37,7 @@ impl AckRecord {
 }
 
 pub(super) async fn create_topics(bench: &Bench) {
-    let replication = Replication { factor: 1, min_in_sync: 1 };
-    let differences = topics::plan(&bench.kafka, &bench.topics().manifest(PARTITIONS), replication).await.unwrap();
-    topics::apply(&bench.kafka, &differences, replication).await.unwrap();
+    setup::apply_topics(&bench.kafka, PARTITIONS).await;
 }
 
 /// Appends `count` events of Alpha to the log, as ingest does.

@@ -11,18 +11,18 @@ use kafka::KafkaConfig;
 use kafka::producer::{Producer, ProducerSettings};
 use kafka::read_your_writes::RecentWrites;
 use materializer::{InboxState, READ_SETTINGS};
-use runtime::health::Health;
-use runtime::lifecycle::Supervisor;
 use runtime::postgres::{self, PostgresConfig};
 use runtime::seal::SealingKey;
 use schemas::ids::{EventId, OrgId};
 use schemas::topics::TopicNames;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
-use tenancy::{Tenancy, TenancyConfig};
+use tenancy::TenancyConfig;
+use testkit::api::start_tenancy;
+use testkit::setup;
 use time::OffsetDateTime;
 use time::macros::datetime;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -44,17 +44,8 @@ pub(crate) struct Bench {
     state: InboxState,
     pub alpha: OrgId,
     pub beta: OrgId,
-    _end: CancelOnDrop,
+    _stop: DropGuard,
     _database: TestDatabase,
-}
-
-/// The tenancy's watch must not outlive the test.
-struct CancelOnDrop(CancellationToken);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
 }
 
 impl Bench {
@@ -64,18 +55,16 @@ impl Bench {
 
     /// With a pool of its own for the inbox, and other brokers than the shared ones.
     pub(crate) async fn start_with(inbox_pool: impl FnOnce(&str) -> PostgresConfig, brokers: Option<&str>) -> Self {
-        let shared = devstack::testing::shared().await;
-        let database = shared.database().await;
-        let pool = postgres::connect(&PostgresConfig::new(&database.url)).unwrap();
-        postgres::migrate(&pool).await.unwrap();
+        let (database, pool) = setup::database().await;
         // Rows of tests begin there.
         sqlx::query("SELECT view_ensure_time_partition('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
         let shutdown = CancellationToken::new();
-        let mut supervisor = Supervisor::new(Health::new(), shutdown.clone());
-        let tenancy = Tenancy::start(&mut supervisor, pool.clone(), TenancyConfig::new(None, false));
-        drop(tokio::spawn(supervisor.run(Duration::from_secs(10))));
+        let tenancy = start_tenancy(pool.clone(), TenancyConfig::new(None, false), &shutdown);
         tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
-        let kafka = KafkaConfig::new(brokers.unwrap_or(shared.brokers()), &shared.topic_prefix());
+        let mut kafka = setup::kafka().await;
+        if let Some(brokers) = brokers {
+            brokers.clone_into(&mut kafka.brokers);
+        }
         let settings = ProducerSettings { delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
         let producer = Producer::new(&kafka, settings).unwrap();
         let (sealing, written) = (SealingKey::from_bytes([5; 32]), RecentWrites::default());
@@ -99,7 +88,7 @@ impl Bench {
             kafka,
             sealing,
             written,
-            _end: CancelOnDrop(shutdown.clone()),
+            _stop: shutdown.clone().drop_guard(),
             shutdown,
             state,
             _database: database,

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use devstack::testing::eventually;
-use kafka::topics::{self, Replication};
 use materializer::projector::ProjectorConfig;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{DeliveryOutcome, Event};
+use testkit::setup;
 
 use super::deliveries::attempt;
 use super::harness::{Bench, JSON, PARTITIONS, PATIENCE, event, stranger};
@@ -196,9 +196,7 @@ async fn the_position_waits_until_the_dead_letter_is_written() {
     bench.event(&event(org)).await;
     projecting.is_ready(false).await;
     assert_eq!(bench.position(&bench.topics().events, 0).await, Some(garbage.offset));
-    let one = Replication { factor: 1, min_in_sync: 1 };
-    let differences = topics::plan(&bench.kafka, &bench.topics().manifest(PARTITIONS), one).await.unwrap();
-    topics::apply(&bench.kafka, &differences, one).await.unwrap();
+    setup::apply_topics(&bench.kafka, PARTITIONS).await;
     bench.all_applied().await;
     let dead_letters = bench.dead_letters().await;
     assert_eq!((dead_letters.len(), dead_letters[0].value.as_deref()), (1, Some(&b"garbage"[..])));

@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 
 use devstack::testing::{TestDatabase, eventually, read_topic};
 use kafka::producer::{Appended, Producer, ProducerRecord, ProducerSettings};
-use kafka::topics::{self, Replication};
 use kafka::{KafkaConfig, partition};
 use materializer::projector::{self, CONSUMER, ProjectorConfig};
 use rdkafka::Message as _;
 use rdkafka::message::{Headers as _, OwnedMessage};
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
-use runtime::postgres::{self, PostgresConfig};
+use runtime::postgres;
 use schemas::codec::{encode_ack, encode_attempt, encode_event};
 use schemas::ids::{EventId, OrgId};
-use schemas::records::{Ack, Dedup, DeliveryAttempt, Event};
+use schemas::records::{Ack, DeliveryAttempt, Event};
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
+pub(crate) use testkit::records::{event, keyed};
+use testkit::setup;
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -51,13 +52,9 @@ impl Bench {
 
     /// On the database at `url`.
     pub(crate) async fn on(url: &str, database: Option<TestDatabase>) -> Self {
-        let shared = devstack::testing::shared().await;
-        let pool = postgres::connect(&PostgresConfig::new(url)).unwrap();
+        let pool = setup::pool(url);
         postgres::migrate(&pool).await.unwrap();
-        let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
-        let replication = Replication { factor: 1, min_in_sync: 1 };
-        let differences = topics::plan(&kafka, &kafka.topics.manifest(PARTITIONS), replication).await.unwrap();
-        topics::apply(&kafka, &differences, replication).await.unwrap();
+        let kafka = setup::topics(PARTITIONS).await;
         let settings = ProducerSettings { delivery_timeout: Duration::from_secs(30), ..ProducerSettings::default() };
         let producer = Producer::new(&kafka, settings).unwrap();
         Self { pool, kafka, producer, ends: Arc::default(), _database: database.map(Arc::new) }
@@ -65,7 +62,7 @@ impl Bench {
 
     /// The same database, and another log.
     pub(crate) fn with_log(self, kafka: KafkaConfig) -> Self {
-        let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
+        let producer = setup::producer(&kafka);
         Self { kafka, producer, ..self }
     }
 
@@ -301,25 +298,6 @@ impl Projecting {
         let what = format!("readiness is {ready}");
         eventually(PATIENCE, &what, || async { (self.health.is_ready() == ready).then_some(()) }).await;
     }
-}
-
-pub(crate) fn event(org: OrgId) -> Event {
-    Event {
-        org_id: org,
-        event_id: EventId::generate(),
-        event_type: "a".to_owned(),
-        payload: "{}".to_owned(),
-        occurred_at: None,
-        source: None,
-        ordering_key: None,
-        metadata: BTreeMap::new(),
-        dedup: None,
-        traceparent: None,
-    }
-}
-
-pub(crate) fn keyed(org: OrgId, dedup: Dedup) -> Event {
-    Event { dedup: Some(dedup), ..event(org) }
 }
 
 /// The append time as a column has it.

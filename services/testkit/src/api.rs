@@ -1,0 +1,81 @@
+//! The HTTP API as production serves it, on a free port, and a client for it.
+
+use std::time::Duration;
+
+use axum::Router;
+use http::{HeaderMap, StatusCode};
+use http_server::{MountOptions, ServerLimits};
+use reqwest::{Client, RequestBuilder};
+use runtime::health::Health;
+use runtime::lifecycle::Supervisor;
+use serde_json::Value;
+use sqlx::postgres::PgPool;
+use tenancy::{Tenancy, TenancyConfig};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// How long background tasks may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// `null` when the body is empty.
+    pub body: Value,
+}
+
+impl Answer {
+    /// A field of the body that must be a string.
+    pub fn text(&self, field: &str) -> String {
+        self.body[field].as_str().unwrap_or_else(|| panic!("no text {field} in {}", self.body)).to_owned()
+    }
+
+    /// Fails the test with the whole answer unless it has this status.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        self
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+/// A client without timeouts.
+pub fn client() -> Client {
+    // Fails if another test has installed it already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    Client::new()
+}
+
+pub async fn send(request: RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let bytes = response.bytes().await.unwrap();
+    let body = if bytes.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{status}: {error}: {bytes:?}"))
+    };
+    Answer { status, headers, body }
+}
+
+/// Serves the routes until `stop` is cancelled. Returns the URL, without a slash at its end.
+pub async fn serve(routes: Router, stop: &CancellationToken) -> String {
+    let router = http_server::mount(routes, MountOptions::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(tokio::spawn(http_server::serve(listener, router, ServerLimits::default(), stop.clone())));
+    url
+}
+
+/// Tenancy with its background tasks, which stop when `stop` is cancelled.
+pub fn start_tenancy(pool: PgPool, config: TenancyConfig, stop: &CancellationToken) -> Tenancy {
+    let mut supervisor = Supervisor::new(Health::new(), stop.clone());
+    let tenancy = Tenancy::start(&mut supervisor, pool, config);
+    drop(tokio::spawn(supervisor.run(STOP_TIMEOUT)));
+    tenancy
+}
