@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use crate::endpoints::store;
 use crate::retry::schedule;
 
-/// How often the open erasures are read, and the shortest pause between two passes over one organization.
+/// How often the open erasures are read, and the shortest pause between two erasing rounds of one organization.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -62,8 +62,8 @@ async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64
     Ok(store::erase(connection, org_id).await? + schedule::erase(connection, org_id).await?)
 }
 
-/// Pauses between two passes over one organization. They grow while there is nothing to erase: positions may not reach
-/// the end of the log for a long time, because delivery is disabled or an instance is down. Pure.
+/// Pauses between two erasing rounds of one organization. They grow while there is nothing to erase: positions may not
+/// reach the end of the log for a long time, because delivery is disabled or an instance is down. Pure.
 #[derive(Default)]
 struct Pauses {
     /// By organization: when rows were last erased, and when the next pass is due.

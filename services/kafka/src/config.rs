@@ -84,12 +84,13 @@ impl KafkaArgs {
                 _ => return invalid(option, "each property is NAME=VALUE"),
             }
         }
-        // One at a time, so that the error can name the property. Its value is not shown, here or in what librdkafka would
-        // print later.
+        // One at a time, so that the error can name the property. Its value is not shown, here or in what librdkafka
+        // would print later.
         for (name, value) in &config.properties {
             if rdkafka::ClientConfig::new().set(name, value).create_native_config().is_err() {
                 let reason = format!(
-                    "librdkafka does not know the property {name}, or not with this value; TLS and SASL need a build with the feature kafka-tls"
+                    "librdkafka does not know the property {name}, or not with this value; TLS and SASL need a build \
+                     with the feature kafka-tls"
                 );
                 return Err(InvalidConfig { option, reason });
             }
@@ -106,12 +107,22 @@ impl KafkaArgs {
 /// How the log is read.
 #[derive(Args, Clone)]
 pub struct ConsumerArgs {
-    /// How long an instance that says nothing keeps its partitions, milliseconds; the brokers bound it too (6000 at
-    /// least, by default)
-    #[arg(long, env = "CONSUMER_SESSION_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=300_000))]
+    /// Kafka's session.timeout.ms: how long a silent instance keeps its partitions, milliseconds; brokers accept 6000
+    /// or more by default
+    #[arg(
+        long,
+        env = "CONSUMER_SESSION_TIMEOUT_MS",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1_000..=300_000),
+    )]
     pub consumer_session_timeout_ms: u64,
-    /// How long records may be there without one being read before the consumer is restarted, milliseconds
-    #[arg(long, env = "CONSUMER_STALL_AFTER_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(5_000..=3_600_000))]
+    /// How long a partition may have lag without a record being read before the consumer is restarted, milliseconds
+    #[arg(
+        long,
+        env = "CONSUMER_STALL_AFTER_MS",
+        default_value_t = 30_000,
+        value_parser = clap::value_parser!(u64).range(5_000..=3_600_000),
+    )]
     pub consumer_stall_after_ms: u64,
 }
 

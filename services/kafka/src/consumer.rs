@@ -1,5 +1,5 @@
-//! The fenced consumer: reads the partitions that the consumer group assigns to this instance, each from its position in
-//! PostgreSQL, under a claim.
+//! The fenced consumer: reads the partitions that the consumer group assigns to this instance, each from its position
+//! in PostgreSQL, under a claim.
 //!
 //! It has three threads with one Kafka client each. The *group* client subscribes to one topic. For every partition `i`
 //! that it is assigned, the *companion* client reads partition `i` of the companion topics, so that one instance owns
@@ -70,9 +70,9 @@ pub struct ConsumerSettings {
     pub session_timeout: Duration,
     /// How long a partition may have lag without a record being read before the consumer fails and is restarted.
     pub stall_after: Duration,
-    /// How long the broker waits for more records before it answers a fetch (`fetch.wait.max.ms`). A shorter wait lowers
-    /// latency, and costs the broker, this process and the owner one round for every few records: an answer to each
-    /// fetch at once took a fifth of the broker's processor time at 10,000 records a second.
+    /// How long the broker waits for more records before it answers a fetch (`fetch.wait.max.ms`). A shorter wait
+    /// lowers latency, and costs the broker, this process and the owner one round for every few records: an answer to
+    /// each fetch at once took a fifth of the broker's processor time at 10,000 records a second.
     pub fetch_wait: Duration,
 }
 

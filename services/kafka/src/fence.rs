@@ -86,8 +86,8 @@ pub async fn wait_until_reachable(
 }
 
 /// Claims partitions of one topic for `consumer`: (partition, start offset if it was never read). Waits for an open
-/// transaction of the previous claim, so that the returned positions are final. `topic_id` is stored where none is: a position
-/// belongs to the log that it was first claimed in, until an operator says otherwise ([`repair`]).
+/// transaction of the previous claim, so that the returned positions are final. `topic_id` is stored where none is: a
+/// position belongs to the log that it was first claimed in, until an operator says otherwise ([`repair`]).
 ///
 /// # Errors
 /// As PostgreSQL has them; nothing is claimed then.
@@ -229,7 +229,8 @@ pub async fn advance(
              record_time = COALESCE(to_timestamp(t.record_ms::double precision / 1000), p.record_time)
          FROM UNNEST($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
               AS t (topic, partition, epoch, expected, next_offset, record_ms)
-         WHERE p.consumer = $1 AND p.topic = t.topic AND p.partition = t.partition AND p.epoch = t.epoch AND p.next_offset = t.expected
+         WHERE p.consumer = $1 AND p.topic = t.topic AND p.partition = t.partition AND p.epoch = t.epoch
+               AND p.next_offset = t.expected
          RETURNING p.topic, p.partition",
     )
     .bind(consumer)
@@ -257,7 +258,8 @@ pub async fn commit_outcomes(
     let columns = Columns::of(moves);
     let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(
         "SELECT p.topic, p.partition, p.epoch, p.next_offset
-         FROM consumer_positions p JOIN UNNEST($2::text[], $3::integer[]) AS t (topic, partition) USING (topic, partition)
+         FROM consumer_positions p
+              JOIN UNNEST($2::text[], $3::integer[]) AS t (topic, partition) USING (topic, partition)
          WHERE p.consumer = $1",
     )
     .bind(consumer)

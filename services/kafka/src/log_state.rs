@@ -1,9 +1,9 @@
 //! Whether reading can continue at a stored position: it is inside of its log, and the log is the one that the position
 //! belongs to.
 //!
-//! Two things identify a log. The topic id (KIP-516) changes when a topic is deleted and created again. The leader epoch
-//! of a record that was read (KIP-320) shows whether the log still has that record and those before it: in an unclean
-//! election the log may lose them and get other ones at their offsets.
+//! Two things identify a log. The topic id (KIP-516) changes when a topic is deleted and created again. The leader
+//! epoch of a record that was read (KIP-320) shows whether the log still has that record and those before it: in an
+//! unclean election the log may lose them and get other ones at their offsets.
 //!
 //! A position outside of its log is never moved automatically: skipping records is an operator's decision
 //! ([`crate::fence::repair`]).
@@ -71,8 +71,8 @@ impl fmt::Display for LogMismatch {
             }
             Self::LostEnd(next, LogBounds { start, end }) => write!(
                 f,
-                "the position is {next}, the log reaches from {start} to {end}, but it lost records before the position \
-                 and has other ones at their offsets (unclean leader election)"
+                "the position is {next}, the log reaches from {start} to {end}, but it lost records before the \
+                 position and has other ones at their offsets (unclean leader election)"
             ),
         }
     }

@@ -155,8 +155,8 @@ impl Producer {
     }
 
     /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added
-    /// partitions (each topic that is written much belongs here, or its leaderless partition may use up the bound in all), and
-    /// reports after each round whether they answer.
+    /// partitions (each topic that is written much belongs here, or its leaderless partition may use up the bound in
+    /// all), and reports after each round whether they answer.
     pub async fn keep_in_touch(
         &self,
         topics: &[String],
@@ -310,8 +310,8 @@ fn create(config: &KafkaConfig, settings: &ProducerSettings) -> Result<FuturePro
         .set("partitioner", "murmur2_random")
         .set("linger.ms", settings.linger_ms.to_string())
         .set("message.timeout.ms", settings.delivery_timeout.as_millis().to_string())
-        // Twice `max_in_flight`, so that this bound is never the one that refuses: librdkafka counts a record until a moment after its
-        // report was delivered, and one that timed out for up to a second longer.
+        // Twice `max_in_flight`, so that this bound is never the one that refuses: librdkafka counts a record until a
+        // moment after its report was delivered, and one that timed out for up to a second longer.
         .set("queue.buffering.max.messages", settings.max_in_flight.saturating_mul(2).to_string())
         // The largest event is 256 KiB of payload; an ack or an attempt is far smaller.
         .set("message.max.bytes", "2000000")

@@ -1,4 +1,5 @@
-//! Compares the topics of a cluster with the manifest, and repairs what differs. Deletes nothing, and lowers no setting.
+//! Compares the topics of a cluster with the manifest, and repairs what differs. Deletes nothing, and lowers no
+//! setting.
 
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,8 @@ impl std::fmt::Display for Difference {
             Self::TooFewPartitions { topic, has, wants } => {
                 write!(
                     f,
-                    "{topic}: {has} partitions, {wants} wanted; adding partitions moves keys, so order across the change is lost"
+                    "{topic}: {has} partitions, {wants} wanted; adding partitions moves keys, so order across the \
+                     change is lost"
                 )
             }
             Self::Setting { topic, name, has, wants } => {
@@ -81,8 +83,8 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// How a setting's wanted value is meant. A cluster may keep more than the manifest asks for: lowering that would shrink
-/// what it keeps.
+/// How a setting's wanted value is meant. A cluster may keep more than the manifest asks for: lowering that would
+/// shrink what it keeps.
 #[derive(Clone, Copy)]
 enum Bound {
     AtLeast,

@@ -1,5 +1,6 @@
 //! Events that may be duplicates wait for the duplicate decision of the view.
 
+use devstack::testing::eventually;
 use kafka::producer::Appended;
 use reqwest::{Method, StatusCode};
 use schemas::ids::{DeliveryId, EndpointId};
@@ -7,7 +8,7 @@ use schemas::records::{DeliveryOutcome, Event};
 use serde_json::{Value, json};
 use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::system::{KEY, PARTITIONS, System};
+use crate::system::{KEY, PARTITIONS, PATIENCE, System};
 
 async fn decide_duplicate(system: &System, duplicate: &Event, original: &Event) {
     sqlx::query(
@@ -320,4 +321,36 @@ async fn insert_awaiting(system: &System, endpoint: EndpointId, event: &Event, a
 
 fn id_of(endpoint: &Value) -> EndpointId {
     endpoint["id"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_record_is_not_sent_while_its_row_awaits_the_decision() {
+    let mut system = System::start().await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
+    system.endpoint(&receiver, json!({})).await;
+    let event = system.keyed_event("k");
+    let appended = system.publish(&event).await;
+    system.wait_until_passed(&appended).await;
+    system.wait_for_awaiting(1).await;
+    system.shut_down().await;
+    // As when an unfinished record before it had held the position back.
+    sqlx::query("UPDATE consumer_positions SET next_offset = $1 WHERE consumer = 'dispatcher' AND partition = $2")
+        .bind(appended.offset)
+        .bind(appended.partition)
+        .execute(&system.pool)
+        .await
+        .unwrap();
+    let epoch = system.epoch().await;
+    let mut patient = crate::system::config();
+    patient.spill_after = std::time::Duration::from_secs(20);
+    system.start_dispatcher(patient);
+    eventually(PATIENCE, "the dispatcher claims", || async { (system.epoch().await > epoch).then_some(()) }).await;
+    // Time to read the record: without the row it would wait in memory for the decision, too.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    system.show(&event, &appended, false).await;
+    system.pass_view(&appended).await;
+    receiver.wait_for_ids(&[event.event_id.to_string()]).await;
+    system.wait_until_passed(&appended).await;
+    system.wait_for_schedule("nothing waits any more", |rows| rows.is_empty()).await;
+    assert_eq!(receiver.received().len(), 1, "the row and the record are one delivery");
 }

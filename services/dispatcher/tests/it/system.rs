@@ -301,7 +301,8 @@ impl System {
     /// Shows an event in the view, as the materializer would.
     pub(crate) async fn show(&self, event: &Event, appended: &Appended, acknowledged: bool) {
         sqlx::query(
-            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload,
+            "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
+                                      payload,
                                       acknowledged_at)
              VALUES ($1, $2, 1, $3, $4, now(), $5, $6::json, CASE WHEN $7 THEN now() END)",
         )
@@ -320,7 +321,8 @@ impl System {
     /// Moves the materializer's position behind a record.
     pub(crate) async fn pass_view(&self, appended: &Appended) {
         sqlx::query(
-            "INSERT INTO consumer_positions (consumer, topic, partition, next_offset) VALUES ('materializer', $1, $2, $3)
+            "INSERT INTO consumer_positions (consumer, topic, partition, next_offset)
+             VALUES ('materializer', $1, $2, $3)
              ON CONFLICT (consumer, topic, partition) DO UPDATE SET next_offset = EXCLUDED.next_offset",
         )
         .bind(&self.kafka.topics.events)

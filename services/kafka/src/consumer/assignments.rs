@@ -1,5 +1,5 @@
-//! State that the threads of a consumer share with its watch: the claimed partitions, which of them are stopped, and how
-//! far each client has read. Also the list of start offsets that both clients assign.
+//! State that the threads of a consumer share with its watch: the claimed partitions, which of them are stopped, and
+//! how far each client has read. Also the list of start offsets that both clients assign.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -17,8 +17,8 @@ const CHUNK_RECORDS: usize = 500;
 const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Polls once, then takes the records that are already there, up to a chunk. Also returns the error that ended the
-/// chunk: librdkafka reports it only once. A rebalance runs inside of `poll`, and a poll without a timeout returns after
-/// it. So no record that was polled before a revocation is sent after the next claim.
+/// chunk: librdkafka reports it only once. A rebalance runs inside of `poll`, and a poll without a timeout returns
+/// after it. So no record that was polled before a revocation is sent after the next claim.
 pub(super) fn poll<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     topic_of: &mut impl FnMut(&str) -> Arc<str>,

@@ -1,6 +1,6 @@
 //! Leader epochs of the records that are read. Each new one is stored before its records are sent to the owner, so that
-//! the log can be validated from there on ([`crate::fence::store_leader_epochs`]). Leaders change rarely, so this writes
-//! rarely.
+//! the log can be validated from there on ([`crate::fence::store_leader_epochs`]). Leaders change rarely, so this
+//! writes rarely.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

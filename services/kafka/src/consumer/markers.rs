@@ -1,7 +1,8 @@
 //! Offsets of the log that hold no record for consumers: transaction markers, and aborted records.
 //!
-//! librdkafka skips them silently. Where one is the last of its partition, a position that moves with records only would
-//! stay before it: lag for ever, and after the retention a position outside of the log although no record was lost.
+//! librdkafka skips them silently. Where one is the last of its partition, a position that moves with records only
+//! would stay before it: lag for ever, and after the retention a position outside of the log although no record was
+//! lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;

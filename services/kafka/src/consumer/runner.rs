@@ -1,5 +1,5 @@
-//! Runs a fenced consumer for its owner: starts it, restarts it when it fails, and tracks partitions that are stopped or
-//! that another instance has claimed.
+//! Runs a fenced consumer for its owner: starts it, restarts it when it fails, and tracks partitions that are stopped
+//! or that another instance has claimed.
 //!
 //! The owner processes the records. It takes one event after the other from a [`Session`], and reports positions whose
 //! commits were fenced.

@@ -1,10 +1,10 @@
-//! Detects that a topic was deleted and created again while it is read. librdkafka silently continues in the new log, at
-//! its offset in the old one.
+//! Detects that a topic was deleted and created again while it is read. librdkafka silently continues in the new log,
+//! at its offset in the old one.
 //!
-//! The watch queries the topic ids once a second. A reading thread queries them when records of a partition come after a
-//! pause. From the deletion on its fetches fail, and `fetch.error.backoff.ms` passes after each failure without a fetch.
-//! So there is a pause before the first record of the new log, and the thread finds the new id before it sends that
-//! record to the owner.
+//! The watch queries the topic ids once a second. A reading thread queries them when records of a partition come after
+//! a pause. From the deletion on its fetches fail, and `fetch.error.backoff.ms` passes after each failure without a
+//! fetch. So there is a pause before the first record of the new log, and the thread finds the new id before it sends
+//! that record to the owner.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -38,7 +38,10 @@ pub(super) fn report<C: ConsumerContext>(client: &BaseConsumer<C>, shared: &Shar
                 Ok(None) => {}
                 Ok(Some(mismatch)) => {
                     let reason = mismatch.to_string();
-                    error!(%topic, partition, reason, "Log lost records before they were read; stopping the partition.");
+                    error!(
+                        %topic, partition, reason,
+                        "Log lost records before they were read; stopping the partition."
+                    );
                     shared.held.mark_stopped(&topic, partition);
                     let _reported =
                         shared.outlet.send(ConsumerEvent::Stopped { topic: topic.clone(), partition, reason });

@@ -238,7 +238,8 @@ impl Watch {
             // Without an answer of PostgreSQL, the next check reads them.
             _ => return None,
         };
-        // The assignments are read after the database: a claim made meanwhile is newer than the stored one, never older.
+        // The assignments are read after the database: a claim made meanwhile is newer than the stored one, never
+        // older.
         let (topic, partition) = self.lost_claims.check(Instant::now(), &self.held.all(), &stored)?;
         info!(consumer = self.settings.consumer, %topic, partition, "Claim lost; restarting consumer.");
         Some(format!(
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_that_went_back_is_a_loss_unless_its_epoch_is_newer() {
+    fn a_position_that_went_back_is_a_lost_claim() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
         for next_offset in [500, 1_000] {
             assert_eq!(lost.check(now, &held(5), &stored([(5, next_offset), (1, 0)])), None);

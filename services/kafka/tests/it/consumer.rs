@@ -91,7 +91,7 @@ impl Owner {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_every_topic_from_the_stored_positions_and_the_next_owner_goes_on_where_they_stand() {
+async fn the_next_owner_continues_at_the_stored_positions() {
     let (database, pool) = database().await;
     let kafka = cluster(3).await;
     let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
@@ -124,7 +124,7 @@ async fn reads_every_topic_from_the_stored_positions_and_the_next_owner_goes_on_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_member_takes_half_of_the_partitions_and_the_first_one_loses_its_right_to_write_them() {
+async fn a_second_member_fences_the_first_in_its_partitions() {
     let (database, pool) = database().await;
     let kafka = cluster(4).await;
     let (first, mut first_inflow) = start(&kafka, &pool);
@@ -144,12 +144,12 @@ async fn a_second_member_takes_half_of_the_partitions_and_the_first_one_loses_it
         }
     };
     tokio::time::timeout(PATIENCE, both).await.expect("the group does not settle");
-    assert!(one.claims.keys().all(|place| !other.claims.contains_key(place)), "nobody owns what another one owns");
-    for (place, claim) in &other.claims {
+    assert!(one.claims.keys().all(|owned| !other.claims.contains_key(owned)), "no partition has two owners");
+    for (owned, claim) in &other.claims {
         let stale = Advance {
             topic: claim.topic.clone(),
-            partition: place.1,
-            epoch: before[place].epoch,
+            partition: owned.1,
+            epoch: before[owned].epoch,
             expected: claim.next_offset,
             next: 1,
             record_time_ms: None,
@@ -164,7 +164,7 @@ async fn a_second_member_takes_half_of_the_partitions_and_the_first_one_loses_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stored_position_outside_of_the_log_stops_its_partition_and_no_other() {
+async fn a_position_outside_of_the_log_stops_only_its_partition() {
     let (database, pool) = database().await;
     let kafka = cluster(2).await;
     let topic = kafka.topics.events.clone();
@@ -198,12 +198,12 @@ async fn a_stored_position_outside_of_the_log_stops_its_partition_and_no_other()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscribed_topic_truncated_before_it_was_read_stops_its_partition() {
+async fn a_truncated_subscribed_topic_stops_its_partition() {
     truncated_before_it_was_read(|topics| topics.events.clone()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_followed_topic_truncated_before_it_was_read_stops_its_partition() {
+async fn a_truncated_companion_topic_stops_its_partition() {
     truncated_before_it_was_read(|topics| topics.acks.clone()).await;
 }
 
@@ -245,7 +245,7 @@ async fn truncated_before_it_was_read(which: fn(&TopicNames) -> String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_end_of_a_transaction_is_passed_also_where_it_is_the_last_of_the_log() {
+async fn a_transaction_marker_at_the_end_of_the_log_is_passed() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let (events, acks) = (kafka.topics.events.clone(), kafka.topics.acks.clone());
@@ -309,7 +309,7 @@ async fn partitions_that_are_added_are_read_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_that_lacks_something_is_planned_and_mended_once() {
+async fn a_topic_that_differs_is_repaired_once() {
     let kafka = cluster(2).await;
     let manifest = kafka.topics.manifest(2);
     assert_eq!(topics::plan(&kafka, &manifest, ONE).await.unwrap(), vec![], "what was applied differs no more");
@@ -326,7 +326,7 @@ async fn a_topic_that_lacks_something_is_planned_and_mended_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_bound_is_told_at_once_and_a_missing_topic_as_not_stored() {
+async fn a_full_bound_and_a_missing_topic_are_reported_at_once() {
     let kafka = cluster(1).await;
     let settings =
         ProducerSettings { max_in_flight: 1, delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
@@ -340,5 +340,5 @@ async fn a_full_bound_is_told_at_once_and_a_missing_topic_as_not_stored() {
     assert!(matches!(outcome, Err(PublishError::Failed(_) | PublishError::Unknown(_))), "{outcome:?}");
     // librdkafka lets go of a record that timed out at its next look, within about a second.
     let published = || async { producer.publish(record).await.ok() };
-    devstack::testing::eventually(PATIENCE, "a failure leaves no place taken", published).await;
+    devstack::testing::eventually(PATIENCE, "a failure returns its permits", published).await;
 }

@@ -30,7 +30,7 @@ async fn claim(pool: &PgPool) -> fence::Claim {
 }
 
 #[tokio::test]
-async fn a_claim_begins_where_the_last_one_ended_and_shuts_the_last_one_out() {
+async fn a_claim_continues_and_fences_the_previous_one() {
     let (database, pool) = database().await;
     let first = claim(&pool).await;
     assert_eq!((first.epoch, first.next_offset), (1, 5), "never read: from where the log begins");
@@ -45,12 +45,12 @@ async fn a_claim_begins_where_the_last_one_ended_and_shuts_the_last_one_out() {
     assert!(advance(&pool, step(second.epoch, 8, 9)).await);
     let passed_no_record = Advance { record_time_ms: None, ..step(second.epoch, 9, 10) };
     assert!(advance(&pool, passed_no_record).await);
-    assert_eq!(record_time_ms().await, Some(1_700_000_000_000), "the last record that was passed");
+    assert_eq!(record_time_ms().await, Some(1_700_000_000_000), "the record before the position");
     drop((pool, database));
 }
 
 #[tokio::test]
-async fn standing_tells_a_commit_that_happened_from_one_that_did_not_and_from_a_lost_claim() {
+async fn commit_outcomes_are_committed_retry_or_fenced() {
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
     let flush = step(claimed.epoch, 5, 8);
@@ -99,7 +99,7 @@ async fn reached(watch: &PositionsPoller, next_offset: i64, deadline: Duration) 
 }
 
 #[tokio::test]
-async fn a_watch_sees_a_position_soon_after_its_commit_and_gives_up_at_its_deadline() {
+async fn the_poller_sees_a_commit_soon_and_stops_at_its_deadline() {
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
     let watch = PositionsPoller::new(pool.clone(), "test");
@@ -115,14 +115,14 @@ async fn a_watch_sees_a_position_soon_after_its_commit_and_gives_up_at_its_deadl
 }
 
 #[tokio::test]
-async fn mending_moves_whom_it_must_and_fences_every_consumer_of_the_partition() {
+async fn a_repair_in_a_new_log_fences_every_consumer() {
     let (database, pool) = database().await;
     let topic: Arc<str> = Arc::from(TOPIC);
     let mine = claim(&pool).await;
     assert!(advance(&pool, step(mine.epoch, 5, 8)).await);
     fence::claim(&pool, "other", &topic, None, &[(0, 7), (1, 3)]).await.unwrap();
-    let known = repair::positions(&pool).await.unwrap();
-    let seen = |consumer: &str| known.iter().find(|one| one.consumer == consumer && one.partition == 0).unwrap();
+    let stored = repair::positions(&pool).await.unwrap();
+    let seen = |consumer: &str| stored.iter().find(|one| one.consumer == consumer && one.partition == 0).unwrap();
     assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another, None).await.unwrap(), Some(2));
     assert_eq!(
         repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another, None).await.unwrap(),
@@ -144,30 +144,30 @@ async fn mending_moves_whom_it_must_and_fences_every_consumer_of_the_partition()
 }
 
 #[tokio::test]
-async fn mending_within_the_same_log_fences_whom_it_moves_and_leaves_its_epoch() {
+async fn a_repair_in_the_same_log_keeps_its_epoch() {
     let (database, pool) = database().await;
     let topic: Arc<str> = Arc::from(TOPIC);
     let mine = claim(&pool).await;
     let others = fence::claim(&pool, "other", &topic, None, &[(0, 7)]).await.unwrap();
-    let known = repair::positions(&pool).await.unwrap();
-    let seen = known.iter().find(|one| one.consumer == "test" && one.partition == 0).unwrap();
+    let stored = repair::positions(&pool).await.unwrap();
+    let seen = stored.iter().find(|one| one.consumer == "test" && one.partition == 0).unwrap();
     assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen], 20, Log::Same, None).await.unwrap(), Some(1));
     assert!(!advance(&pool, step(mine.epoch, 5, 8)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
-    let stands = fence::current_positions(&pool, "other").await.unwrap();
-    assert_eq!(stands, [(TOPIC.to_owned(), 0, others[0].epoch, 7)], "its claim stands");
+    let current = fence::current_positions(&pool, "other").await.unwrap();
+    assert_eq!(current, [(TOPIC.to_owned(), 0, others[0].epoch, 7)], "its claim is not changed");
     let again = claim(&pool).await;
     assert_eq!((again.epoch, again.log_epoch, again.next_offset), (3, 1, 20));
     drop((pool, database));
 }
 
 #[tokio::test]
-async fn a_position_keeps_its_log_until_it_is_mended() {
+async fn a_position_keeps_its_log_until_it_is_repaired() {
     let (database, pool) = database().await;
     let topic: Arc<str> = Arc::from(TOPIC);
     let (first, other) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
     let identity = async || fence::log_identities(&pool, "test", TOPIC).await.unwrap()[&0];
     claim(&pool).await;
-    assert_eq!(identity().await, LogIdentity::default(), "nothing is known");
+    assert_eq!(identity().await, LogIdentity::default(), "nothing is stored");
     let claimed = fence::claim(&pool, "test", &topic, first, &[(0, 5)]).await.unwrap().remove(0);
     let again = fence::claim(&pool, "test", &topic, other, &[(0, 5)]).await.unwrap().remove(0);
     assert_eq!(identity().await, LogIdentity { topic_id: first, leader_epoch: None }, "no claim replaces an id");
@@ -185,7 +185,7 @@ async fn a_position_keeps_its_log_until_it_is_mended() {
     let seen = repair::positions(&pool).await.unwrap();
     assert!(skip::skip(&pool, &[&seen[0]], 9).await.unwrap());
     let skipped = LogIdentity { topic_id: other, leader_epoch: None };
-    assert_eq!(identity().await, skipped, "the leader epoch of the skipped records is not known");
+    assert_eq!(identity().await, skipped, "the leader epoch of the skipped records is unknown");
     drop((pool, database));
 }
 
@@ -204,16 +204,16 @@ async fn a_topic_id_that_was_not_known_is_stored_later() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_log_epochs_apart_and_notices_a_position_that_went_back() {
+async fn the_poller_compares_log_epochs() {
     let (database, pool) = database().await;
     let claimed = claim(&pool).await;
     assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
     let (watch, short, long) =
         (PositionsPoller::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
     assert!(watch.reached_in(1, TOPIC, 0, 8, long).await && !watch.reached_in(2, TOPIC, 0, 3, short).await);
-    let known = repair::positions(&pool).await.unwrap();
-    assert_eq!(repair::repair(&pool, TOPIC, 0, &[&known[0]], 0, Log::Another, None).await.unwrap(), Some(2));
-    devstack::testing::eventually(long, "what is known is read again", || async {
+    let stored = repair::positions(&pool).await.unwrap();
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[&stored[0]], 0, Log::Another, None).await.unwrap(), Some(2));
+    devstack::testing::eventually(long, "the positions are read again", || async {
         (!reached(&watch, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
     })
     .await;

@@ -74,9 +74,9 @@ impl Owner {
         {
             ConsumerEvent::Assigned(claims) => {
                 for claim in claims {
-                    let place = (claim.topic.to_string(), claim.partition);
-                    self.stopped.remove(&place);
-                    self.claims.insert(place, claim);
+                    let owned = (claim.topic.to_string(), claim.partition);
+                    self.stopped.remove(&owned);
+                    self.claims.insert(owned, claim);
                 }
             }
             ConsumerEvent::Revoked(partitions) => {
@@ -110,7 +110,7 @@ fn values(of: &[&str]) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn partitions_without_a_leader_are_left_while_the_others_are_read_and_are_read_when_they_have_one() {
+async fn leaderless_partitions_are_read_once_they_have_a_leader() {
     let (database, pool) = database().await;
     let (mock, kafka) = cluster();
     let (events, acks) = (kafka.topics.events.clone(), kafka.topics.acks.clone());
@@ -131,7 +131,7 @@ async fn partitions_without_a_leader_are_left_while_the_others_are_read_and_are_
     assert!(owner.stopped.values().all(|reason| reason.contains("the brokers do not tell")), "{:?}", owner.stopped);
     assert_eq!(owner.values, values(&["event 0", "event 2", "ack 0", "ack 1"]));
 
-    // What is read goes on, and of the two one after the other comes back.
+    // The other partitions are read meanwhile, and the two come back one after the other.
     publish(&kafka, &events, 0, "event 3").await;
     while !owner.values.contains("event 3") {
         owner.take().await;
@@ -150,7 +150,7 @@ async fn partitions_without_a_leader_are_left_while_the_others_are_read_and_are_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_without_a_leader_changes_hands_and_whoever_has_it_reads_it_later() {
+async fn a_leaderless_partition_is_read_by_its_next_owner() {
     let (database, pool) = database().await;
     let (mock, kafka) = cluster();
     let events = kafka.topics.events.clone();
@@ -161,7 +161,7 @@ async fn a_partition_without_a_leader_changes_hands_and_whoever_has_it_reads_it_
         first.take().await;
     }
     let mut second = Owner::start(&kafka, &pool, PATIENCE);
-    // Two partitions here and one there, of two topics each; one place is not claimed.
+    // Two partitions here and one there, of two topics each; one partition is not claimed.
     while second.claims.is_empty()
         || first.claims.len() + second.claims.len() != 5
         || first.stopped.len() + second.stopped.len() != 1
@@ -209,7 +209,7 @@ async fn a_single_partition_without_a_leader_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bounds_are_told_of_every_partition_whose_leader_answers() {
+async fn bounds_are_reported_if_the_leader_answers() {
     let (mock, kafka) = cluster();
     let events = kafka.topics.events.clone();
     publish(&kafka, &events, 0, "event").await;

@@ -78,8 +78,8 @@ async fn read_to(next: i64, topic: &str, inflow: &mut mpsc::Receiver<ConsumerEve
     while owner.records.iter().filter(|record| *record.topic == *topic).all(|record| record.offset + 1 < next) {
         match tokio::time::timeout(ELECTION, inflow.recv()).await.expect("nothing is read").unwrap() {
             ConsumerEvent::Assigned(claims) => {
-                let place = |claim: &Claim| (claim.topic.to_string(), claim.partition);
-                owner.claims.extend(claims.into_iter().map(|claim| (place(&claim), claim)));
+                let owned = |claim: &Claim| (claim.topic.to_string(), claim.partition);
+                owner.claims.extend(claims.into_iter().map(|claim| (owned(&claim), claim)));
             }
             ConsumerEvent::Records(records) => owner.records.extend(records),
             ConsumerEvent::Revoked(_) => {}
@@ -143,7 +143,7 @@ async fn a_subscribed_topic_created_again_stops_while_it_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_followed_topic_created_again_stops_while_it_is_read() {
+async fn a_companion_topic_created_again_stops_while_it_is_read() {
     created_again_while_it_is_read(|topics| topics.acks.clone()).await;
 }
 

@@ -20,7 +20,7 @@ use crate::consumer::{Owner, PATIENCE, cluster, start};
 use crate::database;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_header_whose_name_is_no_utf8_is_read_and_so_is_what_comes_after_it() {
+async fn a_header_name_of_invalid_utf8_is_read() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let topics = [kafka.topics.events.clone(), kafka.topics.acks.clone()];

@@ -69,12 +69,12 @@ async fn well_for(time: Duration, inflow: &mut mpsc::Receiver<ConsumerEvent>) ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stall_of_the_subscribed_topic_is_found_and_the_next_consumer_goes_on() {
+async fn a_stall_of_the_subscribed_topic_is_detected() {
     a_stall_is_found(|kafka| kafka.topics.events.clone()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stall_of_a_followed_topic_is_found_and_the_next_consumer_goes_on() {
+async fn a_stall_of_a_companion_topic_is_detected() {
     a_stall_is_found(|kafka| kafka.topics.acks.clone()).await;
 }
 
@@ -95,8 +95,8 @@ async fn a_stall_is_found(which: fn(&KafkaConfig) -> String) {
     publish(&producer, &topic, "k", "one more").await;
     let (values, reason) = read_until_failed(&mut inflow).await;
     assert_eq!(values, Vec::<String>::new());
-    let (place, ends) = (format!("{topic}[0]"), format!("up to {MANY}, ends at {}", MANY + 1));
-    assert!(reason.contains(&place) && reason.contains(&ends), "{reason}");
+    let (partition, ends) = (format!("{topic}[0]"), format!("up to {MANY}, ends at {}", MANY + 1));
+    assert!(reason.contains(&partition) && reason.contains(&ends), "{reason}");
     assert!(runtime::telemetry::metrics::render().contains("triggers_consumer_stalls_total{consumer=\"test\"}"));
     drop(inflow);
     consumer.stop(PATIENCE).await;
@@ -167,12 +167,12 @@ async fn an_open_transaction_of_a_native_producer_is_no_stall() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_that_somebody_raised_without_the_group_ends_the_consumer_also_where_nothing_is_read() {
+async fn a_claim_lost_without_the_group_restarts_the_consumer() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let (consumer, mut inflow) = start(&kafka, &pool);
     let ConsumerEvent::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
-    assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "its own claims stand");
+    assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "its own claims are kept");
     let seen = fence::repair::positions(&pool).await.unwrap();
     let acks = seen.iter().find(|position| position.topic == kafka.topics.acks).unwrap();
     assert_eq!(
@@ -187,13 +187,14 @@ async fn a_claim_that_somebody_raised_without_the_group_ends_the_consumer_also_w
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_position_that_a_restored_backup_took_back_ends_the_consumer_also_where_nothing_is_read() {
+async fn a_position_of_a_restored_backup_restarts_the_consumer() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let (consumer, mut inflow) = start(&kafka, &pool);
     let ConsumerEvent::Assigned(claims) = next(&mut inflow).await else { panic!("claims come first") };
     let claim = claims.iter().find(|claim| *claim.topic == *kafka.topics.events).unwrap();
-    // Under the same epoch, as in a backup that was made since the last claim. The watch has seen the later place when
+    // Under the same epoch, as in a backup that was made since the last claim. The watch has seen the later
+    // position when
     // it is well.
     let set = async |next_offset: i64| {
         let sql = "UPDATE consumer_positions SET next_offset = $1 WHERE topic = $2 AND epoch = $3";
@@ -202,7 +203,7 @@ async fn a_position_that_a_restored_backup_took_back_ends_the_consumer_also_wher
         assert_eq!(done.rows_affected(), 1);
     };
     set(7).await;
-    assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "a position that goes on is no loss");
+    assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "a position that advances is no loss");
     set(3).await;
     let (_, reason) = read_until_failed(&mut inflow).await;
     assert!(reason.contains(&kafka.topics.events), "{reason}");

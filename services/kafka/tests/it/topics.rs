@@ -19,7 +19,7 @@ async fn set_up(kafka: &KafkaConfig, topic: &str, settings: &[(&str, &str)]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_that_keeps_more_than_the_manifest_asks_for_is_no_difference_and_one_that_keeps_less_is_mended() {
+async fn only_a_topic_that_keeps_less_than_the_manifest_differs() {
     let shared = devstack::testing::shared().await;
     let kafka = KafkaConfig::new(shared.brokers(), &shared.topic_prefix());
     let manifest = kafka.topics.manifest(1);

@@ -140,7 +140,9 @@ impl SessionLoop {
                 outcome = finished(&mut self.flushing) => self.apply_outcome(joined(outcome)?, session),
                 event = session.next(has_room) => match event {
                     Ok(event) => self.handle(event, session),
-                    Err(SessionEnd::Shutdown) => return self.finish_running_flush().await.map(|()| SessionEnd::Shutdown),
+                    Err(SessionEnd::Shutdown) => {
+                        return self.finish_running_flush().await.map(|()| SessionEnd::Shutdown);
+                    }
                     Err(ended) => return Ok(ended),
                 },
                 _ = lag_ticks.tick() => lag::report(&self.collector, session, &self.topics),

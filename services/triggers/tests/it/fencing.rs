@@ -176,8 +176,8 @@ impl Bench {
     }
 }
 
-/// Every accepted event came, and came once unless it was in hand at one of these times (milliseconds): accepted then, or
-/// sent for the first time then, as an older delivery from the schedule may be.
+/// Every accepted event came, and came once unless it was in hand at one of these times (milliseconds): accepted then,
+/// or sent for the first time then, as an older delivery from the schedule may be.
 async fn assert_received(bench: &Bench, hook: &Receiver, total: u64, in_doubt: &[(i64, i64)]) {
     let log = accepted(&bench.system).await;
     assert_eq!(log.len() as u64, total);

@@ -124,8 +124,9 @@ impl Repair<'_> {
             let (consumer, from) = (&known.position.consumer, known.position.next_offset);
             let skipped = if self.log == Log::Another {
                 format!(
-                    "the log is another one, and all of it is read: events that the view has stay one row each, and webhooks \
-                     are sent again; records of the old log from {from} on, which this consumer had not read, are given up"
+                    "the log is another one, and all of it is read: events that the view has stay one row each, and \
+                     webhooks are sent again; records of the old log from {from} on, which this consumer had not \
+                     read, are given up"
                 )
             } else if self.to > from {
                 format!("{} records were deleted before this consumer read them and are given up", self.to - from)
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_log_is_new_to_every_consumer_also_to_one_whose_position_lies_inside() {
+    fn a_new_log_is_new_to_every_consumer() {
         let positions = [known("d", 0, 3, (0, 5)), known("m", 0, 50, (0, 5))];
         let repairs = plan(&positions, |position| position.consumer == "m", RepairMode::ReadAgain);
         assert_eq!(summary(&repairs), [(0, vec!["d".to_owned(), "m".to_owned()], 0)]);
