@@ -229,8 +229,8 @@ pub async fn advance(
              record_time = COALESCE(to_timestamp(t.record_ms::double precision / 1000), p.record_time)
          FROM UNNEST($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
               AS t (topic, partition, epoch, expected, next_offset, record_ms)
-         WHERE p.consumer = $1 AND p.topic = t.topic AND p.partition = t.partition AND p.epoch = t.epoch
-               AND p.next_offset = t.expected
+         WHERE p.consumer = $1 AND p.topic = t.topic AND p.partition = t.partition
+               AND p.epoch = t.epoch AND p.next_offset = t.expected
          RETURNING p.topic, p.partition",
     )
     .bind(consumer)
