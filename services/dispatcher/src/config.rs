@@ -15,18 +15,42 @@ pub const CONSUMER: &str = "dispatcher";
 const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
 
-/// Webhook delivery.
+/// Which URLs webhooks may have: checked when an endpoint is created and at each attempt.
 #[derive(Args, Clone, Debug)]
-pub struct WebhookArgs {
-    /// Send no webhooks. Positions do not move; delivery continues from them when this option is removed
-    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = clap::builder::FalseyValueParser::new())]
-    pub disable_webhook_delivery: bool,
+pub struct EgressArgs {
     /// Networks that are not public and that webhooks may reach, such as 10.1.0.0/16; comma-separated
     #[arg(long, env = "WEBHOOK_ALLOWED_NETWORKS", value_name = "CIDR,…", value_delimiter = ',')]
     pub webhook_allowed_networks: Vec<String>,
     /// Allow endpoints with plain http URLs
     #[arg(long, env = "WEBHOOK_ALLOW_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
     pub webhook_allow_http: bool,
+}
+
+impl EgressArgs {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// Names the first network that cannot be parsed.
+    pub fn policy(&self) -> Result<EgressPolicy, InvalidConfig> {
+        let mut allowed_networks: Vec<IpNet> = Vec::new();
+        for text in self.webhook_allowed_networks.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+            let reason = || format!("{text} is not a network such as 10.1.0.0/16");
+            let network =
+                text.parse().map_err(|_| InvalidConfig { option: "WEBHOOK_ALLOWED_NETWORKS", reason: reason() })?;
+            allowed_networks.push(network);
+        }
+        Ok(EgressPolicy { allowed_networks, allow_http: self.webhook_allow_http })
+    }
+}
+
+/// Webhook delivery.
+#[derive(Args, Clone, Debug)]
+pub struct WebhookArgs {
+    #[command(flatten)]
+    egress: EgressArgs,
+    /// Send no webhooks. Positions do not move; delivery continues from them when this option is removed
+    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = clap::builder::FalseyValueParser::new())]
+    pub disable_webhook_delivery: bool,
     /// Maximum of first attempts in flight
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT", default_value_t = 1000)]
     pub webhook_max_in_flight: usize,
@@ -52,16 +76,9 @@ impl WebhookArgs {
                 Err(invalid(option, format!("must be from 1 to {max}")))
             }
         };
-        let mut allowed_networks: Vec<IpNet> = Vec::new();
-        for text in self.webhook_allowed_networks.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-            let network = text.parse().map_err(|_| {
-                invalid("WEBHOOK_ALLOWED_NETWORKS", format!("{text} is not a network such as 10.1.0.0/16"))
-            })?;
-            allowed_networks.push(network);
-        }
         Ok(DispatcherConfig {
             delivers: !self.disable_webhook_delivery,
-            egress: EgressPolicy { allowed_networks, allow_http: self.webhook_allow_http },
+            egress: self.egress.policy()?,
             max_in_flight: in_range("WEBHOOK_MAX_IN_FLIGHT", self.webhook_max_in_flight, 20_000)?,
             max_retries_in_flight: in_range(
                 "WEBHOOK_MAX_RETRIES_IN_FLIGHT",

@@ -14,29 +14,30 @@ const DEFAULT_BROKERS: &str = "127.0.0.1:9092";
 #[derive(Args, Clone)]
 pub struct KafkaArgs {
     /// Bootstrap brokers, host:port, comma-separated [default: 127.0.0.1:9092]
-    // Without a default of clap's, so that a command can tell whether they were named.
+    // No default of clap, so that a command can see whether it was set.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
     pub kafka_brokers: Option<String>,
     /// A librdkafka property for every client; may be given more than once, and then replaces the whole list of
     /// --kafka-properties
     #[arg(long = "kafka", value_name = "NAME=VALUE")]
     pub kafka_property: Vec<String>,
-    /// The same as one list, separated by ; (a value that has a ; itself is given with --kafka)
+    /// librdkafka properties for every client, separated by semicolons. --kafka NAME=VALUE, which may be repeated,
+    /// replaces this list and may have semicolons in a value
     #[arg(long, env = "KAFKA_PROPERTIES", value_name = "NAME=VALUE;…", value_delimiter = ';', hide_env_values = true)]
     pub kafka_properties: Vec<String>,
-    /// Put before every topic and group name, for a shared cluster
+    /// Prefix of every topic and group name, for a shared cluster
     #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
     pub topic_prefix: String,
     /// Name of this instance: a restart within the session timeout then keeps its partitions
     #[arg(long, env = "INSTANCE_NAME")]
     pub instance_name: Option<String>,
-    /// Partitions of the keyed topics when they are made
+    /// Partitions of the keyed topics when they are created
     #[arg(long, env = "TOPIC_PARTITIONS", default_value_t = schemas::topics::DEFAULT_PARTITIONS)]
     pub topic_partitions: i32,
     /// Replicas of each topic: 3 in production
     #[arg(long, env = "TOPIC_REPLICATION_FACTOR", default_value_t = 1)]
     pub topic_replication_factor: i32,
-    /// Replicas that must have a record before it counts: 2 in production
+    /// min.insync.replicas of topics that are created: 2 in production
     #[arg(long, env = "TOPIC_MIN_INSYNC_REPLICAS", default_value_t = 1)]
     pub topic_min_insync_replicas: i32,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use clap::Args;
-use dispatcher::{EgressPolicy, WebhookArgs};
+use dispatcher::{EgressArgs, EgressPolicy};
 use http_server::{MountOptions, ServerLimits};
 use ingest::IngestState;
 use kafka::producer::ProducerSettings;
@@ -46,7 +46,7 @@ pub(crate) struct IngestArgs {
     #[command(flatten)]
     tuning: TuningArgs,
     #[command(flatten)]
-    webhooks: WebhookArgs,
+    egress: EgressArgs,
 }
 
 /// Limits and timeouts of accepting events.
@@ -107,7 +107,7 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
         dev_api_keys: args.dev_api_keys,
         open_signup: args.open_signup,
         tuning: args.tuning,
-        egress: args.webhooks.config()?.egress,
+        egress: args.egress.policy()?,
     };
     api.start(&mut supervisor, listener).await?;
     supervisor.run(deadline).await
