@@ -153,6 +153,19 @@ fn features_page_names_existing_tests() {
     assert!(missing.is_empty(), "docs/features.md names tests that do not exist: {missing:#?}");
 }
 
+#[test]
+fn quoted_log_lines_exist() {
+    let page = std::fs::read_to_string(repository().join("docs/operating.md")).unwrap();
+    let mut sources = String::new();
+    read_all(&repository().join("services"), "rs", &mut sources);
+    // In a row `… the log says `A` or `B` | …` everything in code font up to the end of the cell is quoted.
+    let cells = page.split("the log says `").skip(1).filter_map(|rest| rest.split(" | ").next());
+    let quoted: Vec<&str> = cells.flat_map(|cell| cell.split('`').step_by(2)).filter(|text| !text.is_empty()).collect();
+    assert!(quoted.len() >= 5, "the page quotes log lines: {quoted:?}");
+    let missing: Vec<_> = quoted.into_iter().filter(|text| !sources.contains(&format!("\"{text}"))).collect();
+    assert!(missing.is_empty(), "docs/operating.md quotes log lines that do not exist: {missing:#?}");
+}
+
 /// A test name has at least four words in lower case, joined by underscores.
 fn is_test_name(code: &str) -> bool {
     code.matches('_').count() >= 3

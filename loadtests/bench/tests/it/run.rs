@@ -16,6 +16,12 @@ async fn run(stub: &Stub, data: &Path, more: &[&str]) -> (Output, Value) {
         vec!["run", "--url", &stub.url, "--operator-token", "operator", "--data-dir", data.to_str().unwrap()];
     // A short wait for missing events.
     arguments.extend(["--rate", "200", "--duration", "1s", "--orgs", "1", "--settle", "200ms"]);
+    // These tests count requests. How fast this machine answers is not their subject.
+    for threshold in ["--p95-ms", "--p99-ms"] {
+        if !more.contains(&threshold) {
+            arguments.extend([threshold, "10000"]);
+        }
+    }
     arguments.extend(more);
     bench(&arguments, &data.join("report")).await
 }
@@ -117,7 +123,7 @@ async fn a_refused_request_is_an_error_and_may_be_stored() {
 #[tokio::test]
 async fn a_stall_delays_every_request_that_is_due_meanwhile() {
     let (stub, data) = (Stub::start(StubFault::Stalled, None).await, tempfile::tempdir().unwrap());
-    let (output, report) = run(&stub, data.path(), &["--connections", "1", "--p95-ms", "10000"]).await;
+    let (output, report) = run(&stub, data.path(), &["--connections", "1"]).await;
     assert_code(&output, 0);
     // 300 ms at 200/s: 60 of 200 requests were due during the stall. From the time of sending only one would be slow.
     let latency = &report["figures"]["latency"];

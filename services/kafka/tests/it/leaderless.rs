@@ -128,7 +128,7 @@ async fn leaderless_partitions_are_read_once_they_have_a_leader() {
     let mut expected = vec![(events.clone(), 1), (acks.clone(), 2)];
     expected.sort();
     assert_eq!(left, expected);
-    assert!(owner.stopped.values().all(|reason| reason.contains("the brokers do not tell")), "{:?}", owner.stopped);
+    assert!(owner.stopped.values().all(|reason| reason.contains("the brokers did not report")), "{:?}", owner.stopped);
     assert_eq!(owner.values, values(&["event 0", "event 2", "ack 0", "ack 1"]));
 
     // The other partitions are read meanwhile, and the two come back one after the other.

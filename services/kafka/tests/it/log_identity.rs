@@ -21,7 +21,7 @@ use crate::consumer::{Owner, PATIENCE, cluster, publish, start};
 use crate::database;
 
 const ELECTION: Duration = Duration::from_secs(90);
-const LEADERLESS: &str = "the brokers do not tell";
+const LEADERLESS: &str = "the brokers did not report";
 
 fn admin(kafka: &KafkaConfig) -> AdminClient<DefaultClientContext> {
     kafka.client("test").create().unwrap()

@@ -1,4 +1,4 @@
-//! The producer where brokers err, on a mock cluster: real brokers do not err on demand.
+//! The producer when brokers fail, on a mock cluster: real brokers do not fail on demand.
 
 use std::time::Duration;
 
