@@ -29,9 +29,11 @@ command -v pkg-config >/dev/null || need 'pkg-config' pkg-config
 command -v curl >/dev/null || need 'curl' curl
 command -v jq >/dev/null || need 'jq, which the shell lines of README.md use' jq
 command -v setpriv >/dev/null || need 'setpriv' util-linux
-java=default-jre-headless
-if apt-cache show openjdk-17-jre-headless >/dev/null 2>&1; then java=openjdk-17-jre-headless; fi
-has_recent_java || need 'Java 17 or newer (java)' "$java"
+if ! has_recent_java; then
+  java=default-jre-headless
+  if apt-cache show openjdk-17-jre-headless >/dev/null 2>&1; then java=openjdk-17-jre-headless; fi
+  need 'Java 17 or newer (java)' "$java"
+fi
 command -v mvn >/dev/null || need 'Maven (mvn)' maven
 has_postgres || need 'a PostgreSQL server (postgres, initdb)' postgresql
 if [ "${1:-}" = faults ] && ! has_faketime; then need 'libfaketime (steps the clock of the roles)' libfaketime; fi

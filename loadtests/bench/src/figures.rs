@@ -221,8 +221,18 @@ mod tests {
     }
 
     fn failed(figures: &Figures) -> Vec<&'static str> {
-        let thresholds = Thresholds { visible_p95_ms: None, p95_ms: Some(150.0), ..Scenario::Smoke.thresholds() };
+        failed_at(figures, 150.0)
+    }
+
+    fn failed_at(figures: &Figures, p95_ms: f64) -> Vec<&'static str> {
+        let thresholds = Thresholds { visible_p95_ms: None, p95_ms: Some(p95_ms), ..Scenario::Smoke.thresholds() };
         figures.check(&thresholds).into_iter().filter(|check| !check.passed).map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn a_latency_above_its_threshold_fails() {
+        let figures = Figures::of(&load(), &session(&[RequestOutcome::Accepted; 10], None));
+        assert_eq!(failed_at(&figures, 50.0), ["p95"], "each request took 100 ms");
     }
 
     #[test]

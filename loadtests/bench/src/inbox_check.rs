@@ -31,7 +31,7 @@ pub(crate) struct InboxCheck {
     pub missing: u64,
     /// Repetitions of an id in the inbox.
     pub duplicates: u64,
-    /// InboxEntry ids that were never reported as accepted.
+    /// Ids in the inbox that were never reported as accepted.
     pub unexpected: u64,
     /// Ids that were reported for two requests.
     pub reported_twice: u64,

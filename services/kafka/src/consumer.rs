@@ -118,7 +118,7 @@ pub enum ConsumerEvent {
 /// Sends events from the threads to the owner.
 #[derive(Clone)]
 struct EventSender {
-    inflow: mpsc::Sender<ConsumerEvent>,
+    events: mpsc::Sender<ConsumerEvent>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -131,7 +131,7 @@ impl EventSender {
                 return false;
             }
             // Not `blocking_send`: a full channel must not outlive a stop.
-            match self.inflow.try_send(message) {
+            match self.events.try_send(message) {
                 Ok(()) => return true,
                 Err(mpsc::error::TrySendError::Closed(_)) => return false,
                 Err(mpsc::error::TrySendError::Full(back)) => {
@@ -143,7 +143,7 @@ impl EventSender {
     }
 
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed) || self.inflow.is_closed()
+        self.stopping.load(Ordering::Relaxed) || self.events.is_closed()
     }
 }
 
@@ -151,9 +151,9 @@ impl EventSender {
 #[derive(Clone)]
 struct Shared {
     kafka: KafkaConfig,
-    outlet: EventSender,
+    sender: EventSender,
     log_ends: LogEnds,
-    held: Assignments,
+    assignments: Assignments,
     epochs: LeaderEpochs,
     leaderless: Leaderless,
     undecodable: Undecodable,
@@ -182,20 +182,20 @@ impl FencedConsumer {
         pool: PgPool,
         settings: ConsumerSettings,
     ) -> Result<(Self, mpsc::Receiver<ConsumerEvent>), KafkaError> {
-        let (inflow, receiver) = mpsc::channel(CHANNEL_CHUNKS);
+        let (events, receiver) = mpsc::channel(CHANNEL_CHUNKS);
         let stopping = Arc::new(AtomicBool::new(false));
         let log_ends = LogEnds::default();
-        let outlet = EventSender { inflow, stopping: stopping.clone() };
-        let (held, leaderless, readings) =
+        let sender = EventSender { events, stopping: stopping.clone() };
+        let (assignments, leaderless, readings) =
             (Assignments::default(), Leaderless::default(), [Progress::default(), Progress::default()]);
         let undecodable = Undecodable::default();
-        let epochs = LeaderEpochs::new(pool.clone(), &settings.consumer, held.clone());
+        let epochs = LeaderEpochs::new(pool.clone(), &settings.consumer, assignments.clone());
         let [group_reading, followed_reading] = readings.clone();
         let shared = |reading| Shared {
             kafka: kafka.clone(),
-            outlet: outlet.clone(),
+            sender: sender.clone(),
             log_ends: log_ends.clone(),
-            held: held.clone(),
+            assignments: assignments.clone(),
             epochs: epochs.clone(),
             leaderless: leaderless.clone(),
             undecodable: undecodable.clone(),
@@ -261,7 +261,7 @@ static ERROR_LINES: Throttle = Throttle::new(1);
 /// other threads keep the channel open, so nothing else would show it.
 fn on_thread(
     name: String,
-    outlet: EventSender,
+    sender: EventSender,
     read: impl FnOnce() + Send + 'static,
 ) -> Result<oneshot::Receiver<()>, KafkaError> {
     let (ended, end) = oneshot::channel();
@@ -270,7 +270,7 @@ fn on_thread(
         // The panic drops what `read` owns. What it shares with other threads is behind locks, which ignore poison.
         if catch_unwind(AssertUnwindSafe(read)).is_err() {
             error!(thread, "Kafka consumer thread panicked; restarting consumer.");
-            let _sent = outlet.send(ConsumerEvent::Failed(format!("its thread {thread} panicked")));
+            let _sent = sender.send(ConsumerEvent::Failed(format!("its thread {thread} panicked")));
         }
         let _nobody_waits = ended.send(());
     };
@@ -315,7 +315,7 @@ fn poll_and_forward<C: ConsumerContext>(
     shared: &Shared,
     state: &mut ReadState,
 ) -> bool {
-    let outlet = &shared.outlet;
+    let sender = &shared.sender;
     let started = Instant::now();
     let (mut records, mut epochs, error) = chunk::poll(client, topic_of);
     shared.reading.note(client, started.elapsed());
@@ -324,21 +324,21 @@ fn poll_and_forward<C: ConsumerContext>(
     }
     if let Err(reason) = check_log(client, &epochs, shared, state) {
         error!(reason, "Kafka consumer discards the records of this poll and fails; restarting consumer.");
-        let _reported = outlet.send(ConsumerEvent::Failed(reason));
+        let _reported = sender.send(ConsumerEvent::Failed(reason));
         return false;
     }
     if !records.is_empty() {
         state.markers.note(&records);
-        let _sent = outlet.send(ConsumerEvent::Records(records));
+        let _sent = sender.send(ConsumerEvent::Records(records));
     }
-    if let Err(error) = shared.undecodable.stop(client, outlet, &shared.held) {
-        let _sent = outlet.send(ConsumerEvent::Failed(format!("a partition could not be paused: {error}")));
+    if let Err(error) = shared.undecodable.stop(client, sender, &shared.assignments) {
+        let _sent = sender.send(ConsumerEvent::Failed(format!("a partition could not be paused: {error}")));
         return false;
     }
     match error {
         None => {}
         Some(KafkaError::MessageConsumptionFatal(code)) => {
-            let _sent = outlet.send(ConsumerEvent::Failed(code.to_string()));
+            let _sent = sender.send(ConsumerEvent::Failed(code.to_string()));
             return false;
         }
         Some(error) if truncation::is_truncation(&error) => truncation::report(client, shared),
@@ -359,10 +359,10 @@ fn check_log<C: ConsumerContext>(
     shared: &Shared,
     state: &mut ReadState,
 ) -> Result<(), String> {
-    if let Some(topic) = state.pauses.find_recreated(client, &shared.held, read.partitions()) {
+    if let Some(topic) = state.pauses.find_recreated(client, &shared.assignments, read.partitions()) {
         return Err(format!("{topic} was deleted and created again"));
     }
-    shared.epochs.store(read, &shared.outlet)
+    shared.epochs.store(read, &shared.sender)
 }
 
 #[cfg(test)]
@@ -371,12 +371,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_thread_that_panics_is_reported_to_the_owner() {
-        let (inflow, mut receiver) = mpsc::channel(1);
-        let outlet = EventSender { inflow, stopping: Arc::default() };
-        let ended = on_thread("test-group".to_owned(), outlet.clone(), || panic!("on purpose")).unwrap();
+        let (events, mut receiver) = mpsc::channel(1);
+        let sender = EventSender { events, stopping: Arc::default() };
+        let ended = on_thread("test-group".to_owned(), sender.clone(), || panic!("on purpose")).unwrap();
         let reported = receiver.recv().await.unwrap();
         assert!(matches!(&reported, ConsumerEvent::Failed(reason) if reason.contains("test-group")), "{reported:?}");
         ended.await.expect("the end of the thread is reported too");
-        drop(outlet);
+        drop(sender);
     }
 }

@@ -124,7 +124,7 @@ impl Producer {
     /// threads, which wait by the clock on the wall: a process that has stopped in order would hang for as long as that
     /// clock was set back.
     #[must_use]
-    pub fn never_closed(self) -> Self {
+    pub fn kept_open(self) -> Self {
         std::mem::forget(self.shared.clone());
         self
     }
@@ -157,7 +157,7 @@ impl Producer {
     /// Keeps in touch with these topics until `shutdown`: connects before the first record comes, learns added
     /// partitions (each topic that is written much belongs here, or its leaderless partition may use up the bound in
     /// all), and reports after each round whether they answer.
-    pub async fn keep_in_touch(
+    pub async fn keep_warm(
         &self,
         topics: &[String],
         report: impl Fn(Result<(), PublishError>),

@@ -10,7 +10,7 @@ pub(crate) fn seal(key: &SealingKey, organization: OrgId, log_position: LogPosit
     key.seal_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &log_position.to_bytes())
 }
 
-/// Reads a client's token; `None` if it was made for another organization.
+/// Reads a client's token; `None` if it is no token that this deployment made for this organization.
 pub(crate) fn open(key: &SealingKey, organization: OrgId, token: &str) -> Option<LogPosition> {
     LogPosition::from_bytes(&key.open_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), token)?)
 }

@@ -6,15 +6,15 @@ use runtime::telemetry::throttle::Throttle;
 use schemas::headers::{CONTENT_TYPE, CONTENT_TYPE_AVRO, KEY_ID, REQUEST_ID, TRACEPARENT, TRACESTATE};
 use tracing::{error, warn};
 
-/// Without Kafka every request fails alike: a few lines a second tell it.
+/// Without Kafka every request fails in the same way: a few log lines a second are enough.
 static OUTAGE_LINES: Throttle = Throttle::new(5);
 
-/// What a request writes, in the words of its problems.
+/// What a request writes, for the texts of its problems.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordKind {
     /// Such as "event".
     pub noun: &'static str,
-    /// Continues the text of an error: what became of the record. Such as "it was not stored".
+    /// Continues the text of an error, such as "it was not stored".
     pub after_refusal: &'static str,
     /// What to do when the record may have been stored.
     pub in_doubt: &'static str,

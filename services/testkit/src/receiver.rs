@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use devstack::testing::eventually;
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -154,18 +154,29 @@ impl Receiver {
     }
 }
 
-async fn receive(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+async fn receive(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let (at, path) = (Instant::now(), uri.path().to_owned());
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let at_ms = i64::try_from(since_epoch.as_millis()).unwrap();
+    let id = headers.get("webhook-id").map(|id| id.to_str().unwrap().to_owned());
     let (behavior, earlier) = {
         let mut records = shared.records.lock().unwrap();
-        if let Some(id) = headers.get("webhook-id") {
-            records.times.entry(id.to_str().unwrap().to_owned()).or_default().push(at_ms);
+        if let Some(id) = &id {
+            records.times.entry(id.clone()).or_default().push(at_ms);
         }
         records.received.push(Received { at, at_ms, path, headers, body: body.to_vec() });
         (shared.behavior.lock().unwrap().clone(), records.received.len() - 1)
     };
+    // It is no webhook. The delivery fails, and with it the test.
+    if method != Method::POST || id.is_none() {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
     let answer = |status: u16| (StatusCode::from_u16(status).unwrap(), "an answer").into_response();
     match behavior {
         ReceiverBehavior::Status(status) => answer(status),

@@ -24,7 +24,7 @@ pub(crate) async fn read_decisions(
     deadline: Duration,
 ) -> Vec<Decision> {
     let Some(log_epoch) = undecided.first().map(|one| one.event.log_epoch) else { return Vec::new() };
-    if !view_positions.reached_in(log_epoch, topic, partition, last_offset + 1, deadline).await {
+    if !view_positions.wait_for_offset(log_epoch, topic, partition, last_offset + 1, deadline).await {
         return Vec::new();
     }
     match read_originals(pool, undecided).await {

@@ -39,7 +39,10 @@ async fn next_log_epoch(system: &System, partition: i32, moved: &[&str], to: i64
     let moved: Vec<_> = stored.iter().filter(is_meant).collect();
     assert!(!moved.is_empty());
     let topic = system.kafka.topics.events.clone();
-    repair::repair(&system.pool, &topic, partition, &moved, to, repair::Log::Another, None).await.unwrap().unwrap();
+    repair::repair(&system.pool, &topic, partition, &moved, to, repair::LogChange::NewLog, None)
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 async fn claimed_again(system: &System, than: i64) {

@@ -134,10 +134,10 @@ pub(super) fn next_offsets<C: ConsumerContext>(client: &BaseConsumer<C>) -> Vec<
 
 /// Start offsets of `claims`, with leader epochs: librdkafka validates them when the leader changes before the first
 /// record is read. From then on it uses the epochs of the records.
-pub(super) fn start_offsets(claims: &[Claim], held: &Assignments) -> Result<TopicPartitionList, KafkaError> {
+pub(super) fn start_offsets(claims: &[Claim], assignments: &Assignments) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(claims.len());
     for Claim { topic, partition, next_offset, .. } in claims {
-        let leader_epoch = held.get(topic, *partition).and_then(|hold| hold.identity.leader_epoch);
+        let leader_epoch = assignments.get(topic, *partition).and_then(|assignment| assignment.identity.leader_epoch);
         ffi::add_with_leader_epoch(&mut list, topic, *partition, *next_offset, leader_epoch)?;
     }
     Ok(list)

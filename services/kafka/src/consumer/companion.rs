@@ -76,7 +76,7 @@ pub(super) fn start(
     let client: BaseConsumer<FollowContext> =
         config.create_with_context(FollowContext { log_ends: shared.log_ends.clone() })?;
     let topics: Vec<Arc<str>> = settings.companion_topics.iter().map(|topic| Arc::from(topic.as_str())).collect();
-    let ended = on_thread(format!("{}-companion", settings.consumer), shared.outlet.clone(), move || {
+    let ended = on_thread(format!("{}-companion", settings.consumer), shared.sender.clone(), move || {
         read(&client, &command_queue, &shared, &topics);
         drop(client);
     })?;
@@ -87,11 +87,11 @@ fn read(client: &BaseConsumer<FollowContext>, command_queue: &Receiver<Command>,
     let mut topic_of =
         |name: &str| topics.iter().find(|topic| ***topic == *name).cloned().unwrap_or_else(|| Arc::from(name));
     let mut state = ReadState::default();
-    while !shared.outlet.is_stopping() {
+    while !shared.sender.is_stopping() {
         while let Ok(command) = command_queue.try_recv() {
             if let Err(error) = handle(client, command, shared, topics) {
                 error!(%error, "Companion consumer could not change its assignment; restarting consumer.");
-                let _sent = shared.outlet.send(ConsumerEvent::Failed(error.to_string()));
+                let _sent = shared.sender.send(ConsumerEvent::Failed(error.to_string()));
                 return;
             }
         }
@@ -108,7 +108,7 @@ fn handle(
     topics: &[Arc<str>],
 ) -> Result<(), KafkaError> {
     match command {
-        Command::Assign(claims) => client.incremental_assign(&start_offsets(&claims, &shared.held)?),
+        Command::Assign(claims) => client.incremental_assign(&start_offsets(&claims, &shared.assignments)?),
         Command::Unassign(partitions, done) => {
             // Only assigned partitions: one that was stopped at its claim was never assigned.
             let assigned = client.assignment()?;

@@ -62,7 +62,7 @@ impl ConsumerContext for GroupContext {
         match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(client, &ids),
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => self.revoke(client, &ids),
-            other => error!(error = ?other, "Kafka group rebalance failed; librdkafka retries it."),
+            other => error!(error = ?other, "Kafka group rebalance failed; the assignment is not changed."),
         }
     }
 }
@@ -81,7 +81,7 @@ impl GroupContext {
                 "leaderless: the brokers did not report the bounds of its log; it is read as soon as they do: {error}"
             );
             error!(%topic, partition, reason, "Partition is leaderless; claiming it when its leader answers.");
-            let _sent = self.shared.outlet.send(ConsumerEvent::Stopped { topic, partition, reason });
+            let _sent = self.shared.sender.send(ConsumerEvent::Stopped { topic, partition, reason });
         }
         let own = self.start_reading(claims.claimed);
         self.assign_group_topic(client, &own);
@@ -120,25 +120,25 @@ impl GroupContext {
     fn start_reading(&self, claimed: Vec<CheckedClaim>) -> Vec<Claim> {
         let mut claims = Vec::with_capacity(claimed.len());
         for CheckedClaim { claim, identity, mismatch } in claimed {
-            self.shared.held.insert(&claim, identity, mismatch.is_some());
+            self.shared.assignments.insert(&claim, identity, mismatch.is_some());
             let Some(mismatch) = mismatch else {
                 claims.push(claim);
                 continue;
             };
             let (topic, partition, reason) = (claim.topic, claim.partition, mismatch.to_string());
             error!(%topic, partition, reason, "Stored position is outside of its log; stopping the partition.");
-            let _reported = self.shared.outlet.send(ConsumerEvent::Stopped { topic, partition, reason });
+            let _reported = self.shared.sender.send(ConsumerEvent::Stopped { topic, partition, reason });
         }
         let (own, companion): (Vec<Claim>, Vec<Claim>) =
             claims.iter().cloned().partition(|claim| *claim.topic == self.settings.topic);
         // The claims are in the channel before the first record that is read under them.
-        let own = if self.shared.outlet.send(ConsumerEvent::Assigned(claims)) { own } else { Vec::new() };
+        let own = if self.shared.sender.send(ConsumerEvent::Assigned(claims)) { own } else { Vec::new() };
         self.companion.assign(companion);
         own
     }
 
     fn assign_group_topic(&self, client: &BaseConsumer<Self>, own: &[Claim]) {
-        match start_offsets(own, &self.shared.held) {
+        match start_offsets(own, &self.shared.assignments) {
             Ok(list) => self.fail_on_error(client.incremental_assign(&list)),
             Err(error) => self.fail(&format!("librdkafka refused the assignment: {error}")),
         }
@@ -159,10 +159,10 @@ impl GroupContext {
         // record.
         self.companion.unassign(ids.to_vec());
         self.shared.log_ends.forget(ids);
-        self.shared.held.forget(ids);
+        self.shared.assignments.forget(ids);
         self.shared.leaderless.forget(ids);
         self.shared.undecodable.forget(client, &[Arc::from(self.settings.topic.as_str())], ids);
-        let _sent = self.shared.outlet.send(ConsumerEvent::Revoked(ids.to_vec()));
+        let _sent = self.shared.sender.send(ConsumerEvent::Revoked(ids.to_vec()));
     }
 
     /// Claims the partitions in every topic. Waits for PostgreSQL, and shortly for leaders. `None`: the consumer stops,
@@ -183,7 +183,7 @@ impl GroupContext {
                     }
                 }
             }
-            if self.shared.outlet.is_stopping() {
+            if self.shared.sender.is_stopping() {
                 return None;
             }
             std::thread::sleep(CLAIM_RETRY);
@@ -258,7 +258,7 @@ impl GroupContext {
 
     fn fail(&self, reason: &str) {
         error!(consumer = self.settings.consumer, reason, "Kafka consumer failed; restarting consumer.");
-        let _sent = self.shared.outlet.send(ConsumerEvent::Failed(reason.to_owned()));
+        let _sent = self.shared.sender.send(ConsumerEvent::Failed(reason.to_owned()));
     }
 }
 
@@ -305,7 +305,7 @@ pub(super) fn start(
     polled.subscribe(&[&settings.topic])?;
     let client = Arc::downgrade(&polled);
     let topic: Arc<str> = Arc::from(settings.topic.as_str());
-    let ended = on_thread(format!("{}-group", settings.consumer), shared.outlet.clone(), move || {
+    let ended = on_thread(format!("{}-group", settings.consumer), shared.sender.clone(), move || {
         read(&polled, &shared, &topic);
         // Leaving the group happens here, before the end is reported, so that the next instance does not wait for the
         // session timeout. `commit_hint` may hold the client at this moment. This waits for it, because the thread that
@@ -321,7 +321,7 @@ pub(super) fn start(
 
 fn read(client: &BaseConsumer<GroupContext>, shared: &Shared, topic: &Arc<str>) {
     let mut state = ReadState::default();
-    while !shared.outlet.is_stopping() && poll_and_forward(client, &mut |_| topic.clone(), shared, &mut state) {
+    while !shared.sender.is_stopping() && poll_and_forward(client, &mut |_| topic.clone(), shared, &mut state) {
         client.context().claim_leaderless(client);
     }
 }

@@ -62,24 +62,24 @@ pub(super) struct LeaderEpochs {
     pool: PgPool,
     runtime: Handle,
     consumer: String,
-    held: Assignments,
+    assignments: Assignments,
 }
 
 impl LeaderEpochs {
-    pub(super) fn new(pool: PgPool, consumer: &str, held: Assignments) -> Self {
-        Self { pool, runtime: Handle::current(), consumer: consumer.to_owned(), held }
+    pub(super) fn new(pool: PgPool, consumer: &str, assignments: Assignments) -> Self {
+        Self { pool, runtime: Handle::current(), consumer: consumer.to_owned(), assignments }
     }
 
     /// Stores the new leader epochs of `read`. Waits for PostgreSQL.
     ///
     /// # Errors
     /// Why the records must not be sent to the owner: they are of another log, or PostgreSQL did not answer in time.
-    pub(super) fn store(&self, read: &ReadEpochs, outlet: &EventSender) -> Result<(), String> {
+    pub(super) fn store(&self, read: &ReadEpochs, sender: &EventSender) -> Result<(), String> {
         let mut new = Vec::new();
         for ReadEpoch { topic, partition, first, highest, last, went_down } in &read.0 {
-            let Some(hold) = self.held.get(topic, *partition) else { continue };
+            let Some(assignment) = self.assignments.get(topic, *partition) else { continue };
             // Within one log, leader epochs never decrease.
-            if *went_down || first.is_some_and(|first| hold.read_epoch > Some(first)) {
+            if *went_down || first.is_some_and(|first| assignment.read_epoch > Some(first)) {
                 return Err(format!(
                     "{topic}[{partition}] has a record of a lower leader epoch than one before it: \
                      this is another log of the same name"
@@ -87,23 +87,23 @@ impl LeaderEpochs {
             }
             // The stored one may be higher: the reader is ahead of the position. A batch that cannot be decoded has an
             // unknown leader epoch, possibly a new one; the next record has one again.
-            let stored = if last.is_none() { None } else { hold.identity.leader_epoch.max(*highest) };
-            if hold.identity.leader_epoch != stored {
-                new.push((hold.epoch, topic.clone(), *partition, stored));
+            let stored = if last.is_none() { None } else { assignment.identity.leader_epoch.max(*highest) };
+            if assignment.identity.leader_epoch != stored {
+                new.push((assignment.epoch, topic.clone(), *partition, stored));
             }
-            self.held.note_read_epoch(topic, *partition, *highest);
+            self.assignments.note_read_epoch(topic, *partition, *highest);
         }
         if new.is_empty() {
             return Ok(());
         }
-        self.write(&new, outlet)?;
+        self.write(&new, sender)?;
         for (epoch, topic, partition, leader_epoch) in &new {
-            self.held.set_leader_epoch(topic, *partition, *epoch, *leader_epoch);
+            self.assignments.set_leader_epoch(topic, *partition, *epoch, *leader_epoch);
         }
         Ok(())
     }
 
-    fn write(&self, new: &[(i64, Arc<str>, i32, Option<i32>)], outlet: &EventSender) -> Result<(), String> {
+    fn write(&self, new: &[(i64, Arc<str>, i32, Option<i32>)], sender: &EventSender) -> Result<(), String> {
         let started = Instant::now();
         // tokio's timeout needs the runtime's timer.
         let _within = self.runtime.enter();
@@ -114,7 +114,7 @@ impl LeaderEpochs {
                 Ok(Err(error)) => error.to_string(),
                 Err(elapsed) => elapsed.to_string(),
             };
-            if started.elapsed() > STORE_DEADLINE || outlet.is_stopping() {
+            if started.elapsed() > STORE_DEADLINE || sender.is_stopping() {
                 return Err(format!("leader epochs could not be stored in PostgreSQL: {error}"));
             }
             warn!(consumer = self.consumer, error, "Storing leader epochs failed; retrying.");

@@ -63,10 +63,10 @@ impl Runner {
         {
             return Ok(None);
         }
-        let (consumer, inflow) = FencedConsumer::start(&self.kafka, self.pool.clone(), self.settings.clone())?;
+        let (consumer, events) = FencedConsumer::start(&self.kafka, self.pool.clone(), self.settings.clone())?;
         Ok(Some(Session {
             consumer,
-            inflow,
+            events,
             partitions: Partitions::default(),
             component: self.component.clone(),
             shutdown: self.shutdown.clone(),
@@ -89,7 +89,7 @@ impl Runner {
 /// The time from the start of a consumer to its end or restart.
 pub struct Session {
     consumer: FencedConsumer,
-    inflow: mpsc::Receiver<ConsumerEvent>,
+    events: mpsc::Receiver<ConsumerEvent>,
     partitions: Partitions,
     component: Component,
     shutdown: CancellationToken,
@@ -106,7 +106,7 @@ impl Session {
             biased;
             () = self.shutdown.cancelled() => return Err(SessionEnd::Shutdown),
             reason = lost_for_too_long(self.partitions.first_lost()) => return Err(SessionEnd::Restart(reason)),
-            event = self.inflow.recv(), if has_room => event,
+            event = self.events.recv(), if has_room => event,
         };
         let event = event.unwrap_or_else(|| ConsumerEvent::Failed("the consumer ended".to_owned()));
         self.partitions.note(&event);
@@ -165,7 +165,7 @@ impl Session {
 
     /// Leaves the group; waits at most [`Runner::stop_within`] for all threads together.
     pub async fn stop(self) {
-        drop(self.inflow);
+        drop(self.events);
         if tokio::time::timeout(self.stop_within, self.consumer.stop(self.stop_within)).await.is_err() {
             warn!("Kafka consumer did not leave the group in time; the session timeout releases its partitions.");
         }

@@ -38,11 +38,11 @@ pub(super) fn recreated(
     claims: &BTreeMap<TopicPartition, Assignment>,
     ids: &BTreeMap<String, Uuid>,
 ) -> Option<Arc<str>> {
-    let is_other = |topic: &str, hold: &Assignment| {
-        let ids = (hold.identity.topic_id, ids.get(topic));
-        !hold.is_stopped && matches!(ids, (Some(before), Some(now)) if before != *now)
+    let is_other = |topic: &str, assignment: &Assignment| {
+        let ids = (assignment.identity.topic_id, ids.get(topic));
+        !assignment.is_stopped && matches!(ids, (Some(before), Some(now)) if before != *now)
     };
-    claims.iter().find(|((topic, _), hold)| is_other(topic, hold)).map(|((topic, _), _)| topic.clone())
+    claims.iter().find(|((topic, _), assignment)| is_other(topic, assignment)).map(|((topic, _), _)| topic.clone())
 }
 
 /// Topics that were claimed without their id, and the id.
@@ -50,7 +50,8 @@ pub(super) fn new_ids(
     claims: &BTreeMap<TopicPartition, Assignment>,
     ids: &BTreeMap<String, Uuid>,
 ) -> BTreeMap<Arc<str>, Uuid> {
-    let unknown = claims.iter().filter(|(_, hold)| !hold.is_stopped && hold.identity.topic_id.is_none());
+    let unknown =
+        claims.iter().filter(|(_, assignment)| !assignment.is_stopped && assignment.identity.topic_id.is_none());
     unknown.filter_map(|((topic, _), _)| Some((topic.clone(), *ids.get(&**topic)?))).collect()
 }
 
@@ -67,12 +68,12 @@ impl Pauses {
     pub(super) fn find_recreated<'a, C: ConsumerContext>(
         &mut self,
         client: &BaseConsumer<C>,
-        held: &Assignments,
+        assignments: &Assignments,
         partitions: impl Iterator<Item = (&'a Arc<str>, i32)>,
     ) -> Option<Arc<str>> {
         let topics: Vec<&str> = self.paused(Instant::now(), partitions).into_iter().collect();
         match log_state::topic_ids(client, &topics, TIMEOUT) {
-            Ok(ids) => recreated(&held.all(), &ids),
+            Ok(ids) => recreated(&assignments.all(), &ids),
             Err(error) => {
                 debug!(%error, "Topic ids are unknown; the watch queries them again.");
                 self.no_query_until = Some(Instant::now() + QUERY_BACKOFF);

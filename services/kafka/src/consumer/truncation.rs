@@ -27,7 +27,8 @@ pub(super) fn is_truncation(error: &KafkaError) -> bool {
 pub(super) fn report<C: ConsumerContext>(client: &BaseConsumer<C>, shared: &Shared) {
     let mut topics: BTreeMap<Arc<str>, Vec<PartitionPosition>> = BTreeMap::new();
     for ((topic, partition), next_offset) in next_offsets(client) {
-        let identity = shared.held.get(&topic, partition).map(|hold| hold.identity).unwrap_or_default();
+        let identity =
+            shared.assignments.get(&topic, partition).map(|assignment| assignment.identity).unwrap_or_default();
         topics.entry(topic).or_default().push(PartitionPosition { partition, next_offset, identity });
     }
     let ids = topic_ids::query(client, &topics.keys().map(AsRef::as_ref).collect::<Vec<_>>());
@@ -42,9 +43,9 @@ pub(super) fn report<C: ConsumerContext>(client: &BaseConsumer<C>, shared: &Shar
                         %topic, partition, reason,
                         "Log lost records before they were read; stopping the partition."
                     );
-                    shared.held.mark_stopped(&topic, partition);
+                    shared.assignments.mark_stopped(&topic, partition);
                     let _reported =
-                        shared.outlet.send(ConsumerEvent::Stopped { topic: topic.clone(), partition, reason });
+                        shared.sender.send(ConsumerEvent::Stopped { topic: topic.clone(), partition, reason });
                 }
                 Err(error) => {
                     warn!(%topic, partition, %error, "State of the log is unknown; the next claim checks it.");

@@ -38,8 +38,8 @@ impl Undecodable {
     pub(super) fn stop<C: ConsumerContext>(
         &self,
         client: &BaseConsumer<C>,
-        outlet: &EventSender,
-        held: &Assignments,
+        sender: &EventSender,
+        assignments: &Assignments,
     ) -> Result<(), KafkaError> {
         if self.lock().found.is_empty() {
             return Ok(());
@@ -53,8 +53,8 @@ impl Undecodable {
             let (topic, partition) = one;
             let reason = reason(&topic, partition, next, &text);
             error!(%topic, partition, offset = next, reason, "Batch cannot be decoded; stopping its partition.");
-            held.mark_stopped(&topic, partition);
-            let _sent = outlet.send(ConsumerEvent::Stopped { topic, partition, reason });
+            assignments.mark_stopped(&topic, partition);
+            let _sent = sender.send(ConsumerEvent::Stopped { topic, partition, reason });
         }
         Ok(())
     }

@@ -43,8 +43,8 @@ struct Watch {
     pool: PgPool,
     runtime: Handle,
     settings: ConsumerSettings,
-    outlet: EventSender,
-    held: Assignments,
+    sender: EventSender,
+    assignments: Assignments,
     leaderless: Leaderless,
     undecodable: Undecodable,
     client_progress: [Progress; 2],
@@ -70,8 +70,8 @@ pub(super) fn start(
         pool,
         runtime: Handle::current(),
         settings: settings.clone(),
-        outlet: shared.outlet.clone(),
-        held: shared.held,
+        sender: shared.sender.clone(),
+        assignments: shared.assignments,
         leaderless: shared.leaderless,
         undecodable: shared.undecodable,
         config,
@@ -80,7 +80,7 @@ pub(super) fn start(
         last_next_offsets: BTreeMap::new(),
         lost_claims: LostClaims::default(),
     };
-    on_thread(format!("{}-watch", settings.consumer), shared.outlet, move || watch.run())
+    on_thread(format!("{}-watch", settings.consumer), shared.sender, move || watch.run())
 }
 
 impl Watch {
@@ -89,7 +89,7 @@ impl Watch {
         let (mut next_stalls, mut next_claims) = (Instant::now() + stall_interval, Instant::now() + CLAIMS_INTERVAL);
         let mut next_leaderless = Instant::now() + LEADERLESS_INTERVAL;
         let mut next_topic_ids = Instant::now() + TOPIC_IDS_INTERVAL;
-        while !self.outlet.is_stopping() {
+        while !self.sender.is_stopping() {
             std::thread::sleep(TICK);
             let mut reason = None;
             if Instant::now() >= next_stalls {
@@ -109,7 +109,7 @@ impl Watch {
                 next_leaderless = Instant::now() + LEADERLESS_INTERVAL;
             }
             if let Some(reason) = reason {
-                let _sent = self.outlet.send(ConsumerEvent::Failed(reason));
+                let _sent = self.sender.send(ConsumerEvent::Failed(reason));
                 return;
             }
         }
@@ -156,11 +156,11 @@ impl Watch {
 
     /// The partitions that are read, their log ends not known yet.
     fn samples(&self) -> BTreeMap<TopicPartition, Sample> {
-        let held = self.held.all();
+        let assignments = self.assignments.all();
         let mut samples = BTreeMap::new();
         for progress in self.client_progress.each_ref().map(Progress::snapshot) {
             for (partition, next_offset) in progress.next_offsets {
-                if held.get(&partition).is_some_and(|hold| !hold.is_stopped) {
+                if assignments.get(&partition).is_some_and(|assignment| !assignment.is_stopped) {
                     samples.insert(partition, Sample { next_offset, end: None, polled: progress.polled });
                 }
             }
@@ -187,8 +187,8 @@ impl Watch {
     /// Whether a topic was deleted and created again while it is read. Stores the ids of topics that were claimed
     /// without their id.
     fn check_topic_ids(&self) -> Option<String> {
-        let claims = self.held.all();
-        let read = claims.iter().filter(|(_, hold)| !hold.is_stopped).map(|((topic, _), _)| topic.as_ref());
+        let claims = self.assignments.all();
+        let read = claims.iter().filter(|(_, assignment)| !assignment.is_stopped).map(|((topic, _), _)| topic.as_ref());
         let ids = topic_ids::query(&self.client, &read.collect::<BTreeSet<&str>>().into_iter().collect::<Vec<_>>());
         for (topic, id) in topic_ids::new_ids(&claims, &ids) {
             self.store_topic_id(&topic, id);
@@ -204,7 +204,7 @@ impl Watch {
         let stored = fence::store_topic_id(&self.pool, &self.settings.consumer, topic, id);
         // If PostgreSQL does not answer, it is stored at the next check.
         if let Ok(Ok(())) = self.runtime.block_on(tokio::time::timeout(CLAIMS_TIMEOUT, stored)) {
-            self.held.set_topic_id(topic, id);
+            self.assignments.set_topic_id(topic, id);
         }
     }
 
@@ -240,7 +240,7 @@ impl Watch {
         };
         // The assignments are read after the database: a claim made meanwhile is newer than the stored one, never
         // older.
-        let (topic, partition) = self.lost_claims.check(Instant::now(), &self.held.all(), &stored)?;
+        let (topic, partition) = self.lost_claims.check(Instant::now(), &self.assignments.all(), &stored)?;
         info!(consumer = self.settings.consumer, %topic, partition, "Claim lost; restarting consumer.");
         Some(format!(
             "{topic}[{partition}] was claimed, repaired, skipped or restored, and Kafka still assigns it to this \
@@ -279,20 +279,22 @@ impl LostClaims {
     fn check(
         &mut self,
         now: Instant,
-        held: &BTreeMap<TopicPartition, Assignment>,
+        assignments: &BTreeMap<TopicPartition, Assignment>,
         stored: &BTreeMap<TopicPartition, StoredClaim>,
     ) -> Option<TopicPartition> {
-        self.highest.retain(|partition, seen| held.get(partition).is_some_and(|hold| hold.epoch == seen.epoch));
+        self.highest.retain(|partition, seen| {
+            assignments.get(partition).is_some_and(|assignment| assignment.epoch == seen.epoch)
+        });
         let mut suspects = BTreeMap::new();
-        for (partition, hold) in held {
-            if self.is_stored(partition, hold, stored.get(partition)) {
+        for (partition, assignment) in assignments {
+            if self.is_stored(partition, assignment, stored.get(partition)) {
                 continue;
             }
-            let suspect = self.suspects.get(partition).filter(|(epoch, _)| *epoch == hold.epoch);
-            suspects.insert(partition.clone(), (hold.epoch, suspect.map_or(now, |(_, since)| *since)));
+            let suspect = self.suspects.get(partition).filter(|(epoch, _)| *epoch == assignment.epoch);
+            suspects.insert(partition.clone(), (assignment.epoch, suspect.map_or(now, |(_, since)| *since)));
         }
         for (partition, claim) in stored {
-            if held.contains_key(partition) && !suspects.contains_key(partition) {
+            if assignments.contains_key(partition) && !suspects.contains_key(partition) {
                 self.highest.insert(partition.clone(), *claim);
             }
         }
@@ -301,10 +303,10 @@ impl LostClaims {
         self.suspects.iter().find(|(_, (_, since))| is_over(since)).map(|(partition, _)| partition.clone())
     }
 
-    fn is_stored(&self, partition: &TopicPartition, hold: &Assignment, stored: Option<&StoredClaim>) -> bool {
+    fn is_stored(&self, partition: &TopicPartition, assignment: &Assignment, stored: Option<&StoredClaim>) -> bool {
         let highest = self.highest.get(partition).map(|claim| claim.next_offset);
         let went_back = |claim: &StoredClaim| highest.is_some_and(|highest| claim.next_offset < highest);
-        stored.is_some_and(|claim| claim.epoch == hold.epoch && !went_back(claim))
+        stored.is_some_and(|claim| claim.epoch == assignment.epoch && !went_back(claim))
     }
 }
 
@@ -323,32 +325,36 @@ mod tests {
         (0..).zip(claims).map(claim).collect()
     }
 
-    fn hold(epoch: i64, is_stopped: bool) -> Assignment {
+    fn assignment(epoch: i64, is_stopped: bool) -> Assignment {
         Assignment { epoch, identity: LogIdentity::default(), read_epoch: None, is_stopped }
     }
 
-    fn held(epoch: i64) -> BTreeMap<TopicPartition, Assignment> {
-        BTreeMap::from([(partition(0), hold(epoch, false)), (partition(1), hold(1, true))])
+    fn assignments(epoch: i64) -> BTreeMap<TopicPartition, Assignment> {
+        BTreeMap::from([(partition(0), assignment(epoch, false)), (partition(1), assignment(1, true))])
     }
 
     #[test]
     fn a_lost_claim_is_reported_also_of_a_stopped_partition() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
         let unchanged = stored([(5, 0), (1, 0)]);
-        assert_eq!(lost.check(now, &held(5), &unchanged), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(5), &unchanged), None, "it is stored as it was made");
+        assert_eq!(lost.check(now, &assignments(5), &unchanged), None);
+        assert_eq!(
+            lost.check(now + LOST_CLAIM_GRACE, &assignments(5), &unchanged),
+            None,
+            "it is stored as it was made"
+        );
         let repaired = stored([(5, 0), (2, 0)]);
-        assert_eq!(lost.check(now, &held(5), &repaired), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(5), &repaired), Some(partition(1)));
+        assert_eq!(lost.check(now, &assignments(5), &repaired), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &assignments(5), &repaired), Some(partition(1)));
     }
 
     #[test]
     fn a_newer_claim_of_this_instance_or_a_revocation_is_no_loss() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
         let claimed = stored([(6, 0), (1, 0)]);
-        assert_eq!(lost.check(now, &held(5), &claimed), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(6), &claimed), None, "claimed again");
-        assert_eq!(lost.check(now, &held(5), &claimed), None);
+        assert_eq!(lost.check(now, &assignments(5), &claimed), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &assignments(6), &claimed), None, "claimed again");
+        assert_eq!(lost.check(now, &assignments(5), &claimed), None);
         assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &BTreeMap::new(), &claimed), None, "revoked");
     }
 
@@ -356,8 +362,8 @@ mod tests {
     fn a_claim_that_is_missing_or_of_an_older_epoch_is_a_loss() {
         for stored in [BTreeMap::new(), stored([(4, 0), (1, 0)])] {
             let (mut lost, now) = (LostClaims::default(), Instant::now());
-            assert_eq!(lost.check(now, &held(5), &stored), None);
-            assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(5), &stored), Some(partition(0)));
+            assert_eq!(lost.check(now, &assignments(5), &stored), None);
+            assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &assignments(5), &stored), Some(partition(0)));
         }
     }
 
@@ -365,14 +371,18 @@ mod tests {
     fn a_position_that_went_back_is_a_lost_claim() {
         let (mut lost, now) = (LostClaims::default(), Instant::now());
         for next_offset in [500, 1_000] {
-            assert_eq!(lost.check(now, &held(5), &stored([(5, next_offset), (1, 0)])), None);
+            assert_eq!(lost.check(now, &assignments(5), &stored([(5, next_offset), (1, 0)])), None);
         }
         let restored = stored([(5, 500), (1, 0)]);
-        assert_eq!(lost.check(now, &held(5), &restored), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE / 2, &held(5), &restored), None, "the grace is not over");
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(5), &restored), Some(partition(0)));
+        assert_eq!(lost.check(now, &assignments(5), &restored), None);
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE / 2, &assignments(5), &restored), None, "the grace is not over");
+        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &assignments(5), &restored), Some(partition(0)));
         let claimed = stored([(6, 500), (1, 0)]);
-        assert_eq!(lost.check(now, &held(6), &claimed), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &held(6), &claimed), None, "claimed at the restored position");
+        assert_eq!(lost.check(now, &assignments(6), &claimed), None);
+        assert_eq!(
+            lost.check(now + LOST_CLAIM_GRACE, &assignments(6), &claimed),
+            None,
+            "claimed at the restored position"
+        );
     }
 }

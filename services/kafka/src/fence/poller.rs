@@ -102,7 +102,7 @@ impl PositionsPoller {
 
     /// Waits until the consumer has applied `next_offset - 1` of this log. A position in another log says nothing about
     /// it.
-    pub async fn reached_in(
+    pub async fn wait_for_offset(
         &self,
         log_epoch: i32,
         topic: &str,

@@ -62,13 +62,13 @@ pub async fn positions(pool: &PgPool) -> Result<Vec<StoredPosition>, sqlx::Error
     Ok(rows.into_iter().map(position).collect())
 }
 
-/// Whose offsets the log has that is read from now on.
+/// Whether the log that is read from now on is the one of the stored positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Log {
-    /// Those of the stored positions.
-    Same,
-    /// Its own: an offset in it has nothing to do with the same offset in the log before.
-    Another,
+pub enum LogChange {
+    /// It is: offsets mean what they meant.
+    SameLog,
+    /// It is another one: its offsets have nothing to do with those of the log before.
+    NewLog,
 }
 
 /// Sets positions of one partition, those of `moved` to `next_offset`, and has them claimed again. Another log starts
@@ -83,7 +83,7 @@ pub async fn repair(
     partition: i32,
     moved: &[&StoredPosition],
     next_offset: i64,
-    log: Log,
+    log: LogChange,
     topic_id: Option<Uuid>,
 ) -> Result<Option<i32>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
@@ -104,7 +104,7 @@ pub async fn repair(
         return Ok(None);
     }
     let newest = stored.iter().map(|(.., log_epoch)| *log_epoch).max().unwrap_or(0);
-    let log_epoch = if log == Log::Another { newest.saturating_add(1) } else { newest };
+    let log_epoch = if log == LogChange::NewLog { newest.saturating_add(1) } else { newest };
     // Time and leader epoch belong to a record that is not before the position any more.
     sqlx::query(
         "UPDATE consumer_positions
@@ -118,7 +118,7 @@ pub async fn repair(
     .bind(log_epoch)
     .bind(moved.iter().map(|position| position.consumer.as_str()).collect::<Vec<_>>())
     .bind(next_offset)
-    .bind(log == Log::Another)
+    .bind(log == LogChange::NewLog)
     .bind(topic_id)
     .execute(&mut *transaction)
     .await?;

@@ -20,7 +20,7 @@ pub enum Refusal {
     #[error("{0}: the brokers did not report where its log starts and ends")]
     Unknown(String),
     /// The log itself is in question.
-    #[error("{0} lies outside of its log; repair it first: triggers positions repair")]
+    #[error("{0} is outside of its log; repair it first: triggers positions repair")]
     LogMismatch(String),
     /// It would go back, or beyond what can be read.
     #[error("{consumer} at {topic}[{partition}]: {to} is not between its position {next} and the end of its log {end}")]
@@ -124,7 +124,7 @@ pub async fn skip(pool: &PgPool, positions: &[&StoredPosition], to: i64) -> Resu
 ///
 /// # Errors
 /// As PostgreSQL reports them.
-pub async fn skipped(pool: &PgPool, consumer: &str) -> Result<Vec<OffsetRange>, sqlx::Error> {
+pub async fn skipped_ranges(pool: &PgPool, consumer: &str) -> Result<Vec<OffsetRange>, sqlx::Error> {
     let rows: Vec<(String, i32, i64, i64)> = sqlx::query_as(
         "SELECT s.topic, s.partition, s.from_offset, s.to_offset
          FROM log_skips s JOIN consumer_positions p USING (consumer, topic, partition, log_epoch)

@@ -42,8 +42,8 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) async fn take(&mut self, inflow: &mut mpsc::Receiver<ConsumerEvent>) {
-        match tokio::time::timeout(PATIENCE, inflow.recv())
+    pub(crate) async fn take(&mut self, received: &mut mpsc::Receiver<ConsumerEvent>) {
+        match tokio::time::timeout(PATIENCE, received.recv())
             .await
             .expect("the consumer says nothing")
             .expect("the consumer ended")
@@ -99,26 +99,26 @@ async fn the_next_owner_continues_at_the_stored_positions() {
         publish(&producer, &kafka.topics.events, &format!("key-{n}"), &format!("event-{n}")).await;
         publish(&producer, &kafka.topics.acks, &format!("key-{n}"), &format!("ack-{n}")).await;
     }
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     let mut owner = Owner::default();
     while owner.records.len() < 40 {
-        owner.take(&mut inflow).await;
+        owner.take(&mut received).await;
     }
     assert_eq!(owner.claims.len(), 6, "three partitions of two topics");
     assert_eq!((owner.values(&kafka.topics.events).len(), owner.values(&kafka.topics.acks).len()), (20, 20));
     assert!(owner.records.iter().all(|record| record.headers == vec![("h".to_owned(), b"1".to_vec())]));
     owner.commit(&pool).await;
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
 
     publish(&producer, &kafka.topics.events, "key-0", "later").await;
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     let mut next_owner = Owner::default();
     while next_owner.records.is_empty() {
-        next_owner.take(&mut inflow).await;
+        next_owner.take(&mut received).await;
     }
     assert_eq!(next_owner.values(&kafka.topics.events), vec!["later"], "what was committed is not read again");
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -175,11 +175,11 @@ async fn a_position_outside_of_the_log_stops_only_its_partition() {
     .execute(&pool)
     .await
     .unwrap();
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     let mut stopped = None;
     let mut assigned = Vec::new();
     while stopped.is_none() || assigned.is_empty() {
-        match tokio::time::timeout(PATIENCE, inflow.recv()).await.unwrap().unwrap() {
+        match tokio::time::timeout(PATIENCE, received.recv()).await.unwrap().unwrap() {
             ConsumerEvent::Stopped { topic, partition, reason } => {
                 stopped = Some((topic.to_string(), partition, reason))
             }
@@ -192,7 +192,7 @@ async fn a_position_outside_of_the_log_stops_only_its_partition() {
     assert!(reason.contains("1000"), "{reason}");
     assert!(assigned.iter().any(|claim| *claim.topic == *topic && claim.partition == 1));
     assert!(!assigned.iter().any(|claim| *claim.topic == *topic && claim.partition == 0));
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -213,8 +213,8 @@ async fn truncated_before_it_was_read(which: fn(&TopicNames) -> String) {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let topic = which(&kafka.topics);
-    let (consumer, mut inflow) = start(&kafka, &pool);
-    Owner::default().take(&mut inflow).await;
+    let (consumer, mut received) = start(&kafka, &pool);
+    Owner::default().take(&mut received).await;
     let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
     let value = "v".repeat(200);
     for _ in 0..RECORDS / 5000 {
@@ -227,7 +227,7 @@ async fn truncated_before_it_was_read(which: fn(&TopicNames) -> String) {
 
     let mut read = 0;
     let (stopped, reason) = loop {
-        match tokio::time::timeout(PATIENCE, inflow.recv())
+        match tokio::time::timeout(PATIENCE, received.recv())
             .await
             .expect("the consumer says nothing")
             .expect("the consumer ended")
@@ -239,7 +239,7 @@ async fn truncated_before_it_was_read(which: fn(&TopicNames) -> String) {
     };
     assert_eq!(*stopped, *topic);
     assert!(read < RECORDS && reason.contains(&read.to_string()), "{read} were read, {reason}");
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -249,9 +249,9 @@ async fn a_transaction_marker_at_the_end_of_the_log_is_passed() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let (events, acks) = (kafka.topics.events.clone(), kafka.topics.acks.clone());
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     let mut owner = Owner::default();
-    owner.take(&mut inflow).await;
+    owner.take(&mut received).await;
     let events_written = events.clone();
     tokio::task::spawn_blocking({
         let config = kafka.client("test");
@@ -275,7 +275,7 @@ async fn a_transaction_marker_at_the_end_of_the_log_is_passed() {
     .unwrap();
     // In the one a record and the end of its transaction, in the other an aborted record and the end of that.
     while owner.records.len() < 3 {
-        owner.take(&mut inflow).await;
+        owner.take(&mut received).await;
     }
     let of = |topic: &str| -> Vec<(i64, bool)> {
         let of_topic = owner.records.iter().filter(|record| *record.topic == *topic);
@@ -286,7 +286,7 @@ async fn a_transaction_marker_at_the_end_of_the_log_is_passed() {
         owner.records.iter().all(|record| record.log_time_ms().is_none() == record.is_marker),
         "a marker has no time of the log"
     );
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -295,15 +295,15 @@ async fn a_transaction_marker_at_the_end_of_the_log_is_passed() {
 async fn partitions_that_are_added_are_read_without_a_restart() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     let mut owner = Owner::default();
-    owner.take(&mut inflow).await;
+    owner.take(&mut received).await;
     assert_eq!(owner.claims.len(), 2, "one partition of each topic");
     apply_topics(&kafka, 2).await;
     while owner.claims.len() < 4 {
-        owner.take(&mut inflow).await;
+        owner.take(&mut received).await;
     }
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka::fence::repair::{self, Log};
+use kafka::fence::repair::{self, LogChange};
 use kafka::fence::{self, Advance, CommitOutcome, Position, PositionsPoller, skip};
 use kafka::log_identity::LogIdentity;
 use runtime::postgres;
@@ -123,9 +123,9 @@ async fn a_repair_in_a_new_log_fences_every_consumer() {
     fence::claim(&pool, "other", &topic, None, &[(0, 7), (1, 3)]).await.unwrap();
     let stored = repair::positions(&pool).await.unwrap();
     let seen = |consumer: &str| stored.iter().find(|one| one.consumer == consumer && one.partition == 0).unwrap();
-    assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another, None).await.unwrap(), Some(2));
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, LogChange::NewLog, None).await.unwrap(), Some(2));
     assert_eq!(
-        repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, Log::Another, None).await.unwrap(),
+        repair::repair(&pool, TOPIC, 0, &[seen("test")], 20, LogChange::NewLog, None).await.unwrap(),
         None,
         "it is not where it was seen"
     );
@@ -151,7 +151,7 @@ async fn a_repair_in_the_same_log_keeps_its_epoch() {
     let others = fence::claim(&pool, "other", &topic, None, &[(0, 7)]).await.unwrap();
     let stored = repair::positions(&pool).await.unwrap();
     let seen = stored.iter().find(|one| one.consumer == "test" && one.partition == 0).unwrap();
-    assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen], 20, Log::Same, None).await.unwrap(), Some(1));
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[seen], 20, LogChange::SameLog, None).await.unwrap(), Some(1));
     assert!(!advance(&pool, step(mine.epoch, 5, 8)).await && !advance(&pool, step(mine.epoch, 20, 21)).await, "fenced");
     let current = fence::current_positions(&pool, "other").await.unwrap();
     assert_eq!(current, [(TOPIC.to_owned(), 0, others[0].epoch, 7)], "its claim is not changed");
@@ -178,7 +178,7 @@ async fn a_position_keeps_its_log_until_it_is_repaired() {
     assert_eq!(identity().await, LogIdentity { topic_id: first, leader_epoch: Some(5) });
     let seen = repair::positions(&pool).await.unwrap();
     assert_eq!(seen[0].identity, identity().await);
-    repair::repair(&pool, TOPIC, 0, &[&seen[0]], 5, Log::Same, other).await.unwrap().unwrap();
+    repair::repair(&pool, TOPIC, 0, &[&seen[0]], 5, LogChange::SameLog, other).await.unwrap().unwrap();
     assert_eq!(identity().await, LogIdentity { topic_id: other, leader_epoch: None }, "the operator accepts the log");
     let again = fence::claim(&pool, "test", &topic, None, &[(0, 5)]).await.unwrap().remove(0);
     fence::store_leader_epochs(&pool, "test", &read(again.epoch, 6)).await.unwrap();
@@ -210,14 +210,14 @@ async fn the_poller_compares_log_epochs() {
     assert!(advance(&pool, step(claimed.epoch, 5, 8)).await);
     let (watch, short, long) =
         (PositionsPoller::new(pool.clone(), "test"), Duration::from_millis(50), Duration::from_secs(10));
-    assert!(watch.reached_in(1, TOPIC, 0, 8, long).await && !watch.reached_in(2, TOPIC, 0, 3, short).await);
+    assert!(watch.wait_for_offset(1, TOPIC, 0, 8, long).await && !watch.wait_for_offset(2, TOPIC, 0, 3, short).await);
     let stored = repair::positions(&pool).await.unwrap();
-    assert_eq!(repair::repair(&pool, TOPIC, 0, &[&stored[0]], 0, Log::Another, None).await.unwrap(), Some(2));
+    assert_eq!(repair::repair(&pool, TOPIC, 0, &[&stored[0]], 0, LogChange::NewLog, None).await.unwrap(), Some(2));
     devstack::testing::eventually(long, "the positions are read again", || async {
-        (!reached(&watch, 1, short).await && !watch.reached_in(1, TOPIC, 0, 1, short).await).then_some(())
+        (!reached(&watch, 1, short).await && !watch.wait_for_offset(1, TOPIC, 0, 1, short).await).then_some(())
     })
     .await;
-    assert!(watch.reached_in(2, TOPIC, 0, 0, long).await);
+    assert!(watch.wait_for_offset(2, TOPIC, 0, 0, long).await);
     drop((pool, database));
 }
 

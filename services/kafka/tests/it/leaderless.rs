@@ -50,7 +50,7 @@ async fn publish(kafka: &KafkaConfig, topic: &str, partition: i32, value: &str) 
 /// What an owner learned, by partition.
 struct Owner {
     consumer: FencedConsumer,
-    inflow: mpsc::Receiver<ConsumerEvent>,
+    received: mpsc::Receiver<ConsumerEvent>,
     claims: BTreeMap<(String, i32), Claim>,
     stopped: BTreeMap<(String, i32), String>,
     values: BTreeSet<String>,
@@ -62,12 +62,12 @@ impl Owner {
         settings.companion_topics = vec![kafka.topics.acks.clone()];
         settings.session_timeout = Duration::from_secs(6);
         settings.stall_after = stall_after;
-        let (consumer, inflow) = FencedConsumer::start(kafka, pool.clone(), settings).unwrap();
-        Self { consumer, inflow, claims: BTreeMap::new(), stopped: BTreeMap::new(), values: BTreeSet::new() }
+        let (consumer, received) = FencedConsumer::start(kafka, pool.clone(), settings).unwrap();
+        Self { consumer, received, claims: BTreeMap::new(), stopped: BTreeMap::new(), values: BTreeSet::new() }
     }
 
     async fn take(&mut self) {
-        let message = tokio::time::timeout(PATIENCE, self.inflow.recv()).await;
+        let message = tokio::time::timeout(PATIENCE, self.received.recv()).await;
         match message
             .unwrap_or_else(|_| panic!("nothing comes; {:?} is stopped, {:?} was read", self.stopped, self.values))
             .unwrap()
@@ -100,7 +100,7 @@ impl Owner {
     }
 
     async fn stop(self) {
-        drop(self.inflow);
+        drop(self.received);
         self.consumer.stop(PATIENCE).await;
     }
 }

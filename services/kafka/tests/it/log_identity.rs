@@ -74,9 +74,15 @@ async fn abort(kafka: &KafkaConfig, topic: &str) {
 }
 
 /// Reads until the position of `topic` would be `next`, and commits it. A partition without a leader is waited for.
-async fn read_to(next: i64, topic: &str, inflow: &mut mpsc::Receiver<ConsumerEvent>, owner: &mut Owner, pool: &PgPool) {
+async fn read_to(
+    next: i64,
+    topic: &str,
+    received: &mut mpsc::Receiver<ConsumerEvent>,
+    owner: &mut Owner,
+    pool: &PgPool,
+) {
     while owner.records.iter().filter(|record| *record.topic == *topic).all(|record| record.offset + 1 < next) {
-        match tokio::time::timeout(ELECTION, inflow.recv()).await.expect("nothing is read").unwrap() {
+        match tokio::time::timeout(ELECTION, received.recv()).await.expect("nothing is read").unwrap() {
             ConsumerEvent::Assigned(claims) => {
                 let owned = |claim: &Claim| (claim.topic.to_string(), claim.partition);
                 owner.claims.extend(claims.into_iter().map(|claim| (owned(&claim), claim)));
@@ -99,11 +105,11 @@ async fn stopped(
     first: (FencedConsumer, mpsc::Receiver<ConsumerEvent>),
     restart: impl Fn() -> (FencedConsumer, mpsc::Receiver<ConsumerEvent>),
 ) -> String {
-    let (mut consumer, mut inflow) = first;
+    let (mut consumer, mut received) = first;
     loop {
-        match tokio::time::timeout(ELECTION, inflow.recv()).await.expect("nothing happens").unwrap() {
+        match tokio::time::timeout(ELECTION, received.recv()).await.expect("nothing happens").unwrap() {
             ConsumerEvent::Stopped { topic: of, reason, .. } if *of == *topic && !reason.contains(LEADERLESS) => {
-                drop(inflow);
+                drop(received);
                 consumer.stop(PATIENCE).await;
                 return reason;
             }
@@ -112,9 +118,9 @@ async fn stopped(
                 assert!(of_topic.is_empty(), "records of another log are handed over: {of_topic:?}");
             }
             ConsumerEvent::Failed(_) => {
-                drop(inflow);
+                drop(received);
                 consumer.stop(PATIENCE).await;
-                (consumer, inflow) = restart();
+                (consumer, received) = restart();
             }
             _ => {}
         }
@@ -126,10 +132,10 @@ async fn a_topic_created_again_stops_at_the_claim() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let topic = kafka.topics.events.clone();
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     send(&kafka, &topic, 3, "old").await;
-    read_to(3, &topic, &mut inflow, &mut Owner::default(), &pool).await;
-    drop(inflow);
+    read_to(3, &topic, &mut received, &mut Owner::default(), &pool).await;
+    drop(received);
     consumer.stop(PATIENCE).await;
     recreate(&kafka, &topic, 30).await;
     let reason = stopped(&topic, start(&kafka, &pool), || start(&kafka, &pool)).await;
@@ -151,11 +157,11 @@ async fn created_again_while_it_is_read(which: fn(&TopicNames) -> String) {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let topic = which(&kafka.topics);
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     send(&kafka, &topic, 3, "old").await;
-    read_to(3, &topic, &mut inflow, &mut Owner::default(), &pool).await;
+    read_to(3, &topic, &mut received, &mut Owner::default(), &pool).await;
     recreate(&kafka, &topic, 30).await;
-    let reason = stopped(&topic, (consumer, inflow), || start(&kafka, &pool)).await;
+    let reason = stopped(&topic, (consumer, received), || start(&kafka, &pool)).await;
     assert!(reason.contains("deleted and created again"), "{reason}");
     drop((pool, database));
 }
@@ -167,15 +173,15 @@ async fn a_healthy_log_is_read_on_over_claims_and_markers() {
     let topic = kafka.topics.events.clone();
     let mut next = 0;
     for _ in 0..3 {
-        let (consumer, mut inflow) = start(&kafka, &pool);
+        let (consumer, mut received) = start(&kafka, &pool);
         let mut owner = Owner::default();
         let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
         publish(&producer, &topic, "k", "v").await;
         abort(&kafka, &topic).await;
         next += 3;
-        read_to(next, &topic, &mut inflow, &mut owner, &pool).await;
+        read_to(next, &topic, &mut received, &mut owner, &pool).await;
         assert_eq!(owner.claims[&(topic.clone(), 0)].next_offset, next - 3);
-        drop(inflow);
+        drop(received);
         consumer.stop(PATIENCE).await;
     }
     let epoch: Option<i32> =
@@ -205,29 +211,29 @@ async fn elections_stop_a_partition_only_when_its_log_lost_records() {
     let kafka = KafkaConfig::new(nodes.kafka_brokers(), "elections.");
     topics_on(&kafka).await;
     let topic = kafka.topics.events.clone();
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     let mut owner = Owner::default();
     send(&kafka, &topic, 5, "first").await;
-    read_to(5, &topic, &mut inflow, &mut owner, &pool).await;
+    read_to(5, &topic, &mut received, &mut owner, &pool).await;
 
     // The leader leaves, and the other one leads: a marker is the first of the new leader epoch.
     nodes.node(1).unwrap().stop().await;
     abort(&kafka, &topic).await;
-    read_to(7, &topic, &mut inflow, &mut owner, &pool).await;
+    read_to(7, &topic, &mut received, &mut owner, &pool).await;
     // The leader epoch of the marker is validated at the next claim.
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     nodes.start_nodes(&[1]).await.unwrap();
     send(&kafka, &topic, 5, "second").await;
-    read_to(12, &topic, &mut inflow, &mut owner, &pool).await;
+    read_to(12, &topic, &mut received, &mut owner, &pool).await;
     eventually(PATIENCE, "both have a copy", || async { in_sync(&kafka, &topic, 2).await }).await;
     // An unclean election without loss: node 2 is not in sync, and has everything all the same.
     nodes.node(2).unwrap().stop().await;
     nodes.node(1).unwrap().kill().await;
     nodes.start_nodes(&[2]).await.unwrap();
     send(&kafka, &topic, 5, "third").await;
-    read_to(17, &topic, &mut inflow, &mut owner, &pool).await;
+    read_to(17, &topic, &mut received, &mut owner, &pool).await;
     let read: BTreeSet<i64> =
         owner.records.iter().filter(|record| !record.is_marker).map(|record| record.offset).collect();
     assert_eq!(read.len(), 15, "nothing was lost: {read:?}");
@@ -237,12 +243,12 @@ async fn elections_stop_a_partition_only_when_its_log_lost_records() {
     eventually(PATIENCE, "both have a copy", || async { in_sync(&kafka, &topic, 2).await }).await;
     nodes.node(1).unwrap().stop().await;
     send(&kafka, &topic, 5, "lost").await;
-    read_to(22, &topic, &mut inflow, &mut owner, &pool).await;
+    read_to(22, &topic, &mut received, &mut owner, &pool).await;
     nodes.node(2).unwrap().kill().await;
     nodes.start_nodes(&[1]).await.unwrap();
     send(&kafka, &topic, 30, "grown").await;
     // A consumer that was quick saw the log before it grew. A claim from now on cannot.
-    let reason = stopped(&topic, (consumer, inflow), || start(&kafka, &pool)).await;
+    let reason = stopped(&topic, (consumer, received), || start(&kafka, &pool)).await;
     assert!(reason.contains("the position is 22"), "{reason}");
     let reason = stopped(&topic, start(&kafka, &pool), || start(&kafka, &pool)).await;
     assert!(reason.contains("lost records before the position") && reason.contains("22"), "{reason}");

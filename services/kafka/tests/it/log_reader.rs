@@ -18,9 +18,9 @@ async fn delete_before(kafka: &KafkaConfig, topic: &str, offset: i64) {
 /// Offsets 0 to 4 of the topic, each as (offset, is marker), or why not.
 async fn read(kafka: &KafkaConfig, on_truncation: OnTruncation) -> Result<Vec<(i64, bool)>, ReadError> {
     let range = OffsetRange { topic: kafka.topics.events.as_str().into(), partition: 0, from: 0, to: 5 };
-    let mut inflow = log_reader::read(kafka, vec![range], &[], on_truncation).unwrap();
+    let mut received = log_reader::read(kafka, vec![range], &[], on_truncation).unwrap();
     let mut read = Vec::new();
-    while let Some(records) = inflow.recv().await {
+    while let Some(records) = received.recv().await {
         read.extend(records?.iter().map(|record| (record.offset, record.is_marker)));
     }
     Ok(read)

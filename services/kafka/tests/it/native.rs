@@ -24,14 +24,14 @@ async fn a_header_name_of_invalid_utf8_is_read() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let topics = [kafka.topics.events.clone(), kafka.topics.acks.clone()];
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     for topic in &topics {
         send_with_odd_header(&producer(&kafka, "none"), topic);
         send(&producer(&kafka, "none"), topic, "after");
     }
     let mut owner = Owner::default();
     while owner.records.len() < 4 {
-        owner.take(&mut inflow).await;
+        owner.take(&mut received).await;
     }
     for topic in &topics {
         let of_topic: Vec<_> = owner.records.iter().filter(|record| *record.topic == **topic).collect();
@@ -43,7 +43,7 @@ async fn a_header_name_of_invalid_utf8_is_read() {
         assert_eq!(of_topic[0].headers, expected);
         assert_eq!(of_topic[1].value.as_deref(), Some(b"after".as_slice()));
     }
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -52,7 +52,7 @@ async fn a_header_name_of_invalid_utf8_is_read() {
 async fn batches_of_every_codec_of_kafka_are_read() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
     // A batch that does not get smaller is sent as it is.
     let values: Vec<String> = codecs.iter().map(|codec| format!("{codec}{}", "x".repeat(10_000))).collect();
@@ -61,10 +61,10 @@ async fn batches_of_every_codec_of_kafka_are_read() {
     }
     let mut owner = Owner::default();
     while owner.records.len() < codecs.len() {
-        owner.take(&mut inflow).await;
+        owner.take(&mut received).await;
     }
     assert_eq!(owner.values(&kafka.topics.events), values);
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -83,22 +83,23 @@ async fn an_undecodable_batch_stops_its_partition_alone() {
     decode_less(&mut kafka);
     let mut settings = ConsumerSettings::new("test", &kafka.topics.group_materializer, &events);
     (settings.companion_topics, settings.stall_after) = (vec![acks.clone()], Duration::from_secs(2));
-    let (consumer, mut inflow) = FencedConsumer::start(&kafka, pool.clone(), settings).unwrap();
+    let (consumer, mut received) = FencedConsumer::start(&kafka, pool.clone(), settings).unwrap();
     let (mut stopped, mut values) = (BTreeMap::new(), Vec::new());
-    let take = async |inflow: &mut mpsc::Receiver<ConsumerEvent>, stopped: &mut BTreeMap<_, _>, values: &mut Vec<_>| {
-        match tokio::time::timeout(PATIENCE, inflow.recv()).await.unwrap().unwrap() {
-            ConsumerEvent::Records(records) => {
-                values.extend(records.into_iter().map(|record| String::from_utf8(record.value.unwrap()).unwrap()));
+    let take =
+        async |received: &mut mpsc::Receiver<ConsumerEvent>, stopped: &mut BTreeMap<_, _>, values: &mut Vec<_>| {
+            match tokio::time::timeout(PATIENCE, received.recv()).await.unwrap().unwrap() {
+                ConsumerEvent::Records(records) => {
+                    values.extend(records.into_iter().map(|record| String::from_utf8(record.value.unwrap()).unwrap()));
+                }
+                ConsumerEvent::Stopped { topic, partition, reason } => {
+                    assert_eq!(stopped.insert((topic.to_string(), partition), reason), None, "it is reported once");
+                }
+                ConsumerEvent::Failed(reason) => panic!("{reason}"),
+                ConsumerEvent::Assigned(_) | ConsumerEvent::Revoked(_) => {}
             }
-            ConsumerEvent::Stopped { topic, partition, reason } => {
-                assert_eq!(stopped.insert((topic.to_string(), partition), reason), None, "it is reported once");
-            }
-            ConsumerEvent::Failed(reason) => panic!("{reason}"),
-            ConsumerEvent::Assigned(_) | ConsumerEvent::Revoked(_) => {}
-        }
-    };
+        };
     while stopped.len() < 2 {
-        take(&mut inflow, &mut stopped, &mut values).await;
+        take(&mut received, &mut stopped, &mut values).await;
     }
     for topic in [&events, &acks] {
         let reason = &stopped[&(topic.clone(), 0)];
@@ -108,14 +109,14 @@ async fn an_undecodable_batch_stops_its_partition_alone() {
         send_to(&kafka, (topic, 1), "later");
     }
     while values.len() < 6 {
-        take(&mut inflow, &mut stopped, &mut values).await;
+        take(&mut received, &mut stopped, &mut values).await;
     }
     values.sort();
     assert_eq!(values, ["first", "first", "later", "later", "other", "other"]);
     // Longer than a stall takes: what is stopped does not restart the consumer.
-    let quiet = tokio::time::timeout(Duration::from_secs(4), inflow.recv()).await;
+    let quiet = tokio::time::timeout(Duration::from_secs(4), received.recv()).await;
     assert!(quiet.is_err(), "{quiet:?}");
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -131,9 +132,9 @@ async fn the_log_reader_stops_at_an_undecodable_batch_or_skips_it() {
     let range = |from, to| OffsetRange { topic: topic.as_str().into(), partition: 0, from, to };
     // Each as (offset, is marker).
     let read = async |part: OffsetRange, skips: &[OffsetRange]| {
-        let mut inflow = log_reader::read(&kafka, vec![part], skips, OnTruncation::Fail).unwrap();
+        let mut received = log_reader::read(&kafka, vec![part], skips, OnTruncation::Fail).unwrap();
         let mut read: Vec<(i64, bool)> = Vec::new();
-        while let Some(records) = inflow.recv().await {
+        while let Some(records) = received.recv().await {
             match records {
                 Ok(records) => read.extend(records.iter().map(|record| (record.offset, record.is_marker))),
                 Err(error) => return (read, Some(error)),

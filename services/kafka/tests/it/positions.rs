@@ -40,7 +40,7 @@ async fn one_poller_reads_for_all_who_wait_and_stops_after_them() {
     assert!(!poller.is_polling());
     let before = reads(&polling, &pool).await;
     let start = Instant::now();
-    let wait = |_| poller.reached_in(1, TOPIC, 0, 6, Duration::from_millis(500));
+    let wait = |_| poller.wait_for_offset(1, TOPIC, 0, 6, Duration::from_millis(500));
     assert!(join_all((0..100).map(wait)).await.into_iter().all(|reached| !reached));
     stopped(&poller).await;
     let took = i64::try_from(start.elapsed().as_millis()).unwrap();
@@ -49,7 +49,7 @@ async fn one_poller_reads_for_all_who_wait_and_stops_after_them() {
 
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(reads(&polling, &pool).await - before, count, "nobody waits, nobody reads");
-    assert!(poller.reached_in(1, TOPIC, 0, 5, LONG).await, "it starts again");
+    assert!(poller.wait_for_offset(1, TOPIC, 0, 5, LONG).await, "it starts again");
     stopped(&poller).await;
     drop((polling, pool, database));
 }
@@ -76,7 +76,7 @@ async fn who_waits_is_answered_although_postgres_is_not() {
     let pool = postgres::connect(&PostgresConfig::new("postgres://nobody@127.0.0.1:1/none")).unwrap();
     let poller = PositionsPoller::new(pool, "test");
     let start = Instant::now();
-    assert!(!poller.reached_in(1, TOPIC, 0, 5, Duration::from_millis(200)).await);
+    assert!(!poller.wait_for_offset(1, TOPIC, 0, 5, Duration::from_millis(200)).await);
     assert!(poller.newer_than(None, Duration::from_millis(200)).await.is_none());
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     stopped(&poller).await;
@@ -91,12 +91,12 @@ async fn a_read_that_hangs_is_given_up_with_its_connection() {
     let poller = PositionsPoller::new(polling.clone(), "test");
     let mut blocker = pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE consumer_positions IN ACCESS EXCLUSIVE MODE").execute(&mut *blocker).await.unwrap();
-    assert!(!poller.reached_in(1, TOPIC, 0, 5, Duration::from_millis(100)).await);
+    assert!(!poller.wait_for_offset(1, TOPIC, 0, 5, Duration::from_millis(100)).await);
     stopped(&poller).await;
     let answer: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&polling).await.unwrap();
     assert_eq!(answer, 1, "the pool has its one connection to give, while the read still hangs in the server");
     blocker.rollback().await.unwrap();
-    assert!(poller.reached_in(1, TOPIC, 0, 5, LONG).await, "it reads again");
+    assert!(poller.wait_for_offset(1, TOPIC, 0, 5, LONG).await, "it reads again");
     stopped(&poller).await;
     drop((polling, pool, database));
 }

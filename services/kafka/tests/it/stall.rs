@@ -27,8 +27,11 @@ fn start(kafka: &KafkaConfig, pool: &PgPool) -> (FencedConsumer, mpsc::Receiver<
     FencedConsumer::start(kafka, pool.clone(), settings).unwrap()
 }
 
-async fn next(inflow: &mut mpsc::Receiver<ConsumerEvent>) -> ConsumerEvent {
-    tokio::time::timeout(PATIENCE, inflow.recv()).await.expect("the consumer says nothing").expect("the consumer ended")
+async fn next(received: &mut mpsc::Receiver<ConsumerEvent>) -> ConsumerEvent {
+    tokio::time::timeout(PATIENCE, received.recv())
+        .await
+        .expect("the consumer says nothing")
+        .expect("the consumer ended")
 }
 
 async fn publish_many(producer: &Producer, topic: &str, count: usize) {
@@ -38,10 +41,10 @@ async fn publish_many(producer: &Producer, topic: &str, count: usize) {
 }
 
 /// Values of the records that come until something else does.
-async fn read_until_failed(inflow: &mut mpsc::Receiver<ConsumerEvent>) -> (Vec<String>, String) {
+async fn read_until_failed(received: &mut mpsc::Receiver<ConsumerEvent>) -> (Vec<String>, String) {
     let mut values = Vec::new();
     loop {
-        match next(inflow).await {
+        match next(received).await {
             ConsumerEvent::Assigned(_) => {}
             ConsumerEvent::Records(records) => {
                 values.extend(
@@ -55,10 +58,11 @@ async fn read_until_failed(inflow: &mut mpsc::Receiver<ConsumerEvent>) -> (Vec<S
 }
 
 /// What comes within `time`, as long as it is no failure.
-async fn well_for(time: Duration, inflow: &mut mpsc::Receiver<ConsumerEvent>) -> usize {
+async fn read_for(time: Duration, received: &mut mpsc::Receiver<ConsumerEvent>) -> usize {
     let until = Instant::now() + time;
     let mut read = 0;
-    while let Ok(message) = tokio::time::timeout(until.saturating_duration_since(Instant::now()), inflow.recv()).await {
+    while let Ok(message) = tokio::time::timeout(until.saturating_duration_since(Instant::now()), received.recv()).await
+    {
         match message.expect("the consumer ended") {
             ConsumerEvent::Records(records) => read += records.len(),
             ConsumerEvent::Assigned(_) => {}
@@ -88,28 +92,28 @@ async fn a_stall_is_found(which: fn(&KafkaConfig) -> String) {
     stalling.properties = vec![property("queued.min.messages", "100"), property("fetch.queue.backoff.ms", "300000")];
     // So many that the queue holds some when the client decides whether to fetch on.
     publish_many(&producer, &topic, MANY).await;
-    let (consumer, mut inflow) = start(&stalling, &pool);
-    let ConsumerEvent::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
-    let read = well_for(Duration::from_secs(1), &mut inflow).await;
+    let (consumer, mut received) = start(&stalling, &pool);
+    let ConsumerEvent::Assigned(_) = next(&mut received).await else { panic!("claims come first") };
+    let read = read_for(Duration::from_secs(1), &mut received).await;
     assert_eq!(read, MANY);
     publish(&producer, &topic, "k", "one more").await;
-    let (values, reason) = read_until_failed(&mut inflow).await;
+    let (values, reason) = read_until_failed(&mut received).await;
     assert_eq!(values, Vec::<String>::new());
     let (partition, ends) = (format!("{topic}[0]"), format!("up to {MANY}, ends at {}", MANY + 1));
     assert!(reason.contains(&partition) && reason.contains(&ends), "{reason}");
     assert!(runtime::telemetry::metrics::render().contains("triggers_consumer_stalls_total{consumer=\"test\"}"));
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
 
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     let mut read = 0;
     while read <= MANY {
-        if let ConsumerEvent::Records(records) = next(&mut inflow).await {
+        if let ConsumerEvent::Records(records) = next(&mut received).await {
             read += records.len();
         }
     }
-    assert_eq!(well_for(STALL_AFTER * 2, &mut inflow).await, 0, "read to its end, nothing stalls");
-    drop(inflow);
+    assert_eq!(read_for(STALL_AFTER * 2, &mut received).await, 0, "read to its end, nothing stalls");
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -121,14 +125,14 @@ async fn an_owner_that_holds_back_is_no_stall() {
     let kafka = cluster(1).await;
     let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
     publish_many(&producer, &kafka.topics.events, RECORDS).await;
-    let (consumer, mut inflow) = start(&kafka, &pool);
+    let (consumer, mut received) = start(&kafka, &pool);
     // Not a wait for something: for as long as this, nothing may happen.
     tokio::time::sleep(STALL_AFTER * 4).await;
     let mut read = 0;
     while read < RECORDS {
-        read += well_for(Duration::from_secs(1), &mut inflow).await;
+        read += read_for(Duration::from_secs(1), &mut received).await;
     }
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -137,8 +141,8 @@ async fn an_owner_that_holds_back_is_no_stall() {
 async fn an_open_transaction_of_a_native_producer_is_no_stall() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
-    let (consumer, mut inflow) = start(&kafka, &pool);
-    let ConsumerEvent::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
+    let (consumer, mut received) = start(&kafka, &pool);
+    let ConsumerEvent::Assigned(_) = next(&mut received).await else { panic!("claims come first") };
     let topic = kafka.topics.events.clone();
     let open = tokio::task::spawn_blocking({
         let (mut config, topic) = (kafka.client("test"), topic.clone());
@@ -154,14 +158,14 @@ async fn an_open_transaction_of_a_native_producer_is_no_stall() {
     let open = open.await.unwrap();
     let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();
     publish(&producer, &topic, "k", "behind it").await;
-    assert_eq!(well_for(STALL_AFTER * 4, &mut inflow).await, 0);
+    assert_eq!(read_for(STALL_AFTER * 4, &mut received).await, 0);
     tokio::task::spawn_blocking(move || open.commit_transaction(PATIENCE).unwrap()).await.unwrap();
     let mut read = 0;
     while read < 3 {
-        let ConsumerEvent::Records(records) = next(&mut inflow).await else { panic!("records come") };
+        let ConsumerEvent::Records(records) = next(&mut received).await else { panic!("records come") };
         read += records.len();
     }
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -170,18 +174,18 @@ async fn an_open_transaction_of_a_native_producer_is_no_stall() {
 async fn a_claim_lost_without_the_group_restarts_the_consumer() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
-    let (consumer, mut inflow) = start(&kafka, &pool);
-    let ConsumerEvent::Assigned(_) = next(&mut inflow).await else { panic!("claims come first") };
-    assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "its own claims are kept");
+    let (consumer, mut received) = start(&kafka, &pool);
+    let ConsumerEvent::Assigned(_) = next(&mut received).await else { panic!("claims come first") };
+    assert_eq!(read_for(Duration::from_secs(5), &mut received).await, 0, "its own claims are kept");
     let seen = fence::repair::positions(&pool).await.unwrap();
     let acks = seen.iter().find(|position| position.topic == kafka.topics.acks).unwrap();
     assert_eq!(
-        fence::repair::repair(&pool, &acks.topic, 0, &[acks], 0, fence::repair::Log::Another, None).await.unwrap(),
+        fence::repair::repair(&pool, &acks.topic, 0, &[acks], 0, fence::repair::LogChange::NewLog, None).await.unwrap(),
         Some(2)
     );
-    let (_, reason) = read_until_failed(&mut inflow).await;
+    let (_, reason) = read_until_failed(&mut received).await;
     assert!(reason.contains(&kafka.topics.acks), "{reason}");
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }
@@ -190,8 +194,8 @@ async fn a_claim_lost_without_the_group_restarts_the_consumer() {
 async fn a_position_of_a_restored_backup_restarts_the_consumer() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
-    let (consumer, mut inflow) = start(&kafka, &pool);
-    let ConsumerEvent::Assigned(claims) = next(&mut inflow).await else { panic!("claims come first") };
+    let (consumer, mut received) = start(&kafka, &pool);
+    let ConsumerEvent::Assigned(claims) = next(&mut received).await else { panic!("claims come first") };
     let claim = claims.iter().find(|claim| *claim.topic == *kafka.topics.events).unwrap();
     // Under the same epoch, as in a backup that was made since the last claim. The watch has seen the later
     // position when
@@ -203,11 +207,11 @@ async fn a_position_of_a_restored_backup_restarts_the_consumer() {
         assert_eq!(done.rows_affected(), 1);
     };
     set(7).await;
-    assert_eq!(well_for(Duration::from_secs(5), &mut inflow).await, 0, "a position that advances is no loss");
+    assert_eq!(read_for(Duration::from_secs(5), &mut received).await, 0, "a position that advances is no loss");
     set(3).await;
-    let (_, reason) = read_until_failed(&mut inflow).await;
+    let (_, reason) = read_until_failed(&mut received).await;
     assert!(reason.contains(&kafka.topics.events), "{reason}");
-    drop(inflow);
+    drop(received);
     consumer.stop(PATIENCE).await;
     drop((pool, database));
 }

@@ -60,12 +60,12 @@ pub struct FoundDeadLetter {
 /// First position and append time: after a topic was recreated, another record may have the same position.
 type FirstPosition = (Arc<str>, i32, i64, i64);
 /// With a hash of the record's key.
-type LetterKey = (FirstPosition, u64);
+type RecordKey = (FirstPosition, u64);
 
 #[derive(Debug)]
-struct LetterEntry {
+struct IndexEntry {
     newest: PartitionOffset,
-    newest_refused: (Arc<str>, i32, i64),
+    newest_rejected: (Arc<str>, i32, i64),
     of_first_position: Option<PartitionOffset>,
     written_ms: i64,
     first_seen_ms: Option<i64>,
@@ -76,7 +76,7 @@ struct LetterEntry {
 #[derive(Debug)]
 pub struct DeadLetterIndex {
     wanted: DeadLetterFilter,
-    entries: HashMap<LetterKey, LetterEntry>,
+    entries: HashMap<RecordKey, IndexEntry>,
     /// Interned topics and classes: few values, in many dead letters.
     names: HashSet<Arc<str>>,
     /// Wanted positions for which a dead letter was found.
@@ -100,7 +100,7 @@ impl DeadLetterIndex {
         dead_letter.record.key.hash(&mut hasher);
         let class = self.name(&dead_letter.class());
         let first = &dead_letter.first;
-        let key: LetterKey =
+        let key: RecordKey =
             ((self.name(&first.topic), first.partition, first.offset, first.timestamp_ms), hasher.finish());
         let is_full = self.entries.len() >= MAX_DISTINCT && !self.entries.contains_key(&key);
         if is_full {
@@ -110,9 +110,9 @@ impl DeadLetterIndex {
             (dead_letter.record.timestamp_ms, dead_letter.partition_offset(), dead_letter.first_seen_ms());
         let refused =
             (self.name(&dead_letter.refused_at.topic), dead_letter.refused_at.partition, dead_letter.refused_at.offset);
-        let entry = self.entries.entry(key).or_insert_with(|| LetterEntry {
+        let entry = self.entries.entry(key).or_insert_with(|| IndexEntry {
             newest: at,
-            newest_refused: refused.clone(),
+            newest_rejected: refused.clone(),
             of_first_position: None,
             written_ms,
             first_seen_ms: seen,
@@ -125,7 +125,7 @@ impl DeadLetterIndex {
             entry.of_first_position = Some(at);
         }
         if (written_ms, at) >= (entry.written_ms, entry.newest) {
-            (entry.newest, entry.newest_refused, entry.written_ms, entry.class) = (at, refused, written_ms, class);
+            (entry.newest, entry.newest_rejected, entry.written_ms, entry.class) = (at, refused, written_ms, class);
         }
         Ok(())
     }
@@ -151,12 +151,12 @@ impl DeadLetterIndex {
             .filter(|(_, entry)| entry.of_first_position.is_some())
             .map(|((position, _), _)| position)
             .collect();
-        let of_class = |entry: &LetterEntry| self.wanted.class.as_ref().is_none_or(|class| **class == *entry.class);
-        let pick = |((first, _), entry): (&LetterKey, &LetterEntry)| {
+        let of_class = |entry: &IndexEntry| self.wanted.class.as_ref().is_none_or(|class| **class == *entry.class);
+        let pick = |((first, _), entry): (&RecordKey, &IndexEntry)| {
             // Another record was at the position that this one claims: this one is named by its own position.
             let is_claimed = entry.of_first_position.is_none() && certain.contains(first);
             let (topic, partition, offset) =
-                if is_claimed { entry.newest_refused.clone() } else { (first.0.clone(), first.1, first.2) };
+                if is_claimed { entry.newest_rejected.clone() } else { (first.0.clone(), first.1, first.2) };
             let position = RecordPosition { topic: topic.to_string(), partition, offset };
             let is_wanted =
                 !is_claimed || self.wanted.positions.is_empty() || self.wanted.positions.contains(&position);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn recordsof_one_record_are_one_with_its_newest_error() {
+    fn dead_letters_of_one_record_are_one_entry() {
         let records = [
             dead_letter((0, 0), 10, 7, 7, "unknown_organization", A),
             dead_letter((0, 1), 11, 7, 7, "unknown_organization", A),

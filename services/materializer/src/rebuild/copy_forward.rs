@@ -75,7 +75,7 @@ async fn starting_points(
             starts.push(StartingPoint { position: ViewPosition { next_offset, ..live.clone() }, first_at: None });
         }
     }
-    let skips = skip::skipped(pool, CONSUMER).await?;
+    let skips = skip::skipped_ranges(pool, CONSUMER).await?;
     read_first_times(kafka, skips, &mut starts).await?;
     Ok(starts)
 }

@@ -21,7 +21,7 @@ use crate::projector::generation::Generation;
 const MAX_FLUSH_RECORDS: usize = 1000;
 const MAX_FLUSH_BYTES: usize = 8 * 1024 * 1024;
 
-/// ReplayProgress of one run up to target offsets.
+/// Progress of one run up to target offsets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReplayProgress {
     /// Number of offsets read.
@@ -71,7 +71,7 @@ impl LogReplayer {
         let total: u64 = ranges.iter().map(|range| u64::try_from(range.to - range.from).unwrap_or(0)).sum();
         let started = Instant::now();
         // Ranges that the live view skipped are skipped here too, even if they can be read by now.
-        let skips = skip::skipped(&self.pool, CONSUMER).await?;
+        let skips = skip::skipped_ranges(&self.pool, CONSUMER).await?;
         let mut reader = log_reader::read(&self.kafka, ranges, &skips, OnTruncation::Fail)?;
         let deliveries = self.kafka.topics.deliveries.clone();
         while let Some(records) = reader.recv().await {

@@ -7,6 +7,7 @@ use kafka::fence::repair;
 use kafka::log_state::LogState;
 use kafka::{KafkaConfig, positions};
 use sqlx::postgres::PgPool;
+use tracing::warn;
 
 use super::error::RebuildError;
 use crate::projector::CONSUMER;
@@ -14,6 +15,7 @@ use crate::projector::CONSUMER;
 /// Of one request. A rebuild takes minutes anyway, so brokers that are slow under load are asked again.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS: usize = 3;
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Fails if a live position is outside of its log, or if Kafka does not report the bounds of the log.
 pub(super) async fn check_positions(pool: &PgPool, kafka: &KafkaConfig) -> Result<(), RebuildError> {
@@ -23,7 +25,9 @@ pub(super) async fn check_positions(pool: &PgPool, kafka: &KafkaConfig) -> Resul
         let asked = std::mem::take(&mut unchecked);
         let states = match positions::check(kafka, &asked, TIMEOUT).await {
             Ok(states) => states,
-            Err(_) if attempts_left > 0 => {
+            Err(error) if attempts_left > 0 => {
+                warn!(%error, "Kafka does not report the bounds of the logs; asking again before the rebuild.");
+                tokio::time::sleep(RETRY_PAUSE).await;
                 unchecked = asked;
                 continue;
             }
@@ -40,7 +44,10 @@ pub(super) async fn check_positions(pool: &PgPool, kafka: &KafkaConfig) -> Resul
                     );
                     return Err(RebuildError::Unsuitable(message));
                 }
-                Err(_) if attempts_left > 0 => unchecked.push(position),
+                Err(error) if attempts_left > 0 => {
+                    warn!(%partition, %error, "Bounds of the log are unknown; asking again before the rebuild.");
+                    unchecked.push(position);
+                }
                 Err(error) => {
                     let message = format!(
                         "cannot check whether the position of {partition} is inside of its log: {error}; try again"

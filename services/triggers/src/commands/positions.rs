@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use kafka::config::KafkaArgs;
-use kafka::fence::repair::{self, CheckedPosition, Log, RepairMode, StoredPosition, plan};
+use kafka::fence::repair::{self, CheckedPosition, LogChange, RepairMode, StoredPosition, plan};
 use kafka::fence::skip;
 use kafka::positions;
 use kafka::{KafkaConfig, log_reader};
@@ -205,7 +205,7 @@ async fn repair(pool: &PgPool, positions: &[CheckedPosition], args: &RepairArgs)
         let moved: Vec<&StoredPosition> = repair.moved.iter().map(|checked| &checked.position).collect();
         let done = repair::repair(pool, repair.topic, repair.partition, &moved, repair.to, repair.log, repair.topic_id);
         match done.await.with_context(|| format!("cannot repair {partition}"))? {
-            Some(_) if repair.log == Log::Same => print::line(&format!("repaired: {partition}"))?,
+            Some(_) if repair.log == LogChange::SameLog => print::line(&format!("repaired: {partition}"))?,
             Some(log_epoch) => print::line(&format!("repaired: {partition}, which starts log epoch {log_epoch}"))?,
             None => bail!("{partition} was not repaired: a position moved meanwhile; see: triggers positions list"),
         }

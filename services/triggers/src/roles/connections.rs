@@ -25,6 +25,6 @@ impl Connections {
     /// A producer that is used until the process exits.
     pub(crate) fn producer(&self, settings: ProducerSettings) -> Result<Producer> {
         let producer = Producer::new(&self.kafka, settings).context("cannot create the Kafka producer")?;
-        Ok(producer.never_closed())
+        Ok(producer.kept_open())
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
     let mut supervisor = args.role.supervisor(&Health::new());
     // Registered before HTTP is served: a role is not ready until its consumer works.
     drop(supervisor.health().component(dispatcher::CONSUMER));
-    // A consumer without records sends no query, so it would not notice that the database is away.
+    // A consumer without records sends no query, so it would not notice that PostgreSQL does not answer.
     let postgres = supervisor.health().component("postgres");
     probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
     serve_health(&mut supervisor, listener, "dispatcher");

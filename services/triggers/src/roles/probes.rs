@@ -18,7 +18,7 @@ pub(super) fn probe_kafka(supervisor: &mut Supervisor, producer: &Producer, topi
             Ok(()) => kafka.report_healthy(),
             Err(error) => kafka.report_unhealthy(error.to_string()),
         };
-        producer.keep_in_touch(&topics, report, shutdown).await;
+        producer.keep_warm(&topics, report, shutdown).await;
         Ok(())
     });
 }

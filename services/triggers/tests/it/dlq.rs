@@ -158,7 +158,7 @@ async fn an_unreadable_record_stays_one_dead_letter() {
 
     let listed = system.run(&["dlq", "list", "--output", "json"]).await.expect(0).json();
     assert_eq!(listed.len(), 2, "{listed:?}");
-    assert_eq!((&listed[0]["position"], &listed[0]["letters"]), (&json!(first), &json!(3)));
+    assert_eq!((&listed[0]["position"], &listed[0]["count"]), (&json!(first), &json!(3)));
     assert_eq!((&listed[1]["position"], &listed[1]["class"]), (&json!(bad_origin), &json!("bad_origin")));
     let only = |args: &'static [&'static str]| {
         let system = &system;
@@ -180,7 +180,7 @@ async fn an_unreadable_record_stays_one_dead_letter() {
     let raw = command.args(["dlq", "show", "--raw", &first]).output().await.unwrap();
     assert_eq!(raw.stdout, garbage);
 
-    // The tenant sees the two letters that were written after it was created, but not the first.
+    // The tenant sees the two dead letters that were written after it was created, but not the first.
     let page = tenant.get("/v1/rejected").await.expect(200).json();
     let rejected = page["rejected"].as_array().unwrap();
     assert_eq!((rejected.len(), &page["has_more"]), (2, &json!(false)), "{page}");
@@ -229,7 +229,7 @@ async fn a_too_large_record_is_redriven_from_the_log() {
     }
     let listed = system.run(&["dlq", "list"]).await.expect(0).json();
     assert_eq!(
-        (listed.len(), &listed[0]["position"], &listed[0]["letters"]),
+        (listed.len(), &listed[0]["position"], &listed[0]["count"]),
         (1, &json!(large), &json!(3)),
         "{listed:?}"
     );

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Log, StoredPosition};
+use super::{LogChange, StoredPosition};
 use crate::log_state::{LogMismatch, LogState};
 
 /// A position and its log.
@@ -54,7 +54,7 @@ pub struct Repair<'a> {
     /// The offset that they are set to.
     pub to: i64,
     /// Whether the log is another one.
-    pub log: Log,
+    pub log: LogChange,
     /// Id of the topic, which is stored.
     pub topic_id: Option<Uuid>,
 }
@@ -99,7 +99,7 @@ pub fn plan<'a>(
         let (moved, stays): (Vec<&CheckedPosition>, Vec<&CheckedPosition>) =
             all.iter().filter(here).copied().partition(|known| is_moved(known));
         let to = if mode == RepairMode::KeepOffset { one.position.next_offset } else { log_now.bounds.start };
-        let log = if is_new_log { Log::Another } else { Log::Same };
+        let log = if is_new_log { LogChange::NewLog } else { LogChange::SameLog };
         repairs.push(Repair { topic, partition, moved, stays, to, log, topic_id: log_now.topic_id });
     }
     repairs
@@ -122,7 +122,7 @@ impl Repair<'_> {
     pub fn lines(&self) -> Vec<String> {
         let line = |known: &&CheckedPosition| {
             let (consumer, from) = (&known.position.consumer, known.position.next_offset);
-            let skipped = if self.log == Log::Another {
+            let skipped = if self.log == LogChange::NewLog {
                 format!(
                     "the log is another one, and all of it is read: events that the view has stay one row each, and \
                      webhooks are sent again; records of the old log from {from} on, which this consumer had not \
@@ -199,10 +199,10 @@ mod tests {
         assert_eq!(other[1].state(), "recreated");
         let restarted = plan(&other, only, RepairMode::ReadAgain);
         assert_eq!(summary(&restarted), [(0, vec!["d".to_owned(), "m".to_owned()], 1)]);
-        assert_eq!((restarted[0].log, restarted[0].topic_id), (Log::Another, Some(ids.1)));
+        assert_eq!((restarted[0].log, restarted[0].topic_id), (LogChange::NewLog, Some(ids.1)));
         let kept = plan(&other, only, RepairMode::KeepOffset);
         assert_eq!(summary(&kept), [(0, vec!["m".to_owned()], 4)]);
-        assert_eq!((kept[0].log, kept[0].topic_id), (Log::Same, Some(ids.1)), "the new id is accepted");
+        assert_eq!((kept[0].log, kept[0].topic_id), (LogChange::SameLog, Some(ids.1)), "the new id is accepted");
     }
 
     #[test]

@@ -77,11 +77,11 @@ async fn an_undecodable_batch_is_skipped_by_every_reading() {
         assert_eq!(bench.in_log_order().await.len(), 2);
     }
     // The same offsets of another log are not skipped.
-    assert_eq!(skip::skipped(&bench.pool, CONSUMER).await.unwrap().len(), 1);
+    assert_eq!(skip::skipped_ranges(&bench.pool, CONSUMER).await.unwrap().len(), 1);
     let position = stored(&bench).await;
     projecting.stop().await;
     let position = StoredPosition { next_offset: stored(&bench).await.next_offset, ..position };
-    let (topic, log) = (position.topic.as_str(), repair::Log::Another);
+    let (topic, log) = (position.topic.as_str(), repair::LogChange::NewLog);
     repair::repair(&bench.pool, topic, 0, &[&position], 0, log, None).await.unwrap().unwrap();
-    assert_eq!(skip::skipped(&bench.pool, CONSUMER).await.unwrap(), []);
+    assert_eq!(skip::skipped_ranges(&bench.pool, CONSUMER).await.unwrap(), []);
 }

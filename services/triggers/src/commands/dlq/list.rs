@@ -45,31 +45,32 @@ pub(super) struct ListArgs {
 pub(super) async fn run(kafka: KafkaConfig, args: &ListArgs) -> Result<()> {
     let selection = args.filters.selection(&kafka, &[]);
     let log = DeadLetterTopic::open(kafka).await?;
-    let mut picks = find_dead_letters(&log, selection).await?;
-    let found = picks.len();
+    let mut selected = find_dead_letters(&log, selection).await?;
+    let found = selected.len();
     if found == 0 {
         eprintln!("no dead letter matches");
     }
     if !args.all {
-        picks.truncate(args.limit as usize);
+        selected.truncate(args.limit as usize);
     }
-    print(&log, &picks, args.output).await?;
-    if picks.len() < found {
-        eprintln!("{} of {found} dead letters shown; --all shows all", picks.len());
+    print(&log, &selected, args.output).await?;
+    if selected.len() < found {
+        eprintln!("{} of {found} dead letters shown; --all shows all", selected.len());
     }
     Ok(())
 }
 
 /// Prints a row for each dead letter: the newest first, or in the order of the topic if there are many.
-pub(super) async fn print(log: &DeadLetterTopic, picks: &[FoundDeadLetter], output: Option<Output>) -> Result<()> {
-    let by_letter: HashMap<PartitionOffset, &FoundDeadLetter> = picks.iter().map(|pick| (pick.newest, pick)).collect();
-    let mut letters = log.read_around(by_letter.keys().copied())?;
+pub(super) async fn print(log: &DeadLetterTopic, selected: &[FoundDeadLetter], output: Option<Output>) -> Result<()> {
+    let by_offset: HashMap<PartitionOffset, &FoundDeadLetter> =
+        selected.iter().map(|entry| (entry.newest, entry)).collect();
+    let mut reader = log.read_around(by_offset.keys().copied())?;
     let mut rows: Vec<(i64, Value)> = Vec::new();
-    let limit = if picks.len() <= 10 * ROWS_PER_TABLE { picks.len() } else { ROWS_PER_TABLE };
-    while let Some(letter) = letters.next().await? {
-        let Some(letter) = letter else { continue };
-        if let Some(pick) = by_letter.get(&letter.partition_offset()) {
-            rows.push((pick.written_ms, row(pick, &letter)));
+    let limit = if selected.len() <= 10 * ROWS_PER_TABLE { selected.len() } else { ROWS_PER_TABLE };
+    while let Some(dead_letter) = reader.next().await? {
+        let Some(dead_letter) = dead_letter else { continue };
+        if let Some(entry) = by_offset.get(&dead_letter.partition_offset()) {
+            rows.push((entry.written_ms, row(entry, &dead_letter)));
         }
         if rows.len() >= limit {
             print_rows(&mut rows, output)?;
@@ -85,18 +86,18 @@ fn print_rows(rows: &mut Vec<(i64, Value)>, output: Option<Output>) -> Result<()
 }
 
 /// A dead letter as one row.
-pub(super) fn row(pick: &FoundDeadLetter, letter: &DeadLetter) -> Value {
+pub(super) fn row(entry: &FoundDeadLetter, dead_letter: &DeadLetter) -> Value {
     json!({
-        "position": pick.position.to_string(),
-        "topic": pick.position.topic,
-        "partition": pick.position.partition,
-        "offset": pick.position.offset,
-        "time": Timestamp::from_millis(pick.written_ms).map(|time| time.to_string()),
-        "first_seen": pick.first_seen_ms.and_then(Timestamp::from_millis).map(|time| time.to_string()),
-        "class": letter.class(),
-        "message": letter.message(),
-        "organization": letter.organization().map(|id| id.to_string()),
-        "bytes": letter.record.value.as_ref().map(Vec::len),
-        "letters": pick.count,
+        "position": entry.position.to_string(),
+        "topic": entry.position.topic,
+        "partition": entry.position.partition,
+        "offset": entry.position.offset,
+        "time": Timestamp::from_millis(entry.written_ms).map(|time| time.to_string()),
+        "first_seen": entry.first_seen_ms.and_then(Timestamp::from_millis).map(|time| time.to_string()),
+        "class": dead_letter.class(),
+        "message": dead_letter.message(),
+        "organization": dead_letter.organization().map(|id| id.to_string()),
+        "bytes": dead_letter.record.value.as_ref().map(Vec::len),
+        "count": entry.count,
     })
 }

@@ -108,10 +108,10 @@ pub(super) async fn run(args: DlqArgs) -> Result<()> {
 async fn find_dead_letters(log: &DeadLetterTopic, selection: DeadLetterFilter) -> Result<Vec<FoundDeadLetter>> {
     let mut index = DeadLetterIndex::new(selection);
     let mut foreign = 0_u64;
-    let mut letters = log.read_all()?;
-    while let Some(found) = letters.next().await? {
+    let mut reader = log.read_all()?;
+    while let Some(found) = reader.next().await? {
         match found {
-            Some(letter) => index.add(&letter)?,
+            Some(dead_letter) => index.add(&dead_letter)?,
             None => foreign += 1,
         }
     }
@@ -122,10 +122,10 @@ async fn find_dead_letters(log: &DeadLetterTopic, selection: DeadLetterFilter) -
         bail!("there is no dead letter of {position}; see: triggers dlq list");
     }
     let classes = index.classes();
-    let picks = index.into_found();
-    if picks.is_empty() && !classes.is_empty() {
+    let selected = index.into_found();
+    if selected.is_empty() && !classes.is_empty() {
         let classes: Vec<&str> = classes.iter().map(AsRef::as_ref).collect();
         eprintln!("no dead letter has that class; there are: {}", classes.join(", "));
     }
-    Ok(picks)
+    Ok(selected)
 }

@@ -59,20 +59,20 @@ pub(super) async fn run(kafka: KafkaConfig, args: &RedriveArgs) -> Result<()> {
     }
     let selection = args.filters.selection(&kafka, &args.positions);
     let log = DeadLetterTopic::open(kafka.clone()).await?;
-    let mut picks = find_dead_letters(&log, selection).await?;
-    picks.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
-    if picks.is_empty() {
+    let mut selected = find_dead_letters(&log, selection).await?;
+    selected.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
+    if selected.is_empty() {
         bail!("no dead letter matches; see: triggers dlq list");
     }
     if args.dry_run {
-        list::print(&log, &picks, None).await?;
-        eprintln!("{} would be redriven", picks.len());
+        list::print(&log, &selected, None).await?;
+        eprintln!("{} would be redriven", selected.len());
         return Ok(());
     }
     if args.positions.is_empty() && !args.yes {
-        bail!("{} dead letters match; add --yes to redrive them, or --dry-run to see them", picks.len());
+        bail!("{} dead letters match; add --yes to redrive them, or --dry-run to see them", selected.len());
     }
-    Redriver::new(kafka, log)?.run(&picks).await
+    Redriver::new(kafka, log)?.run(&selected).await
 }
 
 /// Outcome of redriving one dead letter.
@@ -105,17 +105,17 @@ impl Redriver {
         Ok(Self { kafka, log, producer, progress: ProgressDisplay::new("redriven")?, stopped: AtomicBool::new(false) })
     }
 
-    async fn run(self, picks: &[FoundDeadLetter]) -> Result<()> {
-        let mut done: HashSet<PartitionOffset> = HashSet::with_capacity(picks.len());
+    async fn run(self, selected: &[FoundDeadLetter]) -> Result<()> {
+        let mut done: HashSet<PartitionOffset> = HashSet::with_capacity(selected.len());
         let (mut refused, mut failure) = (0_usize, None);
         {
             let by_source: HashMap<PartitionOffset, &FoundDeadLetter> =
-                picks.iter().map(|pick| (pick.source, pick)).collect();
-            let letters = self.log.read_around(by_source.keys().copied())?;
+                selected.iter().map(|entry| (entry.source, entry)).collect();
+            let reader = self.log.read_around(by_source.keys().copied())?;
             // In the order of the topic: records of one key are redriven in the order in which they were rejected.
-            let ready = stream::unfold((letters, &self, &by_source), |(mut letters, this, by_source)| async move {
-                let next = this.next(&mut letters, by_source).await?;
-                Some((next, (letters, this, by_source)))
+            let ready = stream::unfold((reader, &self, &by_source), |(mut reader, this, by_source)| async move {
+                let next = this.next(&mut reader, by_source).await?;
+                Some((next, (reader, this, by_source)))
             });
             let write = |again: Result<RedriveRecord, RedriveOutcome>| async {
                 match again {
@@ -139,14 +139,15 @@ impl Redriver {
                         failure = failure.or(Some(reason));
                     }
                 }
-                self.progress.show(done.len() as u64, picks.len() as u64);
+                self.progress.show(done.len() as u64, selected.len() as u64);
             }
         }
         self.progress.finish();
-        let (redriven, total) = (done.len(), picks.len());
+        let (redriven, total) = (done.len(), selected.len());
         print::line(&format!("{redriven} redriven"))?;
         if let Some(reason) = failure {
-            let rest = picks.iter().filter(|pick| !done.contains(&pick.source)).map(|pick| pick.written_ms).min();
+            let rest =
+                selected.iter().filter(|entry| !done.contains(&entry.source)).map(|entry| entry.written_ms).min();
             let since =
                 rest.and_then(Timestamp::from_millis).map(|time| format!(" with --since {time}")).unwrap_or_default();
             bail!(
@@ -166,14 +167,14 @@ impl Redriver {
     /// The next record to write; `None` at the end, or after a failure.
     async fn next(
         &self,
-        letters: &mut DeadLetterReader,
+        reader: &mut DeadLetterReader,
         by_source: &HashMap<PartitionOffset, &FoundDeadLetter>,
     ) -> Option<Result<RedriveRecord, RedriveOutcome>> {
         while !self.stopped.load(Ordering::Relaxed) {
-            match letters.next().await {
-                Ok(Some(Some(letter))) => {
-                    if let Some(pick) = by_source.get(&letter.partition_offset()) {
-                        return Some(self.prepare(letter, pick).await);
+            match reader.next().await {
+                Ok(Some(Some(dead_letter))) => {
+                    if let Some(entry) = by_source.get(&dead_letter.partition_offset()) {
+                        return Some(self.prepare(dead_letter, entry).await);
                     }
                 }
                 Ok(Some(None)) => {}
@@ -185,15 +186,15 @@ impl Redriver {
     }
 
     /// Restores the original record. If it was too large for a dead letter, it is read from its own topic.
-    async fn prepare(&self, letter: DeadLetter, pick: &FoundDeadLetter) -> Result<RedriveRecord, RedriveOutcome> {
+    async fn prepare(&self, dead_letter: DeadLetter, entry: &FoundDeadLetter) -> Result<RedriveRecord, RedriveOutcome> {
         let refused = |refusal: RedriveRefusal| RedriveOutcome::Refused(refusal.to_string());
-        letter.check_topic(&pick.position, &self.kafka.topics).map_err(refused)?;
+        dead_letter.check_topic(&entry.position, &self.kafka.topics).map_err(refused)?;
         let mut of_the_log = None;
-        if letter.is_position_only() {
-            let read = self.log.record_at(&letter.refused_at).await;
+        if dead_letter.is_position_only() {
+            let read = self.log.record_at(&dead_letter.refused_at).await;
             of_the_log = read.map_err(|error| RedriveOutcome::Failed(error.to_string()))?;
         }
-        letter.redrive(pick.position.clone(), of_the_log).map_err(refused)
+        dead_letter.redrive(entry.position.clone(), of_the_log).map_err(refused)
     }
 
     async fn write(&self, again: RedriveRecord) -> RedriveOutcome {

@@ -25,17 +25,17 @@ pub(super) struct ShowArgs {
 pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
     let selection = Filters::default().selection(&kafka, std::slice::from_ref(&args.position));
     let log = DeadLetterTopic::open(kafka).await?;
-    let picks = find_dead_letters(&log, selection).await?;
+    let selected = find_dead_letters(&log, selection).await?;
     // The newest. There are two only if the topic was recreated.
-    let Some(pick) = picks.first() else {
+    let Some(entry) = selected.first() else {
         bail!("there is no dead letter of {}; see: triggers dlq list", args.position);
     };
     let (mut newest, mut source) = (None, None);
-    let mut letters = log.read_around([pick.newest, pick.source].into_iter())?;
-    while let Some(letter) = letters.next().await? {
-        let Some(letter) = letter else { continue };
-        newest = newest.or_else(|| (letter.partition_offset() == pick.newest).then(|| letter.clone()));
-        source = source.or_else(|| (letter.partition_offset() == pick.source).then_some(letter));
+    let mut reader = log.read_around([entry.newest, entry.source].into_iter())?;
+    while let Some(dead_letter) = reader.next().await? {
+        let Some(dead_letter) = dead_letter else { continue };
+        newest = newest.or_else(|| (dead_letter.partition_offset() == entry.newest).then(|| dead_letter.clone()));
+        source = source.or_else(|| (dead_letter.partition_offset() == entry.source).then_some(dead_letter));
     }
     let (Some(newest), Some(source)) = (newest, source) else {
         bail!("the dead letter of {} has just expired", args.position);
@@ -46,13 +46,13 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
             Some(value) => print::raw(&value),
             None => bail!(
                 "no bytes of {}: {}",
-                pick.position,
+                entry.position,
                 if source.is_position_only() { TOO_LARGE } else { "its value is null" }
             ),
         };
     }
-    let mut shown = list::row(pick, &newest);
-    shown["refused_at"] = json!(RecordPosition::of(&newest.refused_at).to_string());
+    let mut shown = list::row(entry, &newest);
+    shown["rejected_at"] = json!(RecordPosition::of(&newest.refused_at).to_string());
     shown["too_large"] = json!(source.is_position_only());
     shown["key"] = record.as_ref().and_then(|record| record.key.as_deref()).map_or(Value::Null, text_or_hex);
     shown["headers"] =
@@ -64,11 +64,11 @@ pub(super) async fn run(kafka: KafkaConfig, args: &ShowArgs) -> Result<()> {
 const TOO_LARGE: &str = "the record was too large for the topic of dead letters, and its own topic no longer has it";
 
 /// The rejected record. If it was too large for a dead letter, it is read from its own topic.
-async fn read_record(log: &DeadLetterTopic, letter: &DeadLetter) -> Result<Option<Record>> {
-    if letter.is_position_only() {
-        Ok(log.record_at(&letter.refused_at).await?)
+async fn read_record(log: &DeadLetterTopic, dead_letter: &DeadLetter) -> Result<Option<Record>> {
+    if dead_letter.is_position_only() {
+        Ok(log.record_at(&dead_letter.refused_at).await?)
     } else {
-        Ok(Some(letter.record.clone()))
+        Ok(Some(dead_letter.record.clone()))
     }
 }
 
