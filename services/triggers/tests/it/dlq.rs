@@ -175,7 +175,7 @@ async fn an_unreadable_record_stays_one_dead_letter() {
 
     let shown = system.run(&["dlq", "show", &first]).await.expect(0).json().remove(0);
     assert_eq!(shown["value"], json!({"hex": "67617262616765ff00"}));
-    assert_ne!(shown["refused_at"], json!(first), "the shown reason is that of the newest letter");
+    assert_ne!(shown["rejected_at"], json!(first), "the shown reason is that of the newest dead letter");
     let mut command = system.command();
     let raw = command.args(["dlq", "show", "--raw", &first]).output().await.unwrap();
     assert_eq!(raw.stdout, garbage);
@@ -191,7 +191,7 @@ async fn an_unreadable_record_stays_one_dead_letter() {
     );
     assert_eq!(
         rejected[0]["offset"].as_i64(),
-        shown["refused_at"].as_str().unwrap().rsplit('/').next().unwrap().parse().ok()
+        shown["rejected_at"].as_str().unwrap().rsplit('/').next().unwrap().parse().ok()
     );
     let page = api.get("/v1/rejected").await.expect(200).json();
     assert_eq!(page["rejected"][0]["error_code"], "bad_origin");
