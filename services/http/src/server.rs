@@ -31,7 +31,7 @@ use super::problem::Problem;
 use super::server_limits::ServerLimits;
 use super::{host, request_layer};
 use runtime::retry::Backoff;
-use runtime::telemetry::metrics;
+use runtime::telemetry::metrics::{self, Counted};
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     open: metrics::gauge("triggers_http_connections", "Open connections of HTTP clients."),
@@ -175,24 +175,8 @@ fn too_many_connections() -> Vec<u8> {
     answer
 }
 
-/// Counts an open connection in the gauge until it is dropped.
-struct OpenConnection;
-
-impl OpenConnection {
-    fn new() -> Self {
-        METRICS.open.inc();
-        Self
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        METRICS.open.dec();
-    }
-}
-
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, settings: Arc<ConnectionSettings>) {
-    let _open = OpenConnection::new();
+    let _open = Counted::new(&METRICS.open);
     if let Err(error) = stream.set_nodelay(true) {
         // Responses may then be delayed by tens of milliseconds, which does no harm.
         tracing::debug!(%error, "Setting TCP_NODELAY failed.");

@@ -15,7 +15,8 @@ const HEADER: &str = "\
 # Configuration
 
 Every option of the roles is also an environment variable, except `--kafka`. `triggers ROLE --help` shows the same.
-Options of the other commands are in their `--help`. This page is generated from the code: run `make docs` after a change.
+Options of the other commands are in their `--help`. This page is generated from the code: run `make docs` after a
+change.
 
 Flags take no value on the command line. As a variable, `true` or `1` sets them. An invalid value is an error at start,
 which names the option.

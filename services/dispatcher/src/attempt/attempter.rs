@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use runtime::telemetry::metrics::Counted;
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
@@ -45,7 +46,7 @@ impl Attempter {
         attempt: u32,
         slot: Slot,
     ) -> AttemptOutcome {
-        let in_flight = InFlight::start();
+        let in_flight = Counted::new(&METRICS.in_flight);
         let result = self.client.send(endpoint, &delivery.event).await;
         drop((slot, in_flight));
         METRICS.attempt_seconds.observe(result.latency.as_secs_f64());
@@ -99,22 +100,6 @@ impl Attempter {
                 "Endpoint answered 410 and could not be disabled; trying again after its next answer."
             ),
         }
-    }
-}
-
-/// Counts an attempt in flight until it is dropped.
-struct InFlight;
-
-impl InFlight {
-    fn start() -> Self {
-        METRICS.in_flight.inc();
-        Self
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        METRICS.in_flight.dec();
     }
 }
 

@@ -3,6 +3,9 @@
 //! and what an outcome means.
 //!
 //! All times are the database's clock, so that the clocks of instances need not agree.
+//!
+//! Statements that look for rows are planned at each execution (`persistent(false)`): the tables are nearly empty until
+//! an endpoint fails, and a plan of that time reads all of them when they are full.
 
 mod claim;
 mod dedup;
@@ -10,6 +13,8 @@ mod outcomes;
 mod scheduled;
 mod spill;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use claim::{ClaimedRow, claim, due_endpoints};
 pub(crate) use dedup::release_decided;

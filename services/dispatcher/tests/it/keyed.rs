@@ -1,6 +1,5 @@
 //! Events that may be duplicates wait for the duplicate decision of the view.
 
-use devstack::testing::eventually;
 use kafka::producer::Appended;
 use reqwest::{Method, StatusCode};
 use schemas::ids::{DeliveryId, EndpointId};
@@ -8,7 +7,7 @@ use schemas::records::{DeliveryOutcome, Event};
 use serde_json::{Value, json};
 use testkit::receiver::{Receiver, ReceiverBehavior};
 
-use crate::system::{KEY, PARTITIONS, PATIENCE, System};
+use crate::system::{KEY, PARTITIONS, System};
 
 async fn decide_duplicate(system: &System, duplicate: &Event, original: &Event) {
     sqlx::query(
@@ -340,17 +339,18 @@ async fn a_record_is_not_sent_while_its_row_awaits_the_decision() {
         .execute(&system.pool)
         .await
         .unwrap();
-    let epoch = system.epoch().await;
+    let later = system.event("later");
+    let after = system.publish(&later).await;
+    assert_eq!(after.partition, appended.partition);
     let mut patient = crate::system::config();
     patient.spill_after = std::time::Duration::from_secs(20);
     system.start_dispatcher(patient);
-    eventually(PATIENCE, "the dispatcher claims", || async { (system.epoch().await > epoch).then_some(()) }).await;
-    // Time to read the record: without the row it would wait in memory for the decision, too.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    // The record before it has been read: without the row it would wait in memory for the decision, too.
+    receiver.wait_for_ids(&[later.event_id.to_string()]).await;
     system.show(&event, &appended, false).await;
     system.pass_view(&appended).await;
     receiver.wait_for_ids(&[event.event_id.to_string()]).await;
-    system.wait_until_passed(&appended).await;
+    system.wait_until_passed(&after).await;
     system.wait_for_schedule("nothing waits any more", |rows| rows.is_empty()).await;
-    assert_eq!(receiver.received().len(), 1, "the row and the record are one delivery");
+    assert_eq!(receiver.counts()[&event.event_id.to_string()], 1, "the row and the record are one delivery");
 }

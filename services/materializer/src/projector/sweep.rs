@@ -47,30 +47,32 @@ async fn events_applied_until(pool: &PgPool, kafka: &KafkaConfig) -> Result<Opti
     Ok(Some(OffsetDateTime::UNIX_EPOCH))
 }
 
+// The subqueries are arrays: a nested loop may read a subquery several times, each time beyond the rows deleted already.
+
 /// An event is on the log before its ack, or soon after. An effect whose event did not come within 9 days is dropped.
-const EFFECTS: &str = "DELETE FROM view.pending_effects WHERE ctid IN (
+const EFFECTS: &str = "DELETE FROM view.pending_effects WHERE ctid = ANY (ARRAY(
      SELECT ctid FROM view.pending_effects WHERE appended_at < LEAST(now(), $1::timestamptz) - interval '9 days'
-     LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+     LIMIT 1000 FOR UPDATE SKIP LOCKED))";
 
 /// Keys are kept long past their window: clocks of brokers differ, and an unread duplicate within the window must find
 /// its key.
-const KEYS: &str = "DELETE FROM dedup_keys WHERE ctid IN (
+const KEYS: &str = "DELETE FROM dedup_keys WHERE ctid = ANY (ARRAY(
      SELECT ctid FROM dedup_keys WHERE expires_at < LEAST(now(), $1::timestamptz) - interval '8 days'
-     LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+     LIMIT 1000 FOR UPDATE SKIP LOCKED))";
 
 /// Every reading of the log skips records below the floor, so the newest record that named the id and all older ones.
-const EVENT_IDS: &str = "DELETE FROM event_ids WHERE ctid IN (
+const EVENT_IDS: &str = "DELETE FROM event_ids WHERE ctid = ANY (ARRAY(
      SELECT ctid FROM event_ids WHERE newest_at < (SELECT floor FROM retention_floor)
-     LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+     LIMIT 1000 FOR UPDATE SKIP LOCKED))";
 
 /// A delivery is deleted when its last attempt was, which is by append time. `last_started_at` is by the clock of a
 /// dispatcher; it only narrows the search.
-const DELIVERIES: &str = "DELETE FROM view.deliveries WHERE ctid IN (
+const DELIVERIES: &str = "DELETE FROM view.deliveries WHERE ctid = ANY (ARRAY(
      SELECT ctid FROM view.deliveries d
      WHERE last_started_at < (SELECT floor FROM retention_floor)
            AND NOT EXISTS (SELECT FROM view.delivery_attempts a
                            WHERE a.org_id = d.org_id AND a.delivery_id = d.delivery_id)
-     LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+     LIMIT 1000 FOR UPDATE SKIP LOCKED))";
 
 /// Deletes one batch of each kind after the other until none is left.
 async fn sweep(pool: &PgPool, kafka: &KafkaConfig, shutdown: &CancellationToken) -> Result<(), sqlx::Error> {

@@ -105,11 +105,12 @@ pub(crate) async fn find_rejected(
 /// Deletes up to 1000 rows that are older than 30 days (dead letters are kept as long) and below the retention floor,
 /// where their records are not read again. Returns the number of deleted rows.
 pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    // An array: a nested loop may read a subquery several times, each time beyond the rows deleted already.
     let swept = sqlx::query(
-        "DELETE FROM rejected WHERE ctid IN (
+        "DELETE FROM rejected WHERE ctid = ANY (ARRAY(
              SELECT ctid FROM rejected
              WHERE appended_at < LEAST(now() - interval '30 days', (SELECT floor FROM retention_floor))
-             LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+             LIMIT 1000 FOR UPDATE SKIP LOCKED))",
     );
     Ok(swept.execute(pool).await?.rows_affected())
 }

@@ -35,6 +35,24 @@ pub fn gauge(name: &str, help: &str) -> Gauge {
     register(name, |name| Gauge::new(name, help))
 }
 
+/// Counts one in a gauge until it is dropped.
+#[must_use]
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// Adds one to the gauge.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Values per label.
 pub fn gauge_vec(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
     register(name, |name| GaugeVec::new(Opts::new(name, help), labels))

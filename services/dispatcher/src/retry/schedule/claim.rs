@@ -38,6 +38,7 @@ pub(crate) async fn due_endpoints(pool: &PgPool) -> Result<Vec<(EndpointId, f64)
          )
          SELECT endpoint_id, extract(epoch FROM due_at - now())::double precision FROM first",
     )
+    .persistent(false)
     .fetch_all(pool)
     .await?;
     Ok(rows.into_iter().map(|(id, seconds)| (EndpointId::from_uuid(id), seconds)).collect())
@@ -48,10 +49,10 @@ pub(crate) async fn claim(
     pool: &PgPool,
     wanted: &[(EndpointId, usize, Duration)],
 ) -> Result<Vec<ClaimedRow>, sqlx::Error> {
+    // Materialized, or a nested loop may pick rows several times: each time it would skip those that the statement has
+    // claimed already, and claim more.
     sqlx::query_as(
-        "UPDATE delivery_schedule AS s
-         SET lease_id = gen_random_uuid(), due_at = now() + make_interval(secs => due.lease_seconds)
-         FROM (
+        "WITH due AS MATERIALIZED (
              SELECT picked.delivery_id, wanted.lease_seconds
              FROM UNNEST($1::uuid[], $2::bigint[], $3::double precision[])
                   AS wanted (endpoint_id, max_rows, lease_seconds)
@@ -60,13 +61,17 @@ pub(crate) async fn claim(
                  WHERE d.state = 'pending' AND d.endpoint_id = wanted.endpoint_id AND d.due_at <= now()
                  ORDER BY d.due_at LIMIT wanted.max_rows FOR UPDATE SKIP LOCKED
              ) AS picked
-         ) AS due
+         )
+         UPDATE delivery_schedule AS s
+         SET lease_id = gen_random_uuid(), due_at = now() + make_interval(secs => due.lease_seconds)
+         FROM due
          WHERE s.delivery_id = due.delivery_id
          RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, s.payload,
                    s.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts, s.lease_id,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
     )
+    .persistent(false)
     .bind(wanted.iter().map(|(endpoint, ..)| endpoint.as_uuid()).collect::<Vec<_>>())
     .bind(wanted.iter().map(|(_, max_rows, _)| i64::try_from(*max_rows).unwrap_or(i64::MAX)).collect::<Vec<_>>())
     .bind(wanted.iter().map(|(.., lease)| lease.as_secs_f64()).collect::<Vec<_>>())

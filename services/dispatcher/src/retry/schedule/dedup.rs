@@ -18,9 +18,10 @@ const MAX_ROWS: i64 = 1000;
 ///
 /// `true`: the batch was full, so there may be more.
 pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {
-    // Partition by partition: of rows that the view has not reached, only index entries are read.
+    // Partition by partition: of rows that the view has not reached, only index entries are read. Materialized as
+    // in `claim`.
     let decided: i64 = sqlx::query_scalar(
-        "WITH applied AS (
+        "WITH applied AS MATERIALIZED (
              SELECT picked.*
              FROM consumer_positions p CROSS JOIN LATERAL (
                  SELECT d.log_partition, d.log_epoch, d.log_offset, d.endpoint_id,
@@ -53,6 +54,7 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
          )
          SELECT count(*) FROM decided",
     )
+    .persistent(false)
     .bind(materializer)
     .bind(topic)
     .bind(MAX_ROWS)

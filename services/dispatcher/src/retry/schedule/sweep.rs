@@ -11,16 +11,18 @@ const COUNTED_ROWS: i64 = 10_000;
 /// Deletes finished rows whose record lies before the dispatcher's position (of an older log epoch: a younger record
 /// does), so that it is not read again. `true`: the batch was full, so there may be more.
 pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
+    // An array, or a nested loop may read the subquery several times, each time beyond the rows deleted already.
     let swept = sqlx::query(
-        "DELETE FROM delivery_schedule WHERE delivery_id IN (
+        "DELETE FROM delivery_schedule WHERE delivery_id = ANY (ARRAY(
              SELECT d.delivery_id FROM delivery_schedule d JOIN consumer_positions p
                     ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition
              WHERE d.finished_at IS NOT NULL
                    AND CASE WHEN p.log_epoch = d.log_epoch THEN p.next_offset > d.log_offset
                             ELSE p.log_epoch > d.log_epoch AND p.record_time > d.accepted_at END
              ORDER BY d.finished_at LIMIT $3 FOR UPDATE OF d SKIP LOCKED
-         )",
+         ))",
     )
+    .persistent(false)
     .bind(consumer)
     .bind(topic)
     .bind(SWEEP_ROWS)
