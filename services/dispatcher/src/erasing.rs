@@ -1,5 +1,5 @@
-//! Erases the endpoints and delivery rows of organizations that are being erased. Attempts do not wait for this:
-//! `EndpointCache::current` sees the tombstone before every attempt.
+//! Erases the endpoints and delivery rows of organizations that are being erased. That nothing more is sent does not
+//! depend on this: `EndpointCache::current` sees the tombstone before every attempt.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64
 /// reach the end of the log for a long time, because delivery is disabled or an instance is down. Pure.
 #[derive(Default)]
 struct Pauses {
-    /// By organization: when rows were last erased, and when the next pass is due.
+    /// By organization: when rows were last erased, or else when it was first seen, and when the next round is due.
     by_org: HashMap<OrgId, (Instant, Instant)>,
 }
 

@@ -37,7 +37,7 @@ pub struct KafkaArgs {
     /// Replicas of each topic: 3 in production
     #[arg(long, env = "TOPIC_REPLICATION_FACTOR", default_value_t = 1)]
     pub topic_replication_factor: i32,
-    /// min.insync.replicas of topics that are created: 2 in production
+    /// min.insync.replicas of each topic, raised on existing topics too: 2 in production
     #[arg(long, env = "TOPIC_MIN_INSYNC_REPLICAS", default_value_t = 1)]
     pub topic_min_insync_replicas: i32,
 }

@@ -190,7 +190,7 @@ impl FencedConsumer {
             (Assignments::default(), Leaderless::default(), [Progress::default(), Progress::default()]);
         let undecodable = Undecodable::default();
         let epochs = LeaderEpochs::new(pool.clone(), &settings.consumer, assignments.clone());
-        let [group_reading, followed_reading] = readings.clone();
+        let [group_reading, companion_reading] = readings.clone();
         let shared = |reading| Shared {
             kafka: kafka.clone(),
             sender: sender.clone(),
@@ -201,15 +201,15 @@ impl FencedConsumer {
             undecodable: undecodable.clone(),
             reading,
         };
-        let (follower, followed_end) = companion::start(kafka, &settings, shared(followed_reading))?;
-        let (client, group_end) = group::start(kafka, pool.clone(), &settings, shared(group_reading), follower)?;
+        let (companion, companion_end) = companion::start(kafka, &settings, shared(companion_reading))?;
+        let (client, group_end) = group::start(kafka, pool.clone(), &settings, shared(group_reading), companion)?;
         let watch_end = watch::start(kafka, pool, &settings, shared(Progress::default()), readings)?;
         let consumer = Self {
             client,
             topic: settings.topic,
             log_ends,
             stopping,
-            ended: vec![group_end, followed_end, watch_end],
+            ended: vec![group_end, companion_end, watch_end],
             last_hint: std::sync::Mutex::new(None),
         };
         Ok((consumer, receiver))
@@ -323,7 +323,7 @@ fn poll_and_forward<C: ConsumerContext>(
         records = state.markers.find(client, &mut epochs);
     }
     if let Err(reason) = check_log(client, &epochs, shared, state) {
-        error!(reason, "Kafka consumer discards the records of this poll and fails; restarting consumer.");
+        error!(reason, "Kafka consumer discards the records of this poll and stops.");
         let _reported = sender.send(ConsumerEvent::Failed(reason));
         return false;
     }

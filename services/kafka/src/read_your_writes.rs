@@ -4,7 +4,7 @@
 //! knows only a key (who wrote) and offsets. Waiting until the view shows them is [`crate::fence::PositionsPoller`]'s
 //! part. Nothing here survives a restart, and nothing needs to.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use moka::policy::EvictionPolicy;
@@ -19,7 +19,8 @@ const MAX_WRITERS: u64 = 131_072;
 /// The last writes of each writer. Cloning shares them.
 #[derive(Clone)]
 pub struct RecentWrites {
-    by_writer: Cache<Uuid, Arc<[Write]>>,
+    // Changed in place: replacing a value of the cache costs several times as much, at every accepted event.
+    by_writer: Cache<Uuid, Arc<Mutex<Vec<Write>>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -34,7 +35,7 @@ impl Default for RecentWrites {
         let by_writer = Cache::builder()
             .max_capacity(MAX_WRITERS)
             .eviction_policy(EvictionPolicy::lru())
-            .time_to_live(REMEMBERED)
+            .time_to_idle(REMEMBERED)
             .build();
         Self { by_writer }
     }
@@ -43,20 +44,24 @@ impl Default for RecentWrites {
 impl RecentWrites {
     /// Remembers that `writer` appended a record at `offset` of `partition`.
     pub fn note(&self, writer: Uuid, partition: i32, offset: i64, now: Instant) {
-        self.by_writer.entry(writer).and_upsert_with(|known| {
-            let known = known.as_ref().map(|entry| &**entry.value()).unwrap_or_default();
-            let same = known.iter().filter(|write| write.partition == partition).map(|write| write.next_offset).max();
-            let write = Write { partition, next_offset: same.unwrap_or(0).max(offset + 1), at: now };
-            // Usually none; one after partitions were added, until it expires.
-            let others = known.iter().filter(|write| write.partition != partition && write.is_recent(now));
-            others.copied().chain([write]).collect()
-        });
+        let writes = self.by_writer.get_with(writer, Arc::default);
+        let mut writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
+        match writes.iter_mut().find(|write| write.partition == partition) {
+            Some(write) => {
+                write.next_offset = write.next_offset.max(offset + 1);
+                write.at = now;
+            }
+            None => writes.push(Write { partition, next_offset: offset + 1, at: now }),
+        }
+        // Usually one is left; two after partitions were added, until the older one expires.
+        writes.retain(|write| write.is_recent(now));
     }
 
     /// Where the view must be to show the recent writes of `writer`: (partition, next offset).
     pub fn last(&self, writer: Uuid, now: Instant) -> Vec<(i32, i64)> {
-        let known = self.by_writer.get(&writer).unwrap_or_default();
-        known.iter().filter(|write| write.is_recent(now)).map(|write| (write.partition, write.next_offset)).collect()
+        let Some(writes) = self.by_writer.get(&writer) else { return Vec::new() };
+        let writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
+        writes.iter().filter(|write| write.is_recent(now)).map(|write| (write.partition, write.next_offset)).collect()
     }
 }
 
@@ -92,7 +97,11 @@ mod tests {
         assert_eq!(writes.last(writer, later), vec![(3, 42), (5, 8)]);
         assert_eq!(writes.last(writer, start + REMEMBERED), vec![(5, 8)]);
         writes.note(writer, 5, 8, start + REMEMBERED);
-        assert_eq!(writes.by_writer.get(&writer).map(|known| known.len()), Some(1), "the expired write takes no room");
+        assert_eq!(
+            writes.by_writer.get(&writer).map(|writes| writes.lock().unwrap().len()),
+            Some(1),
+            "the expired write takes no room"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Compares the topics of a cluster with the manifest, and repairs what differs. Deletes nothing, and lowers no
-//! setting.
+//! Compares the topics of a cluster with the manifest, and repairs what differs. Deletes nothing, and never
+//! shortens what a topic keeps.
 
 use std::time::{Duration, Instant};
 

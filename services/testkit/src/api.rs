@@ -56,6 +56,7 @@ pub async fn send(request: RequestBuilder) -> Answer {
     let (status, headers) = (response.status(), response.headers().clone());
     let bytes = response.bytes().await.unwrap();
     let body = if bytes.is_empty() {
+        assert!(status.is_success(), "{status} without a body");
         Value::Null
     } else {
         serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{status}: {error}: {bytes:?}"))

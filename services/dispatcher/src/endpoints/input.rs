@@ -259,9 +259,9 @@ mod tests {
         };
         assert_eq!(patch.unwrap(), wanted);
         assert_eq!(read(&json!({})).unwrap(), EndpointPatch::default());
-        let deerrors = read(&json!({"timeout_seconds": null, "retry_schedule": null, "description": null})).unwrap();
-        assert_eq!((deerrors.timeout_seconds, deerrors.description), (Some(10), Some(None)));
-        assert_eq!(deerrors.retry_schedule, Some(vec![30, 120, 600, 3600]));
+        let defaults = read(&json!({"timeout_seconds": null, "retry_schedule": null, "description": null})).unwrap();
+        assert_eq!((defaults.timeout_seconds, defaults.description), (Some(10), Some(None)));
+        assert_eq!(defaults.retry_schedule, Some(vec![30, 120, 600, 3600]));
     }
 
     #[test]

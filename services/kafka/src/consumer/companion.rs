@@ -45,17 +45,17 @@ impl CompanionConsumer {
     }
 }
 
-struct FollowContext {
+struct CompanionContext {
     log_ends: LogEnds,
 }
 
-impl ClientContext for FollowContext {
+impl ClientContext for CompanionContext {
     fn stats(&self, statistics: Statistics) {
         self.log_ends.update(&statistics);
     }
 }
 
-impl ConsumerContext for FollowContext {}
+impl ConsumerContext for CompanionContext {}
 
 /// Creates the client and its thread; the receiver resolves when the thread has ended. Without companion topics there
 /// is no thread.
@@ -73,8 +73,8 @@ pub(super) fn start(
     // with this one it needs no permission beyond those of the group client.
     let mut config = base_config(kafka, settings, &format!("{}-companion", settings.consumer));
     kafka.overlay(&mut config);
-    let client: BaseConsumer<FollowContext> =
-        config.create_with_context(FollowContext { log_ends: shared.log_ends.clone() })?;
+    let client: BaseConsumer<CompanionContext> =
+        config.create_with_context(CompanionContext { log_ends: shared.log_ends.clone() })?;
     let topics: Vec<Arc<str>> = settings.companion_topics.iter().map(|topic| Arc::from(topic.as_str())).collect();
     let ended = on_thread(format!("{}-companion", settings.consumer), shared.sender.clone(), move || {
         read(&client, &command_queue, &shared, &topics);
@@ -83,7 +83,12 @@ pub(super) fn start(
     Ok((CompanionConsumer(commands), ended))
 }
 
-fn read(client: &BaseConsumer<FollowContext>, command_queue: &Receiver<Command>, shared: &Shared, topics: &[Arc<str>]) {
+fn read(
+    client: &BaseConsumer<CompanionContext>,
+    command_queue: &Receiver<Command>,
+    shared: &Shared,
+    topics: &[Arc<str>],
+) {
     let mut topic_of =
         |name: &str| topics.iter().find(|topic| ***topic == *name).cloned().unwrap_or_else(|| Arc::from(name));
     let mut state = ReadState::default();
@@ -102,7 +107,7 @@ fn read(client: &BaseConsumer<FollowContext>, command_queue: &Receiver<Command>,
 }
 
 fn handle(
-    client: &BaseConsumer<FollowContext>,
+    client: &BaseConsumer<CompanionContext>,
     command: Command,
     shared: &Shared,
     topics: &[Arc<str>],

@@ -275,7 +275,6 @@ struct CheckedClaim {
     claim: Claim,
     identity: LogIdentity,
     /// Why reading cannot continue at its position, if so.
-    /// Why its position cannot be read on, if so.
     mismatch: Option<LogMismatch>,
 }
 

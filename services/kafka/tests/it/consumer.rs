@@ -127,19 +127,19 @@ async fn the_next_owner_continues_at_the_stored_positions() {
 async fn a_second_member_fences_the_first_in_its_partitions() {
     let (database, pool) = database().await;
     let kafka = cluster(4).await;
-    let (first, mut first_inflow) = start(&kafka, &pool);
+    let (first, mut first_events) = start(&kafka, &pool);
     let mut one = Owner::default();
     while one.claims.len() < 8 {
-        one.take(&mut first_inflow).await;
+        one.take(&mut first_events).await;
     }
     let before = one.claims.clone();
-    let (second, mut second_inflow) = start(&kafka, &pool);
+    let (second, mut second_events) = start(&kafka, &pool);
     let mut other = Owner::default();
     let both = async {
         while other.claims.len() < 4 || one.claims.len() > 4 {
             tokio::select! {
-                () = one.take(&mut first_inflow) => {}
-                () = other.take(&mut second_inflow) => {}
+                () = one.take(&mut first_events) => {}
+                () = other.take(&mut second_events) => {}
             }
         }
     };
@@ -157,7 +157,7 @@ async fn a_second_member_fences_the_first_in_its_partitions() {
         let mut transaction = pool.begin().await.unwrap();
         assert_eq!(fence::advance(&mut transaction, "test", &[stale]).await.unwrap(), vec![false]);
     }
-    drop((first_inflow, second_inflow));
+    drop((first_events, second_events));
     first.stop(PATIENCE).await;
     second.stop(PATIENCE).await;
     drop((pool, database));

@@ -27,7 +27,7 @@ async fn read(kafka: &KafkaConfig, on_truncation: OnTruncation) -> Result<Vec<(i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_truncated_span_fails_or_goes_on_where_the_log_begins() {
+async fn a_truncated_range_fails_or_goes_on_where_the_log_begins() {
     let kafka = cluster(1).await;
     let topic = kafka.topics.events.clone();
     let producer = Producer::new(&kafka, ProducerSettings::default()).unwrap();

@@ -198,8 +198,7 @@ async fn a_position_of_a_restored_backup_restarts_the_consumer() {
     let ConsumerEvent::Assigned(claims) = next(&mut received).await else { panic!("claims come first") };
     let claim = claims.iter().find(|claim| *claim.topic == *kafka.topics.events).unwrap();
     // Under the same epoch, as in a backup that was made since the last claim. The watch has seen the later
-    // position when
-    // it is well.
+    // position when it is healthy.
     let set = async |next_offset: i64| {
         let sql = "UPDATE consumer_positions SET next_offset = $1 WHERE topic = $2 AND epoch = $3";
         let done =
