@@ -90,7 +90,7 @@ pub async fn wait_until_reachable(
 /// position belongs to the log that it was first claimed in, until an operator says otherwise ([`repair`]).
 ///
 /// # Errors
-/// As PostgreSQL has them; nothing is claimed then.
+/// The errors of PostgreSQL; nothing is claimed then.
 pub async fn claim(
     pool: &PgPool,
     consumer: &str,
@@ -152,7 +152,7 @@ pub async fn record_time_ms(
 /// Which logs the positions of `consumer` in `topic` are in, by partition.
 ///
 /// # Errors
-/// As PostgreSQL has them.
+/// The errors of PostgreSQL.
 pub async fn log_identities(
     pool: &PgPool,
     consumer: &str,
@@ -186,7 +186,7 @@ pub async fn store_topic_id(pool: &PgPool, consumer: &str, topic: &str, topic_id
 /// them. Positions that somebody else has claimed stay as they are.
 ///
 /// # Errors
-/// As PostgreSQL has them.
+/// The errors of PostgreSQL.
 pub async fn store_leader_epochs(
     pool: &PgPool,
     consumer: &str,

@@ -154,7 +154,7 @@ pub(super) fn topic_ids<C: ConsumerContext>(
         set(options, millis(timeout), text.as_mut_ptr(), text.len());
         let queue = native::rd_kafka_queue_new(handle);
         native::rd_kafka_DescribeTopics(handle, wanted, options, queue);
-        // The request has its own time-out, and then says so.
+        // The request has its own timeout, and then says so.
         let event = native::rd_kafka_queue_poll(queue, millis(timeout.saturating_add(Duration::from_secs(1))));
         let ids = ids_of(event);
         if !event.is_null() {

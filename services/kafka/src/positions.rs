@@ -33,7 +33,7 @@ fn ask(
     timeout: Duration,
 ) -> Result<Vec<Result<LogState, KafkaError>>, KafkaError> {
     let client: BaseConsumer = kafka.admin_client("positions").create()?;
-    // Asked once: asking for each topic would take as many time-outs.
+    // Asked once: asking for each topic would take as many timeouts.
     client.fetch_metadata(None, timeout)?;
     let mut asked: BTreeMap<(&str, &str), Vec<PartitionPosition>> = BTreeMap::new();
     for position in positions {

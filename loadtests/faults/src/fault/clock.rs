@@ -9,7 +9,7 @@ use crate::system::System;
 
 pub(super) const ALL: &[&dyn Fault] = &[
     &ClockStep { info: FaultInfo::new("clock-back", "the roles' clock steps back by an hour"), offset: "-1h" },
-    &ClockStep { info: FaultInfo::new("clock-forth", "the roles' clock steps forth by an hour"), offset: "+1h" },
+    &ClockStep { info: FaultInfo::new("clock-forward", "the roles' clock steps forward by an hour"), offset: "+1h" },
 ];
 
 struct ClockStep {

@@ -74,7 +74,7 @@ mod tests {
         let margin = |seconds| RedeliveryPolicy::WhileInjected { margin: Duration::from_secs(seconds) };
         let expected = |id: &str| match id {
             // Everything is handed over cleanly.
-            "dispatcher-term" | "clock-back" | "clock-forth" => RedeliveryPolicy::Never,
+            "dispatcher-term" | "clock-back" | "clock-forward" => RedeliveryPolicy::Never,
             // Dispatchers lose partitions with attempts in flight.
             "dispatcher-kill" | "dispatcher-stop" | "rebalance-storm" => margin(6 + 10),
             // Attempt reports are lost.

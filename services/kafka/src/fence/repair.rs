@@ -76,7 +76,7 @@ pub enum LogChange {
 /// it is. Answers the log epoch; `None`: a position has moved since it was read, and nothing was changed.
 ///
 /// # Errors
-/// As PostgreSQL has them; nothing was changed then.
+/// The errors of PostgreSQL; nothing was changed then.
 pub async fn repair(
     pool: &PgPool,
     topic: &str,

@@ -47,7 +47,8 @@ async fn events_applied_until(pool: &PgPool, kafka: &KafkaConfig) -> Result<Opti
     Ok(Some(OffsetDateTime::UNIX_EPOCH))
 }
 
-// The subqueries are arrays: a nested loop may read a subquery several times, each time beyond the rows deleted already.
+// The subqueries are arrays: a nested loop may read a subquery several times, each time beyond the rows that are
+// deleted already.
 
 /// An event is on the log before its ack, or soon after. An effect whose event did not come within 9 days is dropped.
 const EFFECTS: &str = "DELETE FROM view.pending_effects WHERE ctid = ANY (ARRAY(

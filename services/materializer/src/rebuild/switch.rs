@@ -20,7 +20,7 @@ use crate::projector::reconcile;
 /// the rebuild can be run again.
 const MAX_LOCKED: Duration = Duration::from_secs(120);
 /// Starts the transaction that locks the live positions. PostgreSQL enforces the limits, because this process may halt
-/// or lose its connection, and the live view must continue all the same. The idle time-out is longer than
+/// or lose its connection, and the live view must continue all the same. The idle timeout is longer than
 /// [`MAX_LOCKED`], in which this connection is idle. A statement may take ten minutes (the comparison reads both
 /// generations), and is cancelled when the client is gone.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '30s'; \
@@ -49,7 +49,7 @@ impl Switchover<'_> {
         let mut transaction = self.pool.begin_with(BEGIN).await?;
         let live = lock_live(&mut transaction).await?;
         let started = Instant::now();
-        // An error or a time-out from here on rolls the transaction back, and the live view continues.
+        // An error or a timeout from here on rolls the transaction back, and the live view continues.
         let targets = positions::targets(&live);
         let caught_up = async {
             let records = replayer.run_to(&targets, progress).await?;

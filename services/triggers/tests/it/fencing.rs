@@ -66,9 +66,9 @@ impl Bench {
 
     /// Creates an endpoint for every organization, and starts a materializer: the sent events have idempotency keys, so
     /// the dispatcher needs its duplicate decisions.
-    async fn create_endpoints(&self, hook: &Receiver) -> Process {
+    async fn create_endpoints(&self, receiver: &Receiver) -> Process {
         for api in &self.apis {
-            api.post("/v1/endpoints", &json!({"url": hook.url()})).await.expect(201);
+            api.post("/v1/endpoints", &json!({"url": receiver.url()})).await.expect(201);
         }
         self.join("materializer", "view").await
     }
@@ -178,16 +178,16 @@ impl Bench {
 
 /// Every accepted event came, and came once unless it was in hand at one of these times (milliseconds): accepted then,
 /// or sent for the first time then, as an older delivery from the schedule may be.
-async fn assert_received(bench: &Bench, hook: &Receiver, total: u64, in_doubt: &[(i64, i64)]) {
+async fn assert_received(bench: &Bench, receiver: &Receiver, total: u64, in_doubt: &[(i64, i64)]) {
     let log = accepted(&bench.system).await;
     assert_eq!(log.len() as u64, total);
-    hook.wait_for_ids(&log.keys().cloned().collect::<Vec<_>>()).await;
+    receiver.wait_for_ids(&log.keys().cloned().collect::<Vec<_>>()).await;
     // Deliveries that are repeated are repeated soon.
     let open = "SELECT (SELECT count(*) FROM delivery_schedule WHERE finished_at IS NULL)
                         + (SELECT count(*) FROM deliveries_awaiting_dedup)";
     eventually(PATIENCE, "no delivery is pending", || async { (bench.number(open).await == 0).then_some(()) }).await;
     let mut twice = 0;
-    for (id, times) in hook.times() {
+    for (id, times) in receiver.times() {
         let accepted_at = log[&id];
         let was_in_flight = |at: i64| in_doubt.iter().any(|(from, to)| (*from..=*to).contains(&at));
         let may_repeat = was_in_flight(accepted_at) || times.first().is_some_and(|first| was_in_flight(*first));
@@ -235,12 +235,13 @@ async fn a_paused_materializer_changes_nothing_and_recovers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_dispatcher_loses_nothing_and_recovers() {
     let mut bench = Bench::start().await;
-    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
-    let view = bench.create_endpoints(&hook).await;
+    let receiver =
+        Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
+    let view = bench.create_endpoints(&receiver).await;
     let first = bench.join("dispatcher", "first").await;
     let second = bench.join("dispatcher", "second").await;
     bench.put_under_load();
-    eventually(PATIENCE, "webhooks are received", || async { (hook.times().len() > 100).then_some(()) }).await;
+    eventually(PATIENCE, "webhooks are received", || async { (receiver.times().len() > 100).then_some(()) }).await;
     let paused_at = now_ms();
     first.signal(Signal::STOP);
     bench.owns_all("dispatcher", "second").await;
@@ -256,7 +257,7 @@ async fn a_paused_dispatcher_loses_nothing_and_recovers() {
     .await;
     let total = bench.end_load().await;
     // The resumed instance still reads until it learns that its partitions were revoked.
-    assert_received(&bench, &hook, total, &[(paused_at - IN_FLIGHT_MS, resumed_at + IN_FLIGHT_MS)]).await;
+    assert_received(&bench, &receiver, total, &[(paused_at - IN_FLIGHT_MS, resumed_at + IN_FLIGHT_MS)]).await;
     bench.assert_fenced().await;
     drop((view, first, second));
 }
@@ -264,8 +265,9 @@ async fn a_paused_dispatcher_loses_nothing_and_recovers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatchers_that_join_leave_and_die_send_every_event() {
     let mut bench = Bench::start().await;
-    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
-    let view = bench.create_endpoints(&hook).await;
+    let receiver =
+        Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
+    let view = bench.create_endpoints(&receiver).await;
     bench.put_under_load();
     let mut first = bench.join("dispatcher", "first").await;
     let second = bench.join("dispatcher", "second").await;
@@ -273,8 +275,8 @@ async fn dispatchers_that_join_leave_and_die_send_every_event() {
     assert_eq!(first.ended().await.code(), Some(0), "{}", first.log());
     bench.owns_all("dispatcher", "second").await;
     let third = bench.join("dispatcher", "third").await;
-    let received = hook.times().len();
-    eventually(PATIENCE, "webhooks are received", || async { (hook.times().len() > received + 100).then_some(()) })
+    let received = receiver.times().len();
+    eventually(PATIENCE, "webhooks are received", || async { (receiver.times().len() > received + 100).then_some(()) })
         .await;
     let killed_at = now_ms();
     second.signal(Signal::KILL);
@@ -282,7 +284,7 @@ async fn dispatchers_that_join_leave_and_die_send_every_event() {
     bench.owns_all("dispatcher", "third").await;
     let fourth = bench.join("dispatcher", "fourth").await;
     let total = bench.end_load().await;
-    assert_received(&bench, &hook, total, &[(killed_at - IN_FLIGHT_MS, killed_at + 1_000)]).await;
+    assert_received(&bench, &receiver, total, &[(killed_at - IN_FLIGHT_MS, killed_at + 1_000)]).await;
     bench.assert_fenced().await;
     drop((view, third, fourth));
 }
@@ -305,8 +307,9 @@ async fn materializer_resolves_commits_with_unknown_outcome() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatcher_resolves_commits_with_unknown_outcome() {
     let mut bench = Bench::start().await;
-    let hook = Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
-    let view = bench.create_endpoints(&hook).await;
+    let receiver =
+        Receiver::start(ReceiverBehavior::Slow(Duration::from_millis(20))).await.with_patience(RECEIVED_WITHIN);
+    let view = bench.create_endpoints(&receiver).await;
     let proxy = DatabaseProxy::start(&bench.system.database_url).await;
     proxy.cut_commits();
     let dispatcher = bench.consumer("dispatcher", "only", &proxy.url);
@@ -314,7 +317,7 @@ async fn dispatcher_resolves_commits_with_unknown_outcome() {
     let enough = || async { (proxy.cuts().0 >= 5 && proxy.cuts().1 >= 5).then_some(()) };
     eventually(PATIENCE, "commits are cut before and after", enough).await;
     let total = bench.end_load().await;
-    assert_received(&bench, &hook, total, &[]).await;
+    assert_received(&bench, &receiver, total, &[]).await;
     bench.assert_fenced().await;
     drop((view, dispatcher));
 }

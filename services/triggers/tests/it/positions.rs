@@ -99,7 +99,7 @@ struct Installed {
     urls: Vec<String>,
     api: Api,
     other: Api,
-    hook: Receiver,
+    receiver: Receiver,
 }
 
 const QUICK: [(&str, &str); 3] = [
@@ -115,8 +115,8 @@ impl Installed {
         let ingest = system.role("ingest", &QUICK);
         let base_url = ingest.ready().await;
         let api = Api::of_new_organization(&base_url, &system.operator_token, "One").await;
-        let hook = Receiver::start(ReceiverBehavior::Status(204)).await.with_patience(RECEIVED_WITHIN);
-        api.post("/v1/endpoints", &json!({"url": hook.url()})).await.expect(201);
+        let receiver = Receiver::start(ReceiverBehavior::Status(204)).await.with_patience(RECEIVED_WITHIN);
+        api.post("/v1/endpoints", &json!({"url": receiver.url()})).await.expect(201);
         let mut installed = Self {
             other: api.clone(),
             system,
@@ -126,7 +126,7 @@ impl Installed {
             settings: Vec::new(),
             urls: Vec::new(),
             api,
-            hook,
+            receiver,
         };
         installed.start_consumers().await;
         for url in &installed.urls {
@@ -190,7 +190,7 @@ async fn a_truncated_log_stops_its_partition_until_it_is_repaired() {
     let mut installed = Installed::new().await;
     let before: Vec<String> = [ids(&installed.api.inbox(1000).await), post(&installed.api, 9).await].concat();
     all_shown(&installed.api, &before).await;
-    installed.hook.wait_for_ids(&before).await;
+    installed.receiver.wait_for_ids(&before).await;
     let (_, cursor) = page(&installed.api, None, 4).await;
     let partition = partition_of(&installed.database, &installed.api).await;
     installed.stop_consumers().await;
@@ -231,11 +231,11 @@ async fn a_truncated_log_stops_its_partition_until_it_is_repaired() {
     assert_eq!(outside(&installed.system).await, [state("dispatcher")]);
     all_shown(&installed.api, &[before.clone(), left.clone()].concat()).await;
     assert!(
-        left.iter().all(|id| !installed.hook.counts().contains_key(id)),
+        left.iter().all(|id| !installed.receiver.counts().contains_key(id)),
         "the position of the other consumer is not repaired"
     );
     installed.repair(&["--all-outside", "--yes"], 0).await;
-    installed.hook.wait_for_ids(&left).await;
+    installed.receiver.wait_for_ids(&left).await;
     installed.are_ready(true).await;
     assert_eq!(installed.log_epochs(partition).await, both(1));
 
@@ -245,8 +245,8 @@ async fn a_truncated_log_stops_its_partition_until_it_is_repaired() {
     let keyed = installed.api.post_event_as("key", &json!({"event_type": "n", "payload": 1})).await.expect(201).json();
     let keyed = keyed["event_id"].as_str().unwrap().to_owned();
     assert_eq!(page(&installed.api, Some(&cursor), 1000).await.0, [keyed.as_str()], "read what you wrote");
-    installed.hook.wait_for_ids(&[keyed]).await;
-    assert!(installed.hook.counts().values().all(|count| *count == 1), "{:?}", installed.hook.counts());
+    installed.receiver.wait_for_ids(&[keyed]).await;
+    assert!(installed.receiver.counts().values().all(|count| *count == 1), "{:?}", installed.receiver.counts());
     assert_eq!(outside(&installed.system).await, []);
     let printed = installed.repair(&["--all-outside", "--yes"], 0).await;
     assert!(printed.contains("nothing to repair"), "{printed}");
@@ -260,7 +260,7 @@ async fn a_recreated_topic_is_repaired_under_running_roles() {
     let installed = Installed::new().await;
     let before: Vec<String> = [ids(&installed.api.inbox(1000).await), post(&installed.api, 9).await].concat();
     all_shown(&installed.api, &before).await;
-    installed.hook.wait_for_ids(&before).await;
+    installed.receiver.wait_for_ids(&before).await;
     let (first, cursor) = page(&installed.api, None, 4).await;
     let partition = partition_of(&installed.database, &installed.api).await;
     recreate(&installed.system).await;
@@ -275,7 +275,7 @@ async fn a_recreated_topic_is_repaired_under_running_roles() {
     installed.repair(&["--all-outside", "--yes"], 0).await;
     let after = [vec![accepted], post(&installed.api, 2).await].concat();
     all_shown(&installed.api, &[before.clone(), after.clone()].concat()).await;
-    installed.hook.wait_for_ids(&after).await;
+    installed.receiver.wait_for_ids(&after).await;
     installed.are_ready(true).await;
     assert_eq!(installed.log_epochs(partition).await, both(2));
     let (rest, _) = page(&installed.api, Some(&cursor), 1000).await;
@@ -283,14 +283,14 @@ async fn a_recreated_topic_is_repaired_under_running_roles() {
     assert_eq!([first, rest].concat(), all, "an old cursor repeats nothing and skips nothing");
     installed.api.post(&format!("/v1/inbox/ack/{}", before[0]), &json!({})).await.expect(200);
     assert_eq!(ids(&installed.api.inbox(5).await), all[1..], "events of the old log can be acknowledged");
-    assert!(installed.hook.counts().values().all(|count| *count == 1));
+    assert!(installed.receiver.counts().values().all(|count| *count == 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_created_again_stops_although_it_outgrew_positions() {
     let mut installed = Installed::new().await;
     let before = ids(&installed.api.inbox(10).await);
-    installed.hook.wait_for_ids(&before).await;
+    installed.receiver.wait_for_ids(&before).await;
     installed.stop_consumers().await;
     recreate(&installed.system).await;
     let first = eventually(PATIENCE, "ingest writes to the new topic", || async {
@@ -318,8 +318,8 @@ async fn a_topic_created_again_stops_although_it_outgrew_positions() {
     )));
     installed.repair(&["--all-outside", "--yes"], 0).await;
     all_shown(&installed.api, &[before, after.clone()].concat()).await;
-    installed.hook.wait_for_ids(&after).await;
-    assert!(installed.hook.counts().values().all(|count| *count == 1));
+    installed.receiver.wait_for_ids(&after).await;
+    assert!(installed.receiver.counts().values().all(|count| *count == 1));
     installed.system.run(&["doctor"]).await.expect(0);
 }
 
@@ -351,7 +351,7 @@ const SMALL_RECEIVE_LIMIT: [(&str, &str); 2] = [
 async fn an_undecodable_batch_is_skipped_on_running_roles() {
     let mut installed = Installed::new().await;
     let before = ids(&installed.api.inbox(1000).await);
-    installed.hook.wait_for_ids(&before).await;
+    installed.receiver.wait_for_ids(&before).await;
     let partition = partition_of(&installed.database, &installed.api).await;
     installed.stop_consumers().await;
     let last = append_large_batch(&installed, partition).await;
@@ -388,7 +388,7 @@ async fn an_undecodable_batch_is_skipped_on_running_roles() {
     installed.system.run(&[&skip[..], &[&to, "--yes"]].concat()).await.expect(0);
     let all = [before, behind.clone()].concat();
     all_shown(&installed.api, &all).await;
-    installed.hook.wait_for_ids(&behind).await;
+    installed.receiver.wait_for_ids(&behind).await;
     installed.are_ready(true).await;
     // Replay and rebuild skip the batch too, although they could decode it.
     installed.system.run(&["view", "replay", "--from", "2026-01-01T00:00:00Z"]).await.expect(0);

@@ -64,15 +64,15 @@ async fn a_restored_database_catches_up_with_the_log() {
     let ingest = system.role("ingest", &ROLE);
     let base_url = ingest.ready().await;
     let api = Api::of_new_organization(&base_url, &system.operator_token, "Test").await;
-    let hook = Receiver::start(ReceiverBehavior::Status(204)).await.with_patience(RECEIVED_WITHIN);
-    api.post("/v1/endpoints", &json!({"url": hook.url()})).await.expect(201);
+    let receiver = Receiver::start(ReceiverBehavior::Status(204)).await.with_patience(RECEIVED_WITHIN);
+    api.post("/v1/endpoints", &json!({"url": receiver.url()})).await.expect(201);
     let mut consumers = ["materializer", "dispatcher"].map(|role| system.role(role, &ROLE));
     for consumer in &consumers {
         consumer.ready().await;
     }
     let before = post(&api, "before", 30).await;
     open(&api, &before).await;
-    hook.wait_for_ids(&before).await;
+    receiver.wait_for_ids(&before).await;
     acknowledge(&api, &before[..10]).await;
     // The backup must contain the position after these deliveries, or they are sent again.
     let database = system.database().await;
@@ -94,7 +94,7 @@ async fn a_restored_database_catches_up_with_the_log() {
     // Events and acknowledgements after the backup.
     let after = post(&api, "after", 30).await;
     open(&api, &[&before[10..], &after[..]].concat()).await;
-    hook.wait_for_ids(&after).await;
+    receiver.wait_for_ids(&after).await;
     acknowledge(&api, &[&before[10..15], &after[..10]].concat()).await;
     let left = [&before[15..], &after[10..]].concat();
     open(&api, &left).await;
@@ -135,8 +135,8 @@ async fn a_restored_database_catches_up_with_the_log() {
         assert_eq!(event["payload"], 0, "{event}");
         assert!(event["event_id"] == after[0].as_str() || event["duplicate_of"] == after[0].as_str(), "{event}");
     }
-    hook.wait_for_ids(&all).await;
-    let counts = hook.counts();
+    receiver.wait_for_ids(&all).await;
+    let counts = receiver.counts();
     assert_eq!(counts.keys().collect::<BTreeSet<_>>(), all.iter().collect(), "webhooks of these events only");
     assert!(before.iter().all(|id| counts[id] == 1), "deliveries before the backup are not repeated");
     assert!(counts.values().all(|count| *count <= 2), "{counts:?}");
