@@ -25,9 +25,10 @@ test: tools ## run all tests on a real Kafka and PostgreSQL, and the short fault
 	target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
 	$(if $(ARGS),,target/ci/faults --short --work target/faults-short)
 
-lint: tools ## check formatting, the word list, that patches apply, and clippy; warnings are errors
+lint: tools ## check formatting, words, line length, that patches apply, and clippy; warnings are errors
 	cargo fmt --all --check
 	.ci/words
+	.ci/columns
 	for patch in loadtests/sabotage/*.patch; do git apply --check "$$patch" || exit 1; done
 	cargo clippy --profile ci --locked --workspace --all-targets -- -D warnings
 
