@@ -17,11 +17,13 @@ mod lag;
 mod leader_epochs;
 mod leaderless;
 mod log_ends;
+mod lost_claims;
 mod markers;
 mod runner;
 mod stall;
 mod topic_ids;
 mod truncation;
+mod unclaimed;
 mod undecodable;
 mod watch;
 

@@ -1,7 +1,7 @@
-//! Watches a consumer, on its own thread and with its own client, for four faults: a partition stalled, a log ends
-//! before the offset up to which it was read, a topic was created again, or a claim was lost. Each ends this consumer;
-//! the next one starts at the stored positions. The watch also asks whether the leaders of leaderless partitions answer
-//! again.
+//! Watches a consumer, on its own thread and with its own client, for five faults: a partition stalled, a log ends
+//! before the offset up to which it was read, a topic was created again, a claim was lost, or nobody claims an added
+//! partition. Each ends this consumer; the next one starts at the stored positions. The watch also asks whether the
+//! leaders of leaderless partitions answer again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +19,9 @@ use uuid::Uuid;
 
 use super::assignments::{Assignment, Assignments, Progress};
 use super::leaderless::Leaderless;
+use super::lost_claims::{LostClaims, StoredClaim};
 use super::stall::{Sample, Stall, StallDetector};
+use super::unclaimed::{Unclaimed, partitions_with_leaders};
 use super::undecodable::Undecodable;
 use super::{ConsumerEvent, ConsumerSettings, EventSender, KafkaConfig, Shared, base_config, on_thread, topic_ids};
 use crate::partition::TopicPartition;
@@ -33,8 +35,6 @@ const LEADERLESS_INTERVAL: Duration = Duration::from_secs(1);
 const TOPIC_IDS_INTERVAL: Duration = Duration::from_secs(1);
 const CLAIMS_TIMEOUT: Duration = Duration::from_secs(3);
 const CLAIMS_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a claim may be lost: if the group has assigned the partition to another member, it revokes it by then.
-const LOST_CLAIM_GRACE: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(100);
 
 struct Watch {
@@ -51,6 +51,7 @@ struct Watch {
     stalls: StallDetector,
     last_next_offsets: BTreeMap<TopicPartition, i64>,
     lost_claims: LostClaims,
+    unclaimed: Unclaimed,
 }
 
 /// Starts the thread; the receiver resolves when it has ended.
@@ -79,6 +80,7 @@ pub(super) fn start(
         stalls: StallDetector::new(settings.stall_after),
         last_next_offsets: BTreeMap::new(),
         lost_claims: LostClaims::default(),
+        unclaimed: Unclaimed::default(),
     };
     on_thread(format!("{}-watch", settings.consumer), shared.sender, move || watch.run())
 }
@@ -240,12 +242,34 @@ impl Watch {
         };
         // The assignments are read after the database: a claim made meanwhile is newer than the stored one, never
         // older.
-        let (topic, partition) = self.lost_claims.check(Instant::now(), &self.assignments.all(), &stored)?;
+        let assignments = self.assignments.all();
+        let Some((topic, partition)) = self.lost_claims.check(Instant::now(), &assignments, &stored) else {
+            return self.check_unclaimed(&assignments, &stored);
+        };
         info!(consumer = self.settings.consumer, %topic, partition, "Claim lost; restarting consumer.");
         Some(format!(
             "{topic}[{partition}] was claimed, repaired, skipped or restored, and Kafka still assigns it to this \
              instance"
         ))
+    }
+
+    /// Whether no instance claims a partition of the group topic. An instance without a partition leaves it to others.
+    fn check_unclaimed(
+        &mut self,
+        assignments: &BTreeMap<TopicPartition, Assignment>,
+        stored: &BTreeMap<TopicPartition, StoredClaim>,
+    ) -> Option<String> {
+        let topic = &self.settings.topic;
+        if !assignments.keys().any(|(of, _)| **of == **topic) {
+            return None;
+        }
+        let partitions = partitions_with_leaders(&self.client, topic, KAFKA_TIMEOUT)?;
+        let leaderless = self.leaderless.all().into_iter().filter(|(of, _)| **of == **topic).flat_map(|(_, ids)| ids);
+        let claimed = stored.keys().filter(|(of, _)| **of == **topic).map(|(_, partition)| *partition);
+        let claimed: BTreeSet<i32> = claimed.chain(leaderless).collect();
+        let partition = self.unclaimed.check(Instant::now(), &partitions, &claimed)?;
+        info!(consumer = self.settings.consumer, topic, partition, "Partition is unclaimed; restarting consumer.");
+        Some(format!("no instance claims {topic}[{partition}]"))
     }
 }
 
@@ -255,134 +279,4 @@ fn stalls_counter() -> IntCounterVec {
         "Restarts of a Kafka consumer that stalled (lag without records), or whose log ended before its position.",
         &["consumer"],
     )
-}
-
-/// A claimed position as PostgreSQL has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct StoredClaim {
-    epoch: i64,
-    next_offset: i64,
-}
-
-/// Claims that are not stored any more as they were made. Pure.
-#[derive(Debug, Default)]
-struct LostClaims {
-    /// The epoch of each such claim, and since when it is not stored.
-    suspects: BTreeMap<TopicPartition, (i64, Instant)>,
-    /// The highest position that was seen under the current epoch. Under one epoch a position only grows: one that went
-    /// back comes from a backup.
-    highest: BTreeMap<TopicPartition, StoredClaim>,
-}
-
-impl LostClaims {
-    /// A partition whose claim has been lost for [`LOST_CLAIM_GRACE`].
-    fn check(
-        &mut self,
-        now: Instant,
-        assignments: &BTreeMap<TopicPartition, Assignment>,
-        stored: &BTreeMap<TopicPartition, StoredClaim>,
-    ) -> Option<TopicPartition> {
-        self.highest.retain(|partition, seen| {
-            assignments.get(partition).is_some_and(|assignment| assignment.epoch == seen.epoch)
-        });
-        let mut suspects = BTreeMap::new();
-        for (partition, assignment) in assignments {
-            if self.is_stored(partition, assignment, stored.get(partition)) {
-                continue;
-            }
-            let suspect = self.suspects.get(partition).filter(|(epoch, _)| *epoch == assignment.epoch);
-            suspects.insert(partition.clone(), (assignment.epoch, suspect.map_or(now, |(_, since)| *since)));
-        }
-        for (partition, claim) in stored {
-            if assignments.contains_key(partition) && !suspects.contains_key(partition) {
-                self.highest.insert(partition.clone(), *claim);
-            }
-        }
-        self.suspects = suspects;
-        let is_over = |since: &Instant| now.saturating_duration_since(*since) >= LOST_CLAIM_GRACE;
-        self.suspects.iter().find(|(_, (_, since))| is_over(since)).map(|(partition, _)| partition.clone())
-    }
-
-    fn is_stored(&self, partition: &TopicPartition, assignment: &Assignment, stored: Option<&StoredClaim>) -> bool {
-        let highest = self.highest.get(partition).map(|claim| claim.next_offset);
-        let went_back = |claim: &StoredClaim| highest.is_some_and(|highest| claim.next_offset < highest);
-        stored.is_some_and(|claim| claim.epoch == assignment.epoch && !went_back(claim))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log_identity::LogIdentity;
-
-    fn partition(partition: i32) -> TopicPartition {
-        (Arc::from("events"), partition)
-    }
-
-    /// Each as (epoch, next offset).
-    fn stored<const N: usize>(claims: [(i64, i64); N]) -> BTreeMap<TopicPartition, StoredClaim> {
-        let claim = |(number, (epoch, next_offset))| (partition(number), StoredClaim { epoch, next_offset });
-        (0..).zip(claims).map(claim).collect()
-    }
-
-    fn assignment(epoch: i64, is_stopped: bool) -> Assignment {
-        Assignment { epoch, identity: LogIdentity::default(), read_epoch: None, is_stopped }
-    }
-
-    fn assignments(epoch: i64) -> BTreeMap<TopicPartition, Assignment> {
-        BTreeMap::from([(partition(0), assignment(epoch, false)), (partition(1), assignment(1, true))])
-    }
-
-    #[test]
-    fn a_lost_claim_is_reported_also_of_a_stopped_partition() {
-        let (mut lost, now) = (LostClaims::default(), Instant::now());
-        let unchanged = stored([(5, 0), (1, 0)]);
-        assert_eq!(lost.check(now, &assignments(5), &unchanged), None);
-        assert_eq!(
-            lost.check(now + LOST_CLAIM_GRACE, &assignments(5), &unchanged),
-            None,
-            "it is stored as it was made"
-        );
-        let repaired = stored([(5, 0), (2, 0)]);
-        assert_eq!(lost.check(now, &assignments(5), &repaired), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &assignments(5), &repaired), Some(partition(1)));
-    }
-
-    #[test]
-    fn a_newer_claim_of_this_instance_or_a_revocation_is_no_loss() {
-        let (mut lost, now) = (LostClaims::default(), Instant::now());
-        let claimed = stored([(6, 0), (1, 0)]);
-        assert_eq!(lost.check(now, &assignments(5), &claimed), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &assignments(6), &claimed), None, "claimed again");
-        assert_eq!(lost.check(now, &assignments(5), &claimed), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &BTreeMap::new(), &claimed), None, "revoked");
-    }
-
-    #[test]
-    fn a_claim_that_is_missing_or_of_an_older_epoch_is_a_loss() {
-        for stored in [BTreeMap::new(), stored([(4, 0), (1, 0)])] {
-            let (mut lost, now) = (LostClaims::default(), Instant::now());
-            assert_eq!(lost.check(now, &assignments(5), &stored), None);
-            assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &assignments(5), &stored), Some(partition(0)));
-        }
-    }
-
-    #[test]
-    fn a_position_that_went_back_is_a_lost_claim() {
-        let (mut lost, now) = (LostClaims::default(), Instant::now());
-        for next_offset in [500, 1_000] {
-            assert_eq!(lost.check(now, &assignments(5), &stored([(5, next_offset), (1, 0)])), None);
-        }
-        let restored = stored([(5, 500), (1, 0)]);
-        assert_eq!(lost.check(now, &assignments(5), &restored), None);
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE / 2, &assignments(5), &restored), None, "the grace is not over");
-        assert_eq!(lost.check(now + LOST_CLAIM_GRACE, &assignments(5), &restored), Some(partition(0)));
-        let claimed = stored([(6, 500), (1, 0)]);
-        assert_eq!(lost.check(now, &assignments(6), &claimed), None);
-        assert_eq!(
-            lost.check(now + LOST_CLAIM_GRACE, &assignments(6), &claimed),
-            None,
-            "claimed at the restored position"
-        );
-    }
 }
