@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use runtime::config::InvalidConfig;
+use runtime::config::{FlagParser, InvalidConfig};
 
 use crate::attempt::egress::EgressPolicy;
 
@@ -22,7 +22,7 @@ pub struct EgressArgs {
     #[arg(long, env = "WEBHOOK_ALLOWED_NETWORKS", value_name = "CIDR,…", value_delimiter = ',')]
     pub webhook_allowed_networks: Vec<String>,
     /// Allow endpoints with plain http URLs
-    #[arg(long, env = "WEBHOOK_ALLOW_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "WEBHOOK_ALLOW_HTTP", value_parser = FlagParser)]
     pub webhook_allow_http: bool,
 }
 
@@ -49,7 +49,7 @@ pub struct WebhookArgs {
     #[command(flatten)]
     egress: EgressArgs,
     /// Send no webhooks. Positions do not move; delivery continues from them when this option is removed
-    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = FlagParser)]
     pub disable_webhook_delivery: bool,
     /// Maximum of first attempts in flight
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT", default_value_t = 1000)]

@@ -1,9 +1,12 @@
-//! Options for PostgreSQL, each also an environment variable, validated at start. Options for Kafka are in `kafka`,
-//! those of a role in its crate.
+//! Options for PostgreSQL, each also an environment variable, validated at start, and the values of flags. Options for
+//! Kafka are in `kafka`, those of a role in its crate.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::builder::{BoolishValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Command};
 
 use crate::postgres::PostgresConfig;
 
@@ -17,6 +20,30 @@ pub struct InvalidConfig {
     pub option: &'static str,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// Values of a flag that is also an environment variable: true, 1, yes or on; false, 0, no, off or empty. Clap's own
+/// parser for flags takes every other word as true, so that `OPEN_SIGNUP=disabled` would open the sign-up.
+#[derive(Clone)]
+pub struct FlagParser;
+
+impl TypedValueParser for FlagParser {
+    type Value = bool;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<bool, clap::Error> {
+        if value.is_empty() {
+            return Ok(false);
+        }
+        BoolishValueParser::new().parse_ref(command, arg, value).map_err(|_| {
+            let option = arg.and_then(Arg::get_long).unwrap_or_default();
+            let variable = arg.and_then(Arg::get_env).unwrap_or_default().display();
+            let value = value.display();
+            let reason = format!(
+                "invalid value '{value}' for '--{option}' ({variable}): use true, 1, yes or on, or false, 0, no or off\n"
+            );
+            clap::Error::raw(ErrorKind::InvalidValue, reason).with_cmd(command)
+        })
+    }
 }
 
 /// How to connect to PostgreSQL.

@@ -12,6 +12,7 @@ use ingest::IngestState;
 use kafka::producer::ProducerSettings;
 use kafka::read_your_writes::RecentWrites;
 use materializer::{InboxState, READ_SETTINGS};
+use runtime::config::FlagParser;
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
 use runtime::postgres;
@@ -37,7 +38,7 @@ pub(crate) struct IngestArgs {
     #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
     dev_api_keys: Option<String>,
     /// Let anybody create an organization
-    #[arg(long, env = "OPEN_SIGNUP", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "OPEN_SIGNUP", value_parser = FlagParser)]
     open_signup: bool,
     #[command(flatten)]
     role: RoleArgs,
