@@ -39,7 +39,7 @@ impl TypedValueParser for FlagParser {
             let variable = arg.and_then(Arg::get_env).unwrap_or_default().display();
             let value = value.display();
             let reason = format!(
-                "invalid value '{value}' for '--{option}' ({variable}): use true, 1, yes or on, or false, 0, no or off\n"
+                "invalid value '{value}' for '--{option}' ({variable}): use true, 1, yes, on, false, 0, no or off\n"
             );
             clap::Error::raw(ErrorKind::InvalidValue, reason).with_cmd(command)
         })

@@ -13,6 +13,7 @@ use runtime::seal::SealingKey;
 use runtime::telemetry::logs;
 
 use super::probes::{probe_kafka, probe_postgres, serve_health};
+use super::schema::wait_for_schema;
 use super::topics::check_topics;
 use super::{Connections, RoleArgs, SealingArgs, bind};
 
@@ -49,6 +50,7 @@ pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
     let postgres = supervisor.health().component("postgres");
     probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
     serve_health(&mut supervisor, listener, "dispatcher");
+    wait_for_schema(&supervisor, &connections.pool).await?;
     start(&mut supervisor, connections, delivery)?;
     supervisor.run(args.role.process.shutdown_deadline()).await
 }

@@ -22,6 +22,7 @@ use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 
 use super::probes::{probe_kafka, probe_postgres, service_info};
+use super::schema::check_schema;
 use super::topics::check_topics;
 use super::{Connections, RoleArgs, SealingArgs, bind};
 
@@ -100,6 +101,7 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
     let mut supervisor = args.role.supervisor(&Health::new());
     let connections = Connections::from_args(&args.role)?;
     check_topics(&args.role.kafka, &connections.kafka).await?;
+    check_schema(&mut supervisor, connections.pool.clone()).await?;
     let deadline = args.role.process.shutdown_deadline();
     let api = ApiServer {
         connections,

@@ -20,6 +20,7 @@ mod positions;
 mod process;
 mod restore;
 mod scaling;
+mod schema;
 mod system;
 mod up;
 mod view;
