@@ -114,6 +114,8 @@ pub struct DispatcherConfig {
     pub commit_interval: Duration,
     /// How long the shutdown waits for attempts in flight.
     pub drain: Duration,
+    /// How long the consumer may take to leave its group at the shutdown.
+    pub shutdown_deadline: Duration,
     /// How long an instance that sends no heartbeat keeps its partitions.
     pub session_timeout: Duration,
     /// The consumer is restarted after so long with lag and without records.
@@ -134,6 +136,7 @@ impl Default for DispatcherConfig {
             commit_interval: Duration::from_millis(100),
             // Shorter than the default shutdown deadline of a process.
             drain: Duration::from_secs(8),
+            shutdown_deadline: Duration::from_secs(10),
             session_timeout: Duration::from_secs(10),
             stall_after: Duration::from_secs(30),
         }

@@ -1,6 +1,7 @@
 //! Role `dispatcher`: delivers webhooks. Over HTTP it serves only health and metrics.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -40,6 +41,7 @@ pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
     let mut config = args.webhooks.config()?;
     config.session_timeout = args.consumer.session_timeout();
     config.stall_after = args.consumer.stall_after();
+    config.shutdown_deadline = args.role.process.shutdown_deadline();
     let delivery = DeliverySettings { sealing: args.sealing.load_existing()?, config };
     let connections = Connections::from_args(&args.role)?;
     check_topics(&args.role.kafka, &connections.kafka).await?;
@@ -63,8 +65,9 @@ pub(crate) struct DeliverySettings {
 
 impl DeliverySettings {
     /// For `triggers up`: webhooks may be sent to this machine.
-    pub(crate) fn local(sealing: SealingKey) -> Self {
-        Self { sealing, config: DispatcherConfig::default().on_this_machine() }
+    pub(crate) fn local(sealing: SealingKey, shutdown_deadline: Duration) -> Self {
+        let config = DispatcherConfig { shutdown_deadline, ..DispatcherConfig::default() };
+        Self { sealing, config: config.on_this_machine() }
     }
 }
 

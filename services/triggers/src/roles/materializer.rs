@@ -62,6 +62,7 @@ pub(crate) async fn main(args: MaterializerArgs) -> Result<()> {
     let config = ProjectorConfig {
         session_timeout: args.consumer.session_timeout(),
         stall_after: args.consumer.stall_after(),
+        shutdown_deadline: args.role.process.shutdown_deadline(),
         ..args.view.projector()
     };
     start(&mut supervisor, connections, config)?;

@@ -15,6 +15,7 @@ use devstack::{Data, Options, Stack};
 use dispatcher::DispatcherConfig;
 use kafka::KafkaConfig;
 use kafka::topics::{self, Difference};
+use materializer::projector::ProjectorConfig;
 use runtime::health::Health;
 use runtime::lifecycle::{self, Supervisor};
 use runtime::postgres::{self, PostgresConfig};
@@ -128,8 +129,11 @@ async fn serve(
         egress: DispatcherConfig::default().on_this_machine().egress,
     };
     let organization_id = api.start(&mut supervisor, listener).await?;
-    roles::materializer::start(&mut supervisor, connections.clone(), args.view.projector())?;
-    roles::dispatcher::start(&mut supervisor, connections, roles::dispatcher::DeliverySettings::local(sealing))?;
+    let deadline = args.process.shutdown_deadline();
+    let projector = ProjectorConfig { shutdown_deadline: deadline, ..args.view.projector() };
+    roles::materializer::start(&mut supervisor, connections.clone(), projector)?;
+    let delivery = roles::dispatcher::DeliverySettings::local(sealing, deadline);
+    roles::dispatcher::start(&mut supervisor, connections, delivery)?;
 
     let dev = DevJson {
         metrics_urls: vec![format!("{base_url}/metrics")],
@@ -145,7 +149,7 @@ async fn serve(
     if !supervisor.shutdown().is_cancelled() {
         println!("{}", banner::text(&dev, &folder.display().to_string(), args.ephemeral));
     }
-    let running = supervisor.run(args.process.shutdown_deadline());
+    let running = supervisor.run(deadline);
     tokio::select! {
         outcome = running => outcome,
         reason = stack.failed() => anyhow::bail!("{reason}"),
