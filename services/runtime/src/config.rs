@@ -2,11 +2,13 @@
 //! Kafka are in `kafka`, those of a role in its crate.
 
 use std::ffi::OsStr;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Command};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::postgres::PostgresConfig;
 
@@ -60,6 +62,18 @@ pub struct PostgresArgs {
     pub database_acquire_timeout_ms: u64,
 }
 
+/// Checks that PostgreSQL can be reached by this URL, without connecting.
+///
+/// # Errors
+/// What is wrong with the URL; never the password.
+pub fn check_database_url(url: &str) -> Result<(), InvalidConfig> {
+    let invalid = |reason| Err(InvalidConfig { option: "DATABASE_URL", reason });
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return invalid("must start with postgres://".to_owned());
+    }
+    PgConnectOptions::from_str(url).map(drop).or_else(|error| invalid(error.to_string()))
+}
+
 impl PostgresArgs {
     /// Validates the values and makes the configuration.
     ///
@@ -68,9 +82,7 @@ impl PostgresArgs {
     pub fn config(&self) -> Result<PostgresConfig, InvalidConfig> {
         let invalid = |option, reason: &str| Err(InvalidConfig { option, reason: reason.to_owned() });
         let url = self.database_url.as_deref().unwrap_or(DEFAULT_DATABASE_URL);
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return invalid("DATABASE_URL", "must start with postgres://");
-        }
+        check_database_url(url)?;
         // The projector, the retry worker, the listener and the pollers use one each.
         if !(5..=1000).contains(&self.database_max_connections) {
             return invalid("DATABASE_MAX_CONNECTIONS", "must be from 5 to 1000");

@@ -100,8 +100,9 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
     let listener = bind(args.listen).await?;
     let mut supervisor = args.role.supervisor(&Health::new());
     let connections = Connections::from_args(&args.role)?;
-    check_topics(&args.role.kafka, &connections.kafka).await?;
-    check_schema(&mut supervisor, connections.pool.clone()).await?;
+    if let Some(keys) = &args.dev_api_keys {
+        tenancy::check_dev_keys(keys, listener.local_addr()?.ip().is_loopback()).context("DEV_API_KEYS")?;
+    }
     let deadline = args.role.process.shutdown_deadline();
     let api = ApiServer {
         connections,
@@ -112,6 +113,9 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
         tuning: args.tuning,
         egress: args.egress.policy()?,
     };
+    // After all options: Kafka and PostgreSQL may take long to answer, or not answer at all.
+    check_topics(&args.role.kafka, &api.connections.kafka).await?;
+    check_schema(&mut supervisor, api.connections.pool.clone()).await?;
     api.start(&mut supervisor, listener).await?;
     supervisor.run(deadline).await
 }

@@ -16,6 +16,7 @@ use dispatcher::DispatcherConfig;
 use kafka::KafkaConfig;
 use kafka::topics::{self, Difference};
 use materializer::projector::ProjectorConfig;
+use runtime::config::check_database_url;
 use runtime::health::Health;
 use runtime::lifecycle::{self, Supervisor};
 use runtime::postgres::{self, PostgresConfig};
@@ -55,10 +56,27 @@ pub(crate) struct UpArgs {
     view: roles::materializer::ViewArgs,
 }
 
+impl UpArgs {
+    /// Checks the options, before Kafka and PostgreSQL are started for them.
+    fn check(&self) -> Result<()> {
+        let no_broker = self.kafka_brokers.as_deref().is_some_and(|brokers| brokers.trim().is_empty());
+        anyhow::ensure!(!no_broker, "KAFKA_BROKERS: no broker is named");
+        if let Some(url) = &self.database_url {
+            check_database_url(url)?;
+        }
+        if let Some(keys) = &self.dev_api_keys {
+            let count = tenancy::check_dev_keys(keys, true).context("DEV_API_KEYS")?;
+            anyhow::ensure!(count > 0, "DEV_API_KEYS has no key; remove it to use a generated one");
+        }
+        Ok(())
+    }
+}
+
 /// Runs until a signal, or until a server or task stops unexpectedly.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
     logs::init("up", args.process.log_format);
-    // First: it is cheap, and a port in use is the most frequent error.
+    args.check()?;
+    // It is cheap, and a port in use is the most frequent error.
     let listener = roles::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;
     // No grace: there is no load balancer that could send requests elsewhere.
     let health = Health::new();

@@ -15,6 +15,7 @@ mod erasure;
 mod fencing;
 mod log;
 mod native;
+mod options;
 mod outages;
 mod positions;
 mod process;
