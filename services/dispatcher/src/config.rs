@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use runtime::config::InvalidConfig;
+use runtime::config::{FlagParser, InvalidConfig};
 
 use crate::attempt::egress::EgressPolicy;
 
@@ -22,7 +22,7 @@ pub struct EgressArgs {
     #[arg(long, env = "WEBHOOK_ALLOWED_NETWORKS", value_name = "CIDR,…", value_delimiter = ',')]
     pub webhook_allowed_networks: Vec<String>,
     /// Allow endpoints with plain http URLs
-    #[arg(long, env = "WEBHOOK_ALLOW_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "WEBHOOK_ALLOW_HTTP", value_parser = FlagParser)]
     pub webhook_allow_http: bool,
 }
 
@@ -49,7 +49,7 @@ pub struct WebhookArgs {
     #[command(flatten)]
     egress: EgressArgs,
     /// Send no webhooks. Positions do not move; delivery continues from them when this option is removed
-    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = FlagParser)]
     pub disable_webhook_delivery: bool,
     /// Maximum of first attempts in flight
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT", default_value_t = 1000)]
@@ -114,6 +114,8 @@ pub struct DispatcherConfig {
     pub commit_interval: Duration,
     /// How long the shutdown waits for attempts in flight.
     pub drain: Duration,
+    /// How long the consumer may take to leave its group at the shutdown.
+    pub shutdown_deadline: Duration,
     /// How long an instance that sends no heartbeat keeps its partitions.
     pub session_timeout: Duration,
     /// The consumer is restarted after so long with lag and without records.
@@ -134,6 +136,7 @@ impl Default for DispatcherConfig {
             commit_interval: Duration::from_millis(100),
             // Shorter than the default shutdown deadline of a process.
             drain: Duration::from_secs(8),
+            shutdown_deadline: Duration::from_secs(10),
             session_timeout: Duration::from_secs(10),
             stall_after: Duration::from_secs(30),
         }

@@ -29,9 +29,6 @@ use crate::error::DispatchError;
 use crate::log::worker::LogWorker;
 use crate::retry::worker::RetryWorker;
 
-/// How long the consumer may take to leave its group.
-const CONSUMER_STOP: Duration = Duration::from_secs(5);
-
 /// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint watch` and `retries` under `supervisor`. The component
 /// `dispatcher` is healthy while webhooks are delivered.
 ///
@@ -105,7 +102,8 @@ async fn deliver(
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
     let (pool, component) = (dependencies.pool.clone(), component.clone());
-    let runner = Runner { kafka, pool, settings, component, shutdown, stop_within: CONSUMER_STOP };
+    let stop_within = config.shutdown_deadline;
+    let runner = Runner { kafka, pool, settings, component, shutdown, stop_within };
     let mut log_worker = LogWorker::new(config.clone(), dependencies.clone());
     while let Some(mut session) = runner.start().await? {
         let ended = log_worker.run(&mut session).await?;
@@ -114,8 +112,8 @@ async fn deliver(
         if let SessionEnd::Restart(reason) = ended {
             runner.restart(session, reason).await;
         } else {
-            let (drained, ()) = tokio::join!(log_worker.drain(), session.stop());
-            return drained;
+            let (drained, stopped) = tokio::join!(log_worker.drain(), session.stop());
+            return drained.and(stopped.map_err(DispatchError::from));
         }
     }
     log_worker.drain().await

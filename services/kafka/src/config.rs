@@ -28,7 +28,8 @@ pub struct KafkaArgs {
     /// Prefix of every topic and group name, for a shared cluster
     #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
     pub topic_prefix: String,
-    /// Name of this instance: a restart within the session timeout then keeps its partitions
+    /// Name of this instance, 1 to 64 visible ASCII characters: a restart within the session timeout then keeps its
+    /// partitions
     #[arg(long, env = "INSTANCE_NAME")]
     pub instance_name: Option<String>,
     /// Partitions of the keyed topics when they are created
@@ -69,6 +70,10 @@ impl KafkaArgs {
                 "TOPIC_MIN_INSYNC_REPLICAS",
                 "more than TOPIC_REPLICATION_FACTOR: nothing could ever be written",
             );
+        }
+        let is_name = |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+        if !self.instance_name.as_deref().is_none_or(is_name) {
+            return invalid("INSTANCE_NAME", "1 to 64 visible ASCII characters");
         }
         let mut config = KafkaConfig::new(brokers, &self.topic_prefix);
         config.instance.clone_from(&self.instance_name);
@@ -198,6 +203,10 @@ mod tests {
         let typo = parse(&["--kafka", "sasl.pasword=s3cret"]).unwrap_err().to_string();
         assert!(typo.contains("sasl.pasword") && !typo.contains("s3cret"), "{typo}");
         assert_eq!(refused(&["--topic-prefix", "a_b"]), "TOPIC_PREFIX");
+        for name in ["", "a\nb", "a b", "ä", &"a".repeat(65)] {
+            assert_eq!(refused(&["--instance-name", name]), "INSTANCE_NAME", "{name:?}");
+        }
+        assert_eq!(parse(&["--instance-name", &"a".repeat(64)]).unwrap().instance, Some("a".repeat(64)));
         assert_eq!(refused(&["--topic-min-insync-replicas", "2"]), "TOPIC_MIN_INSYNC_REPLICAS");
         assert_eq!(refused(&["--topic-partitions", "0"]), "TOPIC_PARTITIONS");
     }

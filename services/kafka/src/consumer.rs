@@ -45,7 +45,7 @@ use self::leader_epochs::{LeaderEpochs, ReadEpochs};
 use self::leaderless::Leaderless;
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
-pub use self::runner::{Runner, Session, SessionEnd, finished};
+pub use self::runner::{NotStopped, Runner, Session, SessionEnd, finished};
 use self::topic_ids::Pauses;
 use self::undecodable::Undecodable;
 use super::{KafkaConfig, Record};
@@ -244,15 +244,16 @@ impl FencedConsumer {
         }
     }
 
-    /// Leaves the group and stops the threads; waits at most `deadline` for each. Drop the receiver first or keep
-    /// draining it.
-    pub async fn stop(self, deadline: Duration) {
+    /// Leaves the group and stops the threads; waits at most `deadline` for all of them. Returns whether all stopped.
+    /// Drop the receiver first or keep draining it.
+    pub async fn stop(self, deadline: Duration) -> bool {
         self.stopping.store(true, Ordering::Relaxed);
+        let until = tokio::time::Instant::now() + deadline;
+        let mut all_stopped = true;
         for ended in self.ended {
-            if tokio::time::timeout(deadline, ended).await.is_err() {
-                warn!("Kafka consumer thread did not stop in time; leaving it behind.");
-            }
+            all_stopped &= tokio::time::timeout_at(until, ended).await.is_ok();
         }
+        all_stopped
     }
 }
 

@@ -1,9 +1,14 @@
-//! Options for PostgreSQL, each also an environment variable, validated at start. Options for Kafka are in `kafka`,
-//! those of a role in its crate.
+//! Options for PostgreSQL, each also an environment variable, validated at start, and the values of flags. Options for
+//! Kafka are in `kafka`, those of a role in its crate.
 
+use std::ffi::OsStr;
+use std::str::FromStr as _;
 use std::time::Duration;
 
-use clap::Args;
+use clap::builder::{BoolishValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Command};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::postgres::PostgresConfig;
 
@@ -17,6 +22,30 @@ pub struct InvalidConfig {
     pub option: &'static str,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// Values of a flag that is also an environment variable: true, 1, yes or on; false, 0, no, off or empty. Clap's own
+/// parser for flags takes every other word as true, so that `OPEN_SIGNUP=disabled` would open the sign-up.
+#[derive(Clone)]
+pub struct FlagParser;
+
+impl TypedValueParser for FlagParser {
+    type Value = bool;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<bool, clap::Error> {
+        if value.is_empty() {
+            return Ok(false);
+        }
+        BoolishValueParser::new().parse_ref(command, arg, value).map_err(|_| {
+            let option = arg.and_then(Arg::get_long).unwrap_or_default();
+            let variable = arg.and_then(Arg::get_env).unwrap_or_default().display();
+            let value = value.display();
+            let reason = format!(
+                "invalid value '{value}' for '--{option}' ({variable}): use true, 1, yes, on, false, 0, no or off\n"
+            );
+            clap::Error::raw(ErrorKind::InvalidValue, reason).with_cmd(command)
+        })
+    }
 }
 
 /// How to connect to PostgreSQL.
@@ -33,6 +62,18 @@ pub struct PostgresArgs {
     pub database_acquire_timeout_ms: u64,
 }
 
+/// Checks that PostgreSQL can be reached by this URL, without connecting.
+///
+/// # Errors
+/// What is wrong with the URL; never the password.
+pub fn check_database_url(url: &str) -> Result<(), InvalidConfig> {
+    let invalid = |reason| Err(InvalidConfig { option: "DATABASE_URL", reason });
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return invalid("must start with postgres://".to_owned());
+    }
+    PgConnectOptions::from_str(url).map(drop).or_else(|error| invalid(error.to_string()))
+}
+
 impl PostgresArgs {
     /// Validates the values and makes the configuration.
     ///
@@ -41,9 +82,7 @@ impl PostgresArgs {
     pub fn config(&self) -> Result<PostgresConfig, InvalidConfig> {
         let invalid = |option, reason: &str| Err(InvalidConfig { option, reason: reason.to_owned() });
         let url = self.database_url.as_deref().unwrap_or(DEFAULT_DATABASE_URL);
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return invalid("DATABASE_URL", "must start with postgres://");
-        }
+        check_database_url(url)?;
         // The projector, the retry worker, the listener and the pollers use one each.
         if !(5..=1000).contains(&self.database_max_connections) {
             return invalid("DATABASE_MAX_CONNECTIONS", "must be from 5 to 1000");

@@ -162,7 +162,12 @@ impl Supervisor {
                 let mut late: Vec<String> = self.started.drain().map(|(_, (name, _))| name).collect();
                 late.sort();
                 let late = late.join(", ");
-                tracing::error!(tasks = late, "Tasks still running at the shutdown deadline; aborting them.");
+                let deadline_ms = deadline.as_millis() as u64;
+                tracing::error!(
+                    tasks = late,
+                    deadline_ms,
+                    "Tasks still running at the shutdown deadline; aborting them."
+                );
                 // A task that blocks its thread cannot be aborted; it is not waited for any longer.
                 let _aborted = timeout(ABORT_TIMEOUT, self.tasks.shutdown()).await;
                 return first_failure.and(Err(anyhow!("still running at the shutdown deadline: {late}")));

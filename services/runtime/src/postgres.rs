@@ -1,6 +1,8 @@
-//! PostgreSQL: connecting, migrating, and classifying errors. Statements are in the crates that own the tables.
+//! PostgreSQL: connecting, migrating, checking the schema, and classifying errors. Statements are in the crates
+//! that own the tables.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -97,18 +99,43 @@ pub fn describe_database(pool: &PgPool) -> String {
     )
 }
 
-/// Why the schema could not be migrated to this version.
+/// Why the schema is not the one of this binary, or could not be migrated to it.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// The schema is from before the first release.
+    /// No migration was applied.
+    #[error("it has no schema; run: triggers migrate")]
+    Missing,
+    /// The last migrations were not applied.
+    #[error("its schema has version {version}, but this binary needs version {newest}; run: triggers migrate")]
+    Outdated {
+        /// The last migration that the schema has.
+        version: i64,
+        /// The last migration of this binary.
+        newest: i64,
+    },
+    /// The schema has a migration that this binary does not have.
+    #[error(
+        "its schema has version {version}, but this binary supports version {newest}: the schema is of a newer \
+         Triggers version; upgrade this binary"
+    )]
+    Newer {
+        /// The last migration that the schema has.
+        version: i64,
+        /// The last migration of this binary.
+        newest: i64,
+    },
+    /// The schema is from before the first release. A migration that was released never changes.
     #[error(
         "its schema is of a Triggers version before the first release and cannot be migrated; use an empty database \
          (`triggers up`: another --data-dir, or remove the folder)"
     )]
     Unreleased,
-    /// Another error: the database is unreachable, or was migrated by a newer version.
+    /// The database is unreachable, or a migration failed.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// The migrations of the database could not be read.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
 }
 
 /// Migrates the schema to this binary's version. Several instances may call it at once: they run one after the other.
@@ -116,26 +143,51 @@ pub enum SchemaError {
 /// # Errors
 /// When the database is unreachable, or was migrated by a newer version or by one before the first release.
 pub async fn migrate(pool: &PgPool) -> Result<(), SchemaError> {
-    let migrations = schemas::postgres::MIGRATIONS
-        .iter()
-        .map(|m| {
-            let sql = sqlx::SqlStr::from_static(m.sql);
-            Migration::new(m.version, Cow::Borrowed(m.name), MigrationType::Simple, sql, false)
-        })
-        .collect::<Vec<_>>();
-    match Migrator::with_migrations(migrations).run(pool).await {
-        // Before the first release, migration 1 had another checksum.
-        Err(MigrateError::VersionMismatch(1)) => Err(SchemaError::Unreleased),
-        // There were more migrations before the first release; this version does not have the last ones.
-        Err(MigrateError::VersionMissing(_)) if has_unreleased_schema(pool).await => Err(SchemaError::Unreleased),
+    match Migrator::with_migrations(migrations()).run(pool).await {
+        // sqlx names only the first migration that differs; the check finds out why.
+        Err(MigrateError::VersionMismatch(_) | MigrateError::VersionMissing(_)) => check_schema(pool).await.map(drop),
         outcome => Ok(outcome?),
     }
 }
 
-/// Before the first release, migration 5 had another name.
-async fn has_unreleased_schema(pool: &PgPool) -> bool {
-    let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM _sqlx_migrations WHERE description = 'contracts')");
-    query.fetch_one(pool).await.unwrap_or(false)
+/// Checks that the database has exactly the migrations of this binary, and returns the last one's version.
+///
+/// # Errors
+/// [`SchemaError::Sql`] when the database does not answer; else how the schema differs, and what to do.
+pub async fn check_schema(pool: &PgPool) -> Result<i64, SchemaError> {
+    let query = "SELECT version, description, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
+    let applied: Vec<(i64, String, Vec<u8>)> = match sqlx::query_as(query).fetch_all(pool).await {
+        Ok(applied) => applied,
+        Err(error) if is_undefined_table(&error) => return Err(SchemaError::Missing),
+        Err(error) => return Err(error.into()),
+    };
+    let expected = migrations();
+    let newest = expected.last().map_or(0, |migration| migration.version);
+    let Some((version, ..)) = applied.last() else { return Err(SchemaError::Missing) };
+    let version = *version;
+    let is_same = |migration: &Migration, (version, name, checksum): &(i64, String, Vec<u8>)| {
+        migration.version == *version && migration.description == *name && *migration.checksum == **checksum
+    };
+    if !expected.iter().zip(&applied).all(|(migration, applied)| is_same(migration, applied)) {
+        return Err(SchemaError::Unreleased);
+    }
+    match applied.len().cmp(&expected.len()) {
+        Ordering::Less => Err(SchemaError::Outdated { version, newest }),
+        Ordering::Equal => Ok(version),
+        Ordering::Greater => Err(SchemaError::Newer { version, newest }),
+    }
+}
+
+fn migrations() -> Vec<Migration> {
+    let migration = |migration: &schemas::postgres::Migration| {
+        let sql = sqlx::SqlStr::from_static(migration.sql);
+        Migration::new(migration.version, Cow::Borrowed(migration.name), MigrationType::Simple, sql, false)
+    };
+    schemas::postgres::MIGRATIONS.iter().map(migration).collect()
+}
+
+fn is_undefined_table(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(database) if database.code().as_deref() == Some("42P01"))
 }
 
 /// What the caller must do about an SQL error.

@@ -90,6 +90,14 @@ pub(crate) fn parse(text: &str, everything_on_loopback: bool) -> Result<Vec<DevK
     Ok(parsed)
 }
 
+/// Checks the development keys, before anything is started for them. Returns how many there are.
+///
+/// # Errors
+/// When there are keys and not all listeners are on loopback, or when an entry is malformed.
+pub fn check_dev_keys(text: &str, everything_on_loopback: bool) -> Result<usize, DevKeysError> {
+    parse(text, everything_on_loopback).map(|keys| keys.len())
+}
+
 /// Creates missing keys and organizations; idempotent. Returns the organization of each key.
 pub(crate) async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgId>, sqlx::Error> {
     let mut transaction = pool.begin().await?;

@@ -29,7 +29,7 @@ mod watch;
 pub use auth::{AuthSettings, Authenticator};
 pub use cache::CacheSettings;
 pub use caller::Caller;
-pub use dev_keys::DevKeysError;
+pub use dev_keys::{DevKeysError, check_dev_keys};
 pub use extract::PresentedKey;
 pub use operator::{Operator, OperatorToken};
 pub use refusal::Refusal;

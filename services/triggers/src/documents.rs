@@ -18,8 +18,8 @@ Every option of the roles is also an environment variable, except `--kafka`. `tr
 Options of the other commands are in their `--help`. This page is generated from the code: run `make docs` after a
 change.
 
-Flags take no value on the command line. As a variable, `true` or `1` sets them. An invalid value is an error at start,
-which names the option.
+Flags take no value on the command line. As a variable, `true`, `1`, `yes` or `on` sets them; `false`, `0`, `no`, `off`
+or an empty value does not. An invalid value is an error at start, which names the option.
 
 | variable | option | default | unit | roles | meaning |
 | --- | --- | --- | --- | --- | --- |

@@ -8,6 +8,8 @@ mod client;
 mod commands;
 #[cfg(test)]
 mod documents;
+#[cfg(test)]
+mod flags;
 mod local_system;
 mod roles;
 mod up;

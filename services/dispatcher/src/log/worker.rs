@@ -130,8 +130,11 @@ impl LogWorker {
             self.attempt_finished(finished);
         }
         if !self.attempts.is_empty() {
-            let attempts = self.attempts.len();
-            warn!(attempts, "Shutdown did not wait for all attempts; they are repeated when their leases end.");
+            let (attempts, waited_ms) = (self.attempts.len(), self.config.drain.as_millis() as u64);
+            warn!(
+                attempts,
+                waited_ms, "Shutdown did not wait for all attempts; they are repeated when their leases end."
+            );
         }
         self.committer.commit_all(&mut self.tracker).await
     }

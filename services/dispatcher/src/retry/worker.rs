@@ -275,7 +275,10 @@ impl RetryWorker {
         while let Ok(Some(finished)) = tokio::time::timeout_at(until, self.attempts.join_next_with_id()).await {
             self.attempt_finished(finished);
         }
-        self.write_outcomes().await;
+        // The shutdown deadline of the process ends this if the database does not answer.
+        while !self.outcomes.is_empty() {
+            self.write_outcomes().await;
+        }
     }
 }
 

@@ -52,6 +52,14 @@ pub enum SessionEnd {
     Restart(String),
 }
 
+/// A consumer did not leave its group in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the Kafka consumer did not leave the group within {waited:?}")]
+pub struct NotStopped {
+    /// How long the stop waited.
+    pub waited: Duration,
+}
+
 impl Runner {
     /// Starts a consumer when PostgreSQL answers. `None`: the shutdown came first.
     ///
@@ -78,7 +86,8 @@ impl Runner {
     pub async fn restart(&self, session: Session, reason: String) {
         warn!(consumer = self.settings.consumer, reason, "Kafka consumer failed; restarting it.");
         self.component.report_unhealthy(reason);
-        session.stop().await;
+        // Logged. The next session has threads of its own.
+        let _stopped = session.stop().await;
         tokio::select! {
             () = self.shutdown.cancelled() => {}
             () = tokio::time::sleep(RESTART_PAUSE) => {}
@@ -164,11 +173,20 @@ impl Session {
     }
 
     /// Leaves the group; waits at most [`Runner::stop_within`] for all threads together.
-    pub async fn stop(self) {
+    ///
+    /// # Errors
+    /// When a thread still runs then, because it waits for Kafka or PostgreSQL.
+    pub async fn stop(self) -> Result<(), NotStopped> {
         drop(self.events);
-        if tokio::time::timeout(self.stop_within, self.consumer.stop(self.stop_within)).await.is_err() {
-            warn!("Kafka consumer did not leave the group in time; the session timeout releases its partitions.");
+        if self.consumer.stop(self.stop_within).await {
+            return Ok(());
         }
+        let waited_ms = self.stop_within.as_millis() as u64;
+        warn!(
+            waited_ms,
+            "Kafka consumer did not leave the group in time; the session timeout releases its partitions."
+        );
+        Err(NotStopped { waited: self.stop_within })
     }
 }
 

@@ -1,5 +1,9 @@
 //! Errors that stop the projector. It retries or waits for everything else.
 
+use std::time::Duration;
+
+use kafka::consumer::NotStopped;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
     #[error("the Kafka consumer could not be created: {0}")]
@@ -10,4 +14,9 @@ pub enum ProjectorError {
     /// The task of a flush panicked or was aborted.
     #[error("a flush was interrupted: {0}")]
     Interrupted(String),
+    /// The shutdown waited in vain for the running transaction. Its records are read again.
+    #[error("the running flush did not finish within {waited:?}")]
+    FlushNotFinished { waited: Duration },
+    #[error(transparent)]
+    NotStopped(#[from] NotStopped),
 }

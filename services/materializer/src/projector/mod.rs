@@ -98,7 +98,7 @@ async fn run(
     settings.companion_topics = vec![topics.acks.clone(), topics.deliveries.clone()];
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
-    let stop_within = config.shutdown_deadline / 2;
+    let stop_within = config.shutdown_deadline;
     let runner = Runner { kafka, pool, settings, component, shutdown, stop_within };
     while let Some(mut session) = runner.start().await? {
         let mut session_loop = SessionLoop {
@@ -110,9 +110,16 @@ async fn run(
         };
         match session_loop.collect_and_flush(&mut session).await {
             Ok(SessionEnd::Restart(reason)) => runner.restart(session, reason).await,
-            ended => {
-                session.stop().await;
-                return ended.map(drop);
+            Ok(SessionEnd::Shutdown) => {
+                // At the same time, so that a transaction that hangs does not keep the partitions from the next owner,
+                // whose claim waits for the transaction or fences it.
+                let (flushed, stopped) = tokio::join!(session_loop.finish_running_flush(), session.stop());
+                return flushed.and(stopped.map_err(ProjectorError::from));
+            }
+            Err(error) => {
+                // Logged, and less than the error that ends the projector.
+                let _stopped = session.stop().await;
+                return Err(error);
             }
         }
     }
@@ -140,9 +147,6 @@ impl SessionLoop {
                 outcome = finished(&mut self.flushing) => self.apply_outcome(joined(outcome)?, session),
                 event = session.next(has_room) => match event {
                     Ok(event) => self.handle(event, session),
-                    Err(SessionEnd::Shutdown) => {
-                        return self.finish_running_flush().await.map(|()| SessionEnd::Shutdown);
-                    }
                     Err(ended) => return Ok(ended),
                 },
                 _ = lag_ticks.tick() => lag::report(&self.collector, session, &self.topics),
@@ -196,14 +200,14 @@ impl SessionLoop {
     /// Drops the records that are collected and not yet being written: the next owner reads them again.
     async fn finish_running_flush(&mut self) -> Result<(), ProjectorError> {
         let Some(mut flushing) = self.flushing.take() else { return Ok(()) };
-        match tokio::time::timeout(self.config.shutdown_deadline / 2, &mut flushing).await {
+        let deadline = self.config.shutdown_deadline;
+        match tokio::time::timeout(deadline, &mut flushing).await {
             Ok(outcome) => joined(outcome).map(drop),
             Err(_) => {
-                warn!(
-                    "The running flush exceeded the shutdown deadline; aborting it and rolling its transaction back."
-                );
+                let waited_ms = deadline.as_millis() as u64;
+                warn!(waited_ms, "Flush exceeded the shutdown deadline; aborting it and rolling its transaction back.");
                 flushing.abort();
-                Ok(())
+                Err(ProjectorError::FlushNotFinished { waited: deadline })
             }
         }
     }

@@ -148,20 +148,9 @@ async fn check_database(findings: &mut Findings, config: &postgres::PostgresConf
             return findings.fail("PostgreSQL", error, "Start PostgreSQL, or set DATABASE_URL to its address.");
         }
     }
-    let newest = schemas::postgres::MIGRATIONS.last().map_or(0, |migration| migration.version);
-    let applied: Result<Option<i64>, sqlx::Error> =
-        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success").fetch_one(&pool).await;
-    match applied {
-        Ok(Some(version)) if version == newest => findings.ok("schema", format!("version {version}")),
-        Ok(Some(version)) if version > newest => findings.fail(
-            "schema",
-            format!("version {version}, but this binary supports {newest}"),
-            "Upgrade this binary.",
-        ),
-        Ok(version) => {
-            findings.fail("schema", format!("version {} of {newest}", version.unwrap_or(0)), "Run: triggers migrate")
-        }
-        Err(_) => findings.fail("schema", "none", "Run: triggers migrate"),
+    match postgres::check_schema(&pool).await {
+        Ok(version) => findings.ok("schema", format!("version {version}")),
+        Err(error) => findings.fail("schema", error, "The roles do not start with it."),
     }
 }
 

@@ -74,19 +74,20 @@ pub(crate) struct SealingArgs {
 impl SealingArgs {
     pub(crate) fn load(&self) -> Result<SealingKey> {
         match (&self.sealing_key, &self.sealing_key_file) {
-            (Some(text), _) => Ok(SealingKey::from_base64(text)?),
-            (None, Some(path)) => Ok(SealingKey::load_or_create(path)?),
+            (Some(text), _) => SealingKey::from_base64(text).context("SEALING_KEY (--sealing-key)"),
+            (None, Some(path)) => SealingKey::load_or_create(path).context("SEALING_KEY_FILE (--sealing-key-file)"),
             (None, None) => anyhow::bail!("SEALING_KEY or SEALING_KEY_FILE must be set"),
         }
     }
 
     /// For a role that only opens secrets: a new key would open none.
     pub(crate) fn load_existing(&self) -> Result<SealingKey> {
-        match &self.sealing_key_file {
-            Some(path) => SealingKey::load(path).context(
-                "SEALING_KEY_FILE (this role does not create it: give the file that `triggers ingest` created)",
+        match (&self.sealing_key, &self.sealing_key_file) {
+            (None, Some(path)) => SealingKey::load(path).context(
+                "SEALING_KEY_FILE (--sealing-key-file; this role does not create it: give the file that `triggers \
+                 ingest` created)",
             ),
-            None => self.load(),
+            _ => self.load(),
         }
     }
 }

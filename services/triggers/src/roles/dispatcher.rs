@@ -1,6 +1,7 @@
 //! Role `dispatcher`: delivers webhooks. Over HTTP it serves only health and metrics.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -13,6 +14,7 @@ use runtime::seal::SealingKey;
 use runtime::telemetry::logs;
 
 use super::probes::{probe_kafka, probe_postgres, serve_health};
+use super::schema::wait_for_schema;
 use super::topics::check_topics;
 use super::{Connections, RoleArgs, SealingArgs, bind};
 
@@ -39,6 +41,7 @@ pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
     let mut config = args.webhooks.config()?;
     config.session_timeout = args.consumer.session_timeout();
     config.stall_after = args.consumer.stall_after();
+    config.shutdown_deadline = args.role.process.shutdown_deadline();
     let delivery = DeliverySettings { sealing: args.sealing.load_existing()?, config };
     let connections = Connections::from_args(&args.role)?;
     check_topics(&args.role.kafka, &connections.kafka).await?;
@@ -49,6 +52,7 @@ pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
     let postgres = supervisor.health().component("postgres");
     probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
     serve_health(&mut supervisor, listener, "dispatcher");
+    wait_for_schema(&supervisor, &connections.pool).await?;
     start(&mut supervisor, connections, delivery)?;
     supervisor.run(args.role.process.shutdown_deadline()).await
 }
@@ -61,8 +65,9 @@ pub(crate) struct DeliverySettings {
 
 impl DeliverySettings {
     /// For `triggers up`: webhooks may be sent to this machine.
-    pub(crate) fn local(sealing: SealingKey) -> Self {
-        Self { sealing, config: DispatcherConfig::default().on_this_machine() }
+    pub(crate) fn local(sealing: SealingKey, shutdown_deadline: Duration) -> Self {
+        let config = DispatcherConfig { shutdown_deadline, ..DispatcherConfig::default() };
+        Self { sealing, config: config.on_this_machine() }
     }
 }
 

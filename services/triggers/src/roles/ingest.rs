@@ -12,6 +12,7 @@ use ingest::IngestState;
 use kafka::producer::ProducerSettings;
 use kafka::read_your_writes::RecentWrites;
 use materializer::{InboxState, READ_SETTINGS};
+use runtime::config::FlagParser;
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
 use runtime::postgres;
@@ -21,6 +22,7 @@ use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 
 use super::probes::{probe_kafka, probe_postgres, service_info};
+use super::schema::check_schema;
 use super::topics::check_topics;
 use super::{Connections, RoleArgs, SealingArgs, bind};
 
@@ -37,7 +39,7 @@ pub(crate) struct IngestArgs {
     #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
     dev_api_keys: Option<String>,
     /// Let anybody create an organization
-    #[arg(long, env = "OPEN_SIGNUP", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "OPEN_SIGNUP", value_parser = FlagParser)]
     open_signup: bool,
     #[command(flatten)]
     role: RoleArgs,
@@ -98,7 +100,9 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
     let listener = bind(args.listen).await?;
     let mut supervisor = args.role.supervisor(&Health::new());
     let connections = Connections::from_args(&args.role)?;
-    check_topics(&args.role.kafka, &connections.kafka).await?;
+    if let Some(keys) = &args.dev_api_keys {
+        tenancy::check_dev_keys(keys, listener.local_addr()?.ip().is_loopback()).context("DEV_API_KEYS")?;
+    }
     let deadline = args.role.process.shutdown_deadline();
     let api = ApiServer {
         connections,
@@ -109,6 +113,9 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
         tuning: args.tuning,
         egress: args.egress.policy()?,
     };
+    // After all options: Kafka and PostgreSQL may take long to answer, or not answer at all.
+    check_topics(&args.role.kafka, &api.connections.kafka).await?;
+    check_schema(&mut supervisor, api.connections.pool.clone()).await?;
     api.start(&mut supervisor, listener).await?;
     supervisor.run(deadline).await
 }

@@ -12,6 +12,7 @@ use runtime::lifecycle::Supervisor;
 use runtime::telemetry::logs;
 
 use super::probes::{probe_kafka, probe_postgres, serve_health};
+use super::schema::wait_for_schema;
 use super::topics::check_topics;
 use super::{Connections, RoleArgs, bind};
 
@@ -57,9 +58,11 @@ pub(crate) async fn main(args: MaterializerArgs) -> Result<()> {
     let postgres = supervisor.health().component("postgres");
     probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
     serve_health(&mut supervisor, listener, "materializer");
+    wait_for_schema(&supervisor, &connections.pool).await?;
     let config = ProjectorConfig {
         session_timeout: args.consumer.session_timeout(),
         stall_after: args.consumer.stall_after(),
+        shutdown_deadline: args.role.process.shutdown_deadline(),
         ..args.view.projector()
     };
     start(&mut supervisor, connections, config)?;

@@ -1,5 +1,5 @@
-//! The three roles, and what they share: options (`args`), `connections`, the check of the `topics`, health `probes`,
-//! and the listening socket (`listen`).
+//! The three roles, and what they share: options (`args`), `connections`, the checks of the `topics` and the `schema`,
+//! health `probes`, and the listening socket (`listen`).
 //!
 //! The file of a role connects its parts from the options. `triggers up` calls the same functions.
 
@@ -10,6 +10,7 @@ pub(crate) mod ingest;
 mod listen;
 pub(crate) mod materializer;
 mod probes;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod topics;

@@ -89,7 +89,7 @@ async fn dispatcher_ends_when_one_of_its_tasks_ends() {
     assert_each_task_ends_the_role(&expected, async |supervisor| {
         // reqwest is built without a crypto provider. A second call in one process is harmless.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let delivery = DeliverySettings::local(SealingKey::from_bytes([1; 32]));
+        let delivery = DeliverySettings::local(SealingKey::from_bytes([1; 32]), DEADLINE);
         dispatching::start(supervisor, connections.clone(), delivery).unwrap();
     })
     .await;

@@ -15,6 +15,8 @@ use devstack::{Data, Options, Stack};
 use dispatcher::DispatcherConfig;
 use kafka::KafkaConfig;
 use kafka::topics::{self, Difference};
+use materializer::projector::ProjectorConfig;
+use runtime::config::check_database_url;
 use runtime::health::Health;
 use runtime::lifecycle::{self, Supervisor};
 use runtime::postgres::{self, PostgresConfig};
@@ -54,10 +56,27 @@ pub(crate) struct UpArgs {
     view: roles::materializer::ViewArgs,
 }
 
+impl UpArgs {
+    /// Checks the options, before Kafka and PostgreSQL are started for them.
+    fn check(&self) -> Result<()> {
+        let no_broker = self.kafka_brokers.as_deref().is_some_and(|brokers| brokers.trim().is_empty());
+        anyhow::ensure!(!no_broker, "KAFKA_BROKERS: no broker is named");
+        if let Some(url) = &self.database_url {
+            check_database_url(url)?;
+        }
+        if let Some(keys) = &self.dev_api_keys {
+            let count = tenancy::check_dev_keys(keys, true).context("DEV_API_KEYS")?;
+            anyhow::ensure!(count > 0, "DEV_API_KEYS has no key; remove it to use a generated one");
+        }
+        Ok(())
+    }
+}
+
 /// Runs until a signal, or until a server or task stops unexpectedly.
 pub(crate) async fn run(args: UpArgs) -> Result<()> {
     logs::init("up", args.process.log_format);
-    // First: it is cheap, and a port in use is the most frequent error.
+    args.check()?;
+    // It is cheap, and a port in use is the most frequent error.
     let listener = roles::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;
     // No grace: there is no load balancer that could send requests elsewhere.
     let health = Health::new();
@@ -128,8 +147,11 @@ async fn serve(
         egress: DispatcherConfig::default().on_this_machine().egress,
     };
     let organization_id = api.start(&mut supervisor, listener).await?;
-    roles::materializer::start(&mut supervisor, connections.clone(), args.view.projector())?;
-    roles::dispatcher::start(&mut supervisor, connections, roles::dispatcher::DeliverySettings::local(sealing))?;
+    let deadline = args.process.shutdown_deadline();
+    let projector = ProjectorConfig { shutdown_deadline: deadline, ..args.view.projector() };
+    roles::materializer::start(&mut supervisor, connections.clone(), projector)?;
+    let delivery = roles::dispatcher::DeliverySettings::local(sealing, deadline);
+    roles::dispatcher::start(&mut supervisor, connections, delivery)?;
 
     let dev = DevJson {
         metrics_urls: vec![format!("{base_url}/metrics")],
@@ -145,7 +167,7 @@ async fn serve(
     if !supervisor.shutdown().is_cancelled() {
         println!("{}", banner::text(&dev, &folder.display().to_string(), args.ephemeral));
     }
-    let running = supervisor.run(args.process.shutdown_deadline());
+    let running = supervisor.run(deadline);
     tokio::select! {
         outcome = running => outcome,
         reason = stack.failed() => anyhow::bail!("{reason}"),

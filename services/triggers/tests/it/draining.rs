@@ -62,3 +62,32 @@ async fn a_second_signal_ends_a_draining_role_at_once() {
     ingest.signal(Signal::TERM);
     assert_eq!(ingest.ended().await.code(), Some(130), "{}", ingest.log());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_does_not_finish_in_time_ends_with_exit_code_1() {
+    const DEADLINE: Duration = Duration::from_secs(3);
+    let system = System::shared().await;
+    let (_ingest, materializer, api) = system.inbox_roles(&[]).await;
+    drop(materializer);
+    let settings = [("SHUTDOWN_DEADLINE_MS", "3000")];
+    let mut roles = ["materializer", "dispatcher"].map(|role| system.role(role, &settings));
+    tokio::join!(roles[0].ready(), roles[1].ready());
+    let pool = system.database().await;
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("LOCK consumer_positions IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    api.accept("order.created", &json!(1)).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%UPDATE%'";
+    eventually(Duration::from_secs(20), "both roles wait for the lock with their transactions", || async {
+        let transactions: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+        (transactions >= 2).then_some(())
+    })
+    .await;
+    let signalled = Instant::now();
+    roles.iter().for_each(|role| role.signal(Signal::TERM));
+    for role in &mut roles {
+        assert_eq!(role.ended().await.code(), Some(1), "{}", role.log());
+        assert!(signalled.elapsed() >= DEADLINE, "it exited before the deadline: {}", role.log());
+        assert!(role.log().contains("_ms\":3000"), "the log has the deadline: {}", role.log());
+    }
+}

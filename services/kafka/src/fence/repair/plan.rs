@@ -1,5 +1,6 @@
 //! What repairing positions does, decided before anything is changed. Pure.
 
+use schemas::topics;
 use uuid::Uuid;
 
 use super::{LogChange, StoredPosition};
@@ -123,10 +124,10 @@ impl Repair<'_> {
         let line = |known: &&CheckedPosition| {
             let (consumer, from) = (&known.position.consumer, known.position.next_offset);
             let skipped = if self.log == LogChange::NewLog {
+                let (read, given_up) = self.effects_of_new_log();
                 format!(
-                    "the log is another one, and all of it is read: events that the view has stay one row each, and \
-                     webhooks are sent again; records of the old log from {from} on, which this consumer had not \
-                     read, are given up"
+                    "the log is another one, and all of it is read: {read}; records of the old log from {from} on, \
+                     which this consumer had not read, are given up{given_up}"
                 )
             } else if self.to > from {
                 format!("{} records were deleted before this consumer read them and are given up", self.to - from)
@@ -140,6 +141,20 @@ impl Repair<'_> {
             format!("{consumer} at {}[{}]: stays at {at}", self.topic, self.partition)
         };
         self.moved.iter().map(line).chain(self.stays.iter().map(stays)).collect()
+    }
+
+    /// What it means that another log is read from its start, and that the rest of the old one is not.
+    fn effects_of_new_log(&self) -> (&'static str, &'static str) {
+        if self.topic.ends_with(topics::ACKS) {
+            ("an event that is acknowledged stays so, and no webhook is sent", ": their events stay unacknowledged")
+        } else if self.topic.ends_with(topics::DELIVERIES) {
+            (
+                "a delivered or failed delivery is never set back to a retry, and no webhook is sent",
+                ": their deliveries keep the status that the view has",
+            )
+        } else {
+            ("events that the view has stay one row each, and webhooks are sent again", "")
+        }
     }
 }
 
@@ -183,6 +198,25 @@ mod tests {
         let positions = [known("d", 0, 3, (0, 5)), known("m", 0, 50, (0, 5))];
         let repairs = plan(&positions, |position| position.consumer == "m", RepairMode::ReadAgain);
         assert_eq!(summary(&repairs), [(0, vec!["d".to_owned(), "m".to_owned()], 0)]);
+    }
+
+    #[test]
+    fn what_a_new_log_means_depends_on_the_topic() {
+        let line = |topic: &str| {
+            let mut position = known("materializer", 0, 50, (0, 5));
+            position.position.topic = format!("prefix.{topic}");
+            plan(&[position], any, RepairMode::ReadAgain)[0].lines().remove(0)
+        };
+        let events = line(topics::EVENTS);
+        assert!(events.contains("one row each, and webhooks are sent again") && events.contains("from 50 on"));
+        for (topic, expected) in [(topics::ACKS, "their events stay"), (topics::DELIVERIES, "their deliveries keep")] {
+            let line = line(topic);
+            assert!(
+                line.contains(expected) && line.contains("no webhook is sent") && line.contains("from 50"),
+                "{line}"
+            );
+            assert!(!line.contains("sent again"), "{line}");
+        }
     }
 
     #[test]

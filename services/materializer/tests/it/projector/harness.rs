@@ -293,6 +293,14 @@ impl Projecting {
         started.elapsed()
     }
 
+    /// Stops the projector, which does not finish in time; returns how long that took, and its error.
+    pub(crate) async fn stop_late(self) -> (Duration, String) {
+        let started = Instant::now();
+        self.stop.cancel();
+        let error = self.ended.await.unwrap().unwrap_err();
+        (started.elapsed(), format!("{error:#}"))
+    }
+
     /// Waits until readiness is `ready`.
     pub(crate) async fn is_ready(&self, ready: bool) {
         let what = format!("readiness is {ready}");
