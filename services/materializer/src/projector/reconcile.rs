@@ -3,8 +3,9 @@
 //! and so have different writers, for instance because a producer uses another partitioner.
 //!
 //! No fence is needed: the task reads no log, moves no position, and writes only what follows from committed rows. A
-//! concurrent flush does no harm: only one of the two deletes an effect, and that one applies it; an acknowledgement is
-//! only set if the event has none; and a status is computed under the lock of its event. A second run changes nothing.
+//! concurrent flush does no harm: only one of the two deletes an effect, and that one applies it; the earliest
+//! acknowledgement of an event stays; and a status is computed under the lock of its event. A second run changes
+//! nothing.
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 mod copied_rows;
 mod differences;
 mod harness;
+mod partition_order;
 
 use kafka::KafkaConfig;
 use materializer::rebuild::{self, RebuildConfig, RebuildError};

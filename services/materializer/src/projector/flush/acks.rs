@@ -18,7 +18,8 @@ pub(super) struct AckRow<'a> {
     pub(super) index: i32,
 }
 
-/// Acknowledges the events that the view has. The other acks become pending effects. The first ack of an event counts.
+/// Acknowledges the events that the view has. The other acks become pending effects. Of several acks of an event,
+/// the one that was appended first counts, in whatever order partitions are read.
 pub(super) async fn apply(connection: &mut PgConnection, rows: &[AckRow<'_>]) -> Result<(), sqlx::Error> {
     let done = sqlx::query(
         "WITH asked AS (
@@ -35,7 +36,8 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[AckRow<'_>]) ->
          )
          UPDATE events e SET acknowledged_at = first.appended_at
          FROM (SELECT org_id, event_id, min(appended_at) AS appended_at FROM asked GROUP BY org_id, event_id) first
-         WHERE e.org_id = first.org_id AND e.event_id = first.event_id AND e.acknowledged_at IS NULL",
+         WHERE e.org_id = first.org_id AND e.event_id = first.event_id
+               AND (e.acknowledged_at IS NULL OR first.appended_at < e.acknowledged_at)",
     )
     .bind(column(rows, |row| row.ack.org_id.as_uuid()))
     .bind(column(rows, |row| row.ack.event_id.as_uuid()))

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use kafka::Record;
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use schemas::unix_time::{from_micros, from_millis};
-use sqlx::postgres::PgConnection;
+use sqlx::Postgres;
+use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::Query;
 use uuid::Uuid;
 
 use crate::columns::column;
@@ -37,32 +39,69 @@ pub(super) async fn apply(connection: &mut PgConnection, rows: &[AttemptRow<'_>]
     Ok(())
 }
 
+/// Inserts the attempts that the view does not have. Of two reports of one attempt with the same outcome, the one that
+/// was appended first is kept.
 async fn insert_attempts(connection: &mut PgConnection, rows: &[AttemptRow<'_>]) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    let mut rows: Vec<&AttemptRow<'_>> = rows.iter().collect();
+    rows.sort_by_key(|row| {
+        let attempt = row.attempt;
+        let id = (attempt.org_id.as_uuid(), attempt.delivery_id.as_uuid(), attempt.attempt, attempt.outcome.as_str());
+        (id, row.record.timestamp_ms, attempt.started_at)
+    });
+    let insert = sqlx::query(
         "INSERT INTO delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code,
                                         error, response_excerpt, appended_at)
          SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::bigint[],
                               $7::integer[], $8::text[], $9::text[], $10::timestamptz[])
          ON CONFLICT DO NOTHING",
-    )
-    .bind(column(rows, |row| row.attempt.org_id.as_uuid()))
-    .bind(column(rows, |row| row.attempt.delivery_id.as_uuid()))
-    .bind(column(rows, |row| row.attempt.attempt))
-    .bind(column(rows, |row| row.attempt.outcome.as_str()))
-    .bind(column(rows, |row| from_micros(row.attempt.started_at)))
-    .bind(column(rows, |row| row.attempt.latency_ms))
-    .bind(column(rows, |row| row.attempt.status_code))
-    .bind(column(rows, |row| row.attempt.error.as_deref()))
-    .bind(column(rows, |row| row.attempt.response_excerpt.as_deref()))
-    .bind(column(rows, |row| from_millis(row.record.timestamp_ms)))
-    .execute(connection)
-    .await?;
+    );
+    let inserted = bind_attempts(insert, &rows).execute(&mut *connection).await?.rows_affected();
+    if inserted < rows.len() as u64 { keep_first_reports(connection, &rows).await } else { Ok(()) }
+}
+
+/// Overwrites stored attempts with reports that were appended before theirs: partitions are read in any order. The ids
+/// of attempts are unique within a time partition.
+async fn keep_first_reports(connection: &mut PgConnection, rows: &[&AttemptRow<'_>]) -> Result<(), sqlx::Error> {
+    let update = sqlx::query(
+        "UPDATE delivery_attempts a
+         SET started_at = t.started_at, latency_ms = t.latency_ms, status_code = t.status_code, error = t.error,
+             response_excerpt = t.response_excerpt, appended_at = t.appended_at
+         FROM (SELECT DISTINCT ON (org_id, delivery_id, attempt, outcome, starts_at) t.*, p.starts_at, p.ends_at
+               FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::bigint[],
+                           $7::integer[], $8::text[], $9::text[], $10::timestamptz[])
+                    AS t (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code, error,
+                          response_excerpt, appended_at)
+               JOIN time_partitions p ON t.appended_at >= p.starts_at AND t.appended_at < p.ends_at
+               ORDER BY org_id, delivery_id, attempt, outcome, starts_at, t.appended_at, t.started_at) t
+         WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id AND a.attempt = t.attempt
+               AND a.outcome = t.outcome AND a.appended_at >= t.starts_at AND a.appended_at < t.ends_at
+               AND (t.appended_at, t.started_at) < (a.appended_at, a.started_at)",
+    );
+    bind_attempts(update, rows).execute(connection).await?;
     Ok(())
 }
 
+fn bind_attempts<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    rows: &[&'q AttemptRow<'_>],
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(column(rows, |row| row.attempt.org_id.as_uuid()))
+        .bind(column(rows, |row| row.attempt.delivery_id.as_uuid()))
+        .bind(column(rows, |row| row.attempt.attempt))
+        .bind(column(rows, |row| row.attempt.outcome.as_str()))
+        .bind(column(rows, |row| from_micros(row.attempt.started_at)))
+        .bind(column(rows, |row| row.attempt.latency_ms))
+        .bind(column(rows, |row| row.attempt.status_code))
+        .bind(column(rows, |row| row.attempt.error.as_deref()))
+        .bind(column(rows, |row| row.attempt.response_excerpt.as_deref()))
+        .bind(column(rows, |row| from_millis(row.record.timestamp_ms)))
+}
+
 /// Rank of a report of a delivery, stored with it. The highest rank wins; among equals the highest attempt; among
-/// reports of one attempt the one that was appended last. So the row depends neither on the batches in which the log is
-/// read, nor on how often it is read.
+/// reports of one attempt the one that was appended last; among those of one millisecond the one that started last. So
+/// the row depends neither on the order and the batches in which partitions are read, nor on how often they are read.
+/// (The reports of one delivery are in several partitions after the topic got more of them.)
 ///
 /// A final outcome is never followed by a retry. A later report of a retry was delayed: its dispatcher was halted, or
 /// could not reach Kafka, while another one continued. A delivery that an endpoint accepted stays delivered.
@@ -77,17 +116,20 @@ const fn rank(outcome: DeliveryOutcome) -> i16 {
 /// The winning report of one delivery in a batch.
 struct Winner<'a> {
     row: &'a AttemptRow<'a>,
-    /// When the first attempt in the batch started, microseconds since the Unix epoch. It becomes `created_at` of the
-    /// delivery's row.
+    /// Earliest start of an attempt in the batch, microseconds since the Unix epoch. The earliest one of all batches is
+    /// `created_at` of the delivery's row.
     first_started_at: i64,
 }
 
 fn winners<'a>(rows: &'a [AttemptRow<'a>]) -> Vec<Winner<'a>> {
-    let order = |row: &AttemptRow<'_>| (rank(row.attempt.outcome), row.attempt.attempt, row.record.timestamp_ms);
+    let order = |row: &AttemptRow<'_>| {
+        (rank(row.attempt.outcome), row.attempt.attempt, row.record.timestamp_ms, row.attempt.started_at)
+    };
     let mut winners: BTreeMap<(Uuid, Uuid), Winner<'a>> = BTreeMap::new();
     for row in rows {
         let delivery = (row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid());
         let winner = winners.entry(delivery).or_insert(Winner { row, first_started_at: row.attempt.started_at });
+        winner.first_started_at = winner.first_started_at.min(row.attempt.started_at);
         // A record that was appended twice may come after later records.
         if order(row) >= order(winner.row) {
             winner.row = row;
@@ -98,7 +140,7 @@ fn winners<'a>(rows: &'a [AttemptRow<'a>]) -> Vec<Winner<'a>> {
 
 async fn upsert_deliveries(connection: &mut PgConnection, rows: &[AttemptRow<'_>]) -> Result<(), sqlx::Error> {
     let winners = winners(rows);
-    sqlx::query(
+    let upsert = sqlx::query(
         "INSERT INTO deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, rank, attempts,
                                       last_started_at, last_status_code, last_error, next_attempt_at, created_at,
                                       last_appended_at)
@@ -109,9 +151,9 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[AttemptRow<'_>
             SET status = EXCLUDED.status, rank = EXCLUDED.rank, attempts = EXCLUDED.attempts,
                 last_started_at = EXCLUDED.last_started_at, last_status_code = EXCLUDED.last_status_code,
                 last_error = EXCLUDED.last_error, next_attempt_at = EXCLUDED.next_attempt_at,
-                last_appended_at = EXCLUDED.last_appended_at
-            WHERE (EXCLUDED.rank, EXCLUDED.attempts, EXCLUDED.last_appended_at)
-                  >= (d.rank, d.attempts, d.last_appended_at)",
+                created_at = LEAST(d.created_at, EXCLUDED.created_at), last_appended_at = EXCLUDED.last_appended_at
+            WHERE (EXCLUDED.rank, EXCLUDED.attempts, EXCLUDED.last_appended_at, EXCLUDED.last_started_at)
+                  >= (d.rank, d.attempts, d.last_appended_at, d.last_started_at)",
     )
     .bind(column(&winners, |winner| winner.row.attempt.org_id.as_uuid()))
     .bind(column(&winners, |winner| winner.row.attempt.delivery_id.as_uuid()))
@@ -126,7 +168,21 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[AttemptRow<'_>
     .bind(column(&winners, |winner| winner.row.attempt.error.as_deref()))
     .bind(column(&winners, |winner| winner.row.attempt.next_attempt_at.map(from_micros)))
     .bind(column(&winners, |winner| from_micros(winner.first_started_at)))
-    .bind(column(&winners, |winner| from_millis(winner.row.record.timestamp_ms)))
+    .bind(column(&winners, |winner| from_millis(winner.row.record.timestamp_ms)));
+    let written = upsert.execute(&mut *connection).await?.rows_affected();
+    if written < winners.len() as u64 { lower_created_at(connection, &winners).await } else { Ok(()) }
+}
+
+/// Lowers `created_at` also where the stored report wins.
+async fn lower_created_at(connection: &mut PgConnection, winners: &[Winner<'_>]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE deliveries d SET created_at = t.created_at
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[]) AS t (org_id, delivery_id, created_at)
+         WHERE d.org_id = t.org_id AND d.delivery_id = t.delivery_id AND t.created_at < d.created_at",
+    )
+    .bind(column(winners, |winner| winner.row.attempt.org_id.as_uuid()))
+    .bind(column(winners, |winner| winner.row.attempt.delivery_id.as_uuid()))
+    .bind(column(winners, |winner| from_micros(winner.first_started_at)))
     .execute(connection)
     .await?;
     Ok(())
@@ -192,3 +248,6 @@ pub(super) async fn compute_statuses(
     .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

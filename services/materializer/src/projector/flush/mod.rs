@@ -230,7 +230,8 @@ impl Flusher {
     /// the positions, (4) insert the events. Events with dedup keys, or with ids that other records may name, add two:
     /// (2) read decisions and lock the owners of keys, (3) store new ones. If effects of these events are pending, (5)
     /// takes and applies them, and (6) computes the delivery statuses of those that were attempted. So a chunk of
-    /// events takes at most six. Acks add one statement, attempts five, rejected and expired records one each.
+    /// events takes at most six. Acks add one statement, attempts five (two more if some were reported
+    /// before), rejected and expired records one each.
     async fn transaction(
         &self,
         chunk: &[DecodedRecord],

@@ -30,7 +30,7 @@ pub(crate) async fn apply(connection: &mut PgConnection, ids: &[(OrgId, EventId)
                     bool_or(effect = 'attempt') AS is_attempted
              FROM taken WHERE effect = 'ack' OR named = event_id GROUP BY org_id, event_id
          )
-         UPDATE events e SET acknowledged_at = COALESCE(e.acknowledged_at, effects.acknowledged_at)
+         UPDATE events e SET acknowledged_at = LEAST(e.acknowledged_at, effects.acknowledged_at)
          FROM effects WHERE e.org_id = effects.org_id AND e.event_id = effects.event_id
          RETURNING e.org_id, e.event_id, effects.is_attempted",
     )

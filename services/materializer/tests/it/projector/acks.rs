@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use materializer::projector::ProjectorConfig;
-use schemas::records::Dedup;
+use schemas::codec::encode_ack;
+use schemas::records::{Ack, Dedup};
+use time::OffsetDateTime;
 
 use super::harness::{Bench, JSON, PATIENCE, event, keyed, time_of};
+use super::retention::append_record_at;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_ack_of_an_event_counts() {
@@ -27,6 +30,35 @@ async fn the_first_ack_of_an_event_counts() {
         "the first one stays"
     );
     assert_eq!(bench.row(org, open.event_id).await.unwrap().acknowledged_at, None);
+    projecting.stop().await;
+}
+
+/// As when a topic got more partitions, and the newer partition is read first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ack_appended_first_counts_when_read_last() {
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let (original, duplicate) = (keyed(org, Dedup::dedup_id("k", b"")), keyed(org, Dedup::dedup_id("k", b"")));
+    let start = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap();
+    let append_ack = async |partition, event_id, seconds| {
+        let (key, value) = (org.to_string(), encode_ack(&Ack { org_id: org, event_id }).unwrap());
+        let at = start - time::Duration::seconds(seconds);
+        append_record_at(&bench, &bench.topics().acks, partition, (&key, &value), at).await;
+    };
+    let projecting = bench.project();
+    bench.event(&original).await;
+    // One ack waits for the duplicate that it names.
+    append_ack(2, duplicate.event_id, 30).await;
+    append_ack(1, original.event_id, 10).await;
+    bench.all_applied().await;
+    let acknowledged_at = async || bench.row(org, original.event_id).await.unwrap().acknowledged_at;
+    assert_eq!(acknowledged_at().await, Some(start - time::Duration::seconds(10)));
+    append_ack(0, original.event_id, 20).await;
+    bench.all_applied().await;
+    assert_eq!(acknowledged_at().await, Some(start - time::Duration::seconds(20)), "of two partitions");
+    bench.event(&duplicate).await;
+    bench.all_applied().await;
+    assert_eq!(acknowledged_at().await, Some(start - time::Duration::seconds(30)), "of a pending effect");
     projecting.stop().await;
 }
 

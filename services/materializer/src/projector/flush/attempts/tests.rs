@@ -1,0 +1,132 @@
+//! Rows of attempts depend neither on the order in which the reports are applied nor on how often they are.
+
+use std::collections::BTreeSet;
+
+use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use sqlx::postgres::PgPool;
+use testkit::setup;
+use time::{Duration, OffsetDateTime};
+
+use super::*;
+use crate::projector::generation::Generation;
+
+/// Attempt, outcome, milliseconds from the start of the test to the append, microseconds from there to the start of
+/// the attempt. As two dispatchers report, one of them with a late clock; in several partitions with several leaders.
+type Report = (i32, DeliveryOutcome, i64, i64);
+
+const REPORTS: [Report; 6] = {
+    use DeliveryOutcome::{Cancelled, Failed, Retrying};
+    [
+        (1, Retrying, 1_000, 500_000),
+        (1, Retrying, 1_700, 600_000),
+        (2, Retrying, 2_000, 100_000),
+        // Appended in the same millisecond.
+        (3, Failed, 3_000, 2_500_000),
+        (3, Cancelled, 3_000, 2_600_000),
+        (3, Failed, 3_000, 2_400_000),
+    ]
+};
+
+/// All orders of the reports.
+fn orders() -> Vec<Vec<Report>> {
+    REPORTS.into_iter().fold(vec![Vec::new()], |orders, report| {
+        let longer = |order: Vec<Report>| {
+            (0..=order.len()).map(move |place| {
+                let mut order = order.clone();
+                order.insert(place, report);
+                order
+            })
+        };
+        orders.into_iter().flat_map(longer).collect()
+    })
+}
+
+fn attempt(org: OrgId, (endpoint, event): (EndpointId, EventId), report: Report, start: i64) -> DeliveryAttempt {
+    let (number, outcome, _, started_at) = report;
+    DeliveryAttempt {
+        org_id: org,
+        event_id: event,
+        endpoint_id: endpoint,
+        delivery_id: DeliveryId::of(endpoint, event),
+        event_type: "a".to_owned(),
+        attempt: number,
+        outcome,
+        started_at: start * 1_000 + started_at,
+        latency_ms: started_at / 1_000,
+        status_code: Some(503),
+        error: Some(format!("started after {started_at}")),
+        response_excerpt: None,
+        next_attempt_at: (outcome == DeliveryOutcome::Retrying).then_some(start * 1_000 + 2 * started_at),
+    }
+}
+
+async fn apply_all(pool: &PgPool, attempts: &[(DeliveryAttempt, i64)]) {
+    let records: Vec<Record> = attempts
+        .iter()
+        .map(|(_, timestamp_ms)| Record {
+            topic: "deliveries".into(),
+            partition: 0,
+            offset: 0,
+            timestamp_ms: *timestamp_ms,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            is_marker: false,
+        })
+        .collect();
+    let rows: Vec<AttemptRow<'_>> =
+        records.iter().zip(attempts).map(|(record, (attempt, _))| AttemptRow { record, attempt }).collect();
+    let mut transaction = pool.begin_with(Generation::Live.begin()).await.unwrap();
+    apply(&mut transaction, &rows).await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
+/// The different contents of the rows, without ids.
+async fn contents(pool: &PgPool, table: &str) -> BTreeSet<String> {
+    let statement = format!(
+        "SELECT string_agg((to_jsonb(t) - 'delivery_id' - 'endpoint_id')::text, ' ' ORDER BY to_jsonb(t) ->> 'attempt',
+                           to_jsonb(t) ->> 'outcome', to_jsonb(t) ->> 'appended_at')
+         FROM view.{table} t GROUP BY delivery_id"
+    );
+    let all: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_all(pool).await.unwrap();
+    all.into_iter().collect()
+}
+
+#[tokio::test]
+async fn rows_depend_on_no_order_and_no_repetition_of_reports() {
+    let (_database, pool) = setup::database().await;
+    let (org, event, start) = (OrgId::generate(), EventId::generate(), OffsetDateTime::now_utc());
+    let start_ms = start.unix_timestamp() * 1_000;
+    for day in [start, start + Duration::days(1)] {
+        let ensure = sqlx::query("SELECT view_ensure_time_partition('view', $1, 1)").bind(day);
+        ensure.execute(&pool).await.unwrap();
+    }
+    let orders = orders();
+    assert_eq!(orders.len(), 720);
+    // Each report of a delivery in a batch of its own, and all of them in one; then those that a replay reads.
+    for sizes in [&[1, 1, 1, 1, 1, 1, 2][..], &[6], &[2, 4, 5]] {
+        let deliveries: Vec<(EndpointId, EventId)> = orders.iter().map(|_| (EndpointId::generate(), event)).collect();
+        let mut read = 0;
+        for size in sizes {
+            let batch = deliveries.iter().zip(&orders).flat_map(|(delivery, order)| {
+                let reports = order.iter().cycle().skip(read).take(*size);
+                reports.map(|report| (attempt(org, *delivery, *report, start_ms), start_ms + report.2))
+            });
+            apply_all(&pool, &batch.collect::<Vec<_>>()).await;
+            read += size;
+        }
+    }
+    let deliveries = contents(&pool, "deliveries").await;
+    assert_eq!(deliveries.len(), 1, "{deliveries:#?}");
+    let attempts = contents(&pool, "delivery_attempts").await;
+    assert_eq!(attempts.len(), 1, "{attempts:#?}");
+    let shown: Vec<(String, i32, i64, i64)> = sqlx::query_as(
+        "SELECT DISTINCT status, attempts, (extract(epoch FROM created_at) * 1000000)::bigint - $1,
+                (extract(epoch FROM last_started_at) * 1000000)::bigint - $1 FROM view.deliveries",
+    )
+    .bind(start_ms * 1_000)
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(shown, [("cancelled".to_owned(), 3, 100_000, 2_600_000)]);
+}
