@@ -1,8 +1,6 @@
 //! The producer, the topics and the fenced consumer, on a real Kafka and a real PostgreSQL.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kafka::consumer::{ConsumerEvent, ConsumerSettings, FencedConsumer};
@@ -11,7 +9,6 @@ use kafka::producer::{Producer, ProducerRecord, ProducerSettings, PublishError};
 use kafka::topics;
 use kafka::{KafkaConfig, Record};
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use schemas::topics::TopicNames;
@@ -344,60 +341,4 @@ async fn a_full_bound_and_a_missing_topic_are_reported_at_once() {
     // librdkafka lets go of a record that timed out at its next look, within about a second.
     let published = || async { producer.publish(record).await.ok() };
     devstack::testing::eventually(PATIENCE, "a failure returns its permits", published).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_that_nobody_claims_restarts_the_consumer() {
-    let (database, pool) = database().await;
-    let kafka = cluster(2).await;
-    // A member of the group that claims nothing, as when librdkafka does not assign an added partition to anybody.
-    let silent: BaseConsumer = kafka
-        .client("silent")
-        .set("group.id", &kafka.topics.group_materializer)
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("enable.auto.commit", "false")
-        .create()
-        .unwrap();
-    silent.subscribe(&[&kafka.topics.events]).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let (joined, is_joined) = tokio::sync::oneshot::channel();
-    let polling = std::thread::spawn({
-        let stop = stop.clone();
-        move || {
-            let mut joined = Some(joined);
-            while !stop.load(Ordering::Relaxed) {
-                drop(silent.poll(Duration::from_millis(100)));
-                if silent.assignment().unwrap().count() == 2 {
-                    joined.take().map(|joined| joined.send(()));
-                }
-            }
-        }
-    });
-    is_joined.await.unwrap();
-    let (consumer, mut received) = start(&kafka, &pool);
-    let mut owner = Owner::default();
-    while owner.claims.is_empty() {
-        owner.take(&mut received).await;
-    }
-    let owned = owner.claims.values().next().unwrap().partition;
-    let reason = loop {
-        match tokio::time::timeout(PATIENCE, received.recv()).await.expect("the watch notices it").unwrap() {
-            ConsumerEvent::Failed(reason) => break reason,
-            event => assert!(!matches!(event, ConsumerEvent::Assigned(_)), "{event:?}"),
-        }
-    };
-    assert_eq!(reason, format!("no instance claims {}[{}]", kafka.topics.events, 1 - owned));
-    drop(received);
-    consumer.stop(PATIENCE).await;
-    stop.store(true, Ordering::Relaxed);
-    polling.join().unwrap();
-
-    let (consumer, mut received) = start(&kafka, &pool);
-    let mut owner = Owner::default();
-    while owner.claims.len() < 4 {
-        owner.take(&mut received).await;
-    }
-    drop(received);
-    consumer.stop(PATIENCE).await;
-    drop((pool, database));
 }

@@ -11,5 +11,6 @@ mod positions;
 mod producer;
 mod stall;
 mod topics;
+mod unclaimed;
 
 use testkit::setup::database;
