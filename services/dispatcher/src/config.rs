@@ -114,7 +114,7 @@ pub struct DispatcherConfig {
     pub commit_interval: Duration,
     /// How long the shutdown waits for attempts in flight.
     pub drain: Duration,
-    /// How long the consumer may take to leave its group at the shutdown.
+    /// Shutdown deadline of the process; half of it is for leaving the group.
     pub shutdown_deadline: Duration,
     /// How long an instance that sends no heartbeat keeps its partitions.
     pub session_timeout: Duration,

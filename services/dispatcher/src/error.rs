@@ -1,5 +1,3 @@
-use kafka::consumer::NotStopped;
-
 use crate::log::commit::CommitError;
 
 /// Errors that stop the dispatcher. Transient failures are retried.
@@ -9,8 +7,6 @@ pub(crate) enum DispatchError {
     Consumer(#[from] rdkafka::error::KafkaError),
     #[error(transparent)]
     Commit(#[from] CommitError),
-    #[error(transparent)]
-    NotStopped(#[from] NotStopped),
     #[error("a task of the dispatcher panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }

@@ -102,7 +102,7 @@ async fn deliver(
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
     let (pool, component) = (dependencies.pool.clone(), component.clone());
-    let stop_within = config.shutdown_deadline;
+    let stop_within = config.shutdown_deadline / 2;
     let runner = Runner { kafka, pool, settings, component, shutdown, stop_within };
     let mut log_worker = LogWorker::new(config.clone(), dependencies.clone());
     while let Some(mut session) = runner.start().await? {
@@ -112,8 +112,8 @@ async fn deliver(
         if let SessionEnd::Restart(reason) = ended {
             runner.restart(session, reason).await;
         } else {
-            let (drained, stopped) = tokio::join!(log_worker.drain(), session.stop());
-            return drained.and(stopped.map_err(DispatchError::from));
+            let (drained, ()) = tokio::join!(log_worker.drain(), session.stop());
+            return drained;
         }
     }
     log_worker.drain().await

@@ -45,7 +45,7 @@ use self::leader_epochs::{LeaderEpochs, ReadEpochs};
 use self::leaderless::Leaderless;
 pub use self::log_ends::LogEnds;
 use self::markers::Markers;
-pub use self::runner::{NotStopped, Runner, Session, SessionEnd, finished};
+pub use self::runner::{Runner, Session, SessionEnd, finished};
 use self::topic_ids::Pauses;
 use self::undecodable::Undecodable;
 use super::{KafkaConfig, Record};

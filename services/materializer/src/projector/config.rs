@@ -25,7 +25,8 @@ pub struct ProjectorConfig {
     pub retention_days: u32,
     /// How often time partitions of the view are created ahead and expired ones are dropped.
     pub retention_interval: Duration,
-    /// How long a shutdown may take: the running transaction, and at the same time leaving the group.
+    /// How long a shutdown may take: the running transaction, and at the same time, in half of
+    /// it, leaving the group.
     pub shutdown_deadline: Duration,
 }
 

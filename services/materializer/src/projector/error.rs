@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use kafka::consumer::NotStopped;
-
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
     #[error("the Kafka consumer could not be created: {0}")]
@@ -17,6 +15,4 @@ pub enum ProjectorError {
     /// The shutdown waited in vain for the running transaction. Its records are read again.
     #[error("the running flush did not finish within {waited:?}")]
     FlushNotFinished { waited: Duration },
-    #[error(transparent)]
-    NotStopped(#[from] NotStopped),
 }

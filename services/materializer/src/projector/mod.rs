@@ -98,7 +98,7 @@ async fn run(
     settings.companion_topics = vec![topics.acks.clone(), topics.deliveries.clone()];
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
-    let stop_within = config.shutdown_deadline;
+    let stop_within = config.shutdown_deadline / 2;
     let runner = Runner { kafka, pool, settings, component, shutdown, stop_within };
     while let Some(mut session) = runner.start().await? {
         let mut session_loop = SessionLoop {
@@ -113,12 +113,11 @@ async fn run(
             Ok(SessionEnd::Shutdown) => {
                 // At the same time, so that a transaction that hangs does not keep the partitions from the next owner,
                 // whose claim waits for the transaction or fences it.
-                let (flushed, stopped) = tokio::join!(session_loop.finish_running_flush(), session.stop());
-                return flushed.and(stopped.map_err(ProjectorError::from));
+                let (flushed, ()) = tokio::join!(session_loop.finish_running_flush(), session.stop());
+                return flushed;
             }
             Err(error) => {
-                // Logged, and less than the error that ends the projector.
-                let _stopped = session.stop().await;
+                session.stop().await;
                 return Err(error);
             }
         }
