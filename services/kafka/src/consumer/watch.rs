@@ -220,9 +220,7 @@ impl Watch {
         }
     }
 
-    /// Whether an epoch of this consumer was raised although the group still assigns the partition, or a position went
-    /// back under its epoch. Causes: an operator's repair or skip, a database restored from a backup, or another
-    /// instance in an error.
+    /// Compares the stored claims with the assignments of this instance, and with the partitions of the topic.
     fn check_claims(&mut self) -> Option<String> {
         // tokio's timeout needs the runtime's timer.
         let _within = self.runtime.enter();
@@ -243,9 +241,18 @@ impl Watch {
         // The assignments are read after the database: a claim made meanwhile is newer than the stored one, never
         // older.
         let assignments = self.assignments.all();
-        let Some((topic, partition)) = self.lost_claims.check(Instant::now(), &assignments, &stored) else {
-            return self.check_unclaimed(&assignments, &stored);
-        };
+        self.check_lost(&assignments, &stored).or_else(|| self.check_unclaimed(&assignments, &stored))
+    }
+
+    /// Whether an epoch of this consumer was raised although the group still assigns the partition, or a position went
+    /// back under its epoch. Causes: an operator's repair or skip, a database restored from a backup, or another
+    /// instance in an error.
+    fn check_lost(
+        &mut self,
+        assignments: &BTreeMap<TopicPartition, Assignment>,
+        stored: &BTreeMap<TopicPartition, StoredClaim>,
+    ) -> Option<String> {
+        let (topic, partition) = self.lost_claims.check(Instant::now(), assignments, stored)?;
         info!(consumer = self.settings.consumer, %topic, partition, "Claim lost; restarting consumer.");
         Some(format!(
             "{topic}[{partition}] was claimed, repaired, skipped or restored, and Kafka still assigns it to this \

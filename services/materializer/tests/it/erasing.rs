@@ -3,9 +3,9 @@
 use materializer::rebuild::{self, RebuildConfig, RebuildError};
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{Dedup, DeliveryOutcome, Event};
+use testkit::records::attempt;
 use time::OffsetDateTime;
 
-use crate::projector::deliveries::attempt;
 use crate::projector::harness::{Bench, PATIENCE, event, keyed};
 use crate::projector::retention::append_to;
 

@@ -8,9 +8,9 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{DeliveryOutcome, Event};
+use testkit::records::attempt;
 use testkit::setup;
 
-use super::deliveries::attempt;
 use super::harness::{Bench, JSON, PARTITIONS, PATIENCE, event, stranger};
 
 #[tokio::test(flavor = "multi_thread")]

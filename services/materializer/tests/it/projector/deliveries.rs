@@ -3,38 +3,12 @@
 use schemas::codec::encode_attempt;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
+use testkit::records::{STARTED_AT, attempt};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::harness::{Bench, event};
 use super::retention::append_record_at;
-
-const STARTED_AT: i64 = 1_790_000_000_000_000;
-
-pub(crate) fn attempt(
-    org: OrgId,
-    event: EventId,
-    endpoint: EndpointId,
-    attempt: i32,
-    outcome: DeliveryOutcome,
-) -> DeliveryAttempt {
-    let started_at = STARTED_AT + i64::from(attempt) * 1_000_000;
-    DeliveryAttempt {
-        org_id: org,
-        event_id: event,
-        endpoint_id: endpoint,
-        delivery_id: DeliveryId::of(endpoint, event),
-        event_type: "a".to_owned(),
-        attempt,
-        outcome,
-        started_at,
-        latency_ms: 12,
-        status_code: Some(if outcome == DeliveryOutcome::Delivered { 204 } else { 503 }),
-        error: (outcome != DeliveryOutcome::Delivered).then(|| "answered 503".to_owned()),
-        response_excerpt: Some("busy".to_owned()),
-        next_attempt_at: (outcome == DeliveryOutcome::Retrying).then_some(started_at + 5_000_000),
-    }
-}
 
 /// Outcomes of the attempts of each delivery of one event, and the resulting status and attempts of the event.
 type Case = (&'static [&'static [DeliveryOutcome]], (&'static str, i32));

@@ -10,9 +10,9 @@ use schemas::codec::{encode_ack, encode_attempt, encode_event};
 use schemas::ids::{EndpointId, OrgId};
 use schemas::native::{self, NativeRecord};
 use schemas::records::{Ack, Dedup, DeliveryOutcome, Event};
+use testkit::records::attempt;
 use uuid::Uuid;
 
-use super::deliveries::attempt;
 use super::harness::{Bench, event, keyed, stranger};
 
 /// Records of each topic.

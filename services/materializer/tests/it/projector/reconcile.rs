@@ -5,8 +5,8 @@ use devstack::testing::eventually;
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{Dedup, DeliveryOutcome};
 use sqlx::postgres::PgConnection;
+use testkit::records::attempt;
 
-use super::deliveries::attempt;
 use super::harness::{Bench, PATIENCE, event, keyed};
 
 const WAITING: &str = "SELECT count(*) FROM view.pending_effects";

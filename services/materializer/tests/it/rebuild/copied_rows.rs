@@ -3,9 +3,9 @@
 use materializer::rebuild::RebuildConfig;
 use schemas::ids::{EndpointId, EventId};
 use schemas::records::DeliveryOutcome;
+use testkit::records::attempt;
 use time::OffsetDateTime;
 
-use crate::projector::deliveries::attempt;
 use crate::projector::harness::{Bench, event};
 use crate::projector::retention::append_to;
 

@@ -4,8 +4,8 @@ use materializer::rebuild::{RebuildConfig, ViewDifference};
 use schemas::ids::EndpointId;
 use schemas::records::DeliveryOutcome;
 use schemas::unix_time::from_millis;
+use testkit::records::attempt;
 
-use crate::projector::deliveries::attempt;
 use crate::projector::harness::{Bench, event};
 
 use super::harness::{NONE, REBUILD, rebuild, replay, shown};

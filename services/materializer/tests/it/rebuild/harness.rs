@@ -5,9 +5,9 @@ use std::time::Duration;
 use materializer::rebuild::{self, RebuildConfig, Rebuilt, Replayed, ViewDifference};
 use schemas::ids::{EndpointId, EventId, OrgId};
 use schemas::records::{Dedup, DeliveryOutcome, Event};
+use testkit::records::attempt;
 use time::OffsetDateTime;
 
-use crate::projector::deliveries::attempt;
 use crate::projector::harness::{Bench, Projecting, event, keyed};
 use crate::projector::retention::append_to;
 
@@ -23,6 +23,16 @@ pub(super) async fn rebuild(bench: &Bench, config: RebuildConfig) -> Rebuilt {
 pub(super) async fn replay(bench: &Bench) -> Replayed {
     let from = OffsetDateTime::now_utc() - time::Duration::days(1);
     rebuild::replay(bench.pool.clone(), bench.kafka.clone(), (from, None), 30, |_| {}).await.unwrap()
+}
+
+/// Asserts that neither a replay nor a rebuild changes what is shown.
+pub(super) async fn assert_rereading_changes_nothing(bench: &Bench) {
+    let before = shown(bench).await;
+    replay(bench).await;
+    assert_eq!(shown(bench).await, before, "replay");
+    let done = rebuild(bench, REBUILD).await;
+    assert_eq!((done.differences.as_slice(), done.switched), (NONE, true));
+    assert_eq!(shown(bench).await, before, "rebuild");
 }
 
 /// All rows that are shown, as text.

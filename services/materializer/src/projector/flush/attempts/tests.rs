@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
+use schemas::ids::{EndpointId, EventId, OrgId};
 use sqlx::postgres::PgPool;
-use testkit::setup;
+use testkit::{records, setup};
 use time::{Duration, OffsetDateTime};
 
 use super::*;
@@ -31,9 +31,9 @@ const REPORTS: [Report; 6] = {
 fn orders() -> Vec<Vec<Report>> {
     REPORTS.into_iter().fold(vec![Vec::new()], |orders, report| {
         let longer = |order: Vec<Report>| {
-            (0..=order.len()).map(move |place| {
+            (0..=order.len()).map(move |index| {
                 let mut order = order.clone();
-                order.insert(place, report);
+                order.insert(index, report);
                 order
             })
         };
@@ -44,24 +44,16 @@ fn orders() -> Vec<Vec<Report>> {
 fn attempt(org: OrgId, (endpoint, event): (EndpointId, EventId), report: Report, start: i64) -> DeliveryAttempt {
     let (number, outcome, _, started_at) = report;
     DeliveryAttempt {
-        org_id: org,
-        event_id: event,
-        endpoint_id: endpoint,
-        delivery_id: DeliveryId::of(endpoint, event),
-        event_type: "a".to_owned(),
-        attempt: number,
-        outcome,
         started_at: start * 1_000 + started_at,
         latency_ms: started_at / 1_000,
-        status_code: Some(503),
         error: Some(format!("started after {started_at}")),
-        response_excerpt: None,
         next_attempt_at: (outcome == DeliveryOutcome::Retrying).then_some(start * 1_000 + 2 * started_at),
+        ..records::attempt(org, event, endpoint, number, outcome)
     }
 }
 
 async fn apply_all(pool: &PgPool, attempts: &[(DeliveryAttempt, i64)]) {
-    let records: Vec<Record> = attempts
+    let all: Vec<Record> = attempts
         .iter()
         .map(|(_, timestamp_ms)| Record {
             topic: "deliveries".into(),
@@ -75,7 +67,7 @@ async fn apply_all(pool: &PgPool, attempts: &[(DeliveryAttempt, i64)]) {
         })
         .collect();
     let rows: Vec<AttemptRow<'_>> =
-        records.iter().zip(attempts).map(|(record, (attempt, _))| AttemptRow { record, attempt }).collect();
+        all.iter().zip(attempts).map(|(record, (attempt, _))| AttemptRow { record, attempt }).collect();
     let mut transaction = pool.begin_with(Generation::Live.begin()).await.unwrap();
     apply(&mut transaction, &rows).await.unwrap();
     transaction.commit().await.unwrap();
