@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use axum::extract::{FromRef, FromRequestParts};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
-use http_server::{PeerAddr, Problem};
+use http_server::{ClientAddress, Problem};
 
 use crate::auth::Authenticator;
 use crate::caller::Caller;
@@ -57,8 +57,8 @@ impl<S: Sync> FromRequestParts<S> for PresentedKey {
 
 /// The address for which bad keys are counted.
 pub(crate) async fn client_address<S: Sync>(parts: &mut Parts, state: &S) -> IpAddr {
-    let Ok(PeerAddr(peer)) = PeerAddr::from_request_parts(parts, state).await;
-    peer.ip()
+    let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(parts, state).await;
+    address
 }
 
 /// The key in `Authorization: Bearer` or, without that, in `X-API-Key`.

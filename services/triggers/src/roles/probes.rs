@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http_server::{ServerLimits, ServiceInfo};
+use http_server::{ServerLimits, ServerSettings, ServiceInfo};
 use kafka::producer::{Producer, PublishError};
 use runtime::health::Component;
 use runtime::lifecycle::Supervisor;
@@ -44,7 +44,8 @@ pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres
 /// Serves health and metrics.
 pub(super) fn serve_health(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
     let router = http_server::operational_routes(service_info(role), supervisor.health().clone());
-    let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
+    let server =
+        http_server::serve(listener, router, ServerSettings::new(ServerLimits::default()), supervisor.shutdown());
     supervisor.spawn("http", async move { Ok(server.await?) });
 }
 
