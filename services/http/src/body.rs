@@ -74,8 +74,8 @@ impl<S: Sync, const LIMIT: usize> FromRequest<S> for RequestBody<LIMIT> {
 /// Reads a whole body.
 ///
 /// # Errors
-/// 413 as soon as the body is over the limit, 408 when it is too slow, 429 or 503 when too many bytes of bodies are held,
-/// 415 for another encoding than gzip, and 400 (422 on `/api`) for invalid gzip or a body that ends early.
+/// 413 as soon as the body is over the limit, 408 when it is too slow, 429 or 503 when too many bytes of bodies are
+/// held, 415 for another encoding than gzip, and 400 (422 on `/api`) for invalid gzip or a body that ends early.
 pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limits: BodyLimits) -> Result<Bytes, Problem> {
     let gzip = is_gzip(headers)?;
     if declared_length(headers).is_some_and(|length| length > limits.max_bytes as u64) {

@@ -63,8 +63,8 @@ pub struct RequestContext {
     findings: Arc<Findings>,
 }
 
-/// What is found out about a request while it is handled. The request layer, which holds the same context, reads it when
-/// the handler has answered.
+/// What is found out about a request while it is handled. The request layer, which holds the same context, reads it
+/// when the handler has answered.
 #[derive(Default)]
 struct Findings {
     /// The organization, once the key is known to be valid.
@@ -146,8 +146,8 @@ pub(super) fn generate_request_id() -> Arc<str> {
     Arc::from(&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
 }
 
-/// The address of the client: that of its socket or, behind a proxy from `TRUSTED_PROXIES`, the one that the proxy names.
-/// Unspecified (0.0.0.0) without a socket, as in a test that calls a router directly.
+/// The address of the client: that of its socket or, behind a proxy from `TRUSTED_PROXIES`, the one that the proxy
+/// names. Unspecified (0.0.0.0) without a socket, as in a test that calls a router directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 

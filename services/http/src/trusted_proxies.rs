@@ -1,5 +1,5 @@
-//! The address of a client behind proxies: only a proxy that the configuration lists is believed, and only about the hop
-//! before it. Pure.
+//! The address of a client behind proxies: only a proxy that the configuration lists is believed, and only about the
+//! hop before it. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
