@@ -12,6 +12,7 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prometheus::{Gauge, IntCounter, IntCounterVec};
 use runtime::budget::{Exhausted, Permit};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,8 @@ pub(super) struct Metrics {
 
 /// Size of hyper's read buffer. It limits the size of request headers and of one piece of a body.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of responses that the kernel takes for a connection beyond those that are on their way to the client.
+const UNSENT_BYTES: u32 = 128 * 1024;
 const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -98,6 +101,10 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+    // Connections inherit it. Without it the kernel takes up to 4 MiB for a client that does not read.
+    if let Err(error) = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_BYTES) {
+        tracing::debug!(%error, "Setting TCP_NOTSENT_LOWAT failed.");
+    }
     let deadline = settings.limits.shutdown_deadline;
     let settings = Arc::new(ConnectionSettings {
         router: router.with_state(()),

@@ -27,7 +27,7 @@ pub(super) struct MergedRows<T> {
     pub has_more: bool,
 }
 
-/// Merges `sources` to at most `limit` rows, and ends before the first row that does not fit. The first one always does.
+/// Merges `sources` to at most `limit` rows, and ends before a row that does not fit. The first one always does.
 ///
 /// Times of one partition may step back (the broker's clock can), so a row waits for the one before it in its
 /// partition, whatever its time is. If the rows of a partition run out while it holds more, the page ends: its

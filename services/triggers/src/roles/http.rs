@@ -14,12 +14,13 @@ pub(crate) struct HttpArgs {
     #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 20_000,
           value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     max_connections: u32,
-    /// Open connections of one address (IPv6: of one /64); further ones get 429. A trusted proxy has no bound of its own
+    /// Open connections of one address (IPv6: of one /64); further ones get 429. Trusted proxies have no such bound
     #[arg(long, env = "MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 2_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections_per_address: u32,
     /// Memory for request bodies that are not complete, MiB
-    #[arg(long, env = "MAX_BODIES_MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    #[arg(long, env = "MAX_BODIES_MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u64).range(8..=65_536))]
     max_bodies_mib: u64,
     /// The part of it that one organization may use (an address, while no key is known), MiB
     #[arg(long, env = "MAX_BODIES_PER_ORGANIZATION_MIB", default_value_t = 24,
