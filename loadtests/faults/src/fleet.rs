@@ -83,6 +83,7 @@ impl Fleet {
     ) -> anyhow::Result<()> {
         let port = devstack::free_port()?;
         let variable = if role == Role::Ingest { "LISTEN" } else { "METRICS_LISTEN" };
+        environment.push(("METRICS_LISTEN".to_owned(), "127.0.0.1:0".to_owned()));
         environment.push((variable.to_owned(), format!("127.0.0.1:{port}")));
         let (overrides, process) = (Mutex::default(), Mutex::default());
         self.instances.push(Instance { role, name, port, environment, overrides, process });

@@ -1,8 +1,8 @@
 //! The context of a request, made before any handler runs: request id, trace context, dialect, time and peer address.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::extract::FromRequestParts;
@@ -11,6 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use schemas::headers::{TRACEPARENT, TRACESTATE};
 use schemas::trace::{is_traceparent, is_tracestate};
 use uuid::Uuid;
+
+use super::budgets::Holder;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -44,7 +46,7 @@ impl Dialect {
 }
 
 /// The context of a request. The request layer makes it; handlers extract it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RequestContext {
     /// The client's `X-Request-Id` or `X-Correlation-Id` if it is valid (1 to 128 visible ASCII characters), else a
     /// random UUID.
@@ -57,6 +59,16 @@ pub struct RequestContext {
     pub dialect: Dialect,
     /// When the headers were complete.
     pub received: Instant,
+    address: Option<Holder>,
+    findings: Arc<Findings>,
+}
+
+/// What is found out about a request while it is handled. The request layer, which holds the same context, reads it
+/// when the handler has answered.
+#[derive(Default)]
+struct Findings {
+    /// The organization, once the key is known to be valid.
+    organization: OnceLock<Holder>,
 }
 
 impl RequestContext {
@@ -70,7 +82,31 @@ impl RequestContext {
             tracestate: traceparent.and_then(|_| client_tracestate(headers)),
             dialect: Dialect::of(uri.path()),
             received: Instant::now(),
+            address: None,
+            findings: Arc::default(),
         }
+    }
+
+    /// The holder of what this request keeps in memory: its organization once the key is known, its address before;
+    /// `None` without a server, as in a test of a router.
+    pub fn holder(&self) -> Option<Holder> {
+        self.findings.organization.get().or(self.address.as_ref()).cloned()
+    }
+
+    /// Says that the request has a valid key of this organization. The first call counts.
+    pub fn belongs_to(&self, organization: Holder) {
+        let _first_wins = self.findings.organization.set(organization);
+    }
+
+    /// Whether the request had a valid key.
+    pub(super) fn has_valid_key(&self) -> bool {
+        self.findings.organization.get().is_some()
+    }
+
+    /// The context of a request that came from this address.
+    pub(super) fn with_address(mut self, address: Option<Holder>) -> Self {
+        self.address = address;
+        self
     }
 
     /// The request id as a header value.
@@ -110,16 +146,16 @@ pub(super) fn generate_request_id() -> Arc<str> {
     Arc::from(&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
 }
 
-/// The address of the client's socket; unspecified (0.0.0.0:0) without a socket, as in a test that calls a router
-/// directly.
+/// The address of the client: that of its socket or, behind a proxy from `TRUSTED_PROXIES`, the one that the proxy
+/// names. Unspecified (0.0.0.0) without a socket, as in a test that calls a router directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddr(pub SocketAddr);
+pub struct ClientAddress(pub IpAddr);
 
-impl<S: Sync> FromRequestParts<S> for PeerAddr {
+impl<S: Sync> FromRequestParts<S> for ClientAddress {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(parts.extensions.get::<Self>().copied().unwrap_or(Self(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))))
+        Ok(parts.extensions.get::<Self>().copied().unwrap_or(Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED))))
     }
 }
 

@@ -4,8 +4,12 @@
 //! API routes, API keys and organizations are in other crates.
 
 mod body;
+mod budgets;
 mod connection;
+mod connection_timer;
 mod context;
+mod cors;
+mod descriptors;
 mod host;
 mod json;
 mod mount;
@@ -15,12 +19,18 @@ mod path;
 mod problem;
 mod query;
 mod request_layer;
+mod response_body;
+mod serve_connection;
 mod server;
 mod server_limits;
 mod timestamp;
+mod trusted_proxies;
 
 pub use body::{BATCH_BODY_BYTES, BodyLimits, BodyReadTimeout, EVENT_BODY_BYTES, RequestBody, read_body};
-pub use context::{Dialect, PeerAddr, RequestContext};
+pub use budgets::{Budgets, Holder, HolderShares, refusal, response_problem, subscriber};
+pub use context::{ClientAddress, Dialect, RequestContext};
+pub use cors::CorsOrigins;
+pub use descriptors::connections_that_fit;
 pub use json::{JsonBody, JsonObject};
 pub use mount::{MountOptions, mount};
 pub use observe::LongPollWait;
@@ -28,6 +38,8 @@ pub use operational::{ServiceInfo, metrics_route, operational_routes, probe_rout
 pub use path::PathId;
 pub use problem::{FieldError, Problem};
 pub use query::QueryParams;
-pub use server::serve;
+pub use response_body::ResponseReservation;
+pub use server::{ServerSettings, serve};
 pub use server_limits::ServerLimits;
 pub use timestamp::Timestamp;
+pub use trusted_proxies::{ForwardedHeader, TrustedProxies};

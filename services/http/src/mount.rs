@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::map_response;
+use axum::response::Response;
 use http::StatusCode;
 
+use super::cors::strict_transport_security;
 use super::observe::SlowThresholds;
 use super::problem::Problem;
 use super::request_layer::RequestLayer;
@@ -16,11 +19,13 @@ pub struct MountOptions {
     pub slow_warn: Duration,
     /// A request that takes longer is logged as an error. Default 1 s.
     pub slow_error: Duration,
+    /// `max-age` of `Strict-Transport-Security`, seconds; 0, the default: the header is not sent.
+    pub hsts_max_age_seconds: u64,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { slow_warn: Duration::from_millis(100), slow_error: Duration::from_secs(1) }
+        Self { slow_warn: Duration::from_millis(100), slow_error: Duration::from_secs(1), hsts_max_age_seconds: 0 }
     }
 }
 
@@ -47,5 +52,12 @@ pub(super) fn with_request_layer(routes: Router, options: MountOptions) -> Route
     // `with_state` turns handlers into services. Without it, axum would create the layer again for every request, and
     // the cached metrics would be lost.
     let routes: Router = routes.with_state(());
-    routes.layer(RequestLayer { slow: options.slow_thresholds() })
+    let routes = routes.layer(RequestLayer { slow: options.slow_thresholds() });
+    match strict_transport_security(options.hsts_max_age_seconds) {
+        None => routes,
+        Some((name, value)) => routes.layer(map_response(move |mut response: Response| {
+            response.headers_mut().insert(name.clone(), value.clone());
+            std::future::ready(response)
+        })),
+    }
 }

@@ -101,6 +101,11 @@ impl Problem {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).with_retry_after(retry_after_seconds)
     }
 
+    /// 429 with `Retry-After`: the client holds too much at once, such as bytes of bodies or waiting reads.
+    pub fn too_much_at_once(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_much_at_once", detail).with_retry_after(1)
+    }
+
     /// 500. The cause is logged and never sent to the client.
     pub fn internal() -> Self {
         let detail = "something went wrong on our side; the request id names it in our logs";

@@ -13,18 +13,28 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tower::{Layer, Service, ServiceExt};
 
+use super::budgets::Holder;
 use super::context::{CORRELATION_ID, REQUEST_ID, RequestContext};
 use super::observe::{LongPollWait, RouteMetrics, SlowThresholds};
 use super::problem::Problem;
+use super::response_body;
 
 const RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
 /// The route label of requests that match no route. Clients choose paths, so a path must not become a label.
 const UNMATCHED: &str = "unmatched";
+
+/// The holder of what a request without a valid key keeps in memory. The server puts it into the request.
+#[derive(Clone)]
+pub(super) struct AddressHolder(pub(super) Holder);
+
+/// Says to the server, in a response, that the request had a valid key.
+#[derive(Clone, Copy)]
+pub(super) struct HadValidKey;
 
 /// Wraps each route in a [`RequestService`].
 #[derive(Clone, Copy)]
@@ -75,7 +85,8 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let context = RequestContext::new(request.headers(), request.uri());
+        let address = request.extensions_mut().remove::<AddressHolder>().map(|address| address.0);
+        let context = RequestContext::new(request.headers(), request.uri()).with_address(address);
         let recorder = RequestRecorder { metrics: self.route_metrics(&request), context: context.clone(), open: true };
         let (method, uri, slow) = (request.method().clone(), request.uri().clone(), self.slow);
         request.extensions_mut().insert(context);
@@ -93,9 +104,8 @@ where
 
 /// Answers a request with a problem, without calling a route. The response has the same headers as all others.
 pub(super) async fn respond_with(request: Request, problem: Problem, slow: SlowThresholds) -> Response {
-    let service = tower::service_fn(move |_: Request| {
-        std::future::ready(Ok(axum::response::IntoResponse::into_response(problem.clone())))
-    });
+    let service =
+        tower::service_fn(move |_: Request| std::future::ready(Ok(IntoResponse::into_response(problem.clone()))));
     RequestLayer { slow }.layer(service).oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
 }
 
@@ -110,7 +120,11 @@ impl RequestRecorder {
     fn finish(mut self, response: Response, method: &Method, uri: &Uri, slow: SlowThresholds) -> Response {
         self.open = false;
         let waited = response.extensions().get::<LongPollWait>().map_or(Duration::ZERO, |wait| wait.0);
+        let response = response_body::count(response, &self.context).unwrap_or_else(IntoResponse::into_response);
         let mut response = write_problem_body(response, &self.context, method, uri);
+        if self.context.has_valid_key() {
+            response.extensions_mut().insert(HadValidKey);
+        }
         add_headers(&mut response, &self.context);
         self.metrics.answered(&self.context, response.status(), waited, slow);
         response
@@ -133,7 +147,7 @@ fn panic_response(panic: &(dyn Any + Send), recorder: &RequestRecorder) -> Respo
         reason = reason.unwrap_or("not text"),
         "Handler panicked; answering 500."
     );
-    axum::response::IntoResponse::into_response(Problem::internal())
+    IntoResponse::into_response(Problem::internal())
 }
 
 /// Writes the body of a problem. An error response of the framework becomes a problem too.
@@ -176,6 +190,9 @@ fn add_headers(response: &mut Response, context: &RequestContext) {
     let mut time = String::with_capacity(12);
     let written = write!(time, "{}.{}ms", tenths / 10, tenths % 10);
     let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A shared cache before this server stores responses by URL, and would give them to other keys.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(REQUEST_ID, id.clone());
     headers.insert(CORRELATION_ID, id);
     if let (Ok(()), Ok(value)) = (written, HeaderValue::try_from(time)) {

@@ -1,43 +1,37 @@
-//! The HTTP/1 server: it accepts connections, limits their number, drops slow clients, and waits for open requests when
-//! it shuts down.
+//! The HTTP server: it accepts connections, limits their number, and waits for open requests when it shuts down.
+//! `serve_connection` serves one.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::{Arc, LazyLock};
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::response::Response;
 use http::StatusCode;
-use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use prometheus::{Gauge, IntCounter};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use prometheus::{Gauge, IntCounter, IntCounterVec};
+use runtime::budget::{Exhausted, Permit};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
-use super::body::BodyReadTimeout;
-use super::connection::{ConnectionTimer, Expired, TimedBody, TimedStream};
-use super::context::{PeerAddr, generate_request_id};
-use super::mount::MountOptions;
+use super::budgets::Budgets;
+use super::context::generate_request_id;
 use super::problem::Problem;
+use super::serve_connection::serve_connection;
 use super::server_limits::ServerLimits;
-use super::{host, request_layer};
+use super::trusted_proxies::TrustedProxies;
 use runtime::retry::Backoff;
-use runtime::telemetry::metrics::{self, Counted};
+use runtime::telemetry::metrics;
 
-static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
+pub(super) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     open: metrics::gauge("triggers_http_connections", "Open connections of HTTP clients."),
-    refused: metrics::counter(
+    refused: metrics::counter_vec(
         "triggers_http_connections_refused_total",
-        "Connections refused because too many were open.",
+        "Connections refused because too many were open, in all or by this peer (bound: all, peer).",
+        &["bound"],
     ),
     slow: metrics::counter(
         "triggers_http_slow_clients_total",
@@ -45,48 +39,107 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ),
 });
 
-struct Metrics {
-    open: Gauge,
-    refused: IntCounter,
-    slow: IntCounter,
+pub(super) struct Metrics {
+    pub(super) open: Gauge,
+    refused: IntCounterVec,
+    pub(super) slow: IntCounter,
 }
 
 /// Size of hyper's read buffer. It limits the size of request headers and of one piece of a body.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of responses that the kernel takes for a connection beyond those that are on their way to the client.
+const UNSENT_BYTES: u32 = 128 * 1024;
 const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// Most streams that one connection of HTTP/2 may have open.
+const MAX_STREAMS: u32 = 250;
+/// Bytes of request bodies that a stream, and a connection of HTTP/2, may send before they are read.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of responses that a stream of HTTP/2 buffers.
+const STREAM_SEND_BYTES: usize = 64 * 1024;
+
+/// Settings of a server.
+#[derive(Clone)]
+pub struct ServerSettings {
+    /// Timeouts and limits.
+    pub limits: ServerLimits,
+    /// What connections, bodies and responses may hold, made from `limits`.
+    pub budgets: Budgets,
+    /// Proxies that name the client's address.
+    pub trusted_proxies: TrustedProxies,
+}
+
+impl ServerSettings {
+    /// Settings with these limits, and without a proxy.
+    pub fn new(limits: ServerLimits) -> Self {
+        Self { limits, budgets: Budgets::new(&limits), trusted_proxies: TrustedProxies::default() }
+    }
+}
+
 /// Settings that all connections share.
-struct ConnectionSettings {
-    router: Router,
-    limits: ServerLimits,
+pub(super) struct ConnectionSettings {
+    pub(super) router: Router,
+    pub(super) server: ServerSettings,
     /// Whether the listener is on loopback. Then a request with a foreign `Host` is refused.
-    loopback: bool,
-    http: http1::Builder,
-    shutdown: CancellationToken,
+    pub(super) loopback: bool,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<TokioExecutor>,
+    pub(super) shutdown: CancellationToken,
 }
 
 /// Serves `router` until `shutdown`, then waits for open requests, at most `limits.shutdown_deadline`. When a client
-/// disconnects early, the future of its handler is dropped.
+/// disconnects early, the future of its handler is dropped. A client may speak HTTP/1, or HTTP/2 with prior knowledge.
 ///
 /// # Errors
 /// When the listener has no address, so it cannot be used.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    limits: ServerLimits,
+    settings: ServerSettings,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+    // Connections inherit it. Without it the kernel takes up to 4 MiB for a client that does not read.
+    if let Err(error) = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_BYTES) {
+        tracing::debug!(%error, "Setting TCP_NOTSENT_LOWAT failed.");
+    }
+    let deadline = settings.limits.shutdown_deadline;
+    let settings = Arc::new(ConnectionSettings {
+        router: router.with_state(()),
+        loopback,
+        http1: http1_builder(&settings.limits),
+        http2: http2_builder(&settings.limits),
+        server: settings,
+        shutdown,
+    });
+    let mut connections = JoinSet::new();
+    accept_until_shutdown(listener, &settings, &mut connections).await;
+    wait_for_connections(connections, deadline).await;
+    Ok(())
+}
+
+fn http1_builder(limits: &ServerLimits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.header_read_timeout(None)
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(BUFFER_BYTES.max(limits.max_header_bytes));
-    let settings = Arc::new(ConnectionSettings { router: router.with_state(()), limits, loopback, http, shutdown });
-    let mut connections = JoinSet::new();
-    accept_until_shutdown(listener, &settings, &mut connections).await;
-    wait_for_connections(connections, limits.shutdown_deadline).await;
-    Ok(())
+    http
+}
+
+/// A client that does not answer a ping within the time for headers is gone.
+fn http2_builder(limits: &ServerLimits) -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(STREAM_SEND_BYTES)
+        .keep_alive_interval(limits.write_stall_timeout)
+        .keep_alive_timeout(limits.header_read_timeout);
+    http
 }
 
 /// Accepts connections until the shutdown. It owns the listener: when it returns, the socket is closed and the kernel
@@ -107,10 +160,9 @@ async fn accept_until_shutdown(
         match accepted {
             Ok((stream, peer)) => {
                 backoff.reset();
-                if connections.len() < settings.limits.max_connections {
-                    connections.spawn(serve_connection(stream, peer, settings.clone()));
-                } else {
-                    refuse_connection(stream);
+                match count_connection(settings, peer) {
+                    Ok(place) => drop(connections.spawn(serve_connection(stream, peer, settings.clone(), place))),
+                    Err(exhausted) => refuse_connection(stream, exhausted),
                 }
             }
             Err(error) if is_caused_by_client(&error) => {}
@@ -126,6 +178,12 @@ async fn accept_until_shutdown(
             }
         }
     }
+}
+
+/// A listed proxy has the connections of many clients, so it has no share of its own.
+fn count_connection(settings: &ConnectionSettings, peer: SocketAddr) -> Result<Permit, Exhausted> {
+    let ServerSettings { budgets, trusted_proxies, .. } = &settings.server;
+    if trusted_proxies.contains(peer.ip()) { budgets.connect_proxy() } else { budgets.connect(peer.ip()) }
 }
 
 /// Waits until all connections are closed, and aborts the remaining ones at the deadline.
@@ -144,19 +202,23 @@ fn is_caused_by_client(error: &io::Error) -> bool {
     )
 }
 
-/// Sends 503 to a connection over the limit. What does not fit into the socket's buffer is not sent.
-fn refuse_connection(stream: TcpStream) {
-    METRICS.refused.inc();
-    let written = stream.into_std().and_then(|mut stream| stream.write_all(&too_many_connections()));
+/// Answers a connection over the limit. What does not fit into the socket's buffer is not sent.
+fn refuse_connection(stream: TcpStream, exhausted: Exhausted) {
+    let bound = if exhausted == Exhausted::Holder { "peer" } else { "all" };
+    METRICS.refused.with_label_values(&[bound]).inc();
+    let written = stream.into_std().and_then(|mut stream| stream.write_all(&too_many_connections(exhausted)));
     if let Err(error) = written {
-        tracing::debug!(%error, "Refused connection closed before the 503 was sent.");
+        tracing::debug!(%error, "Refused connection closed before its answer was sent.");
     }
 }
 
 /// The whole response to a connection over the limit. Its request is never read, so `instance` is the root path.
-fn too_many_connections() -> Vec<u8> {
-    let status = StatusCode::SERVICE_UNAVAILABLE;
-    let problem = Problem::new(status, "too_many_connections", "too many connections are open; try again shortly");
+fn too_many_connections(exhausted: Exhausted) -> Vec<u8> {
+    let (status, detail) = match exhausted {
+        Exhausted::Holder => (StatusCode::TOO_MANY_REQUESTS, "too many connections are open from this address"),
+        Exhausted::All => (StatusCode::SERVICE_UNAVAILABLE, "too many connections are open; try again shortly"),
+    };
+    let problem = Problem::new(status, "too_many_connections", detail);
     let id = generate_request_id();
     let body = problem.body(status, "/", &id);
     let mut answer = format!(
@@ -173,79 +235,4 @@ fn too_many_connections() -> Vec<u8> {
     .into_bytes();
     answer.extend_from_slice(&body);
     answer
-}
-
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, settings: Arc<ConnectionSettings>) {
-    let _open = Counted::new(&METRICS.open);
-    if let Err(error) = stream.set_nodelay(true) {
-        // Responses may then be delayed by tens of milliseconds, which does no harm.
-        tracing::debug!(%error, "Setting TCP_NODELAY failed.");
-    }
-    let timer = Arc::new(ConnectionTimer::new());
-    let service = {
-        let (settings, timer) = (settings.clone(), timer.clone());
-        hyper::service::service_fn(move |request| handle_request(request, peer, settings.clone(), timer.clone()))
-    };
-    let io = TokioIo::new(TimedStream::new(stream, timer.clone()));
-    let mut http = pin!(settings.http.serve_connection(io, service));
-    let mut sleep = pin!(tokio::time::sleep(settings.limits.header_read_timeout));
-    let mut shutdown = pin!(settings.shutdown.cancelled());
-    let mut closing = false;
-    poll_fn(|cx| {
-        if let Poll::Ready(outcome) = http.as_mut().poll(cx) {
-            if let Err(error) = outcome {
-                tracing::debug!(%error, %peer, "Connection closed with an error.");
-            }
-            return Poll::Ready(());
-        }
-        if !closing && shutdown.as_mut().poll(cx).is_ready() {
-            closing = true;
-            http.as_mut().graceful_shutdown();
-            cx.waker().wake_by_ref();
-        }
-        match timer.poll_expired(sleep.as_mut(), &settings.limits, cx) {
-            Poll::Ready(Expired::Idle) if !closing => {
-                closing = true;
-                http.as_mut().graceful_shutdown();
-                sleep.as_mut().reset(tokio::time::Instant::now() + settings.limits.header_read_timeout);
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Poll::Ready(expired) => {
-                if expired == Expired::SlowClient {
-                    METRICS.slow.inc();
-                }
-                Poll::Ready(())
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-}
-
-async fn handle_request(
-    request: http::Request<Incoming>,
-    peer: SocketAddr,
-    settings: Arc<ConnectionSettings>,
-    timer: Arc<ConnectionTimer>,
-) -> Result<http::Response<TimedBody>, Infallible> {
-    timer.request_started();
-    let has_body = !request.body().is_end_stream();
-    let mut request = request.map(axum::body::Body::new);
-    request.extensions_mut().insert(PeerAddr(peer));
-    request.extensions_mut().insert(BodyReadTimeout(settings.limits.body_read_timeout));
-    let response = route(request, &settings).await;
-    if has_body && response.status().as_u16() >= 400 {
-        timer.linger_on_close();
-    }
-    Ok(response.map(|body| TimedBody::new(body, timer)))
-}
-
-async fn route(request: Request, settings: &ConnectionSettings) -> Response {
-    if settings.loopback && !host::has_local_host(&request) {
-        let problem = Problem::from_status(StatusCode::MISDIRECTED_REQUEST);
-        return request_layer::respond_with(request, problem, MountOptions::default().slow_thresholds()).await;
-    }
-    let mut router = settings.router.clone();
-    router.call(request).await.unwrap_or_else(|never| match never {})
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+const MIB: u64 = 1024 * 1024;
+
 /// Limits of a server. Tests set shorter ones.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
@@ -17,6 +19,24 @@ pub struct ServerLimits {
     pub max_header_bytes: usize,
     /// Number of open connections; the server answers 503 to further ones. Default 20,000.
     pub max_connections: usize,
+    /// Number of open connections of one peer (an address, or an IPv6 /64). Default 2,000.
+    pub max_connections_per_peer: usize,
+    /// How long a connection may be idle that never sent a valid key. Default 20 s.
+    pub idle_timeout_without_key: Duration,
+    /// How long a connection may be idle while three quarters of all places for connections are taken. Default 2 s.
+    pub idle_timeout_when_crowded: Duration,
+    /// Bytes of request bodies that are held in all. Default 64 MiB.
+    pub max_body_bytes: u64,
+    /// Bytes of request bodies that one organization or address holds. Default 24 MiB.
+    pub max_body_bytes_per_holder: u64,
+    /// Bytes of responses, of 16 KiB and more, that are held in all until they are sent. Default 64 MiB.
+    pub max_response_bytes: u64,
+    /// Bytes of responses that one organization or address holds. Default 24 MiB.
+    pub max_response_bytes_per_holder: u64,
+    /// How long a response may take besides the time that its size allows. Default 10 s.
+    pub response_grace: Duration,
+    /// The least rate at which a client must read a response, bytes a second. Default 64 KiB.
+    pub min_response_bytes_per_second: u64,
     /// How long open requests may take after the shutdown started. Default 10 s.
     pub shutdown_deadline: Duration,
 }
@@ -30,6 +50,15 @@ impl Default for ServerLimits {
             write_stall_timeout: Duration::from_secs(30),
             max_header_bytes: 32 * 1024,
             max_connections: 20_000,
+            max_connections_per_peer: 2_000,
+            idle_timeout_without_key: Duration::from_secs(20),
+            idle_timeout_when_crowded: Duration::from_secs(2),
+            max_body_bytes: 64 * MIB,
+            max_body_bytes_per_holder: 24 * MIB,
+            max_response_bytes: 64 * MIB,
+            max_response_bytes_per_holder: 24 * MIB,
+            response_grace: Duration::from_secs(10),
+            min_response_bytes_per_second: 64 * 1024,
             shutdown_deadline: Duration::from_secs(10),
         }
     }

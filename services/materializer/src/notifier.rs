@@ -8,17 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kafka::fence::{Position, Positions, PositionsPoller};
+use runtime::budget::Permit;
 use runtime::on_demand::OnDemand;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::columns::column;
 
-/// Requests that may wait at once in one process.
-const MAX_WAITING: usize = 2_000;
 /// Pause between two polls. A slow poll makes it longer, so that polling takes at most a fifth of one connection's
 /// time.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -37,7 +36,6 @@ struct NotifierState {
     pool: PgPool,
     events_topic: String,
     positions: PositionsPoller,
-    permits: Arc<Semaphore>,
     /// One sender per waiting organization; the receivers are its requests. The next poll removes a sender without
     /// receivers.
     notifiers: Mutex<HashMap<Uuid, watch::Sender<()>>>,
@@ -48,7 +46,7 @@ struct NotifierState {
 /// A waiting request; dropping it stops the wait.
 pub(crate) struct Waiter {
     notified: watch::Receiver<()>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl Waiter {
@@ -65,24 +63,22 @@ impl NewEventNotifier {
             pool,
             events_topic: events_topic.to_owned(),
             positions,
-            permits: Arc::new(Semaphore::new(MAX_WAITING)),
             notifiers: Mutex::default(),
             last_polled: Mutex::default(),
         };
         Self { state: Arc::new(state), task: Arc::new(OnDemand::new("new-event notifier")) }
     }
 
-    /// Starts to wait; events that become visible from now on wake it. `None`: too many requests wait already.
-    pub(crate) fn wait_for(&self, organization: OrgId) -> Option<Waiter> {
-        let permit = self.state.permits.clone().try_acquire_owned().ok()?;
+    /// Starts to wait; events that become visible from now on wake it. `permit` counts the wait.
+    pub(crate) fn wait_for(&self, organization: OrgId, permit: Permit) -> Waiter {
         let notified = self.state.notifiers().entry(organization.as_uuid()).or_default().subscribe();
         let (needed, state) = (self.state.clone(), self.state.clone());
         self.task.ensure_running(move || needed.is_needed(), move || poll(state.clone()));
-        Some(Waiter { notified, _permit: permit })
+        Waiter { notified, _permit: permit }
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        MAX_WAITING - self.state.permits.available_permits()
+        self.state.notifiers().values().map(watch::Sender::receiver_count).sum()
     }
 }
 
@@ -179,24 +175,23 @@ fn moved(last: &BTreeMap<i32, Position>, now: impl Iterator<Item = (i32, Positio
 
 #[cfg(test)]
 mod tests {
+    use runtime::budget::Budget;
     use sqlx::postgres::PgPoolOptions;
 
     use super::*;
 
     #[tokio::test]
-    async fn waiting_requests_are_limited() {
+    async fn nothing_is_kept_of_a_request_that_stopped_waiting() {
         // Nothing listens there, and nothing needs to.
         let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
         let positions = PositionsPoller::new(pool.clone(), crate::projector::CONSUMER);
         let notifier = NewEventNotifier::new(pool, "events", positions);
-        let organization = OrgId::generate();
-        let mut waiters: Vec<Waiter> = (0..MAX_WAITING).filter_map(|_| notifier.wait_for(organization)).collect();
-        assert_eq!((waiters.len(), notifier.waiting()), (MAX_WAITING, MAX_WAITING));
-        assert!(notifier.wait_for(organization).is_none());
-        waiters.pop();
-        waiters.push(notifier.wait_for(organization).unwrap());
-        drop(waiters);
-        assert!(!notifier.state.is_needed() && notifier.state.notifiers().is_empty(), "nothing is kept of them");
+        let share = Budget::new("test_long_polls", 10, 10).share();
+        let waiter = notifier.wait_for(OrgId::generate(), share.take(1).unwrap());
+        assert_eq!((notifier.waiting(), share.held()), (1, 1));
+        drop(waiter);
+        assert_eq!((notifier.waiting(), share.held()), (0, 0));
+        assert!(!notifier.state.is_needed() && notifier.state.notifiers().is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use runtime::postgres::SqlEffect;
 use runtime::seal::SealingKey;
 use schemas::topics::TopicNames;
 use sqlx::postgres::PgPool;
-use tenancy::Authenticator;
+use tenancy::{Authenticator, OrganizationShares};
 use tokio_util::sync::CancellationToken;
 
 use crate::notifier::NewEventNotifier;
@@ -20,7 +20,7 @@ use crate::read_your_writes::ReadYourWrites;
 /// Settings of the connections of [`InboxState`]. An index returns a page in its order. With old statistics of a time
 /// partition that has grown, the planner expects few rows and prefers a sort. Where only a sort remains, its high cost
 /// must not start the JIT compiler.
-pub const READ_SETTINGS: &[(&str, &str)] = &[("enable_sort", "off"), ("jit", "off")];
+pub const READ_SETTINGS: &[(&str, &str)] = &[("enable_sort", "off"), ("jit", "off"), ("statement_timeout", "5000")];
 
 /// Shared by all requests. Cloning is cheap.
 #[derive(Clone)]
@@ -96,14 +96,24 @@ impl InboxState {
 pub(crate) enum ViewReadError {
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
-    /// No answer within the budget: a server that hangs refuses no connection.
+    /// No answer in time: a server that hangs refuses no connection.
     #[error("PostgreSQL did not answer in time")]
     TimedOut,
+    /// The organization, or all together, hold too much already.
+    #[error("refused: {}", .0.detail())]
+    Refused(Problem),
+}
+
+impl From<Problem> for ViewReadError {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
 }
 
 impl From<ViewReadError> for Problem {
     fn from(error: ViewReadError) -> Self {
         let is_transient = match &error {
+            ViewReadError::Refused(problem) => return problem.clone(),
             ViewReadError::TimedOut => true,
             ViewReadError::Sql(error) => {
                 matches!(runtime::postgres::effect(error), SqlEffect::Unavailable | SqlEffect::Retry)
@@ -119,13 +129,20 @@ impl From<ViewReadError> for Problem {
 }
 
 impl Inbox {
-    /// Runs `reading` with a timeout of 5 s, the database budget of a request.
-    pub(crate) async fn within_budget<T>(
+    /// Runs `reading` with a timeout of 5 s, in one of the places in the database that the organization has. PostgreSQL
+    /// ends the statement at about the same time, see [`READ_SETTINGS`]: sqlx cannot cancel one, and the connection
+    /// would stay in use.
+    pub(crate) async fn read<T, E>(
         &self,
-        reading: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, ViewReadError> {
-        const BUDGET: std::time::Duration = std::time::Duration::from_secs(5);
-        match tokio::time::timeout(BUDGET, reading).await {
+        organization: &OrganizationShares,
+        reading: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, ViewReadError>
+    where
+        ViewReadError: From<E>,
+    {
+        const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+        let _place = organization.take_read().await?;
+        match tokio::time::timeout(TIMEOUT, reading).await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(ViewReadError::TimedOut),
         }

@@ -4,6 +4,7 @@
 
 #![deny(missing_docs)]
 
+pub mod budget;
 pub mod config;
 pub mod health;
 pub mod lifecycle;

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use crate::bad_keys::BadKeys;
+use crate::budgets::{OrganizationBudgets, SharesByOrganization};
 use crate::cache::{CacheSettings, Cached, KeyCache};
 use crate::caller::Caller;
 use crate::key::{self, KeyHash};
@@ -58,6 +59,7 @@ pub struct Authenticator(Arc<Inner>);
 struct Inner {
     pool: PgPool,
     cache: KeyCache,
+    organizations: SharesByOrganization,
     lookups: Semaphore,
     lookup_timeout: Duration,
     bad_keys: Mutex<BadKeys>,
@@ -67,10 +69,11 @@ struct Inner {
 
 impl Authenticator {
     /// Starts with an empty cache. Does not connect.
-    pub(crate) fn new(pool: PgPool, settings: &AuthSettings) -> Self {
+    pub(crate) fn new(pool: PgPool, settings: &AuthSettings, budgets: OrganizationBudgets) -> Self {
         Self(Arc::new(Inner {
             pool,
             cache: KeyCache::new(&settings.cache),
+            organizations: SharesByOrganization::new(budgets),
             lookups: Semaphore::new(settings.max_lookups),
             lookup_timeout: settings.lookup_timeout,
             bad_keys: Mutex::new(BadKeys::new(settings.bad_keys_per_minute, settings.max_bad_addresses)),
@@ -144,7 +147,7 @@ impl Authenticator {
             if found.is_development && !self.is_development(&hash) {
                 return Ok(None);
             }
-            let cached = Arc::new(found.into_cached(Instant::now()));
+            let cached = Arc::new(found.into_cached(Instant::now(), &self.0.organizations));
             reads += 1;
             // If keys change faster than this loop queries, the key is used for this request and not cached.
             if self.0.cache.store(hash, Arc::clone(&cached), before) || reads == MAX_READS {
@@ -171,6 +174,10 @@ impl Authenticator {
 
     pub(crate) fn cache(&self) -> &KeyCache {
         &self.0.cache
+    }
+
+    pub(crate) fn organizations(&self) -> &SharesByOrganization {
+        &self.0.organizations
     }
 
     pub(crate) fn pool(&self) -> &PgPool {

@@ -41,7 +41,6 @@ impl Default for CacheSettings {
 }
 
 /// A key that was valid when it was last read.
-#[derive(Debug)]
 pub(crate) struct Cached {
     pub caller: Caller,
     pub expires_at: Option<OffsetDateTime>,
@@ -159,6 +158,7 @@ pub(crate) enum EntryFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budgets::OrganizationBudgets;
     use crate::role::Role;
 
     fn cached(now: Instant) -> Arc<Cached> {
@@ -168,6 +168,8 @@ mod tests {
             role: Role::Admin,
             event_types: None,
             content_dedup: false,
+            shares: OrganizationBudgets::default().shares(),
+            request: None,
         };
         Arc::new(Cached { caller, expires_at: None, checked_at: now })
     }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use http_server::Problem;
+use runtime::budget::Permit;
 use schemas::ids::{KeyId, OrgId};
 
+use crate::budgets::OrganizationShares;
 use crate::role::{Right, Role};
 
 /// The authenticated key of a request. The extractor answers 401, 429 or 503 when authentication fails.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Caller {
     /// The organization of the key. A request reads and writes only data of this organization.
     pub org_id: OrgId,
@@ -18,6 +20,10 @@ pub struct Caller {
     pub event_types: Option<Arc<[String]>>,
     /// Whether events with equal content are duplicates.
     pub content_dedup: bool,
+    /// What its organization holds.
+    pub shares: OrganizationShares,
+    /// Counts the request of this caller while it is handled.
+    pub(crate) request: Option<Arc<Permit>>,
 }
 
 impl Caller {
@@ -39,6 +45,7 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budgets::OrganizationBudgets;
 
     #[test]
     fn a_restricted_key_is_limited_to_its_event_types() {
@@ -48,6 +55,8 @@ mod tests {
             role: Role::Consume,
             event_types: None,
             content_dedup: false,
+            shares: OrganizationBudgets::default().shares(),
+            request: None,
         };
         assert!(caller.allows_event_type("a"));
         caller.event_types = Some(Arc::from(["a".to_owned()]));

@@ -1,11 +1,12 @@
 //! Extractors for handlers of all slices: authenticates the key in the headers of a request.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
-use http_server::{PeerAddr, Problem};
+use http_server::{ClientAddress, Problem, RequestContext};
 
 use crate::auth::Authenticator;
 use crate::caller::Caller;
@@ -13,7 +14,7 @@ use crate::refusal::Refusal;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Answers 401, 429 or 503 when authentication fails.
+/// Answers 401, 429 or 503 when authentication fails, and 429 or 503 when too many requests are open.
 impl<S> FromRequestParts<S> for Caller
 where
     Authenticator: FromRef<S>,
@@ -24,7 +25,12 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let from = client_address(parts, state).await;
         let presented = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
-        Ok(Authenticator::from_ref(state).authenticate(presented, from).await?)
+        let mut caller = Authenticator::from_ref(state).authenticate(presented, from).await?;
+        if let Some(context) = parts.extensions.get::<RequestContext>() {
+            context.belongs_to(caller.shares.holder());
+        }
+        caller.request = Some(Arc::new(caller.shares.take_request()?));
+        Ok(caller)
     }
 }
 
@@ -57,8 +63,8 @@ impl<S: Sync> FromRequestParts<S> for PresentedKey {
 
 /// The address for which bad keys are counted.
 pub(crate) async fn client_address<S: Sync>(parts: &mut Parts, state: &S) -> IpAddr {
-    let Ok(PeerAddr(peer)) = PeerAddr::from_request_parts(parts, state).await;
-    peer.ip()
+    let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(parts, state).await;
+    address
 }
 
 /// The key in `Authorization: Bearer` or, without that, in `X-API-Key`.

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 
+use crate::budgets::SharesByOrganization;
 use crate::cache::Cached;
 use crate::caller::Caller;
 use crate::grant::Grant;
@@ -36,13 +37,15 @@ pub(crate) struct FoundKey {
 
 impl FoundKey {
     /// The cache entry of a key that was read at `now`.
-    pub(crate) fn into_cached(self, now: Instant) -> Cached {
+    pub(crate) fn into_cached(self, now: Instant, organizations: &SharesByOrganization) -> Cached {
         let caller = Caller {
             org_id: self.org_id,
             key_id: self.key_id,
             role: self.role,
             event_types: self.event_types.map(Arc::from),
             content_dedup: self.content_dedup,
+            shares: organizations.of(self.org_id),
+            request: None,
         };
         Cached { caller, expires_at: self.expires_at, checked_at: now }
     }

@@ -7,6 +7,7 @@
 
 mod auth;
 mod bad_keys;
+mod budgets;
 mod cache;
 mod caller;
 mod dev_keys;
@@ -27,6 +28,7 @@ mod tier;
 mod watch;
 
 pub use auth::{AuthSettings, Authenticator};
+pub use budgets::{BudgetSettings, OrganizationBudgets, OrganizationShares};
 pub use cache::CacheSettings;
 pub use caller::Caller;
 pub use dev_keys::{DevKeysError, check_dev_keys};

@@ -5,23 +5,31 @@ use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 
 use crate::auth::{AuthSettings, Authenticator};
+use crate::budgets::OrganizationBudgets;
 use crate::dev_keys::{self, DevKeysError};
 use crate::operator::OperatorToken;
 use crate::watch;
 
 /// Settings of tenancy.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TenancyConfig {
     pub operator_token: OperatorToken,
     /// Whether any client may create an organization.
     pub open_signup: bool,
     pub auth: AuthSettings,
+    /// What one organization may hold at once.
+    pub budgets: OrganizationBudgets,
 }
 
 impl TenancyConfig {
     /// Default settings for authentication. Without a token, or with a blank one, the operator's routes are closed.
     pub fn new(operator_token: Option<String>, open_signup: bool) -> Self {
-        Self { operator_token: OperatorToken::new(operator_token), open_signup, auth: AuthSettings::default() }
+        Self {
+            operator_token: OperatorToken::new(operator_token),
+            open_signup,
+            auth: AuthSettings::default(),
+            budgets: OrganizationBudgets::default(),
+        }
     }
 }
 
@@ -38,7 +46,7 @@ impl Tenancy {
     /// Starts the task "key watch", which invalidates revoked keys. Does not need PostgreSQL to be up. Must be called
     /// within a Tokio runtime.
     pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
-        let authenticator = Authenticator::new(pool.clone(), &config.auth);
+        let authenticator = Authenticator::new(pool.clone(), &config.auth, config.budgets);
         let watching = watch::run(authenticator.clone(), supervisor.shutdown());
         supervisor.spawn("key watch", async move {
             watching.await;

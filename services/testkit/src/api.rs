@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use http::{HeaderMap, StatusCode};
-use http_server::{MountOptions, ServerLimits};
+use http_server::{MountOptions, ServerLimits, ServerSettings};
 use reqwest::{Client, RequestBuilder};
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
@@ -69,7 +69,12 @@ pub async fn serve(routes: Router, stop: &CancellationToken) -> String {
     let router = http_server::mount(routes, MountOptions::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(tokio::spawn(http_server::serve(listener, router, ServerLimits::default(), stop.clone())));
+    drop(tokio::spawn(http_server::serve(
+        listener,
+        router,
+        ServerSettings::new(ServerLimits::default()),
+        stop.clone(),
+    )));
     url
 }
 

@@ -80,7 +80,7 @@ fn row_of(variable: String, arg: &Arg) -> Row {
 }
 
 fn unit_of(variable: &str) -> &'static str {
-    let units = [("_MS", "ms"), ("_BYTES", "bytes"), ("_SECONDS", "s"), ("_DAYS", "days")];
+    let units = [("_MS", "ms"), ("_BYTES", "bytes"), ("_MIB", "MiB"), ("_SECONDS", "s"), ("_DAYS", "days")];
     units.iter().find(|(suffix, _)| variable.ends_with(suffix)).map_or("", |(_, unit)| unit)
 }
 
@@ -114,7 +114,8 @@ fn metrics_in(folder: &Path) -> BTreeSet<(String, String, String)> {
 fn metrics_of(source: &str) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     for kind in ["counter", "gauge", "histogram"] {
-        for call in [format!("metrics::{kind}("), format!("metrics::{kind}_vec(")] {
+        let calls = [format!("metrics::{kind}("), format!("metrics::{kind}_vec("), format!("metrics::int_{kind}_vec(")];
+        for call in calls {
             for (at, _) in source.match_indices(&call) {
                 let mut literals = source[at + call.len()..].split('"');
                 let is_literal = literals.next().is_some_and(|before| before.trim().is_empty());

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod bodies;
+mod budgets;
 mod decoders;
+mod http2;
 mod operational;
 mod problems;
 mod server;
@@ -16,7 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use http_server::{MountOptions, ServerLimits, mount, serve};
+use http_server::{MountOptions, ServerLimits, ServerSettings, mount, serve};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,10 +44,14 @@ impl Server {
     }
 
     async fn start_with(router: Router, limits: ServerLimits) -> Self {
+        Self::start_settings(router, ServerSettings::new(limits)).await
+    }
+
+    async fn start_settings(router: Router, settings: ServerSettings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, router, limits, shutdown.clone()));
+        let task = tokio::spawn(serve(listener, router, settings, shutdown.clone()));
         Self { address, shutdown, task }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 use http::StatusCode;
-use http_server::{Dialect, FieldError, PeerAddr, Problem, QueryParams, RequestContext};
+use http_server::{ClientAddress, Dialect, FieldError, Problem, QueryParams, RequestContext};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -40,8 +40,8 @@ async fn panics() {
     panic!("on purpose");
 }
 
-async fn context(context: RequestContext, peer: PeerAddr) -> String {
-    assert!(peer.0.ip().is_loopback());
+async fn context(context: RequestContext, peer: ClientAddress) -> String {
+    assert!(peer.0.is_loopback());
     let api = context.dialect == Dialect::Api;
     format!(
         "{} {} {}",

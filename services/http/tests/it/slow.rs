@@ -54,19 +54,29 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
 async fn a_slow_request_is_a_warning_with_its_id_and_template() {
-    let text = ask(MountOptions { slow_warn: Duration::ZERO, slow_error: NEVER }, "/v1/things").await;
+    let text =
+        ask(MountOptions { slow_warn: Duration::ZERO, slow_error: NEVER, ..MountOptions::default() }, "/v1/things")
+            .await;
     let line = text.lines().find(|line| line.contains("slow-1")).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("WARN") && line.contains("/v1/things") && line.contains("duration_ms"), "{line}");
 }
 
 #[tokio::test]
 async fn a_request_over_the_error_threshold_is_an_error() {
-    let text = ask(MountOptions { slow_warn: Duration::ZERO, slow_error: Duration::ZERO }, "/v1/things").await;
+    let text = ask(
+        MountOptions { slow_warn: Duration::ZERO, slow_error: Duration::ZERO, ..MountOptions::default() },
+        "/v1/things",
+    )
+    .await;
     assert!(text.lines().any(|line| line.contains("slow-1") && line.contains("ERROR")), "{text}");
 }
 
 #[tokio::test]
 async fn the_wait_of_a_long_poll_does_not_count_as_slow() {
-    let text = ask(MountOptions { slow_warn: Duration::ZERO, slow_error: Duration::ZERO }, "/v1/poll").await;
+    let text = ask(
+        MountOptions { slow_warn: Duration::ZERO, slow_error: Duration::ZERO, ..MountOptions::default() },
+        "/v1/poll",
+    )
+    .await;
     assert!(!text.contains("slow-1"), "{text}");
 }

@@ -12,7 +12,7 @@ use http_server::{Problem, RequestContext, Timestamp};
 use kafka::fence::Positions;
 use kafka::producer::{Appended, ProducerRecord};
 use schemas::codec;
-use schemas::ids::{EventId, OrgId};
+use schemas::ids::EventId;
 use schemas::records::Ack;
 use tenancy::record::{RecordKind, publish_problem, record_headers};
 use tenancy::{Caller, Right};
@@ -64,7 +64,7 @@ pub(super) async fn acknowledge(
         acknowledged_at.extend(
             appended.iter().map(|(id, appended)| (*id, appended.timestamp_ms.and_then(Timestamp::from_millis))),
         );
-        let shown = wait_until_shown(&state.inbox, caller.org_id, &appended).await;
+        let shown = wait_until_shown(&state.inbox, caller, &appended).await;
         is_shown = unacknowledged.iter().all(|id| shown.contains_key(id));
         acknowledged_at.extend(shown.into_iter().map(|(id, at)| (id, Some(at))));
     }
@@ -106,7 +106,7 @@ async fn publish(
 /// not show in time is absent, and so is every ack if the view cannot be read.
 async fn wait_until_shown(
     inbox: &Inbox,
-    organization: OrgId,
+    caller: &Caller,
     appended: &[(EventId, Appended)],
 ) -> HashMap<EventId, Timestamp> {
     let mut goals: BTreeMap<i32, i64> = BTreeMap::new();
@@ -123,5 +123,6 @@ async fn wait_until_shown(
     inbox.positions.wait_until(VIEW_TIMEOUT, are_applied).await;
     let events: Vec<EventId> = appended.iter().map(|(id, _)| *id).collect();
     // The acks are on the log, so a failed read must not fail the request.
-    inbox.within_budget(target::acknowledged_at_by_id(&inbox.pool, organization, &events)).await.unwrap_or_default()
+    let reading = target::acknowledged_at_by_id(&inbox.pool, caller.org_id, &events);
+    inbox.read(&caller.shares, reading).await.unwrap_or_default()
 }

@@ -127,7 +127,7 @@ mod tests {
             inbox.happen(action);
         }
         let source = |partition: &i32| Some(inbox.source(*partition, now.range(*partition)?, limit));
-        let merged = merge(newest.keys().filter_map(source).collect(), order, limit);
+        let merged = merge(newest.keys().filter_map(source).collect(), order, limit, |_| true);
         advance_cursor(&mut now, &merged, |epoch_offset| *epoch_offset, Some(&newest));
         *cursor = Some(now);
         (merged.rows, merged.has_more)

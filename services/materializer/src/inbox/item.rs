@@ -48,9 +48,10 @@ impl InboxRow {
         EpochOffset { log_epoch: self.log_position.log_epoch, offset: self.log_position.offset }
     }
 
-    /// Bytes of its payload.
-    pub(super) fn payload_bytes(&self) -> usize {
-        self.payload.get().len()
+    /// About the bytes that it takes in a page; its other members are bounded and small.
+    pub(super) fn bytes(&self) -> usize {
+        const OTHER_MEMBERS: usize = 1024;
+        OTHER_MEMBERS + self.payload.get().len() + self.metadata.as_ref().map_or(0, |pairs| pairs.get().len())
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRef as _, State};
 use axum::response::{IntoResponse, Response};
-use http_server::{Dialect, LongPollWait, Problem, QueryParams, RequestContext, Timestamp};
+use http_server::{Dialect, LongPollWait, Problem, QueryParams, RequestContext, ResponseReservation, Timestamp};
 use schemas::ids::OrgId;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
@@ -14,10 +14,11 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::advance_cursor::advance_cursor;
-use super::bounds::{PartitionBounds, read_bounds};
+use super::bounds::read_bounds;
 use super::cursor::{InboxCursor, SortOrder, UnreadRange};
 use super::item::{InboxItem, InboxRow};
 use super::merge::{PartitionRows, merge};
+use super::page_bytes::{PAGE_BYTES, PageBytes};
 use super::query::{self, COUNTED_EXACTLY, PartitionQuery};
 use super::request::{ListDefaults, ListRequest};
 use super::time_window::find_window;
@@ -25,6 +26,8 @@ use crate::state::{InboxState, ViewReadError};
 
 /// How often a waiting read by status polls the view: a status changes without a new event.
 const STATUS_RECHECK: Duration = Duration::from_millis(500);
+/// Because it asks the database twice a second, a waiting read by status counts like this many that wait for events.
+const STATUS_POLL_PLACES: u64 = 50;
 
 #[derive(Serialize)]
 struct InboxPage {
@@ -72,7 +75,7 @@ pub(super) async fn list(
     request.filter.restrict(caller.event_types.as_deref());
     state.inbox.read_your_writes.catch_up(organization, &request.min_positions).await;
     let started = Instant::now();
-    let page = read_or_wait(&state, organization, &request).await?;
+    let page = read_or_wait(&state, &caller, &request).await?;
     let waited = if request.wait.is_zero() { Duration::ZERO } else { started.elapsed() };
     if !waited.is_zero() {
         // A key that was revoked during the wait must not see later events.
@@ -81,9 +84,13 @@ pub(super) async fn list(
     // Counted after the wait, because new events change the count.
     let open = match request.cursor {
         Some(_) => None,
-        None => Some(count_open(&state, organization, caller.event_types.as_deref()).await?),
+        None => Some(count_open(&state, &caller).await?),
     };
+    let (page, reservation) = page;
     let mut response = Json(page_response(&state, organization, request, page, open)).into_response();
+    if let Some(reservation) = reservation {
+        response.extensions_mut().insert(reservation);
+    }
     response.extensions_mut().insert(LongPollWait(waited));
     Ok(response)
 }
@@ -124,20 +131,22 @@ fn page_response(
     }
 }
 
+/// A page, and what it takes of the response budget.
+type CountedPage = (ReadPage, Option<ResponseReservation>);
+
 /// Reads a page. Reads an empty page again when an event arrives, until the request's wait is over or the process
 /// stops.
-async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<ReadPage, Problem> {
+async fn read_or_wait(state: &InboxState, caller: &Caller, request: &ListRequest) -> Result<CountedPage, Problem> {
     let deadline = Instant::now() + request.wait;
-    let page = read(state, organization, request).await?;
-    if !page.rows.is_empty() || request.wait.is_zero() {
+    let page = read(state, caller, request).await?;
+    if !page.0.rows.is_empty() || request.wait.is_zero() {
         return Ok(page);
     }
-    let Some(mut waiter) = state.inbox.notifier.wait_for(organization) else {
-        return Err(Problem::unavailable("too many requests are waiting for events; come again, or leave wait out", 1));
-    };
+    let places = if request.filter.status.is_some() { STATUS_POLL_PLACES } else { 1 };
+    let mut waiter = state.inbox.notifier.wait_for(caller.org_id, caller.shares.take_long_poll(places)?);
     loop {
-        let page = read(state, organization, request).await?;
-        if !page.rows.is_empty() || Instant::now() >= deadline {
+        let page = read(state, caller, request).await?;
+        if !page.0.rows.is_empty() || Instant::now() >= deadline {
             return Ok(page);
         }
         let recheck = request.filter.status.map_or(deadline, |_| deadline.min(Instant::now() + STATUS_RECHECK));
@@ -149,26 +158,28 @@ async fn read_or_wait(state: &InboxState, organization: OrgId, request: &ListReq
     }
 }
 
-async fn read(state: &InboxState, organization: OrgId, request: &ListRequest) -> Result<ReadPage, ViewReadError> {
-    let reading = async { read_page(&mut *state.inbox.pool.acquire().await?, organization, request).await };
-    state.inbox.within_budget(reading).await
+async fn read(state: &InboxState, caller: &Caller, request: &ListRequest) -> Result<CountedPage, ViewReadError> {
+    let mut bytes = PageBytes::new(caller.shares.holder());
+    let reading =
+        async { read_page(&mut *state.inbox.pool.acquire().await?, caller.org_id, request, &mut bytes).await };
+    let page = state.inbox.read(&caller.shares, reading).await?;
+    Ok((page, bytes.into_reservation()))
 }
 
-async fn count_open(
-    state: &InboxState,
-    organization: OrgId,
-    event_types: Option<&[String]>,
-) -> Result<i64, ViewReadError> {
-    let counting =
-        async { query::count_open(&mut *state.inbox.pool.acquire().await?, organization, event_types).await };
-    state.inbox.within_budget(counting).await
+async fn count_open(state: &InboxState, caller: &Caller) -> Result<i64, ViewReadError> {
+    let counting = async {
+        let types = caller.event_types.as_deref();
+        query::count_open(&mut *state.inbox.pool.acquire().await?, caller.org_id, types).await
+    };
+    state.inbox.read(&caller.shares, counting).await
 }
 
 async fn read_page(
     connection: &mut PgConnection,
     organization: OrgId,
     request: &ListRequest,
-) -> Result<ReadPage, sqlx::Error> {
+    bytes: &mut PageBytes,
+) -> Result<ReadPage, ViewReadError> {
     // Read before the rows: the filter excludes every event up to these offsets that is not on the page.
     let bounds = read_bounds(connection, organization).await?;
     let newest = bounds.newest();
@@ -178,12 +189,22 @@ async fn read_page(
         .map_or_else(|| InboxCursor::start(request.order, &newest), |(_, cursor)| cursor.clone());
     let gap = cursor.skip_dropped(&bounds.dropped, &bounds.oldest()) && request.cursor.is_some();
     let mut sources = Vec::with_capacity(bounds.partitions.len());
+    // An organization has events in several partitions only after partitions were added.
+    let max_bytes = PAGE_BYTES / bounds.partitions.len().max(1);
     for partition in bounds.partitions.iter().filter(|_| !request.filter.is_empty()) {
         if let Some(range) = cursor.range(partition.partition) {
-            sources.push(read_partition(connection, organization, request, partition, range).await?);
+            let window = find_window(connection, organization, partition, &request.filter).await?;
+            let limit = request.limit;
+            let filter = &request.filter;
+            let query = PartitionQuery { organization, bounds: partition, range, window, filter, limit, max_bytes };
+            sources.push(read_partition(connection, &query, bytes).await?);
         }
     }
-    let merged = merge(sources, request.order, request.limit);
+    let mut page_bytes = 0;
+    let merged = merge(sources, request.order, request.limit, |row: &InboxRow| {
+        page_bytes += row.bytes();
+        page_bytes <= PAGE_BYTES
+    });
     // Events that a final filter excludes stay excluded: the next page need not read them again.
     let excluded_up_to = request.filter.is_final().then_some(&newest);
     advance_cursor(&mut cursor, &merged, InboxRow::epoch_offset, excluded_up_to);
@@ -198,16 +219,12 @@ async fn read_page(
 
 async fn read_partition(
     connection: &mut PgConnection,
-    organization: OrgId,
-    request: &ListRequest,
-    bounds: &PartitionBounds,
-    range: UnreadRange,
-) -> Result<PartitionRows<InboxRow>, sqlx::Error> {
+    query: &PartitionQuery<'_>,
+    bytes: &mut PageBytes,
+) -> Result<PartitionRows<InboxRow>, ViewReadError> {
     // The usual poll: there is nothing new.
-    if matches!(range, UnreadRange::After(Some(epoch_offset)) if epoch_offset >= bounds.newest) {
-        return Ok(PartitionRows { partition: bounds.partition, rows: Vec::new(), more: false });
+    if matches!(query.range, UnreadRange::After(Some(epoch_offset)) if epoch_offset >= query.bounds.newest) {
+        return Ok(PartitionRows { partition: query.bounds.partition, rows: Vec::new(), more: false });
     }
-    let window = find_window(connection, organization, bounds, &request.filter).await?;
-    let query = PartitionQuery { organization, bounds, range, window, filter: &request.filter, limit: request.limit };
-    query::read_events(connection, &query).await
+    query::read_events(connection, query, bytes).await
 }

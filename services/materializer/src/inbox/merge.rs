@@ -27,16 +27,24 @@ pub(super) struct MergedRows<T> {
     pub has_more: bool,
 }
 
-/// Merges `sources` to at most `limit` rows.
+/// Merges `sources` to at most `limit` rows, and ends before a row that does not fit. The first one always does.
 ///
 /// Times of one partition may step back (the broker's clock can), so a row waits for the one before it in its
 /// partition, whatever its time is. If the rows of a partition run out while it holds more, the page ends: its
 /// next row may be older than the rows of the others.
-pub(super) fn merge<T>(sources: Vec<PartitionRows<T>>, order: SortOrder, limit: usize) -> MergedRows<T> {
+pub(super) fn merge<T>(
+    sources: Vec<PartitionRows<T>>,
+    order: SortOrder,
+    limit: usize,
+    mut fits: impl FnMut(&T) -> bool,
+) -> MergedRows<T> {
     let mut inputs: Vec<MergeInput<T>> = sources.into_iter().map(MergeInput::new).collect();
     let mut rows = Vec::with_capacity(limit.min(inputs.iter().map(|input| input.rows.len() + 1).sum()));
     while rows.len() < limit && !inputs.iter().any(MergeInput::needs_more_rows) {
         let Some(input) = next_input(&mut inputs, order) else { break };
+        if input.head.as_ref().is_some_and(|(_, row)| !fits(row)) && !rows.is_empty() {
+            break;
+        }
         let Some((_, row)) = input.head.take() else { break };
         input.head = input.rows.next();
         rows.push((input.partition, row));
@@ -111,7 +119,7 @@ mod tests {
                 let fetched = rest.iter().take(fetch).map(|(offset, second)| (at(*second), *offset)).collect();
                 PartitionRows { partition: i32::try_from(partition).unwrap(), rows: fetched, more: rest.len() > fetch }
             });
-            let page = merge(sources.collect(), order, limit);
+            let page = merge(sources.collect(), order, limit, |_| true);
             assert!(page.rows.len() <= limit);
             assert!(!page.rows.is_empty() || !page.has_more, "a page that makes no progress");
             for (partition, offset) in page.rows {
@@ -153,10 +161,26 @@ mod tests {
     }
 
     #[test]
+    fn a_page_ends_before_a_row_that_does_not_fit() {
+        let source = || PartitionRows { partition: 0, rows: vec![(at(1), 9), (at(2), 1), (at(3), 1)], more: false };
+        let page = |max: i32| {
+            let mut sum = 0;
+            merge(vec![source()], SortOrder::Ascending, 10, |row| {
+                sum += row;
+                sum <= max
+            })
+        };
+        let (none, some, all) = (page(0), page(10), page(11));
+        assert_eq!((none.rows.len(), none.has_more), (1, true), "one row is always there, so that a page advances");
+        assert_eq!((some.rows.len(), some.has_more), (2, true));
+        assert_eq!((all.rows.len(), all.has_more), (3, false));
+    }
+
+    #[test]
     fn a_page_ends_where_a_partition_was_not_read_far_enough() {
         let starved = PartitionRows { partition: 0, rows: vec![(at(1), 'a')], more: true };
         let full = PartitionRows { partition: 1, rows: vec![(at(5), 'x'), (at(6), 'y')], more: false };
-        let page = merge(vec![starved, full], SortOrder::Ascending, 10);
+        let page = merge(vec![starved, full], SortOrder::Ascending, 10, |_| true);
         assert_eq!(page.rows, vec![(0, 'a')]);
         assert!(page.has_more);
         assert_eq!(page.exhausted, Vec::<i32>::new());

@@ -10,6 +10,7 @@ mod event;
 mod item;
 mod list;
 mod merge;
+mod page_bytes;
 mod query;
 mod request;
 mod status;

@@ -13,11 +13,11 @@ use super::bounds::PartitionBounds;
 use super::cursor::{EpochOffset, UnreadRange};
 use super::item::{InboxRow, event_columns};
 use super::merge::PartitionRows;
+use super::page_bytes::PageBytes;
 use super::request::{DeliveryStatus, Filter};
 use super::time_window::OffsetWindow;
+use crate::state::ViewReadError;
 
-/// Payload bytes after which a page ends early, so that 1,000 large events do not become one response.
-const PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Unacknowledged events are counted exactly up to this number.
 pub(super) const COUNTED_EXACTLY: i64 = 10_000;
 
@@ -33,12 +33,15 @@ pub(super) struct PartitionQuery<'a> {
     pub filter: &'a Filter,
     /// At most this many.
     pub limit: usize,
+    /// At most this many bytes, but at least one event.
+    pub max_bytes: usize,
 }
 
 pub(super) async fn read_events(
     connection: &mut PgConnection,
     query: &PartitionQuery<'_>,
-) -> Result<PartitionRows<InboxRow>, sqlx::Error> {
+    page: &mut PageBytes,
+) -> Result<PartitionRows<InboxRow>, ViewReadError> {
     let mut source = PartitionRows { partition: query.bounds.partition, rows: Vec::new(), more: false };
     let mut bytes = 0;
     for log_epoch in query.log_epochs() {
@@ -46,12 +49,17 @@ pub(super) async fn read_events(
         let mut stream = statement.build().fetch(&mut *connection);
         while let Some(row) = stream.try_next().await? {
             // One row more than asked for was selected, to see whether there is one.
-            if source.rows.len() == query.limit || bytes >= PAGE_BYTES {
+            if source.rows.len() == query.limit {
                 source.more = true;
                 return Ok(source);
             }
             let row = InboxRow::from_row(&row)?;
-            bytes += row.payload_bytes();
+            bytes += row.bytes();
+            if bytes > query.max_bytes && !source.rows.is_empty() {
+                source.more = true;
+                return Ok(source);
+            }
+            page.add(row.bytes())?;
             source.rows.push((row.accepted_at, row));
         }
     }

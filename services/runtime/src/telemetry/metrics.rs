@@ -10,7 +10,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, TextEncoder,
 };
 
 use super::process;
@@ -56,6 +56,11 @@ impl Drop for Counted {
 /// Values per label.
 pub fn gauge_vec(name: &str, help: &str, labels: &[&str]) -> GaugeVec {
     register(name, |name| GaugeVec::new(Opts::new(name, help), labels))
+}
+
+/// Integers per label that go up and down.
+pub fn int_gauge_vec(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(name, |name| IntGaugeVec::new(Opts::new(name, help), labels))
 }
 
 /// A distribution, with the upper bounds of its buckets, ascending.

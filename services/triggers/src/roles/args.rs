@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use kafka::config::KafkaArgs;
-use runtime::config::PostgresArgs;
+use runtime::config::{FlagParser, PostgresArgs};
 use runtime::health::Health;
 use runtime::lifecycle::{self, Supervisor};
 use runtime::seal::SealingKey;
@@ -47,6 +47,10 @@ pub(crate) struct ProcessArgs {
     /// auto: readable text on a terminal, else JSON lines
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
+    /// Serve metrics at /metrics
+    #[arg(long, env = "PROMETHEUS_ENABLED", default_value_t = true, value_parser = FlagParser,
+          action = clap::ArgAction::Set, value_name = "true|false")]
+    pub prometheus_enabled: bool,
     /// How long work in progress may take once the grace is over, milliseconds
     #[arg(long, env = "SHUTDOWN_DEADLINE_MS", default_value_t = 15_000,
           value_parser = clap::value_parser!(u64).range(100..=300_000))]

@@ -51,7 +51,7 @@ pub(crate) async fn main(args: DispatcherArgs) -> Result<()> {
     // A consumer without records sends no query, so it would not notice that PostgreSQL does not answer.
     let postgres = supervisor.health().component("postgres");
     probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
-    serve_health(&mut supervisor, listener, "dispatcher");
+    serve_health(&mut supervisor, listener, "dispatcher", args.role.process.prometheus_enabled);
     wait_for_schema(&supervisor, &connections.pool).await?;
     start(&mut supervisor, connections, delivery)?;
     supervisor.run(args.role.process.shutdown_deadline()).await

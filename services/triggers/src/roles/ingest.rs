@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use axum::Router;
 use clap::Args;
 use dispatcher::{EgressArgs, EgressPolicy};
-use http_server::{MountOptions, ServerLimits};
 use ingest::IngestState;
 use kafka::producer::ProducerSettings;
 use kafka::read_your_writes::RecentWrites;
@@ -21,10 +20,10 @@ use runtime::telemetry::logs;
 use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 
-use super::probes::{probe_kafka, probe_postgres, service_info};
+use super::probes::{probe_kafka, probe_postgres, serve_health, service_info};
 use super::schema::check_schema;
 use super::topics::check_topics;
-use super::{Connections, RoleArgs, SealingArgs, bind};
+use super::{Connections, HttpArgs, HttpOptions, RoleArgs, SealingArgs, bind};
 
 /// Options of `triggers ingest`.
 #[derive(Args)]
@@ -41,8 +40,13 @@ pub(crate) struct IngestArgs {
     /// Let anybody create an organization
     #[arg(long, env = "OPEN_SIGNUP", value_parser = FlagParser)]
     open_signup: bool,
+    /// Address for health and metrics
+    #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9090", value_name = "HOST:PORT")]
+    metrics_listen: SocketAddr,
     #[command(flatten)]
     role: RoleArgs,
+    #[command(flatten)]
+    http: HttpArgs,
     #[command(flatten)]
     sealing: SealingArgs,
     #[command(flatten)]
@@ -92,12 +96,16 @@ pub(crate) struct ApiServer {
     pub tuning: TuningArgs,
     /// URLs that an endpoint may have.
     pub egress: EgressPolicy,
+    pub http: HttpOptions,
+    /// Whether the API serves `/metrics`, too, because it has no other port.
+    pub with_metrics: bool,
 }
 
 /// Runs the role as its own process.
 pub(crate) async fn main(args: IngestArgs) -> Result<()> {
     logs::init("ingest", args.role.process.log_format);
     let listener = bind(args.listen).await?;
+    let metrics = bind(args.metrics_listen).await?;
     let mut supervisor = args.role.supervisor(&Health::new());
     let connections = Connections::from_args(&args.role)?;
     if let Some(keys) = &args.dev_api_keys {
@@ -112,9 +120,12 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
         open_signup: args.open_signup,
         tuning: args.tuning,
         egress: args.egress.policy()?,
+        http: args.http.options()?,
+        with_metrics: false,
     };
     // After all options: Kafka and PostgreSQL may take long to answer, or not answer at all.
     check_topics(&args.role.kafka, &api.connections.kafka).await?;
+    serve_health(&mut supervisor, metrics, "ingest", args.role.process.prometheus_enabled);
     check_schema(&mut supervisor, api.connections.pool.clone()).await?;
     api.start(&mut supervisor, listener).await?;
     supervisor.run(deadline).await
@@ -126,7 +137,8 @@ impl ApiServer {
     pub(crate) async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
         let producer = self.connections.producer(self.tuning.producer())?;
         let Connections { kafka, pool } = self.connections;
-        let config = TenancyConfig::new(self.operator_token, self.open_signup);
+        let HttpOptions { server: settings, mount, cors, budgets } = self.http;
+        let config = TenancyConfig { budgets, ..TenancyConfig::new(self.operator_token, self.open_signup) };
         let on_loopback = listener.local_addr()?.ip().is_loopback();
         let tenancy = Tenancy::start(supervisor, pool.clone(), config);
         let organization = match &self.dev_api_keys {
@@ -161,14 +173,18 @@ impl ApiServer {
             .merge(materializer::routes(inbox))
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
-        let router = http_server::mount(api, MountOptions::default())
-            .merge(http_server::operational_routes(service_info("ingest"), supervisor.health().clone()));
+        let mut router = cors
+            .apply(http_server::mount(api, mount))
+            .merge(http_server::probe_routes(service_info("ingest"), supervisor.health().clone()));
+        if self.with_metrics {
+            router = router.merge(http_server::metrics_route());
+        }
         probe_kafka(supervisor, &producer, vec![kafka.topics.events, kafka.topics.acks]);
         // Optional for readiness: without PostgreSQL, events with cached API keys are still accepted, so this process
         // must still get requests.
         let postgres = supervisor.health().optional("postgres");
         probe_postgres(supervisor, probe_pool, postgres);
-        let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
+        let server = http_server::serve(listener, router, settings, supervisor.shutdown());
         supervisor.spawn("http", async move {
             let outcome = server.await;
             // Events of clients that disconnected before Kafka confirmed them.

@@ -57,7 +57,7 @@ pub(crate) async fn main(args: MaterializerArgs) -> Result<()> {
     // A consumer without records sends no query, so it would not notice that PostgreSQL does not answer.
     let postgres = supervisor.health().component("postgres");
     probe_postgres(&mut supervisor, connections.pool.clone(), postgres);
-    serve_health(&mut supervisor, listener, "materializer");
+    serve_health(&mut supervisor, listener, "materializer", args.role.process.prometheus_enabled);
     wait_for_schema(&supervisor, &connections.pool).await?;
     let config = ProjectorConfig {
         session_timeout: args.consumer.session_timeout(),

@@ -6,6 +6,7 @@
 mod args;
 mod connections;
 pub(crate) mod dispatcher;
+mod http;
 pub(crate) mod ingest;
 mod listen;
 pub(crate) mod materializer;
@@ -17,5 +18,6 @@ mod topics;
 
 pub(crate) use args::{ProcessArgs, RoleArgs, SealingArgs};
 pub(crate) use connections::Connections;
+pub(crate) use http::{HttpArgs, HttpOptions};
 pub(crate) use listen::bind;
 pub(crate) use topics::validate_topics;

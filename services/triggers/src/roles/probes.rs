@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http_server::{ServerLimits, ServiceInfo};
+use http_server::{ServerLimits, ServerSettings, ServiceInfo};
 use kafka::producer::{Producer, PublishError};
 use runtime::health::Component;
 use runtime::lifecycle::Supervisor;
@@ -41,11 +41,15 @@ pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres
     });
 }
 
-/// Serves health and metrics.
-pub(super) fn serve_health(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str) {
-    let router = http_server::operational_routes(service_info(role), supervisor.health().clone());
-    let server = http_server::serve(listener, router, ServerLimits::default(), supervisor.shutdown());
-    supervisor.spawn("http", async move { Ok(server.await?) });
+/// Serves health and, unless they are switched off, metrics.
+pub(super) fn serve_health(supervisor: &mut Supervisor, listener: TcpListener, role: &'static str, with_metrics: bool) {
+    let mut router = http_server::probe_routes(service_info(role), supervisor.health().clone());
+    if with_metrics {
+        router = router.merge(http_server::metrics_route());
+    }
+    let server =
+        http_server::serve(listener, router, ServerSettings::new(ServerLimits::default()), supervisor.shutdown());
+    supervisor.spawn("health", async move { Ok(server.await?) });
 }
 
 /// What `/status` reports about this process.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::DeliverySettings;
 use super::ingest::{ApiServer, TuningArgs};
-use super::{Connections, bind, dispatcher as dispatching, materializer as materializing};
+use super::{Connections, HttpArgs, bind, dispatcher as dispatching, materializer as materializing};
 
 const PARTITIONS: i32 = 2;
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,6 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 struct Tuning {
     #[command(flatten)]
     tuning: TuningArgs,
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
 /// A new database and new topics.
@@ -65,6 +67,8 @@ async fn ingest_ends_when_one_of_its_tasks_ends() {
             open_signup: false,
             tuning: Tuning::parse_from(["triggers"]).tuning,
             egress: DispatcherConfig::default().egress,
+            http: Tuning::parse_from(["triggers"]).http.options().unwrap(),
+            with_metrics: false,
         };
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         api.start(supervisor, listener).await.unwrap();

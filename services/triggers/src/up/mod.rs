@@ -53,6 +53,8 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     tuning: roles::ingest::TuningArgs,
     #[command(flatten)]
+    http: roles::HttpArgs,
+    #[command(flatten)]
     view: roles::materializer::ViewArgs,
 }
 
@@ -145,6 +147,8 @@ async fn serve(
         open_signup: true,
         tuning: args.tuning.clone(),
         egress: DispatcherConfig::default().on_this_machine().egress,
+        http: args.http.options()?,
+        with_metrics: args.process.prometheus_enabled,
     };
     let organization_id = api.start(&mut supervisor, listener).await?;
     let deadline = args.process.shutdown_deadline();
@@ -154,7 +158,7 @@ async fn serve(
     roles::dispatcher::start(&mut supervisor, connections, delivery)?;
 
     let dev = DevJson {
-        metrics_urls: vec![format!("{base_url}/metrics")],
+        metrics_urls: args.process.prometheus_enabled.then(|| format!("{base_url}/metrics")).into_iter().collect(),
         base_url,
         api_key: first_key(&dev_keys),
         organization_id: organization_id.context("DEV_API_KEYS has no key")?,

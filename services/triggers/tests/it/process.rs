@@ -1,6 +1,5 @@
 //! A `triggers` process as a child of the test: its output, its port, its end, and the processes below it.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -77,6 +76,10 @@ impl Process {
         Self { name: name.to_owned(), child, pid, output, log }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("started with a pipe")
     }
@@ -112,11 +115,11 @@ impl Process {
         .await;
     }
 
-    /// Waits for the port that it listens on. With port 0 only the kernel knows it.
+    /// Waits for the port that it listens on. With port 0 only its log names it.
     pub(crate) async fn port(&self) -> u16 {
         eventually(START, &format!("{} listens", self.name), || async {
             self.assert_runs();
-            listening_port(self.pid)
+            listening_port(&self.log())
         })
         .await
     }
@@ -167,19 +170,12 @@ impl Drop for Process {
     }
 }
 
-/// The port of the process's listening socket.
-fn listening_port(pid: u32) -> Option<u16> {
-    let links =
-        fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-    let sockets: HashSet<String> =
-        links.filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect();
-    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).ok()?;
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let listens = fields.get(3) == Some(&"0A") && sockets.contains(*fields.get(9)?);
-        let (_, port) = fields.get(1)?.split_once(':')?;
-        listens.then(|| u16::from_str_radix(port, 16).ok())?
-    })
+/// The port of the first line of the log that says where the process listens: the API's, or that for health of a role
+/// without one.
+fn listening_port(log: &str) -> Option<u16> {
+    let line = log.lines().find(|line| line.contains("\"Listening\""))?;
+    let (_, rest) = line.split_once("127.0.0.1:")?;
+    rest.split_once('"')?.0.parse().ok()
 }
 
 fn tail(text: &str) -> String {
