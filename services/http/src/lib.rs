@@ -4,6 +4,7 @@
 //! API routes, API keys and organizations are in other crates.
 
 mod body;
+mod body_stream;
 mod connection;
 mod context;
 mod host;
@@ -20,6 +21,7 @@ mod server_limits;
 mod timestamp;
 
 pub use body::{BATCH_BODY_BYTES, BodyLimits, BodyReadTimeout, EVENT_BODY_BYTES, RequestBody, read_body};
+pub use body_stream::BodyStream;
 pub use context::{Dialect, PeerAddr, RequestContext};
 pub use json::{JsonBody, JsonObject};
 pub use mount::{MountOptions, mount};
