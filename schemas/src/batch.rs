@@ -18,8 +18,8 @@ use crate::event_json::members::Name;
 use crate::event_json::text::{body_text, malformed, syntax_error};
 use crate::event_json::{FieldError, Invalid, MAX_BATCH_EVENTS};
 
-/// The texts of the items of `{"events": [...]}`, 1 to [`MAX_BATCH_EVENTS`]. They are found in one pass and borrowed from
-/// the body.
+/// The texts of the items of `{"events": [...]}`, 1 to [`MAX_BATCH_EVENTS`]. They are found in one pass and borrowed
+/// from the body.
 ///
 /// # Errors
 /// [`Invalid`] when the body has another form. Unknown members are errors.

@@ -1,4 +1,4 @@
-//! Counts the records on the events topic, to compare them with the accepted events of a run whose inbox is not written.
+//! Counts the records on the events topic, to compare them with the accepted events of a run whose inbox nobody writes.
 
 use std::time::Duration;
 

@@ -33,8 +33,8 @@ pub(crate) struct LoadArgs {
     /// Exact size of the JSON text of each payload.
     #[arg(long, default_value_t = 600)]
     pub payload_bytes: usize,
-    /// Events of one request. With more than one, the batch route is used, and the events are counted on the log instead
-    /// of in the inbox [default: 1; pair s9: 100].
+    /// Events of one request. More than one use the batch route, and are counted on the log instead of in the inbox
+    /// [default: 1; pair s9: 100].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub batch_events: Option<u16>,
     /// Number of organizations, which are used in turns.

@@ -1,5 +1,7 @@
 //! The answer to a batch: a result per item, in order.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -33,7 +35,7 @@ struct ItemResult {
     duplicate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error_code: Option<&'static str>,
-    message: String,
+    message: Cow<'static, str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<FieldError>,
 }
@@ -68,7 +70,7 @@ impl Results {
             Outcome::Accepted(accepted) => {
                 self.accepted += 1;
                 let (event_id, status) = (Some(accepted.event_id), accepted_status(self.dialect).as_u16());
-                let message = ACCEPTED.to_owned();
+                let message = Cow::Borrowed(ACCEPTED);
                 ItemResult { status, event_id, position: accepted.position, message, ..ItemResult::new(index) }
             }
             Outcome::Duplicate(original, DedupKind::DedupId) => {
@@ -80,7 +82,7 @@ impl Results {
             Outcome::Duplicate(original, DedupKind::Content | DedupKind::IdempotencyKey) => {
                 self.duplicates += 1;
                 let (status, event_id) = (StatusCode::OK.as_u16(), Some(original.event_id));
-                let (position, message) = (original.position, SAME_CONTENT.to_owned());
+                let (position, message) = (original.position, Cow::Borrowed(SAME_CONTENT));
                 ItemResult { status, event_id, position, duplicate: true, message, ..ItemResult::new(index) }
             }
         };
@@ -151,7 +153,7 @@ impl ItemResult {
             position: None,
             duplicate: false,
             error_code: None,
-            message: String::new(),
+            message: Cow::Borrowed(""),
             details: Vec::new(),
         }
     }
@@ -160,7 +162,7 @@ impl ItemResult {
         Self {
             status: problem.status(dialect).as_u16(),
             error_code: Some(problem.error_code()),
-            message: problem.detail().to_owned(),
+            message: Cow::Owned(problem.detail().to_owned()),
             details: problem.details().to_vec(),
             ..Self::new(index)
         }
