@@ -1,4 +1,4 @@
-//! CloudEvents 1.0 in the JSON format (structured, batch) and in binary mode, mapped to [`NewEvent`].
+//! CloudEvents 1.0 in the JSON format and in binary mode, mapped to [`NewEvent`]. Batches are in [`crate::batch`].
 //!
 //! | CloudEvent | event |
 //! | --- | --- |
@@ -18,10 +18,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::dedup::sha256_hex;
-use crate::event_json::envelope::{Envelope, items};
+use crate::event_json::envelope::Envelope;
 use crate::event_json::limits::{FieldErrors, check_payload_size};
-use crate::event_json::text::{body_text, malformed, payload_flaw, syntax_error};
-use crate::event_json::{Invalid, MAX_BATCH_EVENTS, MAX_METADATA_PAIRS, MAX_TEXT_CHARS, NewEvent};
+use crate::event_json::text::{body_text, payload_flaw, syntax_error};
+use crate::event_json::{Invalid, MAX_METADATA_PAIRS, MAX_TEXT_CHARS, NewEvent};
 
 /// The attributes that CloudEvents define, the most extensions that fit into metadata, and one more to notice that
 /// there are too many.
@@ -65,19 +65,6 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
         }
     }
     attributes.into_event(payload.to_owned(), errors)
-}
-
-/// Parses a batch (`application/cloudevents-batch+json`): one result per item, in order. Line and column in an item's
-/// error count from the start of the item.
-///
-/// # Errors
-/// [`Invalid`] when the body is not a JSON array of 1 to [`MAX_BATCH_EVENTS`] items.
-pub fn batch(body: &[u8]) -> Result<Vec<Result<NewEvent, Invalid>>, Invalid> {
-    let items = items(body_text(body)?, MAX_BATCH_EVENTS).map_err(|error| syntax_error(&error))?;
-    if items.is_empty() {
-        return Err(malformed("a batch must have at least one event"));
-    }
-    Ok(items.into_iter().map(|item| structured(item.as_bytes())).collect())
 }
 
 /// Parses a CloudEvent in binary mode. `attributes` are names in lower case without `ce-` or `ce_`, with their values

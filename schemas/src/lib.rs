@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod batch;
 pub mod cloudevents;
 pub mod codec;
 pub mod dedup;

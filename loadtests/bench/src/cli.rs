@@ -150,7 +150,8 @@ pub(crate) struct ProducerArgs {
 /// `pair`.
 #[derive(Args)]
 pub(crate) struct PairArgs {
-    /// s1: closed loop, accepted events per second. s2: 10,000/s, p95.
+    /// s1: closed loop, accepted events per second. s2: 10,000/s, p95. s9: s1 with batches of 100, which needs a system
+    /// without a materializer.
     #[arg(long, value_enum)]
     pub scenario: Compared,
     /// Number of runs of each side.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::inbox_check::InboxCheck;
+use crate::log_count::LogCount;
 use crate::recorder::{Latency, RequestOutcome};
 use crate::scenario::{Check, Load, Pace, Thresholds};
 use crate::session::{Row, Session};
@@ -24,7 +25,7 @@ pub(crate) struct Figures {
     pub errors: u64,
     /// The same in percent.
     pub error_percent: f64,
-    /// Accepted in the measured part, per second.
+    /// Events accepted in the measured part, per second.
     pub accepted_per_second: f64,
     /// Requests of the schedule that were not sent because the run was stopped early.
     pub never_sent: u64,
@@ -40,6 +41,8 @@ pub(crate) struct Figures {
     pub visibility: Option<Visibility>,
     /// Comparison of accepted and stored events; none without an inbox.
     pub inbox: Option<InboxCheck>,
+    /// Comparison of accepted events with those on the log, for batches.
+    pub log: Option<LogCount>,
     /// Maximum of `inbox.unexpected`: requests without success whose event may be stored. None if others send too.
     pub allowed_unexpected: Option<u64>,
     /// What could not be measured or counted, and why.
@@ -56,6 +59,7 @@ pub(crate) struct LoadSummary {
     pub measured_seconds: f64,
     pub connections: usize,
     pub payload_bytes: usize,
+    pub batch_events: usize,
     pub organizations: usize,
     pub keyed: bool,
 }
@@ -90,6 +94,7 @@ impl Figures {
                 measured_seconds: load.measured.as_secs_f64(),
                 connections: load.connections,
                 payload_bytes: load.payload_bytes,
+                batch_events: load.batch_events,
                 organizations: load.organizations,
                 keyed: load.keyed,
             },
@@ -97,7 +102,11 @@ impl Figures {
             requests,
             errors,
             error_percent: if requests == 0 { 0.0 } else { errors as f64 * 100.0 / requests as f64 },
-            accepted_per_second: if seconds > 0.0 { accepted as f64 / seconds } else { 0.0 },
+            accepted_per_second: if seconds > 0.0 {
+                (accepted * load.batch_events as u64) as f64 / seconds
+            } else {
+                0.0
+            },
             never_sent,
             latency: Latency::of(&recorder.latency),
             send_delay: Latency::of(&recorder.send_delay),
@@ -105,6 +114,7 @@ impl Figures {
             components: components(&session.rows),
             visibility: None,
             inbox: None,
+            log: None,
             allowed_unexpected: None,
             measurement_errors: Vec::new(),
         }
@@ -157,6 +167,14 @@ impl Figures {
                 passed: inbox.passed(self.allowed_unexpected),
             });
         }
+        if let Some(log) = &self.log {
+            checks.push(Check {
+                name: "every accepted event is on the log once",
+                threshold: format!("{} to {}", log.accepted, log.accepted + log.maybe_stored),
+                found: log.appended.to_string(),
+                passed: log.passed(),
+            });
+        }
         checks.extend(self.measurement_errors.iter().map(|error| Check {
             name: "everything was measured and counted",
             threshold: "without errors".to_owned(),
@@ -196,6 +214,7 @@ mod tests {
             measured: SECOND,
             connections: 1,
             payload_bytes: 600,
+            batch_events: 1,
             organizations: 1,
             keyed: false,
             timeout: SECOND,

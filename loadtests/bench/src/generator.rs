@@ -238,7 +238,7 @@ async fn drive(state: Arc<GeneratorState>, recorder: Arc<Mutex<Recorder>>) {
     let Ok(Some(started)) = state.started.subscribe().wait_for(Option::is_some).await.map(|started| *started) else {
         return;
     };
-    let mut buffer = Vec::with_capacity(state.load.payload_bytes + 1024);
+    let mut buffer = Vec::with_capacity(state.load.batch_events * state.load.payload_bytes + 1024);
     while let Some((number, intended)) = state.next(started).await {
         state.requests.write(number, &mut buffer);
         state.in_flight.fetch_add(1, Relaxed);
@@ -307,7 +307,8 @@ async fn exchange(connection: &mut Option<Connection>, address: &str, request: &
 
 fn outcome(reply: Result<Result<Reply, ExchangeError>, tokio::time::error::Elapsed>) -> (RequestOutcome, Option<Uuid>) {
     match reply {
-        Ok(Ok(Reply { status: 200..=299, event_id: Some(id), .. })) => (RequestOutcome::Accepted, Some(id)),
+        // 207: a batch of which not every event was accepted.
+        Ok(Ok(Reply { status: 200..=206, event_id: Some(id), .. })) => (RequestOutcome::Accepted, Some(id)),
         Ok(Ok(reply)) => (RequestOutcome::Status(reply.status), None),
         Ok(Err(ExchangeError::Connection(_))) => (RequestOutcome::Connection, None),
         Ok(Err(ExchangeError::Unreadable(_))) => (RequestOutcome::Unreadable, None),

@@ -15,6 +15,7 @@ mod figures;
 mod generator;
 mod inbox_check;
 mod inbox_reader;
+mod log_count;
 mod organizations;
 mod pair;
 mod process_usage;
@@ -100,7 +101,8 @@ async fn run_pair(arguments: PairArgs) -> Result<bool, Failure> {
     let load = arguments.load.of_pair(arguments.scenario)?;
     let name = format!("{}-product", arguments.scenario.name());
     let folder = report::folder(arguments.load.out.as_deref(), &format!("pair-{}", arguments.scenario.name()));
-    let (target, options) = system(arguments.system, &load, name, Thresholds::none())?;
+    let (mut target, options) = system(arguments.system, &load, name, Thresholds::none())?;
+    target.kafka_brokers = target.kafka_brokers.or_else(|| arguments.producer.brokers.clone());
     let pair = pair::Pair {
         compared: arguments.scenario,
         rounds: usize::from(arguments.rounds),

@@ -11,6 +11,7 @@ use crate::control_client::ControlClient;
 use crate::figures::Figures;
 use crate::generator::{Generator, Watch};
 use crate::inbox_reader::{self, Expected};
+use crate::log_count::{LogCount, end_of_log};
 use crate::organizations;
 use crate::process_usage::{Component, listener};
 use crate::report::Report;
@@ -41,12 +42,14 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
     let organizations = organizations::ensure(target, &control, load.organizations).await?;
     load.organizations = organizations.list.len();
     environment.versions = versions(&control, target).await;
+    if load.batch_events > 1 {
+        return run_batches(target, load, options, organizations.list, environment).await;
+    }
     let from = inbox_reader::ends(&control, &organizations.list).await?;
 
     let (watch, visibility) = start_watcher(target, &load, &organizations.list, options.settle).await?;
     let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
-    let requests =
-        Requests::new(&target.address, &organizations.list, load.payload_bytes, load.keyed.then_some(run_tag.as_str()));
+    let requests = Requests::new(&target.address, &organizations.list, &load, &run_tag);
     let generator = Generator::start(load, target.address.authority.clone(), requests, watch).await?;
     let session = session::watch(generator, &load, &components(target, &options.components)).await?;
 
@@ -67,6 +70,34 @@ pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> R
         Err(error) => figures.measurement_errors.push(format!("{error:#}")),
     }
 
+    let checks = figures.check(&options.thresholds);
+    let passed = checks.iter().all(|check| check.passed);
+    Ok(Report { name: options.name.clone(), environment, figures, checks, passed, rows: session.rows })
+}
+
+/// The same with batches. Their throughput is measured without a materializer, so the log is counted, not the inbox.
+async fn run_batches(
+    target: &Target,
+    load: Load,
+    options: &Options,
+    organizations: Vec<organizations::Organization>,
+    environment: RunEnvironment,
+) -> Result<Report, Failure> {
+    let Some(brokers) = &target.kafka_brokers else {
+        return Err(Failure::Usage(
+            "batches are counted on the log, and no broker was found: start a system with `make up`".to_owned(),
+        ));
+    };
+    let before = end_of_log(brokers).await?;
+    let run_tag = format!("{:x}", time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000);
+    let requests = Requests::new(&target.address, &organizations, &load, &run_tag);
+    let generator = Generator::start(load, target.address.authority.clone(), requests, None).await?;
+    let session = session::watch(generator, &load, &components(target, &options.components)).await?;
+    let mut figures = Figures::of(&load, &session);
+    match end_of_log(brokers).await {
+        Ok(after) => figures.log = Some(LogCount::new(&load, &session.recorder, before, after)),
+        Err(error) => figures.measurement_errors.push(format!("{error:#}")),
+    }
     let checks = figures.check(&options.thresholds);
     let passed = checks.iter().all(|check| check.passed);
     Ok(Report { name: options.name.clone(), environment, figures, checks, passed, rows: session.rows })

@@ -1,8 +1,9 @@
-//! The bytes of the requests: a head per organization, and a body in which only the number changes.
+//! The bytes of the requests: a head per organization, and a body in which only the numbers of its events change.
 //!
 //! Sending them and reading the reply is in `connection`.
 
 use crate::organizations::Organization;
+use crate::scenario::Load;
 use crate::target::Address;
 
 /// Width of the number in the body; fixed, so that `content-length` never changes.
@@ -10,27 +11,29 @@ const DIGITS: usize = 12;
 /// Event type of every event of a load run.
 pub(crate) const EVENT_TYPE: &str = "load.order.created";
 
-/// Prebuilt requests `POST /v1/events`, one per number. Organizations are used in turns.
+/// Prebuilt requests `POST /v1/events` or `POST /v1/events/batch`, one per number. Organizations are used in turns.
 pub(crate) struct Requests {
     heads: Vec<Vec<u8>>,
     body: Vec<u8>,
-    /// Offsets of the number in the body.
-    number_offsets: Vec<usize>,
+    /// Offsets of the number in the body, for each event.
+    number_offsets: Vec<Vec<usize>>,
 }
 
 impl Requests {
-    /// Requests to `address` with a payload of exactly `payload_bytes`; with `dedup_run` each has its own
-    /// `dedup_id`, which starts with it.
-    pub(crate) fn new(
-        address: &Address,
-        organizations: &[Organization],
-        payload_bytes: usize,
-        dedup_run: Option<&str>,
-    ) -> Self {
-        let (body, number_offsets) = body(payload_bytes, dedup_run);
+    /// Requests to `address` with payloads of the exact size that `load` says; in a keyed load each event has its own
+    /// `dedup_id`, which starts with `run`.
+    pub(crate) fn new(address: &Address, organizations: &[Organization], load: &Load, run: &str) -> Self {
+        let (event, offsets) = event(load.payload_bytes, load.keyed.then_some(run));
+        let (route, body, number_offsets) = match load.batch_events {
+            0 | 1 => ("events", event, vec![offsets]),
+            events => {
+                let (body, offsets) = batch(&event, &offsets, events);
+                ("events/batch", body, offsets)
+            }
+        };
         let head = |organization: &Organization| {
             format!(
-                "POST {}/v1/events HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n\
+                "POST {}/v1/{route} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n\
                  content-type: application/json\r\ncontent-length: {}\r\n\r\n",
                 address.path,
                 address.authority,
@@ -55,18 +58,36 @@ impl Requests {
         }
         let body_at = buffer.len();
         buffer.extend_from_slice(&self.body);
-        for offset in &self.number_offsets {
-            let mut rest = number;
-            for digit in buffer[body_at + offset..body_at + offset + DIGITS].iter_mut().rev() {
-                *digit = b'0' + (rest % 10) as u8;
-                rest /= 10;
+        let first = number * self.number_offsets.len() as u64;
+        for (event, offsets) in (first..).zip(&self.number_offsets) {
+            for offset in offsets {
+                let mut rest = event;
+                for digit in buffer[body_at + offset..body_at + offset + DIGITS].iter_mut().rev() {
+                    *digit = b'0' + (rest % 10) as u8;
+                    rest /= 10;
+                }
             }
         }
     }
 }
 
-/// The body, and the offsets of the number in it.
-fn body(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>) {
+/// The body of a batch of `events` copies of an event, and the offsets of the number in each.
+fn batch(event: &[u8], offsets: &[usize], events: usize) -> (Vec<u8>, Vec<Vec<usize>>) {
+    let mut body = b"{\"events\":[".to_vec();
+    let mut all = Vec::with_capacity(events);
+    for index in 0..events {
+        if index > 0 {
+            body.push(b',');
+        }
+        all.push(offsets.iter().map(|offset| body.len() + offset).collect());
+        body.extend_from_slice(event);
+    }
+    body.extend_from_slice(b"]}");
+    (body, all)
+}
+
+/// The JSON text of an event, and the offsets of the number in it.
+fn event(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>) {
     let zeros = "0".repeat(DIGITS);
     let mut number_offsets = Vec::new();
     let mut body = format!("{{\"event_type\":\"{EVENT_TYPE}\",");
@@ -96,15 +117,44 @@ fn body(payload_bytes: usize, dedup_run: Option<&str>) -> (Vec<u8>, Vec<usize>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::MIN_PAYLOAD_BYTES;
+    use crate::scenario::{MIN_PAYLOAD_BYTES, Pace};
     use serde_json::Value;
     use serde_json::value::RawValue;
 
     fn requests(payload_bytes: usize, run: Option<&str>) -> Requests {
+        requests_of(payload_bytes, run, 1)
+    }
+
+    fn requests_of(payload_bytes: usize, run: Option<&str>, batch_events: usize) -> Requests {
         let address = Address { authority: "127.0.0.1:80".to_owned(), path: String::new(), port: 80 };
         let organizations: Vec<_> =
             ["k1", "key-2"].iter().map(|key| Organization { id: uuid::Uuid::nil(), key: (*key).to_owned() }).collect();
-        Requests::new(&address, &organizations, payload_bytes, run)
+        let second = std::time::Duration::from_secs(1);
+        let load = Load {
+            pace: Pace::Closed { warm_up: second, measured: second },
+            measured: second,
+            connections: 1,
+            payload_bytes,
+            batch_events,
+            organizations: organizations.len(),
+            keyed: run.is_some(),
+            timeout: second,
+            client_threads: 1,
+        };
+        Requests::new(&address, &organizations, &load, run.unwrap_or_default())
+    }
+
+    #[test]
+    fn each_event_of_a_batch_has_its_own_number() {
+        let requests = requests_of(600, Some("run7"), 3);
+        let mut buffer = Vec::new();
+        requests.write(5, &mut buffer);
+        let (head, body) = parts(&buffer);
+        assert!(head.starts_with("POST /v1/events/batch ") && head.contains("Bearer key-2"), "{head}");
+        let value: Value = serde_json::from_str(&body).unwrap();
+        let ids: Vec<&str> =
+            value["events"].as_array().unwrap().iter().map(|event| event["dedup_id"].as_str().unwrap()).collect();
+        assert_eq!(ids, ["run7-000000000015", "run7-000000000016", "run7-000000000017"]);
     }
 
     fn parts(bytes: &[u8]) -> (String, String) {

@@ -75,6 +75,8 @@ pub(crate) enum Compared {
     S1,
     /// p95 at a fixed rate; less is better.
     S2,
+    /// Accepted per second in the closed loop with batches; more is better.
+    S9,
 }
 
 impl Compared {
@@ -83,13 +85,14 @@ impl Compared {
         match self {
             Self::S1 => "s1",
             Self::S2 => "s2",
+            Self::S9 => "s9",
         }
     }
 
     /// Unit of the figure.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::S1 => "accepted/s",
+            Self::S1 | Self::S9 => "accepted/s",
             Self::S2 => "ms p95",
         }
     }
@@ -99,6 +102,7 @@ impl Compared {
         match self {
             Self::S1 => (">= 0.75", ratio >= 0.75),
             Self::S2 => ("<= 1.2", ratio <= 1.2),
+            Self::S9 => (">= 0.6", ratio >= 0.6),
         }
     }
 }
@@ -135,6 +139,8 @@ pub(crate) struct Load {
     pub connections: usize,
     /// Exact size of the JSON text of each payload.
     pub payload_bytes: usize,
+    /// Events of one request; 1 uses the route for single events.
+    pub batch_events: usize,
     /// Number of organizations, which are used in turns.
     pub organizations: usize,
     /// Whether each event has a `dedup_id`.

@@ -144,16 +144,6 @@ fn percent_encoding_is_decoded_and_other_percents_stay() {
     }
 }
 
-#[test]
-fn a_batch_has_one_result_per_item() {
-    let body = [b"[".as_slice(), &with(""), b", {}, 1]"].concat();
-    let results = batch(&body).unwrap();
-    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false]);
-    for bad in ["[]", "{}", "[1", "", "\u{feff}[1]", &format!("[{}1]", "1,".repeat(1000))] {
-        assert!(matches!(batch(bad.as_bytes()), Err(Invalid::Malformed { .. })), "{bad}");
-    }
-}
-
 proptest! {
     #[test]
     fn different_sources_and_ids_never_share_a_dedup_id(
@@ -167,7 +157,6 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 0..100), name in ".*", value in ".*",
     ) {
         drop(structured(&bytes));
-        drop(batch(&bytes));
         drop(binary(REQUIRED.into_iter().chain([(name.as_str(), value.as_str())]), Some(&value), &bytes));
     }
 }

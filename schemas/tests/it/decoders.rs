@@ -5,10 +5,11 @@
 
 use fuzz::DecodeOutcome::{Read, Refused};
 use fuzz::{DecodeOutcome, drive};
+use schemas::batch::{self, Line, Lines};
 use schemas::codec::{self, DecodeError};
 use schemas::event_json::{
-    self, Invalid, MAX_BODY_BYTES, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, MAX_TIME_MICROS,
-    MIN_TIME_MICROS, NewEvent,
+    self, Invalid, MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS,
+    MAX_TIME_MICROS, MIN_TIME_MICROS, NewEvent,
 };
 use schemas::ids::{EventId, OrgId};
 use schemas::native::{
@@ -116,11 +117,59 @@ fn structured_cloud_events() {
 fn batches_of_cloud_events() {
     let items: Vec<String> = samples::structured().into_iter().map(|item| String::from_utf8(item).unwrap()).collect();
     let golden = samples::texts(&[&format!("[{}]", items.join(", ")), &format!("[{}]", items[2]), "[1, {}]"]);
-    drive("batch of CloudEvents", &samples::json(&golden), |bytes| match cloudevents::batch(bytes) {
-        Ok(items) => {
-            items.into_iter().try_fold(Refused, |all, item| Ok(if new_event(item)? == Read { Read } else { all }))
-        }
+    drive("batch of CloudEvents", &samples::json(&golden), |bytes| match batch::array(bytes) {
+        Ok(items) => items_of(items, cloudevents::structured),
         Err(error) => check_sentence(&error.to_string()),
+    });
+}
+
+/// Reads the items of a batch. It is read if one of them is.
+fn items_of(items: Vec<&str>, parse: fn(&[u8]) -> Result<NewEvent, Invalid>) -> Result<DecodeOutcome, String> {
+    ensure((1..=MAX_BATCH_EVENTS).contains(&items.len()), "a batch with a wrong number of events was accepted")?;
+    items
+        .into_iter()
+        .try_fold(Refused, |all, item| Ok(if new_event(parse(item.as_bytes()))? == Read { Read } else { all }))
+}
+
+#[test]
+fn batches_of_events() {
+    let items: Vec<String> = samples::events().into_iter().map(|item| String::from_utf8(item).unwrap()).collect();
+    let golden = samples::texts(&[
+        &format!(r#"{{"events": [{}]}}"#, items.join(", ")),
+        &format!(r#"{{ "events":[{}] , "events": [1]}}"#, items[1]),
+        r#"{"events": [1, {}, "x"], "more": {}}"#,
+    ]);
+    drive("batch of events", &samples::json(&golden), |bytes| match batch::events(bytes) {
+        Ok(items) => items_of(items, event_json::parse),
+        Err(error) => check_sentence(&error.to_string()),
+    });
+}
+
+#[test]
+fn events_in_lines() {
+    const LONGEST: usize = 4096;
+    let items: Vec<String> =
+        samples::events().iter().map(|item| String::from_utf8_lossy(item).replace('\n', " ")).collect();
+    let golden = samples::texts(&[&items.join("\n"), &items.join("\r\n\n"), "1\n{}\n"]);
+    drive("NDJSON", &samples::json(&golden), |bytes| {
+        // The first byte decides how the rest arrives.
+        let step = 1 + usize::from(bytes.first().copied().unwrap_or_default());
+        let (mut lines, mut outcome) = (Lines::new(LONGEST), Refused);
+        let mut read = |line: Line<'_>| {
+            let Line::Text(text) = line else { return Ok(()) };
+            ensure(text.len() <= LONGEST && !text.contains(&b'\n'), "a wrong line was split off")?;
+            if new_event(event_json::parse(&text))? == Read {
+                outcome = Read;
+            }
+            Ok::<(), String>(())
+        };
+        for mut piece in bytes.chunks(step) {
+            while let Some(line) = lines.next(&mut piece) {
+                read(line)?;
+            }
+        }
+        lines.finish().map_or(Ok(()), &mut read)?;
+        Ok(outcome)
     });
 }
 

@@ -25,7 +25,7 @@ pub const BATCH_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// Memory that is reserved at first. More is reserved only as bytes arrive, because `Content-Length` may be wrong.
 const FIRST_RESERVATION: usize = 8 * 1024;
 /// What a decoder of gzip holds besides its output: the window of 32 KiB and its tables.
-const GZIP_STATE_BYTES: u64 = 48 * 1024;
+pub(super) const GZIP_STATE_BYTES: u64 = 48 * 1024;
 
 /// How long the whole body of a request may take. The server puts it into the extensions of every request.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +85,7 @@ pub async fn read_body(headers: &HeaderMap, body: axum::body::Body, limits: Body
     let reading = async { if gzip { decompress(body, limits).await } else { collect(body, limits).await } };
     match tokio::time::timeout(timeout, reading).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time")),
+        Err(_) => Err(too_slow()),
     }
 }
 
@@ -201,7 +201,7 @@ fn gzip_problem(buffer: &mut CountedBuffer) -> Problem {
 }
 
 /// The next piece of data. Trailers are skipped.
-async fn next_piece(body: &mut axum::body::Body) -> Result<Option<Bytes>, Problem> {
+pub(super) async fn next_piece(body: &mut axum::body::Body) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = body.frame().await {
         match frame.map(|frame| frame.into_data()) {
             Ok(Ok(data)) if !data.is_empty() => return Ok(Some(data)),
@@ -214,7 +214,7 @@ async fn next_piece(body: &mut axum::body::Body) -> Result<Option<Bytes>, Proble
     Ok(None)
 }
 
-fn is_gzip(headers: &HeaderMap) -> Result<bool, Problem> {
+pub(super) fn is_gzip(headers: &HeaderMap) -> Result<bool, Problem> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     let encoding = match (encodings.next(), encodings.next()) {
         (None, _) => return Ok(false),
@@ -231,10 +231,14 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, Problem> {
     Err(problem.with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip")))
 }
 
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn too_large(max_bytes: usize) -> Problem {
+pub(super) fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time")
+}
+
+pub(super) fn too_large(max_bytes: usize) -> Problem {
     Problem::payload_too_large(format!("the body is larger than {} KiB", max_bytes / 1024))
 }

@@ -4,6 +4,7 @@
 //! API routes, API keys and organizations are in other crates.
 
 mod body;
+mod body_stream;
 mod budgets;
 mod connection;
 mod connection_timer;
@@ -27,6 +28,7 @@ mod timestamp;
 mod trusted_proxies;
 
 pub use body::{BATCH_BODY_BYTES, BodyLimits, BodyReadTimeout, EVENT_BODY_BYTES, RequestBody, read_body};
+pub use body_stream::BodyStream;
 pub use budgets::{Budgets, Holder, HolderShares, refusal, response_problem, subscriber};
 pub use context::{ClientAddress, Dialect, RequestContext};
 pub use cors::CorsOrigins;

@@ -149,6 +149,13 @@ impl Problem {
         self.with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
     }
 
+    /// Replaces the human-readable text.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.0.detail = Cow::Owned(detail.into());
+        self
+    }
+
     /// Adds the invalid fields.
     #[must_use]
     pub fn with_details(mut self, details: Vec<FieldError>) -> Self {
@@ -178,6 +185,11 @@ impl Problem {
     /// The human-readable text.
     pub fn detail(&self) -> &str {
         &self.0.detail
+    }
+
+    /// The invalid fields.
+    pub fn details(&self) -> &[FieldError] {
+        &self.0.details
     }
 
     /// The status on a mount of this dialect.

@@ -18,12 +18,12 @@ pub(crate) struct Admitted {
     pub(crate) event: Event,
 }
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const MAX_KEY_CHARACTERS: usize = 255;
 /// CloudEvents' extension for distributed tracing.
 const TRACE_ATTRIBUTES: [&str; 2] = ["traceparent", "tracestate"];
 
-/// How a single event may be written in a request.
+/// How the body of `POST /events` may be written.
 pub(crate) enum Form<'a> {
     /// Our own JSON.
     Json,
@@ -31,9 +31,12 @@ pub(crate) enum Form<'a> {
     Structured,
     /// A CloudEvent whose attributes are headers; its data may be of any content type.
     Binary { content_type: Option<&'a str> },
+    /// A batch of CloudEvents in JSON.
+    Batch,
 }
 
 const CLOUDEVENTS: &str = "application/cloudevents";
+pub(crate) const CLOUDEVENTS_BATCH: &str = "application/cloudevents-batch+json";
 
 impl<'a> Form<'a> {
     /// Determines the form as the HTTP binding of CloudEvents specifies: a CloudEvents content type takes precedence
@@ -42,9 +45,8 @@ impl<'a> Form<'a> {
     /// # Errors
     /// 415 for an unsupported content type.
     pub(crate) fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
-        let content_type =
-            headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str).transpose().map_err(|_| unsupported())?;
-        let media_type = content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
+        let content_type = content_type(headers).map_err(|()| unsupported())?;
+        let media_type = content_type.map(media_type);
         let is = |name: &str| media_type.is_some_and(|given| given.eq_ignore_ascii_case(name));
         let is_of_cloudevents = media_type
             .and_then(|given| given.get(..CLOUDEVENTS.len()))
@@ -55,15 +57,28 @@ impl<'a> Form<'a> {
             Ok(Self::Binary { content_type })
         } else if media_type.is_none() || is("application/json") {
             Ok(Self::Json)
+        } else if is(CLOUDEVENTS_BATCH) {
+            Ok(Self::Batch)
         } else {
             Err(unsupported())
         }
     }
 }
 
+/// The header `Content-Type`. The error: it is not ASCII.
+pub(crate) fn content_type(headers: &HeaderMap) -> Result<Option<&str>, ()> {
+    headers.get(header::CONTENT_TYPE).map(HeaderValue::to_str).transpose().map_err(|_| ())
+}
+
+/// Type and subtype, without parameters.
+pub(crate) fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
 fn unsupported() -> Problem {
     Problem::unsupported_media_type(
-        "send application/json, or a CloudEvent as application/cloudevents+json or with ce-* headers",
+        "send application/json, or CloudEvents as application/cloudevents+json, as \
+         application/cloudevents-batch+json, or with ce-* headers",
     )
 }
 
@@ -77,16 +92,43 @@ pub(crate) fn admit(
 ) -> Result<Admitted, Problem> {
     let parsed = match form {
         Form::Json => event_json::parse(body),
-        Form::Structured => cloudevents::structured(body),
         Form::Binary { content_type } => binary(headers, *content_type, body),
+        Form::Structured | Form::Batch => cloudevents::structured(body),
     };
-    let mut new = parsed.map_err(problem_of)?;
+    let new = allowed(caller, parsed)?;
+    let fingerprint_input = fingerprint_input(headers, form, body);
+    Ok(admitted(caller, new, idempotency_key(headers)?, &fingerprint_input, traceparent))
+}
+
+/// Checks one item of a batch, which `parse` reads, and creates its event with a new id.
+pub(crate) fn admit_item(
+    caller: &Caller,
+    parse: fn(&[u8]) -> Result<NewEvent, Invalid>,
+    item: &[u8],
+    traceparent: Option<String>,
+) -> Result<Admitted, Problem> {
+    let new = allowed(caller, parse(item))?;
+    Ok(admitted(caller, new, None, item, traceparent))
+}
+
+/// The event, if it is valid and the key may send it.
+fn allowed(caller: &Caller, parsed: Result<NewEvent, Invalid>) -> Result<NewEvent, Problem> {
+    let new = parsed.map_err(|invalid| problem_of(invalid, "invalid_event"))?;
     if !caller.allows_event_type(&new.event_type) {
         return Err(Problem::forbidden("this key is restricted to other event types"));
     }
-    let fingerprint_input = fingerprint_input(headers, form, body);
-    let dedup = dedup_of(caller.content_dedup, idempotency_key(headers)?, &mut new, &fingerprint_input);
-    Ok(Admitted { event: new.into_event(caller.org_id, EventId::generate(), dedup, traceparent) })
+    Ok(new)
+}
+
+fn admitted(
+    caller: &Caller,
+    mut new: NewEvent,
+    idempotency_key: Option<String>,
+    fingerprint_input: &[u8],
+    traceparent: Option<String>,
+) -> Admitted {
+    let dedup = dedup_of(caller.content_dedup, idempotency_key, &mut new, fingerprint_input);
+    Admitted { event: new.into_event(caller.org_id, EventId::generate(), dedup, traceparent) }
 }
 
 fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Result<NewEvent, Invalid> {
@@ -155,7 +197,8 @@ fn dedup_of(
     }
 }
 
-fn problem_of(invalid: Invalid) -> Problem {
+/// `code`: the error code when fields break a rule.
+pub(crate) fn problem_of(invalid: Invalid, code: &'static str) -> Problem {
     let detail = invalid.to_string();
     match invalid {
         Invalid::Malformed { .. } => Problem::invalid("invalid_json", detail),
@@ -163,7 +206,7 @@ fn problem_of(invalid: Invalid) -> Problem {
         Invalid::Fields(fields) => {
             let details =
                 fields.into_iter().map(|field| FieldError { field: field.field, reason: field.reason }).collect();
-            Problem::invalid("invalid_event", detail).with_details(details)
+            Problem::invalid(code, detail).with_details(details)
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::dedup_lookup::{DedupKey, DedupLookup};
 use crate::reply::Accepted;
+use crate::turn::Turn;
 
 /// Memory of all entries of an instance. Evicted keys are found in the view.
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;
@@ -85,11 +86,17 @@ impl DedupCache {
         Self { entries, lookup: DedupLookup::start(supervisor, pool), wait_timeout }
     }
 
-    /// Finds the accepted event of the dedup key, or reserves the key.
+    /// Finds the accepted event of the dedup key, or reserves the key. A concurrent duplicate leaves its turn: it may
+    /// wait long, and is appended only in the rare case that the first request has no outcome.
     ///
     /// # Errors
-    /// The error of the concurrent request that held the key.
-    pub(crate) async fn find_or_reserve(&self, event: &Event, dedup: &Dedup) -> Result<Reserved, Problem> {
+    /// The error of the concurrent request, or of the item of the same batch, that held the key.
+    pub(crate) async fn find_or_reserve(
+        &self,
+        event: &Event,
+        dedup: &Dedup,
+        turn: &mut Turn<'_>,
+    ) -> Result<Reserved, Problem> {
         let key = (event.org_id, dedup.kind, dedup.key.clone());
         let weight = u32::try_from(ENTRY_BYTES + dedup.key.len() + event.event_type.len()).unwrap_or(u32::MAX);
         let deadline = Instant::now() + self.wait_timeout;
@@ -100,6 +107,7 @@ impl DedupCache {
             if Arc::ptr_eq(&entry, &new) {
                 return Ok(self.look_up(key, entry, sender, event, dedup).await);
             }
+            turn.leave();
             let mut concurrent = entry.outcome.clone();
             match timeout_at(deadline, concurrent.wait_for(Option::is_some)).await {
                 Ok(Ok(outcome)) => {

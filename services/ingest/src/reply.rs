@@ -19,6 +19,27 @@ pub(crate) struct Accepted {
     pub(crate) position: Option<String>,
 }
 
+/// The outcome of a request, or of an item of a batch, whose event is on the log.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Accepted(Accepted),
+    /// The fields of the original, and the kind of the dedup key.
+    Duplicate(Accepted, DedupKind),
+}
+
+impl Outcome {
+    /// The response of a mount to a single event.
+    pub(crate) fn into_response(self, dialect: Dialect) -> Response {
+        match self {
+            Self::Accepted(accepted) => accepted.into_response(dialect),
+            Self::Duplicate(original, kind) => original.into_duplicate(kind, dialect),
+        }
+    }
+}
+
+pub(crate) const ACCEPTED: &str = "event accepted";
+pub(crate) const SAME_CONTENT: &str = "this content was accepted a moment ago";
+
 #[derive(Serialize)]
 struct ResponseBody<'a> {
     event_id: EventId,
@@ -50,11 +71,11 @@ impl Accepted {
     }
 
     /// The response to the original.
-    pub(crate) fn into_response(self, dialect: Dialect) -> Response {
+    fn into_response(self, dialect: Dialect) -> Response {
         match dialect {
-            Dialect::Api => (StatusCode::ACCEPTED, self.body("event accepted", false)).into_response(),
+            Dialect::Api => (accepted_status(dialect), self.body(ACCEPTED, false)).into_response(),
             Dialect::Canonical => {
-                let mut response = (StatusCode::CREATED, self.body("event accepted", false)).into_response();
+                let mut response = (accepted_status(dialect), self.body(ACCEPTED, false)).into_response();
                 if let Ok(location) = HeaderValue::try_from(format!("/v1/events/{}", self.event_id)) {
                     response.headers_mut().insert(header::LOCATION, location);
                 }
@@ -64,7 +85,7 @@ impl Accepted {
     }
 
     /// The response to a duplicate whose dedup key is of this kind.
-    pub(crate) fn into_duplicate(self, kind: DedupKind, dialect: Dialect) -> Response {
+    fn into_duplicate(self, kind: DedupKind, dialect: Dialect) -> Response {
         match kind {
             DedupKind::IdempotencyKey => {
                 let mut response = self.into_response(dialect);
@@ -73,16 +94,22 @@ impl Accepted {
                     .insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
                 response
             }
-            DedupKind::DedupId => {
-                let detail =
-                    format!("an event with this dedup_id was accepted within the last 24 hours: {}", self.event_id);
-                Problem::new(StatusCode::CONFLICT, "duplicate_event", detail)
-                    .with_field("event_id", self.event_id)
-                    .into_response()
-            }
-            DedupKind::Content => {
-                (StatusCode::OK, self.body("this content was accepted a moment ago", true)).into_response()
-            }
+            DedupKind::DedupId => duplicate_problem(self.event_id).into_response(),
+            DedupKind::Content => (StatusCode::OK, self.body(SAME_CONTENT, true)).into_response(),
         }
     }
+}
+
+/// The status of an accepted event.
+pub(crate) fn accepted_status(dialect: Dialect) -> StatusCode {
+    match dialect {
+        Dialect::Api => StatusCode::ACCEPTED,
+        Dialect::Canonical => StatusCode::CREATED,
+    }
+}
+
+/// The answer to an event with the `dedup_id` of `original`.
+pub(crate) fn duplicate_problem(original: EventId) -> Problem {
+    let detail = format!("an event with this dedup_id was accepted within the last 24 hours: {original}");
+    Problem::new(StatusCode::CONFLICT, "duplicate_event", detail).with_field("event_id", original)
 }

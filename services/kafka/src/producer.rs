@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -102,6 +103,38 @@ struct TopicBounds {
     partitions: Vec<Arc<Semaphore>>,
 }
 
+/// The permits of one record.
+type Permits<'a> = (SemaphorePermit<'a>, Option<OwnedSemaphorePermit>);
+
+/// A record that was handed to the producer. Dropping it does not take the record back.
+pub struct Submitted<'a> {
+    owner: &'a Producer,
+    producer: Arc<FutureProducer>,
+    report: DeliveryFuture,
+    /// librdkafka looks for timed-out records once a second only; the budget is kept here.
+    deadline: Instant,
+    _permits: Permits<'a>,
+}
+
+impl Submitted<'_> {
+    /// Waits for the delivery report.
+    ///
+    /// # Errors
+    /// As [`Producer::publish`].
+    pub async fn report(self) -> Result<Appended, PublishError> {
+        match timeout_at(self.deadline, self.report).await {
+            Ok(Ok(Ok(delivery))) => Ok(Appended {
+                partition: delivery.partition,
+                offset: delivery.offset,
+                timestamp_ms: delivery.timestamp.to_millis(),
+            }),
+            Ok(Ok(Err((error, _message)))) => Err(self.owner.classify(&self.producer, &error)),
+            Ok(Err(_canceled)) => Err(PublishError::Unknown("the producer was closed".to_owned())),
+            Err(_elapsed) => Err(PublishError::Unknown("no delivery report within the budget".to_owned())),
+        }
+    }
+}
+
 impl Producer {
     /// Makes the producer. It connects in the background: a cluster that is down shows when publishing.
     ///
@@ -190,19 +223,19 @@ impl Producer {
     /// # Errors
     /// See [`PublishError`]; each kind says whether the record may have been stored.
     pub async fn publish(&self, record: ProducerRecord<'_>) -> Result<Appended, PublishError> {
-        let _permits = self.acquire_permits(&record)?;
-        let (producer, report) = self.enqueue(&record)?;
-        // librdkafka looks for timed-out records once a second only; the budget is kept here.
-        match tokio::time::timeout(self.shared.settings.delivery_timeout, report).await {
-            Ok(Ok(Ok(delivery))) => Ok(Appended {
-                partition: delivery.partition,
-                offset: delivery.offset,
-                timestamp_ms: delivery.timestamp.to_millis(),
-            }),
-            Ok(Ok(Err((error, _message)))) => Err(self.classify(&producer, &error)),
-            Ok(Err(_canceled)) => Err(PublishError::Unknown("the producer was closed".to_owned())),
-            Err(_elapsed) => Err(PublishError::Unknown("no delivery report within the budget".to_owned())),
-        }
+        self.submit(&record)?.report().await
+    }
+
+    /// Hands the record to the producer without waiting. Records that are submitted one after the other are appended in
+    /// this order, if they have the same partition.
+    ///
+    /// # Errors
+    /// [`PublishError`]: nothing was sent.
+    pub fn submit(&self, record: &ProducerRecord<'_>) -> Result<Submitted<'_>, PublishError> {
+        let permits = self.acquire_permits(record)?;
+        let (producer, report) = self.enqueue(record)?;
+        let deadline = Instant::now() + self.shared.settings.delivery_timeout;
+        Ok(Submitted { owner: self, producer, report, deadline, _permits: permits })
     }
 
     /// Waits until everything in flight has its report, at most `deadline`. Blocking work, done on a blocking thread.
@@ -221,10 +254,7 @@ impl Producer {
     }
 
     /// Takes a permit, and one of the partition if that is known. They are returned when dropped.
-    fn acquire_permits(
-        &self,
-        record: &ProducerRecord<'_>,
-    ) -> Result<(SemaphorePermit<'_>, Option<OwnedSemaphorePermit>), PublishError> {
+    fn acquire_permits(&self, record: &ProducerRecord<'_>) -> Result<Permits<'_>, PublishError> {
         let permit = self.shared.in_flight.try_acquire().map_err(|_| PublishError::Busy)?;
         let semaphore = record.key.and_then(|key| {
             let topics = self.shared.partitions.read().unwrap_or_else(PoisonError::into_inner);

@@ -88,7 +88,7 @@ async fn measure(
     let organizations: Vec<Organization> = (0..load.organizations)
         .map(|number| Organization { id: Uuid::nil(), key: format!("zap_test_{number:055}") })
         .collect();
-    let requests = Requests::new(&address, &organizations, load.payload_bytes, load.keyed.then_some("bare"));
+    let requests = Requests::new(&address, &organizations, &load, "bare");
     let generator = Generator::start(load, address.authority.clone(), requests, None).await?;
     let session = session::watch(generator, &load, &components).await?;
     child.kill().await.context("stopping the bare loop")?;

@@ -2,13 +2,14 @@
 //!
 //! It has no keys, limits, validation, record format or metrics. The comparison shows what these cost in the product.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -17,6 +18,9 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
+
+/// Largest body of a batch.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// The topic that the loop produces to.
 #[derive(Debug, Clone)]
@@ -44,7 +48,10 @@ type ServerState = Arc<Option<TopicProducer>>;
 pub(crate) async fn run(sink: Option<Sink>) -> anyhow::Result<()> {
     let producer =
         sink.map(|sink| producer(&sink).map(|producer| TopicProducer { producer, topic: sink.topic })).transpose()?;
-    let app = Router::new().route("/v1/events", post(accept)).with_state(Arc::new(producer));
+    let app = Router::new()
+        .route("/v1/events", post(accept))
+        .route("/v1/events/batch", post(accept_batch).layer(DefaultBodyLimit::max(MAX_BATCH_BYTES)))
+        .with_state(Arc::new(producer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.context("listening")?;
     println!("{}", listener.local_addr().context("listening")?.port());
     let (closed, orphaned) = tokio::sync::oneshot::channel();
@@ -70,6 +77,45 @@ fn producer(sink: &Sink) -> anyhow::Result<FutureProducer> {
         .set("linger.ms", sink.linger_ms.to_string())
         .create()
         .context("creating the producer")
+}
+
+#[derive(Deserialize)]
+struct PostedBatch<'a> {
+    #[serde(borrow)]
+    events: Vec<PostedEvent<'a>>,
+}
+
+/// Produces the events together, and answers with the id of each.
+async fn accept_batch(State(state): State<ServerState>, headers: HeaderMap, body: Bytes) -> Response {
+    let unavailable = |text: String| (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    let batch: PostedBatch<'_> = match serde_json::from_slice(&body) {
+        Ok(batch) => batch,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    };
+    if let Some(producer) = state.as_ref() {
+        let key = headers.get(header::AUTHORIZATION).map(|key| key.as_bytes()).unwrap_or_default();
+        let mut reports = Vec::with_capacity(batch.events.len());
+        for event in &batch.events {
+            let record = FutureRecord::to(&producer.topic).key(key).payload(event.payload.get());
+            match producer.producer.send_result(record) {
+                Ok(report) => reports.push(report),
+                Err((error, _)) => return unavailable(error.to_string()),
+            }
+        }
+        for report in reports {
+            if !matches!(tokio::time::timeout(Duration::from_secs(5), report).await, Ok(Ok(Ok(_)))) {
+                return unavailable("not delivered".to_owned());
+            }
+        }
+    }
+    let mut reply = String::with_capacity(64 * batch.events.len());
+    for (index, _) in batch.events.iter().enumerate() {
+        let separator = if index == 0 { "{\"results\":[" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(reply, "{separator}{{\"event_id\":\"{}\"}}", Uuid::now_v7());
+    }
+    reply.push_str("]}");
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], reply).into_response()
 }
 
 async fn accept(State(state): State<ServerState>, headers: HeaderMap, body: Bytes) -> Response {

@@ -33,6 +33,10 @@ pub(crate) struct LoadArgs {
     /// Exact size of the JSON text of each payload.
     #[arg(long, default_value_t = 600)]
     pub payload_bytes: usize,
+    /// Events of one request. More than one use the batch route, and are counted on the log instead of in the inbox
+    /// [default: 1; pair s9: 100].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub batch_events: Option<u16>,
     /// Number of organizations, which are used in turns.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub orgs: Option<u32>,
@@ -92,6 +96,11 @@ impl LoadArgs {
     pub(crate) fn of_pair(&self, compared: Compared) -> Result<Load, Failure> {
         match (compared, self.closed) {
             (Compared::S1, _) => Self { closed: true, ..self.clone() }.of_bare(),
+            (Compared::S9, _) => {
+                // 64 batches of 100 are well below the events that the product allows in flight.
+                let (batch_events, concurrency) = (self.batch_events.or(Some(100)), self.concurrency.or(Some(64)));
+                Self { closed: true, batch_events, concurrency, ..self.clone() }.of_bare()
+            }
             (Compared::S2, false) => self.of_bare(),
             (Compared::S2, true) => Err(Failure::Usage("s2 uses the open model: it cannot be --closed".to_owned())),
         }
@@ -138,6 +147,7 @@ impl LoadArgs {
             measured,
             connections,
             payload_bytes: self.payload_bytes,
+            batch_events: self.batch_events.map_or(1, usize::from),
             organizations: self.orgs.map_or(defaults.organizations, |n| n as usize),
             keyed: self.keyed,
             timeout: Duration::from_millis(self.timeout_ms),

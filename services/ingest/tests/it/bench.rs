@@ -128,6 +128,16 @@ impl Instance {
         self.client.post(format!("{}{path}", self.url))
     }
 
+    /// Where it listens, `HOST:PORT`.
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
+    /// A request to accept a batch of this content type.
+    pub(crate) fn batch(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+        self.post(path).bearer_auth(KEY).header("content-type", content_type).body(body)
+    }
+
     /// A request to accept a body of JSON text.
     pub(crate) fn event(&self, body: impl Into<String>) -> RequestBuilder {
         self.post("/v1/events").bearer_auth(KEY).header("content-type", "application/json").body(body.into())

@@ -6,6 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod accepting;
+mod batch;
+mod batch_lines;
+mod batch_outages;
 mod bench;
 mod duplicates;
 mod forms;

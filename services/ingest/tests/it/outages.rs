@@ -14,22 +14,26 @@ use tokio::task::JoinSet;
 
 use crate::bench::{Answer, Bench, Instance, PARTITIONS};
 
-const BUDGET: Duration = Duration::from_secs(2);
+pub(crate) const BUDGET: Duration = Duration::from_secs(2);
 /// The producer checks for timed-out records once a second; the rest is for a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
+pub(crate) const SLACK: Duration = Duration::from_secs(3);
 
-type Mock = MockCluster<'static, DefaultProducerContext>;
+pub(crate) type Mock = MockCluster<'static, DefaultProducerContext>;
 
-fn settings() -> ProducerSettings {
+pub(crate) fn settings() -> ProducerSettings {
     ProducerSettings { delivery_timeout: BUDGET, ..ProducerSettings::default() }
 }
 
 /// An instance on a mock cluster whose broker returns errors on demand.
-async fn on_mock(bench: &Bench) -> (Mock, Instance) {
+pub(crate) async fn on_mock(bench: &Bench) -> (Mock, Instance) {
+    on_mock_with(bench, settings()).await
+}
+
+pub(crate) async fn on_mock_with(bench: &Bench, settings: ProducerSettings) -> (Mock, Instance) {
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic(&bench.kafka.topics.events, PARTITIONS, 1).unwrap();
     let kafka = KafkaConfig { brokers: mock.bootstrap_servers(), ..bench.kafka.clone() };
-    let producer = Producer::new(&kafka, settings()).unwrap();
+    let producer = Producer::new(&kafka, settings).unwrap();
     let instance = bench.instance_with(producer, bench.pool.clone()).await;
     // Connects the producer, so that the test does not measure that.
     instance.accept(&event()).await.expect(201);
@@ -37,7 +41,7 @@ async fn on_mock(bench: &Bench) -> (Mock, Instance) {
 }
 
 /// An instance without a Kafka.
-async fn without_kafka(bench: &Bench, settings: ProducerSettings) -> Instance {
+pub(crate) async fn without_kafka(bench: &Bench, settings: ProducerSettings) -> Instance {
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let kafka = KafkaConfig::new(address.to_string(), "");
     bench.instance_with(Producer::new(&kafka, settings).unwrap(), bench.pool.clone()).await
@@ -93,7 +97,7 @@ async fn a_down_broker_is_503_in_time_and_the_retry_succeeds_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_kafka_the_answer_is_503_within_the_budget() {
+pub(crate) async fn without_kafka_the_answer_is_503_within_the_budget() {
     let bench = Bench::start().await;
     let instance = without_kafka(&bench, settings()).await;
     let started = Instant::now();

@@ -1,0 +1,144 @@
+//! Accepts one event that passed all checks: recognizes duplicates and appends to the log. It is the same for the event
+//! of a single request and for an item of a batch.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use http::StatusCode;
+use http_server::{Problem, RequestContext};
+use kafka::producer::{Appended, ProducerRecord, PublishError};
+use schemas::codec;
+use schemas::ids::OrgId;
+use schemas::position::{LogPosition, TOKEN_PURPOSE};
+use schemas::records::{DedupKind, Event};
+use tenancy::Caller;
+use tenancy::record::{RecordKind, publish_problem, record_headers};
+use tracing::{debug, error};
+use uuid::fmt::Hyphenated;
+
+use crate::admit::Admitted;
+use crate::dedup_cache::{CachedResponse, Reserved};
+use crate::metrics::METRICS;
+use crate::reply::{Accepted, Outcome};
+use crate::state::IngestState;
+use crate::turn::Turn;
+
+type UuidText = [u8; Hyphenated::LENGTH];
+
+/// Appends the events of one request.
+pub(crate) struct Appender<'a> {
+    state: &'a IngestState,
+    context: &'a RequestContext,
+    kind: RecordKind,
+    /// Key of the records.
+    org_id: UuidText,
+    key_id: UuidText,
+    /// The first event of the request that Kafka did not confirm in time.
+    unconfirmed: OnceLock<Problem>,
+}
+
+impl<'a> Appender<'a> {
+    pub(crate) fn new(state: &'a IngestState, context: &'a RequestContext, caller: &Caller, kind: RecordKind) -> Self {
+        let text = |id: uuid::Uuid| {
+            let mut text = [0; Hyphenated::LENGTH];
+            id.hyphenated().encode_lower(&mut text);
+            text
+        };
+        let (org_id, key_id) = (text(caller.org_id.as_uuid()), text(caller.key_id.as_uuid()));
+        Self { state, context, kind, org_id, key_id, unconfirmed: OnceLock::new() }
+    }
+
+    /// Answers a duplicate from the cache or the view; else appends the event when it is its turn.
+    pub(crate) async fn accept(&self, admitted: Admitted, mut turn: Turn<'_>) -> Result<Outcome, Problem> {
+        let Some(dedup) = admitted.event.dedup.clone() else {
+            return self.append(admitted, turn).await.map(Outcome::Accepted);
+        };
+        match self.state.dedup_cache.find_or_reserve(&admitted.event, &dedup, &mut turn).await? {
+            Reserved::Duplicate(CachedResponse { accepted, body_hash }) => {
+                if dedup.kind == DedupKind::IdempotencyKey && body_hash != dedup.body_hash {
+                    let detail = "this Idempotency-Key was used within the last 24 hours with another body, or other \
+                                  attributes of its event";
+                    return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail));
+                }
+                METRICS.duplicates.with_label_values(&[dedup.kind.as_str()]).inc();
+                Ok(Outcome::Duplicate(accepted, dedup.kind))
+            }
+            Reserved::Original(reservation) => {
+                // If the client disconnects, the reservation is dropped; if the append fails, it is removed. Neither
+                // blocks a retry.
+                match self.append(admitted, turn).await {
+                    Ok(accepted) => {
+                        reservation.complete(accepted.clone());
+                        Ok(Outcome::Accepted(accepted))
+                    }
+                    Err(problem) => {
+                        reservation.fail(problem.clone());
+                        Err(problem)
+                    }
+                }
+            }
+        }
+    }
+
+    /// The answer to an event of this request that may have been stored, if there is one.
+    pub(crate) fn unconfirmed(&self) -> Option<&Problem> {
+        self.unconfirmed.get()
+    }
+
+    /// Appends the event, waits for the delivery report, and returns the event's position.
+    async fn append(&self, admitted: Admitted, turn: Turn<'_>) -> Result<Accepted, Problem> {
+        let Event { org_id, event_id, .. } = admitted.event;
+        let value = codec::encode_event(&admitted.event).map_err(|error| {
+            error!(request_id = %self.context.request_id, %error, "Event could not be encoded; answering 500");
+            Problem::internal()
+        })?;
+        turn.wait().await;
+        let started = Instant::now();
+        let submitted = if self.unconfirmed.get().is_some() {
+            // Waiting out the time for one part of a batch after the other would take too long.
+            Err(PublishError::Failed("an earlier event of the request was not confirmed".to_owned()))
+        } else {
+            let headers = record_headers(self.context, &self.key_id);
+            let topic = &*self.state.topic;
+            self.state.producer.submit(&ProducerRecord {
+                topic,
+                key: Some(&self.org_id),
+                value: Some(&value),
+                headers: &headers,
+            })
+        };
+        drop((turn, value));
+        let outcome = match submitted {
+            Ok(submitted) => submitted.report().await,
+            Err(error) => Err(error),
+        };
+        METRICS.append_seconds.observe(started.elapsed().as_secs_f64());
+        let appended = outcome.map_err(|error| self.problem_of(&error))?;
+        METRICS.accepted.inc();
+        let (partition, offset) = (appended.partition, appended.offset);
+        debug!(request_id = %self.context.request_id, %event_id, partition, offset, "Event accepted");
+        let (event_type, accepted_at_ms) = (admitted.event.event_type, appended.timestamp_ms);
+        Ok(Accepted { event_id, event_type, accepted_at_ms, position: position(self.state, org_id, &appended) })
+    }
+
+    fn problem_of(&self, error: &PublishError) -> Problem {
+        let problem = publish_problem(self.context, self.kind, error);
+        if matches!(error, PublishError::Unknown(_)) {
+            // A later one changes nothing.
+            self.unconfirmed.set(problem.clone()).ok();
+        }
+        problem
+    }
+}
+
+/// The position token; also stores the offset for read-your-writes. `None` when Kafka reported no offset: for a batch
+/// that the producer resent, Kafka may confirm that it has it without an offset.
+fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<String> {
+    if appended.offset < 0 {
+        return None;
+    }
+    state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
+    // Epoch 0: ingest writes to the newest log epoch without knowing its number.
+    let position = LogPosition { log_epoch: 0, partition: appended.partition, offset: appended.offset };
+    Some(state.sealing.seal_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &position.to_bytes()))
+}

@@ -1,0 +1,126 @@
+//! Appends the events of a batch together: submits them without waiting for each, and collects their outcomes.
+
+use std::pin::Pin;
+
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use http_server::{Problem, RequestContext};
+use schemas::event_json::{Invalid, MAX_BODY_BYTES, NewEvent};
+use tenancy::Caller;
+
+use super::results::Results;
+use crate::admit::admit_item;
+use crate::append::Appender;
+use crate::metrics::METRICS;
+use crate::reply::Outcome;
+use crate::turn::Turns;
+
+/// Bytes of events without a delivery report. At this bound, the next event waits: a batch that arrives faster than
+/// Kafka takes it must not fill the memory.
+const MAX_IN_FLIGHT_BYTES: usize = 2 * MAX_BODY_BYTES;
+/// After this many events, other tasks get the thread.
+const YIELD_EVERY: usize = 32;
+
+type Item<'a> = Pin<Box<dyn Future<Output = Done> + Send + 'a>>;
+
+/// The outcome of an item.
+struct Done {
+    index: usize,
+    /// Length of its text.
+    bytes: usize,
+    outcome: Result<Outcome, Problem>,
+}
+
+pub(super) struct Items<'a> {
+    appender: &'a Appender<'a>,
+    turns: &'a Turns,
+    caller: &'a Caller,
+    context: &'a RequestContext,
+    parse: fn(&[u8]) -> Result<NewEvent, Invalid>,
+    running: FuturesUnordered<Item<'a>>,
+    in_flight_bytes: usize,
+    results: Results,
+}
+
+impl<'a> Items<'a> {
+    pub(super) fn new(
+        appender: &'a Appender<'a>,
+        turns: &'a Turns,
+        caller: &'a Caller,
+        context: &'a RequestContext,
+        parse: fn(&[u8]) -> Result<NewEvent, Invalid>,
+    ) -> Self {
+        let (running, results) = (FuturesUnordered::new(), Results::new(context.dialect));
+        Self { appender, turns, caller, context, parse, running, in_flight_bytes: 0, results }
+    }
+
+    /// Number of items so far.
+    pub(super) fn count(&self) -> usize {
+        self.results.count()
+    }
+
+    /// Checks the next item and starts to append it.
+    pub(super) async fn add(&mut self, text: &[u8]) {
+        let index = self.results.reserve();
+        match admit_item(self.caller, self.parse, text, self.context.traceparent.clone()) {
+            Ok(admitted) => {
+                let (appender, turn, bytes) = (self.appender, self.turns.take(), text.len());
+                self.in_flight_bytes += bytes;
+                self.running.push(Box::pin(async move {
+                    Done { index, bytes, outcome: appender.accept(admitted, turn).await }
+                }));
+            }
+            Err(problem) => self.refuse(index, &problem),
+        }
+        if index % YIELD_EVERY == YIELD_EVERY - 1 {
+            // Submits what was added.
+            while let Some(Some(done)) = self.running.next().now_or_never() {
+                self.record(done);
+            }
+            tokio::task::yield_now().await;
+        }
+        while self.in_flight_bytes >= MAX_IN_FLIGHT_BYTES {
+            let Some(done) = self.running.next().await else { return };
+            self.record(done);
+        }
+    }
+
+    /// The next item is larger than the body of a single event may be.
+    pub(super) fn too_large(&mut self) {
+        let index = self.results.reserve();
+        let detail = format!("the event is larger than {} KiB", MAX_BODY_BYTES / 1024);
+        self.refuse(index, &Problem::payload_too_large(detail));
+    }
+
+    /// Waits for `other`, and appends meanwhile.
+    pub(super) async fn until<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = std::pin::pin!(other);
+        loop {
+            tokio::select! {
+                output = &mut other => return output,
+                Some(done) = self.running.next() => self.record(done),
+            }
+        }
+    }
+
+    /// Waits for the outcomes of all items.
+    pub(super) async fn finish(mut self) -> Results {
+        while let Some(done) = self.running.next().await {
+            self.record(done);
+        }
+        self.results
+    }
+
+    fn record(&mut self, done: Done) {
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(done.bytes);
+        match done.outcome {
+            Ok(outcome) => self.results.set(done.index, outcome),
+            Err(problem) => self.refuse(done.index, &problem),
+        }
+    }
+
+    fn refuse(&mut self, index: usize, problem: &Problem) {
+        METRICS.refused.with_label_values(&[problem.error_code()]).inc();
+        self.results.refuse(index, problem);
+    }
+}
