@@ -12,6 +12,8 @@ use schemas::headers::{TRACEPARENT, TRACESTATE};
 use schemas::trace::{is_traceparent, is_tracestate};
 use uuid::Uuid;
 
+use super::rate_limit::RateLimitSlot;
+
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -57,6 +59,8 @@ pub struct RequestContext {
     pub dialect: Dialect,
     /// When the headers were complete.
     pub received: Instant,
+    /// What the rate limit of the request has left.
+    pub rate_limit: RateLimitSlot,
 }
 
 impl RequestContext {
@@ -70,6 +74,7 @@ impl RequestContext {
             tracestate: traceparent.and_then(|_| client_tracestate(headers)),
             dialect: Dialect::of(uri.path()),
             received: Instant::now(),
+            rate_limit: RateLimitSlot::default(),
         }
     }
 

@@ -14,6 +14,7 @@ mod operational;
 mod path;
 mod problem;
 mod query;
+mod rate_limit;
 mod request_layer;
 mod server;
 mod server_limits;
@@ -28,6 +29,7 @@ pub use operational::{ServiceInfo, metrics_route, operational_routes, probe_rout
 pub use path::PathId;
 pub use problem::{FieldError, Problem};
 pub use query::QueryParams;
+pub use rate_limit::{RateLimit, RateLimitSlot};
 pub use server::serve;
 pub use server_limits::ServerLimits;
 pub use timestamp::Timestamp;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use axum::extract::{FromRef, FromRequestParts};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
-use http_server::{PeerAddr, Problem};
+use http_server::{PeerAddr, Problem, RequestContext};
 
 use crate::auth::Authenticator;
 use crate::caller::Caller;
@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Answers 401, 429 or 503 when authentication fails.
+/// Answers 401, 429 or 503 when authentication fails, and counts the request: 429 when it exceeds a rate limit.
 impl<S> FromRequestParts<S> for Caller
 where
     Authenticator: FromRef<S>,
@@ -24,7 +24,12 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let from = client_address(parts, state).await;
         let presented = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
-        Ok(Authenticator::from_ref(state).authenticate(presented, from).await?)
+        let mut caller = Authenticator::from_ref(state).authenticate(presented, from).await?;
+        if let Some(context) = parts.extensions.get::<RequestContext>() {
+            caller.rate_limit = context.rate_limit.clone();
+        }
+        caller.limits.count(1, &caller.rate_limit).await?;
+        Ok(caller)
     }
 }
 

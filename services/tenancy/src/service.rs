@@ -6,6 +6,7 @@ use sqlx::postgres::PgPool;
 
 use crate::auth::{AuthSettings, Authenticator};
 use crate::dev_keys::{self, DevKeysError};
+use crate::limits::LimitSettings;
 use crate::operator::OperatorToken;
 use crate::watch;
 
@@ -16,12 +17,18 @@ pub struct TenancyConfig {
     /// Whether any client may create an organization.
     pub open_signup: bool,
     pub auth: AuthSettings,
+    pub limits: LimitSettings,
 }
 
 impl TenancyConfig {
     /// Default settings for authentication. Without a token, or with a blank one, the operator's routes are closed.
     pub fn new(operator_token: Option<String>, open_signup: bool) -> Self {
-        Self { operator_token: OperatorToken::new(operator_token), open_signup, auth: AuthSettings::default() }
+        Self {
+            operator_token: OperatorToken::new(operator_token),
+            open_signup,
+            auth: AuthSettings::default(),
+            limits: LimitSettings::default(),
+        }
     }
 }
 
@@ -35,10 +42,11 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
-    /// Starts the task "key watch", which invalidates revoked keys. Does not need PostgreSQL to be up. Must be called
+    /// Starts the tasks "key watch", which invalidates revoked keys, and "rate limits", which leases tokens. Does not need PostgreSQL to be up. Must be called
     /// within a Tokio runtime.
     pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
-        let authenticator = Authenticator::new(pool.clone(), &config.auth);
+        let authenticator = Authenticator::new(pool.clone(), &config.auth, config.limits);
+        authenticator.limits().start(supervisor, pool.clone());
         let watching = watch::run(authenticator.clone(), supervisor.shutdown());
         supervisor.spawn("key watch", async move {
             watching.await;

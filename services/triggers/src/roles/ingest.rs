@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use clap::Args;
+use clap::{ArgAction, Args};
 use dispatcher::{EgressArgs, EgressPolicy};
 use http_server::{MountOptions, ServerLimits};
 use ingest::IngestState;
@@ -69,6 +69,10 @@ pub(crate) struct TuningArgs {
     /// How long the producer waits for more events for a batch, milliseconds
     #[arg(long, env = "KAFKA_LINGER_MS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     kafka_linger_ms: u32,
+    /// Whether requests over the rate limit of their organization or key are refused; off only for comparisons
+    #[arg(long, env = "RATE_LIMITS", value_name = "on|off", default_value = "on", action = ArgAction::Set,
+          value_parser = FlagParser)]
+    rate_limits: bool,
 }
 
 impl TuningArgs {
@@ -126,7 +130,8 @@ impl ApiServer {
     pub(crate) async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
         let producer = self.connections.producer(self.tuning.producer())?;
         let Connections { kafka, pool } = self.connections;
-        let config = TenancyConfig::new(self.operator_token, self.open_signup);
+        let mut config = TenancyConfig::new(self.operator_token, self.open_signup);
+        config.limits.enabled = self.tuning.rate_limits;
         let on_loopback = listener.local_addr()?.ip().is_loopback();
         let tenancy = Tenancy::start(supervisor, pool.clone(), config);
         let organization = match &self.dev_api_keys {
