@@ -1,5 +1,5 @@
-//! The headers that say what a rate limit has left. Whoever counts the request fills the slot of its context; the request
-//! layer writes the headers into the answer, whatever that is.
+//! The headers that say what a rate limit has left. The extractor of the API key fills the slot in the context of the
+//! request; the request layer writes the headers into the answer, whatever that is.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -42,7 +42,8 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
-    /// Starts the tasks "key watch", which invalidates revoked keys, and "rate limits", which leases tokens. Does not need PostgreSQL to be up. Must be called
+    /// Starts the tasks "key watch", which invalidates revoked keys, and "rate limits", which leases tokens. Does not
+    /// need PostgreSQL to be up. Must be called
     /// within a Tokio runtime.
     pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
         let authenticator = Authenticator::new(pool.clone(), &config.auth, config.limits);

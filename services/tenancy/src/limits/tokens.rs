@@ -185,8 +185,8 @@ impl Tokens {
         }
     }
 
-    /// Whether the next slice should be leased now, before requests wait for it. Call it after tokens were taken: an idle
-    /// instance leases nothing.
+    /// Whether the next slice should be leased now, before requests wait for it. Call it after tokens were taken: an
+    /// idle instance leases nothing.
     pub(crate) fn needs_slice(&mut self, now_ms: i64) -> bool {
         self.is_slice_wanted =
             leases_ahead(self.limit) && now_ms >= self.exhausted_until_ms && self.left() <= self.last_slice / 2;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use clap::{ArgAction, Args};
+use clap::{Args, ValueEnum};
 use dispatcher::{EgressArgs, EgressPolicy};
 use http_server::{MountOptions, ServerLimits};
 use ingest::IngestState;
@@ -70,9 +70,15 @@ pub(crate) struct TuningArgs {
     #[arg(long, env = "KAFKA_LINGER_MS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     kafka_linger_ms: u32,
     /// Whether requests over the rate limit of their organization or key are refused; off only for comparisons
-    #[arg(long, env = "RATE_LIMITS", value_name = "on|off", default_value = "on", action = ArgAction::Set,
-          value_parser = FlagParser)]
-    rate_limits: bool,
+    #[arg(long, env = "RATE_LIMITS", value_enum, default_value_t = RateLimits::On)]
+    rate_limits: RateLimits,
+}
+
+/// Not a flag: an empty variable must not turn limits off.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RateLimits {
+    On,
+    Off,
 }
 
 impl TuningArgs {
@@ -131,7 +137,7 @@ impl ApiServer {
         let producer = self.connections.producer(self.tuning.producer())?;
         let Connections { kafka, pool } = self.connections;
         let mut config = TenancyConfig::new(self.operator_token, self.open_signup);
-        config.limits.enabled = self.tuning.rate_limits;
+        config.limits.enabled = self.tuning.rate_limits == RateLimits::On;
         let on_loopback = listener.local_addr()?.ip().is_loopback();
         let tenancy = Tenancy::start(supervisor, pool.clone(), config);
         let organization = match &self.dev_api_keys {
