@@ -365,6 +365,19 @@ CREATE TABLE public.log_skips (
     CONSTRAINT log_skips_check CHECK ((to_offset > from_offset))
 );
 COMMENT ON TABLE public.log_skips IS 'Ranges that an operator made a consumer skip because nobody could read them. Replay and rebuild skip them too. Rows are never deleted: there are few.';
+CREATE TABLE public.rate_limit_instances (
+    instance uuid NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='25');
+COMMENT ON TABLE public.rate_limit_instances IS 'The processes that limit rates, each with the time of its last report. While this server does not answer, each admits its part of every limit.';
+CREATE TABLE public.rate_limits (
+    scope uuid NOT NULL,
+    newest_bucket bigint NOT NULL,
+    counts bytea NOT NULL
+)
+WITH (fillfactor='25');
+COMMENT ON TABLE public.rate_limits IS 'The sliding window of each limit, which all instances share. A row that no longer counts is deleted: nothing here is worth a backup.';
 CREATE TABLE public.rejected (
     log_topic text NOT NULL COLLATE pg_catalog."C",
     log_partition integer NOT NULL,
@@ -468,6 +481,10 @@ ALTER TABLE ONLY public.log_skips
     ADD CONSTRAINT log_skips_pkey PRIMARY KEY (consumer, topic, partition, log_epoch, from_offset);
 ALTER TABLE ONLY public.organizations
     ADD CONSTRAINT organizations_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.rate_limit_instances
+    ADD CONSTRAINT rate_limit_instances_pkey PRIMARY KEY (instance);
+ALTER TABLE ONLY public.rate_limits
+    ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (scope);
 ALTER TABLE ONLY public.rejected
     ADD CONSTRAINT rejected_pkey PRIMARY KEY (log_topic, log_partition, log_epoch, log_offset);
 ALTER TABLE ONLY public.retention_floor

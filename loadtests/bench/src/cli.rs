@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Bare(BareCommand),
     /// Run product and bare loop in turns; report the ratio of their medians.
     Pair(PairArgs),
+    /// Start processes of the role ingest and put each rate limit under load.
+    Limits(LimitsArgs),
     /// The process of a bare loop; started by `bare` and `pair`.
     #[command(hide = true)]
     BareServer(BareServerArgs),
@@ -166,6 +168,45 @@ pub(crate) struct PairArgs {
     /// The bare loop's producer.
     #[command(flatten)]
     pub producer: ProducerArgs,
+}
+
+/// `limits`.
+#[derive(Args)]
+pub(crate) struct LimitsArgs {
+    /// The program whose role ingest is started.
+    #[arg(long, default_value = "target/release/triggers")]
+    pub triggers: PathBuf,
+    /// Data folder of a running `triggers up`, whose Kafka and PostgreSQL are used.
+    #[arg(long, default_value = ".triggers")]
+    pub data_dir: PathBuf,
+    /// Processes.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub processes: u8,
+    /// Limits per minute, one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "100,1000,10000,100000")]
+    pub limits: Vec<u32>,
+    /// Load in percent of the limit.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u32).range(100..=1_000))]
+    pub load_percent: u32,
+    /// How long each limit is under load.
+    #[arg(long, default_value = "130s", value_parser = duration)]
+    pub time: Duration,
+}
+
+impl LimitsArgs {
+    /// The system whose Kafka and PostgreSQL are used.
+    pub(crate) fn system(&self) -> SystemArgs {
+        SystemArgs {
+            url: None,
+            key: None,
+            operator_token: None,
+            database_url: None,
+            data_dir: self.data_dir.clone(),
+            allow_remote: false,
+            settle: Duration::ZERO,
+            pids: Vec::new(),
+        }
+    }
 }
 
 /// `bare-server`.

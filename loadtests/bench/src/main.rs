@@ -15,6 +15,7 @@ mod figures;
 mod generator;
 mod inbox_check;
 mod inbox_reader;
+mod limits;
 mod log_count;
 mod organizations;
 mod pair;
@@ -78,6 +79,7 @@ fn execute(command: Command) -> Result<bool, Failure> {
                 run_bare(&bare, &arguments.load, arguments.producer.server_threads).await
             }
             Command::Pair(arguments) => run_pair(arguments).await,
+            Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
             Command::BareServer(arguments) => serve_bare(arguments).await,
         }
     })

@@ -13,6 +13,7 @@ use schemas::trace::{is_traceparent, is_tracestate};
 use uuid::Uuid;
 
 use super::budgets::Holder;
+use super::rate_limit::RateLimitSlot;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -59,6 +60,8 @@ pub struct RequestContext {
     pub dialect: Dialect,
     /// When the headers were complete.
     pub received: Instant,
+    /// What the rate limit of the request has left.
+    pub rate_limit: RateLimitSlot,
     address: Option<Holder>,
     findings: Arc<Findings>,
 }
@@ -84,6 +87,7 @@ impl RequestContext {
             received: Instant::now(),
             address: None,
             findings: Arc::default(),
+            rate_limit: RateLimitSlot::default(),
         }
     }
 

@@ -19,6 +19,7 @@ mod operational;
 mod path;
 mod problem;
 mod query;
+mod rate_limit;
 mod request_layer;
 mod response_body;
 mod serve_connection;
@@ -40,6 +41,7 @@ pub use operational::{ServiceInfo, metrics_route, operational_routes, probe_rout
 pub use path::PathId;
 pub use problem::{FieldError, Problem};
 pub use query::QueryParams;
+pub use rate_limit::{RateLimit, RateLimitSlot};
 pub use response_body::ResponseReservation;
 pub use server::{ServerSettings, serve};
 pub use server_limits::ServerLimits;

@@ -183,7 +183,7 @@ fn is_frameworks_own(response: &Response) -> bool {
     response.headers().get(header::CONTENT_TYPE).is_none_or(|value| value.as_bytes().starts_with(b"text/plain"))
 }
 
-/// Adds the request id and the response time.
+/// Adds the request id, the response time and the rate limit.
 fn add_headers(response: &mut Response, context: &RequestContext) {
     let id = context.id_header();
     let tenths = context.received.elapsed().as_micros() / 100;
@@ -198,4 +198,5 @@ fn add_headers(response: &mut Response, context: &RequestContext) {
     if let (Ok(()), Ok(value)) = (written, HeaderValue::try_from(time)) {
         headers.insert(RESPONSE_TIME, value);
     }
+    context.rate_limit.add_headers(headers);
 }

@@ -127,7 +127,7 @@ pub(crate) async fn accept_as(
 async fn read_array(items: &mut Items<'_>, caller: &Caller, form: BatchForm, body: &[u8]) -> Result<(), Problem> {
     let framed = if form == BatchForm::CloudEvents { batch::array(body) } else { batch::events(body) };
     let texts = framed.map_err(|invalid| admit::problem_of(invalid, "invalid_request"))?;
-    count(caller, texts.len()).await?;
+    count(caller, 0, texts.len()).await?;
     for text in texts {
         if text.len() > EVENT_BODY_BYTES { items.too_large() } else { items.add(text.as_bytes()).await }
     }
@@ -153,7 +153,7 @@ async fn add_lines(items: &mut Items<'_>, caller: &Caller, mut lines: Vec<Line<'
     let total = items.count() + lines.len();
     // The events up to the largest number are accepted: those before were accepted when this one arrived.
     lines.truncate(MAX_BATCH_EVENTS - items.count());
-    count(caller, lines.len()).await?;
+    count(caller, items.count(), lines.len()).await?;
     for line in lines {
         match line {
             Line::Text(text) => items.add(&text).await,
@@ -168,8 +168,9 @@ fn check_count(events: usize) -> Result<(), Problem> {
     wrong.map_or(Ok(()), |invalid| Err(admit::problem_of(invalid, "invalid_request")))
 }
 
-/// Counts the events of a batch for the rate limits, before they are accepted. The request itself was counted as one
-/// event when the caller was authenticated.
-async fn count(_caller: &Caller, _events: usize) -> Result<(), Problem> {
-    Ok(())
+/// Counts events of a batch for the rate limits, before they are accepted. `before`: events that were counted already.
+/// The request itself was counted as the first event when the caller was authenticated.
+async fn count(caller: &Caller, before: usize, events: usize) -> Result<(), Problem> {
+    let more = if before == 0 { events.saturating_sub(1) } else { events };
+    caller.count(u32::try_from(more).unwrap_or(u32::MAX)).await
 }

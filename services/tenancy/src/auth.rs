@@ -13,13 +13,15 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use crate::bad_keys::BadKeys;
-use crate::budgets::{OrganizationBudgets, SharesByOrganization};
+use crate::budgets::OrganizationBudgets;
 use crate::cache::{CacheSettings, Cached, KeyCache};
 use crate::caller::Caller;
 use crate::key::{self, KeyHash};
-use crate::keys;
+use crate::keys::{self, FoundKey};
+use crate::limits::{LimitSettings, Limits};
 use crate::metrics::METRICS;
 use crate::refusal::Refusal;
+use crate::tenant::Tenants;
 
 /// No key is longer; longer text is refused without hashing it.
 const LONGEST_KEY_BYTES: usize = 255;
@@ -59,24 +61,31 @@ pub struct Authenticator(Arc<Inner>);
 struct Inner {
     pool: PgPool,
     cache: KeyCache,
-    organizations: SharesByOrganization,
     lookups: Semaphore,
     lookup_timeout: Duration,
     bad_keys: Mutex<BadKeys>,
+    tenants: Tenants,
+    limits: Limits,
     /// Development keys in the configuration of this process; only these may have any format.
     development: RwLock<HashSet<KeyHash>>,
 }
 
 impl Authenticator {
     /// Starts with an empty cache. Does not connect.
-    pub(crate) fn new(pool: PgPool, settings: &AuthSettings, budgets: OrganizationBudgets) -> Self {
+    pub(crate) fn new(
+        pool: PgPool,
+        settings: &AuthSettings,
+        limits: LimitSettings,
+        budgets: OrganizationBudgets,
+    ) -> Self {
         Self(Arc::new(Inner {
             pool,
             cache: KeyCache::new(&settings.cache),
-            organizations: SharesByOrganization::new(budgets),
             lookups: Semaphore::new(settings.max_lookups),
             lookup_timeout: settings.lookup_timeout,
             bad_keys: Mutex::new(BadKeys::new(settings.bad_keys_per_minute, settings.max_bad_addresses)),
+            tenants: Tenants::new(budgets),
+            limits: Limits::new(limits),
             development: RwLock::new(HashSet::new()),
         }))
     }
@@ -147,13 +156,22 @@ impl Authenticator {
             if found.is_development && !self.is_development(&hash) {
                 return Ok(None);
             }
-            let cached = Arc::new(found.into_cached(Instant::now(), &self.0.organizations));
+            let cached = Arc::new(self.cached(found, Instant::now()));
             reads += 1;
             // If keys change faster than this loop queries, the key is used for this request and not cached.
             if self.0.cache.store(hash, Arc::clone(&cached), before) || reads == MAX_READS {
                 return Ok(Some(cached));
             }
         }
+    }
+
+    /// The cache entry of a key that was read at `read_at`.
+    pub(crate) fn cached(&self, found: FoundKey, read_at: Instant) -> Cached {
+        found.into_cached(read_at, &self.0.tenants, &self.0.limits)
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     fn refuse(&self, from: IpAddr) -> Refusal {
@@ -174,10 +192,6 @@ impl Authenticator {
 
     pub(crate) fn cache(&self) -> &KeyCache {
         &self.0.cache
-    }
-
-    pub(crate) fn organizations(&self) -> &SharesByOrganization {
-        &self.0.organizations
     }
 
     pub(crate) fn pool(&self) -> &PgPool {

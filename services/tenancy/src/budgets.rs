@@ -1,13 +1,11 @@
 //! What one organization may hold of this process at once: requests, waiting reads, places in the database, and the
 //! bytes of its bodies and responses (`http_server::Budgets`).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_server::{Budgets, Holder, Problem, ServerLimits, refusal};
 use runtime::budget::{Budget, Permit, Share};
-use schemas::ids::OrgId;
 
 /// How long a read waits for a place in the database when its organization uses all of its own.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
@@ -125,39 +123,5 @@ impl OrganizationShares {
 impl std::fmt::Debug for OrganizationShares {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("OrganizationShares(..)")
-    }
-}
-
-/// The shares of each organization with a cached key, so that all keys of an organization have the same.
-pub(crate) struct SharesByOrganization {
-    budgets: OrganizationBudgets,
-    by_id: Mutex<SharesById>,
-}
-
-struct SharesById {
-    shares: HashMap<OrgId, Weak<SharesState>>,
-    /// At this size, organizations without a cached key are removed.
-    sweep_at: usize,
-}
-
-const FIRST_SWEEP: usize = 1_024;
-
-impl SharesByOrganization {
-    pub(crate) fn new(budgets: OrganizationBudgets) -> Self {
-        Self { budgets, by_id: Mutex::new(SharesById { shares: HashMap::new(), sweep_at: FIRST_SWEEP }) }
-    }
-
-    pub(crate) fn of(&self, organization: OrgId) -> OrganizationShares {
-        let mut by_id = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shares) = by_id.shares.get(&organization).and_then(Weak::upgrade) {
-            return OrganizationShares(shares);
-        }
-        if by_id.shares.len() >= by_id.sweep_at {
-            by_id.shares.retain(|_, shares| shares.strong_count() > 0);
-            by_id.sweep_at = FIRST_SWEEP.max(by_id.shares.len() * 2);
-        }
-        let shares = self.budgets.shares();
-        by_id.shares.insert(organization, Arc::downgrade(&shares.0));
-        shares
     }
 }

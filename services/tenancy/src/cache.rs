@@ -158,20 +158,9 @@ pub(crate) enum EntryFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budgets::OrganizationBudgets;
-    use crate::role::Role;
 
     fn cached(now: Instant) -> Arc<Cached> {
-        let caller = Caller {
-            org_id: OrgId::generate(),
-            key_id: KeyId::generate(),
-            role: Role::Admin,
-            event_types: None,
-            content_dedup: false,
-            shares: OrganizationBudgets::default().shares(),
-            request: None,
-        };
-        Arc::new(Cached { caller, expires_at: None, checked_at: now })
+        Arc::new(Cached { caller: Caller::unlimited(OrgId::generate()), expires_at: None, checked_at: now })
     }
 
     #[test]

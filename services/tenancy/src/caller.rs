@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use http_server::Problem;
+use http::StatusCode;
+use http_server::{Problem, RateLimitSlot};
 use runtime::budget::Permit;
 use schemas::ids::{KeyId, OrgId};
 
 use crate::budgets::OrganizationShares;
+use crate::limits::RequestLimits;
 use crate::role::{Right, Role};
+use crate::tenant::Tenant;
 
 /// The authenticated key of a request. The extractor answers 401, 429 or 503 when authentication fails.
 #[derive(Clone)]
@@ -20,13 +23,31 @@ pub struct Caller {
     pub event_types: Option<Arc<[String]>>,
     /// Whether events with equal content are duplicates.
     pub content_dedup: bool,
-    /// What its organization holds.
-    pub shares: OrganizationShares,
+    /// The state of the organization in this process.
+    pub tenant: Arc<Tenant>,
     /// Counts the request of this caller while it is handled.
     pub(crate) request: Option<Arc<Permit>>,
+    pub(crate) limits: RequestLimits,
+    /// Where the request layer reads what the limits left.
+    pub(crate) rate_limit: RateLimitSlot,
 }
 
 impl Caller {
+    /// Counts more requests than the one that the extractor has counted: a batch counts one per event, so it counts all
+    /// events but one here. All or none.
+    ///
+    /// # Errors
+    /// 413 when the batch is larger than a whole limit; 429 when a limit is exceeded.
+    pub async fn count(&self, more: u32) -> Result<(), Problem> {
+        let requests = more.saturating_add(1);
+        if let Some(limit) = self.limits.exceeded_by(requests) {
+            let detail =
+                format!("a batch of {requests} events is larger than the whole rate limit of {limit} a minute");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail));
+        }
+        if more == 0 { Ok(()) } else { self.limits.count(more, &self.rate_limit).await }
+    }
+
     /// # Errors
     /// 403 when the role of the key does not grant the right.
     pub fn require(&self, right: Right) -> Result<(), Problem> {
@@ -36,6 +57,11 @@ impl Caller {
         Err(Problem::forbidden(format!("a key with the role {} may not do this", self.role.name())))
     }
 
+    /// What its organization holds in this process at once.
+    pub fn shares(&self) -> &OrganizationShares {
+        self.tenant.shares()
+    }
+
     /// Whether the key may read and send events of this type.
     pub fn allows_event_type(&self, event_type: &str) -> bool {
         self.event_types.as_ref().is_none_or(|types| types.iter().any(|own| own == event_type))
@@ -43,21 +69,31 @@ impl Caller {
 }
 
 #[cfg(test)]
+impl Caller {
+    /// An admin key without limits.
+    pub(crate) fn unlimited(org_id: OrgId) -> Self {
+        let limits = crate::limits::Limits::new(crate::limits::LimitSettings::default());
+        Self {
+            org_id,
+            key_id: KeyId::generate(),
+            role: Role::Admin,
+            event_types: None,
+            content_dedup: false,
+            request: None,
+            tenant: crate::tenant::Tenants::default().get(org_id, &limits),
+            limits: limits.of_request(None, None),
+            rate_limit: RateLimitSlot::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budgets::OrganizationBudgets;
 
     #[test]
     fn a_restricted_key_is_limited_to_its_event_types() {
-        let mut caller = Caller {
-            org_id: OrgId::generate(),
-            key_id: KeyId::generate(),
-            role: Role::Consume,
-            event_types: None,
-            content_dedup: false,
-            shares: OrganizationBudgets::default().shares(),
-            request: None,
-        };
+        let mut caller = Caller { role: Role::Consume, ..Caller::unlimited(OrgId::generate()) };
         assert!(caller.allows_event_type("a"));
         caller.event_types = Some(Arc::from(["a".to_owned()]));
         assert!(caller.allows_event_type("a") && !caller.allows_event_type("ab"));

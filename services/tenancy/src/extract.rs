@@ -14,7 +14,8 @@ use crate::refusal::Refusal;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Answers 401, 429 or 503 when authentication fails, and 429 or 503 when too many requests are open.
+/// Answers 401, 429 or 503 when authentication fails, 429 or 503 when too many requests are open, and counts the
+/// request: 429 when it exceeds a rate limit.
 impl<S> FromRequestParts<S> for Caller
 where
     Authenticator: FromRef<S>,
@@ -23,15 +24,26 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let from = client_address(parts, state).await;
-        let presented = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
-        let mut caller = Authenticator::from_ref(state).authenticate(presented, from).await?;
-        if let Some(context) = parts.extensions.get::<RequestContext>() {
-            context.belongs_to(caller.shares.holder());
-        }
-        caller.request = Some(Arc::new(caller.shares.take_request()?));
-        Ok(caller)
+        counted_caller(parts, state).await
     }
+}
+
+/// The caller of a request, which counts as one.
+pub(crate) async fn counted_caller<S>(parts: &mut Parts, state: &S) -> Result<Caller, Problem>
+where
+    Authenticator: FromRef<S>,
+    S: Send + Sync,
+{
+    let from = client_address(parts, state).await;
+    let presented = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
+    let mut caller = Authenticator::from_ref(state).authenticate(presented, from).await?;
+    if let Some(context) = parts.extensions.get::<RequestContext>() {
+        caller.rate_limit = context.rate_limit.clone();
+        context.belongs_to(caller.shares().holder());
+    }
+    caller.request = Some(Arc::new(caller.shares().take_request()?));
+    caller.limits.count(1, &caller.rate_limit).await?;
+    Ok(caller)
 }
 
 /// The key of a request in clear text, for a handler that waited and must check whether the key is still valid.

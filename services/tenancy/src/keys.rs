@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http_server::RateLimitSlot;
 use schemas::ids::{KeyId, OrgId};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 
-use crate::budgets::SharesByOrganization;
 use crate::cache::Cached;
 use crate::caller::Caller;
 use crate::grant::Grant;
 use crate::key::KeyHash;
+use crate::limits::Limits;
 use crate::role::Role;
+use crate::tenant::Tenants;
+use crate::tier::Tier;
 
 /// Keys of one organization at most, without revoked and expired ones.
 pub(crate) const MAX_KEYS: i64 = 1_000;
@@ -33,18 +36,26 @@ pub(crate) struct FoundKey {
     event_types: Option<Vec<String>>,
     content_dedup: bool,
     expires_at: Option<OffsetDateTime>,
+    /// Requests per minute of the organization: its own limit or that of its tier; 0: unlimited.
+    organization_limit: u32,
+    /// The limit of the key; 0: unlimited.
+    key_limit: Option<u32>,
 }
 
 impl FoundKey {
-    /// The cache entry of a key that was read at `now`.
-    pub(crate) fn into_cached(self, now: Instant, organizations: &SharesByOrganization) -> Cached {
+    /// The cache entry of a key that was read at `now`. Sets its limits for all requests in this process.
+    pub(crate) fn into_cached(self, now: Instant, tenants: &Tenants, limits: &Limits) -> Cached {
+        let tenant = tenants.get(self.org_id, limits);
+        let key_limit = if self.is_development { Some(0) } else { self.key_limit };
         let caller = Caller {
+            limits: tenant.limits_of_key(limits, self.key_id, self.organization_limit, key_limit),
+            rate_limit: RateLimitSlot::default(),
+            tenant,
             org_id: self.org_id,
             key_id: self.key_id,
             role: self.role,
             event_types: self.event_types.map(Arc::from),
             content_dedup: self.content_dedup,
-            shares: organizations.of(self.org_id),
             request: None,
         };
         Cached { caller, expires_at: self.expires_at, checked_at: now }
@@ -55,6 +66,10 @@ impl FromRow<'_, PgRow> for FoundKey {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let hash = KeyHash::from_stored(row.try_get("hash")?)
             .ok_or_else(|| sqlx::Error::Decode("a key's hash has not 32 bytes".into()))?;
+        let name: &str = row.try_get("tier")?;
+        let tier = Tier::from_name(name).ok_or_else(|| sqlx::Error::Decode(format!("unknown tier {name}").into()))?;
+        let organization_limit: Option<i32> = row.try_get("organization_limit")?;
+        let key_limit: Option<i32> = row.try_get("rate_limit_per_minute")?;
         Ok(Self {
             key_id: KeyId::from_uuid(row.try_get("id")?),
             is_development: row.try_get::<&str, _>("environment")? == DEVELOPMENT,
@@ -64,6 +79,9 @@ impl FromRow<'_, PgRow> for FoundKey {
             event_types: row.try_get("event_types")?,
             content_dedup: row.try_get("content_dedup")?,
             expires_at: row.try_get("expires_at")?,
+            // Never negative: the tables check it.
+            organization_limit: organization_limit.map_or(tier.per_minute(), i32::unsigned_abs),
+            key_limit: key_limit.map(i32::unsigned_abs),
         })
     }
 }
@@ -119,7 +137,8 @@ pub(crate) async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
 /// constant time.
 pub(crate) async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<Option<FoundKey>, sqlx::Error> {
     let rows: Vec<FoundKey> = sqlx::query_as(
-        "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at
+        "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at,
+                k.rate_limit_per_minute, o.tier, o.rate_limit_per_minute AS organization_limit
          FROM api_keys k JOIN organizations o ON o.id = k.org_id
          WHERE k.prefix = $1 AND k.revoked_at IS NULL AND o.status = 'active'",
     )
@@ -132,7 +151,8 @@ pub(crate) async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<
 /// The keys of `ids` that are still valid.
 pub(crate) async fn find_by_ids(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<FoundKey>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at
+        "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at,
+                k.rate_limit_per_minute, o.tier, o.rate_limit_per_minute AS organization_limit
          FROM api_keys k JOIN organizations o ON o.id = k.org_id
          WHERE k.id = ANY($1) AND k.revoked_at IS NULL AND o.status = 'active'",
     )

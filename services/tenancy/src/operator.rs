@@ -8,9 +8,8 @@ use http::request::Parts;
 use http_server::Problem;
 
 use crate::auth::Authenticator;
-use crate::extract::{bearer, client_address, presented_key};
+use crate::extract::{bearer, counted_caller};
 use crate::key::KeyHash;
-use crate::refusal::Refusal;
 
 /// A shorter token is guessable; a warning is logged.
 const SHORTEST_GOOD_TOKEN: usize = 24;
@@ -54,12 +53,10 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let from = client_address(parts, state).await;
         if bearer(&parts.headers).is_some_and(|token| OperatorToken::from_ref(state).is(token)) {
             return Ok(Self(()));
         }
-        let presented = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
-        Authenticator::from_ref(state).authenticate(presented, from).await?;
+        counted_caller(parts, state).await?;
         Err(Problem::forbidden("only the operator may do this"))
     }
 }

@@ -7,6 +7,7 @@ use sqlx::postgres::PgPool;
 use crate::auth::{AuthSettings, Authenticator};
 use crate::budgets::OrganizationBudgets;
 use crate::dev_keys::{self, DevKeysError};
+use crate::limits::LimitSettings;
 use crate::operator::OperatorToken;
 use crate::watch;
 
@@ -19,6 +20,7 @@ pub struct TenancyConfig {
     pub auth: AuthSettings,
     /// What one organization may hold at once.
     pub budgets: OrganizationBudgets,
+    pub limits: LimitSettings,
 }
 
 impl TenancyConfig {
@@ -29,6 +31,7 @@ impl TenancyConfig {
             open_signup,
             auth: AuthSettings::default(),
             budgets: OrganizationBudgets::default(),
+            limits: LimitSettings::default(),
         }
     }
 }
@@ -43,10 +46,12 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
-    /// Starts the task "key watch", which invalidates revoked keys. Does not need PostgreSQL to be up. Must be called
+    /// Starts the tasks "key watch", which invalidates revoked keys, and "rate limits", which leases tokens. Does not
+    /// need PostgreSQL to be up. Must be called
     /// within a Tokio runtime.
     pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
-        let authenticator = Authenticator::new(pool.clone(), &config.auth, config.budgets);
+        let authenticator = Authenticator::new(pool.clone(), &config.auth, config.limits, config.budgets);
+        authenticator.limits().start(supervisor, pool.clone());
         let watching = watch::run(authenticator.clone(), supervisor.shutdown());
         supervisor.spawn("key watch", async move {
             watching.await;

@@ -169,11 +169,7 @@ impl KeyWatch {
                 match found.remove(key_id) {
                     // If a route revoked a key meanwhile, the key is not stored, and is looked up when it is used.
                     Some(key) => {
-                        cache.store(
-                            *hash,
-                            Arc::new(key.into_cached(read_at, self.authenticator.organizations())),
-                            before,
-                        );
+                        cache.store(*hash, Arc::new(self.authenticator.cached(key, read_at)), before);
                     }
                     None => cache.invalidate(hash),
                 }

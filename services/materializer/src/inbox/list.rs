@@ -143,7 +143,7 @@ async fn read_or_wait(state: &InboxState, caller: &Caller, request: &ListRequest
         return Ok(page);
     }
     let places = if request.filter.status.is_some() { STATUS_POLL_PLACES } else { 1 };
-    let mut waiter = state.inbox.notifier.wait_for(caller.org_id, caller.shares.take_long_poll(places)?);
+    let mut waiter = state.inbox.notifier.wait_for(caller.org_id, caller.shares().take_long_poll(places)?);
     loop {
         let page = read(state, caller, request).await?;
         if !page.0.rows.is_empty() || Instant::now() >= deadline {
@@ -159,10 +159,10 @@ async fn read_or_wait(state: &InboxState, caller: &Caller, request: &ListRequest
 }
 
 async fn read(state: &InboxState, caller: &Caller, request: &ListRequest) -> Result<CountedPage, ViewReadError> {
-    let mut bytes = PageBytes::new(caller.shares.holder());
+    let mut bytes = PageBytes::new(caller.shares().holder());
     let reading =
         async { read_page(&mut *state.inbox.pool.acquire().await?, caller.org_id, request, &mut bytes).await };
-    let page = state.inbox.read(&caller.shares, reading).await?;
+    let page = state.inbox.read(caller.shares(), reading).await?;
     Ok((page, bytes.into_reservation()))
 }
 
@@ -171,7 +171,7 @@ async fn count_open(state: &InboxState, caller: &Caller) -> Result<i64, ViewRead
         let types = caller.event_types.as_deref();
         query::count_open(&mut *state.inbox.pool.acquire().await?, caller.org_id, types).await
     };
-    state.inbox.read(&caller.shares, counting).await
+    state.inbox.read(caller.shares(), counting).await
 }
 
 async fn read_page(

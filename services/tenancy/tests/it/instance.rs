@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::routing::get;
 use http_server::Problem;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
@@ -34,7 +34,10 @@ impl Instance {
     pub(crate) async fn start_with(pool: PgPool, config: TenancyConfig) -> Self {
         let shutdown = CancellationToken::new();
         let tenancy = start_tenancy(pool, config, &shutdown);
-        let probe = Router::new().route("/probe", get(probe)).with_state(tenancy.authenticator());
+        let probe = Router::new()
+            .route("/probe", get(probe))
+            .route("/batch/{events}", get(batch))
+            .with_state(tenancy.authenticator());
         let url = serve(probe.merge(tenancy::routes(tenancy.clone())), &shutdown).await;
         Self { tenancy, base_url: format!("{url}/v1"), client: client(), _shutdown: shutdown.drop_guard() }
     }
@@ -94,4 +97,14 @@ pub(crate) async fn until_probe(instance: &Instance, key: &str, wanted: StatusCo
 async fn probe(caller: Caller, State(_): State<Authenticator>) -> Result<String, Problem> {
     caller.require(Right::Produce)?;
     Ok(format!("\"{}\"", caller.org_id))
+}
+
+/// A batch of so many events.
+async fn batch(
+    caller: Caller,
+    Path(events): Path<u32>,
+    State(_): State<Authenticator>,
+) -> Result<&'static str, Problem> {
+    caller.count(events - 1).await?;
+    Ok("{}")
 }

@@ -12,6 +12,7 @@ mod erasure;
 mod instance;
 mod limits;
 mod outage;
+mod rate_limits;
 mod revocation;
 mod routes;
 mod signup;

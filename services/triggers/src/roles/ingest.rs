@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use dispatcher::{EgressArgs, EgressPolicy};
 use ingest::IngestState;
 use kafka::producer::ProducerSettings;
@@ -73,6 +73,16 @@ pub(crate) struct TuningArgs {
     /// How long the producer waits for more events for a batch, milliseconds
     #[arg(long, env = "KAFKA_LINGER_MS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     kafka_linger_ms: u32,
+    /// Whether requests over the rate limit of their organization or key are refused; off only for comparisons
+    #[arg(long, env = "RATE_LIMITS", value_enum, default_value_t = RateLimits::On)]
+    rate_limits: RateLimits,
+}
+
+/// Not a flag: an empty variable must not turn limits off.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RateLimits {
+    On,
+    Off,
 }
 
 impl TuningArgs {
@@ -138,7 +148,8 @@ impl ApiServer {
         let producer = self.connections.producer(self.tuning.producer())?;
         let Connections { kafka, pool } = self.connections;
         let HttpOptions { server: settings, mount, cors, budgets } = self.http;
-        let config = TenancyConfig { budgets, ..TenancyConfig::new(self.operator_token, self.open_signup) };
+        let mut config = TenancyConfig { budgets, ..TenancyConfig::new(self.operator_token, self.open_signup) };
+        config.limits.enabled = self.tuning.rate_limits == RateLimits::On;
         let on_loopback = listener.local_addr()?.ip().is_loopback();
         let tenancy = Tenancy::start(supervisor, pool.clone(), config);
         let organization = match &self.dev_api_keys {

@@ -1,0 +1,153 @@
+//! What this process knows of one organization, shared by all its cached keys and by their requests.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use schemas::ids::{KeyId, OrgId};
+
+use crate::budgets::{OrganizationBudgets, OrganizationShares};
+use crate::limits::{Limits, RequestLimits, Scope, ScopeKind};
+use crate::tier::limit_of_key;
+
+/// The state of an organization in this process. It lives as long as a cached key or a request refers to it.
+#[derive(Debug)]
+pub struct Tenant {
+    org_id: OrgId,
+    /// Counts the requests of the organization.
+    requests: Arc<Scope>,
+    /// Count those of keys with a limit of their own.
+    keys: Mutex<WeakMap<KeyId, Scope>>,
+    /// What it holds at once.
+    shares: OrganizationShares,
+}
+
+impl Tenant {
+    fn new(org_id: OrgId, limits: &Limits, shares: OrganizationShares) -> Self {
+        let requests = Arc::new(limits.scope(org_id.as_uuid(), ScopeKind::Organization, 0));
+        Self { org_id, requests, keys: Mutex::default(), shares }
+    }
+
+    pub const fn org_id(&self) -> OrgId {
+        self.org_id
+    }
+
+    /// What the organization holds in this process at once.
+    pub fn shares(&self) -> &OrganizationShares {
+        &self.shares
+    }
+
+    /// The limits of a key as it was read just now. 0: unlimited.
+    pub(crate) fn limits_of_key(
+        &self,
+        limits: &Limits,
+        key_id: KeyId,
+        organization_limit: u32,
+        key_limit: Option<u32>,
+    ) -> RequestLimits {
+        self.requests.set_limit(organization_limit);
+        if limit_of_key(organization_limit, key_limit) == 0 {
+            return limits.of_request(None, None);
+        }
+        let organization = (organization_limit > 0).then(|| Arc::clone(&self.requests));
+        let narrower = key_limit.filter(|own| organization_limit == 0 || *own < organization_limit);
+        let key = narrower.map(|own| {
+            let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            let scope = keys.get_or_insert(key_id, || limits.scope(key_id.as_uuid(), ScopeKind::Key, own));
+            scope.set_limit(own);
+            scope
+        });
+        limits.of_request(key, organization)
+    }
+}
+
+/// The tenants that keys or requests refer to: as many as there are cached keys at most.
+#[derive(Default)]
+pub(crate) struct Tenants {
+    by_id: Mutex<WeakMap<OrgId, Tenant>>,
+    budgets: OrganizationBudgets,
+}
+
+impl Tenants {
+    pub(crate) fn new(budgets: OrganizationBudgets) -> Self {
+        Self { by_id: Mutex::default(), budgets }
+    }
+
+    pub(crate) fn get(&self, org_id: OrgId, limits: &Limits) -> Arc<Tenant> {
+        let mut tenants = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.get_or_insert(org_id, || Tenant::new(org_id, limits, self.budgets.shares()))
+    }
+}
+
+/// Values that others own. Entries without an owner are removed when the map has grown to twice the number that had
+/// one last time.
+#[derive(Debug)]
+struct WeakMap<K, V> {
+    entries: HashMap<K, Weak<V>>,
+    sweep_at: usize,
+}
+
+const SMALLEST_SWEEP: usize = 16;
+
+impl<K, V> Default for WeakMap<K, V> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), sweep_at: SMALLEST_SWEEP }
+    }
+}
+
+impl<K: Hash + Eq, V> WeakMap<K, V> {
+    fn get_or_insert(&mut self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+        if let Some(found) = self.entries.get(&key).and_then(Weak::upgrade) {
+            return found;
+        }
+        if self.entries.len() >= self.sweep_at {
+            self.entries.retain(|_, value| value.strong_count() > 0);
+            self.sweep_at = (2 * self.entries.len()).max(SMALLEST_SWEEP);
+        }
+        let made = Arc::new(make());
+        self.entries.insert(key, Arc::downgrade(&made));
+        made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::LimitSettings;
+
+    #[test]
+    fn all_keys_of_an_organization_share_its_state() {
+        let (limits, tenants, org_id) = (Limits::new(LimitSettings::default()), Tenants::default(), OrgId::generate());
+        let first = tenants.get(org_id, &limits);
+        assert!(Arc::ptr_eq(&first, &tenants.get(org_id, &limits)));
+        assert!(!Arc::ptr_eq(&first, &tenants.get(OrgId::generate(), &limits)));
+        assert_eq!(first.org_id(), org_id);
+    }
+
+    #[test]
+    fn the_state_of_absent_organizations_is_dropped() {
+        let (limits, tenants) = (Limits::new(LimitSettings::default()), Tenants::default());
+        let kept: Vec<_> = (0..10).map(|_| tenants.get(OrgId::generate(), &limits)).collect();
+        for _ in 0..1_000 {
+            drop(tenants.get(OrgId::generate(), &limits));
+        }
+        assert!(tenants.by_id.lock().unwrap().entries.len() <= 2 * SMALLEST_SWEEP);
+        assert!(Arc::ptr_eq(&kept[0], &tenants.get(kept[0].org_id(), &limits)));
+    }
+
+    #[test]
+    fn a_key_limit_narrows_and_0_removes_all_limits() {
+        let limits = Limits::new(LimitSettings::default());
+        let tenant = Tenants::default().get(OrgId::generate(), &limits);
+        let smallest = |organization, key| {
+            let limits = tenant.limits_of_key(&limits, KeyId::generate(), organization, key);
+            (1..2_000).find(|count| limits.exceeded_by(*count).is_some()).map(|count| count - 1)
+        };
+        assert_eq!(smallest(100, None), Some(100));
+        assert_eq!(smallest(100, Some(10)), Some(10));
+        assert_eq!(smallest(100, Some(1_000)), Some(100));
+        assert_eq!(smallest(0, Some(10)), Some(10));
+        assert_eq!(smallest(0, None), None);
+        assert_eq!(smallest(100, Some(0)), None);
+    }
+}
