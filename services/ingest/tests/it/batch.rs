@@ -106,8 +106,7 @@ async fn each_item_is_answered_as_a_single_request_would_be() {
             [(JSON, format!(r#"{{"events": [{}]}}"#, items.join(","))), (NDJSON, items.join("\n"))]
         {
             let path = format!("{mount}/events/batch");
-            let request = instance.post(&path).bearer_auth(&key).header("content-type", content_type);
-            let answer = send(request.body(body)).await.expect(207);
+            let answer = send(instance.batch_as(&key, &path, content_type, body)).await.expect(207);
             let expected =
                 if content_type == NDJSON { [[409].as_slice(), &expected[1..]].concat() } else { expected.to_vec() };
             assert_eq!(statuses(&answer), expected, "{path} {content_type}");
@@ -115,8 +114,8 @@ async fn each_item_is_answered_as_a_single_request_would_be() {
             assert_eq!(counts(&answer), [3 - duplicates, duplicates, 6]);
             // The same texts as in the answers to single requests.
             for (index, item) in items.iter().enumerate().filter(|(index, _)| ![0, 8].contains(index)) {
-                let single = instance.post(&format!("{mount}/events")).bearer_auth(&key);
-                let single = send(single.header("content-type", JSON).body((*item).to_owned())).await;
+                let single = instance.batch_as(&key, &format!("{mount}/events"), JSON, (*item).to_owned());
+                let single = send(single).await;
                 let result = &answer.body["results"][index];
                 assert_eq!(result["status"], single.status.as_u16(), "{item:.80}");
                 for field in ["error_code", "event_id", "details"] {
@@ -157,8 +156,8 @@ async fn equal_content_in_a_batch_is_a_duplicate_with_content_dedup() {
     let bench = Bench::start().await;
     let instance = bench.instance().await;
     let key = instance.key(json!({"role": "produce", "content_dedup": true})).await;
-    let request = instance.post("/v1/events/batch").bearer_auth(&key).header("content-type", JSON);
-    let answer = send(request.body(object(&[event(1), event(1), event(2)]))).await.expect(207);
+    let body = object(&[event(1), event(1), event(2)]);
+    let answer = send(instance.batch_as(&key, "/v1/events/batch", JSON, body)).await.expect(207);
     assert_eq!((statuses(&answer), counts(&answer)), (vec![201, 200, 201], [2, 1, 0]));
     let [first, second] = [0, 1].map(|index| &answer.body["results"][index]);
     assert_eq!((&second["event_id"], &second["duplicate"]), (&first["event_id"], &json!(true)));

@@ -135,7 +135,20 @@ impl Instance {
 
     /// A request to accept a batch of this content type.
     pub(crate) fn batch(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
-        self.post(path).bearer_auth(KEY).header("content-type", content_type).body(body)
+        self.batch_as(KEY, path, content_type, body)
+    }
+
+    /// The same with another key. It uses a connection of its own: the server closes that of a body that it refuses to
+    /// read, and the client must not reuse it.
+    pub(crate) fn batch_as(
+        &self,
+        key: &str,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> RequestBuilder {
+        let request = self.post(path).bearer_auth(key).header("connection", "close");
+        request.header("content-type", content_type).body(body)
     }
 
     /// A request to accept a body of JSON text.
