@@ -64,6 +64,7 @@ impl Instance {
             .env("DATABASE_URL", setting(&target.database_url, "database_url")?)
             .env("KAFKA_BROKERS", setting(&target.kafka_brokers, "kafka_brokers")?)
             .env("SEALING_KEY_FILE", target.data_dir.join("sealing.key"))
+            .env("RUST_LOG", "error")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)

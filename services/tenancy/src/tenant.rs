@@ -45,7 +45,10 @@ impl Tenant {
         organization_limit: u32,
         key_limit: Option<u32>,
     ) -> RequestLimits {
-        self.requests.set_limit(organization_limit);
+        // Requests that still wait under the last limit are not refused because there is none any more.
+        if organization_limit > 0 {
+            self.requests.set_limit(organization_limit);
+        }
         if limit_of_key(organization_limit, key_limit) == 0 {
             return limits.of_request(None, None);
         }

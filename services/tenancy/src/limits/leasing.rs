@@ -52,9 +52,10 @@ impl Leasing {
             let connected = timeout(CONNECT_TIMEOUT, store::connect(&self.pool)).await;
             let reason = match connected {
                 Ok(Ok(connection)) => {
-                    if self.queue.set_local(false) {
+                    if local_since.is_some() {
                         tracing::info!("Rate limits are shared between instances again");
                     }
+                    self.queue.set_local(false);
                     METRICS.limits_local.set(0.0);
                     count_local(local_since.take());
                     self.serve(connection, &mut backoff).await.to_string()
@@ -62,7 +63,8 @@ impl Leasing {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "connecting timed out".to_owned(),
             };
-            if self.queue.set_local(true) {
+            self.queue.set_local(true);
+            if local_since.is_none() {
                 let instances = self.queue.instances();
                 tracing::warn!(reason, instances, "PostgreSQL leased no tokens in time; limiting rates locally");
             }

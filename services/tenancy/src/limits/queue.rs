@@ -51,16 +51,16 @@ impl LeaseQueue {
     }
 
     pub(super) fn source(&self) -> Source {
-        if self.is_local.load(Ordering::Acquire) {
+        if self.is_local.load(Ordering::SeqCst) {
             Source::Local { instances: self.instances.load(Ordering::Relaxed) }
         } else {
             Source::Shared
         }
     }
 
-    /// Returns whether it was the other way before.
-    pub(super) fn set_local(&self, is_local: bool) -> bool {
-        self.is_local.swap(is_local, Ordering::AcqRel) != is_local
+    /// Whether requests are decided by local windows.
+    pub(super) fn set_local(&self, is_local: bool) {
+        self.is_local.store(is_local, Ordering::SeqCst);
     }
 
     pub(super) fn set_instances(&self, instances: u32) {
