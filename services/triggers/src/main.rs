@@ -29,9 +29,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start everything on this machine: Kafka, PostgreSQL and all roles, for development
-    Up(up::UpArgs),
+    Up(Box<up::UpArgs>),
     /// Serve the HTTP API
-    Ingest(roles::ingest::IngestArgs),
+    Ingest(Box<roles::ingest::IngestArgs>),
     /// Build the inbox from the log
     Materializer(roles::materializer::MaterializerArgs),
     /// Deliver webhooks
@@ -54,8 +54,8 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match cli.command {
-            Command::Up(args) => up::run(args).await,
-            Command::Ingest(args) => roles::ingest::main(args).await,
+            Command::Up(args) => up::run(*args).await,
+            Command::Ingest(args) => roles::ingest::main(*args).await,
             Command::Materializer(args) => roles::materializer::main(args).await,
             Command::Dispatcher(args) => roles::dispatcher::main(args).await,
             Command::Other(command) => commands::run(command).await,
