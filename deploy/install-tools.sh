@@ -18,6 +18,7 @@ no_main_cluster() {
 java_major() { java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1; }
 has_postgres() { command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; }
 has_faketime() { [ -n "$(find /usr/lib -maxdepth 3 -path '*/faketime/libfaketimeMT.so.1' 2>/dev/null)" ]; }
+has_openssl() { pkg-config --exists openssl 2>/dev/null || [ -e /usr/include/openssl/ssl.h ]; }
 has_recent_java() { command -v java >/dev/null && [ "$(java_major)" -ge 17 ] 2>/dev/null; }
 
 missing=() packages=()
@@ -26,6 +27,8 @@ command -v cc >/dev/null || need 'a C compiler (cc)' gcc
 command -v c++ >/dev/null || need 'a C++ compiler (c++)' g++
 command -v make >/dev/null || need 'make' make
 command -v pkg-config >/dev/null || need 'pkg-config' pkg-config
+# The Kafka client uses the system's OpenSSL: it takes minutes to build, and the system keeps it up to date.
+has_openssl || need 'the headers of OpenSSL (libssl)' libssl-dev
 command -v curl >/dev/null || need 'curl' curl
 command -v jq >/dev/null || need 'jq, which the shell lines of README.md use' jq
 command -v setpriv >/dev/null || need 'setpriv' util-linux
@@ -62,11 +65,13 @@ if ! command -v cargo >/dev/null; then
     exit 1
   fi
   say 'Installing Rust with rustup (the version is pinned in rust-toolchain.toml).'
-  if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o /tmp/rustup-init.$$.sh; then
+  # A folder that nobody else can write: the script is run.
+  rustup=$(mktemp -d)
+  trap 'rm -rf "$rustup"' EXIT
+  if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$rustup/init.sh"; then
     say 'Missing on this machine: Rust (cargo). Install it from https://rustup.rs and run the command again.'
     exit 1
   fi
-  sh /tmp/rustup-init.$$.sh -y --profile minimal --default-toolchain none >&2
-  rm -f /tmp/rustup-init.$$.sh
+  sh "$rustup/init.sh" -y --profile minimal --default-toolchain none >&2
   say "Run '. \$HOME/.cargo/env' in this shell to have cargo on PATH."
 fi

@@ -17,6 +17,7 @@ pub mod native;
 pub mod position;
 pub mod postgres;
 pub mod records;
+pub mod rights;
 pub mod topics;
 pub mod trace;
 pub mod unix_time;

@@ -22,6 +22,11 @@ pub const MATERIALIZER: &str = "materializer";
 /// of events also reads partition `i` of acks and deliveries.
 pub const DEFAULT_PARTITIONS: i32 = 12;
 
+/// Largest batch of the three keyed topics, after compression: Kafka's default, which the producers of all clients fit
+/// into. Together with `compression.type`, with which the brokers compress each batch again, it bounds what a batch
+/// takes when it is decompressed: readers stop at a zstd batch that is too large, but not at one of another codec.
+pub const MAX_BATCH_BYTES: i64 = 1_048_588;
+
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// The topic names of one deployment. A prefix (empty in production) lets tests share a broker.
@@ -57,14 +62,17 @@ impl TopicNames {
 
     /// The required configuration of each topic, with `partitions` for the three keyed topics.
     pub fn manifest(&self, partitions: i32) -> Vec<TopicSpec> {
+        let setting = |name, bound, value: &dyn ToString| Setting { name, value: value.to_string(), bound };
         let log = |name: &str, retention_days: i64| TopicSpec {
             name: name.to_owned(),
             partitions,
             config: vec![
-                ("cleanup.policy", "delete".to_owned()),
-                ("message.timestamp.type", "LogAppendTime".to_owned()),
-                ("retention.ms", (retention_days * DAY_MS).to_string()),
-                ("segment.ms", DAY_MS.to_string()),
+                setting("cleanup.policy", Bound::Exactly, &"delete"),
+                setting("message.timestamp.type", Bound::Exactly, &"LogAppendTime"),
+                setting("retention.ms", Bound::AtLeast, &(retention_days * DAY_MS)),
+                setting("segment.ms", Bound::AtMost, &DAY_MS),
+                setting("max.message.bytes", Bound::Exactly, &MAX_BATCH_BYTES),
+                setting("compression.type", Bound::Exactly, &"zstd"),
             ],
         };
         vec![
@@ -76,10 +84,10 @@ impl TopicNames {
                 name: self.dead_letters.clone(),
                 partitions: 3,
                 config: vec![
-                    ("cleanup.policy", "delete".to_owned()),
-                    ("retention.ms", (30 * DAY_MS).to_string()),
+                    setting("cleanup.policy", Bound::Exactly, &"delete"),
+                    setting("retention.ms", Bound::AtLeast, &(30 * DAY_MS)),
                     // The original record must fit together with the headers of the dead letter.
-                    ("max.message.bytes", (2 * 1024 * 1024).to_string()),
+                    setting("max.message.bytes", Bound::AtLeast, &(2 * 1024 * 1024)),
                 ],
             },
         ]
@@ -93,8 +101,31 @@ pub struct TopicSpec {
     pub name: String,
     /// Number of partitions; a cluster may have more, never fewer.
     pub partitions: i32,
-    /// Required topic configuration, as (name, value).
-    pub config: Vec<(&'static str, String)>,
+    /// Required topic configuration.
+    pub config: Vec<Setting>,
+}
+
+/// One required setting of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Kafka's name of it.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+    /// How the value is meant.
+    pub bound: Bound,
+}
+
+/// How a required value is meant. A cluster may keep more than the manifest asks for: lowering that would shrink what
+/// it keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// A larger number is right too.
+    AtLeast,
+    /// A smaller number is right too.
+    AtMost,
+    /// Only this value is right.
+    Exactly,
 }
 
 #[cfg(test)]
@@ -128,7 +159,7 @@ mod tests {
             assert!(kafka.contains(&format!("partitions: {}\n", topic.partitions)), "{}", topic.name);
             let configuration = section(kafka, 8, "topicConfiguration");
             let documented = configuration.lines().filter(|line| line.starts_with("          ")).count();
-            for (name, value) in &topic.config {
+            for Setting { name, value, .. } in &topic.config {
                 let value = if *name == "cleanup.policy" { format!("[{value}]") } else { value.clone() };
                 assert!(configuration.contains(&format!("{name}: {value}\n")), "{}: {name}", topic.name);
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use loadkit::duration;
+use runtime::config::secret;
 
 pub(crate) use self::load::LoadArgs;
 use crate::process_usage::Component;
@@ -54,13 +55,13 @@ pub(crate) struct SystemArgs {
     #[arg(long, env = "TRIGGERS_URL")]
     pub url: Option<String>,
     /// Send for the organization of this key instead of creating organizations.
-    #[arg(long, env = "TRIGGERS_API_KEY", hide_env_values = true)]
+    #[arg(long, env = "TRIGGERS_API_KEY", hide_env_values = true, value_parser = secret)]
     pub key: Option<String>,
     /// Token to create organizations with [default: from dev.json].
-    #[arg(long, env = "TRIGGERS_OPERATOR_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "TRIGGERS_OPERATOR_TOKEN", hide_env_values = true, value_parser = secret)]
     pub operator_token: Option<String>,
     /// Database of the view, to measure visibility [default: from dev.json].
-    #[arg(long)]
+    #[arg(long, value_parser = secret)]
     pub database_url: Option<String>,
     /// Data folder of `triggers up`.
     #[arg(long, default_value = ".triggers")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use runtime::http_client;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -21,12 +22,13 @@ impl ControlClient {
     pub(crate) fn new(address: &Address) -> anyhow::Result<Self> {
         // reqwest needs a TLS provider even for plain HTTP. An error means that one is installed already.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(60))
-            .build()
-            .context("building the HTTP client")?;
-        Ok(Self { client, base: address.url() })
+        let url = address.url();
+        if let Some(warning) = http_client::plain_text_warning(&url) {
+            eprintln!("bench: warning: {warning}");
+        }
+        let client =
+            http_client::builder(&url).timeout(Duration::from_secs(60)).build().context("building the HTTP client")?;
+        Ok(Self { client, base: url })
     }
 
     /// `GET path`; returns status and body.

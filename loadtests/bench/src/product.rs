@@ -158,7 +158,8 @@ async fn versions(control: &ControlClient, target: &Target) -> BTreeMap<String, 
         versions.insert("triggers".to_owned(), version.to_owned());
     }
     if let Some(url) = &target.database_url
-        && let Ok(mut connection) = <sqlx::PgConnection as sqlx::Connection>::connect(url).await
+        && let Ok(options) = runtime::postgres::connect_options(url)
+        && let Ok(mut connection) = <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await
         && let Ok(version) = sqlx::query_scalar::<_, String>("SHOW server_version").fetch_one(&mut connection).await
     {
         versions.insert("postgres".to_owned(), version);

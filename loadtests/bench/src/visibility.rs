@@ -8,8 +8,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use runtime::postgres::connect_options;
 use serde::Serialize;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -51,7 +52,7 @@ impl Watcher {
         organizations: Vec<Uuid>,
         settle: Duration,
     ) -> anyhow::Result<Self> {
-        let options: PgConnectOptions = database_url.parse().context("the database URL is invalid")?;
+        let options = connect_options(database_url).context("the database URL is invalid")?;
         // Forces index scans: statistics of a table that was empty a moment ago would choose a sequential scan.
         let options = options.application_name("bench").disable_statement_logging().options([
             ("enable_seqscan", "off"),

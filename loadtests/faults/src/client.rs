@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use runtime::http_client;
 use serde_json::Value;
 
 /// Longer than the product's own budget for an event and for a long poll. The outcome of a longer request is unknown.
@@ -20,7 +21,7 @@ pub(crate) struct Api {
 impl Api {
     /// A client of the instances at `base_urls`.
     pub(crate) fn new(base_urls: Vec<String>) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let http = http_client::builder(base_urls.first().map_or("", String::as_str)).timeout(TIMEOUT).build()?;
         Ok(Self { http, base_urls, turn: AtomicUsize::new(0) })
     }
 

@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use devstack::{Process, Program, Signal};
 use loadkit::lock;
+use runtime::http_client;
 
 /// How long an instance may take to be ready, with Kafka and PostgreSQL up.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long an instance may take to exit after SIGTERM or SIGKILL.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(50);
+/// Where all instances are.
+const LOCAL: &str = "http://127.0.0.1";
 
 /// A role of the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// A fleet without instances; they run `binary` and log into `folder`.
     pub(crate) fn new(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build()?;
+        let http = http_client::builder(LOCAL).timeout(Duration::from_secs(2)).build()?;
         Ok(Self {
             binary: binary.to_path_buf(),
             folder: folder.to_path_buf(),

@@ -2,9 +2,10 @@
 //!
 //! Independent of Kafka and PostgreSQL.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -49,7 +50,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) folder: &'a Path,
     /// The user that runs it; `None`: the user of this process.
     pub(crate) user: Option<&'a User>,
-    /// Its whole environment; `None`: that of this process, without the variables of clients and other servers.
+    /// Its whole environment; `None`: the `INHERITED` variables of this process.
     pub(crate) environment: Option<&'a [(String, String)]>,
     /// The signal it gets when this process dies: `KILL`, `QUIT`.
     pub(crate) death_signal: &'static str,
@@ -63,34 +64,37 @@ impl Launch<'_> {
     pub(crate) fn spawn(&self) -> Result<Child, Error> {
         // Keeps the output of the previous run; the two files together are bounded by two runs.
         drop(fs::rename(self.output, self.output.with_extension("previous")));
-        let output = File::create(self.output).map_err(Error::io(format!("write {}", self.output.display())))?;
+        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.output);
+        let output = options.map_err(Error::io(format!("write {}", self.output.display())))?;
         let errors = output.try_clone().map_err(Error::io("share a log file"))?;
         let mut command = Command::new(self.setpriv);
         // setpriv sets the death signal after it has changed the user; a change of the user resets the signal.
         command.arg("--pdeathsig").arg(self.death_signal);
         if let Some(user) = self.user {
             command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid)).arg("--clear-groups");
-            command.env("HOME", self.folder);
         }
         command.arg("--").arg(&self.program).args(&self.args);
         command.current_dir(self.folder).process_group(0);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
-        if let Some(environment) = self.environment {
-            command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
-        } else {
-            for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_server_variable(name)) {
-                command.env_remove(name);
-            }
+        command.env_clear().envs(self.environment.map_or_else(|| inherited(&[]), <[_]>::to_vec));
+        if self.user.is_some() && self.environment.is_none() {
+            command.env("HOME", self.folder);
         }
         let name = self.program.display();
         Child::spawn(command).map_err(Error::io(format!("start {name}")))
     }
 }
 
-/// Settings of clients or other servers, which must not reach our servers.
-fn is_server_variable(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    name.starts_with("PG") || name.starts_with("KAFKA_") || name == "CLASSPATH"
+/// Variables that servers get of this process. Another one may be a secret, which `/proc` would show to the user of the
+/// server, or a setting of a client or another server.
+const INHERITED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "JAVA_HOME"];
+
+/// The variables of this process that a child gets: `INHERITED`, and those that start with one of `prefixes`.
+pub(crate) fn inherited(prefixes: &[&str]) -> Vec<(String, String)> {
+    let is_inherited = |name: &str| INHERITED.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix));
+    // A value that is no text is left out.
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).filter(|(name, _)| is_inherited(name)).collect()
 }
 
 /// A running or exited child.

@@ -190,6 +190,7 @@ async fn start_nodes(count: u8, folder: &DataDir, user: Option<&User>) -> Result
             voters: voters.clone(),
             durability: crate::Durability::Test,
             heap: crate::Heap::Test,
+            security: None,
         };
         nodes.push(Arc::new(Server::new(Program::Kafka(Kafka::prepare(settings, java.clone(), &jars).await?))));
     }

@@ -136,17 +136,11 @@ type Locked = (PathBuf, File, Option<ChildStdin>);
 
 fn open_folder(folder: &Path, user: Option<&User>) -> Result<Locked, Error> {
     if !folder.is_dir() {
-        create_dir(folder, user)?;
+        files::create_closed_dir(folder, user)?;
     }
     let root = folder.canonicalize().map_err(Error::io(format!("find {}", folder.display())))?;
     let lock = lock(&root)?;
     Ok((root, lock, None))
-}
-
-/// The user of the servers may traverse the folder but not list it.
-fn create_dir(folder: &Path, user: Option<&User>) -> Result<(), Error> {
-    files::create_dir(folder)?;
-    files::set_mode(folder, if user.is_some() { 0o711 } else { 0o700 })
 }
 
 fn create_ephemeral(user: Option<&User>) -> Result<Locked, Error> {
@@ -201,6 +195,7 @@ fn spawn_reaper(folder: &Path) -> Result<ChildStdin, Error> {
         r#"cat >/dev/null; for wait in 0.2 2; do sleep $wait; umount -l "$0"/*/data 2>/dev/null; rm -rf -- "$0"; done"#;
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(script).arg(folder).current_dir("/").process_group(0);
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().map_err(Error::io("start /bin/sh"))?;
     child.stdin.ok_or_else(|| Error::io("open the input of /bin/sh")(std::io::ErrorKind::BrokenPipe.into()))
@@ -260,8 +255,8 @@ fn new_record(root: &Path, user: Option<&User>) -> Result<Record, Error> {
             closed = %barrier.display(), folder = %folder.display(),
             "The user of the servers cannot enter the folder; keeping their files elsewhere",
         );
-        create_dir(Path::new(SYSTEM_FOLDER), user)?;
-        create_dir(&folder, user)?;
+        files::create_closed_dir(Path::new(SYSTEM_FOLDER), user)?;
+        files::create_closed_dir(&folder, user)?;
         servers = Some(folder);
     }
     let record = Record { format: FORMAT, kafka: None, postgres_major: None, cluster_id: cluster_id(), servers };

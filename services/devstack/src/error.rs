@@ -18,6 +18,16 @@ pub enum Error {
     /// Maven did not fetch the jars.
     #[error("fetching the jars of Kafka failed: {0}")]
     Fetch(String),
+    /// A jar is not the one that this version was built for.
+    #[error(
+        "{name} in {} has another SHA-256 than deploy/kafka/jars.sha256 lists, so it is not run; delete the folder to \
+         fetch the jars again", folder.display()
+    )]
+    WrongJar {
+        /// File name.
+        name: String,
+        folder: PathBuf,
+    },
     /// Another process uses this data folder.
     #[error("the data folder {} is in use by {holder}", path.display())]
     InUse {

@@ -28,6 +28,32 @@ pub(crate) fn write(path: &Path, content: &str, mode: u32) -> Result<(), Error> 
     attempt().map_err(Error::io(format!("write {}", path.display())))
 }
 
+/// Replaces the file with one that only `user` can read.
+pub(crate) fn write_private(path: &Path, content: &str, user: Option<&User>) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io(format!("replace {}", path.display()))(error));
+        }
+        _ => write(path, content, 0o600)?,
+    }
+    give_to(path, user)
+}
+
+/// Creates the folder if it is missing. Only `user`, who owns it, can read what is in it; so it is also made of one
+/// that exists.
+pub(crate) fn create_private_dir(path: &Path, user: Option<&User>) -> Result<(), Error> {
+    create_dir(path)?;
+    set_mode(path, 0o700)?;
+    give_to(path, user)
+}
+
+/// Creates the folder if it is missing. `user` may enter it, but nobody may list it; so it is also made of one that
+/// exists.
+pub(crate) fn create_closed_dir(path: &Path, user: Option<&User>) -> Result<(), Error> {
+    create_dir(path)?;
+    set_mode(path, if user.is_some() { 0o711 } else { 0o700 })
+}
+
 /// Writes a temporary file and renames it, so that a reader sees either the old or the new content, also after a crash.
 pub(crate) fn replace(path: &Path, content: &str, mode: u32) -> Result<(), Error> {
     let next = path.with_extension("next");

@@ -13,12 +13,12 @@ use rdkafka::config::RDKafkaLogLevel;
 
 use crate::child::{Child, Launch};
 use crate::jars::{self, Jars};
-use crate::options::{Durability, Heap};
+use crate::options::{Durability, Heap, Security};
 use crate::tools::{self, Java, User};
-use crate::{Error, files};
+use crate::{Error, files, secured};
 
-/// How long formatting may take.
-const FORMAT_DEADLINE: Duration = Duration::from_secs(60);
+/// How long formatting, or one command, may take.
+const PROGRAM_DEADLINE: Duration = Duration::from_secs(60);
 /// How long one call of the ready check may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the port is tried before Kafka listens.
@@ -53,6 +53,7 @@ pub(crate) struct Kafka {
     voters: Vec<Voter>,
     durability: Durability,
     heap: Heap,
+    security: Option<Box<Security>>,
     address: String,
 }
 
@@ -75,6 +76,7 @@ pub(crate) struct Settings<'a> {
     pub(crate) voters: Vec<Voter>,
     pub(crate) durability: Durability,
     pub(crate) heap: Heap,
+    pub(crate) security: Option<Security>,
 }
 
 impl Kafka {
@@ -98,6 +100,7 @@ impl Kafka {
             voters: settings.voters,
             durability: settings.durability,
             heap: settings.heap,
+            security: settings.security.map(Box::new),
             address: format!("127.0.0.1:{}", settings.port),
         };
         kafka.write_files(jars)?;
@@ -107,19 +110,21 @@ impl Kafka {
 
     fn write_files(&self, jars: &Jars) -> Result<(), Error> {
         let user = self.user.as_ref();
-        files::create_dir(&self.folder)?;
-        files::set_mode(&self.folder, 0o755)?;
+        files::create_closed_dir(&self.folder, user)?;
         // Kafka unpacks native libraries into `tmp` and leaves them there when it is killed.
         files::remove_dir(&self.folder.join("tmp"))?;
         for name in ["data", "logs", "tmp"] {
-            let folder = self.folder.join(name);
-            files::create_dir(&folder)?;
-            files::give_to(&folder, user)?;
+            files::create_private_dir(&self.folder.join(name), user)?;
         }
-        let reachable = tools::barrier(&jars.folder.join("jars.list"), user).is_none();
+        // `any_jar` exists; of a file that does not exist, no barrier would be found.
+        let any_jar = jars.folder.join(jars.names.first().map_or(".", String::as_str));
+        let reachable = tools::barrier(&any_jar, user).is_none();
         jars::provide(jars, &self.folder.join("jars"), reachable)?;
         files::write(&self.folder.join("log4j2.xml"), LOG4J, 0o644)?;
-        files::write(&self.folder.join("server.properties"), &self.properties(), 0o644)
+        if let Some(security) = &self.security {
+            secured::write_kafka_files(security, &self.folder, user)?;
+        }
+        files::write_private(&self.folder.join("server.properties"), &self.properties(), user)
     }
 
     fn properties(&self) -> String {
@@ -137,15 +142,21 @@ impl Kafka {
             Durability::Full => (256 * 1024 * 1024, 1024 * 1024),
             Durability::Test => (64 * 1024 * 1024, 256 * 1024),
         };
+        let listeners = match &self.security {
+            Some(security) => secured::kafka_settings(security, port, controller_port),
+            None => format!(
+                "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
+                 advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+                 inter.broker.listener.name=PLAINTEXT\n"
+            ),
+        };
         format!(
             "process.roles=broker,controller\n\
              node.id={id}\n\
              controller.quorum.voters={voters}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-             inter.broker.listener.name=PLAINTEXT\n\
+             {listeners}\
              log.dirs={}\n\
              log.segment.bytes={segment}\n\
              log.index.size.max.bytes={index}\n\
@@ -169,18 +180,24 @@ impl Kafka {
         tracing::info!("Formatting Kafka's storage");
         let log = self.folder.join("format.out");
         let args = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-c", "server.properties", "-t"];
-        let args = args.iter().copied().chain([self.cluster_id.as_str()]);
+        let users = self.security.as_deref().map(secured::format_arguments).unwrap_or_default();
+        let args = args.iter().copied().chain([self.cluster_id.as_str()]).chain(users.iter().map(String::as_str));
         let child = self.java(&["-Xmx128m", "-XX:TieredStopAtLevel=1"], args, &log).spawn()?;
-        let Ok(status) = tokio::time::timeout(FORMAT_DEADLINE, child.wait()).await else {
-            child.signal_family(crate::Signal::KILL);
-            let seconds = FORMAT_DEADLINE.as_secs();
-            return Err(Error::NotReady { server: "Kafka's formatter", seconds, log: files::tail(&[&log]) });
-        };
-        if !status.is_some_and(|status| status.success()) {
-            let status = status.map_or_else(|| "unknown status".into(), |status| status.to_string());
-            return Err(Error::Exited { server: "Kafka's formatter", status, log: files::tail(&[&log]) });
-        }
+        finished(&child, "Kafka's formatter", &log).await?;
         files::write(&done, &self.cluster_id, 0o644)
+    }
+
+    /// See `Stack::kafka_command`.
+    pub(crate) async fn command(&self, class: &str, arguments: &[&str]) -> Result<String, Error> {
+        let log = self.folder.join(format!("command-{}.out", uuid::Uuid::new_v4().simple()));
+        let mut fixed = vec![class, "--bootstrap-server", &self.address];
+        if self.security.is_some() {
+            fixed.extend(["--command-config", secured::ADMIN_PROPERTIES]);
+        }
+        let args = fixed.into_iter().chain(arguments.iter().copied());
+        let child = self.java(&["-Xmx128m", "-XX:TieredStopAtLevel=1"], args, &log).spawn()?;
+        finished(&child, "Kafka's command", &log).await?;
+        std::fs::read_to_string(&log).map_err(Error::io(format!("read {}", log.display())))
     }
 
     fn java<'a>(&'a self, tuning: &[&str], args: impl Iterator<Item = &'a str>, output: &'a Path) -> Launch<'a> {
@@ -226,6 +243,9 @@ impl Kafka {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.address).set("client.id", "devstack");
         config.set("reconnect.backoff.ms", "10").set("reconnect.backoff.max.ms", "50");
+        if let Some(security) = &self.security {
+            config.extend(security.client_properties(&security.superuser));
+        }
         config.set_log_level(RDKafkaLogLevel::Emerg);
         let admin: Arc<AdminClient<DefaultClientContext>> = Arc::new(config.create()?);
         while !is_registered(Arc::clone(&admin), self.id).await {
@@ -261,6 +281,19 @@ impl Kafka {
     pub(crate) fn log_tail(&self) -> String {
         files::tail(&[&self.folder.join("kafka.out"), &self.folder.join("logs/kafka.log")])
     }
+}
+
+/// Waits until a program that prepares or administers Kafka has succeeded.
+async fn finished(child: &Child, server: &'static str, log: &Path) -> Result<(), Error> {
+    let Ok(status) = tokio::time::timeout(PROGRAM_DEADLINE, child.wait()).await else {
+        child.signal_family(crate::Signal::KILL);
+        return Err(Error::NotReady { server, seconds: PROGRAM_DEADLINE.as_secs(), log: files::tail(&[log]) });
+    };
+    if status.is_some_and(|status| status.success()) {
+        return Ok(());
+    }
+    let status = status.map_or_else(|| "unknown status".into(), |status| status.to_string());
+    Err(Error::Exited { server, status, log: files::tail(&[log]) })
 }
 
 async fn is_registered(admin: Arc<AdminClient<DefaultClientContext>>, id: i32) -> bool {

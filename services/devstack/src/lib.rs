@@ -8,8 +8,9 @@
 //! and stopping the servers, and helpers for tests (`testing`). Topics, schema, keys and the rest of the product are
 //! elsewhere: this crate depends on no other crate of the workspace.
 //!
-//! Both servers listen on 127.0.0.1 only. PostgreSQL requires a generated password; Kafka has none, so any process
-//! on this machine can connect to it. Use it for development and tests only.
+//! Both servers listen on 127.0.0.1 only. PostgreSQL requires a generated password; Kafka has none (but with
+//! `Options::security`), so any process on this machine can connect to it. Use it for development and tests only, on a
+//! machine that nobody else uses.
 
 mod child;
 mod cluster;
@@ -23,6 +24,7 @@ mod options;
 mod ports;
 mod postgres;
 mod process;
+mod secured;
 mod server;
 mod stack;
 pub mod testing;
@@ -30,7 +32,7 @@ pub mod tools;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use error::Error;
-pub use options::{Data, Durability, Heap, Options};
+pub use options::{Data, Durability, Heap, KafkaUser, Options, Security};
 pub use process::{Process, Program};
 pub use rustix::process::Signal;
 pub use server::Server;

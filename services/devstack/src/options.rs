@@ -29,6 +29,52 @@ pub enum Heap {
     Test,
 }
 
+/// Certificates and users of secured servers. Kafka then takes only SASL_SSL with SCRAM-SHA-512 and has an authorizer;
+/// PostgreSQL takes TLS beside plain connections. For tests: `up` and the shared stack of tests have none.
+#[derive(Clone)]
+pub struct Security {
+    /// Certificate of the CA, PEM.
+    pub ca: String,
+    /// Certificate of both servers, PEM.
+    pub certificate: String,
+    /// Its private key, PKCS #8 in PEM.
+    pub key: String,
+    /// Kafka's superuser.
+    pub superuser: KafkaUser,
+    /// Kafka's other users. They have no rights but those that `Stack::kafka_command` gives them.
+    pub users: Vec<KafkaUser>,
+}
+
+/// A user of Kafka.
+#[derive(Clone)]
+pub struct KafkaUser {
+    pub name: String,
+    /// Letters and digits, because Kafka's settings have no escapes for others.
+    pub password: String,
+}
+
+impl Security {
+    /// The librdkafka properties of a client that is `user`.
+    #[must_use]
+    pub fn client_properties(&self, user: &KafkaUser) -> Vec<(String, String)> {
+        let properties = [
+            ("security.protocol", "SASL_SSL"),
+            ("sasl.mechanism", "SCRAM-SHA-512"),
+            ("sasl.username", &user.name),
+            ("sasl.password", &user.password),
+            ("ssl.ca.pem", &self.ca),
+        ];
+        properties.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+}
+
+// No `Debug` that shows keys and passwords.
+impl std::fmt::Debug for Security {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Security(..)")
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Options {
     pub data: Data,
@@ -40,6 +86,8 @@ pub struct Options {
     pub postgres_port: u16,
     pub durability: Durability,
     pub heap: Heap,
+    /// `None`: Kafka and PostgreSQL without TLS, on loopback.
+    pub security: Option<Security>,
 }
 
 impl Options {
@@ -65,6 +113,7 @@ impl Options {
             postgres_port: 0,
             durability: Durability::Full,
             heap: Heap::Full,
+            security: None,
         }
     }
 }

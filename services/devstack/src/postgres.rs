@@ -9,9 +9,9 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
 
 use crate::child::{Child, Launch};
-use crate::options::Durability;
+use crate::options::{Durability, Options};
 use crate::tools::{self, PostgresBinaries, User};
-use crate::{Error, files};
+use crate::{Error, files, secured};
 
 /// The role that owns everything, and the name of the first database.
 const NAME: &str = "triggers";
@@ -30,6 +30,8 @@ pub(crate) struct Postgres {
     folder: PathBuf,
     port: u16,
     durability: Durability,
+    /// Settings of TLS; none without it.
+    tls: Vec<String>,
     password: String,
 }
 
@@ -40,19 +42,21 @@ impl Postgres {
         folder: PathBuf,
         user: Option<&User>,
         port: u16,
-        durability: Durability,
+        options: &Options,
     ) -> Result<Self, Error> {
         if let Some(closed) = tools::barrier(&binaries.folder.join("postgres"), user) {
             let problem = format!("PostgreSQL is in {}, which the user that it runs as cannot enter", closed.display());
             return Err(Error::UnusableTool(problem));
         }
-        files::create_dir(&folder)?;
-        files::set_mode(&folder, 0o755)?;
-        let setpriv = tools::setpriv()?;
-        let mut postgres =
-            Self { setpriv, binaries, user: user.cloned(), folder, port, durability, password: String::new() };
+        files::create_closed_dir(&folder, user)?;
+        let tls = match &options.security {
+            Some(security) => secured::postgres_settings(security, &folder, user)?,
+            None => Vec::new(),
+        };
+        let (setpriv, user, durability) = (tools::setpriv()?, user.cloned(), options.durability);
+        let mut postgres = Self { setpriv, binaries, user, folder, port, durability, tls, password: String::new() };
         if postgres.data().exists() {
-            files::give_to(&postgres.data(), user)?;
+            files::give_to(&postgres.data(), postgres.user.as_ref())?;
             let path = postgres.password_file();
             postgres.password = fs::read_to_string(&path).map_err(Error::io(format!("read {}", path.display())))?;
         } else {
@@ -129,6 +133,7 @@ impl Postgres {
             "log_checkpoints=off".to_owned(),
             "log_autovacuum_min_duration=-1".to_owned(),
         ];
+        settings.extend(self.tls.iter().cloned());
         match self.durability {
             Durability::Full => settings.push("shared_buffers=256MB".to_owned()),
             // Commits are still written, only not synced: `synchronous_commit=off` would lose some when tests kill the

@@ -89,6 +89,18 @@ impl Stack {
         }
     }
 
+    /// Runs a class of Kafka's command line as the superuser, with `--bootstrap-server` and `--command-config` before
+    /// `arguments`, and returns what it printed.
+    ///
+    /// # Errors
+    /// When this stack has no Kafka, or the command fails.
+    pub async fn kafka_command(&self, class: &str, arguments: &[&str]) -> Result<String, Error> {
+        match self.kafka.as_ref().map(|server| &server.program) {
+            Some(Program::Kafka(kafka)) => kafka.command(class, arguments).await,
+            _ => Err(Error::NotOurs("Kafka")),
+        }
+    }
+
     /// The folder with the data and the servers' logs.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
@@ -160,6 +172,7 @@ async fn start_kafka(options: &Options, folder: &DataDir, user: Option<&User>) -
         voters: vec![Voter { id: 1, port: ports::free()? }],
         durability: options.durability,
         heap: options.heap,
+        security: options.security.clone(),
     };
     let kafka = Kafka::prepare(settings, java, &jars).await?;
     start(Program::Kafka(kafka)).await
@@ -177,7 +190,7 @@ pub(crate) async fn start_postgres(
     let binaries = blocking(move || tools::postgres(wanted)).await?;
     folder.check_postgres(binaries.major)?;
     let port = ports::choose("PostgreSQL", options.postgres_port)?;
-    let postgres = Postgres::prepare(binaries, folder.server("postgres"), user, port, options.durability).await?;
+    let postgres = Postgres::prepare(binaries, folder.server("postgres"), user, port, options).await?;
     start(Program::Postgres(postgres)).await
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use runtime::config::InvalidConfig;
+use runtime::config::{InvalidConfig, secret};
 
 use crate::KafkaConfig;
 use crate::topics::Replication;
@@ -18,11 +18,11 @@ pub struct KafkaArgs {
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
     pub kafka_brokers: Option<String>,
     /// A librdkafka property for every client; may be given more than once, and then replaces the whole list of
-    /// --kafka-properties
+    /// --kafka-properties. NAME=@FILE takes the value from a file
     #[arg(long = "kafka", value_name = "NAME=VALUE")]
     pub kafka_property: Vec<String>,
     /// librdkafka properties for every client, separated by semicolons. --kafka NAME=VALUE, which may be repeated,
-    /// replaces this list and may have semicolons in a value
+    /// replaces this list and may have semicolons in a value. NAME=@FILE takes the value from a file
     #[arg(long, env = "KAFKA_PROPERTIES", value_name = "NAME=VALUE;…", value_delimiter = ';', hide_env_values = true)]
     pub kafka_properties: Vec<String>,
     /// Prefix of every topic and group name, for a shared cluster
@@ -84,7 +84,10 @@ impl KafkaArgs {
         for property in given.iter().filter(|property| !property.trim().is_empty()) {
             match property.split_once('=') {
                 Some((name, value)) if !name.trim().is_empty() => {
-                    config.properties.push((name.trim().to_owned(), value.to_owned()));
+                    let name = name.trim();
+                    let value = secret(value)
+                        .map_err(|reason| InvalidConfig { option, reason: format!("{name}: {reason}") })?;
+                    config.properties.push((name.to_owned(), value));
                 }
                 // The text is not repeated: it may be half a password.
                 _ => return invalid(option, "each property is NAME=VALUE"),
@@ -94,10 +97,7 @@ impl KafkaArgs {
         // would print later.
         for (name, value) in &config.properties {
             if rdkafka::ClientConfig::new().set(name, value).create_native_config().is_err() {
-                let reason = format!(
-                    "librdkafka does not know the property {name}, or not with this value; TLS and SASL need a build \
-                     with the feature kafka-tls"
-                );
+                let reason = format!("librdkafka does not know the property {name}, or not with this value");
                 return Err(InvalidConfig { option, reason });
             }
         }

@@ -48,7 +48,7 @@ use self::markers::Markers;
 pub use self::runner::{Runner, Session, SessionEnd, finished};
 use self::topic_ids::Pauses;
 use self::undecodable::Undecodable;
-use super::{KafkaConfig, Record};
+use super::{KafkaConfig, Record, access};
 use crate::fence::Claim;
 use runtime::telemetry::throttle::Throttle;
 
@@ -345,6 +345,10 @@ fn poll_and_forward<C: ConsumerContext>(
             return false;
         }
         Some(error) if truncation::is_truncation(&error) => truncation::report(client, shared),
+        Some(error) if access::is_refused(&error) => {
+            let _sent = sender.send(ConsumerEvent::Failed(access::refusal(&format!("a topic or group ({error})"))));
+            return false;
+        }
         // Brokers away, leader moving, topic not there yet.
         Some(error) => {
             if let Some(held_back) = ERROR_LINES.admit() {

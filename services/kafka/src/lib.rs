@@ -5,6 +5,7 @@
 
 #![deny(missing_docs)]
 
+mod access;
 pub mod bounds;
 pub mod config;
 pub mod consumer;

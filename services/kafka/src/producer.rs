@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{KafkaConfig, partition};
+use super::{KafkaConfig, access, partition};
 
 /// Settings of the producer.
 #[derive(Debug, Clone)]
@@ -173,8 +173,10 @@ impl Producer {
         let failed = |error: String| PublishError::Failed(error);
         let count = tokio::task::spawn_blocking(move || {
             let metadata = producer.client().fetch_metadata(Some(&name), deadline).map_err(|e| e.to_string())?;
-            let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-            if count == 0 { Err(format!("topic {name} does not exist")) } else { Ok(count) }
+            let described = metadata.topics().first();
+            let count = described.map_or(0, |topic| topic.partitions().len());
+            let error = described.and_then(|topic| topic.error());
+            if count == 0 { Err(access::reason_of(&name, error)) } else { Ok(count) }
         })
         .await
         .map_err(|e| failed(e.to_string()))?
@@ -295,7 +297,7 @@ impl Producer {
         if code == Some(RDKafkaErrorCode::Fatal) || producer.client().fatal_error().is_some() {
             self.replace(producer);
         }
-        let text = error.to_string();
+        let text = if access::is_refused(error) { access::refusal("the topic") } else { error.to_string() };
         match code {
             Some(
                 RDKafkaErrorCode::MessageSizeTooLarge

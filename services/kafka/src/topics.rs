@@ -8,9 +8,9 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use schemas::topics::TopicSpec;
+use schemas::topics::{Bound, Setting, TopicSpec};
 
-use super::KafkaConfig;
+use super::{KafkaConfig, access};
 
 /// How topics are replicated; a topic with fewer replicas is a difference that only Kafka's own tools can repair.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,8 @@ pub enum Difference {
         has: String,
         /// What the manifest wants.
         wants: String,
+        /// How that is meant.
+        bound: Bound,
     },
     /// The topic has fewer replicas than configured. Only a reassignment by Kafka's own tools repairs it.
     TooFewReplicas {
@@ -68,8 +70,8 @@ impl std::fmt::Display for Difference {
                      change is lost"
                 )
             }
-            Self::Setting { topic, name, has, wants } => {
-                let bound = match Bound::of(name) {
+            Self::Setting { topic, name, has, wants, bound } => {
+                let bound = match bound {
                     Bound::AtLeast => "at least ",
                     Bound::AtMost => "at most ",
                     Bound::Exactly => "",
@@ -83,35 +85,16 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// How a setting's wanted value is meant. A cluster may keep more than the manifest asks for: lowering that would
-/// shrink what it keeps.
-#[derive(Clone, Copy)]
-enum Bound {
-    AtLeast,
-    AtMost,
-    Exactly,
-}
-
-impl Bound {
-    fn of(setting: &str) -> Self {
-        match setting {
-            "retention.ms" | "max.message.bytes" | "min.insync.replicas" => Self::AtLeast,
-            "segment.ms" => Self::AtMost,
-            _ => Self::Exactly,
-        }
-    }
-}
-
-/// Whether a setting that is `has` is as the manifest `wants` it.
-fn holds(setting: &str, has: &str, wants: &str) -> bool {
+/// Whether a setting that is `has` is as the manifest wants it.
+fn holds(setting: &Setting, has: &str) -> bool {
     // To Kafka, -1 is a retention without end.
-    if has == wants || (setting == "retention.ms" && has == "-1") {
+    if has == setting.value || (setting.name == "retention.ms" && has == "-1") {
         return true;
     }
-    let (Ok(has), Ok(wants)) = (has.parse::<i64>(), wants.parse::<i64>()) else {
+    let (Ok(has), Ok(wants)) = (has.parse::<i64>(), setting.value.parse::<i64>()) else {
         return false;
     };
-    match Bound::of(setting) {
+    match setting.bound {
         Bound::AtLeast => has >= wants,
         Bound::AtMost => has <= wants,
         Bound::Exactly => false,
@@ -124,6 +107,9 @@ pub enum TopicsError {
     /// The cluster did not answer or refused the call.
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
+    /// No connection, and what failed with the last one: the network, TLS, or the password.
+    #[error("Kafka: {0}: {1}")]
+    Connection(KafkaError, String),
     /// The cluster refused one topic's change.
     #[error("{topic}: {reason}")]
     Refused {
@@ -149,8 +135,7 @@ pub async fn plan(
     manifest: &[TopicSpec],
     replication: Replication,
 ) -> Result<Vec<Difference>, TopicsError> {
-    let admin = admin(config)?;
-    let existing = existing(admin, manifest).await?;
+    let existing = existing(config, manifest).await?;
     let mut differences = Vec::new();
     let mut present = Vec::new();
     for spec in manifest {
@@ -198,7 +183,7 @@ pub async fn apply(
         .map(|spec| {
             let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(replication.factor));
             let topic = topic.set("min.insync.replicas", &min_in_sync);
-            spec.config.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
+            spec.config.iter().fold(topic, |topic, setting| topic.set(setting.name, &setting.value))
         })
         .collect();
     if !new_topics.is_empty() {
@@ -224,7 +209,7 @@ pub async fn apply(
 async fn until_shown(config: &KafkaConfig, made: &[&TopicSpec]) -> Result<(), TopicsError> {
     let made: Vec<TopicSpec> = made.iter().copied().cloned().collect();
     let until = Instant::now() + TIMEOUT;
-    while !made.is_empty() && existing(admin(config)?, &made).await?.len() < made.len() && Instant::now() < until {
+    while !made.is_empty() && existing(config, &made).await?.len() < made.len() && Instant::now() < until {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(())
@@ -280,13 +265,24 @@ fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, Kafk
     config.admin_client("admin").create()
 }
 
-async fn existing(
-    admin: AdminClient<DefaultClientContext>,
-    manifest: &[TopicSpec],
-) -> Result<Vec<Existing>, TopicsError> {
+async fn existing(config: &KafkaConfig, manifest: &[TopicSpec]) -> Result<Vec<Existing>, TopicsError> {
+    let (admin, config) = (admin(config)?, config.clone());
     let names: Vec<String> = manifest.iter().map(|spec| spec.name.clone()).collect();
     let fetched = tokio::task::spawn_blocking(move || {
-        let metadata = admin.inner().fetch_metadata(None, TIMEOUT)?;
+        let fetched = admin.inner().fetch_metadata(None, TIMEOUT);
+        let metadata = fetched.map_err(|error| match access::connection_failure(&config) {
+            Some(text) => TopicsError::Connection(error, text),
+            None => error.into(),
+        })?;
+        let is_listed = |name: &String| metadata.topics().iter().any(|topic| topic.name() == name);
+        // The list leaves out a topic that this user may not describe.
+        for name in names.iter().filter(|name| !is_listed(name)) {
+            let asked = admin.inner().fetch_metadata(Some(name), TIMEOUT)?;
+            let error = asked.topics().first().and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
+            if error == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+                return Err(refused(name, RDKafkaErrorCode::TopicAuthorizationFailed));
+            }
+        }
         let wanted = metadata
             .topics()
             .iter()
@@ -301,9 +297,17 @@ async fn existing(
                 .min()
                 .unwrap_or(0),
         });
-        Ok::<_, KafkaError>(existing.collect())
+        Ok(existing.collect())
     });
-    Ok(fetched.await.map_err(|e| TopicsError::Interrupted(e.to_string()))??)
+    fetched.await.map_err(|e| TopicsError::Interrupted(e.to_string()))?
+}
+
+fn refused(topic: &str, code: RDKafkaErrorCode) -> TopicsError {
+    let reason = match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed => access::refusal("the topic"),
+        code => code.to_string(),
+    };
+    TopicsError::Refused { topic: topic.to_owned(), reason }
 }
 
 async fn settings_that_differ(
@@ -320,15 +324,14 @@ async fn settings_that_differ(
     let described = admin.describe_configs(&resources, &options).await?;
     let mut differences = Vec::new();
     for (spec, described) in specs.iter().zip(described) {
-        let refused =
-            |code: RDKafkaErrorCode| TopicsError::Refused { topic: spec.name.clone(), reason: code.to_string() };
-        let described = described.map_err(refused)?;
-        let min_in_sync = ("min.insync.replicas", replication.min_in_sync.to_string());
-        for (name, wants) in spec.config.iter().chain([&min_in_sync]) {
-            let has = described.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-            if !holds(name, &has, wants) {
-                let (topic, name) = (spec.name.clone(), (*name).to_owned());
-                differences.push(Difference::Setting { topic, name, has, wants: wants.clone() });
+        let described = described.map_err(|code| refused(&spec.name, code))?;
+        let (value, bound) = (replication.min_in_sync.to_string(), Bound::AtLeast);
+        let min_in_sync = Setting { name: "min.insync.replicas", value, bound };
+        for setting in spec.config.iter().chain([&min_in_sync]) {
+            let has = described.get(setting.name).and_then(|entry| entry.value.clone()).unwrap_or_default();
+            if !holds(setting, &has) {
+                let (topic, name, wants) = (spec.name.clone(), setting.name.to_owned(), setting.value.clone());
+                differences.push(Difference::Setting { topic, name, has, wants, bound: setting.bound });
             }
         }
     }

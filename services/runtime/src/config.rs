@@ -2,15 +2,13 @@
 //! Kafka are in `kafka`, those of a role in its crate.
 
 use std::ffi::OsStr;
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Command};
-use sqlx::postgres::PgConnectOptions;
 
-use crate::postgres::PostgresConfig;
+use crate::postgres::{PostgresConfig, check_files, connect_options};
 
 const DEFAULT_DATABASE_URL: &str = "postgres://triggers@127.0.0.1:5432/triggers";
 
@@ -48,11 +46,25 @@ impl TypedValueParser for FlagParser {
     }
 }
 
+/// Parses a secret of a flag or variable: the text itself, or with `@FILE` the content of that file without line breaks
+/// at its end. What is on a command line is visible to every user of the machine, and variables to its owner.
+///
+/// # Errors
+/// When the file cannot be read or is empty; never the secret.
+pub fn secret(text: &str) -> Result<String, String> {
+    let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
+    let content = std::fs::read_to_string(path).map_err(|error| format!("cannot read the file {path}: {error}"))?;
+    match content.trim_end_matches(['\r', '\n']) {
+        "" => Err(format!("the file {path} is empty")),
+        secret => Ok(secret.to_owned()),
+    }
+}
+
 /// How to connect to PostgreSQL.
 #[derive(Args, Clone)]
 pub struct PostgresArgs {
     /// postgres://user:password@host:port/database [default: postgres://triggers@127.0.0.1:5432/triggers]
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = secret)]
     pub database_url: Option<String>,
     /// Maximum number of connections per process
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 16)]
@@ -71,7 +83,7 @@ pub fn check_database_url(url: &str) -> Result<(), InvalidConfig> {
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return invalid("must start with postgres://".to_owned());
     }
-    PgConnectOptions::from_str(url).map(drop).or_else(|error| invalid(error.to_string()))
+    connect_options(url).map(drop).map_err(|error| error.to_string()).and_then(|()| check_files(url)).or_else(invalid)
 }
 
 impl PostgresArgs {
@@ -94,5 +106,25 @@ impl PostgresArgs {
         config.max_connections = self.database_max_connections;
         config.acquire_timeout = Duration::from_millis(self.database_acquire_timeout_ms);
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_its_text_or_the_content_of_a_file() {
+        assert_eq!(secret("zap_live_x").as_deref(), Ok("zap_live_x"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let named = format!("@{}", path.display());
+        assert!(secret(&named).unwrap_err().contains(&path.display().to_string()), "a missing file is named");
+        for (content, expected) in [("word\n", "word"), ("word\r\n", "word"), (" two words", " two words")] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(secret(&named).as_deref(), Ok(expected));
+        }
+        std::fs::write(&path, "\n").unwrap();
+        assert!(secret(&named).unwrap_err().contains("is empty"));
     }
 }

@@ -1,14 +1,18 @@
 //! PostgreSQL: connecting, migrating, checking the schema, and classifying errors. Statements are in the crates
 //! that own the tables.
 
+mod options;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+
+pub(crate) use self::options::check_files;
+pub use self::options::{connect_options, explain};
 
 /// How to connect to the database.
 #[derive(Clone)]
@@ -46,12 +50,18 @@ impl PostgresConfig {
     }
 }
 
-/// Makes the pool. It connects at first use, so that a process can start while the database is down.
+/// Makes the pool. It connects at first use, so that a process can start while the database is down. A connection that
+/// an attacker on the network could read is logged.
 ///
 /// # Errors
 /// When the URL cannot be parsed.
 pub fn connect(config: &PostgresConfig) -> Result<PgPool, sqlx::Error> {
-    let options = PgConnectOptions::from_str(&config.url)?.application_name("triggers").options([
+    let options = connect_options(&config.url)?;
+    if let Some(weakness) = options::weakness(&options) {
+        let (host, sslmode) = (options.get_host(), options.get_ssl_mode());
+        tracing::warn!(host, ?sslmode, weakness, "PostgreSQL connection is not protected; use sslmode=verify-full.");
+    }
+    let options = options.application_name("triggers").options([
         ("statement_timeout", config.statement_timeout.as_millis().to_string()),
         ("idle_in_transaction_session_timeout", config.idle_transaction_timeout.as_millis().to_string()),
     ]);
@@ -81,8 +91,7 @@ pub async fn check_connection(pool: &PgPool) -> Result<(), String> {
             let _closed = connection.close().await;
             return Ok(());
         }
-        Ok(Err(sqlx::Error::Database(error))) => error.message().to_owned(),
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => explain(&error),
         Err(_) => "no answer in time".to_owned(),
     };
     Err(format!("{}: {reason}", describe_database(pool)))

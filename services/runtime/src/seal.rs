@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,8 +16,12 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 
+use crate::private_file;
+
 /// Length of the key, bytes.
 pub const KEY_BYTES: usize = 32;
+/// Length of its base64 text.
+const ENCODED_BYTES: usize = 44;
 const NONCE_BYTES: usize = 24;
 
 /// The deployment's sealing key. Cloning shares it; `Debug` hides it.
@@ -48,6 +52,17 @@ pub enum SealingKeyError {
         path: String,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The file ends before the key does.
+    #[error(
+        "the sealing key {path} is incomplete ({bytes} bytes): a start was interrupted, or the disk was full; restore \
+         the file from a copy, or delete it if no endpoint exists yet"
+    )]
+    Incomplete {
+        /// Which file.
+        path: String,
+        /// Its length.
+        bytes: usize,
     },
     /// The content is not a key.
     #[error("{0} is not a sealing key, which is the base64 text of {KEY_BYTES} bytes")]
@@ -86,10 +101,18 @@ impl SealingKey {
         if mode & 0o077 != 0 {
             return Err(SealingKeyError::Exposed { path: shown, mode });
         }
-        Self::parse(&text, &shown)
+        Self::parse_file(&text, &shown)
     }
 
-    /// Reads the key file, or creates it (mode 0600) when it is absent.
+    fn parse_file(text: &str, shown: &str) -> Result<Self, SealingKeyError> {
+        let is_base64 = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'));
+        if text.trim().is_empty() || (is_base64 && text.len() < ENCODED_BYTES) {
+            return Err(SealingKeyError::Incomplete { path: shown.to_owned(), bytes: text.len() });
+        }
+        Self::parse(text, shown)
+    }
+
+    /// Reads the key file, or creates it (mode 0600) when it is absent. Processes that start at once get the same key.
     ///
     /// # Errors
     /// When it can be neither read nor created, when other users may read it, or when it contains no key.
@@ -100,10 +123,9 @@ impl SealingKey {
         }
         let failed = |source| SealingKeyError::Io { path: path.display().to_string(), source };
         let bytes: [u8; KEY_BYTES] = rand::random();
-        // `create_new`: of two processes that start at once, only one may create the key.
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        file.write_all(STANDARD.encode(bytes).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        Ok(Self::from_bytes(bytes))
+        private_file::create_or_read(path, STANDARD.encode(bytes).as_bytes()).map_err(failed)?;
+        // Read back: another process may have created it.
+        Self::load(path)
     }
 
     /// Seals `plain`. Opening needs the same `purpose` (the kind of value) and `context` (its owner).
@@ -148,6 +170,8 @@ fn associated_data(purpose: &str, context: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -179,5 +203,36 @@ mod tests {
         assert_eq!(SealingKey::load(&path).unwrap().open("secret", b"", &sealed).as_deref(), Some(&b"x"[..]));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(matches!(SealingKey::load_or_create(&path), Err(SealingKeyError::Exposed { mode: 0o644, .. })));
+    }
+
+    #[test]
+    fn starts_at_once_get_the_same_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sealing.key");
+        let keys: Vec<SealingKey> = thread::scope(|scope| {
+            let start = || scope.spawn(|| SealingKey::load_or_create(&path).unwrap());
+            let starts: Vec<_> = (0..8).map(|_| start()).collect();
+            starts.into_iter().map(|start| start.join().unwrap()).collect()
+        });
+        let sealed = keys[0].seal("secret", b"", b"x");
+        for key in &keys {
+            assert_eq!(key.open("secret", b"", &sealed).as_deref(), Some(&b"x"[..]), "no start has another key");
+        }
+    }
+
+    #[test]
+    fn an_incomplete_key_file_is_named_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sealing.key");
+        SealingKey::load_or_create(&path).unwrap();
+        let whole = fs::read_to_string(&path).unwrap();
+        for part in ["", "\n", &whole[..20], &whole[..43]] {
+            fs::write(&path, part).unwrap();
+            let error = SealingKey::load_or_create(&path).unwrap_err().to_string();
+            assert!(error.contains("sealing.key is incomplete") && error.contains("delete it if"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), part, "it may be all that is left of a key");
+        }
+        fs::write(&path, "no key at all, but long enough to be one of them").unwrap();
+        assert!(matches!(SealingKey::load(&path), Err(SealingKeyError::Malformed(_))));
     }
 }

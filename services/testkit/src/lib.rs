@@ -1,10 +1,12 @@
 //! What the integration tests of several crates share: databases and topics of one test, an HTTP server and client,
-//! records, a webhook receiver, a proxy before PostgreSQL, and an audit of the fence. Only ever a dev-dependency.
+//! records, a webhook receiver, a proxy before PostgreSQL, certificates, and an audit of the fence. Only ever a
+//! dev-dependency.
 //!
 //! Servers, and waiting for a condition, are in `devstack::testing`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 pub mod api;
+pub mod certificates;
 pub mod fence_audit;
 pub mod proxy;
 pub mod receiver;

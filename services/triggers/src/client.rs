@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use reqwest::header::LOCATION;
 use reqwest::{Method, RequestBuilder, StatusCode};
+use runtime::config::secret;
+use runtime::http_client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -21,10 +24,10 @@ pub(crate) struct TargetArgs {
     #[arg(long, env = "TRIGGERS_URL", global = true)]
     url: Option<String>,
     /// API key; default: that of the system that `triggers up` runs here
-    #[arg(long, env = "TRIGGERS_API_KEY", hide_env_values = true, global = true)]
+    #[arg(long, env = "TRIGGERS_API_KEY", hide_env_values = true, global = true, value_parser = secret)]
     key: Option<String>,
     /// Token for operator commands; default: that of the system that `triggers up` runs here
-    #[arg(long, env = "OPERATOR_TOKEN", hide_env_values = true, global = true)]
+    #[arg(long, env = "OPERATOR_TOKEN", hide_env_values = true, global = true, value_parser = secret)]
     operator_token: Option<String>,
     #[command(flatten)]
     local: LocalSystemArgs,
@@ -85,7 +88,12 @@ impl TargetArgs {
         let local = dev.ok().filter(|dev| dev.base_url == base_url);
         let key = self.key.clone().or_else(|| local.as_ref().map(|dev| dev.api_key.clone()));
         let operator_token = self.operator_token.clone().or_else(|| local.map(|dev| dev.operator_token));
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().context("cannot create the HTTP client")?;
+        if let Some(warning) =
+            http_client::plain_text_warning(&base_url).filter(|_| key.is_some() || operator_token.is_some())
+        {
+            eprintln!("triggers: warning: {warning}");
+        }
+        let http = http_client::builder(&base_url).timeout(TIMEOUT).build().context("cannot create the HTTP client")?;
         Ok(Client { http, base_url, key, operator_token })
     }
 }
@@ -120,6 +128,14 @@ impl Client {
             anyhow::anyhow!("{} did not answer: {}{hint}", self.base_url, error.without_url())
         })?;
         let status = response.status();
+        if let Some(location) = response.headers().get(LOCATION).filter(|_| status.is_redirection()) {
+            let text = format!(
+                "HTTP {}: the server redirects to {}; redirects are not followed, give the URL of the system itself",
+                status.as_u16(),
+                location.to_str().unwrap_or("another URL").escape_default()
+            );
+            return Err(ErrorResponse { status, text }.into());
+        }
         let body = response.bytes().await.context("the connection broke during the response")?.to_vec();
         if status.is_success() {
             return Ok((status, body));

@@ -21,6 +21,9 @@ change.
 Flags take no value on the command line. As a variable, `true`, `1`, `yes` or `on` sets them; `false`, `0`, `no`, `off`
 or an empty value does not. An invalid value is an error at start, which names the option.
 
+Secrets can be in files: `DATABASE_URL`, `DEV_API_KEYS`, `OPERATOR_TOKEN`, `SEALING_KEY` and `TRIGGERS_API_KEY`, and the
+value of each Kafka property, may be `@FILE`. The content of that file is used, without line breaks at its end.
+
 | variable | option | default | unit | roles | meaning |
 | --- | --- | --- | --- | --- | --- |
 ";

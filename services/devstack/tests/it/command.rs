@@ -8,6 +8,9 @@ use devstack::Signal;
 use devstack::testing::processes;
 use rustix::process::{Pid, kill_process};
 
+/// A variable of the process that starts the servers.
+pub(crate) const SECRET: &str = "OPERATOR_TOKEN_OF_A_TEST";
+
 /// A running `devstack run` whose servers are ready.
 pub(crate) struct Running {
     pub child: Child,
@@ -20,7 +23,7 @@ impl Running {
     /// Starts it on a folder, or on a temporary one, and waits for its addresses.
     pub(crate) fn start(data_dir: Option<&Path>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_devstack"));
-        command.arg("run").stdout(Stdio::piped());
+        command.arg("run").stdout(Stdio::piped()).env(SECRET, "in the environment of the caller");
         data_dir.into_iter().for_each(|folder| {
             command.arg("--data-dir").arg(folder);
         });

@@ -4,6 +4,7 @@
 mod cluster;
 mod command;
 mod parent;
+mod protection;
 mod refusals;
 mod restarts;
 mod shared;

@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 const ONE: Replication = Replication { factor: 1, min_in_sync: 1 };
 
 /// Gives `topic` these overrides and no others.
-async fn set_up(kafka: &KafkaConfig, topic: &str, settings: &[(&str, &str)]) {
+pub(crate) async fn set_up(kafka: &KafkaConfig, topic: &str, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> = kafka.admin_client("test").create().unwrap();
     let alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
     let alter = settings.iter().fold(alter, |alter, (name, value)| alter.set(name, value));
@@ -25,7 +25,7 @@ async fn only_a_topic_that_keeps_less_than_the_manifest_differs() {
     let manifest = kafka.topics.manifest(1);
     topics::apply(&kafka, &topics::plan(&kafka, &manifest, ONE).await.unwrap(), ONE).await.unwrap();
 
-    let log = [("cleanup.policy", "delete"), ("message.timestamp.type", "LogAppendTime")];
+    let log = [("cleanup.policy", "delete"), ("message.timestamp.type", "LogAppendTime"), ("compression.type", "zstd")];
     let generous = [("retention.ms", "-1"), ("segment.ms", "3600000"), ("min.insync.replicas", "2")];
     set_up(&kafka, &kafka.topics.events, &[&log[..], &generous].concat()).await;
     let year = [("retention.ms", "31536000000"), ("segment.ms", "86400000")];
@@ -34,7 +34,14 @@ async fn only_a_topic_that_keeps_less_than_the_manifest_differs() {
     set_up(&kafka, &kafka.topics.dead_letters, &large).await;
     assert_eq!(topics::plan(&kafka, &manifest, ONE).await.unwrap(), []);
 
-    let less = [("cleanup.policy", "compact"), ("retention.ms", "3600000"), ("segment.ms", "604800000")];
+    let less = [
+        ("cleanup.policy", "compact"),
+        ("retention.ms", "3600000"),
+        ("segment.ms", "604800000"),
+        // More than the manifest says is not more generous: one batch could then fill the memory of each reader.
+        ("max.message.bytes", "10485760"),
+        ("compression.type", "gzip"),
+    ];
     set_up(&kafka, &kafka.topics.deliveries, &less).await;
     let differences = topics::plan(&kafka, &manifest, ONE).await.unwrap();
     let reported: Vec<String> = differences.iter().map(Difference::to_string).collect();
@@ -44,6 +51,8 @@ async fn only_a_topic_that_keeps_less_than_the_manifest_differs() {
         "message.timestamp.type is CreateTime, must be LogAppendTime",
         "retention.ms is 3600000, must be at least 777600000",
         "segment.ms is 604800000, must be at most 86400000",
+        "max.message.bytes is 10485760, must be 1048588",
+        "compression.type is gzip, must be zstd",
     ];
     assert_eq!(reported, wanted.map(|difference| format!("{topic}: {difference}")));
     topics::apply(&kafka, &differences, ONE).await.unwrap();

@@ -3,5 +3,6 @@
 
 mod lifecycle;
 mod schema;
+mod tls;
 
 use testkit::setup::database;

@@ -11,6 +11,7 @@ use kafka::fence::repair;
 use kafka::{KafkaConfig, positions, topics};
 use materializer::rebuild::REPLAY;
 use runtime::config::PostgresArgs;
+use runtime::http_client;
 use runtime::postgres;
 
 use super::print;
@@ -86,7 +87,7 @@ async fn check_tools(findings: &mut Findings) -> Result<()> {
 }
 
 async fn check_api(findings: &mut Findings, base_url: &str) -> Result<()> {
-    let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+    let client = http_client::builder(base_url).timeout(TIMEOUT).build()?;
     match client.get(format!("{base_url}/health/ready")).send().await {
         Ok(response) if response.status().is_success() => findings.ok("API", "ready"),
         Ok(response) => {

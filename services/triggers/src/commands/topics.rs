@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use kafka::KafkaConfig;
 use kafka::config::KafkaArgs;
 use kafka::topics::{self, Difference};
+use schemas::rights::Role;
 
 use super::print;
 use crate::local_system::LocalSystemArgs;
@@ -33,6 +34,14 @@ enum TopicsAction {
         #[arg(long)]
         add_partitions: bool,
     },
+    /// Print the commands that give the Kafka users ingest, materializer and dispatcher the rights of these roles
+    Acls {
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        /// File with the settings of a client that may change rights
+        #[arg(long, value_name = "FILE", default_value = "admin.properties")]
+        command_config: String,
+    },
 }
 
 pub(super) async fn run(args: TopicsArgs) -> Result<()> {
@@ -49,7 +58,18 @@ pub(super) async fn run(args: TopicsArgs) -> Result<()> {
         TopicsAction::Apply { kafka, add_partitions } => {
             apply(&args.local.kafka(&kafka)?, &kafka, add_partitions).await
         }
+        TopicsAction::Acls { kafka, command_config } => print_acls(&args.local.kafka(&kafka)?, &command_config),
     }
+}
+
+fn print_acls(config: &KafkaConfig, command_config: &str) -> Result<()> {
+    let command = format!("kafka-acls.sh --bootstrap-server {} --command-config {command_config}", config.brokers);
+    for role in Role::ALL {
+        for right in config.topics.rights(role) {
+            print::line(&format!("{command} {}", right.arguments(&format!("User:{}", role.name()))))?;
+        }
+    }
+    Ok(())
 }
 
 async fn differences(config: &KafkaConfig, args: &KafkaArgs) -> Result<Vec<Difference>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use kafka::config::KafkaArgs;
-use runtime::config::{FlagParser, PostgresArgs};
+use runtime::config::{FlagParser, PostgresArgs, secret};
 use runtime::health::Health;
 use runtime::lifecycle::{self, Supervisor};
 use runtime::seal::SealingKey;
@@ -68,7 +68,7 @@ impl ProcessArgs {
 #[group(required = true, multiple = false)]
 pub(crate) struct SealingArgs {
     /// Base64 of 32 random bytes, the same on every instance (create one: openssl rand -base64 32)
-    #[arg(long, env = "SEALING_KEY", hide_env_values = true)]
+    #[arg(long, env = "SEALING_KEY", hide_env_values = true, value_parser = secret)]
     sealing_key: Option<String>,
     /// File that contains the sealing key; `ingest` creates a missing file, `dispatcher` does not
     #[arg(long, env = "SEALING_KEY_FILE", value_name = "FILE")]

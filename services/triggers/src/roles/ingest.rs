@@ -11,7 +11,7 @@ use ingest::IngestState;
 use kafka::producer::ProducerSettings;
 use kafka::read_your_writes::RecentWrites;
 use materializer::{InboxState, READ_SETTINGS};
-use runtime::config::FlagParser;
+use runtime::config::{FlagParser, secret};
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
 use runtime::postgres;
@@ -32,10 +32,10 @@ pub(crate) struct IngestArgs {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     listen: SocketAddr,
     /// Bearer token of the operator's routes; without it, nobody can use them
-    #[arg(long, env = "OPERATOR_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "OPERATOR_TOKEN", hide_env_values = true, value_parser = secret)]
     operator_token: Option<String>,
     /// Development keys, KEY[=ORGANIZATION NAME], comma-separated; allowed only if the API listens on loopback
-    #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
+    #[arg(long, env = "DEV_API_KEYS", hide_env_values = true, value_parser = secret)]
     dev_api_keys: Option<String>,
     /// Let anybody create an organization
     #[arg(long, env = "OPEN_SIGNUP", value_parser = FlagParser)]

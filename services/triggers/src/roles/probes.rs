@@ -6,6 +6,7 @@ use http_server::{ServerLimits, ServerSettings, ServiceInfo};
 use kafka::producer::{Producer, PublishError};
 use runtime::health::Component;
 use runtime::lifecycle::Supervisor;
+use runtime::postgres::explain;
 use sqlx::postgres::PgPool;
 use tokio::net::TcpListener;
 
@@ -31,7 +32,7 @@ pub(super) fn probe_postgres(supervisor: &mut Supervisor, pool: PgPool, postgres
         loop {
             match sqlx::query("SELECT 1").execute(&pool).await {
                 Ok(_) => postgres.report_healthy(),
-                Err(error) => postgres.report_unhealthy(error.to_string()),
+                Err(error) => postgres.report_unhealthy(explain(&error)),
             }
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

@@ -56,7 +56,7 @@ async fn check(pool: &PgPool, component: &Component) -> Result<bool> {
             Ok(true)
         }
         Err(SchemaError::Sql(error)) => {
-            component.report_unhealthy(format!("cannot read the schema: {error}"));
+            component.report_unhealthy(format!("cannot read the schema: {}", postgres::explain(&error)));
             Ok(false)
         }
         Err(error) => Err(error).with_context(|| format!("cannot use {}", postgres::describe_database(pool))),

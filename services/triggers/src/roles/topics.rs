@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use kafka::config::KafkaArgs;
+use kafka::topics::TopicsError;
 use kafka::{KafkaConfig, topics};
 
 /// Fails if a topic cannot be used. A cluster that does not answer is only a warning: the role starts and waits for it.
@@ -9,6 +10,10 @@ pub(super) async fn check_topics(args: &KafkaArgs, kafka: &KafkaConfig) -> Resul
     let manifest = kafka.topics.manifest(args.topic_partitions);
     let differences = match topics::plan(kafka, &manifest, args.replication()).await {
         Ok(differences) => differences,
+        Err(error @ TopicsError::Refused { .. }) => {
+            tracing::warn!(%error, "Cannot check the topics, Kafka refuses it; starting without the check");
+            return Ok(());
+        }
         Err(error) => {
             tracing::warn!(%error, "Cannot check the topics, Kafka does not answer; starting without the check");
             return Ok(());

@@ -2,11 +2,11 @@
 //! scripts and commands find the running system.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use runtime::private_file;
 use serde::{Deserialize, Serialize};
 
 /// File with URL and credentials of the running system.
@@ -34,13 +34,8 @@ impl DevJson {
     /// Writes the file into `folder`, atomically. Only its owner can read it.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(DEV_JSON);
-        let draft = folder.join(".dev.json.new");
-        // A draft that an earlier start left may have other permissions.
-        drop(fs::remove_file(&draft));
         let text = serde_json::to_string_pretty(self)?;
-        write_private(&draft, text.as_bytes())
-            .and_then(|()| fs::rename(&draft, &path))
-            .with_context(|| format!("cannot write {}", path.display()))
+        private_file::replace(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Reads the file in `folder`.
@@ -61,25 +56,33 @@ impl DevJson {
     }
 }
 
-/// Reads the secret in file `name` of `folder`; writes the result of `generate` there if it has none.
+/// Reads the secret in file `name` of `folder`; writes the result of `generate` there if there is no such file.
 pub(crate) fn load_or_create_secret(folder: &Path, name: &str, generate: impl FnOnce() -> String) -> Result<String> {
     let path = folder.join(name);
-    match fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot read {}", path.display()))
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let created = private_file::create_or_read(&path, generate().as_bytes());
+            created.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other))
         }
-        _ => {
-            let secret = generate();
-            drop(fs::remove_file(&path));
-            write_private(&path, secret.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(secret)
-        }
-    }
+        read => read,
+    };
+    let text = text.with_context(|| format!("cannot read or create {}", path.display()))?;
+    let secret = text.trim().to_owned();
+    anyhow::ensure!(!secret.is_empty(), "{} is empty; delete it, and a new secret is generated", path.display());
+    Ok(secret)
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_kept_and_an_empty_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = || load_or_create_secret(folder.path(), "dev.key", || uuid::Uuid::new_v4().to_string());
+        assert_eq!(load().unwrap(), load().unwrap());
+        fs::write(folder.path().join("dev.key"), "\n").unwrap();
+        let error = load().unwrap_err().to_string();
+        assert!(error.contains("dev.key is empty") && error.contains("delete it"), "{error}");
+    }
 }

@@ -16,7 +16,7 @@ use dispatcher::DispatcherConfig;
 use kafka::KafkaConfig;
 use kafka::topics::{self, Difference};
 use materializer::projector::ProjectorConfig;
-use runtime::config::check_database_url;
+use runtime::config::{check_database_url, secret};
 use runtime::health::Health;
 use runtime::lifecycle::{self, Supervisor};
 use runtime::postgres::{self, PostgresConfig};
@@ -43,10 +43,10 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
     kafka_brokers: Option<String>,
     /// Use this PostgreSQL instead of starting one
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = secret)]
     database_url: Option<String>,
     /// Development keys, KEY[=ORGANIZATION NAME], comma-separated; default: one generated key, kept in the data folder
-    #[arg(long, env = "DEV_API_KEYS", hide_env_values = true)]
+    #[arg(long, env = "DEV_API_KEYS", hide_env_values = true, value_parser = secret)]
     dev_api_keys: Option<String>,
     #[command(flatten)]
     process: ProcessArgs,
@@ -127,6 +127,7 @@ async fn serve(
     // without waiting for the old session to time out.
     kafka.instance = args.kafka_brokers.is_none().then(|| "up".to_owned());
     let pool = postgres::connect(&PostgresConfig::new(&database_url)).context("DATABASE_URL")?;
+    postgres::check_connection(&pool).await.map_err(anyhow::Error::msg)?;
     postgres::migrate(&pool).await.with_context(|| format!("cannot migrate {}", postgres::describe_database(&pool)))?;
     create_topics(&kafka, args.kafka_brokers.is_none()).await?;
 

@@ -14,7 +14,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn http() -> reqwest::Client {
     // reqwest is built without a crypto provider. A second call in one process is harmless.
     drop(rustls::crypto::ring::default_provider().install_default());
-    reqwest::Client::builder().timeout(TIMEOUT).build().unwrap()
+    runtime::http_client::builder("http://127.0.0.1").timeout(TIMEOUT).build().unwrap()
 }
 
 /// A client of one system with one API key.

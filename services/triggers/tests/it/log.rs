@@ -14,7 +14,13 @@ pub(crate) struct Writer(FutureProducer);
 
 impl Writer {
     pub(crate) fn new(brokers: &str) -> Self {
+        Self::with_properties(brokers, &[])
+    }
+
+    /// With properties of its user.
+    pub(crate) fn with_properties(brokers: &str, properties: &[(String, String)]) -> Self {
         let mut config = ClientConfig::new();
+        config.extend(properties.iter().cloned());
         config
             .set("bootstrap.servers", brokers)
             .set("acks", "all")

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod api;
+mod bombs;
 mod budgets;
 mod cli;
 mod deliveries;
@@ -18,11 +19,13 @@ mod log;
 mod native;
 mod options;
 mod outages;
+mod outgoing;
 mod positions;
 mod process;
 mod restore;
 mod scaling;
 mod schema;
+mod secured;
 mod system;
 mod up;
 mod view;

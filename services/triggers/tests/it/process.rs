@@ -84,6 +84,10 @@ impl Process {
         self.child.stdin.take().expect("started with a pipe")
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         // Not yet collected, so the id is still its own.
         kill_process(Pid::from_raw(i32::try_from(self.pid).unwrap()).unwrap(), signal).unwrap();

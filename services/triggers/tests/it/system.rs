@@ -63,18 +63,23 @@ impl System {
 
     /// On these servers, with topics of its own; makes topics and schema.
     pub(crate) async fn on(brokers: &str, database_url: &str) -> Self {
+        let system = Self::without_topics(brokers, database_url);
+        system.run(&["migrate"]).await.expect(0);
+        system.run(&["topics", "apply"]).await.expect(0);
+        system
+    }
+
+    /// On these servers, without topics and schema.
+    pub(crate) fn without_topics(brokers: &str, database_url: &str) -> Self {
         let unique = uuid::Uuid::new_v4().simple().to_string();
-        let system = Self {
+        Self {
             brokers: brokers.to_owned(),
             database_url: database_url.to_owned(),
             topic_prefix: format!("t{}.", &unique[..12]),
             operator_token: format!("op_{unique}"),
             folder: tempfile::tempdir().unwrap(),
             _database: None,
-        };
-        system.run(&["migrate"]).await.expect(0);
-        system.run(&["topics", "apply"]).await.expect(0);
-        system
+        }
     }
 
     pub(crate) fn folder(&self) -> &Path {
