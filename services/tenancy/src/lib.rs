@@ -5,6 +5,7 @@
 //! and the routes for all this. Elsewhere: each slice checks the rights of its routes with [`Caller::require`], and
 //! deletes its own rows of an erased organization.
 
+pub mod audit;
 mod auth;
 mod bad_keys;
 mod cache;
@@ -23,6 +24,7 @@ mod refusal;
 mod role;
 mod routes;
 mod service;
+mod signups;
 mod tier;
 mod watch;
 
@@ -31,8 +33,8 @@ pub use cache::CacheSettings;
 pub use caller::Caller;
 pub use dev_keys::{DevKeysError, check_dev_keys};
 pub use extract::PresentedKey;
-pub use operator::{Operator, OperatorToken};
+pub use operator::{Operator, OperatorToken, ShortTokenError, check_operator_token};
 pub use refusal::Refusal;
 pub use role::{Right, Role};
 pub use routes::routes;
-pub use service::{Tenancy, TenancyConfig};
+pub use service::{SIGNUPS_PER_HOUR, Tenancy, TenancyConfig};

@@ -7,7 +7,11 @@ use sqlx::postgres::PgPool;
 use crate::auth::{AuthSettings, Authenticator};
 use crate::dev_keys::{self, DevKeysError};
 use crate::operator::OperatorToken;
-use crate::watch;
+use crate::signups::Signups;
+use crate::{audit, watch};
+
+/// Default of sign-ups per address and hour.
+pub const SIGNUPS_PER_HOUR: u32 = 5;
 
 /// Settings of tenancy.
 #[derive(Debug, Clone)]
@@ -15,13 +19,23 @@ pub struct TenancyConfig {
     pub operator_token: OperatorToken,
     /// Whether any client may create an organization.
     pub open_signup: bool,
+    /// Sign-ups per address and hour before 429; loopback is not limited.
+    pub signups_per_hour: u32,
+    /// Whether the API listens on loopback only: then a sign-up gets the tier that it asks for.
+    pub on_loopback: bool,
     pub auth: AuthSettings,
 }
 
 impl TenancyConfig {
     /// Default settings for authentication. Without a token, or with a blank one, the operator's routes are closed.
     pub fn new(operator_token: Option<String>, open_signup: bool) -> Self {
-        Self { operator_token: OperatorToken::new(operator_token), open_signup, auth: AuthSettings::default() }
+        Self {
+            operator_token: OperatorToken::new(operator_token),
+            open_signup,
+            signups_per_hour: SIGNUPS_PER_HOUR,
+            on_loopback: false,
+            auth: AuthSettings::default(),
+        }
     }
 }
 
@@ -31,6 +45,8 @@ pub struct Tenancy {
     pub(crate) authenticator: Authenticator,
     pub(crate) operator_token: OperatorToken,
     pub(crate) open_signup: bool,
+    pub(crate) signups: Signups,
+    pub(crate) on_loopback: bool,
     pub(crate) pool: PgPool,
 }
 
@@ -44,7 +60,19 @@ impl Tenancy {
             watching.await;
             Ok(())
         });
-        Self { authenticator, operator_token: config.operator_token, open_signup: config.open_signup, pool }
+        let (sweep_pool, shutdown) = (pool.clone(), supervisor.shutdown());
+        supervisor.spawn("audit sweep", async move {
+            audit::sweep_until(&sweep_pool, shutdown).await;
+            Ok(())
+        });
+        Self {
+            authenticator,
+            operator_token: config.operator_token,
+            open_signup: config.open_signup,
+            signups: Signups::new(config.signups_per_hour),
+            on_loopback: config.on_loopback,
+            pool,
+        }
     }
 
     /// For the state of every slice that has routes.
