@@ -6,15 +6,41 @@ SET check_function_bodies = false;
 
 CREATE SCHEMA contract;
 CREATE SCHEMA view;
+CREATE FUNCTION public.audit_append(org uuid, actor text, key uuid, action text, target uuid, detail jsonb, address text, request text) RETURNS void
+    LANGUAGE sql
+    AS $$
+    INSERT INTO audit_log (org_id, actor, key_id, key_prefix, action, target, detail, address, request_id)
+    VALUES (org, actor, key, (SELECT prefix FROM api_keys WHERE id = key), action, target, detail, address::inet,
+            request)
+$$;
+CREATE FUNCTION public.audit_append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF OLD.at < now() - audit_retention()
+            OR EXISTS (SELECT FROM organizations WHERE id = OLD.org_id AND status = 'erasing') THEN
+            RETURN OLD;
+        END IF;
+    END IF;
+    RAISE EXCEPTION 'audit_log is append-only' USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+CREATE FUNCTION public.audit_retention() RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    AS $$ SELECT interval '400 days' $$;
 CREATE FUNCTION public.organizations_erased() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
     -- Both slices may be done at once: the second one waits here, and then sees the first.
     PERFORM FROM organizations WHERE id = NEW.org_id FOR UPDATE;
-    IF (SELECT count(*) FROM erasures WHERE org_id = NEW.org_id AND done_at IS NOT NULL) = 2 THEN
+    IF (SELECT count(*) FROM erasures WHERE org_id = NEW.org_id AND done_at IS NOT NULL) = 2
+        AND EXISTS (SELECT FROM organizations WHERE id = NEW.org_id AND status = 'erasing') THEN
         DELETE FROM api_keys WHERE org_id = NEW.org_id;
-        UPDATE organizations SET status = 'erased' WHERE id = NEW.org_id AND status = 'erasing';
+        DELETE FROM audit_log WHERE org_id = NEW.org_id;
+        UPDATE organizations SET status = 'erased', name = id::text WHERE id = NEW.org_id;
+        PERFORM audit_append(NEW.org_id, 'system', NULL, 'organization.erased', NEW.org_id, '{}', NULL, NULL);
     END IF;
     RETURN NULL;
 END
@@ -272,6 +298,34 @@ CREATE TABLE public.api_keys (
     CONSTRAINT api_keys_role_check CHECK ((role = ANY (ARRAY['produce'::text, 'consume'::text, 'manage'::text, 'admin'::text])))
 );
 COMMENT ON TABLE public.api_keys IS 'API keys, as hashes.';
+CREATE TABLE public.audit_log (
+    id bigint NOT NULL,
+    org_id uuid NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    actor text NOT NULL,
+    key_id uuid,
+    key_prefix text,
+    action text NOT NULL,
+    target uuid NOT NULL,
+    detail jsonb NOT NULL,
+    address inet,
+    request_id text,
+    CONSTRAINT audit_log_action_check CHECK ((action ~ '^[a-z_]{1,30}\.[a-z_]{1,30}$'::text)),
+    CONSTRAINT audit_log_actor_check CHECK ((actor = ANY (ARRAY['key'::text, 'operator'::text, 'command_line'::text, 'system'::text, 'anonymous'::text]))),
+    CONSTRAINT audit_log_check CHECK (((key_id IS NOT NULL) = (actor = 'key'::text))),
+    CONSTRAINT audit_log_detail_check CHECK ((octet_length((detail)::text) <= 65536)),
+    CONSTRAINT audit_log_key_prefix_check CHECK ((char_length(key_prefix) = 17)),
+    CONSTRAINT audit_log_request_id_check CHECK ((char_length(request_id) <= 128))
+);
+COMMENT ON TABLE public.audit_log IS 'Append-only. Rows are deleted only when their organization is erased, or when they are older than audit_retention().';
+ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.audit_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 CREATE TABLE public.consumer_positions (
     consumer text NOT NULL,
     topic text NOT NULL,
@@ -461,6 +515,8 @@ ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_hash_key UNIQUE (hash);
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.consumer_positions
     ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (consumer, topic, partition);
 ALTER TABLE ONLY public.dedup_keys
@@ -501,6 +557,8 @@ ALTER TABLE ONLY view.time_partitions
     ADD CONSTRAINT time_partitions_pkey PRIMARY KEY (starts_at);
 CREATE INDEX api_keys_org ON public.api_keys USING btree (org_id, created_at DESC, id);
 CREATE INDEX api_keys_prefix ON public.api_keys USING btree (prefix);
+CREATE INDEX audit_log_at ON public.audit_log USING btree (at);
+CREATE INDEX audit_log_org ON public.audit_log USING btree (org_id, id DESC);
 CREATE INDEX dedup_keys_expiry ON public.dedup_keys USING btree (expires_at);
 CREATE INDEX deliveries_awaiting_dedup_org ON public.deliveries_awaiting_dedup USING btree (org_id);
 CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE (state = 'pending'::text);
@@ -525,6 +583,8 @@ CREATE INDEX events_open ON ONLY view.events USING btree (org_id, log_partition,
 CREATE INDEX events_position ON ONLY view.events USING btree (org_id, log_partition, log_epoch, log_offset);
 CREATE INDEX pending_effects_age ON view.pending_effects USING btree (appended_at);
 CREATE TRIGGER api_keys_changed AFTER DELETE OR UPDATE ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.tenancy_changed('key');
+CREATE TRIGGER audit_log_append_only BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.audit_append_only();
+CREATE TRIGGER audit_log_no_truncate BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION public.audit_append_only();
 CREATE TRIGGER erasures_done AFTER UPDATE OF done_at ON public.erasures FOR EACH ROW WHEN ((new.done_at IS NOT NULL)) EXECUTE FUNCTION public.organizations_erased();
 CREATE TRIGGER organizations_changed AFTER DELETE OR UPDATE ON public.organizations FOR EACH ROW EXECUTE FUNCTION public.tenancy_changed('organization');
 ALTER TABLE ONLY public.api_keys

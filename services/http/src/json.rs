@@ -5,7 +5,7 @@
 
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::{Map, Value};
 
@@ -74,9 +74,11 @@ fn parse<T: DeserializeOwned, const LIMIT: usize>(body: &RequestBody<LIMIT>) -> 
     let mut deserializer = serde_json::Deserializer::from_slice(&body.bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
-        problem_of(error.inner(), &path)
+        // serde_json reports an enum that is no text as a syntax error, although the body is JSON.
+        let is_valid = serde_json::from_slice::<IgnoredAny>(&body.bytes).is_ok();
+        problem_of(error.inner(), &path, is_valid)
     })?;
-    deserializer.end().map_err(|error| problem_of(&error, "."))?;
+    deserializer.end().map_err(|error| problem_of(&error, ".", false))?;
     Ok(JsonBody(value))
 }
 
@@ -87,11 +89,11 @@ fn is_json(content_type: &str) -> bool {
         || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
-fn problem_of(error: &serde_json::Error, path: &str) -> Problem {
+fn problem_of(error: &serde_json::Error, path: &str, is_valid: bool) -> Problem {
     let message = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     let reason = message.strip_suffix(&position).unwrap_or(&message);
-    if error.classify() != Category::Data {
+    if error.classify() != Category::Data && !is_valid {
         return Problem::invalid("invalid_json", format!("the body is not valid JSON: {message}"));
     }
     let problem = Problem::invalid("invalid_request", format!("the body is not of the expected shape: {message}"));

@@ -34,6 +34,8 @@ pub struct AuthSettings {
     pub cache: CacheSettings,
     /// Concurrent lookups of keys that are not cached; the rest of the pool is for authenticated requests.
     pub max_lookups: usize,
+    /// Lookups that wait for one of these; above it, 503 at once.
+    pub max_waiting_lookups: usize,
     /// How long one lookup may take, including the wait for a permit.
     pub lookup_timeout: Duration,
     /// Bad keys per address and minute before 429.
@@ -47,6 +49,7 @@ impl Default for AuthSettings {
         Self {
             cache: CacheSettings::default(),
             max_lookups: 8,
+            max_waiting_lookups: 1_000,
             lookup_timeout: Duration::from_secs(2),
             bad_keys_per_minute: 30,
             max_bad_addresses: 10_000,
@@ -62,6 +65,10 @@ struct Inner {
     pool: PgPool,
     cache: KeyCache,
     lookups: Semaphore,
+    /// For all addresses over their limit of bad keys.
+    noisy_lookups: Semaphore,
+    /// Lookups of all other addresses, in progress or waiting.
+    waiting_lookups: Semaphore,
     lookup_timeout: Duration,
     bad_keys: Mutex<BadKeys>,
     tenants: Tenants,
@@ -82,6 +89,8 @@ impl Authenticator {
             pool,
             cache: KeyCache::new(&settings.cache),
             lookups: Semaphore::new(settings.max_lookups),
+            noisy_lookups: Semaphore::new(1),
+            waiting_lookups: Semaphore::new(settings.max_lookups + settings.max_waiting_lookups),
             lookup_timeout: settings.lookup_timeout,
             bad_keys: Mutex::new(BadKeys::new(settings.bad_keys_per_minute, settings.max_bad_addresses)),
             tenants: Tenants::new(budgets),
@@ -96,14 +105,14 @@ impl Authenticator {
     /// When the key is not valid, or when PostgreSQL does not answer.
     /// See [`Refusal`].
     pub async fn authenticate(&self, presented: &str, from: IpAddr) -> Result<Caller, Refusal> {
-        match self.find(presented).await {
+        match self.find(presented, from).await {
             Ok(Some(cached)) if !is_expired(&cached) => Ok(cached.caller.clone()),
             Ok(_) => Err(self.refuse(from)),
             Err(refusal) => Err(refusal),
         }
     }
 
-    async fn find(&self, presented: &str) -> Result<Option<Arc<Cached>>, Refusal> {
+    async fn find(&self, presented: &str, from: IpAddr) -> Result<Option<Arc<Cached>>, Refusal> {
         if presented.len() > LONGEST_KEY_BYTES {
             return Ok(None);
         }
@@ -114,6 +123,21 @@ impl Authenticator {
         if !self.is_possible(presented, &hash) || self.0.cache.is_unknown(&hash) {
             return Ok(None);
         }
+        // Over its limit an address does not take the permits of others: it has one, and does not wait for it.
+        let wait = self.0.bad_keys.lock().unwrap_or_else(PoisonError::into_inner).wait(from, Instant::now());
+        let _lane = match wait {
+            Some(wait) => {
+                let Ok(permit) = self.0.noisy_lookups.try_acquire() else { return Err(Refusal::TooMany { wait }) };
+                permit
+            }
+            None => match self.0.waiting_lookups.try_acquire() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    METRICS.unavailable.inc();
+                    return Err(Refusal::Unavailable);
+                }
+            },
+        };
         match tokio::time::timeout(self.0.lookup_timeout, self.look_up(presented, hash)).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => {
@@ -134,7 +158,7 @@ impl Authenticator {
         key::is_well_formed(presented) || self.is_development(hash)
     }
 
-    fn is_development(&self, hash: &KeyHash) -> bool {
+    pub(crate) fn is_development(&self, hash: &KeyHash) -> bool {
         self.0.development.read().unwrap_or_else(PoisonError::into_inner).contains(hash)
     }
 

@@ -10,7 +10,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Bad keys per address and minute, for a bounded number of addresses.
 #[derive(Debug)]
 pub(crate) struct BadKeys {
-    allowed_per_minute: u32,
+    window: Duration,
+    allowed: u32,
     max_addresses: usize,
     windows: HashMap<IpAddr, Window>,
 }
@@ -23,7 +24,18 @@ struct Window {
 
 impl BadKeys {
     pub(crate) fn new(allowed_per_minute: u32, max_addresses: usize) -> Self {
-        Self { allowed_per_minute, max_addresses, windows: HashMap::new() }
+        Self::with_window(WINDOW, allowed_per_minute, max_addresses)
+    }
+
+    /// Counts per `window` instead of per minute.
+    pub(crate) fn with_window(window: Duration, allowed: u32, max_addresses: usize) -> Self {
+        Self { window, allowed, max_addresses, windows: HashMap::new() }
+    }
+
+    /// How long this address should wait, if it has exceeded the limit. Counts nothing.
+    pub(crate) fn wait(&self, from: IpAddr, now: Instant) -> Option<Duration> {
+        let window = self.windows.get(&subscriber(from)).filter(|window| window.count > self.allowed)?;
+        self.window.checked_sub(now.duration_since(window.start)).filter(|wait| !wait.is_zero())
     }
 
     /// Counts a bad key. Returns how long the client should wait, if it exceeded the limit.
@@ -33,11 +45,11 @@ impl BadKeys {
             self.make_room(now);
         }
         let window = self.windows.entry(from).or_insert(Window { start: now, count: 0 });
-        if now.duration_since(window.start) >= WINDOW {
+        if now.duration_since(window.start) >= self.window {
             *window = Window { start: now, count: 0 };
         }
         window.count = window.count.saturating_add(1);
-        (window.count > self.allowed_per_minute).then(|| WINDOW - now.duration_since(window.start))
+        (window.count > self.allowed).then(|| self.window - now.duration_since(window.start))
     }
 
     /// Keeps the table bounded, at constant amortized cost. If the addresses of one minute fill it, all are removed:
@@ -46,7 +58,8 @@ impl BadKeys {
         if self.windows.len() < self.max_addresses {
             return;
         }
-        self.windows.retain(|_, window| now.duration_since(window.start) < WINDOW);
+        let length = self.window;
+        self.windows.retain(|_, window| now.duration_since(window.start) < length);
         if self.windows.len() >= self.max_addresses {
             self.windows.clear();
         }
@@ -81,7 +94,10 @@ mod tests {
         for n in 0..30 {
             assert_eq!(bad.count(HERE, start + Duration::from_millis(n)), None);
         }
+        assert_eq!(bad.wait(HERE, start), None);
         assert_eq!(bad.count(HERE, start + Duration::from_secs(20)), Some(Duration::from_secs(40)));
+        assert_eq!(bad.wait(HERE, start + Duration::from_secs(30)), Some(Duration::from_secs(30)));
+        assert_eq!(bad.wait(HERE, start + Duration::from_secs(60)), None);
         assert_eq!(bad.count(HERE, start + Duration::from_secs(60)), None);
     }
 

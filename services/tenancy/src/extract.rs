@@ -10,8 +10,10 @@ use http_server::{ClientAddress, Problem, RequestContext};
 
 use crate::auth::Authenticator;
 use crate::caller::Caller;
+use crate::key::KeyHash;
 use crate::refusal::Refusal;
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Answers 401, 429 or 503 when authentication fails, 429 or 503 when too many requests are open, and counts the
@@ -36,7 +38,12 @@ where
 {
     let from = client_address(parts, state).await;
     let presented = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
-    let mut caller = Authenticator::from_ref(state).authenticate(presented, from).await?;
+    let authenticator = Authenticator::from_ref(state);
+    // Development keys trust loopback. A proxy on this machine would make them public.
+    if is_forwarded(&parts.headers) && authenticator.is_development(&KeyHash::of(presented)) {
+        return Err(Problem::forbidden("a development key is refused behind a proxy"));
+    }
+    let mut caller = authenticator.authenticate(presented, from).await?;
     if let Some(context) = parts.extensions.get::<RequestContext>() {
         caller.rate_limit = context.rate_limit.clone();
         context.belongs_to(caller.shares().holder());
@@ -71,6 +78,11 @@ impl<S: Sync> FromRequestParts<S> for PresentedKey {
         let key = presented_key(&parts.headers).ok_or(Refusal::Missing)?;
         Ok(Self { key: Box::from(key), from })
     }
+}
+
+/// Whether a proxy has passed the request on.
+pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
+    [header::FORWARDED, header::VIA, X_FORWARDED_FOR].iter().any(|name| headers.contains_key(name))
 }
 
 /// The address for which bad keys are counted.

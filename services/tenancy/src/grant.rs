@@ -97,6 +97,33 @@ impl Grant {
     }
 }
 
+impl Grant {
+    /// Whether a key with this grant may revoke or change another key, which has `target`: only if it could have
+    /// created that key. An unlimited key, which only the operator creates, counts as one with the organization's
+    /// limit, so that its organization can revoke it.
+    ///
+    /// # Errors
+    /// The first field in which `target` exceeds this grant.
+    pub(crate) fn may_change(&self, target: &Self) -> Result<(), Fault> {
+        let limit = target.rate_limit_per_minute.filter(|limit| *limit > 0);
+        let comparable = Self { rate_limit_per_minute: limit, ..target.clone() };
+        self.may_create(&comparable)
+            .map_err(|fault| Fault { reason: "that key has more rights than this key", ..fault })
+    }
+
+    /// Whether a key with this grant may change a key from `before` to `after`. `is_own`: it changes itself.
+    ///
+    /// # Errors
+    /// The first field in which `before` or `after` exceeds this grant.
+    pub(crate) fn may_patch(&self, before: &Self, after: &Self, is_own: bool) -> Result<(), Fault> {
+        if !is_own {
+            self.may_change(before)?;
+        }
+        // A change of the name alone gives nobody a right.
+        if before == after { Ok(()) } else { self.may_create(after) }
+    }
+}
+
 /// The rule for event types and for the names of keys and organizations.
 pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty()
@@ -155,6 +182,31 @@ mod tests {
         }
 
         #[test]
+        fn a_key_changes_only_keys_that_it_could_create(creator in any_grant(), target in any_grant()) {
+            if creator.may_create(&target).is_ok() {
+                prop_assert_eq!(creator.may_change(&target), Ok(()));
+            }
+            if creator.may_change(&target).is_ok() {
+                prop_assert!(creator.role.grants(Right::Manage) && creator.role.covers(target.role));
+                prop_assert!(["a", "b", "c", "d"].iter().all(|name| !sees(&target, name) || sees(&creator, name)));
+                prop_assert!(limit(&target) <= limit(&creator));
+                prop_assert!(creator.expires_at.is_none_or(|own| target.expires_at.is_some_and(|end| end <= own)));
+            }
+        }
+
+        #[test]
+        fn a_changed_key_stays_within_the_rights_of_its_changer(
+            creator in any_grant(), before in any_grant(), after in any_grant(), is_own in any::<bool>()
+        ) {
+            let before = if is_own { creator.clone() } else { before };
+            if creator.may_patch(&before, &after, is_own).is_ok() {
+                prop_assert!(is_own || creator.may_change(&before).is_ok());
+                prop_assert!(after == before || creator.may_create(&after).is_ok());
+                prop_assert!(is_own || creator.may_change(&after).is_ok(), "it can still revoke the key");
+            }
+        }
+
+        #[test]
         fn the_rule_is_transitive(a in any_grant(), b in any_grant(), c in any_grant()) {
             if a.may_create(&b).is_ok() && b.may_create(&c).is_ok() {
                 prop_assert_eq!(a.may_create(&c), Ok(()));
@@ -188,6 +240,15 @@ mod tests {
         assert_eq!(refused(Grant { rate_limit_per_minute: Some(11), ..creator.clone() }), "rate_limit_per_minute");
         assert_eq!(refused(Grant { expires_at: None, ..creator.clone() }), "expires_at");
         assert_eq!(refused(Grant { expires_at: Some(NOW + Duration::hours(2)), ..creator.clone() }), "expires_at");
+    }
+
+    #[test]
+    fn an_admin_revokes_an_unlimited_key_and_a_manager_no_admin() {
+        let unlimited = Grant { rate_limit_per_minute: Some(0), ..open(Role::Admin) };
+        assert_eq!(open(Role::Admin).may_change(&unlimited), Ok(()));
+        assert_eq!(open(Role::Manage).may_change(&open(Role::Admin)).unwrap_err().field, "role");
+        let restricted = Grant { event_types: Some(vec!["a".into()]), ..open(Role::Manage) };
+        assert_eq!(restricted.may_change(&open(Role::Consume)).unwrap_err().field, "event_types");
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl Environment {
         }
     }
 
+    /// `None` for any other name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Live, Self::Test].into_iter().find(|environment| environment.name() == name)
+    }
+
     const fn label(self) -> &'static str {
         match self {
             Self::Live => "zap_live_",

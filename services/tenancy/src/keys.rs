@@ -243,16 +243,41 @@ pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>,
     .await
 }
 
-/// Revokes a key of the organization. Idempotent. `false`: it has no such key.
-pub(crate) async fn revoke(pool: &PgPool, org_id: OrgId, key_id: KeyId) -> Result<bool, sqlx::Error> {
-    let found: Option<bool> = sqlx::query_scalar(
-        "WITH revoked AS (
-             UPDATE api_keys SET revoked_at = now() WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL RETURNING id)
-         SELECT true FROM api_keys WHERE org_id = $1 AND id = $2",
+/// Keys of the organization among `ids`, revoked ones too, uncached. The rows are locked until the transaction ends, in
+/// the order of their ids, so that two requests never wait for each other.
+pub(crate) async fn lock(conn: &mut PgConnection, org_id: OrgId, ids: &[KeyId]) -> Result<Vec<StoredKey>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
+                created_at, revoked_at
+         FROM api_keys WHERE org_id = $1 AND id = ANY ($2) ORDER BY id FOR NO KEY UPDATE",
     )
     .bind(org_id.as_uuid())
-    .bind(key_id.as_uuid())
-    .fetch_optional(pool)
+    .bind(ids.iter().map(KeyId::as_uuid).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await
+}
+
+/// Stores the changed name, grant and deduplication of a locked key.
+pub(crate) async fn update(conn: &mut PgConnection, key: &StoredKey) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE api_keys SET name = $2, role = $3, event_types = $4, rate_limit_per_minute = $5, content_dedup = $6,
+                             expires_at = $7
+         WHERE id = $1",
+    )
+    .bind(key.id.as_uuid())
+    .bind(&key.name)
+    .bind(key.grant.role.name())
+    .bind(key.grant.event_types.as_deref())
+    .bind(key.grant.rate_limit_per_minute.map(u32::cast_signed))
+    .bind(key.content_dedup)
+    .bind(key.grant.expires_at)
+    .execute(conn)
     .await?;
-    Ok(found.is_some())
+    Ok(())
+}
+
+/// Revokes a locked key.
+pub(crate) async fn revoke(conn: &mut PgConnection, key_id: KeyId) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE api_keys SET revoked_at = now() WHERE id = $1").bind(key_id.as_uuid()).execute(conn).await?;
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! and the routes for all this. Elsewhere: each slice checks the rights of its routes with [`Caller::require`], and
 //! deletes its own rows of an erased organization.
 
+pub mod audit;
 mod auth;
 mod bad_keys;
 mod budgets;
@@ -25,6 +26,7 @@ mod refusal;
 mod role;
 mod routes;
 mod service;
+mod signups;
 mod tenant;
 mod tier;
 mod watch;
@@ -36,9 +38,9 @@ pub use caller::Caller;
 pub use dev_keys::{DevKeysError, check_dev_keys};
 pub use extract::PresentedKey;
 pub use limits::LimitSettings;
-pub use operator::{Operator, OperatorToken};
+pub use operator::{Operator, OperatorToken, ShortTokenError, check_operator_token};
 pub use refusal::Refusal;
 pub use role::{Right, Role};
 pub use routes::routes;
-pub use service::{Tenancy, TenancyConfig};
+pub use service::{SIGNUPS_PER_HOUR, Tenancy, TenancyConfig};
 pub use tenant::Tenant;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts};
+use http::HeaderMap;
 use http::request::Parts;
 use http_server::Problem;
 
@@ -11,6 +12,8 @@ use crate::auth::Authenticator;
 use crate::extract::{bearer, counted_caller};
 use crate::key::KeyHash;
 
+/// A shorter token is refused unless the API listens on loopback.
+const SHORTEST_TOKEN: usize = 16;
 /// A shorter token is guessable; a warning is logged.
 const SHORTEST_GOOD_TOKEN: usize = 24;
 
@@ -28,11 +31,30 @@ impl OperatorToken {
         Self(token.map(|token| Arc::new(KeyHash::of(&token))))
     }
 
+    /// Whether these headers have the token.
+    pub(crate) fn is_of(&self, headers: &HeaderMap) -> bool {
+        bearer(headers).is_some_and(|token| self.is(token))
+    }
+
     /// Compares hashes in constant time, so that timing shows neither content nor length.
     fn is(&self, presented: &str) -> bool {
         self.0.as_ref().is_some_and(|token| **token == KeyHash::of(presented))
     }
 }
+
+/// Refuses a token that can be guessed. `on_loopback`: whether the API listens on loopback only.
+///
+/// # Errors
+/// When the token is shorter than 16 characters and the API can be reached from other machines.
+pub fn check_operator_token(token: &str, on_loopback: bool) -> Result<(), ShortTokenError> {
+    let length = token.trim().chars().count();
+    if on_loopback || length == 0 || length >= SHORTEST_TOKEN { Ok(()) } else { Err(ShortTokenError) }
+}
+
+/// See [`check_operator_token`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the operator token has fewer than 16 characters; use 24 random characters or more")]
+pub struct ShortTokenError;
 
 impl fmt::Debug for OperatorToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,7 +75,7 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        if bearer(&parts.headers).is_some_and(|token| OperatorToken::from_ref(state).is(token)) {
+        if OperatorToken::from_ref(state).is_of(&parts.headers) {
             return Ok(Self(()));
         }
         counted_caller(parts, state).await?;
@@ -71,6 +93,14 @@ mod tests {
         assert!(token.is("a token of the operator"));
         assert!(!token.is("a token of the operatoR") && !token.is(""));
         assert_eq!(format!("{token:?}"), "OperatorToken(..)");
+    }
+
+    #[test]
+    fn a_short_token_is_refused_beyond_loopback() {
+        assert_eq!(check_operator_token("fifteen charact", false), Err(ShortTokenError));
+        assert_eq!(check_operator_token("fifteen charact", true), Ok(()));
+        assert_eq!(check_operator_token("sixteen characte", false), Ok(()));
+        assert_eq!(check_operator_token(" ", false), Ok(()), "a blank token closes the routes");
     }
 
     #[test]

@@ -73,16 +73,60 @@ pub(crate) async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization
     .await
 }
 
+/// Finds an active organization within a transaction. The row is locked against other changes until it ends.
+pub(crate) async fn find_in(conn: &mut PgConnection, id: OrgId) -> Result<Option<Organization>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at
+         FROM organizations WHERE id = $1 AND status = 'active' FOR SHARE",
+    )
+    .bind(id.as_uuid())
+    .fetch_optional(conn)
+    .await
+}
+
+/// A change of an organization; `None`: unchanged.
+#[derive(Debug)]
+pub(crate) struct OrganizationChange {
+    pub name: Option<String>,
+    pub tier: Option<Tier>,
+    /// `Some(None)`: the limit of the tier.
+    pub rate_limit_per_minute: Option<Option<u32>>,
+    pub webhook_url: Option<String>,
+}
+
+/// Changes an active organization. Its trigger invalidates the cached keys of the organization on every instance.
+pub(crate) async fn update(
+    conn: &mut PgConnection,
+    id: OrgId,
+    change: &OrganizationChange,
+) -> Result<Option<Organization>, sqlx::Error> {
+    sqlx::query_as(
+        "UPDATE organizations
+         SET name = COALESCE($2, name), tier = COALESCE($3, tier), webhook_url = COALESCE($4, webhook_url),
+             rate_limit_per_minute = CASE WHEN $5 THEN $6 ELSE rate_limit_per_minute END
+         WHERE id = $1 AND status = 'active'
+         RETURNING id, name, tier, rate_limit_per_minute, webhook_url, status, created_at",
+    )
+    .bind(id.as_uuid())
+    .bind(change.name.as_deref())
+    .bind(change.tier.map(Tier::name))
+    .bind(change.webhook_url.as_deref())
+    .bind(change.rate_limit_per_minute.is_some())
+    .bind(change.rate_limit_per_minute.flatten().map(u32::cast_signed))
+    .fetch_optional(conn)
+    .await
+}
+
 /// Sets the tombstone: its keys are invalid, nothing more is sent, and the slices start to delete its rows. Idempotent.
 /// `false`: there is no such organization.
-pub(crate) async fn erase(pool: &PgPool, id: OrgId) -> Result<bool, sqlx::Error> {
+pub(crate) async fn erase(conn: &mut PgConnection, id: OrgId) -> Result<bool, sqlx::Error> {
     let found: Option<bool> = sqlx::query_scalar(
         "WITH marked AS (
              UPDATE organizations SET status = 'erasing', webhook_url = NULL WHERE id = $1 AND status = 'active')
          SELECT true FROM organizations WHERE id = $1",
     )
     .bind(id.as_uuid())
-    .fetch_optional(pool)
+    .fetch_optional(conn)
     .await?;
     Ok(found.is_some())
 }

@@ -9,7 +9,11 @@ use crate::budgets::OrganizationBudgets;
 use crate::dev_keys::{self, DevKeysError};
 use crate::limits::LimitSettings;
 use crate::operator::OperatorToken;
-use crate::watch;
+use crate::signups::Signups;
+use crate::{audit, watch};
+
+/// Default of sign-ups per address and hour.
+pub const SIGNUPS_PER_HOUR: u32 = 5;
 
 /// Settings of tenancy.
 #[derive(Clone)]
@@ -17,6 +21,10 @@ pub struct TenancyConfig {
     pub operator_token: OperatorToken,
     /// Whether any client may create an organization.
     pub open_signup: bool,
+    /// Sign-ups per address and hour before 429; loopback is not limited.
+    pub signups_per_hour: u32,
+    /// Whether the API listens on loopback only: then a sign-up gets the tier that it asks for.
+    pub on_loopback: bool,
     pub auth: AuthSettings,
     /// What one organization may hold at once.
     pub budgets: OrganizationBudgets,
@@ -29,6 +37,8 @@ impl TenancyConfig {
         Self {
             operator_token: OperatorToken::new(operator_token),
             open_signup,
+            signups_per_hour: SIGNUPS_PER_HOUR,
+            on_loopback: false,
             auth: AuthSettings::default(),
             budgets: OrganizationBudgets::default(),
             limits: LimitSettings::default(),
@@ -42,6 +52,8 @@ pub struct Tenancy {
     pub(crate) authenticator: Authenticator,
     pub(crate) operator_token: OperatorToken,
     pub(crate) open_signup: bool,
+    pub(crate) signups: Signups,
+    pub(crate) on_loopback: bool,
     pub(crate) pool: PgPool,
 }
 
@@ -57,7 +69,19 @@ impl Tenancy {
             watching.await;
             Ok(())
         });
-        Self { authenticator, operator_token: config.operator_token, open_signup: config.open_signup, pool }
+        let (sweep_pool, shutdown) = (pool.clone(), supervisor.shutdown());
+        supervisor.spawn("audit sweep", async move {
+            audit::sweep_until(&sweep_pool, shutdown).await;
+            Ok(())
+        });
+        Self {
+            authenticator,
+            operator_token: config.operator_token,
+            open_signup: config.open_signup,
+            signups: Signups::new(config.signups_per_hour),
+            on_loopback: config.on_loopback,
+            pool,
+        }
     }
 
     /// For the state of every slice that has routes.

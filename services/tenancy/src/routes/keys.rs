@@ -7,11 +7,14 @@ use http::StatusCode;
 use http_server::{JsonBody, PathId, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
+use super::managers::KeyManager;
 use super::reply::{KeyReply, created_secret};
 use super::validation::{check_name, forbidden, invalid};
+use crate::audit::{self, Actor, Change, Origin};
 use crate::caller::Caller;
 use crate::grant::Grant;
 use crate::key::{self, Environment, KeyHash};
@@ -19,7 +22,7 @@ use crate::keys::{self, KeyToStore, MAX_KEYS, StoredKey};
 use crate::operator::Operator;
 use crate::organizations;
 use crate::refusal::{Refusal, database_problem};
-use crate::role::{Right, Role};
+use crate::role::Role;
 use crate::service::Tenancy;
 use crate::tier::{self, Tier};
 
@@ -49,6 +52,19 @@ impl WantedKey {
             environment: Environment::default(),
             expires_at: None,
         }
+    }
+
+    /// A key with the name and the rights of another one; `None` for a development key.
+    pub(super) fn like(key: &StoredKey) -> Option<Self> {
+        Some(Self {
+            name: key.name.clone(),
+            role: key.grant.role,
+            event_types: key.grant.event_types.clone(),
+            rate_limit_per_minute: key.grant.rate_limit_per_minute,
+            content_dedup: key.content_dedup,
+            environment: Environment::from_name(&key.environment)?,
+            expires_at: key.grant.expires_at,
+        })
     }
 
     fn grant(&self) -> Result<Grant, Problem> {
@@ -97,20 +113,45 @@ pub(super) async fn issue(conn: &mut PgConnection, org_id: OrgId, wanted: &Wante
 pub(super) async fn create_for_operator(
     _: Operator,
     State(tenancy): State<Tenancy>,
+    origin: Origin,
     PathId(org_id): PathId<OrgId>,
     JsonBody(wanted): JsonBody<WantedKey>,
 ) -> Result<Response, Problem> {
-    let mut conn = tenancy.pool.acquire().await.map_err(|error| database_problem(&error))?;
-    let issued = issue(&mut conn, org_id, &wanted).await?;
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let issued = issue(&mut transaction, org_id, &wanted).await?;
+    note_created(&mut transaction, Actor::Operator, &origin, org_id, &issued.stored).await?;
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
     Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))
 }
 
+/// Appends the audit entry of a new key.
+pub(super) async fn note_created(
+    conn: &mut PgConnection,
+    actor: Actor,
+    origin: &Origin,
+    org_id: OrgId,
+    key: &StoredKey,
+) -> Result<(), Problem> {
+    audit::append(conn, actor, origin, Change { org_id, action: "key.created", target: key.id.as_uuid() }, &detail(key))
+        .await
+        .map_err(|error| database_problem(&error))
+}
+
+/// What an audit entry shows of a key.
+pub(super) fn detail(key: &StoredKey) -> Value {
+    json!({
+        "name": key.name, "prefix": key.prefix, "role": key.grant.role, "event_types": key.grant.event_types,
+        "rate_limit_per_minute": key.grant.rate_limit_per_minute, "content_dedup": key.content_dedup,
+        "expires_at": key.grant.expires_at.map(Timestamp),
+    })
+}
+
 pub(super) async fn create(
-    caller: Caller,
+    KeyManager(caller): KeyManager,
     State(tenancy): State<Tenancy>,
+    origin: Origin,
     JsonBody(wanted): JsonBody<WantedKey>,
 ) -> Result<Response, Problem> {
-    caller.require(Right::Manage)?;
     let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
     // Read from the table rather than the cache: a key that was just revoked creates no key.
     let creator = keys::find_stored(&mut transaction, caller.org_id, caller.key_id)
@@ -119,6 +160,7 @@ pub(super) async fn create(
         .ok_or(Refusal::Unknown)?;
     creator.grant.may_create(&wanted.grant()?).map_err(forbidden)?;
     let issued = issue(&mut transaction, caller.org_id, &wanted).await?;
+    note_created(&mut transaction, Actor::Key(caller.key_id), &origin, caller.org_id, &issued.stored).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;
     Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))
 }
@@ -128,24 +170,12 @@ pub(super) struct KeyList {
     keys: Vec<KeyReply>,
 }
 
-pub(super) async fn list(caller: Caller, State(tenancy): State<Tenancy>) -> Result<Json<KeyList>, Problem> {
-    caller.require(Right::Manage)?;
+pub(super) async fn list(
+    KeyManager(caller): KeyManager,
+    State(tenancy): State<Tenancy>,
+) -> Result<Json<KeyList>, Problem> {
     let found = keys::list(&tenancy.pool, caller.org_id).await.map_err(|error| database_problem(&error))?;
     Ok(Json(KeyList { keys: found.into_iter().map(KeyReply::from).collect() }))
-}
-
-pub(super) async fn revoke(
-    caller: Caller,
-    State(tenancy): State<Tenancy>,
-    PathId(key_id): PathId<KeyId>,
-) -> Result<StatusCode, Problem> {
-    caller.require(Right::Manage)?;
-    if !keys::revoke(&tenancy.pool, caller.org_id, key_id).await.map_err(|error| database_problem(&error))? {
-        return Err(Problem::not_found());
-    }
-    // Other instances are notified; this one does not wait for the notification.
-    tenancy.authenticator.cache().invalidate_key(key_id);
-    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Debug, Serialize)]

@@ -1,6 +1,10 @@
 //! The HTTP routes of tenancy.
 
+mod audit;
+mod change_keys;
+mod given;
 mod keys;
+mod managers;
 mod organizations;
 mod reply;
 mod signup;
@@ -8,7 +12,7 @@ mod validation;
 
 use axum::Router;
 use axum::extract::FromRef;
-use axum::routing::{delete, get, post};
+use axum::routing::{get, patch, post};
 
 use crate::auth::Authenticator;
 use crate::operator::OperatorToken;
@@ -18,12 +22,14 @@ use crate::service::Tenancy;
 pub fn routes(tenancy: Tenancy) -> Router {
     Router::new()
         .route("/organizations", post(organizations::create).get(organizations::list))
-        .route("/organizations/{id}", get(organizations::show).delete(organizations::erase))
+        .route("/organizations/{id}", get(organizations::show).patch(organizations::patch).delete(organizations::erase))
         .route("/organizations/{id}/keys", post(keys::create_for_operator))
         .route("/keys", post(keys::create).get(keys::show_own))
         .route("/keys/list", get(keys::list))
-        .route("/keys/{id}", delete(keys::revoke))
+        .route("/keys/rotate", post(change_keys::rotate))
+        .route("/keys/{id}", patch(change_keys::patch).delete(change_keys::revoke))
         .route("/keys/generate", post(signup::generate))
+        .route("/audit", get(audit::list))
         .with_state(tenancy)
 }
 

@@ -7,12 +7,17 @@ use http::{StatusCode, Uri};
 use http_server::{JsonBody, PathId, Problem, QueryParams};
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::postgres::PgConnection;
 
+use super::given::given;
+use super::managers::OrganizationManager;
 use super::reply::OrganizationReply;
-use super::validation::{check_name, invalid};
+use super::validation::{check_name, forbidden, invalid};
+use crate::audit::{self, Actor, Change, Origin};
 use crate::grant::Fault;
 use crate::operator::Operator;
-use crate::organizations;
+use crate::organizations::{self, Organization, OrganizationChange};
 use crate::refusal::database_problem;
 use crate::service::Tenancy;
 use crate::tier::Tier;
@@ -33,17 +38,24 @@ pub(super) struct NewOrganization {
 impl NewOrganization {
     fn check(&self) -> Result<(), Problem> {
         check_name("name", &self.name)?;
-        if self.rate_limit_per_minute.is_some_and(|limit| i32::try_from(limit).is_err()) {
-            return Err(invalid(Fault { field: "rate_limit_per_minute", reason: "too large" }));
-        }
-        if self.webhook_url.as_deref().is_some_and(|url| !is_web_url(url)) {
-            return Err(invalid(Fault {
-                field: "webhook_url",
-                reason: "an http or https URL without user-info, at most 2048 bytes",
-            }));
-        }
-        Ok(())
+        check_limit(self.rate_limit_per_minute)?;
+        check_url(self.webhook_url.as_deref())
     }
+}
+
+fn check_limit(limit: Option<u32>) -> Result<(), Problem> {
+    if limit.is_some_and(|limit| i32::try_from(limit).is_err()) {
+        return Err(invalid(Fault { field: "rate_limit_per_minute", reason: "too large" }));
+    }
+    Ok(())
+}
+
+fn check_url(url: Option<&str>) -> Result<(), Problem> {
+    if url.is_some_and(|url| !is_web_url(url)) {
+        let reason = "an http or https URL without user-info, at most 2048 bytes";
+        return Err(invalid(Fault { field: "webhook_url", reason }));
+    }
+    Ok(())
 }
 
 /// Checks the format only; the dispatcher decides at each attempt whether it may send to the URL.
@@ -58,14 +70,22 @@ fn is_web_url(text: &str) -> bool {
 pub(super) async fn create(
     _: Operator,
     State(tenancy): State<Tenancy>,
+    origin: Origin,
     JsonBody(new): JsonBody<NewOrganization>,
 ) -> Result<impl IntoResponse, Problem> {
     new.check()?;
-    let mut conn = tenancy.pool.acquire().await.map_err(|error| database_problem(&error))?;
-    let made =
-        organizations::insert(&mut conn, &new.name, new.tier, new.rate_limit_per_minute, new.webhook_url.as_deref())
-            .await
-            .map_err(|error| database_problem(&error))?;
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let made = organizations::insert(
+        &mut transaction,
+        &new.name,
+        new.tier,
+        new.rate_limit_per_minute,
+        new.webhook_url.as_deref(),
+    )
+    .await
+    .map_err(|error| database_problem(&error))?;
+    note(&mut transaction, Actor::Operator, &origin, "organization.created", &made).await?;
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
     Ok((StatusCode::CREATED, Json(OrganizationReply::from(made))))
 }
 
@@ -78,15 +98,96 @@ pub(super) async fn show(
     found.map(|organization| Json(organization.into())).ok_or_else(Problem::not_found)
 }
 
+/// Appends the audit entry of a changed organization.
+pub(super) async fn note(
+    conn: &mut PgConnection,
+    actor: Actor,
+    origin: &Origin,
+    action: &'static str,
+    changed: &Organization,
+) -> Result<(), Problem> {
+    let detail = json!({
+        "name": changed.name, "tier": changed.tier, "rate_limit_per_minute": changed.rate_limit_per_minute,
+        "webhook_url": changed.webhook_url,
+    });
+    let change = Change { org_id: changed.id, action, target: changed.id.as_uuid() };
+    audit::append(conn, actor, origin, change, &detail).await.map_err(|error| database_problem(&error))
+}
+
+/// Absent members are unchanged. Only `rate_limit_per_minute` may be null: the limit of the tier.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OrganizationPatch {
+    #[serde(default, deserialize_with = "given")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    tier: Option<Tier>,
+    #[serde(default, deserialize_with = "given")]
+    rate_limit_per_minute: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "given")]
+    webhook_url: Option<String>,
+}
+
+/// The operator changes everything; an admin key only the name and the URL of its own organization.
+pub(super) async fn patch(
+    manager: OrganizationManager,
+    State(tenancy): State<Tenancy>,
+    origin: Origin,
+    PathId(id): PathId<OrgId>,
+    JsonBody(patch): JsonBody<OrganizationPatch>,
+) -> Result<Json<OrganizationReply>, Problem> {
+    let actor = match &manager {
+        OrganizationManager::Operator => Actor::Operator,
+        OrganizationManager::Key(caller) => {
+            if caller.org_id != id {
+                return Err(Problem::not_found());
+            }
+            for (field, is_given) in
+                [("tier", patch.tier.is_some()), ("rate_limit_per_minute", patch.rate_limit_per_minute.is_some())]
+            {
+                if is_given {
+                    return Err(forbidden(Fault { field, reason: "only the operator can change it" }));
+                }
+            }
+            if caller.event_types.is_some() {
+                return Err(Problem::forbidden("a key that is restricted to event types cannot change organizations"));
+            }
+            Actor::Key(caller.key_id)
+        }
+    };
+    patch.name.as_deref().map_or(Ok(()), |name| check_name("name", name))?;
+    check_limit(patch.rate_limit_per_minute.flatten())?;
+    check_url(patch.webhook_url.as_deref())?;
+    let OrganizationPatch { name, tier, rate_limit_per_minute, webhook_url } = patch;
+    let change = OrganizationChange { name, tier, rate_limit_per_minute, webhook_url };
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let changed = organizations::update(&mut transaction, id, &change)
+        .await
+        .map_err(|error| database_problem(&error))?
+        .ok_or_else(Problem::not_found)?;
+    note(&mut transaction, actor, &origin, "organization.changed", &changed).await?;
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
+    // Other instances are notified; this one does not wait for the notification.
+    tenancy.authenticator.cache().invalidate_organization(id);
+    Ok(Json(changed.into()))
+}
+
 /// Answers when the tombstone is committed. The slices delete the rows afterwards; `GET` then shows status `erased`.
 pub(super) async fn erase(
     _: Operator,
     State(tenancy): State<Tenancy>,
+    origin: Origin,
     PathId(id): PathId<OrgId>,
 ) -> Result<StatusCode, Problem> {
-    if !organizations::erase(&tenancy.pool, id).await.map_err(|error| database_problem(&error))? {
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    if !organizations::erase(&mut transaction, id).await.map_err(|error| database_problem(&error))? {
         return Err(Problem::not_found());
     }
+    let change = Change { org_id: id, action: "organization.erasing", target: id.as_uuid() };
+    audit::append(&mut transaction, Actor::Operator, &origin, change, &json!({}))
+        .await
+        .map_err(|error| database_problem(&error))?;
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
     // Other instances are notified; this one does not wait for the notification.
     tenancy.authenticator.cache().invalidate_organization(id);
     Ok(StatusCode::NO_CONTENT)

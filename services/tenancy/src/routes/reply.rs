@@ -83,7 +83,12 @@ impl From<StoredKey> for KeyReply {
     }
 }
 
-/// 201 with a key in the body; caches must not store it.
+/// 201 with a key in the body.
 pub(super) fn created_secret(body: impl Serialize) -> Response {
-    (StatusCode::CREATED, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
+    secret(StatusCode::CREATED, body)
+}
+
+/// A body with a key; caches must not store it.
+pub(super) fn secret(status: StatusCode, body: impl Serialize) -> Response {
+    (status, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
 }

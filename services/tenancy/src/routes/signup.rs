@@ -1,15 +1,18 @@
 //! Self sign-up: any client may create an organization and its first key. Off unless the configuration enables it.
 
-use axum::extract::State;
+use axum::extract::{FromRequest, Request, State};
 use axum::response::Response;
 use http::{HeaderMap, header};
 use http_server::{JsonBody, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{WantedKey, issue};
+use super::keys::{WantedKey, issue, note_created};
+use super::organizations::note;
 use super::reply::created_secret;
 use super::validation::check_name;
+use crate::audit::{Actor, Origin};
+use crate::extract::is_forwarded;
 use crate::organizations;
 use crate::refusal::database_problem;
 use crate::service::Tenancy;
@@ -35,10 +38,14 @@ struct SignedUp<'a> {
     warning: &'static str,
 }
 
-/// Checked before the body, so that its errors take precedence.
+/// Checked before the body is read: a closed route costs no memory.
 fn check_open(tenancy: &Tenancy, headers: &HeaderMap) -> Result<(), Problem> {
     if !tenancy.open_signup {
         return Err(Problem::forbidden("sign-up is switched off; ask the operator for a key"));
+    }
+    // A proxy on this machine would make a route of loopback public.
+    if tenancy.on_loopback && is_forwarded(headers) {
+        return Err(Problem::forbidden("sign-up on loopback is refused behind a proxy"));
     }
     // A web page can send other content types to loopback without a CORS preflight, but not this one.
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -51,17 +58,22 @@ fn check_open(tenancy: &Tenancy, headers: &HeaderMap) -> Result<(), Problem> {
 
 pub(super) async fn generate(
     State(tenancy): State<Tenancy>,
-    headers: HeaderMap,
-    signup: Result<JsonBody<Signup>, Problem>,
+    origin: Origin,
+    request: Request,
 ) -> Result<Response, Problem> {
-    check_open(&tenancy, &headers)?;
-    let JsonBody(signup) = signup?;
+    check_open(&tenancy, request.headers())?;
+    tenancy.signups.admit(origin.address)?;
+    let JsonBody(signup) = JsonBody::<Signup>::from_request(request, &tenancy).await?;
     check_name("organization_name", &signup.organization_name)?;
+    // Beyond loopback anybody could ask for the largest tier.
+    let tier = if tenancy.on_loopback { signup.tier } else { Tier::Free };
     let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
-    let organization = organizations::insert(&mut transaction, &signup.organization_name, signup.tier, None, None)
+    let organization = organizations::insert(&mut transaction, &signup.organization_name, tier, None, None)
         .await
         .map_err(|error| database_problem(&error))?;
     let issued = issue(&mut transaction, organization.id, &WantedKey::admin("first key")).await?;
+    note(&mut transaction, Actor::Anonymous, &origin, "organization.signed_up", &organization).await?;
+    note_created(&mut transaction, Actor::Anonymous, &origin, organization.id, &issued.stored).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;
     Ok(created_secret(SignedUp {
         api_key: issued.text.reveal(),

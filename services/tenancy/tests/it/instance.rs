@@ -42,6 +42,11 @@ impl Instance {
         Self { tenancy, base_url: format!("{url}/v1"), client: client(), _shutdown: shutdown.drop_guard() }
     }
 
+    /// HOST:PORT of the API.
+    pub(crate) fn address(&self) -> String {
+        self.base_url.trim_start_matches("http://").trim_end_matches("/v1").to_owned()
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base_url))
     }
@@ -52,6 +57,10 @@ impl Instance {
 
     pub(crate) async fn post(&self, path: &str, key: &str, body: Value) -> Answer {
         send(self.request(Method::POST, path).bearer_auth(key).json(&body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, key: &str, body: Value) -> Answer {
+        send(self.request(Method::PATCH, path).bearer_auth(key).json(&body)).await
     }
 
     pub(crate) async fn delete(&self, path: &str, key: &str) -> Answer {

@@ -6,11 +6,14 @@
 // clippy.toml lifts these for tests, but not for the helpers around them.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod audit;
+mod change_keys;
 mod decoders;
 mod dev_keys;
 mod erasure;
 mod instance;
 mod limits;
+mod organizations;
 mod outage;
 mod rate_limits;
 mod revocation;

@@ -20,7 +20,8 @@ async fn sign_up_is_off_by_default() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_up_creates_an_organization_and_an_admin_key() {
     let (_database, pool) = database().await;
-    let instance = Instance::start_with(pool, TenancyConfig::new(None, true)).await;
+    let config = TenancyConfig { on_loopback: true, ..TenancyConfig::new(None, true) };
+    let instance = Instance::start_with(pool, config).await;
     for name in ["organization_name", "org_name"] {
         let made =
             send(instance.request(Method::POST, "/keys/generate").json(&json!({name: "Shop", "tier": "business"})))
@@ -45,5 +46,62 @@ async fn sign_up_needs_a_content_type_that_forces_a_preflight() {
             request = request.header("content-type", content_type);
         }
         assert_eq!(send(request).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{content_type:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_loopback_sign_up_gives_the_free_tier() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start_with(pool, TenancyConfig::new(None, true)).await;
+    let wanted = json!({"organization_name": "Shop", "tier": "enterprise"});
+    let made = send(instance.request(Method::POST, "/keys/generate").json(&wanted)).await.expect(201);
+    assert_eq!((made.text("tier").as_str(), &made.body["rate_limit_per_minute"]), ("free", &json!(100)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_loopback_sign_up_is_refused_behind_a_proxy() {
+    let (_database, pool) = database().await;
+    let config = TenancyConfig { on_loopback: true, ..TenancyConfig::new(None, true) };
+    let instance = Instance::start_with(pool, config).await;
+    for header in ["forwarded", "via", "x-forwarded-for"] {
+        let request = instance.request(Method::POST, "/keys/generate").header(header, "192.0.2.1");
+        send(request.json(&json!({"organization_name": "Shop"}))).await.expect(403);
+    }
+}
+
+/// Sends headers that announce a body, and no body. The answer must not wait for the body.
+async fn status_of_headers_only(instance: &Instance, method: &str, path: &str, headers: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = instance.address();
+    let mut socket = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let head = format!("{method} /v1{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5000\r\n{headers}\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(crate::instance::SOON, socket.read_exact(&mut answer))
+        .await
+        .unwrap_or_else(|_| panic!("{method} {path} waits for the body"))
+        .unwrap();
+    String::from_utf8_lossy(&answer[9..]).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_request_is_answered_before_its_body() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool).await;
+    let (organization, key) = instance.organization_with_key("consume").await;
+    let json = "Content-Type: application/json\r\n";
+    let with_key = format!("{json}Authorization: Bearer {key}\r\n");
+    let id = uuid::Uuid::now_v7();
+    assert_eq!(status_of_headers_only(&instance, "POST", "/keys/generate", json).await, "403");
+    for (method, path) in [
+        ("POST", "/keys".to_owned()),
+        ("POST", "/keys/rotate".to_owned()),
+        ("PATCH", format!("/keys/{id}")),
+        ("POST", "/organizations".to_owned()),
+        ("PATCH", format!("/organizations/{organization}")),
+        ("POST", format!("/organizations/{organization}/keys")),
+    ] {
+        assert_eq!(status_of_headers_only(&instance, method, &path, json).await, "401", "{method} {path}");
+        assert_eq!(status_of_headers_only(&instance, method, &path, &with_key).await, "403", "{method} {path}");
     }
 }

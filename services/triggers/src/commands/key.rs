@@ -30,9 +30,41 @@ enum KeyAction {
         /// Allow only events of this type; repeatable
         #[arg(long = "event-type", value_name = "TYPE")]
         event_types: Vec<String>,
+        /// Requests per minute; default: the limit of the organization
+        #[arg(long, value_name = "PER_MINUTE")]
+        limit: Option<u32>,
+        /// Time after which the key is refused, such as 2030-01-31T12:00:00Z; default: never
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
         /// live or test
         #[arg(long, default_value = "live")]
         environment: String,
+    },
+    /// Change an API key; options that are left out change nothing
+    Patch {
+        /// Id of the API key
+        id: String,
+        /// New name
+        #[arg(long)]
+        name: Option<String>,
+        /// produce, consume, manage or admin
+        #[arg(long)]
+        role: Option<String>,
+        /// Allow only events of this type; repeatable
+        #[arg(long = "event-type", value_name = "TYPE")]
+        event_types: Vec<String>,
+        /// Requests per minute
+        #[arg(long, value_name = "PER_MINUTE")]
+        limit: Option<u32>,
+        /// Time after which the key is refused, such as 2030-01-31T12:00:00Z
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+    },
+    /// Replace the API key in use by a new one and print it; it is never shown again
+    Rotate {
+        /// How long the old key stays valid, seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        overlap_seconds: u32,
     },
     /// List the organization's API keys, without their secrets
     List,
@@ -47,11 +79,9 @@ enum KeyAction {
 
 pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
     match args.action {
-        KeyAction::Create { name, role, org, event_types, environment } => {
+        KeyAction::Create { name, role, org, event_types, limit, expires, environment } => {
             let mut body = json!({"name": name, "role": role, "environment": environment});
-            if !event_types.is_empty() {
-                body["event_types"] = json!(event_types);
-            }
+            restrict(&mut body, event_types, limit, expires);
             let request = match org {
                 Some(org) => {
                     client.request(Credential::OperatorToken, Method::POST, &format!("/v1/organizations/{org}/keys"))?
@@ -59,6 +89,21 @@ pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
                 None => client.request(Credential::ApiKey, Method::POST, "/v1/keys")?,
             };
             print::json(&client.fetch(request.json(&body)).await?)
+        }
+        KeyAction::Patch { id, name, role, event_types, limit, expires } => {
+            let mut body = json!({});
+            for (member, value) in [("name", name), ("role", role)] {
+                if let Some(value) = value {
+                    body[member] = json!(value);
+                }
+            }
+            restrict(&mut body, event_types, limit, expires);
+            let request = client.request(Credential::ApiKey, Method::PATCH, &format!("/v1/keys/{id}"))?;
+            print::json(&client.fetch(request.json(&body)).await?)
+        }
+        KeyAction::Rotate { overlap_seconds } => {
+            let request = client.request(Credential::ApiKey, Method::POST, "/v1/keys/rotate")?;
+            print::json(&client.fetch(request.json(&json!({"overlap_seconds": overlap_seconds}))).await?)
         }
         KeyAction::List => {
             let response: Value =
@@ -83,5 +128,18 @@ pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
             client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/keys/{id}"))?).await?;
             print::line("revoked")
         }
+    }
+}
+
+/// Sets the given restrictions in the body of a request.
+fn restrict(body: &mut Value, event_types: Vec<String>, limit: Option<u32>, expires: Option<String>) {
+    if !event_types.is_empty() {
+        body["event_types"] = json!(event_types);
+    }
+    if let Some(limit) = limit {
+        body["rate_limit_per_minute"] = json!(limit);
+    }
+    if let Some(expires) = expires {
+        body["expires_at"] = json!(expires);
     }
 }

@@ -1,6 +1,7 @@
 //! The commands for operators and developers, one file each.
 
 mod ack;
+mod audit;
 mod dlq;
 mod doctor;
 mod endpoint;
@@ -28,10 +29,12 @@ use crate::client::TargetArgs;
 /// A command that uses the API of a running system, or its Kafka and PostgreSQL.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Create, list, show and erase organizations (operator)
+    /// Create, list, show, change and erase organizations (operator)
     Org(Targeted<org::OrgArgs>),
-    /// Create, list, show and revoke API keys
+    /// Create, list, show, change, rotate and revoke API keys
     Key(Targeted<key::KeyArgs>),
+    /// List who changed API keys and the organization, newest first
+    Audit(Targeted<audit::AuditArgs>),
     /// Create, list, show and delete webhook endpoints
     Endpoint(Targeted<endpoint::EndpointArgs>),
     /// Send an event, or many from a file of JSON lines
@@ -74,6 +77,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Org(Targeted { target, args }) => org::run(&target.client()?, args).await,
         Command::Key(Targeted { target, args }) => key::run(&target.client()?, args).await,
+        Command::Audit(Targeted { target, args }) => audit::run(&target.client()?, args).await,
         Command::Endpoint(Targeted { target, args }) => endpoint::run(&target.client()?, args).await,
         Command::Send(Targeted { target, args }) => send::run(&target.client()?, args).await,
         Command::Tail(Targeted { target, args }) => tail::run(&target.client()?, args).await,

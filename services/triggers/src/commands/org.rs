@@ -32,6 +32,20 @@ enum OrgAction {
         /// Id of the organization
         id: String,
     },
+    /// Change an organization; options that are left out change nothing
+    Patch {
+        /// Id of the organization
+        id: String,
+        /// New name
+        #[arg(long)]
+        name: Option<String>,
+        /// free, pro, business or enterprise
+        #[arg(long)]
+        tier: Option<String>,
+        /// Requests per minute instead of those of the tier; 0: unlimited
+        #[arg(long, value_name = "PER_MINUTE")]
+        limit: Option<u32>,
+    },
     /// Erase an organization irrevocably: its API keys stop working at once, and its events, endpoints and deliveries
     /// are deleted within minutes. Needs --yes
     Erase {
@@ -58,6 +72,20 @@ pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
             print::table(rows, &[("ID", "/id"), ("NAME", "/name"), ("TIER", "/tier"), ("CREATED", "/created_at")])
         }
         OrgAction::Show { id } => print::json(&show(client, &id).await?),
+        OrgAction::Patch { id, name, tier, limit } => {
+            let mut body = json!({});
+            for (member, value) in [("name", name), ("tier", tier)] {
+                if let Some(value) = value {
+                    body[member] = json!(value);
+                }
+            }
+            if let Some(limit) = limit {
+                body["rate_limit_per_minute"] = json!(limit);
+            }
+            let path = format!("/v1/organizations/{id}");
+            let request = client.request(Credential::OperatorToken, Method::PATCH, &path)?;
+            print::json(&client.fetch(request.json(&body)).await?)
+        }
         OrgAction::Erase { id, yes } => {
             if !yes {
                 let name = show(client, &id).await?.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();

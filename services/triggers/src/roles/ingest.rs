@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use axum::Router;
 use clap::{Args, ValueEnum};
 use dispatcher::{EgressArgs, EgressPolicy};
@@ -43,6 +43,13 @@ pub(crate) struct IngestArgs {
     /// Address for health and metrics
     #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9090", value_name = "HOST:PORT")]
     metrics_listen: SocketAddr,
+    /// Allow OPEN_SIGNUP although the API does not listen on loopback; every organization then gets the tier free
+    #[arg(long, env = "OPEN_SIGNUP_PUBLIC", value_parser = FlagParser)]
+    open_signup_public: bool,
+    /// Sign-ups of one address per hour; loopback is not limited
+    #[arg(long, env = "SIGNUPS_PER_HOUR", default_value_t = tenancy::SIGNUPS_PER_HOUR,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    signups_per_hour: u32,
     #[command(flatten)]
     role: RoleArgs,
     #[command(flatten)]
@@ -53,6 +60,19 @@ pub(crate) struct IngestArgs {
     tuning: TuningArgs,
     #[command(flatten)]
     egress: EgressArgs,
+}
+
+impl IngestArgs {
+    /// What is safe only on loopback is refused elsewhere.
+    fn check(&self, on_loopback: bool) -> Result<()> {
+        if let Some(token) = &self.operator_token {
+            tenancy::check_operator_token(token, on_loopback).context("OPERATOR_TOKEN")?;
+        }
+        if self.open_signup && !self.open_signup_public && !on_loopback {
+            bail!("OPEN_SIGNUP lets anybody who reaches this API create organizations; set OPEN_SIGNUP_PUBLIC as well");
+        }
+        Ok(())
+    }
 }
 
 /// Limits and timeouts of accepting events.
@@ -103,6 +123,7 @@ pub(crate) struct ApiServer {
     pub operator_token: Option<String>,
     pub dev_api_keys: Option<String>,
     pub open_signup: bool,
+    pub signups_per_hour: u32,
     pub tuning: TuningArgs,
     /// URLs that an endpoint may have.
     pub egress: EgressPolicy,
@@ -121,6 +142,7 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
     if let Some(keys) = &args.dev_api_keys {
         tenancy::check_dev_keys(keys, listener.local_addr()?.ip().is_loopback()).context("DEV_API_KEYS")?;
     }
+    args.check(listener.local_addr()?.ip().is_loopback())?;
     let deadline = args.role.process.shutdown_deadline();
     let api = ApiServer {
         connections,
@@ -128,6 +150,7 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
         operator_token: args.operator_token,
         dev_api_keys: args.dev_api_keys,
         open_signup: args.open_signup,
+        signups_per_hour: args.signups_per_hour,
         tuning: args.tuning,
         egress: args.egress.policy()?,
         http: args.http.options()?,
@@ -148,9 +171,15 @@ impl ApiServer {
         let producer = self.connections.producer(self.tuning.producer())?;
         let Connections { kafka, pool } = self.connections;
         let HttpOptions { server: settings, mount, cors, budgets } = self.http;
-        let mut config = TenancyConfig { budgets, ..TenancyConfig::new(self.operator_token, self.open_signup) };
-        config.limits.enabled = self.tuning.rate_limits == RateLimits::On;
         let on_loopback = listener.local_addr()?.ip().is_loopback();
+        let signups_per_hour = self.signups_per_hour;
+        let mut config = TenancyConfig {
+            on_loopback,
+            signups_per_hour,
+            budgets,
+            ..TenancyConfig::new(self.operator_token, self.open_signup)
+        };
+        config.limits.enabled = self.tuning.rate_limits == RateLimits::On;
         let tenancy = Tenancy::start(supervisor, pool.clone(), config);
         let organization = match &self.dev_api_keys {
             Some(keys) => tenancy.apply_dev_keys(keys, on_loopback).await.context("DEV_API_KEYS")?,

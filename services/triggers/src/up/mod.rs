@@ -146,6 +146,7 @@ async fn serve(
         operator_token: Some(operator_token.clone()),
         dev_api_keys: Some(dev_keys.clone()),
         open_signup: true,
+        signups_per_hour: tenancy::SIGNUPS_PER_HOUR,
         tuning: args.tuning.clone(),
         egress: DispatcherConfig::default().on_this_machine().egress,
         http: args.http.options()?,

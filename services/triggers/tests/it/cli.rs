@@ -56,12 +56,23 @@ async fn organizations_and_keys(system: &System, api: &Api) -> Api {
     let key = system.run_as(api, &["key", "create", "boss", "--role", "manage", "--org", id]).await.expect(0).json();
     let acme = Api::new(&api.base_url, key[0]["key"].as_str().unwrap()).await;
     assert_eq!(acme.org_id, id);
-    let second = system.run_as(&acme, &["key", "create", "second", "--role", "produce"]).await.expect(0).json();
+    let create = ["key", "create", "second", "--role", "produce", "--limit", "9", "--expires", "2100-01-01T00:00:00Z"];
+    let second = system.run_as(&acme, &create).await.expect(0).json();
     let second = acme.with_key(second[0]["key"].as_str().unwrap());
     let listed = system.run_as(&acme, &["key", "list"]).await.expect(0);
     assert!(!listed.output.contains(&acme.key) && !listed.output.contains(&second.key), "a key is shown only once");
     let keys = listed.json();
     let key_id = keys.iter().find(|key| key["name"] == "second").unwrap()["id"].as_str().unwrap();
+
+    assert_eq!(second_limit(&keys), 9);
+    let patched = system.run_as(&acme, &["key", "patch", key_id, "--limit", "8"]).await.expect(0).json();
+    assert_eq!((&patched[0]["rate_limit_per_minute"], &patched[0]["name"]), (&json!(8), &json!("second")));
+    let business = system.run_as(api, &["org", "patch", id, "--tier", "business"]).await.expect(0).json();
+    assert_eq!(business[0]["rate_limit_per_minute"], 10_000);
+    let rotated = system.run_as(&acme, &["key", "rotate"]).await.expect(0).json();
+    let acme = acme.with_key(rotated[0]["api_key"].as_str().unwrap());
+    let audit = system.run_as(&acme, &["audit", "--action", "key.rotated"]).await.expect(0);
+    assert!(audit.output.contains("key.rotated") && !audit.output.contains("key.created"), "{}", audit.output);
 
     system.run_as(&second, &["send", "first", "--dedup-id", "only"]).await.expect(0);
     system.run_as(&acme, &["key", "revoke", key_id]).await.expect(0);
@@ -74,6 +85,11 @@ async fn organizations_and_keys(system: &System, api: &Api) -> Api {
     assert!(refused.log.contains("401") && !refused.log.contains(&second.key), "{}", refused.log);
     system.run_as(&acme, &["key", "revoke", &uuid::Uuid::new_v4().to_string()]).await.expect(1);
     acme
+}
+
+fn second_limit(keys: &[Value]) -> u64 {
+    let second = keys.iter().find(|key| key["name"] == "second").unwrap();
+    second["rate_limit_per_minute"].as_u64().unwrap()
 }
 
 /// Returns the id of an event in the inbox.

@@ -76,10 +76,6 @@ impl Process {
         Self { name: name.to_owned(), child, pid, output, log }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("started with a pipe")
     }

@@ -1,0 +1,197 @@
+//! Routes that change existing keys: patch, rotate, revoke. The rule for all of them is in `grant`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use http_server::{JsonBody, PathId, Problem, Timestamp};
+use schemas::ids::{KeyId, OrgId};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnection;
+use time::{Duration, OffsetDateTime};
+
+use super::given::{given, given_time};
+use super::keys::{WantedKey, detail, issue};
+use super::managers::KeyManager;
+use super::reply::{KeyReply, secret};
+use super::validation::{check_name, forbidden, invalid};
+use crate::audit::{self, Actor, Change, Origin};
+use crate::caller::Caller;
+use crate::grant::Fault;
+use crate::keys::{self, StoredKey};
+use crate::refusal::{Refusal, database_problem};
+use crate::role::Role;
+use crate::service::Tenancy;
+
+/// The old key may be valid for 30 days at most after its rotation.
+const LONGEST_OVERLAP_SECONDS: u32 = 30 * 24 * 3_600;
+
+/// Absent members are unchanged. `null` removes the restriction of the members that may be null.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyPatch {
+    #[serde(default, deserialize_with = "given")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    role: Option<Role>,
+    #[serde(default, deserialize_with = "given")]
+    event_types: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "given")]
+    rate_limit_per_minute: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "given")]
+    content_dedup: Option<bool>,
+    #[serde(default, deserialize_with = "given_time")]
+    expires_at: Option<Option<OffsetDateTime>>,
+}
+
+impl KeyPatch {
+    fn apply(self, key: &StoredKey) -> StoredKey {
+        let mut key = key.clone();
+        key.name = self.name.unwrap_or(key.name);
+        key.content_dedup = self.content_dedup.unwrap_or(key.content_dedup);
+        key.grant.role = self.role.unwrap_or(key.grant.role);
+        key.grant.event_types = self.event_types.unwrap_or(key.grant.event_types);
+        key.grant.rate_limit_per_minute = self.rate_limit_per_minute.unwrap_or(key.grant.rate_limit_per_minute);
+        key.grant.expires_at = self.expires_at.unwrap_or(key.grant.expires_at);
+        key
+    }
+}
+
+/// The key of the caller, and the key that it wants to change; both locked.
+struct Pair {
+    own: StoredKey,
+    target: StoredKey,
+}
+
+/// Read from the table rather than the cache: a key that was just revoked or narrowed changes no key.
+async fn lock(conn: &mut PgConnection, caller: &Caller, target: KeyId) -> Result<Pair, Problem> {
+    let locked =
+        keys::lock(conn, caller.org_id, &[caller.key_id, target]).await.map_err(|error| database_problem(&error))?;
+    let of = |id: KeyId| locked.iter().find(|key| key.id == id).cloned();
+    let own = of(caller.key_id).filter(|key| key.revoked_at.is_none()).ok_or(Refusal::Unknown)?;
+    Ok(Pair { own, target: of(target).ok_or_else(Problem::not_found)? })
+}
+
+async fn note(
+    conn: &mut PgConnection,
+    caller: &Caller,
+    origin: &Origin,
+    action: &'static str,
+    target: &StoredKey,
+) -> Result<(), Problem> {
+    let change = Change { org_id: caller.org_id, action, target: target.id.as_uuid() };
+    audit::append(conn, Actor::Key(caller.key_id), origin, change, &detail(target))
+        .await
+        .map_err(|error| database_problem(&error))
+}
+
+pub(super) async fn patch(
+    KeyManager(caller): KeyManager,
+    State(tenancy): State<Tenancy>,
+    origin: Origin,
+    PathId(key_id): PathId<KeyId>,
+    JsonBody(patch): JsonBody<KeyPatch>,
+) -> Result<Json<KeyReply>, Problem> {
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let Pair { own, target } = lock(&mut transaction, &caller, key_id).await?;
+    if target.revoked_at.is_some() {
+        return Err(Problem::not_found());
+    }
+    let changed = patch.apply(&target);
+    check_name("name", &changed.name)?;
+    changed.grant.check(OffsetDateTime::now_utc()).map_err(invalid)?;
+    own.grant.may_patch(&target.grant, &changed.grant, own.id == target.id).map_err(forbidden)?;
+    keys::update(&mut transaction, &changed).await.map_err(|error| database_problem(&error))?;
+    note(&mut transaction, &caller, &origin, "key.changed", &changed).await?;
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
+    // Other instances are notified; this one does not wait for the notification.
+    tenancy.authenticator.cache().invalidate_key(key_id);
+    Ok(Json(KeyReply::from(changed)))
+}
+
+pub(super) async fn revoke(
+    KeyManager(caller): KeyManager,
+    State(tenancy): State<Tenancy>,
+    origin: Origin,
+    PathId(key_id): PathId<KeyId>,
+) -> Result<StatusCode, Problem> {
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let Pair { own, target } = lock(&mut transaction, &caller, key_id).await?;
+    if own.id != target.id {
+        own.grant.may_change(&target.grant).map_err(forbidden)?;
+    }
+    if target.revoked_at.is_none() {
+        keys::revoke(&mut transaction, key_id).await.map_err(|error| database_problem(&error))?;
+        note(&mut transaction, &caller, &origin, "key.revoked", &target).await?;
+    }
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
+    tenancy.authenticator.cache().invalidate_key(key_id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rotation {
+    #[serde(default)]
+    overlap_seconds: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Rotated<'a> {
+    api_key: &'a str,
+    key_id: KeyId,
+    organization_id: OrgId,
+    organization_name: String,
+    rotated_at: Timestamp,
+    old_key_expires_at: Timestamp,
+}
+
+/// Replaces the key of the caller by a new one with the same name, rights and expiry.
+pub(super) async fn rotate(
+    KeyManager(caller): KeyManager,
+    State(tenancy): State<Tenancy>,
+    origin: Origin,
+    body: Option<JsonBody<Rotation>>,
+) -> Result<Response, Problem> {
+    let overlap = body.map_or(0, |JsonBody(rotation)| rotation.overlap_seconds);
+    if overlap > LONGEST_OVERLAP_SECONDS {
+        return Err(invalid(Fault { field: "overlap_seconds", reason: "at most 2592000, which is 30 days" }));
+    }
+    let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    let Pair { own, .. } = lock(&mut transaction, &caller, caller.key_id).await?;
+    let wanted = WantedKey::like(&own).ok_or_else(|| {
+        let text = "a development key comes from the configuration; change it there";
+        Problem::new(StatusCode::CONFLICT, "development_key", text)
+    })?;
+    let rotated_at = OffsetDateTime::now_utc();
+    let end = rotated_at + Duration::seconds(i64::from(overlap));
+    let end = own.grant.expires_at.map_or(end, |expires_at| expires_at.min(end));
+    let mut old = own;
+    if overlap == 0 {
+        keys::revoke(&mut transaction, old.id).await.map_err(|error| database_problem(&error))?;
+    } else {
+        old.grant.expires_at = Some(end);
+        keys::update(&mut transaction, &old).await.map_err(|error| database_problem(&error))?;
+    }
+    let issued = issue(&mut transaction, caller.org_id, &wanted).await?;
+    note(&mut transaction, &caller, &origin, "key.rotated", &old).await?;
+    note(&mut transaction, &caller, &origin, "key.created", &issued.stored).await?;
+    let name = crate::organizations::find_in(&mut transaction, caller.org_id)
+        .await
+        .map_err(|error| database_problem(&error))?
+        .ok_or(Refusal::Unknown)?
+        .name;
+    transaction.commit().await.map_err(|error| database_problem(&error))?;
+    tenancy.authenticator.cache().invalidate_key(caller.key_id);
+    Ok(secret(
+        StatusCode::OK,
+        Rotated {
+            api_key: issued.text.reveal(),
+            key_id: issued.stored.id,
+            organization_id: caller.org_id,
+            organization_name: name,
+            rotated_at: Timestamp(rotated_at),
+            old_key_expires_at: Timestamp(end),
+        },
+    ))
+}

@@ -1,0 +1,42 @@
+//! Extractors that refuse a caller without the right to manage before the body of the request is read.
+
+use axum::extract::{FromRef, FromRequestParts};
+use http::request::Parts;
+use http_server::Problem;
+
+use crate::caller::Caller;
+use crate::operator::OperatorToken;
+use crate::role::Right;
+use crate::service::Tenancy;
+
+/// A key with the right to manage.
+pub(super) struct KeyManager(pub(super) Caller);
+
+impl FromRequestParts<Tenancy> for KeyManager {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Tenancy) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        caller.require(Right::Manage)?;
+        Ok(Self(caller))
+    }
+}
+
+/// Who may change an organization: the operator, or a key with the right of an admin.
+pub(super) enum OrganizationManager {
+    Operator,
+    Key(Caller),
+}
+
+impl FromRequestParts<Tenancy> for OrganizationManager {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Tenancy) -> Result<Self, Problem> {
+        if OperatorToken::from_ref(state).is_of(&parts.headers) {
+            return Ok(Self::Operator);
+        }
+        let caller = Caller::from_request_parts(parts, state).await?;
+        caller.require(Right::Admin)?;
+        Ok(Self::Key(caller))
+    }
+}
