@@ -2,7 +2,7 @@
 
 use reqwest::StatusCode;
 
-use crate::instance::{Instance, database};
+use crate::instance::{Instance, database, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dev_keys_are_created_once_and_valid_only_where_configured() {
@@ -64,4 +64,18 @@ async fn dev_keys_are_refused_beyond_loopback() {
     let error = instance.tenancy.apply_dev_keys("dev", false).await.unwrap_err();
     assert!(matches!(error, tenancy::DevKeysError::NotOnLoopback));
     assert_eq!(instance.probe("dev").await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_keys_are_refused_behind_a_proxy() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool).await;
+    instance.tenancy.apply_dev_keys("dev", true).await.unwrap();
+    let (_, key) = instance.organization_with_key("admin").await;
+    assert_eq!(instance.probe("dev").await, StatusCode::OK);
+    for header in ["forwarded", "via", "x-forwarded-for"] {
+        let request = |key: &str| instance.request(reqwest::Method::GET, "/probe").bearer_auth(key).header(header, "x");
+        send(request("dev")).await.expect(403);
+        send(request(&key)).await.expect(200);
+    }
 }

@@ -1,11 +1,15 @@
 //! Bad keys are counted, good ones never notice; keys are bounded in number.
 
+use std::sync::Arc;
+
 use http::header;
 use reqwest::StatusCode;
 use serde_json::json;
+use tenancy::TenancyConfig;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::instance::{Instance, database};
+use crate::instance::{Instance, SOON, database};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_30_bad_keys_a_minute_only_bad_ones_get_429() {
@@ -50,4 +54,28 @@ async fn the_number_of_keys_of_an_organization_is_limited() {
         keys[0]["revoked_at"].is_null() && keys[1]["revoked_at"].is_null() && !keys[2]["revoked_at"].is_null(),
         "unrevoked keys are first"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_the_limit_one_unknown_key_at_a_time_is_looked_up() {
+    let (_database, pool) = database().await;
+    let mut config = TenancyConfig::new(None, false);
+    config.auth.lookup_timeout = 3 * SOON;
+    let instance = Arc::new(Instance::start_with(pool.clone(), config).await);
+    for _ in 0..31 {
+        instance.probe("noise").await;
+    }
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let mut answers = JoinSet::new();
+    for _ in 0..10 {
+        let instance = Arc::clone(&instance);
+        answers.spawn(async move { instance.probe(tenancy::key::generate(Default::default()).reveal()).await });
+    }
+    for _ in 0..9 {
+        let status = tokio::time::timeout(SOON, answers.join_next()).await.expect("refused without PostgreSQL");
+        assert_eq!(status.unwrap().unwrap(), StatusCode::TOO_MANY_REQUESTS);
+    }
+    lock.rollback().await.unwrap();
+    assert_eq!(answers.join_next().await.unwrap().unwrap(), StatusCode::TOO_MANY_REQUESTS);
 }
