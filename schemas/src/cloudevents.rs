@@ -162,14 +162,14 @@ fn as_json_string(text: &str) -> Result<String, Invalid> {
     serde_json::to_string(text).map_err(|error| syntax_error(&error))
 }
 
-/// The value of an attribute as text; `None` if it is not a string, a boolean or an integer.
+/// The value of an attribute as text; `None` if it is not a string, a boolean or an integer. Not through serde_json's
+/// `Value`, which would give an object with a name of serde_json's own a meaning.
 fn scalar(json: &str) -> Option<String> {
-    match serde_json::from_str(json).ok()? {
-        serde_json::Value::String(text) => Some(text),
-        serde_json::Value::Bool(_) => Some(json.to_owned()),
-        serde_json::Value::Number(number) if number.is_i64() => Some(json.to_owned()),
-        _ => None,
+    if json.starts_with('"') {
+        return serde_json::from_str(json).ok();
     }
+    let is_scalar = matches!(json, "true" | "false") || serde_json::from_str::<i64>(json).is_ok();
+    is_scalar.then(|| json.to_owned())
 }
 
 /// The context attributes by name.

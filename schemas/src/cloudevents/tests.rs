@@ -108,6 +108,8 @@ fn attributes_have_the_limits_of_every_event() {
     assert_eq!(fields(structured(&with(&format!(r#", "partitionkey": "{long}""#)))), ["partitionkey"]);
     assert_eq!(fields(structured(&with(r#", "time": "now""#))), ["time"]);
     assert_eq!(fields(structured(&with(r#", "ext": {}, "frac": 1.5"#))), ["ext", "frac"]);
+    let private = r#", "ext": {"$serde_json::private::RawValue": "\"x\""}"#;
+    assert_eq!(fields(structured(&with(private))), ["ext"], "an object stays one");
     assert_eq!(fields(structured(&with(&format!(r#", "ext": "{long}""#)))), ["metadata.ext"]);
     let many: String = (0..33).map(|i| format!(r#", "e{i}": 1"#)).collect();
     assert_eq!(fields(structured(&with(&many))), ["metadata"]);

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::constants::{MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, RESERVED_TYPE_PREFIX};
-use super::error::{FieldError, Invalid};
+use super::error::{FieldError, Invalid, shown};
 use super::members::Members;
 use super::text::payload_flaw;
 use crate::records::{Dedup, Event};
@@ -27,7 +27,7 @@ pub(crate) struct FieldErrors(Vec<FieldError>);
 
 impl FieldErrors {
     pub(crate) fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.0.push(FieldError { field: field.into(), reason: reason.into() });
+        self.0.push(FieldError { field: shown(&field.into()).into_owned(), reason: reason.into() });
     }
 
     /// Returns `value`, or the errors if there are any.

@@ -15,10 +15,11 @@ mod state;
 
 use axum::Router;
 use axum::routing::post;
+use http_server::Routes;
 
 pub use state::IngestState;
 
 /// The routes, relative to a mount.
-pub fn routes(state: IngestState) -> Router {
-    Router::new().route("/events", post(accept::accept)).with_state(state)
+pub fn routes(state: IngestState) -> Routes {
+    Router::new().route("/events", post(accept::accept)).with_state(state).into()
 }

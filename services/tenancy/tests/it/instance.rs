@@ -35,7 +35,7 @@ impl Instance {
         let shutdown = CancellationToken::new();
         let tenancy = start_tenancy(pool, config, &shutdown);
         let probe = Router::new().route("/probe", get(probe)).with_state(tenancy.authenticator());
-        let url = serve(probe.merge(tenancy::routes(tenancy.clone())), &shutdown).await;
+        let url = serve(tenancy::routes(tenancy.clone()).merge(probe), &shutdown).await;
         Self { tenancy, base_url: format!("{url}/v1"), client: client(), _shutdown: shutdown.drop_guard() }
     }
 
