@@ -19,4 +19,9 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, name: "view", sql: include_str!("../postgres/migrations/0003_view.sql") },
     Migration { version: 4, name: "dispatcher", sql: include_str!("../postgres/migrations/0004_dispatcher.sql") },
     Migration { version: 5, name: "contract", sql: include_str!("../postgres/migrations/0005_contract.sql") },
+    Migration {
+        version: 8,
+        name: "payload_encoding",
+        sql: include_str!("../postgres/migrations/0008_payload_encoding.sql"),
+    },
 ];

@@ -27,6 +27,7 @@ type Header = (String, Vec<u8>);
 const CLASSES: [&str; 12] = [
     "null_value",
     "bad_key",
+    "key_not_canonical",
     "value_too_large",
     "payload_too_large",
     "malformed",
@@ -149,7 +150,7 @@ fn binary_cloud_events() {
         new_event(cloudevents::binary(
             texts.iter().filter(|(name, _)| *name != "content-type").copied(),
             content_type,
-            body,
+            Some(body),
         ))
     });
 }

@@ -30,7 +30,9 @@ use runtime::retry::Backoff;
 use schemas::native::Unreadable;
 use schemas::position::LogPosition;
 use schemas::topics::TopicNames;
+use schemas::unix_time::to_millis;
 use sqlx::postgres::PgPool;
+use time::OffsetDateTime;
 use tracing::{debug, info, warn};
 
 use super::batch::Batch;
@@ -107,8 +109,8 @@ impl Flusher {
         METRICS.flush_records.observe(batch.records.len() as f64);
         let mut owned = batch.owned;
         let mut outcome = FlushOutcome::default();
-        let records = batch.records.into_iter();
-        let mut items: Vec<DecodedRecord> = records.map(|record| decode(record, &self.topics)).collect();
+        let (records, now_ms) = (batch.records.into_iter(), to_millis(OffsetDateTime::now_utc()));
+        let mut items: Vec<DecodedRecord> = records.map(|record| decode(record, &self.topics, now_ms)).collect();
         self.check_organizations(&mut items).await?;
         match &self.mode {
             ReadMode::Live(producer) => self.write_dead_letters(producer, &items).await,

@@ -111,6 +111,7 @@ impl Bench {
             value: Some(encode_event(event).unwrap()),
             headers: if *is_native { Vec::new() } else { vec![(headers::KEY_ID.to_owned(), b"k".to_vec())] },
             is_marker: false,
+            has_producers_time: false,
         });
         let records: Vec<Record> = records.collect();
         self.next_offset += i64::try_from(events.len()).unwrap();
