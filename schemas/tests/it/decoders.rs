@@ -24,7 +24,7 @@ use crate::samples::{self, ID, ORG, TRACE};
 type Header = (String, Vec<u8>);
 
 /// All error classes that [`Unreadable`] documents.
-const CLASSES: [&str; 12] = [
+const CLASSES: [&str; 13] = [
     "null_value",
     "bad_key",
     "key_not_canonical",
