@@ -87,7 +87,7 @@ fn data_may_be_absent_any_json_or_base64() {
 }
 
 #[test]
-fn base64_is_told_from_a_string_that_looks_the_same() {
+fn base64_differs_from_a_string_that_looks_the_same() {
     let read = |more: &str| {
         let event = structured(&with(more)).unwrap();
         (event.payload, event.payload_encoding.map(PayloadEncoding::as_str))

@@ -31,9 +31,9 @@ impl MountOptions {
     }
 }
 
-/// Mounts the routes of `api` (relative, such as `/events`) at `/v1`, `/` and `/api`, each inside the request layer. Each
-/// refuses a query parameter that it does not declare. `api` must have no fallback and no path that starts with `/v1` or
-/// `/api`. Other routers may be merged into the result.
+/// Mounts the routes of `api` (relative, such as `/events`) at `/v1`, `/` and `/api`, each inside the request layer.
+/// Each refuses a query parameter that it does not declare. `api` must have no fallback and no path that starts with
+/// `/v1` or `/api`. Other routers may be merged into the result.
 pub fn mount(api: impl Into<Routes>, options: MountOptions) -> Router {
     let api = api.into().checked();
     let routes = Router::new()
