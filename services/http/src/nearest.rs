@@ -18,7 +18,7 @@ fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|near| near.1)
 }
 
-/// Why an unknown name is refused, as the part of a sentence after it. `what`: `a parameter of this route`, for example.
+/// Why an unknown name is refused, as the part of a sentence after it. `what`: `a parameter of this route`.
 pub(super) fn unknown(given: &str, what: &str, known: &[&str]) -> String {
     if known.is_empty() {
         format!("is not {what}: there is none")

@@ -60,7 +60,8 @@ impl InboxRow {
 macro_rules! event_columns {
     () => {
         "event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, \
-         payload_encoding, occurred_at, source, ordering_key, metadata, dedup_id, acknowledged_at, delivery_status, attempts"
+         payload_encoding, occurred_at, source, ordering_key, metadata, dedup_id, acknowledged_at, \
+         delivery_status, attempts"
     };
 }
 pub(crate) use event_columns;

@@ -68,7 +68,8 @@ pub(crate) async fn claim(
          FROM due
          WHERE s.delivery_id = due.delivery_id
          RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, s.payload,
-                   s.payload_encoding, s.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts, s.lease_id,
+                   s.payload_encoding, s.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
+                   s.lease_id,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
     )
