@@ -186,7 +186,8 @@ CREATE TABLE view.events (
     dedup_id text,
     acknowledged_at timestamp with time zone,
     delivery_status text DEFAULT 'pending'::text NOT NULL,
-    attempts integer DEFAULT 0 NOT NULL
+    attempts integer DEFAULT 0 NOT NULL,
+    payload_encoding text
 )
 PARTITION BY RANGE (accepted_at);
 COMMENT ON TABLE view.events IS 'The events of the inbox. An id is unique within each time partition (its index is created with it, since a unique index over all of them would need the time); over all time partitions, event_ids decides.';
@@ -353,7 +354,8 @@ CREATE TABLE public.deliveries_awaiting_dedup (
     event_type text NOT NULL,
     accepted_at timestamp with time zone NOT NULL,
     payload text NOT NULL,
-    traceparent text
+    traceparent text,
+    payload_encoding text
 )
 WITH (autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.deliveries_awaiting_dedup IS 'Deliveries that wait for the duplicate decision on their event, keyed by the record. Two records may have one event id: each is decided for itself when the view has passed it. The delivery becomes pending if the view shows the event at exactly this position and no decision calls it a duplicate. Otherwise the row is deleted.';
@@ -374,6 +376,7 @@ CREATE TABLE public.delivery_schedule (
     due_at timestamp with time zone NOT NULL,
     lease_id uuid,
     finished_at timestamp with time zone,
+    payload_encoding text,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
     CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'held'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )

@@ -8,7 +8,8 @@
 //! | `time` | `occurred_at` |
 //! | `partitionkey` | `ordering_key` |
 //! | `data` | payload, verbatim; absent: `null` |
-//! | `data_base64`, binary data | payload: a JSON string of the base64 text |
+//! | `data_base64`, binary data | payload: JSON verbatim if the content type says JSON; else a JSON string of the base64
+//! text, marked by the payload encoding |
 //! | `subject`, `datacontenttype`, `dataschema`, all extensions | metadata |
 
 use std::borrow::Cow;
@@ -22,6 +23,7 @@ use crate::event_json::envelope::Envelope;
 use crate::event_json::limits::{FieldErrors, check_payload_size};
 use crate::event_json::text::{body_text, payload_flaw, syntax_error};
 use crate::event_json::{Invalid, MAX_METADATA_PAIRS, MAX_TEXT_CHARS, NewEvent};
+use crate::records::PayloadEncoding;
 
 /// The attributes that CloudEvents define, the most extensions that fit into metadata, and one more to notice that
 /// there are too many.
@@ -46,11 +48,12 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
     };
     check_payload_size(payload)?;
     envelope.check_flaws(field, payload, &mut errors)?;
-    if field == "data_base64"
-        && !serde_json::from_str::<String>(payload).is_ok_and(|text| STANDARD.decode(text).is_ok())
-    {
-        errors.add(field, "must be a string in base64");
-    }
+    let payload = if field == "data_base64" {
+        let content_type = members.non_null("datacontenttype").and_then(scalar);
+        base64_payload(content_type.as_deref(), payload, &mut errors)
+    } else {
+        Payload::json(payload)
+    };
     if members.overflow() {
         errors.add("metadata", format!("would have more than {MAX_METADATA_PAIRS} pairs of extension attributes"));
     }
@@ -64,20 +67,20 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
             errors.add(name, "must be a string, a boolean or an integer");
         }
     }
-    attributes.into_event(payload.to_owned(), errors)
+    attributes.into_event(payload, errors)
 }
 
 /// Parses a CloudEvent in binary mode. `attributes` are names in lower case without `ce-` or `ce_`, with their values
 /// as text; for HTTP, the caller decodes percent-encoding with [`percent_decoded`]. JSON data, and data without a
-/// content type, is kept verbatim; no data becomes `null`; `text/*` becomes a JSON string; other data becomes a JSON
-/// string of its base64 text.
+/// content type, is kept verbatim; no data (`None`, or no bytes of JSON) becomes `null`; `text/*` becomes a JSON string; other data becomes a JSON
+/// string of its base64 text, marked by the payload encoding.
 ///
 /// # Errors
 /// [`Invalid`], with every attribute that breaks a rule.
 pub fn binary<'a>(
     attributes: impl Iterator<Item = (&'a str, &'a str)>,
     content_type: Option<&str>,
-    body: &[u8],
+    body: Option<&[u8]>,
 ) -> Result<NewEvent, Invalid> {
     let mut errors = FieldErrors::default();
     let mut given = Attributes::default();
@@ -89,8 +92,11 @@ pub fn binary<'a>(
     if let Some(content_type) = content_type {
         given.0.insert("datacontenttype".to_owned(), content_type.to_owned());
     }
-    let payload = binary_payload(content_type, body, &mut errors)?;
-    check_payload_size(&payload)?;
+    let payload = match body {
+        Some(body) => binary_payload(content_type, body, &mut errors)?,
+        None => Payload::json("null"),
+    };
+    check_payload_size(&payload.text)?;
     given.into_event(payload, errors)
 }
 
@@ -115,22 +121,66 @@ pub fn percent_decoded(value: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
-fn binary_payload(content_type: Option<&str>, body: &[u8], errors: &mut FieldErrors) -> Result<String, Invalid> {
+/// The JSON text of a payload, and how it came about.
+struct Payload {
+    text: String,
+    encoding: Option<PayloadEncoding>,
+}
+
+impl Payload {
+    fn json(text: &str) -> Self {
+        Self { text: text.to_owned(), encoding: None }
+    }
+
+    /// `text` is base64, which needs no escapes.
+    fn base64(text: &str) -> Self {
+        Self { text: format!("\"{text}\""), encoding: Some(PayloadEncoding::Base64) }
+    }
+}
+
+/// The payload of `data_base64`, whose JSON text is `json`.
+fn base64_payload(content_type: Option<&str>, json: &str, errors: &mut FieldErrors) -> Payload {
+    let text = serde_json::from_str::<String>(json).unwrap_or_default();
+    let Some(data) = STANDARD.decode(&text).ok().filter(|_| json.starts_with('"')) else {
+        errors.add("data_base64", "must be a string in base64");
+        return Payload::json("null");
+    };
+    if !content_type.is_some_and(|content_type| is_json(&media_type(content_type))) {
+        return Payload::base64(&text);
+    }
+    match std::str::from_utf8(&data).map(str::trim_ascii) {
+        Ok("") => Payload::json("null"),
+        Ok(json) => {
+            if let Some(flaw) = payload_flaw(json) {
+                errors.add("data_base64", flaw);
+            }
+            Payload::json(json)
+        }
+        Err(_) => {
+            errors.add("data_base64", "is not UTF-8, but its content type is JSON");
+            Payload::json("null")
+        }
+    }
+}
+
+fn binary_payload(content_type: Option<&str>, body: &[u8], errors: &mut FieldErrors) -> Result<Payload, Invalid> {
     let media_type = content_type.map(media_type);
     match media_type.as_deref() {
-        Some(text) if text.starts_with("text/") && !is_json(text) => as_json_string(body_text(body)?),
-        Some(other) if !is_json(other) => as_json_string(&STANDARD.encode(body)),
+        Some(text) if text.starts_with("text/") && !is_json(text) => {
+            Ok(Payload { text: as_json_string(body_text(body)?)?, encoding: None })
+        }
+        Some(other) if !is_json(other) => Ok(Payload::base64(&STANDARD.encode(body))),
         _ => {
             let json = body_text(body)?.trim_ascii();
             if json.is_empty() {
-                return Ok("null".to_owned());
+                return Ok(Payload::json("null"));
             }
             // First, so that megabytes are rejected without parsing them.
             check_payload_size(json)?;
             if let Some(flaw) = payload_flaw(json) {
                 errors.add("data", flaw);
             }
-            Ok(json.to_owned())
+            Ok(Payload::json(json))
         }
     }
 }
@@ -149,14 +199,14 @@ fn as_json_string(text: &str) -> Result<String, Invalid> {
     serde_json::to_string(text).map_err(|error| syntax_error(&error))
 }
 
-/// The value of an attribute as text; `None` if it is not a string, a boolean or an integer.
+/// The value of an attribute as text; `None` if it is not a string, a boolean or an integer. Not through serde_json's
+/// `Value`, which would give an object with a name of serde_json's own a meaning.
 fn scalar(json: &str) -> Option<String> {
-    match serde_json::from_str(json).ok()? {
-        serde_json::Value::String(text) => Some(text),
-        serde_json::Value::Bool(_) => Some(json.to_owned()),
-        serde_json::Value::Number(number) if number.is_i64() => Some(json.to_owned()),
-        _ => None,
+    if json.starts_with('"') {
+        return serde_json::from_str(json).ok();
     }
+    let is_scalar = matches!(json, "true" | "false") || serde_json::from_str::<i64>(json).is_ok();
+    is_scalar.then(|| json.to_owned())
 }
 
 /// The context attributes by name.
@@ -164,7 +214,7 @@ fn scalar(json: &str) -> Option<String> {
 struct Attributes(BTreeMap<String, String>);
 
 impl Attributes {
-    fn into_event(mut self, payload: String, mut errors: FieldErrors) -> Result<NewEvent, Invalid> {
+    fn into_event(mut self, payload: Payload, mut errors: FieldErrors) -> Result<NewEvent, Invalid> {
         if self.required("specversion", &mut errors).is_some_and(|version| version != "1.0") {
             errors.add("specversion", "must be 1.0");
         }
@@ -191,7 +241,8 @@ impl Attributes {
         errors.check_metadata(&self.0);
         errors.into_result(NewEvent {
             event_type: event_type.unwrap_or_default(),
-            payload,
+            payload: payload.text,
+            payload_encoding: payload.encoding,
             occurred_at,
             dedup_id: Some(dedup_id(&source, &id)),
             source: Some(source),

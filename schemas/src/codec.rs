@@ -24,8 +24,10 @@ struct Versions<'a> {
     newest: &'a str,
 }
 
-const EVENT_VERSIONS: Versions<'static> =
-    Versions { older: &[include_str!("../avro/event.v1.avsc")], newest: include_str!("../avro/event.v2.avsc") };
+const EVENT_VERSIONS: Versions<'static> = Versions {
+    older: &[include_str!("../avro/event.v1.avsc"), include_str!("../avro/event.v2.avsc")],
+    newest: include_str!("../avro/event.v3.avsc"),
+};
 const ACK_VERSIONS: Versions<'static> = Versions { older: &[], newest: include_str!("../avro/ack.v1.avsc") };
 const ATTEMPT_VERSIONS: Versions<'static> =
     Versions { older: &[], newest: include_str!("../avro/delivery_attempt.v1.avsc") };

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use crate::records::{Dedup, DedupKind};
+use crate::records::{Dedup, DedupKind, PayloadEncoding};
 
 /// Window of a key that the producer chose (`Idempotency-Key`, `dedup_id`), seconds.
 pub const DEDUP_WINDOW_SECONDS: i64 = 86_400;
@@ -37,10 +37,13 @@ impl Dedup {
         }
     }
 
-    /// The key from the content: the fingerprint of type and payload text is both the key and the body hash.
-    pub fn content(event_type: &str, payload: &str) -> Self {
-        // An event type contains no NUL, so different pairs of type and payload never give the same bytes.
-        let fingerprint = sha256_hex(&[event_type.as_bytes(), b"\0", payload.as_bytes()]);
+    /// The key from the content: the fingerprint of type, payload text and its encoding is both the key and the body
+    /// hash.
+    pub fn content(event_type: &str, payload: &str, encoding: Option<PayloadEncoding>) -> Self {
+        // Neither an event type nor JSON text contains NUL, so different events never give the same bytes.
+        let (separator, encoding) = encoding.map_or(("", ""), |encoding| ("\0", encoding.as_str()));
+        let parts = [event_type, "\0", payload, separator, encoding];
+        let fingerprint = sha256_hex(&parts.map(str::as_bytes));
         Self {
             kind: DedupKind::Content,
             key: fingerprint.clone(),
@@ -79,11 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn type_and_payload_both_decide_the_content_key() {
-        let one = Dedup::content("a", "\"bc\"");
-        assert_eq!(one, Dedup::content("a", "\"bc\""));
-        assert_ne!(one.key, Dedup::content("a\"", "bc\"").key);
-        assert_ne!(one.key, Dedup::content("a", "\"bd\"").key);
+    fn type_payload_and_encoding_decide_the_content_key() {
+        let one = Dedup::content("a", "\"bc\"", None);
+        assert_eq!(one, Dedup::content("a", "\"bc\"", None));
+        assert_eq!(one.key, sha256_hex(&[b"a\0\"bc\""]), "fingerprints of JSON payloads stay as they were");
+        assert_ne!(one.key, Dedup::content("a\"", "bc\"", None).key);
+        assert_ne!(one.key, Dedup::content("a", "\"bd\"", None).key);
+        assert_ne!(one.key, Dedup::content("a", "\"bc\"", Some(PayloadEncoding::Base64)).key);
         assert_eq!((one.kind, one.window_seconds), (DedupKind::Content, 300));
     }
 

@@ -27,7 +27,7 @@ use limits::{FieldErrors, check_payload_size};
 use members::Members;
 
 use crate::ids::{EventId, OrgId};
-use crate::records::{Dedup, Event};
+use crate::records::{Dedup, Event, PayloadEncoding};
 
 /// A valid event as its producer sent it, without organization, id and trace context, which only the reader knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct NewEvent {
     pub event_type: String,
     /// JSON text, byte for byte as it was sent.
     pub payload: String,
+    /// Only a CloudEvent has one: our own JSON cannot say it.
+    pub payload_encoding: Option<PayloadEncoding>,
     /// Microseconds since the Unix epoch.
     pub occurred_at: Option<i64>,
     /// 1 to 255 characters.
@@ -63,6 +65,7 @@ impl NewEvent {
             event_id,
             event_type: self.event_type,
             payload: self.payload,
+            payload_encoding: self.payload_encoding,
             occurred_at: self.occurred_at,
             source: self.source,
             ordering_key: self.ordering_key,
@@ -103,6 +106,7 @@ pub fn parse(body: &[u8]) -> Result<NewEvent, Invalid> {
     errors.into_result(NewEvent {
         event_type,
         payload: payload.to_owned(),
+        payload_encoding: None,
         occurred_at,
         dedup_id,
         source,

@@ -10,6 +10,7 @@ mod attempts;
 mod encoding;
 mod origin;
 mod parts;
+mod time_limit;
 mod unreadable;
 
 use std::borrow::Cow;
@@ -18,7 +19,9 @@ pub use acks::{MAX_ACKS_PER_RECORD, read_acks};
 pub use attempts::{MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, read_attempt};
 use encoding::{Encoding, encoding_of};
 pub use origin::Origin;
+pub use parts::organization_named_by;
 use parts::{header, organization_of, same_organization, value_of};
+pub use time_limit::{MAX_AHEAD_MS, check_time};
 pub use unreadable::Unreadable;
 
 use crate::codec;
@@ -44,7 +47,7 @@ pub struct NativeRecord<'a> {
     pub key: Option<&'a [u8]>,
     /// The value.
     pub value: Option<&'a [u8]>,
-    /// Name and value of each header, in order; a value may be empty.
+    /// Name and value of each header that has a value, in order; a value may be empty.
     pub headers: &'a [(String, Vec<u8>)],
 }
 
@@ -66,14 +69,17 @@ impl NativeRecord<'_> {
 /// # Errors
 /// [`Unreadable`]. It never panics.
 pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
-    let value = value_of(record.value)?;
+    // Of the encodings, only a binary CloudEvent is an event without a value.
+    let encoding = encoding_of(record.value.unwrap_or_default(), record.headers);
+    let no_value = record.value.is_none() && encoding == Encoding::BinaryCloudEvent;
+    let value = if no_value { &[] } else { value_of(record.value)? };
     let org_id = organization_of(record.key)?;
     let origin = Origin::of_headers(record.headers)?;
-    let new = match encoding_of(value, record.headers) {
+    let new = match encoding {
         Encoding::Avro => return read_avro(org_id, value),
         Encoding::Json => event_json::parse(value)?,
         Encoding::CloudEvent => cloudevents::structured(value)?,
-        Encoding::BinaryCloudEvent => read_binary(value, record.headers)?,
+        Encoding::BinaryCloudEvent => read_binary(record.value.map(|_| value), record.headers)?,
     };
     // A forged origin can only give the id of another event of the same organization.
     let event_id = origin.map_or_else(
@@ -93,7 +99,7 @@ fn read_avro(org_id: OrgId, value: &[u8]) -> Result<Event, Unreadable> {
     Ok(event)
 }
 
-fn read_binary(value: &[u8], headers: &[(String, Vec<u8>)]) -> Result<NewEvent, Unreadable> {
+fn read_binary(value: Option<&[u8]>, headers: &[(String, Vec<u8>)]) -> Result<NewEvent, Unreadable> {
     let mut attributes = Vec::new();
     for (name, value) in headers {
         let lower = name.to_ascii_lowercase();

@@ -21,4 +21,9 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "contract", sql: include_str!("../postgres/migrations/0005_contract.sql") },
     Migration { version: 6, name: "rate_limits", sql: include_str!("../postgres/migrations/0006_rate_limits.sql") },
     Migration { version: 7, name: "audit_log", sql: include_str!("../postgres/migrations/0007_audit_log.sql") },
+    Migration {
+        version: 8,
+        name: "payload_encoding",
+        sql: include_str!("../postgres/migrations/0008_payload_encoding.sql"),
+    },
 ];

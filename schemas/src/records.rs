@@ -19,6 +19,9 @@ pub struct Event {
     pub event_type: String,
     /// The payload's JSON text, byte for byte as the producer sent it.
     pub payload: String,
+    /// How binary data became the payload; `None`: the payload is the producer's JSON.
+    #[serde(default)]
+    pub payload_encoding: Option<PayloadEncoding>,
     /// When the event happened, according to the producer, microseconds since the Unix epoch. Informational.
     pub occurred_at: Option<i64>,
     /// Where the event comes from, according to the producer. Informational.
@@ -32,6 +35,23 @@ pub struct Event {
     pub dedup: Option<Dedup>,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
+}
+
+/// How binary data became a JSON payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PayloadEncoding {
+    /// The payload is a JSON string of the data in base64.
+    Base64,
+}
+
+impl PayloadEncoding {
+    /// The stable name, as in Avro, in PostgreSQL and in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Base64 => "base64",
+        }
+    }
 }
 
 /// How duplicates of an event are detected. It is part of the record, so that a replay takes the same duplicate

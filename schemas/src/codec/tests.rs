@@ -6,12 +6,14 @@ use apache_avro::schema_compatibility::SchemaCompatibility;
 use proptest::prelude::*;
 
 use super::*;
-use crate::records::{Dedup, DedupKind, DeliveryOutcome};
+use crate::records::{Dedup, DedupKind, DeliveryOutcome, PayloadEncoding};
 
 const EVENT_V1: &[u8] = include_bytes!("../../avro/golden/event.v1.bin");
 const EVENT_BARE_V1: &[u8] = include_bytes!("../../avro/golden/event-bare.v1.bin");
 const EVENT_V2: &[u8] = include_bytes!("../../avro/golden/event.v2.bin");
 const EVENT_BARE_V2: &[u8] = include_bytes!("../../avro/golden/event-bare.v2.bin");
+const EVENT_V3: &[u8] = include_bytes!("../../avro/golden/event.v3.bin");
+const EVENT_BARE_V3: &[u8] = include_bytes!("../../avro/golden/event-bare.v3.bin");
 const ACK_V1: &[u8] = include_bytes!("../../avro/golden/ack.v1.bin");
 const ATTEMPT_V1: &[u8] = include_bytes!("../../avro/golden/delivery_attempt.v1.bin");
 
@@ -24,6 +26,7 @@ fn full_event() -> Event {
         event_id: ID.parse().unwrap(),
         event_type: "order.created".to_owned(),
         payload: "{\"id\": 7, \"name\": \"Zo\u{eb}\"}".to_owned(),
+        payload_encoding: Some(PayloadEncoding::Base64),
         occurred_at: Some(1_795_251_600_123_456),
         source: Some("shop".to_owned()),
         ordering_key: Some("customer-9".to_owned()),
@@ -39,15 +42,21 @@ fn full_event() -> Event {
     }
 }
 
+/// The event with the fields of version 2.
+fn full_event_v2() -> Event {
+    Event { payload_encoding: None, ..full_event() }
+}
+
 /// The event with the fields of version 1.
 fn full_event_v1() -> Event {
-    let event = full_event();
+    let event = full_event_v2();
     Event { dedup: event.dedup.map(|dedup| Dedup { dedup_id: None, ..dedup }), ..event }
 }
 
 fn bare_event() -> Event {
     Event {
         payload: "null".to_owned(),
+        payload_encoding: None,
         occurred_at: None,
         source: None,
         ordering_key: None,
@@ -84,8 +93,10 @@ fn attempt() -> DeliveryAttempt {
 fn golden_bytes_decode_to_the_same_values() {
     assert_eq!(decode_event(EVENT_V1).unwrap(), full_event_v1());
     assert_eq!(decode_event(EVENT_BARE_V1).unwrap(), bare_event());
-    assert_eq!(decode_event(EVENT_V2).unwrap(), full_event());
+    assert_eq!(decode_event(EVENT_V2).unwrap(), full_event_v2());
     assert_eq!(decode_event(EVENT_BARE_V2).unwrap(), bare_event());
+    assert_eq!(decode_event(EVENT_V3).unwrap(), full_event());
+    assert_eq!(decode_event(EVENT_BARE_V3).unwrap(), bare_event());
     assert_eq!(decode_ack(ACK_V1).unwrap(), ack());
     assert_eq!(decode_attempt(ATTEMPT_V1).unwrap(), attempt());
 }
@@ -93,8 +104,8 @@ fn golden_bytes_decode_to_the_same_values() {
 /// For the newest version only: a new version gets its own golden bytes, and this test moves to them.
 #[test]
 fn the_encoder_gives_the_golden_bytes() {
-    assert_eq!(encode_event(&full_event()).unwrap(), EVENT_V2);
-    assert_eq!(encode_event(&bare_event()).unwrap(), EVENT_BARE_V2);
+    assert_eq!(encode_event(&full_event()).unwrap(), EVENT_V3);
+    assert_eq!(encode_event(&bare_event()).unwrap(), EVENT_BARE_V3);
     assert_eq!(encode_ack(&ack()).unwrap(), ACK_V1);
     assert_eq!(encode_attempt(&attempt()).unwrap(), ATTEMPT_V1);
 }
@@ -104,9 +115,11 @@ fn the_encoder_gives_the_golden_bytes() {
 fn both_the_right_and_the_librarys_fingerprints_are_read() {
     assert_eq!(EVENT_V1[2..10], [0xeb, 0x0b, 0x19, 0xa0, 0x05, 0x46, 0x80, 0x25]);
     assert_eq!(EVENT_V2[2..10], [0xd6, 0x6b, 0xe8, 0xef, 0x53, 0x6b, 0xd7, 0xc9]);
+    assert_eq!(EVENT_V3[2..10], [0x3e, 0xc1, 0x01, 0xc0, 0x22, 0xf1, 0x55, 0xad]);
     assert_eq!(ACK_V1[2..10], [0xc0, 0xc2, 0xb5, 0x96, 0xad, 0xaf, 0x68, 0xfa]);
     assert_eq!(ATTEMPT_V1[2..10], [0x75, 0x98, 0x4f, 0x09, 0x9d, 0x78, 0x88, 0x63]);
-    for (text, golden) in [(EVENT_VERSIONS.older[0], EVENT_V1), (EVENT_VERSIONS.newest, EVENT_V2)] {
+    let [v1, v2] = EVENT_VERSIONS.older else { panic!("two older versions") };
+    for (text, golden) in [(v1, EVENT_V1), (v2, EVENT_V2), (&EVENT_VERSIONS.newest, EVENT_V3)] {
         let library = fingerprint(&Schema::parse_str(text).unwrap());
         assert_ne!(library, golden[2..10]);
         let value = [&MARKER, &library[..], &golden[10..]].concat();
@@ -247,8 +260,8 @@ proptest! {
 fn write_golden_bytes() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/avro/golden");
     for (name, bytes) in [
-        ("event.v2.bin", encode_event(&full_event())),
-        ("event-bare.v2.bin", encode_event(&bare_event())),
+        ("event.v3.bin", encode_event(&full_event())),
+        ("event-bare.v3.bin", encode_event(&bare_event())),
         ("ack.v1.bin", encode_ack(&ack())),
         ("delivery_attempt.v1.bin", encode_attempt(&attempt())),
     ] {

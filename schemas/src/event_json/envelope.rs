@@ -7,7 +7,7 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::constants::MAX_PAYLOAD_DEPTH;
-use super::error::Invalid;
+use super::error::{Invalid, shown};
 use super::limits::FieldErrors;
 use super::members::Members;
 use super::text::{body_text, first_flaw, line_and_column, malformed, offset_of, syntax_error};
@@ -36,7 +36,8 @@ impl<'a> Envelope<'a> {
         let members = Members::read(text, keep, limit).map_err(|error| syntax_error(&error))?;
         if let Some((name, value)) = members.duplicate() {
             return Err(malformed(format!(
-                "the key \"{name}\" is duplicated at {}",
+                "the key \"{}\" is duplicated at {}",
+                shown(name),
                 line_and_column(text, offset_of(text, value))
             )));
         }

@@ -1,8 +1,11 @@
 //! Errors of a new event.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::constants::MAX_PAYLOAD_BYTES;
+
+const MAX_SHOWN_CHARS: usize = 100;
 
 /// Why a body is not a valid event. `Display` gives one sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,14 @@ pub struct FieldError {
     pub field: String,
     /// What is wrong with it. Continues a sentence that starts with the field's name.
     pub reason: String,
+}
+
+/// A producer's name as errors repeat it: cut to 100 characters.
+pub(super) fn shown(name: &str) -> Cow<'_, str> {
+    match name.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((at, _)) => Cow::Owned(format!("{}\u{2026}", &name[..at])),
+        None => Cow::Borrowed(name),
+    }
 }
 
 impl fmt::Display for Invalid {

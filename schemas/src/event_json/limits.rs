@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::constants::{MAX_METADATA_PAIRS, MAX_PAYLOAD_BYTES, MAX_TEXT_CHARS, RESERVED_TYPE_PREFIX};
-use super::error::{FieldError, Invalid};
+use super::error::{FieldError, Invalid, shown};
 use super::members::Members;
 use super::text::payload_flaw;
-use crate::records::{Dedup, Event};
+use crate::records::{Dedup, Event, PayloadEncoding};
 use crate::unix_time::to_micros;
 
 /// 0001-01-01T00:00:00Z, microseconds since the Unix epoch: what RFC 3339 can write.
@@ -27,7 +29,7 @@ pub(crate) struct FieldErrors(Vec<FieldError>);
 
 impl FieldErrors {
     pub(crate) fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.0.push(FieldError { field: field.into(), reason: reason.into() });
+        self.0.push(FieldError { field: shown(&field.into()).into_owned(), reason: reason.into() });
     }
 
     /// Returns `value`, or the errors if there are any.
@@ -145,14 +147,18 @@ pub(crate) fn check_payload_size(payload: &str) -> Result<(), Invalid> {
     if payload.len() > MAX_PAYLOAD_BYTES { Err(Invalid::PayloadTooLarge { bytes: payload.len() }) } else { Ok(()) }
 }
 
-/// Checks an event that was not made by [`super::parse`] against the same limits. Reserved types are allowed, because
-/// the system itself writes such events.
+/// Checks an event that was not made by [`super::parse`] against the same limits. The system itself writes no events, so
+/// reserved types are refused here too.
 pub(crate) fn check_event(event: &Event) -> Result<(), Invalid> {
     check_payload_size(&event.payload)?;
     let mut errors = FieldErrors::default();
     errors.check_event_type("event_type", &event.event_type);
+    errors.check_not_reserved("event_type", &event.event_type);
     if let Some(flaw) = payload_flaw(&event.payload) {
         errors.add("payload", flaw);
+    }
+    if event.payload_encoding == Some(PayloadEncoding::Base64) && !is_base64(&event.payload) {
+        errors.add("payload", "must be a string in base64, as its encoding says");
     }
     if event.occurred_at.is_some_and(|micros| !is_time_in_range(micros)) {
         errors.add("occurred_at", "must be in the years 1 to 9999");
@@ -167,6 +173,10 @@ pub(crate) fn check_event(event: &Event) -> Result<(), Invalid> {
         check_dedup(dedup, &mut errors);
     }
     errors.into_result(())
+}
+
+fn is_base64(json: &str) -> bool {
+    serde_json::from_str::<String>(json).is_ok_and(|text| STANDARD.decode(text).is_ok())
 }
 
 fn check_dedup(dedup: &Dedup, errors: &mut FieldErrors) {

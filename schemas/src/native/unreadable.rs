@@ -7,9 +7,9 @@ use crate::event_json::Invalid;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Unreadable {
-    /// Stable, `lower_snake`: `null_value`, `bad_key`, `value_too_large`, `payload_too_large`, `malformed`,
-    /// `invalid_event`, `invalid_ack`, `invalid_attempt`, `bad_avro`, `unknown_schema`, `organization_mismatch` or
-    /// `bad_origin`.
+    /// Stable, `lower_snake`: `null_value`, `bad_key`, `key_not_canonical`, `future_time`, `value_too_large`,
+    /// `payload_too_large`, `malformed`, `invalid_event`, `invalid_ack`, `invalid_attempt`, `bad_avro`,
+    /// `unknown_schema`, `organization_mismatch` or `bad_origin`.
     pub class: &'static str,
     /// One sentence, at most about a kilobyte.
     pub message: String,

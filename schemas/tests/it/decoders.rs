@@ -25,9 +25,10 @@ use crate::samples::{self, ID, ORG, TRACE};
 type Header = (String, Vec<u8>);
 
 /// All error classes that [`Unreadable`] documents.
-const CLASSES: [&str; 12] = [
+const CLASSES: [&str; 13] = [
     "null_value",
     "bad_key",
+    "key_not_canonical",
     "value_too_large",
     "payload_too_large",
     "malformed",
@@ -198,7 +199,7 @@ fn binary_cloud_events() {
         new_event(cloudevents::binary(
             texts.iter().filter(|(name, _)| *name != "content-type").copied(),
             content_type,
-            body,
+            Some(body),
         ))
     });
 }

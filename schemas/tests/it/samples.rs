@@ -68,6 +68,7 @@ pub(crate) fn avro_events() -> Vec<Vec<u8>> {
         event_id: ID.parse().unwrap(),
         event_type: "a".to_owned(),
         payload: "null".to_owned(),
+        payload_encoding: None,
         occurred_at: None,
         source: None,
         ordering_key: None,

@@ -1,5 +1,6 @@
 //! A delivery: one event on its way to one endpoint, the outcome of an attempt, and what it changes in the schedule.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub(crate) struct OutboundEvent {
     pub accepted_at: OffsetDateTime,
     /// JSON text, byte for byte.
     pub payload: String,
+    /// How binary data became the payload, as the webhook says it.
+    pub payload_encoding: Option<Cow<'static, str>>,
     /// W3C trace context, if the record had one.
     pub traceparent: Option<String>,
     pub log_epoch: i32,

@@ -5,17 +5,19 @@
 
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_json::{Map, Value};
 
 use super::body::{EVENT_BODY_BYTES, RequestBody};
+use super::members::{self, BodyError};
 use super::problem::{FieldError, Problem};
 
 /// A JSON body, deserialized into `T`. `Option<JsonBody<T>>` is `None` for an empty body.
 ///
 /// Rejections: 415 unless the content type is JSON or absent; `invalid_json` with line and column when the body is not
-/// JSON; `invalid_request` with the field when the JSON does not fit `T`; and those of [`RequestBody`].
+/// JSON; `invalid_request` with the field when the JSON does not fit `T`, when it has a member that `T` does not have
+/// (if `T` is a struct), or a member twice at any depth; and those of [`RequestBody`].
 #[derive(Debug, Clone)]
 pub struct JsonBody<T, const LIMIT: usize = EVENT_BODY_BYTES>(pub T);
 
@@ -37,33 +39,18 @@ impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> OptionalFromRequest<S> fo
     }
 }
 
-/// A JSON object whose fields the handler reads one by one. An object with a duplicate field is refused, because either
-/// value could be the intended one.
-#[derive(Debug, Clone)]
+/// A JSON object whose members the handler reads one by one. It must refuse those that it does not know:
+/// [`JsonObject::refuse_unknown`].
+#[derive(Debug, Clone, Deserialize)]
 pub struct JsonObject(pub Map<String, Value>);
 
-impl<'de> Deserialize<'de> for JsonObject {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = JsonObject;
-
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<JsonObject, A::Error> {
-                let mut fields = Map::new();
-                while let Some((name, value)) = access.next_entry::<String, Value>()? {
-                    if fields.contains_key(&name) {
-                        return Err(A::Error::custom(format!("field `{name}` is given twice")));
-                    }
-                    fields.insert(name, value);
-                }
-                Ok(JsonObject(fields))
-            }
-        }
-        deserializer.deserialize_map(Fields)
+impl JsonObject {
+    /// Refuses the first member that is not among `known`, and names the nearest.
+    ///
+    /// # Errors
+    /// The member and why.
+    pub fn refuse_unknown(&self, known: &[&str]) -> Result<(), FieldError> {
+        members::first_unknown(self.0.keys(), known).map_or(Ok(()), Err)
     }
 }
 
@@ -71,6 +58,10 @@ fn parse<T: DeserializeOwned, const LIMIT: usize>(body: &RequestBody<LIMIT>) -> 
     if !body.content_type.as_deref().is_none_or(is_json) {
         return Err(Problem::unsupported_media_type("send application/json"));
     }
+    members::check(&body.bytes, members::members_of::<T>()).map_err(|error| match error {
+        BodyError::Syntax(error) => problem_of(&error, ".", false),
+        BodyError::Member(error) => Problem::invalid("invalid_request", error.to_string()).with_details(vec![error]),
+    })?;
     let mut deserializer = serde_json::Deserializer::from_slice(&body.bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -136,10 +127,11 @@ mod tests {
     }
 
     #[test]
-    fn a_field_given_twice_is_refused() {
-        assert!(serde_json::from_str::<JsonObject>(r#"{"url": "a", "enabled": true}"#).is_ok());
-        let error = serde_json::from_str::<JsonObject>(r#"{"url": "a", "url": "b"}"#).unwrap_err();
-        assert!(error.to_string().contains("`url` is given twice"), "{error}");
+    fn an_unknown_member_of_an_object_is_refused() {
+        let object: JsonObject = serde_json::from_str(r#"{"url": "a", "enabeld": true}"#).unwrap();
+        assert!(object.refuse_unknown(&["url", "enabeld"]).is_ok());
+        let error = object.refuse_unknown(&["url", "enabled"]).unwrap_err();
+        assert_eq!(error.to_string(), "enabeld is not a member of this body; did you mean enabled?");
     }
 
     #[test]

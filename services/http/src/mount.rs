@@ -11,6 +11,7 @@ use super::cors::strict_transport_security;
 use super::observe::SlowThresholds;
 use super::problem::Problem;
 use super::request_layer::RequestLayer;
+use super::routes::Routes;
 
 /// When a request is logged as slow.
 #[derive(Debug, Clone, Copy)]
@@ -36,9 +37,10 @@ impl MountOptions {
 }
 
 /// Mounts the routes of `api` (relative, such as `/events`) at `/v1`, `/` and `/api`, each inside the request layer.
-/// `api` must have no fallback and no path that starts with `/v1` or `/api`. Other routers may be merged into the
-/// result.
-pub fn mount(api: Router, options: MountOptions) -> Router {
+/// Each refuses a query parameter that it does not declare. `api` must have no fallback and no path that starts with
+/// `/v1` or `/api`. Other routers may be merged into the result.
+pub fn mount(api: impl Into<Routes>, options: MountOptions) -> Router {
+    let api = api.into().checked();
     let routes = Router::new()
         .nest("/v1", api.clone())
         .nest("/api", api.clone())

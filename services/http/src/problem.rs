@@ -4,6 +4,7 @@
 //! and the dialect of the mount.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +13,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::context::{Dialect, RequestContext};
+use super::nearest::{MAX_TEXT_CHARACTERS, cut, shown};
 
 /// One invalid field, and why it is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,19 @@ pub struct FieldError {
     pub field: String,
     /// What is wrong with it, as a part of a sentence.
     pub reason: String,
+}
+
+impl FieldError {
+    /// A name of a client is cut to 100 characters. `reason` continues a sentence that starts with the name.
+    pub fn new(field: &str, reason: impl Into<String>) -> Self {
+        Self { field: shown(field).into_owned(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.field, self.reason)
+    }
 }
 
 /// An error response. It must not contain internals; those are logged under the same request id.
@@ -45,6 +60,8 @@ enum Status {
 
 impl Problem {
     fn with_status(status: Status, error_code: &'static str, detail: Cow<'static, str>) -> Self {
+        // It may repeat what the client sent, and an answer has it three times.
+        let detail = bounded(detail);
         Self(Box::new(ProblemFields {
             status,
             error_code,
@@ -159,7 +176,11 @@ impl Problem {
     /// Adds the invalid fields.
     #[must_use]
     pub fn with_details(mut self, details: Vec<FieldError>) -> Self {
-        self.0.details = details;
+        let bounded = |error: FieldError| FieldError {
+            field: shown(&error.field).into_owned(),
+            reason: cut(&error.reason, MAX_TEXT_CHARACTERS).into_owned(),
+        };
+        self.0.details = details.into_iter().map(bounded).collect();
         self
     }
 
@@ -219,6 +240,13 @@ impl Problem {
         for (name, value) in &self.0.headers {
             response.headers_mut().insert(name.clone(), value.clone());
         }
+    }
+}
+
+fn bounded(text: Cow<'static, str>) -> Cow<'static, str> {
+    match cut(&text, MAX_TEXT_CHARACTERS) {
+        Cow::Owned(cut) => Cow::Owned(cut),
+        Cow::Borrowed(_) => text,
     }
 }
 

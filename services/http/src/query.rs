@@ -1,4 +1,5 @@
-//! Strict parsing of query strings: a duplicate or out-of-range parameter is invalid; unknown parameters are ignored.
+//! Strict parsing of query strings: a duplicate or out-of-range parameter is invalid. [`super::routes`] refuses unknown
+//! parameters before a handler runs.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -43,6 +44,11 @@ impl QueryParams {
         }
     }
 
+    /// The names in their order, repeated ones too.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
     /// All values of a parameter that may be repeated.
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -78,9 +84,8 @@ impl QueryParams {
 
     /// The problem for an invalid parameter. `reason` continues a sentence that starts with its name.
     pub fn invalid(name: &str, reason: impl Into<String>) -> Problem {
-        let reason = reason.into();
-        Problem::invalid("invalid_request", format!("{name} {reason}"))
-            .with_details(vec![FieldError { field: name.to_owned(), reason }])
+        let error = FieldError::new(name, reason);
+        Problem::invalid("invalid_request", error.to_string()).with_details(vec![error])
     }
 }
 
@@ -101,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_decoded_and_unknown_names_ignored() {
+    fn values_are_decoded_and_kept_by_name() {
         let params = params("event_type=a%2Fb&x=1&event_type=c+d&limit=7");
         assert_eq!(params.all("event_type").collect::<Vec<_>>(), ["a/b", "c d"]);
         assert_eq!(params.parse_in_range("limit", 1..=1000).unwrap(), Some(7));

@@ -142,7 +142,7 @@ fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Resul
         };
         attributes.push((name, text));
     }
-    cloudevents::binary(attributes.iter().map(|(name, value)| (*name, value.as_ref())), content_type, body)
+    cloudevents::binary(attributes.iter().map(|(name, value)| (*name, value.as_ref())), content_type, Some(body))
 }
 
 /// The bytes that must be equal in a duplicate: the body and, in binary mode, the content type and the attributes in
@@ -191,7 +191,7 @@ fn dedup_of(
     } else if let Some(id) = new.dedup_id.take() {
         Some(Dedup::dedup_id(id, fingerprint_input))
     } else if content_dedup {
-        Some(Dedup::content(&new.event_type, &new.payload))
+        Some(Dedup::content(&new.event_type, &new.payload, new.payload_encoding))
     } else {
         None
     }

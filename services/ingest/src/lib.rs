@@ -19,10 +19,12 @@ mod turn;
 
 use axum::Router;
 use axum::routing::post;
+use http_server::Routes;
 
 pub use state::IngestState;
 
 /// The routes, relative to a mount.
-pub fn routes(state: IngestState) -> Router {
-    Router::new().route("/events", post(accept::accept)).route("/events/batch", post(batch::accept)).with_state(state)
+pub fn routes(state: IngestState) -> Routes {
+    let routes = Router::new().route("/events", post(accept::accept)).route("/events/batch", post(batch::accept));
+    routes.with_state(state).into()
 }

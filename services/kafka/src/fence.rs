@@ -11,6 +11,7 @@ pub mod skip;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemas::unix_time::{from_millis, to_millis};
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -297,7 +298,8 @@ impl Columns {
             epochs: moves.iter().map(|m| m.epoch).collect(),
             expected: moves.iter().map(|m| m.expected).collect(),
             next: moves.iter().map(|m| m.next).collect(),
-            record_times: moves.iter().map(|m| m.record_time_ms).collect(),
+            // Within what PostgreSQL can hold: a producer may have chosen the time.
+            record_times: moves.iter().map(|m| m.record_time_ms.map(|ms| to_millis(from_millis(ms)))).collect(),
         }
     }
 }

@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 const NO_ERROR: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
 
-/// The headers in their order; a header without a value has an empty one. In a name, U+FFFD replaces what is not
-/// UTF-8.
+/// The headers that have a value, in their order. In a name, U+FFFD replaces what is not UTF-8, and a NUL with what
+/// follows it: librdkafka ends names there, so that one could pass for a name that has a meaning.
 #[allow(unsafe_code)]
 pub(super) fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, Vec<u8>)> {
     let mut headers = ptr::null_mut();
@@ -27,22 +27,27 @@ pub(super) fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, Vec<u8>)> {
         return Vec::new();
     }
     let mut copied = Vec::new();
-    loop {
+    for index in 0.. {
         let (mut name, mut value, mut size) = (ptr::null::<c_char>(), ptr::null::<c_void>(), 0_usize);
         // SAFETY: `headers` was given above, and an index behind the last one is answered by an error.
-        let answer =
-            unsafe { native::rd_kafka_header_get_all(headers, copied.len(), &mut name, &mut value, &mut size) };
+        let answer = unsafe { native::rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut size) };
         if answer != NO_ERROR || name.is_null() {
-            return copied;
+            break;
+        }
+        if value.is_null() {
+            continue;
         }
         // SAFETY: librdkafka ends each name by a zero, and a value that is not null has `size` bytes; both live as long
-        // as the message.
-        let (name, value) = unsafe {
-            let value = if value.is_null() { &[][..] } else { std::slice::from_raw_parts(value.cast::<u8>(), size) };
-            (CStr::from_ptr(name), value)
-        };
-        copied.push((name.to_string_lossy().into_owned(), value.to_vec()));
+        // as the message. The value was checked for null.
+        let (name, value) = unsafe { (CStr::from_ptr(name), std::slice::from_raw_parts(value.cast::<u8>(), size)) };
+        let mut text = name.to_string_lossy().into_owned();
+        // It keeps a value right behind its name and the zero that ends it.
+        if value.as_ptr().addr() != name.as_ptr().addr() + name.to_bytes().len() + 1 {
+            text.push('\u{fffd}');
+        }
+        copied.push((text, value.to_vec()));
     }
+    copied
 }
 
 /// The leader epoch of the batch that a record is in; `None`: the batch has none.

@@ -27,8 +27,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
+use rdkafka::Timestamp;
 use rdkafka::message::Message;
-use schemas::native::NativeRecord;
+use schemas::native::{self, NativeRecord, Unreadable};
 use schemas::topics::TopicNames;
 
 /// How to reach the cluster. One value per process; every client is made from it.
@@ -107,12 +108,14 @@ pub struct Record {
     /// Append time, milliseconds since the Unix epoch. Of a marker: when it was found, by the clock of
     /// this process.
     pub timestamp_ms: i64,
+    /// Whether its producer chose the time (`CreateTime`): it may be any number.
+    pub has_producers_time: bool,
     /// Key, if there is one.
     pub key: Option<Vec<u8>>,
     /// Value; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
-    /// Headers in their order; a header without a value has an empty one. In a name, invalid UTF-8 is
-    /// replaced by U+FFFD.
+    /// The headers that have a value, in their order. In a name, U+FFFD replaces invalid UTF-8, and a NUL with what
+    /// follows it.
     pub headers: Vec<(String, Vec<u8>)>,
     /// Not a record: the last offset of a range that holds none (the end of a transaction, or aborted records). The
     /// position may move past it.
@@ -124,6 +127,14 @@ impl Record {
     /// one only, because the clock of this process may differ.
     pub fn log_time_ms(&self) -> Option<i64> {
         (!self.is_marker).then_some(self.timestamp_ms)
+    }
+
+    /// Whether it may be applied at this time, milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// When its producer gave it a time that is more than a day ahead.
+    pub fn check_time(&self, now_ms: i64) -> Result<(), Unreadable> {
+        if self.has_producers_time { native::check_time(self.timestamp_ms, now_ms) } else { Ok(()) }
     }
 
     /// The record as `schemas` reads it.
@@ -152,6 +163,7 @@ impl Record {
             partition: message.partition(),
             offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+            has_producers_time: matches!(message.timestamp(), Timestamp::CreateTime(_)),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
             headers: ffi::headers(message),
@@ -164,7 +176,16 @@ impl Record {
             .duration_since(UNIX_EPOCH)
             .ok()
             .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok());
-        let (timestamp_ms, headers) = (now_ms.unwrap_or(0), Vec::new());
-        Self { topic, partition, offset, timestamp_ms, key: None, value: None, headers, is_marker: true }
+        Self {
+            topic,
+            partition,
+            offset,
+            timestamp_ms: now_ms.unwrap_or(0),
+            has_producers_time: false,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            is_marker: true,
+        }
     }
 }

@@ -7,7 +7,13 @@ use schemas::position::{LogPosition, TOKEN_PURPOSE};
 
 /// The token of `log_position`.
 pub(crate) fn seal(key: &SealingKey, organization: OrgId, log_position: LogPosition) -> String {
-    key.seal_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &log_position.to_bytes())
+    key.seal_stable_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &log_position.to_bytes())
+}
+
+/// The token of a record that is not on the topic of events: it does not open as a position to read from.
+pub(crate) fn seal_elsewhere(key: &SealingKey, org: OrgId, topic: &str, position: LogPosition) -> String {
+    let plain = [topic.as_bytes(), &position.to_bytes()].concat();
+    key.seal_stable_token("position elsewhere", org.as_uuid().as_bytes(), &plain)
 }
 
 /// Reads a client's token; `None` if it is no token that this deployment made for this organization.

@@ -214,6 +214,11 @@ pub enum SqlEffect {
     Fatal,
 }
 
+/// Whether PostgreSQL cancelled a statement, as it does at the statement timeout. Less work may take less time.
+pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|database| database.code()).is_some_and(|code| code == "57014")
+}
+
 /// Classifies an SQL error.
 pub fn effect(error: &sqlx::Error) -> SqlEffect {
     match error {

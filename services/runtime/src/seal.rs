@@ -15,6 +15,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 
 use crate::private_file;
 
@@ -26,7 +28,13 @@ const NONCE_BYTES: usize = 24;
 
 /// The deployment's sealing key. Cloning shares it; `Debug` hides it.
 #[derive(Clone)]
-pub struct SealingKey(Arc<XChaCha20Poly1305>);
+pub struct SealingKey(Arc<Keys>);
+
+struct Keys {
+    cipher: XChaCha20Poly1305,
+    /// Keyed with a key of its own, derived from the sealing key: makes nonces from contents.
+    nonces: Hmac<Sha256>,
+}
 
 impl fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +80,8 @@ pub enum SealingKeyError {
 impl SealingKey {
     /// Makes the key from its bytes.
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
-        Self(Arc::new(XChaCha20Poly1305::new(&bytes.into())))
+        let derived = keyed(&bytes).chain_update(b"triggers nonces of stable tokens").finalize().into_bytes();
+        Self(Arc::new(Keys { cipher: XChaCha20Poly1305::new(&bytes.into()), nonces: keyed(&derived.into()) }))
     }
 
     /// Parses a key from base64 text in the configuration.
@@ -130,10 +139,24 @@ impl SealingKey {
 
     /// Seals `plain`. Opening needs the same `purpose` (the kind of value) and `context` (its owner).
     pub fn seal(&self, purpose: &str, context: &[u8], plain: &[u8]) -> Vec<u8> {
-        let nonce: [u8; NONCE_BYTES] = rand::random();
+        self.seal_with(rand::random(), &associated_data(purpose, context), plain)
+    }
+
+    /// Like [`Self::seal_token`], but the same value always gives the same token, so that clients can compare tokens.
+    /// It shows that two values are equal, and nothing else of them.
+    pub fn seal_stable_token(&self, purpose: &str, context: &[u8], plain: &[u8]) -> String {
         let aad = associated_data(purpose, context);
+        // The length in front, so that two different pairs of owner and value never give the same bytes.
+        let mac = self.0.nonces.clone().chain_update((aad.len() as u64).to_be_bytes()).chain_update(&aad);
+        let digest: [u8; 32] = mac.chain_update(plain).finalize().into_bytes().into();
+        let mut nonce = [0; NONCE_BYTES];
+        nonce.copy_from_slice(&digest[..NONCE_BYTES]);
+        URL_SAFE_NO_PAD.encode(self.seal_with(nonce, &aad, plain))
+    }
+
+    fn seal_with(&self, nonce: [u8; NONCE_BYTES], aad: &[u8], plain: &[u8]) -> Vec<u8> {
         // The cipher fails only for plaintexts of 256 GiB. The empty result of that case cannot be opened.
-        let sealed = self.0.encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: &aad }).unwrap_or_default();
+        let sealed = self.0.cipher.encrypt(&XNonce::from(nonce), Payload { msg: plain, aad }).unwrap_or_default();
         let mut bytes = Vec::with_capacity(NONCE_BYTES + sealed.len());
         bytes.extend_from_slice(&nonce);
         bytes.extend_from_slice(&sealed);
@@ -145,7 +168,7 @@ impl SealingKey {
         let (nonce, body) = sealed.split_at_checked(NONCE_BYTES)?;
         let nonce: [u8; NONCE_BYTES] = nonce.try_into().ok()?;
         let aad = associated_data(purpose, context);
-        self.0.decrypt(&XNonce::from(nonce), Payload { msg: body, aad: &aad }).ok()
+        self.0.cipher.decrypt(&XNonce::from(nonce), Payload { msg: body, aad: &aad }).ok()
     }
 
     /// Like [`Self::seal`], as text for URLs and JSON (base64url without padding).
@@ -157,6 +180,13 @@ impl SealingKey {
     pub fn open_token(&self, purpose: &str, context: &[u8], token: &str) -> Option<Vec<u8>> {
         self.open(purpose, context, &URL_SAFE_NO_PAD.decode(token).ok()?)
     }
+}
+
+fn keyed(key: &[u8; KEY_BYTES]) -> Hmac<Sha256> {
+    // HMAC pads a short key with zeros to the block of its hash.
+    let mut block = [0; 64];
+    block[..KEY_BYTES].copy_from_slice(key);
+    Hmac::new(&block.into())
 }
 
 /// The purpose has a length prefix, so that two different pairs of purpose and context never give the same bytes.
@@ -184,6 +214,27 @@ mod tests {
         assert_eq!(SealingKey::from_bytes([8; KEY_BYTES]).open_token("cursor", b"org-a", &token), None);
         assert_eq!(key.open_token("cursor", b"org-a", "short"), None);
         assert_eq!(key.open_token("cursor", b"org-a", &format!("{token}A")), None);
+    }
+
+    #[test]
+    fn a_stable_token_is_the_same_text_for_the_same_value() {
+        let (key, other) = (SealingKey::from_bytes([7; KEY_BYTES]), SealingKey::from_bytes([8; KEY_BYTES]));
+        let seal = |key: &SealingKey, purpose, context, plain| key.seal_stable_token(purpose, context, plain);
+        let token = seal(&key, "position", b"org-a", b"value");
+        assert_eq!(seal(&SealingKey::from_bytes([7; KEY_BYTES]), "position", b"org-a", b"value"), token);
+        assert_eq!(key.open_token("position", b"org-a", &token).as_deref(), Some(&b"value"[..]));
+        assert_eq!(key.open_token("position", b"org-b", &token), None);
+        let nonce = |token: &str| URL_SAFE_NO_PAD.decode(token).unwrap()[..NONCE_BYTES].to_vec();
+        for different in [
+            seal(&other, "position", b"org-a", b"value"),
+            seal(&key, "cursor", b"org-a", b"value"),
+            seal(&key, "position", b"org-b", b"value"),
+            seal(&key, "position", b"org-a", b"valuf"),
+            seal(&key, "position", b"org-", b"avalue"),
+            key.seal_token("position", b"org-a", b"value"),
+        ] {
+            assert_ne!(nonce(&different), nonce(&token), "a nonce is never used for two values");
+        }
     }
 
     #[test]

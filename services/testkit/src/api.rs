@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use http::{HeaderMap, StatusCode};
-use http_server::{MountOptions, ServerLimits, ServerSettings};
+use http_server::{MountOptions, Routes, ServerLimits, ServerSettings};
 use reqwest::{Client, RequestBuilder};
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
@@ -65,7 +64,7 @@ pub async fn send(request: RequestBuilder) -> Answer {
 }
 
 /// Serves the routes until `stop` is cancelled. Returns the URL, without a slash at its end.
-pub async fn serve(routes: Router, stop: &CancellationToken) -> String {
+pub async fn serve(routes: impl Into<Routes>, stop: &CancellationToken) -> String {
     let router = http_server::mount(routes, MountOptions::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

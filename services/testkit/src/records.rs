@@ -15,6 +15,7 @@ pub fn event(org: OrgId) -> Event {
         event_id: EventId::generate(),
         event_type: "a".to_owned(),
         payload: "{}".to_owned(),
+        payload_encoding: None,
         occurred_at: None,
         source: None,
         ordering_key: None,

@@ -102,6 +102,7 @@ fn avro(sender: &Sender, tag: &str, org: Uuid) -> (Vec<u8>, Option<Uuid>) {
         event_id,
         event_type: "fault.native".to_owned(),
         payload: json!({"tag": tag, "org": org}).to_string(),
+        payload_encoding: None,
         occurred_at: None,
         source: None,
         ordering_key: Some(format!("key-{}", sender.number)),

@@ -109,7 +109,7 @@ impl WebhookClient {
         event: &OutboundEvent,
         now: OffsetDateTime,
     ) -> Result<EndpointResponse, reqwest::Error> {
-        let body = body::request_body(event.event_id, &event.event_type, event.accepted_at, &event.payload);
+        let body = body::request_body(event);
         let headers = headers(endpoint, event, now.unix_timestamp(), &body);
         let request = self.client.post(endpoint.url.clone()).headers(headers).timeout(endpoint.timeout).body(body);
         let response = request.send().await?;

@@ -1,11 +1,10 @@
 //! Validates the fields that a client writes to an endpoint. Pure.
 
 use http::{HeaderName, HeaderValue};
-use http_server::FieldError;
-use serde_json::{Map, Value};
+use http_server::{FieldError, JsonObject};
+use serde_json::Value;
 
 use crate::attempt::egress::EgressPolicy;
-use crate::retry::policy::DEFAULT_DELAYS_SECONDS;
 
 /// Timeout of one request if the endpoint has none of its own, seconds.
 pub(crate) const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
@@ -19,8 +18,9 @@ const MAX_DELAY_SECONDS: u32 = 86_400;
 const MAX_HEADERS: usize = 20;
 const MAX_HEADER_BYTES: usize = 4096;
 
-/// Headers that the dispatcher sets, that describe the body, or that belong to the connection. A trailing hyphen makes
-/// a prefix.
+/// Headers that the dispatcher sets, that describe the body, that belong to the connection, that say where a request
+/// comes from, or that a cloud's metadata service wants (the second line behind the egress guard). A trailing hyphen
+/// makes a prefix.
 const REFUSED_HEADERS: &[&str] = &[
     "host",
     "content-",
@@ -31,16 +31,45 @@ const REFUSED_HEADERS: &[&str] = &[
     "te",
     "trailer",
     "upgrade",
+    "http2-settings",
     "expect",
     "webhook-",
+    "triggers-",
     "user-agent",
     "traceparent",
+    "tracestate",
+    "via",
+    "forwarded",
+    "x-forwarded-",
+    "x-real-ip",
+    "metadata",
+    "metadata-",
+    "x-google-metadata-request",
+    "x-aws-ec2-metadata-",
+    "x-aliyun-ecs-metadata-",
+    "x-tencent-metadata-",
+];
+
+/// All members of a request body.
+const MEMBERS: &[&str] = &[
+    "url",
+    "event_types",
+    "filter",
+    "description",
+    "headers",
+    "ordered",
+    "max_in_flight",
+    "rate_limit_per_second",
+    "timeout_seconds",
+    "retry_schedule",
+    "ack_on_success",
+    "enabled",
 ];
 
 /// Names and values.
 pub(crate) type Headers = Vec<(String, String)>;
 
-/// The valid fields of a request; `None`: the request does not have the field. `null` means the default.
+/// The valid fields of a request; `None`: the request does not have the field.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct EndpointPatch {
     /// Normalized.
@@ -58,32 +87,39 @@ pub(crate) struct EndpointPatch {
 }
 
 impl EndpointPatch {
-    /// Reads the fields of a JSON object. Unknown fields are ignored. Planned fields are refused, so that no client
-    /// relies on them.
+    /// Reads the fields of a new endpoint, where `null` is the same as absent.
     ///
     /// # Errors
     /// Every invalid field.
-    pub(crate) fn read(object: &Map<String, Value>, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
+    pub(crate) fn read_new(mut object: JsonObject, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
+        object.refuse_unknown(MEMBERS).map_err(|error| vec![error])?;
+        object.0.retain(|_, value| !value.is_null());
+        Self::read(&object, policy)
+    }
+
+    /// Reads the fields of a change. `null` is refused, except for fields that may be empty. Planned fields are
+    /// refused, so that no client relies on them.
+    ///
+    /// # Errors
+    /// Every invalid field.
+    pub(crate) fn read(object: &JsonObject, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
+        object.refuse_unknown(MEMBERS).map_err(|error| vec![error])?;
         let mut fields = Fields { object, errors: Vec::new() };
         let patch = Self {
             url: fields.take("url", |value| url(value, policy)),
-            event_types: fields.take_or("event_types", Vec::new, event_types),
-            description: fields.take_or("description", || None, |value| description(value).map(Some)),
-            headers: fields.take_or("headers", Vec::new, headers),
-            max_in_flight: fields.take_or("max_in_flight", || None, |value| number(value, 1, MAX_IN_FLIGHT).map(Some)),
-            timeout_seconds: fields.take_or(
-                "timeout_seconds",
-                || DEFAULT_TIMEOUT_SECONDS,
-                |value| number(value, 1, MAX_TIMEOUT_SECONDS),
-            ),
-            retry_schedule: fields.take_or("retry_schedule", || DEFAULT_DELAYS_SECONDS.to_vec(), retry_schedule),
-            enabled: fields.take_or("enabled", || true, flag),
+            event_types: fields.take("event_types", event_types),
+            description: fields.take_nullable("description", description),
+            headers: fields.take("headers", headers),
+            max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, MAX_IN_FLIGHT)),
+            timeout_seconds: fields.take("timeout_seconds", |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
+            retry_schedule: fields.take("retry_schedule", retry_schedule),
+            enabled: fields.take("enabled", flag),
         };
         for name in ["ordered", "ack_on_success"] {
             fields.refuse_unless(name, |value| value == &Value::Bool(false));
         }
         for name in ["filter", "rate_limit_per_second"] {
-            fields.refuse_unless(name, |_| false);
+            fields.refuse_unless(name, Value::is_null);
         }
         if fields.errors.is_empty() { Ok(patch) } else { Err(fields.errors) }
     }
@@ -91,33 +127,28 @@ impl EndpointPatch {
 
 /// Reads fields and collects the errors.
 struct Fields<'a> {
-    object: &'a Map<String, Value>,
+    object: &'a JsonObject,
     errors: Vec<FieldError>,
 }
 
 impl Fields<'_> {
     fn take<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
-        match read(self.object.get(name)?) {
+        match read(self.object.0.get(name)?) {
             Ok(value) => Some(value),
             Err(reason) => {
-                self.errors.push(FieldError { field: name.to_owned(), reason });
+                self.errors.push(FieldError::new(name, reason));
                 None
             }
         }
     }
 
-    fn take_or<T>(
-        &mut self,
-        name: &str,
-        default: impl FnOnce() -> T,
-        read: impl FnOnce(&Value) -> Result<T, String>,
-    ) -> Option<T> {
-        if self.object.get(name).is_some_and(Value::is_null) { Some(default()) } else { self.take(name, read) }
+    fn take_nullable<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Result<T, String>) -> Option<Option<T>> {
+        self.take(name, |value| if value.is_null() { Ok(None) } else { read(value).map(Some) })
     }
 
     fn refuse_unless(&mut self, name: &str, harmless: impl FnOnce(&Value) -> bool) {
-        if self.object.get(name).is_some_and(|value| !value.is_null() && !harmless(value)) {
-            self.errors.push(FieldError { field: name.to_owned(), reason: "is not supported yet".to_owned() });
+        if self.object.0.get(name).is_some_and(|value| !harmless(value)) {
+            self.errors.push(FieldError::new(name, "is not supported yet"));
         }
     }
 }
@@ -233,7 +264,11 @@ mod tests {
     }
 
     fn read(value: &Value) -> Result<EndpointPatch, Vec<FieldError>> {
-        EndpointPatch::read(value.as_object().unwrap(), &policy())
+        EndpointPatch::read(&JsonObject(value.as_object().unwrap().clone()), &policy())
+    }
+
+    fn read_new(value: &Value) -> Result<EndpointPatch, Vec<FieldError>> {
+        EndpointPatch::read_new(JsonObject(value.as_object().unwrap().clone()), &policy())
     }
 
     fn invalid_fields(value: &Value) -> Vec<String> {
@@ -245,7 +280,7 @@ mod tests {
         let patch = read(&json!({
             "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d",
             "headers": {"X-Token": "t 1"}, "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
-            "enabled": false, "ordered": false, "unknown": 1,
+            "enabled": false, "ordered": false,
         }));
         let wanted = EndpointPatch {
             url: Some("https://example.com/hook".to_owned()),
@@ -259,9 +294,36 @@ mod tests {
         };
         assert_eq!(patch.unwrap(), wanted);
         assert_eq!(read(&json!({})).unwrap(), EndpointPatch::default());
-        let defaults = read(&json!({"timeout_seconds": null, "retry_schedule": null, "description": null})).unwrap();
-        assert_eq!((defaults.timeout_seconds, defaults.description), (Some(10), Some(None)));
-        assert_eq!(defaults.retry_schedule, Some(vec![30, 120, 600, 3600]));
+    }
+
+    #[test]
+    fn null_changes_only_what_may_be_empty() {
+        let nullable =
+            json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null});
+        let wanted = EndpointPatch { description: Some(None), max_in_flight: Some(None), ..EndpointPatch::default() };
+        assert_eq!(read(&nullable).unwrap(), wanted);
+        let others = [
+            "url",
+            "event_types",
+            "headers",
+            "ordered",
+            "timeout_seconds",
+            "retry_schedule",
+            "ack_on_success",
+            "enabled",
+        ];
+        for name in others {
+            assert_eq!(invalid_fields(&json!({ name: null })), [name]);
+            assert_eq!(read_new(&json!({ name: null })).unwrap(), EndpointPatch::default(), "{name} of a new endpoint");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_and_the_nearest_is_named() {
+        let reason = "is not a member of this body; did you mean event_types?";
+        for errors in [read(&json!({"event_type": ["a"]})), read_new(&json!({"url": "x", "event_type": null}))] {
+            assert_eq!(errors.unwrap_err(), [FieldError::new("event_type", reason)]);
+        }
     }
 
     #[test]
@@ -317,6 +379,20 @@ mod tests {
             "webhook-anything",
             "User-Agent",
             "Traceparent",
+            "Tracestate",
+            "HTTP2-Settings",
+            "Triggers-Hop",
+            "Via",
+            "Forwarded",
+            "X-Forwarded-For",
+            "X-Forwarded-Host",
+            "X-Real-IP",
+            "Metadata",
+            "Metadata-Flavor",
+            "Metadata-Token",
+            "X-Google-Metadata-Request",
+            "X-aws-ec2-metadata-token",
+            "X-aws-ec2-metadata-token-ttl-seconds",
             "bad name",
             "",
             "x\n",

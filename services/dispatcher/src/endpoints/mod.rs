@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderValue, StatusCode, header};
-use http_server::{FieldError, JsonBody, JsonObject, PathId, Problem, Timestamp};
+use http_server::{FieldError, JsonBody, JsonObject, PathId, Problem, Routes, Timestamp};
 use runtime::postgres::{SqlEffect, effect};
 use runtime::seal::SealingKey;
 use schemas::ids::{EndpointId, OrgId};
@@ -47,23 +47,24 @@ impl FromRef<EndpointsState> for Authenticator {
 }
 
 /// The routes of webhook endpoints. `policy` must be the dispatcher's.
-pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, policy: EgressPolicy) -> Router {
-    Router::new()
+pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, policy: EgressPolicy) -> Routes {
+    let router = Router::new()
         .route("/endpoints", post(create).get(list))
         .route("/endpoints/{id}", get(show).patch(update).delete(remove))
         .route("/webhook/config", post(configure))
-        .with_state(EndpointsState { authenticator, pool, sealing, policy: Arc::new(policy) })
+        .with_state(EndpointsState { authenticator, pool, sealing, policy: Arc::new(policy) });
+    router.into()
 }
 
 async fn create(
     State(state): State<EndpointsState>,
     caller: Caller,
-    JsonBody(JsonObject(body)): JsonBody<JsonObject>,
+    JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Response, Problem> {
     may_write(&caller)?;
-    let patch = EndpointPatch::read(&body, &state.policy).map_err(invalid)?;
+    let patch = EndpointPatch::read_new(body, &state.policy).map_err(invalid)?;
     let Some(url) = patch.url.clone() else {
-        return Err(invalid(vec![FieldError { field: "url".to_owned(), reason: "is required".to_owned() }]));
+        return Err(invalid(vec![FieldError::new("url", "is required")]));
     };
     let (mut endpoint, secret) = new_endpoint(&state.sealing, caller.org_id, url);
     apply(&mut endpoint, patch, &state.sealing);
@@ -93,7 +94,7 @@ async fn update(
     State(state): State<EndpointsState>,
     caller: Caller,
     PathId(id): PathId<EndpointId>,
-    JsonBody(JsonObject(body)): JsonBody<JsonObject>,
+    JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<Value>, Problem> {
     may_write(&caller)?;
     let patch = EndpointPatch::read(&body, &state.policy).map_err(invalid)?;

@@ -1,6 +1,7 @@
 //! Decodes a record of the log and matches it against the endpoints. Pure. `schemas` defines what a record may be. An
 //! unreadable record is only counted here: the materializer writes the dead letters.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http_server::Timestamp;
@@ -33,14 +34,17 @@ impl MatchKind {
     }
 }
 
-/// Reads one record of a partition whose log is in `log_epoch`.
-pub(crate) fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> (ReadRecord, MatchKind) {
-    let (matched, kind) = match match_event(record, log_epoch, snapshot) {
+/// Reads one record of a partition whose log is in `log_epoch`. `now_ms`: milliseconds since the Unix epoch.
+pub(crate) fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot, now_ms: i64) -> (ReadRecord, MatchKind) {
+    let has_time = record.check_time(now_ms).is_ok();
+    let matched = if has_time { match_event(record, log_epoch, snapshot) } else { Err(Unreadable) };
+    let (matched, kind) = match matched {
         Ok(Some(matched)) => (Some(matched), MatchKind::Matched),
         Ok(None) => (None, MatchKind::Unmatched),
         Err(Unreadable) => (None, MatchKind::Unreadable),
     };
-    let (partition, offset, timestamp_ms) = (record.partition, record.offset, record.log_time_ms());
+    let timestamp_ms = record.log_time_ms().filter(|_| has_time);
+    let (partition, offset) = (record.partition, record.offset);
     (ReadRecord { partition, offset, timestamp_ms, matched }, kind)
 }
 
@@ -74,6 +78,7 @@ fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEven
         // No broker writes a time outside of the calendar.
         accepted_at: Timestamp::from_millis(record.timestamp_ms).map_or(OffsetDateTime::UNIX_EPOCH, |time| time.0),
         payload: event.payload,
+        payload_encoding: event.payload_encoding.map(|encoding| Cow::Borrowed(encoding.as_str())),
         // It becomes a header, and a text in the database.
         traceparent: event
             .traceparent

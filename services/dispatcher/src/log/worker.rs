@@ -13,6 +13,7 @@ use kafka::Record;
 use kafka::consumer::{ConsumerEvent, Session, SessionEnd};
 use kafka::fence::{self, Claim};
 use schemas::ids::EndpointId;
+use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
@@ -196,11 +197,11 @@ impl LogWorker {
     async fn track(&mut self, records: &[Record], session: &Session) -> Option<Arc<Snapshot>> {
         let endpoint_cache = self.dependencies.endpoint_cache.clone();
         let snapshot = read_with_retries(&self.dependencies, session, || endpoint_cache.current()).await?;
-        let now = Instant::now();
+        let (now, now_ms) = (Instant::now(), to_millis(OffsetDateTime::now_utc()));
         let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
         for record in records {
             let Some(log_epoch) = self.tracker.log_epoch(record.partition) else { continue };
-            let (read, kind) = record::read(record, log_epoch, &snapshot);
+            let (read, kind) = record::read(record, log_epoch, &snapshot, now_ms);
             METRICS.records.with_label_values(&[kind.as_str()]).inc();
             undecided.entry(record.partition).or_default().extend(self.tracker.track(read, now));
         }

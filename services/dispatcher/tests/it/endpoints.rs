@@ -94,6 +94,50 @@ async fn invalid_and_planned_fields_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn unknown_members_and_private_names_are_refused_by_name() {
+    let system = System::without_dispatcher().await;
+    let raw = json!({"$serde_json::private::RawValue": "\"http://127.0.0.1:9/\""});
+    let url = "https://example.com/";
+    for (path, body, field) in [
+        ("/endpoints", json!({ "url": raw }), "url.$serde_json::private::RawValue"),
+        ("/endpoints", json!({"url": url, "headers": { "x-a": raw }}), "headers.x-a.$serde_json::private::RawValue"),
+        ("/endpoints", json!({"url": url, "event_type": ["a"]}), "event_type"),
+        ("/endpoints", json!({"url": url, "headers": {"X-A": "1", "x-a": "2"}}), "headers"),
+        ("/endpoints", json!({"url": url, "headers": {"X-Forwarded-For": "10.0.0.1"}}), "headers"),
+        ("/webhook/config", json!({ "webhook_url": raw }), "webhook_url.$serde_json::private::RawValue"),
+        ("/webhook/config", json!({"webhook_url": url, "url": url}), "url"),
+    ] {
+        let answer = system.call(Method::POST, path, KEY, Some(body)).await;
+        assert_eq!((answer.status, &answer.body["details"][0]["field"]), (StatusCode::BAD_REQUEST, &json!(field)));
+    }
+    let twice = r#"{"url": "https://example.com/", "headers": {"x-a": "1", "x-a": "2"}}"#;
+    let url = format!("{}/endpoints", system.base_url);
+    let request = system.client.post(url).bearer_auth(KEY).header("content-type", "application/json").body(twice);
+    let answer = testkit::api::send(request).await;
+    assert_eq!((answer.status, &answer.body["details"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("headers.x-a")));
+    assert_eq!(version(&system).await, 0, "nothing was made");
+}
+
+#[tokio::test]
+async fn a_patch_with_null_empties_only_what_may_be_empty() {
+    let system = System::without_dispatcher().await;
+    let body = json!({"url": "https://example.com/", "timeout_seconds": 7, "description": "d", "max_in_flight": 3});
+    let made = system.call(Method::POST, "/endpoints", KEY, Some(body)).await.body;
+    let path = format!("/endpoints/{}", made["id"].as_str().unwrap());
+    for name in ["url", "event_types", "headers", "timeout_seconds", "retry_schedule", "enabled"] {
+        let answer = system.call(Method::PATCH, &path, KEY, Some(json!({ name: null }))).await;
+        assert_eq!((answer.status, &answer.body["details"][0]["field"]), (StatusCode::BAD_REQUEST, &json!(name)));
+    }
+    let emptied = json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null});
+    let answer = system.call(Method::PATCH, &path, KEY, Some(emptied)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    assert_eq!(
+        (&answer.body["description"], &answer.body["max_in_flight"], &answer.body["timeout_seconds"]),
+        (&Value::Null, &Value::Null, &json!(7))
+    );
+}
+
+#[tokio::test]
 async fn only_an_unrestricted_manage_key_may_write_endpoints() {
     let system = System::without_dispatcher().await;
     let key = async |more: Value| {
@@ -103,17 +147,17 @@ async fn only_an_unrestricted_manage_key_may_write_endpoints() {
         assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
         answer.body["key"].as_str().unwrap().to_owned()
     };
-    let body = || Some(json!({"url": "https://example.com/", "webhook_url": "https://example.com/"}));
+    let body = |member: &str| Some(json!({ member: "https://example.com/" }));
     let consumer = key(json!({"role": "consume"})).await;
     let restricted = key(json!({"role": "manage", "event_types": ["a"]})).await;
     for key in [&consumer, &restricted] {
-        for path in ["/endpoints", "/webhook/config"] {
-            assert_eq!(system.call(Method::POST, path, key, body()).await.status, StatusCode::FORBIDDEN);
+        for (path, member) in [("/endpoints", "url"), ("/webhook/config", "webhook_url")] {
+            assert_eq!(system.call(Method::POST, path, key, body(member)).await.status, StatusCode::FORBIDDEN);
         }
     }
     assert_eq!(system.call(Method::GET, "/endpoints", &consumer, None).await.status, StatusCode::FORBIDDEN);
     let manager = key(json!({"role": "manage"})).await;
-    assert_eq!(system.call(Method::POST, "/endpoints", &manager, body()).await.status, StatusCode::CREATED);
+    assert_eq!(system.call(Method::POST, "/endpoints", &manager, body("url")).await.status, StatusCode::CREATED);
 }
 
 #[tokio::test]

@@ -200,3 +200,44 @@ async fn an_optional_body_may_be_absent_but_not_malformed() {
     assert_eq!(server.request("POST /v1/maybe", &[], br#"{"name": "a"}"#).await.text(), "a");
     server.request("POST /v1/maybe", &[], b"{").await.problem(400, "invalid_json");
 }
+
+/// The detail and the only field of a refusal.
+fn refusal(problem: &serde_json::Value) -> (&str, &str) {
+    (problem["detail"].as_str().unwrap(), problem["details"][0]["field"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn unknown_and_repeated_members_are_refused_by_name() {
+    let server = Server::start(api()).await;
+    for (body, detail, field) in [
+        (r#"{"nmae": "a"}"#, "nmae is not a member of this body; did you mean name?", "nmae"),
+        (r#"{"name": "a", "x": 1}"#, "x is not a member of this body; known: name, sizes", "x"),
+        (r#"{"name": "a", "name": "a"}"#, "name is given twice", "name"),
+        (r#"{"name": "a", "sizes": {"x": 1, "x": 1}}"#, "sizes.x is given twice", "sizes.x"),
+    ] {
+        let problem = server.request("POST /v1/json", &[], body.as_bytes()).await.problem(400, "invalid_request");
+        assert_eq!(refusal(&problem), (detail, field));
+        server.request("POST /api/maybe", &[], body.as_bytes()).await.problem(422, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn names_of_a_librarys_own_have_no_meaning() {
+    let server = Server::start(api()).await;
+    for private in ["RawValue", "Number"] {
+        let body = format!(r#"{{"name": {{"$serde_json::private::{private}": "\"a\""}}}}"#);
+        let problem = server.request("POST /v1/json", &[], body.as_bytes()).await.problem(400, "invalid_request");
+        assert_eq!(problem["details"][0]["field"], format!("name.$serde_json::private::{private}"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_repeats_100_characters_of_a_name() {
+    let server = Server::start(api()).await;
+    let body = format!(r#"{{"name": "a", "{}": 1}}"#, "x".repeat(500_000));
+    let problem = server.request("POST /v1/json", &[], body.as_bytes()).await.problem(400, "invalid_request");
+    assert_eq!(refusal(&problem).1, format!("{}\u{2026}", "x".repeat(100)));
+    let body = format!(r#"{{"name": "a", "sizes": {{"{}": "not a number"}}}}"#, "x".repeat(500_000));
+    let problem = server.request("POST /v1/json", &[], body.as_bytes()).await.problem(400, "invalid_request");
+    assert!(problem.to_string().len() < 3_000, "the whole answer has {} bytes", problem.to_string().len());
+}

@@ -4,8 +4,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use fuzz::{ANY_TEXT, DecodeOutcome, Samples, drive};
-use http::{HeaderValue, Request, StatusCode, Uri};
-use http_server::{MountOptions, PathId, QueryParams, mount};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_server::{MountOptions, Parameter, PathId, QueryParams, Routes, mount};
 use runtime::seal::SealingKey;
 use schemas::ids::EventId;
 use schemas::position::{LogPosition, TOKEN_PURPOSE};
@@ -30,6 +30,8 @@ fn no_path_or_header_causes_a_server_error() {
     let api = Router::new()
         .route("/events/{id}", get(async |PathId(id): PathId<EventId>| id.to_string()))
         .route("/inbox", get(async |_: QueryParams| "page"));
+    const PARAMETERS: &[Parameter] = &[Parameter::one("limit"), Parameter::repeated("event_type")];
+    let api = Routes::from(api).with_query(Method::GET, "/inbox", PARAMETERS);
     let router = mount(api, MountOptions::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let golden = golden();

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use http_server::{MountOptions, ServerLimits, ServerSettings, mount, serve};
+use http_server::{MountOptions, Routes, ServerLimits, ServerSettings, mount, serve};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,7 +39,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(api: Router) -> Self {
+    async fn start(api: impl Into<Routes>) -> Self {
         Self::start_with(mount(api, MountOptions::default()), ServerLimits::default()).await
     }
 

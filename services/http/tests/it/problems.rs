@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use http::StatusCode;
-use http_server::{ClientAddress, Dialect, FieldError, Problem, QueryParams, RequestContext};
+use http::{Method, StatusCode};
+use http_server::{ClientAddress, Dialect, FieldError, Parameter, Problem, QueryParams, RequestContext, Routes};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{Server, head, within};
 
-fn api() -> Router {
-    Router::new()
+const PARAMETERS: &[Parameter] = &[Parameter::one("limit"), Parameter::repeated("name")];
+
+fn api() -> Routes {
+    let router = Router::new()
         .route("/things", get(|| async { "things" }).post(|| async { "made" }))
         .route("/things/{id}", get(|| async { Problem::not_found() }))
         .route("/invalid", get(invalid))
@@ -24,7 +26,8 @@ fn api() -> Router {
         .route("/own", get(|| async { (StatusCode::GONE, axum::Json(json!({ "mine": true }))) }))
         .route("/context", get(context))
         .route("/query", get(query))
-        .route("/only-post", post(|| async {}))
+        .route("/only-post", post(|| async {}));
+    Routes::from(router).with_query(Method::GET, "/query", PARAMETERS).with_query(Method::GET, "/invalid", PARAMETERS)
 }
 
 async fn invalid() -> Problem {
@@ -76,7 +79,37 @@ async fn the_invalid_code_is_400_and_on_api_422() {
     server.get("/api/invalid").await.problem(422, "invalid_request");
     server.get("/api/query?limit=1001").await.problem(422, "invalid_request");
     server.get("/v1/query?limit=1&limit=2").await.problem(400, "invalid_request");
-    assert_eq!(server.get("/query?limit=7&unknown=1").await.text(), "7");
+    assert_eq!(server.get("/query?limit=7").await.text(), "7");
+}
+
+#[tokio::test]
+async fn a_parameter_that_the_route_does_not_declare_is_refused() {
+    let server = Server::start(api()).await;
+    for (path, reason) in [
+        ("/v1/query?limt=7", "is not a parameter of this route; did you mean limit?"),
+        ("/query?limit=7&limit%5B%5D=1", "is not a parameter of this route; did you mean limit?"),
+        ("/v1/query?offset=7", "is not a parameter of this route; known: limit, name"),
+        ("/v1/query?limit=7&limit=7", "is given more than once"),
+        ("/v1/query?=7", "is not a parameter of this route; known: limit, name"),
+        ("/v1/things?_=1", "is not a parameter of this route: there is none"),
+        ("/v1/things/7?limit=1", "is not a parameter of this route: there is none"),
+    ] {
+        let problem = server.get(path).await.problem(400, "invalid_request");
+        assert_eq!(problem["details"][0]["reason"], reason, "{path}");
+    }
+    server.request("POST /api/things?limit=1", &[], b"").await.problem(422, "invalid_request");
+    assert_eq!(server.request("HEAD /v1/query?limt=1", &[], b"").await.status, 400);
+}
+
+#[tokio::test]
+async fn declared_queries_empty_ones_and_wrong_methods_pass() {
+    let server = Server::start(api()).await;
+    assert_eq!(server.get("/v1/query?limit=7&name=a&name=b").await.text(), "7");
+    assert_eq!(server.get("/v1/things?").await.text(), "things");
+    assert_eq!(server.get("/api/things?&").await.text(), "things");
+    server.request("DELETE /v1/things?x=1", &[], b"").await.problem(405, "method_not_allowed");
+    server.get("/v1/nothing?x=1").await.problem(404, "route_not_found");
+    assert_eq!(server.request("OPTIONS /v1/things?x=1", &[], b"").await.status, 204);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use crate::consumer::{Owner, PATIENCE, cluster, start};
 use crate::database;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_header_name_of_invalid_utf8_is_read() {
+async fn header_names_of_invalid_utf8_or_with_nul_are_read() {
     let (database, pool) = database().await;
     let kafka = cluster(1).await;
     let topics = [kafka.topics.events.clone(), kafka.topics.acks.clone()];
@@ -38,9 +38,11 @@ async fn a_header_name_of_invalid_utf8_is_read() {
         let expected = [
             ("a".to_owned(), b"1".to_vec()),
             ("\u{fffd}b\u{fffd}".to_owned(), b"2".to_vec()),
-            ("c".to_owned(), Vec::new()),
+            ("content-type\u{fffd}".to_owned(), b"4".to_vec()),
+            ("\u{fffd}".to_owned(), b"5".to_vec()),
+            ("empty".to_owned(), Vec::new()),
         ];
-        assert_eq!(of_topic[0].headers, expected);
+        assert_eq!(of_topic[0].headers, expected, "a header without a value is absent");
         assert_eq!(of_topic[1].value.as_deref(), Some(b"after".as_slice()));
     }
     drop(received);
@@ -211,8 +213,15 @@ fn send_with_odd_header(producer: &BaseProducer, topic: &str) {
     // SAFETY: librdkafka copies names, values and the payload (RD_KAFKA_MSG_F_COPY), and owns the headers once they
     // were sent.
     unsafe {
-        let headers = rd_kafka_headers_new(3);
-        for (name, value) in [(b"a".as_slice(), Some(b"1".as_slice())), (b"\xffb\xfe", Some(b"2")), (b"c", None)] {
+        let headers = rd_kafka_headers_new(6);
+        for (name, value) in [
+            (b"a".as_slice(), Some(b"1".as_slice())),
+            (b"\xffb\xfe", Some(b"2")),
+            (b"c", None),
+            (b"content-type\0x", Some(b"4")),
+            (b"\0", Some(b"5")),
+            (b"empty", Some(b"")),
+        ] {
             let (start, size) =
                 value.map_or((ptr::null(), -1), |value| (value.as_ptr().cast::<c_void>(), value.len() as isize));
             let _added = rd_kafka_header_add(headers, name.as_ptr().cast::<c_char>(), name.len() as isize, start, size);

@@ -9,7 +9,7 @@ use http::StatusCode;
 use http_server::{FieldError, JsonBody, Problem, RequestContext};
 use schemas::ids::EventId;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::Value;
 use tenancy::Caller;
 
 use super::acknowledge::acknowledge;
@@ -21,7 +21,7 @@ const MAX_IDS: usize = 1_000;
 pub(super) struct AckManyRequest {
     event_ids: Option<Vec<String>>,
     /// Reserved: leases do not exist yet, so a request with this field is refused.
-    lease_id: Option<Box<RawValue>>,
+    lease_id: Option<Value>,
 }
 
 #[derive(Serialize)]

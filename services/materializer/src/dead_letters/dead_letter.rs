@@ -213,6 +213,7 @@ pub(super) mod tests {
             value: Some(b"v".to_vec()),
             headers: all,
             is_marker: false,
+            has_producers_time: false,
         };
         DeadLetter::read(record).unwrap()
     }

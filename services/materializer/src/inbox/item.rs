@@ -26,6 +26,8 @@ pub(super) struct InboxRow {
     pub event_type: String,
     /// The producer's text, byte for byte.
     pub payload: Box<RawValue>,
+    /// How binary data became the payload.
+    pub payload_encoding: Option<String>,
     /// Time that the producer gave.
     pub occurred_at: Option<OffsetDateTime>,
     pub source: Option<String>,
@@ -58,8 +60,9 @@ impl InboxRow {
 /// The columns that [`InboxRow`] reads, as they follow a `SELECT`.
 macro_rules! event_columns {
     () => {
-        "event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, occurred_at, \
-         source, ordering_key, metadata, dedup_id, acknowledged_at, delivery_status, attempts"
+        "event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload, \
+         payload_encoding, occurred_at, source, ordering_key, metadata, dedup_id, acknowledged_at, \
+         delivery_status, attempts"
     };
 }
 pub(crate) use event_columns;
@@ -79,6 +82,7 @@ impl FromRow<'_, PgRow> for InboxRow {
             accepted_at: row.try_get("accepted_at")?,
             event_type: row.try_get("event_type")?,
             payload,
+            payload_encoding: row.try_get("payload_encoding")?,
             occurred_at: row.try_get("occurred_at")?,
             source: row.try_get("source")?,
             ordering_key: row.try_get("ordering_key")?,
@@ -99,6 +103,9 @@ pub(super) struct InboxItem {
     event_type: String,
     r#type: String,
     payload: Box<RawValue>,
+    /// Only if the payload is the base64 text of binary data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_encoding: Option<String>,
     timestamp: Timestamp,
     created_at: Timestamp,
     occurred_at: Option<Timestamp>,
@@ -135,6 +142,7 @@ impl InboxItem {
             event_type: row.event_type.clone(),
             r#type: row.event_type,
             payload: row.payload,
+            payload_encoding: row.payload_encoding,
             timestamp: Timestamp(row.accepted_at),
             created_at: Timestamp(row.accepted_at),
             occurred_at: row.occurred_at.map(Timestamp),
@@ -170,6 +178,7 @@ mod tests {
             accepted_at: OffsetDateTime::UNIX_EPOCH,
             event_type: "a.b".to_owned(),
             payload: RawValue::from_string(payload.to_owned()).unwrap(),
+            payload_encoding: None,
             occurred_at: None,
             source: None,
             ordering_key: None,

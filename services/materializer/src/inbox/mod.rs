@@ -21,6 +21,8 @@ use axum::routing::get;
 
 use crate::state::InboxState;
 
+pub(crate) use request::PARAMETERS;
+
 /// The routes, relative to a mount.
 pub(crate) fn routes() -> Router<InboxState> {
     Router::new()

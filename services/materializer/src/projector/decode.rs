@@ -12,11 +12,18 @@ use schemas::topics::TopicNames;
 pub(crate) struct DecodedRecord {
     pub(crate) record: Record,
     pub(crate) content: Content,
+    /// Its producer gave it a time far ahead. It is a dead letter, whatever it contains.
+    has_future_time: bool,
 }
 
 impl DecodedRecord {
     pub(crate) fn topic_partition(&self) -> TopicPartition {
         (self.record.topic.clone(), self.record.partition)
+    }
+
+    /// Append time of the record, milliseconds since the Unix epoch; `None` if it has none that can be compared.
+    pub(crate) fn log_time_ms(&self) -> Option<i64> {
+        if self.has_future_time { None } else { self.record.log_time_ms() }
     }
 }
 
@@ -35,13 +42,17 @@ pub(crate) enum Content {
     Skipped,
 }
 
-/// Decodes `record` by the rules of its topic.
-pub(crate) fn decode(record: Record, topics: &TopicNames) -> DecodedRecord {
+/// Decodes `record` by the rules of its topic. `now_ms`: milliseconds since the Unix epoch.
+pub(crate) fn decode(record: Record, topics: &TopicNames, now_ms: i64) -> DecodedRecord {
     if record.is_marker {
-        return DecodedRecord { record, content: Content::Skipped };
+        return DecodedRecord { record, content: Content::Skipped, has_future_time: false };
     }
     let (key, value) = (record.key.as_deref(), record.value.as_deref());
-    let content = if *record.topic == *topics.acks {
+    let time = record.check_time(now_ms);
+    let has_future_time = time.is_err();
+    let content = if let Err(reason) = time {
+        Err(reason)
+    } else if *record.topic == *topics.acks {
         native::read_acks(key, value, &record.headers).map(Content::Acks)
     } else if *record.topic == *topics.deliveries {
         native::read_attempt(key, value).map(|attempt| Content::Attempt(Box::new(attempt)))
@@ -49,5 +60,5 @@ pub(crate) fn decode(record: Record, topics: &TopicNames) -> DecodedRecord {
         native::read_event(&record.as_native()).map(|event| Content::Event(Box::new(event)))
     };
     let content = content.unwrap_or_else(Content::Dead);
-    DecodedRecord { record, content }
+    DecodedRecord { record, content, has_future_time }
 }

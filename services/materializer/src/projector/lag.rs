@@ -74,6 +74,7 @@ mod tests {
             value: None,
             headers: Vec::new(),
             is_marker: false,
+            has_producers_time: false,
         }
     }
 

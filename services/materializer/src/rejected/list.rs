@@ -33,10 +33,9 @@ struct RejectedItem {
     error_code: String,
     message: String,
     topic: String,
-    partition: i32,
-    offset: i64,
-    /// Position token, as an event at this offset would have it; null on a topic without events.
-    position: Option<String>,
+    /// Position token: where the record is, without what an offset says of other tenants. On the topic of events it is
+    /// the token that an event there would have.
+    position: String,
 }
 
 /// (appended_at, log_topic, log_partition, log_epoch, log_offset, error_class, message)
@@ -89,8 +88,12 @@ fn item(
     events: &str,
 ) -> RejectedItem {
     let log_position = LogPosition { log_epoch, partition, offset };
-    let position = (topic == events).then(|| position_token::seal(key, org, log_position));
-    RejectedItem { time: Timestamp(time), error_code, message, topic, partition, offset, position }
+    let position = if topic == events {
+        position_token::seal(key, org, log_position)
+    } else {
+        position_token::seal_elsewhere(key, org, &topic, log_position)
+    };
+    RejectedItem { time: Timestamp(time), error_code, message, topic, position }
 }
 
 /// Up to `limit` rows after the cursor's row; from the newest row without a cursor.

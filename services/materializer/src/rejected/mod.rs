@@ -9,8 +9,12 @@ pub(crate) mod rows;
 
 use axum::Router;
 use axum::routing::get;
+use http_server::Parameter;
 
 use crate::state::InboxState;
+
+/// The query parameters of `GET /rejected`.
+pub(crate) const PARAMETERS: &[Parameter] = &[Parameter::one("limit"), Parameter::one("cursor")];
 
 /// The route, relative to a mount.
 pub(crate) fn routes() -> Router<InboxState> {

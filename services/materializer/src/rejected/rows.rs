@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 
 use kafka::Record;
-use schemas::ids::OrgId;
-use schemas::native::Unreadable;
+use schemas::native::{Unreadable, organization_named_by};
 use schemas::position::LogPosition;
 use schemas::topics::TopicNames;
-use schemas::unix_time::from_millis;
+use schemas::unix_time::{from_millis, to_millis};
 use sqlx::postgres::{PgConnection, PgPool};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::columns::column;
@@ -31,13 +31,20 @@ impl<'a> RejectedRow<'a> {
     /// `None` if no row is needed: an unreadable ack or attempt may be readable later, and tenants do not write
     /// attempts.
     pub(crate) fn of(record: &'a Record, reason: &Unreadable, log_epoch: i32, topics: &TopicNames) -> Option<Self> {
-        let org_id = record
-            .key
-            .as_deref()
-            .and_then(|key| std::str::from_utf8(key).ok()?.parse::<OrgId>().ok())
-            .map(|org| org.as_uuid());
+        // In any form: the tenant shall see that the form is wrong.
+        let org_id = organization_named_by(record.key.as_deref()).map(|org| org.as_uuid());
         let needs_row = *record.topic == *topics.events || (*record.topic == *topics.acks && org_id.is_some());
         needs_row.then(|| Self { org_id, record, log_epoch, class: reason.class, message: message_for_tenant(reason) })
+    }
+}
+
+impl RejectedRow<'_> {
+    /// Append time of the record. A time that is no append time becomes the time of the rejection, by which the row is
+    /// listed and deleted.
+    fn appended_at(&self) -> OffsetDateTime {
+        let now = OffsetDateTime::now_utc();
+        let is_time = self.record.check_time(to_millis(now)).is_ok();
+        if is_time { from_millis(self.record.timestamp_ms.max(0)) } else { now }
     }
 }
 
@@ -72,7 +79,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[RejectedRow<'_
     .bind(column(rows, |row| row.record.partition))
     .bind(column(rows, |row| row.log_epoch))
     .bind(column(rows, |row| row.record.offset))
-    .bind(column(rows, |row| from_millis(row.record.timestamp_ms.max(0))))
+    .bind(column(rows, |row| row.appended_at()))
     .bind(column(rows, |row| row.class))
     .bind(column(rows, |row| row.message.as_str()))
     .execute(connection)
@@ -119,6 +126,8 @@ pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
 mod tests {
     use std::sync::Arc;
 
+    use schemas::ids::OrgId;
+
     use super::*;
 
     fn record(topic: &str, key: Option<&str>) -> Record {
@@ -131,6 +140,7 @@ mod tests {
             value: None,
             headers: Vec::new(),
             is_marker: false,
+            has_producers_time: false,
         }
     }
 

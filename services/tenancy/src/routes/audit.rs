@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use http_server::{Problem, QueryParams, Timestamp};
+use http_server::{Parameter, Problem, QueryParams, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -53,6 +53,14 @@ impl From<Entry> for EntryReply {
         }
     }
 }
+
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter::one("limit"),
+    Parameter::one("cursor"),
+    Parameter::one("action"),
+    Parameter::one("since"),
+    Parameter::one("until"),
+];
 
 /// Newest first.
 pub(super) async fn list(

@@ -13,14 +13,16 @@ mod validation;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::{get, patch, post};
+use http::Method;
+use http_server::Routes;
 
 use crate::auth::Authenticator;
 use crate::operator::OperatorToken;
 use crate::service::Tenancy;
 
 /// The routes, relative to their mount.
-pub fn routes(tenancy: Tenancy) -> Router {
-    Router::new()
+pub fn routes(tenancy: Tenancy) -> Routes {
+    let router = Router::new()
         .route("/organizations", post(organizations::create).get(organizations::list))
         .route("/organizations/{id}", get(organizations::show).patch(organizations::patch).delete(organizations::erase))
         .route("/organizations/{id}/keys", post(keys::create_for_operator))
@@ -30,7 +32,12 @@ pub fn routes(tenancy: Tenancy) -> Router {
         .route("/keys/{id}", patch(change_keys::patch).delete(change_keys::revoke))
         .route("/keys/generate", post(signup::generate))
         .route("/audit", get(audit::list))
-        .with_state(tenancy)
+        .with_state(tenancy);
+    Routes::from(router).with_query(Method::GET, "/organizations", organizations::PARAMETERS).with_query(
+        Method::GET,
+        "/audit",
+        audit::PARAMETERS,
+    )
 }
 
 impl FromRef<Tenancy> for Authenticator {

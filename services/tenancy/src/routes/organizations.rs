@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use http::{StatusCode, Uri};
-use http_server::{JsonBody, PathId, Problem, QueryParams};
+use http_server::{JsonBody, Parameter, PathId, Problem, QueryParams};
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -200,6 +200,9 @@ pub(super) struct Page {
     next_cursor: Option<OrgId>,
     has_more: bool,
 }
+
+/// The query parameters of `GET /organizations`.
+pub(super) const PARAMETERS: &[Parameter] = &[Parameter::one("limit"), Parameter::one("cursor")];
 
 pub(super) async fn list(
     _: Operator,

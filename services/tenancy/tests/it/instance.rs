@@ -38,7 +38,7 @@ impl Instance {
             .route("/probe", get(probe))
             .route("/batch/{events}", get(batch))
             .with_state(tenancy.authenticator());
-        let url = serve(probe.merge(tenancy::routes(tenancy.clone())), &shutdown).await;
+        let url = serve(tenancy::routes(tenancy.clone()).merge(probe), &shutdown).await;
         Self { tenancy, base_url: format!("{url}/v1"), client: client(), _shutdown: shutdown.drop_guard() }
     }
 

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use axum::Router;
 use clap::{Args, ValueEnum};
 use dispatcher::{EgressArgs, EgressPolicy};
+use http_server::Routes;
 use ingest::IngestState;
 use kafka::producer::ProducerSettings;
 use kafka::read_your_writes::RecentWrites;
@@ -208,7 +208,7 @@ impl ApiServer {
         .until(supervisor.shutdown());
         let probe_pool = pool.clone();
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
-        let api = Router::new()
+        let api = Routes::default()
             .merge(ingest::routes(ingest))
             .merge(materializer::routes(inbox))
             .merge(endpoints)

@@ -87,6 +87,7 @@ fn event(offset: i64) -> Arc<OutboundEvent> {
         event_type: "a".to_owned(),
         accepted_at: OffsetDateTime::UNIX_EPOCH,
         payload: "{}".to_owned(),
+        payload_encoding: None,
         traceparent: None,
         log_epoch: 1,
         partition: 0,

@@ -1,5 +1,6 @@
 //! Claims due rows for an attempt.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +68,8 @@ pub(crate) async fn claim(
          FROM due
          WHERE s.delivery_id = due.delivery_id
          RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, s.payload,
-                   s.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts, s.lease_id,
+                   s.payload_encoding, s.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
+                   s.lease_id,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
     )
@@ -87,6 +89,7 @@ impl FromRow<'_, PgRow> for ClaimedRow {
             event_type: row.try_get("event_type")?,
             accepted_at: row.try_get("accepted_at")?,
             payload: row.try_get("payload")?,
+            payload_encoding: row.try_get::<Option<String>, _>("payload_encoding")?.map(Cow::Owned),
             traceparent: row.try_get("traceparent")?,
             log_epoch: row.try_get("log_epoch")?,
             partition: row.try_get("log_partition")?,

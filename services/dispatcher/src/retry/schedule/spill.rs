@@ -57,23 +57,24 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Re
         "WITH rows AS (
              SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[],
                                   $7::text[], $8::text[], $9::integer[], $10::integer[], $11::bigint[],
-                                  $12::integer[], $13::double precision[], $14::uuid[])
+                                  $12::integer[], $13::double precision[], $14::uuid[], $15::text[])
                   AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
-                        log_epoch, log_partition, log_offset, attempts, due_after, lease_id)
+                        log_epoch, log_partition, log_offset, attempts, due_after, lease_id, payload_encoding)
          ), pending AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
-                                            payload, traceparent, log_epoch, log_partition, log_offset, state,
-                                            attempts, due_at, lease_id)
-             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
-                    log_epoch, log_partition, log_offset, 'pending', attempts,
+                                            payload, payload_encoding, traceparent, log_epoch, log_partition,
+                                            log_offset, state, attempts, due_at, lease_id)
+             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
+                    traceparent, log_epoch, log_partition, log_offset, 'pending', attempts,
                     now() + make_interval(secs => due_after), lease_id
              FROM rows WHERE due_after IS NOT NULL ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
          )
          INSERT INTO deliveries_awaiting_dedup (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
-                                                payload, traceparent, log_epoch, log_partition, log_offset)
-         SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent, log_epoch,
-                log_partition, log_offset
+                                                payload, payload_encoding, traceparent, log_epoch, log_partition,
+                                                log_offset)
+         SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
+                traceparent, log_epoch, log_partition, log_offset
          FROM rows WHERE due_after IS NULL ORDER BY log_partition, log_epoch, log_offset, endpoint_id
          ON CONFLICT DO NOTHING",
     )
@@ -91,6 +92,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Re
     .bind(columns.attempts)
     .bind(columns.due_after)
     .bind(columns.leases)
+    .bind(columns.payload_encodings)
     .execute(connection)
     .await?;
     Ok(())
@@ -114,6 +116,7 @@ struct Columns<'a> {
     /// Seconds; `None`: the row waits for the duplicate decision.
     due_after: Vec<Option<f64>>,
     leases: Vec<Option<Uuid>>,
+    payload_encodings: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -128,6 +131,7 @@ impl<'a> Columns<'a> {
             columns.event_types.push(&event.event_type);
             columns.accepted_at.push(event.accepted_at);
             columns.payloads.push(&event.payload);
+            columns.payload_encodings.push(event.payload_encoding.as_deref());
             columns.traceparents.push(event.traceparent.as_deref());
             columns.log_epochs.push(event.log_epoch);
             columns.partitions.push(event.partition);

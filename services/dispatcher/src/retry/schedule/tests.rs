@@ -39,6 +39,7 @@ async fn add(pool: &PgPool, endpoint: EndpointId, offsets: Range<i64>, waits_for
             event_type: "n".to_owned(),
             accepted_at: OffsetDateTime::now_utc(),
             payload: "{}".to_owned(),
+            payload_encoding: None,
             traceparent: None,
             log_epoch: 1,
             partition: 0,

@@ -18,6 +18,7 @@ fn record(topic: &str, partition: i32, offset: i64) -> Record {
         value: Some(vec![0; 10]),
         headers: Vec::new(),
         is_marker: false,
+        has_producers_time: false,
     }
 }
 

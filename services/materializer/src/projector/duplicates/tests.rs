@@ -12,6 +12,7 @@ fn event(org: OrgId, dedup: Option<Dedup>) -> Event {
         event_id: EventId::generate(),
         event_type: "t".to_owned(),
         payload: "1".to_owned(),
+        payload_encoding: None,
         occurred_at: None,
         source: None,
         ordering_key: None,

@@ -1,6 +1,6 @@
 //! Inserts events into the view: one statement for all events of a chunk, one array per column.
 
-use schemas::records::{Dedup, Event};
+use schemas::records::{Dedup, Event, PayloadEncoding};
 use schemas::unix_time::{from_micros, from_millis};
 use sqlx::postgres::PgConnection;
 
@@ -27,13 +27,14 @@ pub(super) async fn insert(
     let (events, has_pending_effects): (i64, bool) = sqlx::query_as(
         "WITH written AS (
              INSERT INTO events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
-                                 payload, occurred_at, source, ordering_key, metadata, dedup_id)
+                                 payload, payload_encoding, occurred_at, source, ordering_key, metadata, dedup_id)
              SELECT org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
-                    payload::json, occurred_at, source, ordering_key, metadata::json, dedup_id
+                    payload::json, payload_encoding, occurred_at, source, ordering_key, metadata::json, dedup_id
              FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::integer[], $5::bigint[], $6::timestamptz[],
-                         $7::text[], $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[])
+                         $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::text[], $12::text[],
+                         $13::text[], $14::text[])
                   AS t (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at,
-                        event_type, payload, occurred_at, source, ordering_key, metadata, dedup_id)
+                        event_type, payload, payload_encoding, occurred_at, source, ordering_key, metadata, dedup_id)
              WHERE NOT EXISTS (
                  SELECT FROM event_ids i WHERE i.org_id = t.org_id AND i.event_id = t.event_id
                  AND (i.canonical_id <> i.event_id
@@ -50,6 +51,7 @@ pub(super) async fn insert(
     .bind(column(&rows, |row| from_millis(row.accepted_at_ms)))
     .bind(column(&rows, |row| row.event.event_type.as_str()))
     .bind(column(&rows, |row| row.event.payload.as_str()))
+    .bind(column(&rows, |row| row.event.payload_encoding.map(PayloadEncoding::as_str)))
     .bind(column(&rows, |row| row.event.occurred_at.map(from_micros)))
     .bind(column(&rows, |row| row.event.source.as_deref()))
     .bind(column(&rows, |row| row.event.ordering_key.as_deref()))

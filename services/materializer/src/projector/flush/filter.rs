@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::ids::OrgId;
-use schemas::native::Unreadable;
+use schemas::native::{Unreadable, organization_named_by};
 use schemas::position::LogPosition;
 
 use super::positions::{OwnedPartitions, log_epoch_of};
@@ -93,7 +93,7 @@ fn organization_of(item: &DecodedRecord) -> Option<OrgId> {
         Content::Attempt(attempt) => Some(attempt.org_id),
         Content::Expired(org) => Some(*org),
         // Unreadable records of an erased organization are skipped too.
-        Content::Dead(_) => std::str::from_utf8(item.record.key.as_deref()?).ok()?.parse().ok(),
+        Content::Dead(_) => organization_named_by(item.record.key.as_deref()),
         Content::Skipped => None,
     }
 }

@@ -15,6 +15,7 @@ mod outcome;
 pub(crate) mod pending_effects;
 mod positions;
 mod read_mode;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -25,12 +26,14 @@ use kafka::fence::{self, Advance, CommitOutcome};
 use kafka::partition::TopicPartition;
 use kafka::producer::Producer;
 use runtime::health::Component;
-use runtime::postgres::{SqlEffect, effect};
+use runtime::postgres::{SqlEffect, effect, is_statement_timeout};
 use runtime::retry::Backoff;
 use schemas::native::Unreadable;
 use schemas::position::LogPosition;
 use schemas::topics::TopicNames;
+use schemas::unix_time::to_millis;
 use sqlx::postgres::PgPool;
+use time::OffsetDateTime;
 use tracing::{debug, info, warn};
 
 use super::batch::Batch;
@@ -107,14 +110,14 @@ impl Flusher {
         METRICS.flush_records.observe(batch.records.len() as f64);
         let mut owned = batch.owned;
         let mut outcome = FlushOutcome::default();
-        let records = batch.records.into_iter();
-        let mut items: Vec<DecodedRecord> = records.map(|record| decode(record, &self.topics)).collect();
+        let (records, now_ms) = (batch.records.into_iter(), to_millis(OffsetDateTime::now_utc()));
+        let mut items: Vec<DecodedRecord> = records.map(|record| decode(record, &self.topics, now_ms)).collect();
         self.check_organizations(&mut items).await?;
         match &self.mode {
             ReadMode::Live(producer) => self.write_dead_letters(producer, &items).await,
             ReadMode::Replayed => self.skip_rejected(&mut items, &owned).await?,
         }
-        let mut chunks = VecDeque::from([items]);
+        let mut chunks = split::by_rows(items, split::MAX_ROWS);
         while let Some(mut chunk) = chunks.pop_front() {
             chunk.retain(|item| owned.contains_key(&item.topic_partition()));
             if chunk.is_empty() {
@@ -133,6 +136,10 @@ impl Flusher {
                 ChunkOutcome::MissingTimePartition => {
                     self.time_partitions.invalidate();
                     chunks.push_front(chunk);
+                }
+                ChunkOutcome::TimedOut(error) => {
+                    warn!(records = chunk.len(), %error, "Transaction took too long; writing half of it at a time.");
+                    split::halve(chunk, &mut chunks);
                 }
                 ChunkOutcome::Rejected(error) => self.bisect(chunk, error, &mut chunks).await?,
             }
@@ -179,12 +186,14 @@ impl Flusher {
         Ok(())
     }
 
-    /// Writes `chunk` in one transaction, and retries until it is committed, rejected or fenced.
+    /// Writes `chunk` in one transaction, and retries until it is committed, rejected, fenced or timed out. A chunk of
+    /// one record that times out is retried: it cannot get smaller.
     async fn write(&self, chunk: &[DecodedRecord], owned: &OwnedPartitions) -> Result<ChunkOutcome, ProjectorError> {
         let advances = advances_of(chunk, owned);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut lookup = Lookup::Expected;
         loop {
+            let mut timed_out = None;
             match self.transaction(chunk, owned, &advances, lookup).await {
                 // The session reports health after the flush, because it also knows of stopped partitions.
                 Ok(true) => return Ok(ChunkOutcome::Committed),
@@ -197,6 +206,9 @@ impl Flusher {
                 }
                 Err(TransactionError::Sql(error)) if time_partitions::is_missing(&error) => {
                     return Ok(ChunkOutcome::MissingTimePartition);
+                }
+                Err(TransactionError::Sql(error)) if chunk.len() > 1 && is_statement_timeout(&error) => {
+                    timed_out = Some(error);
                 }
                 Err(TransactionError::Sql(error)) => match effect(&error) {
                     SqlEffect::Data => return Ok(ChunkOutcome::Rejected(error)),
@@ -220,6 +232,9 @@ impl Flusher {
                 fenced.map(|(advance, _)| (advance.topic.clone(), advance.partition)).collect();
             if !fenced.is_empty() {
                 return Ok(ChunkOutcome::Fenced(fenced));
+            }
+            if let Some(error) = timed_out {
+                return Ok(ChunkOutcome::TimedOut(error));
             }
         }
     }
@@ -261,8 +276,6 @@ impl Flusher {
     ) -> Result<(), ProjectorError> {
         if chunk.len() > 1 {
             warn!(records = chunk.len(), %error, "PostgreSQL rejected a row of a batch; bisecting the batch.");
-            let second = chunk.split_off(chunk.len() / 2);
-            chunks.push_front(second);
         } else if let Some(item) = chunk.first_mut() {
             match item.content {
                 // Only the position is written: PostgreSQL rejects the position, and will do so again.
@@ -282,7 +295,7 @@ impl Flusher {
                 }
             }
         }
-        chunks.push_front(chunk);
+        split::halve(chunk, chunks);
         Ok(())
     }
 

@@ -20,6 +20,8 @@ pub(super) enum ChunkOutcome {
     Fenced(Vec<TopicPartition>),
     /// A time partition was dropped since the chunk was prepared.
     MissingTimePartition,
+    /// A statement exceeded the statement timeout. Half of the chunk may take less.
+    TimedOut(sqlx::Error),
     /// PostgreSQL rejects some row.
     Rejected(sqlx::Error),
 }

@@ -29,7 +29,7 @@ pub(super) fn advances_of(chunk: &[DecodedRecord], owned: &OwnedPartitions) -> V
             record_time_ms: None,
         });
         advance.next = item.record.offset + 1;
-        advance.record_time_ms = item.record.log_time_ms().or(advance.record_time_ms);
+        advance.record_time_ms = item.log_time_ms().or(advance.record_time_ms);
     }
     advances.into_values().collect()
 }
@@ -39,7 +39,7 @@ pub(super) fn mark_written(chunk: &[DecodedRecord], owned: &mut OwnedPartitions)
     for item in chunk {
         if let Some(partition) = owned.get_mut(&item.topic_partition()) {
             partition.committed = item.record.offset + 1;
-            partition.record_time_ms = Some(item.record.timestamp_ms);
+            partition.record_time_ms = item.log_time_ms().or(partition.record_time_ms);
         }
     }
 }

@@ -84,6 +84,10 @@ struct Bench {
 impl Bench {
     async fn start() -> Self {
         let (database, pool) = setup::database().await;
+        Self::with(database, pool).await
+    }
+
+    async fn with(database: TestDatabase, pool: PgPool) -> Self {
         let org = OrgId::generate();
         let insert = sqlx::query("INSERT INTO organizations (id, name) VALUES ($1, 'One')").bind(org.as_uuid());
         insert.execute(&pool).await.unwrap();
@@ -111,6 +115,7 @@ impl Bench {
             value: Some(encode_event(event).unwrap()),
             headers: if *is_native { Vec::new() } else { vec![(headers::KEY_ID.to_owned(), b"k".to_vec())] },
             is_marker: false,
+            has_producers_time: false,
         });
         let records: Vec<Record> = records.collect();
         self.next_offset += i64::try_from(events.len()).unwrap();
@@ -197,4 +202,26 @@ async fn a_second_record_of_an_id_of_ingest_is_found_on_insert() {
     let owners = "SELECT sum(log_offset)::bigint FROM event_ids";
     assert_eq!(bench.count("SELECT count(*) FROM event_ids").await, 1, "the id has two records now");
     assert_eq!(bench.count(owners).await, 0, "the first record owns it");
+}
+
+/// Each event takes 20 ms, so that a batch of 40 exceeds the statement timeout, and so does its half.
+#[tokio::test]
+async fn a_batch_that_exceeds_the_statement_timeout_is_halved() {
+    let (database, pool) = setup::database().await;
+    for statement in [
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$",
+        "CREATE TRIGGER slow BEFORE INSERT ON view.events FOR EACH ROW EXECUTE FUNCTION slow()",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    let impatient = runtime::postgres::with_settings(&pool, &[("statement_timeout", "350ms")]);
+    let mut bench = Bench::with(database, impatient).await;
+    let events: Vec<Event> = (0..40).map(|_| bench.event(None)).collect();
+    let batch: Vec<(&Event, bool)> = events.iter().map(|event| (event, false)).collect();
+    bench.flush(&batch).await;
+    assert_eq!(bench.count("SELECT count(*) FROM view.events").await, 40);
+    assert_eq!(bench.count("SELECT next_offset FROM consumer_positions").await, 40);
+    let transactions = "SELECT count(DISTINCT xmin::text) FROM view.events";
+    assert!(bench.count(transactions).await >= 4, "a quarter of the batch fits");
 }

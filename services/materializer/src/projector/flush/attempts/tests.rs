@@ -64,6 +64,7 @@ async fn apply_all(pool: &PgPool, attempts: &[(DeliveryAttempt, i64)]) {
             value: None,
             headers: Vec::new(),
             is_marker: false,
+            has_producers_time: false,
         })
         .collect();
     let rows: Vec<AttemptRow<'_>> =
