@@ -8,8 +8,7 @@
 //! | `time` | `occurred_at` |
 //! | `partitionkey` | `ordering_key` |
 //! | `data` | payload, verbatim; absent: `null` |
-//! | `data_base64`, binary data | payload: JSON verbatim if the content type says JSON; else a JSON string of the base64
-//! text, marked by the payload encoding |
+//! | `data_base64`, binary data | payload: JSON verbatim if its content type is JSON; else its base64, marked as such |
 //! | `subject`, `datacontenttype`, `dataschema`, all extensions | metadata |
 
 use std::borrow::Cow;
@@ -72,8 +71,8 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
 
 /// Parses a CloudEvent in binary mode. `attributes` are names in lower case without `ce-` or `ce_`, with their values
 /// as text; for HTTP, the caller decodes percent-encoding with [`percent_decoded`]. JSON data, and data without a
-/// content type, is kept verbatim; no data (`None`, or no bytes of JSON) becomes `null`; `text/*` becomes a JSON string; other data becomes a JSON
-/// string of its base64 text, marked by the payload encoding.
+/// content type, is kept verbatim; no data (`None`, or no bytes of JSON) becomes `null`; `text/*` becomes a JSON string;
+/// other data becomes a JSON string of its base64 text, marked by the payload encoding.
 ///
 /// # Errors
 /// [`Invalid`], with every attribute that breaks a rule.

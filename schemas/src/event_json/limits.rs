@@ -147,8 +147,8 @@ pub(crate) fn check_payload_size(payload: &str) -> Result<(), Invalid> {
     if payload.len() > MAX_PAYLOAD_BYTES { Err(Invalid::PayloadTooLarge { bytes: payload.len() }) } else { Ok(()) }
 }
 
-/// Checks an event that was not made by [`super::parse`] against the same limits. The system itself writes no events, so
-/// reserved types are refused here too.
+/// Checks an event that was not made by [`super::parse`] against the same limits. The system itself writes no events,
+/// so reserved types are refused here too.
 pub(crate) fn check_event(event: &Event) -> Result<(), Invalid> {
     check_payload_size(&event.payload)?;
     let mut errors = FieldErrors::default();
