@@ -71,8 +71,8 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
 
 /// Parses a CloudEvent in binary mode. `attributes` are names in lower case without `ce-` or `ce_`, with their values
 /// as text; for HTTP, the caller decodes percent-encoding with [`percent_decoded`]. JSON data, and data without a
-/// content type, is kept verbatim; no data (`None`, or no bytes of JSON) becomes `null`; `text/*` becomes a JSON string;
-/// other data becomes a JSON string of its base64 text, marked by the payload encoding.
+/// content type, is kept verbatim; no data (`None`, or no bytes of JSON) becomes `null`; `text/*` becomes a JSON
+/// string; other data becomes a JSON string of its base64 text, marked by the payload encoding.
 ///
 /// # Errors
 /// [`Invalid`], with every attribute that breaks a rule.

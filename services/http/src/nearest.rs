@@ -11,7 +11,8 @@ pub(super) const MAX_TEXT_CHARACTERS: usize = 1000;
 
 /// The known name that differs least from `given`, if that is a third of its characters at most.
 fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
-    let given = shown(given).to_lowercase();
+    // Some clients mark a list so.
+    let given = shown(given.strip_suffix("[]").unwrap_or(given)).to_lowercase();
     let near = known.iter().map(|name| (osa_distance(&given, &name.to_lowercase()), *name));
     near.filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
@@ -51,6 +52,7 @@ mod tests {
         let known = ["limit", "cursor", "event_type", "min_position"];
         for (given, meant) in [
             ("event_type[]", "event_type"),
+            ("limit[]", "limit"),
             ("eventType", "event_type"),
             ("evnet_type", "event_type"),
             ("LIMIT", "limit"),

@@ -140,5 +140,5 @@ fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<S
     state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
     // Epoch 0: ingest writes to the newest log epoch without knowing its number.
     let position = LogPosition { log_epoch: 0, partition: appended.partition, offset: appended.offset };
-    Some(state.sealing.seal_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &position.to_bytes()))
+    Some(state.sealing.seal_stable_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &position.to_bytes()))
 }

@@ -110,6 +110,7 @@ pub(crate) fn accepted_status(dialect: Dialect) -> StatusCode {
 
 /// The answer to an event with the `dedup_id` of `original`.
 pub(crate) fn duplicate_problem(original: EventId) -> Problem {
-    let detail = format!("an event with this dedup_id was accepted within the last 24 hours: {original}");
+    // Clients of older trigger APIs look for the first three words.
+    let detail = format!("Duplicate event detected: its dedup_id was accepted within the last 24 hours: {original}");
     Problem::new(StatusCode::CONFLICT, "duplicate_event", detail).with_field("event_id", original)
 }
