@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use devstack::testing::{self, eventually};
 use devstack::{Options, Stack};
+use schemas::postgres::MIGRATIONS;
 use sqlx::PgPool;
 use tokio::process::Command;
 
@@ -44,7 +45,9 @@ async fn a_role_refuses_a_database_without_its_schema() {
         assert_eq!(sqlx::query(statement).execute(&pool).await.unwrap().rows_affected(), 1, "{statement}");
     };
     run("DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)").await;
-    each_role_is_refused(&system, &system.database_url, "needs version 5; run: triggers migrate").await;
+    let version = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap();
+    let reason = format!("needs version {version}; run: triggers migrate");
+    each_role_is_refused(&system, &system.database_url, &reason).await;
     run("UPDATE _sqlx_migrations SET checksum = 'x' WHERE version = 3").await;
     each_role_is_refused(&system, &system.database_url, "before the first release").await;
 }
