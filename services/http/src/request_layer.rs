@@ -152,12 +152,6 @@ fn panic_response(panic: &(dyn Any + Send), recorder: &RequestRecorder) -> Respo
 
 /// Writes the body of a problem. An error response of the framework becomes a problem too.
 fn write_problem_body(mut response: Response, context: &RequestContext, method: &Method, uri: &Uri) -> Response {
-    // The router adds `Allow` only where no handler has the method. What refused the request before, such as the check
-    // of its query, was in the way of that answer.
-    if response.status().is_client_error() && response.headers().contains_key(header::ALLOW) {
-        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-        response.extensions_mut().insert(Problem::from_status(StatusCode::METHOD_NOT_ALLOWED));
-    }
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;

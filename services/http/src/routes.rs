@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::{Either, Ready, ready};
-use http::Method;
+use http::{Method, StatusCode};
 use tower::{Layer, Service};
 
 use super::nearest::unknown;
@@ -85,8 +85,12 @@ impl Routes {
 
     /// The routes, each of which refuses a query that it did not declare.
     pub(super) fn checked(self) -> Router {
-        // A `route_layer`, so that a wrong method is a 405 whatever its query.
-        if self.router.has_routes() { self.router.route_layer(CheckQuery(self.queries.into())) } else { self.router }
+        if !self.router.has_routes() {
+            return self.router;
+        }
+        // The layer also wraps the answer to a wrong method. Replaced, it is a 405 whatever the query is.
+        let checked = self.router.route_layer(CheckQuery(self.queries.into()));
+        checked.method_not_allowed_fallback(|| async { Problem::from_status(StatusCode::METHOD_NOT_ALLOWED) })
     }
 }
 

@@ -98,7 +98,9 @@ async fn a_parameter_that_the_route_does_not_declare_is_refused() {
         assert_eq!(problem["details"][0]["reason"], reason, "{path}");
     }
     server.request("POST /api/things?limit=1", &[], b"").await.problem(422, "invalid_request");
-    assert_eq!(server.request("HEAD /v1/query?limt=1", &[], b"").await.status, 400);
+    let mut client = server.client().await;
+    client.send(&head("HEAD /v1/query?limt=1", &[], 0)).await;
+    assert_eq!(client.response_without_body().await.status, 400);
 }
 
 #[tokio::test]
