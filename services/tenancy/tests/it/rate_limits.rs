@@ -194,13 +194,15 @@ async fn without_postgres_each_instance_admits_its_part() {
     assert_eq!(number(&instance.get("/probe", &key).await.expect(200), "ratelimit-remaining"), 39);
     // One report after the other instance was seen.
     tokio::time::sleep(Duration::from_millis(300)).await;
+    // The notification of the new key may have come after the first request, and removed the key from the cache.
+    assert_eq!(number(&instance.get("/probe", &key).await.expect(200), "ratelimit-remaining"), 38);
 
     proxy.disconnect();
-    let mut admitted = 1;
+    let mut admitted = 2;
     while instance.probe(&key).await == StatusCode::OK {
         admitted += 1;
     }
-    assert_eq!(admitted, 20, "half of the limit, the one before the outage among them");
+    assert_eq!(admitted, 20, "half of the limit, the two before the outage among them");
     let refused = instance.get("/probe", &key).await.expect(429);
     assert_eq!((number(&refused, "ratelimit-limit"), number(&refused, "ratelimit-remaining")), (40, 0));
 
