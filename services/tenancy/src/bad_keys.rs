@@ -2,8 +2,10 @@
 //! Pure: takes `now`.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use http_server::subscriber;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -62,17 +64,6 @@ impl BadKeys {
         self.windows.retain(|_, window| now.duration_since(window.start) < length);
         if self.windows.len() >= self.max_addresses {
             self.windows.clear();
-        }
-    }
-}
-
-/// The address, or for IPv6 its /64: a subscriber can use all addresses of its /64.
-fn subscriber(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
     }
 }

@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http_server::{ForwardedHeader, MountOptions, RequestBody, ServerLimits, ServerSettings, TrustedProxies, mount};
 
-use super::{Client, Server, head, within};
+use super::{Client, Response, Server, head, within};
 
 const KIB: u64 = 1024;
 /// More than the buffers of two sockets hold.
@@ -31,6 +31,11 @@ async fn half_sent(server: &Server, encoding: &[&str], part: &[u8]) -> Client {
     client
 }
 
+/// The response that comes first.
+async fn either(first: &mut Client, second: &mut Client) -> Response {
+    tokio::select! { response = first.response() => response, response = second.response() => response }
+}
+
 /// Repeats `request` until it has this status.
 async fn until_status(server: &Server, status: u16, body: &[u8]) {
     within("the status", async {
@@ -50,10 +55,7 @@ async fn half_sent_bodies_use_up_the_budget_of_their_sender() {
     let mut first = half_sent(&server, &[], &part).await;
     let mut second = half_sent(&server, &[], &part).await;
     // Either may be the one that does not fit; it is refused at once, although its body is not complete.
-    let refused = within("a refusal", async {
-        tokio::select! { response = first.response() => response, response = second.response() => response }
-    })
-    .await;
+    let refused = either(&mut first, &mut second).await;
     assert_eq!(refused.header("retry-after"), "1");
     refused.problem(429, "too_much_at_once");
     let small = server.request("POST /v1/read", &[], b"small").await;
@@ -69,10 +71,7 @@ async fn all_senders_together_have_a_budget() {
     let part = vec![b'x'; 200 * 1024];
     let mut first = half_sent(&server, &[], &part).await;
     let mut second = half_sent(&server, &[], &part).await;
-    let refused = within("a refusal", async {
-        tokio::select! { response = first.response() => response, response = second.response() => response }
-    })
-    .await;
+    let refused = either(&mut first, &mut second).await;
     refused.problem(503, "unavailable");
 }
 

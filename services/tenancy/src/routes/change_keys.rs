@@ -4,13 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use http_server::{JsonBody, PathId, Problem, Timestamp};
+use http_server::{JsonBody, PatchMember, PathId, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use time::{Duration, OffsetDateTime};
 
-use super::given::{given, given_time};
 use super::keys::{WantedKey, detail, issue};
 use super::managers::KeyManager;
 use super::reply::{KeyReply, secret};
@@ -30,29 +29,34 @@ const LONGEST_OVERLAP_SECONDS: u32 = 30 * 24 * 3_600;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyPatch {
-    #[serde(default, deserialize_with = "given")]
-    name: Option<String>,
-    #[serde(default, deserialize_with = "given")]
-    role: Option<Role>,
-    #[serde(default, deserialize_with = "given")]
-    event_types: Option<Option<Vec<String>>>,
-    #[serde(default, deserialize_with = "given")]
-    rate_limit_per_minute: Option<Option<u32>>,
-    #[serde(default, deserialize_with = "given")]
-    content_dedup: Option<bool>,
-    #[serde(default, deserialize_with = "given_time")]
-    expires_at: Option<Option<OffsetDateTime>>,
+    #[serde(default)]
+    name: PatchMember<String>,
+    #[serde(default)]
+    role: PatchMember<Role>,
+    #[serde(default)]
+    event_types: PatchMember<Option<Vec<String>>>,
+    #[serde(default)]
+    rate_limit_per_minute: PatchMember<Option<u32>>,
+    #[serde(default)]
+    content_dedup: PatchMember<bool>,
+    #[serde(default)]
+    expires_at: PatchMember<Option<Expiry>>,
 }
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Expiry(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
 
 impl KeyPatch {
     fn apply(self, key: &StoredKey) -> StoredKey {
         let mut key = key.clone();
-        key.name = self.name.unwrap_or(key.name);
-        key.content_dedup = self.content_dedup.unwrap_or(key.content_dedup);
-        key.grant.role = self.role.unwrap_or(key.grant.role);
-        key.grant.event_types = self.event_types.unwrap_or(key.grant.event_types);
-        key.grant.rate_limit_per_minute = self.rate_limit_per_minute.unwrap_or(key.grant.rate_limit_per_minute);
-        key.grant.expires_at = self.expires_at.unwrap_or(key.grant.expires_at);
+        key.name = self.name.0.unwrap_or(key.name);
+        key.content_dedup = self.content_dedup.0.unwrap_or(key.content_dedup);
+        key.grant.role = self.role.0.unwrap_or(key.grant.role);
+        key.grant.event_types = self.event_types.0.unwrap_or(key.grant.event_types);
+        key.grant.rate_limit_per_minute = self.rate_limit_per_minute.0.unwrap_or(key.grant.rate_limit_per_minute);
+        if let PatchMember(Some(expiry)) = self.expires_at {
+            key.grant.expires_at = expiry.map(|Expiry(end)| end);
+        }
         key
     }
 }

@@ -2,7 +2,6 @@
 
 mod audit;
 mod change_keys;
-mod given;
 mod keys;
 mod managers;
 mod organizations;

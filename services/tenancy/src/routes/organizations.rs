@@ -4,13 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use http::{StatusCode, Uri};
-use http_server::{JsonBody, Parameter, PathId, Problem, QueryParams};
+use http_server::{JsonBody, Parameter, PatchMember, PathId, Problem, QueryParams};
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::postgres::PgConnection;
 
-use super::given::given;
 use super::managers::OrganizationManager;
 use super::reply::OrganizationReply;
 use super::validation::{check_name, forbidden, invalid};
@@ -118,14 +117,14 @@ pub(super) async fn note(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OrganizationPatch {
-    #[serde(default, deserialize_with = "given")]
-    name: Option<String>,
-    #[serde(default, deserialize_with = "given")]
-    tier: Option<Tier>,
-    #[serde(default, deserialize_with = "given")]
-    rate_limit_per_minute: Option<Option<u32>>,
-    #[serde(default, deserialize_with = "given")]
-    webhook_url: Option<String>,
+    #[serde(default)]
+    name: PatchMember<String>,
+    #[serde(default)]
+    tier: PatchMember<Tier>,
+    #[serde(default)]
+    rate_limit_per_minute: PatchMember<Option<u32>>,
+    #[serde(default)]
+    webhook_url: PatchMember<String>,
 }
 
 /// The operator changes everything; an admin key only the name and the URL of its own organization.
@@ -136,6 +135,12 @@ pub(super) async fn patch(
     PathId(id): PathId<OrgId>,
     JsonBody(patch): JsonBody<OrganizationPatch>,
 ) -> Result<Json<OrganizationReply>, Problem> {
+    let OrganizationPatch {
+        name: PatchMember(name),
+        tier: PatchMember(tier),
+        rate_limit_per_minute: PatchMember(rate_limit_per_minute),
+        webhook_url: PatchMember(webhook_url),
+    } = patch;
     let actor = match &manager {
         OrganizationManager::Operator => Actor::Operator,
         OrganizationManager::Key(caller) => {
@@ -143,7 +148,7 @@ pub(super) async fn patch(
                 return Err(Problem::not_found());
             }
             for (field, is_given) in
-                [("tier", patch.tier.is_some()), ("rate_limit_per_minute", patch.rate_limit_per_minute.is_some())]
+                [("tier", tier.is_some()), ("rate_limit_per_minute", rate_limit_per_minute.is_some())]
             {
                 if is_given {
                     return Err(forbidden(Fault { field, reason: "only the operator can change it" }));
@@ -155,10 +160,9 @@ pub(super) async fn patch(
             Actor::Key(caller.key_id)
         }
     };
-    patch.name.as_deref().map_or(Ok(()), |name| check_name("name", name))?;
-    check_limit(patch.rate_limit_per_minute.flatten())?;
-    check_url(patch.webhook_url.as_deref())?;
-    let OrganizationPatch { name, tier, rate_limit_per_minute, webhook_url } = patch;
+    name.as_deref().map_or(Ok(()), |name| check_name("name", name))?;
+    check_limit(rate_limit_per_minute.flatten())?;
+    check_url(webhook_url.as_deref())?;
     let change = OrganizationChange { name, tier, rate_limit_per_minute, webhook_url };
     let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
     let changed = organizations::update(&mut transaction, id, &change)

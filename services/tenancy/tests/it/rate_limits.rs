@@ -1,6 +1,7 @@
 //! Rate limits over real instances that share one PostgreSQL, with a short window.
 
 use std::time::{Duration, Instant};
+use time::OffsetDateTime;
 
 use devstack::testing::eventually;
 use http::header;
@@ -192,8 +193,13 @@ async fn without_postgres_each_instance_admits_its_part() {
     })
     .await;
     assert_eq!(number(&instance.get("/probe", &key).await.expect(200), "ratelimit-remaining"), 39);
-    // One report after the other instance was seen.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let seen_at: OffsetDateTime = sqlx::query_scalar("SELECT now()").fetch_one(&near).await.unwrap();
+    eventually(SOON, "both instances reported after both were seen", || async {
+        let count = "SELECT count(*) FROM rate_limit_instances WHERE seen_at > $1";
+        let reported: i64 = sqlx::query_scalar(count).bind(seen_at).fetch_one(&near).await.unwrap();
+        (reported == 2).then_some(())
+    })
+    .await;
     // The notification of the new key may have come after the first request, and removed the key from the cache.
     assert_eq!(number(&instance.get("/probe", &key).await.expect(200), "ratelimit-remaining"), 38);
 
