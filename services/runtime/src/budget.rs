@@ -4,16 +4,16 @@
 //! A budget counts requests, bytes, connections or waiting reads; it does not know what it counts. A refusal is
 //! immediate: nothing waits here, except in [`Share::take_when_free`].
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::sync::Notify;
 
 use crate::telemetry::metrics;
+use crate::weak_map::WeakMap;
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     held: metrics::int_gauge_vec(
@@ -80,7 +80,11 @@ impl Budget {
     }
 
     fn share_of(&self, max: u64) -> Share {
-        Share(Arc::new(ShareState { budget: self.clone(), max, held: AtomicU64::new(0), freed: Notify::new() }))
+        Share(Arc::new(self.share_state(max)))
+    }
+
+    fn share_state(&self, max: u64) -> ShareState {
+        ShareState { budget: self.clone(), max, held: AtomicU64::new(0), freed: Notify::new() }
     }
 
     /// What all holders hold now.
@@ -231,40 +235,19 @@ impl Drop for Permit {
 /// it, so there are never more than permits.
 pub struct KeyedShares<K> {
     budget: Budget,
-    shares: Mutex<SharesByKey<K>>,
+    shares: Mutex<WeakMap<K, ShareState>>,
 }
-
-struct SharesByKey<K> {
-    by_key: HashMap<K, Weak<ShareState>>,
-    /// At this size, shares that nobody holds any more are removed.
-    sweep_at: usize,
-}
-
-const FIRST_SWEEP: usize = 1_024;
 
 impl<K: Eq + Hash> KeyedShares<K> {
     /// No holder has anything yet.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, shares: Mutex::new(SharesByKey { by_key: HashMap::new(), sweep_at: FIRST_SWEEP }) }
+        Self { budget, shares: Mutex::default() }
     }
 
     /// The share of the holder `key`.
     pub fn of(&self, key: K) -> Share {
-        let mut shares = self.lock();
-        if let Some(state) = shares.by_key.get(&key).and_then(Weak::upgrade) {
-            return Share(state);
-        }
-        if shares.by_key.len() >= shares.sweep_at {
-            shares.by_key.retain(|_, share| share.strong_count() > 0);
-            shares.sweep_at = FIRST_SWEEP.max(shares.by_key.len() * 2);
-        }
-        let share = self.budget.share();
-        shares.by_key.insert(key, Arc::downgrade(&share.0));
-        share
-    }
-
-    fn lock(&self) -> MutexGuard<'_, SharesByKey<K>> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        Share(shares.get_or_insert(key, || self.budget.share_state(self.budget.0.max_per_holder)))
     }
 }
 

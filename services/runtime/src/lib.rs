@@ -17,3 +17,4 @@ pub mod private_file;
 pub mod retry;
 pub mod seal;
 pub mod telemetry;
+pub mod weak_map;

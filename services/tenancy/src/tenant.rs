@@ -1,9 +1,8 @@
 //! What this process knows of one organization, shared by all its cached keys and by their requests.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use runtime::weak_map::WeakMap;
 use schemas::ids::{KeyId, OrgId};
 
 use crate::budgets::{OrganizationBudgets, OrganizationShares};
@@ -82,37 +81,6 @@ impl Tenants {
     }
 }
 
-/// Values that others own. Entries without an owner are removed when the map has grown to twice the number that had
-/// one last time.
-#[derive(Debug)]
-struct WeakMap<K, V> {
-    entries: HashMap<K, Weak<V>>,
-    sweep_at: usize,
-}
-
-const SMALLEST_SWEEP: usize = 16;
-
-impl<K, V> Default for WeakMap<K, V> {
-    fn default() -> Self {
-        Self { entries: HashMap::new(), sweep_at: SMALLEST_SWEEP }
-    }
-}
-
-impl<K: Hash + Eq, V> WeakMap<K, V> {
-    fn get_or_insert(&mut self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
-        if let Some(found) = self.entries.get(&key).and_then(Weak::upgrade) {
-            return found;
-        }
-        if self.entries.len() >= self.sweep_at {
-            self.entries.retain(|_, value| value.strong_count() > 0);
-            self.sweep_at = (2 * self.entries.len()).max(SMALLEST_SWEEP);
-        }
-        let made = Arc::new(make());
-        self.entries.insert(key, Arc::downgrade(&made));
-        made
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,17 +93,6 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &tenants.get(org_id, &limits)));
         assert!(!Arc::ptr_eq(&first, &tenants.get(OrgId::generate(), &limits)));
         assert_eq!(first.org_id(), org_id);
-    }
-
-    #[test]
-    fn the_state_of_absent_organizations_is_dropped() {
-        let (limits, tenants) = (Limits::new(LimitSettings::default()), Tenants::default());
-        let kept: Vec<_> = (0..10).map(|_| tenants.get(OrgId::generate(), &limits)).collect();
-        for _ in 0..1_000 {
-            drop(tenants.get(OrgId::generate(), &limits));
-        }
-        assert!(tenants.by_id.lock().unwrap().entries.len() <= 2 * SMALLEST_SWEEP);
-        assert!(Arc::ptr_eq(&kept[0], &tenants.get(kept[0].org_id(), &limits)));
     }
 
     #[test]
