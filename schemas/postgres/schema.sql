@@ -216,6 +216,34 @@ CREATE VIEW contract.dedup_keys AS
     dedup_keys.accepted_at,
     dedup_keys.expires_at
    FROM public.dedup_keys;
+CREATE TABLE public.endpoints (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    url text NOT NULL,
+    event_types text[] DEFAULT '{}'::text[] NOT NULL,
+    description text,
+    sealed_headers bytea,
+    sealed_secret bytea,
+    max_in_flight integer,
+    timeout_seconds integer NOT NULL,
+    retry_schedule integer[] NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    disabled_reason text,
+    is_default boolean DEFAULT false NOT NULL,
+    version bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
+    CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
+    CONSTRAINT endpoints_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 30)))
+);
+COMMENT ON TABLE public.endpoints IS 'Webhook endpoints of organizations.';
+CREATE VIEW contract.default_endpoints AS
+ SELECT endpoints.org_id,
+    endpoints.url
+   FROM public.endpoints
+  WHERE (endpoints.is_default AND (endpoints.deleted_at IS NULL));
 CREATE TABLE public.event_ids (
     org_id uuid NOT NULL,
     event_id uuid NOT NULL,
@@ -263,7 +291,6 @@ CREATE TABLE public.organizations (
     name text NOT NULL,
     tier text DEFAULT 'free'::text NOT NULL,
     rate_limit_per_minute integer,
-    webhook_url text,
     status text DEFAULT 'active'::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT organizations_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 255))),
@@ -382,29 +409,6 @@ CREATE TABLE public.delivery_schedule (
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.delivery_schedule IS 'Deliveries that the first attempt from the log did not finish. A row holds what sending needs, so it depends neither on the view nor on what the log still has. A finished row stays until the position has passed its record: until then, a second reading of the record must find that it is done.';
-CREATE TABLE public.endpoints (
-    id uuid NOT NULL,
-    org_id uuid NOT NULL,
-    url text NOT NULL,
-    event_types text[] DEFAULT '{}'::text[] NOT NULL,
-    description text,
-    sealed_headers bytea,
-    sealed_secret bytea,
-    max_in_flight integer,
-    timeout_seconds integer NOT NULL,
-    retry_schedule integer[] NOT NULL,
-    enabled boolean DEFAULT true NOT NULL,
-    disabled_reason text,
-    is_default boolean DEFAULT false NOT NULL,
-    version bigint NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone,
-    CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
-    CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
-    CONSTRAINT endpoints_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 30)))
-);
-COMMENT ON TABLE public.endpoints IS 'Webhook endpoints of organizations.';
 CREATE TABLE public.endpoints_version (
     only_row boolean DEFAULT true NOT NULL,
     version bigint NOT NULL,

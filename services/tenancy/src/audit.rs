@@ -30,6 +30,10 @@ pub enum Actor {
     Operator,
     /// A client without a key: self sign-up.
     Anonymous,
+    /// The configuration of a process: development keys.
+    Configuration,
+    /// The system itself, such as the dispatcher that disables an endpoint.
+    System,
 }
 
 impl Actor {
@@ -38,6 +42,8 @@ impl Actor {
             Self::Key(_) => "key",
             Self::Operator => "operator",
             Self::Anonymous => "anonymous",
+            Self::Configuration => "configuration",
+            Self::System => "system",
         }
     }
 }
@@ -69,20 +75,23 @@ pub struct Change {
     pub target: Uuid,
 }
 
-/// Appends an entry. `detail` has no secret.
+/// Appends an entry. `detail` has no secret. `origin`: of the request that made the change.
+///
+/// It locks the entries of the organization until the end of the transaction, so it is its last statement: who holds
+/// that lock must not wait for another one.
 ///
 /// # Errors
 /// When PostgreSQL does not answer. The change must not be committed then.
 pub async fn append(
     conn: &mut PgConnection,
     actor: Actor,
-    origin: &Origin,
+    origin: Option<&Origin>,
     change: Change,
     detail: &Value,
 ) -> Result<(), sqlx::Error> {
     let key_id = match actor {
         Actor::Key(id) => Some(id.as_uuid()),
-        Actor::Operator | Actor::Anonymous => None,
+        _ => None,
     };
     sqlx::query("SELECT audit_append($1, $2, $3, $4, $5, $6::jsonb, $7, $8)")
         .bind(change.org_id.as_uuid())
@@ -91,8 +100,8 @@ pub async fn append(
         .bind(change.action)
         .bind(change.target)
         .bind(detail.to_string())
-        .bind(origin.address.to_string())
-        .bind(&*origin.request_id)
+        .bind(origin.map(|origin| origin.address.to_string()))
+        .bind(origin.map(|origin| &*origin.request_id))
         .execute(conn)
         .await?;
     Ok(())

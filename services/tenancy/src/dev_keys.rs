@@ -106,7 +106,7 @@ pub(crate) async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgI
     for dev_key in dev_keys {
         let org_id = match organizations::find_by_name(&mut transaction, &dev_key.organization).await? {
             Some(id) => id,
-            None => organizations::insert(&mut transaction, &dev_key.organization, Tier::Free, Some(0), None).await?.id,
+            None => organizations::insert(&mut transaction, &dev_key.organization, Tier::Free, Some(0)).await?.id,
         };
         apply_one(&mut transaction, org_id, dev_key).await?;
         organizations.push(org_id);

@@ -6,6 +6,7 @@ use sqlx::postgres::PgPool;
 
 use crate::auth::{AuthSettings, Authenticator};
 use crate::budgets::OrganizationBudgets;
+use crate::default_endpoint::SetDefaultEndpoint;
 use crate::dev_keys::{self, DevKeysError};
 use crate::limits::LimitSettings;
 use crate::operator::OperatorToken;
@@ -29,6 +30,8 @@ pub struct TenancyConfig {
     /// What one organization may hold at once.
     pub budgets: OrganizationBudgets,
     pub limits: LimitSettings,
+    /// Sets `webhook_url` of an organization; `None`: requests with it are refused.
+    pub set_default_endpoint: Option<SetDefaultEndpoint>,
 }
 
 impl TenancyConfig {
@@ -42,6 +45,7 @@ impl TenancyConfig {
             auth: AuthSettings::default(),
             budgets: OrganizationBudgets::default(),
             limits: LimitSettings::default(),
+            set_default_endpoint: None,
         }
     }
 }
@@ -54,6 +58,7 @@ pub struct Tenancy {
     pub(crate) open_signup: bool,
     pub(crate) signups: Signups,
     pub(crate) on_loopback: bool,
+    pub(crate) set_default_endpoint: Option<SetDefaultEndpoint>,
     pub(crate) pool: PgPool,
 }
 
@@ -80,6 +85,7 @@ impl Tenancy {
             open_signup: config.open_signup,
             signups: Signups::new(config.signups_per_hour),
             on_loopback: config.on_loopback,
+            set_default_endpoint: config.set_default_endpoint,
             pool,
         }
     }

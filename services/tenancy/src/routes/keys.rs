@@ -132,9 +132,15 @@ pub(super) async fn note_created(
     org_id: OrgId,
     key: &StoredKey,
 ) -> Result<(), Problem> {
-    audit::append(conn, actor, origin, Change { org_id, action: "key.created", target: key.id.as_uuid() }, &detail(key))
-        .await
-        .map_err(|error| database_problem(&error))
+    audit::append(
+        conn,
+        actor,
+        Some(origin),
+        Change { org_id, action: "key.created", target: key.id.as_uuid() },
+        &detail(key),
+    )
+    .await
+    .map_err(|error| database_problem(&error))
 }
 
 /// What an audit entry shows of a key.

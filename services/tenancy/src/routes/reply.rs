@@ -7,6 +7,7 @@ use http_server::Timestamp;
 use schemas::ids::{KeyId, OrgId};
 use serde::Serialize;
 
+use crate::default_endpoint::DefaultEndpoint;
 use crate::keys::StoredKey;
 use crate::organizations::Organization;
 use crate::role::Role;
@@ -20,8 +21,18 @@ pub(super) struct OrganizationReply {
     tier: Tier,
     rate_limit_per_minute: u32,
     webhook_url: Option<String>,
+    /// The signing secret of a default endpoint that this request has created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_secret: Option<String>,
     status: String,
     created_at: Timestamp,
+}
+
+impl OrganizationReply {
+    /// After a change, which may have set the default endpoint.
+    pub(super) fn new(organization: Organization, endpoint: Option<DefaultEndpoint>) -> Self {
+        Self { webhook_secret: endpoint.and_then(|endpoint| endpoint.secret), ..Self::from(organization) }
+    }
 }
 
 impl From<Organization> for OrganizationReply {
@@ -32,6 +43,7 @@ impl From<Organization> for OrganizationReply {
             tier: organization.tier,
             rate_limit_per_minute: organization.rate_limit_per_minute,
             webhook_url: organization.webhook_url,
+            webhook_secret: None,
             status: organization.status,
             created_at: Timestamp(organization.created_at),
         }

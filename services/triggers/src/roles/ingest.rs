@@ -177,6 +177,7 @@ impl ApiServer {
             on_loopback,
             signups_per_hour,
             budgets,
+            set_default_endpoint: Some(dispatcher::default_endpoint(self.sealing.clone(), self.egress.clone())),
             ..TenancyConfig::new(self.operator_token, self.open_signup)
         };
         config.limits.enabled = self.tuning.rate_limits == RateLimits::On;

@@ -1,0 +1,111 @@
+//! The default endpoint of an organization: for clients of older trigger APIs, which have one URL per organization
+//! (`POST /webhook/config`), and for `webhook_url` of the organization, which is its URL.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use http_server::{FieldError, JsonBody, Problem, Timestamp};
+use runtime::seal::SealingKey;
+use schemas::ids::OrgId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnection;
+use tenancy::audit::{self, Actor, Origin};
+use tenancy::{DefaultEndpoint, SetDefaultEndpoint};
+
+use super::EndpointsState;
+use super::answers::{failed, invalid, refused};
+use super::edit::{apply, new_endpoint};
+use super::input::{self, EndpointPatch};
+use super::managers::EndpointWriter;
+use super::notes;
+use super::store::{self, CreateError, StoredEndpoint};
+use crate::attempt::egress::EgressPolicy;
+use crate::attempt::sign::Secret;
+
+#[derive(Deserialize)]
+pub(super) struct Configuration {
+    webhook_url: Value,
+}
+
+pub(super) async fn configure(
+    EndpointWriter(caller): EndpointWriter,
+    State(state): State<EndpointsState>,
+    origin: Origin,
+    JsonBody(body): JsonBody<Configuration>,
+) -> Result<Json<Value>, Problem> {
+    let url = read_url(&body.webhook_url, &state.policy)?;
+    let mut transaction = state.pool.begin().await.map_err(failed)?;
+    let set = set(&mut transaction, &state.sealing, caller.org_id, url).await.map_err(refused)?;
+    let (change, detail) = set.entry();
+    audit::append(&mut transaction, Actor::Key(caller.key_id), Some(&origin), change, &detail).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)?;
+    let endpoint = set.endpoint;
+    let mut answer = json!({
+        "success": true,
+        "organization_id": endpoint.org_id,
+        "webhook_url": endpoint.url,
+        "endpoint_id": endpoint.id,
+        "updated_at": Timestamp(endpoint.updated_at),
+        "message": "events are delivered to this URL",
+    });
+    if let Some(secret) = set.secret {
+        answer["secret"] = Value::from(secret.to_text());
+    }
+    Ok(Json(answer))
+}
+
+/// For the routes of organizations. `policy` must be the dispatcher's.
+pub fn default_endpoint(sealing: SealingKey, policy: EgressPolicy) -> SetDefaultEndpoint {
+    let shared = Arc::new((sealing, policy));
+    Arc::new(move |conn, org_id, url| {
+        let shared = Arc::clone(&shared);
+        Box::pin(async move {
+            let (sealing, policy) = &*shared;
+            let url = read_url(&Value::from(url), policy)?;
+            let set = set(conn, sealing, org_id, url).await.map_err(|error| match error {
+                // The caller of this route need not be of the organization.
+                CreateError::Erased => Problem::not_found(),
+                other => refused(other),
+            })?;
+            let (change, detail) = set.entry();
+            let secret = set.secret.map(|secret| secret.to_text());
+            Ok(DefaultEndpoint { url: set.endpoint.url, secret, change, detail })
+        })
+    })
+}
+
+fn read_url(value: &Value, policy: &EgressPolicy) -> Result<String, Problem> {
+    input::url(value, policy).map_err(|reason| invalid(vec![FieldError::new("webhook_url", reason)]))
+}
+
+struct Set {
+    endpoint: StoredEndpoint,
+    /// Of a new endpoint.
+    secret: Option<Secret>,
+}
+
+impl Set {
+    fn entry(&self) -> (audit::Change, Value) {
+        let action = if self.secret.is_some() { "endpoint.created" } else { "endpoint.changed" };
+        (notes::change(action, &self.endpoint), notes::detail(&self.endpoint))
+    }
+}
+
+/// Creates the default endpoint, or changes its URL and keeps its secret. Clients of older trigger APIs cannot enable an
+/// endpoint, so setting the URL does. Changes are serialized: concurrent calls create one endpoint.
+async fn set(conn: &mut PgConnection, sealing: &SealingKey, org_id: OrgId, url: String) -> Result<Set, CreateError> {
+    let version = store::raise_version(conn).await?;
+    if let Some(id) = store::default_of(conn, version, org_id).await? {
+        let patch = EndpointPatch { url: Some(url.clone()), enabled: Some(true), ..EndpointPatch::default() };
+        let change = |endpoint: &mut _| apply(endpoint, patch, sealing);
+        if let Some(endpoint) = store::update(conn, version, org_id, id, change).await? {
+            return Ok(Set { endpoint, secret: None });
+        }
+    }
+    let (mut endpoint, secret) = new_endpoint(sealing, org_id, url);
+    endpoint.is_default = true;
+    let endpoint = store::create(conn, version, &endpoint).await?;
+    Ok(Set { endpoint, secret: Some(secret) })
+}
