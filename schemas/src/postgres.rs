@@ -28,7 +28,7 @@ pub const MIGRATIONS: &[Migration] = &[
     },
     Migration {
         version: 9,
-        name: "default_endpoint",
-        sql: include_str!("../postgres/migrations/0009_default_endpoint.sql"),
+        name: "default_endpoint_and_audit",
+        sql: include_str!("../postgres/migrations/0009_default_endpoint_and_audit.sql"),
     },
 ];

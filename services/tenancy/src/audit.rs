@@ -19,7 +19,10 @@ use uuid::Uuid;
 
 use crate::extract::client_address;
 
-const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3_600);
+/// Default of the entries that an organization keeps: of its keys, and as many of all others.
+pub const AUDIT_ENTRIES: u32 = 10_000;
+
+const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
 /// Entries that one statement deletes at most.
 const SWEEP_BATCH: u64 = 1_000;
 
@@ -146,7 +149,7 @@ pub(crate) struct Filter<'a> {
     pub action: Option<&'a str>,
     pub since: Option<OffsetDateTime>,
     pub until: Option<OffsetDateTime>,
-    /// Only entries older than this one.
+    /// Only entries before this one. Entries of an organization are committed in the order of their ids.
     pub before: Option<i64>,
 }
 
@@ -175,33 +178,45 @@ pub(crate) async fn list(
     .await
 }
 
-/// Deletes old entries, once an hour, until `shutdown`.
-pub(crate) async fn sweep_until(pool: &PgPool, shutdown: CancellationToken) {
+/// Stores how many entries an organization keeps, and deletes old entries once a minute, until `shutdown`.
+pub(crate) async fn sweep_until(pool: &PgPool, entries: u32, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_stored = false;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }
-        loop {
-            match sweep(pool).await {
-                Ok(SWEEP_BATCH..) => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "Old audit entries could not be deleted; retrying in an hour");
-                    break;
-                }
+        let upkeep = async {
+            if !is_stored {
+                keep(pool, entries).await?;
+                is_stored = true;
             }
+            while sweep(pool).await? == SWEEP_BATCH {}
+            Ok::<(), sqlx::Error>(())
+        };
+        if let Err(error) = upkeep.await {
+            tracing::warn!(%error, "Old audit entries could not be deleted; retrying in a minute");
         }
     }
 }
 
+/// Sets how many entries an organization keeps. Of several instances, the one that started last decides.
+async fn keep(pool: &PgPool, entries: u32) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE audit_settings SET entries = $1 WHERE entries <> $1")
+        .bind(entries.cast_signed())
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
 /// Deletes a batch of entries that are older than the retention. Returns how many.
-pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
+async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let deleted = sqlx::query(
         "DELETE FROM audit_log WHERE id IN (
-             SELECT id FROM audit_log WHERE at < now() - audit_retention() ORDER BY at LIMIT $1)",
+             SELECT id FROM audit_log WHERE at < now() - audit_retention() ORDER BY at LIMIT $1
+             FOR UPDATE SKIP LOCKED)",
     )
     .bind(SWEEP_BATCH.cast_signed())
     .execute(pool)

@@ -1,6 +1,7 @@
 //! The table of organizations.
 
 use schemas::ids::OrgId;
+use serde_json::{Value, json};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
@@ -22,6 +23,16 @@ pub(crate) struct Organization {
     /// active, erasing or erased.
     pub status: String,
     pub created_at: OffsetDateTime,
+}
+
+impl Organization {
+    /// What an audit entry shows of it.
+    pub(crate) fn audit_detail(&self) -> Value {
+        json!({
+            "name": self.name, "tier": self.tier, "rate_limit_per_minute": self.rate_limit_per_minute,
+            "webhook_url": self.webhook_url,
+        })
+    }
 }
 
 impl FromRow<'_, PgRow> for Organization {

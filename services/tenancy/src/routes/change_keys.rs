@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use time::{Duration, OffsetDateTime};
 
-use super::keys::{WantedKey, detail, issue};
+use super::keys::{WantedKey, issue};
 use super::managers::KeyManager;
 use super::reply::{KeyReply, secret};
 use super::validation::{check_name, forbidden, invalid};
@@ -84,7 +84,7 @@ async fn note(
     target: &StoredKey,
 ) -> Result<(), Problem> {
     let change = Change { org_id: caller.org_id, action, target: target.id.as_uuid() };
-    audit::append(conn, Actor::Key(caller.key_id), Some(origin), change, &detail(target))
+    audit::append(conn, Actor::Key(caller.key_id), Some(origin), change, &target.audit_detail())
         .await
         .map_err(|error| database_problem(&error))
 }

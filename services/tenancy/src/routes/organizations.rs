@@ -109,12 +109,10 @@ pub(super) async fn note(
     action: &'static str,
     changed: &Organization,
 ) -> Result<(), Problem> {
-    let detail = json!({
-        "name": changed.name, "tier": changed.tier, "rate_limit_per_minute": changed.rate_limit_per_minute,
-        "webhook_url": changed.webhook_url,
-    });
     let change = Change { org_id: changed.id, action, target: changed.id.as_uuid() };
-    audit::append(conn, actor, Some(origin), change, &detail).await.map_err(|error| database_problem(&error))
+    audit::append(conn, actor, Some(origin), change, &changed.audit_detail())
+        .await
+        .map_err(|error| database_problem(&error))
 }
 
 /// Absent members are unchanged. Only `rate_limit_per_minute` may be null: the limit of the tier.
