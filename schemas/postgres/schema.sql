@@ -7,11 +7,24 @@ SET check_function_bodies = false;
 CREATE SCHEMA contract;
 CREATE SCHEMA view;
 CREATE FUNCTION public.audit_append(org uuid, actor text, key uuid, action text, target uuid, detail jsonb, address text, request text) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     AS $$
-    INSERT INTO audit_log (org_id, actor, key_id, key_prefix, action, target, detail, address, request_id)
-    VALUES (org, actor, key, (SELECT prefix FROM api_keys WHERE id = key), action, target, detail, address::inet,
-            request)
+DECLARE
+    of_key boolean := actor = 'key';
+    next_number bigint;
+BEGIN
+    INSERT INTO audit_counts AS c (org_id, by_keys, by_others) VALUES (org, of_key::integer, (NOT of_key)::integer)
+    ON CONFLICT (org_id) DO UPDATE
+        SET by_keys = c.by_keys + EXCLUDED.by_keys, by_others = c.by_others + EXCLUDED.by_others
+    RETURNING CASE WHEN of_key THEN c.by_keys ELSE c.by_others END INTO next_number;
+    INSERT INTO audit_log (org_id, at, actor, key_id, key_prefix, action, target, detail, address, request_id, number)
+    VALUES (org, clock_timestamp(), actor, key, (SELECT prefix FROM api_keys WHERE id = key), action, target, detail,
+            address::inet, request, next_number);
+    DELETE FROM audit_log WHERE id IN (
+        SELECT l.id FROM audit_log l
+        WHERE l.org_id = org AND l.by_key = of_key AND l.number <= audit_passed(org, of_key)
+        ORDER BY l.number LIMIT 100 FOR UPDATE SKIP LOCKED);
+END
 $$;
 CREATE FUNCTION public.audit_append_only() RETURNS trigger
     LANGUAGE plpgsql
@@ -19,12 +32,19 @@ CREATE FUNCTION public.audit_append_only() RETURNS trigger
 BEGIN
     IF TG_OP = 'DELETE' THEN
         IF OLD.at < now() - audit_retention()
+            OR OLD.number <= audit_passed(OLD.org_id, OLD.by_key)
             OR EXISTS (SELECT FROM organizations WHERE id = OLD.org_id AND status = 'erasing') THEN
             RETURN OLD;
         END IF;
     END IF;
     RAISE EXCEPTION 'audit_log is append-only' USING ERRCODE = 'insufficient_privilege';
 END
+$$;
+CREATE FUNCTION public.audit_passed(org uuid, of_key boolean) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT CASE WHEN of_key THEN c.by_keys ELSE c.by_others END - s.entries
+    FROM audit_counts c CROSS JOIN audit_settings s WHERE c.org_id = org
 $$;
 CREATE FUNCTION public.audit_retention() RETURNS interval
     LANGUAGE sql IMMUTABLE
@@ -39,6 +59,7 @@ BEGIN
         AND EXISTS (SELECT FROM organizations WHERE id = NEW.org_id AND status = 'erasing') THEN
         DELETE FROM api_keys WHERE org_id = NEW.org_id;
         DELETE FROM audit_log WHERE org_id = NEW.org_id;
+        DELETE FROM audit_counts WHERE org_id = NEW.org_id;
         UPDATE organizations SET status = 'erased', name = id::text WHERE id = NEW.org_id;
         PERFORM audit_append(NEW.org_id, 'system', NULL, 'organization.erased', NEW.org_id, '{}', NULL, NULL);
     END IF;
@@ -216,6 +237,34 @@ CREATE VIEW contract.dedup_keys AS
     dedup_keys.accepted_at,
     dedup_keys.expires_at
    FROM public.dedup_keys;
+CREATE TABLE public.endpoints (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    url text NOT NULL,
+    event_types text[] DEFAULT '{}'::text[] NOT NULL,
+    description text,
+    sealed_headers bytea,
+    sealed_secret bytea,
+    max_in_flight integer,
+    timeout_seconds integer NOT NULL,
+    retry_schedule integer[] NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    disabled_reason text,
+    is_default boolean DEFAULT false NOT NULL,
+    version bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone,
+    CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
+    CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
+    CONSTRAINT endpoints_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 30)))
+);
+COMMENT ON TABLE public.endpoints IS 'Webhook endpoints of organizations.';
+CREATE VIEW contract.default_endpoints AS
+ SELECT endpoints.org_id,
+    endpoints.url
+   FROM public.endpoints
+  WHERE (endpoints.is_default AND (endpoints.deleted_at IS NULL));
 CREATE TABLE public.event_ids (
     org_id uuid NOT NULL,
     event_id uuid NOT NULL,
@@ -263,7 +312,6 @@ CREATE TABLE public.organizations (
     name text NOT NULL,
     tier text DEFAULT 'free'::text NOT NULL,
     rate_limit_per_minute integer,
-    webhook_url text,
     status text DEFAULT 'active'::text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT organizations_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 255))),
@@ -299,6 +347,13 @@ CREATE TABLE public.api_keys (
     CONSTRAINT api_keys_role_check CHECK ((role = ANY (ARRAY['produce'::text, 'consume'::text, 'manage'::text, 'admin'::text])))
 );
 COMMENT ON TABLE public.api_keys IS 'API keys, as hashes.';
+CREATE TABLE public.audit_counts (
+    org_id uuid NOT NULL,
+    by_keys bigint DEFAULT 0 NOT NULL,
+    by_others bigint DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='70');
+COMMENT ON TABLE public.audit_counts IS 'One row for each organization with audit entries. Appending locks it until the end of the transaction, so ids become visible in order: a reader that pages by id misses no entry that was committed late.';
 CREATE TABLE public.audit_log (
     id bigint NOT NULL,
     org_id uuid NOT NULL,
@@ -311,14 +366,16 @@ CREATE TABLE public.audit_log (
     detail jsonb NOT NULL,
     address inet,
     request_id text,
+    by_key boolean GENERATED ALWAYS AS ((actor = 'key'::text)) STORED NOT NULL,
+    number bigint DEFAULT 0 NOT NULL,
     CONSTRAINT audit_log_action_check CHECK ((action ~ '^[a-z_]{1,30}\.[a-z_]{1,30}$'::text)),
-    CONSTRAINT audit_log_actor_check CHECK ((actor = ANY (ARRAY['key'::text, 'operator'::text, 'command_line'::text, 'system'::text, 'anonymous'::text]))),
+    CONSTRAINT audit_log_actor_check CHECK ((actor = ANY (ARRAY['key'::text, 'operator'::text, 'configuration'::text, 'system'::text, 'anonymous'::text]))),
     CONSTRAINT audit_log_check CHECK (((key_id IS NOT NULL) = (actor = 'key'::text))),
-    CONSTRAINT audit_log_detail_check CHECK ((octet_length((detail)::text) <= 65536)),
+    CONSTRAINT audit_log_detail_check CHECK ((octet_length((detail)::text) <= 131072)),
     CONSTRAINT audit_log_key_prefix_check CHECK ((char_length(key_prefix) = 17)),
     CONSTRAINT audit_log_request_id_check CHECK ((char_length(request_id) <= 128))
 );
-COMMENT ON TABLE public.audit_log IS 'Append-only. Rows are deleted only when their organization is erased, or when they are older than audit_retention().';
+COMMENT ON TABLE public.audit_log IS 'Append-only. Rows are deleted only when their organization is erased, when they are older than audit_retention(), or when audit_settings.entries newer ones of the same kind exist.';
 ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.audit_log_id_seq
     START WITH 1
@@ -326,6 +383,12 @@ ALTER TABLE public.audit_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+CREATE TABLE public.audit_settings (
+    only_row boolean DEFAULT true NOT NULL,
+    entries integer NOT NULL,
+    CONSTRAINT audit_settings_entries_check CHECK ((entries >= 1000)),
+    CONSTRAINT audit_settings_only_row_check CHECK (only_row)
 );
 CREATE TABLE public.consumer_positions (
     consumer text NOT NULL,
@@ -382,29 +445,6 @@ CREATE TABLE public.delivery_schedule (
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.delivery_schedule IS 'Deliveries that the first attempt from the log did not finish. A row holds what sending needs, so it depends neither on the view nor on what the log still has. A finished row stays until the position has passed its record: until then, a second reading of the record must find that it is done.';
-CREATE TABLE public.endpoints (
-    id uuid NOT NULL,
-    org_id uuid NOT NULL,
-    url text NOT NULL,
-    event_types text[] DEFAULT '{}'::text[] NOT NULL,
-    description text,
-    sealed_headers bytea,
-    sealed_secret bytea,
-    max_in_flight integer,
-    timeout_seconds integer NOT NULL,
-    retry_schedule integer[] NOT NULL,
-    enabled boolean DEFAULT true NOT NULL,
-    disabled_reason text,
-    is_default boolean DEFAULT false NOT NULL,
-    version bigint NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    deleted_at timestamp with time zone,
-    CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
-    CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
-    CONSTRAINT endpoints_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 30)))
-);
-COMMENT ON TABLE public.endpoints IS 'Webhook endpoints of organizations.';
 CREATE TABLE public.endpoints_version (
     only_row boolean DEFAULT true NOT NULL,
     version bigint NOT NULL,
@@ -518,8 +558,12 @@ ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_hash_key UNIQUE (hash);
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.audit_counts
+    ADD CONSTRAINT audit_counts_pkey PRIMARY KEY (org_id);
 ALTER TABLE ONLY public.audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.audit_settings
+    ADD CONSTRAINT audit_settings_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY public.consumer_positions
     ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (consumer, topic, partition);
 ALTER TABLE ONLY public.dedup_keys
@@ -561,6 +605,7 @@ ALTER TABLE ONLY view.time_partitions
 CREATE INDEX api_keys_org ON public.api_keys USING btree (org_id, created_at DESC, id);
 CREATE INDEX api_keys_prefix ON public.api_keys USING btree (prefix);
 CREATE INDEX audit_log_at ON public.audit_log USING btree (at);
+CREATE INDEX audit_log_number ON public.audit_log USING btree (org_id, by_key, number);
 CREATE INDEX audit_log_org ON public.audit_log USING btree (org_id, id DESC);
 CREATE INDEX dedup_keys_expiry ON public.dedup_keys USING btree (expires_at);
 CREATE INDEX deliveries_awaiting_dedup_org ON public.deliveries_awaiting_dedup USING btree (org_id);

@@ -26,4 +26,9 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "payload_encoding",
         sql: include_str!("../postgres/migrations/0008_payload_encoding.sql"),
     },
+    Migration {
+        version: 9,
+        name: "default_endpoint_and_audit",
+        sql: include_str!("../postgres/migrations/0009_default_endpoint_and_audit.sql"),
+    },
 ];

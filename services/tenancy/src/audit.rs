@@ -19,7 +19,10 @@ use uuid::Uuid;
 
 use crate::extract::client_address;
 
-const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3_600);
+/// Default of the entries that an organization keeps: of its keys, and as many of all others.
+pub const AUDIT_ENTRIES: u32 = 10_000;
+
+const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
 /// Entries that one statement deletes at most.
 const SWEEP_BATCH: u64 = 1_000;
 
@@ -30,6 +33,10 @@ pub enum Actor {
     Operator,
     /// A client without a key: self sign-up.
     Anonymous,
+    /// The configuration of a process: development keys.
+    Configuration,
+    /// The system itself, such as the dispatcher that disables an endpoint.
+    System,
 }
 
 impl Actor {
@@ -38,6 +45,8 @@ impl Actor {
             Self::Key(_) => "key",
             Self::Operator => "operator",
             Self::Anonymous => "anonymous",
+            Self::Configuration => "configuration",
+            Self::System => "system",
         }
     }
 }
@@ -69,20 +78,23 @@ pub struct Change {
     pub target: Uuid,
 }
 
-/// Appends an entry. `detail` has no secret.
+/// Appends an entry. `detail` has no secret. `origin`: of the request that made the change.
+///
+/// It locks the entries of the organization until the end of the transaction, so it is its last statement: who holds
+/// that lock must not wait for another one.
 ///
 /// # Errors
 /// When PostgreSQL does not answer. The change must not be committed then.
 pub async fn append(
     conn: &mut PgConnection,
     actor: Actor,
-    origin: &Origin,
+    origin: Option<&Origin>,
     change: Change,
     detail: &Value,
 ) -> Result<(), sqlx::Error> {
     let key_id = match actor {
         Actor::Key(id) => Some(id.as_uuid()),
-        Actor::Operator | Actor::Anonymous => None,
+        _ => None,
     };
     sqlx::query("SELECT audit_append($1, $2, $3, $4, $5, $6::jsonb, $7, $8)")
         .bind(change.org_id.as_uuid())
@@ -91,8 +103,8 @@ pub async fn append(
         .bind(change.action)
         .bind(change.target)
         .bind(detail.to_string())
-        .bind(origin.address.to_string())
-        .bind(&*origin.request_id)
+        .bind(origin.map(|origin| origin.address.to_string()))
+        .bind(origin.map(|origin| &*origin.request_id))
         .execute(conn)
         .await?;
     Ok(())
@@ -137,7 +149,7 @@ pub(crate) struct Filter<'a> {
     pub action: Option<&'a str>,
     pub since: Option<OffsetDateTime>,
     pub until: Option<OffsetDateTime>,
-    /// Only entries older than this one.
+    /// Only entries before this one. Entries of an organization are committed in the order of their ids.
     pub before: Option<i64>,
 }
 
@@ -166,33 +178,45 @@ pub(crate) async fn list(
     .await
 }
 
-/// Deletes old entries, once an hour, until `shutdown`.
-pub(crate) async fn sweep_until(pool: &PgPool, shutdown: CancellationToken) {
+/// Stores how many entries an organization keeps, and deletes old entries once a minute, until `shutdown`.
+pub(crate) async fn sweep_until(pool: &PgPool, entries: u32, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_stored = false;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }
-        loop {
-            match sweep(pool).await {
-                Ok(SWEEP_BATCH..) => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "Old audit entries could not be deleted; retrying in an hour");
-                    break;
-                }
+        let upkeep = async {
+            if !is_stored {
+                keep(pool, entries).await?;
+                is_stored = true;
             }
+            while sweep(pool).await? == SWEEP_BATCH {}
+            Ok::<(), sqlx::Error>(())
+        };
+        if let Err(error) = upkeep.await {
+            tracing::warn!(%error, "Old audit entries could not be deleted; retrying in a minute");
         }
     }
 }
 
+/// Sets how many entries an organization keeps. Of several instances, the one that started last decides.
+async fn keep(pool: &PgPool, entries: u32) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE audit_settings SET entries = $1 WHERE entries <> $1")
+        .bind(entries.cast_signed())
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
 /// Deletes a batch of entries that are older than the retention. Returns how many.
-pub(crate) async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
+async fn sweep(pool: &PgPool) -> Result<u64, sqlx::Error> {
     let deleted = sqlx::query(
         "DELETE FROM audit_log WHERE id IN (
-             SELECT id FROM audit_log WHERE at < now() - audit_retention() ORDER BY at LIMIT $1)",
+             SELECT id FROM audit_log WHERE at < now() - audit_retention() ORDER BY at LIMIT $1
+             FOR UPDATE SKIP LOCKED)",
     )
     .bind(SWEEP_BATCH.cast_signed())
     .execute(pool)

@@ -2,11 +2,15 @@
 //! loopback only.
 
 use schemas::ids::OrgId;
+use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{FromRow, Row};
+use uuid::Uuid;
 
+use crate::audit::{self, Actor, Change};
 use crate::grant::Grant;
 use crate::key::{self, KeyHash};
-use crate::keys::{self, KeyToStore};
+use crate::keys::{self, KeyToStore, StoredKey};
 use crate::organizations;
 use crate::role::Role;
 use crate::tier::Tier;
@@ -98,38 +102,45 @@ pub fn check_dev_keys(text: &str, everything_on_loopback: bool) -> Result<usize,
     parse(text, everything_on_loopback).map(|keys| keys.len())
 }
 
+/// An entry of the audit log, which is appended when all changes of the transaction are made.
+type Entry = (Change, Value);
+
 /// Creates missing keys and organizations; idempotent. Returns the organization of each key.
 pub(crate) async fn apply(pool: &PgPool, dev_keys: &[DevKey]) -> Result<Vec<OrgId>, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
     let mut organizations = Vec::with_capacity(dev_keys.len());
+    let mut entries = Vec::new();
     for dev_key in dev_keys {
         let org_id = match organizations::find_by_name(&mut transaction, &dev_key.organization).await? {
             Some(id) => id,
-            None => organizations::insert(&mut transaction, &dev_key.organization, Tier::Free, Some(0), None).await?.id,
+            None => {
+                let made = organizations::insert(&mut transaction, &dev_key.organization, Tier::Free, Some(0)).await?;
+                let change = Change { org_id: made.id, action: "organization.created", target: made.id.as_uuid() };
+                entries.push((change, made.audit_detail()));
+                made.id
+            }
         };
-        apply_one(&mut transaction, org_id, dev_key).await?;
+        entries.extend(apply_one(&mut transaction, org_id, dev_key).await?);
         organizations.push(org_id);
+    }
+    for (change, detail) in entries {
+        audit::append(&mut transaction, Actor::Configuration, None, change, &detail).await?;
     }
     transaction.commit().await?;
     Ok(organizations)
 }
 
 /// An existing development key is moved to the configured organization and made valid again.
-async fn apply_one(conn: &mut PgConnection, org_id: OrgId, dev_key: &DevKey) -> Result<(), sqlx::Error> {
+async fn apply_one(conn: &mut PgConnection, org_id: OrgId, dev_key: &DevKey) -> Result<Vec<Entry>, sqlx::Error> {
     let hash = dev_key.hash();
-    let updated = sqlx::query_scalar::<_, bool>(
-        "UPDATE api_keys SET org_id = $2, revoked_at = NULL
-         WHERE hash = $1 AND environment = 'development' AND (org_id <> $2 OR revoked_at IS NOT NULL)
-         RETURNING true",
-    )
-    .bind(hash.as_bytes().as_slice())
-    .bind(org_id.as_uuid())
-    .fetch_optional(&mut *conn)
-    .await?
-    .is_some();
-    if updated || is_stored(conn, &hash).await? {
-        return Ok(());
+    let created = |key: &StoredKey| entry(org_id, "key.created", key);
+    if let Some((previous, key)) = restore(conn, org_id, &hash).await? {
+        let lost = previous.filter(|previous| *previous != org_id).map(|previous| entry(previous, "key.revoked", &key));
+        return Ok(lost.into_iter().chain([created(&key)]).collect());
+    }
+    if is_stored(conn, &hash).await? {
+        return Ok(Vec::new());
     }
     let grant = Grant { role: Role::Admin, event_types: None, rate_limit_per_minute: Some(0), expires_at: None };
     let prefix = key::prefix(&dev_key.key);
@@ -141,8 +152,37 @@ async fn apply_one(conn: &mut PgConnection, org_id: OrgId, dev_key: &DevKey) -> 
         grant: &grant,
         content_dedup: false,
     };
-    keys::insert(conn, org_id, &to_store).await?;
-    Ok(())
+    let stored = keys::insert(conn, org_id, &to_store).await?;
+    Ok(stored.iter().map(created).collect())
+}
+
+fn entry(org_id: OrgId, action: &'static str, key: &StoredKey) -> Entry {
+    (Change { org_id, action, target: key.id.as_uuid() }, key.audit_detail())
+}
+
+/// Makes a development key valid in its organization again, if it is not. Returns the key, and the organization that it
+/// was valid in before.
+async fn restore(
+    conn: &mut PgConnection,
+    org_id: OrgId,
+    hash: &KeyHash,
+) -> Result<Option<(Option<OrgId>, StoredKey)>, sqlx::Error> {
+    let row = sqlx::query(
+        "UPDATE api_keys k SET org_id = $2, revoked_at = NULL
+         FROM (SELECT id, CASE WHEN revoked_at IS NULL THEN org_id END AS valid_in FROM api_keys
+               WHERE hash = $1 AND environment = 'development' AND (org_id <> $2 OR revoked_at IS NOT NULL)
+               FOR UPDATE) before
+         WHERE k.id = before.id
+         RETURNING k.id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
+                   created_at, revoked_at, before.valid_in",
+    )
+    .bind(hash.as_bytes().as_slice())
+    .bind(org_id.as_uuid())
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let valid_in: Option<Uuid> = row.try_get("valid_in")?;
+    Ok(Some((valid_in.map(OrgId::from_uuid), StoredKey::from_row(&row)?)))
 }
 
 async fn is_stored(conn: &mut PgConnection, hash: &KeyHash) -> Result<bool, sqlx::Error> {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http_server::RateLimitSlot;
+use http_server::{RateLimitSlot, Timestamp};
 use schemas::ids::{KeyId, OrgId};
+use serde_json::{Value, json};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
@@ -99,6 +100,17 @@ pub(crate) struct StoredKey {
     pub content_dedup: bool,
     pub created_at: OffsetDateTime,
     pub revoked_at: Option<OffsetDateTime>,
+}
+
+impl StoredKey {
+    /// What an audit entry shows of it.
+    pub(crate) fn audit_detail(&self) -> Value {
+        json!({
+            "name": self.name, "prefix": self.prefix, "role": self.grant.role, "event_types": self.grant.event_types,
+            "rate_limit_per_minute": self.grant.rate_limit_per_minute, "content_dedup": self.content_dedup,
+            "expires_at": self.grant.expires_at.map(Timestamp),
+        })
+    }
 }
 
 impl FromRow<'_, PgRow> for StoredKey {

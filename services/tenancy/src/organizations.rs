@@ -1,6 +1,7 @@
 //! The table of organizations.
 
 use schemas::ids::OrgId;
+use serde_json::{Value, json};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
@@ -17,10 +18,21 @@ pub(crate) struct Organization {
     pub tier: Tier,
     /// Requests per minute of the whole organization: its own limit or that of its tier; 0: unlimited.
     pub rate_limit_per_minute: u32,
+    /// That of the default endpoint, while the organization is active.
     pub webhook_url: Option<String>,
     /// active, erasing or erased.
     pub status: String,
     pub created_at: OffsetDateTime,
+}
+
+impl Organization {
+    /// What an audit entry shows of it.
+    pub(crate) fn audit_detail(&self) -> Value {
+        json!({
+            "name": self.name, "tier": self.tier, "rate_limit_per_minute": self.rate_limit_per_minute,
+            "webhook_url": self.webhook_url,
+        })
+    }
 }
 
 impl FromRow<'_, PgRow> for Organization {
@@ -47,17 +59,15 @@ pub(crate) async fn insert(
     name: &str,
     tier: Tier,
     rate_limit_per_minute: Option<u32>,
-    webhook_url: Option<&str>,
 ) -> Result<Organization, sqlx::Error> {
     sqlx::query_as(
-        "INSERT INTO organizations (id, name, tier, rate_limit_per_minute, webhook_url) VALUES ($1, $2, $3, $4, $5)
-         RETURNING id, name, tier, rate_limit_per_minute, webhook_url, status, created_at",
+        "INSERT INTO organizations (id, name, tier, rate_limit_per_minute) VALUES ($1, $2, $3, $4)
+         RETURNING id, name, tier, rate_limit_per_minute, status, created_at, NULL::text AS webhook_url",
     )
     .bind(OrgId::generate().as_uuid())
     .bind(name)
     .bind(tier.name())
     .bind(rate_limit_per_minute.map(u32::cast_signed))
-    .bind(webhook_url)
     .fetch_one(conn)
     .await
 }
@@ -65,23 +75,21 @@ pub(crate) async fn insert(
 /// Finds an organization in any status.
 pub(crate) async fn find(pool: &PgPool, id: OrgId) -> Result<Option<Organization>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at
-         FROM organizations WHERE id = $1",
+        "SELECT o.id, o.name, o.tier, o.rate_limit_per_minute, o.status, o.created_at, d.url AS webhook_url
+         FROM organizations o LEFT JOIN contract.default_endpoints d ON d.org_id = o.id AND o.status = 'active'
+         WHERE o.id = $1",
     )
     .bind(id.as_uuid())
     .fetch_optional(pool)
     .await
 }
 
-/// Finds an active organization within a transaction. The row is locked against other changes until it ends.
-pub(crate) async fn find_in(conn: &mut PgConnection, id: OrgId) -> Result<Option<Organization>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at
-         FROM organizations WHERE id = $1 AND status = 'active' FOR SHARE",
-    )
-    .bind(id.as_uuid())
-    .fetch_optional(conn)
-    .await
+/// The name of an active organization. Its row is locked against other changes until the transaction ends.
+pub(crate) async fn lock_name(conn: &mut PgConnection, id: OrgId) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT name FROM organizations WHERE id = $1 AND status = 'active' FOR SHARE")
+        .bind(id.as_uuid())
+        .fetch_optional(conn)
+        .await
 }
 
 /// A change of an organization; `None`: unchanged.
@@ -91,7 +99,6 @@ pub(crate) struct OrganizationChange {
     pub tier: Option<Tier>,
     /// `Some(None)`: the limit of the tier.
     pub rate_limit_per_minute: Option<Option<u32>>,
-    pub webhook_url: Option<String>,
 }
 
 /// Changes an active organization. Its trigger invalidates the cached keys of the organization on every instance.
@@ -102,15 +109,15 @@ pub(crate) async fn update(
 ) -> Result<Option<Organization>, sqlx::Error> {
     sqlx::query_as(
         "UPDATE organizations
-         SET name = COALESCE($2, name), tier = COALESCE($3, tier), webhook_url = COALESCE($4, webhook_url),
-             rate_limit_per_minute = CASE WHEN $5 THEN $6 ELSE rate_limit_per_minute END
+         SET name = COALESCE($2, name), tier = COALESCE($3, tier),
+             rate_limit_per_minute = CASE WHEN $4 THEN $5 ELSE rate_limit_per_minute END
          WHERE id = $1 AND status = 'active'
-         RETURNING id, name, tier, rate_limit_per_minute, webhook_url, status, created_at",
+         RETURNING id, name, tier, rate_limit_per_minute, status, created_at,
+                   (SELECT url FROM contract.default_endpoints WHERE org_id = $1) AS webhook_url",
     )
     .bind(id.as_uuid())
     .bind(change.name.as_deref())
     .bind(change.tier.map(Tier::name))
-    .bind(change.webhook_url.as_deref())
     .bind(change.rate_limit_per_minute.is_some())
     .bind(change.rate_limit_per_minute.flatten().map(u32::cast_signed))
     .fetch_optional(conn)
@@ -122,7 +129,7 @@ pub(crate) async fn update(
 pub(crate) async fn erase(conn: &mut PgConnection, id: OrgId) -> Result<bool, sqlx::Error> {
     let found: Option<bool> = sqlx::query_scalar(
         "WITH marked AS (
-             UPDATE organizations SET status = 'erasing', webhook_url = NULL WHERE id = $1 AND status = 'active')
+             UPDATE organizations SET status = 'erasing' WHERE id = $1 AND status = 'active')
          SELECT true FROM organizations WHERE id = $1",
     )
     .bind(id.as_uuid())
@@ -145,8 +152,9 @@ pub(crate) async fn find_by_name(conn: &mut PgConnection, name: &str) -> Result<
 /// A page of organizations after the id `after`, in the order of ids, which is the order of creation.
 pub(crate) async fn list(pool: &PgPool, after: Option<OrgId>, limit: i64) -> Result<Vec<Organization>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT id, name, tier, rate_limit_per_minute, webhook_url, status, created_at FROM organizations
-         WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2",
+        "SELECT o.id, o.name, o.tier, o.rate_limit_per_minute, o.status, o.created_at, d.url AS webhook_url
+         FROM organizations o LEFT JOIN contract.default_endpoints d ON d.org_id = o.id AND o.status = 'active'
+         WHERE $1::uuid IS NULL OR o.id > $1 ORDER BY o.id LIMIT $2",
     )
     .bind(after.map(|id| id.as_uuid()))
     .bind(limit)

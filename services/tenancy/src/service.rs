@@ -4,8 +4,10 @@ use runtime::lifecycle::Supervisor;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 
+use crate::audit::AUDIT_ENTRIES;
 use crate::auth::{AuthSettings, Authenticator};
 use crate::budgets::OrganizationBudgets;
+use crate::default_endpoint::SetDefaultEndpoint;
 use crate::dev_keys::{self, DevKeysError};
 use crate::limits::LimitSettings;
 use crate::operator::OperatorToken;
@@ -29,6 +31,10 @@ pub struct TenancyConfig {
     /// What one organization may hold at once.
     pub budgets: OrganizationBudgets,
     pub limits: LimitSettings,
+    /// Entries of the audit log that an organization keeps, 1,000 at least: of its keys, and as many of all others.
+    pub audit_entries: u32,
+    /// Sets `webhook_url` of an organization; `None`: requests with it are refused.
+    pub set_default_endpoint: Option<SetDefaultEndpoint>,
 }
 
 impl TenancyConfig {
@@ -42,6 +48,8 @@ impl TenancyConfig {
             auth: AuthSettings::default(),
             budgets: OrganizationBudgets::default(),
             limits: LimitSettings::default(),
+            audit_entries: AUDIT_ENTRIES,
+            set_default_endpoint: None,
         }
     }
 }
@@ -54,13 +62,13 @@ pub struct Tenancy {
     pub(crate) open_signup: bool,
     pub(crate) signups: Signups,
     pub(crate) on_loopback: bool,
+    pub(crate) set_default_endpoint: Option<SetDefaultEndpoint>,
     pub(crate) pool: PgPool,
 }
 
 impl Tenancy {
-    /// Starts the tasks "key watch", which invalidates revoked keys, and "rate limits", which leases tokens. Does not
-    /// need PostgreSQL to be up. Must be called
-    /// within a Tokio runtime.
+    /// Starts the tasks "key watch", which invalidates revoked keys, "rate limits", which leases tokens, and "audit
+    /// sweep", which deletes old entries. Does not need PostgreSQL to be up. Must be called within a Tokio runtime.
     pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
         let authenticator = Authenticator::new(pool.clone(), &config.auth, config.limits, config.budgets);
         authenticator.limits().start(supervisor, pool.clone());
@@ -71,7 +79,7 @@ impl Tenancy {
         });
         let (sweep_pool, shutdown) = (pool.clone(), supervisor.shutdown());
         supervisor.spawn("audit sweep", async move {
-            audit::sweep_until(&sweep_pool, shutdown).await;
+            audit::sweep_until(&sweep_pool, config.audit_entries, shutdown).await;
             Ok(())
         });
         Self {
@@ -80,6 +88,7 @@ impl Tenancy {
             open_signup: config.open_signup,
             signups: Signups::new(config.signups_per_hour),
             on_loopback: config.on_loopback,
+            set_default_endpoint: config.set_default_endpoint,
             pool,
         }
     }

@@ -10,11 +10,14 @@ use runtime::lifecycle::Supervisor;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 use tenancy::{Tenancy, TenancyConfig};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// How long background tasks may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a request without its body, with slack for a busy machine.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -61,6 +64,21 @@ pub async fn send(request: RequestBuilder) -> Answer {
         serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{status}: {error}: {bytes:?}"))
     };
     Answer { status, headers, body }
+}
+
+/// Sends headers that announce a body, and no body. Returns the status of the answer, which must not wait for the body.
+/// `base_url`: with the mount; `headers`: each ends with a line break.
+pub async fn status_of_headers_only(base_url: &str, method: &str, path: &str, headers: &str) -> u16 {
+    let (address, mount) = base_url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = format!("{method} /{mount}{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5000\r\n{headers}\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(ANSWER_TIMEOUT, socket.read_exact(&mut answer))
+        .await
+        .unwrap_or_else(|_| panic!("{method} {path} waits for the body"))
+        .unwrap();
+    std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap()
 }
 
 /// Serves the routes until `stop` is cancelled. Returns the URL, without a slash at its end.

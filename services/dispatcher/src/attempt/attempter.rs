@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use runtime::telemetry::metrics::Counted;
+use schemas::ids::EndpointId;
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use sqlx::postgres::PgPool;
+use tenancy::audit::Actor;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
@@ -12,8 +14,9 @@ use crate::attempt::client::WebhookClient;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::Slot;
 use crate::delivery::{AttemptOutcome, Delivery, signed};
-use crate::endpoints;
 use crate::endpoints::matching::Endpoint;
+use crate::endpoints::notes::note;
+use crate::endpoints::store;
 use crate::metrics::METRICS;
 use crate::retry::policy::{self, RetryDecision};
 
@@ -93,13 +96,22 @@ impl Attempter {
 
     /// Disables an endpoint that answered 410. After an error it gets another request and answers 410 again.
     async fn disable(&self, endpoint: &Endpoint) {
-        match endpoints::store::disable_gone(&self.pool, endpoint.id).await {
+        match self.disable_gone(endpoint.id).await {
             Ok(()) => info!(endpoint_id = %endpoint.id, "Endpoint answered 410; disabled it."),
             Err(error) => warn!(
                 endpoint_id = %endpoint.id, %error,
                 "Endpoint answered 410 and could not be disabled; trying again after its next answer."
             ),
         }
+    }
+
+    async fn disable_gone(&self, id: EndpointId) -> Result<(), sqlx::Error> {
+        let mut transaction = self.pool.begin().await?;
+        let version = store::raise_version(&mut transaction).await?;
+        // Dropping the transaction rolls the version back.
+        let Some(disabled) = store::disable_gone(&mut transaction, version, id).await? else { return Ok(()) };
+        note(&mut transaction, Actor::System, None, "endpoint.disabled", &disabled).await?;
+        transaction.commit().await
     }
 }
 

@@ -69,6 +69,9 @@ pub enum AddressClass {
 pub enum UrlProblem {
     #[error("must be an absolute http or https URL")]
     Malformed,
+    /// Two readers could read it differently, so it is refused rather than repaired.
+    #[error("must have a host after //, and no backslash, blank or control character")]
+    Ambiguous,
     #[error("must be at most {MAX_URL_BYTES} bytes long")]
     TooLong,
     #[error("must start with https:// or http://")]
@@ -121,6 +124,9 @@ impl EgressPolicy {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(UrlProblem::UserInfo);
         }
+        if !is_unambiguous(text) {
+            return Err(UrlProblem::Ambiguous);
+        }
         if self.check_literal(&url) == Some(AddressClass::Refused) {
             return Err(UrlProblem::Refused);
         }
@@ -142,6 +148,15 @@ impl EgressPolicy {
         (loopback && self.classify(IpAddr::V4(Ipv4Addr::LOCALHOST)) == AddressClass::Refused)
             .then_some(AddressClass::Refused)
     }
+}
+
+/// Whether the parser has repaired nothing. It removes blanks, control characters and an empty user name, reads a
+/// backslash as a slash, and finds a host after any number of slashes.
+fn is_unambiguous(text: &str) -> bool {
+    let is_repaired = |c: char| c == '\\' || c.is_whitespace() || c.is_control();
+    let after_scheme = text.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//"));
+    let host = after_scheme.and_then(|rest| rest.split(['/', '?', '#']).next());
+    !text.contains(is_repaired) && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
 }
 
 fn is_public(address: IpAddr) -> bool {

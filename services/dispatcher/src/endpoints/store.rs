@@ -1,5 +1,5 @@
 //! Endpoints in the database. Every change raises `endpoints_version` in its transaction, so that every dispatcher
-//! reads it before the next record. Secrets and headers are sealed by the caller.
+//! reads it before the next record. The caller begins and commits the transaction, and seals secrets and headers.
 
 use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
@@ -71,23 +71,29 @@ pub(crate) enum CreateError {
     Sql(#[from] sqlx::Error),
 }
 
-/// Raises the version. Later changes wait until this transaction ends.
-async fn raise_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+/// The version of the changes of one transaction.
+#[derive(Clone, Copy)]
+pub(crate) struct NewVersion(i64);
+
+/// Raises the version. Later changes wait until this transaction ends, so it comes before all other statements.
+pub(crate) async fn raise_version(connection: &mut PgConnection) -> Result<NewVersion, sqlx::Error> {
     let (version,): (i64,) = sqlx::query_as("UPDATE endpoints_version SET version = version + 1 RETURNING version")
         .fetch_one(connection)
         .await?;
-    Ok(version)
+    Ok(NewVersion(version))
 }
 
 /// Creates an endpoint and returns its row.
-pub(crate) async fn create(pool: &PgPool, new: &StoredEndpoint) -> Result<StoredEndpoint, CreateError> {
-    let mut transaction = pool.begin().await?;
-    let version = raise_version(&mut transaction).await?;
+pub(crate) async fn create(
+    conn: &mut PgConnection,
+    NewVersion(version): NewVersion,
+    new: &StoredEndpoint,
+) -> Result<StoredEndpoint, CreateError> {
     // With this lock, either the erasure finds the endpoint, or this transaction sees the tombstone.
     let status: Option<String> =
         sqlx::query_scalar("SELECT status FROM contract.organizations WHERE id = $1 FOR SHARE")
             .bind(new.org_id.as_uuid())
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(&mut *conn)
             .await?;
     if status.is_some_and(|status| status != "active") {
         return Err(CreateError::Erased);
@@ -95,7 +101,7 @@ pub(crate) async fn create(pool: &PgPool, new: &StoredEndpoint) -> Result<Stored
     // `raise_version` serializes changes, so the count is valid until the commit.
     let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM endpoints WHERE org_id = $1 AND deleted_at IS NULL")
         .bind(new.org_id.as_uuid())
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut *conn)
         .await?;
     if count >= MAX_ENDPOINTS {
         return Err(CreateError::TooMany);
@@ -119,9 +125,8 @@ pub(crate) async fn create(pool: &PgPool, new: &StoredEndpoint) -> Result<Stored
     .bind(&new.disabled_reason)
     .bind(new.is_default)
     .bind(version)
-    .fetch_one(&mut *transaction)
+    .fetch_one(&mut *conn)
     .await?;
-    transaction.commit().await?;
     Ok(stored)
 }
 
@@ -142,30 +147,35 @@ pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<
         .await
 }
 
-pub(crate) async fn default_of(pool: &PgPool, org_id: OrgId) -> Result<Option<StoredEndpoint>, sqlx::Error> {
-    sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND is_default AND deleted_at IS NULL")
-        .bind(org_id.as_uuid())
-        .fetch_optional(pool)
-        .await
+/// The id of the organization's default endpoint. Valid until the commit: `_version` serializes changes.
+pub(crate) async fn default_of(
+    conn: &mut PgConnection,
+    _version: NewVersion,
+    org_id: OrgId,
+) -> Result<Option<EndpointId>, sqlx::Error> {
+    let id: Option<Uuid> =
+        sqlx::query_scalar("SELECT id FROM endpoints WHERE org_id = $1 AND is_default AND deleted_at IS NULL")
+            .bind(org_id.as_uuid())
+            .fetch_optional(conn)
+            .await?;
+    Ok(id.map(EndpointId::from_uuid))
 }
 
 /// Changes an endpoint: `change` modifies the locked row. Enabling an endpoint releases its held deliveries. `None`:
 /// the organization has no such endpoint.
 pub(crate) async fn update(
-    pool: &PgPool,
+    conn: &mut PgConnection,
+    NewVersion(version): NewVersion,
     org_id: OrgId,
     id: EndpointId,
     change: impl FnOnce(&mut StoredEndpoint) + Send,
 ) -> Result<Option<StoredEndpoint>, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    let version = raise_version(&mut transaction).await?;
     let found: Option<StoredEndpoint> =
         sqlx::query_as("SELECT * FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL FOR UPDATE")
             .bind(org_id.as_uuid())
             .bind(id.as_uuid())
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(&mut *conn)
             .await?;
-    // Dropping the transaction rolls the version back.
     let Some(mut endpoint) = found else { return Ok(None) };
     change(&mut endpoint);
     let stored = sqlx::query_as(
@@ -186,66 +196,66 @@ pub(crate) async fn update(
     .bind(endpoint.enabled)
     .bind(&endpoint.disabled_reason)
     .bind(version)
-    .fetch_one(&mut *transaction)
+    .fetch_one(&mut *conn)
     .await?;
     if endpoint.enabled {
         sqlx::query(
             "UPDATE delivery_schedule SET state = 'pending', due_at = now() WHERE endpoint_id = $1 AND state = 'held'",
         )
         .bind(id.as_uuid())
-        .execute(&mut *transaction)
+        .execute(&mut *conn)
         .await?;
     }
-    transaction.commit().await?;
     Ok(Some(stored))
 }
 
 /// Deletes an endpoint and its secrets. Its waiting deliveries become due, so that the retry worker cancels and reports
-/// them; a row under a lease gets the outcome of its attempt. `false`: the organization has no such endpoint.
-pub(crate) async fn delete(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    let version = raise_version(&mut transaction).await?;
-    let deleted = sqlx::query(
+/// them; a row under a lease gets the outcome of its attempt. Returns the row; `None`: the organization has no such
+/// endpoint.
+pub(crate) async fn delete(
+    conn: &mut PgConnection,
+    NewVersion(version): NewVersion,
+    org_id: OrgId,
+    id: EndpointId,
+) -> Result<Option<StoredEndpoint>, sqlx::Error> {
+    let deleted: Option<StoredEndpoint> = sqlx::query_as(
         "UPDATE endpoints
          SET deleted_at = now(), updated_at = now(), version = $3, sealed_secret = NULL, sealed_headers = NULL,
              description = NULL
-         WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL",
+         WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *",
     )
     .bind(org_id.as_uuid())
     .bind(id.as_uuid())
     .bind(version)
-    .execute(&mut *transaction)
+    .fetch_optional(&mut *conn)
     .await?;
-    if deleted.rows_affected() == 0 {
-        return Ok(false);
+    if deleted.is_none() {
+        return Ok(None);
     }
     sqlx::query(
         "UPDATE delivery_schedule SET state = 'pending', due_at = now()
          WHERE endpoint_id = $1 AND (state = 'held' OR state = 'pending' AND lease_id IS NULL)",
     )
     .bind(id.as_uuid())
-    .execute(&mut *transaction)
+    .execute(&mut *conn)
     .await?;
-    transaction.commit().await?;
-    Ok(true)
+    Ok(deleted)
 }
 
-/// Disables an endpoint that answered 410, unless it is disabled or deleted already.
-pub(crate) async fn disable_gone(pool: &PgPool, id: EndpointId) -> Result<(), sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    let version = raise_version(&mut transaction).await?;
-    let disabled = sqlx::query(
+/// Disables an endpoint that answered 410, unless it is disabled or deleted already. Returns the changed row.
+pub(crate) async fn disable_gone(
+    conn: &mut PgConnection,
+    NewVersion(version): NewVersion,
+    id: EndpointId,
+) -> Result<Option<StoredEndpoint>, sqlx::Error> {
+    sqlx::query_as(
         "UPDATE endpoints SET enabled = false, disabled_reason = 'gone', updated_at = now(), version = $2
-         WHERE id = $1 AND enabled AND deleted_at IS NULL",
+         WHERE id = $1 AND enabled AND deleted_at IS NULL RETURNING *",
     )
     .bind(id.as_uuid())
     .bind(version)
-    .execute(&mut *transaction)
-    .await?;
-    if disabled.rows_affected() > 0 {
-        transaction.commit().await?;
-    }
-    Ok(())
+    .fetch_optional(conn)
+    .await
 }
 
 /// Deletes endpoints of an organization that is being erased, at most a batch, and empties their rows, also those of
@@ -261,7 +271,7 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
         return Ok(0);
     }
     let mut transaction = connection.begin().await?;
-    let version = raise_version(&mut transaction).await?;
+    let NewVersion(version) = raise_version(&mut transaction).await?;
     let erased = sqlx::query(
         "UPDATE endpoints
          SET deleted_at = COALESCE(deleted_at, now()), updated_at = now(), version = $2,

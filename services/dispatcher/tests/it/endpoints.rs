@@ -2,6 +2,7 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use testkit::api::status_of_headers_only;
 
 use crate::system::{KEY, OTHER_KEY, System};
 
@@ -161,35 +162,21 @@ async fn only_an_unrestricted_manage_key_may_write_endpoints() {
 }
 
 #[tokio::test]
-async fn webhook_config_sets_and_enables_the_default_endpoint() {
+async fn a_refused_request_is_answered_before_its_body() {
     let system = System::without_dispatcher().await;
-    let set = |url: &str| system.call(Method::POST, "/webhook/config", KEY, Some(json!({"webhook_url": url})));
-    let made = set("https://example.com/one").await;
-    assert_eq!(
-        (made.status, &made.body["success"], &made.body["webhook_url"]),
-        (StatusCode::OK, &json!(true), &json!("https://example.com/one"))
-    );
-    assert!(made.body["secret"].is_string());
-    assert_eq!(made.body["organization_id"], json!(system.org));
-    let moved = set("https://example.com/two").await;
-    assert_eq!(
-        (&moved.body["endpoint_id"], &moved.body["webhook_url"]),
-        (&made.body["endpoint_id"], &json!("https://example.com/two"))
-    );
-    assert!(moved.body.get("secret").is_none());
-    // The response says that events are delivered, so a disabled endpoint is enabled.
-    let path = format!("/endpoints/{}", made.body["endpoint_id"].as_str().unwrap());
-    system.change_endpoint(&made.body["endpoint_id"], json!({"enabled": false})).await;
-    set("https://example.com/two").await;
-    let shown = system.call(Method::GET, &path, KEY, None).await.body;
-    assert_eq!((&shown["enabled"], &shown["disabled_reason"]), (&json!(true), &Value::Null));
-    let refused = set("http://10.0.0.1/").await;
-    assert_eq!(
-        (refused.status, &refused.body["details"][0]["field"]),
-        (StatusCode::BAD_REQUEST, &json!("webhook_url"))
-    );
-    let list = system.call(Method::GET, "/endpoints", KEY, None).await.body;
-    assert_eq!(list["endpoints"].as_array().unwrap().len(), 1);
+    let body = json!({"name": "k", "environment": "test", "role": "consume"});
+    let consumer = system.call(Method::POST, "/keys", KEY, Some(body)).await.expect(201).text("key");
+    let body = json!({"name": "k", "environment": "test", "role": "manage", "event_types": ["a"]});
+    let restricted = system.call(Method::POST, "/keys", KEY, Some(body)).await.expect(201).text("key");
+    let id = "0192f0c1-2345-7abc-8def-0123456789ab";
+    for (method, path) in [("POST", "/endpoints"), ("PATCH", &format!("/endpoints/{id}")), ("POST", "/webhook/config")]
+    {
+        for (key, status) in [("wrong", 401), (&consumer, 403), (&restricted, 403)] {
+            let headers = format!("Content-Type: application/json\r\nAuthorization: Bearer {key}\r\n");
+            let answered = status_of_headers_only(&system.base_url, method, path, &headers).await;
+            assert_eq!(answered, status, "{method} {path} with {key}");
+        }
+    }
 }
 
 #[tokio::test]

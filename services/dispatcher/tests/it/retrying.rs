@@ -121,6 +121,10 @@ async fn an_endpoint_that_answers_410_is_disabled() {
     })
     .await;
     assert_eq!((&shown["status"], &shown["disabled_reason"]), (&json!("disabled"), &json!("gone")));
+    let page = system.call(Method::GET, "/audit?action=endpoint.disabled", KEY, None).await.expect(200).body;
+    let [entry] = page["entries"].as_array().unwrap().as_slice() else { panic!("one entry: {page}") };
+    assert_eq!((&entry["actor"], &entry["target"]), (&json!("system"), &endpoint["id"]));
+    assert_eq!((&entry["detail"]["disabled_reason"], &entry["address"]), (&json!("gone"), &json!(null)));
     let appended = system.publish(&system.event("a")).await;
     system.wait_until_passed(&appended).await;
     assert_eq!(receiver.received().len(), 1);

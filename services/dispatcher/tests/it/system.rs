@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devstack::testing::{TestDatabase, eventually};
-use dispatcher::DispatcherConfig;
+use dispatcher::{DispatcherConfig, EgressPolicy};
 use kafka::KafkaConfig;
 use kafka::producer::{Appended, Producer, ProducerRecord};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -33,6 +33,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const KEY: &str = "key-of-shop";
 pub(crate) const OTHER_KEY: &str = "key-of-others";
+pub(crate) const OPERATOR_TOKEN: &str = "the operator token of these tests";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const PARTITIONS: i32 = 2;
 
@@ -67,6 +68,10 @@ pub(crate) fn config() -> DispatcherConfig {
     config
 }
 
+fn egress() -> EgressPolicy {
+    config().egress
+}
+
 impl System {
     /// Everything but a dispatcher.
     pub(crate) async fn without_dispatcher() -> Self {
@@ -78,9 +83,13 @@ impl System {
         let kafka = setup::topics(PARTITIONS).await;
         let stop = CancellationToken::new();
         let sealing = SealingKey::from_bytes([3; 32]);
-        let tenancy = start_tenancy(pool.clone(), TenancyConfig::new(None, false), &stop);
+        let config = TenancyConfig {
+            set_default_endpoint: Some(dispatcher::default_endpoint(sealing.clone(), egress())),
+            ..TenancyConfig::new(Some(OPERATOR_TOKEN.to_owned()), false)
+        };
+        let tenancy = start_tenancy(pool.clone(), config, &stop);
         let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
-        let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), config().egress);
+        let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), egress());
         let base_url = format!("{}/v1", serve(routes.merge(tenancy::routes(tenancy)), &stop).await);
         let attempts = Arc::new(Mutex::new(Vec::new()));
         read_attempts(&kafka, attempts.clone(), stop.clone());

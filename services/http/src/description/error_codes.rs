@@ -49,12 +49,6 @@ pub const ERROR_CODES: &[ErrorCode] = &[
          0192f0c1-2345-7abc-8def-0123456789ab",
     ),
     code(
-        "conflict",
-        409,
-        "Another change was made at the same moment.",
-        "another change was made at the same moment; try again",
-    ),
-    code(
         "too_many_keys",
         409,
         "The organization has as many keys as it may.",

@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnection;
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
-use super::keys::{WantedKey, detail, issue};
+use super::keys::{WantedKey, issue};
 use super::managers::KeyManager;
 use super::reply::{KeyReply, secret};
 use super::validation::{check_name, forbidden, invalid};
@@ -95,7 +95,7 @@ async fn note(
     target: &StoredKey,
 ) -> Result<(), Problem> {
     let change = Change { org_id: caller.org_id, action, target: target.id.as_uuid() };
-    audit::append(conn, Actor::Key(caller.key_id), origin, change, &detail(target))
+    audit::append(conn, Actor::Key(caller.key_id), Some(origin), change, &target.audit_detail())
         .await
         .map_err(|error| database_problem(&error))
 }
@@ -215,6 +215,11 @@ pub(super) async fn rotate(
         return Err(invalid(Fault { field: "overlap_seconds", reason: "at most 2592000, which is 30 days" }));
     }
     let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
+    // Locked before the keys: a change of the organization locks it before it raises the version, as revoking does.
+    let organization_name = crate::organizations::lock_name(&mut transaction, caller.org_id)
+        .await
+        .map_err(|error| database_problem(&error))?
+        .ok_or(Refusal::Unknown)?;
     let Pair { own, .. } = lock(&mut transaction, &caller, caller.key_id).await?;
     let wanted = WantedKey::like(&own).ok_or_else(|| {
         let text = "a development key comes from the configuration; change it there";
@@ -233,11 +238,6 @@ pub(super) async fn rotate(
     let issued = issue(&mut transaction, caller.org_id, &wanted).await?;
     note(&mut transaction, &caller, &origin, "key.rotated", &old).await?;
     note(&mut transaction, &caller, &origin, "key.created", &issued.stored).await?;
-    let name = crate::organizations::find_in(&mut transaction, caller.org_id)
-        .await
-        .map_err(|error| database_problem(&error))?
-        .ok_or(Refusal::Unknown)?
-        .name;
     transaction.commit().await.map_err(|error| database_problem(&error))?;
     tenancy.authenticator.cache().invalidate_key(caller.key_id);
     Ok(secret(
@@ -246,7 +246,7 @@ pub(super) async fn rotate(
             api_key: issued.text.reveal(),
             key_id: issued.stored.id,
             organization_id: caller.org_id,
-            organization_name: name,
+            organization_name,
             rotated_at: Timestamp(rotated_at),
             old_key_expires_at: Timestamp(end),
         },

@@ -7,7 +7,6 @@ use http::StatusCode;
 use http_server::{JsonBody, PathId, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -153,18 +152,15 @@ pub(super) async fn note_created(
     org_id: OrgId,
     key: &StoredKey,
 ) -> Result<(), Problem> {
-    audit::append(conn, actor, origin, Change { org_id, action: "key.created", target: key.id.as_uuid() }, &detail(key))
-        .await
-        .map_err(|error| database_problem(&error))
-}
-
-/// What an audit entry shows of a key.
-pub(super) fn detail(key: &StoredKey) -> Value {
-    json!({
-        "name": key.name, "prefix": key.prefix, "role": key.grant.role, "event_types": key.grant.event_types,
-        "rate_limit_per_minute": key.grant.rate_limit_per_minute, "content_dedup": key.content_dedup,
-        "expires_at": key.grant.expires_at.map(Timestamp),
-    })
+    audit::append(
+        conn,
+        actor,
+        Some(origin),
+        Change { org_id, action: "key.created", target: key.id.as_uuid() },
+        &key.audit_detail(),
+    )
+    .await
+    .map_err(|error| database_problem(&error))
 }
 
 /// Create a key

@@ -8,6 +8,7 @@ use schemas::ids::{KeyId, OrgId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::default_endpoint::DefaultEndpoint;
 use crate::keys::StoredKey;
 use crate::organizations::Organization;
 use crate::role::Role;
@@ -32,9 +33,20 @@ pub(super) struct OrganizationReply {
     rate_limit_per_minute: u32,
     /// URL of its default endpoint.
     webhook_url: Option<String>,
+    /// Signs the webhooks of a default endpoint that this request has created. Only then: keep it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    webhook_secret: Option<String>,
     /// `active`; after its deletion `erasing`, then `erased`.
     status: String,
     created_at: Timestamp,
+}
+
+impl OrganizationReply {
+    /// After a change, which may have set the default endpoint.
+    pub(super) fn new(organization: Organization, endpoint: Option<DefaultEndpoint>) -> Self {
+        Self { webhook_secret: endpoint.and_then(|endpoint| endpoint.secret), ..Self::from(organization) }
+    }
 }
 
 impl From<Organization> for OrganizationReply {
@@ -45,6 +57,7 @@ impl From<Organization> for OrganizationReply {
             tier: organization.tier,
             rate_limit_per_minute: organization.rate_limit_per_minute,
             webhook_url: organization.webhook_url,
+            webhook_secret: None,
             status: organization.status,
             created_at: Timestamp(organization.created_at),
         }

@@ -95,7 +95,7 @@ pub(super) async fn generate(
     // Beyond loopback anybody could ask for the largest tier.
     let tier = if tenancy.on_loopback { signup.tier } else { Tier::Free };
     let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
-    let organization = organizations::insert(&mut transaction, &signup.organization_name, tier, None, None)
+    let organization = organizations::insert(&mut transaction, &signup.organization_name, tier, None)
         .await
         .map_err(|error| database_problem(&error))?;
     let issued = issue(&mut transaction, organization.id, &WantedKey::admin("first key")).await?;

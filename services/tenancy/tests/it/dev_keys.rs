@@ -58,6 +58,50 @@ async fn the_next_start_restores_and_moves_a_revoked_dev_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_change_by_the_configuration_has_an_audit_entry() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool.clone()).await;
+    for keys in ["dev=Shop", "dev=Shop", "dev=Market", "dev=Market"] {
+        instance.tenancy.apply_dev_keys(keys, true).await.unwrap();
+    }
+    let key_id = instance.get("/keys", "dev").await.text("key_id");
+    instance.delete(&format!("/keys/{key_id}"), "dev").await.expect(204);
+    instance.tenancy.apply_dev_keys("dev=Market", true).await.unwrap();
+    let entries: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT o.name, l.action, l.actor FROM audit_log l JOIN organizations o ON o.id = l.org_id
+         WHERE l.address IS NULL OR l.actor <> 'configuration' ORDER BY l.id",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let entries: Vec<_> = entries.iter().map(|(name, action, actor)| (&**name, &**action, &**actor)).collect();
+    let by = "configuration";
+    let expected = [
+        ("Shop", "organization.created", by),
+        ("Shop", "key.created", by),
+        ("Market", "organization.created", by),
+        ("Shop", "key.revoked", by),
+        ("Market", "key.created", by),
+        ("Market", "key.revoked", "key"),
+        ("Market", "key.created", by),
+    ];
+    assert_eq!(entries, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotating_a_dev_key_is_a_conflict() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool).await;
+    instance.tenancy.apply_dev_keys("dev", true).await.unwrap();
+    for overlap in [0, 60] {
+        let body = serde_json::json!({ "overlap_seconds": overlap });
+        let refused = instance.post("/keys/rotate", "dev", body).await.expect(409);
+        assert_eq!(refused.text("error_code"), "development_key");
+    }
+    assert_eq!(instance.probe("dev").await, StatusCode::OK, "the key is still valid");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dev_keys_are_refused_beyond_loopback() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool).await;

@@ -44,11 +44,18 @@ async fn keys_of_an_erased_organization_are_refused_within_a_second() {
 async fn erasing_is_idempotent_and_the_tombstone_stays() {
     let (_database, pool) = database().await;
     let instance = Instance::start(pool.clone()).await;
-    let made = instance
-        .post("/organizations", OPERATOR_TOKEN, json!({"name": "Shop", "webhook_url": "https://u.example/hook"}))
-        .await;
-    let path = format!("/organizations/{}", made.text("id"));
-    let key = instance.key(&made.text("id"), "admin").await.text("key");
+    let id = instance.organization("Shop").await;
+    let path = format!("/organizations/{id}");
+    let key = instance.key(&id, "admin").await.text("key");
+    sqlx::query(
+        "INSERT INTO endpoints (id, org_id, url, timeout_seconds, retry_schedule, is_default, version)
+         VALUES (gen_random_uuid(), $1::uuid, 'https://u.example/hook', 10, '{}', true, 1)",
+    )
+    .bind(&id)
+    .execute(&pool)
+    .await
+    .unwrap();
+    assert_eq!(instance.get(&path, OPERATOR_TOKEN).await.text("webhook_url"), "https://u.example/hook");
     assert_eq!(
         instance.delete(&path, &key).await.status,
         StatusCode::FORBIDDEN,

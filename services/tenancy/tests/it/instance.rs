@@ -42,9 +42,9 @@ impl Instance {
         Self { tenancy, base_url: format!("{url}/v1"), client: client(), _shutdown: shutdown.drop_guard() }
     }
 
-    /// HOST:PORT of the API.
-    pub(crate) fn address(&self) -> String {
-        self.base_url.trim_start_matches("http://").trim_end_matches("/v1").to_owned()
+    /// With the mount.
+    pub(crate) fn base_url(&self) -> &str {
+        &self.base_url
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {

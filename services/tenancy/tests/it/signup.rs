@@ -3,6 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tenancy::TenancyConfig;
+use testkit::api::status_of_headers_only;
 
 use crate::instance::{Instance, database, send};
 
@@ -69,21 +70,6 @@ async fn on_loopback_sign_up_is_refused_behind_a_proxy() {
     }
 }
 
-/// Sends headers that announce a body, and no body. The answer must not wait for the body.
-async fn status_of_headers_only(instance: &Instance, method: &str, path: &str, headers: &str) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let address = instance.address();
-    let mut socket = tokio::net::TcpStream::connect(&address).await.unwrap();
-    let head = format!("{method} /v1{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5000\r\n{headers}\r\n");
-    socket.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = [0; 12];
-    tokio::time::timeout(crate::instance::SOON, socket.read_exact(&mut answer))
-        .await
-        .unwrap_or_else(|_| panic!("{method} {path} waits for the body"))
-        .unwrap();
-    String::from_utf8_lossy(&answer[9..]).into_owned()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_request_is_answered_before_its_body() {
     let (_database, pool) = database().await;
@@ -92,7 +78,10 @@ async fn a_refused_request_is_answered_before_its_body() {
     let json = "Content-Type: application/json\r\n";
     let with_key = format!("{json}Authorization: Bearer {key}\r\n");
     let id = uuid::Uuid::now_v7();
-    assert_eq!(status_of_headers_only(&instance, "POST", "/keys/generate", json).await, "403");
+    let status = async |method, path: &str, headers: &str| {
+        status_of_headers_only(instance.base_url(), method, path, headers).await
+    };
+    assert_eq!(status("POST", "/keys/generate", json).await, 403);
     for (method, path) in [
         ("POST", "/keys".to_owned()),
         ("POST", "/keys/rotate".to_owned()),
@@ -101,7 +90,7 @@ async fn a_refused_request_is_answered_before_its_body() {
         ("PATCH", format!("/organizations/{organization}")),
         ("POST", format!("/organizations/{organization}/keys")),
     ] {
-        assert_eq!(status_of_headers_only(&instance, method, &path, json).await, "401", "{method} {path}");
-        assert_eq!(status_of_headers_only(&instance, method, &path, &with_key).await, "403", "{method} {path}");
+        assert_eq!(status(method, &path, json).await, 401, "{method} {path}");
+        assert_eq!(status(method, &path, &with_key).await, 403, "{method} {path}");
     }
 }

@@ -132,6 +132,29 @@ fn a_url_is_http_without_user_name() {
     assert_eq!(open().check_url("https://example.com/a?b=c#d").unwrap().as_str(), "https://example.com/a?b=c");
 }
 
+#[test]
+fn a_url_that_the_parser_repairs_is_refused() {
+    for text in [
+        "https:example.com",
+        "https:/example.com",
+        "https:///example.com",
+        "https:\\\\example.com",
+        "https://example.com\\@other.example/",
+        "https://@example.com/",
+        " https://example.com/",
+        "https://example.com/a b",
+        "https://exam\tple.com/",
+        "https://example.com/\n",
+        "https://example.com/\u{a0}",
+        "https://example.com/\u{7f}",
+    ] {
+        assert_eq!(open().check_url(text), Err(UrlProblem::Ambiguous), "{text:?}");
+    }
+    for text in ["https://example.com", "HTTPS://example.com/a@b?c=@#@", "https://b\u{fc}cher.example/"] {
+        assert!(open().check_url(text).is_ok(), "{text:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn embedded_ipv4_addresses_are_refused(octets in any::<[u8; 4]>()) {

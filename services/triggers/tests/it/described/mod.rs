@@ -2,6 +2,7 @@
 //! tested when it is described, and fails them when they do not know how.
 
 mod isolation;
+mod refusals;
 mod secrets;
 
 use reqwest::Method;
@@ -95,6 +96,10 @@ impl Operation {
 
     fn needs_operator(&self) -> bool {
         self.described["security"].as_array().unwrap().iter().any(|entry| entry.get("operator").is_some())
+    }
+
+    fn has_body(&self) -> bool {
+        self.described.get("requestBody").is_some()
     }
 
     fn has_ids_in_path(&self) -> bool {

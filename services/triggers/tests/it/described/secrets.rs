@@ -26,7 +26,9 @@ fn secrets_in(value: &Value, found: &mut Vec<String>) {
         Value::Object(members) => {
             for (name, value) in members {
                 match value.as_str() {
-                    Some(text) if matches!(name.as_str(), "key" | "api_key" | "secret") => found.push(text.to_owned()),
+                    Some(text) if matches!(name.as_str(), "key" | "api_key" | "secret" | "webhook_secret") => {
+                        found.push(text.to_owned())
+                    }
                     _ => secrets_in(value, found),
                 }
             }
