@@ -69,7 +69,7 @@ impl Error {
         }
     }
 
-    /// The stable error code of the answer, such as `rate_limited`.
+    /// The stable error code of the answer, such as `rate_limit_exceeded`.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.problem()?.code.as_deref()
@@ -115,8 +115,8 @@ pub(crate) mod tests {
 
     #[test]
     fn an_error_has_the_code_of_its_answer() {
-        let error = problem(429, "rate_limited", Some(3));
-        assert_eq!((error.code(), error.retry_after()), (Some("rate_limited"), Some(Duration::from_secs(3))));
+        let error = problem(429, "rate_limit_exceeded", Some(3));
+        assert_eq!((error.code(), error.retry_after()), (Some("rate_limit_exceeded"), Some(Duration::from_secs(3))));
         assert_eq!((timed_out().code(), timed_out().retry_after()), (None, None));
     }
 }

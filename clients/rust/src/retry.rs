@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_server_may_ask_for_a_longer_pause() {
-        let limited = problem(429, "rate_limited", Some(7));
+        let limited = problem(429, "rate_limit_exceeded", Some(7));
         let seconds = |seconds: u64| Some(Duration::from_millis(seconds * 1000 + 100));
         assert_eq!(pause(1, 0, &limited, 1.0), seconds(7), "Retry-After is the least pause, and jitter is added");
         assert_eq!(pause(1, 52, &limited, 1.0), seconds(7));

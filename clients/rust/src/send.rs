@@ -51,7 +51,7 @@ impl Client {
     /// call never sends such an event.
     ///
     /// # Errors
-    /// If [`is_retryable`](Error::is_retryable) says so, the event may have been stored, unless it was refused with 429.
+    /// If it [is retryable](Error::is_retryable), the event may have been stored, unless it was refused with 429.
     ///
     /// ```no_run
     /// # async fn example(client: triggers_client::Client) -> Result<(), triggers_client::Error> {
