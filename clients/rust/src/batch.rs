@@ -42,6 +42,9 @@ impl Client {
     /// event. With a [budget](crate::ClientBuilder::retry_budget) of zero there are no retries, and events are sent as
     /// they are.
     ///
+    /// The server refuses a request with more events than the rate limit allows in a minute, with 413. Send fewer
+    /// events at a time then.
+    ///
     /// ```no_run
     /// # async fn example(client: triggers_client::Client) -> Result<(), triggers_client::Error> {
     /// use triggers_client::Event;

@@ -105,7 +105,7 @@ impl ClientBuilder {
     }
 
     /// How long a call goes on after failures that a retry can help with: no attempt starts later than this after the
-    /// first one. Zero: no retries. Default: 60 s.
+    /// first one. Zero: no retries. Default: 90 s, which is more than the window of a rate limit.
     #[must_use]
     pub const fn retry_budget(mut self, budget: Duration) -> Self {
         self.retry.budget = budget;

@@ -13,9 +13,10 @@ use crate::inbox::{InboxEvent, InboxRequest, Page};
 
 type Reading = Pin<Box<dyn Future<Output = Result<Page, Error>> + Send>>;
 
-/// The events of the inbox, the oldest first, and then each one that arrives. It never ends by itself.
+/// The events of the inbox, the oldest first, and then each one that arrives.
 ///
-/// It is also a [`Stream`]. After an error it can be used further: it reads the same page again.
+/// It is also a [`Stream`]. After an error that a retry can help with, it reads the same page again. After another one
+/// it ends: an invalid key does not get better.
 ///
 /// ```no_run
 /// # fn load() -> Option<String> { None }
@@ -44,6 +45,8 @@ pub struct Events {
     after_page: Option<String>,
     reading: Option<Reading>,
     gap: bool,
+    /// Set by the stream, after an error that a retry cannot help with.
+    has_ended: bool,
 }
 
 impl fmt::Debug for Events {
@@ -54,7 +57,8 @@ impl fmt::Debug for Events {
 
 impl Events {
     pub(crate) fn new(request: InboxRequest) -> Self {
-        Self { request: request.of_stream(), page: VecDeque::new(), after_page: None, reading: None, gap: false }
+        let (request, page) = (request.of_stream(), VecDeque::new());
+        Self { request, page, after_page: None, reading: None, gap: false, has_ended: false }
     }
 
     /// Waits for the next event. Dropping the future loses nothing.
@@ -125,7 +129,13 @@ impl Stream for Events {
     type Item = Result<InboxEvent, Error>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_event(context).map(Some)
+        let this = self.get_mut();
+        if this.has_ended {
+            return Poll::Ready(None);
+        }
+        let polled = this.poll_event(context);
+        this.has_ended = matches!(&polled, Poll::Ready(Err(error)) if !error.is_retryable());
+        polled.map(Some)
     }
 }
 

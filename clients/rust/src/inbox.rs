@@ -73,6 +73,8 @@ pub enum DeliveryStatus {
     Delivered,
     /// One failed for good.
     Failed,
+    /// Of one delivery only: the event was acknowledged, or the endpoint deleted, before an attempt succeeded.
+    Cancelled,
     /// One that this version of the client does not know.
     #[serde(other)]
     Unknown,
@@ -85,6 +87,7 @@ impl DeliveryStatus {
             Self::Retrying => "retrying",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
             Self::Unknown => "unknown",
         }
     }
@@ -237,7 +240,7 @@ impl InboxRequest {
         self.client.transport.call(&call).await.result?.json()
     }
 
-    /// A stream of all events, those that arrive later too. It never ends by itself.
+    /// A stream of all events, those that arrive later too.
     pub fn events(self) -> Events {
         Events::new(self)
     }

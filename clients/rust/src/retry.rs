@@ -20,7 +20,8 @@ impl Default for RetryPolicy {
         Self {
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
-            budget: Duration::from_secs(60),
+            // More than the window of a rate limit, which is the longest `Retry-After` that Triggers sends for one.
+            budget: Duration::from_secs(90),
         }
     }
 }

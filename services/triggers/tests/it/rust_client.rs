@@ -11,7 +11,9 @@ use testkit::answer_proxy::AnswerProxy;
 use testkit::receiver::{Receiver, ReceiverBehavior};
 use triggers_client::{Accepted, Client, DeliveryStatus, Error, Event, webhook};
 
-use crate::api::Api;
+use crate::api::{Api, http};
+use crate::outgoing::redirecting;
+use crate::process::Process;
 use crate::system::System;
 
 /// A busy machine shares its processors among many tests.
@@ -202,7 +204,7 @@ async fn a_webhook_of_the_dispatcher_is_verified() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_waited_for_if_that_helps() {
     let system = System::shared().await;
-    let (_ingest, _materializer, api) = system.inbox_roles(&[("MAX_LONG_POLLS_PER_ORGANIZATION", "50")]).await;
+    let (ingest, _materializer, api) = system.inbox_roles(&[("MAX_LONG_POLLS_PER_ORGANIZATION", "50")]).await;
 
     let started = Instant::now();
     let error = client_at(&api.base_url, "zap_live_unknown").send(&event(1)).await.unwrap_err();
@@ -215,7 +217,7 @@ async fn a_refusal_is_waited_for_if_that_helps() {
     let by_status = client(&api).inbox().status(DeliveryStatus::Failed).wait(long);
     let by_status = tokio::spawn(async move { by_status.page().await });
     eventually(PATIENCE, "all places are taken", || async {
-        (api.get("/v1/inbox?wait=1").await.status == 429).then_some(())
+        metrics(&ingest).await.contains(r#"triggers_budget_held{budget="long_polls"} 50"#).then_some(())
     })
     .await;
     let proxy = AnswerProxy::start(&api.base_url).await;
@@ -233,6 +235,21 @@ async fn a_refusal_is_waited_for_if_that_helps() {
     assert!(refused.retry_after().unwrap() >= Duration::from_secs(1));
 }
 
+/// `/metrics` of a role, which listens on a port of its own.
+async fn metrics(role: &Process) -> String {
+    let log = role.log();
+    let ports = log.lines().filter(|line| line.contains("\"Listening\"")).filter_map(|line| {
+        let (_, rest) = line.split_once("127.0.0.1:")?;
+        rest.split_once('"').map(|(port, _)| port.to_owned())
+    });
+    let mut texts = String::new();
+    for port in ports {
+        let answer = http().get(format!("http://127.0.0.1:{port}/metrics")).send().await.unwrap();
+        texts.push_str(&answer.text().await.unwrap());
+    }
+    texts
+}
+
 /// A client whose key has spent its one request of the minute, and that does not wait so long.
 async fn limited(api: &Api) -> Client {
     let body = json!({"name": "limited", "role": "produce", "rate_limit_per_minute": 1});
@@ -241,4 +258,14 @@ async fn limited(api: &Api) -> Client {
     let client = Client::builder().url(&api.base_url).key(key).retry_budget(Duration::from_secs(2)).build().unwrap();
     client.send(&event(2)).await.unwrap();
     client
+}
+
+#[tokio::test]
+async fn the_client_follows_no_redirect() {
+    let other = Receiver::start(ReceiverBehavior::Status(200)).await;
+    let (url, received) = redirecting(other.url()).await;
+    let error = client_at(&url, "zap_test_secret").send(&event(1)).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("redirects to {}", other.url())), "{error}");
+    assert_eq!(received.lock().unwrap().len(), 1, "there is no retry");
+    assert!(other.received().is_empty(), "nobody else gets the event or the key");
 }
