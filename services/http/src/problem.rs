@@ -11,12 +11,13 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::context::{Dialect, RequestContext};
 use super::nearest::{MAX_TEXT_CHARACTERS, cut, shown};
 
 /// One invalid field, and why it is invalid.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
     /// Name or path of the field as the client wrote it.
     pub field: String,
@@ -146,7 +147,8 @@ impl Problem {
             }
             StatusCode::MISDIRECTED_REQUEST => (
                 "misdirected_request",
-                "this server answers on loopback only to a Host of localhost, 127.0.0.1 or [::1]",
+                "this server has another name than the Host of the request: on loopback localhost, 127.0.0.1 or [::1], \
+                 else one of ALLOWED_HOSTS",
             ),
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
                 ("headers_too_large", "the request line and headers are too large")
