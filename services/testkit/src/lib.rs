@@ -1,10 +1,11 @@
 //! What the integration tests of several crates share: databases and topics of one test, an HTTP server and client,
-//! records, a webhook receiver, a proxy before PostgreSQL, certificates, and an audit of the fence. Only ever a
-//! dev-dependency.
+//! records, a webhook receiver, proxies before PostgreSQL and before an HTTP server, certificates, and an audit of the
+//! fence. Only ever a dev-dependency.
 //!
 //! Servers, and waiting for a condition, are in `devstack::testing`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
+pub mod answer_proxy;
 pub mod api;
 pub mod certificates;
 pub mod fence_audit;

@@ -24,6 +24,8 @@ mod outgoing;
 mod positions;
 mod process;
 mod restore;
+mod rust_client;
+mod rust_client_examples;
 mod scaling;
 mod schema;
 mod secured;

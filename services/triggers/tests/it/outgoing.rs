@@ -28,7 +28,7 @@ fn behind_proxy(folder: &std::path::Path, proxy: &Receiver) -> Command {
 }
 
 /// A system that answers every request with a redirect. Returns its URL and the `Authorization` headers that it got.
-async fn redirecting(target: String) -> (String, Arc<Mutex<Vec<String>>>) {
+pub(crate) async fn redirecting(target: String) -> (String, Arc<Mutex<Vec<String>>>) {
     let received: Arc<Mutex<Vec<String>>> = Arc::default();
     let noted = received.clone();
     let redirect = move |headers: HeaderMap| async move {
