@@ -222,6 +222,22 @@ async fn problems_keep_their_headers() {
     assert_eq!(response.header("www-authenticate"), "Bearer");
 }
 
+#[test]
+fn the_text_of_every_429_begins_with_rate_limit_exceeded() {
+    let new = |detail: &str| Problem::new(StatusCode::TOO_MANY_REQUESTS, "slow_down", detail);
+    for problem in [
+        new("ten a day"),
+        new("Rate limit exceeded: ten a day"),
+        Problem::unavailable("busy", 1).with_detail("ten a day"),
+        new("twenty a day").with_detail("ten a day"),
+        Problem::too_many_requests("ten a day", 1),
+        Problem::too_much_at_once("ten a day"),
+    ] {
+        let is_429 = problem.status(Dialect::Canonical) == StatusCode::TOO_MANY_REQUESTS;
+        assert_eq!(problem.detail(), if is_429 { "Rate limit exceeded: ten a day" } else { "ten a day" });
+    }
+}
+
 #[tokio::test]
 async fn requests_are_counted_by_template_and_never_by_path() {
     let server = Server::start(Router::new().route("/counted/{id}", get(|| async {}))).await;
