@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 use http::StatusCode;
-use http_server::{ClientAddress, Dialect, FieldError, Problem, QueryParams, RequestContext, Routes};
+use http_server::{ClientAddress, Dialect, ERROR_CODES, FieldError, Problem, QueryParams, RequestContext, Routes};
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -235,6 +235,9 @@ fn the_text_of_every_429_begins_with_rate_limit_exceeded() {
     ] {
         let is_429 = problem.status(Dialect::Canonical) == StatusCode::TOO_MANY_REQUESTS;
         assert_eq!(problem.detail(), if is_429 { "Rate limit exceeded: ten a day" } else { "ten a day" });
+    }
+    for code in ERROR_CODES.iter().filter(|code| code.status == 429) {
+        assert_eq!(new(code.example).detail(), code.example, "the described text of {}", code.code);
     }
 }
 

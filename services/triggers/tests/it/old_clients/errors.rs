@@ -67,6 +67,9 @@ async fn an_invalid_request_is_400_and_on_api_422() {
             ("GET /inbox?limit=1001", "", Some("limit")),
             ("GET /inbox?cursor=eyJpZCI6MX0", "", Some("cursor")),
             ("GET /inbox?offset=0", "", Some("offset")),
+            ("GET /inbox?status=dead_letter", "", Some("status")),
+            ("GET /events/0192f0c1-2345-7abc-8def-0123456789ab?timestamp=1", "", Some("timestamp")),
+            ("DELETE /events/0192f0c1-2345-7abc-8def-0123456789ab?timestamp=1", "", Some("timestamp")),
             ("POST /inbox/ack", r#"{"event_ids": []}"#, Some("event_ids")),
         ] {
             let answer = client.send(&request.replacen(" /", &format!(" {mount}/"), 1), body).await;
@@ -100,7 +103,9 @@ async fn other_errors_are_the_same_on_every_mount() {
                 error_text(&client.send(&request, "").await.expect(404));
             }
         }
-        error_text(&client.send(&format!("GET {mount}/nothing"), "").await.expect(404));
+        for path in ["/nothing", "/events/inbox"] {
+            error_text(&client.send(&format!("GET {mount}{path}"), "").await.expect(404));
+        }
         let refused = client.send(&format!("PUT {mount}/events"), "").await.expect(405);
         error_text(&refused);
         assert_eq!(refused.header("allow"), "POST");

@@ -122,7 +122,8 @@ async fn head_and_options_answer_on_every_mount() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_correlation_id_is_returned_on_every_mount() {
     let roles = Roles::start().await;
-    let client = roles.client(Library::Axios, "X-API-Key: ").with_header("Content-Type: application/json");
+    let client =
+        roles.client(Library::Axios, "X-API-Key: ").with_header("Content-Type: application/json; charset=utf-8");
     for mount in MOUNTS {
         for name in ["X-Correlation-Id", "X-Correlation-ID", "x-request-id"] {
             let id = format!("order-7.{}", mount.trim_start_matches('/'));

@@ -9,6 +9,7 @@ mod every_mount;
 mod keys;
 mod root_mount;
 mod v1_mount;
+mod webhook;
 mod wire;
 
 use std::time::Duration;
@@ -26,19 +27,29 @@ const MOUNTS: [&str; 3] = ["", "/v1", "/api"];
 /// How long the view may take to show events on a busy machine.
 const SHOWN: Duration = Duration::from_secs(30);
 
-/// The roles that answer old clients. Sign-up is open, as `triggers up` has it.
+/// As `triggers up` has it: sign-up is open, and webhooks may go to this machine.
+const SETTINGS: [(&str, &str); 3] =
+    [("OPEN_SIGNUP", "true"), ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")];
+
+/// The roles that answer old clients.
 struct Roles {
     _ingest: Process,
     _materializer: Process,
     api: Api,
-    _system: System,
+    system: System,
 }
 
 impl Roles {
     async fn start() -> Self {
         let system = System::shared().await;
-        let (ingest, materializer, api) = system.inbox_roles(&[("OPEN_SIGNUP", "true")]).await;
-        Self { _ingest: ingest, _materializer: materializer, api, _system: system }
+        let (ingest, materializer, api) = system.inbox_roles(&SETTINGS).await;
+        Self { _ingest: ingest, _materializer: materializer, api, system }
+    }
+
+    async fn dispatcher(&self) -> Process {
+        let dispatcher = self.system.role("dispatcher", &SETTINGS);
+        dispatcher.ready().await;
+        dispatcher
     }
 
     /// A client that sends the key of the organization with this header line.
