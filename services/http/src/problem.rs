@@ -62,7 +62,7 @@ enum Status {
 impl Problem {
     fn with_status(status: Status, error_code: &'static str, detail: Cow<'static, str>) -> Self {
         // It may repeat what the client sent, and an answer has it three times.
-        let detail = bounded(detail);
+        let detail = bounded(worded(status, detail));
         Self(Box::new(ProblemFields {
             status,
             error_code,
@@ -78,7 +78,8 @@ impl Problem {
         Self::with_status(Status::Invalid, error_code, Cow::Owned(detail.into()))
     }
 
-    /// Any other error. `error_code` is stable and lower_snake.
+    /// Any other error. `error_code` is stable and lower_snake. The detail of a 429 then begins with "Rate limit
+    /// exceeded".
     pub fn new(status: StatusCode, error_code: &'static str, detail: impl Into<String>) -> Self {
         Self::with_status(Status::Fixed(status), error_code, Cow::Owned(detail.into()))
     }
@@ -171,7 +172,7 @@ impl Problem {
     /// Replaces the human-readable text.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
-        self.0.detail = Cow::Owned(detail.into());
+        self.0.detail = worded(self.0.status, Cow::Owned(detail.into()));
         self
     }
 
@@ -242,6 +243,18 @@ impl Problem {
         for (name, value) in &self.0.headers {
             response.headers_mut().insert(name.clone(), value.clone());
         }
+    }
+}
+
+/// Clients of older trigger APIs expect that the detail of a 429 begins like this.
+const RATE_LIMIT_EXCEEDED: &str = "Rate limit exceeded";
+
+fn worded(status: Status, detail: Cow<'static, str>) -> Cow<'static, str> {
+    match status {
+        Status::Fixed(StatusCode::TOO_MANY_REQUESTS) if !detail.starts_with(RATE_LIMIT_EXCEEDED) => {
+            Cow::Owned(format!("{RATE_LIMIT_EXCEEDED}: {detail}"))
+        }
+        _ => detail,
     }
 }
 

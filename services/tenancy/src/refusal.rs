@@ -11,8 +11,8 @@ pub enum Refusal {
     /// No key was sent.
     #[error("send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")]
     Missing,
-    /// No such key, or it is revoked or expired.
-    #[error("this API key is not known")]
+    /// No such key, or it is revoked or expired. Clients of older trigger APIs look for the first three words.
+    #[error("Invalid API key: it is unknown, revoked or expired")]
     Unknown,
     /// A bad key, after too many others from the same address.
     #[error("too many unknown API keys from this address")]

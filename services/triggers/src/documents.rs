@@ -146,16 +146,29 @@ fn repository() -> PathBuf {
 }
 
 #[test]
-fn features_page_names_existing_tests() {
-    let page = std::fs::read_to_string(repository().join("docs/features.md")).unwrap();
+fn pages_name_existing_tests() {
     let mut sources = String::new();
     for folder in ["services", "schemas", "loadtests"] {
         read_all(&repository().join(folder), "rs", &mut sources);
     }
-    let named: BTreeSet<&str> = page.split('`').skip(1).step_by(2).filter(|code| is_test_name(code)).collect();
-    assert!(named.len() > 50, "the page names tests: {}", named.len());
-    let missing: Vec<_> = named.into_iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
-    assert!(missing.is_empty(), "docs/features.md names tests that do not exist: {missing:#?}");
+    for (file, at_least) in [("docs/features.md", 50), ("docs/api-compatibility.md", 15)] {
+        let page = std::fs::read_to_string(repository().join(file)).unwrap();
+        let named: BTreeSet<&str> = page.split('`').skip(1).step_by(2).filter(|code| is_test_name(code)).collect();
+        assert!(named.len() > at_least, "{file} names tests: {}", named.len());
+        let missing: Vec<_> = named.into_iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+        assert!(missing.is_empty(), "{file} names tests that do not exist: {missing:#?}");
+    }
+}
+
+#[test]
+fn each_test_of_old_clients_is_on_their_page() {
+    let page = std::fs::read_to_string(repository().join("docs/api-compatibility.md")).unwrap();
+    let mut tests = String::new();
+    read_all(&repository().join("services/triggers/tests/it/old_clients"), "rs", &mut tests);
+    // What follows the attribute is the name of a test.
+    let names = tests.split("#[tokio::test").skip(1).filter_map(|test| test.split_once("fn ")?.1.split('(').next());
+    let missing: Vec<&str> = names.filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "docs/api-compatibility.md does not name {missing:#?}");
 }
 
 #[test]

@@ -25,7 +25,12 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     code("invalid_endpoint", 400, "A member of the endpoint is invalid.", "url is required"),
     code("invalid_encoding", 400, "The body is not what its Content-Encoding says.", "the body is not valid gzip"),
     code("incomplete_body", 400, "The body ended early.", "the body ended early or was not framed correctly"),
-    code("unauthorized", 401, "No key was sent, or it is not valid.", "send an API key"),
+    code(
+        "unauthorized",
+        401,
+        "No key was sent, or it is not valid.",
+        "Invalid API key: it is unknown, revoked or expired",
+    ),
     code(
         "forbidden",
         403,
@@ -103,7 +108,7 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "too_much_at_once",
         429,
         "The client has too many requests, or bytes of them, open at the same time.",
-        "too many requests of this organization are open",
+        "Rate limit exceeded: too many requests of this organization are open",
     ),
     code("headers_too_large", 431, "The headers take more than 32 KiB.", "the request line and headers are too large"),
     code(

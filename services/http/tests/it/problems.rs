@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 use http::StatusCode;
-use http_server::{ClientAddress, Dialect, FieldError, Problem, QueryParams, RequestContext, Routes};
+use http_server::{ClientAddress, Dialect, ERROR_CODES, FieldError, Problem, QueryParams, RequestContext, Routes};
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -220,6 +220,25 @@ async fn problems_keep_their_headers() {
     let response = server.get("/v1/key").await;
     response.problem(401, "unauthorized");
     assert_eq!(response.header("www-authenticate"), "Bearer");
+}
+
+#[test]
+fn the_text_of_every_429_begins_with_rate_limit_exceeded() {
+    let new = |detail: &str| Problem::new(StatusCode::TOO_MANY_REQUESTS, "slow_down", detail);
+    for problem in [
+        new("ten a day"),
+        new("Rate limit exceeded: ten a day"),
+        Problem::unavailable("busy", 1).with_detail("ten a day"),
+        new("twenty a day").with_detail("ten a day"),
+        Problem::too_many_requests("ten a day", 1),
+        Problem::too_much_at_once("ten a day"),
+    ] {
+        let is_429 = problem.status(Dialect::Canonical) == StatusCode::TOO_MANY_REQUESTS;
+        assert_eq!(problem.detail(), if is_429 { "Rate limit exceeded: ten a day" } else { "ten a day" });
+    }
+    for code in ERROR_CODES.iter().filter(|code| code.status == 429) {
+        assert_eq!(new(code.example).detail(), code.example, "the described text of {}", code.code);
+    }
 }
 
 #[tokio::test]

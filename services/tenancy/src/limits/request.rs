@@ -60,11 +60,8 @@ impl RequestLimits {
         if why == NotTaken::Unanswered {
             return Problem::unavailable("requests cannot be counted at the moment; nothing was done", 1);
         }
-        let detail = format!(
-            "Rate limit exceeded: {} requests a minute for this {}; try again in {seconds} s",
-            quota.limit,
-            scope.kind.noun()
-        );
+        let detail =
+            format!("{} requests a minute for this {}; try again in {seconds} s", quota.limit, scope.kind.noun());
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", detail)
             .with_header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }

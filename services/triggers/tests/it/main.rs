@@ -18,6 +18,7 @@ mod erasure;
 mod fencing;
 mod log;
 mod native;
+mod old_clients;
 mod options;
 mod outages;
 mod outgoing;
