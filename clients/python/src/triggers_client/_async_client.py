@@ -72,7 +72,7 @@ class AsyncClient(ClientBase):
         With `retry`, the client makes a `dedup_id` for each event without one, which the event keeps: so a retry after
         a lost answer stores no event twice. Without, each request is sent once and the events stay as they are.
         """
-        return await self._run(_operations.send_batch(events, retry, self._context))
+        return await self._run(_operations.send_batch(events, self._context, retry=retry))
 
     async def page(
         self,

@@ -43,7 +43,7 @@ def target(base_url: str, api_key: str) -> Target:
         raise ConfigurationError("the API key must have 1 to 1024 visible ASCII characters; is there a line break?")
     is_loopback = _is_loopback(host)
     if url.scheme == "http" and not is_loopback:
-        warnings.warn(f"the API key goes to {host} in plain text; use https://", stacklevel=4)
+        warnings.warn(f"the API key goes to {host} in plain text; use https://", stacklevel=3)
     return Target(base_url.rstrip("/"), api_key, is_loopback)
 
 

@@ -99,9 +99,9 @@ class _Item:
     made_id: bool
 
 
-def send_batch(events: Iterable[NewEvent], retry: bool, context: Context) -> Operation[list[BatchResult]]:  # noqa: FBT001
+def send_batch(events: Iterable[NewEvent], context: Context, *, retry: bool) -> Operation[list[BatchResult]]:
     """Send events in as many requests as they need. An error that is raised carries the results."""
-    items = [_item(index, event, retry and context.make_dedup_keys) for index, event in enumerate(events)]
+    items = [_item(index, event, make_id=retry and context.make_dedup_keys) for index, event in enumerate(events)]
     results = [_TOO_LARGE if _is_too_large(item) else _NOT_SENT for item in items]
     policy = context.retry if retry else replace(context.retry, max_attempts=1)
     try:
@@ -113,7 +113,7 @@ def send_batch(events: Iterable[NewEvent], retry: bool, context: Context) -> Ope
     return results
 
 
-def _item(index: int, event: NewEvent, make_id: bool) -> _Item:  # noqa: FBT001
+def _item(index: int, event: NewEvent, *, make_id: bool) -> _Item:
     made_id = make_id and event.dedup_id is None
     event = replace(event, dedup_id=str(uuid.uuid4())) if made_id else event
     return _Item(index, _requests.event_body(event), made_id)
