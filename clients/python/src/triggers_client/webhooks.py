@@ -8,10 +8,10 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from triggers_client._errors import ConfigurationError, InvalidAnswerError, WebhookVerificationError
 from triggers_client._json import Members, decode
@@ -21,6 +21,12 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 (the prefix of every secret, no secret)
 _MAX_SIGNATURES = 16
 _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+class Headers(Protocol):
+    """Header names and values, as each HTTP library has them: a `dict`, `email.message.Message`, a multi-dict."""
+
+    def items(self) -> Iterable[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def sign(body: bytes, *, webhook_id: str, timestamp: int, secret: str) -> str:
 
 def verify_webhook(
     body: bytes,
-    headers: Mapping[str, str],
+    headers: Headers,
     secret: str,
     *,
     tolerance_seconds: float = 300,
@@ -51,8 +57,8 @@ def verify_webhook(
 ) -> WebhookEvent:
     """Verify a webhook request and return its event.
 
-    `body` are the bytes as they arrived: JSON that was read and written again has another signature. `headers` is any
-    mapping of header names, in any case. `now` is in Unix seconds, by default the clock's. A request may arrive more
+    `body` are the bytes as they arrived: JSON that was read and written again has another signature. Names of
+    `headers` may be in any case. `now` is in Unix seconds, by default the clock's. A request may arrive more
     than once; its `event_id` tells which event it is.
 
     Raises `WebhookVerificationError`, and `ConfigurationError` if the secret itself is malformed.
@@ -89,7 +95,7 @@ def _event(body: bytes) -> WebhookEvent:
         raise WebhookVerificationError("the body is signed, but it is not an event of Triggers") from None
 
 
-def _header(headers: Mapping[str, str], name: str) -> str:
+def _header(headers: Headers, name: str) -> str:
     values = [value for key, value in headers.items() if key.lower() == name]
     if len(values) != 1 or not values[0]:
         raise WebhookVerificationError(f"the request has no {name}, or more than one")
