@@ -48,8 +48,8 @@ load: tools ## run a load test against the system of `make up`; SCENARIO=smoke|f
 schema: tools ## regenerate schemas/postgres/schema.sql after a new migration
 	WRITE_SCHEMA=1 cargo test --profile ci --locked -p runtime --test it schema
 
-docs: tools ## regenerate docs/configuration.md after a change of options
-	WRITE_DOCS=1 cargo test --profile ci --locked -p triggers --bin triggers documents
+docs: tools ## regenerate docs/configuration.md, docs/http-api.md and schemas/openapi.json
+	WRITE_DOCS=1 cargo test --profile ci --locked -p triggers --bin triggers -- documents
 
 fuzz: ## feed ten million random and mutated records to each decoder; RECORDS and SEED change that
 	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked \

@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::openapi::{ObjectBuilder, SchemaFormat, Type};
 use uuid::Uuid;
 
 /// The text is not a hyphenated UUID.
@@ -15,8 +16,8 @@ use uuid::Uuid;
 pub struct InvalidId;
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
+    ($(#[doc = $doc_text:literal])* $name:ident) => {
+        $(#[doc = $doc_text])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Uuid);
 
@@ -69,6 +70,14 @@ macro_rules! id {
             }
         }
 
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                uuid_schema(concat!($($doc_text, " "),*))
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Text;
@@ -109,6 +118,16 @@ id!(
     /// A delivery: one event to one endpoint, over all attempts.
     DeliveryId
 );
+
+/// An id in OpenAPI.
+fn uuid_schema(description: &str) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::Custom("uuid".to_owned())))
+        .description(Some(description.trim()))
+        .examples(["0192f0c1-2345-7abc-8def-0123456789ab"])
+        .into()
+}
 
 impl EventId {
     /// The id of a native record without an id. It is derived from the record's position and append time (milliseconds

@@ -21,5 +21,5 @@ mod run;
 pub use attempt::client::ClientError;
 pub use attempt::egress::EgressPolicy;
 pub use config::{CONSUMER, DispatcherConfig, EgressArgs, WebhookArgs};
-pub use endpoints::routes;
+pub use endpoints::{openapi, routes};
 pub use run::start;

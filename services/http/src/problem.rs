@@ -11,12 +11,13 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::context::{Dialect, RequestContext};
 use super::nearest::{MAX_TEXT_CHARACTERS, cut, shown};
 
 /// One invalid field, and why it is invalid.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
     /// Name or path of the field as the client wrote it.
     pub field: String,

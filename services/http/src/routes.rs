@@ -1,5 +1,5 @@
-//! The routes of a slice with the query parameters that each of them declares. A request whose query has another
-//! parameter is refused before its handler runs: a filter that nobody reads must not answer unfiltered.
+//! The routes of a slice with what OpenAPI says of them. A request whose query has a parameter that its route does not
+//! describe is refused before its handler runs: a filter that nobody reads must not answer unfiltered.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,87 +11,116 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::{Either, Ready, ready};
 use http::{Method, StatusCode};
 use tower::{Layer, Service};
+use utoipa::openapi::path::{Operation, Parameter as Described, ParameterIn, PathItem};
+use utoipa::openapi::{OpenApi, RefOr, Schema};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use super::nearest::unknown;
 use super::problem::Problem;
 use super::query::QueryParams;
 
 /// One query parameter of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parameter {
-    /// Its name.
-    pub name: &'static str,
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parameter {
+    name: String,
     /// Whether it may be given several times.
-    pub repeats: bool,
-}
-
-impl Parameter {
-    /// May be given at most once.
-    pub const fn one(name: &'static str) -> Self {
-        Self { name, repeats: false }
-    }
-
-    /// May be given several times.
-    pub const fn repeated(name: &'static str) -> Self {
-        Self { name, repeats: true }
-    }
+    repeats: bool,
 }
 
 /// The query parameters of one route.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteQuery {
+struct RouteQuery {
     /// Method of the route; GET is also HEAD.
-    pub method: Method,
+    method: Method,
     /// Path of the route as it was registered, relative to a mount.
-    pub path: &'static str,
+    path: String,
     /// All parameters that it reads.
-    pub parameters: &'static [Parameter],
+    parameters: Vec<Parameter>,
 }
 
-/// Routes relative to a mount, and the query parameters that they declare. A route without a declaration has none: it
-/// refuses every parameter.
-#[derive(Debug, Clone, Default)]
-pub struct Routes {
-    pub(super) router: Router,
-    queries: Vec<RouteQuery>,
+/// Routes relative to a mount, each described for OpenAPI. A route that describes no query parameter refuses all.
+#[derive(Clone, Default)]
+pub struct Routes(OpenApiRouter);
+
+impl From<OpenApiRouter> for Routes {
+    fn from(router: OpenApiRouter) -> Self {
+        Self(router)
+    }
 }
 
+/// Routes without a description, which no document lists.
 impl From<Router> for Routes {
     fn from(router: Router) -> Self {
-        Self { router, queries: Vec::new() }
+        Self(router.into())
     }
 }
 
 impl Routes {
-    /// Declares all query parameters of a route.
+    /// Both sets of routes, with their descriptions.
     #[must_use]
-    pub fn with_query(mut self, method: Method, path: &'static str, parameters: &'static [Parameter]) -> Self {
-        self.queries.push(RouteQuery { method, path, parameters });
-        self
+    pub fn merge(self, other: impl Into<Self>) -> Self {
+        Self(self.0.merge(other.into().0))
     }
 
-    /// Both sets of routes, with what they declare.
-    #[must_use]
-    pub fn merge(mut self, other: impl Into<Self>) -> Self {
-        let other = other.into();
-        self.queries.extend(other.queries);
-        Self { router: self.router.merge(other.router), queries: self.queries }
-    }
-
-    /// What the routes declare.
-    pub fn queries(&self) -> &[RouteQuery] {
-        &self.queries
-    }
-
-    /// The routes, each of which refuses a query that it did not declare.
+    /// The routes, each of which refuses a query that it did not describe.
     pub(super) fn checked(self) -> Router {
-        if !self.router.has_routes() {
-            return self.router;
+        let (router, openapi) = self.0.split_for_parts();
+        if !router.has_routes() {
+            return router;
         }
         // The layer also wraps the answer to a wrong method. Replaced, it is a 405 whatever the query is.
-        let checked = self.router.route_layer(CheckQuery(self.queries.into()));
+        let checked = router.route_layer(CheckQuery(queries(&openapi).into()));
         checked.method_not_allowed_fallback(|| async { Problem::from_status(StatusCode::METHOD_NOT_ALLOWED) })
     }
+}
+
+/// The same operation at one more path.
+pub fn also_at<S>(
+    (schemas, mut paths, handlers): UtoipaMethodRouter<S>,
+    path: &str,
+    operation_id: &str,
+) -> UtoipaMethodRouter<S> {
+    paths.paths = std::mem::take(&mut paths.paths)
+        .into_values()
+        .map(|mut item| {
+            for operation in operations(&mut item) {
+                operation.operation_id = Some(operation_id.to_owned());
+            }
+            (path.to_owned(), item)
+        })
+        .collect();
+    (schemas, paths, handlers)
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().filter_map(Option::as_mut)
+}
+
+fn queries(openapi: &OpenApi) -> Vec<RouteQuery> {
+    let of_path = |(path, item): (&String, &PathItem)| {
+        let methods = [
+            (Method::GET, &item.get),
+            (Method::POST, &item.post),
+            (Method::PATCH, &item.patch),
+            (Method::DELETE, &item.delete),
+        ];
+        let query = |(method, operation): (Method, &Option<Operation>)| {
+            Some(RouteQuery { method, path: path.clone(), parameters: parameters(operation.as_ref()?) })
+        };
+        methods.into_iter().filter_map(query).collect::<Vec<_>>()
+    };
+    openapi.paths.paths.iter().flat_map(of_path).collect()
+}
+
+fn parameters(operation: &Operation) -> Vec<Parameter> {
+    let in_query = |parameter: &RefOr<Described>| match parameter {
+        RefOr::T(described) if described.parameter_in == ParameterIn::Query => Some(Parameter {
+            name: described.name.clone(),
+            repeats: matches!(described.schema, Some(RefOr::T(Schema::Array(_)))),
+        }),
+        _ => None,
+    };
+    operation.parameters.iter().flatten().filter_map(in_query).collect()
 }
 
 #[derive(Clone)]
@@ -105,7 +134,7 @@ impl<S> Layer<S> for CheckQuery {
     }
 }
 
-/// Calls a route if its query has declared parameters only.
+/// Calls a route if its query has described parameters only.
 #[derive(Clone)]
 struct QueryChecked<S> {
     inner: S,
@@ -120,8 +149,8 @@ impl<S> QueryChecked<S> {
         let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
         let path = path.strip_prefix("/v1").or_else(|| path.strip_prefix("/api")).unwrap_or(path);
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-        let declared = self.queries.iter().find(|query| query.path == path && query.method == *method);
-        check(&QueryParams::of(request.uri())?, declared.map_or(&[], |query| query.parameters))
+        let described = self.queries.iter().find(|query| query.path == path && query.method == *method);
+        check(&QueryParams::of(request.uri())?, described.map_or(&[], |query| &query.parameters))
     }
 }
 
@@ -146,11 +175,11 @@ where
 }
 
 /// Refuses the first parameter that is unknown, or repeated although it may not be.
-fn check(params: &QueryParams, declared: &[Parameter]) -> Result<(), Problem> {
+fn check(params: &QueryParams, described: &[Parameter]) -> Result<(), Problem> {
     let mut given = Vec::new();
     for name in params.names() {
-        let Some(parameter) = declared.iter().find(|parameter| parameter.name == name) else {
-            let known: Vec<&str> = declared.iter().map(|parameter| parameter.name).collect();
+        let Some(parameter) = described.iter().find(|parameter| parameter.name == name) else {
+            let known: Vec<&str> = described.iter().map(|parameter| parameter.name.as_str()).collect();
             return Err(QueryParams::invalid(name, unknown(name, "a parameter of this route", &known)));
         };
         if given.contains(&name) {

@@ -8,11 +8,44 @@ use tenancy::{Caller, Right};
 
 use crate::admit::{self, Form};
 use crate::append::Appender;
-use crate::batch::{self, BatchForm};
+use crate::batch::{self, BatchBody, BatchForm};
+use crate::bodies::{CloudEventBody, EventOrBatch, NewEventBody};
 use crate::metrics::METRICS;
+use crate::reply::AcceptedBody;
 use crate::state::IngestState;
 use crate::turn::Turn;
 
+/// Send an event
+///
+/// A success code means that the event is on the log and will not be lost. A `dedup_id` that was accepted within 24
+/// hours is a 409 that names the original. An `Idempotency-Key` that was, with the same body, is answered like the
+/// original. CloudEvents 1.0 are accepted in binary mode (`ce-*` headers), structured mode and as a batch.
+#[utoipa::path(
+    post, path = "/events", operation_id = "send_event", tag = "Producing",
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        description = "Makes a repeated request the same event. Not for a batch.",
+        example = "0192f0c1-2345-7abc-8def-0123456789ab")),
+    request_body(content(
+        (NewEventBody = "application/json"),
+        (CloudEventBody = "application/cloudevents+json"),
+        (Vec<CloudEventBody> = "application/cloudevents-batch+json"),
+    )),
+    responses(
+        (status = 201, description = "The event is on the log.", body = AcceptedBody,
+            headers(
+                ("Location" = String, description = "Path of the event."),
+                ("Idempotency-Replayed" = String, description = "`true` if the key was sent before; else absent."),
+            )),
+        (status = 200, body = EventOrBatch,
+            description = "An event with the same content was accepted before (for keys with `content_dedup`), or a \
+                           batch was accepted."),
+        (status = 207, description = "Not all events of a batch were accepted.", body = BatchBody),
+    ),
+    security(("key" = ["produce"])),
+    extensions(("x-error-codes" = json!([
+        "invalid_event", "duplicate_event", "idempotency_key_reused", "batch_too_large",
+    ]))),
+)]
 pub(crate) async fn accept(
     State(state): State<IngestState>,
     context: RequestContext,

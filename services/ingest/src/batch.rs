@@ -20,9 +20,11 @@ use tenancy::{Caller, Right};
 use crate::accept;
 use crate::admit::{self, CLOUDEVENTS_BATCH, IDEMPOTENCY_KEY};
 use crate::append::Appender;
+use crate::bodies::{CloudEventBody, NewBatchBody};
 use crate::state::IngestState;
 use crate::turn::Turns;
 use items::Items;
+pub(crate) use results::BatchBody;
 
 const ITEM: RecordKind = RecordKind {
     noun: "event",
@@ -70,6 +72,28 @@ impl BatchForm {
     }
 }
 
+/// Send many events
+///
+/// Up to 1,000 events and 4 MiB. Events are independent: each has its own result, and those that were accepted are on
+/// the log even if the next one failed. Also one event a line, as `application/x-ndjson`, or CloudEvents.
+#[utoipa::path(
+    post, path = "/events/batch", operation_id = "send_batch", tag = "Producing",
+    request_body(content(
+        (NewBatchBody = "application/json"),
+        (String = "application/x-ndjson"),
+        (Vec<CloudEventBody> = "application/cloudevents-batch+json"),
+    )),
+    responses(
+        (status = 200, description = "All events are on the log.", body = BatchBody, example = json!({
+            "results": [{"index": 0, "status": 201, "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+                "position": "q83vEjRWeJA", "message": "event accepted"}],
+            "accepted": 1, "duplicates": 0, "rejected": 0,
+        })),
+        (status = 207, description = "Not all events were accepted.", body = BatchBody),
+    ),
+    security(("key" = ["produce"])),
+    extensions(("x-error-codes" = json!(["batch_too_large"]))),
+)]
 pub(crate) async fn accept(
     State(state): State<IngestState>,
     context: RequestContext,

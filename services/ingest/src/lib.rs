@@ -10,6 +10,7 @@ mod accept;
 mod admit;
 mod append;
 mod batch;
+mod bodies;
 mod dedup_cache;
 mod dedup_lookup;
 mod metrics;
@@ -17,14 +18,23 @@ mod reply;
 mod state;
 mod turn;
 
-use axum::Router;
-use axum::routing::post;
 use http_server::Routes;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use state::IngestState;
 
 /// The routes, relative to a mount.
 pub fn routes(state: IngestState) -> Routes {
-    let routes = Router::new().route("/events", post(accept::accept)).route("/events/batch", post(batch::accept));
-    routes.with_state(state).into()
+    described().with_state(state).into()
+}
+
+/// What the routes say of themselves.
+pub fn openapi() -> OpenApi {
+    described().into_openapi()
+}
+
+fn described() -> OpenApiRouter<IngestState> {
+    OpenApiRouter::new().routes(routes!(accept::accept)).routes(routes!(batch::accept))
 }

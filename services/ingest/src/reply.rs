@@ -7,6 +7,7 @@ use http_server::{Dialect, Problem, Timestamp};
 use schemas::ids::EventId;
 use schemas::records::DedupKind;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The fields of an accepted event in the response to it and to its duplicates.
 #[derive(Debug, Clone)]
@@ -40,24 +41,41 @@ impl Outcome {
 pub(crate) const ACCEPTED: &str = "event accepted";
 pub(crate) const SAME_CONTENT: &str = "this content was accepted a moment ago";
 
-#[derive(Serialize)]
-struct ResponseBody<'a> {
+/// An accepted event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Accepted, example = json!({
+    "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "status": "accepted",
+    "event_type": "order.created",
+    "type": "order.created",
+    "timestamp": "2026-11-21T09:00:00.123Z",
+    "position": "q83vEjRWeJA",
+    "message": "event accepted"
+}))]
+pub(crate) struct AcceptedBody<'a> {
     event_id: EventId,
+    /// The same as `event_id`.
     id: EventId,
+    /// Always `accepted`.
     status: &'static str,
     event_type: &'a str,
+    /// The same as `event_type`.
     #[serde(rename = "type")]
     kind: &'a str,
+    /// When the log accepted it; null if that is not known.
     timestamp: Option<Timestamp>,
+    /// Position token for `min_position`; null if the position is not known.
     position: Option<&'a str>,
     message: &'static str,
+    /// True if an event with the same content was accepted before; else absent.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
 }
 
 impl Accepted {
-    fn body(&self, message: &'static str, duplicate: bool) -> Json<ResponseBody<'_>> {
-        Json(ResponseBody {
+    fn body(&self, message: &'static str, duplicate: bool) -> Json<AcceptedBody<'_>> {
+        Json(AcceptedBody {
             event_id: self.event_id,
             id: self.event_id,
             status: "accepted",

@@ -19,5 +19,5 @@ mod rejected;
 mod routes;
 mod state;
 
-pub use routes::routes;
+pub use routes::{openapi, routes};
 pub use state::{InboxState, READ_SETTINGS};

@@ -41,6 +41,6 @@ pub use limits::LimitSettings;
 pub use operator::{Operator, OperatorToken, ShortTokenError, check_operator_token};
 pub use refusal::Refusal;
 pub use role::{Right, Role};
-pub use routes::routes;
+pub use routes::{openapi, routes};
 pub use service::{SIGNUPS_PER_HOUR, Tenancy, TenancyConfig};
 pub use tenant::Tenant;

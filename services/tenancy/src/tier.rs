@@ -1,9 +1,10 @@
 //! Tiers, and the rate limit of a key. Pure; requests are not counted here.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Determines the rate limit of an organization that has no limit configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Tier {
     /// 100 a minute.

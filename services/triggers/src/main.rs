@@ -4,6 +4,8 @@
 //! This crate parses the command line, connects the parts of a role, and implements the commands as clients of a
 //! running system. The roles themselves are in `ingest`, `materializer`, `dispatcher` and `tenancy`.
 
+#[cfg(test)]
+mod api_reference;
 mod client;
 mod commands;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Webhook endpoints: the routes that manage them (here), the validation (`input`), the sealed secrets (`secrets`), and
 //! the rows (`store`); the cache of the dispatcher (`cache`, `matching`). Nothing here needs Kafka.
 
+mod bodies;
 pub(crate) mod cache;
 pub(crate) mod input;
 pub(crate) mod matching;
@@ -9,26 +10,30 @@ pub(crate) mod store;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{FromRef, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use http::{HeaderValue, StatusCode, header};
 use http_server::{FieldError, JsonBody, JsonObject, PathId, Problem, Routes, Timestamp};
 use runtime::postgres::{SqlEffect, effect};
 use runtime::seal::SealingKey;
 use schemas::ids::{EndpointId, OrgId};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::postgres::PgPool;
 use tenancy::{Authenticator, Caller, Right};
 use time::OffsetDateTime;
 use tracing::{error, warn};
+use utoipa::ToSchema;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::attempt::egress::EgressPolicy;
 use crate::attempt::sign::Secret;
 use crate::delivery::signed;
 use crate::retry::policy::DEFAULT_DELAYS_SECONDS;
+use bodies::{ConfiguredBody, EndpointBody, EndpointList, EndpointPatchBody, NewEndpointBody};
 use input::{DEFAULT_TIMEOUT_SECONDS, EndpointPatch};
 use store::{CreateError, StoredEndpoint};
 
@@ -48,14 +53,29 @@ impl FromRef<EndpointsState> for Authenticator {
 
 /// The routes of webhook endpoints. `policy` must be the dispatcher's.
 pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, policy: EgressPolicy) -> Routes {
-    let router = Router::new()
-        .route("/endpoints", post(create).get(list))
-        .route("/endpoints/{id}", get(show).patch(update).delete(remove))
-        .route("/webhook/config", post(configure))
-        .with_state(EndpointsState { authenticator, pool, sealing, policy: Arc::new(policy) });
-    router.into()
+    described().with_state(EndpointsState { authenticator, pool, sealing, policy: Arc::new(policy) }).into()
 }
 
+/// What the routes say of themselves.
+pub fn openapi() -> OpenApi {
+    described().into_openapi()
+}
+
+fn described() -> OpenApiRouter<EndpointsState> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(show, update, remove)).routes(routes!(configure))
+}
+
+/// Create an endpoint
+///
+/// Events that match are delivered to it as signed webhooks. The response has its secret, for this once.
+#[utoipa::path(
+    post, path = "/endpoints", operation_id = "create_endpoint", tag = "Webhooks",
+    request_body = NewEndpointBody,
+    responses((status = 201, description = "The endpoint, with its secret.", body = EndpointBody,
+        headers(("Location" = String, description = "Path of the endpoint.")))),
+    security(("key" = ["manage"])),
+    extensions(("x-error-codes" = json!(["invalid_endpoint", "too_many_endpoints", "conflict"]))),
+)]
 async fn create(
     State(state): State<EndpointsState>,
     caller: Caller,
@@ -70,40 +90,71 @@ async fn create(
     apply(&mut endpoint, patch, &state.sealing);
     let stored = store::create(&state.pool, &endpoint).await.map_err(refused)?;
     let location = HeaderValue::from_str(&format!("/v1/endpoints/{}", stored.id)).map_err(|_| Problem::internal())?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(to_json(&stored, Some(&secret)))).into_response())
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(EndpointBody::revealing(stored, &secret)))
+        .into_response())
 }
 
-async fn list(State(state): State<EndpointsState>, caller: Caller) -> Result<Json<Value>, Problem> {
+/// List the endpoints
+#[utoipa::path(
+    get, path = "/endpoints", operation_id = "list_endpoints", tag = "Webhooks",
+    responses((status = 200, description = "The endpoints of the organization.", body = EndpointList)),
+    security(("key" = ["manage"])),
+)]
+async fn list(State(state): State<EndpointsState>, caller: Caller) -> Result<Json<EndpointList>, Problem> {
     caller.require(Right::Manage)?;
     let endpoints = store::list(&state.pool, caller.org_id).await.map_err(failed)?;
-    let endpoints: Vec<Value> = endpoints.iter().map(|endpoint| to_json(endpoint, None)).collect();
-    Ok(Json(json!({ "endpoints": endpoints })))
+    Ok(Json(EndpointList { endpoints: endpoints.into_iter().map(EndpointBody::new).collect() }))
 }
 
+/// Read an endpoint
+#[utoipa::path(
+    get, path = "/endpoints/{id}", operation_id = "get_endpoint", tag = "Webhooks",
+    params(("id" = EndpointId, Path, description = "Id of the endpoint.")),
+    responses((status = 200, description = "The endpoint.", body = EndpointBody)),
+    security(("key" = ["manage"])),
+)]
 async fn show(
     State(state): State<EndpointsState>,
     caller: Caller,
     PathId(id): PathId<EndpointId>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<EndpointBody>, Problem> {
     caller.require(Right::Manage)?;
     let endpoint = store::get(&state.pool, caller.org_id, id).await.map_err(failed)?;
-    endpoint.map(|endpoint| Json(to_json(&endpoint, None))).ok_or_else(Problem::not_found)
+    endpoint.map(|endpoint| Json(EndpointBody::new(endpoint))).ok_or_else(Problem::not_found)
 }
 
+/// Change an endpoint
+#[utoipa::path(
+    patch, path = "/endpoints/{id}", operation_id = "change_endpoint", tag = "Webhooks",
+    params(("id" = EndpointId, Path, description = "Id of the endpoint.")),
+    request_body = EndpointPatchBody,
+    responses((status = 200, description = "The changed endpoint.", body = EndpointBody)),
+    security(("key" = ["manage"])),
+    extensions(("x-error-codes" = json!(["invalid_endpoint", "conflict"]))),
+)]
 async fn update(
     State(state): State<EndpointsState>,
     caller: Caller,
     PathId(id): PathId<EndpointId>,
     JsonBody(body): JsonBody<JsonObject>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<EndpointBody>, Problem> {
     may_write(&caller)?;
     let patch = EndpointPatch::read(&body, &state.policy).map_err(invalid)?;
     let stored = store::update(&state.pool, caller.org_id, id, |endpoint| apply(endpoint, patch, &state.sealing))
         .await
         .map_err(failed)?;
-    stored.map(|endpoint| Json(to_json(&endpoint, None))).ok_or_else(Problem::not_found)
+    stored.map(|endpoint| Json(EndpointBody::new(endpoint))).ok_or_else(Problem::not_found)
 }
 
+/// Delete an endpoint
+///
+/// Nothing more is delivered to it.
+#[utoipa::path(
+    delete, path = "/endpoints/{id}", operation_id = "delete_endpoint", tag = "Webhooks",
+    params(("id" = EndpointId, Path, description = "Id of the endpoint.")),
+    responses((status = 204, description = "It is deleted.")),
+    security(("key" = ["manage"])),
+)]
 async fn remove(
     State(state): State<EndpointsState>,
     caller: Caller,
@@ -114,18 +165,32 @@ async fn remove(
     if deleted { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found()) }
 }
 
-#[derive(Deserialize)]
+/// The URL to deliver to.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = WebhookUrl, example = json!({"webhook_url": "https://shop.example/hook"}))]
 struct Configuration {
+    /// http or https, without user-info. Private and reserved addresses are refused.
+    #[schema(value_type = String)]
     webhook_url: Value,
 }
 
+/// Set the URL of the default endpoint
+///
 /// For clients of older trigger APIs, which have one URL per organization: creates the default endpoint, or changes its
 /// URL. These clients cannot enable an endpoint, so setting the URL does.
+#[utoipa::path(
+    post, path = "/webhook/config", operation_id = "configure_webhook", tag = "Webhooks",
+    request_body = Configuration,
+    responses((status = 200, description = "The default endpoint.", body = ConfiguredBody)),
+    security(("key" = ["manage"])),
+    extensions(("x-error-codes" = json!(["invalid_endpoint", "too_many_endpoints", "conflict"]))),
+)]
 async fn configure(
     State(state): State<EndpointsState>,
     caller: Caller,
     JsonBody(body): JsonBody<Configuration>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ConfiguredBody>, Problem> {
     may_write(&caller)?;
     let url = input::url(&body.webhook_url, &state.policy)
         .map_err(|reason| invalid(vec![FieldError { field: "webhook_url".to_owned(), reason }]))?;
@@ -145,18 +210,15 @@ async fn configure(
             (store::create(&state.pool, &endpoint).await.map_err(refused)?, Some(secret))
         }
     };
-    let mut answer = json!({
-        "success": true,
-        "organization_id": endpoint.org_id,
-        "webhook_url": endpoint.url,
-        "endpoint_id": endpoint.id,
-        "updated_at": Timestamp(endpoint.updated_at),
-        "message": "events are delivered to this URL",
-    });
-    if let Some(secret) = secret {
-        answer["secret"] = Value::from(secret.to_text());
-    }
-    Ok(Json(answer))
+    Ok(Json(ConfiguredBody {
+        success: true,
+        organization_id: endpoint.org_id,
+        webhook_url: endpoint.url,
+        endpoint_id: endpoint.id,
+        updated_at: Timestamp(endpoint.updated_at),
+        message: "events are delivered to this URL",
+        secret: secret.map(|secret| secret.to_text()),
+    }))
 }
 
 /// A key that is restricted to event types may not write endpoints: they would get events that the key may not read.
@@ -231,28 +293,6 @@ fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing: &SealingK
         }
         endpoint.enabled = enabled;
     }
-}
-
-/// Headers and secret are write-only. The secret is returned once, in the response to the creation.
-fn to_json(endpoint: &StoredEndpoint, secret: Option<&Secret>) -> Value {
-    let mut value = json!({
-        "id": endpoint.id,
-        "url": endpoint.url,
-        "event_types": endpoint.event_types,
-        "description": endpoint.description,
-        "max_in_flight": endpoint.max_in_flight,
-        "timeout_seconds": endpoint.timeout_seconds,
-        "retry_schedule": endpoint.retry_schedule,
-        "enabled": endpoint.enabled,
-        "status": if endpoint.enabled { "enabled" } else { "disabled" },
-        "disabled_reason": endpoint.disabled_reason,
-        "created_at": Timestamp(endpoint.created_at),
-        "updated_at": Timestamp(endpoint.updated_at),
-    });
-    if let Some(secret) = secret {
-        value["secret"] = Value::from(secret.to_text());
-    }
-    value
 }
 
 fn invalid(details: Vec<FieldError>) -> Problem {

@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use http::{Method, StatusCode};
-use http_server::{ClientAddress, Dialect, FieldError, Parameter, Problem, QueryParams, RequestContext, Routes};
+use http::StatusCode;
+use http_server::{ClientAddress, Dialect, FieldError, Problem, QueryParams, RequestContext, Routes};
 use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::{Server, head, within};
-
-const PARAMETERS: &[Parameter] = &[Parameter::one("limit"), Parameter::repeated("name")];
 
 fn api() -> Routes {
     let router = Router::new()
         .route("/things", get(|| async { "things" }).post(|| async { "made" }))
         .route("/things/{id}", get(|| async { Problem::not_found() }))
-        .route("/invalid", get(invalid))
         .route("/conflict", get(conflict))
         .route("/busy", get(|| async { Problem::unavailable("too much at once", 0) }))
         .route("/key", get(|| async { Problem::unauthorized("send a key") }))
@@ -25,11 +24,11 @@ fn api() -> Routes {
         .route("/plain", get(|| async { (StatusCode::BAD_REQUEST, "a framework's own words") }))
         .route("/own", get(|| async { (StatusCode::GONE, axum::Json(json!({ "mine": true }))) }))
         .route("/context", get(context))
-        .route("/query", get(query))
         .route("/only-post", post(|| async {}));
-    Routes::from(router).with_query(Method::GET, "/query", PARAMETERS).with_query(Method::GET, "/invalid", PARAMETERS)
+    OpenApiRouter::from(router).routes(routes!(query)).routes(routes!(invalid)).into()
 }
 
+#[utoipa::path(get, path = "/invalid", params(("limit" = Option<u32>, Query), ("name" = Option<Vec<String>>, Query)))]
 async fn invalid() -> Problem {
     let details = vec![FieldError { field: "limit".to_owned(), reason: "must be from 1 to 1000".to_owned() }];
     Problem::invalid("invalid_request", "limit must be from 1 to 1000").with_details(details)
@@ -54,6 +53,7 @@ async fn context(context: RequestContext, peer: ClientAddress) -> String {
     )
 }
 
+#[utoipa::path(get, path = "/query", params(("limit" = Option<u32>, Query), ("name" = Option<Vec<String>>, Query)))]
 async fn query(query: QueryParams) -> Result<String, Problem> {
     let limit = query.parse_in_range("limit", 1..=1000)?.unwrap_or(50);
     Ok(limit.to_string())

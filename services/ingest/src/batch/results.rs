@@ -9,6 +9,7 @@ use http_server::{Dialect, FieldError, Problem};
 use schemas::ids::EventId;
 use schemas::records::DedupKind;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::reply::{ACCEPTED, Outcome, SAME_CONTENT, accepted_status, duplicate_problem};
 
@@ -23,25 +24,47 @@ pub(super) struct Results {
 }
 
 /// What a single request with this event would have been answered.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ItemResult {
+    /// Place of the event in the batch, from 0.
     index: usize,
+    /// As for a single event: 201 accepted, 409 duplicate, and so on.
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     event_id: Option<EventId>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     position: Option<String>,
+    /// True if an event with the same content was accepted before; else absent.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     duplicate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     error_code: Option<&'static str>,
+    #[schema(value_type = String)]
     message: Cow<'static, str>,
+    /// Where fields are to blame: which, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     details: Vec<FieldError>,
 }
 
-#[derive(Serialize)]
-struct ResponseBody<'a> {
+/// A result for each event of a batch, in order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchResult, example = json!({
+    "results": [
+        {"index": 0, "status": 201, "event_id": "0192f0c1-2345-7abc-8def-0123456789ab", "position": "q83vEjRWeJA",
+            "message": "event accepted"},
+        {"index": 1, "status": 400, "error_code": "invalid_event", "message": "event_type is required",
+            "details": [{"field": "event_type", "reason": "is required"}]}
+    ],
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": 1
+}))]
+pub(crate) struct BatchBody<'a> {
     results: &'a [ItemResult],
     accepted: usize,
     duplicates: usize,
@@ -118,7 +141,7 @@ impl Results {
         }
         let status = if self.accepted == self.items.len() { StatusCode::OK } else { StatusCode::MULTI_STATUS };
         let (accepted, duplicates, rejected) = (self.accepted, self.duplicates, self.rejected());
-        Ok((status, Json(ResponseBody { results: &self.items, accepted, duplicates, rejected })).into_response())
+        Ok((status, Json(BatchBody { results: &self.items, accepted, duplicates, rejected })).into_response())
     }
 
     /// The answer to a batch that was not read to its end. Says how many events were accepted before.

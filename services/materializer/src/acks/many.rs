@@ -11,34 +11,62 @@ use schemas::ids::EventId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tenancy::Caller;
+use utoipa::ToSchema;
 
 use super::acknowledge::acknowledge;
 use crate::state::InboxState;
 
 const MAX_IDS: usize = 1_000;
 
-#[derive(Deserialize)]
+/// The events to acknowledge.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = AckMany, example = json!({"event_ids": ["0192f0c1-2345-7abc-8def-0123456789ab"]}))]
 pub(super) struct AckManyRequest {
+    /// Ids of events. One that does not exist fails alone.
+    #[schema(value_type = Vec<String>, min_items = 1, max_items = 1000)]
     event_ids: Option<Vec<String>>,
     /// Reserved: leases do not exist yet, so a request with this field is refused.
+    #[schema(ignore)]
     lease_id: Option<Value>,
 }
 
-#[derive(Serialize)]
+/// The result for each distinct id, in order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AckManyResult, example = json!({
+    "acknowledged": 1,
+    "failed": 0,
+    "results": [{"event_id": "0192f0c1-2345-7abc-8def-0123456789ab", "status": "acknowledged"}]
+}))]
 struct AckManyResponse {
+    /// Results with the status `acknowledged`.
     acknowledged: usize,
+    /// Results with another status.
     failed: usize,
     results: Vec<AckResult>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct AckResult {
     /// As the client wrote it.
     event_id: String,
+    /// `acknowledged` or `not_found`.
     status: &'static str,
 }
 
-/// 200; 202 when the view does not show all of it yet. Unknown ids fail one by one.
+/// Acknowledge up to 1,000 events
+///
+/// Ids that do not exist fail one by one. Repeated, it gets the same answer.
+#[utoipa::path(
+    post, path = "/inbox/ack", operation_id = "acknowledge_events", tag = "Consuming",
+    request_body = AckManyRequest,
+    responses(
+        (status = 200, description = "A result for each id.", body = AckManyResponse),
+        (status = 202, description = "A result for each id; the inbox may still list some for a moment.",
+            body = AckManyResponse),
+    ),
+    security(("key" = ["consume"])),
+)]
 pub(super) async fn ack(
     State(state): State<InboxState>,
     caller: Caller,

@@ -6,18 +6,19 @@ mod many;
 mod one;
 mod target;
 
-use axum::Router;
-use axum::routing::{delete, post};
+use http_server::also_at;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::state::InboxState;
 
 /// The routes, relative to a mount.
-pub(crate) fn routes() -> Router<InboxState> {
-    Router::new()
-        .route("/events/{id}", delete(one::delete))
-        .route("/inbox/{id}", delete(one::delete))
-        .route("/events/{id}/ack", post(one::ack))
-        .route("/inbox/ack/{id}", post(one::ack))
-        .route("/ack/{id}", post(one::ack))
-        .route("/inbox/ack", post(many::ack))
+pub(crate) fn routes() -> OpenApiRouter<InboxState> {
+    OpenApiRouter::new()
+        .routes(routes!(one::delete))
+        .routes(also_at(routes!(one::delete), "/inbox/{id}", "delete_inbox_event"))
+        .routes(routes!(one::ack))
+        .routes(also_at(routes!(one::ack), "/inbox/ack/{id}", "acknowledge_inbox_event"))
+        .routes(also_at(routes!(one::ack), "/ack/{id}", "acknowledge"))
+        .routes(routes!(many::ack))
 }

@@ -8,16 +8,28 @@ use http_server::{PathId, Problem, RequestContext, Timestamp};
 use schemas::ids::EventId;
 use serde::Serialize;
 use tenancy::Caller;
+use utoipa::ToSchema;
 
 use super::acknowledge::{AcknowledgedEvent, acknowledge};
 use crate::state::InboxState;
 
-#[derive(Serialize)]
+/// An acknowledged event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Acknowledged, example = json!({
+    "id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "status": "acknowledged",
+    "acknowledged_at": "2026-11-21T09:00:03.250Z",
+    "success": true
+}))]
 struct AckResponse {
     id: EventId,
     event_id: EventId,
+    /// Always `acknowledged`.
     status: &'static str,
+    /// When it was first acknowledged; null if that is not known yet.
     acknowledged_at: Option<Timestamp>,
+    /// Always true.
     success: bool,
 }
 
@@ -33,7 +45,19 @@ impl From<AcknowledgedEvent> for AckResponse {
     }
 }
 
-/// 204; 202 when the view does not show it yet; 404.
+/// Acknowledge an event
+///
+/// The inbox does not list it any more. Repeated, it gets the same answer.
+#[utoipa::path(
+    delete, path = "/events/{id}", operation_id = "delete_event", tag = "Consuming",
+    params(("id" = EventId, Path, description = "Id of the event.")),
+    responses(
+        (status = 204, description = "It is acknowledged."),
+        (status = 202, description = "It is acknowledged; the inbox may still list it for a moment.",
+            body = AckResponse),
+    ),
+    security(("key" = ["consume"])),
+)]
 pub(crate) async fn delete(
     State(state): State<InboxState>,
     caller: Caller,
@@ -47,7 +71,19 @@ pub(crate) async fn delete(
     Ok((StatusCode::ACCEPTED, Json(AckResponse::from(event))).into_response())
 }
 
-/// 200; 202 when the view does not show it yet; 404.
+/// Acknowledge an event
+///
+/// The inbox does not list it any more. Repeated, it gets the same answer.
+#[utoipa::path(
+    post, path = "/events/{id}/ack", operation_id = "acknowledge_event", tag = "Consuming",
+    params(("id" = EventId, Path, description = "Id of the event.")),
+    responses(
+        (status = 200, description = "It is acknowledged.", body = AckResponse),
+        (status = 202, description = "It is acknowledged; the inbox may still list it for a moment.",
+            body = AckResponse),
+    ),
+    security(("key" = ["consume"])),
+)]
 pub(super) async fn ack(
     State(state): State<InboxState>,
     caller: Caller,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Purpose of the cursor's seal.
 const PURPOSE: &str = "cursor";
@@ -18,11 +19,13 @@ const VERSION: u8 = 2;
 const MAX_PARTITIONS: usize = 4096;
 
 /// Sort order of the pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 pub(super) enum SortOrder {
     /// Oldest first.
+    #[schema(rename = "asc")]
     Ascending,
     /// Newest first.
+    #[schema(rename = "desc")]
     Descending,
 }
 

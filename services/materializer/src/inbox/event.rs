@@ -11,6 +11,16 @@ use tenancy::{Caller, Right};
 use super::item::{InboxItem, InboxRow, event_columns};
 use crate::state::InboxState;
 
+/// Read one event
+///
+/// Acknowledged or not. An id that was a duplicate answers with the original, and `duplicate_of` names it. Right after
+/// it was accepted, the answer waits until the event can be read, for one second at most.
+#[utoipa::path(
+    get, path = "/events/{id}", operation_id = "get_event", tag = "Consuming",
+    params(("id" = EventId, Path, description = "Id of the event.")),
+    responses((status = 200, description = "The event.", body = InboxItem)),
+    security(("key" = ["consume"])),
+)]
 pub(super) async fn event(
     State(state): State<InboxState>,
     caller: Caller,

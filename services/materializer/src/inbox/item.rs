@@ -10,9 +10,11 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::cursor::EpochOffset;
+use super::request::DeliveryStatus;
 use crate::position_token;
 
 /// A row of `view.events`, without its organization.
@@ -95,32 +97,70 @@ impl FromRow<'_, PgRow> for InboxRow {
     }
 }
 
-/// An event as the API shows it.
-#[derive(Debug, Serialize)]
+/// An event.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event, example = json!({
+    "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "event_type": "order.created",
+    "type": "order.created",
+    "payload": {"id": 7},
+    "timestamp": "2026-11-21T09:00:00.123Z",
+    "created_at": "2026-11-21T09:00:00.123Z",
+    "occurred_at": null,
+    "source": "shop",
+    "ordering_key": "customer-9",
+    "metadata": {"region": "eu"},
+    "dedup_id": "ord-7",
+    "status": "pending",
+    "delivery_status": "pending",
+    "attempts": 0,
+    "acknowledged_at": null,
+    "leased_until": null,
+    "position": "q83vEjRWeJA"
+}))]
 pub(super) struct InboxItem {
     event_id: EventId,
+    /// The same as `event_id`.
     id: EventId,
     event_type: String,
+    /// The same as `event_type`.
     r#type: String,
+    /// Any JSON, byte for byte as the producer wrote it.
+    #[schema(value_type = Value)]
     payload: Box<RawValue>,
-    /// Only if the payload is the base64 text of binary data.
+    /// `base64` if the payload is the base64 text of binary data; else absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     payload_encoding: Option<String>,
+    /// When the log accepted it.
     timestamp: Timestamp,
+    /// The same as `timestamp`.
     created_at: Timestamp,
+    /// The time that the producer gave.
     occurred_at: Option<Timestamp>,
     source: Option<String>,
     ordering_key: Option<String>,
+    /// Pairs of texts that the producer gave.
+    #[schema(value_type = HashMap<String, String>)]
     metadata: Metadata,
     dedup_id: Option<String>,
+    /// Summary of its deliveries to endpoints; `pending` without an endpoint.
+    #[schema(value_type = DeliveryStatus)]
     status: String,
+    /// The same as `status`.
+    #[schema(value_type = DeliveryStatus)]
     delivery_status: String,
+    /// Attempts of all its deliveries.
     attempts: i32,
     acknowledged_at: Option<Timestamp>,
+    /// Always null: there are no leases yet.
     leased_until: Option<Timestamp>,
+    /// Position token: where it is on the log, for `min_position`.
     position: String,
     /// Only if the request named a duplicate: the id of the original, which is this event.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     duplicate_of: Option<EventId>,
 }
 

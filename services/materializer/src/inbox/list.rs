@@ -12,6 +12,7 @@ use sqlx::postgres::PgConnection;
 use tenancy::{Authenticator, Caller, PresentedKey, Right};
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::advance_cursor::advance_cursor;
 use super::bounds::read_bounds;
@@ -20,7 +21,7 @@ use super::item::{InboxItem, InboxRow};
 use super::merge::{PartitionRows, merge};
 use super::page_bytes::{PAGE_BYTES, PageBytes};
 use super::query::{self, COUNTED_EXACTLY, PartitionQuery};
-use super::request::{ListDefaults, ListRequest};
+use super::request::{DeliveryStatus, ListDefaults, ListRequest};
 use super::time_window::find_window;
 use crate::state::{InboxState, ViewReadError};
 
@@ -29,10 +30,48 @@ const STATUS_RECHECK: Duration = Duration::from_millis(500);
 /// Because it asks the database twice a second, a waiting read by status counts like this many that wait for events.
 const STATUS_POLL_PLACES: u64 = 50;
 
-#[derive(Serialize)]
+/// A page of the inbox.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "events": [{
+        "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+        "id": "0192f0c1-2345-7abc-8def-0123456789ab",
+        "event_type": "order.created",
+        "type": "order.created",
+        "payload": {"id": 7},
+        "timestamp": "2026-11-21T09:00:00.123Z",
+        "created_at": "2026-11-21T09:00:00.123Z",
+        "occurred_at": null,
+        "source": null,
+        "ordering_key": null,
+        "metadata": {},
+        "dedup_id": "ord-7",
+        "status": "pending",
+        "delivery_status": "pending",
+        "attempts": 0,
+        "acknowledged_at": null,
+        "leased_until": null,
+        "position": "q83vEjRWeJA"
+    }],
+    "next_cursor": null,
+    "resume_cursor": "AQIDBAUGBwg",
+    "has_more": false,
+    "oldest_available": "2026-11-21T09:00:00.123Z",
+    "gap": false,
+    "pagination": {
+        "limit": 50,
+        "cursor": null,
+        "next_cursor": null,
+        "has_more": false,
+        "total_undelivered": 1,
+        "total_count": 1
+    }
+}))]
 struct InboxPage {
     events: Vec<InboxItem>,
+    /// Continues after this page; null without more.
     next_cursor: Option<String>,
+    /// Continues after this page, also with events that arrive later.
     resume_cursor: String,
     has_more: bool,
     /// When the oldest event that can still be read was accepted.
@@ -42,14 +81,20 @@ struct InboxPage {
     pagination: Pagination,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Pagination {
     limit: usize,
+    /// The cursor of the request.
     cursor: Option<String>,
+    /// As above.
     next_cursor: Option<String>,
+    /// As above.
     has_more: bool,
+    /// Events that are not acknowledged, exact up to 10,000; null on a page with a cursor.
     total_undelivered: Option<i64>,
+    /// The same as `total_undelivered`.
     total_count: Option<i64>,
+    /// True if there are more than 10,000; else absent.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     total_is_lower_bound: bool,
 }
@@ -62,6 +107,33 @@ struct ReadPage {
     gap: bool,
 }
 
+/// Read the inbox
+///
+/// Events that are not acknowledged, oldest first. Store `resume_cursor` after each page and go on from there: no event
+/// is skipped or repeated. A page has 2 MiB at most. With `wait`, an empty page waits for the first event.
+#[utoipa::path(
+    get, path = "/inbox", operation_id = "list_inbox", tag = "Consuming",
+    params(
+        ("limit" = Option<i64>, Query, description = "Events on a page. Default 50.", minimum = 1, maximum = 1000,
+            example = 100),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` or `resume_cursor` of an earlier page."),
+        ("order" = inline(Option<SortOrder>), Query, description = "By the time of acceptance. Default asc.", example = "asc"),
+        ("event_type" = Option<Vec<String>>, Query, description = "One of these types.", max_items = 100,
+            example = json!(["order.created"])),
+        ("status" = Option<DeliveryStatus>, Query, description = "Summary of the deliveries.", example = "failed"),
+        ("since" = Option<Timestamp>, Query, description = "Accepted at this time or later.",
+            example = "2026-11-21T09:00:00Z"),
+        ("until" = Option<Timestamp>, Query, description = "Accepted before this time.",
+            example = "2026-11-22T09:00:00Z"),
+        ("include_acknowledged" = Option<bool>, Query, description = "Acknowledged events too.", example = true),
+        ("min_position" = Option<Vec<String>>, Query, max_items = 100,
+            description = "`position` of accepted events: the page is read when they can be seen."),
+        ("wait" = Option<i64>, Query, description = "Seconds to wait for a first event.", minimum = 0, maximum = 30,
+            example = 20),
+    ),
+    responses((status = 200, description = "A page.", body = InboxPage)),
+    security(("key" = ["consume"])),
+)]
 pub(super) async fn list(
     State(state): State<InboxState>,
     caller: Caller,

@@ -16,18 +16,17 @@ mod request;
 mod status;
 mod time_window;
 
-use axum::Router;
-use axum::routing::get;
+use http_server::also_at;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::state::InboxState;
 
-pub(crate) use request::PARAMETERS;
-
 /// The routes, relative to a mount.
-pub(crate) fn routes() -> Router<InboxState> {
-    Router::new()
-        .route("/inbox", get(list::list))
-        .route("/inbox/{id}", get(event::event))
-        .route("/events/{id}", get(event::event))
-        .route("/events/{id}/status", get(status::status))
+pub(crate) fn routes() -> OpenApiRouter<InboxState> {
+    OpenApiRouter::new()
+        .routes(routes!(list::list))
+        .routes(routes!(event::event))
+        .routes(also_at(routes!(event::event), "/inbox/{id}", "get_inbox_event"))
+        .routes(routes!(status::status))
 }

@@ -2,29 +2,17 @@
 
 use std::time::Duration;
 
-use http_server::{Parameter, Problem, QueryParams};
+use http_server::{Problem, QueryParams};
 use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use schemas::position::LogPosition;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 use super::cursor::{InboxCursor, SortOrder};
 use crate::position_token;
 
-/// The query parameters of `GET /inbox`.
-pub(crate) const PARAMETERS: &[Parameter] = &[
-    Parameter::one("limit"),
-    Parameter::one("cursor"),
-    Parameter::one("order"),
-    Parameter::repeated("event_type"),
-    Parameter::one("status"),
-    Parameter::one("since"),
-    Parameter::one("until"),
-    Parameter::one("include_acknowledged"),
-    Parameter::repeated("min_position"),
-    Parameter::one("wait"),
-];
 const MAX_LIMIT: usize = 1000;
 const MAX_WAIT_SECONDS: u64 = 30;
 const MAX_TYPE_CHARACTERS: usize = 255;
@@ -40,7 +28,8 @@ pub(super) struct ListDefaults {
 }
 
 /// Summary of an event's deliveries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub(super) enum DeliveryStatus {
     /// None has ended, or there is none.
     Pending,
@@ -104,7 +93,7 @@ pub(super) struct ListRequest {
 }
 
 impl ListRequest {
-    /// Reads the parameters of [`PARAMETERS`].
+    /// Reads the parameters that `GET /inbox` describes.
     ///
     /// # Errors
     /// The invalid code, naming the first parameter at fault. A cursor or position of another organization is one.

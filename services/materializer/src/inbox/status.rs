@@ -9,18 +9,46 @@ use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use tenancy::Caller;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::event::find;
+use super::request::DeliveryStatus;
 use crate::state::InboxState;
 
 /// Far above the endpoints that one event can match.
 const MAX_DELIVERIES: i64 = 1_000;
 
-#[derive(Debug, Serialize)]
+/// The deliveries of an event.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "status": "retrying",
+    "attempts": 1,
+    "retry_attempts": 0,
+    "last_retry_at": null,
+    "next_retry_at": "2026-11-21T09:00:30.500Z",
+    "failed_at": null,
+    "acknowledged_at": null,
+    "deliveries": [{
+        "delivery_id": "0192f0c1-2345-7abc-8def-0123456789ac",
+        "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+        "endpoint_id": "0192f0c1-2345-7abc-8def-0123456789ad",
+        "event_type": "order.created",
+        "status": "retrying",
+        "attempts": 1,
+        "next_attempt_at": "2026-11-21T09:00:30.500Z",
+        "last_status_code": 503,
+        "last_error": null,
+        "created_at": "2026-11-21T09:00:00.200Z"
+    }]
+}))]
 pub(super) struct EventStatus {
     event_id: EventId,
+    /// Summary of the deliveries.
+    #[schema(value_type = DeliveryStatus)]
     status: String,
+    /// Attempts of all deliveries.
     attempts: i32,
     /// Attempts after the first one of each delivery.
     retry_attempts: i32,
@@ -32,16 +60,21 @@ pub(super) struct EventStatus {
     deliveries: Vec<DeliveryItem>,
 }
 
-#[derive(Debug, Serialize)]
+/// A delivery: an event to an endpoint, over all attempts.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Delivery)]
 struct DeliveryItem {
     delivery_id: DeliveryId,
     event_id: EventId,
     endpoint_id: EndpointId,
     event_type: String,
+    #[schema(value_type = DeliveryStatus)]
     status: String,
     attempts: i32,
     next_attempt_at: Option<Timestamp>,
+    /// Status of the last answer; null if there was none.
     last_status_code: Option<i32>,
+    /// Why there was no answer.
     last_error: Option<String>,
     created_at: Timestamp,
     #[serde(skip)]
@@ -68,6 +101,13 @@ impl FromRow<'_, PgRow> for DeliveryItem {
     }
 }
 
+/// Read the status of an event's deliveries
+#[utoipa::path(
+    get, path = "/events/{id}/status", operation_id = "get_event_status", tag = "Consuming",
+    params(("id" = EventId, Path, description = "Id of the event.")),
+    responses((status = 200, description = "Its deliveries, each and all together.", body = EventStatus)),
+    security(("key" = ["consume"])),
+)]
 pub(super) async fn status(
     State(state): State<InboxState>,
     caller: Caller,

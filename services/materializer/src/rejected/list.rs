@@ -11,6 +11,7 @@ use serde::Serialize;
 use sqlx::postgres::PgPool;
 use tenancy::{Caller, Right};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::cursor::RejectedCursor;
 use crate::position_token;
@@ -19,19 +20,35 @@ use crate::state::InboxState;
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1000;
 
-#[derive(Serialize)]
+/// Rejected records, newest first.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "rejected": [{
+        "time": "2026-11-21T09:00:00.123Z",
+        "error_code": "invalid_event",
+        "message": "event_type is required",
+        "topic": "triggers.events.v1",
+        "position": "q83vEjRWeJA"
+    }],
+    "next_cursor": null,
+    "has_more": false
+}))]
 pub(super) struct RejectedPage {
     rejected: Vec<RejectedItem>,
+    /// Continues after this page; null without more.
     next_cursor: Option<String>,
     has_more: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct RejectedItem {
     /// Append time of the record.
     time: Timestamp,
+    /// Why it was rejected, for programs.
     error_code: String,
+    /// Why it was rejected, for a person.
     message: String,
+    /// The topic to which it was written.
     topic: String,
     /// Position token: where the record is, without what an offset says of other tenants. On the topic of events it is
     /// the token that an event there would have.
@@ -41,6 +58,18 @@ struct RejectedItem {
 /// (appended_at, log_topic, log_partition, log_epoch, log_offset, error_class, message)
 type ListedRow = (OffsetDateTime, String, i32, i32, i64, String, String);
 
+/// List rejected records
+///
+/// Records that a native producer wrote for this organization and that could not become events. Newest first.
+#[utoipa::path(
+    get, path = "/rejected", operation_id = "list_rejected", tag = "Consuming",
+    params(
+        ("limit" = Option<i64>, Query, description = "Records on a page.", minimum = 1, maximum = 1000, example = 50),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "A page.", body = RejectedPage)),
+    security(("key" = ["consume"])),
+)]
 pub(super) async fn list(
     State(state): State<InboxState>,
     caller: Caller,

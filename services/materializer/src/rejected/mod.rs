@@ -7,16 +7,12 @@ mod cursor;
 mod list;
 pub(crate) mod rows;
 
-use axum::Router;
-use axum::routing::get;
-use http_server::Parameter;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::state::InboxState;
 
-/// The query parameters of `GET /rejected`.
-pub(crate) const PARAMETERS: &[Parameter] = &[Parameter::one("limit"), Parameter::one("cursor")];
-
 /// The route, relative to a mount.
-pub(crate) fn routes() -> Router<InboxState> {
-    Router::new().route("/rejected", get(list::list))
+pub(crate) fn routes() -> OpenApiRouter<InboxState> {
+    OpenApiRouter::new().routes(routes!(list::list))
 }

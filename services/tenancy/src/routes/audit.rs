@@ -2,11 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use http_server::{Parameter, Problem, QueryParams, Timestamp};
+use http_server::{Problem, QueryParams, Timestamp};
+use schemas::ids::KeyId;
 use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::managers::KeyManager;
@@ -17,7 +19,23 @@ use crate::service::Tenancy;
 const DEFAULT_PAGE: i64 = 100;
 const LARGEST_PAGE: i64 = 1_000;
 
-#[derive(Debug, Serialize)]
+/// Entries of the audit log, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditPage, example = json!({
+    "entries": [{
+        "at": "2026-11-21T09:00:00.123Z",
+        "actor": "key",
+        "key_id": "0192f0c1-2345-7abc-8def-0123456789af",
+        "key_prefix": "zap_live_8Qs2",
+        "action": "key.created",
+        "target": "0192f0c1-2345-7abc-8def-0123456789af",
+        "detail": {"name": "shop", "role": "produce"},
+        "address": "203.0.113.7",
+        "request_id": "0192f0c1-2345-7abc-8def-0123456789ab"
+    }],
+    "next_cursor": null,
+    "has_more": false
+}))]
 pub(super) struct Page {
     entries: Vec<EntryReply>,
     /// The position of the last entry of the page, if there are more.
@@ -25,15 +43,25 @@ pub(super) struct Page {
     has_more: bool,
 }
 
-#[derive(Debug, Serialize)]
+/// Who changed what, when, from where.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditEntry)]
 struct EntryReply {
     at: Timestamp,
+    /// `key`, `operator`, `anonymous`, or who else changed it.
     actor: String,
+    /// The key, if one did it.
+    #[schema(value_type = Option<KeyId>)]
     key_id: Option<Uuid>,
     key_prefix: Option<String>,
+    /// What was done, such as `key.created`.
     action: String,
+    /// Id of what was changed.
+    #[schema(value_type = String, format = "uuid")]
     target: Uuid,
+    /// What it is after the change, without secrets.
     detail: Value,
+    /// Address of the client.
     address: Option<String>,
     request_id: Option<String>,
 }
@@ -54,15 +82,23 @@ impl From<Entry> for EntryReply {
     }
 }
 
-pub(super) const PARAMETERS: &[Parameter] = &[
-    Parameter::one("limit"),
-    Parameter::one("cursor"),
-    Parameter::one("action"),
-    Parameter::one("since"),
-    Parameter::one("until"),
-];
-
-/// Newest first.
+/// Read the audit log
+///
+/// Who changed what, when, from where. Newest first. Entries are never changed.
+#[utoipa::path(
+    get, path = "/audit", operation_id = "list_audit", tag = "Keys",
+    params(
+        ("limit" = Option<i64>, Query, description = "Entries on a page. Default 100.", minimum = 1, maximum = 1000,
+            example = 100),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("action" = Option<String>, Query, description = "Only this action.", example = "key.created"),
+        ("since" = Option<Timestamp>, Query, description = "At this time or later.",
+            example = "2026-11-21T09:00:00Z"),
+        ("until" = Option<Timestamp>, Query, description = "Before this time.", example = "2026-11-22T09:00:00Z"),
+    ),
+    responses((status = 200, description = "A page.", body = Page)),
+    security(("key" = ["manage"])),
+)]
 pub(super) async fn list(
     KeyManager(caller): KeyManager,
     State(tenancy): State<Tenancy>,

@@ -9,6 +9,7 @@ use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use time::{Duration, OffsetDateTime};
+use utoipa::ToSchema;
 
 use super::keys::{WantedKey, detail, issue};
 use super::managers::KeyManager;
@@ -26,20 +27,30 @@ use crate::service::Tenancy;
 const LONGEST_OVERLAP_SECONDS: u32 = 30 * 24 * 3_600;
 
 /// Absent members are unchanged. `null` removes the restriction of the members that may be null.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"rate_limit_per_minute": 60, "expires_at": null}))]
 pub(super) struct KeyPatch {
     #[serde(default)]
+    #[schema(value_type = String, min_length = 1, max_length = 255)]
     name: PatchMember<String>,
     #[serde(default)]
+    #[schema(value_type = Role)]
     role: PatchMember<Role>,
+    /// Null: all types.
     #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>)]
     event_types: PatchMember<Option<Vec<String>>>,
+    /// Null: the limit of the organization.
     #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 2147483647)]
     rate_limit_per_minute: PatchMember<Option<u32>>,
     #[serde(default)]
+    #[schema(value_type = bool)]
     content_dedup: PatchMember<bool>,
+    /// Null: never.
     #[serde(default)]
+    #[schema(value_type = Option<Timestamp>)]
     expires_at: PatchMember<Option<Expiry>>,
 }
 
@@ -89,6 +100,16 @@ async fn note(
         .map_err(|error| database_problem(&error))
 }
 
+/// Change a key
+///
+/// Takes effect on all instances within a second. A key gives no more rights than it has.
+#[utoipa::path(
+    patch, path = "/keys/{id}", operation_id = "change_key", tag = "Keys",
+    params(("id" = KeyId, Path, description = "Id of the key.")),
+    request_body = KeyPatch,
+    responses((status = 200, description = "The changed key.", body = KeyReply)),
+    security(("key" = ["manage"])),
+)]
 pub(super) async fn patch(
     KeyManager(caller): KeyManager,
     State(tenancy): State<Tenancy>,
@@ -113,6 +134,15 @@ pub(super) async fn patch(
     Ok(Json(KeyReply::from(changed)))
 }
 
+/// Revoke a key
+///
+/// Takes effect on all instances within a second.
+#[utoipa::path(
+    delete, path = "/keys/{id}", operation_id = "revoke_key", tag = "Keys",
+    params(("id" = KeyId, Path, description = "Id of the key.")),
+    responses((status = 204, description = "It is revoked.")),
+    security(("key" = ["manage"])),
+)]
 pub(super) async fn revoke(
     KeyManager(caller): KeyManager,
     State(tenancy): State<Tenancy>,
@@ -133,15 +163,29 @@ pub(super) async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// How to rotate.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"overlap_seconds": 3600}))]
 pub(super) struct Rotation {
+    /// How long the old key stays valid, at most 30 days. 0, the default: not at all.
     #[serde(default)]
+    #[schema(maximum = 2592000)]
     overlap_seconds: u32,
 }
 
-#[derive(Debug, Serialize)]
+/// The new key.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "api_key": "zap_live_8Qs2...",
+    "key_id": "0192f0c1-2345-7abc-8def-0123456789af",
+    "organization_id": "0192f0c1-2345-7abc-8def-0123456789ae",
+    "organization_name": "Shop",
+    "rotated_at": "2026-11-21T09:00:00.123Z",
+    "old_key_expires_at": "2026-11-21T10:00:00.123Z"
+}))]
 struct Rotated<'a> {
+    /// In clear text for this once.
     api_key: &'a str,
     key_id: KeyId,
     organization_id: OrgId,
@@ -150,7 +194,16 @@ struct Rotated<'a> {
     old_key_expires_at: Timestamp,
 }
 
-/// Replaces the key of the caller by a new one with the same name, rights and expiry.
+/// Rotate the key of the request
+///
+/// A new key with the same name, rights and expiry takes its place. The old one is dead at once, or after the overlap.
+#[utoipa::path(
+    post, path = "/keys/rotate", operation_id = "rotate_key", tag = "Keys",
+    request_body = Option<Rotation>,
+    responses((status = 200, description = "The new key.", body = Rotated)),
+    security(("key" = ["manage"])),
+    extensions(("x-error-codes" = json!(["development_key", "too_many_keys"]))),
+)]
 pub(super) async fn rotate(
     KeyManager(caller): KeyManager,
     State(tenancy): State<Tenancy>,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::managers::KeyManager;
 use super::reply::{KeyReply, created_secret};
@@ -26,17 +27,28 @@ use crate::role::Role;
 use crate::service::Tenancy;
 use crate::tier::{self, Tier};
 
-#[derive(Debug, Deserialize)]
+/// A key to create.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewKey, example = json!({"name": "shop", "role": "produce"}))]
 pub(super) struct WantedKey {
+    #[schema(min_length = 1, max_length = 255)]
     name: String,
+    /// Not more rights than the key has that creates it.
     role: Role,
+    /// Only these types; absent or null: all.
     event_types: Option<Vec<String>>,
+    /// Narrows the limit of the organization; absent or null: that limit. 0, unlimited, is the operator's to give.
+    #[schema(minimum = 0, maximum = 2147483647)]
     rate_limit_per_minute: Option<u32>,
+    /// Whether equal content within 24 hours is a duplicate.
     #[serde(default)]
     content_dedup: bool,
     #[serde(default)]
     environment: Environment,
+    /// RFC 3339; absent or null: never.
     #[serde(default, with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<Timestamp>)]
     expires_at: Option<OffsetDateTime>,
 }
 
@@ -110,6 +122,15 @@ pub(super) async fn issue(conn: &mut PgConnection, org_id: OrgId, wanted: &Wante
     stored.map(|stored| Issued { stored, text }).ok_or_else(Problem::not_found)
 }
 
+/// Create a key for an organization
+#[utoipa::path(
+    post, path = "/organizations/{id}/keys", operation_id = "create_organization_key", tag = "Organizations",
+    params(("id" = OrgId, Path, description = "Id of the organization.")),
+    request_body = WantedKey,
+    responses((status = 201, description = "The key, in clear text for this once.", body = KeyReply)),
+    security(("operator" = [])),
+    extensions(("x-error-codes" = json!(["too_many_keys"]))),
+)]
 pub(super) async fn create_for_operator(
     _: Operator,
     State(tenancy): State<Tenancy>,
@@ -146,6 +167,14 @@ pub(super) fn detail(key: &StoredKey) -> Value {
     })
 }
 
+/// Create a key
+#[utoipa::path(
+    post, path = "/keys", operation_id = "create_key", tag = "Keys",
+    request_body = WantedKey,
+    responses((status = 201, description = "The key, in clear text for this once.", body = KeyReply)),
+    security(("key" = ["manage"])),
+    extensions(("x-error-codes" = json!(["too_many_keys"]))),
+)]
 pub(super) async fn create(
     KeyManager(caller): KeyManager,
     State(tenancy): State<Tenancy>,
@@ -165,11 +194,33 @@ pub(super) async fn create(
     Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))
 }
 
-#[derive(Debug, Serialize)]
+/// All keys of an organization.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"keys": [{
+    "id": "0192f0c1-2345-7abc-8def-0123456789af",
+    "name": "shop",
+    "role": "produce",
+    "prefix": "zap_live_8Qs2",
+    "environment": "live",
+    "event_types": null,
+    "rate_limit_per_minute": null,
+    "content_dedup": false,
+    "created_at": "2026-11-21T09:00:00.123Z",
+    "expires_at": null,
+    "revoked_at": null
+}]}))]
 pub(super) struct KeyList {
     keys: Vec<KeyReply>,
 }
 
+/// List the keys
+///
+/// Those of the organization, revoked ones too, without their clear text.
+#[utoipa::path(
+    get, path = "/keys/list", operation_id = "list_keys", tag = "Keys",
+    responses((status = 200, description = "The keys.", body = KeyList)),
+    security(("key" = ["manage"])),
+)]
 pub(super) async fn list(
     KeyManager(caller): KeyManager,
     State(tenancy): State<Tenancy>,
@@ -178,13 +229,26 @@ pub(super) async fn list(
     Ok(Json(KeyList { keys: found.into_iter().map(KeyReply::from).collect() }))
 }
 
-#[derive(Debug, Serialize)]
+/// The key of the request, and its organization.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "organization_id": "0192f0c1-2345-7abc-8def-0123456789ae",
+    "organization_name": "Shop",
+    "tier": "pro",
+    "rate_limit_per_minute": 1000,
+    "webhook_url": null,
+    "role": "admin",
+    "key_id": "0192f0c1-2345-7abc-8def-0123456789af",
+    "prefix": "zap_live_8Qs2",
+    "created_at": "2026-11-21T09:00:00.123Z"
+}))]
 pub(super) struct OwnKey {
     organization_id: OrgId,
     organization_name: String,
     tier: Tier,
     /// The effective limit of this key; 0: unlimited.
     rate_limit_per_minute: u32,
+    /// URL of the default endpoint.
     webhook_url: Option<String>,
     role: Role,
     key_id: KeyId,
@@ -192,6 +256,12 @@ pub(super) struct OwnKey {
     created_at: Timestamp,
 }
 
+/// Show the key of the request
+#[utoipa::path(
+    get, path = "/keys", operation_id = "show_own_key", tag = "Keys",
+    responses((status = 200, description = "The key, and its organization.", body = OwnKey)),
+    security(("key" = [])),
+)]
 pub(super) async fn show_own(caller: Caller, State(tenancy): State<Tenancy>) -> Result<Json<OwnKey>, Problem> {
     let found = async {
         let organization = organizations::find(&tenancy.pool, caller.org_id).await?;

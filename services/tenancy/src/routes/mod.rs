@@ -9,11 +9,11 @@ mod reply;
 mod signup;
 mod validation;
 
-use axum::Router;
 use axum::extract::FromRef;
-use axum::routing::{get, patch, post};
-use http::Method;
 use http_server::Routes;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::auth::Authenticator;
 use crate::operator::OperatorToken;
@@ -21,22 +21,25 @@ use crate::service::Tenancy;
 
 /// The routes, relative to their mount.
 pub fn routes(tenancy: Tenancy) -> Routes {
-    let router = Router::new()
-        .route("/organizations", post(organizations::create).get(organizations::list))
-        .route("/organizations/{id}", get(organizations::show).patch(organizations::patch).delete(organizations::erase))
-        .route("/organizations/{id}/keys", post(keys::create_for_operator))
-        .route("/keys", post(keys::create).get(keys::show_own))
-        .route("/keys/list", get(keys::list))
-        .route("/keys/rotate", post(change_keys::rotate))
-        .route("/keys/{id}", patch(change_keys::patch).delete(change_keys::revoke))
-        .route("/keys/generate", post(signup::generate))
-        .route("/audit", get(audit::list))
-        .with_state(tenancy);
-    Routes::from(router).with_query(Method::GET, "/organizations", organizations::PARAMETERS).with_query(
-        Method::GET,
-        "/audit",
-        audit::PARAMETERS,
-    )
+    described().with_state(tenancy).into()
+}
+
+/// What the routes say of themselves.
+pub fn openapi() -> OpenApi {
+    described().into_openapi()
+}
+
+fn described() -> OpenApiRouter<Tenancy> {
+    OpenApiRouter::new()
+        .routes(routes!(organizations::create, organizations::list))
+        .routes(routes!(organizations::show, organizations::patch, organizations::erase))
+        .routes(routes!(keys::create_for_operator))
+        .routes(routes!(keys::create, keys::show_own))
+        .routes(routes!(keys::list))
+        .routes(routes!(change_keys::rotate))
+        .routes(routes!(change_keys::patch, change_keys::revoke))
+        .routes(routes!(signup::generate))
+        .routes(routes!(audit::list))
 }
 
 impl FromRef<Tenancy> for Authenticator {

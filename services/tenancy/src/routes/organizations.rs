@@ -4,11 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use http::{StatusCode, Uri};
-use http_server::{JsonBody, Parameter, PatchMember, PathId, Problem, QueryParams};
+use http_server::{JsonBody, PatchMember, PathId, Problem, QueryParams};
 use schemas::ids::OrgId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::postgres::PgConnection;
+use utoipa::ToSchema;
 
 use super::managers::OrganizationManager;
 use super::reply::OrganizationReply;
@@ -25,12 +26,19 @@ const LONGEST_URL_BYTES: usize = 2_048;
 const DEFAULT_PAGE: i64 = 100;
 const LARGEST_PAGE: i64 = 1_000;
 
-#[derive(Debug, Deserialize)]
+/// An organization to create.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "Shop", "tier": "pro"}))]
 pub(super) struct NewOrganization {
+    #[schema(min_length = 1, max_length = 255)]
     name: String,
     #[serde(default)]
     tier: Tier,
+    /// Absent or null: that of the tier. 0: unlimited.
+    #[schema(minimum = 0, maximum = 2147483647)]
     rate_limit_per_minute: Option<u32>,
+    /// URL of a default endpoint.
     webhook_url: Option<String>,
 }
 
@@ -66,6 +74,13 @@ fn is_web_url(text: &str) -> bool {
         && !authority.as_str().contains('@')
 }
 
+/// Create an organization
+#[utoipa::path(
+    post, path = "/organizations", operation_id = "create_organization", tag = "Organizations",
+    request_body = NewOrganization,
+    responses((status = 201, description = "The organization.", body = OrganizationReply)),
+    security(("operator" = [])),
+)]
 pub(super) async fn create(
     _: Operator,
     State(tenancy): State<Tenancy>,
@@ -88,6 +103,13 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(OrganizationReply::from(made))))
 }
 
+/// Read an organization
+#[utoipa::path(
+    get, path = "/organizations/{id}", operation_id = "get_organization", tag = "Organizations",
+    params(("id" = OrgId, Path, description = "Id of the organization.")),
+    responses((status = 200, description = "The organization.", body = OrganizationReply)),
+    security(("operator" = [])),
+)]
 pub(super) async fn show(
     _: Operator,
     State(tenancy): State<Tenancy>,
@@ -114,20 +136,36 @@ pub(super) async fn note(
 }
 
 /// Absent members are unchanged. Only `rate_limit_per_minute` may be null: the limit of the tier.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "Market"}))]
 pub(super) struct OrganizationPatch {
     #[serde(default)]
+    #[schema(value_type = String, min_length = 1, max_length = 255)]
     name: PatchMember<String>,
     #[serde(default)]
+    #[schema(value_type = Tier)]
     tier: PatchMember<Tier>,
+    /// Null: that of the tier. 0: unlimited.
     #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 2147483647)]
     rate_limit_per_minute: PatchMember<Option<u32>>,
+    /// URL of the default endpoint.
     #[serde(default)]
+    #[schema(value_type = String)]
     webhook_url: PatchMember<String>,
 }
 
-/// The operator changes everything; an admin key only the name and the URL of its own organization.
+/// Change an organization
+///
+/// The operator changes everything; a key of the role admin only the name and the URL of its own organization.
+#[utoipa::path(
+    patch, path = "/organizations/{id}", operation_id = "change_organization", tag = "Organizations",
+    params(("id" = OrgId, Path, description = "Id of the organization.")),
+    request_body = OrganizationPatch,
+    responses((status = 200, description = "The changed organization.", body = OrganizationReply)),
+    security(("operator" = []), ("key" = ["admin"])),
+)]
 pub(super) async fn patch(
     manager: OrganizationManager,
     State(tenancy): State<Tenancy>,
@@ -176,7 +214,16 @@ pub(super) async fn patch(
     Ok(Json(changed.into()))
 }
 
-/// Answers when the tombstone is committed. The slices delete the rows afterwards; `GET` then shows status `erased`.
+/// Erase an organization
+///
+/// Its keys are dead at once. Its events and endpoints are deleted in the background: its status is `erasing`, then
+/// `erased`.
+#[utoipa::path(
+    delete, path = "/organizations/{id}", operation_id = "erase_organization", tag = "Organizations",
+    params(("id" = OrgId, Path, description = "Id of the organization.")),
+    responses((status = 204, description = "It is being erased.")),
+    security(("operator" = [])),
+)]
 pub(super) async fn erase(
     _: Operator,
     State(tenancy): State<Tenancy>,
@@ -197,7 +244,21 @@ pub(super) async fn erase(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Debug, Serialize)]
+/// A page of organizations.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OrganizationPage, example = json!({
+    "organizations": [{
+        "id": "0192f0c1-2345-7abc-8def-0123456789ae",
+        "name": "Shop",
+        "tier": "pro",
+        "rate_limit_per_minute": 1000,
+        "webhook_url": null,
+        "status": "active",
+        "created_at": "2026-11-21T09:00:00.123Z"
+    }],
+    "next_cursor": null,
+    "has_more": false
+}))]
 pub(super) struct Page {
     organizations: Vec<OrganizationReply>,
     /// The last id of the page, if there are more.
@@ -205,9 +266,17 @@ pub(super) struct Page {
     has_more: bool,
 }
 
-/// The query parameters of `GET /organizations`.
-pub(super) const PARAMETERS: &[Parameter] = &[Parameter::one("limit"), Parameter::one("cursor")];
-
+/// List the organizations
+#[utoipa::path(
+    get, path = "/organizations", operation_id = "list_organizations", tag = "Organizations",
+    params(
+        ("limit" = Option<i64>, Query, description = "Organizations on a page. Default 100.", minimum = 1,
+            maximum = 1000, example = 100),
+        ("cursor" = Option<OrgId>, Query, description = "`next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "A page.", body = Page)),
+    security(("operator" = [])),
+)]
 pub(super) async fn list(
     _: Operator,
     State(tenancy): State<Tenancy>,

@@ -6,20 +6,33 @@ use http::{HeaderValue, StatusCode, header};
 use http_server::Timestamp;
 use schemas::ids::{KeyId, OrgId};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::keys::StoredKey;
 use crate::organizations::Organization;
 use crate::role::Role;
 use crate::tier::Tier;
 
-/// An organization, as the operator sees it.
-#[derive(Debug, Serialize)]
+/// An organization.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Organization, example = json!({
+    "id": "0192f0c1-2345-7abc-8def-0123456789ae",
+    "name": "Shop",
+    "tier": "pro",
+    "rate_limit_per_minute": 1000,
+    "webhook_url": null,
+    "status": "active",
+    "created_at": "2026-11-21T09:00:00.123Z"
+}))]
 pub(super) struct OrganizationReply {
     id: OrgId,
     name: String,
     tier: Tier,
+    /// Its own limit, or that of its tier.
     rate_limit_per_minute: u32,
+    /// URL of its default endpoint.
     webhook_url: Option<String>,
+    /// `active`; after its deletion `erasing`, then `erased`.
     status: String,
     created_at: Timestamp,
 }
@@ -39,18 +52,37 @@ impl From<Organization> for OrganizationReply {
 }
 
 /// A key, as its organization sees it; the clear text only in the response to its creation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Key, example = json!({
+    "id": "0192f0c1-2345-7abc-8def-0123456789af",
+    "name": "shop",
+    "role": "produce",
+    "prefix": "zap_live_8Qs2",
+    "environment": "live",
+    "event_types": null,
+    "rate_limit_per_minute": null,
+    "content_dedup": false,
+    "created_at": "2026-11-21T09:00:00.123Z",
+    "expires_at": null,
+    "revoked_at": null
+}))]
 pub(super) struct KeyReply {
     id: KeyId,
+    /// The key itself. Only in the response to its creation: keep it then.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     key: Option<String>,
     name: String,
     role: Role,
+    /// Its first characters.
     prefix: String,
+    /// `live` or `test`.
     environment: String,
+    /// Only these types; null: all.
     event_types: Option<Vec<String>>,
     /// Null: the limit of the organization.
     rate_limit_per_minute: Option<u32>,
+    /// Whether equal content within 24 hours is a duplicate.
     content_dedup: bool,
     created_at: Timestamp,
     expires_at: Option<Timestamp>,

@@ -6,6 +6,7 @@ use http::{HeaderMap, header};
 use http_server::{JsonBody, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::keys::{WantedKey, issue, note_created};
 use super::organizations::note;
@@ -18,16 +19,33 @@ use crate::refusal::database_problem;
 use crate::service::Tenancy;
 use crate::tier::{self, Tier};
 
-#[derive(Debug, Deserialize)]
+/// An organization that signs up. `org_name` is another name of `organization_name`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"organization_name": "Shop", "tier": "free"}))]
 pub(super) struct Signup {
     #[serde(alias = "org_name")]
+    #[schema(min_length = 1, max_length = 255)]
     organization_name: String,
+    /// Given on loopback; elsewhere it is `free`.
     #[serde(default)]
     tier: Tier,
 }
 
-#[derive(Debug, Serialize)]
+/// The new organization, and its first key.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "api_key": "zap_live_8Qs2...",
+    "key_id": "0192f0c1-2345-7abc-8def-0123456789af",
+    "organization_id": "0192f0c1-2345-7abc-8def-0123456789ae",
+    "organization_name": "Shop",
+    "tier": "free",
+    "rate_limit_per_minute": 100,
+    "created_at": "2026-11-21T09:00:00.123Z",
+    "warning": "keep the key now: it is not shown again"
+}))]
 struct SignedUp<'a> {
+    /// In clear text for this once. Its role is admin.
     api_key: &'a str,
     key_id: KeyId,
     organization_id: OrgId,
@@ -56,6 +74,15 @@ fn check_open(tenancy: &Tenancy, headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Sign up
+///
+/// Creates an organization and its first key. Only where the operator has switched it on; bounded per address.
+#[utoipa::path(
+    post, path = "/keys/generate", operation_id = "sign_up", tag = "Keys",
+    request_body = Signup,
+    responses((status = 201, description = "The organization, and its key.", body = SignedUp)),
+    extensions(("x-error-codes" = json!(["forbidden", "rate_limited"]))),
+)]
 pub(super) async fn generate(
     State(tenancy): State<Tenancy>,
     origin: Origin,

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use http_server::{Budgets, CorsOrigins, ForwardedHeader, MountOptions, ServerLimits, ServerSettings, TrustedProxies};
+use runtime::config::FlagParser;
 use tenancy::{BudgetSettings, OrganizationBudgets};
 
 const MIB: u64 = 1024 * 1024;
@@ -67,6 +68,10 @@ pub(crate) struct HttpArgs {
     #[arg(long, env = "HSTS_MAX_AGE_SECONDS", default_value_t = 0,
           value_parser = clap::value_parser!(u64).range(0..=63_072_000))]
     hsts_max_age_seconds: u64,
+    /// Serve the description of the API at /openapi.json and /docs
+    #[arg(long, env = "DOCS_ENABLED", default_value_t = true, value_parser = FlagParser,
+          action = clap::ArgAction::Set, value_name = "true|false")]
+    docs_enabled: bool,
 }
 
 /// The checked options.
@@ -75,6 +80,8 @@ pub(crate) struct HttpOptions {
     pub mount: MountOptions,
     pub cors: CorsOrigins,
     pub budgets: OrganizationBudgets,
+    /// Whether the API describes itself.
+    pub docs: bool,
 }
 
 impl HttpArgs {
@@ -98,6 +105,7 @@ impl HttpArgs {
             server: ServerSettings { limits, budgets: http, trusted_proxies },
             mount: MountOptions { hsts_max_age_seconds: self.hsts_max_age_seconds, ..MountOptions::default() },
             cors: cors.context("CORS_ALLOWED_ORIGINS")?,
+            docs: self.docs_enabled,
         })
     }
 

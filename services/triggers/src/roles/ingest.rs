@@ -20,6 +20,7 @@ use runtime::telemetry::logs;
 use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 
+use super::api_description::api_description;
 use super::probes::{probe_kafka, probe_postgres, serve_health, service_info};
 use super::schema::check_schema;
 use super::topics::check_topics;
@@ -170,7 +171,7 @@ impl ApiServer {
     pub(crate) async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
         let producer = self.connections.producer(self.tuning.producer())?;
         let Connections { kafka, pool } = self.connections;
-        let HttpOptions { server: settings, mount, cors, budgets } = self.http;
+        let HttpOptions { server: settings, mount, cors, budgets, docs } = self.http;
         let on_loopback = listener.local_addr()?.ip().is_loopback();
         let signups_per_hour = self.signups_per_hour;
         let mut config = TenancyConfig {
@@ -216,6 +217,9 @@ impl ApiServer {
         let mut router = cors
             .apply(http_server::mount(api, mount))
             .merge(http_server::probe_routes(service_info("ingest"), supervisor.health().clone()));
+        if docs {
+            router = router.merge(http_server::description_routes(&api_description()));
+        }
         if self.with_metrics {
             router = router.merge(http_server::metrics_route());
         }

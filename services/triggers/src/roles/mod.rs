@@ -3,6 +3,7 @@
 //!
 //! The file of a role connects its parts from the options. `triggers up` calls the same functions.
 
+mod api_description;
 mod args;
 mod connections;
 pub(crate) mod dispatcher;
@@ -16,6 +17,8 @@ mod schema;
 mod tests;
 mod topics;
 
+#[cfg(test)]
+pub(crate) use api_description::api_description;
 pub(crate) use args::{ProcessArgs, RoleArgs, SealingArgs};
 pub(crate) use connections::Connections;
 pub(crate) use http::{HttpArgs, HttpOptions};

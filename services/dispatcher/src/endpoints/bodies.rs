@@ -1,0 +1,163 @@
+//! Endpoints in JSON: the responses, and for OpenAPI the requests, which `input` reads.
+
+use http_server::Timestamp;
+use schemas::ids::{EndpointId, OrgId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::store::StoredEndpoint;
+use crate::attempt::sign::Secret;
+
+/// An endpoint. Its headers are write-only.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Endpoint, example = json!({
+    "id": "0192f0c1-2345-7abc-8def-0123456789ad",
+    "url": "https://shop.example/hook",
+    "event_types": ["order.*"],
+    "description": null,
+    "max_in_flight": null,
+    "timeout_seconds": 10,
+    "retry_schedule": [30, 120, 600, 3600],
+    "enabled": true,
+    "status": "enabled",
+    "disabled_reason": null,
+    "created_at": "2026-11-21T09:00:00.123Z",
+    "updated_at": "2026-11-21T09:00:00.123Z"
+}))]
+pub(super) struct EndpointBody {
+    id: EndpointId,
+    /// Normalized.
+    url: String,
+    /// Patterns; empty: all events.
+    event_types: Vec<String>,
+    description: Option<String>,
+    /// Null: the default of the system.
+    max_in_flight: Option<i32>,
+    timeout_seconds: i32,
+    /// Delays before the retries, seconds.
+    retry_schedule: Vec<i32>,
+    enabled: bool,
+    /// `enabled` or `disabled`.
+    status: &'static str,
+    /// Why it is disabled: `requested`, or what the system says.
+    disabled_reason: Option<String>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    /// Signs its webhooks. Only in the response to its creation: keep it then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    secret: Option<String>,
+}
+
+impl EndpointBody {
+    pub(super) fn new(endpoint: StoredEndpoint) -> Self {
+        Self {
+            id: endpoint.id,
+            url: endpoint.url,
+            event_types: endpoint.event_types,
+            description: endpoint.description,
+            max_in_flight: endpoint.max_in_flight,
+            timeout_seconds: endpoint.timeout_seconds,
+            retry_schedule: endpoint.retry_schedule,
+            enabled: endpoint.enabled,
+            status: if endpoint.enabled { "enabled" } else { "disabled" },
+            disabled_reason: endpoint.disabled_reason,
+            created_at: Timestamp(endpoint.created_at),
+            updated_at: Timestamp(endpoint.updated_at),
+            secret: None,
+        }
+    }
+
+    /// With the secret, which is shown only this once.
+    pub(super) fn revealing(endpoint: StoredEndpoint, secret: &Secret) -> Self {
+        Self { secret: Some(secret.to_text()), ..Self::new(endpoint) }
+    }
+}
+
+/// All endpoints of an organization.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"endpoints": []}))]
+pub(super) struct EndpointList {
+    pub(super) endpoints: Vec<EndpointBody>,
+}
+
+/// The default endpoint, for clients of older trigger APIs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookConfiguration, example = json!({
+    "success": true,
+    "organization_id": "0192f0c1-2345-7abc-8def-0123456789ae",
+    "webhook_url": "https://shop.example/hook",
+    "endpoint_id": "0192f0c1-2345-7abc-8def-0123456789ad",
+    "updated_at": "2026-11-21T09:00:00.123Z",
+    "message": "events are delivered to this URL"
+}))]
+pub(super) struct ConfiguredBody {
+    /// Always true.
+    pub(super) success: bool,
+    pub(super) organization_id: OrgId,
+    pub(super) webhook_url: String,
+    pub(super) endpoint_id: EndpointId,
+    pub(super) updated_at: Timestamp,
+    pub(super) message: &'static str,
+    /// Signs its webhooks. Only when the endpoint was created: keep it then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) secret: Option<String>,
+}
+
+/// An endpoint to create. `null` is the same as absent.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewEndpoint, example = json!({"url": "https://shop.example/hook", "event_types": ["order.*"]}))]
+#[expect(dead_code, reason = "describes a body that input reads")]
+pub(super) struct NewEndpointBody {
+    /// http or https, without user-info. Private and reserved addresses are refused.
+    url: String,
+    /// Types of events, or patterns such as `order.*`; empty or absent: all.
+    #[schema(max_items = 100)]
+    event_types: Option<Vec<String>>,
+    #[schema(max_length = 1000)]
+    description: Option<String>,
+    /// Headers of its webhooks, at most 20 and 4 KiB; write-only.
+    headers: Option<std::collections::HashMap<String, String>>,
+    /// Webhooks at the same time.
+    #[schema(minimum = 1, maximum = 1000)]
+    max_in_flight: Option<u32>,
+    /// Default 10.
+    #[schema(minimum = 1, maximum = 30)]
+    timeout_seconds: Option<u32>,
+    /// Delays before the retries, seconds, each of 1 to 86400. Default 30, 120, 600, 3600.
+    #[schema(max_items = 20)]
+    retry_schedule: Option<Vec<u32>>,
+    enabled: Option<bool>,
+}
+
+/// What to change. Absent members are unchanged; null is for those that may be empty.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = EndpointPatch, example = json!({"event_types": ["order.*", "refund.created"]}))]
+#[expect(dead_code, reason = "describes a body that input reads")]
+pub(super) struct EndpointPatchBody {
+    /// http or https, without user-info. Private and reserved addresses are refused.
+    #[schema(required = false)]
+    url: String,
+    /// Types of events, or patterns such as `order.*`; empty: all.
+    #[schema(required = false, max_items = 100)]
+    event_types: Vec<String>,
+    /// Null: none.
+    #[schema(max_length = 1000)]
+    description: Option<String>,
+    /// Headers of its webhooks, at most 20 and 4 KiB; write-only. They replace the old ones.
+    #[schema(required = false)]
+    headers: std::collections::HashMap<String, String>,
+    /// Webhooks at the same time. Null: the default of the system.
+    #[schema(minimum = 1, maximum = 1000)]
+    max_in_flight: Option<u32>,
+    #[schema(required = false, minimum = 1, maximum = 30)]
+    timeout_seconds: u32,
+    /// Delays before the retries, seconds, each of 1 to 86400.
+    #[schema(required = false, max_items = 20)]
+    retry_schedule: Vec<u32>,
+    #[schema(required = false)]
+    enabled: bool,
+}
