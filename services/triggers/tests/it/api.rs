@@ -115,6 +115,12 @@ impl Api {
         self.send(self.http.request(Method::POST, self.url(path)).json(body)).await
     }
 
+    /// Any request.
+    pub(crate) async fn call(&self, method: &Method, path: &str, body: Option<&Value>) -> Reply {
+        let request = self.http.request(method.clone(), self.url(path));
+        self.send(body.iter().fold(request, |request, body| request.json(body))).await
+    }
+
     /// Posts an event under an idempotency key.
     pub(crate) async fn post_event_as(&self, idempotency_key: &str, body: &Value) -> Reply {
         self.send(

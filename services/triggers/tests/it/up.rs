@@ -24,21 +24,21 @@ use crate::system::{Finished, finish};
 
 /// A parent folder of data folders. If the test runs as root, the servers run as another user and must be able to enter
 /// it.
-struct ParentFolder(TempDir);
+pub(crate) struct ParentFolder(TempDir);
 
 impl ParentFolder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
         Self(folder)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.0.path().join("data")
     }
 
     /// `triggers up` on a free port, ready.
-    async fn up(&self) -> (Process, Value) {
+    pub(crate) async fn up(&self) -> (Process, Value) {
         let mut command = triggers(self.0.path());
         command.args(["up", "--port", "0", "--data-dir"]).arg(self.data());
         let up = Process::start(command, self.0.path(), "up");
