@@ -105,6 +105,9 @@ def before_call(_: HookContext, case: Case, **__: Any) -> None:
     wait = str(case.query.get("wait", "")) if case.query else ""
     if wait.isdecimal() and MAX_WAIT_SECONDS < int(wait) <= 30:
         case.query["wait"] = MAX_WAIT_SECONDS
+    if case.path_parameters.get("id") == "":
+        # It would be the request of another route.
+        case.path_parameters["id"] = str(uuid.uuid4())
     if "id" in case.path_parameters and case.operation.label in SECURED - SUCCEEDED:
         # Random ids are unknown ones, and so show little.
         case.path_parameters["id"] = (
