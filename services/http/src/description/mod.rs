@@ -41,9 +41,11 @@ Triggers takes events from many producers and gets each one to its consumers.
 **Key.** Send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`. Operator routes take the operator token as \
 Bearer.
 
-**Errors** are problem documents (RFC 9457) with a stable `error_code`. The same routes answer without the prefix `/v1`, \
-and under `/api` for clients of older trigger APIs: there an invalid request is 422 instead of 400, an accepted event \
-202 instead of 201, and the inbox shows 100 events, newest first.
+**Errors** are problem documents (RFC 9457) with a stable `error_code`.
+
+**Mounts.** The same routes answer without the prefix `/v1`, and under `/api` for clients of older trigger APIs: there \
+an invalid request is 422 instead of 400, an accepted event 202 instead of 201, and the inbox shows 100 events, newest \
+first.
 
 **Limits.** Each request counts one, a batch one per event. `RateLimit-Limit`, `RateLimit-Remaining` and \
 `RateLimit-Reset` say what is left. Over it the answer is 429 with `Retry-After`.

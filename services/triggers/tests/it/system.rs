@@ -146,8 +146,8 @@ impl System {
     pub(crate) async fn tables(database_url: &str) -> String {
         let pool = PgPool::connect(database_url).await.unwrap();
         sqlx::query_scalar(
-            "SELECT string_agg(schemaname || '.' || tablename || ': '
-                               || query_to_xml(format('SELECT * FROM %I.%I', schemaname, tablename), true, false, ''), '')
+            "SELECT string_agg(schemaname || '.' || tablename || ': ' || query_to_xml(
+                        format('SELECT * FROM %I.%I', schemaname, tablename), true, false, ''), '')
              FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')",
         )
         .fetch_one(&pool)
