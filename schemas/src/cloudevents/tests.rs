@@ -77,7 +77,7 @@ fn four_attributes_are_required() {
 
 #[test]
 fn attributes_that_are_texts_are_no_other_scalar() {
-    for name in super::TEXT_ATTRIBUTES {
+    for name in TEXT_ATTRIBUTES {
         for value in ["7", "true", "1.0", "[]"] {
             let attributes = REQUIRED.iter().filter(|(required, _)| *required != name);
             let rest: String = attributes.map(|(name, text)| format!(r#", "{name}": "{text}""#)).collect();
