@@ -41,6 +41,7 @@ pub use context::{ClientAddress, Dialect, RequestContext};
 pub use cors::CorsOrigins;
 pub use description::{ERROR_CODES, ErrorCode, RUNNING, describe, description_routes};
 pub use descriptors::connections_that_fit;
+pub use host::AllowedHosts;
 pub use json::{JsonBody, JsonObject};
 pub use mount::{MountOptions, mount};
 pub use observe::LongPollWait;

@@ -147,7 +147,8 @@ impl Problem {
             }
             StatusCode::MISDIRECTED_REQUEST => (
                 "misdirected_request",
-                "this server answers on loopback only to a Host of localhost, 127.0.0.1 or [::1]",
+                "this server has another name than the Host of the request: on loopback localhost, 127.0.0.1 or [::1], \
+                 else one of ALLOWED_HOSTS",
             ),
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
                 ("headers_too_large", "the request line and headers are too large")

@@ -26,10 +26,10 @@ use super::connection_timer::{ConnectionTimer, Expired};
 use super::context::ClientAddress;
 use super::mount::MountOptions;
 use super::problem::Problem;
+use super::request_layer;
 use super::request_layer::{AddressHolder, HadValidKey};
 use super::response_body::ConnectionBody;
 use super::server::{ConnectionSettings, METRICS};
-use super::{host, request_layer};
 
 /// How the preface of HTTP/2 starts. No method of HTTP/1 starts so.
 const HTTP2_PREFACE: &[u8] = b"PRI";
@@ -151,7 +151,7 @@ async fn handle_request(
 }
 
 async fn route(request: Request, settings: &ConnectionSettings) -> Response {
-    if settings.loopback && !host::has_local_host(&request) {
+    if !settings.server.allowed_hosts.admits(&request, settings.loopback) {
         let problem = Problem::from_status(StatusCode::MISDIRECTED_REQUEST);
         return request_layer::respond_with(request, problem, MountOptions::default().slow_thresholds()).await;
     }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::budgets::Budgets;
 use super::context::generate_request_id;
+use super::host::AllowedHosts;
 use super::problem::Problem;
 use super::serve_connection::serve_connection;
 use super::server_limits::ServerLimits;
@@ -69,12 +70,19 @@ pub struct ServerSettings {
     pub budgets: Budgets,
     /// Proxies that name the client's address.
     pub trusted_proxies: TrustedProxies,
+    /// Names that the server has for its clients.
+    pub allowed_hosts: AllowedHosts,
 }
 
 impl ServerSettings {
     /// Settings with these limits, and without a proxy.
     pub fn new(limits: ServerLimits) -> Self {
-        Self { limits, budgets: Budgets::new(&limits), trusted_proxies: TrustedProxies::default() }
+        Self {
+            limits,
+            budgets: Budgets::new(&limits),
+            trusted_proxies: TrustedProxies::default(),
+            allowed_hosts: AllowedHosts::default(),
+        }
     }
 }
 

@@ -83,8 +83,9 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     code(
         "misdirected_request",
         421,
-        "On loopback, the Host header is not that of this machine.",
-        "this server answers on loopback only to a Host of localhost, 127.0.0.1 or [::1]",
+        "The Host header is not a name of this server.",
+        "this server has another name than the Host of the request: on loopback localhost, 127.0.0.1 or [::1], else \
+         one of ALLOWED_HOSTS",
     ),
     code(
         "idempotency_key_reused",

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use http_server::{Budgets, CorsOrigins, ForwardedHeader, MountOptions, ServerLimits, ServerSettings, TrustedProxies};
+use http_server::{
+    AllowedHosts, Budgets, CorsOrigins, ForwardedHeader, MountOptions, ServerLimits, ServerSettings, TrustedProxies,
+};
 use runtime::config::FlagParser;
 use tenancy::{BudgetSettings, OrganizationBudgets};
 
@@ -61,6 +63,10 @@ pub(crate) struct HttpArgs {
     /// The header in which they name it: x-forwarded-for or forwarded. They must set it themselves
     #[arg(long, env = "TRUSTED_PROXY_HEADER", default_value = "x-forwarded-for")]
     trusted_proxy_header: ForwardedHeader,
+    /// Names of this server that a Host header may have, such as api.example.com, without ports; comma-separated. None:
+    /// local names if it listens on loopback, else all
+    #[arg(long, env = "ALLOWED_HOSTS", default_value = "", hide_default_value = true)]
+    allowed_hosts: String,
     /// Origins whose pages may use the API in a browser, such as https://app.example.com, or *; comma-separated
     #[arg(long, env = "CORS_ALLOWED_ORIGINS", default_value = "", hide_default_value = true)]
     cors_allowed_origins: String,
@@ -98,11 +104,17 @@ impl HttpArgs {
         let proxies = TrustedProxies::parse(&self.trusted_proxies, self.trusted_proxy_header);
         let trusted_proxies = proxies.map_err(anyhow::Error::msg).context("TRUSTED_PROXIES")?;
         let cors = CorsOrigins::parse(&self.cors_allowed_origins).map_err(anyhow::Error::msg);
+        let allowed_hosts = AllowedHosts::parse(&self.allowed_hosts).map_err(anyhow::Error::msg);
         let limits = self.limits(http_server::connections_that_fit(self.max_connections as usize));
         let http = Budgets::new(&limits);
         Ok(HttpOptions {
             budgets: OrganizationBudgets::new(&self.budget_settings(), http.clone()),
-            server: ServerSettings { limits, budgets: http, trusted_proxies },
+            server: ServerSettings {
+                limits,
+                budgets: http,
+                trusted_proxies,
+                allowed_hosts: allowed_hosts.context("ALLOWED_HOSTS")?,
+            },
             mount: MountOptions { hsts_max_age_seconds: self.hsts_max_age_seconds, ..MountOptions::default() },
             cors: cors.context("CORS_ALLOWED_ORIGINS")?,
             docs: self.docs_enabled,
