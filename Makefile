@@ -7,8 +7,9 @@ SCENARIO ?= smoke
 RECORDS ?= 10000000
 SEED ?=
 ADVISORY_DB ?=
+LENGTH ?= short
 
-.PHONY: help tools up test lint schema docs deny advisories load fuzz faults sabotage ci
+.PHONY: help tools up test lint schema docs deny advisories load python conformance fuzz faults sabotage ci
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -54,7 +55,16 @@ fuzz: ## feed ten million random and mutated records to each decoder; RECORDS an
 	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked \
 	  -p schemas -p http-server -p kafka -p tenancy -p materializer -p dispatcher decoder -- --nocapture
 
-# Built together with the tests: a separate build would select other features and rebuild many crates.
+# The server is built together with the tests: a separate build would select other features and rebuild many crates.
+python: tools ## check the Python client: lints, types, its tests against a real system; ARGS for pytest
+	cargo test --profile ci --locked --workspace --no-run
+	.ci/python target/ci/triggers $(ARGS)
+
+conformance: tools ## send requests that are made from /openapi.json, and check the answers; LENGTH=short|long
+	cargo test --profile ci --locked --workspace --no-run
+	.ci/conformance target/ci/triggers $(LENGTH)
+
+# Built as above.
 faults: tools ## run the fault suite on three brokers; ARGS='--seed 7 --count 20' adds random faults, --resume continues
 	@deploy/install-tools.sh faults || echo 'The faults that step clocks will be reported as not run.' >&2
 	cargo test --profile ci --locked --workspace --no-run

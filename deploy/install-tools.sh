@@ -19,6 +19,8 @@ java_major() { java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | h
 has_postgres() { command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; }
 has_faketime() { [ -n "$(find /usr/lib -maxdepth 3 -path '*/faketime/libfaketimeMT.so.1' 2>/dev/null)" ]; }
 has_openssl() { pkg-config --exists openssl 2>/dev/null || [ -e /usr/include/openssl/ssl.h ]; }
+# `python3 -m venv` needs a part that Debian packs separately.
+has_venv() { command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 has_recent_java() { command -v java >/dev/null && [ "$(java_major)" -ge 17 ] 2>/dev/null; }
 
 missing=() packages=()
@@ -31,6 +33,7 @@ command -v pkg-config >/dev/null || need 'pkg-config' pkg-config
 has_openssl || need 'the headers of OpenSSL (libssl)' libssl-dev
 command -v curl >/dev/null || need 'curl' curl
 command -v jq >/dev/null || need 'jq, which the shell lines of README.md use' jq
+has_venv || need 'Python 3 with venv, which checks the Python client' python3-venv
 command -v setpriv >/dev/null || need 'setpriv' util-linux
 if ! has_recent_java; then
   java=default-jre-headless

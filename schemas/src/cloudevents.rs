@@ -28,6 +28,10 @@ use crate::records::PayloadEncoding;
 /// there are too many.
 const MAX_ATTRIBUTES: usize = 8 + MAX_METADATA_PAIRS + 1;
 
+/// Attributes that CloudEvents define as texts. As a number or a boolean, `id` would be the same event as its text.
+const TEXT_ATTRIBUTES: [&str; 9] =
+    ["specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "partitionkey"];
+
 /// Parses a structured CloudEvent (`application/cloudevents+json`).
 ///
 /// # Errors
@@ -60,10 +64,14 @@ pub fn structured(body: &[u8]) -> Result<NewEvent, Invalid> {
     for (name, json) in
         members.iter().filter(|(name, json)| !matches!(*name, "data" | "data_base64") && *json != "null")
     {
-        if let Some(value) = scalar(json) {
-            attributes.0.insert(name.to_owned(), value);
-        } else {
-            errors.add(name, "must be a string, a boolean or an integer");
+        match scalar(json) {
+            Some(value) => {
+                if TEXT_ATTRIBUTES.contains(&name) && !json.starts_with('"') {
+                    errors.add(name, "must be a string");
+                }
+                attributes.0.insert(name.to_owned(), value);
+            }
+            None => errors.add(name, "must be a string, a boolean or an integer"),
         }
     }
     attributes.into_event(payload, errors)

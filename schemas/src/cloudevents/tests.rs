@@ -76,6 +76,19 @@ fn four_attributes_are_required() {
 }
 
 #[test]
+fn attributes_that_are_texts_are_no_other_scalar() {
+    for name in TEXT_ATTRIBUTES {
+        for value in ["7", "true", "1.0", "[]"] {
+            let attributes = REQUIRED.iter().filter(|(required, _)| *required != name);
+            let rest: String = attributes.map(|(name, text)| format!(r#", "{name}": "{text}""#)).collect();
+            let body = format!(r#"{{"{name}": {value}{rest}}}"#);
+            assert!(fields(structured(body.as_bytes())).contains(&name.to_owned()), "{name} as {value} is refused");
+        }
+    }
+    assert!(structured(&with(r#", "sampled": true, "sequence": 12"#)).is_ok(), "an extension may be any scalar");
+}
+
+#[test]
 fn data_may_be_absent_any_json_or_base64() {
     assert_eq!(structured(&with("")).unwrap().payload, "null");
     assert_eq!(structured(&with(r#", "data": "x""#)).unwrap().payload, "\"x\"");

@@ -23,7 +23,12 @@ use crate::reply::AcceptedBody;
 #[expect(dead_code, reason = "describes a body that schemas parses")]
 pub(crate) struct NewEventBody {
     /// No control characters, no blank at either end.
-    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\s\p{Cc}]([^\p{Cc}]*[^\s\p{Cc}])?$")]
+    // Not `\p{Cc}`: not every reader of JSON Schema knows it.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
+    )]
     event_type: String,
     /// Any JSON, kept byte for byte. Up to 256 KiB, nested up to 64 deep.
     payload: Value,

@@ -60,6 +60,22 @@ pub(super) struct EventStatus {
     deliveries: Vec<DeliveryItem>,
 }
 
+/// Status of one delivery.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes texts that the view has")]
+enum OneDeliveryStatus {
+    /// It waits for its first attempt.
+    Pending,
+    /// It waits for its next attempt.
+    Retrying,
+    Delivered,
+    /// Its last attempt failed.
+    Failed,
+    /// The event was acknowledged, or the endpoint deleted, before an attempt succeeded.
+    Cancelled,
+}
+
 /// A delivery: an event to an endpoint, over all attempts.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Delivery)]
@@ -68,7 +84,7 @@ struct DeliveryItem {
     event_id: EventId,
     endpoint_id: EndpointId,
     event_type: String,
-    #[schema(value_type = DeliveryStatus)]
+    #[schema(value_type = OneDeliveryStatus)]
     status: String,
     attempts: i32,
     next_attempt_at: Option<Timestamp>,

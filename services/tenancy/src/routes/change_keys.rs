@@ -39,7 +39,7 @@ pub(super) struct KeyPatch {
     role: PatchMember<Role>,
     /// Null: all types.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1)]
     event_types: PatchMember<Option<Vec<String>>>,
     /// Null: the limit of the organization.
     #[serde(default)]

@@ -36,6 +36,7 @@ pub(super) struct WantedKey {
     /// Not more rights than the key has that creates it.
     role: Role,
     /// Only these types; absent or null: all.
+    #[schema(min_items = 1)]
     event_types: Option<Vec<String>>,
     /// Narrows the limit of the organization; absent or null: that limit. 0, unlimited, is the operator's to give.
     #[schema(minimum = 0, maximum = 2147483647)]
