@@ -9,7 +9,7 @@ use http_server::{Problem, RequestContext};
 use kafka::producer::{Appended, ProducerRecord, PublishError};
 use schemas::codec;
 use schemas::ids::OrgId;
-use schemas::position::{LogPosition, TOKEN_PURPOSE};
+use schemas::position::RecordPosition;
 use schemas::records::{DedupKind, Event};
 use tenancy::Caller;
 use tenancy::record::{RecordKind, publish_problem, record_headers};
@@ -19,7 +19,7 @@ use uuid::fmt::Hyphenated;
 use crate::admit::Admitted;
 use crate::dedup_cache::{CachedResponse, Reserved};
 use crate::metrics::METRICS;
-use crate::reply::{Accepted, Outcome};
+use crate::reply::{self, Accepted, Outcome};
 use crate::state::IngestState;
 use crate::turn::Turn;
 
@@ -131,14 +131,14 @@ impl<'a> Appender<'a> {
     }
 }
 
-/// The position token; also stores the offset for read-your-writes. `None` when Kafka reported no offset: for a batch
-/// that the producer resent, Kafka may confirm that it has it without an offset.
+/// The position token; also stores the offset for read-your-writes. `None` when Kafka did not report offset and append
+/// time: for a batch that the producer resent, Kafka may confirm that it has it without an offset.
 fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<String> {
     if appended.offset < 0 {
         return None;
     }
     state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
-    // Epoch 0: ingest writes to the newest log epoch without knowing its number.
-    let position = LogPosition { log_epoch: 0, partition: appended.partition, offset: appended.offset };
-    Some(state.sealing.seal_stable_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &position.to_bytes()))
+    let appended_at_ms = appended.timestamp_ms?;
+    let position = RecordPosition { partition: appended.partition, offset: appended.offset, appended_at_ms };
+    Some(reply::position_token(&state.sealing, org_id, position))
 }

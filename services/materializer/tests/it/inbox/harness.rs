@@ -178,18 +178,20 @@ impl Bench {
         .await
         .unwrap();
         sqlx::query(
-            "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset)
-             SELECT $1, $2, p, max(e), max(o) + 1 FROM UNNEST($3::integer[], $4::integer[], $5::bigint[]) AS t (p, e, o)
-             GROUP BY p
+            "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset, record_time)
+             SELECT $1, $2, p, max(e), max(o) + 1, max(a)
+             FROM UNNEST($3::integer[], $4::integer[], $5::bigint[], $6::timestamptz[]) AS t (p, e, o, a) GROUP BY p
              ON CONFLICT (consumer, topic, partition) DO UPDATE
-             SET log_epoch = excluded.log_epoch,
-                 next_offset = greatest(consumer_positions.next_offset, excluded.next_offset)",
+             SET log_epoch = excluded.log_epoch, record_time = excluded.record_time,
+                 next_offset = CASE WHEN excluded.log_epoch > consumer_positions.log_epoch THEN excluded.next_offset
+                               ELSE greatest(consumer_positions.next_offset, excluded.next_offset) END",
         )
         .bind(materializer::projector::CONSUMER)
         .bind(&self.topics().events)
         .bind(rows.iter().map(|row| row.partition).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.log_epoch).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.offset).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.accepted_at).collect::<Vec<_>>())
         .execute(&mut *transaction)
         .await
         .unwrap();
