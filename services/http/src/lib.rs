@@ -12,6 +12,7 @@ mod context;
 mod cors;
 mod descriptors;
 mod host;
+mod invalid_query;
 mod json;
 mod members;
 mod mount;
@@ -38,6 +39,7 @@ pub use budgets::{Budgets, Holder, HolderShares, refusal, response_problem, subs
 pub use context::{ClientAddress, Dialect, RequestContext};
 pub use cors::CorsOrigins;
 pub use descriptors::connections_that_fit;
+pub use invalid_query::InvalidQuery;
 pub use json::{JsonBody, JsonObject};
 pub use mount::{MountOptions, mount};
 pub use observe::LongPollWait;

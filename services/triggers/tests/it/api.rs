@@ -115,6 +115,21 @@ impl Api {
         self.send(self.http.request(Method::POST, self.url(path)).json(body)).await
     }
 
+    /// Sends an empty JSON object.
+    pub(crate) async fn call(&self, method: Method, path: &str) -> Reply {
+        self.send(self.http.request(method, self.url(path)).json(&json!({}))).await
+    }
+
+    /// Posts a text of this content type.
+    pub(crate) async fn post_text(&self, path: &str, content_type: &str, body: &str) -> Reply {
+        let request = self.http.request(Method::POST, self.url(path)).header("content-type", content_type);
+        self.send(request.body(body.to_owned())).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Reply {
+        self.send(self.http.request(Method::PATCH, self.url(path)).json(body)).await
+    }
+
     /// Posts an event under an idempotency key.
     pub(crate) async fn post_event_as(&self, idempotency_key: &str, body: &Value) -> Reply {
         self.send(

@@ -26,6 +26,7 @@ mod restore;
 mod scaling;
 mod schema;
 mod secured;
+mod small_inputs;
 mod system;
 mod up;
 mod view;
