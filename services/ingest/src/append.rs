@@ -87,11 +87,15 @@ impl<'a> Appender<'a> {
 
     /// Appends the event, waits for the delivery report, and returns the event's position.
     async fn append(&self, admitted: Admitted, turn: Turn<'_>) -> Result<Accepted, Problem> {
-        let Event { org_id, event_id, .. } = admitted.event;
         let value = codec::encode_event(&admitted.event).map_err(|error| {
             error!(request_id = %self.context.request_id, %error, "Event could not be encoded; answering 500");
             Problem::internal()
         })?;
+        // The event itself is not kept until the report: it is as large as its record.
+        let (org_id, event_id, event_type) = {
+            let Event { org_id, event_id, event_type, .. } = admitted.event;
+            (org_id, event_id, event_type)
+        };
         turn.wait().await;
         let started = Instant::now();
         let submitted = if self.unconfirmed.get().is_some() {
@@ -117,7 +121,7 @@ impl<'a> Appender<'a> {
         METRICS.accepted.inc();
         let (partition, offset) = (appended.partition, appended.offset);
         debug!(request_id = %self.context.request_id, %event_id, partition, offset, "Event accepted");
-        let (event_type, accepted_at_ms) = (admitted.event.event_type, appended.timestamp_ms);
+        let accepted_at_ms = appended.timestamp_ms;
         Ok(Accepted { event_id, event_type, accepted_at_ms, position: position(self.state, org_id, &appended) })
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use schemas::position::RecordPosition;
 use schemas::unix_time::to_millis;
+use tenancy::BudgetSettings;
 
 use super::harness::{Bench, START, ViewEvent, ids, row, text};
 
@@ -170,6 +171,50 @@ async fn a_hundred_long_polls_are_all_woken_by_one_arrival_each() {
         assert_eq!(ids(&answer.json()).len(), 1, "{}", answer.text);
         assert!(answer.took < Duration::from_secs(10), "{:?}", answer.took);
     }
+}
+
+#[tokio::test]
+async fn long_polls_are_bounded_by_key_and_by_organization() {
+    let settings = BudgetSettings {
+        max_long_polls_per_key: 3,
+        max_long_polls_per_organization: 5,
+        max_reads_per_organization: 1,
+        ..BudgetSettings::default()
+    };
+    let bench = Bench::start_within(&settings).await;
+    bench.show(bench.alpha, &[row(0, 0)]).await;
+    let cursor = bench.page("/v1/inbox").await["resume_cursor"].as_str().unwrap().to_owned();
+    let path = format!("/v1/inbox?wait=30&cursor={cursor}");
+    let second = bench.restricted_key(&["a"]).await;
+    let waits_as = async |key: &str, count: usize| {
+        let all = (0..count).map(|_| bench.ask(Method::GET, &path, key, ""));
+        futures_util::future::join_all(all).await
+    };
+    let refusals = async {
+        bench.requests_wait(5).await;
+        let other = bench.restricted_key(&["a"]).await;
+        for (key, what) in [("alpha", "this key"), (&second, "events"), (&other, "events")] {
+            let refused = bench.ask(Method::GET, &path, key, "").await;
+            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{}", refused.text);
+            assert!(refused.json()["detail"].as_str().unwrap().contains(what), "{}", refused.text);
+            assert!(refused.took < Duration::from_secs(5) && refused.headers.contains_key("retry-after"));
+        }
+        assert_eq!(bench.waiting(), 5, "who is refused does not wait");
+        assert!(bench.get("/v1/inbox").await.status == StatusCode::OK, "a waiting read holds no place in the database");
+        bench.show(bench.alpha, &[row(0, 1)]).await;
+    };
+    let (first, others, ()) = tokio::join!(waits_as("alpha", 3), waits_as(&second, 2), refusals);
+    for answer in first.iter().chain(&others) {
+        assert_eq!(ids(&answer.json()).len(), 1, "{}", answer.text);
+    }
+    let again = async {
+        bench.requests_wait(3).await;
+        bench.show(bench.alpha, &[row(0, 2)]).await;
+    };
+    let path = path.replace(&cursor, first[0].json()["resume_cursor"].as_str().unwrap());
+    let all = futures_util::future::join_all((0..3).map(|_| bench.get(&path)));
+    let (answers, ()) = tokio::join!(all, again);
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK), "the places are free again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

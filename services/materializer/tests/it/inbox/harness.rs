@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use devstack::testing::{TestDatabase, eventually};
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_server::MountOptions;
+use http_server::{Budgets, MountOptions, ServerLimits};
 use kafka::KafkaConfig;
 use kafka::producer::{Producer, ProducerSettings};
 use kafka::read_your_writes::RecentWrites;
@@ -17,7 +17,7 @@ use schemas::ids::{EventId, OrgId};
 use schemas::topics::TopicNames;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
-use tenancy::TenancyConfig;
+use tenancy::{BudgetSettings, OrganizationBudgets, TenancyConfig};
 use testkit::api::start_tenancy;
 use testkit::setup;
 use time::OffsetDateTime;
@@ -55,11 +55,26 @@ impl Bench {
 
     /// With a pool of its own for the inbox, and other brokers than the shared ones.
     pub(crate) async fn start_with(inbox_pool: impl FnOnce(&str) -> PostgresConfig, brokers: Option<&str>) -> Self {
+        Self::start_as(inbox_pool, brokers, &BudgetSettings::default()).await
+    }
+
+    /// With other budgets.
+    pub(crate) async fn start_within(budgets: &BudgetSettings) -> Self {
+        Self::start_as(|url| PostgresConfig::new(url), None, budgets).await
+    }
+
+    async fn start_as(
+        inbox_pool: impl FnOnce(&str) -> PostgresConfig,
+        brokers: Option<&str>,
+        budgets: &BudgetSettings,
+    ) -> Self {
         let (database, pool) = setup::database().await;
         // Rows of tests begin there.
         sqlx::query("SELECT view_ensure_time_partition('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
         let shutdown = CancellationToken::new();
-        let tenancy = start_tenancy(pool.clone(), TenancyConfig::new(None, false), &shutdown);
+        let budgets = OrganizationBudgets::new(budgets, Budgets::new(&ServerLimits::default()));
+        let config = TenancyConfig { budgets, ..TenancyConfig::new(None, false) };
+        let tenancy = start_tenancy(pool.clone(), config, &shutdown);
         tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
         let mut kafka = setup::kafka().await;
         if let Some(brokers) = brokers {
@@ -107,8 +122,13 @@ impl Bench {
 
     /// Until so many requests wait for events.
     pub(crate) async fn requests_wait(&self, count: usize) {
-        let wait = async || (self.state.waiting() == count).then_some(());
+        let wait = async || (self.waiting() == count).then_some(());
         eventually(WITHIN, "requests wait for events", wait).await;
+    }
+
+    /// How many requests wait for events.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.waiting()
     }
 
     pub(crate) async fn ask(&self, method: Method, path: &str, key: &str, body: &str) -> Answer {
