@@ -15,7 +15,7 @@ use schemas::ids::{EventId, OrgId};
 use schemas::native::{
     self, MAX_ACKS_PER_RECORD, MAX_ERROR_BYTES, MAX_RESPONSE_EXCERPT_BYTES, NativeRecord, Unreadable,
 };
-use schemas::position::LogPosition;
+use schemas::position::RecordPosition;
 use schemas::records::Event;
 use schemas::{cloudevents, trace};
 use serde::de::IgnoredAny;
@@ -332,10 +332,10 @@ fn native_attempts() {
 }
 
 #[test]
-fn log_positions() {
-    let position = |offset| LogPosition { log_epoch: 1, partition: 2, offset }.to_bytes().to_vec();
-    drive("log position", &samples::short(&[position(3), position(i64::MAX)]), |bytes| {
-        match LogPosition::from_bytes(bytes) {
+fn record_positions() {
+    let position = |offset| RecordPosition { partition: 2, offset, appended_at_ms: 1 }.to_bytes().to_vec();
+    drive("record position", &samples::short(&[position(3), position(i64::MAX)]), |bytes| {
+        match RecordPosition::from_bytes(bytes) {
             Some(position) => ensure(position.to_bytes() == *bytes, "a position has two byte forms").map(|()| Read),
             None => Ok(Refused),
         }

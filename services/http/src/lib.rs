@@ -12,8 +12,8 @@ mod context;
 mod cors;
 mod description;
 mod descriptors;
-
 mod host;
+mod invalid_query;
 mod json;
 mod members;
 mod mount;
@@ -42,6 +42,7 @@ pub use cors::CorsOrigins;
 pub use description::{ERROR_CODES, ErrorCode, RUNNING, describe, description_routes};
 pub use descriptors::connections_that_fit;
 pub use host::AllowedHosts;
+pub use invalid_query::InvalidQuery;
 pub use json::{JsonBody, JsonObject};
 pub use mount::{MountOptions, mount};
 pub use observe::LongPollWait;

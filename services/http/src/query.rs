@@ -1,5 +1,5 @@
-//! Strict parsing of query strings: a duplicate or out-of-range parameter is invalid. [`super::routes`] refuses unknown
-//! parameters before a handler runs.
+//! Strict parsing of query strings: a duplicate or out-of-range parameter is invalid. [`super::routes`] finds unknown
+//! parameters.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -10,6 +10,7 @@ use http::Uri;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 
+use super::invalid_query::InvalidQuery;
 use super::problem::{FieldError, Problem};
 
 /// The parameters of a request, decoded, in their order.
@@ -93,6 +94,7 @@ impl<S: Sync> FromRequestParts<S> for QueryParams {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        InvalidQuery::check(&parts.extensions)?;
         Self::of(&parts.uri)
     }
 }

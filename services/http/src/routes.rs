@@ -1,5 +1,5 @@
 //! The routes of a slice with what OpenAPI says of them. A request whose query has a parameter that its route does not
-//! describe is refused before its handler runs: a filter that nobody reads must not answer unfiltered.
+//! describe is refused: a filter that nobody reads must not answer unfiltered. [`InvalidQuery`] has the answer.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,14 +7,16 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::response::{IntoResponse, Response};
-use futures_util::future::{Either, Ready, ready};
+use axum::response::Response;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Either};
 use http::{Method, StatusCode};
 use tower::{Layer, Service};
 use utoipa::openapi::path::{Operation, Parameter as Described, ParameterIn, PathItem};
 use utoipa::openapi::{OpenApi, RefOr, Schema};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
+use super::invalid_query::InvalidQuery;
 use super::nearest::unknown;
 use super::problem::Problem;
 use super::query::QueryParams;
@@ -134,7 +136,7 @@ impl<S> Layer<S> for CheckQuery {
     }
 }
 
-/// Calls a route if its query has described parameters only.
+/// Calls a route; a query with other than the described parameters goes along as an [`InvalidQuery`].
 #[derive(Clone)]
 struct QueryChecked<S> {
     inner: S,
@@ -157,20 +159,21 @@ impl<S> QueryChecked<S> {
 impl<S> Service<Request> for QueryChecked<S>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response, Infallible>>, S::Future>;
+    type Future = Either<BoxFuture<'static, Result<Response, Infallible>>, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        match self.check(&request) {
-            Ok(()) => Either::Right(self.inner.call(request)),
-            Err(problem) => Either::Left(ready(Ok(problem.into_response()))),
-        }
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let Err(problem) = self.check(&request) else { return Either::Right(self.inner.call(request)) };
+        let invalid = InvalidQuery::new(problem);
+        request.extensions_mut().insert(invalid.clone());
+        Either::Left(invalid.answer(self.inner.call(request)).boxed())
     }
 }
 

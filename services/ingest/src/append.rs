@@ -9,7 +9,7 @@ use http_server::{Problem, RequestContext};
 use kafka::producer::{Appended, ProducerRecord, PublishError};
 use schemas::codec;
 use schemas::ids::OrgId;
-use schemas::position::{LogPosition, TOKEN_PURPOSE};
+use schemas::position::RecordPosition;
 use schemas::records::{DedupKind, Event};
 use tenancy::Caller;
 use tenancy::record::{RecordKind, publish_problem, record_headers};
@@ -19,7 +19,7 @@ use uuid::fmt::Hyphenated;
 use crate::admit::Admitted;
 use crate::dedup_cache::{CachedResponse, Reserved};
 use crate::metrics::METRICS;
-use crate::reply::{Accepted, Outcome};
+use crate::reply::{self, Accepted, Outcome};
 use crate::state::IngestState;
 use crate::turn::Turn;
 
@@ -87,11 +87,15 @@ impl<'a> Appender<'a> {
 
     /// Appends the event, waits for the delivery report, and returns the event's position.
     async fn append(&self, admitted: Admitted, turn: Turn<'_>) -> Result<Accepted, Problem> {
-        let Event { org_id, event_id, .. } = admitted.event;
         let value = codec::encode_event(&admitted.event).map_err(|error| {
             error!(request_id = %self.context.request_id, %error, "Event could not be encoded; answering 500");
             Problem::internal()
         })?;
+        // The event itself is not kept until the report: it is as large as its record.
+        let (org_id, event_id, event_type) = {
+            let Event { org_id, event_id, event_type, .. } = admitted.event;
+            (org_id, event_id, event_type)
+        };
         turn.wait().await;
         let started = Instant::now();
         let submitted = if self.unconfirmed.get().is_some() {
@@ -117,7 +121,7 @@ impl<'a> Appender<'a> {
         METRICS.accepted.inc();
         let (partition, offset) = (appended.partition, appended.offset);
         debug!(request_id = %self.context.request_id, %event_id, partition, offset, "Event accepted");
-        let (event_type, accepted_at_ms) = (admitted.event.event_type, appended.timestamp_ms);
+        let accepted_at_ms = appended.timestamp_ms;
         Ok(Accepted { event_id, event_type, accepted_at_ms, position: position(self.state, org_id, &appended) })
     }
 
@@ -131,14 +135,14 @@ impl<'a> Appender<'a> {
     }
 }
 
-/// The position token; also stores the offset for read-your-writes. `None` when Kafka reported no offset: for a batch
-/// that the producer resent, Kafka may confirm that it has it without an offset.
+/// The position token; also stores the offset for read-your-writes. `None` when Kafka did not report offset and append
+/// time: for a batch that the producer resent, Kafka may confirm that it has it without an offset.
 fn position(state: &IngestState, org_id: OrgId, appended: &Appended) -> Option<String> {
     if appended.offset < 0 {
         return None;
     }
     state.written.note(org_id.as_uuid(), appended.partition, appended.offset, Instant::now());
-    // Epoch 0: ingest writes to the newest log epoch without knowing its number.
-    let position = LogPosition { log_epoch: 0, partition: appended.partition, offset: appended.offset };
-    Some(state.sealing.seal_stable_token(TOKEN_PURPOSE, org_id.as_uuid().as_bytes(), &position.to_bytes()))
+    let appended_at_ms = appended.timestamp_ms?;
+    let position = RecordPosition { partition: appended.partition, offset: appended.offset, appended_at_ms };
+    Some(reply::position_token(&state.sealing, org_id, position))
 }

@@ -12,14 +12,16 @@ use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use runtime::lifecycle::Supervisor;
+use runtime::seal::SealingKey;
 use schemas::dedup::CONTENT_WINDOW_SECONDS;
+use schemas::position::RecordPosition;
 use schemas::records::{Dedup, Event};
 use sqlx::postgres::PgPool;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::dedup_lookup::{DedupKey, DedupLookup};
-use crate::reply::Accepted;
+use crate::reply::{self, Accepted};
 use crate::turn::Turn;
 
 /// Memory of all entries of an instance. Evicted keys are found in the view.
@@ -49,6 +51,7 @@ pub(crate) enum Reserved {
 pub(crate) struct DedupCache {
     entries: Cache<DedupKey, Arc<Entry>>,
     lookup: DedupLookup,
+    sealing: SealingKey,
     /// How long a concurrent duplicate waits in all for the outcome of the first request.
     wait_timeout: Duration,
 }
@@ -75,7 +78,12 @@ pub(crate) struct Reservation {
 
 impl DedupCache {
     /// Starts the lookup task under `supervisor`. `wait_timeout`: slightly longer than the producer's delivery timeout.
-    pub(crate) fn start(supervisor: &mut Supervisor, pool: PgPool, wait_timeout: Duration) -> Self {
+    pub(crate) fn start(
+        supervisor: &mut Supervisor,
+        pool: PgPool,
+        sealing: SealingKey,
+        wait_timeout: Duration,
+    ) -> Self {
         let entries = Cache::builder()
             .max_capacity(CACHE_BYTES)
             .weigher(|_key, entry: &Arc<Entry>| entry.weight)
@@ -83,7 +91,7 @@ impl DedupCache {
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(TIME_TO_LIVE)
             .build();
-        Self { entries, lookup: DedupLookup::start(supervisor, pool), wait_timeout }
+        Self { entries, lookup: DedupLookup::start(supervisor, pool), sealing, wait_timeout }
     }
 
     /// Finds the accepted event of the dedup key, or reserves the key. A concurrent duplicate leaves its turn: it may
@@ -141,12 +149,17 @@ impl DedupCache {
         };
         match self.lookup.find(&reservation.key).await {
             Some(original) => {
+                let position = original.offset.map(|(partition, offset)| RecordPosition {
+                    partition,
+                    offset,
+                    appended_at_ms: original.accepted_at_ms,
+                });
                 let accepted = Accepted {
                     event_id: original.event_id,
                     // The view does not store the type with the key; the response has the type of the duplicate.
                     event_type: event.event_type.clone(),
-                    accepted_at_ms: original.accepted_at_ms,
-                    position: None,
+                    accepted_at_ms: Some(original.accepted_at_ms),
+                    position: position.map(|position| reply::position_token(&self.sealing, event.org_id, position)),
                 };
                 let response = CachedResponse { accepted, body_hash: original.body_hash };
                 // Not cached: the view knows when the window of the key ends, the cache does not.

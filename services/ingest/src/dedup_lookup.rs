@@ -5,6 +5,7 @@ use std::time::Duration;
 use runtime::lifecycle::Supervisor;
 use schemas::ids::{EventId, OrgId};
 use schemas::records::DedupKind;
+use schemas::unix_time::to_millis;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
@@ -42,7 +43,9 @@ pub(crate) struct OriginalEvent {
     /// SHA-256 of the request body, hex.
     pub(crate) body_hash: String,
     /// Milliseconds since the Unix epoch.
-    pub(crate) accepted_at_ms: Option<i64>,
+    pub(crate) accepted_at_ms: i64,
+    /// Partition and offset of its record; `None` when the view no longer has the event.
+    pub(crate) offset: Option<(i32, i64)>,
 }
 
 impl DedupLookup {
@@ -108,6 +111,9 @@ async fn serve(pool: PgPool, mut queue: mpsc::Receiver<LookupRequest>) {
     }
 }
 
+/// (ordinal of the request, event id, body hash, acceptance time, partition, offset)
+type FoundRow = (i64, Uuid, String, OffsetDateTime, Option<i32>, Option<i64>);
+
 async fn query(pool: &PgPool, batch: &[LookupRequest]) -> Result<Vec<Option<OriginalEvent>>, sqlx::Error> {
     let orgs: Vec<Uuid> = batch.iter().map(|request| request.key.0.as_uuid()).collect();
     let kinds: Vec<&str> = batch.iter().map(|request| request.key.1.as_str()).collect();
@@ -116,10 +122,14 @@ async fn query(pool: &PgPool, batch: &[LookupRequest]) -> Result<Vec<Option<Orig
     // behind, a key stays in use after its window, for as long as the clocks differ: the event is answered as a
     // duplicate, and is not written. If it is ahead, a duplicate is accepted, and the materializer, which uses the
     // log's clock only, decides.
-    let rows: Vec<(i64, Uuid, String, OffsetDateTime)> = sqlx::query_as(
-        "SELECT requested.ordinal, stored.event_id, stored.body_hash, stored.accepted_at
+    let rows: Vec<FoundRow> = sqlx::query_as(
+        "SELECT requested.ordinal, stored.event_id, stored.body_hash, stored.accepted_at, record.log_partition,
+                record.log_offset
          FROM UNNEST($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS requested (org_id, kind, key, ordinal)
          JOIN contract.dedup_keys stored USING (org_id, kind, key)
+         LEFT JOIN LATERAL (SELECT log_partition, log_offset FROM contract.events event
+                            WHERE event.org_id = stored.org_id AND event.event_id = stored.event_id
+                              AND event.accepted_at = stored.accepted_at LIMIT 1) AS record ON true
          WHERE stored.expires_at > now()",
     )
     .bind(orgs)
@@ -128,11 +138,11 @@ async fn query(pool: &PgPool, batch: &[LookupRequest]) -> Result<Vec<Option<Orig
     .fetch_all(pool)
     .await?;
     let mut found: Vec<Option<OriginalEvent>> = vec![None; batch.len()];
-    for (ordinal, event_id, body_hash, accepted_at) in rows {
+    for (ordinal, event_id, body_hash, accepted_at, partition, offset) in rows {
         let entry = usize::try_from(ordinal - 1).ok().and_then(|index| found.get_mut(index));
         if let Some(entry) = entry {
-            let accepted_at_ms = Some(schemas::unix_time::to_millis(accepted_at));
-            *entry = Some(OriginalEvent { event_id: EventId::from_uuid(event_id), body_hash, accepted_at_ms });
+            let (event_id, accepted_at_ms) = (EventId::from_uuid(event_id), to_millis(accepted_at));
+            *entry = Some(OriginalEvent { event_id, body_hash, accepted_at_ms, offset: partition.zip(offset) });
         }
     }
     Ok(found)

@@ -4,7 +4,9 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_server::{Dialect, Problem, Timestamp};
-use schemas::ids::EventId;
+use runtime::seal::SealingKey;
+use schemas::ids::{EventId, OrgId};
+use schemas::position::{RecordPosition, TOKEN_PURPOSE};
 use schemas::records::DedupKind;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -18,6 +20,11 @@ pub(crate) struct Accepted {
     pub(crate) accepted_at_ms: Option<i64>,
     /// Position token; `None` when the position is not known.
     pub(crate) position: Option<String>,
+}
+
+/// The token of a position, as the view makes it too.
+pub(crate) fn position_token(key: &SealingKey, organization: OrgId, position: RecordPosition) -> String {
+    key.seal_stable_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), &position.to_bytes())
 }
 
 /// The outcome of a request, or of an item of a batch, whose event is on the log.

@@ -46,7 +46,8 @@ impl IngestState {
         written: RecentWrites,
         pool: PgPool,
     ) -> Self {
-        let dedup_cache = DedupCache::start(supervisor, pool, producer.delivery_timeout() + WAIT_SLACK);
+        let dedup_cache =
+            DedupCache::start(supervisor, pool, sealing.clone(), producer.delivery_timeout() + WAIT_SLACK);
         Self { authenticator, producer, topic: Arc::from(topic), sealing, written, dedup_cache }
     }
 }

@@ -3,6 +3,8 @@
 //! A record whose outcome is unknown is never produced again from here; whether the caller's client may retry is the
 //! caller's business.
 
+mod in_flight;
+
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -10,12 +12,16 @@ use std::time::Duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
+use runtime::budget::{Budget, KeyedShares};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{KafkaConfig, access, partition};
+use in_flight::PendingReport;
+
+const MIB: u64 = 1024 * 1024;
 
 /// Settings of the producer.
 #[derive(Debug, Clone)]
@@ -28,6 +34,10 @@ pub struct ProducerSettings {
     pub max_in_flight: usize,
     /// Records in flight per partition, so that a leaderless partition cannot use up the bound in all.
     pub max_in_flight_per_partition: usize,
+    /// Bytes of records that librdkafka holds, in all; above it `publish` answers [`PublishError::Busy`].
+    pub max_in_flight_bytes: u64,
+    /// The part of them that records of one key, which is an organization, may have.
+    pub max_in_flight_bytes_per_key: u64,
 }
 
 impl Default for ProducerSettings {
@@ -37,6 +47,8 @@ impl Default for ProducerSettings {
             delivery_timeout: Duration::from_secs(5),
             max_in_flight: 20_000,
             max_in_flight_per_partition: 10_000,
+            max_in_flight_bytes: 256 * MIB,
+            max_in_flight_bytes_per_key: 256 * MIB,
         }
     }
 }
@@ -94,6 +106,7 @@ struct Shared {
     /// Replaced after a fatal error: a fatal idempotent producer never works again.
     current: RwLock<Arc<FutureProducer>>,
     in_flight: Semaphore,
+    bytes_by_key: KeyedShares<Box<[u8]>>,
     /// Read at every record, written when partitions are learned.
     partitions: RwLock<HashMap<String, TopicBounds>>,
 }
@@ -110,7 +123,7 @@ type Permits<'a> = (SemaphorePermit<'a>, Option<OwnedSemaphorePermit>);
 pub struct Submitted<'a> {
     owner: &'a Producer,
     producer: Arc<FutureProducer>,
-    report: DeliveryFuture,
+    report: PendingReport,
     /// librdkafka looks for timed-out records once a second only; the budget is kept here.
     deadline: Instant,
     _permits: Permits<'a>,
@@ -122,14 +135,15 @@ impl Submitted<'_> {
     /// # Errors
     /// As [`Producer::publish`].
     pub async fn report(self) -> Result<Appended, PublishError> {
-        match timeout_at(self.deadline, self.report).await {
-            Ok(Ok(Ok(delivery))) => Ok(Appended {
+        let Self { owner, producer, mut report, deadline, .. } = self;
+        match timeout_at(deadline, report.received()).await {
+            Ok(Some(Ok(delivery))) => Ok(Appended {
                 partition: delivery.partition,
                 offset: delivery.offset,
                 timestamp_ms: delivery.timestamp.to_millis(),
             }),
-            Ok(Ok(Err((error, _message)))) => Err(self.owner.classify(&self.producer, &error)),
-            Ok(Err(_canceled)) => Err(PublishError::Unknown("the producer was closed".to_owned())),
+            Ok(Some(Err((error, _message)))) => Err(owner.classify(&producer, &error)),
+            Ok(None) => Err(PublishError::Unknown("the producer was closed".to_owned())),
             Err(_elapsed) => Err(PublishError::Unknown("no delivery report within the budget".to_owned())),
         }
     }
@@ -143,11 +157,14 @@ impl Producer {
     pub fn new(config: &KafkaConfig, settings: ProducerSettings) -> Result<Self, KafkaError> {
         let current = create(config, &settings)?;
         let in_flight = Semaphore::new(settings.max_in_flight);
+        let (max_bytes, max_bytes_per_key) = (settings.max_in_flight_bytes, settings.max_in_flight_bytes_per_key);
+        let bytes = Budget::new("kafka_in_flight_bytes", max_bytes, max_bytes_per_key);
         let shared = Shared {
             config: config.clone(),
             settings,
             current: RwLock::new(Arc::new(current)),
             in_flight,
+            bytes_by_key: KeyedShares::new(bytes),
             partitions: RwLock::new(HashMap::new()),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -235,7 +252,10 @@ impl Producer {
     /// [`PublishError`]: nothing was sent.
     pub fn submit(&self, record: &ProducerRecord<'_>) -> Result<Submitted<'_>, PublishError> {
         let permits = self.acquire_permits(record)?;
+        let share = self.shared.bytes_by_key.of(record.key.unwrap_or_default().into());
+        let bytes = share.take(in_flight::bytes_of(record)).map_err(|_| PublishError::Busy)?;
         let (producer, report) = self.enqueue(record)?;
+        let report = PendingReport::new(report, bytes);
         let deadline = Instant::now() + self.shared.settings.delivery_timeout;
         Ok(Submitted { owner: self, producer, report, deadline, _permits: permits })
     }

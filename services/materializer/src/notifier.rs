@@ -46,7 +46,7 @@ struct NotifierState {
 /// A waiting request; dropping it stops the wait.
 pub(crate) struct Waiter {
     notified: watch::Receiver<()>,
-    _permit: Permit,
+    _permits: [Permit; 2],
 }
 
 impl Waiter {
@@ -69,12 +69,12 @@ impl NewEventNotifier {
         Self { state: Arc::new(state), task: Arc::new(OnDemand::new("new-event notifier")) }
     }
 
-    /// Starts to wait; events that become visible from now on wake it. `permit` counts the wait.
-    pub(crate) fn wait_for(&self, organization: OrgId, permit: Permit) -> Waiter {
+    /// Starts to wait; events that become visible from now on wake it. `permits` count the wait.
+    pub(crate) fn wait_for(&self, organization: OrgId, permits: [Permit; 2]) -> Waiter {
         let notified = self.state.notifiers().entry(organization.as_uuid()).or_default().subscribe();
         let (needed, state) = (self.state.clone(), self.state.clone());
         self.task.ensure_running(move || needed.is_needed(), move || poll(state.clone()));
-        Waiter { notified, _permit: permit }
+        Waiter { notified, _permits: permits }
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -187,8 +187,8 @@ mod tests {
         let positions = PositionsPoller::new(pool.clone(), crate::projector::CONSUMER);
         let notifier = NewEventNotifier::new(pool, "events", positions);
         let share = Budget::new("test_long_polls", 10, 10).share();
-        let waiter = notifier.wait_for(OrgId::generate(), share.take(1).unwrap());
-        assert_eq!((notifier.waiting(), share.held()), (1, 1));
+        let waiter = notifier.wait_for(OrgId::generate(), [share.take(1).unwrap(), share.take(1).unwrap()]);
+        assert_eq!((notifier.waiting(), share.held()), (1, 2));
         drop(waiter);
         assert_eq!((notifier.waiting(), share.held()), (0, 0));
         assert!(!notifier.state.is_needed() && notifier.state.notifiers().is_empty());

@@ -168,6 +168,10 @@ impl Authenticator {
         if let Some(cached) = self.0.cache.get(&hash) {
             return Ok(Some(cached));
         }
+        // The same for a key that does not exist.
+        if self.0.cache.is_unknown(&hash) {
+            return Ok(None);
+        }
         let mut reads = 0;
         loop {
             let before = self.0.cache.generation();

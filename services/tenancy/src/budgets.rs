@@ -1,11 +1,12 @@
-//! What one organization may hold of this process at once: requests, waiting reads, places in the database, and the
-//! bytes of its bodies and responses (`http_server::Budgets`).
+//! What one organization may hold of this process at once: requests, long polls (each of its keys only a part of them),
+//! places in the database, and the bytes of its bodies and responses (`http_server::Budgets`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_server::{Budgets, Holder, Problem, ServerLimits, refusal};
-use runtime::budget::{Budget, Permit, Share};
+use runtime::budget::{Budget, KeyedShares, Permit, Share};
+use schemas::ids::KeyId;
 
 /// How long a read waits for a place in the database when its organization uses all of its own.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
@@ -21,6 +22,8 @@ pub struct BudgetSettings {
     pub max_long_polls: u64,
     /// Default 1,000.
     pub max_long_polls_per_organization: u64,
+    /// Default 500: one key of an organization cannot take all of its places.
+    pub max_long_polls_per_key: u64,
     /// Reads of one organization in the database. Default 4: a quarter of the connections.
     pub max_reads_per_organization: u64,
 }
@@ -32,6 +35,7 @@ impl Default for BudgetSettings {
             max_requests_per_organization: 4_000,
             max_long_polls: 10_000,
             max_long_polls_per_organization: 1_000,
+            max_long_polls_per_key: 500,
             max_reads_per_organization: 4,
         }
     }
@@ -43,6 +47,7 @@ pub struct OrganizationBudgets {
     http: Budgets,
     requests: Budget,
     long_polls: Budget,
+    long_polls_by_key: Arc<KeyedShares<KeyId>>,
     reads: Budget,
 }
 
@@ -50,10 +55,12 @@ impl OrganizationBudgets {
     /// `http`: the budgets of the server that serves the routes.
     pub fn new(settings: &BudgetSettings, http: Budgets) -> Self {
         let of = |name, in_all, per_organization| Budget::new(name, in_all, per_organization);
+        let by_key = of("long_polls_by_key", settings.max_long_polls, settings.max_long_polls_per_key);
         Self {
             http,
             requests: of("requests", settings.max_requests, settings.max_requests_per_organization),
             long_polls: of("long_polls", settings.max_long_polls, settings.max_long_polls_per_organization),
+            long_polls_by_key: Arc::new(KeyedShares::new(by_key)),
             // The pool of connections is the bound in all.
             reads: of("database_reads", u64::MAX / 2, settings.max_reads_per_organization),
         }
@@ -65,6 +72,7 @@ impl OrganizationBudgets {
             http: self.http.holder(),
             requests: self.requests.share(),
             long_polls: self.long_polls.share(),
+            long_polls_by_key: self.long_polls_by_key.clone(),
             reads: self.reads.share(),
         }))
     }
@@ -84,6 +92,8 @@ struct SharesState {
     http: Holder,
     requests: Share,
     long_polls: Share,
+    /// Of all keys, also of other organizations.
+    long_polls_by_key: Arc<KeyedShares<KeyId>>,
     reads: Share,
 }
 
@@ -101,13 +111,15 @@ impl OrganizationShares {
         self.0.requests.take(1).map_err(|exhausted| refusal(exhausted, "too many requests are open"))
     }
 
-    /// Counts a request that waits for events until the permit is dropped. `places`: as how many.
+    /// Counts a request that waits for events, for its organization and for the key, until the permits are dropped.
+    /// `places`: as how many.
     ///
     /// # Errors
-    /// 429 when the organization has too many, 503 when all together have.
-    pub fn take_long_poll(&self, places: u64) -> Result<Permit, Problem> {
-        let what = "too many requests are waiting for events";
-        self.0.long_polls.take(places).map_err(|exhausted| refusal(exhausted, what))
+    /// 429 when the key or the organization has too many, 503 when all together have.
+    pub fn take_long_poll(&self, key: KeyId, places: u64) -> Result<[Permit; 2], Problem> {
+        let take = |share: &Share, what| share.take(places).map_err(|exhausted| refusal(exhausted, what));
+        let of_key = take(&self.0.long_polls_by_key.of(key), "too many requests of this key are waiting for events")?;
+        Ok([of_key, take(&self.0.long_polls, "too many requests are waiting for events")?])
     }
 
     /// A place in the database for a read of this organization; waits for one a little.

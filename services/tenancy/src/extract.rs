@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{FromRef, FromRequestParts};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
-use http_server::{ClientAddress, Problem, RequestContext};
+use http_server::{ClientAddress, InvalidQuery, Problem, RequestContext};
 
 use crate::auth::Authenticator;
 use crate::caller::Caller;
@@ -17,7 +17,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Answers 401, 429 or 503 when authentication fails, 429 or 503 when too many requests are open, and counts the
-/// request: 429 when it exceeds a rate limit.
+/// request: 429 when it exceeds a rate limit. Then answers a query that the route did not declare.
 impl<S> FromRequestParts<S> for Caller
 where
     Authenticator: FromRef<S>,
@@ -26,7 +26,9 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        counted_caller(parts, state).await
+        let caller = counted_caller(parts, state).await?;
+        InvalidQuery::check(&parts.extensions)?;
+        Ok(caller)
     }
 }
 

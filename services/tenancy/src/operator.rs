@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{FromRef, FromRequestParts};
 use http::HeaderMap;
 use http::request::Parts;
-use http_server::Problem;
+use http_server::{InvalidQuery, Problem};
 
 use crate::auth::Authenticator;
 use crate::extract::{bearer, counted_caller};
@@ -76,6 +76,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         if OperatorToken::from_ref(state).is_of(&parts.headers) {
+            InvalidQuery::check(&parts.extensions)?;
             return Ok(Self(()));
         }
         counted_caller(parts, state).await?;

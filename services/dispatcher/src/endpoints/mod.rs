@@ -1,7 +1,7 @@
 //! Webhook endpoints: the routes that manage them (here) and the default endpoint (`default`), who may use them
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
-//! (`problems`), the sealed secrets (`secrets`), and the rows (`store`); the cache of the dispatcher (`cache`, `matching`). Nothing here needs
-//! Kafka.
+//! (`problems`), the sealed secrets (`secrets`), and the rows (`store`); the cache of the dispatcher (`cache`,
+//! `matching`). Nothing here needs Kafka.
 
 mod bodies;
 pub(crate) mod cache;

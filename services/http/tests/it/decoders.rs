@@ -8,7 +8,7 @@ use http::{HeaderValue, Request, StatusCode, Uri};
 use http_server::{MountOptions, PathId, QueryParams, Routes, mount};
 use runtime::seal::SealingKey;
 use schemas::ids::EventId;
-use schemas::position::{LogPosition, TOKEN_PURPOSE};
+use schemas::position::{RecordPosition, TOKEN_PURPOSE};
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -81,7 +81,7 @@ fn no_path_or_header_causes_a_server_error() {
 #[test]
 fn only_sealed_tokens_open() {
     let (key, org) = (SealingKey::from_bytes([7; 32]), b"an organization");
-    let position = |offset| LogPosition { log_epoch: 1, partition: 2, offset }.to_bytes();
+    let position = |offset| RecordPosition { partition: 2, offset, appended_at_ms: 1 }.to_bytes();
     let golden: Vec<Vec<u8>> = [3, i64::MAX]
         .iter()
         .map(|offset| key.seal_token(TOKEN_PURPOSE, org, &position(*offset)).into_bytes())
@@ -89,7 +89,9 @@ fn only_sealed_tokens_open() {
     drive("position token", &Samples { golden: &golden, tokens: ANY_TEXT, header: 32, large: 200_000 }, |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(DecodeOutcome::Refused) };
         match key.open_token(TOKEN_PURPOSE, org, text) {
-            Some(plain) if golden.iter().any(|token| token == bytes) && LogPosition::from_bytes(&plain).is_some() => {
+            Some(plain)
+                if golden.iter().any(|token| token == bytes) && RecordPosition::from_bytes(&plain).is_some() =>
+            {
                 Ok(DecodeOutcome::Read)
             }
             Some(_) => Err("a token was forged".to_owned()),

@@ -101,6 +101,7 @@ async fn a_parameter_that_the_route_does_not_declare_is_refused() {
     let mut client = server.client().await;
     client.send(&head("HEAD /v1/query?limt=1", &[], 0)).await;
     assert_eq!(client.response_without_body().await.status, 400);
+    server.get("/v1/key?limit=1").await.problem(401, "unauthorized");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use schemas::position::LogPosition;
+use schemas::position::RecordPosition;
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -80,8 +80,12 @@ async fn the_response_has_event_id_append_time_and_position() {
     let position =
         instance.sealing.open_token("position", bench.org.as_uuid().as_bytes(), &answer.text("position")).unwrap();
     assert_eq!(
-        LogPosition::from_bytes(&position),
-        Some(LogPosition { log_epoch: 0, partition: record.partition, offset: record.offset })
+        RecordPosition::from_bytes(&position),
+        Some(RecordPosition {
+            partition: record.partition,
+            offset: record.offset,
+            appended_at_ms: record.append_time_ms
+        })
     );
     assert_eq!(instance.written.last(bench.org.as_uuid(), Instant::now()), vec![(record.partition, record.offset + 1)]);
 }

@@ -144,6 +144,25 @@ async fn a_full_producer_queue_is_503_at_once_and_nothing_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_bytes_in_flight_are_503_at_once() {
+    let bench = Bench::start().await;
+    let bounded = ProducerSettings { max_in_flight_bytes_per_key: 400 * 1024, ..settings() };
+    let (mock, instance) = on_mock_with(&bench, bounded).await;
+    mock.broker_round_trip_time(-1, BUDGET / 2).unwrap();
+    let large = json!({"type": "a", "data": "x".repeat(200 * 1024)});
+    let timed = async || {
+        let started = Instant::now();
+        (instance.accept(&large).await, started.elapsed())
+    };
+    let (one, other) = tokio::join!(timed(), timed());
+    let (busy, accepted) = if one.0.status == 503 { (one, other) } else { (other, one) };
+    assert!(busy.1 < BUDGET / 4, "{:?}", busy.1);
+    assert!(!may_be_stored(&busy.0) && retry_after(&busy.0) >= 1, "{:?}", busy.0);
+    accepted.0.expect(201);
+    instance.accept(&large).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disconnect_with_a_record_in_flight_blocks_no_retry() {
     let bench = Bench::start().await;
     let (mock, instance) = on_mock(&bench).await;

@@ -32,18 +32,30 @@ pub struct Position {
 #[derive(Debug, Clone, Default)]
 pub struct Positions {
     read_at: Option<Instant>,
-    by_topic: HashMap<String, HashMap<i32, Position>>,
+    by_topic: HashMap<String, HashMap<i32, Known>>,
+}
+
+/// What was read of one partition.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    position: Position,
+    record_time_ms: Option<i64>,
 }
 
 impl Positions {
     /// The position in one partition; `None`: it has none there.
     pub fn get(&self, topic: &str, partition: i32) -> Option<Position> {
-        self.by_topic.get(topic)?.get(&partition).copied()
+        Some(self.by_topic.get(topic)?.get(&partition)?.position)
+    }
+
+    /// Append time of the last record before the position in one partition, milliseconds since the Unix epoch.
+    pub fn record_time_ms(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.by_topic.get(topic)?.get(&partition)?.record_time_ms
     }
 
     /// The positions in all partitions of a topic.
     pub fn of_topic(&self, topic: &str) -> impl Iterator<Item = (i32, Position)> {
-        self.by_topic.get(topic).into_iter().flatten().map(|(partition, position)| (*partition, *position))
+        self.by_topic.get(topic).into_iter().flatten().map(|(partition, known)| (*partition, known.position))
     }
 
     /// When PostgreSQL was asked for them.
@@ -151,8 +163,10 @@ async fn poll(shared: Arc<Shared>) {
 
 async fn read(shared: &Shared) -> Result<Positions, sqlx::Error> {
     let mut positions = Positions { read_at: Some(Instant::now()), by_topic: HashMap::new() };
-    let query =
-        sqlx::query_as("SELECT topic, partition, log_epoch, next_offset FROM consumer_positions WHERE consumer = $1");
+    let query = sqlx::query_as(
+        "SELECT topic, partition, log_epoch, next_offset, (extract(epoch FROM record_time) * 1000)::bigint
+         FROM consumer_positions WHERE consumer = $1",
+    );
     let mut connection = shared.pool.acquire().await?;
     let rows = query.bind(&shared.consumer).fetch_all(&mut *connection);
     let Ok(rows) = tokio::time::timeout(READ_TIMEOUT, rows).await else {
@@ -160,9 +174,10 @@ async fn read(shared: &Shared) -> Result<Positions, sqlx::Error> {
         drop(connection.detach());
         return Err(sqlx::Error::PoolTimedOut);
     };
-    let rows: Vec<(String, i32, i32, i64)> = rows?;
-    for (topic, partition, log_epoch, next_offset) in rows {
-        positions.by_topic.entry(topic).or_default().insert(partition, Position { log_epoch, next_offset });
+    let rows: Vec<(String, i32, i32, i64, Option<i64>)> = rows?;
+    for (topic, partition, log_epoch, next_offset, record_time_ms) in rows {
+        let known = Known { position: Position { log_epoch, next_offset }, record_time_ms };
+        positions.by_topic.entry(topic).or_default().insert(partition, known);
     }
     Ok(positions)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use devstack::testing::eventually;
 use kafka::KafkaConfig;
 use kafka::producer::{Appended, Producer, ProducerRecord, ProducerSettings, PublishError};
 use rdkafka::mocking::MockCluster;
@@ -61,4 +62,28 @@ async fn a_full_partition_refuses_at_once_and_gives_its_places_back() {
     first.unwrap();
     assert!(matches!(second, Err(PublishError::Busy)), "{second:?}");
     publish(&producer).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_in_flight_are_bounded_by_key_until_the_report() {
+    static VALUE: [u8; 20_000] = [b'v'; 20_000];
+    let settings =
+        ProducerSettings { max_in_flight_bytes: 70_000, max_in_flight_bytes_per_key: 45_000, ..Default::default() };
+    let (mock, producer) = cluster(settings);
+    publish(&producer).await.unwrap();
+    mock.broker_round_trip_time(-1, Duration::from_secs(1)).unwrap();
+    let record =
+        |key: &'static [u8]| ProducerRecord { topic: TOPIC, key: Some(key), value: Some(&VALUE), headers: &[] };
+    let is_busy = |key| matches!(producer.submit(&record(key)), Err(PublishError::Busy));
+    let (first, second) = (producer.submit(&record(b"a")).unwrap(), producer.submit(&record(b"a")).unwrap());
+    assert!(is_busy(b"a"), "one key does not take everything");
+    let third = producer.submit(&record(b"b")).unwrap();
+    assert!(is_busy(b"b"), "the bound of all keys is reached");
+    // Its client left; librdkafka still has the record.
+    drop(first);
+    assert!(is_busy(b"a"), "the record takes its bytes until its report");
+    second.report().await.unwrap();
+    third.report().await.unwrap();
+    let free = async || (!is_busy(b"a")).then_some(());
+    eventually(Duration::from_secs(10), "the bytes are given back without anybody who waits", free).await;
 }

@@ -3,7 +3,8 @@
 use http_server::Timestamp;
 use runtime::seal::SealingKey;
 use schemas::ids::{EventId, OrgId};
-use schemas::position::LogPosition;
+use schemas::position::{LogPosition, RecordPosition};
+use schemas::unix_time::to_millis;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
@@ -50,6 +51,12 @@ impl InboxRow {
     /// Its offset within its partition.
     pub(super) const fn epoch_offset(&self) -> EpochOffset {
         EpochOffset { log_epoch: self.log_position.log_epoch, offset: self.log_position.offset }
+    }
+
+    /// What its position token holds.
+    fn record_position(&self) -> RecordPosition {
+        let LogPosition { partition, offset, .. } = self.log_position;
+        RecordPosition { partition, offset, appended_at_ms: to_millis(self.accepted_at) }
     }
 
     /// About the bytes that it takes in a page; its other members are bounded and small.
@@ -176,6 +183,7 @@ impl InboxItem {
     /// Shows `row` to its organization.
     pub(super) fn new(row: InboxRow, key: &SealingKey, organization: OrgId) -> Self {
         let id = EventId::from_uuid(row.event_id);
+        let position = position_token::seal(key, organization, row.record_position());
         Self {
             event_id: id,
             id,
@@ -195,7 +203,7 @@ impl InboxItem {
             attempts: row.attempts,
             acknowledged_at: row.acknowledged_at.map(Timestamp),
             leased_until: None,
-            position: position_token::seal(key, organization, row.log_position),
+            position,
             duplicate_of: None,
         }
     }
@@ -243,8 +251,8 @@ mod tests {
             "{text}"
         );
         let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let log_position = position_token::open(&key, org, shown["position"].as_str().unwrap());
-        assert_eq!(log_position, Some(LogPosition { log_epoch: 1, partition: 2, offset: 3 }));
+        let opened = position_token::open(&key, org, shown["position"].as_str().unwrap());
+        assert_eq!(opened, Some(RecordPosition { partition: 2, offset: 3, appended_at_ms: 0 }));
         assert_eq!(position_token::open(&key, OrgId::generate(), shown["position"].as_str().unwrap()), None);
     }
 

@@ -216,7 +216,8 @@ async fn read_or_wait(state: &InboxState, caller: &Caller, request: &ListRequest
         return Ok(page);
     }
     let places = if request.filter.status.is_some() { STATUS_POLL_PLACES } else { 1 };
-    let mut waiter = state.inbox.notifier.wait_for(caller.org_id, caller.shares().take_long_poll(places)?);
+    let permits = caller.shares().take_long_poll(caller.key_id, places)?;
+    let mut waiter = state.inbox.notifier.wait_for(caller.org_id, permits);
     loop {
         let page = read(state, caller, request).await?;
         if !page.0.rows.is_empty() || Instant::now() >= deadline {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http_server::{Problem, QueryParams};
 use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
-use schemas::position::LogPosition;
+use schemas::position::RecordPosition;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
@@ -86,8 +86,8 @@ pub(super) struct ListRequest {
     /// The cursor, as sent and parsed.
     pub cursor: Option<(String, InboxCursor)>,
     pub filter: Filter,
-    /// The view must have reached these positions first.
-    pub min_positions: Vec<LogPosition>,
+    /// The view must show these records first.
+    pub min_positions: Vec<RecordPosition>,
     /// How long to wait for a first event, at most 30 s.
     pub wait: Duration,
 }

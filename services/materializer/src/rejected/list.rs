@@ -6,7 +6,8 @@ use axum::extract::State;
 use http_server::{Problem, QueryParams, Timestamp};
 use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
-use schemas::position::LogPosition;
+use schemas::position::RecordPosition;
+use schemas::unix_time::to_millis;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
 use tenancy::{Caller, Right};
@@ -111,16 +112,16 @@ fn cursor_at((appended_at, topic, partition, log_epoch, offset, ..): &ListedRow)
 }
 
 fn item(
-    (time, topic, partition, log_epoch, offset, error_code, message): ListedRow,
+    (time, topic, partition, _, offset, error_code, message): ListedRow,
     key: &SealingKey,
     org: OrgId,
     events: &str,
 ) -> RejectedItem {
-    let log_position = LogPosition { log_epoch, partition, offset };
+    let record = RecordPosition { partition, offset, appended_at_ms: to_millis(time) };
     let position = if topic == events {
-        position_token::seal(key, org, log_position)
+        position_token::seal(key, org, record)
     } else {
-        position_token::seal_elsewhere(key, org, &topic, log_position)
+        position_token::seal_elsewhere(key, org, &topic, record)
     };
     RejectedItem { time: Timestamp(time), error_code, message, topic, position }
 }

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 use schemas::ids::OrgId;
-use schemas::position::LogPosition;
+use schemas::position::RecordPosition;
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
@@ -28,7 +28,7 @@ async fn reject(bench: &Bench, organization: OrgId, topic: &str, offset: i64, at
 fn offsets(bench: &Bench, page: &Value) -> Vec<i64> {
     let offset = |row: &Value| {
         let plain = bench.sealing.open_token("position", bench.alpha.as_uuid().as_bytes(), text(row, "position"));
-        LogPosition::from_bytes(&plain.unwrap()).unwrap().offset
+        RecordPosition::from_bytes(&plain.unwrap()).unwrap().offset
     };
     page["rejected"].as_array().unwrap().iter().map(offset).collect()
 }

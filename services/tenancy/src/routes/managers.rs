@@ -2,7 +2,7 @@
 
 use axum::extract::{FromRef, FromRequestParts};
 use http::request::Parts;
-use http_server::Problem;
+use http_server::{InvalidQuery, Problem};
 
 use crate::caller::Caller;
 use crate::operator::OperatorToken;
@@ -33,6 +33,7 @@ impl FromRequestParts<Tenancy> for OrganizationManager {
 
     async fn from_request_parts(parts: &mut Parts, state: &Tenancy) -> Result<Self, Problem> {
         if OperatorToken::from_ref(state).is_of(&parts.headers) {
+            InvalidQuery::check(&parts.extensions)?;
             return Ok(Self::Operator);
         }
         let caller = Caller::from_request_parts(parts, state).await?;

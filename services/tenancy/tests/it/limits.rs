@@ -1,15 +1,17 @@
 //! Bad keys are counted, good ones never notice; keys are bounded in number.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header;
 use reqwest::StatusCode;
 use serde_json::json;
+use sqlx::postgres::PgPool;
 use tenancy::TenancyConfig;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::instance::{Instance, SOON, database};
+use crate::instance::{Instance, SOON, database, pool};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_30_bad_keys_a_minute_only_bad_ones_get_429() {
@@ -78,4 +80,58 @@ async fn over_the_limit_one_unknown_key_at_a_time_is_looked_up() {
     }
     lock.rollback().await.unwrap();
     assert_eq!(answers.join_next().await.unwrap().unwrap(), StatusCode::TOO_MANY_REQUESTS);
+}
+
+/// How often the table of keys was read so far. A connection reports that for certain when it ends: this ends all
+/// others.
+async fn reads_of_keys(pool: &PgPool) -> i64 {
+    let mut connection = pool.acquire().await.unwrap();
+    // In two statements: PostgreSQL may evaluate the conditions of one in any order, and other tests use this server.
+    let others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let ended: Vec<i32> = sqlx::query_scalar(others).fetch_all(&mut *connection).await.unwrap();
+    let end = "SELECT pg_terminate_backend(pid) FROM UNNEST($1::integer[]) AS pid";
+    sqlx::query(end).bind(&ended).execute(&mut *connection).await.unwrap();
+    loop {
+        let left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY ($1)";
+        let left: i64 = sqlx::query_scalar(left).bind(&ended).fetch_one(&mut *connection).await.unwrap();
+        if left == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let reads = "SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables WHERE relname = 'api_keys'";
+    sqlx::query_scalar(reads).fetch_one(&mut *connection).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_for_one_unknown_key_cost_the_budget_only() {
+    const LOOKUPS: usize = 4;
+    const WAITING: usize = 40;
+    const REQUESTS: usize = 100;
+    let (database, near) = database().await;
+    let mut config = TenancyConfig::new(None, false);
+    config.auth.max_lookups = LOOKUPS;
+    config.auth.max_waiting_lookups = WAITING;
+    config.auth.lookup_timeout = 6 * SOON;
+    let before = reads_of_keys(&near).await;
+    let instance = Arc::new(Instance::start_with(pool(&database.url), config).await);
+    let unknown = Arc::new(tenancy::key::generate(Default::default()));
+    let mut lock = near.begin().await.unwrap();
+    sqlx::query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let mut answers = JoinSet::new();
+    for _ in 0..REQUESTS {
+        let (instance, unknown) = (Arc::clone(&instance), Arc::clone(&unknown));
+        answers.spawn(async move { instance.probe(unknown.reveal()).await });
+    }
+    for _ in 0..REQUESTS - LOOKUPS - WAITING {
+        let status = tokio::time::timeout(SOON, answers.join_next()).await.expect("answered without PostgreSQL");
+        assert_eq!(status.unwrap().unwrap(), StatusCode::SERVICE_UNAVAILABLE, "over the bound of waiting lookups");
+    }
+    lock.rollback().await.unwrap();
+    for status in answers.join_all().await {
+        let refused = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
+        assert!(refused.contains(&status), "the others waited");
+    }
+    let reads = reads_of_keys(&near).await - before;
+    assert!((1..=LOOKUPS as i64).contains(&reads), "{reads} reads for {} waiters", LOOKUPS + WAITING);
 }

@@ -8,7 +8,7 @@ use http_server::{
 use runtime::config::FlagParser;
 use tenancy::{BudgetSettings, OrganizationBudgets};
 
-const MIB: u64 = 1024 * 1024;
+pub(super) const MIB: u64 = 1024 * 1024;
 
 /// What clients may hold at once. Over a bound of all: 503; over that of an organization or address: 429.
 #[derive(Args, Clone)]
@@ -53,6 +53,10 @@ pub(crate) struct HttpArgs {
     #[arg(long, env = "MAX_LONG_POLLS_PER_ORGANIZATION", default_value_t = 1_000,
           value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
     max_long_polls_per_organization: u64,
+    /// Long polls of one key
+    #[arg(long, env = "MAX_LONG_POLLS_PER_KEY", default_value_t = 500,
+          value_parser = clap::value_parser!(u64).range(50..=1_000_000))]
+    max_long_polls_per_key: u64,
     /// Reads of one organization in the database; further ones wait
     #[arg(long, env = "MAX_READS_PER_ORGANIZATION", default_value_t = 4,
           value_parser = clap::value_parser!(u64).range(1..=1_000))]
@@ -139,6 +143,7 @@ impl HttpArgs {
             max_requests_per_organization: self.max_requests_per_organization,
             max_long_polls: self.max_long_polls,
             max_long_polls_per_organization: self.max_long_polls_per_organization,
+            max_long_polls_per_key: self.max_long_polls_per_key,
             max_reads_per_organization: self.max_reads_per_organization,
         }
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use dispatcher::{EgressArgs, EgressPolicy};
 use http_server::Routes;
@@ -21,6 +21,7 @@ use tenancy::{Tenancy, TenancyConfig};
 use tokio::net::TcpListener;
 
 use super::api_description::api_description;
+use super::http::MIB;
 use super::probes::{probe_kafka, probe_postgres, serve_health, service_info};
 use super::schema::check_schema;
 use super::topics::check_topics;
@@ -66,6 +67,10 @@ pub(crate) struct IngestArgs {
 impl IngestArgs {
     /// What is safe only on loopback is refused elsewhere.
     fn check(&self, on_loopback: bool) -> Result<()> {
+        ensure!(
+            self.tuning.max_concurrent_events_per_organization_mib <= self.tuning.max_concurrent_events_mib,
+            "MAX_CONCURRENT_EVENTS_PER_ORGANIZATION_MIB must not exceed MAX_CONCURRENT_EVENTS_MIB"
+        );
         if let Some(token) = &self.operator_token {
             tenancy::check_operator_token(token, on_loopback).context("OPERATOR_TOKEN")?;
         }
@@ -87,6 +92,14 @@ pub(crate) struct TuningArgs {
     #[arg(long, env = "MAX_CONCURRENT_EVENTS_PER_PARTITION", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_concurrent_events_per_partition: u32,
+    /// Memory for events in flight to Kafka, MiB
+    #[arg(long, env = "MAX_CONCURRENT_EVENTS_MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u64).range(2..=65_536))]
+    max_concurrent_events_mib: u64,
+    /// The part of it that the events of one organization may use, MiB
+    #[arg(long, env = "MAX_CONCURRENT_EVENTS_PER_ORGANIZATION_MIB", default_value_t = 32,
+          value_parser = clap::value_parser!(u64).range(2..=65_536))]
+    max_concurrent_events_per_organization_mib: u64,
     /// How long an event waits for Kafka's confirmation, milliseconds
     #[arg(long, env = "ACCEPT_TIMEOUT_MS", default_value_t = 5_000,
           value_parser = clap::value_parser!(u64).range(100..=60_000))]
@@ -97,7 +110,7 @@ pub(crate) struct TuningArgs {
     /// Whether requests over the rate limit of their organization or key are refused; off only for comparisons
     #[arg(long, env = "RATE_LIMITS", value_enum, default_value_t = RateLimits::On)]
     rate_limits: RateLimits,
-    /// Entries of the audit log that an organization keeps of its keys, and as many of the operator; the oldest go first
+    /// Entries of the audit log of an organization: so many of its keys, and as many of the operator; oldest go first
     #[arg(long, env = "AUDIT_ENTRIES", default_value_t = tenancy::audit::AUDIT_ENTRIES,
           value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     audit_entries: u32,
@@ -117,6 +130,8 @@ impl TuningArgs {
             delivery_timeout: Duration::from_millis(self.accept_timeout_ms),
             max_in_flight: self.max_concurrent_events as usize,
             max_in_flight_per_partition: self.max_concurrent_events_per_partition as usize,
+            max_in_flight_bytes: self.max_concurrent_events_mib * MIB,
+            max_in_flight_bytes_per_key: self.max_concurrent_events_per_organization_mib * MIB,
         }
     }
 }

@@ -121,6 +121,16 @@ impl Api {
         self.send(body.iter().fold(request, |request, body| request.json(body))).await
     }
 
+    /// Posts a text of this content type.
+    pub(crate) async fn post_text(&self, path: &str, content_type: &str, body: &str) -> Reply {
+        let request = self.http.request(Method::POST, self.url(path)).header("content-type", content_type);
+        self.send(request.body(body.to_owned())).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Reply {
+        self.send(self.http.request(Method::PATCH, self.url(path)).json(body)).await
+    }
+
     /// Posts an event under an idempotency key.
     pub(crate) async fn post_event_as(&self, idempotency_key: &str, body: &Value) -> Reply {
         self.send(

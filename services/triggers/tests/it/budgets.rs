@@ -19,13 +19,13 @@ const MOST_GROWTH: u64 = 100 * MIB;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Resident memory of the process, bytes.
-fn resident(process: &Process) -> u64 {
+pub(crate) fn resident(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-fn gzip_of(bytes: usize) -> Vec<u8> {
+pub(crate) fn gzip_of(bytes: usize) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(br#"{"organization_name":""#).unwrap();
     encoder.write_all(&vec![b'a'; bytes]).unwrap();
@@ -37,7 +37,7 @@ async fn connect(api: &Api) -> TcpStream {
 }
 
 /// Sends a head and a part of its body on each of `count` connections, which stay open.
-async fn half_sent(api: &Api, count: usize, head: &str, part: &[u8]) -> Vec<TcpStream> {
+pub(crate) async fn half_sent(api: &Api, count: usize, head: &str, part: &[u8]) -> Vec<TcpStream> {
     let mut open = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = connect(api).await;
@@ -52,7 +52,7 @@ async fn half_sent(api: &Api, count: usize, head: &str, part: &[u8]) -> Vec<TcpS
 }
 
 /// The status of the answer that is there, if there is one.
-fn status(stream: &TcpStream) -> Option<u16> {
+pub(crate) fn status(stream: &TcpStream) -> Option<u16> {
     let mut answer = [0; 12];
     let read = stream.try_read(&mut answer).ok()?;
     std::str::from_utf8(&answer[..read]).ok()?.strip_prefix("HTTP/1.1 ")?.parse().ok()

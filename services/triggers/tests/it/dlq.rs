@@ -9,7 +9,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use runtime::seal::SealingKey;
 use schemas::codec::encode_event;
 use schemas::ids::{EventId, OrgId};
-use schemas::position::{LogPosition, TOKEN_PURPOSE};
+use schemas::position::{RecordPosition, TOKEN_PURPOSE};
 use schemas::records::Event;
 use schemas::topics;
 use serde_json::{Value, json};
@@ -196,7 +196,7 @@ async fn an_unreadable_record_stays_one_dead_letter() {
     let token = rejected[0]["position"].as_str().unwrap();
     let position = sealing.open_token(TOKEN_PURPOSE, org.as_uuid().as_bytes(), token).unwrap();
     assert_eq!(
-        LogPosition::from_bytes(&position).map(|position| position.offset),
+        RecordPosition::from_bytes(&position).map(|position| position.offset),
         shown["rejected_at"].as_str().unwrap().rsplit('/').next().unwrap().parse().ok()
     );
     let page = api.get("/v1/rejected").await.expect(200).json();

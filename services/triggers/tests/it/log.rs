@@ -42,6 +42,11 @@ impl Writer {
         let headers = headers.iter().fold(OwnedHeaders::new(), with);
         let mut record = FutureRecord::to(topic).key(key).payload(value).headers(headers);
         record.partition = partition;
+        self.append(record).await
+    }
+
+    /// Writes a record, which may have no value; returns its partition and offset.
+    pub(crate) async fn append(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {
         let delivery = self.0.send(record, DEADLINE).await.map_err(|(error, _)| error).unwrap();
         (delivery.partition, delivery.offset)
     }

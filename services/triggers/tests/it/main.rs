@@ -30,6 +30,7 @@ mod rust_client_examples;
 mod scaling;
 mod schema;
 mod secured;
+mod small_inputs;
 mod system;
 mod up;
 mod view;

@@ -1,5 +1,9 @@
 //! `triggers view`: rebuild and replay while the roles run.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use devstack::testing::eventually;
 use serde_json::{Value, json};
 
 use crate::api::{Api, ids};
@@ -44,4 +48,54 @@ async fn rebuild_and_replay_change_nothing_under_running_roles() {
 
     system.run(&["view", "replay", "--from", "yesterday"]).await.expect(2);
     system.run(&["view", "abandon"]).await.expect(0);
+}
+
+/// The position tokens of events by their ids, as the inbox and `GET /v1/events/{id}` show them.
+async fn shown_positions(api: &Api, count: usize) -> BTreeMap<String, String> {
+    let page = eventually(Duration::from_secs(30), "the inbox shows all events", || async {
+        let events = api.inbox(1000).await;
+        (events.len() == count).then_some(events)
+    })
+    .await;
+    for event in &page {
+        let id = event["event_id"].as_str().unwrap();
+        let single = api.get(&format!("/v1/events/{id}")).await.expect(200).json();
+        assert_eq!(single["position"], event["position"], "the inbox and the event itself show one text");
+    }
+    page.iter().map(position_of).collect()
+}
+
+fn position_of(value: &Value) -> (String, String) {
+    let text = |name: &str| value[name].as_str().unwrap_or_else(|| panic!("{name} in {value}")).to_owned();
+    (text("event_id"), text("position"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_is_the_same_text_everywhere() {
+    let system = System::shared().await;
+    let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
+    let event = |n: u32| json!({"event_type": "n", "payload": n});
+    let mut answered = BTreeMap::new();
+    for n in 0..3 {
+        answered.extend([position_of(&api.post("/v1/events", &event(n)).await.expect(201).json())]);
+    }
+    let keyed = api.post_event_as("once", &event(3)).await.expect(201).json();
+    answered.extend([position_of(&keyed)]);
+    let batch = json!({"events": (4..20).map(event).collect::<Vec<_>>()});
+    let results = api.post("/v1/events/batch", &batch).await.expect(200).json();
+    answered.extend(results["results"].as_array().unwrap().iter().map(position_of));
+    assert_eq!(answered.len(), 20);
+    assert_eq!(answered.values().collect::<BTreeSet<_>>().len(), 20, "each event has a position of its own");
+
+    assert_eq!(shown_positions(&api, 20).await, answered);
+    let last = results["results"][15]["position"].as_str().unwrap();
+    let page = api.get(&format!("/v1/inbox?limit=1000&min_position={last}")).await.expect(200).json();
+    assert_eq!(page["events"].as_array().unwrap().len(), 20, "a position that ingest gave is one to read from");
+    let restarted = system.role("ingest", &[]);
+    let replayed = api.at(&restarted.ready().await).post_event_as("once", &event(3)).await.expect(201);
+    assert_eq!(replayed.header("idempotency-replayed"), "true", "the view knows the key");
+    assert_eq!(position_of(&replayed.json()), position_of(&keyed), "as does an instance that knows it from the view");
+
+    system.run(&["view", "rebuild"]).await.expect(0);
+    assert_eq!(shown_positions(&api, 20).await, answered, "a rebuilt view shows the same texts");
 }

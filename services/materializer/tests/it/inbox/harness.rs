@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use devstack::testing::{TestDatabase, eventually};
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_server::MountOptions;
+use http_server::{Budgets, MountOptions, ServerLimits};
 use kafka::KafkaConfig;
 use kafka::producer::{Producer, ProducerSettings};
 use kafka::read_your_writes::RecentWrites;
@@ -17,7 +17,7 @@ use schemas::ids::{EventId, OrgId};
 use schemas::topics::TopicNames;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
-use tenancy::TenancyConfig;
+use tenancy::{BudgetSettings, OrganizationBudgets, TenancyConfig};
 use testkit::api::start_tenancy;
 use testkit::setup;
 use time::OffsetDateTime;
@@ -55,11 +55,26 @@ impl Bench {
 
     /// With a pool of its own for the inbox, and other brokers than the shared ones.
     pub(crate) async fn start_with(inbox_pool: impl FnOnce(&str) -> PostgresConfig, brokers: Option<&str>) -> Self {
+        Self::start_as(inbox_pool, brokers, &BudgetSettings::default()).await
+    }
+
+    /// With other budgets.
+    pub(crate) async fn start_within(budgets: &BudgetSettings) -> Self {
+        Self::start_as(|url| PostgresConfig::new(url), None, budgets).await
+    }
+
+    async fn start_as(
+        inbox_pool: impl FnOnce(&str) -> PostgresConfig,
+        brokers: Option<&str>,
+        budgets: &BudgetSettings,
+    ) -> Self {
         let (database, pool) = setup::database().await;
         // Rows of tests begin there.
         sqlx::query("SELECT view_ensure_time_partition('view', $1, 5)").bind(START).execute(&pool).await.unwrap();
         let shutdown = CancellationToken::new();
-        let tenancy = start_tenancy(pool.clone(), TenancyConfig::new(None, false), &shutdown);
+        let budgets = OrganizationBudgets::new(budgets, Budgets::new(&ServerLimits::default()));
+        let config = TenancyConfig { budgets, ..TenancyConfig::new(None, false) };
+        let tenancy = start_tenancy(pool.clone(), config, &shutdown);
         tenancy.apply_dev_keys("alpha=Alpha,beta=Beta", true).await.unwrap();
         let mut kafka = setup::kafka().await;
         if let Some(brokers) = brokers {
@@ -107,8 +122,13 @@ impl Bench {
 
     /// Until so many requests wait for events.
     pub(crate) async fn requests_wait(&self, count: usize) {
-        let wait = async || (self.state.waiting() == count).then_some(());
+        let wait = async || (self.waiting() == count).then_some(());
         eventually(WITHIN, "requests wait for events", wait).await;
+    }
+
+    /// How many requests wait for events.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.waiting()
     }
 
     pub(crate) async fn ask(&self, method: Method, path: &str, key: &str, body: &str) -> Answer {
@@ -178,18 +198,20 @@ impl Bench {
         .await
         .unwrap();
         sqlx::query(
-            "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset)
-             SELECT $1, $2, p, max(e), max(o) + 1 FROM UNNEST($3::integer[], $4::integer[], $5::bigint[]) AS t (p, e, o)
-             GROUP BY p
+            "INSERT INTO consumer_positions (consumer, topic, partition, log_epoch, next_offset, record_time)
+             SELECT $1, $2, p, max(e), max(o) + 1, max(a)
+             FROM UNNEST($3::integer[], $4::integer[], $5::bigint[], $6::timestamptz[]) AS t (p, e, o, a) GROUP BY p
              ON CONFLICT (consumer, topic, partition) DO UPDATE
-             SET log_epoch = excluded.log_epoch,
-                 next_offset = greatest(consumer_positions.next_offset, excluded.next_offset)",
+             SET log_epoch = excluded.log_epoch, record_time = excluded.record_time,
+                 next_offset = CASE WHEN excluded.log_epoch > consumer_positions.log_epoch THEN excluded.next_offset
+                               ELSE greatest(consumer_positions.next_offset, excluded.next_offset) END",
         )
         .bind(materializer::projector::CONSUMER)
         .bind(&self.topics().events)
         .bind(rows.iter().map(|row| row.partition).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.log_epoch).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.offset).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.accepted_at).collect::<Vec<_>>())
         .execute(&mut *transaction)
         .await
         .unwrap();

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Document, Ids, Operation};
+use super::{Document, Ids, Operation, admin_of};
 use crate::api::Api;
 use crate::system::System;
 
@@ -61,4 +61,28 @@ async fn requests_without_the_right_are_refused_at_their_head() {
         tested += 1;
     }
     assert!(tested >= 12, "routes with a body were tested: {tested}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_parameters_are_refused_after_the_key() {
+    let system = System::shared().await;
+    let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
+    let document = Document::of(&api).await;
+    let (admin, _) = admin_of(&api, &system.operator_token, "admin").await;
+    let operator = api.with_key(&system.operator_token);
+    let id = || uuid::Uuid::now_v7().to_string();
+    let ids = Ids { organization: id(), event: id(), endpoint: id(), key: id() };
+    for operation in document.operations().iter().filter(|one| one.right().is_some() || one.needs_operator()) {
+        let (name, path) = (operation.name(), format!("{}?limt=1", operation.path_with(&ids)));
+        let body = operation.body(&ids.event);
+        let stranger = api.with_key("").call(&operation.method, &path, body.as_ref()).await;
+        document.check(operation, &stranger);
+        assert_eq!(stranger.status, 401, "{name}: {}", stranger.text);
+        let known = if operation.needs_operator() { &operator } else { &admin };
+        let reply = known.call(&operation.method, &path, body.as_ref()).await;
+        document.check(operation, &reply);
+        assert_eq!((reply.status, &reply.json()["details"][0]["field"]), (400, &"limt".into()), "{name}");
+    }
+    let signup = api.with_key("").call(&reqwest::Method::POST, "/v1/keys/generate?limt=1", None).await;
+    assert_eq!(signup.status, 403, "sign-up is off, whatever the query is: {}", signup.text);
 }
