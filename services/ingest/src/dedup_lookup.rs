@@ -39,6 +39,8 @@ struct LookupRequest {
 #[derive(Debug, Clone)]
 pub(crate) struct OriginalEvent {
     pub(crate) event_id: EventId,
+    /// `None`: the view does not have the event any more.
+    pub(crate) event_type: Option<String>,
     /// SHA-256 of the request body, hex.
     pub(crate) body_hash: String,
     /// Milliseconds since the Unix epoch.
@@ -116,8 +118,11 @@ async fn query(pool: &PgPool, batch: &[LookupRequest]) -> Result<Vec<Option<Orig
     // behind, a key stays in use after its window, for as long as the clocks differ: the event is answered as a
     // duplicate, and is not written. If it is ahead, a duplicate is accepted, and the materializer, which uses the
     // log's clock only, decides.
-    let rows: Vec<(i64, Uuid, String, OffsetDateTime)> = sqlx::query_as(
-        "SELECT requested.ordinal, stored.event_id, stored.body_hash, stored.accepted_at
+    let rows: Vec<(i64, Uuid, String, OffsetDateTime, Option<String>)> = sqlx::query_as(
+        "SELECT requested.ordinal, stored.event_id, stored.body_hash, stored.accepted_at,
+                (SELECT e.event_type FROM contract.events e
+                 WHERE e.org_id = stored.org_id AND e.event_id = stored.event_id
+                       AND e.accepted_at = stored.accepted_at)
          FROM UNNEST($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS requested (org_id, kind, key, ordinal)
          JOIN contract.dedup_keys stored USING (org_id, kind, key)
          WHERE stored.expires_at > now()",
@@ -128,11 +133,12 @@ async fn query(pool: &PgPool, batch: &[LookupRequest]) -> Result<Vec<Option<Orig
     .fetch_all(pool)
     .await?;
     let mut found: Vec<Option<OriginalEvent>> = vec![None; batch.len()];
-    for (ordinal, event_id, body_hash, accepted_at) in rows {
+    for (ordinal, event_id, body_hash, accepted_at, event_type) in rows {
         let entry = usize::try_from(ordinal - 1).ok().and_then(|index| found.get_mut(index));
         if let Some(entry) = entry {
             let accepted_at_ms = Some(schemas::unix_time::to_millis(accepted_at));
-            *entry = Some(OriginalEvent { event_id: EventId::from_uuid(event_id), body_hash, accepted_at_ms });
+            let event_id = EventId::from_uuid(event_id);
+            *entry = Some(OriginalEvent { event_id, event_type, body_hash, accepted_at_ms });
         }
     }
     Ok(found)
