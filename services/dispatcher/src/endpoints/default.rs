@@ -93,8 +93,8 @@ impl Set {
     }
 }
 
-/// Creates the default endpoint, or changes its URL and keeps its secret. Clients of older trigger APIs cannot enable an
-/// endpoint, so setting the URL does. Changes are serialized: concurrent calls create one endpoint.
+/// Creates the default endpoint, or changes its URL and keeps its secret. Clients of older trigger APIs cannot enable
+/// an endpoint, so setting the URL does. Changes are serialized: concurrent calls create one endpoint.
 async fn set(conn: &mut PgConnection, sealing: &SealingKey, org_id: OrgId, url: String) -> Result<Set, CreateError> {
     let version = store::raise_version(conn).await?;
     if let Some(id) = store::default_of(conn, version, org_id).await? {

@@ -149,7 +149,8 @@ async fn store_dedup_key(bench: &Bench, event: &Event, expires: &str) {
 /// Writes the row of the inbox that the materializer would write for an event with a stored dedup key.
 async fn store_event(bench: &Bench, event: &Event) {
     sqlx::query(
-        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type, payload)
+        "INSERT INTO view.events (org_id, event_id, log_epoch, log_partition, log_offset, accepted_at, event_type,
+                                  payload)
          SELECT org_id, event_id, 1, 0, 0, accepted_at, $2, '1' FROM dedup_keys WHERE event_id = $1",
     )
     .bind(event.event_id.as_uuid())

@@ -96,7 +96,7 @@ pub(crate) struct TuningArgs {
     /// Whether requests over the rate limit of their organization or key are refused; off only for comparisons
     #[arg(long, env = "RATE_LIMITS", value_enum, default_value_t = RateLimits::On)]
     rate_limits: RateLimits,
-    /// Entries of the audit log that an organization keeps of its keys, and as many of the operator; the oldest go first
+    /// Entries of the audit log that an organization keeps of its keys, and as many others; the oldest go first
     #[arg(long, env = "AUDIT_ENTRIES", default_value_t = tenancy::audit::AUDIT_ENTRIES,
           value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     audit_entries: u32,
