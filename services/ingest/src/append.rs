@@ -29,6 +29,7 @@ type UuidText = [u8; Hyphenated::LENGTH];
 pub(crate) struct Appender<'a> {
     state: &'a IngestState,
     context: &'a RequestContext,
+    caller: &'a Caller,
     kind: RecordKind,
     /// Key of the records.
     org_id: UuidText,
@@ -38,14 +39,19 @@ pub(crate) struct Appender<'a> {
 }
 
 impl<'a> Appender<'a> {
-    pub(crate) fn new(state: &'a IngestState, context: &'a RequestContext, caller: &Caller, kind: RecordKind) -> Self {
+    pub(crate) fn new(
+        state: &'a IngestState,
+        context: &'a RequestContext,
+        caller: &'a Caller,
+        kind: RecordKind,
+    ) -> Self {
         let text = |id: uuid::Uuid| {
             let mut text = [0; Hyphenated::LENGTH];
             id.hyphenated().encode_lower(&mut text);
             text
         };
         let (org_id, key_id) = (text(caller.org_id.as_uuid()), text(caller.key_id.as_uuid()));
-        Self { state, context, kind, org_id, key_id, unconfirmed: OnceLock::new() }
+        Self { state, context, caller, kind, org_id, key_id, unconfirmed: OnceLock::new() }
     }
 
     /// Answers a duplicate from the cache or the view; else appends the event when it is its turn.
@@ -54,14 +60,16 @@ impl<'a> Appender<'a> {
             return self.append(admitted, turn).await.map(Outcome::Accepted);
         };
         match self.state.dedup_cache.find_or_reserve(&admitted.event, &dedup, &mut turn).await? {
-            Reserved::Duplicate(CachedResponse { accepted, body_hash }) => {
+            Reserved::Duplicate(CachedResponse { accepted, body_hash, is_type_known }) => {
                 if dedup.kind == DedupKind::IdempotencyKey && body_hash != dedup.body_hash {
                     let detail = "this Idempotency-Key was used within the last 24 hours with another body, or other \
                                   attributes of its event";
                     return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail));
                 }
                 METRICS.duplicates.with_label_values(&[dedup.kind.as_str()]).inc();
-                Ok(Outcome::Duplicate(accepted, dedup.kind))
+                // The other kinds of keys are of equal events, which have one type.
+                let is_hidden = dedup.kind == DedupKind::DedupId && !self.may_see(&accepted, is_type_known);
+                Ok(if is_hidden { Outcome::HiddenDuplicate } else { Outcome::Duplicate(accepted, dedup.kind) })
             }
             Reserved::Original(reservation) => {
                 // If the client disconnects, the reservation is dropped; if the append fails, it is removed. Neither
@@ -78,6 +86,10 @@ impl<'a> Appender<'a> {
                 }
             }
         }
+    }
+
+    fn may_see(&self, original: &Accepted, is_type_known: bool) -> bool {
+        self.caller.event_types.is_none() || is_type_known && self.caller.allows_event_type(&original.event_type)
     }
 
     /// The answer to an event of this request that may have been stored, if there is one.

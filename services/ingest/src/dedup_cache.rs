@@ -37,6 +37,8 @@ pub(crate) struct CachedResponse {
     pub(crate) accepted: Accepted,
     /// SHA-256 of the request body, hex.
     pub(crate) body_hash: String,
+    /// Whether `accepted` has the type of the original; else it has that of the duplicate.
+    pub(crate) is_type_known: bool,
 }
 
 pub(crate) enum Reserved {
@@ -149,6 +151,7 @@ impl DedupCache {
         };
         match self.lookup.find(&reservation.key).await {
             Some(original) => {
+                let is_type_known = original.event_type.is_some();
                 let position = original.offset.map(|(partition, offset)| RecordPosition {
                     partition,
                     offset,
@@ -156,12 +159,11 @@ impl DedupCache {
                 });
                 let accepted = Accepted {
                     event_id: original.event_id,
-                    // The view does not store the type with the key; the response has the type of the duplicate.
-                    event_type: event.event_type.clone(),
+                    event_type: original.event_type.unwrap_or_else(|| event.event_type.clone()),
                     accepted_at_ms: Some(original.accepted_at_ms),
                     position: position.map(|position| reply::position_token(&self.sealing, event.org_id, position)),
                 };
-                let response = CachedResponse { accepted, body_hash: original.body_hash };
+                let response = CachedResponse { accepted, body_hash: original.body_hash, is_type_known };
                 // Not cached: the view knows when the window of the key ends, the cache does not.
                 reservation.remove();
                 reservation.publish(Ok(response.clone()));
@@ -198,7 +200,7 @@ impl Reservation {
     /// Caches the response, and answers the concurrent duplicates with it.
     pub(crate) fn complete(mut self, accepted: Accepted) {
         let body_hash = std::mem::take(&mut self.body_hash);
-        self.publish(Ok(CachedResponse { accepted, body_hash }));
+        self.publish(Ok(CachedResponse { accepted, body_hash, is_type_known: true }));
     }
 
     /// Answers the waiting concurrent duplicates with the error, and removes the entry: the next request appends.

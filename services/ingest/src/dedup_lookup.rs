@@ -40,6 +40,8 @@ struct LookupRequest {
 #[derive(Debug, Clone)]
 pub(crate) struct OriginalEvent {
     pub(crate) event_id: EventId,
+    /// `None`: the view does not have the event any more.
+    pub(crate) event_type: Option<String>,
     /// SHA-256 of the request body, hex.
     pub(crate) body_hash: String,
     /// Milliseconds since the Unix epoch.
@@ -111,8 +113,8 @@ async fn serve(pool: PgPool, mut queue: mpsc::Receiver<LookupRequest>) {
     }
 }
 
-/// (ordinal of the request, event id, body hash, acceptance time, partition, offset)
-type FoundRow = (i64, Uuid, String, OffsetDateTime, Option<i32>, Option<i64>);
+/// (ordinal of the request, event id, body hash, acceptance time, event type, partition, offset)
+type FoundRow = (i64, Uuid, String, OffsetDateTime, Option<String>, Option<i32>, Option<i64>);
 
 async fn query(pool: &PgPool, batch: &[LookupRequest]) -> Result<Vec<Option<OriginalEvent>>, sqlx::Error> {
     let orgs: Vec<Uuid> = batch.iter().map(|request| request.key.0.as_uuid()).collect();
@@ -123,11 +125,11 @@ async fn query(pool: &PgPool, batch: &[LookupRequest]) -> Result<Vec<Option<Orig
     // duplicate, and is not written. If it is ahead, a duplicate is accepted, and the materializer, which uses the
     // log's clock only, decides.
     let rows: Vec<FoundRow> = sqlx::query_as(
-        "SELECT requested.ordinal, stored.event_id, stored.body_hash, stored.accepted_at, record.log_partition,
-                record.log_offset
+        "SELECT requested.ordinal, stored.event_id, stored.body_hash, stored.accepted_at, record.event_type,
+                record.log_partition, record.log_offset
          FROM UNNEST($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS requested (org_id, kind, key, ordinal)
          JOIN contract.dedup_keys stored USING (org_id, kind, key)
-         LEFT JOIN LATERAL (SELECT log_partition, log_offset FROM contract.events event
+         LEFT JOIN LATERAL (SELECT event_type, log_partition, log_offset FROM contract.events event
                             WHERE event.org_id = stored.org_id AND event.event_id = stored.event_id
                               AND event.accepted_at = stored.accepted_at LIMIT 1) AS record ON true
          WHERE stored.expires_at > now()",
@@ -138,11 +140,12 @@ async fn query(pool: &PgPool, batch: &[LookupRequest]) -> Result<Vec<Option<Orig
     .fetch_all(pool)
     .await?;
     let mut found: Vec<Option<OriginalEvent>> = vec![None; batch.len()];
-    for (ordinal, event_id, body_hash, accepted_at, partition, offset) in rows {
+    for (ordinal, event_id, body_hash, accepted_at, event_type, partition, offset) in rows {
         let entry = usize::try_from(ordinal - 1).ok().and_then(|index| found.get_mut(index));
         if let Some(entry) = entry {
             let (event_id, accepted_at_ms) = (EventId::from_uuid(event_id), to_millis(accepted_at));
-            *entry = Some(OriginalEvent { event_id, body_hash, accepted_at_ms, offset: partition.zip(offset) });
+            let offset = partition.zip(offset);
+            *entry = Some(OriginalEvent { event_id, event_type, body_hash, accepted_at_ms, offset });
         }
     }
     Ok(found)

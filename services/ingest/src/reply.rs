@@ -33,6 +33,8 @@ pub(crate) enum Outcome {
     Accepted(Accepted),
     /// The fields of the original, and the kind of the dedup key.
     Duplicate(Accepted, DedupKind),
+    /// A duplicate, by its `dedup_id`, of an event that the key may not see.
+    HiddenDuplicate,
 }
 
 impl Outcome {
@@ -41,6 +43,7 @@ impl Outcome {
         match self {
             Self::Accepted(accepted) => accepted.into_response(dialect),
             Self::Duplicate(original, kind) => original.into_duplicate(kind, dialect),
+            Self::HiddenDuplicate => duplicate_problem(None).into_response(),
         }
     }
 }
@@ -119,7 +122,7 @@ impl Accepted {
                     .insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
                 response
             }
-            DedupKind::DedupId => duplicate_problem(self.event_id).into_response(),
+            DedupKind::DedupId => duplicate_problem(Some(self.event_id)).into_response(),
             DedupKind::Content => (StatusCode::OK, self.body(SAME_CONTENT, true)).into_response(),
         }
     }
@@ -133,9 +136,13 @@ pub(crate) fn accepted_status(dialect: Dialect) -> StatusCode {
     }
 }
 
-/// The answer to an event with the `dedup_id` of `original`.
-pub(crate) fn duplicate_problem(original: EventId) -> Problem {
+/// The answer to an event with the `dedup_id` of `original`; `None`: the key may not see that event.
+pub(crate) fn duplicate_problem(original: Option<EventId>) -> Problem {
     // Clients of older trigger APIs look for the first three words.
-    let detail = format!("Duplicate event detected: its dedup_id was accepted within the last 24 hours: {original}");
-    Problem::new(StatusCode::CONFLICT, "duplicate_event", detail).with_field("event_id", original)
+    let detail = "Duplicate event detected: its dedup_id was accepted within the last 24 hours";
+    let problem = |detail| Problem::new(StatusCode::CONFLICT, "duplicate_event", detail);
+    match original {
+        Some(original) => problem(format!("{detail}: {original}")).with_field("event_id", original),
+        None => problem(detail.to_owned()),
+    }
 }

@@ -32,6 +32,10 @@ impl OperatorToken {
     }
 
     /// Whether these headers have the token.
+    ///
+    /// It is compared for an address over its limit of bad keys too: else everybody behind the address of the operator,
+    /// such as a proxy, could lock the operator out. A guess costs one hash, and no number of guesses finds a token of
+    /// the length that [`check_operator_token`] demands.
     pub(crate) fn is_of(&self, headers: &HeaderMap) -> bool {
         bearer(headers).is_some_and(|token| self.is(token))
     }

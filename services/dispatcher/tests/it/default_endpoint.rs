@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use testkit::api::send;
 
 use crate::system::{Answer, KEY, OPERATOR_TOKEN, OTHER_KEY, System};
 
@@ -50,6 +51,22 @@ async fn webhook_config_sets_and_enables_the_default_endpoint() {
         let refused = system.call(Method::POST, "/webhook/config", KEY, Some(body)).await.expect(400);
         assert_eq!(refused.body["details"][0]["field"], "webhook_url", "{bad}");
     }
+}
+
+#[tokio::test]
+async fn webhook_config_answers_on_all_mounts() {
+    let system = System::without_dispatcher().await;
+    let host = system.base_url.strip_suffix("/v1").unwrap();
+    for (mount, refused) in [("/v1", 400), ("", 400), ("/api", 422)] {
+        let request = |url: &str| {
+            let request = system.client.post(format!("{host}{mount}/webhook/config")).header("x-api-key", KEY);
+            send(request.json(&json!({ "webhook_url": url })))
+        };
+        let url = format!("https://example.com{mount}/hook");
+        assert_eq!(request(&url).await.expect(200).text("webhook_url"), url);
+        request("ftp://example.com/").await.expect(refused);
+    }
+    assert_eq!(endpoints(&system).await.len(), 1, "one endpoint, moved by each");
 }
 
 #[tokio::test]

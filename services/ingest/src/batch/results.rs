@@ -98,8 +98,13 @@ impl Results {
             }
             Outcome::Duplicate(original, DedupKind::DedupId) => {
                 self.duplicates += 1;
-                let result = ItemResult::of_problem(index, &duplicate_problem(original.event_id), self.dialect);
+                let problem = duplicate_problem(Some(original.event_id));
+                let result = ItemResult::of_problem(index, &problem, self.dialect);
                 ItemResult { event_id: Some(original.event_id), ..result }
+            }
+            Outcome::HiddenDuplicate => {
+                self.duplicates += 1;
+                ItemResult::of_problem(index, &duplicate_problem(None), self.dialect)
             }
             // An item has no Idempotency-Key: what is left is equal content.
             Outcome::Duplicate(original, DedupKind::Content | DedupKind::IdempotencyKey) => {

@@ -1,9 +1,12 @@
 //! Self sign-up: off by default, and never possible for a web page without a CORS preflight.
 
+use http_server::{ForwardedHeader, MountOptions, ServerLimits, ServerSettings, TrustedProxies};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tenancy::TenancyConfig;
-use testkit::api::status_of_headers_only;
+use testkit::api::{client, start_tenancy, status_of_headers_only};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::instance::{Instance, database, send};
 
@@ -57,6 +60,40 @@ async fn beyond_loopback_sign_up_gives_the_free_tier() {
     let wanted = json!({"organization_name": "Shop", "tier": "enterprise"});
     let made = send(instance.request(Method::POST, "/keys/generate").json(&wanted)).await.expect(201);
     assert_eq!((made.text("tier").as_str(), &made.body["rate_limit_per_minute"]), ("free", &json!(100)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_ups_of_one_address_are_bounded() {
+    let (_database, pool) = database().await;
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let config = TenancyConfig { signups_per_hour: 3, ..TenancyConfig::new(None, true) };
+    let routes = tenancy::routes(start_tenancy(pool.clone(), config, &stop));
+    let settings = ServerSettings {
+        trusted_proxies: TrustedProxies::parse("127.0.0.1", ForwardedHeader::XForwardedFor).unwrap(),
+        ..ServerSettings::new(ServerLimits::default())
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1/keys/generate", listener.local_addr().unwrap());
+    let router = http_server::mount(routes, MountOptions::default());
+    drop(tokio::spawn(http_server::serve(listener, router, settings, stop.clone())));
+    let client = client();
+    let sign_up = async |from: &str, name: &str| {
+        send(client.post(&url).header("x-forwarded-for", from).json(&json!({"organization_name": name}))).await
+    };
+    for from in ["192.0.2.1", "2001:db8::1"] {
+        sign_up(from, "").await.expect(400);
+        for _ in 0..2 {
+            sign_up(from, "Shop").await.expect(201);
+        }
+        let refused = sign_up(from, "Shop").await.expect(429);
+        let wait: u32 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=3_601).contains(&wait), "{wait}");
+    }
+    sign_up("2001:db8::2", "Shop").await.expect(429);
+    sign_up("192.0.2.2", "Shop").await.expect(201);
+    let made: i64 = sqlx::query_scalar("SELECT count(*) FROM organizations").fetch_one(&pool).await.unwrap();
+    assert_eq!(made, 5, "a refused sign-up creates nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,6 +59,8 @@ enum KeyAction {
         /// Time after which the key is refused, such as 2030-01-31T12:00:00Z
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
+        #[command(flatten)]
+        removed: Removed,
     },
     /// Replace the API key in use by a new one and print it; it is never shown again
     Rotate {
@@ -77,6 +79,45 @@ enum KeyAction {
     },
 }
 
+/// Restrictions that a patch removes.
+#[derive(Args)]
+struct Removed {
+    /// Allow all event types
+    #[arg(long, conflicts_with = "event_types")]
+    all_event_types: bool,
+    /// Only the limit of the organization
+    #[arg(long, conflicts_with = "limit")]
+    no_limit: bool,
+    /// The key never expires
+    #[arg(long, conflicts_with = "expires")]
+    no_expiry: bool,
+}
+
+impl Removed {
+    fn apply(&self, body: &mut Value) {
+        let members = [
+            ("event_types", self.all_event_types),
+            ("rate_limit_per_minute", self.no_limit),
+            ("expires_at", self.no_expiry),
+        ];
+        for (member, _) in members.into_iter().filter(|(_, is_removed)| *is_removed) {
+            body[member] = Value::Null;
+        }
+    }
+}
+
+const COLUMNS: [(&str, &str); 9] = [
+    ("ID", "/id"),
+    ("NAME", "/name"),
+    ("ROLE", "/role"),
+    ("PREFIX", "/prefix"),
+    ("TYPES", "/event_types"),
+    ("LIMIT", "/rate_limit_per_minute"),
+    ("CREATED", "/created_at"),
+    ("EXPIRES", "/expires_at"),
+    ("REVOKED", "/revoked_at"),
+];
+
 pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
     match args.action {
         KeyAction::Create { name, role, org, event_types, limit, expires, environment } => {
@@ -90,7 +131,7 @@ pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
             };
             print::json(&client.fetch(request.json(&body)).await?)
         }
-        KeyAction::Patch { id, name, role, event_types, limit, expires } => {
+        KeyAction::Patch { id, name, role, event_types, limit, expires, removed } => {
             let mut body = json!({});
             for (member, value) in [("name", name), ("role", role)] {
                 if let Some(value) = value {
@@ -98,6 +139,7 @@ pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
                 }
             }
             restrict(&mut body, event_types, limit, expires);
+            removed.apply(&mut body);
             let request = client.request(Credential::ApiKey, Method::PATCH, &format!("/v1/keys/{id}"))?;
             print::json(&client.fetch(request.json(&body)).await?)
         }
@@ -109,17 +151,7 @@ pub(super) async fn run(client: &Client, args: KeyArgs) -> Result<()> {
             let response: Value =
                 client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/keys/list")?).await?;
             let rows = response.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            print::table(
-                rows,
-                &[
-                    ("ID", "/id"),
-                    ("NAME", "/name"),
-                    ("ROLE", "/role"),
-                    ("PREFIX", "/prefix"),
-                    ("CREATED", "/created_at"),
-                    ("REVOKED", "/revoked_at"),
-                ],
-            )
+            print::table(rows, &COLUMNS)
         }
         KeyAction::Show => {
             print::json(&client.fetch(client.request(Credential::ApiKey, Method::GET, "/v1/keys")?).await?)

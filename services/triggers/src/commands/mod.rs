@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Org(Targeted<org::OrgArgs>),
     /// Create, list, show, change, rotate and revoke API keys
     Key(Targeted<key::KeyArgs>),
-    /// List who changed API keys and the organization, newest first
+    /// List who changed API keys, endpoints and the organization, newest first
     Audit(Targeted<audit::AuditArgs>),
     /// Create, list, show and delete webhook endpoints
     Endpoint(Targeted<endpoint::EndpointArgs>),

@@ -24,6 +24,12 @@ enum OrgAction {
         /// free, pro, business or enterprise
         #[arg(long, default_value = "free")]
         tier: String,
+        /// Requests per minute instead of those of the tier; 0: unlimited
+        #[arg(long, value_name = "PER_MINUTE")]
+        limit: Option<u32>,
+        /// URL of its default endpoint, whose secret is printed and never shown again
+        #[arg(long, value_name = "URL")]
+        webhook_url: Option<String>,
     },
     /// List all organizations
     List,
@@ -45,6 +51,12 @@ enum OrgAction {
         /// Requests per minute instead of those of the tier; 0: unlimited
         #[arg(long, value_name = "PER_MINUTE")]
         limit: Option<u32>,
+        /// The limit of the tier
+        #[arg(long, conflicts_with = "limit")]
+        no_limit: bool,
+        /// URL of its default endpoint; the secret of a new one is printed and never shown again
+        #[arg(long, value_name = "URL")]
+        webhook_url: Option<String>,
     },
     /// Erase an organization irrevocably: its API keys stop working at once, and its events, endpoints and deliveries
     /// are deleted within minutes. Needs --yes
@@ -57,30 +69,34 @@ enum OrgAction {
     },
 }
 
+const COLUMNS: [(&str, &str); 7] = [
+    ("ID", "/id"),
+    ("NAME", "/name"),
+    ("TIER", "/tier"),
+    ("LIMIT", "/rate_limit_per_minute"),
+    ("WEBHOOK", "/webhook_url"),
+    ("STATUS", "/status"),
+    ("CREATED", "/created_at"),
+];
+
 pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
     match args.action {
-        OrgAction::Create { name, tier } => {
-            let request = client
-                .request(Credential::OperatorToken, Method::POST, "/v1/organizations")?
-                .json(&json!({"name": name, "tier": tier}));
-            print::json(&client.fetch(request).await?)
+        OrgAction::Create { name, tier, limit, webhook_url } => {
+            let body = body_of(Some(name), Some(tier), limit, webhook_url);
+            let request = client.request(Credential::OperatorToken, Method::POST, "/v1/organizations")?;
+            print::json(&client.fetch(request.json(&body)).await?)
         }
         OrgAction::List => {
             let response: Value =
                 client.fetch(client.request(Credential::OperatorToken, Method::GET, "/v1/organizations")?).await?;
             let rows = response.get("organizations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            print::table(rows, &[("ID", "/id"), ("NAME", "/name"), ("TIER", "/tier"), ("CREATED", "/created_at")])
+            print::table(rows, &COLUMNS)
         }
         OrgAction::Show { id } => print::json(&show(client, &id).await?),
-        OrgAction::Patch { id, name, tier, limit } => {
-            let mut body = json!({});
-            for (member, value) in [("name", name), ("tier", tier)] {
-                if let Some(value) = value {
-                    body[member] = json!(value);
-                }
-            }
-            if let Some(limit) = limit {
-                body["rate_limit_per_minute"] = json!(limit);
+        OrgAction::Patch { id, name, tier, limit, no_limit, webhook_url } => {
+            let mut body = body_of(name, tier, limit, webhook_url);
+            if no_limit {
+                body["rate_limit_per_minute"] = Value::Null;
             }
             let path = format!("/v1/organizations/{id}");
             let request = client.request(Credential::OperatorToken, Method::PATCH, &path)?;
@@ -101,6 +117,20 @@ pub(super) async fn run(client: &Client, args: OrgArgs) -> Result<()> {
             print::json(&show(client, &id).await?)
         }
     }
+}
+
+/// The body of a request, with the given members.
+fn body_of(name: Option<String>, tier: Option<String>, limit: Option<u32>, webhook_url: Option<String>) -> Value {
+    let mut body = json!({});
+    for (member, value) in [("name", name), ("tier", tier), ("webhook_url", webhook_url)] {
+        if let Some(value) = value {
+            body[member] = json!(value);
+        }
+    }
+    if let Some(limit) = limit {
+        body["rate_limit_per_minute"] = json!(limit);
+    }
+    body
 }
 
 async fn show(client: &Client, id: &str) -> Result<Value> {

@@ -67,12 +67,18 @@ async fn organizations_and_keys(system: &System, api: &Api) -> Api {
     assert_eq!(second_limit(&keys), 9);
     let patched = system.run_as(&acme, &["key", "patch", key_id, "--limit", "8"]).await.expect(0).json();
     assert_eq!((&patched[0]["rate_limit_per_minute"], &patched[0]["name"]), (&json!(8), &json!("second")));
-    let business = system.run_as(api, &["org", "patch", id, "--tier", "business"]).await.expect(0).json();
-    assert_eq!(business[0]["rate_limit_per_minute"], 10_000);
+    restrictions_are_removed(system, &acme, key_id).await;
+    organization_is_patched(system, api, &acme).await;
     let rotated = system.run_as(&acme, &["key", "rotate"]).await.expect(0).json();
     let acme = acme.with_key(rotated[0]["api_key"].as_str().unwrap());
     let audit = system.run_as(&acme, &["audit", "--action", "key.rotated"]).await.expect(0);
     assert!(audit.output.contains("key.rotated") && !audit.output.contains("key.created"), "{}", audit.output);
+    let newest = system.run_as(&acme, &["audit", "--limit", "1", "--since", "2020-01-01T00:00:00Z"]).await.expect(0);
+    let cursor = newest.log.split_once("--cursor ").expect("the cursor of the next page").1.trim();
+    let older = system.run_as(&acme, &["audit", "--limit", "1", "--cursor", cursor]).await.expect(0);
+    assert!(!older.output.is_empty() && older.output != newest.output, "{}", older.output);
+    let none = system.run_as(&acme, &["audit", "--until", "2020-01-01T00:00:00Z"]).await.expect(0);
+    assert!(none.output.is_empty(), "{}", none.output);
 
     system.run_as(&second, &["send", "first", "--dedup-id", "only"]).await.expect(0);
     system.run_as(&acme, &["key", "revoke", key_id]).await.expect(0);
@@ -85,6 +91,31 @@ async fn organizations_and_keys(system: &System, api: &Api) -> Api {
     assert!(refused.log.contains("401") && !refused.log.contains(&second.key), "{}", refused.log);
     system.run_as(&acme, &["key", "revoke", &uuid::Uuid::new_v4().to_string()]).await.expect(1);
     acme
+}
+
+async fn restrictions_are_removed(system: &System, acme: &Api, key_id: &str) {
+    let patch = ["key", "patch", key_id, "--no-limit", "--no-expiry", "--event-type", "first"];
+    let patched = system.run_as(acme, &patch).await.expect(0).json();
+    let members = ["rate_limit_per_minute", "expires_at", "event_types"].map(|member| &patched[0][member]);
+    assert_eq!(members, [&json!(null), &json!(null), &json!(["first"])]);
+    let patched = system.run_as(acme, &["key", "patch", key_id, "--all-event-types"]).await.expect(0).json();
+    assert_eq!(patched[0]["event_types"], json!(null));
+    system.run_as(acme, &["key", "patch", key_id, "--limit", "8", "--no-limit"]).await.expect(2);
+}
+
+async fn organization_is_patched(system: &System, api: &Api, acme: &Api) {
+    let id = &*acme.org_id;
+    let patch = ["org", "patch", id, "--tier", "business", "--limit", "7", "--webhook-url", "https://example.com/hook"];
+    let patched = system.run_as(api, &patch).await.expect(0).json();
+    assert_eq!(patched[0]["webhook_url"], "https://example.com/hook");
+    assert!(patched[0]["webhook_secret"].is_string());
+    let business = system.run_as(api, &["org", "patch", id, "--no-limit"]).await.expect(0).json();
+    assert_eq!(business[0]["rate_limit_per_minute"], 10_000);
+    let listed = system.run_as(acme, &["endpoint", "list"]).await.expect(0).json();
+    assert_eq!((listed.len(), &listed[0]["url"]), (1, &json!("https://example.com/hook")));
+    system.run_as(acme, &["endpoint", "delete", listed[0]["id"].as_str().unwrap()]).await.expect(0);
+    let shown = system.run_as(api, &["org", "show", id]).await.expect(0).json();
+    assert_eq!(shown[0]["webhook_url"], json!(null));
 }
 
 fn second_limit(keys: &[Value]) -> u64 {

@@ -45,3 +45,25 @@ async fn an_invalid_option_of_up_is_named_before_servers_are_started() {
     refused("up", "--dev-api-keys=a,a", "DEV_API_KEYS: entry 2").await;
     refused("up", "--kafka-brokers= ", "KAFKA_BROKERS: ").await;
 }
+
+#[tokio::test]
+async fn sign_up_beyond_loopback_needs_a_second_option() {
+    let start = async |listen: &str, options: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = triggers(folder.path());
+        command.envs(AWAY).env("LISTEN", listen).env("METRICS_LISTEN", "127.0.0.1:0").env("SEALING_KEY", SEALING_KEY);
+        // The last option to be read: an error there shows that all before it were accepted.
+        command.env("WEBHOOK_ALLOWED_NETWORKS", "10.1");
+        finish(command, &[&["ingest", "--open-signup"], options].concat()).await.expect(1).log
+    };
+    let refused = start("0.0.0.0:0", &[]).await;
+    assert!(refused.contains("set OPEN_SIGNUP_PUBLIC as well"), "{refused}");
+    assert!(!refused.contains("Cannot check the topics"), "refused before a server is contacted: {refused}");
+    for (listen, options) in [("127.0.0.1:0", &[][..]), ("0.0.0.0:0", &["--open-signup-public"][..])] {
+        let accepted = start(listen, options).await;
+        assert!(
+            !accepted.contains("OPEN_SIGNUP_PUBLIC") && accepted.contains("WEBHOOK_ALLOWED_NETWORKS: "),
+            "{accepted}"
+        );
+    }
+}
