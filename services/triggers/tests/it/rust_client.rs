@@ -9,7 +9,7 @@ use schemas::topics;
 use serde_json::{Value, json};
 use testkit::answer_proxy::AnswerProxy;
 use testkit::receiver::{Receiver, ReceiverBehavior};
-use triggers_client::{Accepted, Client, DeliveryStatus, Error, Event, webhook};
+use triggers_client::{Accepted, Client, DeliveryStatus, Error, Event, EventStatus, InboxEvent, Page, webhook};
 
 use crate::api::{Api, http};
 use crate::outgoing::redirecting;
@@ -268,4 +268,20 @@ async fn the_client_follows_no_redirect() {
     assert!(error.to_string().contains(&format!("redirects to {}", other.url())), "{error}");
     assert_eq!(received.lock().unwrap().len(), 1, "there is no retry");
     assert!(other.received().is_empty(), "nobody else gets the event or the key");
+}
+
+#[test]
+fn the_client_reads_the_examples_of_the_openapi_document() {
+    let document: Value = serde_json::from_str(include_str!("../../../../schemas/openapi.json")).unwrap();
+    let schemas = &document["components"]["schemas"];
+    let example = |name: &str| schemas[name]["example"].to_string();
+    serde_json::from_str::<Page>(&example("InboxPage")).unwrap();
+    serde_json::from_str::<InboxEvent>(&example("Event")).unwrap();
+    serde_json::from_str::<EventStatus>(&example("EventStatus")).unwrap();
+    let statuses = schemas["DeliveryStatus"]["enum"].as_array().unwrap();
+    for status in statuses {
+        let read: DeliveryStatus = serde_json::from_value(status.clone()).unwrap();
+        assert_ne!(read, DeliveryStatus::Unknown, "{status} is a status that the client knows");
+    }
+    assert!(statuses.len() >= 4, "{statuses:?}");
 }
