@@ -15,7 +15,7 @@ pub(super) fn invalid(details: Vec<FieldError>) -> Problem {
 pub(super) fn refused(error: CreateError) -> Problem {
     match error {
         CreateError::TooMany => Problem::new(StatusCode::CONFLICT, "too_many_endpoints", error.to_string()),
-        CreateError::Erased => Problem::unauthorized(error.to_string()),
+        CreateError::Erased => tenancy::Refusal::Unknown.into(),
         CreateError::Sql(error) => failed(error),
     }
 }

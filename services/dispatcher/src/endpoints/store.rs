@@ -65,7 +65,7 @@ pub(crate) enum CreateError {
     #[error("an organization can have at most {MAX_ENDPOINTS} endpoints")]
     TooMany,
     /// The organization is being erased; a cached API key can still reach the route.
-    #[error("this API key is not known")]
+    #[error("the organization is being erased")]
     Erased,
     #[error(transparent)]
     Sql(#[from] sqlx::Error),

@@ -31,6 +31,8 @@ async fn webhook_config_sets_the_url_of_an_organization() {
                 assert!(set.get("secret").is_none(), "the secret is shown once: {set}");
             }
         }
+        let own = client.send(&format!("GET {mount}/keys"), "").await.expect(200).json();
+        assert_eq!(own["webhook_url"], url);
         first.get_or_insert(set);
         let refused = configure(&client, mount, "not a url").await;
         assert_eq!(refused.status, if mount == "/api" { 422 } else { 400 }, "{}", refused.text);
