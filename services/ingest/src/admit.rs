@@ -18,7 +18,9 @@ pub(crate) struct Admitted {
     pub(crate) event: Event,
 }
 
-pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The name in some older trigger APIs. Unread, a retry of their clients would be a second event.
+const X_IDEMPOTENCY_KEY: &str = "x-idempotency-key";
 const MAX_KEY_CHARACTERS: usize = 255;
 /// CloudEvents' extension for distributed tracing.
 const TRACE_ATTRIBUTES: [&str; 2] = ["traceparent", "tracestate"];
@@ -160,8 +162,13 @@ fn fingerprint_input<'a>(headers: &HeaderMap, form: &Form<'_>, body: &'a [u8]) -
     Cow::Owned(parts.concat())
 }
 
+/// Whether the request has an idempotency key, valid or not.
+pub(crate) fn has_idempotency_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(IDEMPOTENCY_KEY) || headers.contains_key(X_IDEMPOTENCY_KEY)
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter().chain(headers.get_all(X_IDEMPOTENCY_KEY));
     let Some(value) = values.next() else { return Ok(None) };
     let invalid = |reason: &str| {
         let details = vec![FieldError { field: "Idempotency-Key".to_owned(), reason: reason.to_owned() }];

@@ -18,7 +18,7 @@ use tenancy::record::RecordKind;
 use tenancy::{Caller, Right};
 
 use crate::accept;
-use crate::admit::{self, CLOUDEVENTS_BATCH, IDEMPOTENCY_KEY};
+use crate::admit::{self, CLOUDEVENTS_BATCH};
 use crate::append::Appender;
 use crate::bodies::{CloudEventBody, NewBatchBody};
 use crate::state::IngestState;
@@ -124,7 +124,7 @@ pub(crate) async fn accept_as(
     parts: Parts,
     body: Body,
 ) -> Result<Response, Problem> {
-    if parts.headers.contains_key(IDEMPOTENCY_KEY) {
+    if admit::has_idempotency_key(&parts.headers) {
         let reason = "is for a single event; give each event of a batch its dedup_id";
         let details = vec![FieldError { field: "Idempotency-Key".to_owned(), reason: reason.to_owned() }];
         return Err(Problem::invalid("invalid_request", format!("Idempotency-Key {reason}")).with_details(details));

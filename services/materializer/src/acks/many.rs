@@ -10,10 +10,10 @@ use http_server::{FieldError, JsonBody, Problem, RequestContext};
 use schemas::ids::EventId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tenancy::Caller;
 use utoipa::ToSchema;
 
 use super::acknowledge::acknowledge;
+use super::consumer::Consumer;
 use crate::state::InboxState;
 
 const MAX_IDS: usize = 1_000;
@@ -68,8 +68,8 @@ struct AckResult {
     security(("key" = ["consume"])),
 )]
 pub(super) async fn ack(
+    Consumer(caller): Consumer,
     State(state): State<InboxState>,
-    caller: Caller,
     context: RequestContext,
     JsonBody(request): JsonBody<AckManyRequest>,
 ) -> Result<Response, Problem> {

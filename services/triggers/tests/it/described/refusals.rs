@@ -46,7 +46,7 @@ async fn requests_without_the_right_are_refused_at_their_head() {
         let (expected, weak) = match operation.right() {
             // Sign-up, which is switched off.
             None if !operation.needs_operator() => (403, None),
-            None => (401, Some((&producer, 401))),
+            None => (401, Some((&producer, 403))),
             Some("produce") => (401, Some((&consumer, 403))),
             Some("consume" | "manage" | "admin") => (401, Some((&producer, 403))),
             Some(right) => panic!("{}: no test knows the right {right:?}", operation.name()),
