@@ -103,8 +103,8 @@ def test_a_timestamp_is_digits(timestamp: str) -> None:
 
 
 def test_the_tolerance_holds_both_ways() -> None:
-    for now in (NOW - 300, NOW + 300):
-        verify_webhook(BODY, headers(), SECRET, now=now)
+    for just_in_time in (NOW - 300, NOW + 300):
+        verify_webhook(BODY, headers(), SECRET, now=just_in_time)
     for late in (NOW - 301, NOW + 301, float("nan")):
         with pytest.raises(WebhookVerificationError, match="from now"):
             verify_webhook(BODY, headers(), SECRET, now=late)

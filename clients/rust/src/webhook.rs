@@ -211,11 +211,11 @@ mod tests {
     #[test]
     fn an_old_or_early_timestamp_is_refused() {
         let headers = headers(ID, &AT.to_string(), SIGNATURE);
-        for now in [AT - 300, AT, AT + 300] {
-            assert_eq!(verify_at(now, &headers), Ok(()), "{now}");
+        for in_time in [AT - 300, AT, AT + 300] {
+            assert_eq!(verify_at(in_time, &headers), Ok(()), "{in_time}");
         }
-        for now in [AT - 301, AT + 301, 0] {
-            assert_eq!(verify_at(now, &headers), Err(VerifyError::Timestamp), "{now}");
+        for stale in [AT - 301, AT + 301, 0] {
+            assert_eq!(verify_at(stale, &headers), Err(VerifyError::Timestamp), "{stale}");
         }
     }
 

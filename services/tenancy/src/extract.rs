@@ -12,6 +12,7 @@ use crate::auth::Authenticator;
 use crate::caller::Caller;
 use crate::key::KeyHash;
 use crate::refusal::Refusal;
+use crate::role::Right;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -31,6 +32,40 @@ where
         Ok(caller)
     }
 }
+
+/// Makes an extractor of a caller with a right. It is refused before the query is looked at and the body is read.
+macro_rules! caller_with {
+    ($right:expr, $(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        pub struct $name(pub Caller);
+
+        impl<S> FromRequestParts<S> for $name
+        where
+            Authenticator: FromRef<S>,
+            S: Send + Sync,
+        {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+                let caller = counted_caller(parts, state).await?;
+                caller.require($right)?;
+                InvalidQuery::check(&parts.extensions)?;
+                Ok(Self(caller))
+            }
+        }
+    };
+}
+
+caller_with!(
+    Right::Consume,
+    /// A caller that may read the inbox and acknowledge.
+    Consumer
+);
+caller_with!(
+    Right::Manage,
+    /// A caller that may manage endpoints and keys.
+    Manager
+);
 
 /// The caller of a request, which counts as one.
 pub(crate) async fn counted_caller<S>(parts: &mut Parts, state: &S) -> Result<Caller, Problem>

@@ -38,7 +38,7 @@ pub use cache::CacheSettings;
 pub use caller::Caller;
 pub use default_endpoint::{DefaultEndpoint, SetDefaultEndpoint, SettingDefaultEndpoint};
 pub use dev_keys::{DevKeysError, check_dev_keys};
-pub use extract::PresentedKey;
+pub use extract::{Consumer, Manager, PresentedKey};
 pub use limits::LimitSettings;
 pub use operator::{Operator, OperatorToken, ShortTokenError, check_operator_token};
 pub use refusal::Refusal;

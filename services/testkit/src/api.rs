@@ -67,11 +67,11 @@ pub async fn send(request: RequestBuilder) -> Answer {
 }
 
 /// Sends headers that announce a body, and no body. Returns the status of the answer, which must not wait for the body.
-/// `base_url`: with the mount; `headers`: each ends with a line break.
+/// `headers`: each ends with a line break.
 pub async fn status_of_headers_only(base_url: &str, method: &str, path: &str, headers: &str) -> u16 {
-    let (address, mount) = base_url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let address = base_url.strip_prefix("http://").unwrap();
     let mut socket = TcpStream::connect(address).await.unwrap();
-    let head = format!("{method} /{mount}{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5000\r\n{headers}\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5000\r\n{headers}\r\n");
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     tokio::time::timeout(ANSWER_TIMEOUT, socket.read_exact(&mut answer))

@@ -25,8 +25,8 @@ use http_server::{FieldError, JsonBody, JsonObject, PathId, Problem, Routes};
 use runtime::seal::SealingKey;
 use schemas::ids::EndpointId;
 use sqlx::postgres::PgPool;
-use tenancy::Authenticator;
 use tenancy::audit::{Actor, Origin};
+use tenancy::{Authenticator, Manager};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -36,7 +36,7 @@ use bodies::{EndpointBody, EndpointList, EndpointPatchBody, NewEndpointBody};
 pub use default::default_endpoint;
 use edit::{apply, new_endpoint};
 use input::EndpointPatch;
-use managers::{EndpointReader, EndpointWriter};
+use managers::EndpointWriter;
 use notes::note;
 use problems::{failed, invalid, refused};
 
@@ -111,10 +111,7 @@ async fn create(
     responses((status = 200, description = "The endpoints of the organization.", body = EndpointList)),
     security(("key" = ["manage"])),
 )]
-async fn list(
-    EndpointReader(caller): EndpointReader,
-    State(state): State<EndpointsState>,
-) -> Result<Json<EndpointList>, Problem> {
+async fn list(Manager(caller): Manager, State(state): State<EndpointsState>) -> Result<Json<EndpointList>, Problem> {
     let endpoints = store::list(&state.pool, caller.org_id).await.map_err(failed)?;
     Ok(Json(EndpointList { endpoints: endpoints.into_iter().map(EndpointBody::new).collect() }))
 }
@@ -127,7 +124,7 @@ async fn list(
     security(("key" = ["manage"])),
 )]
 async fn show(
-    EndpointReader(caller): EndpointReader,
+    Manager(caller): Manager,
     State(state): State<EndpointsState>,
     PathId(id): PathId<EndpointId>,
 ) -> Result<Json<EndpointBody>, Problem> {

@@ -2,7 +2,6 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use testkit::api::status_of_headers_only;
 
 use crate::system::{KEY, OTHER_KEY, System};
 
@@ -159,24 +158,6 @@ async fn only_an_unrestricted_manage_key_may_write_endpoints() {
     assert_eq!(system.call(Method::GET, "/endpoints", &consumer, None).await.status, StatusCode::FORBIDDEN);
     let manager = key(json!({"role": "manage"})).await;
     assert_eq!(system.call(Method::POST, "/endpoints", &manager, body("url")).await.status, StatusCode::CREATED);
-}
-
-#[tokio::test]
-async fn a_refused_request_is_answered_before_its_body() {
-    let system = System::without_dispatcher().await;
-    let body = json!({"name": "k", "environment": "test", "role": "consume"});
-    let consumer = system.call(Method::POST, "/keys", KEY, Some(body)).await.expect(201).text("key");
-    let body = json!({"name": "k", "environment": "test", "role": "manage", "event_types": ["a"]});
-    let restricted = system.call(Method::POST, "/keys", KEY, Some(body)).await.expect(201).text("key");
-    let id = "0192f0c1-2345-7abc-8def-0123456789ab";
-    for (method, path) in [("POST", "/endpoints"), ("PATCH", &format!("/endpoints/{id}")), ("POST", "/webhook/config")]
-    {
-        for (key, status) in [("wrong", 401), (&consumer, 403), (&restricted, 403)] {
-            let headers = format!("Content-Type: application/json\r\nAuthorization: Bearer {key}\r\n");
-            let answered = status_of_headers_only(&system.base_url, method, path, &headers).await;
-            assert_eq!(answered, status, "{method} {path} with {key}");
-        }
-    }
 }
 
 #[tokio::test]

@@ -10,10 +10,10 @@ use http_server::{FieldError, JsonBody, Problem, RequestContext};
 use schemas::ids::EventId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tenancy::Consumer;
 use utoipa::ToSchema;
 
 use super::acknowledge::acknowledge;
-use super::consumer::Consumer;
 use crate::state::InboxState;
 
 const MAX_IDS: usize = 1_000;

@@ -2,7 +2,6 @@
 //! write it and wait until the view shows it. The projector applies acks to the view; `inbox` reads the view.
 
 mod acknowledge;
-mod consumer;
 mod many;
 mod one;
 mod target;

@@ -7,7 +7,7 @@ use http::StatusCode;
 use http_server::{PathId, Problem, RequestContext, Timestamp};
 use schemas::ids::EventId;
 use serde::Serialize;
-use tenancy::Caller;
+use tenancy::{Caller, Consumer};
 use utoipa::ToSchema;
 
 use super::acknowledge::{AcknowledgedEvent, acknowledge};
@@ -59,8 +59,8 @@ impl From<AcknowledgedEvent> for AckResponse {
     security(("key" = ["consume"])),
 )]
 pub(crate) async fn delete(
+    Consumer(caller): Consumer,
     State(state): State<InboxState>,
-    caller: Caller,
     context: RequestContext,
     PathId(id): PathId<EventId>,
 ) -> Result<Response, Problem> {
@@ -85,8 +85,8 @@ pub(crate) async fn delete(
     security(("key" = ["consume"])),
 )]
 pub(super) async fn ack(
+    Consumer(caller): Consumer,
     State(state): State<InboxState>,
-    caller: Caller,
     context: RequestContext,
     PathId(id): PathId<EventId>,
 ) -> Result<Response, Problem> {

@@ -6,7 +6,7 @@ use axum::extract::State;
 use http_server::{PathId, Problem};
 use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgPool;
-use tenancy::{Caller, Right};
+use tenancy::{Caller, Consumer};
 
 use super::item::{InboxItem, InboxRow, event_columns};
 use crate::state::InboxState;
@@ -22,8 +22,8 @@ use crate::state::InboxState;
     security(("key" = ["consume"])),
 )]
 pub(super) async fn event(
+    Consumer(caller): Consumer,
     State(state): State<InboxState>,
-    caller: Caller,
     PathId(id): PathId<EventId>,
 ) -> Result<Json<InboxItem>, Problem> {
     let row = find(&state, &caller, id).await?;
@@ -32,7 +32,6 @@ pub(super) async fn event(
 
 /// The event that `id` names for this caller. One that this instance accepted a moment ago is waited for.
 pub(super) async fn find(state: &InboxState, caller: &Caller, id: EventId) -> Result<InboxRow, Problem> {
-    caller.require(Right::Consume)?;
     let inbox = &state.inbox;
     let mut row = inbox.read(caller.shares(), read(&inbox.pool, caller.org_id, id)).await?;
     if row.is_none() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {

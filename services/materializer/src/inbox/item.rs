@@ -7,6 +7,7 @@ use schemas::position::{LogPosition, RecordPosition};
 use schemas::unix_time::to_millis;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{FromRow, Row};
@@ -104,28 +105,33 @@ impl FromRow<'_, PgRow> for InboxRow {
     }
 }
 
+/// An event in the OpenAPI document.
+pub(super) fn event_example() -> Value {
+    json!({
+        "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+        "id": "0192f0c1-2345-7abc-8def-0123456789ab",
+        "event_type": "order.created",
+        "type": "order.created",
+        "payload": {"id": 7},
+        "timestamp": "2026-11-21T09:00:00.123Z",
+        "created_at": "2026-11-21T09:00:00.123Z",
+        "occurred_at": null,
+        "source": "shop",
+        "ordering_key": "customer-9",
+        "metadata": {"region": "eu"},
+        "dedup_id": "ord-7",
+        "status": "pending",
+        "delivery_status": "pending",
+        "attempts": 0,
+        "acknowledged_at": null,
+        "leased_until": null,
+        "position": "q83vEjRWeJA"
+    })
+}
+
 /// An event.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Event, example = json!({
-    "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
-    "id": "0192f0c1-2345-7abc-8def-0123456789ab",
-    "event_type": "order.created",
-    "type": "order.created",
-    "payload": {"id": 7},
-    "timestamp": "2026-11-21T09:00:00.123Z",
-    "created_at": "2026-11-21T09:00:00.123Z",
-    "occurred_at": null,
-    "source": "shop",
-    "ordering_key": "customer-9",
-    "metadata": {"region": "eu"},
-    "dedup_id": "ord-7",
-    "status": "pending",
-    "delivery_status": "pending",
-    "attempts": 0,
-    "acknowledged_at": null,
-    "leased_until": null,
-    "position": "q83vEjRWeJA"
-}))]
+#[schema(as = Event, example = event_example)]
 pub(super) struct InboxItem {
     event_id: EventId,
     /// The same as `event_id`.
@@ -250,7 +256,7 @@ mod tests {
                 && !text.contains("duplicate_of"),
             "{text}"
         );
-        let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let shown: Value = serde_json::from_str(&text).unwrap();
         let opened = position_token::open(&key, org, shown["position"].as_str().unwrap());
         assert_eq!(opened, Some(RecordPosition { partition: 2, offset: 3, appended_at_ms: 0 }));
         assert_eq!(position_token::open(&key, OrgId::generate(), shown["position"].as_str().unwrap()), None);

@@ -9,7 +9,7 @@ use http_server::{Dialect, LongPollWait, Problem, QueryParams, RequestContext, R
 use schemas::ids::OrgId;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
-use tenancy::{Authenticator, Caller, PresentedKey, Right};
+use tenancy::{Authenticator, Caller, Consumer, PresentedKey};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::advance_cursor::advance_cursor;
 use super::bounds::read_bounds;
 use super::cursor::{InboxCursor, SortOrder, UnreadRange};
-use super::item::{InboxItem, InboxRow};
+use super::item::{InboxItem, InboxRow, event_example};
 use super::merge::{PartitionRows, merge};
 use super::page_bytes::{PAGE_BYTES, PageBytes};
 use super::query::{self, COUNTED_EXACTLY, PartitionQuery};
@@ -33,26 +33,7 @@ const STATUS_POLL_PLACES: u64 = 50;
 /// A page of the inbox.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
-    "events": [{
-        "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
-        "id": "0192f0c1-2345-7abc-8def-0123456789ab",
-        "event_type": "order.created",
-        "type": "order.created",
-        "payload": {"id": 7},
-        "timestamp": "2026-11-21T09:00:00.123Z",
-        "created_at": "2026-11-21T09:00:00.123Z",
-        "occurred_at": null,
-        "source": null,
-        "ordering_key": null,
-        "metadata": {},
-        "dedup_id": "ord-7",
-        "status": "pending",
-        "delivery_status": "pending",
-        "attempts": 0,
-        "acknowledged_at": null,
-        "leased_until": null,
-        "position": "q83vEjRWeJA"
-    }],
+    "events": [event_example()],
     "next_cursor": null,
     "resume_cursor": "AQIDBAUGBwg",
     "has_more": false,
@@ -136,13 +117,12 @@ struct ReadPage {
     security(("key" = ["consume"])),
 )]
 pub(super) async fn list(
+    Consumer(caller): Consumer,
     State(state): State<InboxState>,
-    caller: Caller,
     presented: PresentedKey,
     context: RequestContext,
     params: QueryParams,
 ) -> Result<Response, Problem> {
-    caller.require(Right::Consume)?;
     let organization = caller.org_id;
     let mut request = ListRequest::parse(&params, defaults(context.dialect), &state.inbox.sealing, organization)?;
     request.filter.restrict(caller.event_types.as_deref());

@@ -7,7 +7,7 @@ use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use serde::Serialize;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
-use tenancy::Caller;
+use tenancy::Consumer;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -125,8 +125,8 @@ impl FromRow<'_, PgRow> for DeliveryItem {
     security(("key" = ["consume"])),
 )]
 pub(super) async fn status(
+    Consumer(caller): Consumer,
     State(state): State<InboxState>,
-    caller: Caller,
     PathId(id): PathId<EventId>,
 ) -> Result<Json<EventStatus>, Problem> {
     let event = find(&state, &caller, id).await?;

@@ -10,7 +10,7 @@ use schemas::position::RecordPosition;
 use schemas::unix_time::to_millis;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
-use tenancy::{Caller, Right};
+use tenancy::Consumer;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -72,11 +72,10 @@ type ListedRow = (OffsetDateTime, String, i32, i32, i64, String, String);
     security(("key" = ["consume"])),
 )]
 pub(super) async fn list(
+    Consumer(caller): Consumer,
     State(state): State<InboxState>,
-    caller: Caller,
     params: QueryParams,
 ) -> Result<Json<RejectedPage>, Problem> {
-    caller.require(Right::Consume)?;
     // A record that cannot be read has no event type, so such a key may see none of them.
     if caller.event_types.is_some() {
         return Err(Problem::forbidden(

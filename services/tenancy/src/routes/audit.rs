@@ -11,8 +11,8 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::managers::KeyManager;
 use crate::audit::{self, Entry, Filter};
+use crate::extract::Manager;
 use crate::refusal::database_problem;
 use crate::service::Tenancy;
 
@@ -100,7 +100,7 @@ impl From<Entry> for EntryReply {
     security(("key" = ["manage"])),
 )]
 pub(super) async fn list(
-    KeyManager(caller): KeyManager,
+    Manager(caller): Manager,
     State(tenancy): State<Tenancy>,
     query: QueryParams,
 ) -> Result<Json<Page>, Problem> {

@@ -12,11 +12,11 @@ use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
 
 use super::keys::{WantedKey, issue};
-use super::managers::KeyManager;
 use super::reply::{KeyReply, secret};
 use super::validation::{check_name, forbidden, invalid};
 use crate::audit::{self, Actor, Change, Origin};
 use crate::caller::Caller;
+use crate::extract::Manager;
 use crate::grant::Fault;
 use crate::keys::{self, StoredKey};
 use crate::refusal::{Refusal, database_problem};
@@ -111,7 +111,7 @@ async fn note(
     security(("key" = ["manage"])),
 )]
 pub(super) async fn patch(
-    KeyManager(caller): KeyManager,
+    Manager(caller): Manager,
     State(tenancy): State<Tenancy>,
     origin: Origin,
     PathId(key_id): PathId<KeyId>,
@@ -144,7 +144,7 @@ pub(super) async fn patch(
     security(("key" = ["manage"])),
 )]
 pub(super) async fn revoke(
-    KeyManager(caller): KeyManager,
+    Manager(caller): Manager,
     State(tenancy): State<Tenancy>,
     origin: Origin,
     PathId(key_id): PathId<KeyId>,
@@ -205,7 +205,7 @@ struct Rotated<'a> {
     extensions(("x-error-codes" = json!(["development_key", "too_many_keys"]))),
 )]
 pub(super) async fn rotate(
-    KeyManager(caller): KeyManager,
+    Manager(caller): Manager,
     State(tenancy): State<Tenancy>,
     origin: Origin,
     body: Option<JsonBody<Rotation>>,

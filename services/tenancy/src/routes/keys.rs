@@ -11,11 +11,11 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::managers::KeyManager;
-use super::reply::{KeyReply, created_secret};
+use super::reply::{KeyReply, created_secret, key_example};
 use super::validation::{check_name, forbidden, invalid};
 use crate::audit::{self, Actor, Change, Origin};
 use crate::caller::Caller;
+use crate::extract::Manager;
 use crate::grant::Grant;
 use crate::key::{self, Environment, KeyHash};
 use crate::keys::{self, KeyToStore, MAX_KEYS, StoredKey};
@@ -173,7 +173,7 @@ pub(super) async fn note_created(
     extensions(("x-error-codes" = json!(["too_many_keys"]))),
 )]
 pub(super) async fn create(
-    KeyManager(caller): KeyManager,
+    Manager(caller): Manager,
     State(tenancy): State<Tenancy>,
     origin: Origin,
     JsonBody(wanted): JsonBody<WantedKey>,
@@ -193,19 +193,7 @@ pub(super) async fn create(
 
 /// All keys of an organization.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"keys": [{
-    "id": "0192f0c1-2345-7abc-8def-0123456789af",
-    "name": "shop",
-    "role": "produce",
-    "prefix": "zap_live_8Qs2",
-    "environment": "live",
-    "event_types": null,
-    "rate_limit_per_minute": null,
-    "content_dedup": false,
-    "created_at": "2026-11-21T09:00:00.123Z",
-    "expires_at": null,
-    "revoked_at": null
-}]}))]
+#[schema(example = json!({"keys": [key_example()]}))]
 pub(super) struct KeyList {
     keys: Vec<KeyReply>,
 }
@@ -218,10 +206,7 @@ pub(super) struct KeyList {
     responses((status = 200, description = "The keys.", body = KeyList)),
     security(("key" = ["manage"])),
 )]
-pub(super) async fn list(
-    KeyManager(caller): KeyManager,
-    State(tenancy): State<Tenancy>,
-) -> Result<Json<KeyList>, Problem> {
+pub(super) async fn list(Manager(caller): Manager, State(tenancy): State<Tenancy>) -> Result<Json<KeyList>, Problem> {
     let found = keys::list(&tenancy.pool, caller.org_id).await.map_err(|error| database_problem(&error))?;
     Ok(Json(KeyList { keys: found.into_iter().map(KeyReply::from).collect() }))
 }

@@ -1,4 +1,4 @@
-//! Extractors that refuse a caller without the right to manage before the body of the request is read.
+//! Refuses a caller without the right to change an organization before the body of the request is read.
 
 use axum::extract::{FromRef, FromRequestParts};
 use http::request::Parts;
@@ -8,19 +8,6 @@ use crate::caller::Caller;
 use crate::operator::OperatorToken;
 use crate::role::Right;
 use crate::service::Tenancy;
-
-/// A key with the right to manage.
-pub(super) struct KeyManager(pub(super) Caller);
-
-impl FromRequestParts<Tenancy> for KeyManager {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Tenancy) -> Result<Self, Problem> {
-        let caller = Caller::from_request_parts(parts, state).await?;
-        caller.require(Right::Manage)?;
-        Ok(Self(caller))
-    }
-}
 
 /// Who may change an organization: the operator, or a key with the right of an admin.
 pub(super) enum OrganizationManager {

@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnection;
 use utoipa::ToSchema;
 
 use super::managers::OrganizationManager;
-use super::reply::OrganizationReply;
+use super::reply::{OrganizationReply, organization_example};
 use super::validation::{check_name, forbidden, invalid};
 use crate::audit::{self, Actor, Change, Origin};
 use crate::default_endpoint::DefaultEndpoint;
@@ -250,17 +250,7 @@ pub(super) async fn erase(
 /// A page of organizations.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OrganizationPage, example = json!({
-    "organizations": [{
-        "id": "0192f0c1-2345-7abc-8def-0123456789ae",
-        "name": "Shop",
-        "tier": "pro",
-        "rate_limit_per_minute": 1000,
-        "webhook_url": null,
-        "status": "active",
-        "created_at": "2026-11-21T09:00:00.123Z"
-    }],
-    "next_cursor": null,
-    "has_more": false
+    "organizations": [organization_example()], "next_cursor": null, "has_more": false
 }))]
 pub(super) struct Page {
     organizations: Vec<OrganizationReply>,

@@ -6,6 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use http_server::Timestamp;
 use schemas::ids::{KeyId, OrgId};
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::default_endpoint::DefaultEndpoint;
@@ -14,17 +15,22 @@ use crate::organizations::Organization;
 use crate::role::Role;
 use crate::tier::Tier;
 
+/// An organization in the OpenAPI document.
+pub(super) fn organization_example() -> Value {
+    json!({
+        "id": "0192f0c1-2345-7abc-8def-0123456789ae",
+        "name": "Shop",
+        "tier": "pro",
+        "rate_limit_per_minute": 1000,
+        "webhook_url": null,
+        "status": "active",
+        "created_at": "2026-11-21T09:00:00.123Z"
+    })
+}
+
 /// An organization.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Organization, example = json!({
-    "id": "0192f0c1-2345-7abc-8def-0123456789ae",
-    "name": "Shop",
-    "tier": "pro",
-    "rate_limit_per_minute": 1000,
-    "webhook_url": null,
-    "status": "active",
-    "created_at": "2026-11-21T09:00:00.123Z"
-}))]
+#[schema(as = Organization, example = organization_example)]
 pub(super) struct OrganizationReply {
     id: OrgId,
     name: String,
@@ -64,21 +70,26 @@ impl From<Organization> for OrganizationReply {
     }
 }
 
+/// A key in the OpenAPI document.
+pub(super) fn key_example() -> Value {
+    json!({
+        "id": "0192f0c1-2345-7abc-8def-0123456789af",
+        "name": "shop",
+        "role": "produce",
+        "prefix": "zap_live_8Qs2",
+        "environment": "live",
+        "event_types": null,
+        "rate_limit_per_minute": null,
+        "content_dedup": false,
+        "created_at": "2026-11-21T09:00:00.123Z",
+        "expires_at": null,
+        "revoked_at": null
+    })
+}
+
 /// A key, as its organization sees it; the clear text only in the response to its creation.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Key, example = json!({
-    "id": "0192f0c1-2345-7abc-8def-0123456789af",
-    "name": "shop",
-    "role": "produce",
-    "prefix": "zap_live_8Qs2",
-    "environment": "live",
-    "event_types": null,
-    "rate_limit_per_minute": null,
-    "content_dedup": false,
-    "created_at": "2026-11-21T09:00:00.123Z",
-    "expires_at": null,
-    "revoked_at": null
-}))]
+#[schema(as = Key, example = key_example)]
 pub(super) struct KeyReply {
     id: KeyId,
     /// The key itself. Only in the response to its creation: keep it then.

@@ -42,11 +42,6 @@ impl Instance {
         Self { tenancy, base_url: format!("{url}/v1"), client: client(), _shutdown: shutdown.drop_guard() }
     }
 
-    /// With the mount.
-    pub(crate) fn base_url(&self) -> &str {
-        &self.base_url
-    }
-
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base_url))
     }

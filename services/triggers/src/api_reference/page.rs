@@ -87,7 +87,13 @@ fn body(page: &mut String, word: &str, content: &Map<String, Value>, shown: &mut
             if media_type == "application/json" { kind } else { format!("{kind} as `{media_type}`") }
         })
         .collect();
-    writeln!(page, "\n{word}: {}", shapes.join(", or ")).unwrap();
+    match shapes.as_slice() {
+        [shape] => writeln!(page, "\n{word}: {shape}").unwrap(),
+        shapes => {
+            writeln!(page, "\n{word}, one of:\n").unwrap();
+            shapes.iter().for_each(|shape| writeln!(page, "- {shape}").unwrap());
+        }
+    }
     let json = &content.get("application/json").or_else(|| content.values().next()).unwrap_or(&Value::Null)["example"];
     if !json.is_null() && !shown.contains(json) {
         shown.push(json.clone());

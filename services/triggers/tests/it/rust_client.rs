@@ -102,7 +102,7 @@ async fn a_retry_after_a_lost_answer_stores_once() {
 async fn a_batch_and_a_stream_of_many_requests_and_pages() {
     const EVENTS: usize = 1_203;
     let system = System::shared().await;
-    let (_ingest, _materializer, api) = system.inbox_roles(&[]).await;
+    let (ingest, _materializer, api) = system.inbox_roles(&[]).await;
     let client = client(&api);
 
     let mut batch: Vec<Event> = (0..EVENTS).map(event).collect();
@@ -137,7 +137,10 @@ async fn a_batch_and_a_stream_of_many_requests_and_pages() {
 
     let (next, later) = tokio::join!(events.next(), async {
         // The stream waits: the inbox has no more.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually(PATIENCE, "a long poll waits", || async {
+            metrics(&ingest).await.contains(r#"triggers_budget_held{budget="long_polls"} 1"#).then_some(())
+        })
+        .await;
         client.send(&Event::from_json("late", r#"{"n": 1.10, "n":12345678901234567890123}"#).unwrap()).await
     });
     let (next, later) = (next.unwrap(), later.unwrap());

@@ -69,6 +69,11 @@ impl Document {
             let optional = header.starts_with("RateLimit") || header.starts_with("Idempotency");
             assert!(optional || !reply.header(header).is_empty(), "{header} is sent: {name}");
         }
+        if reply.status >= 400 {
+            let known = operation.described["x-error-codes"].as_array().unwrap();
+            let is_probe = operation.path.starts_with("/health");
+            assert!(is_probe || known.contains(&reply.json()["error_code"]), "the error code is described: {name}");
+        }
         let Some(content) = response["content"].as_object() else {
             assert!(reply.text.is_empty(), "it has no body: {name}");
             return;
@@ -96,6 +101,10 @@ impl Operation {
 
     fn needs_operator(&self) -> bool {
         self.described["security"].as_array().unwrap().iter().any(|entry| entry.get("operator").is_some())
+    }
+
+    fn tag(&self) -> &str {
+        self.described["tags"][0].as_str().unwrap()
     }
 
     fn has_body(&self) -> bool {
