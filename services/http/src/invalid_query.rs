@@ -18,7 +18,7 @@ impl InvalidQuery {
         Self(Arc::new(Mutex::new(Some(problem))))
     }
 
-    /// To be called when the caller is authenticated, or by a route that needs no key.
+    /// To be called when the caller is authenticated.
     ///
     /// # Errors
     /// The invalid code when the route did not declare the query of the request.

@@ -10,7 +10,6 @@ use http::Uri;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
 
-use super::invalid_query::InvalidQuery;
 use super::problem::{FieldError, Problem};
 
 /// The parameters of a request, decoded, in their order.
@@ -94,7 +93,6 @@ impl<S: Sync> FromRequestParts<S> for QueryParams {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        InvalidQuery::check(&parts.extensions)?;
         Self::of(&parts.uri)
     }
 }

@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::{BoxFuture, Either, ready};
 use http::{Method, StatusCode};
 use tower::{Layer, Service};
 use utoipa::openapi::path::{Operation, Parameter as Described, ParameterIn, PathItem};
@@ -38,6 +38,8 @@ struct RouteQuery {
     path: String,
     /// All parameters that it reads.
     parameters: Vec<Parameter>,
+    /// Whether it asks nobody for a key.
+    is_open: bool,
 }
 
 /// Routes relative to a mount, each described for OpenAPI. A route that describes no query parameter refuses all.
@@ -107,7 +109,9 @@ fn queries(openapi: &OpenApi) -> Vec<RouteQuery> {
             (Method::DELETE, &item.delete),
         ];
         let query = |(method, operation): (Method, &Option<Operation>)| {
-            Some(RouteQuery { method, path: path.clone(), parameters: parameters(operation.as_ref()?) })
+            let operation = operation.as_ref()?;
+            let is_open = operation.security.as_ref().is_none_or(Vec::is_empty);
+            Some(RouteQuery { method, path: path.clone(), parameters: parameters(operation), is_open })
         };
         methods.into_iter().filter_map(query).collect::<Vec<_>>()
     };
@@ -136,7 +140,8 @@ impl<S> Layer<S> for CheckQuery {
     }
 }
 
-/// Calls a route; a query with other than the described parameters goes along as an [`InvalidQuery`].
+/// Calls a route. A query with other than the described parameters is refused if the route is open, and else goes along
+/// as an [`InvalidQuery`].
 #[derive(Clone)]
 struct QueryChecked<S> {
     inner: S,
@@ -144,7 +149,8 @@ struct QueryChecked<S> {
 }
 
 impl<S> QueryChecked<S> {
-    fn check(&self, request: &Request) -> Result<(), Problem> {
+    /// The problem of the query, and whether the route is open.
+    fn check(&self, request: &Request) -> Result<(), (Problem, bool)> {
         if request.uri().query().is_none_or(str::is_empty) {
             return Ok(());
         }
@@ -152,7 +158,9 @@ impl<S> QueryChecked<S> {
         let path = path.strip_prefix("/v1").or_else(|| path.strip_prefix("/api")).unwrap_or(path);
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
         let described = self.queries.iter().find(|query| query.path == path && query.method == *method);
-        check(&QueryParams::of(request.uri())?, described.map_or(&[], |query| &query.parameters))
+        let parameters = described.map_or(&[][..], |query| &query.parameters);
+        let checked = QueryParams::of(request.uri()).and_then(|params| check(&params, parameters));
+        checked.map_err(|problem| (problem, described.is_none_or(|query| query.is_open)))
     }
 }
 
@@ -170,7 +178,10 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let Err(problem) = self.check(&request) else { return Either::Right(self.inner.call(request)) };
+        let Err((problem, is_open)) = self.check(&request) else { return Either::Right(self.inner.call(request)) };
+        if is_open {
+            return Either::Left(ready(Ok(problem.into_response())).boxed());
+        }
         let invalid = InvalidQuery::new(problem);
         request.extensions_mut().insert(invalid.clone());
         Either::Left(invalid.answer(self.inner.call(request)).boxed())

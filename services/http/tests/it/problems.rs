@@ -19,19 +19,23 @@ fn api() -> Routes {
         .route("/things/{id}", get(|| async { Problem::not_found() }))
         .route("/conflict", get(conflict))
         .route("/busy", get(|| async { Problem::unavailable("too much at once", 0) }))
-        .route("/key", get(|| async { Problem::unauthorized("send a key") }))
         .route("/panic", get(panics))
         .route("/plain", get(|| async { (StatusCode::BAD_REQUEST, "a framework's own words") }))
         .route("/own", get(|| async { (StatusCode::GONE, axum::Json(json!({ "mine": true }))) }))
         .route("/context", get(context))
         .route("/only-post", post(|| async {}));
-    OpenApiRouter::from(router).routes(routes!(query)).routes(routes!(invalid)).into()
+    OpenApiRouter::from(router).routes(routes!(query)).routes(routes!(invalid)).routes(routes!(key)).into()
 }
 
 #[utoipa::path(get, path = "/invalid", params(("limit" = Option<u32>, Query), ("name" = Option<Vec<String>>, Query)))]
 async fn invalid() -> Problem {
     let details = vec![FieldError { field: "limit".to_owned(), reason: "must be from 1 to 1000".to_owned() }];
     Problem::invalid("invalid_request", "limit must be from 1 to 1000").with_details(details)
+}
+
+#[utoipa::path(get, path = "/key", security(("key" = [])))]
+async fn key() -> Problem {
+    Problem::unauthorized("send a key")
 }
 
 async fn conflict() -> Problem {

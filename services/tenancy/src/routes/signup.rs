@@ -3,7 +3,7 @@
 use axum::extract::{FromRequest, Request, State};
 use axum::response::Response;
 use http::{HeaderMap, header};
-use http_server::{InvalidQuery, JsonBody, Problem, Timestamp};
+use http_server::{JsonBody, Problem, Timestamp};
 use schemas::ids::{KeyId, OrgId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -89,7 +89,6 @@ pub(super) async fn generate(
     request: Request,
 ) -> Result<Response, Problem> {
     check_open(&tenancy, request.headers())?;
-    InvalidQuery::check(request.extensions())?;
     tenancy.signups.admit(origin.address)?;
     let JsonBody(signup) = JsonBody::<Signup>::from_request(request, &tenancy).await?;
     check_name("organization_name", &signup.organization_name)?;
