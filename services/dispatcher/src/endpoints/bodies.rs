@@ -105,6 +105,12 @@ pub(super) struct ConfiguredBody {
     pub(super) secret: Option<String>,
 }
 
+/// Seconds before one retry.
+#[derive(ToSchema)]
+#[schema(minimum = 1, maximum = 86400, example = 30)]
+#[expect(dead_code, reason = "describes a member that input reads")]
+pub(super) struct RetryDelay(u32);
+
 /// An endpoint to create. `null` is the same as absent.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -112,8 +118,9 @@ pub(super) struct ConfiguredBody {
 #[expect(dead_code, reason = "describes a body that input reads")]
 pub(super) struct NewEndpointBody {
     /// http or https, without user-info. Private and reserved addresses are refused.
+    #[schema(min_length = 1)]
     url: String,
-    /// Types of events, or patterns such as `order.*`; empty or absent: all.
+    /// Types of events, or patterns: `order.*` for those that start with `order.`, `*` for all. Empty or absent: all.
     #[schema(max_items = 100)]
     event_types: Option<Vec<String>>,
     #[schema(max_length = 1000)]
@@ -126,9 +133,9 @@ pub(super) struct NewEndpointBody {
     /// Default 10.
     #[schema(minimum = 1, maximum = 30)]
     timeout_seconds: Option<u32>,
-    /// Delays before the retries, seconds, each of 1 to 86400. Default 30, 120, 600, 3600.
+    /// Delays before the retries, seconds. Default 30, 120, 600, 3600.
     #[schema(max_items = 20)]
-    retry_schedule: Option<Vec<u32>>,
+    retry_schedule: Option<Vec<RetryDelay>>,
     enabled: Option<bool>,
 }
 
@@ -139,9 +146,9 @@ pub(super) struct NewEndpointBody {
 #[expect(dead_code, reason = "describes a body that input reads")]
 pub(super) struct EndpointPatchBody {
     /// http or https, without user-info. Private and reserved addresses are refused.
-    #[schema(required = false)]
+    #[schema(required = false, min_length = 1)]
     url: String,
-    /// Types of events, or patterns such as `order.*`; empty: all.
+    /// Types of events, or patterns: `order.*` for those that start with `order.`, `*` for all. Empty: all.
     #[schema(required = false, max_items = 100)]
     event_types: Vec<String>,
     /// Null: none.
@@ -155,9 +162,9 @@ pub(super) struct EndpointPatchBody {
     max_in_flight: Option<u32>,
     #[schema(required = false, minimum = 1, maximum = 30)]
     timeout_seconds: u32,
-    /// Delays before the retries, seconds, each of 1 to 86400.
+    /// Delays before the retries, seconds.
     #[schema(required = false, max_items = 20)]
-    retry_schedule: Vec<u32>,
+    retry_schedule: Vec<RetryDelay>,
     #[schema(required = false)]
     enabled: bool,
 }

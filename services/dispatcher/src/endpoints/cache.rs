@@ -10,9 +10,10 @@ use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 
+use crate::endpoints::headers::header;
 use crate::endpoints::matching::{Change, Endpoint, Snapshot, Subscription};
 use crate::endpoints::store::{StoredEndpoint, Version};
-use crate::endpoints::{input, secrets, store};
+use crate::endpoints::{secrets, store};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The cache is invalidated if the stored version is older than the cached one for so long.
@@ -150,7 +151,7 @@ impl EndpointCache {
             id: stored.id,
             url: Url::parse(&stored.url).ok()?,
             secrets: vec![secret],
-            headers: headers.iter().filter_map(|(name, value)| input::header(name, value).ok()).collect(),
+            headers: headers.iter().filter_map(|(name, value)| header(name, value).ok()).collect(),
             max_in_flight: stored
                 .max_in_flight
                 .and_then(|max| usize::try_from(max).ok())

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 use schemas::ids::{EndpointId, OrgId};
 
+use super::event_types::matches;
 use crate::attempt::sign::Secret;
 
 /// Which events an endpoint gets. Also of an endpoint that cannot be used.
@@ -150,16 +151,6 @@ impl Snapshot {
     }
 }
 
-/// Whether a list of patterns matches a type: an empty list matches all, `order.*` matches types that start with
-/// `order.`, any other text matches itself.
-pub(crate) fn matches(patterns: &[String], event_type: &str) -> bool {
-    let is_match = |pattern: &String| match pattern.strip_suffix('*') {
-        Some(prefix) if prefix.ends_with('.') => event_type.starts_with(prefix),
-        _ => pattern == event_type,
-    };
-    patterns.is_empty() || patterns.iter().any(is_match)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,25 +178,6 @@ mod tests {
 
     fn ids(snapshot: &Snapshot, org_id: OrgId, event_type: &str) -> Vec<EndpointId> {
         snapshot.matching(org_id, event_type).collect()
-    }
-
-    #[test]
-    fn patterns_match_all_a_prefix_or_one_type() {
-        assert!(matches(&[], "anything"));
-        let patterns = list(&["order.*", "invoice.paid"]);
-        for (event_type, expected) in [
-            ("order.created", true),
-            ("order.a.b", true),
-            ("order.", true),
-            ("order", false),
-            ("orders.created", false),
-            ("invoice.paid", true),
-            ("invoice.paid.late", false),
-            ("Order.created", false),
-        ] {
-            assert_eq!(matches(&patterns, event_type), expected, "{event_type}");
-        }
-        assert!(!matches(&list(&["or*"]), "order"));
     }
 
     #[test]

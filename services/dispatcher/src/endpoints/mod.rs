@@ -7,6 +7,8 @@ mod bodies;
 pub(crate) mod cache;
 mod default;
 mod edit;
+mod event_types;
+mod headers;
 pub(crate) mod input;
 mod managers;
 pub(crate) mod matching;

@@ -3,7 +3,7 @@
 use runtime::seal::SealingKey;
 use schemas::ids::EndpointId;
 
-use super::input::Headers;
+use super::headers::Headers;
 use crate::attempt::sign::Secret;
 
 const SECRET: &str = "endpoint-secret";
