@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Pair(PairArgs),
     /// Start processes of the role ingest and put each rate limit under load.
     Limits(LimitsArgs),
+    /// Run the product with rate limits on and off in turns; report CPU and latency of both.
+    LimitCost(LimitCostArgs),
     /// The process of a bare loop; started by `bare` and `pair`.
     #[command(hide = true)]
     BareServer(BareServerArgs),
@@ -208,6 +210,26 @@ impl LimitsArgs {
             pids: Vec::new(),
         }
     }
+}
+
+/// `limit-cost`.
+#[derive(Args)]
+pub(crate) struct LimitCostArgs {
+    /// The program whose role ingest is started, once with limits and once without.
+    #[arg(long, default_value = "target/release/triggers")]
+    pub triggers: PathBuf,
+    /// Limit of each organization, requests a minute. The load must stay below it.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    /// Number of runs of each side.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub rounds: u8,
+    /// The system whose Kafka, PostgreSQL and materializer are used.
+    #[command(flatten)]
+    pub system: SystemArgs,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
 }
 
 /// `bare-server`.

@@ -3,8 +3,6 @@
 //! Each request is one that a handler refuses after it was counted, so that neither Kafka nor the view is under load:
 //! 429 means over the limit, every other status means admitted.
 
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,16 +10,15 @@ use anyhow::{Context, bail, ensure};
 use loadkit::Failure;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use crate::cli::LimitsArgs;
 use crate::connection::Connection;
 use crate::control_client::ControlClient;
-use crate::target::{Address, Target};
+use crate::instance::Instance;
+use crate::target::Target;
 
 const MINUTE: Duration = Duration::from_secs(60);
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests per second that one connection is used for.
 const PER_CONNECTION: u32 = 50;
 const TOO_MANY_REQUESTS: u16 = 429;
@@ -33,7 +30,7 @@ const LEAST_PERCENT: f64 = 90.0;
 pub(crate) async fn run(target: &Target, arguments: &LimitsArgs) -> Result<bool, Failure> {
     let mut instances = Vec::new();
     for _ in 0..arguments.processes {
-        instances.push(Instance::start(target, &arguments.triggers).await?);
+        instances.push(Instance::start(target, &arguments.triggers, &[]).await?);
     }
     println!("per minute | admitted | most in 60 s | share of even load | leases per request | tokens given back");
     let mut is_kept = true;
@@ -43,56 +40,6 @@ pub(crate) async fn run(target: &Target, arguments: &LimitsArgs) -> Result<bool,
         is_kept &= figures.most_percent() <= MOST_PERCENT && figures.share_percent() >= LEAST_PERCENT;
     }
     Ok(is_kept)
-}
-
-/// A process of the role `ingest`; killed when dropped.
-struct Instance {
-    address: Address,
-    control: ControlClient,
-    _process: Child,
-}
-
-impl Instance {
-    async fn start(target: &Target, program: &Path) -> anyhow::Result<Self> {
-        // Free at this moment; a process that finds it taken ends, and the run fails.
-        let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let setting = |value: &Option<String>, name| value.clone().with_context(|| format!("dev.json has no {name}"));
-        let process = Command::new(program)
-            .arg("ingest")
-            .env("LISTEN", &listen)
-            .env("OPERATOR_TOKEN", setting(&target.operator_token, "operator_token")?)
-            .env("DATABASE_URL", setting(&target.database_url, "database_url")?)
-            .env("KAFKA_BROKERS", setting(&target.kafka_brokers, "kafka_brokers")?)
-            .env("SEALING_KEY_FILE", target.data_dir.join("sealing.key"))
-            .env("RUST_LOG", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let address = Address::parse(&format!("http://{listen}"), false).map_err(|_| anyhow::anyhow!("no address"))?;
-        let control = ControlClient::new(&address)?;
-        let instance = Self { address, control, _process: process };
-        instance.wait_until_ready().await?;
-        Ok(instance)
-    }
-
-    async fn wait_until_ready(&self) -> anyhow::Result<()> {
-        let until = Instant::now() + START_TIMEOUT;
-        while !matches!(self.control.get("/health/ready", "").await, Ok((200, _))) {
-            ensure!(Instant::now() < until, "{} is not ready", self.address.url());
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        Ok(())
-    }
-
-    /// The value of a counter without labels.
-    async fn counter(&self, name: &str) -> anyhow::Result<f64> {
-        let (_, text) = self.control.get("/metrics", "").await?;
-        let text = String::from_utf8_lossy(&text);
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.with_context(|| format!("no metric {name}"))?.trim().parse().context("a counter is a number")
-    }
 }
 
 async fn sum(instances: &[Instance], name: &str) -> anyhow::Result<f64> {

@@ -15,6 +15,8 @@ mod figures;
 mod generator;
 mod inbox_check;
 mod inbox_reader;
+mod instance;
+mod limit_cost;
 mod limits;
 mod log_count;
 mod organizations;
@@ -38,7 +40,9 @@ use clap::Parser;
 use loadkit::Failure;
 
 use crate::bare::Loop;
-use crate::cli::{BareCommand, BareServerArgs, Cli, Command, LoadArgs, PairArgs, ProducerArgs, RunArgs, SystemArgs};
+use crate::cli::{
+    BareCommand, BareServerArgs, Cli, Command, LimitCostArgs, LoadArgs, PairArgs, ProducerArgs, RunArgs, SystemArgs,
+};
 use crate::scenario::{Load, Thresholds};
 use crate::target::{DevFile, Target};
 
@@ -80,6 +84,7 @@ fn execute(command: Command) -> Result<bool, Failure> {
             }
             Command::Pair(arguments) => run_pair(arguments).await,
             Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
+            Command::LimitCost(arguments) => run_limit_cost(arguments).await,
             Command::BareServer(arguments) => serve_bare(arguments).await,
         }
     })
@@ -116,6 +121,16 @@ async fn run_pair(arguments: PairArgs) -> Result<bool, Failure> {
     pair::run(&target, &pair, &folder).await
 }
 
+async fn run_limit_cost(arguments: LimitCostArgs) -> Result<bool, Failure> {
+    let load = arguments.load.of_bare()?;
+    let folder = report::folder(arguments.load.out.as_deref(), "limit-cost");
+    let (target, options) = system(arguments.system, &load, "limits".to_owned(), Thresholds::none())?;
+    let rounds = usize::from(arguments.rounds);
+    let pair =
+        limit_cost::Pair { program: arguments.triggers, limit_per_minute: arguments.limit, rounds, load, options };
+    limit_cost::run(&target, &pair, &folder).await
+}
+
 async fn serve_bare(arguments: BareServerArgs) -> Result<bool, Failure> {
     let sink = match (arguments.brokers, arguments.topic) {
         (Some(brokers), Some(topic)) => Some(bare::server::Sink { brokers, topic, linger_ms: arguments.linger_ms }),
@@ -141,7 +156,8 @@ fn system(
     if target.key.is_some() && load.organizations > 1 {
         eprintln!("only one key: all events are sent for its organization");
     }
-    Ok((target, product::Options { name, thresholds, settle: arguments.settle, components: arguments.pids }))
+    let (settle, components) = (arguments.settle, arguments.pids);
+    Ok((target, product::Options { name, thresholds, limit_per_minute: 0, settle, components }))
 }
 
 fn produce(arguments: &ProducerArgs, found: Option<String>) -> Result<Loop, Failure> {

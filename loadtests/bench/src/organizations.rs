@@ -1,6 +1,7 @@
 //! The organizations of a run: created once through the operator's routes, and saved in the data folder.
 
 use std::io::Write;
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,8 +40,14 @@ struct Saved {
     organizations: Vec<Organization>,
 }
 
-/// The organization of the target's key, or `count` organizations without limits, which are created if necessary.
-pub(crate) async fn ensure(target: &Target, control: &ControlClient, count: usize) -> Result<Organizations, Failure> {
+/// The organization of the target's key, or `count` organizations with this limit a minute (0: none), which are created
+/// if necessary.
+pub(crate) async fn ensure(
+    target: &Target,
+    control: &ControlClient,
+    count: usize,
+    limit: u32,
+) -> Result<Organizations, Failure> {
     if let Some(key) = &target.key {
         let Some(id) = owner(control, key).await? else {
             return Err(Failure::Usage("the system does not know the given key".to_owned()));
@@ -50,7 +57,7 @@ pub(crate) async fn ensure(target: &Target, control: &ControlClient, count: usiz
     let Some(token) = &target.operator_token else {
         return Err(Failure::Usage("give --key, or --operator-token to create organizations with".to_owned()));
     };
-    let path = target.data_dir.join("bench-organizations.json");
+    let path = target.data_dir.join(format!("bench-organizations-{limit}.json"));
     let mut saved = load_saved(&path, &target.address.url());
     // The first key shows whether the system still has the data that the keys belong to.
     if let Some(first) = saved.first()
@@ -60,7 +67,7 @@ pub(crate) async fn ensure(target: &Target, control: &ControlClient, count: usiz
     }
     if saved.len() < count {
         eprintln!("creating {} organizations", count - saved.len());
-        saved.extend(create(control, token, saved.len(), count).await?);
+        saved.extend(create(control, token, limit, saved.len()..count).await?);
         save(&path, &Saved { base_url: target.address.url(), organizations: saved.clone() })?;
     }
     saved.truncate(count);
@@ -94,28 +101,34 @@ struct CreatedKey {
     key: String,
 }
 
-async fn create(control: &ControlClient, token: &str, from: usize, to: usize) -> anyhow::Result<Vec<Organization>> {
+async fn create(
+    control: &ControlClient,
+    token: &str,
+    limit: u32,
+    numbers: Range<usize>,
+) -> anyhow::Result<Vec<Organization>> {
     let token: Arc<str> = token.into();
     let mut creators = JoinSet::new();
     for creator in 0..CREATORS {
-        let (control, token) = (control.clone(), Arc::clone(&token));
+        let (control, token, numbers) = (control.clone(), Arc::clone(&token), numbers.clone());
         creators.spawn(async move {
             let mut created = Vec::new();
-            for number in (from + creator..to).step_by(CREATORS) {
-                created.push(create_one(&control, &token, number).await?);
+            for number in numbers.skip(creator).step_by(CREATORS) {
+                created.push(create_one(&control, &token, limit, number).await?);
             }
             anyhow::Ok(created)
         });
     }
-    let mut all = Vec::with_capacity(to - from);
+    let mut all = Vec::new();
     while let Some(created) = creators.join_next().await {
         all.extend(created.context("a task that creates organizations failed")??);
     }
     Ok(all)
 }
 
-async fn create_one(control: &ControlClient, token: &str, number: usize) -> anyhow::Result<Organization> {
-    let organization = json!({"name": format!("load test {number}"), "tier": "enterprise", "rate_limit_per_minute": 0});
+async fn create_one(control: &ControlClient, token: &str, limit: u32, number: usize) -> anyhow::Result<Organization> {
+    let name = format!("load test {number}");
+    let organization = json!({"name": name, "tier": "enterprise", "rate_limit_per_minute": limit});
     let created: Created = control.post("/v1/organizations", token, &organization).await?;
     let key = json!({"name": "load test", "role": "manage", "environment": "test"});
     let created_key: CreatedKey = control.post(&format!("/v1/organizations/{}/keys", created.id), token, &key).await?;

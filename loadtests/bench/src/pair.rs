@@ -55,7 +55,7 @@ fn figure(compared: Compared, figures: &Figures) -> f64 {
 }
 
 /// The middle of sorted figures, or the mean of the middle two.
-fn median(sorted: &[f64]) -> f64 {
+pub(crate) fn median(sorted: &[f64]) -> f64 {
     match (sorted.get(sorted.len().saturating_sub(1) / 2), sorted.get(sorted.len() / 2)) {
         (Some(low), Some(high)) => (low + high) / 2.0,
         _ => f64::NAN,

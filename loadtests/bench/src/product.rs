@@ -29,6 +29,8 @@ pub(crate) struct Options {
     /// Name of the run.
     pub name: String,
     pub thresholds: Thresholds,
+    /// Limit of the organizations, requests a minute; 0: none.
+    pub limit_per_minute: u32,
     /// How long accepted events may take to appear after the last reply.
     pub settle: Duration,
     /// Components given on the command line.
@@ -39,7 +41,7 @@ pub(crate) struct Options {
 pub(crate) async fn run(target: &Target, mut load: Load, options: &Options) -> Result<Report, Failure> {
     let mut environment = RunEnvironment::detect();
     let control = ControlClient::new(&target.address)?;
-    let organizations = organizations::ensure(target, &control, load.organizations).await?;
+    let organizations = organizations::ensure(target, &control, load.organizations, options.limit_per_minute).await?;
     load.organizations = organizations.list.len();
     environment.versions = versions(&control, target).await;
     if load.batch_events > 1 {

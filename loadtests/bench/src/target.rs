@@ -67,6 +67,7 @@ impl DevFile {
 }
 
 /// The system under load. Holds secrets, so it cannot be printed.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub address: Address,
     /// A key to use instead of making organizations.

@@ -1,0 +1,65 @@
+//! Processes of the role `ingest` beside a running system.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tokio::process::{Child, Command};
+
+use crate::control_client::ControlClient;
+use crate::target::{Address, Target};
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A process of the role `ingest`; killed when dropped.
+pub(crate) struct Instance {
+    pub address: Address,
+    pub control: ControlClient,
+    _process: Child,
+}
+
+impl Instance {
+    /// Starts `program` on Kafka and PostgreSQL of `target`, with further settings.
+    pub(crate) async fn start(target: &Target, program: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        // Free at this moment; a process that finds it taken ends, and the run fails.
+        let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let setting = |value: &Option<String>, name| value.clone().with_context(|| format!("dev.json has no {name}"));
+        let process = Command::new(program)
+            .arg("ingest")
+            .env("LISTEN", &listen)
+            .env("OPERATOR_TOKEN", setting(&target.operator_token, "operator_token")?)
+            .env("DATABASE_URL", setting(&target.database_url, "database_url")?)
+            .env("KAFKA_BROKERS", setting(&target.kafka_brokers, "kafka_brokers")?)
+            .env("SEALING_KEY_FILE", target.data_dir.join("sealing.key"))
+            .env("RUST_LOG", "error")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let address = Address::parse(&format!("http://{listen}"), false).map_err(|_| anyhow::anyhow!("no address"))?;
+        let control = ControlClient::new(&address)?;
+        let instance = Self { address, control, _process: process };
+        instance.wait_until_ready().await?;
+        Ok(instance)
+    }
+
+    async fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + START_TIMEOUT;
+        while !matches!(self.control.get("/health/ready", "").await, Ok((200, _))) {
+            ensure!(Instant::now() < until, "{} is not ready", self.address.url());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    }
+
+    /// The value of a counter without labels.
+    pub(crate) async fn counter(&self, name: &str) -> anyhow::Result<f64> {
+        let (_, text) = self.control.get("/metrics", "").await?;
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.with_context(|| format!("no metric {name}"))?.trim().parse().context("a counter is a number")
+    }
+}
