@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use http::StatusCode;
 use http_server::{Problem, RequestContext};
-use kafka::producer::{Appended, ProducerRecord, PublishError};
+use kafka::producer::{Appended, ProducerRecord, PublishError, Submitted};
 use schemas::codec;
-use schemas::ids::OrgId;
+use schemas::ids::{EventId, OrgId};
 use schemas::position::RecordPosition;
 use schemas::records::{DedupKind, Event};
 use tenancy::Caller;
@@ -36,6 +36,21 @@ pub(crate) struct Appender<'a> {
     key_id: UuidText,
     /// The first event of the request that Kafka did not confirm in time.
     unconfirmed: OnceLock<Problem>,
+}
+
+/// An event as the value of its record.
+struct EncodedEvent {
+    value: Vec<u8>,
+    event_id: EventId,
+    event_type: String,
+}
+
+/// An event that was handed to the producer. Dropping it does not take it back.
+pub(crate) struct SubmittedEvent<'a> {
+    record: Submitted<'a>,
+    started: Instant,
+    event_id: EventId,
+    event_type: String,
 }
 
 impl<'a> Appender<'a> {
@@ -99,42 +114,64 @@ impl<'a> Appender<'a> {
 
     /// Appends the event, waits for the delivery report, and returns the event's position.
     async fn append(&self, admitted: Admitted, turn: Turn<'_>) -> Result<Accepted, Problem> {
+        let encoded = self.encode(admitted)?;
+        turn.wait().await;
+        let submitted = self.submit(encoded);
+        drop(turn);
+        self.confirmed(&mut submitted?).await
+    }
+
+    /// Hands an event without a dedup key to the producer. The caller has seen that it is its turn.
+    pub(crate) fn append_next(&self, admitted: Admitted) -> Result<SubmittedEvent<'a>, Problem> {
+        self.submit(self.encode(admitted)?)
+    }
+
+    fn encode(&self, admitted: Admitted) -> Result<EncodedEvent, Problem> {
         let value = codec::encode_event(&admitted.event).map_err(|error| {
             error!(request_id = %self.context.request_id, %error, "Event could not be encoded; answering 500");
             Problem::internal()
         })?;
         // The event itself is not kept until the report: it is as large as its record.
-        let (org_id, event_id, event_type) = {
-            let Event { org_id, event_id, event_type, .. } = admitted.event;
-            (org_id, event_id, event_type)
-        };
-        turn.wait().await;
+        let Event { event_id, event_type, .. } = admitted.event;
+        Ok(EncodedEvent { value, event_id, event_type })
+    }
+
+    fn submit(&self, encoded: EncodedEvent) -> Result<SubmittedEvent<'a>, Problem> {
+        let EncodedEvent { value, event_id, event_type } = encoded;
         let started = Instant::now();
         let submitted = if self.unconfirmed.get().is_some() {
             // Waiting out the time for one part of a batch after the other would take too long.
             Err(PublishError::Failed("an earlier event of the request was not confirmed".to_owned()))
         } else {
             let headers = record_headers(self.context, &self.key_id);
-            let topic = &*self.state.topic;
             self.state.producer.submit(&ProducerRecord {
-                topic,
+                topic: &self.state.topic,
                 key: Some(&self.org_id),
                 value: Some(&value),
                 headers: &headers,
             })
         };
-        drop((turn, value));
-        let outcome = match submitted {
-            Ok(submitted) => submitted.report().await,
-            Err(error) => Err(error),
-        };
-        METRICS.append_seconds.observe(started.elapsed().as_secs_f64());
-        let appended = outcome.map_err(|error| self.problem_of(&error))?;
+        match submitted {
+            Ok(record) => Ok(SubmittedEvent { record, started, event_id, event_type }),
+            Err(error) => Err(self.not_appended(started, &error)),
+        }
+    }
+
+    /// Waits for the delivery report. It may be dropped and called again until it returns.
+    pub(crate) async fn confirmed(&self, event: &mut SubmittedEvent<'_>) -> Result<Accepted, Problem> {
+        let appended = event.record.report().await.map_err(|error| self.not_appended(event.started, &error))?;
+        METRICS.append_seconds.observe(event.started.elapsed().as_secs_f64());
         METRICS.accepted.inc();
+        let (event_id, event_type) = (event.event_id, std::mem::take(&mut event.event_type));
         let (partition, offset) = (appended.partition, appended.offset);
         debug!(request_id = %self.context.request_id, %event_id, partition, offset, "Event accepted");
-        let accepted_at_ms = appended.timestamp_ms;
-        Ok(Accepted { event_id, event_type, accepted_at_ms, position: position(self.state, org_id, &appended) })
+        let position = position(self.state, self.caller.org_id, &appended);
+        Ok(Accepted { event_id, event_type, accepted_at_ms: appended.timestamp_ms, position })
+    }
+
+    fn not_appended(&self, started: Instant, error: &PublishError) -> Problem {
+        METRICS.append_seconds.observe(started.elapsed().as_secs_f64());
+        self.problem_of(error)
     }
 
     fn problem_of(&self, error: &PublishError) -> Problem {

@@ -39,6 +39,11 @@ impl Turns {
         Turn { turns: Some(self), number }
     }
 
+    /// Whether all turns were left.
+    pub(crate) fn all_left(&self) -> bool {
+        self.state().left.is_empty()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,6 +113,7 @@ mod tests {
     #[test]
     fn a_turn_waits_for_all_earlier_ones() {
         let turns = Turns::default();
+        assert!(turns.all_left());
         let (first, mut second, third) = (turns.take(), turns.take(), turns.take());
         assert_eq!([&first, &second, &third].map(is_due), [true, false, false]);
         second.leave();
@@ -117,6 +123,7 @@ mod tests {
         let fourth = turns.take();
         assert!(!is_due(&fourth));
         drop(third);
+        assert!(!turns.all_left());
         assert!(is_due(&fourth) && is_due(&Turn::only()));
     }
 

@@ -130,19 +130,18 @@ pub struct Submitted<'a> {
 }
 
 impl Submitted<'_> {
-    /// Waits for the delivery report.
+    /// Waits for the delivery report. It may be dropped and called again until it returns.
     ///
     /// # Errors
     /// As [`Producer::publish`].
-    pub async fn report(self) -> Result<Appended, PublishError> {
-        let Self { owner, producer, mut report, deadline, .. } = self;
-        match timeout_at(deadline, report.received()).await {
+    pub async fn report(&mut self) -> Result<Appended, PublishError> {
+        match timeout_at(self.deadline, self.report.received()).await {
             Ok(Some(Ok(delivery))) => Ok(Appended {
                 partition: delivery.partition,
                 offset: delivery.offset,
                 timestamp_ms: delivery.timestamp.to_millis(),
             }),
-            Ok(Some(Err((error, _message)))) => Err(owner.classify(&producer, &error)),
+            Ok(Some(Err((error, _message)))) => Err(self.owner.classify(&self.producer, &error)),
             Ok(None) => Err(PublishError::Unknown("the producer was closed".to_owned())),
             Err(_elapsed) => Err(PublishError::Unknown("no delivery report within the budget".to_owned())),
         }
@@ -365,6 +364,9 @@ fn create(config: &KafkaConfig, settings: &ProducerSettings) -> Result<FuturePro
         // Twice `max_in_flight`, so that this bound is never the one that refuses: librdkafka counts a record until a
         // moment after its report was delivered, and one that timed out for up to a second longer.
         .set("queue.buffering.max.messages", settings.max_in_flight.saturating_mul(2).to_string())
+        // The topics are zstd: brokers would compress each batch again that is not. Level 1 costs the producer least.
+        .set("compression.type", "zstd")
+        .set("compression.level", "1")
         // The largest event is 256 KiB of payload; an ack or an attempt is far smaller.
         .set("message.max.bytes", "2000000")
         .set("sticky.partitioning.linger.ms", "0");

@@ -18,5 +18,5 @@ pub(crate) fn seal_elsewhere(key: &SealingKey, org: OrgId, topic: &str, record: 
 
 /// Reads a client's token; `None` if it is no token that this deployment made for this organization.
 pub(crate) fn open(key: &SealingKey, organization: OrgId, token: &str) -> Option<RecordPosition> {
-    RecordPosition::from_bytes(&key.open_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), token)?)
+    RecordPosition::from_bytes(&key.open_stable_token(TOKEN_PURPOSE, organization.as_uuid().as_bytes(), token)?)
 }

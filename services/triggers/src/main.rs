@@ -20,6 +20,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Events in, once, whatever fails in between.
 #[derive(Parser)]
 #[command(name = "triggers", version, about, max_term_width = 110)]

@@ -84,11 +84,11 @@ fn only_sealed_tokens_open() {
     let position = |offset| RecordPosition { partition: 2, offset, appended_at_ms: 1 }.to_bytes();
     let golden: Vec<Vec<u8>> = [3, i64::MAX]
         .iter()
-        .map(|offset| key.seal_token(TOKEN_PURPOSE, org, &position(*offset)).into_bytes())
+        .map(|offset| key.seal_stable_token(TOKEN_PURPOSE, org, &position(*offset)).into_bytes())
         .collect();
     drive("position token", &Samples { golden: &golden, tokens: ANY_TEXT, header: 32, large: 200_000 }, |bytes| {
         let Ok(text) = std::str::from_utf8(bytes) else { return Ok(DecodeOutcome::Refused) };
-        match key.open_token(TOKEN_PURPOSE, org, text) {
+        match key.open_stable_token(TOKEN_PURPOSE, org, text) {
             Some(plain)
                 if golden.iter().any(|token| token == bytes) && RecordPosition::from_bytes(&plain).is_some() =>
             {

@@ -1,5 +1,6 @@
 //! Appends the events of a batch together: submits them without waiting for each, and collects their outcomes.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 
 use futures_util::FutureExt;
@@ -9,8 +10,8 @@ use schemas::event_json::{Invalid, MAX_BODY_BYTES, NewEvent};
 use tenancy::Caller;
 
 use super::results::Results;
-use crate::admit::admit_item;
-use crate::append::Appender;
+use crate::admit::{Admitted, admit_item};
+use crate::append::{Appender, SubmittedEvent};
 use crate::metrics::METRICS;
 use crate::reply::Outcome;
 use crate::turn::Turns;
@@ -31,13 +32,24 @@ struct Done {
     outcome: Result<Outcome, Problem>,
 }
 
+/// An item that was handed to the producer.
+struct Submitted<'a> {
+    index: usize,
+    bytes: usize,
+    event: SubmittedEvent<'a>,
+}
+
 pub(super) struct Items<'a> {
     appender: &'a Appender<'a>,
     turns: &'a Turns,
     caller: &'a Caller,
     context: &'a RequestContext,
     parse: fn(&[u8]) -> Result<NewEvent, Invalid>,
+    /// Items that wait for their dedup key, for their turn, or for their report.
     running: FuturesUnordered<Item<'a>>,
+    /// Items without a dedup key whose turn it was at once, in their order. Kafka confirms them in about this order, so
+    /// only the first is waited for: a task for each would cost more than all else that is done for an item.
+    submitted: VecDeque<Submitted<'a>>,
     in_flight_bytes: usize,
     results: Results,
 }
@@ -50,8 +62,9 @@ impl<'a> Items<'a> {
         context: &'a RequestContext,
         parse: fn(&[u8]) -> Result<NewEvent, Invalid>,
     ) -> Self {
-        let (running, results) = (FuturesUnordered::new(), Results::new(context.dialect));
-        Self { appender, turns, caller, context, parse, running, in_flight_bytes: 0, results }
+        let (running, submitted) = (FuturesUnordered::new(), VecDeque::new());
+        let results = Results::new(context.dialect);
+        Self { appender, turns, caller, context, parse, running, submitted, in_flight_bytes: 0, results }
     }
 
     /// Number of items so far.
@@ -63,13 +76,7 @@ impl<'a> Items<'a> {
     pub(super) async fn add(&mut self, text: &[u8]) {
         let index = self.results.reserve();
         match admit_item(self.caller, self.parse, text, self.context.traceparent.clone()) {
-            Ok(admitted) => {
-                let (appender, turn, bytes) = (self.appender, self.turns.take(), text.len());
-                self.in_flight_bytes += bytes;
-                self.running.push(Box::pin(async move {
-                    Done { index, bytes, outcome: appender.accept(admitted, turn).await }
-                }));
-            }
+            Ok(admitted) => self.append(index, text.len(), admitted),
             Err(problem) => self.refuse(index, &problem),
         }
         if index % YIELD_EVERY == YIELD_EVERY - 1 {
@@ -80,9 +87,40 @@ impl<'a> Items<'a> {
             tokio::task::yield_now().await;
         }
         while self.in_flight_bytes >= MAX_IN_FLIGHT_BYTES {
-            let Some(done) = self.running.next().await else { return };
+            let Some(done) = self.next_done().await else { return };
             self.record(done);
         }
+    }
+
+    /// Starts to append an item.
+    fn append(&mut self, index: usize, bytes: usize, admitted: Admitted) {
+        let appender = self.appender;
+        if admitted.event.dedup.is_some() || !self.turns.all_left() {
+            let turn = self.turns.take();
+            self.in_flight_bytes += bytes;
+            self.running
+                .push(Box::pin(async move { Done { index, bytes, outcome: appender.accept(admitted, turn).await } }));
+            return;
+        }
+        match appender.append_next(admitted) {
+            Ok(event) => {
+                self.in_flight_bytes += bytes;
+                self.submitted.push_back(Submitted { index, bytes, event });
+            }
+            Err(problem) => self.refuse(index, &problem),
+        }
+    }
+
+    /// Waits for the next outcome; `None`: there is none to wait for.
+    async fn next_done(&mut self) -> Option<Done> {
+        let Some(first) = self.submitted.front_mut() else { return self.running.next().await };
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.appender.confirmed(&mut first.event) => outcome.map(Outcome::Accepted),
+            Some(done) = self.running.next() => return Some(done),
+        };
+        let Submitted { index, bytes, .. } = self.submitted.pop_front()?;
+        Some(Done { index, bytes, outcome })
     }
 
     /// The next item is larger than the body of a single event may be.
@@ -98,14 +136,14 @@ impl<'a> Items<'a> {
         loop {
             tokio::select! {
                 output = &mut other => return output,
-                Some(done) = self.running.next() => self.record(done),
+                Some(done) = self.next_done() => self.record(done),
             }
         }
     }
 
     /// Waits for the outcomes of all items.
     pub(super) async fn finish(mut self) -> Results {
-        while let Some(done) = self.running.next().await {
+        while let Some(done) = self.next_done().await {
             self.record(done);
         }
         self.results

@@ -75,9 +75,9 @@ async fn bytes_in_flight_are_bounded_by_key_until_the_report() {
     let record =
         |key: &'static [u8]| ProducerRecord { topic: TOPIC, key: Some(key), value: Some(&VALUE), headers: &[] };
     let is_busy = |key| matches!(producer.submit(&record(key)), Err(PublishError::Busy));
-    let (first, second) = (producer.submit(&record(b"a")).unwrap(), producer.submit(&record(b"a")).unwrap());
+    let (first, mut second) = (producer.submit(&record(b"a")).unwrap(), producer.submit(&record(b"a")).unwrap());
     assert!(is_busy(b"a"), "one key does not take everything");
-    let third = producer.submit(&record(b"b")).unwrap();
+    let mut third = producer.submit(&record(b"b")).unwrap();
     assert!(is_busy(b"b"), "the bound of all keys is reached");
     // Its client left; librdkafka still has the record.
     drop(first);
