@@ -193,8 +193,7 @@ fn check_count(events: usize) -> Result<(), Problem> {
 }
 
 /// Counts events of a batch for the rate limits, before they are accepted. `before`: events that were counted already.
-/// The request itself was counted as the first event when the caller was authenticated.
 async fn count(caller: &Caller, before: usize, events: usize) -> Result<(), Problem> {
-    let more = if before == 0 { events.saturating_sub(1) } else { events };
-    caller.count(u32::try_from(more).unwrap_or(u32::MAX)).await
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    caller.count_events(number(before), number(events)).await
 }

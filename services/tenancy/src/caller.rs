@@ -33,18 +33,17 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Counts more requests than the one that the extractor has counted: a batch counts one per event, so it counts all
-    /// events but one here. All or none.
+    /// Counts events of a batch, each as a request: the extractor has counted one for the first event. All or none.
+    /// `before`: events of the same batch that were counted already.
     ///
     /// # Errors
-    /// 413 when the batch is larger than a whole limit; 429 when a limit is exceeded.
-    pub async fn count(&self, more: u32) -> Result<(), Problem> {
-        let requests = more.saturating_add(1);
-        if let Some(limit) = self.limits.exceeded_by(requests) {
-            let detail =
-                format!("a batch of {requests} events is larger than the whole rate limit of {limit} a minute");
+    /// 413 when the batch so far is larger than a whole limit; 429 when a limit is exceeded.
+    pub async fn count_events(&self, before: u32, events: u32) -> Result<(), Problem> {
+        if let Some(limit) = self.limits.exceeded_by(before.saturating_add(events)) {
+            let detail = format!("a batch may have at most {limit} events, which is the whole rate limit of a minute");
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail));
         }
+        let more = if before == 0 { events.saturating_sub(1) } else { events };
         if more == 0 { Ok(()) } else { self.limits.count(more, &self.rate_limit).await }
     }
 

@@ -70,7 +70,10 @@ pub enum UrlProblem {
     #[error("must be an absolute http or https URL")]
     Malformed,
     /// Two readers could read it differently, so it is refused rather than repaired.
-    #[error("must have a host after //, and no backslash, blank or control character")]
+    #[error(
+        "must have a plain host name or address after //, without other forms of its characters, and no backslash, blank \
+         or control character"
+    )]
     Ambiguous,
     #[error("must be at most {MAX_URL_BYTES} bytes long")]
     TooLong,
@@ -124,11 +127,11 @@ impl EgressPolicy {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(UrlProblem::UserInfo);
         }
-        if !is_unambiguous(text) {
-            return Err(UrlProblem::Ambiguous);
-        }
         if self.check_literal(&url) == Some(AddressClass::Refused) {
             return Err(UrlProblem::Refused);
+        }
+        if !is_unambiguous(text, &url) {
+            return Err(UrlProblem::Ambiguous);
         }
         url.set_fragment(None);
         Ok(url)
@@ -151,12 +154,31 @@ impl EgressPolicy {
 }
 
 /// Whether the parser has repaired nothing. It removes blanks, control characters and an empty user name, reads a
-/// backslash as a slash, and finds a host after any number of slashes.
-fn is_unambiguous(text: &str) -> bool {
+/// backslash as a slash, and finds a host after any number of slashes. In a host it reads `0x7f.1` and full-width digits
+/// as an IPv4 address, decodes `%2e`, and removes soft hyphens.
+fn is_unambiguous(text: &str, url: &Url) -> bool {
     let is_repaired = |c: char| c == '\\' || c.is_whitespace() || c.is_control();
     let after_scheme = text.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//"));
-    let host = after_scheme.and_then(|rest| rest.split(['/', '?', '#']).next());
-    !text.contains(is_repaired) && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
+    let authority = after_scheme.and_then(|rest| rest.split(['/', '?', '#']).next());
+    let (Some(authority), Some(read)) = (authority, url.host_str()) else { return false };
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => host,
+        _ => authority,
+    };
+    // An IPv6 address has many forms that all readers read alike.
+    let is_as_written = (host.starts_with('[') && read.starts_with('['))
+        || (host.split('.').count() == read.split('.').count()
+            && host.split('.').zip(read.split('.')).all(|(written, read)| is_label_as_written(written, read)));
+    !text.contains(is_repaired) && is_as_written
+}
+
+/// Whether a part of a host name was read as it is written, but for upper case. One that is not ASCII must have become
+/// Punycode: without it, the parser has replaced characters that only look like ASCII.
+fn is_label_as_written(written: &str, read: &str) -> bool {
+    if written.is_ascii() {
+        return written.eq_ignore_ascii_case(read);
+    }
+    read.starts_with("xn--") && written.chars().all(|c| c.is_alphanumeric() || c == '-')
 }
 
 fn is_public(address: IpAddr) -> bool {

@@ -17,7 +17,7 @@ async fn a_stored_endpoint_at_a_refused_address_is_not_reached() {
     let system = System::start_with(config).await;
     let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let port = receiver.port();
-    for host in ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"] {
+    for host in ["127.0.0.1", "localhost", "127.0.0.2", "[::ffff:127.0.0.1]"] {
         system.endpoint(&receiver, json!({"url": format!("http://{host}:{port}/"), "retry_schedule": []})).await;
     }
     let event = system.event("a");

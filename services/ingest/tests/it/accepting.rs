@@ -77,8 +77,10 @@ async fn the_response_has_event_id_append_time_and_position() {
     let reported = OffsetDateTime::parse(&timestamp, &Rfc3339).unwrap().unix_timestamp_nanos() / 1_000_000;
     assert_eq!(reported, i128::from(record.append_time_ms));
     assert_eq!((timestamp.len(), timestamp.ends_with('Z')), (24, true), "milliseconds, in UTC: {timestamp}");
-    let position =
-        instance.sealing.open_token("position", bench.org.as_uuid().as_bytes(), &answer.text("position")).unwrap();
+    let position = instance
+        .sealing
+        .open_stable_token("position", bench.org.as_uuid().as_bytes(), &answer.text("position"))
+        .unwrap();
     assert_eq!(
         RecordPosition::from_bytes(&position),
         Some(RecordPosition {

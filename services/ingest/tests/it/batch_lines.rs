@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::batch::{NDJSON, counts, event, lines, statuses};
-use crate::bench::{Answer, Bench, Instance, KEY};
+use crate::bench::{Answer, Bench, Instance, KEY, send};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -119,4 +119,35 @@ async fn a_line_without_end_is_not_kept() {
     upload.send(format!("\n{}", event(0)).as_bytes()).await;
     let answer = upload.finish().await.expect(207);
     assert_eq!((statuses(&answer), counts(&answer)), (vec![413, 201], [1, 0, 1]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_lines_than_the_whole_limit_are_413_in_one_piece_or_many() {
+    let bench = Bench::start().await;
+    // Development keys have no limits.
+    sqlx::query("UPDATE organizations SET rate_limit_per_minute = 100").execute(&bench.pool).await.unwrap();
+    sqlx::query("UPDATE api_keys SET environment = 'test', rate_limit_per_minute = NULL")
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    let instance = bench.instance().await;
+    let detail = "a batch may have at most 100 events, which is the whole rate limit of a minute";
+    let too_many = (0..101).map(event).collect::<Vec<_>>();
+    let whole = send(instance.batch("/v1/events/batch", NDJSON, lines(&too_many))).await.expect(413);
+    assert_eq!((whole.text("error_code").as_str(), whole.text("detail").as_str()), ("batch_too_large", detail));
+    assert_eq!(bench.log().await.len(), 0);
+
+    let mut upload = Upload::start(&instance).await;
+    for number in 0..3 {
+        upload.send(lines(&too_many[number..=number]).as_bytes()).await;
+        eventually(PATIENCE, "the line is on the log", || async {
+            (bench.log().await.len() == number + 1).then_some(())
+        })
+        .await;
+    }
+    upload.send(lines(&too_many[3..]).as_bytes()).await;
+    let pieces = upload.finish().await.expect(413);
+    let detail = format!("{detail}; 3 of the 3 events before were accepted, see results");
+    assert_eq!((pieces.text("error_code"), pieces.text("detail")), ("batch_too_large".to_owned(), detail));
+    assert_eq!((statuses(&pieces), counts(&pieces)), (vec![201; 3], [3, 0, 0]));
 }

@@ -27,7 +27,8 @@ async fn reject(bench: &Bench, organization: OrgId, topic: &str, offset: i64, at
 /// The offsets that the position tokens of the page hold.
 fn offsets(bench: &Bench, page: &Value) -> Vec<i64> {
     let offset = |row: &Value| {
-        let plain = bench.sealing.open_token("position", bench.alpha.as_uuid().as_bytes(), text(row, "position"));
+        let plain =
+            bench.sealing.open_stable_token("position", bench.alpha.as_uuid().as_bytes(), text(row, "position"));
         RecordPosition::from_bytes(&plain.unwrap()).unwrap().offset
     };
     page["rejected"].as_array().unwrap().iter().map(offset).collect()
@@ -62,7 +63,10 @@ async fn rejected_record_shows_time_reason_and_position() {
     let mut event = page["rejected"][0].clone();
     let position = event["position"].take();
     assert!(
-        bench.sealing.open_token("position", bench.alpha.as_uuid().as_bytes(), position.as_str().unwrap()).is_some()
+        bench
+            .sealing
+            .open_stable_token("position", bench.alpha.as_uuid().as_bytes(), position.as_str().unwrap())
+            .is_some()
     );
     assert_eq!(
         event,

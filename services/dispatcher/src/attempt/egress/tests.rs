@@ -112,7 +112,12 @@ fn every_spelling_of_a_refused_address_is_refused() {
     for spelling in spellings {
         assert_eq!(open().check_url(spelling), Err(UrlProblem::Refused), "{spelling}");
     }
-    assert!(with_loopback().check_url("http://2130706433:8080/x").is_ok());
+    let numeric = ["2130706433:8080", "0x7f000001", "0177.0.0.1", "127.1", "0x7f.1", "%31%32%37.0.0.1", "127.0.0.1."];
+    for host in numeric.into_iter().chain(["\u{ff11}\u{ff12}\u{ff17}.0.0.1"]) {
+        let problem = with_loopback().check_url(&format!("http://{host}/")).unwrap_err();
+        assert_eq!(problem, UrlProblem::Ambiguous, "{host}: allowed, but not as it would be shown");
+    }
+    assert!(with_loopback().check_url("http://[0:0:0:0:0:0:0:1]:80/x").is_ok());
     assert!(with_loopback().check_url("http://localhost:8080/x").is_ok());
 }
 
@@ -147,10 +152,22 @@ fn a_url_that_the_parser_repairs_is_refused() {
         "https://example.com/\n",
         "https://example.com/\u{a0}",
         "https://example.com/\u{7f}",
+        "https://a.b%2ec/",
+        "https://exa\u{ad}mple.com/",
+        "https://\u{ff45}xample.com/",
+        "https://example\u{3002}com/",
+        "https://1.1/",
+        "https://0x8.8.8.8/",
+        "https://8.8.8.8./",
     ] {
         assert_eq!(open().check_url(text), Err(UrlProblem::Ambiguous), "{text:?}");
     }
-    for text in ["https://example.com", "HTTPS://example.com/a@b?c=@#@", "https://b\u{fc}cher.example/"] {
+    for text in [
+        "https://example.com",
+        "HTTPS://example.com/a@b?c=@#@",
+        "https://b\u{fc}cher.example/",
+        "https://B\u{fc}cher.EXAMPLE.:8/",
+    ] {
         assert!(open().check_url(text).is_ok(), "{text:?}");
     }
 }

@@ -167,7 +167,10 @@ async fn payload_bytes_are_the_producers_and_every_field_is_there() {
     let mut event = page["events"][0].clone();
     let position = event["position"].take();
     assert!(
-        bench.sealing.open_token("position", bench.alpha.as_uuid().as_bytes(), position.as_str().unwrap()).is_some()
+        bench
+            .sealing
+            .open_stable_token("position", bench.alpha.as_uuid().as_bytes(), position.as_str().unwrap())
+            .is_some()
     );
     event["payload"].take();
     assert_eq!(
