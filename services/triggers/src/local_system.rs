@@ -12,11 +12,14 @@ use runtime::postgres::PostgresConfig;
 
 use crate::up::files::DevJson;
 
+/// Data folder of `triggers up`, unless another is given.
+pub(crate) const DEFAULT_DATA_DIR: &str = ".triggers";
+
 /// Location of a local system.
 #[derive(Args, Clone)]
 pub(crate) struct LocalSystemArgs {
     /// Data folder of `triggers up`
-    #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = ".triggers", global = true)]
+    #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = DEFAULT_DATA_DIR, global = true)]
     data_dir: PathBuf,
 }
 

@@ -1,11 +1,17 @@
 //! What `triggers up` prints once it is ready: URL, key, and commands to copy.
 
 use super::files::DevJson;
+use crate::local_system::DEFAULT_DATA_DIR;
 
 /// The commands are those of the README, with this system's URL and key.
 pub(super) fn text(dev: &DevJson, folder: &str, ephemeral: bool) -> String {
     let DevJson { base_url, api_key, organization_id, kafka_brokers, .. } = dev;
     let data = if ephemeral { "the data is deleted then" } else { "the data is kept for the next start" };
+    // The other commands look in the default folder by themselves.
+    let commands = match folder {
+        DEFAULT_DATA_DIR => String::new(),
+        _ => format!("\nFor the other commands: export TRIGGERS_DATA_DIR={folder}\n"),
+    };
     format!(
         "
 Triggers is up.
@@ -15,7 +21,8 @@ Triggers is up.
   organization  {organization_id}
   Kafka         {kafka_brokers}
   all settings  {folder}/dev.json
-
+  documents     {base_url}/docs
+{commands}
 Send an event, read the inbox, acknowledge:
 
   curl -s {base_url}/v1/events -H 'Authorization: Bearer {api_key}' \\

@@ -24,6 +24,7 @@ use runtime::seal::SealingKey;
 use runtime::telemetry::logs;
 use tracing::info;
 
+use crate::local_system::DEFAULT_DATA_DIR;
 use crate::roles::{self, Connections, ProcessArgs};
 use files::DevJson;
 
@@ -34,7 +35,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "TRIGGERS_PORT", default_value_t = 8080)]
     port: u16,
     /// Folder for data, keys and dev.json
-    #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = ".triggers")]
+    #[arg(long, env = "TRIGGERS_DATA_DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
     /// Keep nothing: use a temporary folder instead of --data-dir, and delete it at the end
     #[arg(long)]
