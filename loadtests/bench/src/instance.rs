@@ -16,18 +16,19 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Instance {
     pub address: Address,
     pub control: ControlClient,
-    _process: Child,
+    metrics: ControlClient,
+    process: Child,
 }
 
 impl Instance {
     /// Starts `program` on Kafka and PostgreSQL of `target`, with further settings.
     pub(crate) async fn start(target: &Target, program: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        // Free at this moment; a process that finds it taken ends, and the run fails.
-        let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let (listen, metrics_listen) = (free_address()?, free_address()?);
         let setting = |value: &Option<String>, name| value.clone().with_context(|| format!("dev.json has no {name}"));
         let process = Command::new(program)
             .arg("ingest")
             .env("LISTEN", &listen)
+            .env("METRICS_LISTEN", &metrics_listen)
             .env("OPERATOR_TOKEN", setting(&target.operator_token, "operator_token")?)
             .env("DATABASE_URL", setting(&target.database_url, "database_url")?)
             .env("KAFKA_BROKERS", setting(&target.kafka_brokers, "kafka_brokers")?)
@@ -39,16 +40,21 @@ impl Instance {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        let address = Address::parse(&format!("http://{listen}"), false).map_err(|_| anyhow::anyhow!("no address"))?;
-        let control = ControlClient::new(&address)?;
-        let instance = Self { address, control, _process: process };
+        let parse = |listen: &str| {
+            Address::parse(&format!("http://{listen}"), false).map_err(|_| anyhow::anyhow!("no address: {listen}"))
+        };
+        let address = parse(&listen)?;
+        let (control, metrics) = (ControlClient::new(&address)?, ControlClient::new(&parse(&metrics_listen)?)?);
+        let mut instance = Self { address, control, metrics, process };
         instance.wait_until_ready().await?;
         Ok(instance)
     }
 
-    async fn wait_until_ready(&self) -> anyhow::Result<()> {
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let until = Instant::now() + START_TIMEOUT;
         while !matches!(self.control.get("/health/ready", "").await, Ok((200, _))) {
+            let ended = self.process.try_wait()?;
+            ensure!(ended.is_none(), "the process of the role ingest ended: {ended:?}");
             ensure!(Instant::now() < until, "{} is not ready", self.address.url());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -57,9 +63,14 @@ impl Instance {
 
     /// The value of a counter without labels.
     pub(crate) async fn counter(&self, name: &str) -> anyhow::Result<f64> {
-        let (_, text) = self.control.get("/metrics", "").await?;
+        let (_, text) = self.metrics.get("/metrics", "").await?;
         let text = String::from_utf8_lossy(&text);
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.with_context(|| format!("no metric {name}"))?.trim().parse().context("a counter is a number")
     }
+}
+
+/// Free at this moment. A process that finds it taken ends, and the run fails.
+fn free_address() -> anyhow::Result<String> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

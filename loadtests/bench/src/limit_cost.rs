@@ -12,7 +12,7 @@ use crate::figures::Figures;
 use crate::instance::Instance;
 use crate::pair::median;
 use crate::product::{self, Options};
-use crate::report;
+use crate::report::{self, Report};
 use crate::scenario::Load;
 use crate::target::Target;
 
@@ -97,23 +97,22 @@ pub(crate) async fn run(target: &Target, pair: &Pair, folder: &Path) -> Result<b
     let (on, off) = (start(target, pair, "on").await?, start(target, pair, "off").await?);
     let (mut runs_on, mut runs_off) = (Vec::new(), Vec::new());
     let mut all_passed = true;
-    for round in 1..=pair.rounds {
-        for (name, instance, runs) in [("on", &on, &mut runs_on), ("off", &off, &mut runs_off)] {
+    // Round 0 warms up both and is not counted. The order changes from round to round: a system that has run for longer
+    // is faster.
+    for round in 0..=pair.rounds {
+        let mut sides = [("on", &on, &mut runs_on), ("off", &off, &mut runs_off)];
+        if round % 2 == 0 {
+            sides.reverse();
+        }
+        for (name, instance, runs) in sides {
             eprintln!("round {round} of {}: limits {name}", pair.rounds);
-            let options = Options {
-                name: format!("limits-{name}"),
-                limit_per_minute: pair.limit_per_minute,
-                components: pair.options.components.clone(),
-                ..pair.options
-            };
-            // Each process has organizations of its own, which are remembered by its address.
-            let data_dir = target.data_dir.join(format!("bench-limits-{name}"));
-            let side = Target { address: instance.address.clone(), data_dir, ..target.clone() };
-            let report = product::run(&side, pair.load, &options).await?;
+            let report = run_side(target, pair, name, instance).await?;
             all_passed &= report.passed;
             report::write_series(folder, &format!("series-{name}-{round}.csv"), &report.rows)?;
             print!("{}", report::summary(&report));
-            runs.push(report.figures);
+            if round > 0 {
+                runs.push(report.figures);
+            }
         }
     }
     let (on, off) = (Side::new(runs_on), Side::new(runs_off));
@@ -128,6 +127,19 @@ pub(crate) async fn run(target: &Target, pair: &Pair, folder: &Path) -> Result<b
     report::write_json(folder, &CostReport { environment, limit_per_minute, on, off, more_cpu_percent, passed })?;
     println!("report in {}", folder.display());
     Ok(passed)
+}
+
+async fn run_side(target: &Target, pair: &Pair, name: &str, instance: &Instance) -> Result<Report, Failure> {
+    let options = Options {
+        name: format!("limits-{name}"),
+        limit_per_minute: pair.limit_per_minute,
+        components: pair.options.components.clone(),
+        ..pair.options
+    };
+    // Each process has organizations of its own, which are remembered by its address.
+    let data_dir = target.data_dir.join(format!("bench-limits-{name}"));
+    let side = Target { address: instance.address.clone(), data_dir, ..target.clone() };
+    product::run(&side, pair.load, &options).await
 }
 
 async fn start(target: &Target, pair: &Pair, limits: &str) -> anyhow::Result<Instance> {
