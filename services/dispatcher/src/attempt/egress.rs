@@ -71,8 +71,8 @@ pub enum UrlProblem {
     Malformed,
     /// Two readers could read it differently, so it is refused rather than repaired.
     #[error(
-        "must have a plain host name or address after //, without other forms of its characters, and no backslash, blank \
-         or control character"
+        "must have a plain host name or address after //, without other forms of its characters, and no backslash, \
+         blank or control character"
     )]
     Ambiguous,
     #[error("must be at most {MAX_URL_BYTES} bytes long")]
@@ -154,8 +154,8 @@ impl EgressPolicy {
 }
 
 /// Whether the parser has repaired nothing. It removes blanks, control characters and an empty user name, reads a
-/// backslash as a slash, and finds a host after any number of slashes. In a host it reads `0x7f.1` and full-width digits
-/// as an IPv4 address, decodes `%2e`, and removes soft hyphens.
+/// backslash as a slash, and finds a host after any number of slashes. In a host it reads `0x7f.1` and full-width
+/// digits as an IPv4 address, decodes `%2e`, and removes soft hyphens.
 fn is_unambiguous(text: &str, url: &Url) -> bool {
     let is_repaired = |c: char| c == '\\' || c.is_whitespace() || c.is_control();
     let after_scheme = text.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//"));
