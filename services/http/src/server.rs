@@ -54,7 +54,7 @@ const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Most streams that one connection of HTTP/2 may have open.
-const MAX_STREAMS: u32 = 250;
+const MAX_STREAMS: u32 = 100;
 /// Bytes of request bodies that a stream, and a connection of HTTP/2, may send before they are read.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;

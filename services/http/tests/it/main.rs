@@ -10,6 +10,7 @@ mod operational;
 mod problems;
 mod server;
 mod slow;
+mod unread;
 
 use std::collections::HashMap;
 use std::future::Future;
