@@ -11,6 +11,7 @@ mod problems;
 mod server;
 mod slow;
 mod unread;
+mod unread_bodies;
 
 use std::collections::HashMap;
 use std::future::Future;
