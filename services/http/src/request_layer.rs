@@ -163,14 +163,14 @@ fn panic_response(panic: &(dyn Any + Send), recorder: &RequestRecorder) -> Respo
 /// Writes the body of a problem. An error response of the framework becomes a problem too.
 fn write_problem_body(mut response: Response, context: &RequestContext, method: &Method, uri: &Uri) -> Response {
     let status = response.status();
-    if !status.is_client_error() && !status.is_server_error() {
-        return response;
-    }
-    if status == StatusCode::METHOD_NOT_ALLOWED && *method == Method::OPTIONS {
-        // The router adds `Allow` to this response, as to every 405.
+    // The router answers so when the method is not OPTIONS, CORS to a preflight. The router adds `Allow` to both.
+    if *method == Method::OPTIONS && matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::OK) {
         *response.status_mut() = StatusCode::NO_CONTENT;
         *response.body_mut() = axum::body::Body::empty();
         response.headers_mut().remove(header::CONTENT_TYPE);
+        return response;
+    }
+    if !status.is_client_error() && !status.is_server_error() {
         return response;
     }
     let problem = match response.extensions_mut().remove::<Problem>() {

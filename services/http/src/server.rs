@@ -236,6 +236,8 @@ fn too_many_connections(exhausted: Exhausted) -> Vec<u8> {
          x-request-id: {id}\r\n\
          x-correlation-id: {id}\r\n\
          x-response-time: 0ms\r\n\
+         x-content-type-options: nosniff\r\n\
+         cache-control: no-store\r\n\
          retry-after: 1\r\n\
          connection: close\r\n\r\n",
         body.len()

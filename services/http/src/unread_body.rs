@@ -1,5 +1,5 @@
-//! A request body of HTTP/1 that its handler did not read to the end, as when the request is refused. What is left of it
-//! would be read as the next request. A small rest is read and discarded, so that the connection can be used again;
+//! A request body of HTTP/1 that its handler did not read to the end, as when the request is refused. What is left of
+//! it would be read as the next request. A small rest is read and discarded, so that the connection can be used again;
 //! after another one the connection closes, and the answer says so.
 
 use std::pin::Pin;

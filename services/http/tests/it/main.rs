@@ -5,6 +5,7 @@
 mod bodies;
 mod budgets;
 mod decoders;
+mod every_answer;
 mod http2;
 mod operational;
 mod problems;
