@@ -1,8 +1,9 @@
 //! The budgets of one HTTP server: open connections per peer, and the bytes of request bodies and of responses that are
 //! held in memory, in all and for each organization (for each address, while no key is known).
 //!
-//! A small body or response is not counted: hyper's buffers hold it anyway, and their number is bounded by that of the
-//! connections.
+//! A small body or response of HTTP/1 is not counted: hyper's buffers hold it anyway, and their number is bounded by
+//! that of the connections. A connection of HTTP/2 holds an answer for each of its streams, so there all answers are
+//! counted.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use runtime::budget::{Budget, Exhausted, KeyedShares, Permit, Share};
 use super::problem::Problem;
 use super::server_limits::ServerLimits;
 
-/// Larger responses are counted.
+/// Larger responses are counted, also with HTTP/1.
 pub(super) const UNCOUNTED_RESPONSE_BYTES: u64 = 16 * 1024;
 
 /// The budgets of one server. Cloning shares them.
@@ -39,11 +40,17 @@ impl Budgets {
         );
         let bodies = Budget::new("request_body_bytes", limits.max_body_bytes, limits.max_body_bytes_per_holder);
         let responses = Budget::new("response_bytes", limits.max_response_bytes, limits.max_response_bytes_per_holder);
+        // A budget of its own, so that clients without a key never use up that of the organizations.
+        let without_key = Budget::new(
+            "response_bytes_without_key",
+            limits.max_response_bytes_without_key,
+            limits.max_response_bytes_per_address,
+        );
         Self(Arc::new(BudgetsState {
             connections_by_peer: KeyedShares::new(of_connections.clone()),
             connections: of_connections,
             bodies_by_address: KeyedShares::new(bodies.clone()),
-            responses_by_address: KeyedShares::new(responses.clone()),
+            responses_by_address: KeyedShares::new(without_key),
             bodies,
             responses,
         }))
@@ -108,11 +115,15 @@ impl Holder {
     /// # Errors
     /// 429 when this holder has too much, 503 when all together have.
     pub fn take_response(&self, bytes: u64) -> Result<Permit, Problem> {
-        let share = match self {
+        self.responses().take(bytes).map_err(response_problem)
+    }
+
+    /// What this holder may hold of responses.
+    pub(super) fn responses(&self) -> Share {
+        match self {
             Self::Shares(shares) => shares.responses.clone(),
             Self::Address(budgets, address) => budgets.0.responses_by_address.of(*address),
-        };
-        share.take(bytes).map_err(response_problem)
+        }
     }
 }
 

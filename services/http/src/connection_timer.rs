@@ -83,7 +83,7 @@ impl ConnectionTimer {
         OpenRequest(self.clone())
     }
 
-    /// Called when a response is sent although the request's body may not have been read completely.
+    /// Called when a response is sent although the request's body has not been read completely.
     pub(super) fn linger_on_close(&self) {
         self.linger.store(true, Ordering::Relaxed);
     }

@@ -55,7 +55,7 @@ impl CorsOrigins {
     }
 
     /// Lets pages of these origins use the routes.
-    pub fn apply(&self, routes: Router) -> Router {
+    pub(super) fn apply(&self, routes: Router) -> Router {
         let origins = match self {
             Self::None => return routes,
             Self::Any => AllowOrigin::any(),

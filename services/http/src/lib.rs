@@ -33,6 +33,7 @@ mod server;
 mod server_limits;
 mod timestamp;
 mod trusted_proxies;
+mod unread_body;
 
 pub use body::{BATCH_BODY_BYTES, BodyLimits, BodyReadTimeout, EVENT_BODY_BYTES, RequestBody, read_body};
 pub use body_stream::BodyStream;

@@ -7,14 +7,14 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use http::StatusCode;
 
-use super::cors::strict_transport_security;
+use super::cors::{CorsOrigins, strict_transport_security};
 use super::observe::SlowThresholds;
 use super::problem::Problem;
 use super::request_layer::RequestLayer;
 use super::routes::Routes;
 
 /// When a request is logged as slow.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct MountOptions {
     /// A request that takes longer is logged as a warning. Default 100 ms.
     pub slow_warn: Duration,
@@ -22,11 +22,18 @@ pub struct MountOptions {
     pub slow_error: Duration,
     /// `max-age` of `Strict-Transport-Security`, seconds; 0, the default: the header is not sent.
     pub hsts_max_age_seconds: u64,
+    /// Origins whose pages may use the routes. Default: none.
+    pub cors: CorsOrigins,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { slow_warn: Duration::from_millis(100), slow_error: Duration::from_secs(1), hsts_max_age_seconds: 0 }
+        Self {
+            slow_warn: Duration::from_millis(100),
+            slow_error: Duration::from_secs(1),
+            hsts_max_age_seconds: 0,
+            cors: CorsOrigins::None,
+        }
     }
 }
 
@@ -46,15 +53,16 @@ pub fn mount(api: impl Into<Routes>, options: MountOptions) -> Router {
         .nest("/api", api.clone())
         .merge(api)
         .fallback(|| async { Problem::from_status(StatusCode::NOT_FOUND) });
-    with_request_layer(routes, options)
+    with_request_layer(routes, &options)
 }
 
 /// Wraps each route in the request layer.
-pub(super) fn with_request_layer(routes: Router, options: MountOptions) -> Router {
+pub(super) fn with_request_layer(routes: Router, options: &MountOptions) -> Router {
     // `with_state` turns handlers into services. Without it, axum would create the layer again for every request, and
     // the cached metrics would be lost.
     let routes: Router = routes.with_state(());
-    let routes = routes.layer(RequestLayer { slow: options.slow_thresholds() });
+    // Inside the request layer, which then sees the answer to a preflight too.
+    let routes = options.cors.apply(routes).layer(RequestLayer { slow: options.slow_thresholds() });
     match strict_transport_security(options.hsts_max_age_seconds) {
         None => routes,
         Some((name, value)) => routes.layer(map_response(move |mut response: Response| {

@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::mount::{MountOptions, with_request_layer};
+use super::routes::Routes;
 use runtime::health::Health;
 use runtime::telemetry::metrics;
 
@@ -62,12 +63,14 @@ pub fn probe_routes(info: ServiceInfo, health: Health) -> Router {
             .route(&format!("{mount}/health/ready"), get(ready))
             .route(&format!("{mount}/health/live"), get(live));
     }
-    with_request_layer(routes.layer(Extension(info)).with_state(health), MountOptions::default())
+    let routes = routes.layer(Extension(info)).with_state(health);
+    with_request_layer(Routes::from(routes).checked(), &MountOptions::default())
 }
 
 /// `/metrics` alone, for a separate port.
 pub fn metrics_route() -> Router {
-    with_request_layer(Router::new().route("/metrics", get(render_metrics)), MountOptions::default())
+    let routes = Router::new().route("/metrics", get(render_metrics));
+    with_request_layer(Routes::from(routes).checked(), &MountOptions::default())
 }
 
 /// The program that answers.

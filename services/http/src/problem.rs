@@ -16,6 +16,9 @@ use utoipa::ToSchema;
 use super::context::{Dialect, RequestContext};
 use super::nearest::{MAX_TEXT_CHARACTERS, cut, shown};
 
+/// The longest path of a request that a problem repeats, characters.
+const MAX_INSTANCE_CHARACTERS: usize = 200;
+
 /// One invalid field, and why it is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
@@ -290,7 +293,7 @@ impl Serialize for ProblemBody<'_> {
         map.serialize_entry("title", self.status.canonical_reason().unwrap_or("Error"))?;
         map.serialize_entry("status", &self.status.as_u16())?;
         map.serialize_entry("detail", &self.problem.detail)?;
-        map.serialize_entry("instance", self.instance)?;
+        map.serialize_entry("instance", &cut(self.instance, MAX_INSTANCE_CHARACTERS))?;
         map.serialize_entry("error_code", self.problem.error_code)?;
         // The same text under two more names, for clients of older trigger APIs.
         map.serialize_entry("message", &self.problem.detail)?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use tower::{Layer, Service, ServiceExt};
 
 use super::budgets::Holder;
@@ -35,6 +35,10 @@ pub(super) struct AddressHolder(pub(super) Holder);
 /// Says to the server, in a response, that the request had a valid key.
 #[derive(Clone, Copy)]
 pub(super) struct HadValidKey;
+
+/// Says to the server, in a response of HTTP/2, who holds it until it is sent.
+#[derive(Clone)]
+pub(super) struct AnswerHolder(pub(super) Holder);
 
 /// Wraps each route in a [`RequestService`].
 #[derive(Clone, Copy)]
@@ -87,7 +91,9 @@ where
     fn call(&mut self, mut request: Request) -> Self::Future {
         let address = request.extensions_mut().remove::<AddressHolder>().map(|address| address.0);
         let context = RequestContext::new(request.headers(), request.uri()).with_address(address);
-        let recorder = RequestRecorder { metrics: self.route_metrics(&request), context: context.clone(), open: true };
+        let is_http2 = request.version() == Version::HTTP_2;
+        let metrics = self.route_metrics(&request);
+        let recorder = RequestRecorder { metrics, context: context.clone(), is_http2, open: true };
         let (method, uri, slow) = (request.method().clone(), request.uri().clone(), self.slow);
         request.extensions_mut().insert(context);
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
@@ -113,6 +119,7 @@ pub(super) async fn respond_with(request: Request, problem: Problem, slow: SlowT
 struct RequestRecorder {
     metrics: Arc<RouteMetrics>,
     context: RequestContext,
+    is_http2: bool,
     open: bool,
 }
 
@@ -124,6 +131,9 @@ impl RequestRecorder {
         let mut response = write_problem_body(response, &self.context, method, uri);
         if self.context.has_valid_key() {
             response.extensions_mut().insert(HadValidKey);
+        }
+        if let Some(holder) = self.context.holder().filter(|_| self.is_http2) {
+            response.extensions_mut().insert(AnswerHolder(holder));
         }
         add_headers(&mut response, &self.context);
         self.metrics.answered(&self.context, response.status(), waited, slow);
@@ -153,14 +163,14 @@ fn panic_response(panic: &(dyn Any + Send), recorder: &RequestRecorder) -> Respo
 /// Writes the body of a problem. An error response of the framework becomes a problem too.
 fn write_problem_body(mut response: Response, context: &RequestContext, method: &Method, uri: &Uri) -> Response {
     let status = response.status();
-    if !status.is_client_error() && !status.is_server_error() {
-        return response;
-    }
-    if status == StatusCode::METHOD_NOT_ALLOWED && *method == Method::OPTIONS {
-        // The router adds `Allow` to this response, as to every 405.
+    // The router answers so when the method is not OPTIONS, CORS to a preflight. The router adds `Allow` to both.
+    if *method == Method::OPTIONS && matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::OK) {
         *response.status_mut() = StatusCode::NO_CONTENT;
         *response.body_mut() = axum::body::Body::empty();
         response.headers_mut().remove(header::CONTENT_TYPE);
+        return response;
+    }
+    if !status.is_client_error() && !status.is_server_error() {
         return response;
     }
     let problem = match response.extensions_mut().remove::<Problem>() {

@@ -1,5 +1,5 @@
-//! Bodies of responses: what a large one holds is counted until the client has read it, and the client must read it in
-//! time.
+//! Bodies of responses: what one holds is counted until the client has read it, and the client must read it in time. A
+//! small one of HTTP/1 is exempt.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,13 +9,16 @@ use axum::body::Body as AnyBody;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use runtime::budget::Permit;
+use runtime::budget::{Exhausted, Permit};
 
-use super::budgets::{UNCOUNTED_RESPONSE_BYTES, held};
+use super::budgets::{Holder, UNCOUNTED_RESPONSE_BYTES, held};
 use super::connection_timer::{OpenRequest, UnsentResponse};
 use super::context::RequestContext;
 use super::problem::Problem;
 use super::server_limits::ServerLimits;
+
+/// What hyper and h2 hold for an answer that nobody reads, besides its body: the stream, its task and its headers.
+const STREAM_BYTES: u64 = 8 * 1024;
 
 /// Bytes that a handler has taken for its response before it made it, such as for the rows of a page. A handler puts it
 /// into the extensions of the response; it is then held until the response is sent.
@@ -50,6 +53,16 @@ pub(super) fn count(mut response: Response, context: &RequestContext) -> Result<
     Ok(response.map(|body| AnyBody::new(HeldBody { inner: body, held: permit })))
 }
 
+/// Counts what an answer on a stream of HTTP/2 holds, without the body of a large response, which is counted already.
+/// `None`: it has no body, so nothing can keep it from being sent.
+pub(super) fn count_stream(response: &Response, holder: &Holder) -> Result<Option<Permit>, Exhausted> {
+    if response.body().is_end_stream() {
+        return Ok(None);
+    }
+    let uncounted = response.body().size_hint().exact().filter(|bytes| *bytes <= UNCOUNTED_RESPONSE_BYTES);
+    holder.responses().take(STREAM_BYTES + uncounted.unwrap_or(0)).map(Some)
+}
+
 /// A body whose bytes hold something until hyper has written them.
 struct HeldBody<H> {
     inner: AnyBody,
@@ -82,13 +95,15 @@ pub(super) struct ConnectionBody {
 }
 
 impl ConnectionBody {
-    /// A client must read a large body in the time that `limits` allow.
-    pub(super) fn new(body: AnyBody, request: OpenRequest, limits: &ServerLimits) -> Self {
+    /// A client must read a body in the time that `limits` allow, unless it is a small one of HTTP/1. `stream`: what
+    /// the answer holds on a stream of HTTP/2.
+    pub(super) fn new(body: AnyBody, request: OpenRequest, limits: &ServerLimits, stream: Option<Permit>) -> Self {
         let inner = match body.size_hint().exact() {
-            Some(bytes) if bytes > UNCOUNTED_RESPONSE_BYTES => {
-                let unsent: Arc<UnsentResponse> = Arc::new(request.timer().response_started(bytes, limits));
-                AnyBody::new(HeldBody { inner: body, held: unsent })
+            Some(bytes) if bytes > UNCOUNTED_RESPONSE_BYTES || stream.is_some() => {
+                let unsent: UnsentResponse = request.timer().response_started(bytes, limits);
+                AnyBody::new(HeldBody { inner: body, held: Arc::new((unsent, stream)) })
             }
+            _ if stream.is_some() => AnyBody::new(HeldBody { inner: body, held: Arc::new(stream) }),
             _ => body,
         };
         Self { inner, _request: request }

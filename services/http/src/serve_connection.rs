@@ -1,6 +1,5 @@
 //! One connection: it detects whether the client speaks HTTP/1 or HTTP/2, serves its requests, and drops a slow client.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::Response;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
@@ -27,9 +26,10 @@ use super::context::ClientAddress;
 use super::mount::MountOptions;
 use super::problem::Problem;
 use super::request_layer;
-use super::request_layer::{AddressHolder, HadValidKey};
-use super::response_body::ConnectionBody;
+use super::request_layer::{AddressHolder, AnswerHolder, HadValidKey};
+use super::response_body::{self, ConnectionBody};
 use super::server::{ConnectionSettings, METRICS};
+use super::unread_body::{self, UnreadBody};
 
 /// How the preface of HTTP/2 starts. No method of HTTP/1 starts so.
 const HTTP2_PREFACE: &[u8] = b"PRI";
@@ -131,23 +131,45 @@ async fn handle_request(
     peer: SocketAddr,
     settings: Arc<ConnectionSettings>,
     timer: Arc<ConnectionTimer>,
-) -> Result<http::Response<ConnectionBody>, Infallible> {
+) -> Result<http::Response<ConnectionBody>, h2::Error> {
     let open = timer.request_started();
     let server = &settings.server;
-    let has_body = !request.body().is_end_stream();
-    let mut request = request.map(axum::body::Body::new);
+    let is_http2 = request.version() == Version::HTTP_2;
+    let (mut request, unread) = match request.body().is_end_stream() {
+        false if !is_http2 => observe_body(request),
+        _ => (request.map(axum::body::Body::new), None),
+    };
     let address = server.trusted_proxies.client_of(peer.ip(), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
-    request.extensions_mut().insert(AddressHolder(server.budgets.holder_at(address)));
+    let address_holder = server.budgets.holder_at(address);
+    request.extensions_mut().insert(AddressHolder(address_holder.clone()));
     request.extensions_mut().insert(BodyReadTimeout(server.limits.body_read_timeout));
-    let response = route(request, &settings).await;
-    if has_body && response.status().as_u16() >= 400 {
+    let mut response = route(request, &settings).await;
+    if let Some(unread) = unread
+        && !unread.finish().await
+    {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         timer.linger_on_close();
     }
     if response.extensions().get::<HadValidKey>().is_some() {
         timer.has_valid_key();
     }
-    Ok(response.map(|body| ConnectionBody::new(body, open, &server.limits)))
+    let stream = if is_http2 {
+        let holder = response.extensions().get::<AnswerHolder>().map_or(&address_holder, |holder| &holder.0);
+        // A refusal would be one more answer that nobody reads, so the stream is reset.
+        response_body::count_stream(&response, holder).map_err(|_| h2::Reason::ENHANCE_YOUR_CALM)?
+    } else {
+        None
+    };
+    Ok(response.map(|body| ConnectionBody::new(body, open, &server.limits, stream)))
+}
+
+/// The request with a body of which the server notices whether it is read. A client that asks before it sends its body
+/// (`Expect: 100-continue`) is not asked for the rest.
+fn observe_body(request: http::Request<Incoming>) -> (Request, Option<UnreadBody>) {
+    let (parts, body) = request.into_parts();
+    let (body, unread) = unread_body::observe(body, !parts.headers.contains_key(header::EXPECT));
+    (Request::from_parts(parts, axum::body::Body::new(body)), Some(unread))
 }
 
 async fn route(request: Request, settings: &ConnectionSettings) -> Response {

@@ -54,7 +54,7 @@ const FIRST_ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Most streams that one connection of HTTP/2 may have open.
-const MAX_STREAMS: u32 = 250;
+const MAX_STREAMS: u32 = 100;
 /// Bytes of request bodies that a stream, and a connection of HTTP/2, may send before they are read.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -236,6 +236,8 @@ fn too_many_connections(exhausted: Exhausted) -> Vec<u8> {
          x-request-id: {id}\r\n\
          x-correlation-id: {id}\r\n\
          x-response-time: 0ms\r\n\
+         x-content-type-options: nosniff\r\n\
+         cache-control: no-store\r\n\
          retry-after: 1\r\n\
          connection: close\r\n\r\n",
         body.len()

@@ -29,10 +29,15 @@ pub struct ServerLimits {
     pub max_body_bytes: u64,
     /// Bytes of request bodies that one organization or address holds. Default 24 MiB.
     pub max_body_bytes_per_holder: u64,
-    /// Bytes of responses, of 16 KiB and more, that are held in all until they are sent. Default 64 MiB.
+    /// Bytes of responses to organizations that are held in all until they are sent: all of HTTP/2, and those of 16 KiB
+    /// and more of HTTP/1. Default 64 MiB.
     pub max_response_bytes: u64,
-    /// Bytes of responses that one organization or address holds. Default 24 MiB.
+    /// Bytes of responses that one organization holds. Default 24 MiB.
     pub max_response_bytes_per_holder: u64,
+    /// The same for all clients without a key. Default 32 MiB.
+    pub max_response_bytes_without_key: u64,
+    /// Bytes of responses that one address holds without a key. Default 12 MiB.
+    pub max_response_bytes_per_address: u64,
     /// How long a response may take besides the time that its size allows. Default 10 s.
     pub response_grace: Duration,
     /// The least rate at which a client must read a response, bytes a second. Default 64 KiB.
@@ -57,6 +62,8 @@ impl Default for ServerLimits {
             max_body_bytes_per_holder: 24 * MIB,
             max_response_bytes: 64 * MIB,
             max_response_bytes_per_holder: 24 * MIB,
+            max_response_bytes_without_key: 32 * MIB,
+            max_response_bytes_per_address: 12 * MIB,
             response_grace: Duration::from_secs(10),
             min_response_bytes_per_second: 64 * 1024,
             shutdown_deadline: Duration::from_secs(10),

@@ -14,6 +14,7 @@ use utoipa_swagger_ui::Config;
 
 use super::super::mount::{MountOptions, with_request_layer};
 use super::super::problem::Problem;
+use super::super::routes::Routes;
 
 /// The page may load nothing from elsewhere, run no script but its own files, and not be framed.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -31,7 +32,7 @@ pub fn description_routes(document: &Value) -> Router {
         .route("/docs/", get(async |State(config): State<_>| file("", config)))
         .route("/docs/{*file}", get(async |State(config): State<_>, Path(name): Path<String>| file(&name, config)))
         .with_state(config);
-    with_request_layer(routes, MountOptions::default())
+    with_request_layer(Routes::from(routes).checked(), &MountOptions::default())
 }
 
 fn file(name: &str, config: Arc<Config<'static>>) -> Result<Response, Problem> {

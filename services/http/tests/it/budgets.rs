@@ -93,8 +93,8 @@ async fn a_client_that_reads_too_slowly_is_dropped() {
         response_grace: Duration::from_millis(300),
         min_response_bytes_per_second: 1024 * 1024 * 1024,
         header_read_timeout: Duration::from_millis(300),
-        max_response_bytes: 100 * KIB * KIB,
-        max_response_bytes_per_holder: 40 * KIB * KIB,
+        max_response_bytes_without_key: 100 * KIB * KIB,
+        max_response_bytes_per_address: 40 * KIB * KIB,
         ..ServerLimits::default()
     };
     let server = Server::start_with(api(), limits).await;

@@ -5,11 +5,14 @@
 mod bodies;
 mod budgets;
 mod decoders;
+mod every_answer;
 mod http2;
 mod operational;
 mod problems;
 mod server;
 mod slow;
+mod unread;
+mod unread_bodies;
 
 use std::collections::HashMap;
 use std::future::Future;

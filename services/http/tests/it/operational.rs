@@ -18,7 +18,7 @@ async fn start(health: &Health) -> Server {
 #[tokio::test]
 async fn the_status_names_the_service_without_a_key() {
     let server = start(&Health::new()).await;
-    for path in ["/", "/status", "/?probe=1", "/status?probe=1"] {
+    for path in ["/", "/status", "/v1/status", "/api/status"] {
         let status = server.get(path).await.json();
         assert_eq!((status["name"].as_str(), status["version"].as_str()), (Some("triggers"), Some("1.2.3")));
         assert!(status["uptime_seconds"].is_u64());
@@ -33,9 +33,7 @@ async fn health_reports_each_component_without_a_reason() {
     let server = start(&health).await;
     postgres.report_healthy();
     kafka.report_unhealthy("the password is hunter2");
-    for path in
-        ["/health", "/v1/health", "/api/health", "/health/ready?probe=1", "/v1/health/ready", "/api/health/detailed"]
-    {
+    for path in ["/health", "/v1/health", "/api/health", "/health/ready", "/v1/health/ready", "/api/health/detailed"] {
         let response = server.get(path).await;
         let checks = json!({ "kafka": { "status": "unhealthy" }, "postgres": { "status": "healthy" } });
         let expected = json!({ "status": "unhealthy", "checks": checks });
@@ -69,6 +67,18 @@ async fn a_draining_process_is_not_ready_but_lives() {
     assert_eq!((response.status, &response.json()["status"]), (503, &json!("draining")));
     for path in ["/health/live", "/v1/health/live"] {
         assert_eq!(server.get(path).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn no_operational_route_has_a_query() {
+    let server = start(&Health::new()).await;
+    for path in ["/", "/status", "/health", "/health/ready", "/health/live", "/v1/health/detailed", "/metrics"] {
+        server.get(&format!("{path}?x=1")).await.problem(400, "invalid_request");
+        assert!([200, 503].contains(&server.get(&format!("{path}?")).await.status), "{path}");
+    }
+    for path in ["/api/status", "/api/health"] {
+        server.get(&format!("{path}?x=1")).await.problem(422, "invalid_request");
     }
 }
 

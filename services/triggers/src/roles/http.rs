@@ -88,7 +88,6 @@ pub(crate) struct HttpArgs {
 pub(crate) struct HttpOptions {
     pub server: ServerSettings,
     pub mount: MountOptions,
-    pub cors: CorsOrigins,
     pub budgets: OrganizationBudgets,
     /// Whether the API describes itself.
     pub docs: bool,
@@ -119,8 +118,11 @@ impl HttpArgs {
                 trusted_proxies,
                 allowed_hosts: allowed_hosts.context("ALLOWED_HOSTS")?,
             },
-            mount: MountOptions { hsts_max_age_seconds: self.hsts_max_age_seconds, ..MountOptions::default() },
-            cors: cors.context("CORS_ALLOWED_ORIGINS")?,
+            mount: MountOptions {
+                hsts_max_age_seconds: self.hsts_max_age_seconds,
+                cors: cors.context("CORS_ALLOWED_ORIGINS")?,
+                ..MountOptions::default()
+            },
             docs: self.docs_enabled,
         })
     }

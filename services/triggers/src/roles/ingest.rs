@@ -190,7 +190,7 @@ impl ApiServer {
     pub(crate) async fn start(self, supervisor: &mut Supervisor, listener: TcpListener) -> Result<Option<String>> {
         let producer = self.connections.producer(self.tuning.producer())?;
         let Connections { kafka, pool } = self.connections;
-        let HttpOptions { server: settings, mount, cors, budgets, docs } = self.http;
+        let HttpOptions { server: settings, mount, budgets, docs } = self.http;
         let on_loopback = listener.local_addr()?.ip().is_loopback();
         let signups_per_hour = self.signups_per_hour;
         let mut config = TenancyConfig {
@@ -235,8 +235,7 @@ impl ApiServer {
             .merge(materializer::routes(inbox))
             .merge(endpoints)
             .merge(tenancy::routes(tenancy));
-        let mut router = cors
-            .apply(http_server::mount(api, mount))
+        let mut router = http_server::mount(api, mount)
             .merge(http_server::probe_routes(service_info("ingest"), supervisor.health().clone()));
         if docs {
             router = router.merge(http_server::description_routes(&api_description()));
