@@ -15,7 +15,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::mount::{MountOptions, with_request_layer};
-use super::routes::Routes;
 use runtime::health::Health;
 use runtime::telemetry::metrics;
 
@@ -63,14 +62,14 @@ pub fn probe_routes(info: ServiceInfo, health: Health) -> Router {
             .route(&format!("{mount}/health/ready"), get(ready))
             .route(&format!("{mount}/health/live"), get(live));
     }
-    let routes = routes.layer(Extension(info)).with_state(health);
-    with_request_layer(Routes::from(routes).checked(), &MountOptions::default())
+    // A query is not refused: these routes filter nothing, and a load balancer that adds one must not take the process
+    // for broken.
+    with_request_layer(routes.layer(Extension(info)).with_state(health), &MountOptions::default())
 }
 
 /// `/metrics` alone, for a separate port.
 pub fn metrics_route() -> Router {
-    let routes = Router::new().route("/metrics", get(render_metrics));
-    with_request_layer(Routes::from(routes).checked(), &MountOptions::default())
+    with_request_layer(Router::new().route("/metrics", get(render_metrics)), &MountOptions::default())
 }
 
 /// The program that answers.

@@ -14,7 +14,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 /// The largest rest that is discarded. A client sends a body of this size without a pause behind its headers.
 const MAX_DISCARDED_BYTES: u64 = 16 * 1024;
 /// How long the answer waits for the rest.
-const DISCARD_TIME: Duration = Duration::from_millis(500);
+const DISCARD_TIME: Duration = Duration::from_millis(200);
 
 /// A body as a handler reads it. If it is dropped before its end, its [`UnreadBody`] gets the rest.
 pub(super) struct ObservedBody {
