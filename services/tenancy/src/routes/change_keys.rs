@@ -235,7 +235,7 @@ pub(super) async fn rotate(
         old.grant.expires_at = Some(end);
         keys::update(&mut transaction, &old).await.map_err(|error| database_problem(&error))?;
     }
-    let issued = issue(&mut transaction, caller.org_id, &wanted).await?;
+    let issued = issue(&mut transaction, caller.org_id, &wanted, Some(&old)).await?;
     note(&mut transaction, &caller, &origin, "key.rotated", &old).await?;
     note(&mut transaction, &caller, &origin, "key.created", &issued.stored).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;
