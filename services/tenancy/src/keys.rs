@@ -32,7 +32,7 @@ pub(crate) struct FoundKey {
     pub key_id: KeyId,
     /// Whether it comes from the configuration. It is valid only in processes whose configuration lists it.
     pub is_development: bool,
-    hash: KeyHash,
+    pub hash: KeyHash,
     org_id: OrgId,
     role: Role,
     event_types: Option<Vec<String>>,
@@ -163,19 +163,17 @@ pub(crate) async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT version FROM tenancy_version").fetch_one(pool).await
 }
 
-/// The valid key with this hash. The index finds candidates by prefix, which is not secret; the hash is compared in
-/// constant time.
-pub(crate) async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<Option<FoundKey>, sqlx::Error> {
-    let rows: Vec<FoundKey> = sqlx::query_as(
+/// The valid keys with these prefixes, which are not secret. The caller compares the hashes, in constant time.
+pub(crate) async fn find(pool: &PgPool, prefixes: &[&str]) -> Result<Vec<FoundKey>, sqlx::Error> {
+    sqlx::query_as(
         "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at,
                 k.rate_limit_per_minute, k.limit_scope_id, o.tier, o.rate_limit_per_minute AS organization_limit
          FROM api_keys k JOIN organizations o ON o.id = k.org_id
-         WHERE k.prefix = $1 AND k.revoked_at IS NULL AND o.status = 'active'",
+         WHERE k.prefix = ANY ($1) AND k.revoked_at IS NULL AND o.status = 'active'",
     )
-    .bind(prefix)
+    .bind(prefixes)
     .fetch_all(pool)
-    .await?;
-    Ok(rows.into_iter().find(|row| row.hash == *hash))
+    .await
 }
 
 /// The keys of `ids` that are still valid.

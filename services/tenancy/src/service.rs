@@ -12,7 +12,7 @@ use crate::dev_keys::{self, DevKeysError};
 use crate::limits::LimitSettings;
 use crate::operator::OperatorToken;
 use crate::signups::Signups;
-use crate::{audit, watch};
+use crate::{audit, noisy, watch};
 
 /// Default of sign-ups per address and hour.
 pub const SIGNUPS_PER_HOUR: u32 = 5;
@@ -67,7 +67,8 @@ pub struct Tenancy {
 }
 
 impl Tenancy {
-    /// Starts the tasks "key watch", which invalidates revoked keys, "rate limits", which leases tokens, and "audit
+    /// Starts the tasks "key watch", which invalidates revoked keys, "key lookups", which finds
+    /// keys from addresses with too many unknown ones, "rate limits", which leases tokens, and "audit
     /// sweep", which deletes old entries. Does not need PostgreSQL to be up. Must be called within a Tokio runtime.
     pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
         let authenticator = Authenticator::new(pool.clone(), &config.auth, config.limits, config.budgets);
@@ -75,6 +76,11 @@ impl Tenancy {
         let watching = watch::run(authenticator.clone(), supervisor.shutdown());
         supervisor.spawn("key watch", async move {
             watching.await;
+            Ok(())
+        });
+        let noisy = noisy::run(authenticator.clone(), supervisor.shutdown());
+        supervisor.spawn("key lookups", async move {
+            noisy.await;
             Ok(())
         });
         let (sweep_pool, shutdown) = (pool.clone(), supervisor.shutdown());
