@@ -31,6 +31,7 @@ mod routes;
 mod serve_connection;
 mod server;
 mod server_limits;
+mod shape;
 mod timestamp;
 mod trusted_proxies;
 
@@ -56,5 +57,5 @@ pub use response_body::ResponseReservation;
 pub use routes::{Routes, also_at};
 pub use server::{ServerSettings, serve};
 pub use server_limits::ServerLimits;
-pub use timestamp::Timestamp;
+pub use timestamp::{InvalidTime, Timestamp};
 pub use trusted_proxies::{ForwardedHeader, TrustedProxies};

@@ -35,7 +35,8 @@ struct Row {
     time_ms: i64,
 }
 
-/// Leases for all scopes, one after the other: several limits may be of one window. `asked_ms`: the time of this process before this call.
+/// Leases for all scopes, one after the other: several limits may be of one window. `asked_ms`: the time of this
+/// process before this call.
 pub(super) async fn lease(
     connection: &mut PgConnection,
     shape: WindowShape,

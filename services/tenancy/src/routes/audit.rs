@@ -6,8 +6,6 @@ use http_server::{Problem, QueryParams, Timestamp};
 use schemas::ids::KeyId;
 use serde::Serialize;
 use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -110,8 +108,8 @@ pub(super) async fn list(
     let limit = query.parse_in_range("limit", 1..=LARGEST_PAGE)?.unwrap_or(DEFAULT_PAGE);
     let filter = Filter {
         action: query.one("action")?,
-        since: time_of(&query, "since")?,
-        until: time_of(&query, "until")?,
+        since: query.time("since")?,
+        until: query.time("until")?,
         before: query.parse_in_range("cursor", 1..=i64::MAX)?,
     };
     if filter.action.is_some_and(|action| action.contains('\0')) {
@@ -127,12 +125,4 @@ pub(super) async fn list(
     }
     let next_cursor = found.last().filter(|_| has_more).map(|entry| entry.id.to_string());
     Ok(Json(Page { entries: found.into_iter().map(EntryReply::from).collect(), next_cursor, has_more }))
-}
-
-fn time_of(query: &QueryParams, name: &str) -> Result<Option<OffsetDateTime>, Problem> {
-    let parse = |text: &str| {
-        OffsetDateTime::parse(text, &Rfc3339)
-            .map_err(|_| QueryParams::invalid(name, "must be a time such as 2026-01-31T12:00:00Z"))
-    };
-    query.one(name)?.map(parse).transpose()
 }

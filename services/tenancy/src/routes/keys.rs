@@ -47,9 +47,7 @@ pub(super) struct WantedKey {
     #[serde(default)]
     environment: Environment,
     /// RFC 3339; absent or null: never.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    #[schema(value_type = Option<Timestamp>)]
-    expires_at: Option<OffsetDateTime>,
+    expires_at: Option<Timestamp>,
 }
 
 impl WantedKey {
@@ -75,7 +73,7 @@ impl WantedKey {
             rate_limit_per_minute: key.grant.rate_limit_per_minute,
             content_dedup: key.content_dedup,
             environment: Environment::from_name(&key.environment)?,
-            expires_at: key.grant.expires_at,
+            expires_at: key.grant.expires_at.map(Timestamp),
         })
     }
 
@@ -85,7 +83,7 @@ impl WantedKey {
             role: self.role,
             event_types: self.event_types.clone(),
             rate_limit_per_minute: self.rate_limit_per_minute,
-            expires_at: self.expires_at,
+            expires_at: self.expires_at.map(|Timestamp(end)| end),
         };
         grant.check(OffsetDateTime::now_utc()).map_err(invalid)?;
         Ok(grant)
