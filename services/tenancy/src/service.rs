@@ -1,6 +1,7 @@
 //! The service: the authenticator, the task that invalidates its cache, and the settings.
 
 use runtime::lifecycle::Supervisor;
+use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 
@@ -63,6 +64,7 @@ pub struct Tenancy {
     pub(crate) signups: Signups,
     pub(crate) on_loopback: bool,
     pub(crate) set_default_endpoint: Option<SetDefaultEndpoint>,
+    pub(crate) sealing: SealingKey,
     pub(crate) pool: PgPool,
 }
 
@@ -70,7 +72,9 @@ impl Tenancy {
     /// Starts the tasks "key watch", which invalidates revoked keys, "key lookups", which finds
     /// keys from addresses with too many unknown ones, "rate limits", which leases tokens, and "audit
     /// sweep", which deletes old entries. Does not need PostgreSQL to be up. Must be called within a Tokio runtime.
-    pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
+    ///
+    /// `sealing` seals the cursors of clients.
+    pub fn start(supervisor: &mut Supervisor, pool: PgPool, sealing: SealingKey, config: TenancyConfig) -> Self {
         let authenticator = Authenticator::new(pool.clone(), &config.auth, config.limits, config.budgets);
         authenticator.limits().start(supervisor, pool.clone());
         let watching = watch::run(authenticator.clone(), supervisor.shutdown());
@@ -95,6 +99,7 @@ impl Tenancy {
             signups: Signups::new(config.signups_per_hour),
             on_loopback: config.on_loopback,
             set_default_endpoint: config.set_default_endpoint,
+            sealing,
             pool,
         }
     }
