@@ -95,7 +95,8 @@ fn wanted(expected: &str) -> String {
     let plain = match expected {
         "a boolean" => "true or false",
         "a string" | "a borrowed string" | "a character" => "a text",
-        "u8" | "u16" => "a whole number from 0 to 65535",
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
         "u32" => "a whole number from 0 to 4294967295",
         "u64" | "usize" => "a whole number, 0 or more",
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
