@@ -338,6 +338,7 @@ CREATE TABLE public.api_keys (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone,
     revoked_at timestamp with time zone,
+    limit_scope_id uuid,
     CONSTRAINT api_keys_environment_check CHECK ((environment = ANY (ARRAY['live'::text, 'test'::text, 'development'::text]))),
     CONSTRAINT api_keys_event_types_check CHECK ((cardinality(event_types) > 0)),
     CONSTRAINT api_keys_hash_check CHECK ((octet_length(hash) = 32)),

@@ -31,4 +31,5 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "default_endpoint_and_audit",
         sql: include_str!("../postgres/migrations/0009_default_endpoint_and_audit.sql"),
     },
+    Migration { version: 10, name: "limit_scopes", sql: include_str!("../postgres/migrations/0010_limit_scopes.sql") },
 ];

@@ -2,6 +2,7 @@
 //! byte offsets to lines and columns.
 
 use serde::de::IgnoredAny;
+use serde_json::error::Category;
 
 use super::constants::MAX_PAYLOAD_DEPTH;
 use super::error::Invalid;
@@ -47,8 +48,16 @@ pub(crate) fn malformed(message: impl Into<String>) -> Invalid {
     Invalid::Malformed { message: message.into() }
 }
 
-/// An error of serde_json. Its text ends with line and column.
+/// An error of serde_json. Its text ends with line and column; of well-formed JSON it says only what is wanted.
 pub(crate) fn syntax_error(error: &serde_json::Error) -> Invalid {
+    let text = error.to_string();
+    // What a visitor of this crate expects.
+    if error.classify() == Category::Data
+        && let Some((_, wanted)) = text.split_once(", expected ")
+        && let Some((wanted, _)) = wanted.rsplit_once(" at line ")
+    {
+        return malformed(format!("the JSON is of the wrong form: there must be {wanted}"));
+    }
     malformed(format!("the JSON is malformed: {error}"))
 }
 

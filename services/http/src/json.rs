@@ -5,19 +5,20 @@
 
 use axum::extract::{FromRequest, OptionalFromRequest, Request};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::error::Category;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::body::{EVENT_BODY_BYTES, RequestBody};
 use super::members::{self, BodyError};
 use super::problem::{FieldError, Problem};
+use super::shape;
 
 /// A JSON body, deserialized into `T`. `Option<JsonBody<T>>` is `None` for an empty body.
 ///
 /// Rejections: 415 unless the content type is JSON or absent; `invalid_json` with line and column when the body is not
-/// JSON; `invalid_request` with the field when the JSON does not fit `T`, when it has a member that `T` does not have
-/// (if `T` is a struct), or a member twice at any depth; and those of [`RequestBody`].
+/// JSON; `invalid_request` with the field and what is wanted when the JSON does not fit `T` (an array never fits a
+/// struct), when it has a member that `T` does not have (if `T` is a struct), or a member twice at any depth; and those
+/// of [`RequestBody`].
 #[derive(Debug, Clone)]
 pub struct JsonBody<T, const LIMIT: usize = EVENT_BODY_BYTES>(pub T);
 
@@ -59,18 +60,11 @@ fn parse<T: DeserializeOwned, const LIMIT: usize>(body: &RequestBody<LIMIT>) -> 
         return Err(Problem::unsupported_media_type("send application/json"));
     }
     members::check(&body.bytes, members::members_of::<T>()).map_err(|error| match error {
-        BodyError::Syntax(error) => problem_of(&error, ".", false),
-        BodyError::Member(error) => Problem::invalid("invalid_request", error.to_string()).with_details(vec![error]),
+        BodyError::Syntax(error) => syntax_problem(&error),
+        BodyError::Member(error) => member_problem(error),
     })?;
-    let mut deserializer = serde_json::Deserializer::from_slice(&body.bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        // serde_json reports an enum that is no text as a syntax error, although the body is JSON.
-        let is_valid = serde_json::from_slice::<IgnoredAny>(&body.bytes).is_ok();
-        problem_of(error.inner(), &path, is_valid)
-    })?;
-    deserializer.end().map_err(|error| problem_of(&error, ".", false))?;
-    Ok(JsonBody(value))
+    let value = serde_json::from_slice(&body.bytes).map_err(|error| syntax_problem(&error))?;
+    shape::read(value).map(JsonBody).map_err(member_problem)
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -80,31 +74,16 @@ fn is_json(content_type: &str) -> bool {
         || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
-fn problem_of(error: &serde_json::Error, path: &str, is_valid: bool) -> Problem {
-    let message = error.to_string();
-    let position = format!(" at line {} column {}", error.line(), error.column());
-    let reason = message.strip_suffix(&position).unwrap_or(&message);
-    if error.classify() != Category::Data && !is_valid {
-        return Problem::invalid("invalid_json", format!("the body is not valid JSON: {message}"));
-    }
-    let problem = Problem::invalid("invalid_request", format!("the body is not of the expected shape: {message}"));
-    match invalid_field(path, reason) {
-        Some(field) => problem.with_details(vec![FieldError { field, reason: reason.to_owned() }]),
-        None => problem,
-    }
+/// These texts are about the JSON itself and name no type of this program.
+fn syntax_problem(error: &serde_json::Error) -> Problem {
+    Problem::invalid("invalid_json", format!("the body is not valid JSON: {error}"))
 }
 
-/// The path of the field that is missing or invalid. serde gives no path for a missing field; its name is in the
-/// message.
-fn invalid_field(path: &str, reason: &str) -> Option<String> {
-    let parent = if path == "." { "" } else { path };
-    let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-    match (parent, missing) {
-        ("", None) => None,
-        ("", Some(name)) => Some(name.to_owned()),
-        (parent, None) => Some(parent.to_owned()),
-        (parent, Some(name)) => Some(format!("{parent}.{name}")),
+fn member_problem(error: FieldError) -> Problem {
+    if error.field.is_empty() {
+        return Problem::invalid("invalid_request", format!("the body {}", error.reason));
     }
+    Problem::invalid("invalid_request", error.to_string()).with_details(vec![error])
 }
 
 #[cfg(test)]
@@ -132,13 +111,5 @@ mod tests {
         assert!(object.refuse_unknown(&["url", "enabeld"]).is_ok());
         let error = object.refuse_unknown(&["url", "enabled"]).unwrap_err();
         assert_eq!(error.to_string(), "enabeld is not a member of this body; did you mean enabled?");
-    }
-
-    #[test]
-    fn an_invalid_field_has_its_whole_path() {
-        assert_eq!(invalid_field(".", "missing field `name`").as_deref(), Some("name"));
-        assert_eq!(invalid_field("events[3]", "missing field `type`").as_deref(), Some("events[3].type"));
-        assert_eq!(invalid_field("limit", "invalid type: string").as_deref(), Some("limit"));
-        assert_eq!(invalid_field(".", "invalid type: sequence"), None);
     }
 }

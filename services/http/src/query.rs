@@ -9,8 +9,10 @@ use axum::extract::{FromRequestParts, Query};
 use http::Uri;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
+use time::OffsetDateTime;
 
 use super::problem::{FieldError, Problem};
+use super::timestamp::{InvalidTime, Timestamp};
 
 /// The parameters of a request, decoded, in their order.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +81,18 @@ impl QueryParams {
             Some("true" | "1" | "") => Ok(Some(true)),
             Some("false" | "0") => Ok(Some(false)),
             Some(_) => Err(Self::invalid(name, "must be true or false")),
+        }
+    }
+
+    /// The value of a parameter that is a time.
+    ///
+    /// # Errors
+    /// 400 (422 on `/api`) when it is no [`Timestamp`] or is given twice.
+    pub fn time(&self, name: &str) -> Result<Option<OffsetDateTime>, Problem> {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        match text.parse() {
+            Ok(Timestamp(time)) => Ok(Some(time)),
+            Err(reason @ InvalidTime) => Err(Self::invalid(name, reason.to_string())),
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! `watch` invalidates the cache; `extract` has the extractors for handlers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::key::{self, KeyHash};
 use crate::keys::{self, FoundKey};
 use crate::limits::{LimitSettings, Limits};
 use crate::metrics::METRICS;
+use crate::noisy::NoisyLookups;
 use crate::refusal::Refusal;
 use crate::tenant::Tenants;
 
@@ -57,6 +58,16 @@ impl Default for AuthSettings {
     }
 }
 
+/// A key that is valid or expired; `None`: there is no such key, or it is revoked.
+pub(crate) type Found = Option<Arc<Cached>>;
+
+/// A key that is looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Wanted {
+    pub prefix: String,
+    pub hash: KeyHash,
+}
+
 /// Finds the caller of a key. Cloning shares it.
 #[derive(Clone)]
 pub struct Authenticator(Arc<Inner>);
@@ -65,8 +76,8 @@ struct Inner {
     pool: PgPool,
     cache: KeyCache,
     lookups: Semaphore,
-    /// For all addresses over their limit of bad keys.
-    noisy_lookups: Semaphore,
+    /// Those of addresses over their limit of bad keys.
+    noisy: NoisyLookups,
     /// Lookups of all other addresses, in progress or waiting.
     waiting_lookups: Semaphore,
     lookup_timeout: Duration,
@@ -89,7 +100,7 @@ impl Authenticator {
             pool,
             cache: KeyCache::new(&settings.cache),
             lookups: Semaphore::new(settings.max_lookups),
-            noisy_lookups: Semaphore::new(1),
+            noisy: NoisyLookups::new(),
             waiting_lookups: Semaphore::new(settings.max_lookups + settings.max_waiting_lookups),
             lookup_timeout: settings.lookup_timeout,
             bad_keys: Mutex::new(BadKeys::new(settings.bad_keys_per_minute, settings.max_bad_addresses)),
@@ -99,58 +110,51 @@ impl Authenticator {
         }))
     }
 
-    /// The caller of this key. Bad keys are counted for the address `from`.
+    /// The caller of this key. Unknown keys are counted for the address `from`.
     ///
     /// # Errors
     /// When the key is not valid, or when PostgreSQL does not answer.
     /// See [`Refusal`].
     pub async fn authenticate(&self, presented: &str, from: IpAddr) -> Result<Caller, Refusal> {
-        match self.find(presented, from).await {
-            Ok(Some(cached)) if !is_expired(&cached) => Ok(cached.caller.clone()),
-            Ok(_) => Err(self.refuse(from)),
-            Err(refusal) => Err(refusal),
+        if presented.len() > LONGEST_KEY_BYTES {
+            return Err(self.refuse(from));
+        }
+        let hash = KeyHash::of(presented);
+        match self.find(presented, hash, from).await? {
+            Some(cached) if !is_expired(&cached) => Ok(cached.caller.clone()),
+            // Its client knew a key: this is no guess.
+            Some(_) => Err(Self::refuse_uncounted()),
+            None if self.0.cache.was_known(&hash) => Err(Self::refuse_uncounted()),
+            None => Err(self.refuse(from)),
         }
     }
 
-    async fn find(&self, presented: &str, from: IpAddr) -> Result<Option<Arc<Cached>>, Refusal> {
-        if presented.len() > LONGEST_KEY_BYTES {
-            return Ok(None);
-        }
-        let hash = KeyHash::of(presented);
+    async fn find(&self, presented: &str, hash: KeyHash, from: IpAddr) -> Result<Found, Refusal> {
         if let Some(cached) = self.0.cache.get(&hash) {
             return Ok(Some(cached));
         }
         if !self.is_possible(presented, &hash) || self.0.cache.is_unknown(&hash) {
             return Ok(None);
         }
-        // Over its limit an address does not take the permits of others: it has one, and does not wait for it.
+        let wanted = Wanted { prefix: key::prefix(presented), hash };
         let wait = self.0.bad_keys.lock().unwrap_or_else(PoisonError::into_inner).wait(from, Instant::now());
-        let _lane = match wait {
-            Some(wait) => {
-                let Ok(permit) = self.0.noisy_lookups.try_acquire() else { return Err(Refusal::TooMany { wait }) };
-                permit
-            }
-            None => match self.0.waiting_lookups.try_acquire() {
-                Ok(permit) => permit,
-                Err(_) => {
-                    METRICS.unavailable.inc();
-                    return Err(Refusal::Unavailable);
-                }
-            },
-        };
-        match tokio::time::timeout(self.0.lookup_timeout, self.look_up(presented, hash)).await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "API key lookup failed; answering 503");
-                METRICS.unavailable.inc();
-                Err(Refusal::Unavailable)
-            }
-            Err(_) => {
-                tracing::warn!("API key lookup timed out; answering 503");
-                METRICS.unavailable.inc();
-                Err(Refusal::Unavailable)
-            }
+        // Over its limit an address does not take the permits of others.
+        if let Some(wait) = wait.filter(|_| !self.0.cache.was_known(&hash)) {
+            let answered = self.0.noisy.push(from, wanted).ok_or(Refusal::TooMany { wait })?;
+            let answer = tokio::time::timeout(self.0.lookup_timeout, answered).await;
+            return answer.ok().and_then(Result::ok).flatten().ok_or_else(unavailable);
         }
+        let _waiting = self.0.waiting_lookups.try_acquire().map_err(|_| unavailable())?;
+        self.in_time(self.look_up(wanted)).await
+    }
+
+    async fn in_time<T>(&self, lookup: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Refusal> {
+        match tokio::time::timeout(self.0.lookup_timeout, lookup).await {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(error)) => tracing::warn!(%error, "API key lookup failed; answering 503"),
+            Err(_) => tracing::warn!("API key lookup timed out; answering 503"),
+        }
+        Err(unavailable())
     }
 
     /// Whether a lookup could find it. Other text is refused without a query.
@@ -162,33 +166,50 @@ impl Authenticator {
         self.0.development.read().unwrap_or_else(PoisonError::into_inner).contains(hash)
     }
 
-    async fn look_up(&self, presented: &str, hash: KeyHash) -> Result<Option<Arc<Cached>>, sqlx::Error> {
+    async fn look_up(&self, wanted: Wanted) -> Result<Found, sqlx::Error> {
         let Ok(_turn) = self.0.lookups.acquire().await else { return Err(sqlx::Error::PoolClosed) };
         // Of concurrent requests with a new key, the first one has stored it for all.
-        if let Some(cached) = self.0.cache.get(&hash) {
+        if let Some(cached) = self.0.cache.get(&wanted.hash) {
             return Ok(Some(cached));
         }
         // The same for a key that does not exist.
-        if self.0.cache.is_unknown(&hash) {
+        if self.0.cache.is_unknown(&wanted.hash) {
             return Ok(None);
         }
+        let mut found = self.look_up_all(std::slice::from_ref(&wanted)).await?;
+        Ok(found.remove(&wanted.hash))
+    }
+
+    /// Those of the keys that are valid, or expired.
+    pub(crate) async fn look_up_in_time(&self, wanted: &[Wanted]) -> Result<HashMap<KeyHash, Arc<Cached>>, Refusal> {
+        self.in_time(self.look_up_all(wanted)).await
+    }
+
+    async fn look_up_all(&self, wanted: &[Wanted]) -> Result<HashMap<KeyHash, Arc<Cached>>, sqlx::Error> {
+        let hashes: HashSet<KeyHash> = wanted.iter().map(|wanted| wanted.hash).collect();
+        let prefixes: Vec<&str> = wanted.iter().map(|wanted| wanted.prefix.as_str()).collect();
         let mut reads = 0;
         loop {
             let before = self.0.cache.generation();
             METRICS.lookups.inc();
-            let Some(found) = keys::find(&self.0.pool, &key::prefix(presented), &hash).await? else {
-                self.0.cache.store_unknown(hash);
-                return Ok(None);
-            };
-            // A key of an earlier configuration, or of another process: not valid in this one.
-            if found.is_development && !self.is_development(&hash) {
-                return Ok(None);
+            let rows = keys::find(&self.0.pool, &prefixes).await?;
+            let rows = rows.into_iter().map(|row| (row.hash, row)).filter(|(hash, _)| hashes.contains(hash));
+            let rows: HashMap<KeyHash, FoundKey> = rows.collect();
+            hashes.iter().filter(|hash| !rows.contains_key(hash)).for_each(|hash| self.0.cache.store_unknown(*hash));
+            let (mut found, mut is_current) = (HashMap::with_capacity(rows.len()), true);
+            for (hash, row) in rows {
+                // A key of an earlier configuration, or of another process: not valid in this one.
+                if row.is_development && !self.is_development(&hash) {
+                    continue;
+                }
+                let cached = Arc::new(self.cached(row, Instant::now()));
+                is_current &= self.0.cache.store(hash, Arc::clone(&cached), before);
+                found.insert(hash, cached);
             }
-            let cached = Arc::new(self.cached(found, Instant::now()));
             reads += 1;
-            // If keys change faster than this loop queries, the key is used for this request and not cached.
-            if self.0.cache.store(hash, Arc::clone(&cached), before) || reads == MAX_READS {
-                return Ok(Some(cached));
+            // If keys change faster than this loop queries, they are used for these requests and not cached.
+            if is_current || reads == MAX_READS {
+                return Ok(found);
             }
         }
     }
@@ -200,6 +221,15 @@ impl Authenticator {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    fn refuse_uncounted() -> Refusal {
+        METRICS.refused.inc();
+        Refusal::Unknown
+    }
+
+    pub(crate) fn noisy(&self) -> &NoisyLookups {
+        &self.0.noisy
     }
 
     fn refuse(&self, from: IpAddr) -> Refusal {
@@ -225,6 +255,11 @@ impl Authenticator {
     pub(crate) fn pool(&self) -> &PgPool {
         &self.0.pool
     }
+}
+
+fn unavailable() -> Refusal {
+    METRICS.unavailable.inc();
+    Refusal::Unavailable
 }
 
 fn is_expired(cached: &Cached) -> bool {

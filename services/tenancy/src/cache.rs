@@ -52,6 +52,8 @@ pub(crate) struct Cached {
 pub(crate) struct KeyCache {
     known: Cache<KeyHash, Arc<Cached>>,
     unknown: Cache<KeyHash, ()>,
+    /// Keys that were known before a change.
+    changed: Cache<KeyHash, ()>,
     generation: AtomicU64,
     fresh_for: Duration,
 }
@@ -65,6 +67,7 @@ impl KeyCache {
         Self {
             known: Cache::builder().max_capacity(settings.max_keys).time_to_live(settings.serve_for).build(),
             unknown: Cache::builder().max_capacity(settings.max_unknown).time_to_live(settings.unknown_for).build(),
+            changed: Cache::builder().max_capacity(settings.max_unknown).time_to_live(settings.serve_for).build(),
             generation: AtomicU64::new(0),
             fresh_for: settings.fresh_for,
         }
@@ -72,6 +75,11 @@ impl KeyCache {
 
     pub(crate) fn get(&self, hash: &KeyHash) -> Option<Arc<Cached>> {
         self.known.get(hash)
+    }
+
+    /// Whether this was a key when this process read it last, before it was changed or revoked.
+    pub(crate) fn was_known(&self, hash: &KeyHash) -> bool {
+        self.changed.contains_key(hash)
     }
 
     /// Whether a recent lookup found no key with this hash.
@@ -96,7 +104,7 @@ impl KeyCache {
         // Checked after the insert: a later change of the generation is followed by an invalidation of the entry.
         let is_current = self.generation() == before;
         if !is_current {
-            self.known.invalidate(&hash);
+            self.invalidate(&hash);
         }
         is_current
     }
@@ -125,7 +133,7 @@ impl KeyCache {
         self.raise_generation();
         for (hash, cached) in &self.known {
             if matches(&cached.caller) {
-                self.known.invalidate(&*hash);
+                self.invalidate(&hash);
             }
         }
     }
@@ -144,6 +152,7 @@ impl KeyCache {
     }
 
     pub(crate) fn invalidate(&self, hash: &KeyHash) {
+        self.changed.insert(*hash, ());
         self.known.invalidate(hash);
     }
 }

@@ -150,6 +150,7 @@ async fn apply_one(conn: &mut PgConnection, org_id: OrgId, dev_key: &DevKey) -> 
         prefix: &prefix,
         hash,
         grant: &grant,
+        limit_scope: None,
         content_dedup: false,
     };
     let stored = keys::insert(conn, org_id, &to_store).await?;
@@ -174,7 +175,7 @@ async fn restore(
                FOR UPDATE) before
          WHERE k.id = before.id
          RETURNING k.id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
-                   created_at, revoked_at, before.valid_in",
+                   limit_scope_id, created_at, revoked_at, before.valid_in",
     )
     .bind(hash.as_bytes().as_slice())
     .bind(org_id.as_uuid())

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::cache::Cached;
 use crate::caller::Caller;
@@ -31,7 +32,7 @@ pub(crate) struct FoundKey {
     pub key_id: KeyId,
     /// Whether it comes from the configuration. It is valid only in processes whose configuration lists it.
     pub is_development: bool,
-    hash: KeyHash,
+    pub hash: KeyHash,
     org_id: OrgId,
     role: Role,
     event_types: Option<Vec<String>>,
@@ -41,6 +42,8 @@ pub(crate) struct FoundKey {
     organization_limit: u32,
     /// The limit of the key; 0: unlimited.
     key_limit: Option<u32>,
+    /// Whose window its own limit is of.
+    limit_scope: KeyId,
 }
 
 impl FoundKey {
@@ -49,7 +52,7 @@ impl FoundKey {
         let tenant = tenants.get(self.org_id, limits);
         let key_limit = if self.is_development { Some(0) } else { self.key_limit };
         let caller = Caller {
-            limits: tenant.limits_of_key(limits, self.key_id, self.organization_limit, key_limit),
+            limits: tenant.limits_of_key(limits, self.limit_scope, self.organization_limit, key_limit),
             rate_limit: RateLimitSlot::default(),
             tenant,
             org_id: self.org_id,
@@ -83,6 +86,7 @@ impl FromRow<'_, PgRow> for FoundKey {
             // Never negative: the tables check it.
             organization_limit: organization_limit.map_or(tier.per_minute(), i32::unsigned_abs),
             key_limit: key_limit.map(i32::unsigned_abs),
+            limit_scope: limit_scope(row)?,
         })
     }
 }
@@ -96,6 +100,8 @@ pub(crate) struct StoredKey {
     /// live, test or development.
     pub environment: String,
     pub grant: Grant,
+    /// Whose window its own limit is of.
+    limit_scope: KeyId,
     /// Whether events with equal content are duplicates.
     pub content_dedup: bool,
     pub created_at: OffsetDateTime,
@@ -103,6 +109,12 @@ pub(crate) struct StoredKey {
 }
 
 impl StoredKey {
+    /// The window that the keys count in which this one makes, or which replace it; `None`: each has its own. With a
+    /// limit of its own it shares its window, or it could make itself any number of full ones.
+    pub(crate) fn shared_limit_scope(&self) -> Option<KeyId> {
+        self.grant.rate_limit_per_minute.filter(|limit| *limit > 0).map(|_| self.limit_scope)
+    }
+
     /// What an audit entry shows of it.
     pub(crate) fn audit_detail(&self) -> Value {
         json!({
@@ -128,6 +140,7 @@ impl FromRow<'_, PgRow> for StoredKey {
                 rate_limit_per_minute: limit.map(i32::unsigned_abs),
                 expires_at: row.try_get("expires_at")?,
             },
+            limit_scope: limit_scope(row)?,
             content_dedup: row.try_get("content_dedup")?,
             created_at: row.try_get("created_at")?,
             revoked_at: row.try_get("revoked_at")?,
@@ -140,31 +153,34 @@ fn role(row: &PgRow) -> Result<Role, sqlx::Error> {
     Role::from_name(name).ok_or_else(|| sqlx::Error::Decode(format!("unknown role {name}").into()))
 }
 
+fn limit_scope(row: &PgRow) -> Result<KeyId, sqlx::Error> {
+    let shared: Option<Uuid> = row.try_get("limit_scope_id")?;
+    Ok(KeyId::from_uuid(shared.map_or_else(|| row.try_get("id"), Ok)?))
+}
+
 /// The version counter, which grows with every change that can revoke a right.
 pub(crate) async fn version(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT version FROM tenancy_version").fetch_one(pool).await
 }
 
-/// The valid key with this hash. The index finds candidates by prefix, which is not secret; the hash is compared in
-/// constant time.
-pub(crate) async fn find(pool: &PgPool, prefix: &str, hash: &KeyHash) -> Result<Option<FoundKey>, sqlx::Error> {
-    let rows: Vec<FoundKey> = sqlx::query_as(
+/// The valid keys with these prefixes, which are not secret. The caller compares the hashes, in constant time.
+pub(crate) async fn find(pool: &PgPool, prefixes: &[&str]) -> Result<Vec<FoundKey>, sqlx::Error> {
+    sqlx::query_as(
         "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at,
-                k.rate_limit_per_minute, o.tier, o.rate_limit_per_minute AS organization_limit
+                k.rate_limit_per_minute, k.limit_scope_id, o.tier, o.rate_limit_per_minute AS organization_limit
          FROM api_keys k JOIN organizations o ON o.id = k.org_id
-         WHERE k.prefix = $1 AND k.revoked_at IS NULL AND o.status = 'active'",
+         WHERE k.prefix = ANY ($1) AND k.revoked_at IS NULL AND o.status = 'active'",
     )
-    .bind(prefix)
+    .bind(prefixes)
     .fetch_all(pool)
-    .await?;
-    Ok(rows.into_iter().find(|row| row.hash == *hash))
+    .await
 }
 
 /// The keys of `ids` that are still valid.
 pub(crate) async fn find_by_ids(pool: &PgPool, ids: &[KeyId]) -> Result<Vec<FoundKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT k.id, k.org_id, k.role, k.environment, k.hash, k.event_types, k.content_dedup, k.expires_at,
-                k.rate_limit_per_minute, o.tier, o.rate_limit_per_minute AS organization_limit
+                k.rate_limit_per_minute, k.limit_scope_id, o.tier, o.rate_limit_per_minute AS organization_limit
          FROM api_keys k JOIN organizations o ON o.id = k.org_id
          WHERE k.id = ANY($1) AND k.revoked_at IS NULL AND o.status = 'active'",
     )
@@ -181,6 +197,8 @@ pub(crate) struct KeyToStore<'a> {
     pub prefix: &'a str,
     pub hash: KeyHash,
     pub grant: &'a Grant,
+    /// The key whose window it counts in; `None`: its own.
+    pub limit_scope: Option<KeyId>,
     /// Whether events with equal content are duplicates.
     pub content_dedup: bool,
 }
@@ -193,11 +211,11 @@ pub(crate) async fn insert(
 ) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as(
         "INSERT INTO api_keys (id, org_id, name, role, environment, prefix, hash, event_types, rate_limit_per_minute,
-                               content_dedup, expires_at)
-         SELECT $1, o.id, $3, $4, $5, $6, $7, $8, $9, $10, $11
+                               content_dedup, expires_at, limit_scope_id)
+         SELECT $1, o.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
          FROM organizations o WHERE o.id = $2 AND o.status = 'active' FOR SHARE
          RETURNING id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
-                   created_at, revoked_at",
+                   limit_scope_id, created_at, revoked_at",
     )
     .bind(KeyId::generate().as_uuid())
     .bind(org_id.as_uuid())
@@ -210,6 +228,7 @@ pub(crate) async fn insert(
     .bind(key.grant.rate_limit_per_minute.map(u32::cast_signed))
     .bind(key.content_dedup)
     .bind(key.grant.expires_at)
+    .bind(key.limit_scope.map(|id| id.as_uuid()))
     .fetch_optional(conn)
     .await
 }
@@ -233,7 +252,7 @@ pub(crate) async fn find_stored(
 ) -> Result<Option<StoredKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
-                created_at, revoked_at
+                limit_scope_id, created_at, revoked_at
          FROM api_keys WHERE org_id = $1 AND id = $2 AND revoked_at IS NULL FOR SHARE",
     )
     .bind(org_id.as_uuid())
@@ -246,7 +265,7 @@ pub(crate) async fn find_stored(
 pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
-                created_at, revoked_at
+                limit_scope_id, created_at, revoked_at
          FROM api_keys WHERE org_id = $1 ORDER BY revoked_at IS NOT NULL, created_at DESC, id LIMIT $2",
     )
     .bind(org_id.as_uuid())
@@ -260,7 +279,7 @@ pub(crate) async fn list(pool: &PgPool, org_id: OrgId) -> Result<Vec<StoredKey>,
 pub(crate) async fn lock(conn: &mut PgConnection, org_id: OrgId, ids: &[KeyId]) -> Result<Vec<StoredKey>, sqlx::Error> {
     sqlx::query_as(
         "SELECT id, name, prefix, environment, role, event_types, rate_limit_per_minute, expires_at, content_dedup,
-                created_at, revoked_at
+                limit_scope_id, created_at, revoked_at
          FROM api_keys WHERE org_id = $1 AND id = ANY ($2) ORDER BY id FOR NO KEY UPDATE",
     )
     .bind(org_id.as_uuid())

@@ -20,6 +20,7 @@ pub mod key;
 mod keys;
 mod limits;
 mod metrics;
+mod noisy;
 mod operator;
 mod organizations;
 pub mod record;

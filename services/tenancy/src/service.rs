@@ -1,6 +1,7 @@
 //! The service: the authenticator, the task that invalidates its cache, and the settings.
 
 use runtime::lifecycle::Supervisor;
+use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use sqlx::postgres::PgPool;
 
@@ -12,7 +13,7 @@ use crate::dev_keys::{self, DevKeysError};
 use crate::limits::LimitSettings;
 use crate::operator::OperatorToken;
 use crate::signups::Signups;
-use crate::{audit, watch};
+use crate::{audit, noisy, watch};
 
 /// Default of sign-ups per address and hour.
 pub const SIGNUPS_PER_HOUR: u32 = 5;
@@ -63,18 +64,27 @@ pub struct Tenancy {
     pub(crate) signups: Signups,
     pub(crate) on_loopback: bool,
     pub(crate) set_default_endpoint: Option<SetDefaultEndpoint>,
+    pub(crate) sealing: SealingKey,
     pub(crate) pool: PgPool,
 }
 
 impl Tenancy {
-    /// Starts the tasks "key watch", which invalidates revoked keys, "rate limits", which leases tokens, and "audit
+    /// Starts the tasks "key watch", which invalidates revoked keys, "key lookups", which finds
+    /// keys from addresses with too many unknown ones, "rate limits", which leases tokens, and "audit
     /// sweep", which deletes old entries. Does not need PostgreSQL to be up. Must be called within a Tokio runtime.
-    pub fn start(supervisor: &mut Supervisor, pool: PgPool, config: TenancyConfig) -> Self {
+    ///
+    /// `sealing` seals the cursors of clients.
+    pub fn start(supervisor: &mut Supervisor, pool: PgPool, sealing: SealingKey, config: TenancyConfig) -> Self {
         let authenticator = Authenticator::new(pool.clone(), &config.auth, config.limits, config.budgets);
         authenticator.limits().start(supervisor, pool.clone());
         let watching = watch::run(authenticator.clone(), supervisor.shutdown());
         supervisor.spawn("key watch", async move {
             watching.await;
+            Ok(())
+        });
+        let noisy = noisy::run(authenticator.clone(), supervisor.shutdown());
+        supervisor.spawn("key lookups", async move {
+            noisy.await;
             Ok(())
         });
         let (sweep_pool, shutdown) = (pool.clone(), supervisor.shutdown());
@@ -89,6 +99,7 @@ impl Tenancy {
             signups: Signups::new(config.signups_per_hour),
             on_loopback: config.on_loopback,
             set_default_endpoint: config.set_default_endpoint,
+            sealing,
             pool,
         }
     }

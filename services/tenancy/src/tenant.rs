@@ -15,8 +15,8 @@ pub struct Tenant {
     org_id: OrgId,
     /// Counts the requests of the organization.
     requests: Arc<Scope>,
-    /// Count those of keys with a limit of their own.
-    keys: Mutex<WeakMap<KeyId, Scope>>,
+    /// Count those of keys with a limit of their own. Keys that share a window have one for each of their limits.
+    keys: Mutex<WeakMap<(KeyId, u32), Scope>>,
     /// What it holds at once.
     shares: OrganizationShares,
 }
@@ -36,11 +36,11 @@ impl Tenant {
         &self.shares
     }
 
-    /// The limits of a key as it was read just now. 0: unlimited.
+    /// The limits of a key as it was read just now. 0: unlimited. `limit_scope`: whose window its own limit is of.
     pub(crate) fn limits_of_key(
         &self,
         limits: &Limits,
-        key_id: KeyId,
+        limit_scope: KeyId,
         organization_limit: u32,
         key_limit: Option<u32>,
     ) -> RequestLimits {
@@ -55,9 +55,7 @@ impl Tenant {
         let narrower = key_limit.filter(|own| organization_limit == 0 || *own < organization_limit);
         let key = narrower.map(|own| {
             let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-            let scope = keys.get_or_insert(key_id, || limits.scope(key_id.as_uuid(), ScopeKind::Key, own));
-            scope.set_limit(own);
-            scope
+            keys.get_or_insert((limit_scope, own), || limits.scope(limit_scope.as_uuid(), ScopeKind::Key, own))
         });
         limits.of_request(key, organization)
     }

@@ -7,6 +7,7 @@ use http_server::{MountOptions, Routes, ServerLimits, ServerSettings};
 use reqwest::{Client, RequestBuilder};
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
+use runtime::seal::SealingKey;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 use tenancy::{Tenancy, TenancyConfig};
@@ -18,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a request without its body, with slack for a busy machine.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The sealing key of [`start_tenancy`].
+const SEALING: [u8; 32] = [11; 32];
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -98,7 +102,8 @@ pub async fn serve(routes: impl Into<Routes>, stop: &CancellationToken) -> Strin
 /// Tenancy with its background tasks, which stop when `stop` is cancelled.
 pub fn start_tenancy(pool: PgPool, config: TenancyConfig, stop: &CancellationToken) -> Tenancy {
     let mut supervisor = Supervisor::new(Health::new(), stop.clone());
-    let tenancy = Tenancy::start(&mut supervisor, pool, config);
+    let sealing = SealingKey::from_bytes(SEALING);
+    let tenancy = Tenancy::start(&mut supervisor, pool, sealing, config);
     drop(tokio::spawn(supervisor.run(STOP_TIMEOUT)));
     tenancy
 }

@@ -183,14 +183,17 @@ async fn malformed_json_is_answered_with_line_and_column() {
 async fn json_that_does_not_fit_is_answered_with_the_field() {
     let server = Server::start(api()).await;
     let problem = server.request("POST /v1/json", &[], br#"{"sizes": {}}"#).await.problem(400, "invalid_request");
-    assert_eq!(problem["details"], json!([{ "field": "name", "reason": "missing field `name`" }]));
+    assert_eq!(problem["details"], json!([{ "field": "name", "reason": "is missing" }]));
     let problem = server
         .request("POST /v1/json", &[], br#"{"name": "a", "sizes": {"x": -1}}"#)
         .await
         .problem(400, "invalid_request");
     assert_eq!(problem["details"][0]["field"], "sizes.x");
     let problem = server.request("POST /v1/json", &[], b"7").await.problem(400, "invalid_request");
+    assert_eq!(problem["detail"], "the body must be an object");
     assert!(problem.get("details").is_none());
+    let array = server.request("POST /v1/json", &[], br#"["a", {}]"#).await.problem(400, "invalid_request");
+    assert_eq!(array["detail"], "the body must be an object", "an array is no object with its members in order");
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use runtime::seal::SealingKey;
 use schemas::ids::OrgId;
 use schemas::position::RecordPosition;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 use super::cursor::{InboxCursor, SortOrder};
@@ -112,8 +111,8 @@ impl ListRequest {
         let filter = Filter {
             event_types: parse_event_types(repeated(given, "event_type")?)?,
             status: given.one("status")?.map(parse_status).transpose()?,
-            since: given.one("since")?.map(|text| parse_time("since", text)).transpose()?,
-            until: given.one("until")?.map(|text| parse_time("until", text)).transpose()?,
+            since: given.time("since")?,
+            until: given.time("until")?,
             include_acknowledged: given.flag("include_acknowledged")?.unwrap_or(false),
         };
         let min_positions = repeated(given, "min_position")?.into_iter().map(|token| {
@@ -172,13 +171,6 @@ fn parse_status(text: &str) -> Result<DeliveryStatus, Problem> {
         "failed" => Ok(DeliveryStatus::Failed),
         _ => Err(QueryParams::invalid("status", "must be pending, retrying, delivered or failed")),
     }
-}
-
-fn parse_time(name: &str, text: &str) -> Result<OffsetDateTime, Problem> {
-    let unreadable = || QueryParams::invalid(name, "must be a time of RFC 3339, such as 2026-11-21T09:00:00Z");
-    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| unreadable())?;
-    // In UTC it may be in a year that cannot be read back from the database.
-    time.checked_to_offset(time::UtcOffset::UTC).ok_or_else(unreadable)
 }
 
 fn parse_event_types(names: Vec<&str>) -> Result<Option<Vec<String>>, Problem> {

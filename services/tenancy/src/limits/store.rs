@@ -31,12 +31,12 @@ pub(super) async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> 
 
 /// A row of a scope.
 struct Row {
-    newest: i64,
-    counts: Vec<u8>,
+    window: Window,
     time_ms: i64,
 }
 
-/// Leases for all scopes, which are different ones. `asked_ms`: the time of this process before this call.
+/// Leases for all scopes, one after the other: several limits may be of one window. `asked_ms`: the time of this
+/// process before this call.
 pub(super) async fn lease(
     connection: &mut PgConnection,
     shape: WindowShape,
@@ -46,13 +46,14 @@ pub(super) async fn lease(
     let mut scopes: Vec<Uuid> = asks.iter().map(|(scope, _)| *scope).collect();
     // All transactions lock rows in the same order.
     scopes.sort_unstable();
+    scopes.dedup();
     for _ in 0..MAX_TRIES {
         let mut transaction = connection.begin().await?;
-        let rows = lock(&mut transaction, &scopes).await?;
+        let mut rows = lock(&mut transaction, shape, &scopes).await?;
         let missing: Vec<Uuid> = scopes.iter().filter(|scope| !rows.contains_key(scope)).copied().collect();
         if missing.is_empty() {
-            let grants = lease_locked(rows, shape, asks, asked_ms)?;
-            write(&mut transaction, asks, &grants).await?;
+            let grants = lease_locked(&mut rows, shape, asks, asked_ms)?;
+            write(&mut transaction, &rows).await?;
             transaction.commit().await?;
             return Ok(grants);
         }
@@ -64,7 +65,11 @@ pub(super) async fn lease(
 }
 
 /// The clock is read before a row is locked, and never after its lease: the arithmetic of the window allows for that.
-async fn lock(connection: &mut PgConnection, scopes: &[Uuid]) -> Result<HashMap<Uuid, Row>, sqlx::Error> {
+async fn lock(
+    connection: &mut PgConnection,
+    shape: WindowShape,
+    scopes: &[Uuid],
+) -> Result<HashMap<Uuid, Row>, sqlx::Error> {
     let rows: Vec<(Uuid, i64, Vec<u8>, i64)> = sqlx::query_as(
         "SELECT scope, newest_bucket, counts, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
          FROM rate_limits WHERE scope = ANY($1) ORDER BY scope FOR UPDATE",
@@ -72,21 +77,22 @@ async fn lock(connection: &mut PgConnection, scopes: &[Uuid]) -> Result<HashMap<
     .bind(scopes)
     .fetch_all(connection)
     .await?;
-    let row = |(scope, newest, counts, time_ms)| (scope, Row { newest, counts, time_ms });
+    let row = |(scope, newest, counts, time_ms): (Uuid, i64, Vec<u8>, i64)| {
+        (scope, Row { window: Window::from_bytes(shape, newest, &counts), time_ms })
+    };
     Ok(rows.into_iter().map(row).collect())
 }
 
 fn lease_locked(
-    mut rows: HashMap<Uuid, Row>,
+    rows: &mut HashMap<Uuid, Row>,
     shape: WindowShape,
     asks: &[(Uuid, Ask)],
     asked_ms: i64,
 ) -> Result<Vec<Grant>, sqlx::Error> {
     asks.iter()
         .map(|(scope, ask)| {
-            let row = rows.remove(scope).ok_or(sqlx::Error::RowNotFound)?;
-            let mut window = Window::from_bytes(shape, row.newest, &row.counts);
-            let bucket = window.advance(shape.bucket_at(row.time_ms));
+            let Row { window, time_ms } = rows.get_mut(scope).ok_or(sqlx::Error::RowNotFound)?;
+            let bucket = window.advance(shape.bucket_at(*time_ms));
             for unspent in &ask.returns {
                 window.give_back(unspent.bucket, unspent.tokens);
             }
@@ -95,20 +101,20 @@ fn lease_locked(
             }
             let tokens = window.lease(ask.limit, ask.wanted);
             let is_exhausted = tokens < ask.wanted;
-            Ok(Grant { tokens, is_exhausted, bucket, window, time_ms: row.time_ms, asked_ms })
+            Ok(Grant { tokens, is_exhausted, bucket, window: window.clone(), time_ms: *time_ms, asked_ms })
         })
         .collect()
 }
 
-async fn write(connection: &mut PgConnection, asks: &[(Uuid, Ask)], grants: &[Grant]) -> Result<(), sqlx::Error> {
+async fn write(connection: &mut PgConnection, rows: &HashMap<Uuid, Row>) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE rate_limits r SET newest_bucket = n.newest_bucket, counts = n.counts
          FROM UNNEST($1::uuid[], $2::bigint[], $3::bytea[]) AS n (scope, newest_bucket, counts)
          WHERE r.scope = n.scope",
     )
-    .bind(asks.iter().map(|(scope, _)| *scope).collect::<Vec<_>>())
-    .bind(grants.iter().map(|grant| grant.window.newest()).collect::<Vec<_>>())
-    .bind(grants.iter().map(|grant| grant.window.to_bytes()).collect::<Vec<_>>())
+    .bind(rows.keys().copied().collect::<Vec<_>>())
+    .bind(rows.values().map(|row| row.window.newest()).collect::<Vec<_>>())
+    .bind(rows.values().map(|row| row.window.to_bytes()).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -3,11 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use http_server::{Problem, QueryParams, Timestamp};
-use schemas::ids::KeyId;
+use schemas::ids::{KeyId, OrgId};
 use serde::Serialize;
 use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -18,6 +16,8 @@ use crate::service::Tenancy;
 
 const DEFAULT_PAGE: i64 = 100;
 const LARGEST_PAGE: i64 = 1_000;
+/// Purpose of the cursor's seal.
+const CURSOR: &str = "audit";
 
 /// Entries of the audit log, newest first.
 #[derive(Debug, Serialize, ToSchema)]
@@ -110,9 +110,9 @@ pub(super) async fn list(
     let limit = query.parse_in_range("limit", 1..=LARGEST_PAGE)?.unwrap_or(DEFAULT_PAGE);
     let filter = Filter {
         action: query.one("action")?,
-        since: time_of(&query, "since")?,
-        until: time_of(&query, "until")?,
-        before: query.parse_in_range("cursor", 1..=i64::MAX)?,
+        since: query.time("since")?,
+        until: query.time("until")?,
+        before: query.one("cursor")?.map(|token| open_cursor(&tenancy, caller.org_id, token)).transpose()?,
     };
     if filter.action.is_some_and(|action| action.contains('\0')) {
         return Err(QueryParams::invalid("action", "is not the name of an action"));
@@ -125,14 +125,17 @@ pub(super) async fn list(
     if has_more {
         found.pop();
     }
-    let next_cursor = found.last().filter(|_| has_more).map(|entry| entry.id.to_string());
+    let next_cursor = found.last().filter(|_| has_more).map(|entry| seal_cursor(&tenancy, caller.org_id, entry.id));
     Ok(Json(Page { entries: found.into_iter().map(EntryReply::from).collect(), next_cursor, has_more }))
 }
 
-fn time_of(query: &QueryParams, name: &str) -> Result<Option<OffsetDateTime>, Problem> {
-    let parse = |text: &str| {
-        OffsetDateTime::parse(text, &Rfc3339)
-            .map_err(|_| QueryParams::invalid(name, "must be a time such as 2026-01-31T12:00:00Z"))
-    };
-    query.one(name)?.map(parse).transpose()
+/// The id counts the entries of all organizations: in clear text it would show how many there are.
+fn seal_cursor(tenancy: &Tenancy, org_id: OrgId, id: i64) -> String {
+    tenancy.sealing.seal_token(CURSOR, org_id.as_uuid().as_bytes(), &id.to_be_bytes())
+}
+
+fn open_cursor(tenancy: &Tenancy, org_id: OrgId, token: &str) -> Result<i64, Problem> {
+    let opened = tenancy.sealing.open_token(CURSOR, org_id.as_uuid().as_bytes(), token);
+    let id = opened.and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
+    id.ok_or_else(|| QueryParams::invalid("cursor", "is not a cursor that this organization was given"))
 }

@@ -51,11 +51,8 @@ pub(super) struct KeyPatch {
     /// Null: never.
     #[serde(default)]
     #[schema(value_type = Option<Timestamp>)]
-    expires_at: PatchMember<Option<Expiry>>,
+    expires_at: PatchMember<Option<Timestamp>>,
 }
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Expiry(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
 
 impl KeyPatch {
     fn apply(self, key: &StoredKey) -> StoredKey {
@@ -66,7 +63,7 @@ impl KeyPatch {
         key.grant.event_types = self.event_types.0.unwrap_or(key.grant.event_types);
         key.grant.rate_limit_per_minute = self.rate_limit_per_minute.0.unwrap_or(key.grant.rate_limit_per_minute);
         if let PatchMember(Some(expiry)) = self.expires_at {
-            key.grant.expires_at = expiry.map(|Expiry(end)| end);
+            key.grant.expires_at = expiry.map(|Timestamp(end)| end);
         }
         key
     }
@@ -235,7 +232,7 @@ pub(super) async fn rotate(
         old.grant.expires_at = Some(end);
         keys::update(&mut transaction, &old).await.map_err(|error| database_problem(&error))?;
     }
-    let issued = issue(&mut transaction, caller.org_id, &wanted).await?;
+    let issued = issue(&mut transaction, caller.org_id, &wanted, Some(&old)).await?;
     note(&mut transaction, &caller, &origin, "key.rotated", &old).await?;
     note(&mut transaction, &caller, &origin, "key.created", &issued.stored).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;

@@ -47,9 +47,7 @@ pub(super) struct WantedKey {
     #[serde(default)]
     environment: Environment,
     /// RFC 3339; absent or null: never.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    #[schema(value_type = Option<Timestamp>)]
-    expires_at: Option<OffsetDateTime>,
+    expires_at: Option<Timestamp>,
 }
 
 impl WantedKey {
@@ -75,7 +73,7 @@ impl WantedKey {
             rate_limit_per_minute: key.grant.rate_limit_per_minute,
             content_dedup: key.content_dedup,
             environment: Environment::from_name(&key.environment)?,
-            expires_at: key.grant.expires_at,
+            expires_at: key.grant.expires_at.map(Timestamp),
         })
     }
 
@@ -85,7 +83,7 @@ impl WantedKey {
             role: self.role,
             event_types: self.event_types.clone(),
             rate_limit_per_minute: self.rate_limit_per_minute,
-            expires_at: self.expires_at,
+            expires_at: self.expires_at.map(|Timestamp(end)| end),
         };
         grant.check(OffsetDateTime::now_utc()).map_err(invalid)?;
         Ok(grant)
@@ -98,8 +96,14 @@ pub(super) struct Issued {
     pub(super) text: key::NewKey,
 }
 
-/// Generates and stores a key. The caller has checked the right to create it.
-pub(super) async fn issue(conn: &mut PgConnection, org_id: OrgId, wanted: &WantedKey) -> Result<Issued, Problem> {
+/// Generates and stores a key. The caller has checked the right to create it. `maker`: the key that creates it, or that
+/// it replaces.
+pub(super) async fn issue(
+    conn: &mut PgConnection,
+    org_id: OrgId,
+    wanted: &WantedKey,
+    maker: Option<&StoredKey>,
+) -> Result<Issued, Problem> {
     let grant = wanted.grant()?;
     let existing = keys::count(conn, org_id).await.map_err(|error| database_problem(&error))?;
     if existing >= MAX_KEYS {
@@ -116,6 +120,7 @@ pub(super) async fn issue(conn: &mut PgConnection, org_id: OrgId, wanted: &Wante
         prefix: &key::prefix(text.reveal()),
         hash: KeyHash::of(text.reveal()),
         grant: &grant,
+        limit_scope: maker.and_then(StoredKey::shared_limit_scope),
         content_dedup: wanted.content_dedup,
     };
     let stored = keys::insert(conn, org_id, &to_store).await.map_err(|error| database_problem(&error))?;
@@ -139,7 +144,7 @@ pub(super) async fn create_for_operator(
     JsonBody(wanted): JsonBody<WantedKey>,
 ) -> Result<Response, Problem> {
     let mut transaction = tenancy.pool.begin().await.map_err(|error| database_problem(&error))?;
-    let issued = issue(&mut transaction, org_id, &wanted).await?;
+    let issued = issue(&mut transaction, org_id, &wanted, None).await?;
     note_created(&mut transaction, Actor::Operator, &origin, org_id, &issued.stored).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;
     Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))
@@ -185,7 +190,7 @@ pub(super) async fn create(
         .map_err(|error| database_problem(&error))?
         .ok_or(Refusal::Unknown)?;
     creator.grant.may_create(&wanted.grant()?).map_err(forbidden)?;
-    let issued = issue(&mut transaction, caller.org_id, &wanted).await?;
+    let issued = issue(&mut transaction, caller.org_id, &wanted, Some(&creator)).await?;
     note_created(&mut transaction, Actor::Key(caller.key_id), &origin, caller.org_id, &issued.stored).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;
     Ok(created_secret(KeyReply::revealing(issued.stored, issued.text.reveal())))

@@ -62,6 +62,7 @@ fn check_limit(limit: Option<u32>) -> Result<(), Problem> {
     request_body = NewOrganization,
     responses((status = 201, description = "The organization.", body = OrganizationReply)),
     security(("operator" = [])),
+    extensions(("x-error-codes" = json!(["invalid_endpoint", "too_many_endpoints"]))),
 )]
 pub(super) async fn create(
     _: Operator,
@@ -167,6 +168,7 @@ pub(super) struct OrganizationPatch {
     request_body = OrganizationPatch,
     responses((status = 200, description = "The changed organization.", body = OrganizationReply)),
     security(("operator" = []), ("key" = ["admin"])),
+    extensions(("x-error-codes" = json!(["invalid_endpoint", "too_many_endpoints"]))),
 )]
 pub(super) async fn patch(
     manager: OrganizationManager,

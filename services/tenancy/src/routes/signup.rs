@@ -98,7 +98,7 @@ pub(super) async fn generate(
     let organization = organizations::insert(&mut transaction, &signup.organization_name, tier, None)
         .await
         .map_err(|error| database_problem(&error))?;
-    let issued = issue(&mut transaction, organization.id, &WantedKey::admin("first key")).await?;
+    let issued = issue(&mut transaction, organization.id, &WantedKey::admin("first key"), None).await?;
     note(&mut transaction, Actor::Anonymous, &origin, "organization.signed_up", &organization).await?;
     note_created(&mut transaction, Actor::Anonymous, &origin, organization.id, &issued.stored).await?;
     transaction.commit().await.map_err(|error| database_problem(&error))?;

@@ -41,11 +41,14 @@ async fn each_change_has_an_entry_newest_first() {
     assert_eq!((actions(&only.body), &only.body["has_more"]), (vec!["key.created"], &json!(true)));
     let rest = format!("/audit?action=key.created&cursor={}", only.text("next_cursor"));
     assert_eq!(actions(&instance.get(&rest, &admin).await.expect(200).body).len(), 1);
+    let stranger = instance.organization_with_key("admin").await.1;
+    let foreign = instance.get(&rest, &stranger).await.expect(400);
+    assert_eq!(foreign.text("error_code"), "invalid_request", "a cursor belongs to one organization");
     for (query, count) in [("since=2100-01-01T00:00:00Z", 0), ("until=2100-01-01T00:00:00Z", 6)] {
         let page = instance.get(&format!("/audit?{query}"), &admin).await.expect(200);
         assert_eq!(actions(&page.body).len(), count, "{query}");
     }
-    for bad in ["since=yesterday", "cursor=x", "limit=0", "action=%00"] {
+    for bad in ["since=yesterday", "cursor=x", "cursor=67", "limit=0", "action=%00"] {
         assert_eq!(instance.get(&format!("/audit?{bad}"), &admin).await.status, StatusCode::BAD_REQUEST, "{bad}");
     }
 }

@@ -61,28 +61,98 @@ async fn the_number_of_keys_of_an_organization_is_limited() {
     );
 }
 
+/// Connections that wait for a lock of the table of keys.
+async fn waiting_for_keys(pool: &PgPool) -> i64 {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'api_keys'::regclass AND NOT granted";
+    sqlx::query_scalar(waiting).fetch_one(pool).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_the_limit_one_unknown_key_at_a_time_is_looked_up() {
+async fn over_the_limit_all_lookups_use_one_connection() {
     let (_database, pool) = database().await;
-    let mut config = TenancyConfig::new(None, false);
+    let mut config = TenancyConfig::new(Some(OPERATOR_TOKEN.to_owned()), false);
     config.auth.lookup_timeout = 3 * SOON;
     let instance = Arc::new(Instance::start_with(pool.clone(), config).await);
+    let (_, good) = instance.organization_with_key("produce").await;
     for _ in 0..31 {
         instance.probe("noise").await;
     }
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let mut answers = JoinSet::new();
-    for _ in 0..10 {
+    for _ in 0..20 {
         let instance = Arc::clone(&instance);
         answers.spawn(async move { instance.probe(tenancy::key::generate(Default::default()).reveal()).await });
     }
-    for _ in 0..9 {
-        let status = tokio::time::timeout(SOON, answers.join_next()).await.expect("refused without PostgreSQL");
-        assert_eq!(status.unwrap().unwrap(), StatusCode::TOO_MANY_REQUESTS);
+    let known = tokio::spawn({
+        let instance = Arc::clone(&instance);
+        async move { instance.probe(&good).await }
+    });
+    eventually(SOON, "a lookup waits", || async { (waiting_for_keys(&pool).await == 1).then_some(()) }).await;
+    for _ in 0..20 {
+        instance.probe("noise").await;
+        assert_eq!(waiting_for_keys(&pool).await, 1, "all others wait for it");
     }
     lock.rollback().await.unwrap();
-    assert_eq!(answers.join_next().await.unwrap().unwrap(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(answers.join_all().await.iter().all(|status| *status == StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(known.await.unwrap(), StatusCode::OK, "a good key waits its turn, and is not refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn good_keys_of_a_noisy_address_are_not_refused() {
+    let (_database, pool) = database().await;
+    let instance = Arc::new(Instance::start(pool).await);
+    let (organization, admin) = instance.organization_with_key("admin").await;
+    let mut good = Vec::new();
+    for _ in 0..100 {
+        good.push(instance.key(&organization, "produce").await.text("key"));
+    }
+    let changed = instance.key(&organization, "produce").await;
+    let (changed, changed_path) = (changed.text("key"), format!("/keys/{}", changed.text("id")));
+    let mut noise = JoinSet::new();
+    for _ in 0..8 {
+        let instance = Arc::clone(&instance);
+        noise.spawn(async move {
+            loop {
+                instance.probe(tenancy::key::generate(Default::default()).reveal()).await;
+            }
+        });
+    }
+    eventually(SOON, "the address is noisy", || async {
+        (instance.probe("noise").await == StatusCode::TOO_MANY_REQUESTS).then_some(())
+    })
+    .await;
+    for key in &good {
+        assert_eq!(instance.probe(key).await, StatusCode::OK, "a good key is used for the first time");
+    }
+    for number in 0..100 {
+        let name = json!({"name": format!("changed {number}")});
+        instance.patch(&changed_path, &admin, name).await.expect(200);
+        assert_eq!(instance.probe(&changed).await, StatusCode::OK, "a good key was just changed");
+    }
+    noise.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_known_does_not_make_an_address_noisy() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool.clone()).await;
+    let (organization, admin) = instance.organization_with_key("admin").await;
+    let revoked = instance.key(&organization, "produce").await;
+    let expired = instance.key(&organization, "produce").await.text("key");
+    assert_eq!(instance.probe(&revoked.text("key")).await, StatusCode::OK);
+    instance.delete(&format!("/keys/{}", revoked.text("id")), &admin).await.expect(204);
+    sqlx::query("UPDATE api_keys SET expires_at = now() WHERE prefix = left($1, 17)")
+        .bind(&expired)
+        .execute(&pool)
+        .await
+        .unwrap();
+    for _ in 0..40 {
+        for key in [&revoked.text("key"), &expired] {
+            assert_eq!(instance.probe(key).await, StatusCode::UNAUTHORIZED);
+        }
+    }
+    assert_eq!(instance.probe("noise").await, StatusCode::UNAUTHORIZED, "the address is not over its limit");
 }
 
 /// How often the table of keys was read so far. A connection reports that for certain when it ends: this ends all

@@ -282,3 +282,64 @@ async fn old_windows_and_absent_instances_are_deleted() {
     })
     .await;
 }
+
+/// Asks the probe `times` times with each key, and counts those that were admitted.
+async fn admitted(instance: &Instance, keys: &[String], times: usize) -> usize {
+    let mut admitted = 0;
+    for _ in 0..times {
+        for key in keys {
+            admitted += usize::from(instance.get("/keys", key).await.status == StatusCode::OK);
+        }
+    }
+    admitted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limited_key_gets_no_second_window_by_rotation() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start_with(pool.clone(), config(Duration::from_secs(60))).await;
+    let (organization, _) = limited(&instance, &pool, 1_000).await;
+    let body = json!({"name": "limited", "role": "manage", "rate_limit_per_minute": 10});
+    let made = instance.post(&format!("/organizations/{organization}/keys"), OPERATOR_TOKEN, body).await;
+    let mut key = made.expect(201).text("key");
+    let (mut admitted, mut rotations) = (0, 0);
+    for number in 1..60 {
+        if number % 4 == 0 {
+            let rotated = instance.post("/keys/rotate", &key, json!({"overlap_seconds": 60})).await;
+            if rotated.status == StatusCode::OK {
+                (key, admitted, rotations) = (rotated.text("api_key"), admitted + 1, rotations + 1);
+            }
+        }
+        admitted += usize::from(instance.get("/keys", &key).await.status == StatusCode::OK);
+    }
+    assert_eq!((admitted, rotations), (10, 2), "all keys of the rotation count in one window");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_a_limited_key_share_its_window() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start_with(pool.clone(), config(Duration::from_secs(60))).await;
+    let other = Instance::start_with(pool.clone(), config(Duration::from_secs(60))).await;
+    let (organization, wide) = limited(&instance, &pool, 1_000).await;
+    let body = json!({"name": "limited", "role": "manage", "rate_limit_per_minute": 20});
+    let made = instance.post(&format!("/organizations/{organization}/keys"), OPERATOR_TOKEN, body.clone()).await;
+    let maker = made.expect(201).text("key");
+    let mut keys = Vec::new();
+    for limit in [20, 19, 20, 12] {
+        let body = json!({"name": "made", "role": "manage", "rate_limit_per_minute": limit});
+        keys.push(instance.post("/keys", &maker, body).await.expect(201).text("key"));
+    }
+    let body = json!({"name": "of the second generation", "role": "produce", "rate_limit_per_minute": 12});
+    keys.push(instance.post("/keys", &keys[3], body).await.expect(201).text("key"));
+    // Five requests have made them. Their smaller limits narrow, also when one transaction leases for all.
+    let both = keys[3..].iter().cycle().take(10);
+    let answers = futures_util::future::join_all(both.map(|key| instance.get("/keys", key))).await;
+    let narrow = answers.iter().filter(|answer| answer.status == StatusCode::OK).count();
+    assert_eq!(narrow, 12 - 5, "each is refused when the window holds its own limit");
+    let left = admitted(&other, &keys[..3], 10).await;
+    assert_eq!(left, 20 - 12, "on any instance the family has what is left of the limit");
+    instance.get("/keys", &maker).await.expect(429);
+    let body = json!({"name": "made", "role": "produce", "rate_limit_per_minute": 20});
+    let unrelated = instance.post("/keys", &wide, body).await.expect(201).text("key");
+    assert_eq!(admitted(&instance, &[unrelated], 25).await, 20, "a key of one without a limit has its own window");
+}

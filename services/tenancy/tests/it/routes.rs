@@ -243,3 +243,25 @@ async fn a_refused_body_is_answered_with_the_field() {
         assert_eq!(refused.body["details"][0]["field"], field, "{body}: {}", refused.body);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_that_utc_moves_out_of_the_calendar_is_invalid() {
+    let (_database, pool) = database().await;
+    let instance = Instance::start(pool).await;
+    let (organization, key) = instance.organization_with_key("admin").await;
+    let target = instance.key(&organization, "consume").await.text("id");
+    for time in ["9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00+23:59", "0001-01-01T00:00:00+00:01", "tomorrow"] {
+        let body = json!({"name": "a", "role": "consume", "expires_at": time});
+        let answers = [
+            instance.post("/keys", &key, body).await,
+            instance.patch(&format!("/keys/{target}"), &key, json!({"expires_at": time})).await,
+            instance.get(&format!("/audit?since={}", time.replace('+', "%2B")), &key).await,
+            instance.get(&format!("/audit?until={}", time.replace('+', "%2B")), &key).await,
+        ];
+        for answer in answers {
+            let answer = answer.expect(400);
+            assert_eq!(answer.text("error_code"), "invalid_request", "{time}");
+            assert!(answer.text("detail").contains("must be a time of RFC 3339"), "{}", answer.body);
+        }
+    }
+}

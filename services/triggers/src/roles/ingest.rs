@@ -202,7 +202,7 @@ impl ApiServer {
             ..TenancyConfig::new(self.operator_token, self.open_signup)
         };
         config.limits.enabled = self.tuning.rate_limits == RateLimits::On;
-        let tenancy = Tenancy::start(supervisor, pool.clone(), config);
+        let tenancy = Tenancy::start(supervisor, pool.clone(), self.sealing.clone(), config);
         let organization = match &self.dev_api_keys {
             Some(keys) => tenancy.apply_dev_keys(keys, on_loopback).await.context("DEV_API_KEYS")?,
             None => None,

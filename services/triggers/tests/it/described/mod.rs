@@ -1,6 +1,7 @@
 //! Tests made from the OpenAPI document: each runs over all routes that a system describes, so that a new route is
 //! tested when it is described, and fails them when they do not know how.
 
+mod bodies;
 mod isolation;
 mod refusals;
 mod secrets;
