@@ -8,6 +8,8 @@ RECORDS ?= 10000000
 SEED ?=
 ADVISORY_DB ?=
 LENGTH ?= short
+# Tests wait more than they compute.
+TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
 .PHONY: help tools up test lint schema docs deny advisories load python conformance fuzz faults sabotage ci
 
@@ -23,7 +25,7 @@ up: tools ## build and start everything on this machine; ARGS='--port 8080 --dat
 
 test: tools ## run all tests on a real Kafka and PostgreSQL, and the short fault suite; ARGS=FILTER runs some tests
 	cargo test --profile ci --locked --workspace --no-run
-	target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
+	RUST_TEST_THREADS=$(TEST_THREADS) target/ci/devstack exec -- cargo test --profile ci --locked --workspace $(ARGS)
 	$(if $(ARGS),,target/ci/faults --short --work target/faults-short)
 
 lint: tools ## check formatting, words, line length, that patches apply, and clippy; warnings are errors

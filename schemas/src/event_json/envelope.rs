@@ -26,7 +26,10 @@ impl<'a> Envelope<'a> {
         match root.as_bytes().first() {
             None => return Err(malformed("the body is empty at line 1 column 1")),
             Some(b'"' | b'[' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9') => {
-                return Err(malformed("the body must be a JSON object"));
+                return Err(malformed(format!(
+                    "the body is not a JSON object at {}",
+                    line_and_column(text, offset_of(text, root))
+                )));
             }
             Some(_) => {}
         }

@@ -57,7 +57,16 @@ async fn assert_each_task_ends_the_role(expected: &[&str], start: impl AsyncFn(&
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ingest_ends_when_one_of_its_tasks_ends() {
     let (_database, connections) = connections().await;
-    let expected = ["audit sweep", "dedup lookup", "http", "kafka probe", "key watch", "postgres probe", "rate limits"];
+    let expected = [
+        "audit sweep",
+        "dedup lookup",
+        "http",
+        "kafka probe",
+        "key lookups",
+        "key watch",
+        "postgres probe",
+        "rate limits",
+    ];
     assert_each_task_ends_the_role(&expected, async |supervisor| {
         let api = ApiServer {
             connections: connections.clone(),
