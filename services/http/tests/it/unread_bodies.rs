@@ -1,12 +1,13 @@
 //! Bodies that are not read, because the request is refused: the connection can be used again, or the answer says that
 //! it closes.
 
-use std::time::Duration;
-
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::map_request;
 use axum::routing::{get, post};
 use http::StatusCode;
 use http_server::{MountOptions, Problem, RequestBody, ServerLimits, mount};
+use tokio::sync::mpsc;
 
 use super::{Client, Server, head};
 
@@ -39,22 +40,29 @@ async fn assert_usable(client: &mut Client, after: &str) {
 
 #[tokio::test]
 async fn a_small_body_that_comes_later_leaves_the_connection_open() {
-    let server = start().await;
+    // Says when the head of a request has arrived: then its body comes later.
+    let (arriving, mut arrived) = mpsc::unbounded_channel();
+    let api = api().layer(map_request(move |request: Request| {
+        arriving.send(()).unwrap();
+        std::future::ready(request)
+    }));
+    let server = Server::start_with(api, ServerLimits::default()).await;
     for (path, status) in paths() {
         let mut client = server.client().await;
         for _ in 0..2 {
             client.send(&head(&format!("POST {path}"), &[], 16 * 1024)).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            arrived.recv().await.unwrap();
             client.send(&[b'x'; 16 * 1024]).await;
             let response = client.response().await;
             assert_eq!(response.status, status, "{path}");
             assert!(!response.headers.contains_key("connection"), "{path}: {response:?}");
         }
         client.send(&head(&format!("POST {path}"), &["transfer-encoding: chunked"], 0)).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        arrived.recv().await.unwrap();
         client.send(b"3\r\nabc\r\n0\r\n\r\n").await;
         assert!(!client.response().await.headers.contains_key("connection"), "{path}");
         assert_usable(&mut client, &path).await;
+        arrived.recv().await.unwrap();
     }
 }
 
