@@ -15,6 +15,9 @@ pub const CONSUMER: &str = "dispatcher";
 const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
 
+const MEBIBYTE: i64 = 1024 * 1024;
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// Which URLs webhooks may have: checked when an endpoint is created and at each attempt.
 #[derive(Args, Clone, Debug)]
 pub struct EgressArgs {
@@ -60,6 +63,15 @@ pub struct WebhookArgs {
     /// Maximum of attempts in flight per endpoint, if the endpoint has no max_in_flight of its own
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT_PER_ENDPOINT", default_value_t = 16)]
     pub webhook_max_in_flight_per_endpoint: usize,
+    /// Maximum of deliveries of an organization that are not finished; those beyond it fail at once
+    #[arg(long, env = "WEBHOOK_MAX_OPEN_DELIVERIES", default_value_t = 1_000_000)]
+    pub webhook_max_open_deliveries: usize,
+    /// Maximum of payloads that are stored for such deliveries of an organization, in MiB; those beyond it fail at once
+    #[arg(long, env = "WEBHOOK_MAX_OPEN_MEBIBYTES", default_value_t = 4096)]
+    pub webhook_max_open_mebibytes: usize,
+    /// How long a delivery is retried, in hours. Then it fails, whatever is left of its retry schedule
+    #[arg(long, env = "WEBHOOK_MAX_RETRY_HOURS", default_value_t = 72)]
+    pub webhook_max_retry_hours: usize,
 }
 
 impl WebhookArgs {
@@ -90,9 +102,22 @@ impl WebhookArgs {
                 self.webhook_max_in_flight_per_endpoint,
                 1000,
             )?,
+            max_open_deliveries: signed(in_range(
+                "WEBHOOK_MAX_OPEN_DELIVERIES",
+                self.webhook_max_open_deliveries,
+                1_000_000_000,
+            )?),
+            max_open_bytes: MEBIBYTE
+                * signed(in_range("WEBHOOK_MAX_OPEN_MEBIBYTES", self.webhook_max_open_mebibytes, 1_000_000)?),
+            max_retry_time: HOUR * in_range("WEBHOOK_MAX_RETRY_HOURS", self.webhook_max_retry_hours, 720)? as u32,
             ..DispatcherConfig::default()
         })
     }
+}
+
+/// Of a number that is checked to be small.
+fn signed(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[derive(Debug, Clone)]
@@ -106,6 +131,12 @@ pub struct DispatcherConfig {
     pub max_retries_in_flight: usize,
     /// Attempts in flight per endpoint, unless the endpoint has a limit of its own.
     pub max_in_flight_per_endpoint: usize,
+    /// Unfinished deliveries of an organization.
+    pub max_open_deliveries: i64,
+    /// Bytes of payloads that are stored for unfinished deliveries of an organization.
+    pub max_open_bytes: i64,
+    /// How long a delivery is retried.
+    pub max_retry_time: Duration,
     /// First attempts that wait per endpoint.
     pub queue_capacity: usize,
     /// A delivery that is not finished so long after its record was read is spilled to the schedule.
@@ -131,6 +162,9 @@ impl Default for DispatcherConfig {
             max_in_flight: 1000,
             max_retries_in_flight: 500,
             max_in_flight_per_endpoint: 16,
+            max_open_deliveries: 1_000_000,
+            max_open_bytes: 4096 * MEBIBYTE,
+            max_retry_time: 72 * HOUR,
             queue_capacity: 1000,
             spill_after: Duration::from_secs(1),
             commit_interval: Duration::from_millis(100),

@@ -8,6 +8,7 @@ use crate::attempt::attempter::Attempter;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::Slots;
 use crate::endpoints::cache::EndpointCache;
+use crate::retry::schedule::OpenLimits;
 
 /// What the log worker and the retry worker share. Cloning shares the dependencies.
 #[derive(Clone)]
@@ -19,8 +20,10 @@ pub(crate) struct Dependencies {
     pub attempter: Attempter,
     /// Says whether attempts may start.
     pub reporter: Reporter,
-    /// Bounds attempts per endpoint.
+    /// Which attempts may start.
     pub slots: Slots,
+    /// What an organization may have open.
+    pub limits: OpenLimits,
     /// Positions of the materializer.
     pub view_positions: PositionsPoller,
     /// Wakes the retry worker after new rows were committed.

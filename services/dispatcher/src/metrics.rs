@@ -21,6 +21,10 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "From the acceptance of an event to the end of its first attempt, for attempts that start from the log.",
         &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
     ),
+    circuits_opened: metrics::counter(
+        "triggers_dispatcher_circuits_opened_total",
+        "Circuits of endpoints that opened after failures in a row.",
+    ),
     in_flight: metrics::gauge("triggers_dispatcher_in_flight_attempts", "First attempts and retries in flight."),
     queue_depth: metrics::gauge(
         "triggers_dispatcher_queue_depth",
@@ -60,6 +64,7 @@ pub(crate) struct Metrics {
     pub(crate) attempts: IntCounterVec,
     pub(crate) attempt_seconds: Histogram,
     pub(crate) first_attempt_seconds: Histogram,
+    pub(crate) circuits_opened: IntCounter,
     pub(crate) in_flight: Gauge,
     pub(crate) queue_depth: Gauge,
     pub(crate) uncommitted: Gauge,

@@ -20,13 +20,14 @@ use tracing::info;
 use crate::attempt::attempter::Attempter;
 use crate::attempt::client::{ClientError, WebhookClient};
 use crate::attempt::reporting::Reporter;
-use crate::attempt::slots::Slots;
+use crate::attempt::slots::{PoolSizes, Slots};
 use crate::config::{CONSUMER, DispatcherConfig};
 use crate::dependencies::Dependencies;
 use crate::endpoints::cache::EndpointCache;
 use crate::erasing;
 use crate::error::DispatchError;
 use crate::log::worker::LogWorker;
+use crate::retry::schedule::OpenLimits;
 use crate::retry::worker::RetryWorker;
 
 /// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint watch` and `retries` under `supervisor`. The component
@@ -64,7 +65,8 @@ pub fn start(
         endpoint_cache: EndpointCache::new(pool.clone(), sealing, config.max_in_flight_per_endpoint),
         attempter: Attempter::new(client, reporter.clone(), pool.clone()),
         reporter,
-        slots: Slots::default(),
+        slots: Slots::new(PoolSizes { first_attempts: config.max_in_flight, retries: config.max_retries_in_flight }),
+        limits: OpenLimits { rows: config.max_open_deliveries, bytes: config.max_open_bytes },
         view_positions: PositionsPoller::new(pool.clone(), MATERIALIZER),
         rows_added: Arc::new(Notify::new()),
     };
@@ -74,7 +76,7 @@ pub fn start(
         Ok(())
     });
     // A separate task, so that first attempts and retries do not wait for each other.
-    let retry_worker = RetryWorker::new(&dependencies, config.max_retries_in_flight, config.drain);
+    let retry_worker = RetryWorker::new(&dependencies, &config);
     let retrying = retry_worker.run(shutdown.clone());
     supervisor.spawn("retries", async move {
         retrying.await;

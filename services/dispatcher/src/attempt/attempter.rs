@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::attempt::client::WebhookClient;
 use crate::attempt::reporting::Reporter;
-use crate::attempt::slots::Slot;
+use crate::attempt::slots::{Observed, Slot};
 use crate::delivery::{AttemptOutcome, Delivery, signed};
 use crate::endpoints::matching::Endpoint;
 use crate::endpoints::notes::note;
@@ -51,7 +51,8 @@ impl Attempter {
     ) -> AttemptOutcome {
         let in_flight = Counted::new(&METRICS.in_flight);
         let result = self.client.send(endpoint, &delivery.event).await;
-        drop((slot, in_flight));
+        slot.finish(Observed { status: result.answer.status, latency: result.latency });
+        drop(in_flight);
         METRICS.attempt_seconds.observe(result.latency.as_secs_f64());
         let jitter = rand::random_range(-1.0..=1.0);
         let decision = policy::after_attempt(&endpoint.retry_delays_seconds, attempt, result.answer, jitter);
@@ -83,10 +84,17 @@ impl Attempter {
         }
     }
 
-    /// Reports that a delivery was cancelled after so many attempts. `false`: Kafka did not accept the report.
-    pub(crate) async fn cancel(&self, delivery: &Delivery, attempts: u32, reason: &str) -> bool {
-        let report = report(delivery, attempts, DeliveryOutcome::Cancelled, OffsetDateTime::now_utc());
-        self.report(&DeliveryAttempt { error: Some(reason.to_owned()), ..report }).await
+    /// Reports that a delivery ends without another attempt, after so many: `outcome` is cancelled or failed. `false`:
+    /// Kafka did not accept the report.
+    pub(crate) async fn end(
+        &self,
+        delivery: &Delivery,
+        attempts: u32,
+        outcome: DeliveryOutcome,
+        reason: String,
+    ) -> bool {
+        let report = report(delivery, attempts, outcome, OffsetDateTime::now_utc());
+        self.report(&DeliveryAttempt { error: Some(reason), ..report }).await
     }
 
     async fn report(&self, report: &DeliveryAttempt) -> bool {

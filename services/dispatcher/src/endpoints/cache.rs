@@ -149,6 +149,7 @@ impl EndpointCache {
         let headers = secrets::open_headers(sealing, stored.id, stored.sealed_headers.as_deref())?;
         Some(Endpoint {
             id: stored.id,
+            org_id: stored.org_id,
             url: Url::parse(&stored.url).ok()?,
             secrets: vec![secret],
             headers: headers.iter().filter_map(|(name, value)| header(name, value).ok()).collect(),

@@ -26,6 +26,7 @@ pub(crate) struct Subscription {
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub id: EndpointId,
+    pub org_id: OrgId,
     pub url: Url,
     /// Each adds a signature.
     pub secrets: Vec<Secret>,
@@ -152,8 +153,22 @@ impl Snapshot {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// An endpoint with a new id.
+    pub(crate) fn endpoint_of(org_id: OrgId) -> Endpoint {
+        Endpoint {
+            id: EndpointId::generate(),
+            org_id,
+            url: Url::parse("https://example.com/").unwrap(),
+            secrets: Vec::new(),
+            headers: Vec::new(),
+            max_in_flight: 1,
+            timeout: Duration::from_secs(1),
+            retry_delays_seconds: Vec::new(),
+        }
+    }
 
     fn list(patterns: &[&str]) -> Vec<String> {
         patterns.iter().map(|pattern| (*pattern).to_owned()).collect()
@@ -164,15 +179,7 @@ mod tests {
     }
 
     fn put(subscription: Subscription) -> Change {
-        let endpoint = Endpoint {
-            id: subscription.id,
-            url: Url::parse("https://example.com/").unwrap(),
-            secrets: Vec::new(),
-            headers: Vec::new(),
-            max_in_flight: 1,
-            timeout: Duration::from_secs(1),
-            retry_delays_seconds: Vec::new(),
-        };
+        let endpoint = Endpoint { id: subscription.id, ..endpoint_of(subscription.org_id) };
         Change::Put(subscription, Some(Box::new(endpoint)))
     }
 

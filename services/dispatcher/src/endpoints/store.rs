@@ -7,6 +7,8 @@ use sqlx::{Connection, FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::retry::schedule;
+
 /// Endpoints per organization.
 pub(crate) const MAX_ENDPOINTS: i64 = 100;
 /// Endpoints that one statement erases at most.
@@ -161,7 +163,7 @@ pub(crate) async fn default_of(
     Ok(id.map(EndpointId::from_uuid))
 }
 
-/// Changes an endpoint: `change` modifies the locked row. Enabling an endpoint releases its held deliveries. `None`:
+/// Changes an endpoint: `change` modifies the locked row. Enabling an endpoint releases its queue. `None`:
 /// the organization has no such endpoint.
 pub(crate) async fn update(
     conn: &mut PgConnection,
@@ -199,18 +201,13 @@ pub(crate) async fn update(
     .fetch_one(&mut *conn)
     .await?;
     if endpoint.enabled {
-        sqlx::query(
-            "UPDATE delivery_schedule SET state = 'pending', due_at = now() WHERE endpoint_id = $1 AND state = 'held'",
-        )
-        .bind(id.as_uuid())
-        .execute(&mut *conn)
-        .await?;
+        schedule::release(conn, id).await?;
     }
     Ok(Some(stored))
 }
 
-/// Deletes an endpoint and its secrets. Its waiting deliveries become due, so that the retry worker cancels and reports
-/// them; a row under a lease gets the outcome of its attempt. Returns the row; `None`: the organization has no such
+/// Deletes an endpoint and its secrets. Its queue becomes due, so that the retry worker cancels and reports its
+/// deliveries; a row under a lease gets the outcome of its attempt. Returns the row; `None`: the organization has no such
 /// endpoint.
 pub(crate) async fn delete(
     conn: &mut PgConnection,
@@ -232,13 +229,7 @@ pub(crate) async fn delete(
     if deleted.is_none() {
         return Ok(None);
     }
-    sqlx::query(
-        "UPDATE delivery_schedule SET state = 'pending', due_at = now()
-         WHERE endpoint_id = $1 AND (state = 'held' OR state = 'pending' AND lease_id IS NULL)",
-    )
-    .bind(id.as_uuid())
-    .execute(&mut *conn)
-    .await?;
+    schedule::make_due(conn, id).await?;
     Ok(deleted)
 }
 

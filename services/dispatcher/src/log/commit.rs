@@ -7,7 +7,7 @@ use sqlx::postgres::PgPool;
 use tracing::warn;
 
 use crate::log::tracker::CommitPlan;
-use crate::retry::schedule;
+use crate::retry::schedule::{self, OpenLimits};
 
 #[derive(Debug, Default)]
 pub(crate) struct CommitResult {
@@ -28,11 +28,16 @@ pub(crate) struct CommitError(#[source] pub sqlx::Error);
 ///
 /// # Errors
 /// Only errors that a retry cannot repair.
-pub(crate) async fn commit(pool: &PgPool, consumer: &str, mut plan: CommitPlan) -> Result<CommitResult, CommitError> {
+pub(crate) async fn commit(
+    pool: &PgPool,
+    consumer: &str,
+    mut plan: CommitPlan,
+    limits: OpenLimits,
+) -> Result<CommitResult, CommitError> {
     let (mut fenced, mut backoff) = (Vec::new(), Backoff::of_database());
     let mut is_committed = false;
     while !is_committed && !plan.is_empty() {
-        match try_commit(pool, consumer, &plan).await {
+        match try_commit(pool, consumer, &plan, limits).await {
             Ok(true) => break,
             Ok(false) => {}
             Err(error) => wait_after(error, &mut backoff).await?,
@@ -57,7 +62,7 @@ pub(crate) async fn commit(pool: &PgPool, consumer: &str, mut plan: CommitPlan) 
 }
 
 /// `false`: a position did not match, and nothing was committed.
-async fn try_commit(pool: &PgPool, consumer: &str, plan: &CommitPlan) -> Result<bool, sqlx::Error> {
+async fn try_commit(pool: &PgPool, consumer: &str, plan: &CommitPlan, limits: OpenLimits) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     if !plan.advances.is_empty() {
         let advanced = fence::advance(&mut transaction, consumer, &plan.advances).await?;
@@ -66,7 +71,7 @@ async fn try_commit(pool: &PgPool, consumer: &str, plan: &CommitPlan) -> Result<
             return Ok(false);
         }
     }
-    schedule::insert(&mut transaction, &plan.rows).await?;
+    schedule::insert(&mut transaction, &plan.rows, limits).await?;
     schedule::write_outcomes(&mut transaction, &plan.outcomes).await?;
     transaction.commit().await?;
     Ok(true)

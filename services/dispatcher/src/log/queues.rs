@@ -1,5 +1,5 @@
-//! Queues of first attempts: one bounded queue per endpoint. Endpoints take turns, so an endpoint that hangs fills its
-//! own queue and no other.
+//! First attempts of one organization that wait for a slot: one bounded queue per endpoint. Endpoints take turns, so an
+//! endpoint that hangs fills its own queue and no other.
 //!
 //! Pure.
 

@@ -17,7 +17,7 @@ use schemas::ids::EndpointId;
 use uuid::Uuid;
 
 use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent};
-use crate::log::queues::EndpointQueues;
+use crate::log::fair_queues::FairQueues;
 use crate::retry::schedule::{LeasedOutcome, NewRow, WaitsFor};
 
 use lane::Lane;
@@ -81,7 +81,7 @@ pub(crate) struct DeliveryTracker {
     open: HashMap<u64, OpenDelivery>,
     /// Tickets in the order of reading, including some that are not open any more.
     by_age: VecDeque<(Instant, u64)>,
-    queues: EndpointQueues,
+    queues: FairQueues,
     spilled: SpilledRows,
     outcomes: Vec<LeasedOutcome>,
     /// Lease of a row that is spilled while its attempt is in flight.
@@ -96,7 +96,7 @@ impl DeliveryTracker {
             lanes: HashMap::new(),
             open: HashMap::new(),
             by_age: VecDeque::new(),
-            queues: EndpointQueues::new(queue_capacity),
+            queues: FairQueues::new(queue_capacity),
             spilled: SpilledRows::default(),
             outcomes: Vec::new(),
             lease,
@@ -158,7 +158,7 @@ impl DeliveryTracker {
     /// The duplicate decision: `deliver`, or the event is a duplicate or was erased.
     pub(crate) fn apply_decision(&mut self, ticket: u64, deliver: bool) {
         let Some(open) = self.open.get_mut(&ticket).filter(|open| open.phase == Phase::Undecided) else { return };
-        if deliver && self.queues.push(open.delivery.endpoint_id, ticket) {
+        if deliver && self.queues.push(open.delivery.event.org_id, open.delivery.endpoint_id, ticket) {
             open.phase = Phase::Waiting;
             return;
         }
@@ -178,8 +178,8 @@ impl DeliveryTracker {
         Some((ticket, open.delivery.clone(), slot))
     }
 
-    /// The endpoint is deleted, disabled or unusable: the delivery is spilled, and the retry worker cancels or holds
-    /// it.
+    /// The endpoint is deleted, disabled or unusable, or its circuit is open: the delivery is spilled, and the retry
+    /// worker cancels it, holds it, or sends it when the circuit allows.
     pub(crate) fn skip_unavailable(&mut self, ticket: u64) {
         if let Some(open) = self.open.remove(&ticket) {
             self.spill(open.delivery, open.generation, DUE_NOW);
@@ -228,7 +228,7 @@ impl DeliveryTracker {
         for ticket in tickets {
             let Some(open) = self.open.get(&ticket) else { continue };
             match open.phase {
-                Phase::Waiting => self.queues.remove(open.delivery.endpoint_id, ticket),
+                Phase::Waiting => self.queues.remove(open.delivery.event.org_id, open.delivery.endpoint_id, ticket),
                 // Its row exists independently of the partition, so its outcome still counts.
                 Phase::Leased(_) => continue,
                 Phase::Undecided | Phase::InFlight => {}
@@ -318,7 +318,7 @@ impl DeliveryTracker {
             }
             phase @ (Phase::Undecided | Phase::Waiting) => {
                 let Some(open) = self.open.remove(&ticket) else { return };
-                self.queues.remove(open.delivery.endpoint_id, ticket);
+                self.queues.remove(open.delivery.event.org_id, open.delivery.endpoint_id, ticket);
                 let waits_for = if phase == Phase::Undecided { WaitsFor::Dedup } else { DUE_NOW };
                 self.spill(open.delivery, open.generation, waits_for);
             }

@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, warn};
 
 use crate::attempt::attempter;
-use crate::attempt::slots::Slot;
+use crate::attempt::slots::{Grant, Pool, Slot};
 use crate::config::{CONSUMER, DispatcherConfig};
 use crate::delivery::{AttemptOutcome, Delivery};
 use crate::dependencies::Dependencies;
@@ -140,6 +140,11 @@ impl LogWorker {
         self.committer.commit_all(&mut self.tracker).await
     }
 
+    /// Attempts at the same time, including those that have freed their slot and wait for their report.
+    fn max_attempts(&self) -> usize {
+        2 * self.config.max_in_flight
+    }
+
     fn has_room(&self) -> bool {
         self.tracker.rows_waiting() < MAX_ROWS_WAITING && self.tracker.row_bytes_waiting() < MAX_ROW_BYTES_WAITING
     }
@@ -243,7 +248,7 @@ impl LogWorker {
     /// were just read: nothing is sent to an endpoint after the client got the response that it is deleted.
     async fn start_attempts(&mut self, just_read: Option<Arc<Snapshot>>, session: &Session) {
         if self.tracker.queue_depth() == 0
-            || self.attempts.len() >= self.config.max_in_flight
+            || self.attempts.len() >= self.max_attempts()
             || !self.dependencies.reporter.is_available()
         {
             return;
@@ -258,14 +263,17 @@ impl LogWorker {
         };
         session.report_health(unhealthy_reason(&self.dependencies));
         let slots = self.dependencies.slots.clone();
-        // Without an enabled endpoint no slot is needed: the delivery leaves the queue at once.
+        let now = Instant::now();
+        // Without an endpoint that takes attempts no slot is needed: the delivery leaves the queue at once.
         let slot = |id: EndpointId| match snapshot.state(id) {
-            EndpointState::Enabled(endpoint) => {
-                slots.take(id, endpoint.max_in_flight).map(|slot| Some((endpoint.clone(), slot)))
-            }
+            EndpointState::Enabled(endpoint) => match slots.take(Pool::FirstAttempts, endpoint, now) {
+                Grant::Slot(slot) => Some(Some((endpoint.clone(), slot))),
+                Grant::Busy => None,
+                Grant::CircuitOpen(_) => Some(None),
+            },
             EndpointState::Withheld | EndpointState::Gone => Some(None),
         };
-        while self.attempts.len() < self.config.max_in_flight
+        while self.attempts.len() < self.max_attempts()
             && let Some((ticket, delivery, granted)) = self.tracker.start(slot)
         {
             match granted {

@@ -1,6 +1,8 @@
 //! The tables of unfinished deliveries: rows of `deliveries_awaiting_dedup` wait for the duplicate decision, rows of
-//! `delivery_schedule` wait for an attempt. Only SQL is here; `policy`, `tracker` and `worker` decide when a row is due
-//! and what an outcome means.
+//! `delivery_schedule` wait for an attempt, with their events in `delivery_events`. `endpoint_queues` says of which
+//! endpoints rows are due, `delivery_usage` what each organization has open. Transactions lock rows in this order:
+//! deliveries, events, queues, usage; only a claim locks queues first, and waits for nothing after that. Only SQL is
+//! here; `policy`, `tracker` and `worker` decide when a row is due and what an outcome means.
 //!
 //! All times are the database's clock, so that the clocks of instances need not agree.
 //!
@@ -9,16 +11,21 @@
 
 mod claim;
 mod dedup;
+mod events;
 mod outcomes;
+mod queues;
 mod scheduled;
 mod spill;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod usage;
 
-pub(crate) use claim::{ClaimedRow, claim, due_endpoints};
+pub(crate) use claim::{ClaimedRow, Wanted, claim, claim_refused};
 pub(crate) use dedup::release_decided;
-pub(crate) use outcomes::{LeasedOutcome, hold, write_outcomes};
+pub(crate) use outcomes::{LeasedOutcome, write_outcomes};
+pub(crate) use queues::{NextDue, hold, lock_due, make_due, next_due, release, reset};
 pub(crate) use scheduled::{ScheduledDeliveries, scheduled_from};
 pub(crate) use spill::{NewRow, WaitsFor, insert};
-pub(crate) use sweep::{depth, erase, sweep};
+pub(crate) use sweep::{EndedCursor, depth, end_schedules, erase, sweep};
+pub(crate) use usage::OpenLimits;

@@ -1,11 +1,14 @@
 //! The retry worker: claims due rows of the schedule, makes their attempts and writes the outcomes. It also releases
-//! rows that have their duplicate decision, and sweeps finished ones. `schedule` has the SQL.
+//! rows that have their duplicate decision, ends schedules, and sweeps finished rows. `schedule` has the SQL.
 
-use std::collections::HashMap;
+mod claims;
+mod waiting;
+
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use runtime::postgres::{SqlEffect, effect};
-use schemas::ids::{DeliveryId, EndpointId};
+use schemas::ids::{DeliveryId, OrgId};
 use schemas::topics::MATERIALIZER;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -14,57 +17,70 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use crate::attempt::attempter;
-use crate::attempt::slots::Slot;
-use crate::config::CONSUMER;
-use crate::delivery::{AttemptOutcome, RowState, RowUpdate};
+use crate::config::{CONSUMER, DispatcherConfig};
+use crate::delivery::RowUpdate;
 use crate::dependencies::Dependencies;
-use crate::endpoints::matching::{EndpointState, Snapshot};
 use crate::metrics::METRICS;
-use crate::retry::schedule::{self, ClaimedRow, LeasedOutcome};
+use crate::retry::schedule::{self, ClaimedRow, EndedCursor, LeasedOutcome};
+
+use waiting::WaitingEndpoints;
 
 /// Longest time between two polls of the schedule.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest time between two polls: notifications come in bursts.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
-/// Rows of one endpoint that one poll claims at most.
-const MAX_CLAIMS_PER_ENDPOINT: usize = 64;
 /// How long a row waits that was claimed and cannot be attempted yet.
 const POSTPONED: Duration = Duration::from_secs(1);
-/// How long a row waits whose endpoint cannot be used.
-const UNUSABLE: Duration = Duration::from_secs(60);
-const CANCEL_LEASE: Duration = Duration::from_secs(60);
+/// How long a row waits whose attempt panicked.
+const PANICKED: Duration = Duration::from_secs(60);
+
+/// A row whose attempt is in flight.
+struct LeasedRow {
+    delivery_id: DeliveryId,
+    org_id: OrgId,
+    lease: Uuid,
+    /// Attempts made before.
+    attempts: u32,
+}
 
 pub(crate) struct RetryWorker {
     dependencies: Dependencies,
     max_in_flight: usize,
+    max_retry_time: Duration,
+    /// The shutdown waits for so long for the attempts in flight.
     drain: Duration,
     attempts: JoinSet<RowUpdate>,
-    /// Delivery, lease and attempts so far of the rows in flight.
-    leases: HashMap<Id, (DeliveryId, Uuid, u32)>,
+    /// The rows in flight.
+    leases: HashMap<Id, LeasedRow>,
     /// Outcomes that are not written yet.
     outcomes: Vec<LeasedOutcome>,
-    /// Each poll starts with another endpoint, so that none is always the last.
-    first_endpoint: usize,
-    /// The last poll left due rows behind.
-    has_more: bool,
+    /// Rows in flight that need no slot: nothing is sent.
+    without_slot: HashSet<Id>,
+    /// Each poll starts with another organization and endpoint, so that none is always the last.
+    first_turn: usize,
+    /// Endpoints with due rows that got no slot.
+    waiting: WaitingEndpoints,
+    /// Where the look for schedules that have ended continues.
+    ended: Option<EndedCursor>,
     /// Waits until attempts can be reported again.
     probe: Option<AbortOnDropHandle<()>>,
 }
 
 impl RetryWorker {
-    /// The shutdown waits at most `drain` for the attempts in flight.
-    pub(crate) fn new(dependencies: &Dependencies, max_in_flight: usize, drain: Duration) -> Self {
+    pub(crate) fn new(dependencies: &Dependencies, config: &DispatcherConfig) -> Self {
         Self {
             dependencies: dependencies.clone(),
-            max_in_flight,
-            drain,
+            max_in_flight: config.max_retries_in_flight,
+            max_retry_time: config.max_retry_time,
+            drain: config.drain,
             attempts: JoinSet::new(),
             leases: HashMap::new(),
             outcomes: Vec::new(),
-            first_endpoint: 0,
-            has_more: false,
+            without_slot: HashSet::new(),
+            first_turn: 0,
+            waiting: WaitingEndpoints::default(),
+            ended: None,
             probe: None,
         }
     }
@@ -82,7 +98,7 @@ impl RetryWorker {
                     while let Some(finished) = self.attempts.try_join_next_with_id() {
                         self.attempt_finished(finished);
                     }
-                    if self.has_more {
+                    if self.waiting.has_woken() {
                         next_poll = next_poll.min(Instant::now() + MIN_POLL_INTERVAL);
                     }
                 }
@@ -107,19 +123,29 @@ impl RetryWorker {
         self.finish().await;
     }
 
-    /// Releases decided rows, claims due rows, starts their attempts, sweeps finished rows. Returns the time until the
-    /// next poll.
+    /// Releases decided rows, claims due rows, starts their attempts, ends schedules, sweeps finished rows. Returns the
+    /// time until the next poll.
     async fn poll(&mut self) -> Result<Duration, sqlx::Error> {
         let pool = self.dependencies.pool.clone();
         let has_more_decided = schedule::release_decided(&pool, MATERIALIZER, &self.dependencies.topic).await?;
-        let (due, later): (Vec<_>, Vec<_>) =
-            schedule::due_endpoints(&pool).await?.into_iter().partition(|(_, seconds)| *seconds <= 0.0);
-        let due: Vec<EndpointId> = due.into_iter().map(|(id, _)| id).collect();
-        let wait = later.into_iter().map(|(_, seconds)| seconds).fold(MAX_POLL_INTERVAL.as_secs_f64(), f64::min);
-        let has_more_due = self.can_report() && !due.is_empty() && self.claim(&due).await?;
+        if self.can_claim() {
+            self.claim_due().await?;
+        }
+        if self.can_claim() {
+            self.claim_refused().await?;
+        }
+        self.ended = schedule::end_schedules(&pool, self.max_retry_time, self.ended).await?;
         let has_more_finished = schedule::sweep(&pool, CONSUMER, &self.dependencies.topic).await?;
-        let has_more = has_more_decided || has_more_due || has_more_finished;
-        Ok(if has_more { Duration::ZERO } else { Duration::from_secs_f64(wait) })
+        if has_more_decided || has_more_finished {
+            return Ok(Duration::ZERO);
+        }
+        let next_due = schedule::next_due(&pool).await?.unwrap_or(f64::MAX);
+        Ok(Duration::from_secs_f64(next_due.clamp(0.0, MAX_POLL_INTERVAL.as_secs_f64())))
+    }
+
+    /// Whether attempts may start. Those that wait for their report have freed their slot.
+    fn can_claim(&mut self) -> bool {
+        self.can_report() && self.attempts.len() < 2 * self.max_in_flight
     }
 
     /// Whether attempts can be reported. If not, one task waits until they can, for the log worker too.
@@ -130,103 +156,6 @@ impl RetryWorker {
             self.probe = Some(AbortOnDropHandle::new(tokio::spawn(async move { reporter.probe().await })));
         }
         is_available
-    }
-
-    /// Claims due rows of these endpoints and starts their attempts. `true`: more can be claimed at once.
-    async fn claim(&mut self, due: &[EndpointId]) -> Result<bool, sqlx::Error> {
-        let snapshot = self.dependencies.endpoint_cache.current().await?;
-        let mut free = self.max_in_flight.saturating_sub(self.attempts.len());
-        let mut slots: HashMap<EndpointId, Vec<Slot>> = HashMap::new();
-        let mut wanted = Vec::new();
-        self.first_endpoint = self.first_endpoint.wrapping_add(1);
-        let first = self.first_endpoint % due.len();
-        self.has_more = false;
-        for id in due[first..].iter().chain(&due[..first]) {
-            let rows = free.min(MAX_CLAIMS_PER_ENDPOINT);
-            let (rows, lease) = match snapshot.state(*id) {
-                EndpointState::Enabled(endpoint) => {
-                    let granted: Vec<Slot> =
-                        (0..rows).map_while(|_| self.dependencies.slots.take(*id, endpoint.max_in_flight)).collect();
-                    let rows = granted.len();
-                    slots.insert(*id, granted);
-                    (rows, attempter::lease(endpoint.timeout))
-                }
-                EndpointState::Withheld | EndpointState::Gone => (rows, CANCEL_LEASE),
-            };
-            free -= rows;
-            if rows == 0 {
-                self.has_more = true;
-            } else {
-                wanted.push((*id, rows, lease));
-            }
-        }
-        let claimed = schedule::claim(&self.dependencies.pool, &wanted).await?;
-        let count = |id: EndpointId| claimed.iter().filter(|row| row.delivery.endpoint_id == id).count();
-        self.has_more |= wanted.iter().any(|(id, rows, _)| count(*id) == *rows);
-        let has_claimed = !claimed.is_empty();
-        self.start_attempts(claimed, slots).await;
-        Ok(self.has_more && has_claimed && self.attempts.len() < self.max_in_flight)
-    }
-
-    /// Reads the endpoints once more: they may have been deleted before the rows were claimed.
-    async fn start_attempts(&mut self, claimed: Vec<ClaimedRow>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
-        let snapshot = match self.dependencies.endpoint_cache.current().await {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                warn!(%error, "Endpoints could not be read; claimed deliveries are postponed.");
-                claimed.iter().for_each(|row| self.postpone(row, POSTPONED));
-                return;
-            }
-        };
-        let mut disabled = Vec::new();
-        for row in claimed {
-            let slot = slots.get_mut(&row.delivery.endpoint_id).and_then(Vec::pop);
-            match (action(&row, &snapshot), slot) {
-                (RowAction::Cancel(reason), _) => self.cancel(row, reason),
-                (RowAction::Hold, _) => disabled.push(row),
-                (RowAction::Attempt, Some(slot)) => self.attempt(row, &snapshot, slot),
-                (RowAction::Attempt, None) => self.postpone(&row, POSTPONED),
-            }
-        }
-        self.hold(disabled).await;
-    }
-
-    fn attempt(&mut self, row: ClaimedRow, snapshot: &Snapshot, slot: Slot) {
-        let EndpointState::Enabled(endpoint) = snapshot.state(row.delivery.endpoint_id) else { return };
-        let (attempter, endpoint, attempt) = (self.dependencies.attempter.clone(), endpoint.clone(), row.attempts + 1);
-        let lease = (row.delivery.id, row.lease, row.attempts);
-        let task = async move { attempter.attempt(&endpoint, &row.delivery, attempt, slot).await.row_update(attempt) };
-        self.leases.insert(self.attempts.spawn(task).id(), lease);
-    }
-
-    fn cancel(&mut self, row: ClaimedRow, reason: &'static str) {
-        let (attempter, attempts) = (self.dependencies.attempter.clone(), row.attempts);
-        let lease = (row.delivery.id, row.lease, attempts);
-        let task = async move {
-            if attempter.cancel(&row.delivery, attempts, reason).await {
-                RowUpdate::finished(RowState::Cancelled, attempts)
-            } else {
-                AttemptOutcome::Unreported.row_update(attempts + 1)
-            }
-        };
-        self.leases.insert(self.attempts.spawn(task).id(), lease);
-    }
-
-    async fn hold(&mut self, disabled: Vec<ClaimedRow>) {
-        if disabled.is_empty() {
-            return;
-        }
-        let leases: Vec<(DeliveryId, Uuid)> = disabled.iter().map(|row| (row.delivery.id, row.lease)).collect();
-        match schedule::hold(&self.dependencies.pool, &leases).await {
-            // The others' endpoints were just enabled again, or cannot be used.
-            Ok(held) => {
-                let not_held = disabled.iter().filter(|row| !held.contains(&row.delivery.id));
-                not_held.for_each(|row| self.postpone(row, UNUSABLE));
-            }
-            Err(error) => {
-                warn!(%error, "Deliveries of disabled endpoints could not be held; trying again when their leases end.")
-            }
-        }
     }
 
     fn postpone(&mut self, row: &ClaimedRow, due_after: Duration) {
@@ -242,8 +171,10 @@ impl RetryWorker {
                 (error.id(), None)
             }
         };
-        if let Some((delivery_id, lease, attempts)) = self.leases.remove(&id) {
-            let update = update.unwrap_or(RowUpdate::pending(attempts, UNUSABLE));
+        self.without_slot.remove(&id);
+        if let Some(LeasedRow { delivery_id, org_id, lease, attempts }) = self.leases.remove(&id) {
+            self.waiting.wake(org_id);
+            let update = update.unwrap_or(RowUpdate::pending(attempts, PANICKED));
             self.outcomes.push(LeasedOutcome { delivery_id, lease, update });
         }
     }
@@ -279,21 +210,5 @@ impl RetryWorker {
         while !self.outcomes.is_empty() {
             self.write_outcomes().await;
         }
-    }
-}
-
-enum RowAction {
-    Attempt,
-    Hold,
-    Cancel(&'static str),
-}
-
-fn action(row: &ClaimedRow, snapshot: &Snapshot) -> RowAction {
-    match snapshot.state(row.delivery.endpoint_id) {
-        EndpointState::Gone => RowAction::Cancel("the endpoint was deleted"),
-        // Only retries are cancelled: a first attempt is sent as it would have been from the log.
-        _ if row.acknowledged && row.attempts > 0 => RowAction::Cancel("the event was acknowledged"),
-        EndpointState::Withheld => RowAction::Hold,
-        EndpointState::Enabled(_) => RowAction::Attempt,
     }
 }

@@ -302,8 +302,8 @@ async fn an_endpoint_deleted_or_disabled_while_rows_wait_gets_nothing() {
 async fn insert_awaiting(system: &System, endpoint: EndpointId, event: &Event, appended: &Appended) {
     sqlx::query(
         "INSERT INTO deliveries_awaiting_dedup (endpoint_id, log_epoch, log_partition, log_offset, delivery_id,
-                                                org_id, event_id, event_type, accepted_at, payload)
-         VALUES ($1, 1, $2, $3, $4, $5, $6, $7, now(), $8)",
+                                                org_id, event_id, event_type, accepted_at)
+         VALUES ($1, 1, $2, $3, $4, $5, $6, $7, now())",
     )
     .bind(endpoint.as_uuid())
     .bind(appended.partition)
@@ -312,7 +312,6 @@ async fn insert_awaiting(system: &System, endpoint: EndpointId, event: &Event, a
     .bind(event.org_id.as_uuid())
     .bind(event.event_id.as_uuid())
     .bind(&event.event_type)
-    .bind(&event.payload)
     .execute(&system.pool)
     .await
     .unwrap();

@@ -173,7 +173,7 @@ async fn a_hanging_endpoint_delays_no_retries_of_others() {
     failing.wait_for_ids(&ids).await;
     system.wait_for_schedule("all deliveries are scheduled", |rows| rows.len() == 200).await;
     failing.change(ReceiverBehavior::Status(200));
-    sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE attempts = 1").execute(&system.pool).await.unwrap();
+    system.make_due("attempts = 1").await;
     // A hundred rows of the hanging endpoint are due before these.
     failing.wait_for(200).await;
     assert_eq!(hanging.received().len(), 1);

@@ -239,7 +239,9 @@ impl System {
     pub(crate) async fn schedule(&self) -> Vec<(String, i32, bool)> {
         sqlx::query_as(
             "SELECT state, attempts, leased FROM (
-                 SELECT delivery_id, state, attempts, lease_id IS NOT NULL AS leased FROM delivery_schedule
+                 SELECT delivery_id, CASE WHEN q.is_held AND state = 'pending' THEN 'held' ELSE state END AS state,
+                        attempts, lease_id IS NOT NULL AS leased
+                 FROM delivery_schedule LEFT JOIN endpoint_queues q USING (endpoint_id)
                  UNION ALL SELECT delivery_id, 'awaiting_dedup', 0, false FROM deliveries_awaiting_dedup) AS both_tables
              ORDER BY delivery_id",
         )
@@ -299,12 +301,22 @@ impl System {
         }
     }
 
+    pub(crate) fn database_url(&self) -> String {
+        self.database.url.clone()
+    }
+
     /// As if all leases and delays were over.
     pub(crate) async fn make_all_due(&self) {
-        sqlx::query("UPDATE delivery_schedule SET due_at = now() WHERE state = 'pending'")
-            .execute(&self.pool)
-            .await
-            .unwrap();
+        self.make_due("state = 'pending'").await;
+    }
+
+    /// As if leases and delays of the pending rows with this condition were over.
+    pub(crate) async fn make_due(&self, condition: &'static str) {
+        let sql = format!(
+            "WITH due AS (UPDATE delivery_schedule SET due_at = now() WHERE {condition} RETURNING endpoint_id)
+             UPDATE endpoint_queues SET next_due_at = now() WHERE endpoint_id IN (SELECT endpoint_id FROM due)"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&self.pool).await.unwrap();
     }
 
     /// Shows an event in the view, as the materializer would.

@@ -1,5 +1,6 @@
 use schemas::ids::{DeliveryId, EventId, OrgId};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::*;
 use crate::delivery::{RowState, RowUpdate};
@@ -82,7 +83,7 @@ fn attempts(row: &NewRow) -> Option<u32> {
 
 fn event(offset: i64) -> Arc<OutboundEvent> {
     Arc::new(OutboundEvent {
-        org_id: OrgId::generate(),
+        org_id: OrgId::from_uuid(Uuid::from_u128(1)),
         event_id: EventId::generate(),
         event_type: "a".to_owned(),
         accepted_at: OffsetDateTime::UNIX_EPOCH,

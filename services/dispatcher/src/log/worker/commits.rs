@@ -15,6 +15,7 @@ use crate::error::DispatchError;
 use crate::log::commit::{self, CommitError, CommitResult};
 use crate::log::tracker::DeliveryTracker;
 use crate::metrics::METRICS;
+use crate::retry::schedule::OpenLimits;
 
 /// With so many rows a commit does not wait for its interval.
 const COMMIT_ROWS: usize = 500;
@@ -26,6 +27,7 @@ const COMMIT_ALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits plans of the tracker, one at a time.
 pub(super) struct Committer {
     pool: PgPool,
+    limits: OpenLimits,
     rows_added: Arc<Notify>,
     running: Option<AbortOnDropHandle<Result<CommitResult, CommitError>>>,
     last_commit: Instant,
@@ -37,6 +39,7 @@ impl Committer {
     pub(super) fn new(dependencies: &Dependencies) -> Self {
         Self {
             pool: dependencies.pool.clone(),
+            limits: dependencies.limits,
             rows_added: dependencies.rows_added.clone(),
             running: None,
             last_commit: Instant::now(),
@@ -94,9 +97,9 @@ impl Committer {
     }
 
     fn start(&mut self, tracker: &mut DeliveryTracker) {
-        let (pool, plan) = (self.pool.clone(), tracker.plan(MAX_PLAN_BYTES));
+        let (pool, limits, plan) = (self.pool.clone(), self.limits, tracker.plan(MAX_PLAN_BYTES));
         METRICS.spilled.inc_by(plan.rows.len() as u64);
-        let commit = tokio::spawn(async move { commit::commit(&pool, CONSUMER, plan).await });
+        let commit = tokio::spawn(async move { commit::commit(&pool, CONSUMER, plan, limits).await });
         self.running = Some(AbortOnDropHandle::new(commit));
     }
 }

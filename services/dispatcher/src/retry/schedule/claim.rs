@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
@@ -20,75 +20,96 @@ pub(crate) struct ClaimedRow {
     pub lease: Uuid,
     /// Whether its event is acknowledged, so that no retry is needed.
     pub acknowledged: bool,
+    /// Why no attempt is made any more.
+    pub refusal: Option<String>,
 }
 
-/// Endpoints with pending rows, and in how many seconds the first row of each is due (negative: it is overdue). Costs
-/// one index lookup per endpoint, however many rows each has.
-pub(crate) async fn due_endpoints(pool: &PgPool) -> Result<Vec<(EndpointId, f64)>, sqlx::Error> {
-    let rows: Vec<(Uuid, f64)> = sqlx::query_as(
-        "WITH RECURSIVE first AS (
-             (SELECT endpoint_id, due_at FROM delivery_schedule WHERE state = 'pending'
-              ORDER BY endpoint_id, due_at LIMIT 1)
-             UNION ALL
-             SELECT next.endpoint_id, next.due_at
-             FROM first CROSS JOIN LATERAL (
-                 SELECT d.endpoint_id, d.due_at FROM delivery_schedule d
-                 WHERE d.state = 'pending' AND d.endpoint_id > first.endpoint_id
-                 ORDER BY d.endpoint_id, d.due_at LIMIT 1
-             ) AS next
-         )
-         SELECT endpoint_id, extract(epoch FROM due_at - now())::double precision FROM first",
-    )
-    .persistent(false)
-    .fetch_all(pool)
-    .await?;
-    Ok(rows.into_iter().map(|(id, seconds)| (EndpointId::from_uuid(id), seconds)).collect())
+/// What to claim of an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub endpoint: EndpointId,
+    pub max_rows: usize,
+    pub lease: Duration,
+    /// Also rows that are not due yet, but for those whose attempt is in flight.
+    pub before_due: bool,
 }
 
-/// Claims due rows: (endpoint, maximum of rows, lease). No other instance claims them before the lease ends.
-pub(crate) async fn claim(
-    pool: &PgPool,
-    wanted: &[(EndpointId, usize, Duration)],
-) -> Result<Vec<ClaimedRow>, sqlx::Error> {
+/// Claims rows. No other instance claims them before the lease ends. The queues of the endpoints are locked.
+pub(crate) async fn claim(connection: &mut PgConnection, wanted: &[Wanted]) -> Result<Vec<ClaimedRow>, sqlx::Error> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     // Materialized, or a nested loop may pick rows several times: each time it would skip those that the statement has
     // claimed already, and claim more.
     sqlx::query_as(
         "WITH due AS MATERIALIZED (
              SELECT picked.delivery_id, wanted.lease_seconds
-             FROM UNNEST($1::uuid[], $2::bigint[], $3::double precision[])
-                  AS wanted (endpoint_id, max_rows, lease_seconds)
+             FROM UNNEST($1::uuid[], $2::bigint[], $3::double precision[], $4::boolean[])
+                  AS wanted (endpoint_id, max_rows, lease_seconds, before_due)
              CROSS JOIN LATERAL (
                  SELECT d.delivery_id FROM delivery_schedule d
-                 WHERE d.state = 'pending' AND d.endpoint_id = wanted.endpoint_id AND d.due_at <= now()
+                 WHERE d.state = 'pending' AND d.refusal IS NULL AND d.endpoint_id = wanted.endpoint_id
+                       AND (d.due_at <= now() OR wanted.before_due AND d.lease_id IS NULL)
                  ORDER BY d.due_at LIMIT wanted.max_rows FOR UPDATE SKIP LOCKED
              ) AS picked
          )
          UPDATE delivery_schedule AS s
          SET lease_id = gen_random_uuid(), due_at = now() + make_interval(secs => due.lease_seconds)
-         FROM due
+         FROM due JOIN delivery_schedule d ON d.delivery_id = due.delivery_id
+                  LEFT JOIN delivery_events e ON e.log_partition = d.log_partition AND e.log_epoch = d.log_epoch
+                                                 AND e.log_offset = d.log_offset
          WHERE s.delivery_id = due.delivery_id
-         RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, s.payload,
-                   s.payload_encoding, s.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
-                   s.lease_id,
+         RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, e.payload,
+                   e.payload_encoding, e.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
+                   s.lease_id, s.refusal,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
     )
     .persistent(false)
-    .bind(wanted.iter().map(|(endpoint, ..)| endpoint.as_uuid()).collect::<Vec<_>>())
-    .bind(wanted.iter().map(|(_, max_rows, _)| i64::try_from(*max_rows).unwrap_or(i64::MAX)).collect::<Vec<_>>())
-    .bind(wanted.iter().map(|(.., lease)| lease.as_secs_f64()).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|one| one.endpoint.as_uuid()).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|one| i64::try_from(one.max_rows).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|one| one.lease.as_secs_f64()).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|one| one.before_due).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await
+}
+
+/// Claims refused rows, of any endpoint.
+pub(crate) async fn claim_refused(
+    pool: &PgPool,
+    max_rows: usize,
+    lease: Duration,
+) -> Result<Vec<ClaimedRow>, sqlx::Error> {
+    sqlx::query_as(
+        "UPDATE delivery_schedule
+         SET lease_id = gen_random_uuid(), due_at = now() + make_interval(secs => $2)
+         WHERE delivery_id = ANY (ARRAY(
+             SELECT delivery_id FROM delivery_schedule
+             WHERE state = 'pending' AND refusal IS NOT NULL AND due_at <= now()
+             ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+         RETURNING delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, NULL AS payload,
+                   NULL AS payload_encoding, NULL AS traceparent, log_epoch, log_partition, log_offset, attempts,
+                   lease_id, refusal, false AS acknowledged",
+    )
+    .persistent(false)
+    .bind(i64::try_from(max_rows).unwrap_or(i64::MAX))
+    .bind(lease.as_secs_f64())
     .fetch_all(pool)
     .await
 }
 
 impl FromRow<'_, PgRow> for ClaimedRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let payload: Option<String> = row.try_get("payload")?;
+        let refusal: Option<String> = row.try_get("refusal")?;
+        // An event is deleted with its last row, so this cannot happen. A webhook without its payload would be worse.
+        let refusal = refusal.or_else(|| payload.is_none().then(|| "the event is no longer stored".to_owned()));
         let event = OutboundEvent {
             org_id: OrgId::from_uuid(row.try_get("org_id")?),
             event_id: EventId::from_uuid(row.try_get("event_id")?),
             event_type: row.try_get("event_type")?,
             accepted_at: row.try_get("accepted_at")?,
-            payload: row.try_get("payload")?,
+            payload: payload.unwrap_or_default(),
             payload_encoding: row.try_get::<Option<String>, _>("payload_encoding")?.map(Cow::Owned),
             traceparent: row.try_get("traceparent")?,
             log_epoch: row.try_get("log_epoch")?,
@@ -103,6 +124,7 @@ impl FromRow<'_, PgRow> for ClaimedRow {
             attempts: u32::try_from(attempts).unwrap_or(0),
             lease: row.try_get("lease_id")?,
             acknowledged: row.try_get("acknowledged")?,
+            refusal,
         })
     }
 }

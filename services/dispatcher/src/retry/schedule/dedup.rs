@@ -1,6 +1,14 @@
 //! Moves rows whose event has its duplicate decision.
 
-use sqlx::postgres::PgPool;
+use std::time::Duration;
+
+use schemas::ids::{EndpointId, OrgId};
+use sqlx::postgres::{PgPool, PgRow};
+use sqlx::{FromRow, Row};
+use uuid::Uuid;
+
+use crate::retry::schedule::usage::{self, UsageChange};
+use crate::retry::schedule::{events, queues};
 
 /// Rows that one statement moves at most.
 const MAX_ROWS: i64 = 1000;
@@ -20,7 +28,8 @@ const MAX_ROWS: i64 = 1000;
 pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &str) -> Result<bool, sqlx::Error> {
     // Partition by partition: of rows that the view has not reached, only index entries are read. Materialized as
     // in `claim`.
-    let decided: i64 = sqlx::query_scalar(
+    let mut transaction = pool.begin().await?;
+    let decided: Vec<DecidedRow> = sqlx::query_as(
         "WITH applied AS MATERIALIZED (
              SELECT picked.*
              FROM consumer_positions p CROSS JOIN LATERAL (
@@ -46,20 +55,61 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
              RETURNING d.*, applied.is_original
          ), promoted AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
-                                            payload, payload_encoding, traceparent, log_epoch, log_partition,
-                                            log_offset, state, due_at)
-             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
-                    traceparent, log_epoch, log_partition, log_offset, 'pending', now()
+                                            log_epoch, log_partition, log_offset, state, due_at)
+             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, log_epoch, log_partition,
+                    log_offset, 'pending', now()
              FROM decided WHERE is_original ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
+             RETURNING delivery_id
          )
-         SELECT count(*) FROM decided",
+         SELECT d.org_id, d.event_id, d.endpoint_id, d.traceparent, d.log_epoch,
+                d.log_partition, d.log_offset, promoted.delivery_id IS NOT NULL AS is_promoted
+         FROM decided d LEFT JOIN promoted ON d.is_original AND promoted.delivery_id = d.delivery_id",
     )
     .persistent(false)
     .bind(materializer)
     .bind(topic)
     .bind(MAX_ROWS)
-    .fetch_one(pool)
+    .fetch_all(&mut *transaction)
     .await?;
-    Ok(decided >= MAX_ROWS)
+    let promoted: Vec<&DecidedRow> = decided.iter().filter(|row| row.is_promoted).collect();
+    let mut change = UsageChange::default();
+    decided.iter().filter(|row| !row.is_promoted).for_each(|row| change.add_rows(OrgId::from_uuid(row.org_id), -1));
+    let stored = events::copy_from_view(&mut transaction, &promoted).await?;
+    stored.into_iter().for_each(|(org_id, bytes)| change.add_bytes(org_id, bytes));
+    let due = promoted
+        .iter()
+        .map(|row| (EndpointId::from_uuid(row.endpoint_id), OrgId::from_uuid(row.org_id), Duration::ZERO));
+    queues::lower(&mut transaction, due).await?;
+    usage::apply(&mut transaction, change).await?;
+    transaction.commit().await?;
+    Ok(decided.len() >= MAX_ROWS as usize)
+}
+
+/// A row whose event has its decision.
+pub(super) struct DecidedRow {
+    pub org_id: Uuid,
+    pub event_id: Uuid,
+    endpoint_id: Uuid,
+    pub traceparent: Option<String>,
+    pub log_epoch: i32,
+    pub log_partition: i32,
+    pub log_offset: i64,
+    /// It has a row of the schedule now.
+    is_promoted: bool,
+}
+
+impl FromRow<'_, PgRow> for DecidedRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            org_id: row.try_get("org_id")?,
+            event_id: row.try_get("event_id")?,
+            endpoint_id: row.try_get("endpoint_id")?,
+            traceparent: row.try_get("traceparent")?,
+            log_epoch: row.try_get("log_epoch")?,
+            log_partition: row.try_get("log_partition")?,
+            log_offset: row.try_get("log_offset")?,
+            is_promoted: row.try_get("is_promoted")?,
+        })
+    }
 }

@@ -1,12 +1,18 @@
-//! Writes the rows of spilled deliveries.
+//! Writes the rows of spilled deliveries, and what else changes with them: the events, the queues of their endpoints,
+//! and the usage of their organizations.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use schemas::ids::{DeliveryId, OrgId};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::delivery::{Delivery, signed};
+use crate::retry::schedule::OpenLimits;
+use crate::retry::schedule::usage::{self, UsageChange};
+use crate::retry::schedule::{events, queues};
 
 /// A spilled delivery: a row to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +44,17 @@ impl NewRow {
         self.delivery.event.size() + 128
     }
 
+    fn is_scheduled(&self) -> bool {
+        matches!(self.waits_for, WaitsFor::Attempt { .. })
+    }
+
+    fn due_after(&self) -> Duration {
+        match self.waits_for {
+            WaitsFor::Attempt { due_after, .. } => due_after,
+            WaitsFor::Dedup => Duration::ZERO,
+        }
+    }
+
     /// The lease of the attempt in flight.
     pub(crate) fn lease(&self) -> Option<Uuid> {
         match self.waits_for {
@@ -47,36 +64,79 @@ impl NewRow {
     }
 }
 
+const TOO_MANY_OPEN: &str = "the organization has too many open deliveries";
+const TOO_MANY_BYTES: &str = "the open deliveries of the organization take too much space";
+
 /// Writes rows. A row that exists already is not changed: a commit whose outcome was unknown is repeated.
-pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
+///
+/// A row beyond the limits of its organization is refused: it is reported as failed, and its event is not stored. A row
+/// whose attempt is in flight is not refused.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    rows: &[NewRow],
+    limits: OpenLimits,
+) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
+    let inserted = insert_rows(connection, rows, limits).await?;
+    let accepted: HashSet<DeliveryId> =
+        inserted.iter().filter(|row| !row.is_refused).map(|row| row.delivery_id).collect();
+    let scheduled = rows.iter().filter(|row| row.is_scheduled() && accepted.contains(&row.delivery.id));
+    let stored = events::insert(connection, scheduled.clone().map(|row| row.delivery.event.as_ref())).await?;
+    let due = scheduled.map(|row| (row.delivery.endpoint_id, row.delivery.event.org_id, row.due_after()));
+    queues::lower(connection, due).await?;
+    let mut change = UsageChange::default();
+    inserted.iter().for_each(|row| change.add_rows(row.org_id, 1));
+    stored.into_iter().for_each(|(org_id, bytes)| change.add_bytes(org_id, bytes));
+    usage::apply(connection, change).await
+}
+
+/// A row that did not exist before.
+struct InsertedRow {
+    delivery_id: DeliveryId,
+    org_id: OrgId,
+    is_refused: bool,
+}
+
+async fn insert_rows(
+    connection: &mut PgConnection,
+    rows: &[NewRow],
+    limits: OpenLimits,
+) -> Result<Vec<InsertedRow>, sqlx::Error> {
     let columns = Columns::of(rows);
-    sqlx::query(
+    let inserted: Vec<(Uuid, Uuid, bool)> = sqlx::query_as(
         "WITH rows AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[],
-                                  $7::text[], $8::text[], $9::integer[], $10::integer[], $11::bigint[],
-                                  $12::integer[], $13::double precision[], $14::uuid[], $15::text[])
-                  AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
-                        log_epoch, log_partition, log_offset, attempts, due_after, lease_id, payload_encoding)
-         ), pending AS (
+             SELECT t.*, row_number() OVER (PARTITION BY t.org_id) AS nth
+             FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
+                         $8::integer[], $9::integer[], $10::bigint[], $11::integer[], $12::double precision[],
+                         $13::uuid[])
+                  AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, traceparent, log_epoch,
+                        log_partition, log_offset, attempts, due_after, lease_id)
+         ), judged AS (
+             SELECT r.*, CASE WHEN r.lease_id IS NOT NULL OR r.due_after IS NULL THEN NULL
+                              WHEN u.open_rows + r.nth > $14 THEN $16
+                              WHEN u.event_bytes > $15 THEN $17 END AS refusal
+             FROM rows r LEFT JOIN delivery_usage u ON u.org_id = r.org_id
+         ), scheduled AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
-                                            payload, payload_encoding, traceparent, log_epoch, log_partition,
-                                            log_offset, state, attempts, due_at, lease_id)
-             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
-                    traceparent, log_epoch, log_partition, log_offset, 'pending', attempts,
-                    now() + make_interval(secs => due_after), lease_id
-             FROM rows WHERE due_after IS NOT NULL ORDER BY delivery_id
+                                            log_epoch, log_partition, log_offset, state, attempts, due_at, lease_id,
+                                            refusal)
+             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, log_epoch, log_partition,
+                    log_offset, 'pending', attempts, now() + make_interval(secs => due_after), lease_id, refusal
+             FROM judged WHERE due_after IS NOT NULL ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
+             RETURNING delivery_id, org_id, refusal IS NOT NULL AS is_refused
+         ), awaiting AS (
+             INSERT INTO deliveries_awaiting_dedup (delivery_id, org_id, event_id, endpoint_id, event_type,
+                                                    accepted_at, traceparent, log_epoch, log_partition, log_offset)
+             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, traceparent, log_epoch,
+                    log_partition, log_offset
+             FROM judged WHERE due_after IS NULL ORDER BY log_partition, log_epoch, log_offset, endpoint_id
+             ON CONFLICT DO NOTHING
+             RETURNING delivery_id, org_id, false AS is_refused
          )
-         INSERT INTO deliveries_awaiting_dedup (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
-                                                payload, payload_encoding, traceparent, log_epoch, log_partition,
-                                                log_offset)
-         SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
-                traceparent, log_epoch, log_partition, log_offset
-         FROM rows WHERE due_after IS NULL ORDER BY log_partition, log_epoch, log_offset, endpoint_id
-         ON CONFLICT DO NOTHING",
+         SELECT * FROM scheduled UNION ALL SELECT * FROM awaiting",
     )
     .bind(columns.delivery_ids)
     .bind(columns.org_ids)
@@ -84,7 +144,6 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Re
     .bind(columns.endpoint_ids)
     .bind(columns.event_types)
     .bind(columns.accepted_at)
-    .bind(columns.payloads)
     .bind(columns.traceparents)
     .bind(columns.log_epochs)
     .bind(columns.partitions)
@@ -92,10 +151,18 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Re
     .bind(columns.attempts)
     .bind(columns.due_after)
     .bind(columns.leases)
-    .bind(columns.payload_encodings)
-    .execute(connection)
+    .bind(limits.rows)
+    .bind(limits.bytes)
+    .bind(TOO_MANY_OPEN)
+    .bind(TOO_MANY_BYTES)
+    .fetch_all(connection)
     .await?;
-    Ok(())
+    let row = |(delivery_id, org_id, is_refused)| InsertedRow {
+        delivery_id: DeliveryId::from_uuid(delivery_id),
+        org_id: OrgId::from_uuid(org_id),
+        is_refused,
+    };
+    Ok(inserted.into_iter().map(row).collect())
 }
 
 /// One array per column: the shape that `UNNEST` takes.
@@ -107,7 +174,6 @@ struct Columns<'a> {
     endpoint_ids: Vec<Uuid>,
     event_types: Vec<&'a str>,
     accepted_at: Vec<OffsetDateTime>,
-    payloads: Vec<&'a str>,
     traceparents: Vec<Option<&'a str>>,
     log_epochs: Vec<i32>,
     partitions: Vec<i32>,
@@ -116,7 +182,6 @@ struct Columns<'a> {
     /// Seconds; `None`: the row waits for the duplicate decision.
     due_after: Vec<Option<f64>>,
     leases: Vec<Option<Uuid>>,
-    payload_encodings: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -130,8 +195,6 @@ impl<'a> Columns<'a> {
             columns.endpoint_ids.push(delivery.endpoint_id.as_uuid());
             columns.event_types.push(&event.event_type);
             columns.accepted_at.push(event.accepted_at);
-            columns.payloads.push(&event.payload);
-            columns.payload_encodings.push(event.payload_encoding.as_deref());
             columns.traceparents.push(event.traceparent.as_deref());
             columns.log_epochs.push(event.log_epoch);
             columns.partitions.push(event.partition);

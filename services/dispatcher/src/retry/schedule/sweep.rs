@@ -1,7 +1,14 @@
-//! Deletes rows that are no longer needed, and counts the rest.
+//! Ends schedules, deletes rows that are no longer needed, and counts the rest.
+
+use std::time::Duration;
 
 use schemas::ids::OrgId;
 use sqlx::postgres::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::retry::schedule::events;
+use crate::retry::schedule::usage::{self, UsageChange};
 
 /// Rows that one sweep deletes at most.
 const SWEEP_ROWS: i64 = 1000;
@@ -11,8 +18,9 @@ const COUNTED_ROWS: i64 = 10_000;
 /// Deletes finished rows whose record lies before the dispatcher's position (of an older log epoch: a younger record
 /// does), so that it is not read again. `true`: the batch was full, so there may be more.
 pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
     // An array, or a nested loop may read the subquery several times, each time beyond the rows deleted already.
-    let swept = sqlx::query(
+    let swept: Vec<(i32, i32, i64)> = sqlx::query_as(
         "DELETE FROM delivery_schedule WHERE delivery_id = ANY (ARRAY(
              SELECT d.delivery_id FROM delivery_schedule d JOIN consumer_positions p
                     ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition
@@ -20,15 +28,68 @@ pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<
                    AND CASE WHEN p.log_epoch = d.log_epoch THEN p.next_offset > d.log_offset
                             ELSE p.log_epoch > d.log_epoch AND p.record_time > d.accepted_at END
              ORDER BY d.finished_at LIMIT $3 FOR UPDATE OF d SKIP LOCKED
-         ))",
+         ))
+         RETURNING log_partition, log_epoch, log_offset",
     )
     .persistent(false)
     .bind(consumer)
     .bind(topic)
     .bind(SWEEP_ROWS)
-    .execute(pool)
+    .fetch_all(&mut *transaction)
     .await?;
-    Ok(i64::try_from(swept.rows_affected()).is_ok_and(|rows| rows >= SWEEP_ROWS))
+    let is_full = swept.len() >= SWEEP_ROWS as usize;
+    let mut change = UsageChange::default();
+    for (org_id, bytes) in events::delete_unused(&mut transaction, swept).await? {
+        change.add_bytes(org_id, -bytes);
+    }
+    usage::apply(&mut transaction, change).await?;
+    transaction.commit().await?;
+    Ok(is_full)
+}
+
+/// Where the look for schedules that have ended continues: the age and the id of the last row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct EndedCursor(OffsetDateTime, Uuid);
+
+/// Refuses rows whose schedule has ended: `max_age` after they were made or their endpoint was enabled, and for a held
+/// row when its event has left the view. Looks at a batch of the old rows, from the oldest or from where the last look
+/// ended. `None`: it has seen all of them.
+pub(crate) async fn end_schedules(
+    pool: &PgPool,
+    max_age: Duration,
+    from: Option<EndedCursor>,
+) -> Result<Option<EndedCursor>, sqlx::Error> {
+    let (after, id) = from.map_or((None, Uuid::nil()), |EndedCursor(after, id)| (Some(after), id));
+    let last: Vec<(OffsetDateTime, Uuid)> = sqlx::query_as(
+        "WITH old AS MATERIALIZED (
+             SELECT d.delivery_id, d.created_at,
+                    CASE WHEN d.accepted_at < (SELECT floor FROM contract.retention_floor) THEN $6
+                         WHEN COALESCE(q.is_held, false) THEN NULL
+                         WHEN greatest(d.created_at, q.resumed_at) < now() - make_interval(secs => $1) THEN $5
+                    END AS refusal
+             FROM delivery_schedule d LEFT JOIN endpoint_queues q ON q.endpoint_id = d.endpoint_id
+             WHERE d.state = 'pending' AND d.refusal IS NULL AND d.created_at < now() - make_interval(secs => $1)
+                   AND (d.created_at, d.delivery_id) > (COALESCE($2, '-infinity'), $3)
+             ORDER BY d.created_at, d.delivery_id LIMIT $4
+         ), ended AS (
+             UPDATE delivery_schedule s SET refusal = old.refusal, due_at = now()
+             FROM old
+             WHERE s.delivery_id = old.delivery_id AND old.refusal IS NOT NULL AND s.lease_id IS NULL
+                   AND s.state = 'pending' AND s.refusal IS NULL
+         )
+         SELECT created_at, delivery_id FROM old",
+    )
+    .persistent(false)
+    .bind(max_age.as_secs_f64())
+    .bind(after)
+    .bind(id)
+    .bind(SWEEP_ROWS)
+    .bind("the time for retries is over")
+    .bind("the event is older than the retention period")
+    .fetch_all(pool)
+    .await?;
+    let is_full = last.len() >= SWEEP_ROWS as usize;
+    Ok(last.last().filter(|_| is_full).map(|(at, id)| EndedCursor(*at, *id)))
 }
 
 /// Unfinished rows, including those that wait for the duplicate decision; 10,000 means 10,000 or more.
@@ -42,8 +103,8 @@ pub(crate) async fn depth(pool: &PgPool) -> Result<i64, sqlx::Error> {
     .await
 }
 
-/// Deletes rows of an organization, finished or not, at most a batch of each table. The outcome of an attempt in flight
-/// then finds no row. Returns how many rows were deleted.
+/// Deletes what there is of an organization, at most a batch of each table. The outcome of an attempt in flight then
+/// finds no row. Returns how many rows were deleted.
 pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
     // In this order, since rows move from the first table to the second.
     let awaiting = sqlx::query(
@@ -61,7 +122,25 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
     )
     .bind(org_id.as_uuid())
     .bind(SWEEP_ROWS)
+    .execute(&mut *connection)
+    .await?;
+    let others = sqlx::query(
+        "WITH events AS (
+             DELETE FROM delivery_events WHERE (log_partition, log_epoch, log_offset) IN (
+                 SELECT log_partition, log_epoch, log_offset FROM delivery_events WHERE org_id = $1 LIMIT $2)
+             RETURNING 1
+         ), queues AS (
+             DELETE FROM endpoint_queues WHERE endpoint_id IN (
+                 SELECT endpoint_id FROM endpoint_queues WHERE org_id = $1 LIMIT $2)
+             RETURNING 1
+         ), usage AS (
+             DELETE FROM delivery_usage WHERE org_id = $1 RETURNING 1
+         )
+         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM usage",
+    )
+    .bind(org_id.as_uuid())
+    .bind(SWEEP_ROWS)
     .execute(connection)
     .await?;
-    Ok(awaiting.rows_affected() + scheduled.rows_affected())
+    Ok(awaiting.rows_affected() + scheduled.rows_affected() + others.rows_affected())
 }

@@ -18,6 +18,7 @@ use super::*;
 use crate::delivery::{Delivery, OutboundEvent};
 
 const TOPIC: &str = "triggers.events.v1";
+const LIMITS: OpenLimits = OpenLimits { rows: 1_000_000, bytes: 1_000_000 };
 const DUE: WaitsFor = WaitsFor::Attempt { attempts: 0, due_after: Duration::ZERO, lease: None };
 
 /// A database whose statistics were taken when each table had one row. Plans are made once.
@@ -48,7 +49,7 @@ async fn add(pool: &PgPool, endpoint: EndpointId, offsets: Range<i64>, waits_for
         NewRow { delivery: Delivery::new(endpoint, Arc::new(event)), waits_for }
     };
     let rows: Vec<NewRow> = offsets.map(row).collect();
-    insert(&mut pool.acquire().await.unwrap(), &rows).await.unwrap();
+    insert(&mut pool.acquire().await.unwrap(), &rows, LIMITS).await.unwrap();
 }
 
 async fn execute(pool: &PgPool, sql: &'static str) {
@@ -78,14 +79,16 @@ async fn a_claim_takes_as_many_rows_as_were_asked_for() {
     let (_database, pool) = database().await;
     let endpoints = [EndpointId::generate(), EndpointId::generate()];
     let lease = Duration::from_secs(30);
-    let wanted = [(endpoints[0], 1, lease), (endpoints[1], 2, lease)];
+    let wanted =
+        [1, 2].map(|max_rows| Wanted { endpoint: endpoints[max_rows - 1], max_rows, lease, before_due: false });
+    let mut connection = pool.acquire().await.unwrap();
     add(&pool, endpoints[0], 0..1, DUE).await;
     execute(&pool, "ANALYZE delivery_schedule").await;
-    assert_eq!(claim(&pool, &wanted).await.unwrap().len(), 1);
+    assert_eq!(claim(&mut connection, &wanted).await.unwrap().len(), 1);
     // They fit on the page of the first row: the planner takes the number of rows from the number of pages.
     add(&pool, endpoints[0], 1..6, DUE).await;
     add(&pool, endpoints[1], 1..6, DUE).await;
-    let claimed = claim(&pool, &wanted).await.unwrap();
+    let claimed = claim(&mut connection, &wanted).await.unwrap();
     let of = |id| claimed.iter().filter(|row| row.delivery.endpoint_id == id).count();
     assert_eq!((of(endpoints[0]), of(endpoints[1])), (1, 2));
 }

@@ -1,0 +1,199 @@
+//! First attempts of many organizations under a simulated clock: the queues, the lanes and the circuits decide, and
+//! nothing is sent. Shows what the bad endpoints of some cost the webhooks of the others. `docs/webhooks.md` has the
+//! figures; `cargo test -p dispatcher simulation -- --nocapture` prints them.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use schemas::ids::{EndpointId, OrgId};
+
+use super::endpoint::{EndpointSlots, Observed};
+use super::lanes::{Lane, Lanes, Pool, PoolSizes};
+use crate::log::fair_queues::FairQueues;
+
+const SIZES: PoolSizes = PoolSizes { first_attempts: 1000, retries: 500 };
+const TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_IN_FLIGHT: usize = 64;
+/// As the dispatcher: what waits for longer goes to the schedule.
+const SPILL_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy)]
+struct SimulatedEndpoint {
+    id: EndpointId,
+    org_id: OrgId,
+    hangs: bool,
+    latency: Duration,
+}
+
+struct Arrival {
+    at: Duration,
+    endpoint: usize,
+}
+
+/// When first attempts of good endpoints started, after the arrival of their event.
+struct Waits {
+    waits: Vec<Duration>,
+    spilled: usize,
+}
+
+impl Waits {
+    fn percentile(&mut self, percent: usize) -> Duration {
+        self.waits.sort_unstable();
+        self.waits.get(self.waits.len() * percent / 100).copied().unwrap_or(SPILL_AFTER)
+    }
+}
+
+/// Runs the arrivals, which are in the order of their times.
+fn run(endpoints: &[SimulatedEndpoint], arrivals: &[Arrival]) -> Waits {
+    let start = Instant::now();
+    let mut queues = FairQueues::new(1000);
+    let mut lanes = Lanes::new(SIZES);
+    let mut states: HashMap<EndpointId, EndpointSlots> = HashMap::new();
+    let index: HashMap<EndpointId, usize> =
+        endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.id, index)).collect();
+    let mut ends: BinaryHeap<Reverse<(Duration, usize, bool)>> = BinaryHeap::new();
+    let mut waiting: VecDeque<usize> = VecDeque::new();
+    let mut started = vec![false; arrivals.len()];
+    let mut result = Waits { waits: Vec::new(), spilled: 0 };
+    let mut next = 0;
+    loop {
+        let arrival = arrivals.get(next).map(|arrival| arrival.at);
+        let end = ends.peek().map(|Reverse((at, ..))| *at);
+        let Some(now) = [arrival, end].into_iter().flatten().min() else { return result };
+        while arrivals.get(next).is_some_and(|arrival| arrival.at <= now) {
+            let endpoint = endpoints[arrivals[next].endpoint];
+            if queues.push(endpoint.org_id, endpoint.id, next as u64) {
+                waiting.push_back(next);
+            }
+            next += 1;
+        }
+        while let Some(Reverse((at, endpoint, is_slow))) = ends.peek().copied()
+            && at <= now
+        {
+            ends.pop();
+            let endpoint = endpoints[endpoint];
+            lanes.free(Pool::FirstAttempts, if is_slow { Lane::Slow } else { Lane::Fast }, endpoint.org_id);
+            let status = (!endpoint.hangs).then_some(200);
+            let latency = if endpoint.hangs { TIMEOUT } else { endpoint.latency };
+            states.get_mut(&endpoint.id).unwrap().end(
+                Some(Observed { status, latency }),
+                MAX_IN_FLIGHT,
+                start + now,
+                0.0,
+            );
+        }
+        while let Some(oldest) =
+            waiting.pop_front_if(|ticket| started[*ticket] || arrivals[*ticket].at + SPILL_AFTER <= now)
+        {
+            if !started[oldest] {
+                let endpoint = endpoints[arrivals[oldest].endpoint];
+                queues.remove(endpoint.org_id, endpoint.id, oldest as u64);
+                result.spilled += usize::from(!endpoint.hangs);
+            }
+        }
+        let mut slot = |id: EndpointId| {
+            let endpoint = endpoints[index[&id]];
+            let state = states.entry(id).or_insert_with(|| EndpointSlots::new(start + now));
+            match state.check(MAX_IN_FLIGHT, start + now) {
+                Ok(()) => {}
+                Err(super::Refusal::CircuitOpen(_)) => return Some(None),
+                Err(super::Refusal::Full) => return None,
+            }
+            let lane = state.lane();
+            if !lanes.take(Pool::FirstAttempts, lane, endpoint.org_id) {
+                return None;
+            }
+            state.start(start + now);
+            Some(Some((index[&id], lane)))
+        };
+        while let Some((ticket, granted)) = queues.next(&mut slot) {
+            let ticket = ticket as usize;
+            started[ticket] = true;
+            let Some((endpoint, lane)) = granted else { continue };
+            if endpoints[endpoint].hangs {
+                ends.push(Reverse((now + TIMEOUT, endpoint, lane == Lane::Slow)));
+            } else {
+                result.waits.push(now - arrivals[ticket].at);
+                ends.push(Reverse((now + endpoints[endpoint].latency, endpoint, lane == Lane::Slow)));
+            }
+        }
+    }
+}
+
+/// 1,000 organizations with one to three endpoints each, of which some hang; 2,000 events per second for 30 s. The
+/// organization of an event is chosen by Zipf's law.
+fn population(random: &mut StdRng, bad_percent: u32) -> (Vec<SimulatedEndpoint>, Vec<Arrival>) {
+    let mut endpoints = Vec::new();
+    let mut of_orgs = Vec::new();
+    for _ in 0..1000 {
+        let org_id = OrgId::generate();
+        let first = endpoints.len();
+        for _ in 0..random.random_range(1..=3) {
+            let latency = Duration::from_millis(random.random_range(5..80));
+            // Drawn in any case, so that the good endpoints are the same with and without bad ones.
+            let hangs = random.random_range(0..100) < bad_percent;
+            endpoints.push(SimulatedEndpoint { id: EndpointId::generate(), org_id, hangs, latency });
+        }
+        of_orgs.push(first..endpoints.len());
+    }
+    let weights: Vec<f64> = (1..=of_orgs.len()).map(|rank| 1.0 / rank as f64).collect();
+    let total: f64 = weights.iter().sum();
+    let mut arrivals = Vec::new();
+    for nth in 0..60_000_u64 {
+        let mut at = random.random_range(0.0..total);
+        let org = weights.iter().position(|weight| {
+            at -= weight;
+            at <= 0.0
+        });
+        for endpoint in of_orgs[org.unwrap_or(0)].clone() {
+            arrivals.push(Arrival { at: Duration::from_micros(nth * 500), endpoint });
+        }
+    }
+    (endpoints, arrivals)
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+#[test]
+fn bad_endpoints_cost_the_good_ones_of_others_nothing() {
+    let mut p95 = Vec::new();
+    for bad_percent in [0, 5] {
+        let (endpoints, arrivals) = population(&mut StdRng::seed_from_u64(16), bad_percent);
+        let mut waits = run(&endpoints, &arrivals);
+        let figures = [50, 95, 99].map(|percent| milliseconds(waits.percentile(percent)));
+        println!("{bad_percent} % hang: wait p50, p95, p99 {figures:?} ms; {} spilled", waits.spilled);
+        p95.push(waits.percentile(95));
+    }
+    assert!(p95[1] <= p95[0] + Duration::from_millis(5), "{p95:?}");
+}
+
+#[test]
+fn a_hostile_organization_delays_no_other() {
+    let (hostile, fine) = (OrgId::generate(), OrgId::generate());
+    let endpoint = |org_id, hangs| SimulatedEndpoint {
+        id: EndpointId::generate(),
+        org_id,
+        hangs,
+        latency: Duration::from_millis(10),
+    };
+    let mut endpoints: Vec<_> = (0..100).map(|_| endpoint(hostile, true)).collect();
+    endpoints.push(endpoint(fine, false));
+    let mut arrivals = Vec::new();
+    for second in 0..60_u64 {
+        for nth in 0..20 {
+            let at = Duration::from_millis(second * 1000 + nth * 50);
+            arrivals.extend((0..100).map(|endpoint| Arrival { at, endpoint }));
+            arrivals.extend((nth % 2 == 0).then_some(Arrival { at: at + Duration::from_millis(1), endpoint: 100 }));
+        }
+    }
+    let mut waits = run(&endpoints, &arrivals);
+    let (p95, p100) = (waits.percentile(95), waits.waits[waits.waits.len() - 1]);
+    println!("100 hanging endpoints: wait p95 {:?} ms, longest {:?} ms", milliseconds(p95), milliseconds(p100));
+    assert_eq!((waits.waits.len(), waits.spilled), (600, 0));
+    assert!(p100 <= Duration::from_millis(5), "{p100:?}");
+}

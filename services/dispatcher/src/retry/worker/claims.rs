@@ -1,0 +1,218 @@
+//! Which rows are claimed, and what happens to each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemas::ids::{EndpointId, OrgId};
+use schemas::records::DeliveryOutcome;
+use tracing::warn;
+
+use crate::attempt::attempter;
+use crate::attempt::slots::{Grant, Pool, Slot};
+use crate::delivery::{AttemptOutcome, RowState, RowUpdate};
+use crate::endpoints::matching::{Endpoint, EndpointState, Snapshot};
+use crate::retry::schedule::{self, ClaimedRow, NextDue, Wanted};
+use crate::retry::turns;
+
+use super::{LeasedRow, RetryWorker};
+
+/// Rows of one endpoint that one poll claims at most.
+const MAX_CLAIMS_PER_ENDPOINT: usize = 64;
+/// How long rows wait that cannot be attempted yet.
+const POSTPONED: Duration = Duration::from_secs(1);
+/// How long the rows of an endpoint wait that is enabled and cannot be used.
+const UNUSABLE: Duration = Duration::from_secs(5);
+/// Lease of a row that is only reported.
+const REPORT_LEASE: Duration = Duration::from_secs(60);
+
+/// What one poll does with the queues that it has locked.
+#[derive(Default)]
+struct ClaimPlan {
+    wanted: Vec<Wanted>,
+    slots: HashMap<EndpointId, Vec<Slot>>,
+    /// When the queues are due next, without those that are held.
+    next_due: HashMap<EndpointId, NextDue>,
+    withheld: Vec<EndpointId>,
+}
+
+impl ClaimPlan {
+    fn postpone(&mut self, endpoint: EndpointId, after: Duration) {
+        self.next_due.insert(endpoint, NextDue::NotBefore(after));
+    }
+
+    fn claim(&mut self, wanted: Wanted) {
+        self.postpone(wanted.endpoint, Duration::ZERO);
+        self.wanted.push(wanted);
+    }
+}
+
+impl RetryWorker {
+    /// Claims due rows and starts their attempts.
+    pub(super) async fn claim_due(&mut self) -> Result<(), sqlx::Error> {
+        let pool = self.dependencies.pool.clone();
+        let snapshot = self.dependencies.endpoint_cache.current().await?;
+        let mut transaction = pool.begin().await?;
+        let locked = schedule::lock_due(&mut transaction, &self.waiting.take_woken()).await?;
+        if locked.is_empty() {
+            return transaction.rollback().await;
+        }
+        let mut plan = self.plan(locked, &snapshot);
+        for held in schedule::hold(&mut transaction, &plan.withheld).await? {
+            plan.next_due.remove(&held);
+        }
+        let claimed = schedule::claim(&mut transaction, &plan.wanted).await?;
+        for wanted in plan.wanted.iter().filter(|wanted| wanted.before_due) {
+            let count = claimed.iter().filter(|row| row.delivery.endpoint_id == wanted.endpoint).count();
+            if count == wanted.max_rows {
+                plan.next_due.insert(wanted.endpoint, NextDue::AtOnce);
+            }
+        }
+        schedule::reset(&mut transaction, &plan.next_due.into_iter().collect::<Vec<_>>()).await?;
+        transaction.commit().await?;
+        self.start_attempts(claimed, plan.slots).await;
+        Ok(())
+    }
+
+    fn plan(&mut self, locked: Vec<(EndpointId, OrgId)>, snapshot: &Snapshot) -> ClaimPlan {
+        let orgs: HashMap<EndpointId, OrgId> = locked.iter().copied().collect();
+        self.first_turn = self.first_turn.wrapping_add(1);
+        let mut plan = ClaimPlan::default();
+        let mut unsent = self.room_without_slot();
+        for id in turns::in_turn(locked.into_iter().map(|(id, org_id)| (org_id, id)), self.first_turn) {
+            match snapshot.state(id) {
+                EndpointState::Enabled(endpoint) => match self.take_slots(endpoint) {
+                    Ok(granted) => {
+                        let (max_rows, lease) = (granted.len(), attempter::lease(endpoint.timeout));
+                        plan.claim(Wanted { endpoint: id, max_rows, lease, before_due: false });
+                        plan.slots.insert(id, granted);
+                    }
+                    Err(after) => {
+                        plan.postpone(id, after);
+                        orgs.get(&id).into_iter().for_each(|org_id| self.waiting.add(*org_id, id));
+                    }
+                },
+                EndpointState::Withheld => {
+                    plan.withheld.push(id);
+                    plan.postpone(id, UNUSABLE);
+                }
+                EndpointState::Gone if unsent == 0 => plan.postpone(id, POSTPONED),
+                EndpointState::Gone => {
+                    let max_rows = unsent.min(MAX_CLAIMS_PER_ENDPOINT);
+                    unsent -= max_rows;
+                    plan.claim(Wanted { endpoint: id, max_rows, lease: REPORT_LEASE, before_due: true });
+                }
+            }
+        }
+        plan
+    }
+
+    /// Reports refused rows as failed.
+    pub(super) async fn claim_refused(&mut self) -> Result<(), sqlx::Error> {
+        let room = self.room_without_slot();
+        if room == 0 {
+            return Ok(());
+        }
+        for row in schedule::claim_refused(&self.dependencies.pool, room, REPORT_LEASE).await? {
+            let reason = row.refusal.clone().unwrap_or_default();
+            self.end(row, RowState::Failed, reason);
+        }
+        Ok(())
+    }
+
+    /// Rows without an attempt that may be reported at the same time, besides those that are.
+    fn room_without_slot(&self) -> usize {
+        (self.max_in_flight / 5).max(1).saturating_sub(self.without_slot.len())
+    }
+
+    /// Slots for retries of an endpoint, as many as it may have now; at least one.
+    ///
+    /// # Errors
+    /// There is none; after so long there may be one.
+    fn take_slots(&self, endpoint: &Endpoint) -> Result<Vec<Slot>, Duration> {
+        let now = std::time::Instant::now();
+        let mut granted = Vec::new();
+        while granted.len() < MAX_CLAIMS_PER_ENDPOINT {
+            match self.dependencies.slots.take(Pool::Retries, endpoint, now) {
+                Grant::Slot(slot) => granted.push(slot),
+                Grant::Busy if granted.is_empty() => return Err(POSTPONED),
+                Grant::CircuitOpen(after) if granted.is_empty() => return Err(after),
+                Grant::Busy | Grant::CircuitOpen(_) => break,
+            }
+        }
+        Ok(granted)
+    }
+
+    /// Reads the endpoints once more: they may have been deleted before the rows were claimed.
+    async fn start_attempts(&mut self, claimed: Vec<ClaimedRow>, mut slots: HashMap<EndpointId, Vec<Slot>>) {
+        let snapshot = match self.dependencies.endpoint_cache.current().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                warn!(%error, "Endpoints could not be read; claimed deliveries are postponed.");
+                claimed.iter().for_each(|row| self.postpone(row, POSTPONED));
+                return;
+            }
+        };
+        for row in claimed {
+            let slot = slots.get_mut(&row.delivery.endpoint_id).and_then(Vec::pop);
+            match (action(&row, &snapshot), slot) {
+                (RowAction::End(state, reason), _) => self.end(row, state, reason),
+                (RowAction::Attempt(endpoint), Some(slot)) => self.attempt(row, endpoint.clone(), slot),
+                (RowAction::Attempt(_) | RowAction::Wait, _) => self.postpone(&row, POSTPONED),
+            }
+        }
+    }
+
+    fn attempt(&mut self, row: ClaimedRow, endpoint: Arc<Endpoint>, slot: Slot) {
+        let (attempter, attempt) = (self.dependencies.attempter.clone(), row.attempts + 1);
+        let leased = LeasedRow::of(&row);
+        let task = async move { attempter.attempt(&endpoint, &row.delivery, attempt, slot).await.row_update(attempt) };
+        self.leases.insert(self.attempts.spawn(task).id(), leased);
+    }
+
+    /// Ends a delivery without another attempt: reports it, and finishes its row.
+    fn end(&mut self, row: ClaimedRow, state: RowState, reason: String) {
+        let (attempter, attempts) = (self.dependencies.attempter.clone(), row.attempts);
+        let outcome = match state {
+            RowState::Cancelled => DeliveryOutcome::Cancelled,
+            _ => DeliveryOutcome::Failed,
+        };
+        let leased = LeasedRow::of(&row);
+        let task = async move {
+            if attempter.end(&row.delivery, attempts, outcome, reason).await {
+                RowUpdate::finished(state, attempts)
+            } else {
+                AttemptOutcome::Unreported.row_update(attempts + 1)
+            }
+        };
+        let id = self.attempts.spawn(task).id();
+        self.without_slot.insert(id);
+        self.leases.insert(id, leased);
+    }
+}
+
+impl LeasedRow {
+    fn of(row: &ClaimedRow) -> Self {
+        let (delivery_id, org_id) = (row.delivery.id, row.delivery.event.org_id);
+        Self { delivery_id, org_id, lease: row.lease, attempts: row.attempts }
+    }
+}
+
+enum RowAction<'a> {
+    Attempt(&'a Arc<Endpoint>),
+    /// The endpoint was disabled after the row was claimed, or cannot be used.
+    Wait,
+    End(RowState, String),
+}
+
+fn action<'a>(row: &ClaimedRow, snapshot: &'a Snapshot) -> RowAction<'a> {
+    let cancel = |reason: &str| RowAction::End(RowState::Cancelled, reason.to_owned());
+    match snapshot.state(row.delivery.endpoint_id) {
+        EndpointState::Gone => cancel("the endpoint was deleted"),
+        // Only retries are cancelled: a first attempt is sent as it would have been from the log.
+        _ if row.acknowledged && row.attempts > 0 => cancel("the event was acknowledged"),
+        _ if row.refusal.is_some() => RowAction::End(RowState::Failed, row.refusal.clone().unwrap_or_default()),
+        EndpointState::Withheld => RowAction::Wait,
+        EndpointState::Enabled(endpoint) => RowAction::Attempt(endpoint),
+    }
+}
