@@ -32,4 +32,9 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../postgres/migrations/0009_default_endpoint_and_audit.sql"),
     },
     Migration { version: 10, name: "limit_scopes", sql: include_str!("../postgres/migrations/0010_limit_scopes.sql") },
+    Migration {
+        version: 11,
+        name: "delivery_queues",
+        sql: include_str!("../postgres/migrations/0011_delivery_queues.sql"),
+    },
 ];

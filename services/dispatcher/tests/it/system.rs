@@ -274,10 +274,6 @@ impl System {
     }
 
     /// For a connection of the test's own.
-    pub(crate) fn database_url(&self) -> String {
-        self.database.url.clone()
-    }
-
     /// The highest epoch of the dispatcher's partitions: grows with every claim.
     pub(crate) async fn epoch(&self) -> i64 {
         let sql = "SELECT COALESCE(max(epoch), 0) FROM consumer_positions WHERE consumer = 'dispatcher'";
