@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Installs the tools that the build and the local stack need, on Debian and Ubuntu as root or with sudo. Elsewhere it
-# prints which are missing. It changes nothing if all are installed. With the argument `faults` it also installs the
-# tools that only the fault suite needs.
+# prints which are missing. It changes nothing if all are installed.
 set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
@@ -17,7 +16,6 @@ no_main_cluster() {
 
 java_major() { java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1; }
 has_postgres() { command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; }
-has_faketime() { [ -n "$(find /usr/lib -maxdepth 3 -path '*/faketime/libfaketimeMT.so.1' 2>/dev/null)" ]; }
 has_openssl() { pkg-config --exists openssl 2>/dev/null || [ -e /usr/include/openssl/ssl.h ]; }
 # `python3 -m venv` needs a part that Debian packs separately.
 has_venv() { command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null; }
@@ -42,7 +40,6 @@ if ! has_recent_java; then
 fi
 command -v mvn >/dev/null || need 'Maven (mvn)' maven
 has_postgres || need 'a PostgreSQL server (postgres, initdb)' postgresql
-if [ "${1:-}" = faults ] && ! has_faketime; then need 'libfaketime (steps the clock of the roles)' libfaketime; fi
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -eq 0 ]; then sudo=

@@ -1,21 +1,30 @@
-//! The wall clock of all roles steps by an hour while they run, by libfaketime if it is installed. Their monotonic
-//! clock continues, as it does on a real machine.
+//! The wall clock of all roles steps by an hour while they run. Their monotonic clock continues, as it does on a real
+//! machine. `clock_step.c` is preloaded into them. libfaketime is not used: it allocates when it is asked for the time
+//! first, and that is jemalloc while it starts, which then waits for itself for ever.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
 
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use crate::system::System;
 
 pub(super) const ALL: &[&dyn Fault] = &[
-    &ClockStep { info: FaultInfo::new("clock-back", "the roles' clock steps back by an hour"), offset: "-1h" },
-    &ClockStep { info: FaultInfo::new("clock-forward", "the roles' clock steps forward by an hour"), offset: "+1h" },
+    &ClockStep { info: FaultInfo::new("clock-back", "the roles' clock steps back by an hour"), offset_seconds: -3600 },
+    &ClockStep {
+        info: FaultInfo::new("clock-forward", "the roles' clock steps forward by an hour"),
+        offset_seconds: 3600,
+    },
 ];
+
+const SOURCE: &str = include_str!("clock_step.c");
+const COMPILER: &str = "cc";
 
 struct ClockStep {
     info: FaultInfo,
-    /// As libfaketime reads it.
-    offset: &'static str,
+    offset_seconds: i32,
 }
 
 impl ClockStep {
@@ -23,19 +32,16 @@ impl ClockStep {
     async fn step(&self, context: &InjectionContext<'_>) -> anyhow::Result<Injection> {
         let started = Instant::now();
         let file = context.system.options.folder.join("clock");
-        write_offset(&file, "+0")?;
+        write_offset(&file, 0)?;
         let environment = [
-            ("LD_PRELOAD", library().unwrap_or_default().display().to_string()),
-            ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
-            ("FAKETIME_CACHE_DURATION", "1".to_owned()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-            ("FAKETIME_DONT_RESET", "1".to_owned()),
+            ("LD_PRELOAD", compile(&context.system.options.folder)?.display().to_string()),
+            ("CLOCK_STEP_FILE", file.display().to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value));
         let failures = context.system.fleet.restart_all(&environment).await?;
         // The roles read the real time before it steps.
         tokio::time::sleep(context.timing.down).await;
-        write_offset(&file, self.offset)?;
+        write_offset(&file, self.offset_seconds)?;
         tokio::time::sleep(context.timing.condition).await;
         Ok(Injection { failures, ..context.injected_since(started) })
     }
@@ -47,7 +53,9 @@ impl Fault for ClockStep {
     }
 
     fn available(&self, _system: &System) -> Result<(), String> {
-        library().map(|_| ()).ok_or_else(|| "libfaketime is not installed (Debian: libfaketime)".to_owned())
+        let asked = Command::new(COMPILER).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let is_there = asked.is_ok_and(|status| status.success());
+        is_there.then_some(()).ok_or_else(|| format!("the C compiler {COMPILER} is not installed"))
     }
 
     fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
@@ -65,16 +73,20 @@ impl Fault for ClockStep {
     }
 }
 
-/// The libfaketime for programs with threads, where Debian installs it.
-fn library() -> Option<PathBuf> {
-    let folders =
-        std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
-    folders.chain([PathBuf::from("/usr/lib/faketime/libfaketimeMT.so.1")]).find(|path| path.exists())
+/// Compiles the library that is preloaded. The build of the workspace needs the compiler too.
+fn compile(folder: &Path) -> anyhow::Result<PathBuf> {
+    // The loader of a role resolves it from another working directory.
+    let folder = folder.canonicalize().context("folder of the fault suite")?;
+    let (source, library) = (folder.join("clock_step.c"), folder.join("clock_step.so"));
+    std::fs::write(&source, SOURCE)?;
+    let compiled = Command::new(COMPILER).args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]).output()?;
+    ensure!(compiled.status.success(), "{COMPILER} failed: {}", String::from_utf8_lossy(&compiled.stderr));
+    Ok(library)
 }
 
 /// Replaces the file atomically, so that no process reads half a line.
-fn write_offset(file: &Path, offset: &str) -> std::io::Result<()> {
+fn write_offset(file: &Path, offset_seconds: i32) -> std::io::Result<()> {
     let next = file.with_extension("next");
-    std::fs::write(&next, format!("{offset}\n"))?;
+    std::fs::write(&next, format!("{offset_seconds}\n"))?;
     std::fs::rename(next, file)
 }
