@@ -419,7 +419,8 @@ CREATE TABLE public.deliveries_awaiting_dedup (
     accepted_at timestamp with time zone NOT NULL,
     payload text NOT NULL,
     traceparent text,
-    payload_encoding text
+    payload_encoding text,
+    hops integer DEFAULT 0 NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.deliveries_awaiting_dedup IS 'Deliveries that wait for the duplicate decision on their event, keyed by the record. Two records may have one event id: each is decided for itself when the view has passed it. The delivery becomes pending if the view shows the event at exactly this position and no decision calls it a duplicate. Otherwise the row is deleted.';
@@ -441,6 +442,7 @@ CREATE TABLE public.delivery_schedule (
     lease_id uuid,
     finished_at timestamp with time zone,
     payload_encoding text,
+    hops integer DEFAULT 0 NOT NULL,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
     CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'held'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )

@@ -4,7 +4,7 @@
 /// One migration.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
-    /// Consecutive number; never reused.
+    /// Rising number; never reused.
     pub version: i64,
     /// What it creates.
     pub name: &'static str,
@@ -32,4 +32,5 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../postgres/migrations/0009_default_endpoint_and_audit.sql"),
     },
     Migration { version: 10, name: "limit_scopes", sql: include_str!("../postgres/migrations/0010_limit_scopes.sql") },
+    Migration { version: 12, name: "endpoints", sql: include_str!("../postgres/migrations/0012_endpoints.sql") },
 ];

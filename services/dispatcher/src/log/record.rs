@@ -7,8 +7,8 @@ use std::sync::Arc;
 use http_server::Timestamp;
 use kafka::Record;
 use schemas::ids::OrgId;
-use schemas::native;
 use schemas::records::Event;
+use schemas::{hops, native};
 use time::OffsetDateTime;
 
 use crate::delivery::OutboundEvent;
@@ -83,6 +83,7 @@ fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEven
         traceparent: event
             .traceparent
             .filter(|text| text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())),
+        hops: i32::from(hops::of_record(&record.headers)),
         log_epoch,
         partition: record.partition,
         offset: record.offset,

@@ -68,7 +68,7 @@ pub(crate) async fn claim(
          FROM due
          WHERE s.delivery_id = due.delivery_id
          RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, s.payload,
-                   s.payload_encoding, s.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
+                   s.payload_encoding, s.traceparent, s.hops, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
                    s.lease_id,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
@@ -91,6 +91,7 @@ impl FromRow<'_, PgRow> for ClaimedRow {
             payload: row.try_get("payload")?,
             payload_encoding: row.try_get::<Option<String>, _>("payload_encoding")?.map(Cow::Owned),
             traceparent: row.try_get("traceparent")?,
+            hops: row.try_get("hops")?,
             log_epoch: row.try_get("log_epoch")?,
             partition: row.try_get("log_partition")?,
             offset: row.try_get("log_offset")?,

@@ -46,10 +46,10 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
              RETURNING d.*, applied.is_original
          ), promoted AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
-                                            payload, payload_encoding, traceparent, log_epoch, log_partition,
+                                            payload, payload_encoding, traceparent, hops, log_epoch, log_partition,
                                             log_offset, state, due_at)
              SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
-                    traceparent, log_epoch, log_partition, log_offset, 'pending', now()
+                    traceparent, hops, log_epoch, log_partition, log_offset, 'pending', now()
              FROM decided WHERE is_original ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
          )
