@@ -142,7 +142,7 @@ fn headers(endpoint: &Endpoint, event: &OutboundEvent, timestamp: i64, body: &[u
         headers.insert(name, value.clone());
     }
     let id = event.event_id.to_string();
-    let signature = sign::sign(&endpoint.secrets, &id, timestamp, body);
+    let signature = sign::sign(endpoint.secrets.at(timestamp), &id, timestamp, body);
     let ours = [(WEBHOOK_ID, Some(id)), (WEBHOOK_SIGNATURE, Some(signature)), (TRACEPARENT, event.traceparent.clone())];
     for (name, value) in ours {
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
