@@ -255,8 +255,12 @@ CREATE TABLE public.endpoints (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     deleted_at timestamp with time zone,
+    filter json,
+    sealed_previous_secret bytea,
+    previous_expires_at timestamp with time zone,
     CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
     CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
+    CONSTRAINT endpoints_previous_secret_check CHECK (((sealed_previous_secret IS NULL) = (previous_expires_at IS NULL))),
     CONSTRAINT endpoints_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 30)))
 );
 COMMENT ON TABLE public.endpoints IS 'Webhook endpoints of organizations.';
@@ -305,7 +309,9 @@ CREATE VIEW contract.events AS
     events.accepted_at,
     events.log_epoch,
     events.log_partition,
-    events.log_offset
+    events.log_offset,
+    events.payload,
+    events.payload_encoding
    FROM view.events;
 CREATE TABLE public.organizations (
     id uuid NOT NULL,
@@ -419,7 +425,8 @@ CREATE TABLE public.deliveries_awaiting_dedup (
     accepted_at timestamp with time zone NOT NULL,
     payload text NOT NULL,
     traceparent text,
-    payload_encoding text
+    payload_encoding text,
+    hops integer DEFAULT 0 NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.deliveries_awaiting_dedup IS 'Deliveries that wait for the duplicate decision on their event, keyed by the record. Two records may have one event id: each is decided for itself when the view has passed it. The delivery becomes pending if the view shows the event at exactly this position and no decision calls it a duplicate. Otherwise the row is deleted.';
@@ -441,14 +448,23 @@ CREATE TABLE public.delivery_schedule (
     lease_id uuid,
     finished_at timestamp with time zone,
     payload_encoding text,
+    hops integer DEFAULT 0 NOT NULL,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
     CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'held'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.delivery_schedule IS 'Deliveries that the first attempt from the log did not finish. A row holds what sending needs, so it depends neither on the view nor on what the log still has. A finished row stays until the position has passed its record: until then, a second reading of the record must find that it is done.';
+CREATE TABLE public.endpoint_changes (
+    org_id uuid NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    changes integer NOT NULL
+)
+WITH (fillfactor='70');
+COMMENT ON TABLE public.endpoint_changes IS 'How often each organization has changed its endpoints in the current hour. The routes refuse more than a bound: every dispatcher reads every change, and changes wait for each other.';
 CREATE TABLE public.endpoints_version (
     only_row boolean DEFAULT true NOT NULL,
     version bigint NOT NULL,
+    purged_version bigint DEFAULT 0 NOT NULL,
     CONSTRAINT endpoints_version_only_row_check CHECK (only_row)
 );
 COMMENT ON TABLE public.endpoints_version IS 'One row, raised in the transaction of every change to endpoints. It serializes these transactions: versions become visible in order and without gaps, so "newer than the one I know" misses nothing.';
@@ -573,6 +589,8 @@ ALTER TABLE ONLY public.deliveries_awaiting_dedup
     ADD CONSTRAINT deliveries_awaiting_dedup_pkey PRIMARY KEY (log_partition, log_epoch, log_offset, endpoint_id);
 ALTER TABLE ONLY public.delivery_schedule
     ADD CONSTRAINT delivery_schedule_pkey PRIMARY KEY (delivery_id);
+ALTER TABLE ONLY public.endpoint_changes
+    ADD CONSTRAINT endpoint_changes_pkey PRIMARY KEY (org_id);
 ALTER TABLE ONLY public.endpoints
     ADD CONSTRAINT endpoints_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.endpoints_version
@@ -615,10 +633,13 @@ CREATE INDEX delivery_schedule_finished ON public.delivery_schedule USING btree 
 CREATE INDEX delivery_schedule_held ON public.delivery_schedule USING btree (endpoint_id) WHERE (state = 'held'::text);
 CREATE INDEX delivery_schedule_org ON public.delivery_schedule USING btree (org_id);
 CREATE INDEX delivery_schedule_position ON public.delivery_schedule USING btree (log_partition, log_offset);
-CREATE INDEX endpoints_changed ON public.endpoints USING btree (version);
+CREATE INDEX endpoints_changed ON public.endpoints USING btree (version, id);
 CREATE UNIQUE INDEX endpoints_default ON public.endpoints USING btree (org_id) WHERE (is_default AND (deleted_at IS NULL));
+CREATE INDEX endpoints_deleted ON public.endpoints USING btree (deleted_at) WHERE (deleted_at IS NOT NULL);
+CREATE INDEX endpoints_live ON public.endpoints USING btree (version, id) WHERE (deleted_at IS NULL);
 CREATE INDEX endpoints_not_erased ON public.endpoints USING btree (org_id) WHERE (url <> ''::text);
 CREATE INDEX endpoints_org ON public.endpoints USING btree (org_id, created_at, id) WHERE (deleted_at IS NULL);
+CREATE INDEX endpoints_previous_secret ON public.endpoints USING btree (previous_expires_at) WHERE (previous_expires_at IS NOT NULL);
 CREATE INDEX event_ids_newest ON public.event_ids USING btree (newest_at);
 CREATE INDEX organizations_erasing ON public.organizations USING btree (id) WHERE (status = 'erasing'::text);
 CREATE INDEX organizations_name ON public.organizations USING btree (name);

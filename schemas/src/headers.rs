@@ -10,6 +10,8 @@ pub const TRACESTATE: &str = "tracestate";
 pub const REQUEST_ID: &str = "x-request-id";
 /// Id of the API key that wrote the record (never the secret).
 pub const KEY_ID: &str = "triggers-key-id";
+/// Through how many webhooks the event came, decimal; absent: through none. Webhooks have a header of the same name.
+pub const HOPS: &str = "triggers-hops";
 
 /// `content-type` of Avro single-object encoding.
 pub const CONTENT_TYPE_AVRO: &str = "application/avro";

@@ -12,6 +12,7 @@ pub mod codec;
 pub mod dedup;
 pub mod event_json;
 pub mod headers;
+pub mod hops;
 pub mod ids;
 pub mod native;
 pub mod position;

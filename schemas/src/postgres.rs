@@ -4,7 +4,7 @@
 /// One migration.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
-    /// Consecutive number; never reused.
+    /// Rising number; never reused.
     pub version: i64,
     /// What it creates.
     pub name: &'static str,
@@ -37,4 +37,5 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "delivery_queues",
         sql: include_str!("../postgres/migrations/0011_delivery_queues.sql"),
     },
+    Migration { version: 12, name: "endpoints", sql: include_str!("../postgres/migrations/0012_endpoints.sql") },
 ];

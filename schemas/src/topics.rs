@@ -175,6 +175,7 @@ mod tests {
             headers::TRACESTATE,
             headers::REQUEST_ID,
             headers::KEY_ID,
+            headers::HOPS,
             headers::ORIGIN_TOPIC,
             headers::ORIGIN_PARTITION,
             headers::ORIGIN_OFFSET,

@@ -3,14 +3,18 @@
 -- organization has open is counted, so that it can be bounded.
 
 CREATE TABLE delivery_events (
-    log_partition    integer     NOT NULL,
-    log_epoch        integer     NOT NULL,
-    log_offset       bigint      NOT NULL,
-    org_id           uuid        NOT NULL,
+    log_partition     integer NOT NULL,
+    log_epoch         integer NOT NULL,
+    log_offset        bigint  NOT NULL,
+    org_id            uuid    NOT NULL,
     -- JSON text, byte for byte.
-    payload          text        NOT NULL,
-    payload_encoding text,
-    traceparent      text,
+    payload           text    NOT NULL,
+    payload_encoding  text,
+    traceparent       text,
+    -- Through how many webhooks the event came.
+    hops              integer NOT NULL DEFAULT 0,
+    -- Endpoints that matched the event when it was read from the log; NULL: not known.
+    endpoints_matched integer,
     PRIMARY KEY (log_partition, log_epoch, log_offset)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02); -- Short-lived rows.
 -- Erasing an organization reads it.
@@ -85,7 +89,13 @@ CREATE INDEX delivery_schedule_age ON delivery_schedule (created_at, delivery_id
     WHERE state = 'pending' AND refusal IS NULL;
 
 -- When its duplicate decision is made, the event is in the view: the payload is read there.
-ALTER TABLE deliveries_awaiting_dedup DROP COLUMN payload, DROP COLUMN payload_encoding;
+ALTER TABLE deliveries_awaiting_dedup
+    DROP COLUMN payload,
+    DROP COLUMN payload_encoding,
+    ADD COLUMN hops integer NOT NULL DEFAULT 0,
+    ADD COLUMN endpoints_matched integer;
 
-CREATE VIEW contract.event_payloads AS SELECT org_id, event_id, payload, payload_encoding FROM view.events;
+CREATE OR REPLACE VIEW contract.events AS
+    SELECT org_id, event_id, event_type, accepted_at, log_epoch, log_partition, log_offset, payload, payload_encoding
+    FROM view.events;
 CREATE VIEW contract.retention_floor AS SELECT floor FROM retention_floor;

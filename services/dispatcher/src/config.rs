@@ -46,6 +46,45 @@ impl EgressArgs {
     }
 }
 
+/// Endpoints over HTTP.
+#[derive(Args, Clone, Debug)]
+pub struct EndpointArgs {
+    #[command(flatten)]
+    egress: EgressArgs,
+    /// Changes of an organization's endpoints per hour, over all instances; further ones get 429
+    #[arg(long, env = "WEBHOOK_MAX_ENDPOINT_CHANGES_PER_HOUR", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    webhook_max_endpoint_changes_per_hour: u32,
+}
+
+impl EndpointArgs {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// Names the first invalid value.
+    pub fn settings(&self) -> Result<EndpointSettings, InvalidConfig> {
+        let max_changes_per_hour = self.webhook_max_endpoint_changes_per_hour;
+        Ok(EndpointSettings { policy: self.egress.policy()?, max_changes_per_hour })
+    }
+}
+
+/// What the routes of endpoints allow.
+#[derive(Debug, Clone)]
+pub struct EndpointSettings {
+    /// URLs that an endpoint may have. It must be the dispatcher's.
+    pub policy: EgressPolicy,
+    /// Changes per organization and hour.
+    pub max_changes_per_hour: u32,
+}
+
+impl EndpointSettings {
+    /// With the defaults of the other options.
+    #[must_use]
+    pub fn new(policy: EgressPolicy) -> Self {
+        Self { policy, max_changes_per_hour: 1000 }
+    }
+}
+
 /// Webhook delivery.
 #[derive(Args, Clone, Debug)]
 pub struct WebhookArgs {

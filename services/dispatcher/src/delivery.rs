@@ -22,6 +22,8 @@ pub(crate) struct OutboundEvent {
     pub payload_encoding: Option<Cow<'static, str>>,
     /// W3C trace context, if the record had one.
     pub traceparent: Option<String>,
+    /// Through how many webhooks it came.
+    pub hops: i32,
     pub log_epoch: i32,
     pub partition: i32,
     pub offset: i64,

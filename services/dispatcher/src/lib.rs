@@ -20,6 +20,6 @@ mod run;
 
 pub use attempt::client::ClientError;
 pub use attempt::egress::EgressPolicy;
-pub use config::{CONSUMER, DispatcherConfig, EgressArgs, WebhookArgs};
+pub use config::{CONSUMER, DispatcherConfig, EgressArgs, EndpointArgs, EndpointSettings, WebhookArgs};
 pub use endpoints::{default_endpoint, openapi, routes};
 pub use run::start;

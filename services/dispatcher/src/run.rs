@@ -24,14 +24,15 @@ use crate::attempt::slots::{PoolSizes, Slots};
 use crate::config::{CONSUMER, DispatcherConfig};
 use crate::dependencies::Dependencies;
 use crate::endpoints::cache::EndpointCache;
+use crate::endpoints::purge;
 use crate::erasing;
 use crate::error::DispatchError;
 use crate::log::worker::LogWorker;
 use crate::retry::schedule::OpenLimits;
 use crate::retry::worker::RetryWorker;
 
-/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint watch` and `retries` under `supervisor`. The component
-/// `dispatcher` is healthy while webhooks are delivered.
+/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch` and `retries` under
+/// `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
 ///
 /// # Errors
 /// If the HTTP client cannot be created.
@@ -46,10 +47,15 @@ pub fn start(
     let shutdown = supervisor.shutdown();
     let component = supervisor.health().component(CONSUMER);
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, vec![kafka.topics.events.clone()]);
-    // Erasure runs even if delivery is disabled.
+    // Erasing and purging run even if delivery is disabled.
     let erasing = erasing::run(pool.clone(), erasure, shutdown.clone());
     supervisor.spawn("schedule erasure", async move {
         erasing.await;
+        Ok(())
+    });
+    let purging = purge::run(pool.clone(), shutdown.clone());
+    supervisor.spawn("endpoint purge", async move {
+        purging.await;
         Ok(())
     });
     if !config.delivers {

@@ -10,6 +10,7 @@ use crate::admit::{self, Form};
 use crate::append::Appender;
 use crate::batch::{self, BatchBody, BatchForm};
 use crate::bodies::{CloudEventBody, EventOrBatch, NewEventBody};
+use crate::hops::Hops;
 use crate::metrics::METRICS;
 use crate::reply::AcceptedBody;
 use crate::state::IngestState;
@@ -24,7 +25,10 @@ use crate::turn::Turn;
     post, path = "/events", operation_id = "send_event", tag = "Producing",
     params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
         description = "Makes a repeated request the same event. Not for a batch.",
-        example = "0192f0c1-2345-7abc-8def-0123456789ab")),
+        example = "0192f0c1-2345-7abc-8def-0123456789ab"),
+        ("triggers-hops" = Option<u8>, Header, minimum = 0, maximum = 255,
+        description = "Set by webhooks: through how many of them the event came. Above 3 it is refused.",
+        example = 1)),
     request_body(content(
         (NewEventBody = "application/json"),
         (CloudEventBody = "application/cloudevents+json"),
@@ -43,7 +47,7 @@ use crate::turn::Turn;
     ),
     security(("key" = ["produce"])),
     extensions(("x-error-codes" = json!([
-        "invalid_event", "duplicate_event", "idempotency_key_reused", "batch_too_large",
+        "invalid_event", "duplicate_event", "idempotency_key_reused", "batch_too_large", "loop_detected",
     ]))),
 )]
 pub(crate) async fn accept(
@@ -78,13 +82,16 @@ async fn try_accept(
 ) -> Result<Response, Problem> {
     caller.require(Right::Produce)?;
     let (parts, body) = request.into_parts();
+    let hops = Hops::of(&parts.headers)?;
     let form = match Form::of(&parts.headers)? {
-        Form::Batch => return batch::accept_as(BatchForm::CloudEvents, state, context, caller, parts, body).await,
+        Form::Batch => {
+            return batch::accept_as(BatchForm::CloudEvents, hops, state, context, caller, parts, body).await;
+        }
         form => form,
     };
     let limits = BodyLimits::new(EVENT_BODY_BYTES, &parts.extensions);
     let body = http_server::read_body(&parts.headers, body, limits).await?;
     let admitted = admit::admit(caller, &parts.headers, &form, &body, context.traceparent.clone())?;
-    let outcome = Appender::new(state, context, caller, EVENT).accept(admitted, Turn::only()).await?;
+    let outcome = Appender::new(state, context, caller, EVENT, hops).accept(admitted, Turn::only()).await?;
     Ok(outcome.into_response(context.dialect))
 }

@@ -18,6 +18,7 @@ use uuid::fmt::Hyphenated;
 
 use crate::admit::Admitted;
 use crate::dedup_cache::{CachedResponse, Reserved};
+use crate::hops::Hops;
 use crate::metrics::METRICS;
 use crate::reply::{self, Accepted, Outcome};
 use crate::state::IngestState;
@@ -34,6 +35,7 @@ pub(crate) struct Appender<'a> {
     /// Key of the records.
     org_id: UuidText,
     key_id: UuidText,
+    hops: Hops,
     /// The first event of the request that Kafka did not confirm in time.
     unconfirmed: OnceLock<Problem>,
 }
@@ -59,6 +61,7 @@ impl<'a> Appender<'a> {
         context: &'a RequestContext,
         caller: &'a Caller,
         kind: RecordKind,
+        hops: Hops,
     ) -> Self {
         let text = |id: uuid::Uuid| {
             let mut text = [0; Hyphenated::LENGTH];
@@ -66,7 +69,7 @@ impl<'a> Appender<'a> {
             text
         };
         let (org_id, key_id) = (text(caller.org_id.as_uuid()), text(caller.key_id.as_uuid()));
-        Self { state, context, caller, kind, org_id, key_id, unconfirmed: OnceLock::new() }
+        Self { state, context, caller, kind, org_id, key_id, hops, unconfirmed: OnceLock::new() }
     }
 
     /// Answers a duplicate from the cache or the view; else appends the event when it is its turn.
@@ -143,7 +146,8 @@ impl<'a> Appender<'a> {
             // Waiting out the time for one part of a batch after the other would take too long.
             Err(PublishError::Failed("an earlier event of the request was not confirmed".to_owned()))
         } else {
-            let headers = record_headers(self.context, &self.key_id);
+            let mut headers = record_headers(self.context, &self.key_id);
+            headers.extend(self.hops.record_header());
             self.state.producer.submit(&ProducerRecord {
                 topic: &self.state.topic,
                 key: Some(&self.org_id),

@@ -21,6 +21,7 @@ use crate::accept;
 use crate::admit::{self, CLOUDEVENTS_BATCH};
 use crate::append::Appender;
 use crate::bodies::{CloudEventBody, NewBatchBody};
+use crate::hops::Hops;
 use crate::state::IngestState;
 use crate::turn::Turns;
 use items::Items;
@@ -78,6 +79,9 @@ impl BatchForm {
 /// the log even if the next one failed. Also one event a line, as `application/x-ndjson`, or CloudEvents.
 #[utoipa::path(
     post, path = "/events/batch", operation_id = "send_batch", tag = "Producing",
+    params(("triggers-hops" = Option<u8>, Header, minimum = 0, maximum = 255,
+        description = "Set by webhooks: through how many of them each event came. Above 3 they are refused.",
+        example = 1)),
     request_body(content(
         (NewBatchBody = "application/json"),
         (String = "application/x-ndjson"),
@@ -92,7 +96,7 @@ impl BatchForm {
         (status = 207, description = "Not all events were accepted.", body = BatchBody),
     ),
     security(("key" = ["produce"])),
-    extensions(("x-error-codes" = json!(["batch_too_large"]))),
+    extensions(("x-error-codes" = json!(["batch_too_large", "loop_detected"]))),
 )]
 pub(crate) async fn accept(
     State(state): State<IngestState>,
@@ -111,13 +115,15 @@ async fn try_accept(
 ) -> Result<Response, Problem> {
     caller.require(Right::Produce)?;
     let (parts, body) = request.into_parts();
+    let hops = Hops::of(&parts.headers)?;
     let form = BatchForm::of(&parts.headers)?;
-    accept_as(form, state, context, caller, parts, body).await
+    accept_as(form, hops, state, context, caller, parts, body).await
 }
 
 /// Accepts a batch of this form. The caller has the right to produce.
 pub(crate) async fn accept_as(
     form: BatchForm,
+    hops: Hops,
     state: &IngestState,
     context: &RequestContext,
     caller: &Caller,
@@ -129,7 +135,7 @@ pub(crate) async fn accept_as(
         let details = vec![FieldError { field: "Idempotency-Key".to_owned(), reason: reason.to_owned() }];
         return Err(Problem::invalid("invalid_request", format!("Idempotency-Key {reason}")).with_details(details));
     }
-    let appender = Appender::new(state, context, caller, ITEM);
+    let appender = Appender::new(state, context, caller, ITEM, hops);
     let turns = Turns::default();
     let mut items = Items::new(&appender, &turns, caller, context, form.parse_item());
     let limits = BodyLimits::new(BATCH_BODY_BYTES, &parts.extensions);

@@ -13,6 +13,7 @@ mod batch;
 mod bodies;
 mod dedup_cache;
 mod dedup_lookup;
+mod hops;
 mod metrics;
 mod reply;
 mod state;

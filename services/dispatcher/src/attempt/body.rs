@@ -48,6 +48,7 @@ mod tests {
             payload: payload.to_owned(),
             payload_encoding: None,
             traceparent: None,
+            hops: 0,
             log_epoch: 1,
             partition: 0,
             offset: 0,

@@ -27,6 +27,8 @@ const EXCERPT_BYTES: usize = 4096;
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+/// Our ingest refuses the event of a webhook that came through too many.
+const TRIGGERS_HOPS: HeaderName = HeaderName::from_static(schemas::headers::HOPS);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The TLS provider or the system's root certificates cannot be used. Fatal at start.
@@ -134,19 +136,20 @@ struct EndpointResponse {
 }
 
 fn headers(endpoint: &Endpoint, event: &OutboundEvent, timestamp: i64, body: &[u8]) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 5);
+    let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 6);
     // The endpoint's own headers first, so that they cannot replace ours.
     for (name, value) in &endpoint.headers {
         headers.insert(name, value.clone());
     }
     let id = event.event_id.to_string();
-    let signature = sign::sign(&endpoint.secrets, &id, timestamp, body);
+    let signature = sign::sign(endpoint.secrets.at(timestamp), &id, timestamp, body);
     let ours = [(WEBHOOK_ID, Some(id)), (WEBHOOK_SIGNATURE, Some(signature)), (TRACEPARENT, event.traceparent.clone())];
     for (name, value) in ours {
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
             headers.insert(name, value);
         }
     }
+    headers.insert(TRIGGERS_HOPS, HeaderValue::from(event.hops.saturating_add(1)));
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers

@@ -3,6 +3,7 @@
 use http_server::Timestamp;
 use schemas::ids::{EndpointId, OrgId};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::store::StoredEndpoint;
@@ -14,6 +15,7 @@ use crate::attempt::sign::Secret;
     "id": "0192f0c1-2345-7abc-8def-0123456789ad",
     "url": "https://shop.example/hook",
     "event_types": ["order.*"],
+    "filter": {"path": "order.total", "gte": 100},
     "description": null,
     "max_in_flight": null,
     "timeout_seconds": 10,
@@ -30,6 +32,9 @@ pub(super) struct EndpointBody {
     url: String,
     /// Patterns; empty: all events.
     event_types: Vec<String>,
+    /// Conditions on the payload, as they were given; null: none.
+    #[schema(value_type = Option<Object>)]
+    filter: Option<Value>,
     description: Option<String>,
     /// Null: the default of the system.
     max_in_flight: Option<i32>,
@@ -55,6 +60,7 @@ impl EndpointBody {
             id: endpoint.id,
             url: endpoint.url,
             event_types: endpoint.event_types,
+            filter: endpoint.filter,
             description: endpoint.description,
             max_in_flight: endpoint.max_in_flight,
             timeout_seconds: endpoint.timeout_seconds,
@@ -123,12 +129,19 @@ pub(super) struct NewEndpointBody {
     /// Types of events, or patterns: `order.*` for those that start with `order.`, `*` for all. Empty or absent: all.
     #[schema(max_items = 100)]
     event_types: Option<Vec<String>>,
+    /// Conditions on the payload. One of `{"all": [FILTER, …]}`, `{"any": [FILTER, …]}`, `{"not": FILTER}`, or a
+    /// condition `{"path": "order.items.0.sku", OPERATOR: VALUE, …}`, all of whose operators must hold: `exists`,
+    /// `equals`, `in`, `prefix`, `gt`, `gte`, `lt`, `lte`. A path may also be a list of names, for names with a dot. At
+    /// most 8 KiB, 64 conditions and 8 levels. Numbers are compared exactly: 1 equals 1.0. In a payload that is no JSON
+    /// object, and in binary data, no condition holds, so a `not` of one does. Null or absent: none.
+    #[schema(value_type = Option<Object>)]
+    filter: Option<Value>,
     #[schema(max_length = 1000)]
     description: Option<String>,
     /// Headers of its webhooks, at most 20 and 4 KiB; write-only.
     headers: Option<std::collections::HashMap<String, String>>,
     /// Webhooks at the same time.
-    #[schema(minimum = 1, maximum = 1000)]
+    #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,
     /// Default 10.
     #[schema(minimum = 1, maximum = 30)]
@@ -151,6 +164,9 @@ pub(super) struct EndpointPatchBody {
     /// Types of events, or patterns: `order.*` for those that start with `order.`, `*` for all. Empty: all.
     #[schema(required = false, max_items = 100)]
     event_types: Vec<String>,
+    /// As for a new endpoint. Null: none.
+    #[schema(value_type = Option<Object>)]
+    filter: Option<Value>,
     /// Null: none.
     #[schema(max_length = 1000)]
     description: Option<String>,
@@ -158,7 +174,7 @@ pub(super) struct EndpointPatchBody {
     #[schema(required = false)]
     headers: std::collections::HashMap<String, String>,
     /// Webhooks at the same time. Null: the default of the system.
-    #[schema(minimum = 1, maximum = 1000)]
+    #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,
     #[schema(required = false, minimum = 1, maximum = 30)]
     timeout_seconds: u32,

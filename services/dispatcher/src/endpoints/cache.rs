@@ -11,13 +11,17 @@ use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 
 use crate::endpoints::headers::header;
-use crate::endpoints::matching::{Change, Endpoint, Snapshot, Subscription};
+use crate::endpoints::matching::{Change, Endpoint, Secrets, Snapshot, Subscription};
+use crate::endpoints::pages::{PAGE_ROWS, ReadUpTo, Rows};
 use crate::endpoints::store::{StoredEndpoint, Version};
-use crate::endpoints::{secrets, store};
+use crate::endpoints::{filter, pages, secrets, store};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The cache is invalidated if the stored version is older than the cached one for so long.
 const MAX_REGRESSION: Duration = Duration::from_secs(4);
+
+/// Of one endpoint. Endpoints from before this bound may have stored more.
+const MAX_IN_FLIGHT: usize = 100;
 
 /// All endpoints. Cloning shares the cache.
 #[derive(Clone)]
@@ -76,17 +80,36 @@ impl EndpointCache {
         }
         let cached = self.cached();
         let is_invalid = inner.covered.load(Ordering::SeqCst) < invalidations;
-        let mut next = if is_invalid { Snapshot::default() } else { (*cached).clone() };
-        let changed = store::changed_since(&inner.pool, next.version()).await?;
-        let changes = changed.into_iter().map(|stored| self.change(stored)).collect::<Vec<_>>();
-        let Version { version, erasing } = current;
-        info!(version, changes = changes.len(), erasing = erasing.len(), "Endpoint cache refreshed.");
-        next.apply(changes, if is_invalid { version } else { version.max(cached.version()) });
+        let Version { version, purged_version, erasing } = current;
+        // Deletions after the cached version may be purged.
+        let from_nothing = is_invalid || cached.version() == 0 || cached.version() < purged_version;
+        let mut next = if from_nothing { Snapshot::default() } else { (*cached).clone() };
+        let rows = if from_nothing { Rows::Live } else { Rows::Changed };
+        let read = self.read(&mut next, rows).await?;
+        info!(version, rows = read, erasing = erasing.len(), "Endpoint cache refreshed.");
+        next.set_version(if is_invalid { version } else { version.max(cached.version()) });
         next.set_erasing(erasing);
         let next = Arc::new(next);
         *inner.snapshot.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
         inner.covered.store(invalidations, Ordering::SeqCst);
         Ok(next)
+    }
+
+    /// Applies all rows after the version of `snapshot`, page by page. Returns their number.
+    async fn read(&self, snapshot: &mut Snapshot, rows: Rows) -> Result<usize, sqlx::Error> {
+        let (mut read, mut after) = (0, ReadUpTo::version(snapshot.version()));
+        loop {
+            let page = pages::next(&self.inner.pool, rows, after).await?;
+            let is_last = page.len() < PAGE_ROWS;
+            read += page.len();
+            if let Some(last) = page.last() {
+                after = ReadUpTo::row(last);
+            }
+            snapshot.apply(page.into_iter().map(|stored| self.change(stored)));
+            if is_last {
+                return Ok(read);
+            }
+        }
     }
 
     /// Makes the next read load all endpoints instead of the changes: a restored database continues from an older
@@ -135,28 +158,38 @@ impl EndpointCache {
             return Change::Removed(id);
         }
         let event_types = std::mem::take(&mut stored.event_types);
-        let subscription = Subscription { id, org_id: stored.org_id, event_types, enabled: stored.enabled };
+        let filter = stored.filter.take().map(|filter| filter::read(&filter, "filter")).transpose();
+        let is_readable = filter.is_ok();
+        let filter = filter.ok().flatten();
+        let subscription = Subscription { id, org_id: stored.org_id, event_types, filter, enabled: stored.enabled };
         let endpoint = self.open(stored).map(Box::new);
         if endpoint.is_none() {
             error!(endpoint_id = %id, "Sealing key does not open the endpoint's secrets; holding its deliveries.");
         }
+        if !is_readable {
+            error!(endpoint_id = %id, "Stored filter of the endpoint cannot be read; holding its deliveries.");
+        }
+        let endpoint = endpoint.filter(|_| is_readable);
         Change::Put(subscription, endpoint)
     }
 
     fn open(&self, stored: StoredEndpoint) -> Option<Endpoint> {
         let sealing = &self.inner.sealing;
-        let secret = secrets::open_secret(sealing, stored.id, &stored.sealed_secret?)?;
+        let mut secrets = vec![secrets::open_secret(sealing, stored.id, &stored.sealed_secret?)?];
+        if let Some(previous) = stored.sealed_previous_secret {
+            secrets.push(secrets::open_secret(sealing, stored.id, &previous)?);
+        }
         let headers = secrets::open_headers(sealing, stored.id, stored.sealed_headers.as_deref())?;
         Some(Endpoint {
             id: stored.id,
             org_id: stored.org_id,
             url: Url::parse(&stored.url).ok()?,
-            secrets: vec![secret],
+            secrets: Secrets { all: secrets, previous_expires_at: stored.previous_expires_at },
             headers: headers.iter().filter_map(|(name, value)| header(name, value).ok()).collect(),
             max_in_flight: stored
                 .max_in_flight
                 .and_then(|max| usize::try_from(max).ok())
-                .unwrap_or(self.inner.default_max_in_flight),
+                .map_or(self.inner.default_max_in_flight, |max| max.min(MAX_IN_FLIGHT)),
             timeout: Duration::from_secs(u64::try_from(stored.timeout_seconds).ok()?),
             retry_delays_seconds: stored.retry_schedule.iter().filter_map(|delay| u32::try_from(*delay).ok()).collect(),
         })

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::EndpointsState;
 use super::bodies::ConfiguredBody;
+use super::changes;
 use super::edit::{apply, new_endpoint};
 use super::input::{self, EndpointPatch};
 use super::managers::EndpointWriter;
@@ -25,6 +26,7 @@ use super::problems::{failed, invalid, refused};
 use super::store::{self, CreateError, StoredEndpoint};
 use crate::attempt::egress::EgressPolicy;
 use crate::attempt::sign::Secret;
+use crate::config::EndpointSettings;
 
 /// The URL to deliver to.
 #[derive(Deserialize, ToSchema)]
@@ -55,6 +57,7 @@ pub(super) async fn configure(
 ) -> Result<Json<ConfiguredBody>, Problem> {
     let url = read_url(&body.webhook_url, &state.policy)?;
     let mut transaction = state.pool.begin().await.map_err(failed)?;
+    changes::count(&mut transaction, caller.org_id, state.max_changes_per_hour).await?;
     let set = set(&mut transaction, &state.sealing, caller.org_id, url).await.map_err(refused)?;
     let (change, detail) = set.entry();
     audit::append(&mut transaction, Actor::Key(caller.key_id), Some(&origin), change, &detail).await.map_err(failed)?;
@@ -71,14 +74,15 @@ pub(super) async fn configure(
     }))
 }
 
-/// For the routes of organizations. `policy` must be the dispatcher's.
-pub fn default_endpoint(sealing: SealingKey, policy: EgressPolicy) -> SetDefaultEndpoint {
-    let shared = Arc::new((sealing, policy));
+/// For the routes of organizations.
+pub fn default_endpoint(sealing: SealingKey, settings: EndpointSettings) -> SetDefaultEndpoint {
+    let shared = Arc::new((sealing, settings));
     Arc::new(move |conn, org_id, url| {
         let shared = Arc::clone(&shared);
         Box::pin(async move {
-            let (sealing, policy) = &*shared;
-            let url = read_url(&Value::from(url), policy)?;
+            let (sealing, settings) = &*shared;
+            let url = read_url(&Value::from(url), &settings.policy)?;
+            changes::count(conn, org_id, settings.max_changes_per_hour).await?;
             let set = set(conn, sealing, org_id, url).await.map_err(|error| match error {
                 // The caller of this route need not be of the organization.
                 CreateError::Erased => Problem::not_found(),

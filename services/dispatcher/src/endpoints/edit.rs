@@ -1,5 +1,7 @@
 //! A new endpoint, and the change of one. Pure, but for ids, secrets and the time.
 
+use std::time::Duration;
+
 use reqwest::Url;
 use runtime::seal::SealingKey;
 use schemas::ids::{EndpointId, OrgId};
@@ -20,15 +22,19 @@ pub(super) fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> 
         org_id,
         url,
         event_types: Vec::new(),
+        filter: None,
         description: None,
         sealed_headers: None,
         sealed_secret: Some(secrets::seal_secret(sealing, id, &secret)),
+        sealed_previous_secret: None,
+        previous_expires_at: None,
         max_in_flight: None,
         timeout_seconds: signed(DEFAULT_TIMEOUT_SECONDS),
         retry_schedule: DEFAULT_DELAYS_SECONDS.map(signed).to_vec(),
         enabled: true,
         disabled_reason: None,
         is_default: false,
+        version: 0,
         created_at: now,
         updated_at: now,
         deleted_at: None,
@@ -40,6 +46,7 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     let EndpointPatch {
         url,
         event_types,
+        filter,
         description,
         headers,
         max_in_flight,
@@ -56,6 +63,9 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     }
     if let Some(event_types) = event_types {
         endpoint.event_types = event_types;
+    }
+    if let Some(filter) = filter {
+        endpoint.filter = filter;
     }
     if let Some(description) = description {
         endpoint.description = description;
@@ -79,6 +89,20 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         }
         endpoint.enabled = enabled;
     }
+}
+
+/// Gives the endpoint a new secret. The old one signs beside it until `now` plus the overlap, and replaces an older one
+/// that still does.
+pub(super) fn rotate(
+    endpoint: &mut StoredEndpoint,
+    secret: &Secret,
+    overlap: Duration,
+    sealing: &SealingKey,
+    now: OffsetDateTime,
+) {
+    let old = endpoint.sealed_secret.replace(secrets::seal_secret(sealing, endpoint.id, secret));
+    endpoint.sealed_previous_secret = old.filter(|_| overlap > Duration::ZERO);
+    endpoint.previous_expires_at = endpoint.sealed_previous_secret.as_ref().map(|_| now + overlap);
 }
 
 fn is_same_origin(old: &str, new: &str) -> bool {

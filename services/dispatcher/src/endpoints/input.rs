@@ -4,15 +4,16 @@ use http_server::{FieldError, JsonObject};
 use serde_json::Value;
 
 use super::event_types::check_pattern;
+use super::filter;
 use super::headers::{self, Headers};
 use crate::attempt::egress::EgressPolicy;
 
 /// Timeout of one request if the endpoint has none of its own, seconds.
 pub(crate) const DEFAULT_TIMEOUT_SECONDS: u32 = 10;
 pub(crate) const MAX_TIMEOUT_SECONDS: u32 = 30;
-const MAX_PATTERNS: usize = 100;
+pub(super) const MAX_PATTERNS: usize = 100;
 const MAX_DESCRIPTION_CHARACTERS: usize = 1000;
-const MAX_IN_FLIGHT: u32 = 1000;
+const MAX_IN_FLIGHT: u32 = 100;
 const MAX_RETRIES: usize = 20;
 const MAX_DELAY_SECONDS: u32 = 86_400;
 
@@ -39,6 +40,8 @@ pub(crate) struct EndpointPatch {
     pub url: Option<String>,
     /// Patterns; empty: all event types.
     pub event_types: Option<Vec<String>>,
+    /// A valid filter. Inner `None`: all payloads.
+    pub filter: Option<Option<Value>>,
     pub description: Option<Option<String>>,
     pub headers: Option<Headers>,
     /// Inner `None`: the dispatcher's default.
@@ -71,6 +74,7 @@ impl EndpointPatch {
         let patch = Self {
             url: fields.take("url", |value| url(value, policy)),
             event_types: fields.take("event_types", event_types),
+            filter: fields.take_filter(),
             description: fields.take_nullable("description", description),
             headers: fields.take("headers", headers::read),
             max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, MAX_IN_FLIGHT)),
@@ -81,9 +85,7 @@ impl EndpointPatch {
         for name in ["ordered", "ack_on_success"] {
             fields.refuse_unless(name, |value| value == &Value::Bool(false));
         }
-        for name in ["filter", "rate_limit_per_second"] {
-            fields.refuse_unless(name, Value::is_null);
-        }
+        fields.refuse_unless("rate_limit_per_second", Value::is_null);
         if fields.errors.is_empty() { Ok(patch) } else { Err(fields.errors) }
     }
 }
@@ -107,6 +109,20 @@ impl Fields<'_> {
 
     fn take_nullable<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Result<T, String>) -> Option<Option<T>> {
         self.take(name, |value| if value.is_null() { Ok(None) } else { read(value).map(Some) })
+    }
+
+    fn take_filter(&mut self) -> Option<Option<Value>> {
+        let value = self.object.0.get("filter")?;
+        if value.is_null() {
+            return Some(None);
+        }
+        match filter::read(value, "filter") {
+            Ok(_compiled) => Some(Some(value.clone())),
+            Err(errors) => {
+                self.errors.extend(errors);
+                None
+            }
+        }
     }
 
     fn refuse_unless(&mut self, name: &str, harmless: impl FnOnce(&Value) -> bool) {
@@ -191,12 +207,14 @@ mod tests {
     fn given_fields_are_read_and_the_others_are_none() {
         let patch = read(&json!({
             "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d",
+            "filter": {"path": "a", "gte": 1},
             "headers": {"X-Token": "t 1"}, "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
             "enabled": false, "ordered": false,
         }));
         let wanted = EndpointPatch {
             url: Some("https://example.com/hook".to_owned()),
             event_types: Some(vec!["order.*".to_owned()]),
+            filter: Some(Some(json!({"path": "a", "gte": 1}))),
             description: Some(Some("d".to_owned())),
             headers: Some(vec![("x-token".to_owned(), "t 1".to_owned())]),
             max_in_flight: Some(Some(3)),
@@ -212,7 +230,12 @@ mod tests {
     fn null_changes_only_what_may_be_empty() {
         let nullable =
             json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null});
-        let wanted = EndpointPatch { description: Some(None), max_in_flight: Some(None), ..EndpointPatch::default() };
+        let wanted = EndpointPatch {
+            description: Some(None),
+            filter: Some(None),
+            max_in_flight: Some(None),
+            ..EndpointPatch::default()
+        };
         assert_eq!(read(&nullable).unwrap(), wanted);
         let others = [
             "url",
@@ -240,12 +263,9 @@ mod tests {
 
     #[test]
     fn planned_fields_are_refused() {
-        for (name, value) in [
-            ("ordered", json!(true)),
-            ("ack_on_success", json!(true)),
-            ("filter", json!({})),
-            ("rate_limit_per_second", json!(5)),
-        ] {
+        for (name, value) in
+            [("ordered", json!(true)), ("ack_on_success", json!(true)), ("rate_limit_per_second", json!(5))]
+        {
             let errors = read(&json!({ name: value })).unwrap_err();
             assert_eq!((errors[0].field.as_str(), errors[0].reason.as_str()), (name, "is not supported yet"));
         }
@@ -270,6 +290,9 @@ mod tests {
         assert_eq!(invalid_fields(&all), fields);
         assert_eq!(invalid_fields(&json!({"url": null})), ["url"]);
         assert_eq!(invalid_fields(&json!({"event_types": ["a", "or*der"]})), ["event_types"]);
+        assert_eq!(invalid_fields(&json!({"max_in_flight": 101})), ["max_in_flight"]);
+        let filter = json!({"all": [{"path": "a", "exists": true}, {"path": "b", "gte": "1", "near": 1}]});
+        assert_eq!(invalid_fields(&json!({ "filter": filter })), ["filter.all[1].gte"]);
         assert_eq!(invalid_fields(&json!({"timeout_seconds": 1.5})), ["timeout_seconds"]);
         assert_eq!(invalid_fields(&json!({"retry_schedule": vec![1; 21]})), ["retry_schedule"]);
     }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use reqwest::Url;
 use schemas::ids::{EndpointId, OrgId};
+use time::OffsetDateTime;
 
 use super::event_types::matches;
+use super::filter::Filter;
+use super::filter::payload::Payload;
 use crate::attempt::sign::Secret;
 
 /// Which events an endpoint gets. Also of an endpoint that cannot be used.
@@ -18,6 +21,7 @@ pub(crate) struct Subscription {
     pub id: EndpointId,
     pub org_id: OrgId,
     pub event_types: Vec<String>,
+    pub filter: Option<Filter>,
     /// A disabled endpoint matches no events, and its deliveries are held.
     pub enabled: bool,
 }
@@ -28,8 +32,7 @@ pub(crate) struct Endpoint {
     pub id: EndpointId,
     pub org_id: OrgId,
     pub url: Url,
-    /// Each adds a signature.
-    pub secrets: Vec<Secret>,
+    pub secrets: Secrets,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Maximum of requests in flight.
     pub max_in_flight: usize,
@@ -43,6 +46,24 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // URL and headers may carry credentials.
         f.debug_struct("Endpoint").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// The secrets of an endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Secrets {
+    /// The current one, and the previous one after a rotation.
+    pub all: Vec<Secret>,
+    /// Until when the previous one signs.
+    pub previous_expires_at: Option<OffsetDateTime>,
+}
+
+impl Secrets {
+    /// Those that sign at this time, seconds since the Unix epoch. Each adds a signature.
+    pub(crate) fn at(&self, unix_seconds: i64) -> &[Secret] {
+        let overlaps = self.previous_expires_at.is_some_and(|end| unix_seconds < end.unix_timestamp());
+        let count = if overlaps { self.all.len() } else { 1 };
+        self.all.get(..count).unwrap_or(&self.all)
     }
 }
 
@@ -95,8 +116,12 @@ impl Snapshot {
         self.erasing.binary_search(&org_id).is_ok()
     }
 
-    /// Applies the changes that lead to `version`.
-    pub(crate) fn apply(&mut self, changes: Vec<Change>, version: i64) {
+    /// The version to which the applied changes lead.
+    pub(crate) fn set_version(&mut self, version: i64) {
+        self.version = version;
+    }
+
+    pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             match change {
                 Change::Put(subscription, endpoint) => {
@@ -111,7 +136,6 @@ impl Snapshot {
                 Change::Removed(id) => self.remove(id),
             }
         }
-        self.version = version;
     }
 
     fn remove(&mut self, id: EndpointId) {
@@ -129,12 +153,16 @@ impl Snapshot {
         self.by_org.contains_key(&org_id) && !self.is_erasing(org_id)
     }
 
-    /// The endpoints that get an event of this organization and type, including unusable ones, so that their events are
-    /// not lost.
-    pub(crate) fn matching<'a>(&'a self, org_id: OrgId, event_type: &'a str) -> impl Iterator<Item = EndpointId> + 'a {
+    /// The endpoints that get an event of this organization, type and payload, including unusable ones, so that their
+    /// events are not lost.
+    pub(crate) fn matching(&self, org_id: OrgId, event_type: &str, payload: &Payload<'_>) -> Vec<EndpointId> {
         let of_org = self.by_org.get(&org_id).filter(|_| !self.is_erasing(org_id)).map_or(&[][..], Vec::as_slice);
-        let is_for = move |one: &&Arc<Subscription>| one.enabled && matches(&one.event_types, event_type);
-        of_org.iter().filter(is_for).map(|subscription| subscription.id)
+        let is_for = |one: &&Arc<Subscription>| {
+            one.enabled
+                && matches(&one.event_types, event_type)
+                && one.filter.as_ref().is_none_or(|filter| filter.holds(payload))
+        };
+        of_org.iter().filter(is_for).map(|subscription| subscription.id).collect()
     }
 
     /// Enabled endpoints that cannot be used.
@@ -162,7 +190,7 @@ pub(crate) mod tests {
             id: EndpointId::generate(),
             org_id,
             url: Url::parse("https://example.com/").unwrap(),
-            secrets: Vec::new(),
+            secrets: Secrets { all: Vec::new(), previous_expires_at: None },
             headers: Vec::new(),
             max_in_flight: 1,
             timeout: Duration::from_secs(1),
@@ -175,7 +203,7 @@ pub(crate) mod tests {
     }
 
     fn subscription(id: EndpointId, org_id: OrgId, event_types: &[&str]) -> Subscription {
-        Subscription { id, org_id, event_types: list(event_types), enabled: true }
+        Subscription { id, org_id, event_types: list(event_types), filter: None, enabled: true }
     }
 
     fn put(subscription: Subscription) -> Change {
@@ -184,7 +212,7 @@ pub(crate) mod tests {
     }
 
     fn ids(snapshot: &Snapshot, org_id: OrgId, event_type: &str) -> Vec<EndpointId> {
-        snapshot.matching(org_id, event_type).collect()
+        snapshot.matching(org_id, event_type, &Payload::new(r#"{"n": 7}"#, false))
     }
 
     #[test]
@@ -192,20 +220,18 @@ pub(crate) mod tests {
         let (org, other) = (OrgId::generate(), OrgId::generate());
         let (one, two, theirs) = (EndpointId::generate(), EndpointId::generate(), EndpointId::generate());
         let mut snapshot = Snapshot::default();
-        snapshot.apply(
-            vec![
-                put(subscription(one, org, &[])),
-                put(subscription(two, org, &["a.*"])),
-                put(subscription(theirs, other, &[])),
-            ],
-            3,
-        );
+        snapshot.apply(vec![
+            put(subscription(one, org, &[])),
+            put(subscription(two, org, &["a.*"])),
+            put(subscription(theirs, other, &[])),
+        ]);
         assert_eq!(ids(&snapshot, org, "a.b"), [one, two]);
         assert_eq!(ids(&snapshot, org, "b"), [one]);
         assert_eq!(ids(&snapshot, OrgId::generate(), "a.b"), []);
 
         let disabled = Subscription { enabled: false, ..subscription(one, org, &[]) };
-        snapshot.apply(vec![put(disabled), Change::Removed(theirs), Change::Removed(EndpointId::generate())], 4);
+        snapshot.apply(vec![put(disabled), Change::Removed(theirs), Change::Removed(EndpointId::generate())]);
+        snapshot.set_version(4);
         assert_eq!(ids(&snapshot, org, "a.b"), [two]);
         assert_eq!(ids(&snapshot, other, "a.b"), []);
         assert!(
@@ -220,16 +246,41 @@ pub(crate) mod tests {
         let (org, id) = (OrgId::generate(), EndpointId::generate());
         let mut snapshot = Snapshot::default();
         let unusable = |enabled| Change::Put(Subscription { enabled, ..subscription(id, org, &["a"]) }, None);
-        snapshot.apply(vec![unusable(true)], 1);
+        snapshot.apply(vec![unusable(true)]);
         assert!(snapshot.has_endpoints(org) && matches!(snapshot.state(id), EndpointState::Withheld));
         assert_eq!((ids(&snapshot, org, "a"), ids(&snapshot, org, "b")), (vec![id], vec![]));
         assert_eq!(snapshot.unusable(), &BTreeSet::from([id]));
-        snapshot.apply(vec![unusable(false)], 2);
+        snapshot.apply(vec![unusable(false)]);
         assert!(ids(&snapshot, org, "a").is_empty() && snapshot.unusable().is_empty());
-        snapshot.apply(vec![unusable(true), put(subscription(id, org, &[]))], 3);
+        snapshot.apply(vec![unusable(true), put(subscription(id, org, &[]))]);
         assert!(matches!(snapshot.state(id), EndpointState::Enabled(_)) && snapshot.unusable().is_empty());
-        snapshot.apply(vec![unusable(true), Change::Removed(id)], 4);
+        snapshot.apply(vec![unusable(true), Change::Removed(id)]);
         assert!(!snapshot.has_endpoints(org) && snapshot.unusable().is_empty());
+    }
+
+    #[test]
+    fn a_filter_is_asked_only_for_matching_types() {
+        let (org, id, other) = (OrgId::generate(), EndpointId::generate(), EndpointId::generate());
+        let filter = |least: i64| {
+            let filter = serde_json::json!({"path": "n", "gte": least});
+            crate::endpoints::filter::read(&filter, "filter").ok()
+        };
+        let mut snapshot = Snapshot::default();
+        snapshot.apply(vec![
+            put(Subscription { filter: filter(7), ..subscription(id, org, &["a"]) }),
+            put(Subscription { filter: filter(8), ..subscription(other, org, &["a"]) }),
+        ]);
+        assert_eq!((ids(&snapshot, org, "a"), ids(&snapshot, org, "b")), (vec![id], vec![]));
+    }
+
+    #[test]
+    fn the_previous_secret_signs_until_its_time() {
+        let end = OffsetDateTime::from_unix_timestamp(1000).ok();
+        let secrets = Secrets { all: vec![Secret::generate(), Secret::generate()], previous_expires_at: end };
+        assert_eq!([999, 1000, 2000].map(|now| secrets.at(now).len()), [2, 1, 1]);
+        let single = Secrets { all: vec![Secret::generate()], previous_expires_at: None };
+        assert_eq!(single.at(0).len(), 1);
+        assert_eq!(Secrets { all: Vec::new(), previous_expires_at: None }.at(0).len(), 0);
     }
 
     #[test]
@@ -237,7 +288,7 @@ pub(crate) mod tests {
         let (org, other) = (OrgId::generate(), OrgId::generate());
         let (erased, kept) = (EndpointId::generate(), EndpointId::generate());
         let mut snapshot = Snapshot::default();
-        snapshot.apply(vec![put(subscription(erased, org, &[])), put(subscription(kept, other, &[]))], 1);
+        snapshot.apply(vec![put(subscription(erased, org, &[])), put(subscription(kept, other, &[]))]);
         snapshot.set_erasing(vec![org]);
         assert!(!snapshot.has_endpoints(org) && ids(&snapshot, org, "a").is_empty());
         assert!(matches!(snapshot.state(erased), EndpointState::Gone));

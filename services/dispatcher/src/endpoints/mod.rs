@@ -1,21 +1,30 @@
 //! Webhook endpoints: the routes that manage them (here) and the default endpoint (`default`), who may use them
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
-//! (`problems`), the sealed secrets (`secrets`), and the rows (`store`); the cache of the dispatcher (`cache`,
-//! `matching`). Nothing here needs Kafka.
+//! (`problems`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
+//! (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`), enabling and disabling
+//! (`switching`); the cache of the dispatcher (`cache`, `matching`), and what it deletes (`purge`). Nothing here needs
+//! Kafka.
 
 mod bodies;
 pub(crate) mod cache;
+mod changes;
 mod default;
+mod dry_run;
 mod edit;
 mod event_types;
+pub(crate) mod filter;
 mod headers;
 pub(crate) mod input;
 mod managers;
 pub(crate) mod matching;
 pub(crate) mod notes;
+mod pages;
 mod problems;
+pub(crate) mod purge;
+mod rotation;
 pub(crate) mod secrets;
 pub(crate) mod store;
+mod switching;
 
 use std::sync::Arc;
 
@@ -25,8 +34,9 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use http_server::{FieldError, JsonBody, JsonObject, PathId, Problem, Routes};
 use runtime::seal::SealingKey;
-use schemas::ids::EndpointId;
+use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::PgPool;
+use sqlx::{Postgres, Transaction};
 use tenancy::audit::{Actor, Origin};
 use tenancy::{Authenticator, Manager};
 use utoipa::openapi::OpenApi;
@@ -34,6 +44,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::attempt::egress::EgressPolicy;
+use crate::config::EndpointSettings;
 use bodies::{EndpointBody, EndpointList, EndpointPatchBody, NewEndpointBody};
 pub use default::default_endpoint;
 use edit::{apply, new_endpoint};
@@ -48,6 +59,16 @@ struct EndpointsState {
     pool: PgPool,
     sealing: SealingKey,
     policy: Arc<EgressPolicy>,
+    max_changes_per_hour: u32,
+}
+
+impl EndpointsState {
+    /// Begins the transaction of a change, and counts it.
+    async fn begin_change(&self, org_id: OrgId) -> Result<Transaction<'static, Postgres>, Problem> {
+        let mut transaction = self.pool.begin().await.map_err(failed)?;
+        changes::count(&mut transaction, org_id, self.max_changes_per_hour).await?;
+        Ok(transaction)
+    }
 }
 
 impl FromRef<EndpointsState> for Authenticator {
@@ -56,9 +77,11 @@ impl FromRef<EndpointsState> for Authenticator {
     }
 }
 
-/// The routes of webhook endpoints. `policy` must be the dispatcher's.
-pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, policy: EgressPolicy) -> Routes {
-    described().with_state(EndpointsState { authenticator, pool, sealing, policy: Arc::new(policy) }).into()
+/// The routes of webhook endpoints.
+pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, settings: EndpointSettings) -> Routes {
+    let EndpointSettings { policy, max_changes_per_hour } = settings;
+    let policy = Arc::new(policy);
+    described().with_state(EndpointsState { authenticator, pool, sealing, policy, max_changes_per_hour }).into()
 }
 
 /// What the routes say of themselves.
@@ -70,6 +93,10 @@ fn described() -> OpenApiRouter<EndpointsState> {
     OpenApiRouter::new()
         .routes(routes!(create, list))
         .routes(routes!(show, update, remove))
+        .routes(routes!(switching::enable))
+        .routes(routes!(switching::disable))
+        .routes(routes!(rotation::rotate))
+        .routes(routes!(dry_run::test_filter))
         .routes(routes!(default::configure))
 }
 
@@ -96,7 +123,7 @@ async fn create(
     };
     let (mut endpoint, secret) = new_endpoint(&state.sealing, caller.org_id, url);
     apply(&mut endpoint, patch, &state.sealing);
-    let mut transaction = state.pool.begin().await.map_err(failed)?;
+    let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let stored = store::create(&mut transaction, version, &endpoint).await.map_err(refused)?;
     let actor = Actor::Key(caller.key_id);
@@ -151,7 +178,7 @@ async fn update(
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<EndpointBody>, Problem> {
     let patch = EndpointPatch::read(&body, &state.policy).map_err(invalid)?;
-    let mut transaction = state.pool.begin().await.map_err(failed)?;
+    let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let change = |endpoint: &mut _| apply(endpoint, patch, &state.sealing);
     let stored = store::update(&mut transaction, version, caller.org_id, id, change)
@@ -179,7 +206,7 @@ async fn remove(
     origin: Origin,
     PathId(id): PathId<EndpointId>,
 ) -> Result<StatusCode, Problem> {
-    let mut transaction = state.pool.begin().await.map_err(failed)?;
+    let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let deleted = store::delete(&mut transaction, version, caller.org_id, id)
         .await

@@ -1,5 +1,6 @@
 //! Entries of the audit log about endpoints.
 
+use http_server::Timestamp;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use tenancy::audit::{self, Actor, Change, Origin};
@@ -26,6 +27,7 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
     json!({
         "url": endpoint.url,
         "event_types": endpoint.event_types,
+        "filter": endpoint.filter,
         "description": endpoint.description,
         "has_headers": endpoint.sealed_headers.is_some(),
         "max_in_flight": endpoint.max_in_flight,
@@ -34,5 +36,6 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "enabled": endpoint.enabled,
         "disabled_reason": endpoint.disabled_reason,
         "is_default": endpoint.is_default,
+        "previous_secret_expires_at": endpoint.previous_expires_at.map(Timestamp),
     })
 }

@@ -2,11 +2,14 @@
 //! reads it before the next record. The caller begins and commits the transaction, and seals secrets and headers.
 
 use schemas::ids::{EndpointId, OrgId};
+use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::types::Json;
 use sqlx::{Connection, FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::changes;
 use crate::retry::schedule;
 
 /// Endpoints per organization.
@@ -20,10 +23,15 @@ pub(crate) struct StoredEndpoint {
     pub org_id: OrgId,
     pub url: String,
     pub event_types: Vec<String>,
+    /// As the client wrote it.
+    pub filter: Option<Value>,
     pub description: Option<String>,
     pub sealed_headers: Option<Vec<u8>>,
     /// `None`: the endpoint is deleted.
     pub sealed_secret: Option<Vec<u8>>,
+    /// The secret before the last rotation, and until when it signs.
+    pub sealed_previous_secret: Option<Vec<u8>>,
+    pub previous_expires_at: Option<OffsetDateTime>,
     /// `None`: the dispatcher's default.
     pub max_in_flight: Option<i32>,
     pub timeout_seconds: i32,
@@ -34,6 +42,8 @@ pub(crate) struct StoredEndpoint {
     pub disabled_reason: Option<String>,
     /// The endpoint of `/webhook/config`.
     pub is_default: bool,
+    /// Of its last change.
+    pub version: i64,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
     pub deleted_at: Option<OffsetDateTime>,
@@ -46,15 +56,19 @@ impl FromRow<'_, PgRow> for StoredEndpoint {
             org_id: OrgId::from_uuid(row.try_get("org_id")?),
             url: row.try_get("url")?,
             event_types: row.try_get("event_types")?,
+            filter: row.try_get::<Option<Json<Value>>, _>("filter")?.map(|Json(filter)| filter),
             description: row.try_get("description")?,
             sealed_headers: row.try_get("sealed_headers")?,
             sealed_secret: row.try_get("sealed_secret")?,
+            sealed_previous_secret: row.try_get("sealed_previous_secret")?,
+            previous_expires_at: row.try_get("previous_expires_at")?,
             max_in_flight: row.try_get("max_in_flight")?,
             timeout_seconds: row.try_get("timeout_seconds")?,
             retry_schedule: row.try_get("retry_schedule")?,
             enabled: row.try_get("enabled")?,
             disabled_reason: row.try_get("disabled_reason")?,
             is_default: row.try_get("is_default")?,
+            version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
             deleted_at: row.try_get("deleted_at")?,
@@ -110,8 +124,8 @@ pub(crate) async fn create(
     }
     let stored = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
-                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING *",
+                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json) RETURNING *",
     )
     .bind(new.id.as_uuid())
     .bind(new.org_id.as_uuid())
@@ -127,6 +141,7 @@ pub(crate) async fn create(
     .bind(&new.disabled_reason)
     .bind(new.is_default)
     .bind(version)
+    .bind(new.filter.as_ref().map(Value::to_string))
     .fetch_one(&mut *conn)
     .await?;
     Ok(stored)
@@ -184,6 +199,7 @@ pub(crate) async fn update(
         "UPDATE endpoints
          SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
              timeout_seconds = $7, retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11,
+             filter = $12::json, sealed_secret = $13, sealed_previous_secret = $14, previous_expires_at = $15,
              updated_at = now()
          WHERE id = $1 RETURNING *",
     )
@@ -198,6 +214,10 @@ pub(crate) async fn update(
     .bind(endpoint.enabled)
     .bind(&endpoint.disabled_reason)
     .bind(version)
+    .bind(endpoint.filter.as_ref().map(Value::to_string))
+    .bind(&endpoint.sealed_secret)
+    .bind(&endpoint.sealed_previous_secret)
+    .bind(endpoint.previous_expires_at)
     .fetch_one(&mut *conn)
     .await?;
     if endpoint.enabled {
@@ -218,7 +238,7 @@ pub(crate) async fn delete(
     let deleted: Option<StoredEndpoint> = sqlx::query_as(
         "UPDATE endpoints
          SET deleted_at = now(), updated_at = now(), version = $3, sealed_secret = NULL, sealed_headers = NULL,
-             description = NULL
+             sealed_previous_secret = NULL, previous_expires_at = NULL, description = NULL
          WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *",
     )
     .bind(org_id.as_uuid())
@@ -250,8 +270,8 @@ pub(crate) async fn disable_gone(
 }
 
 /// Deletes endpoints of an organization that is being erased, at most a batch, and empties their rows, also those of
-/// deleted endpoints. The rows stay, so that dispatchers with an older version see the change. Returns how many were
-/// emptied.
+/// deleted endpoints. The rows stay until they are purged, and dispatchers read those that were not deleted before.
+/// Returns how many were emptied.
 pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
     // Checked first: raising the version makes every dispatcher read changes.
     let is_left: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM endpoints WHERE org_id = $1 AND url <> '')")
@@ -259,14 +279,16 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
         .fetch_one(&mut *connection)
         .await?;
     if !is_left {
-        return Ok(0);
+        return changes::erase(connection, org_id).await.map(|()| 0);
     }
     let mut transaction = connection.begin().await?;
     let NewVersion(version) = raise_version(&mut transaction).await?;
     let erased = sqlx::query(
         "UPDATE endpoints
-         SET deleted_at = COALESCE(deleted_at, now()), updated_at = now(), version = $2,
-             url = '', event_types = '{}', description = NULL, sealed_headers = NULL, sealed_secret = NULL
+         SET deleted_at = COALESCE(deleted_at, now()), updated_at = now(),
+             version = CASE WHEN deleted_at IS NULL THEN $2 ELSE version END,
+             url = '', event_types = '{}', filter = NULL, description = NULL, sealed_headers = NULL,
+             sealed_secret = NULL, sealed_previous_secret = NULL, previous_expires_at = NULL
          WHERE id IN (SELECT id FROM endpoints WHERE org_id = $1 AND url <> '' LIMIT $3)",
     )
     .bind(org_id.as_uuid())
@@ -283,6 +305,8 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
 pub(crate) struct Version {
     /// Every change of an endpoint raises it.
     pub version: i64,
+    /// The highest version of a purged row: a snapshot that is older misses deletions.
+    pub purged_version: i64,
     /// Organizations that are being erased and whose endpoints are not deleted yet, sorted.
     pub erasing: Vec<OrgId>,
 }
@@ -290,19 +314,15 @@ pub(crate) struct Version {
 /// Read before every attempt, so it is one statement. The list is usually empty: endpoints are deleted about a second
 /// after the tombstone.
 pub(crate) async fn version(pool: &PgPool) -> Result<Version, sqlx::Error> {
-    let (version, erasing): (i64, Vec<Uuid>) = sqlx::query_as(
-        "SELECT version, ARRAY(SELECT o.id FROM contract.organizations o
-                               WHERE o.status = 'erasing'
-                                     AND EXISTS (SELECT FROM endpoints e WHERE e.org_id = o.id AND e.deleted_at IS NULL)
-                               ORDER BY o.id)
+    let (version, purged_version, erasing): (i64, i64, Vec<Uuid>) = sqlx::query_as(
+        "SELECT version, purged_version,
+                ARRAY(SELECT o.id FROM contract.organizations o
+                      WHERE o.status = 'erasing'
+                            AND EXISTS (SELECT FROM endpoints e WHERE e.org_id = o.id AND e.deleted_at IS NULL)
+                      ORDER BY o.id)
          FROM endpoints_version",
     )
     .fetch_one(pool)
     .await?;
-    Ok(Version { version, erasing: erasing.into_iter().map(OrgId::from_uuid).collect() })
-}
-
-/// Endpoints that changed after `version`, including deleted ones.
-pub(crate) async fn changed_since(pool: &PgPool, version: i64) -> Result<Vec<StoredEndpoint>, sqlx::Error> {
-    sqlx::query_as("SELECT * FROM endpoints WHERE version > $1").bind(version).fetch_all(pool).await
+    Ok(Version { version, purged_version, erasing: erasing.into_iter().map(OrgId::from_uuid).collect() })
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use http_server::Timestamp;
 use kafka::Record;
 use schemas::ids::OrgId;
-use schemas::native;
 use schemas::records::Event;
+use schemas::{hops, native};
 use time::OffsetDateTime;
 
 use crate::delivery::OutboundEvent;
+use crate::endpoints::filter::payload::Payload;
 use crate::endpoints::matching::Snapshot;
 use crate::log::tracker::{MatchedEvent, ReadRecord};
 
@@ -62,7 +63,8 @@ fn match_event(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<O
     }
     let native = record.as_native();
     let event = native::read_event(&native).map_err(|_| Unreadable)?;
-    let endpoints: Vec<_> = snapshot.matching(event.org_id, &event.event_type).collect();
+    let is_encoded = event.payload_encoding.is_some();
+    let endpoints = snapshot.matching(event.org_id, &event.event_type, &Payload::new(&event.payload, is_encoded));
     if endpoints.is_empty() {
         return Ok(None);
     }
@@ -83,6 +85,7 @@ fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEven
         traceparent: event
             .traceparent
             .filter(|text| text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())),
+        hops: i32::from(hops::of_record(&record.headers)),
         log_epoch,
         partition: record.partition,
         offset: record.offset,

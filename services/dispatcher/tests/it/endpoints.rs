@@ -172,3 +172,57 @@ async fn an_organization_has_a_bounded_number_of_endpoints() {
     let list = system.call(Method::GET, "/endpoints", KEY, None).await.body;
     assert_eq!(list["endpoints"].as_array().unwrap().len(), 100);
 }
+
+#[tokio::test]
+async fn endpoints_are_enabled_and_disabled_by_their_routes() {
+    let system = System::without_dispatcher().await;
+    let body = json!({"url": "https://example.com/"});
+    let made = system.call(Method::POST, "/endpoints", KEY, Some(body)).await.expect(201).body;
+    let path = |action: &str| format!("/endpoints/{}/{action}", made["id"].as_str().unwrap());
+    let disabled = system.call(Method::POST, &path("disable"), KEY, None).await.expect(200).body;
+    assert_eq!(
+        (&disabled["enabled"], &disabled["disabled_reason"], disabled.get("secret")),
+        (&json!(false), &json!("requested"), None)
+    );
+    system.call(Method::POST, &path("disable"), KEY, None).await.expect(200);
+    let enabled = system.call(Method::POST, &path("enable"), KEY, None).await.expect(200).body;
+    assert_eq!((&enabled["enabled"], &enabled["disabled_reason"]), (&json!(true), &Value::Null));
+    for action in ["enable", "disable"] {
+        system.call(Method::POST, &path(action), OTHER_KEY, None).await.expect(404);
+    }
+    let page = system.call(Method::GET, "/audit", KEY, None).await.expect(200).body;
+    let actions: Vec<_> = page["entries"].as_array().unwrap().iter().map(|entry| &entry["action"]).collect();
+    assert_eq!(actions[..3], ["endpoint.enabled", "endpoint.disabled", "endpoint.disabled"]);
+}
+
+#[tokio::test]
+async fn changes_of_endpoints_are_bounded_per_hour() {
+    let system = System::without_dispatcher().await;
+    let create = async |key: &str| {
+        system.call(Method::POST, "/endpoints", key, Some(json!({"url": "https://example.com/"}))).await
+    };
+    let made = create(KEY).await.expect(201);
+    let set = async |sql: &'static str| {
+        assert_eq!(sqlx::query(sql).execute(&system.pool).await.unwrap().rows_affected(), 1);
+    };
+    set("UPDATE endpoint_changes SET changes = 999").await;
+    create(KEY).await.expect(201);
+    let path = format!("/endpoints/{}", made.text("id"));
+    let changes = [
+        (Method::POST, "/endpoints".to_owned(), Some(json!({"url": "https://example.com/"}))),
+        (Method::POST, "/webhook/config".to_owned(), Some(json!({"webhook_url": "https://example.com/"}))),
+        (Method::PATCH, path.clone(), Some(json!({"timeout_seconds": 3}))),
+        (Method::POST, format!("{path}/disable"), None),
+        (Method::POST, format!("{path}/secret/rotate"), None),
+        (Method::DELETE, path.clone(), None),
+    ];
+    let before = version(&system).await;
+    for (method, path, body) in changes {
+        let refused = system.call(method, &path, KEY, body).await.expect(429);
+        assert_eq!(refused.text("error_code"), "rate_limit_exceeded", "{path}");
+    }
+    assert_eq!(version(&system).await, before, "nothing was changed");
+    create(OTHER_KEY).await.expect(201);
+    set("UPDATE endpoint_changes SET started_at = now() - interval '61 minutes' WHERE changes > 1").await;
+    create(KEY).await.expect(201);
+}

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devstack::testing::{TestDatabase, eventually};
-use dispatcher::{DispatcherConfig, EgressPolicy};
+use dispatcher::{DispatcherConfig, EndpointSettings};
 use kafka::KafkaConfig;
 use kafka::producer::{Appended, Producer, ProducerRecord};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -68,8 +68,8 @@ pub(crate) fn config() -> DispatcherConfig {
     config
 }
 
-fn egress() -> EgressPolicy {
-    config().egress
+fn settings() -> EndpointSettings {
+    EndpointSettings::new(config().egress)
 }
 
 impl System {
@@ -84,12 +84,12 @@ impl System {
         let stop = CancellationToken::new();
         let sealing = SealingKey::from_bytes([3; 32]);
         let config = TenancyConfig {
-            set_default_endpoint: Some(dispatcher::default_endpoint(sealing.clone(), egress())),
+            set_default_endpoint: Some(dispatcher::default_endpoint(sealing.clone(), settings())),
             ..TenancyConfig::new(Some(OPERATOR_TOKEN.to_owned()), false)
         };
         let tenancy = start_tenancy(pool.clone(), config, &stop);
         let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
-        let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), egress());
+        let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), settings());
         let base_url = format!("{}/v1", serve(routes.merge(tenancy::routes(tenancy)), &stop).await);
         let attempts = Arc::new(Mutex::new(Vec::new()));
         read_attempts(&kafka, attempts.clone(), stop.clone());

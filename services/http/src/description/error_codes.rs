@@ -124,6 +124,13 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "the event log does not answer; the event was not stored",
     ),
     code("too_many_connections", 503, "Too many connections are open.", "too many connections are open"),
+    code(
+        "loop_detected",
+        508,
+        "The event came through too many webhooks: an endpoint sends its events back.",
+        "triggers-hops is 4: the event came through more than 3 webhooks, so an endpoint sends its events back to \
+         this API",
+    ),
 ];
 
 /// The code with this name.

@@ -151,3 +151,32 @@ async fn request_ids_are_kept_or_generated_and_on_the_record() {
     returned.sort();
     assert_eq!(on_log, returned);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hops_of_a_request_go_onto_each_record() {
+    let bench = Bench::start().await;
+    let instance = bench.instance().await;
+    let event = json!({"type": "a", "data": 1}).to_string();
+    send(instance.event(event.clone()).header("triggers-hops", "3")).await.expect(201);
+    send(instance.event(event.clone()).header("triggers-hops", "0")).await.expect(201);
+    let batch = json!({"events": [{"type": "a", "data": 1}, {"type": "a", "data": 2}]}).to_string();
+    let request = instance.batch("/v1/events/batch", "application/json", batch.clone());
+    send(request.header("triggers-hops", "2")).await.expect(200);
+    let log = bench.log().await;
+    let mut hops: Vec<_> = log.iter().map(|record| record.headers.get("triggers-hops").map(String::as_str)).collect();
+    hops.sort_unstable();
+    assert_eq!(hops, [None, Some("2"), Some("2"), Some("3")]);
+
+    for (value, status, code) in [("4", 508, "loop_detected"), ("04", 400, "invalid_request")] {
+        for request in
+            [instance.event(event.clone()), instance.batch("/v1/events/batch", "application/json", batch.clone())]
+        {
+            let refused = send(request.header("triggers-hops", value)).await.expect(status);
+            assert_eq!(refused.text("error_code"), code);
+            assert_eq!(refused.header("content-type"), Some("application/problem+json"));
+            let field = &refused.body["details"][0]["field"];
+            assert!(status == 508 || field == "triggers-hops", "{}", refused.body);
+        }
+    }
+    assert_eq!(bench.log().await.len(), 4, "nothing of the refused requests is on the log");
+}

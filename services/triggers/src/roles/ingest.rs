@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use dispatcher::{EgressArgs, EgressPolicy};
+use dispatcher::{EndpointArgs, EndpointSettings};
 use http_server::Routes;
 use ingest::IngestState;
 use kafka::producer::ProducerSettings;
@@ -61,7 +61,7 @@ pub(crate) struct IngestArgs {
     #[command(flatten)]
     tuning: TuningArgs,
     #[command(flatten)]
-    egress: EgressArgs,
+    endpoints: EndpointArgs,
 }
 
 impl IngestArgs {
@@ -145,8 +145,7 @@ pub(crate) struct ApiServer {
     pub open_signup: bool,
     pub signups_per_hour: u32,
     pub tuning: TuningArgs,
-    /// URLs that an endpoint may have.
-    pub egress: EgressPolicy,
+    pub endpoints: EndpointSettings,
     pub http: HttpOptions,
     /// Whether the API serves `/metrics`, too, because it has no other port.
     pub with_metrics: bool,
@@ -172,7 +171,7 @@ pub(crate) async fn main(args: IngestArgs) -> Result<()> {
         open_signup: args.open_signup,
         signups_per_hour: args.signups_per_hour,
         tuning: args.tuning,
-        egress: args.egress.policy()?,
+        endpoints: args.endpoints.settings()?,
         http: args.http.options()?,
         with_metrics: false,
     };
@@ -198,7 +197,7 @@ impl ApiServer {
             signups_per_hour,
             budgets,
             audit_entries: self.tuning.audit_entries,
-            set_default_endpoint: Some(dispatcher::default_endpoint(self.sealing.clone(), self.egress.clone())),
+            set_default_endpoint: Some(dispatcher::default_endpoint(self.sealing.clone(), self.endpoints.clone())),
             ..TenancyConfig::new(self.operator_token, self.open_signup)
         };
         config.limits.enabled = self.tuning.rate_limits == RateLimits::On;
@@ -229,7 +228,7 @@ impl ApiServer {
         )
         .until(supervisor.shutdown());
         let probe_pool = pool.clone();
-        let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.egress);
+        let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.endpoints);
         let api = Routes::default()
             .merge(ingest::routes(ingest))
             .merge(materializer::routes(inbox))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use devstack::testing::TestDatabase;
-use dispatcher::DispatcherConfig;
+use dispatcher::{DispatcherConfig, EndpointSettings};
 use materializer::projector::ProjectorConfig;
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
@@ -76,7 +76,7 @@ async fn ingest_ends_when_one_of_its_tasks_ends() {
             open_signup: false,
             signups_per_hour: tenancy::SIGNUPS_PER_HOUR,
             tuning: Tuning::parse_from(["triggers"]).tuning,
-            egress: DispatcherConfig::default().egress,
+            endpoints: EndpointSettings::new(DispatcherConfig::default().egress),
             http: Tuning::parse_from(["triggers"]).http.options().unwrap(),
             with_metrics: false,
         };

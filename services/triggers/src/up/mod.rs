@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use devstack::{Data, Options, Stack};
-use dispatcher::DispatcherConfig;
+use dispatcher::{DispatcherConfig, EndpointSettings};
 use kafka::KafkaConfig;
 use kafka::topics::{self, Difference};
 use materializer::projector::ProjectorConfig;
@@ -149,7 +149,7 @@ async fn serve(
         open_signup: true,
         signups_per_hour: tenancy::SIGNUPS_PER_HOUR,
         tuning: args.tuning.clone(),
-        egress: DispatcherConfig::default().on_this_machine().egress,
+        endpoints: EndpointSettings::new(DispatcherConfig::default().on_this_machine().egress),
         http: args.http.options()?,
         with_metrics: args.process.prometheus_enabled,
     };

@@ -17,6 +17,7 @@ mod duplicates;
 mod erasure;
 mod fencing;
 mod log;
+mod loops;
 mod native;
 mod old_clients;
 mod options;

@@ -90,6 +90,7 @@ fn event(offset: i64) -> Arc<OutboundEvent> {
         payload: "{}".to_owned(),
         payload_encoding: None,
         traceparent: None,
+        hops: 0,
         log_epoch: 1,
         partition: 0,
         offset,

@@ -60,7 +60,7 @@ pub(crate) async fn claim(connection: &mut PgConnection, wanted: &[Wanted]) -> R
                                                  AND e.log_offset = d.log_offset
          WHERE s.delivery_id = due.delivery_id
          RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, e.payload,
-                   e.payload_encoding, e.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
+                   e.payload_encoding, e.traceparent, e.hops, e.endpoints_matched, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
                    s.lease_id, s.refusal,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
@@ -88,7 +88,8 @@ pub(crate) async fn claim_refused(
              WHERE state = 'pending' AND refusal IS NOT NULL AND due_at <= now()
              ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
          RETURNING delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, NULL AS payload,
-                   NULL AS payload_encoding, NULL AS traceparent, log_epoch, log_partition, log_offset, attempts,
+                   NULL AS payload_encoding, NULL AS traceparent, NULL::integer AS hops,
+                   NULL::integer AS endpoints_matched, log_epoch, log_partition, log_offset, attempts,
                    lease_id, refusal, false AS acknowledged",
     )
     .persistent(false)
@@ -112,6 +113,7 @@ impl FromRow<'_, PgRow> for ClaimedRow {
             payload: payload.unwrap_or_default(),
             payload_encoding: row.try_get::<Option<String>, _>("payload_encoding")?.map(Cow::Owned),
             traceparent: row.try_get("traceparent")?,
+            hops: row.try_get::<Option<i32>, _>("hops")?.unwrap_or(0),
             log_epoch: row.try_get("log_epoch")?,
             partition: row.try_get("log_partition")?,
             offset: row.try_get("log_offset")?,

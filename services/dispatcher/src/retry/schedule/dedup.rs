@@ -62,7 +62,7 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
              ON CONFLICT (delivery_id) DO NOTHING
              RETURNING delivery_id
          )
-         SELECT d.org_id, d.event_id, d.endpoint_id, d.traceparent, d.log_epoch,
+         SELECT d.org_id, d.event_id, d.endpoint_id, d.traceparent, d.hops, d.endpoints_matched, d.log_epoch,
                 d.log_partition, d.log_offset, promoted.delivery_id IS NOT NULL AS is_promoted
          FROM decided d LEFT JOIN promoted ON d.is_original AND promoted.delivery_id = d.delivery_id",
     )
@@ -92,6 +92,8 @@ pub(super) struct DecidedRow {
     pub event_id: Uuid,
     endpoint_id: Uuid,
     pub traceparent: Option<String>,
+    pub hops: i32,
+    pub endpoints_matched: Option<i32>,
     pub log_epoch: i32,
     pub log_partition: i32,
     pub log_offset: i64,
@@ -106,6 +108,8 @@ impl FromRow<'_, PgRow> for DecidedRow {
             event_id: row.try_get("event_id")?,
             endpoint_id: row.try_get("endpoint_id")?,
             traceparent: row.try_get("traceparent")?,
+            hops: row.try_get("hops")?,
+            endpoints_matched: row.try_get("endpoints_matched")?,
             log_epoch: row.try_get("log_epoch")?,
             log_partition: row.try_get("log_partition")?,
             log_offset: row.try_get("log_offset")?,

@@ -6,7 +6,7 @@ use schemas::ids::OrgId;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use crate::delivery::OutboundEvent;
+use crate::delivery::{OutboundEvent, signed};
 use crate::retry::schedule::dedup::DecidedRow;
 
 /// Partition, log epoch and offset of a record.
@@ -28,9 +28,9 @@ pub(super) async fn insert<'a>(
     let added: Vec<(Uuid, i64)> = sqlx::query_as(
         "WITH stored AS (
              INSERT INTO delivery_events AS e (log_partition, log_epoch, log_offset, org_id, payload, payload_encoding,
-                                               traceparent)
+                                               traceparent, hops, endpoints_matched)
              SELECT * FROM UNNEST($1::integer[], $2::integer[], $3::bigint[], $4::uuid[], $5::text[], $6::text[],
-                                  $7::text[])
+                                  $7::text[], $8::integer[], $9::integer[])
              ON CONFLICT (log_partition, log_epoch, log_offset) DO UPDATE SET org_id = e.org_id
              RETURNING org_id, octet_length(payload)::bigint AS bytes, xmax = 0 AS is_new
          )
@@ -43,6 +43,8 @@ pub(super) async fn insert<'a>(
     .bind(events.values().map(|event| event.payload.as_str()).collect::<Vec<_>>())
     .bind(events.values().map(|event| event.payload_encoding.as_deref()).collect::<Vec<_>>())
     .bind(events.values().map(|event| event.traceparent.as_deref()).collect::<Vec<_>>())
+    .bind(events.values().map(|event| event.hops).collect::<Vec<_>>())
+    .bind(events.values().map(|event| event.endpoints_matched.map(signed)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     Ok(added.into_iter().map(|(org_id, bytes)| (OrgId::from_uuid(org_id), bytes)).collect())
@@ -61,13 +63,14 @@ pub(super) async fn copy_from_view(
     let added: Vec<(Uuid, i64)> = sqlx::query_as(
         "WITH stored AS (
              INSERT INTO delivery_events AS e (log_partition, log_epoch, log_offset, org_id, payload, payload_encoding,
-                                               traceparent)
+                                               traceparent, hops, endpoints_matched)
              SELECT t.log_partition, t.log_epoch, t.log_offset, t.org_id, p.payload::text, p.payload_encoding,
-                    t.traceparent
-             FROM UNNEST($1::integer[], $2::integer[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[])
-                  WITH ORDINALITY
-                  AS t (log_partition, log_epoch, log_offset, org_id, event_id, traceparent, nth)
-             JOIN contract.event_payloads p ON p.org_id = t.org_id AND p.event_id = t.event_id
+                    t.traceparent, t.hops, t.endpoints_matched
+             FROM UNNEST($1::integer[], $2::integer[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::integer[],
+                         $8::integer[]) WITH ORDINALITY
+                  AS t (log_partition, log_epoch, log_offset, org_id, event_id, traceparent, hops, endpoints_matched,
+                        nth)
+             JOIN contract.events p ON p.org_id = t.org_id AND p.event_id = t.event_id
              ORDER BY t.nth
              ON CONFLICT (log_partition, log_epoch, log_offset) DO UPDATE SET org_id = e.org_id
              RETURNING org_id, octet_length(payload)::bigint AS bytes, xmax = 0 AS is_new
@@ -81,6 +84,8 @@ pub(super) async fn copy_from_view(
     .bind(rows.values().map(|row| row.org_id).collect::<Vec<_>>())
     .bind(rows.values().map(|row| row.event_id).collect::<Vec<_>>())
     .bind(rows.values().map(|row| row.traceparent.as_deref()).collect::<Vec<_>>())
+    .bind(rows.values().map(|row| row.hops).collect::<Vec<_>>())
+    .bind(rows.values().map(|row| row.endpoints_matched).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     Ok(added.into_iter().map(|(org_id, bytes)| (OrgId::from_uuid(org_id), bytes)).collect())

@@ -110,13 +110,13 @@ async fn insert_rows(
              SELECT t.*, row_number() OVER (PARTITION BY t.org_id) AS nth
              FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
                          $8::integer[], $9::integer[], $10::bigint[], $11::integer[], $12::double precision[],
-                         $13::uuid[])
+                         $13::uuid[], $14::integer[], $15::integer[])
                   AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, traceparent, log_epoch,
-                        log_partition, log_offset, attempts, due_after, lease_id)
+                        log_partition, log_offset, attempts, due_after, lease_id, hops, endpoints_matched)
          ), judged AS (
              SELECT r.*, CASE WHEN r.lease_id IS NOT NULL OR r.due_after IS NULL THEN NULL
-                              WHEN u.open_rows + r.nth > $14 THEN $16
-                              WHEN u.event_bytes > $15 THEN $17 END AS refusal
+                              WHEN u.open_rows + r.nth > $16 THEN $18
+                              WHEN u.event_bytes > $17 THEN $19 END AS refusal
              FROM rows r LEFT JOIN delivery_usage u ON u.org_id = r.org_id
          ), scheduled AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
@@ -129,9 +129,10 @@ async fn insert_rows(
              RETURNING delivery_id, org_id, refusal IS NOT NULL AS is_refused
          ), awaiting AS (
              INSERT INTO deliveries_awaiting_dedup (delivery_id, org_id, event_id, endpoint_id, event_type,
-                                                    accepted_at, traceparent, log_epoch, log_partition, log_offset)
-             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, traceparent, log_epoch,
-                    log_partition, log_offset
+                                                    accepted_at, traceparent, hops, endpoints_matched, log_epoch,
+                                                    log_partition, log_offset)
+             SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, traceparent, hops,
+                    endpoints_matched, log_epoch, log_partition, log_offset
              FROM judged WHERE due_after IS NULL ORDER BY log_partition, log_epoch, log_offset, endpoint_id
              ON CONFLICT DO NOTHING
              RETURNING delivery_id, org_id, false AS is_refused
@@ -151,6 +152,8 @@ async fn insert_rows(
     .bind(columns.attempts)
     .bind(columns.due_after)
     .bind(columns.leases)
+    .bind(columns.hops)
+    .bind(columns.endpoints_matched)
     .bind(limits.rows)
     .bind(limits.bytes)
     .bind(TOO_MANY_OPEN)
@@ -182,6 +185,8 @@ struct Columns<'a> {
     /// Seconds; `None`: the row waits for the duplicate decision.
     due_after: Vec<Option<f64>>,
     leases: Vec<Option<Uuid>>,
+    hops: Vec<i32>,
+    endpoints_matched: Vec<Option<i32>>,
 }
 
 impl<'a> Columns<'a> {
@@ -196,6 +201,8 @@ impl<'a> Columns<'a> {
             columns.event_types.push(&event.event_type);
             columns.accepted_at.push(event.accepted_at);
             columns.traceparents.push(event.traceparent.as_deref());
+            columns.hops.push(event.hops);
+            columns.endpoints_matched.push(event.endpoints_matched.map(signed));
             columns.log_epochs.push(event.log_epoch);
             columns.partitions.push(event.partition);
             columns.offsets.push(event.offset);

@@ -42,6 +42,7 @@ async fn add(pool: &PgPool, endpoint: EndpointId, offsets: Range<i64>, waits_for
             payload: "{}".to_owned(),
             payload_encoding: None,
             traceparent: None,
+            hops: 0,
             log_epoch: 1,
             partition: 0,
             offset,
