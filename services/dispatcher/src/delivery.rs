@@ -22,6 +22,8 @@ pub(crate) struct OutboundEvent {
     pub payload_encoding: Option<Cow<'static, str>>,
     /// W3C trace context, if the record had one.
     pub traceparent: Option<String>,
+    /// Endpoints that matched the event when it was read from the log. `None`: its row is of an earlier version.
+    pub endpoints_matched: Option<u32>,
     pub log_epoch: i32,
     pub partition: i32,
     pub offset: i64,

@@ -48,6 +48,7 @@ mod tests {
             payload: payload.to_owned(),
             payload_encoding: None,
             traceparent: None,
+            endpoints_matched: None,
             log_epoch: 1,
             partition: 0,
             offset: 0,

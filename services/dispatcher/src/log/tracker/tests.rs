@@ -89,6 +89,7 @@ fn event(offset: i64) -> Arc<OutboundEvent> {
         payload: "{}".to_owned(),
         payload_encoding: None,
         traceparent: None,
+        endpoints_matched: None,
         log_epoch: 1,
         partition: 0,
         offset,

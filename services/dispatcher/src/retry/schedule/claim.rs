@@ -69,7 +69,7 @@ pub(crate) async fn claim(
          WHERE s.delivery_id = due.delivery_id
          RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, s.payload,
                    s.payload_encoding, s.traceparent, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
-                   s.lease_id,
+                   s.lease_id, s.endpoints_matched,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
     )
@@ -91,6 +91,7 @@ impl FromRow<'_, PgRow> for ClaimedRow {
             payload: row.try_get("payload")?,
             payload_encoding: row.try_get::<Option<String>, _>("payload_encoding")?.map(Cow::Owned),
             traceparent: row.try_get("traceparent")?,
+            endpoints_matched: row.try_get::<Option<i32>, _>("endpoints_matched")?.and_then(|n| u32::try_from(n).ok()),
             log_epoch: row.try_get("log_epoch")?,
             partition: row.try_get("log_partition")?,
             offset: row.try_get("log_offset")?,

@@ -47,9 +47,9 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
          ), promoted AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                             payload, payload_encoding, traceparent, log_epoch, log_partition,
-                                            log_offset, state, due_at)
+                                            log_offset, endpoints_matched, state, due_at)
              SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
-                    traceparent, log_epoch, log_partition, log_offset, 'pending', now()
+                    traceparent, log_epoch, log_partition, log_offset, endpoints_matched, 'pending', now()
              FROM decided WHERE is_original ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
          )

@@ -57,24 +57,25 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Re
         "WITH rows AS (
              SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::timestamptz[],
                                   $7::text[], $8::text[], $9::integer[], $10::integer[], $11::bigint[],
-                                  $12::integer[], $13::double precision[], $14::uuid[], $15::text[])
+                                  $12::integer[], $13::double precision[], $14::uuid[], $15::text[], $16::integer[])
                   AS t (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, traceparent,
-                        log_epoch, log_partition, log_offset, attempts, due_after, lease_id, payload_encoding)
+                        log_epoch, log_partition, log_offset, attempts, due_after, lease_id, payload_encoding,
+                        endpoints_matched)
          ), pending AS (
              INSERT INTO delivery_schedule (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                             payload, payload_encoding, traceparent, log_epoch, log_partition,
-                                            log_offset, state, attempts, due_at, lease_id)
+                                            log_offset, endpoints_matched, state, attempts, due_at, lease_id)
              SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
-                    traceparent, log_epoch, log_partition, log_offset, 'pending', attempts,
+                    traceparent, log_epoch, log_partition, log_offset, endpoints_matched, 'pending', attempts,
                     now() + make_interval(secs => due_after), lease_id
              FROM rows WHERE due_after IS NOT NULL ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
          )
          INSERT INTO deliveries_awaiting_dedup (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                                 payload, payload_encoding, traceparent, log_epoch, log_partition,
-                                                log_offset)
+                                                log_offset, endpoints_matched)
          SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, payload, payload_encoding,
-                traceparent, log_epoch, log_partition, log_offset
+                traceparent, log_epoch, log_partition, log_offset, endpoints_matched
          FROM rows WHERE due_after IS NULL ORDER BY log_partition, log_epoch, log_offset, endpoint_id
          ON CONFLICT DO NOTHING",
     )
@@ -93,6 +94,7 @@ pub(crate) async fn insert(connection: &mut PgConnection, rows: &[NewRow]) -> Re
     .bind(columns.due_after)
     .bind(columns.leases)
     .bind(columns.payload_encodings)
+    .bind(columns.endpoints_matched)
     .execute(connection)
     .await?;
     Ok(())
@@ -117,6 +119,7 @@ struct Columns<'a> {
     due_after: Vec<Option<f64>>,
     leases: Vec<Option<Uuid>>,
     payload_encodings: Vec<Option<&'a str>>,
+    endpoints_matched: Vec<Option<i32>>,
 }
 
 impl<'a> Columns<'a> {
@@ -134,6 +137,7 @@ impl<'a> Columns<'a> {
             columns.payload_encodings.push(event.payload_encoding.as_deref());
             columns.traceparents.push(event.traceparent.as_deref());
             columns.log_epochs.push(event.log_epoch);
+            columns.endpoints_matched.push(event.endpoints_matched.map(signed));
             columns.partitions.push(event.partition);
             columns.offsets.push(event.offset);
             let (attempts, due_after, lease) = match *waits_for {

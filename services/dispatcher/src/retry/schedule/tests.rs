@@ -41,6 +41,7 @@ async fn add(pool: &PgPool, endpoint: EndpointId, offsets: Range<i64>, waits_for
             payload: "{}".to_owned(),
             payload_encoding: None,
             traceparent: None,
+            endpoints_matched: None,
             log_epoch: 1,
             partition: 0,
             offset,
