@@ -7,7 +7,7 @@ mod bodies;
 pub(crate) mod cache;
 mod default;
 mod edit;
-mod event_types;
+pub(crate) mod event_types;
 mod headers;
 pub(crate) mod input;
 mod managers;
