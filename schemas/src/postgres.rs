@@ -32,4 +32,5 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../postgres/migrations/0009_default_endpoint_and_audit.sql"),
     },
     Migration { version: 10, name: "limit_scopes", sql: include_str!("../postgres/migrations/0010_limit_scopes.sql") },
+    Migration { version: 13, name: "deliveries", sql: include_str!("../postgres/migrations/0013_deliveries.sql") },
 ];
