@@ -269,6 +269,71 @@ CREATE VIEW contract.default_endpoints AS
     endpoints.url
    FROM public.endpoints
   WHERE (endpoints.is_default AND (endpoints.deleted_at IS NULL));
+CREATE TABLE view.deliveries (
+    org_id uuid NOT NULL,
+    delivery_id uuid NOT NULL,
+    event_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    event_type text NOT NULL COLLATE pg_catalog."C",
+    status text NOT NULL,
+    attempts integer NOT NULL,
+    last_started_at timestamp with time zone NOT NULL,
+    last_status_code integer,
+    last_error text,
+    next_attempt_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    last_appended_at timestamp with time zone NOT NULL,
+    rank smallint NOT NULL,
+    endpoints_matched integer
+);
+COMMENT ON TABLE view.deliveries IS 'One row per event and endpoint, as its last attempt left it. Not partitioned: each attempt updates the row by id.';
+CREATE VIEW contract.deliveries AS
+ SELECT deliveries.org_id,
+    deliveries.delivery_id,
+    deliveries.event_id,
+    deliveries.endpoint_id,
+    deliveries.event_type,
+    deliveries.status,
+    deliveries.attempts,
+    deliveries.next_attempt_at,
+    deliveries.last_status_code,
+    deliveries.last_error,
+    deliveries.last_started_at,
+    deliveries.created_at
+   FROM view.deliveries;
+CREATE TABLE view.delivery_attempts (
+    org_id uuid NOT NULL,
+    delivery_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    outcome text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    latency_ms bigint NOT NULL,
+    status_code integer,
+    error text,
+    response_excerpt text,
+    appended_at timestamp with time zone NOT NULL,
+    connect_us bigint,
+    send_us bigint,
+    wait_us bigint,
+    remote_address text
+)
+PARTITION BY RANGE (appended_at);
+COMMENT ON TABLE view.delivery_attempts IS 'Every attempt that a dispatcher reported.';
+CREATE VIEW contract.delivery_attempts AS
+ SELECT delivery_attempts.org_id,
+    delivery_attempts.delivery_id,
+    delivery_attempts.attempt,
+    delivery_attempts.outcome,
+    delivery_attempts.started_at,
+    delivery_attempts.latency_ms,
+    delivery_attempts.connect_us,
+    delivery_attempts.send_us,
+    delivery_attempts.wait_us,
+    delivery_attempts.status_code,
+    delivery_attempts.error,
+    delivery_attempts.response_excerpt,
+    delivery_attempts.remote_address
+   FROM view.delivery_attempts;
 CREATE TABLE public.event_ids (
     org_id uuid NOT NULL,
     event_id uuid NOT NULL,
@@ -524,37 +589,6 @@ CREATE TABLE public.tenancy_version (
 )
 WITH (fillfactor='25');
 COMMENT ON TABLE public.tenancy_version IS 'One row that counts every change that can take a right away from a cached key. It serializes such changes, so versions commit in order: a process that has seen version n and reads n has missed nothing.';
-CREATE TABLE view.deliveries (
-    org_id uuid NOT NULL,
-    delivery_id uuid NOT NULL,
-    event_id uuid NOT NULL,
-    endpoint_id uuid NOT NULL,
-    event_type text NOT NULL COLLATE pg_catalog."C",
-    status text NOT NULL,
-    attempts integer NOT NULL,
-    last_started_at timestamp with time zone NOT NULL,
-    last_status_code integer,
-    last_error text,
-    next_attempt_at timestamp with time zone,
-    created_at timestamp with time zone NOT NULL,
-    last_appended_at timestamp with time zone NOT NULL,
-    rank smallint NOT NULL
-);
-COMMENT ON TABLE view.deliveries IS 'One row per event and endpoint, as its last attempt left it. Not partitioned: each attempt updates the row by id.';
-CREATE TABLE view.delivery_attempts (
-    org_id uuid NOT NULL,
-    delivery_id uuid NOT NULL,
-    attempt integer NOT NULL,
-    outcome text NOT NULL,
-    started_at timestamp with time zone NOT NULL,
-    latency_ms bigint NOT NULL,
-    status_code integer,
-    error text,
-    response_excerpt text,
-    appended_at timestamp with time zone NOT NULL
-)
-PARTITION BY RANGE (appended_at);
-COMMENT ON TABLE view.delivery_attempts IS 'Every attempt that a dispatcher reported.';
 CREATE TABLE view.pending_effects (
     org_id uuid NOT NULL,
     event_id uuid NOT NULL,
@@ -627,11 +661,11 @@ CREATE INDEX audit_log_at ON public.audit_log USING btree (at);
 CREATE INDEX audit_log_number ON public.audit_log USING btree (org_id, by_key, number);
 CREATE INDEX audit_log_org ON public.audit_log USING btree (org_id, id DESC);
 CREATE INDEX dedup_keys_expiry ON public.dedup_keys USING btree (expires_at);
-CREATE INDEX deliveries_awaiting_dedup_org ON public.deliveries_awaiting_dedup USING btree (org_id);
+CREATE INDEX deliveries_awaiting_dedup_event ON public.deliveries_awaiting_dedup USING btree (org_id, event_id);
 CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE (state = 'pending'::text);
+CREATE INDEX delivery_schedule_event ON public.delivery_schedule USING btree (org_id, event_id);
 CREATE INDEX delivery_schedule_finished ON public.delivery_schedule USING btree (finished_at) WHERE (finished_at IS NOT NULL);
 CREATE INDEX delivery_schedule_held ON public.delivery_schedule USING btree (endpoint_id) WHERE (state = 'held'::text);
-CREATE INDEX delivery_schedule_org ON public.delivery_schedule USING btree (org_id);
 CREATE INDEX delivery_schedule_position ON public.delivery_schedule USING btree (log_partition, log_offset);
 CREATE INDEX endpoints_changed ON public.endpoints USING btree (version, id);
 CREATE UNIQUE INDEX endpoints_default ON public.endpoints USING btree (org_id) WHERE (is_default AND (deleted_at IS NULL));
@@ -646,7 +680,8 @@ CREATE INDEX organizations_name ON public.organizations USING btree (name);
 CREATE INDEX rejected_age ON public.rejected USING btree (appended_at);
 CREATE INDEX rejected_newest ON public.rejected USING btree (org_id, appended_at, log_topic, log_partition, log_epoch, log_offset) WHERE (org_id IS NOT NULL);
 CREATE INDEX deliveries_age ON view.deliveries USING btree (last_started_at);
-CREATE INDEX deliveries_endpoint ON view.deliveries USING btree (org_id, endpoint_id, created_at);
+CREATE INDEX deliveries_endpoint_status ON view.deliveries USING btree (org_id, endpoint_id, status, created_at, delivery_id);
+CREATE INDEX deliveries_endpoint_type ON view.deliveries USING btree (org_id, endpoint_id, event_type, status, created_at, delivery_id);
 CREATE INDEX deliveries_event ON view.deliveries USING btree (org_id, event_id);
 CREATE INDEX events_failed_or_retrying ON ONLY view.events USING btree (org_id, delivery_status, log_partition, log_epoch, log_offset) WHERE (delivery_status = ANY (ARRAY['retrying'::text, 'failed'::text]));
 CREATE INDEX events_open ON ONLY view.events USING btree (org_id, log_partition, log_epoch, log_offset) WHERE (acknowledged_at IS NULL);

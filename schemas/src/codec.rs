@@ -29,8 +29,10 @@ const EVENT_VERSIONS: Versions<'static> = Versions {
     newest: include_str!("../avro/event.v3.avsc"),
 };
 const ACK_VERSIONS: Versions<'static> = Versions { older: &[], newest: include_str!("../avro/ack.v1.avsc") };
-const ATTEMPT_VERSIONS: Versions<'static> =
-    Versions { older: &[], newest: include_str!("../avro/delivery_attempt.v1.avsc") };
+const ATTEMPT_VERSIONS: Versions<'static> = Versions {
+    older: &[include_str!("../avro/delivery_attempt.v1.avsc")],
+    newest: include_str!("../avro/delivery_attempt.v2.avsc"),
+};
 
 static EVENT: LazyLock<Codec> = LazyLock::new(|| embedded(&EVENT_VERSIONS));
 static ACK: LazyLock<Codec> = LazyLock::new(|| embedded(&ACK_VERSIONS));

@@ -38,4 +38,5 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../postgres/migrations/0011_delivery_queues.sql"),
     },
     Migration { version: 12, name: "endpoints", sql: include_str!("../postgres/migrations/0012_endpoints.sql") },
+    Migration { version: 13, name: "deliveries", sql: include_str!("../postgres/migrations/0013_deliveries.sql") },
 ];

@@ -132,6 +132,21 @@ pub struct DeliveryAttempt {
     pub response_excerpt: Option<String>,
     /// When the next attempt is due, microseconds since the Unix epoch; set while `retrying`.
     pub next_attempt_at: Option<i64>,
+    /// Resolving the name and opening the connection, microseconds; `None`: a connection was reused, or none opened.
+    #[serde(default)]
+    pub connect_us: Option<i64>,
+    /// Writing the request, microseconds.
+    #[serde(default)]
+    pub send_us: Option<i64>,
+    /// From the end of the request to the head of the response, microseconds.
+    #[serde(default)]
+    pub wait_us: Option<i64>,
+    /// IP address that the request was sent to; `None` unless it is public.
+    #[serde(default)]
+    pub remote_address: Option<String>,
+    /// Endpoints that matched the event when it was read from the log, this one included; `None`: not known.
+    #[serde(default)]
+    pub endpoints_matched: Option<i32>,
 }
 
 /// State of a delivery after an attempt.

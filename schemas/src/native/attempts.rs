@@ -1,5 +1,7 @@
 //! Records of `triggers.deliveries.v1`.
 
+use std::net::IpAddr;
+
 use super::parts::{organization_of, same_organization, value_of};
 use super::unreadable::Unreadable;
 use crate::codec;
@@ -12,7 +14,8 @@ pub const MAX_RESPONSE_EXCERPT_BYTES: usize = 4096;
 pub const MAX_ERROR_BYTES: usize = 1024;
 
 /// Decodes one record of `triggers.deliveries.v1`, always Avro. Error and excerpt are truncated to their limits, and
-/// NUL in them is replaced, because the response of an endpoint must not make the attempt unreadable.
+/// NUL in them is replaced, because the response of an endpoint must not make the attempt unreadable. A remote address
+/// that is no IP address is dropped.
 ///
 /// # Errors
 /// [`Unreadable`]. It never panics.
@@ -24,6 +27,7 @@ pub fn read_attempt(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Delivery
     check(&attempt).map_err(|message| Unreadable::new("invalid_attempt", message))?;
     attempt.error = attempt.error.map(|text| storable(text, MAX_ERROR_BYTES));
     attempt.response_excerpt = attempt.response_excerpt.map(|text| storable(text, MAX_RESPONSE_EXCERPT_BYTES));
+    attempt.remote_address = attempt.remote_address.filter(|text| text.parse::<IpAddr>().is_ok());
     Ok(attempt)
 }
 
@@ -35,6 +39,16 @@ fn check(attempt: &DeliveryAttempt) -> Result<(), String> {
     }
     if attempt.latency_ms < 0 {
         errors.add("latency_ms", "must not be negative");
+    }
+    for (name, micros) in
+        [("connect_us", attempt.connect_us), ("send_us", attempt.send_us), ("wait_us", attempt.wait_us)]
+    {
+        if micros.is_some_and(i64::is_negative) {
+            errors.add(name, "must not be negative");
+        }
+    }
+    if attempt.endpoints_matched.is_some_and(i32::is_negative) {
+        errors.add("endpoints_matched", "must not be negative");
     }
     if !is_time_in_range(attempt.started_at) {
         errors.add("started_at", "must be in the years 1 to 9999");

@@ -324,6 +324,11 @@ fn attempt() -> DeliveryAttempt {
         error: None,
         response_excerpt: None,
         next_attempt_at: None,
+        connect_us: None,
+        send_us: None,
+        wait_us: None,
+        remote_address: None,
+        endpoints_matched: None,
     }
 }
 
@@ -337,6 +342,10 @@ fn an_attempt_is_read_when_it_can_be_stored() {
         DeliveryAttempt { latency_ms: -1, ..attempt() },
         DeliveryAttempt { started_at: i64::MAX, ..attempt() },
         DeliveryAttempt { next_attempt_at: Some(i64::MIN), ..attempt() },
+        DeliveryAttempt { connect_us: Some(-1), ..attempt() },
+        DeliveryAttempt { send_us: Some(-1), ..attempt() },
+        DeliveryAttempt { wait_us: Some(i64::MIN), ..attempt() },
+        DeliveryAttempt { endpoints_matched: Some(-1), ..attempt() },
     ] {
         assert_eq!(read(&bad).unwrap_err().class, "invalid_attempt");
     }
@@ -350,6 +359,10 @@ fn an_attempt_is_read_when_it_can_be_stored() {
     let stored = read(&answered).unwrap();
     assert_eq!(stored.error.as_deref(), Some("a\u{fffd}b"));
     assert_eq!(stored.response_excerpt.unwrap().len(), 4096);
+    for (sent, kept) in [("192.0.2.7", Some("192.0.2.7")), ("2001:db8::1", Some("2001:db8::1")), ("a\0", None)] {
+        let stored = read(&DeliveryAttempt { remote_address: Some(sent.to_owned()), ..attempt() }).unwrap();
+        assert_eq!(stored.remote_address.as_deref(), kept, "{sent:?}");
+    }
 }
 
 /// A pattern of header names that the decoders read.

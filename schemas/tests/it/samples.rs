@@ -116,6 +116,11 @@ pub(crate) fn avro_attempts() -> Vec<Vec<u8>> {
         error: Some("no answer".to_owned()),
         response_excerpt: Some("busy".to_owned()),
         next_attempt_at: Some(1_795_251_630_000_000),
+        connect_us: Some(1_250),
+        send_us: Some(90),
+        wait_us: Some(29_700),
+        remote_address: Some("192.0.2.7".to_owned()),
+        endpoints_matched: Some(3),
     };
     let done = DeliveryAttempt {
         outcome: DeliveryOutcome::Delivered,
@@ -123,6 +128,9 @@ pub(crate) fn avro_attempts() -> Vec<Vec<u8>> {
         error: None,
         response_excerpt: None,
         next_attempt_at: None,
+        connect_us: None,
+        remote_address: None,
+        endpoints_matched: None,
         ..attempt.clone()
     };
     [attempt, done].iter().map(|attempt| codec::encode_attempt(attempt).unwrap()).collect()

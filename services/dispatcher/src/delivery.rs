@@ -24,6 +24,8 @@ pub(crate) struct OutboundEvent {
     pub traceparent: Option<String>,
     /// Through how many webhooks it came.
     pub hops: i32,
+    /// Endpoints that matched the event when it was read from the log. `None`: its row is of an earlier version.
+    pub endpoints_matched: Option<u32>,
     pub log_epoch: i32,
     pub partition: i32,
     pub offset: i64,

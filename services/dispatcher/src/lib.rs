@@ -1,13 +1,14 @@
 //! Webhooks: matches events to endpoints, sends signed requests, retries them, and reports every attempt to the log.
 //!
 //! Here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from the
-//! schedule (`retry`); one HTTP request with its report (`attempt`); the erasure of an organization's endpoints and
-//! rows (`erasing`). [`start`] runs all of it.
+//! schedule (`retry`); one HTTP request with its report (`attempt`); the routes that show deliveries (`deliveries`);
+//! the erasure of an organization's endpoints and rows (`erasing`). [`start`] runs all of it but the routes.
 //!
 //! Elsewhere: the inbox, which shows the reported attempts (`materializer`); the authentication of callers (`tenancy`).
 
 mod attempt;
 mod config;
+mod deliveries;
 mod delivery;
 mod dependencies;
 mod endpoints;
@@ -21,5 +22,6 @@ mod run;
 pub use attempt::client::ClientError;
 pub use attempt::egress::EgressPolicy;
 pub use config::{CONSUMER, DispatcherConfig, EgressArgs, EndpointArgs, EndpointSettings, WebhookArgs};
+pub use deliveries::{READ_SETTINGS, delivery_openapi, delivery_routes};
 pub use endpoints::{default_endpoint, openapi, routes};
 pub use run::start;

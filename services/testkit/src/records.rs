@@ -53,5 +53,10 @@ pub fn attempt(
         error: (outcome != DeliveryOutcome::Delivered).then(|| "answered 503".to_owned()),
         response_excerpt: Some("busy".to_owned()),
         next_attempt_at: (outcome == DeliveryOutcome::Retrying).then_some(started_at + 5_000_000),
+        connect_us: Some(1_250),
+        send_us: Some(90),
+        wait_us: Some(10_500),
+        remote_address: Some("192.0.2.7".to_owned()),
+        endpoints_matched: None,
     }
 }

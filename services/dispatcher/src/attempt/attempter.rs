@@ -74,6 +74,10 @@ impl Attempter {
             error: result.error,
             response_excerpt: result.excerpt,
             next_attempt_at,
+            connect_us: result.connect.map(whole_microseconds),
+            send_us: result.send.map(whole_microseconds),
+            wait_us: result.wait.map(whole_microseconds),
+            remote_address: result.remote_address.map(|address| address.to_string()),
             ..report(delivery, attempt, reported, result.started_at)
         };
         if self.report(&report).await {
@@ -139,9 +143,18 @@ fn report(delivery: &Delivery, attempt: u32, outcome: DeliveryOutcome, started_a
         error: None,
         response_excerpt: None,
         next_attempt_at: None,
+        connect_us: None,
+        send_us: None,
+        wait_us: None,
+        remote_address: None,
+        endpoints_matched: delivery.event.endpoints_matched.map(signed),
     }
 }
 
 fn microseconds(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}
+
+fn whole_microseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -49,6 +49,7 @@ mod tests {
             payload_encoding: None,
             traceparent: None,
             hops: 0,
+            endpoints_matched: None,
             log_epoch: 1,
             partition: 0,
             offset: 0,

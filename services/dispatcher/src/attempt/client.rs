@@ -1,6 +1,7 @@
 //! One HTTP request to an endpoint, and its result.
 
 use std::error::Error as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,14 @@ pub(crate) struct RequestResult {
     pub error: Option<String>,
     /// The start of the response's body as text.
     pub excerpt: Option<String>,
+    /// Resolving the name and opening the connection; `None`: the HTTP library does not say.
+    pub connect: Option<Duration>,
+    /// Writing the request; `None`: the HTTP library does not say.
+    pub send: Option<Duration>,
+    /// From the end of the request to the head of the response; from the start of the request, while `send` is unknown.
+    pub wait: Option<Duration>,
+    /// Where the request was sent to, if that is public: a listed address may be confidential.
+    pub remote_address: Option<IpAddr>,
 }
 
 /// Sends webhook requests. Cloning shares the connections.
@@ -91,6 +100,10 @@ impl WebhookClient {
             answer: ReceiverAnswer { status: None, retry_after: None },
             error: Some(error),
             excerpt: None,
+            connect: None,
+            send: None,
+            wait: None,
+            remote_address: None,
         };
         match outcome {
             Ok(received) => RequestResult {
@@ -100,6 +113,10 @@ impl WebhookClient {
                     .then(|| format!("the endpoint answered {}", received.answer.status.unwrap_or_default())),
                 answer: received.answer,
                 excerpt: received.excerpt,
+                connect: None,
+                send: None,
+                wait: Some(received.wait),
+                remote_address: received.remote_address,
             },
             Err(error) => failed(error),
         }
@@ -114,7 +131,9 @@ impl WebhookClient {
         let body = body::request_body(event);
         let headers = headers(endpoint, event, now.unix_timestamp(), &body);
         let request = self.client.post(endpoint.url.clone()).headers(headers).timeout(endpoint.timeout).body(body);
+        let sending = Instant::now();
         let response = request.send().await?;
+        let wait = sending.elapsed();
         let status = response.status();
         let requested = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let answer = ReceiverAnswer {
@@ -122,10 +141,12 @@ impl WebhookClient {
             retry_after: requested.and_then(|value| retry_after::parse(value, now)),
         };
         // Only a response from the public Internet is shown: one from a listed address may be confidential.
-        let is_public =
-            response.remote_addr().is_some_and(|address| self.policy.classify(address.ip()) == AddressClass::Public);
-        let excerpt = excerpt(response).await.filter(|_| is_public);
-        Ok(EndpointResponse { is_success: status.is_success(), answer, excerpt })
+        let remote_address = response
+            .remote_addr()
+            .map(|address| address.ip())
+            .filter(|address| self.policy.classify(*address) == AddressClass::Public);
+        let excerpt = excerpt(response).await.filter(|_| remote_address.is_some());
+        Ok(EndpointResponse { is_success: status.is_success(), answer, excerpt, wait, remote_address })
     }
 }
 
@@ -133,6 +154,8 @@ struct EndpointResponse {
     is_success: bool,
     answer: ReceiverAnswer,
     excerpt: Option<String>,
+    wait: Duration,
+    remote_address: Option<IpAddr>,
 }
 
 fn headers(endpoint: &Endpoint, event: &OutboundEvent, timestamp: i64, body: &[u8]) -> HeaderMap {

@@ -4,7 +4,7 @@ const MAX_CHARACTERS: usize = 255;
 
 /// Whether a list of patterns matches a type: an empty list and `*` match all, `order.*` matches types that start with
 /// `order.`, any other text matches itself.
-pub(super) fn matches(patterns: &[String], event_type: &str) -> bool {
+pub(crate) fn matches(patterns: &[String], event_type: &str) -> bool {
     let is_match = |pattern: &String| match prefix(pattern) {
         Some(prefix) => event_type.starts_with(prefix),
         None => pattern == event_type,

@@ -11,7 +11,7 @@ mod changes;
 mod default;
 mod dry_run;
 mod edit;
-mod event_types;
+pub(crate) mod event_types;
 pub(crate) mod filter;
 mod headers;
 pub(crate) mod input;

@@ -69,7 +69,9 @@ fn match_event(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<O
         return Ok(None);
     }
     let may_be_duplicate = event.dedup.is_some() || native.may_repeat_an_id();
-    Ok(Some(MatchedEvent { event: Arc::new(outbound_event(event, record, log_epoch)), endpoints, may_be_duplicate }))
+    let endpoints_matched = u32::try_from(endpoints.len()).ok();
+    let outbound = OutboundEvent { endpoints_matched, ..outbound_event(event, record, log_epoch) };
+    Ok(Some(MatchedEvent { event: Arc::new(outbound), endpoints, may_be_duplicate }))
 }
 
 fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEvent {
@@ -86,6 +88,7 @@ fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEven
             .traceparent
             .filter(|text| text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())),
         hops: i32::from(hops::of_record(&record.headers)),
+        endpoints_matched: None,
         log_epoch,
         partition: record.partition,
         offset: record.offset,

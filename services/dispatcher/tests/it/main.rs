@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as the tests do")]
 
 mod default_endpoint;
+mod deliveries;
 mod delivery;
 mod endpoints;
 mod erasure;

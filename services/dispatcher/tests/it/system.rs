@@ -90,7 +90,10 @@ impl System {
         let tenancy = start_tenancy(pool.clone(), config, &stop);
         let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
         let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), settings());
-        let base_url = format!("{}/v1", serve(routes.merge(tenancy::routes(tenancy)), &stop).await);
+        let read_pool = postgres::with_settings(&pool, dispatcher::READ_SETTINGS);
+        let deliveries = dispatcher::delivery_routes(tenancy.authenticator(), read_pool, sealing.clone());
+        let routes = routes.merge(deliveries).merge(tenancy::routes(tenancy));
+        let base_url = format!("{}/v1", serve(routes, &stop).await);
         let attempts = Arc::new(Mutex::new(Vec::new()));
         read_attempts(&kafka, attempts.clone(), stop.clone());
         Self {

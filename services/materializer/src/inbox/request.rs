@@ -30,7 +30,7 @@ pub(super) struct ListDefaults {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub(super) enum DeliveryStatus {
-    /// None has ended, or there is none.
+    /// One was not tried yet, or there is none.
     Pending,
     /// One waits for its next attempt.
     Retrying,

@@ -128,9 +128,13 @@ async fn delete_expired(connection: &mut PgConnection) -> Result<(), sqlx::Error
         "DELETE FROM view_next.pending_effects
          WHERE effect = 'attempt' AND log_offset = -1 AND appended_at < (SELECT floor FROM retention_floor)",
         // Deliveries with a first attempt below the floor and later ones above it: the log reading skips the first one,
-        // so `created_at` is copied.
-        "UPDATE view_next.deliveries n SET created_at = l.created_at FROM view.deliveries l
-         WHERE l.org_id = n.org_id AND l.delivery_id = n.delivery_id AND l.created_at < n.created_at
+        // so `created_at` and `endpoints_matched` are copied.
+        "UPDATE view_next.deliveries n
+         SET created_at = LEAST(l.created_at, n.created_at),
+             endpoints_matched = LEAST(l.endpoints_matched, n.endpoints_matched)
+         FROM view.deliveries l
+         WHERE l.org_id = n.org_id AND l.delivery_id = n.delivery_id
+               AND (l.created_at < n.created_at OR l.endpoints_matched IS DISTINCT FROM n.endpoints_matched)
                AND NOT EXISTS (SELECT FROM view_next.delivery_attempts a
                                WHERE a.org_id = n.org_id AND a.delivery_id = n.delivery_id AND a.attempt = 1)",
     ] {

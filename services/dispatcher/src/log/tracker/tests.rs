@@ -91,6 +91,7 @@ fn event(offset: i64) -> Arc<OutboundEvent> {
         payload_encoding: None,
         traceparent: None,
         hops: 0,
+        endpoints_matched: None,
         log_epoch: 1,
         partition: 0,
         offset,

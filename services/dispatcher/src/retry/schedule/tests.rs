@@ -43,6 +43,7 @@ async fn add(pool: &PgPool, endpoint: EndpointId, offsets: Range<i64>, waits_for
             payload_encoding: None,
             traceparent: None,
             hops: 0,
+            endpoints_matched: None,
             log_epoch: 1,
             partition: 0,
             offset,

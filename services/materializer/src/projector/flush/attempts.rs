@@ -50,9 +50,11 @@ async fn insert_attempts(connection: &mut PgConnection, rows: &[AttemptRow<'_>])
     });
     let insert = sqlx::query(
         "INSERT INTO delivery_attempts (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code,
-                                        error, response_excerpt, appended_at)
+                                        error, response_excerpt, appended_at, connect_us, send_us, wait_us,
+                                        remote_address)
          SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::bigint[],
-                              $7::integer[], $8::text[], $9::text[], $10::timestamptz[])
+                              $7::integer[], $8::text[], $9::text[], $10::timestamptz[], $11::bigint[], $12::bigint[],
+                              $13::bigint[], $14::text[])
          ON CONFLICT DO NOTHING",
     );
     let inserted = bind_attempts(insert, &rows).execute(&mut *connection).await?.rows_affected();
@@ -65,12 +67,14 @@ async fn keep_first_reports(connection: &mut PgConnection, rows: &[&AttemptRow<'
     let update = sqlx::query(
         "UPDATE delivery_attempts a
          SET started_at = t.started_at, latency_ms = t.latency_ms, status_code = t.status_code, error = t.error,
-             response_excerpt = t.response_excerpt, appended_at = t.appended_at
+             response_excerpt = t.response_excerpt, appended_at = t.appended_at, connect_us = t.connect_us,
+             send_us = t.send_us, wait_us = t.wait_us, remote_address = t.remote_address
          FROM (SELECT DISTINCT ON (org_id, delivery_id, attempt, outcome, starts_at) t.*, p.starts_at, p.ends_at
                FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::bigint[],
-                           $7::integer[], $8::text[], $9::text[], $10::timestamptz[])
+                           $7::integer[], $8::text[], $9::text[], $10::timestamptz[], $11::bigint[], $12::bigint[],
+                           $13::bigint[], $14::text[])
                     AS t (org_id, delivery_id, attempt, outcome, started_at, latency_ms, status_code, error,
-                          response_excerpt, appended_at)
+                          response_excerpt, appended_at, connect_us, send_us, wait_us, remote_address)
                JOIN time_partitions p ON t.appended_at >= p.starts_at AND t.appended_at < p.ends_at
                ORDER BY org_id, delivery_id, attempt, outcome, starts_at, t.appended_at, t.started_at) t
          WHERE a.org_id = t.org_id AND a.delivery_id = t.delivery_id AND a.attempt = t.attempt
@@ -96,6 +100,10 @@ fn bind_attempts<'q>(
         .bind(column(rows, |row| row.attempt.error.as_deref()))
         .bind(column(rows, |row| row.attempt.response_excerpt.as_deref()))
         .bind(column(rows, |row| from_millis(row.record.timestamp_ms)))
+        .bind(column(rows, |row| row.attempt.connect_us))
+        .bind(column(rows, |row| row.attempt.send_us))
+        .bind(column(rows, |row| row.attempt.wait_us))
+        .bind(column(rows, |row| row.attempt.remote_address.as_deref()))
 }
 
 /// Rank of a report of a delivery, stored with it. The highest rank wins; among equals the highest attempt; among
@@ -119,6 +127,9 @@ struct Winner<'a> {
     /// Earliest start of an attempt in the batch, microseconds since the Unix epoch. The earliest one of all batches is
     /// `created_at` of the delivery's row.
     first_started_at: i64,
+    /// The least number in the batch. Two readings of an event's record can differ in it; an endpoint that was deleted
+    /// between them gets no delivery that would end.
+    endpoints_matched: Option<i32>,
 }
 
 fn winners<'a>(rows: &'a [AttemptRow<'a>]) -> Vec<Winner<'a>> {
@@ -128,8 +139,10 @@ fn winners<'a>(rows: &'a [AttemptRow<'a>]) -> Vec<Winner<'a>> {
     let mut winners: BTreeMap<(Uuid, Uuid), Winner<'a>> = BTreeMap::new();
     for row in rows {
         let delivery = (row.attempt.org_id.as_uuid(), row.attempt.delivery_id.as_uuid());
-        let winner = winners.entry(delivery).or_insert(Winner { row, first_started_at: row.attempt.started_at });
-        winner.first_started_at = winner.first_started_at.min(row.attempt.started_at);
+        let (first_started_at, endpoints_matched) = (row.attempt.started_at, row.attempt.endpoints_matched);
+        let winner = winners.entry(delivery).or_insert(Winner { row, first_started_at, endpoints_matched });
+        winner.first_started_at = winner.first_started_at.min(first_started_at);
+        winner.endpoints_matched = winner.endpoints_matched.into_iter().chain(endpoints_matched).min();
         // A record that was appended twice may come after later records.
         if order(row) >= order(winner.row) {
             winner.row = row;
@@ -143,15 +156,16 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[AttemptRow<'_>
     let upsert = sqlx::query(
         "INSERT INTO deliveries AS d (org_id, delivery_id, event_id, endpoint_id, event_type, status, rank, attempts,
                                       last_started_at, last_status_code, last_error, next_attempt_at, created_at,
-                                      last_appended_at)
+                                      last_appended_at, endpoints_matched)
          SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::smallint[],
                               $8::integer[], $9::timestamptz[], $10::integer[], $11::text[], $12::timestamptz[],
-                              $13::timestamptz[], $14::timestamptz[])
+                              $13::timestamptz[], $14::timestamptz[], $15::integer[])
          ON CONFLICT (org_id, delivery_id) DO UPDATE
             SET status = EXCLUDED.status, rank = EXCLUDED.rank, attempts = EXCLUDED.attempts,
                 last_started_at = EXCLUDED.last_started_at, last_status_code = EXCLUDED.last_status_code,
                 last_error = EXCLUDED.last_error, next_attempt_at = EXCLUDED.next_attempt_at,
-                created_at = LEAST(d.created_at, EXCLUDED.created_at), last_appended_at = EXCLUDED.last_appended_at
+                created_at = LEAST(d.created_at, EXCLUDED.created_at), last_appended_at = EXCLUDED.last_appended_at,
+                endpoints_matched = LEAST(d.endpoints_matched, EXCLUDED.endpoints_matched)
             WHERE (EXCLUDED.rank, EXCLUDED.attempts, EXCLUDED.last_appended_at, EXCLUDED.last_started_at)
                   >= (d.rank, d.attempts, d.last_appended_at, d.last_started_at)",
     )
@@ -168,21 +182,28 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[AttemptRow<'_>
     .bind(column(&winners, |winner| winner.row.attempt.error.as_deref()))
     .bind(column(&winners, |winner| winner.row.attempt.next_attempt_at.map(from_micros)))
     .bind(column(&winners, |winner| from_micros(winner.first_started_at)))
-    .bind(column(&winners, |winner| from_millis(winner.row.record.timestamp_ms)));
+    .bind(column(&winners, |winner| from_millis(winner.row.record.timestamp_ms)))
+    .bind(column(&winners, |winner| winner.endpoints_matched));
     let written = upsert.execute(&mut *connection).await?.rows_affected();
-    if written < winners.len() as u64 { lower_created_at(connection, &winners).await } else { Ok(()) }
+    if written < winners.len() as u64 { lower_minima(connection, &winners).await } else { Ok(()) }
 }
 
-/// Lowers `created_at` also where the stored report wins.
-async fn lower_created_at(connection: &mut PgConnection, winners: &[Winner<'_>]) -> Result<(), sqlx::Error> {
+/// Lowers `created_at` and `endpoints_matched` also where the stored report wins.
+async fn lower_minima(connection: &mut PgConnection, winners: &[Winner<'_>]) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE deliveries d SET created_at = t.created_at
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[]) AS t (org_id, delivery_id, created_at)
-         WHERE d.org_id = t.org_id AND d.delivery_id = t.delivery_id AND t.created_at < d.created_at",
+        "UPDATE deliveries d
+         SET created_at = LEAST(d.created_at, t.created_at),
+             endpoints_matched = LEAST(d.endpoints_matched, t.endpoints_matched)
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::timestamptz[], $4::integer[])
+              AS t (org_id, delivery_id, created_at, endpoints_matched)
+         WHERE d.org_id = t.org_id AND d.delivery_id = t.delivery_id
+               AND (t.created_at < d.created_at
+                    OR t.endpoints_matched IS NOT NULL AND (t.endpoints_matched >= d.endpoints_matched) IS NOT TRUE)",
     )
     .bind(column(winners, |winner| winner.row.attempt.org_id.as_uuid()))
     .bind(column(winners, |winner| winner.row.attempt.delivery_id.as_uuid()))
     .bind(column(winners, |winner| from_micros(winner.first_started_at)))
+    .bind(column(winners, |winner| winner.endpoints_matched))
     .execute(connection)
     .await?;
     Ok(())
@@ -219,7 +240,8 @@ async fn lock_events(connection: &mut PgConnection, orgs: &[Uuid], ids: &[Uuid])
     Ok(())
 }
 
-/// The event's status over its deliveries: failed before retrying before delivered. Cancelled ones do not count.
+/// The event's status over its deliveries: failed before retrying before pending before delivered. It is pending while
+/// more endpoints matched the event than have reported. Cancelled ones do not count.
 ///
 /// The caller has locked the events in an earlier statement. So the sum sees the rows that the previous holder of the
 /// lock committed. Else a sum from before that commit would overwrite the one after it.
@@ -233,6 +255,7 @@ pub(super) async fn compute_statuses(
          FROM (SELECT d.org_id, d.event_id, LEAST(sum(d.attempts), 2147483647)::integer AS attempts,
                       CASE WHEN bool_or(d.status = 'failed') THEN 'failed'
                            WHEN bool_or(d.status = 'retrying') THEN 'retrying'
+                           WHEN count(*) < max(d.endpoints_matched) THEN 'pending'
                            WHEN bool_or(d.status = 'delivered') THEN 'delivered'
                            ELSE 'pending' END AS status
                FROM deliveries d

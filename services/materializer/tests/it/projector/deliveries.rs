@@ -89,6 +89,38 @@ async fn an_events_status_is_the_worst_of_its_deliveries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_pending_until_each_matched_endpoint_was_tried() {
+    use DeliveryOutcome::{Cancelled, Delivered, Failed, Retrying};
+    let bench = Bench::start().await;
+    let org = bench.organization(0).await;
+    let projecting = bench.project();
+    let of = event(org);
+    bench.event(&of).await;
+    let steps = [
+        (Delivered, Some(4), "pending"),
+        // Of a dispatcher that does not say it.
+        (Delivered, None, "pending"),
+        (Retrying, Some(4), "retrying"),
+        (Cancelled, Some(4), "retrying"),
+    ];
+    for (outcome, endpoints_matched, expected) in steps {
+        let report = attempt(org, of.event_id, EndpointId::generate(), 1, outcome);
+        bench.attempt(&DeliveryAttempt { endpoints_matched, ..report }).await;
+        bench.all_applied().await;
+        assert_eq!(status(&bench, org, of.event_id).await.0, expected, "{outcome:?}");
+    }
+    let others = event(org);
+    bench.event(&others).await;
+    for (outcome, expected) in [(Delivered, "pending"), (Cancelled, "delivered"), (Failed, "failed")] {
+        let report = attempt(org, others.event_id, EndpointId::generate(), 1, outcome);
+        bench.attempt(&DeliveryAttempt { endpoints_matched: Some(2), ..report }).await;
+        bench.all_applied().await;
+        assert_eq!(status(&bench, org, others.event_id).await.0, expected, "{outcome:?}");
+    }
+    projecting.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_has_the_state_of_its_last_attempt() {
     let bench = Bench::start().await;
     let org = bench.organization(1).await;

@@ -47,6 +47,8 @@ fn attempt(org: OrgId, (endpoint, event): (EndpointId, EventId), report: Report,
         started_at: start * 1_000 + started_at,
         latency_ms: started_at / 1_000,
         error: Some(format!("started after {started_at}")),
+        wait_us: Some(started_at),
+        endpoints_matched: (number != 2).then_some(number + 1),
         next_attempt_at: (outcome == DeliveryOutcome::Retrying).then_some(start * 1_000 + 2 * started_at),
         ..records::attempt(org, event, endpoint, number, outcome)
     }

@@ -1,0 +1,279 @@
+//! `GET /events/{id}/explain`: why an event did or did not arrive at each endpoint of its organization. The judgement
+//! is pure.
+
+use axum::Json;
+use axum::extract::State;
+use http_server::{PathId, Problem, Timestamp};
+use schemas::ids::{DeliveryId, EndpointId, EventId};
+use serde::Serialize;
+use tenancy::Manager;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::bodies::DeliveryItem;
+use super::request::DeliveryState;
+use super::{DeliveriesState, rows};
+use crate::endpoints::event_types::matches;
+use crate::endpoints::store::{self, StoredEndpoint};
+
+/// Why an event did or did not arrive.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventExplanation, example = json!({
+    "event_id": "0192f0c1-2345-7abc-8def-0123456789ab",
+    "duplicate_of": null,
+    "event_type": "order.created",
+    "accepted_at": "2026-11-21T09:00:00.123Z",
+    "endpoints": [{
+        "endpoint_id": "0192f0c1-2345-7abc-8def-0123456789ad",
+        "existed": true,
+        "enabled": true,
+        "changed_since": false,
+        "type_matches": true,
+        "delivery_id": "0192f0c1-2345-7abc-8def-0123456789ac",
+        "status": "retrying",
+        "attempts": 1,
+        "next_attempt_at": "2026-11-21T09:00:30.500Z",
+        "verdict": "retrying",
+        "explanation": "the last attempt failed: the endpoint answered 503; the next one follows"
+    }]
+}))]
+pub(super) struct ExplanationBody {
+    /// The event that was asked for.
+    event_id: EventId,
+    /// The original, if the event is a duplicate. Only the original is delivered, and the endpoints are about that.
+    duplicate_of: Option<EventId>,
+    event_type: String,
+    accepted_at: Timestamp,
+    /// The endpoints that the organization has now.
+    endpoints: Vec<EndpointExplanation>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+struct EndpointExplanation {
+    endpoint_id: EndpointId,
+    /// Whether it existed when the event was accepted.
+    existed: bool,
+    /// Whether it is enabled now.
+    enabled: bool,
+    /// It was changed after the event was accepted: it may have had other types, or have been disabled.
+    changed_since: bool,
+    /// Whether the types that it has now match the event's.
+    type_matches: bool,
+    /// The delivery, if there is one.
+    delivery_id: Option<DeliveryId>,
+    #[schema(value_type = Option<DeliveryState>)]
+    status: Option<String>,
+    /// Attempts that were made.
+    attempts: i32,
+    next_attempt_at: Option<Timestamp>,
+    /// For programs.
+    verdict: Verdict,
+    /// For a person: why, and what happens next.
+    explanation: String,
+}
+
+/// Why an event did or did not arrive at an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    /// The endpoint accepted it.
+    Delivered,
+    /// It waits for its first attempt.
+    Pending,
+    /// It waits for its next attempt.
+    Retrying,
+    /// The endpoint is disabled; the delivery continues when it is enabled.
+    Held,
+    /// The last attempt failed.
+    Failed,
+    /// The event was acknowledged, or the endpoint deleted, before an attempt succeeded.
+    Cancelled,
+    /// The endpoint was created after the event was accepted.
+    EndpointIsNewer,
+    /// The endpoint wants other types.
+    TypeDoesNotMatch,
+    /// The endpoint is disabled, and did not get the event.
+    Disabled,
+    /// It matches and has no delivery: the event is not read yet, or the endpoint was changed since.
+    NoDelivery,
+}
+
+/// Explain where an event went
+///
+/// For each endpoint of the organization: whether it gets the event, what has happened, and what happens next.
+#[utoipa::path(
+    get, path = "/events/{id}/explain", operation_id = "explain_event", tag = "Webhooks",
+    params(("id" = EventId, Path, description = "Id of the event.")),
+    responses((status = 200, description = "The explanation.", body = ExplanationBody)),
+    security(("key" = ["manage"])),
+)]
+pub(super) async fn explain(
+    Manager(caller): Manager,
+    State(state): State<DeliveriesState>,
+    PathId(id): PathId<EventId>,
+) -> Result<Json<ExplanationBody>, Problem> {
+    let org_id = caller.org_id;
+    let found = state
+        .read(&caller, async {
+            let original = rows::original_of(&state.pool, org_id, id).await?;
+            let Some(event) = rows::event(&state.pool, org_id, original).await? else { return Ok(None) };
+            let endpoints = store::list(&state.pool, org_id).await?;
+            Ok(Some((original, event, endpoints, rows::of_event(&state.pool, org_id, original).await?)))
+        })
+        .await?;
+    let found = found.filter(|(_, event, ..)| caller.allows_event_type(&event.event_type));
+    let (original, event, endpoints, deliveries) = found.ok_or_else(Problem::not_found)?;
+    let explained = endpoints.iter().map(|endpoint| {
+        let delivery = deliveries.iter().find(|delivery| delivery.endpoint_id == endpoint.id);
+        explain_endpoint(endpoint, (event.event_type.as_str(), event.accepted_at), delivery)
+    });
+    Ok(Json(ExplanationBody {
+        event_id: id,
+        duplicate_of: (original != id).then_some(original),
+        endpoints: explained.collect(),
+        event_type: event.event_type,
+        accepted_at: Timestamp(event.accepted_at),
+    }))
+}
+
+fn explain_endpoint(
+    endpoint: &StoredEndpoint,
+    (event_type, accepted_at): (&str, OffsetDateTime),
+    delivery: Option<&DeliveryItem>,
+) -> EndpointExplanation {
+    let existed = endpoint.created_at <= accepted_at;
+    let changed_since = existed && endpoint.updated_at > accepted_at;
+    let type_matches = matches(&endpoint.event_types, event_type);
+    let (verdict, explanation) = match delivery {
+        Some(delivery) => of_delivery(delivery, endpoint.enabled),
+        None if !existed => {
+            (Verdict::EndpointIsNewer, "the endpoint was created after the event was accepted".to_owned())
+        }
+        None if !type_matches => (
+            Verdict::TypeDoesNotMatch,
+            format!("the endpoint wants {}, which does not match {event_type}", endpoint.event_types.join(", ")),
+        ),
+        None if !endpoint.enabled => {
+            (Verdict::Disabled, "the endpoint is disabled: it gets no events that are accepted meanwhile".to_owned())
+        }
+        None if changed_since => (
+            Verdict::NoDelivery,
+            "there is no delivery: the endpoint was changed after the event was accepted, and did not want it before"
+                .to_owned(),
+        ),
+        None => (
+            Verdict::NoDelivery,
+            "there is no delivery yet: the first attempt is in flight, or the event is not read yet".to_owned(),
+        ),
+    };
+    EndpointExplanation {
+        endpoint_id: endpoint.id,
+        existed,
+        enabled: endpoint.enabled,
+        changed_since,
+        type_matches,
+        delivery_id: delivery.map(|delivery| delivery.delivery_id),
+        status: delivery.map(|delivery| delivery.status.clone()),
+        attempts: delivery.map_or(0, |delivery| delivery.attempts),
+        next_attempt_at: delivery.and_then(|delivery| delivery.next_attempt_at).filter(|_| endpoint.enabled),
+        verdict,
+        explanation,
+    }
+}
+
+fn of_delivery(delivery: &DeliveryItem, enabled: bool) -> (Verdict, String) {
+    let error = delivery.last_error.as_deref().unwrap_or("no reason was reported");
+    match delivery.status.as_str() {
+        "delivered" => (Verdict::Delivered, format!("the endpoint accepted attempt {}", delivery.attempts)),
+        "failed" => (Verdict::Failed, format!("attempt {} failed and was the last one: {error}", delivery.attempts)),
+        "cancelled" => (Verdict::Cancelled, format!("it was cancelled before an attempt succeeded: {error}")),
+        _ if !enabled => {
+            (Verdict::Held, "the endpoint is disabled; the delivery continues when it is enabled".to_owned())
+        }
+        "retrying" => (Verdict::Retrying, format!("the last attempt failed: {error}; the next one follows")),
+        _ => (Verdict::Pending, "the delivery waits for its first attempt".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::ids::OrgId;
+    use time::macros::datetime;
+
+    use super::*;
+
+    const ACCEPTED: OffsetDateTime = datetime!(2026-11-21 9:00 UTC);
+
+    fn endpoint(event_types: &[&str]) -> StoredEndpoint {
+        StoredEndpoint {
+            id: EndpointId::generate(),
+            org_id: OrgId::generate(),
+            url: "https://shop.example/hook".to_owned(),
+            event_types: event_types.iter().map(|name| (*name).to_owned()).collect(),
+            description: None,
+            sealed_headers: None,
+            sealed_secret: None,
+            max_in_flight: None,
+            timeout_seconds: 10,
+            retry_schedule: Vec::new(),
+            enabled: true,
+            disabled_reason: None,
+            is_default: false,
+            created_at: datetime!(2026-11-20 9:00 UTC),
+            updated_at: datetime!(2026-11-20 9:00 UTC),
+            deleted_at: None,
+        }
+    }
+
+    fn verdict(endpoint: &StoredEndpoint, delivery: Option<&DeliveryItem>) -> Verdict {
+        explain_endpoint(endpoint, ("order.created", ACCEPTED), delivery).verdict
+    }
+
+    fn delivery(status: &str) -> DeliveryItem {
+        DeliveryItem {
+            delivery_id: DeliveryId::generate(),
+            event_id: EventId::generate(),
+            endpoint_id: EndpointId::generate(),
+            event_type: "order.created".to_owned(),
+            status: status.to_owned(),
+            attempts: 1,
+            next_attempt_at: Some(Timestamp(ACCEPTED)),
+            last_status_code: None,
+            last_error: None,
+            created_at: Timestamp(ACCEPTED),
+            attempts_log: None,
+        }
+    }
+
+    #[test]
+    fn without_a_delivery_the_reason_is_named() {
+        let now = datetime!(2026-11-22 9:00 UTC);
+        assert_eq!(verdict(&endpoint(&["order.*"]), None), Verdict::NoDelivery);
+        assert_eq!(verdict(&endpoint(&["refund.*"]), None), Verdict::TypeDoesNotMatch);
+        let newer = StoredEndpoint { created_at: now, updated_at: now, ..endpoint(&[]) };
+        assert_eq!(verdict(&newer, None), Verdict::EndpointIsNewer);
+        assert_eq!(verdict(&StoredEndpoint { enabled: false, ..endpoint(&[]) }, None), Verdict::Disabled);
+        let changed =
+            explain_endpoint(&StoredEndpoint { updated_at: now, ..endpoint(&[]) }, ("order.created", ACCEPTED), None);
+        assert!(changed.changed_since && changed.verdict == Verdict::NoDelivery);
+    }
+
+    #[test]
+    fn a_delivery_says_more_than_the_endpoint_as_it_is_now() {
+        let now = datetime!(2026-11-22 9:00 UTC);
+        let other = StoredEndpoint { updated_at: now, ..endpoint(&["refund.*"]) };
+        for (status, expected) in [
+            ("delivered", Verdict::Delivered),
+            ("retrying", Verdict::Retrying),
+            ("pending", Verdict::Pending),
+            ("failed", Verdict::Failed),
+            ("cancelled", Verdict::Cancelled),
+        ] {
+            assert_eq!(verdict(&other, Some(&delivery(status))), expected, "{status}");
+        }
+        let disabled = StoredEndpoint { enabled: false, ..endpoint(&[]) };
+        let held = explain_endpoint(&disabled, ("order.created", ACCEPTED), Some(&delivery("retrying")));
+        assert_eq!((held.verdict, held.next_attempt_at), (Verdict::Held, None));
+        assert_eq!(verdict(&disabled, Some(&delivery("delivered"))), Verdict::Delivered);
+    }
+}
