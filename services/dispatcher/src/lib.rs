@@ -18,7 +18,7 @@ mod metrics;
 mod retry;
 mod run;
 
-pub use attempt::client::ClientError;
+pub use attempt::connector::ClientError;
 pub use attempt::egress::EgressPolicy;
 pub use config::{CONSUMER, DispatcherConfig, EgressArgs, WebhookArgs};
 pub use endpoints::{default_endpoint, openapi, routes};

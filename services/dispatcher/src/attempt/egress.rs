@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use reqwest::Url;
+use url::Url;
 
 /// Longest URL of an endpoint, bytes.
 const MAX_URL_BYTES: usize = 2048;

@@ -1,9 +1,9 @@
 //! A new endpoint, and the change of one. Pure, but for ids, secrets and the time.
 
-use reqwest::Url;
 use runtime::seal::SealingKey;
 use schemas::ids::{EndpointId, OrgId};
 use time::OffsetDateTime;
+use url::Url;
 
 use super::input::{DEFAULT_TIMEOUT_SECONDS, EndpointPatch};
 use super::secrets;

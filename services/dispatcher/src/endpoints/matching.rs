@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use reqwest::Url;
 use schemas::ids::{EndpointId, OrgId};
+use url::Url;
 
 use super::event_types::matches;
 use crate::attempt::sign::Secret;
