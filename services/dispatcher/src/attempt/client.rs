@@ -112,15 +112,14 @@ impl WebhookClient {
         watch: &mut Stopwatch,
     ) -> Result<EndpointResponse, Failure> {
         let deadline = tokio::time::Instant::now() + endpoint.timeout;
-        // A name is checked when it is resolved.
-        if self.policy.check_literal(&endpoint.url) == Some(AddressClass::Refused) {
-            return Err(Failure::AddressRefused);
-        }
+        let policy = self.policy.of(event.org_id);
+        // The addresses of a name are checked when it is resolved.
+        policy.check_host(&endpoint.url)?;
         let origin = Origin::of(event.org_id, &endpoint.url).ok_or(Failure::Url)?;
         let body = Bytes::from(body::request_body(event));
         let request = request(&endpoint.url, headers(endpoint, event, now.unix_timestamp(), &body), body)?;
         let timed_out = |_| Failure::Timeout(endpoint.timeout.as_secs());
-        let exchange = timeout_at(deadline, self.exchange(&origin, request, watch)).await.map_err(timed_out);
+        let exchange = timeout_at(deadline, self.exchange(&origin, request, &policy, watch)).await.map_err(timed_out);
         let (connection, response) = exchange.flatten()?;
         watch.stop();
         let (head, mut body) = response.into_parts();
@@ -130,7 +129,7 @@ impl WebhookClient {
             retry_after: requested.and_then(|value| retry_after::parse(value, now)),
         };
         // Only a response from the public Internet is shown: one from a listed address may be confidential.
-        let is_public = self.policy.classify(connection.remote.ip()) == AddressClass::Public;
+        let is_public = policy.classify(connection.remote.ip()) == AddressClass::Public;
         let mut start = Vec::new();
         if let Ok(true) = timeout_at(deadline, read_start(&mut body, &mut start)).await {
             self.pool.put(origin, connection);
@@ -145,6 +144,7 @@ impl WebhookClient {
         &self,
         origin: &Origin,
         request: Request<Full<Bytes>>,
+        policy: &EgressPolicy,
         watch: &mut Stopwatch,
     ) -> Result<(Connection, Response<Incoming>), Failure> {
         if let Some(mut connection) = self.pool.take(origin) {
@@ -157,7 +157,7 @@ impl WebhookClient {
             }
             watch.connect_again();
         }
-        let mut connection = self.connector.connect(origin, &self.policy).await?;
+        let mut connection = self.connector.connect(origin, policy).await?;
         watch.send(&connection);
         let response = connection.send(request).await.map_err(|_| Failure::Broken)?;
         Ok((connection, response))

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use crate::attempt::connection::Connection;
-use crate::attempt::egress::{AddressClass, EgressPolicy};
+use crate::attempt::egress::{self, EgressPolicy, Refusal};
 use crate::attempt::failure::{Failure, TlsFailure};
 use crate::attempt::pool::Origin;
 use crate::attempt::resolver::Resolver;
@@ -76,12 +76,19 @@ impl Connector {
 
     /// The addresses of the host that the policy allows: never empty.
     async fn addresses(&self, origin: &Origin, policy: &EgressPolicy) -> Result<Vec<IpAddr>, Failure> {
-        let mut addresses = match literal(&origin.host) {
+        let mut addresses = match egress::literal(&origin.host) {
             Some(address) => vec![address],
             None => self.resolver.look_up(&origin.host).await?,
         };
-        addresses.retain(|address| policy.classify(*address) != AddressClass::Refused);
-        if addresses.is_empty() { Err(Failure::AddressRefused) } else { Ok(addresses) }
+        let mut refusal = Refusal::Address;
+        addresses.retain(|address| match policy.check_address(*address, origin.port) {
+            Ok(_) => true,
+            Err(why) => {
+                refusal = why;
+                false
+            }
+        });
+        if addresses.is_empty() { Err(refusal.into()) } else { Ok(addresses) }
     }
 
     async fn start_http(&self, origin: &Origin, stream: TcpStream) -> Result<Connection, Failure> {
@@ -89,7 +96,7 @@ impl Connector {
         // A request is written at once; without this, its end may wait for an acknowledgement.
         stream.set_nodelay(true).map_err(|_| Failure::NoConnection)?;
         let opened = if origin.is_tls {
-            let name = match literal(&origin.host) {
+            let name = match egress::literal(&origin.host) {
                 Some(address) => ServerName::from(address),
                 None => ServerName::try_from(origin.host.clone()).map_err(|_| Failure::Tls(TlsFailure::Name))?,
             };
@@ -100,11 +107,6 @@ impl Connector {
         };
         opened.map_err(|_| Failure::NoConnection)
     }
-}
-
-/// The address that a host of a URL is, if it is no name.
-fn literal(host: &str) -> Option<IpAddr> {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
 }
 
 /// The first connection that an address accepts. The addresses start one after another; a failure starts the next.

@@ -3,11 +3,12 @@
 
 use rustls::CertificateError;
 
+use crate::attempt::egress::Refusal;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
-    /// All addresses of the host are refused.
-    #[error("the address is private, local or reserved and not allowed")]
-    AddressRefused,
+    #[error("{0}")]
+    Refused(#[from] Refusal),
     #[error("the host name could not be resolved")]
     NameUnknown,
     #[error("the URL cannot be sent in a request")]

@@ -1,5 +1,5 @@
-//! Idle connections to receivers, kept for the next request of the same organization to the same origin. An organization
-//! never gets the connection of another one: the networks that they may reach differ.
+//! Idle connections to receivers, kept for the next request of the same organization to the same origin. The networks
+//! that organizations may reach differ, so none gets the connection of another.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -53,7 +53,7 @@ pub(super) async fn configure(
     origin: Origin,
     JsonBody(body): JsonBody<Configuration>,
 ) -> Result<Json<ConfiguredBody>, Problem> {
-    let url = read_url(&body.webhook_url, &state.policy)?;
+    let url = read_url(&body.webhook_url, &state.policy.of(caller.org_id))?;
     let mut transaction = state.pool.begin().await.map_err(failed)?;
     let set = set(&mut transaction, &state.sealing, caller.org_id, url).await.map_err(refused)?;
     let (change, detail) = set.entry();
@@ -78,7 +78,7 @@ pub fn default_endpoint(sealing: SealingKey, policy: EgressPolicy) -> SetDefault
         let shared = Arc::clone(&shared);
         Box::pin(async move {
             let (sealing, policy) = &*shared;
-            let url = read_url(&Value::from(url), policy)?;
+            let url = read_url(&Value::from(url), &policy.of(org_id))?;
             let set = set(conn, sealing, org_id, url).await.map_err(|error| match error {
                 // The caller of this route need not be of the organization.
                 CreateError::Erased => Problem::not_found(),
