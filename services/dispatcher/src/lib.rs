@@ -19,7 +19,7 @@ mod metrics;
 mod retry;
 mod run;
 
-pub use attempt::client::ClientError;
+pub use attempt::connector::ClientError;
 pub use attempt::egress::EgressPolicy;
 pub use config::{CONSUMER, DispatcherConfig, EgressArgs, EndpointArgs, EndpointSettings, WebhookArgs};
 pub use deliveries::{READ_SETTINGS, delivery_openapi, delivery_routes};

@@ -48,6 +48,10 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "triggers_dispatcher_unreported_total",
         "Attempts whose report Kafka did not accept; they are repeated.",
     ),
+    stale_connections: metrics::counter(
+        "triggers_dispatcher_stale_connections_total",
+        "Requests that were sent again at once because the receiver had closed the idle connection.",
+    ),
     lag_records: metrics::gauge_vec(
         "triggers_dispatcher_lag_records",
         "Records between the committed position and the log's end.",
@@ -72,6 +76,7 @@ pub(crate) struct Metrics {
     pub(crate) schedule_depth: Gauge,
     pub(crate) records: IntCounterVec,
     pub(crate) unreported: IntCounter,
+    pub(crate) stale_connections: IntCounter,
     pub(crate) lag_records: GaugeVec,
     pub(crate) lag_seconds: GaugeVec,
 }

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::attempt::attempter::Attempter;
-use crate::attempt::client::{ClientError, WebhookClient};
+use crate::attempt::client::WebhookClient;
+use crate::attempt::connector::ClientError;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::{PoolSizes, Slots};
 use crate::config::{CONSUMER, DispatcherConfig};

@@ -74,9 +74,9 @@ impl Attempter {
             error: result.error,
             response_excerpt: result.excerpt,
             next_attempt_at,
-            connect_us: result.connect.map(whole_microseconds),
-            send_us: result.send.map(whole_microseconds),
-            wait_us: result.wait.map(whole_microseconds),
+            connect_us: Some(whole_microseconds(result.timings.connect)),
+            send_us: Some(whole_microseconds(result.timings.send)),
+            wait_us: Some(whole_microseconds(result.timings.wait)),
             remote_address: result.remote_address.map(|address| address.to_string()),
             ..report(delivery, attempt, reported, result.started_at)
         };

@@ -1,27 +1,34 @@
 //! One HTTP request to an endpoint, and its result.
 
-use std::error::Error as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, redirect};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use time::OffsetDateTime;
+use tokio::time::timeout_at;
+use tracing::debug;
+use url::{Position, Url};
 
 use crate::attempt::body;
+use crate::attempt::connection::Connection;
+use crate::attempt::connector::{self, ClientError, Connector};
 use crate::attempt::egress::{AddressClass, EgressPolicy};
-use crate::attempt::resolver::{AddressRefused, GuardedResolver, NameUnknown};
+use crate::attempt::failure::Failure;
+use crate::attempt::pool::{Origin, Pool};
+use crate::attempt::resolver::Resolver;
 use crate::attempt::sign;
+use crate::attempt::timings::{Stopwatch, Timings};
 use crate::delivery::OutboundEvent;
 use crate::endpoints::matching::Endpoint;
+use crate::metrics::METRICS;
 use crate::retry::policy::ReceiverAnswer;
 use crate::retry::retry_after;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than servers keep idle connections: a POST on a connection that the server just closed would fail.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-const POOL_MAX_IDLE_PER_HOST: usize = 16;
 /// At most so much of a response's body is read.
 const EXCERPT_BYTES: usize = 4096;
 
@@ -32,35 +39,33 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 const TRIGGERS_HOPS: HeaderName = HeaderName::from_static(schemas::headers::HOPS);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The TLS provider or the system's root certificates cannot be used. Fatal at start.
-#[derive(Debug, thiserror::Error)]
-#[error("the HTTP client for webhooks could not be created (are root certificates installed?): {0}")]
-pub struct ClientError(#[source] reqwest::Error);
-
 #[derive(Debug, Clone)]
 pub(crate) struct RequestResult {
     pub started_at: OffsetDateTime,
     /// From the start of the request to the end of the response, or to the failure.
     pub latency: Duration,
+    /// Parts of the latency; the rest is the body of the response.
+    pub timings: Timings,
+    /// The connection had served another request before.
+    pub reused: bool,
+    /// Where the connection led; `None`: there was none.
+    pub remote: Option<SocketAddr>,
     pub answer: ReceiverAnswer,
     /// Why the status is not 2xx, as a short sentence.
     pub error: Option<String>,
     /// The start of the response's body as text.
     pub excerpt: Option<String>,
-    /// Resolving the name and opening the connection; `None`: the HTTP library does not say.
-    pub connect: Option<Duration>,
-    /// Writing the request; `None`: the HTTP library does not say.
-    pub send: Option<Duration>,
-    /// From the end of the request to the head of the response; from the start of the request, while `send` is unknown.
-    pub wait: Option<Duration>,
     /// Where the request was sent to, if that is public: a listed address may be confidential.
     pub remote_address: Option<IpAddr>,
 }
 
 /// Sends webhook requests. Cloning shares the connections.
+///
+/// HTTP/1 only. It follows no redirect, uses no proxy and decompresses nothing.
 #[derive(Clone)]
 pub(crate) struct WebhookClient {
-    client: Client,
+    connector: Connector,
+    pool: Pool,
     policy: Arc<EgressPolicy>,
 }
 
@@ -68,58 +73,43 @@ impl WebhookClient {
     /// # Errors
     /// If TLS cannot be set up.
     pub(crate) fn new(policy: Arc<EgressPolicy>) -> Result<Self, ClientError> {
-        // An error means that another part of the process has installed it already.
-        let _installed_before = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("Triggers/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            // A proxy from the environment would resolve names without the egress policy.
-            .no_proxy()
-            .dns_resolver(Arc::new(GuardedResolver::new(policy.clone())))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(POOL_MAX_IDLE_PER_HOST)
-            .build()
-            .map_err(ClientError)?;
-        Ok(Self { client, policy })
+        let connector = Connector::new(Resolver::new(), connector::tls_config()?);
+        Ok(Self { connector, pool: Pool::default(), policy })
     }
 
     /// Sends one request. Every failure is part of the result.
     pub(crate) async fn send(&self, endpoint: &Endpoint, event: &OutboundEvent) -> RequestResult {
-        let started_at = OffsetDateTime::now_utc();
-        let started = Instant::now();
-        // The resolver checks names; it never sees a literal address.
-        let outcome = if self.policy.check_literal(&endpoint.url) == Some(AddressClass::Refused) {
-            Err(AddressRefused.to_string())
-        } else {
-            self.request(endpoint, event, started_at).await.map_err(|error| describe(&error, endpoint.timeout))
+        let (started_at, started) = (OffsetDateTime::now_utc(), Instant::now());
+        let mut watch = Stopwatch::start();
+        let outcome = self.request(endpoint, event, started_at, &mut watch).await;
+        let (answer, error, excerpt) = match outcome {
+            Ok(received) => {
+                let status = received.answer.status.unwrap_or_default();
+                let error = (!received.is_success).then(|| format!("the endpoint answered {status}"));
+                (received.answer, error, received.excerpt)
+            }
+            Err(failure) => (ReceiverAnswer { status: None, retry_after: None }, Some(failure.to_string()), None),
         };
-        let failed = |error| RequestResult {
+        let result = RequestResult {
             started_at,
             latency: started.elapsed(),
-            answer: ReceiverAnswer { status: None, retry_after: None },
-            error: Some(error),
-            excerpt: None,
-            connect: None,
-            send: None,
-            wait: None,
-            remote_address: None,
+            remote_address: watch
+                .remote
+                .map(|remote| remote.ip())
+                .filter(|address| self.policy.of(event.org_id).classify(*address) == AddressClass::Public),
+            timings: watch.stop(),
+            reused: watch.reused,
+            remote: watch.remote,
+            answer,
+            error,
+            excerpt,
         };
-        match outcome {
-            Ok(received) => RequestResult {
-                started_at,
-                latency: started.elapsed(),
-                error: (!received.is_success)
-                    .then(|| format!("the endpoint answered {}", received.answer.status.unwrap_or_default())),
-                answer: received.answer,
-                excerpt: received.excerpt,
-                connect: None,
-                send: None,
-                wait: Some(received.wait),
-                remote_address: received.remote_address,
-            },
-            Err(error) => failed(error),
-        }
+        let (status, latency) = (result.answer.status, result.latency);
+        debug!(
+            endpoint_id = %endpoint.id, status, ?latency, timings = ?result.timings, reused = result.reused,
+            remote = ?result.remote, "Webhook request finished."
+        );
+        result
     }
 
     async fn request(
@@ -127,26 +117,58 @@ impl WebhookClient {
         endpoint: &Endpoint,
         event: &OutboundEvent,
         now: OffsetDateTime,
-    ) -> Result<EndpointResponse, reqwest::Error> {
-        let body = body::request_body(event);
-        let headers = headers(endpoint, event, now.unix_timestamp(), &body);
-        let request = self.client.post(endpoint.url.clone()).headers(headers).timeout(endpoint.timeout).body(body);
-        let sending = Instant::now();
-        let response = request.send().await?;
-        let wait = sending.elapsed();
-        let status = response.status();
-        let requested = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        watch: &mut Stopwatch,
+    ) -> Result<EndpointResponse, Failure> {
+        let deadline = tokio::time::Instant::now() + endpoint.timeout;
+        let policy = self.policy.of(event.org_id);
+        // The addresses of a name are checked when it is resolved.
+        policy.check_host(&endpoint.url)?;
+        let origin = Origin::of(event.org_id, &endpoint.url).ok_or(Failure::Url)?;
+        let body = Bytes::from(body::request_body(event));
+        let request = request(&endpoint.url, headers(endpoint, event, now.unix_timestamp(), &body), body)?;
+        let timed_out = |_| Failure::Timeout(endpoint.timeout.as_secs());
+        let exchange = timeout_at(deadline, self.exchange(&origin, request, &policy, watch)).await.map_err(timed_out);
+        let (connection, response) = exchange.flatten()?;
+        watch.stop();
+        let (head, mut body) = response.into_parts();
+        let requested = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let answer = ReceiverAnswer {
-            status: Some(status.as_u16()),
+            status: Some(head.status.as_u16()),
             retry_after: requested.and_then(|value| retry_after::parse(value, now)),
         };
         // Only a response from the public Internet is shown: one from a listed address may be confidential.
-        let remote_address = response
-            .remote_addr()
-            .map(|address| address.ip())
-            .filter(|address| self.policy.classify(*address) == AddressClass::Public);
-        let excerpt = excerpt(response).await.filter(|_| remote_address.is_some());
-        Ok(EndpointResponse { is_success: status.is_success(), answer, excerpt, wait, remote_address })
+        let is_public = policy.classify(connection.remote.ip()) == AddressClass::Public;
+        let mut start = Vec::new();
+        if let Ok(true) = timeout_at(deadline, read_start(&mut body, &mut start)).await {
+            self.pool.put(origin, connection);
+        }
+        let excerpt = (is_public && !start.is_empty()).then(|| text(&start));
+        Ok(EndpointResponse { is_success: head.status.is_success(), answer, excerpt })
+    }
+
+    /// Sends the request on an idle connection, or on a new one. The receiver may just have closed an idle connection:
+    /// then no byte comes back, and the request is sent once more, on a new connection.
+    async fn exchange(
+        &self,
+        origin: &Origin,
+        request: Request<Full<Bytes>>,
+        policy: &EgressPolicy,
+        watch: &mut Stopwatch,
+    ) -> Result<(Connection, Response<Incoming>), Failure> {
+        if let Some(mut connection) = self.pool.take(origin) {
+            watch.send(&connection);
+            let read_before = connection.traffic.read_bytes();
+            match connection.send(request.clone()).await {
+                Ok(response) => return Ok((connection, response)),
+                Err(_) if connection.traffic.read_bytes() > read_before => return Err(Failure::Broken),
+                Err(_) => METRICS.stale_connections.inc(),
+            }
+            watch.connect_again();
+        }
+        let mut connection = self.connector.connect(origin, policy).await?;
+        watch.send(&connection);
+        let response = connection.send(request).await.map_err(|_| Failure::Broken)?;
+        Ok((connection, response))
     }
 }
 
@@ -154,8 +176,17 @@ struct EndpointResponse {
     is_success: bool,
     answer: ReceiverAnswer,
     excerpt: Option<String>,
-    wait: Duration,
-    remote_address: Option<IpAddr>,
+}
+
+fn request(url: &Url, headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    let target = &url[Position::BeforePath..Position::AfterQuery];
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = target.parse::<Uri>().map_err(|_| Failure::Url)?;
+    *request.headers_mut() = headers;
+    let host = &url[Position::BeforeHost..Position::AfterPort];
+    request.headers_mut().insert(HOST, HeaderValue::from_str(host).map_err(|_| Failure::Url)?);
+    Ok(request)
 }
 
 fn headers(endpoint: &Endpoint, event: &OutboundEvent, timestamp: i64, body: &[u8]) -> HeaderMap {
@@ -175,19 +206,25 @@ fn headers(endpoint: &Endpoint, event: &OutboundEvent, timestamp: i64, body: &[u
     headers.insert(TRIGGERS_HOPS, HeaderValue::from(event.hops.saturating_add(1)));
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("Triggers/", env!("CARGO_PKG_VERSION"))));
     headers
 }
 
-/// Reads the start of the body. The status has decided already, so a body that breaks off changes nothing. A short body
-/// is read to its end, so that the connection can be used again; a long one closes it.
-async fn excerpt(mut response: Response) -> Option<String> {
-    let mut bytes = Vec::new();
-    while bytes.len() < EXCERPT_BYTES
-        && let Ok(Some(chunk)) = response.chunk().await
-    {
-        bytes.extend_from_slice(chunk.get(..EXCERPT_BYTES - bytes.len()).unwrap_or(&chunk));
+/// Reads the start of the body. `true`: that was all of it, so the connection can be used again. The status has decided
+/// already, so a body that breaks off changes nothing.
+async fn read_start(body: &mut Incoming, bytes: &mut Vec<u8>) -> bool {
+    while bytes.len() < EXCERPT_BYTES {
+        match body.frame().await {
+            None => return true,
+            Some(Err(_)) => return false,
+            Some(Ok(frame)) => {
+                let chunk = frame.into_data().unwrap_or_default();
+                bytes.extend_from_slice(chunk.get(..EXCERPT_BYTES - bytes.len()).unwrap_or(&chunk));
+            }
+        }
     }
-    (!bytes.is_empty()).then(|| text(&bytes))
+    body.is_end_stream()
 }
 
 /// Any bytes as text of at most [`EXCERPT_BYTES`], without NUL, which PostgreSQL refuses.
@@ -197,42 +234,5 @@ fn text(bytes: &[u8]) -> String {
     text
 }
 
-/// A short sentence without addresses, URLs or internal details of the library.
-fn describe(error: &reqwest::Error, timeout: Duration) -> String {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if cause.is::<AddressRefused>() || cause.is::<NameUnknown>() {
-            return cause.to_string();
-        }
-        if let Some(io) = cause.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::ConnectionRefused
-        {
-            return "the connection was refused".to_owned();
-        }
-        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return format!("TLS failed: {tls}");
-        }
-        source = cause.source();
-    }
-    if error.is_timeout() {
-        let seconds = if error.is_connect() { CONNECT_TIMEOUT.min(timeout).as_secs() } else { timeout.as_secs() };
-        format!("no response within {seconds} s")
-    } else if error.is_connect() {
-        "the connection could not be made".to_owned()
-    } else {
-        "the connection broke before the response".to_owned()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_excerpt_is_short_text_without_nul() {
-        assert_eq!(text(b"a\0b"), "a\u{fffd}b");
-        assert_eq!(text(&[0xff; 3]), "\u{fffd}\u{fffd}\u{fffd}");
-        let long = text(&[0xff; EXCERPT_BYTES]);
-        assert!(long.len() <= EXCERPT_BYTES && long.len() > EXCERPT_BYTES - 4);
-    }
-}
+mod tests;

@@ -1,10 +1,13 @@
-//! Which addresses a webhook may reach. Checked when an endpoint is written, after DNS, and on literal addresses before
-//! each request. Pure.
+//! What a webhook may reach: scheme, host, address and port. Checked when an endpoint is written, and before each
+//! request: the host first, then each address that was found for it. Pure.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use reqwest::Url;
+use schemas::ids::OrgId;
+use url::Url;
 
 /// Longest URL of an endpoint, bytes.
 const MAX_URL_BYTES: usize = 2048;
@@ -79,33 +82,137 @@ pub enum UrlProblem {
     TooLong,
     #[error("must start with https:// or http://")]
     Scheme,
-    #[error("must start with https://: plain http is not allowed here")]
-    PlainHttp,
     /// A name or password in the URL.
     #[error("must not carry a user name or password")]
     UserInfo,
-    /// A literal address, or a name for loopback.
-    #[error("the address is private, local or reserved and not allowed here")]
-    Refused,
+    #[error("{0}")]
+    Refused(#[from] Refusal),
 }
 
-#[derive(Debug, Clone, Default)]
+/// Why a request is not sent. Nothing of it reaches the network but the look-up of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("plain http is not allowed here: the URL must start with https://")]
+    PlainHttp,
+    #[error("the host is not allowed here")]
+    Host,
+    #[error("the address is private, local or reserved and not allowed")]
+    Address,
+    #[error("the port is not allowed here")]
+    Port,
+}
+
+/// Ports of well-known services that receive no webhooks: SQL Server, Oracle, NFS, ZooKeeper, Docker and etcd, MySQL,
+/// RDP, PostgreSQL, CouchDB, X11, Redis, Kafka, Elasticsearch, nodes of Kubernetes, memcached, MongoDB.
+pub(crate) const DENIED_PORTS: &str =
+    "1433,1521,2049,2181,2375-2380,3306,3389,5432,5984,6000-6063,6379,9092,9200,9300,10250,10255,11211,27017-27019";
+
+/// Everything that the operator decides. The default reaches public addresses by https.
+#[derive(Debug, Clone)]
 pub struct EgressPolicy {
-    /// Networks that are not public and may be reached.
+    /// Networks that are not public and that every organization may reach.
     pub allowed_networks: Vec<IpNet>,
+    /// Networks that are not public and that one organization may reach.
+    pub organization_networks: Vec<(OrgId, IpNet)>,
+    /// Networks that nobody reaches, whatever else is allowed.
+    pub denied_networks: Vec<IpNet>,
+    /// Host names that nobody reaches, in lower case and Punycode; `*.` at the start is for all names below.
+    pub denied_hosts: Vec<String>,
+    /// Ports from 1024 on that nobody reaches outside of allowed networks.
+    pub denied_ports: Vec<RangeInclusive<u16>>,
     pub allow_http: bool,
 }
 
-impl EgressPolicy {
-    pub fn classify(&self, address: IpAddr) -> AddressClass {
-        if is_public(address) {
-            return AddressClass::Public;
+impl Default for EgressPolicy {
+    fn default() -> Self {
+        Self {
+            allowed_networks: Vec::new(),
+            organization_networks: Vec::new(),
+            denied_networks: Vec::new(),
+            denied_hosts: Vec::new(),
+            denied_ports: DENIED_PORTS.split(',').filter_map(port_range).collect(),
+            allow_http: false,
         }
+    }
+}
+
+/// `None`: the text is neither a port nor a range such as `6000-6063`.
+pub(crate) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first > 0 && first <= last).then_some(first..=last)
+}
+
+impl EgressPolicy {
+    /// The policy for an organization: its own networks are among the allowed ones.
+    pub fn of(&self, org_id: OrgId) -> Cow<'_, Self> {
+        let mut own = self.organization_networks.iter().filter(|(of, _)| *of == org_id).peekable();
+        if own.peek().is_none() {
+            return Cow::Borrowed(self);
+        }
+        let mut policy = self.clone();
+        policy.allowed_networks.extend(own.map(|(_, network)| network));
+        Cow::Owned(policy)
+    }
+
+    pub fn classify(&self, address: IpAddr) -> AddressClass {
         // A mapped address connects to the IPv4 address, so it is listed if that is.
         let canonical = address.to_canonical();
-        let listed =
-            self.allowed_networks.iter().any(|network| network.contains(&address) || network.contains(&canonical));
-        if listed { AddressClass::Listed } else { AddressClass::Refused }
+        let is_in = |network: &IpNet| network.contains(&address) || network.contains(&canonical);
+        if self.denied_networks.iter().any(is_in) {
+            AddressClass::Refused
+        } else if is_public(address) {
+            AddressClass::Public
+        } else if self.allowed_networks.iter().any(is_in) {
+            AddressClass::Listed
+        } else {
+            AddressClass::Refused
+        }
+    }
+
+    /// Whether a request may go to this address and port.
+    ///
+    /// # Errors
+    /// The rule that forbids it.
+    pub fn check_address(&self, address: IpAddr, port: u16) -> Result<AddressClass, Refusal> {
+        match self.classify(address) {
+            AddressClass::Refused => Err(Refusal::Address),
+            AddressClass::Public if !self.is_public_port(port) => Err(Refusal::Port),
+            class => Ok(class),
+        }
+    }
+
+    /// What is known of a URL before its host is looked up. An endpoint may have been stored when other rules held.
+    ///
+    /// # Errors
+    /// The rule that forbids it.
+    pub fn check_host(&self, url: &Url) -> Result<(), Refusal> {
+        if url.scheme() != "https" && !(url.scheme() == "http" && self.allow_http) {
+            return Err(Refusal::PlainHttp);
+        }
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or_default();
+        if let Some(address) = literal(host) {
+            return self.check_address(address, port).map(drop);
+        }
+        let name = host.strip_suffix('.').unwrap_or(host);
+        if self.denied_hosts.iter().any(|denied| is_denied(name, denied)) {
+            return Err(Refusal::Host);
+        }
+        // Reserved names for loopback are refused early, so that the client sees the error.
+        let is_loopback = name == "localhost" || name.ends_with(".localhost");
+        if is_loopback && self.classify(IpAddr::V4(Ipv4Addr::LOCALHOST)) == AddressClass::Refused {
+            return Err(Refusal::Address);
+        }
+        // The name may lead into an allowed network, where every port is allowed.
+        if self.allowed_networks.is_empty() && !self.is_public_port(port) {
+            return Err(Refusal::Port);
+        }
+        Ok(())
+    }
+
+    fn is_public_port(&self, port: u16) -> bool {
+        matches!(port, 80 | 443) || (port >= 1024 && !self.denied_ports.iter().any(|range| range.contains(&port)))
     }
 
     /// Parses the URL of an endpoint. A literal address is checked here, a name when it is resolved. A fragment, which
@@ -118,38 +225,32 @@ impl EgressPolicy {
             return Err(UrlProblem::TooLong);
         }
         let mut url = Url::parse(text).map_err(|_| UrlProblem::Malformed)?;
-        match url.scheme() {
-            "https" => {}
-            "http" if self.allow_http => {}
-            "http" => return Err(UrlProblem::PlainHttp),
-            _ => return Err(UrlProblem::Scheme),
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err(UrlProblem::Scheme);
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(UrlProblem::UserInfo);
         }
-        if self.check_literal(&url) == Some(AddressClass::Refused) {
-            return Err(UrlProblem::Refused);
-        }
+        self.check_host(&url)?;
         if !is_unambiguous(text, &url) {
             return Err(UrlProblem::Ambiguous);
         }
         url.set_fragment(None);
         Ok(url)
     }
+}
 
-    /// The class of a host that needs no DNS; `None` for a name. The URL parser has normalized decimal, octal,
-    /// hexadecimal and shortened IPv4 addresses.
-    pub fn check_literal(&self, url: &Url) -> Option<AddressClass> {
-        let host = url.host_str()?;
-        let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        if let Ok(address) = literal.parse::<IpAddr>() {
-            return Some(self.classify(address));
-        }
-        // Reserved names for loopback are refused early, so that the client sees the error.
-        let name = host.strip_suffix('.').unwrap_or(host);
-        let loopback = name == "localhost" || name.ends_with(".localhost");
-        (loopback && self.classify(IpAddr::V4(Ipv4Addr::LOCALHOST)) == AddressClass::Refused)
-            .then_some(AddressClass::Refused)
+/// The address that a host of a URL is, if it is no name. The URL parser has normalized decimal, octal, hexadecimal and
+/// shortened IPv4 addresses.
+pub(crate) fn literal(host: &str) -> Option<IpAddr> {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
+}
+
+/// Whether an entry of the denied hosts is this name, or `*.` and a name above it.
+fn is_denied(name: &str, denied: &str) -> bool {
+    match denied.strip_prefix('*') {
+        Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
+        None => name == denied,
     }
 }
 

@@ -3,8 +3,13 @@
 pub(crate) mod attempter;
 pub(crate) mod body;
 pub(crate) mod client;
+pub(crate) mod connection;
+pub(crate) mod connector;
 pub(crate) mod egress;
+pub(crate) mod failure;
+pub(crate) mod pool;
 pub(crate) mod reporting;
 pub(crate) mod resolver;
 pub(crate) mod sign;
 pub(crate) mod slots;
+pub(crate) mod timings;

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use reqwest::Url;
 use runtime::seal::SealingKey;
 use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
 use tracing::{error, info, warn};
+use url::Url;
 
 use crate::endpoints::headers::header;
 use crate::endpoints::matching::{Change, Endpoint, Secrets, Snapshot, Subscription};

@@ -55,7 +55,7 @@ pub(super) async fn configure(
     origin: Origin,
     JsonBody(body): JsonBody<Configuration>,
 ) -> Result<Json<ConfiguredBody>, Problem> {
-    let url = read_url(&body.webhook_url, &state.policy)?;
+    let url = read_url(&body.webhook_url, &state.policy.of(caller.org_id))?;
     let mut transaction = state.pool.begin().await.map_err(failed)?;
     changes::count(&mut transaction, caller.org_id, state.max_changes_per_hour).await?;
     let set = set(&mut transaction, &state.sealing, caller.org_id, url).await.map_err(refused)?;
@@ -81,7 +81,7 @@ pub fn default_endpoint(sealing: SealingKey, settings: EndpointSettings) -> SetD
         let shared = Arc::clone(&shared);
         Box::pin(async move {
             let (sealing, settings) = &*shared;
-            let url = read_url(&Value::from(url), &settings.policy)?;
+            let url = read_url(&Value::from(url), &settings.policy.of(org_id))?;
             changes::count(conn, org_id, settings.max_changes_per_hour).await?;
             let set = set(conn, sealing, org_id, url).await.map_err(|error| match error {
                 // The caller of this route need not be of the organization.

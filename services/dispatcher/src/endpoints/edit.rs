@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use reqwest::Url;
 use runtime::seal::SealingKey;
 use schemas::ids::{EndpointId, OrgId};
 use time::OffsetDateTime;
+use url::Url;
 
 use super::input::{DEFAULT_TIMEOUT_SECONDS, EndpointPatch};
 use super::secrets;

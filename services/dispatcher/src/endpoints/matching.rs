@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use reqwest::Url;
 use schemas::ids::{EndpointId, OrgId};
 use time::OffsetDateTime;
+use url::Url;
 
 use super::event_types::matches;
 use super::filter::Filter;

@@ -117,7 +117,7 @@ async fn create(
     origin: Origin,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Response, Problem> {
-    let patch = EndpointPatch::read_new(body, &state.policy).map_err(invalid)?;
+    let patch = EndpointPatch::read_new(body, &state.policy.of(caller.org_id)).map_err(invalid)?;
     let Some(url) = patch.url.clone() else {
         return Err(invalid(vec![FieldError::new("url", "is required")]));
     };
@@ -177,7 +177,7 @@ async fn update(
     PathId(id): PathId<EndpointId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<EndpointBody>, Problem> {
-    let patch = EndpointPatch::read(&body, &state.policy).map_err(invalid)?;
+    let patch = EndpointPatch::read(&body, &state.policy.of(caller.org_id)).map_err(invalid)?;
     let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let change = |endpoint: &mut _| apply(endpoint, patch, &state.sealing);

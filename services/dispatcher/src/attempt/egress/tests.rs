@@ -3,14 +3,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn open() -> EgressPolicy {
-    EgressPolicy { allowed_networks: Vec::new(), allow_http: true }
+    EgressPolicy { allow_http: true, ..EgressPolicy::default() }
 }
 
 fn with_loopback() -> EgressPolicy {
-    EgressPolicy {
-        allowed_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
-        allow_http: true,
-    }
+    EgressPolicy { allowed_networks: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()], ..open() }
 }
 
 #[test]
@@ -110,7 +107,7 @@ fn every_spelling_of_a_refused_address_is_refused() {
         "http://[fd00:ec2::254]/",
     ];
     for spelling in spellings {
-        assert_eq!(open().check_url(spelling), Err(UrlProblem::Refused), "{spelling}");
+        assert_eq!(open().check_url(spelling), Err(Refusal::Address.into()), "{spelling}");
     }
     let numeric = ["2130706433:8080", "0x7f000001", "0177.0.0.1", "127.1", "0x7f.1", "%31%32%37.0.0.1", "127.0.0.1."];
     for host in numeric.into_iter().chain(["\u{ff11}\u{ff12}\u{ff17}.0.0.1"]) {
@@ -133,7 +130,7 @@ fn a_url_is_http_without_user_name() {
     assert_eq!(problem("https://user@example.com/"), UrlProblem::UserInfo);
     assert_eq!(problem("https://user:word@example.com/"), UrlProblem::UserInfo);
     assert_eq!(problem(&format!("https://example.com/{}", "x".repeat(2048))), UrlProblem::TooLong);
-    assert_eq!(EgressPolicy::default().check_url("http://example.com/").unwrap_err(), UrlProblem::PlainHttp);
+    assert_eq!(EgressPolicy::default().check_url("http://example.com/").unwrap_err(), Refusal::PlainHttp.into());
     assert_eq!(open().check_url("https://example.com/a?b=c#d").unwrap().as_str(), "https://example.com/a?b=c");
 }
 
@@ -166,10 +163,76 @@ fn a_url_that_the_parser_repairs_is_refused() {
         "https://example.com",
         "HTTPS://example.com/a@b?c=@#@",
         "https://b\u{fc}cher.example/",
-        "https://B\u{fc}cher.EXAMPLE.:8/",
+        "https://B\u{fc}cher.EXAMPLE.:8443/",
     ] {
         assert!(open().check_url(text).is_ok(), "{text:?}");
     }
+}
+
+fn networks(list: &[&str]) -> Vec<IpNet> {
+    list.iter().map(|network| network.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_network_of_one_organization_is_closed_to_others() {
+    let (a, b) = (OrgId::generate(), OrgId::generate());
+    let policy = EgressPolicy {
+        allowed_networks: networks(&["192.168.0.0/24"]),
+        organization_networks: vec![(a, "10.1.0.0/16".parse().unwrap())],
+        ..open()
+    };
+    let classes = |org_id, list: [&str; 2]| list.map(|text| policy.of(org_id).classify(text.parse().unwrap()));
+    assert_eq!(classes(a, ["10.1.2.3", "192.168.0.1"]), [AddressClass::Listed; 2]);
+    assert_eq!(classes(b, ["10.1.2.3", "192.168.0.1"]), [AddressClass::Refused, AddressClass::Listed]);
+    assert_eq!(policy.classify("10.1.2.3".parse().unwrap()), AddressClass::Refused);
+    assert!(policy.of(a).check_url("http://10.1.2.3:22/").is_ok());
+    assert_eq!(policy.of(b).check_url("http://10.1.2.3:22/"), Err(Refusal::Address.into()));
+}
+
+#[test]
+fn denied_networks_and_hosts_win_over_everything() {
+    let policy = EgressPolicy {
+        allowed_networks: networks(&["10.0.0.0/8"]),
+        denied_networks: networks(&["10.9.0.0/16", "161.26.0.0/16", "2606:4700::/32"]),
+        denied_hosts: vec!["hooks.example".to_owned(), "*.internal.example".to_owned()],
+        ..open()
+    };
+    for address in ["10.9.1.1", "::ffff:10.9.1.1", "161.26.0.7", "2606:4700::1111"] {
+        assert_eq!(policy.check_address(address.parse().unwrap(), 443), Err(Refusal::Address), "{address}");
+    }
+    assert_eq!(policy.check_address("10.8.1.1".parse().unwrap(), 443), Ok(AddressClass::Listed));
+    for host in ["hooks.example", "HOOKS.example.", "a.internal.example", "a.b.internal.example"] {
+        assert_eq!(policy.check_url(&format!("https://{host}/v1/events")), Err(Refusal::Host.into()), "{host}");
+    }
+    for host in ["a.hooks.example", "internal.example", "xinternal.example", "161.27.0.1"] {
+        assert!(policy.check_url(&format!("https://{host}/")).is_ok(), "{host}");
+    }
+}
+
+#[test]
+fn ports_of_internal_services_are_refused() {
+    let refused = [1, 22, 25, 53, 81, 442, 444, 1023, 2375, 2379, 3306, 5432, 6379, 9092, 9200, 11211, 27017];
+    for port in refused {
+        assert_eq!(open().check_url(&format!("http://8.8.8.8:{port}/")), Err(Refusal::Port.into()), "{port}");
+        assert_eq!(open().check_url(&format!("http://a.example:{port}/")), Err(Refusal::Port.into()), "{port}");
+        assert!(with_loopback().check_url(&format!("http://127.0.0.1:{port}/")).is_ok(), "{port}: listed");
+        let may_be_listed = with_loopback().check_url(&format!("http://a.example:{port}/"));
+        assert!(may_be_listed.is_ok(), "{port}: the name may lead into a listed network");
+        let public = "8.8.8.8".parse().unwrap();
+        assert_eq!(with_loopback().check_address(public, port), Err(Refusal::Port), "{port}: but it did not");
+    }
+    for port in [80, 443, 1024, 8080, 8443, 65535] {
+        assert!(open().check_url(&format!("http://8.8.8.8:{port}/")).is_ok(), "{port}");
+    }
+    let replaced = EgressPolicy { denied_ports: vec![8000..=8100], ..open() };
+    assert_eq!(replaced.check_url("http://8.8.8.8:8080/"), Err(Refusal::Port.into()));
+    assert!(replaced.check_url("http://8.8.8.8:6379/").is_ok());
+}
+
+#[test]
+fn a_stored_http_url_is_refused_when_http_no_longer_is_allowed() {
+    let url = open().check_url("http://example.com/").unwrap();
+    assert_eq!((open().check_host(&url), EgressPolicy::default().check_host(&url)), (Ok(()), Err(Refusal::PlainHttp)));
 }
 
 proptest! {
