@@ -7,13 +7,15 @@ use http_server::{PathId, Problem, Timestamp};
 use schemas::ids::{DeliveryId, EndpointId, EventId};
 use serde::Serialize;
 use tenancy::Manager;
-use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::bodies::DeliveryItem;
 use super::request::DeliveryState;
+use super::rows::ShownEvent;
 use super::{DeliveriesState, rows};
 use crate::endpoints::event_types::matches;
+use crate::endpoints::filter::payload::Payload;
+use crate::endpoints::filter::{self, Verdict as ConditionVerdict};
 use crate::endpoints::store::{self, StoredEndpoint};
 
 /// Why an event did or did not arrive.
@@ -29,6 +31,7 @@ use crate::endpoints::store::{self, StoredEndpoint};
         "enabled": true,
         "changed_since": false,
         "type_matches": true,
+        "filter": [{"condition": "", "holds": true}],
         "delivery_id": "0192f0c1-2345-7abc-8def-0123456789ac",
         "status": "retrying",
         "attempts": 1,
@@ -59,6 +62,8 @@ struct EndpointExplanation {
     changed_since: bool,
     /// Whether the types that it has now match the event's.
     type_matches: bool,
+    /// Whether each condition of the filter that it has now holds. Null: it has no filter.
+    filter: Option<Vec<ConditionVerdict>>,
     /// The delivery, if there is one.
     delivery_id: Option<DeliveryId>,
     #[schema(value_type = Option<DeliveryState>)]
@@ -92,6 +97,8 @@ enum Verdict {
     EndpointIsNewer,
     /// The endpoint wants other types.
     TypeDoesNotMatch,
+    /// The filter of the endpoint does not hold.
+    FilterDoesNotHold,
     /// The endpoint is disabled, and did not get the event.
     Disabled,
     /// It matches and has no delivery: the event is not read yet, or the endpoint was changed since.
@@ -125,25 +132,30 @@ pub(super) async fn explain(
     let (original, event, endpoints, deliveries) = found.ok_or_else(Problem::not_found)?;
     let explained = endpoints.iter().map(|endpoint| {
         let delivery = deliveries.iter().find(|delivery| delivery.endpoint_id == endpoint.id);
-        explain_endpoint(endpoint, (event.event_type.as_str(), event.accepted_at), delivery)
+        explain_endpoint(endpoint, &event, delivery)
     });
     Ok(Json(ExplanationBody {
         event_id: id,
         duplicate_of: (original != id).then_some(original),
         endpoints: explained.collect(),
-        event_type: event.event_type,
+        event_type: event.event_type.clone(),
         accepted_at: Timestamp(event.accepted_at),
     }))
 }
 
 fn explain_endpoint(
     endpoint: &StoredEndpoint,
-    (event_type, accepted_at): (&str, OffsetDateTime),
+    event: &ShownEvent,
     delivery: Option<&DeliveryItem>,
 ) -> EndpointExplanation {
+    let (event_type, accepted_at) = (event.event_type.as_str(), event.accepted_at);
     let existed = endpoint.created_at <= accepted_at;
     let changed_since = existed && endpoint.updated_at > accepted_at;
     let type_matches = matches(&endpoint.event_types, event_type);
+    let payload = Payload::new(&event.payload, event.is_encoded);
+    // A filter of the database is valid.
+    let filter = endpoint.filter.as_ref().and_then(|filter| filter::read(filter, "filter").ok());
+    let filter_holds = filter.as_ref().is_none_or(|filter| filter.holds(&payload));
     let (verdict, explanation) = match delivery {
         Some(delivery) => of_delivery(delivery, endpoint.enabled),
         None if !existed => {
@@ -153,6 +165,9 @@ fn explain_endpoint(
             Verdict::TypeDoesNotMatch,
             format!("the endpoint wants {}, which does not match {event_type}", endpoint.event_types.join(", ")),
         ),
+        None if !filter_holds => {
+            (Verdict::FilterDoesNotHold, "the filter of the endpoint does not hold for the payload".to_owned())
+        }
         None if !endpoint.enabled => {
             (Verdict::Disabled, "the endpoint is disabled: it gets no events that are accepted meanwhile".to_owned())
         }
@@ -172,6 +187,7 @@ fn explain_endpoint(
         enabled: endpoint.enabled,
         changed_since,
         type_matches,
+        filter: filter.map(|filter| filter.verdicts(&payload)),
         delivery_id: delivery.map(|delivery| delivery.delivery_id),
         status: delivery.map(|delivery| delivery.status.clone()),
         attempts: delivery.map_or(0, |delivery| delivery.attempts),
@@ -198,6 +214,7 @@ fn of_delivery(delivery: &DeliveryItem, enabled: bool) -> (Verdict, String) {
 #[cfg(test)]
 mod tests {
     use schemas::ids::OrgId;
+    use time::OffsetDateTime;
     use time::macros::datetime;
 
     use super::*;
@@ -229,8 +246,17 @@ mod tests {
         }
     }
 
+    fn event() -> ShownEvent {
+        ShownEvent {
+            event_type: "order.created".to_owned(),
+            accepted_at: ACCEPTED,
+            payload: r#"{"total": 5}"#.to_owned(),
+            is_encoded: false,
+        }
+    }
+
     fn verdict(endpoint: &StoredEndpoint, delivery: Option<&DeliveryItem>) -> Verdict {
-        explain_endpoint(endpoint, ("order.created", ACCEPTED), delivery).verdict
+        explain_endpoint(endpoint, &event(), delivery).verdict
     }
 
     fn delivery(status: &str) -> DeliveryItem {
@@ -253,12 +279,19 @@ mod tests {
     fn without_a_delivery_the_reason_is_named() {
         let now = datetime!(2026-11-22 9:00 UTC);
         assert_eq!(verdict(&endpoint(&["order.*"]), None), Verdict::NoDelivery);
+        let filtered = |total| StoredEndpoint {
+            filter: Some(serde_json::json!({"path": "total", "equals": total})),
+            ..endpoint(&["order.*"])
+        };
+        assert_eq!(verdict(&filtered(5), None), Verdict::NoDelivery);
+        let explained = explain_endpoint(&filtered(6), &event(), None);
+        assert_eq!(explained.verdict, Verdict::FilterDoesNotHold);
+        assert!(explained.filter.is_some_and(|conditions| conditions.len() == 1 && !conditions[0].holds));
         assert_eq!(verdict(&endpoint(&["refund.*"]), None), Verdict::TypeDoesNotMatch);
         let newer = StoredEndpoint { created_at: now, updated_at: now, ..endpoint(&[]) };
         assert_eq!(verdict(&newer, None), Verdict::EndpointIsNewer);
         assert_eq!(verdict(&StoredEndpoint { enabled: false, ..endpoint(&[]) }, None), Verdict::Disabled);
-        let changed =
-            explain_endpoint(&StoredEndpoint { updated_at: now, ..endpoint(&[]) }, ("order.created", ACCEPTED), None);
+        let changed = explain_endpoint(&StoredEndpoint { updated_at: now, ..endpoint(&[]) }, &event(), None);
         assert!(changed.changed_since && changed.verdict == Verdict::NoDelivery);
     }
 
@@ -276,7 +309,7 @@ mod tests {
             assert_eq!(verdict(&other, Some(&delivery(status))), expected, "{status}");
         }
         let disabled = StoredEndpoint { enabled: false, ..endpoint(&[]) };
-        let held = explain_endpoint(&disabled, ("order.created", ACCEPTED), Some(&delivery("retrying")));
+        let held = explain_endpoint(&disabled, &event(), Some(&delivery("retrying")));
         assert_eq!((held.verdict, held.next_attempt_at), (Verdict::Held, None));
         assert_eq!(verdict(&disabled, Some(&delivery("delivered"))), Verdict::Delivered);
     }

@@ -237,6 +237,9 @@ pub(super) async fn attempts(
 pub(super) struct ShownEvent {
     pub event_type: String,
     pub accepted_at: OffsetDateTime,
+    pub payload: String,
+    /// The payload is base64 text.
+    pub is_encoded: bool,
 }
 
 /// The original of a duplicate; of another event, itself.
@@ -256,13 +259,20 @@ pub(super) async fn event(
     organization: OrgId,
     event: EventId,
 ) -> Result<Option<ShownEvent>, sqlx::Error> {
-    let found: Option<(String, OffsetDateTime)> =
-        sqlx::query_as("SELECT event_type, accepted_at FROM contract.events WHERE org_id = $1 AND event_id = $2")
-            .bind(organization.as_uuid())
-            .bind(event.as_uuid())
-            .fetch_optional(pool)
-            .await?;
-    Ok(found.map(|(event_type, accepted_at)| ShownEvent { event_type, accepted_at }))
+    let found: Option<(String, OffsetDateTime, String, bool)> = sqlx::query_as(
+        "SELECT event_type, accepted_at, payload::text, payload_encoding IS NOT NULL FROM contract.events
+         WHERE org_id = $1 AND event_id = $2",
+    )
+    .bind(organization.as_uuid())
+    .bind(event.as_uuid())
+    .fetch_optional(pool)
+    .await?;
+    Ok(found.map(|(event_type, accepted_at, payload, is_encoded)| ShownEvent {
+        event_type,
+        accepted_at,
+        payload,
+        is_encoded,
+    }))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod log_epochs;
 mod reporting;
 mod restart;
 mod retrying;
-mod schedule;
 mod rotating;
+mod schedule;
 mod sealing;
 mod system;

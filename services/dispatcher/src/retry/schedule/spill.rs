@@ -123,7 +123,9 @@ async fn insert_rows(
                                             log_epoch, log_partition, log_offset, state, attempts, due_at, lease_id,
                                             refusal)
              SELECT delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, log_epoch, log_partition,
-                    log_offset, 'pending', attempts, now() + make_interval(secs => due_after), lease_id, refusal
+                    log_offset, 'pending', attempts,
+                    CASE WHEN refusal IS NULL THEN now() + make_interval(secs => due_after) ELSE now() END, lease_id,
+                    refusal
              FROM judged WHERE due_after IS NOT NULL ORDER BY delivery_id
              ON CONFLICT (delivery_id) DO NOTHING
              RETURNING delivery_id, org_id, refusal IS NOT NULL AS is_refused
