@@ -227,8 +227,8 @@ pub(crate) async fn update(
 }
 
 /// Deletes an endpoint and its secrets. Its queue becomes due, so that the retry worker cancels and reports its
-/// deliveries; a row under a lease gets the outcome of its attempt. Returns the row; `None`: the organization has no such
-/// endpoint.
+/// deliveries; a row under a lease gets the outcome of its attempt. Returns the row; `None`: the organization has no
+/// such endpoint.
 pub(crate) async fn delete(
     conn: &mut PgConnection,
     NewVersion(version): NewVersion,

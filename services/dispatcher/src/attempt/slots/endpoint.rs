@@ -1,7 +1,8 @@
 //! The slots of one endpoint. Pure: takes `now` and the jitter.
 //!
 //! The window bounds its attempts in flight. It halves when an attempt has no answer, or when the endpoint asks for
-//! fewer requests (429, 503), and grows by one with each success: an endpoint that hangs soon has one attempt in flight.
+//! fewer requests (429, 503), and grows by one with each success: an endpoint that hangs soon has one attempt in
+//! flight.
 
 use std::time::{Duration, Instant};
 

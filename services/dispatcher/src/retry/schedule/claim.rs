@@ -60,8 +60,8 @@ pub(crate) async fn claim(connection: &mut PgConnection, wanted: &[Wanted]) -> R
                                                  AND e.log_offset = d.log_offset
          WHERE s.delivery_id = due.delivery_id
          RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, e.payload,
-                   e.payload_encoding, e.traceparent, e.hops, e.endpoints_matched, s.log_epoch, s.log_partition, s.log_offset, s.attempts,
-                   s.lease_id, s.refusal,
+                   e.payload_encoding, e.traceparent, e.hops, e.endpoints_matched, s.log_epoch, s.log_partition,
+                   s.log_offset, s.attempts, s.lease_id, s.refusal,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
     )
