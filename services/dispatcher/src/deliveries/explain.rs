@@ -94,15 +94,15 @@ enum Verdict {
     /// The event was acknowledged, or the endpoint deleted, before an attempt succeeded.
     Cancelled,
     /// The endpoint was created after the event was accepted.
-    EndpointIsNewer,
+    CreatedLater,
     /// The endpoint wants other types.
-    TypeDoesNotMatch,
+    OtherType,
     /// The filter of the endpoint does not hold.
-    FilterDoesNotHold,
+    Filtered,
     /// The endpoint is disabled, and did not get the event.
     Disabled,
     /// It matches and has no delivery: the event is not read yet, or the endpoint was changed since.
-    NoDelivery,
+    None,
 }
 
 /// Explain where an event went
@@ -158,26 +158,24 @@ fn explain_endpoint(
     let filter_holds = filter.as_ref().is_none_or(|filter| filter.holds(&payload));
     let (verdict, explanation) = match delivery {
         Some(delivery) => of_delivery(delivery, endpoint.enabled),
-        None if !existed => {
-            (Verdict::EndpointIsNewer, "the endpoint was created after the event was accepted".to_owned())
-        }
+        None if !existed => (Verdict::CreatedLater, "the endpoint was created after the event was accepted".to_owned()),
         None if !type_matches => (
-            Verdict::TypeDoesNotMatch,
+            Verdict::OtherType,
             format!("the endpoint wants {}, which does not match {event_type}", endpoint.event_types.join(", ")),
         ),
         None if !filter_holds => {
-            (Verdict::FilterDoesNotHold, "the filter of the endpoint does not hold for the payload".to_owned())
+            (Verdict::Filtered, "the filter of the endpoint does not hold for the payload".to_owned())
         }
         None if !endpoint.enabled => {
             (Verdict::Disabled, "the endpoint is disabled: it gets no events that are accepted meanwhile".to_owned())
         }
         None if changed_since => (
-            Verdict::NoDelivery,
+            Verdict::None,
             "there is no delivery: the endpoint was changed after the event was accepted, and did not want it before"
                 .to_owned(),
         ),
         None => (
-            Verdict::NoDelivery,
+            Verdict::None,
             "there is no delivery yet: the first attempt is in flight, or the event is not read yet".to_owned(),
         ),
     };
@@ -278,21 +276,21 @@ mod tests {
     #[test]
     fn without_a_delivery_the_reason_is_named() {
         let now = datetime!(2026-11-22 9:00 UTC);
-        assert_eq!(verdict(&endpoint(&["order.*"]), None), Verdict::NoDelivery);
+        assert_eq!(verdict(&endpoint(&["order.*"]), None), Verdict::None);
         let filtered = |total| StoredEndpoint {
             filter: Some(serde_json::json!({"path": "total", "equals": total})),
             ..endpoint(&["order.*"])
         };
-        assert_eq!(verdict(&filtered(5), None), Verdict::NoDelivery);
+        assert_eq!(verdict(&filtered(5), None), Verdict::None);
         let explained = explain_endpoint(&filtered(6), &event(), None);
-        assert_eq!(explained.verdict, Verdict::FilterDoesNotHold);
+        assert_eq!(explained.verdict, Verdict::Filtered);
         assert!(explained.filter.is_some_and(|conditions| conditions.len() == 1 && !conditions[0].holds));
-        assert_eq!(verdict(&endpoint(&["refund.*"]), None), Verdict::TypeDoesNotMatch);
+        assert_eq!(verdict(&endpoint(&["refund.*"]), None), Verdict::OtherType);
         let newer = StoredEndpoint { created_at: now, updated_at: now, ..endpoint(&[]) };
-        assert_eq!(verdict(&newer, None), Verdict::EndpointIsNewer);
+        assert_eq!(verdict(&newer, None), Verdict::CreatedLater);
         assert_eq!(verdict(&StoredEndpoint { enabled: false, ..endpoint(&[]) }, None), Verdict::Disabled);
         let changed = explain_endpoint(&StoredEndpoint { updated_at: now, ..endpoint(&[]) }, &event(), None);
-        assert!(changed.changed_since && changed.verdict == Verdict::NoDelivery);
+        assert!(changed.changed_since && changed.verdict == Verdict::None);
     }
 
     #[test]

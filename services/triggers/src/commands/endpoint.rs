@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::deliveries::{self, DeliveryFilters};
 use super::print;
 use crate::client::{Client, Credential};
 
@@ -35,6 +36,21 @@ enum EndpointAction {
         /// Id of the endpoint
         id: String,
     },
+    /// List the deliveries of an endpoint, newest first
+    Deliveries {
+        /// Id of the endpoint
+        id: String,
+        #[command(flatten)]
+        filters: DeliveryFilters,
+    },
+    /// Show how deliveries to an endpoint go: counts, share of successes, latency, last error
+    Stats {
+        /// Id of the endpoint
+        id: String,
+        /// Time that ends now: 1h, 24h or 7d
+        #[arg(long, default_value = "24h", value_parser = ["1h", "24h", "7d"])]
+        window: String,
+    },
     /// Delete an endpoint and cancel its pending deliveries
     Delete {
         /// Id of the endpoint
@@ -62,6 +78,14 @@ pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
         EndpointAction::Show { id } => print::json(
             &client.fetch(client.request(Credential::ApiKey, Method::GET, &format!("/v1/endpoints/{id}"))?).await?,
         ),
+        EndpointAction::Deliveries { id, filters } => {
+            deliveries::list(client, &format!("/v1/endpoints/{id}/deliveries"), filters).await
+        }
+        EndpointAction::Stats { id, window } => {
+            let path = format!("/v1/endpoints/{id}/stats");
+            let request = client.request(Credential::ApiKey, Method::GET, &path)?.query(&[("window", window)]);
+            print::json(&client.fetch(request).await?)
+        }
         EndpointAction::Delete { id } => {
             client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/endpoints/{id}"))?).await?;
             print::line("deleted")

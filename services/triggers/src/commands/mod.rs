@@ -2,10 +2,12 @@
 
 mod ack;
 mod audit;
+mod deliveries;
 mod dlq;
 mod doctor;
 mod endpoint;
 mod env;
+mod event;
 mod inbox;
 mod inbox_page;
 mod key;
@@ -35,8 +37,10 @@ pub(crate) enum Command {
     Key(Targeted<key::KeyArgs>),
     /// List who changed API keys, endpoints and the organization, newest first
     Audit(Targeted<audit::AuditArgs>),
-    /// Create, list, show and delete webhook endpoints
+    /// Create, list, show and delete webhook endpoints, and see their deliveries
     Endpoint(Targeted<endpoint::EndpointArgs>),
+    /// See where an event went: its deliveries, and why it did or did not arrive
+    Event(Targeted<event::EventArgs>),
     /// Send an event, or many from a file of JSON lines
     Send(Targeted<send::SendArgs>),
     /// Print events as they arrive
@@ -79,6 +83,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Key(Targeted { target, args }) => key::run(&target.client()?, args).await,
         Command::Audit(Targeted { target, args }) => audit::run(&target.client()?, args).await,
         Command::Endpoint(Targeted { target, args }) => endpoint::run(&target.client()?, args).await,
+        Command::Event(Targeted { target, args }) => event::run(&target.client()?, args).await,
         Command::Send(Targeted { target, args }) => send::run(&target.client()?, args).await,
         Command::Tail(Targeted { target, args }) => tail::run(&target.client()?, args).await,
         Command::Inbox(Targeted { target, args }) => inbox::run(&target.client()?, args).await,

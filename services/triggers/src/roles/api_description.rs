@@ -8,6 +8,7 @@ pub(crate) fn api_description() -> Value {
         ingest::openapi(),
         materializer::openapi(),
         dispatcher::openapi(),
+        dispatcher::delivery_openapi(),
         tenancy::openapi(),
         http_server::probe_openapi(),
     ];

@@ -217,7 +217,9 @@ impl ApiServer {
             recent_writes.clone(),
             pool.clone(),
         );
+        // One pool for both: their settings are the same.
         let read_pool = postgres::with_settings(&pool, READ_SETTINGS);
+        let deliveries_pool = read_pool.clone();
         let inbox = InboxState::new(
             authenticator.clone(),
             read_pool,
@@ -228,11 +230,13 @@ impl ApiServer {
         )
         .until(supervisor.shutdown());
         let probe_pool = pool.clone();
+        let deliveries = dispatcher::delivery_routes(authenticator.clone(), deliveries_pool, self.sealing.clone());
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.endpoints);
         let api = Routes::default()
             .merge(ingest::routes(ingest))
             .merge(materializer::routes(inbox))
             .merge(endpoints)
+            .merge(deliveries)
             .merge(tenancy::routes(tenancy));
         let mut router = http_server::mount(api, mount)
             .merge(http_server::probe_routes(service_info("ingest"), supervisor.health().clone()));

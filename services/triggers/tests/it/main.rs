@@ -10,6 +10,7 @@ mod bombs;
 mod budgets;
 mod cli;
 mod deliveries;
+mod delivery_log;
 mod described;
 mod dlq;
 mod draining;

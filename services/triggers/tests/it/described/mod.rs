@@ -7,6 +7,7 @@ mod refusals;
 mod secrets;
 
 use reqwest::Method;
+use schemas::ids::DeliveryId;
 use serde_json::{Value, json};
 
 use crate::api::{Api, Reply};
@@ -27,6 +28,13 @@ struct Ids {
     event: String,
     endpoint: String,
     key: String,
+}
+
+impl Ids {
+    /// The delivery of the event to the endpoint.
+    fn delivery(&self) -> String {
+        DeliveryId::of(self.endpoint.parse().unwrap(), self.event.parse().unwrap()).to_string()
+    }
 }
 
 impl Document {
@@ -126,6 +134,7 @@ impl Operation {
                 Some("EventId") => &ids.event,
                 Some("EndpointId") => &ids.endpoint,
                 Some("KeyId") => &ids.key,
+                Some("DeliveryId") => &ids.delivery(),
                 _ => panic!("{}: no test knows an id for {}", self.name(), parameter["name"]),
             };
             path.replace(&format!("{{{}}}", parameter["name"].as_str().unwrap()), id)

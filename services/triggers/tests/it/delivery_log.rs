@@ -1,0 +1,67 @@
+//! Deliveries from the outside: a system with all roles, a receiver, the routes and the commands that show them.
+
+use std::time::Duration;
+
+use devstack::testing::eventually;
+use serde_json::{Value, json};
+use testkit::receiver::{Receiver, ReceiverBehavior};
+
+use crate::deliveries::RECEIVED_WITHIN;
+use crate::system::System;
+
+const RECEIVERS_HERE: &[(&str, &str)] = &[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"), ("WEBHOOK_ALLOW_HTTP", "true")];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_and_commands_show_where_an_event_went() {
+    let system = System::shared().await;
+    let (_ingest, _materializer, api) = system.inbox_roles(RECEIVERS_HERE).await;
+    let dispatcher = system.role("dispatcher", RECEIVERS_HERE);
+    dispatcher.ready().await;
+    let accepting = Receiver::start(ReceiverBehavior::Status(200)).await;
+    let hanging = Receiver::start(ReceiverBehavior::Hang).await;
+    let endpoint = async |receiver: &Receiver, types: Value, timeout: u32| {
+        let body = json!({"url": receiver.url(), "event_types": types, "timeout_seconds": timeout, "max_in_flight": 1});
+        api.post("/v1/endpoints", &body).await.expect(201).json()["id"].as_str().unwrap().to_owned()
+    };
+    let good = endpoint(&accepting, json!(["order.*"]), 10).await;
+    let slow = endpoint(&hanging, json!([]), 30).await;
+    let other = endpoint(&accepting, json!(["refund.*"]), 10).await;
+    let first = api.accept("order.created", &json!(1)).await;
+    hanging.wait_for(1).await;
+    // The slow endpoint has one request in flight, so this event is not tried there.
+    let event = api.accept("order.created", &json!(2)).await;
+    let delivered = eventually(RECEIVED_WITHIN, "the delivery is listed", || async {
+        let page = api.get(&format!("/v1/endpoints/{good}/deliveries?status=delivered")).await.expect(200).json();
+        let found = page["deliveries"].as_array().unwrap().iter().find(|item| item["event_id"] == event.as_str());
+        found.cloned()
+    })
+    .await;
+    assert_eq!((&delivered["attempts"], &delivered["last_status_code"]), (&json!(1), &json!(200)));
+
+    let status = api.get(&format!("/v1/events/{event}/status")).await.expect(200).json();
+    assert_eq!(status["status"], "pending", "one of two endpoints was not tried yet: {status}");
+    let one = api.get(&format!("/v1/deliveries/{}", delivered["delivery_id"].as_str().unwrap())).await.expect(200);
+    let attempt = &one.json()["attempts_log"][0];
+    assert!(attempt["wait_ms"].as_f64().is_some_and(|wait| wait > 0.0), "{attempt}");
+    assert_eq!(attempt["remote_address"], Value::Null, "the receiver's address is not public");
+    let pending = eventually(Duration::from_secs(30), "the untried delivery is listed", || async {
+        let page = api.get(&format!("/v1/events/{event}/deliveries?status=pending")).await.expect(200).json();
+        page["deliveries"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!(pending["endpoint_id"], slow.as_str());
+
+    let explained = system.run_as(&api, &["event", "explain", &event]).await.expect(0).json();
+    let verdict = |id: &str| explained.iter().find(|row| row["endpoint_id"] == id).unwrap()["verdict"].clone();
+    assert_eq!(
+        (verdict(&good), verdict(&slow), verdict(&other)),
+        (json!("delivered"), json!("pending"), json!("other_type"))
+    );
+    let listed = system.run_as(&api, &["endpoint", "deliveries", &good, "--status", "delivered"]).await.expect(0);
+    let events: Vec<Value> = listed.json().iter().map(|row| row["event_id"].clone()).collect();
+    assert_eq!(events, [json!(event), json!(first)], "newest first");
+    let stats = system.run_as(&api, &["endpoint", "stats", &good, "--window", "1h"]).await.expect(0).json();
+    assert_eq!((&stats[0]["delivered"], &stats[0]["success_share"]), (&json!(2), &json!(1.0)));
+    system.run_as(&api, &["endpoint", "stats", &good, "--window", "2h"]).await.expect(2);
+    system.run_as(&api, &["event", "deliveries", "nonsense"]).await.expect(1);
+}
