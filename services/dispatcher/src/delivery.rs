@@ -60,6 +60,9 @@ pub(crate) enum AttemptOutcome {
     Failed,
     /// The attempt failed and is reported; the next one is due after this time.
     Retry { after: Duration },
+    /// Nothing was sent through no fault of the endpoint, and nothing is reported; the same attempt is due after this
+    /// time.
+    NotAttempted { after: Duration },
     /// Kafka did not accept the report. The same attempt is repeated, whatever the endpoint answered: delivery is at
     /// least once, and every attempt is reported.
     Unreported,
@@ -95,6 +98,7 @@ impl AttemptOutcome {
             Self::Delivered => RowUpdate::finished(RowState::Delivered, attempt),
             Self::Failed => RowUpdate::finished(RowState::Failed, attempt),
             Self::Retry { after } => RowUpdate::pending(attempt, after),
+            Self::NotAttempted { after } => RowUpdate::pending(attempt.saturating_sub(1), after),
             Self::Unreported => RowUpdate::pending(attempt.saturating_sub(1), UNREPORTED_DELAY),
         }
     }
@@ -127,4 +131,18 @@ impl RowState {
 /// PostgreSQL and Avro have signed integers only. The numbers of this crate are checked to be small.
 pub(crate) fn signed(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_sent_has_the_same_attempt_again() {
+        let after = Duration::from_secs(2);
+        for attempt in [1, 3] {
+            let update = AttemptOutcome::NotAttempted { after }.row_update(attempt);
+            assert_eq!(update, RowUpdate::pending(attempt - 1, after));
+        }
+    }
 }

@@ -52,6 +52,11 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "triggers_dispatcher_stale_connections_total",
         "Requests that were sent again at once because the receiver had closed the idle connection.",
     ),
+    not_sent: metrics::counter_vec(
+        "triggers_dispatcher_not_sent_total",
+        "Requests that were not sent through no fault of the endpoint; they are repeated and are no attempts.",
+        &["reason"],
+    ),
     lag_records: metrics::gauge_vec(
         "triggers_dispatcher_lag_records",
         "Records between the committed position and the log's end.",
@@ -77,6 +82,7 @@ pub(crate) struct Metrics {
     pub(crate) records: IntCounterVec,
     pub(crate) unreported: IntCounter,
     pub(crate) stale_connections: IntCounter,
+    pub(crate) not_sent: IntCounterVec,
     pub(crate) lag_records: GaugeVec,
     pub(crate) lag_seconds: GaugeVec,
 }

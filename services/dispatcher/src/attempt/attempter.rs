@@ -1,5 +1,6 @@
 //! One attempt: sends the request, decides what follows, and reports the attempt. For first attempts and retries.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use runtime::telemetry::metrics::Counted;
@@ -22,6 +23,10 @@ use crate::retry::policy::{self, RetryDecision};
 
 /// A lease is longer than the request's timeout by the time for the report and a slow database.
 const LEASE_MARGIN: Duration = Duration::from_secs(25);
+
+/// How long a delivery waits that could not be sent through no fault of its endpoint. Random, so that those that failed
+/// together are not sent together.
+const NOT_SENT_DELAY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3);
 
 /// The lease of an attempt with this timeout.
 pub(crate) fn lease(timeout: Duration) -> Duration {
@@ -51,6 +56,13 @@ impl Attempter {
     ) -> AttemptOutcome {
         let in_flight = Counted::new(&METRICS.in_flight);
         let result = self.client.send(endpoint, &delivery.event).await;
+        let result = match result {
+            Ok(result) => result,
+            Err(reason) => {
+                METRICS.not_sent.with_label_values(&[reason.as_str()]).inc();
+                return AttemptOutcome::NotAttempted { after: rand::random_range(NOT_SENT_DELAY) };
+            }
+        };
         slot.finish(Observed { status: result.answer.status, latency: result.latency });
         drop(in_flight);
         METRICS.attempt_seconds.observe(result.latency.as_secs_f64());

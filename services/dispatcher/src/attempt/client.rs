@@ -18,7 +18,7 @@ use crate::attempt::body;
 use crate::attempt::connection::Connection;
 use crate::attempt::connector::{self, ClientError, Connector};
 use crate::attempt::egress::{AddressClass, EgressPolicy};
-use crate::attempt::failure::Failure;
+use crate::attempt::failure::{Failure, NotSent};
 use crate::attempt::pool::{Origin, Pool};
 use crate::attempt::resolver::Resolver;
 use crate::attempt::sign;
@@ -77,8 +77,11 @@ impl WebhookClient {
         Ok(Self { connector, pool: Pool::default(), policy })
     }
 
-    /// Sends one request. Every failure is part of the result.
-    pub(crate) async fn send(&self, endpoint: &Endpoint, event: &OutboundEvent) -> RequestResult {
+    /// Sends one request. A failure of the receiver is part of the result.
+    ///
+    /// # Errors
+    /// If nothing was sent through no fault of the endpoint: that is no attempt.
+    pub(crate) async fn send(&self, endpoint: &Endpoint, event: &OutboundEvent) -> Result<RequestResult, NotSent> {
         let (started_at, started) = (OffsetDateTime::now_utc(), Instant::now());
         let mut watch = Stopwatch::start();
         let outcome = self.request(endpoint, event, started_at, &mut watch).await;
@@ -88,6 +91,7 @@ impl WebhookClient {
                 let error = (!received.is_success).then(|| format!("the endpoint answered {status}"));
                 (received.answer, error, received.excerpt)
             }
+            Err(Failure::NotSent(reason)) => return Err(reason),
             Err(failure) => (ReceiverAnswer { status: None, retry_after: None }, Some(failure.to_string()), None),
         };
         let result = RequestResult {
@@ -109,7 +113,7 @@ impl WebhookClient {
             endpoint_id = %endpoint.id, status, ?latency, timings = ?result.timings, reused = result.reused,
             remote = ?result.remote, "Webhook request finished."
         );
-        result
+        Ok(result)
     }
 
     async fn request(

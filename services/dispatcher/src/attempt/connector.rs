@@ -78,7 +78,7 @@ impl Connector {
     async fn addresses(&self, origin: &Origin, policy: &EgressPolicy) -> Result<Vec<IpAddr>, Failure> {
         let mut addresses = match egress::literal(&origin.host) {
             Some(address) => vec![address],
-            None => self.resolver.look_up(&origin.host).await?,
+            None => self.resolver.look_up(origin.org_id, &origin.host).await?.to_vec(),
         };
         let mut refusal = Refusal::Address;
         addresses.retain(|address| match policy.check_address(*address, origin.port) {

@@ -24,6 +24,24 @@ pub(crate) enum Failure {
     Timeout(u64),
     #[error("the connection broke before the response")]
     Broken,
+    #[error("{0}")]
+    NotSent(NotSent),
+}
+
+/// Why nothing was sent through no fault of the endpoint. It is no attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotSent {
+    #[error("too many look-ups of host names are in flight")]
+    NoLookupPlace,
+}
+
+impl NotSent {
+    /// The label of the metric.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoLookupPlace => "no_lookup_place",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,40 +1,129 @@
-//! DNS for webhook requests.
+//! DNS for webhook requests, by the system's resolver. Look-ups are bounded per organization: names whose servers are
+//! dead delay only the organization that has them. The egress policy filters what is found, and the client connects to
+//! nothing else, so a name cannot change between the check and the connection.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use moka::sync::Cache;
+use schemas::ids::OrgId;
+use tokio::time::timeout;
 
-use crate::attempt::failure::Failure;
+use crate::attempt::failure::{Failure, NotSent};
+use crate::attempt::places::Places;
 
-/// Concurrent lookups. Each uses a thread of the runtime's blocking pool until the system's resolver returns.
+/// Look-ups in flight. Each uses a thread of the runtime's blocking pool until the system's resolver returns.
 const MAX_LOOKUPS: usize = 128;
+const MAX_LOOKUPS_PER_ORGANIZATION: usize = 4;
+/// Shorter than the shortest time-out of an endpoint, so that a wait for a place is never taken for a slow endpoint.
+const PLACE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Names in the cache.
+const MAX_NAMES: u64 = 10_000;
+const MAX_ADDRESSES: usize = 16;
+/// How long an outcome is kept: the system's resolver does not say how long it is valid.
+const KEPT_FOR: Duration = Duration::from_secs(5);
 
-/// Cloning shares the bound.
+type Outcome = Result<Arc<[IpAddr]>, Failure>;
+type Lookup = Shared<BoxFuture<'static, Outcome>>;
+
+/// Cloning shares cache and bounds.
 #[derive(Clone)]
-pub(crate) struct Resolver {
-    lookups: Arc<Semaphore>,
+pub(crate) struct Resolver(Arc<Inner>);
+
+struct Inner {
+    known: Cache<String, Outcome>,
+    places: Places,
+    lookups: Mutex<Lookups>,
+}
+
+/// Look-ups in flight: requests of an organization to one name share one.
+#[derive(Default)]
+struct Lookups {
+    next_number: u64,
+    by_name: HashMap<(OrgId, String), (u64, WeakShared<BoxFuture<'static, Outcome>>)>,
 }
 
 impl Resolver {
     pub(crate) fn new() -> Self {
-        Self { lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+        let known = Cache::builder().max_capacity(MAX_NAMES).time_to_live(KEPT_FOR).build();
+        let places = Places::new(MAX_LOOKUPS, MAX_LOOKUPS_PER_ORGANIZATION);
+        Self(Arc::new(Inner { known, places, lookups: Mutex::default() }))
     }
 
     /// All addresses of a name.
     ///
     /// # Errors
-    /// If there is none.
-    pub(crate) async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
-        let permit = self.lookups.clone().acquire_owned().await.map_err(|_| Failure::NameUnknown)?;
-        let name = name.to_owned();
-        // The thread keeps the permit: after the request's timeout it still waits for the name server.
-        let lookup = move || {
-            let found = (name.as_str(), 0).to_socket_addrs();
-            drop(permit);
-            found.map(|addresses| addresses.map(|address| address.ip()).collect::<Vec<_>>())
-        };
-        let found = tokio::task::spawn_blocking(lookup).await.ok().and_then(Result::ok).unwrap_or_default();
-        if found.is_empty() { Err(Failure::NameUnknown) } else { Ok(found) }
+    /// If there is none, or the look-up could not be made.
+    pub(crate) async fn look_up(&self, org_id: OrgId, name: &str) -> Outcome {
+        match self.0.known.get(name) {
+            Some(known) => known,
+            None => self.join(org_id, name).await,
+        }
+    }
+
+    /// The look-up of this name that is in flight, or a new one.
+    fn join(&self, org_id: OrgId, name: &str) -> Lookup {
+        let key = (org_id, name.to_owned());
+        let mut lookups = self.0.lookups();
+        if let Some(lookup) = lookups.by_name.get(&key).and_then(|(_, lookup)| lookup.upgrade()) {
+            return lookup;
+        }
+        lookups.next_number += 1;
+        let number = lookups.next_number;
+        let entry = Entry { inner: self.0.clone(), key: key.clone(), number };
+        let lookup = async move { entry.inner.look_up(entry.key.0, &entry.key.1).await }.boxed().shared();
+        if let Some(weak) = lookup.downgrade() {
+            lookups.by_name.insert(key, (number, weak));
+        }
+        lookup
     }
 }
+
+/// The entry of a look-up in flight; removed when the look-up ends or is cancelled.
+struct Entry {
+    inner: Arc<Inner>,
+    key: (OrgId, String),
+    number: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut lookups = self.inner.lookups();
+        // A later look-up of the name may have replaced it.
+        if lookups.by_name.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            lookups.by_name.remove(&self.key);
+        }
+    }
+}
+
+impl Inner {
+    fn lookups(&self) -> MutexGuard<'_, Lookups> {
+        self.lookups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look_up(&self, org_id: OrgId, name: &str) -> Outcome {
+        let place = timeout(PLACE_TIMEOUT, self.places.take(org_id)).await;
+        let place = place.map_err(|_| Failure::NotSent(NotSent::NoLookupPlace))?;
+        let name = name.to_owned();
+        let known = self.known.clone();
+        // The thread keeps the place: after the request's timeout it still waits for the name server.
+        let lookup = move || {
+            let found: Arc<[IpAddr]> = match (name.as_str(), 0).to_socket_addrs() {
+                Ok(found) => found.take(MAX_ADDRESSES).map(|address| address.ip()).collect(),
+                Err(_) => Arc::default(),
+            };
+            let outcome = if found.is_empty() { Err(Failure::NameUnknown) } else { Ok(found) };
+            known.insert(name, outcome.clone());
+            drop(place);
+            outcome
+        };
+        tokio::task::spawn_blocking(lookup).await.unwrap_or(Err(Failure::NameUnknown))
+    }
+}
+
+#[cfg(test)]
+mod tests;

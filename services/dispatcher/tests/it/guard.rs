@@ -38,6 +38,8 @@ async fn endpoints_at_refused_addresses_cannot_be_created() {
         "http://[fd00:ec2::254]/",
         "http://0/",
         "http://192.168.1.1/",
+        "https://8.8.8.8:22/",
+        "https://8.8.8.8:6379/",
     ] {
         let answer = system.call(Method::POST, "/endpoints", KEY, Some(json!({"url": url}))).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{url}");

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use schemas::ids::{EndpointId, EventId, OrgId};
@@ -111,16 +111,16 @@ async fn the_parts_of_a_request_are_measured() {
     .await;
     let client = WebhookClient::new(Arc::new(with_loopback())).unwrap();
     let (endpoint, event) = (endpoint(&format!("http://localhost:{}/", server.port)), event(OrgId::generate()));
-    let first = client.send(&endpoint, &event).await;
+    let first = client.send(&endpoint, &event).await.unwrap();
     assert_eq!((first.answer.status, first.reused), (Some(200), false), "{first:?}");
     assert_eq!(first.remote.unwrap().port(), server.port);
     assert!(first.timings.connect > Duration::ZERO && first.timings.wait >= THINKING, "{first:?}");
     assert!(first.timings.connect + first.timings.send + first.timings.wait <= first.latency, "{first:?}");
     assert!(first.timings.send < THINKING, "{first:?}");
-    let second = client.send(&endpoint, &event).await;
+    let second = client.send(&endpoint, &event).await.unwrap();
     assert_eq!((second.answer.status, second.reused, second.timings.connect), (Some(200), true, Duration::ZERO));
     assert!(second.timings.wait >= THINKING, "{second:?}");
-    let other = client.send(&endpoint, &self::event(OrgId::generate())).await;
+    let other = client.send(&endpoint, &self::event(OrgId::generate())).await.unwrap();
     assert!(!other.reused, "a connection of another organization");
     assert_eq!(server.accepted(), 2);
 }
@@ -135,7 +135,7 @@ async fn a_time_out_has_the_parts_until_then() {
     let client = WebhookClient::new(Arc::new(with_loopback())).unwrap();
     let mut endpoint = endpoint(&format!("http://127.0.0.1:{}/", server.port));
     endpoint.timeout = Duration::from_secs(1);
-    let result = client.send(&endpoint, &event(OrgId::generate())).await;
+    let result = client.send(&endpoint, &event(OrgId::generate())).await.unwrap();
     assert_eq!(result.error.as_deref(), Some("no response within 1 s"));
     assert!(result.timings.wait > Duration::from_millis(700) && result.remote.is_some(), "{result:?}");
 }
@@ -165,14 +165,14 @@ async fn what_the_policy_refuses_opens_no_connection() {
         (&https_only, "127.0.0.1", Refusal::PlainHttp),
     ] {
         let client = WebhookClient::new(Arc::new(policy.clone())).unwrap();
-        let result = client.send(&endpoint(&format!("http://{host}:{}/", server.port)), &event(org_id)).await;
+        let result = client.send(&endpoint(&format!("http://{host}:{}/", server.port)), &event(org_id)).await.unwrap();
         assert_eq!(result.error, Some(refusal.to_string()), "{host}");
         assert_eq!(result.remote, None, "{host}");
     }
     assert_eq!(server.accepted(), 0);
     let client = WebhookClient::new(Arc::new(of_another)).unwrap();
     let endpoint = endpoint(&format!("http://127.0.0.1:{}/", server.port));
-    assert!(client.send(&endpoint, &event(other)).await.remote.is_some(), "the organization that may");
+    assert!(client.send(&endpoint, &event(other)).await.unwrap().remote.is_some(), "the organization that may");
     assert_eq!(server.accepted(), 1);
 }
 
@@ -190,8 +190,9 @@ async fn a_name_is_refused_after_its_look_up() {
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -216,7 +217,7 @@ impl Authority {
 
 #[tokio::test]
 async fn tls_errors_are_fixed_words() {
-    let (known, unknown) = (Authority::new(), Authority::new());
+    let (known, unknown) = (Authority::new("known"), Authority::new("unknown"));
     let mut roots = RootCertStore::empty();
     roots.add(known.0.der().clone()).unwrap();
     let ring = Arc::new(rustls::crypto::ring::default_provider());

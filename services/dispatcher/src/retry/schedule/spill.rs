@@ -206,7 +206,6 @@ impl<'a> Columns<'a> {
             columns.hops.push(event.hops);
             columns.endpoints_matched.push(event.endpoints_matched.map(signed));
             columns.log_epochs.push(event.log_epoch);
-            columns.endpoints_matched.push(event.endpoints_matched.map(signed));
             columns.partitions.push(event.partition);
             columns.offsets.push(event.offset);
             let (attempts, due_after, lease) = match *waits_for {

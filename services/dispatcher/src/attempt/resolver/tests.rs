@@ -1,0 +1,39 @@
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use super::*;
+
+const NO_PLACE: Outcome = Err(Failure::NotSent(NotSent::NoLookupPlace));
+
+#[tokio::test]
+async fn look_ups_of_one_organization_leave_places_to_others() {
+    let (resolver, a, b) = (Resolver::new(), OrgId::generate(), OrgId::generate());
+    // As if the name servers of four of its names were dead.
+    let mut dead = Vec::new();
+    for _ in 0..MAX_LOOKUPS_PER_ORGANIZATION {
+        dead.push(resolver.0.places.take(a).await);
+    }
+    let started = Instant::now();
+    let many = (0..20).map(|n| resolver.look_up(a, if n % 2 == 0 { "localhost" } else { "127.0.0.2" }));
+    assert!(futures_util::future::join_all(many).await.iter().all(|outcome| *outcome == NO_PLACE));
+    assert!(started.elapsed() < 3 * PLACE_TIMEOUT, "they wait beside each other: {:?}", started.elapsed());
+    let found = resolver.look_up(b, "localhost").await.unwrap();
+    assert!(found.contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)), "{found:?}");
+    assert_eq!(resolver.look_up(a, "localhost").await, Ok(found), "the cache needs no place");
+    drop(dead.pop());
+    assert!(resolver.look_up(a, "127.0.0.2").await.is_ok(), "a place is free");
+    assert!(resolver.0.lookups().by_name.is_empty());
+}
+
+#[tokio::test]
+async fn requests_to_one_name_share_a_look_up() {
+    let (resolver, a) = (Resolver::new(), OrgId::generate());
+    let places: Vec<_> =
+        futures_util::future::join_all((1..MAX_LOOKUPS_PER_ORGANIZATION).map(|_| resolver.0.places.take(a))).await;
+    // One place is left, so each of these has it only if they share it.
+    let outcomes = futures_util::future::join_all((0..50).map(|_| resolver.look_up(a, "localhost"))).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    drop(resolver.join(a, "127.0.0.3"));
+    assert!(resolver.0.lookups().by_name.is_empty(), "a look-up that nobody waits for is forgotten");
+    drop(places);
+}
