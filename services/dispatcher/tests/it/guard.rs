@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dispatcher::DispatcherConfig;
+use dispatcher::{DispatcherConfig, EgressPolicy};
 use reqwest::{Method, StatusCode};
 use schemas::records::DeliveryOutcome;
 use serde_json::json;
@@ -13,7 +13,9 @@ use crate::system::{KEY, System};
 #[tokio::test]
 async fn a_stored_endpoint_at_a_refused_address_is_not_reached() {
     // The routes of this system allow loopback; its dispatcher does not.
-    let config = DispatcherConfig { session_timeout: Duration::from_secs(6), ..DispatcherConfig::default() };
+    let egress = EgressPolicy { allow_http: true, ..EgressPolicy::default() };
+    let session_timeout = Duration::from_secs(6);
+    let config = DispatcherConfig { egress, session_timeout, ..DispatcherConfig::default() };
     let system = System::start_with(config).await;
     let receiver = Receiver::start(ReceiverBehavior::Status(200)).await;
     let port = receiver.port();
