@@ -395,6 +395,15 @@ CREATE VIEW contract.organizations AS
  SELECT organizations.id,
     organizations.status
    FROM public.organizations;
+CREATE TABLE public.retention_floor (
+    only_row boolean DEFAULT true NOT NULL,
+    floor timestamp with time zone NOT NULL,
+    CONSTRAINT retention_floor_only_row_check CHECK (only_row)
+);
+COMMENT ON TABLE public.retention_floor IS 'Records accepted before the floor are not part of the view, whatever the log still holds. It only rises.';
+CREATE VIEW contract.retention_floor AS
+ SELECT retention_floor.floor
+   FROM public.retention_floor;
 CREATE TABLE public.api_keys (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -488,13 +497,25 @@ CREATE TABLE public.deliveries_awaiting_dedup (
     event_id uuid NOT NULL,
     event_type text NOT NULL,
     accepted_at timestamp with time zone NOT NULL,
-    payload text NOT NULL,
     traceparent text,
-    payload_encoding text,
-    hops integer DEFAULT 0 NOT NULL
+    hops integer DEFAULT 0 NOT NULL,
+    endpoints_matched integer
 )
 WITH (autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.deliveries_awaiting_dedup IS 'Deliveries that wait for the duplicate decision on their event, keyed by the record. Two records may have one event id: each is decided for itself when the view has passed it. The delivery becomes pending if the view shows the event at exactly this position and no decision calls it a duplicate. Otherwise the row is deleted.';
+CREATE TABLE public.delivery_events (
+    log_partition integer NOT NULL,
+    log_epoch integer NOT NULL,
+    log_offset bigint NOT NULL,
+    org_id uuid NOT NULL,
+    payload text NOT NULL,
+    payload_encoding text,
+    traceparent text,
+    hops integer DEFAULT 0 NOT NULL,
+    endpoints_matched integer
+)
+WITH (autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON TABLE public.delivery_events IS 'What requests need of events that have rows in delivery_schedule, once per record. Deleted with the last of these rows. It is not read from the view: webhooks are retried while no materializer runs.';
 CREATE TABLE public.delivery_schedule (
     delivery_id uuid NOT NULL,
     org_id uuid NOT NULL,
@@ -502,8 +523,6 @@ CREATE TABLE public.delivery_schedule (
     endpoint_id uuid NOT NULL,
     event_type text NOT NULL,
     accepted_at timestamp with time zone NOT NULL,
-    payload text NOT NULL,
-    traceparent text,
     log_epoch integer NOT NULL,
     log_partition integer NOT NULL,
     log_offset bigint NOT NULL,
@@ -512,13 +531,20 @@ CREATE TABLE public.delivery_schedule (
     due_at timestamp with time zone NOT NULL,
     lease_id uuid,
     finished_at timestamp with time zone,
-    payload_encoding text,
-    hops integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    refusal text,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
-    CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'held'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
+    CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.delivery_schedule IS 'Deliveries that the first attempt from the log did not finish. A row holds what sending needs, so it depends neither on the view nor on what the log still has. A finished row stays until the position has passed its record: until then, a second reading of the record must find that it is done.';
+CREATE TABLE public.delivery_usage (
+    org_id uuid NOT NULL,
+    open_rows bigint NOT NULL,
+    event_bytes bigint NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON TABLE public.delivery_usage IS 'What an organization has open, changed in the transactions that change the rows.';
 CREATE TABLE public.endpoint_changes (
     org_id uuid NOT NULL,
     started_at timestamp with time zone NOT NULL,
@@ -526,6 +552,15 @@ CREATE TABLE public.endpoint_changes (
 )
 WITH (fillfactor='70');
 COMMENT ON TABLE public.endpoint_changes IS 'How often each organization has changed its endpoints in the current hour. The routes refuse more than a bound: every dispatcher reads every change, and changes wait for each other.';
+CREATE TABLE public.endpoint_queues (
+    endpoint_id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    next_due_at timestamp with time zone NOT NULL,
+    is_held boolean DEFAULT false NOT NULL,
+    resumed_at timestamp with time zone
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
+COMMENT ON TABLE public.endpoint_queues IS 'When something of an endpoint is due in delivery_schedule. Who adds a row or makes one due earlier lowers next_due_at in the same transaction. Who claims rows locks the row here first: two instances never claim of one endpoint at the same time.';
 CREATE TABLE public.endpoints_version (
     only_row boolean DEFAULT true NOT NULL,
     version bigint NOT NULL,
@@ -568,12 +603,6 @@ CREATE TABLE public.rejected (
     message text NOT NULL
 );
 COMMENT ON TABLE public.rejected IS 'Records that became dead letters: when, where and why, never their bytes. A decision: such a record stays rejected when the log is read again. A redrive brings it back as a new record.';
-CREATE TABLE public.retention_floor (
-    only_row boolean DEFAULT true NOT NULL,
-    floor timestamp with time zone NOT NULL,
-    CONSTRAINT retention_floor_only_row_check CHECK (only_row)
-);
-COMMENT ON TABLE public.retention_floor IS 'Records accepted before the floor are not part of the view, whatever the log still holds. It only rises.';
 CREATE TABLE public.retention_gaps (
     org_id uuid NOT NULL,
     log_partition integer NOT NULL,
@@ -621,10 +650,16 @@ ALTER TABLE ONLY public.dedup_keys
     ADD CONSTRAINT dedup_keys_pkey PRIMARY KEY (org_id, kind, key);
 ALTER TABLE ONLY public.deliveries_awaiting_dedup
     ADD CONSTRAINT deliveries_awaiting_dedup_pkey PRIMARY KEY (log_partition, log_epoch, log_offset, endpoint_id);
+ALTER TABLE ONLY public.delivery_events
+    ADD CONSTRAINT delivery_events_pkey PRIMARY KEY (log_partition, log_epoch, log_offset);
 ALTER TABLE ONLY public.delivery_schedule
     ADD CONSTRAINT delivery_schedule_pkey PRIMARY KEY (delivery_id);
+ALTER TABLE ONLY public.delivery_usage
+    ADD CONSTRAINT delivery_usage_pkey PRIMARY KEY (org_id);
 ALTER TABLE ONLY public.endpoint_changes
     ADD CONSTRAINT endpoint_changes_pkey PRIMARY KEY (org_id);
+ALTER TABLE ONLY public.endpoint_queues
+    ADD CONSTRAINT endpoint_queues_pkey PRIMARY KEY (endpoint_id);
 ALTER TABLE ONLY public.endpoints
     ADD CONSTRAINT endpoints_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.endpoints_version
@@ -662,11 +697,17 @@ CREATE INDEX audit_log_number ON public.audit_log USING btree (org_id, by_key, n
 CREATE INDEX audit_log_org ON public.audit_log USING btree (org_id, id DESC);
 CREATE INDEX dedup_keys_expiry ON public.dedup_keys USING btree (expires_at);
 CREATE INDEX deliveries_awaiting_dedup_event ON public.deliveries_awaiting_dedup USING btree (org_id, event_id);
-CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE (state = 'pending'::text);
+CREATE INDEX delivery_events_org ON public.delivery_events USING btree (org_id);
+CREATE INDEX delivery_schedule_age ON public.delivery_schedule USING btree (created_at, delivery_id) WHERE ((state = 'pending'::text) AND (refusal IS NULL));
+CREATE INDEX delivery_schedule_due ON public.delivery_schedule USING btree (endpoint_id, due_at) WHERE ((state = 'pending'::text) AND (refusal IS NULL));
 CREATE INDEX delivery_schedule_event ON public.delivery_schedule USING btree (org_id, event_id);
 CREATE INDEX delivery_schedule_finished ON public.delivery_schedule USING btree (finished_at) WHERE (finished_at IS NOT NULL);
-CREATE INDEX delivery_schedule_held ON public.delivery_schedule USING btree (endpoint_id) WHERE (state = 'held'::text);
 CREATE INDEX delivery_schedule_position ON public.delivery_schedule USING btree (log_partition, log_offset);
+CREATE INDEX delivery_schedule_refused ON public.delivery_schedule USING btree (due_at) WHERE ((state = 'pending'::text) AND (refusal IS NOT NULL));
+CREATE INDEX delivery_schedule_untried ON public.delivery_schedule USING btree (org_id, endpoint_id, accepted_at, delivery_id) WHERE ((attempts = 0) AND (state = 'pending'::text));
+CREATE INDEX delivery_schedule_untried_type ON public.delivery_schedule USING btree (org_id, endpoint_id, event_type, accepted_at, delivery_id) WHERE ((attempts = 0) AND (state = 'pending'::text));
+CREATE INDEX endpoint_queues_due ON public.endpoint_queues USING btree (next_due_at) WHERE (next_due_at < 'infinity'::timestamp with time zone);
+CREATE INDEX endpoint_queues_org ON public.endpoint_queues USING btree (org_id);
 CREATE INDEX endpoints_changed ON public.endpoints USING btree (version, id);
 CREATE UNIQUE INDEX endpoints_default ON public.endpoints USING btree (org_id) WHERE (is_default AND (deleted_at IS NULL));
 CREATE INDEX endpoints_deleted ON public.endpoints USING btree (deleted_at) WHERE (deleted_at IS NOT NULL);
