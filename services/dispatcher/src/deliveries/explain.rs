@@ -94,7 +94,7 @@ enum Verdict {
     /// The event was acknowledged, or the endpoint deleted, before an attempt succeeded.
     Cancelled,
     /// The endpoint was created after the event was accepted.
-    CreatedLater,
+    Newer,
     /// The endpoint wants other types.
     OtherType,
     /// The filter of the endpoint does not hold.
@@ -158,7 +158,7 @@ fn explain_endpoint(
     let filter_holds = filter.as_ref().is_none_or(|filter| filter.holds(&payload));
     let (verdict, explanation) = match delivery {
         Some(delivery) => of_delivery(delivery, endpoint.enabled),
-        None if !existed => (Verdict::CreatedLater, "the endpoint was created after the event was accepted".to_owned()),
+        None if !existed => (Verdict::Newer, "the endpoint was created after the event was accepted".to_owned()),
         None if !type_matches => (
             Verdict::OtherType,
             format!("the endpoint wants {}, which does not match {event_type}", endpoint.event_types.join(", ")),
@@ -287,7 +287,7 @@ mod tests {
         assert!(explained.filter.is_some_and(|conditions| conditions.len() == 1 && !conditions[0].holds));
         assert_eq!(verdict(&endpoint(&["refund.*"]), None), Verdict::OtherType);
         let newer = StoredEndpoint { created_at: now, updated_at: now, ..endpoint(&[]) };
-        assert_eq!(verdict(&newer, None), Verdict::CreatedLater);
+        assert_eq!(verdict(&newer, None), Verdict::Newer);
         assert_eq!(verdict(&StoredEndpoint { enabled: false, ..endpoint(&[]) }, None), Verdict::Disabled);
         let changed = explain_endpoint(&StoredEndpoint { updated_at: now, ..endpoint(&[]) }, &event(), None);
         assert!(changed.changed_since && changed.verdict == Verdict::None);
