@@ -40,11 +40,14 @@ struct Inner {
     lookups: Mutex<Lookups>,
 }
 
+/// A look-up that requests to one name wait for.
+type SharedLookup = WeakShared<BoxFuture<'static, Outcome>>;
+
 /// Look-ups in flight: requests of an organization to one name share one.
 #[derive(Default)]
 struct Lookups {
     next_number: u64,
-    by_name: HashMap<(OrgId, String), (u64, WeakShared<BoxFuture<'static, Outcome>>)>,
+    by_name: HashMap<(OrgId, String), (u64, SharedLookup)>,
 }
 
 impl Resolver {

@@ -73,7 +73,7 @@ impl Demands<'_> {
         let is_compared = self.tests.iter().any(|test| matches!(test, Test::Compare(..)));
         let agree = |one: &String, other: &String| one.starts_with(other.as_str()) || other.starts_with(one.as_str());
         let prefixes_agree = prefixes.iter().all(|one| prefixes.iter().all(|other| agree(one, other)));
-        prefixes_agree && !(is_compared && !prefixes.is_empty()) && self.bounds_leave_room()
+        prefixes_agree && (prefixes.is_empty() || !is_compared) && self.bounds_leave_room()
     }
 
     fn of<'b, T>(&'b self, pick: impl Fn(&'b Test) -> Option<&'b T>) -> Vec<&'b T> {

@@ -90,7 +90,8 @@ async fn no_route_gives_anything_to_another_organization() {
             let token = if parameter == "min_position" { position } else { &first.cursor };
             let reply = other.call(&operation.method, &format!("{path}?{parameter}={token}"), None).await;
             document.check(operation, &reply);
-            assert!(!first.is_mentioned_in(&reply.text), "{name}, {parameter}: {}", reply.text);
+            let text = reply.text.replace(&path, "");
+            assert!(!first.is_mentioned_in(&text), "{name}, {parameter}: {text}");
         }
     }
     assert!(with_ids > 10, "routes with ids were tested: {with_ids}");
