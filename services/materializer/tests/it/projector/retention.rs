@@ -88,8 +88,8 @@ pub(crate) async fn append_record_at(
     admin.alter_configs(&[lenient], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &bench.kafka.brokers).create().unwrap();
     let at_ms = i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap();
-    // The broker gets the setting a moment later than the controller. Records without a value show it: the record itself
-    // must not have another time first.
+    // The broker gets the setting a moment later than the controller. Records without a value show it: the record
+    // itself must not have another time first.
     eventually(PATIENCE, "the topic uses the producer's time", || async {
         let probe = FutureRecord::<str, [u8]>::to(topic).partition(partition).key(key).timestamp(at_ms);
         let delivered = producer.send(probe, PATIENCE).await.unwrap();
