@@ -29,7 +29,6 @@ use crate::endpoints::purge;
 use crate::erasing;
 use crate::error::DispatchError;
 use crate::log::worker::LogWorker;
-use crate::retry::schedule::OpenLimits;
 use crate::retry::worker::RetryWorker;
 
 /// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch` and `retries` under
@@ -73,7 +72,7 @@ pub fn start(
         attempter: Attempter::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::new(PoolSizes { first_attempts: config.max_in_flight, retries: config.max_retries_in_flight }),
-        limits: OpenLimits { rows: config.max_open_deliveries, bytes: config.max_open_bytes },
+        limits: config.open_limits,
         view_positions: PositionsPoller::new(pool.clone(), MATERIALIZER),
         rows_added: Arc::new(Notify::new()),
     };

@@ -51,6 +51,11 @@ enum EndpointAction {
         #[arg(long, default_value = "24h", value_parser = ["1h", "24h", "7d"])]
         window: String,
     },
+    /// Send an event of type triggers.test to an endpoint, once, and print the id of its delivery
+    Test {
+        /// Id of the endpoint
+        id: String,
+    },
     /// Delete an endpoint and cancel its pending deliveries
     Delete {
         /// Id of the endpoint
@@ -85,6 +90,10 @@ pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
             let path = format!("/v1/endpoints/{id}/stats");
             let request = client.request(Credential::ApiKey, Method::GET, &path)?.query(&[("window", window)]);
             print::json(&client.fetch(request).await?)
+        }
+        EndpointAction::Test { id } => {
+            let path = format!("/v1/endpoints/{id}/test");
+            print::json(&client.fetch(client.request(Credential::ApiKey, Method::POST, &path)?).await?)
         }
         EndpointAction::Delete { id } => {
             client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/endpoints/{id}"))?).await?;

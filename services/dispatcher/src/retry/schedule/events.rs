@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::ids::OrgId;
+use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
@@ -89,6 +89,33 @@ pub(super) async fn copy_from_view(
     .fetch_all(connection)
     .await?;
     Ok(added.into_iter().map(|(org_id, bytes)| (OrgId::from_uuid(org_id), bytes)).collect())
+}
+
+/// As [`insert`], for the event of one row. The view may show it at another position than the row has. Returns the
+/// payload's bytes if it was added. Neither the trace nor the hops are in the view: it starts as a new one.
+pub(super) async fn copy_one_from_view(
+    connection: &mut PgConnection,
+    (partition, log_epoch, offset): Position,
+    org_id: OrgId,
+    event: EventId,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "WITH stored AS (
+             INSERT INTO delivery_events AS e (log_partition, log_epoch, log_offset, org_id, payload, payload_encoding)
+             SELECT $1, $2, $3, p.org_id, p.payload::text, p.payload_encoding
+             FROM contract.events p WHERE p.org_id = $4 AND p.event_id = $5
+             ON CONFLICT (log_partition, log_epoch, log_offset) DO UPDATE SET org_id = e.org_id
+             RETURNING octet_length(payload)::bigint AS bytes, xmax = 0 AS is_new
+         )
+         SELECT bytes FROM stored WHERE is_new",
+    )
+    .bind(partition)
+    .bind(log_epoch)
+    .bind(offset)
+    .bind(org_id.as_uuid())
+    .bind(event.as_uuid())
+    .fetch_optional(connection)
+    .await
 }
 
 /// Deletes the events of these records that have no unfinished row. Returns what [`insert`] returns, of the deleted.
