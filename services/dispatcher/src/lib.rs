@@ -16,6 +16,7 @@ mod erasing;
 mod error;
 mod log;
 mod metrics;
+mod replays;
 mod retry;
 mod run;
 

@@ -29,10 +29,11 @@ use crate::endpoints::purge;
 use crate::erasing;
 use crate::error::DispatchError;
 use crate::log::worker::LogWorker;
+use crate::replays;
 use crate::retry::worker::RetryWorker;
 
-/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch` and `retries` under
-/// `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
+/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries` and `replays`
+/// under `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
 ///
 /// # Errors
 /// If the HTTP client cannot be created.
@@ -86,6 +87,11 @@ pub fn start(
     let retrying = retry_worker.run(shutdown.clone());
     supervisor.spawn("retries", async move {
         retrying.await;
+        Ok(())
+    });
+    let replaying = replays::run(pool, config.open_limits, shutdown.clone());
+    supervisor.spawn("replays", async move {
+        replaying.await;
         Ok(())
     });
     supervisor.spawn(CONSUMER, async move {

@@ -1,12 +1,13 @@
 //! What one sees of deliveries: the deliveries of an endpoint (`list`) and of an event, one delivery with its attempts
 //! (`one`), the figures of an endpoint (`stats`), and why an event did or did not arrive (`explain`). `retry` is the
-//! retry of a delivery by hand. `request` reads the filters, `cursor` is the paging cursor, `bodies` has the shapes of
+//! retry of a delivery by hand, `bulk` that of failed ones. `request` reads the filters, `cursor` is the paging cursor, `bodies` has the shapes of
 //! JSON, `rows` reads the tables.
 //!
 //! The view has the deliveries that were tried, the dispatcher's own tables those that wait for their first attempt.
 //! Nothing here needs Kafka.
 
 mod bodies;
+mod bulk;
 mod cursor;
 mod explain;
 mod list;
@@ -109,6 +110,8 @@ fn described() -> OpenApiRouter<DeliveriesState> {
         .routes(routes!(list::of_event))
         .routes(routes!(one::show))
         .routes(routes!(retry::retry))
+        .routes(routes!(bulk::start))
+        .routes(routes!(bulk::show, bulk::cancel))
         .routes(routes!(stats::stats))
         .routes(routes!(explain::explain))
 }

@@ -169,6 +169,15 @@ pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<
         .await
 }
 
+/// Whether an organization has an endpoint that is not deleted.
+pub(crate) async fn exists(conn: &mut PgConnection, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL)")
+        .bind(org_id.as_uuid())
+        .bind(id.as_uuid())
+        .fetch_one(conn)
+        .await
+}
+
 /// The id of the organization's default endpoint. Valid until the commit: `_version` serializes changes.
 pub(crate) async fn default_of(
     conn: &mut PgConnection,

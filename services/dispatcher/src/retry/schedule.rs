@@ -23,7 +23,7 @@ mod tests;
 mod trial;
 mod usage;
 
-pub(crate) use again::{RetryOutcome, retry_now};
+pub(crate) use again::{RetryOutcome, retry_now, start_rounds};
 pub(crate) use claim::{ClaimedRow, Wanted, claim, claim_refused};
 pub(crate) use dedup::release_decided;
 pub(crate) use outcomes::{LeasedOutcome, write_outcomes};
@@ -33,3 +33,4 @@ pub(crate) use spill::{NewRow, WaitsFor, insert};
 pub(crate) use sweep::{EndedCursor, depth, end_schedules, erase, sweep};
 pub(crate) use trial::schedule_test;
 pub use usage::OpenLimits;
+pub(crate) use usage::beyond;

@@ -90,6 +90,12 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "the organization has too many open deliveries",
     ),
     code(
+        "too_many_replays",
+        409,
+        "A replay of the endpoint is running, or as many of the organization as may.",
+        "a replay of the endpoint is running, or 3 of the organization; cancel one",
+    ),
+    code(
         "development_key",
         409,
         "A key of the configuration cannot be changed over HTTP.",

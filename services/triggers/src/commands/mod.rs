@@ -18,6 +18,7 @@ mod org;
 mod positions;
 mod print;
 mod progress;
+mod replay;
 mod send;
 mod tail;
 mod time_argument;

@@ -88,11 +88,21 @@ async fn a_failed_delivery_is_retried_and_an_endpoint_tested() {
         page["deliveries"][0]["delivery_id"].as_str().map(str::to_owned)
     })
     .await;
+    let retried = system.run_as(&api, &["endpoint", "retry", &endpoint, "--event-type", "order.created"]).await;
+    let replay = retried.expect(0).json();
+    assert_eq!((&replay[0]["status"], &replay[0]["scheduled"]), (&json!("finished"), &json!(1)));
+    receiver.wait_for(2).await;
+    let failed_again = |shown: &Value| shown["status"] == "failed" && shown["attempts"] == 2;
+    eventually(Duration::from_secs(30), "the delivery has failed again", || async {
+        let shown = api.get(&format!("/v1/deliveries/{failed}")).await.expect(200).json();
+        failed_again(&shown).then_some(())
+    })
+    .await;
     receiver.change(ReceiverBehavior::Status(200));
     system.run_as(&api, &["delivery", "retry", &failed]).await.expect(0);
     let delivered = shown(&failed, "delivered").await;
     let attempts: Vec<_> = delivered["attempts_log"].as_array().unwrap().iter().map(|one| &one["attempt"]).collect();
-    assert_eq!(attempts, [&json!(1), &json!(2)]);
+    assert_eq!(attempts, [&json!(1), &json!(2), &json!(3)]);
     let status = api.get(&format!("/v1/events/{event}/status")).await.expect(200).json();
     assert_eq!(status["status"], "delivered", "the event is not failed any more: {status}");
 

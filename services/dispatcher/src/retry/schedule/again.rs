@@ -1,4 +1,4 @@
-//! Retries deliveries by hand: a pending one becomes due, a finished one gets a new round of attempts.
+//! Retries deliveries by hand: a pending one becomes due, finished ones get a new round of attempts.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(crate) async fn retry_now(
     if let Some(reason) = known.reason_against() {
         return Ok(reason);
     }
-    if let Some(reason) = usage::beyond(connection, org_id, limits).await? {
+    if let Some(reason) = usage::beyond(connection, org_id, 1, limits).await? {
         return Ok(RetryOutcome::TooMuchOpen(reason));
     }
     start_round(connection, org_id, delivery).await?;
@@ -157,34 +157,75 @@ impl FromRow<'_, PgRow> for StartedRow {
     }
 }
 
-/// Adds the row of a finished delivery, or reuses the one that is still there. That one keeps its log position: it
-/// covers its record until the dispatcher has passed it. Does nothing if another call has just added it.
+/// Which finished deliveries get a new round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trusts {
+    /// All that are asked for.
+    Caller,
+    /// Only those of which the view shows the last round.
+    View,
+}
+
+/// Adds the row of a finished delivery. Does nothing if another call has just added it.
 async fn start_round(connection: &mut PgConnection, org_id: OrgId, delivery: DeliveryId) -> Result<(), sqlx::Error> {
-    let started: Option<StartedRow> = sqlx::query_as(
+    start(connection, org_id, &[delivery], Trusts::Caller).await.map(drop)
+}
+
+/// Starts a new round of those of these deliveries that are finished, as far as the view knows the last round of them
+/// and has their event. Returns how many it started.
+pub(crate) async fn start_rounds(
+    connection: &mut PgConnection,
+    org_id: OrgId,
+    deliveries: &[DeliveryId],
+) -> Result<usize, sqlx::Error> {
+    start(connection, org_id, deliveries, Trusts::View).await
+}
+
+/// Adds rows, or reuses those that are still there. These keep their log position: it covers their record until the
+/// dispatcher has passed it.
+async fn start(
+    connection: &mut PgConnection,
+    org_id: OrgId,
+    deliveries: &[DeliveryId],
+    trusts: Trusts,
+) -> Result<usize, sqlx::Error> {
+    let started: Vec<StartedRow> = sqlx::query_as(
         "INSERT INTO delivery_schedule AS s (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                              log_epoch, log_partition, log_offset, state, attempts, attempts_before,
                                              round, due_at)
          SELECT v.delivery_id, v.org_id, v.event_id, v.endpoint_id, v.event_type, e.accepted_at, e.log_epoch,
                 e.log_partition, e.log_offset, 'pending', v.attempts, v.attempts, v.round + 1, now()
-         FROM contract.deliveries v JOIN contract.events e ON e.org_id = v.org_id AND e.event_id = v.event_id
-         WHERE v.org_id = $1 AND v.delivery_id = $2
+         FROM UNNEST($2::uuid[]) WITH ORDINALITY AS t (delivery_id, nth)
+              JOIN contract.deliveries v ON v.org_id = $1 AND v.delivery_id = t.delivery_id
+              JOIN contract.events e ON e.org_id = v.org_id AND e.event_id = v.event_id
+         ORDER BY t.nth
          ON CONFLICT (delivery_id) DO UPDATE
              SET state = 'pending', attempts = greatest(s.attempts, EXCLUDED.attempts),
                  attempts_before = greatest(s.attempts, EXCLUDED.attempts),
                  round = greatest(s.round + 1, EXCLUDED.round), due_at = now(), created_at = now(),
                  finished_at = NULL, lease_id = NULL, refusal = NULL
-             WHERE s.finished_at IS NOT NULL
+             WHERE s.finished_at IS NOT NULL AND (NOT $3 OR s.round < EXCLUDED.round)
          RETURNING event_id, endpoint_id, log_partition, log_epoch, log_offset",
     )
+    .persistent(false)
     .bind(org_id.as_uuid())
-    .bind(delivery.as_uuid())
-    .fetch_optional(&mut *connection)
+    .bind(in_order(deliveries))
+    .bind(trusts == Trusts::View)
+    .fetch_all(&mut *connection)
     .await?;
-    let Some(StartedRow { endpoint, event, position }) = started else { return Ok(()) };
     let mut change = UsageChange::default();
-    change.add_rows(org_id, 1);
-    let bytes = events::copy_one_from_view(connection, position, org_id, event).await?;
-    change.add_bytes(org_id, bytes.unwrap_or(0));
-    queues::lower(connection, [(endpoint, org_id, Duration::ZERO)].into_iter()).await?;
-    usage::apply(connection, change).await
+    change.add_rows(org_id, i64::try_from(started.len()).unwrap_or(i64::MAX));
+    let wanted = started.iter().map(|row| (row.position, row.event));
+    change.add_bytes(org_id, events::copy_shown(connection, org_id, wanted).await?);
+    let due = started.iter().map(|row| (row.endpoint, org_id, Duration::ZERO));
+    queues::lower(connection, due).await?;
+    usage::apply(connection, change).await?;
+    Ok(started.len())
+}
+
+/// In this order, so that two transactions lock rows in one order.
+fn in_order(deliveries: &[DeliveryId]) -> Vec<Uuid> {
+    let mut ids: Vec<Uuid> = deliveries.iter().map(DeliveryId::as_uuid).collect();
+    ids.sort_unstable();
+    ids
 }

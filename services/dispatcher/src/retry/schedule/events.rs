@@ -91,30 +91,37 @@ pub(super) async fn copy_from_view(
     Ok(added.into_iter().map(|(org_id, bytes)| (OrgId::from_uuid(org_id), bytes)).collect())
 }
 
-/// As [`insert`], for the event of one row. The view may show it at another position than the row has. Returns the
-/// payload's bytes if it was added. Neither the trace nor the hops are in the view: it starts as a new one.
-pub(super) async fn copy_one_from_view(
+/// As [`insert`], for events of one organization that the view shows, maybe at other positions than these. Returns the
+/// bytes that were added. Neither the trace nor the hops are in the view: a new trace starts.
+pub(super) async fn copy_shown(
     connection: &mut PgConnection,
-    (partition, log_epoch, offset): Position,
     org_id: OrgId,
-    event: EventId,
-) -> Result<Option<i64>, sqlx::Error> {
+    events: impl Iterator<Item = (Position, EventId)>,
+) -> Result<i64, sqlx::Error> {
+    let events: BTreeMap<Position, EventId> = events.collect();
+    if events.is_empty() {
+        return Ok(0);
+    }
     sqlx::query_scalar(
         "WITH stored AS (
              INSERT INTO delivery_events AS e (log_partition, log_epoch, log_offset, org_id, payload, payload_encoding)
-             SELECT $1, $2, $3, p.org_id, p.payload::text, p.payload_encoding
-             FROM contract.events p WHERE p.org_id = $4 AND p.event_id = $5
+             SELECT t.log_partition, t.log_epoch, t.log_offset, p.org_id, p.payload::text, p.payload_encoding
+             FROM UNNEST($1::integer[], $2::integer[], $3::bigint[], $4::uuid[]) WITH ORDINALITY
+                  AS t (log_partition, log_epoch, log_offset, event_id, nth)
+             JOIN contract.events p ON p.org_id = $5 AND p.event_id = t.event_id
+             ORDER BY t.nth
              ON CONFLICT (log_partition, log_epoch, log_offset) DO UPDATE SET org_id = e.org_id
              RETURNING octet_length(payload)::bigint AS bytes, xmax = 0 AS is_new
          )
-         SELECT bytes FROM stored WHERE is_new",
+         SELECT COALESCE(sum(bytes) FILTER (WHERE is_new), 0)::bigint FROM stored",
     )
-    .bind(partition)
-    .bind(log_epoch)
-    .bind(offset)
+    .persistent(false)
+    .bind(events.keys().map(|(partition, ..)| *partition).collect::<Vec<_>>())
+    .bind(events.keys().map(|(_, log_epoch, _)| *log_epoch).collect::<Vec<_>>())
+    .bind(events.keys().map(|(.., offset)| *offset).collect::<Vec<_>>())
+    .bind(events.values().map(EventId::as_uuid).collect::<Vec<_>>())
     .bind(org_id.as_uuid())
-    .bind(event.as_uuid())
-    .fetch_optional(connection)
+    .fetch_one(connection)
     .await
 }
 

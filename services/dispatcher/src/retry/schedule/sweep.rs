@@ -144,8 +144,10 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
              RETURNING 1
          ), usage AS (
              DELETE FROM delivery_usage WHERE org_id = $1 RETURNING 1
+         ), replays AS (
+             DELETE FROM replays WHERE id IN (SELECT id FROM replays WHERE org_id = $1 LIMIT $2) RETURNING 1
          )
-         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM usage",
+         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM usage UNION ALL SELECT FROM replays",
     )
     .bind(org_id.as_uuid())
     .bind(SWEEP_ROWS)

@@ -24,7 +24,7 @@ pub(crate) async fn schedule_test(
     endpoint: EndpointId,
     limits: OpenLimits,
 ) -> Result<Result<DeliveryId, &'static str>, sqlx::Error> {
-    if let Some(reason) = usage::beyond(connection, org_id, limits).await? {
+    if let Some(reason) = usage::beyond(connection, org_id, 1, limits).await? {
         return Ok(Err(reason));
     }
     let (offset, accepted_at): (i64, OffsetDateTime) =

@@ -24,11 +24,12 @@ impl Default for OpenLimits {
 pub(super) const TOO_MANY_OPEN: &str = "the organization has too many open deliveries";
 pub(super) const TOO_MANY_BYTES: &str = "the open deliveries of the organization take too much space";
 
-/// Why an organization may not have one more open delivery; `None`: it may. Concurrent callers can exceed the limits by
-/// one each.
-pub(super) async fn beyond(
+/// Why an organization may not have so many more open deliveries; `None`: it may. Concurrent callers can exceed the
+/// limits by theirs.
+pub(crate) async fn beyond(
     connection: &mut PgConnection,
     org_id: OrgId,
+    more: i64,
     limits: OpenLimits,
 ) -> Result<Option<&'static str>, sqlx::Error> {
     let open: Option<(i64, i64)> =
@@ -37,7 +38,7 @@ pub(super) async fn beyond(
             .fetch_optional(connection)
             .await?;
     Ok(match open {
-        Some((rows, _)) if rows >= limits.rows => Some(TOO_MANY_OPEN),
+        Some((rows, _)) if rows + more > limits.rows => Some(TOO_MANY_OPEN),
         Some((_, bytes)) if bytes > limits.bytes => Some(TOO_MANY_BYTES),
         _ => None,
     })
