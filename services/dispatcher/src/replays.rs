@@ -1,5 +1,5 @@
-//! Replays: the failed deliveries of an endpoint are retried in bulk, batch by batch, by any dispatcher. The cursor moves
-//! in the transaction that schedules a batch, so a replay survives a restart and schedules nothing twice.
+//! Replays: the failed deliveries of an endpoint are retried in bulk, batch by batch, by any dispatcher. The cursor
+//! moves in the transaction that schedules a batch, so a replay survives a restart and schedules nothing twice.
 
 use std::time::Duration;
 

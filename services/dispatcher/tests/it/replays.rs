@@ -63,6 +63,8 @@ async fn failed_deliveries_are_retried_across_a_crash() {
     system.crash().await;
     let before = shown(&system, &id).await;
     assert_eq!(before["status"], "running", "{before}");
+    // As if the leases of the attempts in flight were over.
+    system.make_due("state = 'pending' AND lease_id IS NOT NULL").await;
     system.start_dispatcher(config());
     let ended = eventually(PATIENCE, "the replay has finished", || async {
         Some(shown(&system, &id).await).filter(|replay| replay["status"] == "finished")
