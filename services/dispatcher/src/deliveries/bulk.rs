@@ -139,7 +139,7 @@ fn time(name: &str, text: Option<&str>) -> Result<Option<OffsetDateTime>, Proble
         (status = 200, description = "Of a dry run: how many it would retry.", body = BulkRetryCount),
         (status = 202, description = "The replay has started.", body = StartedReplay)),
     security(("key" = ["manage"])),
-    extensions(("x-error-codes" = json!(["invalid_request", "too_many_replays"]))),
+    extensions(("x-error-codes" = json!(["too_many_replays"]))),
 )]
 pub(super) async fn start(
     EndpointWriter(caller): EndpointWriter,
