@@ -155,7 +155,7 @@ pub(super) async fn start(
             (Selection { org_id: caller.org_id, endpoint: id, from: None, before: now, event_types: None }, false)
         }
     };
-    let started = state
+    state
         .read(&caller, async {
             let mut transaction = state.pool.begin().await?;
             if !store::exists(&mut transaction, caller.org_id, id).await?
@@ -183,8 +183,7 @@ pub(super) async fn start(
             transaction.commit().await?;
             Ok(Ok((StatusCode::ACCEPTED, Json(StartedReplay { replay_id })).into_response()))
         })
-        .await?;
-    started
+        .await?
 }
 
 fn too_many() -> Problem {
