@@ -68,7 +68,6 @@ class Organization:
             return str(post("/v1/events", self.key, {"event_type": "made", "payload": 1})["event_id"])
         return None
 
-
     def delivery(self) -> str | None:
         """Return the id of a delivery, which fails: nobody listens."""
         endpoint = post("/v1/endpoints", self.key, {"url": NOBODY, "event_types": ["delivered"]})
