@@ -61,6 +61,9 @@ class Organization:
             return str(self.new_key("consume")["id"])
         if path.startswith("/v1/deliveries/"):
             return self.delivery()
+        if path.startswith("/v1/replays/"):
+            endpoint = post("/v1/endpoints", self.key, {"url": NOBODY, "event_types": ["replayed"]})
+            return str(post(f"/v1/endpoints/{endpoint['id']}/retry", self.key, {"only": "failed"})["replay_id"])
         if path.startswith(("/v1/ack/", "/v1/events/", "/v1/inbox/")):
             return str(post("/v1/events", self.key, {"event_type": "made", "payload": 1})["event_id"])
         return None

@@ -299,7 +299,8 @@ CREATE VIEW contract.deliveries AS
     deliveries.last_status_code,
     deliveries.last_error,
     deliveries.last_started_at,
-    deliveries.created_at
+    deliveries.created_at,
+    (deliveries.rank / 3) AS round
    FROM view.deliveries;
 CREATE TABLE view.delivery_attempts (
     org_id uuid NOT NULL,
@@ -533,6 +534,8 @@ CREATE TABLE public.delivery_schedule (
     finished_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     refusal text,
+    round integer DEFAULT 0 NOT NULL,
+    attempts_before integer DEFAULT 0 NOT NULL,
     CONSTRAINT delivery_schedule_check CHECK (((finished_at IS NOT NULL) = (state = ANY (ARRAY['delivered'::text, 'failed'::text, 'cancelled'::text])))),
     CONSTRAINT delivery_schedule_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'failed'::text, 'cancelled'::text])))
 )
@@ -561,6 +564,12 @@ CREATE TABLE public.endpoint_queues (
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02');
 COMMENT ON TABLE public.endpoint_queues IS 'When something of an endpoint is due in delivery_schedule. Who adds a row or makes one due earlier lowers next_due_at in the same transaction. Who claims rows locks the row here first: two instances never claim of one endpoint at the same time.';
+CREATE SEQUENCE public.endpoint_test_numbers
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 CREATE TABLE public.endpoints_version (
     only_row boolean DEFAULT true NOT NULL,
     version bigint NOT NULL,
@@ -603,6 +612,27 @@ CREATE TABLE public.rejected (
     message text NOT NULL
 );
 COMMENT ON TABLE public.rejected IS 'Records that became dead letters: when, where and why, never their bytes. A decision: such a record stays rejected when the log is read again. A redrive brings it back as a new record.';
+CREATE TABLE public.replays (
+    id uuid NOT NULL,
+    org_id uuid NOT NULL,
+    endpoint_id uuid NOT NULL,
+    only_status text NOT NULL,
+    created_from timestamp with time zone,
+    created_before timestamp with time zone NOT NULL,
+    event_types text[],
+    status text DEFAULT 'running'::text NOT NULL,
+    matched bigint DEFAULT 0 NOT NULL,
+    scheduled bigint DEFAULT 0 NOT NULL,
+    cursor_created_at timestamp with time zone,
+    cursor_delivery_id uuid,
+    next_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT replays_check CHECK (((status = 'running'::text) = (ended_at IS NULL))),
+    CONSTRAINT replays_only_status_check CHECK ((only_status = 'failed'::text)),
+    CONSTRAINT replays_status_check CHECK ((status = ANY (ARRAY['running'::text, 'finished'::text, 'cancelled'::text])))
+);
+COMMENT ON TABLE public.replays IS 'Deliveries of endpoints that are retried in bulk. Any dispatcher schedules the next batch, and moves the cursor in the same transaction.';
 CREATE TABLE public.retention_gaps (
     org_id uuid NOT NULL,
     log_partition integer NOT NULL,
@@ -678,6 +708,8 @@ ALTER TABLE ONLY public.rate_limits
     ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (scope);
 ALTER TABLE ONLY public.rejected
     ADD CONSTRAINT rejected_pkey PRIMARY KEY (log_topic, log_partition, log_epoch, log_offset);
+ALTER TABLE ONLY public.replays
+    ADD CONSTRAINT replays_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.retention_floor
     ADD CONSTRAINT retention_floor_pkey PRIMARY KEY (only_row);
 ALTER TABLE ONLY public.retention_gaps
@@ -720,6 +752,10 @@ CREATE INDEX organizations_erasing ON public.organizations USING btree (id) WHER
 CREATE INDEX organizations_name ON public.organizations USING btree (name);
 CREATE INDEX rejected_age ON public.rejected USING btree (appended_at);
 CREATE INDEX rejected_newest ON public.rejected USING btree (org_id, appended_at, log_topic, log_partition, log_epoch, log_offset) WHERE (org_id IS NOT NULL);
+CREATE INDEX replays_ended ON public.replays USING btree (ended_at) WHERE (ended_at IS NOT NULL);
+CREATE INDEX replays_org ON public.replays USING btree (org_id);
+CREATE INDEX replays_running ON public.replays USING btree (next_at) WHERE (status = 'running'::text);
+CREATE UNIQUE INDEX replays_running_endpoint ON public.replays USING btree (endpoint_id) WHERE (status = 'running'::text);
 CREATE INDEX deliveries_age ON view.deliveries USING btree (last_started_at);
 CREATE INDEX deliveries_endpoint_status ON view.deliveries USING btree (org_id, endpoint_id, status, created_at, delivery_id);
 CREATE INDEX deliveries_endpoint_type ON view.deliveries USING btree (org_id, endpoint_id, event_type, status, created_at, delivery_id);

@@ -118,6 +118,10 @@ id!(
     /// A delivery: one event to one endpoint, over all attempts.
     DeliveryId
 );
+id!(
+    /// A replay: deliveries of an endpoint that are sent again in bulk.
+    ReplayId
+);
 
 /// An id in OpenAPI.
 fn uuid_schema(description: &str) -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {

@@ -147,6 +147,9 @@ pub struct DeliveryAttempt {
     /// Endpoints that matched the event when it was read from the log, this one included; `None`: not known.
     #[serde(default)]
     pub endpoints_matched: Option<i32>,
+    /// How often the delivery had been retried by hand when the attempt was made. The last round decides its state.
+    #[serde(default)]
+    pub round: i32,
 }
 
 /// State of a delivery after an attempt.

@@ -18,6 +18,8 @@ const ACK_V1: &[u8] = include_bytes!("../../avro/golden/ack.v1.bin");
 const ATTEMPT_V1: &[u8] = include_bytes!("../../avro/golden/delivery_attempt.v1.bin");
 const ATTEMPT_V2: &[u8] = include_bytes!("../../avro/golden/delivery_attempt.v2.bin");
 const ATTEMPT_BARE_V2: &[u8] = include_bytes!("../../avro/golden/delivery_attempt-bare.v2.bin");
+const ATTEMPT_V3: &[u8] = include_bytes!("../../avro/golden/delivery_attempt.v3.bin");
+const ATTEMPT_BARE_V3: &[u8] = include_bytes!("../../avro/golden/delivery_attempt-bare.v3.bin");
 
 const ORG: &str = "0192f0c1-2345-7abc-8def-0123456789ab";
 const ID: &str = "0192f0c1-2345-7abc-8def-0123456789ac";
@@ -93,13 +95,19 @@ fn attempt() -> DeliveryAttempt {
         wait_us: Some(29_700),
         remote_address: Some("2606:4700::6810:84e5".to_owned()),
         endpoints_matched: Some(3),
+        round: 1,
     }
+}
+
+/// The attempt with the fields of version 2.
+fn attempt_v2() -> DeliveryAttempt {
+    DeliveryAttempt { round: 0, ..attempt() }
 }
 
 /// The attempt with the fields of version 1.
 fn attempt_v1() -> DeliveryAttempt {
     let (connect_us, send_us, wait_us) = (None, None, None);
-    DeliveryAttempt { connect_us, send_us, wait_us, remote_address: None, endpoints_matched: None, ..attempt() }
+    DeliveryAttempt { connect_us, send_us, wait_us, remote_address: None, endpoints_matched: None, ..attempt_v2() }
 }
 
 #[test]
@@ -112,8 +120,10 @@ fn golden_bytes_decode_to_the_same_values() {
     assert_eq!(decode_event(EVENT_BARE_V3).unwrap(), bare_event());
     assert_eq!(decode_ack(ACK_V1).unwrap(), ack());
     assert_eq!(decode_attempt(ATTEMPT_V1).unwrap(), attempt_v1());
-    assert_eq!(decode_attempt(ATTEMPT_V2).unwrap(), attempt());
+    assert_eq!(decode_attempt(ATTEMPT_V2).unwrap(), attempt_v2());
     assert_eq!(decode_attempt(ATTEMPT_BARE_V2).unwrap(), attempt_v1());
+    assert_eq!(decode_attempt(ATTEMPT_V3).unwrap(), attempt());
+    assert_eq!(decode_attempt(ATTEMPT_BARE_V3).unwrap(), attempt_v1());
 }
 
 /// For the newest version only: a new version gets its own golden bytes, and this test moves to them.
@@ -122,8 +132,8 @@ fn the_encoder_gives_the_golden_bytes() {
     assert_eq!(encode_event(&full_event()).unwrap(), EVENT_V3);
     assert_eq!(encode_event(&bare_event()).unwrap(), EVENT_BARE_V3);
     assert_eq!(encode_ack(&ack()).unwrap(), ACK_V1);
-    assert_eq!(encode_attempt(&attempt()).unwrap(), ATTEMPT_V2);
-    assert_eq!(encode_attempt(&attempt_v1()).unwrap(), ATTEMPT_BARE_V2);
+    assert_eq!(encode_attempt(&attempt()).unwrap(), ATTEMPT_V3);
+    assert_eq!(encode_attempt(&attempt_v1()).unwrap(), ATTEMPT_BARE_V3);
 }
 
 /// The expected values are from another implementation of the specification, as producers in other languages use it.
@@ -135,6 +145,7 @@ fn both_the_right_and_the_librarys_fingerprints_are_read() {
     assert_eq!(ACK_V1[2..10], [0xc0, 0xc2, 0xb5, 0x96, 0xad, 0xaf, 0x68, 0xfa]);
     assert_eq!(ATTEMPT_V1[2..10], [0x75, 0x98, 0x4f, 0x09, 0x9d, 0x78, 0x88, 0x63]);
     assert_eq!(ATTEMPT_V2[2..10], [0xab, 0xd9, 0x14, 0xf8, 0x14, 0xcb, 0x09, 0x74]);
+    assert_eq!(ATTEMPT_V3[2..10], [0x6b, 0x87, 0x6a, 0x5d, 0x11, 0x21, 0xb5, 0x06]);
     let [v1, v2] = EVENT_VERSIONS.older else { panic!("two older versions") };
     for (text, golden) in [(v1, EVENT_V1), (v2, EVENT_V2), (&EVENT_VERSIONS.newest, EVENT_V3)] {
         let library = fingerprint(&Schema::parse_str(text).unwrap());
@@ -142,8 +153,8 @@ fn both_the_right_and_the_librarys_fingerprints_are_read() {
         let value = [&MARKER, &library[..], &golden[10..]].concat();
         assert_eq!(decode_event(&value).unwrap(), decode_event(golden).unwrap());
     }
-    let [v1] = ATTEMPT_VERSIONS.older else { panic!("one older version") };
-    for (text, golden) in [(v1, ATTEMPT_V1), (&ATTEMPT_VERSIONS.newest, ATTEMPT_V2)] {
+    let [v1, v2] = ATTEMPT_VERSIONS.older else { panic!("two older versions") };
+    for (text, golden) in [(v1, ATTEMPT_V1), (v2, ATTEMPT_V2), (&ATTEMPT_VERSIONS.newest, ATTEMPT_V3)] {
         let library = fingerprint(&Schema::parse_str(text).unwrap());
         assert_ne!(library, golden[2..10]);
         let value = [&MARKER, &library[..], &golden[10..]].concat();
@@ -243,7 +254,7 @@ fn a_huge_length_prefix_is_an_error_without_allocation() {
 proptest! {
     #[test]
     fn random_datums_never_panic(datum in prop::collection::vec(any::<u8>(), 0..300)) {
-        for golden in [EVENT_V1, ACK_V1, ATTEMPT_V1, ATTEMPT_V2] {
+        for golden in [EVENT_V1, ACK_V1, ATTEMPT_V1, ATTEMPT_V2, ATTEMPT_V3] {
             let value = [&golden[..10], &datum].concat();
             drop((decode_event(&value), decode_ack(&value), decode_attempt(&value)));
         }
@@ -288,8 +299,8 @@ fn write_golden_bytes() {
         ("event.v3.bin", encode_event(&full_event())),
         ("event-bare.v3.bin", encode_event(&bare_event())),
         ("ack.v1.bin", encode_ack(&ack())),
-        ("delivery_attempt.v2.bin", encode_attempt(&attempt())),
-        ("delivery_attempt-bare.v2.bin", encode_attempt(&attempt_v1())),
+        ("delivery_attempt.v3.bin", encode_attempt(&attempt())),
+        ("delivery_attempt-bare.v3.bin", encode_attempt(&attempt_v1())),
     ] {
         let path = std::path::Path::new(folder).join(name);
         if std::fs::metadata(&path).map_or(true, |file| file.len() == 0) {

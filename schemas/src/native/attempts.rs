@@ -50,6 +50,9 @@ fn check(attempt: &DeliveryAttempt) -> Result<(), String> {
     if attempt.endpoints_matched.is_some_and(i32::is_negative) {
         errors.add("endpoints_matched", "must not be negative");
     }
+    if attempt.round < 0 {
+        errors.add("round", "must not be negative");
+    }
     if !is_time_in_range(attempt.started_at) {
         errors.add("started_at", "must be in the years 1 to 9999");
     }

@@ -329,6 +329,7 @@ fn attempt() -> DeliveryAttempt {
         wait_us: None,
         remote_address: None,
         endpoints_matched: None,
+        round: 0,
     }
 }
 
@@ -346,6 +347,7 @@ fn an_attempt_is_read_when_it_can_be_stored() {
         DeliveryAttempt { send_us: Some(-1), ..attempt() },
         DeliveryAttempt { wait_us: Some(i64::MIN), ..attempt() },
         DeliveryAttempt { endpoints_matched: Some(-1), ..attempt() },
+        DeliveryAttempt { round: -1, ..attempt() },
     ] {
         assert_eq!(read(&bad).unwrap_err().class, "invalid_attempt");
     }

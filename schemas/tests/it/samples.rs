@@ -121,6 +121,7 @@ pub(crate) fn avro_attempts() -> Vec<Vec<u8>> {
         wait_us: Some(29_700),
         remote_address: Some("192.0.2.7".to_owned()),
         endpoints_matched: Some(3),
+        round: 1,
     };
     let done = DeliveryAttempt {
         outcome: DeliveryOutcome::Delivered,

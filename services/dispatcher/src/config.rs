@@ -9,6 +9,7 @@ use runtime::config::{FlagParser, InvalidConfig};
 use url::Host;
 
 use crate::attempt::egress::{self, EgressPolicy};
+use crate::retry::schedule::OpenLimits;
 
 /// Name of the consumer in `consumer_positions`, and of the health component.
 pub const CONSUMER: &str = "dispatcher";
@@ -106,11 +107,41 @@ fn denied_host(text: &str) -> Result<String, InvalidConfig> {
     }
 }
 
+/// What an organization may have open.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OpenArgs {
+    /// Maximum of deliveries of an organization that are not finished; those beyond it fail at once
+    #[arg(long, env = "WEBHOOK_MAX_OPEN_DELIVERIES", default_value_t = 1_000_000)]
+    webhook_max_open_deliveries: usize,
+    /// Maximum of payloads that are stored for such deliveries of an organization, in MiB; those beyond it fail at once
+    #[arg(long, env = "WEBHOOK_MAX_OPEN_MEBIBYTES", default_value_t = 4096)]
+    webhook_max_open_mebibytes: usize,
+}
+
+impl OpenArgs {
+    fn limits(&self) -> Result<OpenLimits, InvalidConfig> {
+        let (rows, mebibytes) = (self.webhook_max_open_deliveries, self.webhook_max_open_mebibytes);
+        let rows = signed(in_range("WEBHOOK_MAX_OPEN_DELIVERIES", rows, 1_000_000_000)?);
+        let bytes = MEBIBYTE * signed(in_range("WEBHOOK_MAX_OPEN_MEBIBYTES", mebibytes, 1_000_000)?);
+        Ok(OpenLimits { rows, bytes })
+    }
+}
+
+fn in_range(option: &'static str, value: usize, max: usize) -> Result<usize, InvalidConfig> {
+    if (1..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(InvalidConfig { option, reason: format!("must be from 1 to {max}") })
+    }
+}
+
 /// Endpoints over HTTP.
 #[derive(Args, Clone, Debug)]
 pub struct EndpointArgs {
     #[command(flatten)]
     egress: EgressArgs,
+    #[command(flatten)]
+    open: OpenArgs,
     /// Changes of an organization's endpoints per hour, over all instances; further ones get 429
     #[arg(long, env = "WEBHOOK_MAX_ENDPOINT_CHANGES_PER_HOUR", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -124,7 +155,7 @@ impl EndpointArgs {
     /// Names the first invalid value.
     pub fn settings(&self) -> Result<EndpointSettings, InvalidConfig> {
         let max_changes_per_hour = self.webhook_max_endpoint_changes_per_hour;
-        Ok(EndpointSettings { policy: self.egress.policy()?, max_changes_per_hour })
+        Ok(EndpointSettings { policy: self.egress.policy()?, max_changes_per_hour, open_limits: self.open.limits()? })
     }
 }
 
@@ -135,13 +166,15 @@ pub struct EndpointSettings {
     pub policy: EgressPolicy,
     /// Changes per organization and hour.
     pub max_changes_per_hour: u32,
+    /// What an organization may have open. It must be the dispatcher's.
+    pub open_limits: OpenLimits,
 }
 
 impl EndpointSettings {
     /// With the defaults of the other options.
     #[must_use]
     pub fn new(policy: EgressPolicy) -> Self {
-        Self { policy, max_changes_per_hour: 1000 }
+        Self { policy, max_changes_per_hour: 1000, open_limits: OpenLimits::default() }
     }
 }
 
@@ -162,12 +195,8 @@ pub struct WebhookArgs {
     /// Maximum of attempts in flight per endpoint, if the endpoint has no max_in_flight of its own
     #[arg(long, env = "WEBHOOK_MAX_IN_FLIGHT_PER_ENDPOINT", default_value_t = 16)]
     pub webhook_max_in_flight_per_endpoint: usize,
-    /// Maximum of deliveries of an organization that are not finished; those beyond it fail at once
-    #[arg(long, env = "WEBHOOK_MAX_OPEN_DELIVERIES", default_value_t = 1_000_000)]
-    pub webhook_max_open_deliveries: usize,
-    /// Maximum of payloads that are stored for such deliveries of an organization, in MiB; those beyond it fail at once
-    #[arg(long, env = "WEBHOOK_MAX_OPEN_MEBIBYTES", default_value_t = 4096)]
-    pub webhook_max_open_mebibytes: usize,
+    #[command(flatten)]
+    open: OpenArgs,
     /// How long a delivery is retried, in hours. Then it fails, whatever is left of its retry schedule
     #[arg(long, env = "WEBHOOK_MAX_RETRY_HOURS", default_value_t = 72)]
     pub webhook_max_retry_hours: usize,
@@ -179,14 +208,6 @@ impl WebhookArgs {
     /// # Errors
     /// Names the first invalid value.
     pub fn config(&self) -> Result<DispatcherConfig, InvalidConfig> {
-        let invalid = |option, reason: String| InvalidConfig { option, reason };
-        let in_range = |option, value: usize, max: usize| {
-            if (1..=max).contains(&value) {
-                Ok(value)
-            } else {
-                Err(invalid(option, format!("must be from 1 to {max}")))
-            }
-        };
         Ok(DispatcherConfig {
             delivers: !self.disable_webhook_delivery,
             egress: self.egress.policy()?,
@@ -201,13 +222,7 @@ impl WebhookArgs {
                 self.webhook_max_in_flight_per_endpoint,
                 1000,
             )?,
-            max_open_deliveries: signed(in_range(
-                "WEBHOOK_MAX_OPEN_DELIVERIES",
-                self.webhook_max_open_deliveries,
-                1_000_000_000,
-            )?),
-            max_open_bytes: MEBIBYTE
-                * signed(in_range("WEBHOOK_MAX_OPEN_MEBIBYTES", self.webhook_max_open_mebibytes, 1_000_000)?),
+            open_limits: self.open.limits()?,
             max_retry_time: HOUR * in_range("WEBHOOK_MAX_RETRY_HOURS", self.webhook_max_retry_hours, 720)? as u32,
             ..DispatcherConfig::default()
         })
@@ -230,10 +245,8 @@ pub struct DispatcherConfig {
     pub max_retries_in_flight: usize,
     /// Attempts in flight per endpoint, unless the endpoint has a limit of its own.
     pub max_in_flight_per_endpoint: usize,
-    /// Unfinished deliveries of an organization.
-    pub max_open_deliveries: i64,
-    /// Bytes of payloads that are stored for unfinished deliveries of an organization.
-    pub max_open_bytes: i64,
+    /// What an organization may have open.
+    pub open_limits: OpenLimits,
     /// How long a delivery is retried.
     pub max_retry_time: Duration,
     /// First attempts that wait per endpoint.
@@ -261,8 +274,7 @@ impl Default for DispatcherConfig {
             max_in_flight: 1000,
             max_retries_in_flight: 500,
             max_in_flight_per_endpoint: 16,
-            max_open_deliveries: 1_000_000,
-            max_open_bytes: 4096 * MEBIBYTE,
+            open_limits: OpenLimits::default(),
             max_retry_time: 72 * HOUR,
             queue_capacity: 1000,
             spill_after: Duration::from_secs(1),

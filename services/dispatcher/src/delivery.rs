@@ -31,7 +31,15 @@ pub(crate) struct OutboundEvent {
     pub offset: i64,
 }
 
+/// Partition of events that are on no log: those of tests.
+pub(crate) const TEST_PARTITION: i32 = -1;
+
 impl OutboundEvent {
+    /// Whether it tests an endpoint: it is sent once.
+    pub(crate) fn is_test(&self) -> bool {
+        self.partition == TEST_PARTITION
+    }
+
     /// Approximate size in memory, bytes.
     pub(crate) fn size(&self) -> usize {
         self.payload.len() + self.event_type.len() + self.traceparent.as_ref().map_or(0, String::len) + 128
@@ -44,11 +52,21 @@ pub(crate) struct Delivery {
     pub id: DeliveryId,
     pub endpoint_id: EndpointId,
     pub event: Arc<OutboundEvent>,
+    pub round: Round,
+}
+
+/// Each manual retry of a delivery starts a round of attempts. Their numbers go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Round {
+    /// 0: it was never retried by hand.
+    pub number: u32,
+    /// Attempts made in the rounds before.
+    pub attempts_before: u32,
 }
 
 impl Delivery {
     pub(crate) fn new(endpoint_id: EndpointId, event: Arc<OutboundEvent>) -> Self {
-        Self { id: DeliveryId::of(endpoint_id, event.event_id), endpoint_id, event }
+        Self { id: DeliveryId::of(endpoint_id, event.event_id), endpoint_id, event, round: Round::default() }
     }
 }
 

@@ -16,6 +16,7 @@ mod erasing;
 mod error;
 mod log;
 mod metrics;
+mod replays;
 mod retry;
 mod run;
 
@@ -24,4 +25,5 @@ pub use attempt::egress::EgressPolicy;
 pub use config::{CONSUMER, DispatcherConfig, EgressArgs, EndpointArgs, EndpointSettings, WebhookArgs};
 pub use deliveries::{READ_SETTINGS, delivery_openapi, delivery_routes};
 pub use endpoints::{default_endpoint, openapi, routes};
+pub use retry::schedule::OpenLimits;
 pub use run::start;

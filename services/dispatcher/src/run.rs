@@ -29,11 +29,11 @@ use crate::endpoints::purge;
 use crate::erasing;
 use crate::error::DispatchError;
 use crate::log::worker::LogWorker;
-use crate::retry::schedule::OpenLimits;
+use crate::replays;
 use crate::retry::worker::RetryWorker;
 
-/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch` and `retries` under
-/// `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
+/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries` and `replays`
+/// under `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
 ///
 /// # Errors
 /// If the HTTP client cannot be created.
@@ -73,7 +73,7 @@ pub fn start(
         attempter: Attempter::new(client, reporter.clone(), pool.clone()),
         reporter,
         slots: Slots::new(PoolSizes { first_attempts: config.max_in_flight, retries: config.max_retries_in_flight }),
-        limits: OpenLimits { rows: config.max_open_deliveries, bytes: config.max_open_bytes },
+        limits: config.open_limits,
         view_positions: PositionsPoller::new(pool.clone(), MATERIALIZER),
         rows_added: Arc::new(Notify::new()),
     };
@@ -87,6 +87,11 @@ pub fn start(
     let retrying = retry_worker.run(shutdown.clone());
     supervisor.spawn("retries", async move {
         retrying.await;
+        Ok(())
+    });
+    let replaying = replays::run(pool, config.open_limits, shutdown.clone());
+    supervisor.spawn("replays", async move {
+        replaying.await;
         Ok(())
     });
     supervisor.spawn(CONSUMER, async move {

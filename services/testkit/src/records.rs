@@ -58,5 +58,6 @@ pub fn attempt(
         wait_us: Some(10_500),
         remote_address: Some("192.0.2.7".to_owned()),
         endpoints_matched: None,
+        round: 0,
     }
 }

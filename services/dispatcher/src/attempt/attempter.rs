@@ -67,7 +67,10 @@ impl Attempter {
         drop(in_flight);
         METRICS.attempt_seconds.observe(result.latency.as_secs_f64());
         let jitter = rand::random_range(-1.0..=1.0);
-        let decision = policy::after_attempt(&endpoint.retry_delays_seconds, attempt, result.answer, jitter);
+        // The schedule starts again with each round. A test is not repeated.
+        let delays = if delivery.event.is_test() { &[] } else { endpoint.retry_delays_seconds.as_slice() };
+        let in_round = attempt.saturating_sub(delivery.round.attempts_before);
+        let decision = policy::after_attempt(delays, in_round, result.answer, jitter);
         if decision == RetryDecision::Gone {
             self.disable(endpoint).await;
         }
@@ -160,6 +163,7 @@ fn report(delivery: &Delivery, attempt: u32, outcome: DeliveryOutcome, started_a
         wait_us: None,
         remote_address: None,
         endpoints_matched: delivery.event.endpoints_matched.map(signed),
+        round: signed(delivery.round.number),
     }
 }
 

@@ -37,6 +37,13 @@ pub(super) struct PageBody {
     pub has_more: bool,
 }
 
+/// A delivery of which an attempt is due.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ScheduledDelivery, example = json!({"delivery_id": "0192f0c1-2345-7abc-8def-0123456789ac"}))]
+pub(crate) struct ScheduledDelivery {
+    pub delivery_id: DeliveryId,
+}
+
 /// A delivery: an event to an endpoint, over all attempts.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = ListedDelivery, example = json!({

@@ -1,16 +1,19 @@
 //! What one sees of deliveries: the deliveries of an endpoint (`list`) and of an event, one delivery with its attempts
-//! (`one`), the figures of an endpoint (`stats`), and why an event did or did not arrive (`explain`). `request` reads
-//! the filters, `cursor` is the paging cursor, `bodies` has the shapes of JSON, `rows` reads the tables.
+//! (`one`), the figures of an endpoint (`stats`), and why an event did or did not arrive (`explain`). Retries by hand
+//! are here too: of one delivery (`retry`), and of those that failed (`bulk`). `request` reads the filters, `cursor` is
+//! the paging cursor, `bodies` has the shapes of JSON, `rows` reads the tables.
 //!
 //! The view has the deliveries that were tried, the dispatcher's own tables those that wait for their first attempt.
 //! Nothing here needs Kafka.
 
 mod bodies;
+mod bulk;
 mod cursor;
 mod explain;
 mod list;
 mod one;
 mod request;
+mod retry;
 mod rows;
 mod stats;
 
@@ -27,6 +30,10 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::retry::schedule::OpenLimits;
+
+pub(crate) use bodies::ScheduledDelivery;
+
 /// Settings of the connections that read deliveries. An index returns a page in its order: with old statistics, the
 /// planner would expect few rows and prefer a sort.
 pub const READ_SETTINGS: &[(&str, &str)] = &[("enable_sort", "off"), ("jit", "off"), ("statement_timeout", "5000")];
@@ -38,6 +45,7 @@ struct DeliveriesState {
     authenticator: Authenticator,
     pool: PgPool,
     sealing: SealingKey,
+    open_limits: OpenLimits,
 }
 
 impl FromRef<DeliveriesState> for Authenticator {
@@ -81,9 +89,14 @@ fn failed(error: &sqlx::Error) -> Problem {
     }
 }
 
-/// The routes of deliveries. `pool` must have the [`READ_SETTINGS`].
-pub fn delivery_routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey) -> Routes {
-    described().with_state(DeliveriesState { authenticator, pool, sealing }).into()
+/// The routes of deliveries. `pool` must have the [`READ_SETTINGS`]. The limits are those of retries by hand.
+pub fn delivery_routes(
+    authenticator: Authenticator,
+    pool: PgPool,
+    sealing: SealingKey,
+    open_limits: OpenLimits,
+) -> Routes {
+    described().with_state(DeliveriesState { authenticator, pool, sealing, open_limits }).into()
 }
 
 /// What the routes of deliveries say of themselves.
@@ -96,6 +109,9 @@ fn described() -> OpenApiRouter<DeliveriesState> {
         .routes(routes!(list::of_endpoint))
         .routes(routes!(list::of_event))
         .routes(routes!(one::show))
+        .routes(routes!(retry::retry))
+        .routes(routes!(bulk::start))
+        .routes(routes!(bulk::show, bulk::cancel))
         .routes(routes!(stats::stats))
         .routes(routes!(explain::explain))
 }

@@ -15,7 +15,7 @@ const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 100;
 const MAX_TYPE_CHARACTERS: usize = 255;
 /// A list of types reads one range of an index for each type and state.
-const MAX_TYPES: usize = 20;
+pub(super) const MAX_TYPES: usize = 20;
 /// Before every delivery.
 const EARLIEST: OffsetDateTime = datetime!(0001-01-01 0:00 UTC);
 /// After every delivery.
@@ -128,10 +128,7 @@ fn parse_states(given: &QueryParams) -> Result<Vec<DeliveryState>, Problem> {
 fn parse_event_types(given: &QueryParams) -> Result<Option<Vec<String>>, Problem> {
     let mut types: Vec<String> = Vec::new();
     for name in given.all("event_type") {
-        if !(1..=MAX_TYPE_CHARACTERS).contains(&name.chars().count()) || name.chars().any(char::is_control) {
-            let reason = "must be 1 to 255 characters without control characters";
-            return Err(QueryParams::invalid("event_type", reason));
-        }
+        check_type("event_type", name)?;
         if !types.iter().any(|one| one == name) {
             types.push(name.to_owned());
         }
@@ -140,6 +137,14 @@ fn parse_event_types(given: &QueryParams) -> Result<Option<Vec<String>>, Problem
         }
     }
     Ok(if types.is_empty() { None } else { Some(types) })
+}
+
+/// Checks an event type that the parameter or member `field` names.
+pub(super) fn check_type(field: &str, name: &str) -> Result<(), Problem> {
+    if !(1..=MAX_TYPE_CHARACTERS).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+        return Err(QueryParams::invalid(field, "must be 1 to 255 characters without control characters"));
+    }
+    Ok(())
 }
 
 /// The wanted types that the key may see.

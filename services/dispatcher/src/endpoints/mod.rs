@@ -2,8 +2,8 @@
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
 //! (`problems`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
 //! (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`), enabling and disabling
-//! (`switching`); the cache of the dispatcher (`cache`, `matching`), and what it deletes (`purge`). Nothing here needs
-//! Kafka.
+//! (`switching`); tests of an endpoint (`trial`); the cache of the dispatcher (`cache`, `matching`), and what it
+//! deletes (`purge`). Nothing here needs Kafka.
 
 mod bodies;
 pub(crate) mod cache;
@@ -15,7 +15,7 @@ pub(crate) mod event_types;
 pub(crate) mod filter;
 mod headers;
 pub(crate) mod input;
-mod managers;
+pub(crate) mod managers;
 pub(crate) mod matching;
 pub(crate) mod notes;
 mod pages;
@@ -25,6 +25,7 @@ mod rotation;
 pub(crate) mod secrets;
 pub(crate) mod store;
 mod switching;
+mod trial;
 
 use std::sync::Arc;
 
@@ -45,6 +46,7 @@ use utoipa_axum::routes;
 
 use crate::attempt::egress::EgressPolicy;
 use crate::config::EndpointSettings;
+use crate::retry::schedule::OpenLimits;
 use bodies::{EndpointBody, EndpointList, EndpointPatchBody, NewEndpointBody};
 pub use default::default_endpoint;
 use edit::{apply, new_endpoint};
@@ -60,6 +62,7 @@ struct EndpointsState {
     sealing: SealingKey,
     policy: Arc<EgressPolicy>,
     max_changes_per_hour: u32,
+    open_limits: OpenLimits,
 }
 
 impl EndpointsState {
@@ -79,9 +82,10 @@ impl FromRef<EndpointsState> for Authenticator {
 
 /// The routes of webhook endpoints.
 pub fn routes(authenticator: Authenticator, pool: PgPool, sealing: SealingKey, settings: EndpointSettings) -> Routes {
-    let EndpointSettings { policy, max_changes_per_hour } = settings;
+    let EndpointSettings { policy, max_changes_per_hour, open_limits } = settings;
     let policy = Arc::new(policy);
-    described().with_state(EndpointsState { authenticator, pool, sealing, policy, max_changes_per_hour }).into()
+    let state = EndpointsState { authenticator, pool, sealing, policy, max_changes_per_hour, open_limits };
+    described().with_state(state).into()
 }
 
 /// What the routes say of themselves.
@@ -96,6 +100,7 @@ fn described() -> OpenApiRouter<EndpointsState> {
         .routes(routes!(switching::enable))
         .routes(routes!(switching::disable))
         .routes(routes!(rotation::rotate))
+        .routes(routes!(trial::test))
         .routes(routes!(dry_run::test_filter))
         .routes(routes!(default::configure))
 }

@@ -1,4 +1,5 @@
-//! Deletes what nobody needs any more: rows of endpoints that were deleted, and secrets whose overlap ended.
+//! Deletes what nobody needs any more: rows of endpoints that were deleted, secrets whose overlap ended, and replays
+//! that ended long ago.
 
 use std::time::Duration;
 
@@ -6,6 +7,8 @@ use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
+
+use crate::replays;
 
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Rows of one transaction. It holds the lock that every change of an endpoint takes.
@@ -29,6 +32,7 @@ pub(crate) async fn run(pool: PgPool, shutdown: CancellationToken) {
 /// Deletes all that can be deleted, in batches. Returns the number of endpoints.
 pub(super) async fn purge(pool: &PgPool) -> Result<u64, sqlx::Error> {
     forget_secrets(pool).await?;
+    replays::forget(pool).await?;
     let mut purged = 0;
     loop {
         let candidates = candidates(pool).await?;

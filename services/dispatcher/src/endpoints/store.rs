@@ -99,19 +99,24 @@ pub(crate) async fn raise_version(connection: &mut PgConnection) -> Result<NewVe
     Ok(NewVersion(version))
 }
 
+/// Whether the organization is being erased. Until the transaction ends, it is not: with this lock, either the erasure
+/// finds the rows of the transaction, or the transaction sees the tombstone.
+pub(crate) async fn is_erased(conn: &mut PgConnection, org_id: OrgId) -> Result<bool, sqlx::Error> {
+    let status: Option<String> =
+        sqlx::query_scalar("SELECT status FROM contract.organizations WHERE id = $1 FOR SHARE")
+            .bind(org_id.as_uuid())
+            .fetch_optional(conn)
+            .await?;
+    Ok(status.is_some_and(|status| status != "active"))
+}
+
 /// Creates an endpoint and returns its row.
 pub(crate) async fn create(
     conn: &mut PgConnection,
     NewVersion(version): NewVersion,
     new: &StoredEndpoint,
 ) -> Result<StoredEndpoint, CreateError> {
-    // With this lock, either the erasure finds the endpoint, or this transaction sees the tombstone.
-    let status: Option<String> =
-        sqlx::query_scalar("SELECT status FROM contract.organizations WHERE id = $1 FOR SHARE")
-            .bind(new.org_id.as_uuid())
-            .fetch_optional(&mut *conn)
-            .await?;
-    if status.is_some_and(|status| status != "active") {
+    if is_erased(conn, new.org_id).await? {
         return Err(CreateError::Erased);
     }
     // `raise_version` serializes changes, so the count is valid until the commit.
@@ -161,6 +166,15 @@ pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: EndpointId) -> Result<
         .bind(org_id.as_uuid())
         .bind(id.as_uuid())
         .fetch_optional(pool)
+        .await
+}
+
+/// Whether an organization has an endpoint that is not deleted.
+pub(crate) async fn exists(conn: &mut PgConnection, org_id: OrgId, id: EndpointId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM endpoints WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL)")
+        .bind(org_id.as_uuid())
+        .bind(id.as_uuid())
+        .fetch_one(conn)
         .await
 }
 

@@ -9,6 +9,7 @@
 //! Statements that look for rows are planned at each execution (`persistent(false)`): the tables are nearly empty until
 //! an endpoint fails, and a plan of that time reads all of them when they are full.
 
+mod again;
 mod claim;
 mod dedup;
 mod events;
@@ -19,8 +20,10 @@ mod spill;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod usage;
 
+pub(crate) use again::{RetryOutcome, retry_now, start_rounds};
 pub(crate) use claim::{ClaimedRow, Wanted, claim, claim_refused};
 pub(crate) use dedup::release_decided;
 pub(crate) use outcomes::{LeasedOutcome, write_outcomes};
@@ -28,4 +31,6 @@ pub(crate) use queues::{NextDue, hold, lock_due, make_due, next_due, release, re
 pub(crate) use scheduled::{ScheduledDeliveries, scheduled_from};
 pub(crate) use spill::{NewRow, WaitsFor, insert};
 pub(crate) use sweep::{EndedCursor, depth, end_schedules, erase, sweep};
-pub(crate) use usage::OpenLimits;
+pub(crate) use trial::schedule_test;
+pub use usage::OpenLimits;
+pub(crate) use usage::beyond;

@@ -48,7 +48,7 @@ async fn a_payload_is_stored_once_for_all_endpoints() {
 #[tokio::test]
 async fn deliveries_beyond_the_limits_of_an_organization_fail_at_once() {
     let mut limited = config();
-    limited.max_open_deliveries = 5;
+    limited.open_limits.rows = 5;
     let system = System::start_with(limited).await;
     let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;
@@ -69,7 +69,7 @@ async fn deliveries_beyond_the_limits_of_an_organization_fail_at_once() {
 #[tokio::test]
 async fn bytes_are_bounded_by_organization_too() {
     let mut limited = config();
-    limited.max_open_bytes = 150_000;
+    limited.open_limits.bytes = 150_000;
     let system = System::start_with(limited).await;
     let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
     system.endpoint(&receiver, json!({"retry_schedule": [3600]})).await;

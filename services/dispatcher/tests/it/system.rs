@@ -91,7 +91,8 @@ impl System {
         let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
         let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), settings());
         let read_pool = postgres::with_settings(&pool, dispatcher::READ_SETTINGS);
-        let deliveries = dispatcher::delivery_routes(tenancy.authenticator(), read_pool, sealing.clone());
+        let limits = settings().open_limits;
+        let deliveries = dispatcher::delivery_routes(tenancy.authenticator(), read_pool, sealing.clone(), limits);
         let routes = routes.merge(deliveries).merge(tenancy::routes(tenancy));
         let base_url = format!("{}/v1", serve(routes, &stop).await);
         let attempts = Arc::new(Mutex::new(Vec::new()));

@@ -66,6 +66,36 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         "an organization has at most 100 endpoints",
     ),
     code(
+        "endpoint_disabled",
+        409,
+        "The endpoint is disabled, so nothing is sent to it.",
+        "the endpoint is disabled; enable it first",
+    ),
+    code(
+        "endpoint_deleted",
+        409,
+        "The endpoint of the delivery was deleted.",
+        "the endpoint of the delivery was deleted",
+    ),
+    code(
+        "event_not_kept",
+        409,
+        "The event of the delivery is no longer kept.",
+        "the event of the delivery is no longer kept, so it cannot be sent again",
+    ),
+    code(
+        "too_many_open_deliveries",
+        409,
+        "The organization has as many deliveries open as it may, or they take as much space.",
+        "the organization has too many open deliveries",
+    ),
+    code(
+        "too_many_replays",
+        409,
+        "A replay of the endpoint is running, or as many of the organization as may.",
+        "a replay of the endpoint is running, or 3 of the organization; cancel one",
+    ),
+    code(
         "development_key",
         409,
         "A key of the configuration cannot be changed over HTTP.",

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::deliveries::{self, DeliveryFilters};
 use super::print;
+use super::replay::{self, RetrySelection};
 use crate::client::{Client, Credential};
 
 /// Options of `triggers endpoint`.
@@ -51,6 +52,18 @@ enum EndpointAction {
         #[arg(long, default_value = "24h", value_parser = ["1h", "24h", "7d"])]
         window: String,
     },
+    /// Send an event of type triggers.test to an endpoint, once, and print the id of its delivery
+    Test {
+        /// Id of the endpoint
+        id: String,
+    },
+    /// Retry the deliveries of an endpoint that failed, and show the progress
+    Retry {
+        /// Id of the endpoint
+        id: String,
+        #[command(flatten)]
+        selection: RetrySelection,
+    },
     /// Delete an endpoint and cancel its pending deliveries
     Delete {
         /// Id of the endpoint
@@ -86,6 +99,11 @@ pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
             let request = client.request(Credential::ApiKey, Method::GET, &path)?.query(&[("window", window)]);
             print::json(&client.fetch(request).await?)
         }
+        EndpointAction::Test { id } => {
+            let path = format!("/v1/endpoints/{id}/test");
+            print::json(&client.fetch(client.request(Credential::ApiKey, Method::POST, &path)?).await?)
+        }
+        EndpointAction::Retry { id, selection } => replay::retry(client, &id, &selection).await,
         EndpointAction::Delete { id } => {
             client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/endpoints/{id}"))?).await?;
             print::line("deleted")

@@ -3,6 +3,7 @@
 mod ack;
 mod audit;
 mod deliveries;
+mod delivery;
 mod dlq;
 mod doctor;
 mod endpoint;
@@ -17,6 +18,7 @@ mod org;
 mod positions;
 mod print;
 mod progress;
+mod replay;
 mod send;
 mod tail;
 mod time_argument;
@@ -37,8 +39,10 @@ pub(crate) enum Command {
     Key(Targeted<key::KeyArgs>),
     /// List who changed API keys, endpoints and the organization, newest first
     Audit(Targeted<audit::AuditArgs>),
-    /// Create, list, show and delete webhook endpoints, and see their deliveries
+    /// Create, list, show, test and delete webhook endpoints, and see their deliveries
     Endpoint(Targeted<endpoint::EndpointArgs>),
+    /// Show a delivery with its attempts, or retry it
+    Delivery(Targeted<delivery::DeliveryArgs>),
     /// See where an event went: its deliveries, and why it did or did not arrive
     Event(Targeted<event::EventArgs>),
     /// Send an event, or many from a file of JSON lines
@@ -83,6 +87,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Key(Targeted { target, args }) => key::run(&target.client()?, args).await,
         Command::Audit(Targeted { target, args }) => audit::run(&target.client()?, args).await,
         Command::Endpoint(Targeted { target, args }) => endpoint::run(&target.client()?, args).await,
+        Command::Delivery(Targeted { target, args }) => delivery::run(&target.client()?, args).await,
         Command::Event(Targeted { target, args }) => event::run(&target.client()?, args).await,
         Command::Send(Targeted { target, args }) => send::run(&target.client()?, args).await,
         Command::Tail(Targeted { target, args }) => tail::run(&target.client()?, args).await,

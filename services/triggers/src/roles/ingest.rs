@@ -230,7 +230,12 @@ impl ApiServer {
         )
         .until(supervisor.shutdown());
         let probe_pool = pool.clone();
-        let deliveries = dispatcher::delivery_routes(authenticator.clone(), deliveries_pool, self.sealing.clone());
+        let deliveries = dispatcher::delivery_routes(
+            authenticator.clone(),
+            deliveries_pool,
+            self.sealing.clone(),
+            self.endpoints.open_limits,
+        );
         let endpoints = dispatcher::routes(authenticator, pool, self.sealing, self.endpoints);
         let api = Routes::default()
             .merge(ingest::routes(ingest))

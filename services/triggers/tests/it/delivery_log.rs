@@ -65,3 +65,50 @@ async fn routes_and_commands_show_where_an_event_went() {
     system.run_as(&api, &["endpoint", "stats", &good, "--window", "2h"]).await.expect(2);
     system.run_as(&api, &["event", "deliveries", "nonsense"]).await.expect(1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_delivery_is_retried_and_an_endpoint_tested() {
+    let system = System::shared().await;
+    let (_ingest, _materializer, api) = system.inbox_roles(RECEIVERS_HERE).await;
+    let dispatcher = system.role("dispatcher", RECEIVERS_HERE);
+    dispatcher.ready().await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
+    let body = json!({"url": receiver.url(), "event_types": ["order.*"], "retry_schedule": []});
+    let endpoint = api.post("/v1/endpoints", &body).await.expect(201).json()["id"].as_str().unwrap().to_owned();
+    let event = api.accept("order.created", &json!({"n": 1})).await;
+    let shown = async |delivery: &str, status: &str| {
+        eventually(Duration::from_secs(30), &format!("the delivery is {status}"), || async {
+            let shown = system.run_as(&api, &["delivery", "show", delivery]).await;
+            (shown.code == 0).then(|| shown.json().remove(0)).filter(|shown| shown["status"] == status)
+        })
+        .await
+    };
+    let failed = eventually(RECEIVED_WITHIN, "the delivery has failed", || async {
+        let page = api.get(&format!("/v1/events/{event}/deliveries?status=failed")).await.expect(200).json();
+        page["deliveries"][0]["delivery_id"].as_str().map(str::to_owned)
+    })
+    .await;
+    let retried = system.run_as(&api, &["endpoint", "retry", &endpoint, "--event-type", "order.created"]).await;
+    let replay = retried.expect(0).json();
+    assert_eq!((&replay[0]["status"], &replay[0]["scheduled"]), (&json!("finished"), &json!(1)));
+    receiver.wait_for(2).await;
+    let failed_again = |shown: &Value| shown["status"] == "failed" && shown["attempts"] == 2;
+    eventually(Duration::from_secs(30), "the delivery has failed again", || async {
+        let shown = api.get(&format!("/v1/deliveries/{failed}")).await.expect(200).json();
+        failed_again(&shown).then_some(())
+    })
+    .await;
+    receiver.change(ReceiverBehavior::Status(200));
+    system.run_as(&api, &["delivery", "retry", &failed]).await.expect(0);
+    let delivered = shown(&failed, "delivered").await;
+    let attempts: Vec<_> = delivered["attempts_log"].as_array().unwrap().iter().map(|one| &one["attempt"]).collect();
+    assert_eq!(attempts, [&json!(1), &json!(2), &json!(3)]);
+    let status = api.get(&format!("/v1/events/{event}/status")).await.expect(200).json();
+    assert_eq!(status["status"], "delivered", "the event is not failed any more: {status}");
+
+    let tested = system.run_as(&api, &["endpoint", "test", &endpoint]).await.expect(0).json();
+    let delivered = shown(tested[0]["delivery_id"].as_str().unwrap(), "delivered").await;
+    assert_eq!((&delivered["event_type"], &delivered["attempts"]), (&json!("triggers.test"), &json!(1)));
+    let test = delivered["event_id"].as_str().unwrap();
+    api.get(&format!("/v1/events/{test}")).await.expect(404);
+}

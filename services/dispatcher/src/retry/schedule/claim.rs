@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
-use crate::delivery::{Delivery, OutboundEvent};
+use crate::delivery::{Delivery, OutboundEvent, Round};
 
 /// A row that was claimed for an attempt.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ pub(crate) async fn claim(connection: &mut PgConnection, wanted: &[Wanted]) -> R
          WHERE s.delivery_id = due.delivery_id
          RETURNING s.delivery_id, s.org_id, s.event_id, s.endpoint_id, s.event_type, s.accepted_at, e.payload,
                    e.payload_encoding, e.traceparent, e.hops, e.endpoints_matched, s.log_epoch, s.log_partition,
-                   s.log_offset, s.attempts, s.lease_id, s.refusal,
+                   s.log_offset, s.attempts, s.attempts_before, s.round, s.lease_id, s.refusal,
                    EXISTS (SELECT FROM contract.acknowledged a
                            WHERE a.org_id = s.org_id AND a.event_id = s.event_id) AS acknowledged",
     )
@@ -90,7 +90,7 @@ pub(crate) async fn claim_refused(
          RETURNING delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at, NULL AS payload,
                    NULL AS payload_encoding, NULL AS traceparent, NULL::integer AS hops,
                    NULL::integer AS endpoints_matched, log_epoch, log_partition, log_offset, attempts,
-                   lease_id, refusal, false AS acknowledged",
+                   attempts_before, round, lease_id, refusal, false AS acknowledged",
     )
     .persistent(false)
     .bind(i64::try_from(max_rows).unwrap_or(i64::MAX))
@@ -121,10 +121,11 @@ impl FromRow<'_, PgRow> for ClaimedRow {
         };
         let endpoint_id = EndpointId::from_uuid(row.try_get("endpoint_id")?);
         let id = DeliveryId::from_uuid(row.try_get("delivery_id")?);
-        let attempts: i32 = row.try_get("attempts")?;
+        let number = |column| row.try_get::<i32, _>(column).map(|number| u32::try_from(number).unwrap_or(0));
+        let round = Round { number: number("round")?, attempts_before: number("attempts_before")? };
         Ok(Self {
-            delivery: Delivery { id, endpoint_id, event: Arc::new(event) },
-            attempts: u32::try_from(attempts).unwrap_or(0),
+            delivery: Delivery { id, endpoint_id, event: Arc::new(event), round },
+            attempts: number("attempts")?,
             lease: row.try_get("lease_id")?,
             acknowledged: row.try_get("acknowledged")?,
             refusal,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::ids::OrgId;
+use schemas::ids::{EventId, OrgId};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
@@ -89,6 +89,40 @@ pub(super) async fn copy_from_view(
     .fetch_all(connection)
     .await?;
     Ok(added.into_iter().map(|(org_id, bytes)| (OrgId::from_uuid(org_id), bytes)).collect())
+}
+
+/// As [`insert`], for events of one organization that the view shows, maybe at other positions than these. Returns the
+/// bytes that were added. Neither the trace nor the hops are in the view: a new trace starts.
+pub(super) async fn copy_shown(
+    connection: &mut PgConnection,
+    org_id: OrgId,
+    events: impl Iterator<Item = (Position, EventId)>,
+) -> Result<i64, sqlx::Error> {
+    let events: BTreeMap<Position, EventId> = events.collect();
+    if events.is_empty() {
+        return Ok(0);
+    }
+    sqlx::query_scalar(
+        "WITH stored AS (
+             INSERT INTO delivery_events AS e (log_partition, log_epoch, log_offset, org_id, payload, payload_encoding)
+             SELECT t.log_partition, t.log_epoch, t.log_offset, p.org_id, p.payload::text, p.payload_encoding
+             FROM UNNEST($1::integer[], $2::integer[], $3::bigint[], $4::uuid[]) WITH ORDINALITY
+                  AS t (log_partition, log_epoch, log_offset, event_id, nth)
+             JOIN contract.events p ON p.org_id = $5 AND p.event_id = t.event_id
+             ORDER BY t.nth
+             ON CONFLICT (log_partition, log_epoch, log_offset) DO UPDATE SET org_id = e.org_id
+             RETURNING octet_length(payload)::bigint AS bytes, xmax = 0 AS is_new
+         )
+         SELECT COALESCE(sum(bytes) FILTER (WHERE is_new), 0)::bigint FROM stored",
+    )
+    .persistent(false)
+    .bind(events.keys().map(|(partition, ..)| *partition).collect::<Vec<_>>())
+    .bind(events.keys().map(|(_, log_epoch, _)| *log_epoch).collect::<Vec<_>>())
+    .bind(events.keys().map(|(.., offset)| *offset).collect::<Vec<_>>())
+    .bind(events.values().map(EventId::as_uuid).collect::<Vec<_>>())
+    .bind(org_id.as_uuid())
+    .fetch_one(connection)
+    .await
 }
 
 /// Deletes the events of these records that have no unfinished row. Returns what [`insert`] returns, of the deleted.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::delivery::{Delivery, signed};
 use crate::retry::schedule::OpenLimits;
-use crate::retry::schedule::usage::{self, UsageChange};
+use crate::retry::schedule::usage::{self, TOO_MANY_BYTES, TOO_MANY_OPEN, UsageChange};
 use crate::retry::schedule::{events, queues};
 
 /// A spilled delivery: a row to write.
@@ -63,9 +63,6 @@ impl NewRow {
         }
     }
 }
-
-const TOO_MANY_OPEN: &str = "the organization has too many open deliveries";
-const TOO_MANY_BYTES: &str = "the open deliveries of the organization take too much space";
 
 /// Writes rows. A row that exists already is not changed: a commit whose outcome was unknown is repeated.
 ///

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::delivery::TEST_PARTITION;
 use crate::retry::schedule::events;
 use crate::retry::schedule::usage::{self, UsageChange};
 
@@ -16,17 +17,24 @@ const SWEEP_ROWS: i64 = 1000;
 const COUNTED_ROWS: i64 = 10_000;
 
 /// Deletes finished rows whose record lies before the dispatcher's position (of an older log epoch: a younger record
-/// does), so that it is not read again. `true`: the batch was full, so there may be more.
+/// does), so that it is not read again. The row of a test is no record. It, and that of a manual retry, stays until the
+/// view shows its end, or an hour: another retry takes the numbers of round and attempts from one of the two.
+/// `true`: the batch was full, so there may be more.
 pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
     // An array, or a nested loop may read the subquery several times, each time beyond the rows deleted already.
     let swept: Vec<(i32, i32, i64)> = sqlx::query_as(
         "DELETE FROM delivery_schedule WHERE delivery_id = ANY (ARRAY(
-             SELECT d.delivery_id FROM delivery_schedule d JOIN consumer_positions p
+             SELECT d.delivery_id FROM delivery_schedule d LEFT JOIN consumer_positions p
                     ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition
              WHERE d.finished_at IS NOT NULL
-                   AND CASE WHEN p.log_epoch = d.log_epoch THEN p.next_offset > d.log_offset
+                   AND CASE WHEN d.log_partition = $4 THEN true
+                            WHEN p.log_epoch = d.log_epoch THEN p.next_offset > d.log_offset
                             ELSE p.log_epoch > d.log_epoch AND p.record_time > d.accepted_at END
+                   AND (d.round = 0 AND d.log_partition <> $4 OR d.finished_at < now() - interval '1 hour'
+                        OR EXISTS (SELECT FROM contract.deliveries v
+                                   WHERE v.org_id = d.org_id AND v.delivery_id = d.delivery_id
+                                         AND (v.round, v.attempts) >= (d.round, d.attempts)))
              ORDER BY d.finished_at LIMIT $3 FOR UPDATE OF d SKIP LOCKED
          ))
          RETURNING log_partition, log_epoch, log_offset",
@@ -35,6 +43,7 @@ pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<
     .bind(consumer)
     .bind(topic)
     .bind(SWEEP_ROWS)
+    .bind(TEST_PARTITION)
     .fetch_all(&mut *transaction)
     .await?;
     let is_full = swept.len() >= SWEEP_ROWS as usize;
@@ -135,8 +144,10 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
              RETURNING 1
          ), usage AS (
              DELETE FROM delivery_usage WHERE org_id = $1 RETURNING 1
+         ), replays AS (
+             DELETE FROM replays WHERE id IN (SELECT id FROM replays WHERE org_id = $1 LIMIT $2) RETURNING 1
          )
-         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM usage",
+         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM usage UNION ALL SELECT FROM replays",
     )
     .bind(org_id.as_uuid())
     .bind(SWEEP_ROWS)

@@ -7,9 +7,41 @@ use sqlx::postgres::PgConnection;
 
 /// What an organization may have open. Deliveries beyond it fail at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct OpenLimits {
+pub struct OpenLimits {
+    /// Unfinished deliveries.
     pub rows: i64,
+    /// Bytes of payloads that are stored for them.
     pub bytes: i64,
+}
+
+impl Default for OpenLimits {
+    /// The defaults of the options.
+    fn default() -> Self {
+        Self { rows: 1_000_000, bytes: 4096 * 1024 * 1024 }
+    }
+}
+
+pub(super) const TOO_MANY_OPEN: &str = "the organization has too many open deliveries";
+pub(super) const TOO_MANY_BYTES: &str = "the open deliveries of the organization take too much space";
+
+/// Why an organization may not have so many more open deliveries; `None`: it may. Concurrent callers can exceed the
+/// limits by theirs.
+pub(crate) async fn beyond(
+    connection: &mut PgConnection,
+    org_id: OrgId,
+    more: i64,
+    limits: OpenLimits,
+) -> Result<Option<&'static str>, sqlx::Error> {
+    let open: Option<(i64, i64)> =
+        sqlx::query_as("SELECT open_rows, event_bytes FROM delivery_usage WHERE org_id = $1")
+            .bind(org_id.as_uuid())
+            .fetch_optional(connection)
+            .await?;
+    Ok(match open {
+        Some((rows, _)) if rows + more > limits.rows => Some(TOO_MANY_OPEN),
+        Some((_, bytes)) if bytes > limits.bytes => Some(TOO_MANY_BYTES),
+        _ => None,
+    })
 }
 
 /// Changes of rows and bytes by organization, in the order in which transactions lock the rows.

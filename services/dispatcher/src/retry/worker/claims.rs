@@ -209,8 +209,11 @@ fn action<'a>(row: &ClaimedRow, snapshot: &'a Snapshot) -> RowAction<'a> {
     let cancel = |reason: &str| RowAction::End(RowState::Cancelled, reason.to_owned());
     match snapshot.state(row.delivery.endpoint_id) {
         EndpointState::Gone => cancel("the endpoint was deleted"),
-        // Only retries are cancelled: a first attempt is sent as it would have been from the log.
-        _ if row.acknowledged && row.attempts > 0 => cancel("the event was acknowledged"),
+        // Only retries are cancelled: a first attempt is sent as it would have been from the log. A delivery that was
+        // retried by hand is wanted, acknowledged or not.
+        _ if row.acknowledged && row.attempts > 0 && row.delivery.round.number == 0 => {
+            cancel("the event was acknowledged")
+        }
         _ if row.refusal.is_some() => RowAction::End(RowState::Failed, row.refusal.clone().unwrap_or_default()),
         EndpointState::Withheld => RowAction::Wait,
         EndpointState::Enabled(endpoint) => RowAction::Attempt(endpoint),

@@ -112,14 +112,22 @@ fn bind_attempts<'q>(
 /// (The reports of one delivery are in several partitions after the topic got more of them.)
 ///
 /// A final outcome is never followed by a retry. A later report of a retry was delayed: its dispatcher was halted, or
-/// could not reach Kafka, while another one continued. A delivery that an endpoint accepted stays delivered.
-const fn rank(outcome: DeliveryOutcome) -> i16 {
-    match outcome {
+/// could not reach Kafka, while another one continued. A delivery that an endpoint accepted stays delivered, until it
+/// is retried by hand: every report of a later round has a higher rank than those of the rounds before.
+fn rank(attempt: &DeliveryAttempt) -> i16 {
+    let round = i16::try_from(attempt.round).unwrap_or(MAX_ROUND).clamp(0, MAX_ROUND);
+    let in_round = match attempt.outcome {
         DeliveryOutcome::Delivered => 2,
         DeliveryOutcome::Failed | DeliveryOutcome::Cancelled => 1,
         DeliveryOutcome::Retrying => 0,
-    }
+    };
+    RANKS_OF_ROUND * round + in_round
 }
+
+/// `contract.deliveries` divides by it to show the round.
+const RANKS_OF_ROUND: i16 = 3;
+/// Rounds beyond it count as this one.
+const MAX_ROUND: i16 = 10_000;
 
 /// The winning report of one delivery in a batch.
 struct Winner<'a> {
@@ -134,7 +142,7 @@ struct Winner<'a> {
 
 fn winners<'a>(rows: &'a [AttemptRow<'a>]) -> Vec<Winner<'a>> {
     let order = |row: &AttemptRow<'_>| {
-        (rank(row.attempt.outcome), row.attempt.attempt, row.record.timestamp_ms, row.attempt.started_at)
+        (rank(row.attempt), row.attempt.attempt, row.record.timestamp_ms, row.attempt.started_at)
     };
     let mut winners: BTreeMap<(Uuid, Uuid), Winner<'a>> = BTreeMap::new();
     for row in rows {
@@ -175,7 +183,7 @@ async fn upsert_deliveries(connection: &mut PgConnection, rows: &[AttemptRow<'_>
     .bind(column(&winners, |winner| winner.row.attempt.endpoint_id.as_uuid()))
     .bind(column(&winners, |winner| winner.row.attempt.event_type.as_str()))
     .bind(column(&winners, |winner| winner.row.attempt.outcome.as_str()))
-    .bind(column(&winners, |winner| rank(winner.row.attempt.outcome)))
+    .bind(column(&winners, |winner| rank(winner.row.attempt)))
     .bind(column(&winners, |winner| winner.row.attempt.attempt))
     .bind(column(&winners, |winner| from_micros(winner.row.attempt.started_at)))
     .bind(column(&winners, |winner| winner.row.attempt.status_code))

@@ -135,6 +135,8 @@ impl Operation {
                 Some("EndpointId") => &ids.endpoint,
                 Some("KeyId") => &ids.key,
                 Some("DeliveryId") => &ids.delivery(),
+                // Nobody has one.
+                Some("ReplayId") => "00000000-0000-7000-8000-000000000000",
                 _ => panic!("{}: no test knows an id for {}", self.name(), parameter["name"]),
             };
             path.replace(&format!("{{{}}}", parameter["name"].as_str().unwrap()), id)

@@ -10,26 +10,41 @@ use time::{Duration, OffsetDateTime};
 use super::*;
 use crate::projector::generation::Generation;
 
-/// Attempt, outcome, milliseconds from the start of the test to the append, microseconds from there to the start of
-/// the attempt. As two dispatchers report, one of them with a late clock; in several partitions with several leaders.
-type Report = (i32, DeliveryOutcome, i64, i64);
+/// Round, attempt, outcome, milliseconds from the start of the test to the append, microseconds from there to the
+/// start of the attempt. As two dispatchers report, one of them with a late clock; in several partitions with several
+/// leaders.
+type Report = (i32, i32, DeliveryOutcome, i64, i64);
 
 const REPORTS: [Report; 6] = {
     use DeliveryOutcome::{Cancelled, Failed, Retrying};
     [
-        (1, Retrying, 1_000, 500_000),
-        (1, Retrying, 1_700, 600_000),
-        (2, Retrying, 2_000, 100_000),
+        (0, 1, Retrying, 1_000, 500_000),
+        (0, 1, Retrying, 1_700, 600_000),
+        (0, 2, Retrying, 2_000, 100_000),
         // Appended in the same millisecond.
-        (3, Failed, 3_000, 2_500_000),
-        (3, Cancelled, 3_000, 2_600_000),
-        (3, Failed, 3_000, 2_400_000),
+        (0, 3, Failed, 3_000, 2_500_000),
+        (0, 3, Cancelled, 3_000, 2_600_000),
+        (0, 3, Failed, 3_000, 2_400_000),
+    ]
+};
+
+/// Retried by hand twice: after it was delivered, and after it had failed.
+const RETRIED_BY_HAND: [Report; 6] = {
+    use DeliveryOutcome::{Delivered, Failed, Retrying};
+    [
+        (0, 1, Delivered, 1_000, 100_000),
+        // Of a halted dispatcher: reported after the next round.
+        (0, 2, Failed, 9_000, 8_600_000),
+        (1, 2, Retrying, 2_000, 1_500_000),
+        (1, 3, Failed, 3_000, 2_400_000),
+        (2, 4, Retrying, 4_000, 3_500_000),
+        (2, 4, Retrying, 4_000, 3_600_000),
     ]
 };
 
 /// All orders of the reports.
-fn orders() -> Vec<Vec<Report>> {
-    REPORTS.into_iter().fold(vec![Vec::new()], |orders, report| {
+fn orders(reports: [Report; 6]) -> Vec<Vec<Report>> {
+    reports.into_iter().fold(vec![Vec::new()], |orders, report| {
         let longer = |order: Vec<Report>| {
             (0..=order.len()).map(move |index| {
                 let mut order = order.clone();
@@ -42,8 +57,9 @@ fn orders() -> Vec<Vec<Report>> {
 }
 
 fn attempt(org: OrgId, (endpoint, event): (EndpointId, EventId), report: Report, start: i64) -> DeliveryAttempt {
-    let (number, outcome, _, started_at) = report;
+    let (round, number, outcome, _, started_at) = report;
     DeliveryAttempt {
+        round,
         started_at: start * 1_000 + started_at,
         latency_ms: started_at / 1_000,
         error: Some(format!("started after {started_at}")),
@@ -89,6 +105,18 @@ async fn contents(pool: &PgPool, table: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn rows_depend_on_no_order_and_no_repetition_of_reports() {
+    let shown = shown_after_all_orders(REPORTS).await;
+    assert_eq!(shown, ("cancelled".to_owned(), 3, 100_000, 2_600_000));
+}
+
+#[tokio::test]
+async fn the_last_round_decides_in_every_order_of_reports() {
+    let shown = shown_after_all_orders(RETRIED_BY_HAND).await;
+    assert_eq!(shown, ("retrying".to_owned(), 4, 100_000, 3_600_000));
+}
+
+/// Status, attempts, and the starts of the first and the last attempt, microseconds from the start of the test.
+async fn shown_after_all_orders(reports: [Report; 6]) -> (String, i32, i64, i64) {
     let (_database, pool) = setup::database().await;
     let (org, event, start) = (OrgId::generate(), EventId::generate(), OffsetDateTime::now_utc());
     let start_ms = start.unix_timestamp() * 1_000;
@@ -96,7 +124,7 @@ async fn rows_depend_on_no_order_and_no_repetition_of_reports() {
         let ensure = sqlx::query("SELECT view_ensure_time_partition('view', $1, 1)").bind(day);
         ensure.execute(&pool).await.unwrap();
     }
-    let orders = orders();
+    let orders = orders(reports);
     assert_eq!(orders.len(), 720);
     // Each report of a delivery in a batch of its own, and all of them in one; then those that a replay reads.
     for sizes in [&[1, 1, 1, 1, 1, 1, 2][..], &[6], &[2, 4, 5]] {
@@ -105,7 +133,7 @@ async fn rows_depend_on_no_order_and_no_repetition_of_reports() {
         for size in sizes {
             let batch = deliveries.iter().zip(&orders).flat_map(|(delivery, order)| {
                 let reports = order.iter().cycle().skip(read).take(*size);
-                reports.map(|report| (attempt(org, *delivery, *report, start_ms), start_ms + report.2))
+                reports.map(|report| (attempt(org, *delivery, *report, start_ms), start_ms + report.3))
             });
             apply_all(&pool, &batch.collect::<Vec<_>>()).await;
             read += size;
@@ -123,5 +151,6 @@ async fn rows_depend_on_no_order_and_no_repetition_of_reports() {
     .fetch_all(&pool)
     .await
     .unwrap();
-    assert_eq!(shown, [("cancelled".to_owned(), 3, 100_000, 2_600_000)]);
+    let [shown] = shown.as_slice() else { panic!("one outcome: {shown:#?}") };
+    shown.clone()
 }
