@@ -20,7 +20,7 @@ pub use constants::{
     RESERVED_TYPE_PREFIX,
 };
 pub use error::{FieldError, Invalid};
-pub use limits::{MAX_TIME_MICROS, MAX_WINDOW_SECONDS, MIN_TIME_MICROS};
+pub use limits::{MAX_TIME_MICROS, MAX_WINDOW_SECONDS, MIN_TIME_MICROS, is_event_type_name};
 
 use envelope::Envelope;
 use limits::{FieldErrors, check_payload_size};

@@ -137,6 +137,11 @@ impl FieldErrors {
     }
 }
 
+/// Whether a filter can name this event type: 1 to 255 characters without control characters.
+pub fn is_event_type_name(name: &str) -> bool {
+    (1..=MAX_TEXT_CHARS).contains(&name.chars().count()) && !name.chars().any(char::is_control)
+}
+
 /// Whether a time can be stored, and written as RFC 3339.
 pub(crate) fn is_time_in_range(micros: i64) -> bool {
     (MIN_TIME_MICROS..=MAX_TIME_MICROS).contains(&micros)

@@ -23,7 +23,7 @@ mod run;
 pub use attempt::connector::ClientError;
 pub use attempt::egress::EgressPolicy;
 pub use config::{CONSUMER, DispatcherConfig, EgressArgs, EndpointArgs, EndpointSettings, WebhookArgs};
-pub use deliveries::{READ_SETTINGS, delivery_openapi, delivery_routes};
+pub use deliveries::{delivery_openapi, delivery_routes};
 pub use endpoints::{default_endpoint, openapi, routes};
 pub use retry::schedule::OpenLimits;
 pub use run::start;

@@ -20,4 +20,4 @@ mod routes;
 mod state;
 
 pub use routes::{openapi, routes};
-pub use state::{InboxState, READ_SETTINGS};
+pub use state::InboxState;

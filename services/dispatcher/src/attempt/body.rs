@@ -24,6 +24,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
+    use crate::delivery::tests::outbound_event;
 
     #[derive(serde::Deserialize)]
     struct Body<'a> {
@@ -41,18 +42,11 @@ mod tests {
 
     fn event(event_type: &str, payload: &str) -> OutboundEvent {
         OutboundEvent {
-            org_id: OrgId::generate(),
             event_id: ID.parse().unwrap(),
             event_type: event_type.to_owned(),
             accepted_at: time::macros::datetime!(2023-11-14 22:13:20.007 UTC),
             payload: payload.to_owned(),
-            payload_encoding: None,
-            traceparent: None,
-            hops: 0,
-            endpoints_matched: None,
-            log_epoch: 1,
-            partition: 0,
-            offset: 0,
+            ..outbound_event(OrgId::generate())
         }
     }
 

@@ -10,15 +10,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use moka::sync::Cache;
+use runtime::budget::{Budget, KeyedShares};
 use schemas::ids::OrgId;
-use tokio::time::timeout;
 
 use crate::attempt::failure::{Failure, NotSent};
-use crate::attempt::places::Places;
 
 /// Look-ups in flight. Each uses a thread of the runtime's blocking pool until the system's resolver returns.
-const MAX_LOOKUPS: usize = 128;
-const MAX_LOOKUPS_PER_ORGANIZATION: usize = 4;
+const MAX_LOOKUPS: u64 = 128;
+const MAX_LOOKUPS_PER_ORGANIZATION: u64 = 4;
 /// Shorter than the shortest time-out of an endpoint, so that a wait for a place is never taken for a slow endpoint.
 const PLACE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Names in the cache.
@@ -36,7 +35,7 @@ pub(crate) struct Resolver(Arc<Inner>);
 
 struct Inner {
     known: Cache<String, Outcome>,
-    places: Places,
+    places: KeyedShares<OrgId>,
     lookups: Mutex<Lookups>,
 }
 
@@ -53,7 +52,8 @@ struct Lookups {
 impl Resolver {
     pub(crate) fn new() -> Self {
         let known = Cache::builder().max_capacity(MAX_NAMES).time_to_live(KEPT_FOR).build();
-        let places = Places::new(MAX_LOOKUPS, MAX_LOOKUPS_PER_ORGANIZATION);
+        let budget = Budget::new("webhook_lookups", MAX_LOOKUPS, MAX_LOOKUPS_PER_ORGANIZATION);
+        let places = KeyedShares::new(budget);
         Self(Arc::new(Inner { known, places, lookups: Mutex::default() }))
     }
 
@@ -109,7 +109,7 @@ impl Inner {
     }
 
     async fn look_up(&self, org_id: OrgId, name: &str) -> Outcome {
-        let place = timeout(PLACE_TIMEOUT, self.places.take(org_id)).await;
+        let place = self.places.of(org_id).take_when_free(1, PLACE_TIMEOUT).await;
         let place = place.map_err(|_| Failure::NotSent(NotSent::NoLookupPlace))?;
         let name = name.to_owned();
         let known = self.known.clone();

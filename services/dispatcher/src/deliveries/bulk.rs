@@ -8,8 +8,8 @@ use http_server::{JsonBody, PathId, Problem, QueryParams, Timestamp};
 use schemas::ids::{EndpointId, ReplayId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tenancy::Caller;
 use tenancy::audit::{self, Actor, Change, Origin};
+use tenancy::{Caller, ReadError};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -155,21 +155,22 @@ pub(super) async fn start(
             (Selection { org_id: caller.org_id, endpoint: id, from: None, before: now, event_types: None }, false)
         }
     };
-    state
-        .read(&caller, async {
+    caller
+        .shares()
+        .read(async {
             let mut transaction = state.pool.begin().await?;
             if !store::exists(&mut transaction, caller.org_id, id).await?
                 || store::is_erased(&mut transaction, caller.org_id).await?
             {
-                return Ok(Err(Problem::not_found()));
+                return Err(Problem::not_found().into());
             }
             if dry_run {
                 let matched = replays::count(&mut transaction, &selection).await?;
                 let matched_is_lower_bound = matched as u64 >= MAX_COUNTED.unsigned_abs();
-                return Ok(Ok(Json(BulkRetryCount { matched, matched_is_lower_bound }).into_response()));
+                return Ok(Json(BulkRetryCount { matched, matched_is_lower_bound }).into_response());
             }
             let Some(replay_id) = replays::create(&mut transaction, &selection).await? else {
-                return Ok(Err(too_many()));
+                return Err(too_many().into());
             };
             let change = Change { org_id: caller.org_id, action: "replay.started", target: replay_id.as_uuid() };
             let detail = json!({
@@ -181,9 +182,10 @@ pub(super) async fn start(
             });
             audit::append(&mut transaction, Actor::Key(caller.key_id), Some(&origin), change, &detail).await?;
             transaction.commit().await?;
-            Ok(Ok((StatusCode::ACCEPTED, Json(StartedReplay { replay_id })).into_response()))
+            Ok::<_, ReadError>((StatusCode::ACCEPTED, Json(StartedReplay { replay_id })).into_response())
         })
-        .await?
+        .await
+        .map_err(Problem::from)
 }
 
 fn too_many() -> Problem {
@@ -203,7 +205,7 @@ pub(super) async fn show(
     State(state): State<DeliveriesState>,
     PathId(id): PathId<ReplayId>,
 ) -> Result<Json<ReplayBody>, Problem> {
-    let found = state.read(&caller, replays::get(&state.pool, caller.org_id, id)).await?;
+    let found = caller.shares().read(replays::get(&state.pool, caller.org_id, id)).await?;
     found.map(|replay| Json(replay.into())).ok_or_else(Problem::not_found)
 }
 
@@ -222,8 +224,9 @@ pub(super) async fn cancel(
     origin: Origin,
     PathId(id): PathId<ReplayId>,
 ) -> Result<StatusCode, Problem> {
-    let is_known = state
-        .read(&caller, async {
+    let is_known = caller
+        .shares()
+        .read::<_, sqlx::Error>(async {
             let mut transaction = state.pool.begin().await?;
             if !replays::cancel(&mut transaction, caller.org_id, id).await? {
                 return Ok(false);

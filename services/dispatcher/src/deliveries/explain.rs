@@ -120,8 +120,9 @@ pub(super) async fn explain(
     PathId(id): PathId<EventId>,
 ) -> Result<Json<ExplanationBody>, Problem> {
     let org_id = caller.org_id;
-    let found = state
-        .read(&caller, async {
+    let found = caller
+        .shares()
+        .read::<_, sqlx::Error>(async {
             let original = rows::original_of(&state.pool, org_id, id).await?;
             let Some(event) = rows::event(&state.pool, org_id, original).await? else { return Ok(None) };
             let endpoints = store::list(&state.pool, org_id).await?;

@@ -11,6 +11,30 @@ use super::request::{DeliveryState, ListRequest};
 use super::{DeliveriesState, rows};
 use crate::endpoints::store;
 
+/// The query of both lists, for the document: [`ListRequest`] reads it.
+#[expect(dead_code, reason = "only its description is used")]
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParams {
+    /// Deliveries on a page. Default 50.
+    #[param(minimum = 1, maximum = 100, example = 50)]
+    limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// One of these states.
+    #[param(max_items = 5, example = json!(["failed"]))]
+    status: Option<Vec<DeliveryState>>,
+    /// One of these types.
+    #[param(max_items = 20, example = json!(["order.created"]))]
+    event_type: Option<Vec<String>>,
+    /// Created at this time or later.
+    #[param(example = "2026-11-21T09:00:00Z")]
+    from: Option<Timestamp>,
+    /// Created before this time.
+    #[param(example = "2026-11-22T09:00:00Z")]
+    to: Option<Timestamp>,
+}
+
 /// List the deliveries of an endpoint
 ///
 /// Newest first. A delivery that waits for its first attempt is listed by the time at which its event was accepted.
@@ -18,17 +42,7 @@ use crate::endpoints::store;
     get, path = "/endpoints/{id}/deliveries", operation_id = "list_endpoint_deliveries", tag = "Webhooks",
     params(
         ("id" = EndpointId, Path, description = "Id of the endpoint."),
-        ("limit" = Option<i64>, Query, description = "Deliveries on a page. Default 50.", minimum = 1, maximum = 100,
-            example = 50),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-        ("status" = Option<Vec<DeliveryState>>, Query, description = "One of these states.", max_items = 5,
-            example = json!(["failed"])),
-        ("event_type" = Option<Vec<String>>, Query, description = "One of these types.", max_items = 20,
-            example = json!(["order.created"])),
-        ("from" = Option<Timestamp>, Query, description = "Created at this time or later.",
-            example = "2026-11-21T09:00:00Z"),
-        ("to" = Option<Timestamp>, Query, description = "Created before this time.",
-            example = "2026-11-22T09:00:00Z"),
+        ListParams,
     ),
     responses((status = 200, description = "A page.", body = PageBody)),
     security(("key" = ["manage"])),
@@ -40,8 +54,9 @@ pub(super) async fn of_endpoint(
     params: QueryParams,
 ) -> Result<Json<PageBody>, Problem> {
     let request = parse(&params, &caller, &state)?;
-    let found = state
-        .read(&caller, async {
+    let found = caller
+        .shares()
+        .read::<_, sqlx::Error>(async {
             let exists = store::get(&state.pool, caller.org_id, id).await?.is_some();
             if exists { rows::of_endpoint(&state.pool, caller.org_id, id, &request).await.map(Some) } else { Ok(None) }
         })
@@ -56,17 +71,7 @@ pub(super) async fn of_endpoint(
     get, path = "/events/{id}/deliveries", operation_id = "list_event_deliveries", tag = "Webhooks",
     params(
         ("id" = EventId, Path, description = "Id of the event."),
-        ("limit" = Option<i64>, Query, description = "Deliveries on a page. Default 50.", minimum = 1, maximum = 100,
-            example = 50),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-        ("status" = Option<Vec<DeliveryState>>, Query, description = "One of these states.", max_items = 5,
-            example = json!(["failed"])),
-        ("event_type" = Option<Vec<String>>, Query, description = "One of these types.", max_items = 20,
-            example = json!(["order.created"])),
-        ("from" = Option<Timestamp>, Query, description = "Created at this time or later.",
-            example = "2026-11-21T09:00:00Z"),
-        ("to" = Option<Timestamp>, Query, description = "Created before this time.",
-            example = "2026-11-22T09:00:00Z"),
+        ListParams,
     ),
     responses((status = 200, description = "A page.", body = PageBody)),
     security(("key" = ["manage"])),
@@ -78,8 +83,9 @@ pub(super) async fn of_event(
     params: QueryParams,
 ) -> Result<Json<PageBody>, Problem> {
     let request = parse(&params, &caller, &state)?;
-    let (event_type, found) = state
-        .read(&caller, async {
+    let (event_type, found) = caller
+        .shares()
+        .read::<_, sqlx::Error>(async {
             let id = rows::original_of(&state.pool, caller.org_id, id).await?;
             let event = rows::event(&state.pool, caller.org_id, id).await?;
             let found = rows::of_event(&state.pool, caller.org_id, id).await?;

@@ -17,15 +17,11 @@ mod retry;
 mod rows;
 mod stats;
 
-use std::time::Duration;
-
 use axum::extract::FromRef;
-use http_server::{Problem, Routes};
-use runtime::postgres::{SqlEffect, effect};
+use http_server::Routes;
 use runtime::seal::SealingKey;
 use sqlx::postgres::PgPool;
-use tenancy::{Authenticator, Caller};
-use tracing::{error, warn};
+use tenancy::Authenticator;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -33,12 +29,6 @@ use utoipa_axum::routes;
 use crate::retry::schedule::OpenLimits;
 
 pub(crate) use bodies::ScheduledDelivery;
-
-/// Settings of the connections that read deliveries. An index returns a page in its order: with old statistics, the
-/// planner would expect few rows and prefer a sort.
-pub const READ_SETTINGS: &[(&str, &str)] = &[("enable_sort", "off"), ("jit", "off"), ("statement_timeout", "5000")];
-/// PostgreSQL ends a statement at about the same time: sqlx cannot cancel one.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 struct DeliveriesState {
@@ -54,42 +44,7 @@ impl FromRef<DeliveriesState> for Authenticator {
     }
 }
 
-impl DeliveriesState {
-    /// Runs `reading` with a timeout, in one of the places in the database that the caller's organization has.
-    async fn read<T>(
-        &self,
-        caller: &Caller,
-        reading: impl Future<Output = Result<T, sqlx::Error>> + Send,
-    ) -> Result<T, Problem> {
-        let _place = caller.shares().take_read().await?;
-        match tokio::time::timeout(READ_TIMEOUT, reading).await {
-            Ok(outcome) => outcome.map_err(|error| failed(&error)),
-            Err(_) => {
-                warn!("PostgreSQL did not answer a read of deliveries in time; answering 503.");
-                Err(unavailable())
-            }
-        }
-    }
-}
-
-fn unavailable() -> Problem {
-    Problem::unavailable("deliveries cannot be read at the moment; nothing is lost, try again", 2)
-}
-
-fn failed(error: &sqlx::Error) -> Problem {
-    match effect(error) {
-        SqlEffect::Unavailable | SqlEffect::Retry => {
-            warn!(%error, "PostgreSQL is unavailable for a read of deliveries; answering 503.");
-            unavailable()
-        }
-        SqlEffect::Data | SqlEffect::Fatal => {
-            error!(%error, "Read of deliveries failed; answering 500.");
-            Problem::internal()
-        }
-    }
-}
-
-/// The routes of deliveries. `pool` must have the [`READ_SETTINGS`]. The limits are those of retries by hand.
+/// The routes of deliveries. `pool` must have the [`tenancy::READ_SETTINGS`]. The limits are those of retries by hand.
 pub fn delivery_routes(
     authenticator: Authenticator,
     pool: PgPool,

@@ -23,8 +23,9 @@ pub(super) async fn show(
     State(state): State<DeliveriesState>,
     PathId(id): PathId<DeliveryId>,
 ) -> Result<Json<DeliveryItem>, Problem> {
-    let found = state
-        .read(&caller, async {
+    let found = caller
+        .shares()
+        .read::<_, sqlx::Error>(async {
             let Some(mut delivery) = rows::one(&state.pool, caller.org_id, id).await? else { return Ok(None) };
             delivery.attempts_log = Some(rows::attempts(&state.pool, caller.org_id, id).await?);
             Ok(Some(delivery))

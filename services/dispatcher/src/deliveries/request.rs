@@ -2,6 +2,7 @@
 
 use http_server::{Problem, QueryParams};
 use runtime::seal::SealingKey;
+use schemas::event_json::is_event_type_name;
 use schemas::ids::{DeliveryId, OrgId};
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -13,7 +14,6 @@ use super::cursor::DeliveryCursor;
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 100;
-const MAX_TYPE_CHARACTERS: usize = 255;
 /// A list of types reads one range of an index for each type and state.
 pub(super) const MAX_TYPES: usize = 20;
 /// Before every delivery.
@@ -141,7 +141,7 @@ fn parse_event_types(given: &QueryParams) -> Result<Option<Vec<String>>, Problem
 
 /// Checks an event type that the parameter or member `field` names.
 pub(super) fn check_type(field: &str, name: &str) -> Result<(), Problem> {
-    if !(1..=MAX_TYPE_CHARACTERS).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+    if !is_event_type_name(name) {
         return Err(QueryParams::invalid(field, "must be 1 to 255 characters without control characters"));
     }
     Ok(())

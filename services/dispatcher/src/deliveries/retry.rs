@@ -35,7 +35,7 @@ pub(super) async fn retry(
     origin: Origin,
     PathId(id): PathId<DeliveryId>,
 ) -> Result<(StatusCode, Json<ScheduledDelivery>), Problem> {
-    let outcome = state.read(&caller, retry_in_database(&state, &caller, &origin, id)).await?;
+    let outcome = caller.shares().read(retry_in_database(&state, &caller, &origin, id)).await?;
     match outcome {
         RetryOutcome::Scheduled(_) => Ok((StatusCode::ACCEPTED, Json(ScheduledDelivery { delivery_id: id }))),
         other => Err(problem(other)),

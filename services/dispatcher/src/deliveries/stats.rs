@@ -121,8 +121,9 @@ pub(super) async fn stats(
             .find(|window| window.as_str() == text)
             .ok_or_else(|| QueryParams::invalid("window", "must be 1h, 24h or 7d"))?,
     };
-    let found = state
-        .read(&caller, async {
+    let found = caller
+        .shares()
+        .read::<_, sqlx::Error>(async {
             match store::get(&state.pool, caller.org_id, id).await? {
                 Some(_) => read(&state.pool, caller.org_id, id, window).await.map(Some),
                 None => Ok(None),

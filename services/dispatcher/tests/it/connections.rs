@@ -1,8 +1,10 @@
 //! Connections to receivers: idle ones that the receiver has closed, and answers that break off.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use devstack::testing::eventually;
 use reqwest::{Method, StatusCode};
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use serde_json::json;
@@ -11,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::system::{KEY, System};
+use crate::system::{KEY, PATIENCE, System};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 const BROKEN: &str = "the connection broke before the response";
@@ -32,6 +34,8 @@ type Seen = (usize, usize, String);
 struct RawReceiver {
     port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Connections that it has closed.
+    closed: Arc<AtomicUsize>,
     server: JoinHandle<()>,
 }
 
@@ -48,14 +52,19 @@ impl RawReceiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let recorded = seen.clone();
+        let closed: Arc<AtomicUsize> = Arc::default();
+        let (recorded, counted) = (seen.clone(), closed.clone());
         let server = tokio::spawn(async move {
             for connection in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, connection, idle, react, recorded.clone()));
+                let (recorded, counted) = (recorded.clone(), counted.clone());
+                tokio::spawn(async move {
+                    serve(stream, connection, idle, react, recorded).await;
+                    counted.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
-        Self { port, seen, server }
+        Self { port, seen, closed, server }
     }
 
     /// The requests so far, as (connection, request on it, number of the event in `events`).
@@ -150,15 +159,17 @@ async fn a_receiver_that_closes_idle_connections_gets_each_event() {
     let receiver = RawReceiver::start(Duration::from_secs(1), |_, _| Reaction::Answer).await;
     let system = system_with(&receiver).await;
     let mut attempts = Vec::new();
-    // The connection is closed just before, while, or just after the next event is sent.
-    for pause_ms in [0, 990, 1000, 1010, 1500] {
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        let started = Instant::now();
+    for closed in 1..=3 {
         attempts.push(deliver(&system).await);
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        // It closes the connection without saying so: the next event comes just after that.
+        eventually(PATIENCE, "the receiver closes the idle connection", || async {
+            (receiver.closed.load(Ordering::SeqCst) == closed).then_some(())
+        })
+        .await;
     }
+    attempts.push(deliver(&system).await);
     attempts.iter().for_each(assert_delivered_at_once);
-    assert_eq!(receiver.seen(&attempts).len(), attempts.len());
+    assert_eq!(receiver.seen(&attempts), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 0, 3)]);
 }
 
 #[tokio::test]

@@ -94,6 +94,21 @@ async fn a_finished_delivery_gets_its_schedule_again() {
 }
 
 #[tokio::test]
+async fn a_row_of_a_retry_goes_whatever_epoch_the_view_counts() {
+    let system = System::start().await;
+    let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;
+    let (event, appended, report) = failed(&system, &receiver, json!({"retry_schedule": []})).await;
+    system.show(&event, &appended, false).await;
+    sqlx::query("UPDATE view.events SET log_epoch = 7").execute(&system.pool).await.unwrap();
+    receiver.change(ReceiverBehavior::Status(200));
+    retry(&system, report.delivery_id).await.expect(202);
+    let last = system.wait_for_reports(event.event_id, 2).await.remove(1);
+    assert_eq!(last.outcome, DeliveryOutcome::Delivered);
+    show_delivery(&system, &last).await;
+    system.wait_for_schedule("the row is swept", |rows| rows.is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_double_click_sends_once() {
     let mut system = System::start().await;
     let receiver = Receiver::start(ReceiverBehavior::Status(500)).await;

@@ -90,7 +90,7 @@ impl System {
         let tenancy = start_tenancy(pool.clone(), config, &stop);
         let org = tenancy.apply_dev_keys(&format!("{KEY}=shop,{OTHER_KEY}=others"), true).await.unwrap().unwrap();
         let routes = dispatcher::routes(tenancy.authenticator(), pool.clone(), sealing.clone(), settings());
-        let read_pool = postgres::with_settings(&pool, dispatcher::READ_SETTINGS);
+        let read_pool = postgres::with_settings(&pool, tenancy::READ_SETTINGS);
         let limits = settings().open_limits;
         let deliveries = dispatcher::delivery_routes(tenancy.authenticator(), read_pool, sealing.clone(), limits);
         let routes = routes.merge(deliveries).merge(tenancy::routes(tenancy));

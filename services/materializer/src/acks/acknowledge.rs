@@ -123,5 +123,5 @@ async fn wait_until_shown(
     let events: Vec<EventId> = appended.iter().map(|(id, _)| *id).collect();
     // The acks are on the log, so a failed read must not fail the request.
     let reading = target::acknowledged_at_by_id(&inbox.pool, caller.org_id, &events);
-    inbox.read(caller.shares(), reading).await.unwrap_or_default()
+    caller.shares().read(reading).await.unwrap_or_default()
 }

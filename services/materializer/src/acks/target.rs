@@ -26,9 +26,9 @@ pub(super) async fn find_targets(
     caller: &Caller,
     ids: &[EventId],
 ) -> Result<HashMap<EventId, AckTarget>, Problem> {
-    let mut rows = inbox.read(caller.shares(), read(&inbox.pool, caller.org_id, ids)).await?;
+    let mut rows = caller.shares().read(read(&inbox.pool, caller.org_id, ids)).await?;
     if rows.len() < ids.len() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
-        rows = inbox.read(caller.shares(), read(&inbox.pool, caller.org_id, ids)).await?;
+        rows = caller.shares().read(read(&inbox.pool, caller.org_id, ids)).await?;
     }
     let visible = rows.into_iter().filter(|row| caller.allows_event_type(&row.2));
     let target = |(requested, event_id, _, acknowledged_at): TargetRow| {

@@ -33,9 +33,9 @@ pub(super) async fn event(
 /// The event that `id` names for this caller. One that this instance accepted a moment ago is waited for.
 pub(super) async fn find(state: &InboxState, caller: &Caller, id: EventId) -> Result<InboxRow, Problem> {
     let inbox = &state.inbox;
-    let mut row = inbox.read(caller.shares(), read(&inbox.pool, caller.org_id, id)).await?;
+    let mut row = caller.shares().read(read(&inbox.pool, caller.org_id, id)).await?;
     if row.is_none() && inbox.read_your_writes.catch_up(caller.org_id, &[]).await {
-        row = inbox.read(caller.shares(), read(&inbox.pool, caller.org_id, id)).await?;
+        row = caller.shares().read(read(&inbox.pool, caller.org_id, id)).await?;
     }
     row.filter(|row| caller.allows_event_type(&row.event_type)).ok_or_else(Problem::not_found)
 }

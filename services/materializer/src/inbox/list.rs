@@ -9,7 +9,7 @@ use http_server::{Dialect, LongPollWait, Problem, QueryParams, RequestContext, R
 use schemas::ids::OrgId;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
-use tenancy::{Authenticator, Caller, Consumer, PresentedKey};
+use tenancy::{Authenticator, Caller, Consumer, PresentedKey, ReadError};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -23,7 +23,7 @@ use super::page_bytes::{PAGE_BYTES, PageBytes};
 use super::query::{self, COUNTED_EXACTLY, PartitionQuery};
 use super::request::{DeliveryStatus, ListDefaults, ListRequest};
 use super::time_window::find_window;
-use crate::state::{InboxState, ViewReadError};
+use crate::state::InboxState;
 
 /// How often a waiting read by status polls the view: a status changes without a new event.
 const STATUS_RECHECK: Duration = Duration::from_millis(500);
@@ -212,20 +212,20 @@ async fn read_or_wait(state: &InboxState, caller: &Caller, request: &ListRequest
     }
 }
 
-async fn read(state: &InboxState, caller: &Caller, request: &ListRequest) -> Result<CountedPage, ViewReadError> {
+async fn read(state: &InboxState, caller: &Caller, request: &ListRequest) -> Result<CountedPage, ReadError> {
     let mut bytes = PageBytes::new(caller.shares().holder());
     let reading =
         async { read_page(&mut *state.inbox.pool.acquire().await?, caller.org_id, request, &mut bytes).await };
-    let page = state.inbox.read(caller.shares(), reading).await?;
+    let page = caller.shares().read(reading).await?;
     Ok((page, bytes.into_reservation()))
 }
 
-async fn count_open(state: &InboxState, caller: &Caller) -> Result<i64, ViewReadError> {
+async fn count_open(state: &InboxState, caller: &Caller) -> Result<i64, ReadError> {
     let counting = async {
         let types = caller.event_types.as_deref();
         query::count_open(&mut *state.inbox.pool.acquire().await?, caller.org_id, types).await
     };
-    state.inbox.read(caller.shares(), counting).await
+    caller.shares().read(counting).await
 }
 
 async fn read_page(
@@ -233,7 +233,7 @@ async fn read_page(
     organization: OrgId,
     request: &ListRequest,
     bytes: &mut PageBytes,
-) -> Result<ReadPage, ViewReadError> {
+) -> Result<ReadPage, ReadError> {
     // Read before the rows: the filter excludes every event up to these offsets that is not on the page.
     let bounds = read_bounds(connection, organization).await?;
     let newest = bounds.newest();
@@ -275,7 +275,7 @@ async fn read_partition(
     connection: &mut PgConnection,
     query: &PartitionQuery<'_>,
     bytes: &mut PageBytes,
-) -> Result<PartitionRows<InboxRow>, ViewReadError> {
+) -> Result<PartitionRows<InboxRow>, ReadError> {
     // The usual poll: there is nothing new.
     if matches!(query.range, UnreadRange::After(Some(epoch_offset)) if epoch_offset >= query.bounds.newest) {
         return Ok(PartitionRows { partition: query.bounds.partition, rows: Vec::new(), more: false });

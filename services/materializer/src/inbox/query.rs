@@ -16,7 +16,7 @@ use super::merge::PartitionRows;
 use super::page_bytes::PageBytes;
 use super::request::{DeliveryStatus, Filter};
 use super::time_window::OffsetWindow;
-use crate::state::ViewReadError;
+use tenancy::ReadError;
 
 /// Unacknowledged events are counted exactly up to this number.
 pub(super) const COUNTED_EXACTLY: i64 = 10_000;
@@ -41,7 +41,7 @@ pub(super) async fn read_events(
     connection: &mut PgConnection,
     query: &PartitionQuery<'_>,
     page: &mut PageBytes,
-) -> Result<PartitionRows<InboxRow>, ViewReadError> {
+) -> Result<PartitionRows<InboxRow>, ReadError> {
     let mut source = PartitionRows { partition: query.bounds.partition, rows: Vec::new(), more: false };
     let mut bytes = 0;
     for log_epoch in query.log_epochs() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http_server::{Problem, QueryParams};
 use runtime::seal::SealingKey;
+use schemas::event_json::is_event_type_name;
 use schemas::ids::OrgId;
 use schemas::position::RecordPosition;
 use time::OffsetDateTime;
@@ -14,7 +15,6 @@ use crate::position_token;
 
 const MAX_LIMIT: usize = 1000;
 const MAX_WAIT_SECONDS: u64 = 30;
-const MAX_TYPE_CHARACTERS: usize = 255;
 /// Bound of each repeatable parameter.
 const MAX_REPEATS: usize = 100;
 
@@ -174,9 +174,7 @@ fn parse_status(text: &str) -> Result<DeliveryStatus, Problem> {
 }
 
 fn parse_event_types(names: Vec<&str>) -> Result<Option<Vec<String>>, Problem> {
-    let is_sound =
-        |name: &&str| (1..=MAX_TYPE_CHARACTERS).contains(&name.chars().count()) && !name.chars().any(char::is_control);
-    if !names.iter().all(is_sound) {
+    if !names.iter().all(|name| is_event_type_name(name)) {
         return Err(QueryParams::invalid("event_type", "must be 1 to 255 characters without control characters"));
     }
     Ok(if names.is_empty() { None } else { Some(names.into_iter().map(str::to_owned).collect()) })

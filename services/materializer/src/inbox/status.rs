@@ -131,7 +131,7 @@ pub(super) async fn status(
 ) -> Result<Json<EventStatus>, Problem> {
     let event = find(&state, &caller, id).await?;
     let event_id = EventId::from_uuid(event.event_id);
-    let deliveries = state.inbox.read(caller.shares(), read(&state.inbox.pool, caller.org_id, event_id)).await?;
+    let deliveries = caller.shares().read(read(&state.inbox.pool, caller.org_id, event_id)).await?;
     Ok(Json(EventStatus {
         event_id,
         status: event.delivery_status,

@@ -90,7 +90,7 @@ pub(super) async fn list(
         RejectedCursor::open(key, organization, token).ok_or_else(unreadable)
     });
     let after = after.transpose()?;
-    let mut rows = state.inbox.read(caller.shares(), read(&state.inbox.pool, organization, after, limit + 1)).await?;
+    let mut rows = caller.shares().read(read(&state.inbox.pool, organization, after, limit + 1)).await?;
     let has_more = i64::try_from(rows.len()).is_ok_and(|read| read > limit);
     if has_more {
         rows.pop();

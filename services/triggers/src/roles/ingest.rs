@@ -10,7 +10,7 @@ use http_server::Routes;
 use ingest::IngestState;
 use kafka::producer::ProducerSettings;
 use kafka::read_your_writes::RecentWrites;
-use materializer::{InboxState, READ_SETTINGS};
+use materializer::InboxState;
 use runtime::config::{FlagParser, secret};
 use runtime::health::Health;
 use runtime::lifecycle::Supervisor;
@@ -218,7 +218,7 @@ impl ApiServer {
             pool.clone(),
         );
         // One pool for both: their settings are the same.
-        let read_pool = postgres::with_settings(&pool, READ_SETTINGS);
+        let read_pool = postgres::with_settings(&pool, tenancy::READ_SETTINGS);
         let deliveries_pool = read_pool.clone();
         let inbox = InboxState::new(
             authenticator.clone(),

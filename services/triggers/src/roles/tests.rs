@@ -109,8 +109,3 @@ async fn dispatcher_ends_when_one_of_its_tasks_ends() {
     })
     .await;
 }
-
-#[test]
-fn inbox_and_deliveries_can_share_their_connections() {
-    assert_eq!(materializer::READ_SETTINGS, ::dispatcher::READ_SETTINGS);
-}

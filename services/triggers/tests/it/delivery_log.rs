@@ -83,6 +83,8 @@ async fn a_failed_delivery_is_retried_and_an_endpoint_tested() {
         })
         .await
     };
+    // Until the view has the event, its deliveries are unknown.
+    api.shown(&event, Duration::from_secs(30)).await;
     let failed = eventually(RECEIVED_WITHIN, "the delivery has failed", || async {
         let page = api.get(&format!("/v1/events/{event}/deliveries?status=failed")).await.expect(200).json();
         page["deliveries"][0]["delivery_id"].as_str().map(str::to_owned)

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use schemas::ids::{EndpointId, EventId, OrgId};
+use schemas::ids::{EndpointId, OrgId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::attempt::egress::Refusal;
 use crate::attempt::sign::Secret;
+use crate::delivery::tests::outbound_event;
 use crate::endpoints::matching::Secrets;
 
 /// A server that accepts connections, counts them, and serves each with `serve`.
@@ -69,23 +70,6 @@ fn endpoint(url: &str) -> Endpoint {
     }
 }
 
-fn event(org_id: OrgId) -> OutboundEvent {
-    OutboundEvent {
-        org_id,
-        event_id: EventId::generate(),
-        event_type: "a".to_owned(),
-        accepted_at: OffsetDateTime::now_utc(),
-        payload: "{}".to_owned(),
-        payload_encoding: None,
-        traceparent: None,
-        hops: 0,
-        endpoints_matched: None,
-        log_epoch: 1,
-        partition: 0,
-        offset: 0,
-    }
-}
-
 fn with_loopback() -> EgressPolicy {
     let allowed_networks = vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
     EgressPolicy { allowed_networks, allow_http: true, ..EgressPolicy::default() }
@@ -110,7 +94,8 @@ async fn the_parts_of_a_request_are_measured() {
     })
     .await;
     let client = WebhookClient::new(Arc::new(with_loopback())).unwrap();
-    let (endpoint, event) = (endpoint(&format!("http://localhost:{}/", server.port)), event(OrgId::generate()));
+    let (endpoint, event) =
+        (endpoint(&format!("http://localhost:{}/", server.port)), outbound_event(OrgId::generate()));
     let first = client.send(&endpoint, &event).await.unwrap();
     assert_eq!((first.answer.status, first.reused), (Some(200), false), "{first:?}");
     assert_eq!(first.remote.unwrap().port(), server.port);
@@ -120,7 +105,7 @@ async fn the_parts_of_a_request_are_measured() {
     let second = client.send(&endpoint, &event).await.unwrap();
     assert_eq!((second.answer.status, second.reused, second.timings.connect), (Some(200), true, Duration::ZERO));
     assert!(second.timings.wait >= THINKING, "{second:?}");
-    let other = client.send(&endpoint, &self::event(OrgId::generate())).await.unwrap();
+    let other = client.send(&endpoint, &outbound_event(OrgId::generate())).await.unwrap();
     assert!(!other.reused, "a connection of another organization");
     assert_eq!(server.accepted(), 2);
 }
@@ -135,7 +120,7 @@ async fn a_time_out_has_the_parts_until_then() {
     let client = WebhookClient::new(Arc::new(with_loopback())).unwrap();
     let mut endpoint = endpoint(&format!("http://127.0.0.1:{}/", server.port));
     endpoint.timeout = Duration::from_secs(1);
-    let result = client.send(&endpoint, &event(OrgId::generate())).await.unwrap();
+    let result = client.send(&endpoint, &outbound_event(OrgId::generate())).await.unwrap();
     assert_eq!(result.error.as_deref(), Some("no response within 1 s"));
     assert!(result.timings.wait > Duration::from_millis(700) && result.remote.is_some(), "{result:?}");
 }
@@ -165,14 +150,18 @@ async fn what_the_policy_refuses_opens_no_connection() {
         (&https_only, "127.0.0.1", Refusal::PlainHttp),
     ] {
         let client = WebhookClient::new(Arc::new(policy.clone())).unwrap();
-        let result = client.send(&endpoint(&format!("http://{host}:{}/", server.port)), &event(org_id)).await.unwrap();
+        let result =
+            client.send(&endpoint(&format!("http://{host}:{}/", server.port)), &outbound_event(org_id)).await.unwrap();
         assert_eq!(result.error, Some(refusal.to_string()), "{host}");
         assert_eq!(result.remote, None, "{host}");
     }
     assert_eq!(server.accepted(), 0);
     let client = WebhookClient::new(Arc::new(of_another)).unwrap();
     let endpoint = endpoint(&format!("http://127.0.0.1:{}/", server.port));
-    assert!(client.send(&endpoint, &event(other)).await.unwrap().remote.is_some(), "the organization that may");
+    assert!(
+        client.send(&endpoint, &outbound_event(other)).await.unwrap().remote.is_some(),
+        "the organization that may"
+    );
     assert_eq!(server.accepted(), 1);
 }
 

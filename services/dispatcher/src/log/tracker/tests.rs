@@ -3,6 +3,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
+use crate::delivery::tests::outbound_event;
 use crate::delivery::{RowState, RowUpdate};
 use crate::retry::schedule::ScheduledDeliveries;
 
@@ -82,20 +83,8 @@ fn attempts(row: &NewRow) -> Option<u32> {
 }
 
 fn event(offset: i64) -> Arc<OutboundEvent> {
-    Arc::new(OutboundEvent {
-        org_id: OrgId::from_uuid(Uuid::from_u128(1)),
-        event_id: EventId::generate(),
-        event_type: "a".to_owned(),
-        accepted_at: OffsetDateTime::UNIX_EPOCH,
-        payload: "{}".to_owned(),
-        payload_encoding: None,
-        traceparent: None,
-        hops: 0,
-        endpoints_matched: None,
-        log_epoch: 1,
-        partition: 0,
-        offset,
-    })
+    let event = outbound_event(OrgId::from_uuid(Uuid::from_u128(1)));
+    Arc::new(OutboundEvent { accepted_at: OffsetDateTime::UNIX_EPOCH, offset, ..event })
 }
 
 #[test]

@@ -7,8 +7,9 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
+use crate::retry::schedule::events::{self, EventToCopy};
 use crate::retry::schedule::usage::{self, UsageChange};
-use crate::retry::schedule::{OpenLimits, events, queues};
+use crate::retry::schedule::{OpenLimits, queues};
 
 /// What a manual retry did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +183,8 @@ pub(crate) async fn start_rounds(
 }
 
 /// Adds rows, or reuses those that are still there. These keep their log position: it covers their record until the
-/// dispatcher has passed it.
+/// dispatcher has passed it. A new row has the position of the view, which counts log epochs for itself; as a negative
+/// number, its epoch is none of the dispatcher's.
 async fn start(
     connection: &mut PgConnection,
     org_id: OrgId,
@@ -193,7 +195,7 @@ async fn start(
         "INSERT INTO delivery_schedule AS s (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                              log_epoch, log_partition, log_offset, state, attempts, attempts_before,
                                              round, due_at)
-         SELECT v.delivery_id, v.org_id, v.event_id, v.endpoint_id, v.event_type, e.accepted_at, e.log_epoch,
+         SELECT v.delivery_id, v.org_id, v.event_id, v.endpoint_id, v.event_type, e.accepted_at, -e.log_epoch,
                 e.log_partition, e.log_offset, 'pending', v.attempts, v.attempts, v.round + 1, now()
          FROM UNNEST($2::uuid[]) WITH ORDINALITY AS t (delivery_id, nth)
               JOIN contract.deliveries v ON v.org_id = $1 AND v.delivery_id = t.delivery_id
@@ -215,8 +217,18 @@ async fn start(
     .await?;
     let mut change = UsageChange::default();
     change.add_rows(org_id, i64::try_from(started.len()).unwrap_or(i64::MAX));
-    let wanted = started.iter().map(|row| (row.position, row.event));
-    change.add_bytes(org_id, events::copy_shown(connection, org_id, wanted).await?);
+    let wanted = started.iter().map(|row| EventToCopy {
+        org_id: org_id.as_uuid(),
+        event_id: row.event.as_uuid(),
+        position: row.position,
+        // The view has none of these: a new trace starts.
+        traceparent: None,
+        hops: 0,
+        endpoints_matched: None,
+    });
+    for (org_id, bytes) in events::copy_from_view(connection, wanted).await? {
+        change.add_bytes(org_id, bytes);
+    }
     let due = started.iter().map(|row| (row.endpoint, org_id, Duration::ZERO));
     queues::lower(connection, due).await?;
     usage::apply(connection, change).await?;

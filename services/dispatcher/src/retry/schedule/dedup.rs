@@ -7,8 +7,9 @@ use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
+use crate::retry::schedule::events::{self, EventToCopy};
+use crate::retry::schedule::queues;
 use crate::retry::schedule::usage::{self, UsageChange};
-use crate::retry::schedule::{events, queues};
 
 /// Rows that one statement moves at most.
 const MAX_ROWS: i64 = 1000;
@@ -75,7 +76,7 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
     let promoted: Vec<&DecidedRow> = decided.iter().filter(|row| row.is_promoted).collect();
     let mut change = UsageChange::default();
     decided.iter().filter(|row| !row.is_promoted).for_each(|row| change.add_rows(OrgId::from_uuid(row.org_id), -1));
-    let stored = events::copy_from_view(&mut transaction, &promoted).await?;
+    let stored = events::copy_from_view(&mut transaction, promoted.iter().map(|row| row.event())).await?;
     stored.into_iter().for_each(|(org_id, bytes)| change.add_bytes(org_id, bytes));
     let due = promoted
         .iter()
@@ -87,18 +88,31 @@ pub(crate) async fn release_decided(pool: &PgPool, materializer: &str, topic: &s
 }
 
 /// A row whose event has its decision.
-pub(super) struct DecidedRow {
-    pub org_id: Uuid,
-    pub event_id: Uuid,
+struct DecidedRow {
+    org_id: Uuid,
+    event_id: Uuid,
     endpoint_id: Uuid,
-    pub traceparent: Option<String>,
-    pub hops: i32,
-    pub endpoints_matched: Option<i32>,
-    pub log_epoch: i32,
-    pub log_partition: i32,
-    pub log_offset: i64,
+    traceparent: Option<String>,
+    hops: i32,
+    endpoints_matched: Option<i32>,
+    log_epoch: i32,
+    log_partition: i32,
+    log_offset: i64,
     /// It has a row of the schedule now.
     is_promoted: bool,
+}
+
+impl DecidedRow {
+    fn event(&self) -> EventToCopy {
+        EventToCopy {
+            org_id: self.org_id,
+            event_id: self.event_id,
+            position: (self.log_partition, self.log_epoch, self.log_offset),
+            traceparent: self.traceparent.clone(),
+            hops: self.hops,
+            endpoints_matched: self.endpoints_matched,
+        }
+    }
 }
 
 impl FromRow<'_, PgRow> for DecidedRow {

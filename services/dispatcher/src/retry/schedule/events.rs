@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use schemas::ids::{EventId, OrgId};
+use schemas::ids::OrgId;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::delivery::{OutboundEvent, signed};
-use crate::retry::schedule::dedup::DecidedRow;
 
 /// Partition, log epoch and offset of a record.
 pub(super) type Position = (i32, i32, i64);
@@ -50,14 +49,25 @@ pub(super) async fn insert<'a>(
     Ok(added.into_iter().map(|(org_id, bytes)| (OrgId::from_uuid(org_id), bytes)).collect())
 }
 
+/// An event to copy from the view, and what the view does not know of it.
+#[derive(Debug, Clone)]
+pub(super) struct EventToCopy {
+    pub org_id: Uuid,
+    pub event_id: Uuid,
+    /// The position of its row, which need not be the view's.
+    pub position: Position,
+    pub traceparent: Option<String>,
+    pub hops: i32,
+    pub endpoints_matched: Option<i32>,
+}
+
 /// As [`insert`], for events that the view shows.
 pub(super) async fn copy_from_view(
     connection: &mut PgConnection,
-    rows: &[&DecidedRow],
+    events: impl Iterator<Item = EventToCopy>,
 ) -> Result<Vec<(OrgId, i64)>, sqlx::Error> {
-    let rows: BTreeMap<Position, &DecidedRow> =
-        rows.iter().map(|row| ((row.log_partition, row.log_epoch, row.log_offset), *row)).collect();
-    if rows.is_empty() {
+    let events: BTreeMap<Position, EventToCopy> = events.map(|event| (event.position, event)).collect();
+    if events.is_empty() {
         return Ok(Vec::new());
     }
     let added: Vec<(Uuid, i64)> = sqlx::query_as(
@@ -78,51 +88,17 @@ pub(super) async fn copy_from_view(
          SELECT org_id, bytes FROM stored WHERE is_new",
     )
     .persistent(false)
-    .bind(rows.keys().map(|(partition, ..)| *partition).collect::<Vec<_>>())
-    .bind(rows.keys().map(|(_, log_epoch, _)| *log_epoch).collect::<Vec<_>>())
-    .bind(rows.keys().map(|(.., offset)| *offset).collect::<Vec<_>>())
-    .bind(rows.values().map(|row| row.org_id).collect::<Vec<_>>())
-    .bind(rows.values().map(|row| row.event_id).collect::<Vec<_>>())
-    .bind(rows.values().map(|row| row.traceparent.as_deref()).collect::<Vec<_>>())
-    .bind(rows.values().map(|row| row.hops).collect::<Vec<_>>())
-    .bind(rows.values().map(|row| row.endpoints_matched).collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
-    Ok(added.into_iter().map(|(org_id, bytes)| (OrgId::from_uuid(org_id), bytes)).collect())
-}
-
-/// As [`insert`], for events of one organization that the view shows, maybe at other positions than these. Returns the
-/// bytes that were added. Neither the trace nor the hops are in the view: a new trace starts.
-pub(super) async fn copy_shown(
-    connection: &mut PgConnection,
-    org_id: OrgId,
-    events: impl Iterator<Item = (Position, EventId)>,
-) -> Result<i64, sqlx::Error> {
-    let events: BTreeMap<Position, EventId> = events.collect();
-    if events.is_empty() {
-        return Ok(0);
-    }
-    sqlx::query_scalar(
-        "WITH stored AS (
-             INSERT INTO delivery_events AS e (log_partition, log_epoch, log_offset, org_id, payload, payload_encoding)
-             SELECT t.log_partition, t.log_epoch, t.log_offset, p.org_id, p.payload::text, p.payload_encoding
-             FROM UNNEST($1::integer[], $2::integer[], $3::bigint[], $4::uuid[]) WITH ORDINALITY
-                  AS t (log_partition, log_epoch, log_offset, event_id, nth)
-             JOIN contract.events p ON p.org_id = $5 AND p.event_id = t.event_id
-             ORDER BY t.nth
-             ON CONFLICT (log_partition, log_epoch, log_offset) DO UPDATE SET org_id = e.org_id
-             RETURNING octet_length(payload)::bigint AS bytes, xmax = 0 AS is_new
-         )
-         SELECT COALESCE(sum(bytes) FILTER (WHERE is_new), 0)::bigint FROM stored",
-    )
-    .persistent(false)
     .bind(events.keys().map(|(partition, ..)| *partition).collect::<Vec<_>>())
     .bind(events.keys().map(|(_, log_epoch, _)| *log_epoch).collect::<Vec<_>>())
     .bind(events.keys().map(|(.., offset)| *offset).collect::<Vec<_>>())
-    .bind(events.values().map(EventId::as_uuid).collect::<Vec<_>>())
-    .bind(org_id.as_uuid())
-    .fetch_one(connection)
-    .await
+    .bind(events.values().map(|event| event.org_id).collect::<Vec<_>>())
+    .bind(events.values().map(|event| event.event_id).collect::<Vec<_>>())
+    .bind(events.values().map(|event| event.traceparent.as_deref()).collect::<Vec<_>>())
+    .bind(events.values().map(|event| event.hops).collect::<Vec<_>>())
+    .bind(events.values().map(|event| event.endpoints_matched).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(added.into_iter().map(|(org_id, bytes)| (OrgId::from_uuid(org_id), bytes)).collect())
 }
 
 /// Deletes the events of these records that have no unfinished row. Returns what [`insert`] returns, of the deleted.

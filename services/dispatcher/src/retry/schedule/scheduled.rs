@@ -37,7 +37,7 @@ impl ScheduledDeliveries {
 /// A row covers its own record. Another record with the same event id waits for its own duplicate decision, and the
 /// view shows at most one of the two. Offsets of an older log epoch cannot be compared: a row of `delivery_schedule`
 /// covers every record of its event. A row that waits for the duplicate decision is decided at its own offset and
-/// covers that.
+/// covers that. Rows of manual retries have negative epochs: their records were read before.
 pub(crate) async fn scheduled_from(
     pool: &PgPool,
     partition: i32,
@@ -47,7 +47,8 @@ pub(crate) async fn scheduled_from(
     // One statement, so one snapshot: a row that moves to the other table meanwhile is seen in one of them.
     let rows: Vec<(Uuid, i64, bool)> = sqlx::query_as(
         "SELECT delivery_id, log_offset, log_epoch < $2 AS at_any_offset
-         FROM delivery_schedule WHERE log_partition = $1 AND (log_offset >= $3 OR log_epoch < $2)
+         FROM delivery_schedule
+         WHERE log_partition = $1 AND (log_offset >= $3 OR log_epoch >= 0 AND log_epoch < $2)
          UNION ALL
          SELECT delivery_id, log_offset, false FROM deliveries_awaiting_dedup
          WHERE log_partition = $1 AND log_offset >= $3",

@@ -17,8 +17,9 @@ const SWEEP_ROWS: i64 = 1000;
 const COUNTED_ROWS: i64 = 10_000;
 
 /// Deletes finished rows whose record lies before the dispatcher's position (of an older log epoch: a younger record
-/// does), so that it is not read again. The row of a test is no record. It, and that of a manual retry, stays until the
-/// view shows its end, or an hour: another retry takes the numbers of round and attempts from one of the two.
+/// does), so that it is not read again. The row of a test is no record, and that of a manual retry with a negative
+/// epoch was made when its record had been read. The rows of both stay until the view shows their end, or an hour:
+/// another retry takes the numbers of round and attempts from one of the two.
 /// `true`: the batch was full, so there may be more.
 pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
@@ -28,7 +29,7 @@ pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<
              SELECT d.delivery_id FROM delivery_schedule d LEFT JOIN consumer_positions p
                     ON p.consumer = $1 AND p.topic = $2 AND p.partition = d.log_partition
              WHERE d.finished_at IS NOT NULL
-                   AND CASE WHEN d.log_partition = $4 THEN true
+                   AND CASE WHEN d.log_partition = $4 OR d.log_epoch < 0 THEN true
                             WHEN p.log_epoch = d.log_epoch THEN p.next_offset > d.log_offset
                             ELSE p.log_epoch > d.log_epoch AND p.record_time > d.accepted_at END
                    AND (d.round = 0 AND d.log_partition <> $4 OR d.finished_at < now() - interval '1 hour'

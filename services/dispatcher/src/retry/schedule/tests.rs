@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use devstack::testing::TestDatabase;
-use schemas::ids::{EndpointId, EventId, OrgId};
+use schemas::ids::{EndpointId, OrgId};
 use sqlx::postgres::PgPool;
 use testkit::setup;
-use time::OffsetDateTime;
 
 use super::*;
+use crate::delivery::tests::outbound_event;
 use crate::delivery::{Delivery, OutboundEvent};
 
 const TOPIC: &str = "triggers.events.v1";
@@ -34,20 +34,7 @@ async fn database() -> (TestDatabase, PgPool) {
 async fn add(pool: &PgPool, endpoint: EndpointId, offsets: Range<i64>, waits_for: WaitsFor) {
     let org_id = OrgId::generate();
     let row = |offset| {
-        let event = OutboundEvent {
-            org_id,
-            event_id: EventId::generate(),
-            event_type: "n".to_owned(),
-            accepted_at: OffsetDateTime::now_utc(),
-            payload: "{}".to_owned(),
-            payload_encoding: None,
-            traceparent: None,
-            hops: 0,
-            endpoints_matched: None,
-            log_epoch: 1,
-            partition: 0,
-            offset,
-        };
+        let event = OutboundEvent { event_type: "n".to_owned(), offset, ..outbound_event(org_id) };
         NewRow { delivery: Delivery::new(endpoint, Arc::new(event)), waits_for }
     };
     let rows: Vec<NewRow> = offsets.map(row).collect();

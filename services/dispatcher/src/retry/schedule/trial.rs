@@ -15,7 +15,7 @@ use crate::retry::schedule::{OpenLimits, usage};
 pub(crate) const TEST_EVENT_TYPE: &str = "triggers.test";
 const TEST_PAYLOAD: &str = r#"{"message":"This is a test of your webhook endpoint. It is no event of your inbox."}"#;
 
-/// Schedules a test for now, whatever types and payloads the endpoint wants.
+/// Schedules a test that is due at once. The endpoint's event types and filter do not count.
 ///
 /// The inner error is the reason why the organization may not have another open delivery.
 pub(crate) async fn schedule_test(

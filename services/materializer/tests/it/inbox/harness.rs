@@ -10,7 +10,7 @@ use http_server::{Budgets, MountOptions, ServerLimits};
 use kafka::KafkaConfig;
 use kafka::producer::{Producer, ProducerSettings};
 use kafka::read_your_writes::RecentWrites;
-use materializer::{InboxState, READ_SETTINGS};
+use materializer::InboxState;
 use runtime::postgres::{self, PostgresConfig};
 use runtime::seal::SealingKey;
 use schemas::ids::{EventId, OrgId};
@@ -83,7 +83,8 @@ impl Bench {
         let settings = ProducerSettings { delivery_timeout: Duration::from_secs(3), ..ProducerSettings::default() };
         let producer = Producer::new(&kafka, settings).unwrap();
         let (sealing, written) = (SealingKey::from_bytes([5; 32]), RecentWrites::default());
-        let view = postgres::with_settings(&postgres::connect(&inbox_pool(&database.url)).unwrap(), READ_SETTINGS);
+        let view =
+            postgres::with_settings(&postgres::connect(&inbox_pool(&database.url)).unwrap(), tenancy::READ_SETTINGS);
         let state = InboxState::new(
             tenancy.authenticator(),
             view.clone(),
