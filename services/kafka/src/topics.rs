@@ -85,16 +85,16 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// Whether a setting that is `has` is as the manifest wants it.
-fn holds(setting: &Setting, has: &str) -> bool {
+/// Whether the setting `name` that is `has` is as the manifest wants it.
+fn holds(name: &str, wants: &str, bound: Bound, has: &str) -> bool {
     // To Kafka, -1 is a retention without end.
-    if has == setting.value || (setting.name == "retention.ms" && has == "-1") {
+    if has == wants || (name == "retention.ms" && has == "-1") {
         return true;
     }
-    let (Ok(has), Ok(wants)) = (has.parse::<i64>(), setting.value.parse::<i64>()) else {
+    let (Ok(has), Ok(wants)) = (has.parse::<i64>(), wants.parse::<i64>()) else {
         return false;
     };
-    match setting.bound {
+    match bound {
         Bound::AtLeast => has >= wants,
         Bound::AtMost => has <= wants,
         Bound::Exactly => false,
@@ -135,7 +135,7 @@ pub async fn plan(
     manifest: &[TopicSpec],
     replication: Replication,
 ) -> Result<Vec<Difference>, TopicsError> {
-    let existing = existing(config, manifest).await?;
+    let existing = existing(config, manifest.iter().map(|spec| spec.name.clone()).collect()).await?;
     let mut differences = Vec::new();
     let mut present = Vec::new();
     for spec in manifest {
@@ -194,25 +194,62 @@ pub async fn apply(
             }
         }
     }
-    until_shown(config, &missing).await?;
     for difference in differences {
         if let Difference::TooFewPartitions { topic, wants, .. } = difference {
             let count = usize::try_from(*wants).unwrap_or(1);
             refusal(admin.create_partitions(&[NewPartitions::new(topic, count)], &options).await?)?;
         }
     }
-    alter_settings(&admin, differences, &options).await
+    alter_settings(&admin, differences, &options).await?;
+    until_shown(config, &admin, differences).await
 }
 
-/// Waits until the brokers show topics that were just made: the controller answers before they have heard of it, and
-/// the next query would report that there are none. Bounded, as it is certain that they exist.
-async fn until_shown(config: &KafkaConfig, made: &[&TopicSpec]) -> Result<(), TopicsError> {
-    let made: Vec<TopicSpec> = made.iter().copied().cloned().collect();
+/// Waits until the brokers show the repairs: the controller answers before they have heard of them, and the next query
+/// would report the same differences again. Bounded, as it is certain that the controller has them.
+async fn until_shown(
+    config: &KafkaConfig,
+    admin: &AdminClient<DefaultClientContext>,
+    repaired: &[Difference],
+) -> Result<(), TopicsError> {
     let until = Instant::now() + TIMEOUT;
-    while !made.is_empty() && existing(config, &made).await?.len() < made.len() && Instant::now() < until {
+    while !is_shown(config, admin, repaired).await? && Instant::now() < until {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(())
+}
+
+async fn is_shown(
+    config: &KafkaConfig,
+    admin: &AdminClient<DefaultClientContext>,
+    repaired: &[Difference],
+) -> Result<bool, TopicsError> {
+    let mut partitions: Vec<(&str, i32)> = Vec::new();
+    for difference in repaired {
+        match difference {
+            Difference::Missing(spec) => partitions.push((&spec.name, spec.partitions)),
+            Difference::TooFewPartitions { topic, wants, .. } => partitions.push((topic, *wants)),
+            Difference::Setting { .. } | Difference::TooFewReplicas { .. } => {}
+        }
+    }
+    if !partitions.is_empty() {
+        let existing = existing(config, partitions.iter().map(|(topic, _)| (*topic).to_owned()).collect()).await?;
+        let has = |name, wants| existing.iter().any(|topic| topic.name == name && topic.partitions >= wants);
+        if !partitions.iter().all(|(name, wants)| has(*name, *wants)) {
+            return Ok(false);
+        }
+    }
+    let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+    for difference in repaired {
+        let Difference::Setting { topic, name, wants, bound, .. } = difference else { continue };
+        for described in admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await? {
+            let described = described.map_err(|code| refused(topic, code))?;
+            let has = described.get(name).and_then(|entry| entry.value.as_deref());
+            if !holds(name, wants, *bound, has.unwrap_or_default()) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Sets a topic's settings all at once: the broker replaces a topic's overrides as a whole, so the ones that do not
@@ -265,9 +302,8 @@ fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, Kafk
     config.admin_client("admin").create()
 }
 
-async fn existing(config: &KafkaConfig, manifest: &[TopicSpec]) -> Result<Vec<Existing>, TopicsError> {
+async fn existing(config: &KafkaConfig, names: Vec<String>) -> Result<Vec<Existing>, TopicsError> {
     let (admin, config) = (admin(config)?, config.clone());
-    let names: Vec<String> = manifest.iter().map(|spec| spec.name.clone()).collect();
     let fetched = tokio::task::spawn_blocking(move || {
         let fetched = admin.inner().fetch_metadata(None, TIMEOUT);
         let metadata = fetched.map_err(|error| match access::connection_failure(&config) {
@@ -329,7 +365,7 @@ async fn settings_that_differ(
         let min_in_sync = Setting { name: "min.insync.replicas", value, bound };
         for setting in spec.config.iter().chain([&min_in_sync]) {
             let has = described.get(setting.name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-            if !holds(setting, &has) {
+            if !holds(setting.name, &setting.value, setting.bound, &has) {
                 let (topic, name, wants) = (spec.name.clone(), setting.name.to_owned(), setting.value.clone());
                 differences.push(Difference::Setting { topic, name, has, wants, bound: setting.bound });
             }

@@ -33,9 +33,10 @@ async fn stopped(poller: &PositionsPoller) {
 #[tokio::test]
 async fn one_poller_reads_for_all_who_wait_and_stops_after_them() {
     let (database, pool) = database().await;
-    fence::claim(&pool, "test", &Arc::from(TOPIC), None, &[(0, 5)]).await.unwrap();
     let config = PostgresConfig { max_connections: 1, ..PostgresConfig::new(&database.url) };
     let polling = postgres::connect(&config).unwrap();
+    // A connection of `pool` would publish the scans of the claim later, among those of the poller.
+    fence::claim(&polling, "test", &Arc::from(TOPIC), None, &[(0, 5)]).await.unwrap();
     let poller = PositionsPoller::new(polling.clone(), "test");
     assert!(!poller.is_polling());
     let before = reads(&polling, &pool).await;

@@ -11,8 +11,8 @@ use super::lanes::Lane;
 
 /// Attempts in flight of an endpoint of which nothing is known.
 const INITIAL_WINDOW: usize = 16;
-/// An attempt that took longer puts its endpoint into the slow lane.
-const SLOW_AFTER: Duration = Duration::from_secs(2);
+/// An attempt that takes longer puts its endpoint into the slow lane.
+pub(super) const SLOW_AFTER: Duration = Duration::from_secs(2);
 
 /// What an attempt has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,11 @@ impl EndpointSlots {
             Some(200..=299) => self.window = (window + 1).min(max_in_flight.max(INITIAL_WINDOW)),
             Some(_) => {}
         }
+    }
+
+    /// An attempt is in flight for long.
+    pub(super) fn slow_down(&mut self) {
+        self.lane = Lane::Slow;
     }
 
     pub(super) fn is_idle_since(&self, idle: Duration, now: Instant) -> bool {

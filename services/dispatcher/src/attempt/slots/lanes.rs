@@ -1,7 +1,7 @@
 //! The slots of all endpoints together. Pure.
 //!
 //! First attempts and retries have a pool each. A pool has two lanes: one for endpoints that answer soon, a smaller one
-//! for endpoints whose last attempt was slow or had no answer. In each lane an organization has a share. It may take
+//! for endpoints that are slow, or whose last attempt had no answer. In each lane an organization has a share. It may take
 //! more while most of the lane is idle. The rest of the lane is for organizations within their share: those that take
 //! little never wait for the one that takes much.
 
@@ -25,7 +25,7 @@ pub(crate) enum Pool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
     Fast,
-    /// The last attempt was slow or had no answer.
+    /// It is slow, or its last attempt had no answer.
     Slow,
 }
 
@@ -78,6 +78,18 @@ impl Lanes {
         *taken += 1;
         self.taken_by_org.insert((pool, lane, org_id), of_org + 1);
         true
+    }
+
+    /// Moves a taken slot to the slow lane, which may have too many then.
+    pub(super) fn slow_down(&mut self, pool: Pool, org_id: OrgId) {
+        self.free(pool, Lane::Fast, org_id);
+        *self.taken.entry((pool, Lane::Slow)).or_default() += 1;
+        *self.taken_by_org.entry((pool, Lane::Slow, org_id)).or_default() += 1;
+    }
+
+    #[cfg(test)]
+    pub(super) fn taken(&self, pool: Pool, lane: Lane) -> usize {
+        self.taken.get(&(pool, lane)).copied().unwrap_or(0)
     }
 
     pub(super) fn free(&mut self, pool: Pool, lane: Lane, org_id: OrgId) {

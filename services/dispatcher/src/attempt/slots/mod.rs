@@ -1,41 +1,28 @@
 //! Which attempts may start: bounds by pool, lane, organization and endpoint, so that no organization delays the
-//! webhooks of another one. The rules are in `endpoint` (one endpoint) and `lanes` (all of them); both are pure.
+//! webhooks of another one. The rules are in `endpoint` and `circuit` (one endpoint), `lanes` (all endpoints) and
+//! `table` (all attempts); they are pure.
 
 mod circuit;
 mod endpoint;
 mod lanes;
 #[cfg(test)]
 mod simulation;
+mod table;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use schemas::ids::{EndpointId, OrgId};
 
 pub(crate) use endpoint::Observed;
 pub(crate) use lanes::{Pool, PoolSizes};
 
 use crate::endpoints::matching::Endpoint;
 use crate::metrics::METRICS;
-use endpoint::{EndpointSlots, Refusal};
-use lanes::{Lane, Lanes};
-
-/// An endpoint without attempts is forgotten after so long. Its next attempt starts as that of a new endpoint.
-const FORGET_AFTER: Duration = Duration::from_secs(600);
-/// Between two looks for endpoints to forget.
-const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+use endpoint::Refusal;
+use table::{Asking, SlotTable};
 
 /// Slots of all attempts of this instance. Cloning shares them.
 #[derive(Debug, Clone)]
-pub(crate) struct Slots(Arc<Mutex<Inner>>);
-
-#[derive(Debug)]
-struct Inner {
-    lanes: Lanes,
-    endpoints: HashMap<EndpointId, EndpointSlots>,
-    last_forgotten: Instant,
-}
+pub(crate) struct Slots(Arc<Mutex<SlotTable>>);
 
 /// The answer to a request for a slot.
 #[derive(Debug)]
@@ -49,43 +36,21 @@ pub(crate) enum Grant {
 
 impl Slots {
     pub(crate) fn new(sizes: PoolSizes) -> Self {
-        let inner = Inner { lanes: Lanes::new(sizes), endpoints: HashMap::new(), last_forgotten: Instant::now() };
-        Self(Arc::new(Mutex::new(inner)))
+        Self(Arc::new(Mutex::new(SlotTable::new(sizes, Instant::now()))))
     }
 
     /// Asks for a slot of `pool` for an attempt that starts at `now`.
     pub(crate) fn take(&self, pool: Pool, endpoint: &Endpoint, now: Instant) -> Grant {
-        let mut inner = self.lock();
-        inner.forget(now);
-        let Inner { lanes, endpoints, .. } = &mut *inner;
-        let state = endpoints.entry(endpoint.id).or_insert_with(|| EndpointSlots::new(now));
-        let lane = state.lane();
-        match state.check(endpoint.max_in_flight, now) {
-            Err(Refusal::Full) => return Grant::Busy,
-            Err(Refusal::CircuitOpen(wait)) => return Grant::CircuitOpen(wait),
-            Ok(()) => {}
-        }
-        if !lanes.take(pool, lane, endpoint.org_id) {
-            return Grant::Busy;
-        }
-        state.start(now);
-        drop(inner);
         let Endpoint { id: endpoint_id, org_id, max_in_flight, .. } = *endpoint;
-        Grant::Slot(Slot { slots: self.clone(), pool, lane, org_id, endpoint_id, max_in_flight, observed: None })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn forget(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.last_forgotten) < FORGET_INTERVAL {
-            return;
+        match self.lock().take(Asking { pool, org_id, endpoint_id, max_in_flight }, now) {
+            Ok(number) => Grant::Slot(Slot { slots: self.clone(), number, observed: None }),
+            Err(Refusal::Full) => Grant::Busy,
+            Err(Refusal::CircuitOpen(wait)) => Grant::CircuitOpen(wait),
         }
-        self.last_forgotten = now;
-        self.endpoints.retain(|_, state| !state.is_idle_since(FORGET_AFTER, now));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SlotTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,11 +58,7 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Slots,
-    pool: Pool,
-    lane: Lane,
-    org_id: OrgId,
-    endpoint_id: EndpointId,
-    max_in_flight: usize,
+    number: u64,
     observed: Option<Observed>,
 }
 
@@ -110,15 +71,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut inner = self.slots.lock();
-        inner.lanes.free(self.pool, self.lane, self.org_id);
-        let Some(state) = inner.endpoints.get_mut(&self.endpoint_id) else { return };
-        let was_open = state.is_circuit_open();
         let jitter = rand::random_range(-1.0..=1.0);
-        state.end(self.observed, self.max_in_flight, Instant::now(), jitter);
-        let is_open = state.is_circuit_open();
-        drop(inner);
-        if is_open && !was_open {
+        let has_opened = self.slots.lock().end(self.number, self.observed, Instant::now(), jitter);
+        if has_opened {
             METRICS.circuits_opened.inc();
         }
     }
@@ -126,32 +81,19 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use schemas::ids::OrgId;
+
     use super::*;
     use crate::endpoints::matching::tests::endpoint_of;
 
     #[test]
     fn a_slot_is_free_again_after_its_attempt() {
         let slots = Slots::new(PoolSizes { first_attempts: 10, retries: 10 });
-        let (now, endpoint) = (Instant::now(), Endpoint { max_in_flight: 2, ..endpoint_of(OrgId::generate()) });
+        let (now, endpoint) = (Instant::now(), endpoint_of(OrgId::generate()));
         let take = || slots.take(Pool::FirstAttempts, &endpoint, now);
-        let (first, second) = (take(), take());
-        assert!(matches!((&first, &second, take()), (Grant::Slot(_), Grant::Slot(_), Grant::Busy)));
-        assert!(matches!(slots.take(Pool::Retries, &endpoint, now), Grant::Busy), "both pools count per endpoint");
+        let first = take();
+        assert!(matches!((&first, take()), (Grant::Slot(_), Grant::Busy)));
         drop(first);
         assert!(matches!(take(), Grant::Slot(_)));
-        drop(second);
-    }
-
-    #[test]
-    fn an_idle_endpoint_is_forgotten() {
-        let slots = Slots::new(PoolSizes { first_attempts: 10, retries: 10 });
-        let (now, org) = (Instant::now(), OrgId::generate());
-        let (idle, busy) = (endpoint_of(org), endpoint_of(org));
-        drop(slots.take(Pool::Retries, &idle, now));
-        let in_flight = slots.take(Pool::Retries, &busy, now);
-        drop(slots.take(Pool::Retries, &endpoint_of(org), now + FORGET_AFTER * 2));
-        let known = slots.lock().endpoints.keys().copied().collect::<Vec<_>>();
-        assert!(known.contains(&busy.id) && !known.contains(&idle.id) && known.len() == 2, "{known:?}");
-        drop(in_flight);
     }
 }

@@ -10,8 +10,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use schemas::ids::{EndpointId, OrgId};
 
-use super::endpoint::{EndpointSlots, Observed};
-use super::lanes::{Lane, Lanes, Pool, PoolSizes};
+use super::endpoint::{Observed, Refusal};
+use super::lanes::{Pool, PoolSizes};
+use super::table::{Asking, SlotTable};
 use crate::log::fair_queues::FairQueues;
 
 const SIZES: PoolSizes = PoolSizes { first_attempts: 1000, retries: 500 };
@@ -50,11 +51,10 @@ impl Waits {
 fn run(endpoints: &[SimulatedEndpoint], arrivals: &[Arrival]) -> Waits {
     let start = Instant::now();
     let mut queues = FairQueues::new(1000);
-    let mut lanes = Lanes::new(SIZES);
-    let mut states: HashMap<EndpointId, EndpointSlots> = HashMap::new();
+    let mut table = SlotTable::new(SIZES, start);
     let index: HashMap<EndpointId, usize> =
         endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.id, index)).collect();
-    let mut ends: BinaryHeap<Reverse<(Duration, usize, bool)>> = BinaryHeap::new();
+    let mut ends: BinaryHeap<Reverse<(Duration, usize, u64)>> = BinaryHeap::new();
     let mut waiting: VecDeque<usize> = VecDeque::new();
     let mut started = vec![false; arrivals.len()];
     let mut result = Waits { waits: Vec::new(), spilled: 0 };
@@ -70,20 +70,14 @@ fn run(endpoints: &[SimulatedEndpoint], arrivals: &[Arrival]) -> Waits {
             }
             next += 1;
         }
-        while let Some(Reverse((at, endpoint, is_slow))) = ends.peek().copied()
+        while let Some(Reverse((at, endpoint, number))) = ends.peek().copied()
             && at <= now
         {
             ends.pop();
             let endpoint = endpoints[endpoint];
-            lanes.free(Pool::FirstAttempts, if is_slow { Lane::Slow } else { Lane::Fast }, endpoint.org_id);
             let status = (!endpoint.hangs).then_some(200);
             let latency = if endpoint.hangs { TIMEOUT } else { endpoint.latency };
-            states.get_mut(&endpoint.id).unwrap().end(
-                Some(Observed { status, latency }),
-                MAX_IN_FLIGHT,
-                start + now,
-                0.0,
-            );
+            table.end(number, Some(Observed { status, latency }), start + now, 0.0);
         }
         while let Some(oldest) =
             waiting.pop_front_if(|ticket| started[*ticket] || arrivals[*ticket].at + SPILL_AFTER <= now)
@@ -96,34 +90,28 @@ fn run(endpoints: &[SimulatedEndpoint], arrivals: &[Arrival]) -> Waits {
         }
         let mut slot = |id: EndpointId| {
             let endpoint = endpoints[index[&id]];
-            let state = states.entry(id).or_insert_with(|| EndpointSlots::new(start + now));
-            match state.check(MAX_IN_FLIGHT, start + now) {
-                Ok(()) => {}
-                Err(super::Refusal::CircuitOpen(_)) => return Some(None),
-                Err(super::Refusal::Full) => return None,
+            let (pool, org_id, max_in_flight) = (Pool::FirstAttempts, endpoint.org_id, MAX_IN_FLIGHT);
+            match table.take(Asking { pool, org_id, endpoint_id: id, max_in_flight }, start + now) {
+                Ok(number) => Some(Some((index[&id], number))),
+                Err(Refusal::CircuitOpen(_)) => Some(None),
+                Err(Refusal::Full) => None,
             }
-            let lane = state.lane();
-            if !lanes.take(Pool::FirstAttempts, lane, endpoint.org_id) {
-                return None;
-            }
-            state.start(start + now);
-            Some(Some((index[&id], lane)))
         };
         while let Some((ticket, granted)) = queues.next(&mut slot) {
             let ticket = ticket as usize;
             started[ticket] = true;
-            let Some((endpoint, lane)) = granted else { continue };
+            let Some((endpoint, number)) = granted else { continue };
             if endpoints[endpoint].hangs {
-                ends.push(Reverse((now + TIMEOUT, endpoint, lane == Lane::Slow)));
+                ends.push(Reverse((now + TIMEOUT, endpoint, number)));
             } else {
                 result.waits.push(now - arrivals[ticket].at);
-                ends.push(Reverse((now + endpoints[endpoint].latency, endpoint, lane == Lane::Slow)));
+                ends.push(Reverse((now + endpoints[endpoint].latency, endpoint, number)));
             }
         }
     }
 }
 
-/// 1,000 organizations with one to three endpoints each, of which some hang; 2,000 events per second for 30 s. The
+/// 1,000 organizations with one to three endpoints each, of which some hang; 4,000 events per second for 30 s. The
 /// organization of an event is chosen by Zipf's law.
 fn population(random: &mut StdRng, bad_percent: u32) -> (Vec<SimulatedEndpoint>, Vec<Arrival>) {
     let mut endpoints = Vec::new();
@@ -142,14 +130,14 @@ fn population(random: &mut StdRng, bad_percent: u32) -> (Vec<SimulatedEndpoint>,
     let weights: Vec<f64> = (1..=of_orgs.len()).map(|rank| 1.0 / rank as f64).collect();
     let total: f64 = weights.iter().sum();
     let mut arrivals = Vec::new();
-    for nth in 0..60_000_u64 {
+    for nth in 0..120_000_u64 {
         let mut at = random.random_range(0.0..total);
         let org = weights.iter().position(|weight| {
             at -= weight;
             at <= 0.0
         });
         for endpoint in of_orgs[org.unwrap_or(0)].clone() {
-            arrivals.push(Arrival { at: Duration::from_micros(nth * 500), endpoint });
+            arrivals.push(Arrival { at: Duration::from_micros(nth * 250), endpoint });
         }
     }
     (endpoints, arrivals)
