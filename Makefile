@@ -5,13 +5,14 @@ PROFILE_DIR := target/release
 ARGS ?=
 SCENARIO ?= smoke
 RECORDS ?= 10000000
+ROWS ?= 5000000
 SEED ?=
 ADVISORY_DB ?=
 LENGTH ?= short
 # Tests wait more than they compute.
 TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-.PHONY: help tools up test lint schema docs deny advisories load python conformance fuzz faults sabotage ci
+.PHONY: help tools up test lint schema docs deny advisories load python conformance fuzz scale faults sabotage ci
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ schema: tools ## regenerate schemas/postgres/schema.sql after a new migration
 
 docs: tools ## regenerate docs/configuration.md, docs/http-api.md and schemas/openapi.json
 	WRITE_DOCS=1 cargo test --profile ci --locked -p triggers --bin triggers -- documents
+
+scale: ## print what a claim of due webhooks costs beside many scheduled ones; ROWS=5000000 takes two minutes
+	CLAIM_ROWS=$(ROWS) cargo test --profile ci --locked -p dispatcher --lib schedule::scale -- --nocapture
 
 fuzz: ## feed ten million random and mutated records to each decoder; RECORDS and SEED change that
 	DECODER_RECORDS=$(RECORDS) $(if $(SEED),DECODER_SEED=$(SEED)) cargo test --profile ci --locked \

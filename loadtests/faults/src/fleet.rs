@@ -182,6 +182,21 @@ impl Fleet {
         Ok(failures)
     }
 
+    /// Restarts the instances of one role, one after the other, with `overrides` laid over their environment. Returns
+    /// what failed, one sentence each.
+    pub(crate) async fn restart_in_turn(&self, role: Role, overrides: &[(&str, &str)]) -> anyhow::Result<Vec<String>> {
+        let mut failures = Vec::new();
+        for instance in self.of(role) {
+            instance.set_overrides(overrides);
+            if !self.terminate(instance).await {
+                failures.push(format!("{} did not exit cleanly after SIGTERM", instance.name));
+            }
+            self.start(instance)?;
+            self.wait_ready(instance).await?;
+        }
+        Ok(failures)
+    }
+
     /// Names of the instances that exited although the suite did not stop them.
     pub(crate) fn exited_unexpectedly(&self) -> Vec<String> {
         let has_exited = |instance: &&Instance| instance.exited().is_some();

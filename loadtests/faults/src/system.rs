@@ -134,12 +134,8 @@ impl System {
     pub(crate) async fn create_tenants(&self, prefix: &str) -> anyhow::Result<Vec<Tenant>> {
         let mut tenants = Vec::new();
         for number in 0..self.options.organizations {
-            let organization =
-                json!({"name": format!("{prefix} {number}"), "tier": "enterprise", "rate_limit_per_minute": 0});
-            let org = text(&self.api.create("/v1/organizations", &self.operator_token, &organization).await?, "id")?;
-            let key = json!({"name": "faults", "role": "manage"});
-            let created = self.api.create(&format!("/v1/organizations/{org}/keys"), &self.operator_token, &key).await?;
-            let mut tenant = Tenant { org: org.parse()?, key: text(&created, "key")?, endpoints: Vec::new() };
+            let (org, key) = self.create_organization(&format!("{prefix} {number}")).await?;
+            let mut tenant = Tenant { org, key, endpoints: Vec::new() };
             for nth in 0..number % 3 {
                 let name = format!("{prefix}-o{number}-e{nth}");
                 let endpoint = json!({
@@ -154,6 +150,15 @@ impl System {
             tenants.push(tenant);
         }
         Ok(tenants)
+    }
+
+    /// Creates an organization without limits, and a key of it.
+    pub(crate) async fn create_organization(&self, name: &str) -> anyhow::Result<(Uuid, String)> {
+        let organization = json!({"name": name, "tier": "enterprise", "rate_limit_per_minute": 0});
+        let org = text(&self.api.create("/v1/organizations", &self.operator_token, &organization).await?, "id")?;
+        let key = json!({"name": "faults", "role": "manage"});
+        let created = self.api.create(&format!("/v1/organizations/{org}/keys"), &self.operator_token, &key).await?;
+        Ok((org.parse()?, text(&created, "key")?))
     }
 
     /// The current end offsets of the topics.

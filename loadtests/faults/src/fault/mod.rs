@@ -5,7 +5,9 @@ mod brokers;
 mod clock;
 mod contract;
 mod disk;
+mod hostile;
 mod postgres;
+mod preload;
 mod producer_queue;
 mod rebalances;
 mod receivers;
@@ -22,6 +24,7 @@ pub(crate) fn all() -> Vec<&'static dyn Fault> {
         rebalances::ALL,
         producer_queue::ALL,
         receivers::ALL,
+        hostile::ALL,
         disk::ALL,
         clock::ALL,
     ]
@@ -74,7 +77,7 @@ mod tests {
         let margin = |seconds| RedeliveryPolicy::WhileInjected { margin: Duration::from_secs(seconds) };
         let expected = |id: &str| match id {
             // Everything is handed over cleanly.
-            "dispatcher-term" | "clock-back" | "clock-forward" => RedeliveryPolicy::Never,
+            "dispatcher-term" | "clock-back" | "clock-forward" | "hostile-names" => RedeliveryPolicy::Never,
             // Dispatchers lose partitions with attempts in flight.
             "dispatcher-kill" | "dispatcher-stop" | "rebalance-storm" => margin(6 + 10),
             // Attempt reports are lost.

@@ -6,7 +6,6 @@ use devstack::Signal;
 
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, REPORT_RETRIES, RedeliveryPolicy};
 use crate::fleet::Role;
-use crate::system::System;
 
 /// Options of an `ingest` with room for two events. The linger is long enough for requests to meet.
 const TINY_LIMITS: [(&str, &str); 3] =
@@ -28,9 +27,9 @@ impl Fault for TinyLimits {
     fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(async move {
             let started = Instant::now();
-            let mut failures = restart_ingest(context.system, &TINY_LIMITS).await?;
+            let mut failures = context.system.fleet.restart_in_turn(Role::Ingest, &TINY_LIMITS).await?;
             tokio::time::sleep(context.timing.condition).await;
-            failures.extend(restart_ingest(context.system, &[]).await?);
+            failures.extend(context.system.fleet.restart_in_turn(Role::Ingest, &[]).await?);
             Ok(Injection { failures, ..context.injected_since(started) })
         })
     }
@@ -67,18 +66,4 @@ impl Fault for HaltedBrokers {
     fn redelivery_allowed(&self, _injection: &Injection) -> RedeliveryPolicy {
         RedeliveryPolicy::WhileInjected { margin: REPORT_RETRIES }
     }
-}
-
-/// Restarts each `ingest` with these options laid over its environment. Returns what failed, one sentence each.
-async fn restart_ingest(system: &System, options: &[(&str, &str)]) -> anyhow::Result<Vec<String>> {
-    let mut failures = Vec::new();
-    for instance in system.fleet.of(Role::Ingest) {
-        instance.set_overrides(options);
-        if !system.fleet.terminate(instance).await {
-            failures.push(format!("{} did not exit cleanly after SIGTERM", instance.name));
-        }
-        system.fleet.start(instance)?;
-        system.fleet.wait_ready(instance).await?;
-    }
-    Ok(failures)
 }

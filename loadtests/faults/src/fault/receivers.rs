@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
 use crate::receiver::{Receiver, ReceiverBehavior};
 
@@ -17,6 +19,10 @@ pub(super) const ALL: &[&dyn Fault] = &[
     &fault(FaultInfo::new("receiver-500", "receivers that answer 500"), ReceiverBehavior::Status(500)),
     &fault(FaultInfo::new("receiver-429", "receivers that answer 429"), ReceiverBehavior::Status(429)),
     &fault(FaultInfo::new("receiver-301", "receivers that answer 301"), ReceiverBehavior::Status(301)),
+    &fault(
+        FaultInfo::new("receiver-closes", "receivers that close connections after a moment without a request"),
+        ReceiverBehavior::ClosesIdle,
+    ),
     &fault(FaultInfo::new("receiver-drips", "receivers that answer a byte a second"), ReceiverBehavior::Drips),
 ];
 
@@ -44,7 +50,11 @@ impl ReceiverFault {
             tokio::time::sleep(POLL).await;
         }
         let no_effect = not_called().map(|endpoint| format!("{endpoint} misbehaved and got no request")).collect();
-        let failures = check_isolation(receiver, &healthy, started, Instant::now());
+        let mut failures = check_isolation(receiver, &healthy, started, Instant::now());
+        if self.behavior == ReceiverBehavior::ClosesIdle {
+            failures.extend(check_isolation(receiver, &faulty, started, Instant::now()));
+            failures.extend(repeated_attempts(context).await?);
+        }
         receiver.set_behavior(&faulty, ReceiverBehavior::Healthy);
         Ok(Injection { failures, no_effect, ..context.injected_since(started) })
     }
@@ -64,8 +74,21 @@ impl Fault for ReceiverFault {
     }
 }
 
+/// Deliveries of the round that took more than one attempt, as a sentence: a closed connection is none.
+async fn repeated_attempts(context: &InjectionContext<'_>) -> anyhow::Result<Option<String>> {
+    let organizations: Vec<Uuid> = context.tenants.iter().map(|tenant| tenant.org).collect();
+    let query = "SELECT count(*) FROM view.deliveries WHERE org_id = ANY($1) AND attempts > 1";
+    let count: i64 = sqlx::query_scalar(query).bind(organizations).fetch_one(&context.system.pool).await?;
+    Ok((count > 0).then(|| format!("{count} deliveries took more than one attempt, as idle connections were closed")))
+}
+
 /// Healthy receivers that got nothing for too long, and redirects that were followed, one sentence each.
-fn check_isolation(receiver: &Receiver, healthy: &[String], started: Instant, finished: Instant) -> Vec<String> {
+pub(super) fn check_isolation(
+    receiver: &Receiver,
+    healthy: &[String],
+    started: Instant,
+    finished: Instant,
+) -> Vec<String> {
     let receipts = receiver.receipts(healthy);
     let was_starved = |endpoint: &&String| {
         let times: Vec<Instant> = receipts

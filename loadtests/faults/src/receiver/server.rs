@@ -19,6 +19,8 @@ use crate::check::Receipt;
 
 /// A hanging answer ends after this time: longer than any attempt.
 const HANG: Duration = Duration::from_secs(35);
+/// After so long without a request an idle connection is closed.
+const IDLE: Duration = Duration::from_millis(100);
 /// Time between two bytes of a dripping answer.
 const DRIP: Duration = Duration::from_secs(1);
 
@@ -34,6 +36,8 @@ pub(crate) enum ReceiverBehavior {
     Status(u16),
     /// It sends one byte a second.
     Drips,
+    /// 204 at once; it closes a connection on which nothing came for a moment, without a word before.
+    ClosesIdle,
 }
 
 #[derive(Default)]
@@ -68,7 +72,12 @@ impl Receiver {
 
     /// The URL of an endpoint.
     pub(crate) fn url(&self, endpoint: &str) -> String {
-        format!("http://127.0.0.1:{}/{endpoint}", self.port)
+        self.url_of_host("127.0.0.1", endpoint)
+    }
+
+    /// The URL of an endpoint by another name of this machine.
+    pub(crate) fn url_of_host(&self, host: &str, endpoint: &str) -> String {
+        format!("http://{host}:{}/{endpoint}", self.port)
     }
 
     /// Registers an endpoint with the secret that signs its requests.
@@ -129,7 +138,13 @@ async fn serve(listener: TcpListener, state: Arc<ReceiverState>) {
 
 async fn serve_connection(stream: TcpStream, state: &ReceiverState) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    while let Some(request) = read_request(&mut stream).await? {
+    let mut last = ReceiverBehavior::Healthy;
+    loop {
+        let request = match last {
+            ReceiverBehavior::ClosesIdle => tokio::time::timeout(IDLE, read_request(&mut stream)).await.ok(),
+            _ => Some(read_request(&mut stream).await),
+        };
+        let Some(request) = request.transpose()?.flatten() else { return Ok(()) };
         let endpoint = request.path.trim_start_matches('/').to_owned();
         let behavior = lock(&state.behaviors).get(&endpoint).copied().unwrap_or(ReceiverBehavior::Healthy);
         let secret = lock(&state.secrets).get(&endpoint).cloned();
@@ -138,22 +153,25 @@ async fn serve_connection(stream: TcpStream, state: &ReceiverState) -> io::Resul
         } else if behavior != ReceiverBehavior::Healthy {
             lock(&state.called_while_faulty).insert(endpoint.clone());
         }
+        last = behavior;
         let mut receipt = receipt(endpoint, &request, secret.as_deref());
         let host = request.header("host").to_owned();
         let answered = answer(stream.get_mut(), behavior, &host).await;
-        receipt.succeeded = behavior == ReceiverBehavior::Healthy && answered.is_ok();
+        let answers = matches!(behavior, ReceiverBehavior::Healthy | ReceiverBehavior::ClosesIdle);
+        receipt.succeeded = answers && answered.is_ok();
         if receipt.succeeded {
             lock(&state.succeeded).insert((receipt.endpoint.clone(), receipt.id));
         }
         lock(&state.receipts).push(receipt);
         answered?;
     }
-    Ok(())
 }
 
 async fn answer(stream: &mut TcpStream, behavior: ReceiverBehavior, host: &str) -> io::Result<()> {
     match behavior {
-        ReceiverBehavior::Healthy => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await,
+        ReceiverBehavior::Healthy | ReceiverBehavior::ClosesIdle => {
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await
+        }
         ReceiverBehavior::Hangs => {
             tokio::time::sleep(HANG).await;
             Err(io::ErrorKind::TimedOut.into())

@@ -15,6 +15,8 @@ mod dedup;
 mod events;
 mod outcomes;
 mod queues;
+#[cfg(test)]
+mod scale;
 mod scheduled;
 mod spill;
 mod sweep;
