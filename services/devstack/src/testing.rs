@@ -1,8 +1,9 @@
 //! Helpers for tests: a stack shared by a whole run, a database and a topic prefix per test, and waiting for a
-//! condition. Submodules: reading a topic, and checking that the processes of a stack have exited.
+//! condition. Submodules: reading a topic, a name server, and checking that the processes of a stack have exited.
 //!
 //! Under `devstack exec` all test processes share one stack; without it each process starts its own at first use.
 
+pub mod name_server;
 pub mod processes;
 mod schema;
 mod topic;

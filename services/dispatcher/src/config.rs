@@ -1,6 +1,6 @@
 //! Options of the dispatcher. Each is a flag and an environment variable, checked at start.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
@@ -17,6 +17,7 @@ pub const CONSUMER: &str = "dispatcher";
 const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
 
+const DNS_PORT: u16 = 53;
 const MEBIBYTE: i64 = 1024 * 1024;
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -183,6 +184,10 @@ impl EndpointSettings {
 pub struct WebhookArgs {
     #[command(flatten)]
     egress: EgressArgs,
+    /// Name servers that host names of endpoints are looked up with, such as 10.0.0.2 or 10.0.0.2:5353; comma-separated.
+    /// Without it those of /etc/resolv.conf
+    #[arg(long, env = "WEBHOOK_NAME_SERVERS", value_name = "ADDRESS,…", value_delimiter = ',')]
+    webhook_name_servers: Vec<String>,
     /// Send no webhooks. Positions do not move; delivery continues from them when this option is removed
     #[arg(long, env = "DISABLE_WEBHOOK_DELIVERY", value_parser = FlagParser)]
     pub disable_webhook_delivery: bool,
@@ -211,6 +216,7 @@ impl WebhookArgs {
         Ok(DispatcherConfig {
             delivers: !self.disable_webhook_delivery,
             egress: self.egress.policy()?,
+            name_servers: entries(&self.webhook_name_servers).map(name_server).collect::<Result<_, _>>()?,
             max_in_flight: in_range("WEBHOOK_MAX_IN_FLIGHT", self.webhook_max_in_flight, 20_000)?,
             max_retries_in_flight: in_range(
                 "WEBHOOK_MAX_RETRIES_IN_FLIGHT",
@@ -229,6 +235,14 @@ impl WebhookArgs {
     }
 }
 
+fn name_server(text: &str) -> Result<SocketAddr, InvalidConfig> {
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+    address.or_else(|_| text.parse()).map_err(|_| InvalidConfig {
+        option: "WEBHOOK_NAME_SERVERS",
+        reason: format!("{text} is not an address such as 10.0.0.2 or 10.0.0.2:5353"),
+    })
+}
+
 /// Of a number that is checked to be small.
 fn signed(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -239,6 +253,8 @@ pub struct DispatcherConfig {
     /// `false`: no webhooks are sent.
     pub delivers: bool,
     pub egress: EgressPolicy,
+    /// Name servers for the host names of endpoints; none: those of `/etc/resolv.conf`.
+    pub name_servers: Vec<SocketAddr>,
     /// First attempts in flight.
     pub max_in_flight: usize,
     /// Retries in flight.
@@ -271,6 +287,7 @@ impl Default for DispatcherConfig {
         Self {
             delivers: true,
             egress: EgressPolicy::default(),
+            name_servers: Vec::new(),
             max_in_flight: 1000,
             max_retries_in_flight: 500,
             max_in_flight_per_endpoint: 16,
@@ -301,8 +318,6 @@ impl DispatcherConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use schemas::ids::OrgId;
 
     use super::*;
@@ -340,10 +355,20 @@ mod tests {
             ("--webhook-denied-hosts", "a b", "WEBHOOK_DENIED_HOSTS"),
             ("--webhook-denied-ports", "70000", "WEBHOOK_DENIED_PORTS"),
             ("--webhook-denied-ports", "9-8", "WEBHOOK_DENIED_PORTS"),
+            ("--webhook-name-servers", "dns.example", "WEBHOOK_NAME_SERVERS"),
         ] {
             assert_eq!(parse(&[flag, value]).unwrap_err().option, option, "{value}");
         }
         assert_eq!(parse(&["--webhook-max-in-flight", "0"]).unwrap_err().option, "WEBHOOK_MAX_IN_FLIGHT");
+    }
+
+    #[test]
+    fn name_servers_are_addresses_with_or_without_a_port() {
+        let config = parse(&["--webhook-name-servers", "10.0.0.2, [::1]:5353, fd00::2"]).unwrap();
+        assert_eq!(
+            config.name_servers,
+            ["10.0.0.2:53", "[::1]:5353", "[fd00::2]:53"].map(|text| text.parse().unwrap())
+        );
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub fn start(
         component.report_healthy();
         return Ok(());
     }
-    let client = WebhookClient::new(Arc::new(config.egress.clone()))?;
+    let client = WebhookClient::new(Arc::new(config.egress.clone()), &config.name_servers)?;
     let reporter = Reporter::new(producer, &kafka.topics.deliveries);
     let dependencies = Dependencies {
         pool: pool.clone(),

@@ -2,11 +2,13 @@
 //! machine. `clock_step.c` is preloaded into them. libfaketime is not used: it allocates when it is asked for the time
 //! first, and that is jemalloc while it starts, which then waits for itself for ever.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use anyhow::{Context as _, ensure};
+
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
-use super::preload;
 use crate::system::System;
 
 pub(super) const ALL: &[&dyn Fault] = &[
@@ -17,7 +19,8 @@ pub(super) const ALL: &[&dyn Fault] = &[
     },
 ];
 
-const LIBRARY: preload::Library = preload::Library { name: "clock_step", source: include_str!("clock_step.c") };
+const SOURCE: &str = include_str!("clock_step.c");
+const COMPILER: &str = "cc";
 
 struct ClockStep {
     info: FaultInfo,
@@ -31,7 +34,7 @@ impl ClockStep {
         let file = context.system.options.folder.join("clock");
         write_offset(&file, 0)?;
         let environment = [
-            ("LD_PRELOAD", LIBRARY.compile(&context.system.options.folder)?.display().to_string()),
+            ("LD_PRELOAD", compile(&context.system.options.folder)?.display().to_string()),
             ("CLOCK_STEP_FILE", file.display().to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value));
@@ -50,7 +53,9 @@ impl Fault for ClockStep {
     }
 
     fn available(&self, _system: &System) -> Result<(), String> {
-        preload::available()
+        let asked = Command::new(COMPILER).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let is_there = asked.is_ok_and(|status| status.success());
+        is_there.then_some(()).ok_or_else(|| format!("the C compiler {COMPILER} is not installed"))
     }
 
     fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
@@ -66,6 +71,17 @@ impl Fault for ClockStep {
     fn redelivery_allowed(&self, _injection: &Injection) -> RedeliveryPolicy {
         RedeliveryPolicy::Never
     }
+}
+
+/// Compiles the library that is preloaded. The build of the workspace needs the compiler too.
+fn compile(folder: &Path) -> anyhow::Result<PathBuf> {
+    // The loader of a role resolves it from another working directory.
+    let folder = folder.canonicalize().context("folder of the fault suite")?;
+    let (source, library) = (folder.join("clock_step.c"), folder.join("clock_step.so"));
+    std::fs::write(&source, SOURCE)?;
+    let compiled = Command::new(COMPILER).args(["-shared", "-fPIC", "-O1", "-o"]).args([&library, &source]).output()?;
+    ensure!(compiled.status.success(), "{COMPILER} failed: {}", String::from_utf8_lossy(&compiled.stderr));
+    Ok(library)
 }
 
 /// Replaces the file atomically, so that no process reads half a line.

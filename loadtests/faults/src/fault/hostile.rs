@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use anyhow::Context as _;
+use devstack::testing::name_server::NameServer;
 use serde_json::{Value, json};
 
 use super::contract::{Fault, FaultFuture, FaultInfo, Injection, InjectionContext, RedeliveryPolicy};
-use super::preload;
 use super::receivers::check_isolation;
 use crate::fleet::Role;
 use crate::receiver::ReceiverBehavior;
@@ -19,10 +19,9 @@ const ENDPOINTS: usize = 60;
 const EVENTS_PER_SECOND: u32 = 10;
 const ENDPOINT_TIMEOUT_SECONDS: u32 = 30;
 
-const LIBRARY: preload::Library = preload::Library { name: "dead_names", source: include_str!("dead_names.c") };
-/// Names that the library resolves to 127.0.0.1, and names that it never answers.
-const LIVE_NAMES: &str = "live.test";
-const DEAD_NAMES: &str = "dead.test";
+/// Zones of the suite's name server: 127.0.0.1, and no answer.
+const LIVE_ZONE: &str = "live.test";
+const DEAD_ZONE: &str = "dead.test";
 
 pub(super) const ALL: &[&dyn Fault] = &[
     &Hostile {
@@ -56,9 +55,11 @@ impl Hostile {
     async fn attack(&self, context: &InjectionContext<'_>) -> anyhow::Result<Injection> {
         let system = context.system;
         let mut failures = Vec::new();
+        let name_server = NameServer::start().await?;
         if self.kind == Kind::DeadNames {
-            let library = LIBRARY.compile(&system.options.folder)?.display().to_string();
-            failures.extend(system.fleet.restart_in_turn(Role::Dispatcher, &[("LD_PRELOAD", &library)]).await?);
+            let address = name_server.address().to_string();
+            let options = [("WEBHOOK_NAME_SERVERS", address.as_str())];
+            failures.extend(system.fleet.restart_in_turn(Role::Dispatcher, &options).await?);
         }
         let started = Instant::now();
         let round = format!("hostile-{}", context.pick);
@@ -101,7 +102,7 @@ impl Hostile {
         let name = format!("{round}-neighbour");
         let url = match self.kind {
             Kind::Hangs => system.receiver.url(&name),
-            Kind::DeadNames => system.receiver.url_of_host(&format!("good.{LIVE_NAMES}"), &name),
+            Kind::DeadNames => system.receiver.url_of_host(&format!("good.{LIVE_ZONE}"), &name),
         };
         organization.add_endpoint(system, &name, &url).await?;
         Ok(organization)
@@ -114,7 +115,7 @@ impl Hostile {
             let name = format!("{round}-{number}");
             let url = match self.kind {
                 Kind::Hangs => system.receiver.url(&name),
-                Kind::DeadNames => system.receiver.url_of_host(&format!("n{number}.{DEAD_NAMES}"), &name),
+                Kind::DeadNames => system.receiver.url_of_host(&format!("n{number}.{DEAD_ZONE}"), &name),
             };
             system.receiver.set_behavior(std::slice::from_ref(&name), ReceiverBehavior::Hangs);
             organization.add_endpoint(system, &name, &url).await?;
@@ -144,18 +145,11 @@ impl Fault for Hostile {
         self.info
     }
 
-    fn available(&self, _system: &System) -> Result<(), String> {
-        match self.kind {
-            Kind::Hangs => Ok(()),
-            Kind::DeadNames => preload::available(),
-        }
-    }
-
     fn inject<'a>(&'a self, context: &'a InjectionContext<'a>) -> FaultFuture<'a, Injection> {
         Box::pin(self.attack(context))
     }
 
-    /// Restarts the dispatchers with the system's resolver.
+    /// Restarts the dispatchers with the system's name servers.
     fn clean_up<'a>(&'a self, system: &'a System) -> FaultFuture<'a, Vec<String>> {
         Box::pin(async move {
             match self.kind {

@@ -7,7 +7,6 @@ mod contract;
 mod disk;
 mod hostile;
 mod postgres;
-mod preload;
 mod producer_queue;
 mod rebalances;
 mod receivers;

@@ -71,9 +71,9 @@ pub(crate) struct WebhookClient {
 
 impl WebhookClient {
     /// # Errors
-    /// If TLS cannot be set up.
-    pub(crate) fn new(policy: Arc<EgressPolicy>) -> Result<Self, ClientError> {
-        let connector = Connector::new(Resolver::new(), connector::tls_config()?);
+    /// If TLS or DNS cannot be set up.
+    pub(crate) fn new(policy: Arc<EgressPolicy>, name_servers: &[SocketAddr]) -> Result<Self, ClientError> {
+        let connector = Connector::new(Resolver::new(name_servers)?, connector::tls_config()?);
         Ok(Self { connector, pool: Pool::default(), policy })
     }
 

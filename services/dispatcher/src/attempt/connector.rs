@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_resolver::net::NetError;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
@@ -31,6 +32,8 @@ pub enum ClientError {
     NoRoots,
     #[error("TLS for webhooks could not be set up: {0}")]
     Tls(#[from] rustls::Error),
+    #[error("DNS for webhooks could not be set up: {0}")]
+    Dns(#[from] NetError),
 }
 
 /// TLS with ring and the certificate authorities of the system.

@@ -11,6 +11,8 @@ pub(crate) enum Failure {
     Refused(#[from] Refusal),
     #[error("the host name could not be resolved")]
     NameUnknown,
+    #[error("the name servers of the host name do not answer")]
+    NameServer,
     #[error("the URL cannot be sent in a request")]
     Url,
     #[error("the connection was refused")]

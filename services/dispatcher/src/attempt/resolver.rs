@@ -1,21 +1,27 @@
-//! DNS for webhook requests, by the system's resolver. Look-ups are bounded per organization: names whose servers are
-//! dead delay only the organization that has them. The egress policy filters what is found, and the client connects to
-//! nothing else, so a name cannot change between the check and the connection.
+//! DNS for webhook requests. Look-ups are bounded per organization: names whose servers are dead delay only the
+//! organization that has them. A look-up that nobody waits for any more is given up, and holds no thread. The egress
+//! policy filters what is found, and the client connects to nothing else, so a name cannot change between the check and
+//! the connection.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use moka::sync::Cache;
 use runtime::budget::{Budget, KeyedShares};
 use schemas::ids::OrgId;
+use tracing::warn;
 
 use crate::attempt::failure::{Failure, NotSent};
 
-/// Look-ups in flight. Each uses a thread of the runtime's blocking pool until the system's resolver returns.
+/// Look-ups in flight.
 const MAX_LOOKUPS: u64 = 128;
 const MAX_LOOKUPS_PER_ORGANIZATION: u64 = 4;
 /// Shorter than the shortest time-out of an endpoint, so that a wait for a place is never taken for a slow endpoint.
@@ -23,8 +29,13 @@ const PLACE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Names in the cache.
 const MAX_NAMES: u64 = 10_000;
 const MAX_ADDRESSES: usize = 16;
-/// How long an outcome is kept: the system's resolver does not say how long it is valid.
+/// How long an outcome is kept for everybody, a failure too. An answer is kept longer for its own name: as long as its
+/// name server says, but not longer than that.
 const KEPT_FOR: Duration = Duration::from_secs(5);
+const KEPT_AT_MOST: Duration = Duration::from_secs(60);
+/// How long a name server may take, and how often it is asked.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+const SERVER_ATTEMPTS: usize = 2;
 
 type Outcome = Result<Arc<[IpAddr]>, Failure>;
 type Lookup = Shared<BoxFuture<'static, Outcome>>;
@@ -34,6 +45,7 @@ type Lookup = Shared<BoxFuture<'static, Outcome>>;
 pub(crate) struct Resolver(Arc<Inner>);
 
 struct Inner {
+    dns: TokioResolver,
     known: Cache<String, Outcome>,
     places: KeyedShares<OrgId>,
     lookups: Mutex<Lookups>,
@@ -50,11 +62,15 @@ struct Lookups {
 }
 
 impl Resolver {
-    pub(crate) fn new() -> Self {
+    /// Asks these name servers; none: those of `/etc/resolv.conf`. Names in `/etc/hosts` are known without them.
+    ///
+    /// # Errors
+    /// If DNS cannot be set up.
+    pub(crate) fn new(name_servers: &[SocketAddr]) -> Result<Self, NetError> {
         let known = Cache::builder().max_capacity(MAX_NAMES).time_to_live(KEPT_FOR).build();
         let budget = Budget::new("webhook_lookups", MAX_LOOKUPS, MAX_LOOKUPS_PER_ORGANIZATION);
         let places = KeyedShares::new(budget);
-        Self(Arc::new(Inner { known, places, lookups: Mutex::default() }))
+        Ok(Self(Arc::new(Inner { dns: dns(name_servers)?, known, places, lookups: Mutex::default() })))
     }
 
     /// All addresses of a name.
@@ -111,21 +127,59 @@ impl Inner {
     async fn look_up(&self, org_id: OrgId, name: &str) -> Outcome {
         let place = self.places.of(org_id).take_when_free(1, PLACE_TIMEOUT).await;
         let place = place.map_err(|_| Failure::NotSent(NotSent::NoLookupPlace))?;
-        let name = name.to_owned();
-        let known = self.known.clone();
-        // The thread keeps the place: after the request's timeout it still waits for the name server.
-        let lookup = move || {
-            let found: Arc<[IpAddr]> = match (name.as_str(), 0).to_socket_addrs() {
-                Ok(found) => found.take(MAX_ADDRESSES).map(|address| address.ip()).collect(),
-                Err(_) => Arc::default(),
-            };
-            let outcome = if found.is_empty() { Err(Failure::NameUnknown) } else { Ok(found) };
-            known.insert(name, outcome.clone());
-            drop(place);
-            outcome
+        let outcome = match self.dns.lookup_ip(name).await {
+            Ok(found) => Ok(found.iter().take(MAX_ADDRESSES).collect::<Arc<[IpAddr]>>()),
+            Err(error) => Err(failure(&error)),
         };
-        tokio::task::spawn_blocking(lookup).await.unwrap_or(Err(Failure::NameUnknown))
+        drop(place);
+        let outcome = outcome.and_then(|found| if found.is_empty() { Err(Failure::NameUnknown) } else { Ok(found) });
+        self.known.insert(name.to_owned(), outcome.clone());
+        outcome
     }
+}
+
+/// What the failure of a look-up is to the attempt. A name that cannot be parsed is unknown too.
+fn failure(error: &NetError) -> Failure {
+    match error {
+        NetError::Timeout | NetError::NoConnections | NetError::Io(_) | NetError::Busy => Failure::NameServer,
+        _ => Failure::NameUnknown,
+    }
+}
+
+fn dns(name_servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+    let provider = TokioRuntimeProvider::default();
+    let of = |servers: &[SocketAddr]| {
+        let servers = servers.iter().map(|server| name_server(*server)).collect();
+        ResolverConfig::from_parts(None, Vec::new(), servers)
+    };
+    let mut builder = if name_servers.is_empty() {
+        match TokioResolver::builder_tokio() {
+            Ok(builder) => builder,
+            Err(error) => {
+                // What the C library does then.
+                warn!(%error, "Name servers of /etc/resolv.conf are unknown; asking the one on this machine.");
+                TokioResolver::builder_with_config(of(&[SocketAddr::from(([127, 0, 0, 1], 53))]), provider)
+            }
+        }
+    } else {
+        TokioResolver::builder_with_config(of(name_servers), provider)
+    };
+    let options = builder.options_mut();
+    options.timeout = SERVER_TIMEOUT;
+    options.attempts = SERVER_ATTEMPTS;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.cache_size = MAX_NAMES;
+    options.positive_max_ttl = Some(KEPT_AT_MOST);
+    options.negative_max_ttl = Some(KEPT_FOR);
+    builder.build()
+}
+
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    for connection in &mut connections {
+        connection.port = address.port();
+    }
+    NameServerConfig::new(address.ip(), true, connections.into())
 }
 
 #[cfg(test)]

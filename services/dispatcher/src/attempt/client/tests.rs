@@ -93,7 +93,7 @@ async fn the_parts_of_a_request_are_measured() {
         }
     })
     .await;
-    let client = WebhookClient::new(Arc::new(with_loopback())).unwrap();
+    let client = WebhookClient::new(Arc::new(with_loopback()), &[]).unwrap();
     let (endpoint, event) =
         (endpoint(&format!("http://localhost:{}/", server.port)), outbound_event(OrgId::generate()));
     let first = client.send(&endpoint, &event).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_time_out_has_the_parts_until_then() {
         std::future::pending::<()>().await;
     })
     .await;
-    let client = WebhookClient::new(Arc::new(with_loopback())).unwrap();
+    let client = WebhookClient::new(Arc::new(with_loopback()), &[]).unwrap();
     let mut endpoint = endpoint(&format!("http://127.0.0.1:{}/", server.port));
     endpoint.timeout = Duration::from_secs(1);
     let result = client.send(&endpoint, &outbound_event(OrgId::generate())).await.unwrap();
@@ -149,14 +149,14 @@ async fn what_the_policy_refuses_opens_no_connection() {
         (&denied_host, "localhost", Refusal::Host),
         (&https_only, "127.0.0.1", Refusal::PlainHttp),
     ] {
-        let client = WebhookClient::new(Arc::new(policy.clone())).unwrap();
+        let client = WebhookClient::new(Arc::new(policy.clone()), &[]).unwrap();
         let result =
             client.send(&endpoint(&format!("http://{host}:{}/", server.port)), &outbound_event(org_id)).await.unwrap();
         assert_eq!(result.error, Some(refusal.to_string()), "{host}");
         assert_eq!(result.remote, None, "{host}");
     }
     assert_eq!(server.accepted(), 0);
-    let client = WebhookClient::new(Arc::new(of_another)).unwrap();
+    let client = WebhookClient::new(Arc::new(of_another), &[]).unwrap();
     let endpoint = endpoint(&format!("http://127.0.0.1:{}/", server.port));
     assert!(
         client.send(&endpoint, &outbound_event(other)).await.unwrap().remote.is_some(),
@@ -169,7 +169,7 @@ async fn what_the_policy_refuses_opens_no_connection() {
 async fn a_name_is_refused_after_its_look_up() {
     // `localhost` is refused by its name; the connector sees what it resolves to.
     let server = Server::start(|stream| async move { drop(stream) }).await;
-    let connector = Connector::new(Resolver::new(), connector::tls_config().unwrap());
+    let connector = Connector::new(Resolver::new(&[]).unwrap(), connector::tls_config().unwrap());
     let origin = Origin { org_id: OrgId::generate(), is_tls: false, host: "localhost".to_owned(), port: server.port };
     let refused = connector.connect(&origin, &EgressPolicy::default()).await.err();
     assert_eq!(refused, Some(Failure::Refused(Refusal::Address)));
@@ -215,7 +215,7 @@ async fn tls_errors_are_fixed_words() {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = Connector::new(Resolver::new(), tls);
+    let connector = Connector::new(Resolver::new(&[]).unwrap(), tls);
     for (acceptor, failure) in [
         (Some(known.acceptor("localhost", 2100)), None),
         (Some(known.acceptor("localhost", 2001)), Some("TLS failed: certificate expired")),
