@@ -10,6 +10,7 @@ use loadkit::duration;
 use runtime::config::secret;
 
 pub(crate) use self::load::LoadArgs;
+use crate::deliver::endpoints::Bad;
 use crate::process_usage::Component;
 use crate::scenario::{Compared, Scenario, Thresholds};
 
@@ -34,11 +35,16 @@ pub(crate) enum Command {
     Pair(PairArgs),
     /// Start processes of the role ingest and put each rate limit under load.
     Limits(LimitsArgs),
+    /// Deliver webhooks to receivers in this process; count what arrives, and when.
+    Deliver(DeliverArgs),
     /// Run the product with rate limits on and off in turns; report CPU and latency of both.
     LimitCost(LimitCostArgs),
     /// The process of a bare loop; started by `bare` and `pair`.
     #[command(hide = true)]
     BareServer(BareServerArgs),
+    /// The process of the bare client of webhooks; started by `deliver`.
+    #[command(hide = true)]
+    BareSender(BareSenderArgs),
 }
 
 /// The bare loops.
@@ -230,6 +236,59 @@ pub(crate) struct LimitCostArgs {
     /// The load.
     #[command(flatten)]
     pub load: LoadArgs,
+}
+
+/// `deliver`.
+#[derive(Args)]
+pub(crate) struct DeliverArgs {
+    /// Number of runs of each side.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub rounds: u8,
+    /// How long a receiver takes to answer.
+    #[arg(long, default_value = "0ms", value_parser = duration)]
+    pub answer_after: Duration,
+    /// Attempts of each endpoint at the same time.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub max_in_flight: u8,
+    /// Events of one webhook.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub webhook_batch: u16,
+    /// Endpoints of a further organization that never answer, hang:COUNT, or answer a byte a second, drip:COUNT; in
+    /// every second run.
+    #[arg(long)]
+    pub bad: Option<Bad>,
+    /// Events a second for the bad endpoints.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub bad_rate: u16,
+    /// Run a bare client in turns, with so many requests in flight.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub bare: Option<u16>,
+    /// The system.
+    #[command(flatten)]
+    pub system: SystemArgs,
+    /// The load: 2,000/s for 20 s after a ramp of 5 s, 50 organizations, unless other options say so.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// `bare-sender`.
+#[derive(Args)]
+pub(crate) struct BareSenderArgs {
+    /// Base URL of the receiver.
+    #[arg(long)]
+    pub url: String,
+    /// Requests at the same time.
+    #[arg(long)]
+    pub in_flight: u16,
+    /// Size of the data of each.
+    #[arg(long)]
+    pub payload_bytes: usize,
+    /// Paths that are used in turns.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub receivers: u32,
+    /// How long it sends.
+    #[arg(long)]
+    pub seconds: u64,
 }
 
 /// `bare-server`.

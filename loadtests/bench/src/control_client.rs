@@ -44,6 +44,12 @@ impl ControlClient {
         Ok((status, reply.bytes().await.with_context(|| format!("GET {path}"))?))
     }
 
+    /// `DELETE path`; returns the status.
+    pub(crate) async fn delete(&self, path: &str, key: &str) -> anyhow::Result<u16> {
+        let request = self.client.delete(format!("{}{path}", self.base)).bearer_auth(key);
+        Ok(request.send().await.with_context(|| format!("DELETE {path}"))?.status().as_u16())
+    }
+
     /// `POST path` with a JSON body. Any status but success is an error.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,

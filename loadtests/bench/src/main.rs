@@ -11,6 +11,7 @@ mod bare;
 mod cli;
 mod connection;
 mod control_client;
+mod deliver;
 mod figures;
 mod generator;
 mod inbox_check;
@@ -41,8 +42,10 @@ use loadkit::Failure;
 
 use crate::bare::Loop;
 use crate::cli::{
-    BareCommand, BareServerArgs, Cli, Command, LimitCostArgs, LoadArgs, PairArgs, ProducerArgs, RunArgs, SystemArgs,
+    BareCommand, BareServerArgs, Cli, Command, DeliverArgs, LimitCostArgs, LoadArgs, PairArgs, ProducerArgs, RunArgs,
+    SystemArgs,
 };
+use crate::deliver::endpoints::EndpointOptions;
 use crate::scenario::{Load, Thresholds};
 use crate::target::{DevFile, Target};
 
@@ -62,6 +65,8 @@ fn execute(command: Command) -> Result<bool, Failure> {
     // The load runs on its own threads; this runtime only watches it.
     let threads = match &command {
         Command::BareServer(arguments) => arguments.threads,
+        // As many as the dispatcher has.
+        Command::BareSender(_) => threads(None),
         _ => 1,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -85,7 +90,9 @@ fn execute(command: Command) -> Result<bool, Failure> {
             Command::Pair(arguments) => run_pair(arguments).await,
             Command::Limits(arguments) => limits::run(&Target::find(&arguments.system())?, &arguments).await,
             Command::LimitCost(arguments) => run_limit_cost(arguments).await,
+            Command::Deliver(arguments) => run_deliver(arguments).await,
             Command::BareServer(arguments) => serve_bare(arguments).await,
+            Command::BareSender(arguments) => Ok(deliver::bare::send(arguments).await.map(|()| true)?),
         }
     })
 }
@@ -129,6 +136,24 @@ async fn run_limit_cost(arguments: LimitCostArgs) -> Result<bool, Failure> {
     let pair =
         limit_cost::Pair { program: arguments.triggers, limit_per_minute: arguments.limit, rounds, load, options };
     limit_cost::run(&target, &pair, &folder).await
+}
+
+async fn run_deliver(arguments: DeliverArgs) -> Result<bool, Failure> {
+    let load = arguments.load.of_deliver()?;
+    let folder = report::folder(arguments.load.out.as_deref(), "deliver");
+    let target = Target::find(&arguments.system)?;
+    let options = deliver::Options {
+        rounds: usize::from(arguments.rounds),
+        load,
+        answer_after: arguments.answer_after,
+        endpoints: EndpointOptions { max_in_flight: arguments.max_in_flight, batch_events: arguments.webhook_batch },
+        bad: arguments.bad,
+        bad_events_per_second: arguments.bad_rate,
+        bare_in_flight: arguments.bare,
+        settle: arguments.system.settle,
+        components: arguments.system.pids,
+    };
+    deliver::run(&target, &options, &folder).await
 }
 
 async fn serve_bare(arguments: BareServerArgs) -> Result<bool, Failure> {

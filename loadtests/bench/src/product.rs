@@ -128,7 +128,7 @@ async fn start_watcher(
 }
 
 /// The components that are found by their ports or given on the command line.
-fn components(target: &Target, named: &[Component]) -> Vec<Component> {
+pub(crate) fn components(target: &Target, named: &[Component]) -> Vec<Component> {
     let mut components = vec![Component { name: "generator".to_owned(), pid: std::process::id() }];
     components.extend_from_slice(named);
     let ports = [

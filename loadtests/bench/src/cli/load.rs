@@ -92,6 +92,12 @@ impl LoadArgs {
         })
     }
 
+    /// The load of webhooks.
+    pub(crate) fn of_deliver(&self) -> Result<Load, Failure> {
+        let seconds = Duration::from_secs;
+        self.load(Defaults { rate: 2_000, ramp: seconds(5), hold: seconds(20), organizations: 50, connections: 128 })
+    }
+
     /// The load of a comparison.
     pub(crate) fn of_pair(&self, compared: Compared) -> Result<Load, Failure> {
         match (compared, self.closed) {

@@ -15,6 +15,7 @@ mod described;
 mod dlq;
 mod draining;
 mod duplicates;
+mod endpoint_changes;
 mod erasure;
 mod fencing;
 mod log;
