@@ -612,13 +612,23 @@ CREATE TABLE public.rejected (
     message text NOT NULL
 );
 COMMENT ON TABLE public.rejected IS 'Records that became dead letters: when, where and why, never their bytes. A decision: such a record stays rejected when the log is read again. A redrive brings it back as a new record.';
+CREATE TABLE public.replay_log_ends (
+    replay_id uuid NOT NULL,
+    consumer text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    log_epoch integer NOT NULL,
+    log_end bigint NOT NULL,
+    has_records boolean NOT NULL
+);
+COMMENT ON TABLE public.replay_log_ends IS 'Where the logs ended when a running replay of events started. It schedules nothing before these consumers have reached the ends, and reads the events before the ends only: later ones are matched when they are read from the log.';
 CREATE TABLE public.replays (
     id uuid NOT NULL,
     org_id uuid NOT NULL,
     endpoint_id uuid NOT NULL,
     only_status text NOT NULL,
     created_from timestamp with time zone,
-    created_before timestamp with time zone NOT NULL,
+    created_before timestamp with time zone,
     event_types text[],
     status text DEFAULT 'running'::text NOT NULL,
     matched bigint DEFAULT 0 NOT NULL,
@@ -628,11 +638,21 @@ CREATE TABLE public.replays (
     next_at timestamp with time zone DEFAULT now() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     ended_at timestamp with time zone,
+    from_partition integer,
+    from_offset bigint,
+    stage text DEFAULT 'scheduling'::text NOT NULL,
+    is_held_back boolean DEFAULT false NOT NULL,
+    cursor_log_partition integer,
+    cursor_log_epoch integer,
+    cursor_log_offset bigint,
     CONSTRAINT replays_check CHECK (((status = 'running'::text) = (ended_at IS NULL))),
-    CONSTRAINT replays_only_status_check CHECK ((only_status = 'failed'::text)),
+    CONSTRAINT replays_check1 CHECK (((from_partition IS NULL) = (from_offset IS NULL))),
+    CONSTRAINT replays_check2 CHECK ((((cursor_log_partition IS NULL) = (cursor_log_offset IS NULL)) AND ((cursor_log_partition IS NULL) = (cursor_log_epoch IS NULL)))),
+    CONSTRAINT replays_only_status_check CHECK ((only_status = ANY (ARRAY['failed'::text, 'missing'::text, 'all'::text]))),
+    CONSTRAINT replays_stage_check CHECK ((stage = ANY (ARRAY['starting'::text, 'log'::text, 'reports'::text, 'scheduling'::text]))),
     CONSTRAINT replays_status_check CHECK ((status = ANY (ARRAY['running'::text, 'finished'::text, 'cancelled'::text])))
 );
-COMMENT ON TABLE public.replays IS 'Deliveries of endpoints that are retried in bulk. Any dispatcher schedules the next batch, and moves the cursor in the same transaction.';
+COMMENT ON TABLE public.replays IS 'Deliveries of endpoints that are retried in bulk, and events that are sent to endpoints again or late. Any dispatcher schedules the next batch, and moves the cursor in the same transaction.';
 CREATE TABLE public.retention_gaps (
     org_id uuid NOT NULL,
     log_partition integer NOT NULL,
@@ -708,6 +728,8 @@ ALTER TABLE ONLY public.rate_limits
     ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (scope);
 ALTER TABLE ONLY public.rejected
     ADD CONSTRAINT rejected_pkey PRIMARY KEY (log_topic, log_partition, log_epoch, log_offset);
+ALTER TABLE ONLY public.replay_log_ends
+    ADD CONSTRAINT replay_log_ends_pkey PRIMARY KEY (replay_id, consumer, topic, partition);
 ALTER TABLE ONLY public.replays
     ADD CONSTRAINT replays_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.retention_floor
@@ -771,3 +793,5 @@ CREATE TRIGGER erasures_done AFTER UPDATE OF done_at ON public.erasures FOR EACH
 CREATE TRIGGER organizations_changed AFTER DELETE OR UPDATE ON public.organizations FOR EACH ROW EXECUTE FUNCTION public.tenancy_changed('organization');
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.organizations(id);
+ALTER TABLE ONLY public.replay_log_ends
+    ADD CONSTRAINT replay_log_ends_replay_id_fkey FOREIGN KEY (replay_id) REFERENCES public.replays(id) ON DELETE CASCADE;

@@ -1,251 +1,237 @@
-//! Replays: the failed deliveries of an endpoint are retried in bulk, batch by batch, by any dispatcher. The cursor
-//! moves in the transaction that schedules a batch, so a replay survives a restart and schedules nothing twice.
+//! Replays: deliveries of an endpoint that failed, events that it never got, or all events, are sent to it in bulk,
+//! batch by batch, by any dispatcher. The cursor moves in the transaction that schedules a batch, so a replay survives
+//! a restart and schedules nothing twice.
+//!
+//! A replay of events (`missing`, `all`) reads the view: it reaches further than the log. It takes the events before
+//! the ends of the log that it notes when it starts; later ones are matched when they are read from the log. It
+//! schedules nothing before the dispatcher and the view have reached these ends (`log_ends`): then it is known which
+//! events have a delivery. So an event that is sent from the log while an endpoint is created is not sent by its
+//! backfill too.
+//!
+//! `selection` decides which events are taken, `events` (with `time_window`) and `failed` read pages, `count` is the
+//! dry run, `rows` has the table. Here: the stages of a replay, and its batches.
+
+mod count;
+mod events;
+mod failed;
+mod log_ends;
+mod rows;
+mod selection;
+mod time_window;
 
 use std::time::Duration;
 
-use schemas::ids::{DeliveryId, EndpointId, OrgId, ReplayId};
-use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::{FromRow, Row};
-use time::OffsetDateTime;
+use kafka::KafkaConfig;
+use rdkafka::error::KafkaError;
+use schemas::ids::{DeliveryId, EventId};
+use schemas::topics::MATERIALIZER;
+use sqlx::postgres::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
-use uuid::Uuid;
+use tracing::{error, warn};
 
+use crate::config::CONSUMER;
 use crate::endpoints::store;
 use crate::retry::schedule::{self, OpenLimits};
 
-/// Running replays of an organization.
-pub(crate) const MAX_RUNNING: i64 = 3;
-/// A count of a dry run ends here.
-pub(crate) const MAX_COUNTED: i64 = 10_000;
+pub(crate) use count::{Count, count};
+pub(crate) use rows::{MAX_RUNNING, Replay, cancel, create, forget, get};
+pub(crate) use selection::{Only, Selection, Start};
+
+use rows::{Batch, Cursor, Stage};
+use selection::{KnownDelivery, Page};
+
 /// Deliveries of one batch.
 const BATCH_ROWS: i64 = 500;
-/// Time between two batches of a replay: it schedules at most 500 deliveries a second.
-const BATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two batches of a replay for each delivery of the first one: it schedules at most 500 a second.
+const INTERVAL_PER_DELIVERY: Duration = Duration::from_millis(2);
+/// Time between two batches at least: one may schedule nothing.
+const MIN_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a replay waits whose organization has too much open.
 const FULL_INTERVAL: Duration = Duration::from_secs(5);
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Ended replays are deleted after this.
-const KEPT_DAYS: i32 = 30;
+/// How long a replay waits whose endpoint has a filter that cannot be read.
+const UNREADABLE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the positions are compared with the ends of the log.
+const POSITIONS_INTERVAL: Duration = Duration::from_millis(250);
+/// How long one dispatcher may take to read the ends of the log. Then another one tries.
+const ENDS_LEASE: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Which failed deliveries of an endpoint.
-#[derive(Debug, Clone)]
-pub(crate) struct Selection {
-    pub org_id: OrgId,
-    pub endpoint: EndpointId,
-    /// Created at this time or later.
-    pub from: Option<OffsetDateTime>,
-    /// Created before this time.
-    pub before: OffsetDateTime,
-    /// `None`: all.
-    pub event_types: Option<Vec<String>>,
+/// Why a step of a replay failed. The next one continues where it stopped.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error("PostgreSQL: {0}")]
+    Sql(#[from] sqlx::Error),
+    #[error("the ends of the log could not be read: {0}")]
+    Log(#[from] KafkaError),
 }
 
-/// A replay and how far it is.
-#[derive(Debug, Clone)]
-pub(crate) struct Replay {
-    pub id: ReplayId,
-    pub selection: Selection,
-    pub status: String,
-    pub matched: i64,
-    pub scheduled: i64,
-    pub created_at: OffsetDateTime,
-    pub ended_at: Option<OffsetDateTime>,
-    /// The last delivery that was looked at.
-    cursor: Option<(OffsetDateTime, DeliveryId)>,
+/// Schedules the batches of replays.
+pub(crate) struct Replayer {
+    pool: PgPool,
+    kafka: KafkaConfig,
+    limits: OpenLimits,
 }
 
-impl FromRow<'_, PgRow> for Replay {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let cursor_at: Option<OffsetDateTime> = row.try_get("cursor_created_at")?;
-        let cursor_id: Option<Uuid> = row.try_get("cursor_delivery_id")?;
-        Ok(Self {
-            id: ReplayId::from_uuid(row.try_get("id")?),
-            selection: Selection {
-                org_id: OrgId::from_uuid(row.try_get("org_id")?),
-                endpoint: EndpointId::from_uuid(row.try_get("endpoint_id")?),
-                from: row.try_get("created_from")?,
-                before: row.try_get("created_before")?,
-                event_types: row.try_get("event_types")?,
-            },
-            status: row.try_get("status")?,
-            matched: row.try_get("matched")?,
-            scheduled: row.try_get("scheduled")?,
-            created_at: row.try_get("created_at")?,
-            ended_at: row.try_get("ended_at")?,
-            cursor: cursor_at.zip(cursor_id.map(DeliveryId::from_uuid)),
-        })
+/// What a step leaves to do without the lock on the replay.
+enum Left {
+    Nothing,
+    /// Read the ends of a topic and note them for these consumers, then go from the first stage to the second.
+    NoteEnds {
+        topic: String,
+        consumers: &'static [&'static str],
+        stages: (Stage, Stage),
+    },
+}
+
+impl Replayer {
+    pub(crate) fn new(pool: PgPool, kafka: KafkaConfig, limits: OpenLimits) -> Self {
+        Self { pool, kafka, limits }
     }
-}
 
-/// The next deliveries of a selection after a cursor, in its order.
-async fn next_batch(
-    connection: &mut PgConnection,
-    selection: &Selection,
-    cursor: Option<(OffsetDateTime, DeliveryId)>,
-    limit: i64,
-) -> Result<Vec<(OffsetDateTime, DeliveryId)>, sqlx::Error> {
-    let (after, id) = cursor.unzip();
-    let rows: Vec<(OffsetDateTime, Uuid)> = sqlx::query_as(
-        "SELECT created_at, delivery_id FROM contract.deliveries
-         WHERE org_id = $1 AND endpoint_id = $2 AND status = 'failed' AND created_at >= COALESCE($3, '-infinity')
-               AND created_at < $4 AND ($5::text[] IS NULL OR event_type = ANY ($5))
-               AND (created_at, delivery_id) > (COALESCE($6, '-infinity'), $7)
-         ORDER BY created_at, delivery_id LIMIT $8",
-    )
-    .persistent(false)
-    .bind(selection.org_id.as_uuid())
-    .bind(selection.endpoint.as_uuid())
-    .bind(selection.from)
-    .bind(selection.before)
-    .bind(selection.event_types.as_deref())
-    .bind(after)
-    .bind(id.map_or(Uuid::nil(), |id| id.as_uuid()))
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(|(at, id)| (at, DeliveryId::from_uuid(id))).collect())
-}
-
-/// How many deliveries a selection has; [`MAX_COUNTED`] means as many or more.
-pub(crate) async fn count(connection: &mut PgConnection, selection: &Selection) -> Result<usize, sqlx::Error> {
-    Ok(next_batch(connection, selection, None, MAX_COUNTED).await?.len())
-}
-
-/// Starts a replay. `None`: one of the endpoint is running, or too many of the organization are.
-pub(crate) async fn create(
-    connection: &mut PgConnection,
-    selection: &Selection,
-) -> Result<Option<ReplayId>, sqlx::Error> {
-    let id: Option<Uuid> = sqlx::query_scalar(
-        "INSERT INTO replays (id, org_id, endpoint_id, only_status, created_from, created_before, event_types)
-         SELECT $1, $2, $3, 'failed', $4, $5, $6
-         WHERE (SELECT count(*) FROM replays WHERE org_id = $2 AND status = 'running') < $7
-         ON CONFLICT DO NOTHING RETURNING id",
-    )
-    .bind(ReplayId::generate().as_uuid())
-    .bind(selection.org_id.as_uuid())
-    .bind(selection.endpoint.as_uuid())
-    .bind(selection.from)
-    .bind(selection.before)
-    .bind(selection.event_types.as_deref())
-    .bind(MAX_RUNNING)
-    .fetch_optional(connection)
-    .await?;
-    Ok(id.map(ReplayId::from_uuid))
-}
-
-/// A replay of the organization.
-pub(crate) async fn get(pool: &PgPool, org_id: OrgId, id: ReplayId) -> Result<Option<Replay>, sqlx::Error> {
-    sqlx::query_as("SELECT * FROM replays WHERE org_id = $1 AND id = $2")
-        .bind(org_id.as_uuid())
-        .bind(id.as_uuid())
-        .fetch_optional(pool)
-        .await
-}
-
-/// Cancels a replay: it schedules nothing more. One that has ended stays as it is. `false`: there is no such replay.
-pub(crate) async fn cancel(connection: &mut PgConnection, org_id: OrgId, id: ReplayId) -> Result<bool, sqlx::Error> {
-    let changed = sqlx::query(
-        "UPDATE replays SET ended_at = COALESCE(ended_at, now()),
-                            status = CASE status WHEN 'running' THEN 'cancelled' ELSE status END
-         WHERE org_id = $1 AND id = $2",
-    )
-    .bind(org_id.as_uuid())
-    .bind(id.as_uuid())
-    .execute(connection)
-    .await?;
-    Ok(changed.rows_affected() > 0)
-}
-
-/// Deletes replays that ended long ago.
-pub(crate) async fn forget(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM replays WHERE ended_at < now() - make_interval(days => $1)")
-        .bind(KEPT_DAYS)
-        .execute(pool)
-        .await?;
-    Ok(())
-}
-
-/// Schedules batches until `shutdown`. Every dispatcher may run this.
-pub(crate) async fn run(pool: PgPool, limits: OpenLimits, shutdown: CancellationToken) {
-    let working = async {
-        loop {
-            match step(&pool, limits).await {
-                Ok(true) => {}
-                Ok(false) => tokio::time::sleep(POLL_INTERVAL).await,
-                Err(error) => {
-                    warn!(%error, "Batch of a replay not scheduled; trying again.");
-                    tokio::time::sleep(POLL_INTERVAL).await;
+    /// Schedules batches until `shutdown`. Every dispatcher may run this.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let working = async {
+            loop {
+                match self.step().await {
+                    Ok(true) => {}
+                    Ok(false) => tokio::time::sleep(POLL_INTERVAL).await,
+                    Err(error) => {
+                        warn!(%error, "Step of a replay failed; trying again.");
+                        tokio::time::sleep(POLL_INTERVAL).await;
+                    }
                 }
             }
-        }
-    };
-    shutdown.run_until_cancelled(working).await;
-}
+        };
+        shutdown.run_until_cancelled(working).await;
+    }
 
-/// Schedules one batch of the replay that is due for longest. `false`: none is due.
-async fn step(pool: &PgPool, limits: OpenLimits) -> Result<bool, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
-    let due: Option<Replay> = sqlx::query_as(
-        "SELECT * FROM replays WHERE status = 'running' AND next_at <= now()
-         ORDER BY next_at LIMIT 1 FOR UPDATE SKIP LOCKED",
-    )
-    .fetch_optional(&mut *transaction)
-    .await?;
-    let Some(replay) = due else { return Ok(false) };
-    let Selection { org_id, endpoint, .. } = replay.selection;
-    let has_endpoint = store::exists(&mut transaction, org_id, endpoint).await?;
-    if !has_endpoint || store::is_erased(&mut transaction, org_id).await? {
-        cancel(&mut transaction, org_id, replay.id).await?;
+    /// Does the next step of the replay that is due for longest. `false`: none is due.
+    async fn step(&self) -> Result<bool, StepError> {
+        let mut transaction = self.pool.begin().await?;
+        let Some(replay) = rows::lock_due(&mut transaction).await? else { return Ok(false) };
+        let left = self.take(&mut transaction, &replay).await?;
         transaction.commit().await?;
-        return Ok(true);
-    }
-    let rows = BATCH_ROWS.min(limits.rows);
-    if schedule::beyond(&mut transaction, org_id, rows, limits).await?.is_some() {
-        advance(&mut transaction, &replay, &[], 0, FULL_INTERVAL).await?;
-    } else {
-        let batch = next_batch(&mut transaction, &replay.selection, replay.cursor, rows).await?;
-        let ids: Vec<DeliveryId> = batch.iter().map(|(_, id)| *id).collect();
-        let scheduled = schedule::start_rounds(&mut transaction, org_id, &ids).await?;
-        advance(&mut transaction, &replay, &batch, scheduled, BATCH_INTERVAL).await?;
-        if (batch.len() as u64) < rows.unsigned_abs() {
-            finish(&mut transaction, replay.id).await?;
+        match left {
+            Left::Nothing => {}
+            Left::NoteEnds { topic, consumers, stages } => {
+                let ends = log_ends::read(&self.kafka, &topic).await?;
+                let mut transaction = self.pool.begin().await?;
+                if rows::enter(&mut transaction, replay.id, stages.0, stages.1).await? {
+                    log_ends::note(&mut transaction, replay.id, consumers, &topic, &ends).await?;
+                }
+                transaction.commit().await?;
+            }
         }
+        Ok(true)
     }
-    transaction.commit().await?;
-    Ok(true)
+
+    /// Does what a step does while it has the lock.
+    async fn take(&self, connection: &mut PgConnection, replay: &Replay) -> Result<Left, sqlx::Error> {
+        let (org_id, endpoint) = (replay.selection.org_id, replay.selection.endpoint);
+        let has_endpoint = store::exists(connection, org_id, endpoint).await?;
+        if !has_endpoint || store::is_erased(connection, org_id).await? {
+            cancel(connection, org_id, replay.id).await?;
+            return Ok(Left::Nothing);
+        }
+        let topics = &self.kafka.topics;
+        match replay.stage {
+            Stage::Scheduling => {
+                self.schedule(connection, replay).await?;
+                return Ok(Left::Nothing);
+            }
+            Stage::Starting => {
+                rows::postpone(connection, replay.id, ENDS_LEASE, false).await?;
+                let (topic, stages) = (topics.events.clone(), (Stage::Starting, Stage::Log));
+                return Ok(Left::NoteEnds { topic, consumers: &[CONSUMER, MATERIALIZER], stages });
+            }
+            Stage::Log | Stage::Reports if !log_ends::are_reached(connection, replay.id).await? => {
+                rows::postpone(connection, replay.id, POSITIONS_INTERVAL, false).await?;
+            }
+            Stage::Log => {
+                rows::postpone(connection, replay.id, ENDS_LEASE, false).await?;
+                let (topic, stages) = (topics.deliveries.clone(), (Stage::Log, Stage::Reports));
+                return Ok(Left::NoteEnds { topic, consumers: &[MATERIALIZER], stages });
+            }
+            Stage::Reports => {
+                rows::enter(connection, replay.id, Stage::Reports, Stage::Scheduling).await?;
+            }
+        }
+        Ok(Left::Nothing)
+    }
+
+    /// Schedules a batch, unless the organization has too much open.
+    async fn schedule(&self, connection: &mut PgConnection, replay: &Replay) -> Result<(), sqlx::Error> {
+        let rows = BATCH_ROWS.min(self.limits.rows);
+        if schedule::beyond(connection, replay.selection.org_id, rows, self.limits).await?.is_some() {
+            return rows::postpone(connection, replay.id, FULL_INTERVAL, true).await;
+        }
+        let batch = match replay.selection.only {
+            Only::Failed => schedule_failed(connection, replay, rows).await?,
+            Only::Missing | Only::All => match self.schedule_events(connection, replay, rows).await? {
+                Some(batch) => batch,
+                None => return rows::postpone(connection, replay.id, UNREADABLE_INTERVAL, false).await,
+            },
+        };
+        let scheduled = u32::try_from(batch.scheduled).unwrap_or(u32::MAX);
+        let due_after = INTERVAL_PER_DELIVERY.saturating_mul(scheduled).max(MIN_INTERVAL);
+        rows::advance(connection, replay.id, batch, due_after).await
+    }
+
+    /// `None`: the filter of the endpoint cannot be read.
+    async fn schedule_events(
+        &self,
+        connection: &mut PgConnection,
+        replay: &Replay,
+        rows: i64,
+    ) -> Result<Option<Batch>, sqlx::Error> {
+        let selection = &replay.selection;
+        let subscribed = match events::subscribed(connection, selection).await? {
+            Some(Ok(subscribed)) => subscribed,
+            Some(Err(reason)) => {
+                let endpoint_id = selection.endpoint;
+                error!(%endpoint_id, reason, "Stored filter of the endpoint cannot be read; its replay waits.");
+                return Ok(None);
+            }
+            None => return Ok(None),
+        };
+        let topic = &self.kafka.topics.events;
+        let ranges = log_ends::ranges(connection, replay.id, topic, replay.cursor.event).await?;
+        let max_matched = usize::try_from(rows).unwrap_or(1).max(1);
+        let page = events::next_page(connection, selection, &subscribed, ranges, max_matched).await?;
+        let scheduled = schedule_page(connection, selection, &page).await?;
+        let last = page.last.map(|(position, at)| Cursor { at: Some(at), delivery: None, event: Some(position) });
+        Ok(Some(Batch {
+            matched: page.matched.len(),
+            scheduled,
+            cursor: last.unwrap_or(replay.cursor),
+            is_end: page.is_end,
+        }))
+    }
 }
 
-/// Moves the cursor behind a batch.
-async fn advance(
+async fn schedule_failed(connection: &mut PgConnection, replay: &Replay, rows: i64) -> Result<Batch, sqlx::Error> {
+    let page = failed::next_page(connection, &replay.selection, replay.cursor, rows).await?;
+    let ids: Vec<DeliveryId> = page.iter().map(|(_, id)| *id).collect();
+    let scheduled = schedule::start_rounds(connection, replay.selection.org_id, &ids).await?;
+    let last = page.last().map(|(at, id)| Cursor { at: Some(*at), delivery: Some(*id), event: None });
+    Ok(Batch {
+        matched: page.len(),
+        scheduled,
+        cursor: last.unwrap_or(replay.cursor),
+        is_end: (page.len() as u64) < rows.unsigned_abs(),
+    })
+}
+
+/// Schedules what is missing, and a new round of what is finished. What is open is sent anyway.
+async fn schedule_page(
     connection: &mut PgConnection,
-    replay: &Replay,
-    batch: &[(OffsetDateTime, DeliveryId)],
-    scheduled: usize,
-    due_after: Duration,
-) -> Result<(), sqlx::Error> {
-    let (at, id) = batch.last().copied().or(replay.cursor).unzip();
-    sqlx::query(
-        "UPDATE replays SET matched = matched + $2, scheduled = scheduled + $3, cursor_created_at = $4,
-                            cursor_delivery_id = $5, next_at = now() + make_interval(secs => $6)
-         WHERE id = $1",
-    )
-    .bind(replay.id.as_uuid())
-    .bind(i64::try_from(batch.len()).unwrap_or(i64::MAX))
-    .bind(i64::try_from(scheduled).unwrap_or(i64::MAX))
-    .bind(at)
-    .bind(id.map(|id| id.as_uuid()))
-    .bind(due_after.as_secs_f64())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn finish(connection: &mut PgConnection, id: ReplayId) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE replays SET status = 'finished', ended_at = now() WHERE id = $1")
-        .bind(id.as_uuid())
-        .execute(connection)
-        .await?;
-    Ok(())
+    selection: &Selection,
+    page: &Page,
+) -> Result<usize, sqlx::Error> {
+    let of = |wanted: KnownDelivery| page.matched.iter().filter(move |(_, known)| *known == wanted);
+    let missing: Vec<EventId> = of(KnownDelivery::Missing).map(|(event, _)| event.id).collect();
+    let finished: Vec<DeliveryId> =
+        of(KnownDelivery::Finished).map(|(event, _)| DeliveryId::of(selection.endpoint, event.id)).collect();
+    let place = (selection.org_id, selection.endpoint);
+    schedule::start_replayed(connection, place, &missing, &finished).await
 }

@@ -29,7 +29,7 @@ use crate::endpoints::purge;
 use crate::erasing;
 use crate::error::DispatchError;
 use crate::log::worker::LogWorker;
-use crate::replays;
+use crate::replays::Replayer;
 use crate::retry::worker::RetryWorker;
 
 /// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries` and `replays`
@@ -89,7 +89,7 @@ pub fn start(
         retrying.await;
         Ok(())
     });
-    let replaying = replays::run(pool, config.open_limits, shutdown.clone());
+    let replaying = Replayer::new(pool, kafka.clone(), config.open_limits).run(shutdown.clone());
     supervisor.spawn("replays", async move {
         replaying.await;
         Ok(())

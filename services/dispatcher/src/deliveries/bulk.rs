@@ -2,25 +2,24 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 use http_server::{JsonBody, PathId, Problem, QueryParams, Timestamp};
 use schemas::ids::{EndpointId, ReplayId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tenancy::Caller;
 use tenancy::audit::{self, Actor, Change, Origin};
-use tenancy::{Caller, ReadError};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::DeliveriesState;
-use super::request::{MAX_TYPES, check_type};
+use super::replay::{self, BulkRetryCount, StartedReplay, read_time, read_types};
 use crate::endpoints::managers::EndpointWriter;
-use crate::endpoints::store;
-use crate::replays::{self, MAX_COUNTED, MAX_RUNNING, Replay, Selection};
+use crate::replays::{self, Only, Replay, Selection, Start};
 
 /// Which deliveries to retry.
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = BulkRetry, example = json!({
     "only": "failed",
@@ -46,42 +45,36 @@ pub(super) struct BulkRetry {
     dry_run: Option<bool>,
 }
 
-/// How many deliveries a bulk retry would look at.
-#[derive(Serialize, ToSchema)]
-#[schema(as = BulkRetryCount, example = json!({"matched": 412, "matched_is_lower_bound": false}))]
-struct BulkRetryCount {
-    matched: usize,
-    /// There may be more.
-    matched_is_lower_bound: bool,
-}
-
-/// A replay that was started.
-#[derive(Serialize, ToSchema)]
-#[schema(as = StartedReplay, example = json!({"replay_id": "0192f0c1-2345-7abc-8def-0123456789ae"}))]
-struct StartedReplay {
-    replay_id: ReplayId,
-}
-
 /// How far a replay is.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Replay, example = json!({
     "id": "0192f0c1-2345-7abc-8def-0123456789ae",
     "endpoint_id": "0192f0c1-2345-7abc-8def-0123456789ad",
+    "only": "missing",
     "status": "finished",
+    "waits_for": null,
     "matched": 412,
     "scheduled": 409,
+    "reached": "2026-11-21T11:59:58.720Z",
     "created_at": "2026-11-21T12:00:00.000Z",
     "ended_at": "2026-11-21T12:00:01.200Z"
 }))]
 pub(super) struct ReplayBody {
     id: ReplayId,
     endpoint_id: EndpointId,
+    /// What it takes: `missing`, `all` or `failed`.
+    only: &'static str,
     /// `running`, `finished` or `cancelled`. Finished: everything is scheduled; the deliveries show how they go.
     status: String,
-    /// Deliveries that it has looked at so far.
+    /// Why it does not go on at the moment: `log`, until it is known which events have a delivery; `open_deliveries`,
+    /// until the organization has fewer of them. Null: it goes on, or has ended.
+    waits_for: Option<&'static str>,
+    /// Events, or deliveries, that it has taken so far.
     matched: i64,
-    /// Deliveries that it has scheduled. The others were retried already, or their event is no longer kept.
+    /// Deliveries that it has scheduled. The others wait for an attempt already, or their event is no longer kept.
     scheduled: i64,
+    /// When the last event that it has looked at was accepted, or the last delivery created. Null: none so far.
+    reached: Option<Timestamp>,
     created_at: Timestamp,
     /// Null while it is running.
     ended_at: Option<Timestamp>,
@@ -92,6 +85,9 @@ impl From<Replay> for ReplayBody {
         Self {
             id: replay.id,
             endpoint_id: replay.selection.endpoint,
+            only: replay.selection.only.as_str(),
+            waits_for: replay.waits_for(),
+            reached: replay.reached().map(Timestamp),
             status: replay.status,
             matched: replay.matched,
             scheduled: replay.scheduled,
@@ -106,24 +102,15 @@ impl BulkRetry {
         if self.only.as_ref().is_some_and(|only| only != "failed") {
             return Err(QueryParams::invalid("only", "must be failed"));
         }
-        let types = self.event_types.clone().unwrap_or_default();
-        if types.len() > MAX_TYPES {
-            return Err(QueryParams::invalid("event_types", format!("must name at most {MAX_TYPES} types")));
-        }
-        types.iter().try_for_each(|name| check_type("event_types", name))?;
         Ok(Selection {
             org_id: caller.org_id,
             endpoint,
-            from: time("from", self.from.as_deref())?,
-            before: time("to", self.to.as_deref())?.unwrap_or_else(OffsetDateTime::now_utc),
-            event_types: (!types.is_empty()).then_some(types),
+            only: Only::Failed,
+            from: read_time("from", self.from.as_deref())?.map(Start::at),
+            before: Some(read_time("to", self.to.as_deref())?.unwrap_or_else(OffsetDateTime::now_utc)),
+            event_types: read_types(self.event_types.as_deref())?,
         })
     }
-}
-
-fn time(name: &str, text: Option<&str>) -> Result<Option<OffsetDateTime>, Problem> {
-    let parse = |text: &str| text.parse().map(|Timestamp(time)| time);
-    text.map(parse).transpose().map_err(|reason| QueryParams::invalid(name, reason.to_string()))
 }
 
 /// Retry failed deliveries
@@ -148,49 +135,9 @@ pub(super) async fn start(
     PathId(id): PathId<EndpointId>,
     body: Option<JsonBody<BulkRetry>>,
 ) -> Result<Response, Problem> {
-    let (selection, dry_run) = match &body {
-        Some(JsonBody(body)) => (body.selection(&caller, id)?, body.dry_run.unwrap_or(false)),
-        None => {
-            let now = OffsetDateTime::now_utc();
-            (Selection { org_id: caller.org_id, endpoint: id, from: None, before: now, event_types: None }, false)
-        }
-    };
-    caller
-        .shares()
-        .read(async {
-            let mut transaction = state.pool.begin().await?;
-            if !store::exists(&mut transaction, caller.org_id, id).await?
-                || store::is_erased(&mut transaction, caller.org_id).await?
-            {
-                return Err(Problem::not_found().into());
-            }
-            if dry_run {
-                let matched = replays::count(&mut transaction, &selection).await?;
-                let matched_is_lower_bound = matched as u64 >= MAX_COUNTED.unsigned_abs();
-                return Ok(Json(BulkRetryCount { matched, matched_is_lower_bound }).into_response());
-            }
-            let Some(replay_id) = replays::create(&mut transaction, &selection).await? else {
-                return Err(too_many().into());
-            };
-            let change = Change { org_id: caller.org_id, action: "replay.started", target: replay_id.as_uuid() };
-            let detail = json!({
-                "endpoint_id": id,
-                "only": "failed",
-                "from": selection.from.map(Timestamp),
-                "to": Timestamp(selection.before),
-                "event_types": selection.event_types,
-            });
-            audit::append(&mut transaction, Actor::Key(caller.key_id), Some(&origin), change, &detail).await?;
-            transaction.commit().await?;
-            Ok::<_, ReadError>((StatusCode::ACCEPTED, Json(StartedReplay { replay_id })).into_response())
-        })
-        .await
-        .map_err(Problem::from)
-}
-
-fn too_many() -> Problem {
-    let detail = format!("a replay of the endpoint is running, or {MAX_RUNNING} of the organization; cancel one");
-    Problem::new(StatusCode::CONFLICT, "too_many_replays", detail)
+    let body = body.map(|JsonBody(body)| body).unwrap_or_default();
+    let selection = body.selection(&caller, id)?;
+    replay::start(&state, &caller, &origin, selection, body.dry_run.unwrap_or(false)).await
 }
 
 /// Read a replay

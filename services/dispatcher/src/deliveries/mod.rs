@@ -1,7 +1,7 @@
-//! What one sees of deliveries: the deliveries of an endpoint (`list`) and of an event, one delivery with its attempts
-//! (`one`), the figures of an endpoint (`stats`), and why an event did or did not arrive (`explain`). Retries by hand
-//! are here too: of one delivery (`retry`), and of those that failed (`bulk`). `request` reads the filters, `cursor` is
-//! the paging cursor, `bodies` has the shapes of JSON, `rows` reads the tables.
+//! What one sees of deliveries: the deliveries of an endpoint (`list`) and of an event, one delivery with its
+//! attempts (`one`), the figures of an endpoint (`stats`), and why an event did or did not arrive (`explain`). What is
+//! sent again by hand is here too: one delivery (`retry`), those that failed (`bulk`), and events (`replay`). `request`
+//! reads the filters, `cursor` is the paging cursor, `bodies` has the shapes of JSON, `rows` reads the tables.
 //!
 //! The view has the deliveries that were tried, the dispatcher's own tables those that wait for their first attempt.
 //! Nothing here needs Kafka.
@@ -12,6 +12,7 @@ mod cursor;
 mod explain;
 mod list;
 mod one;
+pub(crate) mod replay;
 mod request;
 mod retry;
 mod rows;
@@ -66,6 +67,7 @@ fn described() -> OpenApiRouter<DeliveriesState> {
         .routes(routes!(one::show))
         .routes(routes!(retry::retry))
         .routes(routes!(bulk::start))
+        .routes(routes!(replay::replay))
         .routes(routes!(bulk::show, bulk::cancel))
         .routes(routes!(stats::stats))
         .routes(routes!(explain::explain))

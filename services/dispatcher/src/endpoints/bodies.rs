@@ -1,7 +1,7 @@
 //! Endpoints in JSON: the responses, and for OpenAPI the requests, which `input` reads.
 
 use http_server::Timestamp;
-use schemas::ids::{EndpointId, OrgId};
+use schemas::ids::{EndpointId, OrgId, ReplayId};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -52,6 +52,10 @@ pub(super) struct EndpointBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     secret: Option<String>,
+    /// The replay of its backfill. Only in the response to its creation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    replay_id: Option<ReplayId>,
 }
 
 impl EndpointBody {
@@ -71,7 +75,13 @@ impl EndpointBody {
             created_at: Timestamp(endpoint.created_at),
             updated_at: Timestamp(endpoint.updated_at),
             secret: None,
+            replay_id: None,
         }
+    }
+
+    /// With the replay of its backfill.
+    pub(super) fn with_replay(self, replay_id: Option<ReplayId>) -> Self {
+        Self { replay_id, ..self }
     }
 
     /// With the secret, which is shown only this once.
@@ -150,6 +160,9 @@ pub(super) struct NewEndpointBody {
     #[schema(max_items = 20)]
     retry_schedule: Option<Vec<RetryDelay>>,
     enabled: Option<bool>,
+    /// Events that were accepted at this time or later are delivered too, as far as the inbox keeps them, acknowledged
+    /// ones too: a time, or the `position` of the first event. Null or absent: none that was accepted before.
+    backfill_from: Option<String>,
 }
 
 /// What to change. Absent members are unchanged; null is for those that may be empty.

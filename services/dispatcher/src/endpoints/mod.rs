@@ -2,9 +2,10 @@
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
 //! (`problems`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
 //! (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`), enabling and disabling
-//! (`switching`); tests of an endpoint (`trial`); the cache of the dispatcher (`cache`, `matching`), and what it
-//! deletes (`purge`). Nothing here needs Kafka.
+//! (`switching`); tests of an endpoint (`trial`), and the backfill of a new one (`backfill`); the cache of the
+//! dispatcher (`cache`, `matching`), and what it deletes (`purge`). Nothing here needs Kafka.
 
+mod backfill;
 mod bodies;
 pub(crate) mod cache;
 mod changes;
@@ -107,22 +108,25 @@ fn described() -> OpenApiRouter<EndpointsState> {
 
 /// Create an endpoint
 ///
-/// Events that match are delivered to it as signed webhooks. The response has its secret, for this once.
+/// Events that match are delivered to it as signed webhooks. The response has its secret, for this once. With
+/// `backfill_from`, earlier events are delivered too, each once: a replay starts, whose id is `replay_id`.
 #[utoipa::path(
     post, path = "/endpoints", operation_id = "create_endpoint", tag = "Webhooks",
     request_body = NewEndpointBody,
     responses((status = 201, description = "The endpoint, with its secret.", body = EndpointBody,
         headers(("Location" = String, description = "Path of the endpoint.")))),
     security(("key" = ["manage"])),
-    extensions(("x-error-codes" = json!(["invalid_endpoint", "too_many_endpoints"]))),
+    extensions(("x-error-codes" = json!(["invalid_endpoint", "too_many_endpoints", "too_many_replays"]))),
 )]
 async fn create(
     EndpointWriter(caller): EndpointWriter,
     State(state): State<EndpointsState>,
     origin: Origin,
-    JsonBody(body): JsonBody<JsonObject>,
+    JsonBody(mut body): JsonBody<JsonObject>,
 ) -> Result<Response, Problem> {
-    let patch = EndpointPatch::read_new(body, &state.policy.of(caller.org_id)).map_err(invalid)?;
+    let backfill = backfill::take(&mut body, &state.sealing, caller.org_id);
+    let patch = EndpointPatch::read_new(body, &state.policy.of(caller.org_id));
+    let (patch, backfill) = backfill::both(patch, backfill).map_err(invalid)?;
     let Some(url) = patch.url.clone() else {
         return Err(invalid(vec![FieldError::new("url", "is required")]));
     };
@@ -133,10 +137,14 @@ async fn create(
     let stored = store::create(&mut transaction, version, &endpoint).await.map_err(refused)?;
     let actor = Actor::Key(caller.key_id);
     note(&mut transaction, actor, Some(&origin), "endpoint.created", &stored).await.map_err(failed)?;
+    let replay_id = match backfill {
+        Some(from) => Some(backfill::start(&mut transaction, &caller, &origin, &stored, from).await?),
+        None => None,
+    };
     transaction.commit().await.map_err(failed)?;
     let location = HeaderValue::from_str(&format!("/v1/endpoints/{}", stored.id)).map_err(|_| Problem::internal())?;
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(EndpointBody::revealing(stored, &secret)))
-        .into_response())
+    let body = EndpointBody::revealing(stored, &secret).with_replay(replay_id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 
 /// List the endpoints

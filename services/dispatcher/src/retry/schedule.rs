@@ -15,6 +15,7 @@ mod dedup;
 mod events;
 mod outcomes;
 mod queues;
+mod replayed;
 #[cfg(test)]
 mod scale;
 mod scheduled;
@@ -30,6 +31,7 @@ pub(crate) use claim::{ClaimedRow, Wanted, claim, claim_refused};
 pub(crate) use dedup::release_decided;
 pub(crate) use outcomes::{LeasedOutcome, write_outcomes};
 pub(crate) use queues::{NextDue, hold, lock_due, make_due, next_due, release, reset};
+pub(crate) use replayed::start_replayed;
 pub(crate) use scheduled::{ScheduledDeliveries, scheduled_from};
 pub(crate) use spill::{NewRow, WaitsFor, insert};
 pub(crate) use sweep::{EndedCursor, depth, end_schedules, erase, sweep};

@@ -7,6 +7,7 @@ mod deliveries;
 mod delivery;
 mod endpoints;
 mod erasure;
+mod event_replays;
 mod fairness;
 mod filters;
 mod guard;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::deliveries::{self, DeliveryFilters};
 use super::print;
-use super::replay::{self, RetrySelection};
+use super::replay::{self, EventSelection, Range};
 use crate::client::{Client, Credential};
 
 /// Options of `triggers endpoint`.
@@ -29,6 +29,9 @@ enum EndpointAction {
         /// Description for people
         #[arg(long)]
         description: Option<String>,
+        /// Also deliver earlier events, from this time or from the event with this position on
+        #[arg(long, value_name = "TIME|POSITION")]
+        backfill_from: Option<String>,
     },
     /// List all endpoints
     List,
@@ -62,7 +65,22 @@ enum EndpointAction {
         /// Id of the endpoint
         id: String,
         #[command(flatten)]
-        selection: RetrySelection,
+        range: Range,
+    },
+    /// Send events to an endpoint again, or those that it never got, and print the id of the replay
+    Replay {
+        /// Id of the endpoint
+        id: String,
+        #[command(flatten)]
+        selection: EventSelection,
+    },
+    /// Give an endpoint a new secret and print it, which is never shown again
+    Rotate {
+        /// Id of the endpoint
+        id: String,
+        /// How long webhooks are signed with the previous secret as well
+        #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+        overlap_seconds: u32,
     },
     /// Delete an endpoint and cancel its pending deliveries
     Delete {
@@ -73,10 +91,13 @@ enum EndpointAction {
 
 pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
     match args.action {
-        EndpointAction::Create { webhook_url, event_types, description } => {
+        EndpointAction::Create { webhook_url, event_types, description, backfill_from } => {
             let mut body = json!({"url": webhook_url, "event_types": event_types});
             if let Some(description) = description {
                 body["description"] = json!(description);
+            }
+            if let Some(from) = backfill_from {
+                body["backfill_from"] = json!(from);
             }
             print::json(
                 &client.fetch(client.request(Credential::ApiKey, Method::POST, "/v1/endpoints")?.json(&body)).await?,
@@ -103,7 +124,13 @@ pub(super) async fn run(client: &Client, args: EndpointArgs) -> Result<()> {
             let path = format!("/v1/endpoints/{id}/test");
             print::json(&client.fetch(client.request(Credential::ApiKey, Method::POST, &path)?).await?)
         }
-        EndpointAction::Retry { id, selection } => replay::retry(client, &id, &selection).await,
+        EndpointAction::Retry { id, range } => replay::retry(client, &id, &range).await,
+        EndpointAction::Replay { id, selection } => replay::replay(client, &id, &selection).await,
+        EndpointAction::Rotate { id, overlap_seconds } => {
+            let path = format!("/v1/endpoints/{id}/secret/rotate");
+            let body = json!({"overlap_seconds": overlap_seconds});
+            print::json(&client.fetch(client.request(Credential::ApiKey, Method::POST, &path)?.json(&body)).await?)
+        }
         EndpointAction::Delete { id } => {
             client.execute(client.request(Credential::ApiKey, Method::DELETE, &format!("/v1/endpoints/{id}"))?).await?;
             print::line("deleted")

@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Endpoint(Targeted<endpoint::EndpointArgs>),
     /// Show a delivery with its attempts, or retry it
     Delivery(Targeted<delivery::DeliveryArgs>),
+    /// Show how far a replay to an endpoint is, or cancel it
+    Replay(Targeted<replay::ReplayArgs>),
     /// See where an event went: its deliveries, and why it did or did not arrive
     Event(Targeted<event::EventArgs>),
     /// Send an event, or many from a file of JSON lines
@@ -88,6 +90,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Audit(Targeted { target, args }) => audit::run(&target.client()?, args).await,
         Command::Endpoint(Targeted { target, args }) => endpoint::run(&target.client()?, args).await,
         Command::Delivery(Targeted { target, args }) => delivery::run(&target.client()?, args).await,
+        Command::Replay(Targeted { target, args }) => replay::run(&target.client()?, args).await,
         Command::Event(Targeted { target, args }) => event::run(&target.client()?, args).await,
         Command::Send(Targeted { target, args }) => send::run(&target.client()?, args).await,
         Command::Tail(Targeted { target, args }) => tail::run(&target.client()?, args).await,

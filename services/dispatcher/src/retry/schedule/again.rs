@@ -142,7 +142,7 @@ async fn known(
 }
 
 /// The row of a new round.
-struct StartedRow {
+pub(super) struct StartedRow {
     endpoint: EndpointId,
     event: EventId,
     position: events::Position,
@@ -160,7 +160,7 @@ impl FromRow<'_, PgRow> for StartedRow {
 
 /// Which finished deliveries get a new round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trusts {
+pub(super) enum Trusts {
     /// All that are asked for.
     Caller,
     /// Only those of which the view shows the last round.
@@ -169,7 +169,8 @@ enum Trusts {
 
 /// Adds the row of a finished delivery. Does nothing if another call has just added it.
 async fn start_round(connection: &mut PgConnection, org_id: OrgId, delivery: DeliveryId) -> Result<(), sqlx::Error> {
-    start(connection, org_id, &[delivery], Trusts::Caller).await.map(drop)
+    let started = insert_rounds(connection, org_id, &[delivery], Trusts::Caller).await?;
+    complete(connection, org_id, &started).await
 }
 
 /// Starts a new round of those of these deliveries that are finished, as far as the view knows the last round of them
@@ -179,19 +180,21 @@ pub(crate) async fn start_rounds(
     org_id: OrgId,
     deliveries: &[DeliveryId],
 ) -> Result<usize, sqlx::Error> {
-    start(connection, org_id, deliveries, Trusts::View).await
+    let started = insert_rounds(connection, org_id, deliveries, Trusts::View).await?;
+    complete(connection, org_id, &started).await?;
+    Ok(started.len())
 }
 
 /// Adds rows, or reuses those that are still there. These keep their log position: it covers their record until the
 /// dispatcher has passed it. A new row has the position of the view, which counts log epochs for itself; as a negative
 /// number, its epoch is none of the dispatcher's.
-async fn start(
+pub(super) async fn insert_rounds(
     connection: &mut PgConnection,
     org_id: OrgId,
     deliveries: &[DeliveryId],
     trusts: Trusts,
-) -> Result<usize, sqlx::Error> {
-    let started: Vec<StartedRow> = sqlx::query_as(
+) -> Result<Vec<StartedRow>, sqlx::Error> {
+    sqlx::query_as(
         "INSERT INTO delivery_schedule AS s (delivery_id, org_id, event_id, endpoint_id, event_type, accepted_at,
                                              log_epoch, log_partition, log_offset, state, attempts, attempts_before,
                                              round, due_at)
@@ -213,8 +216,16 @@ async fn start(
     .bind(org_id.as_uuid())
     .bind(in_order(deliveries))
     .bind(trusts == Trusts::View)
-    .fetch_all(&mut *connection)
-    .await?;
+    .fetch_all(connection)
+    .await
+}
+
+/// Writes what changes with all rows that a transaction has added: events, queues and usage.
+pub(super) async fn complete(
+    connection: &mut PgConnection,
+    org_id: OrgId,
+    started: &[StartedRow],
+) -> Result<(), sqlx::Error> {
     let mut change = UsageChange::default();
     change.add_rows(org_id, i64::try_from(started.len()).unwrap_or(i64::MAX));
     let wanted = started.iter().map(|row| EventToCopy {
@@ -231,8 +242,7 @@ async fn start(
     }
     let due = started.iter().map(|row| (row.endpoint, org_id, Duration::ZERO));
     queues::lower(connection, due).await?;
-    usage::apply(connection, change).await?;
-    Ok(started.len())
+    usage::apply(connection, change).await
 }
 
 /// In this order, so that two transactions lock rows in one order.

@@ -19,7 +19,8 @@ const COUNTED_ROWS: i64 = 10_000;
 /// Deletes finished rows whose record lies before the dispatcher's position (of an older log epoch: a younger record
 /// does), so that it is not read again. The row of a test is no record, and that of a manual retry with a negative
 /// epoch was made when its record had been read. The rows of both stay until the view shows their end, or an hour:
-/// another retry takes the numbers of round and attempts from one of the two.
+/// another retry takes the numbers of round and attempts from one of the two. While a replay of events to its endpoint
+/// is running, each row stays until the view shows its end: the replay takes what is in neither for missing.
 /// `true`: the batch was full, so there may be more.
 pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<bool, sqlx::Error> {
     let mut transaction = pool.begin().await?;
@@ -32,7 +33,10 @@ pub(crate) async fn sweep(pool: &PgPool, consumer: &str, topic: &str) -> Result<
                    AND CASE WHEN d.log_partition = $4 OR d.log_epoch < 0 THEN true
                             WHEN p.log_epoch = d.log_epoch THEN p.next_offset > d.log_offset
                             ELSE p.log_epoch > d.log_epoch AND p.record_time > d.accepted_at END
-                   AND (d.round = 0 AND d.log_partition <> $4 OR d.finished_at < now() - interval '1 hour'
+                   AND ((d.round = 0 AND d.log_partition <> $4 OR d.finished_at < now() - interval '1 hour')
+                        AND NOT EXISTS (SELECT FROM replays r
+                                        WHERE r.endpoint_id = d.endpoint_id AND r.status = 'running'
+                                              AND r.only_status <> 'failed')
                         OR EXISTS (SELECT FROM contract.deliveries v
                                    WHERE v.org_id = d.org_id AND v.delivery_id = d.delivery_id
                                          AND (v.round, v.attempts) >= (d.round, d.attempts)))
