@@ -1,6 +1,7 @@
 //! Webhook endpoints: the routes that manage them (here) and the default endpoint (`default`), who may use them
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
-//! (`problems`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
+//! (`problems`), how webhooks authenticate and are signed beside our signature (`receiver_auth`, `compat_signature`,
+//! `nested`, `credentials`, `credential_bodies`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
 //! (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`), enabling and disabling
 //! (`switching`); tests of an endpoint (`trial`); the cache of the dispatcher (`cache`, `matching`), and what it
 //! deletes (`purge`). Nothing here needs Kafka.
@@ -8,6 +9,9 @@
 mod bodies;
 pub(crate) mod cache;
 mod changes;
+pub(crate) mod compat_signature;
+mod credential_bodies;
+pub(crate) mod credentials;
 mod default;
 mod dry_run;
 mod edit;
@@ -17,10 +21,12 @@ mod headers;
 pub(crate) mod input;
 pub(crate) mod managers;
 pub(crate) mod matching;
+mod nested;
 pub(crate) mod notes;
 mod pages;
 mod problems;
 pub(crate) mod purge;
+pub(crate) mod receiver_auth;
 mod rotation;
 pub(crate) mod secrets;
 pub(crate) mod store;
@@ -40,6 +46,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
 use tenancy::audit::{Actor, Origin};
 use tenancy::{Authenticator, Manager};
+use time::OffsetDateTime;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -122,12 +129,14 @@ async fn create(
     origin: Origin,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Response, Problem> {
-    let patch = EndpointPatch::read_new(body, &state.policy.of(caller.org_id)).map_err(invalid)?;
+    let now = OffsetDateTime::now_utc();
+    let patch = EndpointPatch::read_new(body, &state.policy.of(caller.org_id), now).map_err(invalid)?;
     let Some(url) = patch.url.clone() else {
         return Err(invalid(vec![FieldError::new("url", "is required")]));
     };
     let (mut endpoint, secret) = new_endpoint(&state.sealing, caller.org_id, url);
     apply(&mut endpoint, patch, &state.sealing);
+    credentials::check(&endpoint, &state.sealing).map_err(invalid)?;
     let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let stored = store::create(&mut transaction, version, &endpoint).await.map_err(refused)?;
@@ -182,7 +191,8 @@ async fn update(
     PathId(id): PathId<EndpointId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<EndpointBody>, Problem> {
-    let patch = EndpointPatch::read(&body, &state.policy.of(caller.org_id)).map_err(invalid)?;
+    let now = OffsetDateTime::now_utc();
+    let patch = EndpointPatch::read(&body, &state.policy.of(caller.org_id), now).map_err(invalid)?;
     let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let change = |endpoint: &mut _| apply(endpoint, patch, &state.sealing);
@@ -190,6 +200,8 @@ async fn update(
         .await
         .map_err(failed)?
         .ok_or_else(Problem::not_found)?;
+    // A refusal drops the transaction, and the change with it.
+    credentials::check(&stored, &state.sealing).map_err(invalid)?;
     let actor = Actor::Key(caller.key_id);
     note(&mut transaction, actor, Some(&origin), "endpoint.changed", &stored).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
