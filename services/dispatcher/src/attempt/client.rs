@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
@@ -187,7 +189,8 @@ impl WebhookClient {
             }
             Some(Authorization::Token(source)) => {
                 let timed_out = |_| Failure::Timeout(endpoint.timeout.as_secs()).of_token();
-                let token = timeout_at(deadline, self.tokens.get(endpoint.org_id, source)).await.map_err(timed_out)??;
+                let token =
+                    timeout_at(deadline, self.tokens.get(endpoint.org_id, source)).await.map_err(timed_out)??;
                 request.headers_mut().insert(AUTHORIZATION, token.header.clone());
                 Ok(Some((source, token)))
             }
@@ -306,5 +309,7 @@ fn text(bytes: &[u8]) -> String {
     text
 }
 
+#[cfg(test)]
+mod auth_tests;
 #[cfg(test)]
 mod tests;

@@ -64,8 +64,7 @@ impl Described {
 pub(crate) fn describe(certificate: &str) -> Result<Described, CertificateProblem> {
     let chain = chain(certificate)?;
     let first = chain.first().ok_or(CertificateProblem::Pem)?;
-    let (rest, parsed) =
-        x509_parser::parse_x509_certificate(first).map_err(|_| CertificateProblem::Malformed)?;
+    let (rest, parsed) = x509_parser::parse_x509_certificate(first).map_err(|_| CertificateProblem::Malformed)?;
     if !rest.is_empty() {
         return Err(CertificateProblem::Malformed);
     }

@@ -117,8 +117,8 @@ impl TlsFailure {
     /// Whether the receiver refused the certificate of the client, or missed it.
     fn is_about_ours(error: &rustls::Error) -> bool {
         use AlertDescription::{
-            BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown,
-            UnknownCA, UnsupportedCertificate,
+            BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown, UnknownCA,
+            UnsupportedCertificate,
         };
         matches!(
             error,

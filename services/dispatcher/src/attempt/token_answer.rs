@@ -147,10 +147,26 @@ mod tests {
             (302, json!({}), "answered 302"),
             (200, json!({}), "answered without a bearer token of at most 8 KiB"),
             (200, json!({"access_token": "t"}), "answered without a bearer token of at most 8 KiB"),
-            (200, json!({"access_token": "t", "token_type": "mac"}), "answered without a bearer token of at most 8 KiB"),
-            (200, json!({"access_token": "", "token_type": "Bearer"}), "answered without a bearer token of at most 8 KiB"),
-            (200, json!({"access_token": "a\nb", "token_type": "Bearer"}), "answered without a bearer token of at most 8 KiB"),
-            (200, json!({"access_token": "t".repeat(8193), "token_type": "Bearer"}), "answered without a bearer token of at most 8 KiB"),
+            (
+                200,
+                json!({"access_token": "t", "token_type": "mac"}),
+                "answered without a bearer token of at most 8 KiB",
+            ),
+            (
+                200,
+                json!({"access_token": "", "token_type": "Bearer"}),
+                "answered without a bearer token of at most 8 KiB",
+            ),
+            (
+                200,
+                json!({"access_token": "a\nb", "token_type": "Bearer"}),
+                "answered without a bearer token of at most 8 KiB",
+            ),
+            (
+                200,
+                json!({"access_token": "t".repeat(8193), "token_type": "Bearer"}),
+                "answered without a bearer token of at most 8 KiB",
+            ),
         ] {
             assert_eq!(read_json(status, &body).unwrap_err().to_string(), reason, "{body}");
         }

@@ -21,7 +21,7 @@ use crate::attempt::sign::Secret;
     "filter": {"path": "order.total", "gte": 100},
     "description": null,
     "auth": {"type": "basic", "username": "triggers"},
-    "compat_signature": null,
+    "compat_signature": {"format": "sha256-hex", "header": "x-hub-signature-256", "has_secret": false},
     "max_in_flight": null,
     "timeout_seconds": 10,
     "retry_schedule": [30, 120, 600, 3600],
@@ -131,7 +131,12 @@ pub(super) struct RetryDelay(u32);
 /// An endpoint to create. `null` is the same as absent.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = NewEndpoint, example = json!({"url": "https://shop.example/hook", "event_types": ["order.*"]}))]
+#[schema(as = NewEndpoint, example = json!({
+    "url": "https://shop.example/hook",
+    "event_types": ["order.*"],
+    "auth": {"type": "basic", "username": "triggers", "password": "a long and random text"},
+    "compat_signature": {"format": "sha256-hex", "header": "x-hub-signature-256"}
+}))]
 #[expect(dead_code, reason = "describes a body that input reads")]
 pub(super) struct NewEndpointBody {
     /// http or https, without user-info. Private and reserved addresses are refused.

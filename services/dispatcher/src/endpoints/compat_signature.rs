@@ -63,11 +63,7 @@ pub(crate) struct ShownCompatSignature {
 
 impl CompatSignature {
     pub(super) fn shown(&self) -> ShownCompatSignature {
-        ShownCompatSignature {
-            format: self.format,
-            header: self.header.clone(),
-            has_secret: self.secret.is_some(),
-        }
+        ShownCompatSignature { format: self.format, header: self.header.clone(), has_secret: self.secret.is_some() }
     }
 }
 

@@ -26,7 +26,9 @@ enum Basic {
 /// A user name and a password in the header `Authorization`.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = BasicAuth)]
+#[schema(as = BasicAuth, example = json!({
+    "type": "basic", "username": "triggers", "password": "a long and random text"
+}))]
 pub(super) struct BasicAuthBody {
     #[schema(inline)]
     r#type: Basic,
@@ -46,7 +48,7 @@ enum Bearer {
 /// A token in the header `Authorization`.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = BearerAuth)]
+#[schema(as = BearerAuth, example = json!({"type": "bearer", "token": "a-long-and-random-text"}))]
 pub(super) struct BearerAuthBody {
     #[schema(inline)]
     r#type: Bearer,
@@ -64,7 +66,10 @@ enum OAuth2 {
 /// shortly before it expires, and renewed when the receiver answers 401.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = OAuth2Auth)]
+#[schema(as = OAuth2Auth, example = json!({
+    "type": "oauth2", "token_url": "https://id.shop.example/token", "client_id": "triggers",
+    "client_secret": "a long and random text", "scope": "hooks"
+}))]
 pub(super) struct OAuth2Body {
     #[schema(inline)]
     r#type: OAuth2,
@@ -92,7 +97,9 @@ enum Mtls {
 /// A certificate that the receiver asks for when the connection is made.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = MtlsAuth)]
+#[schema(as = MtlsAuth, example = json!({
+    "type": "mtls", "certificate": "-----BEGIN CERTIFICATE-----\n…", "private_key": "-----BEGIN PRIVATE KEY-----\n…"
+}))]
 pub(super) struct MtlsBody {
     #[schema(inline)]
     r#type: Mtls,
@@ -107,7 +114,7 @@ pub(super) struct MtlsBody {
 /// A second signature, in a format that the receiver verifies already.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = NewCompatSignature)]
+#[schema(as = NewCompatSignature, example = json!({"format": "sha256-hex", "header": "x-hub-signature-256"}))]
 pub(super) struct NewCompatSignatureBody {
     format: CompatFormat,
     /// Header that carries the signature.

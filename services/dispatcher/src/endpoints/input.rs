@@ -261,8 +261,7 @@ mod tests {
 
     #[test]
     fn null_changes_only_what_may_be_empty() {
-        let nullable =
-            json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null,
+        let nullable = json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null,
                    "auth": null, "compat_signature": null});
         let wanted = EndpointPatch {
             description: Some(None),

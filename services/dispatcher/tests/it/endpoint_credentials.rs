@@ -104,14 +104,21 @@ async fn what_contradicts_itself_is_refused_by_place() {
     for (body, field) in [
         (json!({"url": url, "auth": bearer, "headers": own}), "auth"),
         (json!({"url": url, "auth": {"type": "bearer", "tokne": "t"}}), "auth.tokne"),
-        (json!({"url": url, "auth": {"type": "oauth2", "token_url": "http://10.0.0.1/", "client_id": "c",
-                                     "client_secret": "s"}}), "auth.token_url"),
+        (
+            json!({"url": url, "auth": {"type": "oauth2", "token_url": "http://10.0.0.1/", "client_id": "c",
+                                     "client_secret": "s"}}),
+            "auth.token_url",
+        ),
         (json!({"url": url, "auth": {"type": "mtls", "certificate": "x", "private_key": "y"}}), "auth.certificate"),
         (json!({"url": url, "compat_signature": signature, "headers": {"x-sig": "1"}}), "compat_signature.header"),
-        (json!({"url": url, "compat_signature": {"format": "sha256-hex", "header": "webhook-signature"}}),
-         "compat_signature.header"),
-        (json!({"url": url, "compat_signature": {"format": "sha256-hex", "header": "x", "secret": "short"}}),
-         "compat_signature.secret"),
+        (
+            json!({"url": url, "compat_signature": {"format": "sha256-hex", "header": "webhook-signature"}}),
+            "compat_signature.header",
+        ),
+        (
+            json!({"url": url, "compat_signature": {"format": "sha256-hex", "header": "x", "secret": "short"}}),
+            "compat_signature.secret",
+        ),
     ] {
         let refused = system.call(Method::POST, "/endpoints", KEY, Some(body)).await.expect(400);
         assert_eq!(refused.body["details"][0]["field"], field);

@@ -15,7 +15,9 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Copy)]
 pub(crate) enum TokenBehavior {
     /// Grants `token-1`, `token-2` and so on, each for so many seconds.
-    Grant { expires_in: u64 },
+    Grant {
+        expires_in: u64,
+    },
     /// Refuses with this status, and with a text that nobody may repeat.
     Refuse(u16),
     Hang,

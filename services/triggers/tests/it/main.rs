@@ -9,6 +9,7 @@ mod api;
 mod bombs;
 mod budgets;
 mod cli;
+mod client_certificates;
 mod deliveries;
 mod delivery_log;
 mod described;

@@ -172,7 +172,13 @@ async fn a_name_is_refused_after_its_look_up() {
     // `localhost` is refused by its name; the connector sees what it resolves to.
     let server = Server::start(|stream| async move { drop(stream) }).await;
     let connector = Connector::new(Resolver::new(), connector::tls_config().unwrap());
-    let origin = Origin { org_id: OrgId::generate(), is_tls: false, host: "localhost".to_owned(), port: server.port, certificate: None };
+    let origin = Origin {
+        org_id: OrgId::generate(),
+        is_tls: false,
+        host: "localhost".to_owned(),
+        port: server.port,
+        certificate: None,
+    };
     let refused = connector.connect(&origin, &EgressPolicy::default()).await.err();
     assert_eq!(refused, Some(Failure::Refused(Refusal::Address)));
     assert_eq!(server.accepted(), 0);
@@ -235,8 +241,13 @@ async fn tls_errors_are_fixed_words() {
             }
         })
         .await;
-        let origin =
-            Origin { org_id: OrgId::generate(), is_tls: true, host: "localhost".to_owned(), port: server.port, certificate: None };
+        let origin = Origin {
+            org_id: OrgId::generate(),
+            is_tls: true,
+            host: "localhost".to_owned(),
+            port: server.port,
+            certificate: None,
+        };
         let outcome = connector.connect(&origin, &with_loopback()).await;
         assert_eq!(outcome.err().map(|failure| failure.to_string()).as_deref(), failure);
     }
