@@ -2,8 +2,8 @@
 
 ALTER TABLE endpoints
     -- What is shown of each: type and public members. NULL: none.
-    ADD COLUMN auth json,
-    ADD COLUMN compat_signature json,
+    ADD COLUMN auth jsonb,
+    ADD COLUMN compat_signature jsonb,
     -- All of each, secrets included, sealed as the headers are.
     ADD COLUMN sealed_auth bytea,
     ADD COLUMN sealed_compat_signature bytea,

@@ -235,7 +235,8 @@ mod tests {
             "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d",
             "filter": {"path": "a", "gte": 1},
             "headers": {"X-Token": "t 1"}, "auth": {"type": "bearer", "token": "t"},
-            "compat_signature": {"format": "sha256-hex", "header": "x-sig"}, "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
+            "compat_signature": {"format": "sha256-hex", "header": "x-sig"},
+            "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
             "enabled": false, "ordered": false,
         }));
         let wanted = EndpointPatch {

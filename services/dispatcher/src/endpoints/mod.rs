@@ -1,10 +1,10 @@
 //! Webhook endpoints: the routes that manage them (here) and the default endpoint (`default`), who may use them
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
 //! (`problems`), how webhooks authenticate and are signed beside our signature (`receiver_auth`, `compat_signature`,
-//! `nested`, `credentials`, `credential_bodies`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
-//! (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`), enabling and disabling
-//! (`switching`); tests of an endpoint (`trial`); the cache of the dispatcher (`cache`, `matching`), and what it
-//! deletes (`purge`). Nothing here needs Kafka.
+//! `nested`, `credentials`, `credential_bodies`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how
+//! many changes there may be (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`),
+//! enabling and disabling (`switching`); tests of an endpoint (`trial`); the cache of the dispatcher (`cache`,
+//! `matching`), and what it deletes (`purge`). Nothing here needs Kafka.
 
 mod bodies;
 pub(crate) mod cache;

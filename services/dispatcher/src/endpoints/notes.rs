@@ -22,8 +22,8 @@ pub(super) fn change(action: &'static str, endpoint: &StoredEndpoint) -> Change 
     Change { org_id: endpoint.org_id, action, target: endpoint.id.as_uuid() }
 }
 
-/// The endpoint after the change, without its secrets: neither the signing secret nor the headers, and of `auth` what is
-/// shown.
+/// The endpoint after the change, without its secrets: neither the signing secret nor the headers, and of `auth` only
+/// what is shown.
 pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
     json!({
         "url": endpoint.url,
