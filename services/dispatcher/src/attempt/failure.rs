@@ -57,10 +57,16 @@ impl Failure {
 
 /// The error of TLS that caused this one.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
+    let mut next = Some(error);
+    while let Some(error) = next {
         let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-        inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref())
-    })
+        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// Why nothing was sent through no fault of the endpoint. It is no attempt.
