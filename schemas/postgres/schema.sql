@@ -258,7 +258,13 @@ CREATE TABLE public.endpoints (
     filter json,
     sealed_previous_secret bytea,
     previous_expires_at timestamp with time zone,
+    auth jsonb,
+    compat_signature jsonb,
+    sealed_auth bytea,
+    sealed_compat_signature bytea,
+    CONSTRAINT endpoints_auth_check CHECK (((auth IS NULL) = (sealed_auth IS NULL))),
     CONSTRAINT endpoints_check CHECK (((disabled_reason IS NULL) = enabled)),
+    CONSTRAINT endpoints_compat_signature_check CHECK (((compat_signature IS NULL) = (sealed_compat_signature IS NULL))),
     CONSTRAINT endpoints_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 1000))),
     CONSTRAINT endpoints_previous_secret_check CHECK (((sealed_previous_secret IS NULL) = (previous_expires_at IS NULL))),
     CONSTRAINT endpoints_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 30)))

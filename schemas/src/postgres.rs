@@ -40,5 +40,10 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 12, name: "endpoints", sql: include_str!("../postgres/migrations/0012_endpoints.sql") },
     Migration { version: 13, name: "deliveries", sql: include_str!("../postgres/migrations/0013_deliveries.sql") },
     Migration { version: 14, name: "retries", sql: include_str!("../postgres/migrations/0014_retries.sql") },
+    Migration {
+        version: 15,
+        name: "receiver_auth",
+        sql: include_str!("../postgres/migrations/0015_receiver_auth.sql"),
+    },
     Migration { version: 16, name: "replays", sql: include_str!("../postgres/migrations/0016_replays.sql") },
 ];

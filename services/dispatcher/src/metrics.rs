@@ -52,6 +52,11 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "triggers_dispatcher_stale_connections_total",
         "Requests that were sent again at once because the receiver had closed the idle connection.",
     ),
+    token_requests: metrics::counter_vec(
+        "triggers_dispatcher_token_requests_total",
+        "Requests for tokens of OAuth 2.0 that webhooks of endpoints need: granted or failed.",
+        &["outcome"],
+    ),
     not_sent: metrics::counter_vec(
         "triggers_dispatcher_not_sent_total",
         "Requests that were not sent through no fault of the endpoint; they are repeated and are no attempts.",
@@ -82,6 +87,7 @@ pub(crate) struct Metrics {
     pub(crate) records: IntCounterVec,
     pub(crate) unreported: IntCounter,
     pub(crate) stale_connections: IntCounter,
+    pub(crate) token_requests: IntCounterVec,
     pub(crate) not_sent: IntCounterVec,
     pub(crate) lag_records: GaugeVec,
     pub(crate) lag_seconds: GaugeVec,

@@ -1,5 +1,5 @@
 //! What the integration tests of several crates share: databases and topics of one test, an HTTP server and client,
-//! records, a webhook receiver, proxies before PostgreSQL and before an HTTP server, certificates, and an audit of the
+//! records, webhook receivers, proxies before PostgreSQL and before an HTTP server, certificates, and an audit of the
 //! fence. Only ever a dev-dependency.
 //!
 //! Servers, and waiting for a condition, are in `devstack::testing`.
@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod receiver;
 pub mod records;
 pub mod setup;
+pub mod tls_receiver;

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
-use http::{Method, Request, Response, Uri};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use time::OffsetDateTime;
-use tokio::time::timeout_at;
+use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::debug;
 use url::{Position, Url};
 
+use crate::attempt::authorization::{Authorization, TokenSource};
 use crate::attempt::body;
 use crate::attempt::connection::Connection;
 use crate::attempt::connector::{self, ClientError, Connector};
@@ -23,6 +26,7 @@ use crate::attempt::pool::{Origin, Pool};
 use crate::attempt::resolver::Resolver;
 use crate::attempt::sign;
 use crate::attempt::timings::{Stopwatch, Timings};
+use crate::attempt::tokens::{Token, Tokens};
 use crate::delivery::OutboundEvent;
 use crate::endpoints::matching::Endpoint;
 use crate::metrics::METRICS;
@@ -66,6 +70,7 @@ pub(crate) struct RequestResult {
 pub(crate) struct WebhookClient {
     connector: Connector,
     pool: Pool,
+    tokens: Tokens,
     policy: Arc<EgressPolicy>,
 }
 
@@ -73,8 +78,12 @@ impl WebhookClient {
     /// # Errors
     /// If TLS or DNS cannot be set up.
     pub(crate) fn new(policy: Arc<EgressPolicy>, name_servers: &[SocketAddr]) -> Result<Self, ClientError> {
-        let connector = Connector::new(Resolver::new(name_servers)?, connector::tls_config()?);
-        Ok(Self { connector, pool: Pool::default(), policy })
+        Ok(Self::with(Connector::new(Resolver::new(name_servers)?, connector::tls_config()?), policy))
+    }
+
+    fn with(connector: Connector, policy: Arc<EgressPolicy>) -> Self {
+        let tokens = Tokens::new(connector.clone(), policy.clone());
+        Self { connector, pool: Pool::default(), tokens, policy }
     }
 
     /// Sends one request. A failure of the receiver is part of the result.
@@ -123,18 +132,36 @@ impl WebhookClient {
         now: OffsetDateTime,
         watch: &mut Stopwatch,
     ) -> Result<EndpointResponse, Failure> {
-        let deadline = tokio::time::Instant::now() + endpoint.timeout;
+        let deadline = Deadline::now() + endpoint.timeout;
         let policy = self.policy.of(event.org_id);
         // The addresses of a name are checked when it is resolved.
         policy.check_host(&endpoint.url)?;
-        let origin = Origin::of(event.org_id, &endpoint.url).ok_or(Failure::Url)?;
+        let mut origin = Origin::of(event.org_id, &endpoint.url).ok_or(Failure::Url)?;
+        if let Some(Authorization::Certificate(certificate)) = &endpoint.authorization {
+            origin.certificate = Some(certificate.clone());
+        }
         let body = Bytes::from(body::request_body(event));
-        let request = request(&endpoint.url, headers(endpoint, event, now.unix_timestamp(), &body), body)?;
+        let mut request = request(&endpoint.url, headers(endpoint, event, now.unix_timestamp(), &body), body)?;
         let timed_out = |_| Failure::Timeout(endpoint.timeout.as_secs());
-        let exchange = timeout_at(deadline, self.exchange(&origin, request, &policy, watch)).await.map_err(timed_out);
-        let (connection, response) = exchange.flatten()?;
+        let mut is_renewed = false;
+        let (connection, response) = loop {
+            let token = self.authorize(endpoint, &mut request, deadline).await?;
+            watch.restart();
+            let exchange = self.exchange(&origin, request.clone(), &policy, watch);
+            let (connection, response) = timeout_at(deadline, exchange).await.map_err(timed_out).flatten()?;
+            match token {
+                // The token may be revoked, or expire earlier than was said: once more, with a fresh one.
+                Some((source, token)) if response.status() == StatusCode::UNAUTHORIZED && !is_renewed => {
+                    self.tokens.reject(source, &token);
+                    let mut rest = Vec::new();
+                    self.finish(&origin, connection, response.into_body(), &mut rest, deadline).await;
+                    is_renewed = true;
+                }
+                _ => break (connection, response),
+            }
+        };
         watch.stop();
-        let (head, mut body) = response.into_parts();
+        let (head, body) = response.into_parts();
         let requested = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let answer = ReceiverAnswer {
             status: Some(head.status.as_u16()),
@@ -143,11 +170,46 @@ impl WebhookClient {
         // Only a response from the public Internet is shown: one from a listed address may be confidential.
         let is_public = policy.classify(connection.remote.ip()) == AddressClass::Public;
         let mut start = Vec::new();
-        if let Ok(true) = timeout_at(deadline, read_start(&mut body, &mut start)).await {
-            self.pool.put(origin, connection);
-        }
+        self.finish(&origin, connection, body, &mut start, deadline).await;
         let excerpt = (is_public && !start.is_empty()).then(|| text(&start));
         Ok(EndpointResponse { is_success: head.status.is_success(), answer, excerpt })
+    }
+
+    /// Sets the header `Authorization`, if the endpoint has one beside its own. `Some`: with this token.
+    async fn authorize<'a>(
+        &self,
+        endpoint: &'a Endpoint,
+        request: &mut Request<Full<Bytes>>,
+        deadline: Deadline,
+    ) -> Result<Option<(&'a Arc<TokenSource>, Arc<Token>)>, Failure> {
+        match &endpoint.authorization {
+            Some(Authorization::Header(value)) => {
+                request.headers_mut().insert(AUTHORIZATION, value.clone());
+                Ok(None)
+            }
+            Some(Authorization::Token(source)) => {
+                let timed_out = |_| Failure::Timeout(endpoint.timeout.as_secs()).of_token();
+                let token =
+                    timeout_at(deadline, self.tokens.get(endpoint.org_id, source)).await.map_err(timed_out)??;
+                request.headers_mut().insert(AUTHORIZATION, token.header.clone());
+                Ok(Some((source, token)))
+            }
+            Some(Authorization::Certificate(_)) | None => Ok(None),
+        }
+    }
+
+    /// Reads the start of an answer's body. If that is all of it, the connection is kept.
+    async fn finish(
+        &self,
+        origin: &Origin,
+        connection: Connection,
+        mut body: Incoming,
+        start: &mut Vec<u8>,
+        deadline: Deadline,
+    ) {
+        if let Ok(true) = timeout_at(deadline, read_start(&mut body, start)).await {
+            self.pool.put(origin.clone(), connection);
+        }
     }
 
     /// Sends the request on an idle connection, or on a new one. The receiver may just have closed an idle connection:
@@ -171,7 +233,7 @@ impl WebhookClient {
         }
         let mut connection = self.connector.connect(origin, policy).await?;
         watch.send(&connection);
-        let response = connection.send(request).await.map_err(|_| Failure::Broken)?;
+        let response = connection.send(request).await.map_err(|error| Failure::of_sending(&error))?;
         Ok((connection, response))
     }
 }
@@ -182,7 +244,11 @@ struct EndpointResponse {
     excerpt: Option<String>,
 }
 
-fn request(url: &Url, headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+/// A `POST` to a URL.
+///
+/// # Errors
+/// If the URL cannot be sent.
+pub(super) fn request(url: &Url, headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
     let target = &url[Position::BeforePath..Position::AfterQuery];
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
@@ -201,6 +267,11 @@ fn headers(endpoint: &Endpoint, event: &OutboundEvent, timestamp: i64, body: &[u
     }
     let id = event.event_id.to_string();
     let signature = sign::sign(endpoint.secrets.at(timestamp), &id, timestamp, body);
+    if let Some(signer) = &endpoint.compat_signer
+        && let Some(value) = signer.value(endpoint.secrets.at(timestamp), timestamp, body)
+    {
+        headers.insert(&signer.header, value);
+    }
     let ours = [(WEBHOOK_ID, Some(id)), (WEBHOOK_SIGNATURE, Some(signature)), (TRACEPARENT, event.traceparent.clone())];
     for (name, value) in ours {
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
@@ -238,5 +309,7 @@ fn text(bytes: &[u8]) -> String {
     text
 }
 
+#[cfg(test)]
+mod auth_tests;
 #[cfg(test)]
 mod tests;

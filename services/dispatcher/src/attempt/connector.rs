@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::net::NetError;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -55,12 +57,22 @@ pub(crate) fn tls_config() -> Result<ClientConfig, ClientError> {
 #[derive(Clone)]
 pub(crate) struct Connector {
     resolver: Resolver,
-    tls: TlsConnector,
+    tls: Arc<ClientConfig>,
 }
 
 impl Connector {
     pub(crate) fn new(resolver: Resolver, tls: ClientConfig) -> Self {
-        Self { resolver, tls: TlsConnector::from(Arc::new(tls)) }
+        Self { resolver, tls: Arc::new(tls) }
+    }
+
+    /// With the certificate of the origin, if it has one. A session of TLS has the certificate of its first connection,
+    /// so sessions with one are not kept.
+    fn tls(&self, origin: &Origin) -> TlsConnector {
+        let Some(certificate) = &origin.certificate else { return TlsConnector::from(self.tls.clone()) };
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certificate.key()));
+        tls.resumption = Resumption::disabled();
+        TlsConnector::from(Arc::new(tls))
     }
 
     /// Connects within [`CONNECT_TIMEOUT`].
@@ -103,7 +115,7 @@ impl Connector {
                 Some(address) => ServerName::from(address),
                 None => ServerName::try_from(origin.host.clone()).map_err(|_| Failure::Tls(TlsFailure::Name))?,
             };
-            let stream = self.tls.connect(name, stream).await;
+            let stream = self.tls(origin).connect(name, stream).await;
             Connection::open(stream.map_err(|error| Failure::Tls(TlsFailure::of(&error)))?, remote).await
         } else {
             Connection::open(stream, remote).await

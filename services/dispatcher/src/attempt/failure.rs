@@ -1,11 +1,14 @@
 //! Why a request has no answer, as the short sentences that a tenant reads: no addresses, URLs, names of a certificate,
-//! or details of a library.
+//! secrets, or details of a library.
 
-use rustls::CertificateError;
+use std::error::Error;
+
+use rustls::{AlertDescription, CertificateError};
 
 use crate::attempt::egress::Refusal;
+use crate::attempt::token_answer::TokenProblem;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{0}")]
     Refused(#[from] Refusal),
@@ -26,8 +29,46 @@ pub(crate) enum Failure {
     Timeout(u64),
     #[error("the connection broke before the response")]
     Broken,
+    /// The token endpoint could not be asked.
+    #[error("the token endpoint could not be used: {0}")]
+    TokenEndpoint(Box<Failure>),
+    #[error("the token endpoint {0}")]
+    Token(#[from] TokenProblem),
     #[error("{0}")]
     NotSent(NotSent),
+}
+
+impl Failure {
+    /// Of sending a request on a connection that stood. With TLS 1.3, a receiver refuses a certificate only then.
+    pub(crate) fn of_sending(error: &hyper::Error) -> Self {
+        match tls_error(error) {
+            Some(error) if TlsFailure::is_about_ours(error) => Self::Tls(TlsFailure::ClientCertificate),
+            _ => Self::Broken,
+        }
+    }
+
+    /// Of fetching a token.
+    pub(crate) fn of_token(self) -> Self {
+        match self {
+            // It is no failure of the token endpoint.
+            Self::NotSent(_) | Self::Token(_) => self,
+            other => Self::TokenEndpoint(Box::new(other)),
+        }
+    }
+}
+
+/// The error of TLS that caused this one.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// Why nothing was sent through no fault of the endpoint. It is no attempt.
@@ -56,6 +97,9 @@ pub(crate) enum TlsFailure {
     Name,
     #[error("unknown certificate authority")]
     UnknownAuthority,
+    /// Ours is not accepted, or there is none.
+    #[error("the receiver does not accept the certificate of the client")]
+    ClientCertificate,
     #[error("TLS handshake failed")]
     Handshake,
 }
@@ -64,7 +108,11 @@ impl TlsFailure {
     /// `error` comes from a handshake.
     pub(crate) fn of(error: &std::io::Error) -> Self {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let Some(rustls::Error::InvalidCertificate(certificate)) = inner else { return Self::Handshake };
+        let certificate = match inner {
+            Some(rustls::Error::InvalidCertificate(certificate)) => certificate,
+            Some(error) if Self::is_about_ours(error) => return Self::ClientCertificate,
+            _ => return Self::Handshake,
+        };
         match certificate {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotValidYet,
@@ -72,5 +120,25 @@ impl TlsFailure {
             CertificateError::UnknownIssuer => Self::UnknownAuthority,
             _ => Self::Handshake,
         }
+    }
+
+    /// Whether the receiver refused the certificate of the client, or missed it.
+    fn is_about_ours(error: &rustls::Error) -> bool {
+        use AlertDescription::{
+            BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked, CertificateUnknown, UnknownCA,
+            UnsupportedCertificate,
+        };
+        matches!(
+            error,
+            rustls::Error::AlertReceived(
+                BadCertificate
+                    | CertificateExpired
+                    | CertificateRequired
+                    | CertificateRevoked
+                    | CertificateUnknown
+                    | UnknownCA
+                    | UnsupportedCertificate
+            )
+        )
     }
 }

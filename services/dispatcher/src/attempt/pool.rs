@@ -1,5 +1,6 @@
 //! Idle connections to receivers, kept for the next request of the same organization to the same origin. The networks
-//! that organizations may reach differ, so none gets the connection of another.
+//! that organizations may reach differ, so none gets the connection of another. A connection with the certificate of an
+//! endpoint is kept for that endpoint.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use schemas::ids::OrgId;
 use url::Url;
 
+use crate::attempt::client_certificate::ClientCertificate;
 use crate::attempt::connection::Connection;
 
 /// Shorter than most servers keep idle connections: those that the server has closed cost a second sending.
@@ -27,13 +29,15 @@ pub(crate) struct Origin {
     /// As in the URL: an IPv6 address has brackets.
     pub host: String,
     pub port: u16,
+    /// By which the dispatcher authenticates on the connection: then only requests of its endpoint use it.
+    pub certificate: Option<ClientCertificate>,
 }
 
 impl Origin {
-    /// `None`: the URL has no host, or no port that is known.
+    /// Without a certificate. `None`: the URL has no host, or no port that is known.
     pub(crate) fn of(org_id: OrgId, url: &Url) -> Option<Self> {
         let (host, port) = (url.host_str()?.to_owned(), url.port_or_known_default()?);
-        Some(Self { org_id, is_tls: url.scheme() == "https", host, port })
+        Some(Self { org_id, is_tls: url.scheme() == "https", host, port, certificate: None })
     }
 }
 
@@ -170,10 +174,13 @@ fn is_expired(since: Instant, now: Instant) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use schemas::ids::EndpointId;
+
     use super::*;
+    use crate::attempt::client_certificate::tests::self_signed;
 
     fn origin(org_id: OrgId, host: &str) -> Origin {
-        Origin { org_id, is_tls: true, host: host.to_owned(), port: 443 }
+        Origin { org_id, is_tls: true, host: host.to_owned(), port: 443, certificate: None }
     }
 
     #[test]
@@ -188,6 +195,22 @@ mod tests {
         idle.put(a.clone(), 3, now);
         assert_eq!(idle.take(&a, now, |_| false), None, "closed");
         assert!(idle.count == 0 && idle.by_origin.is_empty() && idle.by_organization.is_empty());
+    }
+
+    #[test]
+    fn a_connection_with_a_certificate_is_of_its_endpoint() {
+        let (mut idle, now) = (Idle::default(), Instant::now());
+        let plain = origin(OrgId::generate(), "x");
+        let (certificate, key) = self_signed(2100);
+        let with = || {
+            let certificate = ClientCertificate::load(EndpointId::generate(), &certificate, &key).unwrap();
+            Origin { certificate: Some(certificate), ..plain.clone() }
+        };
+        let (one, two) = (with(), with());
+        idle.put(one.clone(), 1, now);
+        assert_eq!(idle.take(&plain, now, |_| true), None, "of an endpoint without a certificate");
+        assert_eq!(idle.take(&two, now, |_| true), None, "of another endpoint with the same certificate");
+        assert_eq!(idle.take(&one.clone(), now, |_| true), Some(1));
     }
 
     #[test]

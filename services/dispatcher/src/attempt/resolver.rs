@@ -3,13 +3,10 @@
 //! policy filters what is found, and the client connects to nothing else, so a name cannot change between the check and
 //! the connection.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
@@ -20,6 +17,7 @@ use schemas::ids::OrgId;
 use tracing::warn;
 
 use crate::attempt::failure::{Failure, NotSent};
+use crate::attempt::single_flight::{Flight, SingleFlight};
 
 /// Look-ups in flight.
 const MAX_LOOKUPS: u64 = 128;
@@ -38,7 +36,6 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 const SERVER_ATTEMPTS: usize = 2;
 
 type Outcome = Result<Arc<[IpAddr]>, Failure>;
-type Lookup = Shared<BoxFuture<'static, Outcome>>;
 
 /// Cloning shares cache and bounds.
 #[derive(Clone)]
@@ -48,17 +45,8 @@ struct Inner {
     dns: TokioResolver,
     known: Cache<String, Outcome>,
     places: KeyedShares<OrgId>,
-    lookups: Mutex<Lookups>,
-}
-
-/// A look-up that requests to one name wait for.
-type SharedLookup = WeakShared<BoxFuture<'static, Outcome>>;
-
-/// Look-ups in flight: requests of an organization to one name share one.
-#[derive(Default)]
-struct Lookups {
-    next_number: u64,
-    by_name: HashMap<(OrgId, String), (u64, SharedLookup)>,
+    /// Requests of an organization to one name share a look-up.
+    lookups: SingleFlight<(OrgId, String), Outcome>,
 }
 
 impl Resolver {
@@ -70,7 +58,8 @@ impl Resolver {
         let known = Cache::builder().max_capacity(MAX_NAMES).time_to_live(KEPT_FOR).build();
         let budget = Budget::new("webhook_lookups", MAX_LOOKUPS, MAX_LOOKUPS_PER_ORGANIZATION);
         let places = KeyedShares::new(budget);
-        Ok(Self(Arc::new(Inner { dns: dns(name_servers)?, known, places, lookups: Mutex::default() })))
+        let lookups = SingleFlight::default();
+        Ok(Self(Arc::new(Inner { dns: dns(name_servers)?, known, places, lookups })))
     }
 
     /// All addresses of a name.
@@ -85,55 +74,23 @@ impl Resolver {
     }
 
     /// The look-up of this name that is in flight, or a new one.
-    fn join(&self, org_id: OrgId, name: &str) -> Lookup {
-        let key = (org_id, name.to_owned());
-        let mut lookups = self.0.lookups();
-        if let Some(lookup) = lookups.by_name.get(&key).and_then(|(_, lookup)| lookup.upgrade()) {
-            return lookup;
-        }
-        lookups.next_number += 1;
-        let number = lookups.next_number;
-        let entry = Entry { inner: self.0.clone(), key: key.clone(), number };
-        let lookup = async move { entry.inner.look_up(entry.key.0, &entry.key.1).await }.boxed().shared();
-        if let Some(weak) = lookup.downgrade() {
-            lookups.by_name.insert(key, (number, weak));
-        }
-        lookup
-    }
-}
-
-/// The entry of a look-up in flight; removed when the look-up ends or is cancelled.
-struct Entry {
-    inner: Arc<Inner>,
-    key: (OrgId, String),
-    number: u64,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let mut lookups = self.inner.lookups();
-        // A later look-up of the name may have replaced it.
-        if lookups.by_name.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
-            lookups.by_name.remove(&self.key);
-        }
+    fn join(&self, org_id: OrgId, name: &str) -> Flight<Outcome> {
+        let (inner, name) = (self.0.clone(), name.to_owned());
+        self.0.lookups.join(&(org_id, name.clone()), || async move { inner.look_up(org_id, name).await })
     }
 }
 
 impl Inner {
-    fn lookups(&self) -> MutexGuard<'_, Lookups> {
-        self.lookups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn look_up(&self, org_id: OrgId, name: &str) -> Outcome {
+    async fn look_up(&self, org_id: OrgId, name: String) -> Outcome {
         let place = self.places.of(org_id).take_when_free(1, PLACE_TIMEOUT).await;
         let place = place.map_err(|_| Failure::NotSent(NotSent::NoLookupPlace))?;
-        let outcome = match self.dns.lookup_ip(name).await {
+        let outcome = match self.dns.lookup_ip(name.as_str()).await {
             Ok(found) => Ok(found.iter().take(MAX_ADDRESSES).collect::<Arc<[IpAddr]>>()),
             Err(error) => Err(failure(&error)),
         };
         drop(place);
         let outcome = outcome.and_then(|found| if found.is_empty() { Err(Failure::NameUnknown) } else { Ok(found) });
-        self.known.insert(name.to_owned(), outcome.clone());
+        self.known.insert(name, outcome.clone());
         outcome
     }
 }

@@ -42,6 +42,12 @@ impl Stopwatch {
         }
     }
 
+    /// What came before, such as the fetching of a token, or a request whose answer asks for another one, is in the
+    /// latency only.
+    pub(crate) fn restart(&mut self) {
+        *self = Self::start();
+    }
+
     /// The request goes to this connection, which was opened for it or was idle.
     pub(crate) fn send(&mut self, connection: &Connection) {
         self.reused = connection.served > 0;

@@ -217,6 +217,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+    use crate::endpoints::credentials::StoredCredentials;
 
     const ACCEPTED: OffsetDateTime = datetime!(2026-11-21 9:00 UTC);
 
@@ -232,6 +233,7 @@ mod tests {
             sealed_secret: None,
             sealed_previous_secret: None,
             previous_expires_at: None,
+            credentials: StoredCredentials::default(),
             max_in_flight: None,
             timeout_seconds: 10,
             retry_schedule: Vec::new(),

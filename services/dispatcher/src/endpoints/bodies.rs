@@ -6,10 +6,13 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::compat_signature::ShownCompatSignature;
+use super::credential_bodies::{NewAuthBody, NewCompatSignatureBody};
+use super::receiver_auth::ShownAuth;
 use super::store::StoredEndpoint;
 use crate::attempt::sign::Secret;
 
-/// An endpoint. Its headers are write-only.
+/// An endpoint. Its headers, and the secrets of `auth` and `compat_signature`, are write-only.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Endpoint, example = json!({
     "id": "0192f0c1-2345-7abc-8def-0123456789ad",
@@ -17,6 +20,8 @@ use crate::attempt::sign::Secret;
     "event_types": ["order.*"],
     "filter": {"path": "order.total", "gte": 100},
     "description": null,
+    "auth": {"type": "basic", "username": "triggers"},
+    "compat_signature": {"format": "sha256-hex", "header": "x-hub-signature-256", "has_secret": false},
     "max_in_flight": null,
     "timeout_seconds": 10,
     "retry_schedule": [30, 120, 600, 3600],
@@ -36,6 +41,10 @@ pub(super) struct EndpointBody {
     #[schema(value_type = Option<Object>)]
     filter: Option<Value>,
     description: Option<String>,
+    /// How its webhooks authenticate, beside their signature. Null: not at all.
+    auth: Option<ShownAuth>,
+    /// Null: only our signature.
+    compat_signature: Option<ShownCompatSignature>,
     /// Null: the default of the system.
     max_in_flight: Option<i32>,
     timeout_seconds: i32,
@@ -66,6 +75,8 @@ impl EndpointBody {
             event_types: endpoint.event_types,
             filter: endpoint.filter,
             description: endpoint.description,
+            auth: endpoint.credentials.auth,
+            compat_signature: endpoint.credentials.compat_signature,
             max_in_flight: endpoint.max_in_flight,
             timeout_seconds: endpoint.timeout_seconds,
             retry_schedule: endpoint.retry_schedule,
@@ -130,7 +141,12 @@ pub(super) struct RetryDelay(u32);
 /// An endpoint to create. `null` is the same as absent.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = NewEndpoint, example = json!({"url": "https://shop.example/hook", "event_types": ["order.*"]}))]
+#[schema(as = NewEndpoint, example = json!({
+    "url": "https://shop.example/hook",
+    "event_types": ["order.*"],
+    "auth": {"type": "basic", "username": "triggers", "password": "a long and random text"},
+    "compat_signature": {"format": "sha256-hex", "header": "x-hub-signature-256"}
+}))]
 #[expect(dead_code, reason = "describes a body that input reads")]
 pub(super) struct NewEndpointBody {
     /// http or https, without user-info. Private and reserved addresses are refused.
@@ -150,6 +166,10 @@ pub(super) struct NewEndpointBody {
     description: Option<String>,
     /// Headers of its webhooks, at most 20 and 4 KiB; write-only.
     headers: Option<std::collections::HashMap<String, String>>,
+    /// How its webhooks authenticate to the receiver. Types that set `Authorization` exclude a header of that name.
+    auth: Option<NewAuthBody>,
+    /// A second signature beside ours.
+    compat_signature: Option<NewCompatSignatureBody>,
     /// Webhooks at the same time.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,
@@ -186,6 +206,11 @@ pub(super) struct EndpointPatchBody {
     /// Headers of its webhooks, at most 20 and 4 KiB; write-only. They replace the old ones.
     #[schema(required = false)]
     headers: std::collections::HashMap<String, String>,
+    /// Replaces the old one as a whole. Null: none. Another scheme, host or port of `url` removes it, as it removes
+    /// `headers`, unless it is given too.
+    auth: Option<NewAuthBody>,
+    /// Replaces the old one as a whole. Null: none.
+    compat_signature: Option<NewCompatSignatureBody>,
     /// Webhooks at the same time. Null: the default of the system.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,

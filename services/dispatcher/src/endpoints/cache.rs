@@ -10,6 +10,8 @@ use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 use url::Url;
 
+use crate::attempt::authorization::Authorization;
+use crate::attempt::compat_sign::CompatSigner;
 use crate::endpoints::headers::header;
 use crate::endpoints::matching::{Change, Endpoint, Secrets, Snapshot, Subscription};
 use crate::endpoints::pages::{PAGE_ROWS, ReadUpTo, Rows};
@@ -180,12 +182,22 @@ impl EndpointCache {
             secrets.push(secrets::open_secret(sealing, stored.id, &previous)?);
         }
         let headers = secrets::open_headers(sealing, stored.id, stored.sealed_headers.as_deref())?;
+        let authorization = match stored.credentials.sealed_auth {
+            Some(sealed) => Some(Authorization::of(stored.id, &secrets::open_auth(sealing, stored.id, &sealed)?)?),
+            None => None,
+        };
+        let compat_signer = match stored.credentials.sealed_compat_signature {
+            Some(sealed) => Some(CompatSigner::of(&secrets::open_compat_signature(sealing, stored.id, &sealed)?)?),
+            None => None,
+        };
         Some(Endpoint {
             id: stored.id,
             org_id: stored.org_id,
             url: Url::parse(&stored.url).ok()?,
             secrets: Secrets { all: secrets, previous_expires_at: stored.previous_expires_at },
             headers: headers.iter().filter_map(|(name, value)| header(name, value).ok()).collect(),
+            authorization,
+            compat_signer,
             max_in_flight: stored
                 .max_in_flight
                 .and_then(|max| usize::try_from(max).ok())

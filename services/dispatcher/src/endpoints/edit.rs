@@ -7,6 +7,7 @@ use schemas::ids::{EndpointId, OrgId};
 use time::OffsetDateTime;
 use url::Url;
 
+use super::credentials::StoredCredentials;
 use super::input::{DEFAULT_TIMEOUT_SECONDS, EndpointPatch};
 use super::secrets;
 use super::store::StoredEndpoint;
@@ -28,6 +29,7 @@ pub(super) fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> 
         sealed_secret: Some(secrets::seal_secret(sealing, id, &secret)),
         sealed_previous_secret: None,
         previous_expires_at: None,
+        credentials: StoredCredentials::default(),
         max_in_flight: None,
         timeout_seconds: signed(DEFAULT_TIMEOUT_SECONDS),
         retry_schedule: DEFAULT_DELAYS_SECONDS.map(signed).to_vec(),
@@ -49,15 +51,18 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         filter,
         description,
         headers,
+        auth,
+        compat_signature,
         max_in_flight,
         timeout_seconds,
         retry_schedule,
         enabled,
     } = patch;
     if let Some(url) = url {
-        // The headers may be credentials for the receiver: they do not go to another one.
+        // The headers may be credentials for the receiver, as `auth` is: they do not go to another one.
         if !is_same_origin(&endpoint.url, &url) {
             endpoint.sealed_headers = None;
+            endpoint.credentials.set_auth(sealing, endpoint.id, None);
         }
         endpoint.url = url;
     }
@@ -72,6 +77,12 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     }
     if let Some(headers) = headers {
         endpoint.sealed_headers = secrets::seal_headers(sealing, endpoint.id, &headers);
+    }
+    if let Some(auth) = auth {
+        endpoint.credentials.set_auth(sealing, endpoint.id, auth.as_ref());
+    }
+    if let Some(signature) = compat_signature {
+        endpoint.credentials.set_compat_signature(sealing, endpoint.id, signature.as_ref());
     }
     if let Some(max_in_flight) = max_in_flight {
         endpoint.max_in_flight = max_in_flight.map(signed);
@@ -113,6 +124,7 @@ fn is_same_origin(old: &str, new: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoints::receiver_auth::ReceiverAuth;
 
     #[test]
     fn headers_stay_only_while_the_origin_does() {
@@ -132,5 +144,22 @@ mod tests {
                 EndpointPatch { url: url("https://a.example/"), headers: headers.clone(), ..Default::default() };
             assert!(has_headers(given), "headers that are given again");
         }
+    }
+
+    #[test]
+    fn auth_stays_only_while_the_origin_does() {
+        let sealing = SealingKey::from_bytes([1; 32]);
+        let auth = Some(Some(ReceiverAuth::Bearer { token: "t".to_owned() }));
+        let (mut endpoint, _) = new_endpoint(&sealing, OrgId::generate(), "https://a.example/x".to_owned());
+        let mut has_auth = |url: Option<&str>, auth| {
+            let patch = EndpointPatch { url: url.map(str::to_owned), auth, ..EndpointPatch::default() };
+            apply(&mut endpoint, patch, &sealing);
+            (endpoint.credentials.auth.is_some(), endpoint.credentials.sealed_auth.is_some())
+        };
+        assert_eq!(has_auth(None, auth.clone()), (true, true));
+        assert_eq!(has_auth(Some("https://a.example/y"), None), (true, true));
+        assert_eq!(has_auth(Some("https://b.example/"), None), (false, false));
+        assert_eq!(has_auth(Some("https://c.example/"), auth), (true, true), "auth that is given again");
+        assert_eq!(has_auth(None, Some(None)), (false, false), "null removes it");
     }
 }

@@ -2,10 +2,13 @@
 
 use http_server::{FieldError, JsonObject};
 use serde_json::Value;
+use time::OffsetDateTime;
 
+use super::compat_signature::{self, CompatSignature};
 use super::event_types::check_pattern;
 use super::filter;
 use super::headers::{self, Headers};
+use super::receiver_auth::{self, ReceiverAuth};
 use crate::attempt::egress::EgressPolicy;
 
 /// Timeout of one request if the endpoint has none of its own, seconds.
@@ -24,6 +27,8 @@ const MEMBERS: &[&str] = &[
     "filter",
     "description",
     "headers",
+    "auth",
+    "compat_signature",
     "ordered",
     "max_in_flight",
     "rate_limit_per_second",
@@ -44,6 +49,10 @@ pub(crate) struct EndpointPatch {
     pub filter: Option<Option<Value>>,
     pub description: Option<Option<String>>,
     pub headers: Option<Headers>,
+    /// Inner `None`: only the signature.
+    pub auth: Option<Option<ReceiverAuth>>,
+    /// Inner `None`: only ours.
+    pub compat_signature: Option<Option<CompatSignature>>,
     /// Inner `None`: the dispatcher's default.
     pub max_in_flight: Option<Option<u32>>,
     pub timeout_seconds: Option<u32>,
@@ -57,10 +66,14 @@ impl EndpointPatch {
     ///
     /// # Errors
     /// Every invalid field.
-    pub(crate) fn read_new(mut object: JsonObject, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
+    pub(crate) fn read_new(
+        mut object: JsonObject,
+        policy: &EgressPolicy,
+        now: OffsetDateTime,
+    ) -> Result<Self, Vec<FieldError>> {
         object.refuse_unknown(MEMBERS).map_err(|error| vec![error])?;
         object.0.retain(|_, value| !value.is_null());
-        Self::read(&object, policy)
+        Self::read(&object, policy, now)
     }
 
     /// Reads the fields of a change. `null` is refused, except for fields that may be empty. Planned fields are
@@ -68,15 +81,21 @@ impl EndpointPatch {
     ///
     /// # Errors
     /// Every invalid field.
-    pub(crate) fn read(object: &JsonObject, policy: &EgressPolicy) -> Result<Self, Vec<FieldError>> {
+    pub(crate) fn read(
+        object: &JsonObject,
+        policy: &EgressPolicy,
+        now: OffsetDateTime,
+    ) -> Result<Self, Vec<FieldError>> {
         object.refuse_unknown(MEMBERS).map_err(|error| vec![error])?;
         let mut fields = Fields { object, errors: Vec::new() };
         let patch = Self {
             url: fields.take("url", |value| url(value, policy)),
             event_types: fields.take("event_types", event_types),
-            filter: fields.take_filter(),
+            filter: fields.take_object("filter", |value| filter::read(value, "filter").map(|_compiled| value.clone())),
             description: fields.take_nullable("description", description),
             headers: fields.take("headers", headers::read),
+            auth: fields.take_object("auth", |value| receiver_auth::read(value, policy, now)),
+            compat_signature: fields.take_object("compat_signature", compat_signature::read),
             max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, MAX_IN_FLIGHT)),
             timeout_seconds: fields.take("timeout_seconds", |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
             retry_schedule: fields.take("retry_schedule", retry_schedule),
@@ -111,13 +130,18 @@ impl Fields<'_> {
         self.take(name, |value| if value.is_null() { Ok(None) } else { read(value).map(Some) })
     }
 
-    fn take_filter(&mut self) -> Option<Option<Value>> {
-        let value = self.object.0.get("filter")?;
+    /// A field that may be empty, and whose errors have places within it.
+    fn take_object<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&Value) -> Result<T, Vec<FieldError>>,
+    ) -> Option<Option<T>> {
+        let value = self.object.0.get(name)?;
         if value.is_null() {
             return Some(None);
         }
-        match filter::read(value, "filter") {
-            Ok(_compiled) => Some(Some(value.clone())),
+        match read(value) {
+            Ok(read) => Some(Some(read)),
             Err(errors) => {
                 self.errors.extend(errors);
                 None
@@ -187,16 +211,18 @@ mod tests {
 
     use super::*;
 
+    const NOW: OffsetDateTime = time::macros::datetime!(2026-11-29 0:00 UTC);
+
     fn policy() -> EgressPolicy {
         EgressPolicy::default()
     }
 
     fn read(value: &Value) -> Result<EndpointPatch, Vec<FieldError>> {
-        EndpointPatch::read(&JsonObject(value.as_object().unwrap().clone()), &policy())
+        EndpointPatch::read(&JsonObject(value.as_object().unwrap().clone()), &policy(), NOW)
     }
 
     fn read_new(value: &Value) -> Result<EndpointPatch, Vec<FieldError>> {
-        EndpointPatch::read_new(JsonObject(value.as_object().unwrap().clone()), &policy())
+        EndpointPatch::read_new(JsonObject(value.as_object().unwrap().clone()), &policy(), NOW)
     }
 
     fn invalid_fields(value: &Value) -> Vec<String> {
@@ -208,7 +234,9 @@ mod tests {
         let patch = read(&json!({
             "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d",
             "filter": {"path": "a", "gte": 1},
-            "headers": {"X-Token": "t 1"}, "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
+            "headers": {"X-Token": "t 1"}, "auth": {"type": "bearer", "token": "t"},
+            "compat_signature": {"format": "sha256-hex", "header": "x-sig"},
+            "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
             "enabled": false, "ordered": false,
         }));
         let wanted = EndpointPatch {
@@ -217,6 +245,12 @@ mod tests {
             filter: Some(Some(json!({"path": "a", "gte": 1}))),
             description: Some(Some("d".to_owned())),
             headers: Some(vec![("x-token".to_owned(), "t 1".to_owned())]),
+            auth: Some(Some(ReceiverAuth::Bearer { token: "t".to_owned() })),
+            compat_signature: Some(Some(CompatSignature {
+                format: compat_signature::CompatFormat::Sha256Hex,
+                header: "x-sig".to_owned(),
+                secret: None,
+            })),
             max_in_flight: Some(Some(3)),
             timeout_seconds: Some(30),
             retry_schedule: Some(Vec::new()),
@@ -228,11 +262,13 @@ mod tests {
 
     #[test]
     fn null_changes_only_what_may_be_empty() {
-        let nullable =
-            json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null});
+        let nullable = json!({"description": null, "max_in_flight": null, "filter": null, "rate_limit_per_second": null,
+                   "auth": null, "compat_signature": null});
         let wanted = EndpointPatch {
             description: Some(None),
             filter: Some(None),
+            auth: Some(None),
+            compat_signature: Some(None),
             max_in_flight: Some(None),
             ..EndpointPatch::default()
         };

@@ -13,6 +13,8 @@ use url::Url;
 use super::event_types::matches;
 use super::filter::Filter;
 use super::filter::payload::Payload;
+use crate::attempt::authorization::Authorization;
+use crate::attempt::compat_sign::CompatSigner;
 use crate::attempt::sign::Secret;
 
 /// Which events an endpoint gets. Also of an endpoint that cannot be used.
@@ -34,6 +36,9 @@ pub(crate) struct Endpoint {
     pub url: Url,
     pub secrets: Secrets,
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub authorization: Option<Authorization>,
+    /// The second signature.
+    pub compat_signer: Option<CompatSigner>,
     /// Maximum of requests in flight.
     pub max_in_flight: usize,
     /// Of one request, including its response.
@@ -192,6 +197,8 @@ pub(crate) mod tests {
             url: Url::parse("https://example.com/").unwrap(),
             secrets: Secrets { all: Vec::new(), previous_expires_at: None },
             headers: Vec::new(),
+            authorization: None,
+            compat_signer: None,
             max_in_flight: 1,
             timeout: Duration::from_secs(1),
             retry_delays_seconds: Vec::new(),

@@ -1,14 +1,18 @@
 //! Webhook endpoints: the routes that manage them (here) and the default endpoint (`default`), who may use them
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
-//! (`problems`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
-//! (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`), enabling and disabling
-//! (`switching`); tests of an endpoint (`trial`), and the backfill of a new one (`backfill`); the cache of the
-//! dispatcher (`cache`, `matching`), and what it deletes (`purge`). Nothing here needs Kafka.
+//! (`problems`), how webhooks authenticate and are signed beside our signature (`receiver_auth`, `compat_signature`,
+//! `nested`, `credentials`, `credential_bodies`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how
+//! many changes there may be (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`),
+//! enabling and disabling (`switching`); tests of an endpoint (`trial`), and the backfill of a new one (`backfill`); the
+//! cache of the dispatcher (`cache`, `matching`), and what it deletes (`purge`). Nothing here needs Kafka.
 
 mod backfill;
 mod bodies;
 pub(crate) mod cache;
 mod changes;
+pub(crate) mod compat_signature;
+mod credential_bodies;
+pub(crate) mod credentials;
 mod default;
 mod dry_run;
 mod edit;
@@ -18,10 +22,12 @@ mod headers;
 pub(crate) mod input;
 pub(crate) mod managers;
 pub(crate) mod matching;
+mod nested;
 pub(crate) mod notes;
 mod pages;
 mod problems;
 pub(crate) mod purge;
+pub(crate) mod receiver_auth;
 mod rotation;
 pub(crate) mod secrets;
 pub(crate) mod store;
@@ -41,6 +47,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, Transaction};
 use tenancy::audit::{Actor, Origin};
 use tenancy::{Authenticator, Manager};
+use time::OffsetDateTime;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -124,14 +131,16 @@ async fn create(
     origin: Origin,
     JsonBody(mut body): JsonBody<JsonObject>,
 ) -> Result<Response, Problem> {
+    let now = OffsetDateTime::now_utc();
     let backfill = backfill::take(&mut body, &state.sealing, caller.org_id);
-    let patch = EndpointPatch::read_new(body, &state.policy.of(caller.org_id));
+    let patch = EndpointPatch::read_new(body, &state.policy.of(caller.org_id), now);
     let (patch, backfill) = backfill::both(patch, backfill).map_err(invalid)?;
     let Some(url) = patch.url.clone() else {
         return Err(invalid(vec![FieldError::new("url", "is required")]));
     };
     let (mut endpoint, secret) = new_endpoint(&state.sealing, caller.org_id, url);
     apply(&mut endpoint, patch, &state.sealing);
+    credentials::check(&endpoint, &state.sealing).map_err(invalid)?;
     let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let stored = store::create(&mut transaction, version, &endpoint).await.map_err(refused)?;
@@ -190,7 +199,8 @@ async fn update(
     PathId(id): PathId<EndpointId>,
     JsonBody(body): JsonBody<JsonObject>,
 ) -> Result<Json<EndpointBody>, Problem> {
-    let patch = EndpointPatch::read(&body, &state.policy.of(caller.org_id)).map_err(invalid)?;
+    let now = OffsetDateTime::now_utc();
+    let patch = EndpointPatch::read(&body, &state.policy.of(caller.org_id), now).map_err(invalid)?;
     let mut transaction = state.begin_change(caller.org_id).await?;
     let version = store::raise_version(&mut transaction).await.map_err(failed)?;
     let change = |endpoint: &mut _| apply(endpoint, patch, &state.sealing);
@@ -198,6 +208,8 @@ async fn update(
         .await
         .map_err(failed)?
         .ok_or_else(Problem::not_found)?;
+    // A refusal drops the transaction, and the change with it.
+    credentials::check(&stored, &state.sealing).map_err(invalid)?;
     let actor = Actor::Key(caller.key_id);
     note(&mut transaction, actor, Some(&origin), "endpoint.changed", &stored).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;

@@ -22,7 +22,8 @@ pub(super) fn change(action: &'static str, endpoint: &StoredEndpoint) -> Change 
     Change { org_id: endpoint.org_id, action, target: endpoint.id.as_uuid() }
 }
 
-/// The endpoint after the change, without its secrets: neither the signing secret nor the headers.
+/// The endpoint after the change, without its secrets: neither the signing secret nor the headers, and of `auth` only
+/// what is shown.
 pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
     json!({
         "url": endpoint.url,
@@ -30,6 +31,8 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "filter": endpoint.filter,
         "description": endpoint.description,
         "has_headers": endpoint.sealed_headers.is_some(),
+        "auth": endpoint.credentials.auth,
+        "compat_signature": endpoint.credentials.compat_signature,
         "max_in_flight": endpoint.max_in_flight,
         "timeout_seconds": endpoint.timeout_seconds,
         "retry_schedule": endpoint.retry_schedule,

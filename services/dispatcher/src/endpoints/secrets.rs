@@ -1,13 +1,20 @@
-//! Seals and opens the secrets of an endpoint under its id: the signing secret and the headers.
+//! Seals and opens the secrets of an endpoint under its id: the signing secret, the headers, and what it has to
+//! authenticate and to sign beside that.
 
 use runtime::seal::SealingKey;
 use schemas::ids::EndpointId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::compat_signature::CompatSignature;
 use super::headers::Headers;
+use super::receiver_auth::ReceiverAuth;
 use crate::attempt::sign::Secret;
 
 const SECRET: &str = "endpoint-secret";
 const HEADERS: &str = "endpoint-headers";
+const AUTH: &str = "endpoint-auth";
+const COMPAT_SIGNATURE: &str = "endpoint-compat-signature";
 
 pub(crate) fn seal_secret(key: &SealingKey, id: EndpointId, secret: &Secret) -> Vec<u8> {
     key.seal(SECRET, id.as_uuid().as_bytes(), secret.as_bytes())
@@ -35,6 +42,34 @@ pub(crate) fn open_headers(key: &SealingKey, id: EndpointId, sealed: Option<&[u8
     Some(headers.into_iter().collect())
 }
 
+pub(super) fn seal_auth(key: &SealingKey, id: EndpointId, auth: &ReceiverAuth) -> Vec<u8> {
+    seal_json(key, AUTH, id, auth)
+}
+
+/// `None`: another key sealed it.
+pub(super) fn open_auth(key: &SealingKey, id: EndpointId, sealed: &[u8]) -> Option<ReceiverAuth> {
+    open_json(key, AUTH, id, sealed)
+}
+
+pub(super) fn seal_compat_signature(key: &SealingKey, id: EndpointId, signature: &CompatSignature) -> Vec<u8> {
+    seal_json(key, COMPAT_SIGNATURE, id, signature)
+}
+
+/// `None`: another key sealed it.
+pub(super) fn open_compat_signature(key: &SealingKey, id: EndpointId, sealed: &[u8]) -> Option<CompatSignature> {
+    open_json(key, COMPAT_SIGNATURE, id, sealed)
+}
+
+fn seal_json(key: &SealingKey, purpose: &str, id: EndpointId, value: &impl Serialize) -> Vec<u8> {
+    // It fails only for maps whose keys are no texts. The empty value of that case is not read back.
+    let plain = serde_json::to_vec(value).unwrap_or_default();
+    key.seal(purpose, id.as_uuid().as_bytes(), &plain)
+}
+
+fn open_json<T: DeserializeOwned>(key: &SealingKey, purpose: &str, id: EndpointId, sealed: &[u8]) -> Option<T> {
+    serde_json::from_slice(&key.open(purpose, id.as_uuid().as_bytes(), sealed)?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +92,17 @@ mod tests {
             (seal_headers(&key, id, &Headers::new()), open_headers(&key, id, None)),
             (None, Some(Headers::new()))
         );
+    }
+
+    #[test]
+    fn credentials_open_only_as_what_they_are() {
+        let (key, id) = (SealingKey::from_bytes([1; 32]), EndpointId::generate());
+        let auth = ReceiverAuth::Bearer { token: "hush".to_owned() };
+        let sealed = seal_auth(&key, id, &auth);
+        assert!(!String::from_utf8_lossy(&sealed).contains("hush"));
+        assert_eq!(open_auth(&key, id, &sealed), Some(auth));
+        assert_eq!(open_auth(&key, EndpointId::generate(), &sealed), None);
+        assert_eq!(open_auth(&SealingKey::from_bytes([2; 32]), id, &sealed), None);
+        assert_eq!(open_compat_signature(&key, id, &sealed), None);
     }
 }

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::changes;
+use super::credentials::{self, StoredCredentials};
 use crate::retry::schedule;
 
 /// Endpoints per organization.
@@ -32,6 +33,7 @@ pub(crate) struct StoredEndpoint {
     /// The secret before the last rotation, and until when it signs.
     pub sealed_previous_secret: Option<Vec<u8>>,
     pub previous_expires_at: Option<OffsetDateTime>,
+    pub credentials: StoredCredentials,
     /// `None`: the dispatcher's default.
     pub max_in_flight: Option<i32>,
     pub timeout_seconds: i32,
@@ -62,6 +64,7 @@ impl FromRow<'_, PgRow> for StoredEndpoint {
             sealed_secret: row.try_get("sealed_secret")?,
             sealed_previous_secret: row.try_get("sealed_previous_secret")?,
             previous_expires_at: row.try_get("previous_expires_at")?,
+            credentials: StoredCredentials::from_row(row)?,
             max_in_flight: row.try_get("max_in_flight")?,
             timeout_seconds: row.try_get("timeout_seconds")?,
             retry_schedule: row.try_get("retry_schedule")?,
@@ -127,7 +130,7 @@ pub(crate) async fn create(
     if count >= MAX_ENDPOINTS {
         return Err(CreateError::TooMany);
     }
-    let stored = sqlx::query_as(
+    let mut stored: StoredEndpoint = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
                                 timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json) RETURNING *",
@@ -149,6 +152,10 @@ pub(crate) async fn create(
     .bind(new.filter.as_ref().map(Value::to_string))
     .fetch_one(&mut *conn)
     .await?;
+    if new.credentials != stored.credentials {
+        credentials::write(conn, new.id, &new.credentials).await?;
+        stored.credentials = new.credentials.clone();
+    }
     Ok(stored)
 }
 
@@ -208,7 +215,11 @@ pub(crate) async fn update(
             .fetch_optional(&mut *conn)
             .await?;
     let Some(mut endpoint) = found else { return Ok(None) };
+    let credentials = endpoint.credentials.clone();
     change(&mut endpoint);
+    if endpoint.credentials != credentials {
+        credentials::write(&mut *conn, id, &endpoint.credentials).await?;
+    }
     let stored = sqlx::query_as(
         "UPDATE endpoints
          SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
@@ -252,7 +263,8 @@ pub(crate) async fn delete(
     let deleted: Option<StoredEndpoint> = sqlx::query_as(
         "UPDATE endpoints
          SET deleted_at = now(), updated_at = now(), version = $3, sealed_secret = NULL, sealed_headers = NULL,
-             sealed_previous_secret = NULL, previous_expires_at = NULL, description = NULL
+             sealed_previous_secret = NULL, previous_expires_at = NULL, description = NULL,
+             auth = NULL, sealed_auth = NULL, compat_signature = NULL, sealed_compat_signature = NULL
          WHERE org_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *",
     )
     .bind(org_id.as_uuid())
@@ -302,7 +314,8 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
          SET deleted_at = COALESCE(deleted_at, now()), updated_at = now(),
              version = CASE WHEN deleted_at IS NULL THEN $2 ELSE version END,
              url = '', event_types = '{}', filter = NULL, description = NULL, sealed_headers = NULL,
-             sealed_secret = NULL, sealed_previous_secret = NULL, previous_expires_at = NULL
+             sealed_secret = NULL, sealed_previous_secret = NULL, previous_expires_at = NULL,
+             auth = NULL, sealed_auth = NULL, compat_signature = NULL, sealed_compat_signature = NULL
          WHERE id IN (SELECT id FROM endpoints WHERE org_id = $1 AND url <> '' LIMIT $3)",
     )
     .bind(org_id.as_uuid())

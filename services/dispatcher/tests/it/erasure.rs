@@ -19,7 +19,8 @@ async fn set_tombstone(system: &System) {
 
 async fn emptied_endpoints(system: &System) -> i64 {
     let sql = "SELECT count(*) FROM endpoints
-               WHERE url = '' AND sealed_secret IS NULL AND sealed_headers IS NULL AND deleted_at IS NOT NULL";
+               WHERE url = '' AND sealed_secret IS NULL AND sealed_headers IS NULL AND deleted_at IS NOT NULL
+                     AND num_nulls(auth, sealed_auth, compat_signature, sealed_compat_signature) = 4";
     sqlx::query_scalar(sql).fetch_one(&system.pool).await.unwrap()
 }
 
@@ -28,7 +29,9 @@ async fn nothing_is_sent_after_the_tombstone() {
     let system = System::start().await;
     let (fine, failing) =
         (Receiver::start(ReceiverBehavior::Status(200)).await, Receiver::start(ReceiverBehavior::Status(500)).await);
-    system.endpoint(&fine, json!({})).await;
+    let credentials = json!({"auth": {"type": "bearer", "token": "t"},
+                             "compat_signature": {"format": "sha256-hex", "header": "x-sig"}});
+    system.endpoint(&fine, credentials).await;
     system.endpoint(&failing, json!({"retry_schedule": [1, 3600]})).await;
     let plain = system.publish(&system.event("plain")).await;
     let keyed = system.keyed_event("k");

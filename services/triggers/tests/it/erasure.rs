@@ -41,7 +41,9 @@ impl Hooks {
 
 async fn endpoint(api: &Api, url: String) {
     let schedule = [1; 20];
-    api.post("/v1/endpoints", &json!({"url": url, "retry_schedule": schedule})).await.expect(201);
+    let body = json!({"url": url, "retry_schedule": schedule, "auth": {"type": "bearer", "token": "t"},
+                      "compat_signature": {"format": "sha256-hex", "header": "x-sig"}});
+    api.post("/v1/endpoints", &body).await.expect(201);
 }
 
 /// Sends events and acknowledges some until stopped or refused; returns the accepted and the acknowledged ids.
@@ -80,7 +82,10 @@ async fn remaining_rows(database: &PgPool, org_id: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (table,) in tables {
         let emptied = match table.as_str() {
-            "public.endpoints" => "AND NOT (url = '' AND sealed_secret IS NULL AND sealed_headers IS NULL)",
+            "public.endpoints" => {
+                "AND NOT (url = '' AND num_nulls(sealed_secret, sealed_headers, auth, sealed_auth, compat_signature,
+                                                 sealed_compat_signature) = 6)"
+            }
             "public.audit_log" => "AND NOT (action = 'organization.erased' AND detail = '{}' AND actor = 'system')",
             // Counts that one entry.
             "public.audit_counts" => "AND NOT (by_keys = 0 AND by_others = 1)",

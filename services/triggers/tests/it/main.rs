@@ -10,6 +10,7 @@ mod backfill;
 mod bombs;
 mod budgets;
 mod cli;
+mod client_certificates;
 mod deliveries;
 mod delivery_log;
 mod described;

@@ -64,6 +64,8 @@ fn endpoint(url: &str) -> Endpoint {
         org_id: OrgId::generate(),
         secrets: Secrets { all: vec![Secret::generate()], previous_expires_at: None },
         headers: Vec::new(),
+        authorization: None,
+        compat_signer: None,
         max_in_flight: 1,
         timeout: Duration::from_secs(5),
         retry_delays_seconds: Vec::new(),
@@ -170,7 +172,13 @@ async fn a_name_is_refused_after_its_look_up() {
     // `localhost` is refused by its name; the connector sees what it resolves to.
     let server = Server::start(|stream| async move { drop(stream) }).await;
     let connector = Connector::new(Resolver::new(&[]).unwrap(), connector::tls_config().unwrap());
-    let origin = Origin { org_id: OrgId::generate(), is_tls: false, host: "localhost".to_owned(), port: server.port };
+    let origin = Origin {
+        org_id: OrgId::generate(),
+        is_tls: false,
+        host: "localhost".to_owned(),
+        port: server.port,
+        certificate: None,
+    };
     let refused = connector.connect(&origin, &EgressPolicy::default()).await.err();
     assert_eq!(refused, Some(Failure::Refused(Refusal::Address)));
     assert_eq!(server.accepted(), 0);
@@ -233,8 +241,13 @@ async fn tls_errors_are_fixed_words() {
             }
         })
         .await;
-        let origin =
-            Origin { org_id: OrgId::generate(), is_tls: true, host: "localhost".to_owned(), port: server.port };
+        let origin = Origin {
+            org_id: OrgId::generate(),
+            is_tls: true,
+            host: "localhost".to_owned(),
+            port: server.port,
+            certificate: None,
+        };
         let outcome = connector.connect(&origin, &with_loopback()).await;
         assert_eq!(outcome.err().map(|failure| failure.to_string()).as_deref(), failure);
     }

@@ -54,8 +54,11 @@ async fn secrets_are_in_no_log_no_table_and_no_file() {
     let document = Document::of(&api).await;
     let mut secrets = vec![api.key.clone(), operator.key.clone()];
     let header = "value-of-a-secret-header";
-    secrets.push(header.to_owned());
-    let endpoint = json!({"url": "http://127.0.0.1:9/hook", "headers": {"x-token": header}});
+    let (token, signing) = ("token-of-an-endpoint-with-auth", "secret-of-a-second-signature");
+    secrets.extend([header, token, signing].map(str::to_owned));
+    let endpoint = json!({"url": "http://127.0.0.1:9/hook", "headers": {"x-token": header},
+                          "auth": {"type": "bearer", "token": token},
+                          "compat_signature": {"format": "sha256-hex", "header": "x-sig", "secret": signing}});
     let endpoint = api.post("/v1/endpoints", &endpoint).await.expect(201).json();
     secrets_in(&endpoint, &mut secrets);
     let event = api.accept("order.created", &json!(1)).await;
