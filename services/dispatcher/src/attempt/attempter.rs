@@ -19,7 +19,7 @@ use crate::endpoints::matching::Endpoint;
 use crate::endpoints::notes::note;
 use crate::endpoints::store;
 use crate::metrics::METRICS;
-use crate::retry::policy::{self, RetryDecision};
+use crate::retry::policy::{self, ReceiverAnswer, RetryDecision};
 
 /// A lease is longer than the request's timeout by the time for the report and a slow database.
 const LEASE_MARGIN: Duration = Duration::from_secs(25);
@@ -63,7 +63,9 @@ impl Attempter {
                 return AttemptOutcome::NotAttempted { after: rand::random_range(NOT_SENT_DELAY) };
             }
         };
-        slot.finish(Observed { status: result.answer.status, latency: result.latency });
+        let ReceiverAnswer { status, retry_after } = result.answer;
+        let is_of_system = delivery.event.is_of_system();
+        slot.finish(Observed { status, latency: result.latency, retry_after, is_of_system });
         drop(in_flight);
         METRICS.attempt_seconds.observe(result.latency.as_secs_f64());
         let jitter = rand::random_range(-1.0..=1.0);

@@ -36,6 +36,8 @@ pub(crate) struct Endpoint {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Maximum of requests in flight.
     pub max_in_flight: usize,
+    /// `None`: no limit.
+    pub rate_limit_per_second: Option<u32>,
     /// Of one request, including its response.
     pub timeout: Duration,
     /// Delays before the retries.
@@ -193,6 +195,7 @@ pub(crate) mod tests {
             secrets: Secrets { all: Vec::new(), previous_expires_at: None },
             headers: Vec::new(),
             max_in_flight: 1,
+            rate_limit_per_second: None,
             timeout: Duration::from_secs(1),
             retry_delays_seconds: Vec::new(),
         }

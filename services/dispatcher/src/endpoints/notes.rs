@@ -31,6 +31,7 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "description": endpoint.description,
         "has_headers": endpoint.sealed_headers.is_some(),
         "max_in_flight": endpoint.max_in_flight,
+        "rate_limit_per_second": endpoint.rate_limit_per_second,
         "timeout_seconds": endpoint.timeout_seconds,
         "retry_schedule": endpoint.retry_schedule,
         "enabled": endpoint.enabled,

@@ -267,18 +267,18 @@ impl LogWorker {
         // Without an endpoint that takes attempts no slot is needed: the delivery leaves the queue at once.
         let slot = |id: EndpointId| match snapshot.state(id) {
             EndpointState::Enabled(endpoint) => match slots.take(Pool::FirstAttempts, endpoint, now) {
-                Grant::Slot(slot) => Some(Some((endpoint.clone(), slot))),
-                Grant::Busy => None,
-                Grant::CircuitOpen(_) => Some(None),
+                Grant::Slot(slot) => Some(Ok((endpoint.clone(), slot))),
+                Grant::Busy | Grant::RateLimited(_) => None,
+                Grant::Blocked(wait) => Some(Err(wait)),
             },
-            EndpointState::Withheld | EndpointState::Gone => Some(None),
+            EndpointState::Withheld | EndpointState::Gone => Some(Err(Duration::ZERO)),
         };
         while self.attempts.len() < self.max_attempts()
             && let Some((ticket, delivery, granted)) = self.tracker.start(slot)
         {
             match granted {
-                Some((endpoint, slot)) => self.start_attempt(ticket, endpoint, delivery, slot),
-                None => self.tracker.skip_unavailable(ticket),
+                Ok((endpoint, slot)) => self.start_attempt(ticket, endpoint, delivery, slot),
+                Err(wait) => self.tracker.skip_unavailable(ticket, wait),
             }
         }
     }

@@ -65,6 +65,7 @@ fn endpoint(url: &str) -> Endpoint {
         secrets: Secrets { all: vec![Secret::generate()], previous_expires_at: None },
         headers: Vec::new(),
         max_in_flight: 1,
+        rate_limit_per_second: None,
         timeout: Duration::from_secs(5),
         retry_delays_seconds: Vec::new(),
     }

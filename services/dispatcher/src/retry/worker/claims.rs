@@ -21,6 +21,8 @@ use super::{LeasedRow, RetryWorker};
 const MAX_CLAIMS_PER_ENDPOINT: usize = 64;
 /// How long rows wait that cannot be attempted yet.
 const POSTPONED: Duration = Duration::from_secs(1);
+/// How long rows wait at least that were refused by the rate limit of their endpoint.
+const RATE_PAUSE: Duration = Duration::from_millis(200);
 /// How long the rows of an endpoint wait that is enabled and cannot be used.
 const UNUSABLE: Duration = Duration::from_secs(5);
 /// Lease of a row that is only reported.
@@ -136,8 +138,10 @@ impl RetryWorker {
             match self.dependencies.slots.take(Pool::Retries, endpoint, now) {
                 Grant::Slot(slot) => granted.push(slot),
                 Grant::Busy if granted.is_empty() => return Err(POSTPONED),
-                Grant::CircuitOpen(after) if granted.is_empty() => return Err(after),
-                Grant::Busy | Grant::CircuitOpen(_) => break,
+                Grant::Blocked(after) if granted.is_empty() => return Err(after),
+                // Places on the rate limit are used up to 0.9 s late, so several are claimed together.
+                Grant::RateLimited(after) if granted.is_empty() => return Err(after.max(RATE_PAUSE)),
+                Grant::Busy | Grant::Blocked(_) | Grant::RateLimited(_) => break,
             }
         }
         Ok(granted)
