@@ -35,3 +35,31 @@ CREATE INDEX endpoint_conditions_org ON endpoint_conditions (org_id);
 COMMENT ON TABLE endpoint_conditions IS
     'What dispatchers know of endpoints and share: the places on a rate limit, the current rate, the circuit, and since '
     'when every attempt fails. A row that says nothing any more is deleted an hour after its last change.';
+
+CREATE TABLE system_events (
+    event_id   uuid        PRIMARY KEY,
+    org_id     uuid        NOT NULL,
+    event_type text        NOT NULL,
+    -- JSON text.
+    payload    text        NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX system_events_created ON system_events (created_at);
+
+COMMENT ON TABLE system_events IS
+    'Events of the system that are not on the log yet. A row is added in the transaction of what it reports. A dispatcher '
+    'appends the event, and deletes the row when Kafka has it. After a crash in between, the log has the event twice, '
+    'with one id.';
+
+CREATE TABLE system_event_key (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    key      bytea   NOT NULL CHECK (octet_length(key) = 32)
+);
+-- 244 random bits. PostgreSQL has no other source of them without an extension.
+INSERT INTO system_event_key (key)
+VALUES (decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'));
+
+COMMENT ON TABLE system_event_key IS
+    'The key that signs events of the system on the log, so that no other producer can write one.';
+
+CREATE VIEW contract.system_event_key AS SELECT key FROM system_event_key;

@@ -19,6 +19,7 @@ mod metrics;
 mod replays;
 mod retry;
 mod run;
+mod system_events;
 
 pub use attempt::connector::ClientError;
 pub use attempt::egress::EgressPolicy;

@@ -2,13 +2,14 @@
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
 //! (`problems`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
 //! (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`), enabling and disabling
-//! (`switching`); tests of an endpoint (`trial`); the cache of the dispatcher (`cache`, `matching`), and what it
+//! (`switching`), also by the system (`disabling`); tests of an endpoint (`trial`); the cache of the dispatcher (`cache`, `matching`), and what it
 //! deletes (`purge`). Nothing here needs Kafka.
 
 mod bodies;
 pub(crate) mod cache;
 mod changes;
 mod default;
+pub(crate) mod disabling;
 mod dry_run;
 mod edit;
 pub(crate) mod event_types;

@@ -216,6 +216,7 @@ pub(crate) async fn update(
             .fetch_optional(&mut *conn)
             .await?;
     let Some(mut endpoint) = found else { return Ok(None) };
+    let was_enabled = endpoint.enabled;
     change(&mut endpoint);
     let stored = sqlx::query_as(
         "UPDATE endpoints
@@ -244,6 +245,9 @@ pub(crate) async fn update(
     .bind(endpoint.disabled_at)
     .fetch_one(&mut *conn)
     .await?;
+    if endpoint.enabled && !was_enabled {
+        forget_failures(conn, id).await?;
+    }
     if endpoint.enabled {
         schedule::release(conn, id).await?;
     }
@@ -277,20 +281,31 @@ pub(crate) async fn delete(
     Ok(deleted)
 }
 
-/// Disables an endpoint that answered 410, unless it is disabled or deleted already. Returns the changed row.
-pub(crate) async fn disable_gone(
+/// Disables an endpoint for a reason of the system, unless it is disabled or deleted already. Returns the changed row.
+pub(crate) async fn disable(
     conn: &mut PgConnection,
     NewVersion(version): NewVersion,
     id: EndpointId,
+    reason: &'static str,
 ) -> Result<Option<StoredEndpoint>, sqlx::Error> {
     sqlx::query_as(
-        "UPDATE endpoints SET enabled = false, disabled_reason = 'gone', disabled_at = now(), updated_at = now(), version = $2
+        "UPDATE endpoints SET enabled = false, disabled_reason = $3, disabled_at = now(), updated_at = now(), version = $2
          WHERE id = $1 AND enabled AND deleted_at IS NULL RETURNING *",
     )
     .bind(id.as_uuid())
     .bind(version)
+    .bind(reason)
     .fetch_optional(conn)
     .await
+}
+
+/// Forgets the failures of an endpoint that is enabled: only later ones count.
+async fn forget_failures(conn: &mut PgConnection, id: EndpointId) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE endpoint_conditions SET failing_since = NULL, last_failed_at = NULL WHERE endpoint_id = $1")
+        .bind(id.as_uuid())
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Deletes endpoints of an organization that is being erased, at most a batch, and empties their rows, also those of

@@ -13,6 +13,7 @@ use kafka::Record;
 use kafka::consumer::{ConsumerEvent, Session, SessionEnd};
 use kafka::fence::{self, Claim};
 use schemas::ids::EndpointId;
+use schemas::native::SystemKey;
 use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -32,6 +33,7 @@ use crate::log::tracker::{DeliveryTracker, PartitionHistory, Undecided};
 use crate::log::{duplicates, record};
 use crate::metrics::METRICS;
 use crate::retry::schedule;
+use crate::system_events;
 
 use commits::Committer;
 use gauges::Gauges;
@@ -54,6 +56,8 @@ pub(crate) struct LogWorker {
     committer: Committer,
     gauges: Gauges,
     health_check: HealthCheck,
+    /// Read before the first record.
+    system_key: Option<SystemKey>,
 }
 
 impl LogWorker {
@@ -69,6 +73,7 @@ impl LogWorker {
             decisions: JoinSet::new(),
             gauges: Gauges::new(),
             health_check: HealthCheck::new(),
+            system_key: None,
         }
     }
 
@@ -167,6 +172,9 @@ impl LogWorker {
 
     async fn assign(&mut self, claims: Vec<Claim>, session: &Session) {
         let (pool, endpoint_cache) = (self.dependencies.pool.clone(), self.dependencies.endpoint_cache.clone());
+        if self.system_key.is_none() {
+            self.system_key = read_with_retries(&self.dependencies, session, || system_events::read_key(&pool)).await;
+        }
         for claim in &claims {
             let read_history = || async {
                 let scheduled =
@@ -206,7 +214,7 @@ impl LogWorker {
         let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
         for record in records {
             let Some(log_epoch) = self.tracker.log_epoch(record.partition) else { continue };
-            let (read, kind) = record::read(record, log_epoch, &snapshot, now_ms);
+            let (read, kind) = record::read(record, log_epoch, &snapshot, self.system_key.as_ref(), now_ms);
             METRICS.records.with_label_values(&[kind.as_str()]).inc();
             undecided.entry(record.partition).or_default().extend(self.tracker.track(read, now));
         }

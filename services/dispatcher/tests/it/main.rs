@@ -13,6 +13,7 @@ mod guard;
 mod keyed;
 mod log_epochs;
 mod manual_retries;
+mod rates;
 mod replays;
 mod reporting;
 mod restart;

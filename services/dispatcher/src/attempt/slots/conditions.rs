@@ -16,6 +16,8 @@ use super::Slots;
 use super::condition::{CircuitState, ConditionChange, StoredCondition};
 use super::shared_rate::{Lease, SharedRate};
 use super::table::RateAsk;
+use crate::endpoints::disabling::{self, DisablingReason};
+use crate::metrics::METRICS;
 
 /// Endpoints of one statement.
 const BATCH: usize = 1000;
@@ -31,9 +33,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How long places are not asked for again after an error.
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
 
-/// Shares conditions until `shutdown`.
-pub(crate) async fn run(slots: Slots, pool: PgPool, shutdown: CancellationToken) {
-    let sharing = Sharing { slots, pool, writer: Uuid::new_v4() };
+/// Shares conditions until `shutdown`. An endpoint that fails for `disable_after` is disabled.
+pub(crate) async fn run(slots: Slots, pool: PgPool, disable_after: Option<Duration>, shutdown: CancellationToken) {
+    let sharing = Sharing { slots, pool, writer: Uuid::new_v4(), disable_after };
     shutdown.run_until_cancelled(async { tokio::join!(sharing.lease(), sharing.exchange()) }).await;
 }
 
@@ -50,6 +52,7 @@ struct Sharing {
     pool: PgPool,
     /// Names this process.
     writer: Uuid,
+    disable_after: Option<Duration>,
 }
 
 impl Sharing {
@@ -100,11 +103,22 @@ impl Sharing {
         if changes.is_empty() {
             return Ok(());
         }
-        let written = write(&self.pool, self.writer, &changes).await;
-        if written.is_err() {
-            self.slots.put_back(changes);
+        match write(&self.pool, self.writer, &changes).await {
+            Ok(failing) => self.disable(failing).await,
+            Err(error) => {
+                self.slots.put_back(changes);
+                Err(error)
+            }
         }
-        written
+    }
+
+    /// Disables endpoints that have failed for too long. One that could not be disabled is reported again.
+    async fn disable(&self, failing: Vec<(EndpointId, Duration)>) -> Result<(), sqlx::Error> {
+        let Some(least) = self.disable_after else { return Ok(()) };
+        for (id, _) in failing.into_iter().filter(|(_, lasts)| *lasts >= least) {
+            disabling::disable(&self.pool, id, DisablingReason::Failing(least), true).await?;
+        }
+        Ok(())
     }
 }
 
@@ -166,7 +180,10 @@ async fn lease(pool: &PgPool, asks: &[RateAsk]) -> Result<HashMap<EndpointId, Re
     for (id, next_free_us, share, reduced_us, now_us) in rows {
         let Some(ask) = by_id.get(&id) else { continue };
         let mut shared = SharedRate { next_free_us, share, reduced_us };
-        leases.insert(ask.endpoint_id, shared.lease(ask.limit, ask.feedback, now_us));
+        let lease = shared.lease(ask.limit, ask.feedback, now_us);
+        METRICS.places_leased.inc_by(lease.map_or(0, |lease| u64::from(lease.count)));
+        METRICS.rates_reduced.inc_by(u64::from(shared.reduced_us != reduced_us));
+        leases.insert(ask.endpoint_id, lease);
         changed.push((id, shared));
     }
     sqlx::query(
@@ -188,8 +205,12 @@ async fn lease(pool: &PgPool, asks: &[RateAsk]) -> Result<HashMap<EndpointId, Re
     Ok(leases)
 }
 
-/// Writes changes. A success alone makes no row.
-async fn write(pool: &PgPool, writer: Uuid, changes: &[ConditionChange]) -> Result<(), sqlx::Error> {
+/// Writes changes. A success alone makes no row. Returns the endpoints that fail, and for how long.
+async fn write(
+    pool: &PgPool,
+    writer: Uuid,
+    changes: &[ConditionChange],
+) -> Result<Vec<(EndpointId, Duration)>, sqlx::Error> {
     let ids: Vec<Uuid> = changes.iter().map(|change| change.endpoint_id.as_uuid()).collect();
     let is_kept = |change: &&ConditionChange| change.condition.is_some() || change.is_failing == Some(true);
     let kept = || changes.iter().filter(is_kept);
@@ -208,8 +229,9 @@ async fn write(pool: &PgPool, writer: Uuid, changes: &[ConditionChange]) -> Resu
         .bind(&ids)
         .execute(&mut *transaction)
         .await?;
-    update(&mut transaction, writer, &ids, changes).await?;
-    transaction.commit().await
+    let failing = update(&mut transaction, writer, &ids, changes).await?;
+    transaction.commit().await?;
+    Ok(failing)
 }
 
 async fn update(
@@ -217,7 +239,7 @@ async fn update(
     writer: Uuid,
     ids: &[Uuid],
     changes: &[ConditionChange],
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<(EndpointId, Duration)>, sqlx::Error> {
     let now = Instant::now();
     let seconds = |until: Instant| until.saturating_duration_since(now).as_secs_f64();
     let circuit = |change: &ConditionChange| change.condition.map(|condition| condition.circuit.as_str());
@@ -227,7 +249,7 @@ async fn update(
     };
     let stopped_for = |change: &ConditionChange| change.condition?.stopped_until.map(seconds);
     let max_in_flight = |change: &ConditionChange| i32::try_from(change.condition?.max_in_flight).ok();
-    sqlx::query(
+    let failing: Vec<(Uuid, Option<f64>)> = sqlx::query_as(
         "UPDATE endpoint_conditions c
          SET circuit = COALESCE(t.circuit, c.circuit),
              circuit_retry_at = CASE WHEN t.circuit IS NULL THEN c.circuit_retry_at
@@ -241,7 +263,9 @@ async fn update(
          FROM UNNEST($1::uuid[], $2::text[], $3::double precision[], $4::double precision[], $5::integer[],
                      $6::boolean[]) AS t (endpoint_id, circuit, retry_after, stopped_for, max_in_flight, is_failing)
          WHERE c.endpoint_id = t.endpoint_id
-               AND (t.circuit IS NOT NULL OR t.is_failing OR c.failing_since IS NOT NULL)",
+               AND (t.circuit IS NOT NULL OR t.is_failing OR c.failing_since IS NOT NULL)
+         RETURNING c.endpoint_id, CASE WHEN t.is_failing
+                                       THEN extract(epoch FROM c.last_failed_at - c.failing_since)::double precision END",
     )
     .bind(ids)
     .bind(changes.iter().map(circuit).collect::<Vec<_>>())
@@ -250,9 +274,14 @@ async fn update(
     .bind(changes.iter().map(max_in_flight).collect::<Vec<_>>())
     .bind(changes.iter().map(|change| change.is_failing).collect::<Vec<_>>())
     .bind(writer)
-    .execute(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(())
+    let lasts = |(id, seconds): (Uuid, Option<f64>)| Some((EndpointId::from_uuid(id), duration(seconds?)));
+    Ok(failing.into_iter().filter_map(lasts).collect())
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 /// Open circuits and pauses that others have written within this time. `is_start`: those of a process that died while
@@ -282,7 +311,6 @@ async fn read(
     .bind(is_start)
     .fetch_all(pool)
     .await?;
-    let duration = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let stored = |(endpoint_id, org_id, retry_after, stopped_for, version): (_, _, Option<f64>, Option<f64>, _)| {
         StoredCondition {
             endpoint_id: EndpointId::from_uuid(endpoint_id),
