@@ -32,10 +32,9 @@ use crate::error::DispatchError;
 use crate::log::worker::LogWorker;
 use crate::replays;
 use crate::retry::worker::RetryWorker;
-use crate::system_events;
 
 /// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries`,
-/// `endpoint conditions`, `system events` and `replays` under `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
+/// `endpoint conditions` and `replays` under `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
 ///
 /// # Errors
 /// If the HTTP client cannot be created.
@@ -50,7 +49,7 @@ pub fn start(
     let shutdown = supervisor.shutdown();
     let component = supervisor.health().component(CONSUMER);
     let erasure = Erasure::new(pool.clone(), kafka.clone(), CONSUMER, vec![kafka.topics.events.clone()]);
-    // These run even if delivery is disabled.
+    // Erasing and purging run even if delivery is disabled.
     let erasing = erasing::run(pool.clone(), erasure, shutdown.clone());
     supervisor.spawn("schedule erasure", async move {
         erasing.await;
@@ -59,11 +58,6 @@ pub fn start(
     let purging = purge::run(pool.clone(), shutdown.clone());
     supervisor.spawn("endpoint purge", async move {
         purging.await;
-        Ok(())
-    });
-    let appending = system_events::run(pool.clone(), producer.clone(), kafka.topics.events.clone(), shutdown.clone());
-    supervisor.spawn("system events", async move {
-        appending.await;
         Ok(())
     });
     if !config.delivers {

@@ -1,19 +1,19 @@
 //! The system's own events. They are written to `system_events` in the transaction of what they report, and appended to
-//! the log from there, signed. Any dispatcher may append them; the event id is in the row, so an event that is appended
-//! twice has one id, and consumers see it once.
+//! the log from there, signed. Only processes that may write events append them, and any of them does; the event id is in
+//! the row, so an event that is appended twice has one id, and consumers see it once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka::producer::{Producer, ProducerRecord, PublishError};
+use runtime::lifecycle::Supervisor;
 use schemas::ids::{EventId, OrgId};
 use schemas::native::SystemKey;
 use schemas::records::Event;
 use schemas::{codec, headers};
 use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgPool};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 /// Type of the event that an endpoint was disabled.
@@ -53,19 +53,28 @@ pub(crate) async fn read_key(pool: &PgPool) -> Result<SystemKey, sqlx::Error> {
     Ok(SystemKey::from_bytes(bytes))
 }
 
-/// Appends events until `shutdown`. Every instance may run this.
-pub(crate) async fn run(pool: PgPool, producer: Producer, topic: String, shutdown: CancellationToken) {
-    let appending = async {
-        loop {
-            match append(&pool, &producer, &topic).await {
-                Ok(0) => {}
-                Ok(events) => info!(events, "Events of the system appended to the log."),
-                Err(error) => warn!(%error, "Events of the system not appended; trying again in a second."),
+/// Starts the task `system events` under `supervisor`: it appends events of the system to `topic`, the events topic.
+/// Every process that may write events runs it.
+pub fn append_system_events(supervisor: &mut Supervisor, pool: PgPool, producer: Producer, topic: String) {
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn("system events", async move {
+        shutdown.run_until_cancelled(append_all(&pool, &producer, &topic)).await;
+        Ok(())
+    });
+}
+
+async fn append_all(pool: &PgPool, producer: &Producer, topic: &str) {
+    loop {
+        match append(pool, producer, topic).await {
+            Ok(0) => {}
+            Ok(events) => info!(events, "Events of the system appended to the log."),
+            Err(AppendError::Database(error)) => {
+                debug!(%error, "Events of the system could not be read; trying again in a second.");
             }
-            tokio::time::sleep(INTERVAL).await;
+            Err(error) => warn!(%error, "Events of the system not appended; trying again in a second."),
         }
-    };
-    shutdown.run_until_cancelled(appending).await;
+        tokio::time::sleep(INTERVAL).await;
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +104,8 @@ async fn append(pool: &PgPool, producer: &Producer, topic: &str) -> Result<usize
         let event = event(EventId::from_uuid(event_id), OrgId::from_uuid(org_id), event_type, payload);
         match publish(producer, topic, &key, &event).await {
             Ok(()) => appended.push(event_id),
+            // A right is missing, for example: the row waits until the operator has granted it.
+            Err(error @ PublishError::Rejected(_)) => outcome = Err(AppendError::Kafka(error)),
             Err(error) => {
                 outcome = Err(AppendError::Kafka(error));
                 break;
@@ -139,12 +150,5 @@ async fn publish(producer: &Producer, topic: &str, key: &SystemKey, event: &Even
         (headers::SYSTEM_SIGNATURE, signature.as_bytes()),
     ];
     let record = ProducerRecord { topic, key: Some(org_id.as_bytes()), value: Some(&value), headers: &headers };
-    match producer.publish(record).await {
-        Ok(_) => Ok(()),
-        Err(PublishError::Rejected(reason)) => {
-            error!(reason, event_id = %event.event_id, "Kafka refuses an event of the system; dropping it.");
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
+    producer.publish(record).await.map(drop)
 }

@@ -5,6 +5,7 @@ mod connections;
 mod default_endpoint;
 mod deliveries;
 mod delivery;
+mod disabling;
 mod endpoints;
 mod erasure;
 mod fairness;

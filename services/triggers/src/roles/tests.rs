@@ -66,6 +66,7 @@ async fn ingest_ends_when_one_of_its_tasks_ends() {
         "key watch",
         "postgres probe",
         "rate limits",
+        "system events",
     ];
     assert_each_task_ends_the_role(&expected, async |supervisor| {
         let api = ApiServer {
@@ -108,7 +109,6 @@ async fn dispatcher_ends_when_one_of_its_tasks_ends() {
         "replays",
         "retries",
         "schedule erasure",
-        "system events",
     ];
     assert_each_task_ends_the_role(&expected, async |supervisor| {
         // reqwest is built without a crypto provider. A second call in one process is harmless.
