@@ -47,7 +47,7 @@ CREATE TABLE system_events (
 CREATE INDEX system_events_created ON system_events (created_at);
 
 COMMENT ON TABLE system_events IS
-    'Events of the system that are not on the log yet. A row is added in the transaction of what it reports. A dispatcher '
+    'Events of the system that are not on the log yet. A row is added in the transaction of what it reports. Ingest '
     'appends the event, and deletes the row when Kafka has it. After a crash in between, the log has the event twice, '
     'with one id.';
 
