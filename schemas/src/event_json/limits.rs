@@ -152,8 +152,8 @@ pub(crate) fn check_payload_size(payload: &str) -> Result<(), Invalid> {
     if payload.len() > MAX_PAYLOAD_BYTES { Err(Invalid::PayloadTooLarge { bytes: payload.len() }) } else { Ok(()) }
 }
 
-/// Checks an event that was not made by [`super::parse`] against the same limits. `is_of_system`: the system itself wrote
-/// it, so it may have a reserved type.
+/// Checks an event that was not made by [`super::parse`] against the same limits. `is_of_system`: the system itself
+/// wrote it, so it may have a reserved type.
 pub(crate) fn check_event(event: &Event, is_of_system: bool) -> Result<(), Invalid> {
     check_payload_size(&event.payload)?;
     let mut errors = FieldErrors::default();

@@ -34,7 +34,8 @@ use crate::replays;
 use crate::retry::worker::RetryWorker;
 
 /// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries`,
-/// `endpoint conditions` and `replays` under `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
+/// `endpoint conditions` and `replays` under `supervisor`. The component `dispatcher` is healthy while webhooks are
+/// delivered.
 ///
 /// # Errors
 /// If the HTTP client cannot be created.

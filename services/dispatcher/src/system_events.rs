@@ -1,6 +1,6 @@
 //! The system's own events. They are written to `system_events` in the transaction of what they report, and appended to
-//! the log from there, signed. Only processes that may write events append them, and any of them does; the event id is in
-//! the row, so an event that is appended twice has one id, and consumers see it once.
+//! the log from there, signed. Only processes that may write events append them, and any of them does; the event id is
+//! in the row, so an event that is appended twice has one id, and consumers see it once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Endpoints that the system disables: they answered 410, or every attempt failed for too long. The organization gets an
-//! event of it.
+//! Endpoints that the system disables: they answered 410, or every attempt failed for too long. The organization gets
+//! an event of it.
 
 use std::time::Duration;
 

@@ -289,7 +289,8 @@ pub(crate) async fn disable(
     reason: &'static str,
 ) -> Result<Option<StoredEndpoint>, sqlx::Error> {
     sqlx::query_as(
-        "UPDATE endpoints SET enabled = false, disabled_reason = $3, disabled_at = now(), updated_at = now(), version = $2
+        "UPDATE endpoints
+         SET enabled = false, disabled_reason = $3, disabled_at = now(), updated_at = now(), version = $2
          WHERE id = $1 AND enabled AND deleted_at IS NULL RETURNING *",
     )
     .bind(id.as_uuid())

@@ -36,8 +36,8 @@ impl MatchKind {
     }
 }
 
-/// Reads one record of a partition whose log is in `log_epoch`. `key`: of the system's own events. `now_ms`: milliseconds
-/// since the Unix epoch.
+/// Reads one record of a partition whose log is in `log_epoch`. `key`: of the system's own events. `now_ms`:
+/// milliseconds since the Unix epoch.
 pub(crate) fn read(
     record: &Record,
     log_epoch: i32,

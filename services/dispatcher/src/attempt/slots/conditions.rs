@@ -264,8 +264,9 @@ async fn update(
                      $6::boolean[]) AS t (endpoint_id, circuit, retry_after, stopped_for, max_in_flight, is_failing)
          WHERE c.endpoint_id = t.endpoint_id
                AND (t.circuit IS NOT NULL OR t.is_failing OR c.failing_since IS NOT NULL)
-         RETURNING c.endpoint_id, CASE WHEN t.is_failing
-                                       THEN extract(epoch FROM c.last_failed_at - c.failing_since)::double precision END",
+         RETURNING c.endpoint_id,
+                   CASE WHEN t.is_failing
+                        THEN extract(epoch FROM c.last_failed_at - c.failing_since)::double precision END",
     )
     .bind(ids)
     .bind(changes.iter().map(circuit).collect::<Vec<_>>())

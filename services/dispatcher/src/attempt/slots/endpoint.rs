@@ -2,7 +2,8 @@
 //!
 //! The window bounds its attempts in flight. It halves when an attempt has no answer, or when the endpoint asks for
 //! fewer requests (429, 503), and grows by one with each success: an endpoint that hangs soon has one attempt in
-//! flight. A rate limit bounds the attempts per second (`rate`). A 429 with `Retry-After` stops the endpoint until then.
+//! flight. A rate limit bounds the attempts per second (`rate`). A 429 with `Retry-After` stops the endpoint until
+//! then.
 
 use std::time::{Duration, Instant};
 
@@ -203,7 +204,7 @@ impl EndpointSlots {
         is_new.then(|| *self.reported.insert(condition))
     }
 
-    /// Whether others have been told something of it.
+    /// Whether a condition of it was reported.
     pub(super) fn is_reported(&self) -> bool {
         self.reported.is_some()
     }

@@ -1,6 +1,6 @@
 //! Which attempts may start: bounds by pool, lane, organization and endpoint, so that no organization delays the
-//! webhooks of another one. The rules are in `endpoint`, `circuit`, `rate` and `shared_rate` (one endpoint), `lanes` (all
-//! endpoints) and `table` (all attempts); they are pure. `condition` and `changes` say what others may know of an
+//! webhooks of another one. The rules are in `endpoint`, `circuit`, `rate` and `shared_rate` (one endpoint), `lanes`
+//! (all endpoints) and `table` (all attempts); they are pure. `condition` and `changes` say what others may know of an
 //! endpoint, and `conditions` shares it through PostgreSQL.
 
 mod changes;

@@ -280,7 +280,8 @@ mod tests {
                 if starts {
                     running.extend(table.take(endpoints[which], now));
                 } else if let Some(number) = running.pop() {
-                    table.end(number, Some(Observed { status: Some(200), latency: Duration::ZERO, retry_after: None, is_of_system: false }), now, 0.0);
+                    let latency = Duration::ZERO;
+                    table.end(number, Some(Observed { status: Some(200), latency, retry_after: None, is_of_system: false }), now, 0.0);
                 }
             }
             for number in running {
