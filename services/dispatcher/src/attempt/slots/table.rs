@@ -1,7 +1,7 @@
 //! All attempts in flight, and which may start. Pure: takes `now` and the jitter.
 //!
-//! An attempt that is in flight for long moves to the slow lane, with its endpoint: the fast lane has only attempts that
-//! started a moment ago. So endpoints that hang from one moment on, however many, soon leave room for the others. The
+//! An attempt that is in flight for long moves to the slow lane, with its endpoint: the fast lane has only attempts
+//! that started a moment ago. So endpoints that hang from one moment on, however many, soon leave room for the others. The
 //! slow lane can be overfull for that reason; then no attempt starts in it.
 
 use std::collections::{HashMap, VecDeque};
@@ -280,8 +280,9 @@ mod tests {
                 if starts {
                     running.extend(table.take(endpoints[which], now));
                 } else if let Some(number) = running.pop() {
-                    let latency = Duration::ZERO;
-                    table.end(number, Some(Observed { status: Some(200), latency, retry_after: None, is_of_system: false }), now, 0.0);
+                    let (status, latency) = (Some(200), Duration::ZERO);
+                    let observed = Observed { status, latency, retry_after: None, is_of_system: false };
+                    table.end(number, Some(observed), now, 0.0);
                 }
             }
             for number in running {
