@@ -1,7 +1,7 @@
 //! What one sees of deliveries: the deliveries of an endpoint (`list`) and of an event, one delivery with its attempts
-//! (`one`), the figures and the condition of an endpoint (`stats`, `condition`), and why an event did or did not
-//! arrive (`explain`). Retries by hand are here too: of one delivery (`retry`), and of those that failed (`bulk`). `request` reads the filters, `cursor` is
-//! the paging cursor, `bodies` has the shapes of JSON, `rows` reads the tables.
+//! (`one`), the figures and the condition of an endpoint (`stats`, `condition`), and why an event did or did not arrive
+//! (`explain`). Retries by hand are here too: of one delivery (`retry`), and of those that failed (`bulk`). `request`
+//! reads the filters, `cursor` is the paging cursor, `bodies` has the shapes of JSON, `rows` reads the tables.
 //!
 //! The view has the deliveries that were tried, the dispatcher's own tables those that wait for their first attempt.
 //! Nothing here needs Kafka.

@@ -2,9 +2,8 @@
 //! (`managers`), the validation (`input`), the change of an endpoint (`edit`), the shapes of JSON (`bodies`), errors
 //! (`problems`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how many changes there may be
 //! (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`), enabling and disabling
-//! (`switching`), also by the system (`disabling`); tests of an endpoint (`trial`); the cache of the
-//! dispatcher (`cache`, `matching`), and what it
-//! deletes (`purge`). Nothing here needs Kafka.
+//! (`switching`), also by the system (`disabling`); tests of an endpoint (`trial`); the cache of the dispatcher
+//! (`cache`, `matching`), and what it deletes (`purge`). Nothing here needs Kafka.
 
 mod bodies;
 pub(crate) mod cache;

@@ -1,8 +1,8 @@
 //! All attempts in flight, and which may start. Pure: takes `now` and the jitter.
 //!
 //! An attempt that is in flight for long moves to the slow lane, with its endpoint: the fast lane has only attempts
-//! that started a moment ago. So endpoints that hang from one moment on, however many, soon leave room for the others. The
-//! slow lane can be overfull for that reason; then no attempt starts in it.
+//! that started a moment ago. So endpoints that hang from one moment on, however many, soon leave room for the others.
+//! The slow lane can be overfull for that reason; then no attempt starts in it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
