@@ -41,9 +41,9 @@ impl OutboundEvent {
         self.partition == TEST_PARTITION
     }
 
-    /// Whether the system itself wrote it.
+    /// Whether the system itself wrote it to the log.
     pub(crate) fn is_of_system(&self) -> bool {
-        self.event_type.starts_with(RESERVED_TYPE_PREFIX)
+        self.event_type.starts_with(RESERVED_TYPE_PREFIX) && !self.is_test()
     }
 
     /// Approximate size in memory, bytes.
