@@ -12,7 +12,7 @@ use schemas::native::SystemKey;
 use schemas::records::Event;
 use schemas::{codec, headers};
 use serde_json::Value;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::{PgConnection, PgExecutor, PgPool};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
@@ -47,8 +47,8 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
 }
 
 /// The key that signs. It never changes.
-pub(crate) async fn read_key(pool: &PgPool) -> Result<SystemKey, sqlx::Error> {
-    let key: Vec<u8> = sqlx::query_scalar("SELECT key FROM system_event_key").fetch_one(pool).await?;
+pub(crate) async fn read_key(executor: impl PgExecutor<'_>) -> Result<SystemKey, sqlx::Error> {
+    let key: Vec<u8> = sqlx::query_scalar("SELECT key FROM system_event_key").fetch_one(executor).await?;
     let bytes = key.try_into().map_err(|_| sqlx::Error::Decode("the key of system events has not 32 bytes".into()))?;
     Ok(SystemKey::from_bytes(bytes))
 }
@@ -98,7 +98,7 @@ async fn append(pool: &PgPool, producer: &Producer, topic: &str) -> Result<usize
     if rows.is_empty() {
         return Ok(0);
     }
-    let key = read_key(pool).await?;
+    let key = read_key(&mut *transaction).await?;
     let (mut appended, mut outcome) = (Vec::new(), Ok(()));
     for (event_id, org_id, event_type, payload) in rows {
         let event = event(EventId::from_uuid(event_id), OrgId::from_uuid(org_id), event_type, payload);

@@ -18,7 +18,6 @@ mod table;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use schemas::ids::EndpointId;
 use tokio::sync::Notify;
 
 pub(crate) use endpoint::{INITIAL_WINDOW, Observed};
@@ -26,10 +25,8 @@ pub(crate) use lanes::{Pool, PoolSizes};
 
 use crate::endpoints::matching::Endpoint;
 use crate::metrics::METRICS;
-use condition::{ConditionChange, StoredCondition};
 use endpoint::Refusal;
-use shared_rate::Lease;
-use table::{Asking, RateAsk, SlotTable};
+use table::{Asking, SlotTable};
 
 /// Slots of all attempts of this instance. Cloning shares them.
 #[derive(Debug, Clone)]
