@@ -270,12 +270,14 @@ impl LogWorker {
             },
         };
         session.report_health(unhealthy_reason(&self.dependencies));
-        let slots = self.dependencies.slots.clone();
+        let (slots, spill_after) = (self.dependencies.slots.clone(), self.config.spill_after);
         let now = Instant::now();
         // Without an endpoint that takes attempts no slot is needed: the delivery leaves the queue at once.
         let slot = |id: EndpointId| match snapshot.state(id) {
             EndpointState::Enabled(endpoint) => match slots.take(Pool::FirstAttempts, endpoint, now) {
                 Grant::Slot(slot) => Some(Ok((endpoint.clone(), slot))),
+                // It would wait for too long here.
+                Grant::RateLimited(wait) if wait >= spill_after => Some(Err(wait)),
                 Grant::Busy | Grant::RateLimited(_) => None,
                 Grant::Blocked(wait) => Some(Err(wait)),
             },

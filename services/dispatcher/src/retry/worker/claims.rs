@@ -89,7 +89,9 @@ impl RetryWorker {
                         plan.claim(Wanted { endpoint: id, max_rows, lease, before_due: false });
                         plan.slots.insert(id, granted);
                     }
-                    Err(after) => {
+                    // The end of an attempt gives no place on a rate limit.
+                    Err(NoSlot::RateLimited(after)) => plan.postpone(id, after),
+                    Err(NoSlot::Taken(after)) => {
                         plan.postpone(id, after);
                         orgs.get(&id).into_iter().for_each(|org_id| self.waiting.add(*org_id, id));
                     }
@@ -130,17 +132,19 @@ impl RetryWorker {
     /// Slots for retries of an endpoint, as many as it may have now; at least one.
     ///
     /// # Errors
-    /// There is none; after so long there may be one.
-    fn take_slots(&self, endpoint: &Endpoint) -> Result<Vec<Slot>, Duration> {
+    /// There is none.
+    fn take_slots(&self, endpoint: &Endpoint) -> Result<Vec<Slot>, NoSlot> {
         let now = std::time::Instant::now();
         let mut granted = Vec::new();
         while granted.len() < MAX_CLAIMS_PER_ENDPOINT {
             match self.dependencies.slots.take(Pool::Retries, endpoint, now) {
                 Grant::Slot(slot) => granted.push(slot),
-                Grant::Busy if granted.is_empty() => return Err(POSTPONED),
-                Grant::Blocked(after) if granted.is_empty() => return Err(after),
+                Grant::Busy if granted.is_empty() => return Err(NoSlot::Taken(POSTPONED)),
+                Grant::Blocked(after) if granted.is_empty() => return Err(NoSlot::Taken(after)),
                 // Places on the rate limit are used up to 0.9 s late, so several are claimed together.
-                Grant::RateLimited(after) if granted.is_empty() => return Err(after.max(RATE_PAUSE)),
+                Grant::RateLimited(after) if granted.is_empty() => {
+                    return Err(NoSlot::RateLimited(after.max(RATE_PAUSE)));
+                }
                 Grant::Busy | Grant::Blocked(_) | Grant::RateLimited(_) => break,
             }
         }
@@ -200,6 +204,13 @@ impl LeasedRow {
         let (delivery_id, org_id) = (row.delivery.id, row.delivery.event.org_id);
         Self { delivery_id, org_id, lease: row.lease, attempts: row.attempts }
     }
+}
+
+/// Why there is no slot, and after how long there may be one.
+enum NoSlot {
+    /// They are taken, or the endpoint gets nothing now. The end of an attempt may change that.
+    Taken(Duration),
+    RateLimited(Duration),
 }
 
 enum RowAction<'a> {
