@@ -17,19 +17,13 @@ pub(super) struct EndpointCondition {
     pub max_in_flight: i32,
 }
 
-/// Row of `endpoint_conditions`.
-#[derive(Debug, sqlx::FromRow)]
-struct ConditionRow {
-    circuit: String,
-    circuit_retry_at: Option<OffsetDateTime>,
-    stopped_until: Option<OffsetDateTime>,
-    rate_share: f64,
-    max_in_flight: Option<i32>,
-}
+/// Circuit, when it lets an attempt through, until when the endpoint wants a pause, current rate of its limit, attempts
+/// in flight.
+type ConditionRow = (String, Option<OffsetDateTime>, Option<OffsetDateTime>, f64, Option<i32>);
 
 pub(super) async fn read(pool: &PgPool, endpoint: &StoredEndpoint) -> Result<EndpointCondition, sqlx::Error> {
     let row: Option<ConditionRow> = sqlx::query_as(
-        "SELECT circuit, circuit_retry_at, CASE WHEN stopped_until > now() THEN stopped_until END AS stopped_until,
+        "SELECT circuit, circuit_retry_at, CASE WHEN stopped_until > now() THEN stopped_until END,
                 rate_share, max_in_flight
          FROM endpoint_conditions WHERE endpoint_id = $1",
     )
@@ -46,9 +40,8 @@ fn of(endpoint: &StoredEndpoint, row: Option<ConditionRow>) -> EndpointCondition
     let bound = endpoint.max_in_flight.unwrap_or(i32::MAX);
     let (circuit, retry_at, share, window) = match row {
         None => ("closed".to_owned(), None, 1.0, initial),
-        Some(row) => {
-            let retry_at = row.circuit_retry_at.max(row.stopped_until);
-            (row.circuit, retry_at, row.rate_share, row.max_in_flight.unwrap_or(initial))
+        Some((circuit, retry_at, stopped_until, share, window)) => {
+            (circuit, retry_at.max(stopped_until), share, window.unwrap_or(initial))
         }
     };
     EndpointCondition { circuit, retry_at, rate: limit.map(|limit| limit * share), max_in_flight: window.min(bound) }

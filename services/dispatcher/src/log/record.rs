@@ -36,17 +36,17 @@ impl MatchKind {
     }
 }
 
-/// Reads one record of a partition whose log is in `log_epoch`. `key`: of the system's own events. `now_ms`:
+/// Reads one record of a partition whose log is in `log_epoch`. `system_key`: of the system's own events. `now_ms`:
 /// milliseconds since the Unix epoch.
 pub(crate) fn read(
     record: &Record,
     log_epoch: i32,
     snapshot: &Snapshot,
-    key: Option<&SystemKey>,
+    system_key: Option<&SystemKey>,
     now_ms: i64,
 ) -> (ReadRecord, MatchKind) {
     let has_time = record.check_time(now_ms).is_ok();
-    let matched = if has_time { match_event(record, log_epoch, snapshot, key) } else { Err(Unreadable) };
+    let matched = if has_time { match_event(record, log_epoch, snapshot, system_key) } else { Err(Unreadable) };
     let (matched, kind) = match matched {
         Ok(Some(matched)) => (Some(matched), MatchKind::Matched),
         Ok(None) => (None, MatchKind::Unmatched),
@@ -63,7 +63,7 @@ fn match_event(
     record: &Record,
     log_epoch: i32,
     snapshot: &Snapshot,
-    key: Option<&SystemKey>,
+    system_key: Option<&SystemKey>,
 ) -> Result<Option<MatchedEvent>, Unreadable> {
     if record.is_marker {
         return Ok(None);
@@ -75,7 +75,7 @@ fn match_event(
         return Ok(None);
     }
     let native = record.as_native();
-    let event = native::read_event_with(&native, key).map_err(|_| Unreadable)?;
+    let event = native::read_event_with(&native, system_key).map_err(|_| Unreadable)?;
     let is_encoded = event.payload_encoding.is_some();
     let endpoints = snapshot.matching(event.org_id, &event.event_type, &Payload::new(&event.payload, is_encoded));
     if endpoints.is_empty() {
