@@ -42,8 +42,8 @@ pub(crate) enum Content {
     Skipped,
 }
 
-/// Decodes `record` by the rules of its topic. `system_key`: of the system's own events. `now_ms`: milliseconds since the Unix
-/// epoch.
+/// Decodes `record` by the rules of its topic. `system_key`: of the system's own events. `now_ms`: milliseconds since
+/// the Unix epoch.
 pub(crate) fn decode(record: Record, topics: &TopicNames, system_key: &SystemKey, now_ms: i64) -> DecodedRecord {
     if record.is_marker {
         return DecodedRecord { record, content: Content::Skipped, has_future_time: false };
