@@ -43,6 +43,9 @@ use health::{HealthCheck, read_with_retries, report_database_error, unhealthy_re
 const MAX_ROWS_WAITING: usize = 5000;
 /// While spilled rows of so many bytes wait for a transaction, no records are read.
 const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
+/// After so long the retry worker looks for a delivery whose endpoint gets nothing now, and not at each commit. Not
+/// later, since a probe may close the circuit at any time.
+const MAX_SPILLED_WAIT: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
 
 pub(crate) struct LogWorker {
@@ -277,9 +280,9 @@ impl LogWorker {
             EndpointState::Enabled(endpoint) => match slots.take(Pool::FirstAttempts, endpoint, now) {
                 Grant::Slot(slot) => Some(Ok((endpoint.clone(), slot))),
                 // It would wait for too long here.
-                Grant::RateLimited(wait) if wait >= spill_after => Some(Err(wait)),
+                Grant::RateLimited(wait) if wait >= spill_after => Some(Err(MAX_SPILLED_WAIT)),
                 Grant::Busy | Grant::RateLimited(_) => None,
-                Grant::Blocked(wait) => Some(Err(wait)),
+                Grant::Blocked(wait) => Some(Err(wait.min(MAX_SPILLED_WAIT))),
             },
             EndpointState::Withheld | EndpointState::Gone => Some(Err(Duration::ZERO)),
         };
