@@ -45,7 +45,8 @@ pub(crate) async fn disable(
 ) -> Result<(), sqlx::Error> {
     let mut transaction = pool.begin().await?;
     let version = store::raise_version(&mut transaction).await?;
-    // Dropping the transaction rolls the version back.
+    // Before its condition, as in every change of an endpoint. Dropping the transaction rolls the version back.
+    sqlx::query("SELECT FROM endpoints WHERE id = $1 FOR UPDATE").bind(id.as_uuid()).execute(&mut *transaction).await?;
     let failing_since = match (failing_since(&mut transaction, id).await?, reason) {
         (Some((_, lasts)), DisablingReason::Failing(least)) if lasts < least.as_secs_f64() => return Ok(()),
         (None, DisablingReason::Failing(_)) => return Ok(()),

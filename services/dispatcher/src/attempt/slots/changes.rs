@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::ids::{EndpointId, OrgId};
+use schemas::ids::EndpointId;
 
 use super::condition::{Condition, ConditionChange};
 use super::endpoint::{EndpointSlots, INITIAL_WINDOW};
@@ -15,19 +15,19 @@ pub(super) struct Changes(BTreeMap<EndpointId, ConditionChange>);
 impl Changes {
     /// Notes what the start or the end of an attempt has changed of its endpoint.
     pub(super) fn note(&mut self, asking: Asking, state: &mut EndpointSlots, is_failing: Option<bool>) {
-        let Asking { endpoint_id, org_id, max_in_flight, .. } = asking;
+        let Asking { endpoint_id, max_in_flight, .. } = asking;
         let condition = state.changed_condition(max_in_flight);
         if condition.is_none() && is_failing.is_none() {
             return;
         }
-        let change = ConditionChange { endpoint_id, org_id, condition, is_failing };
+        let change = ConditionChange { endpoint_id, condition, is_failing };
         self.0.entry(endpoint_id).and_modify(|old| *old = newer(*old, change)).or_insert(change);
     }
 
     /// An endpoint is forgotten: its condition is that of a new one.
-    pub(super) fn forget(&mut self, endpoint_id: EndpointId, org_id: OrgId) {
+    pub(super) fn forget(&mut self, endpoint_id: EndpointId) {
         let condition = Some(Condition::initial(INITIAL_WINDOW));
-        let change = ConditionChange { endpoint_id, org_id, condition, is_failing: None };
+        let change = ConditionChange { endpoint_id, condition, is_failing: None };
         self.0.entry(endpoint_id).and_modify(|old| *old = newer(*old, change)).or_insert(change);
     }
 
@@ -53,14 +53,14 @@ mod tests {
 
     #[test]
     fn the_newest_of_each_kind_is_written() {
-        let (endpoint_id, org_id) = (EndpointId::generate(), OrgId::generate());
+        let endpoint_id = EndpointId::generate();
         let open = Condition { circuit: CircuitState::Open { until: Instant::now() }, ..Condition::initial(1) };
-        let change = |condition, is_failing| ConditionChange { endpoint_id, org_id, condition, is_failing };
+        let change = |condition, is_failing| ConditionChange { endpoint_id, condition, is_failing };
         let mut changes = Changes::default();
         changes.put_back(change(Some(open), Some(true)));
         assert_eq!(changes.take(10), [change(Some(open), Some(true))]);
         assert_eq!(changes.take(10), []);
-        changes.forget(endpoint_id, org_id);
+        changes.forget(endpoint_id);
         changes.put_back(change(Some(open), Some(true)));
         let forgotten = Condition::initial(INITIAL_WINDOW);
         assert_eq!(changes.take(10), [change(Some(forgotten), Some(true))], "what is put back is older");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use schemas::ids::{EndpointId, OrgId};
+use schemas::ids::EndpointId;
 
 use super::circuit::Circuit;
 
@@ -58,7 +58,6 @@ impl Condition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConditionChange {
     pub endpoint_id: EndpointId,
-    pub org_id: OrgId,
     /// `None`: it is not new.
     pub condition: Option<Condition>,
     /// Whether its last attempt failed; `None`: that is not known, or not new.
@@ -69,7 +68,6 @@ pub(crate) struct ConditionChange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoredCondition {
     pub endpoint_id: EndpointId,
-    pub org_id: OrgId,
     /// The circuit is open and lets one attempt through after this time.
     pub retry_after: Option<Duration>,
     /// It asked for a pause of so long from now on.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use schemas::ids::{EndpointId, OrgId};
+use schemas::ids::EndpointId;
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -153,19 +153,28 @@ impl Slots {
     }
 }
 
+/// Inserts missing rows. One of a deleted endpoint would be left when its organization is erased: with the lock, either
+/// the erasure finds the row, or the endpoint is deleted here.
+async fn insert(connection: &mut PgConnection, endpoints: impl Iterator<Item = EndpointId>) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO endpoint_conditions (endpoint_id, org_id)
+         SELECT e.id, e.org_id FROM endpoints e
+         WHERE e.id = ANY ($1) AND e.deleted_at IS NULL
+               AND NOT EXISTS (SELECT FROM endpoint_conditions c WHERE c.endpoint_id = e.id)
+         ORDER BY e.id FOR SHARE OF e
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(endpoints.map(|endpoint| endpoint.as_uuid()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Leases places. An endpoint without an answer was not there.
 async fn lease(pool: &PgPool, asks: &[RateAsk]) -> Result<HashMap<EndpointId, Result<Lease, Duration>>, sqlx::Error> {
     let by_id: HashMap<Uuid, RateAsk> = asks.iter().map(|ask| (ask.endpoint_id.as_uuid(), *ask)).collect();
     let mut transaction = pool.begin().await?;
-    sqlx::query(
-        "INSERT INTO endpoint_conditions (endpoint_id, org_id)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[]) AS t (endpoint_id, org_id) ORDER BY endpoint_id
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(asks.iter().map(|ask| ask.endpoint_id.as_uuid()).collect::<Vec<_>>())
-    .bind(asks.iter().map(|ask| ask.org_id.as_uuid()).collect::<Vec<_>>())
-    .execute(&mut *transaction)
-    .await?;
+    insert(&mut transaction, asks.iter().map(|ask| ask.endpoint_id)).await?;
     // In this order, so that two dispatchers lock the rows in one order.
     let rows: Vec<(Uuid, i64, f64, Option<i64>, i64)> = sqlx::query_as(
         "SELECT endpoint_id, (extract(epoch FROM next_free_at) * 1000000)::bigint, rate_share,
@@ -213,17 +222,8 @@ async fn write(
 ) -> Result<Vec<(EndpointId, Duration)>, sqlx::Error> {
     let ids: Vec<Uuid> = changes.iter().map(|change| change.endpoint_id.as_uuid()).collect();
     let is_kept = |change: &&ConditionChange| change.condition.is_some() || change.is_failing == Some(true);
-    let kept = || changes.iter().filter(is_kept);
     let mut transaction = pool.begin().await?;
-    sqlx::query(
-        "INSERT INTO endpoint_conditions (endpoint_id, org_id)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[]) AS t (endpoint_id, org_id) ORDER BY endpoint_id
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(kept().map(|change| change.endpoint_id.as_uuid()).collect::<Vec<_>>())
-    .bind(kept().map(|change| change.org_id.as_uuid()).collect::<Vec<_>>())
-    .execute(&mut *transaction)
-    .await?;
+    insert(&mut transaction, changes.iter().filter(is_kept).map(|change| change.endpoint_id)).await?;
     // In this order, so that two dispatchers lock the rows in one order.
     sqlx::query("SELECT FROM endpoint_conditions WHERE endpoint_id = ANY ($1) ORDER BY endpoint_id FOR UPDATE")
         .bind(&ids)
@@ -293,8 +293,8 @@ async fn read(
     within: Duration,
     is_start: bool,
 ) -> Result<Vec<StoredCondition>, sqlx::Error> {
-    let rows: Vec<(Uuid, Uuid, Option<f64>, Option<f64>, i64)> = sqlx::query_as(
-        "SELECT endpoint_id, org_id,
+    let rows: Vec<(Uuid, Option<f64>, Option<f64>, i64)> = sqlx::query_as(
+        "SELECT endpoint_id,
                 CASE WHEN circuit = 'open' OR $4 AND circuit = 'half_open'
                      THEN greatest(extract(epoch FROM circuit_retry_at - now()), 0)::double precision END,
                 CASE WHEN stopped_until > now()
@@ -312,14 +312,11 @@ async fn read(
     .bind(is_start)
     .fetch_all(pool)
     .await?;
-    let stored = |(endpoint_id, org_id, retry_after, stopped_for, version): (_, _, Option<f64>, Option<f64>, _)| {
-        StoredCondition {
-            endpoint_id: EndpointId::from_uuid(endpoint_id),
-            org_id: OrgId::from_uuid(org_id),
-            retry_after: retry_after.map(duration),
-            stopped_for: stopped_for.map(duration),
-            version,
-        }
+    let stored = |(endpoint_id, retry_after, stopped_for, version): (_, Option<f64>, Option<f64>, _)| StoredCondition {
+        endpoint_id: EndpointId::from_uuid(endpoint_id),
+        retry_after: retry_after.map(duration),
+        stopped_for: stopped_for.map(duration),
+        version,
     };
     Ok(rows.into_iter().map(stored).collect())
 }

@@ -7,8 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-use schemas::ids::OrgId;
-
 use super::circuit::{AttemptResult, Circuit};
 use super::condition::{CircuitState, Condition, Health, StoredCondition};
 use super::lanes::{Lane, Pool};
@@ -55,7 +53,6 @@ pub(super) enum Refusal {
 
 #[derive(Debug)]
 pub(super) struct EndpointSlots {
-    pub(super) org_id: OrgId,
     in_flight: usize,
     window: usize,
     lane: Lane,
@@ -72,9 +69,8 @@ pub(super) struct EndpointSlots {
 }
 
 impl EndpointSlots {
-    pub(super) fn new(org_id: OrgId, now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
-            org_id,
             in_flight: 0,
             window: INITIAL_WINDOW,
             lane: Lane::Fast,
@@ -257,7 +253,7 @@ mod tests {
     #[test]
     fn the_window_follows_the_answers() {
         let now = Instant::now();
-        let mut state = EndpointSlots::new(OrgId::generate(), now);
+        let mut state = EndpointSlots::new(now);
         assert_eq!(room(&mut state, now), 16);
         end(&mut state, observed(Some(429), 1), now);
         assert_eq!(room(&mut state, now), 8);
@@ -274,7 +270,7 @@ mod tests {
     #[test]
     fn the_last_answer_decides_on_the_lane() {
         let now = Instant::now();
-        let mut state = EndpointSlots::new(OrgId::generate(), now);
+        let mut state = EndpointSlots::new(now);
         let mut lane_after = |outcome| {
             end(&mut state, outcome, now);
             state.lane()
@@ -289,7 +285,7 @@ mod tests {
     #[test]
     fn an_open_circuit_refuses_until_its_probe() {
         let now = Instant::now();
-        let mut state = EndpointSlots::new(OrgId::generate(), now);
+        let mut state = EndpointSlots::new(now);
         for _ in 0..3 {
             state.start(now);
         }
@@ -308,7 +304,7 @@ mod tests {
     #[test]
     fn retry_after_of_a_429_stops_the_endpoint() {
         let now = Instant::now();
-        let mut state = EndpointSlots::new(OrgId::generate(), now);
+        let mut state = EndpointSlots::new(now);
         let asks = |status, seconds| {
             let retry_after = Some(Duration::from_secs(seconds));
             Some(Observed { status: Some(status), latency: Duration::ZERO, retry_after, is_of_system: false })
@@ -326,7 +322,7 @@ mod tests {
     #[test]
     fn a_condition_is_reported_when_it_changes() {
         let now = Instant::now();
-        let mut state = EndpointSlots::new(OrgId::generate(), now);
+        let mut state = EndpointSlots::new(now);
         let mut report = |status| {
             end(&mut state, observed(status, 1), now);
             state.changed_condition(16).map(|condition| (condition.circuit.as_str(), condition.max_in_flight))
@@ -340,12 +336,11 @@ mod tests {
         );
         let stored = StoredCondition {
             endpoint_id: schemas::ids::EndpointId::generate(),
-            org_id: state.org_id,
             retry_after: Some(Duration::from_secs(9)),
             stopped_for: Some(Duration::from_secs(90)),
             version: 1,
         };
-        let mut other = EndpointSlots::new(state.org_id, now);
+        let mut other = EndpointSlots::new(now);
         other.adopt(stored, now);
         assert_eq!(other.check(16, now), Err(Refusal::CircuitOpen(Duration::from_secs(9))));
         let later = now + Duration::from_secs(9);

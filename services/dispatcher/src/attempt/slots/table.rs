@@ -45,7 +45,6 @@ struct InFlight {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RateAsk {
     pub endpoint_id: EndpointId,
-    pub org_id: OrgId,
     pub limit: u32,
     pub feedback: RateFeedback,
 }
@@ -84,7 +83,7 @@ impl SlotTable {
         self.age(now);
         self.forget(now);
         let Asking { pool, org_id, endpoint_id, max_in_flight, rate_limit } = asking;
-        let state = self.endpoints.entry(endpoint_id).or_insert_with(|| EndpointSlots::new(org_id, now));
+        let state = self.endpoints.entry(endpoint_id).or_insert_with(|| EndpointSlots::new(now));
         state.check(max_in_flight, now)?;
         let lane = state.lane();
         if !self.lanes.take(pool, lane, org_id) {
@@ -131,9 +130,8 @@ impl SlotTable {
     pub(super) fn take_asks(&mut self, max: usize) -> Vec<RateAsk> {
         let asks = self.asks.drain(..max.min(self.asks.len()));
         let ask = |(endpoint_id, limit)| {
-            let state = self.endpoints.get_mut(&endpoint_id)?;
-            let (org_id, feedback) = (state.org_id, state.bucket()?.take_feedback());
-            Some(RateAsk { endpoint_id, org_id, limit, feedback })
+            let feedback = self.endpoints.get_mut(&endpoint_id)?.bucket()?.take_feedback();
+            Some(RateAsk { endpoint_id, limit, feedback })
         };
         asks.filter_map(ask).collect()
     }
@@ -168,7 +166,7 @@ impl SlotTable {
 
     /// Takes over what another process knows of an endpoint.
     pub(super) fn adopt(&mut self, stored: StoredCondition, now: Instant) {
-        let state = self.endpoints.entry(stored.endpoint_id).or_insert_with(|| EndpointSlots::new(stored.org_id, now));
+        let state = self.endpoints.entry(stored.endpoint_id).or_insert_with(|| EndpointSlots::new(now));
         state.adopt(stored, now);
     }
 
@@ -194,7 +192,7 @@ impl SlotTable {
         self.endpoints.retain(|endpoint_id, state| {
             let is_forgotten = state.is_idle_since(FORGET_AFTER, now);
             if is_forgotten && state.is_reported() {
-                changes.forget(*endpoint_id, state.org_id);
+                changes.forget(*endpoint_id);
             }
             !is_forgotten
         });
