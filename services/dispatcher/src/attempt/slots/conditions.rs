@@ -155,7 +155,7 @@ impl Slots {
 
 /// Inserts missing rows. One of a deleted endpoint would be left when its organization is erased: with the lock, either
 /// the erasure finds the row, or the endpoint is deleted here.
-async fn insert(connection: &mut PgConnection, endpoints: impl Iterator<Item = EndpointId>) -> Result<(), sqlx::Error> {
+async fn insert(connection: &mut PgConnection, endpoints: Vec<Uuid>) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO endpoint_conditions (endpoint_id, org_id)
          SELECT e.id, e.org_id FROM endpoints e
@@ -164,7 +164,7 @@ async fn insert(connection: &mut PgConnection, endpoints: impl Iterator<Item = E
          ORDER BY e.id FOR SHARE OF e
          ON CONFLICT DO NOTHING",
     )
-    .bind(endpoints.map(|endpoint| endpoint.as_uuid()).collect::<Vec<_>>())
+    .bind(endpoints)
     .execute(connection)
     .await?;
     Ok(())
@@ -174,7 +174,8 @@ async fn insert(connection: &mut PgConnection, endpoints: impl Iterator<Item = E
 async fn lease(pool: &PgPool, asks: &[RateAsk]) -> Result<HashMap<EndpointId, Result<Lease, Duration>>, sqlx::Error> {
     let by_id: HashMap<Uuid, RateAsk> = asks.iter().map(|ask| (ask.endpoint_id.as_uuid(), *ask)).collect();
     let mut transaction = pool.begin().await?;
-    insert(&mut transaction, asks.iter().map(|ask| ask.endpoint_id)).await?;
+    let ids: Vec<Uuid> = asks.iter().map(|ask| ask.endpoint_id.as_uuid()).collect();
+    insert(&mut transaction, ids.clone()).await?;
     // In this order, so that two dispatchers lock the rows in one order.
     let rows: Vec<(Uuid, i64, f64, Option<i64>, i64)> = sqlx::query_as(
         "SELECT endpoint_id, (extract(epoch FROM next_free_at) * 1000000)::bigint, rate_share,
@@ -182,7 +183,7 @@ async fn lease(pool: &PgPool, asks: &[RateAsk]) -> Result<HashMap<EndpointId, Re
                 (extract(epoch FROM now()) * 1000000)::bigint
          FROM endpoint_conditions WHERE endpoint_id = ANY ($1) ORDER BY endpoint_id FOR UPDATE",
     )
-    .bind(asks.iter().map(|ask| ask.endpoint_id.as_uuid()).collect::<Vec<_>>())
+    .bind(ids)
     .fetch_all(&mut *transaction)
     .await?;
     let (mut leases, mut changed) = (HashMap::new(), Vec::new());
@@ -222,8 +223,9 @@ async fn write(
 ) -> Result<Vec<(EndpointId, Duration)>, sqlx::Error> {
     let ids: Vec<Uuid> = changes.iter().map(|change| change.endpoint_id.as_uuid()).collect();
     let is_kept = |change: &&ConditionChange| change.condition.is_some() || change.is_failing == Some(true);
+    let kept = changes.iter().filter(is_kept).map(|change| change.endpoint_id.as_uuid()).collect();
     let mut transaction = pool.begin().await?;
-    insert(&mut transaction, changes.iter().filter(is_kept).map(|change| change.endpoint_id)).await?;
+    insert(&mut transaction, kept).await?;
     // In this order, so that two dispatchers lock the rows in one order.
     sqlx::query("SELECT FROM endpoint_conditions WHERE endpoint_id = ANY ($1) ORDER BY endpoint_id FOR UPDATE")
         .bind(&ids)
