@@ -13,6 +13,9 @@ pub const KEY_ID: &str = "triggers-key-id";
 /// Through how many webhooks the event came, decimal; absent: through none. Webhooks have a header of the same name.
 pub const HOPS: &str = "triggers-hops";
 
+/// Signature of a record that the system itself wrote; see [`crate::native::SystemKey`].
+pub const SYSTEM_SIGNATURE: &str = "triggers-system-signature";
+
 /// `content-type` of Avro single-object encoding.
 pub const CONTENT_TYPE_AVRO: &str = "application/avro";
 /// `content-type` of plain JSON.

@@ -10,6 +10,7 @@ mod attempts;
 mod encoding;
 mod origin;
 mod parts;
+mod system;
 mod time_limit;
 mod unreadable;
 
@@ -21,6 +22,7 @@ use encoding::{Encoding, encoding_of};
 pub use origin::Origin;
 pub use parts::organization_named_by;
 use parts::{header, organization_of, same_organization, value_of};
+pub use system::SystemKey;
 pub use time_limit::{MAX_AHEAD_MS, check_time};
 pub use unreadable::Unreadable;
 
@@ -69,6 +71,14 @@ impl NativeRecord<'_> {
 /// # Errors
 /// [`Unreadable`]. It never panics.
 pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
+    read_event_with(record, None)
+}
+
+/// Decodes one record as [`read_event`] does. An Avro record that `key` has signed may have a reserved event type.
+///
+/// # Errors
+/// [`Unreadable`]. It never panics.
+pub fn read_event_with(record: &NativeRecord<'_>, key: Option<&SystemKey>) -> Result<Event, Unreadable> {
     // Of the encodings, only a binary CloudEvent is an event without a value.
     let encoding = encoding_of(record.value.unwrap_or_default(), record.headers);
     let no_value = record.value.is_none() && encoding == Encoding::BinaryCloudEvent;
@@ -76,7 +86,10 @@ pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
     let org_id = organization_of(record.key)?;
     let origin = Origin::of_headers(record.headers)?;
     let new = match encoding {
-        Encoding::Avro => return read_avro(org_id, value),
+        Encoding::Avro => {
+            let is_of_system = key.is_some_and(|key| key.has_signed(value, record.headers));
+            return read_avro(org_id, value, is_of_system);
+        }
         Encoding::Json => event_json::parse(value)?,
         Encoding::CloudEvent => cloudevents::structured(value)?,
         Encoding::BinaryCloudEvent => read_binary(record.value.map(|_| value), record.headers)?,
@@ -90,10 +103,10 @@ pub fn read_event(record: &NativeRecord<'_>) -> Result<Event, Unreadable> {
     Ok(new.into_event(org_id, event_id, dedup, traceparent_of(record.headers)))
 }
 
-fn read_avro(org_id: OrgId, value: &[u8]) -> Result<Event, Unreadable> {
+fn read_avro(org_id: OrgId, value: &[u8], is_of_system: bool) -> Result<Event, Unreadable> {
     let mut event = codec::decode_event(value)?;
     same_organization(org_id, event.org_id)?;
-    check_event(&event)?;
+    check_event(&event, is_of_system)?;
     // Without a valid trace context, a new trace starts.
     event.traceparent = event.traceparent.filter(|text| is_traceparent(text));
     Ok(event)

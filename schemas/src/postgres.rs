@@ -46,4 +46,9 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../postgres/migrations/0015_receiver_auth.sql"),
     },
     Migration { version: 16, name: "replays", sql: include_str!("../postgres/migrations/0016_replays.sql") },
+    Migration {
+        version: 17,
+        name: "endpoint_rates",
+        sql: include_str!("../postgres/migrations/0017_endpoint_rates.sql"),
+    },
 ];

@@ -152,13 +152,15 @@ pub(crate) fn check_payload_size(payload: &str) -> Result<(), Invalid> {
     if payload.len() > MAX_PAYLOAD_BYTES { Err(Invalid::PayloadTooLarge { bytes: payload.len() }) } else { Ok(()) }
 }
 
-/// Checks an event that was not made by [`super::parse`] against the same limits. The system itself writes no events,
-/// so reserved types are refused here too.
-pub(crate) fn check_event(event: &Event) -> Result<(), Invalid> {
+/// Checks an event that was not made by [`super::parse`] against the same limits. `is_of_system`: the system itself
+/// wrote it, so it may have a reserved type.
+pub(crate) fn check_event(event: &Event, is_of_system: bool) -> Result<(), Invalid> {
     check_payload_size(&event.payload)?;
     let mut errors = FieldErrors::default();
     errors.check_event_type("event_type", &event.event_type);
-    errors.check_not_reserved("event_type", &event.event_type);
+    if !is_of_system {
+        errors.check_not_reserved("event_type", &event.event_type);
+    }
     if let Some(flaw) = payload_flaw(&event.payload) {
         errors.add("payload", flaw);
     }

@@ -277,7 +277,7 @@ proptest! {
         if let Ok(new) = parse(body.as_bytes()) {
             let dedup = new.dedup_id.clone().map(|id| Dedup::dedup_id(id, body.as_bytes()));
             let event = new.into_event(OrgId::generate(), EventId::generate(), dedup, None);
-            prop_assert_eq!(limits::check_event(&event), Ok(()));
+            prop_assert_eq!(limits::check_event(&event, false), Ok(()));
         }
     }
 }

@@ -205,6 +205,10 @@ pub struct WebhookArgs {
     /// How long a delivery is retried, in hours. Then it fails, whatever is left of its retry schedule
     #[arg(long, env = "WEBHOOK_MAX_RETRY_HOURS", default_value_t = 72)]
     pub webhook_max_retry_hours: usize,
+    /// After how many hours of nothing but failures an endpoint is disabled; 0: never
+    #[arg(long, env = "WEBHOOK_DISABLE_AFTER_HOURS", default_value_t = 120,
+          value_parser = clap::value_parser!(u32).range(0..=8760))]
+    pub webhook_disable_after_hours: u32,
 }
 
 impl WebhookArgs {
@@ -230,6 +234,7 @@ impl WebhookArgs {
             )?,
             open_limits: self.open.limits()?,
             max_retry_time: HOUR * in_range("WEBHOOK_MAX_RETRY_HOURS", self.webhook_max_retry_hours, 720)? as u32,
+            disable_after: Some(self.webhook_disable_after_hours).filter(|hours| *hours > 0).map(|hours| HOUR * hours),
             ..DispatcherConfig::default()
         })
     }
@@ -265,6 +270,8 @@ pub struct DispatcherConfig {
     pub open_limits: OpenLimits,
     /// How long a delivery is retried.
     pub max_retry_time: Duration,
+    /// An endpoint is disabled after so long with nothing but failures; `None`: never.
+    pub disable_after: Option<Duration>,
     /// First attempts that wait per endpoint.
     pub queue_capacity: usize,
     /// A delivery that is not finished so long after its record was read is spilled to the schedule.
@@ -293,6 +300,7 @@ impl Default for DispatcherConfig {
             max_in_flight_per_endpoint: 16,
             open_limits: OpenLimits::default(),
             max_retry_time: 72 * HOUR,
+            disable_after: Some(120 * HOUR),
             queue_capacity: 1000,
             spill_after: Duration::from_secs(1),
             commit_interval: Duration::from_millis(100),
@@ -369,6 +377,13 @@ mod tests {
             config.name_servers,
             ["10.0.0.2:53", "[::1]:5353", "[fd00::2]:53"].map(|text| text.parse().unwrap())
         );
+    }
+
+    #[test]
+    fn zero_hours_of_failures_disable_nothing() {
+        let after = |hours: &str| parse(&["--webhook-disable-after-hours", hours]).unwrap().disable_after;
+        assert_eq!((after("0"), after("2")), (None, Some(2 * HOUR)));
+        assert_eq!(parse(&[]).unwrap().disable_after, Some(120 * HOUR));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemas::event_json::RESERVED_TYPE_PREFIX;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use time::OffsetDateTime;
 
@@ -38,6 +39,11 @@ impl OutboundEvent {
     /// Whether it tests an endpoint: it is sent once.
     pub(crate) fn is_test(&self) -> bool {
         self.partition == TEST_PARTITION
+    }
+
+    /// Whether the system itself wrote it to the log.
+    pub(crate) fn is_of_system(&self) -> bool {
+        self.event_type.starts_with(RESERVED_TYPE_PREFIX) && !self.is_test()
     }
 
     /// Approximate size in memory, bytes.

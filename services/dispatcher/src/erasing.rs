@@ -12,6 +12,7 @@ use tracing::{debug, info};
 
 use crate::endpoints::store;
 use crate::retry::schedule;
+use crate::system_events;
 
 /// How often the open erasures are read, and the shortest pause between two erasing rounds of one organization.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,7 +60,8 @@ async fn finish(pool: &PgPool, erasure: &Erasure, org_id: OrgId) -> Result<(), E
 
 /// Erases at most a batch of each table. Returns how many rows.
 async fn erase_batch(connection: &mut PgConnection, org_id: OrgId) -> Result<u64, sqlx::Error> {
-    Ok(store::erase(connection, org_id).await? + schedule::erase(connection, org_id).await?)
+    let rows = store::erase(connection, org_id).await? + schedule::erase(connection, org_id).await?;
+    Ok(rows + system_events::erase(connection, org_id).await?)
 }
 
 /// Pauses between two erasing rounds of one organization. They grow while there is nothing to erase: positions may not

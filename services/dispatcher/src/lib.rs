@@ -3,6 +3,7 @@
 //! Here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from the
 //! schedule (`retry`); one HTTP request with its report (`attempt`); the routes that show deliveries (`deliveries`);
 //! the erasure of an organization's endpoints and rows (`erasing`). [`start`] runs all of it but the routes.
+//! The process that may write events also appends the system's own (`system_events`).
 //!
 //! Elsewhere: the inbox, which shows the reported attempts (`materializer`); the authentication of callers (`tenancy`).
 
@@ -19,6 +20,7 @@ mod metrics;
 mod replays;
 mod retry;
 mod run;
+mod system_events;
 
 pub use attempt::connector::ClientError;
 pub use attempt::egress::EgressPolicy;
@@ -27,3 +29,4 @@ pub use deliveries::{delivery_openapi, delivery_routes};
 pub use endpoints::{default_endpoint, openapi, routes};
 pub use retry::schedule::OpenLimits;
 pub use run::start;
+pub use system_events::append_system_events;

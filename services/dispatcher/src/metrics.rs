@@ -25,6 +25,23 @@ pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
         "triggers_dispatcher_circuits_opened_total",
         "Circuits of endpoints that opened after failures in a row.",
     ),
+    places_leased: metrics::counter(
+        "triggers_dispatcher_rate_places_total",
+        "Requests that rate limits of endpoints allowed this process to send.",
+    ),
+    rates_reduced: metrics::counter(
+        "triggers_dispatcher_rates_reduced_total",
+        "How often the rate of an endpoint was halved after 429, 503 or no answer.",
+    ),
+    pauses: metrics::counter(
+        "triggers_dispatcher_endpoint_pauses_total",
+        "Answers 429 with Retry-After, after each of which the endpoint gets nothing for that time.",
+    ),
+    endpoints_disabled: metrics::counter_vec(
+        "triggers_dispatcher_endpoints_disabled_total",
+        "Endpoints that the system disabled: gone (410), or failing for WEBHOOK_DISABLE_AFTER_HOURS.",
+        &["reason"],
+    ),
     in_flight: metrics::gauge("triggers_dispatcher_in_flight_attempts", "First attempts and retries in flight."),
     queue_depth: metrics::gauge(
         "triggers_dispatcher_queue_depth",
@@ -79,6 +96,10 @@ pub(crate) struct Metrics {
     pub(crate) attempt_seconds: Histogram,
     pub(crate) first_attempt_seconds: Histogram,
     pub(crate) circuits_opened: IntCounter,
+    pub(crate) places_leased: IntCounter,
+    pub(crate) rates_reduced: IntCounter,
+    pub(crate) pauses: IntCounter,
+    pub(crate) endpoints_disabled: IntCounterVec,
     pub(crate) in_flight: Gauge,
     pub(crate) queue_depth: Gauge,
     pub(crate) uncommitted: Gauge,

@@ -21,6 +21,7 @@ use crate::attempt::attempter::Attempter;
 use crate::attempt::client::WebhookClient;
 use crate::attempt::connector::ClientError;
 use crate::attempt::reporting::Reporter;
+use crate::attempt::slots::conditions::{self, adopt_stored};
 use crate::attempt::slots::{PoolSizes, Slots};
 use crate::config::{CONSUMER, DispatcherConfig};
 use crate::dependencies::Dependencies;
@@ -32,8 +33,9 @@ use crate::log::worker::LogWorker;
 use crate::replays::Replayer;
 use crate::retry::worker::RetryWorker;
 
-/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries` and `replays`
-/// under `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
+/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries`,
+/// `endpoint conditions` and `replays` under `supervisor`. The component `dispatcher` is healthy while webhooks are
+/// delivered.
 ///
 /// # Errors
 /// If the HTTP client cannot be created.
@@ -84,9 +86,16 @@ pub fn start(
     });
     // A separate task, so that first attempts and retries do not wait for each other.
     let retry_worker = RetryWorker::new(&dependencies, &config);
-    let retrying = retry_worker.run(shutdown.clone());
+    let (retrying, adopting) = (retry_worker.run(shutdown.clone()), dependencies.clone());
+    let stop_adopting = shutdown.clone();
     supervisor.spawn("retries", async move {
+        stop_adopting.run_until_cancelled(adopt_stored(&adopting.slots, &adopting.pool)).await;
         retrying.await;
+        Ok(())
+    });
+    let sharing = conditions::run(dependencies.slots.clone(), pool.clone(), config.disable_after, shutdown.clone());
+    supervisor.spawn("endpoint conditions", async move {
+        sharing.await;
         Ok(())
     });
     let replaying = Replayer::new(pool, kafka.clone(), config.open_limits).run(shutdown.clone());
@@ -115,9 +124,10 @@ async fn deliver(
     settings.fetch_wait = Duration::from_millis(10);
     settings.session_timeout = config.session_timeout;
     settings.stall_after = config.stall_after;
-    let (pool, component) = (dependencies.pool.clone(), component.clone());
+    let (pool, component, stop) = (dependencies.pool.clone(), component.clone(), shutdown.clone());
     let stop_within = config.shutdown_deadline / 2;
     let runner = Runner { kafka, pool, settings, component, shutdown, stop_within };
+    stop.run_until_cancelled(adopt_stored(&dependencies.slots, &dependencies.pool)).await;
     let mut log_worker = LogWorker::new(config.clone(), dependencies.clone());
     while let Some(mut session) = runner.start().await? {
         let ended = log_worker.run(&mut session).await?;

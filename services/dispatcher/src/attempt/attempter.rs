@@ -4,22 +4,19 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use runtime::telemetry::metrics::Counted;
-use schemas::ids::EndpointId;
 use schemas::records::{DeliveryAttempt, DeliveryOutcome};
 use sqlx::postgres::PgPool;
-use tenancy::audit::Actor;
 use time::OffsetDateTime;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::attempt::client::WebhookClient;
 use crate::attempt::reporting::Reporter;
 use crate::attempt::slots::{Observed, Slot};
 use crate::delivery::{AttemptOutcome, Delivery, signed};
+use crate::endpoints::disabling::{self, DisablingReason};
 use crate::endpoints::matching::Endpoint;
-use crate::endpoints::notes::note;
-use crate::endpoints::store;
 use crate::metrics::METRICS;
-use crate::retry::policy::{self, RetryDecision};
+use crate::retry::policy::{self, ReceiverAnswer, RetryDecision};
 
 /// A lease is longer than the request's timeout by the time for the report and a slow database.
 const LEASE_MARGIN: Duration = Duration::from_secs(25);
@@ -63,7 +60,10 @@ impl Attempter {
                 return AttemptOutcome::NotAttempted { after: rand::random_range(NOT_SENT_DELAY) };
             }
         };
-        slot.finish(Observed { status: result.answer.status, latency: result.latency });
+        let ReceiverAnswer { status, retry_after } = result.answer;
+        let is_of_system = delivery.event.is_of_system();
+        METRICS.pauses.inc_by(u64::from(status == Some(429) && retry_after.is_some()));
+        slot.finish(Observed { status, latency: result.latency, retry_after, is_of_system });
         drop(in_flight);
         METRICS.attempt_seconds.observe(result.latency.as_secs_f64());
         let jitter = rand::random_range(-1.0..=1.0);
@@ -72,7 +72,7 @@ impl Attempter {
         let in_round = attempt.saturating_sub(delivery.round.attempts_before);
         let decision = policy::after_attempt(delays, in_round, result.answer, jitter);
         if decision == RetryDecision::Gone {
-            self.disable(endpoint).await;
+            self.disable(endpoint, !is_of_system).await;
         }
         let (reported, outcome) = match decision {
             RetryDecision::Delivered => (DeliveryOutcome::Delivered, AttemptOutcome::Delivered),
@@ -122,23 +122,13 @@ impl Attempter {
     }
 
     /// Disables an endpoint that answered 410. After an error it gets another request and answers 410 again.
-    async fn disable(&self, endpoint: &Endpoint) {
-        match self.disable_gone(endpoint.id).await {
-            Ok(()) => info!(endpoint_id = %endpoint.id, "Endpoint answered 410; disabled it."),
-            Err(error) => warn!(
+    async fn disable(&self, endpoint: &Endpoint, notifies: bool) {
+        if let Err(error) = disabling::disable(&self.pool, endpoint.id, DisablingReason::Gone, notifies).await {
+            warn!(
                 endpoint_id = %endpoint.id, %error,
                 "Endpoint answered 410 and could not be disabled; trying again after its next answer."
-            ),
+            );
         }
-    }
-
-    async fn disable_gone(&self, id: EndpointId) -> Result<(), sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
-        let version = store::raise_version(&mut transaction).await?;
-        // Dropping the transaction rolls the version back.
-        let Some(disabled) = store::disable_gone(&mut transaction, version, id).await? else { return Ok(()) };
-        note(&mut transaction, Actor::System, None, "endpoint.disabled", &disabled).await?;
-        transaction.commit().await
     }
 }
 

@@ -1,6 +1,7 @@
-//! What one sees of deliveries: the deliveries of an endpoint (`list`) and of an event, one delivery with its
-//! attempts (`one`), the figures of an endpoint (`stats`), and why an event did or did not arrive (`explain`). What is
-//! sent again by hand is here too: one delivery (`retry`), those that failed (`bulk`), and events (`replay`). `request`
+//! What one sees of deliveries: the deliveries of an endpoint (`list`) and of an event, one delivery with its attempts
+//! (`one`), the figures and the condition of an endpoint (`stats`, `condition`), and why an event did or did not arrive
+//! (`explain`). What is sent again by hand is here too: one delivery (`retry`), those that failed (`bulk`), and events
+//! (`replay`). `request`
 //! reads the filters, `cursor` is the paging cursor, `bodies` has the shapes of JSON, `rows` reads the tables.
 //!
 //! The view has the deliveries that were tried, the dispatcher's own tables those that wait for their first attempt.
@@ -8,6 +9,7 @@
 
 mod bodies;
 mod bulk;
+mod condition;
 mod cursor;
 mod explain;
 mod list;

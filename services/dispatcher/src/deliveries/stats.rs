@@ -12,8 +12,8 @@ use tenancy::Manager;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::DeliveriesState;
-use crate::endpoints::store;
+use super::{DeliveriesState, condition};
+use crate::endpoints::store::{self, StoredEndpoint};
 
 /// Deliveries of one state are counted up to this number.
 const MAX_COUNTED: i64 = 10_000;
@@ -34,7 +34,12 @@ const ATTEMPTS_SAMPLED: i64 = 30;
     "p50_ms": 12.0,
     "p95_ms": 48.0,
     "last_success_at": "2026-11-21T09:00:00.123Z",
-    "last_error": "the endpoint answered 503"
+    "last_error": "the endpoint answered 503",
+    "circuit": "closed",
+    "circuit_retry_at": null,
+    "rate_limit_per_second": 50,
+    "current_rate_per_second": 25.0,
+    "max_in_flight": 16
 }))]
 pub(super) struct StatsBody {
     #[schema(value_type = StatsWindow)]
@@ -57,6 +62,29 @@ pub(super) struct StatsBody {
     last_success_at: Option<Timestamp>,
     /// Error of the newest delivery that failed or waits for its next attempt, also before the window.
     last_error: Option<String>,
+    /// Whether attempts start: `closed`: yes; `open`: none until `circuit_retry_at`; `half_open`: one probes the
+    /// endpoint. This and what follows is as of about a second ago.
+    #[schema(value_type = CircuitName)]
+    circuit: String,
+    /// When the next attempt starts: of an open circuit, or after a pause that the endpoint asked for with 429 and
+    /// `Retry-After`. Null: nothing is waited for.
+    circuit_retry_at: Option<Timestamp>,
+    /// Null: no limit.
+    rate_limit_per_second: Option<i32>,
+    /// Less than the limit after the endpoint answered 429 or 503, or not at all. Null: no limit.
+    current_rate_per_second: Option<f64>,
+    /// Attempts that may be in flight at the same time. It adapts to the answers.
+    max_in_flight: i32,
+}
+
+/// State of the circuit of an endpoint.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes a member of a response")]
+enum CircuitName {
+    Closed,
+    Open,
+    HalfOpen,
 }
 
 /// A time that ends now.
@@ -125,7 +153,7 @@ pub(super) async fn stats(
         .shares()
         .read::<_, sqlx::Error>(async {
             match store::get(&state.pool, caller.org_id, id).await? {
-                Some(_) => read(&state.pool, caller.org_id, id, window).await.map(Some),
+                Some(endpoint) => read(&state.pool, &endpoint, window).await.map(Some),
                 None => Ok(None),
             }
         })
@@ -133,12 +161,9 @@ pub(super) async fn stats(
     found.map(Json).ok_or_else(Problem::not_found)
 }
 
-async fn read(
-    pool: &PgPool,
-    organization: OrgId,
-    endpoint: EndpointId,
-    window: StatsWindow,
-) -> Result<StatsBody, sqlx::Error> {
+async fn read(pool: &PgPool, stored: &StoredEndpoint, window: StatsWindow) -> Result<StatsBody, sqlx::Error> {
+    let (organization, endpoint) = (stored.org_id, stored.id);
+    let condition = condition::read(pool, stored).await?;
     let since = OffsetDateTime::now_utc() - window.duration();
     let (delivered, failed, retrying, success_share) = counts(pool, organization, endpoint, since).await?;
     let percentiles = latencies(pool, organization, endpoint, since).await?.unwrap_or_default();
@@ -154,6 +179,11 @@ async fn read(
         p95_ms: percentiles.get(1).copied(),
         last_success_at: last_success_at.map(Timestamp),
         last_error,
+        circuit: condition.circuit,
+        circuit_retry_at: condition.retry_at.map(Timestamp),
+        rate_limit_per_second: stored.rate_limit_per_second,
+        current_rate_per_second: condition.rate,
+        max_in_flight: condition.max_in_flight,
     })
 }
 

@@ -23,11 +23,13 @@ use crate::attempt::sign::Secret;
     "auth": {"type": "basic", "username": "triggers"},
     "compat_signature": {"format": "sha256-hex", "header": "x-hub-signature-256", "has_secret": false},
     "max_in_flight": null,
+    "rate_limit_per_second": null,
     "timeout_seconds": 10,
     "retry_schedule": [30, 120, 600, 3600],
     "enabled": true,
     "status": "enabled",
     "disabled_reason": null,
+    "disabled_at": null,
     "created_at": "2026-11-21T09:00:00.123Z",
     "updated_at": "2026-11-21T09:00:00.123Z"
 }))]
@@ -47,14 +49,18 @@ pub(super) struct EndpointBody {
     compat_signature: Option<ShownCompatSignature>,
     /// Null: the default of the system.
     max_in_flight: Option<i32>,
+    /// Webhooks per second; null: no limit.
+    rate_limit_per_second: Option<i32>,
     timeout_seconds: i32,
     /// Delays before the retries, seconds.
     retry_schedule: Vec<i32>,
     enabled: bool,
     /// `enabled` or `disabled`.
     status: &'static str,
-    /// Why it is disabled: `requested`, or what the system says.
+    /// Why it is disabled: `requested`, `gone` (it answered 410), or `failing` (all attempts failed for too long).
     disabled_reason: Option<String>,
+    /// Since when it is disabled; null while it is enabled.
+    disabled_at: Option<Timestamp>,
     created_at: Timestamp,
     updated_at: Timestamp,
     /// Signs its webhooks. Only in the response to its creation: keep it then.
@@ -78,11 +84,13 @@ impl EndpointBody {
             auth: endpoint.credentials.auth,
             compat_signature: endpoint.credentials.compat_signature,
             max_in_flight: endpoint.max_in_flight,
+            rate_limit_per_second: endpoint.rate_limit_per_second,
             timeout_seconds: endpoint.timeout_seconds,
             retry_schedule: endpoint.retry_schedule,
             enabled: endpoint.enabled,
             status: if endpoint.enabled { "enabled" } else { "disabled" },
             disabled_reason: endpoint.disabled_reason,
+            disabled_at: endpoint.disabled_at.map(Timestamp),
             created_at: Timestamp(endpoint.created_at),
             updated_at: Timestamp(endpoint.updated_at),
             secret: None,
@@ -173,6 +181,10 @@ pub(super) struct NewEndpointBody {
     /// Webhooks at the same time.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,
+    /// Webhooks per second, first attempts and retries together. While the endpoint answers 429 or 503, or not at all,
+    /// it gets fewer. Null or absent: no limit.
+    #[schema(minimum = 1, maximum = 1000)]
+    rate_limit_per_second: Option<u32>,
     /// Default 10.
     #[schema(minimum = 1, maximum = 30)]
     timeout_seconds: Option<u32>,
@@ -214,6 +226,9 @@ pub(super) struct EndpointPatchBody {
     /// Webhooks at the same time. Null: the default of the system.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,
+    /// Webhooks per second. Null: no limit.
+    #[schema(minimum = 1, maximum = 1000)]
+    rate_limit_per_second: Option<u32>,
     #[schema(required = false, minimum = 1, maximum = 30)]
     timeout_seconds: u32,
     /// Delays before the retries, seconds.

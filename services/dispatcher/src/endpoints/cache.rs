@@ -202,6 +202,7 @@ impl EndpointCache {
                 .max_in_flight
                 .and_then(|max| usize::try_from(max).ok())
                 .map_or(self.inner.default_max_in_flight, |max| max.min(MAX_IN_FLIGHT)),
+            rate_limit_per_second: stored.rate_limit_per_second.and_then(|limit| u32::try_from(limit).ok()),
             timeout: Duration::from_secs(u64::try_from(stored.timeout_seconds).ok()?),
             retry_delays_seconds: stored.retry_schedule.iter().filter_map(|delay| u32::try_from(*delay).ok()).collect(),
         })

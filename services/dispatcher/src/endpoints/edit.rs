@@ -31,10 +31,12 @@ pub(super) fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> 
         previous_expires_at: None,
         credentials: StoredCredentials::default(),
         max_in_flight: None,
+        rate_limit_per_second: None,
         timeout_seconds: signed(DEFAULT_TIMEOUT_SECONDS),
         retry_schedule: DEFAULT_DELAYS_SECONDS.map(signed).to_vec(),
         enabled: true,
         disabled_reason: None,
+        disabled_at: None,
         is_default: false,
         version: 0,
         created_at: now,
@@ -54,6 +56,7 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         auth,
         compat_signature,
         max_in_flight,
+        rate_limit_per_second,
         timeout_seconds,
         retry_schedule,
         enabled,
@@ -87,6 +90,9 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     if let Some(max_in_flight) = max_in_flight {
         endpoint.max_in_flight = max_in_flight.map(signed);
     }
+    if let Some(rate_limit_per_second) = rate_limit_per_second {
+        endpoint.rate_limit_per_second = rate_limit_per_second.map(signed);
+    }
     if let Some(timeout_seconds) = timeout_seconds {
         endpoint.timeout_seconds = signed(timeout_seconds);
     }
@@ -97,6 +103,7 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         // Disabling a disabled endpoint keeps its reason.
         if enabled != endpoint.enabled {
             endpoint.disabled_reason = (!enabled).then(|| "requested".to_owned());
+            endpoint.disabled_at = (!enabled).then(OffsetDateTime::now_utc);
         }
         endpoint.enabled = enabled;
     }

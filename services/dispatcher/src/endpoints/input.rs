@@ -17,6 +17,7 @@ pub(crate) const MAX_TIMEOUT_SECONDS: u32 = 30;
 pub(super) const MAX_PATTERNS: usize = 100;
 const MAX_DESCRIPTION_CHARACTERS: usize = 1000;
 const MAX_IN_FLIGHT: u32 = 100;
+const MAX_RATE_PER_SECOND: u32 = 1000;
 const MAX_RETRIES: usize = 20;
 const MAX_DELAY_SECONDS: u32 = 86_400;
 
@@ -55,6 +56,8 @@ pub(crate) struct EndpointPatch {
     pub compat_signature: Option<Option<CompatSignature>>,
     /// Inner `None`: the dispatcher's default.
     pub max_in_flight: Option<Option<u32>>,
+    /// Inner `None`: no limit.
+    pub rate_limit_per_second: Option<Option<u32>>,
     pub timeout_seconds: Option<u32>,
     /// Delays before the retries, seconds.
     pub retry_schedule: Option<Vec<u32>>,
@@ -97,6 +100,8 @@ impl EndpointPatch {
             auth: fields.take_object("auth", |value| receiver_auth::read(value, policy, now)),
             compat_signature: fields.take_object("compat_signature", compat_signature::read),
             max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, MAX_IN_FLIGHT)),
+            rate_limit_per_second: fields
+                .take_nullable("rate_limit_per_second", |value| number(value, 1, MAX_RATE_PER_SECOND)),
             timeout_seconds: fields.take("timeout_seconds", |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
             retry_schedule: fields.take("retry_schedule", retry_schedule),
             enabled: fields.take("enabled", flag),
@@ -104,7 +109,6 @@ impl EndpointPatch {
         for name in ["ordered", "ack_on_success"] {
             fields.refuse_unless(name, |value| value == &Value::Bool(false));
         }
-        fields.refuse_unless("rate_limit_per_second", Value::is_null);
         if fields.errors.is_empty() { Ok(patch) } else { Err(fields.errors) }
     }
 }
@@ -237,7 +241,7 @@ mod tests {
             "headers": {"X-Token": "t 1"}, "auth": {"type": "bearer", "token": "t"},
             "compat_signature": {"format": "sha256-hex", "header": "x-sig"},
             "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
-            "enabled": false, "ordered": false,
+            "enabled": false, "ordered": false, "rate_limit_per_second": 1000,
         }));
         let wanted = EndpointPatch {
             url: Some("https://example.com/hook".to_owned()),
@@ -252,6 +256,7 @@ mod tests {
                 secret: None,
             })),
             max_in_flight: Some(Some(3)),
+            rate_limit_per_second: Some(Some(1000)),
             timeout_seconds: Some(30),
             retry_schedule: Some(Vec::new()),
             enabled: Some(false),
@@ -270,6 +275,7 @@ mod tests {
             auth: Some(None),
             compat_signature: Some(None),
             max_in_flight: Some(None),
+            rate_limit_per_second: Some(None),
             ..EndpointPatch::default()
         };
         assert_eq!(read(&nullable).unwrap(), wanted);
@@ -299,9 +305,7 @@ mod tests {
 
     #[test]
     fn planned_fields_are_refused() {
-        for (name, value) in
-            [("ordered", json!(true)), ("ack_on_success", json!(true)), ("rate_limit_per_second", json!(5))]
-        {
+        for (name, value) in [("ordered", json!(true)), ("ack_on_success", json!(true))] {
             let errors = read(&json!({ name: value })).unwrap_err();
             assert_eq!((errors[0].field.as_str(), errors[0].reason.as_str()), (name, "is not supported yet"));
         }
@@ -327,6 +331,9 @@ mod tests {
         assert_eq!(invalid_fields(&json!({"url": null})), ["url"]);
         assert_eq!(invalid_fields(&json!({"event_types": ["a", "or*der"]})), ["event_types"]);
         assert_eq!(invalid_fields(&json!({"max_in_flight": 101})), ["max_in_flight"]);
+        for rate in [json!(0), json!(1001), json!(0.5), json!("5")] {
+            assert_eq!(invalid_fields(&json!({"rate_limit_per_second": rate})), ["rate_limit_per_second"]);
+        }
         let filter = json!({"all": [{"path": "a", "exists": true}, {"path": "b", "gte": "1", "near": 1}]});
         assert_eq!(invalid_fields(&json!({ "filter": filter })), ["filter.all[1].gte"]);
         assert_eq!(invalid_fields(&json!({"timeout_seconds": 1.5})), ["timeout_seconds"]);

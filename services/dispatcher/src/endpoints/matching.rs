@@ -41,6 +41,8 @@ pub(crate) struct Endpoint {
     pub compat_signer: Option<CompatSigner>,
     /// Maximum of requests in flight.
     pub max_in_flight: usize,
+    /// `None`: no limit.
+    pub rate_limit_per_second: Option<u32>,
     /// Of one request, including its response.
     pub timeout: Duration,
     /// Delays before the retries.
@@ -200,6 +202,7 @@ pub(crate) mod tests {
             authorization: None,
             compat_signer: None,
             max_in_flight: 1,
+            rate_limit_per_second: None,
             timeout: Duration::from_secs(1),
             retry_delays_seconds: Vec::new(),
         }

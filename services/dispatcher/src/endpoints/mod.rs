@@ -3,8 +3,9 @@
 //! (`problems`), how webhooks authenticate and are signed beside our signature (`receiver_auth`, `compat_signature`,
 //! `nested`, `credentials`, `credential_bodies`), the sealed secrets (`secrets`), and the rows (`store`, `pages`); how
 //! many changes there may be (`changes`); filters (`filter`) and their dry run (`dry_run`); rotation (`rotation`),
-//! enabling and disabling (`switching`); tests of an endpoint (`trial`), and the backfill of a new one (`backfill`); the
-//! cache of the dispatcher (`cache`, `matching`), and what it deletes (`purge`). Nothing here needs Kafka.
+//! enabling and disabling (`switching`), also by the system (`disabling`); tests of an endpoint (`trial`), and the
+//! backfill of a new one (`backfill`); the cache of the dispatcher (`cache`, `matching`), and what it deletes (`purge`).
+//! Nothing here needs Kafka.
 
 mod backfill;
 mod bodies;
@@ -14,6 +15,7 @@ pub(crate) mod compat_signature;
 mod credential_bodies;
 pub(crate) mod credentials;
 mod default;
+pub(crate) mod disabling;
 mod dry_run;
 mod edit;
 pub(crate) mod event_types;

@@ -34,6 +34,7 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "auth": endpoint.credentials.auth,
         "compat_signature": endpoint.credentials.compat_signature,
         "max_in_flight": endpoint.max_in_flight,
+        "rate_limit_per_second": endpoint.rate_limit_per_second,
         "timeout_seconds": endpoint.timeout_seconds,
         "retry_schedule": endpoint.retry_schedule,
         "enabled": endpoint.enabled,

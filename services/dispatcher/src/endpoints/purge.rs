@@ -71,6 +71,10 @@ async fn delete(pool: &PgPool, ids: &[Uuid]) -> Result<u64, sqlx::Error> {
             .fetch_all(&mut *transaction)
             .await?;
     sqlx::query("DELETE FROM endpoint_queues WHERE endpoint_id = ANY($1)").bind(ids).execute(&mut *transaction).await?;
+    sqlx::query("DELETE FROM endpoint_conditions WHERE endpoint_id = ANY($1)")
+        .bind(ids)
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query("UPDATE endpoints_version SET purged_version = greatest(purged_version, $1)")
         .bind(versions.iter().max().copied())
         .execute(&mut *transaction)

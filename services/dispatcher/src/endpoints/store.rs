@@ -36,12 +36,15 @@ pub(crate) struct StoredEndpoint {
     pub credentials: StoredCredentials,
     /// `None`: the dispatcher's default.
     pub max_in_flight: Option<i32>,
+    /// `None`: no limit.
+    pub rate_limit_per_second: Option<i32>,
     pub timeout_seconds: i32,
     /// Delays before the retries, seconds.
     pub retry_schedule: Vec<i32>,
     pub enabled: bool,
-    /// `requested` or `gone` while the endpoint is disabled.
+    /// `requested`, `gone` or `failing` while the endpoint is disabled.
     pub disabled_reason: Option<String>,
+    pub disabled_at: Option<OffsetDateTime>,
     /// The endpoint of `/webhook/config`.
     pub is_default: bool,
     /// Of its last change.
@@ -66,10 +69,12 @@ impl FromRow<'_, PgRow> for StoredEndpoint {
             previous_expires_at: row.try_get("previous_expires_at")?,
             credentials: StoredCredentials::from_row(row)?,
             max_in_flight: row.try_get("max_in_flight")?,
+            rate_limit_per_second: row.try_get("rate_limit_per_second")?,
             timeout_seconds: row.try_get("timeout_seconds")?,
             retry_schedule: row.try_get("retry_schedule")?,
             enabled: row.try_get("enabled")?,
             disabled_reason: row.try_get("disabled_reason")?,
+            disabled_at: row.try_get("disabled_at")?,
             is_default: row.try_get("is_default")?,
             version: row.try_get("version")?,
             created_at: row.try_get("created_at")?,
@@ -132,8 +137,9 @@ pub(crate) async fn create(
     }
     let mut stored: StoredEndpoint = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
-                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json) RETURNING *",
+                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter,
+                                rate_limit_per_second, disabled_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16, $17) RETURNING *",
     )
     .bind(new.id.as_uuid())
     .bind(new.org_id.as_uuid())
@@ -150,6 +156,8 @@ pub(crate) async fn create(
     .bind(new.is_default)
     .bind(version)
     .bind(new.filter.as_ref().map(Value::to_string))
+    .bind(new.rate_limit_per_second)
+    .bind(new.disabled_at)
     .fetch_one(&mut *conn)
     .await?;
     if new.credentials != stored.credentials {
@@ -216,6 +224,7 @@ pub(crate) async fn update(
             .await?;
     let Some(mut endpoint) = found else { return Ok(None) };
     let credentials = endpoint.credentials.clone();
+    let was_enabled = endpoint.enabled;
     change(&mut endpoint);
     if endpoint.credentials != credentials {
         credentials::write(&mut *conn, id, &endpoint.credentials).await?;
@@ -225,7 +234,7 @@ pub(crate) async fn update(
          SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
              timeout_seconds = $7, retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11,
              filter = $12::json, sealed_secret = $13, sealed_previous_secret = $14, previous_expires_at = $15,
-             updated_at = now()
+             rate_limit_per_second = $16, disabled_at = $17, updated_at = now()
          WHERE id = $1 RETURNING *",
     )
     .bind(id.as_uuid())
@@ -243,8 +252,13 @@ pub(crate) async fn update(
     .bind(&endpoint.sealed_secret)
     .bind(&endpoint.sealed_previous_secret)
     .bind(endpoint.previous_expires_at)
+    .bind(endpoint.rate_limit_per_second)
+    .bind(endpoint.disabled_at)
     .fetch_one(&mut *conn)
     .await?;
+    if endpoint.enabled && !was_enabled {
+        forget_failures(conn, id).await?;
+    }
     if endpoint.enabled {
         schedule::release(conn, id).await?;
     }
@@ -279,20 +293,32 @@ pub(crate) async fn delete(
     Ok(deleted)
 }
 
-/// Disables an endpoint that answered 410, unless it is disabled or deleted already. Returns the changed row.
-pub(crate) async fn disable_gone(
+/// Disables an endpoint for a reason of the system, unless it is disabled or deleted already. Returns the changed row.
+pub(crate) async fn disable(
     conn: &mut PgConnection,
     NewVersion(version): NewVersion,
     id: EndpointId,
+    reason: &'static str,
 ) -> Result<Option<StoredEndpoint>, sqlx::Error> {
     sqlx::query_as(
-        "UPDATE endpoints SET enabled = false, disabled_reason = 'gone', updated_at = now(), version = $2
+        "UPDATE endpoints
+         SET enabled = false, disabled_reason = $3, disabled_at = now(), updated_at = now(), version = $2
          WHERE id = $1 AND enabled AND deleted_at IS NULL RETURNING *",
     )
     .bind(id.as_uuid())
     .bind(version)
+    .bind(reason)
     .fetch_optional(conn)
     .await
+}
+
+/// Forgets the failures of an endpoint that is enabled: only later ones count.
+async fn forget_failures(conn: &mut PgConnection, id: EndpointId) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE endpoint_conditions SET failing_since = NULL, last_failed_at = NULL WHERE endpoint_id = $1")
+        .bind(id.as_uuid())
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Deletes endpoints of an organization that is being erased, at most a batch, and empties their rows, also those of

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http_server::Timestamp;
 use kafka::Record;
 use schemas::ids::OrgId;
+use schemas::native::SystemKey;
 use schemas::records::Event;
 use schemas::{hops, native};
 use time::OffsetDateTime;
@@ -35,10 +36,17 @@ impl MatchKind {
     }
 }
 
-/// Reads one record of a partition whose log is in `log_epoch`. `now_ms`: milliseconds since the Unix epoch.
-pub(crate) fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot, now_ms: i64) -> (ReadRecord, MatchKind) {
+/// Reads one record of a partition whose log is in `log_epoch`. `system_key`: of the system's own events. `now_ms`:
+/// milliseconds since the Unix epoch.
+pub(crate) fn read(
+    record: &Record,
+    log_epoch: i32,
+    snapshot: &Snapshot,
+    system_key: Option<&SystemKey>,
+    now_ms: i64,
+) -> (ReadRecord, MatchKind) {
     let has_time = record.check_time(now_ms).is_ok();
-    let matched = if has_time { match_event(record, log_epoch, snapshot) } else { Err(Unreadable) };
+    let matched = if has_time { match_event(record, log_epoch, snapshot, system_key) } else { Err(Unreadable) };
     let (matched, kind) = match matched {
         Ok(Some(matched)) => (Some(matched), MatchKind::Matched),
         Ok(None) => (None, MatchKind::Unmatched),
@@ -51,7 +59,12 @@ pub(crate) fn read(record: &Record, log_epoch: i32, snapshot: &Snapshot, now_ms:
 
 struct Unreadable;
 
-fn match_event(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<Option<MatchedEvent>, Unreadable> {
+fn match_event(
+    record: &Record,
+    log_epoch: i32,
+    snapshot: &Snapshot,
+    system_key: Option<&SystemKey>,
+) -> Result<Option<MatchedEvent>, Unreadable> {
     if record.is_marker {
         return Ok(None);
     }
@@ -62,7 +75,7 @@ fn match_event(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<O
         return Ok(None);
     }
     let native = record.as_native();
-    let event = native::read_event(&native).map_err(|_| Unreadable)?;
+    let event = native::read_event_with(&native, system_key).map_err(|_| Unreadable)?;
     let is_encoded = event.payload_encoding.is_some();
     let endpoints = snapshot.matching(event.org_id, &event.event_type, &Payload::new(&event.payload, is_encoded));
     if endpoints.is_empty() {

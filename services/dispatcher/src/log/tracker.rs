@@ -178,11 +178,12 @@ impl DeliveryTracker {
         Some((ticket, open.delivery.clone(), slot))
     }
 
-    /// The endpoint is deleted, disabled or unusable, or its circuit is open: the delivery is spilled, and the retry
-    /// worker cancels it, holds it, or sends it when the circuit allows.
-    pub(crate) fn skip_unavailable(&mut self, ticket: u64) {
+    /// The endpoint is deleted, disabled or unusable, or it gets nothing now: the delivery is spilled, and after this
+    /// time the retry worker cancels it, holds it, or sends it when the endpoint gets something again.
+    pub(crate) fn skip_unavailable(&mut self, ticket: u64, due_after: Duration) {
         if let Some(open) = self.open.remove(&ticket) {
-            self.spill(open.delivery, open.generation, DUE_NOW);
+            let waits_for = WaitsFor::Attempt { attempts: 0, due_after, lease: None };
+            self.spill(open.delivery, open.generation, waits_for);
         }
     }
 

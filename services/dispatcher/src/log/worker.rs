@@ -13,6 +13,7 @@ use kafka::Record;
 use kafka::consumer::{ConsumerEvent, Session, SessionEnd};
 use kafka::fence::{self, Claim};
 use schemas::ids::EndpointId;
+use schemas::native::SystemKey;
 use schemas::unix_time::to_millis;
 use time::OffsetDateTime;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -32,6 +33,7 @@ use crate::log::tracker::{DeliveryTracker, PartitionHistory, Undecided};
 use crate::log::{duplicates, record};
 use crate::metrics::METRICS;
 use crate::retry::schedule;
+use crate::system_events;
 
 use commits::Committer;
 use gauges::Gauges;
@@ -41,6 +43,9 @@ use health::{HealthCheck, read_with_retries, report_database_error, unhealthy_re
 const MAX_ROWS_WAITING: usize = 5000;
 /// While spilled rows of so many bytes wait for a transaction, no records are read.
 const MAX_ROW_BYTES_WAITING: usize = 64 * 1024 * 1024;
+/// After so long the retry worker looks for a delivery whose endpoint gets nothing now, and not at each commit. Not
+/// later, since a probe may close the circuit at any time.
+const MAX_SPILLED_WAIT: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
 
 pub(crate) struct LogWorker {
@@ -54,6 +59,8 @@ pub(crate) struct LogWorker {
     committer: Committer,
     gauges: Gauges,
     health_check: HealthCheck,
+    /// Read before the first record.
+    system_key: Option<SystemKey>,
 }
 
 impl LogWorker {
@@ -69,6 +76,7 @@ impl LogWorker {
             decisions: JoinSet::new(),
             gauges: Gauges::new(),
             health_check: HealthCheck::new(),
+            system_key: None,
         }
     }
 
@@ -167,6 +175,9 @@ impl LogWorker {
 
     async fn assign(&mut self, claims: Vec<Claim>, session: &Session) {
         let (pool, endpoint_cache) = (self.dependencies.pool.clone(), self.dependencies.endpoint_cache.clone());
+        if self.system_key.is_none() {
+            self.system_key = read_with_retries(&self.dependencies, session, || system_events::read_key(&pool)).await;
+        }
         for claim in &claims {
             let read_history = || async {
                 let scheduled =
@@ -206,7 +217,7 @@ impl LogWorker {
         let mut undecided: BTreeMap<i32, Vec<Undecided>> = BTreeMap::new();
         for record in records {
             let Some(log_epoch) = self.tracker.log_epoch(record.partition) else { continue };
-            let (read, kind) = record::read(record, log_epoch, &snapshot, now_ms);
+            let (read, kind) = record::read(record, log_epoch, &snapshot, self.system_key.as_ref(), now_ms);
             METRICS.records.with_label_values(&[kind.as_str()]).inc();
             undecided.entry(record.partition).or_default().extend(self.tracker.track(read, now));
         }
@@ -262,23 +273,25 @@ impl LogWorker {
             },
         };
         session.report_health(unhealthy_reason(&self.dependencies));
-        let slots = self.dependencies.slots.clone();
+        let (slots, spill_after) = (self.dependencies.slots.clone(), self.config.spill_after);
         let now = Instant::now();
         // Without an endpoint that takes attempts no slot is needed: the delivery leaves the queue at once.
         let slot = |id: EndpointId| match snapshot.state(id) {
             EndpointState::Enabled(endpoint) => match slots.take(Pool::FirstAttempts, endpoint, now) {
-                Grant::Slot(slot) => Some(Some((endpoint.clone(), slot))),
-                Grant::Busy => None,
-                Grant::CircuitOpen(_) => Some(None),
+                Grant::Slot(slot) => Some(Ok((endpoint.clone(), slot))),
+                // It would wait for too long here.
+                Grant::RateLimited(wait) if wait >= spill_after => Some(Err(MAX_SPILLED_WAIT)),
+                Grant::Busy | Grant::RateLimited(_) => None,
+                Grant::Blocked(wait) => Some(Err(wait.min(MAX_SPILLED_WAIT))),
             },
-            EndpointState::Withheld | EndpointState::Gone => Some(None),
+            EndpointState::Withheld | EndpointState::Gone => Some(Err(Duration::ZERO)),
         };
         while self.attempts.len() < self.max_attempts()
             && let Some((ticket, delivery, granted)) = self.tracker.start(slot)
         {
             match granted {
-                Some((endpoint, slot)) => self.start_attempt(ticket, endpoint, delivery, slot),
-                None => self.tracker.skip_unavailable(ticket),
+                Ok((endpoint, slot)) => self.start_attempt(ticket, endpoint, delivery, slot),
+                Err(wait) => self.tracker.skip_unavailable(ticket, wait),
             }
         }
     }

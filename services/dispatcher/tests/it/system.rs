@@ -128,6 +128,7 @@ impl System {
         let (pool, producer, kafka, sealing) =
             (self.pool.clone(), self.producer.clone(), self.kafka.clone(), self.sealing.clone());
         let mut supervisor = Supervisor::new(health.clone(), shutdown.clone());
+        dispatcher::append_system_events(&mut supervisor, pool.clone(), producer.clone(), kafka.topics.events.clone());
         dispatcher::start(&mut supervisor, config, pool, producer, kafka, sealing).unwrap();
         let task = tokio::spawn(supervisor.run(PATIENCE));
         self.running.push(Running { shutdown, task });

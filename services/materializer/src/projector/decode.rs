@@ -3,7 +3,7 @@
 use kafka::Record;
 use kafka::partition::TopicPartition;
 use schemas::ids::OrgId;
-use schemas::native::{self, Unreadable};
+use schemas::native::{self, SystemKey, Unreadable};
 use schemas::records::{Ack, DeliveryAttempt, Event};
 use schemas::topics::TopicNames;
 
@@ -42,8 +42,9 @@ pub(crate) enum Content {
     Skipped,
 }
 
-/// Decodes `record` by the rules of its topic. `now_ms`: milliseconds since the Unix epoch.
-pub(crate) fn decode(record: Record, topics: &TopicNames, now_ms: i64) -> DecodedRecord {
+/// Decodes `record` by the rules of its topic. `system_key`: of the system's own events. `now_ms`: milliseconds since
+/// the Unix epoch.
+pub(crate) fn decode(record: Record, topics: &TopicNames, system_key: &SystemKey, now_ms: i64) -> DecodedRecord {
     if record.is_marker {
         return DecodedRecord { record, content: Content::Skipped, has_future_time: false };
     }
@@ -57,7 +58,7 @@ pub(crate) fn decode(record: Record, topics: &TopicNames, now_ms: i64) -> Decode
     } else if *record.topic == *topics.deliveries {
         native::read_attempt(key, value).map(|attempt| Content::Attempt(Box::new(attempt)))
     } else {
-        native::read_event(&record.as_native()).map(|event| Content::Event(Box::new(event)))
+        native::read_event_with(&record.as_native(), Some(system_key)).map(|event| Content::Event(Box::new(event)))
     };
     let content = content.unwrap_or_else(Content::Dead);
     DecodedRecord { record, content, has_future_time }

@@ -16,4 +16,5 @@ mod ownership;
 mod reconcile;
 pub(crate) mod retention;
 mod stalls;
+mod system_events;
 mod undecodable;

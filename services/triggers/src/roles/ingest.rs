@@ -201,6 +201,7 @@ impl ApiServer {
             ..TenancyConfig::new(self.operator_token, self.open_signup)
         };
         config.limits.enabled = self.tuning.rate_limits == RateLimits::On;
+        dispatcher::append_system_events(supervisor, pool.clone(), producer.clone(), kafka.topics.events.clone());
         let tenancy = Tenancy::start(supervisor, pool.clone(), self.sealing.clone(), config);
         let organization = match &self.dev_api_keys {
             Some(keys) => tenancy.apply_dev_keys(keys, on_loopback).await.context("DEV_API_KEYS")?,

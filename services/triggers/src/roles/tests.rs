@@ -66,6 +66,7 @@ async fn ingest_ends_when_one_of_its_tasks_ends() {
         "key watch",
         "postgres probe",
         "rate limits",
+        "system events",
     ];
     assert_each_task_ends_the_role(&expected, async |supervisor| {
         let api = ApiServer {
@@ -99,8 +100,16 @@ async fn materializer_ends_when_one_of_its_tasks_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatcher_ends_when_one_of_its_tasks_ends() {
     let (_database, connections) = connections().await;
-    let expected =
-        ["dispatcher", "endpoint purge", "endpoint watch", "kafka probe", "replays", "retries", "schedule erasure"];
+    let expected = [
+        "dispatcher",
+        "endpoint conditions",
+        "endpoint purge",
+        "endpoint watch",
+        "kafka probe",
+        "replays",
+        "retries",
+        "schedule erasure",
+    ];
     assert_each_task_ends_the_role(&expected, async |supervisor| {
         // reqwest is built without a crypto provider. A second call in one process is harmless.
         drop(rustls::crypto::ring::default_provider().install_default());

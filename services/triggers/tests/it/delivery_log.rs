@@ -114,3 +114,33 @@ async fn a_failed_delivery_is_retried_and_an_endpoint_tested() {
     let test = delivered["event_id"].as_str().unwrap();
     api.get(&format!("/v1/events/{test}")).await.expect(404);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disabled_endpoint_is_an_event_in_the_inbox() {
+    let system = System::shared().await;
+    let (_ingest, _materializer, api) = system.inbox_roles(RECEIVERS_HERE).await;
+    let dispatcher = system.role("dispatcher", RECEIVERS_HERE);
+    dispatcher.ready().await;
+    let gone = Receiver::start(ReceiverBehavior::Status(410)).await;
+    let watching = Receiver::start(ReceiverBehavior::Status(200)).await;
+    let endpoint = async |receiver: &Receiver, types: Value| {
+        let body = json!({"url": receiver.url(), "event_types": types, "rate_limit_per_second": 50});
+        api.post("/v1/endpoints", &body).await.expect(201).json()["id"].as_str().unwrap().to_owned()
+    };
+    let removed = endpoint(&gone, json!(["order.*"])).await;
+    endpoint(&watching, json!(["triggers.*"])).await;
+    api.accept("order.created", &json!(1)).await;
+    let disabled = "/v1/inbox?event_type=triggers.endpoint.disabled";
+    let shown = eventually(RECEIVED_WITHIN, "the event is in the inbox", || async {
+        api.get(disabled).await.expect(200).json()["events"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!((&shown["payload"]["endpoint_id"], &shown["payload"]["reason"]), (&json!(removed), &json!("gone")));
+    let webhook = watching.with_patience(RECEIVED_WITHIN).wait_for(1).await.remove(0);
+    assert_eq!(webhook.json()["data"], shown["payload"], "others get it as a webhook");
+    let page = api.get(disabled).await.expect(200).json();
+    assert_eq!(page["events"].as_array().unwrap().len(), 1, "it is there once");
+    api.post("/v1/events", &json!({"event_type": "triggers.endpoint.disabled", "payload": 1})).await.expect(400);
+    let stats = system.run_as(&api, &["endpoint", "stats", &removed]).await.expect(0).json();
+    assert_eq!((&stats[0]["circuit"], &stats[0]["rate_limit_per_second"]), (&json!("closed"), &json!(50)));
+}

@@ -67,6 +67,7 @@ fn endpoint(url: &str) -> Endpoint {
         authorization: None,
         compat_signer: None,
         max_in_flight: 1,
+        rate_limit_per_second: None,
         timeout: Duration::from_secs(5),
         retry_delays_seconds: Vec::new(),
     }

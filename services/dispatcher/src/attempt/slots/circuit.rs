@@ -54,6 +54,12 @@ impl Circuit {
         }
     }
 
+    /// The circuit of an endpoint that another dispatcher has opened, or this one before it was restarted.
+    pub(super) fn adopted(retry_after: Duration, now: Instant) -> Self {
+        let retry_after = retry_after.min(LONGEST_OPEN);
+        Self::Open { until: now + retry_after, period: retry_after.max(FIRST_OPEN) }
+    }
+
     pub(super) const fn is_closed(self) -> bool {
         matches!(self, Self::Closed { .. })
     }

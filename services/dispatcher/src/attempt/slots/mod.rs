@@ -1,10 +1,16 @@
 //! Which attempts may start: bounds by pool, lane, organization and endpoint, so that no organization delays the
-//! webhooks of another one. The rules are in `endpoint` and `circuit` (one endpoint), `lanes` (all endpoints) and
-//! `table` (all attempts); they are pure.
+//! webhooks of another one. The rules are in `endpoint`, `circuit`, `rate` and `shared_rate` (one endpoint), `lanes`
+//! (all endpoints) and `table` (all attempts); they are pure. `condition` and `changes` say what others may know of an
+//! endpoint, and `conditions` shares it through PostgreSQL.
 
+mod changes;
 mod circuit;
+mod condition;
+pub(crate) mod conditions;
 mod endpoint;
 mod lanes;
+mod rate;
+mod shared_rate;
 #[cfg(test)]
 mod simulation;
 mod table;
@@ -12,7 +18,9 @@ mod table;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use endpoint::Observed;
+use tokio::sync::Notify;
+
+pub(crate) use endpoint::{INITIAL_WINDOW, Observed};
 pub(crate) use lanes::{Pool, PoolSizes};
 
 use crate::endpoints::matching::Endpoint;
@@ -22,7 +30,11 @@ use table::{Asking, SlotTable};
 
 /// Slots of all attempts of this instance. Cloning shares them.
 #[derive(Debug, Clone)]
-pub(crate) struct Slots(Arc<Mutex<SlotTable>>);
+pub(crate) struct Slots {
+    table: Arc<Mutex<SlotTable>>,
+    /// Places on a rate limit are asked for.
+    asked: Arc<Notify>,
+}
 
 /// The answer to a request for a slot.
 #[derive(Debug)]
@@ -30,27 +42,37 @@ pub(crate) enum Grant {
     Slot(Slot),
     /// All slots that the attempt could have are taken; one becomes free when an attempt ends.
     Busy,
-    /// The circuit of the endpoint is open: no attempt starts for so long.
-    CircuitOpen(Duration),
+    /// The circuit of the endpoint is open, or it asked for a pause: no attempt starts for so long.
+    Blocked(Duration),
+    /// The rate limit of the endpoint is used up. An attempt may start after so long.
+    RateLimited(Duration),
 }
 
 impl Slots {
     pub(crate) fn new(sizes: PoolSizes) -> Self {
-        Self(Arc::new(Mutex::new(SlotTable::new(sizes, Instant::now()))))
+        Self { table: Arc::new(Mutex::new(SlotTable::new(sizes, Instant::now()))), asked: Arc::default() }
     }
 
     /// Asks for a slot of `pool` for an attempt that starts at `now`.
     pub(crate) fn take(&self, pool: Pool, endpoint: &Endpoint, now: Instant) -> Grant {
-        let Endpoint { id: endpoint_id, org_id, max_in_flight, .. } = *endpoint;
-        match self.lock().take(Asking { pool, org_id, endpoint_id, max_in_flight }, now) {
+        let Endpoint { id: endpoint_id, org_id, max_in_flight, rate_limit_per_second: rate_limit, .. } = *endpoint;
+        let (taken, has_asks) = {
+            let mut table = self.lock();
+            (table.take(Asking { pool, org_id, endpoint_id, max_in_flight, rate_limit }, now), table.has_asks())
+        };
+        if has_asks {
+            self.asked.notify_one();
+        }
+        match taken {
             Ok(number) => Grant::Slot(Slot { slots: self.clone(), number, observed: None }),
             Err(Refusal::Full) => Grant::Busy,
-            Err(Refusal::CircuitOpen(wait)) => Grant::CircuitOpen(wait),
+            Err(Refusal::CircuitOpen(wait) | Refusal::Stopped(wait)) => Grant::Blocked(wait),
+            Err(Refusal::RateLimited(wait)) => Grant::RateLimited(wait),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotTable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

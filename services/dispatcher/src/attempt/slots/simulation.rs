@@ -77,7 +77,12 @@ fn run(endpoints: &[SimulatedEndpoint], arrivals: &[Arrival]) -> Waits {
             let endpoint = endpoints[endpoint];
             let status = (!endpoint.hangs).then_some(200);
             let latency = if endpoint.hangs { TIMEOUT } else { endpoint.latency };
-            table.end(number, Some(Observed { status, latency }), start + now, 0.0);
+            table.end(
+                number,
+                Some(Observed { status, latency, retry_after: None, is_of_system: false }),
+                start + now,
+                0.0,
+            );
         }
         while let Some(oldest) =
             waiting.pop_front_if(|ticket| started[*ticket] || arrivals[*ticket].at + SPILL_AFTER <= now)
@@ -91,10 +96,10 @@ fn run(endpoints: &[SimulatedEndpoint], arrivals: &[Arrival]) -> Waits {
         let mut slot = |id: EndpointId| {
             let endpoint = endpoints[index[&id]];
             let (pool, org_id, max_in_flight) = (Pool::FirstAttempts, endpoint.org_id, MAX_IN_FLIGHT);
-            match table.take(Asking { pool, org_id, endpoint_id: id, max_in_flight }, start + now) {
+            match table.take(Asking { pool, org_id, endpoint_id: id, max_in_flight, rate_limit: None }, start + now) {
                 Ok(number) => Some(Some((index[&id], number))),
-                Err(Refusal::CircuitOpen(_)) => Some(None),
-                Err(Refusal::Full) => None,
+                Err(Refusal::CircuitOpen(_) | Refusal::Stopped(_)) => Some(None),
+                Err(Refusal::Full | Refusal::RateLimited(_)) => None,
             }
         };
         while let Some((ticket, granted)) = queues.next(&mut slot) {

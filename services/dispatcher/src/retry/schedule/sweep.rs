@@ -151,8 +151,13 @@ pub(crate) async fn erase(connection: &mut PgConnection, org_id: OrgId) -> Resul
              DELETE FROM delivery_usage WHERE org_id = $1 RETURNING 1
          ), replays AS (
              DELETE FROM replays WHERE id IN (SELECT id FROM replays WHERE org_id = $1 LIMIT $2) RETURNING 1
+         ), conditions AS (
+             DELETE FROM endpoint_conditions WHERE endpoint_id IN (
+                 SELECT endpoint_id FROM endpoint_conditions WHERE org_id = $1 LIMIT $2)
+             RETURNING 1
          )
-         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM usage UNION ALL SELECT FROM replays",
+         SELECT FROM events UNION ALL SELECT FROM queues UNION ALL SELECT FROM usage UNION ALL SELECT FROM replays
+         UNION ALL SELECT FROM conditions",
     )
     .bind(org_id.as_uuid())
     .bind(SWEEP_ROWS)

@@ -21,6 +21,8 @@ use super::{LeasedRow, RetryWorker};
 const MAX_CLAIMS_PER_ENDPOINT: usize = 64;
 /// How long rows wait that cannot be attempted yet.
 const POSTPONED: Duration = Duration::from_secs(1);
+/// How long rows wait at least that were refused by the rate limit of their endpoint.
+const RATE_PAUSE: Duration = Duration::from_millis(200);
 /// How long the rows of an endpoint wait that is enabled and cannot be used.
 const UNUSABLE: Duration = Duration::from_secs(5);
 /// Lease of a row that is only reported.
@@ -87,7 +89,9 @@ impl RetryWorker {
                         plan.claim(Wanted { endpoint: id, max_rows, lease, before_due: false });
                         plan.slots.insert(id, granted);
                     }
-                    Err(after) => {
+                    // The end of an attempt gives no place on a rate limit.
+                    Err(NoSlot::RateLimited(after)) => plan.postpone(id, after),
+                    Err(NoSlot::Taken(after)) => {
                         plan.postpone(id, after);
                         orgs.get(&id).into_iter().for_each(|org_id| self.waiting.add(*org_id, id));
                     }
@@ -128,16 +132,20 @@ impl RetryWorker {
     /// Slots for retries of an endpoint, as many as it may have now; at least one.
     ///
     /// # Errors
-    /// There is none; after so long there may be one.
-    fn take_slots(&self, endpoint: &Endpoint) -> Result<Vec<Slot>, Duration> {
+    /// There is none.
+    fn take_slots(&self, endpoint: &Endpoint) -> Result<Vec<Slot>, NoSlot> {
         let now = std::time::Instant::now();
         let mut granted = Vec::new();
         while granted.len() < MAX_CLAIMS_PER_ENDPOINT {
             match self.dependencies.slots.take(Pool::Retries, endpoint, now) {
                 Grant::Slot(slot) => granted.push(slot),
-                Grant::Busy if granted.is_empty() => return Err(POSTPONED),
-                Grant::CircuitOpen(after) if granted.is_empty() => return Err(after),
-                Grant::Busy | Grant::CircuitOpen(_) => break,
+                Grant::Busy if granted.is_empty() => return Err(NoSlot::Taken(POSTPONED)),
+                Grant::Blocked(after) if granted.is_empty() => return Err(NoSlot::Taken(after)),
+                // Places on the rate limit are used up to 0.9 s late, so several are claimed together.
+                Grant::RateLimited(after) if granted.is_empty() => {
+                    return Err(NoSlot::RateLimited(after.max(RATE_PAUSE)));
+                }
+                Grant::Busy | Grant::Blocked(_) | Grant::RateLimited(_) => break,
             }
         }
         Ok(granted)
@@ -196,6 +204,13 @@ impl LeasedRow {
         let (delivery_id, org_id) = (row.delivery.id, row.delivery.event.org_id);
         Self { delivery_id, org_id, lease: row.lease, attempts: row.attempts }
     }
+}
+
+/// Why there is no slot, and after how long there may be one.
+enum NoSlot {
+    /// They are taken, or the endpoint gets nothing now. The end of an attempt may change that.
+    Taken(Duration),
+    RateLimited(Duration),
 }
 
 enum RowAction<'a> {

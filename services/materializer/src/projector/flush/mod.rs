@@ -16,6 +16,7 @@ pub(crate) mod pending_effects;
 mod positions;
 mod read_mode;
 mod split;
+mod system_key;
 #[cfg(test)]
 mod tests;
 
@@ -28,12 +29,13 @@ use kafka::producer::Producer;
 use runtime::health::Component;
 use runtime::postgres::{SqlEffect, effect, is_statement_timeout};
 use runtime::retry::Backoff;
-use schemas::native::Unreadable;
+use schemas::native::{SystemKey, Unreadable};
 use schemas::position::LogPosition;
 use schemas::topics::TopicNames;
 use schemas::unix_time::to_millis;
 use sqlx::postgres::PgPool;
 use time::OffsetDateTime;
+use tokio::sync::OnceCell;
 use tracing::{debug, info, warn};
 
 use super::batch::Batch;
@@ -64,6 +66,8 @@ pub(crate) struct Flusher {
     mode: ReadMode,
     time_partitions: TimePartitions,
     topics: TopicNames,
+    /// Of the system's own events; read at the first flush.
+    system_key: OnceCell<SystemKey>,
     organizations: OrganizationStatuses,
     component: Component,
 }
@@ -101,7 +105,8 @@ impl Flusher {
     ) -> Self {
         let time_partitions = TimePartitions::new(pool.clone(), generation, retention_days);
         let organizations = OrganizationStatuses::default();
-        Self { pool, consumer, generation, mode, time_partitions, topics, organizations, component }
+        let system_key = OnceCell::new();
+        Self { pool, consumer, generation, mode, time_partitions, topics, system_key, organizations, component }
     }
 
     /// Writes the batch, without the records of fenced partitions. Waits while PostgreSQL or Kafka is unavailable.
@@ -110,8 +115,11 @@ impl Flusher {
         METRICS.flush_records.observe(batch.records.len() as f64);
         let mut owned = batch.owned;
         let mut outcome = FlushOutcome::default();
+        let read_key = || self.retry_until_available(|| system_key::read(&self.pool));
+        let system_key = self.system_key.get_or_try_init(read_key).await?;
         let (records, now_ms) = (batch.records.into_iter(), to_millis(OffsetDateTime::now_utc()));
-        let mut items: Vec<DecodedRecord> = records.map(|record| decode(record, &self.topics, now_ms)).collect();
+        let decoded = records.map(|record| decode(record, &self.topics, system_key, now_ms));
+        let mut items: Vec<DecodedRecord> = decoded.collect();
         self.check_organizations(&mut items).await?;
         match &self.mode {
             ReadMode::Live(producer) => self.write_dead_letters(producer, &items).await,

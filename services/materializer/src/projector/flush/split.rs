@@ -51,6 +51,7 @@ mod tests {
     use kafka::Record;
     use proptest::prelude::*;
     use schemas::ids::{EventId, OrgId};
+    use schemas::native::SystemKey;
     use schemas::records::Ack;
     use schemas::topics::TopicNames;
 
@@ -72,7 +73,7 @@ mod tests {
             is_marker: true,
         };
         let (org_id, event_id) = (OrgId::generate(), EventId::generate());
-        let mut item = decode(record, &topics, 0);
+        let mut item = decode(record, &topics, &SystemKey::from_bytes([0; 32]), 0);
         if acks > 0 {
             item.content = Content::Acks(vec![Ack { org_id, event_id }; acks]);
         }

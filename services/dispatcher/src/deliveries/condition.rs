@@ -1,0 +1,48 @@
+//! What dispatchers know of an endpoint now: its circuit, its rate, and how many attempts it may have in flight.
+
+use sqlx::postgres::PgPool;
+use time::OffsetDateTime;
+
+use crate::attempt::slots::INITIAL_WINDOW;
+use crate::endpoints::store::StoredEndpoint;
+
+/// As the dispatchers have written it, about a second ago.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct EndpointCondition {
+    pub circuit: String,
+    /// When an open circuit lets one attempt through, or when a pause ends that the endpoint asked for.
+    pub retry_at: Option<OffsetDateTime>,
+    /// Per second; `None`: no limit.
+    pub rate: Option<f64>,
+    pub max_in_flight: i32,
+}
+
+/// Circuit, when it lets an attempt through, until when the endpoint wants a pause, current rate of its limit, attempts
+/// in flight.
+type ConditionRow = (String, Option<OffsetDateTime>, Option<OffsetDateTime>, f64, Option<i32>);
+
+pub(super) async fn read(pool: &PgPool, endpoint: &StoredEndpoint) -> Result<EndpointCondition, sqlx::Error> {
+    let row: Option<ConditionRow> = sqlx::query_as(
+        "SELECT circuit, circuit_retry_at, CASE WHEN stopped_until > now() THEN stopped_until END,
+                rate_share, max_in_flight
+         FROM endpoint_conditions WHERE endpoint_id = $1",
+    )
+    .bind(endpoint.id.as_uuid())
+    .fetch_optional(pool)
+    .await?;
+    Ok(of(endpoint, row))
+}
+
+/// Without a row, nothing is known: the endpoint has what every endpoint starts with.
+fn of(endpoint: &StoredEndpoint, row: Option<ConditionRow>) -> EndpointCondition {
+    let initial = i32::try_from(INITIAL_WINDOW).unwrap_or(i32::MAX);
+    let limit = endpoint.rate_limit_per_second.map(f64::from);
+    let bound = endpoint.max_in_flight.unwrap_or(i32::MAX);
+    let (circuit, retry_at, share, window) = match row {
+        None => ("closed".to_owned(), None, 1.0, initial),
+        Some((circuit, retry_at, stopped_until, share, window)) => {
+            (circuit, retry_at.max(stopped_until), share, window.unwrap_or(initial))
+        }
+    };
+    EndpointCondition { circuit, retry_at, rate: limit.map(|limit| limit * share), max_in_flight: window.min(bound) }
+}
