@@ -40,4 +40,9 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 12, name: "endpoints", sql: include_str!("../postgres/migrations/0012_endpoints.sql") },
     Migration { version: 13, name: "deliveries", sql: include_str!("../postgres/migrations/0013_deliveries.sql") },
     Migration { version: 14, name: "retries", sql: include_str!("../postgres/migrations/0014_retries.sql") },
+    Migration {
+        version: 18,
+        name: "ordered_lanes",
+        sql: include_str!("../postgres/migrations/0018_ordered_lanes.sql"),
+    },
 ];

@@ -7,6 +7,8 @@ use std::time::Duration;
 use schemas::ids::{DeliveryId, EndpointId, EventId, OrgId};
 use time::OffsetDateTime;
 
+use crate::lane::{EndpointLane, LaneKey};
+
 /// What a request needs of an event. All deliveries of the event share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OutboundEvent {
@@ -53,6 +55,8 @@ pub(crate) struct Delivery {
     pub endpoint_id: EndpointId,
     pub event: Arc<OutboundEvent>,
     pub round: Round,
+    /// Of an ordered endpoint. `None`: it waits for no other delivery.
+    pub lane: Option<LaneKey>,
 }
 
 /// Each manual retry of a delivery starts a round of attempts. Their numbers go on.
@@ -66,7 +70,12 @@ pub(crate) struct Round {
 
 impl Delivery {
     pub(crate) fn new(endpoint_id: EndpointId, event: Arc<OutboundEvent>) -> Self {
-        Self { id: DeliveryId::of(endpoint_id, event.event_id), endpoint_id, event, round: Round::default() }
+        let id = DeliveryId::of(endpoint_id, event.event_id);
+        Self { id, endpoint_id, event, round: Round::default(), lane: None }
+    }
+
+    pub(crate) fn endpoint_lane(&self) -> Option<EndpointLane> {
+        self.lane.map(|key| EndpointLane { endpoint: self.endpoint_id, key })
     }
 }
 

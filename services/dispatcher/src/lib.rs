@@ -2,7 +2,7 @@
 //!
 //! Here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from the
 //! schedule (`retry`); one HTTP request with its report (`attempt`); the routes that show deliveries (`deliveries`);
-//! the erasure of an organization's endpoints and rows (`erasing`). [`start`] runs all of it but the routes.
+//! lanes of ordered endpoints (`lane`); the erasure of an organization's endpoints and rows (`erasing`). [`start`] runs all of it but the routes.
 //!
 //! Elsewhere: the inbox, which shows the reported attempts (`materializer`); the authentication of callers (`tenancy`).
 
@@ -14,6 +14,7 @@ mod dependencies;
 mod endpoints;
 mod erasing;
 mod error;
+mod lane;
 mod log;
 mod metrics;
 mod replays;

@@ -17,6 +17,7 @@ use crate::attempt::sign::Secret;
     "event_types": ["order.*"],
     "filter": {"path": "order.total", "gte": 100},
     "description": null,
+    "ordered": false,
     "max_in_flight": null,
     "timeout_seconds": 10,
     "retry_schedule": [30, 120, 600, 3600],
@@ -36,6 +37,8 @@ pub(super) struct EndpointBody {
     #[schema(value_type = Option<Object>)]
     filter: Option<Value>,
     description: Option<String>,
+    /// Whether events with the same `ordering_key` are delivered one after the other, in the order of the log.
+    ordered: bool,
     /// Null: the default of the system.
     max_in_flight: Option<i32>,
     timeout_seconds: i32,
@@ -62,6 +65,7 @@ impl EndpointBody {
             event_types: endpoint.event_types,
             filter: endpoint.filter,
             description: endpoint.description,
+            ordered: endpoint.ordered,
             max_in_flight: endpoint.max_in_flight,
             timeout_seconds: endpoint.timeout_seconds,
             retry_schedule: endpoint.retry_schedule,
@@ -140,6 +144,9 @@ pub(super) struct NewEndpointBody {
     description: Option<String>,
     /// Headers of its webhooks, at most 20 and 4 KiB; write-only.
     headers: Option<std::collections::HashMap<String, String>>,
+    /// Deliver events with the same `ordering_key` one after the other, in the order of the log; those without one share
+    /// a lane. A failing event holds back its lane until its last attempt. Default false.
+    ordered: Option<bool>,
     /// Webhooks at the same time.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,
@@ -173,6 +180,9 @@ pub(super) struct EndpointPatchBody {
     /// Headers of its webhooks, at most 20 and 4 KiB; write-only. They replace the old ones.
     #[schema(required = false)]
     headers: std::collections::HashMap<String, String>,
+    /// As for a new endpoint. It holds for events that are accepted after the response.
+    #[schema(required = false)]
+    ordered: bool,
     /// Webhooks at the same time. Null: the default of the system.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,

@@ -25,6 +25,7 @@ pub(super) fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> 
         filter: None,
         description: None,
         sealed_headers: None,
+        ordered: false,
         sealed_secret: Some(secrets::seal_secret(sealing, id, &secret)),
         sealed_previous_secret: None,
         previous_expires_at: None,
@@ -49,6 +50,7 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         filter,
         description,
         headers,
+        ordered,
         max_in_flight,
         timeout_seconds,
         retry_schedule,
@@ -72,6 +74,9 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     }
     if let Some(headers) = headers {
         endpoint.sealed_headers = secrets::seal_headers(sealing, endpoint.id, &headers);
+    }
+    if let Some(ordered) = ordered {
+        endpoint.ordered = ordered;
     }
     if let Some(max_in_flight) = max_in_flight {
         endpoint.max_in_flight = max_in_flight.map(signed);

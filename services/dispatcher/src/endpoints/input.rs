@@ -44,6 +44,7 @@ pub(crate) struct EndpointPatch {
     pub filter: Option<Option<Value>>,
     pub description: Option<Option<String>>,
     pub headers: Option<Headers>,
+    pub ordered: Option<bool>,
     /// Inner `None`: the dispatcher's default.
     pub max_in_flight: Option<Option<u32>>,
     pub timeout_seconds: Option<u32>,
@@ -77,14 +78,13 @@ impl EndpointPatch {
             filter: fields.take_filter(),
             description: fields.take_nullable("description", description),
             headers: fields.take("headers", headers::read),
+            ordered: fields.take("ordered", flag),
             max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, MAX_IN_FLIGHT)),
             timeout_seconds: fields.take("timeout_seconds", |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
             retry_schedule: fields.take("retry_schedule", retry_schedule),
             enabled: fields.take("enabled", flag),
         };
-        for name in ["ordered", "ack_on_success"] {
-            fields.refuse_unless(name, |value| value == &Value::Bool(false));
-        }
+        fields.refuse_unless("ack_on_success", |value| value == &Value::Bool(false));
         fields.refuse_unless("rate_limit_per_second", Value::is_null);
         if fields.errors.is_empty() { Ok(patch) } else { Err(fields.errors) }
     }
@@ -217,6 +217,7 @@ mod tests {
             filter: Some(Some(json!({"path": "a", "gte": 1}))),
             description: Some(Some("d".to_owned())),
             headers: Some(vec![("x-token".to_owned(), "t 1".to_owned())]),
+            ordered: Some(false),
             max_in_flight: Some(Some(3)),
             timeout_seconds: Some(30),
             retry_schedule: Some(Vec::new()),
@@ -263,9 +264,7 @@ mod tests {
 
     #[test]
     fn planned_fields_are_refused() {
-        for (name, value) in
-            [("ordered", json!(true)), ("ack_on_success", json!(true)), ("rate_limit_per_second", json!(5))]
-        {
+        for (name, value) in [("ack_on_success", json!(true)), ("rate_limit_per_second", json!(5))] {
             let errors = read(&json!({ name: value })).unwrap_err();
             assert_eq!((errors[0].field.as_str(), errors[0].reason.as_str()), (name, "is not supported yet"));
         }
@@ -274,7 +273,7 @@ mod tests {
     #[test]
     fn every_invalid_field_is_named() {
         let all = json!({
-            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "max_in_flight": 0,
+            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "ordered": 1, "max_in_flight": 0,
             "timeout_seconds": 31, "retry_schedule": [0], "enabled": "yes",
         });
         let fields = [
@@ -282,6 +281,7 @@ mod tests {
             "event_types",
             "description",
             "headers",
+            "ordered",
             "max_in_flight",
             "timeout_seconds",
             "retry_schedule",

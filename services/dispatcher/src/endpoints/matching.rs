@@ -22,6 +22,8 @@ pub(crate) struct Subscription {
     pub org_id: OrgId,
     pub event_types: Vec<String>,
     pub filter: Option<Filter>,
+    /// Its deliveries have lanes.
+    pub ordered: bool,
     /// A disabled endpoint matches no events, and its deliveries are held.
     pub enabled: bool,
 }
@@ -165,6 +167,10 @@ impl Snapshot {
         of_org.iter().filter(is_for).map(|subscription| subscription.id).collect()
     }
 
+    pub(crate) fn is_ordered(&self, id: EndpointId) -> bool {
+        self.by_id.get(&id).is_some_and(|(subscription, _)| subscription.ordered)
+    }
+
     /// Enabled endpoints that cannot be used.
     pub(crate) fn unusable(&self) -> &BTreeSet<EndpointId> {
         &self.unusable
@@ -203,7 +209,7 @@ pub(crate) mod tests {
     }
 
     fn subscription(id: EndpointId, org_id: OrgId, event_types: &[&str]) -> Subscription {
-        Subscription { id, org_id, event_types: list(event_types), filter: None, enabled: true }
+        Subscription { id, org_id, event_types: list(event_types), filter: None, ordered: false, enabled: true }
     }
 
     fn put(subscription: Subscription) -> Change {

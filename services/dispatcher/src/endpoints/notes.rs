@@ -30,6 +30,7 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "filter": endpoint.filter,
         "description": endpoint.description,
         "has_headers": endpoint.sealed_headers.is_some(),
+        "ordered": endpoint.ordered,
         "max_in_flight": endpoint.max_in_flight,
         "timeout_seconds": endpoint.timeout_seconds,
         "retry_schedule": endpoint.retry_schedule,

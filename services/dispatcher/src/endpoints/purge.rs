@@ -51,7 +51,11 @@ async fn candidates(pool: &PgPool) -> Result<Vec<Uuid>, sqlx::Error> {
         "SELECT e.id FROM endpoints e
          WHERE e.deleted_at < now() - interval '1 day'
                AND NOT EXISTS (SELECT FROM delivery_schedule d
-                               WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.refusal IS NULL)
+                               WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.refusal IS NULL
+                                     AND d.lane IS NULL)
+               AND NOT EXISTS (SELECT FROM delivery_schedule d
+                               WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.refusal IS NULL
+                                     AND d.lane IS NOT NULL)
                AND NOT EXISTS (SELECT FROM deliveries_awaiting_dedup d
                                WHERE d.org_id = e.org_id AND d.endpoint_id = e.id)
          ORDER BY e.deleted_at LIMIT $1",
@@ -70,7 +74,12 @@ async fn delete(pool: &PgPool, ids: &[Uuid]) -> Result<u64, sqlx::Error> {
             .bind(ids)
             .fetch_all(&mut *transaction)
             .await?;
-    sqlx::query("DELETE FROM endpoint_queues WHERE endpoint_id = ANY($1)").bind(ids).execute(&mut *transaction).await?;
+    for sql in [
+        "DELETE FROM ordered_lanes WHERE endpoint_id = ANY($1)",
+        "DELETE FROM endpoint_queues WHERE endpoint_id = ANY($1)",
+    ] {
+        sqlx::query(sql).bind(ids).execute(&mut *transaction).await?;
+    }
     sqlx::query("UPDATE endpoints_version SET purged_version = greatest(purged_version, $1)")
         .bind(versions.iter().max().copied())
         .execute(&mut *transaction)

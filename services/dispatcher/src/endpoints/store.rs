@@ -27,6 +27,8 @@ pub(crate) struct StoredEndpoint {
     pub filter: Option<Value>,
     pub description: Option<String>,
     pub sealed_headers: Option<Vec<u8>>,
+    /// Its deliveries have lanes.
+    pub ordered: bool,
     /// `None`: the endpoint is deleted.
     pub sealed_secret: Option<Vec<u8>>,
     /// The secret before the last rotation, and until when it signs.
@@ -59,6 +61,7 @@ impl FromRow<'_, PgRow> for StoredEndpoint {
             filter: row.try_get::<Option<Json<Value>>, _>("filter")?.map(|Json(filter)| filter),
             description: row.try_get("description")?,
             sealed_headers: row.try_get("sealed_headers")?,
+            ordered: row.try_get("ordered")?,
             sealed_secret: row.try_get("sealed_secret")?,
             sealed_previous_secret: row.try_get("sealed_previous_secret")?,
             previous_expires_at: row.try_get("previous_expires_at")?,
@@ -129,8 +132,8 @@ pub(crate) async fn create(
     }
     let stored = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
-                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json) RETURNING *",
+                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter, ordered)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16) RETURNING *",
     )
     .bind(new.id.as_uuid())
     .bind(new.org_id.as_uuid())
@@ -147,6 +150,7 @@ pub(crate) async fn create(
     .bind(new.is_default)
     .bind(version)
     .bind(new.filter.as_ref().map(Value::to_string))
+    .bind(new.ordered)
     .fetch_one(&mut *conn)
     .await?;
     Ok(stored)
@@ -214,7 +218,7 @@ pub(crate) async fn update(
          SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
              timeout_seconds = $7, retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11,
              filter = $12::json, sealed_secret = $13, sealed_previous_secret = $14, previous_expires_at = $15,
-             updated_at = now()
+             ordered = $16, updated_at = now()
          WHERE id = $1 RETURNING *",
     )
     .bind(id.as_uuid())
@@ -232,6 +236,7 @@ pub(crate) async fn update(
     .bind(&endpoint.sealed_secret)
     .bind(&endpoint.sealed_previous_secret)
     .bind(endpoint.previous_expires_at)
+    .bind(endpoint.ordered)
     .fetch_one(&mut *conn)
     .await?;
     if endpoint.enabled {

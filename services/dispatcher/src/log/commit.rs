@@ -17,6 +17,8 @@ pub(crate) struct CommitResult {
     pub fenced: Vec<(i32, i64)>,
     /// Rows that were written, or existed already.
     pub rows: usize,
+    /// Outcomes that were written.
+    pub outcomes: usize,
 }
 
 /// The database refuses the transaction for a reason that does not pass: a retry would repeat it for ever.
@@ -58,7 +60,7 @@ pub(crate) async fn commit(
             plan.advances.push(advance);
         }
     }
-    Ok(CommitResult { rows: plan.rows.len(), advances: plan.advances, fenced })
+    Ok(CommitResult { rows: plan.rows.len(), outcomes: plan.outcomes.len(), advances: plan.advances, fenced })
 }
 
 /// `false`: a position did not match, and nothing was committed.

@@ -78,7 +78,7 @@ async fn invalid_and_planned_fields_are_refused_by_name() {
     for (body, field) in [
         (json!({}), "url"),
         (json!({"url": "ftp://example.com/"}), "url"),
-        (json!({"url": url, "ordered": true}), "ordered"),
+        (json!({"url": url, "ordered": "yes"}), "ordered"),
         (json!({"url": url, "filter": {"a": 1}}), "filter"),
         (json!({"url": url, "rate_limit_per_second": 1}), "rate_limit_per_second"),
         (json!({"url": url, "ack_on_success": true}), "ack_on_success"),

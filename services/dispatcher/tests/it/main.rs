@@ -13,6 +13,8 @@ mod guard;
 mod keyed;
 mod log_epochs;
 mod manual_retries;
+mod ordered;
+mod ordered_restarts;
 mod replays;
 mod reporting;
 mod restart;

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::delivery::{RowUpdate, signed};
+use crate::retry::schedule::lanes::{self, LaneDue};
 use crate::retry::schedule::queues;
 use crate::retry::schedule::usage::{self, UsageChange};
 
@@ -18,19 +19,19 @@ pub(crate) struct LeasedOutcome {
     pub update: RowUpdate,
 }
 
-/// Writes outcomes. A row that another instance has claimed since is not changed.
+/// Writes outcomes. A row that another instance has claimed since is not changed. `true`: a lane goes on.
 pub(crate) async fn write_outcomes(
     connection: &mut PgConnection,
     outcomes: &[LeasedOutcome],
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     if outcomes.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     // Sorted, so that two instances that write at once lock the rows in one order.
     let mut sorted: Vec<&LeasedOutcome> = outcomes.iter().collect();
     sorted.sort_unstable_by_key(|outcome| outcome.delivery_id);
     let due_after = |outcome: &&LeasedOutcome| outcome.update.due_after.map(|after| after.as_secs_f64());
-    let changed: Vec<(Uuid, Uuid, Option<f64>)> = sqlx::query_as(
+    let changed: Vec<(Uuid, Uuid, Option<Uuid>, Option<f64>)> = sqlx::query_as(
         "UPDATE delivery_schedule AS s
          SET state = t.state, attempts = t.attempts, lease_id = NULL,
              due_at = COALESCE(now() + make_interval(secs => t.due_after), s.due_at),
@@ -38,7 +39,7 @@ pub(crate) async fn write_outcomes(
          FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::double precision[])
               AS t (delivery_id, lease_id, state, attempts, due_after)
          WHERE s.delivery_id = t.delivery_id AND s.lease_id = t.lease_id AND s.state = 'pending'
-         RETURNING s.endpoint_id, s.org_id, t.due_after",
+         RETURNING s.endpoint_id, s.org_id, s.lane, t.due_after",
     )
     .bind(sorted.iter().map(|outcome| outcome.delivery_id.as_uuid()).collect::<Vec<_>>())
     .bind(sorted.iter().map(|outcome| outcome.lease).collect::<Vec<_>>())
@@ -49,10 +50,20 @@ pub(crate) async fn write_outcomes(
     .await?;
     let mut change = UsageChange::default();
     let finished = changed.iter().filter(|(.., due_after)| due_after.is_none());
-    finished.for_each(|(_, org_id, _)| change.add_rows(OrgId::from_uuid(*org_id), -1));
-    let due = changed.iter().filter_map(|(endpoint, org_id, due_after)| {
+    finished.for_each(|(_, org_id, ..)| change.add_rows(OrgId::from_uuid(*org_id), -1));
+    // The next row of a lane is due when the first one is finished.
+    let lanes_due: Vec<LaneDue> = changed
+        .iter()
+        .filter_map(|(endpoint, org_id, lane, due_after)| {
+            let after = Duration::from_secs_f64(due_after.unwrap_or(0.0));
+            Some(LaneDue { after, ..LaneDue::at_once(*endpoint, (*lane)?, *org_id) })
+        })
+        .collect();
+    let due = changed.iter().filter_map(|(endpoint, org_id, _, due_after)| {
         Some((EndpointId::from_uuid(*endpoint), OrgId::from_uuid(*org_id), Duration::from_secs_f64((*due_after)?)))
     });
-    queues::lower(connection, due).await?;
-    usage::apply(connection, change).await
+    lanes::lower(connection, lanes_due.iter().copied()).await?;
+    queues::lower(connection, due.chain(lanes_due.iter().map(LaneDue::queue_due))).await?;
+    usage::apply(connection, change).await?;
+    Ok(changed.iter().any(|(_, _, lane, due_after)| lane.is_some() && due_after.is_none()))
 }
