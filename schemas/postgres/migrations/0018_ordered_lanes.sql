@@ -30,6 +30,6 @@ CREATE INDEX ordered_lanes_due ON ordered_lanes (endpoint_id, due_at);
 CREATE INDEX ordered_lanes_org ON ordered_lanes (org_id);
 
 COMMENT ON TABLE ordered_lanes IS
-    'Lanes with rows in delivery_schedule. Who adds a row of a lane, finishes one or makes one due earlier lowers due_at '
-    'in the same transaction. Who claims the first row of a lane locks the lane here, and deletes it when the lane has '
-    'no row.';
+    'Lanes with rows in delivery_schedule. Who adds a row of a lane, finishes one or makes one due earlier lowers '
+    'due_at in the same transaction. Who claims the first row of a lane locks the lane here, and deletes it when the '
+    'lane has no row.';

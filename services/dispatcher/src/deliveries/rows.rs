@@ -22,8 +22,8 @@ macro_rules! tried_columns {
     };
 }
 
-/// A delivery whose attempt is being made has a lease, and its time is the end of that. One that has a lane may wait for
-/// others.
+/// A delivery whose attempt is being made has a lease, and its time is the end of that. One that has a lane may wait
+/// for others.
 macro_rules! untried_columns {
     () => {
         "s.delivery_id, s.event_id, s.endpoint_id, s.event_type, s.state AS status, s.attempts,

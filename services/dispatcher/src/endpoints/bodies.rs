@@ -144,8 +144,8 @@ pub(super) struct NewEndpointBody {
     description: Option<String>,
     /// Headers of its webhooks, at most 20 and 4 KiB; write-only.
     headers: Option<std::collections::HashMap<String, String>>,
-    /// Deliver events with the same `ordering_key` one after the other, in the order of the log; those without one share
-    /// a lane. A failing event holds back its lane until its last attempt. Default false.
+    /// Deliver events with the same `ordering_key` one after the other, in the order of the log; those without one
+    /// share a lane. A failing event holds back its lane until its last attempt. Default false.
     ordered: Option<bool>,
     /// Webhooks at the same time.
     #[schema(minimum = 1, maximum = 100)]

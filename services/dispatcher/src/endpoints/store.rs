@@ -132,7 +132,8 @@ pub(crate) async fn create(
     }
     let stored = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
-                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter, ordered)
+                                timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter,
+                                ordered)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16) RETURNING *",
     )
     .bind(new.id.as_uuid())

@@ -184,8 +184,8 @@ impl RetryWorker {
         }
     }
 
-    /// Outcomes wait while the database is unavailable. When their leases end, the attempts are repeated. `true`: a lane
-    /// goes on.
+    /// Outcomes wait while the database is unavailable. When their leases end, the attempts are repeated. `true`: a
+    /// lane goes on.
     async fn write_outcomes(&mut self) -> bool {
         if self.outcomes.is_empty() {
             return false;

@@ -28,8 +28,8 @@ pub(crate) fn id(event: &Event) -> String {
     event.event_id.to_string()
 }
 
-/// Checks that these events, in this order on the log, were attempted in it, by lane, with one in flight at a time; each
-/// until its last failure. Repeats after that are allowed.
+/// Checks that these events, in this order on the log, were attempted in it, by lane, with one in flight at a time;
+/// each until its last failure. Repeats after that are allowed.
 pub(crate) fn assert_ordered(events: &[Event], received: &[Received]) {
     let mut arrivals: HashMap<String, Vec<Instant>> = HashMap::new();
     received.iter().for_each(|request| arrivals.entry(request.id()).or_default().push(request.at));
