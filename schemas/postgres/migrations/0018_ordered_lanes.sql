@@ -1,8 +1,12 @@
--- Ordered endpoints: the deliveries of a lane are attempted one after the other, in the order of the log.
+-- Ordered endpoints: the deliveries of a lane are attempted one after the other, in the order of the log. Endpoints
+-- that acknowledge events.
 
 ALTER TABLE endpoints
     -- Whether its deliveries have lanes.
-    ADD COLUMN ordered boolean NOT NULL DEFAULT false;
+    ADD COLUMN ordered boolean NOT NULL DEFAULT false,
+    -- Whether events are acknowledged when it and all other endpoints that they matched have accepted them.
+    ADD COLUMN ack_on_success boolean NOT NULL DEFAULT false;
+CREATE INDEX endpoints_ack_on_success ON endpoints (org_id) WHERE ack_on_success AND deleted_at IS NULL;
 
 -- The lane: a UUIDv5 of organization and ordering key. NULL: the delivery waits for no other one.
 ALTER TABLE delivery_schedule ADD COLUMN lane uuid;
@@ -33,3 +37,23 @@ COMMENT ON TABLE ordered_lanes IS
     'Lanes with rows in delivery_schedule. Who adds a row of a lane, finishes one or makes one due earlier lowers '
     'due_at in the same transaction. Who claims the first row of a lane locks the lane here, and deletes it when the '
     'lane has no row.';
+
+CREATE TABLE delivery_successes (
+    org_id      uuid        NOT NULL,
+    event_id    uuid        NOT NULL,
+    -- Endpoints that the event matched.
+    matched     integer     NOT NULL,
+    -- Those that have accepted it.
+    endpoints   uuid[]      NOT NULL,
+    accepted_at timestamptz NOT NULL,
+    -- When it may be acknowledged if it is complete; later while a dispatcher does so.
+    due_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (org_id, event_id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02); -- Short-lived rows.
+CREATE INDEX delivery_successes_complete ON delivery_successes (due_at) WHERE cardinality(endpoints) >= matched;
+-- They end with their events.
+CREATE INDEX delivery_successes_age ON delivery_successes (accepted_at);
+
+COMMENT ON TABLE delivery_successes IS
+    'Which endpoints have accepted an event, in organizations with ack_on_success. A row is written in the transaction '
+    'that finishes the delivery, and deleted when the event is acknowledged.';

@@ -28,6 +28,8 @@ pub(crate) struct OutboundEvent {
     pub hops: i32,
     /// Endpoints that matched the event when it was read from the log. `None`: its row is of an earlier version.
     pub endpoints_matched: Option<u32>,
+    /// Whether the organization has an endpoint with `ack_on_success`. Only of an event from the log.
+    pub counts_successes: bool,
     pub log_epoch: i32,
     pub partition: i32,
     pub offset: i64,
@@ -176,6 +178,7 @@ pub(crate) mod tests {
             traceparent: None,
             hops: 0,
             endpoints_matched: None,
+            counts_successes: false,
             log_epoch: 1,
             partition: 0,
             offset: 0,

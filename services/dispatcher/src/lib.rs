@@ -2,11 +2,12 @@
 //!
 //! Here: endpoints, their routes and their cache (`endpoints`); first attempts from the log (`log`); retries from the
 //! schedule (`retry`); one HTTP request with its report (`attempt`); the routes that show deliveries (`deliveries`);
-//! lanes of ordered endpoints (`lane`); the erasure of an organization's endpoints and rows (`erasing`). [`start`] runs
-//! all of it but the routes.
+//! lanes of ordered endpoints (`lane`); acknowledging what was delivered (`acks`); the erasure of an organization's
+//! endpoints and rows (`erasing`). [`start`] runs all of it but the routes.
 //!
 //! Elsewhere: the inbox, which shows the reported attempts (`materializer`); the authentication of callers (`tenancy`).
 
+mod acks;
 mod attempt;
 mod config;
 mod deliveries;

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::acks;
 use crate::attempt::attempter::Attempter;
 use crate::attempt::client::WebhookClient;
 use crate::attempt::connector::ClientError;
@@ -32,8 +33,8 @@ use crate::log::worker::LogWorker;
 use crate::replays;
 use crate::retry::worker::RetryWorker;
 
-/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries` and `replays`
-/// under `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
+/// Starts the tasks `dispatcher`, `schedule erasure`, `endpoint purge`, `endpoint watch`, `retries`, `replays` and
+/// `acknowledgements` under `supervisor`. The component `dispatcher` is healthy while webhooks are delivered.
 ///
 /// # Errors
 /// If the HTTP client cannot be created.
@@ -65,7 +66,7 @@ pub fn start(
         return Ok(());
     }
     let client = WebhookClient::new(Arc::new(config.egress.clone()))?;
-    let reporter = Reporter::new(producer, &kafka.topics.deliveries);
+    let reporter = Reporter::new(producer.clone(), &kafka.topics.deliveries);
     let dependencies = Dependencies {
         pool: pool.clone(),
         topic: Arc::from(kafka.topics.events.as_str()),
@@ -87,6 +88,11 @@ pub fn start(
     let retrying = retry_worker.run(shutdown.clone());
     supervisor.spawn("retries", async move {
         retrying.await;
+        Ok(())
+    });
+    let acknowledging = acks::run(pool.clone(), producer, kafka.topics.acks.clone(), shutdown.clone());
+    supervisor.spawn("acknowledgements", async move {
+        acknowledging.await;
         Ok(())
     });
     let replaying = replays::run(pool, config.open_limits, shutdown.clone());

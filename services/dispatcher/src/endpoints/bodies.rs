@@ -18,6 +18,7 @@ use crate::attempt::sign::Secret;
     "filter": {"path": "order.total", "gte": 100},
     "description": null,
     "ordered": false,
+    "ack_on_success": false,
     "max_in_flight": null,
     "timeout_seconds": 10,
     "retry_schedule": [30, 120, 600, 3600],
@@ -39,6 +40,8 @@ pub(super) struct EndpointBody {
     description: Option<String>,
     /// Whether events with the same `ordering_key` are delivered one after the other, in the order of the log.
     ordered: bool,
+    /// Whether events are acknowledged when all endpoints that they matched have accepted them.
+    ack_on_success: bool,
     /// Null: the default of the system.
     max_in_flight: Option<i32>,
     timeout_seconds: i32,
@@ -66,6 +69,7 @@ impl EndpointBody {
             filter: endpoint.filter,
             description: endpoint.description,
             ordered: endpoint.ordered,
+            ack_on_success: endpoint.ack_on_success,
             max_in_flight: endpoint.max_in_flight,
             timeout_seconds: endpoint.timeout_seconds,
             retry_schedule: endpoint.retry_schedule,
@@ -147,6 +151,8 @@ pub(super) struct NewEndpointBody {
     /// Deliver events with the same `ordering_key` one after the other, in the order of the log; those without one
     /// share a lane. A failing event holds back its lane until its last attempt. Default false.
     ordered: Option<bool>,
+    /// Acknowledge an event when this and all other endpoints that it matched have accepted it. Default false.
+    ack_on_success: Option<bool>,
     /// Webhooks at the same time.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,
@@ -183,6 +189,9 @@ pub(super) struct EndpointPatchBody {
     /// As for a new endpoint. It holds for events that are accepted after the response.
     #[schema(required = false)]
     ordered: bool,
+    /// As for a new endpoint. It holds for events that are accepted after the response.
+    #[schema(required = false)]
+    ack_on_success: bool,
     /// Webhooks at the same time. Null: the default of the system.
     #[schema(minimum = 1, maximum = 100)]
     max_in_flight: Option<u32>,

@@ -26,6 +26,7 @@ pub(super) fn new_endpoint(sealing: &SealingKey, org_id: OrgId, url: String) -> 
         description: None,
         sealed_headers: None,
         ordered: false,
+        ack_on_success: false,
         sealed_secret: Some(secrets::seal_secret(sealing, id, &secret)),
         sealed_previous_secret: None,
         previous_expires_at: None,
@@ -51,6 +52,7 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
         description,
         headers,
         ordered,
+        ack_on_success,
         max_in_flight,
         timeout_seconds,
         retry_schedule,
@@ -77,6 +79,9 @@ pub(super) fn apply(endpoint: &mut StoredEndpoint, patch: EndpointPatch, sealing
     }
     if let Some(ordered) = ordered {
         endpoint.ordered = ordered;
+    }
+    if let Some(ack_on_success) = ack_on_success {
+        endpoint.ack_on_success = ack_on_success;
     }
     if let Some(max_in_flight) = max_in_flight {
         endpoint.max_in_flight = max_in_flight.map(signed);

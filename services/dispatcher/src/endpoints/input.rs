@@ -45,6 +45,7 @@ pub(crate) struct EndpointPatch {
     pub description: Option<Option<String>>,
     pub headers: Option<Headers>,
     pub ordered: Option<bool>,
+    pub ack_on_success: Option<bool>,
     /// Inner `None`: the dispatcher's default.
     pub max_in_flight: Option<Option<u32>>,
     pub timeout_seconds: Option<u32>,
@@ -79,12 +80,12 @@ impl EndpointPatch {
             description: fields.take_nullable("description", description),
             headers: fields.take("headers", headers::read),
             ordered: fields.take("ordered", flag),
+            ack_on_success: fields.take("ack_on_success", flag),
             max_in_flight: fields.take_nullable("max_in_flight", |value| number(value, 1, MAX_IN_FLIGHT)),
             timeout_seconds: fields.take("timeout_seconds", |value| number(value, 1, MAX_TIMEOUT_SECONDS)),
             retry_schedule: fields.take("retry_schedule", retry_schedule),
             enabled: fields.take("enabled", flag),
         };
-        fields.refuse_unless("ack_on_success", |value| value == &Value::Bool(false));
         fields.refuse_unless("rate_limit_per_second", Value::is_null);
         if fields.errors.is_empty() { Ok(patch) } else { Err(fields.errors) }
     }
@@ -209,7 +210,7 @@ mod tests {
             "url": "https://example.com/hook#x", "event_types": ["order.*"], "description": "d",
             "filter": {"path": "a", "gte": 1},
             "headers": {"X-Token": "t 1"}, "max_in_flight": 3, "timeout_seconds": 30, "retry_schedule": [],
-            "enabled": false, "ordered": false,
+            "enabled": false, "ordered": false, "ack_on_success": true,
         }));
         let wanted = EndpointPatch {
             url: Some("https://example.com/hook".to_owned()),
@@ -218,6 +219,7 @@ mod tests {
             description: Some(Some("d".to_owned())),
             headers: Some(vec![("x-token".to_owned(), "t 1".to_owned())]),
             ordered: Some(false),
+            ack_on_success: Some(true),
             max_in_flight: Some(Some(3)),
             timeout_seconds: Some(30),
             retry_schedule: Some(Vec::new()),
@@ -264,16 +266,16 @@ mod tests {
 
     #[test]
     fn planned_fields_are_refused() {
-        for (name, value) in [("ack_on_success", json!(true)), ("rate_limit_per_second", json!(5))] {
-            let errors = read(&json!({ name: value })).unwrap_err();
-            assert_eq!((errors[0].field.as_str(), errors[0].reason.as_str()), (name, "is not supported yet"));
-        }
+        let errors = read(&json!({"rate_limit_per_second": 5})).unwrap_err();
+        let error = (errors[0].field.as_str(), errors[0].reason.as_str());
+        assert_eq!(error, ("rate_limit_per_second", "is not supported yet"));
     }
 
     #[test]
     fn every_invalid_field_is_named() {
         let all = json!({
-            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "ordered": 1, "max_in_flight": 0,
+            "url": "ftp://x", "event_types": [""], "description": 1, "headers": [], "ordered": 1,
+            "ack_on_success": "a", "max_in_flight": 0,
             "timeout_seconds": 31, "retry_schedule": [0], "enabled": "yes",
         });
         let fields = [
@@ -282,6 +284,7 @@ mod tests {
             "description",
             "headers",
             "ordered",
+            "ack_on_success",
             "max_in_flight",
             "timeout_seconds",
             "retry_schedule",

@@ -31,6 +31,7 @@ pub(super) fn detail(endpoint: &StoredEndpoint) -> Value {
         "description": endpoint.description,
         "has_headers": endpoint.sealed_headers.is_some(),
         "ordered": endpoint.ordered,
+        "ack_on_success": endpoint.ack_on_success,
         "max_in_flight": endpoint.max_in_flight,
         "timeout_seconds": endpoint.timeout_seconds,
         "retry_schedule": endpoint.retry_schedule,

@@ -1,5 +1,5 @@
 //! Deletes what nobody needs any more: rows of endpoints that were deleted, secrets whose overlap ended, and replays
-//! that ended long ago.
+//! that ended long ago, and successes of events that have left the view.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::replays;
+use crate::{acks, replays};
 
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Rows of one transaction. It holds the lock that every change of an endpoint takes.
@@ -33,6 +33,7 @@ pub(crate) async fn run(pool: PgPool, shutdown: CancellationToken) {
 pub(super) async fn purge(pool: &PgPool) -> Result<u64, sqlx::Error> {
     forget_secrets(pool).await?;
     replays::forget(pool).await?;
+    acks::sweep(pool).await?;
     let mut purged = 0;
     loop {
         let candidates = candidates(pool).await?;

@@ -29,6 +29,8 @@ pub(crate) struct StoredEndpoint {
     pub sealed_headers: Option<Vec<u8>>,
     /// Its deliveries have lanes.
     pub ordered: bool,
+    /// Events that all matched endpoints have accepted are acknowledged.
+    pub ack_on_success: bool,
     /// `None`: the endpoint is deleted.
     pub sealed_secret: Option<Vec<u8>>,
     /// The secret before the last rotation, and until when it signs.
@@ -62,6 +64,7 @@ impl FromRow<'_, PgRow> for StoredEndpoint {
             description: row.try_get("description")?,
             sealed_headers: row.try_get("sealed_headers")?,
             ordered: row.try_get("ordered")?,
+            ack_on_success: row.try_get("ack_on_success")?,
             sealed_secret: row.try_get("sealed_secret")?,
             sealed_previous_secret: row.try_get("sealed_previous_secret")?,
             previous_expires_at: row.try_get("previous_expires_at")?,
@@ -133,8 +136,8 @@ pub(crate) async fn create(
     let stored = sqlx::query_as(
         "INSERT INTO endpoints (id, org_id, url, event_types, description, sealed_headers, sealed_secret, max_in_flight,
                                 timeout_seconds, retry_schedule, enabled, disabled_reason, is_default, version, filter,
-                                ordered)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16) RETURNING *",
+                                ordered, ack_on_success)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::json, $16, $17) RETURNING *",
     )
     .bind(new.id.as_uuid())
     .bind(new.org_id.as_uuid())
@@ -152,6 +155,7 @@ pub(crate) async fn create(
     .bind(version)
     .bind(new.filter.as_ref().map(Value::to_string))
     .bind(new.ordered)
+    .bind(new.ack_on_success)
     .fetch_one(&mut *conn)
     .await?;
     Ok(stored)
@@ -219,7 +223,7 @@ pub(crate) async fn update(
          SET url = $2, event_types = $3, description = $4, sealed_headers = $5, max_in_flight = $6,
              timeout_seconds = $7, retry_schedule = $8, enabled = $9, disabled_reason = $10, version = $11,
              filter = $12::json, sealed_secret = $13, sealed_previous_secret = $14, previous_expires_at = $15,
-             ordered = $16, updated_at = now()
+             ordered = $16, ack_on_success = $17, updated_at = now()
          WHERE id = $1 RETURNING *",
     )
     .bind(id.as_uuid())
@@ -238,6 +242,7 @@ pub(crate) async fn update(
     .bind(&endpoint.sealed_previous_secret)
     .bind(endpoint.previous_expires_at)
     .bind(endpoint.ordered)
+    .bind(endpoint.ack_on_success)
     .fetch_one(&mut *conn)
     .await?;
     if endpoint.enabled {

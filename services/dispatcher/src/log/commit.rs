@@ -6,6 +6,7 @@ use runtime::retry::Backoff;
 use sqlx::postgres::PgPool;
 use tracing::warn;
 
+use crate::acks;
 use crate::log::tracker::CommitPlan;
 use crate::retry::schedule::{self, OpenLimits};
 
@@ -75,6 +76,7 @@ async fn try_commit(pool: &PgPool, consumer: &str, plan: &CommitPlan, limits: Op
     }
     schedule::insert(&mut transaction, &plan.rows, limits).await?;
     schedule::write_outcomes(&mut transaction, &plan.outcomes).await?;
+    acks::store(&mut transaction, &plan.successes).await?;
     transaction.commit().await?;
     Ok(true)
 }

@@ -72,7 +72,9 @@ fn match_event(record: &Record, log_epoch: i32, snapshot: &Snapshot) -> Result<O
     let lane = LaneKey::of(event.org_id, event.ordering_key.as_deref());
     let may_be_duplicate = event.dedup.is_some() || native.may_repeat_an_id();
     let endpoints_matched = u32::try_from(endpoints.len()).ok();
-    let event = Arc::new(OutboundEvent { endpoints_matched, ..outbound_event(event, record, log_epoch) });
+    let counts_successes = snapshot.has_ack_on_success(event.org_id);
+    let outbound = outbound_event(event, record, log_epoch);
+    let event = Arc::new(OutboundEvent { endpoints_matched, counts_successes, ..outbound });
     let delivery = |endpoint| {
         let lane = snapshot.is_ordered(endpoint).then_some(lane);
         Delivery { lane, ..Delivery::new(endpoint, event.clone()) }
@@ -96,6 +98,7 @@ fn outbound_event(event: Event, record: &Record, log_epoch: i32) -> OutboundEven
             .filter(|text| text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())),
         hops: i32::from(hops::of_record(&record.headers)),
         endpoints_matched: None,
+        counts_successes: false,
         log_epoch,
         partition: record.partition,
         offset: record.offset,

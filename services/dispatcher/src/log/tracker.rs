@@ -17,7 +17,8 @@ use kafka::fence::{Advance, Claim};
 use schemas::ids::EndpointId;
 use uuid::Uuid;
 
-use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent};
+use crate::acks::Success;
+use crate::delivery::{AttemptOutcome, Delivery, OutboundEvent, RowState};
 use crate::lane::EndpointLane;
 use crate::log::fair_queues::FairQueues;
 use crate::retry::schedule::{LeasedOutcome, NewRow, WaitsFor};
@@ -93,6 +94,7 @@ pub(crate) struct DeliveryTracker {
     /// Lanes with rows in the running transaction.
     committing_lanes: HashSet<EndpointLane>,
     outcomes: Vec<LeasedOutcome>,
+    successes: Vec<Success>,
     /// Lease of a row that is spilled while its attempt is in flight.
     lease: Duration,
     last_ticket: u64,
@@ -110,6 +112,7 @@ impl DeliveryTracker {
             spilled: SpilledRows::default(),
             committing_lanes: HashSet::new(),
             outcomes: Vec::new(),
+            successes: Vec::new(),
             lease,
             last_ticket: 0,
             last_generation: 0,
@@ -215,6 +218,9 @@ impl DeliveryTracker {
         match (phase, update.due_after) {
             (Phase::Leased(lease), _) => self.outcomes.push(LeasedOutcome { delivery_id: delivery.id, lease, update }),
             (_, None) => {
+                if update.state == RowState::Delivered {
+                    self.successes.extend(Success::of(&delivery));
+                }
                 self.complete(&delivery, generation);
                 self.release_lane(&delivery, ticket);
             }
@@ -296,7 +302,7 @@ impl DeliveryTracker {
                 .or_else(|| with_rows.contains(partition).then(|| lane.fence(*partition)))
         };
         let advances = self.lanes.iter().filter_map(advance).collect();
-        CommitPlan { advances, rows, outcomes }
+        CommitPlan { advances, rows, outcomes, successes: std::mem::take(&mut self.successes) }
     }
 
     pub(crate) fn committed(&mut self, advances: &[Advance]) {
@@ -312,6 +318,7 @@ impl DeliveryTracker {
     pub(crate) fn has_progress(&self) -> bool {
         self.spilled.len() > 0
             || !self.outcomes.is_empty()
+            || !self.successes.is_empty()
             || self.lanes.iter().any(|(partition, lane)| lane.advance(*partition, None).is_some())
     }
 

@@ -81,7 +81,7 @@ async fn invalid_and_planned_fields_are_refused_by_name() {
         (json!({"url": url, "ordered": "yes"}), "ordered"),
         (json!({"url": url, "filter": {"a": 1}}), "filter"),
         (json!({"url": url, "rate_limit_per_second": 1}), "rate_limit_per_second"),
-        (json!({"url": url, "ack_on_success": true}), "ack_on_success"),
+        (json!({"url": url, "ack_on_success": 1}), "ack_on_success"),
         (json!({"url": url, "headers": {"Host": "x"}}), "headers"),
         (json!({"url": url, "timeout_seconds": 0}), "timeout_seconds"),
     ] {

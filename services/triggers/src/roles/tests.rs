@@ -99,8 +99,16 @@ async fn materializer_ends_when_one_of_its_tasks_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatcher_ends_when_one_of_its_tasks_ends() {
     let (_database, connections) = connections().await;
-    let expected =
-        ["dispatcher", "endpoint purge", "endpoint watch", "kafka probe", "replays", "retries", "schedule erasure"];
+    let expected = [
+        "acknowledgements",
+        "dispatcher",
+        "endpoint purge",
+        "endpoint watch",
+        "kafka probe",
+        "replays",
+        "retries",
+        "schedule erasure",
+    ];
     assert_each_task_ends_the_role(&expected, async |supervisor| {
         // reqwest is built without a crypto provider. A second call in one process is harmless.
         drop(rustls::crypto::ring::default_provider().install_default());

@@ -22,6 +22,7 @@ mod loops;
 mod native;
 mod old_clients;
 mod options;
+mod ordered_webhooks;
 mod outages;
 mod outgoing;
 mod positions;

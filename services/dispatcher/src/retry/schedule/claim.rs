@@ -163,6 +163,7 @@ impl FromRow<'_, PgRow> for ClaimedRow {
             traceparent: row.try_get("traceparent")?,
             hops: row.try_get::<Option<i32>, _>("hops")?.unwrap_or(0),
             endpoints_matched: row.try_get::<Option<i32>, _>("endpoints_matched")?.and_then(|n| u32::try_from(n).ok()),
+            counts_successes: false,
             log_epoch: row.try_get("log_epoch")?,
             partition: row.try_get("log_partition")?,
             offset: row.try_get("log_offset")?,
