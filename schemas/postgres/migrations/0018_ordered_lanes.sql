@@ -18,6 +18,8 @@ CREATE INDEX delivery_schedule_due ON delivery_schedule (endpoint_id, due_at)
     WHERE state = 'pending' AND refusal IS NULL AND lane IS NULL;
 CREATE INDEX delivery_schedule_lane ON delivery_schedule (endpoint_id, lane, log_epoch, log_partition, log_offset)
     WHERE state = 'pending' AND refusal IS NULL AND lane IS NOT NULL;
+CREATE INDEX delivery_schedule_lane_in_flight ON delivery_schedule (endpoint_id, lane, due_at)
+    WHERE state = 'pending' AND refusal IS NULL AND lane IS NOT NULL AND lease_id IS NOT NULL;
 CREATE INDEX deliveries_awaiting_dedup_lane
     ON deliveries_awaiting_dedup (endpoint_id, lane, log_epoch, log_partition, log_offset) WHERE lane IS NOT NULL;
 

@@ -1,7 +1,8 @@
 //! Lanes of ordered endpoints: when something of a lane is due, and which row of it is the first.
 //!
 //! The first row of a lane is the unfinished one with the lowest log position. If a delivery of the lane that waits for
-//! its duplicate decision is before it, nothing of the lane is due.
+//! its duplicate decision is before it, nothing of the lane is due; nor while another row of it is in flight: after a
+//! crash, a record can be read again whose delivery was finished, and get a row before that one.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -108,8 +109,8 @@ async fn lock_due(connection: &mut PgConnection, wanted: &[Wanted]) -> Result<Ve
     Ok(locked.into_iter().map(lane).collect())
 }
 
-/// The first row of each lane of `t`, and what waits for its duplicate decision before it. The plan reads one entry of
-/// each index, however many rows a lane has.
+/// The first row of each lane of `t`, what waits for its duplicate decision before it, and what is in flight. The plan
+/// reads one entry of each index, however many rows a lane has.
 macro_rules! first_rows {
     ($columns:literal) => {
         concat!(
@@ -126,7 +127,13 @@ macro_rules! first_rows {
                  WHERE a.endpoint_id = t.endpoint_id AND a.lane = t.lane
                  ORDER BY a.log_epoch, a.log_partition, a.log_offset LIMIT 1
              ) AS undecided ON (undecided.log_epoch, undecided.log_partition, undecided.log_offset)
-                               < (head.log_epoch, head.log_partition, head.log_offset)"
+                               < (head.log_epoch, head.log_partition, head.log_offset)
+             LEFT JOIN LATERAL (
+                 SELECT d.due_at FROM delivery_schedule d
+                 WHERE d.endpoint_id = t.endpoint_id AND d.lane = t.lane AND d.state = 'pending' AND d.refusal IS NULL
+                       AND d.lease_id IS NOT NULL
+                 ORDER BY d.due_at DESC LIMIT 1
+             ) AS in_flight ON true"
         )
     };
 }
@@ -135,7 +142,10 @@ macro_rules! first_rows {
 pub(super) const CLAIM_LOCKED: &str = super::claim::update_claimed!(concat!(
     "SELECT d.delivery_id, first.lease_seconds
      FROM (",
-    first_rows!("head.delivery_id, undecided.log_offset IS NULL AS is_free, t.lease_seconds"),
+    first_rows!(
+        "head.delivery_id, t.lease_seconds,
+         undecided.log_offset IS NULL AND COALESCE(in_flight.due_at <= now(), true) AS is_free"
+    ),
     ") AS first JOIN delivery_schedule d ON d.delivery_id = first.delivery_id
      WHERE first.is_free AND d.state = 'pending' AND d.refusal IS NULL AND d.due_at <= now()
      FOR UPDATE OF d SKIP LOCKED"
@@ -153,7 +163,10 @@ async fn claim_locked(connection: &mut PgConnection, lanes: &[LockedLane]) -> Re
 
 const RESET: &str = concat!(
     "WITH first AS MATERIALIZED (",
-    first_rows!("t.endpoint_id, t.lane, head.due_at, undecided.log_offset IS NOT NULL AS is_undecided"),
+    first_rows!(
+        "t.endpoint_id, t.lane, greatest(head.due_at, in_flight.due_at) AS due_at,
+         undecided.log_offset IS NOT NULL AS is_undecided"
+    ),
     "), emptied AS (
          DELETE FROM ordered_lanes l USING first
          WHERE l.endpoint_id = first.endpoint_id AND l.lane = first.lane AND first.due_at IS NULL

@@ -210,11 +210,13 @@ impl Model {
 
     /// The retry worker claims the first row of a lane.
     fn claim(&mut self, lane: usize) {
-        let first =
-            self.rows.iter_mut().find(|(offset, row)| row.state != State::Done && self.log[**offset].lane == lane);
+        let first = self.rows.iter().find(|(offset, row)| row.state != State::Done && self.log[**offset].lane == lane);
         let Some((offset, row)) = first else { return };
-        if row.state == State::Pending && row.lease.is_none() && !row.in_flight {
-            let offset = *offset;
+        let (offset, is_pending) = (*offset, row.state == State::Pending);
+        let is_in_flight = |(other, row): (&usize, &Row)| {
+            self.log[*other].lane == lane && (row.in_flight || row.lease.is_some() && row.state == State::Pending)
+        };
+        if is_pending && !self.rows.iter().any(is_in_flight) {
             self.check(offset);
             self.rows.entry(offset).and_modify(|row| row.in_flight = true);
         }

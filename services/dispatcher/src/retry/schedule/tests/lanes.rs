@@ -91,6 +91,17 @@ async fn one_row_of_each_lane_is_claimed_in_its_order() {
 }
 
 #[tokio::test]
+async fn a_row_that_comes_late_waits_for_the_one_in_flight() {
+    let lanes = Lanes::new().await;
+    lanes.add("a", 5..6, DUE).await;
+    let claimed = lanes.claim(10, false).await;
+    lanes.add("a", 1..2, DUE).await;
+    assert_eq!((lanes.claimed_offsets(10).await, lanes.is_due().await), (vec![], false));
+    lanes.finish(&claimed[0], delivered()).await;
+    assert_eq!(lanes.claimed_offsets(10).await, [1]);
+}
+
+#[tokio::test]
 async fn a_lane_without_rows_is_deleted_and_made_again() {
     let lanes = Lanes::new().await;
     for offset in 0..2 {
@@ -150,7 +161,12 @@ async fn a_claim_reads_only_the_first_row_of_a_lane() {
     for statistics in ["old", "new"] {
         let plan = plan(&lanes).await;
         let has = |text: &str| plan.contains(text);
-        assert!(has("delivery_schedule_lane") && has("deliveries_awaiting_dedup_lane"), "{statistics}: {plan}");
+        assert!(
+            has("delivery_schedule_lane ")
+                && has("delivery_schedule_lane_in_flight ")
+                && has("deliveries_awaiting_dedup_lane"),
+            "{statistics}: {plan}"
+        );
         assert!(!has("Sort") && !has("Seq Scan"), "{statistics}: {plan}");
         execute(&lanes.pool, "ANALYZE delivery_schedule, deliveries_awaiting_dedup, ordered_lanes").await;
     }
