@@ -7,7 +7,7 @@ use serde_json::json;
 use testkit::receiver::ReceiverBehavior;
 
 use crate::ordered::{assert_ordered, id, keyed, receiver, wait_for_all};
-use crate::system::{System, config};
+use crate::system::{PATIENCE, System, config};
 
 /// Publishes rounds of events: of each round, one event of each of five keys and one without a key; some fail.
 async fn publish_rounds(system: &System, events: &mut Vec<Event>, rounds: usize) {
@@ -60,13 +60,15 @@ async fn a_slow_lane_is_spilled_in_its_order() {
 #[tokio::test]
 async fn the_order_survives_rebalances() {
     let mut system = System::start().await;
-    let receiver = receiver().await;
+    let receiver = receiver().await.with_patience(3 * PATIENCE);
     system.endpoint(&receiver, json!({"ordered": true, "retry_schedule": [1, 1, 1]})).await;
     let mut events = Vec::new();
     publish_rounds(&system, &mut events, 3).await;
     let until_claimed_again = async |system: &System, events: &mut Vec<Event>, than: i64| {
         while system.epoch().await <= than {
             publish_rounds(system, events, 1).await;
+            // Lanes with failures are slower than this loop.
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
     };
     let epoch = system.epoch().await;
