@@ -1,9 +1,9 @@
 //! The tables of unfinished deliveries: rows of `deliveries_awaiting_dedup` wait for the duplicate decision, rows of
 //! `delivery_schedule` wait for an attempt, with their events in `delivery_events`. `endpoint_queues` says of which
 //! endpoints rows are due, `ordered_lanes` of which lanes of ordered endpoints, `delivery_usage` what each organization
-//! has open. Transactions lock rows in this order: deliveries, events, lanes, queues, usage; only a claim locks queues
-//! first, then lanes, and waits for nothing after that. Only SQL is here; `policy`, `tracker` and `worker` decide when
-//! a row is due and what an outcome means.
+//! has open. Transactions lock rows in this order: deliveries, events, lanes, queues, usage, successes; only a claim
+//! locks queues first, then lanes, and waits for nothing after that. Only SQL is here; `policy`, `tracker` and `worker`
+//! decide when a row is due and what an outcome means.
 //!
 //! All times are the database's clock, so that the clocks of instances need not agree.
 //!
