@@ -138,6 +138,26 @@ fn an_exhausted_delivery_has_no_row_an_unreported_one_has() {
 }
 
 #[test]
+fn a_success_is_committed_with_its_position() {
+    let mut harness = Harness::new(10);
+    for (offset, counts_successes, outcome) in
+        [(0, true, AttemptOutcome::Delivered), (1, false, AttemptOutcome::Delivered), (2, true, AttemptOutcome::Failed)]
+    {
+        let counted = OutboundEvent { counts_successes, endpoints_matched: Some(1), ..(*event(offset)).clone() };
+        let matched = matched(&Arc::new(counted), &harness.endpoints[..1], false);
+        let read = ReadRecord { partition: 0, offset, timestamp_ms: Some(0), matched: Some(matched) };
+        harness.tracker.track(read, harness.started);
+        let (ticket, _) = harness.start();
+        harness.tracker.attempt_finished(ticket, outcome);
+    }
+    let plan = harness.tracker.plan(usize::MAX);
+    let endpoints: Vec<EndpointId> = plan.successes.iter().map(|success| success.endpoint).collect();
+    assert_eq!((endpoints, plan.advances[0].next), (vec![harness.endpoints[0]], 3));
+    harness.tracker.committed(&plan.advances);
+    assert!(!harness.tracker.has_progress());
+}
+
+#[test]
 fn an_attempt_in_flight_is_spilled_under_a_lease() {
     let mut harness = Harness::new(10);
     harness.enter(0, &[0], false, 0);
