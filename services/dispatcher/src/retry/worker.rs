@@ -106,10 +106,11 @@ impl RetryWorker {
                 () = tokio::time::sleep_until(next_poll) => {}
             }
             // A lane goes on at once: it has one attempt in flight, so each wait would count.
-            if self.write_outcomes().await && self.can_claim() {
-                if let Err(error) = self.claim_due().await {
-                    warn!(%error, "Next deliveries of lanes could not be claimed; trying again with the next poll.");
-                }
+            if self.write_outcomes().await
+                && self.can_claim()
+                && let Err(error) = self.claim_due().await
+            {
+                warn!(%error, "Next deliveries of lanes could not be claimed; trying again with the next poll.");
             }
             if Instant::now() >= next_poll {
                 let wait = self.poll().await.unwrap_or_else(|error| {
